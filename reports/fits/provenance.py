@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.fit_files import BACKWARD, ROOFLINE, SOURCES, TRANSFER, read
+from costmodel.calibration.fit_files import BACKWARD, PRIOR, ROOFLINE, SOURCES, TRANSFER, read
 from costmodel.errors import InputError
 from costmodel.fitting.run_plan import KIND, PLAN, rows_of
 from costmodel.measurements.origins import origins, repositories
@@ -58,7 +58,7 @@ def rests_on(plan: FitPlanFile, table: Table, known: dict[str, str]) -> dict[str
     }
     whole = origins(table, known)
     backward = table.take(np.isin(table.text("op").astype(str), ["attention_backward"]))
-    return found | {ROOFLINE: whole, SOURCES: whole, TRANSFER: whole, BACKWARD: origins(backward, known)}
+    return found | {PRIOR: whole, ROOFLINE: whole, SOURCES: whole, TRANSFER: whole, BACKWARD: origins(backward, known)}
 
 
 def sourced_fields(text: str) -> list[list[str]]:

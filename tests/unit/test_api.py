@@ -99,7 +99,7 @@ def test_a_calibration_plugs_in(v3: costmodel.Workload) -> None:
     assert 0 < fitted["basis"]["fitted"] < 1
     assert fitted["basis"]["fitted"] + fitted["basis"]["roofline"] == pytest.approx(1)
     assert {entry["basis"] for entry in fitted["breakdown"] if entry["name"].startswith("expert up")} == {"fitted"}
-    assert fitted["notes"] == ["a note"]
+    assert fitted["notes"] == [*plain["notes"], "a note"]
     low, high = fitted["intervals"]["step_time"]
     assert low < fitted["metrics"]["step_time"] < high
     everything = evaluate_point(training, Calibration("all", dict.fromkeys(spreads(1, 1, 1).families, fit))).document()

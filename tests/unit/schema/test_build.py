@@ -26,7 +26,7 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (cluster.ClusterFile, hardware.Cluster, set()),
     (cluster.NetworkFile, hardware.Network, {"latency"}),
     (cluster.FabricPriceFile, hardware.FabricPrice, set()),
-    (model.ModelFile, architecture.Architecture, set()),
+    (model.ModelFile, architecture.Architecture, {"quantization"}),
     (model.MtpFile, architecture.Mtp, set()),
     (model.LayerFile, architecture.Layer, set()),
     (model.DenseFile, architecture.DenseFfn, {"type"}),
