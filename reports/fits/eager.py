@@ -74,6 +74,7 @@ sources:
   - fields: [families]
     cite: "NeuSight, measured kernel times of {FRAMEWORK}, as listed in sources.csv beside the tables"
     kind: measurement
+    rests_on: [sitar-lab/NeuSight]
     note: >-
       Median share of the memory bandwidth over shapes of at least {LARGE:g} times the L2 capacity, FP32. Made by
       `python -m reports.fits.eager MEASUREMENTS --output hardware/calibrations/{DEVICE}/eager.yaml`.

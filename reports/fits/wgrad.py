@@ -127,6 +127,7 @@ sources:
   - fields: [families]
     cite: "deepseek-ai/DeepGEMM pull request 95 (2025-05), and issue 107 for the grouped rows of its table"
     kind: measurement
+    rests_on: ["deepseek-ai/DeepGEMM pull request 95"]
     note: Made by `python -m reports.fits.wgrad`; launch, hbm_efficiency and overlap_p are those of h800-sxm/deepgemm.
 """
 

@@ -70,6 +70,8 @@ def stated_accuracies(search_path: Sequence[str | Path] = ()) -> list[Accuracy]:
     library = Library(search_path)
     found = []
     for name in sorted(library.names("calibrations")):
+        if library.schema_of(library.find(name, "calibrations")) != "calibration":
+            continue  # scatter of sites
         file = read(library, "calibrations", name, FitsFile)
         for family, fit in file.families.items():
             if fit.accuracy is not None and file.device is not None:

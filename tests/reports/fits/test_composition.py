@@ -1,47 +1,42 @@
-"""What whole runs add to the intervals of their kernels: together they hold 80 %, and nothing is counted twice."""
+"""The file of what whole runs add to the intervals of their kernels: a family for each class and condition."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
+import yaml
 
-from reports.fits.composition import Row, render, spread
+from costmodel.study.run_scatter import RunError, Scales
+from reports.fits.composition import document, render
 
-
-def rows(late, kernels: float = 0.0, centre: float = 0.0) -> list[Row]:
-    return [Row("training", "paper", float(each) + centre, centre, kernels, kernels) for each in late]
-
-
-LATE = np.random.default_rng(7).normal(0.03, 0.1, 2000)
+SCALES = Scales(classes={"training": 0.13, "serving": 0.14}, conditions={"unknown": 0.33})
 
 
-def test_exact_kernels_leave_all_scatter_to_whole_runs() -> None:
-    low, median, high = (math.log(each) for each in spread(rows(LATE)))
-    assert [low, median, high] == pytest.approx(np.quantile(LATE, [0.1, 0.5, 0.9]), abs=5e-3)
+def row(case_class: str, publication: str, unknown: float = 0.0) -> RunError:
+    return RunError(case_class, publication, "step", 0.1, 0.02, 0.02, {"unknown": unknown})
 
 
-@pytest.mark.parametrize("kernels", [0.0, 0.05, 0.1])
-def test_both_together_hold_four_fifths(kernels: float) -> None:
-    low, median, high = (math.log(each) for each in spread(rows(LATE, kernels)))
-    down, up = math.hypot(kernels, median - low), math.hypot(kernels, high - median)
-    assert np.mean(median - down > LATE) == pytest.approx(0.1, abs=0.015)
-    assert np.mean(median + up < LATE) == pytest.approx(0.1, abs=0.015)
+def test_a_file_has_one_family_a_class_and_a_condition_with_their_counts() -> None:
+    rows = [row("training", "one"), row("training", "two", unknown=1.0), row("serving", "two")]
+    found = yaml.safe_load(render(rows, SCALES))
+    assert set(found["families"]) == {"composition_training", "composition_serving", "composition_unknown"}
+    assert [found["families"][f"composition_{name}"]["rows"] for name in ("training", "serving", "unknown")] == [
+        2,
+        1,
+        1,
+    ]
+    assert "2 figures of 2 publications" in found["families"]["composition_training"]["note"]
+    assert found["sources"][0]["rests_on"] == ["one", "two"]
 
 
-def test_kernels_that_state_all_scatter_leave_none() -> None:
-    low, median, high = spread(rows(LATE, 1.0))
-    assert low == median == high
+def test_ends_are_as_far_above_the_prediction_as_below() -> None:
+    (point,) = yaml.safe_load(render([row("training", "one")], SCALES))["families"]["composition_training"]["spread"]
+    assert math.log(point["high"]) == pytest.approx(0.13, abs=1e-3)
+    assert math.log(point["low"]) == pytest.approx(-0.13, abs=1e-3)
 
 
-def test_what_kernels_move_their_centre_by_is_not_moved_twice() -> None:
-    assert spread(rows(LATE, centre=0.5)) == spread(rows(LATE))
-
-
-def test_a_file_has_one_point_a_class_and_its_count() -> None:
-    text = render([*rows(LATE[:50]), Row("serving", "other", 0.1, 0.0, 0.0, 0.0)])
-    assert "composition_training" in text
-    assert "50 figures of 1 publications" in text
-    assert "composition_serving" in text
-    assert "composition_inference" not in text
+def test_scales_without_a_publication_stand_under_its_name() -> None:
+    assert document({"one": SCALES}) == {
+        "one": {"composition_training": 0.13, "composition_serving": 0.14, "composition_unknown": 0.33}
+    }
