@@ -28,10 +28,10 @@ def command(*, measurements: Path, device: str | None, output: Path, strict: boo
 
     table = read_tables(measurements, timed=False, device=device)
     columns = read_columns(measurements)
-    if ignored := ignored_columns(columns):
-        click.echo(f"note: no operation reads the columns {', '.join(f'`{name}`' for name in ignored)}", err=True)
     predictions = predict(table, search_path)
     write_predictions(output, columns, predictions)
+    if ignored := ignored_columns(columns):
+        click.echo(f"note: no operation reads the columns {', '.join(f'`{name}`' for name in ignored)}", err=True)
     counts = predictions.count_by_basis()
     listed = ", ".join(
         f"{rows:,} {'without a prediction' if name == 'none' else name}" for name, rows in counts.items()

@@ -25,7 +25,7 @@ _FILE = "workload.yaml"  # to which a user may write the workload of a model
     "--engine", type=click.Choice(ENGINES), default="analytic", show_default=True,
     help="analytic: closed form; event: discrete-event simulation.",
 )  # fmt: skip
-@click.option("--full", is_flag=True, help="Simulate every rank, even identical ones (event engine only).")
+@click.option("--full", is_flag=True, hidden=True, help="Simulate every rank, even identical ones (event engine only).")
 @click.option(
     "--trace", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
     help="Write the timeline for Perfetto to FILE, compressed if it ends in .gz; of serving, a table of requests if "
@@ -112,7 +112,7 @@ def _write_trace(path: Path | None, simulation: EventEngine | None, reasons: Map
         if reason is not None:
             click.echo(f"{path}: no timeline of {name}, which cannot run: {reason}", err=True)
         elif name not in simulation.timelines:
-            why = "the event engine supports training, prefill and decode only"
+            why = "the event engine supports training, prefill, decode and serving only"
             click.echo(f"{path}: no timeline of {name}: {why}", err=True)
     timelines = {name: timeline for name, timeline in simulation.timelines.items() if reasons[name] is None}
     if timelines:

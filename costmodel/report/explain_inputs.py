@@ -43,11 +43,11 @@ def inputs_of(timed: TimedOperator, scenario: Scenario) -> Inputs:
     operator, is_fitted = timed.operator, timed.fit.form is not None
     if isinstance(operator, Gemm | AttentionKernel | MixedAttention | Elementwise):
         device = _device(operator, scenario)
-        if is_fitted:
-            return _work(operator) | {name: value for name, value in device.items() if name != "launch"}
         decodes = isinstance(operator, AttentionKernel) and operator.family.endswith("decode")
         width = scenario.precision.kv_element
         cache = {"bytes per element, KV cache": (float(width), "size")} if decodes else {}
+        if is_fitted:
+            return _work(operator) | cache | {name: value for name, value in device.items() if name != "launch"}
         return _work(operator) | cache | device | _shares(timed)
     if isinstance(operator, HostTransfer | HostUpdate | HostGemm):
         return _host(operator, scenario)

@@ -29,7 +29,7 @@ def show_hardware(documents: Documents, bases: Mapping[str, str]) -> None:
     """Print devices, nodes, clusters and frameworks. documents: by kind; bases: device -> basis of its kernel times."""
     show("devices (memory in GiB and TB/s, dense peaks in TFLOP/s, power limit in W)", "bold")
     _show_devices(documents["devices"], bases)
-    show("\nnodes (NIC bandwidth per device and direction; host memory and its bandwidth)", "bold")
+    show("\nnodes (NIC in GB/s per device and direction; host memory and its bandwidth)", "bold")
     _show_nodes(documents["nodes"])
     show("\nclusters", "bold")
     _show_clusters(documents["clusters"])
@@ -58,12 +58,13 @@ def _show_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
     rows = table("node", "devices", "link", ">NIC", ">host memory")
     for node in nodes:
         nic, host = node["nic"], node["host"]
-        memory = [quantity(host[part], DIMENSIONS[part]) for part in ("memory", "bandwidth") if host[part] is not None]
+        known = [part for part in ("memory", "bandwidth") if host[part] is not None]
+        memory = [quantity(host[part], DIMENSIONS[part], 3) for part in known]
         rows.add(
             node["name"],
             f"{count(node['count'])}x {node['device'].removeprefix('devices/')}",
             node["intra"] if node["count"] > 1 else "",
-            NONE if nic is None else quantity(nic["bandwidth"] * nic["per_device"], "bandwidth"),
+            NONE if nic is None else f"{nic['bandwidth'] * nic['per_device'] / _unit('1 GB/s', 'bandwidth'):g}",
             ", ".join(memory) or NONE,
         )
     show(rows)
@@ -157,4 +158,4 @@ def _price(price: Mapping[str, float | None]) -> str:
     rental, purchase = price["rental"], price["purchase"]
     if rental is not None:
         return render(float(f"{rental:.15g}"), "money_rate")
-    return dollars(purchase)
+    return dollars(purchase).replace(",", "")  # as narrow as the table needs

@@ -10,6 +10,7 @@ from costmodel.report.hardware import DIGITS, WIDTH, show_sources
 from costmodel.report.page import show, table
 from costmodel.report.text import quantity, readable
 from costmodel.schema.files import ModelDocument
+from costmodel.units import parse
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 from costmodel.workload.mixers import (
@@ -29,19 +30,21 @@ from costmodel.workload.mixers import (
 )
 
 _SIZES = ((1e9, "B"), (1e6, "M"))
+MANY = 999.95  # of a unit; from here on its tenths are not shown
 
 
 def show_models(models: Mapping[str, ModelDocument]) -> None:
     """Print one row per model, then the models with other names."""
-    rows = table("model", ">parameters", ">active", ">layers", ">hidden", "attention", ">KV B/token")
+    rows = table("model", ">total", ">active", ">layers", "attention", ">KV kB")
     for name, model in models.items():
         architecture = model.architecture
         count = parameter_count(architecture)
         rows.add(
             name, _short(float(count.total)), _short(float(count.active_with_embedding)), str(architecture.depth),
-            f"{architecture.hidden:g}", attention(architecture), f"{float(kv_bytes_per_token(architecture)):,.0f}",
+            attention(architecture), f"{float(kv_bytes_per_token(architecture)) / parse('1 kB', 'size'):,.1f}",
         )  # fmt: skip
     show(rows)
+    show("total and active parameters; KV cache per token in BF16")
     if any("~" in attention(model.architecture) for model in models.values()):
         show("~ some or all layers use a sliding window or another sparse pattern")
     aliases = {
@@ -70,19 +73,27 @@ def show_support(document: Mapping[str, Any]) -> None:
 def attention(architecture: Architecture) -> str:
     """Return the kinds of attention of a model: MLA heads, or MHA, GQA, MQA with query and key-value heads.
 
-    A kind ends with `~` if any of its layers has a window or another sparse pattern.
+    A kind ends with `~` if any of its layers has a window or another sparse pattern; one that follows another of its
+    name is shown by its heads alone.
     """
     kinds = dict.fromkeys(_kind(layer.mixer) for layer in architecture.kinds if not isinstance(layer.mixer, NoMixer))
     names = dict.fromkeys(kind.rstrip("~") for kind in kinds)
-    return ", ".join(f"{name}~" if f"{name}~" in kinds else name for name in names)
+    parts: list[str] = []
+    before = ""
+    for name in names:
+        word, _, heads = name.partition(" ")
+        shown = heads if word == before else name
+        parts.append(f"{shown}~" if f"{name}~" in kinds else shown)
+        before = word
+    return ", ".join(parts)
 
 
 _NAMES: dict[type[Mixer], str] = {
-    Convolution: "convolution", Spectral: "spectral", Gate: "gate", MilPool: "pooling", SelectiveScan: "selective scan",
+    Convolution: "convolution", Spectral: "spectral", Gate: "gate", MilPool: "pooling", SelectiveScan: "scan",
     PlainProjection: "projection", NoMixer: "none",
 }  # fmt: skip
 _HEADS: dict[type[Mixer], str] = {
-    Recurrence: "recurrent",
+    Recurrence: "rec.",
     NeuralMemory: "memory",
     Mla: "MLA",
     CompressedAttention: "compressed",
@@ -103,7 +114,8 @@ def _kind(mixer: Mixer) -> str:
 def _short(value: float) -> str:
     """Return a number of parameters in billions or millions."""
     size, unit = next(((size, unit) for size, unit in _SIZES if value >= size), _SIZES[-1])
-    return f"{value / size:,.1f} {unit}"
+    scaled = value / size
+    return f"{scaled:,.{0 if scaled >= MANY else 1}f}{unit}"
 
 
 def show_model(facts: Mapping[str, Any], model: ModelDocument) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from costmodel.report.expert_load import is_even, routing_line
+from costmodel.report.expert_load import is_even, load_phrase, routing_line
 from costmodel.report.page import Table, show, table
 from costmodel.report.text import NONE, count, gib, interval, memory_use, metric, quantity, readable, share
 from costmodel.result import Point, shown_line
@@ -64,15 +64,20 @@ def _show_overview(points: Mapping[str, Point]) -> None:
     show("Where the time goes" if any(point.fits for point in points.values()) else "Why no scenario can run", "bold")
     for name, point in points.items():
         if point.fits:
-            show(f"  {name}: {_largest_parts(point)}")
-            if point.routing is not None and not is_even(point.routing):
-                show(f"    {routing_line(point.routing)}")
+            show(f"  {name}: {_largest_parts(point)}{_uneven_load(point)}")
         else:
             show(f"  {name}: cannot run: {point.reason}", "red")
             if point.memory is not None:
                 show(f"    {_ledger_line(point)}")
     for note in dict.fromkeys(note for point in points.values() for note in point.notes):
         show(f"note: {note}")
+
+
+def _uneven_load(point: Point) -> str:
+    """Return how the load of the experts deviates from an even one, short and to follow on a line; nothing if even."""
+    if point.routing is None or is_even(point.routing):
+        return ""
+    return f"; {load_phrase(point.routing)}"
 
 
 def _show_bases(points: Mapping[str, Point]) -> None:

@@ -160,13 +160,15 @@ def stream_of(scenario: Scenario, plan: Serving) -> RequestStream:
 
 
 def policy_of(scenario: Scenario, plan: Serving, requests: Requests) -> Policy:
-    """Return how the engines schedule."""
+    """Return how the engines schedule; without `max_num_seqs`, a step has as many requests as its budget has tokens."""
     scheduler, drafts = plan.scheduler, int(drafted_tokens(plan.speculative))
     most = len(requests.arrival)
     places = UNLIMITED_SEQUENCES if scheduler.max_num_seqs is None else int(scheduler.max_num_seqs)
     mixed = scheduler.mixes
     longest = int(requests.length.sum(axis=1).max())
     budget = longest if scheduler.token_budget is None else int(scheduler.token_budget)
+    if mixed and scheduler.max_num_seqs is None:
+        places = max(min(places, budget // (1 + drafts)), 1)
     if mixed and budget < places * (1 + drafts):
         raise InputError.single(
             f"{places} requests need {places * (1 + drafts)} tokens of a step, which has {budget}",

@@ -156,7 +156,8 @@ def test_what_does_not_fit_has_no_timeline_and_says_so(run, tmp_path):
 
 def test_a_phase_that_is_not_simulated_has_no_timeline_and_says_so(run, tmp_path):
     path = tmp_path / "t.json"
-    done = run("simulate", "llama3_8b_rtx4090", "--scenario", "serving", "--engine", "event", "--trace", path)
+    done = run("simulate", "llama3_8b_rtx4090", "--scenario", "chat", "--engine", "event", "--trace", path)
     assert done.code == 0
-    assert f"{path}: no timeline of serving: the event engine supports training, prefill and decode only" in done.err
+    why = "the event engine supports training, prefill, decode and serving only"
+    assert f"{path}: no timeline of chat: {why}" in done.err
     assert not path.exists()

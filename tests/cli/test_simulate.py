@@ -205,7 +205,7 @@ def test_a_file_anywhere_is_read_and_printed_in_the_encoding_of_the_output(proce
 
 def test_uneven_experts_are_told_and_even_ones_only_in_detail(run):
     load = "scenarios.training.communication.expert_load"
-    assert "expert load:" not in run("simulate", FLAGSHIP, "--set", f"{load}=1").out
+    assert "busiest rank" not in run("simulate", FLAGSHIP, "--set", f"{load}=1").out
     assert "the busiest rank gets 1.3 times the average rows" in run("simulate", FLAGSHIP).out
     assert "2 of its 2 experts receive tokens" in run("simulate", FLAGSHIP, "--scenario", "decode").out
     limited = "scenarios.training.routing={load: uniform, capacity: 1}"

@@ -1,0 +1,34 @@
+"""How many requests a step of the simulated engine may hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import costmodel
+from costmodel.errors import InputError
+from costmodel.serving.simulation import policy_of
+from costmodel.serving.state import Requests
+from costmodel.workload.plans import Serving
+
+
+def policy(changes):
+    """Return the policy for 2,000 requests of the shipped server, whose budget is 512 tokens."""
+    workload = costmodel.load("llama3_8b_rtx4090", set=changes, scenarios=["serving"])
+    scenario = workload.resolved.scenarios["serving"]
+    assert isinstance(scenario.plan, Serving)
+    none = np.zeros(2000)
+    requests = Requests(
+        arrival=none, length=np.tile([512, 256], (2000, 1)), calls=none, pause=none, first_id=none, ids=none
+    )
+    return policy_of(scenario, scenario.plan, requests)
+
+
+def test_without_a_limit_a_step_holds_as_many_requests_as_its_budget_has_tokens():
+    assert (policy({}).budget, policy({}).max_seqs) == (512, 512)
+
+
+def test_a_stated_limit_that_the_budget_cannot_hold_is_refused():
+    assert policy({"scenarios.serving.scheduler.max_num_seqs": 64}).max_seqs == 64
+    with pytest.raises(InputError, match="600 requests need 600 tokens of a step, which has 512"):
+        policy({"scenarios.serving.scheduler.max_num_seqs": 600})
