@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodel.analytic.intervals import NORMAL_90
-from costmodel.quantities import Quantity, sum_of
+from costmodel.quantities import Quantity, maximum, minimum, sum_of
 from costmodel.result import Interval, Metrics
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.plans import Training
@@ -36,10 +36,15 @@ class Anchored:
     steps: int
     ratios: tuple[float, ...]
 
-    def interval(self, value: Quantity) -> Interval:
-        """Return the 80 % interval of a metric in `POWERS`, given its value with the factor in it."""
+    def interval(self, value: Quantity, unanchored: Interval) -> Interval:
+        """Return the 80 % interval of a metric in `POWERS`, given its value with the factor in it.
+
+        unanchored: its interval by kernels and whole runs. The nearer of both ends counts: of a site with measured
+        steps no less is known than of any other.
+        """
         width = np.exp(NORMAL_90 * self.deviation)
-        return value / width, value * width
+        low, high = unanchored
+        return minimum(value, maximum(value / width, low)), maximum(value, minimum(value * width, high))
 
     def document(self) -> dict[str, object]:
         """Return it as the documented JSON object, of a single point."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -169,7 +170,9 @@ def _spans(
     if known is None:
         return spans
     return spans | {
-        name: known.interval(value) for name, value in metrics.items() if name in POWERS and value is not None
+        name: known.interval(value, (0.0, math.inf) if runs is None else spans[name])
+        for name, value in metrics.items()
+        if name in POWERS and value is not None
     }
 
 
