@@ -39,11 +39,11 @@ class Anchored:
     def interval(self, value: Quantity, unanchored: Interval) -> Interval:
         """Return the 80 % interval of a metric in `POWERS`, given its value with the factor in it.
 
-        unanchored: its interval by kernels and whole runs. The nearer of both ends counts: of a site with measured
-        steps no less is known than of any other.
+        unanchored: its interval by kernels and whole runs, null without any. The nearer of both ends counts: of a site
+        with measured steps no less is known than of any other.
         """
         width = np.exp(NORMAL_90 * self.deviation)
-        low, high = unanchored
+        low, high = unanchored or (0.0, math.inf)
         return minimum(value, maximum(value / width, low)), maximum(value, minimum(value * width, high))
 
     def document(self) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -170,7 +169,7 @@ def _spans(
     if known is None:
         return spans
     return spans | {
-        name: known.interval(value, (0.0, math.inf) if runs is None else spans[name])
+        name: known.interval(value, None if runs is None else spans[name])
         for name, value in metrics.items()
         if name in POWERS and value is not None
     }
