@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from costmodel.quantities import Mask, divides, is_single
-from costmodel.workload.architecture import Attention, MoeFfn, NoFfn, Recurrence
+from costmodel.workload.architecture import Attention, DenseFfn, MoeFfn, NoFfn, Recurrence
 from costmodel.workload.inference_rules import inference_rules
+from costmodel.workload.mixers import Mixer
 from costmodel.workload.plans import ExpertBound, Training
 from costmodel.workload.rule import Rule, divides_rule, shown
-from costmodel.workload.scenario import Disaggregated, Precision, Scenario
+from costmodel.workload.scenario import Disaggregated, Parallelism, Precision, Scenario
 from costmodel.workload.schedules import rules_of
 from costmodel.workload.split_rules import context_rules, heads_of, offload_rules, sharding_rules, splits_nothing
 
@@ -72,7 +73,7 @@ def _bound_rules(scenario: Scenario) -> Iterator[Rule]:
 
 
 def _model_rules(scenario: Scenario) -> Iterator[Rule]:
-    """Yield what heads, widths, experts, groups and nodes ask of the degrees."""
+    """Yield what layers and nodes ask of the degrees."""
     architecture, parallel, node = scenario.architecture, scenario.parallel, scenario.cluster.node
     yield Rule(
         "parallel.tp",
@@ -88,52 +89,62 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
             "leave ep out, or name a model with experts",
         )
     for layer in architecture.kinds:
-        heads = heads_of(layer.mixer)
-        if not splits_nothing(layer.mixer):
-            yield divides_rule("parallel.tp", parallel.tp, heads, "the attention heads")
-        if isinstance(layer.mixer, Recurrence) and layer.mixer.key_heads is not None:
-            yield divides_rule("parallel.tp", parallel.tp, layer.mixer.key_heads, "the key heads of the recurrence")
-        if isinstance(layer.mixer, Attention):
-            kv_heads = layer.mixer.kv_heads
-            yield Rule(
-                "parallel.tp",
-                divides(parallel.tp, kv_heads) | divides(kv_heads, parallel.tp),
-                f"{shown(parallel.tp)} ranks cut through {shown(kv_heads)} key-value heads",
-                f"choose a divisor or a multiple of {shown(kv_heads)}",
-            )
-            yield divides_rule("model", 1.0, layer.mixer.head_dim, "the width of a head")
-            yield Rule(
-                "model",
-                kv_heads <= heads,
-                f"{shown(heads)} query heads cannot share {shown(kv_heads)} key-value heads",
-                "choose at most as many key-value heads as query heads",
-            )
+        yield from _mixer_rules(parallel, layer.mixer)
         yield from context_rules(scenario, layer.mixer)
-        if isinstance(layer.ffn, NoFfn):
-            continue
-        if not isinstance(layer.ffn, MoeFfn):
-            yield divides_rule("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
-            continue
-        yield _expert_rule(scenario, layer.ffn)
+        if not isinstance(layer.ffn, NoFfn):
+            yield from _ffn_rules(scenario, layer.ffn)
+
+
+def _mixer_rules(parallel: Parallelism, mixer: Mixer) -> Iterator[Rule]:
+    """Yield what heads ask of the degrees, and of each other."""
+    heads = heads_of(mixer)
+    if not splits_nothing(mixer):
+        yield divides_rule("parallel.tp", parallel.tp, heads, "the attention heads")
+    if isinstance(mixer, Recurrence) and mixer.key_heads is not None:
+        yield divides_rule("parallel.tp", parallel.tp, mixer.key_heads, "the key heads of the recurrence")
+    if isinstance(mixer, Attention):
+        kv_heads = mixer.kv_heads
+        yield Rule(
+            "parallel.tp",
+            divides(parallel.tp, kv_heads) | divides(kv_heads, parallel.tp),
+            f"{shown(parallel.tp)} ranks cut through {shown(kv_heads)} key-value heads",
+            f"choose a divisor or a multiple of {shown(kv_heads)}",
+        )
+        yield divides_rule("model", 1.0, mixer.head_dim, "the width of a head")
         yield Rule(
             "model",
-            layer.ffn.top_k <= layer.ffn.experts,
-            f"a token cannot visit {layer.ffn.top_k} of {shown(layer.ffn.experts)} experts",
-            "choose at least top_k experts",
+            kv_heads <= heads,
+            f"{shown(heads)} query heads cannot share {shown(kv_heads)} key-value heads",
+            "choose at most as many key-value heads as query heads",
         )
-        tensor = parallel.etp
-        yield divides_rule("parallel.tp", tensor, layer.ffn.intermediate, "the experts' intermediate width")
-        one = layer.ffn.intermediate if layer.ffn.shared_intermediate is None else layer.ffn.shared_intermediate
-        yield divides_rule("parallel.tp", parallel.tp, layer.ffn.shared * one, "the shared experts' intermediate width")
-        if layer.ffn.groups is None or scenario.communication.mode != "normal":
-            continue
-        nodes = parallel.ep / node.count
-        yield Rule(
-            "parallel.ep",
-            (nodes <= 1) | divides(nodes, layer.ffn.groups) | divides(layer.ffn.groups, nodes),
-            f"{shown(layer.ffn.groups)} expert groups do not match the {shown(nodes)} nodes that ep spans",
-            f"choose ep so that its nodes of {shown(node.count)} devices divide the groups, or are a multiple of them",
-        )
+
+
+def _ffn_rules(scenario: Scenario, ffn: DenseFfn | MoeFfn) -> Iterator[Rule]:
+    """Yield what widths, experts, groups and nodes ask of the degrees."""
+    parallel, node = scenario.parallel, scenario.cluster.node
+    if not isinstance(ffn, MoeFfn):
+        yield divides_rule("parallel.tp", parallel.tp, ffn.intermediate, "the FFN's intermediate width")
+        return
+    yield _expert_rule(scenario, ffn)
+    yield Rule(
+        "model",
+        ffn.top_k <= ffn.experts,
+        f"a token cannot visit {ffn.top_k} of {shown(ffn.experts)} experts",
+        "choose at least top_k experts",
+    )
+    tensor = parallel.etp
+    yield divides_rule("parallel.tp", tensor, ffn.intermediate, "the experts' intermediate width")
+    one = ffn.intermediate if ffn.shared_intermediate is None else ffn.shared_intermediate
+    yield divides_rule("parallel.tp", parallel.tp, ffn.shared * one, "the shared experts' intermediate width")
+    if ffn.groups is None or scenario.communication.mode != "normal":
+        return
+    nodes = parallel.ep / node.count
+    yield Rule(
+        "parallel.ep",
+        (nodes <= 1) | divides(nodes, ffn.groups) | divides(ffn.groups, nodes),
+        f"{shown(ffn.groups)} expert groups do not match the {shown(nodes)} nodes that ep spans",
+        f"choose ep so that its nodes of {shown(node.count)} devices divide the groups, or are a multiple of them",
+    )
 
 
 def _expert_rule(scenario: Scenario, ffn: MoeFfn) -> Rule:
