@@ -19,7 +19,7 @@ from costmodel.cost.expected_roofline import OVERLAP_P
 from costmodel.cost.terms import p_norm
 from costmodel.quantities import Array
 
-SCATTER = 0.18  # of rows about a group's form: chosen, median of the fitted devices'
+SCATTER = 0.18  # of rows about a group's form: chosen, not measured; it weighs rows against the spread of groups
 START = np.log([4e-6, 0.6, 0.75])
 LOOSE = np.array([1.5, 0.5, 0.4])  # chosen: so wide that rows decide wherever they say anything
 BETWEEN = np.array([0.35, 0.22, 0.15])  # least deviations between groups, where few groups tell too little

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from builders import STEP, scenario
 
-from costmodel.analytic.anchors import apart
+from costmodel.analytic.anchors import Anchored, apart
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
+from costmodel.analytic.intervals import NORMAL_90
 from costmodel.cost.calibration import Calibration
 from costmodel.workload.scenario import Anchor, MeasuredStep, Parallelism, Scenario
 from costmodel.workload.site_scatter import Apart, SiteScatter
@@ -105,3 +106,11 @@ def test_alike_runs_share_more_the_nearer_they_are() -> None:
     assert shared == sorted(shared, reverse=True)
     assert float(SCATTER.covariance(Apart(0.0, 1.0, 0.0))) < shared[0]
     assert shared[-1] == pytest.approx(0.1**2, rel=0.01)
+
+
+def test_the_nearer_end_of_both_intervals_counts_and_holds_the_value() -> None:
+    site = Anchored(factor=1.0, deviation=math.log(1.2) / NORMAL_90, steps=1, ratios=(1.0,))
+    assert site.interval(6.0, None) == pytest.approx((5.0, 7.2))
+    assert site.interval(6.0, (4.0, 9.0)) == pytest.approx((5.0, 7.2))
+    assert site.interval(6.0, (5.5, 6.5)) == pytest.approx((5.5, 6.5))
+    assert site.interval(6.0, (6.1, 6.5)) == pytest.approx((6.0, 6.5))  # whose centre the kernels' medians move
