@@ -18,7 +18,7 @@ from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile
 from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.framework import EngineFile, FrameworkFile, PartFormatsFile, PrecisionFile, TileFile
 from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
-from costmodel.schema.patterns import AnyPattern, MixedFile, NeighbourhoodFile
+from costmodel.schema.patterns import AnyPattern, AxisFile, MixedFile, NeighbourhoodFile
 from costmodel.schema.strict import Strict
 from costmodel.workload import architecture as arch
 from costmodel.workload import engine, patterns, plans, scenario
@@ -216,6 +216,7 @@ def _attention(file: mixers.AttentionFile, hidden: Count) -> arch.Attention:
         indexer=_optional(arch.Indexer, file.indexer),
         kernel=_record(arch.KernelTraits, file.kernel),
         route=_optional(arch.HeadRoute, file.route),
+        kv_source=_optional(arch.KvSource, file.kv_source),
     )
 
 
@@ -235,10 +236,22 @@ _PATTERNS: Mapping[str, type[patterns.Pattern]] = {
 }  # fmt: skip
 
 
+_NEIGHBOURHOOD_TILES = {1: 64.0, 2: 8.0, 3: 4.0}  # along each axis, 64 places in all: NATTEN, docs, tile sizes of SM80
+
+
+def _axis(file: AxisFile, tile: float) -> patterns.Axis:
+    """Return an axis; where it states no tile, kernels have `tile` places of it, and with tiles of one none."""
+    if file.query_tile is None:
+        return _record(patterns.Axis, file, query_tile=tile, key_tile=tile)
+    single = file.query_tile == 1 and file.key_tile == 1
+    return _record(patterns.Axis, file, query_tile=None, key_tile=None) if single else _record(patterns.Axis, file)
+
+
 def _pattern(file: AnyPattern) -> patterns.Pattern:
     """Return the pattern of the file's kind."""
     if isinstance(file, NeighbourhoodFile):
-        return patterns.Neighbourhood(axes=tuple(_record(patterns.Axis, axis) for axis in file.axes))
+        tile = _NEIGHBOURHOOD_TILES[len(file.axes)]
+        return patterns.Neighbourhood(axes=tuple(_axis(axis, tile) for axis in file.axes))
     if isinstance(file, MixedFile):
         return patterns.Mixed(sets=tuple((group.queries, group.keys) for group in file.sets))
     return _PATTERNS[file.kind](**file.model_dump())
