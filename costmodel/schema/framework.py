@@ -178,6 +178,10 @@ class FrameworkFile(Strict):
     reduction: Literal["scatter", "all_reduce"] = Field(
         default="scatter", description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
     )
+    weight_exchange: Literal["gather", "broadcast"] = Field(
+        default="gather",
+        description="updated weights in ZeRO stages 1 and 2: an all-gather, or a broadcast by each rank in turn",
+    )
     sustained_slowdown: LoadFactor = Field(
         default=1.0, description="slowdown of kernels in a training step relative to benchmark loops"
     )
