@@ -73,7 +73,10 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         ratio = per_decode / per_prefill
         rate = per_decode * plan.decode.parallel.devices
         devices = plan.decode.parallel.devices * (1 + ratio)
-        first, later = times.prefill.following(self._passes) + times.transfer, self._steps * times.decode.round(self._sets)
+        first, later = (
+            times.prefill.following(self._passes) + times.transfer,
+            self._steps * times.decode.round(self._sets),
+        )
         tokens = rate * plan.output_tokens
         return {
             "ttft": first,

@@ -194,6 +194,9 @@ def quadrature(points: int) -> tuple[tuple[float, float], ...]:
 def generate_ledger(scenario: Scenario, plan: Generate) -> Ledger:
     """Return the ledger with the cache at its longest, input + output tokens, and the larger of both parts' buffers."""
     longest = plan.input_tokens + plan.output_tokens + drafted_tokens(plan.speculative)
-    passes = [prefill_pass(scenario, plan, is_last=True), decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens)]
+    passes = [
+        prefill_pass(scenario, plan, is_last=True),
+        decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens),
+    ]
     cached = CachedSequences(plan.batch / scenario.parallel.dp, longest)
     return inference_ledger([(forward, pass_work(forward)) for forward in passes], inference_layout(scenario), cached)

@@ -273,8 +273,8 @@ class DenoisingFile(Strict):
 
 
 _CHUNK = (
-    "prompt tokens that one pass of an engine computes at most, later ones attending to those before; null: the framework's "
-    "`prompt_chunk`, or the budget of its engine's steps; all at once where it has neither"
+    "prompt tokens that one pass of an engine computes at most, later ones attending to those before; null: the "
+    "framework's `prompt_chunk`, or the budget of its engine's steps; all at once where it has neither"
 )
 
 

@@ -20,8 +20,15 @@ from costmodel.workload.passes import prompt_passes
 from costmodel.workload.plans import Decode, Generate, Prefill, Serving
 from costmodel.workload.scenario import Parallelism, Plan, Scenario
 
+
 def point(chosen: Scenario) -> Point:
     return evaluate_point(chosen, Calibration())
+
+
+def metric(chosen: Scenario, name: str) -> float:
+    value = point(chosen).metrics[name]
+    assert value is not None
+    return value
 
 
 WHOLE = Prefill(input_tokens=8192.0, tokens_per_device=8192.0)
@@ -79,13 +86,15 @@ def test_a_static_batch_and_a_pool_cut_their_prompts_too() -> None:
     batch = replace(GENERATE, chunk_tokens=GENERATE.input_tokens)  # one prompt a pass, 64 passes
     whole, cut = (point(scenario(plan)) for plan in (GENERATE, batch))
     assert whole.metrics["tpot"] == cut.metrics["tpot"]
-    one = point(scenario(replace(GENERATE, batch=1.0)))
-    assert cut.metrics["ttft"] == pytest.approx(64 * one.metrics["ttft"], rel=1e-9)
+    one = metric(scenario(replace(GENERATE, batch=1.0)), "ttft")
+    assert cut.metrics["ttft"] == pytest.approx(64 * one, rel=1e-9)
     assert sum(line.time for line in cut.breakdown) == pytest.approx(cut.metrics["latency"], rel=1e-12)
     plan = pools()
+    assert isinstance(plan.prefill.plan, Prefill)
     prefill = replace(plan.prefill, plan=replace(plan.prefill.plan, chunk_tokens=1024.0))
-    split = point(scenario(replace(plan, prefill=prefill)))
-    assert split.metrics["ttft"] > point(scenario(plan)).metrics["ttft"]
+    divided = scenario(replace(plan, prefill=prefill))
+    split = point(divided)
+    assert metric(divided, "ttft") > metric(scenario(plan), "ttft")
     assert sum(line.time for line in split.breakdown) == pytest.approx(split.metrics["latency"], rel=1e-12)
 
 
@@ -99,7 +108,9 @@ def test_frameworks_have_chunks_of_their_own() -> None:
         assert prompt_passes_of(chosen, chosen.plan).count == passes
         assert framework == "hf-static" or workload.evaluate("chat").point().reason is None
     stated = load("llama3_8b_rtx4090", set={**changes, "scenarios.chat.chunk_tokens": 8192})
-    assert stated.resolved.scenarios["chat"].plan.chunk_tokens == 8192
+    own = stated.resolved.scenarios["chat"].plan
+    assert isinstance(own, Generate)
+    assert own.chunk_tokens == 8192
 
 
 @pytest.mark.parametrize("plan", [
