@@ -178,6 +178,10 @@ class FrameworkFile(Strict):
     reduction: Literal["scatter", "all_reduce"] = Field(
         default="scatter", description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
     )
+    weight_exchange: Literal["gather", "broadcast"] = Field(
+        default="gather",
+        description="updated weights in ZeRO stages 1 and 2: an all-gather, or a broadcast by each rank in turn",
+    )
     sustained_slowdown: LoadFactor = Field(
         default=1.0, description="slowdown of kernels in a training step relative to benchmark loops"
     )
@@ -187,6 +191,10 @@ class FrameworkFile(Strict):
     host: HostTimesFile = Field(default_factory=HostTimesFile, description="host time per step")
     kv_layout: Literal["static", "paged", "concat"] = Field(
         default="static", description="static: preallocated; paged; concat: copied as a whole in every step"
+    )
+    prompt_chunk: Number | None = Field(
+        default=None,
+        description="prompt tokens that one pass computes at most; null: the engine's budget of a step, or all",
     )
     engine: EngineFile | None = Field(
         default=None, description="defaults as a serving engine; null: no limits, memory is full when the ledger is"

@@ -47,6 +47,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     heads = mixer.q_heads / tp
     kv_heads = per_rank(mixer.kv_heads, tp)
     rows, query = _add_qkv(builder, context, mixer)
+    keys = key_context(context, mixer)
     if mixer.route is not None and mixer.route.router == "linear":
         _add_head_router(builder, context, mixer.route)
     if mixer.indexer is not None:
@@ -59,17 +60,20 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     add_positions(builder, context, mixer)
     kv = mixer.kv_share * own_heads * (mixer.head_dim + mixer.v_head_dim)
     add_convolutions(builder, context, mixer, context.tokens * query + rows * kv)
-    if mixer.has_kv_cache:
+    cached = context.phase == "decode" and mixer.kv_source is not None and mixer.kv_source.tokens is not None
+    if mixer.has_kv_cache and not cached:
         written = replace(context, new_tokens=mixer.keys_of(context.new_tokens)) if mixer.kv_source else context
         add_cache_write(builder, written, kv, mixer.cached_tokens(context.kv_len - context.new_tokens))
     if context.phase == "decode":
         merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
     else:
-        gather_kv(builder, context, kv)
-    kept = kv * kv_replicas(context, kv_heads)
-    builder.save("query, key, value", "qkv", (context.tokens * query + rows * kept) * context.residual)
+        gather_kv(builder, replace(keys, kv_len=mixer.held_keys(keys.kv_len)), kv)
+    replicas = kv_replicas(context, kv_heads)
+    builder.save("query, key, value", "qkv", (context.tokens * query + rows * kv * replicas) * context.residual)
+    if mixer.kv_source is None:
+        _add_foreign_keys(builder, context, mixer, kv, replicas)
     for name, group in _named_groups(mixer):
-        _add_group(builder, key_context(context, mixer), mixer, _Heads(group, name), dropout=dropout)
+        _add_group(builder, keys, mixer, _Heads(group, name), dropout=dropout)
     _add_result(builder, context, mixer, heads)
 
 
@@ -112,6 +116,30 @@ def _add_result(builder: WorkBuilder, context: Context, mixer: Attention, heads:
         elements = tokens * (inner / tp + hidden)
         add_transposition(builder, context, elements, operator="output_projection")
     add_output_projection(builder, context, inner, bias=hidden if biased else 0.0, active_share=mixer.active_share)
+
+
+def _add_foreign_keys(
+    builder: WorkBuilder, context: Context, mixer: Attention, width: Count, replicas: Quantity
+) -> None:
+    """Add the key and value projection of tokens that are not the sequence's own: references, an encoder's states.
+
+        rows = B * foreign keys / cp          the weights are those of the sequence's own keys
+
+    A decoding step has them in its cache. width: elements of keys and values of a token; replicas: saved copies.
+    """
+    foreign = mixer.foreign_keys(context.kv_len)
+    if context.phase == "decode" or mixer.borrowed_kv or (is_single(foreign) and foreign == 0):
+        return
+    rows = context.sequences * foreign / context.parallel.cp
+    projection = Linear(
+        "foreign key projection", operator="qkv", producer="norm", rows=rows, inputs=context.architecture.hidden,
+        outputs=width, gathered=True, tied=True, replicas=maximum(context.parallel.tp / mixer.kv_heads, 1.0),
+    )  # fmt: skip
+    add_linear(builder, context, projection)
+    builder.save("foreign keys and values", "qkv", rows * width * replicas * context.residual)
+    if context.phase != "training" and mixer.has_kv_cache:
+        written = rows * width * (context.residual + context.precision.kv_element)
+        builder.step("kv_write", [Elementwise("foreign kv cache write", written, kind="cache_write", rows=rows)])
 
 
 def _add_split(builder: WorkBuilder, context: Context, elements: Count, *, biased: bool) -> None:
@@ -227,6 +255,8 @@ def _add_kernel(builder: WorkBuilder, context: Context, mixer: Attention, heads:
     pattern = Pattern() if kernel.realised == "masked" else heads.group.pattern
     pairs = context.pairs(pattern, causal=mixer.causal)
     _add_selection(builder, context, mixer, heads.group.pattern, sizes.heads)
+    if context.phase != "decode":
+        context = replace(context, kv_len=pattern.held_keys(context.kv_len))
     if context.phase == "decode":
         _add_decoding(builder, context, mixer, replace(heads, group=replace(heads.group, pattern=pattern)))
     elif context.framework.unfused_attention or kernel.materialised:
