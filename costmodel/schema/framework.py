@@ -186,6 +186,10 @@ class FrameworkFile(Strict):
     reduction: Literal["scatter", "all_reduce"] = Field(
         default="scatter", description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
     )
+    weight_exchange: Literal["gather", "broadcast"] = Field(
+        default="gather",
+        description="updated weights in ZeRO stages 1 and 2: an all-gather, or a broadcast by each rank in turn",
+    )
     sustained_slowdown: LoadFactor = Field(
         default=1.0, description="slowdown of kernels in a training step relative to benchmark loops"
     )
@@ -207,6 +211,10 @@ class FrameworkFile(Strict):
         default=[],
         description="architectures of the devices on which the only shared expert of a layer, if it is as wide as the "
         "routed ones, is one more of them in inference without expert parallelism",
+    )
+    prompt_chunk: Number | None = Field(
+        default=None,
+        description="prompt tokens that one pass computes at most; null: the engine's budget of a step, or all",
     )
     engine: EngineFile | None = Field(
         default=None, description="defaults as a serving engine; null: no limits, memory is full when the ledger is"

@@ -273,8 +273,8 @@ def _routes_shared_expert(context: Context, ffn: MoeFfn) -> bool:
 def _with_shared_expert(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[MoeFfn, ExpertLoad]:
     """Return the experts and their load with the shared expert among them; T tokens, a active experts with m rows.
 
-        experts E + 1,   top_k k + 1,   rows + T,   active a + 1,   mean m' = (a*m + T)/(a + 1)
-        rows_std^2  (a*(rows_std^2 + (m - m')^2) + (T - m')^2) / (a + 1)
+    experts E + 1,   top_k k + 1,   rows + T,   active a + 1,   mean m' = (a*m + T)/(a + 1)
+    rows_std^2  (a*(rows_std^2 + (m - m')^2) + (T - m')^2) / (a + 1)
     """
     tokens, active = routed_tokens(context), load.active_experts
     mean = load.rows / active

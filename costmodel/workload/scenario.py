@@ -261,12 +261,14 @@ class Framework:
     accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
         `buffer` always, by `autograd` for all but the first.
     reduction: ZeRO stages 1 and 2 `scatter` gradients or `all_reduce` them.
+    weight_exchange: ZeRO stages 1 and 2 `gather` updated weights, or each rank in turn makes a `broadcast` of its own.
     host: what the host's program adds to a step.
     options: what a change of a training scenario is called there: `gradients`, `zero`, `full`, ... -> option.
     kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
     expert_exchange: how tokens reach experts of other ranks in inference, where the scenario does not say.
     fused_norms: what all-reduces of inference do beside, null: nothing.
     routed_shared_expert: a layer's only shared expert is one more routed one in inference without expert parallelism.
+    prompt_chunk: prompt tokens that one pass computes at most (null: as its engine, or all).
     engine: its defaults as a serving engine, null where it is none.
     """
 
@@ -286,12 +288,14 @@ class Framework:
     sustained_slowdown: Quantity = 1.0
     accumulation: str = "product"
     reduction: str = "scatter"
+    weight_exchange: str = "gather"
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
     options: Mapping[str, str] = field(default_factory=dict)
     expert_exchange: str = "all_to_all"
     fused_norms: FusedNorms | None = None
     routed_shared_expert: bool = False
+    prompt_chunk: Count | None = None
     engine: Engine | None = None
 
     def comm_slowdown(self, processors: Count) -> Quantity:
