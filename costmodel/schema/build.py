@@ -290,14 +290,9 @@ def simulation(file: workload.SimulationFile) -> Simulation:
     )
 
 
-def routing(file: workload.RoutingFile, counts: tuple[float, ...] | None, default: str) -> scenario.Routing:
-    """Return how tokens are routed to experts. counts: the content of the file that `counts` names.
-
-    default: `load` where the file does not say.
-    """
-    load = file.load or default
-    exponent = 0.0 if file.exponent is None else file.exponent
-    return record(scenario.Routing, file, load=load, counts=counts, exponent=exponent)
+def routing(file: workload.RoutingFile, counts: tuple[float, ...] | None) -> scenario.Routing:
+    """Return how tokens are routed to experts. counts: the content of the file that `counts` names."""
+    return record(scenario.Routing, file, counts=counts, exponent=0.0 if file.exponent is None else file.exponent)
 
 
 def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.Device) -> scenario.Plan:

@@ -297,6 +297,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     )
     if architecture is None:
         raise Stop
+    plan = _with_load(plan, architecture)
     kernels = build_framework.framework(framework.file, hardware.device_part.file)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     scenario = Scenario(
@@ -310,9 +311,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         framework=kernels,
         offload=build.offload(plan.offload),
         notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan)),
-        routing=build.routing(
-            plan.routing, expert_counts(plan.routing, tree, architecture, field), _routed_load(plan, architecture)
-        ),
+        routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, field)),
         simulation=build.simulation(plan.simulation),
     )
     trees = {
@@ -323,10 +322,13 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     return _Resolved(scenario, scenario_document(plan, scenario, hardware, formats.file, framework.file), trees)
 
 
-def _routed_load(plan: PlanFile, architecture: Architecture) -> str:
-    """Return `routing.load` where a scenario does not say: the few tokens of an engine's step choose by chance."""
+def _with_load(plan: PlanFile, architecture: Architecture) -> PlanFile:
+    """Return the plan with a `routing.load`: by chance for the few tokens of an engine's step, unless it is stated."""
+    if plan.routing.load is not None:
+        return plan
     engine = isinstance(plan, ServingFile) and plan.prefill is None
-    return "uniform" if engine and architecture.has_experts else "balanced"
+    load = "uniform" if engine and architecture.has_experts else "balanced"
+    return plan.model_copy(update={"routing": plan.routing.model_copy(update={"load": load})})
 
 
 def _located(plan: PlanFile, tree: Tree, field: str) -> PlanFile:
