@@ -100,7 +100,7 @@ class LayerFile(Strict):
     """Consecutive identical layers."""
 
     repeat: Integer = Field(default=1, description="number of identical layers")
-    norm: NormKind | Literal["none"] = Field(
+    norm: Literal["rms", "layer", "layer_no_bias", "none"] = Field(
         default="rms", description="kind of normalisation; `layer` has a bias; none: neither norms nor residual sums"
     )
     norm_position: Literal["before", "after", "both"] = Field(
