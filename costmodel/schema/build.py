@@ -95,6 +95,7 @@ def node(file: NodeFile, node_device: hardware.Device) -> hardware.Node:
         intra=node_device.links[file.intra],
         nic=_optional(hardware.Nic, file.nic),
         host=_record(hardware.Host, file.host, peak=dict(file.host.peak or {})),
+        facility=_record(hardware.Facility, file.facility),
     )
 
 
