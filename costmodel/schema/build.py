@@ -274,6 +274,9 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
         implementations={name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()},
         host=_record(scenario.HostTimes, file.host),
         engine=None if file.engine is None else _engine(file.engine),
+        uneven_contexts=None
+        if file.uneven_contexts is None
+        else _record(scenario.UnevenContexts, file.uneven_contexts),
         options=dict(file.training.options),
     )
 

@@ -10,6 +10,7 @@ from costmodel.schema.quantity import (
     Integer,
     Latency,
     LoadFactor,
+    PositiveNumber,
     Moment,
     Number,
     Share,
@@ -42,6 +43,13 @@ class HostTimesFile(Strict):
         default=0.0,
         description="per kernel or message start of a training pass; their sum is a lower bound of its time",
     )
+
+
+class UnevenContextsFile(Strict):
+    """Decoding kernels in which one thread block reads a whole context, where the library splits no keys."""
+
+    load_rate: PositiveNumber = Field(description="what one thread block loads, bytes a cycle")
+    overlap_p: PositiveNumber = Field(description="p-norm of the longest context's time and that of all contexts together")
 
 
 class SchedulerRuleFile(Strict):
@@ -190,6 +198,9 @@ class FrameworkFile(Strict):
     )
     engine: EngineFile | None = Field(
         default=None, description="defaults as a serving engine; null: no limits, memory is full when the ledger is"
+    )
+    uneven_contexts: UnevenContextsFile | None = Field(
+        default=None, description="decoding over contexts of unequal length; null: as long as over equal ones"
     )
     sources: list[Source] = Field(default=[], description="sources of the values")
 

@@ -231,6 +231,17 @@ class HostTimes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class UnevenContexts:
+    """Decoding kernels in which one thread block reads a whole context.
+
+    load_rate: of one thread block [B/cycle]; overlap_p: p-norm that joins its time with that of all contexts together.
+    """
+
+    load_rate: Quantity
+    overlap_p: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Framework:
     """What belongs to kernels and hosts rather than to devices.
 
@@ -252,6 +263,7 @@ class Framework:
     options: what a change of a training scenario is called there: `gradients`, `zero`, `full`, ... -> option.
     kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
     engine: its defaults as a serving engine, null where it is none.
+    uneven_contexts: of its decoding kernels, null: contexts of unequal length take no longer than equal ones.
     """
 
     name: str
@@ -274,6 +286,7 @@ class Framework:
     kv_layout: str = "static"
     options: Mapping[str, str] = field(default_factory=dict)
     engine: Engine | None = None
+    uneven_contexts: UnevenContexts | None = None
 
     def comm_slowdown(self, processors: Count) -> Quantity:
         """Return the slowdown of kernels while all-to-alls take `processors`; one where they take none."""
