@@ -9,7 +9,6 @@ import numpy as np
 from costmodel.quantities import Array
 from costmodel.serving.compiled import inner
 
-
 # Axes of the tables.
 ROWS, DECODE_KEYS, CHUNKS, CHUNK_ROWS, CHUNK_KEYS = 0, 1, 2, 3, 4
 MIXED_DECODES, MIXED_KEYS, MIXED_CHUNKS, MIXED_ROWS, MIXED_CHUNK_KEYS = 5, 6, 7, 8, 9

@@ -99,8 +99,8 @@ class Engine(NamedTuple):
     entry: of blocks: BEFORE and AFTER it among free ones, from the one that is reused first; SIZE; OWNER; REFERENCES;
         UNUSED: stack of entries not in use.
     place: entry of each prefix block, -1: not cached.
-    step: decoding requests, their keys, prompt chunks, their tokens, their keys weighted by tokens, and the most keys of
-        a decoding request.
+    step: decoding requests, their keys, prompt chunks, their tokens, their keys weighted by tokens, and the most keys
+        of a decoding request.
     gaps: tokens by the time since the one before, in logarithmic bins.
     occupancy: over bins of time: busy [s], requests, blocks and cached tokens weighted by busy time, tokens of prompts
         and of requests that decode.

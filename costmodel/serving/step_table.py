@@ -41,7 +41,7 @@ def step_columns(scenario: Scenario, calibration: Calibration) -> dict[str, Arra
     rows = axis(16, max(sizes.tokens, 17), RATIO)
     alone = np.meshgrid(decodes, keys, SPREADS, indexing="ij")
     possible = (alone[2] == 1.0) | (alone[0] >= alone[2])
-    alone = [size[possible] for size in alone]
+    alone = tuple(size[possible] for size in alone)
     mixed = np.meshgrid(decodes, keys, rows, keys, indexing="ij")
     possible = (mixed[3] >= mixed[2]) & (mixed[0] + mixed[2] <= sizes.tokens + sizes.sequences)
     with_chunk = [size[possible] for size in mixed]
