@@ -36,6 +36,7 @@ def compiled(function: Function) -> Function:
     from numba.extending import register_jitable
 
     # No function allocates: counting references to the arrays of each call would take longer than the calls themselves.
+    uncounted: dict[str, Any] = {"_nrt": False}
     while _inner:
-        register_jitable(_nrt=False)(_inner.pop())
-    return cast(Function, numba.njit(function, cache=True, nogil=True, _nrt=False))
+        register_jitable(**uncounted)(_inner.pop())
+    return cast(Function, numba.njit(function, cache=True, nogil=True, **uncounted))

@@ -31,8 +31,8 @@ class Tables(NamedTuple):
     decode: what decoding requests alone need, over their number (from 0 on) and mean keys.
     prompt: what prompt chunks alone need, over their number, all their tokens, and mean keys.
     mixed: both in one kernel; fused: that it is so.
-    uneven: of `decode`, kernels that wait for the thread block of the longest context; filling, p: as of `uneven_factor`;
-    norms: p-norms of 1 and i/NORMS_PER_UNIT.
+    uneven: of `decode`, kernels that wait for the thread block of the longest context; filling, p: as of
+    `uneven_factor`; norms: p-norms of 1 and i/NORMS_PER_UNIT.
     """
 
     axes: Any
