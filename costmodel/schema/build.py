@@ -66,6 +66,7 @@ def device(file: DeviceFile, original: DeviceFile, restated: frozenset[str] = fr
         links={name: _record(hardware.Link, link, name=name) for name, link in file.links.items()},
         power=_record(hardware.Power, file.power),
         price=_record(hardware.Price, file.price),
+        path=None,
     )
 
 
