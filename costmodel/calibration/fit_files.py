@@ -16,7 +16,7 @@ from costmodel.cost.form_registry import FORMS
 from costmodel.cost.parameter import build, freeze
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.errors import InputError, Location, Problem
-from costmodel.schema import build as schema_build
+from costmodel.schema import build_framework
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.calibration import FamilyFitFile, FitsFile
 from costmodel.schema.device import DeviceFile
@@ -375,4 +375,4 @@ def default_framework(search_path: Sequence[str | Path] = ()) -> Framework:
 
 def framework_of(name: str, library: Library) -> Framework:
     """Return a framework by the name of its file."""
-    return schema_build.framework(read(library, "frameworks", name, FrameworkFile))
+    return build_framework.framework(read(library, "frameworks", name, FrameworkFile))

@@ -181,27 +181,27 @@ def _disordered(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
     for (near, number), (far, other) in pairwise(levels):
         one, two = near.bandwidth * number, far.bandwidth * other  # type: ignore[operator]
         if is_single(one) and is_single(two) and one < two:
-            shown = f"{_shown(one, 'bandwidth')} of {near.name} and {_shown(two, 'bandwidth')} of {far.name}"
-            yield (
-                f"memory.{far.name}.bandwidth",
-                (f"is implausible: {shown}, but the nearer level is never the slower one", ""),
-            )
+            rates = [_shown(float(rate), "bandwidth") for rate in (one, two)]
+            told = f"is implausible: {rates[1]}, but {near.name} has {rates[0]}, and no nearer level is slower"
+            yield f"memory.{far.name}.bandwidth", (told, "")
     last = file.memory[-1]
     for level in file.memory[:-1]:
         total = level.capacity * (file.processors if level.per == "processor" else 1.0)
         if is_single(total) and is_single(last.capacity) and total >= last.capacity:
-            yield (
-                f"memory.{last.name}.capacity",
-                (f"is implausible: {_shown(last.capacity, 'size')}, no more than {level.name}", "order the levels; "),
-            )
+            shown = _shown(float(last.capacity), "size")
+            told = f"is implausible: {shown}, no more than {level.name}"
+            yield f"memory.{last.name}.capacity", (told, "order the levels from the nearest; ")
 
 
 def _not_whole(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield peaks that are no whole number of FLOP a cycle: peak / (processors * clock) is 2^k or 3 * 2^k."""
     for name, unit in file.math.items():
         clock = file.clock.max if unit.clock == "max" else file.clock.tensor_reference
-        per_cycle = unit.peak / (file.processors * clock)
-        if name != "fp64" and is_single(per_cycle) and distance_from_whole(per_cycle) > bands().flop_per_cycle:
+        ratio = unit.peak / (file.processors * clock)
+        if name == "fp64" or not is_single(ratio):
+            continue
+        per_cycle = float(ratio)
+        if distance_from_whole(per_cycle) > bands().flop_per_cycle:
             nearest = min(_candidates(per_cycle), key=lambda one: abs(math.log(one / per_cycle)))
             shown = f"{per_cycle:.5g} FLOP a cycle of a processor, not {nearest:g}"
             yield f"math.{name}.peak", (f"is implausible: {shown}", "check peak, processors and clock; ")

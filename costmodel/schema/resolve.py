@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.errors import InputError, LayoutError, Location, Problem
 from costmodel.hardware import Device
 from costmodel.quantities import is_single
-from costmodel.schema import build
+from costmodel.schema import build, build_framework
 from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
@@ -301,7 +301,8 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     )
     if architecture is None:
         raise Stop
-    kernels = build.framework(framework.file, hardware.device_part.file)
+    plan = _with_load(plan, architecture)
+    kernels = build_framework.framework(framework.file, hardware.device_part.file)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     scenario = Scenario(
         name=name,
@@ -310,7 +311,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         cluster=hardware.cluster,
         parallel=layout,
         precision=build.precision(formats.file),
-        communication=build.communication(plan.communication),
+        communication=build.communication(plan.communication, kernels),
         framework=kernels,
         offload=build.offload(plan.offload),
         notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan)),
@@ -323,6 +324,15 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     }  # fmt: skip
     _check_layout(assembly, scenario, tree)
     return _Resolved(scenario, scenario_document(plan, scenario, hardware, formats.file, framework.file), trees)
+
+
+def _with_load(plan: PlanFile, architecture: Architecture) -> PlanFile:
+    """Return the plan with a `routing.load`: by chance for the few tokens of an engine's step, unless it is stated."""
+    if plan.routing.load is not None:
+        return plan
+    engine = isinstance(plan, ServingFile) and plan.prefill is None
+    load = "uniform" if engine and architecture.has_experts else "balanced"
+    return plan.model_copy(update={"routing": plan.routing.model_copy(update={"load": load})})
 
 
 def _located(plan: PlanFile, tree: Tree, field: str) -> PlanFile:

@@ -70,6 +70,12 @@ class CommunicationFile(Strict):
         default=False, description="in-network multicast (dispatch) and reduction (combine), running concurrently"
     )
     mode: Literal["normal", "low_latency"] = Field(default="normal", description="one copy per node, or one per expert")
+    exchange: Literal["all_to_all", "gather"] | None = Field(
+        default=None,
+        description="in inference, how tokens reach experts of other ranks: by an all-to-all, or all ranks gather all "
+        "tokens and scatter the sums of their results; null: as the framework, or `all_to_all` where another key of "
+        "it is stated",
+    )
     expert_load: LoadFactor | None = Field(
         default=None,
         description="load of the busiest expert rank relative to the mean; overrides `routing`; null: from `routing`",
@@ -82,8 +88,10 @@ class CommunicationFile(Strict):
 class RoutingFile(Strict):
     """How tokens are routed to experts and where experts are placed."""
 
-    load: Literal["balanced", "uniform", "zipf", "counts"] = Field(
-        default="balanced", description="balanced: all ranks equal; uniform / zipf: random routing; counts: from a file"
+    load: Literal["balanced", "uniform", "zipf", "counts"] | None = Field(
+        default=None,
+        description="balanced: all ranks equal; uniform / zipf: random routing; counts: from a file; null: uniform on "
+        "one engine of phase `serving`, else balanced",
     )
     exponent: Exponent | None = Field(default=None, description="of Zipf's law, popularity = rank^-exponent; zipf only")
     counts: str | None = Field(
@@ -279,6 +287,12 @@ class DenoisingFile(Strict):
     active: Share = Field(default=1.0, description="share of a sequence that is denoised, attending to all of it")
 
 
+_CHUNK = (
+    "prompt tokens that one pass of an engine computes at most, later ones attending to those before; null: the "
+    "framework's `prompt_chunk`, or the budget of its engine's steps; all at once where it has neither"
+)
+
+
 class PrefillFile(ScenarioFile):
     """Prefill: from the prompt to the first token."""
 
@@ -290,6 +304,7 @@ class PrefillFile(ScenarioFile):
     micro_batches: Integer = Field(default=1, description="overlapping micro-batches")
     prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in the prefix cache")
     denoising: DenoisingFile | None = Field(default=None, description="diffusion passes per sequence; null: one")
+    chunk_tokens: Number | None = Field(default=None, description=_CHUNK)
 
 
 class DecodeFile(ScenarioFile):
@@ -319,6 +334,7 @@ class GenerateFile(ScenarioFile):
         "sequences",
     )
     speculative: SpeculativeFile | None = Field(default=None, description="speculative decoding; null: none")
+    chunk_tokens: Number | None = Field(default=None, description=_CHUNK)
 
 
 class PoolFile(Strict):
@@ -335,6 +351,7 @@ class PrefillPoolFile(PoolFile):
     tokens_per_device: PositiveNumber = Field(
         description="prompt tokens in flight per device, cached ones included; whole prompts per tp * cp group"
     )
+    chunk_tokens: Number | None = Field(default=None, description=_CHUNK)
 
 
 class DecodePoolFile(PoolFile):

@@ -190,6 +190,11 @@ class Architecture:
         return sum(layer.repeat for layer in self.layers)
 
     @property
+    def has_experts(self) -> bool:
+        """Tell whether any layer has routed experts."""
+        return any(isinstance(layer.ffn, MoeFfn) for layer in self.layers)
+
+    @property
     def kinds(self) -> dict[Layer, int]:
         """Return the distinct runs, in order of first occurrence, and how many layers each has in all."""
         counts: dict[Layer, int] = {}
