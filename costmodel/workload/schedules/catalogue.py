@@ -126,7 +126,7 @@ def _for(micro_batches: Count) -> str:
 
 
 SCHEDULES: Mapping[str, ScheduleEntry] = {
-    "gpipe": ScheduleEntry(gpipe, 1, _all_kept),
+    "gpipe": ScheduleEntry(gpipe, conditions=_all_kept),
     "1f1b": ScheduleEntry(one_forward_one_backward),
     "interleaved": ScheduleEntry(interleaved, None, _groups_of_pp),
     "zb-h1": ScheduleEntry(zb_h1),
