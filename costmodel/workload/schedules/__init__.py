@@ -18,7 +18,7 @@ from costmodel.workload.schedules.catalogue import (
 )
 from costmodel.workload.schedules.dual import dualpipe, dualpipe_v
 from costmodel.workload.schedules.first_rank import PeakChunks, first_rank_chunks, placement_of
-from costmodel.workload.schedules.one_way import gpipe, interleaved, one_forward_one_backward
+from costmodel.workload.schedules.one_way import combined, gpipe, interleaved, one_forward_one_backward
 from costmodel.workload.schedules.schedule import Schedule
 from costmodel.workload.schedules.steady import SteadyState, steady_state
 from costmodel.workload.schedules.table import Table
@@ -35,6 +35,7 @@ __all__ = [
     "Schedule",
     "SteadyState",
     "Table",
+    "combined",
     "concurrent_messages",
     "dualpipe",
     "dualpipe_v",
