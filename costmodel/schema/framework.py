@@ -196,6 +196,11 @@ class FrameworkFile(Strict):
     reduction: Literal["scatter", "all_reduce"] = Field(
         default="scatter", description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
     )
+    recompute_stops_early: bool = Field(
+        default=False,
+        description="a layer that is recomputed as a whole ends with the last tensor that its backward pass needs: its "
+        "last GEMM and what follows are not repeated",
+    )
     weight_exchange: Literal["gather", "broadcast"] = Field(
         default="gather",
         description="updated weights in ZeRO stages 1 and 2: an all-gather, or a broadcast by each rank in turn",

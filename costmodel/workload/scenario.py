@@ -272,6 +272,7 @@ class Framework:
     accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
         `buffer` always, by `autograd` for all but the first.
     reduction: ZeRO stages 1 and 2 `scatter` gradients or `all_reduce` them.
+    recompute_stops_early: a recomputed layer ends with the last tensor that its backward pass needs.
     weight_exchange: ZeRO stages 1 and 2 `gather` updated weights, or each rank in turn makes a `broadcast` of its own.
     host: what the host's program adds to a step.
     options: what a change of a training scenario is called there: `gradients`, `zero`, `full`, ... -> option.
@@ -300,6 +301,7 @@ class Framework:
     sustained_slowdown: Quantity = 1.0
     accumulation: str = "product"
     reduction: str = "scatter"
+    recompute_stops_early: bool = False
     weight_exchange: str = "gather"
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
