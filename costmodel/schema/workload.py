@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from costmodel.schema.device import DType, LinearType, Source, StoredType
@@ -192,6 +193,12 @@ class SlowdownFile(Strict):
     speed: ShareOrZero = Field(description="fraction of normal speed; 0: stopped")
     begin: Moment = Field(default=0.0, description="start time, from the start of the step or pass")
     end: Moment | None = Field(default=None, description="end time; null: until the end")
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if self.end is not None and np.any(np.less_equal(self.end, self.begin)):
+            raise wrong("end must come after begin", "write a later end, or leave it out")
+        return self
 
 
 class CheckpointsFile(Strict):

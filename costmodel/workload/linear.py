@@ -87,8 +87,8 @@ def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str)
 
 
 def norm_vectors(kind: str) -> float:
-    """Return the parameter vectors of a norm: a scale, in a layer norm a bias too."""
-    return 2.0 if kind == "layer" else 1.0
+    """Return the parameter vectors of a norm: a scale, in a layer norm a bias too; without a norm none."""
+    return {"layer": 2.0, "none": 0.0}.get(kind, 1.0)
 
 
 def _save_norm(builder: WorkBuilder, name: str, kind: str, size: Bytes, width: Count) -> None:
@@ -362,6 +362,17 @@ class _LocalLinear:
                 host_computed=linear.host_computed,
             )
         )
+
+
+def add_transposition(builder: WorkBuilder, context: Context, elements: Count, *, operator: str) -> None:
+    """Add the transposition of a channels-first layer's input and result around its GEMM: 2*e bytes an element.
+
+    elements: of both on this rank. [NVIDIA, Convolutional Layers User's Guide, DU-09794: tensor cores need NHWC]
+    """
+    size = 2 * elements * context.residual
+    transposition = Elementwise("channel transposition", size, calls=2.0, kind="permute")
+    gradient = Elementwise("channel transposition gradient", size, calls=2.0)
+    builder.step(operator, [transposition], [gradient])
 
 
 def batched_gemm(name: str, shape: tuple[Count, Count, Count], batch: Count, dtype: str, element: Bytes) -> Gemm:
