@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from costmodel.quantities import (
     Bytes,
     BytesPerSecond,
@@ -13,6 +15,8 @@ from costmodel.quantities import (
     DollarsPerSecond,
     FlopPerSecond,
     Hertz,
+    Joules,
+    Quantity,
     Seconds,
     Watts,
 )
@@ -63,10 +67,25 @@ class Link:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Power:
-    """Electrical power [W]: the board's limit, and what it draws with nothing to do; null where no source states it."""
+    """Electrical power of a board, null where no source states it.
+
+    tdp: its limit; idle: with nothing to do [W]; busy: more while kernels run [W]; tensor: energy of a FLOP of 16-bit
+    operands, memory: of a byte of device memory, link: of a byte sent [J]; error: half of the 80 % interval of such a
+    power, over it.
+    """
 
     tdp: Watts | None
     idle: Watts | None = None
+    busy: Watts = 0.0
+    tensor: Joules = 0.0
+    memory: Joules = 0.0
+    link: Joules = 0.0
+    error: Quantity = 0.0
+
+    @property
+    def states_work(self) -> bool:
+        """Tell whether the energy of a board's work is known."""
+        return bool(np.any(np.asarray(self.memory) > 0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +98,10 @@ class Price:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Device:
-    """One accelerator. `memory` runs from the nearest level to the farthest; the last one is device memory."""
+    """One accelerator. `memory` runs from the nearest level to the farthest; the last one is device memory.
+
+    path: where its file is if no name of the search path finds it.
+    """
 
     name: str
     architecture: str
@@ -91,6 +113,7 @@ class Device:
     links: Mapping[str, Link]
     power: Power
     price: Price
+    path: str | None = None
 
     def peak(self, dtype: str, processors: Count | None = None) -> FlopPerSecond:
         """Return the dense peak of `dtype` on `processors` (default: all) [FLOP/s].

@@ -61,6 +61,7 @@ def device(file: DeviceFile, original: DeviceFile, restated: frozenset[str] = fr
         links={name: record(hardware.Link, link, name=name) for name, link in file.links.items()},
         power=record(hardware.Power, file.power),
         price=record(hardware.Price, file.price),
+        path=None,
     )
 
 
@@ -90,6 +91,7 @@ def node(file: NodeFile, node_device: hardware.Device) -> hardware.Node:
         intra=node_device.links[file.intra],
         nic=optional(hardware.Nic, file.nic),
         host=record(hardware.Host, file.host, peak=dict(file.host.peak or {})),
+        facility=record(hardware.Facility, file.facility),
     )
 
 

@@ -1,12 +1,26 @@
 """The node, cluster and topology files."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from costmodel.schema.device import DType, Source
-from costmodel.schema.quantity import Bandwidth, Latency, LoadFactor, Money, NicBandwidth, Number, Peak, Size
+from costmodel.schema.device import PLAUSIBLE, DType, Source
+from costmodel.schema.quantity import (
+    Bandwidth,
+    Latency,
+    LoadFactor,
+    Money,
+    NicBandwidth,
+    Number,
+    OneOf,
+    Peak,
+    Size,
+    Watts,
+    WattsOrZero,
+)
 from costmodel.schema.strict import Strict
+
+TOPOLOGIES = ("ft2", "ft3", "fat-tree", "mrft", "rail", "mpft", "sf", "df", "nvlink", "pcie", "unspecified")
 
 
 class NicFile(Strict):
@@ -29,6 +43,14 @@ class HostFile(Strict):
     price: Money | None = Field(default=None, description="price of a node without its devices; null: unknown")
     switches: Number | None = Field(default=None, description="PCIe switches below the sockets; null: none")
     interconnect: Bandwidth | None = Field(default=None, description="one-way bandwidth from a socket to the others")
+    power: Watts | None = Field(default=None, description="power of a node without its devices; null: not counted")
+
+
+class FacilityFile(Strict):
+    """Power around the devices."""
+
+    network: WattsOrZero = Field(default=0.0, description="switches, NICs and optics per device")
+    pue: LoadFactor = Field(default=1.0, description="power of the building over that of its machines (PUE)")
 
 
 class NodeFile(Strict):
@@ -41,7 +63,9 @@ class NodeFile(Strict):
     peer_to_peer: bool = Field(default=True, description="false: traffic between devices goes through host memory")
     nic: NicFile | None = Field(default=None, description="NICs; null: none")
     host: HostFile = Field(default_factory=HostFile, description="the CPU side")
+    facility: FacilityFile = Field(default_factory=FacilityFile, description="power of network and building")
     aliases: list[str] = Field(default=[], description="other names of the node")
+    plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")
 
 
@@ -63,8 +87,8 @@ class FabricPriceFile(Strict):
 class NetworkFile(Strict):
     """The network between nodes."""
 
-    topology: str = Field(
-        description="ft2, ft3, fat-tree, mrft, rail, mpft, sf, df, nvlink or pcie; any other has no part counts"
+    topology: Annotated[str, OneOf(TOPOLOGIES)] = Field(
+        description="how switches are wired; `unspecified` has no part counts"
     )
     planes: Number = Field(default=1.0, description="parallel independent planes; nvlink: switch chips")
     radix: Number = Field(description="ports per switch; nvlink: devices; pcie: devices per switch")
@@ -92,6 +116,7 @@ class ClusterFile(Strict):
     network: NetworkFile | None = Field(
         default=None, description="the network; null: several nodes with NICs share one switch, at the NIC's latency"
     )
+    plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")
 
 

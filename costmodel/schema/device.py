@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from costmodel.schema.quantity import (
     Bandwidth,
+    Energy,
     Frequency,
     Latency,
     LinkBandwidth,
@@ -14,8 +15,10 @@ from costmodel.schema.quantity import (
     MoneyRate,
     Number,
     Peak,
+    ShareOrZero,
     Size,
     Watts,
+    WattsOrZero,
     wrong,
 )
 from costmodel.schema.strict import Strict
@@ -28,6 +31,9 @@ LinearType = Literal[DType, "mxfp4", "nvfp4"]
 
 StoredType = Literal[LinearType, "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
 """Number formats of stored tensors, including the blocks of GGUF files."""
+
+
+PLAUSIBLE = "paths of fields whose values are meant although no known hardware has such"
 
 
 class Source(Strict):
@@ -91,6 +97,11 @@ class PowerFile(Strict):
 
     tdp: Watts | None = Field(default=None, description="board power limit; null: unknown")
     idle: Watts | None = Field(default=None, description="idle board power; null: unknown")
+    busy: WattsOrZero = Field(default=0.0, description="more than idle while kernels run, whatever they do")
+    tensor: Energy = Field(default=0.0, description="per FLOP of 16-bit operands; others in proportion to their bytes")
+    memory: Energy = Field(default=0.0, description="per byte of device memory; 0: power goes linearly with busy time")
+    link: Energy = Field(default=0.0, description="per byte sent to other devices")
+    error: ShareOrZero = Field(default=0.0, description="half of the 80 % interval of a predicted power, over it")
 
     @model_validator(mode="after")
     def _check_idle(self) -> Self:
@@ -132,4 +143,5 @@ class DeviceFile(Strict):
     price: PriceFile = Field(default_factory=PriceFile, description="prices")
     aliases: list[str] = Field(default=[], description="names of the device in measurement tables")
     calibration: CalibrationFile | None = Field(default=None, description="fits of the device")
+    plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")

@@ -205,6 +205,11 @@ class AttentionFile(Strict):
     def _check_kv_heads(self) -> Self:
         if self.kv_heads is not None and exceeds(self.kv_heads, self.q_heads):
             raise wrong("kv_heads must not exceed q_heads", "write at most q_heads: query heads share key-value heads")
+        if self.kv_heads is not None and np.all(np.mod(self.q_heads, self.kv_heads)):
+            raise wrong(
+                f"{self.q_heads:g} query heads do not group over {self.kv_heads:g} key-value heads",
+                "write a divisor of q_heads as kv_heads",
+            )
         return self
 
 

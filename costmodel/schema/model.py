@@ -89,6 +89,17 @@ class MoeFile(Strict):
             raise wrong("top_k must not exceed experts", "write at most the number of experts")
         if self.groups is not None and self.group_top_k is not None and exceeds(self.group_top_k, self.groups):
             raise wrong("group_top_k must not exceed groups", "write at most the number of groups")
+        if self.groups is not None and np.all(np.mod(self.experts, self.groups)):
+            raise wrong(
+                f"{self.experts:g} experts do not divide over {self.groups:g} groups", "write a divisor of experts"
+            )
+        if self.groups is not None and self.group_top_k is not None:
+            reachable = self.group_top_k * self.experts / self.groups
+            if exceeds(self.top_k, reachable):
+                raise wrong(
+                    f"the chosen groups have {np.max(reachable):g} experts, fewer than top_k = {self.top_k}",
+                    "raise group_top_k, or lower top_k",
+                )
         if exceeds(self.top_k, (1.0 - self.masked) * self.experts):
             raise wrong("top_k exceeds the number of active experts", "lower `masked`")
         if self.shared_gate and isinstance(self.shared, float) and self.shared == 0:

@@ -208,6 +208,12 @@ class SlowdownFile(Strict):
     begin: Moment = Field(default=0.0, description="start time, from the start of the step or pass")
     end: Moment | None = Field(default=None, description="end time; null: until the end")
 
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if self.end is not None and np.any(np.less_equal(self.end, self.begin)):
+            raise wrong("end must come after begin", "write a later end, or leave it out")
+        return self
+
 
 class CheckpointsFile(Strict):
     """Checkpoints and failures of a training run."""

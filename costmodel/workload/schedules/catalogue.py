@@ -14,6 +14,7 @@ from costmodel.workload.schedules.one_way import combined, gpipe, interleaved, o
 from costmodel.workload.schedules.schedule import Schedule
 from costmodel.workload.schedules.zero_bubble import zb_h1, zb_v
 
+MOST_KEPT = 4096  # micro-batches of GPipe
 ORDERS = 16  # of schedules that are kept: those of long steps on many ranks are large
 
 
@@ -99,6 +100,12 @@ def _groups_of_pp(pp: Count, micro_batches: Count) -> Iterator[Rule]:
     yield Rule("global_batch", holds, message, _for(ceil(micro_batches / pp) * pp))
 
 
+def _all_kept(pp: Count, micro_batches: Count) -> Iterator[Rule]:  # noqa: ARG001  one signature for all
+    """Yield what GPipe asks: no more micro-batches than any memory keeps the activations of."""
+    message = f"GPipe keeps the activations of all {shown(micro_batches)} micro-batches, {MOST_KEPT:,} at most"
+    yield Rule("global_batch", micro_batches <= MOST_KEPT, message, "lower global_batch, or write `schedule: 1f1b`")
+
+
 def _both_ends(pp: Count, micro_batches: Count) -> Iterator[Rule]:
     """Yield what DualPipe asks: pairs of ranks, and on either way as many micro-batches as there are ranks."""
     message = f"DualPipe needs an even number of ranks, but pp is {shown(pp)}"
@@ -124,7 +131,7 @@ def _for(micro_batches: Count) -> str:
 
 
 SCHEDULES: Mapping[str, ScheduleEntry] = {
-    "gpipe": ScheduleEntry(gpipe),
+    "gpipe": ScheduleEntry(gpipe, conditions=_all_kept),
     "1f1b": ScheduleEntry(one_forward_one_backward),
     "interleaved": ScheduleEntry(interleaved, None, conditions=_groups_of_pp),
     "combined-1f1b": ScheduleEntry(combined, None, runs_alone=True, conditions=_groups_of_pp, concurrent_messages=2),
