@@ -11,7 +11,7 @@ def test_without_a_workload_all_levers_are_listed(run):
 
 
 def test_a_lever_shows_both_sides_its_ceiling_and_what_is_assumed(run):
-    done = run("what-if", "deepseek_v3", "--scenario", "decode", "--lever", "stacked-memory", "--lever", "no-hop")
+    done = run("what-if", "deepseek_v3", "--scenario", "decode", "--lever", "stacked-memory", "--lever", "multi-port")
     assert (done.code, done.err) == (0, "")
     assert "what each lever saves of tpot" in done.out
     assert "the factor is assumed" in done.out
