@@ -181,7 +181,9 @@ class FrameworkFile(Strict):
         "norms, and the parts of the cross-entropy are not fused",
     )
     moe_comm_slowdown: LoadFactor = Field(
-        default=1.0, description="slowdown of kernels that run concurrently with SM-based expert all-to-alls"
+        default=1.0,
+        description="slowdown of kernels that run concurrently with expert all-to-alls in normal mode, beside their "
+        "loss of processors",
     )
     tensor_overlap: Literal["none", "gradients", "all"] = Field(
         default="none",
