@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,8 @@ def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile])
     if base is None:
         raise InputError.single(f"scenario {scenario} cannot run: {point.reason}", field="--scenario")
     before = evaluate(chosen, workload.calibration(chosen))
-    found, kept = [], {}
+    found: list[Worth] = []
+    kept: dict[str, Any] = {}
     for lever in levers:
         one = _worth(workload, scenario, lever, (point, before), metric)
         if one.after is not None:
@@ -75,7 +76,7 @@ def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile])
             total = _headline(workload, scenario, wider, metric)
             if total is not None:
                 kept = wider
-                one = Worth(**{**{name: getattr(one, name) for name in one.__slots__}, "together": total})
+                one = replace(one, together=total)
         found.append(one)
     return found
 
