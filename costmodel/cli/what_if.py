@@ -1,42 +1,39 @@
-"""`costmodel what-if`: what the levers of a publication are worth to a workload."""
+"""`costmodel what-if`: what changes of hardware and software are worth."""
 
 from __future__ import annotations
 
 import click
 
-from costmodel.cli.options import json_option, path_option, print_json, read_changes, scenario_option, set_option
+from costmodel.cli.options import print_json, read_changes, workload_options
 from costmodel.errors import InputError
 
 
 @click.command("what-if")
 @click.argument("workload", required=False)
-@scenario_option
-@click.option("--lever", "names", multiple=True, metavar="NAME", help="Only this lever. Repeatable, in order.")
 @click.option(
     "--levers", "source", default="insights_deepseek_v3", metavar="FILE|NAME", show_default=True,
-    help="The levers: a file of your own, or a name under workloads/levers.",
+    help="The changes: a name under workloads/levers or workloads/what_ifs, or a file of your own.",
 )  # fmt: skip
-@click.option("--cumulative", "together", is_flag=True, help="Each on top of those before it, not alone.")
-@set_option
-@json_option
-@path_option
+@click.option("--lever", "names", multiple=True, metavar="NAME", help="Only this lever. Repeatable.")
+@workload_options
 def command(
-    *, workload: str | None, scenarios: tuple[str, ...], names: tuple[str, ...], source: str, together: bool,
+    *, workload: str | None, source: str, names: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None,
     changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
-    """Predict what each lever saves of a workload's step, time to first token or time per token.
+    """Show what each change of a list would save: alone, after those above it, and at most.
 
-    Levers are the mechanisms and recommendations of "Insights into DeepSeek-V3" unless `--levers` names others. Without
-    WORKLOAD they are listed, each with its path, its switches or the reason why it has none.
+    The ceiling is bounded without the model: by the largest factor that the change has, and by the time of the lines
+    that it can touch. Without WORKLOAD the levers are listed, each with its switches, its path or the reason why it has
+    none: those of "Insights into DeepSeek-V3" unless `--levers` names others.
     """
-    from costmodel.report.levers import show_effects, show_levers
-    from costmodel.schema.lever import load_levers
-    from costmodel.study.levers import SCHEMA, alone, cumulative, switches
+    from costmodel.report.what_if import show_levers, show_worths
+    from costmodel.study.levers import levers_of, switches, worths_of
+    from costmodel.study.what_if import SCHEMA
 
-    file = load_levers(source, search_path)
-    chosen = [switch.name for switch, _, _ in switches(file, names)]
+    file = levers_of(source, search_path)
+    switches(file, names)  # raises on an unknown name
     if workload is None:
-        if scenarios or changes or together:
+        if scenarios or changes or cluster:
             raise InputError.single("a list of levers has no scenario", hint="name a WORKLOAD")
         if as_json:
             print_json({"schema": SCHEMA, "title": file.title, "levers": [one.model_dump() for one in file.levers]})
@@ -45,11 +42,13 @@ def command(
         return 0
     from costmodel.api import load
 
-    loaded = load(workload, set=read_changes(changes), search_path=search_path, scenarios=scenarios or None)
-    found = list((cumulative if together else alone)(loaded, file, chosen))
+    loaded = load(
+        workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=scenarios or None
+    )
+    found = {name: worths_of(loaded, name, file, names) for name in loaded.scenarios}
     if as_json:
-        rows = [one.document() for one in found]
-        print_json({"schema": SCHEMA, **loaded.asked(), "levers": source, "cumulative": together, "effects": rows})
+        rows = {name: [row.document() for row in rows] for name, rows in found.items()}
+        print_json({"schema": SCHEMA, **loaded.asked(), "levers": source, "scenarios": rows})
     else:
-        show_effects(found, is_cumulative=together)
+        show_worths(found)
     return 0

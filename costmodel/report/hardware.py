@@ -157,5 +157,5 @@ def _price(price: Mapping[str, float | None]) -> str:
     """Return the rental price of a device, else its purchase price."""
     rental, purchase = price["rental"], price["purchase"]
     if rental is not None:
-        return render(float(f"{rental:.15g}"), "money_rate")
+        return render(float(f"{rental:.12g}"), "money_rate")
     return dollars(purchase).replace(",", "")  # as narrow as the table needs

@@ -17,7 +17,6 @@ from costmodel.schema.tree import Tree
 
 Phase = Literal["training", "prefill", "decode", "generate", "serving"]
 PHASES: tuple[Phase, ...] = ("training", "prefill", "decode", "generate", "serving")
-Touched = Literal["everything", "products", "messages", "processors"]
 
 
 class SwitchFile(Strict):
@@ -32,12 +31,8 @@ class SwitchFile(Strict):
     times: dict[str, PositiveNumber] = Field(default={}, description="path -> factor on the workload's own value")
     against: dict[str, Annotated[Any, Verbatim()]] = Field(default={}, description="path -> value on both sides")
     against_times: dict[str, PositiveNumber] = Field(
-        default={}, description="path -> factor on the workload's own value, on the side without the change alone"
+        default={}, description="path -> factor on the workload's own value, on both sides; `times` come on top"
     )
-    touches: Touched = Field(
-        default="everything", description="part of the time that it can save: products, messages, processors, or all"
-    )
-    factor: PositiveNumber | None = Field(default=None, description="how much faster that part can become; null: free")
     limit: str | None = Field(default=None, description="what the number does not include, what is assumed")
 
     @model_validator(mode="after")

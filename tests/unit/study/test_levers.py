@@ -12,9 +12,10 @@ import costmodel
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.operator_time import fence_time, operator_time
 from costmodel.errors import InputError
-from costmodel.report.levers import levers_markdown
+from costmodel.report.what_if import levers_markdown
 from costmodel.schema.lever import LeverFile, SwitchFile, load_levers
-from costmodel.study.levers import LeverEffect, alone, cumulative, switches
+from costmodel.study.levers import levers_of, switches, worths_of
+from costmodel.study.what_if import Worth
 from costmodel.workload.operators import ExpertAllToAll, Group
 
 FILE = load_levers("insights_deepseek_v3")
@@ -31,56 +32,54 @@ def test_the_page_is_the_one_that_the_file_generates() -> None:
     assert PAGE.read_text(encoding="utf-8") == levers_markdown(FILE)
 
 
-def effects(names: list[str], scenario: str = "decode") -> dict[str, LeverEffect]:
-    loaded = costmodel.load("deepseek_v3", scenarios=[scenario])
-    return {one.name: one for one in alone(loaded, FILE, names)}
+def worths(names: list[str], workload: str = "deepseek_v3", scenario: str = "decode") -> dict[str | None, Worth]:
+    loaded = costmodel.load(workload, scenarios=[scenario])
+    return {one.name: one for one in worths_of(loaded, scenario, FILE, names)}
 
 
-def test_a_factor_saves_no_more_than_its_share_and_the_co_processor_frees_20_of_132() -> None:
-    found = effects(["stacked-memory", "co-processor"], "training")
-    memory, processors = found["stacked-memory"], found["co-processor"]
-    assert memory.ceiling == 0.5
-    assert memory.saving is not None
-    assert 0 < memory.saving <= 0.5
-    assert processors.ceiling == pytest.approx(20 / 132)
-
-
-def test_a_saving_is_one_less_after_over_before_and_lies_in_its_interval() -> None:
-    one = effects(["multi-port"])["multi-port"]
-    assert one.before is not None
+def test_a_switch_saves_one_less_after_over_before_within_interval_and_ceiling() -> None:
+    one = worths(["multi-port"])["multi-port"]
     assert one.after is not None
-    assert one.interval is not None
-    assert one.saving == pytest.approx(1 - one.after / one.before)
-    assert one.interval[0] <= one.saving <= one.interval[1]
+    assert one.ratio is not None
+    assert one.saved == pytest.approx(1 - one.after / one.before)
+    assert one.ratio[0] <= one.after / one.before <= one.ratio[1]
+    assert one.holds
+    assert one.section == "5.1"
 
 
 def test_a_chain_ends_where_all_its_changes_together_do() -> None:
-    loaded = costmodel.load("deepseek_v3", scenarios=["decode"])
-    first, second = cumulative(loaded, FILE, ["stacked-memory", "multi-port"])
-    assert second.before == first.after or first.before == second.after  # in the order of the file
-    last = max((first, second), key=lambda one: one.saving is not None and FILE_ORDER.index(one.name))
+    found = worths(["stacked-memory", "multi-port"])
     both = {"hardware.memory.hbm.bandwidth": "6.7 TB/s", "hardware.node.nic.bandwidth": "100 GB/s"}
     together = costmodel.load("deepseek_v3", set=both, scenarios=["decode"]).points()["decode"].metrics["tpot"]
-    assert last.after == pytest.approx(together)
+    assert found["stacked-memory"].together == pytest.approx(together)  # the later one in the file
 
 
-FILE_ORDER = [switch.name for switch, _, _ in switches(FILE)]
+def test_a_switch_with_a_side_of_its_own_changes_both_and_joins_no_chain() -> None:
+    one = worths(["no-completion"])["no-completion"]
+    fenced = {"scenarios.decode.communication.fences": 1}
+    base = costmodel.load("deepseek_v3", set=fenced, scenarios=["decode"]).points()["decode"].metrics["tpot"]
+    assert one.before == pytest.approx(base)
+    assert one.after == pytest.approx(costmodel.load("deepseek_v3").points(["decode"])["decode"].metrics["tpot"])
+    assert one.together is None
+    assert one.against == {"scenario.communication.fences": "1"}
 
 
 def test_what_a_workload_does_not_have_does_not_apply() -> None:
-    loaded = costmodel.load("llama3_8b_rtx4090", scenarios=["chat"])
-    found = {one.name: one for one in alone(loaded, FILE, ["wafer", "mtp", "stacked-memory"])}
-    assert found["wafer"].reason is not None
-    assert "nvlink" in found["wafer"].reason
-    assert found["mtp"].reason is not None
-    assert "no MTP module" in found["mtp"].reason
-    assert found["stacked-memory"].reason is None
+    found = worths(["wafer", "mtp", "stacked-memory"], "llama3_8b_rtx4090", "chat")
+    assert "nvlink" in str(found["wafer"].refused)
+    assert "no MTP module" in str(found["mtp"].refused)
+    assert found["stacked-memory"].refused is None
 
 
 def test_a_saving_beyond_its_ceiling_is_said_to_be_one() -> None:
-    effect = LeverEffect("a", "b", "1", "s", "tpot", (), before=2.0, after=1.0, saving=0.5, ceiling=0.4)
-    assert not effect.holds
-    assert replace(effect, ceiling=0.5).holds
+    worth = Worth("a", "s", "tpot", {}, before=2.0, after=1.0, ceiling=0.4)
+    assert not worth.holds
+    assert replace(worth, ceiling=0.5).holds
+
+
+def test_a_list_of_changes_without_names_is_one_of_levers() -> None:
+    plain = levers_of("levers")
+    assert [switch.name for switch, _ in switches(plain)][:1] == ["device memory twice as fast"]
 
 
 def test_an_unknown_lever_is_an_error_with_the_nearest_name() -> None:
