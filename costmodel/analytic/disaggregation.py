@@ -16,6 +16,7 @@ from costmodel.analytic.inference import (
     pass_model_of,
     pass_times,
     plan_pass,
+    prefill_passes,
 )
 from costmodel.analytic.metrics import invested, max_batch_per_device, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
@@ -55,6 +56,7 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         self._batch, self._prompts = decode.batch_per_device, prefill.tokens_per_device / plan.input_tokens
         self._steps = decode_steps(plan.output_tokens, decode.speculative)
         self._sets = plan.decode.parallel.pp
+        self._passes = prefill_passes(scenario.of_pool(plan.prefill), prefill).count
         self.ledger: Ledger | None = pools_ledger(scenario, plan)
         self._prefill = _pool_pass(scenario.of_pool(plan.prefill), "prefill", calibration)
         self._decode = _pool_pass(scenario.of_pool(plan.decode), "decode", calibration)
@@ -71,7 +73,10 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         ratio = per_decode / per_prefill
         rate = per_decode * plan.decode.parallel.devices
         devices = plan.decode.parallel.devices * (1 + ratio)
-        first, later = times.prefill.latency + times.transfer, self._steps * times.decode.round(self._sets)
+        first, later = (
+            times.prefill.following(self._passes) + times.transfer,
+            self._steps * times.decode.round(self._sets),
+        )
         tokens = rate * plan.output_tokens
         return {
             "ttft": first,
@@ -98,18 +103,18 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         """
         _, per_decode = self._rates(times)
         own = self._steps / self._batch * times.decode.kernels
-        return per_decode * (own + times.prefill.kernels / self._prompts)
+        return per_decode * (own + self._passes * times.prefill.kernels / self._prompts)
 
     def _rates(self, times: PoolTimes) -> tuple[Quantity, Quantity]:
         """Return the requests per second of a prefill and of a decode device.
 
-        prefill  prompts per device / (pp * slowest stage)
+        prefill  prompts per device / (pp * passes * slowest stage)
         decode   requests per device / (steps * round)
         either   at most bandwidth / (KV cache per request): what one device's link can send or receive
         """
         link = self._link_rate()
         return (
-            minimum(self._prompts / (self._plan.prefill.parallel.pp * times.prefill.slowest), link),
+            minimum(self._prompts / (self._plan.prefill.parallel.pp * self._passes * times.prefill.slowest), link),
             minimum(self._batch / (self._steps * times.decode.round(self._sets)), link),
         )
 
@@ -136,7 +141,8 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
     def breakdown(self) -> list[Entry]:
         """Return what a request's latency consists of: prefill, transfer and all decoding steps."""
         lines, times, steps = BreakdownLines(), self.times(), float(self._steps)
-        add_pass(lines, self._prefill, times.prefill)
+        prefill = times.prefill
+        add_pass(lines, self._prefill, prefill, float(prefill.following(self._passes) / prefill.latency))
         lines.add(self._transfer, 1.0)
         add_pass(lines, self._decode, times.decode, steps)
         waiting = steps * (float(times.decode.round(self._sets)) - float(times.decode.latency))

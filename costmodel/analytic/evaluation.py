@@ -10,7 +10,7 @@ from costmodel.analytic.bound import BoundTimes, bound_times
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, step_breakdown
 from costmodel.analytic.disaggregation import DisaggregatedEvaluation, pools_ledger
 from costmodel.analytic.generation import GenerateEvaluation, generate_ledger
-from costmodel.analytic.inference import PassTimes, pass_ledger, pass_model, pass_times
+from costmodel.analytic.inference import PassTimes, pass_ledger, pass_model, pass_times, prefill_passes
 from costmodel.analytic.metrics import bound_metrics, pass_metrics, schedule_times, training_metrics
 from costmodel.analytic.open_loop import OpenLoopEvaluation
 from costmodel.analytic.operator_timing import TimedOperator
@@ -141,9 +141,10 @@ class PassEvaluation(PhaseEvaluation[PassTimes]):
         """Return the operators of a pass of such times, and the headline that they sum to."""
         lines = BreakdownLines()
         if isinstance(self._plan, Prefill):
-            steps = float(self._plan.steps)
-            add_pass(lines, self.model, times, steps)
-            return lines.sorted(), steps * float(times.latency)
+            passes = prefill_passes(self._scenario, self._plan).count
+            total = float(self._plan.steps) * float(times.following(passes))
+            add_pass(lines, self.model, times, total / float(times.latency))
+            return lines.sorted(), total
         step, tokens = float(times.round(self._scenario.parallel.pp)), float(tokens_per_step(self._plan.speculative))
         add_pass(lines, self.model, times, 1.0 / tokens)
         lines.add_wait("pipeline wait", (step - float(times.latency)) / tokens, "latency")

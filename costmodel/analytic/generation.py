@@ -28,7 +28,15 @@ from costmodel.result import Entry, Metrics
 from costmodel.workload.counting import kv_breakpoints
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger
 from costmodel.workload.operators import Operator
-from costmodel.workload.passes import Pass, pass_work, pipeline_batches, prompt_context, request_context
+from costmodel.workload.passes import (
+    Pass,
+    PromptPasses,
+    pass_work,
+    pipeline_batches,
+    prompt_context,
+    prompt_passes,
+    request_context,
+)
 from costmodel.workload.plans import Generate, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
@@ -58,6 +66,7 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
     def __init__(self, scenario: Scenario, plan: Generate, calibration: Calibration) -> None:
         self._scenario, self._plan = scenario, plan
         self._sets = pipeline_batches(scenario, plan)
+        self._passes = prompt_passes_of(scenario, plan).count
         self._steps: Count = (plan.output_tokens - 1) / tokens_per_step(plan.speculative)
         self.ledger: Ledger | None = generate_ledger(scenario, plan)
         timer = operator_timer(scenario, calibration)
@@ -96,17 +105,17 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
     def _evaluate(self, perturbations: Perturbations) -> GenerationTimes:
         """Return the times of the batch.
 
-        first = latency + (sets - 1) * slowest stage of the prefill
+        first = latency + (sets * passes - 1) * slowest stage of the prefill
         later = mean over the steps of max(latency, sets * slowest stage) / tokens per step
         """
         prefill = pass_times(self._prefill, perturbations)
         decode = tuple(pass_times(model, perturbations) for model in self._decode)
         step: Quantity = 0.0
-        kernels = prefill.kernels
+        kernels = self._passes * prefill.kernels
         for weight, times in zip(self._weights, decode, strict=True):
             step = step + weight * times.round(self._sets)
             kernels = kernels + self._steps * weight * times.kernels
-        first = prefill.latency + (self._sets - 1) * prefill.slowest
+        first = prefill.following(self._sets * self._passes)
         return GenerationTimes(prefill, decode, first, step / tokens_per_step(self._plan.speculative), kernels)
 
     def operators(self) -> list[TimedOperator]:
@@ -117,19 +126,28 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
         """Return the operators of both parts; with the time that stages wait, they sum to the latency."""
         lines, times, sets = BreakdownLines(), self.times(), float(self._sets)
         steps = float(self._steps)
-        add_pass(lines, self._prefill, times.prefill)
+        passes, prefill = float(self._passes), times.prefill
+        add_pass(lines, self._prefill, prefill, float(prefill.following(passes) / prefill.latency))
         waiting = 0.0
         for weight, model, step in zip(map(float, self._weights), self._decode, times.decode, strict=True):
             add_pass(lines, model, step, steps * weight)
             waiting += steps * weight * (float(step.round(sets)) - float(step.latency))
-        lines.add_wait("prefill: pipeline wait", (sets - 1.0) * float(times.prefill.slowest), "latency")
+        lines.add_wait("prefill: pipeline wait", (sets - 1.0) * passes * float(prefill.slowest), "latency")
         lines.add_wait("decode: pipeline wait", waiting, "latency")
         return lines.sorted()
 
 
-def prefill_pass(scenario: Scenario, plan: Generate) -> Pass:
-    """Return the pass over the prompts of one part of the batch."""
-    context = prompt_context(scenario, _sequences(scenario, plan), plan.input_tokens, plan.input_tokens)
+def prompt_passes_of(scenario: Scenario, plan: Generate) -> PromptPasses:
+    """Return the passes over the prompts of one part of the batch, all micro-batches together."""
+    prompts = _sequences(scenario, plan) * plan.micro_batches
+    return prompt_passes(prompts, plan.input_tokens, plan.input_tokens, plan.chunk_tokens)
+
+
+def prefill_pass(scenario: Scenario, plan: Generate, *, is_last: bool = False) -> Pass:
+    """Return a pass over the prompts of one part of the batch: of its passes the mean one, or the last."""
+    passes = prompt_passes_of(scenario, plan)
+    kv_len = plan.input_tokens if is_last else passes.kv_len
+    context = prompt_context(scenario, passes.sequences / plan.micro_batches, passes.new_tokens, kv_len)
     return Pass((context,), plan.micro_batches, draft_passes(plan.speculative), "prefill")
 
 
@@ -176,6 +194,9 @@ def quadrature(points: int) -> tuple[tuple[float, float], ...]:
 def generate_ledger(scenario: Scenario, plan: Generate) -> Ledger:
     """Return the ledger with the cache at its longest, input + output tokens, and the larger of both parts' buffers."""
     longest = plan.input_tokens + plan.output_tokens + drafted_tokens(plan.speculative)
-    passes = [prefill_pass(scenario, plan), decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens)]
+    passes = [
+        prefill_pass(scenario, plan, is_last=True),
+        decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens),
+    ]
     cached = CachedSequences(plan.batch / scenario.parallel.dp, longest)
     return inference_ledger([(forward, pass_work(forward)) for forward in passes], inference_layout(scenario), cached)

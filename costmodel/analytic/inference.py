@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,16 @@ from costmodel.quantities import Array, Count, Quantity, Seconds, maximum, unifo
 from costmodel.workload.context import Context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger
 from costmodel.workload.operators import Collective, Group, Operator
-from costmodel.workload.passes import Pass, PassWork, computed_tokens, pass_work, prompt_context, request_context
+from costmodel.workload.passes import (
+    Pass,
+    PassWork,
+    PromptPasses,
+    computed_tokens,
+    pass_work,
+    prompt_context,
+    prompt_passes,
+    request_context,
+)
 from costmodel.workload.plans import Decode, Prefill, Speculative, drafted_tokens
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.stages import Stage, layer_runs, stage_layout
@@ -77,6 +86,10 @@ class PassTimes:
         max(latency, sets * slowest stage): the next token of a set needs its last one, a stage works on one set.
         """
         return maximum(self.latency, sets * self.slowest)
+
+    def following(self, sets: Count) -> Seconds:
+        """Return the time in which `sets` sets follow one another through the pipeline: the slowest stage works on."""
+        return self.latency + (sets - 1.0) * self.slowest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,18 +168,35 @@ def inference_context(scenario: Scenario, plan: Prefill | Decode) -> Context:
     """Return one rank's view of one micro-batch; the ranks of a tp*cp group serve their sequences together."""
     ranks = scenario.parallel.tp * scenario.parallel.cp / plan.micro_batches
     if isinstance(plan, Prefill):
-        sequences = plan.branches * plan.tokens_per_device * ranks / plan.input_tokens
-        computed = computed_tokens(plan.input_tokens, plan.uncomputed_share)
-        return prompt_context(scenario, sequences, computed, plan.input_tokens)
+        passes = prefill_passes(scenario, plan)
+        return prompt_context(scenario, passes.sequences / plan.micro_batches, passes.new_tokens, passes.kv_len)
     sequences = plan.batch_per_device * ranks
     return request_context(scenario, sequences, plan.mean_kv_len, drafted_tokens(plan.speculative))
 
 
+def prefill_passes(scenario: Scenario, plan: Prefill) -> PromptPasses:
+    """Return the passes over the prompts of a tp*cp group, those of all micro-batches together."""
+    computed = computed_tokens(plan.input_tokens, plan.uncomputed_share)
+    return prompt_passes(_prompts(scenario, plan), computed, plan.input_tokens, plan.chunk_tokens)
+
+
+def _prompts(scenario: Scenario, plan: Prefill) -> Count:
+    """Return the prompts of a tp*cp group, those of all micro-batches together."""
+    return plan.branches * plan.tokens_per_device * scenario.parallel.tp * scenario.parallel.cp / plan.input_tokens
+
+
 def pass_ledger(scenario: Scenario, plan: Prefill | Decode) -> Ledger:
-    """Return the ledger with the sequences of all micro-batches, and of a set for each pipeline stage, in the cache."""
+    """Return the ledger with the sequences of all micro-batches, and of a set for each pipeline stage, in the cache.
+
+    Of prompts in chunks the last one works, on whole prompts.
+    """
     forward = plan_pass(scenario, plan)
     context = forward.parts[0]
-    cached = CachedSequences(context.sequences * plan.micro_batches * scenario.parallel.pp, context.kv_len)
+    sequences = context.sequences * plan.micro_batches
+    if isinstance(plan, Prefill):
+        sequences, context = _prompts(scenario, plan), replace(context, kv_len=plan.input_tokens)
+        forward = replace(forward, parts=(context,))
+    cached = CachedSequences(sequences * scenario.parallel.pp, context.kv_len)
     return inference_ledger([(forward, pass_work(forward))], inference_layout(scenario), cached)
 
 

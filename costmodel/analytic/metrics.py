@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from costmodel.analytic.bound import BoundTimes
 from costmodel.analytic.capital import capital
-from costmodel.analytic.inference import PassTimes
+from costmodel.analytic.inference import PassTimes, prefill_passes
 from costmodel.analytic.training import StepModel, StepTimes
 from costmodel.cost.money import energy, rental_cost
 from costmodel.hardware import Device
@@ -77,15 +77,17 @@ def pass_metrics(scenario: Scenario, plan: Prefill | Decode, ledger: Ledger, tim
 def _prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Metrics:
     """Return the metrics of a prefill.
 
-    ttft: latency of a device's whole batch through all stages; rate: tokens_per_device / (pp * slowest stage), cached
-    tokens of the prompts included. Where sequences are denoised in steps, of all steps one after the other.
+    ttft: latency of a device's whole batch through all stages, in passes that follow one another; rate:
+    tokens_per_device / (pp * passes * slowest stage), cached tokens of the prompts included. Where sequences are
+    denoised in steps, of all steps one after the other.
     """
-    period = plan.steps * scenario.parallel.pp * times.slowest
+    passes = prefill_passes(scenario, plan).count
+    period = plan.steps * passes * scenario.parallel.pp * times.slowest
     rate = plan.tokens_per_device / period
     return {
-        "ttft": plan.steps * times.latency,
+        "ttft": plan.steps * times.following(passes),
         "tokens_per_second_per_device": rate,
-        **_spent(scenario, rate, plan.steps * times.kernels / period),
+        **_spent(scenario, rate, plan.steps * passes * times.kernels / period),
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from costmodel.analytic.inference import pass_ledger
+from costmodel.analytic.generation import prompt_passes_of
+from costmodel.analytic.inference import pass_ledger, prefill_passes
 from costmodel.quantities import Bytes, Count, maximum, minimum
 from costmodel.result import NO_HOST_MEMORY, NO_MEMORY, REASONS
+from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Training
 from costmodel.workload.scenario import Disaggregated, Plan, Scenario
@@ -65,38 +67,64 @@ def _gib(size: Bytes) -> str:
 
 
 def _relief(scenario: Scenario, plan: Plan, part: str) -> str:
-    """Return what shrinks a part of the ledger."""
+    """Return what shrinks a part of the ledger, of what is not at its minimum already."""
     if isinstance(plan, Training):
-        stages = {"weights": 3, "gradients": 2, "optimizer": 1}
-        if plan.zero < stages.get(part, 0):
-            return f"shard it (`optimizer.zero: {stages[part]}`) or {SPLIT}"
-        if part in stages:
-            return f"{SPLIT} or `parallel.dp`, which shards it further"
-        return "reduce `micro_batch` or recompute more (`recompute`)" if part == "activations" else SPLIT
+        return _training_relief(plan, part)
     if part == "weights":
-        return f"{SPLIT} or use a narrower `precision.weights`"
-    if _has_one_prompt(plan):
-        return _one_prompt_relief(scenario, part)
-    relief = ", shorten prompts or use a narrower `precision.kv_cache`" if part == "kv_cache" else ""
-    return f"lower {_batch(plan)}{relief}"
-
-
-def _has_one_prompt(plan: Plan) -> bool:
-    """Tell whether a single prompt is in flight, so that no smaller batch is left."""
-    if isinstance(plan, Prefill):
-        return bool(plan.tokens_per_device <= plan.input_tokens)
-    return isinstance(plan, Generate) and bool(plan.batch <= 1)
-
-
-def _one_prompt_relief(scenario: Scenario, part: str) -> str:
-    """Return what shrinks a single prompt's part of the ledger, and what of real programs the model lacks there."""
+        narrower = "" if _is_narrowest(scenario.precision.weights) else " or use a narrower `precision.weights`"
+        return f"{SPLIT}{narrower}"
+    ways = [] if _has_smallest_batch(scenario, plan) else [f"lower {_batch(plan)}"]
     if part == "kv_cache":
-        return f"shorten `input_tokens`, use a narrower `precision.kv_cache` or {SPLIT}"
-    relief = f"shorten `input_tokens` or {SPLIT}"
+        ways.append("shorten `input_tokens`")
+        if not _is_narrowest(scenario.precision.kv_cache):
+            ways.append("use a narrower `precision.kv_cache`")
+    elif isinstance(plan, Prefill | Generate) and part in ("activations", "communication"):
+        ways.extend(_smaller_passes(scenario, plan))
+    elif isinstance(plan, Serving) and part == "activations":
+        ways.append("compute prompts in smaller chunks (`scheduler.token_budget`)")
+    return " or ".join((", ".join(ways), SPLIT) if ways else (SPLIT,))
+
+
+def _training_relief(plan: Training, part: str) -> str:
+    """Return what shrinks a part of a training step's ledger."""
+    stages = {"weights": 3, "gradients": 2, "optimizer": 1}
+    if plan.zero < stages.get(part, 0):
+        return f"shard it (`optimizer.zero: {stages[part]}`) or {SPLIT}"
+    if part in stages:
+        return f"{SPLIT} or `parallel.dp`, which shards it further"
+    if part != "activations":
+        return SPLIT
+    ways = [] if plan.micro_batch <= 1 else ["reduce `micro_batch`"]
+    if not plan.recompute & {"layer", "full"}:
+        ways.append("recompute more (`recompute`)")
+    return " or ".join(ways or [f"{SPLIT}, or `parallel.cp`"])
+
+
+def _smaller_passes(scenario: Scenario, plan: Prefill | Generate) -> list[str]:
+    """Return how a pass over prompts computes fewer tokens or keeps less of each."""
+    passes = prefill_passes(scenario, plan) if isinstance(plan, Prefill) else prompt_passes_of(scenario, plan)
+    tokens = float(passes.sequences * passes.new_tokens)
+    ways = [f"compute prompts in chunks (`chunk_tokens`, now {tokens:,.0f})"] if tokens > 1 else []
     if scenario.framework.unfused_attention:
-        relief += ", or name a framework with fused attention: this one writes all attention scores to memory"
-    chunks = "a prompt runs in one pass in this phase; chunks, which need less, are modelled in `phase: serving` only"
-    return f"{relief} ({chunks})"
+        ways.append("name a framework with fused attention: this one writes all attention scores to memory")
+    return ways
+
+
+def _has_smallest_batch(scenario: Scenario, plan: Plan) -> bool:
+    """Tell whether a group serves a single request, so that no smaller batch is left."""
+    group = scenario.parallel.tp * scenario.parallel.cp
+    if isinstance(plan, Prefill):
+        return bool(plan.tokens_per_device * group <= plan.input_tokens)
+    if isinstance(plan, Decode):
+        return bool(plan.batch_per_device * group <= 1)
+    if isinstance(plan, Generate):
+        return bool(plan.batch <= scenario.parallel.dp)
+    return isinstance(plan, Serving) and plan.concurrency is not None and bool(plan.concurrency <= 1)
+
+
+def _is_narrowest(dtype: str) -> bool:
+    """Tell whether no format takes fewer bytes an element."""
+    return ELEMENT_BYTES[dtype] <= min(ELEMENT_BYTES.values())
 
 
 def _batch(plan: Plan) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from costmodel.analytic.inference import inference_layout, plan_pass
+from costmodel.analytic.inference import inference_layout, plan_pass, prefill_passes
 from costmodel.errors import InputError
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, base_name
 from costmodel.workload.passes import pass_work
@@ -23,7 +23,9 @@ def counted_work(scenario: Scenario) -> dict[str, dict[str, float]]:
     plan = scenario.plan
     if not isinstance(plan, Prefill | Decode):
         raise InputError.single("only a prefill or decode scenario counts its work by line", hint="change the phase")
-    work, steps = pass_work(plan_pass(scenario, plan)), float(plan.steps) if isinstance(plan, Prefill) else 1.0
+    work, steps = pass_work(plan_pass(scenario, plan)), 1.0
+    if isinstance(plan, Prefill):
+        steps = float(plan.steps * prefill_passes(scenario, plan).count)
     lines: dict[str, dict[str, float]] = defaultdict(lambda: {"flop": 0.0, "traffic": 0.0, "pairs": 0.0})
     for stage in inference_layout(scenario):
         for index, (times, kind) in enumerate(zip(work.repeats(stage), work.kinds, strict=True)):

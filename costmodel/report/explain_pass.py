@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from costmodel.analytic.inference import PassTimes, StageTimes, pass_model, pass_times, stage_times
+from costmodel.analytic.inference import PassTimes, StageTimes, pass_model, pass_times, prefill_passes, stage_times
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Count
 from costmodel.report.explain_inputs import Inputs
 from costmodel.workload.plans import Decode, Prefill, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
 FILE = "costmodel/analytic/inference.py"
 EQUATION = """\
-ttft            = steps * latency_time                                     of a prefill; steps of a diffusion model
+ttft            = steps * (latency_time + (passes - 1) * longest stage_time)    of a prefill; steps of a diffusion model
 tpot            = max(latency_time, stages * longest stage_time) / tokens of a step             of decoding
 latency_time    = sum over stages of stage_time + (stages - 1) * p2p_time
 stage_time      = span_time + contention_time
@@ -31,7 +30,7 @@ def pass_terms(
     longest = max(stages, key=lambda stage: float(stage.span + stage.contention))
     span, compute, all_to_all = (float(time) for time in (longest.span, longest.compute, longest.all_to_all))
     terms = {
-        _headline(plan): _headline_time(plan, times, scenario.parallel.pp), "latency_time": float(times.latency),
+        _headline(plan): _headline_time(scenario, plan, times), "latency_time": float(times.latency),
         "p2p_time": float(model.send.time.seconds) if float(model.hops) else 0.0,
         "stage_time": span + float(longest.contention), "span_time": span,
         "contention_time": float(longest.contention), "compute_time": compute, "all_to_all_time": all_to_all,
@@ -42,6 +41,8 @@ def pass_terms(
         "pipeline stages": (float(scenario.parallel.pp), "count"),
         "micro-batches of a stage": (float(model.micro_batches), "count"),
     }
+    if isinstance(plan, Prefill):
+        sizes["passes over the prompts"] = (float(prefill_passes(scenario, plan).count), "count")
     if isinstance(plan, Decode):
         sizes["tokens of a step"] = (float(tokens_per_step(plan.speculative)), "count")
     return terms, sizes, _bound(longest)
@@ -51,11 +52,11 @@ def _headline(plan: Prefill | Decode) -> str:
     return "ttft" if isinstance(plan, Prefill) else "tpot"
 
 
-def _headline_time(plan: Prefill | Decode, times: PassTimes, sets: Count) -> float:
+def _headline_time(scenario: Scenario, plan: Prefill | Decode, times: PassTimes) -> float:
     """Return the metric that the pass is asked for [s]."""
     if isinstance(plan, Prefill):
-        return float(plan.steps * times.latency)
-    return float(times.round(sets) / tokens_per_step(plan.speculative))
+        return float(plan.steps * times.following(prefill_passes(scenario, plan).count))
+    return float(times.round(scenario.parallel.pp) / tokens_per_step(plan.speculative))
 
 
 def _bound(stage: StageTimes) -> str:

@@ -240,7 +240,8 @@ def _pattern(file: AnyPattern) -> patterns.Pattern:
     if isinstance(file, NeighbourhoodFile):
         return patterns.Neighbourhood(axes=tuple(_record(patterns.Axis, axis) for axis in file.axes))
     if isinstance(file, MixedFile):
-        return patterns.Mixed(sets=tuple((group.queries, group.keys) for group in file.sets))
+        sets = tuple((group.queries, group.keys) for group in file.sets)
+        return patterns.Mixed(sets=sets, projected=file.projected)
     return _PATTERNS[file.kind](**file.model_dump())
 
 
@@ -353,14 +354,17 @@ def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.
     if isinstance(file, workload.TrainingFile):
         return _training(file)
     if isinstance(file, workload.PrefillFile):
-        return _record(plans.Prefill, file, speculative=None, denoising=_optional(plans.Denoising, file.denoising))
+        denoising = _optional(plans.Denoising, file.denoising)
+        chunk = None if denoising is not None else _chunk(file.chunk_tokens, kernels, device, file.parallel.tp)
+        return _record(plans.Prefill, file, speculative=None, denoising=denoising, chunk_tokens=chunk)
     if isinstance(file, workload.ExpertBoundFile):
         return _record(plans.ExpertBound, file)
     drafts = _optional(plans.Speculative, file.speculative)
     if isinstance(file, workload.DecodeFile):
         return _record(plans.Decode, file, speculative=drafts)
     if isinstance(file, workload.GenerateFile):
-        return _record(plans.Generate, file, speculative=drafts)
+        chunk = _chunk(file.chunk_tokens, kernels, device, file.parallel.tp)
+        return _record(plans.Generate, file, speculative=drafts, chunk_tokens=chunk)
     return _serving(file, drafts, kernels, device)
 
 
@@ -401,8 +405,9 @@ def _serving(
             blocks=file.memory.blocks,
         )
     prompts = plans.Prefill(
-        file.input_tokens, file.prefill.tokens_per_device, file.prefill.micro_batches, file.prefix_hit_rate, drafts
-    )
+        file.input_tokens, file.prefill.tokens_per_device, file.prefill.micro_batches, file.prefix_hit_rate, drafts,
+        chunk_tokens=_chunk(file.prefill.chunk_tokens, kernels, device, file.prefill.parallel.tp),
+    )  # fmt: skip
     requests = plans.Decode(
         file.decode.batch_per_device, file.input_tokens, file.output_tokens, file.decode.micro_batches, drafts
     )
@@ -412,6 +417,13 @@ def _serving(
         scenario.Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication), prompts),
         scenario.Pool(parallelism(file.decode.parallel), communication(file.decode.communication), requests),
     )
+
+
+def _chunk(stated: Count | None, kernels: scenario.Framework, device: hardware.Device, tp: Count) -> Count | None:
+    """Return the prompt tokens of a pass: as stated, else the framework's, else the budget of its engine's steps."""
+    if stated is not None or kernels.prompt_chunk is not None:
+        return _first(stated, kernels.prompt_chunk)
+    return None if kernels.engine is None else kernels.engine.rule(device, tp).token_budget
 
 
 def _arrival_scv(file: requests_files.RequestsFile | None) -> Quantity:

@@ -188,6 +188,10 @@ class FrameworkFile(Strict):
     kv_layout: Literal["static", "paged", "concat"] = Field(
         default="static", description="static: preallocated; paged; concat: copied as a whole in every step"
     )
+    prompt_chunk: Number | None = Field(
+        default=None,
+        description="prompt tokens that one pass computes at most; null: the engine's budget of a step, or all",
+    )
     engine: EngineFile | None = Field(
         default=None, description="defaults as a serving engine; null: no limits, memory is full when the ledger is"
     )

@@ -245,6 +245,9 @@ class RecurrenceFile(Strict):
     chunk_cycles: NumberOrZero = Field(
         default=0.0, description="clock cycles per chunk of a thread block; cite the source"
     )
+    gradient_cycles: Number | None = Field(
+        default=None, description="the same of the backward pass, in forward thread blocks; null: twice chunk_cycles"
+    )
     blocks: Number = Field(default=1.0, description="concurrent thread blocks per processor")
     columns: Number | None = Field(default=None, description="value columns of a state per thread block; null: all")
 

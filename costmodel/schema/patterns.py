@@ -150,6 +150,10 @@ class MixedFile(Strict):
 
     kind: Literal["mixed"] = Field(description="this pattern")
     sets: list[QuerySetFile] = Field(min_length=1, description="the sets of a whole sequence")
+    projected: bool = Field(
+        default=True,
+        description="a prompt's pass projects keys beyond the sequence's own tokens; false: they are given",
+    )
 
 
 AnyPattern: TypeAlias = (

@@ -272,6 +272,12 @@ class DenoisingFile(Strict):
     active: Share = Field(default=1.0, description="share of a sequence that is denoised, attending to all of it")
 
 
+_CHUNK = (
+    "prompt tokens that one pass of an engine computes at most, later ones attending to those before; null: the "
+    "framework's `prompt_chunk`, or the budget of its engine's steps; all at once where it has neither"
+)
+
+
 class PrefillFile(ScenarioFile):
     """Prefill: from the prompt to the first token."""
 
@@ -283,6 +289,7 @@ class PrefillFile(ScenarioFile):
     micro_batches: Integer = Field(default=1, description="overlapping micro-batches")
     prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in the prefix cache")
     denoising: DenoisingFile | None = Field(default=None, description="diffusion passes per sequence; null: one")
+    chunk_tokens: Number | None = Field(default=None, description=_CHUNK)
 
 
 class DecodeFile(ScenarioFile):
@@ -312,6 +319,7 @@ class GenerateFile(ScenarioFile):
         "sequences",
     )
     speculative: SpeculativeFile | None = Field(default=None, description="speculative decoding; null: none")
+    chunk_tokens: Number | None = Field(default=None, description=_CHUNK)
 
 
 class PoolFile(Strict):
@@ -328,6 +336,7 @@ class PrefillPoolFile(PoolFile):
     tokens_per_device: PositiveNumber = Field(
         description="prompt tokens in flight per device, cached ones included; whole prompts per tp * cp group"
     )
+    chunk_tokens: Number | None = Field(default=None, description=_CHUNK)
 
 
 class DecodePoolFile(PoolFile):

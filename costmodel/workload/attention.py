@@ -64,9 +64,10 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     if context.phase == "decode":
         merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
     else:
-        gather_kv(builder, context, kv)
-    saved = query + kv * kv_replicas(context, kv_heads)
-    builder.save("query, key, value", "qkv", tokens * saved * context.residual)
+        gather_kv(builder, replace(context, kv_len=mixer.held_keys(context.kv_len)), kv)
+    replicas = kv_replicas(context, kv_heads)
+    builder.save("query, key, value", "qkv", tokens * (query + kv * replicas) * context.residual)
+    _add_foreign_keys(builder, context, mixer, kv, replicas)
     for name, group in _named_groups(mixer):
         _add_group(builder, context, mixer, _Heads(group, name), dropout=dropout)
     if mixer.sinks:
@@ -77,6 +78,30 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     biased = mixer.bias if mixer.output_bias is None else mixer.output_bias
     inner = mixer.q_heads * mixer.v_head_dim + hidden - entering
     add_output_projection(builder, context, inner, bias=hidden if biased else 0.0, active_share=mixer.active_share)
+
+
+def _add_foreign_keys(
+    builder: WorkBuilder, context: Context, mixer: Attention, width: Count, replicas: Quantity
+) -> None:
+    """Add the key and value projection of tokens that are not the sequence's own: references, an encoder's states.
+
+        rows = B * foreign keys / cp          the weights are those of the sequence's own keys
+
+    A decoding step has them in its cache. width: elements of keys and values of a token; replicas: saved copies.
+    """
+    foreign = mixer.foreign_keys(context.kv_len)
+    if context.phase == "decode" or mixer.borrowed_kv or (is_single(foreign) and foreign == 0):
+        return
+    rows = context.sequences * foreign / context.parallel.cp
+    projection = Linear(
+        "foreign key projection", operator="qkv", producer="norm", rows=rows, inputs=context.architecture.hidden,
+        outputs=width, gathered=True, tied=True, replicas=maximum(context.parallel.tp / mixer.kv_heads, 1.0),
+    )  # fmt: skip
+    add_linear(builder, context, projection)
+    builder.save("foreign keys and values", "qkv", rows * width * replicas * context.residual)
+    if context.phase != "training" and mixer.has_kv_cache:
+        written = rows * width * (context.residual + context.precision.kv_element)
+        builder.step("kv_write", [Elementwise("foreign kv cache write", written, kind="cache_write", rows=rows)])
 
 
 def _add_split(builder: WorkBuilder, context: Context, elements: Count, *, biased: bool) -> None:
@@ -192,6 +217,8 @@ def _add_kernel(builder: WorkBuilder, context: Context, mixer: Attention, heads:
     pattern = Pattern() if kernel.realised == "masked" else heads.group.pattern
     pairs = context.pairs(pattern, causal=mixer.causal)
     _add_selection(builder, context, mixer, heads.group.pattern, sizes.heads)
+    if context.phase != "decode":
+        context = replace(context, kv_len=pattern.held_keys(context.kv_len))
     if context.phase == "decode":
         _add_decoding(builder, context, mixer, replace(heads, group=replace(heads.group, pattern=pattern)))
     elif context.framework.unfused_attention or kernel.materialised:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeAlias
 
-from costmodel.quantities import Bytes, Count, Quantity, ceil, floor, is_single, maximum, minimum
+from costmodel.quantities import Bytes, Count, Quantity, ceil, floor, is_single, maximum, minimum, sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES, SCALE_BYTES
 from costmodel.workload.patterns import Pattern
 
@@ -161,17 +161,19 @@ class Attention:
 
     def cached_tokens(self, tokens: Count) -> Count:
         """Return the tokens, of a sequence of `tokens`, whose keys and values the device caches (mean of the heads)."""
-        total: Quantity = 0.0
-        for group in self.head_groups:
-            total = total + group.share * group.pattern.cached_tokens(tokens)
-        return total
+        return sum_of(group.share * group.pattern.cached_tokens(tokens) for group in self.head_groups)
 
     def host_tokens(self, tokens: Count) -> Count:
         """Return the tokens, of a sequence of `tokens`, whose keys and values the host caches (mean of the heads)."""
-        total: Quantity = 0.0
-        for group in self.head_groups:
-            total = total + group.share * group.pattern.host_tokens(tokens)
-        return total
+        return sum_of(group.share * group.pattern.host_tokens(tokens) for group in self.head_groups)
+
+    def held_keys(self, kv_len: Count) -> Count:
+        """Return the keys that a kernel over a prompt reads of a sequence of `kv_len` tokens (mean of the heads)."""
+        return sum_of(group.share * group.pattern.held_keys(kv_len) for group in self.head_groups)
+
+    def foreign_keys(self, kv_len: Count) -> Count:
+        """Return the keys that a pass projects beside the sequence's own, in whichever heads has the most."""
+        return maximum(0.0, *(group.pattern.foreign_keys(kv_len) for group in self.head_groups))
 
     @property
     def active_share(self) -> Quantity:
@@ -291,6 +293,7 @@ class Recurrence:
     head_parameters: learned numbers of a head, such as decay rates, time-step biases and skips.
     state: format in which states are kept (null: as the KV cache).
     chunk_cycles: cycles in which a thread block of the kernel steps from one chunk to the next.
+    gradient_cycles: of the backward kernels, per chunk, in thread blocks of the forward one (null: twice these).
     blocks: thread blocks that one processor runs concurrently.
     columns: of a state's values that one thread block carries (null: all).
     """
@@ -305,6 +308,7 @@ class Recurrence:
     short_conv: Count = 0.0
     output_gate: bool = False
     chunk_cycles: Count = 0.0
+    gradient_cycles: Count | None = None
     blocks: Count = 1.0
     columns: Count | None = None
     key_heads: Count | None = None

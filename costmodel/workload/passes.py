@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import TypeAlias
 
-from costmodel.quantities import Count, Quantity, maximum, minimum, sum_of
+from costmodel.quantities import Count, Quantity, ceil, maximum, minimum, sum_of
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, draft_work, model_work
 from costmodel.workload.mixed import fuses_mixed_attention, label_operators, merge_layers, merge_models, reuse_operators
@@ -129,6 +129,39 @@ def request_context(scenario: Scenario, sequences: Count, kv_len: Count, drafts:
 def computed_tokens(input_tokens: Count, prefix_hit_rate: Quantity) -> Count:
     """Return the tokens of a prompt that no cache holds: (1 - h)*input, at least the last, for its logits."""
     return maximum((1.0 - prefix_hit_rate) * input_tokens, 1.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptPasses:
+    """The passes in which an engine computes prompts, all of the same size.
+
+    count: how many; sequences: prompts that a pass works on; new_tokens: of each of these; kv_len: tokens that the last
+    new one attends to, the mean of the passes over a prompt.
+    """
+
+    count: Count
+    sequences: Count
+    new_tokens: Count
+    kv_len: Count
+
+
+def prompt_passes(prompts: Count, computed: Count, kv_len: Count, chunk: Count | None) -> PromptPasses:
+    """Return the passes over `prompts` of which `computed` tokens each are new, of `kv_len` in all.
+
+        count  = ceil(prompts * computed / chunk)
+        tokens = prompts * computed / count                  of a pass
+        new    = min(computed, tokens);      sequences = tokens / new
+        keys   = kv_len - (computed - new) / 2
+
+    Attention sees as many pairs as in one pass: the keys of a prompt's first chunk and of its last one have this mean.
+    chunk: tokens of a pass at most; null: one pass. [Agrawal et al., SARATHI, arXiv 2308.16369, section 4.2]
+    """
+    if chunk is None:
+        return PromptPasses(1.0, prompts, computed, kv_len)
+    count = maximum(ceil(prompts * computed / chunk), 1.0)
+    tokens = prompts * computed / count
+    new = minimum(computed, tokens)
+    return PromptPasses(count, tokens / new, new, kv_len - (computed - new) / 2.0)
 
 
 def pipeline_batches(scenario: Scenario, plan: Generate) -> Count:

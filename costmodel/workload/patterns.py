@@ -56,6 +56,14 @@ class Pattern:
         width = self.max_keys(kv_len)
         return kv_len if width is None else minimum(kv_len, width + q_len - 1)
 
+    def held_keys(self, kv_len: Count) -> Count:
+        """Return the keys and values of a sequence that a kernel over its prompt reads: those of all its tokens."""
+        return kv_len
+
+    def foreign_keys(self, kv_len: Count) -> Count:
+        """Return the keys that a pass projects beside those of the sequence's own tokens."""
+        return 0.0
+
     def cached_tokens(self, tokens: Count) -> Count:
         """Return the tokens, of a sequence of `tokens`, whose keys and values the device caches."""
         return tokens if self.caches_all else self.last_query_keys(tokens)
@@ -454,15 +462,46 @@ class Spans(Pattern):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mixed(Pattern):
-    """Sets of (queries, keys) that cover a sequence of any length: sum of S_a * T_a [MixFormer, arXiv 2203.11082]."""
+    """Sets of queries with as many keys each, whichever tokens these are of [MixFormer, arXiv 2203.11082].
+
+        pairs = S * sum of S_a*T_a / sum of S_a;    keys held = the most that a set has: a smaller set's are among them
+
+    Keys may be fewer than the sequence's tokens (a pooled grid) or more (reference images, an encoder's states,
+    retrieved passages). projected: of the latter, a prompt's pass projects max(T_a) - T from their hidden states; else
+    they are given. They are cached, and a decoding step reads them, in either case.
+    """
 
     kind: str = "mixed"
     sets: tuple[tuple[Count, Count], ...] = ()
+    projected: bool = True
+    uniform: ClassVar[bool] = True
+
+    def _most_keys(self) -> Count:
+        return maximum(*(keys for _, keys in self.sets), 0.0)
+
+    def _mean_keys(self) -> Count:
+        return sum_of(queries * keys for queries, keys in self.sets) / sum_of(queries for queries, _ in self.sets)
 
     def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
-        """Return the sum over the sets."""
-        return sum_of(queries * keys for queries, keys in self.sets)
+        """Return the pairs of `q_len` queries, of each set its share of them."""
+        return q_len * self._mean_keys()
+
+    def last_query_keys(self, kv_len: Count) -> Count:
+        """Return the keys of the largest set."""
+        return self._most_keys()
+
+    def held_keys(self, kv_len: Count) -> Count:
+        """Return the keys of the largest set."""
+        return self.last_query_keys(kv_len)
+
+    def foreign_keys(self, kv_len: Count) -> Count:
+        """Return the keys of the largest set beyond the sequence's own tokens, if they are projected."""
+        return maximum(self._most_keys() - kv_len, 0.0) if self.projected else 0.0
+
+    def keys_read(self, q_len: Count, kv_len: Count) -> Count:
+        """Return the keys of the largest set."""
+        return self.last_query_keys(kv_len)
 
     def mean_keys(self, sequence: Count, *, causal: bool) -> Count:
-        """Return pairs / T."""
-        return self.pairs(sequence, sequence, causal=causal) / sequence
+        """Return pairs / S."""
+        return self._mean_keys()

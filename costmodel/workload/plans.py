@@ -126,7 +126,8 @@ class Prefill:
     """Prompts of `input_tokens` until `tokens_per_device` are in flight, in `micro_batches` that overlap.
 
     tokens_per_device: over all devices of a tp*cp group there are whole prompts; prefix_hit_rate: share of a prompt
-    that a cache holds: it is read and not computed; denoising: the passes repeat over a sequence, null: one pass.
+    that a cache holds: it is read and not computed; denoising: the passes repeat over a sequence, null: one pass;
+    chunk_tokens: prompt tokens of a tp*cp group that one pass computes at most, null: all.
     """
 
     phase: ClassVar[str] = "prefill"
@@ -136,6 +137,7 @@ class Prefill:
     prefix_hit_rate: Quantity = 0.0
     speculative: Speculative | None = None
     denoising: Denoising | None = None
+    chunk_tokens: Count | None = None
 
     @property
     def steps(self) -> Count:
@@ -188,7 +190,8 @@ class Generate:
     """A static batch: `batch` prompts of `input_tokens` at once, then `output_tokens` for each of them.
 
     batch: requests of the whole scenario, all data-parallel replicas together; pipeline_batches: parts of a replica's
-    batch that follow one another through the pipeline, null: one a stage, or fewer where there are fewer sequences.
+    batch that follow one another through the pipeline, null: one a stage, or fewer where there are fewer sequences;
+    chunk_tokens: prompt tokens of a part that one pass computes at most, null: all.
     """
 
     phase: ClassVar[str] = "generate"
@@ -198,6 +201,7 @@ class Generate:
     micro_batches: int = 1
     pipeline_batches: Count | None = None
     speculative: Speculative | None = None
+    chunk_tokens: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

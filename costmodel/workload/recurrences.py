@@ -145,7 +145,7 @@ def _add_scan(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None
         serial = ceil(B*H*ceil(v/columns) / (processors*blocks)) * ceil(S/C) * chunk_cycles / clock
 
     Bytes: q, k, v and the result once; a decoding step reads and writes the visited states. Backward: chunks again and
-    two gradients of each GEMM, in two scans.
+    two gradients of each GEMM, in two scans, unless the kernels' own cycles of a chunk were measured.
     """
     heads, q, v = mixer.heads / context.parallel.tp, mixer.key_dim, mixer.value_dim
     keys, decodes, visited = mixer.key_width / context.parallel.tp, context.phase == "decode", mixer.visited_states
@@ -154,17 +154,21 @@ def _add_scan(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None
     state = context.sequences * heads * visited * q * v * mixer.state_element(context.precision.kv_element)
     chunks = 0.0 if decodes else ceil(context.new_tokens / mixer.chunk)
 
-    def scan(name: str, times: float) -> AttentionKernel:
+    cycles = mixer.chunk_cycles
+    gradient_cycles = 2.0 * cycles if mixer.gradient_cycles is None else mixer.gradient_cycles
+
+    def scan(name: str, times: float, chunk_cycles: Count) -> AttentionKernel:
         return AttentionKernel(
             name, sequences=context.sequences, heads=heads * visited, q_len=q_len, qk_pairs=q_len,
             macs_per_pair=times * macs, dtype=context.precision.attention,
             traffic=times * row_bytes + (2 * state if decodes else state),
             family=f"linear_attention_{'decode' if decodes else 'prefill'}", kind=mixer.decay, kv_heads=heads,
             kv_len=q_len,
-            serial_cycles=max(times - 1.0, 1.0) * chunks * mixer.chunk_cycles, blocks=mixer.blocks / mixer.programs,
+            serial_cycles=chunks * chunk_cycles, blocks=mixer.blocks / mixer.programs,
         )  # fmt: skip
 
-    builder.step("fused_core", [scan("attention core", 1.0)], [scan("attention core gradient", 3.0)])
+    gradient = scan("attention core gradient", 3.0, gradient_cycles)
+    builder.step("fused_core", [scan("attention core", 1.0, cycles)], [gradient])
 
 
 def add_selective_scan(builder: WorkBuilder, context: Context, mixer: SelectiveScan) -> None:

@@ -251,6 +251,7 @@ class Framework:
     host: what the host's program adds to a step.
     options: what a change of a training scenario is called there: `gradients`, `zero`, `full`, ... -> option.
     kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
+    prompt_chunk: prompt tokens that one pass computes at most (null: as its engine, or all).
     engine: its defaults as a serving engine, null where it is none.
     """
 
@@ -273,6 +274,7 @@ class Framework:
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
     options: Mapping[str, str] = field(default_factory=dict)
+    prompt_chunk: Count | None = None
     engine: Engine | None = None
 
     def comm_slowdown(self, processors: Count) -> Quantity:

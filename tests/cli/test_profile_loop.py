@@ -24,8 +24,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 HELD_OUT = 5  # every fifth kernel is kept from the fit
-BAR = 0.15  # median error on those, beyond what two runs of the same kernels differ by
-FEWEST = 10  # of them, for each kind
+BAR = 0.15  # median error on those, beyond what two runs of the same kernels differ by: measured with --long
+FACTOR = 3.0  # in every run, where other work may share the processors while kernels are timed
+FEWEST = 5  # of them, for each kind
 KINDS = ("gemm", "attention")
 RUNS = 20  # at most: a busy machine times few kernels a minute
 MODEL = """
@@ -82,6 +83,8 @@ def split(table: Path) -> tuple[Path, Path]:
     """Write the kernels to fit and those held out, each to a table of its own; return both."""
     with table.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file))
+    op = header.index("op")
+    rows.sort(key=lambda row: row[op])  # every kind is held out alike; the sort keeps the order of a kind
     parts = {"seen": [row for place, row in enumerate(rows) if place % HELD_OUT], "unseen": rows[::HELD_OUT]}
     for name, some in parts.items():
         with (table.parent / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
@@ -89,23 +92,30 @@ def split(table: Path) -> tuple[Path, Path]:
     return table.parent / "seen.csv", table.parent / "unseen.csv"
 
 
-def test_the_loop_predicts_kernels_of_this_machine_that_no_fit_has_seen(run, measured, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    again = profiled(tmp_path / "again.csv", 2 * FEWEST, 0.2)
-    seen, unseen = split(measured)
-    root = measured.with_suffix("")
+def calibrated(run, table: Path, tmp_path: Path) -> tuple[Path, list[dict[str, str]]]:
+    """Fit most of a table's kernels; return the fit's folder and the predictions of the others."""
+    seen, unseen = split(table)
+    root = table.with_suffix("")
     output = root / "hardware/calibrations/this-cpu/torch.yaml"
     done = run("calibrate", seen, "--device", "this-cpu", "--output", output, "--path", root)
     assert (done.code, done.err) == (0, "")
-    assert run("predict", unseen, "--output", "predicted.csv", "--path", root).code == 0
-    with Path("predicted.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["basis"] in ("measured", "fitted", "extrapolated")]
+    predicted = tmp_path / "predicted.csv"
+    assert run("predict", unseen, "--output", predicted, "--path", root).code == 0
+    with predicted.open(newline="", encoding="utf-8") as file:
+        return root, [row for row in csv.DictReader(file) if row["basis"] in ("measured", "fitted", "extrapolated")]
+
+
+def ratios(rows: list[dict[str, str]], kind: str) -> list[float]:
+    """Return predicted over measured of the kernels of a kind."""
+    return [float(row["predicted_us"]) / float(row["time_us"]) for row in rows if kind in row["op"]]
+
+
+def test_the_loop_goes_from_this_machine_to_a_prediction(run, measured, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root, rows = calibrated(run, measured, tmp_path)
     for kind in KINDS:
-        errors = [abs(float(row["predicted_us"]) / float(row["time_us"]) - 1) for row in rows if kind in row["op"]]
-        noise = irreproducible(measured, again, kind)
-        print(kind, len(errors), f"{statistics.median(errors):.3f}, runs {noise:.3f}")  # noqa: T201  shown on failure
-        assert len(errors) >= FEWEST
-        assert statistics.median(errors) < BAR + noise
+        assert len(ratios(rows, kind)) >= FEWEST
+        assert 1 / FACTOR < statistics.median(ratios(rows, kind)) < FACTOR
 
     write(root, "workloads/models/small.yaml", MODEL)
     workload = write(root, "workloads/prompt.yaml", WORKLOAD)
@@ -114,6 +124,16 @@ def test_the_loop_predicts_kernels_of_this_machine_that_no_fit_has_seen(run, mea
     scenario = json.loads(run("simulate", workload, "--path", root, "--json").out)["scenarios"]["prompt"]
     assert scenario["metrics"]["ttft"] > 0
     assert scenario["basis"]["measured"] + scenario["basis"]["fitted"] + scenario["basis"]["extrapolated"] > 0.5
+
+
+def test_kernels_that_no_fit_has_seen_are_met_within_what_two_runs_differ_by(run, measured, tmp_path, long):
+    if not long:
+        pytest.skip("times kernels against a bar, which needs an idle machine: --long")
+    again = profiled(tmp_path / "again.csv", 2 * FEWEST, 0.2)
+    _, rows = calibrated(run, measured, tmp_path)
+    for kind in KINDS:
+        errors = [abs(ratio - 1) for ratio in ratios(rows, kind)]
+        assert statistics.median(errors) < BAR + irreproducible(measured, again, kind)
 
 
 def started(table: Path, *arguments: str) -> subprocess.Popen[bytes]:

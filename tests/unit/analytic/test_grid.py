@@ -217,6 +217,5 @@ def test_what_takes_most_of_the_memory_is_named_with_what_shrinks_it() -> None:
     step = replace(STEP, micro_batch=1.0, sequence=64.0, zero=0)
     assert named("optimizer", r"Shard it \(`optimizer.zero: 1`\)", step, 1e9)
     prompt = reason(Generate(1.0, 65536.0, 64.0), 1.5e9)
-    assert re.search(r"Largest part: activations, [\d.]+ GiB\. Shorten `input_tokens`", prompt)
+    assert re.search(r"activations, [\d.]+ GiB\. Compute prompts in chunks \(`chunk_tokens`, now 65,536\)", prompt)
     assert "ower" not in prompt, "one prompt has no smaller batch"
-    assert "chunks, which need less, are modelled in `phase: serving` only" in prompt

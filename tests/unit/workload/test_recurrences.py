@@ -98,6 +98,19 @@ def test_a_scan_takes_its_chunks_one_after_the_other() -> None:
     assert seconds(1.0, 128.0) == pytest.approx(2 * seconds(1.0))
 
 
+def test_the_backward_scan_has_cycles_of_its_own() -> None:
+    """16 chunks of 1e4 cycles at 1 GHz forward; backward 16 of 4.2e4, not twice the forward ones."""
+    mixer = replace(LINEAR, chunk_cycles=1e4)
+    times = {}
+    for cycles in (None, 4.2e4):
+        one = replace(mixer, gradient_cycles=cycles)
+        work = model_work(context(model(one), phase="training", new_tokens=64.0, kv_len=64.0)).layers[0]
+        (core,) = (each for each in work.input_gradient if isinstance(each, AttentionKernel))
+        times[cycles] = float(attention_time(core, MACHINE, FamilyFit()).compute)
+    assert times[None] == pytest.approx(16 * 2e4 / 1e9)
+    assert times[4.2e4] == pytest.approx(16 * 4.2e4 / 1e9)
+
+
 def test_memory_learns_with_every_token() -> None:
     work = [
         each for each in forward(MEMORY, "prefill", 128.0) if isinstance(each, Gemm) and each.name.startswith("memory")

@@ -1,0 +1,165 @@
+"""Keys cost what they are: time, bytes and memory grow with a pattern's keys, also beyond a sequence's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from builders import DENSE_MODEL, FRAMEWORK, GQA, MACHINE, UNFUSED, context
+
+from costmodel.cost.attention import PrefillForm
+from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.kernels import attention_time
+from costmodel.workload.architecture import Architecture, Attention, HeadGroup, Pattern
+from costmodel.workload.context import Context
+from costmodel.workload.kv_cache import cached_bytes
+from costmodel.workload.layers import model_work
+from costmodel.workload.operators import AttentionKernel, Gemm, Operator
+from costmodel.workload.patterns import (
+    Axis,
+    Chunked,
+    ChunkTopK,
+    ElasticWindow,
+    KvBudget,
+    Mixed,
+    Neighbourhood,
+    PredictedSparse,
+    Selected,
+    SinkRecent,
+    Spans,
+    StridedBlocks,
+)
+
+TOKENS = 1024.0
+HEADS, GROUPS, WIDTH = GQA.q_heads, GQA.kv_heads, GQA.head_dim + GQA.v_head_dim
+CROSS = Mixed(sets=((TOKENS, 65536.0),))
+OWN = Mixed(sets=((TOKENS, TOKENS),))
+FORM = PrefillForm(
+    launch=1e-6, compute_efficiency=0.5, single_cta_efficiency=1.0, hbm_efficiency=1.0, cta_overhead=1.0,
+    cta_overhead_per_dim=1.0, wave_tail_loss=1.0, critical_path_p=12.0, overlap_p=12.0, paged_kv_penalty=0.0,
+    combine_latency=5e-6, pack_gqa=False, split_kv_rule="never", tiles=((128, 128),),
+)  # fmt: skip
+
+
+def mixer(pattern: Pattern) -> Attention:
+    return replace(GQA, causal=False, keeps=True, head_groups=(HeadGroup(1.0, pattern),))
+
+
+def model(pattern: Pattern) -> Architecture:
+    return replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], mixer=mixer(pattern)),))
+
+
+def seen(pattern: Pattern, phase: str = "prefill", tokens: float = TOKENS) -> Context:
+    new = 1.0 if phase == "decode" else tokens
+    return context(model(pattern), phase=phase, sequences=1.0, new_tokens=new, kv_len=tokens)
+
+
+def forward(pattern: Pattern, phase: str = "prefill", tokens: float = TOKENS) -> tuple[Operator, ...]:
+    return model_work(seen(pattern, phase, tokens)).layers[0].forward
+
+
+def kernel(pattern: Pattern, phase: str = "prefill", tokens: float = TOKENS) -> AttentionKernel:
+    (found,) = (each for each in forward(pattern, phase, tokens) if isinstance(each, AttentionKernel))
+    return found
+
+
+def total_traffic(pattern: Pattern, phase: str, tokens: float) -> float:
+    return sum(float(getattr(each, "traffic", 0.0)) for each in forward(pattern, phase, tokens))
+
+
+def test_keys_of_other_tokens_are_read_multiplied_and_projected() -> None:
+    """1,024 queries on 65,536 keys: 64 times the pairs; K and V of all keys are read, those of 64,512 projected."""
+    core = kernel(CROSS)
+    assert core.qk_pairs == 1024 * 65536
+    assert core.kv_len == 65536
+    assert core.traffic == (HEADS * 1024 + GROUPS * 65536) * WIDTH * 2
+    (projection,) = (each for each in forward(CROSS) if each.name == "foreign key projection")
+    assert isinstance(projection, Gemm)
+    assert (projection.m, projection.n, projection.k) == (65536 - 1024, GROUPS * WIDTH, 1024)
+    assert not [each for each in forward(OWN) if "foreign" in each.name]
+    assert not [each for each in forward(replace(CROSS, projected=False)) if "foreign" in each.name]
+
+
+@pytest.mark.parametrize("seconds", [
+    lambda core: attention_time(core, MACHINE, FamilyFit()).seconds, lambda core: FORM.time(core, MACHINE).seconds,
+])  # fmt: skip
+def test_a_kernel_of_64_times_the_keys_takes_64_times_as_long(seconds: Callable[[AttentionKernel], float]) -> None:
+    assert seconds(kernel(CROSS)) > 0.9 * 64 * (seconds(kernel(OWN)) - FRAMEWORK.launch)
+
+
+def test_unfused_scores_span_all_keys() -> None:
+    scores = {}
+    for pattern in (OWN, CROSS):
+        work = model_work(replace(seen(pattern), framework=UNFUSED)).layers[0]
+        (gemm,) = (each for each in work.forward if each.name == "attention scores")
+        assert isinstance(gemm, Gemm)
+        scores[pattern] = gemm.n
+    assert (scores[OWN], scores[CROSS]) == (1024, 65536)
+
+
+def test_the_cache_holds_foreign_keys_and_a_decoding_step_reads_them() -> None:
+    one_token = GROUPS * WIDTH * 2
+    assert cached_bytes(mixer(CROSS), TOKENS, 2.0, 1.0) == 65536 * one_token
+    assert cached_bytes(mixer(OWN), TOKENS, 2.0, 1.0) == 1024 * one_token
+    step = kernel(CROSS, "decode")
+    assert step.qk_pairs == step.kv_len == 65536
+    assert step.traffic == 65536 * one_token + HEADS * WIDTH * 2
+    assert not [each for each in forward(CROSS, "decode") if "foreign" in each.name]
+
+
+def test_training_saves_foreign_keys() -> None:
+    def saved(pattern: Pattern) -> float:
+        return sum(float(each.size) for each in model_work(seen(pattern, "training")).layers[0].saved)
+
+    foreign = (65536 - 1024) * GROUPS * WIDTH * 2
+    inputs = (65536 - 1024) * 1024 * 2
+    assert saved(CROSS) - saved(OWN) == foreign + inputs
+
+
+def test_the_more_frequent_set_weighs_more_and_the_largest_is_held() -> None:
+    """MixFormer: 2,048 template queries on 512 keys, 6,400 search queries on 2,112."""
+    pattern = Mixed(sets=((2048.0, 512.0), (6400.0, 2112.0)))
+    core = kernel(pattern, tokens=8448.0)
+    assert core.qk_pairs == 2048 * 512 + 6400 * 2112
+    assert core.kv_len == 2112
+    half = pattern.pairs(4224.0, 8448.0, causal=False)
+    assert half == core.qk_pairs / 2
+
+
+# each pattern with few keys, and with more
+GROWING = {
+    "window": (Pattern("window", 128.0), Pattern("window", 512.0)),
+    "sink_recent": (SinkRecent(sink=4.0, recent=124.0), SinkRecent(sink=4.0, recent=508.0)),
+    "sink_recent in chunks": (
+        SinkRecent(sink=4.0, recent=124.0, chunk=128.0), SinkRecent(sink=4.0, recent=508.0, chunk=128.0)
+    ),
+    "selected": (Selected(top_k=128.0), Selected(top_k=512.0)),
+    "chunked": (Chunked(chunk=128.0), Chunked(chunk=512.0)),
+    "elastic_window": (ElasticWindow(beta=0.125), ElasticWindow(beta=0.5)),
+    "strided_blocks": (StridedBlocks(local=2.0, stride=16.0), StridedBlocks(local=2.0, stride=2.0)),
+    "neighbourhood": (Neighbourhood(axes=(Axis(1024, 128),)), Neighbourhood(axes=(Axis(1024, 512),))),
+    "chunk_topk": (ChunkTopK(chunk=64.0, attend=128.0), ChunkTopK(chunk=64.0, attend=512.0)),
+    "kv_budget": (KvBudget(budget=0.125), KvBudget(budget=0.5)),
+    "predicted_sparse": (PredictedSparse(keep=0.125, reduced=8.0), PredictedSparse(keep=0.5, reduced=8.0)),
+    "spans": (Spans(span=64.0), Spans(span=2.0)),
+    "mixed": (Mixed(sets=((1024.0, 1024.0),)), Mixed(sets=((1024.0, 4096.0),))),
+}  # fmt: skip
+READS_ALL = {"selected", "neighbourhood", "predicted_sparse", "spans"}  # whose caches keep every key
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_more_keys_take_more_time_bytes_and_memory(name: str) -> None:
+    few, more = GROWING[name]
+    phases = ("prefill", "decode") if name not in ("kv_budget",) else ("decode",)  # a budget applies after the prompt
+    for phase in phases:
+        cores = [kernel(pattern, phase) for pattern in (few, more)]
+        times = [float(attention_time(core, MACHINE, FamilyFit()).seconds) for core in cores]
+        assert cores[1].qk_pairs > 1.5 * cores[0].qk_pairs, phase
+        assert times[1] > times[0], phase
+    assert total_traffic(more, "decode", TOKENS) > total_traffic(few, "decode", TOKENS)
+    caches = [float(cached_bytes(mixer(pattern), TOKENS, 2.0, 1.0)) for pattern in (few, more)]
+    if name in READS_ALL or name in ("strided_blocks", "chunk_topk"):
+        assert caches[1] >= caches[0]
+    else:
+        assert caches[1] > caches[0]
