@@ -12,7 +12,7 @@ from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, message
 from costmodel.network.collectives import doublings, nccl_time, ring_transfer
 from costmodel.network.group_links import GroupLinks, require_group_links
-from costmodel.quantities import Bytes, BytesPerSecond, Quantity, Seconds, log2, maximum, minimum, where
+from costmodel.quantities import Bytes, Quantity, Seconds, log2, maximum, minimum, where
 from costmodel.workload.operators import Collective
 
 ALL_REDUCE = "all_reduce"
@@ -50,15 +50,17 @@ class CustomAllReduce:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class HostBridge:
-    """Ranks behind several PCIe switches meet over the host's bridges, which all of them share."""
+    """Ranks behind several PCIe switches read each other's memory over the host's bridges, which all of them share."""
 
-    bridge_efficiency: float = fitted("1", 0.3, 0.01, 1.0, "of the links' bandwidth over the host's bridges")
+    bridge_efficiency: float = fitted("1", 0.5, 0.01, 1.0, "of the links' bandwidth where bridges are crossed at all")
+    bridge_sharing: float = fitted("1", 0.5, 1e-3, 2.5, "exponent by which that falls with ranks")
     switch_ranks: int = constant("ranks behind one PCIe switch", "count", 2)
 
-    def narrowed(self, links: GroupLinks, link: BytesPerSecond) -> GroupLinks:
-        """Return the links of a group of a node. link: bandwidth of one device's link."""
-        bridged = minimum(links.intra, self.bridge_efficiency * link)
-        return replace(links, intra=where(links.ranks_per_node > self.switch_ranks, bridged, links.intra))
+    def narrowed(self, links: GroupLinks) -> GroupLinks:
+        """Return the links of a group of a node."""
+        switches = maximum(links.ranks_per_node / self.switch_ranks, 1.0)
+        share = where(switches > 1.0, self.bridge_efficiency * switches ** (-self.bridge_sharing), 1.0)
+        return replace(links, intra=share * links.intra)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -93,8 +95,8 @@ class CollectiveForm:
     Libraries take their protocol by the size of the message, not by what is fastest, so links do not move the switch.
     bare: the closed form of the kind over links of bandwidth B and latency a, with its volume and steps; of an
     all-reduce that of NCCL. Between nodes `inter_efficiency` stands for `large_efficiency`, and the steps of
-    `ClusterSteps` for the latencies of `bare`. Over PCIe B is at most bridge_efficiency of the link where the ranks of
-    a node are more than `switch_ranks`.
+    `ClusterSteps` for the latencies of `bare`. Over PCIe B is multiplied by
+    bridge_efficiency * (ranks / switch_ranks)^-bridge_sharing where the ranks of a node are more than `switch_ranks`.
     """
 
     SECTION: ClassVar[str] = "8.6"
@@ -150,9 +152,10 @@ class CollectiveForm:
         if machine.cluster is None:
             return links
         node = machine.cluster.node
-        if self.host_staged_efficiency and not node.peer_to_peer:
-            links = replace(links, intra=links.intra * self.host_staged_efficiency / self.large_efficiency)
-        return links if self.host_bridge is None else self.host_bridge.narrowed(links, node.intra.bandwidth)
+        if not node.peer_to_peer:
+            staged = self.host_staged_efficiency / self.large_efficiency
+            return replace(links, intra=links.intra * staged) if staged else links
+        return links if self.host_bridge is None else self.host_bridge.narrowed(links)
 
     def _terms(self, operator: Collective, links: GroupLinks, size: Bytes) -> Terms:
         """Return the terms of moving `size` bytes by the protocols that the operator's own size takes."""
