@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,7 +14,7 @@ import numpy as np
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.errors import InputError, Location
+from costmodel.errors import ImplausibleInput, InputError, Location
 from costmodel.quantities import Array
 from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload, resolve
@@ -44,7 +45,7 @@ class Workload:
     _changes: Mapping[str, object] = field(repr=False)
     _cluster: str | None = field(repr=False)
     _search_path: tuple[str | Path, ...] = field(repr=False)
-    _calibrations: dict[str, Calibration] = field(default_factory=dict, repr=False)
+    _calibrations: dict[Hashable, Calibration] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -117,9 +118,14 @@ class Workload:
         points = self.points(scenarios, engine, simulation)
         return {
             "schema": SCHEMA, "version": __version__, "seed": self._seed(scenarios) if engine == "event" else None,
-            "engine": engine, "workload": self.name, "model": self.model(),
+            "engine": engine, "workload": self.name, "model": self.model(), **self._warnings(),
             "scenarios": {name: point.document() for name, point in points.items()},
         }  # fmt: skip
+
+    def _warnings(self) -> dict[str, list[str]]:
+        """Return what is implausible, under its key; nothing where all is as known."""
+        told = [str(problem) for problem in self.resolved.warnings]
+        return {"warnings": told} if told else {}
 
     def _seed(self, scenarios: Iterable[str] | None) -> int | None:
         """Return the seed of what is random in some scenarios, null where nothing is."""
@@ -203,8 +209,9 @@ def _is_random(scenario: Scenario) -> bool:
     return bool(simulation.jitter or simulation.checkpoints) or isinstance(scenario.plan, Serving)
 
 
-def _calibration_key(scenario: Scenario) -> str:
-    return f"{scenario.cluster.device.name} {scenario.framework.name}"
+def _calibration_key(scenario: Scenario) -> Hashable:
+    device, kernels = scenario.cluster.device, scenario.framework.implementations
+    return device.name, device.path, tuple(sorted(kernels.items()))
 
 
 def event_engine(*, full: bool = False) -> EventEngine:
@@ -244,13 +251,15 @@ def load(
     set: path of the resolved document -> value, a string with its unit or an SI number; cluster: stands for every
     scenario's own; search_path: folders that are searched before $COSTMODEL_PATH and the package's data; scenarios:
     those to load (default: all).
-    Raises InputError with every problem, each with its place and fix.
+    Raises InputError with every problem, each with its place and fix; warns of implausible hardware.
     """
     changes = {
         name: SI(value) if isinstance(value, float | int | np.ndarray) and not isinstance(value, bool) else value
         for name, value in (set or {}).items()
     }
     resolved = resolve(path, overrides=changes, cluster=cluster, search_path=search_path, scenarios=scenarios)
+    for problem in resolved.warnings:
+        warnings.warn(str(problem), ImplausibleInput, stacklevel=2)
     return Workload(resolved, path, changes, cluster, tuple(search_path))
 
 

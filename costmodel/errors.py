@@ -63,6 +63,10 @@ class LayoutError(InputError):
     """Every value is one that its field may have, but together they make no layout: a degree does not divide."""
 
 
+class ImplausibleInput(UserWarning):
+    """A value that no known hardware has: probably a wrong unit. `validate` calls it a problem."""
+
+
 class InfeasibleError(CostModelError):
     """The scenario is well formed but cannot run: it does not fit or no plan exists."""
 

@@ -44,12 +44,10 @@ CLOSED_LOOPS = {
     "mi325x": "mi325x-x8",
 }  # fmt: skip
 NETWORKS = {"dsr1": "deepseek-v3", "gptoss": "gpt-oss-120b"}
-FORMATS = {
-    ("dsr1", "fp8"): {"compute": "fp8-inference", "fallback": "bf16"},
-    ("dsr1", "fp4"): "nvfp4",
-    ("gptoss", "fp4"): {"compute": "nvfp4", "linear": "bf16"},
-}
-"""Model and format of a row -> its precision; weights in FP4 are expanded where a device has no unit for them."""
+FORMATS = {("dsr1", "fp8"): {"compute": "fp8-inference", "fallback": "bf16"}, ("dsr1", "fp4"): "nvfp4"}
+"""Model and format of a row -> its precision; others have the formats of the checkpoint (gpt-oss: experts in MXFP4)."""
+SHARES = (0.9, 0.95)
+"""Shares of memory that a run is given, one after the other, if it does not fit by default: it took place."""
 MEASURED = {
     "tpot": ("tpot_mean_ms", "tpot_median_ms"), "ttft": ("ttft_median_ms", "ttft_mean_ms"), "e2e": ("e2e_mean_ms",),
     "total_tok_per_s": ("total_tok_per_s",), "total_tok_s_gpu": ("total_tok_s_gpu",),
@@ -67,11 +65,12 @@ def number(row: Row, key: str) -> float | None:
 
 def framework(row: Row) -> str:
     """Return the framework file of a row's framework and version."""
-    name, version = row["framework"].lower(), row.get("framework_version") or ""
-    if name.startswith("sglang"):
+    name, version = row["framework"].lower(), row.get("framework_version") or row.get("version") or ""
+    if "sglang" in name:
         return "sglang"
-    if name.startswith("tensorrt"):
+    if "tensorrt" in name or "trt" in name:
         return "trt-llm"
+    version = version.removeprefix("v")
     minor = version.split(".")[1] if version.startswith("0.") else "15"
     return "vllm-0.11" if int(minor) < 14 else "vllm-0.15" if int(minor) < 17 else "vllm"
 
@@ -110,12 +109,12 @@ def closed_loop(row: Row) -> dict[str, Any]:
     degrees = {"dp": int(devices), "ep": int(devices)} if replicated else {"tp": int(devices)}
     if not replicated and (number(row, "decode_ep") or 1) > 1:
         degrees["ep"] = int(devices)
-    name = {"sglang": "sglang", "vllm": "vllm-0.15", "trt": "trt-llm"}[row["framework"]]
+    formats = FORMATS.get((row["model"], row["precision"]))
     return {
         "phase": "serving",
         "cluster": f"nodes/{CLOSED_LOOPS[row['gpu']]}",
-        "framework": name,
-        "precision": FORMATS[row["model"], row["precision"]],
+        "framework": framework(row),
+        **({} if formats is None else {"precision": formats}),
         "parallel": degrees,
         "input_tokens": round(number(row, "isl_mean") or 0),
         "output_tokens": round(number(row, "osl_mean") or 0),
@@ -143,14 +142,24 @@ def prediction(row: Row) -> dict[str, Any]:
     identifier, content = row.get("id") or row["row_id"], document(row)
     if isinstance(content, str):
         return {"id": identifier, "error": content}
+    stated = content["scenarios"]["run"].get("memory")
+    for share in (None, *(() if stated else SHARES)):
+        found = _simulated(content, share)
+        if "error" not in found:
+            break
+    return {"id": identifier, **found}
+
+
+def _simulated(content: Mapping[str, Any], share: float | None) -> dict[str, Any]:
+    """Return the figures of a workload; why there are none under `error`. share: of memory, null: the default."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.yaml"
         file.write_text(yaml.safe_dump(content), encoding="utf-8")
+        changed = {} if share is None else {"scenarios.run.memory.utilization": share}
         try:
-            found = costmodel.load(file).simulate()["scenarios"]["run"]
+            return _figures(costmodel.load(file, set=changed).simulate()["scenarios"]["run"])
         except InputError as error:
-            return {"id": identifier, "error": str(error)}
-    return {"id": identifier, **_figures(found)}
+            return {"error": str(error)}
 
 
 def _figures(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ memory:
   - {name: hbm, capacity: 10 GiB, bandwidth: 1 TB/s}
 links:
   fast: {bandwidth: {bidirectional: 200 GB/s}, latency: 1 us}
+plausible: [processors, clock, math, memory]   # round numbers that nobody builds
 """,
     "hardware/nodes/box.yaml": """
 schema: costmodel/node@1

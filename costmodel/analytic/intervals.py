@@ -17,6 +17,7 @@ from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity, maximum, minimum
 from costmodel.result import Interval, Metrics
+from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.scenario import Scenario
 
 # These can be zero, so their deviations are added as they are; those of all other metrics as ratios.
@@ -32,9 +33,9 @@ RATES = frozenset({
     "decode_tokens_per_second_per_device", "mfu", "mfu_noncausal", "hfu", "flop_rate_per_device",
 })  # fmt: skip
 NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
-CONDITIONS = ("transferred", "extrapolated", "roofline", "unknown", "first_token")
-"""What widens the scatter of whole runs: bases of their kernels, a framework that names none, and first tokens of
-served requests, which wait for others."""
+CONDITIONS = ("transferred", "extrapolated", "roofline", "unknown", "experts", "first_token")
+"""What widens the scatter of whole runs: bases of their kernels, a framework that names none, routed experts in a
+training step, and first tokens of served requests, which wait for others."""
 _CLASSES = {"prefill": "inference", "decode": "inference", "generate": "inference"}
 
 
@@ -135,27 +136,36 @@ def run_scatter(
 ) -> RunScatter | None:  # fmt: skip
     """Return the scatter of runs such as a scenario; null where none was fitted.
 
-        down^2 = D_class^2 + D_unknown^2 + sum over bases b of (x_b D_b)^2,     up likewise
+        down^2 = D_class^2 + sum over conditions b of (x_b D_b)^2,     up likewise
 
-    D_class: of the phase's class; D_unknown: of runs whose framework names no kernels; x_b: share of the kernels' time
-    that rests on b (`transferred`, `extrapolated`, `roofline`), D_b: of runs that rest on it alone.
+    D_class: of the phase's class; x_b: `shares_of_conditions`; D_b: of runs that meet b wholly.
     """
     phase = scenario.plan.phase
     own = _logs(calibration, f"composition_{_CLASSES.get(phase, phase)}")
     if own is None:
         return None
     centre, down, up = own
-    shares: dict[str, Quantity] = {name: share for name, share in rests_on(operators).items() if name in CONDITIONS}
-    if not scenario.framework.implementations:
-        shares["unknown"] = 1.0
     below: Quantity = down * down
     above: Quantity = up * up
-    for name, share in shares.items():
+    for name, share in shares_of_conditions(scenario, operators).items():
         more = _logs(calibration, f"composition_{name}")
         if more is not None:
             below, above = below + (share * more[1]) ** 2, above + (share * more[2]) ** 2
     waiting = _logs(calibration, "composition_first_token") if phase == "serving" else None
     return RunScatter(centre, np.sqrt(below), np.sqrt(above), 0.0 if waiting is None else waiting[2])
+
+
+def shares_of_conditions(scenario: Scenario, operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
+    """Return how far a run meets each of `CONDITIONS`, first tokens aside: from 0 to 1.
+
+    transferred, extrapolated, roofline: the share of the kernels' time; unknown: the framework names no kernels;
+    experts: a training step has routed experts, whose load, padding and permutations differ between programs and are
+    seldom published.
+    """
+    kinds = scenario.architecture.kinds
+    routed = scenario.plan.phase == "training" and any(isinstance(layer.ffn, MoeFfn) for layer in kinds)
+    shares: dict[str, Quantity] = {name: share for name, share in rests_on(operators).items() if name in CONDITIONS}
+    return shares | {"unknown": float(not scenario.framework.implementations), "experts": float(routed)}
 
 
 def rests_on(operators: Sequence[TimedOperator]) -> dict[str, Quantity]:

@@ -13,7 +13,7 @@ from costmodel.analytic.recurrence.waves import Waves, makespan_by_waves
 from costmodel.analytic.stream_times import StreamTimes
 from costmodel.quantities import Array, Count, Indices, Quantity, Seconds, is_single, where
 from costmodel.workload.order_statistics import normal_maximum, normal_maximum_std
-from costmodel.workload.schedules import Kind, order
+from costmodel.workload.schedules import Kind, order, steady_state
 from costmodel.workload.schedules.table import KINDS
 
 Pass: TypeAlias = "Sequence[tuple[int, StreamTimes]]"  # (how many, times) of each kind of layer of a chunk
@@ -64,6 +64,7 @@ def coupling(schedule: str, pp: int, virtual: int, micro_batches: int, *, shared
     one draw for all that a micro-batch passes, or one for each stage. A rank waits for the latest of its neighbours, so
     the pace is that of maxima; a rank with other work meanwhile loses little.
     """
+    micro_batches = steady_state(schedule, pp, virtual, micro_batches).longer
     events = _events(schedule, pp, virtual, micro_batches)
     forward, backward = events.length
     length, rows = (forward + backward)[:, None], np.arange(len(forward))

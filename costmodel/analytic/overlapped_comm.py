@@ -26,7 +26,13 @@ from costmodel.workload.optimizer import tied_table
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Offload, Scenario
 from costmodel.workload.schedules import Kind
-from costmodel.workload.sharding import LayerTransfers, layer_transfers, saved_bytes
+from costmodel.workload.sharding import (
+    LayerTransfers,
+    RankParameters,
+    layer_transfers,
+    parameters_by_kind,
+    saved_bytes,
+)
 from costmodel.workload.work import LayerWork
 
 DP_COMM_SLOWDOWN = "interference of collectives"  # name in results of what collectives add to concurrent kernels
@@ -202,14 +208,25 @@ def overlapped_comm(
     listed = {kind.name: (kind.parameters, saved_bytes(kind)) for kind in work.kinds}
     if context.architecture.tied_embeddings:
         listed[REMOTE_TIED_HEAD] = ((*work.head.parameters, tied_table(context)), saved_bytes(work.head))
+    stage = _mean_stage(context, work)
     layers = {}
     for name, (parameters, kept) in listed.items():
-        traffic = layer_transfers(context, plan, copies, parameters, kept)
+        traffic = layer_transfers(context, plan, copies, parameters, saved=kept, stage=stage)
         layers[name] = {part.name: timer.time_all(getattr(traffic, part.name)) for part in fields(LayerTransfers)}
         if plan.overlaps_communication:
             layers[name] |= _dp_comm_slowdown(layers[name], timer)
     node = scenario.cluster.node
     return OverlappedComm(plan, offload, node.host.link == node.intra.name, layers)
+
+
+def _mean_stage(context: Context, work: ModelWork) -> dict[bool, RankParameters]:
+    """Return the parameters of a rank, those of routed experts and the rest: of a stage of mean size."""
+    counts = (1, *context.architecture.kinds.values(), 1, 1)
+    owned = [(count, item) for count, kind in zip(counts, work.kinds, strict=False) for item in kind.parameters]
+    return {
+        expert: RankParameters(of.parameters / context.parallel.pp, of.weights / context.parallel.pp)
+        for expert, of in parameters_by_kind(context, owned).items()
+    }
 
 
 def _dp_comm_slowdown(

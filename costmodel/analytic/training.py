@@ -33,7 +33,7 @@ from costmodel.workload.optimizer import OptimizerOperators, step_operators
 from costmodel.workload.plans import Training
 from costmodel.workload.recompute import expand
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import Kind, Schedule, concurrent_messages, folded_order
+from costmodel.workload.schedules import Kind, Schedule, SteadyState, concurrent_messages, folded_order, steady_state
 from costmodel.workload.stages import Stage, stage_layout
 from costmodel.workload.work import LayerWork
 
@@ -180,10 +180,10 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
 
 
 def step_schedule(scenario: Scenario, plan: Training) -> tuple[Order, Schedule, tuple[Stage, ...]]:
-    """Return the order of a step, its schedule and the layers of each stage."""
+    """Return the order of a step, its schedule and the layers of each stage; the schedule in its steady state."""
     parallel, count = scenario.parallel, micro_batch_count(scenario, plan)
     order = (plan.schedule, uniform_int(parallel.pp), uniform_int(parallel.virtual), uniform_int(count))
-    schedule = folded_order(*order)
+    schedule = folded_order(*order[:-1], steady_state(*order).shorter)
     return order, schedule, stage_layout(scenario.architecture, schedule.stages, plan.stages, plan.placement)
 
 
@@ -285,6 +285,13 @@ class StepTimes:
     optimizer: Seconds
     exposed_communication: Seconds
     host: Seconds
+
+    def grown(self, longer: StepTimes, steady: SteadyState) -> StepTimes:
+        """Return the times of a step of many micro-batches; these and `longer` are of its two shorter ones."""
+        names = ("step", "bubble", "optimizer", "exposed_communication", "host")
+        rest = {name: steady.at(getattr(self, name), getattr(longer, name)) for name in names}
+        kinds = {kind: steady.at(seconds, longer.by_kind[kind]) for kind, seconds in self.by_kind.items()}
+        return StepTimes(by_kind=kinds, **rest)
 
     def scaled(self, factor: Quantity) -> StepTimes:
         """Return the times, all longer by a factor."""

@@ -16,7 +16,7 @@ from costmodel.cost.form_registry import FORMS
 from costmodel.cost.parameter import build, freeze
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.errors import InputError, Location, Problem
-from costmodel.schema import build as schema_build
+from costmodel.schema import build_framework
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.calibration import FamilyFitFile, FitsFile
 from costmodel.schema.device import DeviceFile
@@ -39,6 +39,7 @@ UNSEEN_GROUPS = "unseen_groups"  # calibrations/unseen_groups: kernels of heads,
 SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation held out single shapes
 TRANSFER = "transfer"  # calibrations/transfer: what another device, library or version costs
 PRIOR = "prior"  # calibrations/prior: expected times of kernels on devices without rows
+_LABELS = {"schema", "extends", "name", "aliases", "price", "sources", "plausible"}  # keys that change no time
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 
 
@@ -84,7 +85,7 @@ class FitStore:
         name = implementation if "/" in implementation else f"{device}/{implementation}"
         if name not in self._files:
             owner = name.partition("/")[0]
-            self._files[name] = self._read(owner, name) if _exists(self._library, CALIBRATIONS, name) else None
+            self._files[name] = self._read(owner, name) if self._library.has(CALIBRATIONS, name) else None
         return self._files[name]
 
     def names(self, device: str) -> list[str]:
@@ -98,7 +99,7 @@ class FitStore:
 
     def composition(self) -> Mapping[str, FamilyFitFile]:
         """Return how measured times of whole runs scatter about predicted ones, by class; nothing without a file."""
-        if not _exists(self._library, CALIBRATIONS, COMPOSITION):
+        if not self._library.has(CALIBRATIONS, COMPOSITION):
             return {}
         return read(self._library, CALIBRATIONS, COMPOSITION, FitsFile).families
 
@@ -107,7 +108,7 @@ class FitStore:
 
         kin: `same` or `other` library. That of the very variant, else of its family, else of all kernels.
         """
-        if not _exists(self._library, CALIBRATIONS, SOURCES):
+        if not self._library.has(CALIBRATIONS, SOURCES):
             return None
         families = read(self._library, CALIBRATIONS, SOURCES, FitsFile).families
         names = (f"{kin}/{family}/{variant}", f"{kin}/{family}", kin)
@@ -115,7 +116,7 @@ class FitStore:
 
     def _unseen(self) -> Mapping[str, FamilyFitFile]:
         """Return how kernels of groups that no fit saw scatter about predictions; nothing without a file."""
-        if not _exists(self._library, CALIBRATIONS, UNSEEN_GROUPS):
+        if not self._library.has(CALIBRATIONS, UNSEEN_GROUPS):
             return {}
         if self._unseen_groups is None:
             self._unseen_groups = read(self._library, CALIBRATIONS, UNSEEN_GROUPS, FitsFile).families
@@ -149,7 +150,7 @@ class FitStore:
     def prior(self) -> Mapping[str, FamilyFitFile]:
         """Return what kernels of all devices share, by `family/variant` and by family; nothing without a file."""
         if self._prior is None:
-            has = _exists(self._library, CALIBRATIONS, PRIOR)
+            has = self._library.has(CALIBRATIONS, PRIOR)
             self._prior = read(self._library, CALIBRATIONS, PRIOR, FitsFile).families if has else {}
         return self._prior
 
@@ -160,7 +161,7 @@ class FitStore:
         return self._errors
 
     def _read_errors(self) -> StepErrors:
-        if not _exists(self._library, CALIBRATIONS, TRANSFER):
+        if not self._library.has(CALIBRATIONS, TRANSFER):
             return StepErrors({})
         return StepErrors(read(self._library, CALIBRATIONS, TRANSFER, FitsFile).families)
 
@@ -183,9 +184,13 @@ class FitStore:
 
     def _device_file(self, device: str) -> DeviceFile | None:
         """Return a device's file; None for a device that was made in Python."""
-        if not _exists(self._library, "devices", device):
+        if not self._library.has("devices", device):
             return None
         return read(self._library, "devices", device, DeviceFile)
+
+    def same_device(self, device: str) -> str:
+        """Return the device whose fits are those of this one."""
+        return same_device(device, self._library)
 
     def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
         """Return the device with its default implementations, then those that it inherits from in turn."""
@@ -270,14 +275,13 @@ def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, st
                 hint="remove one of these `inherit`",
             )  # fmt: skip
         seen.append(following)
-        if not _exists(library, "devices", following):
+        if not library.has("devices", following):
             yield following, {}
             return  # a device that was made in Python
         read(library, "devices", following, DeviceFile)  # raises what is wrong with it
         own = library.read_unextended(library.find(following, "devices"), "device")
         yield following, _defaults(own)
-        donor = _donor(own)
-        following = None if donor is None else donor.removeprefix("devices/")
+        following = _donor(own, library)
 
 
 def _defaults(own: Tree) -> dict[str, str]:
@@ -289,17 +293,36 @@ def _defaults(own: Tree) -> dict[str, str]:
     return {name_of_today(key): name_of_today(str(named.value)) for key, named in default.value.items()}
 
 
-def _donor(own: Tree) -> str | None:
+def _donor(own: Tree, library: Library) -> str | None:
     """Return the device from which this one inherits, as its file says, else the one that the file extends."""
     calibration, base = own.child("calibration"), own.child("extends")
     inherit = None if calibration is None else calibration.child("inherit")
     donor = base if inherit is None else inherit
-    return None if donor is None or donor.value is None else str(donor.value)
+    if donor is None or donor.value is None:
+        return None
+    return _named(str(donor.value), library, donor.location)
 
 
-def _exists(library: Library, kind: str, name: str) -> bool:
-    """Tell whether a file is there, without the search for similar names that an error message would make."""
-    return any((root / FOLDERS[kind] / kind / f"{name}.yaml").is_file() for root in library.roots)
+def _named(reference: str, library: Library, origin: Location | None) -> str:
+    """Return the name of the device that a reference means; one by its path is known by its name from then on."""
+    if not reference.startswith("./"):
+        return reference.removeprefix("devices/")
+    path = library.find(reference, "devices", origin=origin)
+    name = library.read_unextended(path, "device").text("name") or path.stem
+    if not library.has("devices", name):
+        library.know("devices", name, path)
+    return name
+
+
+def same_device(device: str, library: Library) -> str:
+    """Return the device whose fits are those of this one: itself, or what its file extends without other hardware."""
+    if not library.has("devices", device) or any(name.startswith(f"{device}/") for name in library.names(CALIBRATIONS)):
+        return device
+    own = library.read_unextended(library.find(device, "devices"), "device")
+    base = own.child("extends")
+    if base is None or not isinstance(base.value, str) or not set(own.value) <= _LABELS:
+        return device
+    return same_device(_named(base.value, library, base.location), library)
 
 
 def read(library: Library, kind: str, name: str, model: type[File]) -> File:
@@ -352,4 +375,4 @@ def default_framework(search_path: Sequence[str | Path] = ()) -> Framework:
 
 def framework_of(name: str, library: Library) -> Framework:
     """Return a framework by the name of its file."""
-    return schema_build.framework(read(library, "frameworks", name, FrameworkFile))
+    return build_framework.framework(read(library, "frameworks", name, FrameworkFile))

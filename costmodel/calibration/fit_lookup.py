@@ -50,23 +50,27 @@ def load_calibration(
     library = Library(search_path)
     if isinstance(framework, str):
         framework = framework_of(framework, library)
-    name = device if isinstance(device, str) else device.name
+    name, file = (device, None) if isinstance(device, str) else (device.name, device.path)
     implementations = tuple(sorted(framework.implementations.items()))
-    return _loaded(name.removeprefix("devices/"), implementations, tuple(map(Path.resolve, library.roots)))
+    return _loaded(name.removeprefix("devices/"), file, implementations, tuple(map(Path.resolve, library.roots)))
 
 
 @functools.lru_cache(maxsize=256)
 def _loaded(
-    device: str, implementations: tuple[tuple[str, tuple[str, ...]], ...], roots: tuple[Path, ...]
+    device: str, file: str | None, implementations: tuple[tuple[str, tuple[str, ...]], ...], roots: tuple[Path, ...]
 ) -> Calibration:
-    fits = FitLookup(_fit_store(roots), device, dict(implementations))
+    store = _fit_store(roots, (device, file) if file else None)
+    fits = FitLookup(store, store.same_device(device), dict(implementations))
     return Calibration(ROOFLINE, fits, fits.notes)
 
 
 @functools.lru_cache(maxsize=8)
-def _fit_store(roots: tuple[Path, ...]) -> FitStore:
-    """Return the files of a search path, which all devices and frameworks share."""
-    return FitStore(Library(roots))
+def _fit_store(roots: tuple[Path, ...], beside: tuple[str, str] | None) -> FitStore:
+    """Return the files of a search path, which all devices and frameworks share. beside: a device not on it."""
+    library = Library(roots)
+    if beside is not None:
+        library.know("devices", beside[0], Path(beside[1]))
+    return FitStore(library)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,10 +7,12 @@ import importlib
 import io
 import os
 import sys
+import warnings
+from typing import TextIO
 
 import click
 
-from costmodel.errors import CostModelError, InputError
+from costmodel.errors import CostModelError, ImplausibleInput, InputError
 from costmodel.version import __version__
 
 # Command -> its line in `costmodel --help`; each is in the module of its name, with `_` for `-`.
@@ -82,12 +84,23 @@ def root() -> None:
     """
 
 
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    line: str | None = None,
+) -> None:  # fmt: skip
+    """Write a warning to standard error: one of implausible input as a line of its own, others with their place."""
+    own = issubclass(category, ImplausibleInput)
+    text = f"warning: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
+    (sys.stderr if file is None else file).write(text)
+
+
 def main() -> None:
     """Run the command line and exit with its code: 0 done, 1 our bug, 2 bad input, 3 infeasible, 130 interrupted."""
     # Garbage collection takes a tenth of the import time and finds nothing.
     gc.disable()
     # The command line uses no pydantic plugin; searching for plugins takes 0.05 s.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    warnings.showwarning = _show_warning
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name in a source must not end a run
     try:

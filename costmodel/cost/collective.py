@@ -16,7 +16,7 @@ from costmodel.quantities import Bytes, Quantity, Seconds, log2, maximum, minimu
 from costmodel.workload.operators import Collective
 
 ALL_REDUCE = "all_reduce"
-STEPPED = (ALL_REDUCE, "all_gather", "reduce_scatter")  # rings over all ranks, whose steps add up
+STEPPED = (ALL_REDUCE, "all_gather", "reduce_scatter", "broadcast")  # rings over all ranks, whose steps add up
 LARGEST_EXPONENT = 60.0  # of two: beyond it one protocol has all of the message
 
 
@@ -184,7 +184,8 @@ class CollectiveForm:
         ring = self.large_latency + nccl_time(kind, size, scaled)
         if self.cluster_steps is not None and kind in STEPPED:
             passes = 2.0 if kind == ALL_REDUCE else 1.0
-            stepped = self.large_latency + self.cluster_steps.time(kind, links) + passes * ring_transfer(size, scaled)
+            sent = size * links.size / maximum(links.size - 1.0, 1.0) if kind == "broadcast" else size  # all of it
+            stepped = self.large_latency + self.cluster_steps.time(kind, links) + passes * ring_transfer(sent, scaled)
             ring = where(links.nodes > 1, stepped, ring)
         if self.nvls is None or kind != ALL_REDUCE:
             return {"large_time": ring, "ring_time": ring}

@@ -17,6 +17,7 @@ from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.analytic.training import StepModel, StepTimes, last_pass
 from costmodel.cost.calibration import Calibration
+from costmodel.errors import InputError
 from costmodel.event.conditions import Conditions
 from costmodel.event.engine import Timeline, run
 from costmodel.event.goodput import simulate_goodput
@@ -30,8 +31,9 @@ from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics, Point
 from costmodel.workload.plans import Decode, Prefill, Serving, Training
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import order
+from costmodel.workload.schedules import folded_order, order, steady_state
 
+MOST_PASSES = 200_000  # of all ranks: about a million tasks, less than a gigabyte
 FEW_TASKS = 100_000  # in all simulations for intervals together: a second
 STREAM_STALLS = "waits between streams"  # line of results: idle time of the compute stream
 NOT_SIMULATED = "the event engine simulates training, prefill, decode and serving; this is the closed form"
@@ -176,10 +178,22 @@ class _SimulatedStep(_Simulated[StepModel, StepTimes]):
         super().__init__(closed, closed.model, scenario, engine)
 
     def _simulate(self, model: StepModel) -> tuple[StepTimes, Timeline, tuple[str, ...]]:
-        scenario, engine, schedule = self._scenario, self._engine, model.pipeline.schedule
-        if engine.simulates_all(scenario):  # all ranks, none folded
-            parallel = scenario.parallel
-            schedule = order(schedule.name, int(parallel.pp), int(parallel.virtual), schedule.micro_batches)
+        steady = steady_state(*model.pipeline.order)
+        if not steady.repeats:
+            return self._run(model, steady.shorter)
+        _check_periodic(self._scenario, model.pipeline.order[-1])
+        shorter, timeline, notes = self._run(model, steady.shorter)
+        longer, _, _ = self._run(model, steady.longer)
+        told = f"the timeline has the first {steady.shorter:,} micro-batches; after them each period repeats the last"
+        return shorter.grown(longer, steady), timeline, (*notes, told)
+
+    def _run(self, model: StepModel, micro_batches: int) -> tuple[StepTimes, Timeline, tuple[str, ...]]:
+        """Return times, timeline and notes of a step of some micro-batches."""
+        scenario, engine = self._scenario, self._engine
+        name, pp, virtual, _ = model.pipeline.order
+        all_ranks = engine.simulates_all(scenario)  # none folded
+        schedule = (order if all_ranks else folded_order)(name, pp, virtual, micro_batches)
+        _check_size(scenario, sum(map(len, schedule.ranks)))
         last_passes = [last_pass(self._plan, schedule, rank) for rank in range(len(schedule.ranks))]
         replicas = engine.replicas(scenario)
         step = step_graph(scenario, model, schedule, last_passes, replicas)
@@ -229,6 +243,27 @@ class _SimulatedPass(_Simulated[PassModel, PassTimes]):
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return nothing: only a training step has a schedule."""
         return self._closed.schedule(perturbations)
+
+
+def _check_periodic(scenario: Scenario, micro_batches: int) -> None:
+    """Raise InputError where a long step does not repeat itself: noise, and disturbances that begin or end."""
+    simulation = scenario.simulation
+    passing = any(slowdown.begin or slowdown.end is not None for slowdown in simulation.slowdowns)
+    if simulation.jitter or passing:
+        raise InputError.single(
+            f"{micro_batches:,.0f} micro-batches with jitter or passing slowdowns would be simulated one by one",
+            hint="lower global_batch, or leave them out of `simulation`", field=f"scenarios.{scenario.name}.simulation",
+        )  # fmt: skip
+
+
+def _check_size(scenario: Scenario, passes: int) -> None:
+    """Raise InputError where a simulation would take more time and memory than anyone has for it."""
+    if passes > MOST_PASSES:
+        raise InputError.single(
+            f"{passes:,} passes would be simulated, {MOST_PASSES:,} at most",
+            hint="use --engine analytic, or fewer stages or micro-batches",
+            field=f"scenarios.{scenario.name}",
+        )  # fmt: skip
 
 
 def _positions(perturbations: Mapping[str, Perturbation]) -> int:

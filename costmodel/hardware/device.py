@@ -79,7 +79,10 @@ class Price:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Device:
-    """One accelerator. `memory` runs from the nearest level to the farthest; the last one is device memory."""
+    """One accelerator. `memory` runs from the nearest level to the farthest; the last one is device memory.
+
+    path: where its file is if no name of the search path finds it.
+    """
 
     name: str
     architecture: str
@@ -91,6 +94,7 @@ class Device:
     links: Mapping[str, Link]
     power: Power
     price: Price
+    path: str | None = None
 
     def peak(self, dtype: str, processors: Count | None = None) -> FlopPerSecond:
         """Return the dense peak of `dtype` on `processors` (default: all) [FLOP/s].

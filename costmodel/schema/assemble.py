@@ -46,13 +46,15 @@ class DocumentPart(Generic[File]):
 class Assembly:
     """Reads and checks documents, once for all scenarios that share them, and collects every problem.
 
-    notes: what users should know about the files read, such as ignored keys of a config.json.
+    notes: what users should know about the files read, such as ignored keys of a config.json; warnings: values that
+    are unlike all that is known, which `validate` reports as problems.
     """
 
     def __init__(self, library: Library, overrides: Sequence[Override] = ()) -> None:
         self.library = library
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self.warnings: list[Problem] = []
         self._overrides = overrides
         self._used: set[Override] = set()
         self._parts: dict[tuple[object, ...], Any] = {}

@@ -5,9 +5,8 @@ A record's fields have the names of the file's keys; only those that differ, in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from dataclasses import replace
 
 from costmodel import hardware
 from costmodel.quantities import Count, Quantity, ceil, minimum
@@ -15,10 +14,10 @@ from costmodel.schema import mixers, workload
 from costmodel.schema import serving as requests_files
 from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile
-from costmodel.schema.earlier_names import name_of_today
-from costmodel.schema.framework import EngineFile, FrameworkFile, PartFormatsFile, PrecisionFile, TileFile
+from costmodel.schema.framework import PartFormatsFile, PrecisionFile
 from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
-from costmodel.schema.patterns import AnyPattern, MixedFile, NeighbourhoodFile
+from costmodel.schema.patterns import AnyPattern, AxisFile, MixedFile, NeighbourhoodFile
+from costmodel.schema.records import optional, record
 from costmodel.schema.strict import Strict
 from costmodel.workload import architecture as arch
 from costmodel.workload import engine, patterns, plans, scenario
@@ -27,22 +26,7 @@ from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.schedules import implied_virtual
 from costmodel.workload.simulation import Checkpoints, Simulation, Slowdown
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Record = TypeVar("Record", bound="DataclassInstance")
-
-
-def _record(kind: type[Record], file: Strict, **given: object) -> Record:
-    """Return a record: the `given` fields, and for every other one the file's value of the same name."""
-    values = {field.name: getattr(file, field.name) for field in fields(kind) if field.name not in given}
-    return kind(**values, **given)
-
-
-def _optional(kind: type[Record], file: Strict | None) -> Record | None:
-    """Return the record of a mapping that may be missing."""
-    return None if file is None else _record(kind, file)
-
+_OF_ALL_TO_ALLS = {"processors", "dispatch", "combine", "codec", "in_network", "mode"}
 
 # ---- hardware -------------------------------------------------------------------------------------------------------
 
@@ -56,22 +40,23 @@ def device(file: DeviceFile, original: DeviceFile, restated: frozenset[str] = fr
     original: the device before them.
     restated: formats whose peak itself is overridden: it holds at the overridden processors and clock.
     """
-    return _record(
+    return record(
         hardware.Device,
         file,
         clock=file.clock.tensor_reference,
         clock_max=file.clock.max,
         math={name: _math_unit(unit, file, file if name in restated else original) for name, unit in file.math.items()},
         memory=tuple(_memory_level(level, file.processors) for level in file.memory),
-        links={name: _record(hardware.Link, link, name=name) for name, link in file.links.items()},
-        power=_record(hardware.Power, file.power),
-        price=_record(hardware.Price, file.price),
+        links={name: record(hardware.Link, link, name=name) for name, link in file.links.items()},
+        power=record(hardware.Power, file.power),
+        price=record(hardware.Price, file.price),
+        path=None,
     )
 
 
 def _math_unit(unit: MathUnitFile, file: DeviceFile, stated_for: DeviceFile) -> hardware.MathUnit:
     per_cycle = unit.peak / (stated_for.processors * _clock(stated_for, unit))
-    return _record(hardware.MathUnit, unit, flop_per_cycle=per_cycle, clock=_clock(file, unit))
+    return record(hardware.MathUnit, unit, flop_per_cycle=per_cycle, clock=_clock(file, unit))
 
 
 def _clock(file: DeviceFile, unit: MathUnitFile) -> Quantity:
@@ -88,29 +73,29 @@ def _memory_level(level: MemoryLevelFile, processors: Count) -> hardware.MemoryL
 
 def node(file: NodeFile, node_device: hardware.Device) -> hardware.Node:
     """Return the node; its link `intra` must be one of the device's."""
-    return _record(
+    return record(
         hardware.Node,
         file,
         device=node_device,
         intra=node_device.links[file.intra],
-        nic=_optional(hardware.Nic, file.nic),
-        host=_record(hardware.Host, file.host, peak=dict(file.host.peak or {})),
+        nic=optional(hardware.Nic, file.nic),
+        host=record(hardware.Host, file.host, peak=dict(file.host.peak or {})),
     )
 
 
 def cluster(file: ClusterFile, cluster_node: hardware.Node) -> hardware.Cluster:
     """Return the cluster."""
-    return _record(hardware.Cluster, file, node=cluster_node, network=network(file.network) if file.network else None)
+    return record(hardware.Cluster, file, node=cluster_node, network=network(file.network) if file.network else None)
 
 
 def network(file: NetworkFile) -> hardware.Network:
     """Return the network between nodes."""
-    return _record(
+    return record(
         hardware.Network,
         file,
         latency_same_leaf=file.latency.same_leaf,
         latency_cross_leaf=file.latency.cross_leaf,
-        price=_record(hardware.FabricPrice, file.price),
+        price=record(hardware.FabricPrice, file.price),
         failed=tuple(file.failed),
     )
 
@@ -131,12 +116,12 @@ def first_devices(devices: Count, per_node: Count) -> tuple[Count, Count]:
 
 def architecture(file: ModelFile) -> arch.Architecture:
     """Return the model."""
-    return _record(
+    return record(
         arch.Architecture,
         file,
         layers=_layers(file),
         mtp=_mtp(file),
-        layer_embedding=_optional(arch.LayerEmbedding, file.layer_embedding),
+        layer_embedding=optional(arch.LayerEmbedding, file.layer_embedding),
         encoder=None if file.encoder is None else _encoder(file.encoder),
     )
 
@@ -150,7 +135,7 @@ def _mtp(file: ModelFile) -> arch.Mtp | None:
 
 
 def _encoder(file: EncoderFile) -> arch.Encoder:
-    return _record(
+    return record(
         arch.Encoder,
         file,
         layers=tuple(_layer(layer, file.hidden) for layer in file.layers),
@@ -179,7 +164,7 @@ def _layers(file: ModelFile) -> tuple[arch.Layer, ...]:
 
 def _layer(file: LayerFile, hidden: Count) -> arch.Layer:
     hidden = hidden if file.width is None else file.width
-    return _record(arch.Layer, file, mixer=_mixer(file.mixer, hidden), ffn=_ffn(file.ffn, hidden))
+    return record(arch.Layer, file, mixer=_mixer(file.mixer, hidden), ffn=_ffn(file.ffn, hidden))
 
 
 _MIXERS: Mapping[type[Strict], type[arch.Mixer]] = {
@@ -196,26 +181,27 @@ def _mixer(file: mixers.AnyMixer, hidden: Count) -> arch.Mixer:
         return _attention(file, hidden)
     if isinstance(file, mixers.RecurrenceFile):
         value_dim = file.key_dim if file.value_dim is None else file.value_dim
-        return _record(arch.Recurrence, file, value_dim=value_dim, memories=_optional(arch.Memories, file.memories))
+        return record(arch.Recurrence, file, value_dim=value_dim, memories=optional(arch.Memories, file.memories))
     if isinstance(file, mixers.MlaFile):
-        return _record(arch.Mla, file, indexer=_optional(arch.Indexer, file.indexer))
+        return record(arch.Mla, file, indexer=optional(arch.Indexer, file.indexer))
     if isinstance(file, mixers.CompressedFile):
-        return _record(arch.CompressedAttention, file, indexer=_optional(arch.Indexer, file.indexer))
-    return _record(_MIXERS[type(file)], file)
+        return record(arch.CompressedAttention, file, indexer=optional(arch.Indexer, file.indexer))
+    return record(_MIXERS[type(file)], file)
 
 
 def _attention(file: mixers.AttentionFile, hidden: Count) -> arch.Attention:
     head_dim = hidden / file.q_heads if file.head_dim is None else file.head_dim
-    return _record(
+    return record(
         arch.Attention,
         file,
         kv_heads=file.q_heads if file.kv_heads is None else file.kv_heads,
         head_dim=head_dim,
         v_head_dim=head_dim if file.v_head_dim is None else file.v_head_dim,
         head_groups=_head_groups(file),
-        indexer=_optional(arch.Indexer, file.indexer),
-        kernel=_record(arch.KernelTraits, file.kernel),
-        route=_optional(arch.HeadRoute, file.route),
+        indexer=optional(arch.Indexer, file.indexer),
+        kernel=record(arch.KernelTraits, file.kernel),
+        route=optional(arch.HeadRoute, file.route),
+        kv_source=optional(arch.KvSource, file.kv_source),
     )
 
 
@@ -235,10 +221,22 @@ _PATTERNS: Mapping[str, type[patterns.Pattern]] = {
 }  # fmt: skip
 
 
+_NEIGHBOURHOOD_TILES = {1: 64.0, 2: 8.0, 3: 4.0}  # along each axis, 64 places in all: NATTEN, docs, tile sizes of SM80
+
+
+def _axis(file: AxisFile, tile: float) -> patterns.Axis:
+    """Return an axis; where it states no tile, kernels have `tile` places of it, and with tiles of one none."""
+    if file.query_tile is None:
+        return record(patterns.Axis, file, query_tile=tile, key_tile=tile)
+    single = file.query_tile == 1 and file.key_tile == 1
+    return record(patterns.Axis, file, query_tile=None, key_tile=None) if single else record(patterns.Axis, file)
+
+
 def _pattern(file: AnyPattern) -> patterns.Pattern:
     """Return the pattern of the file's kind."""
     if isinstance(file, NeighbourhoodFile):
-        return patterns.Neighbourhood(axes=tuple(_record(patterns.Axis, axis) for axis in file.axes))
+        tile = _NEIGHBOURHOOD_TILES[len(file.axes)]
+        return patterns.Neighbourhood(axes=tuple(_axis(axis, tile) for axis in file.axes))
     if isinstance(file, MixedFile):
         sets = tuple((group.queries, group.keys) for group in file.sets)
         return patterns.Mixed(sets=sets, projected=file.projected)
@@ -249,58 +247,17 @@ def _ffn(file: DenseFile | MoeFile | NoFfnFile, hidden: Count) -> arch.Ffn:
     if isinstance(file, NoFfnFile):
         return arch.NoFfn()
     if isinstance(file, MoeFile):
-        return _record(arch.MoeFfn, file)
+        return record(arch.MoeFfn, file)
     width = 4 * hidden if file.intermediate is None else file.intermediate
-    return _record(arch.DenseFfn, file, intermediate=width, gated=file.type == "glu")
+    return record(arch.DenseFfn, file, intermediate=width, gated=file.type == "glu")
 
 
 # ---- scenario -------------------------------------------------------------------------------------------------------
 
 
-def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario.Framework:
-    """Return what belongs to kernels and hosts; each family has one or several kernel libraries.
-
-    One kernel for prompts and decoding requests together is taken only where the device has a fit of it: elsewhere the
-    two that are fitted apart say more than a mixed kernel that nobody measured.
-    """
-    named = {key: [names] if isinstance(names, str) else names for key, names in file.implementations.items()}
-    if device is not None and (device.calibration is None or "attention_mixed" not in device.calibration.default):
-        named.pop("attention_mixed", None)
-    return _record(
-        scenario.Framework,
-        file,
-        gemm_tiles=_tiles(file.gemm_tiles),
-        attention_tiles=_tiles(file.attention_tiles),
-        weight_only_tiles=_tiles(file.weight_only_tiles),
-        implementations={name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()},
-        host=_record(scenario.HostTimes, file.host),
-        engine=None if file.engine is None else _engine(file.engine),
-        options=dict(file.training.options),
-    )
-
-
-def _engine(file: EngineFile) -> engine.Engine:
-    """Return the defaults of a serving engine."""
-    return _record(
-        engine.Engine,
-        file,
-        rules=tuple(
-            _record(engine.SchedulerRule, rule, except_architectures=tuple(rule.except_architectures))
-            for rule in file.rules
-        ),
-        scheduler=_record(engine.Scheduler, file.scheduler, max_num_seqs=None, token_budget=None, graph_limit=None),
-        memory=_record(engine.EngineMemory, file.memory, reserve=_record(engine.Reserve, file.memory.reserve)),
-        graph_sizes=tuple(sorted(file.graph_sizes)),
-    )
-
-
-def _tiles(files: Sequence[TileFile]) -> tuple[scenario.Tile, ...]:
-    return tuple(_record(scenario.Tile, tile) for tile in files)
-
-
 def precision(file: PrecisionFile) -> scenario.Precision:
     """Return the number formats."""
-    return _record(
+    return record(
         scenario.Precision,
         file,
         weight_scaling=GroupScaling(file.weight_group, file.weight_scale, file.weight_zero),
@@ -320,33 +277,36 @@ def _part(file: PartFormatsFile) -> scenario.PartFormats:
 def parallelism(file: workload.ParallelFile, schedule: str | None = None) -> scenario.Parallelism:
     """Return the degrees of parallelism; virtual stages default to those that the schedule implies."""
     implied = 1.0 if schedule is None else float(implied_virtual(schedule))
-    return _record(scenario.Parallelism, file, virtual=implied if file.virtual is None else file.virtual)
+    return record(scenario.Parallelism, file, virtual=implied if file.virtual is None else file.virtual)
 
 
-def communication(file: workload.CommunicationFile) -> scenario.Communication:
-    """Return the communication settings."""
-    return _record(scenario.Communication, file)
+def communication(file: workload.CommunicationFile, kernels: scenario.Framework) -> scenario.Communication:
+    """Return the communication settings; who sets up an all-to-all has one."""
+    stated = _OF_ALL_TO_ALLS & file.model_fields_set
+    return record(
+        scenario.Communication, file, exchange=file.exchange or ("all_to_all" if stated else kernels.expert_exchange)
+    )
 
 
 def offload(file: workload.OffloadFile) -> scenario.Offload:
     """Return the shares that are kept in host memory."""
-    return _record(scenario.Offload, file)
+    return record(scenario.Offload, file)
 
 
 def simulation(file: workload.SimulationFile) -> Simulation:
     """Return the settings of the event engine."""
-    return _record(
+    return record(
         Simulation,
         file,
         jitter=float(file.jitter),
-        slowdowns=tuple(_record(Slowdown, slowdown, speed=float(slowdown.speed)) for slowdown in file.slowdowns),
-        checkpoints=_optional(Checkpoints, file.checkpoints),
+        slowdowns=tuple(record(Slowdown, slowdown, speed=float(slowdown.speed)) for slowdown in file.slowdowns),
+        checkpoints=optional(Checkpoints, file.checkpoints),
     )
 
 
 def routing(file: workload.RoutingFile, counts: tuple[float, ...] | None) -> scenario.Routing:
     """Return how tokens are routed to experts. counts: the content of the file that `counts` names."""
-    return _record(scenario.Routing, file, counts=counts, exponent=0.0 if file.exponent is None else file.exponent)
+    return record(scenario.Routing, file, counts=counts, exponent=0.0 if file.exponent is None else file.exponent)
 
 
 def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.Device) -> scenario.Plan:
@@ -354,33 +314,33 @@ def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.
     if isinstance(file, workload.TrainingFile):
         return _training(file)
     if isinstance(file, workload.PrefillFile):
-        denoising = _optional(plans.Denoising, file.denoising)
+        denoising = optional(plans.Denoising, file.denoising)
         chunk = None if denoising is not None else _chunk(file.chunk_tokens, kernels, device, file.parallel.tp)
-        return _record(plans.Prefill, file, speculative=None, denoising=denoising, chunk_tokens=chunk)
+        return record(plans.Prefill, file, speculative=None, denoising=denoising, chunk_tokens=chunk)
     if isinstance(file, workload.ExpertBoundFile):
-        return _record(plans.ExpertBound, file)
-    drafts = _optional(plans.Speculative, file.speculative)
+        return record(plans.ExpertBound, file)
+    drafts = optional(plans.Speculative, file.speculative)
     if isinstance(file, workload.DecodeFile):
-        return _record(plans.Decode, file, speculative=drafts)
+        return record(plans.Decode, file, speculative=drafts)
     if isinstance(file, workload.GenerateFile):
         chunk = _chunk(file.chunk_tokens, kernels, device, file.parallel.tp)
-        return _record(plans.Generate, file, speculative=drafts, chunk_tokens=chunk)
+        return record(plans.Generate, file, speculative=drafts, chunk_tokens=chunk)
     return _serving(file, drafts, kernels, device)
 
 
 def _training(file: workload.TrainingFile) -> plans.Training:
-    return _record(
+    return record(
         plans.Training,
         file,
         zero=file.optimizer.zero,
         stages=tuple(file.stages) if file.stages else None,
-        placement=_record(plans.Placement, file.placement),
+        placement=record(plans.Placement, file.placement),
         sharding=_sharding(file.optimizer),
     )
 
 
 def _sharding(file: workload.OptimizerFile) -> plans.Sharding:
-    return _record(plans.Sharding, file, group=file.shard_group, gradients=file.gradient_communication)
+    return record(plans.Sharding, file, group=file.shard_group, gradients=file.gradient_communication)
 
 
 def _serving(
@@ -391,13 +351,13 @@ def _serving(
 ) -> plans.Serving | scenario.Disaggregated:
     """Return serving on one engine, or from two pools."""
     if file.prefill is None or file.decode is None:
-        return _record(
+        return record(
             plans.Serving,
             file,
             speculative=drafts,
             requests=_requests(file.requests),
-            replicas=_record(streams.Replicas, file.replicas),
-            slo=_record(streams.Slo, file.slo),
+            replicas=record(streams.Replicas, file.replicas),
+            slo=record(streams.Slo, file.slo),
             rate=_first(file.rate, None if file.requests is None else file.requests.rate),
             arrival_scv=_arrival_scv(file.requests),
             scheduler=_scheduler(file, kernels.engine, device),
@@ -414,8 +374,8 @@ def _serving(
     return scenario.Disaggregated(
         file.input_tokens,
         file.output_tokens,
-        scenario.Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication), prompts),
-        scenario.Pool(parallelism(file.decode.parallel), communication(file.decode.communication), requests),
+        scenario.Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication, kernels), prompts),
+        scenario.Pool(parallelism(file.decode.parallel), communication(file.decode.communication, kernels), requests),
     )
 
 
@@ -437,20 +397,20 @@ def _requests(file: requests_files.RequestsFile | None) -> streams.RequestStream
     """Return the requests over time of a scenario."""
     if file is None:
         return None
-    return _record(
+    return record(
         streams.RequestStream,
         file,
         input=_lengths(file.input),
         output=_lengths(file.output),
-        prefix=_optional(streams.SharedPrefix, file.prefix),
-        sessions=_optional(streams.Sessions, file.sessions),
+        prefix=optional(streams.SharedPrefix, file.prefix),
+        sessions=optional(streams.Sessions, file.sessions),
     )
 
 
 def _lengths(file: requests_files.LengthsFile | None) -> streams.Lengths | None:
     if file is None:
         return None
-    return _record(
+    return record(
         streams.Lengths,
         file,
         mean=1.0 if file.mean is None else file.mean,

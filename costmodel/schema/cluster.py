@@ -1,12 +1,14 @@
 """The node, cluster and topology files."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from costmodel.schema.device import DType, Source
-from costmodel.schema.quantity import Bandwidth, Latency, LoadFactor, Money, NicBandwidth, Number, Peak, Size
+from costmodel.schema.device import PLAUSIBLE, DType, Source
+from costmodel.schema.quantity import Bandwidth, Latency, LoadFactor, Money, NicBandwidth, Number, OneOf, Peak, Size
 from costmodel.schema.strict import Strict
+
+TOPOLOGIES = ("ft2", "ft3", "fat-tree", "mrft", "rail", "mpft", "sf", "df", "nvlink", "pcie", "unspecified")
 
 
 class NicFile(Strict):
@@ -42,6 +44,7 @@ class NodeFile(Strict):
     nic: NicFile | None = Field(default=None, description="NICs; null: none")
     host: HostFile = Field(default_factory=HostFile, description="the CPU side")
     aliases: list[str] = Field(default=[], description="other names of the node")
+    plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")
 
 
@@ -63,8 +66,8 @@ class FabricPriceFile(Strict):
 class NetworkFile(Strict):
     """The network between nodes."""
 
-    topology: str = Field(
-        description="ft2, ft3, fat-tree, mrft, rail, mpft, sf, df, nvlink or pcie; any other has no part counts"
+    topology: Annotated[str, OneOf(TOPOLOGIES)] = Field(
+        description="how switches are wired; `unspecified` has no part counts"
     )
     planes: Number = Field(default=1.0, description="parallel independent planes; nvlink: switch chips")
     radix: Number = Field(description="ports per switch; nvlink: devices; pcie: devices per switch")
@@ -92,6 +95,7 @@ class ClusterFile(Strict):
     network: NetworkFile | None = Field(
         default=None, description="the network; null: several nodes with NICs share one switch, at the NIC's latency"
     )
+    plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")
 
 

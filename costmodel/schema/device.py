@@ -30,6 +30,9 @@ StoredType = Literal[LinearType, "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
 """Number formats of stored tensors, including the blocks of GGUF files."""
 
 
+PLAUSIBLE = "paths of fields whose values are meant although no known hardware has such"
+
+
 class Source(Strict):
     """The source of values."""
 
@@ -132,4 +135,5 @@ class DeviceFile(Strict):
     price: PriceFile = Field(default_factory=PriceFile, description="prices")
     aliases: list[str] = Field(default=[], description="names of the device in measurement tables")
     calibration: CalibrationFile | None = Field(default=None, description="fits of the device")
+    plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")

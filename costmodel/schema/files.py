@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from costmodel.errors import InputError, Problem
+from costmodel.errors import ImplausibleInput, InputError, Problem
 from costmodel.hardware import Cluster, Device, Network, Node
 from costmodel.quantities import Quantity
 from costmodel.schema import build
@@ -25,6 +26,7 @@ from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.hugging_face import import_config, is_config
 from costmodel.schema.hugging_face.local import cached_config
 from costmodel.schema.installation import install, install_device, install_node
+from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model import ModelFile
 from costmodel.schema.overrides import read_overrides
@@ -57,7 +59,7 @@ def validate(path: str | Path, search_path: Sequence[str | Path] = ()) -> list[P
     with assembly.collecting_problems():
         is_name = not Path(path).exists() and library.has_workload(path)
         _check(assembly, library.find_workload(path) if is_name else Path(path))
-    return in_order(assembly.problems)
+    return in_order([*assembly.problems, *assembly.warnings])
 
 
 def _check(assembly: Assembly, path: Path) -> None:
@@ -68,7 +70,7 @@ def _check(assembly: Assembly, path: Path) -> None:
     schema = library.schema_of(path)
     tree = library.read(path, schema)
     if schema == "workload":
-        resolve_tree(tree, path.stem, library)
+        assembly.problems.extend(resolve_tree(tree, path.stem, library).warnings)
     elif schema == "case":
         check_cases(assembly, tree, path)
     elif schema == "anchor":
@@ -81,6 +83,7 @@ def _check(assembly: Assembly, path: Path) -> None:
         install_device(assembly, tree)
     else:
         assembly.part(FILES[schema], tree)
+        assembly.problems.extend(unknown_names(library, tree) if schema == "framework" else ())
         assembly.problems.extend(library.clashes(path, folder_of(schema)))
 
 
@@ -118,7 +121,7 @@ def load_cluster(
 ) -> Cluster:
     """Return the cluster of a name or a file; for a node, a cluster of as many as hold `devices`.
 
-    changes: paths of `hardware.…` and their new values, as for `--set`.
+    changes: paths of `hardware.…` and their new values, as for `--set`. Warns of implausible values.
     """
     overrides = read_overrides(changes or {}, [])
     for override in overrides:
@@ -131,6 +134,8 @@ def load_cluster(
         cluster = install(assembly, Tree(as_reference(name)), None, devices, None).cluster
         assembly.report_unused()
         if not assembly.problems:
+            for problem in in_order(assembly.warnings):
+                warnings.warn(str(problem), ImplausibleInput, stacklevel=2)
             return cluster
     raise InputError(in_order(assembly.problems))
 

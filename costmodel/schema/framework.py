@@ -122,6 +122,14 @@ class EngineFile(Strict):
     )
 
 
+class FusedNormsFile(Strict):
+    """Where an all-reduce of an inference step, the residual sum and the norm behind it are one kernel."""
+
+    dies: list[str] = Field(min_length=1, description="dies of the devices that have such kernels")
+    rows: Number | None = Field(default=None, description="tokens of a message at most; null: any number")
+    experts_only: bool = Field(default=False, description="only models with experts")
+
+
 class TrainingDefaultsFile(Strict):
     """What a framework does in training unless it is told otherwise; a scenario that states it replaces it."""
 
@@ -178,6 +186,10 @@ class FrameworkFile(Strict):
     reduction: Literal["scatter", "all_reduce"] = Field(
         default="scatter", description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
     )
+    weight_exchange: Literal["gather", "broadcast"] = Field(
+        default="gather",
+        description="updated weights in ZeRO stages 1 and 2: an all-gather, or a broadcast by each rank in turn",
+    )
     sustained_slowdown: LoadFactor = Field(
         default=1.0, description="slowdown of kernels in a training step relative to benchmark loops"
     )
@@ -187,6 +199,18 @@ class FrameworkFile(Strict):
     host: HostTimesFile = Field(default_factory=HostTimesFile, description="host time per step")
     kv_layout: Literal["static", "paged", "concat"] = Field(
         default="static", description="static: preallocated; paged; concat: copied as a whole in every step"
+    )
+    expert_exchange: Literal["all_to_all", "gather"] = Field(
+        default="all_to_all", description="`communication.exchange` of inference where the scenario does not say"
+    )
+    fused_norms: FusedNormsFile | None = Field(
+        default=None,
+        description="all-reduces of inference that add up the residual stream and normalise as well; null: none",
+    )
+    routed_shared_expert: list[str] = Field(
+        default=[],
+        description="architectures of the devices on which the only shared expert of a layer, if it is as wide as the "
+        "routed ones, is one more of them in inference without expert parallelism",
     )
     prompt_chunk: Number | None = Field(
         default=None,

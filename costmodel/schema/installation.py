@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from costmodel.schema import build
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
+from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.overrides import apply_overrides
+from costmodel.schema.plausible import implausible
 from costmodel.schema.quantity import SI
 from costmodel.schema.references import suggest
 from costmodel.schema.tree import Tree
@@ -69,6 +72,7 @@ def install(
     part = assembly.part(ClusterFile, document, overrides, field)
     if inner is None:
         raise Stop
+    assembly.warnings.extend(implausible("cluster", part.file, part.tree))
     cluster = build.cluster(part.file, inner.node)
     cluster = cluster if limit is None else _first_devices(limit, cluster, scenario)
     return Installation(inner.device_part, inner.node_part, part, cluster)
@@ -119,6 +123,7 @@ def install_node(assembly: Assembly, document: Tree, scenario: str | None = None
                 f"{device.name} has no link {link.value!r}", hint=suggest(link.value, list(device.links)),
                 field=field, location=link.location,
             )  # fmt: skip
+    assembly.warnings.extend(implausible("node", part.file, part.tree))
     return NodeInstallation(device_part, part, build.node(part.file, device))
 
 
@@ -148,11 +153,16 @@ def install_device(
     """Return a device's document and the device."""
     part = assembly.part(DeviceFile, document, assembly.overrides_of("device", scenario))
     original = assembly.part(DeviceFile, document)
+    assembly.warnings.extend(implausible("device", part.file, part.tree, original=document))
+    assembly.problems.extend(unknown_names(assembly.library, part.tree))
     restated = frozenset(
         name for name in part.file.math
         if part.tree.at(("math", name, "peak")) is not document.at(("math", name, "peak"))
     )  # fmt: skip
-    return part, build.device(part.file, original.file, restated)
+    device = build.device(part.file, original.file, restated)
+    if assembly.library.has("devices", device.name) or document.location is None or document.location.line is None:
+        return part, device
+    return part, replace(device, path=str(Path(document.location.source).resolve()))
 
 
 def _first_devices(limit: Count, cluster: Cluster, scenario: str | None) -> Cluster:

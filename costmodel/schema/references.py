@@ -75,8 +75,25 @@ class Library:
     def __init__(self, search_path: Sequence[str | Path] = ()) -> None:
         from_environment = [part for part in os.environ.get("COSTMODEL_PATH", "").split(os.pathsep) if part]
         self.roots = (*map(Path, (*search_path, *from_environment)), package_root())
+        self._known: dict[tuple[str, str], Path] = {}
+        self._implementations: frozenset[str] | None = None
         self._trees: dict[Path, Tree] = {}
         self._extended: dict[Path, Tree] = {}
+
+    def know(self, kind: str, name: str, path: Path) -> None:
+        """Let a name mean a file that is not on the search path."""
+        self._known[kind, name] = path
+
+    def has(self, kind: str, name: str) -> bool:
+        """Tell whether a file is there, without the search for similar names that an error message would make."""
+        return self._path(kind, name) is not None
+
+    def _path(self, kind: str, name: str) -> Path | None:
+        """Return the file of a name, null where there is none."""
+        if not _NAME.fullmatch(name):
+            return None
+        paths = (self._folder(root, kind) / f"{name}.yaml" for root in self.roots)
+        return next((path for path in paths if path.is_file()), self._known.get((kind, name)))
 
     def names(self, kind: str) -> list[str]:
         """Return the names of all files of a kind (a key of FOLDERS, or `workloads`), sorted."""
@@ -92,10 +109,9 @@ class Library:
         if reference.startswith("./"):
             return relative_path(reference, origin)
         name = reference.removeprefix(f"{kind}/")
-        for root in self.roots if _NAME.fullmatch(name) else ():
-            path = self._folder(root, kind) / f"{name}.yaml"
-            if path.is_file():
-                return path
+        path = self._path(kind, name)
+        if path is not None:
+            return path
         path_of_alias = self._find_alias(name, kind, origin, field)
         if path_of_alias is not None:
             return path_of_alias
@@ -114,6 +130,13 @@ class Library:
                     of_root.setdefault(alias, []).append(path)
             aliases = of_root | aliases
         return aliases
+
+    def implementations(self) -> frozenset[str]:
+        """Return the names of all implementations that have a calibration of some device."""
+        if self._implementations is None:
+            folders = [self._folder(root, "calibrations") for root in self.roots]
+            self._implementations = frozenset(path.stem for folder in folders for path in folder.glob("*/*.yaml"))
+        return self._implementations
 
     def clashes(self, path: Path, kind: str) -> Iterator[Problem]:
         """Yield the aliases of a file that are also the name or an alias of another file of its folder."""

@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.errors import InputError, LayoutError, Location, Problem
 from costmodel.hardware import Device
 from costmodel.quantities import is_single
-from costmodel.schema import build
+from costmodel.schema import build, build_framework
 from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
@@ -24,6 +24,7 @@ from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.framework_defaults import gradients_of, with_defaults
 from costmodel.schema.installation import install
+from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.model import ModelFile
 from costmodel.schema.number_formats import choose_formats, expand_set_name, shipped_formats
 from costmodel.schema.overrides import DocumentName, apply_overrides, locate, read_overrides
@@ -50,7 +51,7 @@ class ResolvedWorkload:
 
     document: `model`, and `scenarios.NAME` each with its `hardware`, as nested dicts in SI.
     scenarios: the same as records.
-    notes: what the files say that is ignored, for people.
+    notes: what the files say that is ignored, for people; warnings: values unlike all hardware that is known.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ResolvedWorkload:
     architecture: Architecture
     _trees: dict[str, dict[str, Tree]] = field(repr=False)
     notes: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
     def value(self, path: str) -> Any:
         """Return the value at a path of the document; raise InputError if there is no such path."""
@@ -169,6 +171,7 @@ def resolve_tree(
         architecture=architecture,
         _trees={key: part.trees | {"model": model.tree, "workload": head.tree} for key, part in parts},
         notes=tuple(assembly.notes),
+        warnings=tuple(in_order(assembly.warnings)),
     )
 
 
@@ -289,6 +292,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     framework_tree, framework_field = assembly.inline_or_named(reference, "framework", f"{field}.framework")
     overrides = assembly.overrides_of("framework", name)
     framework = assembly.part(FrameworkFile, framework_tree, overrides, framework_field)
+    assembly.problems.extend(unknown_names(assembly.library, framework.tree))
     device = hardware.cluster.device
     chosen, told = _formats(tree, plan, model, device)
     plan = with_defaults(plan, framework.file.training)
@@ -297,7 +301,8 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     )
     if architecture is None:
         raise Stop
-    kernels = build.framework(framework.file, hardware.device_part.file)
+    plan = _with_load(plan, architecture)
+    kernels = build_framework.framework(framework.file, hardware.device_part.file)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     scenario = Scenario(
         name=name,
@@ -306,7 +311,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         cluster=hardware.cluster,
         parallel=layout,
         precision=build.precision(formats.file),
-        communication=build.communication(plan.communication),
+        communication=build.communication(plan.communication, kernels),
         framework=kernels,
         offload=build.offload(plan.offload),
         notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan)),
@@ -319,6 +324,15 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     }  # fmt: skip
     _check_layout(assembly, scenario, tree)
     return _Resolved(scenario, scenario_document(plan, scenario, hardware, formats.file, framework.file), trees)
+
+
+def _with_load(plan: PlanFile, architecture: Architecture) -> PlanFile:
+    """Return the plan with a `routing.load`: by chance for the few tokens of an engine's step, unless it is stated."""
+    if plan.routing.load is not None:
+        return plan
+    engine = isinstance(plan, ServingFile) and plan.prefill is None
+    load = "uniform" if engine and architecture.has_experts else "balanced"
+    return plan.model_copy(update={"routing": plan.routing.model_copy(update={"load": load})})
 
 
 def _located(plan: PlanFile, tree: Tree, field: str) -> PlanFile:

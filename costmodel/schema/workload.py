@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from costmodel.schema.device import DType, LinearType, Source, StoredType
@@ -69,6 +70,12 @@ class CommunicationFile(Strict):
         default=False, description="in-network multicast (dispatch) and reduction (combine), running concurrently"
     )
     mode: Literal["normal", "low_latency"] = Field(default="normal", description="one copy per node, or one per expert")
+    exchange: Literal["all_to_all", "gather"] | None = Field(
+        default=None,
+        description="in inference, how tokens reach experts of other ranks: by an all-to-all, or all ranks gather all "
+        "tokens and scatter the sums of their results; null: as the framework, or `all_to_all` where another key of "
+        "it is stated",
+    )
     expert_load: LoadFactor | None = Field(
         default=None,
         description="load of the busiest expert rank relative to the mean; overrides `routing`; null: from `routing`",
@@ -81,8 +88,10 @@ class CommunicationFile(Strict):
 class RoutingFile(Strict):
     """How tokens are routed to experts and where experts are placed."""
 
-    load: Literal["balanced", "uniform", "zipf", "counts"] = Field(
-        default="balanced", description="balanced: all ranks equal; uniform / zipf: random routing; counts: from a file"
+    load: Literal["balanced", "uniform", "zipf", "counts"] | None = Field(
+        default=None,
+        description="balanced: all ranks equal; uniform / zipf: random routing; counts: from a file; null: uniform on "
+        "one engine of phase `serving`, else balanced",
     )
     exponent: Exponent | None = Field(default=None, description="of Zipf's law, popularity = rank^-exponent; zipf only")
     counts: str | None = Field(
@@ -184,6 +193,12 @@ class SlowdownFile(Strict):
     speed: ShareOrZero = Field(description="fraction of normal speed; 0: stopped")
     begin: Moment = Field(default=0.0, description="start time, from the start of the step or pass")
     end: Moment | None = Field(default=None, description="end time; null: until the end")
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if self.end is not None and np.any(np.less_equal(self.end, self.begin)):
+            raise wrong("end must come after begin", "write a later end, or leave it out")
+        return self
 
 
 class CheckpointsFile(Strict):

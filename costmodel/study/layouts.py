@@ -171,6 +171,8 @@ def _degrees(architecture: Architecture, devices: int) -> Iterator[tuple[int, in
 
 def _virtual(schedule: str, pp: int, depth: int) -> list[int]:
     """Return the stages of a rank that a family of schedules may have."""
+    if schedule == "combined-1f1b" and pp > 1:
+        return [each for each in divisors(max(depth // pp, 1)) if each > 1 and depth % (pp * each) == 0]
     if schedule not in ("1f1b", "interleaved"):
         return [SCHEDULES[schedule].virtual or 1]
     return [each for each in divisors(max(depth // pp, 1)) if depth % (pp * each) == 0 or each == 1] if pp > 1 else [1]

@@ -26,6 +26,7 @@ COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 """What metrics begin with that no calibration and no time of a framework moves."""
 OF_TRAINING = frozenset({
     "sustained_slowdown", "dp_comm_slowdown", "tensor_overlap", "accumulation", "reduction", "unfused_elementwise",
+    "weight_exchange",
     "host.operator",
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
-from costmodel.quantities import Bytes, Count, is_single
+from costmodel.quantities import Bytes, Count, is_single, maximum
 from costmodel.workload.architecture import DenseFfn, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES, LOGARITHMIC, payload_element
 from costmodel.workload.expert_load import ExpertLoad, expert_load, routed_tokens, sent_tokens, served_tokens
-from costmodel.workload.linear import ExpertGroups, Linear, add_linear, add_norm, batched_gemm
+from costmodel.workload.linear import ExpertGroups, Linear, add_linear, add_norm, add_transposition, batched_gemm
 from costmodel.workload.operators import (
     Collective,
     Elementwise,
     ExpertAllToAll,
+    Group,
     HostTransfer,
     Operator,
     expert_all_to_all_family,
 )
 from costmodel.workload.work import WorkBuilder
+
+_Messages: TypeAlias = "tuple[list[Operator], list[Operator]]"  # forward, backward
 
 
 def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, owns_input: bool = True) -> None:
@@ -32,6 +36,11 @@ def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, owns
     mlp = _Mlp(
         "ffn", width=ffn.intermediate, gated=ffn.gated, bias=ffn.bias, casts_input=owns_input, saves_input=owns_input
     )
+    if ffn.channels_first:
+        hidden, inner = context.architecture.hidden, ffn.intermediate / context.parallel.tp
+        up = (2.0 if ffn.gated else 1.0) * inner
+        add_transposition(builder, context, context.tokens * (hidden + up), operator="ffn_up")
+        add_transposition(builder, context, context.tokens * (inner + hidden), operator="ffn_down")
     _add_mlp(builder, context, mlp)
 
 
@@ -141,7 +150,7 @@ def _add_score_smoothing(builder: WorkBuilder, context: Context, ffn: MoeFfn) ->
 
 def _add_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: bool) -> None:
     """Add shared and routed experts, one after the other; concurrently where the host computes the routed ones."""
-    has_shared = not (is_single(ffn.shared) and ffn.shared == 0)
+    has_shared = not (is_single(ffn.shared) and ffn.shared == 0) and not _routes_shared_expert(context, ffn)
     on_host = context.offload.hosts_experts
     if on_host:
         _add_latent(builder, context.part("experts"), ffn, _add_host_experts)
@@ -207,12 +216,14 @@ def _add_routed_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> 
     their results.
     """
     hidden, load = context.architecture.hidden, expert_load(context, ffn)
+    if _routes_shared_expert(context, ffn):
+        ffn, load = _with_shared_expert(context, ffn, load)
     rows = _own_rows(context, load)
     up, down = _expert_gemms(context, ffn, load)
-    dispatch, combine, combine_gradient, dispatch_gradient = _expert_all_to_alls(context, ffn, load)
     narrow, wide = context.gemm_element if context.casts_inputs else context.residual, context.residual
     gather, scatter = _slice_collectives(context, rows * hidden, narrow, wide)
-    builder.step("dispatch", [dispatch], [dispatch_gradient])
+    first, last = _exchange(context, ffn, load)
+    builder.step("dispatch", *first)
     builder.step("dispatch", gather[:1], scatter[1:])
     builder.step("permute", *_permute_operators("expert permute", rows * hidden, 2 * narrow, 2 * wide))
     add_linear(builder, context, up)
@@ -222,12 +233,66 @@ def _add_routed_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> 
     add_linear(builder, context, down)
     builder.step("permute", *_permute_operators("expert unpermute", rows * hidden, 2 * wide, 2 * narrow))
     builder.step("combine", scatter[:1], gather[1:])
+    builder.step("combine", *last)
+
+
+def _exchange(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[_Messages, _Messages]:
+    """Return what carries tokens to the experts and results back, each forward and backward.
+
+    Gathered: D = R*etp/tp groups of the R expert-parallel ranks have T tokens each of their own. All ranks get all of
+    them, and the sums of their results go back where the tokens came from:
+
+        all-gather D*T*d*e,   reduce-scatter D*T*d*e_residual      over ranks `tp` apart; nothing where D is one
+
+    [vLLM, `allgather_reducescatter`; SGLang, attention data parallelism without an all-to-all backend]. Ranks of one
+    tensor-parallel group have the same tokens; their results are added up by its own all-reduce.
+    """
+    hidden, parallel = context.architecture.hidden, context.parallel
+    narrow, wide = context.gemm_element if context.casts_inputs else context.residual, context.residual
+    if context.phase != "training" and context.communication.exchange == "gather":
+        groups = maximum(parallel.ep * parallel.etp / parallel.tp, 1.0)
+        tokens, ranks = groups * context.tokens * hidden, Group(groups, parallel.tp)
+        gather = Collective("dispatch", "all_gather", tokens * narrow, ranks)
+        return ([gather], []), ([Collective("combine", "reduce_scatter", tokens * wide, ranks)], [])
+    dispatch, combine, combine_gradient, dispatch_gradient = _expert_all_to_alls(context, ffn, load)
     backward: list[Operator] = [combine_gradient]
     if context.casts_inputs:
         # The gradient is cast before it is dispatched, and arrives in the format of the GEMMs.
         size = sent_tokens(context) * hidden * (wide + narrow)
         backward.insert(0, Elementwise("combine gradient cast", size, kind="cast"))
-    builder.step("combine", [combine], backward)
+    return ([dispatch], [dispatch_gradient]), ([combine], backward)
+
+
+def _routes_shared_expert(context: Context, ffn: MoeFfn) -> bool:
+    """Tell whether the shared expert runs as one more routed expert, which every token visits.
+
+    Both need one width and format, and the ranks of a group all experts.
+    """
+    alone = all(is_single(size) and size == 1.0 for size in (ffn.shared, context.parallel.ep))
+    alike = ffn.shared_intermediate is None and not ffn.shared_gate and ffn.latent is None
+    formats = [(each.linear, each.weights) for each in map(context.precision.part, ("experts", "shared_experts"))]
+    enabled = context.framework.routed_shared_expert and context.phase != "training"
+    return enabled and alone and alike and formats[0] == formats[1] and not context.offload.hosts_experts
+
+
+def _with_shared_expert(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[MoeFfn, ExpertLoad]:
+    """Return the experts and their load with the shared expert among them; T tokens, a active experts with m rows.
+
+    experts E + 1,   top_k k + 1,   rows + T,   active a + 1,   mean m' = (a*m + T)/(a + 1)
+    rows_std^2  (a*(rows_std^2 + (m - m')^2) + (T - m')^2) / (a + 1)
+    """
+    tokens, active = routed_tokens(context), load.active_experts
+    mean = load.rows / active
+    joint = (load.rows + tokens) / (active + 1.0)
+    squares = active * (load.rows_std**2 + (mean - joint) ** 2) + (tokens - joint) ** 2
+    both = replace(
+        load,
+        rows=load.rows + tokens,
+        local_experts=load.local_experts + 1.0,
+        active_experts=active + 1.0,
+        rows_std=(squares / (active + 1.0)) ** 0.5,
+    )
+    return replace(ffn, experts=ffn.experts + 1.0, top_k=ffn.top_k + 1, shared=0.0), both
 
 
 def _add_host_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:

@@ -182,7 +182,7 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str)
         streams = context.architecture.streams
         add_stream_reads(builder, context, f"{name} hyper-connection", outputs=streams * (streams + 2.0))
         add_norm(builder, context, f"{name} norm", layer.norm, rows, hidden)
-    elif layer.norm_position != "after":
+    elif layer.norm != "none" and layer.norm_position != "after":
         add_residual_norm(builder, context, f"{name} norm", layer.norm)
     inner = _enter_branch(builder, context, name)
     enter_tensor_parallel(builder, inner, name)
@@ -365,6 +365,8 @@ def _add_final_norm(builder: WorkBuilder, context: Context) -> None:
     elif last.norm_position == "after":
         if kind != "none":
             add_norm(builder, context, "final norm", kind, rows, width)
+    elif last.norm == "none" and kind == "none":
+        return
     elif kind == "none":
         size = (2 + branches) * rows * width * context.residual
         builder.step("norm", [Elementwise("final residual add", size, kind="add")])

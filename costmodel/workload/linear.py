@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, replace
 
-from costmodel.quantities import Bytes, Count, Quantity, is_single, minimum
+from costmodel.quantities import Bytes, Count, Quantity, is_single, minimum, where
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
 from costmodel.workload.operators import Collective, Elementwise, Gemm, HostGemm, Operator, gemm_family
@@ -53,11 +53,24 @@ def add_residual_norm(
     else:
         builder.step(
             "norm",
-            [Elementwise(name, (2 + branches + norms) * size, kind="norm", rows=rows)],
+            [Elementwise(name, (2 + branches + norms) * size, kind="norm", rows=rows, calls=_own_starts(context))],
             [Elementwise(f"{name} gradient", (3 + branches) * size, rows=rows)],
             recomputed=[Elementwise(name, (1 + norms) * size, kind="norm", rows=rows)],
         )
     _save_norm(builder, name, kind, size, norms * context.architecture.hidden)
+
+
+def _own_starts(context: Context) -> Count:
+    """Return how often the kernel of a residual sum and its norm is started by itself: once, or never.
+
+    Where the all-reduce before it does its work as well, its bytes still move, but no kernel starts.
+    """
+    fused, parallel = context.framework.fused_norms, context.parallel
+    if fused is None or context.phase == "training" or parallel.sequence_parallel:
+        return 1.0
+    if fused.experts_only and not context.architecture.has_experts:
+        return 1.0
+    return where((parallel.tp > 1) & (context.tokens <= fused.rows), 0.0, 1.0)
 
 
 def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str) -> None:
@@ -74,8 +87,8 @@ def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str)
 
 
 def norm_vectors(kind: str) -> float:
-    """Return the parameter vectors of a norm: a scale, in a layer norm a bias too."""
-    return 2.0 if kind == "layer" else 1.0
+    """Return the parameter vectors of a norm: a scale, in a layer norm a bias too; without a norm none."""
+    return {"layer": 2.0, "none": 0.0}.get(kind, 1.0)
 
 
 def _save_norm(builder: WorkBuilder, name: str, kind: str, size: Bytes, width: Count) -> None:
@@ -356,6 +369,17 @@ class _LocalLinear:
                 host_computed=linear.host_computed,
             )
         )
+
+
+def add_transposition(builder: WorkBuilder, context: Context, elements: Count, *, operator: str) -> None:
+    """Add the transposition of a channels-first layer's input and result around its GEMM: 2*e bytes an element.
+
+    elements: of both on this rank. [NVIDIA, Convolutional Layers User's Guide, DU-09794: tensor cores need NHWC]
+    """
+    size = 2 * elements * context.residual
+    transposition = Elementwise("channel transposition", size, calls=2.0, kind="permute")
+    gradient = Elementwise("channel transposition gradient", size, calls=2.0)
+    builder.step(operator, [transposition], [gradient])
 
 
 def batched_gemm(name: str, shape: tuple[Count, Count, Count], batch: Count, dtype: str, element: Bytes) -> Gemm:

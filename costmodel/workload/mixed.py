@@ -116,7 +116,12 @@ def _add(operator: _OperatorT, other: Any) -> _OperatorT:
     if isinstance(operator, Gemm):
         return replace(operator, m=operator.m + other.m)
     if isinstance(operator, Elementwise):
-        return replace(operator, traffic=operator.traffic + other.traffic, rows=operator.rows + other.rows)
+        return replace(
+            operator,
+            traffic=operator.traffic + other.traffic,
+            rows=operator.rows + other.rows,
+            calls=maximum(operator.calls, other.calls),
+        )
     if isinstance(operator, Collective):
         return replace(operator, size=operator.size + other.size)
     if isinstance(operator, HostTransfer):

@@ -81,7 +81,7 @@ def step_operators(
             sent = shard.parameters * ELEMENT_BYTES[gradient_format(context, plan)]
             serial.extend(host_copies(context, "gradients to the host", context.offload.optimizer, sent, "out"))
         if plan.zero in (1, 2) and not plan.overlaps_communication:
-            serial.append(weight_gather(name, owned.weights, groups))
+            serial.append(weight_gather(context, plan, name, owned.weights, groups))
         share = 1 - context.offload.optimizer
         update, calls = share * _adam_bytes(context, shard), where(share > 0, 1.0, 0.0)
         serial.append(Elementwise(f"{name} optimizer", update, calls=calls, kind="optimizer"))

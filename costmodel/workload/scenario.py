@@ -133,6 +133,7 @@ class Communication:
     split_attention: micro-batches also alternate within the attention of a layer, before its kernel, one turn apart.
     codec: relative time added to all-to-alls in a logarithmic format by kernels that encode and decode it.
     in_network: switches replicate what is dispatched and reduce what is combined, both at once.
+    exchange: of tokens and experts' results in inference, `all_to_all` or `gather`.
     """
 
     processors: Count = 0.0
@@ -143,6 +144,7 @@ class Communication:
     split_attention: bool = False
     codec: Quantity = 0.0
     in_network: bool = False
+    exchange: str = "all_to_all"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,6 +232,17 @@ class HostTimes:
         return not any(np.any(np.asarray(part)) for part in parts)
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FusedNorms:
+    """All-reduces that also add up the residual stream and normalise it.
+
+    rows: tokens of a message at most; experts_only: only in models with experts.
+    """
+
+    rows: Count = np.inf
+    experts_only: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Framework:
     """What belongs to kernels and hosts rather than to devices.
@@ -248,9 +261,13 @@ class Framework:
     accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
         `buffer` always, by `autograd` for all but the first.
     reduction: ZeRO stages 1 and 2 `scatter` gradients or `all_reduce` them.
+    weight_exchange: ZeRO stages 1 and 2 `gather` updated weights, or each rank in turn makes a `broadcast` of its own.
     host: what the host's program adds to a step.
     options: what a change of a training scenario is called there: `gradients`, `zero`, `full`, ... -> option.
     kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
+    expert_exchange: how tokens reach experts of other ranks in inference, where the scenario does not say.
+    fused_norms: what all-reduces of inference do beside, null: nothing.
+    routed_shared_expert: a layer's only shared expert is one more routed one in inference without expert parallelism.
     prompt_chunk: prompt tokens that one pass computes at most (null: as its engine, or all).
     engine: its defaults as a serving engine, null where it is none.
     """
@@ -271,9 +288,13 @@ class Framework:
     sustained_slowdown: Quantity = 1.0
     accumulation: str = "product"
     reduction: str = "scatter"
+    weight_exchange: str = "gather"
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
     options: Mapping[str, str] = field(default_factory=dict)
+    expert_exchange: str = "all_to_all"
+    fused_norms: FusedNorms | None = None
+    routed_shared_expert: bool = False
     prompt_chunk: Count | None = None
     engine: Engine | None = None
 

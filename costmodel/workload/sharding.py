@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum, minimum, sum_of, where
@@ -96,8 +96,17 @@ def gradient_reductions(
         yield Collective(f"{name} gradient all-reduce over copies", "all_reduce", own, groups.replicas)
 
 
-def weight_gather(name: str, weights: Bytes, groups: ShardGroups) -> Collective:
-    """Return the all-gather of stored weights from the ranks that share one copy of them."""
+def weight_gather(
+    context: Context, plan: Training, name: str, weights: Bytes, groups: ShardGroups, *, share: Quantity = 1.0
+) -> Collective:
+    """Return what brings stored weights from the ranks that share one copy of them: an all-gather.
+
+    Where the framework has every rank broadcast its n-th of all weights in turn, in stages 1 and 2: n * share
+    broadcasts of weights / (n * share). share: of a rank's weights, that `weights` are.
+    """
+    ranks = groups.shard.size * share
+    if plan.zero < 3 and context.framework.weight_exchange == "broadcast":
+        return Collective(f"{name} weight broadcasts", "broadcast", weights / ranks, groups.shard, calls=ranks)
     return Collective(f"{name} weight all-gather", "all_gather", weights, groups.shard)
 
 
@@ -129,9 +138,15 @@ def kind_name(*, expert: bool) -> str:
 
 
 def layer_transfers(
-    context: Context, plan: Training, stage_replicas: int, parameters: Sequence[Parameters], saved: Bytes
+    context: Context,
+    plan: Training,
+    stage_replicas: int,
+    parameters: Sequence[Parameters],
+    *,
+    saved: Bytes,
+    stage: Mapping[bool, RankParameters],
 ) -> LayerTransfers:
-    """Return what one layer moves. saved: its saved activations [B]."""
+    """Return what one layer moves. saved: its saved activations [B]; stage: all parameters of a rank by kind."""
     gather: list[Operator] = []
     reduce: list[Operator] = []
     weights: Bytes = 0.0  # those that this rank keeps
@@ -139,7 +154,8 @@ def layer_transfers(
     for expert, owned in parameters_by_kind(context, [(1, item) for item in parameters]).items():
         groups = shard_groups(context, plan, stage_replicas, expert=expert)
         name = kind_name(expert=expert)
-        gather.append(weight_gather(name, owned.weights, groups))
+        share = owned.weights / stage[expert].weights
+        gather.append(weight_gather(context, plan, name, owned.weights, groups, share=share))
         reduce.extend(gradient_reductions(context, plan, name, owned.parameters, groups))
         weights = weights + (owned.weights / groups.shard.size if plan.zero == 3 else owned.weights)
         updated = updated + owned.parameters / shard_size(context, plan, stage_replicas, expert=expert)

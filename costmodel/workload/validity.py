@@ -56,10 +56,31 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
         "lower a degree or name a larger cluster",
     )
     yield from offload_rules(scenario)
+    yield from _simulation_rules(scenario)
     if isinstance(plan, Training):
         yield from _training_rules(scenario, plan)
     else:
         yield from inference_rules(scenario, plan)
+
+
+def _simulation_rules(scenario: Scenario) -> Iterator[Rule]:
+    """Yield that what disturbs a simulation is there: ranks of the pipeline, replicas of the layout."""
+    simulation, parallel = scenario.simulation, scenario.parallel
+    for number, slowdown in enumerate(simulation.slowdowns):
+        if slowdown.rank is not None:
+            yield Rule(
+                f"simulation.slowdowns.{number}.rank",
+                slowdown.rank < parallel.pp,
+                f"there is no rank {slowdown.rank} in a pipeline of {shown(parallel.pp)}",
+                "count from 0 to pp - 1, or leave it out for all ranks",
+            )
+    if simulation.replicas is not None:
+        yield Rule(
+            "simulation.replicas",
+            simulation.replicas <= parallel.dp,
+            f"{simulation.replicas} replicas are more than the layout has: dp = {shown(parallel.dp)}",
+            "write at most dp",
+        )
 
 
 def _bound_rules(scenario: Scenario) -> Iterator[Rule]:
@@ -116,6 +137,12 @@ def _mixer_rules(parallel: Parallelism, mixer: Mixer) -> Iterator[Rule]:
             kv_heads <= heads,
             f"{shown(heads)} query heads cannot share {shown(kv_heads)} key-value heads",
             "choose at most as many key-value heads as query heads",
+        )
+        yield Rule(
+            "model",
+            divides(kv_heads, heads),
+            f"{shown(heads)} query heads do not group over {shown(kv_heads)} key-value heads",
+            "choose a divisor of the query heads",
         )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from costmodel import units
 from costmodel.analytic.evaluation import evaluate
-from costmodel.analytic.intervals import TIMES, deviations, rests_on
+from costmodel.analytic.intervals import TIMES, deviations, shares_of_conditions
 from costmodel.calibration.fit_files import CALIBRATIONS
 from costmodel.errors import CostModelError
 from costmodel.schema.case import Case
@@ -73,8 +73,8 @@ def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[Ru
     scenario = prediction.scenario
     evaluation = evaluate(scenario, prediction.workload.calibration(scenario))
     kernels = deviations(evaluation.metrics(None), evaluation.families(), evaluation.metrics)
-    shares = {name: float(share) for name, share in rests_on(evaluation.operators()).items()}
-    shares["unknown"] = float(not scenario.framework.implementations)
+    met = shares_of_conditions(scenario, evaluation.operators())
+    shares = {name: float(share) for name, share in met.items()}
     found = dependences(case, prediction, library)
     for expected in case.expect:
         metric = going_with(expected.metric)

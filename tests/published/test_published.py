@@ -138,7 +138,7 @@ def test_every_published_row_is_a_case():
 
 
 # These ran and are refused: 86 and 108 GiB, most of it activations, of 79.6 (docs/limits.md).
-REFUSED = {"mbridge_gptoss_2511", "zoo_qwen3_7", "zoo_qwen3_8", "zoo_qwen3_9", "zoo_qwen3_10"}
+REFUSED = {"mbridge_gptoss_2511"}
 
 
 def test_every_run_that_is_published_fits(compared, long):

@@ -42,6 +42,8 @@ def async_reduce_span(
     reduces: of each slot, whether its actions reduce; times: heads, rests and trails, each with a row for each of
     `program.slots` and a column for each point [s]; transfer: one for all or one a point [s].
     """
+    if program.steady is not None:
+        return _long_span(program, reduces, times, transfer)
     waves = program.waves
     if waves is None:
         raise ValueError("no groups of actions that run side by side are known")
@@ -56,6 +58,18 @@ def async_reduce_span(
         for row in np.flatnonzero(reduces):
             waits[row, part] = waited[program.slot == row].mean(axis=0)
     return AsyncReduceSpan(spans, lefts, waits)
+
+
+def _long_span(
+    program: Program[K], reduces: Sequence[bool], times: tuple[Array, Array, Array], transfer: Seconds
+) -> AsyncReduceSpan:
+    """Return how a program goes whose steady state two shorter ones show; waits add up evenly over its actions."""
+    assert program.steady is not None, "its steady state is known"
+    own, longer, periods = program.steady
+    one, two = (async_reduce_span(part, reduces, times, transfer) for part in (own, longer))
+    number, last = (part.mean_counts[:, None] for part in (own, longer))
+    waits = one.waits * number + periods * (two.waits * last - one.waits * number)
+    return AsyncReduceSpan(one.span + periods * (two.span - one.span), two.left, waits / program.mean_counts[:, None])
 
 
 def _earlier(program: Program[K], reduces: Indices) -> Indices:

@@ -20,6 +20,11 @@ def makespan(program: Program[K], durations: Array, transfer: Seconds = 0.0, chu
     """
     if durations.ndim != 2 or len(durations) != len(program.slots):
         raise ValueError(f"durations of shape {durations.shape} for {len(program.slots)} slots")
+    if program.steady is not None:
+        *parts, periods = program.steady
+        shorter, longer = (makespan(part, durations, transfer, chunk) for part in parts)
+        busiest = np.max(program.counts @ durations, axis=0)  # of a rank that only ever works: no step is shorter
+        return np.asarray(np.maximum(shorter + periods * (longer - shorter), busiest))
     points = durations.shape[1]
     transfers = np.broadcast_to(np.asarray(transfer, dtype=np.float64), (points,))
     result = np.empty(points)

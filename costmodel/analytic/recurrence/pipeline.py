@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from costmodel.analytic.recurrence.program import Program
 from costmodel.analytic.recurrence.waves import NOTHING, waves_of
 from costmodel.quantities import Indices
-from costmodel.workload.schedules import Kind, Schedule, folded_order
+from costmodel.workload.schedules import Kind, Schedule, folded_order, steady_state
 from costmodel.workload.schedules.table import KINDS, NONE, Table
 
 
@@ -28,9 +29,15 @@ def compile_schedule(
 ) -> Program[Slot]:
     """Return the program of a pipeline schedule, one stream a rank; mirrored ranks are folded into one, exactly.
 
-    stage_class: a label for each stage (default: its number); stages of one label take equally long and share slots.
+    A step longer than its steady state needs is two shorter programs. stage_class: a label for each stage (default: its
+    number); stages of one label take equally long and share slots.
     """
-    return program_of(folded_order(schedule, pp, virtual, micro_batches), stage_class)
+    steady = steady_state(schedule, pp, virtual, micro_batches)
+    program = program_of(folded_order(schedule, pp, virtual, steady.shorter), stage_class)
+    if not steady.repeats:
+        return program
+    longer = program_of(folded_order(schedule, pp, virtual, steady.longer), stage_class)
+    return replace(program, steady=(program, longer, steady.repeats))
 
 
 def program_of(schedule: Schedule, stage_class: tuple[int, ...] | None = None) -> Program[Slot]:

@@ -35,6 +35,8 @@ class Program(Generic[K]):
     stream, slot: of each event, `slot` a position in `slots`, the names of the rows of a duration array; after,
     receives: rows of earlier events that must have finished, or whose result must have arrived, `NOTHING` where a row
     has none. waves: the same by groups that run side by side, where they are known.
+    steady: (itself, the same with one period of a steady state more, periods that it stands for beyond its own), null
+    where it stands for itself: what grows evenly is that of this one + periods * (longer - this one).
     """
 
     stream: Indices
@@ -43,10 +45,16 @@ class Program(Generic[K]):
     receives: Indices
     slots: tuple[K, ...]
     waves: Waves | None = None
+    steady: tuple[Program[K], Program[K], float] | None = None
 
     @property
     def counts(self) -> Array:
         """Return the events of each slot (column) on each stream (row): busy time is `counts @ durations`."""
+        own = self._own_counts
+        return own if self.steady is None else own + self.steady[2] * (self.steady[1].counts - own)
+
+    @property
+    def _own_counts(self) -> Array:
         streams, width = int(self.stream.max()) + 1, len(self.slots)
         flat = np.bincount(self.stream * width + self.slot, minlength=streams * width)
         return flat.reshape(streams, width).astype(np.float64)

@@ -18,8 +18,9 @@ from costmodel.workload.schedules.catalogue import (
 )
 from costmodel.workload.schedules.dual import dualpipe, dualpipe_v
 from costmodel.workload.schedules.first_rank import PeakChunks, first_rank_chunks, placement_of
-from costmodel.workload.schedules.one_way import gpipe, interleaved, one_forward_one_backward
+from costmodel.workload.schedules.one_way import combined, gpipe, interleaved, one_forward_one_backward
 from costmodel.workload.schedules.schedule import Schedule
+from costmodel.workload.schedules.steady import SteadyState, steady_state
 from costmodel.workload.schedules.table import Table
 from costmodel.workload.schedules.zero_bubble import zb_h1, zb_v
 
@@ -32,7 +33,9 @@ __all__ = [
     "Kind",
     "PeakChunks",
     "Schedule",
+    "SteadyState",
     "Table",
+    "combined",
     "concurrent_messages",
     "dualpipe",
     "dualpipe_v",
@@ -45,6 +48,7 @@ __all__ = [
     "order",
     "placement_of",
     "rules_of",
+    "steady_state",
     "zb_h1",
     "zb_v",
 ]

@@ -10,10 +10,11 @@ from costmodel.errors import InputError, Problem
 from costmodel.quantities import Count, Mask, ceil, divides, maximum
 from costmodel.workload.rule import Rule, shown
 from costmodel.workload.schedules.dual import dualpipe, dualpipe_v
-from costmodel.workload.schedules.one_way import gpipe, interleaved, one_forward_one_backward
+from costmodel.workload.schedules.one_way import combined, gpipe, interleaved, one_forward_one_backward
 from costmodel.workload.schedules.schedule import Schedule
 from costmodel.workload.schedules.zero_bubble import zb_h1, zb_v
 
+MOST_KEPT = 4096  # micro-batches of GPipe
 ORDERS = 16  # of schedules that are kept: those of long steps on many ranks are large
 
 
@@ -21,12 +22,15 @@ ORDERS = 16  # of schedules that are kept: those of long steps on many ranks are
 class ScheduleEntry:
     """A schedule's place in the catalogue. build: (pp, virtual, micro-batches) -> its orders.
 
-    virtual: stages of a rank, null where the scenario states two or more; conditions: on (pp, micro-batches); together:
-    messages that a rank sends at once, at the end of an action that overlaps a forward with a backward chunk.
+    virtual: stages of a rank, null where the scenario states two or more.
+    runs_alone: one stage will do without a pipeline.
+    conditions: on (pp, micro-batches).
+    concurrent_messages: that a rank sends at once, at the end of an overlapped pair of passes.
     """
 
     build: Callable[[int, int, int], Schedule]
     virtual: int | None = 1
+    runs_alone: bool = False
     conditions: Callable[[Count, Count], Iterator[Rule]] | None = None
     concurrent_messages: int = 1
 
@@ -46,7 +50,7 @@ def rules_of(name: str, pp: Count, virtual: Count, micro_batches: Count) -> Iter
     A number of micro-batches that is no whole number is for others to refuse.
     """
     description = SCHEDULES[name]
-    yield _virtual_rule(name, description.virtual, virtual)
+    yield _virtual_rule(name, description, pp, virtual)
     if description.conditions is not None:
         yield from description.conditions(pp, micro_batches)
 
@@ -77,10 +81,12 @@ def folded_order(schedule: str, pp: int, virtual: int, micro_batches: int) -> Sc
     return order(schedule, pp, virtual, micro_batches).fold()
 
 
-def _virtual_rule(name: str, needed: int | None, virtual: Count) -> Rule:
+def _virtual_rule(name: str, entry: ScheduleEntry, pp: Count, virtual: Count) -> Rule:
+    needed = entry.virtual
     if needed is None:
         message = f"schedule `{name}` needs two stages a rank or more, but virtual is {shown(virtual)}"
-        return Rule("parallel.virtual", virtual >= 2, message, "write 2 or more, or `schedule: 1f1b`")
+        holds = (virtual >= 2) | (entry.runs_alone & (pp == 1) & (virtual == 1))
+        return Rule("parallel.virtual", holds, message, "write 2 or more, or `schedule: 1f1b`")
     stages = "one stage" if needed == 1 else f"{needed} stages"
     message = f"schedule `{name}` gives each rank {stages}, but virtual is {shown(virtual)}"
     hint = f"write {needed}, or leave it out" + ("; or `schedule: interleaved`" if needed == 1 else "")
@@ -92,6 +98,12 @@ def _groups_of_pp(pp: Count, micro_batches: Count) -> Iterator[Rule]:
     message = f"interleaving takes groups of pp = {shown(pp)} micro-batches, but there are {shown(micro_batches)}"
     holds = _fractional(micro_batches) | divides(pp, micro_batches)
     yield Rule("global_batch", holds, message, _for(ceil(micro_batches / pp) * pp))
+
+
+def _all_kept(pp: Count, micro_batches: Count) -> Iterator[Rule]:  # noqa: ARG001  one signature for all
+    """Yield what GPipe asks: no more micro-batches than any memory keeps the activations of."""
+    message = f"GPipe keeps the activations of all {shown(micro_batches)} micro-batches, {MOST_KEPT:,} at most"
+    yield Rule("global_batch", micro_batches <= MOST_KEPT, message, "lower global_batch, or write `schedule: 1f1b`")
 
 
 def _both_ends(pp: Count, micro_batches: Count) -> Iterator[Rule]:
@@ -119,11 +131,12 @@ def _for(micro_batches: Count) -> str:
 
 
 SCHEDULES: Mapping[str, ScheduleEntry] = {
-    "gpipe": ScheduleEntry(gpipe),
+    "gpipe": ScheduleEntry(gpipe, conditions=_all_kept),
     "1f1b": ScheduleEntry(one_forward_one_backward),
-    "interleaved": ScheduleEntry(interleaved, None, _groups_of_pp),
+    "interleaved": ScheduleEntry(interleaved, None, conditions=_groups_of_pp),
+    "combined-1f1b": ScheduleEntry(combined, None, runs_alone=True, conditions=_groups_of_pp, concurrent_messages=2),
     "zb-h1": ScheduleEntry(zb_h1),
     "zb-v": ScheduleEntry(zb_v, 2),
-    "dualpipe": ScheduleEntry(dualpipe, 1, _both_ends, concurrent_messages=2),
-    "dualpipe-v": ScheduleEntry(dualpipe_v, 2, _twice_pp, concurrent_messages=2),
+    "dualpipe": ScheduleEntry(dualpipe, 1, conditions=_both_ends, concurrent_messages=2),
+    "dualpipe-v": ScheduleEntry(dualpipe_v, 2, conditions=_twice_pp, concurrent_messages=2),
 }

@@ -29,6 +29,7 @@ def first_rank_chunks(name: str, pp: Count, micro_batches: Count) -> PeakChunks:
     """Return a state that the first rank passes through, one of its fullest: as of `Schedule.in_flight(0)`.
 
     gpipe M;   1f1b and zb-h1 min(PP, M);   interleaved min(2*PP - 1, M) and min(PP, M)
+    combined-1f1b min(2*PP, M) and min(PP, M);
     zb-v min(2*PP - 1, M) and 1;   dualpipe PP and 1;   dualpipe-v 2*PP and 1
     """
     if name == "gpipe":
@@ -37,6 +38,8 @@ def first_rank_chunks(name: str, pp: Count, micro_batches: Count) -> PeakChunks:
         return PeakChunks(minimum(pp, micro_batches), 0.0)
     if name == "interleaved":
         return PeakChunks(minimum(2 * pp - 1, micro_batches), minimum(pp, micro_batches))
+    if name == "combined-1f1b":
+        return PeakChunks(minimum(2 * pp, micro_batches), minimum(pp, micro_batches))
     if name == "zb-v":
         return PeakChunks(minimum(2 * pp - 1, micro_batches), 1.0)
     return PeakChunks(pp if name == "dualpipe" else 2 * pp, 1.0)

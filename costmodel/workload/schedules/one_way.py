@@ -1,4 +1,4 @@
-"""Schedules whose backward passes are whole: GPipe, 1F1B and interleaved 1F1B.
+"""Schedules whose backward passes are whole: GPipe, 1F1B, interleaved 1F1B and combined 1F1B.
 
 Each rank runs some forward passes first, then a forward and a backward pass in turn, then the backward passes that are
 left. The schedules differ in the number of forward passes before the first backward pass, the warm-up.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from costmodel.workload.schedules.actions import Action, Chunk, backward, forward
+from costmodel.workload.schedules.actions import Action, Chunk, Kind, backward, forward
 from costmodel.workload.schedules.schedule import Schedule
 
 
@@ -48,6 +48,29 @@ def interleaved(pp: int, virtual: int, micro_batches: int) -> Schedule:
         ranks.append(_in_turn(there, back, 2 * (pp - 1 - rank) + (virtual - 1) * pp))
     placement = tuple(tuple(range(rank, virtual * pp, pp)) for rank in range(pp))
     return Schedule("interleaved", tuple(ranks), placement, micro_batches)
+
+
+def combined(pp: int, virtual: int, micro_batches: int) -> Schedule:
+    """Return combined 1F1B: interleaved 1F1B whose pairs of passes overlap, after one more forward pass of warm-up.
+
+    The exchanges of experts of either pass run beside the other one's kernels. Source: Megatron Core Developer Guide,
+    Combined 1F1B: Expert-Parallel All-to-All Overlap (`--overlap-moe-expert-parallel-comm`).
+    """
+    ranks = []
+    for rank in range(pp):
+        stages = range(rank, virtual * pp, pp)
+        there = list(_in_groups(stages, pp, micro_batches))
+        back = list(_in_groups(stages[::-1], pp, micro_batches))
+        warm_up = 2 * (pp - 1 - rank) + (virtual - 1) * pp + 1
+        pairs = zip(there[warm_up:], back, strict=False)
+        left = len(there[warm_up:])
+        ranks.append((
+            *map(forward, there[:warm_up]),
+            *(Action(Kind.FORWARD_BACKWARD, *pair) for pair in pairs),
+            *map(backward, back[left:]),
+        ))  # fmt: skip
+    placement = tuple(tuple(range(rank, virtual * pp, pp)) for rank in range(pp))
+    return Schedule("combined-1f1b", tuple(ranks), placement, micro_batches)
 
 
 def _in_turn(there: Sequence[Chunk], back: Sequence[Chunk], warm_up: int) -> tuple[Action, ...]:

@@ -151,6 +151,7 @@ def test_the_first_rank_of_1f1b_keeps_a_chunk_for_every_stage() -> None:
     [
         ("gpipe", 1.0, 16 / 4),  # every micro-batch
         ("interleaved", 2.0, 1 + 3 / (4 * 2)),  # 1 + (p-1)/(p*v)
+        ("combined-1f1b", 2.0, 1 + 1 / 2),  # 1 + 1/v
         ("zb-h1", 1.0, 1.0),
         ("zb-v", 2.0, 1.0),
         ("dualpipe", 1.0, 5 / 4),  # PP + 1 chunks

@@ -11,6 +11,7 @@ from builders import BF16, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, STEP, scenario
 import costmodel
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.operator_timing import TimedOperator
+from costmodel.analytic.overlapped_comm import REMOTE_TIED_HEAD
 from costmodel.analytic.stream_times import Perturbation, seconds_of
 from costmodel.analytic.training import step_model, step_times, training_context
 from costmodel.cost.calibration import Calibration
@@ -19,7 +20,7 @@ from costmodel.result import Point
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll
 from costmodel.workload.optimizer import step_operators
-from costmodel.workload.plans import Training
+from costmodel.workload.plans import Sharding, Training
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
 from costmodel.workload.schedules import Kind
 
@@ -256,9 +257,12 @@ def test_recomputation_executes_more_and_takes_longer() -> None:
 # ---- the tail of a step ---------------------------------------------------------------------------------------------
 
 
-def tail(zero: int, parallel: Parallelism, copies: int = 1) -> list[Collective | Elementwise]:
+def tail(
+    zero: int, parallel: Parallelism, copies: int = 1, weight_exchange: str = "gather"
+) -> list[Collective | Elementwise]:
     plan: Training = replace(STEP, zero=zero)
-    seen = training_context(scenario(plan, MOE_MODEL, parallel), plan)
+    base = scenario(plan, MOE_MODEL, parallel)
+    seen = training_context(replace(base, framework=replace(base.framework, weight_exchange=weight_exchange)), plan)
     found = step_operators(seen, plan, [(1, model_work(seen).layers[-1])], copies)
     assert found.on_host == found.host_transfers == ()
     return [item for item in found.serial if isinstance(item, Collective | Elementwise)]
@@ -306,6 +310,39 @@ def test_what_every_micro_batch_moves_is_not_left_to_the_end() -> None:
         for zero in (2, 3)
     ]
     assert kinds == [["all_gather"] * 2, []]
+
+
+def test_ranks_that_broadcast_in_turn_send_the_same_bytes_in_as_many_messages_as_they_are() -> None:
+    layout = Parallelism(dp=16.0, ep=8.0)
+    gathers, broadcasts = (
+        [
+            item
+            for item in tail(1, layout, weight_exchange=way)
+            if "weight" in item.name and isinstance(item, Collective)
+        ]
+        for way in ("gather", "broadcast")
+    )
+    assert [item.kind for item in broadcasts] == ["broadcast"] * 2
+    assert [item.calls for item in broadcasts] == [item.group.size for item in gathers] == [16.0, 2.0]
+    assert [item.calls * item.size for item in broadcasts] == pytest.approx([item.size for item in gathers])
+
+
+def test_broadcasts_that_overlap_are_as_many_over_all_layers_as_those_at_the_end() -> None:
+    """A layer has its share of them, so that what passes overlap is what would follow them."""
+    plan = replace(STEP, zero=1, sharding=Sharding(overlap=True))
+    base = scenario(plan, MOE_MODEL, Parallelism(dp=16.0, ep=8.0))
+    base = replace(base, framework=replace(base.framework, weight_exchange="broadcast"))
+    assert isinstance(base.plan, Training)
+    comm = step_model(base, base.plan, Calibration()).overlapped_comm
+    assert comm is not None
+    layers = {f"layer {index}": count for index, count in enumerate(base.architecture.kinds.values())}
+    counts = {label: layers.get(label, 1) for label in comm.layers if label != REMOTE_TIED_HEAD}
+    calls: dict[str, float] = {}
+    for label, count in counts.items():
+        for timed in comm.layers[label]["gather"]:
+            assert isinstance(timed.operator, Collective)
+            calls[timed.operator.name] = calls.get(timed.operator.name, 0.0) + count * float(timed.operator.calls)
+    assert calls == pytest.approx({"dense weight broadcasts": 16.0, "expert weight broadcasts": 2.0})
 
 
 def test_a_dense_model_has_no_expert_tail() -> None:

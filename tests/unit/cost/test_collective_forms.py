@@ -138,6 +138,15 @@ def test_rings_over_nodes_wait_at_every_rank(kind):
     assert seconds(STEPPED, kind, 1e8, 512.0) == pytest.approx(3e-6 + 1e-5 + wire + steps, rel=1e-9)
 
 
+def test_a_broadcast_over_nodes_passes_every_rank_and_sends_all():
+    """Two ranks of two nodes: all bytes once over a NIC, and one step; on 64 nodes as many steps as a ring."""
+    pair = seconds(replace(STEPPED, large_efficiency=0.8), "broadcast", 1e8, 16.0)
+    wire = 1e8 / min(0.8 * LINK.bandwidth * 8 / 7, 8 * 0.9 * NIC.bandwidth)
+    assert pair == pytest.approx(3e-6 + 1e-5 + wire + 14 * 2e-6 + 4e-6 + NIC.latency, rel=1e-9)
+    waits = seconds(STEPPED, "broadcast", 1e8, 512.0) - seconds(STEPPED, "broadcast", 1e8, 256.0)
+    assert waits == pytest.approx(224 * 2e-6 + 32 * (4e-6 + NIC.latency), rel=1e-6)
+
+
 def test_an_all_reduce_over_nodes_takes_a_tree_where_a_ring_has_more_steps():
     """On 64 nodes a tree has six levels and seven steps inside a node, where a ring has 63 and 448."""
 

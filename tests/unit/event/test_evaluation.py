@@ -35,7 +35,16 @@ from costmodel.workload.plans import Sharding
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
 
 EQUAL = Architecture("equal", 2048.0, 1000.0, (Layer(32, LATENT, MOE),))  # a head and an embedding that hardly count
-SCHEDULES = {"gpipe": 1, "1f1b": 1, "interleaved": 2, "zb-h1": 1, "zb-v": 2, "dualpipe": 1, "dualpipe-v": 2}
+SCHEDULES = {
+    "gpipe": 1,
+    "1f1b": 1,
+    "interleaved": 2,
+    "combined-1f1b": 2,
+    "zb-h1": 1,
+    "zb-v": 2,
+    "dualpipe": 1,
+    "dualpipe-v": 2,
+}
 LAYOUT = Parallelism(pp=4.0, dp=8.0, ep=8.0)
 
 

@@ -10,7 +10,16 @@ from costmodel.errors import InputError
 from costmodel.workload.schedules import SCHEDULES, Action, Chunk, Dependency, Kind, order
 
 SIGN = {Kind.FORWARD: "F", Kind.BACKWARD: "B", Kind.BACKWARD_INPUT: "I", Kind.BACKWARD_WEIGHT: "W"}
-STAGES = {"gpipe": 1, "1f1b": 1, "interleaved": 3, "zb-h1": 1, "zb-v": 2, "dualpipe": 1, "dualpipe-v": 2}  # of a rank
+STAGES = {
+    "gpipe": 1,
+    "1f1b": 1,
+    "interleaved": 3,
+    "combined-1f1b": 3,
+    "zb-h1": 1,
+    "zb-v": 2,
+    "dualpipe": 1,
+    "dualpipe-v": 2,
+}  # of a rank
 
 
 def letters(actions: tuple[Action, ...]) -> str:
@@ -32,6 +41,29 @@ def test_1f1b_warms_up_alternates_and_drains() -> None:
         "F0 F1 B0 F2 B1 F3 B2 B3",
         "F0 B0 F1 B1 F2 B2 F3 B3",
     ]
+
+
+def test_combined_1f1b_pairs_each_backward_with_a_later_forward_after_one_more_chunk_of_warm_up() -> None:
+    """Two ranks of two stages: the last rank's first backward needs its third forward, and overlaps the fourth."""
+    last = order("combined-1f1b", 2, 2, 4).ranks[1]
+    warm_up = [action for action in last if action.kind is Kind.FORWARD]
+    assert letters_and_stages(tuple(warm_up)) == "F1.0 F1.1 F3.0"
+    pairs = [(action.forward, action.backward) for action in last if action.kind is Kind.FORWARD_BACKWARD]
+    assert pairs[:2] == [(Chunk(3, 1), Chunk(3, 0)), (Chunk(1, 2), Chunk(3, 1))]
+    assert letters_and_stages(last[-3:]) == "B3.3 B1.2 B1.3"
+
+
+def test_combined_1f1b_without_a_pipeline_overlaps_neighbouring_micro_batches() -> None:
+    (actions,) = order("combined-1f1b", 1, 1, 3).ranks
+    assert [action.kind for action in actions] == [
+        Kind.FORWARD, Kind.FORWARD_BACKWARD, Kind.FORWARD_BACKWARD, Kind.BACKWARD,
+    ]  # fmt: skip
+    assert (actions[1].forward, actions[1].backward) == (Chunk(0, 1), Chunk(0, 0))
+
+
+def test_combined_1f1b_in_a_pipeline_needs_several_stages_a_rank() -> None:
+    with pytest.raises(InputError, match="needs two stages a rank or more"):
+        order("combined-1f1b", 4, 1, 8)
 
 
 def test_1f1b_with_fewer_micro_batches_than_ranks_runs_all_forwards_first() -> None:

@@ -1,0 +1,63 @@
+"""From a framework file to what belongs to kernels and hosts on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from costmodel.schema.device import DeviceFile
+from costmodel.schema.earlier_names import name_of_today
+from costmodel.schema.framework import EngineFile, FrameworkFile, FusedNormsFile, TileFile
+from costmodel.schema.records import record
+from costmodel.workload import engine, scenario
+
+
+def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario.Framework:
+    """Return what belongs to kernels and hosts; each family has one or several kernel libraries.
+
+    One kernel for prompts and decoding requests together is taken only where the device has a fit of it: elsewhere the
+    two that are fitted apart say more than a mixed kernel that nobody measured.
+    """
+    named = {key: [names] if isinstance(names, str) else names for key, names in file.implementations.items()}
+    if device is not None and (device.calibration is None or "attention_mixed" not in device.calibration.default):
+        named.pop("attention_mixed", None)
+    return record(
+        scenario.Framework,
+        file,
+        gemm_tiles=_tiles(file.gemm_tiles),
+        attention_tiles=_tiles(file.attention_tiles),
+        weight_only_tiles=_tiles(file.weight_only_tiles),
+        implementations={name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()},
+        host=record(scenario.HostTimes, file.host),
+        engine=None if file.engine is None else _engine(file.engine),
+        options=dict(file.training.options),
+        fused_norms=_fused_norms(file.fused_norms, device),
+        routed_shared_expert=device is not None and device.architecture in file.routed_shared_expert,
+    )
+
+
+def _fused_norms(file: FusedNormsFile | None, device: DeviceFile | None) -> scenario.FusedNorms | None:
+    """Return what all-reduces do beside on a device; null where it lacks such kernels."""
+    if file is None or device is None or device.die not in file.dies:
+        return None
+    return record(scenario.FusedNorms, file, rows=np.inf if file.rows is None else file.rows)
+
+
+def _engine(file: EngineFile) -> engine.Engine:
+    """Return the defaults of a serving engine."""
+    return record(
+        engine.Engine,
+        file,
+        rules=tuple(
+            record(engine.SchedulerRule, rule, except_architectures=tuple(rule.except_architectures))
+            for rule in file.rules
+        ),
+        scheduler=record(engine.Scheduler, file.scheduler, max_num_seqs=None, token_budget=None, graph_limit=None),
+        memory=record(engine.EngineMemory, file.memory, reserve=record(engine.Reserve, file.memory.reserve)),
+        graph_sizes=tuple(sorted(file.graph_sizes)),
+    )
+
+
+def _tiles(files: Sequence[TileFile]) -> tuple[scenario.Tile, ...]:
+    return tuple(record(scenario.Tile, tile) for tile in files)

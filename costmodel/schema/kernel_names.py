@@ -1,0 +1,76 @@
+"""Names of kernels in files of devices and frameworks: operator families, implementations, and devices to inherit from.
+
+A misspelt one would be passed over in silence, and the roofline would answer for the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from costmodel.errors import Problem
+from costmodel.schema.earlier_names import name_of_today
+from costmodel.schema.references import Library, package_root, suggest
+from costmodel.schema.tree import Tree
+from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
+
+_ATTENTION = ("attention", "mla", "sparse_mla", "compressed_attention", "linear_attention")
+_EXCHANGES = ("moe_dispatch", "moe_combine")
+FAMILIES = (
+    *GEMM_FAMILIES, *(gemm_family(family, weight_only=True) for family in GEMM_FAMILIES), "bmm", "elementwise",
+    *(f"{kind}_{part}" for kind in _ATTENTION for part in ("prefill", "decode", "backward")),
+    "attention_decode_skewed", "attention_mixed", "mqa_logits", "paged_mqa_logits", "mqa_logits_backward",
+    "collective", "send_recv", *_EXCHANGES, *(f"{name}_low_latency" for name in _EXCHANGES),
+)  # fmt: skip
+"""Operator families that a device or framework may name kernels of."""
+
+UNFUSED = ("unfused", "masked-softmax")  # attention in separate kernels: no implementation with a file of its own
+
+
+def unknown_names(library: Library, document: Tree) -> Iterator[Problem]:
+    """Yield what a device or framework names that nothing knows: families, implementations, a device to inherit."""
+    calibration = document.child("calibration")
+    inherit = None if calibration is None else calibration.child("inherit")
+    if inherit is not None and isinstance(inherit.value, str):
+        name = inherit.value.removeprefix("devices/")
+        if not name.startswith("./") and not library.has("devices", name):
+            yield Problem(
+                inherit.location, "calibration.inherit", f"unknown device {inherit.value!r}",
+                suggest(name, library.names("devices")),
+            )  # fmt: skip
+    if calibration is not None and calibration.child("default") is not None:
+        yield from _unknown_kernels(library, calibration.child("default"), "calibration.default")
+    if document.child("implementations") is not None:
+        yield from _unknown_kernels(library, document.child("implementations"), "implementations")
+
+
+def _unknown_kernels(library: Library, names: Tree | None, field: str) -> Iterator[Problem]:
+    measured = library.implementations()
+    for key, named in names.value.items() if names is not None and names.is_mapping else ():
+        family = name_of_today(key).partition("/")[0]
+        if family not in FAMILIES:
+            hint = suggest(family, FAMILIES)
+            yield Problem(named.key, f"{field}.{key}", f"unknown operator family {family!r}", hint)
+        for item in named.value if isinstance(named.value, list) else [named]:
+            name = name_of_today(str(item.value))
+            if name in measured or name.rpartition("/")[2] in measured or name in UNFUSED or _is_shipped(item):
+                continue
+            known = {*measured, *UNFUSED, *_of_frameworks(library)}
+            if name not in known:
+                yield Problem(
+                    item.location, f"{field}.{key}", f"unknown implementation {name!r}", suggest(name, sorted(known))
+                )
+
+
+def _is_shipped(item: Tree) -> bool:
+    """Tell whether a value is written in the package's own data, which may name kernels that nobody has measured."""
+    place = item.location
+    return place is not None and place.line is not None and Path(place.source).resolve().is_relative_to(package_root())
+
+
+def _of_frameworks(library: Library) -> Iterator[str]:
+    """Yield the implementations that frameworks of the search path name."""
+    for name in library.names("frameworks"):
+        tree = library.read_unextended(library.find(name, "frameworks"), "framework").child("implementations")
+        for named in tree.value.values() if tree is not None and tree.is_mapping else ():
+            yield from (str(item.value) for item in (named.value if isinstance(named.value, list) else [named]))

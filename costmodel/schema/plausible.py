@@ -1,0 +1,255 @@
+"""Whether hardware is such as is built: bands of each field, the order of memory, arithmetic a cycle and a byte.
+
+Bands are learnt from the shipped files by `python -m reports.fits.plausible` and kept as data. A value outside them may
+be right: then the file says `plausible: [FIELD]`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+from costmodel.errors import InputError, Location, Problem
+from costmodel.quantities import is_single
+from costmodel.schema.cluster import ClusterFile, NodeFile
+from costmodel.schema.device import DeviceFile
+from costmodel.schema.references import package_root, suggest
+from costmodel.schema.strict import Strict
+from costmodel.schema.tree import Tree
+from costmodel.units import parse, render
+
+BANDS = "plausible.json"  # in `hardware/` of the package's data
+FORM = "costmodel/plausible@1"
+BALANCE = "flop_per_byte"  # the band of 16-bit peaks over the bandwidth of device memory
+_STEPS = (1e3, 1e-3, 8.0, 1 / 8, 1e6, 1e-6, 1e9, 1e-9)  # what a wrong prefix, or bits for bytes, is off by
+_WHOLE = (1.0, 3.0)  # FLOP a cycle of a processor are a power of two times one of these
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """The values of a field in shipped files, in SI, and how far beyond them a new one may be: a factor.
+
+    files: that state the field.
+    """
+
+    dimension: str
+    low: float
+    high: float
+    reach: float
+    files: int
+
+    def holds(self, value: float) -> bool:
+        """Tell whether a value is within reach of those of the shipped files."""
+        return self.low / self.reach <= value <= self.high * self.reach
+
+    def __str__(self) -> str:
+        return f"{_shown(self.low, self.dimension)} to {_shown(self.high, self.dimension)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """What is learnt. fields: path in a kind of file -> band; flop_per_cycle: largest distance from a whole number."""
+
+    fields: Mapping[str, Band]
+    flop_per_cycle: float
+
+
+@lru_cache(maxsize=1)
+def bands() -> Bands:
+    """Return the bands of the package's data."""
+    document = json.loads((package_root() / "hardware" / BANDS).read_text(encoding="utf-8"))
+    return Bands({path: Band(**band) for path, band in document["fields"].items()}, document["flop_per_cycle"])
+
+
+def values_of(file: Strict) -> Iterator[tuple[str, str, float]]:
+    """Yield (path, path of its band, value) of every number of a hardware file that bands are kept of."""
+    if isinstance(file, DeviceFile):
+        yield from _device_values(file)
+    elif isinstance(file, NodeFile):
+        yield from _numbers("count", "count", file.count)
+        nic = file.nic
+        for name in () if nic is None else ("per_device", "bandwidth", "latency"):
+            yield from _numbers(f"nic.{name}", "latency" if name == "latency" else f"nic.{name}", getattr(nic, name))
+        for name in ("memory", "bandwidth", "sockets", "price", "interconnect"):
+            yield from _numbers(f"host.{name}", f"host.{name}", getattr(file.host, name))
+    elif isinstance(file, ClusterFile) and file.network is not None:
+        yield from _numbers("network.bandwidth", "nic.bandwidth", file.network.bandwidth)
+        for name in ("same_leaf", "cross_leaf"):
+            yield from _numbers(f"network.latency.{name}", "latency", getattr(file.network.latency, name))
+
+
+def _device_values(file: DeviceFile) -> Iterator[tuple[str, str, float]]:
+    yield from _numbers("processors", "processors", file.processors)
+    for name in ("tensor_reference", "max"):
+        yield from _numbers(f"clock.{name}", f"clock.{name}", getattr(file.clock, name))
+    for form, unit in file.math.items():
+        yield from _numbers(f"math.{form}.peak", f"math.{form}.peak", unit.peak)
+    for level in file.memory:
+        shared = file.processors if level.name == "smem" and level.per == "device" else 1.0
+        for name in ("capacity", "bandwidth", "driver"):
+            value = getattr(level, name)
+            yield from _numbers(
+                f"memory.{level.name}.{name}", f"memory.{level.name}.{name}", None if value is None else value / shared
+            )
+    for link_name, link in file.links.items():
+        for name in ("bandwidth", "latency"):
+            band = "latency" if name == "latency" else f"links.*.{name}"
+            yield from _numbers(f"links.{link_name}.{name}", band, getattr(link, name))
+    for name in ("tdp", "idle"):
+        yield from _numbers(f"power.{name}", f"power.{name}", getattr(file.power, name))
+    yield from balances(file)
+
+
+def balances(file: DeviceFile) -> Iterator[tuple[str, str, float]]:
+    """Yield (path, name of its band, FLOP for each byte of device memory) of the 16-bit formats."""
+    memory = file.memory[-1].bandwidth
+    for form, unit in file.math.items():
+        if form in ("bf16", "fp16") and memory is not None:
+            yield from _numbers(f"math.{form}.peak", BALANCE, unit.peak / memory)
+
+
+def _numbers(path: str, band: str, value: Any) -> Iterator[tuple[str, str, float]]:
+    """Yield a value that is one number above zero; nothing of a grid, of null and of zero, which turns a part off."""
+    if value is not None and is_single(value) and value > 0:
+        yield path, band, float(value)
+
+
+def implausible(kind: str, file: Strict, tree: Tree, *, original: Tree | None = None) -> list[Problem]:
+    """Return what is unlike all hardware that is known, but for the fields that the file says are meant.
+
+    kind: `device`, `node` or `cluster`; original: the document before overrides, whose arithmetic a cycle is judged.
+    Raises InputError where `plausible` names a field that the file does not have.
+    """
+    meant = _meant(tree)
+    found = dict(_outside(kind, file))
+    if isinstance(file, DeviceFile) and not found:  # else what follows from a wrong value would be told as well
+        found |= dict(_disordered(file)) or dict(_unbalanced(file))
+        if original is None or original is tree:
+            found = dict(_not_whole(file)) | found
+    return [
+        Problem(place, path, message, _hint(hint, path, place))
+        for path, (message, hint) in found.items()
+        if not any(path == field or path.startswith(f"{field}.") for field in meant)
+        for place in [_place(tree, path)]
+    ]
+
+
+def _hint(hint: str, path: str, place: Location | None) -> str:
+    """Return what to do; a change on the command line cannot be marked as meant, and is only a warning."""
+    is_change = place is not None and place.line is None
+    return hint.rstrip("; ") if is_change else f"{hint}if it is meant, add `plausible: [{path}]`"
+
+
+def _outside(kind: str, file: Strict) -> Iterator[tuple[str, tuple[str, str]]]:
+    known = bands().fields
+    for path, name, value in values_of(file):
+        band = known.get(name)
+        if name == BALANCE or band is None or band.holds(value):
+            continue
+        meant = next((step for step in _STEPS if band.holds(value * step)), None)
+        hint = "check the unit; " if meant is None else f"did you mean {_meant_value(value, meant, band.dimension)}? "
+        yield path, (f"{_shown(value, band.dimension)} is implausible: shipped {kind}s have {band}", hint)
+
+
+def _meant_value(value: float, step: float, dimension: str) -> str:
+    """Return what was probably meant; bits for bytes in both."""
+    shown = _shown(value * step, dimension)
+    is_bits = dimension == "bandwidth" and step == 1 / 8
+    return f"{_shown(value, dimension).replace('B/s', 'bit/s')} ({shown})" if is_bits else shown
+
+
+def _unbalanced(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield peaks that no memory feeds, or that no memory needs: FLOP a byte unlike all known."""
+    for path, name, value in balances(file):
+        band = bands().fields[name]
+        if not band.holds(value):
+            told = f"{value:.3g} FLOP for each byte of device memory; shipped devices have {band}"
+            yield path, (f"is implausible: {told}", "check peak and bandwidth; ")
+
+
+def _disordered(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield levels that are slower than the next, farther one, and a device memory that is not the largest."""
+    levels = [
+        (level, file.processors if level.per == "processor" else 1.0) for level in file.memory
+        if level.bandwidth is not None
+    ]  # fmt: skip
+    for (near, number), (far, other) in pairwise(levels):
+        one, two = near.bandwidth * number, far.bandwidth * other  # type: ignore[operator]
+        if is_single(one) and is_single(two) and one < two:
+            rates = [_shown(float(rate), "bandwidth") for rate in (one, two)]
+            told = f"is implausible: {rates[1]}, but {near.name} has {rates[0]}, and no nearer level is slower"
+            yield f"memory.{far.name}.bandwidth", (told, "")
+    last = file.memory[-1]
+    for level in file.memory[:-1]:
+        total = level.capacity * (file.processors if level.per == "processor" else 1.0)
+        if is_single(total) and is_single(last.capacity) and total >= last.capacity:
+            shown = _shown(float(last.capacity), "size")
+            told = f"is implausible: {shown}, no more than {level.name}"
+            yield f"memory.{last.name}.capacity", (told, "order the levels from the nearest; ")
+
+
+def _not_whole(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield peaks that are no whole number of FLOP a cycle: peak / (processors * clock) is 2^k or 3 * 2^k."""
+    for name, unit in file.math.items():
+        clock = file.clock.max if unit.clock == "max" else file.clock.tensor_reference
+        ratio = unit.peak / (file.processors * clock)
+        if name == "fp64" or not is_single(ratio):
+            continue
+        per_cycle = float(ratio)
+        if distance_from_whole(per_cycle) > bands().flop_per_cycle:
+            nearest = min(_candidates(per_cycle), key=lambda one: abs(math.log(one / per_cycle)))
+            shown = f"{per_cycle:.5g} FLOP a cycle of a processor, not {nearest:g}"
+            yield f"math.{name}.peak", (f"is implausible: {shown}", "check peak, processors and clock; ")
+
+
+def distance_from_whole(per_cycle: float) -> float:
+    """Return how far FLOP a cycle are from the nearest 2^k or 3 * 2^k, relative to it."""
+    return min(abs(per_cycle / one - 1.0) for one in _candidates(per_cycle))
+
+
+def _candidates(per_cycle: float) -> list[float]:
+    return [factor * 2.0 ** (math.floor(math.log2(per_cycle / factor)) + step) for factor in _WHOLE for step in (0, 1)]
+
+
+def _meant(tree: Tree) -> list[str]:
+    """Return the fields that a file calls plausible; raise InputError where it has no such field."""
+    stated = tree.child("plausible")
+    items = stated.value if stated is not None and isinstance(stated.value, list) else []
+    for item in items:
+        path = str(item.value).split(".")
+        place: Tree | None = tree
+        for part in path:
+            known: Sequence[str] = _known(place)
+            place = None if place is None else place.child(part)
+            if place is None:
+                raise InputError.single(
+                    f"names no field of this file: {item.value!r}", hint=suggest(part, known), field="plausible",
+                    location=item.location,
+                )  # fmt: skip
+    return [str(item.value) for item in items]
+
+
+def _known(tree: Tree | None) -> list[str]:
+    if tree is None or not isinstance(tree.value, dict | list):
+        return []
+    return list(tree.value) if tree.is_mapping else [name for name in tree.names() if name is not None]
+
+
+def _place(tree: Tree, path: str) -> Location | None:
+    """Return where a field is written, or the nearest that holds it."""
+    nearest = tree
+    for part in path.split("."):
+        nearest = nearest.child(part) or nearest
+    return nearest.location
+
+
+def _shown(value: float, dimension: str) -> str:
+    if dimension == "count":
+        return f"{value:.4g}"
+    text = render(float(f"{value:.4g}"), dimension)
+    return text if parse(text, dimension) else f"{value:g}"

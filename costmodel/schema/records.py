@@ -1,0 +1,24 @@
+"""From a checked mapping of a file to the frozen record of the same fields."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, TypeVar
+
+from costmodel.schema.strict import Strict
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
+
+
+def record(kind: type[Record], file: Strict, **given: object) -> Record:
+    """Return a record: the `given` fields, and for every other one the file's value of the same name."""
+    values = {field.name: getattr(file, field.name) for field in fields(kind) if field.name not in given}
+    return kind(**values, **given)
+
+
+def optional(kind: type[Record], file: Strict | None) -> Record | None:
+    """Return the record of a mapping that may be missing."""
+    return None if file is None else record(kind, file)

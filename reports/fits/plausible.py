@@ -1,0 +1,115 @@
+"""Learns from the shipped devices, nodes and clusters what values their fields have: the bands of plausible ones.
+
+python -m reports.fits.plausible --output hardware
+
+A field's reach is how far outside the others the least or the largest of them lies, so that a band which is learnt
+without any one of its values still holds it; no less than the median of all fields' reaches rounded up, since the next
+device differs by as much. Fields that fewer than five files state, or with fewer than three values, have no band.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from costmodel.errors import InputError
+from costmodel.schema.assemble import Assembly
+from costmodel.schema.cluster import ClusterFile, NodeFile
+from costmodel.schema.device import DeviceFile
+from costmodel.schema.fields import number_at
+from costmodel.schema.plausible import BANDS, FORM, distance_from_whole, values_of
+from costmodel.schema.quantity import Measure
+from costmodel.schema.references import Library, folder_of
+from costmodel.schema.strict import Strict
+from costmodel.schema.whole_files import write_whole
+
+KINDS: Mapping[str, type[Strict]] = {"device": DeviceFile, "node": NodeFile, "cluster": ClusterFile}
+LEAST_FILES, LEAST_VALUES = 5, 3  # of fewer, a band would say what these few are, not what is plausible
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Learn the bands, print and write them."""
+    parser = argparse.ArgumentParser(prog="python -m reports.fits.plausible", description=main.__doc__)
+    parser.add_argument("--output", type=Path, help="folder `hardware` to write into; none: only print")
+    chosen = parser.parse_args(arguments)
+    document = learn()
+    for path, band in document["fields"].items():
+        low, high = band["low"], band["high"]
+        sys.stdout.write(f"{path:28} {low:10.4g} {high:10.4g} x {band['reach']:.3g}, {band['files']} files\n")
+    if chosen.output is not None:
+        write_whole(chosen.output / BANDS, [(json.dumps(document, indent=1) + "\n").encode()])
+
+
+def learn() -> dict[str, Any]:
+    """Return the band of every field, and the largest distance of FLOP a cycle from a whole number."""
+    library = Library()
+    values: dict[str, list[float]] = defaultdict(list)
+    dimensions: dict[str, str] = {"flop_per_byte": "count"}
+    whole = 0.0
+    for kind, model in KINDS.items():
+        for file in _files(kind, library):
+            for path, name, value in values_of(file):
+                values[name].append(value)
+                dimensions.setdefault(name, _dimension(model, path))
+            if isinstance(file, DeviceFile):
+                whole = max(whole, _distance(file))
+    kept = {
+        name: sorted(each) for name, each in values.items()
+        if len(each) >= LEAST_FILES and len(set(each)) >= LEAST_VALUES
+    }  # fmt: skip
+    reaches = sorted(_own_reach(name, each) for name, each in kept.items())
+    least = float(math.ceil(reaches[len(reaches) // 2]))
+    fields = {
+        name: {
+            "dimension": dimensions[name], "low": each[0], "high": each[-1],
+            "reach": max(least, _own_reach(name, each)), "files": len(each),
+        }
+        for name, each in kept.items()
+    }  # fmt: skip
+    return {"schema": FORM, "fields": fields, "flop_per_cycle": whole}
+
+
+def _files(kind: str, library: Library) -> Iterator[Strict]:
+    """Yield every shipped file of a kind."""
+    for name in library.names(folder_of(kind)):
+        assembly = Assembly(library)
+        tree = library.read(library.find(name, folder_of(kind)), kind)
+        part = assembly.part(KINDS[kind], tree)
+        if assembly.problems:
+            raise InputError(assembly.problems)
+        yield part.file
+
+
+def _dimension(model: type[Strict], path: str) -> str:
+    number = number_at(model, path.split("."))
+    return number.dimension if isinstance(number, Measure) else "count"
+
+
+def _distance(file: DeviceFile) -> float:
+    """Return the largest distance of a device's FLOP a cycle from a whole number; FP64 is cut by export rules."""
+    clocks = {"max": file.clock.max, "reference": file.clock.tensor_reference}
+    per_cycle = [
+        float(unit.peak / (file.processors * clocks[unit.clock])) for name, unit in file.math.items() if name != "fp64"
+    ]
+    return max(map(distance_from_whole, per_cycle), default=0.0)
+
+
+def _own_reach(name: str, values: Sequence[float]) -> float:
+    """Return how far the least or the largest of sorted values lies outside the others: a factor.
+
+    Few links state a latency, and none of those that are common elsewhere: theirs reaches as far as it spreads.
+    """
+    distinct = sorted(set(values))
+    if name == "latency":
+        return distinct[-1] / distinct[0]
+    return max(distinct[-1] / distinct[-2], distinct[1] / distinct[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Hardware unlike all that is known: an error of `validate`, a warning elsewhere, unless the file says it is meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_world import write
+
+import costmodel
+from costmodel.errors import ImplausibleInput, InputError
+from costmodel.network.topologies import TOPOLOGIES as BUILT
+from costmodel.schema.cluster import TOPOLOGIES
+from costmodel.schema.files import list_names, validate
+from costmodel.schema.kernel_names import FAMILIES
+from costmodel.schema.references import Library
+
+H800 = "schema: costmodel/device@1\nextends: devices/h800-sxm\nname: mine\n"
+HGX = "schema: costmodel/node@1\nextends: nodes/hgx-h800\nname: mine\n"
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    return [str(problem) for problem in validate(write(tmp_path, "mine.yaml", text))]
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "meant"),
+    [
+        (H800 + "memory: [{name: hbm, bandwidth: 3.35 GB/s}]", "memory.hbm.bandwidth", "3.35 TB/s"),
+        (H800 + "memory: [{name: hbm, capacity: 80 TiB}]", "memory.hbm.capacity", "GB"),
+        (H800 + "clock: {max: 1980 kHz}", "clock.max", "1.98 GHz"),
+        (H800 + "power: {tdp: 700 kW}", "power.tdp", "700 W"),
+        (H800 + "math: {bf16: {peak: 989.4 GFLOP/s}}", "math.bf16.peak", "989.4 TFLOP/s"),
+        (H800 + "processors: 132000", "processors", "132"),
+        (HGX + "nic: {bandwidth: 400 GB/s}", "nic.bandwidth", "400 Gbit/s (50 GB/s)"),
+        (HGX + "nic: {latency: 2.8 ms}", "nic.latency", "2.8 us"),
+    ],
+)
+def test_a_wrong_unit_is_told_with_the_value_that_was_probably_meant(
+    tmp_path: Path, text: str, field: str, meant: str
+) -> None:
+    (problem,) = problems(tmp_path, text)
+    assert f"{field}: " in problem
+    assert "is implausible" in problem
+    assert f"did you mean {meant}" in problem or meant == "GB"
+    kept = f"{text}\nplausible: [{field}]\n"
+    assert problems(tmp_path, kept) == []
+
+
+def test_levels_are_ordered_and_peaks_are_whole(tmp_path: Path) -> None:
+    (slow,) = problems(tmp_path, H800 + "memory: [{name: l2, bandwidth: 2 TB/s}]")
+    assert "no nearer level is slower" in slow
+    (clock,) = problems(tmp_path, H800 + "math: {fp8: {peak: 1800 TFLOP/s}}")
+    assert "FLOP a cycle of a processor, not 8192" in clock
+
+
+def test_what_is_meant_has_to_be_a_field(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, H800 + "plausible: [memory.hbn]")
+    assert "did you mean `hbm`" in problem
+
+
+def test_simulate_warns_and_says_so_in_the_document() -> None:
+    with pytest.warns(ImplausibleInput, match="did you mean 1.008 TB/s"):
+        workload = costmodel.load("llama3_8b_rtx4090", set={"hardware.memory.hbm.bandwidth": "1.008 GB/s"})
+    assert "is implausible" in workload.simulate()["warnings"][0]
+    assert "warnings" not in costmodel.load("llama3_8b_rtx4090").simulate()
+
+
+@pytest.mark.parametrize("kind", ["devices", "nodes", "clusters"])
+def test_every_shipped_file_is_plausible(kind: str) -> None:
+    library = Library()
+    for name in list_names(kind):
+        assert validate(library.find(name, kind)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (H800 + "calibration: {inherit: h100-sxmm}", "did you mean `h100-sxm`"),
+        (H800 + "calibration: {default: {gemn: cublas-vllm}}", "unknown operator family 'gemn'"),
+        (H800 + "calibration: {default: {gemm: cublas-vlm}}", "did you mean `cublas-vllm`"),
+        (
+            "schema: costmodel/framework@1\nextends: frameworks/vllm\nname: m\nimplementations: {gemm: [cublas-vlm]}",
+            "did you mean `cublas-vllm`",
+        ),
+        (
+            "schema: costmodel/cluster@1\nextends: clusters/h800-2048-mpft\nname: m\nnetwork: {topology: fat_tree}",
+            "did you mean `fat-tree`",
+        ),
+    ],
+)
+def test_unknown_names_are_errors_with_the_nearest_one(tmp_path: Path, text: str, told: str) -> None:
+    assert any(told in problem for problem in problems(tmp_path, text))
+
+
+def test_topologies_are_those_that_can_be_counted() -> None:
+    assert set(TOPOLOGIES) == {*BUILT, "unspecified"}
+
+
+def test_families_are_those_that_calibrations_and_operators_have() -> None:
+    library = Library()
+    roofline = library.read(library.find("roofline", "calibrations"), "calibration")
+    families = roofline.at(["families"])
+    assert families is not None
+    assert {key.partition("/")[0] for key in families.value} <= set(FAMILIES)
+
+
+ATTENTION = """schema: costmodel/model@1
+extends: models/deepseek-v3
+name: mine
+layers:
+  - {repeat: 61, mixer: {type: attention, q_heads: 32, kv_heads: %s, head_dim: 128},
+     ffn: {type: moe, experts: 256, intermediate: 2048, top_k: 8, groups: %s, group_top_k: %s}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        (("8", "8", "4"), ""),
+        (("7", "8", "4"), "32 query heads do not group over 7 key-value heads"),
+        (("8", "7", "4"), "256 experts do not divide over 7 groups"),
+        (("8", "64", "1"), "the chosen groups have 4 experts, fewer than top_k = 8"),
+    ],
+)
+def test_heads_and_experts_that_do_not_group_are_errors(tmp_path: Path, sizes: tuple[str, ...], told: str) -> None:
+    found = problems(tmp_path, ATTENTION % sizes)
+    assert (told in found[0]) if told else found == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"simulation.slowdowns": "[{rank: 64, slows: compute, speed: 0.5}]"}, "there is no rank 64"),
+        ({"simulation.slowdowns": "[{slows: compute, speed: 0.5, begin: 2 s, end: 1 s}]"}, "end must come after begin"),
+        ({"simulation.replicas": "9999"}, "9999 replicas are more than the layout has"),
+    ],
+)
+def test_disturbances_of_what_is_not_there_are_errors(changes: dict[str, str], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        costmodel.load("deepseek_v3", set={f"scenarios.training.{key}": value for key, value in changes.items()})
+
+
+def test_a_renamed_copy_keeps_the_fits_and_changed_hardware_transfers_them(tmp_path: Path) -> None:
+    write(tmp_path, "copy.yaml", H800 + "price: {rental: 3 $/h}\n")
+    write(
+        tmp_path,
+        "faster.yaml",
+        H800.replace("devices/h800-sxm", "./copy.yaml").replace("mine", "other") + "power: {tdp: 690 W}\n",
+    )
+    results = []
+    for device in ("devices/h800-sxm", "./copy.yaml", "./faster.yaml"):
+        write(tmp_path, "node.yaml", HGX + f"device: {device}\n")
+        text = "schema: costmodel/workload@1\nmodel: models/llama-3-8b\nscenarios:\n  one: {phase: prefill, "
+        text += "cluster: ./node.yaml, input_tokens: 1024, tokens_per_device: 1024}\n"
+        workload = costmodel.load(write(tmp_path, "work.yaml", text))
+        results.append(workload.simulate()["scenarios"]["one"])
+    own, copy, faster = results
+    assert copy["metrics"]["ttft"] == own["metrics"]["ttft"]
+    assert copy["intervals"]["ttft"] == own["intervals"]["ttft"]
+    assert copy["basis"] == own["basis"]
+    assert faster["basis"]["transferred"] == pytest.approx(1.0)
