@@ -147,7 +147,7 @@ class CollectiveForm:
         return log2(maximum(operator.size, 1.0)), log2(maximum(operator.group.size, 1.0))
 
     def _links(self, operator: Collective, machine: Machine) -> GroupLinks:
-        """Return the links of the group; those inside a node are slower without peer-to-peer access, or over bridges."""
+        """Return the links of the group; inside a node they are slower over the host or its bridges."""
         links = require_group_links(operator.group, machine.cluster, operator.name)
         if machine.cluster is None:
             return links

@@ -1,4 +1,4 @@
-"""The time of a linear recurrence over a prompt: kernels that work on all chunks at once, and one that passes on states."""
+"""The time of a linear recurrence over a prompt: kernels over all chunks at once, and one that passes states on."""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ class _Rule:
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 _EXCHANGES = ("moe_dispatch", "moe_combine")
 _SCANS = ("linear_attention_decode", "linear_attention_verify")
-_BY_OPERATOR = ("attention_prefill", "attention_mixed", "sparse_mla_prefill", "mqa_logits", "linear_attention_prefill", *_SCANS)
+_BY_OPERATOR = (
+    "attention_prefill", "attention_mixed", "sparse_mla_prefill", "mqa_logits", "linear_attention_prefill", *_SCANS,
+)  # fmt: skip
 _ONE_BY_ONE = ("attention_prefill", "sparse_mla_prefill")  # operations whose single queries are decoding steps
 _COMMUNICATION = frozenset((*_COLLECTIVES, "send_recv", *_EXCHANGES))
 _RULES = {
@@ -64,8 +66,8 @@ _RULES = {
 _HOST_FLAGS = ("host_overhead_included", "coarse_timer_3_samples")
 _WARM = ("cuda_graph_loop",)  # the tables' schema: few copies of the weights take turns, activations stay
 _GROUPED_BY = (
-    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "includes", "gated", "score_mode", "meta_id",
-    "framework", "kernel", "timing", "notes",
+    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "includes", "gated", "score_mode",
+    "meta_id", "framework", "kernel", "timing", "notes",
 )  # fmt: skip
 
 OPERATIONS = tuple(_RULES)
