@@ -49,6 +49,7 @@ from costmodel.serving.state import (
     HIT,
     KEYS,
     LAST,
+    LONGEST,
     MOMENT,
     NEVER,
     NEXT_FINISH,
@@ -176,13 +177,13 @@ def preempt(requests: Requests, progress: Progress, engine: Engine, policy: Poli
 
 @inner
 def find_next_finish(progress: Progress, engine: Engine) -> None:
-    """Note the tick at which the next decoding request ends."""
-    least = NEVER
+    """Note the tick at which the next decoding request ends, and how long the longest one is."""
+    least, longest = NEVER, -NEVER
     for i in range(engine.count[DECODING]):
-        end = progress.count[engine.list[DECODERS, i], END]
-        if end < least:
-            least = end
-    engine.count[NEXT_FINISH] = least
+        request = engine.list[DECODERS, i]
+        least = min(least, progress.count[request, END])
+        longest = max(longest, progress.count[request, TARGET] - progress.count[request, START])
+    engine.count[NEXT_FINISH], engine.count[LONGEST] = least, longest
 
 
 @inner
@@ -199,6 +200,7 @@ def schedule_decoding(requests: Requests, progress: Progress, engine: Engine, po
     take_blocks(engine, progress, needed)
     engine.step[0] = count[DECODING]
     engine.step[1] = count[KEYS] + count[DECODING]
+    engine.step[5] = count[LONGEST] + count[TICK] + 1 if count[DECODING] > 0 else 0
     return preempted
 
 
@@ -418,8 +420,8 @@ def give_first_tokens(requests: Requests, progress: Progress, engine: Engine, po
         count[KEYS] += cached
         if not policy.reserve:
             engine.phase[(cached - count[TICK]) % policy.block] += 1
-        if progress.count[request, END] < count[NEXT_FINISH]:
-            count[NEXT_FINISH] = progress.count[request, END]
+        count[NEXT_FINISH] = min(count[NEXT_FINISH], progress.count[request, END])
+        count[LONGEST] = max(count[LONGEST], cached - count[TICK])
     count[STARTING] = 0
 
 

@@ -14,6 +14,7 @@ from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving import ServingEvaluation
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
+from costmodel.cost.power import Draw
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics
 from costmodel.serving.simulation import Served, Simulation
@@ -107,9 +108,14 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             "prefix_hit_rate": total["cached_tokens"] / total["input_tokens"],
             "goodput": float(within(times, self._plan.slo).sum()) / elapsed,
             "preemptions": total["preemptions"],
-            **spent(self._scenario.cluster.device, devices, tokens, total["busy_share"]),
+            **spent(self._scenario.cluster.node, devices, tokens, self._draw(total["busy_share"])),
             **invested(self._scenario, devices),
         }
+
+    def _draw(self, busy: float) -> Draw:
+        """Return what a device does: while its engine is busy, what the closed form's does."""
+        full = self.closed.draw()
+        return Draw(busy * full.busy, busy * full.work)
 
     def verdict(self) -> str | None:
         """Return whether the engines keep up with the requests."""

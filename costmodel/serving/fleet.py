@@ -41,6 +41,7 @@ class Router(NamedTuple):
 
     dice: two random engines for each request; loads: requests of each engine as it knows them; learnt: when it last
     learnt them [s], and how many requests it has routed; call_times, call_requests: a binary heap of called requests.
+    state: next listed request, next uncalled one, size of the heap of calls, number of listed ones; -1: nothing yet.
     """
 
     kind: int
@@ -50,6 +51,7 @@ class Router(NamedTuple):
     learnt: Any
     call_times: Any
     call_requests: Any
+    state: Any
 
 
 def new_router(kind: int, delay: float, replicas: int, count: int, seed: int) -> Router:
@@ -63,6 +65,7 @@ def new_router(kind: int, delay: float, replicas: int, count: int, seed: int) ->
         np.array([-np.inf, 0.0]),
         np.zeros(count),
         np.zeros(count, np.int64),
+        np.full(4, -1),
     )
 
 
@@ -186,10 +189,7 @@ def pop_call(router: Router, size: int) -> int:
 
 @inner
 def call_next(requests: Requests, progress: Progress, engine: Engine, router: Router, state: Any) -> None:
-    """Let requests that just ended call the next ones.
-
-    state: next listed request, next uncalled one, size of the heap of calls, number of listed ones.
-    """
+    """Let requests that just ended call the next ones. state: of the router."""
     for i in range(engine.count[ENDING]):
         request = int(engine.list[ENDERS, i])
         if progress.count[request, CALLED] == 1:
@@ -212,10 +212,10 @@ def run_together(
 
     requests: in order of arrival, called ones last; those are taken from the heap of calls.
     """
-    number = len(requests.arrival)
-    state = np.zeros(4, np.int64)
-    state[1] = known_arrivals(requests)
-    state[3] = state[1]
+    number, state = len(requests.arrival), router.state
+    if state[0] < 0:
+        known = known_arrivals(requests)
+        state[0], state[1], state[2], state[3] = 0, known, 0, known
     while True:
         arrival = next_arrival(requests, router, state)
         first, moment, second = next_moments(fleet)

@@ -140,7 +140,7 @@ def slower(tables: Tables, factor: float) -> Tables:
         return tables
     return tables._replace(
         by_rows=tables.by_rows * factor, by_sequences=tables.by_sequences * factor, decode=tables.decode * factor,
-        prompt=tables.prompt * factor, mixed=tables.mixed * factor,
+        prompt=tables.prompt * factor, mixed=tables.mixed * factor, uneven=tables.uneven * factor,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from costmodel.serving.fleet import (
     run_apart,
     run_together,
 )
-from costmodel.serving.prices import Tables, attention_time, rows_time
+from costmodel.serving.prices import Tables, attention_time, p_norms, rows_time
 from costmodel.serving.state import (
     FINISH,
     FIRST,
@@ -51,6 +51,7 @@ def tables():
         axes=np.concatenate(axes), ends=np.cumsum([0, *map(len, axes)]), by_rows=1.0 + 0.01 * axis,
         by_sequences=0.01 * np.arange(40.0), decode=0.001 * decodes * axis,
         prompt=np.stack([1e-6 * rows * keys] * 2), mixed=np.zeros((1,) * 5), fused=False,
+        uneven=0.0005 * decodes * axis, filling=3.0, p=1.5, norms=p_norms(1.5),
     )  # fmt: skip
 
 
@@ -59,7 +60,8 @@ def direct(decodes, chunks):
     rows = sum(rows for _, rows in chunks)
     keys = sum(job.computed for job in decodes)
     weighted = sum(rows * job.computed for job, rows in chunks)
-    step = np.array([len(decodes), keys, len(chunks), rows, weighted], dtype=float)
+    longest = max((job.computed for job in decodes), default=0)
+    step = np.array([len(decodes), keys, len(chunks), rows, weighted, longest], dtype=float)
     return rows_time(tables(), len(decodes) + rows, len(decodes) + len(chunks)) + attention_time(tables(), step)
 
 
