@@ -52,8 +52,8 @@ def _convolution(batch: RowGroup, width: Array | None = None) -> Elementwise:
     waiting = sequences * (batch.number("d_conv") - 1.0) * channels * _wide(batch)
     traffic = 2 * sequences * new * channels * _wide(batch)
     if not _decodes(batch):
-        return Elementwise("short convolution", traffic, kind="conv", rows=sequences * new)
-    return Elementwise("short convolution", traffic + (1.0 + new) * waiting, kind="conv_update", rows=sequences * new)
+        return Elementwise("short convolution", traffic, kind="conv")
+    return Elementwise("short convolution", traffic + (1.0 + new) * waiting, kind="conv_update")
 
 
 def _scan(batch: RowGroup, name: str) -> AttentionKernel:

@@ -264,6 +264,8 @@ def test_messages_that_the_host_stores_pass_no_bridge():
     bridge = HostBridge(bridge_efficiency=0.1, bridge_sharing=1.0, switch_ranks=2)
     bridged = replace(staged, host_bridge=bridge)
     assert seconds(bridged, "all_reduce", 1e9, 8.0, on) == seconds(staged, "all_reduce", 1e9, 8.0, on)
+
+
 def test_a_quicker_nic_saves_its_latency_once_for_each_message_that_is_waited_for():
     """A microsecond less: one of a low-latency exchange, two of a normal one; what is fitted beside it stays."""
     slow, quick = machine(), machine()
