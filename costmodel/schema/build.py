@@ -80,6 +80,7 @@ def node(file: NodeFile, node_device: hardware.Device) -> hardware.Node:
         intra=node_device.links[file.intra],
         nic=optional(hardware.Nic, file.nic),
         host=record(hardware.Host, file.host, peak=dict(file.host.peak or {})),
+        facility=record(hardware.Facility, file.facility),
     )
 
 

@@ -181,7 +181,9 @@ class FrameworkFile(Strict):
         "norms, and the parts of the cross-entropy are not fused",
     )
     moe_comm_slowdown: LoadFactor = Field(
-        default=1.0, description="slowdown of kernels that run concurrently with SM-based expert all-to-alls"
+        default=1.0,
+        description="slowdown of kernels that run concurrently with expert all-to-alls in normal mode, beside their "
+        "loss of processors",
     )
     tensor_overlap: Literal["none", "gradients", "all"] = Field(
         default="none",
@@ -195,6 +197,11 @@ class FrameworkFile(Strict):
     )
     reduction: Literal["scatter", "all_reduce"] = Field(
         default="scatter", description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
+    )
+    recompute_stops_early: bool = Field(
+        default=False,
+        description="a layer that is recomputed as a whole ends with the last tensor that its backward pass needs: its "
+        "last GEMM and what follows are not repeated",
     )
     weight_exchange: Literal["gather", "broadcast"] = Field(
         default="gather",

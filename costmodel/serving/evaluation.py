@@ -14,6 +14,7 @@ from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving import ServingEvaluation
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
+from costmodel.cost.power import Draw
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics
 from costmodel.serving.deployment import engine_count
@@ -125,7 +126,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             "highest_stable_rate": None,
             "goodput": float(within(times, self._plan.slo).sum()) / elapsed,
             "preemptions": total["preemptions"],
-            **spent(self._scenario.cluster.device, devices, tokens, total["busy_share"]),
+            **spent(self._scenario.cluster.node, devices, tokens, self._draw(total["busy_share"])),
             **invested(self._scenario, devices),
         }
 
@@ -151,6 +152,11 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         if ends[last] <= ends[first]:
             return None
         return float((last - first) / (ends[last] - ends[first])) * engine_count(self._scenario, self._plan)
+
+    def _draw(self, busy: float) -> Draw:
+        """Return what a device does: while its engine is busy, what the closed form's does."""
+        full = self.closed.draw()
+        return Draw(busy * full.busy, busy * full.work)
 
     def verdict(self) -> str | None:
         """Return whether the engines keep up with the requests."""
