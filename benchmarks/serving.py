@@ -46,7 +46,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 def grid(label: str, workload: Mapping[str, str], more: str, axes: Mapping[str, np.ndarray]) -> None:
     """Print the points a second of a grid, of its times to first token and per token."""
-    varied = {f"scenarios.one.{name}": values for name, values in axes.items()}
+    varied: dict[str | tuple[str, ...], object] = {f"scenarios.one.{name}": values for name, values in axes.items()}
     points = int(np.prod([len(values) for values in axes.values()]))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "serving.yaml"

@@ -112,7 +112,8 @@ class Residual:
 
 def _sum_of_bumps(heights: Array, centres: Array, widths: Array, values: Sequence[Array]) -> Any:
     """Return the sum of all bumps at shapes. centres, widths: [bumps, axes]; values: of the shapes, by axis."""
-    dimensions, total = max(map(np.ndim, values)), 0.0
+    dimensions = max(map(np.ndim, values))
+    total: Any = 0.0
     for chunk in _chunks(len(heights), values):
         by_axis = (_square(centres[chunk, i], widths[chunk, i], value, dimensions) for i, value in enumerate(values))
         squares = functools.reduce(operator.add, by_axis)
