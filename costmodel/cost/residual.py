@@ -60,7 +60,7 @@ class Residual:
             weights = weights * np.exp(-0.5 * _square(self.centres[:, axis], lengths[:, axis], features[axis], 0))
         centres_and_lengths = np.concatenate([self.centres[:, varied], lengths[:, varied]], axis=1)
         bumps, which = np.unique(centres_and_lengths, axis=0, return_inverse=True)
-        heights = np.bincount(which.reshape(-1), weights)
+        heights = np.bincount(which.reshape(-1), weights).astype(np.float64, copy=False)
         centres, widths = bumps[:, : len(varied)], bumps[:, len(varied) :]
         values = [np.asarray(features[axis]) for axis in varied]
         curve = _Curve.of(values[0], widths) if len(values) == 1 else None
