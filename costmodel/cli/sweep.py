@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
@@ -40,6 +39,7 @@ def command(
     """
     from costmodel.api import load
     from costmodel.cli.progress import progress
+    from costmodel.schema.results import SWEEP_HINT, read_json
     from costmodel.schema.study import find_study
     from costmodel.study.executors import pool
     from costmodel.study.files import STUDY, check_folder
@@ -66,7 +66,7 @@ def command(
         click.echo(f"interrupted: {output} keeps the finished points; run the same command to resume", err=True)
         raise
     if as_json:
-        print_json({**json.loads((output / STUDY).read_text(encoding="utf-8")), "summary": summaries})
+        print_json({**read_json(output / STUDY, SWEEP_HINT), "summary": summaries})
     else:
         from costmodel.report.sweep import show_sweep
 

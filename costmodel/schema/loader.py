@@ -6,6 +6,7 @@ parser's own rules (YAML 1.1) read `1e12` as text, `no` as false and `1:30` as n
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 
 from costmodel import units
 from costmodel.errors import InputError, Location
+from costmodel.reading import open_regular
 from costmodel.schema.tree import Tree
 
 MAX_BYTES = 16 * 2**20  # of a YAML or JSON file; far above any real one
@@ -62,13 +64,13 @@ def read_data(path: Path, label: str, limit: int, *, missing_hint: str = "check 
     """
     location = Location(label)
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise _too_large(size, limit, location)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise _too_large(size, limit, location)
             data = file.read(limit + 1)
-        if len(data) > limit:  # a device or pipe has no size
-            raise _too_large(size, limit, location)
+        if len(data) > limit:  # it grew, or is of the kernel's and states no size
+            raise _too_large(len(data), limit, location)
         return data
     except FileNotFoundError:
         raise InputError.single("does not exist", hint=missing_hint, location=location) from None
