@@ -1,4 +1,4 @@
-"""The one gate through which files are opened: regular ones only, so that nothing waits for a pipe or reads a device."""
+"""The one gate through which files are opened: regular ones only, so that nothing waits for a pipe or a device."""
 
 from __future__ import annotations
 
