@@ -5,7 +5,19 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from costmodel.schema.device import PLAUSIBLE, DType, Source
-from costmodel.schema.quantity import Bandwidth, Latency, LoadFactor, Money, NicBandwidth, Number, OneOf, Peak, Size
+from costmodel.schema.quantity import (
+    Bandwidth,
+    Latency,
+    LoadFactor,
+    Money,
+    NicBandwidth,
+    Number,
+    OneOf,
+    Peak,
+    Size,
+    Value,
+    Whole,
+)
 from costmodel.schema.strict import Strict
 
 TOPOLOGIES = ("ft2", "ft3", "fat-tree", "mrft", "rail", "mpft", "sf", "df", "nvlink", "pcie", "unspecified")
@@ -91,7 +103,7 @@ class ClusterFile(Strict):
 
     name: str = Field(default="inline", description="name in references")
     node: str = Field(description="the node file, `nodes/NAME`")
-    count: Number = Field(description="nodes in the cluster")
+    count: Annotated[Value, Whole(1, 10**6)] = Field(description="nodes in the cluster")
     network: NetworkFile | None = Field(
         default=None, description="the network; null: several nodes with NICs share one switch, at the NIC's latency"
     )

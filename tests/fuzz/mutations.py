@@ -22,8 +22,8 @@ FOLDERS = (
     "workloads/systems", "workloads/what_ifs", "workloads/studies", "workloads/validations",
 )  # fmt: skip
 ODD = [
-    None, True, "", "x", "yes", "010", "1_000", "-", "./nowhere", "models/none", "\uff1d1", "\u202e", 0, -1, 0.5, 1e-300,
-    1e300, 2**63, 4194304, float("nan"), float("inf"), [], [[]], {}, {"x": 1}, {"extends": "x"}, "10", "10 GB",
+    None, True, "", "x", "yes", "010", "1_000", "-", "./nowhere", "models/none", "\uff1d1", "\u202e", 0, -1, 0.5,
+    1e-300, 1e300, 2**63, 4194304, float("nan"), float("inf"), [], [[]], {}, {"x": 1}, {"extends": "x"}, "10", "10 GB",
     "1e300 GB/s", "0 s", "9" * 400,
 ]  # fmt: skip
 CHARACTERS = "\x00\x1b[31m\t\r:{}[]#&*!|>'\"%@`,?-~ \u2028\ufeff\uff19=+"
