@@ -15,6 +15,7 @@ from pathlib import Path
 
 import costmodel
 from costmodel.serving.simulation import Simulation
+from costmodel.serving.state import STEPS
 from costmodel.workload.plans import Serving
 
 WORKLOAD = """schema: costmodel/workload@1
@@ -49,7 +50,8 @@ def run(name: str) -> None:
     for call in ("first", "second"):
         begin = time.process_time()
         served = simulation.run()
-        print(f"{name}: {call} run {time.process_time() - begin:.3f} s, {served.engines.count[:, 12].sum():,} steps")
+        print(f"{name}: {call} run {time.process_time() - begin:.3f} s, {served.engines.count[:, STEPS].sum():,} steps")
+        del served
     print(f"{name}: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
 
 

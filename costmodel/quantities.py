@@ -28,6 +28,7 @@ Flop: TypeAlias = Quantity  # a multiply-add is two
 FlopPerSecond: TypeAlias = Quantity
 Hertz: TypeAlias = Quantity
 Watts: TypeAlias = Quantity
+Joules: TypeAlias = Quantity
 Dollars: TypeAlias = Quantity
 DollarsPerSecond: TypeAlias = Quantity
 

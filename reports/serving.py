@@ -1,6 +1,6 @@
 """Predictions of measured serving runs from their configuration alone, one JSON line a run.
 
-python -m reports.serving RUNS.csv --output PREDICTIONS.jsonl [--score]
+python -m reports.serving RUNS.csv --output PREDICTIONS.jsonl [--engine event] [--score]
 
 RUNS.csv has the columns of a table of runs: device, model, parallelism, framework and its limits, lengths, rate or
 number in flight. No measured time is read. What a row leaves open is the framework's default.
@@ -22,6 +22,8 @@ import yaml
 
 import costmodel
 from costmodel.errors import InputError
+from reports import serving_pools
+from reports.serving_requests import over_time
 
 NODES = {
     "H100-SXM5-80GB": "dgx-h100", "H200-SXM-141GB": "hgx-h200", "A100-SXM4-80GB": "dgx-a100", "L40S-48GB": "l40s-x8",
@@ -41,11 +43,17 @@ MODELS = {
 """Model of a row -> the model file of the same network."""
 CLOSED_LOOPS = {
     "h100": "dgx-h100", "h200": "hgx-h200", "b200": "hgx-b200", "b300": "hgx-b300", "mi300x": "mi300x-x8",
-    "mi325x": "mi325x-x8",
+    "mi325x": "mi325x-x8", "mi355x": "mi355x-x8", "gb200": "gb200-nvl72", "gb300": "gb300-nvl72",
 }  # fmt: skip
 NETWORKS = {"dsr1": "deepseek-v3", "gptoss": "gpt-oss-120b"}
 FORMATS = {("dsr1", "fp8"): {"compute": "fp8-inference", "fallback": "bf16"}, ("dsr1", "fp4"): "nvfp4"}
 """Model and format of a row -> its precision; others have the formats of the checkpoint (gpt-oss: experts in MXFP4)."""
+DRAFTS = {"sglang": 3, "trt-llm": 1, "vllm": 1}
+"""Framework -> tokens that it drafts with DeepSeek's module, where rows do not say: SGLang takes three steps by default
+(server_args.py, auto_choose_speculative_params), the checkpoint has one module."""
+ACCEPTANCE = 0.875
+"""Share of drafts that are accepted, which rows do not state: the middle of 85 to 90 % [DeepSeek-V3, arXiv 2412.19437,
+section 5.4.3], of a first draft."""
 SHARES = (0.9, 0.95)
 """Shares of memory that a run is given, one after the other, if it does not fit by default: it took place."""
 MEASURED = {
@@ -109,12 +117,8 @@ def closed_loop(row: Row) -> dict[str, Any]:
     degrees = {"dp": int(devices), "ep": int(devices)} if replicated else {"tp": int(devices)}
     if not replicated and (number(row, "decode_ep") or 1) > 1:
         degrees["ep"] = int(devices)
-    formats = FORMATS.get((row["model"], row["precision"]))
     return {
-        "phase": "serving",
-        "cluster": f"nodes/{CLOSED_LOOPS[row['gpu']]}",
-        "framework": framework(row),
-        **({} if formats is None else {"precision": formats}),
+        **_of_closed_loop(row),
         "parallel": degrees,
         "input_tokens": round(number(row, "isl_mean") or 0),
         "output_tokens": round(number(row, "osl_mean") or 0),
@@ -122,14 +126,28 @@ def closed_loop(row: Row) -> dict[str, Any]:
     }
 
 
+def _of_closed_loop(row: Row) -> dict[str, Any]:
+    """Return what the scenarios of one engine and of two pools have in common."""
+    formats, engine = FORMATS.get((row["model"], row["precision"])), framework(row)
+    drafts = {"depth": DRAFTS[engine.partition("-0")[0]], "acceptance": ACCEPTANCE}
+    return {
+        "phase": "serving",
+        "cluster": f"nodes/{CLOSED_LOOPS[row['gpu']]}",
+        "framework": engine,
+        **({} if formats is None else {"precision": formats}),
+        **({"speculative": drafts} if row["mtp"] != "none" else {}),
+    }
+
+
 def document(row: Row) -> dict[str, Any] | str:
     """Return the workload of a row, or why there is none."""
     head = {"schema": "costmodel/workload@1"}
     if "isl_mean" in row:
-        covered = row["gpu"] in CLOSED_LOOPS and row["disagg"] == "0" and row["mtp"] == "none"
-        if not covered or row["framework"] not in ("sglang", "vllm", "trt"):
-            return "two pools, accepted drafts that are not stated, or a device without a file"
-        return {**head, "model": f"models/{NETWORKS[row['model']]}", "scenarios": {"run": closed_loop(row)}}
+        if row["gpu"] not in CLOSED_LOOPS or not row["framework"].endswith(("sglang", "vllm", "trt")):
+            return "a device or a framework without a file"
+        pools = row["disagg"] == "1"
+        run = serving_pools.scenario(row, _of_closed_loop(row)) if pools else closed_loop(row)
+        return {**head, "model": f"models/{NETWORKS[row['model']]}", "scenarios": {"run": run}}
     if row["model"] not in MODELS or row["gpu"] not in NODES:
         return "model or device without a file"
     if not any(number(row, key) for key in ("rate_per_s", "max_concurrency", "n_requests")):
@@ -137,27 +155,31 @@ def document(row: Row) -> dict[str, Any] | str:
     return {**head, "model": f"models/{MODELS[row['model']]}", "scenarios": {"run": scenario(row)}}
 
 
-def prediction(row: Row) -> dict[str, Any]:
+def prediction(row: Row, engine: str = "analytic") -> dict[str, Any]:
     """Return the prediction of a row, milliseconds; why there is none under `error`."""
     identifier, content = row.get("id") or row["row_id"], document(row)
     if isinstance(content, str):
         return {"id": identifier, "error": content}
-    stated = content["scenarios"]["run"].get("memory")
-    for share in (None, *(() if stated else SHARES)):
-        found = _simulated(content, share)
+    run = content["scenarios"]["run"]
+    for share in (None, *(() if run.get("memory") or "decode" in run else SHARES)):
+        found = _simulated(row, content, share, engine)
         if "error" not in found:
             break
     return {"id": identifier, **found}
 
 
-def _simulated(content: Mapping[str, Any], share: float | None) -> dict[str, Any]:
+def _simulated(row: Row, content: Mapping[str, Any], share: float | None, engine: str) -> dict[str, Any]:
     """Return the figures of a workload; why there are none under `error`. share: of memory, null: the default."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.yaml"
+        if engine == "event" and "decode" not in content["scenarios"]["run"]:
+            content = {**content, "scenarios": {"run": over_time(row, content["scenarios"]["run"], file.parent)}}
         file.write_text(yaml.safe_dump(content), encoding="utf-8")
         changed = {} if share is None else {"scenarios.run.memory.utilization": share}
         try:
-            return _figures(costmodel.load(file, set=changed).simulate()["scenarios"]["run"])
+            if "decode" in content["scenarios"]["run"]:
+                return _of_pools(serving_pools.figures(file, row))
+            return _figures(costmodel.load(file, set=changed).simulate(engine=engine)["scenarios"]["run"])
         except InputError as error:
             return {"error": str(error)}
 
@@ -182,7 +204,24 @@ def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
     figures["output_tok_per_s"] = metrics["tokens_per_second"]
     figures["total_tok_per_s"] = metrics["tokens_per_second"] + metrics["input_tokens_per_second"]
     figures["total_tok_s_gpu"] = figures["total_tok_per_s"] / found["devices"]
-    return {**figures, "concurrency": metrics["concurrency"], "highest_stable_rate": metrics["highest_stable_rate"]}
+    return {**figures, "concurrency": metrics["concurrency"], "highest_stable_rate": metrics.get("highest_stable_rate")}
+
+
+def _of_pools(loop: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a closed loop on two pools; intervals as wide as those of both pools at its batch."""
+    found = loop["found"]
+    if not found["memory"]["fits"]:
+        return {"error": found["reason"]}
+    metrics, spans = found["metrics"], found["intervals"]
+    figures: dict[str, Any] = {"total_tok_s_gpu": loop["total_tok_s_gpu"], "request_per_s": loop["rate"]}
+    for name in ("tpot", "ttft"):
+        figures[name] = loop[name] * MILLISECONDS
+        low, high = spans.get(name) or (None, None)
+        if low is not None and high is not None:
+            figures[f"{name}_low"], figures[f"{name}_high"] = (
+                figures[name] * end / metrics[name] for end in (low, high)
+            )
+    return figures
 
 
 def rows(files: tuple[str, ...]) -> Iterator[Row]:
@@ -213,11 +252,14 @@ def scores(chosen: Sequence[Row], found: Sequence[Mapping[str, Any]]) -> Iterato
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("--output", required=True, type=click.Path(dir_okay=False), help="JSON lines")
 @click.option("--only", default="", help="rows whose id begins so")
+@click.option(
+    "--engine", type=click.Choice(["analytic", "event"]), default="analytic", help="closed form, or by requests"
+)
 @click.option("--score", is_flag=True, help="also print errors against the measured columns")
-def main(runs: tuple[str, ...], output: str, only: str, *, score: bool) -> None:
+def main(runs: tuple[str, ...], output: str, only: str, engine: str, *, score: bool) -> None:
     """Predict every run of RUNS that the models cover."""
     chosen = [row for row in rows(runs) if (row.get("id") or row["row_id"]).startswith(only)]
-    found = [prediction(row) for row in chosen]
+    found = [prediction(row, engine) for row in chosen]
     text = "".join(json.dumps(each) + "\n" for each in found)
     Path(output).write_text(text, encoding="utf-8")
     missing = [each for each in found if "error" in each]

@@ -24,6 +24,7 @@ from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving import decode_steps
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.cost.calibration import Calibration
+from costmodel.cost.power import Draw
 from costmodel.network.group_links import group_links
 from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
 from costmodel.result import Entry, Metrics
@@ -68,7 +69,7 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         per_prefill, per_decode: requests per second and device; ratio = per_decode / per_prefill: prefill devices per
         decode device, and as many nodes, which have as many devices in both pools
         """
-        plan, device, times = self._plan, self._scenario.cluster.device, self.times(perturbations)
+        plan, times = self._plan, self.times(perturbations)
         per_prefill, per_decode = self._rates(times)
         ratio = per_decode / per_prefill
         rate = per_decode * plan.decode.parallel.devices
@@ -92,18 +93,20 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
             "decode_tokens_per_second_per_device": per_decode * (plan.output_tokens - 1),
             "prefill_nodes_per_decode_node": ratio,
             "max_batch_per_device": self._max_batch(),
-            **spent(device, devices, tokens, self._computing(times) / (1 + ratio)),
+            **spent(self._scenario.cluster.node, devices, tokens, self._draw(times, ratio)),
             **invested(self._scenario, devices),
         }
 
-    def _computing(self, times: PoolTimes) -> Quantity:
-        """Return the time in which kernels run, per second of a decode device and of its share of the prefill pool.
+    def _draw(self, times: PoolTimes, ratio: Quantity) -> Draw:
+        """Return what a device of both pools does on the mean. ratio: prefill devices of a decoding one.
 
         A device's requests of a set take the kernels of all stages, which its pipeline shares among as many sets.
         """
         _, per_decode = self._rates(times)
-        own = self._steps / self._batch * times.decode.kernels
-        return per_decode * (own + self._passes * times.prefill.kernels / self._prompts)
+        decode, prefill = self._steps / self._batch, self._passes / self._prompts
+        busy = decode * times.decode.kernels + prefill * times.prefill.kernels
+        work = decode * times.decode.joules + prefill * times.prefill.joules
+        return Draw(per_decode * busy / (1 + ratio), per_decode * work / (1 + ratio))
 
     def _rates(self, times: PoolTimes) -> tuple[Quantity, Quantity]:
         """Return the requests per second of a prefill and of a decode device.

@@ -23,7 +23,8 @@ from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
+from costmodel.cost.power import Draw
+from costmodel.quantities import Count, Joules, Quantity, Seconds, maximum, minimum, where
 from costmodel.result import Entry, Metrics
 from costmodel.workload.counting import kv_breakpoints
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger
@@ -48,7 +49,7 @@ class GenerationTimes:
     """Seconds of a static batch.
 
     first: until all of it has its first token; later: of one more token, on average
-    kernels: of one part of the batch in all passes, on all stages
+    kernels, joules: of one part of the batch in all passes, on all stages [s, J]
     """
 
     prefill: PassTimes
@@ -56,6 +57,7 @@ class GenerationTimes:
     first: Seconds
     later: Seconds
     kernels: Seconds
+    joules: Joules
 
 
 class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
@@ -83,11 +85,12 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics of the batch."""
-        plan, device, devices = self._plan, self._scenario.cluster.device, self._scenario.devices
+        plan, devices = self._plan, self._scenario.devices
         times = self.times(perturbations)
         latency = times.first + (plan.output_tokens - 1) * times.later
         rate = plan.batch * plan.output_tokens / latency
-        computing = self._sets / self._scenario.parallel.pp * times.kernels / latency
+        share = self._sets / self._scenario.parallel.pp
+        draw = Draw(share * times.kernels / latency, share * times.joules / latency)
         unit = self._scenario.parallel.dp * plan.micro_batches
         assert self.ledger is not None
         return {
@@ -98,7 +101,7 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
             "tokens_per_second_per_device": rate / devices,
             "tokens_per_second_per_user": 1 / times.later,
             "max_batch": largest_batch(self._scenario, self.ledger, plan.batch, unit),
-            **spent(device, devices, rate, computing),
+            **spent(self._scenario.cluster.node, devices, rate, draw),
             **invested(self._scenario, devices),
         }
 
@@ -111,12 +114,13 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
         prefill = pass_times(self._prefill, perturbations)
         decode = tuple(pass_times(model, perturbations) for model in self._decode)
         step: Quantity = 0.0
-        kernels = self._passes * prefill.kernels
+        kernels, joules = self._passes * prefill.kernels, self._passes * prefill.joules
         for weight, times in zip(self._weights, decode, strict=True):
             step = step + weight * times.round(self._sets)
             kernels = kernels + self._steps * weight * times.kernels
+            joules = joules + self._steps * weight * times.joules
         first = prefill.following(self._sets * self._passes)
-        return GenerationTimes(prefill, decode, first, step / tokens_per_step(self._plan.speculative), kernels)
+        return GenerationTimes(prefill, decode, first, step / tokens_per_step(self._plan.speculative), kernels, joules)
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of the prefill, then those of decoding, attention at every evaluated KV length."""

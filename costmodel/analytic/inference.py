@@ -13,7 +13,8 @@ from costmodel.analytic.recurrence import Program, makespan
 from costmodel.analytic.segments import ALL_TO_ALL, COMPUTE, Segment, SegmentKey, compile_pass, segments_of
 from costmodel.analytic.stream_times import Perturbations, StreamTimes, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Count, Quantity, Seconds, maximum, uniform_int
+from costmodel.cost.power import Draw, work_joules
+from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, uniform_int
 from costmodel.workload.context import Context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger
 from costmodel.workload.operators import Collective, Group, Operator
@@ -48,6 +49,7 @@ class PassModel:
     segments: by kind of layer
     send: one hop between pipeline stages, of which there are `hops`
     moe_comm_slowdown: factor on kernel times while expert all-to-alls run
+    joules: of the work of a device of each stage, all micro-batches [J]
     """
 
     segments: tuple[tuple[Segment, ...], ...]
@@ -56,6 +58,7 @@ class PassModel:
     send: TimedOperator
     hops: Count
     moe_comm_slowdown: Quantity = 1.0
+    joules: Joules = 0.0
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of all kinds of layers."""
@@ -72,6 +75,7 @@ class PassTimes:
     busy: of the compute streams, kernels and blocking collectives
     kernels: without the collectives
     contention: extra time of kernels due to concurrent expert all-to-alls
+    joules: energy of the work of kernels and messages, beside what a board draws while they run [J]
     """
 
     latency: Seconds
@@ -79,6 +83,11 @@ class PassTimes:
     busy: Seconds
     kernels: Seconds
     contention: Seconds = 0.0
+    joules: Joules = 0.0
+
+    def draw(self, seconds: Seconds, passes: Count = 1.0) -> Draw:
+        """Return what a device does that works on `passes` in that time, all stages of them."""
+        return Draw(passes * self.kernels / seconds, passes * self.joules / seconds)
 
     def round(self, sets: Count) -> Seconds:
         """Return the time in which each of `sets` sets passes once through the pipeline, all of them in it.
@@ -121,7 +130,15 @@ def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: Oper
     overlap = scenario.offload.overlap
     layout = inference_layout(scenario)
     stages = Counter(zip(layout, layer_runs(scenario.architecture, layout), strict=True))
+    power = scenario.cluster.device.power
+    joules: Quantity = 0.0
+    for (stage, _), count in stages.items():
+        for repeats, layer in zip(work.repeats(stage), segments, strict=True):
+            for segment in layer:
+                runs = count * repeats * segment.runs(forward.micro_batches)
+                joules = joules + runs * work_joules((timed.operator for timed in segment.operators), power)
     return PassModel(
+        joules=joules,
         segments=segments,
         micro_batches=forward.micro_batches,
         stages=tuple(
@@ -134,7 +151,7 @@ def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: Oper
         ),
         send=timer.time_operator(_send(scenario, forward)),
         hops=scenario.parallel.pp - 1,
-        moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication.processors),
+        moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication),
     )
 
 
@@ -218,7 +235,7 @@ def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
         slowest = maximum(slowest, span)
         busy = busy + stage.count * (stage.compute + extra)
         kernels = kernels + stage.count * (stage.kernels + extra)
-    return PassTimes(latency, slowest, busy, kernels, contention)
+    return PassTimes(latency, slowest, busy, kernels, contention, model.joules)
 
 
 def stage_times(model: PassModel, perturbations: Perturbations) -> list[StageTimes]:

@@ -32,6 +32,7 @@ RATES = frozenset({
     "requests_per_second", "input_tokens_per_second", "prefill_tokens_per_second_per_device",
     "decode_tokens_per_second_per_device", "mfu", "mfu_noncausal", "hfu", "flop_rate_per_device",
 })  # fmt: skip
+ENERGIES = frozenset({"energy_per_token", "energy_per_trillion_tokens"})
 NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
 CONDITIONS = ("transferred", "extrapolated", "roofline", "unknown", "experts", "first_token")
 """What widens the scatter of whole runs: bases of their kernels, a framework that names none, routed experts in a
@@ -122,13 +123,15 @@ class RunScatter:
     """How far a run that nobody here has seen lies from its prediction, beside what its kernels say.
 
     centre: log of measured over predicted time; down, up: to the ends of the 80 % interval from there; first_token:
-    what the time to the first token adds to both, in quadrature.
+    what the time to the first token adds to both, in quadrature; power: likewise what the power of a board adds to
+    energies.
     """
 
     centre: Quantity
     down: Quantity
     up: Quantity
     first_token: float = 0.0
+    power: Quantity = 0.0
 
 
 def run_scatter(
@@ -152,7 +155,10 @@ def run_scatter(
         if more is not None:
             below, above = below + (share * more[1]) ** 2, above + (share * more[2]) ** 2
     waiting = _logs(calibration, "composition_first_token") if phase == "serving" else None
-    return RunScatter(centre, np.sqrt(below), np.sqrt(above), 0.0 if waiting is None else waiting[2])
+    return RunScatter(
+        centre, np.sqrt(below), np.sqrt(above), 0.0 if waiting is None else waiting[2],
+        np.log1p(scenario.cluster.device.power.error),
+    )  # fmt: skip
 
 
 def shares_of_conditions(scenario: Scenario, operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
@@ -192,6 +198,8 @@ def _logs(calibration: Calibration, family: str) -> tuple[float, float, float] |
 
 def _run_deviations(name: str, runs: RunScatter | None) -> tuple[Quantity, Quantity, Quantity]:
     """Return the deviation of the log of a metric under whole runs: its centre, down from there, and up."""
+    if runs is not None and name in ENERGIES:  # how long a run takes, and what its boards draw
+        return runs.centre, np.hypot(runs.down, runs.power), np.hypot(runs.up, runs.power)
     if runs is None or name not in TIMES | RATES:
         return 0.0, 0.0, 0.0
     if name == "ttft":

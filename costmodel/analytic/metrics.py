@@ -8,8 +8,9 @@ from costmodel.analytic.bound import BoundTimes
 from costmodel.analytic.capital import capital
 from costmodel.analytic.inference import PassTimes, prefill_passes
 from costmodel.analytic.training import StepModel, StepTimes
-from costmodel.cost.money import energy, rental_cost
-from costmodel.hardware import Device
+from costmodel.cost.money import rental_cost
+from costmodel.cost.power import Draw, energy
+from costmodel.hardware import Device, Node
 from costmodel.quantities import Count, FlopPerSecond, Quantity, maximum, minimum
 from costmodel.result import Metrics
 from costmodel.workload.counting import parameter_count, training_flop_per_token
@@ -35,7 +36,8 @@ def training_metrics(scenario: Scenario, plan: Training, model: StepModel, times
     full = training_flop_per_token(scenario.architecture, active, plan.sequence, causal=False)
     per_token = times.step / tokens
     rank_tokens = plan.micro_batch * plan.sequence
-    computing = 1 - (times.bubble + times.exposed_communication + times.host) / times.step
+    busy = 1 - (times.bubble + times.exposed_communication + times.host) / times.step
+    draw = Draw(busy, model.joules / times.step)
     return {
         "step_time": times.step,
         "tokens_per_second": tokens / times.step,
@@ -48,8 +50,8 @@ def training_metrics(scenario: Scenario, plan: Training, model: StepModel, times
         "exposed_communication_time": times.exposed_communication,
         "device_hours_per_trillion_tokens": TRILLION * per_token * devices / SECONDS_PER_HOUR,
         "cost_per_trillion_tokens": rental_cost(device, devices, TRILLION * per_token),
-        "energy_per_token": energy(device, devices, per_token, computing),
-        "energy_per_trillion_tokens": energy(device, devices, TRILLION * per_token, computing),
+        "energy_per_token": energy(scenario.cluster.node, devices, per_token, draw),
+        "energy_per_trillion_tokens": energy(scenario.cluster.node, devices, TRILLION * per_token, draw),
         "capital_cost": capital(scenario.cluster, devices).total,
     }
 
@@ -87,7 +89,7 @@ def _prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Met
     return {
         "ttft": plan.steps * times.following(passes),
         "tokens_per_second_per_device": rate,
-        **_spent(scenario, rate, plan.steps * passes * times.kernels / period),
+        **_spent(scenario, rate, times.draw(period, plan.steps * passes)),
     }
 
 
@@ -101,23 +103,23 @@ def _decode_metrics(scenario: Scenario, plan: Decode, ledger: Ledger, times: Pas
         "tokens_per_second_per_device": rate,
         "tokens_per_second_per_user": 1 / tpot,
         "max_batch_per_device": max_batch_per_device(scenario, plan, ledger),
-        **_spent(scenario, rate, times.kernels / step),
+        **_spent(scenario, rate, times.draw(step)),
     }
 
 
-def _spent(scenario: Scenario, rate: Quantity, computing: Quantity) -> Metrics:
+def _spent(scenario: Scenario, rate: Quantity, draw: Draw) -> Metrics:
     """Return money and energy of a pass that generates `rate` tokens per second and device."""
-    return {**spent(scenario.cluster.device, 1.0, rate, computing), **invested(scenario, scenario.devices)}
+    return {**spent(scenario.cluster.node, 1.0, rate, draw), **invested(scenario, scenario.devices)}
 
 
-def spent(device: Device, devices: Count, rate: Quantity, computing: Quantity) -> Metrics:
+def spent(node: Node, devices: Count, rate: Quantity, draw: Draw) -> Metrics:
     """Return money and energy of `devices` that together generate `rate` tokens per second.
 
-    computing: share of the time in which one of them runs kernels.
+    draw: what one of them does.
     """
     return {
-        "cost_per_million_tokens": rental_cost(device, devices, MILLION / rate),
-        "energy_per_token": energy(device, devices, 1 / rate, computing),
+        "cost_per_million_tokens": rental_cost(node.device, devices, MILLION / rate),
+        "energy_per_token": energy(node, devices, 1 / rate, draw),
     }
 
 

@@ -27,7 +27,8 @@ from costmodel.analytic.serving import demand, engine_passes, mean_keys, most_ru
 from costmodel.analytic.steady_state import SteadyState
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Count, Quantity, Seconds, maximum, minimum, where
+from costmodel.cost.power import Draw
+from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, minimum, where
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
@@ -49,6 +50,8 @@ class StepTable:
     decode_only: Quantity
     prompt_kernels: Quantity
     decode_kernels: Quantity
+    prompt_joules: Joules
+    decode_joules: Joules
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -56,7 +59,8 @@ class Solution:
     """An engine at a rate.
 
     running: requests in a step as one of them meets it, itself included; in_system: mean number that steps work on
-    state: the steps of such a request; with_prompts, decode_only: seconds of its steps; kernels: of the mean step
+    state: the steps of such a request; with_prompts, decode_only: seconds of its steps; kernels, joules: of
+        the mean step
     capacity: highest rate [1/s]; load: rate over that; waits: seconds of a request by cause, before its own steps
     """
 
@@ -66,6 +70,7 @@ class Solution:
     with_prompts: Seconds
     decode_only: Seconds
     kernels: Seconds
+    joules: Joules
     capacity: Quantity
     load: Quantity
     waits: Mapping[str, Seconds]
@@ -117,7 +122,9 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         wider = None if perturbations is None else _with_nodes(perturbations, self._dimensions)
         sets = self._scenario.parallel.pp
         prompts, decodes = (pass_times(model, wider) for model in self._models)
-        return StepTable(prompts.round(sets), decodes.round(sets), prompts.kernels, decodes.kernels)
+        return StepTable(
+            prompts.round(sets), decodes.round(sets), prompts.kernels, decodes.kernels, prompts.joules, decodes.joules
+        )  # fmt: skip
 
     def solution(self, perturbations: Perturbations = None) -> Solution:
         """Return the engine at the rate, or with all seats taken where it cannot keep up; unperturbed it is kept."""
@@ -147,6 +154,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         in_system = minimum(rate * resident, self._most)
         share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
         kernels = share * place.read(table.prompt_kernels) + (1.0 - share) * place.read(table.decode_kernels)
+        joules = share * place.read(table.prompt_joules) + (1.0 - share) * place.read(table.decode_joules)
         waits, spread = self._waits(state, (with_prompts, decode_only), load, in_system, full)
         slope = place.slope(served, self._nodes)
         spread = replace(spread, life=slope * batch_deviation(in_system, plan.arrival_scv))
@@ -157,6 +165,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             with_prompts=with_prompts,
             decode_only=decode_only,
             kernels=kernels,
+            joules=joules,
             capacity=capacity * parallel.pp * parallel.dp * plan.replicas.count,
             load=load,
             waits=waits,
@@ -208,7 +217,8 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         rate = minimum(plan.rate, found.capacity)
         tokens, devices = rate * plan.output_tokens, parallel.devices * plan.replicas.count
         busy = busy_share(found.in_system, plan.arrival_scv)
-        computing = busy * found.kernels / found.state.step(found.with_prompts, found.decode_only)
+        step = found.state.step(found.with_prompts, found.decode_only)
+        draw = Draw(busy * found.kernels / step, busy * found.joules / step)
         held = found.in_system * parallel.pp * self._pool.mean_blocks_of(mean_keys(plan))
         return {
             "ttft": found.first,
@@ -225,7 +235,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             "kv_blocks": self._pool.blocks,
             "kv_use": held / maximum(self._pool.blocks, 1.0),
             "prefix_hit_rate": plan.prefix_hit_rate,
-            **spent(self._scenario.cluster.device, devices, tokens, computing),
+            **spent(self._scenario.cluster.node, devices, tokens, draw),
             **invested(self._scenario, devices),
         }
 

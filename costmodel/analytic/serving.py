@@ -23,6 +23,7 @@ from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.steady_state import Demand, SteadyState, budgeted, separate
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
+from costmodel.cost.power import Draw
 from costmodel.errors import InputError
 from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
 from costmodel.result import Entry, Metrics
@@ -78,7 +79,6 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         assert plan.concurrency is not None
         times = self.times(perturbations)
         with_prompts, decode_only = (step.round(parallel.pp) for step in times)
-        computing = state.period(*(step.kernels for step in times)) / state.period(with_prompts, decode_only)
         throughput, request = state.throughput(with_prompts, decode_only), request_constant(self._scenario)
         waiting = (state.waiting + self._not_admitted) / throughput
         idle = maximum(request - waiting, 0.0)  # that no queue hides
@@ -102,9 +102,16 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
             "kv_blocks": self._admission.blocks,
             "kv_use": self._admission.used,
             "prefix_hit_rate": plan.prefix_hit_rate,
-            **spent(self._scenario.cluster.device, devices, tokens, computing),
+            **spent(self._scenario.cluster.node, devices, tokens, self.draw(perturbations)),
             **invested(self._scenario, devices),
         }
+
+    def draw(self, perturbations: Perturbations = None) -> Draw:
+        """Return what a device does in the steady state."""
+        state, times = self._state, self.times(perturbations)
+        period = state.period(*(one.round(self._scenario.parallel.pp) for one in times))
+        kernels, joules = state.period(*(one.kernels for one in times)), state.period(*(one.joules for one in times))
+        return Draw(kernels / period, joules / period)
 
     @property
     def _not_admitted(self) -> Count:

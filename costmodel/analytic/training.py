@@ -24,7 +24,8 @@ from costmodel.analytic.overlapped_comm import OverlappedComm, overlapped_comm
 from costmodel.analytic.recurrence import Program, Slot, async_reduce_span, compile_schedule, makespan
 from costmodel.analytic.stream_times import Perturbations, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Count, Flop, Quantity, Seconds, is_single, maximum, uniform_int, where
+from costmodel.cost.power import work_joules
+from costmodel.quantities import Array, Count, Flop, Joules, Quantity, Seconds, is_single, maximum, uniform_int, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
@@ -121,6 +122,7 @@ class StepModel:
     overlapped_comm: communication that passes overlap, null where there is none
     executed_flop: per micro-batch on one rank of each stage, all stages [FLOP]
     moe_comm_slowdown: factor on kernel times while expert all-to-alls run
+    joules: of the work of a device in a step, mean over pipeline ranks, without optimizer and reductions [J]
     launch_time: of the host for each kernel or message [s]
     """
 
@@ -134,6 +136,7 @@ class StepModel:
     ledger: Ledger
     executed_flop: Flop
     moe_comm_slowdown: Quantity = 1.0
+    joules: Joules = 0.0
     launch_time: Seconds = 0.0
 
     def works_of(self, label: int) -> list[tuple[int, LayerWork]]:
@@ -174,8 +177,9 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         ),
         ledger=training_ledger(context, plan, work, schedule, layout),
         executed_flop=executed_flop(work, layout),
-        moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication.processors),
+        moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication),
         launch_time=scenario.framework.host.operator,
+        joules=step_joules(work, layout, scenario, schedule.micro_batches),
     )
 
 
@@ -269,6 +273,17 @@ def executed_flop(work: ModelWork, layout: tuple[Stage, ...]) -> Flop:
                 elif isinstance(operator, AttentionKernel):
                     total = total + copies * count * operator.flop
     return total
+
+
+def step_joules(work: ModelWork, layout: tuple[Stage, ...], scenario: Scenario, micro_batches: Count) -> Joules:
+    """Return the energy of the work of a device in a step, the mean over pipeline ranks, recomputation included."""
+    power = scenario.cluster.device.power
+    total: Quantity = 0.0
+    for stage, copies in Counter(layout).items():
+        for count, part in stage_work(work, stage):
+            operators = (*part.forward, *part.input_gradient, *part.weight_gradient)
+            total = total + copies * count * work_joules(operators, power)
+    return total * micro_batches / scenario.parallel.pp
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,7 +30,7 @@ class LowLatencyForm:
     EQUATION: ClassVar[str] = """
         t          = fixed_time + busy_time
         fixed_time = launch + links_latency + rank_latency * ranks + expert_latency * experts
-        links_latency = a_in + inter_hops * a_out                      a_out where the NIC is used
+        links_latency = a_in + inter_hops * a_out + inter_setup        the latter two where the NIC is used
         busy_time  = (send_time^p + intra_time^p + inter_time^p)^(1/p)       p = overlap_p
         send_time  = tokens / ctas * (token_latency + token_bytes / send_bandwidth)
         ctas       = experts / ceil(experts / processors)
@@ -40,7 +40,6 @@ class LowLatencyForm:
     AXES: ClassVar[dict[str, float]] = AXES
 
     launch: float = fitted("s", 1e-5, 1e-6, 3e-4, "kernel overhead, notification included")
-    inter_hops: float = fitted("1", 0.5, 1e-3, 30.0, "steps between nodes, over the latency there")
     rank_latency: float = fitted("s", 1e-7, 1e-10, 1e-5, "fixed time for each rank")
     token_latency: float = fitted("s", 1e-6, 1e-9, 1e-4, "what a token costs its CTA")
     send_bandwidth: float = fitted("B/s", 2e10, 1e8, 1e13, "what a CTA moves")
@@ -48,7 +47,11 @@ class LowLatencyForm:
     inter_efficiency: float = fitted("1", 0.7, 0.01, 1.0, "of the bandwidth between nodes")
     overlap_p: float = fitted("1", 3.0, 1.0, 12.0, "p-norm that joins times which overlap")
     expert_latency: float = fitted("s", 1e-7, 1e-10, 1e-5, "fixed time for each expert")
+    inter_setup: float = fitted(
+        "s", 5e-6, 1e-9, 1e-4, "fixed time of an exchange between nodes beside the links' latency"
+    )
 
+    inter_hops: float = constant("messages between nodes that wait for one another, by the kernels' source", "1")
     uses_intra_links: bool = constant("copies inside a node go over its own links, not over the NIC")
 
     def time(self, operator: ExpertAllToAll, machine: Machine) -> Time:
@@ -65,7 +68,7 @@ class LowLatencyForm:
             copies = replace(copies, intra=0.0, inter=operator.top_k * operator.expert_load * (1.0 - 1.0 / links.size))
         intra, inter = _wire_times(operator, links, copies, self.intra_efficiency, self.inter_efficiency)
         uses_nic = links.nodes > 1 if self.uses_intra_links else links.size > 1
-        latency = _links_latency(links, self.inter_hops, uses_nic)
+        latency = _links_latency(self, links, uses_nic)
         fixed = self.launch + latency + self.rank_latency * links.size + self.expert_latency * operator.experts
         return {
             "fixed_time": fixed, "busy_time": p_norm(self.overlap_p, SHORTEST, send, intra, inter),
@@ -86,7 +89,7 @@ class NormalForm:
     EQUATION: ClassVar[str] = """
         t          = fixed_time + busy_time
         fixed_time = launch + links_latency + rank_latency * ranks
-        links_latency = a_in + inter_hops * a_out                      a_out where the NIC is used
+        links_latency = a_in + inter_hops * a_out + inter_setup        the latter two where the NIC is used
         busy_time  = (send_time^p + intra_time^p + inter_time^p)^(1/p)       p = overlap_p
         send_time  = tokens / senders * (token_latency + copies_sent * token_bytes / send_bandwidth)
         copies_sent = copies to ranks + forward_cost * inter_copies
@@ -96,7 +99,6 @@ class NormalForm:
     AXES: ClassVar[dict[str, float]] = AXES
 
     launch: float = like(LowLatencyForm, "launch")
-    inter_hops: float = like(LowLatencyForm, "inter_hops")
     rank_latency: float = like(LowLatencyForm, "rank_latency")
     token_latency: float = fitted("s", 1e-6, 1e-9, 1e-4, "what a token costs its processor")
     send_bandwidth: float = fitted("B/s", 2e10, 1e8, 1e13, "what a processor moves")
@@ -105,7 +107,9 @@ class NormalForm:
     overlap_p: float = like(LowLatencyForm, "overlap_p")
     forward_cost: float = fitted("1", 1.0, 1e-2, 20.0, "cost of a copy to another node, over that of one to a rank")
     fabric_exponent: float = fitted("1", 0.1, 1e-3, 2.0, "exponent of the nodes by which their fabric slows down")
+    inter_setup: float = like(LowLatencyForm, "inter_setup")
 
+    inter_hops: float = constant("messages between nodes that wait for one another, by the kernels' source", "1")
     processors: int = constant("processors that send where a scenario holds none for communication", "count")
 
     def time(self, operator: ExpertAllToAll, machine: Machine) -> Time:
@@ -122,7 +126,7 @@ class NormalForm:
         send = operator.tokens / senders * (self.token_latency + sent * operator.token_bytes / self.send_bandwidth)
         intra, inter = _wire_times(operator, links, copies, self.intra_efficiency, self.inter_efficiency)
         inter = inter * maximum(links.nodes / 2.0, 1.0) ** self.fabric_exponent
-        latency = _links_latency(links, self.inter_hops, links.nodes > 1)
+        latency = _links_latency(self, links, links.nodes > 1)
         return {
             "fixed_time": self.launch + latency + self.rank_latency * links.size,
             "busy_time": p_norm(self.overlap_p, SHORTEST, send, intra, inter), "links_latency": latency,
@@ -147,9 +151,12 @@ def _wire_times(
     return sent * copies.intra / (intra * links.intra), sent * copies.inter / (inter * links.inter)
 
 
-def _links_latency(links: GroupLinks, hops: Quantity, uses_nic: Mask) -> Seconds:
-    """Return the latency of the links: that inside the node, and `hops` times that of the NIC where it is used."""
-    return links.intra_latency + where(uses_nic, hops * links.inter_latency, 0.0)
+def _links_latency(form: LowLatencyForm | NormalForm, links: GroupLinks, uses_nic: Mask) -> Seconds:
+    """Return the latency of the links: inside the node, and where the NIC is used of each message that is waited for.
+
+    What else an exchange between nodes takes at any latency of its links, is `inter_setup`: a quicker NIC keeps it.
+    """
+    return links.intra_latency + where(uses_nic, form.inter_hops * links.inter_latency + form.inter_setup, 0.0)
 
 
 def _message(terms: Terms, links: GroupLinks) -> Time:

@@ -14,7 +14,7 @@ from costmodel.cost.gemm_tiles import CtaTile, Shapes, TileChoice, TileRule
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.parameter import constant, fitted, mechanism, optional
 from costmodel.cost.residual import Features
-from costmodel.cost.terms import SHORTEST, Terms, p_norm, term_at
+from costmodel.cost.terms import SHORTEST, Terms, p_norm_below, term_at
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Quantity, ceil, is_single, log2, maximum, minimum, where
 from costmodel.workload.operators import Gemm
@@ -89,7 +89,7 @@ class GemmForm:
         one_by_one = math.prod(shape) >= LARGE
         fastest: Any = math.inf
         for tile in self._candidates(gemm, machine, len(shape), one_by_one=one_by_one):
-            busy: Any = self._tile_terms(gemm, machine, tile, memory)["busy_time"]
+            busy: Any = self._tile_terms(gemm, machine, tile, memory, fastest)["busy_time"]
             if not one_by_one and self.tile_rule == "fastest":
                 busy = busy.min(axis=0)
             fastest = minimum(fastest, busy)
@@ -134,8 +134,13 @@ class GemmForm:
         saved = 0.0 if self.warm_l2 is None else self.warm_l2.saved_traffic(gemm, machine, self.hbm_efficiency)
         return {"compulsory_bytes": traffic, "writeback_bytes": writeback, "l2_saved_bytes": saved}
 
-    def _tile_terms(self, gemm: Gemm, machine: Machine, tile: CtaTile, memory: Terms) -> Terms:
-        """Return the terms of one tile. memory: those of the traffic that all tiles share."""
+    def _tile_terms(
+        self, gemm: Gemm, machine: Machine, tile: CtaTile, memory: Terms, bound: Quantity = math.inf
+    ) -> Terms:
+        """Return the terms of one tile. memory: those of the traffic that all tiles share.
+
+        bound: time from which on only that the tile takes as long or longer is asked.
+        """
         unit, processors = machine.device.math[gemm.dtype], machine.processors
         tiles_m, tiles_n = tile.grid(gemm)
         tiles = gemm.groups * tiles_m * tiles_n
@@ -162,7 +167,7 @@ class GemmForm:
         hbm_time = hbm_bytes / (self.hbm_efficiency * machine.hbm_bandwidth)
         splitk_time = 0.0 if self.split_k is None else self.split_k.latency(splits)
         return {
-            "busy_time": p_norm(self.overlap_p, cta_time, l2_time, hbm_time) + splitk_time,
+            "busy_time": p_norm_below(self.overlap_p, bound, cta_time, l2_time, hbm_time) + splitk_time,
             "cta_time": cta_time, "l2_time": l2_time, "hbm_time": hbm_time, "splitk_time": splitk_time,
             "m_t": tile.m, "n_t": tile.n, "splits": splits, "ctas": ctas, "waves": waves,
             "math_cycles": math_cycles, "load_cycles": load_cycles, "k_step_cycles": k_step_cycles,

@@ -1,9 +1,9 @@
-"""Money and energy of running devices for a time."""
+"""Money of running devices for a time, and of buying them."""
 
 from __future__ import annotations
 
 from costmodel.hardware import Device, Node
-from costmodel.quantities import Count, Dollars, Quantity, Seconds
+from costmodel.quantities import Count, Dollars, Seconds
 
 
 def rental_cost(device: Device, devices: Count, seconds: Seconds) -> Dollars | None:
@@ -23,19 +23,3 @@ def host_cost(node: Node, devices: Count) -> Dollars | None:
     In US dollars; null where the node file states no price.
     """
     return None if node.host.price is None else node.host.price * devices / node.count
-
-
-def energy(device: Device, devices: Count, seconds: Seconds, utilisation: Quantity) -> Quantity | None:
-    """Return what the boards take in that time [J].
-
-        power = idle + utilisation * (TDP - idle)                 [Fan, Weber, Barroso, ISCA 2007, section 3.4: linear]
-        energy = power * devices * time
-
-    utilisation: share of the time in which the device runs kernels. TDP stands for the power where the device file
-    states no idle power: an upper bound, boards seldom exceed their limit. Null without a stated TDP.
-    """
-    tdp, idle = device.power.tdp, device.power.idle
-    if tdp is None:
-        return None
-    power = tdp if idle is None else idle + utilisation * (tdp - idle)
-    return power * devices * seconds

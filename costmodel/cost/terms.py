@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from costmodel.quantities import Quantity, maximum
+from costmodel.quantities import Quantity, is_single, maximum
 
 Terms: TypeAlias = "dict[str, Quantity]"  # the ending of a name says its unit
 SHORTEST = 1e-12  # of times that are divided by, or whose logarithm is taken [s]
@@ -31,3 +31,22 @@ def p_norm(p: float, *times: Any) -> Any:
     scale = maximum(largest, SHORTEST)
     total = sum((time / scale) ** p for time in times)
     return largest * total ** (1.0 / p)
+
+
+def p_norm_below(p: float, bound: Any, *times: Any) -> Any:
+    """Return the p-norm of times where it may be below a bound; elsewhere the largest of them, which is not.
+
+    The minimum of it and the bound is that of the p-norm and the bound: a p-norm is at least the largest time. Powers
+    take most of the time of a large grid, and few of many candidates come near the fastest at a point.
+    """
+    if is_single(bound):
+        return p_norm(p, *times)
+    largest = maximum(times[0], *times[1:])
+    shape = np.broadcast_shapes(np.shape(largest), np.shape(bound))
+    near = np.flatnonzero(np.broadcast_to(largest < bound, shape))
+    if not len(near):
+        return largest
+    chosen = [np.broadcast_to(time, shape).reshape(-1)[near] for time in times]
+    result = np.array(np.broadcast_to(largest, shape), dtype=np.float64)
+    result.reshape(-1)[near] = p_norm(p, *chosen)
+    return result

@@ -149,4 +149,4 @@ def pass_times_of(model: PassModel, pass_: PassGraph, timeline: Timeline) -> Pas
                     times = stream_times(segment.operators, None)
                     compute, kernels = compute + runs * float(times.total), kernels + runs * float(times.kernels)
     contention = busy - compute
-    return PassTimes(latency, slowest, busy, kernels + contention, contention)
+    return PassTimes(latency, slowest, busy, kernels + contention, contention, model.joules)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from costmodel.hardware.device import Device, Link
-from costmodel.quantities import Bytes, BytesPerSecond, Count, Dollars, FlopPerSecond, Seconds
+from costmodel.quantities import Bytes, BytesPerSecond, Count, Dollars, FlopPerSecond, Quantity, Seconds, Watts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,7 @@ class Host:
     memory: its capacity [B]; bandwidth: of that memory [B/s]; sockets: how many share both; peak: dense arithmetic by
     number format [FLOP/s]; link: name of the link of each device that leads to the host; price: the node without its
     devices [$]; switches: PCIe switches between the devices and the sockets, none where null; interconnect: of a socket
-    to the others, one direction [B/s].
+    to the others, one direction [B/s]; power: of a node without its devices, not counted where null [W].
     """
 
     memory: Bytes | None
@@ -36,6 +36,15 @@ class Host:
     price: Dollars | None = None
     switches: Count | None = None
     interconnect: BytesPerSecond | None = None
+    power: Watts | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facility:
+    """What a device's power costs around it: of switches and optics [W], and the building's over the machines' [-]."""
+
+    network: Watts = 0.0
+    pue: Quantity = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +58,7 @@ class Node:
     peer_to_peer: bool
     nic: Nic | None
     host: Host
+    facility: Facility = Facility()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from costmodel.quantities import (
     Bytes,
     BytesPerSecond,
@@ -13,6 +15,8 @@ from costmodel.quantities import (
     DollarsPerSecond,
     FlopPerSecond,
     Hertz,
+    Joules,
+    Quantity,
     Seconds,
     Watts,
 )
@@ -63,10 +67,25 @@ class Link:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Power:
-    """Electrical power [W]: the board's limit, and what it draws with nothing to do; null where no source states it."""
+    """Electrical power of a board, null where no source states it.
+
+    tdp: its limit; idle: with nothing to do [W]; busy: more while kernels run [W]; tensor: energy of a FLOP of 16-bit
+    operands, memory: of a byte of device memory, link: of a byte sent [J]; error: half of the 80 % interval of such a
+    power, over it.
+    """
 
     tdp: Watts | None
     idle: Watts | None = None
+    busy: Watts = 0.0
+    tensor: Joules = 0.0
+    memory: Joules = 0.0
+    link: Joules = 0.0
+    error: Quantity = 0.0
+
+    @property
+    def states_work(self) -> bool:
+        """Tell whether the energy of a board's work is known."""
+        return bool(np.any(np.asarray(self.memory) > 0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile
 from costmodel.schema.framework import PartFormatsFile, PrecisionFile
 from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
-from costmodel.schema.patterns import AnyPattern, MixedFile, NeighbourhoodFile
+from costmodel.schema.patterns import AnyPattern, AxisFile, MixedFile, NeighbourhoodFile
 from costmodel.schema.records import optional, record
 from costmodel.schema.strict import Strict
 from costmodel.workload import architecture as arch
@@ -80,6 +80,7 @@ def node(file: NodeFile, node_device: hardware.Device) -> hardware.Node:
         intra=node_device.links[file.intra],
         nic=optional(hardware.Nic, file.nic),
         host=record(hardware.Host, file.host, peak=dict(file.host.peak or {})),
+        facility=record(hardware.Facility, file.facility),
     )
 
 
@@ -201,6 +202,7 @@ def _attention(file: mixers.AttentionFile, hidden: Count) -> arch.Attention:
         indexer=optional(arch.Indexer, file.indexer),
         kernel=record(arch.KernelTraits, file.kernel),
         route=optional(arch.HeadRoute, file.route),
+        kv_source=optional(arch.KvSource, file.kv_source),
     )
 
 
@@ -220,10 +222,22 @@ _PATTERNS: Mapping[str, type[patterns.Pattern]] = {
 }  # fmt: skip
 
 
+_NEIGHBOURHOOD_TILES = {1: 64.0, 2: 8.0, 3: 4.0}  # along each axis, 64 places in all: NATTEN, docs, tile sizes of SM80
+
+
+def _axis(file: AxisFile, tile: float) -> patterns.Axis:
+    """Return an axis; where it states no tile, kernels have `tile` places of it, and with tiles of one none."""
+    if file.query_tile is None:
+        return record(patterns.Axis, file, query_tile=tile, key_tile=tile)
+    single = file.query_tile == 1 and file.key_tile == 1
+    return record(patterns.Axis, file, query_tile=None, key_tile=None) if single else record(patterns.Axis, file)
+
+
 def _pattern(file: AnyPattern) -> patterns.Pattern:
     """Return the pattern of the file's kind."""
     if isinstance(file, NeighbourhoodFile):
-        return patterns.Neighbourhood(axes=tuple(record(patterns.Axis, axis) for axis in file.axes))
+        tile = _NEIGHBOURHOOD_TILES[len(file.axes)]
+        return patterns.Neighbourhood(axes=tuple(_axis(axis, tile) for axis in file.axes))
     if isinstance(file, MixedFile):
         sets = tuple((group.queries, group.keys) for group in file.sets)
         return patterns.Mixed(sets=sets, projected=file.projected)
@@ -343,7 +357,7 @@ def _serving(
             file,
             speculative=drafts,
             requests=_requests(file.requests),
-            replicas=record(streams.Replicas, file.replicas),
+            replicas=_replicas(file.replicas),
             slo=record(streams.Slo, file.slo),
             rate=_first(file.rate, None if file.requests is None else file.requests.rate),
             arrival_scv=_arrival_scv(file.requests),
@@ -391,6 +405,17 @@ def _requests(file: requests_files.RequestsFile | None) -> streams.RequestStream
         output=_lengths(file.output),
         prefix=optional(streams.SharedPrefix, file.prefix),
         sessions=optional(streams.Sessions, file.sessions),
+    )
+
+
+def _replicas(file: requests_files.ReplicasFile) -> streams.Replicas:
+    """Return the engines of a deployment."""
+    return record(
+        streams.Replicas,
+        file,
+        failures=tuple(record(streams.Failure, failure) for failure in file.failures),
+        autoscale=optional(streams.Autoscale, file.autoscale),
+        transfer=optional(streams.Transfer, file.transfer),
     )
 
 

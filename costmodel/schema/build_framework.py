@@ -9,7 +9,7 @@ import numpy as np
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.framework import EngineFile, FrameworkFile, FusedNormsFile, TileFile
-from costmodel.schema.records import record
+from costmodel.schema.records import optional, record
 from costmodel.workload import engine, scenario
 
 
@@ -31,6 +31,7 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
         implementations={name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()},
         host=record(scenario.HostTimes, file.host),
         engine=None if file.engine is None else _engine(file.engine),
+        uneven_contexts=optional(scenario.UnevenContexts, file.uneven_contexts),
         options=dict(file.training.options),
         fused_norms=_fused_norms(file.fused_norms, device),
         routed_shared_expert=device is not None and device.architecture in file.routed_shared_expert,

@@ -77,6 +77,12 @@ class EntryFile(Strict):
         default=None, description="a kernel instead of a scenario, as a row of a measurement table: column -> value"
     )
     conventions: dict[str, str] = Field(default={}, description="conventions of the values, such as flop: model")
+    identity: str | None = Field(
+        default=None, description="why the value holds by construction; then it is shown and checked, but not scored"
+    )
+    assumed: str | None = Field(
+        default=None, description="which settings nobody published; then the value is shown, but not scored"
+    )
     group: str | None = Field(
         default=None,
         description="name of a group of cases whose values follow from one another; the group counts as one figure",
@@ -128,6 +134,7 @@ class Case:
     skip: why it cannot be computed, null if it can.
     publication: name that groups results.
     group: cases with the same one count as one figure; null: each scenario by itself.
+    identity, assumed: why its values are compared but not scored; null: they are.
     overrides: path -> value, from the row of a table.
     """
 
@@ -144,6 +151,8 @@ class Case:
     kernel: Mapping[str, str] | None
     overrides: Mapping[str, object]
     group: str | None = None
+    identity: str | None = None
+    assumed: str | None = None
 
     @property
     def scenario_name(self) -> str:
@@ -271,12 +280,19 @@ def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], stem:
         kernel=None if file.kernel is None else {key: str(value) for key, value in file.kernel.items()},
         overrides=overrides,
         group=file.group,
+        identity=file.identity,
+        assumed=file.assumed,
     )  # fmt: skip
 
 
 def _check_subject(file: EntryFile, tree: Tree, name: str) -> None:
     """Raise InputError unless a case has one subject, and all that a case needs which is not skipped."""
     subjects = [key for key in SUBJECTS if tree.child(key) is not None] or [SUBJECTS[0]]
+    if file.identity is not None and file.assumed is not None:
+        raise InputError.single(
+            "is an identity or rests on assumed settings, not both", hint="remove one", field=name,
+            location=tree.location,
+        )  # fmt: skip
     if len(subjects) > 1:
         raise InputError.single(
             f"has {subjects[0]} and {subjects[1]}", hint="split it into two cases", field=name, location=tree.location

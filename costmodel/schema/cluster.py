@@ -16,6 +16,8 @@ from costmodel.schema.quantity import (
     Peak,
     Size,
     Value,
+    Watts,
+    WattsOrZero,
     Whole,
 )
 from costmodel.schema.strict import Strict
@@ -43,6 +45,14 @@ class HostFile(Strict):
     price: Money | None = Field(default=None, description="price of a node without its devices; null: unknown")
     switches: Number | None = Field(default=None, description="PCIe switches below the sockets; null: none")
     interconnect: Bandwidth | None = Field(default=None, description="one-way bandwidth from a socket to the others")
+    power: Watts | None = Field(default=None, description="power of a node without its devices; null: not counted")
+
+
+class FacilityFile(Strict):
+    """Power around the devices."""
+
+    network: WattsOrZero = Field(default=0.0, description="switches, NICs and optics per device")
+    pue: LoadFactor = Field(default=1.0, description="power of the building over that of its machines (PUE)")
 
 
 class NodeFile(Strict):
@@ -55,6 +65,7 @@ class NodeFile(Strict):
     peer_to_peer: bool = Field(default=True, description="false: traffic between devices goes through host memory")
     nic: NicFile | None = Field(default=None, description="NICs; null: none")
     host: HostFile = Field(default_factory=HostFile, description="the CPU side")
+    facility: FacilityFile = Field(default_factory=FacilityFile, description="power of network and building")
     aliases: list[str] = Field(default=[], description="other names of the node")
     plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")

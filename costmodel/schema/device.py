@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from costmodel.schema.quantity import (
     Bandwidth,
+    Energy,
     Frequency,
     Latency,
     LinkBandwidth,
@@ -14,8 +15,10 @@ from costmodel.schema.quantity import (
     MoneyRate,
     Number,
     Peak,
+    ShareOrZero,
     Size,
     Watts,
+    WattsOrZero,
     wrong,
 )
 from costmodel.schema.strict import Strict
@@ -94,6 +97,11 @@ class PowerFile(Strict):
 
     tdp: Watts | None = Field(default=None, description="board power limit; null: unknown")
     idle: Watts | None = Field(default=None, description="idle board power; null: unknown")
+    busy: WattsOrZero = Field(default=0.0, description="more than idle while kernels run, whatever they do")
+    tensor: Energy = Field(default=0.0, description="per FLOP of 16-bit operands; others in proportion to their bytes")
+    memory: Energy = Field(default=0.0, description="per byte of device memory; 0: power goes linearly with busy time")
+    link: Energy = Field(default=0.0, description="per byte sent to other devices")
+    error: ShareOrZero = Field(default=0.0, description="half of the 80 % interval of a predicted power, over it")
 
     @model_validator(mode="after")
     def _check_idle(self) -> Self:

@@ -12,6 +12,7 @@ from costmodel.schema.quantity import (
     LoadFactor,
     Moment,
     Number,
+    PositiveNumber,
     Share,
     Size,
     SizeOrZero,
@@ -41,6 +42,15 @@ class HostTimesFile(Strict):
     operator: Latency = Field(
         default=0.0,
         description="per kernel or message start of a training pass; their sum is a lower bound of its time",
+    )
+
+
+class UnevenContextsFile(Strict):
+    """Decoding kernels in which one thread block reads a whole context, where the library splits no keys."""
+
+    load_rate: PositiveNumber = Field(description="what one thread block loads, bytes a cycle")
+    overlap_p: PositiveNumber = Field(
+        description="p-norm of the longest context's time and that of all contexts together"
     )
 
 
@@ -171,7 +181,9 @@ class FrameworkFile(Strict):
         "norms, and the parts of the cross-entropy are not fused",
     )
     moe_comm_slowdown: LoadFactor = Field(
-        default=1.0, description="slowdown of kernels that run concurrently with SM-based expert all-to-alls"
+        default=1.0,
+        description="slowdown of kernels that run concurrently with expert all-to-alls in normal mode, beside their "
+        "loss of processors",
     )
     tensor_overlap: Literal["none", "gradients", "all"] = Field(
         default="none",
@@ -185,6 +197,11 @@ class FrameworkFile(Strict):
     )
     reduction: Literal["scatter", "all_reduce"] = Field(
         default="scatter", description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
+    )
+    recompute_stops_early: bool = Field(
+        default=False,
+        description="a layer that is recomputed as a whole ends with the last tensor that its backward pass needs: its "
+        "last GEMM and what follows are not repeated",
     )
     weight_exchange: Literal["gather", "broadcast"] = Field(
         default="gather",
@@ -218,6 +235,9 @@ class FrameworkFile(Strict):
     )
     engine: EngineFile | None = Field(
         default=None, description="defaults as a serving engine; null: no limits, memory is full when the ledger is"
+    )
+    uneven_contexts: UnevenContextsFile | None = Field(
+        default=None, description="decoding over contexts of unequal length; null: as long as over equal ones"
     )
     sources: list[Source] = Field(default=[], description="sources of the values")
 

@@ -26,6 +26,10 @@ class KernelTraitsFile(Strict):
         description="tokens are permuted into the order of the kernel's tiles before it, and back after it",
     )
     head_edit: bool = Field(default=False, description="a separate kernel scales, masks or shifts the outputs of heads")
+    channels_first: bool = Field(
+        default=False,
+        description="projections are 1 x 1 convolutions of channels-first tensors, transposed before and after",
+    )
 
     @model_validator(mode="after")
     def _check_permuted(self) -> Self:
@@ -51,6 +55,26 @@ class HeadRouteFile(Strict):
             raise wrong("needs either `top_k` or `tokens`", "write one of the two")
         if self.top_k is not None and exceeds(self.top_k, self.routed):
             raise wrong("top_k must not exceed routed", "write at most the routed heads")
+        return self
+
+
+class KvSourceFile(Strict):
+    """Where keys and values come from, if not from each of the layer's own tokens."""
+
+    tokens: Number | None = Field(
+        default=None, description="tokens of another sequence, such as a text or an image; null: the layer's own"
+    )
+    width: Number | None = Field(default=None, description="width of that sequence; null: the layer's")
+    share: Share = Field(
+        default=1.0, description="share of the own tokens that have keys and values, after a strided convolution"
+    )
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if self.tokens is None and self.width is not None:
+            raise wrong("`width` is that of another sequence", "write its `tokens`, or remove `width`")
+        if self.tokens is not None and np.any(np.asarray(self.share) != 1.0):
+            raise wrong("`share` is of the layer's own tokens", "remove it, or `tokens`")
         return self
 
 
@@ -115,6 +139,17 @@ class AttentionFile(Strict):
     indexer: IndexerFile | None = Field(
         default=None, description="selects the keys of each query, instead of `head_groups`; null: none"
     )
+    kv_source: KvSourceFile | None = Field(
+        default=None, description="keys and values of another sequence, or of fewer tokens; null: of every token"
+    )
+    conv_taps: NumberOrZero = Field(
+        default=0.0, description="taps of depth-wise convolutions of queries, keys and values; 0: none"
+    )
+    score: Literal["dot", "relative", "phase"] = Field(
+        default="dot",
+        description="relative: a second product with projected positions; phase: a cosine per pair and phase of a key",
+    )
+    output_activation: bool = Field(default=False, description="an activation before the output projection")
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
@@ -148,6 +183,22 @@ class AttentionFile(Strict):
             raise wrong("shared_values needs values as wide as keys", "remove v_head_dim, or shared_values")
         if self.indexer is not None and any(group.pattern.kind != "full" for group in self.head_groups):
             raise wrong("an indexer and a pattern of head_groups both select keys", "remove one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if self.kv_source is None:
+            return self
+        if self.causal:
+            raise wrong("keys of `kv_source` have no causal order with the queries", "write `causal: false`")
+        if self.shared_values or self.borrowed_kv or self.indexer is not None or self.partial is not None:
+            raise wrong("kv_source excludes shared_values, borrowed_kv, indexer and partial", "remove one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _check_scores(self) -> Self:
+        if self.score != "dot" and not self.kernel.materialised:
+            raise wrong(f"no fused kernel has score: {self.score}", "write `kernel: {materialised: true}`")
         return self
 
     @model_validator(mode="after")

@@ -36,6 +36,10 @@ class DenseFile(Strict):
     type: Literal["glu", "mlp"] = Field(description="this FFN")
     intermediate: Number | None = Field(default=None, description="inner width; null: 4 * hidden, for mlp only")
     bias: bool = Field(default=False, description="matrices have biases")
+    channels_first: bool = Field(
+        default=False,
+        description="matrices are 1 x 1 convolutions of channels-first tensors, transposed before and after",
+    )
 
     @model_validator(mode="after")
     def _check_gated_width(self) -> Self:
@@ -107,7 +111,9 @@ class LayerFile(Strict):
     """Consecutive identical layers."""
 
     repeat: Integer = Field(default=1, description="number of identical layers")
-    norm: NormKind = Field(default="rms", description="kind of normalisation; `layer` has a bias")
+    norm: Literal["rms", "layer", "layer_no_bias", "none"] = Field(
+        default="rms", description="kind of normalisation; `layer` has a bias; none: neither norms nor residual sums"
+    )
     norm_position: Literal["before", "after", "both"] = Field(
         default="before", description="norms before mixer and FFN, after them (before the residual add), or both"
     )
@@ -129,6 +135,8 @@ class LayerFile(Strict):
 
     @model_validator(mode="after")
     def _check_block(self) -> Self:
+        if self.norm == "none" and (self.block == "parallel" or self.norm_position != "before"):
+            raise wrong("a layer without norms cannot be parallel, and has no norm_position", "remove them")
         if self.shared_norm and self.block != "parallel":
             raise wrong("shared_norm needs a parallel block", "remove it, or write `block: parallel`")
         if isinstance(self.mixer, NoMixerFile) and isinstance(self.ffn, NoFfnFile):
@@ -248,6 +256,17 @@ class ModelFile(Strict):
                     f"hidden = {width:g} is not a multiple of q_heads = {mixer.q_heads:g}",
                     "write `head_dim`, or correct one of them",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_norms(self) -> Self:
+        bare = any(layer.norm == "none" and not layer.plain for _, layer in self.kinds())
+        if bare and (np.any(np.asarray(self.streams) != 1.0) or self.residual_block is not None):
+            raise wrong(
+                "a layer without residual sums has no streams and no residual_block", "remove these, or the norm"
+            )
+        if bare and self.mtp is not None:
+            raise wrong("modules of multi-token prediction need norms", "remove `mtp`, or write a norm")
         return self
 
     @model_validator(mode="after")

@@ -39,6 +39,15 @@ class ChunkedFile(Strict):
 
     kind: Literal["chunked"] = Field(description="this pattern")
     chunk: Number = Field(description="tokens per chunk")
+    prefix: NumberOrZero = Field(
+        default=0.0, description="first tokens of every chunk that are no text, so that no decoded query is among them"
+    )
+
+    @model_validator(mode="after")
+    def _check_prefix(self) -> Self:
+        if exceeds(self.prefix + 1.0, self.chunk):
+            raise wrong("prefix must be smaller than chunk", "lower it, or raise `chunk`: it counts the prefix too")
+        return self
 
 
 class ElasticWindowFile(Strict):
@@ -70,8 +79,12 @@ class AxisFile(Strict):
     dilation: Integer = Field(default=1, description="distance between attended positions")
     stride: Integer = Field(default=1, description="consecutive queries with the same window")
     causal: bool = Field(default=False, description="causal: positions before the query only")
-    query_tile: Integer | None = Field(default=None, description="queries per kernel tile; null: no tiles")
-    key_tile: Integer | None = Field(default=None, description="keys per kernel tile; null: no tiles")
+    query_tile: Integer | None = Field(
+        default=None, description="queries per kernel tile; null: 64 of all axes together; 1: pairs one by one"
+    )
+    key_tile: Integer | None = Field(
+        default=None, description="keys per kernel tile; null: 64 of all axes together; 1: pairs one by one"
+    )
 
     @model_validator(mode="after")
     def _check_window(self) -> Self:

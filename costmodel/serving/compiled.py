@@ -2,6 +2,7 @@
 
 Functions marked `inner` stay plain Python; a compiled caller compiles them with it. Compiled code is kept beside the
 caller's file and renewed when that file changes, not when another one does.
+None of these functions may allocate arrays.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def compiled(function: Function) -> Function:
     import numba
     from numba.extending import register_jitable
 
+    # No function allocates: counting references to the arrays of each call would take longer than the calls themselves.
+    uncounted: dict[str, Any] = {"_nrt": False}
     while _inner:
-        register_jitable(_inner.pop())
-    return cast(Function, numba.njit(function, cache=True, nogil=True))
+        register_jitable(**uncounted)(_inner.pop())
+    return cast(Function, numba.njit(function, cache=True, nogil=True, **uncounted))

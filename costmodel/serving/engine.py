@@ -49,7 +49,9 @@ from costmodel.serving.state import (
     HIT,
     KEYS,
     LAST,
+    LONGEST,
     MOMENT,
+    MOVED,
     NEVER,
     NEXT_FINISH,
     OUTPUT,
@@ -61,6 +63,7 @@ from costmodel.serving.state import (
     PREEMPTIONS,
     PROMPT,
     PROMPT_TOKENS,
+    PROMPTS_ONLY,
     QUEUED,
     RECOMPUTED,
     SCHEDULED,
@@ -85,8 +88,8 @@ from costmodel.serving.state import (
 
 
 @inner
-def enqueue(requests: Requests, progress: Progress, engine: Engine, request: int) -> None:
-    """Put a request at the end of the engine's queue."""
+def enqueue(progress: Progress, engine: Engine, request: int, now: float) -> None:
+    """Put a request that comes at `now` at the end of the engine's queue."""
     count = engine.count
     progress.count[request, FOLLOWING] = -1
     if count[TAIL] < 0:
@@ -98,7 +101,7 @@ def enqueue(requests: Requests, progress: Progress, engine: Engine, request: int
         count[UNSEEN] = request
     count[WAITING] += 1
     if engine.clock[MOMENT] == np.inf:
-        engine.clock[MOMENT] = max(requests.arrival[request], engine.clock[BUSY_UNTIL])
+        engine.clock[MOMENT] = max(now, engine.clock[BUSY_UNTIL])
 
 
 @inner
@@ -106,7 +109,8 @@ def see_arrivals(requests: Requests, progress: Progress, engine: Engine, now: fl
     """Note when the engine takes in requests that have arrived."""
     request = engine.count[UNSEEN]
     while request >= 0 and requests.arrival[request] <= now:
-        progress.time[request, QUEUED] = now
+        if np.isnan(progress.time[request, QUEUED]):
+            progress.time[request, QUEUED] = now
         request = progress.count[request, FOLLOWING]
     engine.count[UNSEEN] = request
 
@@ -176,13 +180,13 @@ def preempt(requests: Requests, progress: Progress, engine: Engine, policy: Poli
 
 @inner
 def find_next_finish(progress: Progress, engine: Engine) -> None:
-    """Note the tick at which the next decoding request ends."""
-    least = NEVER
+    """Note the tick at which the next decoding request ends, and how long the longest one is."""
+    least, longest = NEVER, -NEVER
     for i in range(engine.count[DECODING]):
-        end = progress.count[engine.list[DECODERS, i], END]
-        if end < least:
-            least = end
-    engine.count[NEXT_FINISH] = least
+        request = engine.list[DECODERS, i]
+        least = min(least, progress.count[request, END])
+        longest = max(longest, progress.count[request, TARGET] - progress.count[request, START])
+    engine.count[NEXT_FINISH], engine.count[LONGEST] = least, longest
 
 
 @inner
@@ -199,6 +203,7 @@ def schedule_decoding(requests: Requests, progress: Progress, engine: Engine, po
     take_blocks(engine, progress, needed)
     engine.step[0] = count[DECODING]
     engine.step[1] = count[KEYS] + count[DECODING]
+    engine.step[5] = count[LONGEST] + count[TICK] + 1 if count[DECODING] > 0 else 0
     return preempted
 
 
@@ -276,6 +281,8 @@ def start_request(
     What the prefix cache holds is not computed, but the last token is: it gives the next one.
     """
     block, target = policy.block, progress.count[request, TARGET]
+    if progress.count[request, MOVED] > 0:
+        return start_moved(progress, engine, policy, requests, request)
     cached, kept, idle = 0, 0, 0
     segment = progress.count[request, SEGMENT]
     if policy.caching:
@@ -304,6 +311,19 @@ def start_request(
         engine.count[RECOMPUTED] += target - hit
     add_chunk(requests, progress, engine, policy, request, rows)
     return int(rows)
+
+
+@inner
+def start_moved(progress: Progress, engine: Engine, policy: Policy, requests: Requests, request: int) -> int:
+    """Start a request whose cache another engine has sent: its last token is computed; return 1, 0 without blocks."""
+    hit, target = progress.count[request, MOVED], progress.count[request, TARGET]
+    needed = -(-target // policy.block)
+    if needed > engine.count[FREE]:
+        return 0
+    take_blocks(engine, progress, needed)
+    progress.count[request, OWN], progress.count[request, COMPUTED], progress.count[request, MOVED] = needed, hit, 0
+    add_chunk(requests, progress, engine, policy, request, target - hit)
+    return int(target - hit)
 
 
 @inner
@@ -411,6 +431,12 @@ def give_first_tokens(requests: Requests, progress: Progress, engine: Engine, po
         if left == 0:
             finish(requests, progress, engine, request, end)
             continue
+        if count[PROMPTS_ONLY] == 1:
+            progress.time[request, FINISH] = end
+            progress.count[request, MOVED] = progress.count[request, TARGET]
+            engine.list[ENDERS, count[ENDING]] = request
+            count[ENDING] += 1
+            continue
         cached = progress.count[request, TARGET]
         progress.count[request, START], progress.count[request, END] = count[TICK], count[TICK] + left
         engine.list[DECODERS, count[DECODING]] = request
@@ -418,8 +444,8 @@ def give_first_tokens(requests: Requests, progress: Progress, engine: Engine, po
         count[KEYS] += cached
         if not policy.reserve:
             engine.phase[(cached - count[TICK]) % policy.block] += 1
-        if progress.count[request, END] < count[NEXT_FINISH]:
-            count[NEXT_FINISH] = progress.count[request, END]
+        count[NEXT_FINISH] = min(count[NEXT_FINISH], progress.count[request, END])
+        count[LONGEST] = max(count[LONGEST], cached - count[TICK])
     count[STARTING] = 0
 
 

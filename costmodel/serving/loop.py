@@ -17,7 +17,7 @@ from costmodel.serving.engine import (
     schedule,
     see_arrivals,
 )
-from costmodel.serving.prices import DECODE_KEYS, Tables, between, locate, locate_from, rows_time
+from costmodel.serving.prices import DECODE_KEYS, Tables, decode_time, locate, locate_from, rows_time
 from costmodel.serving.state import (
     BIN_WIDTH,
     BLOCKED,
@@ -29,6 +29,7 @@ from costmodel.serving.state import (
     FREE,
     HEAD,
     KEYS,
+    LONGEST,
     MOMENT,
     NEXT_FINISH,
     PARTIAL,
@@ -130,8 +131,10 @@ def run_quiet_steps(
         see_arrivals(requests, progress, engine, now)
         take_blocks(engine, progress, needed)
         step[1] = count[KEYS] + decoding
-        place, share = locate_from(tables, DECODE_KEYS, step[1] / decoding, place)
-        seconds = linear + between(tables.decode[decoding], place, share)
+        step[5] = count[LONGEST] + count[TICK] + 1
+        keys = step[1] / decoding
+        place, share = locate_from(tables, DECODE_KEYS, keys, place)
+        seconds = linear + decode_time(tables, decoding, keys, step[5], place, share)
         start = max(now, clock[BUSY_UNTIL])
         account(engine, policy, start, seconds)
         clock[BUSY_UNTIL] = start + seconds

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from costmodel.quantities import Array
 from costmodel.serving.compiled import inner
 
 # Axes of the tables.
 ROWS, DECODE_KEYS, CHUNKS, CHUNK_ROWS, CHUNK_KEYS = 0, 1, 2, 3, 4
 MIXED_DECODES, MIXED_KEYS, MIXED_CHUNKS, MIXED_ROWS, MIXED_CHUNK_KEYS = 5, 6, 7, 8, 9
 AXES = 10
+
+NORMS_PER_UNIT, LARGEST_NORM = 512, 32
+
+
+def p_norms(p: float) -> Array:
+    """Return the p-norms of 1 and of 0, 1/NORMS_PER_UNIT, ... LARGEST_NORM."""
+    ratios = np.arange(NORMS_PER_UNIT * LARGEST_NORM + 1) / NORMS_PER_UNIT
+    return np.asarray((1.0 + ratios**p) ** (1.0 / p))
 
 
 class Tables(NamedTuple):
@@ -20,6 +31,8 @@ class Tables(NamedTuple):
     decode: what decoding requests alone need, over their number (from 0 on) and mean keys.
     prompt: what prompt chunks alone need, over their number, all their tokens, and mean keys.
     mixed: both in one kernel; fused: that it is so.
+    uneven: of `decode`, kernels that wait for the thread block of the longest context; filling, p: as of
+    `uneven_factor`; norms: p-norms of 1 and i/NORMS_PER_UNIT.
     """
 
     axes: Any
@@ -30,6 +43,10 @@ class Tables(NamedTuple):
     prompt: Any
     mixed: Any
     fused: bool
+    uneven: Any
+    filling: float
+    p: float
+    norms: Any
 
 
 @inner
@@ -85,15 +102,39 @@ def attention_time(tables: Tables, step: Any) -> float:
     keys = step[1] / decodes if decodes > 0 else 0.0
     if chunks == 0.0:
         place, share = locate(tables, DECODE_KEYS, keys)
-        return between(tables.decode[int(decodes)], place, share)
+        return decode_time(tables, int(decodes), keys, step[5], place, share)
     chunk_keys = step[4] / step[3]
     if decodes > 0 and tables.fused:
         return mixed_time(tables, (decodes, keys, chunks, step[3], chunk_keys))
     seconds = prompt_time(tables, chunks, step[3], chunk_keys)
     if decodes > 0:
         place, share = locate(tables, DECODE_KEYS, keys)
-        seconds += between(tables.decode[int(decodes)], place, share)
+        seconds += decode_time(tables, int(decodes), keys, step[5], place, share)
     return seconds
+
+
+@inner
+def decode_time(tables: Tables, decodes: int, keys: float, longest: float, place: int, share: float) -> float:
+    """Return the time of attention of decoding requests with `keys` keys each on average, at most `longest`.
+
+    place, share: of the mean on its axis.
+    """
+    seconds = between(tables.decode[decodes], place, share)
+    if tables.filling == 0.0 or longest <= keys:
+        return seconds
+    equal = tables.filling / decodes
+    factor = joined(tables, equal * longest / keys) / joined(tables, equal)
+    return seconds + (factor - 1.0) * between(tables.uneven[decodes], place, share)
+
+
+@inner
+def joined(tables: Tables, ratio: float) -> float:
+    """Return the p-norm of 1 and a ratio, from the table of it: a power takes longer than all the rest of a step."""
+    at = ratio * NORMS_PER_UNIT
+    place = int(at)
+    if place >= len(tables.norms) - 1:
+        return float((1.0 + ratio**tables.p) ** (1.0 / tables.p))
+    return between(tables.norms, place, at - place)
 
 
 @inner

@@ -39,13 +39,16 @@ WAITING = 19  # requests in the queue
 PROMPT_TOKENS = 20  # computed
 DECODE_STEPS = 21
 OUTSIDE = 22  # 1: a step was larger than the table of step times
-COUNTS = 23
+LONGEST = 23  # most cached tokens of a decoding request, less the tick
+PROMPTS_ONLY = 24  # 1: the engine computes prompts, and others decode
+COUNTS = 25
 
 # Columns of requests' lengths, times and counts, of engines' lists and entries.
 PROMPT, OUTPUT = 0, 1
 QUEUED, SCHEDULED, FIRST, FINISH, LAST = 0, 1, 2, 3, 4
 COMPUTED, TARGET, GENERATED, START, END, HELD, OWN, HIT = 0, 1, 2, 3, 4, 5, 6, 7
-PREEMPTED, SEGMENT, FOLLOWING, REPLICA, CALLED = 8, 9, 10, 11, 12
+PREEMPTED, SEGMENT, FOLLOWING, REPLICA, CALLED, MOVED = 8, 9, 10, 11, 12, 13
+COLUMNS = 14
 DECODERS, ENDERS, STARTERS = 0, 1, 2
 BEFORE, AFTER, SIZE, OWNER, REFERENCES, UNUSED = 0, 1, 2, 3, 4, 5
 
@@ -82,7 +85,7 @@ class Progress(NamedTuple):
         token; HELD: leading blocks shared by the prefix cache; OWN: its other blocks, until it decodes; HIT: prompt
         tokens found in the cache at first; PREEMPTED: how often; SEGMENT: entry of the free list that holds its blocks
         since it was preempted, -1: none; FOLLOWING: next in the engine's queue, -1: none; REPLICA: its engine;
-        CALLED: 1: its end has called the next request.
+        CALLED: 1: its end has called the next request; MOVED: cached tokens that come with it from another engine.
     """
 
     time: Any
@@ -98,7 +101,8 @@ class Engine(NamedTuple):
     entry: of blocks: BEFORE and AFTER it among free ones, from the one that is reused first; SIZE; OWNER; REFERENCES;
         UNUSED: stack of entries not in use.
     place: entry of each prefix block, -1: not cached.
-    step: decoding requests, their keys, prompt chunks, their tokens, their keys weighted by tokens.
+    step: decoding requests, their keys, prompt chunks, their tokens, their keys weighted by tokens, and the most keys
+        of a decoding request.
     gaps: tokens by the time since the one before, in logarithmic bins.
     occupancy: over bins of time: busy [s], requests, blocks and cached tokens weighted by busy time, tokens of prompts
         and of requests that decode.
@@ -145,7 +149,9 @@ GAP_BINS, SHORTEST_GAP, GAPS_PER_FACTOR_E = 2000, 1e-5, 100.0  # 1 % wide, from 
 def new_progress(requests: Requests) -> Progress:
     """Return the progress of requests before the first one arrives."""
     number = len(requests.arrival)
-    progress = Progress(np.full((number, 5), np.nan), np.zeros((number, 13), dtype=np.int64))
+    # Ticks and tokens of an engine are at most all outputs of the run.
+    kind = np.int32 if requests.length.sum(dtype=np.float64) < np.iinfo(np.int32).max else np.int64
+    progress = Progress(np.full((number, 5), np.nan), np.zeros((number, COLUMNS), dtype=kind))
     progress.count[:, TARGET] = requests.length[:, PROMPT]
     progress.count[:, SEGMENT] = progress.count[:, FOLLOWING] = -1
     return progress
@@ -161,13 +167,13 @@ def new_fleet(replicas: int, policy: Policy, requests: Requests, bins: int) -> E
         phase=np.zeros((replicas, policy.block), dtype=np.int64),
         entry=np.zeros((replicas, entries, 6), dtype=np.int32),
         place=np.full((replicas, nodes), -1, dtype=np.int32),
-        step=np.zeros((replicas, 5)), gaps=np.zeros((replicas, GAP_BINS)), occupancy=np.zeros((replicas, bins, 6)),
+        step=np.zeros((replicas, 6)), gaps=np.zeros((replicas, GAP_BINS)), occupancy=np.zeros((replicas, bins, 6)),
     )  # fmt: skip
     fleet.clock[:, MOMENT] = np.inf
     fleet.clock[:, BIN_WIDTH] = FIRST_BIN_WIDTH
     for place in (HEAD, TAIL, UNSEEN, PARTIAL):
         fleet.count[:, place] = -1
-    fleet.count[:, NEXT_FINISH] = NEVER
+    fleet.count[:, NEXT_FINISH], fleet.count[:, LONGEST] = NEVER, -NEVER
     fleet.count[:, FREE] = policy.blocks
     fleet.count[:, SPARE] = entries - 1
     fleet.entry[:, :, UNUSED] = np.arange(entries - 1, -1, -1)

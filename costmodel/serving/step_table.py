@@ -15,6 +15,7 @@ from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 
 RATIO = 2.0  # between neighbouring sizes
+SPREADS = np.array([1.0, 2.0, 4.0])  # the longest context over the mean one
 
 
 def serving_scenario(scenarios: Sequence[Scenario]) -> Scenario:
@@ -28,26 +29,32 @@ def serving_scenario(scenarios: Sequence[Scenario]) -> Scenario:
 
 
 def step_columns(scenario: Scenario, calibration: Calibration) -> dict[str, Array]:
-    """Return steps of an engine, each priced directly: sizes and seconds, decoding alone and with one prompt chunk."""
+    """Return steps of an engine, each priced directly: sizes and seconds, decoding alone and with one prompt chunk.
+
+    longest: most keys of a decoding request; in one kernel with a prompt chunk it makes no difference.
+    """
     plan = scenario.plan
     assert isinstance(plan, Serving)
     pricer = StepPricer(scenario, plan, calibration)
     sizes = _sizes(plan)
     decodes, keys = axis(1, sizes.sequences, RATIO), axis(16, max(sizes.keys, 17), RATIO)
     rows = axis(16, max(sizes.tokens, 17), RATIO)
-    alone = np.meshgrid(decodes, keys, indexing="ij")
+    alone = np.meshgrid(decodes, keys, SPREADS, indexing="ij")
+    possible = (alone[2] == 1.0) | (alone[0] >= alone[2])
+    alone = tuple(size[possible] for size in alone)
     mixed = np.meshgrid(decodes, keys, rows, keys, indexing="ij")
     possible = (mixed[3] >= mixed[2]) & (mixed[0] + mixed[2] <= sizes.tokens + sizes.sequences)
     with_chunk = [size[possible] for size in mixed]
+    one, none = np.ones(len(with_chunk[0])), np.zeros(len(alone[0]))
     seconds = [
-        pricer.time(pricer.decoding(alone[0].reshape(-1), alone[1].reshape(-1))),
-        pricer.seconds(Steps(with_chunk[0], with_chunk[1], np.ones(len(with_chunk[0])), with_chunk[2], with_chunk[3])),
+        pricer.decode_time(alone[0], alone[1], alone[1] * alone[2]),
+        pricer.seconds(Steps(with_chunk[0], with_chunk[1], one, with_chunk[2], with_chunk[3])),
     ]
-    none = np.zeros(alone[0].size)
     return {
-        "decodes": np.concatenate([alone[0].reshape(-1), with_chunk[0]]),
-        "keys": np.concatenate([alone[1].reshape(-1), with_chunk[1]]),
-        "chunks": np.concatenate([none, np.ones(len(with_chunk[0]))]),
+        "decodes": np.concatenate([alone[0], with_chunk[0]]),
+        "keys": np.concatenate([alone[1], with_chunk[1]]),
+        "longest": np.concatenate([alone[1] * alone[2], with_chunk[1]]),
+        "chunks": np.concatenate([none, one]),
         "rows": np.concatenate([none, with_chunk[2]]),
         "chunk_keys": np.concatenate([none, with_chunk[3]]),
         "seconds": np.concatenate(seconds),

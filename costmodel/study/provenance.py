@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
-
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, ROOFLINE, SOURCES, FitStore
@@ -26,7 +24,7 @@ COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 """What metrics begin with that no calibration and no time of a framework moves."""
 OF_TRAINING = frozenset({
     "sustained_slowdown", "dp_comm_slowdown", "tensor_overlap", "accumulation", "reduction", "unfused_elementwise",
-    "weight_exchange",
+    "weight_exchange", "recompute_stops_early",
     "host.operator",
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""
@@ -109,8 +107,7 @@ def state_of(
 def _unused(scenario: Scenario) -> frozenset[str]:
     """Return the fields of a framework that a scenario takes no notice of."""
     unused = frozenset[str]() if isinstance(scenario.plan, Training) else OF_TRAINING
-    takes = np.any(np.asarray(scenario.communication.processors) > 0)
-    return unused if takes else unused | {"moe_comm_slowdown"}
+    return unused if scenario.communication.mode == "normal" else unused | {"moe_comm_slowdown"}
 
 
 def _is_refitted(one: Dependence, refitted: frozenset[str]) -> bool:

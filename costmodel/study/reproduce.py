@@ -24,6 +24,7 @@ from costmodel.units import base_unit
 FOLDER = "published"
 Widening: TypeAlias = "Mapping[str, Mapping[str, tuple[float, float]]]"  # id of a case -> metric -> logs, down and up
 PASS, FAIL, SKIP, INFEASIBLE = "pass", "fail", "skip", "infeasible"
+IDENTITY, ASSUMED = "identity", "assumed"  # states of figures that are compared, but not scored
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,9 +46,11 @@ NOTHING_REFITTED = Refitted()
 class Comparison:
     """One published figure beside ours, in SI.
 
-    error: relative, (predicted - published) / published; null for checks of a side or an order, which no error scores.
+    error: relative, (predicted - published) / published; null for checks of a side or an order, for identities and
+        for settings that nobody published: no error scores these.
     terms: what was changed in the scenario for the comparison: path -> value; null for nothing.
-    state: `unseen`, `refitted` or `in-sample`; null where nothing is compared. because: what rests on the figure.
+    state: `unseen`, `refitted` or `in-sample`, `identity` or `assumed`; null where nothing is compared.
+    because: what rests on the figure.
     interval_unseen: the ends of the interval do not rest on the figure's source either.
     group: figures with the same one follow from one another.
     """
@@ -184,8 +187,11 @@ def reproduce(
                     path: value.value if isinstance(value, SI) else value
                     for path, value in changed.get(case.id, {}).items()
                 }
-                state = state_of(case, expected.metric, rest.get(case.id, ()), refitted.fields)
                 is_compared = found.verdict in (PASS, FAIL)
+                if is_compared and (case.identity or case.assumed):
+                    comparisons.append(_unscored(found, case))
+                    continue
+                state = state_of(case, expected.metric, rest.get(case.id, ()), refitted.fields)
                 comparisons.append(
                     replace(
                         found,
@@ -252,6 +258,12 @@ def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Predic
         verdict=PASS if _holds(expected, found.value, error) else FAIL,
         source=case.source.cite,
     )
+
+
+def _unscored(found: Comparison, case: Case) -> Comparison:
+    """Return the comparison of an identity, or of a case with assumed settings: shown and judged, never scored."""
+    state, reason = (IDENTITY, case.identity) if case.identity else (ASSUMED, case.assumed)
+    return replace(found, error=None, state=state, reason=reason)
 
 
 def _widened(found: Comparison, more: Mapping[str, tuple[float, float]]) -> Comparison:

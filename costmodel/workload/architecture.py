@@ -14,6 +14,7 @@ from costmodel.workload.mixers import HeadGroup as HeadGroup
 from costmodel.workload.mixers import HeadRoute as HeadRoute
 from costmodel.workload.mixers import Indexer as Indexer
 from costmodel.workload.mixers import KernelTraits as KernelTraits
+from costmodel.workload.mixers import KvSource as KvSource
 from costmodel.workload.mixers import Memories as Memories
 from costmodel.workload.mixers import MilPool as MilPool
 from costmodel.workload.mixers import Mixer as Mixer
@@ -34,11 +35,15 @@ class NoFfn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DenseFfn:
-    """Two matrices around an activation, or three with a gate (`gated`: SwiGLU and kin)."""
+    """Two matrices around an activation, or three with a gate (`gated`: SwiGLU and kin).
+
+    channels_first: they are 1 x 1 convolutions of NCHW tensors, transposed before and after.
+    """
 
     intermediate: Count
     gated: bool
     bias: bool = False
+    channels_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -82,7 +87,7 @@ Ffn: TypeAlias = "DenseFfn | MoeFfn | NoFfn"
 class Layer:
     """`repeat` equal layers in a row.
 
-    norm: `rms` (a scale), `layer` (scale and bias) or `layer_no_bias` (a scale).
+    norm: `rms` (a scale), `layer` (scale and bias) or `layer_no_bias` (a scale); `none`: no residual sums either.
     norm_position: `before` mixer and FFN, `after` them (before the residual add), or `both`.
     block: `sequential`, or `parallel`: mixer and FFN read the same input; shared_norm: through one norm.
     width: of the residual stream here (null: the model's).

@@ -7,6 +7,14 @@ from dataclasses import dataclass, replace
 
 from costmodel.quantities import Count, Quantity, is_single, maximum
 from costmodel.workload.architecture import Attention, HeadGroup, HeadRoute, Pattern
+from costmodel.workload.attention_inputs import (
+    add_channel_join,
+    add_convolutions,
+    add_positions,
+    add_score_terms,
+    add_source_projections,
+    key_context,
+)
 from costmodel.workload.attention_kernels import (
     FusedAttention,
     HeadSizes,
@@ -22,7 +30,7 @@ from costmodel.workload.context import Context, per_rank
 from costmodel.workload.context_parallel import attention_shard, gather_kv, kv_replicas
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.indexer import add_indexer
-from costmodel.workload.linear import Linear, add_linear, norm_vectors
+from costmodel.workload.linear import Linear, add_linear, add_transposition, norm_vectors
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, HostTransfer
 from costmodel.workload.work import Parameters, WorkBuilder
 
@@ -35,11 +43,49 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     heads, the active share applies to query and output projections and kernels; keys and values exist for all heads,
     unless heads choose their tokens. norm: kind of query-key norm.
     """
-    hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
-    entering = hidden if mixer.partial is None else mixer.partial
-    heads, kv_heads = mixer.q_heads / tp, per_rank(mixer.kv_heads, tp)
+    tp = context.parallel.tp
+    heads = mixer.q_heads / tp
+    kv_heads = per_rank(mixer.kv_heads, tp)
+    rows, query = _add_qkv(builder, context, mixer)
+    keys = key_context(context, mixer)
+    if mixer.route is not None and mixer.route.router == "linear":
+        _add_head_router(builder, context, mixer.route)
+    if mixer.indexer is not None:
+        add_indexer(builder, context, mixer.indexer, query_inputs=context.architecture.hidden, ratio=1.0)
+    own_heads = 0.0 if mixer.borrowed_kv else kv_heads
+    if mixer.qk_norm is not None:
+        _add_qk_norm(builder, context, mixer, (heads, own_heads), norm)
+    if mixer.rotary:
+        _add_rotary(builder, context, mixer, heads + own_heads)
+    add_positions(builder, context, mixer)
+    kv = mixer.kv_share * own_heads * (mixer.head_dim + mixer.v_head_dim)
+    add_convolutions(builder, context, mixer, context.tokens * query + rows * kv)
+    cached = context.phase == "decode" and mixer.kv_source is not None and mixer.kv_source.tokens is not None
+    if mixer.has_kv_cache and not cached:
+        written = replace(context, new_tokens=mixer.keys_of(context.new_tokens)) if mixer.kv_source else context
+        add_cache_write(builder, written, kv, mixer.cached_tokens(context.kv_len - context.new_tokens))
+    if context.phase == "decode":
+        merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
+    else:
+        gather_kv(builder, replace(keys, kv_len=mixer.held_keys(keys.kv_len)), kv)
+    replicas = kv_replicas(context, kv_heads)
+    builder.save("query, key, value", "qkv", (context.tokens * query + rows * kv * replicas) * context.residual)
+    if mixer.kv_source is None:
+        _add_foreign_keys(builder, context, mixer, kv, replicas)
+    for name, group in _named_groups(mixer):
+        _add_group(builder, keys, mixer, _Heads(group, name), dropout=dropout)
+    _add_result(builder, context, mixer, heads)
+
+
+def _add_qkv(builder: WorkBuilder, context: Context, mixer: Attention) -> tuple[Count, Count]:
+    """Add the projections; return the rows of keys and values on this rank, and the elements of a token's queries."""
+    tp, tokens = context.parallel.tp, context.tokens
+    entering = context.architecture.hidden if mixer.partial is None else mixer.partial
+    heads = mixer.q_heads / tp
     query = heads * mixer.active_share * mixer.head_dim
-    stored_kv = kv_heads * mixer.projected_width + mixer.gate_width / tp
+    if mixer.kv_source is not None:
+        return add_source_projections(builder, context, mixer, mixer.kv_source), query
+    stored_kv = per_rank(mixer.kv_heads, tp) * mixer.projected_width + mixer.gate_width / tp
     kv = mixer.kv_share * stored_kv
     whole = mixer.q_heads * mixer.head_dim + mixer.kv_heads * mixer.projected_width + mixer.gate_width
     qkv = Linear(
@@ -47,36 +93,28 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
         total=entering * whole, stored_ratio=(heads * mixer.head_dim + stored_kv) / (query + kv), gathered=True,
         replicas=tp * (query + kv) / whole, bias=whole if mixer.bias else 0.0,
     )  # fmt: skip
+    if mixer.kernel.channels_first:
+        elements = tokens * (entering + query + kv)
+        add_transposition(builder, context, elements, operator="qkv")
     add_linear(builder, context, qkv)
     _add_split(builder, context, tokens * (query + kv), biased=mixer.bias)
-    own_heads = 0.0 if mixer.borrowed_kv else kv_heads
-    kv = mixer.kv_share * own_heads * (mixer.head_dim + mixer.v_head_dim)
-    if mixer.route is not None and mixer.route.router == "linear":
-        _add_head_router(builder, context, mixer.route)
-    if mixer.indexer is not None:
-        add_indexer(builder, context, mixer.indexer, query_inputs=hidden, ratio=1.0)
-    if mixer.qk_norm is not None:
-        _add_qk_norm(builder, context, mixer, (heads, own_heads), norm)
-    if mixer.rotary:
-        _add_rotary(builder, context, mixer, heads + own_heads)
-    if mixer.has_kv_cache:
-        add_cache_write(builder, context, kv, mixer.cached_tokens(context.kv_len - context.new_tokens))
-    if context.phase == "decode":
-        merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
-    else:
-        gather_kv(builder, replace(context, kv_len=mixer.held_keys(context.kv_len)), kv)
-    replicas = kv_replicas(context, kv_heads)
-    builder.save("query, key, value", "qkv", tokens * (query + kv * replicas) * context.residual)
-    _add_foreign_keys(builder, context, mixer, kv, replicas)
-    for name, group in _named_groups(mixer):
-        _add_group(builder, context, mixer, _Heads(group, name), dropout=dropout)
+    return tokens, query
+
+
+def _add_result(builder: WorkBuilder, context: Context, mixer: Attention, heads: Count) -> None:
+    """Add what follows the kernels: sinks' parameters, gate, channels that join, and the output projection."""
+    hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
     if mixer.sinks:
         builder.add_parameters(Parameters("attention sinks", mixer.q_heads, heads, mixer.q_heads))
     if mixer.output_gate is not None:
         result = heads * mixer.v_head_dim
         add_gate_product(builder, context, tokens * result, mixer.gate_width / tp / result)
+    add_channel_join(builder, context, mixer)
     biased = mixer.bias if mixer.output_bias is None else mixer.output_bias
-    inner = mixer.q_heads * mixer.v_head_dim + hidden - entering
+    inner = mixer.q_heads * mixer.v_head_dim + (0.0 if mixer.partial is None else hidden - mixer.partial)
+    if mixer.kernel.channels_first:
+        elements = tokens * (inner / tp + hidden)
+        add_transposition(builder, context, elements, operator="output_projection")
     add_output_projection(builder, context, inner, bias=hidden if biased else 0.0, active_share=mixer.active_share)
 
 
@@ -223,6 +261,7 @@ def _add_kernel(builder: WorkBuilder, context: Context, mixer: Attention, heads:
         _add_decoding(builder, context, mixer, replace(heads, group=replace(heads.group, pattern=pattern)))
     elif context.framework.unfused_attention or kernel.materialised:
         shard = attention_shard(context, sizes.heads, sizes.kv_heads, pairs)
+        add_score_terms(builder, context, mixer, shard.heads)
         add_unfused_attention(builder, context, mixer, shard, dropout=dropout)
     else:
         if kernel.permuted:
@@ -277,6 +316,7 @@ def _add_decoding(builder: WorkBuilder, context: Context, mixer: Attention, head
     if kernel.materialised:
         scores = context.sequences * sizes.heads * pairs
         builder.step("attention_core", [Elementwise("score edit", 4 * scores * context.residual)])
+        add_score_terms(builder, context, mixer, sizes.heads)
 
 
 def _add_fetch(builder: WorkBuilder, context: Context, mixer: Attention, pattern: Pattern, kv_heads: Count) -> None:

@@ -13,7 +13,7 @@ from costmodel.workload.architecture import DenseFfn, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES, LOGARITHMIC, payload_element
 from costmodel.workload.expert_load import ExpertLoad, expert_load, routed_tokens, sent_tokens, served_tokens
-from costmodel.workload.linear import ExpertGroups, Linear, add_linear, add_norm, batched_gemm
+from costmodel.workload.linear import ExpertGroups, Linear, add_linear, add_norm, add_transposition, batched_gemm
 from costmodel.workload.operators import (
     Collective,
     Elementwise,
@@ -36,6 +36,11 @@ def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, owns
     mlp = _Mlp(
         "ffn", width=ffn.intermediate, gated=ffn.gated, bias=ffn.bias, casts_input=owns_input, saves_input=owns_input
     )
+    if ffn.channels_first:
+        hidden, inner = context.architecture.hidden, ffn.intermediate / context.parallel.tp
+        up = (2.0 if ffn.gated else 1.0) * inner
+        add_transposition(builder, context, context.tokens * (hidden + up), operator="ffn_up")
+        add_transposition(builder, context, context.tokens * (inner + hidden), operator="ffn_down")
     _add_mlp(builder, context, mlp)
 
 

@@ -98,7 +98,7 @@ def draft_work(context: Context) -> LayerWork:
 
 def _layer(context: Context, layer: Layer, name: str) -> LayerWork:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
-    builder = WorkBuilder(name, context.recompute)
+    builder = WorkBuilder(name, context.recompute, context.framework.recompute_stops_early)
     context = layer_context(context, layer)
     _add_host_time(builder, context, layer)
     _add_layer(builder, context, layer)
@@ -182,7 +182,7 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str)
         streams = context.architecture.streams
         add_stream_reads(builder, context, f"{name} hyper-connection", outputs=streams * (streams + 2.0))
         add_norm(builder, context, f"{name} norm", layer.norm, rows, hidden)
-    elif layer.norm_position != "after":
+    elif layer.norm != "none" and layer.norm_position != "after":
         add_residual_norm(builder, context, f"{name} norm", layer.norm)
     inner = _enter_branch(builder, context, name)
     enter_tensor_parallel(builder, inner, name)
@@ -365,6 +365,8 @@ def _add_final_norm(builder: WorkBuilder, context: Context) -> None:
     elif last.norm_position == "after":
         if kind != "none":
             add_norm(builder, context, "final norm", kind, rows, width)
+    elif last.norm == "none" and kind == "none":
+        return
     elif kind == "none":
         size = (2 + branches) * rows * width * context.residual
         builder.step("norm", [Elementwise("final residual add", size, kind="add")])
@@ -434,7 +436,7 @@ def _mtp(context: Context, logits: Count) -> LayerWork:
     logits: tokens that the head is applied to. Source: DeepSeek-V3 report, arXiv 2412.19437, section 2.2.
     """
     last, hidden = context.architecture.layers[-1], context.architecture.hidden
-    builder = WorkBuilder("mtp", context.recompute)
+    builder = WorkBuilder("mtp", context.recompute, context.framework.recompute_stops_early)
     add_norm(builder, context, "mtp hidden norm", last.norm, context.residual_tokens, hidden)
     add_norm(builder, context, "mtp embedding norm", last.norm, context.residual_tokens, hidden)
     projection = Linear(

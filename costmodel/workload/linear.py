@@ -87,8 +87,8 @@ def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str)
 
 
 def norm_vectors(kind: str) -> float:
-    """Return the parameter vectors of a norm: a scale, in a layer norm a bias too."""
-    return 2.0 if kind == "layer" else 1.0
+    """Return the parameter vectors of a norm: a scale, in a layer norm a bias too; without a norm none."""
+    return {"layer": 2.0, "none": 0.0}.get(kind, 1.0)
 
 
 def _save_norm(builder: WorkBuilder, name: str, kind: str, size: Bytes, width: Count) -> None:
@@ -318,6 +318,7 @@ class _LocalLinear:
             f"{linear.name}{suffix}", m=m, n=n, k=k, dtype=math_unit(self.dtype), a_bytes=a_bytes, b_bytes=b_bytes,
             out_bytes=out_bytes, groups=self.groups, replicas=linear.replicas, family=family,
             block_scaled=self.narrow and self.context.precision.scale_block is not None, is_wgrad=is_wgrad,
+            microscaled=self._expands_microscaled,
         )  # fmt: skip
         if experts is None:
             return gemm
@@ -332,6 +333,12 @@ class _LocalLinear:
         if self.linear.dtype is None:
             return self.context.precision.weight_only
         return self.linear.weight_bytes is not None and self.linear.weight_bytes < ELEMENT_BYTES[self.linear.dtype]
+
+    @property
+    def _expands_microscaled(self) -> bool:
+        """Tell whether 16-bit GEMMs expand weights from MXFP4."""
+        stored = self.context.precision.weights if self.linear.dtype is None and not self.narrow else ""
+        return stored == "mxfp4" and self._expands_weights
 
     def _own_element(self) -> Bytes | None:
         """Return the bytes of a stored weight where it has a format of its own, null where it is the model's."""
@@ -362,6 +369,17 @@ class _LocalLinear:
                 host_computed=linear.host_computed,
             )
         )
+
+
+def add_transposition(builder: WorkBuilder, context: Context, elements: Count, *, operator: str) -> None:
+    """Add the transposition of a channels-first layer's input and result around its GEMM: 2*e bytes an element.
+
+    elements: of both on this rank. [NVIDIA, Convolutional Layers User's Guide, DU-09794: tensor cores need NHWC]
+    """
+    size = 2 * elements * context.residual
+    transposition = Elementwise("channel transposition", size, calls=2.0, kind="permute")
+    gradient = Elementwise("channel transposition gradient", size, calls=2.0)
+    builder.step(operator, [transposition], [gradient])
 
 
 def batched_gemm(name: str, shape: tuple[Count, Count, Count], batch: Count, dtype: str, element: Bytes) -> Gemm:

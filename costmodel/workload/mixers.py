@@ -28,6 +28,7 @@ class KernelTraits:
     rate: speed over that of the device's fused kernel at equal pairs.
     permuted: tokens are permuted into the order of the kernel's tiles before it and back after it.
     head_edit: a kernel of its own scales, masks or shifts the heads' results.
+    channels_first: projections are 1 x 1 convolutions of NCHW tensors, transposed before and after.
     """
 
     realised: str = "fused"
@@ -35,6 +36,24 @@ class KernelTraits:
     rate: Quantity = 1.0
     permuted: bool = False
     head_edit: bool = False
+    channels_first: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class KvSource:
+    """Where keys and values come from, if not from each of the layer's own tokens.
+
+    tokens, width: another sequence, such as a text or an image, and its width (null: the layer's own tokens).
+    share: of the own tokens that a strided convolution leaves keys and values of [CvT, arXiv 2103.15808].
+    """
+
+    tokens: Count | None = None
+    width: Count | None = None
+    share: Quantity = 1.0
+
+    def keys(self, own: Count) -> Count:
+        """Return the keys of a sequence with `own` tokens."""
+        return own * self.share if self.tokens is None else self.tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,6 +129,11 @@ class Attention:
     shared_values: values are the keys before norm and rotation: no projection of their own.
     borrowed_kv: keys and values are those of an earlier layer: neither projected nor cached here.
     indexer: selects the keys of each query (null: those of the head groups' patterns).
+    kv_source: keys and values are those of another sequence, or of fewer tokens (null: of every token).
+    conv_taps: taps of depth-wise convolutions of queries, keys and values (0: none).
+    score: `dot`; `relative`: a second product, of queries and projected positions [Transformer-XL, arXiv 1901.02860];
+        `phase`: a cosine for every pair and two elements of a key (a phase beside each amplitude).
+    output_activation: an activation before the output projection.
     """
 
     q_heads: Count
@@ -134,6 +158,14 @@ class Attention:
     shared_values: bool = False
     borrowed_kv: bool = False
     indexer: Indexer | None = None
+    kv_source: KvSource | None = None
+    conv_taps: Count = 0.0
+    score: str = "dot"
+    output_activation: bool = False
+
+    def keys_of(self, tokens: Count) -> Count:
+        """Return the keys of a sequence of `tokens`: as many, fewer, or those of another sequence."""
+        return tokens if self.kv_source is None else self.kv_source.keys(tokens)
 
     @property
     def has_kv_cache(self) -> bool:
@@ -161,7 +193,8 @@ class Attention:
 
     def cached_tokens(self, tokens: Count) -> Count:
         """Return the tokens, of a sequence of `tokens`, whose keys and values the device caches (mean of the heads)."""
-        return sum_of(group.share * group.pattern.cached_tokens(tokens) for group in self.head_groups)
+        keys = self.keys_of(tokens)
+        return sum_of(group.share * group.pattern.cached_tokens(keys) for group in self.head_groups)
 
     def host_tokens(self, tokens: Count) -> Count:
         """Return the tokens, of a sequence of `tokens`, whose keys and values the host caches (mean of the heads)."""

@@ -171,11 +171,14 @@ class Chunked(Pattern):
 
         pairs of T tokens = floor(T/c) * c*(c+1)/2 + r*(r+1)/2,    r = T mod c
 
-    A decoding step reads, on the mean of the places in a chunk, (c + 1)/2 keys beyond the first chunk.
+    A decoding step reads, on the mean of the places in a chunk, (c + p + 1)/2 keys beyond the first chunk.
+    prefix: p tokens at the start of every chunk that are no text, such as persistent and retrieved ones [Titans MAC,
+        arXiv 2501.00663, equations 21-25].
     """
 
     kind: str = "chunked"
     chunk: Count = 8192.0
+    prefix: Count = 0.0
 
     def max_keys(self, kv_len: Count) -> Count:
         """Return the chunk."""
@@ -206,7 +209,7 @@ class Chunked(Pattern):
 
     def _mean_place(self, tokens: Count) -> Count:
         """Return the keys that a query after `tokens` sees: all of the first chunk, then half a chunk on the mean."""
-        return where(tokens <= self.chunk, tokens, (self.chunk + 1) / 2)
+        return where(tokens <= self.chunk, tokens, (self.chunk + self.prefix + 1) / 2)
 
     @property
     def breakpoints(self) -> tuple[Count, ...]:

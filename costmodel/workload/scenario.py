@@ -244,6 +244,17 @@ class FusedNorms:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class UnevenContexts:
+    """Decoding kernels in which one thread block reads a whole context.
+
+    load_rate: of one thread block [B/cycle]; overlap_p: p-norm that joins its time with that of all contexts together.
+    """
+
+    load_rate: Quantity
+    overlap_p: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Framework:
     """What belongs to kernels and hosts rather than to devices.
 
@@ -253,7 +264,8 @@ class Framework:
     launch: time of an empty kernel on a stream [s].
     reserve: device memory that the context and libraries keep [B].
     implementations: operator family or `family/variant` -> kernel libraries; the first that the device has is used.
-    moe_comm_slowdown: slowdown of kernels that overlap an expert all-to-all on processors.
+    moe_comm_slowdown: slowdown of kernels that overlap an expert all-to-all of whole chunks, beside their loss of
+        processors.
     dp_comm_slowdown: slowdown of kernels that overlap a gather or reduction of data-parallel ranks.
     sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
     unfused_elementwise: element-wise operators run as separate kernels.
@@ -261,6 +273,7 @@ class Framework:
     accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
         `buffer` always, by `autograd` for all but the first.
     reduction: ZeRO stages 1 and 2 `scatter` gradients or `all_reduce` them.
+    recompute_stops_early: a recomputed layer ends with the last tensor that its backward pass needs.
     weight_exchange: ZeRO stages 1 and 2 `gather` updated weights, or each rank in turn makes a `broadcast` of its own.
     host: what the host's program adds to a step.
     options: what a change of a training scenario is called there: `gradients`, `zero`, `full`, ... -> option.
@@ -270,6 +283,7 @@ class Framework:
     routed_shared_expert: a layer's only shared expert is one more routed one in inference without expert parallelism.
     prompt_chunk: prompt tokens that one pass computes at most (null: as its engine, or all).
     engine: its defaults as a serving engine, null where it is none.
+    uneven_contexts: of its decoding kernels, null: contexts of unequal length take no longer than equal ones.
     """
 
     name: str
@@ -288,6 +302,7 @@ class Framework:
     sustained_slowdown: Quantity = 1.0
     accumulation: str = "product"
     reduction: str = "scatter"
+    recompute_stops_early: bool = False
     weight_exchange: str = "gather"
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
@@ -297,10 +312,15 @@ class Framework:
     routed_shared_expert: bool = False
     prompt_chunk: Count | None = None
     engine: Engine | None = None
+    uneven_contexts: UnevenContexts | None = None
 
-    def comm_slowdown(self, processors: Count) -> Quantity:
-        """Return the slowdown of kernels while all-to-alls take `processors`; one where they take none."""
-        return where(processors > 0, self.moe_comm_slowdown, 1.0)
+    def comm_slowdown(self, communication: Communication) -> Quantity:
+        """Return the slowdown of kernels beside exchanges of whole chunks (`normal` mode); one in low-latency mode.
+
+        The kernels' loss of processors is priced apart. What remains is made of the exchange's traffic through memory
+        and L2 and of its power, which stay when a unit other than the processors moves the same bytes.
+        """
+        return self.moe_comm_slowdown if communication.mode == "normal" else 1.0
 
     @property
     def unfused_attention(self) -> bool:

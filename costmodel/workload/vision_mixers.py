@@ -6,7 +6,7 @@ from costmodel.quantities import Count, log2
 from costmodel.workload.architecture import Convolution, Gate, MilPool, Spectral
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.linear import Linear, add_linear, batched_gemm
+from costmodel.workload.linear import Linear, add_linear, add_transposition, batched_gemm
 from costmodel.workload.operators import Elementwise, Gemm
 from costmodel.workload.work import Parameters, WorkBuilder
 
@@ -51,9 +51,7 @@ def _add_convolution_gemm(
         )
 
     if mixer.channels_first:
-        size = 2 * tokens * (area * inputs + outputs) * element
-        transpose = Elementwise("channel transposition", size, calls=2.0, kind="permute")
-        builder.step("qkv", [transpose], [Elementwise("channel transposition gradient", size, calls=2.0)])
+        add_transposition(builder, context, tokens * (area * inputs + outputs), operator="qkv")
     builder.step(
         "qkv",
         [gemm("convolution", (tokens, outputs, depth), input_element, element)],
@@ -89,7 +87,13 @@ def add_gate(builder: WorkBuilder, context: Context, mixer: Gate) -> None:
 
 
 def add_pool(builder: WorkBuilder, context: Context, mixer: MilPool) -> None:
-    """Add gates of every instance, scores of every branch, and the weighted sums. Parameters: 2*d*L + L*branches."""
+    """Add gates of every instance, scores of every branch, their softmax, and the weighted sums.
+
+        gate product    tanh(x V) * sigmoid(x U): 3*L*e bytes an instance, two read and one written
+        softmax         over the instances of a bag: 2*branches*e bytes each
+
+    Parameters: 2*d*L + L*branches. [Ilse et al., arXiv 1802.04712, equation 9; ACMIL, arXiv 2311.07125]
+    """
     hidden, tokens = context.architecture.hidden, context.tokens
     gates = Linear(
         "instance gates", operator="qkv", producer="norm", rows=tokens, inputs=hidden, outputs=2 * mixer.inner
@@ -98,8 +102,15 @@ def add_pool(builder: WorkBuilder, context: Context, mixer: MilPool) -> None:
         "instance scores", operator="output_projection", producer="activation", rows=tokens, inputs=mixer.inner,
         outputs=mixer.branches,
     )  # fmt: skip
+    product = 3 * tokens * mixer.inner * context.residual
+    softmax = 2 * tokens * mixer.branches * context.residual
     add_linear(builder, context, gates)
+    forward = Elementwise("gate product", product, kind="activation", rows=tokens)
+    builder.step("activation", [forward], [Elementwise("gate product gradient", 5 / 3 * product)])
+    builder.save("gate product input", "qkv", 2 / 3 * product)
     add_linear(builder, context, scores)
+    weights = Elementwise("instance softmax", softmax, kind="softmax")
+    builder.step("attention_core", [weights], [Elementwise("instance softmax gradient", 1.5 * softmax)])
     shape = mixer.branches, hidden, context.q_len
     pool = batched_gemm("pooling", shape, context.sequences, context.precision.attention, context.residual)
     builder.step("attention_core", [pool], [pool])

@@ -55,7 +55,7 @@ PHASES = [
     Case("deepseek_v3", ("decode",), "event"),
 ]
 ATTENTION = {  # kind of mixer or pattern -> a system that has it
-    "full": "attention_full_h32", "window": "titans_mal", "sink_recent": "streaming_llm_7b",
+    "full": "attention_full_h32", "window": "titans_mal", "sink_recent": "duoattention_7b", "chunked": "titans_mac",
     "elastic_window": "moa_7b", "strided_blocks": "s2_attention", "neighbourhood": "nat_mini",
     "chunk_topk": "longheads", "kv_budget": "task_kv", "predicted_sparse": "sparsifiner", "spans": "combiner",
     "mixed": "ir_diffusion", "Mla": "mote", "Recurrence": "mom_340m", "NeuralMemory": "titans_lmm",

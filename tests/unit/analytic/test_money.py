@@ -12,7 +12,7 @@ import costmodel
 from costmodel.analytic.capital import capital, facts, missing
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
-from costmodel.cost.money import energy, host_cost, purchase_cost, rental_cost
+from costmodel.cost.money import host_cost, purchase_cost, rental_cost
 from costmodel.hardware import Cluster, FabricPrice, Host, Power, Price
 from costmodel.workload.scenario import Parallelism
 
@@ -33,22 +33,11 @@ def test_rent_and_purchase_by_hand() -> None:
     assert host_cost(priced_cluster().node, 4.0) == 4_000.0
 
 
-@pytest.mark.parametrize(("utilisation", "watts"), [(0.0, 100.0), (0.5, 300.0), (1.0, 500.0)])
-def test_power_runs_from_idle_to_the_limit_as_kernels_fill_the_time(utilisation: float, watts: float) -> None:
-    assert energy(IDLE, 4.0, 10.0, utilisation) == pytest.approx(watts * 40.0)
-
-
-def test_without_an_idle_power_the_limit_is_an_upper_bound() -> None:
-    assert energy(DEVICE, 4.0, 10.0, 0.3) == pytest.approx(500.0 * 40.0)
-    assert energy(IDLE, 4.0, 10.0, 0.3) < energy(DEVICE, 4.0, 10.0, 0.3)
-
-
-def test_what_no_source_states_has_no_cost_and_no_energy() -> None:
+def test_what_no_source_states_has_no_cost() -> None:
     unknown = replace(DEVICE, power=Power(None), price=Price(None, None))
     assert rental_cost(unknown, 8.0, 1.0) is None
     assert purchase_cost(unknown, 8.0) is None
     assert host_cost(NODE, 8.0) is None
-    assert energy(unknown, 8.0, 1.0, 0.5) is None
 
 
 def test_capital_is_devices_hosts_and_the_share_of_the_fabric() -> None:

@@ -1,0 +1,46 @@
+"""Predictions of measured serving runs: which scenario a row is, and what a closed loop on two pools has to keep to."""
+
+from __future__ import annotations
+
+import pytest
+
+from reports import serving, serving_pools
+
+ROW = {
+    "row_id": "one", "gpu": "gb200", "model": "gptoss", "precision": "fp4", "framework": "dynamo-trt", "version": "",
+    "disagg": "1", "mtp": "none", "isl_mean": "900", "osl_mean": "450", "concurrency": "24",
+    "n_gpus_prefill": "2", "prefill_workers": "2", "prefill_dpa": "0", "prefill_ep": "1",
+    "n_gpus_decode": "4", "decode_workers": "2", "decode_dpa": "0", "decode_ep": "1",
+}  # fmt: skip
+
+
+def test_a_pool_has_instances_of_equal_size() -> None:
+    assert serving_pools.pool(ROW, "decode") == ({"tp": 2}, 2, 2)
+    assert serving_pools.pool({**ROW, "decode_dpa": "1"}, "decode") == ({"dp": 2, "ep": 2}, 2, 2)
+    assert serving_pools.pool({**ROW, "decode_ep": "2"}, "decode") == ({"tp": 2, "ep": 2}, 2, 2)
+
+
+@pytest.mark.parametrize("in_flight", [2, 24])
+def test_a_closed_loop_keeps_its_number_in_flight(in_flight: int) -> None:
+    found = serving.prediction({**ROW, "concurrency": str(in_flight)})
+    assert "error" not in found
+    seconds = (found["ttft"] + found["tpot"] * 449) / 1e3
+    assert found["request_per_s"] * seconds == pytest.approx(in_flight, rel=1e-6)
+    assert found["total_tok_s_gpu"] == pytest.approx(found["request_per_s"] * 1350 / 6)
+    assert found["tpot_low"] <= found["tpot"] <= found["tpot_high"]
+
+
+def test_more_users_wait_longer_and_gain_throughput() -> None:
+    few, many = (serving.prediction({**ROW, "concurrency": str(count)}) for count in (4, 400))
+    assert many["tpot"] > few["tpot"]
+    assert many["ttft"] > few["ttft"]
+    assert many["request_per_s"] > few["request_per_s"]
+
+
+def test_drafts_are_those_of_the_engine() -> None:
+    row = {**ROW, "disagg": "0", "n_gpus": "2", "framework": "sglang", "gpu": "b200", "mtp": "mtp", "model": "dsr1"}
+    content = serving.document(row)
+    assert isinstance(content, dict)
+    run = content["scenarios"]["run"]
+    assert run["speculative"] == {"depth": 3, "acceptance": serving.ACCEPTANCE}
+    assert serving.framework({"framework": "vllm", "version": "v0.13.0"}) == "vllm-0.11"
