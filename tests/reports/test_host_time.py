@@ -9,9 +9,9 @@ from reports.fits.host_time import fit
 
 
 def test_times_per_step_and_per_sequence_are_found_again_beside_a_far_row() -> None:
-    steps = np.array([128.0, 256.0, 512.0, 128.0, 256.0, 512.0])
-    sequences = steps * np.array([1.0, 16.0, 32.0, 64.0, 16.0, 1.0])
-    base = np.array([1.0, 2.0, 6.0, 2.0, 1.5, 4.0])
+    steps = np.tile([128.0, 256.0, 512.0], 8)
+    sequences = steps * np.repeat([1.0, 16.0, 32.0, 64.0], 6)
+    base = steps * np.linspace(5e-3, 2e-2, 24)
     published = base + 2e-3 * steps + 5e-5 * sequences
     published[-1] *= 2.0
     step, sequence = fit(np.stack([published, base, steps, sequences], axis=1))
