@@ -30,7 +30,7 @@ def levers_of(name: str, search_path: Sequence[str] = ()) -> LeversFile:
     levers = [
         LeverFile(
             term=one.term, section=one.cite or "", kind="recommendation",
-            switches=[SwitchFile(name=one.term, set=one.set, times=one.scale, against=one.against, limit=one.limit)],
+            switches=[SwitchFile(name=one.term, set=one.set, times={**one.scale}, against=one.against, limit=one.limit)],
         )
         for one in file.alternatives
         if (one.set or one.scale) and one.message is None
