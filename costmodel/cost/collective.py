@@ -49,6 +49,21 @@ class CustomAllReduce:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class HostBridge:
+    """Ranks behind several PCIe switches read each other's memory over the host's bridges, which all of them share."""
+
+    bridge_efficiency: float = fitted("1", 0.5, 0.01, 1.0, "of the links' bandwidth where bridges are crossed at all")
+    bridge_sharing: float = fitted("1", 0.5, 1e-3, 2.5, "exponent by which that falls with ranks")
+    switch_ranks: int = constant("ranks behind one PCIe switch", "count", 2)
+
+    def narrowed(self, links: GroupLinks) -> GroupLinks:
+        """Return the links of a group of a node."""
+        switches = maximum(links.ranks_per_node / self.switch_ranks, 1.0)
+        share = where(switches > 1.0, self.bridge_efficiency * switches ** (-self.bridge_sharing), 1.0)
+        return replace(links, intra=share * links.intra)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ClusterSteps:
     """What a step of large messages takes on several nodes, in place of the links' latencies.
 
@@ -80,7 +95,8 @@ class CollectiveForm:
     Libraries take their protocol by the size of the message, not by what is fastest, so links do not move the switch.
     bare: the closed form of the kind over links of bandwidth B and latency a, with its volume and steps; of an
     all-reduce that of NCCL. Between nodes `inter_efficiency` stands for `large_efficiency`, and the steps of
-    `ClusterSteps` for the latencies of `bare`.
+    `ClusterSteps` for the latencies of `bare`. Over PCIe B is multiplied by
+    bridge_efficiency * (ranks / switch_ranks)^-bridge_sharing where the ranks of a node are more than `switch_ranks`.
     """
 
     SECTION: ClassVar[str] = "8.6"
@@ -106,6 +122,7 @@ class CollectiveForm:
     switch_sharpness: float = fitted("1", 6.0, 2.0, 12.0, "exponent of the size that says how suddenly")
     nvls: Nvls | None = mechanism(Nvls)
     custom_all_reduce: CustomAllReduce | None = mechanism(CustomAllReduce)
+    host_bridge: HostBridge | None = mechanism(HostBridge)
 
     host_staged_efficiency: float = constant("of the bandwidth, large messages stored in host memory", "1", 0.0)
     inter_efficiency: float = constant(
@@ -130,11 +147,15 @@ class CollectiveForm:
         return log2(maximum(operator.size, 1.0)), log2(maximum(operator.group.size, 1.0))
 
     def _links(self, operator: Collective, machine: Machine) -> GroupLinks:
-        """Return the links of the group; those inside a node without peer-to-peer access are slower."""
+        """Return the links of the group; inside a node they are slower over the host or its bridges."""
         links = require_group_links(operator.group, machine.cluster, operator.name)
-        if self.host_staged_efficiency and machine.cluster is not None and not machine.cluster.node.peer_to_peer:
-            return replace(links, intra=links.intra * self.host_staged_efficiency / self.large_efficiency)
-        return links
+        if machine.cluster is None:
+            return links
+        node = machine.cluster.node
+        if not node.peer_to_peer:
+            staged = self.host_staged_efficiency / self.large_efficiency
+            return replace(links, intra=links.intra * staged) if staged else links
+        return links if self.host_bridge is None else self.host_bridge.narrowed(links)
 
     def _terms(self, operator: Collective, links: GroupLinks, size: Bytes) -> Terms:
         """Return the terms of moving `size` bytes by the protocols that the operator's own size takes."""

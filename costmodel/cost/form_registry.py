@@ -11,6 +11,8 @@ from costmodel.cost.expert_all_to_all import LowLatencyForm, NormalForm
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.mixed_attention import VarlenForm
 from costmodel.cost.scaled_roofline import ScaledRooflineForm
+from costmodel.cost.scan import ScanForm
+from costmodel.cost.selected_attention import SelectedForm
 from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.cost.xqa import XqaForm
 
@@ -24,6 +26,8 @@ FORMS: dict[str, type[Form]] = {
     "latent": LatentForm,
     "xqa": XqaForm,
     "varlen": VarlenForm,
+    "scan": ScanForm,
+    "selected": SelectedForm,
     "elementwise": ElementwiseForm,
     "collective": CollectiveForm,
     "low_latency": LowLatencyForm,

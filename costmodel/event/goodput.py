@@ -63,7 +63,7 @@ def simulate_goodput(step: Seconds, devices: Count, checkpoints: Checkpoints, se
 def _training(
     environment: simpy.Environment, clock: _Clock, checkpoints: Checkpoints, interval: float, gaps: Sequence[float]
 ) -> ProcessGenerator:
-    """Train from checkpoint to checkpoint until all failures have come. gaps: times from each failure to the next [s]."""
+    """Train from checkpoint to checkpoint until all failures have come. gaps: times between these [s]."""
     write, restart, down = float(checkpoints.write), float(checkpoints.restart), False
     for gap in gaps:
         fails_at = environment.now + gap

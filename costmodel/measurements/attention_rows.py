@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from costmodel.measurements.mixer_rows import compression
 from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Array, Bytes, minimum
 from costmodel.workload.operators import AttentionKernel, Elementwise, MixedAttention, Operator
@@ -82,33 +85,36 @@ def latent_decode(batch: RowGroup) -> list[Operator]:
 def sparse_latent(batch: RowGroup) -> list[Operator]:
     """Return absorbed MLA over the `sparse_topk` keys that a query picked.
 
-    Decoding reads the picked tokens of each sequence; in prefill the picks overlap, so each token is counted once.
+    Each token of a sequence that may be picked is read once. A single query a sequence is a decoding step.
     """
     if np.isnan(batch.rows.number("sparse_topk")).any():
         raise Unmapped("a module over compressed keys states no choice of keys")
     sequences, new, keys = batch.number("batch"), batch.number("q_len"), batch.number("kv_len")
     picked = minimum(batch.number("sparse_topk"), keys)
-    prefill = batch.text("op") == "sparse_mla_prefill"
-    read = sequences * keys if prefill else sequences * minimum(new * picked, keys)
-    return [_latent(batch, batch.text("op"), new * picked, read)]
+    prefill = batch.text("op") == "sparse_mla_prefill" and not bool((new == 1).all())
+    read = sequences * minimum(new * picked, keys)
+    core = _latent(batch, "sparse_mla_prefill" if prefill else "sparse_mla_decode", new * picked, read)
+    return [replace(core, selected=batch.number("sparse_topk"))]
 
 
 def index_logits(batch: RowGroup) -> list[Operator]:
     """Return the scores of all heads of a query for the keys before it, summed to one FP32 number a pair: DSA's index.
 
-    All heads share one key, which carries an FP32 scale.
+    All heads share one key, which carries an FP32 scale; with `compress_ratio` one stands for as many tokens.
     """
     if np.isnan(batch.rows.number("q_len")).any():
         raise Unmapped("the index of a module over compressed keys states no queries")
     sequences, heads, new = batch.number("batch"), batch.number("q_heads"), batch.number("q_len")
-    keys, width = batch.number("kv_len"), batch.number("head_dim")
+    ratio, width = compression(batch), batch.number("head_dim")
+    keys, pairs = batch.number("kv_len") / ratio, _pairs(batch, new, batch.number("kv_len")) / ratio
     element = batch.compute_format()
-    pairs, cached = _pairs(batch, new, keys), width * _cached(batch) + _SCALE
+    cached = width * _cached(batch) + _SCALE
     traffic = sequences * (new * heads * width * element.left + keys * cached + pairs * batch.format("dtype_out").left)
+    family = "paged_mqa_logits" if batch.text("sub_op").endswith("paged") else batch.text("op")
     return [
         AttentionKernel(
             "index logits", sequences=sequences, heads=1.0, q_len=heads * new, qk_pairs=heads * pairs,
-            macs_per_pair=width, dtype=element.unit, traffic=traffic, family=batch.text("op"),
+            macs_per_pair=width, dtype=element.unit, traffic=traffic, family=family,
             kv_len=keys, kv_token_bytes=cached,
         )
     ]  # fmt: skip

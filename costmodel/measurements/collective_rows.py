@@ -11,10 +11,10 @@ from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Count
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group, Operator, expert_all_to_all_family
 
-# Fabrics slower than any link of their devices. The notes beside the tables name two: A100 across two nodes (6-22 GB/s)
-# and L40S with more than two devices (2-5 GB/s, PCIe across sockets). A40 pairs move every size at 4 GB/s, where their
-# bridge has 56 and their PCIe 32. Keys: how a table names the device; values: devices, and nodes, that still work well.
-_SLOW_BEYOND = {"A100_SXM4_80GB": (8, 1), "L40S": (2, 1), "NVIDIA L40S": (2, 1), "A40": (1, 1)}
+# Fabrics slower than any link of their devices. The notes beside the tables name A100 across two nodes (6-22 GB/s).
+# A40 pairs move every size at 4 GB/s, where their bridge has 56 and their PCIe 32. Keys: how a table names the device;
+# values: devices, and nodes, that still work well.
+_SLOW_BEYOND = {"A100_SXM4_80GB": (8, 1), "A40": (1, 1)}
 _MODES = {"normal": "normal", "low_latency": "low_latency"}
 _GROUPS = 4.0  # deepseek-ai/DeepEP, tests/test_internode.py: min(nodes, 4) groups a token
 _LOW_LATENCY_HEADER = 16.0  # the tables' schema: bytes in front of a low-latency FP8 copy

@@ -111,7 +111,7 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
             name, m=rows / active, n=n, k=k, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right, out_bytes=out,
             groups=active, family=gemm_family("grouped_gemm", weight_only=batch.expands_weights),
             m_std=deviation, block_scaled=kind.block_scaled, local_experts=held, experts=batch.number("num_experts"),
-            tokens=tokens,
+            tokens=tokens, microscaled=batch.text("dtype_in") == "w4a16_mxfp4",
         )  # fmt: skip
 
     def stream(name: str, size: Array, kind: str) -> Elementwise:

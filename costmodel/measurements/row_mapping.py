@@ -12,6 +12,7 @@ from costmodel.measurements import attention_rows as cores
 from costmodel.measurements import collective_rows as messages
 from costmodel.measurements import elementwise_rows as streams
 from costmodel.measurements import gemm_rows as products
+from costmodel.measurements import mixer_rows as mixers
 from costmodel.measurements.row_group import BlankCells, Catalogue, ExcludedRows, OperatorRows, RowGroup, Unmapped
 from costmodel.measurements.screening import context, contradictory, impossible, repeated
 from costmodel.measurements.tables import Table
@@ -29,6 +30,11 @@ class _Rule:
 
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 _EXCHANGES = ("moe_dispatch", "moe_combine")
+_SCANS = ("linear_attention_decode", "linear_attention_verify")
+_BY_OPERATOR = (
+    "attention_prefill", "attention_mixed", "sparse_mla_prefill", "mqa_logits", "linear_attention_prefill", *_SCANS,
+)  # fmt: skip
+_ONE_BY_ONE = ("attention_prefill", "sparse_mla_prefill")  # operations whose single queries are decoding steps
 _COMMUNICATION = frozenset((*_COLLECTIVES, "send_recv", *_EXCHANGES))
 _RULES = {
     "gemm": _Rule("gemm", products.gemm),
@@ -47,6 +53,10 @@ _RULES = {
     "sparse_mla_decode": _Rule("sparse_mla_decode", cores.sparse_latent),
     "mqa_logits": _Rule("mqa_logits", cores.index_logits),
     "paged_mqa_logits": _Rule("paged_mqa_logits", cores.index_logits),
+    **dict.fromkeys(_SCANS, _Rule("linear_attention_decode", mixers.recurrence)),
+    "linear_attention_prefill": _Rule("linear_attention_prefill", mixers.recurrence),
+    "topk_select": _Rule("elementwise", mixers.selection),
+    "hyper_connection": _Rule("elementwise", mixers.hyper_connection),
     "elementwise": _Rule("elementwise", streams.elementwise),
     "quantize": _Rule("elementwise", streams.quantisation),
     **dict.fromkeys(_COLLECTIVES, _Rule("collective", messages.collective)),
@@ -56,8 +66,8 @@ _RULES = {
 _HOST_FLAGS = ("host_overhead_included", "coarse_timer_3_samples")
 _WARM = ("cuda_graph_loop",)  # the tables' schema: few copies of the weights take turns, activations stay
 _GROUPED_BY = (
-    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "includes", "gated", "meta_id",
-    "framework", "kernel", "timing", "notes",
+    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "includes", "gated", "score_mode",
+    "meta_id", "framework", "kernel", "timing", "notes",
 )  # fmt: skip
 
 OPERATIONS = tuple(_RULES)
@@ -139,7 +149,7 @@ def _unusable(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
 def _same_layout(table: Table, rows: Indices) -> Iterator[Indices]:
     """Yield rows that share the numbers which fix a structure: those of ranks, nodes and choices in communication."""
     operation = str(table.text("op")[rows[0]])
-    if operation == "attention_prefill":
+    if operation in _ONE_BY_ONE:
         single = table.number("q_len")[rows] == 1
         yield from (part for part in (rows[single], rows[~single]) if len(part))
         return
@@ -163,11 +173,13 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> OperatorRows:
     device = catalogue.device(str(table.text("device")[rows[0]]))
     batch = RowGroup(table.take(rows), device, catalogue.nodes(device))
     operators = tuple(rule.operators(batch))
-    # Modes of an exchange and kernels that expand weights are families of their own, as is a prefill of single tokens.
-    own = operation in _EXCHANGES or operation in ("attention_prefill", "attention_mixed")
+    # Modes of an exchange and kernels that expand weights are families of their own, as is a prefill of single tokens;
+    # rows of recurrences hold a convolution or a scan.
+    own = operation in _EXCHANGES or operation in _BY_OPERATOR
     first = next((each for each in operators if each.family in WEIGHT_ONLY), operators[0])
     family = first.family if own or first.family in WEIGHT_ONLY else rule.family
-    mapped = OperatorRows(family, rows, device, operators, warm_l2=batch.text("timing") in _WARM)
+    fused = len(operators) - 1 if batch.text("sub_op").endswith("_fused") else 0
+    mapped = OperatorRows(family, rows, device, operators, fused, warm_l2=batch.text("timing") in _WARM)
     if operation in _COMMUNICATION:
         return replace(mapped, cluster=messages.cluster(batch), comm_processors=messages.comm_processors(batch))
     return mapped

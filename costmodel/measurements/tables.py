@@ -22,12 +22,13 @@ Texts: TypeAlias = "npt.NDArray[np.object_]"  # of str: notes are long, and few 
 NUMBERS = (
     "m", "n", "k", "batch", "num_groups", "num_experts", "topk", "ep_size", "tp_size", "num_tokens", "hidden", "inter",
     "q_heads", "kv_heads", "head_dim", "v_head_dim", "q_len", "kv_len", "batch2", "q2_len", "kv2_len", "sparse_topk",
-    "bytes", "world_size", "gpus_per_node", "num_sms", "num_slots", "window",
+    "bytes", "world_size", "gpus_per_node", "num_sms", "num_slots", "window", "compress_ratio", "k_heads", "d_conv",
+    "conv_channels", "hc_mult",
 )  # fmt: skip
 """Columns of whole numbers above zero; blank (NaN) where an operation has none."""
 TEXTS = (
     "row_id", "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "distribution", "causal", "flag", "tier",
-    "includes", "gated", "meta_id", "framework", "kernel", "backend", "timing", "notes",
+    "includes", "gated", "score_mode", "meta_id", "framework", "kernel", "backend", "timing", "notes",
 )  # fmt: skip
 """Columns of text; blank where an operation has none."""
 REQUIRED = ("device", "op", "dtype_in", "time_us")

@@ -22,6 +22,8 @@ def show_search(result: SearchResult) -> None:
     if not result.best:
         show(_why_none(result), "yellow")
         return
+    if "schedule" in result.best[0].at:
+        show("as the scenario states, unless --vary names them: gradient format, expert tensor parallelism, overlap")
     show(_layouts(result.best, result.axes))
     if any(layout.tied for layout in result.best):
         show(

@@ -19,6 +19,9 @@ def show_worths(scenarios: Mapping[str, Sequence[Worth]]) -> None:
         for row in had:
             view.add(row.term, _share(row.saved), _interval(row), _share(row.ceiling), metric(headline, row.together))
         show(view)
+        for row in had:
+            if (row.saved or 0.0) > (row.ceiling or 1.0):
+                show(f"{row.term}: more than its share, as kernels need whole waves of tiles fewer", "dim")
         for row in rows:
             if row.refused is not None:
                 show(f"{row.term}: {row.refused}", "dim")

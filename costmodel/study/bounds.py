@@ -100,7 +100,7 @@ class Bounder:
     stated: Training
     keys: Indices
     _splits: Splits | None = None
-    _passes: dict[frozenset[str], _Passes] = field(default_factory=dict)
+    _passes: dict[tuple[frozenset[str], bool], _Passes] = field(default_factory=dict)
 
     def memory(self, scenario: Scenario, plan: Training) -> Array:
         """Return the bytes that the fullest device holds at least, in every layout of a variant."""
@@ -114,20 +114,22 @@ class Bounder:
         return _SHARE * _row(minimum_memory(context, plan, _copies(plan), stages), size)
 
     def price(self, scenario: Scenario, rows: Indices) -> None:
-        """Price the layers of some layouts, which all variants with the same recomputation share."""
+        """Price the layers of some layouts, which all variants with the same work of layers share."""
         keys, first = np.unique(self.keys[rows], return_index=True)
         part, plan = self._some(scenario, rows[first])
         price = operator_timer(part, self.calibration)
         sums = [_passes(price, kind) for kind in _kinds(model_work(training_context(part, plan)))]
         streams = zip(*((one.compute, one.expert_all_to_alls, one.launches) for one in sums), strict=True)
-        self._passes[plan.recompute] = _Passes(keys, *(_rows(stream, len(keys)) for stream in streams))
+        self._passes[plan.recompute, part.parallel.sequence_parallel] = _Passes(
+            keys, *(_rows(stream, len(keys)) for stream in streams)
+        )
 
     def step(self, scenario: Scenario, rows: Indices) -> Array:
         """Return the seconds that a step takes at least, in some layouts of a variant that have been priced."""
         part, plan = self._some(scenario, rows)
         context = training_context(part, plan)
         work, price, size = model_work(context), operator_timer(part, self.calibration), len(rows)
-        passes, splits = self._passes[plan.recompute], self._splits
+        passes, splits = self._passes[plan.recompute, part.parallel.sequence_parallel], self._splits
         assert splits is not None, "memory was asked for first"
         at = np.searchsorted(passes.keys, self.keys[rows])
         traffic = overlapped_comm(part, plan, context, work, _copies(plan), price)

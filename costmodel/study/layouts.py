@@ -1,7 +1,7 @@
 """Every layout of a scenario on some devices.
 
-Degrees are all divisors: tp of the attention heads, pp of the devices, ep of the experts, micro-batches of a rank's
-share of the batch. What does not divide is masked by the rules that every evaluation goes by.
+Degrees are all divisors: tp of the attention heads, pp and cp of the devices, ep of the experts, micro-batches of a
+rank's share of the batch. What does not divide is masked by the rules that every evaluation goes by.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from costmodel.workload.schedules import SCHEDULES
 from costmodel.workload.split_rules import heads_of
 
 BATCHES = tuple(2.0**power for power in range(13))  # requests a device that a search of decoding tries
-DEGREES = ("tp", "pp", "dp", "ep", "virtual")
+DEGREES = ("tp", "pp", "dp", "ep", "virtual", "cp")
 ZERO_STAGES = (0, 1, 2, 3)
-VARIED = ("schedule", "recompute", "optimizer.zero")  # what of a layout is structure
+VARIED = ("schedule", "recompute", "optimizer.zero", "parallel.sequence_parallel")  # what of a layout is structure
 LAYOUT = (*(f"parallel.{name}" for name in DEGREES), "micro_batch")
 OWN = (*LAYOUT, "global_batch", "batch_per_device")  # columns of layouts, by path below the scenario
 MOST_LAYOUTS = 20_000_000  # of one search, at all values of its axes
@@ -86,17 +86,25 @@ def check_size(layouts: int) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variant:
-    """What of a layout is structure: the schedule, what the backward pass computes again, the ZeRO stage."""
+    """What of a layout is structure: the schedule, what the backward pass computes again, the ZeRO stage, and whether
+    activations outside the tensor-parallel region are split too."""
 
     schedule: str
     recompute: frozenset[str]
     zero: int
+    sequence_parallel: bool
+
+    @property
+    def layer_work(self) -> tuple[frozenset[str], bool]:
+        """Return what of a variant decides the work of a layer."""
+        return self.recompute, self.sequence_parallel
 
     def of(self, scenario: Scenario, stages: tuple[int, ...] | None = None) -> Scenario:
         """Return the scenario in this variant. stages: layers of each, null: as even as possible."""
         assert isinstance(scenario.plan, Training)
         plan = replace(scenario.plan, schedule=self.schedule, recompute=self.recompute, zero=self.zero, stages=stages)
-        return replace(scenario, plan=plan)
+        parallel = replace(scenario.parallel, sequence_parallel=self.sequence_parallel)
+        return replace(scenario, plan=plan, parallel=parallel)
 
     def planned(self, scenario: Scenario) -> tuple[Scenario, Training]:
         """Return the scenario in this variant, its stages even, and its step."""
@@ -108,7 +116,12 @@ class Variant:
         """Return the variant as paths below the scenario."""
         named = next((name for name, operators in SETS.items() if {name} == self.recompute), None)
         recompute = named or ", ".join(sorted(self.recompute)) or "none"
-        return {"schedule": self.schedule, "recompute": recompute, "optimizer.zero": self.zero}
+        return {
+            "schedule": self.schedule,
+            "recompute": recompute,
+            "optimizer.zero": self.zero,
+            "parallel.sequence_parallel": self.sequence_parallel,
+        }
 
 
 def divisors(number: int) -> list[int]:
@@ -121,13 +134,16 @@ def training_space(scenario: Scenario, plan: Training, devices: int, batch: int 
     architecture = scenario.architecture
     batch = int(np.max(plan.global_batch)) if batch is None else batch
     rows = []
+    sequence = int(np.max(plan.sequence))
     for tp, pp, ep in _degrees(architecture, devices):
-        dp = devices // (tp * pp)
-        if batch % dp or (dp * tp) % ep:
-            continue
-        for micro, virtual in product(divisors(batch // dp), _virtual(plan.schedule, pp, architecture.depth)):
-            rows.append((tp, pp, dp, ep, virtual, micro))
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 6).T
+        for cp in divisors(devices // (tp * pp)):
+            dp = devices // (tp * pp * cp)
+            if sequence % cp or batch % dp or (dp * tp * cp) % ep:
+                continue
+            micro_batches = divisors(batch // dp) if cp == 1 else [1]  # ranks take whole sequences where there are more
+            for micro, virtual in product(micro_batches, _virtual(plan.schedule, pp, architecture.depth)):
+                rows.append((tp, pp, dp, ep, virtual, cp, micro))
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 7).T
     names = (*(f"parallel.{name}" for name in DEGREES), "micro_batch")
     return Space(dict(zip(names, columns, strict=True)))
 
@@ -146,17 +162,19 @@ def inference_space(scenario: Scenario, devices: Sequence[int], batches: Sequenc
     return Space(dict(zip(names[: len(names) if batches[0] else -1], columns, strict=False)))
 
 
-def variants(plan: Training, fixed: Collection[str] = ()) -> list[Variant]:
-    """Return the structures of a training step: schedules of one family, recomputation, ZeRO stages.
+def variants(plan: Training, fixed: Collection[str] = (), *, splits_sequence: bool = False) -> list[Variant]:
+    """Return the structures of a training step: schedules of one family, recomputation, ZeRO stages, and with and
+    without sequence parallelism.
 
-    fixed: those of `VARIED` that stay as the plan has them.
+    fixed: those of `VARIED` that stay as the scenario has them; splits_sequence: whether it has sequence parallelism.
     """
     family = ("1f1b", "interleaved") if plan.schedule in ("1f1b", "interleaved") else (plan.schedule,)
     schedules = (plan.schedule,) if "schedule" in fixed else family
     recomputed = [plan.recompute, *(frozenset({name}) for name in ("none", "selective", "full"))]
     stages = (plan.zero,) if "optimizer.zero" in fixed else ZERO_STAGES
     chosen = [plan.recompute] if "recompute" in fixed else list(dict.fromkeys(recomputed))
-    return [Variant(*each) for each in product(schedules, chosen, stages)]
+    splits = (splits_sequence,) if "parallel.sequence_parallel" in fixed else (False, True)
+    return [Variant(*each) for each in product(schedules, chosen, stages, splits)]
 
 
 def _degrees(architecture: Architecture, devices: int) -> Iterator[tuple[int, int, int]]:

@@ -128,7 +128,7 @@ def search_steps(request: SearchRequest, result: SearchResult, devices: int, on_
     base, _ = workload.varied(request.scenario, {space.paths(head): tuple(space.columns.values())})
     assert isinstance(base.plan, Training), "search has checked it"
     result.stages = _placement(base.plan)
-    plans = variants(base.plan, request.fixed)
+    plans = variants(base.plan, request.fixed, splits_sequence=base.parallel.sequence_parallel)
     calibration = workload.calibration(base)
     race = _Race(base, calibration, space, head, goal, plans, prune=_prunes(request))
     groups = sorted(_groups(race, result), key=lambda group: float(group.bounds.min()))
@@ -225,8 +225,8 @@ def _groups(race: _Race, result: SearchResult) -> Iterator[_Group]:
     bounder = Bounder(race.calibration, base.plan, alike_layers(base, columns, count))
     lowest = min(variant.zero for variant in plans)
     candidates = [_may_fit(base, variant, columns, bounder, result, lowest) for variant in plans]
-    for recompute in dict.fromkeys(variant.recompute for variant in plans):
-        with_it = [number for number, variant in enumerate(plans) if variant.recompute == recompute]
+    for work in dict.fromkeys(variant.layer_work for variant in plans):
+        with_it = [number for number, variant in enumerate(plans) if variant.layer_work == work]
         rows = np.flatnonzero(np.any([candidates[number] for number in with_it], axis=0))
         if len(rows):
             bounder.price(plans[with_it[0]].of(base), rows)
@@ -265,8 +265,9 @@ def _numbered(columns: Sequence[Array]) -> Indices:
 
 def _own(variant: Variant, columns: Mapping[str, Array], least: int) -> npt.NDArray[np.bool_]:
     """Return the layouts that a variant means: several stages a rank are interleaved; one replica shards nothing, so
-    that all ZeRO stages are the `least` one there."""
+    that all ZeRO stages are the `least` one there; and one tensor-parallel rank has no one to split a sequence with."""
     virtual = columns["parallel.virtual"]
     several = virtual > 1 if variant.schedule == "interleaved" else virtual == 1
     own = several if variant.schedule in ("1f1b", "interleaved") else np.ones(len(virtual), dtype=bool)
-    return own & ((columns["parallel.dp"] > 1) | (variant.zero == least))
+    splits = (columns["parallel.tp"] > 1) | (not variant.sequence_parallel)
+    return own & splits & ((columns["parallel.dp"] * columns["parallel.cp"] > 1) | (variant.zero == least))

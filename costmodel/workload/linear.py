@@ -318,6 +318,7 @@ class _LocalLinear:
             f"{linear.name}{suffix}", m=m, n=n, k=k, dtype=math_unit(self.dtype), a_bytes=a_bytes, b_bytes=b_bytes,
             out_bytes=out_bytes, groups=self.groups, replicas=linear.replicas, family=family,
             block_scaled=self.narrow and self.context.precision.scale_block is not None, is_wgrad=is_wgrad,
+            microscaled=self._expands_microscaled,
         )  # fmt: skip
         if experts is None:
             return gemm
@@ -332,6 +333,12 @@ class _LocalLinear:
         if self.linear.dtype is None:
             return self.context.precision.weight_only
         return self.linear.weight_bytes is not None and self.linear.weight_bytes < ELEMENT_BYTES[self.linear.dtype]
+
+    @property
+    def _expands_microscaled(self) -> bool:
+        """Tell whether 16-bit GEMMs expand weights from MXFP4."""
+        stored = self.context.precision.weights if self.linear.dtype is None and not self.narrow else ""
+        return stored == "mxfp4" and self._expands_weights
 
     def _own_element(self) -> Bytes | None:
         """Return the bytes of a stored weight where it has a format of its own, null where it is the model's."""

@@ -128,7 +128,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
         traffic=cache + context.sequences * q_len * heads * (width + mixer.kv_lora) * element,
         family=f"{'mla' if mixer.indexer is None else 'sparse_mla'}_{'decode' if decodes else 'prefill'}",
         kv_len=keys, kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
-        quantized_kv=has_quantized_kv(context),
+        quantized_kv=has_quantized_kv(context), selected=0.0 if mixer.indexer is None else mixer.indexer.top_k,
     )  # fmt: skip
     if not decodes:
         gather_kv(builder, context, width)

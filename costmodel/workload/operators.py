@@ -29,6 +29,7 @@ class Gemm:
     local_experts, experts: groups of this rank and of all ranks, with or without rows (0: not stated).
     tokens: tokens that the rows are copies of (0: not stated).
     is_wgrad: weight gradient, whose operands are quantised along the other dimension.
+    microscaled: weights are expanded from MXFP4 to 16 bits.
     """
 
     name: str
@@ -51,15 +52,19 @@ class Gemm:
     experts: Count = 0.0
     tokens: Count = 0.0
     is_wgrad: bool = False
+    microscaled: bool = False
 
     @property
     def variant(self) -> str:
-        """Return the kernels of the family: by number format, block scales, masked buffers, weight gradient.
+        """Return the kernels of the family: by number formats, block scales, masked buffers, weight gradient.
 
         Both operands of a block-scaled weight gradient carry scales along rows only.
         """
-        is_wgrad = self.block_scaled and self.is_wgrad
-        return str(Variant(self.dtype, block_scaled=self.block_scaled, masked=self.masked, is_wgrad=is_wgrad))
+        own = Variant(
+            self.dtype, block_scaled=self.block_scaled, masked=self.masked, microscaled=self.microscaled,
+            is_wgrad=self.block_scaled and self.is_wgrad,
+        )  # fmt: skip
+        return str(own)
 
     @property
     def flop(self) -> Flop:
@@ -86,6 +91,7 @@ class AttentionKernel:
     kv_token_bytes: keys and values of one token and key-value head [B].
     quantized_kv: the cache has a narrower format than the GEMMs.
     last_query_kv_len: keys of the last query (null: all).
+    selected: keys that each query may select, of which fewer may exist (0: none is selected).
     relative_speed: over the device's fused kernel at equal pairs.
     serial_cycles: cycles of a thread block that scans its sequence chunk by chunk; blocks: of them per processor.
     kind: what it computes, where kernels of a family differ by that (empty: they do not).
@@ -109,6 +115,7 @@ class AttentionKernel:
     quantized_kv: bool = False
     forward_macs_per_pair: Count = 0.0
     last_query_kv_len: Count | None = None
+    selected: Count = 0.0
     relative_speed: Quantity = 1.0
     serial_cycles: Count = 0.0
     blocks: Count = 1.0

@@ -93,7 +93,7 @@ def step_operators(
 
 
 def _weight_casts(context: Context, owned: Sequence[tuple[int, Parameters]]) -> Iterable[Operator]:
-    """Yield the cast of updated weights to a narrower format of the products, once a step: e_stored + e_read a weight."""
+    """Yield the cast of updated weights to the products' narrower format, once a step: e_stored + e_read a weight."""
     stored, read = context.stored_weight, context.gemm_weight
     if read >= stored:
         return

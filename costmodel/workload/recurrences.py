@@ -82,7 +82,8 @@ def _add_short_convolution(builder: WorkBuilder, context: Context, mixer: Recurr
     """
     tp = context.parallel.tp
     waiting = context.sequences * mixer.waiting / tp * context.residual if context.phase == "decode" else 0.0
-    convolution = Elementwise("short convolution", 2 * (size + waiting), kind="conv")
+    kind = "conv_update" if context.phase == "decode" else "conv"
+    convolution = Elementwise("short convolution", 2 * (size + waiting), kind=kind)
     builder.step("qkv", [convolution], [Elementwise("convolution gradient", 3 * size)])
     taps = (mixer.short_conv + (1.0 if mixer.conv_bias else 0.0)) * mixer.channels
     builder.add_parameters(Parameters("short convolution", taps, taps / tp, taps))

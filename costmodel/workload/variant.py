@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-_ENDINGS = {"block_scaled": "_block", "masked": "_masked", "is_wgrad": "_wgrad", "quantized_kv": "_kvquant"}
+_ENDINGS = {
+    "block_scaled": "_block", "masked": "_masked", "is_wgrad": "_wgrad", "quantized_kv": "_kvquant",
+    "microscaled": "_mxfp4",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,7 @@ class Variant:
     masked: groups have buffers of fixed size.
     is_wgrad: weight gradient of block-scaled operands, whose scales run along their rows.
     quantized_kv: the KV cache is narrower than the products.
+    microscaled: weights are expanded from MXFP4, whose kernels are others than those of INT4.
     """
 
     kind: str
@@ -23,6 +27,7 @@ class Variant:
     masked: bool = False
     is_wgrad: bool = False
     quantized_kv: bool = False
+    microscaled: bool = False
 
     @staticmethod
     def parse(text: str) -> Variant:
@@ -39,4 +44,4 @@ class Variant:
     @property
     def base(self) -> Variant:
         """Return the variant of the same format without what sets its kernels apart."""
-        return replace(self, masked=False, is_wgrad=False, quantized_kv=False)
+        return replace(self, masked=False, is_wgrad=False, quantized_kv=False, microscaled=False)

@@ -10,7 +10,7 @@ from builders import FRAMEWORK
 from pydantic import ValidationError
 
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.collective import ClusterSteps, CollectiveForm, CustomAllReduce, Nvls
+from costmodel.cost.collective import ClusterSteps, CollectiveForm, CustomAllReduce, HostBridge, Nvls
 from costmodel.cost.expert_all_to_all import LowLatencyForm, NormalForm
 from costmodel.cost.machine import Machine
 from costmodel.errors import InfeasibleError
@@ -238,6 +238,32 @@ def test_a_message_without_a_cluster_is_an_error():
     alone = replace(machine(), cluster=None)
     with pytest.raises(InfeasibleError, match="all_gather: no cluster says how its ranks are connected"):
         seconds(NCCL, "all_gather", 1e6, 8.0, alone)
+
+
+def test_ranks_behind_several_switches_share_the_host_s_bridges():
+    node = load_node("rtx-pro-6000-server-x8")
+    bridge = HostBridge(bridge_efficiency=0.5, bridge_sharing=1.0, switch_ranks=2)
+    bridged = replace(NCCL, nvls=None, host_bridge=bridge)
+
+    def bandwidth(form: CollectiveForm, ranks: float) -> float:
+        on = Machine(
+            node.device, FRAMEWORK, node.device.processors, cluster=Cluster("box", replace(node, count=8.0), 1.0, None)
+        )
+        return 2e9 * (ranks - 1) / ranks / seconds(form, "all_reduce", 1e9, ranks, on)
+
+    plain = replace(bridged, host_bridge=None)
+    assert bandwidth(bridged, 2.0) == bandwidth(plain, 2.0)
+    assert bandwidth(bridged, 4.0) == pytest.approx(0.25 * bandwidth(plain, 4.0), rel=0.01)
+    assert bandwidth(bridged, 8.0) == pytest.approx(0.125 * bandwidth(plain, 8.0), rel=0.01)
+
+
+def test_messages_that_the_host_stores_pass_no_bridge():
+    node = replace(load_node("rtx-4090-x8"), peer_to_peer=False)
+    on = Machine(node.device, FRAMEWORK, node.device.processors, cluster=Cluster("box", node, 1.0, None))
+    staged = replace(NCCL, nvls=None, host_staged_efficiency=0.5)
+    bridge = HostBridge(bridge_efficiency=0.1, bridge_sharing=1.0, switch_ranks=2)
+    bridged = replace(staged, host_bridge=bridge)
+    assert seconds(bridged, "all_reduce", 1e9, 8.0, on) == seconds(staged, "all_reduce", 1e9, 8.0, on)
 
 
 def test_a_quicker_nic_saves_its_latency_once_for_each_message_that_is_waited_for():
