@@ -118,7 +118,8 @@ def _worth(
     return Worth(
         lever.term, scenario, metric, changes, value, after,
         ratio=_ratio(before, evaluate(altered, changed.calibration(altered)), metric, after / value),
-        ceiling=ceiling(point, workload.scenario(scenario), own), with_waves=with_waves(point, own), limit=lever.limit, cite=lever.cite,
+        ceiling=ceiling(point, workload.scenario(scenario), own), with_waves=with_waves(point, own),
+        limit=lever.limit, cite=lever.cite,
     )  # fmt: skip
 
 

@@ -412,7 +412,7 @@ def test_tensor_parallel_ranks_send_a_part_each_and_gather_unless_sequences_are_
 
 
 def test_weights_are_cast_once_a_step_for_products_that_read_them_narrower() -> None:
-    """FP8 products of BF16 weights: every linear weight of the rank is read in two bytes, written in one and a scale."""
+    """FP8 products of BF16 weights: every linear weight of the rank is read in two bytes, written in one."""
     wide = replace(FP8, weights="bf16")
     for precision, element in ((wide, 2.0 + 1.0 + 4.0 / 128**2), (replace(FP8, weights="fp8"), None), (BF16, None)):
         seen = replace(context(DENSE_MODEL), precision=precision)
