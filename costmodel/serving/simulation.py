@@ -4,56 +4,51 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
 
 import numpy as np
 
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError
+from costmodel.serving.availability import OFF, Fleet
+from costmodel.serving.checkpoint import identity, is_over, restore, save
 from costmodel.serving.compiled import Function, compiled
+from costmodel.serving.deployment import is_fixed, lockstep_of, new_service
 from costmodel.serving.draw import draw_requests, in_order_of_arrival
-from costmodel.serving.fleet import (
-    LEAST_LOADED,
-    POWER_OF_TWO,
-    PREFIX,
-    RANDOM,
-    ROUND_ROBIN,
-    deal_out,
-    new_router,
-    run_apart,
-    run_together,
-)
+from costmodel.serving.fleet import deal_out, run_apart, run_together
 from costmodel.serving.prices import Tables
+from costmodel.serving.routing import Service
 from costmodel.serving.state import (
+    FINISH,
+    MOMENT,
+    NOBODY,
     OUTPUT,
     OUTSIDE,
-    REPLICA,
+    STEPS,
+    WAITING,
     Engine,
     Policy,
     Progress,
     Requests,
-    new_fleet,
-    new_progress,
 )
 from costmodel.serving.step_times import Sizes, StepPricer, StepTimes, make_tables
 from costmodel.serving.traces import read_trace
 from costmodel.workload.engine_memory import kv_pool, memory_of
 from costmodel.workload.plans import Serving, drafted_tokens, tokens_per_step
-from costmodel.workload.requests import RequestStream
+from costmodel.workload.requests import Replicas, RequestStream
 from costmodel.workload.scenario import Scenario
 
-KINDS = {
-    "round_robin": ROUND_ROBIN, "random": RANDOM, "least_loaded": LEAST_LOADED, "power_of_two": POWER_OF_TWO,
-    "prefix": PREFIX,
-}  # fmt: skip
-BINS = 256  # of an engine's occupancy over time
 FEW_TOKENS = 250_000  # of all outputs: Python alone serves them in less time than compilation takes
+PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts; seconds between checkpoints
+PER_PLACE = 8  # requests of a saturated replica for each that it runs at a time
 UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step: the largest of their defaults
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Served:
     """What became of the requests. engines: one row for each; front_end: what client and front end add to the first
-    token of each [s].
+    token of each [s]; fleet: who served when.
     """
 
     requests: Requests
@@ -62,6 +57,26 @@ class Served:
     policy: Policy
     times: StepTimes
     front_end: float
+    fleet: Fleet
+
+    @property
+    def done(self) -> Served:
+        """Return the requests that were served: all, but for those that were turned away."""
+        if not self.fleet.rejected[0]:
+            return self
+        ended = np.isfinite(self.progress.time[:, FINISH])
+        arrival, length, calls, pause = (each[ended] for each in self.requests[:4])
+        requests = self.requests._replace(arrival=arrival, length=length, calls=calls, pause=pause)
+        return replace(
+            self, requests=requests, progress=Progress(self.progress.time[ended], self.progress.count[ended])
+        )
+
+    @property
+    def rented(self) -> float:
+        """Return for how long engines were paid for, all together [s]."""
+        end = float(np.nanmax(self.progress.time[:, FINISH])) if len(self.progress.time) else 0.0
+        still = np.where(self.fleet.status == OFF, 0.0, np.maximum(end - self.fleet.since, 0.0))
+        return float(np.sum(self.fleet.rented + still))
 
 
 class Simulation:
@@ -88,44 +103,76 @@ class Simulation:
             return read_trace(self.stream, block)
         return draw_requests(self.plan, self.stream, block, self.scenario.simulation.seed)
 
-    @property
-    def replicas(self) -> int:
-        """Return the number of engines: replicas, each with its data-parallel groups."""
-        return int(self.plan.replicas.count) * int(self.scenario.parallel.dp)
-
     def _fast(self, function: Function) -> Function:
         """Return a function, compiled where that saves more time than it takes; its results are the same."""
         tokens = int(self.requests.length[:, OUTPUT].sum())
         return compiled(function) if tokens > FEW_TOKENS else function
 
-    def run(self, slowdown: float = 1.0, policy: Policy | None = None) -> Served:
-        """Return what becomes of the requests. slowdown: factor on all step times; policy: instead of the scenario's.
+    def run(self, slowdown: float = 1.0, policy: Policy | None = None, checkpoint: Path | None = None) -> Served:
+        """Return what becomes of the requests. slowdown: factor on all step times; policy: instead of the scenario's;
+        checkpoint: file that keeps the state, from which a simulation that was stopped goes on.
 
         Raises InfeasibleError where a request can never start.
         """
         policy = self.policy if policy is None else policy
         requests = self.requests._replace(arrival=self.requests.arrival.copy())
-        progress, engines = new_progress(requests), new_fleet(self.replicas, policy, requests, BINS)
-        tables = slower(self.times.tables, slowdown)
-        kind, count = KINDS[self.plan.replicas.routing], len(requests.arrival)
-        if kind in (ROUND_ROBIN, RANDOM) and np.isfinite(requests.arrival).all():
-            router = new_router(kind, 0.0, self.replicas, count, self.scenario.simulation.seed)
-            turns = np.arange(count) % self.replicas
-            progress.count[:, REPLICA] = turns if kind == ROUND_ROBIN else router.dice[:, 0]
-            deal, serve = self._fast(deal_out), self._fast(run_apart)
-            deal(requests, progress, engines)
-            stuck = serve(requests, progress, engines, policy, tables, np.inf)
-        else:
-            delay = float(self.plan.replicas.signal_delay)
-            router = new_router(kind, delay, self.replicas, count, self.scenario.simulation.seed)
-            stuck = self._fast(run_together)(requests, progress, engines, policy, tables, router)
+        service = new_service(self.scenario, self.plan, requests, policy, slower(self.times.tables, slowdown))
+        stuck = self._serve(service, self.plan, np.inf) if checkpoint is None else self._keep(service, checkpoint)
+        return self._served(service, stuck)
+
+    def _keep(self, service: Service, path: Path) -> int:
+        """Run a deployment part by part, and write its state after parts; return an engine that is stuck, -1: none."""
+        mark = identity(service)
+        if path.exists():
+            restore(path, service, mark)
+        arrival = service.requests.arrival
+        part = max(float(np.max(arrival[np.isfinite(arrival)])), 1.0) / PARTS
+        until, stuck, saved = float(np.nanmin(np.append(service.engines.clock[:, MOMENT], part))), -1, monotonic()
+        while stuck < 0 and not is_over(service):
+            until += part
+            part *= GROWTH
+            stuck = self._serve(service, self.plan, until)
+            if monotonic() - saved > EVERY or is_over(service):
+                save(path, service, mark)
+                saved = monotonic()
+        return stuck
+
+    def _served(self, service: Service, stuck: int) -> Served:
+        """Return what became of a deployment's requests. Raises InfeasibleError where one can never start."""
         if stuck >= 0:
-            raise InfeasibleError(f"engine {stuck} has a request that never starts")
-        assert not engines.count[:, OUTSIDE].any(), "no step is larger than the policy allows"
+            raise InfeasibleError(f"engine {stuck} has a request that never starts, or no engine is up")
+        assert not service.engines.count[:, OUTSIDE].any(), "no step is larger than the policy allows"
         return Served(
-            requests=requests, progress=progress, engines=engines, policy=policy,
-            times=replace(self.times, tables=tables), front_end=front_end(self.scenario),
+            requests=service.requests, progress=service.progress, engines=service.engines, policy=service.policy,
+            times=replace(self.times, tables=service.tables), front_end=front_end(self.scenario), fleet=service.fleet,
         )  # fmt: skip
+
+    def saturated(self, least: int) -> Served:
+        """Return what becomes of requests that come to one replica at once: all of them, again and again.
+
+        least: so many, and no fewer than several for each place.
+        """
+        groups = int(self.scenario.parallel.dp)
+        count = max(least, PER_PLACE * self.policy.max_seqs * groups)
+        chosen = np.arange(count) % len(self.requests.arrival)
+        first_id = self.requests.first_id[: min(count, len(self.requests.arrival)) + 1]  # only the first have a prefix
+        blocks = np.concatenate([first_id, np.full(count + 1 - len(first_id), first_id[-1])])
+        requests = Requests(
+            np.zeros(count), self.requests.length[chosen], np.full(count, NOBODY), np.zeros(count), blocks,
+            self.requests.ids[: first_id[-1]],
+        )  # fmt: skip
+        plan = replace(self.plan, replicas=Replicas())
+        service = new_service(self.scenario, plan, requests, self.policy, self.times.tables)
+        return self._served(service, self._serve(service, plan, np.inf))
+
+    def _serve(self, service: Service, plan: Serving, until: float) -> int:
+        """Run a deployment up to a moment; return an engine that is stuck, -1: none."""
+        requests, progress, engines = service.requests, service.progress, service.engines
+        if not is_fixed(self.scenario, plan) or not np.isfinite(requests.arrival).all():
+            return int(self._fast(run_together)(service, until))
+        if not (engines.count[:, STEPS].any() or engines.count[:, WAITING].any()):
+            self._fast(deal_out)(requests, progress, engines)
+        return int(self._fast(run_apart)(requests, progress, engines, service.policy, service.tables, until))
 
 
 def front_end(scenario: Scenario) -> float:
@@ -187,8 +234,8 @@ def _check(scenario: Scenario, plan: Serving) -> None:
     parallel, field = scenario.parallel, f"scenarios.{scenario.name}"
     problems = (
         (parallel.pp > 1, "parallel.pp", "pipeline stages", "write `pp: 1` and a larger `tp`"),
-        (parallel.dp > 1 and parallel.ep > parallel.tp * parallel.cp, "parallel.ep", "experts shared by data-parallel "
-         "engines", "write `replicas`, each with its experts"),
+        (plan.replicas.autoscale is not None and lockstep_of(scenario) > 1, "replicas.autoscale", "an autoscaler of "
+         "engines that share experts", "write `replicas: {count: 2}`"),
         (scenario.offload.is_used, "offload", "offloaded tensors", "remove `offload`"),
         (plan.scheduler.policy != "fcfs", "scheduler.policy", f"the policy {plan.scheduler.policy}", "write `fcfs`"),
         (plan.scheduler.preemption != "recompute", "scheduler.preemption", "swapped caches", "write `recompute`"),
