@@ -18,7 +18,6 @@ import yaml
 from costmodel.api import load
 from costmodel.errors import CostModelError
 from costmodel.schema.what_if import AlternativeFile, load_what_if
-from costmodel.study.ceilings import within
 from costmodel.study.what_if import LEVERS, Worth, worths
 
 MODELS = ("llama-3-8b", "llama-2-7b", "mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v2-lite", "gpt-oss-20b", "gemma-2-9b",
@@ -66,7 +65,7 @@ def beyond(document: dict[str, Any], lever: AlternativeFile, folder: Path) -> tu
         return None, True
     if found.saved is None or found.ceiling is None:
         return None, True
-    return found, within(found.saved, found.ceiling)
+    return found, found.keeps_to_its_ceiling
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,12 +23,15 @@ def show_worths(scenarios: Mapping[str, Sequence[Worth]]) -> None:
         together = f">{headline} with those above it in the list"
         view = table("?lever", "change", ">alone", ">80 % interval", ">at most", together, "?")
         for row in had:
-            note = "" if row.holds else "beyond its ceiling: a fault of the model"
+            note = "" if row.keeps_to_its_ceiling else "beyond its ceiling: a fault of the model"
             view.add(
                 row.name or "", row.term, _share(row.saved), _interval(row), _share(row.ceiling),
                 metric(headline, row.together), note,
             )  # fmt: skip
         show(view)
+        for row in had:
+            if (row.saved or 0.0) > (row.ceiling or 1.0):
+                show(f"{row.term}: more than its share, as kernels need whole waves of tiles fewer", "dim")
         for row in rows:
             if row.refused is not None:
                 show(f"{row.name or row.term}: {row.refused}", "dim")

@@ -45,6 +45,18 @@ def ceiling(before: Point, scenario: Scenario, values: Mapping[str, tuple[Any, A
     return share * factor if of_kernels else min(share, factor)
 
 
+def with_waves(before: Point, values: Mapping[str, tuple[Any, Any]]) -> float | None:
+    """Return the most that freed processors save where their share does not bound it, null for other changes.
+
+    A kernel of two waves of tiles may need one: half of its time. What sends in place of a few processors may send as
+    fast as the library's own number of them: an exchange may be hidden whole.
+    """
+    if SENDING not in values:
+        return None
+    exchanges = {path: pair for path, pair in values.items() if path != SENDING} | {OF_EXCHANGE[0]: (None, None)}
+    return min(0.5 * _of_lines(before, values) + _of_lines(before, exchanges), 1.0)
+
+
 def _of_rates(scenario: Scenario, values: Mapping[str, tuple[Any, Any]]) -> float:
     """Return 1 - 1/f, with f the largest factor of any change; one where a change is no number or format."""
     largest = max((_factor(scenario, path, *pair) for path, pair in values.items()), default=1.0)

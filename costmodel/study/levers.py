@@ -28,14 +28,15 @@ def levers_of(name: str, search_path: Sequence[str] = ()) -> LeversFile:
         return load_levers(name, found)
     file = load_what_if(name, found).file
     levers = [
-        LeverFile(
-            term=one.term, section=one.cite or "", kind="recommendation",
-            switches=[SwitchFile(name=one.term, set=one.set, times={**one.scale}, against=one.against, limit=one.limit)],
-        )
+        LeverFile(term=one.term, section=one.cite or "", kind="recommendation", switches=[_switch(one)])
         for one in file.alternatives
         if (one.set or one.scale) and one.message is None
-    ]  # fmt: skip
+    ]
     return LeversFile(title=file.title, cite=name, levers=levers)
+
+
+def _switch(one: AlternativeFile) -> SwitchFile:
+    return SwitchFile(name=one.term, set=one.set, times={**one.scale}, against=one.against, limit=one.limit)
 
 
 def _is_lever_file(name: str, search_path: tuple[str, ...]) -> bool:

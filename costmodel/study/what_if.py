@@ -15,11 +15,10 @@ from costmodel.errors import InputError
 from costmodel.quantities import Array
 from costmodel.result import PHASES, Point
 from costmodel.schema.what_if import AlternativeFile
-from costmodel.study.ceilings import ceiling, within
+from costmodel.study.ceilings import ceiling, with_waves, within
 
 SCHEMA = "costmodel/what_if@1"
 LEVERS = "levers"  # what-if file of any workload
-ROUNDING = 1e-6  # by which a saving may exceed its ceiling
 _OWN = "scenario."  # begins a path of the scenario at hand
 
 
@@ -28,7 +27,8 @@ class Worth:
     """What a lever is worth in a scenario.
 
     before, after: the headline without it and with it alone; ratio: 80 % interval of after over before, in which the
-    errors that both share cancel; ceiling: the most that it can save, a share of the headline; together: the headline
+    errors that both share cancel; ceiling: the most that it can save, a share of the headline; with_waves: of freed
+    processors, the most where kernels need whole waves of tiles fewer, null for others; together: the headline
     with it and all levers above it that can be had; refused: why it cannot be had, null where it can. name, section: of
     a publication's lever, null of others; against: what both sides have beside the workload, null for nothing.
     """
@@ -41,6 +41,7 @@ class Worth:
     after: float | None = None
     ratio: tuple[float, float] | None = None
     ceiling: float | None = None
+    with_waves: float | None = None
     together: float | None = None
     refused: str | None = None
     limit: str | None = None
@@ -50,14 +51,16 @@ class Worth:
     against: Mapping[str, str] | None = None
 
     @property
-    def holds(self) -> bool:
-        """Tell whether the saving keeps to its ceiling."""
-        return self.saved is None or self.ceiling is None or within(self.saved, self.ceiling, ROUNDING)
-
-    @property
     def saved(self) -> float | None:
         """Return the share of the headline that it saves alone, null where it cannot be had."""
         return None if self.after is None else 1.0 - self.after / self.before
+
+    @property
+    def keeps_to_its_ceiling(self) -> bool:
+        """Tell whether it saves no more than it can."""
+        if self.saved is None or self.ceiling is None:
+            return True
+        return within(self.saved, self.ceiling if self.with_waves is None else max(self.ceiling, self.with_waves))
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -66,7 +69,7 @@ class Worth:
             **row,
             "changes": {path: str(value) for path, value in self.changes.items()},
             "saved": self.saved,
-            "holds": self.holds,
+            "keeps_to_its_ceiling": self.keeps_to_its_ceiling,
         }
 
 
@@ -124,7 +127,8 @@ def _worth(
     return Worth(
         lever.term, scenario, metric, changes, value, after,
         ratio=_ratio(before, evaluate(altered, changed.calibration(altered)), metric, after / value),
-        ceiling=ceiling(point, workload.scenario(scenario), own), limit=lever.limit, cite=lever.cite,
+        ceiling=ceiling(point, workload.scenario(scenario), own), with_waves=with_waves(point, own),
+        limit=lever.limit, cite=lever.cite,
     )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def test_a_switch_saves_one_less_after_over_before_within_interval_and_ceiling()
     assert one.ratio is not None
     assert one.saved == pytest.approx(1 - one.after / one.before)
     assert one.ratio[0] <= one.after / one.before <= one.ratio[1]
-    assert one.holds
+    assert one.keeps_to_its_ceiling
     assert one.section == "5.1"
 
 
@@ -73,8 +73,8 @@ def test_what_a_workload_does_not_have_does_not_apply() -> None:
 
 def test_a_saving_beyond_its_ceiling_is_said_to_be_one() -> None:
     worth = Worth("a", "s", "tpot", {}, before=2.0, after=1.0, ceiling=0.4)
-    assert not worth.holds
-    assert replace(worth, ceiling=0.5).holds
+    assert not worth.keeps_to_its_ceiling
+    assert replace(worth, ceiling=0.5).keeps_to_its_ceiling
 
 
 def test_a_list_of_changes_without_names_is_one_of_levers() -> None:
