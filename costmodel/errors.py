@@ -5,6 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_HIDDEN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"} | {
+    code: f"\\u{code:04x}"
+    for code in (0x061C, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
+}  # fmt: skip
+"""Characters that move the cursor, colour, hide or turn around text on a terminal -> how they are shown."""
+
+
+def visible(text: str) -> str:
+    """Return a text with every control character written out: what a file says must not steer a terminal."""
+    return text if text.isascii() and text.isprintable() else text.translate(_HIDDEN)
+
 
 class CostModelError(Exception):
     """Base of all errors that `costmodel` raises on purpose; `exit_code` is what the command line returns."""
@@ -43,7 +54,7 @@ class Problem:
         if self.field:
             head.append(self.field)
         text = ": ".join([*head, self.message])
-        return f"{text}; {self.hint}" if self.hint else text
+        return visible(f"{text}; {self.hint}" if self.hint else text)
 
 
 class InputError(CostModelError):

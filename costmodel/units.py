@@ -23,7 +23,7 @@ _POWERS = {"": 0, "m": -3, "u": -6, "µ": -6, "μ": -6, "n": -9, "p": -12} | {
 _SCALES = {prefix: float(f"1e{power}") for prefix, power in _POWERS.items()} | {
     prefix: 1024.0**i for i, prefix in enumerate(_BINARY, 1)
 }
-_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eE]([+-]?\d+))?\s*(\S.*)?")
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eE]([+-]?\d+))?\s*(\S.*)?", re.ASCII)
 _NOT_FINITE = re.compile(r"[+-]?\.?(?:nan|inf|infinity)\b.*", re.IGNORECASE)
 
 

@@ -1,6 +1,6 @@
 """Predictions of measured serving runs from their configuration alone, one JSON line a run.
 
-python -m reports.serving RUNS.csv --output PREDICTIONS.jsonl [--score]
+python -m reports.serving RUNS.csv --output PREDICTIONS.jsonl [--engine event] [--score]
 
 RUNS.csv has the columns of a table of runs: device, model, parallelism, framework and its limits, lengths, rate or
 number in flight. No measured time is read. What a row leaves open is the framework's default.
@@ -23,6 +23,7 @@ import yaml
 import costmodel
 from costmodel.errors import InputError
 from reports import serving_pools
+from reports.serving_requests import over_time
 
 NODES = {
     "H100-SXM5-80GB": "dgx-h100", "H200-SXM-141GB": "hgx-h200", "A100-SXM4-80GB": "dgx-a100", "L40S-48GB": "l40s-x8",
@@ -155,29 +156,31 @@ def document(row: Row) -> dict[str, Any] | str:
     return {**head, "model": f"models/{MODELS[row['model']]}", "scenarios": {"run": scenario(row)}}
 
 
-def prediction(row: Row) -> dict[str, Any]:
+def prediction(row: Row, engine: str = "analytic") -> dict[str, Any]:
     """Return the prediction of a row, milliseconds; why there is none under `error`."""
     identifier, content = row.get("id") or row["row_id"], document(row)
     if isinstance(content, str):
         return {"id": identifier, "error": content}
     run = content["scenarios"]["run"]
     for share in (None, *(() if run.get("memory") or "decode" in run else SHARES)):
-        found = _simulated(content, share, row)
+        found = _simulated(row, content, share, engine)
         if "error" not in found:
             break
     return {"id": identifier, **found}
 
 
-def _simulated(content: Mapping[str, Any], share: float | None, row: Row) -> dict[str, Any]:
+def _simulated(row: Row, content: Mapping[str, Any], share: float | None, engine: str) -> dict[str, Any]:
     """Return the figures of a workload; why there are none under `error`. share: of memory, null: the default."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.yaml"
+        if engine == "event" and "decode" not in content["scenarios"]["run"]:
+            content = {**content, "scenarios": {"run": over_time(row, content["scenarios"]["run"], file.parent)}}
         file.write_text(yaml.safe_dump(content), encoding="utf-8")
         changed = {} if share is None else {"scenarios.run.memory.utilization": share}
         try:
             if "decode" in content["scenarios"]["run"]:
                 return _of_pools(serving_pools.figures(file, row))
-            return _figures(costmodel.load(file, set=changed).simulate()["scenarios"]["run"])
+            return _figures(costmodel.load(file, set=changed).simulate(engine=engine)["scenarios"]["run"])
         except InputError as error:
             return {"error": str(error)}
 
@@ -202,7 +205,7 @@ def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
     figures["output_tok_per_s"] = metrics["tokens_per_second"]
     figures["total_tok_per_s"] = metrics["tokens_per_second"] + metrics["input_tokens_per_second"]
     figures["total_tok_s_gpu"] = figures["total_tok_per_s"] / found["devices"]
-    return {**figures, "concurrency": metrics["concurrency"], "highest_stable_rate": metrics["highest_stable_rate"]}
+    return {**figures, "concurrency": metrics["concurrency"], "highest_stable_rate": metrics.get("highest_stable_rate")}
 
 
 def _of_pools(loop: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,11 +253,14 @@ def scores(chosen: Sequence[Row], found: Sequence[Mapping[str, Any]]) -> Iterato
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("--output", required=True, type=click.Path(dir_okay=False), help="JSON lines")
 @click.option("--only", default="", help="rows whose id begins so")
+@click.option(
+    "--engine", type=click.Choice(["analytic", "event"]), default="analytic", help="closed form, or by requests"
+)
 @click.option("--score", is_flag=True, help="also print errors against the measured columns")
-def main(runs: tuple[str, ...], output: str, only: str, *, score: bool) -> None:
+def main(runs: tuple[str, ...], output: str, only: str, engine: str, *, score: bool) -> None:
     """Predict every run of RUNS that the models cover."""
     chosen = [row for row in rows(runs) if (row.get("id") or row["row_id"]).startswith(only)]
-    found = [prediction(row) for row in chosen]
+    found = [prediction(row, engine) for row in chosen]
     text = "".join(json.dumps(each) + "\n" for each in found)
     Path(output).write_text(text, encoding="utf-8")
     missing = [each for each in found if "error" in each]

@@ -56,7 +56,7 @@ def _contexts(scenario: Scenario) -> list[tuple[Quantity, Context]]:
     if isinstance(plan, Generate):
         return [(1.0, decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens / 2).parts[0])]
     if isinstance(plan, Serving):
-        if plan.rate is not None:
+        if plan.rate is not None or plan.concurrency is None:  # of a full engine where a trace says what arrives
             return [(1.0, engine_passes(scenario, plan, full_state(scenario, plan))[1].parts[0])]
         state = steady_state(scenario, plan, admission(scenario, plan).admitted)
         with_prompts, decode_only = engine_passes(scenario, plan, state)

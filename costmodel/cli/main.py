@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import importlib
 import io
@@ -12,7 +14,7 @@ from typing import TextIO
 
 import click
 
-from costmodel.errors import CostModelError, ImplausibleInput, InputError
+from costmodel.errors import CostModelError, ImplausibleInput, InputError, visible
 from costmodel.version import __version__
 
 # Command -> its line in `costmodel --help`; each is in the module of its name, with `_` for `-`.
@@ -40,6 +42,7 @@ COMMANDS = {
 }
 
 INTERRUPTED = 130
+LONGEST_NAME = 200  # characters of a file's name in a message
 
 
 class Commands(click.Group):
@@ -94,6 +97,44 @@ def _show_warning(
     (sys.stderr if file is None else file).write(text)
 
 
+def _code_of(error: BaseException) -> int:
+    """Say what an error means to the user, and return its exit code; raise it again for a programmer."""
+    if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, CostModelError):
+        problems = error.problems if isinstance(error, InputError) else (error,)
+        for problem in problems:
+            click.echo(visible(str(problem)), err=True)
+        return error.exit_code
+    if isinstance(error, BrokenPipeError | SystemExit):  # a pipe whose reader has enough; click exits, too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, OSError):  # the system's word about a file, a disk or the output: no bug of ours
+        return _told(error)
+    if isinstance(error, MemoryError):
+        click.echo("this needs more memory than there is: ask for fewer points, ranks or micro-batches", err=True)
+        return InputError.exit_code
+    if os.environ.get("COSTMODEL_DEBUG"):
+        raise error
+    click.echo(f"This is a bug in costmodel: {type(error).__name__}: {error}", err=True)
+    click.echo("Please report it; run again with COSTMODEL_DEBUG=1 to get the traceback.", err=True)
+    return 1
+
+
+def _told(error: OSError) -> int:
+    """Say what the system refuses, leave a broken output alone, and return the exit code of bad input."""
+    name = "standard output" if error.filename is None else visible(os.fsdecode(error.filename))
+    with contextlib.suppress(OSError):
+        place = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+        click.echo(f"{place}: {error.strerror or error}", err=True)
+    if error.filename is None and sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter flushes it again at its end
+    return InputError.exit_code
+
+
 def main() -> None:
     """Run the command line and exit with its code: 0 done, 1 our bug, 2 bad input, 3 infeasible, 130 interrupted."""
     # Garbage collection takes a tenth of the import time and finds nothing.
@@ -103,29 +144,12 @@ def main() -> None:
     warnings.showwarning = _show_warning
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name in a source must not end a run
+    if sys.stdout is None:
+        sys.exit(_told(OSError(errno.EBADF, "it is closed")))
     try:
         code = root.main(prog_name="costmodel", standalone_mode=False)
         sys.stdout.flush()
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        code = INTERRUPTED
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except InputError as error:
-        for problem in error.problems:
-            click.echo(problem, err=True)
-        code = error.exit_code
-    except CostModelError as error:
-        click.echo(error, err=True)
-        code = error.exit_code
-    except (BrokenPipeError, SystemExit):  # a pipe that is closed; click exits, too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except Exception as error:
-        if os.environ.get("COSTMODEL_DEBUG"):
-            raise
-        click.echo(f"This is a bug in costmodel: {type(error).__name__}: {error}", err=True)
-        click.echo("Please report it; run again with COSTMODEL_DEBUG=1 to get the traceback.", err=True)
-        code = 1
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        code = _code_of(error)
     gc.freeze()  # else the interpreter looks for garbage once more before it ends: a tenth of a short run
     sys.exit(code if isinstance(code, int) else 0)

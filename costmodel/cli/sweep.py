@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shlex
 from pathlib import Path
 
 import click
 
 from costmodel.cli.options import common_options, output_option, print_json, read_changes, scenario_option
-from costmodel.errors import InfeasibleError, InputError
+from costmodel.errors import InfeasibleError, InputError, visible
+
+ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the variable in which Dask's own tools look for a scheduler
 
 
 @click.command("sweep")
@@ -23,8 +25,9 @@ from costmodel.errors import InfeasibleError, InputError
 @click.option("--cluster", metavar="NAME", hidden=True, help="As `--set scenarios.NAME.cluster=…` for every scenario.")
 @click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Evaluate in this many processes.")
 @click.option(
-    "--cluster-scheduler", "scheduler", envvar="DASK_SCHEDULER_ADDRESS", metavar="URL",
-    help="Dask scheduler to use, or `embedded` to start a local one.",
+    "--cluster-scheduler", "scheduler", metavar="URL",
+    help="Dask scheduler to use, whose workers run code sent to them; `env`: that of $DASK_SCHEDULER_ADDRESS; "
+         "`embedded`: start a local one.",
 )  # fmt: skip
 @output_option("DIR", "Output folder.")
 @common_options
@@ -40,6 +43,7 @@ def command(
     """
     from costmodel.api import load
     from costmodel.cli.progress import progress
+    from costmodel.schema.results import SWEEP_HINT, read_json
     from costmodel.schema.study import find_study
     from costmodel.study.executors import pool
     from costmodel.study.files import STUDY, check_folder
@@ -59,6 +63,7 @@ def command(
     loaded = load(workload, set=values, cluster=cluster, search_path=search_path, scenarios=scenarios or None)
     sweep = plan_sweep(loaded, varied, every=bool(scenarios), wanted=wanted)
     check_folder(output, sweep.document())
+    scheduler = _scheduler(scheduler)
     try:
         with progress("sweep", sweep.points) as on_progress, pool(workers, scheduler) as executor:
             summaries = write_sweep(sweep, output, on_progress, executor)
@@ -66,9 +71,27 @@ def command(
         click.echo(f"interrupted: {output} keeps the finished points; run the same command to resume", err=True)
         raise
     if as_json:
-        print_json({**json.loads((output / STUDY).read_text(encoding="utf-8")), "summary": summaries})
+        print_json({**read_json(output / STUDY, SWEEP_HINT), "summary": summaries})
     else:
         from costmodel.report.sweep import show_sweep
 
         show_sweep(sweep.document(), summaries, shlex.quote(str(output)))
     return 0 if any(summary["fit"] for summary in summaries.values()) else InfeasibleError.exit_code
+
+
+def _scheduler(asked: str | None) -> str | None:
+    """Return the address of the Dask scheduler that is asked for, and say where the work goes; null for none."""
+    from costmodel.study.executors import EMBEDDED
+
+    stated = os.environ.get(ADDRESS)
+    if asked is None:
+        if stated:
+            click.echo(f"note: ${ADDRESS} is set, but not used without --cluster-scheduler env", err=True)
+        return None
+    if asked == "env" and not stated:
+        raise InputError.single(f"${ADDRESS} is not set", hint="write an address", field="--cluster-scheduler")
+    address = str(stated) if asked == "env" else asked
+    if address != EMBEDDED:
+        click.echo(f"note: connecting to the Dask scheduler at {visible(address)}, whose workers run code that this "
+                   "command sends them", err=True)  # fmt: skip
+    return address

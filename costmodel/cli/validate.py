@@ -14,10 +14,11 @@ from costmodel.errors import InputError
 def command(files: tuple[str, ...], search_path: tuple[str, ...]) -> int:
     """Check FILES, or shipped workloads by name, and the files they refer to.
 
-    Prints one line per problem: file:line:column: field: problem; fix."""
-    from costmodel.schema.files import validate
+    Studies, what-ifs and fit plans are planned too, without evaluating anything. Prints one line per problem:
+    file:line:column: field: problem; fix."""
+    from costmodel.study.checking import check_file
 
-    problems = dict.fromkeys(str(problem) for file in files for problem in validate(file, search_path))
+    problems = dict.fromkeys(str(problem) for file in files for problem in check_file(file, search_path))
     for problem in problems:
         click.echo(problem)
     if not problems:

@@ -19,9 +19,13 @@ from typing import Self, TypeAlias
 
 import click
 
+from costmodel.errors import visible
+
 Cell: TypeAlias = "str | tuple[str, str] | float"  # text, text and its style, or the share that a bar shows
 GAP = "  "
 BAR = 12  # characters of a full bar
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which spreadsheets begin one
+_MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _format: ContextVar[str] = ContextVar("format", default="text")
@@ -131,7 +135,7 @@ def show(content: str | Table = "", style: str = "") -> None:
     elif _is_styled():
         _show_styled(content, style)
     else:
-        click.echo(content)
+        click.echo(visible(content))
 
 
 def _is_styled() -> bool:
@@ -186,7 +190,7 @@ def cell_text(cell: Cell) -> str:
     """Return a cell as text."""
     if isinstance(cell, float):
         return bar(cell)
-    return cell if isinstance(cell, str) else cell[0]
+    return cell if isinstance(cell, Number) else visible(cell if isinstance(cell, str) else cell[0])
 
 
 def bar(share: float, width: int = BAR) -> str:
@@ -199,13 +203,14 @@ def bar(share: float, width: int = BAR) -> str:
 
 def _markdown(content: str | Table, style: str) -> str:
     if isinstance(content, str):
-        line = " ".join(content.split())
+        line = " ".join(content.split()).translate(_MARKUP)
         lead = "### " if style == "bold" else "- " if content.startswith("  ") else ""
         return f"{lead}{line}\n"
     content = content.without_bars()
 
     def line_of(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |"
+        escaped = (cell.translate(_MARKUP).replace("|", r"\|").replace("\n", " ") for cell in cells)
+        return f"| {' | '.join(escaped)} |"
 
     rules = ["---:" if right else "---" for right in content.right_aligned]
     rows = (line_of([cell_text(cell) for cell in row]) for row in content.rows)
@@ -220,8 +225,20 @@ def _csv(content: Table) -> str:
         for column in _csv_columns(name, [row[i] for row in content.rows])
     ]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
+    rows = ([_harmless(cell) for cell in row] for row in zip(*columns, strict=True))
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def _harmless(cell: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe before it."""
+    if not cell.startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def _csv_columns(heading: str, cells: Sequence[Cell]) -> Iterator[list[str]]:
@@ -253,7 +270,7 @@ def _show_styled(line: str, style: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    Console(highlight=False).print(Text(line, style))
+    Console(highlight=False).print(Text(visible(line), style))
 
 
 def _show_styled_table(content: Table) -> None:
@@ -266,5 +283,7 @@ def _show_styled_table(content: Table) -> None:
     for name, right in zip(content.names, content.right_aligned, strict=True):
         styled.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in content.rows:
-        styled.add_row(*(Text(*cell) if isinstance(cell, tuple) else Text(cell_text(cell)) for cell in row))
+        styled.add_row(
+            *(Text(cell_text(cell), cell[1]) if isinstance(cell, tuple) else Text(cell_text(cell)) for cell in row)
+        )
     Console(highlight=False).print(styled)

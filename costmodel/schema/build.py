@@ -357,7 +357,7 @@ def _serving(
             file,
             speculative=drafts,
             requests=_requests(file.requests),
-            replicas=record(streams.Replicas, file.replicas),
+            replicas=_replicas(file.replicas),
             slo=record(streams.Slo, file.slo),
             rate=_first(file.rate, None if file.requests is None else file.requests.rate),
             arrival_scv=_arrival_scv(file.requests),
@@ -405,6 +405,17 @@ def _requests(file: requests_files.RequestsFile | None) -> streams.RequestStream
         output=_lengths(file.output),
         prefix=optional(streams.SharedPrefix, file.prefix),
         sessions=optional(streams.Sessions, file.sessions),
+    )
+
+
+def _replicas(file: requests_files.ReplicasFile) -> streams.Replicas:
+    """Return the engines of a deployment."""
+    return record(
+        streams.Replicas,
+        file,
+        failures=tuple(record(streams.Failure, failure) for failure in file.failures),
+        autoscale=optional(streams.Autoscale, file.autoscale),
+        transfer=optional(streams.Transfer, file.transfer),
     )
 
 

@@ -15,8 +15,10 @@ from costmodel.schema.quantity import (
     OneOf,
     Peak,
     Size,
+    Value,
     Watts,
     WattsOrZero,
+    Whole,
 )
 from costmodel.schema.strict import Strict
 
@@ -112,7 +114,7 @@ class ClusterFile(Strict):
 
     name: str = Field(default="inline", description="name in references")
     node: str = Field(description="the node file, `nodes/NAME`")
-    count: Number = Field(description="nodes in the cluster")
+    count: Annotated[Value, Whole(1, 10**6)] = Field(description="nodes in the cluster")
     network: NetworkFile | None = Field(
         default=None, description="the network; null: several nodes with NICs share one switch, at the NIC's latency"
     )

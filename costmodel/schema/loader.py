@@ -6,6 +6,7 @@ parser's own rules (YAML 1.1) read `1e12` as text, `no` as false and `1:30` as n
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 
 from costmodel import units
 from costmodel.errors import InputError, Location
+from costmodel.reading import open_regular
 from costmodel.schema.tree import Tree
 
 MAX_BYTES = 16 * 2**20  # of a YAML or JSON file; far above any real one
@@ -33,6 +35,9 @@ _CONSTANTS = (
     | dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan"))
 )
 _INTEGER = re.compile(r"[-+]?[0-9]+")
+_LEADING_ZEROS = re.compile(r"[-+]?0[0-9]+")
+_SEPARATED = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)+")
+_SWITCHES = ("yes", "no", "on", "off")  # true and false of YAML 1.1
 _OTHER_BASE = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 
@@ -62,13 +67,13 @@ def read_data(path: Path, label: str, limit: int, *, missing_hint: str = "check 
     """
     location = Location(label)
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise _too_large(size, limit, location)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise _too_large(size, limit, location)
             data = file.read(limit + 1)
-        if len(data) > limit:  # a device or pipe has no size
-            raise _too_large(size, limit, location)
+        if len(data) > limit:  # it grew, or is of the kernel's and states no size
+            raise _too_large(len(data), limit, location)
         return data
     except FileNotFoundError:
         raise InputError.single("does not exist", hint=missing_hint, location=location) from None
@@ -139,13 +144,21 @@ class _Walk:
         if node.tag != _TAGS[type(node)]:
             raise InputError.single(f"has the tag {node.tag!r}", hint="remove the tag", location=location)
         if isinstance(node, yaml.ScalarNode):
-            return Tree(_typed(node.value) if not node.style else node.value, location, key)
+            return Tree(node.value if node.style else self._typed(node.value, location), location, key)
         if id(node) in self._open:
             raise InputError.single("a YAML alias refers to itself", hint="remove it", location=location)
         self._open.add(id(node))
         value = self._mapping(node) if isinstance(node, yaml.MappingNode) else [self.tree(n) for n in node.value]
         self._open.remove(id(node))
         return Tree(value, location, key)
+
+    @staticmethod
+    def _typed(text: str, location: Location) -> Any:
+        try:
+            return _typed(text)
+        except ValueError as error:
+            message, hint = error.args
+            raise InputError.single(message, hint=hint, location=location) from None
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Tree]:
         entries: dict[str, Tree] = {}
@@ -172,8 +185,18 @@ def duplicate_key(key: str, first: Location | None, location: Location) -> Input
 
 
 def _typed(text: str) -> Any:
+    """Return a plain scalar by its type; raise ValueError with the fix where readers of YAML disagree about it."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
+    if _LEADING_ZEROS.fullmatch(text):
+        raise ValueError(f"{text} has leading zeros, which some read as octal", f"write {int(text)}, or quote it")
+    if _SEPARATED.fullmatch(text):
+        raise ValueError(f"{text} has separators between digits", f"write {text.replace('_', '')}, or quote it")
+    if text.lower() in _SWITCHES:
+        meant = "true" if text.lower() in ("yes", "on") else "false"
+        raise ValueError(f"{text!r} is true or false to some readers of YAML", f"write {meant}, or quote it")
+    if not text.isascii() and any(sign.isdecimal() and not sign.isascii() for sign in text):
+        raise ValueError(f"{text!r} has digits that are not 0 to 9", "write 0 to 9, or quote it")
     if _INTEGER.fullmatch(text):
         return int(text) if len(text) < 400 else float(text)  # Python refuses to read integers of thousands of digits
     if _FLOAT.fullmatch(text):

@@ -21,6 +21,7 @@ from costmodel.quantities import Array, Quantity
 from costmodel.schema.loader import kind_of
 from costmodel.schema.references import available, suggest
 
+MOST = 10**12  # of anything counted, unless a field says less
 _MAX = 1e30  # SI units of anything; its inverse is the least: beyond, arithmetic under- and overflows
 
 
@@ -172,6 +173,11 @@ class Whole(FieldType):
     high: int | None = None
     single: bool = False
 
+    @property
+    def most(self) -> int:
+        """Return the largest count: nothing that is counted here has more than a trillion."""
+        return MOST if self.high is None else self.high
+
     def check(self, value: Any) -> Any:
         """Return the count."""
         written = str(value)
@@ -187,8 +193,8 @@ class Whole(FieldType):
         low, high = _range(value)
         if low < self.low:
             raise wrong(f"{written} is too small", f"write at least {self.low}")
-        if self.high is not None and high > self.high:
-            raise wrong(f"{written} is too large", f"write at most {self.high}")
+        if high > self.most:
+            raise wrong(f"{written} is too large", f"write at most {self.most}")
         if value % 1 if isinstance(value, float) else np.any(np.mod(value, 1)):
             raise wrong(f"{written} is not a whole number", f"write {max(self.low, math.floor(low))}")
         return value
@@ -217,8 +223,11 @@ class Positive(FieldType):
             checked = _finite(raw, "the array")
         else:
             checked = _finite(_number(raw, "a number", "8 or 0.125"), written)
-        if _range(checked)[0] <= 0:
+        least, largest = _range(checked)
+        if least <= 0:
             raise wrong(f"{written} is too small", "write a number above zero")
+        if largest > MOST or least < 1.0 / MOST:
+            raise wrong(f"{written} is implausible", f"write a number between {1.0 / MOST:g} and {MOST:g}")
         return checked
 
     def describe(self) -> str:

@@ -140,7 +140,7 @@ class Library:
 
     def clashes(self, path: Path, kind: str) -> Iterator[Problem]:
         """Yield the aliases of a file that are also the name or an alias of another file of its folder."""
-        others = [other for other in sorted(path.parent.glob("*.yaml")) if other.resolve() != path.resolve()]
+        others = [other for other in sorted(path.parent.glob("*.yaml")) if _real(other) != _real(path)]
         taken = {other.stem: other for other in others}
         for other in others if kind in ALIASED else ():
             taken.update(dict.fromkeys(self._aliases_in(other), other))
@@ -202,7 +202,7 @@ class Library:
 
     def read(self, path: Path, schema: str) -> Tree:
         """Return the document of a file of that schema (`device`, `node` …), `extends` applied."""
-        key = path.resolve()
+        key = _real(path)
         if key not in self._extended:
             self._extended[key] = self.extend(self.read_unextended(path, schema), schema, (path,))
         return self._extended[key]
@@ -225,7 +225,7 @@ class Library:
             if is_named_workload
             else self.find(base.value, folder_of(schema), origin=base.location, field="extends")
         )
-        if path.resolve() in [link.resolve() for link in chain]:
+        if _real(path) in map(_real, chain):
             raise InputError.single(
                 f"circular `extends`: {' -> '.join(link.stem for link in (*chain, path))}",
                 hint="remove one of these `extends`", field="extends", location=base.location,
@@ -263,7 +263,7 @@ class Library:
         return kind
 
     def _tree(self, path: Path) -> Tree:
-        key = path.resolve()
+        key = _real(path)
         if key not in self._trees:
             tree = read_tree(path, display_path(path))
             self._trees[key] = without_aliases(tree, _kind_of_version(tree.text("schema")) or "")
@@ -284,10 +284,15 @@ def relative_path(reference: str, origin: Location | None) -> Path:
     return (Path(origin.source).parent if origin and origin.line else Path()) / reference
 
 
+def _real(path: Path) -> Path:
+    """Return a path without links; itself where these lead to each other, which is told when it is read."""
+    return Path(os.path.realpath(path))
+
+
 def display_path(path: Path) -> str:
     """Return a path for messages: relative to the working folder if it is inside."""
     try:
-        return path.resolve().relative_to(Path.cwd()).as_posix()
+        return _real(path).relative_to(Path.cwd()).as_posix()
     except ValueError:
         return str(path)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location
@@ -145,8 +145,22 @@ class SweepScenario(OutputModel):
     headline: str
 
 
-class SweepFile(OutputModel):
-    """The `study.json` of a sweep. columns: of the table, with their units; form: format of its parts."""
+class StudyHead(OutputModel):
+    """What the `study.json` of any study says of its parts. form: their format; digests: of each that is written."""
+
+    form: Literal["csv", "parquet"]
+    parts: int = Field(gt=0, le=10**7)
+    digests: list[str | None] | None = None
+
+    @model_validator(mode="after")
+    def _check_digests(self) -> Self:
+        if self.digests is not None and len(self.digests) != self.parts:
+            raise ValueError(f"has {len(self.digests)} digests for {self.parts} parts")
+        return self
+
+
+class SweepFile(StudyHead):
+    """The `study.json` of a sweep. columns: of the table, with their units."""
 
     version: str
     workload: str
@@ -154,8 +168,6 @@ class SweepFile(OutputModel):
     scenarios: dict[str, SweepScenario] = Field(min_length=1)
     points: int = Field(gt=0)
     columns: dict[str, str | None]
-    form: Literal["csv", "parquet"]
-    parts: int = Field(gt=0, le=10**7)
 
     def dimension_of(self, axis: SweepAxis) -> SweepAxis:
         """Return the axis that represents a dimension of the grid: the first of linked axes."""
@@ -185,6 +197,11 @@ def read_result(path: Path) -> ResultFile:
 def read_study(path: Path) -> SweepFile:
     """Return the `study.json` of a sweep; raise InputError if the file is another document or incomplete."""
     return validate_output(path, read_json(path, SWEEP_HINT), SweepFile, SWEEP, SWEEP_HINT)
+
+
+def read_head(path: Path) -> StudyHead:
+    """Return what a `study.json` says of its parts; raise InputError if the file is another document or incomplete."""
+    return validate_output(path, read_json(path, SWEEP_HINT), StudyHead, SWEEP, SWEEP_HINT)
 
 
 def read_json(path: Path, hint: str) -> Any:

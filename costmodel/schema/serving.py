@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self, TypeAlias
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from costmodel.errors import InputError
 from costmodel.schema.quantity import (
+    Bandwidth,
+    Duration,
     EventRate,
     Exponent,
     Integer,
+    Latency,
     Moment,
     Number,
+    NumberOrZero,
     PositiveNumber,
     RatioOrZero,
     wrong,
@@ -104,6 +109,31 @@ class RequestsFile(Strict):
         return self
 
 
+class FailureFile(Strict):
+    """A failure of an engine: its requests start again on others."""
+
+    replica: NumberOrZero = Field(description="engine that fails, from 0 on")
+    at: Moment = Field(description="when, since the first arrival")
+    lasts: Duration = Field(description="until it serves again")
+
+
+class AutoscaleFile(Strict):
+    """Engines that are started and given back as requests come and go."""
+
+    most: Number = Field(description="engines at most")
+    least: Number = Field(default=1.0, description="engines at least, and at first")
+    target: PositiveNumber = Field(description="requests for each engine")
+    interval: Duration = Field(default=10.0, description="between two decisions")
+    start_up: Moment = Field(default=60.0, description="until a new engine serves; it is paid for meanwhile")
+
+
+class TransferFile(Strict):
+    """How a prompt's cache gets to the engine that decodes."""
+
+    bandwidth: Bandwidth = Field(description="of one engine's link, which sends one cache after the other")
+    latency: Latency = Field(default=0.0, description="of one cache")
+
+
 class ReplicasFile(Strict):
     """Equal engines behind a router."""
 
@@ -112,6 +142,33 @@ class ReplicasFile(Strict):
         default="round_robin", description="how the router chooses the engine of a request"
     )
     signal_delay: Moment = Field(default=0.0, description="interval at which the router learns loads; 0: always")
+    max_waiting: Number | None = Field(
+        default=None, description="waiting requests of an engine from which on others are turned away; null: never"
+    )
+    failures: list[FailureFile] = Field(default=[], description="engines that fail for a while")
+    autoscale: AutoscaleFile | None = Field(default=None, description="instead of `count` engines all the time")
+    prefill: NumberOrZero = Field(
+        default=0.0, description="of the engines, those that only compute prompts; the others decode"
+    )
+    transfer: TransferFile | None = Field(
+        default=None, description="of prompts' caches between them; null: over the NICs of the engine's devices"
+    )
+
+    @model_validator(mode="after")
+    def _check_engines(self) -> Self:
+        if np.any(self.prefill >= self.count) and np.any(self.prefill > 0):
+            raise wrong("leaves no engine that decodes", "write a `count` above `prefill`")
+        if self.autoscale is not None and np.any(self.prefill > 0):
+            raise wrong("`autoscale` is not allowed with `prefill`", "remove one of both")
+        if self.autoscale is not None and np.any(self.autoscale.least > self.autoscale.most):
+            raise wrong("has `least` above `most`", "write least: 1")
+        if self.transfer is not None and not np.any(self.prefill > 0):
+            raise wrong("`transfer` needs engines that only compute prompts", "write `prefill: 1`")
+        engines = self.count if self.autoscale is None else self.autoscale.most
+        missing = [failure.replica for failure in self.failures if np.any(failure.replica >= engines)]
+        if missing:
+            raise wrong(f"engine {missing[0]:g} does not exist", f"number the {engines:g} engines from 0 on")
+        return self
 
 
 class SloFile(Strict):

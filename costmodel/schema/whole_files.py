@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +12,23 @@ from typing import BinaryIO
 
 from costmodel.errors import InputError, Location
 
+_OF_THE_KERNEL = ("dev", "proc")  # folders whose regular files are what somebody else has open, as `/dev/stdout`
+
 
 def write_whole(path: Path, parts: Iterable[bytes]) -> None:
     """Write a file atomically: it is flushed to the disk before it gets its name, so no reader sees half of it.
 
     After a kill nothing is left either, if the system has unnamed files (Linux; elsewhere a hidden one that ends in
-    `.part` is left). Raises InputError if the disk or the folder does not allow it, and then leaves nothing.
+    `.part` is left). A link stays: what it leads to is written. Devices and pipes are written to, never replaced.
+    Raises InputError if the disk or the folder does not allow it, and then leaves nothing.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with reporting_os_errors(path):
+        if _is_stream(path):
+            with path.open("wb") as stream:
+                stream.writelines(parts)
+            return
+        path = Path(os.path.realpath(path))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with _open_unnamed(temporary) as file:
                 for part in parts:
@@ -31,6 +40,17 @@ def write_whole(path: Path, parts: Iterable[bytes]) -> None:
         except BaseException:  # an interrupt, too, leaves nothing half written
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _is_stream(path: Path) -> bool:
+    """Tell whether a path is a device or a pipe; raise OSError where it is a folder, or a link that leads to itself."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return not stat.S_ISREG(mode) or path.absolute().parts[1] in _OF_THE_KERNEL
 
 
 def _open_unnamed(temporary: Path) -> BinaryIO:

@@ -51,6 +51,7 @@ from costmodel.serving.state import (
     LAST,
     LONGEST,
     MOMENT,
+    MOVED,
     NEVER,
     NEXT_FINISH,
     OUTPUT,
@@ -62,6 +63,7 @@ from costmodel.serving.state import (
     PREEMPTIONS,
     PROMPT,
     PROMPT_TOKENS,
+    PROMPTS_ONLY,
     QUEUED,
     RECOMPUTED,
     SCHEDULED,
@@ -86,8 +88,8 @@ from costmodel.serving.state import (
 
 
 @inner
-def enqueue(requests: Requests, progress: Progress, engine: Engine, request: int) -> None:
-    """Put a request at the end of the engine's queue."""
+def enqueue(progress: Progress, engine: Engine, request: int, now: float) -> None:
+    """Put a request that comes at `now` at the end of the engine's queue."""
     count = engine.count
     progress.count[request, FOLLOWING] = -1
     if count[TAIL] < 0:
@@ -99,7 +101,7 @@ def enqueue(requests: Requests, progress: Progress, engine: Engine, request: int
         count[UNSEEN] = request
     count[WAITING] += 1
     if engine.clock[MOMENT] == np.inf:
-        engine.clock[MOMENT] = max(requests.arrival[request], engine.clock[BUSY_UNTIL])
+        engine.clock[MOMENT] = max(now, engine.clock[BUSY_UNTIL])
 
 
 @inner
@@ -107,7 +109,8 @@ def see_arrivals(requests: Requests, progress: Progress, engine: Engine, now: fl
     """Note when the engine takes in requests that have arrived."""
     request = engine.count[UNSEEN]
     while request >= 0 and requests.arrival[request] <= now:
-        progress.time[request, QUEUED] = now
+        if np.isnan(progress.time[request, QUEUED]):
+            progress.time[request, QUEUED] = now
         request = progress.count[request, FOLLOWING]
     engine.count[UNSEEN] = request
 
@@ -278,6 +281,8 @@ def start_request(
     What the prefix cache holds is not computed, but the last token is: it gives the next one.
     """
     block, target = policy.block, progress.count[request, TARGET]
+    if progress.count[request, MOVED] > 0:
+        return start_moved(progress, engine, policy, requests, request)
     cached, kept, idle = 0, 0, 0
     segment = progress.count[request, SEGMENT]
     if policy.caching:
@@ -306,6 +311,19 @@ def start_request(
         engine.count[RECOMPUTED] += target - hit
     add_chunk(requests, progress, engine, policy, request, rows)
     return int(rows)
+
+
+@inner
+def start_moved(progress: Progress, engine: Engine, policy: Policy, requests: Requests, request: int) -> int:
+    """Start a request whose cache another engine has sent: its last token is computed; return 1, 0 without blocks."""
+    hit, target = progress.count[request, MOVED], progress.count[request, TARGET]
+    needed = -(-target // policy.block)
+    if needed > engine.count[FREE]:
+        return 0
+    take_blocks(engine, progress, needed)
+    progress.count[request, OWN], progress.count[request, COMPUTED], progress.count[request, MOVED] = needed, hit, 0
+    add_chunk(requests, progress, engine, policy, request, target - hit)
+    return int(target - hit)
 
 
 @inner
@@ -412,6 +430,12 @@ def give_first_tokens(requests: Requests, progress: Progress, engine: Engine, po
         left = requests.length[request, OUTPUT] - progress.count[request, GENERATED]
         if left == 0:
             finish(requests, progress, engine, request, end)
+            continue
+        if count[PROMPTS_ONLY] == 1:
+            progress.time[request, FINISH] = end
+            progress.count[request, MOVED] = progress.count[request, TARGET]
+            engine.list[ENDERS, count[ENDING]] = request
+            count[ENDING] += 1
             continue
         cached = progress.count[request, TARGET]
         progress.count[request, START], progress.count[request, END] = count[TICK], count[TICK] + left

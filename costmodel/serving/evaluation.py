@@ -17,13 +17,26 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics
+from costmodel.serving.deployment import engine_count
 from costmodel.serving.simulation import Served, Simulation
-from costmodel.serving.summary import duration, percentiles, request_times, totals, verdict, within
+from costmodel.serving.state import FINISH
+from costmodel.serving.summary import (
+    RequestTimes,
+    changes,
+    duration,
+    percentiles,
+    request_times,
+    totals,
+    verdict,
+    within,
+)
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 
+SATURATING = 4000  # requests that arrive at once
+EARLY, LATE = 0.1, 0.8  # of these, between which an engine's rate is counted
 SLOWDOWNS = (0.8, 0.9, 1.0, 1.1, 1.25)  # of step times; replays at these give the metrics between them
 
 
@@ -52,8 +65,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
         It tells how the operators share the time of a step, and how uncertain they are.
         """
-        running = max(round(totals(self.served)["running"]), 1)
-        length = self.served.requests.length
+        running = max(round(totals(self._done)["running"]), 1)
+        length = self._done.requests.length
         plan = replace(
             self._plan,
             concurrency=float(running),
@@ -71,6 +84,9 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         replays = [self._metrics(self.served if factor == 1.0 else self.simulation.run(factor)) for factor in SLOWDOWNS]
         perturbed: Metrics = {}
         for name, value in self.times().items():
+            if name == "highest_stable_rate":  # all of a saturated engine's times grow alike
+                perturbed[name] = None if value is None else value / ratio
+                continue
             values = [replay[name] for replay in replays]
             same = all(each == value for each in values)
             perturbed[name] = value if same else np.interp(ratio, SLOWDOWNS, np.array(values, dtype=np.float64))
@@ -83,11 +99,12 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         return perturbed / unperturbed
 
     def _evaluate(self, perturbations: Perturbations) -> Metrics:  # noqa: ARG002  metrics handle perturbations
-        return self._metrics(self.served)
+        return {**self._metrics(self.served), "highest_stable_rate": self.stable_rate}
 
     def _metrics(self, served: Served) -> Metrics:
+        served = served.done
         times, total = request_times(served), totals(served)
-        devices = self._scenario.parallel.devices * self._plan.replicas.count
+        devices = self._devices(served)
         elapsed = duration(served)
         rate = total["requests"] / elapsed
         tokens = total["output_tokens"] / elapsed
@@ -106,11 +123,35 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             "kv_blocks": float(served.policy.blocks),
             "kv_use": total["kv_use"],
             "prefix_hit_rate": total["cached_tokens"] / total["input_tokens"],
+            "highest_stable_rate": None,
             "goodput": float(within(times, self._plan.slo).sum()) / elapsed,
             "preemptions": total["preemptions"],
             **spent(self._scenario.cluster.node, devices, tokens, self._draw(total["busy_share"])),
             **invested(self._scenario, devices),
         }
+
+    def _devices(self, served: Served) -> float:
+        """Return the devices that are paid for: of all engines, or on average of those that an autoscaler rents."""
+        own = float(self._scenario.parallel.devices) / float(self._scenario.parallel.dp)
+        if self._plan.replicas.autoscale is None:
+            return own * len(served.engines.clock)
+        return own * served.rented / float(np.nanmax(served.progress.time[:, FINISH]))
+
+    @cached_property
+    def stable_rate(self) -> float | None:
+        """Return the rate that engines serve which always have work [1/s]; none of a closed loop and of conversations.
+
+        Some of the requests arrive at one engine at once; between a tenth and four fifths of them have ended, it serves
+        as many as it can.
+        """
+        requests = self.simulation.requests
+        if not np.isfinite(requests.arrival).all() or self._plan.replicas.prefill:
+            return None
+        ends = np.sort(self.simulation.saturated(SATURATING).progress.time[:, FINISH])
+        first, last = round(EARLY * (len(ends) - 1)), round(LATE * (len(ends) - 1))
+        if ends[last] <= ends[first]:
+            return None
+        return float((last - first) / (ends[last] - ends[first])) * engine_count(self._scenario, self._plan)
 
     def _draw(self, busy: float) -> Draw:
         """Return what a device does: while its engine is busy, what the closed form's does."""
@@ -119,16 +160,24 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def verdict(self) -> str | None:
         """Return whether the engines keep up with the requests."""
-        return verdict(self.served, request_times(self.served))
+        return verdict(self._done, self._request_times)
+
+    @cached_property
+    def _done(self) -> Served:
+        return self.served.done
+
+    @cached_property
+    def _request_times(self) -> RequestTimes:
+        return request_times(self._done)
 
     def percentiles(self) -> Mapping[str, Mapping[str, float]] | None:
         """Return quantiles of the requests' times, and of gaps between tokens [s]."""
-        return percentiles(self.served, request_times(self.served))
+        return percentiles(self._done, self._request_times)
 
     def details(self) -> Mapping[str, object]:
         """Return what results hold beside metrics: sums over the run, and the error of the step times' tables."""
         error = self.simulation.times.error(self.simulation.pricer)
-        return {"requests": {**totals(self.served), "step_time_error": error}}
+        return {"requests": {**totals(self._done), **changes(self.served), "step_time_error": error}}
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of the closed form's steps."""
@@ -136,7 +185,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def breakdown(self) -> list[Entry]:
         """Return what a request's latency consists of: waiting, and steps as the closed form divides them."""
-        wait = Entry("waiting for the engine", totals(self.served)["wait_time"])
+        wait = Entry("waiting for the engine", totals(self._done)["wait_time"])
         wait.by_bound["capacity"] = wait.by_basis["fitted"] = wait.time
         front = Entry("client and front end", self.served.front_end)
         front.by_bound["latency"] = front.by_basis["fitted"] = front.time

@@ -2,80 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from costmodel.serving.blocks import cached_blocks
+from costmodel.serving.availability import (
+    BOOTING,
+    DOWN,
+    DRAINING,
+    UP,
+    autoscale,
+    empty_engine,
+    lose_running,
+    next_change,
+)
+from costmodel.serving.blocks import free_request, share_prefix
 from costmodel.serving.compiled import inner
 from costmodel.serving.engine import enqueue
 from costmodel.serving.loop import advance, decide, run_quiet_steps
 from costmodel.serving.prices import Tables
+from costmodel.serving.routing import Router, Service, engine_of, pop_call, push_call, route
 from costmodel.serving.state import (
+    BUSY_UNTIL,
     CALLED,
-    DECODING,
+    COMPUTED,
     ENDERS,
     ENDING,
     FINISH,
+    FOLLOWING,
+    GENERATED,
+    HEAD,
     MOMENT,
+    MOVED,
     NEXT,
     NOBODY,
-    PARTIAL,
+    PREEMPTED,
+    PROMPT,
     REPLICA,
-    STARTING,
+    TARGET,
     WAITING,
     Engine,
     Policy,
     Progress,
     Requests,
 )  # fmt: skip
-
-ROUND_ROBIN, RANDOM, LEAST_LOADED, POWER_OF_TWO, PREFIX = 0, 1, 2, 3, 4
-# The router follows a cached prefix unless its engine has so many requests more than the least loaded one:
-# SGLang, docs/advanced_features/router.md, cache-aware routing, balance_abs_threshold.
-MOST_UNBALANCED = 64
-
-
-class Router(NamedTuple):
-    """A router. kind: one of the above; delay: interval at which it learns loads [s], 0: always.
-
-    dice: two random engines for each request; loads: requests of each engine as it knows them; learnt: when it last
-    learnt them [s], and how many requests it has routed; call_times, call_requests: a binary heap of called requests.
-    state: next listed request, next uncalled one, size of the heap of calls, number of listed ones; -1: nothing yet.
-    """
-
-    kind: int
-    delay: float
-    dice: Any
-    loads: Any
-    learnt: Any
-    call_times: Any
-    call_requests: Any
-    state: Any
-
-
-def new_router(kind: int, delay: float, replicas: int, count: int, seed: int) -> Router:
-    """Return a router that has routed nothing."""
-    dice = np.random.default_rng([seed, 4]).integers(0, replicas, (count, 2))
-    return Router(
-        kind,
-        delay,
-        dice,
-        np.zeros(replicas, np.int64),
-        np.array([-np.inf, 0.0]),
-        np.zeros(count),
-        np.zeros(count, np.int64),
-        np.full(4, -1),
-    )
-
-
-@inner
-def engine_of(fleet: Engine, replica: int) -> Engine:
-    """Return one engine: views of its rows."""
-    return Engine(
-        fleet.clock[replica], fleet.count[replica], fleet.list[replica], fleet.phase[replica], fleet.entry[replica],
-        fleet.place[replica], fleet.step[replica], fleet.gaps[replica], fleet.occupancy[replica],
-    )  # fmt: skip
 
 
 def run_apart(
@@ -91,147 +61,124 @@ def run_apart(
 def deal_out(requests: Requests, progress: Progress, fleet: Engine) -> None:
     """Queue all requests at their engines."""
     for request in range(len(requests.arrival)):
-        enqueue(requests, progress, engine_of(fleet, progress.count[request, REPLICA]), request)
+        engine = engine_of(fleet, progress.count[request, REPLICA])
+        enqueue(progress, engine, request, requests.arrival[request])
 
 
 @inner
-def learn_loads(fleet: Engine, router: Router, now: float) -> None:
-    """Let the router learn how many requests each engine has, where it is time."""
-    if router.delay > 0.0 and now < router.learnt[0] + router.delay:
-        return
-    router.learnt[0] = now
-    for replica in range(len(fleet.clock)):
-        count = fleet.count[replica]
-        router.loads[replica] = (
-            count[WAITING] + count[DECODING] + count[STARTING] + count[ENDING] + (1 if count[PARTIAL] >= 0 else 0)
-        )
-
-
-@inner
-def least_loaded(router: Router, first: int) -> int:
-    """Return the engine with fewest requests; of equals the one next to `first`, so that all get their turn."""
-    replicas = len(router.loads)
-    best = first % replicas
-    for i in range(1, replicas):
-        replica = (first + i) % replicas
-        if router.loads[replica] < router.loads[best]:
-            best = replica
-    return best
-
-
-@inner
-def longest_prefix(requests: Requests, fleet: Engine, router: Router, request: int) -> int:
-    """Return the engine that holds most of a prompt, unless it has far more requests than the least loaded one."""
-    least = least_loaded(router, request)
-    best, most = least, 0
-    for replica in range(len(fleet.clock)):
-        if router.loads[replica] > router.loads[least] + MOST_UNBALANCED:
-            continue
-        found = cached_blocks(requests, engine_of(fleet, replica), request, 1 << 60)
-        if found > most or (found == most and found > 0 and router.loads[replica] < router.loads[best]):
-            best, most = replica, found
-    return best
-
-
-@inner
-def route(requests: Requests, fleet: Engine, router: Router, request: int, number: int) -> int:
-    """Return the engine of a request, the `number`th that is routed."""
-    if router.kind == ROUND_ROBIN:
-        return number % len(router.loads)
-    if router.kind == RANDOM:
-        return int(router.dice[request, 0])
-    learn_loads(fleet, router, requests.arrival[request])
-    if router.kind == LEAST_LOADED:
-        replica = least_loaded(router, number)
-    elif router.kind == POWER_OF_TWO:
-        first, second = int(router.dice[request, 0]), int(router.dice[request, 1])
-        replica = second if router.loads[second] < router.loads[first] else first
-    else:
-        replica = longest_prefix(requests, fleet, router, request)
-    router.loads[replica] += 1
-    return replica
-
-
-@inner
-def push_call(router: Router, size: int, time: float, request: int) -> int:
-    """Add a call to the heap of `size` calls; return the new size."""
-    times, items = router.call_times, router.call_requests
-    place = size
-    while place > 0:
-        parent = (place - 1) >> 1
-        if times[parent] <= time:
-            break
-        times[place], items[place] = times[parent], items[parent]
-        place = parent
-    times[place], items[place] = time, request
-    return size + 1
-
-
-@inner
-def pop_call(router: Router, size: int) -> int:
-    """Remove the first call of the heap; return the new size."""
-    times, items = router.call_times, router.call_requests
-    size -= 1
-    time, item, place = times[size], items[size], 0
-    while True:
-        child = 2 * place + 1
-        if child >= size:
-            break
-        if child + 1 < size and times[child + 1] < times[child]:
-            child += 1
-        if times[child] >= time:
-            break
-        times[place], items[place] = times[child], items[child]
-        place = child
-    times[place], items[place] = time, item
-    return size
-
-
-@inner
-def call_next(requests: Requests, progress: Progress, engine: Engine, router: Router, state: Any) -> None:
-    """Let requests that just ended call the next ones. state: of the router."""
+def call_next(service: Service, engine: Engine, replica: int) -> None:
+    """Let requests that just ended call the next ones, and those whose prompt is computed move to another engine."""
+    kept, progress = 0, service.progress
     for i in range(engine.count[ENDING]):
         request = int(engine.list[ENDERS, i])
-        if progress.count[request, CALLED] == 1:
+        if progress.count[request, MOVED] > 0:
+            move(service, engine, replica, request)
             continue
-        progress.count[request, CALLED] = 1
-        called = requests.calls[request]
-        if called == NEXT:
-            called = state[1] if state[1] < len(requests.arrival) else NOBODY
-            state[1] += 1
-        if called >= 0:
-            requests.arrival[called] = progress.time[request, FINISH] + requests.pause[request]
-            state[2] = push_call(router, state[2], requests.arrival[called], called)
+        engine.list[ENDERS, kept] = request
+        kept += 1
+        if progress.count[request, CALLED] == 0:
+            call_after(service, request, progress.time[request, FINISH])
+    engine.count[ENDING] = kept
 
 
-def run_together(
-    requests: Requests, progress: Progress, fleet: Engine, policy: Policy, tables: Tables, router: Router
-) -> int:
-    """Run engines in order of their moments, so that each arrival finds all of them as they are; return one that is
-    stuck, -1: none.
+@inner
+def call_after(service: Service, request: int, moment: float) -> None:
+    """Let a request that ends call the next one."""
+    requests, progress, router = service.requests, service.progress, service.router
+    progress.count[request, CALLED] = 1
+    called, state = requests.calls[request], router.state
+    if called == NEXT:
+        called = state[1] if state[1] < len(requests.arrival) else NOBODY
+        state[1] += 1
+    if called >= 0:
+        requests.arrival[called] = moment + requests.pause[request]
+        state[2] = push_call(router, state[2], requests.arrival[called], called)
 
-    requests: in order of arrival, called ones last; those are taken from the heap of calls.
+
+@inner
+def move(service: Service, engine: Engine, replica: int, request: int) -> None:
+    """Send a prompt's cache to the engines that decode, after what its link has to send before.
+
+    Its blocks here are free once the prompt is computed.
     """
+    requests, progress, policy, fleet = service.requests, service.progress, service.policy, service.fleet
+    router = service.router
+    tokens, end = progress.count[request, COMPUTED], progress.time[request, FINISH]
+    if policy.caching:
+        share_prefix(requests, progress, engine, request, tokens, policy.block)
+    free_request(requests, progress, engine, policy, request)
+    progress.time[request, FINISH] = np.nan
+    fleet.link_free[replica] = max(end, fleet.link_free[replica]) + tokens * fleet.token_time
+    progress.count[request, TARGET] = requests.length[request, PROMPT] + progress.count[request, GENERATED]
+    router.state[2] = push_call(router, router.state[2], fleet.link_free[replica] + fleet.latency, request)
+
+
+def run_together(service: Service, until: float) -> int:
+    """Run engines in order of their moments up to `until`, so that each arrival finds all of them as they are; return
+    one that is stuck, -1: none.
+
+    Requests are in order of arrival, called ones last; those are taken from the heap of calls.
+    """
+    requests, router, fleet = service.requests, service.router, service.fleet
     number, state = len(requests.arrival), router.state
     if state[0] < 0:
         known = known_arrivals(requests)
         state[0], state[1], state[2], state[3] = 0, known, 0, known
     while True:
-        arrival = next_arrival(requests, router, state)
-        first, moment, second = next_moments(fleet)
-        if moment < arrival:
-            engine = engine_of(fleet, first)
-            if decide(requests, progress, engine, policy, tables):
-                return first
-            call_next(requests, progress, engine, router, state)
-            if policy.jump:
-                # The end of another engine's request may call one that arrives here.
-                until = arrival if state[3] == number else min(arrival, second)
-                run_quiet_steps(requests, progress, engine, policy, tables, until)
-        elif arrival < np.inf:
-            take_arrival(requests, progress, fleet, router, state)
-        else:
+        arrival, change = next_arrival(requests, router, state), fleet.change[0]
+        first, moment, second = next_moments(service.engines)
+        if min(arrival, moment) == np.inf or min(arrival, moment, change) >= until:
             return -1
+        if change <= moment and change <= arrival:
+            apply_change(service, change)
+        elif moment < arrival:
+            engine = engine_of(service.engines, first)
+            if decide(requests, service.progress, engine, service.policy, service.tables):
+                return first
+            call_next(service, engine, first)
+            if service.policy.jump:
+                # The end of another engine's request may call one that arrives here.
+                apart = state[3] == number and fleet.prefill == 0
+                bound = min(arrival if apart else min(arrival, second), min(change, until))
+                run_quiet_steps(requests, service.progress, engine, service.policy, service.tables, bound)
+        elif not take_arrival(service):
+            return 0
+
+
+@inner
+def apply_change(service: Service, now: float) -> None:
+    """Let engines fail, return or boot, and the autoscaler decide, where it is time."""
+    fleet, engines = service.fleet, service.engines
+    for replica in range(len(fleet.status)):
+        if fleet.status[replica] == BOOTING and fleet.ready[replica] <= now:
+            fleet.status[replica] = UP
+    while fleet.next_outage[0] < len(fleet.outage_time) and fleet.outage_time[fleet.next_outage[0]] <= now:
+        place = fleet.next_outage[0]
+        fleet.next_outage[0] += 1
+        replica = fleet.outage_engine[place]
+        if fleet.outage_ends[place] == 1:
+            fleet.status[replica] = UP if fleet.status[replica] == DOWN else fleet.status[replica]
+        elif fleet.status[replica] in (UP, DRAINING):
+            fleet.status[replica] = DOWN
+            fail(service, engine_of(engines, replica), now)
+    if fleet.tick[0] <= now:
+        autoscale(fleet, engines.count, engines.clock, now)
+    fleet.change[0] = next_change(fleet)
+
+
+@inner
+def fail(service: Service, engine: Engine, now: float) -> None:
+    """Let an engine fail: the router sends its requests to others, which compute all their tokens again."""
+    progress, router, policy = service.progress, service.router, service.policy
+    later = max(now, engine.clock[BUSY_UNTIL])  # the step that runs is still returned
+    lose_running(service.requests, progress, engine, policy)
+    request = int(engine.count[HEAD])
+    while request >= 0:
+        following = int(progress.count[request, FOLLOWING])
+        router.state[2] = push_call(router, router.state[2], later, request)
+        service.fleet.lost[0] += 1
+        request = following
+    empty_engine(engine, policy, now)
 
 
 @inner
@@ -251,11 +198,11 @@ def next_arrival(requests: Requests, router: Router, state: Any) -> float:
 
 
 @inner
-def next_moments(fleet: Engine) -> tuple[int, float, float]:
+def next_moments(engines: Engine) -> tuple[int, float, float]:
     """Return the engine that decides next, when, and when the one after it does [s]."""
     first, moment, second = 0, np.inf, np.inf
-    for replica in range(len(fleet.clock)):
-        at = fleet.clock[replica, MOMENT]
+    for replica in range(len(engines.clock)):
+        at = engines.clock[replica, MOMENT]
         if at < moment:
             first, moment, second = replica, at, moment
         elif at < second:
@@ -264,16 +211,31 @@ def next_moments(fleet: Engine) -> tuple[int, float, float]:
 
 
 @inner
-def take_arrival(requests: Requests, progress: Progress, fleet: Engine, router: Router, state: Any) -> None:
-    """Route the next request to an engine."""
+def take_arrival(service: Service) -> bool:
+    """Route the next request to an engine, or turn it away; return false where no engine will ever be up."""
+    requests, progress, engines = service.requests, service.progress, service.engines
+    router, fleet = service.router, service.fleet
+    state = router.state
     listed = requests.arrival[state[0]] if state[0] < state[3] else np.inf
     if state[2] > 0 and router.call_times[0] < listed:
-        request = int(router.call_requests[0])
+        request, now = int(router.call_requests[0]), float(router.call_times[0])
         state[2] = pop_call(router, state[2])
     else:
-        request = int(state[0])
+        request, now = int(state[0]), float(listed)
         state[0] += 1
-    replica = route(requests, fleet, router, request, int(router.learnt[1]))
-    router.learnt[1] += 1.0
+    replicas, moved = len(engines.clock), progress.count[request, MOVED] > 0
+    low, high = (fleet.prefill, replicas) if moved else (0, fleet.prefill if fleet.prefill > 0 else replicas)
+    replica = route(service, request, now, low, high)
+    if replica < 0:
+        if fleet.change[0] == np.inf:
+            return False
+        state[2] = push_call(router, state[2], fleet.change[0], request)
+        return True
+    if not moved and progress.count[request, PREEMPTED] == 0 and engines.count[replica, WAITING] >= fleet.max_waiting:
+        fleet.rejected[0] += 1
+        progress.count[request, REPLICA] = -1
+        call_after(service, request, now)
+        return True
     progress.count[request, REPLICA] = replica
-    enqueue(requests, progress, engine_of(fleet, replica), request)
+    enqueue(progress, engine_of(engines, replica), request, now)
+    return True

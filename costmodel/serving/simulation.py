@@ -9,43 +9,32 @@ import numpy as np
 
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError
+from costmodel.serving.availability import OFF, Fleet
 from costmodel.serving.compiled import Function, compiled
+from costmodel.serving.deployment import is_fixed, new_service
 from costmodel.serving.draw import draw_requests, in_order_of_arrival
-from costmodel.serving.fleet import (
-    LEAST_LOADED,
-    POWER_OF_TWO,
-    PREFIX,
-    RANDOM,
-    ROUND_ROBIN,
-    deal_out,
-    new_router,
-    run_apart,
-    run_together,
-)
+from costmodel.serving.fleet import deal_out, run_apart, run_together
 from costmodel.serving.prices import Tables
+from costmodel.serving.routing import Service
 from costmodel.serving.state import (
+    FINISH,
+    NOBODY,
     OUTPUT,
     OUTSIDE,
-    REPLICA,
+    STEPS,
+    WAITING,
     Engine,
     Policy,
     Progress,
     Requests,
-    new_fleet,
-    new_progress,
 )
 from costmodel.serving.step_times import Sizes, StepPricer, StepTimes, make_tables
 from costmodel.serving.traces import read_trace
 from costmodel.workload.engine_memory import kv_pool, memory_of
 from costmodel.workload.plans import Serving, drafted_tokens, tokens_per_step
-from costmodel.workload.requests import RequestStream
+from costmodel.workload.requests import Replicas, RequestStream
 from costmodel.workload.scenario import Scenario
 
-KINDS = {
-    "round_robin": ROUND_ROBIN, "random": RANDOM, "least_loaded": LEAST_LOADED, "power_of_two": POWER_OF_TWO,
-    "prefix": PREFIX,
-}  # fmt: skip
-BINS = 256  # of an engine's occupancy over time
 FEW_TOKENS = 250_000  # of all outputs: Python alone serves them in less time than compilation takes
 UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step: the largest of their defaults
 
@@ -53,7 +42,7 @@ UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Served:
     """What became of the requests. engines: one row for each; front_end: what client and front end add to the first
-    token of each [s].
+    token of each [s]; fleet: who served when.
     """
 
     requests: Requests
@@ -62,6 +51,26 @@ class Served:
     policy: Policy
     times: StepTimes
     front_end: float
+    fleet: Fleet
+
+    @property
+    def done(self) -> Served:
+        """Return the requests that were served: all, but for those that were turned away."""
+        if not self.fleet.rejected[0]:
+            return self
+        ended = np.isfinite(self.progress.time[:, FINISH])
+        arrival, length, calls, pause = (each[ended] for each in self.requests[:4])
+        requests = self.requests._replace(arrival=arrival, length=length, calls=calls, pause=pause)
+        return replace(
+            self, requests=requests, progress=Progress(self.progress.time[ended], self.progress.count[ended])
+        )
+
+    @property
+    def rented(self) -> float:
+        """Return for how long engines were paid for, all together [s]."""
+        end = float(np.nanmax(self.progress.time[:, FINISH])) if len(self.progress.time) else 0.0
+        still = np.where(self.fleet.status == OFF, 0.0, np.maximum(end - self.fleet.since, 0.0))
+        return float(np.sum(self.fleet.rented + still))
 
 
 class Simulation:
@@ -88,11 +97,6 @@ class Simulation:
             return read_trace(self.stream, block)
         return draw_requests(self.plan, self.stream, block, self.scenario.simulation.seed)
 
-    @property
-    def replicas(self) -> int:
-        """Return the number of engines: replicas, each with its data-parallel groups."""
-        return int(self.plan.replicas.count) * int(self.scenario.parallel.dp)
-
     def _fast(self, function: Function) -> Function:
         """Return a function, compiled where that saves more time than it takes; its results are the same."""
         tokens = int(self.requests.length[:, OUTPUT].sum())
@@ -105,27 +109,41 @@ class Simulation:
         """
         policy = self.policy if policy is None else policy
         requests = self.requests._replace(arrival=self.requests.arrival.copy())
-        progress, engines = new_progress(requests), new_fleet(self.replicas, policy, requests, BINS)
-        tables = slower(self.times.tables, slowdown)
-        kind, count = KINDS[self.plan.replicas.routing], len(requests.arrival)
-        if kind in (ROUND_ROBIN, RANDOM) and np.isfinite(requests.arrival).all():
-            router = new_router(kind, 0.0, self.replicas, count, self.scenario.simulation.seed)
-            turns = np.arange(count) % self.replicas
-            progress.count[:, REPLICA] = turns if kind == ROUND_ROBIN else router.dice[:, 0]
-            deal, serve = self._fast(deal_out), self._fast(run_apart)
-            deal(requests, progress, engines)
-            stuck = serve(requests, progress, engines, policy, tables, np.inf)
-        else:
-            delay = float(self.plan.replicas.signal_delay)
-            router = new_router(kind, delay, self.replicas, count, self.scenario.simulation.seed)
-            stuck = self._fast(run_together)(requests, progress, engines, policy, tables, router)
+        service = new_service(self.scenario, self.plan, requests, policy, slower(self.times.tables, slowdown))
+        return self._served(service, self.plan)
+
+    def _served(self, service: Service, plan: Serving) -> Served:
+        """Return what becomes of a deployment's requests. Raises InfeasibleError where one can never start."""
+        stuck = self._serve(service, plan, np.inf)
         if stuck >= 0:
-            raise InfeasibleError(f"engine {stuck} has a request that never starts")
-        assert not engines.count[:, OUTSIDE].any(), "no step is larger than the policy allows"
+            raise InfeasibleError(f"engine {stuck} has a request that never starts, or no engine is up")
+        assert not service.engines.count[:, OUTSIDE].any(), "no step is larger than the policy allows"
         return Served(
-            requests=requests, progress=progress, engines=engines, policy=policy,
-            times=replace(self.times, tables=tables), front_end=front_end(self.scenario),
+            requests=service.requests, progress=service.progress, engines=service.engines, policy=service.policy,
+            times=replace(self.times, tables=service.tables), front_end=front_end(self.scenario), fleet=service.fleet,
         )  # fmt: skip
+
+    def saturated(self, most: int) -> Served:
+        """Return what becomes of the first `most` requests where all of them arrive at one engine at once."""
+        count = min(most, len(self.requests.arrival))
+        first_id = self.requests.first_id[: count + 1]
+        none = np.full(count, NOBODY)
+        requests = Requests(
+            np.zeros(count), self.requests.length[:count], none, np.zeros(count), first_id,
+            self.requests.ids[: first_id[-1]],
+        )  # fmt: skip
+        plan = replace(self.plan, replicas=Replicas())
+        alone = replace(self.scenario, parallel=replace(self.scenario.parallel, dp=1))
+        return self._served(new_service(alone, plan, requests, self.policy, self.times.tables), plan)
+
+    def _serve(self, service: Service, plan: Serving, until: float) -> int:
+        """Run a deployment up to a moment; return an engine that is stuck, -1: none."""
+        requests, progress, engines = service.requests, service.progress, service.engines
+        if not is_fixed(plan) or not np.isfinite(requests.arrival).all():
+            return int(self._fast(run_together)(service, until))
+        if not (engines.count[:, STEPS].any() or engines.count[:, WAITING].any()):
+            self._fast(deal_out)(requests, progress, engines)
+        return int(self._fast(run_apart)(requests, progress, engines, service.policy, service.tables, until))
 
 
 def front_end(scenario: Scenario) -> float:

@@ -40,13 +40,15 @@ PROMPT_TOKENS = 20  # computed
 DECODE_STEPS = 21
 OUTSIDE = 22  # 1: a step was larger than the table of step times
 LONGEST = 23  # most cached tokens of a decoding request, less the tick
-COUNTS = 24
+PROMPTS_ONLY = 24  # 1: the engine computes prompts, and others decode
+COUNTS = 25
 
 # Columns of requests' lengths, times and counts, of engines' lists and entries.
 PROMPT, OUTPUT = 0, 1
 QUEUED, SCHEDULED, FIRST, FINISH, LAST = 0, 1, 2, 3, 4
 COMPUTED, TARGET, GENERATED, START, END, HELD, OWN, HIT = 0, 1, 2, 3, 4, 5, 6, 7
-PREEMPTED, SEGMENT, FOLLOWING, REPLICA, CALLED = 8, 9, 10, 11, 12
+PREEMPTED, SEGMENT, FOLLOWING, REPLICA, CALLED, MOVED = 8, 9, 10, 11, 12, 13
+COLUMNS = 14
 DECODERS, ENDERS, STARTERS = 0, 1, 2
 BEFORE, AFTER, SIZE, OWNER, REFERENCES, UNUSED = 0, 1, 2, 3, 4, 5
 
@@ -83,7 +85,7 @@ class Progress(NamedTuple):
         token; HELD: leading blocks shared by the prefix cache; OWN: its other blocks, until it decodes; HIT: prompt
         tokens found in the cache at first; PREEMPTED: how often; SEGMENT: entry of the free list that holds its blocks
         since it was preempted, -1: none; FOLLOWING: next in the engine's queue, -1: none; REPLICA: its engine;
-        CALLED: 1: its end has called the next request.
+        CALLED: 1: its end has called the next request; MOVED: cached tokens that come with it from another engine.
     """
 
     time: Any
@@ -149,7 +151,7 @@ def new_progress(requests: Requests) -> Progress:
     number = len(requests.arrival)
     # Ticks and tokens of an engine are at most all outputs of the run.
     kind = np.int32 if requests.length.sum(dtype=np.float64) < np.iinfo(np.int32).max else np.int64
-    progress = Progress(np.full((number, 5), np.nan), np.zeros((number, 13), dtype=kind))
+    progress = Progress(np.full((number, 5), np.nan), np.zeros((number, COLUMNS), dtype=kind))
     progress.count[:, TARGET] = requests.length[:, PROMPT]
     progress.count[:, SEGMENT] = progress.count[:, FOLLOWING] = -1
     return progress

@@ -101,6 +101,19 @@ def verdict(served: Served, times: RequestTimes) -> str:
     return "backlogged" if float(np.mean(times.wait > 3.0 * step)) > PATIENT else "stable"
 
 
+def changes(served: Served) -> dict[str, float]:
+    """Return what failures, an autoscaler and a full queue did: requests that lost their engine, requests that were
+    turned away, and the engines that were paid for on average.
+    """
+    fleet = served.fleet
+    end = float(np.nanmax(served.progress.time[:, FINISH]))
+    return {
+        "lost_requests": float(fleet.lost[0]),
+        "rejected_requests": float(fleet.rejected[0]),
+        "engines": served.rented / end if end > 0 else float(len(served.engines.clock)),
+    }
+
+
 def totals(served: Served) -> dict[str, float]:
     """Return sums and means over the run.
 
@@ -119,7 +132,7 @@ def totals(served: Served) -> dict[str, float]:
         "preemptions": float(engines.count[:, PREEMPTIONS].sum()),
         "recomputed_tokens": float(engines.count[:, RECOMPUTED].sum()),
         "steps": float(engines.count[:, STEPS].sum()),
-        "busy_share": float(occupancy[0]) / (elapsed * len(engines.clock)) if elapsed > 0 else 0.0,
+        "busy_share": float(occupancy[0]) / max(served.rented, 1e-300),
         "running": float(occupancy[1]) / busy,
         "kv_use": float(occupancy[2]) / busy / served.policy.blocks,
         "queue_time": float(np.mean(served.progress.time[:, QUEUED] - served.requests.arrival)),

@@ -25,6 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from costmodel.errors import InputError, Location
+from costmodel.reading import open_regular
 from costmodel.schema.references import display_path
 from costmodel.serving.state import NOBODY, Requests
 from costmodel.serving.trace_blocks import block_arrays
@@ -121,7 +122,11 @@ def _rows(path: Path, shown: str, kind: str | None) -> Iterator[Row]:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    try:
+        file = open_regular(path)
+    except OSError as error:
+        raise _problem(display_path(path), None, f"cannot be read: {error.strerror}", "check the path") from None
+    return gzip.open(file, "rb") if path.suffix == ".gz" else file  # type: ignore[return-value]
 
 
 def _lines(file: IO[bytes], shown: str) -> Iterator[tuple[int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -9,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.errors import InputError, Location
-from costmodel.schema.loader import MAX_BYTES, read_data
+from costmodel.schema.results import read_head, read_json
 from costmodel.schema.whole_files import reporting_os_errors
 
 STUDY, POINTS = "study.json", "points"
-_OF_A_RUN = ("version", "form", "parts", "inputs")  # what a study says of its answers; the question is the rest
+DIGITS = 16  # of a digest that are kept
+_OF_A_RUN = (
+    "version",
+    "form",
+    "parts",
+    "inputs",
+    "digests",
+)  # what a study says of its answers; the question is the rest
 
 
 def check_folder(folder: Path, document: Mapping[str, Any]) -> None:
@@ -49,7 +57,12 @@ def part_path(folder: Path, number: int, form: str) -> Path:
 def found_form(folder: Path) -> str | None:
     """Return the form of the table that a folder of the same study holds, null where it holds none."""
     study = folder / STUDY
-    return str(json.loads(read_data(study, str(study), MAX_BYTES))["form"]) if study.exists() else None
+    return read_head(study).form if study.exists() else None
+
+
+def digest(data: bytes) -> str:
+    """Return the digest by which a part is known."""
+    return hashlib.sha256(data).hexdigest()[:DIGITS]
 
 
 def as_json(document: object) -> bytes:
@@ -61,11 +74,7 @@ def as_json(document: object) -> bytes:
 
 def _same_study(path: Path, document: Mapping[str, Any]) -> bool:
     """Tell whether a file asks what `document` asks; which version answers, and in which form, does not matter."""
-    try:
-        present = json.loads(read_data(path, str(path), MAX_BYTES))
-    except (InputError, ValueError):
-        return False
-    if not isinstance(present, dict) or "form" not in present:
-        return False
+    read_head(path)  # raises what is wrong with it
+    present = read_json(path, "remove the folder, or name another")
     requested = json.loads(as_json(document))
     return {**present, **dict.fromkeys(_OF_A_RUN)} == {**requested, **dict.fromkeys(_OF_A_RUN)}

@@ -6,6 +6,7 @@ evaluated again.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -20,11 +21,11 @@ import numpy.typing as npt
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
 from costmodel.schema.loader import MAX_SWEEP_BYTES, read_data
-from costmodel.schema.results import SweepFile, read_study
+from costmodel.schema.results import SweepFile, read_head, read_json, read_study
 from costmodel.schema.whole_files import make_folder, reporting_os_errors, write_whole
 from costmodel.study.chunks import Cutter, cutter, evaluate_chunk
 from costmodel.study.executors import HERE, Pool, in_any_order
-from costmodel.study.files import POINTS, STUDY, as_json, check_folder, found_form, part_path
+from costmodel.study.files import POINTS, STUDY, as_json, check_folder, digest, found_form, part_path
 from costmodel.study.fingerprint import fingerprint
 from costmodel.study.summary import OnProgress, Summary
 from costmodel.study.sweep import INTERVAL, Sweep
@@ -44,21 +45,36 @@ def write_sweep(
     document = {
         **sweep.document(), "form": cutting.form, "parts": len(cutting.runs), "inputs": fingerprint(sweep),
     }  # fmt: skip
-    _begin(folder, document)
+    record = _Record(folder, document, _begin(folder, document))
     summary = Summary(sweep)
     missing = []
     for number in range(len(cutting.runs)):
-        columns = _present(cutting, folder, number)
+        columns = _present(cutting, folder, number, record.digests[number])
         if columns is None:
             missing.append(number)
         else:
             summary.add(number, columns)
     on_progress(summary.points)
     for number, data, columns in in_any_order(pool, evaluate_chunk, map(cutting.chunk, missing)):
+        record.add(number, data)  # first, so that a part that is there is known
         write_whole(part_path(folder, number, cutting.form), [data])
         summary.add(number, columns)
         on_progress(summary.points)
     return summary.scenarios()
+
+
+class _Record:
+    """The `study.json` of a sweep under way: the digest of every part that is written, or is about to be."""
+
+    def __init__(self, folder: Path, document: Mapping[str, Any], digests: list[str | None]) -> None:
+        self._path, self._document, self.digests = folder / STUDY, document, digests
+
+    def add(self, number: int, data: bytes) -> None:
+        """Note a part."""
+        known = digest(data)
+        if self.digests[number] != known:
+            self.digests[number] = known
+            write_whole(self._path, [as_json({**self._document, "digests": self.digests})])
 
 
 def _form(folder: Path, requested: str | None) -> str:
@@ -72,19 +88,34 @@ def _form(folder: Path, requested: str | None) -> str:
     return present or requested or best_form()
 
 
-def _begin(folder: Path, document: Mapping[str, Any]) -> None:
-    """Make the folder; remove what an interrupted run left half written, and parts that other inputs gave."""
-    data = as_json(document)
+def _begin(folder: Path, document: Mapping[str, Any]) -> list[str | None]:
+    """Make the folder; remove what an interrupted run left half written, and parts that other inputs gave.
+
+    Returns the digests of the parts that are there, null for one of which none is known.
+    """
     points = folder / POINTS
     make_folder(points)
     study = folder / STUDY
-    same = study.is_file() and study.read_bytes() == data
+    nothing: list[str | None] = [None] * int(document["parts"])
+    digests = _digests(study, document) if study.exists() else None
+    same = digests is not None
     with reporting_os_errors(points):
         for path in points.iterdir():
             if not same or _is_left_over(path):
                 path.unlink(missing_ok=True)
     if not same:
-        write_whole(study, [data])
+        write_whole(study, [as_json({**document, "digests": nothing})])
+    return digests or nothing
+
+
+def _digests(study: Path, document: Mapping[str, Any]) -> list[str | None] | None:
+    """Return the digests of parts that a study states; null where other inputs gave them."""
+    present, head = read_json(study, "remove the folder, or name another"), read_head(study)
+    expected = json.loads(as_json(document))
+    if {**present, "digests": None} != {**expected, "digests": None}:
+        return None
+    digests = head.digests or []
+    return digests if len(digests) == document["parts"] else [None] * int(document["parts"])
 
 
 def _is_left_over(path: Path) -> bool:
@@ -101,13 +132,16 @@ def _is_left_over(path: Path) -> bool:
     return int(process) == os.getpid()
 
 
-def _present(cutting: Cutter, folder: Path, number: int) -> Columns | None:
-    """Return a part that is there and whole, null for one that has to be made."""
+def _present(cutting: Cutter, folder: Path, number: int, expected: str | None) -> Columns | None:
+    """Return a part that is there as it was written, null for one that has to be made. expected: its digest."""
     path = part_path(folder, number, cutting.form)
-    if not path.exists():
+    if expected is None or not path.exists():
         return None
     try:
-        columns = decode(read_data(path, str(path), MAX_SWEEP_BYTES), cutting.form, Location(str(path)))
+        data = read_data(path, str(path), MAX_SWEEP_BYTES)
+        if digest(data) != expected:
+            return None
+        columns = decode(data, cutting.form, Location(str(path)))
     except InputError:
         return None
     rows = sum(math.prod(len(part) for part in index) for _, index in cutting.runs[number])
@@ -174,6 +208,11 @@ def _parts(study: SweepFile, folder: Path) -> Iterator[Columns]:
         path = part_path(folder, number, study.form)
         data = read_data(path, str(path), left, missing_hint="run the sweep again")
         left -= len(data)
+        if study.digests is not None and digest(data) != study.digests[number]:
+            raise InputError.single(
+                f"is not the part that {STUDY} names: it was changed or swapped",
+                hint="run the sweep again, which makes it anew", location=Location(str(path)),
+            )  # fmt: skip
         yield decode(data, study.form, Location(str(path)))
 
 

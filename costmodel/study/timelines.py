@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from costmodel.errors import InputError, Location
 from costmodel.profiling.importing.compressed import parse_json, read_bytes
 from costmodel.profiling.importing.kineto import is_trace
+from costmodel.reading import open_regular
 
 SCHEMA = "costmodel/trace-comparison@1"
 DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -68,7 +69,7 @@ def is_trace_file(path: Path) -> bool:
     if path.suffix == ".gz":
         return True
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return b'"traceEvents"' in file.read(_HEAD)
     except OSError:  # told by who reads it as a result
         return False

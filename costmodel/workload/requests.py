@@ -70,17 +70,57 @@ class RequestStream:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Failure:
+    """An engine fails. replica: its number from 0; at: when, since the first arrival; lasts: until it is back [s]."""
+
+    replica: Count
+    at: Seconds
+    lasts: Seconds
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Autoscale:
+    """Engines are started and given back: every `interval` there should be one for each `target` requests.
+
+    least, most: engines; start_up: until a new one serves [s].
+    """
+
+    most: Count
+    target: Quantity
+    least: Count = 1.0
+    interval: Seconds = 10.0
+    start_up: Seconds = 60.0
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Transfer:
+    """How the cache of a prompt gets to the engine that decodes. bandwidth: of one engine [B/s]; latency: [s]."""
+
+    bandwidth: Quantity
+    latency: Seconds = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Replicas:
     """Equal engines behind a router.
 
     routing: `round_robin`, `random`, `least_loaded` (fewest requests), `power_of_two` (the less loaded of two drawn) or
         `prefix` (the longest cached prefix, unless that engine has many more requests than the least loaded one).
     signal_delay: the router learns loads and caches at this interval [s]; 0: always.
+    max_waiting: an engine with so many waiting requests turns others away, null: none; failures: of engines; autoscale:
+        null: `count` engines serve all the time.
+    prefill: of all engines so many compute prompts only, and the others decode; transfer: of the prompts' caches, null:
+        over the NICs of the engine's devices.
     """
 
     count: Count = 1.0
     routing: str = "round_robin"
     signal_delay: Seconds = 0.0
+    max_waiting: Count | None = None
+    failures: tuple[Failure, ...] = ()
+    autoscale: Autoscale | None = None
+    prefill: Count = 0.0
+    transfer: Transfer | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -95,7 +95,7 @@ def test_a_stand_in_for_a_number_format_is_told(run, tmp_path):
         ),
         (("--vary", "scenarios.training.schedule=1f1b,dualpip"), "did you mean"),
         (("--vary", RANGE, "--scenario", "decod"), "did you mean `decode` or"),
-        (("--vary", RANGE, "--set", f"{NVLINK}=1GB/s"), "the same field as --set"),
+        (("--vary", RANGE, "--set", f"{NVLINK}=100GB/s"), "the same field as --set"),
     ],
 )
 def test_bad_input_is_told_with_its_fix_and_writes_nothing(run, tmp_path, arguments, told):

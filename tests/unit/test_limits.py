@@ -39,7 +39,7 @@ def test_a_file_that_is_far_too_large_is_refused_with_its_size(reader: str, tmp_
         read(sparse(tmp_path / name, 10 * 2**30))
 
 
-def test_a_folder_whose_study_is_far_too_large_holds_another_one(tmp_path: Path) -> None:
+def test_a_folder_whose_study_is_far_too_large_told_as_such(tmp_path: Path) -> None:
     sparse(tmp_path / STUDY, 10 * 2**30)
-    with pytest.raises(InputError, match="holds another study"):
+    with pytest.raises(InputError, match="file too large"):
         check_folder(tmp_path, {})

@@ -9,8 +9,10 @@ from typing import Any
 
 from costmodel import units
 from costmodel.errors import Location, MeasurementError, Problem
+from costmodel.reading import open_regular
 
 MOST_BYTES = 256 * 2**20  # decompressed: some hundred steps of a trace, which Python holds at ten times its size
+MOST_MEMBERS = 100_000  # of blocks of 64 kB, as bgzip writes them, there are 4,096 in so many bytes
 _PART = 2**20
 _GZIP = b"\x1f\x8b"
 _WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say gzip
@@ -22,7 +24,7 @@ def read_bytes(path: Path, shown: str, most: int = MOST_BYTES) -> bytes:
     Raises MeasurementError where it is missing, cannot be read, is cut off, or has more than `most` bytes.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(most + 1)
     except FileNotFoundError:
         raise _problem(shown, "does not exist", "check the path") from None
@@ -40,7 +42,11 @@ def _inflate(data: bytes, shown: str, most: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     rest = data
+    members = 0
     while rest.startswith(_GZIP):
+        members += 1
+        if members > MOST_MEMBERS:
+            raise _problem(shown, f"has more than {MOST_MEMBERS:,} gzip members", "compress it again, as one")
         member = zlib.decompressobj(_WINDOW)
         while not member.eof:
             try:

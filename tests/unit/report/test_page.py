@@ -38,6 +38,22 @@ def test_csv_holds_the_tables_alone_with_numbers_in_si(table, capsys) -> None:
     assert list(second.values()) == ["second", "0.0025", "0.005", "", "", ""]
 
 
+def test_what_a_spreadsheet_takes_for_a_formula_is_text_and_numbers_stay_numbers(capsys) -> None:
+    made = page.table("name", "more")
+    for text in ("=HYPERLINK(1)", "+1+cmd", "-2.5", "@x", "-a", "plain"):
+        made.add(text, "x")
+    rows = list(csv.reader(io.StringIO(printed(capsys, made, "csv").strip())))
+    assert [row[0] for row in rows[1:]] == ["'=HYPERLINK(1)", "'+1+cmd", "-2.5", "'@x", "'-a", "plain"]
+
+
+def test_markdown_has_no_markup_of_its_own_and_terminals_get_no_control_characters(capsys) -> None:
+    made = page.table("name")
+    made.add("<img src=x> & \x1b[2J")
+    assert "&lt;img src=x&gt; &amp;" in printed(capsys, made, "md")
+    for form in ("text", "md", "csv"):
+        assert "\x1b" not in printed(capsys, made, form)
+
+
 def test_csv_names_units_that_differ_in_a_column_of_their_own(capsys) -> None:
     mixed = page.table("metric", ">value")
     mixed.add("step time", metric("step_time", 2.0))

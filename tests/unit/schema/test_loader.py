@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from costmodel.schema.tree import to_python
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e12", 1e12), ("0x10", 16), ("0o17", 15), ("017", 17), ("1.5", 1.5), ("+3", 3), ("~", None), ("null", None),
-        ("true", True), ("no", "no"), ("on", "on"), ("yes", "yes"), ("1:30", "1:30"), ("1_000", "1_000"),
+        ("1e12", 1e12), ("0x10", 16), ("0o17", 15), ("1.5", 1.5), ("+3", 3), ("~", None), ("null", None),
+        ("true", True), ("n", "n"), ("1:30", "1:30"), ("1_a", "1_a"), ("0", 0), ("0.5", 0.5),
         ("'1'", "1"), ('"true"', "true"), ("80 GiB", "80 GiB"), ("4 %", "4 %"), ("2024-01-01", "2024-01-01"),
     ],
 )  # fmt: skip
@@ -107,7 +108,7 @@ def test_a_huge_file_is_refused_with_its_size_before_it_is_read(
     path = tmp_path / "huge.yaml"
     with path.open("wb") as file:
         file.truncate(100 * 2**20)  # a hole: no disk is used
-    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("was opened for reading"))
+    monkeypatch.setattr(os, "read", lambda *_: pytest.fail("was read"))
     with pytest.raises(InputError) as caught:
         read_tree(path, "huge.yaml")
     (problem,) = caught.value.problems
@@ -116,10 +117,10 @@ def test_a_huge_file_is_refused_with_its_size_before_it_is_read(
     assert "16 MiB" in problem.message
 
 
-def test_a_device_without_a_size_is_read_up_to_the_limit() -> None:
+def test_a_device_without_a_size_is_not_read() -> None:
     with pytest.raises(InputError) as caught:
         read_text(Path("/dev/zero"), "zero", MAX_BYTES)
-    assert "file too large: more than 16 MiB" in str(caught.value)
+    assert "it is a device, not a regular file" in str(caught.value)
 
 
 def test_a_file_at_the_limit_is_read(tmp_path: Path) -> None:

@@ -6,26 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving_reference import Job, Reference
 
-from costmodel.serving.fleet import (
-    LEAST_LOADED,
-    POWER_OF_TWO,
-    PREFIX,
-    ROUND_ROBIN,
-    deal_out,
-    new_router,
-    run_apart,
-    run_together,
-)
+from costmodel.serving.availability import OFF, UP, Fleet, next_change
+from costmodel.serving.fleet import deal_out, run_apart, run_together
 from costmodel.serving.prices import Tables, attention_time, p_norms, rows_time
+from costmodel.serving.routing import LEAST_LOADED, POWER_OF_TWO, PREFIX, ROUND_ROBIN, Service, new_router
 from costmodel.serving.state import (
     FINISH,
     FIRST,
     FREE,
+    NEVER,
     NEXT,
     NOBODY,
     PREEMPTED,
     PREEMPTIONS,
     PROMPT_TOKENS,
+    PROMPTS_ONLY,
     RECOMPUTED,
     REPLICA,
     STEPS,
@@ -65,6 +60,21 @@ def direct(decodes, chunks):
     return rows_time(tables(), len(decodes) + rows, len(decodes) + len(chunks)) + attention_time(tables(), step)
 
 
+def fleet(number, prefill=0, **changes):
+    """Return a fleet that is up all the time, or as changed."""
+    none = np.zeros(0)
+    always = Fleet(
+        status=np.full(number, UP), ready=np.zeros(number), since=np.zeros(number), rented=np.zeros(number),
+        outage_time=none, outage_engine=none.astype(int), outage_ends=none.astype(int), next_outage=np.zeros(1, int),
+        change=np.full(1, np.inf), tick=np.full(1, np.inf), interval=0.0, least=0, most=number, target=1.0,
+        start_up=0.0, max_waiting=int(NEVER), lost=np.zeros(1, int), rejected=np.zeros(1, int), prefill=prefill,
+        token_time=0.01, latency=0.5, link_free=np.zeros(number),
+    )  # fmt: skip
+    changed = always._replace(**changes)
+    changed.change[0] = next_change(changed)
+    return changed
+
+
 def stream(arrival, lengths, calls=NOBODY):
     count = len(arrival)
     return Requests(
@@ -89,7 +99,9 @@ def serve(requests, policy=POLICY, replicas=1, kind=None):
         assert run_apart(requests, progress, engines, policy, tables(), np.inf) == -1
     else:
         router = new_router(kind, 0.0, replicas, len(requests.arrival), 0)
-        assert run_together(requests, progress, engines, policy, tables(), router) == -1
+        assert (
+            run_together(Service(requests, progress, engines, policy, tables(), router, fleet(replicas)), np.inf) == -1
+        )
     return requests, progress, engines
 
 
@@ -220,3 +232,99 @@ def test_least_loaded_waits_less_than_round_robin():
     waits = [np.mean(serve(requests, replicas=4, kind=kind)[1].time[:, FIRST] - requests.arrival)
              for kind in (ROUND_ROBIN, LEAST_LOADED)]  # fmt: skip
     assert waits[1] < waits[0]
+
+
+def together(requests, changed, policy=POLICY, kind=LEAST_LOADED, until=np.inf):
+    """Return the service after all requests, with a fleet that changes."""
+    requests = requests._replace(arrival=requests.arrival.copy())
+    number = len(changed.status)
+    engines = new_fleet(number, policy, requests, 16)
+    engines.count[: changed.prefill, PROMPTS_ONLY] = 1
+    router = new_router(kind, 0.0, number, len(requests.arrival), 0)
+    service = Service(requests, new_progress(requests), engines, policy, tables(), router, changed)
+    assert run_together(service, until) == -1
+    return service
+
+
+def many(seed=4, count=40):
+    draw = np.random.default_rng(seed)
+    return stream(np.cumsum(draw.exponential(3.0, count)), draw.integers(1, 50, (count, 2)))
+
+
+def outage(at, lasts, replica=0):
+    times = np.array([at, at + lasts])
+    return {
+        "outage_time": times, "outage_engine": np.array([replica] * 2), "outage_ends": np.array([0, 1]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("jump", [True, False])
+def test_a_failure_loses_no_request_and_no_block(jump):
+    policy = POLICY._replace(caching=True, jump=jump)
+    service = together(many(), fleet(2, **outage(30.0, 40.0)), policy)
+    assert np.isfinite(service.progress.time[:, FINISH]).all()
+    assert service.fleet.lost[0] > 0
+    np.testing.assert_array_equal(service.engines.count[:, FREE], policy.blocks)
+    undisturbed = together(many(), fleet(2), policy)
+    assert service.progress.time[:, FINISH].mean() > undisturbed.progress.time[:, FINISH].mean()
+
+
+def test_while_all_engines_are_down_requests_wait():
+    service = together(stream([50.0], [(4, 3)]), fleet(1, **outage(10.0, 100.0)))
+    assert service.progress.time[0, FIRST] > 110.0
+
+
+def test_jumps_change_nothing_with_failures_pools_and_an_autoscaler():
+    for make in (
+        lambda: fleet(3, **outage(20.0, 30.0)),
+        lambda: fleet(3, prefill=1),
+        lambda: fleet(3, status=np.array([UP, OFF, OFF]), tick=np.full(1, 5.0), interval=5.0, least=1, target=4.0,
+                      start_up=7.0),
+    ):  # fmt: skip
+        results = [together(many(), make(), POLICY._replace(jump=jump)) for jump in (True, False)]
+        np.testing.assert_array_equal(*(each.progress.time[:, :4] for each in results))
+
+
+def test_an_autoscaler_starts_engines_under_load_and_gives_them_back():
+    busy = stream([1.0 * i for i in range(60)] + [5000.0], [(10, 30)] * 61)
+    scale = {"tick": np.full(1, 5.0), "interval": 5.0, "least": 1, "target": 8.0, "start_up": 20.0}
+    scaled = together(busy, fleet(4, status=np.array([UP, OFF, OFF, OFF]), **scale))
+    alone = together(busy, fleet(1))
+    assert (np.bincount(scaled.progress.count[:, REPLICA], minlength=4) > 0).all()
+    assert scaled.progress.time[:60, FINISH].max() < alone.progress.time[:60, FINISH].max()
+    assert scaled.fleet.status.tolist().count(OFF) == 3
+    assert 0.0 < scaled.fleet.rented[1] < 1000.0
+
+
+def test_a_full_queue_turns_requests_away():
+    burst = stream([0.0] * 50, [(10, 10)] * 50)
+    service = together(burst, fleet(1, max_waiting=10))
+    served = np.isfinite(service.progress.time[:, FINISH])
+    assert service.fleet.rejected[0] == 50 - served.sum() == 40
+    assert (service.progress.count[~served, REPLICA] == -1).all()
+
+
+def test_a_prompt_moves_to_the_engine_that_decodes_it():
+    service = together(stream([0.0], [(100, 3)]), fleet(2, prefill=1), POLICY._replace(overlapped=False))
+    prompts = 1.0 + 0.01 * 64 + 0.01 + 1e-6 * 64 * 64 + 1.0 + 0.01 * 36 + 0.01 + 1e-6 * 36 * 100
+    assert service.progress.time[0, FIRST] == pytest.approx(prompts, rel=1e-12)
+    moved = prompts + 100 * 0.01 + 0.5
+    first = 1.0 + 0.01 + 0.01 + 1e-6 * 101
+    second = 1.0 + 0.01 + 0.01 + 0.001 * 102
+    assert service.progress.time[0, FINISH] == pytest.approx(moved + first + second, rel=1e-9)
+    assert service.engines.count[:, FREE].tolist() == [POLICY.blocks] * 2
+
+
+def test_links_send_one_cache_after_the_other():
+    both = stream([0.0, 0.0], [(30, 3)] * 2)
+    service = together(both, fleet(2, prefill=1))
+    begins = service.fleet.link_free[0] - service.progress.time[:, FIRST].max()
+    assert begins == pytest.approx(2 * 30 * 0.01, rel=1e-9)
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_pools_conserve_requests_and_blocks(caching):
+    policy = POLICY._replace(caching=caching, blocks=120)
+    service = together(many(seed=7), fleet(4, prefill=2), policy)
+    assert np.isfinite(service.progress.time[:, FINISH]).all()
+    np.testing.assert_array_equal(service.engines.count[:, FREE], policy.blocks)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from costmodel.errors import InputError
 from costmodel.study import chunks
 from costmodel.study.chunks import cut
 from costmodel.study.executors import pool
-from costmodel.study.points import write_sweep
+from costmodel.study.points import read_sweep, write_sweep
 from costmodel.study.sweep import Wanted, plan_sweep
 from costmodel.study.tables import Columns, decode, numbers
 
@@ -176,3 +178,56 @@ def test_an_embedded_dask_cluster_gives_the_same_files(decode_only: costmodel.Wo
     with pool(scheduler="embedded") as cluster:
         write_sweep(sweep, tmp_path / "there", pool=cluster)
     assert files(tmp_path / "here") == files(tmp_path / "there")
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def changed(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"decode,17.0", b"decode,99.0", 1) + b"")
+
+
+def swapped(path: Path) -> None:
+    other = path.with_name("part-00001.csv")
+    one, two = path.read_bytes(), other.read_bytes()
+    path.write_bytes(two)
+    other.write_bytes(one)
+
+
+@pytest.mark.parametrize("damage", [cut_short, changed, swapped, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_damaged_part_is_never_reported_and_made_again(
+    decode_only: costmodel.Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object]
+) -> None:
+    monkeypatch.setattr(chunks, "POINTS", 4)
+    sweep = plan_sweep(decode_only, (f"{BATCH}=16..27:12",))
+    write_sweep(sweep, tmp_path, form="csv")
+    whole = files(tmp_path)
+    assert len([name for name in whole if "part" in name]) == 3
+    damage(tmp_path / "points" / "part-00000.csv")
+    if files(tmp_path) != whole:
+        with pytest.raises(InputError, match=r"changed or swapped|does not exist"):
+            read_sweep(tmp_path)
+    write_sweep(sweep, tmp_path, form="csv")
+    assert files(tmp_path) == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"form": "../../x"}, "form"),
+        ({"parts": 0}, "parts"),
+        ({"digests": ["x"] * 9}, "9 digests for 1 parts"),
+        ({"schema": "costmodel/sweep@9"}, "update costmodel"),
+    ],
+)
+def test_a_study_is_read_through_its_model_before_its_words_become_paths(
+    decode_only: costmodel.Workload, tmp_path: Path, change: dict[str, object], told: str
+) -> None:
+    sweep = plan_sweep(decode_only, (f"{BATCH}=16,32",))
+    write_sweep(sweep, tmp_path, form="csv")
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps(json.loads(study.read_text()) | change))
+    for use in (lambda: write_sweep(sweep, tmp_path), lambda: read_sweep(tmp_path)):
+        with pytest.raises(InputError, match=told):
+            use()

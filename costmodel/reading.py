@@ -1,0 +1,31 @@
+"""The one gate through which files are opened: regular ones only, so that nothing waits for a pipe or a device."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}  # fmt: skip
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Return a regular file, opened for reading; links to one are followed.
+
+    Raises OSError whose `strerror` says why not: it does not exist, is a folder, a pipe, a device or a socket, has too
+    long a name, is a link that leads to itself, or may not be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait
+    except ValueError as error:  # a null character in the name
+        raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from None
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'no file')}, not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")

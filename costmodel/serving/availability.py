@@ -1,0 +1,226 @@
+"""Which engines of a fleet serve: failures and repairs, an autoscaler, requests that are turned away."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from costmodel.serving.compiled import inner
+from costmodel.serving.engine import leave_decoding
+from costmodel.serving.state import (
+    ANONYMOUS,
+    BUSY_UNTIL,
+    COMPUTED,
+    DECODERS,
+    DECODING,
+    ENDING,
+    FOLLOWING,
+    FREE,
+    FREE_HEAD,
+    FREE_TAIL,
+    GENERATED,
+    HEAD,
+    HELD,
+    KEYS,
+    LONGEST,
+    MOMENT,
+    MOVED,
+    NEVER,
+    NEXT_FINISH,
+    OWN,
+    OWNER,
+    PARTIAL,
+    PREEMPTED,
+    PROMPT,
+    SEGMENT,
+    SETTLED,
+    SIZE,
+    SPARE,
+    START,
+    STARTING,
+    TAIL,
+    TARGET,
+    TICK,
+    TOKEN_END,
+    UNSEEN,
+    UNUSED,
+    WAITING,
+    Engine,
+    Policy,
+    Progress,
+    Requests,
+)  # fmt: skip
+
+UP, DOWN, BOOTING, DRAINING, OFF = 0, 1, 2, 3, 4
+
+
+class Fleet(NamedTuple):
+    """Who serves when.
+
+    status: of each engine; ready: when one that boots will serve [s]; since: when it was last rented, rented: how long
+        it was before [s].
+    outage_time, outage_engine, outage_ends: failures and repairs in order; next_outage: the next of them.
+    change: when any of this changes next [s]; tick: when the autoscaler decides next [s].
+    interval: between its decisions, 0: none; least, most: engines; target:
+        requests for each; start_up: until a new one serves [s].
+    max_waiting: requests in an engine's queue from which on the router turns others away.
+    lost, rejected: requests that lost their engine, and that were turned away, so far.
+    prefill: the first engines, which compute prompts only, 0: all do everything; token_time, latency: of moving a
+        prompt's cache to another engine [s]; link_free: when each engine's link is free again [s].
+    """
+
+    status: Any
+    ready: Any
+    since: Any
+    rented: Any
+    outage_time: Any
+    outage_engine: Any
+    outage_ends: Any
+    next_outage: Any
+    change: Any
+    tick: Any
+    interval: float
+    least: int
+    most: int
+    target: float
+    start_up: float
+    max_waiting: int
+    lost: Any
+    rejected: Any
+    prefill: int
+    token_time: float
+    latency: float
+    link_free: Any
+
+
+@inner
+def next_change(fleet: Fleet) -> float:
+    """Return when an engine fails, is repaired or booted, or the autoscaler decides [s]."""
+    change = float(fleet.tick[0])
+    if fleet.next_outage[0] < len(fleet.outage_time):
+        change = min(change, fleet.outage_time[fleet.next_outage[0]])
+    for engine in range(len(fleet.status)):
+        if fleet.status[engine] == BOOTING:
+            change = min(change, fleet.ready[engine])
+    return change
+
+
+@inner
+def in_engine(count: Any) -> int:
+    """Return the requests that an engine has. count: of it."""
+    return int(count[WAITING] + count[DECODING] + count[STARTING] + count[ENDING] + (1 if count[PARTIAL] >= 0 else 0))
+
+
+@inner
+def count_requests(fleet: Fleet, counts: Any, clocks: Any) -> int:
+    """Return the requests of all engines; those that are drained are given back."""
+    requests = 0
+    for engine in range(len(fleet.status)):
+        own = in_engine(counts[engine])
+        requests += own
+        if fleet.status[engine] == DRAINING and own == 0:
+            give_back(fleet, engine, max(clocks[engine, BUSY_UNTIL], fleet.ready[engine]))
+    return requests
+
+
+@inner
+def autoscale(fleet: Fleet, counts: Any, clocks: Any, now: float) -> None:
+    """Start or drain engines until there is one for each `target` requests, `least` to `most` of them.
+
+    counts, clocks: of all engines. A drained engine serves what it has, and is given back when that is done.
+    """
+    fleet.tick[0] = now + fleet.interval
+    requests, serving, last = count_requests(fleet, counts, clocks), 0, len(fleet.status) - 1
+    for engine in range(last + 1):
+        serving += 1 if fleet.status[engine] == UP or fleet.status[engine] == BOOTING else 0
+    wanted = min(max(int(np.ceil(requests / fleet.target)), fleet.least), fleet.most)
+    for status in (DRAINING, OFF):
+        for engine in range(last + 1):
+            if serving < wanted and fleet.status[engine] == status:
+                start(fleet, engine, now)
+                serving += 1
+    for status in (BOOTING, UP):
+        for i in range(last + 1):
+            if serving > wanted and fleet.status[last - i] == status:
+                stop(fleet, last - i, now)
+                serving -= 1
+
+
+@inner
+def start(fleet: Fleet, engine: int, now: float) -> None:
+    """Let an engine that is drained serve on, or boot one that is off."""
+    if fleet.status[engine] == DRAINING:
+        fleet.status[engine] = UP
+    else:
+        fleet.status[engine], fleet.since[engine], fleet.ready[engine] = BOOTING, now, now + fleet.start_up
+
+
+@inner
+def stop(fleet: Fleet, engine: int, now: float) -> None:
+    """Give an engine back that boots, or let one serve what it has."""
+    if fleet.status[engine] == BOOTING:
+        give_back(fleet, engine, now)
+    else:
+        fleet.status[engine], fleet.ready[engine] = DRAINING, now
+
+
+@inner
+def give_back(fleet: Fleet, engine: int, moment: float) -> None:
+    """Stop paying for an engine."""
+    fleet.status[engine] = OFF
+    fleet.rented[engine] += moment - fleet.since[engine]
+
+
+@inner
+def lose_request(requests: Requests, progress: Progress, request: int) -> None:
+    """Let a request forget its engine: all its tokens are computed again elsewhere."""
+    count = progress.count
+    count[request, TARGET] = requests.length[request, PROMPT] + count[request, GENERATED]
+    count[request, HELD] = count[request, OWN] = count[request, COMPUTED] = count[request, MOVED] = 0
+    count[request, SEGMENT] = -1
+
+
+@inner
+def lose_running(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> None:
+    """Put what an engine runs in front of its queue, as requests that have no cache.
+
+    The step that runs when an engine fails is still returned.
+    """
+    count = engine.count
+    running = count[DECODING]
+    for i in range(running + (1 if count[PARTIAL] >= 0 else 0)):
+        if i < running:
+            request = int(engine.list[DECODERS, running - 1 - i])
+            leave_decoding(progress, engine, policy, request)
+            progress.count[request, GENERATED] += count[TICK] - progress.count[request, START]
+        else:
+            request = int(count[PARTIAL])
+        progress.count[request, PREEMPTED] += 1
+        progress.count[request, FOLLOWING] = count[HEAD]
+        count[HEAD] = request
+    request = int(count[HEAD])
+    while request >= 0:
+        lose_request(requests, progress, request)
+        request = int(progress.count[request, FOLLOWING])
+
+
+@inner
+def empty_engine(engine: Engine, policy: Policy, now: float) -> None:
+    """Leave an engine without requests and cache; what it has counted so far stays."""
+    count, entries = engine.count, len(engine.entry)
+    for place in (HEAD, TAIL, UNSEEN, PARTIAL):
+        count[place] = -1
+    for place in (DECODING, ENDING, STARTING, KEYS, SETTLED, WAITING, FREE_HEAD, FREE_TAIL):
+        count[place] = 0
+    count[NEXT_FINISH], count[LONGEST], count[FREE], count[SPARE] = NEVER, -NEVER, policy.blocks, entries - 1
+    for entry in range(entries):
+        engine.entry[entry, UNUSED] = entries - 1 - entry
+    engine.entry[0, SIZE], engine.entry[0, OWNER] = policy.blocks, ANONYMOUS
+    engine.entry[0, 0] = engine.entry[0, 1] = -1
+    for place in range(len(engine.phase)):
+        engine.phase[place] = 0
+    for node in range(len(engine.place)):
+        engine.place[node] = -1
+    engine.clock[MOMENT] = np.inf
+    engine.clock[BUSY_UNTIL] = engine.clock[TOKEN_END] = now
