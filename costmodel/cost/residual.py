@@ -16,6 +16,7 @@ from costmodel.quantities import Array, Mask, Quantity, is_single, maximum, mini
 Features: TypeAlias = "Sequence[Quantity]"  # binary logarithms of a kernel's sizes, one per axis of its shape space
 
 
+CURVE_STEP = 1.0 / 512.0  # of the shortest bump
 TEMPORARY = 32_768  # numbers of a temporary array that stays in the cache
 GROUP_AXES = frozenset({"heads", "q_per_kv", "head_dims", "n", "k", "groups", "row_bytes", "top_k", "experts"})
 """Axes of shape spaces along which models differ: other axes are swept for each of them."""
@@ -57,21 +58,16 @@ class Residual:
         weights, lengths = self.weights, self._bump_lengths
         for axis in set(range(len(self.axes))).difference(varied):
             weights = weights * np.exp(-0.5 * _square(self.centres[:, axis], lengths[:, axis], features[axis], 0))
-        dimensions = max(map(np.ndim, features))
         centres_and_lengths = np.concatenate([self.centres[:, varied], lengths[:, varied]], axis=1)
         bumps, which = np.unique(centres_and_lengths, axis=0, return_inverse=True)
-        heights = np.bincount(which.reshape(-1), weights)
+        heights = np.bincount(which.reshape(-1), weights).astype(np.float64, copy=False)
         centres, widths = bumps[:, : len(varied)], bumps[:, len(varied) :]
-        correction: Quantity = 0.0
-        for chunk in _chunks(len(bumps), features):
-            by_axis = (
-                _square(centres[chunk, i], widths[chunk, i], features[axis], dimensions)
-                for i, axis in enumerate(varied)
-            )
-            squares = functools.reduce(operator.add, by_axis)
-            correction = correction + np.tensordot(heights[chunk], np.exp(-0.5 * squares), 1)
-        factor: Array = np.exp(correction)
-        return factor
+        values = [np.asarray(features[axis]) for axis in varied]
+        curve = _Curve.of(values[0], widths) if len(values) == 1 else None
+        if curve is not None:
+            known = _sum_of_bumps(heights, centres, widths, [curve.places])
+            return np.asarray(np.exp(curve.read(known, values[0])))
+        return np.asarray(np.exp(_sum_of_bumps(heights, centres, widths, values)))
 
     def distance(self, features: Features) -> Quantity:
         """Return how far the nearest support point is, in lengths."""
@@ -112,6 +108,45 @@ class Residual:
         offsets = (self.centres - np.array(features, dtype=np.float64)) / lengths
         squares: Array = (offsets * offsets).sum(axis=1)
         return squares
+
+
+def _sum_of_bumps(heights: Array, centres: Array, widths: Array, values: Sequence[Array]) -> Any:
+    """Return the sum of all bumps at shapes. centres, widths: [bumps, axes]; values: of the shapes, by axis."""
+    dimensions = max(map(np.ndim, values))
+    total: Any = 0.0
+    for chunk in _chunks(len(heights), values):
+        by_axis = (_square(centres[chunk, i], widths[chunk, i], value, dimensions) for i, value in enumerate(values))
+        squares = functools.reduce(operator.add, by_axis)
+        total = total + np.tensordot(heights[chunk], np.exp(-0.5 * squares), 1)
+    return total
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Curve:
+    """Even places along one axis, between which a sum of bumps is read by the cubic through the four around.
+
+    Many shapes that differ along one axis alone cost no more than these places. Error of a bump of height w: at most
+    9/384 * CURVE_STEP^4 * 3*w, 1e-12 of w.
+    """
+
+    places: Array
+    step: float
+
+    @classmethod
+    def of(cls, values: Array, widths: Array) -> _Curve | None:
+        """Return places for values, of which there are not many more than places: then null."""
+        step, low, high = CURVE_STEP * float(widths.min()), float(values.min()), float(values.max())
+        count = (high - low) / step + 4.0
+        return cls(low + step * np.arange(-1.0, np.ceil(count)), step) if count < values.size / 2 else None
+
+    def read(self, known: Array, values: Array) -> Array:
+        """Return values between those known at all places [Lagrange]."""
+        place = (values - self.places[0]) / self.step
+        first = np.clip(place.astype(np.intp), 1, len(known) - 3)
+        t = place - first
+        middle = (1.0 - t) * known[first] + t * known[first + 1]
+        ends = (2.0 - t) * known[first - 1] + (1.0 + t) * known[first + 2]
+        return np.asarray((1.0 + t) * (2.0 - t) / 2.0 * middle - t * (1.0 - t) / 6.0 * ends)
 
 
 def _square(centres: Array, lengths: Array, value: Quantity, dimensions: int) -> Any:

@@ -20,6 +20,8 @@ from costmodel.workload.scenario import Scenario
 
 UNSEEN, REFITTED, IN_SAMPLE = "unseen", "refitted", "in-sample"
 STATES = (UNSEEN, REFITTED, IN_SAMPLE)
+ENERGY = ("energy", "power")
+"""What metrics begin with that a device's power moves."""
 COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 """What metrics begin with that no calibration and no time of a framework moves."""
 OF_TRAINING = frozenset({
@@ -37,7 +39,7 @@ class Dependence:
     on: id of a case, name of a publication, or repository of measured rows as `owner/name`; `*` for any text.
     place: the file and the fields that rest on it.
     of_interval: only the ends of the interval do.
-    fields: of a framework that are on the path; empty for all other files.
+    fields: of a framework or device that are on the path; empty for all other files.
     is_choice: a person chose the value with the figure in sight, which no fit can take back.
     """
 
@@ -46,6 +48,11 @@ class Dependence:
     of_interval: bool = False
     fields: tuple[str, ...] = ()
     is_choice: bool = False
+
+    @property
+    def is_power(self) -> bool:
+        """Tell whether it is a device's power that rests on it, which no time does."""
+        return bool(self.fields) and all(field.startswith("power.") for field in self.fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,8 @@ def state_of(
         own = [one for one in own if one.place.startswith("workloads/")]
     elif going_with(metric) not in TIMES | RATES:
         own = [one for one in own if not one.place.startswith(f"{CALIBRATIONS}/{COMPOSITION}")]
+    if not metric.startswith(ENERGY):
+        own = [one for one in own if not one.is_power]
     values = [one for one in own if not one.of_interval]
     fixed = [one for one in values if not _is_refitted(one, refitted)]
     ends = [one for one in own if one.of_interval and not (COMPOSITION in refitted and COMPOSITION in one.place)]
@@ -164,7 +173,8 @@ def _of_file(
         for entry in own:
             fields = tuple(field for field in entry.get("fields", ()) if field not in stated)
             if fields:
-                yield from _entry(entry, following, fields if kind == "frameworks" else (), of_interval=of_interval)
+                named = fields if kind in ("frameworks", "devices") else ()
+                yield from _entry(entry, following, named, of_interval=of_interval)
         stated |= {field for entry in own for field in entry.get("fields", ())}
         following = tree.text("extends") if tree.child("extends") is not None else None
 

@@ -159,3 +159,15 @@ def test_a_group_is_told_by_the_axes_that_name_one():
     assert residual.group_distance([30.0, 3.0]) == 0.0  # keys are swept for every model
     assert residual.group_distance([10.0, 4.0]) == pytest.approx(1.0)
     assert np.asarray(residual.group_distance([10.0, np.array([5.0, 6.5])])).tolist() == pytest.approx([0.0, 1.5])
+
+
+def test_many_shapes_along_one_axis_are_read_from_a_curve_as_if_one_by_one() -> None:
+    centres = np.array([[-3.0], [0.0], [0.5], [6.0]])
+    lengths = np.array([[0.5], [2.0], [0.7], [3.0]])
+    residual = Residual(("a",), np.array([1.0]), centres, np.array([0.4, -1.5, 1.2, 0.3]), bump_lengths=lengths)
+    points = np.concatenate([np.random.default_rng(0).uniform(-8.0, 9.0, 60_000), [-8.0, 9.0]]).reshape(2, -1)
+    together = np.asarray(residual.factor([points]))
+    few = np.asarray(residual.factor([points[:, :50]]))  # summed bump by bump
+    assert together.shape == points.shape
+    np.testing.assert_allclose(together[:, :50], few, rtol=1e-11)
+    assert together[1, -1] == pytest.approx(residual.factor([9.0]), rel=1e-11)

@@ -72,6 +72,15 @@ def test_a_slowdown_says_nothing_of_memory(world: Path) -> None:
     assert _state(world, "rests_on", "paper", metric="memory.weights") == UNSEEN
 
 
+def test_what_a_device_draws_says_nothing_of_a_time(world: Path) -> None:
+    case = _case(world)
+    logs = Dependence("paper", "devices/mine: power.busy", fields=("power.busy",))
+    assert state_of(case, "energy_per_token", [logs]).name == IN_SAMPLE
+    assert state_of(case, "step_time", [logs]).name == UNSEEN
+    clock = Dependence("paper", "devices/mine: clock, power.busy", fields=("clock", "power.busy"))
+    assert state_of(case, "step_time", [clock]).name == IN_SAMPLE
+
+
 def test_a_value_that_a_framework_replaces_is_not_on_its_path(world: Path) -> None:
     base = FRAMEWORK.replace("name: mine", "name: base") % ("rests_on", "paper")
     write(world, "hardware/frameworks/base.yaml", base)
