@@ -165,7 +165,7 @@ def check_scenarios(points: int, tally: Tally) -> None:
         if workload.scenario(scenario).plan.phase not in ("training", "prefill", "decode"):
             continue
         number = max(points // (len(of_all) * 4), 2)
-        vary = {
+        vary: dict[str | tuple[str, ...], tuple[float, ...]] = {
             "hardware.memory.hbm.bandwidth": tuple(rng.uniform(5e11, 8e12, number).tolist()),
             "hardware.processors": tuple(np.floor(rng.uniform(60, 300, 2)).tolist()),
             "hardware.clock": tuple(rng.uniform(1.2e9, 2.4e9, 2).tolist()),
@@ -174,7 +174,7 @@ def check_scenarios(points: int, tally: Tally) -> None:
         for index in np.ndindex(*(len(values) for values in vary.values())):
             _check_point(f"{name} {scenario} {index}", result.at(*index), tally)
         chosen = tuple(int(rng.integers(len(values))) for values in vary.values())
-        changes = {path: values[at] for (path, values), at in zip(vary.items(), chosen, strict=True)}
+        changes = {str(path): values[at] for (path, values), at in zip(vary.items(), chosen, strict=True)}
         alone = workload.changed(changes).evaluate(scenario)
         for metric, value in result.metrics.items():
             own = alone.metrics[metric]

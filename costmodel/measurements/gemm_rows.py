@@ -6,7 +6,7 @@ import numpy as np
 
 from costmodel.measurements.expert_load import expected_routing
 from costmodel.measurements.row_group import RowGroup, Unmapped
-from costmodel.quantities import Array, minimum
+from costmodel.quantities import Array, Quantity, minimum
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Elementwise, Gemm, Operator, gemm_family
 
@@ -86,7 +86,7 @@ def grouped(batch: RowGroup) -> list[Operator]:
     ]  # fmt: skip
 
 
-def _stated(batch: RowGroup, column: str, otherwise: Array) -> Array:
+def _stated(batch: RowGroup, column: str, otherwise: Quantity) -> Array:
     """Return a column that a table need not have, other values where it says nothing."""
     values = batch.rows.number(column)
     return np.where(np.isfinite(values), values, otherwise)
