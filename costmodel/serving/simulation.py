@@ -41,6 +41,7 @@ from costmodel.workload.scenario import Scenario
 
 FEW_TOKENS = 250_000  # of all outputs: Python alone serves them in less time than compilation takes
 PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts; seconds between checkpoints
+FEW_PLACES = 256  # that an engine keeps though fewer requests come: its highest stable rate needs them
 PER_PLACE = 8  # requests of a saturated replica for each that it runs at a time
 UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step: the largest of their defaults
 
@@ -223,7 +224,7 @@ def policy_of(scenario: Scenario, plan: Serving, requests: Requests) -> Policy:
             hint=f"write at least {places * (1 + drafts)}, or fewer `max_num_seqs`",
         )
     return Policy(
-        max_seqs=min(places, most), budget=budget, block=int(memory_of(scenario, plan).block),
+        max_seqs=min(places, max(most, FEW_PLACES)), budget=budget, block=int(memory_of(scenario, plan).block),
         blocks=int(kv_pool(scenario, plan).blocks), overlapped=scheduler.overlapped, mixed=mixed, caching=True,
         reserve=False, drafts=drafts, tokens_per_step=float(tokens_per_step(plan.speculative)), jump=True,
     )  # fmt: skip
