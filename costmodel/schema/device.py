@@ -153,3 +153,9 @@ class DeviceFile(Strict):
     calibration: CalibrationFile | None = Field(default=None, description="fits of the device")
     plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")
+
+    @model_validator(mode="after")
+    def _check_vector_unit(self) -> Self:
+        if "fp32" not in self.math:
+            raise wrong("math lacks fp32, the rate of the CUDA cores", "add `fp32: {peak: …}`")
+        return self
