@@ -6,6 +6,7 @@ import warnings
 from collections import ChainMap
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -214,12 +215,16 @@ def _calibration_key(scenario: Scenario) -> Hashable:
     return device.name, device.path, tuple(sorted(kernels.items()))
 
 
-def event_engine(*, full: bool = False) -> EventEngine:
-    """Return an event engine. full: it simulates ranks and stages that are alike one by one."""
+def event_engine(*, full: bool = False, checkpoint: Path | None = None) -> EventEngine:
+    """Return an event engine.
+
+    full: it simulates ranks and stages that are alike one by one; checkpoint: file that keeps the state of a simulation
+    of requests.
+    """
     from costmodel.event.evaluation import EventEngine  # SimPy loads when it is used
     from costmodel.serving.evaluation import RequestEvaluation
 
-    return EventEngine(full=full, requests=RequestEvaluation)
+    return EventEngine(full=full, requests=partial(RequestEvaluation, checkpoint=checkpoint))
 
 
 def _as_numbers(path: str, values: list[Any]) -> Array:

@@ -27,6 +27,7 @@ COMMANDS = {
     "sweep": "Evaluate a workload over a range of settings and write a table.",
     "search": "Find the best parallel layout and batch size for an objective.",
     "sensitivity": "Rank the hardware parameters by their effect on a metric.",
+    "what-if": "Rank hardware and software changes by what each would save, with its ceiling.",
     "step-times": "Write the step times of a serving engine as a table for other simulators.",
     "predict": "Predict the time of each kernel in a measurement table.",
     "evaluate": "Compare predictions with the times in a measurement table.",

@@ -15,7 +15,7 @@ import click
 )  # fmt: skip
 def command(sources: tuple[Path, ...], output: Path | None) -> int:
     """Draw figures from RESULT (the --json output of simulate, search, sensitivity, reproduce or topology), TRACE (from
-    `simulate --trace`) or DIR (from `sweep`).
+    `simulate --trace`, of requests also as CSV) or DIR (from `sweep`).
 
     Writes SVG, PNG and CSV files and a single page, report.html. Several inputs share one page.
     """

@@ -32,13 +32,17 @@ _FILE = "workload.yaml"  # to which a user may write the workload of a model
     "it ends in .csv (event engine only).",
 )  # fmt: skip
 @click.option(
+    "--checkpoint", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+    help="Keep the state of a simulation of requests in FILE, and go on from it (event engine only).",
+)  # fmt: skip
+@click.option(
     "--phase", "phases", multiple=True, metavar="PHASE",
     help="Of a model: prefill, decode, generate, serving or training. Repeatable; default: prefill and decode.",
 )  # fmt: skip
 @workload_options
 def command(
     *, workload: str, phases: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None, engine: str,
-    full: bool, trace: Path | None,
+    full: bool, trace: Path | None, checkpoint: Path | None,
     changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Predict time, memory, cost and the limiting resource for each scenario of WORKLOAD (a file or a name).
@@ -48,8 +52,9 @@ def command(
     """
     from costmodel.api import event_engine, load
 
-    if engine != "event" and (full or trace is not None):
-        name = "--full" if full else "--trace"
+    options = {"--full": full or None, "--trace": trace, "--checkpoint": checkpoint}
+    name = next((name for name, value in options.items() if value is not None), None)
+    if engine != "event" and name is not None:
         raise InputError.single("needs the event engine", field=name, hint="add --engine event")
     start = _start(workload, cluster, phases, search_path)
     loaded = load(
@@ -58,7 +63,9 @@ def command(
     )  # fmt: skip
     for note in loaded.resolved.notes:
         click.echo(f"note: {note}", err=True)
-    simulation = event_engine(full=full) if engine == "event" else None
+    if checkpoint is not None and len(loaded.scenarios) > 1:
+        raise InputError.single("keeps one scenario", field="--checkpoint", hint="choose one with --scenario")
+    simulation = event_engine(full=full, checkpoint=checkpoint) if engine == "event" else None
     if as_json:
         document = loaded.simulate(engine=engine, simulation=simulation)
         results = document["scenarios"]

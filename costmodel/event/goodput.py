@@ -44,15 +44,15 @@ def simulate_goodput(step: Seconds, devices: Count, checkpoints: Checkpoints, se
     """Return where the time of a run goes.
 
     Any device's failure ends the run, at exponential times with the mean device_mtbf / devices; it continues after
-    `restart` from the last checkpoint that was written. Checkpoints are between steps. For a mean M between failures
-    the expected goodput is t / (e^((t + w)/M) - 1) / (M + R) [renewal argument as in Daly, Future Generation Computer
-    Systems 22, 2006].
+    `restart` from the last checkpoint that was written. A failure during a restart begins it anew. Checkpoints are
+    between steps. For a mean M between failures the expected goodput is t / (e^((t + w)/M) - 1) / (M * e^(R/M)) [Daly,
+    Future Generation Computer Systems 22, 2006, equation 13].
     """
     environment, clock = simpy.Environment(), _Clock()
     interval = float(np.ceil(checkpoints.interval / step) * step)
     mean = float(checkpoints.device_mtbf / devices)
-    failures = np.cumsum(np.random.default_rng(seed).exponential(mean, FAILURES)).tolist()
-    environment.process(_training(environment, clock, checkpoints, interval, failures))
+    gaps = np.random.default_rng(seed).exponential(mean, FAILURES).tolist()
+    environment.process(_training(environment, clock, checkpoints, interval, gaps))
     environment.run()
     total = float(environment.now)
     parts = (clock.kept, clock.written, clock.lost, clock.restarted)
@@ -61,17 +61,22 @@ def simulate_goodput(step: Seconds, devices: Count, checkpoints: Checkpoints, se
 
 
 def _training(
-    environment: simpy.Environment, clock: _Clock, checkpoints: Checkpoints, interval: float, failures: Sequence[float]
+    environment: simpy.Environment, clock: _Clock, checkpoints: Checkpoints, interval: float, gaps: Sequence[float]
 ) -> ProcessGenerator:
-    """Train from checkpoint to checkpoint until all failures have come. failures: their times without restarts [s]."""
-    write, restart = float(checkpoints.write), float(checkpoints.restart)
-    for failure in failures:
-        fails_at = failure + clock.restarted  # every failure's clock starts when training continues
+    """Train from checkpoint to checkpoint until all failures have come. gaps: times between these [s]."""
+    write, restart, down = float(checkpoints.write), float(checkpoints.restart), False
+    for gap in gaps:
+        fails_at = environment.now + gap
+        if down:
+            lasts = min(restart, gap)
+            yield environment.timeout(lasts)
+            clock.restarted += lasts
+            if gap < restart:
+                continue
         while environment.now + interval + write <= fails_at:
             yield environment.timeout(interval + write)
             clock.kept += interval
             clock.written += write
         clock.lost += fails_at - environment.now
         yield environment.timeout(fails_at - environment.now)
-        yield environment.timeout(restart)
-        clock.restarted += restart
+        down = True

@@ -43,14 +43,17 @@ _FLAT = ("copy", "adamw")  # kernels that know no rows: their blocks take elemen
 
 
 def elementwise(batch: RowGroup) -> list[Operator]:
-    """Return a kernel that streams `m` rows of `n` output elements."""
+    """Return a kernel that streams `m` rows of `n` output elements.
+
+    A column has no rows: its elements lie side by side, and blocks take them as they come.
+    """
     name = batch.text("sub_op")
     if name not in _PASSES:
         raise Unmapped(f"what element-wise kernel {name or 'without a name'} reads and writes is unknown")
     read, written = _PASSES[name]
     bytes_in, bytes_out = batch.format("dtype_in").left, batch.format("dtype_out", default=batch.text("dtype_in")).left
     traffic = batch.number("m") * batch.number("n") * (read * bytes_in + written * bytes_out)
-    rows = 0.0 if name in _FLAT else batch.number("m")
+    rows = 0.0 if name in _FLAT else np.where(batch.number("n") > 1.0, batch.number("m"), 0.0)
     return [Elementwise(name, traffic, kind=_KINDS.get(name, ""), rows=rows)]
 
 

@@ -110,8 +110,9 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
         return Gemm(
             name, m=rows / active, n=n, k=k, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right, out_bytes=out,
             groups=active, family=gemm_family("grouped_gemm", weight_only=batch.expands_weights),
-            m_std=deviation, block_scaled=kind.block_scaled, local_experts=held, experts=batch.number("num_experts"),
-            tokens=tokens, microscaled=batch.text("dtype_in") == "w4a16_mxfp4",
+            m_std=deviation, block_scaled=kind.block_scaled, masked=batch.text("sub_op").endswith("masked"),
+            local_experts=held, experts=batch.number("num_experts"), tokens=tokens,
+            microscaled=batch.text("dtype_in") == "w4a16_mxfp4",
         )  # fmt: skip
 
     def stream(name: str, size: Array, kind: str) -> Elementwise:
@@ -122,11 +123,12 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
     if is_bare:
         return [up, down, stream("expert permute", zeros + tokens * hidden * 2 * _WIDE, "permute")]
     moved = (tokens if in_place else rows) * hidden * (_WIDE + kind.left)
-    return [
-        stream("expert permute", zeros + moved, "permute"), up,
-        stream("expert activation", copies * inter * (inputs * _WIDE + kind.left), "activation"), down,
-        stream("expert sum", (copies + tokens) * hidden * _WIDE, "permute"),
-    ]  # fmt: skip
+    before = [stream("expert permute", zeros + moved, "permute")]
+    activation = stream("expert activation", copies * inter * (inputs * _WIDE + kind.left), "activation")
+    after = [stream("expert sum", (copies + tokens) * hidden * _WIDE, "permute")]
+    if batch.includes:  # experts between DeepEP's exchanges get their rows sorted and pass them on as they are
+        before, after = before if "permute" in batch.includes else [], after if "combine" in batch.includes else []
+    return [*before, up, activation, down, *after]
 
 
 def _out(batch: RowGroup) -> float:

@@ -15,10 +15,18 @@ from costmodel.report.web.answers import reproduced_sections, search_sections, s
 from costmodel.report.web.document import Section, page
 from costmodel.report.web.inline import EmbeddedPlot, read_plots
 from costmodel.report.web.result import about_result, result_sections
-from costmodel.report.web.sweep import ABOUT_TIMELINE, about_sweep, sweep_sections, timeline_sections
+from costmodel.report.web.sweep import (
+    ABOUT_REQUESTS,
+    ABOUT_TIMELINE,
+    about_sweep,
+    request_sections,
+    sweep_sections,
+    timeline_sections,
+)
 from costmodel.schema.answers import Answer, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile, read_answer
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.points import read_sweep
+from costmodel.study.served_requests import is_request_table, read_requests
 from costmodel.study.timelines import is_trace_file, read_slices
 
 PAGE = "report.html"
@@ -85,6 +93,10 @@ def _part(source: Path, folder: Path, prefix: str) -> ReportPart:
             data=study.model_dump(mode="json"),
             not_drawn=count_not_drawn(sweep),
         )
+    if is_request_table(source):
+        files = draw(read_requests(source), folder, prefix=prefix)
+        names = {"figures": [path.stem for path in files if path.suffix == ".svg"]}
+        return ReportPart(f"Requests of {source.stem}", ABOUT_REQUESTS, files, request_sections, names)
     if is_trace_file(source):
         files = draw(read_slices(source), folder, prefix=prefix)
         names = {"figures": [path.stem for path in files if path.suffix == ".svg"]}

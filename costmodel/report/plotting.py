@@ -11,6 +11,7 @@ from costmodel.report.plots.breakdown import breakdown_plot
 from costmodel.report.plots.memory import memory_plot
 from costmodel.report.plots.pareto import search_plots
 from costmodel.report.plots.plot import Plot
+from costmodel.report.plots.requests import request_plots
 from costmodel.report.plots.roofline import roofline_plot
 from costmodel.report.plots.sweep import sweep_plots
 from costmodel.report.plots.timeline import timeline_plots
@@ -22,17 +23,17 @@ from costmodel.schema.answers import Answer, ReproducedFile, ReproducedValue, Se
 from costmodel.schema.results import ResultFile, ScenarioResult
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.points import Table
+from costmodel.study.served_requests import ServedRequests
 from costmodel.study.timelines import Slice
 
 T = TypeVar("T")
 Form: TypeAlias = Literal["svg", "png"]
+Source: TypeAlias = "Answer | Table | Sequence[Slice] | ServedRequests"
 NamedPlot: TypeAlias = "tuple[str, Plot | None]"  # file name, plot
 FORMS: tuple[Form, ...] = ("svg", "png")
 
 
-def draw(
-    source: Answer | Table | Sequence[Slice], folder: Path, forms: Sequence[Form] = FORMS, prefix: str = ""
-) -> list[Path]:
+def draw(source: Source, folder: Path, forms: Sequence[Form] = FORMS, prefix: str = "") -> list[Path]:
     """Write the plots of the JSON output of a command, of a sweep or of a trace; return the files.
 
     prefix: of the names of all files.
@@ -40,7 +41,7 @@ def draw(
     return write_plots(plots_of(source), folder, forms, prefix)
 
 
-def plots_of(source: Answer | Table | Sequence[Slice]) -> Iterator[NamedPlot]:
+def plots_of(source: Source) -> Iterator[NamedPlot]:
     """Yield the plots of a source with their file names."""
     if isinstance(source, ResultFile):
         yield from _plots_of_each(source.scenarios, _result_plots)
@@ -56,6 +57,8 @@ def plots_of(source: Answer | Table | Sequence[Slice]) -> Iterator[NamedPlot]:
         for name, file in file_names(source.grids).items():
             for i, plot in enumerate(sweep_plots(source, name)):
                 yield f"sweep-{file}" + (f"-{i + 1}" if i else ""), plot
+    elif isinstance(source, ServedRequests):
+        yield from ((f"requests-{name}", plot) for name, plot in request_plots(source).items())
     elif isinstance(source, Sequence):
         yield from _plots_of_each(timeline_plots(source), lambda _, plot: [("timeline", plot)])
     else:

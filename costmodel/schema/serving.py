@@ -95,17 +95,22 @@ class RequestsFile(Strict):
     pairs: str | None = Field(
         default=None, description="file whose `input_tokens` and `output_tokens` are drawn together"
     )
+    tokenizer: str | None = Field(
+        default=None, description="tokenizer.json that counts the texts of `pairs`, a ShareGPT file; null: lengths"
+    )
     prefix: SharedPrefixFile | None = Field(default=None, description="beginnings that prompts share; null: none")
     sessions: SessionsFile | None = Field(default=None, description="conversations; null: every request by itself")
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
-        drawn = ("arrivals", "rate", "cv", "input", "output", "pairs", "prefix", "sessions")
+        drawn = ("arrivals", "rate", "cv", "input", "output", "pairs", "tokenizer", "prefix", "sessions")
         stray = [key for key in drawn if key in self.model_fields_set]
         if self.trace is not None and stray:
             raise wrong(f"`{stray[0]}` is not allowed with a trace", f"remove `{stray[0]}` or `trace`")
         if self.pairs is not None and (self.input is not None or self.output is not None):
             raise wrong("`pairs` gives both lengths", "remove `input` and `output`, or `pairs`")
+        if self.tokenizer is not None and self.pairs is None:
+            raise wrong("`tokenizer` counts the texts of `pairs`", "add `pairs: FILE`, or remove `tokenizer`")
         return self
 
 
@@ -187,7 +192,7 @@ def locate_files(file: RequestsFile | None, scenario: Tree, field: str) -> Reque
     if file is None:
         return None
     found: dict[str, str] = {}
-    for key in ("trace", "pairs"):
+    for key in ("trace", "pairs", "tokenizer"):
         reference = getattr(file, key)
         if reference is None:
             continue

@@ -52,6 +52,9 @@ class AlternativeFile(Strict):
     set: dict[str, Annotated[Any, Verbatim()]] = Field(
         default={}, description="the changes, path -> value; `scenario.` starts a path inside each of its scenarios"
     )
+    scale: dict[str, float] = Field(
+        default={}, description="factors of the workload's own numbers, path -> factor (levers of `costmodel what-if`)"
+    )
     against: dict[str, Annotated[Any, Verbatim()]] = Field(default={}, description="changes of both sides")
     limit: str | None = Field(default=None, description="what the number does not include")
     why: str | None = Field(default=None, description="without `set`: why no path expresses it, or which would")
@@ -59,7 +62,7 @@ class AlternativeFile(Strict):
 
     @model_validator(mode="after")
     def _is_one_or_the_other(self) -> Self:
-        if bool(self.set) == bool(self.why):
+        if bool(self.set or self.scale) == bool(self.why):
             raise wrong("an alternative has either `set` or `why`", "write the changes, or why there are none")
         return self
 

@@ -68,6 +68,7 @@ class Fleet(NamedTuple):
     lost, rejected: requests that lost their engine, and that were turned away, so far.
     prefill: the first engines, which compute prompts only, 0: all do everything; token_time, latency: of moving a
         prompt's cache to another engine [s]; link_free: when each engine's link is free again [s].
+    lockstep: neighbouring engines that step together, 1: each by itself.
     """
 
     status: Any
@@ -92,6 +93,7 @@ class Fleet(NamedTuple):
     token_time: float
     latency: float
     link_free: Any
+    lockstep: int
 
 
 @inner

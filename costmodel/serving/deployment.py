@@ -29,17 +29,33 @@ KINDS = {
 BINS = 256  # of an engine's occupancy over time
 
 
-def engine_count(scenario: Scenario, plan: Serving) -> int:
-    """Return the number of engines: replicas, the most that there may be, each with its data-parallel groups."""
+def replica_count(plan: Serving) -> int:
+    """Return the number of replicas, the most that there may be."""
     scale = plan.replicas.autoscale
-    return int(plan.replicas.count if scale is None else scale.most) * int(scenario.parallel.dp)
+    return int(plan.replicas.count if scale is None else scale.most)
 
 
-def is_fixed(plan: Serving) -> bool:
+def engine_count(scenario: Scenario, plan: Serving) -> int:
+    """Return the number of engines: replicas, each with its data-parallel groups."""
+    return replica_count(plan) * int(scenario.parallel.dp)
+
+
+def lockstep_of(scenario: Scenario) -> int:
+    """Return how many engines step together: the data-parallel groups that share experts."""
+    parallel = scenario.parallel
+    return int(parallel.dp) if parallel.dp > 1 and parallel.ep > parallel.tp * parallel.cp else 1
+
+
+def is_fixed(scenario: Scenario, plan: Serving) -> bool:
     """Tell whether every request's engine is known beforehand: requests are dealt out to engines that always serve."""
     replicas = plan.replicas
     changes = replicas.failures or replicas.autoscale is not None or replicas.max_waiting is not None
-    return replicas.routing in ("round_robin", "random") and not changes and replicas.prefill == 0
+    return (
+        replicas.routing in ("round_robin", "random")
+        and not changes
+        and not replicas.prefill
+        and lockstep_of(scenario) == 1
+    )
 
 
 def new_service(scenario: Scenario, plan: Serving, requests: Requests, policy: Policy, tables: Tables) -> Service:
@@ -50,7 +66,7 @@ def new_service(scenario: Scenario, plan: Serving, requests: Requests, policy: P
     router = new_router(kind, float(plan.replicas.signal_delay), number, count, seed)
     fleet = fleet_of(scenario, plan, number)
     engines.count[: fleet.prefill, PROMPTS_ONLY] = 1
-    if is_fixed(plan):
+    if is_fixed(scenario, plan):
         turns = np.arange(count) % number
         progress.count[:, REPLICA] = turns if kind == ROUND_ROBIN else router.dice[:, 0]
     return Service(requests, progress, engines, policy, tables, router, fleet)
@@ -87,6 +103,7 @@ def fleet_of(scenario: Scenario, plan: Serving, number: int) -> Fleet:
         lost=np.zeros(1, np.int64), rejected=np.zeros(1, np.int64), prefill=prefill,
         token_time=token_bytes / float(transfer.bandwidth) if prefill else 0.0,
         latency=float(transfer.latency) if prefill else 0.0, link_free=np.zeros(number),
+        lockstep=lockstep_of(scenario),
     )  # fmt: skip
     fleet.change[0] = next_change(fleet)
     return fleet

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.quantities import Array
+from costmodel.serving.sharegpt import read_pairs
 from costmodel.serving.state import NEXT, NOBODY, Requests
 from costmodel.serving.traces import read_rows
 from costmodel.workload.plans import Serving
@@ -31,9 +32,9 @@ def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int) -
     prompt = draw_lengths(stream.input or Lengths(mean=plan.input_tokens), count, prompts)
     output = draw_lengths(stream.output or Lengths(mean=plan.output_tokens), count, outputs)
     if stream.pairs is not None:
-        rows = read_rows(Path(stream.pairs))
-        chosen = prompts.integers(0, len(rows), count)
-        prompt, output = np.array([(rows[i].prompt, rows[i].output) for i in chosen], dtype=np.int64).T
+        prompt, output = _pairs(Path(stream.pairs), stream.tokenizer)
+        chosen = prompts.integers(0, len(prompt), count)
+        prompt, output = prompt[chosen], output[chosen]
     arrival = draw_arrivals(plan, stream, count, times)
     calls, pause = np.full(count, NEXT if stream.arrivals == "closed_loop" else NOBODY), np.zeros(count)
     first_id, ids = np.zeros(count + 1, np.int64), np.zeros(0, np.int32)
@@ -43,6 +44,14 @@ def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int) -
         first_id, ids = repeated_share(prompt, float(plan.prefix_hit_rate), block)
     requests = Requests(arrival, np.stack([prompt, output], axis=1), calls, pause, first_id, ids)
     return requests if stream.sessions is None else chain_turns(requests, stream.sessions, block, times)
+
+
+def _pairs(path: Path, tokenizer: str | None) -> tuple[Ints, Ints]:
+    """Return the lengths of a file's prompts and outputs."""
+    if tokenizer is not None:
+        return read_pairs(path, Path(tokenizer))
+    rows = read_rows(path)
+    return np.array([row.prompt for row in rows]), np.array([row.output for row in rows])
 
 
 def draw_lengths(lengths: Lengths, count: int, draw: np.random.Generator) -> Ints:

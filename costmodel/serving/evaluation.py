@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics
-from costmodel.serving.deployment import engine_count
+from costmodel.serving.deployment import replica_count
 from costmodel.serving.simulation import Served, Simulation
 from costmodel.serving.state import FINISH
 from costmodel.serving.summary import (
@@ -45,8 +46,11 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     headline = "latency"
 
-    def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
+    def __init__(
+        self, scenario: Scenario, plan: Serving, calibration: Calibration, checkpoint: Path | None = None
+    ) -> None:
         self._scenario, self._plan, self._calibration = scenario, plan, calibration
+        self._checkpoint = checkpoint
         self.ledger: Ledger | None = kv_pool(scenario, plan).ledger
 
     @cached_property
@@ -57,7 +61,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
     @cached_property
     def served(self) -> Served:
         """Return what became of the requests."""
-        return self.simulation.run()
+        return self.simulation.run(checkpoint=self._checkpoint)
 
     @cached_property
     def closed(self) -> ServingEvaluation:
@@ -141,8 +145,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
     def stable_rate(self) -> float | None:
         """Return the rate that engines serve which always have work [1/s]; none of a closed loop and of conversations.
 
-        Some of the requests arrive at one engine at once; between a tenth and four fifths of them have ended, it serves
-        as many as it can.
+        Some of the requests arrive at one replica at once; between the end of a tenth and of four fifths of them it
+        serves as many as it can.
         """
         requests = self.simulation.requests
         if not np.isfinite(requests.arrival).all() or self._plan.replicas.prefill:
@@ -151,7 +155,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         first, last = round(EARLY * (len(ends) - 1)), round(LATE * (len(ends) - 1))
         if ends[last] <= ends[first]:
             return None
-        return float((last - first) / (ends[last] - ends[first])) * engine_count(self._scenario, self._plan)
+        return float((last - first) / (ends[last] - ends[first])) * replica_count(self._plan)
 
     def _draw(self, busy: float) -> Draw:
         """Return what a device does: while its engine is busy, what the closed form's does."""

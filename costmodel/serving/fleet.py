@@ -19,6 +19,7 @@ from costmodel.serving.availability import (
 from costmodel.serving.blocks import free_request, share_prefix
 from costmodel.serving.compiled import inner
 from costmodel.serving.engine import enqueue
+from costmodel.serving.lockstep import decide_together
 from costmodel.serving.loop import advance, decide, run_quiet_steps
 from costmodel.serving.prices import Tables
 from costmodel.serving.routing import Router, Service, engine_of, pop_call, push_call, route
@@ -132,17 +133,35 @@ def run_together(service: Service, until: float) -> int:
         if change <= moment and change <= arrival:
             apply_change(service, change)
         elif moment < arrival:
-            engine = engine_of(service.engines, first)
-            if decide(requests, service.progress, engine, service.policy, service.tables):
+            # The end of another engine's request may call one that arrives here.
+            apart = state[3] == number and fleet.prefill == 0
+            bound = min(arrival if apart else min(arrival, second), min(change, until))
+            if step(service, first, bound):
                 return first
-            call_next(service, engine, first)
-            if service.policy.jump:
-                # The end of another engine's request may call one that arrives here.
-                apart = state[3] == number and fleet.prefill == 0
-                bound = min(arrival if apart else min(arrival, second), min(change, until))
-                run_quiet_steps(requests, service.progress, engine, service.policy, service.tables, bound)
         elif not take_arrival(service):
             return 0
+
+
+@inner
+def step(service: Service, replica: int, bound: float) -> bool:
+    """Let an engine decide on a step, with those that share its experts; return whether it is stuck.
+
+    bound: until then quiet steps may follow at once [s].
+    """
+    number = service.fleet.lockstep
+    if number > 1:
+        first = replica // number * number
+        stuck = decide_together(service, first, number)
+        for each in range(first, first + number):
+            call_next(service, engine_of(service.engines, each), each)
+        return stuck
+    engine = engine_of(service.engines, replica)
+    if decide(service.requests, service.progress, engine, service.policy, service.tables):
+        return True
+    call_next(service, engine, replica)
+    if service.policy.jump:
+        run_quiet_steps(service.requests, service.progress, engine, service.policy, service.tables, bound)
+    return False
 
 
 @inner

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
 
 import numpy as np
 
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.serving.availability import OFF, Fleet
+from costmodel.serving.checkpoint import identity, is_over, restore, save
 from costmodel.serving.compiled import Function, compiled
-from costmodel.serving.deployment import is_fixed, new_service
+from costmodel.serving.deployment import is_fixed, lockstep_of, new_service
 from costmodel.serving.draw import draw_requests, in_order_of_arrival
 from costmodel.serving.fleet import deal_out, run_apart, run_together
 from costmodel.serving.prices import Tables
 from costmodel.serving.routing import Service
 from costmodel.serving.state import (
     FINISH,
+    MOMENT,
     NOBODY,
     OUTPUT,
     OUTSIDE,
@@ -36,6 +40,9 @@ from costmodel.workload.requests import Replicas, RequestStream
 from costmodel.workload.scenario import Scenario
 
 FEW_TOKENS = 250_000  # of all outputs: Python alone serves them in less time than compilation takes
+PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts; seconds between checkpoints
+FEW_PLACES = 256  # that an engine keeps though fewer requests come: its highest stable rate needs them
+PER_PLACE = 8  # requests of a saturated replica for each that it runs at a time
 UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step: the largest of their defaults
 
 
@@ -102,19 +109,37 @@ class Simulation:
         tokens = int(self.requests.length[:, OUTPUT].sum())
         return compiled(function) if tokens > FEW_TOKENS else function
 
-    def run(self, slowdown: float = 1.0, policy: Policy | None = None) -> Served:
-        """Return what becomes of the requests. slowdown: factor on all step times; policy: instead of the scenario's.
+    def run(self, slowdown: float = 1.0, policy: Policy | None = None, checkpoint: Path | None = None) -> Served:
+        """Return what becomes of the requests. slowdown: factor on all step times; policy: instead of the scenario's;
+        checkpoint: file that keeps the state, from which a simulation that was stopped goes on.
 
         Raises InfeasibleError where a request can never start.
         """
         policy = self.policy if policy is None else policy
         requests = self.requests._replace(arrival=self.requests.arrival.copy())
         service = new_service(self.scenario, self.plan, requests, policy, slower(self.times.tables, slowdown))
-        return self._served(service, self.plan)
+        stuck = self._serve(service, self.plan, np.inf) if checkpoint is None else self._keep(service, checkpoint)
+        return self._served(service, stuck)
 
-    def _served(self, service: Service, plan: Serving) -> Served:
-        """Return what becomes of a deployment's requests. Raises InfeasibleError where one can never start."""
-        stuck = self._serve(service, plan, np.inf)
+    def _keep(self, service: Service, path: Path) -> int:
+        """Run a deployment part by part, and write its state after parts; return an engine that is stuck, -1: none."""
+        mark = identity(service)
+        if path.exists():
+            restore(path, service, mark)
+        arrival = service.requests.arrival
+        part = max(float(np.max(arrival[np.isfinite(arrival)])), 1.0) / PARTS
+        until, stuck, saved = float(np.nanmin(np.append(service.engines.clock[:, MOMENT], part))), -1, monotonic()
+        while stuck < 0 and not is_over(service):
+            until += part
+            part *= GROWTH
+            stuck = self._serve(service, self.plan, until)
+            if monotonic() - saved > EVERY or is_over(service):
+                save(path, service, mark)
+                saved = monotonic()
+        return stuck
+
+    def _served(self, service: Service, stuck: int) -> Served:
+        """Return what became of a deployment's requests. Raises InfeasibleError where one can never start."""
         if stuck >= 0:
             raise InfeasibleError(f"engine {stuck} has a request that never starts, or no engine is up")
         assert not service.engines.count[:, OUTSIDE].any(), "no step is larger than the policy allows"
@@ -123,23 +148,28 @@ class Simulation:
             times=replace(self.times, tables=service.tables), front_end=front_end(self.scenario), fleet=service.fleet,
         )  # fmt: skip
 
-    def saturated(self, most: int) -> Served:
-        """Return what becomes of the first `most` requests where all of them arrive at one engine at once."""
-        count = min(most, len(self.requests.arrival))
-        first_id = self.requests.first_id[: count + 1]
-        none = np.full(count, NOBODY)
+    def saturated(self, least: int) -> Served:
+        """Return what becomes of requests that come to one replica at once: all of them, again and again.
+
+        least: so many, and no fewer than several for each place.
+        """
+        groups = int(self.scenario.parallel.dp)
+        count = max(least, PER_PLACE * self.policy.max_seqs * groups)
+        chosen = np.arange(count) % len(self.requests.arrival)
+        first_id = self.requests.first_id[: min(count, len(self.requests.arrival)) + 1]  # only the first have a prefix
+        blocks = np.concatenate([first_id, np.full(count + 1 - len(first_id), first_id[-1])])
         requests = Requests(
-            np.zeros(count), self.requests.length[:count], none, np.zeros(count), first_id,
+            np.zeros(count), self.requests.length[chosen], np.full(count, NOBODY), np.zeros(count), blocks,
             self.requests.ids[: first_id[-1]],
         )  # fmt: skip
         plan = replace(self.plan, replicas=Replicas())
-        alone = replace(self.scenario, parallel=replace(self.scenario.parallel, dp=1))
-        return self._served(new_service(alone, plan, requests, self.policy, self.times.tables), plan)
+        service = new_service(self.scenario, plan, requests, self.policy, self.times.tables)
+        return self._served(service, self._serve(service, plan, np.inf))
 
     def _serve(self, service: Service, plan: Serving, until: float) -> int:
         """Run a deployment up to a moment; return an engine that is stuck, -1: none."""
         requests, progress, engines = service.requests, service.progress, service.engines
-        if not is_fixed(plan) or not np.isfinite(requests.arrival).all():
+        if not is_fixed(self.scenario, plan) or not np.isfinite(requests.arrival).all():
             return int(self._fast(run_together)(service, until))
         if not (engines.count[:, STEPS].any() or engines.count[:, WAITING].any()):
             self._fast(deal_out)(requests, progress, engines)
@@ -194,7 +224,7 @@ def policy_of(scenario: Scenario, plan: Serving, requests: Requests) -> Policy:
             hint=f"write at least {places * (1 + drafts)}, or fewer `max_num_seqs`",
         )
     return Policy(
-        max_seqs=min(places, most), budget=budget, block=int(memory_of(scenario, plan).block),
+        max_seqs=min(places, max(most, FEW_PLACES)), budget=budget, block=int(memory_of(scenario, plan).block),
         blocks=int(kv_pool(scenario, plan).blocks), overlapped=scheduler.overlapped, mixed=mixed, caching=True,
         reserve=False, drafts=drafts, tokens_per_step=float(tokens_per_step(plan.speculative)), jump=True,
     )  # fmt: skip
@@ -205,8 +235,8 @@ def _check(scenario: Scenario, plan: Serving) -> None:
     parallel, field = scenario.parallel, f"scenarios.{scenario.name}"
     problems = (
         (parallel.pp > 1, "parallel.pp", "pipeline stages", "write `pp: 1` and a larger `tp`"),
-        (parallel.dp > 1 and parallel.ep > parallel.tp * parallel.cp, "parallel.ep", "experts shared by data-parallel "
-         "engines", "write `replicas`, each with its experts"),
+        (plan.replicas.autoscale is not None and lockstep_of(scenario) > 1, "replicas.autoscale", "an autoscaler of "
+         "engines that share experts", "write `replicas: {count: 2}`"),
         (scenario.offload.is_used, "offload", "offloaded tensors", "remove `offload`"),
         (plan.scheduler.policy != "fcfs", "scheduler.policy", f"the policy {plan.scheduler.policy}", "write `fcfs`"),
         (plan.scheduler.preemption != "recompute", "scheduler.preemption", "swapped caches", "write `recompute`"),

@@ -27,6 +27,7 @@ import numpy as np
 from costmodel.errors import InputError, Location
 from costmodel.reading import open_regular
 from costmodel.schema.references import display_path
+from costmodel.serving.sharegpt import is_sharegpt
 from costmodel.serving.state import NOBODY, Requests
 from costmodel.serving.trace_blocks import block_arrays
 from costmodel.workload.requests import RequestStream
@@ -209,6 +210,9 @@ def _bench_rows(path: Path, shown: str) -> Iterator[Row]:
         document = json.loads(path.read_bytes())
     except (ValueError, UnicodeDecodeError) as error:
         raise _problem(shown, None, f"is no JSON: {error}", "save the benchmark with its details") from None
+    if is_sharegpt(document):
+        hint = "write `requests: {pairs: FILE, tokenizer: tokenizer.json}`, with arrivals of your own"
+        raise _problem(shown, None, "is a ShareGPT file: texts, which come at no time", hint)
     keys = ("start_times", "input_lens", "output_lens")
     lists = [document.get(key) if isinstance(document, dict) else None for key in keys]
     if any(not isinstance(each, list) for each in lists) or len({len(each) for each in lists if each}) != 1:

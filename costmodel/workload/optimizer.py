@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from costmodel.quantities import Bytes, is_single, maximum, where
+from costmodel.quantities import Bytes, is_single, maximum, sum_of, where
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Elementwise, HostUpdate, Operator
@@ -71,7 +71,8 @@ def step_operators(
     serial: list[Operator] = []
     on_host: list[Operator] = []
     transfers: list[Operator] = []
-    for expert, owned in parameters_by_kind(context, stage_parameters(context, stage_layers)).items():
+    listed = stage_parameters(context, stage_layers)
+    for expert, owned in parameters_by_kind(context, listed).items():
         name = kind_name(expert=expert)
         groups = shard_groups(context, plan, stage_replicas, expert=expert)
         ranks = shard_size(context, plan, stage_replicas, expert=expert)
@@ -87,7 +88,19 @@ def step_operators(
         serial.append(Elementwise(f"{name} optimizer", update, calls=calls, kind="optimizer"))
         on_host.extend(_host_update(context, plan, name, shard))
         transfers.extend(_updated_weights(context, shard.weights))
+    serial.extend(_weight_casts(context, listed))
     return OptimizerOperators(tuple(serial), tuple(on_host), tuple(transfers))
+
+
+def _weight_casts(context: Context, owned: Sequence[tuple[int, Parameters]]) -> Iterable[Operator]:
+    """Yield the cast of updated weights to the products' narrower format, once a step: e_stored + e_read a weight."""
+    stored, read = context.stored_weight, context.gemm_weight
+    if read >= stored:
+        return
+    count = sum_of(
+        number * item.local for number, item in owned if item.linear and item.element_bytes is None
+    )  # fmt: skip
+    yield Elementwise("weight cast", count * (stored + read), kind="cast")
 
 
 def _host_update(context: Context, plan: Training, name: str, shard: RankParameters) -> Iterable[Operator]:

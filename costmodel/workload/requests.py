@@ -52,7 +52,8 @@ class RequestStream:
     arrivals: `poisson`, `gamma` with gaps of coefficient of variation `cv`, `even`, `burst` (all at once), or
         `closed_loop` (each request that ends calls the next).
     rate: of the whole deployment [1/s], null: of the scenario; count: requests.
-    input, output: lengths, null: the scenario's; pairs: path of a file from which both are drawn together.
+    input, output: lengths, null: the scenario's; pairs: path of a file from which both are drawn together; tokenizer:
+        file that counts its texts, null: it has lengths.
     """
 
     trace: str | None = None
@@ -65,6 +66,7 @@ class RequestStream:
     input: Lengths | None = None
     output: Lengths | None = None
     pairs: str | None = None
+    tokenizer: str | None = None
     prefix: SharedPrefix | None = None
     sessions: Sessions | None = None
 

@@ -61,9 +61,9 @@ def test_help_lists_the_commands_and_each_has_its_own(run):
     assert listed.code == 0
     commands = [line.split()[0] for line in listed.out.partition("Commands:")[2].splitlines() if line[2:3].strip()]
     assert commands == [
-        "simulate", "explain", "validate", "topology", "collective", "sweep", "search", "sensitivity", "step-times",
-        "predict", "evaluate", "profile", "calibrate", "reproduce", "compare", "report", "hardware", "model", "schema",
-        "init",
+        "simulate", "explain", "validate", "topology", "collective", "sweep", "search", "sensitivity", "what-if",
+        "step-times", "predict", "evaluate", "profile", "calibrate", "reproduce", "compare", "report", "hardware",
+        "model", "schema", "init",
     ]  # fmt: skip
     for name in commands:
         shown = run(name, "--help")

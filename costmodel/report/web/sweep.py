@@ -17,6 +17,14 @@ MOST_VALUES = 12  # of an axis that are listed
 ABOUT_TIMELINE = "Work of each rank or stream over time; blank means waiting. Data in seconds."
 
 
+ABOUT_REQUESTS = "Requests over time, simulated one by one: their times, who ran and waited, and how long queues were."
+REQUEST_PLOTS = {
+    "times": "Share of requests that took at most so long",
+    "load": "Requests that run and wait",
+    "queue": "Waiting requests against the rate of arrivals",
+}
+
+
 def about_sweep(study: SweepFile) -> str:
     """Return a sentence on a sweep."""
     return f"Sweep of {study.points:,} points, predicted by costmodel {study.version}. Bands are 80 % intervals."
@@ -56,6 +64,12 @@ def _columns(study: SweepFile) -> dict[str, tuple[str, Callable[[float], str]]]:
 def _values(axis: SweepAxis) -> str:
     shown = ", ".join(setting(value, axis.dimension) for value in axis.values[:MOST_VALUES])
     return f"{shown}, …" if len(axis.values) > MOST_VALUES else shown
+
+
+def request_sections(plots: Mapping[str, EmbeddedPlot]) -> list[Section]:
+    """Return a section for each plot of served requests."""
+    titles = {name: REQUEST_PLOTS[name.rpartition("requests-")[2]] for name in plots}
+    return [Section(title, [figure(plots, name, title)]) for name, title in titles.items()]
 
 
 def timeline_sections(plots: Mapping[str, EmbeddedPlot]) -> list[Section]:

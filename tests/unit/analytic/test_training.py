@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from builders import BF16, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, STEP, scenario, spreads
+from builders import BF16, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, STEP, context, scenario, spreads
 
 import costmodel
 from costmodel.analytic.grid import evaluate_point
@@ -409,3 +409,19 @@ def test_tensor_parallel_ranks_send_a_part_each_and_gather_unless_sequences_are_
         assert isinstance(step.p2p.gather.operator, Collective)
         assert step.p2p.gather.operator.size == whole.size
         assert float(step.p2p.seconds(None)) > sent
+
+
+def test_weights_are_cast_once_a_step_for_products_that_read_them_narrower() -> None:
+    """FP8 products of BF16 weights: every linear weight of the rank is read in two bytes, written in one."""
+    wide = replace(FP8, weights="bf16")
+    for precision, element in ((wide, 2.0 + 1.0 + 4.0 / 128**2), (replace(FP8, weights="fp8"), None), (BF16, None)):
+        seen = replace(context(DENSE_MODEL), precision=precision)
+        work = model_work(seen).layers[-1]
+        casts = [each for each in step_operators(seen, STEP, [(3, work)], 1).serial if each.name == "weight cast"]
+        if element is None:
+            assert not casts
+            continue
+        (cast,) = casts
+        assert isinstance(cast, Elementwise)
+        linear = sum(float(item.local) for item in work.parameters if item.linear)
+        assert cast.traffic == pytest.approx(3 * linear * element, rel=1e-12)

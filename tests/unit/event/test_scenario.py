@@ -70,14 +70,14 @@ def test_shared_links_can_be_slowed_down_too() -> None:
 
 
 def test_checkpoints_give_the_goodput_of_the_renewal_formula() -> None:
-    """t / (e^((t + w)/M) - 1) / (M + R); 2,000 failures give it within some per cent of what is not kept."""
+    """t / (e^((t + w)/M) - 1) / (M e^(R/M)); 2,000 failures give it within some per cent of what is not kept."""
     asked = Checkpoints(interval=1800.0, write=60.0, restart=300.0, device_mtbf=3.6e6)
     found = simulate_goodput(10.0, 100.0, asked, seed=1)
     mean = 3.6e6 / 100.0
-    expected = 1800.0 / (math.exp(1860.0 / mean) - 1.0) / (mean + 300.0)
+    expected = 1800.0 / (math.exp(1860.0 / mean) - 1.0) / (mean * math.exp(300.0 / mean))
     assert 1 - found.goodput == pytest.approx(1 - expected, rel=0.05)
     assert found.goodput + found.writing + found.lost + found.restarting == pytest.approx(1.0)
-    assert found.failures_per_day == pytest.approx(86400.0 / (mean + 300.0), rel=0.1)
+    assert found.failures_per_day == pytest.approx(86400.0 / mean, rel=0.1)
 
 
 def test_goodput_is_part_of_a_result_where_checkpoints_are_stated() -> None:
@@ -85,3 +85,14 @@ def test_goodput_is_part_of_a_result_where_checkpoints_are_stated() -> None:
     workload = costmodel.load("deepseek_v3", set=changes, scenarios=["training"])
     assert 0.9 < workload.simulate(engine="event")["scenarios"]["training"]["goodput"]["goodput"] < 1.0
     assert "goodput" not in workload.simulate()["scenarios"]["training"]
+
+
+def test_failures_strike_during_restarts_too() -> None:
+    """Restarts of twice the mean time between failures: e^2 - 1 of it are spent on each, 86 % of the run."""
+    mean, write, restart = 3600.0, 1.0, 7200.0
+    asked = Checkpoints(interval=600.0, write=write, restart=restart, device_mtbf=mean * 100.0)
+    found = simulate_goodput(10.0, 100.0, asked, seed=2)
+    kept = 600.0 / (math.exp((600.0 + write) / mean) - 1.0) / (mean * math.exp(restart / mean))
+    assert found.goodput == pytest.approx(kept, rel=0.15)
+    assert found.restarting == pytest.approx(1.0 - math.exp(-restart / mean), rel=0.03)
+    assert found.failures_per_day == pytest.approx(86400.0 / mean, rel=0.1)

@@ -109,3 +109,13 @@ def test_experts_in_mxfp4_have_kernels_of_their_own(table, catalogue):
         found = only(table(layer | {"dtype_in": stored}), catalogue)
         assert found.family == "grouped_gemm_weight_only"
         assert {one.variant for one in found.operators if isinstance(one, Gemm)} == {variant}
+
+
+def test_experts_between_exchanges_have_buffers_of_fixed_size_and_no_streams_around_them(table, catalogue):
+    layer = {
+        "op": "moe_layer", "sub_op": "deepep_masked", "dtype_in": "bf16", "num_experts": 8, "topk": 2, "ep_size": 2,
+        "tp_size": 1, "num_tokens": 16, "hidden": 64, "inter": 128, "distribution": "balanced",
+        "includes": '"up_gemm,act,quantize,down_gemm"',
+    }  # fmt: skip
+    up, activation, down = only(table(layer), catalogue).operators
+    assert (up.variant, activation.kind, down.variant) == ("bf16_masked", "activation", "bf16_masked")

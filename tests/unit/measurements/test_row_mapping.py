@@ -313,3 +313,9 @@ def test_every_row_is_either_mapped_or_left_out(table, catalogue):
     mapped, left_out = map_rows(rows, catalogue)
     places = np.concatenate([one.rows for one in (*mapped, *left_out)])
     assert sorted(places.tolist()) == list(range(len(rows)))
+
+
+def test_a_column_has_no_rows(table, catalogue):
+    row = {"op": "elementwise", "sub_op": "gelu", "m": 65536, "n": 1}
+    column, rows = only(table(row, row | {"n": 64}), catalogue).operators[0].rows.tolist()
+    assert (column, rows) == (0.0, 65536.0)

@@ -68,7 +68,7 @@ def fleet(number, prefill=0, **changes):
         outage_time=none, outage_engine=none.astype(int), outage_ends=none.astype(int), next_outage=np.zeros(1, int),
         change=np.full(1, np.inf), tick=np.full(1, np.inf), interval=0.0, least=0, most=number, target=1.0,
         start_up=0.0, max_waiting=int(NEVER), lost=np.zeros(1, int), rejected=np.zeros(1, int), prefill=prefill,
-        token_time=0.01, latency=0.5, link_free=np.zeros(number),
+        token_time=0.01, latency=0.5, link_free=np.zeros(number), lockstep=1,
     )  # fmt: skip
     changed = always._replace(**changes)
     changed.change[0] = next_change(changed)
@@ -328,3 +328,27 @@ def test_pools_conserve_requests_and_blocks(caching):
     service = together(many(seed=7), fleet(4, prefill=2), policy)
     assert np.isfinite(service.progress.time[:, FINISH]).all()
     np.testing.assert_array_equal(service.engines.count[:, FREE], policy.blocks)
+
+
+def test_engines_that_share_experts_wait_for_the_one_with_most_to_do():
+    policy = POLICY._replace(overlapped=False)
+    requests = stream([0.0, 5.5], [(4, 12), (120, 2)])
+    apart, locked = (together(requests, fleet(2, lockstep=number), policy, ROUND_ROBIN) for number in (1, 2))
+    assert locked.progress.time[0, FINISH] > apart.progress.time[0, FINISH] + 1.0
+    assert apart.progress.time[1, FINISH] <= locked.progress.time[1, FINISH]
+
+
+def test_engines_that_share_experts_conserve_requests_and_blocks():
+    service = together(many(seed=9), fleet(4, lockstep=2), POLICY)
+    assert np.isfinite(service.progress.time[:, FINISH]).all()
+    np.testing.assert_array_equal(service.engines.count[:, FREE], POLICY.blocks)
+    ends = service.engines.clock[:, 1]
+    assert ends[0] == ends[1]
+    assert ends[2] == ends[3]
+
+
+def test_equal_engines_that_share_experts_take_as_long_as_one():
+    policy = POLICY._replace(overlapped=False)
+    alone = together(stream([0.0], [(30, 9)]), fleet(1), policy)
+    locked = together(stream([0.0, 0.0], [(30, 9)] * 2), fleet(2, lockstep=2), policy, ROUND_ROBIN)
+    assert (locked.progress.time[:, FINISH] == alone.progress.time[0, FINISH]).all()

@@ -1,0 +1,100 @@
+"""Changes of formulas, each of which a test has to notice: the share that is noticed without the goldens.
+
+python -m benchmarks.mutations                  all; python -m benchmarks.mutations 3 17    some, by their numbers
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("costmodel", "tests", "hardware", "workloads", "reports", "benchmarks", "docs", "pyproject.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One change of a formula. module: under `costmodel/`; tests: the files that should notice, under `tests/`."""
+
+    module: str
+    old: str
+    new: str
+    tests: str
+
+
+def mutations() -> list[Mutation]:
+    """Return the changes of the list beside this program."""
+    rows = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    return [Mutation(row["module"], row["old"], row["new"], " ".join(row["tests"])) for row in rows]
+
+
+def main(numbers: Sequence[str]) -> int:
+    """Print which mutations no test notices, and the share that one does."""
+    listed = mutations()
+    chosen = [int(each) for each in numbers] or list(range(len(listed)))
+    missed = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, copy / name)
+        for number in chosen:
+            began = time.perf_counter()
+            killed = _is_killed(copy, listed[number])
+            if not killed:
+                missed.append(number)
+            told = "killed" if killed else "SURVIVED"
+            print(f"{number:2} {listed[number].module}: {told} in {time.perf_counter() - began:.0f} s", flush=True)
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} killed; survived: {missed}")
+    return int(bool(missed))
+
+
+def _is_killed(copy: Path, mutation: Mutation) -> bool:
+    """Tell whether a test fails with a mutation. Raises ValueError where the formula is not there exactly once."""
+    path = copy / "costmodel" / mutation.module
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutation.old) != 1:
+        raise ValueError(f"{mutation.module} has {text.count(mutation.old)} of {mutation.old!r}, not one")
+    stamp = time.time() + 10.0 * len(mutation.old)  # compiled files are told apart by time
+    try:
+        path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+        os.utime(path, (stamp, stamp))
+        process = multiprocessing.get_context("spawn").Process(target=_tested, args=(str(copy), mutation.tests))
+        process.start()
+        process.join()
+        return process.exitcode != 0
+    finally:
+        path.write_text(text, encoding="utf-8")
+        os.utime(path, (stamp - 5.0, stamp - 5.0))
+
+
+def _tested(copy: str, tests: str) -> None:
+    """Exit with one where a test fails in a copy of the checkout."""
+    os.chdir(copy)
+    sys.path[:] = [copy, *(each for each in sys.path if Path(each or ".").resolve() != ROOT)]
+    os.environ["PYTHONPATH"] = copy
+    import pytest
+
+    arguments = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", *(f"tests/{each}" for each in tests.split())]
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        code = int(pytest.main(arguments))
+    if code not in (0, 1):
+        sys.stderr.write(f"{tests}: pytest ended with {code}\n")
+    sys.exit(code == 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

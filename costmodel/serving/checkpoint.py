@@ -1,0 +1,69 @@
+"""A simulation of requests that stops and goes on: its state as a file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from costmodel.errors import InputError, Location
+from costmodel.quantities import Array
+from costmodel.schema.references import display_path
+from costmodel.schema.whole_files import write_whole
+from costmodel.serving.routing import Service
+from costmodel.serving.state import FINISH
+
+IDENTITY = "identity"  # name of what tells simulations apart
+INPUTS = ("length", "calls", "pause", "first_id", "ids")  # of the requests; the rest of a service changes
+
+
+def changing(service: Service) -> Iterator[tuple[str, Array]]:
+    """Yield every array of a service that a run changes, with a name."""
+    yield "requests.arrival", service.requests.arrival
+    for part in ("progress", "engines", "router", "fleet"):
+        record = getattr(service, part)
+        for name in record._fields:
+            if isinstance(getattr(record, name), np.ndarray):
+                yield f"{part}.{name}", getattr(record, name)
+
+
+def identity(service: Service) -> str:
+    """Return what tells a simulation from others: its requests, step times and policy, before anything has run."""
+    digest = hashlib.sha256()
+    parts = [*(getattr(service.requests, name) for name in INPUTS), service.requests.arrival, *service.tables]
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).tobytes())
+    digest.update(repr((service.policy, [(name, each.shape) for name, each in changing(service)])).encode())
+    return digest.hexdigest()
+
+
+def save(path: Path, service: Service, mark: str) -> None:
+    """Write the state of a service; the file is there whole or not at all. mark: its identity."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{IDENTITY: np.array(mark), **dict(changing(service))})  # type: ignore[arg-type]
+    write_whole(path, [buffer.getvalue()])
+
+
+def restore(path: Path, service: Service, mark: str) -> None:
+    """Give a service the state of a file. Raises InputError where it is damaged, or of another simulation."""
+    place = Location(display_path(path))
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file[IDENTITY]) != mark:
+                raise InputError.single(
+                    "is of another simulation", location=place, hint="remove it, or name another file"
+                )
+            for name, array in changing(service):
+                array[...] = file[name]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError.single(f"is no checkpoint: {error}", location=place, hint="remove it") from None
+
+
+def is_over(service: Service) -> bool:
+    """Tell whether all requests were served or turned away."""
+    ended = int(np.isfinite(service.progress.time[:, FINISH]).sum())
+    return ended + int(service.fleet.rejected[0]) == len(service.requests.arrival)

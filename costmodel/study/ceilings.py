@@ -1,0 +1,112 @@
+"""The most that a change can save, bounded without asking the model what the change does.
+
+share    of the lines of a breakdown that the change touches, of what slows them, and of bubble and waits: nothing
+         else can shrink
+f        the largest factor by which the change improves any rate or reduces any size: no time shrinks by more
+
+saved <= share * (1 - 1/f)           of kernels: what runs beside them does not get shorter
+saved <= min(share, 1 - 1/f)         of messages: what is exposed of one goes wholly where the rest is hidden
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from costmodel.analytic.breakdown import ALL_TO_ALL_CONTENTION
+from costmodel.analytic.overlapped_comm import DP_COMM_SLOWDOWN
+from costmodel.quantities import maximum
+from costmodel.result import Entry, Point
+from costmodel.workload.dtypes import ELEMENT_BYTES, LOGARITHMIC, payload_width
+from costmodel.workload.scenario import Scenario
+
+MESSAGES = ("hardware.node.nic", "hardware.node.peer", "hardware.network", "hardware.links", "hardware.node.host")
+KERNELS = ("hardware.memory", "hardware.math", "hardware.clock", "hardware.processors")
+OF_EXCHANGE = ("communication.dispatch", "communication.combine", "communication.in_network", "communication.codec")
+SENDING = "communication.processors"
+_SLOWED = (ALL_TO_ALL_CONTENTION, DP_COMM_SLOWDOWN)  # lines that grow with what runs beside kernels
+_WAITS = ("wait", "bubble")
+_MATH = "hardware.math."
+
+
+def ceiling(before: Point, scenario: Scenario, values: Mapping[str, tuple[Any, Any]]) -> float:
+    """Return the most that changes can save of the headline, a share of it.
+
+    scenario: without them; values: path -> its value before and after, paths without the name of a scenario.
+    """
+    share, factor = _of_lines(before, values), _of_rates(scenario, values)
+    of_kernels = all(path.startswith(KERNELS) or path == SENDING for path in values)
+    return share * factor if of_kernels else min(share, factor)
+
+
+def with_waves(before: Point, values: Mapping[str, tuple[Any, Any]]) -> float | None:
+    """Return the most that freed processors save where their share does not bound it, null for other changes.
+
+    A kernel of two waves of tiles may need one: half of its time. What sends in place of a few processors may send as
+    fast as the library's own number of them: an exchange may be hidden whole.
+    """
+    if SENDING not in values:
+        return None
+    exchanges = {path: pair for path, pair in values.items() if path != SENDING} | {OF_EXCHANGE[0]: (None, None)}
+    return min(0.5 * _of_lines(before, values) + _of_lines(before, exchanges), 1.0)
+
+
+def _of_rates(scenario: Scenario, values: Mapping[str, tuple[Any, Any]]) -> float:
+    """Return 1 - 1/f, with f the largest factor of any change; one where a change is no number or format."""
+    largest = max((_factor(scenario, path, *pair) for path, pair in values.items()), default=1.0)
+    return 1.0 - 1.0 / largest
+
+
+def _factor(scenario: Scenario, path: str, old: Any, new: Any) -> float:
+    """Return the factor by which a change improves a rate or reduces a size, at least one."""
+    if path == SENDING:
+        processors = float(np.asarray(scenario.cluster.device.processors))
+        return max((processors - float(new)) / (processors - float(old)), 1.0)
+    if isinstance(old, bool) or isinstance(new, bool):
+        return math.inf
+    if isinstance(old, int | float) and isinstance(new, int | float):
+        return _ratio(float(old), float(new))
+    if isinstance(old, str) and isinstance(new, str) and {old, new} <= {*ELEMENT_BYTES, *LOGARITHMIC}:
+        return max(payload_width(old) / payload_width(new), 1.0)
+    return 1.0 if old == new else math.inf
+
+
+def _ratio(old: float, new: float) -> float:
+    """Return how many times a number grows or shrinks."""
+    if old == new:
+        return 1.0
+    return math.inf if 0.0 in (old, new) else max(new / old, old / new)
+
+
+def _of_lines(before: Point, values: Mapping[str, tuple[Any, Any]]) -> float:
+    """Return the share of the headline that the lines make which any of the changes touches."""
+    headline = before.metrics[before.headline]
+    assert headline is not None, "it runs"
+    touched = [entry for entry in before.breakdown if any(_touches(path, entry) for path in values)]
+    listed = math.fsum(entry.time for entry in before.breakdown)
+    bubble = max(headline - listed, 0.0)  # of a training step, beside its lines
+    return min((math.fsum(entry.time for entry in touched) + bubble) / headline, 1.0)
+
+
+def _touches(path: str, entry: Entry) -> bool:
+    """Tell whether a change of a path can shorten a line."""
+    if entry.name in _SLOWED or any(word in entry.name for word in _WAITS):
+        return True
+    is_message = entry.traffic is None
+    if path.startswith(_MATH):
+        return entry.dtype == path.removeprefix(_MATH).partition(".")[0]
+    if path.startswith(MESSAGES):
+        return is_message
+    if path.startswith(OF_EXCHANGE):
+        return is_message
+    if path.startswith(KERNELS) or path == SENDING:
+        return not is_message
+    return True
+
+
+def within(saved: float, most: float, tolerance: float = 1e-9) -> bool:
+    """Tell whether a saving keeps to its ceiling but for rounding."""
+    return bool(saved <= float(maximum(most, 0.0)) + tolerance)

@@ -1,0 +1,165 @@
+"""What single changes are worth in a scenario: each alone, one after the other, and at most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.intervals import perturbations_of, ratio_interval
+from costmodel.api import Workload
+from costmodel.errors import InputError
+from costmodel.quantities import Array
+from costmodel.result import PHASES, Point
+from costmodel.schema.what_if import AlternativeFile
+from costmodel.study.ceilings import ceiling, with_waves, within
+
+SCHEMA = "costmodel/what_if@1"
+LEVERS = "levers"  # what-if file of any workload
+_OWN = "scenario."  # begins a path of the scenario at hand
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What a lever is worth in a scenario.
+
+    before, after: the headline without it and with it alone; ratio: 80 % interval of after over before, in which the
+    errors that both share cancel; ceiling: the most that it can save, a share of the headline; with_waves: of freed
+    processors, the most where kernels need whole waves of tiles fewer, null for others; together: the headline
+    with it and all levers above it that can be had; refused: why it cannot be had, null where it can.
+    """
+
+    term: str
+    scenario: str
+    metric: str
+    changes: Mapping[str, Any]
+    before: float
+    after: float | None = None
+    ratio: tuple[float, float] | None = None
+    ceiling: float | None = None
+    with_waves: float | None = None
+    together: float | None = None
+    refused: str | None = None
+    limit: str | None = None
+    cite: str | None = None
+
+    @property
+    def saved(self) -> float | None:
+        """Return the share of the headline that it saves alone, null where it cannot be had."""
+        return None if self.after is None else 1.0 - self.after / self.before
+
+    @property
+    def keeps_to_its_ceiling(self) -> bool:
+        """Tell whether it saves no more than it can."""
+        if self.saved is None or self.ceiling is None:
+            return True
+        return within(self.saved, self.ceiling if self.with_waves is None else max(self.ceiling, self.with_waves))
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        row = {name: getattr(self, name) for name in self.__slots__}
+        return {**row, "changes": {path: str(value) for path, value in self.changes.items()}, "saved": self.saved}
+
+
+def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile]) -> list[Worth]:
+    """Return what each lever that a scenario could have is worth in it, in the order given.
+
+    Raises InputError on an unknown scenario; a lever without meaning there is told as refused.
+    """
+    chosen = workload.scenario(scenario)
+    metric = PHASES[chosen.result_kind][0]
+    point = workload.evaluate(scenario).point()
+    base = point.metrics[metric]
+    if base is None:
+        raise InputError.single(f"scenario {scenario} cannot run: {point.reason}", field="--scenario")
+    before = evaluate(chosen, workload.calibration(chosen))
+    found: list[Worth] = []
+    kept: dict[str, Any] = {}
+    for lever in levers:
+        one = _worth(workload, scenario, lever, (point, before), metric)
+        if one.after is not None:
+            wider = {**kept, **one.changes}
+            total = _headline(workload, scenario, wider, metric)
+            if total is not None:
+                kept = wider
+                one = replace(one, together=total)
+        found.append(one)
+    return found
+
+
+def _worth(
+    workload: Workload, scenario: str, lever: AlternativeFile, base: tuple[Point, Evaluation], metric: str
+) -> Worth:
+    """Return what a lever is worth alone."""
+    point, before = base
+    value = point.metrics[metric]
+    assert value is not None, "it runs"
+
+    def told(refused: str, changes: Mapping[str, Any]) -> Worth:
+        return Worth(lever.term, scenario, metric, changes, value, refused=refused, limit=lever.limit, cite=lever.cite)
+
+    try:
+        changes = dict(changes_of(workload, scenario, lever))
+        changed = workload.changed(changes, [scenario])
+    except InputError as error:
+        return told(str(error).splitlines()[0], {})
+    pairs = {path: (_read(workload, path), _read(changed, path)) for path in changes}
+    if all(old == new for old, new in pairs.values()):
+        return told("the scenario has it already", changes)
+    with_it = changed.evaluate(scenario).point()
+    after = with_it.metrics[metric]
+    if after is None:
+        return told(str(with_it.reason), changes)
+    altered = changed.scenario(scenario)
+    own = {path.removeprefix(f"scenarios.{scenario}."): pair for path, pair in pairs.items()}
+    return Worth(
+        lever.term, scenario, metric, changes, value, after,
+        ratio=_ratio(before, evaluate(altered, changed.calibration(altered)), metric, after / value),
+        ceiling=ceiling(point, workload.scenario(scenario), own), with_waves=with_waves(point, own),
+        limit=lever.limit, cite=lever.cite,
+    )  # fmt: skip
+
+
+def changes_of(workload: Workload, scenario: str, lever: AlternativeFile) -> Iterator[tuple[str, Any]]:
+    """Yield (path, value) of a lever's changes in a scenario, for it alone; scaled numbers from its own ones.
+
+    Raises InputError where the scenario has no such number.
+    """
+    for path, value in lever.set.items():
+        yield _path(scenario, path), value
+    for path, factor in lever.scale.items():
+        full = _path(scenario, path)
+        old = _read(workload, full)
+        if not isinstance(old, int | float) or isinstance(old, bool):
+            raise InputError.single(f"{path} is not known here", field=lever.term)
+        yield full, float(old) * factor
+
+
+def _path(scenario: str, path: str) -> str:
+    return f"scenarios.{scenario}.{path.removeprefix(_OWN)}"
+
+
+def _read(workload: Workload, path: str) -> Any:
+    """Return the value at a path of the resolved document."""
+    return workload.resolved.value(path)
+
+
+def _headline(workload: Workload, scenario: str, changes: Mapping[str, Any], metric: str) -> float | None:
+    """Return the headline with some changes, null where it cannot run."""
+    return workload.changed(changes, [scenario]).evaluate(scenario).point().metrics[metric]
+
+
+def _ratio(before: Evaluation, after: Evaluation, metric: str, point: float) -> tuple[float, float] | None:
+    """Return the 80 % interval of after over before, which always contains the ratio of the two predictions."""
+    moves = perturbations_of(before.families() | after.families(), 0)
+    if not moves:
+        return None
+    count = 1 + 2 * len(moves)
+    values: list[Array] = [
+        np.broadcast_to(np.asarray(side.metrics(moves)[metric], dtype=np.float64), (count,)) for side in (before, after)
+    ]
+    _, low, high = ratio_interval(*values)
+    return min(low, point), max(high, point)

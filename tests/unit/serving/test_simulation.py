@@ -1,0 +1,111 @@
+"""A serving scenario as a simulation: checkpoints, the highest stable rate, fleets that change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import costmodel
+from costmodel.errors import InputError
+from costmodel.serving import checkpoint
+from costmodel.serving.deployment import new_service
+from costmodel.serving.evaluation import RequestEvaluation
+from costmodel.serving.simulation import Simulation
+from costmodel.serving.state import FINISH
+from costmodel.workload.plans import Serving
+
+BASE = {
+    "scenarios.serving.concurrency": None, "scenarios.serving.rate": "4 /s", "scenarios.serving.output_tokens": 24,
+    "scenarios.serving.scheduler.max_num_seqs": 16, "scenarios.serving.requests": {"count": 60},
+}  # fmt: skip
+
+
+def evaluation(**changes: Any) -> RequestEvaluation:
+    """Return the shipped server with few requests. changes: of its `replicas`."""
+    given = {**BASE, **({"scenarios.serving.replicas": changes} if changes else {})}
+    workload = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"])
+    scenario = workload.scenario("serving")
+    assert isinstance(scenario.plan, Serving)
+    return RequestEvaluation(scenario, scenario.plan, workload.calibration(scenario))
+
+
+@pytest.fixture(scope="module")
+def simulation() -> Simulation:
+    return evaluation().simulation
+
+
+def half(simulation: Simulation, path: Path) -> None:
+    """Write a checkpoint of a simulation that was stopped in the middle."""
+    requests = simulation.requests._replace(arrival=simulation.requests.arrival.copy())
+    service = new_service(simulation.scenario, simulation.plan, requests, simulation.policy, simulation.times.tables)
+    mark = checkpoint.identity(service)
+    simulation._serve(service, simulation.plan, float(requests.arrival[30]))
+    assert not checkpoint.is_over(service)
+    checkpoint.save(path, service, mark)
+
+
+def test_a_simulation_that_was_stopped_ends_as_one_that_was_not(simulation: Simulation, tmp_path: Path) -> None:
+    path = tmp_path / "state.npz"
+    half(simulation, path)
+    for served in (simulation.run(checkpoint=path), simulation.run(checkpoint=tmp_path / "new.npz")):
+        np.testing.assert_array_equal(served.progress.time, simulation.run().progress.time)
+        np.testing.assert_array_equal(served.engines.gaps, simulation.run().engines.gaps)
+
+
+def test_a_checkpoint_of_another_simulation_or_a_damaged_one_is_refused(simulation: Simulation, tmp_path: Path) -> None:
+    path = tmp_path / "state.npz"
+    half(simulation, path)
+    with pytest.raises(InputError, match="is of another simulation"):
+        simulation.run(slowdown=1.1, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="is no checkpoint"):
+        simulation.run(checkpoint=path)
+
+
+def test_beyond_the_highest_stable_rate_a_queue_grows_and_below_it_does_not() -> None:
+    found = evaluation()
+    rate = found.times()["highest_stable_rate"]
+    assert rate is not None
+    verdicts = []
+    for share in (0.7, 1.5):
+        changes = {
+            **BASE, "scenarios.serving.rate": float(rate) * share, "scenarios.serving.requests": {"count": 600},
+        }  # fmt: skip
+        workload = costmodel.load("llama3_8b_rtx4090", set=changes, scenarios=["serving"])
+        scenario = workload.scenario("serving")
+        assert isinstance(scenario.plan, Serving)
+        verdicts.append(RequestEvaluation(scenario, scenario.plan, workload.calibration(scenario)).verdict())
+    assert verdicts[0] in ("stable", "backlogged")
+    assert verdicts[1] == "overloaded"
+
+
+def test_a_scenario_with_failures_and_a_full_queue_says_what_they_did() -> None:
+    failures = [{"replica": at % 2, "at": f"{at} s", "lasts": "0.5 s"} for at in range(2, 12)]
+    found = evaluation(count=2, routing="least_loaded", max_waiting=2, failures=failures)
+    counted = found.details()["requests"]
+    assert isinstance(counted, dict)
+    assert counted["lost_requests"] > 0
+    assert counted["requests"] + counted["rejected_requests"] == 60
+    assert np.isfinite(found.served.done.progress.time[:, FINISH]).all()
+
+
+def test_prompts_computed_elsewhere_leave_decoding_steps_alone() -> None:
+    mixed, apart = evaluation(count=2), evaluation(count=2, prefill=1, transfer={"bandwidth": "50 GB/s"})
+    assert float(apart.times()["tpot"] or 0.0) < float(mixed.times()["tpot"] or 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": 2, "prefill": 2}, "leaves no engine that decodes"),
+        ({"count": 2, "failures": [{"replica": 2, "at": "1 s", "lasts": "1 s"}]}, "engine 2 does not exist"),
+        ({"autoscale": {"most": 2, "least": 3, "target": 4}}, "has `least` above `most`"),
+        ({"transfer": {"bandwidth": "1 GB/s"}}, "needs engines that only compute prompts"),
+    ],
+)
+def test_a_fleet_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluation(**changes)
