@@ -402,7 +402,7 @@ class Scenario:
 
     @property
     def devices(self) -> Count:
-        """Return the devices of the layout, of both pools of disaggregated serving, and of all replicas of an engine."""
+        """Return the devices of the layout, of both pools of disaggregated serving, of all replicas of an engine."""
         if isinstance(self.plan, Disaggregated):
             return self.plan.prefill.parallel.devices + self.plan.decode.parallel.devices
         if isinstance(self.plan, Serving):
