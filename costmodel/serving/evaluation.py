@@ -36,7 +36,7 @@ from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 
-SATURATING = 4000  # requests that arrive at once
+SATURATING = 1000  # requests that arrive at once
 EARLY, LATE = 0.1, 0.8  # of these, between which an engine's rate is counted
 SLOWDOWNS = (0.8, 0.9, 1.0, 1.1, 1.25)  # of step times; replays at these give the metrics between them
 
