@@ -6,7 +6,7 @@ import numpy as np
 
 from costmodel.measurements.expert_load import expected_routing
 from costmodel.measurements.row_group import RowGroup, Unmapped
-from costmodel.quantities import Array, minimum
+from costmodel.quantities import Array, Quantity, minimum
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Elementwise, Gemm, Operator, gemm_family
 
@@ -64,7 +64,8 @@ def batched(batch: RowGroup) -> list[Operator]:
 def grouped(batch: RowGroup) -> list[Operator]:
     """Return one product a group; `m` is the total of their rows, and n, k are those of the forward product.
 
-    Where rows are fewer than groups, groups without a row are not read.
+    Where rows are fewer than groups, groups without a row are not read. Tokens and experts are those that the table
+    states; else each group is an expert of its own, and a token has as many rows as `topk` says, or one.
     """
     total, n, k = batch.number("m"), batch.number("n"), batch.number("k")
     groups = minimum(batch.number("num_groups"), total)
@@ -79,9 +80,16 @@ def grouped(batch: RowGroup) -> list[Operator]:
             "grouped gemm", m=rows, n=columns, k=depth, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right,
             out_bytes=out, groups=groups,
             family="grouped_gemm", m_std=deviation, block_scaled=kind.block_scaled,
-            masked=layer.startswith("masked"),
+            masked=layer.startswith("masked"), local_experts=groups, experts=_stated(batch, "num_experts", groups),
+            tokens=_stated(batch, "num_tokens", total / _stated(batch, "topk", np.ones_like(total))),
         )
     ]  # fmt: skip
+
+
+def _stated(batch: RowGroup, column: str, otherwise: Quantity) -> Array:
+    """Return a column that a table need not have, other values where it says nothing."""
+    values = batch.rows.number(column)
+    return np.where(np.isfinite(values), values, otherwise)
 
 
 def expert_layer(batch: RowGroup) -> list[Operator]:

@@ -22,6 +22,7 @@ MAX_BYTES = 16 * 2**20  # of a YAML or JSON file; far above any real one
 MAX_TABLE_BYTES = 64 * 2**20  # of a table, which Python holds at ten times its size
 MAX_SWEEP_BYTES = 256 * 2**20  # of the table of a sweep: one of a million points must be readable
 _MAX_NODES = 100_000  # far above any real file; reached only by aliases that multiply
+_MAX_REPEATS = 10_000  # of these, values that aliases repeat
 _TAGS: dict[type[yaml.Node], str] = {
     yaml.ScalarNode: "tag:yaml.org,2002:str",
     yaml.SequenceNode: "tag:yaml.org,2002:seq",
@@ -37,6 +38,7 @@ _CONSTANTS = (
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _LEADING_ZEROS = re.compile(r"[-+]?0[0-9]+")
 _SEPARATED = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)+")
+_BEGIN_NUMBERS = frozenset("+-.0123456789")
 _SWITCHES = ("yes", "no", "on", "off")  # true and false of YAML 1.1
 _OTHER_BASE = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -130,15 +132,18 @@ class _Walk:
     def __init__(self, source: str, label: Location | None) -> None:
         self._source = source
         self._label = label
-        self._count = 0
+        self._count = self._repeats = 0
+        self._seen: set[int] = set()
         self._open: set[int] = set()
 
     def tree(self, node: yaml.Node, key: Location | None = None) -> Tree:
         location = self._locate(node)
         self._count += 1
-        if self._count > _MAX_NODES:
+        self._repeats += id(node) in self._seen
+        self._seen.add(id(node))
+        if self._count > _MAX_NODES or self._repeats > _MAX_REPEATS:
             raise InputError.single(
-                f"YAML aliases expand to more than {_MAX_NODES:,} values",
+                f"YAML aliases expand to more than {_MAX_REPEATS if self._repeats else _MAX_NODES:,} values",
                 hint="write the values out, or fewer of them", location=location,
             )  # fmt: skip
         if node.tag != _TAGS[type(node)]:
@@ -188,19 +193,26 @@ def _typed(text: str) -> Any:
     """Return a plain scalar by its type; raise ValueError with the fix where readers of YAML disagree about it."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
-    if _LEADING_ZEROS.fullmatch(text):
-        raise ValueError(f"{text} has leading zeros, which some read as octal", f"write {int(text)}, or quote it")
-    if _SEPARATED.fullmatch(text):
-        raise ValueError(f"{text} has separators between digits", f"write {text.replace('_', '')}, or quote it")
-    if text.lower() in _SWITCHES:
+    if text[0] in _BEGIN_NUMBERS:
+        return _number(text)
+    if len(text) <= 3 and text.lower() in _SWITCHES:
         meant = "true" if text.lower() in ("yes", "on") else "false"
         raise ValueError(f"{text!r} is true or false to some readers of YAML", f"write {meant}, or quote it")
     if not text.isascii() and any(sign.isdecimal() and not sign.isascii() for sign in text):
         raise ValueError(f"{text!r} has digits that are not 0 to 9", "write 0 to 9, or quote it")
+    return text
+
+
+def _number(text: str) -> Any:
+    """Return a number, or text that only begins like one; raise ValueError where readers of YAML disagree about it."""
+    if _LEADING_ZEROS.fullmatch(text):
+        raise ValueError(f"{text} has leading zeros, which some read as octal", f"write {int(text)}, or quote it")
     if _INTEGER.fullmatch(text):
         return int(text) if len(text) < 400 else float(text)  # Python refuses to read integers of thousands of digits
     if _FLOAT.fullmatch(text):
         return float(text)
+    if _SEPARATED.fullmatch(text):
+        raise ValueError(f"{text} has separators between digits", f"write {text.replace('_', '')}, or quote it")
     return int(text, 0) if _OTHER_BASE.fullmatch(text) else text
 
 

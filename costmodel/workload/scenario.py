@@ -402,9 +402,11 @@ class Scenario:
 
     @property
     def devices(self) -> Count:
-        """Return the devices of the layout, of both pools in disaggregated serving."""
+        """Return the devices of the layout, of both pools of disaggregated serving, of all replicas of an engine."""
         if isinstance(self.plan, Disaggregated):
             return self.plan.prefill.parallel.devices + self.plan.decode.parallel.devices
+        if isinstance(self.plan, Serving):
+            return self.parallel.devices * self.plan.replicas.count
         return self.parallel.devices
 
     @property

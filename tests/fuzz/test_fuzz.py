@@ -14,7 +14,7 @@ from fuzz.mutations import files, mutate
 from fuzz.outcomes import BAD, judge, warm
 
 KEPT = json.loads((Path(__file__).parent / "seeds.json").read_text(encoding="utf-8"))
-SHORT, LONG = 12, 1000
+SHORT, LONG = 6, 1000
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and limits memory as Linux does")
 
 
