@@ -26,7 +26,18 @@ from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.schedules import implied_virtual
 from costmodel.workload.simulation import Checkpoints, Simulation, Slowdown
 
-_OF_ALL_TO_ALLS = {"processors", "dispatch", "combine", "codec", "in_network", "mode"}
+_OF_ALL_TO_ALLS = {
+    "processors",
+    "dispatch",
+    "combine",
+    "codec",
+    "in_network",
+    "multicast",
+    "reduction",
+    "fences",
+    "checksum",
+    "mode",
+}
 
 # ---- hardware -------------------------------------------------------------------------------------------------------
 
@@ -331,7 +342,7 @@ def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.
         return record(plans.Prefill, file, speculative=None, denoising=denoising, chunk_tokens=chunk)
     if isinstance(file, workload.ExpertBoundFile):
         return record(plans.ExpertBound, file)
-    drafts = optional(plans.Speculative, file.speculative)
+    drafts = None if file.speculative is None else _speculative(file.speculative)
     if isinstance(file, workload.DecodeFile):
         return record(plans.Decode, file, speculative=drafts)
     if isinstance(file, workload.GenerateFile):
@@ -389,6 +400,14 @@ def _serving(
         scenario.Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication, kernels), prompts),
         scenario.Pool(parallelism(file.decode.parallel), communication(file.decode.communication, kernels), requests),
     )
+
+
+def _speculative(file: workload.SpeculativeFile) -> plans.Speculative:
+    """Return drafts: a chance for all levels, or one each."""
+    each = None if file.acceptances is None else tuple(map(float, file.acceptances))
+    first = file.acceptance if file.acceptance is not None else (each or (0.0,))[0]
+    branches = None if file.branches is None else tuple(map(float, file.branches))
+    return record(plans.Speculative, file, acceptance=first, acceptances=each, branches=branches)
 
 
 def _chunk(stated: Count | None, kernels: scenario.Framework, device: hardware.Device, tp: Count) -> Count | None:
