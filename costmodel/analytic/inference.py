@@ -177,8 +177,8 @@ def plan_pass(scenario: Scenario, plan: Prefill | Decode) -> Pass:
 
 
 def draft_passes(speculative: Speculative | None) -> int:
-    """Return how many passes of the MTP module follow one of the model."""
-    return uniform_int(drafted_tokens(speculative))
+    """Return how many passes of the MTP module follow one of the model: one a level."""
+    return 0 if speculative is None else uniform_int(speculative.depth)
 
 
 def inference_context(scenario: Scenario, plan: Prefill | Decode) -> Context:

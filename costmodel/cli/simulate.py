@@ -102,6 +102,7 @@ def _start(
     start = start_workload(workload, cluster, phases, search_path)
     click.echo(f"note: {start.line}", err=True)
     again = " ".join(["costmodel init workload", f"--model {workload}", f"--cluster {cluster}"])
+    again += "".join(f" --phase {phase}" for phase in phases)
     click.echo(f"note: `{again} > {_FILE}` writes this workload to change it", err=True)
     return start
 

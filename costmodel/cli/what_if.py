@@ -5,35 +5,50 @@ from __future__ import annotations
 import click
 
 from costmodel.cli.options import print_json, read_changes, workload_options
+from costmodel.errors import InputError
 
 
 @click.command("what-if")
-@click.argument("workload")
-@click.option("--levers", default="levers", metavar="NAME", help="What-if file with the changes (default: levers).")
+@click.argument("workload", required=False)
+@click.option(
+    "--levers", "source", default="insights_deepseek_v3", metavar="FILE|NAME", show_default=True,
+    help="The changes: a name under workloads/levers or workloads/what_ifs, or a file of your own.",
+)  # fmt: skip
+@click.option("--lever", "names", multiple=True, metavar="NAME", help="Only this lever. Repeatable.")
 @workload_options
 def command(
-    *, workload: str, levers: str, scenarios: tuple[str, ...], cluster: str | None, changes: tuple[str, ...],
-    as_json: bool, search_path: tuple[str, ...],
+    *, workload: str | None, source: str, names: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None,
+    changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Show what each change of a list would save: alone, after those above it, and at most.
 
     The ceiling is bounded without the model: by the largest factor that the change has, and by the time of the lines
-    that it can touch.
+    that it can touch. Without WORKLOAD the levers are listed, each with its switches, its path or the reason why it has
+    none: those of "Insights into DeepSeek-V3" unless `--levers` names others.
     """
+    from costmodel.report.what_if import show_levers, show_worths
+    from costmodel.study.levers import levers_of, switches, worths_of
+    from costmodel.study.what_if import SCHEMA
+
+    file = levers_of(source, search_path)
+    switches(file, names)  # raises on an unknown name
+    if workload is None:
+        if scenarios or changes or cluster:
+            raise InputError.single("a list of levers has no scenario", hint="name a WORKLOAD")
+        if as_json:
+            print_json({"schema": SCHEMA, "title": file.title, "levers": [one.model_dump() for one in file.levers]})
+        else:
+            show_levers(file)
+        return 0
     from costmodel.api import load
-    from costmodel.schema.what_if import load_what_if
-    from costmodel.study.what_if import SCHEMA, worths
 
     loaded = load(
         workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=scenarios or None
     )
-    listed = [one for one in load_what_if(levers, search_path).file.alternatives if one.set or one.scale]
-    found = {name: worths(loaded, name, listed) for name in loaded.scenarios}
+    found = {name: worths_of(loaded, name, file, names) for name in loaded.scenarios}
     if as_json:
         rows = {name: [row.document() for row in rows] for name, rows in found.items()}
-        print_json({"schema": SCHEMA, **loaded.asked(), "levers": levers, "scenarios": rows})
+        print_json({"schema": SCHEMA, **loaded.asked(), "levers": source, "scenarios": rows})
     else:
-        from costmodel.report.what_if import show_worths
-
         show_worths(found)
     return 0

@@ -16,7 +16,8 @@ from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, kernel, message
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
-from costmodel.quantities import Quantity, is_single, where
+from costmodel.network.group_links import require_group_links
+from costmodel.quantities import Quantity, Seconds, is_single, where
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -63,8 +64,9 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
 
     A message takes a launch, as a kernel does, and its time on the wire; nothing in a group of one, and no kernel
     without rows. None is faster than its work and its bytes allow, whatever a fit says. An all-to-all whose kernels
-    encode and decode its payload takes `codec` longer. Raises InfeasibleError
-    for a message where no cluster says how its ranks are joined.
+    encode and decode its payload takes `codec` longer, and one that orders data before their flag a round trip,
+    2 * latency, for each of its `fences`. Raises InfeasibleError for a message where no cluster says how its ranks are
+    joined.
     """
     present = has_work(operator)
     time = _time(clamp_sizes(operator), machine, cluster, fit)
@@ -72,7 +74,15 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
         time = time.scaled(floor_factor(time.seconds, least_time(clamp_sizes(operator), machine)))
     if isinstance(operator, ExpertAllToAll) and not (is_single(operator.codec) and operator.codec == 0):
         time = time.scaled(1.0 + operator.codec)
+    if isinstance(operator, ExpertAllToAll) and not (is_single(operator.fences) and operator.fences == 0):
+        time = time.after(fence_time(operator, cluster))
     return time if present is True or np.all(present) else time.scaled(where(present, 1.0, 0.0))
+
+
+def fence_time(operator: ExpertAllToAll, cluster: Cluster | None) -> Seconds:
+    """Return the time of an all-to-all's fences: a round trip between its farthest ranks each [s]."""
+    links = require_group_links(operator.group, cluster, operator.name)
+    return where(links.size > 1, 2.0 * operator.fences * links.latency, 0.0)
 
 
 def likely_time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Quantity:
@@ -116,6 +126,8 @@ def derivation(operator: Operator, machine: Machine, cluster: Cluster | None, fi
         terms = {"t": _time(operator, machine, cluster, fit).seconds} | terms
     if isinstance(operator, ExpertAllToAll) and operator.codec:
         terms["codec"], composition = operator.codec, f"{composition} * (1 + codec)"
+    if isinstance(operator, ExpertAllToAll) and operator.fences:
+        terms["fence_time"], composition = fence_time(operator, cluster), f"{composition} + fence_time"
     return Derivation(inspect.cleandoc(equation), composition, section, module, terms)
 
 

@@ -27,7 +27,7 @@ DIMENSIONS = {
 
 def show_hardware(documents: Documents, bases: Mapping[str, str]) -> None:
     """Print devices, nodes, clusters and frameworks. documents: by kind; bases: device -> basis of its kernel times."""
-    show("devices (memory in GiB and TB/s, dense peaks in TFLOP/s, power limit in W)", "bold")
+    show("devices (memory in GiB and TB/s, dense TFLOP/s, power limit in W)", "bold")
     _show_devices(documents["devices"], bases)
     show("\nnodes (NIC in GB/s per device and direction; host memory and its bandwidth)", "bold")
     _show_nodes(documents["nodes"])
@@ -42,7 +42,7 @@ def show_hardware(documents: Documents, bases: Mapping[str, str]) -> None:
 
 
 def _show_devices(devices: Sequence[Mapping[str, Any]], bases: Mapping[str, str]) -> None:
-    rows = table("device", "arch", ">GiB", ">TB/s", ">BF16", ">FP8", ">W", ">price", "basis")
+    rows = table("device", "arch", ">GiB", ">TB/s", ">BF16", ">FP8", ">W", ">$/h", "basis")
     for device in devices:
         memory, math = device["memory"][-1], device["math"]
         rows.add(
@@ -157,5 +157,5 @@ def _price(price: Mapping[str, float | None]) -> str:
     """Return the rental price of a device, else its purchase price."""
     rental, purchase = price["rental"], price["purchase"]
     if rental is not None:
-        return render(float(f"{rental:.15g}"), "money_rate")
+        return f"{rental / _unit('1 $/h', 'money_rate'):.6g}"
     return dollars(purchase).replace(",", "")  # as narrow as the table needs

@@ -12,8 +12,8 @@ from costmodel import hardware
 from costmodel.quantities import Count, Quantity, ceil, minimum
 from costmodel.schema import mixers, workload
 from costmodel.schema import serving as requests_files
-from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
-from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile
+from costmodel.schema.cluster import ClusterFile, FacilityFile, NetworkFile, NodeFile
+from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile, PowerFile
 from costmodel.schema.framework import PartFormatsFile, PrecisionFile
 from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
 from costmodel.schema.patterns import AnyPattern, AxisFile, MixedFile, NeighbourhoodFile
@@ -26,7 +26,18 @@ from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.schedules import implied_virtual
 from costmodel.workload.simulation import Checkpoints, Simulation, Slowdown
 
-_OF_ALL_TO_ALLS = {"processors", "dispatch", "combine", "codec", "in_network", "mode"}
+_OF_ALL_TO_ALLS = {
+    "processors",
+    "dispatch",
+    "combine",
+    "codec",
+    "in_network",
+    "multicast",
+    "reduction",
+    "fences",
+    "checksum",
+    "mode",
+}
 
 # ---- hardware -------------------------------------------------------------------------------------------------------
 
@@ -48,7 +59,7 @@ def device(file: DeviceFile, original: DeviceFile, restated: frozenset[str] = fr
         math={name: _math_unit(unit, file, file if name in restated else original) for name, unit in file.math.items()},
         memory=tuple(_memory_level(level, file.processors) for level in file.memory),
         links={name: record(hardware.Link, link, name=name) for name, link in file.links.items()},
-        power=record(hardware.Power, file.power),
+        power=_power(file.power),
         price=record(hardware.Price, file.price),
         path=None,
     )
@@ -57,6 +68,12 @@ def device(file: DeviceFile, original: DeviceFile, restated: frozenset[str] = fr
 def _math_unit(unit: MathUnitFile, file: DeviceFile, stated_for: DeviceFile) -> hardware.MathUnit:
     per_cycle = unit.peak / (stated_for.processors * _clock(stated_for, unit))
     return record(hardware.MathUnit, unit, flop_per_cycle=per_cycle, clock=_clock(file, unit))
+
+
+def _power(file: PowerFile) -> hardware.Power:
+    """Return the power of a board; energies that the file leaves out are none."""
+    work = {name: getattr(file, name) for name in ("busy", "tensor", "memory", "link", "error")}
+    return record(hardware.Power, file, **{name: 0.0 if value is None else value for name, value in work.items()})
 
 
 def _clock(file: DeviceFile, unit: MathUnitFile) -> Quantity:
@@ -80,8 +97,13 @@ def node(file: NodeFile, node_device: hardware.Device) -> hardware.Node:
         intra=node_device.links[file.intra],
         nic=optional(hardware.Nic, file.nic),
         host=record(hardware.Host, file.host, peak=dict(file.host.peak or {})),
-        facility=record(hardware.Facility, file.facility),
+        facility=_facility(file.facility),
     )
+
+
+def _facility(file: FacilityFile) -> hardware.Facility:
+    """Return the power around the devices; what the file leaves out is not counted."""
+    return hardware.Facility(0.0 if file.network is None else file.network, 1.0 if file.pue is None else file.pue)
 
 
 def cluster(file: ClusterFile, cluster_node: hardware.Node) -> hardware.Cluster:
@@ -320,7 +342,7 @@ def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.
         return record(plans.Prefill, file, speculative=None, denoising=denoising, chunk_tokens=chunk)
     if isinstance(file, workload.ExpertBoundFile):
         return record(plans.ExpertBound, file)
-    drafts = optional(plans.Speculative, file.speculative)
+    drafts = None if file.speculative is None else _speculative(file.speculative)
     if isinstance(file, workload.DecodeFile):
         return record(plans.Decode, file, speculative=drafts)
     if isinstance(file, workload.GenerateFile):
@@ -378,6 +400,14 @@ def _serving(
         scenario.Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication, kernels), prompts),
         scenario.Pool(parallelism(file.decode.parallel), communication(file.decode.communication, kernels), requests),
     )
+
+
+def _speculative(file: workload.SpeculativeFile) -> plans.Speculative:
+    """Return drafts: a chance for all levels, or one each."""
+    each = None if file.acceptances is None else tuple(map(float, file.acceptances))
+    first = file.acceptance if file.acceptance is not None else (each or (0.0,))[0]
+    branches = None if file.branches is None else tuple(map(float, file.branches))
+    return record(plans.Speculative, file, acceptance=first, acceptances=each, branches=branches)
 
 
 def _chunk(stated: Count | None, kernels: scenario.Framework, device: hardware.Device, tp: Count) -> Count | None:

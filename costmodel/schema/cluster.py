@@ -51,8 +51,12 @@ class HostFile(Strict):
 class FacilityFile(Strict):
     """Power around the devices."""
 
-    network: WattsOrZero = Field(default=0.0, description="switches, NICs and optics per device")
-    pue: LoadFactor = Field(default=1.0, description="power of the building over that of its machines (PUE)")
+    network: WattsOrZero | None = Field(
+        default=None, description="switches, NICs and optics per device; null: not counted"
+    )
+    pue: LoadFactor | None = Field(
+        default=None, description="power of the building over that of its machines (PUE); null: not counted"
+    )
 
 
 class NodeFile(Strict):

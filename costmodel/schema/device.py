@@ -97,11 +97,19 @@ class PowerFile(Strict):
 
     tdp: Watts | None = Field(default=None, description="board power limit; null: unknown")
     idle: Watts | None = Field(default=None, description="idle board power; null: unknown")
-    busy: WattsOrZero = Field(default=0.0, description="more than idle while kernels run, whatever they do")
-    tensor: Energy = Field(default=0.0, description="per FLOP of 16-bit operands; others in proportion to their bytes")
-    memory: Energy = Field(default=0.0, description="per byte of device memory; 0: power goes linearly with busy time")
-    link: Energy = Field(default=0.0, description="per byte sent to other devices")
-    error: ShareOrZero = Field(default=0.0, description="half of the 80 % interval of a predicted power, over it")
+    busy: WattsOrZero | None = Field(
+        default=None, description="more than idle while kernels run, whatever they do; null: none"
+    )
+    tensor: Energy | None = Field(
+        default=None, description="per FLOP of 16-bit operands, others in proportion to their bytes; null: none"
+    )
+    memory: Energy | None = Field(
+        default=None, description="per byte of device memory; null: power goes linearly with busy time"
+    )
+    link: Energy | None = Field(default=None, description="per byte sent to other devices; null: not counted")
+    error: ShareOrZero | None = Field(
+        default=None, description="half of the 80 % interval of a predicted power, over it; null: none"
+    )
 
     @model_validator(mode="after")
     def _check_idle(self) -> Self:

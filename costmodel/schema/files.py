@@ -27,6 +27,7 @@ from costmodel.schema.hugging_face import import_config, is_config
 from costmodel.schema.hugging_face.local import cached_config
 from costmodel.schema.installation import install, install_device, install_node
 from costmodel.schema.kernel_names import unknown_names
+from costmodel.schema.lever import LeversFile
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model import ModelFile
 from costmodel.schema.overrides import read_overrides
@@ -48,6 +49,7 @@ FILES: dict[str, type[Strict]] = {
     "precision": PrecisionFile, "calibration": FitsFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
     "what_if": WhatIfFile, "fit_plan": FitPlanFile, "topology": TopologyFile, "validation": ValidationFile,
     "study": StudyFile, "anchor": AnchorFile, "site_scatter": SiteScatterFile,
+    "lever": LeversFile,
 }  # fmt: skip
 """Kind of file -> its model."""
 

@@ -18,7 +18,8 @@ FOLDERS: dict[str, str] = {
         ("devices", "nodes", "clusters", "topologies", "frameworks", "calibrations", "fit_plans", "anchors"), "hardware"
     ),
     **dict.fromkeys(
-        ("models", "precisions", "systems", "published", "what_ifs", "studies", "validations"), "workloads"
+        ("models", "precisions", "systems", "published", "what_ifs", "levers", "studies", "validations"),
+        "workloads",
     ),
 }
 """Kind of file -> the folder of a search root that holds the folder of that kind."""
@@ -26,7 +27,7 @@ ALIASED = ("models",)  # kinds whose `aliases` can be referred to; those of devi
 
 _KINDS = (
     "device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if",
-    "fit_plan", "topology", "validation", "study", "anchor", "site_scatter",
+    "fit_plan", "topology", "validation", "study", "anchor", "site_scatter", "lever",
 )  # fmt: skip
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")

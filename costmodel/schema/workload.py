@@ -69,6 +69,20 @@ class CommunicationFile(Strict):
     in_network: bool = Field(
         default=False, description="in-network multicast (dispatch) and reduction (combine), running concurrently"
     )
+    multicast: bool = Field(
+        default=False, description="switches copy what is dispatched; without `reduction` receivers bind as before"
+    )
+    reduction: bool = Field(
+        default=False, description="switches add up what is combined; without `multicast` senders bind as before"
+    )
+    fences: NumberOrZero = Field(
+        default=0.0,
+        description="round trips that each all-to-all of experts waits to order data before its flag; 0: none",
+    )
+    checksum: RatioOrZero = Field(
+        default=0.0,
+        description="extra time of all-to-alls of experts whose kernels check what arrives",
+    )
     mode: Literal["normal", "low_latency"] = Field(default="normal", description="one copy per node, or one per expert")
     exchange: Literal["all_to_all", "gather"] | None = Field(
         default=None,
@@ -273,10 +287,28 @@ class TrainingFile(ScenarioFile):
 class SpeculativeFile(Strict):
     """Speculative decoding with the model's MTP modules."""
 
-    depth: Number = Field(description="tokens drafted per step, verified by the next pass")
-    acceptance: ShareOrZero = Field(
-        description="probability that a drafted token is accepted, given that all earlier ones were"
+    depth: Number = Field(description="tokens drafted per step, verified by the next pass; levels of a tree")
+    acceptance: ShareOrZero | None = Field(
+        default=None,
+        description="probability that a drafted token is accepted, given that all earlier ones were; null: by level",
     )
+    acceptances: list[ShareOrZero] | None = Field(
+        default=None, description="the same for each level of `depth`; null: `acceptance`"
+    )
+    branches: list[Integer] | None = Field(
+        default=None,
+        description="a tree: candidates of each level behind each one of the level before, all of them verified; an "
+        "acceptance is then that of the best candidate; null: one each",
+    )
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> Self:
+        if (self.acceptance is None) == (self.acceptances is None):
+            raise wrong("needs either `acceptance` or `acceptances`", "write one of the two")
+        for name, levels in (("acceptances", self.acceptances), ("branches", self.branches)):
+            if levels is not None and np.any(np.asarray(self.depth) != len(levels)):
+                raise wrong(f"{name} has {len(levels)} levels, depth differs", "write one entry for each level")
+        return self
 
 
 class DenoisingFile(Strict):

@@ -25,7 +25,10 @@ from costmodel.workload.scenario import Scenario
 
 MESSAGES = ("hardware.node.nic", "hardware.node.peer", "hardware.network", "hardware.links", "hardware.node.host")
 KERNELS = ("hardware.memory", "hardware.math", "hardware.clock", "hardware.processors")
-OF_EXCHANGE = ("communication.dispatch", "communication.combine", "communication.in_network", "communication.codec")
+OF_EXCHANGE = tuple(
+    f"communication.{key}"
+    for key in ("dispatch", "combine", "in_network", "multicast", "reduction", "codec", "checksum", "fences")
+)
 SENDING = "communication.processors"
 _SLOWED = (ALL_TO_ALL_CONTENTION, DP_COMM_SLOWDOWN)  # lines that grow with what runs beside kernels
 _WAITS = ("wait", "bubble")

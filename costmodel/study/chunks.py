@@ -24,6 +24,7 @@ from costmodel.version import __version__
 from costmodel.workload.scenario import Scenario
 
 POINTS = 32_768  # of one chunk at most: what a kill may lose, and some 100 MB while it is evaluated
+OVERLOADED = "overloaded: the queue only grows"  # as of a single point
 STRUCTURES = 64  # of one chunk at most: each is a workload of some 60 kB
 
 Index: TypeAlias = "tuple[range, ...]"
@@ -228,8 +229,13 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
     reason = np.array(["", *REASONS[1:]])[codes]
     if np.any(codes == BAD_LAYOUT):
         reason = np.where(codes == BAD_LAYOUT, infeasibilities(scenario, sizes).reshape(-1), reason)
-    columns["reason"] = reason
-    return columns
+    columns["reason"] = np.where((codes == FITS) & np.isinf(columns[piece.headline]), OVERLOADED, reason)
+    return {name: _ended(column) if name in metrics else column for name, column in columns.items()}
+
+
+def _ended(values: Array) -> Array:
+    """Return a metric's values, those without an end as not a number: no steady state has them."""
+    return np.where(np.isinf(values), np.nan, values)
 
 
 def _flat(value: Any, sizes: tuple[int, ...]) -> Array:

@@ -106,20 +106,26 @@ def _workload(of: tuple[str, str, str], phases: Sequence[str], tp: int, pp: int)
     for phase in phases:
         lines += [f"  {phase}:", f"    phase: {phase}", f"    cluster: {cluster}"]
         lines += [f"    parallel: {layout:<30} # the fewest devices that hold it, or all"]
-        lines += [f"    {line}" for line in _work(phase, tp * pp)]
+        lines += [f"    framework: {_framework(phase)}"]
+        lines += [f"    {line}" for line in _work(phase, tp)]
     told = "; ".join(_told(phase) for phase in phases)
     devices = f"{tp * pp} device{'' if tp * pp == 1 else 's'}"
     return ModelStart("\n".join(lines) + "\n", f"{model} on {devices} of {cluster} (tp {tp}, pp {pp}): {told}", model)
 
 
-def _work(phase: str, devices: int) -> list[str]:
-    """Return the keys of a phase."""
+def _framework(phase: str) -> str:
+    """Return the program that a phase is taken to run under."""
+    return "megatron" if phase == "training" else "vllm"
+
+
+def _work(phase: str, tp: int) -> list[str]:
+    """Return the keys of a phase. tp: devices that share each request; stages of a pipeline pass requests on."""
     lengths = [f"input_tokens: {_INPUT}", f"output_tokens: {_OUTPUT}"]
     if phase == "prefill":
         prompt = [f"input_tokens: {_INPUT}"]
-        return [*prompt, f"tokens_per_device: {_INPUT / devices:g}                  # one prompt at a time"]
+        return [*prompt, f"tokens_per_device: {_INPUT / tp:g}                  # one prompt at a time"]
     if phase == "decode":
-        batch = f"batch_per_device: {_REQUESTS / devices:g}"
+        batch = f"batch_per_device: {_REQUESTS / tp:g}"
         return [f"{batch:<40} # {_REQUESTS} requests in flight", *lengths]
     if phase == "generate":
         return [f"batch: {_REQUESTS}", *lengths]
@@ -133,5 +139,5 @@ def _told(phase: str) -> str:
     if phase == "prefill":
         return f"prefill of one prompt of {_INPUT:,} tokens"
     if phase == "training":
-        return f"training on {_BATCHES} sequences of {_SEQUENCE:,} tokens a step"
-    return f"{phase} of {_REQUESTS} requests, {_INPUT:,} tokens in and {_OUTPUT:,} out"
+        return f"training on {_BATCHES} sequences of {_SEQUENCE:,} tokens a step under {_framework(phase)}"
+    return f"{phase} of {_REQUESTS} requests, {_INPUT:,} tokens in and {_OUTPUT:,} out, under {_framework(phase)}"

@@ -29,7 +29,8 @@ class Worth:
     before, after: the headline without it and with it alone; ratio: 80 % interval of after over before, in which the
     errors that both share cancel; ceiling: the most that it can save, a share of the headline; with_waves: of freed
     processors, the most where kernels need whole waves of tiles fewer, null for others; together: the headline
-    with it and all levers above it that can be had; refused: why it cannot be had, null where it can.
+    with it and all levers above it that can be had; refused: why it cannot be had, null where it can. name, section: of
+    a publication's lever, null of others; against: what both sides have beside the workload, null for nothing.
     """
 
     term: str
@@ -45,6 +46,9 @@ class Worth:
     refused: str | None = None
     limit: str | None = None
     cite: str | None = None
+    name: str | None = None
+    section: str | None = None
+    against: Mapping[str, str] | None = None
 
     @property
     def saved(self) -> float | None:
@@ -61,7 +65,12 @@ class Worth:
     def document(self) -> dict[str, Any]:
         """Return it as JSON."""
         row = {name: getattr(self, name) for name in self.__slots__}
-        return {**row, "changes": {path: str(value) for path, value in self.changes.items()}, "saved": self.saved}
+        return {
+            **row,
+            "changes": {path: str(value) for path, value in self.changes.items()},
+            "saved": self.saved,
+            "keeps_to_its_ceiling": self.keeps_to_its_ceiling,
+        }
 
 
 def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile]) -> list[Worth]:

@@ -388,12 +388,12 @@ def _expert_all_to_alls(
             top_k=ffn.top_k, experts=ffn.experts, expert_groups=1.0 if ffn.groups is None else ffn.groups,
             group_top_k=1 if ffn.group_top_k is None else ffn.group_top_k, group=context.ep_group, mode=plan.mode,
             expert_load=load.load, family=expert_all_to_all_family(f"moe_{direction}", plan.mode),
-            popularity=load.popularity, padded=load.padded, codec=plan.codec if dtype in LOGARITHMIC else 0.0,
-            in_network=in_network,
+            popularity=load.popularity, padded=load.padded, in_network=in_network, fences=plan.fences,
+            codec=plan.checksum + (plan.codec if dtype in LOGARITHMIC else 0.0),
         )  # fmt: skip
 
     narrow = bool(np.all(np.asarray(payload(plan.dispatch)) <= np.asarray(payload(plan.combine))))
-    replicates, reduces = plan.in_network and narrow, plan.in_network and not narrow
+    replicates, reduces = plan.replicates_and_reduces and narrow, plan.replicates_and_reduces and not narrow
     return (
         all_to_all("dispatch", "dispatch", in_network=replicates),
         all_to_all("combine", "combine", in_network=reduces),

@@ -249,7 +249,8 @@ class ExpertAllToAll:
     expert_load: rows of the most loaded rank over the mean.
     popularity: distribution of tokens over experts (null: all experts alike).
     padded: every expert has a buffer of fixed size, which is sent whole.
-    codec: relative time added by kernels that encode and decode the payload.
+    codec: relative time added by kernels that encode and decode the payload, or check it.
+    fences: round trips that it waits for its data to be ordered before their flag.
     in_network: switches replicate or reduce, while the opposite direction runs. A token then adds one copy to the
         busier side of the inter-node links.
     """
@@ -270,6 +271,7 @@ class ExpertAllToAll:
     padded: bool = False
     codec: Quantity = 0.0
     in_network: bool = False
+    fences: Count = 0.0
     variant: ClassVar[str] = ""  # each mode is a family of its own
 
     @property

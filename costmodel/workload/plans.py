@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -91,22 +92,37 @@ class Training:
 class Speculative:
     """Tokens that MTP modules draft and that one pass of the model verifies.
 
-    depth: drafted a step; acceptance: chance that a drafted token is kept, those before it having been kept.
+    depth: levels drafted a step, one pass of the modules each.
+    acceptance: chance that a level has a token that is kept, those before it having been kept.
+    acceptances: the same of each level (null: `acceptance` everywhere).
+    branches: candidates that a level drafts behind each one of the level before, a tree (null: one each, a chain).
     """
 
     depth: Count
     acceptance: Quantity
+    acceptances: tuple[float, ...] | None = None
+    branches: tuple[float, ...] | None = None
+
+    @property
+    def candidates(self) -> Count:
+        """Return the drafted tokens that a pass verifies for a request: depth, or sum over levels of prod b_i.
+
+        [SpecInfer, arXiv 2305.09781, token trees; Medusa, arXiv 2401.10774, section 2.2]
+        """
+        if self.branches is None:
+            return self.depth
+        return sum(math.prod(self.branches[: level + 1]) for level in range(len(self.branches)))
 
     @property
     def tokens_per_step(self) -> Count:
         """Return the expected tokens of a request in a step: those kept, and the one that the pass itself adds.
 
-        1 + a + ... + a^depth = (1 - a^(depth + 1)) / (1 - a)      [Leviathan et al., arXiv 2211.17192, equation 1]
+        1 + a_1 + a_1*a_2 + ...; with one a (1 - a^(depth + 1)) / (1 - a)  [Leviathan et al., arXiv 2211.17192, eq. 1]
         """
         total: Quantity = 1.0
         kept: Quantity = 1.0
         for drafted in range(1, int(np.max(self.depth)) + 1):
-            kept = kept * self.acceptance
+            kept = kept * (self.acceptance if self.acceptances is None else self.acceptances[drafted - 1])
             total = total + where(self.depth >= drafted, kept, 0.0)
         return total
 
@@ -117,8 +133,8 @@ def tokens_per_step(speculative: Speculative | None) -> Count:
 
 
 def drafted_tokens(speculative: Speculative | None) -> Count:
-    """Return the tokens that are drafted for a request in a step."""
-    return 0.0 if speculative is None else speculative.depth
+    """Return the tokens that are drafted for a request in a step, all candidates of a tree."""
+    return 0.0 if speculative is None else speculative.candidates
 
 
 @dataclass(frozen=True, slots=True, eq=False)

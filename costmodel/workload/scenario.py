@@ -132,7 +132,10 @@ class Communication:
     expert_load: tokens of the most loaded rank over the mean, whatever the routing (null: by the routing).
     split_attention: micro-batches also alternate within the attention of a layer, before its kernel, one turn apart.
     codec: relative time added to all-to-alls in a logarithmic format by kernels that encode and decode it.
+    checksum: relative time added to all-to-alls of experts by kernels that check what arrives.
+    fences: round trips that an all-to-all waits for its data to be ordered before the flag that announces it.
     in_network: switches replicate what is dispatched and reduce what is combined, both at once.
+    multicast, reduction: they do one of the two; both together are `in_network`.
     exchange: of tokens and experts' results in inference, `all_to_all` or `gather`.
     """
 
@@ -145,6 +148,15 @@ class Communication:
     codec: Quantity = 0.0
     in_network: bool = False
     exchange: str = "all_to_all"
+    multicast: bool = False
+    reduction: bool = False
+    fences: Count = 0.0
+    checksum: Quantity = 0.0
+
+    @property
+    def replicates_and_reduces(self) -> bool:
+        """Tell whether switches do both, so that opposite directions relieve each other."""
+        return self.in_network or (self.multicast and self.reduction)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -402,9 +414,11 @@ class Scenario:
 
     @property
     def devices(self) -> Count:
-        """Return the devices of the layout, of both pools in disaggregated serving."""
+        """Return the devices of the layout, of both pools of disaggregated serving, of all replicas of an engine."""
         if isinstance(self.plan, Disaggregated):
             return self.plan.prefill.parallel.devices + self.plan.decode.parallel.devices
+        if isinstance(self.plan, Serving):
+            return self.parallel.devices * self.plan.replicas.count
         return self.parallel.devices
 
     @property

@@ -87,7 +87,9 @@ def _bound_rules(scenario: Scenario) -> Iterator[Rule]:
     """Yield what the bound on the exchange of experts does not know: it counts bytes that leave a device."""
     plan = scenario.communication
     told = "the bound counts the copies that leave a device as `sends` states them"
-    yield Rule("communication.in_network", not plan.in_network, told, "set `sends` to 1, or change the phase")
+    yield Rule(
+        "communication.in_network", not plan.replicates_and_reduces, told, "set `sends` to 1, or change the phase"
+    )
     told = "in the bound nothing takes time but bytes on the wire"
     unused = plan.codec == 0
     yield Rule("communication.codec", unused, told, "remove it, or change the phase")

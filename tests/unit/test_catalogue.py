@@ -60,6 +60,11 @@ def test_every_quantity_has_a_source_and_every_gap_a_reason(kind: str, name: str
 
 
 @pytest.mark.parametrize("name", list_names("devices"))
+def test_every_device_has_a_rent(name: str) -> None:
+    assert load_document("devices", name)["price"]["rental"] > 0
+
+
+@pytest.mark.parametrize("name", list_names("devices"))
 def test_every_link_states_a_bandwidth_and_a_latency_or_why_not(name: str) -> None:
     document = load_document("devices", name)
     for link, values in document["links"].items():

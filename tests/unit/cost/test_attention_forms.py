@@ -136,6 +136,13 @@ def test_many_waves_take_the_mean_block_each() -> None:
     assert PREFILL.time(shape, machine()).seconds == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_causal_block_takes_half_a_tile_more_than_its_mean_keys() -> None:
+    """640 queries on 640 keys: 320.5 keys on the mean, 2.5 tiles of 128, and half of one that the diagonal cuts."""
+    shape = core(50.0, 64.0, 640.0, 640.0)  # 32,000 blocks: 320 whole waves
+    expected = LAUNCH + 320 * (FILL + (320.5 / 128 + 0.5) * STEP / 0.5) / CLOCK
+    assert PREFILL.time(shape, machine()).seconds == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_wave_that_is_not_full_costs_a_whole_one_with_a_full_tail() -> None:
     full, over = (PREFILL.time(core(count, 64.0, 64.0, 64.0), machine()).seconds for count in (25.0, 25.5))
     assert over - LAUNCH == pytest.approx((full - LAUNCH) * 17 / 16)
@@ -184,6 +191,12 @@ def test_one_decoding_block_pads_its_queries_to_a_tile() -> None:
     assert DECODE.time(core(1.0, 1.0, 1.0, 1280.0), machine()).seconds == pytest.approx(expected, rel=1e-6)
     sharing = DECODE.time(core(1.0, 64.0, 1.0, 1280.0, kv_heads=1.0), machine()).seconds
     assert sharing == pytest.approx(expected + DECODE.copies.gqa_gather, rel=1e-6)
+
+
+def test_a_block_loads_the_keys_that_there_are_not_a_whole_tile() -> None:
+    slow = replace(DECODE, cta_load_rate=1.0)  # byte a cycle: loading binds
+    expected = LAUNCH + (FILL + 100 * 2 * WIDTH) / CLOCK
+    assert slow.time(core(1.0, 1.0, 1.0, 100.0), machine()).seconds == pytest.approx(expected, rel=1e-6)
 
 
 def test_decoding_blocks_run_in_waves() -> None:

@@ -15,6 +15,8 @@ from costmodel.cost.expert_all_to_all import LowLatencyForm, NormalForm
 from costmodel.cost.machine import Machine
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
+from costmodel.network.expert_all_to_all import token_copies
+from costmodel.network.group_links import require_group_links
 from costmodel.schema.files import load_node
 from costmodel.schema.forms import FORM_FILES
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group
@@ -282,3 +284,29 @@ def test_a_quicker_nic_saves_its_latency_once_for_each_message_that_is_waited_fo
     assert time(DIRECT, 8.0, slow) == time(DIRECT, 8.0, quick)
     dearer = replace(DIRECT, inter_setup=DIRECT.inter_setup + 3e-6)
     assert time(dearer, 16.0, slow) - time(DIRECT, 16.0, slow) == pytest.approx(3e-6, rel=1e-6)
+
+
+def test_a_copy_to_another_node_costs_its_sender_as_much_as_several_to_ranks():
+    """On two nodes: copies to ranks and three for each to the other node, shared by 24 processors."""
+    exchange, held = operator("normal", 1e6, 16.0), machine(held=24.0)
+    assert isinstance(exchange, ExpertAllToAll)
+    terms = NORMAL.terms(exchange, held)
+    copies = token_copies(exchange, require_group_links(exchange.group, held.cluster, "test"))
+    sent = copies.reached + 3.0 * copies.inter
+    assert copies.inter > 0
+    assert terms["copies_sent"] == pytest.approx(sent, rel=1e-12)
+    per_token = 4e-7 + sent * exchange.token_bytes / 2e10
+    assert terms["send_time"] == pytest.approx(exchange.tokens / 24 * per_token, rel=1e-12)
+
+
+def test_more_nodes_slow_their_fabric_by_its_exponent():
+    """Per byte, eight nodes take (8/2)^0.3 of what two do."""
+
+    def per_byte(ranks: float) -> float:
+        exchange = operator("normal", 1e6, ranks)
+        assert isinstance(exchange, ExpertAllToAll)
+        terms = NORMAL.terms(exchange, machine())
+        return float(terms["inter_time"] / terms["inter_copies"] / exchange.tokens)
+
+    assert per_byte(16.0) == pytest.approx(7392.0 / (0.9 * NIC.bandwidth), rel=1e-9)
+    assert per_byte(64.0) == pytest.approx(4.0**0.3 * per_byte(16.0), rel=1e-9)

@@ -185,3 +185,13 @@ def test_an_all_reduce_of_nccl_passes_the_chain_of_a_node_and_the_tree_between_n
     steps = 2 * (7 * group.intra_latency + 2 * group.inter_latency)
     assert nccl_time("all_reduce", 0.0, group) == pytest.approx(steps)
     assert nccl_time("all_reduce", 1e9, group) == pytest.approx(steps + 2 * 31 / 32 * 1e9 * 7 / 8 / group.intra)
+
+
+def test_halving_and_doubling_by_hand() -> None:
+    """16 ranks, eight a node: 7/8 of the buffer inside in three steps, then 1/8 - 1/16 between nodes in one."""
+    links = links_of(16.0, 8.0, 200e9, 50e9, (1e-6, 3e-6))
+    inside, between = 7 / 8 * 1e9 / 200e9 + 3 * 1e-6, (1 / 8 - 1 / 16) * 1e9 / 50e9 + 3e-6
+    assert algorithm_time("all_gather", "halving_doubling", 1e9, links) == pytest.approx(inside + between, rel=1e-12)
+    assert algorithm_time("all_reduce", "halving_doubling", 1e9, links) == pytest.approx(
+        2 * (inside + between), rel=1e-12
+    )

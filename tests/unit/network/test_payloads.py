@@ -53,6 +53,12 @@ def test_the_narrower_direction_sends_one_copy_where_switches_copy_and_add_up() 
     assert wide["dispatch"] == other["dispatch"]
 
 
+def test_copying_and_adding_up_relieve_each_other_and_neither_does_alone() -> None:
+    """Of a multicast every receiver still takes all copies, of a reduction every sender still sends all."""
+    assert exchanges(multicast=True) == exchanges() == exchanges(reduction=True)
+    assert exchanges(multicast=True, reduction=True) == exchanges(in_network=True)
+
+
 @pytest.mark.parametrize(("field", "value"), [("in_network", "true"), ("codec", "50 %")])
 def test_the_bound_refuses_what_it_does_not_know(field: str, value: str) -> None:
     with pytest.raises(InputError, match="bound"):

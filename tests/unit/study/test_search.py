@@ -232,6 +232,6 @@ def test_too_many_layouts_are_refused_with_their_number(small: costmodel.Workloa
 
 
 def test_an_objective_that_needs_a_price_says_which() -> None:
-    workload = costmodel.load("gpt3_175b_a100", scenarios=["selective"])
+    workload = costmodel.load("gpt3_175b_a100", set={"hardware.price.rental": "null"}, scenarios=["selective"])
     with pytest.raises(InputError, match=r"a100-sxm-80gb has no rental price: set hardware.price.rental"):
         searched(workload, "selective", "minimise cost_per_trillion_tokens", NOTHING)

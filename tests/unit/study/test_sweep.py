@@ -178,6 +178,20 @@ def test_the_summary_names_the_best_point_and_counts_the_reasons(decode: costmod
     assert summary["worst"]["at"][BATCH] == 128
 
 
+def test_points_whose_queue_only_grows_have_no_time_and_say_why(tmp_path: Path) -> None:
+    text = """
+schema: costmodel/workload@1
+extends: llama3_8b_rtx4090
+scenarios: {serving: {concurrency: null, rate: 1 /s}}
+"""
+    (tmp_path / "open.yaml").write_text(text, encoding="utf-8")
+    served = costmodel.load(tmp_path / "open.yaml", scenarios=["serving"])
+    summary = write(tmp_path / "table", served, "scenarios.serving.rate=1 /s,1000 /s")["serving"]
+    assert (summary["points"], summary["fit"]) == (2, 1)
+    assert summary["infeasible"] == {"overloaded: the queue only grows": 1}
+    assert summary["worst"] == summary["best"]
+
+
 def test_a_sweep_in_which_nothing_runs_has_no_best(decode: costmodel.Workload, tmp_path: Path) -> None:
     assert write(tmp_path, decode, f"{CAPACITY}=1GB,2GB")["decode"]["best"] is None
 

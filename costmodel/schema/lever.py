@@ -1,0 +1,87 @@
+"""The lever file: mechanisms and recommendations of a publication, each with a path, a switch or a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from costmodel.errors import InputError
+from costmodel.schema.assemble import Assembly
+from costmodel.schema.quantity import PositiveNumber, Verbatim, wrong
+from costmodel.schema.references import Library
+from costmodel.schema.resolve import in_order
+from costmodel.schema.strict import Strict
+from costmodel.schema.tree import Tree
+
+Phase = Literal["training", "prefill", "decode", "generate", "serving"]
+PHASES: tuple[Phase, ...] = ("training", "prefill", "decode", "generate", "serving")
+
+
+class SwitchFile(Strict):
+    """One change, and what both sides of the comparison have; paths as `--set` takes them."""
+
+    name: str = Field(description="name for `--lever`")
+    term: str | None = Field(default=None, description="what is changed, in a few words; null: as the lever")
+    phases: list[Phase] = Field(default_factory=lambda: list(PHASES), description="phases that it can change")
+    set: dict[str, Annotated[Any, Verbatim()]] = Field(
+        default={}, description="path -> new value; `scenario.` starts a path inside the scenario at hand"
+    )
+    times: dict[str, PositiveNumber] = Field(default={}, description="path -> factor on the workload's own value")
+    against: dict[str, Annotated[Any, Verbatim()]] = Field(default={}, description="path -> value on both sides")
+    against_times: dict[str, PositiveNumber] = Field(
+        default={}, description="path -> factor on the workload's own value, on both sides; `times` come on top"
+    )
+    limit: str | None = Field(default=None, description="what the number does not include, what is assumed")
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.set and not self.times and not self.against_times:
+            raise wrong("a switch changes nothing", "write `set`, `times` or `against_times`")
+        return self
+
+
+class LeverFile(Strict):
+    """One mechanism or recommendation."""
+
+    term: str = Field(description="what it is, in a few words")
+    section: str = Field(description="section of the publication")
+    kind: Literal["mechanism", "recommendation"] = Field(description="part of the system, or a proposal")
+    switches: list[SwitchFile] = Field(default=[], description="changes that `costmodel what-if` runs")
+    path: str | None = Field(default=None, description="paths, files or commands that state it")
+    why: str | None = Field(default=None, description="why nothing states it, or why no switch does")
+
+    @model_validator(mode="after")
+    def _is_answered(self) -> Self:
+        if not self.switches and self.path is None and self.why is None:
+            raise wrong("a lever needs a switch, a path or a reason", "write `switches`, `path` or `why`")
+        return self
+
+
+class LeversFile(Strict):
+    """The mechanisms and recommendations of one publication."""
+
+    title: str = Field(description="the publication")
+    cite: str = Field(description="where it was published")
+    levers: list[LeverFile] = Field(min_length=1, description="in the order of its sections")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [switch.name for lever in self.levers for switch in lever.switches]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise wrong(f"two switches are named {twice[0]}", "rename one")
+        return self
+
+
+def load_levers(name: str, search_path: tuple[str, ...] = ()) -> LeversFile:
+    """Return the levers of a file or a name under `workloads/levers`; raise InputError with every problem."""
+    assembly = Assembly(Library(search_path))
+    with assembly.collecting_problems():
+        path = Path(name)
+        is_file = path.suffix in (".yaml", ".yml") and path.exists()
+        library = assembly.library
+        tree = library.read(path, "lever") if is_file else library.document(Tree(name), "levers", "lever", "")
+        return assembly.part(LeversFile, tree).file
+    raise InputError(in_order(assembly.problems))

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+
+
+def test_without_a_workload_all_levers_are_listed(run):
+    done = run("what-if")
+    assert (done.code, done.err) == (0, "")
+    assert "co-processor" in done.out
+    assert len(json.loads(run("what-if", "--json").out)["levers"]) == 54
+
+
+def test_a_lever_shows_both_sides_its_ceiling_and_what_is_assumed(run):
+    done = run("what-if", "deepseek_v3", "--scenario", "decode", "--lever", "stacked-memory", "--lever", "multi-port")
+    assert (done.code, done.err) == (0, "")
+    assert "decode: what each change saves of " in done.out
+    assert "the factor is assumed" in done.out
+    assert "multi-port" in done.out
+
+
+def test_json_has_every_effect_and_the_same_bytes_each_time(run):
+    asked = (
+        "what-if",
+        "llama3_8b_rtx4090",
+        "--scenario",
+        "chat",
+        "--lever",
+        "stacked-memory",
+        "--lever",
+        "wafer",
+        "--json",
+    )
+    first = run(*asked)
+    assert first.out == run(*asked).out
+    (rows,) = json.loads(first.out)["scenarios"].values()
+    assert [one["name"] for one in rows] == ["stacked-memory", "wafer"]
+    assert "nvlink" in rows[1]["refused"]
+    assert rows[0]["saved"] <= rows[0]["ceiling"]
+    assert rows[0]["keeps_to_its_ceiling"]
+
+
+def test_levers_of_ones_own_are_run(run, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "schema: costmodel/lever@1\ntitle: mine\ncite: mine\nlevers:\n"
+        "  - {term: faster memory, section: '1', kind: recommendation, switches: [{name: fast, "
+        "times: {hardware.memory.hbm.bandwidth: 1.5}}]}\n"
+    )
+    done = run("what-if", "llama3_8b_rtx4090", "--scenario", "chat", "--levers", path)
+    assert (done.code, done.err) == (0, "")
+    assert "fast" in done.out
+
+
+def test_wrong_use_is_an_error_with_its_fix(run):
+    done = run("what-if", "deepseek_v3", "--lever", "co-procesor")
+    assert done.code == 2
+    assert "co-processor" in done.err
+    assert run("what-if", "--scenario", "decode").code == 2
+
+
+def test_a_plain_list_of_changes_is_run_too(run):
+    done = run("what-if", "llama3_8b_rtx4090", "--scenario", "chat", "--levers", "levers")
+    assert (done.code, done.err) == (0, "")
+    assert "device memory twice as fast" in done.out

@@ -1,0 +1,114 @@
+"""Levers: every proposal of the paper is answered, and what a switch saves is what a hand calculation says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import CLUSTER, MACHINE
+
+import costmodel
+from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.operator_time import fence_time, operator_time
+from costmodel.errors import InputError
+from costmodel.report.what_if import levers_markdown
+from costmodel.schema.lever import LeverFile, SwitchFile, load_levers
+from costmodel.study.levers import levers_of, switches, worths_of
+from costmodel.study.what_if import Worth
+from costmodel.workload.operators import ExpertAllToAll, Group
+
+FILE = load_levers("insights_deepseek_v3")
+PAGE = Path(__file__).parents[3] / "docs" / "recommendations.md"
+
+
+def test_all_54_are_answered_with_a_switch_a_path_or_a_reason() -> None:
+    assert len(FILE.levers) == 54
+    assert sum(lever.kind == "recommendation" for lever in FILE.levers) == 30
+    assert [lever.term for lever in FILE.levers if not (lever.switches or lever.why)] == []
+
+
+def test_the_page_is_the_one_that_the_file_generates() -> None:
+    assert PAGE.read_text(encoding="utf-8") == levers_markdown(FILE)
+
+
+def worths(names: list[str], workload: str = "deepseek_v3", scenario: str = "decode") -> dict[str | None, Worth]:
+    loaded = costmodel.load(workload, scenarios=[scenario])
+    return {one.name: one for one in worths_of(loaded, scenario, FILE, names)}
+
+
+def test_a_switch_saves_one_less_after_over_before_within_interval_and_ceiling() -> None:
+    one = worths(["multi-port"])["multi-port"]
+    assert one.after is not None
+    assert one.ratio is not None
+    assert one.saved == pytest.approx(1 - one.after / one.before)
+    assert one.ratio[0] <= one.after / one.before <= one.ratio[1]
+    assert one.keeps_to_its_ceiling
+    assert one.section == "5.1"
+
+
+def test_a_chain_ends_where_all_its_changes_together_do() -> None:
+    found = worths(["stacked-memory", "multi-port"])
+    both = {"hardware.memory.hbm.bandwidth": "6.7 TB/s", "hardware.node.nic.bandwidth": "100 GB/s"}
+    together = costmodel.load("deepseek_v3", set=both, scenarios=["decode"]).points()["decode"].metrics["tpot"]
+    assert found["stacked-memory"].together == pytest.approx(together)  # the later one in the file
+
+
+def test_a_switch_with_a_side_of_its_own_changes_both_and_joins_no_chain() -> None:
+    one = worths(["no-completion"])["no-completion"]
+    fenced = {"scenarios.decode.communication.fences": 1}
+    base = costmodel.load("deepseek_v3", set=fenced, scenarios=["decode"]).points()["decode"].metrics["tpot"]
+    assert one.before == pytest.approx(base)
+    assert one.after == pytest.approx(costmodel.load("deepseek_v3").points(["decode"])["decode"].metrics["tpot"])
+    assert one.together is None
+    assert one.against == {"scenario.communication.fences": "1"}
+
+
+def test_what_a_workload_does_not_have_does_not_apply() -> None:
+    found = worths(["wafer", "mtp", "stacked-memory"], "llama3_8b_rtx4090", "chat")
+    assert "nvlink" in str(found["wafer"].refused)
+    assert "no MTP module" in str(found["mtp"].refused)
+    assert found["stacked-memory"].refused is None
+
+
+def test_a_saving_beyond_its_ceiling_is_said_to_be_one() -> None:
+    worth = Worth("a", "s", "tpot", {}, before=2.0, after=1.0, ceiling=0.4)
+    assert not worth.keeps_to_its_ceiling
+    assert replace(worth, ceiling=0.5).keeps_to_its_ceiling
+
+
+def test_a_list_of_changes_without_names_is_one_of_levers() -> None:
+    plain = levers_of("levers")
+    assert [switch.name for switch, _ in switches(plain)][:1] == ["device memory twice as fast"]
+
+
+def test_an_unknown_lever_is_an_error_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match="multi-port"):
+        switches(FILE, ["multiport"])
+
+
+def test_a_lever_needs_an_answer_and_a_switch_a_change() -> None:
+    with pytest.raises(ValueError, match="switch, a path or a reason"):
+        LeverFile(term="a", section="1", kind="mechanism")
+    with pytest.raises(ValueError, match="changes nothing"):
+        SwitchFile(name="a")
+
+
+def exchange(**changes: object) -> ExpertAllToAll:
+    plain = ExpertAllToAll(
+        "dispatch", tokens=100.0, token_bytes=1000.0, top_k=2, experts=16.0, expert_groups=1.0, group_top_k=1,
+        group=Group(16.0), mode="normal", expert_load=1.0, family="moe_dispatch",
+    )  # fmt: skip
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def test_a_fence_is_a_round_trip_and_a_checksum_a_share_of_the_exchange() -> None:
+    latency = fence_time(exchange(fences=1.0), CLUSTER) / 2
+    assert latency == CLUSTER.network.latency_same_leaf  # type: ignore[union-attr]
+
+    def seconds(**changes: object) -> float:
+        return float(operator_time(exchange(**changes), MACHINE, CLUSTER, FamilyFit()).seconds)
+
+    assert seconds(fences=3.0) == pytest.approx(seconds() + 3 * 2 * latency)
+    assert seconds(codec=0.1) == pytest.approx(1.1 * seconds())
+    assert fence_time(exchange(fences=1.0, group=Group(1.0)), CLUSTER) == 0
