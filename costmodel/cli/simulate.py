@@ -32,7 +32,7 @@ _FILE = "workload.yaml"  # to which a user may write the workload of a model
     "it ends in .csv (event engine only).",
 )  # fmt: skip
 @click.option(
-    "--checkpoint", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+    "--checkpoint", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), hidden=True,
     help="Keep the state of a simulation of requests in FILE, and go on from it (event engine only).",
 )  # fmt: skip
 @click.option(
