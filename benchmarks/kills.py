@@ -1,6 +1,6 @@
 """Kills sweeps, simulations of requests, reports and fits at random moments: what is left is whole, or not there.
 
-`python -m benchmarks.kills`: twenty kills; after each the same command ends with the files of an undisturbed run.
+`python -m benchmarks.kills [KIND…]`: twenty kills; after each the same command ends with an undisturbed run's files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 KILLS = 5  # of each kind of run
-NIC = "hardware.node.nic.bandwidth=10GB/s..200GB/s:8000"
+NIC = "hardware.node.nic.bandwidth=10GB/s..200GB/s:2000"
 RUNS = {
     "sweep": ["sweep", "deepseek_v3", "--scenario", "decode", "--vary", "scenarios.decode.batch_per_device=1..32:32",
               "--vary", NIC, "--output", "{out}/sweep"],
@@ -57,7 +57,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        for kind in RUNS:
+        for kind in sys.argv[1:] or RUNS:
             undisturbed = folder / f"{kind}-whole"
             undisturbed.mkdir()
             begin = time.perf_counter()
