@@ -71,8 +71,6 @@ def _training(
             lasts = min(restart, gap)
             yield environment.timeout(lasts)
             clock.restarted += lasts
-            if gap < restart:
-                continue
         while environment.now + interval + write <= fails_at:
             yield environment.timeout(interval + write)
             clock.kept += interval

@@ -95,6 +95,8 @@ def test_a_static_batch_and_a_pool_cut_their_prompts_too() -> None:
     divided = scenario(replace(plan, prefill=prefill))
     split = point(divided)
     assert metric(divided, "ttft") > metric(scenario(plan), "ttft")
+    alone = metric(scenario(prefill.plan, communication=prefill.communication), "tokens_per_second_per_device")
+    assert split.metrics["prefill_tokens_per_second_per_device"] == pytest.approx(alone, rel=1e-12)
     assert sum(line.time for line in split.breakdown) == pytest.approx(split.metrics["latency"], rel=1e-12)
 
 

@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 from builders import FP8, FRAMEWORK, MOE_MODEL, PREFILL, STEP, scenario
 
+from costmodel.analytic.actions import all_to_all_contention
 from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.inference import stage_contention
+from costmodel.analytic.stream_times import StreamTimes
 from costmodel.api import load
 from costmodel.cost.calibration import Calibration
 from costmodel.workload.plans import Prefill, Training
@@ -46,3 +49,17 @@ def test_the_flagship_saves_no_more_than_20_of_132_processors() -> None:
         ]
         held, freed = (float(value) for value in values if value is not None)
         assert 0.0 < 1.0 - freed / held < 20 / 132
+
+
+def test_contention_of_a_pair_lasts_while_both_run() -> None:
+    """2 s of kernels, 1.5 times as long beside exchanges: 3 s, a third of it contention; less beside short ones."""
+    for exchanges, expected in ((100.0, 1.0), (3.0, 1.0), (1.5, 0.5), (0.0, 0.0)):
+        pair = StreamTimes(kernels=2.0, expert_all_to_alls=exchanges)
+        assert all_to_all_contention(pair, 1.5) == pytest.approx(expected)
+
+
+def test_a_stage_s_idle_time_absorbs_contention_first() -> None:
+    """Span 10 s, kernels 8: 2 s idle. Exchanges of 8 s run 6 beside them, of 6 s 4: half is lost."""
+    assert stage_contention(10.0, 8.0, 8.0, 2.0) == pytest.approx(6.0 / 2 - 2.0)
+    assert stage_contention(10.0, 8.0, 6.0, 2.0) == 0.0
+    assert stage_contention(10.0, 10.0, 6.0, 2.0) == pytest.approx(3.0)

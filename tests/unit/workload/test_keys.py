@@ -12,7 +12,7 @@ from costmodel.cost.attention import PrefillForm
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.kernels import attention_time
 from costmodel.workload.architecture import Architecture, Attention, HeadGroup, Pattern
-from costmodel.workload.context import Context
+from costmodel.workload.context import Context, per_rank
 from costmodel.workload.kv_cache import cached_bytes
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Gemm, Operator
@@ -30,6 +30,7 @@ from costmodel.workload.patterns import (
     Spans,
     StridedBlocks,
 )
+from costmodel.workload.scenario import Parallelism
 
 TOKENS = 1024.0
 HEADS, GROUPS, WIDTH = GQA.q_heads, GQA.kv_heads, GQA.head_dim + GQA.v_head_dim
@@ -163,3 +164,12 @@ def test_more_keys_take_more_time_bytes_and_memory(name: str) -> None:
         assert caches[1] >= caches[0]
     else:
         assert caches[1] > caches[0]
+
+
+def test_fewer_key_heads_than_ranks_are_repeated_on_each() -> None:
+    """16 query and 4 key heads of 64 on eight ranks: two queries' heads and one whole key head each, 2*64 + 128."""
+    assert [per_rank(4.0, degree) for degree in (1.0, 4.0, 8.0)] == [4.0, 1.0, 1.0]
+    eight = context(DENSE_MODEL, Parallelism(tp=8.0), phase="prefill", new_tokens=TOKENS)
+    (projection,) = (each for each in model_work(eight).layers[0].forward if each.name == "qkv projection")
+    assert isinstance(projection, Gemm)
+    assert projection.n == 2 * 64 + 128
