@@ -146,7 +146,7 @@ class Library:
         for other in others if kind in ALIASED else ():
             taken.update(dict.fromkeys(self._aliases_in(other), other))
         for item in self._alias_items(path):
-            if item.value in taken:
+            if isinstance(item.value, str) and item.value in taken:
                 yield Problem(
                     item.location, "aliases", f"{item.value!r} is also a name of {display_path(taken[item.value])}",
                     "remove it from one of them",

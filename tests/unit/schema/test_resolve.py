@@ -139,7 +139,7 @@ def test_a_change_is_typed_and_unit_checked(world: Path, path: str, text: str, v
         ("parallel.tp", "1", "did you mean `scenarios.NAME.parallel.tp`"),
         ("hardware", "1", "is a section, not a value"),
         ("scenarios.train.global_batch", "[", "is not valid YAML"),
-        ("scenarios.train.global_batch", "no", "must be a whole number, not 'no'"),
+        ("scenarios.train.global_batch", "many", "must be a whole number, not 'many'"),
     ],
 )
 def test_an_invalid_override_is_an_error_at_the_override(world: Path, path: str, text: str, problem: str) -> None:
