@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from costmodel.cli.main import main
 
@@ -30,6 +34,17 @@ class Ran:
 def command(*arguments: object) -> list[str]:
     """Return how a shell starts `costmodel ARGUMENTS` with this interpreter."""
     return [sys.executable, "-c", START, *map(str, arguments)]
+
+
+def interrupted(*arguments: object) -> Ran:
+    """Return what `costmodel ARGUMENTS` leaves when it is interrupted inside its work: NumPy is loaded there first."""
+    started = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while "_multiarray_umath" not in Path(f"/proc/{started.pid}/maps").read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    started.send_signal(signal.SIGINT)
+    out, err = started.communicate(timeout=60)
+    return Ran(started.returncode, out, err)
 
 
 def run_here(*arguments: object, program: Callable[[], object] = main, name: str = "costmodel") -> Ran:

@@ -32,7 +32,15 @@ from costmodel.schema.references import Library, as_reference, available, sugges
 from costmodel.schema.serving import locate_files
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge
-from costmodel.schema.workload import PHASES, PlanFile, ServingFile, TrainingFile, WorkloadFile, phases_with
+from costmodel.schema.workload import (
+    PHASES,
+    ExpertBoundFile,
+    PlanFile,
+    ServingFile,
+    TrainingFile,
+    WorkloadFile,
+    phases_with,
+)
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.scenario import MeasuredStep, Parallelism, Scenario
 from costmodel.workload.validity import rules
@@ -276,7 +284,7 @@ def _formats(
     """Return the `precision` of a scenario and notes: what it states, or in inference that of the model's weights."""
     stated = tree.child("precision")
     quantization = None if model is None else model.file.quantization
-    if stated is not None or quantization is None or isinstance(plan, TrainingFile):
+    if stated is not None or quantization is None or isinstance(plan, TrainingFile | ExpertBoundFile):
         return stated or Tree({}, tree.location), []
     shipped, note = shipped_formats(quantization, device)
     return shipped, [note]

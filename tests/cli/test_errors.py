@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 
 import pytest
-from command_line import command
+from command_line import command, interrupted
 
 FLAGSHIP = "deepseek_v3"
 
@@ -108,16 +107,10 @@ def test_a_reader_that_closes_its_pipe_is_no_error():
         started.stderr.close()
 
 
-def test_an_interrupt_exits_130_quietly(tmp_path):
-    pipe = tmp_path / "slow.yaml"
-    os.mkfifo(pipe)
-    started = subprocess.Popen(command("simulate", pipe), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with pipe.open("w"):  # opens once the command reads: it is then inside its work
-        started.send_signal(signal.SIGINT)
-        out, err = started.communicate(timeout=60)
-    assert started.returncode == 130
-    assert out == ""
-    assert "Traceback" not in err
+def test_an_interrupt_exits_130_quietly():
+    done = interrupted("simulate", FLAGSHIP)
+    assert (done.code, done.out) == (130, "")
+    assert "Traceback" not in done.err
 
 
 CRASH = """

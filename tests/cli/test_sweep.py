@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from command_line import command
+from command_line import command, interrupted
 
 FLAGSHIP = "deepseek_v3"
 NVLINK = "hardware.links.nvlink.bandwidth"
@@ -181,13 +181,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_table(tmp_path, sent):
 
 
 def test_an_interrupt_before_the_work_is_done_leaves_nothing(tmp_path):
-    pipe = tmp_path / "slow.yaml"
-    os.mkfifo(pipe)
-    arguments = ("sweep", pipe, "--vary", RANGE, "--output", tmp_path / "out")
-    started = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with pipe.open("w"):  # opens once the command reads: it is then inside its work
-        started.send_signal(signal.SIGINT)
-        out, err = started.communicate(timeout=60)
-    assert (started.returncode, out) == (130, "")
-    assert "Traceback" not in err
-    assert os.listdir(tmp_path) == ["slow.yaml"]
+    done = interrupted("sweep", FLAGSHIP, "--vary", RANGE, "--output", tmp_path / "out")
+    assert (done.code, done.out) == (130, "")
+    assert "Traceback" not in done.err
+    assert os.listdir(tmp_path) == []
