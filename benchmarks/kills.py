@@ -21,7 +21,7 @@ RUNS = {
     "sweep": ["sweep", "deepseek_v3", "--scenario", "decode", "--vary", "scenarios.decode.batch_per_device=1..32:32",
               "--vary", NIC, "--output", "{out}/sweep"],
     "requests": ["simulate", "llama3_8b_rtx4090", "--engine", "event", "--scenario", "serving", "--set",
-                 "scenarios.serving.requests.count=2000", "--trace", "{out}/requests.csv"],
+                 "scenarios.serving.requests={arrivals: closed_loop, count: 2000}", "--trace", "{out}/requests.csv"],
     "report": ["report", "{in}/result.json", "--output", "{out}/report"],
     "predictions": ["predict", "{in}/table.csv", "--output", "{out}/predicted.csv"],
 }  # fmt: skip
