@@ -18,7 +18,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
     """Draw a schedule of any kind and size."""
     name = draw(st.sampled_from(sorted(SCHEDULES)))
     pp, virtual, micro_batches = draw(st.integers(1, 7)), SCHEDULES[name].virtual or 1, draw(st.integers(1, 12))
-    if name == "interleaved":
+    if name in ("interleaved", "combined-1f1b"):
         virtual, micro_batches = draw(st.integers(2, 4)), pp * draw(st.integers(1, 3))
     elif name == "dualpipe":
         pp += pp % 2
