@@ -134,7 +134,9 @@ class _Curve:
 
     @classmethod
     def of(cls, values: Array, widths: Array) -> _Curve | None:
-        """Return places for values, of which there are not many more than places: then null."""
+        """Return places for values; null where there are not many more values than places, or no bumps."""
+        if not widths.size:
+            return None
         step, low, high = CURVE_STEP * float(widths.min()), float(values.min()), float(values.max())
         count = (high - low) / step + 4.0
         return cls(low + step * np.arange(-1.0, np.ceil(count)), step) if count < values.size / 2 else None

@@ -89,6 +89,9 @@ def rates_of(rows: Iterable[Mapping[str, str]], cache: int) -> Rates:
     )
 
 
+_SIZES = ("capacity", "bandwidth")
+
+
 def write_device(root: Path, name: str, facts: Facts, rates: Rates, table: str) -> Path | None:
     """Write `devices/NAME` and `nodes/NAME` below a search root; return the device file.
 
@@ -131,6 +134,10 @@ def _device(name: str, facts: Facts, rates: Rates, table: str) -> Iterator[str]:
     yield f"links: {{{facts.link}: {{bandwidth: {_in(link, 'bandwidth')}, latency: null}}}}"
     if facts.power is not None:
         yield f"power: {{tdp: {_in(facts.power, 'power')}}}"
+    if facts.link != "pcie":
+        peaks = [f"math.{each}.peak" for each in sorted(rates.peaks)]
+        fields = ["processors", *peaks, *(f"memory.{level}.{what}" for level in ("l2", "hbm") for what in _SIZES)]
+        yield f"plausible: [{', '.join(fields)}]             # those of a CPU; bands are learnt from GPUs"
     yield "sources:"
     yield "  - fields: [math, memory.hbm.bandwidth, memory.l2.bandwidth, links]"
     yield f'    cite: "costmodel profile, {table}: the fastest products of each format, the fastest copies"'

@@ -70,9 +70,9 @@ def _simulation_rules(scenario: Scenario) -> Iterator[Rule]:
         if slowdown.rank is not None:
             yield Rule(
                 f"simulation.slowdowns.{number}.rank",
-                slowdown.rank < parallel.pp,
-                f"there is no rank {slowdown.rank} in a pipeline of {shown(parallel.pp)}",
-                "count from 0 to pp - 1, or leave it out for all ranks",
+                slowdown.rank < parallel.pp * (simulation.replicas or 1),
+                f"there is no rank {slowdown.rank} among {simulation.replicas or 1} replicas of {shown(parallel.pp)}",
+                "count from 0 to pp - 1 and on through the `replicas`, or leave it out for all ranks",
             )
     if simulation.replicas is not None:
         yield Rule(

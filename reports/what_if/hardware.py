@@ -120,5 +120,5 @@ def of_dollars() -> Asked:
 def _price_note(device: str) -> str:
     """Return what a device file says of its rent."""
     found: Mapping[str, Any] = load_document("devices", device)
-    notes = [one["note"] for one in found["sources"] if any(field.startswith("price") for field in one["fields"])]
-    return " ".join(str(note).strip() for note in notes if note and "ffers" in note)
+    notes = [one.get("note") for one in found["sources"] if {"price", "price.rental"} & set(one["fields"])]
+    return " ".join(str(note).strip() for note in notes if note)

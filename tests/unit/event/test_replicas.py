@@ -96,7 +96,7 @@ def test_replicas_share_links_as_one_that_stands_for_all_does(case: str, least: 
 
 
 def test_more_replicas_than_there_are_is_an_error_with_its_place() -> None:
-    with pytest.raises(InputError, match="8 that there are") as caught:
+    with pytest.raises(InputError, match="9 replicas are more than the layout has: dp = 8") as caught:
         simulated(CASES["decode"], replicas=9)
     assert caught.value.problems[0].field.endswith("simulation.replicas")
 
