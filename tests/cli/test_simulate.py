@@ -40,8 +40,8 @@ def leaves(value: object):
         yield value
 
 
-def test_all_scenarios_fit_one_screen_with_value_interval_limit_memory_and_next_step(run):
-    done = run("simulate", FLAGSHIP)
+def test_all_scenarios_fit_one_screen_with_value_interval_limit_memory_and_next_step(process):
+    done = process("simulate", FLAGSHIP)
     assert done.code == 0
     assert done.err == ""
     assert len(done.out.splitlines()) <= 24
