@@ -126,7 +126,7 @@ def _worth(
     own = {path.removeprefix(f"scenarios.{scenario}."): pair for path, pair in pairs.items()}
     return Worth(
         lever.term, scenario, metric, changes, value, after,
-        ratio=_ratio(before, evaluate(altered, changed.calibration(altered)), metric, after / value),
+        ratio=change_interval(before, evaluate(altered, changed.calibration(altered)), metric, after / value),
         ceiling=ceiling(point, workload.scenario(scenario), own), with_waves=with_waves(point, own),
         limit=lever.limit, cite=lever.cite,
     )  # fmt: skip
@@ -161,7 +161,7 @@ def _headline(workload: Workload, scenario: str, changes: Mapping[str, Any], met
     return workload.changed(changes, [scenario]).evaluate(scenario).point().metrics[metric]
 
 
-def _ratio(before: Evaluation, after: Evaluation, metric: str, point: float) -> tuple[float, float] | None:
+def change_interval(before: Evaluation, after: Evaluation, metric: str, point: float) -> tuple[float, float] | None:
     """Return the 80 % interval of after over before, which always contains the ratio of the two predictions."""
     moves = perturbations_of(before.families() | after.families(), 0)
     if not moves:

@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
-from costmodel.analytic.intervals import perturbations_of, ratio_interval
 from costmodel.api import load
 from costmodel.errors import InfeasibleError
-from costmodel.quantities import Array
 from costmodel.result import PHASES
 from costmodel.schema.what_if import AlternativeFile, MessageFile, WhatIf, load_what_if
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.messages import answered, read_message
+from costmodel.study.what_if import change_interval
 from reports.waterfall import waterfall
 from reports.what_if.alternatives_page import markdown
 
@@ -95,7 +94,7 @@ def _of_scenario(what_if: WhatIf, one: AlternativeFile, scenario: str, search_pa
     return ChangeEffect(
         term=one.term, scenario=scenario, metric=metric, against=_told(one.against), changes=_told(one.set),
         before=before, after=after,
-        ratio=_ratio(without, with_it, metric, after / before), limit=one.limit, cite=one.cite,
+        ratio=change_interval(without, with_it, metric, after / before), limit=one.limit, cite=one.cite,
     )  # fmt: skip
 
 
@@ -114,19 +113,6 @@ def _value(side: Evaluation, metric: str, one: AlternativeFile, scenario: str) -
     if value is None:
         raise InfeasibleError(f"{scenario} with {one.term}: {metric} is not known")
     return float(value)
-
-
-def _ratio(before: Evaluation, after: Evaluation, metric: str, point: float) -> tuple[float, float] | None:
-    """Return the 80 % interval of after over before, which always contains the ratio of the two predictions."""
-    moves = perturbations_of(before.families() | after.families(), 0)
-    if not moves:
-        return None
-    count = 1 + 2 * len(moves)
-    values: list[Array] = [
-        np.broadcast_to(np.asarray(side.metrics(moves)[metric], dtype=np.float64), (count,)) for side in (before, after)
-    ]
-    _, low, high = ratio_interval(*values)
-    return min(low, point), max(high, point)
 
 
 def _for(scenario: str, changes: Mapping[str, object]) -> dict[str, object]:
