@@ -306,11 +306,14 @@ def add_pass(lines: BreakdownLines, model: PassModel, times: PassTimes, count: f
         if segment.placement.stream != COMPUTE
     )
     send = float(model.hops) * float(model.send.time.seconds)
-    exposed = 0.0 if elsewhere == 0.0 else (float(times.latency) - float(times.busy) - send) / elsewhere
+    exposed = (
+        0.0 if elsewhere == 0.0 else (float(times.latency) - float(times.busy) - float(times.host) - send) / elsewhere
+    )
     for segment, number in runs:
         is_compute = segment.placement.stream == COMPUTE
         for timed, repeats, share in _exposed(segment.operators, number * count):
             lines.add(timed, repeats, share if is_compute else exposed)
     lines.add_wait(ALL_TO_ALL_CONTENTION, count * float(times.contention), "memory")
+    lines.add_wait("waiting for kernel starts", count * float(times.host), "latency")
     if send:
         lines.add(model.send, float(model.hops) * count)

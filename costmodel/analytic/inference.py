@@ -35,11 +35,15 @@ from costmodel.workload.stages import Stage, layer_runs, stage_layout
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StageModel:
-    """Equal pipeline stages: how many, how often each kind of layer runs on one, and in which order."""
+    """Equal pipeline stages: how many, how often each kind of layer runs on one, and in which order.
+
+    host: what the host takes for all of a stage's micro-batches, which it runs no faster than [s].
+    """
 
     count: int
     repeats: tuple[int, ...]
     program: Program[SegmentKey]
+    host: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +79,7 @@ class PassTimes:
     busy: of the compute streams, kernels and blocking collectives
     kernels: without the collectives
     contention: extra time of kernels due to concurrent expert all-to-alls
+    host: in which devices wait for the host to start kernels
     joules: energy of the work of kernels and messages, beside what a board draws while they run [J]
     """
 
@@ -83,6 +88,7 @@ class PassTimes:
     busy: Seconds
     kernels: Seconds
     contention: Seconds = 0.0
+    host: Seconds = 0.0
     joules: Joules = 0.0
 
     def draw(self, seconds: Seconds, passes: Count = 1.0) -> Draw:
@@ -105,7 +111,7 @@ class PassTimes:
 class StageTimes:
     """Seconds of equal pipeline stages, of which there are `count`.
 
-    span: of the stage's program, without contention; contention: extra time of its kernels
+    span: of the stage's program, without contention; host: in it, waiting for the host; contention: of its kernels
     compute, all_to_all: in which each stream is busy; kernels: of the compute stream, without collectives
     """
 
@@ -115,6 +121,7 @@ class StageTimes:
     compute: Seconds
     all_to_all: Seconds
     kernels: Seconds
+    host: Seconds = 0.0
 
 
 def pass_model(scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> PassModel:
@@ -146,6 +153,7 @@ def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: Oper
                 count,
                 work.repeats(stage),
                 compile_pass(shape, work.runs(stage, layers), forward.micro_batches, overlap=overlap),
+                _eager_time(scenario, forward) * sum(stage.layers),
             )
             for (stage, layers), count in stages.items()
         ),
@@ -153,6 +161,12 @@ def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: Oper
         hops=scenario.parallel.pp - 1,
         moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication),
     )
+
+
+def _eager_time(scenario: Scenario, forward: Pass) -> Seconds:
+    """Return the host time of a layer of all micro-batches: of passes with prompts that no CUDA graph holds [s]."""
+    has_prompts = any(part.phase == "prefill" for part in forward.parts)
+    return scenario.framework.eager_layer * forward.micro_batches if has_prompts else 0.0
 
 
 def _send(scenario: Scenario, forward: Pass) -> Operator:
@@ -228,14 +242,16 @@ def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
     busy: Quantity = 0.0
     kernels: Quantity = 0.0
     contention: Quantity = 0.0
+    host: Quantity = 0.0
     for stage in stage_times(model, perturbations):
         span, extra = stage.span + stage.contention, stage.contention
         contention = contention + stage.count * extra
+        host = host + stage.count * stage.host
         latency = stage.count * span + latency
         slowest = maximum(slowest, span)
         busy = busy + stage.count * (stage.compute + extra)
         kernels = kernels + stage.count * (stage.kernels + extra)
-    return PassTimes(latency, slowest, busy, kernels, contention, model.joules)
+    return PassTimes(latency, slowest, busy, kernels, contention, host, model.joules)
 
 
 def stage_times(model: PassModel, perturbations: Perturbations) -> list[StageTimes]:
@@ -251,7 +267,8 @@ def stage_times(model: PassModel, perturbations: Perturbations) -> list[StageTim
         all_to_all = (counts[ALL_TO_ALL] @ durations).reshape(shape) if len(counts) > ALL_TO_ALL else 0.0
         kernels = (counts[COMPUTE] @ kernel_times).reshape(kernel_shape)
         extra = stage_contention(span, compute, all_to_all, model.moe_comm_slowdown)
-        found.append(StageTimes(stage.count, span, extra, compute, all_to_all, kernels))
+        host = maximum(stage.host - span - extra, 0.0)
+        found.append(StageTimes(stage.count, span + host, extra, compute, all_to_all, kernels, host))
     return found
 
 

@@ -129,13 +129,17 @@ def pass_times_of(model: PassModel, pass_: PassGraph, timeline: Timeline) -> Pas
     A stage takes as long as on the slowest replica. The time of compute streams beyond their operators is contention.
     """
     latency = float(model.hops) * float(seconds_of(model.send, None))
-    slowest = busy = 0.0
+    slowest = busy = host = 0.0
+    full = len(pass_.stages) != len(model.stages)
+    least = [float(stage.host) for stage in model.stages for _ in range(stage.count if full else 1)]
     graph, shape = timeline.graph, (pass_.replicas, pass_.tasks)
     start, finish = (
         times[: pass_.replicas * pass_.tasks].reshape(shape) for times in (timeline.start, timeline.finish)
     )
-    for count, first, last in pass_.stages:
+    for (count, first, last), started in zip(pass_.stages, least, strict=True):
         span = float((finish[:, last] - start[:, first : last + 1].min(axis=1)).max())
+        waiting = max(started - span, 0.0)
+        host, span = host + count * waiting, span + waiting
         latency, slowest = latency + count * span, max(slowest, span)
         for task in range(first, last):
             if graph.streams[graph.tasks[task].stream].name == COMPUTE:
@@ -149,4 +153,4 @@ def pass_times_of(model: PassModel, pass_: PassGraph, timeline: Timeline) -> Pas
                     times = stream_times(segment.operators, None)
                     compute, kernels = compute + runs * float(times.total), kernels + runs * float(times.kernels)
     contention = busy - compute
-    return PassTimes(latency, slowest, busy, kernels + contention, contention, model.joules)
+    return PassTimes(latency, slowest, busy, kernels + contention, contention, host, model.joules)
