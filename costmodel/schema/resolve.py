@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.errors import InputError, LayoutError, Location, Problem
 from costmodel.hardware import Device
 from costmodel.quantities import is_single
-from costmodel.schema import build, build_framework
+from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
@@ -153,7 +153,7 @@ def resolve_tree(
     model: DocumentPart[ModelFile] | None = None
     with assembly.collecting_problems():
         model = _model(assembly, head.tree)
-    architecture = build.architecture(model.file) if model else None
+    architecture = build_model.architecture(model.file) if model else None
     resolved: dict[str, _Resolved] = {}
     anchors = Anchors.of(tree, library, _without_anchors)
     for scenario in _selected(list(scenario_trees), scenarios):
@@ -225,7 +225,7 @@ def resolve_model(
             title=None,
             document={"model": model_document(model.file), "scenarios": {}},
             scenarios={},
-            architecture=build.architecture(model.file),
+            architecture=build_model.architecture(model.file),
             _trees={"": {"model": model.tree, "workload": tree}},
             notes=tuple(assembly.notes),
         )
