@@ -27,7 +27,7 @@ MESSAGES = ("hardware.node.nic", "hardware.node.peer", "hardware.network", "hard
 KERNELS = ("hardware.memory", "hardware.math", "hardware.clock", "hardware.processors")
 OF_EXCHANGE = tuple(
     f"communication.{key}"
-    for key in ("dispatch", "combine", "in_network", "multicast", "reduction", "codec", "checksum", "fences")
+    for key in ("dispatch", "combine", "in_network", "multicast", "reduction", "codec", "checksum", "fences", "host_link")
 )
 SENDING = "communication.processors"
 _SLOWED = (ALL_TO_ALL_CONTENTION, DP_COMM_SLOWDOWN)  # lines that grow with what runs beside kernels
