@@ -13,7 +13,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -84,11 +84,17 @@ def runs_of(cases: Sequence[Case], library: Library) -> Runs:
     for publication, found in by_publication.items():
         places = {round(each) for each in np.linspace(0, len(found) - 1, min(MOST, len(found))).tolist()}
         for case in (found[place] for place in sorted(places)):
-            row = _row(case, library)
+            row = _row(of_one_number(case), library)
             if row is not None:
                 rows.append((publication, *row))
     publications, devices, gaps, shares = zip(*rows, strict=True)
     return Runs(publications, devices, np.array(gaps), np.array(shares))
+
+
+def of_one_number(case: Case) -> Case:
+    """Return a case whose framework has `sustained_slowdown` for all kernels."""
+    path = f"scenarios.{case.scenario_name}.framework.attention_slowdown"
+    return replace(case, overrides={**case.overrides, path: None})
 
 
 def _row(case: Case, library: Library) -> tuple[str, float, list[float]] | None:
