@@ -272,7 +272,7 @@ def _scored(rows: Sequence[RunError], weight: Sequence[float]) -> _Scored:
             for row, w in zip(rows, weight, strict=True)
             if row.publication == name and not _is_alone(row, rest)
         ]
-    return _Scored(*([each[at] for each in found] for at in range(3)))
+    return _Scored([row for row, _, _ in found], [score for _, score, _ in found], [w for _, _, w in found])
 
 
 def _is_alone(row: RunError, others: Sequence[RunError]) -> bool:
