@@ -355,7 +355,7 @@ def test_a_load_close_to_even_has_hardly_another_tile() -> None:
 
     assert tiles(even) == 1.0
     assert tiles(near) == pytest.approx(1.0, abs=0.03)
-    assert tiles(more) > 1.8
+    assert tiles(more) > 1.6  # eight experts of a rank differ: some keep to one tile
 
 
 def test_one_rank_alone_has_no_spread_but_whole_rows() -> None:
