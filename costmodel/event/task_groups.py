@@ -39,7 +39,8 @@ class TaskGroup(NamedTuple):
     wire: of `seconds`, those in which bytes move
     classes: seconds by class of operator
     message: the operator of a group that is a message, null for others
-    imbalance: of `seconds`, what the busiest rank's experts take beyond the mean rank's, in the layer `layer` of a stage
+    imbalance: of `seconds`, what the busiest rank's experts take beyond the mean rank's
+    layer: of a stage, counted in the order of its forward pass, where there is such an imbalance
     """
 
     name: str

@@ -45,8 +45,8 @@ class SimulationFile(Strict):
     contention: bool = Field(default=False, description="concurrent messages share links, max-min fairly")
     experts: Literal["expected", "drawn"] = Field(
         default="expected",
-        description="what uneven experts cost a training step: the wait that the closed form expects, or loads drawn for "
-        "each micro-batch, whose waits follow from the events",
+        description="what uneven experts cost a training step: the wait that the closed form expects, or loads drawn "
+        "for each micro-batch, whose waits follow from the events",
     )
     slowdowns: list[SlowdownFile] = Field(default_factory=list, description="temporary slowdowns")
     patience: Duration | None = Field(
