@@ -144,11 +144,11 @@ def test_a_tier_raises_the_share_of_prompts_that_are_not_computed() -> None:
 
 
 def test_swapping_needs_to_know_the_host() -> None:
+    given = {**BASE, "scenarios.serving.scheduler.preemption": "swap"}
+    workload = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"])
+    scenario = workload.scenario("serving")
+    assert isinstance(scenario.plan, Serving)
     with pytest.raises(InputError, match="the host memory of rtx-4090-x1 is not known"):
-        given = {**BASE, "scenarios.serving.scheduler.preemption": "swap"}
-        workload = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"])
-        scenario = workload.scenario("serving")
-        assert isinstance(scenario.plan, Serving)
         Simulation(scenario, scenario.plan, workload.calibration(scenario))
 
 
