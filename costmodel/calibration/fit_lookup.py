@@ -218,7 +218,7 @@ class FitLookup(Mapping[str, FamilyFit]):
 
         Where the framework names kernels and this device was measured with some of them, others stand in for these.
         """
-        if best.fit is None or best.fit.form is None or best.error is None:
+        if best.fit is None or best.fit.form is None or best.error is None or key.startswith(_MESSAGES):
             return best
         named = tuple(self._named(key))
         wanted = (best.implementation,) if named and best.device == self._device else named
@@ -417,6 +417,7 @@ class FitLookup(Mapping[str, FamilyFit]):
 
 
 _NAMED = "named by the framework"
+_MESSAGES = ("collective", "send_recv", "moe_")  # families of which the links say more than another device
 TIE = 1.05  # chosen: expected errors are themselves known to a few per cent
 
 

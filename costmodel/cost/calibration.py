@@ -361,7 +361,7 @@ class JoinedFit(FamilyFit):
         """Return the time of the leading fit, as long as the weighted mean of the logarithms of all."""
         times = [part.fitted_time(part.form or form, operator, machine) for part in self.parts]
         led = Time(*(self._chosen([getattr(time, name) for time in times]) for name in TIME_PARTS))
-        return led.scaled(self._mean([time.seconds for time in times]) / led.seconds)
+        return led.scaled(self._mean([time.seconds for time in times]) / np.maximum(led.seconds, SHORTEST))
 
     def fitted_terms(self, form: Form, operator: Operator, machine: Machine) -> tuple[Terms, str]:
         """Return the terms of the leading fit of one size, and the factor that the others put to it."""
@@ -379,10 +379,9 @@ class JoinedFit(FamilyFit):
 
     def _mean(self, seconds: Sequence[Seconds]) -> Seconds:
         """Return the weighted mean of the logarithms, as a time."""
-        logs = sum(
-            weight * np.log(np.maximum(time, SHORTEST)) for weight, time in zip(self.weights, seconds, strict=True)
-        )
-        return np.exp(logs)
+        logs = (np.log(np.maximum(time, SHORTEST)) for time in seconds)
+        mean: Array = np.exp(sum(weight * log for weight, log in zip(self.weights, logs, strict=True)))
+        return mean
 
 
 ROOFLINE = FamilyFit()

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from costmodel.errors import ImplausibleInput, InputError, Problem
 from costmodel.hardware import Cluster, Device, Network, Node
 from costmodel.quantities import Quantity
-from costmodel.schema import build
+from costmodel.schema import build, build_model
 from costmodel.schema.anchor import AnchorFile
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.calibration import FitsFile, SiteScatterFile
@@ -168,7 +168,7 @@ def read_model(name: str, search_path: Sequence[str | Path] = (), chosen: str | 
         tree, _ = assembly.model(asked, "")
         file = assembly.part(ModelFile, tree).file
         document = model_document(file) | file.model_dump(include={"aliases", "sources"})
-        return ModelDocument(build.architecture(file), document, tuple(assembly.notes))
+        return ModelDocument(build_model.architecture(file), document, tuple(assembly.notes))
     raise InputError(in_order(assembly.problems))
 
 

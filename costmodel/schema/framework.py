@@ -229,6 +229,11 @@ class FrameworkFile(Strict):
         description="architectures of the devices on which the only shared expert of a layer, if it is as wide as the "
         "routed ones, is one more of them in inference without expert parallelism",
     )
+    mxfp8_experts: list[str] = Field(
+        default=[],
+        description="dies of the devices on which experts that are published in MXFP4 multiply activations in MXFP8, "
+        "not in 16 bits, where the scenario states no `precision`",
+    )
     prompt_chunk: Number | None = Field(
         default=None,
         description="prompt tokens that one pass computes at most; null: the engine's budget of a step, or all",

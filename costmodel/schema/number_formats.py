@@ -8,7 +8,7 @@ from typing import Any
 from costmodel.errors import InputError
 from costmodel.hardware import Device
 from costmodel.schema.assemble import Assembly, DocumentPart
-from costmodel.schema.framework import PrecisionFile, QuantizationFile
+from costmodel.schema.framework import PartFormatsFile, PrecisionFile, QuantizationFile
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.tree import Tree, merge
 from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
@@ -19,6 +19,7 @@ _FORMATS = (
     *_COMPUTED, "residual", "weights", "head_weights", "master", "gradients", "moments", "kv_cache", "activations",
     "attention_output",
 )  # fmt: skip
+_MXFP8 = {"linear": "fp8", "scale_block": 128}  # an FP32 scale per 128 elements takes what an E8M0 one per 32 does
 _SCALES = {
     "weights": ("weight_group", "weight_scale", "weight_zero", "weight_bits"),
     "kv_cache": ("kv_group", "kv_scale", "kv_zero"),
@@ -35,10 +36,11 @@ def expand_set_name(scenario: Tree) -> Tree:
     return scenario.with_entries(precision=chosen)
 
 
-def shipped_formats(file: QuantizationFile, device: Device) -> tuple[Tree, str]:
+def shipped_formats(file: QuantizationFile, device: Device, *, mxfp8_experts: bool = False) -> tuple[Tree, str]:
     """Return the formats of a published checkpoint on a device, as a scenario's `precision`, and a note that says them.
 
     GEMMs whose format the device has no math unit for expand the weights to 16 bits.
+    mxfp8_experts: those of MXFP4 weights multiply activations in MXFP8, as the engine does on the device.
     """
     wide = _DEFAULT_SET if _DEFAULT_SET in device.math else "fp16"
     dumped = file.model_dump()
@@ -52,6 +54,10 @@ def shipped_formats(file: QuantizationFile, device: Device) -> tuple[Tree, str]:
 
     own = on_device({key: value for key, value in dumped.items() if value is not None and key != "parts"})
     parts = {name: on_device(part) for name, part in dumped["parts"].items()}
+    experts = parts.get("experts", {key: own[key] for key in PartFormatsFile.model_fields if key in own})
+    narrowed = mxfp8_experts and experts.get("weights") == "mxfp4" and experts.get("linear", wide) == wide
+    if narrowed:
+        parts["experts"] = experts | _MXFP8
     chosen = {"compute": wide} | own | ({"parts": parts} if parts else {})
     stored = [("weights", own), *parts.items()]
     told = ", ".join(f"{name} {formats['weights']}" for name, formats in stored if "weights" in formats)
@@ -59,6 +65,8 @@ def shipped_formats(file: QuantizationFile, device: Device) -> tuple[Tree, str]:
     if expanded:
         units = " and ".join(unit.upper() for unit in sorted(expanded))
         note += f"; {device.name} has no unit for {units}: GEMMs expand these weights to {wide}"
+    if narrowed:
+        note += "; the engine multiplies its MXFP4 experts with activations in MXFP8"
     return parse_tree(json.dumps(chosen), "the model's quantization"), note
 
 

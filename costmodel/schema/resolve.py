@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.errors import InputError, LayoutError, Location, Problem
 from costmodel.hardware import Device
 from costmodel.quantities import is_single
-from costmodel.schema import build, build_framework
+from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
@@ -153,7 +153,7 @@ def resolve_tree(
     model: DocumentPart[ModelFile] | None = None
     with assembly.collecting_problems():
         model = _model(assembly, head.tree)
-    architecture = build.architecture(model.file) if model else None
+    architecture = build_model.architecture(model.file) if model else None
     resolved: dict[str, _Resolved] = {}
     anchors = Anchors.of(tree, library, _without_anchors)
     for scenario in _selected(list(scenario_trees), scenarios):
@@ -225,7 +225,7 @@ def resolve_model(
             title=None,
             document={"model": model_document(model.file), "scenarios": {}},
             scenarios={},
-            architecture=build.architecture(model.file),
+            architecture=build_model.architecture(model.file),
             _trees={"": {"model": model.tree, "workload": tree}},
             notes=tuple(assembly.notes),
         )
@@ -279,14 +279,17 @@ def _model(assembly: Assembly, tree: Tree) -> DocumentPart[ModelFile]:
 
 
 def _formats(
-    tree: Tree, plan: PlanFile, model: DocumentPart[ModelFile] | None, device: Device
+    tree: Tree, plan: PlanFile, model: DocumentPart[ModelFile] | None, device: Device, *, mxfp8_experts: bool
 ) -> tuple[Tree, list[str]]:
-    """Return the `precision` of a scenario and notes: what it states, or in inference that of the model's weights."""
+    """Return the `precision` of a scenario and notes: what it states, or in inference that of the model's weights.
+
+    mxfp8_experts: the engine multiplies experts in MXFP4 with activations in MXFP8 on the device.
+    """
     stated = tree.child("precision")
     quantization = None if model is None else model.file.quantization
     if stated is not None or quantization is None or isinstance(plan, TrainingFile | ExpertBoundFile):
         return stated or Tree({}, tree.location), []
-    shipped, note = shipped_formats(quantization, device)
+    shipped, note = shipped_formats(quantization, device, mxfp8_experts=mxfp8_experts)
     return shipped, [note]
 
 
@@ -302,7 +305,8 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     framework = assembly.part(FrameworkFile, framework_tree, overrides, framework_field)
     assembly.problems.extend(unknown_names(assembly.library, framework.tree))
     device = hardware.cluster.device
-    chosen, told = _formats(tree, plan, model, device)
+    mxfp8_experts = hardware.device_part.file.die in framework.file.mxfp8_experts
+    chosen, told = _formats(tree, plan, model, device, mxfp8_experts=mxfp8_experts)
     plan = with_defaults(plan, framework.file.training)
     formats, replaced = choose_formats(
         assembly, chosen, device, f"{field}.precision", gradients_of(plan, framework.file)

@@ -9,12 +9,10 @@ from costmodel.schema.device import DType, LinearType, Source, StoredType
 from costmodel.schema.framework import Part, PartFormatsFile
 from costmodel.schema.quantity import (
     Bits,
-    Duration,
     EventRate,
     Exponent,
     Integer,
     LoadFactor,
-    Moment,
     Named,
     NameSet,
     Number,
@@ -31,6 +29,7 @@ from costmodel.schema.quantity import (
     wrong,
 )
 from costmodel.schema.serving import ReplicasFile, RequestsFile, SloFile
+from costmodel.schema.simulation import SimulationFile
 from costmodel.schema.strict import Strict
 from costmodel.workload.recompute import OPERATORS, SETS
 from costmodel.workload.schedules import SCHEDULES
@@ -93,6 +92,12 @@ class CommunicationFile(Strict):
     expert_load: LoadFactor | None = Field(
         default=None,
         description="load of the busiest expert rank relative to the mean; overrides `routing`; null: from `routing`",
+    )
+    host_link: Literal["shared", "messages_first", "copies_first", "separate"] = Field(
+        default="shared",
+        description="in inference, who gives way where a device's messages to other nodes and its copies of weights or "
+        "of the KV cache meet on the link to the host: both alike, the copies, the messages, or neither (each has a "
+        "link of its own)",
     )
     split_attention: bool = Field(
         default=False, description="in inference, micro-batches also alternate inside attention, before its kernel"
@@ -197,50 +202,6 @@ class PrecisionChoiceFile(Strict):
     parts: dict[Part, PartFormatsFile] = Field(default={}, description="replaces the set's")
 
 
-class SlowdownFile(Strict):
-    """A temporary slowdown: a straggler, a flapping link, a failed plane or device."""
-
-    rank: Annotated[int, Whole(0, single=True)] | None = Field(
-        default=None, description="pipeline rank, in inference the stage; null: all"
-    )
-    slows: Literal["compute", "network", "everything"] = Field(description="what is slower")
-    speed: ShareOrZero = Field(description="fraction of normal speed; 0: stopped")
-    begin: Moment = Field(default=0.0, description="start time, from the start of the step or pass")
-    end: Moment | None = Field(default=None, description="end time; null: until the end")
-
-    @model_validator(mode="after")
-    def _check_times(self) -> Self:
-        if self.end is not None and np.any(np.less_equal(self.end, self.begin)):
-            raise wrong("end must come after begin", "write a later end, or leave it out")
-        return self
-
-
-class CheckpointsFile(Strict):
-    """Checkpoints and failures of a training run."""
-
-    interval: Duration = Field(description="training time between two checkpoints")
-    write: Moment = Field(description="training time lost to writing one")
-    restart: Moment = Field(description="time from a failure until training resumes")
-    device_mtbf: Duration = Field(description="mean time between failures of one device")
-
-
-class SimulationFile(Strict):
-    """Settings of the event engine; the analytic engine ignores them."""
-
-    seed: Annotated[int, Whole(0, single=True)] = Field(default=0, description="random seed")
-    jitter: ShareOrZero = Field(default=0.0, description="standard deviation of the logarithm of each task's time")
-    shares_processors: bool = Field(default=False, description="kernels may use communication SMs while these are idle")
-    contention: bool = Field(default=False, description="concurrent messages share links, max-min fairly")
-    slowdowns: list[SlowdownFile] = Field(default_factory=list, description="temporary slowdowns")
-    patience: Duration | None = Field(
-        default=None, description="time without progress after which a run counts as deadlocked; null: never"
-    )
-    checkpoints: CheckpointsFile | None = Field(default=None, description="checkpoints (training); null: no failures")
-    replicas: Annotated[int, Whole(1, single=True)] | None = Field(
-        default=None, description="number of data-parallel replicas to simulate; null: one represents all"
-    )
-
-
 class ScenarioFile(Strict):
     """The keys of every scenario."""
 
@@ -319,6 +280,16 @@ class DenoisingFile(Strict):
     active: Share = Field(default=1.0, description="share of a sequence that is denoised, attending to all of it")
 
 
+class ImagesFile(Strict):
+    """Images in every prompt, which the model's encoder turns into some of its tokens."""
+
+    count: Number = Field(default=1.0, description="images of a prompt")
+    patches: Number = Field(
+        description="patches of an image: (height / patch size) * (width / patch size); `merge` of them are a token"
+    )
+
+
+_IMAGES = "images in every prompt, whose tokens are among `input_tokens`; null: none"
 _CHUNK = (
     "prompt tokens that one pass of an engine computes at most, later ones attending to those before; null: the "
     "framework's `prompt_chunk`, or the budget of its engine's steps; all at once where it has neither"
@@ -337,6 +308,7 @@ class PrefillFile(ScenarioFile):
     prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in the prefix cache")
     denoising: DenoisingFile | None = Field(default=None, description="diffusion passes per sequence; null: one")
     chunk_tokens: Number | None = Field(default=None, description=_CHUNK)
+    images: ImagesFile | None = Field(default=None, description=_IMAGES)
 
 
 class DecodeFile(ScenarioFile):
@@ -367,6 +339,7 @@ class GenerateFile(ScenarioFile):
     )
     speculative: SpeculativeFile | None = Field(default=None, description="speculative decoding; null: none")
     chunk_tokens: Number | None = Field(default=None, description=_CHUNK)
+    images: ImagesFile | None = Field(default=None, description=_IMAGES)
 
 
 class PoolFile(Strict):
@@ -423,6 +396,7 @@ class ServingFile(ScenarioFile):
     input_tokens: Number = Field(description="tokens per prompt")
     output_tokens: Annotated[Value, Whole(2)] = Field(description="output tokens per request, including the first")
     prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in the prefix cache")
+    images: ImagesFile | None = Field(default=None, description=_IMAGES)
     speculative: SpeculativeFile | None = Field(default=None, description="speculative decoding; null: none")
     rate: EventRate | None = Field(
         default=None, description="requests that arrive, of the whole deployment (open loop); not with pools"

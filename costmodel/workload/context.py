@@ -24,6 +24,7 @@ class Context:
     node_devices: devices of a node, which balanced placement of experts respects.
     co_batched_tokens: tokens of other work on this rank that passes the expert layers together with these.
     micro_batches: of a training step.
+    images, patches: those that come with the new tokens, over all context-parallel ranks, and the patches of each.
     """
 
     architecture: Architecture
@@ -41,6 +42,8 @@ class Context:
     node_devices: Count = math.inf
     co_batched_tokens: Count = 0.0
     micro_batches: Count = 1.0
+    images: Count = 0.0
+    patches: Count | None = None
 
     @property
     def accumulated_share(self) -> Quantity:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from costmodel.quantities import Count, divides
-from costmodel.workload.architecture import Attention
+from costmodel.workload.architecture import Architecture, Attention
 from costmodel.workload.passes import pipeline_batches
-from costmodel.workload.plans import Decode, Generate, Prefill, Serving
+from costmodel.workload.plans import Decode, Generate, Images, Prefill, Serving
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Plan, Scenario
 
@@ -35,6 +35,8 @@ def inference_rules(scenario: Scenario, plan: Plan) -> Iterator[Rule]:
             f"{architecture.name} has no MTP module that could draft tokens",
             "give the model `mtp: {depth: 1}`, or remove `speculative`",
         )
+    if not isinstance(plan, Decode) and plan.images is not None:
+        yield from _image_rules(architecture, plan.images, plan.input_tokens)
     if not isinstance(plan, Prefill):
         yield Rule(
             "phase",
@@ -50,6 +52,27 @@ def inference_rules(scenario: Scenario, plan: Plan) -> Iterator[Rule]:
         yield from _generate_rules(scenario, plan)
     else:
         yield from _serving_rules(scenario, plan)
+
+
+def _image_rules(architecture: Architecture, images: Images, input_tokens: Count) -> Iterator[Rule]:
+    """Yield that the model has an encoder, and that the tokens of its images are in the prompt."""
+    encoder = architecture.encoder
+    yield Rule(
+        "images",
+        encoder is not None,
+        f"{architecture.name} has no encoder that could see images",
+        "give the model an `encoder`, or remove `images`",
+    )
+    if encoder is None:
+        return
+    tokens = images.count * images.patches / encoder.merge
+    yield Rule(
+        "images",
+        tokens <= input_tokens,
+        f"{shown(images.count)} images of {shown(images.patches)} patches are {shown(tokens)} tokens, more than the "
+        f"{shown(input_tokens)} of a prompt",
+        "raise `input_tokens`, which counts those of images, or lower `patches`",
+    )
 
 
 def _prefill_rules(scenario: Scenario, plan: Prefill) -> Iterator[Rule]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from costmodel.quantities import Count, Quantity, is_single, sum_of, where
+from costmodel.quantities import Count, Quantity, divides, is_single, sum_of, where
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
@@ -57,6 +57,8 @@ from costmodel.workload.residual_streams import (
     add_stream_writes,
     has_streams,
 )
+from costmodel.workload.scenario import Parallelism
+from costmodel.workload.split_rules import heads_of
 from costmodel.workload.vision_mixers import add_convolution, add_gate, add_pool, add_spectral
 from costmodel.workload.work import LayerWork, Parameters, WorkBuilder
 
@@ -101,7 +103,7 @@ def _layer(context: Context, layer: Layer, name: str) -> LayerWork:
     builder = WorkBuilder(name, context.recompute, context.framework.recompute_stops_early)
     context = layer_context(context, layer)
     _add_host_time(builder, context, layer)
-    _add_layer(builder, context, layer)
+    add_layer(builder, context, layer)
     if context.phase != "training":
         add_host_transfers(builder, context, layer)
     overlap_tensor_parallel(builder, context)
@@ -127,7 +129,7 @@ def _layer_input(context: Context) -> Count:
     return context.residual_tokens * context.architecture.hidden * context.residual
 
 
-def _add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
+def add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add a layer's steps to a builder."""
     if layer.block == "parallel":
         _add_parallel_block(builder, context, layer)
@@ -307,8 +309,20 @@ def _embedding(context: Context) -> LayerWork:
         add_stream_copies(builder, context)
     if architecture.encoder is not None:
         total = encoder_parameters(context, architecture.encoder)
-        builder.add_parameters(Parameters("encoder", total, total / context.parallel.tp, 0.0))
+        tp = tower_parallelism(context, architecture.encoder).tp
+        builder.add_parameters(Parameters("encoder", total, total / tp, 0.0))
     return builder.build()
+
+
+def tower_parallelism(context: Context, encoder: Encoder) -> Parallelism:
+    """Return the layout of an encoder: split over tp as the model is if its heads divide, else every rank has it whole.
+
+    Context-parallel ranks share out the images instead.
+    """
+    tp: Count = context.parallel.tp
+    for layer in encoder.layers:
+        tp = where(divides(tp, heads_of(layer.mixer)), tp, 1.0)
+    return replace(context.parallel, tp=tp, cp=1.0, sequence_parallel=False)
 
 
 def encoder_parameters(context: Context, encoder: Encoder) -> Count:
@@ -325,7 +339,7 @@ def _encoder_parts(context: Context, encoder: Encoder) -> Iterator[Count]:
     tower = Architecture("encoder", hidden, 1.0, encoder.layers)
     for layer in encoder.layers:
         builder = WorkBuilder("encoder")
-        _add_layer(builder, replace(context, architecture=tower), layer)
+        add_layer(builder, replace(context, architecture=tower), layer)
         yield layer.repeat * sum_of(parameters.total for parameters in builder.parameters)
     if encoder.final_norm is not None:
         yield norm_vectors(encoder.final_norm) * hidden
@@ -446,7 +460,7 @@ def _mtp(context: Context, logits: Count) -> LayerWork:
     add_linear(builder, context, projection)
     for layer in mtp_layers(context.architecture):
         for _ in range(layer.repeat):
-            _add_layer(builder, context, layer)
+            add_layer(builder, context, layer)
     add_residual_norm(builder, context, "mtp final norm", last.norm)
     _add_vocabulary(builder, context, logits, tied=True)
     return builder.build(_layer_input(context))

@@ -9,10 +9,11 @@ from typing import TypeAlias
 
 from costmodel.quantities import Count, Quantity, ceil, maximum, minimum, sum_of
 from costmodel.workload.context import Context
+from costmodel.workload.image_tower import tower_operators
 from costmodel.workload.layers import ModelWork, draft_work, model_work
 from costmodel.workload.mixed import fuses_mixed_attention, label_operators, merge_layers, merge_models, reuse_operators
 from costmodel.workload.operators import Operator
-from costmodel.workload.plans import Generate
+from costmodel.workload.plans import Generate, Prefill, Serving
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.stages import Stage
 from costmodel.workload.work import LayerWork
@@ -78,6 +79,9 @@ def pass_work(batch: Pass, known: Iterable[Operator] = ()) -> PassWork:
     parts = co_batched(batch.parts)
     fuse = fuses_mixed_attention(parts[0])
     body = reduce(partial(merge_models, fuse_attention=fuse), [model_work(part) for part in parts])
+    towers = tuple(operator for part in parts for operator in tower_operators(part))
+    if towers:
+        body = replace(body, embedding=replace(body.embedding, forward=(*towers, *body.embedding.forward)))
     drafts: list[tuple[int, LayerWork]] = []
     if batch.drafts:
         first = reduce(partial(merge_layers, fuse_attention=fuse), [draft_work(part) for part in parts])
@@ -113,9 +117,14 @@ def co_batched(parts: Sequence[Context]) -> list[Context]:
 def prompt_context(scenario: Scenario, sequences: Count, new_tokens: Count, kv_len: Count) -> Context:
     """Return one rank's view of `sequences` prompts, shared by its tp*cp group.
 
-    new_tokens: tokens of each that are computed; kv_len: all tokens of each, cached ones included.
+    new_tokens: tokens of each that are computed; kv_len: all tokens of each, cached ones included. Their images are
+    those of a prompt by the share of its tokens.
     """
-    return _context(scenario, "prefill", sequences, new_tokens, kv_len)
+    context, plan = _context(scenario, "prefill", sequences, new_tokens, kv_len), scenario.plan
+    if not isinstance(plan, Prefill | Generate | Serving) or plan.images is None:
+        return context
+    images = sequences * new_tokens / plan.input_tokens * plan.images.count
+    return replace(context, images=images, patches=plan.images.patches)
 
 
 def request_context(scenario: Scenario, sequences: Count, kv_len: Count, drafts: Count = 0.0) -> Context:

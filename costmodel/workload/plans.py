@@ -138,12 +138,20 @@ def drafted_tokens(speculative: Speculative | None) -> Count:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Images:
+    """Images in every prompt: `count` of them, each of `patches` that the model's tower sees."""
+
+    count: Count
+    patches: Count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Prefill:
     """Prompts of `input_tokens` until `tokens_per_device` are in flight, in `micro_batches` that overlap.
 
     tokens_per_device: over all devices of a tp*cp group there are whole prompts; prefix_hit_rate: share of a prompt
     that a cache holds: it is read and not computed; denoising: the passes repeat over a sequence, null: one pass;
-    chunk_tokens: prompt tokens of a tp*cp group that one pass computes at most, null: all.
+    chunk_tokens: prompt tokens of a tp*cp group that one pass computes at most, null: all; images: in every prompt.
     """
 
     phase: ClassVar[str] = "prefill"
@@ -154,6 +162,7 @@ class Prefill:
     speculative: Speculative | None = None
     denoising: Denoising | None = None
     chunk_tokens: Count | None = None
+    images: Images | None = None
 
     @property
     def steps(self) -> Count:
@@ -207,7 +216,7 @@ class Generate:
 
     batch: requests of the whole scenario, all data-parallel replicas together; pipeline_batches: parts of a replica's
     batch that follow one another through the pipeline, null: one a stage, or fewer where there are fewer sequences;
-    chunk_tokens: prompt tokens of a part that one pass computes at most, null: all.
+    chunk_tokens: prompt tokens of a part that one pass computes at most, null: all; images: in every prompt.
     """
 
     phase: ClassVar[str] = "generate"
@@ -218,6 +227,7 @@ class Generate:
     pipeline_batches: Count | None = None
     speculative: Speculative | None = None
     chunk_tokens: Count | None = None
+    images: Images | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,7 +240,8 @@ class Serving:
     arrival_scv: squared coefficient of variation of the times between arrivals, 1 of a Poisson process;
     prefix_hit_rate: share of a prompt that a cache holds; memory: of the engine, null: requests are admitted until a
     device is full; blocks: of its KV cache, null: what fits.
-    requests: over time, null: Poisson at `rate`, or a closed loop; replicas: engines of the deployment; slo: objective.
+    requests: over time, null: Poisson at `rate`, or a closed loop; replicas: engines of the deployment; slo: objective;
+    images: in every prompt.
     """
 
     phase: ClassVar[str] = "serving"
@@ -248,6 +259,7 @@ class Serving:
     requests: RequestStream | None = None
     replicas: Replicas = field(default_factory=Replicas)
     slo: Slo = field(default_factory=Slo)
+    images: Images | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
     parser.add_argument("--output", type=Path, required=True, help="folder of calibration files")
     parser.add_argument("--plan", default=PLAN, help="fit plan, by name")
-    parser.add_argument("--only", default="", help="implementations whose name contains one of these, by comma")
+    parser.add_argument("--only", default="", help="implementations, by name or by parts of names, by comma")
     chosen = parser.parse_args(arguments)
     plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
     catalogue, table = Catalogue(), join([read_tables(path) for path in chosen.measurements])
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
     files = {file.name: file for file in plan.implementations}
     for file in plan.implementations:
-        if any(part in file.name for part in chosen.only.split(",")):
+        if is_chosen(file.name, chosen.only.split(","), files):
             rows = table.take(of_row == file.device[len(KIND) :])
             own = known.setdefault(file.device, {})
             bare = Calibration(file.name, rooflines)
@@ -76,6 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rests_on = tuple(sorted({each for part in used for each in origins(part, repository)}))
             write_calibration(chosen.output / f"{file.name}.yaml", outcome.evidence, replace(PUBLIC, rests_on=rests_on))
             report(outcome, lambda line: sys.stdout.write(f"{line}\n"))
+
+
+def is_chosen(name: str, asked: Sequence[str], names: Container[str]) -> bool:
+    """Tell whether an implementation is asked for: by its whole name, or by a part that is no other's whole name."""
+    return any(part == name or (part not in names and part in name) for part in asked)
 
 
 def _samples(

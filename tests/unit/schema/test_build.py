@@ -8,6 +8,7 @@ import pytest
 
 from costmodel import hardware
 from costmodel.schema import cluster, device, framework, mixers, model, patterns, workload
+from costmodel.schema import simulation as events
 from costmodel.schema.strict import Strict
 from costmodel.workload import architecture, plans, scenario, simulation
 from costmodel.workload import patterns as pattern_records
@@ -53,11 +54,12 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (workload.OffloadFile, scenario.Offload, set()),
     (workload.OptimizerFile, plans.Sharding, {"zero", "shard_group", "gradient_communication"}),
     (workload.PlacementFile, plans.Placement, set()),
-    (workload.SimulationFile, simulation.Simulation, set()),
-    (workload.SlowdownFile, simulation.Slowdown, set()),
-    (workload.CheckpointsFile, simulation.Checkpoints, set()),
+    (events.SimulationFile, simulation.Simulation, set()),
+    (events.SlowdownFile, simulation.Slowdown, set()),
+    (events.CheckpointsFile, simulation.Checkpoints, set()),
     (workload.SpeculativeFile, plans.Speculative, set()),
     (workload.DenoisingFile, plans.Denoising, set()),
+    (workload.ImagesFile, plans.Images, set()),
 ]
 PHASES: list[tuple[type[workload.ScenarioFile], type, set[str]]] = [
     (workload.TrainingFile, plans.Training, {"optimizer", "anchor"}),  # an anchor is of the scenario

@@ -140,3 +140,22 @@ def test_a_family_may_be_named(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps(SMALL | {"model_type": "mine"}), encoding="utf-8")
     assert read_model(str(file), chosen="mixtral").architecture.depth == 2
+
+
+@pytest.mark.parametrize(
+    ("framework", "node", "linear"),
+    [
+        ("trt-llm", "hgx-b200", "fp8"), ("sglang", "hgx-b200", "fp8"), ("vllm", "hgx-b200", "bf16"),
+        ("trt-llm", "hgx-h200", "bf16"),
+    ],
+)  # fmt: skip
+def test_engines_multiply_mxfp4_experts_in_formats_of_their_own(
+    tmp_path: Path, framework: str, node: str, linear: str
+) -> None:
+    precision = simulated(tmp_path, node, {"quant_method": "mxfp4"}, framework=framework).scenario("d").precision
+    assert (precision.part("experts").linear, precision.part("experts").weights) == (linear, "mxfp4")
+
+
+def test_a_stated_precision_is_not_the_engines(tmp_path: Path) -> None:
+    stated = simulated(tmp_path, "hgx-b200", {"quant_method": "mxfp4"}, framework="trt-llm", precision="bf16")
+    assert stated.scenario("d").precision.part("experts").linear == "bf16"

@@ -1,0 +1,152 @@
+"""A checked model file to the architecture that the other rooms compute with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from costmodel.quantities import Count
+from costmodel.schema import mixers
+from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
+from costmodel.schema.patterns import AnyPattern, AxisFile, MixedFile, NeighbourhoodFile
+from costmodel.schema.records import optional, record
+from costmodel.schema.strict import Strict
+from costmodel.workload import architecture as arch
+from costmodel.workload import patterns
+
+
+def architecture(file: ModelFile) -> arch.Architecture:
+    """Return the model."""
+    return record(
+        arch.Architecture,
+        file,
+        layers=_layers(file),
+        mtp=_mtp(file),
+        layer_embedding=optional(arch.LayerEmbedding, file.layer_embedding),
+        encoder=None if file.encoder is None else _encoder(file.encoder),
+    )
+
+
+def _mtp(file: ModelFile) -> arch.Mtp | None:
+    mtp = file.mtp
+    if mtp is None:
+        return None
+    own = None if mtp.layers is None else tuple(_layer(layer, file.hidden) for layer in mtp.layers)
+    return arch.Mtp(mtp.depth, own)
+
+
+def _encoder(file: EncoderFile) -> arch.Encoder:
+    return record(
+        arch.Encoder,
+        file,
+        layers=tuple(_layer(layer, file.hidden) for layer in file.layers),
+        projectors=tuple((matrix.inputs, matrix.outputs) for matrix in file.projectors),
+    )
+
+
+def _layers(file: ModelFile) -> tuple[arch.Layer, ...]:
+    """Return the runs of layers of the list; a run that recurs is the same object, so that it is costed once."""
+    known: dict[str, arch.Layer] = {}
+
+    def run(layer: LayerFile) -> arch.Layer:
+        text = repr(layer)
+        if "array(" in text:  # its sizes vary over a grid
+            return _layer(layer, file.hidden)
+        return known.setdefault(text, _layer(layer, file.hidden))
+
+    layers: list[arch.Layer] = []
+    for entry in file.layers:
+        if isinstance(entry, LayerGroupFile):
+            layers += [run(layer) for layer in entry.layers] * entry.repeat
+        else:
+            layers.append(run(entry))
+    return tuple(layers)
+
+
+def _layer(file: LayerFile, hidden: Count) -> arch.Layer:
+    hidden = hidden if file.width is None else file.width
+    return record(arch.Layer, file, mixer=_mixer(file.mixer, hidden), ffn=_ffn(file.ffn, hidden))
+
+
+_MIXERS: Mapping[type[Strict], type[arch.Mixer]] = {
+    mixers.SelectiveScanFile: arch.SelectiveScan, mixers.PlainProjectionFile: arch.PlainProjection,
+    mixers.NoMixerFile: arch.NoMixer, mixers.NeuralMemoryFile: arch.NeuralMemory,
+    mixers.ConvolutionFile: arch.Convolution, mixers.SpectralFile: arch.Spectral, mixers.GateFile: arch.Gate,
+    mixers.MilPoolFile: arch.MilPool,
+}  # fmt: skip
+
+
+def _mixer(file: mixers.AnyMixer, hidden: Count) -> arch.Mixer:
+    """Return the mixer; by default heads split the residual stream's width, and each has keys of its own."""
+    if isinstance(file, mixers.AttentionFile):
+        return _attention(file, hidden)
+    if isinstance(file, mixers.RecurrenceFile):
+        value_dim = file.key_dim if file.value_dim is None else file.value_dim
+        return record(arch.Recurrence, file, value_dim=value_dim, memories=optional(arch.Memories, file.memories))
+    if isinstance(file, mixers.MlaFile):
+        return record(arch.Mla, file, indexer=optional(arch.Indexer, file.indexer))
+    if isinstance(file, mixers.CompressedFile):
+        return record(arch.CompressedAttention, file, indexer=optional(arch.Indexer, file.indexer))
+    return record(_MIXERS[type(file)], file)
+
+
+def _attention(file: mixers.AttentionFile, hidden: Count) -> arch.Attention:
+    head_dim = hidden / file.q_heads if file.head_dim is None else file.head_dim
+    return record(
+        arch.Attention,
+        file,
+        kv_heads=file.q_heads if file.kv_heads is None else file.kv_heads,
+        head_dim=head_dim,
+        v_head_dim=head_dim if file.v_head_dim is None else file.v_head_dim,
+        head_groups=_head_groups(file),
+        indexer=optional(arch.Indexer, file.indexer),
+        kernel=record(arch.KernelTraits, file.kernel),
+        route=optional(arch.HeadRoute, file.route),
+        kv_source=optional(arch.KvSource, file.kv_source),
+    )
+
+
+def _head_groups(file: mixers.AttentionFile) -> tuple[arch.HeadGroup, ...]:
+    """Return the groups of heads with their patterns; with an indexer all heads attend to what it selects."""
+    if file.indexer is not None:
+        return (arch.HeadGroup(1.0, patterns.Selected(top_k=file.indexer.top_k)),)
+    return tuple(arch.HeadGroup(group.share_of(file.q_heads), _pattern(group.pattern)) for group in file.head_groups)
+
+
+_PATTERNS: Mapping[str, type[patterns.Pattern]] = {
+    "full": patterns.Pattern, "window": patterns.Pattern, "chunked": patterns.Chunked,
+    "sink_recent": patterns.SinkRecent, "elastic_window": patterns.ElasticWindow,
+    "strided_blocks": patterns.StridedBlocks, "chunk_topk": patterns.ChunkTopK, "kv_budget": patterns.KvBudget,
+    "predicted_sparse": patterns.PredictedSparse,
+    "spans": patterns.Spans,
+}  # fmt: skip
+
+
+_NEIGHBOURHOOD_TILES = {1: 64.0, 2: 8.0, 3: 4.0}  # along each axis, 64 places in all: NATTEN, docs, tile sizes of SM80
+
+
+def _axis(file: AxisFile, tile: float) -> patterns.Axis:
+    """Return an axis; where it states no tile, kernels have `tile` places of it, and with tiles of one none."""
+    if file.query_tile is None:
+        return record(patterns.Axis, file, query_tile=tile, key_tile=tile)
+    single = file.query_tile == 1 and file.key_tile == 1
+    return record(patterns.Axis, file, query_tile=None, key_tile=None) if single else record(patterns.Axis, file)
+
+
+def _pattern(file: AnyPattern) -> patterns.Pattern:
+    """Return the pattern of the file's kind."""
+    if isinstance(file, NeighbourhoodFile):
+        tile = _NEIGHBOURHOOD_TILES[len(file.axes)]
+        return patterns.Neighbourhood(axes=tuple(_axis(axis, tile) for axis in file.axes))
+    if isinstance(file, MixedFile):
+        sets = tuple((group.queries, group.keys) for group in file.sets)
+        return patterns.Mixed(sets=sets, projected=file.projected)
+    return _PATTERNS[file.kind](**file.model_dump())
+
+
+def _ffn(file: DenseFile | MoeFile | NoFfnFile, hidden: Count) -> arch.Ffn:
+    if isinstance(file, NoFfnFile):
+        return arch.NoFfn()
+    if isinstance(file, MoeFile):
+        return record(arch.MoeFfn, file)
+    width = 4 * hidden if file.intermediate is None else file.intermediate
+    return record(arch.DenseFfn, file, intermediate=width, gated=file.type == "glu")
