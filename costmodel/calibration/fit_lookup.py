@@ -232,10 +232,12 @@ class FitLookup(Mapping[str, FamilyFit]):
     def _all(self, key: str, wanted: tuple[str, ...]) -> tuple[Candidate, ...]:
         """Return all that may answer for a key with their errors inside what they were made from; read once."""
         if (key, wanted) not in self._rivals_of:
-            compared = [each for each in self._compared(key, wanted) if each.fit is not None]
-            known = {each.source for each in compared}
-            compared += [each for each in self._of_the_die(key, wanted) if each.source not in known]
-            found = []
+            candidates = itertools.chain(self._compared(key, wanted), self._of_the_die(key, wanted))
+            by_source: dict[str, Candidate] = {}
+            for each in candidates:
+                if each.fit is not None:
+                    by_source.setdefault(each.source, each)
+            compared, found = list(by_source.values()), []
             for each in (*self._measured(key, wanted, compared), *self._shared(key)):
                 if each.fit is not None and each.fit.form is not None and each.error is not None:
                     steps = self._steps(key, wanted, each) if each.device else 0.0
