@@ -37,6 +37,7 @@ from costmodel.calibration.substitutes import (
     nearest_keys,
 )
 from costmodel.cost.calibration import Calibration, FamilyFit, JoinedFit
+from costmodel.cost.expected_roofline import ExpectedForm
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError
@@ -166,6 +167,19 @@ class FitLookup(Mapping[str, FamilyFit]):
         if not known:
             yield from self._shared(key)
 
+    def _as_in_whole_runs(self, fit: FamilyFit) -> FamilyFit:
+        """Return the expected time of kernels as measured whole runs on the device change it."""
+        source, runs, form = f"{CALIBRATIONS}/{PRIOR}", self._store.whole_runs(self._device), fit.form
+        if runs is None or not isinstance(form, ExpectedForm):
+            return replace(fit, source=source)
+        changed = replace(
+            form,
+            launch=form.launch + float(runs.launch),
+            compute_efficiency=min(form.compute_efficiency * float(runs.compute), 1.0),
+            hbm_efficiency=min(form.hbm_efficiency * float(runs.hbm), 1.0),
+        )
+        return replace(fit, form=changed, source=source)
+
     def _in_family(self, key: str, seen: set[str]) -> Iterator[Candidate]:
         """Yield the fits that files state of a key, then those of the variants whose kernels are most alike.
 
@@ -293,7 +307,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         """Yield what kernels of all devices share, with the error of backcasts."""
         prior = self._prior(key)
         if prior is not None and prior.form is not None:
-            fit = replace(family_fit(prior, ROOFLINE), source=f"{CALIBRATIONS}/{PRIOR}")
+            fit = self._as_in_whole_runs(family_fit(prior, ROOFLINE))
             yield Candidate(fit.source, key, "kernels of other devices", fit, error=held_out_error(prior))
 
     def _prior(self, key: str) -> FamilyFitFile | None:

@@ -15,6 +15,7 @@ from costmodel.schema.quantity import (
     MoneyRate,
     Number,
     Peak,
+    PositiveNumber,
     ShareOrZero,
     Size,
     Watts,
@@ -125,6 +126,14 @@ class PriceFile(Strict):
     purchase: Money | None = Field(default=None, description="purchase price per device")
 
 
+class WholeRunsFile(Strict):
+    """What measured whole runs say of kernels that nobody measured on the device, over `calibrations/prior`."""
+
+    launch: Latency = Field(default=0.0, description="added to the start of a kernel")
+    compute: PositiveNumber = Field(default=1.0, description="factor on the expected share of the arithmetic peaks")
+    hbm: PositiveNumber = Field(default=1.0, description="factor on the expected share of device memory's bandwidth")
+
+
 class CalibrationFile(Strict):
     """The fits of this device, and the sibling whose fits it uses where it has none."""
 
@@ -134,6 +143,9 @@ class CalibrationFile(Strict):
         "that name none",
     )
     inherit: str | None = Field(default=None, description="name of the sibling device; null: none")
+    whole_runs: WholeRunsFile | None = Field(
+        default=None, description="of families without any fit; null: those of the sibling device, or none"
+    )
 
 
 class DeviceFile(Strict):

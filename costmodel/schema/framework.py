@@ -54,6 +54,15 @@ class UnevenContextsFile(Strict):
     )
 
 
+class EagerPromptsFile(Strict):
+    """Passes with prompts that no CUDA graph holds: the host starts their kernels one by one."""
+
+    layer: Time = Field(description="host time of a layer; a pass takes no less than that of its layers")
+    architectures: list[str] | None = Field(
+        default=None, description="architectures of the devices on which it is so; null: all"
+    )
+
+
 class SchedulerRuleFile(Strict):
     """Limits of a scheduler on some devices."""
 
@@ -243,6 +252,9 @@ class FrameworkFile(Strict):
     )
     uneven_contexts: UnevenContextsFile | None = Field(
         default=None, description="decoding over contexts of unequal length; null: as long as over equal ones"
+    )
+    eager_prompts: EagerPromptsFile | None = Field(
+        default=None, description="passes with prompts that the host limits; null: none"
     )
     sources: list[Source] = Field(default=[], description="sources of the values")
 

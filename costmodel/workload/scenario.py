@@ -52,6 +52,11 @@ class Parallelism:
         """Return the devices of the layout: tp * cp * dp * pp."""
         return self.tp * self.cp * self.dp * self.pp
 
+    @property
+    def lockstep(self) -> Count:
+        """Return how many engines step together: the data-parallel groups that share experts."""
+        return where(self.ep > self.tp * self.cp, self.dp, 1.0)
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PartFormats:
@@ -299,6 +304,7 @@ class Framework:
     prompt_chunk: prompt tokens that one pass computes at most (null: as its engine, or all).
     engine: its defaults as a serving engine, null where it is none.
     uneven_contexts: of its decoding kernels, null: contexts of unequal length take no longer than equal ones.
+    eager_layer: host time of a layer in passes with prompts, which take no less, where no CUDA graph holds them [s].
     """
 
     name: str
@@ -328,6 +334,7 @@ class Framework:
     prompt_chunk: Count | None = None
     engine: Engine | None = None
     uneven_contexts: UnevenContexts | None = None
+    eager_layer: Seconds = 0.0
 
     def comm_slowdown(self, communication: Communication) -> Quantity:
         """Return the slowdown of kernels beside exchanges of whole chunks (`normal` mode); one in low-latency mode.
