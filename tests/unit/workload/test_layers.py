@@ -323,6 +323,7 @@ def test_dispatch_is_narrow_and_combine_wide_and_their_gradients_the_other_way_r
     }
     assert widths == {"dispatch": narrow, "combine": wide, "combine gradient": narrow, "dispatch gradient": wide}
     assert exchange("dispatch").tokens == 1024
+    assert traffic(named(moe_layer().input_gradient, "combine gradient cast")) == 1024 * (wide + narrow)
 
 
 def stated(load: float | None, ranks: float = 8.0, tokens: float = 1024.0) -> ExpertLoad:
@@ -459,3 +460,6 @@ def test_a_loss_over_a_split_vocabulary_passes_its_logits_more_often() -> None:
     assert traffic(named(split.forward, "loss")) == logits * (2 + 36)
     assert traffic(named(split.input_gradient, "loss gradient")) == logits * (2 + 12)
     assert started(split.forward) - started(plain.forward) == 6 + 16 - 2
+    token = 2 * 4 * BATCH * SEQUENCE  # an FP32 number of each token in and out
+    assert traffic(named(split.forward, "loss of targets")) == 16 * token
+    assert traffic(named(split.input_gradient, "loss gradient of targets")) == 8 * token
