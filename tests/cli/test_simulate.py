@@ -238,7 +238,7 @@ schema: costmodel/workload@1
 model: models/llama-3-8b
 scenarios:
   online: {phase: serving, cluster: nodes/h100-x1, framework: vllm, rate: 8 /s, input_tokens: 573, output_tokens: 248}
-  prompt: {phase: prefill, cluster: nodes/h100-x1, framework: vllm, input_tokens: 573}
+  prompt: {phase: prefill, cluster: nodes/h100-x1, framework: vllm, input_tokens: 573, tokens_per_device: 573}
 """
 
 
