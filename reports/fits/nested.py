@@ -50,7 +50,7 @@ class LeftOut:
 
     errors: Array
     half: Array
-    inside: Array
+    inside: RowMask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
