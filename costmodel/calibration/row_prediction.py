@@ -32,7 +32,7 @@ _NUMERIC = frozenset((*NUMBERS, "predicted_us", "low_us", "high_us"))  # columns
 class Predictions:
     """What is predicted of every row: seconds, NaN where nothing can be said, its 80 % interval, basis and reason.
 
-    fits: the calibration file that prices the operator which a row is named after, blank for the roofline.
+    fits: the calibration files, by comma, that price the operator which a row is named after; blank for the roofline.
     """
 
     seconds: Array
@@ -86,7 +86,7 @@ def predict_mapped(
         seconds[rows], low[rows], high[rows] = times_of(part, choice, framework)
         named = _named_operator(part)
         fit = choice.calibration.fit(named)
-        basis[rows], fits[rows] = _bases_of(fit, named, len(rows)), fit.source
+        basis[rows], fits[rows] = _bases_of(fit, named, len(rows)), ", ".join(fit.sources)
         why[rows] = choice.why
     for left in left_out:
         why[left.rows] = left.reason
