@@ -63,6 +63,7 @@ SHOWN_LINES = {
     "slowed by exchanges": "all-to-all contention",
     "interference of collectives": "DP communication slowdown",
     "waits between streams": "stream stalls",
+    "shared links": "copies beside messages",
 }
 _STORED_LINES = {shown: stored for stored, shown in SHOWN_LINES.items()}
 

@@ -43,6 +43,7 @@ from costmodel.workload.schedules import Kind
 ROUNDING = 1e-13  # of a pass: difference of floats that are equal but for rounding
 HOST = "host"  # line of the time that passes wait for the host to launch their kernels
 ALL_TO_ALL_CONTENTION = "slowed by exchanges"  # line of what concurrent expert all-to-alls add to kernels
+SHARED_LINKS = "shared links"  # line of what messages and copies that meet on a device's links take longer
 _UNCOUNTED = (Collective, ExpertAllToAll, HostTransfer, HostUpdate, HostTime)
 _Counted: TypeAlias = "tuple[TimedOperator, float]"  # an operator and how often it runs
 _Exposed: TypeAlias = "tuple[TimedOperator, float, float]"  # an operator, how often it runs, and its exposed share
@@ -306,11 +307,15 @@ def add_pass(lines: BreakdownLines, model: PassModel, times: PassTimes, count: f
         if segment.placement.stream != COMPUTE
     )
     send = float(model.hops) * float(model.send.time.seconds)
-    exposed = 0.0 if elsewhere == 0.0 else (float(times.latency) - float(times.busy) - send) / elsewhere
+    waiting = float(times.latency) - float(times.busy) - send
+    slower = max(waiting - elsewhere, 0.0) + float(times.shared)  # than any of it takes alone
+    exposed = 0.0 if elsewhere == 0.0 else min(waiting / elsewhere, 1.0)
     for segment, number in runs:
         is_compute = segment.placement.stream == COMPUTE
         for timed, repeats, share in _exposed(segment.operators, number * count):
             lines.add(timed, repeats, share if is_compute else exposed)
     lines.add_wait(ALL_TO_ALL_CONTENTION, count * float(times.contention), "memory")
+    if slower > ROUNDING * float(times.latency):
+        lines.add_wait(SHARED_LINKS, count * slower, "network")
     if send:
         lines.add(model.send, float(model.hops) * count)

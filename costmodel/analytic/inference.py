@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from costmodel.analytic.link_sharing import Moving, shared_layout
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.recurrence import Program, makespan
 from costmodel.analytic.segments import ALL_TO_ALL, COMPUTE, Segment, SegmentKey, compile_pass, segments_of
+from costmodel.analytic.shared_links import BACKGROUND, BACKGROUND_SLOT, beside_background, moving_of, with_background
 from costmodel.analytic.stream_times import Perturbations, StreamTimes, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw, work_joules
+from costmodel.network.link_shares import SHARED
 from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, uniform_int
 from costmodel.workload.context import Context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger
@@ -50,6 +53,8 @@ class PassModel:
     send: one hop between pipeline stages, of which there are `hops`
     moe_comm_slowdown: factor on kernel times while expert all-to-alls run
     joules: of the work of a device of each stage, all micro-batches [J]
+    moving: what segments move over links that others cross meanwhile, empty where nothing meets
+    host_link: who gives way there; background: a message beside each stage's pass, which nothing in it waits for
     """
 
     segments: tuple[tuple[Segment, ...], ...]
@@ -59,6 +64,9 @@ class PassModel:
     hops: Count
     moe_comm_slowdown: Quantity = 1.0
     joules: Joules = 0.0
+    moving: Mapping[SegmentKey, Moving] = field(default_factory=dict)
+    host_link: str = SHARED
+    background: TimedOperator | None = None
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of all kinds of layers."""
@@ -76,6 +84,8 @@ class PassTimes:
     kernels: without the collectives
     contention: extra time of kernels due to concurrent expert all-to-alls
     joules: energy of the work of kernels and messages, beside what a board draws while they run [J]
+    shared: extra time of messages of the compute streams that cross a link beside copies
+    background: the message beside the pass, on the stage that takes longest for it
     """
 
     latency: Seconds
@@ -84,6 +94,8 @@ class PassTimes:
     kernels: Seconds
     contention: Seconds = 0.0
     joules: Joules = 0.0
+    shared: Seconds = 0.0
+    background: Seconds = 0.0
 
     def draw(self, seconds: Seconds, passes: Count = 1.0) -> Draw:
         """Return what a device does that works on `passes` in that time, all stages of them."""
@@ -107,6 +119,7 @@ class StageTimes:
 
     span: of the stage's program, without contention; contention: extra time of its kernels
     compute, all_to_all: in which each stream is busy; kernels: of the compute stream, without collectives
+    shared: of `compute`, what its messages take longer beside copies; background: the message beside the pass
     """
 
     count: int
@@ -115,6 +128,8 @@ class StageTimes:
     compute: Seconds
     all_to_all: Seconds
     kernels: Seconds
+    shared: Seconds = 0.0
+    background: Seconds = 0.0
 
 
 def pass_model(scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> PassModel:
@@ -123,14 +138,17 @@ def pass_model(scenario: Scenario, plan: Prefill | Decode, calibration: Calibrat
     return pass_model_of(scenario, forward, pass_work(forward), operator_timer(scenario, calibration))
 
 
-def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: OperatorTimer) -> PassModel:
-    """Return a pass with every operator timed."""
+def pass_model_of(
+    scenario: Scenario, forward: Pass, work: PassWork, timer: OperatorTimer, background: Operator | None = None
+) -> PassModel:
+    """Return a pass with every operator timed. background: a message that every device sends or takes beside it."""
     segments = tuple(segments_of(kind, timer, split=scenario.communication.split_attention) for kind in work.kinds)
     shape = tuple(tuple(segment.placement for segment in layer) for layer in segments)
     overlap = scenario.offload.overlap
     layout = inference_layout(scenario)
     stages = Counter(zip(layout, layer_runs(scenario.architecture, layout), strict=True))
     power = scenario.cluster.device.power
+    beside = None if background is None else timer.time_operator(background)
     joules: Quantity = 0.0
     for (stage, _), count in stages.items():
         for repeats, layer in zip(work.repeats(stage), segments, strict=True):
@@ -152,6 +170,9 @@ def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: Oper
         send=timer.time_operator(_send(scenario, forward)),
         hops=scenario.parallel.pp - 1,
         moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication),
+        moving=moving_of(segments, beside, scenario.cluster, scenario.communication.host_link),
+        host_link=scenario.communication.host_link,
+        background=beside,
     )
 
 
@@ -228,31 +249,70 @@ def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
     busy: Quantity = 0.0
     kernels: Quantity = 0.0
     contention: Quantity = 0.0
+    shared: Quantity = 0.0
+    background: Quantity = 0.0
     for stage in stage_times(model, perturbations):
         span, extra = stage.span + stage.contention, stage.contention
         contention = contention + stage.count * extra
+        shared, background = shared + stage.count * stage.shared, maximum(background, stage.background)
         latency = stage.count * span + latency
         slowest = maximum(slowest, span)
         busy = busy + stage.count * (stage.compute + extra)
         kernels = kernels + stage.count * (stage.kernels + extra)
-    return PassTimes(latency, slowest, busy, kernels, contention, model.joules)
+    return PassTimes(latency, slowest, busy, kernels, contention, model.joules, shared, background)
 
 
 def stage_times(model: PassModel, perturbations: Perturbations) -> list[StageTimes]:
     """Return the times of each kind of pipeline stage."""
-    segments, found = _segment_times(model, perturbations), []
-    for stage in model.stages:
-        times = [segments[slot] for slot in stage.program.slots]
-        durations, shape = _stacked([segment.total for segment in times])
-        kernel_times, kernel_shape = _stacked([segment.kernels for segment in times])
-        counts = stage.program.counts
-        span = makespan(stage.program, durations).reshape(shape)
-        compute = (counts[COMPUTE] @ durations).reshape(shape)
-        all_to_all = (counts[ALL_TO_ALL] @ durations).reshape(shape) if len(counts) > ALL_TO_ALL else 0.0
-        kernels = (counts[COMPUTE] @ kernel_times).reshape(kernel_shape)
-        extra = stage_contention(span, compute, all_to_all, model.moe_comm_slowdown)
-        found.append(StageTimes(stage.count, span, extra, compute, all_to_all, kernels))
-    return found
+    segments = _segment_times(model, perturbations)
+    background = 0.0 if model.background is None else seconds_of(model.background, perturbations)
+    return [
+        _shared_stage(model, stage, segments, background)
+        if model.moving
+        else replace(_stage(model, stage, segments), background=background)
+        for stage in model.stages
+    ]
+
+
+def _stage(model: PassModel, stage: StageModel, segments: Mapping[SegmentKey, StreamTimes]) -> StageTimes:
+    """Return the times of a stage whose streams share no links."""
+    times = [segments[slot] for slot in stage.program.slots]
+    durations, shape = _stacked([segment.total for segment in times])
+    kernel_times, kernel_shape = _stacked([segment.kernels for segment in times])
+    counts = stage.program.counts
+    span = makespan(stage.program, durations).reshape(shape)
+    compute = (counts[COMPUTE] @ durations).reshape(shape)
+    all_to_all = (counts[ALL_TO_ALL] @ durations).reshape(shape) if len(counts) > ALL_TO_ALL else 0.0
+    kernels = (counts[COMPUTE] @ kernel_times).reshape(kernel_shape)
+    extra = stage_contention(span, compute, all_to_all, model.moe_comm_slowdown)
+    return StageTimes(stage.count, span, extra, compute, all_to_all, kernels)
+
+
+def _shared_stage(
+    model: PassModel, stage: StageModel, segments: Mapping[SegmentKey, StreamTimes], background: Seconds
+) -> StageTimes:
+    """Return the times of a stage in which copies, messages and the one beside the pass meet on links."""
+    alone, program = _stage(model, stage, segments), stage.program
+    rows: list[Quantity] = [segments[slot].total for slot in program.slots]
+    if model.background is not None:
+        program, rows = with_background(program, model.moving), [*rows, background]
+    durations, shape = _stacked(rows)
+    moving = [model.moving.get(slot) for slot in program.slots]
+    layout = shared_layout(program, durations, moving, model.host_link, beside_background(model.background))
+    by_stream = [
+        layout.seconds[program.stream == stream].sum(axis=0).reshape(shape) for stream in (COMPUTE, ALL_TO_ALL)
+    ]
+    own = program.stream != BACKGROUND
+    span = layout.finish[own].max(axis=0).reshape(shape)
+    found = replace(
+        alone, span=span, compute=by_stream[0], all_to_all=by_stream[1], shared=by_stream[0] - alone.compute
+    )
+    if model.background is not None:
+        found = replace(
+            found,
+            background=layout.seconds[program.slots.index(BACKGROUND_SLOT) == program.slot].sum(axis=0).reshape(shape),
+        )
+    return replace(found, contention=stage_contention(span, found.compute, found.all_to_all, model.moe_comm_slowdown))
 
 
 def stage_contention(span: Seconds, compute: Seconds, all_to_all: Seconds, slowdown: Quantity) -> Seconds:

@@ -11,8 +11,10 @@ from typing import NamedTuple, TypeAlias
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.analytic.recurrence import Event, Program, compile_events
+from costmodel.quantities import is_single
 from costmodel.workload.operators import (
     AttentionKernel,
+    Collective,
     ExpertAllToAll,
     HostGemm,
     HostTransfer,
@@ -59,6 +61,7 @@ def segments_of(work: LayerWork, timer: OperatorTimer, *, split: bool = False) -
     """Return a layer's forward pass cut where the stream changes; split: and before its attention kernel.
 
     Copies from the host come first, copies to it last; tokens on their way to the host's work and back belong to it.
+    Beside copies, collectives that kernels wait for are segments of their own: they may meet on the host's link.
     """
     copies = [
         Segment(Placement(H2D if copy.direction == "in" else D2H, once=copy.per_pass), (timer.time_operator(copy),))
@@ -66,7 +69,7 @@ def segments_of(work: LayerWork, timer: OperatorTimer, *, split: bool = False) -
     ]
     halves = _second_halves(work.forward) if split else [False] * len(work.forward)
     placed = [
-        ((_stream(operator), index in work.beside_host, half), operator)
+        ((_stream(operator), index in work.beside_host, half, bool(copies) and _is_awaited(operator)), operator)
         for index, (operator, half) in enumerate(zip(work.forward, halves, strict=True))
     ]
     own = [
@@ -74,7 +77,7 @@ def segments_of(work: LayerWork, timer: OperatorTimer, *, split: bool = False) -
             Placement(stream, overlaps_host, second_half=half),
             tuple(timer.time_operator(operator) for _, operator in run),
         )
-        for (stream, overlaps_host, half), run in itertools.groupby(placed, key=lambda item: item[0])
+        for (stream, overlaps_host, half, _), run in itertools.groupby(placed, key=lambda item: item[0])
     ]
     by_direction = {stream: [copy for copy in copies if copy.placement.stream == stream] for stream in (H2D, D2H)}
     return (*by_direction[H2D], *own, *by_direction[D2H])
@@ -89,6 +92,13 @@ def _second_halves(operators: Sequence[Operator]) -> list[bool]:
         )
         halves.append(second)
     return halves
+
+
+def _is_awaited(operator: Operator) -> bool:
+    """Tell whether an operator is a collective that overlaps no kernel of its own pass."""
+    if not isinstance(operator, Collective) or operator.overlapped_gemm is not None:
+        return False
+    return is_single(operator.attention_overlap) and operator.attention_overlap == 0
 
 
 def _stream(operator: Operator) -> int:

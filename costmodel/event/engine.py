@@ -220,7 +220,7 @@ class _Run:
         assert message is not None, "only messages have bytes"
         self._advance_flows()
         size = float(message.size) * self._factors[number]
-        flow = self._flows.add(message.loads, size, self._rate_limit(number))
+        flow = self._flows.add(message.loads, size, self._rate_limit(number), message.priority)
         self._task_of[flow] = number
         self._schedule_flow_end()
 

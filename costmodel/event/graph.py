@@ -28,11 +28,13 @@ class Message:
     """A flow of `size` bytes on links that messages share. Several tasks may have the same message.
 
     loads: bytes on each link per byte of the message; limit: its rate without contention [B/s]
+    priority: of its class; one of a lower class gets what those of higher ones leave
     """
 
     loads: Mapping[int, float]
     size: float
     limit: float = math.inf
+    priority: int = 0
 
 
 class Task(NamedTuple):

@@ -2,20 +2,22 @@
 
 A message is one flow that loads all links of its ranks in proportion, as a kernel that sends chunk by chunk. Alone it
 takes the time of its fit, times what its own flows wait for each other on the fabric; messages on a common link share
-it max-min fairly.
+it max-min fairly. Copies to and from the host are flows on the device's link to it, which messages of NICs cross, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
+from costmodel.analytic.link_sharing import Moving
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.event.graph import MESSAGE, Graph, Message, Task
 from costmodel.event.task_groups import ALL_TO_ALL, TaskGroup
+from costmodel.network.link_shares import COPIES_FIRST, HOST_IN, HOST_OUT, MESSAGES_FIRST, SEPARATE, SHARED
 from costmodel.network.sharing import Flags
 from costmodel.quantities import Array
 from costmodel.workload.operators import Collective, ExpertAllToAll
@@ -38,12 +40,26 @@ class _Sent(NamedTuple):
     target: int | None
 
 
+class _OnDevice(NamedTuple):
+    """What a message or a copy of `wire` seconds takes of its device's own links while it runs alone."""
+
+    message: Message
+    device: int
+    wire: float
+    shares: Mapping[str, float]
+
+
 @dataclass(slots=True)
 class Links:
-    """Collects the messages of a graph and finds the links that they share. wires: null without contention."""
+    """Collects the messages of a graph and finds the links that they share.
+
+    wires: null without contention; host_link: who gives way on a device's own links
+    """
 
     wires: LinkLoads | None
+    host_link: str = SHARED
     _sent: list[_Sent] = field(default_factory=list)
+    _on_device: dict[int, _OnDevice] = field(default_factory=dict)  # by the identity of a message
     _known: dict[tuple[object, ...], tuple[float, Message | None]] = field(default_factory=dict)
     _replicas: dict[int, tuple[Message, ...]] = field(default_factory=dict)  # by the identity of a message
 
@@ -65,13 +81,47 @@ class Links:
             self._sent.append(_Sent(message, timed, sender, target))
         return known
 
-    def task(self, group: TaskGroup, stream: int, kind: str, after: tuple[int, ...], device: int) -> Task:
-        """Return a group as a task on a stream of a device. kind: of a group that is no message."""
+    def task(
+        self,
+        group: TaskGroup,
+        stream: int,
+        kind: str,
+        after: tuple[int, ...],
+        device: int,
+        moving: Moving | None = None,
+    ) -> Task:
+        """Return a group as a task on a stream of a device. kind: of a group that is no message.
+
+        moving: what it moves over links of the device that others cross meanwhile
+        """
         seconds, message = self.message(group.seconds, group.wire, group.message, (device, stream))
+        if moving is not None:
+            seconds, message = self.crossing(group.seconds, moving, (device, stream), message)
         return Task(
             group.name, stream, seconds, after, kind if group.message is None else MESSAGE, group.processor_bound_share,
             group.processors, message, group.classes, slows_kernels=group.stream == ALL_TO_ALL,
         )  # fmt: skip
+
+    def crossing(
+        self, seconds: float, moving: Moving, sender: Sender, message: Message | None = None
+    ) -> tuple[float, Message]:
+        """Return (time before bytes move [s], their message) of what loads the device's own links.
+
+        message: the same on links of the cluster, null without contention
+        """
+        wire = seconds * float(moving.wire)
+        if message is None:
+            key = (id(moving), seconds, sender)
+            message = (self._known.get(key) or (0.0, None))[1] or Message({}, wire, 1.0)
+            self._known[key] = seconds - wire, message
+        message.priority = int(self.host_link == (COPIES_FIRST if moving.is_copy else MESSAGES_FIRST))
+        shares = {
+            link: float(share)
+            for link, share in moving.shares.items()
+            if share and not (self.host_link == SEPARATE and link in (HOST_OUT, HOST_IN) and not moving.is_copy)
+        }
+        self._on_device[id(message)] = _OnDevice(message, sender[0], wire, shares)
+        return seconds - wire, message
 
     def assign_links(self, graph: Graph, replicas: int = 1, of: int = 1) -> None:
         """Set the links of every message, and their number in the graph.
@@ -79,9 +129,16 @@ class Links:
         replicas: data-parallel replicas, of `of`, that are simulated one by one, each with messages of its own. A
         message's bytes are the seconds that it takes alone: links carry one per second, and so does a message.
         """
-        if self.wires is None:
-            return
         parts = [(0, 1)] if replicas == 1 else [(replica, of) for replica in range(replicas)]
+        if self.wires is not None:
+            self._assign_cluster(graph, parts)
+        links = [link for messages in self._replicas.values() for message in messages for link in message.loads]
+        first = 1 + max(links, default=-1)
+        last = first + self._assign_devices(first, len(parts))
+        graph.capacity = np.ones(last)
+
+    def _assign_cluster(self, graph: Graph, parts: Sequence[tuple[int, int]]) -> None:
+        """Set the messages' loads on the links of the cluster. parts: (number, count) of each replica."""
         loads = [self._load(sent, part) for sent in self._sent for part in parts]
         devices = 1 + max((sent.sender for sent in self._sent), default=(0, 0))[0]
         senders = [
@@ -91,14 +148,33 @@ class Links:
         ]
         weighted = iter(zip(binding_links(loads, senders), loads, strict=True))
         for sent in self._sent:
-            size = sent.message.size
+            size, priority = sent.message.size, sent.message.priority
             messages = [
-                Message(weights, size * load.slowdown, 1.0) for weights, load in (next(weighted) for _ in parts)
+                Message(weights, size * load.slowdown, 1.0, priority)
+                for weights, load in (next(weighted) for _ in parts)
             ]
             sent.message.loads, sent.message.size = messages[0].loads, messages[0].size
             self._replicas[id(sent.message)] = tuple(messages)
-        links = [link for messages in self._replicas.values() for message in messages for link in message.loads]
-        graph.capacity = np.ones(1 + max(links, default=-1))
+
+    def _assign_devices(self, first: int, replicas: int) -> int:
+        """Add loads on the devices' own links, numbered from `first` on, and return how many there are.
+
+        A message takes a link for as many bytes however long the fabric makes it.
+        """
+        numbers: dict[tuple[int, int, str], int] = {}
+        for on in self._on_device.values():
+            alone = self._replicas.get(id(on.message)) or tuple(
+                Message({}, on.message.size, 1.0, on.message.priority) for _ in range(replicas)
+            )
+            for replica, message in enumerate(alone):
+                part = on.wire / message.size
+                message.loads = dict(message.loads) | {
+                    first + numbers.setdefault((replica, on.device, link), len(numbers)): share * part
+                    for link, share in on.shares.items()
+                }
+            on.message.loads = alone[0].loads
+            self._replicas[id(on.message)] = alone
+        return len(numbers)
 
     def per_replica(self, message: Message) -> tuple[Message, ...]:
         """Return the message of each replica."""
@@ -116,13 +192,14 @@ class Links:
 
 def links_of(scenario: Scenario, copies: int = 1) -> Links:
     """Return the links of a scenario's cluster. copies: ranks of a pipeline that hold each stage."""
+    host_link = scenario.communication.host_link
     if not scenario.simulation.contention:
-        return Links(None)
+        return Links(None, host_link)
     from costmodel.network.link_loads import LinkLoads  # imports networkx, which no simulation without contention needs
 
     ranks = round(float(scenario.parallel.pp))
     width = round(float(scenario.parallel.devices)) // ranks
-    return Links(LinkLoads(scenario.cluster, ranks, width, copies, scenario.simulation.seed))
+    return Links(LinkLoads(scenario.cluster, ranks, width, copies, scenario.simulation.seed), host_link)
 
 
 def binding_links(loads: Sequence[LinkLoad], senders: Sequence[Sender]) -> list[dict[int, float]]:

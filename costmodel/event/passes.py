@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from costmodel.analytic import segments
 from costmodel.analytic.inference import PassModel, PassTimes, StageModel
+from costmodel.analytic.link_sharing import Moving
 from costmodel.analytic.recurrence.waves import NOTHING
 from costmodel.analytic.segments import Segment, SegmentKey
+from costmodel.analytic.shared_links import BACKGROUND_SLOT, first_message
 from costmodel.analytic.stream_times import seconds_of, stream_times
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, Graph, Span, Task
@@ -23,7 +25,7 @@ _STREAMS = {
     segments.H2D: (H2D, COPY), segments.D2H: (D2H, COPY),
 }  # fmt: skip
 """Name of each stream, and the kind of its tasks."""
-SEND = "send activations"
+SEND, BACKGROUND_STREAM = "send activations", "message beside the pass"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +33,7 @@ class PassGraph:
     """A pass as a graph.
 
     stages: of each that is simulated, how many it represents, its first and its last task, in the first replica
+    background: the message beside the pass of each stage, if any
     replicas: how many are simulated, with `tasks` tasks each
     """
 
@@ -38,6 +41,7 @@ class PassGraph:
     stages: tuple[tuple[float, int, int], ...]
     replicas: int
     tasks: int
+    background: tuple[int, ...] = ()
 
 
 def pass_graph(scenario: Scenario, model: PassModel, replicas: Replicas, *, full: bool = False) -> PassGraph:
@@ -56,6 +60,7 @@ def pass_graph(scenario: Scenario, model: PassModel, replicas: Replicas, *, full
         for number, segment in enumerate(layer)
     }
     stages: list[tuple[float, int, int]] = []
+    background: list[int] = []
     previous: tuple[int, ...] = ()
     for stage in model.stages:
         for _ in range(stage.count if full else 1):
@@ -65,14 +70,18 @@ def pass_graph(scenario: Scenario, model: PassModel, replicas: Replicas, *, full
             if stages:
                 previous = (builder.send(model, graph.stream(process, device, SEND), previous, device),)
             first = len(graph.tasks)
-            last = graph.mark(streams[segments.COMPUTE], builder.stage(stage, groups, streams, previous, device))
+            done = builder.stage(stage, model.moving, groups, streams, previous, device)
+            if BACKGROUND_SLOT in model.moving:
+                beside = graph.stream(process, device, BACKGROUND_STREAM)
+                background.append(builder.background(model, stage, beside, done, previous, device))
+            last = graph.mark(streams[segments.COMPUTE], done)
             graph.spans.append(Span(first, last, device, "pass", process))
             stages.append((1.0 if full else float(stage.count), first, last))
             previous = (last,)
     count = replicas.simulated(len(graph.tasks))
     links.assign_links(graph, count, replicas.of)
     whole = replicated(graph, count, builder.synchronised, links.per_replica)
-    return PassGraph(whole, tuple(stages), count, len(graph.tasks))
+    return PassGraph(whole, tuple(stages), count, len(graph.tasks), tuple(background))
 
 
 def _groups(segment: Segment, processors: float, *, split_collectives: bool) -> list[TaskGroup]:
@@ -100,9 +109,29 @@ class _Builder:
         before, message = self.links.message(seconds, wire, model.send, (device - 1, stream), device)
         return self.graph.add(Task("pipeline send", stream, before, after, MESSAGE, message=message))
 
+    def background(
+        self,
+        model: PassModel,
+        stage: StageModel,
+        stream: int,
+        done: list[int],
+        before_pass: tuple[int, ...],
+        device: int,
+    ) -> int:
+        """Add the message beside the pass of a stage, whose events' last tasks are `done`, and return its task."""
+        assert model.background is not None, "it moves something"
+        first = first_message(stage.program, model.moving)
+        needs = () if first is None else stage.program.after[:, first].tolist()
+        after = tuple(done[need] for need in needs if need != NOTHING) or before_pass
+        seconds = float(seconds_of(model.background, None))
+        before, message = self.links.crossing(seconds, model.moving[BACKGROUND_SLOT], (device, stream))
+        name = model.background.operator.name
+        return self.graph.add(Task(name, stream, before, after, MESSAGE, message=message))
+
     def stage(
         self,
         stage: StageModel,
+        moving: Mapping[SegmentKey, Moving],
         groups: Mapping[SegmentKey, Sequence[TaskGroup]],
         streams: Mapping[int, int],
         before: tuple[int, ...],
@@ -113,8 +142,11 @@ class _Builder:
         done: list[int] = []
         for event, (stream, slot) in enumerate(zip(program.stream.tolist(), program.slot.tolist(), strict=True)):
             needs = tuple(done[need] for need in program.after[:, event].tolist() if need != NOTHING) or before
-            for group in groups[program.slots[slot]]:
-                task = self.graph.add(self.links.task(group, streams[stream], _STREAMS[stream][1], needs, device))
+            key = program.slots[slot]
+            for group in groups[key]:
+                task = self.graph.add(
+                    self.links.task(group, streams[stream], _STREAMS[stream][1], needs, device, moving.get(key))
+                )
                 spanned = 1 if group.message is None else replicas_spanned(group.message.operator, self.unit)
                 if spanned > 1:
                     self.synchronised[task] = spanned
@@ -149,4 +181,6 @@ def pass_times_of(model: PassModel, pass_: PassGraph, timeline: Timeline) -> Pas
                     times = stream_times(segment.operators, None)
                     compute, kernels = compute + runs * float(times.total), kernels + runs * float(times.kernels)
     contention = busy - compute
-    return PassTimes(latency, slowest, busy, kernels + contention, contention, model.joules)
+    beside = 0.0 if model.background is None else float(seconds_of(model.background, None))
+    beside = max([float((finish[:, task] - start[:, task]).max()) for task in pass_.background], default=beside)
+    return PassTimes(latency, slowest, busy, kernels + contention, contention, model.joules, background=beside)

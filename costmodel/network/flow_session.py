@@ -27,12 +27,13 @@ class _Flow:
     limit: float
     remaining: float
     since: float
+    priority: int = 0
     rate: float = 0.0
     version: int = 0
 
 
 class FlowSession:
-    """Flows that share links max-min fairly while they come and go.
+    """Flows that share links max-min fairly while they come and go, those of a class after all of higher ones.
 
     capacity: of each link [B/s]. `add` flows, ask for `next_completion`, `advance` to it or to any earlier time. Rates
     are found anew only for flows that share links, directly or through others, with one that starts or ends.
@@ -46,15 +47,16 @@ class FlowSession:
         self._number = 0
         self.now: float = 0.0
 
-    def add(self, loads: Mapping[int, float], size: Bytes, limit: float = np.inf) -> int:
+    def add(self, loads: Mapping[int, float], size: Bytes, limit: float = np.inf, priority: int = 0) -> int:
         """Start a flow of `size` [B] now and return its number.
 
-        loads: bytes on each link per byte of the flow, above zero; limit: rate that it never exceeds [B/s].
+        loads: bytes on each link per byte of the flow, above zero; limit: rate that it never exceeds [B/s]; priority:
+        of its class.
         """
         if not (np.isfinite(size) and size >= 0):
             raise InputError.single("a flow's size is negative or not a number")
         self._number += 1
-        self._flows[self._number] = _Flow(loads, limit, float(size), self.now)
+        self._flows[self._number] = _Flow(loads, limit, float(size), self.now, priority)
         for link in loads:
             self._flows_on[link][self._number] = None
         self._share(self._connected((self._number,)))
@@ -130,7 +132,7 @@ class FlowSession:
     def _share(self, numbers: Sequence[int]) -> None:
         """Find the rates of flows that share links with no others, and when each ends."""
         flows = [self._flows[number] for number in numbers]
-        rates = fair_rates_of_few(flows, self._capacity) if len(flows) <= FEW else _by_arrays(flows, self._capacity)
+        rates = _by_class(flows, self._capacity)
         for number, flow, rate in zip(numbers, flows, rates, strict=True):
             if flow.version and rate == flow.rate:
                 continue
@@ -139,6 +141,25 @@ class FlowSession:
             flow.version += 1
             end = self.now if not flow.remaining else self.now + flow.remaining / rate if rate else np.inf
             heapq.heappush(self._ends, (end, number, flow.version))
+
+
+def _by_class(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]:
+    """Return rates class by class, from the highest on: fair within a class, on what the ones before it leave."""
+    classes = sorted({flow.priority for flow in flows}, reverse=True)
+    if len(classes) == 1:
+        return _fair(flows, capacity)
+    left, rates = list(capacity), [0.0] * len(flows)
+    for priority in classes:
+        chosen = [i for i, flow in enumerate(flows) if flow.priority == priority]
+        for i, rate in zip(chosen, _fair([flows[i] for i in chosen], left), strict=True):
+            rates[i] = rate
+            for link, weight in flows[i].loads.items():
+                left[link] = max(left[link] - weight * rate, 0.0)
+    return rates
+
+
+def _fair(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]:
+    return fair_rates_of_few(flows, capacity) if len(flows) <= FEW else _by_arrays(flows, capacity)
 
 
 def fair_rates_of_few(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]:

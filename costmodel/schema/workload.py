@@ -93,6 +93,12 @@ class CommunicationFile(Strict):
         default=None,
         description="load of the busiest expert rank relative to the mean; overrides `routing`; null: from `routing`",
     )
+    host_link: Literal["shared", "messages_first", "copies_first", "separate"] = Field(
+        default="shared",
+        description="in inference, who gives way where a device's messages to other nodes and its copies of weights or "
+        "of the KV cache meet on the link to the host: both alike, the copies, the messages, or neither (each has a "
+        "link of its own)",
+    )
     split_attention: bool = Field(
         default=False, description="in inference, micro-batches also alternate inside attention, before its kernel"
     )

@@ -25,10 +25,8 @@ from costmodel.workload.scenario import Scenario
 
 MESSAGES = ("hardware.node.nic", "hardware.node.peer", "hardware.network", "hardware.links", "hardware.node.host")
 KERNELS = ("hardware.memory", "hardware.math", "hardware.clock", "hardware.processors")
-OF_EXCHANGE = tuple(
-    f"communication.{key}"
-    for key in ("dispatch", "combine", "in_network", "multicast", "reduction", "codec", "checksum", "fences")
-)
+_KEYS = "dispatch", "combine", "in_network", "multicast", "reduction", "codec", "checksum", "fences", "host_link"
+OF_EXCHANGE = tuple(f"communication.{key}" for key in _KEYS)
 SENDING = "communication.processors"
 _SLOWED = (ALL_TO_ALL_CONTENTION, DP_COMM_SLOWDOWN)  # lines that grow with what runs beside kernels
 _WAITS = ("wait", "bubble")

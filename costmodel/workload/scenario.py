@@ -137,6 +137,8 @@ class Communication:
     in_network: switches replicate what is dispatched and reduce what is combined, both at once.
     multicast, reduction: they do one of the two; both together are `in_network`.
     exchange: of tokens and experts' results in inference, `all_to_all` or `gather`.
+    host_link: who gives way where messages and copies meet on the link to the host: `shared`, `messages_first`,
+        `copies_first` or `separate`.
     """
 
     processors: Count = 0.0
@@ -152,6 +154,7 @@ class Communication:
     reduction: bool = False
     fences: Count = 0.0
     checksum: Quantity = 0.0
+    host_link: str = "shared"
 
     @property
     def replicates_and_reduces(self) -> bool:
