@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+LONGEST = 600.0  # seconds of the tests of a mutation
 COPIED = ("costmodel", "tests", "hardware", "workloads", "reports", "benchmarks", "docs", "pyproject.toml")
 
 
@@ -74,7 +75,10 @@ def _is_killed(copy: Path, mutation: Mutation) -> bool:
         os.utime(path, (stamp, stamp))
         process = multiprocessing.get_context("spawn").Process(target=_tested, args=(str(copy), mutation.tests))
         process.start()
-        process.join()
+        process.join(LONGEST)
+        if process.is_alive():  # a test that does not end is noticed
+            process.kill()
+            process.join()
         return process.exitcode != 0
     finally:
         path.write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +39,8 @@ MODELS = {
     "Qwen/Qwen3-32B": "qwen3-32b", "Qwen/Qwen3-32B-FP8": "qwen3-32b", "deepseek-ai/DeepSeek-R1-0528": "deepseek-v3",
     "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8": "qwen3-235b-a22b",
     "Qwen/Qwen3-235B-A22B-Instruct-2507": "qwen3-235b-a22b", "Qwen/Qwen3-30B-A3B": "qwen3-30b-a3b",
-    "openai/gpt-oss-120b": "gpt-oss-120b", "openai/gpt-oss-20b": "gpt-oss-20b",
+    "openai/gpt-oss-120b": "gpt-oss-120b", "openai/gpt-oss-20b": "gpt-oss-20b", "Qwen/Qwen3.5-9B": "qwen3.5-9b",
+    "Qwen/Qwen3.5-35B-A3B": "qwen3.5-35b-a3b", "Qwen/Qwen3.5-35B-A3B-FP8": "qwen3.5-35b-a3b",
 }  # fmt: skip
 """Model of a row -> the model file of the same network."""
 CLOSED_LOOPS = {
@@ -51,18 +53,22 @@ FORMATS = {("dsr1", "fp8"): {"compute": "fp8-inference", "fallback": "bf16"}, ("
 DRAFTS = {"sglang": 3, "trt-llm": 1, "vllm": 1}
 """Framework -> tokens that it drafts with DeepSeek's module, where rows do not say: SGLang takes three steps by default
 (server_args.py, auto_choose_speculative_params), the checkpoint has one module."""
-ACCEPTANCE = 0.875
-"""Share of drafts that are accepted, which rows do not state: the middle of 85 to 90 % [DeepSeek-V3, arXiv 2412.19437,
-section 5.4.3], of a first draft."""
+ACCEPTANCES = (0.875, 0.375, 0.375)
+"""Chances that drafts are accepted, those before them accepted, which rows do not state. First: the middle of 85 to
+90 % [DeepSeek-V3, arXiv 2412.19437, section 5.4.3]; later ones: from speedups of SGLang (fits/drafts.py)."""
 SHARES = (0.95,)
 """Shares of memory that a run is given, one after the other, if it does not fit by default: it took place, and its
 weights hardly leave room for a cache."""
 MEASURED = {
     "tpot": ("tpot_mean_ms", "tpot_median_ms"), "ttft": ("ttft_median_ms", "ttft_mean_ms"), "e2e": ("e2e_mean_ms",),
     "total_tok_per_s": ("total_tok_per_s",), "total_tok_s_gpu": ("total_tok_s_gpu",),
+    "tpot_p99": ("tpot_p99_ms",), "ttft_p99": ("ttft_p99_ms",), "e2e_p99": ("e2e_p99_ms",),
 }  # fmt: skip
 """Figure -> columns that may hold its measured value, of which the first that a row states counts."""
 MILLISECONDS = 1e3
+PROMPT_GRAPHS_SINCE = [0, 5, 10]
+"""Version of SGLang since which CUDA graphs hold prompts, as its runs of 0.5.9 and 0.5.12 tell: its documentation says
+that they do by default, but not since when."""
 Row = Mapping[str, str]
 
 
@@ -76,7 +82,7 @@ def framework(row: Row) -> str:
     """Return the framework file of a row's framework and version."""
     name, version = row["framework"].lower(), row.get("framework_version") or row.get("version") or ""
     if "sglang" in name:
-        return "sglang"
+        return _sglang(row, version)
     if "tensorrt" in name or "trt" in name:
         return "trt-llm"
     version = version.removeprefix("v")
@@ -84,12 +90,20 @@ def framework(row: Row) -> str:
     return "vllm-0.11" if int(minor) < 14 else "vllm-0.15" if int(minor) < 17 else "vllm"
 
 
+def _sglang(row: Row, version: str) -> str:
+    """Return the framework file of a version of SGLang; of none in particular, today's."""
+    numbers = [int(part) for part in re.findall(r"\d+", version.partition("-")[0])[:3]]
+    if not numbers or numbers >= PROMPT_GRAPHS_SINCE:
+        return "sglang"
+    return "sglang-rocm-0.5.9" if row["gpu"].startswith("mi") else "sglang-0.5.9"
+
+
 def scenario(row: Row) -> dict[str, Any]:
     """Return the scenario of a row."""
     dtype = row.get("dtype", "")
     precision = {"FP8": {"compute": "fp8-tensor", "fallback": "bf16", "kv_cache": "bf16"}}.get(dtype, "bf16")
-    if "DeepSeek" in row["model"]:
-        precision = {"compute": "fp8-inference", "fallback": "bf16"}
+    if "DeepSeek" in row["model"] or (dtype == "FP8" and row["model"].startswith("Qwen/Qwen3.5")):
+        precision = {"compute": "fp8-inference", "fallback": "bf16"}  # scales of blocks, as both publish them
     degrees = {key: number(row, key) for key in ("tp", "pp", "dp", "ep")}
     stated = {key: number(row, f"max_{key}") for key in ("num_seqs", "num_batched_tokens")}
     scheduler = {"max_num_seqs": stated["num_seqs"], "token_budget": stated["num_batched_tokens"]}
@@ -108,8 +122,18 @@ def scenario(row: Row) -> dict[str, Any]:
         "prefix_hit_rate": number(row, "prefix_hit") or 0.0,
         "scheduler": {key: int(value) for key, value in scheduler.items() if value},
         "memory": {} if utilization is None else {"utilization": utilization},
+        **_drafts(row),
         **load,
     }
+
+
+def _drafts(row: Row) -> dict[str, Any]:
+    """Return what a row drafts with its model's module, nothing where it states none."""
+    stated = row.get("speculative") or "null"
+    if stated == "null":
+        return {}
+    depth = int(json.loads(stated)["num_speculative_tokens"])
+    return {"speculative": {"depth": depth, "acceptances": list(ACCEPTANCES[:depth])}}
 
 
 def closed_loop(row: Row) -> dict[str, Any]:
@@ -130,7 +154,8 @@ def closed_loop(row: Row) -> dict[str, Any]:
 def _of_closed_loop(row: Row) -> dict[str, Any]:
     """Return what the scenarios of one engine and of two pools have in common."""
     formats, engine = FORMATS.get((row["model"], row["precision"])), framework(row)
-    drafts = {"depth": DRAFTS[engine.partition("-0")[0]], "acceptance": ACCEPTANCE}
+    depth = next(count for name, count in DRAFTS.items() if engine.startswith(name))
+    drafts = {"depth": depth, "acceptances": list(ACCEPTANCES[:depth])}
     return {
         "phase": "serving",
         "cluster": f"nodes/{CLOSED_LOOPS[row['gpu']]}",

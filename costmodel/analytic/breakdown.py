@@ -307,7 +307,7 @@ def add_pass(lines: BreakdownLines, model: PassModel, times: PassTimes, count: f
         if segment.placement.stream != COMPUTE
     )
     send = float(model.hops) * float(model.send.time.seconds)
-    waiting = float(times.latency) - float(times.busy) - send
+    waiting = float(times.latency) - float(times.busy) - float(times.host) - send
     slower = max(waiting - elsewhere, 0.0) + float(times.shared)  # than any of it takes alone
     exposed = 0.0 if elsewhere == 0.0 else min(waiting / elsewhere, 1.0)
     for segment, number in runs:
@@ -315,6 +315,7 @@ def add_pass(lines: BreakdownLines, model: PassModel, times: PassTimes, count: f
         for timed, repeats, share in _exposed(segment.operators, number * count):
             lines.add(timed, repeats, share if is_compute else exposed)
     lines.add_wait(ALL_TO_ALL_CONTENTION, count * float(times.contention), "memory")
+    lines.add_wait("waiting for kernel starts", count * float(times.host), "latency")
     if slower > ROUNDING * float(times.latency):
         lines.add_wait(SHARED_LINKS, count * slower, "network")
     if send:

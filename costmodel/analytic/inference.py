@@ -38,11 +38,15 @@ from costmodel.workload.stages import Stage, layer_runs, stage_layout
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StageModel:
-    """Equal pipeline stages: how many, how often each kind of layer runs on one, and in which order."""
+    """Equal pipeline stages: how many, how often each kind of layer runs on one, and in which order.
+
+    host: what the host takes for all of a stage's micro-batches, which it runs no faster than [s].
+    """
 
     count: int
     repeats: tuple[int, ...]
     program: Program[SegmentKey]
+    host: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +87,7 @@ class PassTimes:
     busy: of the compute streams, kernels and blocking collectives
     kernels: without the collectives
     contention: extra time of kernels due to concurrent expert all-to-alls
+    host: in which devices wait for the host to start kernels
     joules: energy of the work of kernels and messages, beside what a board draws while they run [J]
     shared: extra time of messages of the compute streams that cross a link beside copies
     background: the message beside the pass, on the stage that takes longest for it
@@ -96,6 +101,7 @@ class PassTimes:
     joules: Joules = 0.0
     shared: Seconds = 0.0
     background: Seconds = 0.0
+    host: Seconds = 0.0
 
     def draw(self, seconds: Seconds, passes: Count = 1.0) -> Draw:
         """Return what a device does that works on `passes` in that time, all stages of them."""
@@ -117,7 +123,7 @@ class PassTimes:
 class StageTimes:
     """Seconds of equal pipeline stages, of which there are `count`.
 
-    span: of the stage's program, without contention; contention: extra time of its kernels
+    span: of the stage's program, without contention; host: in it, waiting for the host; contention: of its kernels
     compute, all_to_all: in which each stream is busy; kernels: of the compute stream, without collectives
     shared: of `compute`, what its messages take longer beside copies; background: the message beside the pass
     """
@@ -130,6 +136,7 @@ class StageTimes:
     kernels: Seconds
     shared: Seconds = 0.0
     background: Seconds = 0.0
+    host: Seconds = 0.0
 
 
 def pass_model(scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> PassModel:
@@ -164,6 +171,7 @@ def pass_model_of(
                 count,
                 work.repeats(stage),
                 compile_pass(shape, work.runs(stage, layers), forward.micro_batches, overlap=overlap),
+                _eager_time(scenario, forward) * sum(stage.layers),
             )
             for (stage, layers), count in stages.items()
         ),
@@ -174,6 +182,12 @@ def pass_model_of(
         host_link=scenario.communication.host_link,
         background=beside,
     )
+
+
+def _eager_time(scenario: Scenario, forward: Pass) -> Seconds:
+    """Return the host time of a layer of all micro-batches: of passes with prompts that no CUDA graph holds [s]."""
+    has_prompts = any(part.phase == "prefill" for part in forward.parts)
+    return scenario.framework.eager_layer * forward.micro_batches if has_prompts else 0.0
 
 
 def _send(scenario: Scenario, forward: Pass) -> Operator:
@@ -251,27 +265,36 @@ def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
     contention: Quantity = 0.0
     shared: Quantity = 0.0
     background: Quantity = 0.0
+    host: Quantity = 0.0
     for stage in stage_times(model, perturbations):
         span, extra = stage.span + stage.contention, stage.contention
         contention = contention + stage.count * extra
         shared, background = shared + stage.count * stage.shared, maximum(background, stage.background)
+        host = host + stage.count * stage.host
         latency = stage.count * span + latency
         slowest = maximum(slowest, span)
         busy = busy + stage.count * (stage.compute + extra)
         kernels = kernels + stage.count * (stage.kernels + extra)
-    return PassTimes(latency, slowest, busy, kernels, contention, model.joules, shared, background)
+    return PassTimes(latency, slowest, busy, kernels, contention, model.joules, shared, background, host)
 
 
 def stage_times(model: PassModel, perturbations: Perturbations) -> list[StageTimes]:
     """Return the times of each kind of pipeline stage."""
     segments = _segment_times(model, perturbations)
     background = 0.0 if model.background is None else seconds_of(model.background, perturbations)
-    return [
+    found = [
         _shared_stage(model, stage, segments, background)
         if model.moving
         else replace(_stage(model, stage, segments), background=background)
         for stage in model.stages
     ]
+    return [_started(stage, times) for stage, times in zip(model.stages, found, strict=True)]
+
+
+def _started(stage: StageModel, times: StageTimes) -> StageTimes:
+    """Return the times of a stage that waits for the host where this takes longer to start its kernels."""
+    host = maximum(stage.host - times.span - times.contention, 0.0)
+    return replace(times, span=times.span + host, host=host)
 
 
 def _stage(model: PassModel, stage: StageModel, segments: Mapping[SegmentKey, StreamTimes]) -> StageTimes:

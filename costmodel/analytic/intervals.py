@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -34,9 +35,13 @@ RATES = frozenset({
 })  # fmt: skip
 ENERGIES = frozenset({"energy_per_token", "energy_per_trillion_tokens"})
 NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
-CONDITIONS = ("transferred", "extrapolated", "roofline", "unknown", "experts", "first_token")
+CONDITIONS = ("transferred", "extrapolated", "roofline", "unknown", "experts", "first_token", "untried")
 """What widens the scatter of whole runs: bases of their kernels, a framework that names none, routed experts in a
-training step, and first tokens of served requests, which wait for others."""
+training step, first tokens of served requests, which wait for others, and a training step on an architecture of devices
+that no two publications of training steps have."""
+TRIED = "composition_tried/"  # what names of families begin with that stand for architectures of devices
+_RunTerm: TypeAlias = "tuple[Quantity, Quantity, Quantity, Quantity]"
+_NO_RUN: _RunTerm = (0.0, 0.0, 0.0, 1.0)
 _CLASSES = {"prefill": "inference", "decode": "inference", "generate": "inference"}
 
 
@@ -65,7 +70,8 @@ def intervals(
         low = c - sqrt(sum_f down_f^2),   high = c + sqrt(sum_f up_f^2)
 
     with c the metric at all medians, down_f and up_f its largest deviations under family f; on a logarithmic scale
-    except for `LINEAR` metrics. runs: how whole runs scatter about predictions, one more term of `TIMES` and `RATES`.
+    except for `LINEAR` metrics. runs: how whole runs scatter about predictions, one more term of `TIMES` and `RATES`,
+    of which down_f and up_f then count in the share that runs show.
     """
     perturbations = perturbations_of(families, dimensions)
     if not perturbations:
@@ -124,7 +130,7 @@ class RunScatter:
 
     centre: log of measured over predicted time; down, up: to the ends of the 80 % interval from there; first_token:
     what the time to the first token adds to both, in quadrature; power: likewise what the power of a board adds to
-    energies.
+    energies. kernels: the share of the interval of its kernels that a run shows, since their errors are not all alike.
     """
 
     centre: Quantity
@@ -132,6 +138,7 @@ class RunScatter:
     up: Quantity
     first_token: float = 0.0
     power: Quantity = 0.0
+    kernels: Quantity = 1.0
 
 
 def run_scatter(
@@ -141,7 +148,8 @@ def run_scatter(
 
         down^2 = D_class^2 + sum over conditions b of (x_b D_b)^2,     up likewise
 
-    D_class: of the phase's class; x_b: `shares_of_conditions`; D_b: of runs that meet b wholly.
+    D_class: of the phase's class; x_b: `shares_of_conditions`; D_b: of runs that meet b wholly. Of the interval of
+    its kernels a run shows a share a, all of it where they are on their roofline: a + (1 - a) * x_roofline.
     """
     phase = scenario.plan.phase
     own = _logs(calibration, f"composition_{_CLASSES.get(phase, phase)}")
@@ -150,15 +158,25 @@ def run_scatter(
     centre, down, up = own
     below: Quantity = down * down
     above: Quantity = up * up
-    for name, share in shares_of_conditions(scenario, operators).items():
+    shares = shares_of_conditions(scenario, operators)
+    shares |= {"untried": float(phase == "training" and not _is_tried(scenario, calibration))}
+    for name, share in shares.items():
         more = _logs(calibration, f"composition_{name}")
         if more is not None:
             below, above = below + (share * more[1]) ** 2, above + (share * more[2]) ** 2
     waiting = _logs(calibration, "composition_first_token") if phase == "serving" else None
+    kept = _logs(calibration, "composition_kernels")
+    share = 1.0 if kept is None else kept[2]
     return RunScatter(
         centre, np.sqrt(below), np.sqrt(above), 0.0 if waiting is None else waiting[2],
-        np.log1p(scenario.cluster.device.power.error),
+        np.log1p(scenario.cluster.device.power.error), share + (1.0 - share) * shares.get("roofline", 0.0),
     )  # fmt: skip
+
+
+def _is_tried(scenario: Scenario, calibration: Calibration) -> bool:
+    """Tell whether publications of training steps have the architecture of the device; so where none is known to."""
+    known = [name for name in calibration.families if name.startswith(TRIED)]
+    return not known or f"{TRIED}{scenario.cluster.device.architecture}" in known
 
 
 def shares_of_conditions(scenario: Scenario, operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
@@ -196,30 +214,31 @@ def _logs(calibration: Calibration, family: str) -> tuple[float, float, float] |
     return median, median - low, high - median
 
 
-def _run_deviations(name: str, runs: RunScatter | None) -> tuple[Quantity, Quantity, Quantity]:
-    """Return the deviation of the log of a metric under whole runs: its centre, down from there, and up."""
+def _run_deviations(name: str, runs: RunScatter | None) -> _RunTerm:
+    """Return the deviation of the log of a metric under whole runs: centre, down, up, and the share of its kernels'."""
     if runs is not None and name in ENERGIES:  # how long a run takes, and what its boards draw
-        return runs.centre, np.hypot(runs.down, runs.power), np.hypot(runs.up, runs.power)
+        return runs.centre, np.hypot(runs.down, runs.power), np.hypot(runs.up, runs.power), runs.kernels
     if runs is None or name not in TIMES | RATES:
-        return 0.0, 0.0, 0.0
+        return _NO_RUN
     if name == "ttft":
-        return runs.centre, np.hypot(runs.down, runs.first_token), np.hypot(runs.up, runs.first_token)
-    return (runs.centre, runs.down, runs.up) if name in TIMES else (-runs.centre, runs.up, runs.down)
+        down, up = np.hypot(runs.down, runs.first_token), np.hypot(runs.up, runs.first_token)
+        return runs.centre, down, up, runs.kernels
+    if name in TIMES:
+        return runs.centre, runs.down, runs.up, runs.kernels
+    return -runs.centre, runs.up, runs.down, runs.kernels
 
 
-def _quadrature(
-    values: Array, run: tuple[Quantity, Quantity, Quantity] = (0.0, 0.0, 0.0)
-) -> tuple[Array, Array]:  # fmt: skip
+def _quadrature(values: Array, run: _RunTerm = _NO_RUN) -> tuple[Array, Array]:
     """Return centre minus and plus the root of the summed squares of each family's deviations down and up.
 
-    run: shift of the centre, and deviations down and up, of whole runs.
+    run: shift of the centre, deviations down and up, of whole runs, and the share of the families' that these show.
     """
     centre, lows, highs = values[0], values[1::2], values[2::2]
     down = np.maximum(centre - np.minimum(lows, highs), 0.0)
     up = np.maximum(np.maximum(lows, highs) - centre, 0.0)
-    shift, below, above = run
+    shift, below, above, share = run
     centre = centre + shift
     return (
-        centre - np.sqrt((down * down).sum(axis=0) + below * below),
-        centre + np.sqrt((up * up).sum(axis=0) + above * above),
+        centre - np.sqrt(share * share * (down * down).sum(axis=0) + below * below),
+        centre + np.sqrt(share * share * (up * up).sum(axis=0) + above * above),
     )

@@ -44,10 +44,14 @@ QUANTILES = {"p50": (0.5, 0.0), "p90": (0.9, 1.2815515655446004), "p99": (0.99, 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTable:
-    """Seconds of both kinds of steps at every node, the nodes along one axis before those of the grid."""
+    """Seconds of both kinds of steps at every node, the nodes along one axis before those of the grid.
+
+    behind_ranks: of a step that only decodes, what it waits for prompts of other ranks.
+    """
 
     with_prompts: Quantity
     decode_only: Quantity
+    behind_ranks: Seconds
     prompt_kernels: Quantity
     decode_kernels: Quantity
     prompt_joules: Joules
@@ -59,8 +63,8 @@ class Solution:
     """An engine at a rate.
 
     running: requests in a step as one of them meets it, itself included; in_system: mean number that steps work on
-    state: the steps of such a request; with_prompts, decode_only: seconds of its steps; kernels, joules: of
-        the mean step
+    state: the steps of such a request; with_prompts, decode_only: seconds of its steps; behind_ranks: of the latter,
+        what waits for prompts of other ranks; kernels, joules: of the mean step
     capacity: highest rate [1/s]; load: rate over that; waits: seconds of a request by cause, before its own steps
     """
 
@@ -69,6 +73,7 @@ class Solution:
     state: SteadyState
     with_prompts: Seconds
     decode_only: Seconds
+    behind_ranks: Seconds
     kernels: Seconds
     joules: Joules
     capacity: Quantity
@@ -122,8 +127,10 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         wider = None if perturbations is None else _with_nodes(perturbations, self._dimensions)
         sets = self._scenario.parallel.pp
         prompts, decodes = (pass_times(model, wider) for model in self._models)
+        with_prompts, decode_only = prompts.round(sets), decodes.round(sets)
+        behind = self._states.behind_ranks(with_prompts, decode_only, self._scenario.parallel.lockstep)
         return StepTable(
-            prompts.round(sets), decodes.round(sets), prompts.kernels, decodes.kernels, prompts.joules, decodes.joules
+            with_prompts, decode_only + behind, behind, prompts.kernels, decodes.kernels, prompts.joules, decodes.joules
         )  # fmt: skip
 
     def solution(self, perturbations: Perturbations = None) -> Solution:
@@ -164,6 +171,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             state=state,
             with_prompts=with_prompts,
             decode_only=decode_only,
+            behind_ranks=place.read(table.behind_ranks),
             kernels=kernels,
             joules=joules,
             capacity=capacity * parallel.pp * parallel.dp * plan.replicas.count,
@@ -282,7 +290,8 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         found, models = self._exact
         lines, sets, state = BreakdownLines(), float(self._scenario.parallel.pp), found.state
         counts = float(state.first_token_steps + state.later_prompt_steps), float(state.later_decode_only_steps)
-        seconds = float(found.with_prompts), float(found.decode_only)
+        behind = float(found.behind_ranks)
+        seconds = float(found.with_prompts), float(found.decode_only) - behind
         labels = [step.label for step in engine_passes(self._scenario, self._plan, state)]
         for name, model, count, step in zip(labels, models, counts, seconds, strict=True):
             times: PassTimes = pass_times(model, None)
@@ -291,6 +300,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             lines.add_wait(
                 f"{name}: pipeline wait", scaled * (float(times.round(sets)) - float(times.latency)), "latency"
             )
+        lines.add_wait("prompts of other ranks", counts[1] * behind, "latency")
         bounds = {"waiting for a seat": "capacity", "behind other prompts": "compute"}
         for cause, wait in found.waits.items():
             if np.isfinite(wait):

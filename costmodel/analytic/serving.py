@@ -77,8 +77,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         """
         plan, parallel, state = self._plan, self._scenario.parallel, self._state
         assert plan.concurrency is not None
-        times = self.times(perturbations)
-        with_prompts, decode_only = (step.round(parallel.pp) for step in times)
+        with_prompts, decode_only, _ = self._steps(perturbations)
         throughput, request = state.throughput(with_prompts, decode_only), request_constant(self._scenario)
         waiting = (state.waiting + self._not_admitted) / throughput
         idle = maximum(request - waiting, 0.0)  # that no queue hides
@@ -109,9 +108,17 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
     def draw(self, perturbations: Perturbations = None) -> Draw:
         """Return what a device does in the steady state."""
         state, times = self._state, self.times(perturbations)
-        period = state.period(*(one.round(self._scenario.parallel.pp) for one in times))
+        with_prompts, decode_only, _ = self._steps(perturbations)
+        period = state.period(with_prompts, decode_only)
         kernels, joules = state.period(*(one.kernels for one in times)), state.period(*(one.joules for one in times))
         return Draw(kernels / period, joules / period)
+
+    def _steps(self, perturbations: Perturbations = None) -> tuple[Seconds, Seconds, Seconds]:
+        """Return the times of steps with prompts and of those that only decode, and what of these waits for others."""
+        parallel = self._scenario.parallel
+        with_prompts, decode_only = (step.round(parallel.pp) for step in self.times(perturbations))
+        behind = self._state.behind_ranks(with_prompts, decode_only, parallel.lockstep)
+        return with_prompts, decode_only + behind, behind
 
     @property
     def _not_admitted(self) -> Count:
@@ -135,10 +142,12 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
             add_pass(lines, model, times, count)
             waiting = count * (float(times.round(sets)) - float(times.latency))
             lines.add_wait(f"{name}: pipeline wait", waiting, "latency")
-        rate = float(state.throughput(*(times.round(sets) for times in self.times())))
+        with_prompts, decode_only, behind = self._steps()
+        rate = float(state.throughput(with_prompts, decode_only))
         lines.add_wait("waiting for memory", float(self._not_admitted) / rate, "capacity")
         lines.add_wait("waiting for a chunk", float(state.waiting) / rate, "compute")
-        step = state.step(*(times.round(sets) for times in self.times()))
+        step = state.step(with_prompts, decode_only)
+        lines.add_wait("prompts of other ranks", float(state.later_decode_only_steps * behind), "latency")
         lines.add_wait("steps under way", float(state.arrival_steps * step), "latency")
         waiting = (float(state.waiting) + float(self._not_admitted)) / rate
         lines.add_wait("client and front end", max(float(request_constant(self._scenario)) - waiting, 0.0), "latency")

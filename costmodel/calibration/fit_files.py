@@ -19,7 +19,7 @@ from costmodel.errors import InputError, Location, Problem
 from costmodel.schema import build_framework
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.calibration import FamilyFitFile, FitsFile
-from costmodel.schema.device import DeviceFile
+from costmodel.schema.device import DeviceFile, WholeRunsFile
 from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
@@ -153,6 +153,14 @@ class FitStore:
             has = self._library.has(CALIBRATIONS, PRIOR)
             self._prior = read(self._library, CALIBRATIONS, PRIOR, FitsFile).families if has else {}
         return self._prior
+
+    def whole_runs(self, device: str) -> WholeRunsFile | None:
+        """Return what whole runs say of a device's unmeasured kernels: its own, else those of the nearest sibling."""
+        for owner, _ in self.chain(device):
+            file = self._device_file(owner)
+            if file is not None and file.calibration is not None and file.calibration.whole_runs is not None:
+                return file.calibration.whole_runs
+        return None
 
     def step_errors(self) -> StepErrors:
         """Return what steps away from a fit's own rows cost; nothing without a file."""

@@ -28,6 +28,7 @@ from costmodel.calibration.substitutes import (
     nearest_keys,
 )
 from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.expected_roofline import ExpectedForm
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError
@@ -170,8 +171,21 @@ class FitLookup(Mapping[str, FamilyFit]):
         shared = self._store.prior()
         prior = shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
         if prior is not None and not known:
-            fit = replace(family_fit(prior, ROOFLINE), source=f"{CALIBRATIONS}/{PRIOR}")
-            yield Candidate(f"{CALIBRATIONS}/{PRIOR}", key, "kernels of other devices", fit)
+            fit = self._as_in_whole_runs(family_fit(prior, ROOFLINE))
+            yield Candidate(fit.source, key, "kernels of other devices", fit)
+
+    def _as_in_whole_runs(self, fit: FamilyFit) -> FamilyFit:
+        """Return the expected time of kernels as measured whole runs on the device change it."""
+        source, runs, form = f"{CALIBRATIONS}/{PRIOR}", self._store.whole_runs(self._device), fit.form
+        if runs is None or not isinstance(form, ExpectedForm):
+            return replace(fit, source=source)
+        changed = replace(
+            form,
+            launch=form.launch + float(runs.launch),
+            compute_efficiency=min(form.compute_efficiency * float(runs.compute), 1.0),
+            hbm_efficiency=min(form.hbm_efficiency * float(runs.hbm), 1.0),
+        )
+        return replace(fit, form=changed, source=source)
 
     def _in_family(self, key: str, seen: set[str]) -> Iterator[Candidate]:
         """Yield the fits that files state of a key, then those of the variants whose kernels are most alike.

@@ -69,7 +69,11 @@ class ActionTasks:
             if kind in (Kind.BACKWARD, Kind.BACKWARD_WEIGHT):
                 groups += self._weight_gradients(timed.weight_gradient, work.name)
             layers.extend([groups] * count)
-        return layers
+        numbers = range(len(layers)) if kind is Kind.FORWARD else reversed(range(len(layers)))
+        return [
+            [group._replace(layer=number) if group.imbalance else group for group in groups]
+            for number, groups in zip(numbers, layers, strict=True)
+        ]
 
     def _groups(self, operators: Sequence[TimedOperator], name: str) -> list[TaskGroup]:
         return task_groups(operators, name, self._processors, split_collectives=self._split)

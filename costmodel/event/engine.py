@@ -97,10 +97,12 @@ class _Run:
     def timeline(self) -> Timeline:
         self._set_timers()
         self._begin([number for number, missing in enumerate(self._missing) if not missing])
-        while self._finished < len(self._graph.tasks):
-            if self._environment.peek() == np.inf:
-                raise DeadlockError("the streams wait for each other and nothing runs", self._waiting())
-            self._environment.step()
+        step, tasks = self._environment.step, len(self._graph.tasks)
+        while self._finished < tasks:
+            try:
+                step()
+            except simpy.core.EmptySchedule as error:
+                raise DeadlockError("the streams wait for each other and nothing runs", self._waiting()) from error
         return Timeline(self._graph, np.array(self._start), np.array(self._finish))
 
     def _set_timers(self) -> None:
@@ -178,9 +180,11 @@ class _Run:
 
     def _speed(self, number: int) -> float:
         """Return the speed of a task now, 1 for its nominal speed."""
-        task, now = self._graph.tasks[number], self._environment.now
+        task = self._graph.tasks[number]
         device, share = self._device[task.stream], task.processor_bound_share
-        speed = self._conditions.speed(device, task.kind, now)
+        speed = 1.0
+        if self._conditions.slowdown_windows:
+            speed = self._conditions.speed(device, task.kind, self._environment.now)
         if task.kind == KERNEL and self._slowing[device]:
             speed /= self._graph.moe_comm_slowdown
         if self._conditions.processors is not None and share:

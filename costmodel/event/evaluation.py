@@ -249,9 +249,9 @@ def _check_periodic(scenario: Scenario, micro_batches: int) -> None:
     """Raise InputError where a long step does not repeat itself: noise, and disturbances that begin or end."""
     simulation = scenario.simulation
     passing = any(slowdown.begin or slowdown.end is not None for slowdown in simulation.slowdowns)
-    if simulation.jitter or passing:
+    if simulation.jitter or simulation.draws_experts or passing:
         raise InputError.single(
-            f"{micro_batches:,.0f} micro-batches with jitter or passing slowdowns would be simulated one by one",
+            f"{micro_batches:,.0f} micro-batches with noise or passing slowdowns would be simulated one by one",
             hint="lower global_batch, or leave them out of `simulation`", field=f"scenarios.{scenario.name}.simulation",
         )  # fmt: skip
 

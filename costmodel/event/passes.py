@@ -161,13 +161,17 @@ def pass_times_of(model: PassModel, pass_: PassGraph, timeline: Timeline) -> Pas
     A stage takes as long as on the slowest replica. The time of compute streams beyond their operators is contention.
     """
     latency = float(model.hops) * float(seconds_of(model.send, None))
-    slowest = busy = 0.0
+    slowest = busy = host = 0.0
+    full = len(pass_.stages) != len(model.stages)
+    least = [float(stage.host) for stage in model.stages for _ in range(stage.count if full else 1)]
     graph, shape = timeline.graph, (pass_.replicas, pass_.tasks)
     start, finish = (
         times[: pass_.replicas * pass_.tasks].reshape(shape) for times in (timeline.start, timeline.finish)
     )
-    for count, first, last in pass_.stages:
+    for (count, first, last), started in zip(pass_.stages, least, strict=True):
         span = float((finish[:, last] - start[:, first : last + 1].min(axis=1)).max())
+        waiting = max(started - span, 0.0)
+        host, span = host + count * waiting, span + waiting
         latency, slowest = latency + count * span, max(slowest, span)
         for task in range(first, last):
             if graph.streams[graph.tasks[task].stream].name == COMPUTE:
@@ -183,4 +187,6 @@ def pass_times_of(model: PassModel, pass_: PassGraph, timeline: Timeline) -> Pas
     contention = busy - compute
     beside = 0.0 if model.background is None else float(seconds_of(model.background, None))
     beside = max([float((finish[:, task] - start[:, task]).max()) for task in pass_.background], default=beside)
-    return PassTimes(latency, slowest, busy, kernels + contention, contention, model.joules, background=beside)
+    return PassTimes(
+        latency, slowest, busy, kernels + contention, contention, model.joules, background=beside, host=host
+    )

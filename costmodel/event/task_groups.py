@@ -39,6 +39,8 @@ class TaskGroup(NamedTuple):
     wire: of `seconds`, those in which bytes move
     classes: seconds by class of operator
     message: the operator of a group that is a message, null for others
+    imbalance: of `seconds`, what the busiest rank's experts take beyond the mean rank's
+    layer: of a stage, counted in the order of its forward pass, where there is such an imbalance
     """
 
     name: str
@@ -50,6 +52,8 @@ class TaskGroup(NamedTuple):
     wire: float = 0.0
     classes: tuple[tuple[str, float], ...] = ()
     message: TimedOperator | None = None
+    imbalance: float = 0.0
+    layer: int = 0
 
 
 _Timed = tuple[TimedOperator, float]  # an operator and its exposed seconds
@@ -95,8 +99,14 @@ def _computation(run: Sequence[_Timed], name: str) -> TaskGroup:
     kernels = sum(time for timed, time in run if not isinstance(timed.operator, BLOCKING))
     bound = sum(time for timed, time in run if timed.time.bound == "compute")
     return TaskGroup(
-        _title(run, name), COMPUTE, seconds, kernels, bound / seconds if seconds else 0.0, classes=_classes(run)
-    )
+        _title(run, name), COMPUTE, seconds, kernels, bound / seconds if seconds else 0.0, classes=_classes(run),
+        imbalance=sum(time * _uneven(timed.operator) for timed, time in run),
+    )  # fmt: skip
+
+
+def _uneven(operator: Operator) -> float:
+    """Return the share of an operator's time that the busiest rank takes beyond the mean one."""
+    return 1.0 - 1.0 / float(operator.expert_load) if isinstance(operator, Gemm) else 0.0
 
 
 def merged(groups: Iterable[TaskGroup], name: str) -> list[TaskGroup]:
@@ -111,7 +121,10 @@ def merged(groups: Iterable[TaskGroup], name: str) -> list[TaskGroup]:
         for kind, time in group.classes:
             times[kind] += time
     kernels = sum(group.kernels for group in listed)
-    return [TaskGroup(name, listed[0].stream, seconds, kernels, share, classes=tuple(times.items()))]
+    imbalance = sum(group.imbalance for group in listed)
+    return [
+        TaskGroup(name, listed[0].stream, seconds, kernels, share, classes=tuple(times.items()), imbalance=imbalance)
+    ]
 
 
 def wire_seconds(timed: TimedOperator, seconds: float) -> float:

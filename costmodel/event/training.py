@@ -13,10 +13,12 @@ from costmodel.analytic.stream_times import BLOCKING, seconds_of, stream_times
 from costmodel.analytic.training import OptimizerStep, StepModel, StepTimes, jitter, once_per_step, step_streams
 from costmodel.event.action_tasks import ActionTasks
 from costmodel.event.engine import Timeline
+from costmodel.event.expert_draws import ExpertDraws, expert_draws
 from costmodel.event.graph import COPY, KERNEL, LAUNCH, MESSAGE, Graph, Span, Task
 from costmodel.event.links import links_of
+from costmodel.event.list_scheduling import ActionTask
 from costmodel.event.replicas import Replicas, replicas_spanned, replicated
-from costmodel.event.task_groups import ALL_TO_ALL, COLLECTIVE, COMPUTE, D2H, H2D, HOST, wire_seconds
+from costmodel.event.task_groups import ALL_TO_ALL, COLLECTIVE, COMPUTE, D2H, H2D, HOST, TaskGroup, wire_seconds
 from costmodel.quantities import Array, Quantity, sum_of
 from costmodel.workload.operators import Collective, HostTransfer
 from costmodel.workload.scenario import Scenario
@@ -64,7 +66,8 @@ def step_graph(
     """Return the tasks of a step. schedule: the step's, folded or not; last_passes: what ends each rank's passes.
 
     An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form; its
-    streams decide what happens inside it. After it the rank waits as long as the closed form loses to uneven experts.
+    streams decide what happens inside it. After it the rank waits as long as the closed form loses to uneven experts,
+    unless their load is drawn for each micro-batch: then passes differ, and waits are those of the events.
     The end of the step starts when the last rank has finished its passes, and all asynchronous reductions.
     """
     builder = _Builder(scenario, step, schedule)
@@ -120,12 +123,14 @@ class _Builder:
         self.first: list[int] = np.cumsum([0, *(len(action) + 1 for action in self.actions)]).tolist()
         self.ends = [first - 1 for first in self.first[1:]]
         self.sends = _sends(self.table, self.first[-1])
+        self._draws = _draws(scenario, step, schedule)
         self._running: dict[int, tuple[int, ...]] = {}  # by rank, the task that ends its asynchronous reductions
 
     def add_actions(self) -> None:
         """Add the tasks of all actions."""
-        idle = jitter(self.step, self._times.layers)
-        titles = [(action.kind.value, _title(action)) for rank in self.schedule.ranks for action in rank]
+        idle = jitter(self.step, self._times.layers) if self._draws is None else {}
+        actions = [action for rank in self.schedule.ranks for action in rank]
+        titles = [(action.kind.value, _title(action)) for action in actions]
         previous: tuple[int, ...] = ()
         for number, slot in enumerate(self._slots):
             rank = int(self.table.rank[number])
@@ -134,12 +139,12 @@ class _Builder:
             inputs = _inputs(self.table, number)
             needs = (self.sends[action, row][0] if is_sent else self.ends[action] for row, action, is_sent in inputs)
             roots = (*previous, *needs)
-            leaves = self._add_action(number, rank, roots)
+            leaves = self._add_action(number, rank, roots, actions[number])
             end = self.graph.mark(self._streams[rank][COMPUTE], leaves or roots, wait=float(idle.get(slot, 0.0)))
             previous = (end,)
             self.graph.spans.append(Span(self.first[number], end, rank, *titles[number], *_saved(self.step, slot)))
 
-    def _add_action(self, number: int, rank: int, roots: tuple[int, ...]) -> list[int]:
+    def _add_action(self, number: int, rank: int, roots: tuple[int, ...], of: Action) -> list[int]:
         """Add the tasks of an action, which waits for `roots`, and return those that end it."""
         action, first, streams = self.actions[number], self.first[number], self._streams[rank]
         running = self._running.get(rank, ())
@@ -147,7 +152,8 @@ class _Builder:
             after = tuple(first + needed for needed in task.after) or roots
             after = (*after, *running) if task.after_async else after
             stream = task.group.stream
-            self.graph.add(self.links.task(task.group, streams[stream], _TASK_KIND[stream], after, rank))
+            group = task.group if self._draws is None else _drawn(task, of, self._draws)
+            self.graph.add(self.links.task(group, streams[stream], _TASK_KIND[stream], after, rank))
         if any(task.after_async for task in action):
             self._running[rank] = tuple(first + i for i, task in enumerate(action) if task.is_async)[-1:]
         waited = {needed for task in action for needed in task.after}
@@ -222,6 +228,25 @@ class _Builder:
             for i, task in enumerate(action):
                 shares[first + i] = task.group.kernels / task.group.seconds if task.group.seconds else 0.0
         return shares
+
+
+def _draws(scenario: Scenario, step: StepModel, schedule: Schedule) -> ExpertDraws | None:
+    """Return the loads of the busiest expert rank that a step meets, null where their expected waits stand for them."""
+    ranks = float(step.imbalance.ranks)
+    if not scenario.simulation.draws_experts or ranks == 1:
+        return None
+    layers = max(sum(count for count, _ in step.works_of(label)) for label in range(len(step.pipeline.classes)))
+    return expert_draws(schedule, layers, ranks, scenario.simulation.seed, shared=step.imbalance.shared_by_layers)
+
+
+def _drawn(task: ActionTask, action: Action, draws: ExpertDraws) -> TaskGroup:
+    """Return a group with the load of its micro-batch: seconds + imbalance * (x - 1)."""
+    group = task.group
+    if not group.imbalance:
+        return group
+    chunk = action.forward if action.backward is None or (task.chunk == 0 and action.forward) else action.backward
+    assert chunk is not None, "an action has a chunk"
+    return group._replace(seconds=group.seconds + group.imbalance * (draws.of(chunk, group.layer) - 1.0))
 
 
 def _end_messages(graph: Graph, ends: Sequence[RankEnd]) -> Iterator[int]:

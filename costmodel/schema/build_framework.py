@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from costmodel.quantities import Seconds
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.earlier_names import name_of_today
-from costmodel.schema.framework import EngineFile, FrameworkFile, FusedNormsFile, TileFile
+from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile, FusedNormsFile, TileFile
 from costmodel.schema.records import optional, record
 from costmodel.workload import engine, scenario
 
@@ -35,7 +36,16 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
         options=dict(file.training.options),
         fused_norms=_fused_norms(file.fused_norms, device),
         routed_shared_expert=device is not None and device.architecture in file.routed_shared_expert,
+        eager_layer=_eager_layer(file.eager_prompts, device),
     )
+
+
+def _eager_layer(file: EagerPromptsFile | None, device: DeviceFile | None) -> Seconds:
+    """Return the host time of a layer of prompts on a device; zero where a CUDA graph holds them."""
+    if file is None:
+        return 0.0
+    is_eager = file.architectures is None or (device is not None and device.architecture in file.architectures)
+    return file.layer if is_eager else 0.0
 
 
 def _fused_norms(file: FusedNormsFile | None, device: DeviceFile | None) -> scenario.FusedNorms | None:

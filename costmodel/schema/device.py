@@ -1,6 +1,6 @@
 """The device file: one accelerator, by its datasheet."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -14,7 +14,9 @@ from costmodel.schema.quantity import (
     Money,
     MoneyRate,
     Number,
+    OneOf,
     Peak,
+    PositiveNumber,
     ShareOrZero,
     Size,
     Watts,
@@ -32,6 +34,8 @@ LinearType = Literal[DType, "mxfp4", "nvfp4"]
 StoredType = Literal[LinearType, "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
 """Number formats of stored tensors, including the blocks of GGUF files."""
 
+
+LEVELS = ("smem", "l1", "l2", "l3", "mall", "hbm", "dram")
 
 PLAUSIBLE = "paths of fields whose values are meant although no known hardware has such"
 
@@ -76,7 +80,7 @@ class MathUnitFile(Strict):
 class MemoryLevelFile(Strict):
     """One level of the memory hierarchy."""
 
-    name: str = Field(description="name of the level, such as smem, l2, hbm")
+    name: Annotated[str, OneOf(LEVELS)] = Field(description="name of the level")
     capacity: Size = Field(description="capacity")
     bandwidth: Bandwidth | None = Field(description="read bandwidth; null: unknown")
     per: Literal["processor", "device"] = Field(default="device", description="unit of all values")
@@ -125,6 +129,14 @@ class PriceFile(Strict):
     purchase: Money | None = Field(default=None, description="purchase price per device")
 
 
+class WholeRunsFile(Strict):
+    """What measured whole runs say of kernels that nobody measured on the device, over `calibrations/prior`."""
+
+    launch: Latency = Field(default=0.0, description="added to the start of a kernel")
+    compute: PositiveNumber = Field(default=1.0, description="factor on the expected share of the arithmetic peaks")
+    hbm: PositiveNumber = Field(default=1.0, description="factor on the expected share of device memory's bandwidth")
+
+
 class CalibrationFile(Strict):
     """The fits of this device, and the sibling whose fits it uses where it has none."""
 
@@ -134,6 +146,9 @@ class CalibrationFile(Strict):
         "that name none",
     )
     inherit: str | None = Field(default=None, description="name of the sibling device; null: none")
+    whole_runs: WholeRunsFile | None = Field(
+        default=None, description="of families without any fit; null: those of the sibling device, or none"
+    )
 
 
 class DeviceFile(Strict):

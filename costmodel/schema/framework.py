@@ -54,6 +54,15 @@ class UnevenContextsFile(Strict):
     )
 
 
+class EagerPromptsFile(Strict):
+    """Passes with prompts that no CUDA graph holds: the host starts their kernels one by one."""
+
+    layer: Time = Field(description="host time of a layer; a pass takes no less than that of its layers")
+    architectures: list[str] | None = Field(
+        default=None, description="architectures of the devices on which it is so; null: all"
+    )
+
+
 class SchedulerRuleFile(Strict):
     """Limits of a scheduler on some devices."""
 
@@ -210,6 +219,9 @@ class FrameworkFile(Strict):
     sustained_slowdown: LoadFactor = Field(
         default=1.0, description="slowdown of kernels in a training step relative to benchmark loops"
     )
+    attention_slowdown: LoadFactor | None = Field(
+        default=None, description="the same of fused attention cores; null: `sustained_slowdown`"
+    )
     dp_comm_slowdown: LoadFactor = Field(
         default=1.0, description="slowdown of kernels that run concurrently with data-parallel gathers and reductions"
     )
@@ -243,6 +255,9 @@ class FrameworkFile(Strict):
     )
     uneven_contexts: UnevenContextsFile | None = Field(
         default=None, description="decoding over contexts of unequal length; null: as long as over equal ones"
+    )
+    eager_prompts: EagerPromptsFile | None = Field(
+        default=None, description="passes with prompts that the host limits; null: none"
     )
     sources: list[Source] = Field(default=[], description="sources of the values")
 

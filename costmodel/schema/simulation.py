@@ -43,6 +43,11 @@ class SimulationFile(Strict):
     jitter: ShareOrZero = Field(default=0.0, description="standard deviation of the logarithm of each task's time")
     shares_processors: bool = Field(default=False, description="kernels may use communication SMs while these are idle")
     contention: bool = Field(default=False, description="concurrent messages share links, max-min fairly")
+    experts: Literal["expected", "drawn"] = Field(
+        default="expected",
+        description="what uneven experts cost a training step: the wait that the closed form expects, or loads drawn "
+        "for each micro-batch, whose waits follow from the events",
+    )
     slowdowns: list[SlowdownFile] = Field(default_factory=list, description="temporary slowdowns")
     patience: Duration | None = Field(
         default=None, description="time without progress after which a run counts as deadlocked; null: never"

@@ -42,8 +42,7 @@ def engine_count(scenario: Scenario, plan: Serving) -> int:
 
 def lockstep_of(scenario: Scenario) -> int:
     """Return how many engines step together: the data-parallel groups that share experts."""
-    parallel = scenario.parallel
-    return int(parallel.dp) if parallel.dp > 1 and parallel.ep > parallel.tp * parallel.cp else 1
+    return int(scenario.parallel.lockstep)
 
 
 def is_fixed(scenario: Scenario, plan: Serving) -> bool:

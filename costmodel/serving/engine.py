@@ -26,7 +26,7 @@ from costmodel.serving.blocks import (
     take_blocks,
 )
 from costmodel.serving.compiled import inner
-from costmodel.serving.prices import ROWS, Tables, attention_time, rows_time
+from costmodel.serving.prices import ROWS, Tables, step_time
 from costmodel.serving.state import (
     BLOCKED,
     BUSY_UNTIL,
@@ -367,7 +367,7 @@ def price(tables: Tables, engine: Engine, policy: Policy) -> float:
     rows = step[0] * (1 + policy.drafts) + step[3]
     if rows > tables.axes[tables.ends[ROWS + 1] - 1]:
         engine.count[OUTSIDE] = 1
-    return rows_time(tables, rows, int(step[0] + step[2])) + attention_time(tables, step)
+    return step_time(tables, step, rows)
 
 
 @inner

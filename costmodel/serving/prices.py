@@ -33,6 +33,7 @@ class Tables(NamedTuple):
     mixed: both in one kernel; fused: that it is so.
     uneven: of `decode`, kernels that wait for the thread block of the longest context; filling, p: as of
     `uneven_factor`; norms: p-norms of 1 and i/NORMS_PER_UNIT.
+    prompt_floor: least time of a step with prompts.
     """
 
     axes: Any
@@ -47,6 +48,7 @@ class Tables(NamedTuple):
     filling: float
     p: float
     norms: Any
+    prompt_floor: float = 0.0
 
 
 @inner
@@ -93,6 +95,13 @@ def rows_time(tables: Tables, rows: float, sequences: int) -> float:
     place, share = locate(tables, ROWS, rows)
     sequences = min(sequences, len(tables.by_sequences) - 1)
     return between(tables.by_rows, place, share) + float(tables.by_sequences[sequences])
+
+
+@inner
+def step_time(tables: Tables, step: Any, rows: float) -> float:
+    """Return the time of a step. step: as of `Engine`; rows: its tokens."""
+    seconds = rows_time(tables, rows, int(step[0] + step[2])) + attention_time(tables, step)
+    return max(seconds, tables.prompt_floor) if step[2] > 0 else seconds
 
 
 @inner

@@ -189,6 +189,7 @@ def slower(tables: Tables, factor: float) -> Tables:
     return tables._replace(
         by_rows=tables.by_rows * factor, by_sequences=tables.by_sequences * factor, decode=tables.decode * factor,
         prompt=tables.prompt * factor, mixed=tables.mixed * factor, uneven=tables.uneven * factor,
+        prompt_floor=tables.prompt_floor * factor,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.machine import Machine
 from costmodel.cost.uneven_contexts import filling_sequences, reads_whole_contexts, uneven_factor
 from costmodel.quantities import Array, Count
-from costmodel.serving.prices import Tables, attention_time, p_norms, rows_time
+from costmodel.serving.prices import Tables, p_norms, step_time
 from costmodel.workload.context import Context
 from costmodel.workload.mixed import fuses_mixed_attention
 from costmodel.workload.operators import AttentionKernel, HostTime, MixedAttention, Operator
@@ -65,6 +65,7 @@ class StepPricer:
 
     def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
         self._scenario, self._plan = scenario, plan
+        self._without_host = replace(scenario, framework=replace(scenario.framework, eager_layer=0.0))
         self._timer = operator_timer(scenario, calibration)
         self.drafts = float(drafted_tokens(plan.speculative))
         decode, prompt = (self._work((part,)) for part in (self.decoding(1.0, 64.0), self.prompt(1.0, 64.0, 64.0)))
@@ -102,8 +103,14 @@ class StepPricer:
                 ),
                 drafts=tuple((count, _kept(layer, keep)) for count, layer in work.drafts),
             )
-        model = pass_model_of(self._scenario, self._pass(parts), work, self._timer)
+        scenario = self._scenario if keep is None else self._without_host
+        model = pass_model_of(scenario, self._pass(parts), work, self._timer)
         return pass_times(model, perturbations).round(self._scenario.parallel.pp)
+
+    def prompt_floor(self) -> float:
+        """Return the least time of a step with prompts, which the host sets [s]."""
+        layers = self._scenario.architecture.depth * self._plan.micro_batches
+        return float(self._scenario.framework.eager_layer * layers)
 
     def by_contexts(self, _: LayerWork, operator: Operator) -> bool:
         """Tell whether an operator's time depends on the keys of the requests."""
@@ -207,6 +214,7 @@ def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations =
         filling=filling,
         p=p,
         norms=p_norms(p),
+        prompt_floor=pricer.prompt_floor(),
     )
 
 
@@ -231,7 +239,7 @@ class StepTimes:
         """
         step = np.array([decodes, decodes * keys, chunks, rows, rows * chunk_keys, longest])
         tokens = decodes * (1.0 + self.drafts) + rows
-        return float(rows_time(self.tables, tokens, int(decodes + chunks)) + attention_time(self.tables, step))
+        return float(step_time(self.tables, step, tokens))
 
     def error(self, pricer: StepPricer, seed: int = 0) -> dict[str, float]:
         """Return the error of interpolation at random steps, log-uniform in every size."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,22 @@ from scipy.special import gammaln
 
 from costmodel.analytic.intervals import CONDITIONS
 from costmodel.quantities import Array
+from costmodel.study.weights import scatter_ratio
 
 COVERAGE = 0.8
 NORMAL = 1.2816  # half an 80 % interval of normal numbers over their standard deviation
 FREEDOM = 4.0  # degrees of freedom of the t-distribution of errors: tails of publications are heavier than normal ones
 LOG_WIDTH = 0.35  # prior standard deviation of the log scale of a class about that of all classes
 CONDITION = 0.25  # prior scale of what a condition adds to the log error of a run that rests on it alone
+KERNELS = 0.5  # prior standard deviation of the log of the share of kernels' intervals that whole runs show, about one
+BORROWED = 2.0  # publications of many figures as which all other classes count in the factor of a class
 LEAST = 0.01  # of a scale: 1 %
 START = 0.1
+RARE = ("unknown", "experts")
+"""Conditions of a run as a whole that scale by themselves: their rows say nothing of runs without them."""
+WHOLE = (*RARE, "first_token", "untried")
+"""Conditions that a run meets or does not; where no other publication meets one, its errors score nobody's scales."""
+OF_CLASS = {"first_token": "serving", "untried": "training"}  # conditions that only runs of one class meet
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,7 @@ class RunError:
     down, up: ends of the interval of its kernels.
     group: figures with the same one follow from one another.
     shares: by condition (`CONDITIONS`), the share of the run that meets it.
+    architecture: of its device.
     """
 
     case_class: str
@@ -40,14 +49,29 @@ class RunError:
     down: float
     up: float
     shares: Mapping[str, float]
+    architecture: str = ""
+
+    @property
+    def kernels(self) -> float:
+        """Return half of the interval of its kernels, on the side of the error."""
+        return self.up if self.late > 0.0 else self.down
+
+    @property
+    def is_rare(self) -> bool:
+        """Tell whether it meets a condition that scales by itself."""
+        return any(self.shares.get(name, 0.0) > 0.0 for name in RARE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scales:
-    """Half-widths of the 80 % interval [log]. classes: by class; conditions: by condition, of runs that rest on it."""
+    """Half-widths of the 80 % interval [log]. classes: by class; conditions: by condition, of runs that rest on it.
+
+    kernels: share of the interval of its kernels that a run shows.
+    """
 
     classes: Mapping[str, float]
     conditions: Mapping[str, float]
+    kernels: float = 1.0
 
     def half_width(self, row: RunError) -> float:
         """Return half of the interval of a run beside its kernels'.
@@ -57,61 +81,147 @@ class Scales:
         more = sum((row.shares.get(name, 0.0) * value) ** 2 for name, value in self.conditions.items())
         return float(np.sqrt(self.classes[row.case_class] ** 2 + more))
 
-    def scaled(self, factor: float) -> Scales:
-        """Return all half-widths times a factor."""
-        return Scales(
-            {name: factor * value for name, value in self.classes.items()},
-            {name: factor * value for name, value in self.conditions.items()},
-        )
+    def of_kernels(self, row: RunError) -> float:
+        """Return what a run shows of the interval of its kernels: a share, but all of it where nothing was measured.
+
+        k' = (a + (1 - a) * share on rooflines) * k
+        """
+        return (self.kernels + (1.0 - self.kernels) * row.shares.get("roofline", 0.0)) * row.kernels
+
+    def score(self, row: RunError) -> float:
+        """Return what an error leaves beside the kernels' interval, in half-widths."""
+        return float(np.sqrt(max(row.late**2 - self.of_kernels(row) ** 2, 0.0))) / self.half_width(row)
+
+    def holds(self, row: RunError) -> bool:
+        """Tell whether the interval of a run holds its error."""
+        return abs(row.late) <= float(np.hypot(self.of_kernels(row), self.half_width(row)))
 
 
 def weights(rows: Sequence[RunError]) -> Array:
-    """Return a weight for each row: publications of a class weigh the same, and so do the groups of one."""
+    """Return a weight for each row: those of a publication of a class sum to its number of independent figures.
+
+        sum = n (1 + r) / (n + r),   from 1, of one group of figures, to 1 + r, of very many
+
+    n: groups of figures, which share a weight; r: scatter inside publications over that between them (`scatter_ratio`),
+    so that 1 / (1 + r) is how alike two figures of one publication are. [Kish, Survey Sampling, 1965, section 5.4]
+    """
+    errors: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        errors.setdefault((row.case_class, row.publication), []).append(row.late)
+    ratio = scatter_ratio([np.array(found) for found in errors.values() if len(found) > 1])
     sizes = Counter((row.case_class, row.publication, row.group) for row in rows)
     groups = Counter((case_class, publication) for case_class, publication, _ in sizes)
     return np.array(
         [
-            1.0 / sizes[row.case_class, row.publication, row.group] / groups[row.case_class, row.publication]
+            (1.0 + ratio) / (groups[row.case_class, row.publication] + ratio)
+            / sizes[row.case_class, row.publication, row.group]
             for row in rows
         ]
-    )
+    )  # fmt: skip
 
 
-def fit_scales(rows: Sequence[RunError]) -> Scales:
-    """Return the scales under which the errors are likeliest, each publication with the same weight.
+@dataclass(frozen=True, slots=True, eq=False)
+class Likelihood:
+    """Minus the log posterior of the scales under which rows have their errors, and its slope.
 
-        maximise  sum_i w_i log t_4(late_i / sd_i) / sd_i  +  log prior,     sd_i^2 = kernels_i^2 + D_i^2 / NORMAL^2
-
-    kernels: half of the kernels' interval on the side of the error. Priors: log D_class normal about a common value
-    with LOG_WIDTH; D_condition half normal with CONDITION. Classes borrow from one another what few publications do not
-    say.
+    x: log of the common scale; of each class about it; of each condition, as it is; log of the kernels' share.
     """
-    names = sorted({row.case_class for row in rows})
-    used = [name for name in CONDITIONS if any(row.shares.get(name, 0.0) > 0.0 for row in rows)]
-    w = weights(rows)
-    late = np.array([row.late for row in rows])
-    kernels = np.array([row.up if row.late > 0.0 else row.down for row in rows]) / NORMAL
-    place = np.array([names.index(row.case_class) for row in rows])
-    shares = np.array([[row.shares.get(name, 0.0) for name in used] for row in rows]).reshape(len(rows), len(used))
 
-    def cost(x: npt.NDArray[np.float64]) -> float:
-        common, apart, more = x[0], x[1 : 1 + len(names)], x[1 + len(names) :]
-        scale = np.exp(common + apart)[place]
-        sd = np.sqrt(kernels**2 + scale**2 + (shares**2) @ (more**2))
-        z = (late / sd) ** 2
-        likely = -0.5 * (FREEDOM + 1.0) * np.log1p(z / FREEDOM) - np.log(sd)
-        prior = 0.5 * float((apart**2).sum()) / LOG_WIDTH**2 + 0.5 * float((more**2).sum()) / CONDITION**2
-        return prior - float((w * (likely + _CONSTANT)).sum())
+    squares: Array  # of errors
+    kernels: Array  # half of their intervals over NORMAL
+    roofline: Array
+    shares: Array  # squared, by condition
+    of_class: Array  # rows by classes, 1 where a row is of a class
+    weight: Array
 
-    start = np.concatenate([[np.log(START)], np.zeros(len(names)), np.full(len(used), START)])
-    bounds = [(np.log(LEAST), 1.0), *[(-2.0, 2.0)] * len(names), *[(0.0, 2.0)] * len(used)]
-    found = minimize(cost, start, method="L-BFGS-B", bounds=bounds).x
-    classes = NORMAL * np.exp(found[0] + found[1 : 1 + len(names)])
-    more = dict(zip(used, (NORMAL * found[1 + len(names) :]).tolist(), strict=True))
-    return Scales(dict(zip(names, classes.tolist(), strict=True)), more)
+    def bounds(self) -> list[tuple[float, float]]:
+        """Return the bounds of x."""
+        classes, conditions = self.of_class.shape[1], self.shares.shape[1]
+        return [(np.log(LEAST), 1.0), *[(-2.0, 2.0)] * classes, *[(0.0, 2.0)] * conditions, (-3.0, 0.0)]
+
+    def start(self) -> Array:
+        """Return where the search begins."""
+        classes, conditions = self.of_class.shape[1], self.shares.shape[1]
+        return np.concatenate([[np.log(START)], np.zeros(classes), np.full(conditions, START), [0.0]])
+
+    def __call__(self, x: npt.NDArray[np.float64]) -> tuple[float, Array]:
+        """Return the cost at a point, and its slope."""
+        last = 1 + self.of_class.shape[1]
+        apart, more, share = x[1:last], x[last:-1], float(np.exp(x[-1]))
+        scale = self.of_class @ np.exp(2.0 * (x[0] + apart))
+        shown = share + (1.0 - share) * self.roofline
+        variance = (shown * self.kernels) ** 2 + scale + self.shares @ (more**2)
+        z = self.squares / variance
+        likely = -0.5 * (FREEDOM + 1.0) * np.log1p(z / FREEDOM) - 0.5 * np.log(variance) + _CONSTANT
+        slope = self.weight * (0.5 * (FREEDOM + 1.0) * z / (FREEDOM + z) - 0.5) / variance
+        by_class = self.of_class.T @ (2.0 * slope * scale)
+        by_share = 2.0 * share * float((slope * shown * (1.0 - self.roofline) * self.kernels**2).sum())
+        gained = np.concatenate([[by_class.sum()], by_class, 2.0 * more * (self.shares.T @ slope), [by_share]])
+        widths = np.concatenate([np.full(len(apart), LOG_WIDTH), np.full(len(more), CONDITION), [KERNELS]])
+        prior = np.concatenate([[0.0], x[1:] / widths**2])
+        return 0.5 * float((x * prior).sum()) - float((self.weight * likely).sum()), prior - gained
 
 
 _CONSTANT = float(gammaln((FREEDOM + 1.0) / 2.0) - gammaln(FREEDOM / 2.0))
+
+
+def fit_scales(rows: Sequence[RunError]) -> Scales:
+    """Return the scales under which the errors are likeliest, publications weighing by `weights`.
+
+        maximise  sum_i w_i log t_4(late_i / sd_i) / sd_i  +  log prior,     sd_i^2 = (k'_i^2 + D_i^2) / NORMAL^2
+
+    k': what a run shows of half of its kernels' interval on the side of the error (`Scales.of_kernels`). Priors:
+    log D_class normal about a common value with LOG_WIDTH; D_condition half normal with CONDITION; the log of the
+    kernels' share half normal with KERNELS. Classes borrow from one another what few publications do not say.
+    """
+    names = sorted({row.case_class for row in rows})
+    used = [name for name in CONDITIONS if any(row.shares.get(name, 0.0) > 0.0 for row in rows)]
+    cost = likelihood(rows, used)
+    found = minimize(cost, cost.start(), jac=True, method="L-BFGS-B", bounds=cost.bounds()).x
+    last = 1 + len(names)
+    classes = NORMAL * np.exp(found[0] + found[1:last])
+    more = dict(zip(used, (NORMAL * found[last:-1]).tolist(), strict=True))
+    return Scales(dict(zip(names, classes.tolist(), strict=True)), more, float(np.exp(found[-1])))
+
+
+def likelihood(rows: Sequence[RunError], conditions: Sequence[str]) -> Likelihood:
+    """Return what the rows say of scales; classes in the order of their names."""
+    names = sorted({row.case_class for row in rows})
+    shares = [[row.shares.get(name, 0.0) for name in conditions] for row in rows]
+    return Likelihood(
+        squares=np.array([row.late**2 for row in rows]),
+        kernels=np.array([row.kernels for row in rows]) / NORMAL,
+        roofline=np.array([row.shares.get("roofline", 0.0) for row in rows]),
+        shares=np.array(shares).reshape(len(rows), len(conditions)) ** 2,
+        of_class=np.array([[float(row.case_class == name) for name in names] for row in rows]),
+        weight=weights(rows),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scored:
+    """Rows with the scores that they have under scales of other publications; weight: of `weights`."""
+
+    rows: Sequence[RunError] = field(default_factory=list)
+    scores: Sequence[float] = field(default_factory=list)
+    weight: Sequence[float] = field(default_factory=list)
+
+    def factor(self, case_class: str | None, borrowed: float) -> float | None:
+        """Return by what scales are multiplied: of the runs of a class, of rare ones for None; None without a score.
+
+        borrowed: independent figures as which runs of other classes count.
+        """
+        is_rare = case_class is None
+        alike = np.array([row.is_rare == is_rare for row in self.rows], dtype=bool)
+        own = alike & np.array([is_rare or row.case_class == case_class for row in self.rows], dtype=bool)
+        others = alike & ~own
+        weight = np.where(own, self.weight, 0.0)
+        if others.any():
+            total = float(np.array(self.weight)[others].sum())
+            weight = weight + np.where(others, self.weight, 0.0) * borrowed / total
+        if not weight.any():
+            return None
+        return quantile(np.array(self.scores), weight, min(COVERAGE * (1.0 + 1.0 / float(weight.sum())), 1.0))
 
 
 def conformal_scales(rows: Sequence[RunError]) -> Scales:
@@ -119,25 +229,73 @@ def conformal_scales(rows: Sequence[RunError]) -> Scales:
 
     Each publication's scores are those about scales fitted without it:
 
-        score_i = sqrt(max(late_i^2 - kernels_i^2, 0)) / D_i,   kernels_i: the interval's half on the error's side
-        q = the (1 + 1/P) * 80 % point of the scores, each publication with the same weight
+        score_i = sqrt(max(late_i^2 - k'_i^2, 0)) / D_i
+        q = the (1 + 1/N) * 80 % point of the scores, weighed by `weights`;   N: their sum, of independent figures
 
-    and all scales are multiplied by q. P: publications, the unit that is exchangeable, not the figure; the factor is
-    that of split conformal prediction with P calibration points. Sources: Dunn, Wasserman, Ramdas, Distribution-free
-    Prediction Sets for Two-layer Hierarchical Models, JASA 118, 2023 (pooling of publications); Barber, Candes, Ramdas,
-    Tibshirani, Predictive Inference with the Jackknife+, Annals of Statistics 49, 2021 (scores of fits that leave out).
+    and scales are multiplied by q. Each class has a q, in which the others count as `BORROWED` publications of many
+    figures; conditions of `RARE` have one together. The level is that of split conformal prediction with N calibration
+    points, for a figure of a further publication. Sources: Dunn, Wasserman, Ramdas, Distribution-free Prediction Sets
+    for Two-layer Hierarchical Models, JASA 118, 2023; Barber, Candes, Ramdas, Tibshirani, Predictive Inference with the
+    Jackknife+, Annals of Statistics 49, 2021 (scores of fits that leave out); Vovk, Gammerman, Shafer, Algorithmic
+    Learning in a Random World, 2005, section 4.5 (a factor for each kind of run).
     """
-    publications = sorted({row.publication for row in rows})
-    scores = np.zeros(len(rows))
-    for name in publications:
+    weight = weights(rows).tolist()
+    scored = _scored(rows, weight)
+    of_many = max(
+        sum(w for w, row in zip(weight, rows, strict=True) if (row.case_class, row.publication) == each)
+        for each in {(row.case_class, row.publication) for row in rows}
+    )
+    whole = fit_scales(rows)
+    by_class = {name: scored.factor(name, BORROWED * of_many) for name in whole.classes}
+    known = {name: q for name, q in by_class.items() if q is not None}
+    widest = max(known.values(), default=1.0)
+    rare = scored.factor(None, 0.0)
+    factors = {name: known.get(OF_CLASS.get(name, ""), widest) for name in whole.conditions}
+    factors |= dict.fromkeys(RARE, widest if rare is None else rare)
+    return Scales(
+        {name: known.get(name, widest) * value for name, value in whole.classes.items()},
+        {name: factors[name] * value for name, value in whole.conditions.items()},
+        whole.kernels,
+    )
+
+
+def _scored(rows: Sequence[RunError], weight: Sequence[float]) -> _Scored:
+    """Return the rows that scales without their publication say something of, with their scores."""
+    found: list[tuple[RunError, float, float]] = []
+    for name in sorted({row.publication for row in rows}):
         rest = [row for row in rows if row.publication != name]
+        if not rest:
+            continue
         scales = with_classes(fit_scales(rest), rows)
-        for at, row in enumerate(rows):
-            if row.publication == name:
-                kernels = row.up if row.late > 0.0 else row.down
-                scores[at] = np.sqrt(max(row.late**2 - kernels**2, 0.0)) / scales.half_width(row)
-    level = min(COVERAGE * (1.0 + 1.0 / len(publications)), 1.0)
-    return fit_scales(rows).scaled(quantile(scores, weights(rows), level))
+        found += [
+            (row, scales.score(row), w)
+            for row, w in zip(rows, weight, strict=True)
+            if row.publication == name and not _is_alone(row, rest)
+        ]
+    return _Scored([row for row, _, _ in found], [score for _, score, _ in found], [w for _, _, w in found])
+
+
+def _is_alone(row: RunError, others: Sequence[RunError]) -> bool:
+    """Tell whether a run meets a condition that none of the others does."""
+    return any(
+        row.shares.get(name, 0.0) > 0.0 and all(one.shares.get(name, 0.0) == 0.0 for one in others) for name in WHOLE
+    )
+
+
+def marked(rows: Sequence[RunError]) -> list[RunError]:
+    """Return the rows with the condition `untried`: a training step on an architecture of one publication alone."""
+    return [replace(row, shares={**row.shares, "untried": float(_is_untried(row, rows))}) for row in rows]
+
+
+def _is_untried(row: RunError, rows: Sequence[RunError]) -> bool:
+    return row.case_class == "training" and row.architecture not in tried(rows)
+
+
+def tried(rows: Iterable[RunError]) -> list[str]:
+    """Return the architectures of devices of which several publications have training steps."""
+    found = {(row.architecture, row.publication) for row in rows if row.case_class == "training"}
+    counts = Counter(architecture for architecture, _ in found)
+    return sorted(name for name, publications in counts.items() if publications > 1)
 
 
 def with_classes(scales: Scales, rows: Iterable[RunError]) -> Scales:
@@ -155,5 +313,4 @@ def quantile(values: Array, weight: Array, level: float) -> float:
 
 def coverage(rows: Sequence[RunError], scales: Scales) -> float:
     """Return the share of the weight of errors that intervals of such scales hold."""
-    inside = [abs(row.late) <= np.hypot(row.up if row.late > 0.0 else row.down, scales.half_width(row)) for row in rows]
-    return float(np.average(inside, weights=weights(rows)))
+    return float(np.average([scales.holds(row) for row in rows], weights=weights(rows)))

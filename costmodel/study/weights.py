@@ -33,12 +33,12 @@ def weights_of(publications: Sequence[str], errors: Sequence[float]) -> Array:
     by_publication: defaultdict[str, list[float]] = defaultdict(list)
     for name, error in zip(publications, errors, strict=True):
         by_publication[name].append(error)
-    ratio = _ratio([np.array(found) for found in by_publication.values() if len(found) > 1])
+    ratio = scatter_ratio([np.array(found) for found in by_publication.values() if len(found) > 1])
     return np.array([1.0 / (len(by_publication[name]) + ratio) for name in publications])
 
 
-def _ratio(several: Sequence[Array]) -> float:
-    """Return the variance inside a publication over that between publications."""
+def scatter_ratio(several: Sequence[Array]) -> float:
+    """Return the variance inside a publication over that between publications, as `weights_of` has it."""
     if len(several) < FEWEST:
         return 0.0
     medians = np.array([np.median(found) for found in several])

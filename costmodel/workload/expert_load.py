@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.quantities import Count, Quantity, ceil, maximum, where
+from costmodel.quantities import Count, Quantity, ceil, floor, maximum, where
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
-from costmodel.workload.order_statistics import expected_surplus
+from costmodel.workload.order_statistics import expected_surplus, normal_maximum, normal_maximum_std
 from costmodel.workload.popularity import Popularity, RoutingLaw, expert_probabilities
 
+LEAST_MAXIMUM = 1e-3  # of standard normal numbers: one rank has none, two have 0.56
 ROUNDING = 1e-12  # 1.1 * 10 is 11 rows, not the 12 that its last digit would make of it
 
 
@@ -50,6 +51,7 @@ def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
         local_experts    (E + r)/R
         rows             load * T*k
         active_experts   local_experts * (1 - (1 - k/(E+r))^(load*n)), at least one, where experts are alike
+        rows_std         `_stated_spread` where `expert_load` states the load; zero where it is balanced
 
     With a share of the experts off, the most loaded rank has none off: its load is 1/(1 - off) of that.
     """
@@ -69,10 +71,29 @@ def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
         )  # fmt: skip
     load = (1.0 if plan.expert_load is None else plan.expert_load) / (1.0 - ffn.masked)
     missed = maximum(1 - ffn.top_k / slots, 0.0) ** (load * tokens)
+    active = maximum(local * (1 - missed), 1.0)
+    spread = (
+        0.0 if plan.expert_load is None else _stated_spread(plan.expert_load, load * mean / active, parallel.ep, local)
+    )
     return ExpertLoad(
-        rows=load * mean, load=load, imbalance=load, local_experts=local,
-        active_experts=maximum(local * (1 - missed), 1.0),
-    )  # fmt: skip
+        rows=load * mean, load=load, imbalance=load, local_experts=local, active_experts=active, rows_std=spread
+    )
+
+
+def _stated_spread(load: Quantity, rows: Count, ranks: Count, local: Count) -> Count:
+    """Return the standard deviation of the rows of an expert on the most loaded rank, where its load is stated.
+
+    Ranks are independent and normal with that expected maximum, experts independent; rows are whole:
+
+        s^2 = (rows/load * (load - 1)/e(R))^2 * (d(R)^2 + l - 1) + f*(1 - f)
+
+    e, d: mean and standard deviation of the largest of R standard normal numbers; l: experts of the rank; f: the part
+    of the mean rows beyond a whole one. Of one rank only the last term is left.
+    """
+    part = rows - floor(rows)
+    ratio = where(ranks > 1, 1.0 / maximum(normal_maximum(ranks), LEAST_MAXIMUM), 0.0)
+    unlike = (rows / load * (load - 1.0) * ratio) ** 2 * (normal_maximum_std(ranks) ** 2 + maximum(local - 1.0, 0.0))
+    return (unlike + part * (1.0 - part)) ** 0.5
 
 
 def served_tokens(context: Context) -> Count:

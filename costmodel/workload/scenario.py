@@ -52,6 +52,11 @@ class Parallelism:
         """Return the devices of the layout: tp * cp * dp * pp."""
         return self.tp * self.cp * self.dp * self.pp
 
+    @property
+    def lockstep(self) -> Count:
+        """Return how many engines step together: the data-parallel groups that share experts."""
+        return where(self.ep > self.tp * self.cp, self.dp, 1.0)
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PartFormats:
@@ -283,6 +288,7 @@ class Framework:
         processors.
     dp_comm_slowdown: slowdown of kernels that overlap a gather or reduction of data-parallel ranks.
     sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
+    attention_slowdown: that of fused attention cores, null: the same.
     unfused_elementwise: element-wise operators run as separate kernels.
     tensor_overlap: tensor-parallel messages that overlap GEMMs: `none`, those of input `gradients`, or `all`.
     accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
@@ -299,6 +305,7 @@ class Framework:
     prompt_chunk: prompt tokens that one pass computes at most (null: as its engine, or all).
     engine: its defaults as a serving engine, null where it is none.
     uneven_contexts: of its decoding kernels, null: contexts of unequal length take no longer than equal ones.
+    eager_layer: host time of a layer in passes with prompts, which take no less, where no CUDA graph holds them [s].
     """
 
     name: str
@@ -315,6 +322,7 @@ class Framework:
     dp_comm_slowdown: Quantity = 1.0
     tensor_overlap: str = "none"
     sustained_slowdown: Quantity = 1.0
+    attention_slowdown: Quantity | None = None
     accumulation: str = "product"
     reduction: str = "scatter"
     recompute_stops_early: bool = False
@@ -328,6 +336,7 @@ class Framework:
     prompt_chunk: Count | None = None
     engine: Engine | None = None
     uneven_contexts: UnevenContexts | None = None
+    eager_layer: Seconds = 0.0
 
     def comm_slowdown(self, communication: Communication) -> Quantity:
         """Return the slowdown of kernels beside exchanges of whole chunks (`normal` mode); one in low-latency mode.

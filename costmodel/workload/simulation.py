@@ -39,7 +39,8 @@ class Simulation:
     """How a scenario is simulated.
 
     seed, jitter: of the factors on each task's time and of failures; shares_processors: kernels take the processors of
-    communication while that is idle; contention: messages share the links of the cluster; patience: time without any
+    communication while that is idle; contention: messages share the links of the cluster; experts: `expected` waits for
+    uneven ones, or loads `drawn` for each micro-batch; patience: time without any
     progress after which the run is given up, null: never [s]; replicas: data-parallel ones that are simulated one by
     one, null: one for all.
     """
@@ -48,6 +49,7 @@ class Simulation:
     jitter: float = 0.0
     shares_processors: bool = False
     contention: bool = False
+    experts: str = "expected"
     slowdowns: tuple[Slowdown, ...] = ()
     patience: Seconds | None = None
     checkpoints: Checkpoints | None = None
@@ -56,4 +58,9 @@ class Simulation:
     @property
     def ranks_differ(self) -> bool:
         """Tell whether ranks that are alike come to differ."""
-        return self.jitter > 0 or any(each.rank is not None for each in self.slowdowns)
+        return self.jitter > 0 or self.draws_experts or any(each.rank is not None for each in self.slowdowns)
+
+    @property
+    def draws_experts(self) -> bool:
+        """Tell whether each micro-batch has an expert load of its own."""
+        return self.experts == "drawn"

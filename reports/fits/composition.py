@@ -20,7 +20,7 @@ import numpy as np
 
 from costmodel import units
 from costmodel.analytic.evaluation import evaluate
-from costmodel.analytic.intervals import TIMES, deviations, shares_of_conditions
+from costmodel.analytic.intervals import TIMES, TRIED, deviations, shares_of_conditions
 from costmodel.calibration.fit_files import CALIBRATIONS
 from costmodel.errors import CostModelError
 from costmodel.schema.case import Case
@@ -30,7 +30,15 @@ from costmodel.study.end_to_end import left_out
 from costmodel.study.predictions import going_with, predict
 from costmodel.study.provenance import IN_SAMPLE, Dependence, dependences, state_of
 from costmodel.study.reproduce import group_of, load_cases
-from costmodel.study.run_scatter import RunError, Scales, conformal_scales, coverage, with_classes
+from costmodel.study.run_scatter import (
+    RunError,
+    Scales,
+    conformal_scales,
+    coverage,
+    marked,
+    tried,
+    with_classes,
+)
 
 CLASSES = ("training", "inference", "serving")
 FILE, REFITS = "calibrations/composition.yaml", "fit_plans/composition.json"
@@ -89,7 +97,8 @@ def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[Ru
             late, down, up = -late, up, down
         first = {"first_token": float(metric == "ttft" and scenario.plan.phase == "serving")}
         yield RunError(
-            str(case.case_class), case.publication, group_of(case, expected.metric), late, down, up, shares | first
+            str(case.case_class), case.publication, group_of(case, expected.metric), late, down, up, shares | first,
+            scenario.cluster.device.architecture,
         )  # fmt: skip
 
 
@@ -125,6 +134,10 @@ def render(rows: Sequence[RunError], scales: Scales) -> str:
     for name, width in scales.conditions.items():
         of = [row for row in rows if row.shares.get(name, 0.0) > 0.0]
         lines += _family(name, width, of, ", at a share of one; what is added in quadrature")
+    lines += _family("kernels", scales.kernels, rows, ": the share of their kernels' intervals that runs show")
+    for name in tried(rows):
+        of = [row for row in rows if row.case_class == "training" and row.architecture == name]
+        lines += _family(TRIED.removeprefix(FAMILY) + name, 0.0, of, ", whose training steps were compared")
     publications = sorted({row.publication for row in rows})
     lines += [
         "sources:",
@@ -155,7 +168,8 @@ def document(found: Mapping[str, Scales]) -> dict[str, Any]:
     """Return scales by publication as JSON, each half-width in logs, under the names of their families."""
     return {
         name: {
-            f"{FAMILY}{key}": float(f"{width:.4g}") for key, width in {**one.classes, **one.conditions}.items()
+            f"{FAMILY}{key}": float(f"{width:.4g}")
+            for key, width in {**one.classes, **one.conditions, "kernels": one.kernels}.items()
         }
         for name, one in found.items()
     }  # fmt: skip
@@ -177,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m reports.fits.composition", description=main.__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder `hardware` to write into")
     chosen = parser.parse_args(arguments)
-    rows = list(rows_of(load_cases([])[0], Library()))
+    rows = marked(list(rows_of(load_cases([])[0], Library())))
     _write(chosen.output, rows, conformal_scales(rows), without_each(rows))
 
 

@@ -1,9 +1,12 @@
 """A score that cannot be tuned by accident: the predictions of each release, frozen, and how they fared.
 
-python -m reports.scoreboard RELEASE --date DATE --validation reports/validation --output reports/scoreboard
+python -m reports.scoreboard RELEASE --date DATE --validation reports/validation --tables TABLES
+    --output reports/scoreboard
 
-A release freezes what `reports/validation` holds: its table is not written again. Figures that no earlier release had
-were predicted before anybody could look at their errors; they are scored by themselves.
+A release freezes what `reports/validation` holds and what the tool says of every row of other public tables that it can
+express (`tables.py`): our own predictions, with a digest of each published value or row and nothing else of it. A
+frozen table is not written again. Figures that no earlier release had were predicted before anybody could look at their
+errors; they are scored by themselves.
 """
 
 from __future__ import annotations
@@ -13,17 +16,19 @@ import hashlib
 import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from costmodel.errors import InputError
 from costmodel.schema.whole_files import make_folder, write_whole
+from costmodel.study.provenance import IN_SAMPLE
 from costmodel.study.reproduce import Comparison
 from costmodel.study.validating import Errors, errors_of, is_unseen
 from costmodel.version import __version__
 from reports.front.__main__ import read_validation
+from reports.scoreboard.tables import predicted
 
 FROZEN, SCORES, PAGE = "frozen", "scores.csv", "README.md"
 COLUMNS = (
@@ -31,7 +36,7 @@ COLUMNS = (
     "publication",
     "id",
     "metric",
-    "published",
+    "digest",
     "predicted",
     "low",
     "high",
@@ -42,8 +47,9 @@ COLUMNS = (
 HEADINGS = (
     "release", "date", "version", "sha256", "class", "which", "figures", "publications", "mean", "median", "inside",
 )  # fmt: skip
-ALL, NEW = "unseen", "first seen"
+ALL, NEW, OWN = "unseen", "first seen", "in-sample"
 WORSE = 0.02  # of the mean error of a class: from here on a regression is a line of its own
+DIGITS = 8  # of a digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +62,32 @@ class Release:
 
 
 def freeze(figures: Sequence[Comparison]) -> bytes:
-    """Return the table of predictions."""
+    """Return the table of predictions; of a published value it has a digest."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for one in figures:
         interval = "unseen" if one.interval_unseen else "in-sample"
-        numbers = (
-            "" if value is None else f"{value:.6g}" for value in (one.published, one.predicted, one.low, one.high)
-        )
-        writer.writerow((one.case_class, one.publication, one.id, one.metric, *numbers, one.state, one.group, interval))
+        numbers = ("" if value is None else f"{value:.5g}" for value in (one.predicted, one.low, one.high))
+        group = "" if one.group == one.id else one.group
+        of = (one.case_class, one.publication, one.id, one.metric, digest(one))
+        writer.writerow((*of, *numbers, one.state, group, interval))
     return text.getvalue().encode()
 
 
+def digest(one: Comparison) -> str:
+    """Return by what a published value can be told again, and no more of it."""
+    return hashlib.sha256(f"{one.id} {one.metric} {one.published!r}".encode()).hexdigest()[:DIGITS]
+
+
 def scores(figures: Sequence[Comparison], earlier: frozenset[tuple[str, str]]) -> Iterator[tuple[str, str, Errors]]:
-    """Yield class, which figures, and their errors: unseen ones, and of these the ones that no earlier release had."""
+    """Yield class, which figures, and their errors: unseen ones, those that no earlier release had, in-sample ones."""
     for name in dict.fromkeys(str(one.case_class) for one in figures):
-        of = [one for one in figures if one.case_class == name and is_unseen(one)]
+        own = [one for one in figures if one.case_class == name]
+        of = [one for one in own if is_unseen(one)]
         new = [one for one in of if (one.id, str(one.metric)) not in earlier]
-        for which, rows in ((ALL, of), (NEW, new if earlier else [])):
+        rest = [replace(one, interval_unseen=True) for one in own if one.state == IN_SAMPLE]
+        for which, rows in ((ALL, of), (NEW, new if earlier else []), (OWN, rest)):
             errors = errors_of(rows)
             if errors is not None:
                 yield name, which, errors
@@ -92,14 +105,15 @@ def rows_of(release: Release, found: Iterator[tuple[str, str, Errors]]) -> Itera
 
 
 def regressions(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """Yield a line for each class whose unseen figures became worse by `WORSE` from one release to the next."""
-    for name in dict.fromkeys(row["class"] for row in rows):
-        of = [row for row in rows if row["class"] == name and row["which"] == ALL]
+    """Yield a line for each class whose figures became worse by `WORSE` from one release to the next."""
+    for name, which in dict.fromkeys((row["class"], row["which"]) for row in rows if row["which"] != NEW):
+        of = [row for row in rows if (row["class"], row["which"]) == (name, which)]
         for before, after in itertools.pairwise(of):
             moved = float(after["mean"]) - float(before["mean"])
             if moved >= WORSE:
+                named = name if which == ALL else f"{name}, {which}"
                 yield (
-                    f"* **{name} became worse by {100 * moved:.1f} points** from {before['release']} "
+                    f"* **{named} became worse by {100 * moved:.1f} points** from {before['release']} "
                     f"({float(before['mean']):.1%}) to {after['release']} ({float(after['mean']):.1%})"
                 )
 
@@ -109,10 +123,12 @@ def page(rows: Sequence[Mapping[str, str]]) -> str:
     lines = [
         "# Scores of releases",
         "",
-        "Each release freezes its predictions of all published cases (`frozen/`, with its SHA-256): they are not",
-        "written again. `unseen`: figures that no value on their path rests on, or that were refitted without their",
-        "publication; `first seen`: those of them that no earlier release had. Errors",
-        "are relative; figures that follow from one another share one weight.",
+        "Each release freezes its predictions of all published cases and of the rows of other public tables that can",
+        "be expressed (`frozen/`, with its SHA-256): they are not written again, and of published values they hold a",
+        "digest. `unseen`: figures that no value on their path rests on, or that were refitted without their",
+        "publication; `first seen`: those of them that no earlier release had; `in-sample`: all others, no accuracy;",
+        "`table`: rows of a table without a case of their own. Errors are relative; figures that follow from one",
+        "another share one weight.",
         "",
         "| class | which | release | date | figures | publications | mean | median | inside 80 % |",
         "|---|---|---|---|---:|---:|---:|---:|---:|",
@@ -130,10 +146,8 @@ def page(rows: Sequence[Mapping[str, str]]) -> str:
         f"* {name}: `frozen/{name}.csv`, version {row['version']}, {row['date']}, SHA-256 `{row['sha256']}`"
         for name, row in frozen.items()
     ]
-    command = (
-        "python -m reports.scoreboard RELEASE --date DATE --validation reports/validation --output reports/scoreboard"
-    )
-    return "\n".join([*lines, "", f"A release adds its own: `{command}`", ""])
+    command = "python -m reports.scoreboard RELEASE --date DATE --validation reports/validation --tables TABLES"
+    return "\n".join([*lines, "", f"A release adds its own: `{command} --output reports/scoreboard`", ""])
 
 
 def add(folder: Path, release: str, date: str, figures: Sequence[Comparison]) -> list[Path]:
@@ -168,11 +182,28 @@ def _read(path: Path) -> list[dict[str, str]]:
 @click.argument("release")
 @click.option("--date", required=True, help="Day of the release.")
 @click.option("--validation", type=click.Path(path_type=Path), required=True, help="Folder of the validation report.")
+@click.option("--tables", type=click.Path(path_type=Path, exists=True), help="Folder of other public tables.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of the scoreboard.")
-def main(release: str, date: str, validation: Path, output: Path) -> None:
+def main(release: str, date: str, validation: Path, tables: Path | None, output: Path) -> None:
     """Freeze the predictions of RELEASE, and score them beside those of earlier releases."""
-    for path in add(output, release, date, read_validation(validation)):
+    figures = [*read_validation(validation), *(() if tables is None else predicted(tables))]
+    for path in add(output, release, date, figures):
         click.echo(path)
+    click.echo("\n".join(compared(_read(output / SCORES), release)))
+
+
+def compared(rows: Sequence[Mapping[str, str]], release: str) -> Iterator[str]:
+    """Yield the scores of a release beside those of the one before it, and what became worse by `WORSE`."""
+    names = list(dict.fromkeys(row["release"] for row in rows))
+    at = names.index(release)
+    before = {(row["class"], row["which"]): row for row in rows if at and row["release"] == names[at - 1]}
+    for row in rows:
+        if row["release"] == release:
+            known = before.get((row["class"], row["which"]))
+            was = f" (was {float(known['mean']):.1%})" if known else ""
+            yield f"{row['class']}, {row['which']}: {row['figures']} figures, mean {float(row['mean']):.1%}{was}"
+    last = [row for row in rows if row["release"] in names[max(at - 1, 0) : at + 1]]
+    yield from (line.removeprefix("* ") for line in regressions(last))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ WEIGHTS = {
     "qwen3-8b": 8_190_735_360,
     "qwen3-32b": 32_762_123_264,
     "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3.5-9b": 9_409_813_744,  # with the tower for images, without the module that drafts
     "qwen3-235b-a22b": 235_093_634_560,
     "deepseek-v3": 671_026_419_200 - 58 * 256,  # without the numbers that balance the load, which no gradient trains
     "gemma-3-27b": 27_432_406_640,
@@ -75,6 +76,7 @@ CARDS = {
     "nemotron-3-nano-30b-a3b": (31.6, 3.2, 6 * 2 * 256 * 2),
     "nemotron-3-super-120b-a12b": (120, 12, 8 * 2 * 256 * 2),
     "qwen3-next-80b-a3b": (80, 3, 12 * 2 * 512 * 2),
+    "qwen3.5-35b-a3b": (35, 3, 10 * 2 * 512 * 2),
     "qwen3.5-122b-a10b": (122, 10, 12 * 2 * 512 * 2),
     "qwen3.5-397b-a17b": (397, 17, 15 * 2 * 512 * 2),
     "step-3.5-flash": (197, 11, 45 * 8 * 256 * 2),

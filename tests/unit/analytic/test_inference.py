@@ -52,6 +52,25 @@ CASES = {
 }
 
 
+def eager(chosen: Scenario, seconds: float) -> Scenario:
+    return replace(chosen, framework=replace(chosen.framework, eager_layer=seconds))
+
+
+@pytest.mark.parametrize("name", ["prefill", "dense prefill", "pipeline"])
+def test_prompts_take_no_less_than_the_host_that_starts_their_kernels(name: str) -> None:
+    plain, chosen = headline(CASES[name]), CASES[name]
+    assert headline(eager(chosen, 1e-9)) == plain
+    found = point(eager(chosen, 1.0))
+    layers = chosen.architecture.depth * getattr(chosen.plan, "micro_batches", 1)
+    sends = sum(line.time for line in found.breakdown if "pipeline send" in line.name)
+    assert found.metrics["ttft"] == pytest.approx(layers + sends)
+    assert sum(line.time for line in found.breakdown) == pytest.approx(found.metrics["ttft"])
+
+
+def test_decoding_needs_no_host_for_its_kernels() -> None:
+    assert headline(eager(CASES["decode"], 1.0)) == headline(CASES["decode"])
+
+
 @pytest.mark.parametrize("name", list(CASES))
 def test_breakdown_sums_to_the_headline(name: str) -> None:
     result = point(CASES[name])

@@ -298,3 +298,10 @@ def test_a_grid_of_shares_is_its_points(zero: int, overlap: bool) -> None:
         for name, value in wanted.metrics.items():
             if value is not None:
                 assert np.asarray(together.metrics[name])[row, column] == pytest.approx(value, rel=1e-9), name
+
+
+def test_lines_add_up_where_copies_are_waited_for_and_gathers_are_not() -> None:
+    waiting = training(Offload(activations=0.5, overlap=False), zero=3, dp=16.0)
+    assert_adds_up(point(waiting))
+    lines = {line.name: line.time for line in point(waiting).breakdown}
+    assert any("host" in name and time > 0 for name, time in lines.items())

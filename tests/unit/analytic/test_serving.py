@@ -12,6 +12,7 @@ from builders import (
     DEVICE,
     DRAFTS,
     FP8,
+    FRAMEWORK,
     MOE_MODEL,
     PREFILL,
     SERVING,
@@ -26,7 +27,7 @@ from costmodel.hardware import Cluster
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token
-from costmodel.workload.engine import Scheduler
+from costmodel.workload.engine import Engine, EngineMemory, Scheduler, SchedulerRule
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
 
@@ -185,3 +186,17 @@ def test_drafting_gives_more_tokens_in_the_same_time() -> None:
     plain = metrics(of(replace(SERVING, concurrency=8.0), MOE_MODEL, EXPERTS))
     drafting = metrics(of(replace(SERVING, concurrency=8.0, speculative=DRAFTS), MOE_MODEL, EXPERTS))
     assert 1.0 < drafting["tokens_per_second"] / plain["tokens_per_second"] < 1.8
+
+
+def test_a_request_s_lines_have_what_client_and_front_end_add_and_no_queue_hides() -> None:
+    engine = Engine(
+        "1",
+        rules=(SchedulerRule(max_num_seqs=64.0, token_budget=512.0),),
+        scheduler=Scheduler(),
+        memory=EngineMemory(utilization=0.9),
+        request=5e-3,
+    )
+    chosen = replace(of(SERVING), framework=replace(FRAMEWORK, engine=engine))
+    lines = {line.name: line.time for line in point(chosen).breakdown}
+    assert lines["client and front end"] == pytest.approx(5e-3, rel=1e-9)
+    assert sum(lines.values()) == pytest.approx(metrics(chosen)["latency"], rel=1e-9)

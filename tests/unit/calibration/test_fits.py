@@ -144,6 +144,23 @@ def test_a_device_without_any_fit_of_a_family_takes_what_devices_share_and_no_lo
     assert found.spread.low[0] < 1.0 < found.spread.high[0]
 
 
+@pytest.mark.parametrize("device", ["chip", "sibling"])
+def test_whole_runs_change_what_devices_share(world, device):
+    before = Calibration("x", fits(world)).fit(PRODUCT).form
+    chip = world / "hardware/devices/chip.yaml"
+    whole_runs = "calibration: {whole_runs: {launch: 3 us, compute: 0.5, hbm: 0.8}}\n"
+    write(world, "hardware/devices/chip.yaml", chip.read_text() + whole_runs)
+    after = Calibration("x", fits(world, device=device)).fit(PRODUCT).form
+    assert after.launch == pytest.approx(before.launch + 3e-6)
+    assert after.compute_efficiency == pytest.approx(0.5 * before.compute_efficiency)
+    assert after.hbm_efficiency == pytest.approx(0.8 * before.hbm_efficiency)
+
+
+def test_whole_runs_leave_measured_kernels_alone(defaults):
+    edit(defaults, "hardware/devices/chip.yaml", "calibration: {", "calibration: {whole_runs: {launch: 3 us}, ")
+    assert launch(fits(defaults)["gemm/bf16"]) == 3
+
+
 @pytest.mark.parametrize("first", ["softmax", "norm", "add"])
 def test_whatever_is_asked_first_a_stream_finds_the_nearest_kind(defaults, first):
     found = fits(defaults)

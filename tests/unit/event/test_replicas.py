@@ -14,9 +14,10 @@ from costmodel.event import replicas as module
 from costmodel.event.engine import run
 from costmodel.event.evaluation import EventEngine
 from costmodel.event.graph import MESSAGE, Graph, Task
-from costmodel.event.replicas import Replicas, replicated
+from costmodel.event.replicas import Replicas, replicas_spanned, replicated
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture, Layer
+from costmodel.workload.operators import Collective, Group
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
 from costmodel.workload.simulation import Simulation, Slowdown
 
@@ -126,3 +127,11 @@ def test_members_of_a_meeting_start_when_the_last_has_come() -> None:
         made.tasks[2 * replica] = made.tasks[2 * replica]._replace(seconds=1.0 + replica)
     found = run(made)
     assert found.start[1:8:2].tolist() == [2.0, 2.0, 4.0, 4.0]
+
+
+@pytest.mark.parametrize(("ranks", "stride", "replicas"), [(8.0, 2.0, 4), (2.0, 1.0, 1), (4.0, 8.0, 8)])
+def test_a_group_spans_the_replicas_whose_devices_it_reaches(ranks: float, stride: float, replicas: int) -> None:
+    """With four devices a replica, eight ranks two apart reach 16 devices: four replicas."""
+    message = Collective("sum", "all_reduce", 1.0, Group(ranks, stride))
+    assert replicas_spanned(message, 4.0) == replicas
+    assert replicas_spanned(None, 4.0) == 1

@@ -11,9 +11,10 @@ from builders import CLUSTER
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.hardware import FabricPrice
+from costmodel.hardware import FabricPrice, Network
 from costmodel.network.topologies import (
     Fabric,
+    bisection_bandwidth,
     cost,
     full_fabric,
     in_planes,
@@ -113,3 +114,10 @@ def test_dearer_parts_make_a_dearer_fabric(part: str) -> None:
     fabric = two_level_fat_tree(64.0)
     dearer = cost(fabric, replace(IMPLIED, **{part: 2 * getattr(IMPLIED, part)}))
     assert dearer > cost(fabric, IMPLIED)
+
+
+def test_halves_send_each_other_as_much_as_the_links_between_them_carry() -> None:
+    """A fat tree of two levels of 8-port switches: 32 endpoints, half of the 32 uplinks in the cut, 50 GB/s each."""
+    fabric = full_fabric(Network("ft2", 1.0, 8.0, None, None, None, "static"), 32.0)
+    assert fabric is not None
+    assert bisection_bandwidth(fabric, 50e9) == 16 * 50e9

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from builders import BF16, DENSE_MODEL, FP8, GPT_22B, GPT_LAYER, GQA, MOE, MOE_MODEL, UNFUSED, context
 
 from costmodel.workload.architecture import Architecture, DenseFfn, Layer, MoeFfn
 from costmodel.workload.context import Context
+from costmodel.workload.expert_load import ExpertLoad, expert_load
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, ExpertAllToAll, Gemm, Operator
+from costmodel.workload.order_statistics import expected_tiles, normal_maximum
 from costmodel.workload.recompute import OPERATORS, SETS, expand
 from costmodel.workload.scenario import MASKED, Communication, Framework, Parallelism
 from costmodel.workload.work import LayerWork
@@ -320,6 +323,46 @@ def test_dispatch_is_narrow_and_combine_wide_and_their_gradients_the_other_way_r
     }
     assert widths == {"dispatch": narrow, "combine": wide, "combine gradient": narrow, "dispatch gradient": wide}
     assert exchange("dispatch").tokens == 1024
+    assert traffic(named(moe_layer().input_gradient, "combine gradient cast")) == 1024 * (wide + narrow)
+
+
+def stated(load: float | None, ranks: float = 8.0, tokens: float = 1024.0) -> ExpertLoad:
+    own = context(MOE_MODEL, Parallelism(dp=ranks, ep=ranks), sequences=1.0, new_tokens=tokens)
+    seen = replace(own, communication=Communication(expert_load=load))
+    ffn = next(layer.ffn for layer in MOE_MODEL.layers if isinstance(layer.ffn, MoeFfn))
+    return expert_load(seen, ffn)
+
+
+def test_rows_of_experts_differ_as_the_loads_of_independent_ranks_do() -> None:
+    found = stated(1.3)
+    ranks, experts = 8, round(float(found.local_experts))
+    mean = float(found.rows / found.load / found.active_experts)
+    apart = 0.3 / float(normal_maximum(ranks))  # of a rank's load; of an expert's sqrt(experts) times as much
+    draws = mean * (1 + apart * experts**0.5 * np.random.default_rng(0).normal(size=(20_000, ranks, experts)))
+    fullest = draws[np.arange(len(draws)), draws.sum(axis=2).argmax(axis=1)]
+    assert float(found.rows / found.active_experts) == pytest.approx(fullest.mean(), rel=0.02)
+    assert float(found.rows_std) == pytest.approx(fullest.std(), rel=0.05)
+
+
+def test_a_load_close_to_even_has_hardly_another_tile() -> None:
+    """Even experts fill their tiles to the last row; a whole further row is seldom needed at 1.0001."""
+    tokens = 128 * 1024.0 / float(stated(None).rows / stated(None).active_experts)
+    even, near, more = (stated(load, tokens=tokens) for load in (None, 1.0001, 1.05))
+    assert even.rows_std == 0.0
+    assert even.rows / even.active_experts == pytest.approx(128.0)
+
+    def tiles(found: ExpertLoad) -> float:
+        return float(expected_tiles(float(found.rows / found.active_experts), float(found.rows_std), 128.0))
+
+    assert tiles(even) == 1.0
+    assert tiles(near) == pytest.approx(1.0, abs=0.03)
+    assert tiles(more) > 1.6  # eight experts of a rank differ: some keep to one tile
+
+
+def test_one_rank_alone_has_no_spread_but_whole_rows() -> None:
+    found = stated(1.25, ranks=1.0)
+    part = float(found.rows / found.active_experts) % 1.0
+    assert float(found.rows_std) == pytest.approx((part * (1 - part)) ** 0.5)
 
 
 def test_the_fullest_rank_s_load_multiplies_expert_rows_and_copies() -> None:
@@ -417,3 +460,6 @@ def test_a_loss_over_a_split_vocabulary_passes_its_logits_more_often() -> None:
     assert traffic(named(split.forward, "loss")) == logits * (2 + 36)
     assert traffic(named(split.input_gradient, "loss gradient")) == logits * (2 + 12)
     assert started(split.forward) - started(plain.forward) == 6 + 16 - 2
+    token = 2 * 4 * BATCH * SEQUENCE  # an FP32 number of each token in and out
+    assert traffic(named(split.forward, "loss of targets")) == 16 * token
+    assert traffic(named(split.input_gradient, "loss gradient of targets")) == 8 * token

@@ -184,6 +184,23 @@ def test_compressed_attention_caches_a_window_and_entries() -> None:
     assert kv_bytes_per_token(alone(POOLED)) == 32 * 2 + 32 * 2 / 16
 
 
+def moved(operators: tuple[Operator, ...], name: str) -> float:
+    """Return the bytes of an element-wise kernel."""
+    return float(next(each.traffic for each in operators if isinstance(each, Elementwise) and each.name == name))
+
+
+def test_pooling_moves_new_values_and_gates_their_entry_and_what_waits() -> None:
+    """Values and gates of 32 channels a token, an entry of 32 for each 16 tokens; FP32 in and out of what waits."""
+    decoding = forward(POOLED, "decode", 1.0, 640.0, sequences=3.0)
+    assert moved(decoding, "key pooling") == 3 * 64 * 2 + 3 / 16 * 32 * 2 + 2 * 3 * 64 * 4
+    assert moved(forward(POOLED, "prefill", 64.0, 64.0), "key pooling") == 64 * 64 * 2 + 4 * 32 * 2
+
+
+def test_an_indexer_turns_its_queries_and_its_one_key_head() -> None:
+    assert moved(forward(SPARSE, "decode", 1.0, 64.0), "indexer rotary") == 2 * (4 + 1) * 16 * 2
+    assert moved(forward(SPARSE, "prefill", 64.0, 64.0), "indexer rotary") == 64 * 2 * (4 + 1) * 16 * 2
+
+
 # ---- recurrences -----------------------------------------------------------------------------------------------------
 
 
