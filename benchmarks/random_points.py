@@ -107,7 +107,8 @@ def _climb(name: str, key: str, fit: FamilyFit, machine: Machine, tally: Tally) 
 def _falls(operator: Operator, machine: Machine, fit: FamilyFit) -> Array:
     """Return by which share the time falls at each step of a ladder."""
     seconds = np.atleast_1d(np.asarray(operator_time(operator, machine, None, fit).seconds))
-    return 1.0 - seconds[1:] / seconds[:-1]
+    falls: Array = 1.0 - seconds[1:] / seconds[:-1]
+    return falls
 
 
 def _widen(name: str, key: str, fit: FamilyFit, machine: Machine, tally: Tally) -> None:
@@ -117,7 +118,7 @@ def _widen(name: str, key: str, fit: FamilyFit, machine: Machine, tally: Tally) 
         assert operator is not None, "tried before"
         more = np.floor(np.geomspace(machine.device.processors / 4.0, machine.device.processors * 4.0, WIDER))
         level = machine.device.device_memory
-        wider = replace(level, bandwidth=level.bandwidth * np.geomspace(0.25, 4.0, WIDER))
+        wider = replace(level, bandwidth=machine.hbm_bandwidth * np.geomspace(0.25, 4.0, WIDER))
         faster = replace(machine.device, memory=(*machine.device.memory[:-1], wider))
         for what, changed in (
             ("processors", replace(machine, processors=more, device=replace(machine.device, processors=more))),
