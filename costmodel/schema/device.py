@@ -1,6 +1,6 @@
 """The device file: one accelerator, by its datasheet."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -14,6 +14,7 @@ from costmodel.schema.quantity import (
     Money,
     MoneyRate,
     Number,
+    OneOf,
     Peak,
     PositiveNumber,
     ShareOrZero,
@@ -33,6 +34,8 @@ LinearType = Literal[DType, "mxfp4", "nvfp4"]
 StoredType = Literal[LinearType, "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
 """Number formats of stored tensors, including the blocks of GGUF files."""
 
+
+LEVELS = ("smem", "l1", "l2", "l3", "mall", "hbm", "dram")
 
 PLAUSIBLE = "paths of fields whose values are meant although no known hardware has such"
 
@@ -77,7 +80,7 @@ class MathUnitFile(Strict):
 class MemoryLevelFile(Strict):
     """One level of the memory hierarchy."""
 
-    name: str = Field(description="name of the level, such as smem, l2, hbm")
+    name: Annotated[str, OneOf(LEVELS)] = Field(description="name of the level")
     capacity: Size = Field(description="capacity")
     bandwidth: Bandwidth | None = Field(description="read bandwidth; null: unknown")
     per: Literal["processor", "device"] = Field(default="device", description="unit of all values")

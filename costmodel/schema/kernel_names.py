@@ -5,6 +5,7 @@ A misspelt one would be passed over in silence, and the roofline would answer fo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,16 @@ FAMILIES = (
     "collective", "send_recv", *_EXCHANGES, *(f"{name}_low_latency" for name in _EXCHANGES),
 )  # fmt: skip
 """Operator families that a device or framework may name kernels of."""
+
+VARIANTS = {
+    "elementwise": (
+        "activation", "add", "cache_write", "cast", "compressor", "conv", "conv_update", "embedding",
+        "hyper_connection_post", "hyper_connection_pre", "norm", "optimizer", "permute", "residual_attention", "rotary",
+        "selective_scan", "softmax", "stable", "topk_select", "topk_select_ties",
+    ),
+    "collective": ("all_gather", "all_reduce", "all_to_all", "broadcast", "reduce_scatter"),
+}  # fmt: skip
+"""Kernels of a family that are fitted apart; of other families they are number formats, and names of recurrences."""
 
 UNFUSED = ("unfused", "masked-softmax")  # attention in separate kernels: no implementation with a file of its own
 
@@ -51,6 +62,7 @@ def _unknown_kernels(library: Library, names: Tree | None, field: str) -> Iterat
         if family not in FAMILIES:
             hint = suggest(family, FAMILIES)
             yield Problem(named.key, f"{field}.{key}", f"unknown operator family {family!r}", hint)
+        yield from _unknown_variant(named, family, name_of_today(key).partition("/")[2], f"{field}.{key}")
         for item in named.value if isinstance(named.value, list) else [named]:
             name = name_of_today(str(item.value))
             if name in measured or name.rpartition("/")[2] in measured or name in UNFUSED or _is_shipped(item):
@@ -62,6 +74,14 @@ def _unknown_kernels(library: Library, names: Tree | None, field: str) -> Iterat
                 )
 
 
+def _unknown_variant(named: Tree, family: str, variant: str, field: str) -> Iterator[Problem]:
+    known = VARIANTS.get(family)
+    if known is not None and variant and variant not in known:
+        yield Problem(named.key, field, f"unknown kernel {variant!r} of {family}", suggest(variant, known))
+    elif not re.fullmatch(r"\w*", variant):
+        yield Problem(named.key, field, f"{variant!r} is no number format", "write letters, digits and _ alone")
+
+
 def _is_shipped(item: Tree) -> bool:
     """Tell whether a value is written in the package's own data, which may name kernels that nobody has measured."""
     place = item.location
@@ -69,8 +89,8 @@ def _is_shipped(item: Tree) -> bool:
 
 
 def _of_frameworks(library: Library) -> Iterator[str]:
-    """Yield the implementations that frameworks of the search path name."""
-    for name in library.names("frameworks"):
-        tree = library.read_unextended(library.find(name, "frameworks"), "framework").child("implementations")
+    """Yield the implementations that shipped frameworks name; those of a user's own could be misspelt themselves."""
+    for path in sorted((package_root() / "hardware/frameworks").glob("*.yaml")):
+        tree = library.read_unextended(path, "framework").child("implementations")
         for named in tree.value.values() if tree is not None and tree.is_mapping else ():
             yield from (str(item.value) for item in (named.value if isinstance(named.value, list) else [named]))

@@ -25,8 +25,8 @@ ENERGY = ("energy", "power")
 COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 """What metrics begin with that no calibration and no time of a framework moves."""
 OF_TRAINING = frozenset({
-    "sustained_slowdown", "dp_comm_slowdown", "tensor_overlap", "accumulation", "reduction", "unfused_elementwise",
-    "weight_exchange", "recompute_stops_early",
+    "sustained_slowdown", "attention_slowdown", "dp_comm_slowdown", "tensor_overlap", "accumulation", "reduction",
+    "unfused_elementwise", "weight_exchange", "recompute_stops_early",
     "host.operator",
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""
@@ -129,8 +129,8 @@ def _is_refitted(one: Dependence, refitted: frozenset[str]) -> bool:
 def _calibrations(prediction: Prediction, library: Library) -> Iterator[tuple[str, bool]]:
     """Yield the calibration files on the path of a prediction, and whether only its interval rests on them."""
     if prediction.kernel is not None:
-        if prediction.fit is not None:
-            yield prediction.fit.removeprefix(f"{CALIBRATIONS}/"), False
+        for source in () if prediction.fit is None else prediction.fit.split(", "):
+            yield source.removeprefix(f"{CALIBRATIONS}/"), False
         yield SOURCES, True
         yield ROOFLINE, prediction.fit is not None
     elif prediction.workload is not None:
@@ -146,7 +146,7 @@ def _calibrations(prediction: Prediction, library: Library) -> Iterator[tuple[st
 
 
 def _sources(timed: Iterable[Any]) -> list[str]:
-    return sorted({each.fit.source for each in timed if each.fit.source})
+    return sorted({source for each in timed for source in each.fit.sources})
 
 
 def _backward(family: str, device: str, library: Library) -> str:

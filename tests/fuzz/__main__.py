@@ -10,11 +10,12 @@ import json
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
+from fuzz.accepted import reason
 from fuzz.mutations import files, mutate
-from fuzz.outcomes import BAD, judge, record, warm
+from fuzz.outcomes import ACCEPTED, BAD, WARNED, Outcome, judge, record, warm
 
 
 def main() -> int:
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="no more than these")
     parser.add_argument("--only", default="", help="files whose path has this part")
     parser.add_argument("--output", type=Path, help="JSON file with every outcome")
+    parser.add_argument("--accepted", action="store_true", help="list what is accepted by reason, with examples")
     chosen = parser.parse_args()
     names = [name for name in files() if chosen.only in name]
     warm()
@@ -44,9 +46,25 @@ def main() -> int:
     sys.stdout.write(
         f"{len(outcomes)} mutations: " + ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) + "\n"
     )
+    if chosen.accepted:
+        sys.stdout.write(accepted_lines(outcomes))
     if chosen.output is not None:
         chosen.output.write_text(json.dumps([record(outcome) for outcome in outcomes], indent=1), encoding="utf-8")
     return int(any(counts[kind] for kind in BAD))
+
+
+def accepted_lines(outcomes: list[Outcome]) -> str:
+    """Return what is accepted, by reason: how often, and where, three places each."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.kind in (ACCEPTED, WARNED):
+            why = reason(mutate(outcome.file, outcome.seed))
+            places[why].append(f"{outcome.file}: {outcome.change} {outcome.place}".strip())
+    lines = []
+    for why in sorted(places, key=lambda each: -len(places[each])):
+        shown = places[why][:: max(len(places[why]) // 3, 1)][:3]
+        lines.append(f"{len(places[why]):5} {why}\n" + "".join(f"        {place}\n" for place in shown))
+    return "".join(lines)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz.mutations import files, mutate
+from fuzz.accepted import FOR_PEOPLE, LEFT_OUT, NUMBER, SAME, reason
+from fuzz.mutations import ROOT, Mutation, files, mutate
 from fuzz.outcomes import BAD, judge, warm
 
 KEPT = json.loads((Path(__file__).parent / "seeds.json").read_text(encoding="utf-8"))
@@ -24,6 +25,17 @@ def test_mutations_of_shipped_files_are_refused_clearly_or_answered_sensibly(tmp
     chosen = [(names[number * 37 % len(names)], number // len(names)) for number in range(LONG if long else SHORT)]
     outcomes = [judge(mutate(*pair), tmp_path / str(number)) for number, pair in enumerate(chosen)]
     assert [outcome for outcome in outcomes if outcome.kind in BAD] == []
+
+
+def test_what_is_accepted_has_a_reason() -> None:
+    """Of a document that is as it was, of one without an optional key, of another number."""
+    shipped = "workloads/llama3_8b_rtx4090.yaml"
+    text = (ROOT / shipped).read_text(encoding="utf-8")
+    number, title = text.replace("input_tokens: 512", "input_tokens: 513"), text.replace("title: Llama", "title: x")
+    left_out = text.replace("    output_tokens: 256\n", "")
+    for changed, why in ((text + "# words\n", SAME), (number, NUMBER), (title, FOR_PEOPLE), (left_out, LEFT_OUT)):
+        assert changed != text
+        assert reason(Mutation(shipped, 0, "insert", "", changed)) == why
 
 
 @pytest.mark.parametrize(("file", "seed"), [tuple(pair) for pair in KEPT])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from small_world import write
 
 import costmodel
@@ -12,8 +13,8 @@ from costmodel.errors import ImplausibleInput, InputError
 from costmodel.network.topologies import TOPOLOGIES as BUILT
 from costmodel.schema.cluster import TOPOLOGIES
 from costmodel.schema.files import list_names, validate
-from costmodel.schema.kernel_names import FAMILIES
-from costmodel.schema.references import Library
+from costmodel.schema.kernel_names import FAMILIES, VARIANTS
+from costmodel.schema.references import Library, package_root
 
 H800 = "schema: costmodel/device@1\nextends: devices/h800-sxm\nname: mine\n"
 HGX = "schema: costmodel/node@1\nextends: nodes/hgx-h800\nname: mine\n"
@@ -79,6 +80,9 @@ def test_every_shipped_file_is_plausible(kind: str) -> None:
         (H800 + "calibration: {inherit: h100-sxmm}", "did you mean `h100-sxm`"),
         (H800 + "calibration: {default: {gemn: cublas-vllm}}", "unknown operator family 'gemn'"),
         (H800 + "calibration: {default: {gemm: cublas-vlm}}", "did you mean `cublas-vllm`"),
+        (H800 + "calibration: {default: {elementwise/nrom: vllm}}", "unknown kernel 'nrom' of elementwise"),
+        (H800 + "calibration: {default: {'gemm/fp8 ': cublas-vllm}}", "'fp8 ' is no number format"),
+        (H800 + "memory: [{name: hbn, capacity: 80 GB}]", "did you mean `hbm`"),
         (
             "schema: costmodel/framework@1\nextends: frameworks/vllm\nname: m\nimplementations: {gemm: [cublas-vlm]}",
             "did you mean `cublas-vllm`",
@@ -91,6 +95,24 @@ def test_every_shipped_file_is_plausible(kind: str) -> None:
 )
 def test_unknown_names_are_errors_with_the_nearest_one(tmp_path: Path, text: str, told: str) -> None:
     assert any(told in problem for problem in problems(tmp_path, text))
+
+
+def test_a_framework_of_ones_own_is_no_proof_of_a_kernel_that_it_names(tmp_path: Path) -> None:
+    text = "schema: costmodel/framework@1\nextends: frameworks/vllm\nname: m\nimplementations: {gemm: [cublas-vlm]}"
+    (tmp_path / "hardware/frameworks").mkdir(parents=True)
+    (tmp_path / "hardware/frameworks/m.yaml").write_text(text)
+    assert "unknown implementation 'cublas-vlm'" in str(
+        validate(tmp_path / "hardware/frameworks/m.yaml", [tmp_path])[0]
+    )
+
+
+def test_kernels_that_are_fitted_apart_are_known() -> None:
+    """Else a shipped file could name one that its own check refuses."""
+    keys: set[str] = set()
+    for path in (package_root() / "hardware/calibrations").glob("*/*.yaml"):
+        keys |= set(yaml.safe_load(path.read_text())["families"])
+    for family, variants in VARIANTS.items():
+        assert {key.partition("/")[2] for key in keys if key.startswith(f"{family}/")} - {""} <= set(variants)
 
 
 def test_topologies_are_those_that_can_be_counted() -> None:
