@@ -49,14 +49,14 @@ class TimedWork:
 class OperatorTimer:
     """Times the operators of one scenario; operators of equal sizes are evaluated once, whatever their names.
 
-    processors: available to compute kernels; sustained_slowdown: of kernels in a step over benchmark loops.
+    processors: available to compute kernels; is_training: kernels are slower than in benchmark loops.
     """
 
     cluster: Cluster
     framework: Framework
     calibration: Calibration
     processors: Count
-    sustained_slowdown: Quantity = 1.0
+    is_training: bool = False
     _by_identity: dict[int, TimedOperator] = field(default_factory=dict)
     _by_size: dict[Hashable, tuple[Time, FamilyFit, Seconds]] = field(default_factory=dict)
 
@@ -78,8 +78,8 @@ class OperatorTimer:
             fit = self.calibration.fit(operator)
             machine = Machine(self.cluster.device, self.framework, self.processors, cluster=self.cluster)
             time = operator_time(operator, machine, self.cluster, fit)
-            if isinstance(operator, KERNELS):
-                time = time.scaled(self.sustained_slowdown)
+            if self.is_training and isinstance(operator, KERNELS):
+                time = time.scaled(slowdown_of(operator, self.framework)[1])
             least = least_time(operator, machine) if fit.form is not None else 0.0
             known = self._by_size[sizes] = time, fit, least
         return known
@@ -95,8 +95,16 @@ class OperatorTimer:
 
 
 def operator_timer(scenario: Scenario, calibration: Calibration) -> OperatorTimer:
-    """Return the timer of a scenario; in training all kernels are slower by the framework's `sustained_slowdown`."""
+    """Return the timer of a scenario; in training kernels are slower, as `slowdown_of` says."""
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
-    slowdown = scenario.framework.sustained_slowdown if isinstance(scenario.plan, Training) else 1.0
-    return OperatorTimer(scenario.cluster, scenario.framework, calibration, processors, slowdown)
+    is_training = isinstance(scenario.plan, Training)
+    return OperatorTimer(scenario.cluster, scenario.framework, calibration, processors, is_training=is_training)
+
+
+def slowdown_of(operator: Operator, framework: Framework) -> tuple[str, Quantity]:
+    """Return how much longer a kernel takes in a training step than in a loop that times it, after the field's name."""
+    own = framework.attention_slowdown
+    if own is not None and isinstance(operator, AttentionKernel | MixedAttention):
+        return "attention_slowdown", own
+    return "sustained_slowdown", framework.sustained_slowdown

@@ -9,7 +9,7 @@ from costmodel.analytic.bound import bound_times
 from costmodel.analytic.breakdown import ALL_TO_ALL_CONTENTION
 from costmodel.analytic.evaluation import Evaluation, anchor_of, evaluate
 from costmodel.analytic.expert_load import routing_facts
-from costmodel.analytic.operator_timing import KERNELS, TimedOperator
+from costmodel.analytic.operator_timing import KERNELS, TimedOperator, slowdown_of
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.cost.calibration import Form
 from costmodel.cost.machine import Machine
@@ -23,7 +23,7 @@ from costmodel.report.explain_step import BUBBLE, STEP
 from costmodel.result import shown_line
 from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import payload_width
-from costmodel.workload.operators import Group, base_name
+from costmodel.workload.operators import Group, Operator, base_name
 from costmodel.workload.plans import Decode, ExpertBound, Prefill, Training
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
@@ -206,9 +206,9 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     machine = Machine(scenario.cluster.device, scenario.framework, processors, cluster=scenario.cluster)
     derived = derivation(operator, machine, scenario.cluster, fit)
     terms = {name: float(number) for name, number in derived.terms.items()}
-    composition, slowdown = derived.composition, float(scenario.framework.sustained_slowdown)
-    if isinstance(operator, KERNELS) and isinstance(scenario.plan, Training) and slowdown != 1.0:
-        terms["sustained_slowdown"], composition = slowdown, f"{composition} * sustained_slowdown"
+    composition, (name, slowdown) = derived.composition, slowdown_of(operator, scenario.framework)
+    if isinstance(operator, KERNELS) and isinstance(scenario.plan, Training) and float(slowdown) != 1.0:
+        terms[name], composition = float(slowdown), f"{composition} * {name}"
     calibration = workload.calibration(scenario)
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
     return Explanation(
@@ -219,18 +219,19 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
         parts={part: float(seconds) for part, seconds in parts.items() if float(seconds)},
         time=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator),
         origins=origins_of(workload, scenario, timed, None if pool is None else _part(operator.name)),
-        considered=_considered(calibration.families, operator.family, operator.variant),
+        considered=_considered(calibration.families, operator),
         notes=tuple(
             note for note in calibration.notes if note.partition(":")[0].partition("/")[0] == operator.family
         ),
     )  # fmt: skip
 
 
-def _considered(fits: object, family: str, variant: str) -> tuple[str, ...]:
-    """Return the fits that were looked at for kernels; nothing where a calibration was made in Python."""
+def _considered(fits: object, operator: Operator) -> tuple[str, ...]:
+    """Return the fits that were looked at for an operator; nothing where a calibration was made in Python."""
     if not isinstance(fits, FitLookup):
         return ()
-    return tuple(map(str, fits.considered(f"{family}/{variant}" if variant else family)))
+    key = f"{operator.family}/{operator.variant}" if operator.variant else operator.family
+    return tuple(map(str, fits.considered_at(key, operator)))
 
 
 def _parameters(form: Form) -> dict[str, tuple[float, Parameter]]:

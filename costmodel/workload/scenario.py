@@ -288,6 +288,7 @@ class Framework:
         processors.
     dp_comm_slowdown: slowdown of kernels that overlap a gather or reduction of data-parallel ranks.
     sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
+    attention_slowdown: that of fused attention cores, null: the same.
     unfused_elementwise: element-wise operators run as separate kernels.
     tensor_overlap: tensor-parallel messages that overlap GEMMs: `none`, those of input `gradients`, or `all`.
     accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
@@ -321,6 +322,7 @@ class Framework:
     dp_comm_slowdown: Quantity = 1.0
     tensor_overlap: str = "none"
     sustained_slowdown: Quantity = 1.0
+    attention_slowdown: Quantity | None = None
     accumulation: str = "product"
     reduction: str = "scatter"
     recompute_stops_early: bool = False
