@@ -86,7 +86,7 @@ def _launched(timed: Sequence[Work]) -> dict[int, list[Work]]:
     for each in timed:
         if each.event.cat in _DEVICE_WORK:
             number = each.args.external
-            if number is None:
+            if number is None and each.args.correlation is not None:
                 number = by_correlation.get(each.args.correlation)
             if number is not None:
                 work.setdefault(number, []).append(each)
