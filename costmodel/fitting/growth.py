@@ -69,8 +69,7 @@ def growing(key: str, fit: FamilyFit, machine: Machine, rows: FittedRows, ridge:
         subject to r(x_next) - r(x) >= -max(log(form(x_next) / form(x)), 0) - fall     for every step of a ladder
 
     r: the residual with the heights w; w_0: those before. Heights of zero keep all limits, so there is a solution. Of
-    `FALLS` the smallest that costs little of the rows' mean error, else the largest; the smallest outside the measured
-    sizes, where no row asks for a fall. None where nothing changes.
+    `FALLS` the smallest that costs little of the rows' mean error, else the largest. None where nothing changes.
     """
     residual = fit.residual
     if residual is None or fit.form is None or not len(residual.weights):
@@ -78,12 +77,12 @@ def growing(key: str, fit: FamilyFit, machine: Machine, rows: FittedRows, ridge:
     parts = list(_limits(key, fit, machine))
     if not parts:
         return None
-    steps, least, is_inside = (np.concatenate(each) for each in zip(*parts, strict=True))
+    steps, least = (np.concatenate(each) for each in zip(*parts, strict=True))
     if float((least - steps @ residual.weights).max()) <= FALLS[0] + ENOUGH:
         return None
     curvature, error = rows.curvature(residual, ridge), rows.mean_error(residual)
     for fall in FALLS:
-        heights = _nearest(residual.weights, curvature, steps, least - np.where(is_inside, fall, FALLS[0]))
+        heights = _nearest(residual.weights, curvature, steps, least - fall)
         found = replace(residual, weights=heights)
         if rows.mean_error(found) <= WORTH * error:
             break
@@ -100,21 +99,14 @@ def bumps(residual: Residual, points: Array) -> Array:
     return np.asarray(np.exp(-0.5 * squares))
 
 
-def _limits(key: str, fit: FamilyFit, machine: Machine) -> Iterator[tuple[Array, Array, Array]]:
-    """Yield by how much each bump grows along the steps of a ladder, the least that their sum should, and where.
-
-    Where: whether a step is between measured sizes.
-    """
+def _limits(key: str, fit: FamilyFit, machine: Machine) -> Iterator[tuple[Array, Array]]:
+    """Yield by how much each bump grows along the steps of a ladder, and the least that their sum should."""
     assert fit.form is not None
     assert fit.residual is not None
     for _, operator in ladders(key, fit, machine, BASES, SEED):
         features = np.stack(np.broadcast_arrays(*fit.form.features(operator)), axis=-1)
         seconds = np.broadcast_to(np.asarray(fit.form.time(operator, machine).seconds), (len(features),))
-        is_inside = np.ones(len(features), dtype=bool)
-        if fit.domain is not None:
-            is_inside &= np.asarray(fit.domain.holds(list(features.T)))
-        growth = np.diff(np.log(seconds))
-        yield np.diff(bumps(fit.residual, features), axis=0), -np.maximum(growth, 0.0), is_inside[1:] & is_inside[:-1]
+        yield np.diff(bumps(fit.residual, features), axis=0), -np.maximum(np.diff(np.log(seconds)), 0.0)
 
 
 def _nearest(weights: Array, curvature: Array, steps: Array, least: Array) -> Array:
