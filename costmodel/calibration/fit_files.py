@@ -133,8 +133,8 @@ class FitStore:
                 return family_fit(fits.file.families[family], "transferred")
         return family_fit(read(self._library, CALIBRATIONS, BACKWARD, FitsFile).families[family], "transferred")
 
-    def same_die(self, device: str, implementation: str) -> list[str]:
-        """Return the other devices of the same die that have a fit of the implementation, the nearest first.
+    def same_die(self, device: str, implementation: str = "*") -> list[str]:
+        """Return the other devices of the same die that have a fit of the implementation, or any, the nearest first.
 
         Distance: the logarithms of processors and device memory bandwidth, which is what products of one die differ in.
         """

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from costmodel.calibration.candidates import (
+    Candidate,
+    Resolution,
+    as_backward,
+    first,
+    passed_over,
+    transferred,
+    with_rivals_alike,
+)
 from costmodel.calibration.expected_error import OWN, RELATIONS, expected, held_out_error
 from costmodel.calibration.fit_files import (
     CALIBRATIONS,
@@ -27,13 +36,15 @@ from costmodel.calibration.substitutes import (
     SUBSTITUTES,
     nearest_keys,
 )
-from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.calibration import Calibration, FamilyFit, JoinedFit
 from costmodel.cost.expected_roofline import ExpectedForm
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError
 from costmodel.hardware import Device
+from costmodel.schema.calibration import FamilyFitFile
 from costmodel.schema.references import Library, suggest
+from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 
 
@@ -74,41 +85,6 @@ def _fit_store(roots: tuple[Path, ...], beside: tuple[str, str] | None) -> FitSt
     return FitStore(library)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
-    """A fit that may answer for a kernel, or a place where one was looked for in vain.
-
-    source: the file.
-    key: `family/variant` or family whose kernels it is of.
-    role: why it is looked at.
-    fit: what it states; None where it is passed over.
-    passed_over: why it is.
-    device, implementation: of the file; blank where it is none of a device.
-    error: expected, half of the 80 % interval of log(measured / predicted); none where it was not compared.
-    """
-
-    source: str
-    key: str
-    role: str
-    fit: FamilyFit | None = None
-    passed_over: str = ""
-    device: str = ""
-    implementation: str = ""
-    error: float | None = None
-
-    def __str__(self) -> str:
-        expected = "" if self.error is None else f", expected error {100 * math.expm1(self.error):.0f} %"
-        return f"{self.source} ({self.role}): {self.passed_over or self.key}{expected}"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Resolution:
-    """The fit that answers for a key, None where there is none, and the candidates up to it."""
-
-    fit: FamilyFit | None
-    considered: tuple[Candidate, ...]
-
-
 class FitLookup(Mapping[str, FamilyFit]):
     """The fits of a device by `family/variant` and by family, each looked up when it is first asked for.
 
@@ -120,7 +96,8 @@ class FitLookup(Mapping[str, FamilyFit]):
         self._store, self._device, self._implementations = store, device, implementations
         self._chain = store.chain(device)
         self._base = _rooflines(store)
-        self._resolutions: dict[str, _Resolution] = {}
+        self._resolutions: dict[str, Resolution] = {}
+        self._rivals_of: dict[tuple[str, tuple[str, ...]], tuple[Candidate, ...]] = {}
         self.notes: list[str] = []
 
     def __getitem__(self, key: str) -> FamilyFit:
@@ -144,9 +121,28 @@ class FitLookup(Mapping[str, FamilyFit]):
             *found.considered, *self._resolve(family).considered
         )  # fmt: skip
 
-    def _resolve(self, key: str) -> _Resolution:
+    def considered_at(self, key: str, operator: Operator) -> tuple[Candidate, ...]:
+        """Return the candidates for an operator with their expected errors at its shape; the last one answers."""
+        considered = self.considered(key)
+        taken = considered[-1] if considered else None
+        if taken is None or taken.fit is None or taken.fit.rivals is None:
+            return considered
+        fits = {fit.source: fit for fit in (*taken.fit.rivals(), taken.fit)}
+        known = {each.source: each for found in self._rivals_of.values() for each in found} | {taken.source: taken}
+        answer, weights = taken.fit.at(operator), {taken.source: 1.0}
+        if isinstance(answer, JoinedFit):
+            weights = {part.source: float(weight) for part, weight in zip(answer.parts, answer.weights, strict=True)}
+        compared = [
+            replace(known[source], fit=fit, error=float(fit.expected_error(operator)), weight=weights.get(source, 0.0))
+            for source, fit in fits.items()
+        ]
+        compared.sort(key=lambda each: each.source == answer.source)
+        passed = (each for each in considered if each.source not in fits)
+        return (*passed, *map(passed_over, compared[:-1]), compared[-1])
+
+    def _resolve(self, key: str) -> Resolution:
         if key not in self._resolutions:
-            self._resolutions[key] = _first(self._candidates(key))
+            self._resolutions[key] = first(self._candidates(key))
         return self._resolutions[key]
 
     def _candidates(self, key: str) -> Iterator[Candidate]:
@@ -168,11 +164,8 @@ class FitLookup(Mapping[str, FamilyFit]):
         """
         family = key.partition("/")[0]
         known = any(each.partition("/")[0] == family for _, defaults in self._chain for each in defaults)
-        shared = self._store.prior()
-        prior = shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
-        if prior is not None and not known:
-            fit = self._as_in_whole_runs(family_fit(prior, ROOFLINE))
-            yield Candidate(fit.source, key, "kernels of other devices", fit)
+        if not known:
+            yield from self._shared(key)
 
     def _as_in_whole_runs(self, fit: FamilyFit) -> FamilyFit:
         """Return the expected time of kernels as measured whole runs on the device change it."""
@@ -198,27 +191,27 @@ class FitLookup(Mapping[str, FamilyFit]):
         if not (variant or family == ELEMENTWISE):
             return
         for other in nearest_keys(family, variant):
-            nearest = _first(() if other in seen else self._in_family(other, seen))
+            nearest = first(() if other in seen else self._in_family(other, seen))
             yield from nearest.considered[:-1] if nearest.fit else nearest.considered
             if nearest.fit is not None:
-                yield _transferred(nearest.considered[-1], other, has_form=family != ELEMENTWISE)
+                yield transferred(nearest.considered[-1], other, has_form=family != ELEMENTWISE)
 
     def _stated(self, key: str) -> Iterator[Candidate]:
         """Yield the fits that files state of a key: those passed over, and the one of least expected error.
 
         A fit of this very device answers if the framework names its implementation, or if it names none and the device
         has a default. Else all are compared: the named kernels on the devices inherited from and on others of the same
-        die, other builds of their library here, and the devices' defaults.
+        die, other builds of their library here, and the devices' defaults. Either meets all others as rivals where it
+        is asked for shapes far from those that it was made from.
         """
-        family = key.partition("/")[0]
-        named = self._implementations.get(key, self._implementations.get(family, ()))
+        named = self._named(key)
         compared: list[Candidate] = []
         for candidate in self._compared(key, named):
             if candidate.fit is None:
                 yield candidate
             elif candidate.device == self._device and (not named or candidate.role == _NAMED):
-                yield from map(_passed_over, compared)
-                yield candidate
+                yield from map(passed_over, compared)
+                yield self._with_rivals(key, replace(candidate, error=self._held_out(candidate)))
                 return
             else:
                 compared.append(candidate)
@@ -227,9 +220,45 @@ class FitLookup(Mapping[str, FamilyFit]):
             self._tell(key, named, best)
         if best is not None:
             yield from (
-                _passed_over(each) for each in self._measured(key, named, compared) if each.source != best.source
+                passed_over(each) for each in self._measured(key, named, compared) if each.source != best.source
             )
-            yield best
+            yield self._with_rivals(key, best)
+
+    def _named(self, key: str) -> Sequence[str]:
+        return self._implementations.get(key, self._implementations.get(key.partition("/")[0], ()))
+
+    def _with_rivals(self, key: str, best: Candidate) -> Candidate:
+        """Return a candidate whose fit gives way to others at shapes where they are expected to miss less.
+
+        Where the framework names kernels and this device was measured with some of them, others stand in for these.
+        """
+        if best.fit is None or best.fit.form is None or best.error is None or key.startswith(_MESSAGES):
+            return best
+        named = tuple(self._named(key))
+        wanted = (best.implementation,) if named and best.device == self._device else named
+        rivals = partial(self._rivals, key, wanted, best.source)
+        return replace(best, fit=replace(best.fit, error=best.error, rivals=rivals))
+
+    def _rivals(self, key: str, wanted: tuple[str, ...], source: str) -> tuple[FamilyFit, ...]:
+        """Return the fits that may answer for a key beside that of `source`."""
+        return tuple(each.fit for each in self._all(key, wanted) if each.source != source and each.fit is not None)
+
+    def _all(self, key: str, wanted: tuple[str, ...]) -> tuple[Candidate, ...]:
+        """Return all that may answer for a key with their errors inside what they were made from; read once."""
+        if (key, wanted) not in self._rivals_of:
+            candidates = itertools.chain(self._compared(key, wanted), self._of_the_die(key, wanted))
+            by_source: dict[str, Candidate] = {}
+            for each in candidates:
+                if each.fit is not None:
+                    by_source.setdefault(each.source, each)
+            compared, found = list(by_source.values()), []
+            for each in (*self._measured(key, wanted, compared), *self._shared(key)):
+                if each.fit is not None and each.fit.form is not None and each.error is not None:
+                    steps = self._steps(key, wanted, each) if each.device else 0.0
+                    spread = each.fit.spread.widened(steps)
+                    found.append(replace(each, fit=replace(each.fit, error=each.error, spread=spread)))
+            self._rivals_of[key, wanted] = tuple(found)
+        return self._rivals_of[key, wanted]
 
     def _compared(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
         """Yield the fits that are compared for a key, and the places without one; the nearest first."""
@@ -261,6 +290,30 @@ class FitLookup(Mapping[str, FamilyFit]):
             for fits in () if default is None else self._defaults(i, default):
                 if fits.file.name not in seen:
                     yield self._candidate(fits, key, f"default of {device}")
+
+    def _of_the_die(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
+        """Yield the fits of other devices of the same die: other builds of the named libraries, and their defaults."""
+        libraries, family = set(map(_library, named)), key.partition("/")[0]
+        for device in self._store.same_die(self._device):
+            defaults = self._store.chain(device)[0][1]
+            names = [name for name in self._store.names(device) if name.partition("-")[0] in libraries]
+            for name in dict.fromkeys((*names, defaults.get(key, defaults.get(family, "")))):
+                fits = self._store.device_fits(device, name) if name else None
+                found = None if fits is None else self._candidate(fits, key, f"of the same die, {device}")
+                if found is not None and found.fit is not None:
+                    yield found
+
+    def _shared(self, key: str) -> Iterator[Candidate]:
+        """Yield what kernels of all devices share, with the error of backcasts."""
+        prior = self._prior(key)
+        if prior is not None and prior.form is not None:
+            fit = self._as_in_whole_runs(family_fit(prior, ROOFLINE))
+            yield Candidate(fit.source, key, "kernels of other devices", fit, error=held_out_error(prior))
+
+    def _prior(self, key: str) -> FamilyFitFile | None:
+        """Return what kernels of all devices share of a key; a GEMM that expands weights as its plain family does."""
+        family, shared = key.partition("/")[0], self._store.prior()
+        return shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
 
     def _least(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> Candidate:
         """Return the candidate of least expected error, its interval as wide as that of the steps to it.
@@ -351,14 +404,10 @@ class FitLookup(Mapping[str, FamilyFit]):
             yield from found.considered
             return
         yield from found.considered[:-1]
-        candidate = _transferred(found.considered[-1], key, has_form=True)
+        candidate = transferred(found.considered[-1], key, has_form=True)
         if candidate.fit is not None and family in GRADIENTS:
             backward = self._store.backward(family, self._device)
-            fit = replace(
-                candidate.fit, backward_rate=backward.backward_rate, spread=backward.spread,
-                extra_keys_per_query=backward.extra_keys_per_query,
-            )  # fmt: skip
-            candidate = replace(candidate, fit=fit)
+            candidate = replace(candidate, fit=with_rivals_alike(candidate.fit, partial(as_backward, backward)))
         yield candidate
 
     def _candidate(self, fits: DeviceFits, key: str, role: str) -> Candidate:
@@ -384,36 +433,13 @@ class FitLookup(Mapping[str, FamilyFit]):
 
 
 _NAMED = "named by the framework"
+_MESSAGES = ("collective", "send_recv", "moe_")  # families of which the links say more than another device
 TIE = 1.05  # chosen: expected errors are themselves known to a few per cent
 
 
 def _library(implementation: str) -> str:
     """Return the library of an implementation by the name of its file: `deepgemm` of `deepgemm-sglang`."""
     return implementation.rpartition("/")[2].partition("-")[0]
-
-
-def _passed_over(candidate: Candidate) -> Candidate:
-    return replace(candidate, fit=None, passed_over=candidate.key)
-
-
-def _first(candidates: Iterator[Candidate] | tuple[()]) -> _Resolution:
-    """Return the first of some candidates that has a fit: the order of the candidates is the choice."""
-    considered: list[Candidate] = []
-    for candidate in candidates:
-        considered.append(candidate)
-        if candidate.fit is not None:
-            return _Resolution(candidate.fit, tuple(considered))
-    return _Resolution(None, tuple(considered))
-
-
-def _transferred(candidate: Candidate, key: str, *, has_form: bool) -> Candidate:
-    """Return a candidate for other kernels than its own; shares of the peaks are not transferred where `has_form`."""
-    role = f"nearest kernels, of {key}"
-    assert candidate.fit is not None
-    if has_form and candidate.fit.form is None:
-        return Candidate(candidate.source, key, role, passed_over="states shares of the peaks, of its own kernels only")
-    basis = ROOFLINE if candidate.fit.basis == ROOFLINE else "transferred"
-    return Candidate(candidate.source, key, role, replace(candidate.fit, basis=basis))
 
 
 def _rooflines(store: FitStore) -> dict[str, FamilyFit]:

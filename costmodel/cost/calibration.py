@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
@@ -14,7 +14,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Nearness, Residual
 from costmodel.cost.terms import SHORTEST, Terms
 from costmodel.cost.time import Time
-from costmodel.quantities import Array, Count, Quantity, Seconds, is_single, maximum
+from costmodel.quantities import Array, Count, Indices, Quantity, Seconds, is_single, maximum
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Operator, clamp_sizes
 
 ANCHORED = "anchored"  # of a whole run: by measured runs of the same site
@@ -97,6 +97,8 @@ class Form(Protocol):
         """Return where a kernel lies in the family's log-shape space [octaves]."""
 
 
+LEAST_ERROR = 1e-3  # half width: nothing is known better than this
+TIME_PARTS = ("seconds", "compute", "memory", "network", "fixed")
 NEW_GROUP = 0.25  # octaves: a group this near to a measured one along every axis that names it is as good as measured
 
 
@@ -131,6 +133,8 @@ class FamilyFit:
     unseen: what groups of shapes that were not measured add to it.
     basis: where the numbers come from.
     source: the file that states them.
+    error: expected inside the measured sizes, half of the 80 % interval of log(measured / predicted).
+    rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
     """
 
     compute_efficiency: Quantity = 1.0
@@ -147,6 +151,42 @@ class FamilyFit:
     unseen: UnseenGroups | None = None
     basis: str = "roofline"
     source: str = ""
+    error: float = 0.0
+    rivals: Callable[[], Sequence[FamilyFit]] | None = None
+
+    def at(self, operator: Operator) -> FamilyFit:
+        """Return the fit at the shape of an operator: this one, joined by its rivals outside the measured sizes.
+
+            log t = sum_i w_i * log t_i / sum_i w_i
+            w_0   = 1 / error_0^2,   w_i = far / error_i^2,   far = beyond^2 / (beyond^2 + error^2)
+
+        error_i: expected at the shape; beyond: what the distance adds to this fit's own. Independent errors leave the
+        mean with these weights the least error of all; `far` lets the rivals in as the shape leaves what was measured.
+        """
+        beyond = 0.0 if self.rivals is None else self._beyond(operator)
+        if self.rivals is None or not np.any(np.asarray(beyond) > 0.0):
+            return self
+        parts = (self, *self.rivals())
+        squares = [np.square(np.maximum(part.expected_error(operator), LEAST_ERROR)) for part in parts]
+        far = np.square(beyond) / (np.square(beyond) + self.error**2)
+        weights = [1.0 / squares[0], *(far / square for square in squares[1:])]
+        total = sum(weights)
+        return JoinedFit.of(parts, np.stack(np.broadcast_arrays(*(weight / total for weight in weights))))
+
+    def expected_error(self, operator: Operator) -> Quantity:
+        """Return the expected error at the shape of an operator: sqrt(error^2 + unseen_half_width^2)."""
+        return np.hypot(self.error, self.unseen_half_width(operator))
+
+    def _beyond(self, operator: Operator) -> Quantity:
+        """Return what the distance of a shape from the measured sizes adds to the error."""
+        if self.form is None or self.domain is None or self.unseen is None:
+            return 0.0
+        return self.unseen.beyond * self.domain.beyond(self.form.features(_one_call(operator)))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the files that have a part in its times."""
+        return (self.source,) if self.source else ()
 
     def bases(self, operator: Operator) -> npt.NDArray[np.str_]:
         """Return on what the time of an operator rests, size by size.
@@ -260,6 +300,100 @@ def _one_call(operator: Operator) -> Operator:
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _SpreadByShape(Spread):
+    """Spreads of which each shape has one. which: the place of a shape's in `parts`."""
+
+    parts: tuple[Spread, ...] = ()
+    which: Indices | int = 0
+
+    def ratio(self, seconds: Seconds, low: Quantity, high: Quantity) -> Quantity:
+        """Return measured over predicted time of kernels predicted at `seconds`."""
+        return np.choose(self.which, [part.ratio(seconds, low, high) for part in self.parts])
+
+    def widened(self, error: float) -> Spread:
+        """Return the spreads with a further, independent error."""
+        return replace(self, parts=tuple(part.widened(error) for part in self.parts))
+
+    @property
+    def is_exact(self) -> bool:
+        """Tell whether predicted times are taken as true."""
+        return all(part.is_exact for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class JoinedFit(FamilyFit):
+    """Several fits of the same kernels, joined shape by shape. Interval, bases and terms are those of the leading one.
+
+    parts: each has a form.
+    weights: of the parts, shape (parts, ...), their sum one.
+    leading: the place of the part of the largest weight, by shape.
+    """
+
+    parts: tuple[FamilyFit, ...]
+    weights: Array
+    leading: Indices
+
+    @classmethod
+    def of(cls, parts: Sequence[FamilyFit], weights: Array) -> JoinedFit:
+        """Return the fits joined."""
+        leading: Indices = np.asarray(weights.argmax(axis=0))
+        led = [parts[i] for i in np.unique(leading)]
+        spread = _SpreadByShape(parts=tuple(part.spread for part in parts), which=leading)
+        bases = {part.basis for part in led}
+        return cls(
+            form=led[0].form, spread=led[0].spread if len(led) == 1 else spread, error=led[0].error,
+            basis=bases.pop() if len(bases) == 1 else "transferred",
+            source=", ".join(dict.fromkeys(part.source for part in led)), parts=tuple(parts), weights=weights,
+            leading=leading,
+        )  # fmt: skip
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the files of all parts, however little they weigh."""
+        return tuple(dict.fromkeys(source for part in self.parts for source in part.sources))
+
+    def bases(self, operator: Operator) -> npt.NDArray[np.str_]:
+        """Return on what the time of an operator rests, size by size."""
+        return np.asarray(self._led(lambda part: part.bases(operator)))
+
+    def width(self, operator: Operator) -> Quantity:
+        """Return how wide the spread is at the shape of an operator, over what the family states."""
+        width: Quantity = self._led(lambda part: part.width(operator))
+        return width
+
+    def unseen_half_width(self, operator: Operator) -> Quantity:
+        """Return what an unmeasured group of shapes adds to half of the interval at the shape of an operator [log]."""
+        half: Quantity = self._led(lambda part: part.unseen_half_width(operator))
+        return half
+
+    def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
+        """Return the time of the leading fit, as long as the weighted mean of the logarithms of all."""
+        times = [part.fitted_time(part.form or form, operator, machine) for part in self.parts]
+        led = Time(*(self._chosen([getattr(time, name) for time in times]) for name in TIME_PARTS))
+        return led.scaled(self._mean([time.seconds for time in times]) / np.maximum(led.seconds, SHORTEST))
+
+    def fitted_terms(self, form: Form, operator: Operator, machine: Machine) -> tuple[Terms, str]:
+        """Return the terms of the leading fit of one size, and the factor that the others put to it."""
+        led = self.parts[int(self.leading)]
+        terms, time = led.fitted_terms(led.form or form, operator, machine)
+        joined = self.fitted_time(form, operator, machine).seconds
+        own = led.fitted_time(led.form or form, operator, machine).seconds
+        return {**terms, "rivals_factor": joined / own}, f"{time} * rivals_factor"
+
+    def _led(self, of: Callable[[FamilyFit], Any]) -> Any:
+        return self._chosen([of(part) for part in self.parts])
+
+    def _chosen(self, values: Sequence[Any]) -> Any:
+        return values[int(self.leading)] if self.leading.ndim == 0 else np.choose(self.leading, values)
+
+    def _mean(self, seconds: Sequence[Seconds]) -> Seconds:
+        """Return the weighted mean of the logarithms, as a time."""
+        logs = (np.log(np.maximum(time, SHORTEST)) for time in seconds)
+        mean: Array = np.exp(sum(weight * log for weight, log in zip(self.weights, logs, strict=True)))
+        return mean
+
+
 ROOFLINE = FamilyFit()
 
 
@@ -280,6 +414,6 @@ class Calibration:
         return self.families.get(name, ROOFLINE)
 
     def fit(self, operator: Operator) -> FamilyFit:
-        """Return the fit of an operator: that of its variant, else of its family, else the bare roofline."""
+        """Return the fit of an operator at its shape: of its variant, else of its family, else the bare roofline."""
         fit = self.families.get(f"{operator.family}/{operator.variant}")
-        return self.family(operator.family) if fit is None else fit
+        return (self.family(operator.family) if fit is None else fit).at(operator)

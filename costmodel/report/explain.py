@@ -23,7 +23,7 @@ from costmodel.report.explain_step import BUBBLE, STEP
 from costmodel.result import shown_line
 from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import payload_width
-from costmodel.workload.operators import Group, base_name
+from costmodel.workload.operators import Group, Operator, base_name
 from costmodel.workload.plans import Decode, ExpertBound, Prefill, Training
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
@@ -219,18 +219,19 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
         parts={part: float(seconds) for part, seconds in parts.items() if float(seconds)},
         time=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator),
         origins=origins_of(workload, scenario, timed, None if pool is None else _part(operator.name)),
-        considered=_considered(calibration.families, operator.family, operator.variant),
+        considered=_considered(calibration.families, operator),
         notes=tuple(
             note for note in calibration.notes if note.partition(":")[0].partition("/")[0] == operator.family
         ),
     )  # fmt: skip
 
 
-def _considered(fits: object, family: str, variant: str) -> tuple[str, ...]:
-    """Return the fits that were looked at for kernels; nothing where a calibration was made in Python."""
+def _considered(fits: object, operator: Operator) -> tuple[str, ...]:
+    """Return the fits that were looked at for an operator; nothing where a calibration was made in Python."""
     if not isinstance(fits, FitLookup):
         return ()
-    return tuple(map(str, fits.considered(f"{family}/{variant}" if variant else family)))
+    key = f"{operator.family}/{operator.variant}" if operator.variant else operator.family
+    return tuple(map(str, fits.considered_at(key, operator)))
 
 
 def _parameters(form: Form) -> dict[str, tuple[float, Parameter]]:

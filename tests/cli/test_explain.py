@@ -253,8 +253,9 @@ def test_every_operator_of_the_shipped_workloads_can_be_explained(name):
 
 
 def test_both_tiles_of_a_form_with_two_are_explained(run):
-    asked = ("--op", "expert up", "--set", "scenarios.training.framework=vllm", "--json")
-    found = json.loads(run("explain", "deepseek_v2", *asked).out)["operators"][0]
+    on_a100 = ("--set", "scenarios.prefill.cluster=nodes/dgx-a100", "--set", "scenarios.prefill.framework=vllm")
+    asked = ("--op", "expert up", "--scenario", "prefill", *on_a100, "--json")
+    found = json.loads(run("explain", "mixtral_8x7b_h100", *asked).out)["operators"][0]
     parameters = found["parameters"]
     assert parameters["small_compute_efficiency"] > 0 < parameters["large_compute_efficiency"]
     assert "small_reread_share" not in parameters

@@ -6,13 +6,14 @@ import math
 
 import pytest
 
+import costmodel
 from costmodel.calibration.fit_files import framework_of
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import likely_time
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
-from costmodel.workload.operators import AttentionKernel, Gemm
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator
 
 PAIRS = [
     ("h100-sxm", "h800-sxm"), ("h200-sxm", "h100-sxm"), ("h200-sxm", "h800-sxm"), ("a100-sxm-80gb", "a800-sxm-80gb"),
@@ -51,23 +52,66 @@ def cores() -> list[AttentionKernel]:
     return found
 
 
+def decoded() -> list[Operator]:
+    """Return what 128 sequences of DeepSeek-V3 take in a decoding step: latent cores and experts."""
+    sequences, heads, latent, keys = 128.0, 128.0, 576.0, 4096.0
+    core = AttentionKernel(
+        "latent core", sequences=sequences, heads=heads, q_len=1.0, qk_pairs=keys, macs_per_pair=latent + 512.0,
+        dtype="bf16", traffic=sequences * (heads * (latent + 512.0) + keys * latent) * 2.0, family="mla_decode",
+        kv_len=keys, kv_token_bytes=latent * 2.0,
+    )  # fmt: skip
+    experts = [
+        Gemm(
+            f"experts {n:g}x{k:g}", m=64.0, n=n, k=k, dtype="fp8", a_bytes=1.03, b_bytes=1.0, out_bytes=2.0, groups=2.0,
+            family="grouped_gemm", block_scaled=True, masked=True,
+        )
+        for n, k in ((4096.0, 7168.0), (7168.0, 2048.0))
+    ]  # fmt: skip
+    return [core, *experts]
+
+
+def streams() -> list[Operator]:
+    """Return norms, activations and rotary embeddings of a decoding step."""
+    widths = {"norm": 4.0 * 7168.0, "activation": 3.0 * 2048.0, "rotary": 4.0 * 8192.0}
+    return [
+        Elementwise(f"{kind} of {rows:g} rows", rows * width, kind=kind, rows=rows)
+        for kind, width in widths.items()
+        for rows in (16.0, 128.0)
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize(("better", "worse"), PAIRS)
 def test_a_better_device_is_never_slower_beyond_both_spreads(better, worse, framework):
     library = Library(())
     chosen = framework_of(framework, library)
     slower = []
-    for operator in (*products(), *cores()):
+    fused = streams() if framework != "default" else []  # devices' defaults are kernels of PyTorch or of an engine
+    for operator in (*products(), *cores(), *decoded(), *fused):
         times, halves = [], []
         for name in (better, worse):
             device = load_device(name)
-            if operator.dtype not in device.math:
+            if getattr(operator, "dtype", "bf16") not in device.math:
                 break
             fit = load_calibration(device, chosen).fit(operator)
             time = float(likely_time(operator, Machine(device, chosen, device.processors), None, fit))
             low, high = (float(fit.spread.ratio(time, *sides)) for sides in ((1.0, 0.0), (0.0, 1.0)))
-            halves.append(math.log(high / low) / 2.0 * float(fit.width(operator)))
+            inside = math.log(high / low) / 2.0 * float(fit.width(operator))
+            halves.append(math.hypot(inside, float(fit.unseen_half_width(operator))))
             times.append(time)
         if len(times) == 2 and math.log(times[0] / times[1]) > WIDER * math.hypot(*halves):
             slower.append(f"{operator.name}: {times[0] / times[1]:.3f} times, spreads {halves[0]:.3f} {halves[1]:.3f}")
     assert not slower
+
+
+@pytest.mark.parametrize("scenario", ["prefill", "decode"])
+@pytest.mark.parametrize("better", ["dgx-h100", "hgx-h200"])
+def test_deepseek_v3_is_served_no_slower_beyond_the_spread_than_on_the_same_die_with_slower_links(better, scenario):
+    metric, found = {"prefill": "ttft", "decode": "tpot"}[scenario], []
+    for node in (better, "hgx-h800"):
+        cluster = {f"scenarios.{scenario}.cluster": f"nodes/{node}"}
+        result = costmodel.load("deepseek_v3", set=cluster, scenarios=[scenario]).simulate()["scenarios"][scenario]
+        low, high = result["intervals"][metric]
+        found.append((result["metrics"][metric], math.log(high / low) / 2.0))
+    (fast, own), (slow, other) = found
+    assert math.log(fast / slow) <= WIDER * math.hypot(own, other)

@@ -1,0 +1,98 @@
+"""Fits that may answer for a kernel, before one of them does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from costmodel.cost.calibration import FamilyFit
+
+_ROOFLINE = "roofline"  # basis of what no device's own rows determine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A fit that may answer for a kernel, or a place where one was looked for in vain.
+
+    source: the file.
+    key: `family/variant` or family whose kernels it is of.
+    role: why it is looked at.
+    fit: what it states; None where it is passed over.
+    passed_over: why it is.
+    device, implementation: of the file; blank where it is none of a device.
+    error: expected, half of the 80 % interval of log(measured / predicted); none where it was not compared.
+    weight: its share in the answer at a shape; none where no shape is asked for.
+    """
+
+    source: str
+    key: str
+    role: str
+    fit: FamilyFit | None = None
+    passed_over: str = ""
+    device: str = ""
+    implementation: str = ""
+    error: float | None = None
+    weight: float | None = None
+
+    def __str__(self) -> str:
+        expected = "" if self.error is None else f", expected error {100 * math.expm1(self.error):.0f} %"
+        expected += f", weight {100 * self.weight:.0f} %" if self.weight is not None and self.weight < 1.0 else ""
+        return f"{self.source} ({self.role}): {self.passed_over or self.key}{expected}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resolution:
+    """The fit that answers for a key, None where there is none, and the candidates up to it."""
+
+    fit: FamilyFit | None
+    considered: tuple[Candidate, ...]
+
+
+def passed_over(candidate: Candidate) -> Candidate:
+    """Return a candidate that does not answer."""
+    return replace(candidate, fit=None, passed_over=candidate.key)
+
+
+def first(candidates: Iterator[Candidate] | tuple[()]) -> Resolution:
+    """Return the first of some candidates that has a fit: the order of the candidates is the choice."""
+    considered: list[Candidate] = []
+    for candidate in candidates:
+        considered.append(candidate)
+        if candidate.fit is not None:
+            return Resolution(candidate.fit, tuple(considered))
+    return Resolution(None, tuple(considered))
+
+
+def transferred(candidate: Candidate, key: str, *, has_form: bool) -> Candidate:
+    """Return a candidate for other kernels than its own; shares of the peaks are not transferred where `has_form`."""
+    role = f"nearest kernels, of {key}"
+    assert candidate.fit is not None
+    if has_form and candidate.fit.form is None:
+        return Candidate(candidate.source, key, role, passed_over="states shares of the peaks, of its own kernels only")
+    return Candidate(candidate.source, key, role, with_rivals_alike(candidate.fit, _elsewhere))
+
+
+def _elsewhere(fit: FamilyFit) -> FamilyFit:
+    return fit if fit.basis == _ROOFLINE else replace(fit, basis="transferred")
+
+
+def as_backward(backward: FamilyFit, forward: FamilyFit) -> FamilyFit:
+    """Return the fit of a backward kernel that borrows a forward one's form."""
+    return replace(
+        forward, backward_rate=backward.backward_rate, spread=backward.spread,
+        extra_keys_per_query=backward.extra_keys_per_query,
+    )  # fmt: skip
+
+
+def with_rivals_alike(fit: FamilyFit, change: Callable[[FamilyFit], FamilyFit]) -> FamilyFit:
+    """Return a fit that is changed, and its rivals in the same way."""
+    rivals = None if fit.rivals is None else partial(_changed, fit.rivals, change)
+    return replace(change(fit), rivals=rivals)
+
+
+def _changed(
+    rivals: Callable[[], Sequence[FamilyFit]], change: Callable[[FamilyFit], FamilyFit]
+) -> tuple[FamilyFit, ...]:
+    return tuple(map(change, rivals()))

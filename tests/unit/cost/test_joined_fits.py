@@ -1,0 +1,84 @@
+"""Fits of the same kernels, joined outside the sizes that the answering one was made from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from costmodel.calibration.fit_files import framework_of
+from costmodel.calibration.fit_lookup import FitLookup, load_calibration
+from costmodel.cost.calibration import JoinedFit
+from costmodel.cost.machine import Machine
+from costmodel.cost.operator_time import derivation, operator_time
+from costmodel.quantities import Quantity
+from costmodel.schema.files import load_device
+from costmodel.schema.references import Library
+from costmodel.workload.operators import Gemm
+
+MOST_ROWS = 35.0  # an expert, of vLLM's table of Triton experts on H800
+ROWS = 2.0 ** np.arange(0.0, 15.0)
+
+
+def experts(rows: Quantity) -> Gemm:
+    return Gemm(
+        "experts", m=rows, n=28672.0, k=4096.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0, groups=8.0,
+        family="grouped_gemm",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    device = load_device("h800-sxm")
+    return Machine(device, framework_of("vllm", Library(())), device.processors)
+
+
+@pytest.fixture(scope="module")
+def calibration(machine):
+    return load_calibration(machine.device, machine.framework)
+
+
+def seconds(rows: Quantity, machine: Machine, calibration) -> Quantity:
+    operator = experts(rows)
+    return operator_time(operator, machine, None, calibration.fit(operator)).seconds
+
+
+def test_many_rows_an_expert_are_not_what_a_table_of_few_rows_extrapolates_to(machine, calibration):
+    rows = 8192.0
+    share = 2.0 * rows * 28672.0 * 4096.0 * 8.0 / seconds(rows, machine, calibration) / 989.4e12
+    assert 0.3 < share < 0.8
+
+
+def test_more_rows_take_longer_across_the_border_of_the_measured_sizes(machine, calibration):
+    times = np.array([seconds(rows, machine, calibration) for rows in ROWS])
+    assert (np.diff(times) > 0.0).all()
+
+
+def test_the_sizes_of_an_array_take_the_times_of_single_ones(machine, calibration):
+    single = [float(seconds(rows, machine, calibration)) for rows in ROWS]
+    assert np.asarray(seconds(ROWS, machine, calibration)).tolist() == pytest.approx(single, rel=1e-12)
+
+
+def test_weights_grow_from_nothing_as_a_shape_leaves_what_was_measured(calibration):
+    weights = []
+    for rows in (64.0, 512.0, 8192.0):
+        fit = calibration.fit(experts(rows))
+        assert isinstance(fit, JoinedFit)
+        assert fit.weights.sum() == pytest.approx(1.0)
+        assert set(fit.sources) == {part.source for part in fit.parts}  # all are on the path, not the leading one alone
+        weights.append(float(fit.weights[0]))
+    assert weights == sorted(weights, reverse=True)
+    assert weights[0] > 0.5 > weights[-1]
+
+
+def test_explain_states_the_error_and_the_weight_of_every_rival(machine, calibration):
+    operator = experts(8192.0)
+    assert isinstance(calibration.families, FitLookup)
+    *lost, answer = calibration.families.considered_at("grouped_gemm/bf16", operator)
+    compared = [each for each in (*lost, answer) if each.weight is not None]
+    assert sum(each.weight or 0.0 for each in compared) == pytest.approx(1.0)
+    assert answer.weight == max(each.weight or 0.0 for each in compared)
+    assert all("expected error" in str(each) for each in compared)
+    derived = derivation(operator, machine, None, calibration.fit(operator))
+    assert derived.composition.endswith("rivals_factor")
+    product = float(derived.terms["t"]) * float(derived.terms["rivals_factor"])
+    assert product == pytest.approx(float(seconds(8192.0, machine, calibration)), rel=0.2)  # a residual may be between
