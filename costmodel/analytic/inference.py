@@ -346,7 +346,7 @@ def _shared_stage(
     shared = total(on_compute & messages) - (durations[program.slot][on_compute & messages].sum(axis=0)).reshape(shape)
     all_to_all, own = total(program.stream == ALL_TO_ALL), program.stream != BACKGROUND
     span, compute = layout.finish[own].max(axis=0).reshape(shape), alone.compute + shared
-    laid_out = total(on_compute) - compute
+    laid_out = where(np.greater(slowdown, 1.0), total(on_compute) - compute, 0.0)
     contention = stage_contention(span, compute, all_to_all, model.moe_comm_slowdown)
     extra, span = where(copies, laid_out, contention), where(copies, span - laid_out, span)
     return replace(
