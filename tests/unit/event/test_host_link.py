@@ -224,7 +224,7 @@ def test_kernels_that_exchanges_slow_are_laid_out_where_a_pass_copies() -> None:
     points = [headline(evaluate_point(replace(of, offload=Offload(kv_cache=share)), Calibration())) for share in shares]
     assert np.asarray(grid) == pytest.approx(points, rel=1e-9)
     factors = np.array([[1.0], [1.4]])
-    slower = replace(of, framework=replace(slow, moe_comm_slowdown=factors), offload=Offload(kv_cache=shares))
+    slower = replace(of, framework=replace(slow, moe_comm_slowdown=factors), offload=Offload(kv_cache=shares[None, :]))
     table = np.asarray(evaluate_grid(slower, Calibration(), (2, 2)).metrics["ttft"])
     assert table[1] == pytest.approx(points, rel=1e-9)
     assert np.all(table[0] < table[1])
