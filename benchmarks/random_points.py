@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -25,14 +25,15 @@ from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
-from costmodel.hardware import Device
+from costmodel.fitting.ladders import SPANS, bases, kernels, ladders, typical
 from costmodel.quantities import Array
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
-from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator
+from costmodel.workload.operators import Operator
 
-WIDTHS = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5625, "fp32": 4.0}
-RUNGS = 40  # of a ladder: sizes from the least to the largest, a third of an octave apart or so
+LADDERS = 4  # of each size: the typical one, and from sizes near what was measured
+SEED = 7  # of these, another than that of the fits
+WIDER = 16  # steps of hardware, over four octaves
 FALLS = (0.01, 0.05)  # that are counted: more than one, and more than five per cent
 SCENARIOS = ("deepseek_v3", "llama3_8b_rtx4090", "mixtral_8x7b_h100", "gpt3_175b_a100")
 ROUNDING = 1e-9
@@ -52,43 +53,6 @@ class Tally:
             self.worst[kind] = worst, place
 
 
-def kernels(key: str, device: Device, sizes: dict[str, Array]) -> Operator | None:
-    """Return kernels of a `family/variant` with given sizes; none where no kernel of the device has that name."""
-    family, _, variant = key.partition("/")
-    unit = next((name for name in WIDTHS if variant.startswith(name)), "bf16")
-    if unit not in device.math:
-        return None
-    width, ones = WIDTHS[unit], np.ones_like(sizes["m"])
-    if family.startswith(("gemm", "bmm", "grouped_gemm")):
-        groups = ones if family.startswith("gemm") else sizes["groups"]
-        return Gemm(
-            key, m=sizes["m"], n=sizes["n"], k=sizes["k"], dtype=unit, a_bytes=width, b_bytes=width, out_bytes=2.0,
-            groups=groups, block_scaled="block" in variant,
-        )  # fmt: skip
-    if family in ("attention_prefill", "mla_prefill", "attention_decode", "mla_decode"):
-        decodes, latent = family.endswith("decode"), family.startswith("mla")
-        shared = ones if latent and decodes else sizes["groups"]
-        new = ones if decodes else sizes["m"]
-        keys = new + sizes["keys"]
-        dims = 1088.0 if latent and decodes else 320.0 if latent else 256.0
-        token, heads = (576.0 if latent and decodes else dims) * width, shared * 8.0
-        return AttentionKernel(
-            key, sequences=sizes["sequences"], heads=heads, q_len=new,
-            qk_pairs=new * (keys - new) + new * (new + 1) / 2, macs_per_pair=dims, dtype=unit,
-            traffic=sizes["sequences"] * (shared * keys * token + heads * new * dims * 2.0), family=family,
-            kv_heads=shared, kv_len=keys, kv_token_bytes=token,
-        )  # fmt: skip
-    if family == "elementwise":
-        return Elementwise(key, sizes["m"] * sizes["n"] * 4.0, kind=variant, rows=sizes["m"])
-    return None
-
-
-SPANS = {
-    "m": (1.0, 131072.0), "n": (64.0, 65536.0), "k": (64.0, 65536.0), "groups": (1.0, 64.0), "keys": (1.0, 131072.0),
-    "sequences": (1.0, 512.0),
-}  # fmt: skip
-
-
 def fits_of_all(store: FitStore) -> Iterator[tuple[str, str, FamilyFit, Machine]]:
     """Yield (file, key, fit, machine) of every shipped fit of single kernels that has a form."""
     framework = default_framework()
@@ -106,7 +70,7 @@ def fits_of_all(store: FitStore) -> Iterator[tuple[str, str, FamilyFit, Machine]
 def check_kernels(points: int, tally: Tally) -> None:
     """Draw kernels of every fit; count rates above the roofline, and falls along ladders of each size."""
     every = [
-        each for each in fits_of_all(FitStore(Library())) if kernels(each[1], each[3].device, _typical()) is not None
+        each for each in fits_of_all(FitStore(Library())) if kernels(each[1], each[3].device, typical()) is not None
     ]
     rng = np.random.default_rng(0)
     for name, key, fit, machine in every:
@@ -125,35 +89,49 @@ def check_kernels(points: int, tally: Tally) -> None:
             "kernels faster than the roofline", int((beyond > ROUNDING).sum()), float(beyond.max()), f"{name} {key}"
         )
         _climb(name, key, fit, machine, tally)
-
-
-def _typical() -> dict[str, Array]:
-    """Return one size of each, in the middle of its span, on a logarithmic scale."""
-    return {size: np.array([np.floor(np.sqrt(low * high))]) for size, (low, high) in SPANS.items()}
+        _widen(name, key, fit, machine, tally)
 
 
 def _climb(name: str, key: str, fit: FamilyFit, machine: Machine, tally: Tally) -> None:
-    """Count the steps along ladders of each size where the time falls."""
-    base = kernels(key, machine.device, _typical())
-    for size, (low, high) in SPANS.items():
-        rungs = np.unique(np.floor(np.geomspace(low, high, RUNGS)))
-        sizes = {other: np.full(len(rungs), value[0]) for other, value in _typical().items()} | {size: rungs}
-        operator = kernels(key, machine.device, sizes)
-        assert operator is not None, "tried above"
-        if _same(operator, base):
-            continue
-        seconds = np.broadcast_to(np.asarray(operator_time(operator, machine, None, fit).seconds), (len(rungs),))
-        falls = 1.0 - seconds[1:] / seconds[:-1]
+    """Count the steps along ladders of each size where the time falls, and those where that of the form alone does."""
+    for size, operator in ladders(key, fit, machine, LADDERS, SEED):
+        falls = _falls(operator, machine, fit)
+        own = _falls(operator, machine, replace(fit, residual=None))
         tally.note("steps along a size", len(falls))
         for fall in FALLS:
-            place = f"{name} {key} along {size}"
-            tally.note(f"steps that fall by over {fall:.0%}", int((falls > fall).sum()), float(falls.max()), place)
+            place, steps = f"{name} {key} along {size}", f"steps that fall by over {fall:.0%}"
+            tally.note(steps, int((falls > fall).sum()), float(falls.max()), place)
+            tally.note(f"{steps}, as the form alone does", int(((falls > fall) & (own > fall / 2.0)).sum()))
 
 
-def _same(operator: Operator, base: Operator | None) -> bool:
-    """Tell whether a size means nothing to a kernel: its work and bytes stay."""
-    spans = [np.unique(np.asarray(getattr(operator, name))) for name in ("flop", "traffic") if hasattr(operator, name)]
-    return base is not None and all(len(values) == 1 for values in spans)
+def _falls(operator: Operator, machine: Machine, fit: FamilyFit) -> Array:
+    """Return by which share the time falls at each step of a ladder."""
+    seconds = np.atleast_1d(np.asarray(operator_time(operator, machine, None, fit).seconds))
+    falls: Array = 1.0 - seconds[1:] / seconds[:-1]
+    return falls
+
+
+def _widen(name: str, key: str, fit: FamilyFit, machine: Machine, tally: Tally) -> None:
+    """Count the steps to more processors and to more memory bandwidth where the time of a kernel rises."""
+    for sizes in bases(key, fit, machine, LADDERS, SEED):
+        operator = kernels(key, machine.device, sizes)
+        assert operator is not None, "tried before"
+        more = np.floor(np.geomspace(machine.device.processors / 4.0, machine.device.processors * 4.0, WIDER))
+        level = machine.device.device_memory
+        wider = replace(level, bandwidth=machine.hbm_bandwidth * np.geomspace(0.25, 4.0, WIDER))
+        faster = replace(machine.device, memory=(*machine.device.memory[:-1], wider))
+        for what, changed in (
+            ("processors", replace(machine, processors=more, device=replace(machine.device, processors=more))),
+            ("bandwidth", replace(machine, device=faster)),
+        ):
+            rises = -_falls(operator, changed, fit)
+            tally.note("steps to more hardware", len(rises))
+            for fall in FALLS:
+                place = f"{name} {key} by {what}"
+                tally.note(
+                    f"steps to more hardware that rise by over {fall:.0%}", int((rises > fall).sum()),
+                    float(rises.max()), place,
+                )  # fmt: skip
 
 
 def check_scenarios(points: int, tally: Tally) -> None:

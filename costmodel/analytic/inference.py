@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from costmodel.analytic.link_sharing import Moving, shared_layout
+from costmodel.analytic.link_sharing import Meetings, Moving, shared_layout
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.recurrence import Program, makespan
-from costmodel.analytic.segments import ALL_TO_ALL, COMPUTE, Segment, SegmentKey, compile_pass, segments_of
-from costmodel.analytic.shared_links import BACKGROUND, BACKGROUND_SLOT, beside_background, moving_of, with_background
+from costmodel.analytic.segments import ALL_TO_ALL, COMPUTE, D2H, H2D, Segment, SegmentKey, compile_pass, segments_of
+from costmodel.analytic.shared_links import BACKGROUND, beside_background, moving_of, with_background
 from costmodel.analytic.stream_times import Perturbations, StreamTimes, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw, work_joules
 from costmodel.network.link_shares import SHARED
-from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, uniform_int
+from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, uniform_int, where
 from costmodel.workload.context import Context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger
 from costmodel.workload.operators import Collective, Group, Operator
@@ -71,6 +71,11 @@ class PassModel:
     moving: Mapping[SegmentKey, Moving] = field(default_factory=dict)
     host_link: str = SHARED
     background: TimedOperator | None = None
+
+    @property
+    def has_copies(self) -> bool:
+        """Tell whether weights or caches are copied beside the pass."""
+        return any(segment.placement.stream in (H2D, D2H) for layer in self.segments for segment in layer)
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of all kinds of layers."""
@@ -284,7 +289,7 @@ def stage_times(model: PassModel, perturbations: Perturbations) -> list[StageTim
     background = 0.0 if model.background is None else seconds_of(model.background, perturbations)
     found = [
         _shared_stage(model, stage, segments, background)
-        if model.moving
+        if model.moving or (model.has_copies and np.any(np.greater(model.moe_comm_slowdown, 1.0)))
         else replace(_stage(model, stage, segments), background=background)
         for stage in model.stages
     ]
@@ -314,28 +319,40 @@ def _stage(model: PassModel, stage: StageModel, segments: Mapping[SegmentKey, St
 def _shared_stage(
     model: PassModel, stage: StageModel, segments: Mapping[SegmentKey, StreamTimes], background: Seconds
 ) -> StageTimes:
-    """Return the times of a stage in which copies, messages and the one beside the pass meet on links."""
+    """Return the times of a stage in which copies, messages and the one beside the pass meet on links.
+
+    Beside copies kernels that exchanges slow are laid out too: what a stream waits for hides little of it then.
+    """
     alone, program = _stage(model, stage, segments), stage.program
     rows: list[Quantity] = [segments[slot].total for slot in program.slots]
     if model.background is not None:
         program, rows = with_background(program, model.moving), [*rows, background]
     durations, shape = _stacked(rows)
+    is_copy = np.isin(program.stream, (H2D, D2H))
+    copies = (durations[program.slot][is_copy].sum(axis=0) > 0).reshape(shape)
+    slowdown = where(copies, model.moe_comm_slowdown, 1.0)
     moving = [model.moving.get(slot) for slot in program.slots]
-    layout = shared_layout(program, durations, moving, model.host_link, beside_background(model.background))
-    by_stream = [
-        layout.seconds[program.stream == stream].sum(axis=0).reshape(shape) for stream in (COMPUTE, ALL_TO_ALL)
-    ]
-    own = program.stream != BACKGROUND
-    span = layout.finish[own].max(axis=0).reshape(shape)
-    found = replace(
-        alone, span=span, compute=by_stream[0], all_to_all=by_stream[1], shared=by_stream[0] - alone.compute
-    )
-    if model.background is not None:
-        found = replace(
-            found,
-            background=layout.seconds[program.slots.index(BACKGROUND_SLOT) == program.slot].sum(axis=0).reshape(shape),
-        )
-    return replace(found, contention=stage_contention(span, found.compute, found.all_to_all, model.moe_comm_slowdown))
+    meetings = Meetings(
+        moving, model.host_link, beside_background(model.background), COMPUTE, ALL_TO_ALL,
+        np.broadcast_to(slowdown, shape).reshape(-1),
+    )  # fmt: skip
+    layout = shared_layout(program, durations, meetings)
+
+    def total(events: Array) -> Seconds:
+        return np.asarray(layout.seconds[events].sum(axis=0).reshape(shape))
+
+    messages = np.isin(program.slot, [slot for slot, item in enumerate(moving) if item is not None])
+    on_compute = program.stream == COMPUTE
+    shared = total(on_compute & messages) - (durations[program.slot][on_compute & messages].sum(axis=0)).reshape(shape)
+    all_to_all, own = total(program.stream == ALL_TO_ALL), program.stream != BACKGROUND
+    span, compute = layout.finish[own].max(axis=0).reshape(shape), alone.compute + shared
+    laid_out = total(on_compute) - compute
+    contention = stage_contention(span, compute, all_to_all, model.moe_comm_slowdown)
+    extra, span = where(copies, laid_out, contention), where(copies, span - laid_out, span)
+    return replace(
+        alone, span=span, contention=extra, compute=compute, all_to_all=all_to_all, shared=shared,
+        background=total(~own) if model.background is not None else 0.0,
+    )  # fmt: skip
 
 
 def stage_contention(span: Seconds, compute: Seconds, all_to_all: Seconds, slowdown: Quantity) -> Seconds:

@@ -1,5 +1,7 @@
 """Messages and copies of a pass that meet on a device's link to its host or on its NIC: how much longer both take.
 
+Beside copies, kernels that exchanges slow are laid out with them: their speed is 1/slowdown while an exchange runs.
+
     t = fixed + wire + sum over others of (1 - r) * m                                       [docs/method.md, 12.9]
 
 m: time in which the other one moves its bytes meanwhile, r: speed while both do, of `link_shares.paired_speeds`. Times
@@ -11,7 +13,8 @@ they never meet; where the other one runs all along, t = fixed + wire/r; the lon
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,76 +75,113 @@ def laid_out(program: Program[K], seconds: Array) -> Layout:
     return Layout(start, finish[:-1], seconds)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Group:
-    """Events of one slot: their positions, what they move, and the slots on other streams that they may meet."""
+class _Met(NamedTuple):
+    """Events of a stream that slow others.
+
+    loss: what these lose beside each; whole: during all of it, not only while it moves its bytes
+    """
 
     events: Indices
-    moving: Moving
-    others: tuple[tuple[Indices, Array], ...] = field(default=())  # (events of a stream, what is lost beside each)
+    loss: Array
+    whole: bool = False
 
 
-def shared_layout(
-    program: Program[K], durations: Array, moving: Sequence[Moving | None], policy: str, beside: frozenset[int]
-) -> Layout:
-    """Return when each event of a pass runs where messages and copies slow each other down.
+class _Group(NamedTuple):
+    """Events of one slot, and what they meet on other streams."""
 
-    durations: a row for each of the program's slots, as each takes alone [s]; moving: what each slot moves, or null;
-    beside: streams whose messages share links with those of others, too, as a transfer between pools does.
+    events: Indices
+    others: tuple[_Met, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Meetings:
+    """What runs beside what.
+
+    moving: what each slot moves, or null; policy: who gives way on the link to the host
+    beside: streams whose messages share links with those of others, too, as a transfer between pools does
+    slowed, slowing: streams of kernels and of the exchanges beside which they take `slowdown` times as long
+    """
+
+    moving: Sequence[Moving | None]
+    policy: str = SHARED
+    beside: frozenset[int] = frozenset()
+    slowed: int = 0
+    slowing: int = 1
+    slowdown: Quantity = 1.0
+
+    def groups(self, program: Program[K], points: int) -> Iterator[_Group]:
+        """Yield the events that lose time beside others."""
+        streams = [int(program.stream[program.slot == slot][0]) for slot in range(len(self.moving))]
+        for slot, item in enumerate(self.moving):
+            if item is not None:
+                others = tuple(self._on_links(program, streams, slot, points))
+            else:
+                others = tuple(self._exchanges(program, points)) if streams[slot] == self.slowed else ()
+            if others:
+                yield _Group(np.flatnonzero(program.slot == slot), others)
+
+    def _on_links(self, program: Program[K], streams: Sequence[int], slot: int, points: int) -> Iterator[_Met]:
+        """Yield what a message or copy meets on other streams."""
+        item = self.moving[slot]
+        assert item is not None, "it moves something"
+        for stream in sorted(set(streams) - {streams[slot]}):
+            events = np.flatnonzero(program.stream == stream)
+            lost = np.zeros((len(events), points))
+            for number, other in enumerate(self.moving):
+                if other is None or streams[number] != stream:
+                    continue
+                if item.is_copy or other.is_copy or {stream, streams[slot]} & self.beside:
+                    lost[program.slot[events] == number] = 1.0 - meets(item, other, self.policy)[0]
+            used = lost.any(axis=1)
+            if used.any():
+                yield _Met(events[used], lost[used])
+
+    def _exchanges(self, program: Program[K], points: int) -> Iterator[_Met]:
+        """Yield the exchanges that slow kernels, as long as they last."""
+        events = np.flatnonzero(program.stream == self.slowing)
+        if len(events) and np.any(np.greater(self.slowdown, 1.0)):
+            loss = np.broadcast_to(1.0 - 1.0 / np.asarray(self.slowdown), (points,))
+            yield _Met(events, np.tile(loss, (len(events), 1)), whole=True)
+
+
+def shared_layout(program: Program[K], durations: Array, meetings: Meetings) -> Layout:
+    """Return when each event of a pass runs where messages, copies and kernels slow each other down.
+
+    durations: a row for each of the program's slots, as each takes alone [s].
     """
     alone = durations[program.slot]
-    wire = np.zeros_like(alone)
-    for slot, item in enumerate(moving):
+    wire = alone.copy()  # kernels are slowed all along
+    for slot, item in enumerate(meetings.moving):
         if item is not None:
             wire[program.slot == slot] = durations[slot] * item.wire
-    fixed, groups = alone - wire, list(_groups(program, moving, policy, beside, alone.shape[1]))
+    fixed, groups = alone - wire, list(meetings.groups(program, alone.shape[1]))
     layout = laid_out(program, alone)
+    settled = np.zeros(alone.shape[1], bool)  # point by point: a grid has what its points have
     for _ in range(ROUNDS if groups else 0):
-        begins, seconds = layout.start + fixed, alone.copy()
+        seconds = alone.copy()
         for group in groups:
             own = group.events
-            seconds[own] = fixed[own] + _slowed(group, wire[own], begins, layout.finish)
-        change = np.abs(seconds - layout.seconds).max(initial=0.0)
+            seconds[own] = fixed[own] + _slowed(group, wire[own], fixed, layout)
+        seconds = np.where(settled, layout.seconds, seconds)
+        settled |= np.abs(seconds - layout.seconds).max(axis=0) <= TOLERANCE * layout.span
         layout = laid_out(program, seconds)
-        if change <= TOLERANCE * layout.finish.max():
+        if settled.all():
             break
     return layout
 
 
-def _groups(
-    program: Program[K], moving: Sequence[Moving | None], policy: str, beside: frozenset[int], points: int
-) -> Iterator[_Group]:
-    """Yield the events that lose time beside others."""
-    streams = [int(program.stream[program.slot == slot][0]) for slot in range(len(moving))]
-    for slot, item in enumerate(moving):
-        if item is None:
-            continue
-        by_stream = []
-        for stream in sorted(set(streams) - {streams[slot]}):
-            events = np.flatnonzero(program.stream == stream)
-            lost = np.zeros((len(events), points))
-            for number, other in enumerate(moving):
-                if other is None or streams[number] != stream:
-                    continue
-                if item.is_copy or other.is_copy or {stream, streams[slot]} & beside:
-                    lost[program.slot[events] == number] = 1.0 - meets(item, other, policy)[0]
-            used = lost.any(axis=1)
-            if used.any():
-                by_stream.append((events[used], lost[used]))
-        if by_stream:
-            yield _Group(np.flatnonzero(program.slot == slot), item, tuple(by_stream))
-
-
-def _slowed(group: _Group, wire: Array, begins: Array, finish: Array) -> Array:
-    """Return how long the bytes of a group's events take beside what meets them [s].
+def _slowed(group: _Group, wire: Array, fixed: Array, layout: Layout) -> Array:
+    """Return how long the bytes, or the work, of a group's events take beside what meets them [s].
 
     Several others at once slow it as the one of them that slows it most, at most.
     """
     own = group.events
-    length = finish[own] - begins[own]
+    begin, end = layout.start[own] + fixed[own], layout.finish[own]
+    length = end - begin
     lost, covered, most = np.zeros_like(wire), np.zeros(wire.shape, bool), np.zeros_like(wire)
-    for events, loss in group.others:
-        met, share = _met(begins[own], finish[own], begins[events], finish[events], loss)
+    for events, loss, whole in group.others:
+        begins = layout.start[events] if whole else layout.start[events] + fixed[events]
+        met, share = _met(begin, end, begins, layout.finish[events], loss)
         lost, covered, most = lost + met, covered | share, np.maximum(most, loss.max(axis=0))
     lost = np.minimum(lost, most * length)
     mean = np.divide(lost, length, out=np.zeros_like(lost), where=length > 0)

@@ -23,7 +23,15 @@ from costmodel.analytic.queueing import (
     seat_wait,
     waiting_share,
 )
-from costmodel.analytic.serving import demand, engine_passes, mean_keys, most_running, request_constant, steady_state
+from costmodel.analytic.serving import (
+    demand,
+    engine_passes,
+    left_to_requests,
+    mean_keys,
+    most_running,
+    request_constant,
+    steady_state,
+)
 from costmodel.analytic.steady_state import SteadyState
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.cost.calibration import Calibration
@@ -308,14 +316,16 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return lines.sorted()
 
     def notes(self) -> tuple[str, ...]:
-        """Return that the engine cannot keep up, or nearly so."""
-        found, verdict = self.solution(), self.verdict()
+        """Return that the engine cannot keep up, or nearly so, and what of the requests the closed form leaves."""
+        found, verdict, left = self.solution(), self.verdict(), left_to_requests(self._plan)
         if verdict == VERDICTS[2]:
             arriving, served = float(self._plan.rate or 0.0), float(found.capacity)
-            return (f"overloaded: {arriving:g} requests/s arrive, {served:.3g} can be served; the queue only grows",)
+            told = f"overloaded: {arriving:g} requests/s arrive, {served:.3g} can be served; the queue only grows"
+            return (told, *left)
         if verdict == VERDICTS[1]:
-            return (f"backlogged: at {float(found.load):.0%} of the highest stable rate most requests wait for a seat",)
-        return ()
+            told = f"backlogged: at {float(found.load):.0%} of the highest stable rate most requests wait for a seat"
+            return (told, *left)
+        return left
 
 
 @dataclass(frozen=True, slots=True, eq=False)

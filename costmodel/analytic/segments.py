@@ -108,7 +108,7 @@ def _stream(operator: Operator) -> int:
 
 
 class _ChainSegment(NamedTuple):
-    """One segment of one layer of the chain. layer: its number in the chain; has_copies: of the layer."""
+    """One segment of one layer of the chain. layer: its number in the chain; has_copies: shared by micro-batches."""
 
     layer: int
     key: SegmentKey
@@ -133,7 +133,7 @@ def compile_pass(shape: Shape, runs: LayerRuns, micro_batches: int, *, overlap: 
     overlap the computation of the layer before, else nothing overlaps a copy.
 
     A slice lasts until the micro-batch has to change streams: what follows a combine and the next layer's attention are
-    one slice, or the next micro-batch's combine would delay both. Where layers have copies it ends with the layer, so
+    one slice, or the next micro-batch's combine would delay both. Where layers copy weights it ends with the layer, so
     that one copy serves all micro-batches. Where attention is split, each micro-batch is one slice of computation
     behind the one before: while one communicates, the other computes half an attention or its experts.
     """
@@ -165,7 +165,7 @@ def _chain(shape: Shape, runs: LayerRuns) -> Iterator[_ChainSegment]:
     layer = 0
     for kind, layers in runs:
         placements = shape[kind]
-        has_copies = any(placement.stream in (H2D, D2H) for placement in placements)
+        has_copies = any(placement.stream in (H2D, D2H) and placement.once for placement in placements)
         for _ in range(layers):
             for number, placement in enumerate(placements):
                 if placement.stream not in (H2D, D2H):

@@ -159,12 +159,29 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         return "backlogged" if float(waiting) > 1e-9 * float(self._state.active) else "stable"
 
     def notes(self) -> tuple[str, ...]:
-        """Return that memory limits the concurrency, where it does."""
+        """Return that memory limits the concurrency, where it does, and what of the requests the closed form leaves."""
         assert self._plan.concurrency is not None
         requested, admitted = float(self._plan.concurrency), float(self._admission.admitted)
+        left = left_to_requests(self._plan)
         if admitted >= requested:
-            return ()
-        return (f"only {admitted:g} of {requested:g} requests fit into the KV cache; the others wait",)
+            return left
+        return (f"only {admitted:g} of {requested:g} requests fit into the KV cache; the others wait", *left)
+
+
+def left_to_requests(plan: Serving) -> tuple[str, ...]:
+    """Return what a scenario says of its requests that a closed form of alike requests takes no notice of."""
+    stream, told = plan.requests, []
+    if stream is not None:
+        lengths = (("input", stream.input), ("output", stream.output))
+        spread = [name for name, each in lengths if each is not None and each.distribution != "constant"]
+        drawn = spread or [name for name in ("trace", "pairs") if getattr(stream, name) is not None]
+        told += [f"the spread of `requests.{name}`, taken at the mean" for name in drawn]
+        told += [f"`requests.{name}`" for name in ("prefix", "sessions") if getattr(stream, name) is not None]
+        if stream.arrivals not in ("poisson", "closed_loop"):
+            told.append(f"`requests.arrivals: {stream.arrivals}`")
+    if plan.slo is not None and any(each is not None for each in (plan.slo.ttft, plan.slo.tpot, plan.slo.e2e)):
+        told.append("`slo`")
+    return (f"closed form: without {', '.join(told)}; `--engine event` has them",) if told else ()
 
 
 def demand(plan: Serving) -> Demand:

@@ -24,6 +24,9 @@ class Kernel:
     timing: str
 
 
+UNNAMED = Kernel("", "", "")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
     """The fits that answer for a row, and why these; across: how far other sources' times of such kernels differ.
@@ -85,14 +88,14 @@ class _Candidate:
     def kin(self, kernel: Kernel) -> str | None:
         """Return whether a kernel of another source is of the `same` library or an `other`; None: it is of this source.
 
-        A row that names its framework, but neither its kernel nor how it was timed, is of some other source. A file
-        that states a published rate has no source of rows.
+        A row that names its framework or its kernel alone, and not how it was timed, is of some other source; of which
+        kernel one is that names nothing, nobody knows. A file that states a published rate has no source of rows.
         """
         mismatch = self.mismatch(kernel)
-        is_bare = bool(kernel.framework) and not (kernel.kernel or kernel.timing)
+        is_bare = not kernel.timing and not (kernel.framework and kernel.kernel)
         if not self.is_measured or not (any(mismatch) or is_bare):
             return None
-        return "other" if mismatch[1] else "same"
+        return "other" if mismatch[1] or kernel == UNNAMED else "same"
 
     def order(self, kernel: Kernel, key: str) -> tuple[int | str, ...]:
         """Return what candidates for a kernel are ordered by: the nearest device, the least mismatch, its default."""

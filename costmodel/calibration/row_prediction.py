@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ _NUMERIC = frozenset((*NUMBERS, "predicted_us", "low_us", "high_us"))  # columns
 class Predictions:
     """What is predicted of every row: seconds, NaN where nothing can be said, its 80 % interval, basis and reason.
 
-    fits: the calibration file that prices the operator which a row is named after, blank for the roofline.
+    fits: the calibration files, by comma, that price the operator which a row is named after; blank for the roofline.
     """
 
     seconds: Array
@@ -48,15 +48,15 @@ class Predictions:
         return {name or "none": int(count) for name, count in zip(names, counts, strict=True)}
 
 
-def predict(table: Table, search_path: Sequence[str | Path] = ()) -> Predictions:
-    """Return the predictions for the rows of a table, in its order.
+def predict(table: Table, search_path: Sequence[str | Path] = (), *, is_own: bool = False) -> Predictions:
+    """Return the predictions for the rows of a table, in its order. is_own: rows are of the source of the fits.
 
     A kernel that no file covers is priced by the nearest one, which `why` names; a time from the bare roofline is
     multiplied by the median ratio that measured times have to it. Rows that hold no operator of the package stay empty,
     with the reason.
     """
     mapped, left_out = map_all(table, Catalogue(search_path))
-    return predict_mapped(table, mapped, left_out, search_path)
+    return predict_mapped(table, mapped, left_out, search_path, is_own=is_own)
 
 
 def predict_mapped(
@@ -65,6 +65,8 @@ def predict_mapped(
     left_out: Sequence[ExcludedRows],
     search_path: Sequence[str | Path] = (),
     lenders: Mapping[str, str] | None = None,
+    *,
+    is_own: bool = False,
 ) -> Predictions:
     """Return the predictions for rows whose operators are known; those left out stay empty, with the reason.
 
@@ -79,11 +81,12 @@ def predict_mapped(
         device = (lenders or {}).get(part.device.name, part.device.name)
         chooser = choosers.setdefault(device, Chooser(device, search_path))
         choice = chooser.choose(part.family, variant_of(part), _kernel(table, part.rows))
+        choice = replace(choice, across=None) if is_own else choice
         rows = part.rows
         seconds[rows], low[rows], high[rows] = times_of(part, choice, framework)
         named = _named_operator(part)
         fit = choice.calibration.fit(named)
-        basis[rows], fits[rows] = _bases_of(fit, named, len(rows)), fit.source
+        basis[rows], fits[rows] = _bases_of(fit, named, len(rows)), ", ".join(fit.sources)
         why[rows] = choice.why
     for left in left_out:
         why[left.rows] = left.reason

@@ -186,6 +186,11 @@ class FamilyFit:
             return 0.0
         return self.unseen.beyond * self.domain.beyond(self.form.features(_one_call(operator)))
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the files that have a part in its times."""
+        return (self.source,) if self.source else ()
+
     def bases(self, operator: Operator) -> npt.NDArray[np.str_]:
         """Return on what the time of an operator rests, size by size.
 
@@ -345,6 +350,11 @@ class JoinedFit(FamilyFit):
             source=", ".join(dict.fromkeys(part.source for part in led)), parts=tuple(parts), weights=weights,
             leading=leading,
         )  # fmt: skip
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the files of all parts, however little they weigh."""
+        return tuple(dict.fromkeys(source for part in self.parts for source in part.sources))
 
     def bases(self, operator: Operator) -> npt.NDArray[np.str_]:
         """Return on what the time of an operator rests, size by size."""

@@ -17,6 +17,7 @@ from costmodel.workload.operators import Collective
 
 ALL_REDUCE = "all_reduce"
 STEPPED = (ALL_REDUCE, "all_gather", "reduce_scatter", "broadcast")  # rings over all ranks, whose steps add up
+LL_SHARE = 0.5  # of the bandwidth: NCCL's protocol of small messages sends a flag with every four bytes
 LARGEST_EXPONENT = 60.0  # of two: beyond it one protocol has all of the message
 
 
@@ -65,13 +66,13 @@ class HostBridge:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ClusterSteps:
-    """What a step of large messages takes on several nodes, in place of the links' latencies.
+    """What a step of messages takes on several nodes, in place of the links' latencies.
 
-    NCCL, src/graph/tuning.cc, LL128.
+    NCCL, src/graph/tuning.cc, LL128 of large messages and LL of small ones.
     """
 
-    intra_step: float = constant("a step of large messages inside one of several nodes", "s")
-    inter_step: float = constant("a step of large messages to another node, the network's latency aside", "s")
+    intra_step: float = constant("a step inside one of several nodes", "s")
+    inter_step: float = constant("a step to another node, the network's latency aside", "s")
     tree_step: float = constant("a level of a tree over nodes, the network's latency aside", "s")
 
     def time(self, kind: str, links: GroupLinks) -> Seconds:
@@ -95,7 +96,7 @@ class CollectiveForm:
     Libraries take their protocol by the size of the message, not by what is fastest, so links do not move the switch.
     bare: the closed form of the kind over links of bandwidth B and latency a, with its volume and steps; of an
     all-reduce that of NCCL. Between nodes `inter_efficiency` stands for `large_efficiency`, and the steps of
-    `ClusterSteps` for the latencies of `bare`. Over PCIe B is multiplied by
+    `ClusterSteps` for the latencies of `bare`, of small messages and of large ones. Over PCIe B is multiplied by
     bridge_efficiency * (ranks / switch_ranks)^-bridge_sharing where the ranks of a node are more than `switch_ranks`.
     """
 
@@ -129,6 +130,7 @@ class CollectiveForm:
         "of the NICs' bandwidth, large messages between nodes; null: large_efficiency", "1", 0.0
     )
     cluster_steps: ClusterSteps | None = mechanism(ClusterSteps)
+    small_cluster_steps: ClusterSteps | None = mechanism(ClusterSteps, "small_")
 
     def time(self, operator: Collective, machine: Machine) -> Time:
         """Return the time of one collective; zero in a group of one."""
@@ -171,9 +173,13 @@ class CollectiveForm:
         return power / (1.0 + power)
 
     def _small_terms(self, kind: str, size: Bytes, links: GroupLinks) -> Terms:
+        across = inside = nccl_time(kind, size, _scaled(links, self.small_efficiency, self.small_step))
+        if self.small_cluster_steps is not None and kind in STEPPED:
+            share = min(self.small_efficiency, LL_SHARE)
+            scaled = replace(links, intra=share * links.intra, inter=share * links.inter)
+            across = self.small_cluster_steps.time(kind, links) + _transfer(kind, size, scaled)
         if self.custom_all_reduce is None:
-            return {"small_time": nccl_time(kind, size, _scaled(links, self.small_efficiency, self.small_step))}
-        across = nccl_time(ALL_REDUCE, size, _scaled(links, self.small_efficiency, self.small_step))
+            return {"small_time": where(links.nodes > 1, across, inside)}
         custom = self.custom_all_reduce.time(size, links, self.small_step)
         return {"small_time": where(links.nodes > 1, across, custom), "custom_time": custom}
 
@@ -183,14 +189,19 @@ class CollectiveForm:
             scaled = replace(scaled, inter=self.inter_efficiency * links.inter)
         ring = self.large_latency + nccl_time(kind, size, scaled)
         if self.cluster_steps is not None and kind in STEPPED:
-            passes = 2.0 if kind == ALL_REDUCE else 1.0
-            sent = size * links.size / maximum(links.size - 1.0, 1.0) if kind == "broadcast" else size  # all of it
-            stepped = self.large_latency + self.cluster_steps.time(kind, links) + passes * ring_transfer(sent, scaled)
+            stepped = self.large_latency + self.cluster_steps.time(kind, links) + _transfer(kind, size, scaled)
             ring = where(links.nodes > 1, stepped, ring)
         if self.nvls is None or kind != ALL_REDUCE:
             return {"large_time": ring, "ring_time": ring}
         nvls = self.nvls.time(size, links)
         return {"large_time": where(links.nodes > 1, ring, minimum(ring, nvls)), "ring_time": ring, "nvls_time": nvls}
+
+
+def _transfer(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
+    """Return the time of the bytes of rings over several nodes."""
+    passes = 2.0 if kind == ALL_REDUCE else 1.0
+    sent = size * links.size / maximum(links.size - 1.0, 1.0) if kind == "broadcast" else size  # all of it
+    return passes * ring_transfer(sent, links)
 
 
 def _scaled(links: GroupLinks, efficiency: float, step: float) -> GroupLinks:

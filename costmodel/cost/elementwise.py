@@ -6,14 +6,29 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
-from costmodel.cost.parameter import fitted
+from costmodel.cost.parameter import constant, fitted, mechanism
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
-from costmodel.quantities import Bytes, log2, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Seconds, log2, maximum, minimum, where
 from costmodel.workload.operators import Elementwise
 
 OVERLAP_P = 4.0  # chosen: a row's own time and the stream of all rows overlap, and the longer one counts, smoothly
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class SerialRows:
+    """A few rows are looked up by a kernel of its own, whose CTAs each take all of them in turn.
+
+    [pytorch/pytorch, aten/src/ATen/native/cuda/Indexing.cu, index_select: indexSelectSmallIndex up to 16 indices]
+    """
+
+    serial_row: float = fitted("s", 5e-7, 1e-9, 1e-5, "what each of a few rows takes, one after the other")
+    serial_rows_limit: int = constant("rows up to which they are taken one after the other", "count", 16)
+
+    def time(self, rows: Count) -> Seconds:
+        """Return what taking rows in turn adds [s]."""
+        return where(rows <= self.serial_rows_limit, rows * self.serial_row, 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -22,7 +37,8 @@ class ElementwiseForm:
 
     SECTION: ClassVar[str] = "7.6"
     EQUATION: ClassVar[str] = """
-        t            = launch + busy_time
+        t            = launch + busy_time + serial_time
+        serial_time  = rows * serial_row where rows <= serial_rows_limit, else 0
         busy_time    = (stream_time^4 + row_time^4)^(1/4)
         row_time     = bytes of a row / (cta_load_rate * clock)
         stream_time  = hbm_time + rows * row_cycles / (processors * clock)
@@ -38,10 +54,13 @@ class ElementwiseForm:
     cta_load_rate: float = fitted("B/cycle", 10.0, 0.5, 1000.0, "what one row's CTA moves")
     row_cycles: float = fitted("cycles", 100.0, 0.5, 1e5, "what a row costs its processor beside its bytes")
 
+    serial_rows: SerialRows | None = mechanism(SerialRows)
+
     def time(self, operator: Elementwise, machine: Machine) -> Time:
         """Return the kernel's time."""
         terms = self.terms(operator, machine)
-        return busy_kernel(self.launch, terms["busy_time"], terms["hbm_time"], OVERLAP_P)
+        busy = terms["busy_time"] + terms.get("serial_time", 0.0)
+        return busy_kernel(self.launch, busy, terms["hbm_time"], OVERLAP_P)
 
     def terms(self, operator: Elementwise, machine: Machine) -> Terms:
         """Return the terms of the equation."""
@@ -51,7 +70,8 @@ class ElementwiseForm:
         hbm = (hits / self.l2_efficiency + misses / self.hbm_efficiency) / machine.hbm_bandwidth
         stream = hbm + operator.rows * self.row_cycles / (machine.processors * clock)
         row = where(operator.rows > 0, _row_bytes(operator), 0.0) / (self.cta_load_rate * clock)
-        return {
+        few = {} if self.serial_rows is None else {"serial_time": self.serial_rows.time(operator.rows)}
+        return few | {
             "busy_time": p_norm(OVERLAP_P, stream, row), "row_time": row, "stream_time": stream, "hbm_time": hbm,
             "l2_hit_bytes": hits,
         }  # fmt: skip

@@ -10,10 +10,12 @@ import numpy as np
 
 from costmodel.cost.calibration import ROOFLINE, FamilyFit, Form
 from costmodel.cost.form_registry import FORMS
+from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.parameter import build, parameters
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.fitting.bump_refinement import refine_bumps
+from costmodel.fitting.growth import FittedRows, growing
 from costmodel.fitting.interval_width import HeldOutPredictions, Shapes, interval_widths
 from costmodel.fitting.regression import CANDIDATES, RIDGE, SUPPORTS, Estimate, KernelShare, estimate, residual
 from costmodel.fitting.samples import Groups, RowMask, Samples
@@ -142,19 +144,21 @@ def fit_family(samples: Samples, recipe: Recipe) -> FamilyFitResult:
         held_out = fold_of_row == number
         folds.append(_Fold.of(samples.take(~held_out), samples.take(held_out), recipe, held_out))
         folds[-1].write(predictions)
-    bumps, far = _best_bumps(folds, recipe.lengths, samples.seconds)
+    machine = _machine(samples)
+    bumps = _best_bumps(folds, recipe.lengths, samples.seconds)
+    far = _held_out(folds, bumps, samples, machine)
     whole = _FormFit.on(samples, recipe)
     rows = whole.rows(samples)
-    features = np.concatenate(rows.features)
     near = _without_shapes(rows, bumps)
     widths = interval_widths(
         near, far, samples.seconds, Shapes(rows.axes, rows.features[0], bumps.lengths), fold_of_row
     )  # fmt: skip
     errors = {name: Errors.of(predicted, samples.seconds) for name, predicted in predictions.items()}
     errors |= {name: Errors.of(found.seconds, samples.seconds) for name, found in (("residual", far), ("near", near))}
+    residual = _growing(samples.key, whole.form, rows, bumps, machine)
     return FamilyFitResult(
-        recipe=recipe, estimate=whole.estimate, residual=replace(rows.residual(bumps), dispersion=widths.dispersion),
-        domain=Domain(features.min(axis=0), features.max(axis=0), NEAR / float(np.exp(np.log(bumps.lengths).mean()))),
+        recipe=recipe, estimate=whole.estimate, residual=replace(residual, dispersion=widths.dispersion),
+        domain=rows.domain(bumps),
         errors=errors, predictions=far.seconds, widths=widths.of_rows, rows=len(samples),
         groups=len(np.unique(samples.groups)), nearness=widths.nearness, companion=whole.companion,
     )  # fmt: skip
@@ -210,8 +214,31 @@ def _without_shapes(rows: _FormRows, bumps: _Bumps) -> HeldOutPredictions:
     return predictions
 
 
-def _best_bumps(folds: Sequence[_Fold], start: Array, seconds: Array) -> tuple[_Bumps, HeldOutPredictions]:
-    """Return the bumps whose residual predicts held-out rows best, and those predictions.
+def _machine(samples: Samples) -> Machine:
+    """Return the whole device that a family was measured on, its L2 cold."""
+    device = samples.parts[0].device
+    return Machine(device, samples.framework, device.processors)
+
+
+def _growing(key: str, form: Form, rows: _FormRows, bumps: _Bumps, machine: Machine) -> Residual:
+    """Return the residual of some rows under which times grow along sizes."""
+    residual = rows.residual(bumps)
+    fit = FamilyFit(form=form, residual=residual, domain=rows.domain(bumps))
+    fitted = FittedRows(rows.features, rows.times, rows.other_times, rows.seconds)
+    return growing(key, fit, machine, fitted, bumps.ridge) or residual
+
+
+def _held_out(folds: Sequence[_Fold], bumps: _Bumps, samples: Samples, machine: Machine) -> HeldOutPredictions:
+    """Return the prediction of every row from the rows of other groups."""
+    predictions = HeldOutPredictions(np.empty(len(samples)), np.empty(len(samples)))
+    for fold in folds:
+        correction = _growing(samples.key, fold.form, fold.seen, bumps, machine)
+        fold.held_out.read(correction, fold.mask, predictions)
+    return predictions
+
+
+def _best_bumps(folds: Sequence[_Fold], start: Array, seconds: Array) -> _Bumps:
+    """Return the bumps whose residual predicts held-out rows best.
 
     All lengths are scaled together first, then each axis by itself, in its turn; what helps by less than `GAIN` is
     left, so that the choice follows the rows and not their noise. The ridge comes first: it says how far the residual
@@ -220,11 +247,11 @@ def _best_bumps(folds: Sequence[_Fold], start: Array, seconds: Array) -> tuple[_
     and their neighbours, those supports are chosen that explain most.
     """
 
-    def score(bumps: _Bumps) -> tuple[float, HeldOutPredictions]:
+    def score(bumps: _Bumps) -> float:
         predictions = HeldOutPredictions(np.empty(len(seconds)), np.empty(len(seconds)))
         for fold in folds:
             fold.seen.write(bumps, fold.held_out, fold.mask, predictions)
-        return Errors.of(predictions.seconds, seconds).mean, predictions
+        return Errors.of(predictions.seconds, seconds).mean
 
     best = _Bumps(start)
     best_score = score(best)
@@ -233,7 +260,7 @@ def _best_bumps(folds: Sequence[_Fold], start: Array, seconds: Array) -> tuple[_
         nonlocal best, best_score
         for bumps in tried:
             other = score(bumps)
-            if other[0] < (1.0 - gain) * best_score[0]:
+            if other < (1.0 - gain) * best_score:
                 best, best_score = bumps, other
 
     better([replace(best, ridge=ridge) for ridge in RIDGES], 0.0)
@@ -248,7 +275,7 @@ def _best_bumps(folds: Sequence[_Fold], start: Array, seconds: Array) -> tuple[_
     else:
         scaled = (scale * clustered.lengths for scale in THOROUGH)
         better([replace(clustered, lengths=lengths, candidates=CANDIDATES) for lengths in scaled], 0.0)
-    return best, best_score[1]
+    return best
 
 
 def fold_numbers(groups: Groups) -> Indices:
@@ -281,9 +308,18 @@ class _FormRows:
 
     def write(self, bumps: _Bumps, held_out: _FormRows, mask: RowMask, predictions: HeldOutPredictions) -> None:
         """Write what the residual of these rows says of others, and how far they are. mask: where those are."""
-        correction = self.residual(bumps)
-        predictions.seconds[mask] = held_out.predict(correction)
-        predictions.distances[mask] = held_out.distances(correction)
+        held_out.read(self.residual(bumps), mask, predictions)
+
+    def read(self, correction: Residual, mask: RowMask, predictions: HeldOutPredictions) -> None:
+        """Write what a residual says of these rows, and how far they are. mask: where they are."""
+        predictions.seconds[mask] = self.predict(correction)
+        predictions.distances[mask] = self.distances(correction)
+
+    def domain(self, bumps: _Bumps) -> Domain:
+        """Return where the rows lie."""
+        features = np.concatenate(self.features)
+        radius = NEAR / float(np.exp(np.log(bumps.lengths).mean()))
+        return Domain(features.min(axis=0), features.max(axis=0), radius)
 
     def take(self, mask: RowMask) -> _FormRows:
         """Return the rows where a mask holds."""
@@ -310,6 +346,7 @@ class _Fold:
     mask: where the rows held out are.
     """
 
+    form: Form
     seen: _FormRows
     held_out: _FormRows
     shape_only: Array
@@ -321,7 +358,7 @@ class _Fold:
         """Return the fold of some rows."""
         fit = _FormFit.on(seen, recipe)
         shape_only = _shape_only(seen, held_out, fit.form, recipe)
-        return _Fold(fit.rows(seen), fit.rows(held_out), shape_only, _roofline(held_out), mask)
+        return _Fold(fit.form, fit.rows(seen), fit.rows(held_out), shape_only, _roofline(held_out), mask)
 
     def write(self, predictions: Mapping[str, Array]) -> None:
         """Write what the models without a residual say of the rows held out."""

@@ -158,6 +158,8 @@ def rows_of(file: ImplementationFile, table: Table) -> RowMask:
     for column, wanted in (("framework", file.frameworks), ("kernel", file.kernels), ("timing", file.timings)):
         if wanted:
             mask &= np.isin(table.text(column).astype(str), wanted)
+    if file.without_head_dims:
+        mask &= ~np.isin(table.number("head_dim"), np.array(file.without_head_dims, dtype=np.float64))
     return mask
 
 

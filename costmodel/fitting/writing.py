@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import bdtr
 
 from costmodel import units
 from costmodel.calibration.residual_files import DIGITS, write_residuals
@@ -23,6 +24,7 @@ from costmodel.quantities import Array
 from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.whole_files import make_folder, write_whole
 
+ENOUGH = 50  # rows from which on the median of their errors is taken as it is
 _UNITS = ("time", "size", "bandwidth")  # dimensions of numbers that are written with one; others stand bare
 _PLAIN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*(/[a-z0-9]+(-[a-z0-9]+)*)?")
 _WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))  # that YAML takes for something else
@@ -103,7 +105,8 @@ def _family(name: str, fit: FamilyFitResult, evidence: Evidence) -> Iterator[str
     coverage, half_width = _intervals(fit, ratio)
     yield (
         f'    accuracy: {{held_out: "{evidence.held_out[name]}", groups: {fit.groups}, {_joined(means)}, '
-        f"median: {_percent(best.median)}, bias: {_percent(best.bias)}, coverage: {_percent(coverage)}, "
+        f"median: {_percent(best.median)}, {_median_ends(ratio)}bias: {_percent(best.bias)}, "
+        f"coverage: {_percent(coverage)}, "
         f"half_width: {_percent(half_width)}, near_median: {_percent(near.median)}}}"
     )
     yield from _spread(knots)
@@ -113,6 +116,24 @@ def _family(name: str, fit: FamilyFitResult, evidence: Evidence) -> Iterator[str
     yield f"    rows: {fit.rows}"
     if fit.companion is not None:
         yield from _companion(name, fit, fit.companion, ratio)
+
+
+def median_ends(errors: Array) -> tuple[float, float]:
+    """Return the ends of the 80 % interval of a median of absolute errors, whatever their distribution.
+
+    Those of the order statistics between which a binomial count of n trials with chance 1/2 lies in 80 % of all cases.
+    """
+    count, ordered = len(errors), np.sort(errors)
+    low, high = np.searchsorted(bdtr(np.arange(count + 1), count, 0.5), [0.1, 0.9]).tolist()
+    return float(ordered[max(low - 1, 0)]), float(ordered[min(high, count - 1)])
+
+
+def _median_ends(ratio: Array) -> str:
+    """Return the ends of the median error of few rows, as a file has them; nothing of many."""
+    if len(ratio) >= ENOUGH:
+        return ""
+    low, high = median_ends(np.abs(1.0 / ratio - 1.0))
+    return f"median_low: {_percent(low)}, median_high: {_percent(high)}, "
 
 
 def _companion(name: str, fit: FamilyFitResult, companion: CompanionFit, ratio: Array) -> Iterator[str]:

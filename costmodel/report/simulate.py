@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
 SHOWN_OPERATORS = 3  # in the overview
 LISTED_OPERATORS = 14  # in the detailed view
+TIMES_OF_REQUESTS = {
+    "ttft": "time to first token", "tpot": "time per output token", "itl": "gap between tokens", "e2e": "whole request",
+}  # fmt: skip
+BASES = {
+    "measured": "near a measured shape",
+    "fitted": "between measured shapes",
+    "transferred": "by the fit of another device, kernel or changed hardware",
+    "extrapolated": "beyond the measured sizes",
+    "roofline": "nothing like it was measured",
+}
 LOWER_BOUND = " (a lower bound on time; the interval shows how much slower measured kernels were)"
 
 
@@ -69,8 +79,20 @@ def _show_overview(points: Mapping[str, Point]) -> None:
             show(f"  {name}: cannot run: {point.reason}", "red")
             if point.memory is not None:
                 show(f"    {_ledger_line(point)}")
+    for name, point in points.items():
+        if point.percentiles:
+            show(f"  {name}: {point.verdict}; {_tails(point.percentiles)}")
     for note in dict.fromkeys(note for point in points.values() for note in point.notes):
         show(f"note: {note}")
+
+
+def _tails(percentiles: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the percentiles of the times of requests on a line."""
+    told = []
+    for name, each in percentiles.items():
+        values = " / ".join(quantity(value, "time") for value in each.values())
+        told += [f"{TIMES_OF_REQUESTS.get(name, name)} {'/'.join(each)} {values}"] if each else []
+    return ", ".join(told)
 
 
 def _uneven_load(point: Point) -> str:
@@ -100,6 +122,7 @@ def _show_detail(name: str, point: Point) -> None:
         show(metrics_table(point.metrics, point.intervals, readable))
         for key, reason in point.reasons.items():
             show(f"{readable(key)} not available: {reason}")
+        _show_tails(point)
         _show_operators(point)
         if point.routing is not None:
             show(routing_line(point.routing))
@@ -114,8 +137,23 @@ def _show_detail(name: str, point: Point) -> None:
         show(f"memory of the most-loaded device: {_ledger_line(point)}")
     basis = _basis(point)
     show(f"bound: {point.bound}; basis: {basis}{LOWER_BOUND if basis == 'roofline' else ''}")
+    met = [f"{name}, {BASES[name]}" for name, value in point.basis().items() if value > 0 and name in BASES]
+    if met:
+        show(f"basis of a time: {'; '.join(met)}", "dim")
     for note in point.notes:
         show(f"note: {note}")
+
+
+def _show_tails(point: Point) -> None:
+    """Print the percentiles of the times of requests, where a serving scenario has some."""
+    known = {name: each for name, each in (point.percentiles or {}).items() if each}
+    if not known:
+        return
+    keys = list(dict.fromkeys(key for each in known.values() for key in each))
+    rows = table("of requests", *(f">{key}" for key in keys))
+    for name, each in known.items():
+        rows.add(TIMES_OF_REQUESTS.get(name, name), *(quantity(each[key], "time") for key in keys))
+    show(rows)
 
 
 def _goodput_line(goodput: Mapping[str, float]) -> str:

@@ -345,11 +345,12 @@ def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, devic
 def _engine_memory(file: workload.EngineMemoryChoiceFile, kernels: scenario.Framework) -> engine.EngineMemory | None:
     """Return the engine's memory; null where neither the scenario nor the framework states any of it."""
     defaults = None if kernels.engine is None else kernels.engine.memory
-    if defaults is None and file.utilization is None and file.block is None and file.blocks is None:
+    tiers = tuple(record(engine.CacheTier, tier) for tier in file.tiers)
+    if defaults is None and not tiers and file.utilization is None and file.block is None and file.blocks is None:
         return None
     known = engine.EngineMemory(utilization=1.0, process=kernels.reserve) if defaults is None else defaults
     block = known.block if file.block is None else file.block
-    return replace(known, utilization=_first(file.utilization, known.utilization), block=block)
+    return replace(known, utilization=_first(file.utilization, known.utilization), block=block, tiers=tiers)
 
 
 def _first(stated: Count | None, default: Count | None) -> Count | None:

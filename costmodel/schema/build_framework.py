@@ -65,7 +65,7 @@ def _engine(file: EngineFile) -> engine.Engine:
             for rule in file.rules
         ),
         scheduler=record(engine.Scheduler, file.scheduler, max_num_seqs=None, token_budget=None, graph_limit=None),
-        memory=record(engine.EngineMemory, file.memory, reserve=record(engine.Reserve, file.memory.reserve)),
+        memory=record(engine.EngineMemory, file.memory, reserve=record(engine.Reserve, file.memory.reserve), tiers=()),
         graph_sizes=tuple(sorted(file.graph_sizes)),
     )
 

@@ -51,6 +51,10 @@ class AccuracyFile(Strict):
     form: RatioOrZero = Field(description="of the physical form")
     residual: RatioOrZero = Field(description="of the form with its residual, which is what times are made of")
     median: RatioOrZero = Field(description="the median of these errors in place of the mean")
+    median_low: RatioOrZero | None = Field(
+        default=None, description="lower end of the median's 80 % interval, of fewer than 50 rows"
+    )
+    median_high: RatioOrZero | None = Field(default=None, description="upper end")
     bias: Signed = Field(description="median of predicted over measured time, less one")
     coverage: RatioOrZero | None = Field(default=None, description="share of these rows within their 80 % intervals")
     half_width: RatioOrZero | None = Field(

@@ -65,6 +65,9 @@ class ImplementationFile(Strict):
     frameworks: list[str] = Field(default=[], description="frameworks of the rows, as the tables name them; none: all")
     kernels: list[str] = Field(default=[], description="kernels of the rows, as the tables name them; none: all")
     timings: list[str] = Field(default=[], description="timing methods of the rows; none: all")
+    without_head_dims: list[Integer] = Field(
+        default=[], description="sizes of attention heads that other kernels run under the same name"
+    )
     families: dict[FamilyKey, str] = Field(min_length=1, description="operator family or `family/variant` -> recipe")
     siblings: list[str] = Field(
         default=[], description="implementations of the plan whose rows the forms are fitted to as well, unscored"

@@ -20,6 +20,7 @@ from costmodel.schema.quantity import (
     NumberOrZero,
     PositiveNumber,
     RatioOrZero,
+    Size,
     wrong,
 )
 from costmodel.schema.references import display_path, relative_path
@@ -112,6 +113,13 @@ class RequestsFile(Strict):
         if self.tokenizer is not None and self.pairs is None:
             raise wrong("`tokenizer` counts the texts of `pairs`", "add `pairs: FILE`, or remove `tokenizer`")
         return self
+
+
+class CacheTierFile(Strict):
+    """Memory behind the KV cache of an engine, of each of its devices."""
+
+    capacity: Size = Field(description="for blocks of one device")
+    bandwidth: Bandwidth = Field(description="to one device")
 
 
 class FailureFile(Strict):

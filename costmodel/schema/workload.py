@@ -28,7 +28,7 @@ from costmodel.schema.quantity import (
     Whole,
     wrong,
 )
-from costmodel.schema.serving import ReplicasFile, RequestsFile, SloFile
+from costmodel.schema.serving import CacheTierFile, ReplicasFile, RequestsFile, SloFile
 from costmodel.schema.simulation import SimulationFile
 from costmodel.schema.strict import Strict
 from costmodel.workload.recompute import OPERATORS, SETS
@@ -387,6 +387,10 @@ class EngineMemoryChoiceFile(Strict):
     utilization: Share | None = Field(default=None, description="share of device memory that the engine may use")
     block: Number | None = Field(default=None, description="tokens of a block of the KV cache")
     blocks: Number | None = Field(default=None, description="blocks of the KV cache of an engine; null: what fits")
+    tiers: Annotated[list[CacheTierFile], Field(max_length=2)] = Field(
+        default=[],
+        description="that keep prefix blocks which the device loses, the nearest first (`--engine event`)",
+    )
 
 
 class ServingFile(ScenarioFile):

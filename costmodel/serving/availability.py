@@ -22,7 +22,9 @@ from costmodel.serving.state import (
     GENERATED,
     HEAD,
     HELD,
+    HOST_FREE,
     KEYS,
+    LEVEL,
     LONGEST,
     MOMENT,
     MOVED,
@@ -39,9 +41,13 @@ from costmodel.serving.state import (
     SPARE,
     START,
     STARTING,
+    SWAPPED,
     TAIL,
     TARGET,
     TICK,
+    TIER_NEWEST,
+    TIER_OLDEST,
+    TIER_USED,
     TOKEN_END,
     UNSEEN,
     UNUSED,
@@ -51,6 +57,7 @@ from costmodel.serving.state import (
     Progress,
     Requests,
 )  # fmt: skip
+from costmodel.serving.tiers import LEVELS
 
 UP, DOWN, BOOTING, DRAINING, OFF = 0, 1, 2, 3, 4
 
@@ -180,6 +187,7 @@ def lose_request(requests: Requests, progress: Progress, request: int) -> None:
     count = progress.count
     count[request, TARGET] = requests.length[request, PROMPT] + count[request, GENERATED]
     count[request, HELD] = count[request, OWN] = count[request, COMPUTED] = count[request, MOVED] = 0
+    count[request, SWAPPED] = 0
     count[request, SEGMENT] = -1
 
 
@@ -224,5 +232,11 @@ def empty_engine(engine: Engine, policy: Policy, now: float) -> None:
         engine.phase[place] = 0
     for node in range(len(engine.place)):
         engine.place[node] = -1
+    count[HOST_FREE] = policy.host_blocks
+    for node in range(len(engine.tier)):
+        engine.tier[node, LEVEL] = 0
+    for tier in range(1, LEVELS + 1):
+        count[TIER_OLDEST + tier] = count[TIER_NEWEST + tier] = -1
+        count[TIER_USED + tier] = 0
     engine.clock[MOMENT] = np.inf
     engine.clock[BUSY_UNTIL] = engine.clock[TOKEN_END] = now

@@ -26,12 +26,14 @@ from costmodel.serving.state import (
     SEGMENT,
     SIZE,
     SPARE,
+    SWAPPED,
     UNUSED,
     Engine,
     Policy,
     Progress,
     Requests,
 )  # fmt: skip
+from costmodel.serving.tiers import keep
 
 
 @inner
@@ -144,16 +146,19 @@ def hold_prefix(requests: Requests, progress: Progress, engine: Engine, request:
 
 
 @inner
-def share_prefix(requests: Requests, progress: Progress, engine: Engine, request: int, tokens: int, block: int) -> None:
-    """Put the full blocks of a request's first `tokens` tokens into the prefix cache."""
+def share_prefix(
+    requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int, tokens: int
+) -> None:
+    """Put the full blocks of a request's first `tokens` tokens into the prefix cache, and the tiers behind it."""
     first = requests.first_id[request]
-    number = min(tokens // block, requests.first_id[request + 1] - first)
+    number = min(tokens // policy.block, requests.first_id[request + 1] - first)
     for i in range(progress.count[request, HELD], number):
         node = int(requests.ids[first + i])
         entry = int(engine.place[node])
         if entry < 0:
             entry = new_entry(engine, node, 1)
             engine.place[node] = entry
+            keep(engine, policy, node)
         else:  # another request computed it meanwhile: its block serves both
             if engine.entry[entry, REFERENCES] == 0:
                 remove_free(engine, entry)
@@ -167,7 +172,7 @@ def share_prefix(requests: Requests, progress: Progress, engine: Engine, request
 @inner
 def free_request(requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int) -> None:
     """Free the blocks of a request, the last one first; of a preempted one, the full ones can be found again."""
-    resumes = np.isnan(progress.time[request, FINISH])
+    resumes = np.isnan(progress.time[request, FINISH]) and progress.count[request, SWAPPED] == 0
     own = progress.count[request, OWN]
     if resumes and policy.caching and own > 0:
         full = progress.count[request, COMPUTED] // policy.block - progress.count[request, HELD]

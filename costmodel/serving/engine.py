@@ -31,6 +31,7 @@ from costmodel.serving.state import (
     BLOCKED,
     BUSY_UNTIL,
     COMPUTED,
+    COPIES,
     DECODE_STEPS,
     DECODERS,
     DECODING,
@@ -47,8 +48,10 @@ from costmodel.serving.state import (
     HEAD,
     HELD,
     HIT,
+    HOST_FREE,
     KEYS,
     LAST,
+    LOADED,
     LONGEST,
     MOMENT,
     MOVED,
@@ -74,6 +77,8 @@ from costmodel.serving.state import (
     START,
     STARTERS,
     STARTING,
+    SWAPPED,
+    SWAPPED_OUT,
     TAIL,
     TARGET,
     TICK,
@@ -85,6 +90,7 @@ from costmodel.serving.state import (
     Progress,
     Requests,
 )  # fmt: skip
+from costmodel.serving.tiers import kept_time
 
 
 @inner
@@ -162,8 +168,9 @@ def preempt(requests: Requests, progress: Progress, engine: Engine, policy: Poli
             count[SETTLED] = count[DECODING]
             progress.time[request, LAST] = engine.clock[TOKEN_END]
         if policy.caching:
-            share_prefix(requests, progress, engine, request, progress.count[request, COMPUTED], policy.block)
+            share_prefix(requests, progress, engine, policy, request, progress.count[request, COMPUTED])
         find_next_finish(progress, engine)
+        swap_out(progress, engine, policy, request)
     else:
         return False
     free_request(requests, progress, engine, policy, request)
@@ -176,6 +183,18 @@ def preempt(requests: Requests, progress: Progress, engine: Engine, policy: Poli
     count[PREEMPTIONS] += 1
     count[BLOCKED] = 0
     return True
+
+
+@inner
+def swap_out(progress: Progress, engine: Engine, policy: Policy, request: int) -> None:
+    """Move the cache of a preempted request to host memory, where the engine does so and there is room."""
+    tokens = progress.count[request, COMPUTED]
+    blocks = -(-tokens // policy.block)
+    if policy.swap_time > 0.0 and blocks <= engine.count[HOST_FREE]:
+        progress.count[request, SWAPPED] = tokens
+        engine.count[HOST_FREE] -= blocks
+        engine.count[SWAPPED_OUT] += tokens
+        engine.step[COPIES] += blocks * policy.swap_time
 
 
 @inner
@@ -218,7 +237,7 @@ def add_chunk(requests: Requests, progress: Progress, engine: Engine, policy: Po
     step[4] += rows * computed
     count[PROMPT_TOKENS] += rows
     if policy.caching:
-        share_prefix(requests, progress, engine, request, computed, policy.block)
+        share_prefix(requests, progress, engine, policy, request, computed)
     if computed == progress.count[request, TARGET]:
         engine.list[STARTERS, count[STARTING]] = request
         count[STARTING] += 1
@@ -283,7 +302,10 @@ def start_request(
     block, target = policy.block, progress.count[request, TARGET]
     if progress.count[request, MOVED] > 0:
         return start_moved(progress, engine, policy, requests, request)
+    if progress.count[request, SWAPPED] > 0:
+        return start_swapped(requests, progress, engine, policy, request)
     cached, kept, idle = 0, 0, 0
+    loaded, copies = 0, 0.0
     segment = progress.count[request, SEGMENT]
     if policy.caching:
         most = (target - 1) // block
@@ -292,7 +314,9 @@ def start_request(
         whole = cached == min(most, requests.first_id[request + 1] - requests.first_id[request])
         if segment >= 0 and whole:
             kept = min(engine.entry[segment, SIZE], most - cached)
-    hit = (cached + kept) * block
+        if segment < 0:
+            loaded, copies = from_tiers(requests, engine, policy, request, cached, most)
+    hit = (cached + kept + loaded) * block
     rows = min(budget, target - hit)
     last = requests.length[request, PROMPT] + requests.length[request, OUTPUT] - 1 if policy.reserve else hit + rows
     needed = -(-last // block) - cached - kept
@@ -303,6 +327,8 @@ def start_request(
     if segment >= 0:
         reclaim(progress, engine, request, kept)
     take_blocks(engine, progress, needed)
+    engine.step[COPIES] += copies
+    engine.count[LOADED] += loaded * block
     progress.count[request, OWN] = needed + kept
     progress.count[request, COMPUTED] = hit
     if progress.count[request, PREEMPTED] == 0:
@@ -324,6 +350,36 @@ def start_moved(progress: Progress, engine: Engine, policy: Policy, requests: Re
     progress.count[request, OWN], progress.count[request, COMPUTED], progress.count[request, MOVED] = needed, hit, 0
     add_chunk(requests, progress, engine, policy, request, target - hit)
     return int(target - hit)
+
+
+@inner
+def start_swapped(requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int) -> int:
+    """Start a request whose cache waits in host memory: its last token is computed; return 1, 0 without blocks."""
+    hit, target = progress.count[request, SWAPPED], progress.count[request, TARGET]
+    needed, held = -(-target // policy.block), -(-hit // policy.block)
+    if needed > engine.count[FREE]:
+        return 0
+    take_blocks(engine, progress, needed)
+    engine.count[HOST_FREE] += held
+    engine.step[COPIES] += held * policy.swap_time
+    progress.count[request, OWN], progress.count[request, COMPUTED], progress.count[request, SWAPPED] = needed, hit, 0
+    add_chunk(requests, progress, engine, policy, request, target - hit)
+    return int(target - hit)
+
+
+@inner
+def from_tiers(
+    requests: Requests, engine: Engine, policy: Policy, request: int, cached: int, most: int
+) -> tuple[int, float]:
+    """Return how many blocks behind the `cached` ones the tiers have, and how long they take to the device [s]."""
+    first, loaded, seconds = requests.first_id[request], 0, 0.0
+    last = min(most, requests.first_id[request + 1] - first)
+    while cached + loaded < last:
+        time = kept_time(engine, policy, int(requests.ids[first + cached + loaded]))
+        if time < 0.0:
+            break
+        loaded, seconds = loaded + 1, seconds + time
+    return loaded, seconds
 
 
 @inner
@@ -367,7 +423,7 @@ def price(tables: Tables, engine: Engine, policy: Policy) -> float:
     rows = step[0] * (1 + policy.drafts) + step[3]
     if rows > tables.axes[tables.ends[ROWS + 1] - 1]:
         engine.count[OUTSIDE] = 1
-    return step_time(tables, step, rows)
+    return step_time(tables, step, rows) + float(step[COPIES])
 
 
 @inner
@@ -460,6 +516,6 @@ def release(requests: Requests, progress: Progress, engine: Engine, policy: Poli
             kept += 1
             continue
         if policy.caching:
-            share_prefix(requests, progress, engine, request, progress.count[request, COMPUTED], policy.block)
+            share_prefix(requests, progress, engine, policy, request, progress.count[request, COMPUTED])
         free_request(requests, progress, engine, policy, request)
     engine.count[ENDING] = kept

@@ -106,7 +106,7 @@ def move(service: Service, engine: Engine, replica: int, request: int) -> None:
     router = service.router
     tokens, end = progress.count[request, COMPUTED], progress.time[request, FINISH]
     if policy.caching:
-        share_prefix(requests, progress, engine, request, tokens, policy.block)
+        share_prefix(requests, progress, engine, service.policy, request, tokens)
     free_request(requests, progress, engine, policy, request)
     progress.time[request, FINISH] = np.nan
     fleet.link_free[replica] = max(end, fleet.link_free[replica]) + tokens * fleet.token_time

@@ -71,7 +71,7 @@ def engine_of(fleet: Engine, replica: int) -> Engine:
     """Return one engine: views of its rows."""
     return Engine(
         fleet.clock[replica], fleet.count[replica], fleet.list[replica], fleet.phase[replica], fleet.entry[replica],
-        fleet.place[replica], fleet.step[replica], fleet.gaps[replica], fleet.occupancy[replica],
+        fleet.place[replica], fleet.tier[replica], fleet.step[replica], fleet.gaps[replica], fleet.occupancy[replica],
     )  # fmt: skip
 
 

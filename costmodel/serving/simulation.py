@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from costmodel.serving.state import (
     Requests,
 )
 from costmodel.serving.step_times import Sizes, StepPricer, StepTimes, make_tables
+from costmodel.serving.tiers import LEVELS
 from costmodel.serving.traces import read_trace
 from costmodel.workload.engine_memory import kv_pool, memory_of
 from costmodel.workload.plans import Serving, drafted_tokens, tokens_per_step
@@ -224,11 +226,36 @@ def policy_of(scenario: Scenario, plan: Serving, requests: Requests) -> Policy:
             field=f"scenarios.{scenario.name}.scheduler.token_budget",
             hint=f"write at least {places * (1 + drafts)}, or fewer `max_num_seqs`",
         )
+    pool = kv_pool(scenario, plan)
     return Policy(
         max_seqs=min(places, max(most, FEW_PLACES)), budget=budget, block=int(memory_of(scenario, plan).block),
-        blocks=int(kv_pool(scenario, plan).blocks), overlapped=scheduler.overlapped, mixed=mixed, caching=True,
-        reserve=False, drafts=drafts, tokens_per_step=float(tokens_per_step(plan.speculative)), jump=True,
+        blocks=int(pool.blocks), overlapped=scheduler.overlapped, mixed=mixed, caching=True, reserve=False,
+        drafts=drafts, tokens_per_step=float(tokens_per_step(plan.speculative)), jump=True,
+        **_behind(scenario, plan, float(pool.block_bytes)),
     )  # fmt: skip
+
+
+def _behind(scenario: Scenario, plan: Serving, block: float) -> dict[str, Any]:
+    """Return what lies behind an engine's cache, as fields of its policy. block: of one device [B].
+
+    Caches of preempted requests go to a device's share of its host's memory over the link between them.
+    """
+    tiers = [tier for tier in memory_of(scenario, plan).tiers if tier.capacity >= block]
+    lacking = LEVELS - len(tiers)
+    found: dict[str, Any] = {
+        "tier_blocks": (*(int(tier.capacity // block) for tier in tiers), *[0] * lacking),
+        "tier_time": (*(block / float(tier.bandwidth) for tier in tiers), *[0.0] * lacking),
+    }
+    if plan.scheduler.preemption == "recompute":
+        return found
+    node = scenario.cluster.node
+    if node.host.memory is None:
+        raise InputError.single(
+            f"the host memory of {node.name} is not known", field="hardware.node.host.memory",
+            hint="write `--set hardware.node.host.memory=\"1 TB\"`, or `preemption: recompute`",
+        )  # fmt: skip
+    bandwidth = float(node.device.links[node.host.link].bandwidth)
+    return {**found, "swap_time": block / bandwidth, "host_blocks": int(node.host.memory / node.count // block)}
 
 
 def _check(scenario: Scenario, plan: Serving) -> None:
@@ -240,7 +267,6 @@ def _check(scenario: Scenario, plan: Serving) -> None:
          "engines that share experts", "write `replicas: {count: 2}`"),
         (scenario.offload.is_used, "offload", "offloaded tensors", "remove `offload`"),
         (plan.scheduler.policy != "fcfs", "scheduler.policy", f"the policy {plan.scheduler.policy}", "write `fcfs`"),
-        (plan.scheduler.preemption != "recompute", "scheduler.preemption", "swapped caches", "write `recompute`"),
     )  # fmt: skip
     for holds, key, what, hint in problems:
         if holds:

@@ -41,16 +41,27 @@ DECODE_STEPS = 21
 OUTSIDE = 22  # 1: a step was larger than the table of step times
 LONGEST = 23  # most cached tokens of a decoding request, less the tick
 PROMPTS_ONLY = 24  # 1: the engine computes prompts, and others decode
-COUNTS = 25
+HOST_FREE = 25  # blocks of host memory that no preempted request holds
+SWAPPED_OUT = 26  # tokens whose cache was moved to host memory
+LOADED = 27  # tokens whose cache came from a tier
+TIER_OLDEST, TIER_NEWEST, TIER_USED = (
+    27,
+    29,
+    31,
+)  # of tiers 1 and 2, at this place plus the tier: blocks used first, last
+COUNTS = 34
 
 # Columns of requests' lengths, times and counts, of engines' lists and entries.
 PROMPT, OUTPUT = 0, 1
 QUEUED, SCHEDULED, FIRST, FINISH, LAST = 0, 1, 2, 3, 4
 COMPUTED, TARGET, GENERATED, START, END, HELD, OWN, HIT = 0, 1, 2, 3, 4, 5, 6, 7
 PREEMPTED, SEGMENT, FOLLOWING, REPLICA, CALLED, MOVED = 8, 9, 10, 11, 12, 13
-COLUMNS = 14
+SWAPPED = 14
+COLUMNS = 15
 DECODERS, ENDERS, STARTERS = 0, 1, 2
 BEFORE, AFTER, SIZE, OWNER, REFERENCES, UNUSED = 0, 1, 2, 3, 4, 5
+LEVEL, OLDER, NEWER = 0, 1, 2  # of a prefix block in tiers
+COPIES = 6  # of a step: what it waits for copies from and to host memory [s]
 
 NEVER = np.iinfo(np.int64).max
 NOBODY, NEXT = -1, -2
@@ -85,7 +96,8 @@ class Progress(NamedTuple):
         token; HELD: leading blocks shared by the prefix cache; OWN: its other blocks, until it decodes; HIT: prompt
         tokens found in the cache at first; PREEMPTED: how often; SEGMENT: entry of the free list that holds its blocks
         since it was preempted, -1: none; FOLLOWING: next in the engine's queue, -1: none; REPLICA: its engine;
-        CALLED: 1: its end has called the next request; MOVED: cached tokens that come with it from another engine.
+        CALLED: 1: its end has called the next request; MOVED: cached tokens that come with it from another engine;
+        SWAPPED: tokens whose cache waits in host memory, 0: none.
     """
 
     time: Any
@@ -101,8 +113,9 @@ class Engine(NamedTuple):
     entry: of blocks: BEFORE and AFTER it among free ones, from the one that is reused first; SIZE; OWNER; REFERENCES;
         UNUSED: stack of entries not in use.
     place: entry of each prefix block, -1: not cached.
-    step: decoding requests, their keys, prompt chunks, their tokens, their keys weighted by tokens, and the most keys
-        of a decoding request.
+    tier: of each prefix block: LEVEL: the tier that keeps it, 0: none; the blocks used before and after it there.
+    step: decoding requests, their keys, prompt chunks, their tokens, their keys weighted by tokens, the most keys of a
+        decoding request, and COPIES.
     gaps: tokens by the time since the one before, in logarithmic bins.
     occupancy: over bins of time: busy [s], requests, blocks and cached tokens weighted by busy time, tokens of prompts
         and of requests that decode.
@@ -114,6 +127,7 @@ class Engine(NamedTuple):
     phase: Any
     entry: Any
     place: Any
+    tier: Any
     step: Any
     gaps: Any
     occupancy: Any
@@ -125,8 +139,9 @@ class Policy(NamedTuple):
     max_seqs: requests at a time; budget: tokens of a step; block: tokens; overlapped: a step is decided on while the
     one before it runs; mixed: prompts and decoding requests share steps; caching: prefix cache; reserve: a request
     starts only when blocks for its last token are free; drafts: tokens verified beside each new one; tokens_per_step:
-    of a decoding request; jump: quiet steps at once; transfer: [s] to move a preempted block to the host or back, 0:
-    its tokens are computed again.
+    of a decoding request; jump: quiet steps at once; swap_time: of moving a block of a preempted request to host
+    memory or back [s], 0: its tokens are computed again; host_blocks: that fit there; tier_blocks: that the tiers
+    behind the cache keep; tier_time: of loading a block from each [s].
     """
 
     max_seqs: int
@@ -140,6 +155,10 @@ class Policy(NamedTuple):
     drafts: int
     tokens_per_step: float
     jump: bool
+    swap_time: float = 0.0
+    host_blocks: int = 0
+    tier_blocks: tuple[int, int] = (0, 0)
+    tier_time: tuple[float, float] = (0.0, 0.0)
 
 
 FIRST_BIN_WIDTH = 0.125  # [s]; it doubles where a run is longer than all bins
@@ -167,12 +186,20 @@ def new_fleet(replicas: int, policy: Policy, requests: Requests, bins: int) -> E
         phase=np.zeros((replicas, policy.block), dtype=np.int64),
         entry=np.zeros((replicas, entries, 6), dtype=np.int32),
         place=np.full((replicas, nodes), -1, dtype=np.int32),
-        step=np.zeros((replicas, 6)), gaps=np.zeros((replicas, GAP_BINS)), occupancy=np.zeros((replicas, bins, 6)),
+        tier=np.zeros((replicas, nodes if policy.tier_blocks[0] else 0, 3), dtype=np.int32),
+        step=np.zeros((replicas, 7)), gaps=np.zeros((replicas, GAP_BINS)), occupancy=np.zeros((replicas, bins, 6)),
     )  # fmt: skip
     fleet.clock[:, MOMENT] = np.inf
     fleet.clock[:, BIN_WIDTH] = FIRST_BIN_WIDTH
-    for place in (HEAD, TAIL, UNSEEN, PARTIAL):
+    for place in (
+        HEAD,
+        TAIL,
+        UNSEEN,
+        PARTIAL,
+        *(first + tier for first in (TIER_OLDEST, TIER_NEWEST) for tier in (1, 2)),
+    ):
         fleet.count[:, place] = -1
+    fleet.count[:, HOST_FREE] = policy.host_blocks
     fleet.count[:, NEXT_FINISH], fleet.count[:, LONGEST] = NEVER, -NEVER
     fleet.count[:, FREE] = policy.blocks
     fleet.count[:, SPARE] = entries - 1

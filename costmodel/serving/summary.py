@@ -14,6 +14,7 @@ from costmodel.serving.state import (
     FIRST,
     GAPS_PER_FACTOR_E,
     HIT,
+    LOADED,
     OUTPUT,
     PREEMPTIONS,
     PROMPT,
@@ -22,6 +23,7 @@ from costmodel.serving.state import (
     SCHEDULED,
     SHORTEST_GAP,
     STEPS,
+    SWAPPED_OUT,
 )  # fmt: skip
 from costmodel.workload.requests import Slo
 
@@ -131,6 +133,8 @@ def totals(served: Served) -> dict[str, float]:
         "cached_tokens": float(served.progress.count[:, HIT].sum()),
         "preemptions": float(engines.count[:, PREEMPTIONS].sum()),
         "recomputed_tokens": float(engines.count[:, RECOMPUTED].sum()),
+        "swapped_tokens": float(engines.count[:, SWAPPED_OUT].sum()),
+        "loaded_tokens": float(engines.count[:, LOADED].sum()),
         "steps": float(engines.count[:, STEPS].sum()),
         "busy_share": float(occupancy[0]) / max(served.rented, 1e-300),
         "running": float(occupancy[1]) / busy,

@@ -129,8 +129,8 @@ def _is_refitted(one: Dependence, refitted: frozenset[str]) -> bool:
 def _calibrations(prediction: Prediction, library: Library) -> Iterator[tuple[str, bool]]:
     """Yield the calibration files on the path of a prediction, and whether only its interval rests on them."""
     if prediction.kernel is not None:
-        if prediction.fit is not None:
-            yield prediction.fit.removeprefix(f"{CALIBRATIONS}/"), False
+        for source in () if prediction.fit is None else prediction.fit.split(", "):
+            yield source.removeprefix(f"{CALIBRATIONS}/"), False
         yield SOURCES, True
         yield ROOFLINE, prediction.fit is not None
     elif prediction.workload is not None:
@@ -146,7 +146,7 @@ def _calibrations(prediction: Prediction, library: Library) -> Iterator[tuple[st
 
 
 def _sources(timed: Iterable[Any]) -> list[str]:
-    return sorted({each.fit.source for each in timed if each.fit.source})
+    return sorted({source for each in timed for source in each.fit.sources})
 
 
 def _backward(family: str, device: str, library: Library) -> str:

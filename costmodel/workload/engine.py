@@ -64,6 +64,7 @@ class EngineMemory:
     logit: of sampling, per sequence and word [B].
     graph, first_graph: per CUDA graph and of the first one [B]; graphs_in_budget: counted in its share.
     reserve: left free: fixed, per token of the budget, per sequence of the largest graph, per rank [B].
+    tiers: that keep prefix blocks which the device loses, the nearest first.
     """
 
     utilization: Quantity | None
@@ -77,6 +78,15 @@ class EngineMemory:
     first_graph: Bytes = 0.0
     graphs_in_budget: bool = False
     reserve: Reserve = field(default_factory=lambda: Reserve())
+    tiers: tuple[CacheTier, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CacheTier:
+    """Memory behind an engine's KV cache. capacity: for blocks of one device [B]; bandwidth: to it [B/s]."""
+
+    capacity: Bytes
+    bandwidth: Quantity
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -83,8 +83,29 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def features(log: Log) -> tuple[Device, Array]:
-    """Return the device, and what one watt or joule of each term adds to its power at the rate that was measured."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What one watt or joule of each term adds to a board's power at the rate that was measured, and as predicted.
+
+    pace: the measured rate over the predicted one
+    """
+
+    device: Device
+    measured: Array
+    predicted: Array
+    pace: float
+
+    def watts(self, terms: Array) -> float:
+        """Return the board's power at the rate that was measured [W]."""
+        return float(np.asarray(self.device.power.idle)) + float(self.measured @ terms)
+
+    def energy_error(self, terms: Array, watts: float) -> float:
+        """Return the error of a token's energy where power and rate are both predicted; watts: measured [W]."""
+        return (float(np.asarray(self.device.power.idle)) + float(self.predicted @ terms)) * self.pace / watts - 1.0
+
+
+def features(log: Log) -> Features:
+    """Return what the terms of power multiply in a log's scenario."""
     scenario = {
         "phase": "serving", "cluster": log.node, "framework": f"frameworks/{log.framework}",
         "parallel": {"tp": log.tp}, "input_tokens": round(log.lengths[0]), "output_tokens": round(log.lengths[1]),
@@ -100,7 +121,10 @@ def features(log: Log) -> tuple[Device, Array]:
     tensor, memory = (_drawn(chosen, calibration, Power(None, **unit)) for unit in ({"tensor": 1.0}, {"memory": 1.0}))
     served = workload.evaluate("log").metrics["tokens_per_second_per_device"]
     pace = log.rate / float(np.asarray(served))
-    return chosen.cluster.device, np.array([min(pace * tensor[0], 1.0), pace * tensor[1], pace * memory[1]])
+    measured, predicted = (
+        np.array([min(scale * tensor[0], 1.0), scale * tensor[1], scale * memory[1]]) for scale in (pace, 1.0)
+    )
+    return Features(chosen.cluster.device, measured, predicted, pace)
 
 
 def _drawn(scenario: Scenario, calibration: Calibration, power: Power) -> tuple[float, float]:
@@ -143,24 +167,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("generation", choices=sorted(GENERATIONS))
     chosen = parser.parse_args(arguments)
     listed = logs(chosen.tables, GENERATIONS[chosen.generation])
-    found = [(*features(log), log.watts) for log in listed]
+    rows = [features(log) for log in listed]
+    found = [(row.device, row.measured, log.watts) for row, log in zip(rows, listed, strict=True)]
     device, shares = at_limit(chosen.generation)
     assert device.power.tdp is not None
     limit = (device, shares, float(np.asarray(device.power.tdp)))
     terms = fitted([*found, limit])
     write = sys.stdout.write
     write("  ".join(f"{name} {value:.4g}" for name, value in zip(TERMS, terms, strict=True)) + "\n")
-    errors = []
-    for place, (log, row) in enumerate(zip(listed, found, strict=True)):
+    errors, energies = [], []
+    for place, (log, row) in enumerate(zip(listed, rows, strict=True)):
         others = fitted([*found[:place], *found[place + 1 :], limit])
-        own, held = (float(np.asarray(row[0].power.idle)) + float(row[1] @ each) for each in (terms, others))
+        own, held, energy = row.watts(terms), row.watts(others), row.energy_error(others, log.watts)
         errors.append(abs(held / log.watts - 1))
+        energies.append(abs(energy))
         write(
             f"{log.model} tp{log.tp} x{log.concurrency:g}: {log.watts:.0f} W, fitted {own:.0f} "
-            f"({own / log.watts - 1:+.1%}), without it {held:.0f} ({held / log.watts - 1:+.1%})   busy {row[1][0]:.2f} "
-            f"{row[1][1] / 1e12:.0f} TFLOP/s {row[1][2] / 1e12:.2f} TB/s\n"
+            f"({own / log.watts - 1:+.1%}), without it {held:.0f} ({held / log.watts - 1:+.1%}), joules a token with "
+            f"the predicted rate {energy:+.1%}   busy {row.measured[0]:.2f} {row.measured[1] / 1e12:.0f} TFLOP/s "
+            f"{row.measured[2] / 1e12:.2f} TB/s\n"
         )
-    write(f"held-out mean error {np.mean(errors):.1%}, {len(errors)} rows\n")
+    write(f"held-out mean error {np.mean(errors):.1%}, {len(errors)} rows; of energy {np.mean(energies):.1%}\n")
 
 
 if __name__ == "__main__":

@@ -79,14 +79,17 @@ def _head() -> Iterator[str]:
     yield ""
     yield "Errors are |predicted / measured - 1|. Columns `roofline`, `shape_only`, `form` and `residual` are means"
     yield "over held-out rows, as the calibration files state them: the bare roofline, a smooth function of the"
-    yield "shape alone, the physical form, and the form with its residual, which is what times are made of."
+    yield "shape alone, the physical form, and the form with its residual, which is what times are made of. The"
+    yield "residual's lengths and the widths of intervals were chosen on these held-out rows, and widths are scaled to"
+    yield "hold 80 % of them: neither is an error or a coverage of rows that nothing has seen. Those are on the page"
+    yield "of [nested folds](nested.md)."
     yield ""
     yield f"Regenerate: `{COMMAND}`"
 
 
 def _by_operator(rows: Sequence[Pooled]) -> Iterator[str]:
     yield from _table(
-        "Unseen rows, by device and operator",
+        "Held-out rows, by device and operator",
         ("device", "operator", "rows", *MODELS, "median", "bias", "bar / aim", "reached", "in interval", "width"),
         (
             (
@@ -100,7 +103,7 @@ def _by_operator(rows: Sequence[Pooled]) -> Iterator[str]:
     )  # fmt: skip
     yield ""
     yield "Several files of one operator are averaged over their rows; below 50 rows the median counts. `in interval`"
-    yield "is the share of these unseen rows that their 80 % intervals hold, `width` half an interval over the median"
+    yield "is the share of these held-out rows that their 80 % intervals hold, `width` half an interval over the median"
     yield "error."
     yield ""
     yield from _interval_bars(rows)
@@ -117,17 +120,24 @@ def _interval_bars(rows: Sequence[Pooled]) -> Iterator[str]:
 
 def _by_file(accuracies: Sequence[Accuracy]) -> Iterator[str]:
     yield from _table(
-        "Unseen rows, by calibration file",
+        "Held-out rows, by calibration file",
         ("file", "family", "rows", "held out together", "groups", *MODELS, "median", "bias"),
         (
             (
                 one.file, one.family, f"{one.rows:,.0f}", one.stated.held_out, f"{one.stated.groups:,.0f}",
                 *(_percent(float(getattr(one.stated, model))) for model in MODELS),
-                _percent(float(one.stated.median)), _percent(float(one.stated.bias), sign=True),
+                _median(one), _percent(float(one.stated.bias), sign=True),
             )
             for one in accuracies
         ),
     )  # fmt: skip
+
+
+def _median(one: Accuracy) -> str:
+    """Return a median error, with its 80 % interval where few rows stand behind it."""
+    low, high = one.stated.median_low, one.stated.median_high
+    own = _percent(float(one.stated.median))
+    return own if low is None or high is None else f"{own} ({_percent(float(low))} to {_percent(float(high))})"
 
 
 def _scores(scores: Sequence[Score]) -> Iterator[str]:

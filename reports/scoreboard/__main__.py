@@ -15,6 +15,8 @@ import csv
 import hashlib
 import io
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +107,10 @@ def rows_of(release: Release, found: Iterator[tuple[str, str, Errors]]) -> Itera
 
 
 def regressions(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """Yield a line for each class whose figures became worse by `WORSE` from one release to the next."""
+    """Yield a line for each class whose figures became worse by `WORSE` from one release to the next.
+
+    Figures come and go, and change their state: `since` compares the same ones.
+    """
     for name, which in dict.fromkeys((row["class"], row["which"]) for row in rows if row["which"] != NEW):
         of = [row for row in rows if (row["class"], row["which"]) == (name, which)]
         for before, after in itertools.pairwise(of):
@@ -118,8 +123,33 @@ def regressions(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
                 )
 
 
-def page(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return the page of all releases."""
+def since(figures: Sequence[Comparison], before: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Yield how the predictions of the release before fare on the same figures, and which figures changed their state.
+
+    before: its frozen table; a figure is the same where its digest is.
+    """
+    known = {(row["id"], row["metric"], row["digest"]): row for row in before if row["predicted"]}
+    same = [(one, known.get((one.id, str(one.metric), digest(one)))) for one in figures if one.error is not None]
+    errors: dict[str, list[tuple[float, float]]] = {}
+    moved: Counter[tuple[str, str, str, str]] = Counter()
+    for one, row in same:
+        if row is not None and one.published and one.error is not None:
+            old = float(row["predicted"]) / one.published - 1.0
+            errors.setdefault(f"{one.case_class}, {ALL if is_unseen(one) else OWN}", []).append(
+                (abs(old), abs(one.error))
+            )
+            if row["state"] != one.state:
+                moved[str(one.case_class), one.publication, row["state"], str(one.state)] += 1
+    for name, pairs in errors.items():
+        was, now = (math.fsum(column) / len(pairs) for column in zip(*pairs, strict=True))
+        line = f"{name}: {len(pairs):,} figures of both, mean {was:.1%} -> {now:.1%}"
+        yield f"* **{line}: worse**" if now - was >= WORSE else f"* {line}"
+    for (name, publication, old_state, state), count in sorted(moved.items()):
+        yield f"* {name}, {publication}: {count} figures {old_state} -> {state}"
+
+
+def page(rows: Sequence[Mapping[str, str]], last: Sequence[str] = ()) -> str:
+    """Return the page of all releases. last: lines on what moved since the release before."""
     lines = [
         "# Scores of releases",
         "",
@@ -140,7 +170,9 @@ def page(rows: Sequence[Mapping[str, str]]) -> str:
             f"{row['publications']} | {float(row['mean']):.1%} | {float(row['median']):.1%} | {inside} |"
         )
     worse = list(regressions(rows))
-    lines += ["", "## Regressions", "", *(worse or ["None of two points or more."]), "", "## Frozen tables", ""]
+    lines += ["", "## Regressions", "", *(worse or ["None of two points or more."])]
+    lines += ["", "## On the same figures, since the release before", "", *last] if last else []
+    lines += ["", "## Frozen tables", ""]
     frozen = {row["release"]: row for row in rows}
     lines += [
         f"* {name}: `frozen/{name}.csv`, version {row['version']}, {row['date']}, SHA-256 `{row['sha256']}`"
@@ -169,7 +201,9 @@ def add(folder: Path, release: str, date: str, figures: Sequence[Comparison]) ->
     make_folder(folder / FROZEN)
     write_whole(table, [data])
     write_whole(folder / SCORES, [text.getvalue().encode()])
-    write_whole(folder / PAGE, [page(rows).encode()])
+    before = [row["release"] for row in known][-1:]
+    last = [line for name in before for line in since(figures, _read(folder / FROZEN / f"{name}.csv"))]
+    write_whole(folder / PAGE, [page(rows, last).encode()])
     return [table, folder / SCORES, folder / PAGE]
 
 

@@ -134,10 +134,11 @@ def _of_kernels(table: PublicTable, folder: Path, scratch: Path) -> Iterator[Com
             )  # fmt: skip
 
 
-def _rests_on(fit: str, repository: str) -> bool:
-    """Tell whether a calibration file rests on rows of a repository."""
-    stated = read(Library(()), CALIBRATIONS, fit.removeprefix(f"{CALIBRATIONS}/"), FitsFile).sources
-    return any(repository in one.rests_on for one in stated)
+def _rests_on(fits: str, repository: str) -> bool:
+    """Tell whether one of the calibration files that answer for a row, by comma, rests on rows of a repository."""
+    library = Library(())
+    files = (read(library, CALIBRATIONS, each.removeprefix(f"{CALIBRATIONS}/"), FitsFile) for each in fits.split(", "))
+    return any(repository in one.rests_on for file in files for one in file.sources)
 
 
 def _offline_batch(row: Row) -> tuple[dict[str, object], list[dict[str, object]]] | None:

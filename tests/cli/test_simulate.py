@@ -231,3 +231,22 @@ def test_a_breakdown_has_no_line_that_rounding_made(run, workload, engine):
         names = [line["name"] for line in scenario["breakdown"]]
         assert "slowed by exchanges" not in names  # there are none
         assert min(line["time"] + line["hidden"] for line in scenario["breakdown"]) > 1e-9
+
+
+SERVED = """
+schema: costmodel/workload@1
+model: models/llama-3-8b
+scenarios:
+  online: {phase: serving, cluster: nodes/h100-x1, framework: vllm, rate: 8 /s, input_tokens: 573, output_tokens: 248}
+  prompt: {phase: prefill, cluster: nodes/h100-x1, framework: vllm, input_tokens: 573, tokens_per_device: 573}
+"""
+
+
+def test_tails_of_requests_are_on_both_screens_of_a_serving_scenario(run, tmp_path):
+    path = tmp_path / "served.yaml"
+    path.write_text(SERVED, encoding="utf-8")
+    brief, whole = run("simulate", path).out, run("simulate", path, "--scenario", "online").out
+    assert re.search(r"online: stable; time to first token p50/p90/p99 [\d.]+ ms / ", brief)
+    assert re.search(r"^of requests +p50 +p90 +p99$", whole, re.MULTILINE)
+    assert re.search(r"^time per output token +[\d.]+ ms +[\d.]+ ms +[\d.]+ ms$", whole, re.MULTILINE)
+    assert "basis of a time: " in whole

@@ -39,6 +39,16 @@ def test_a_release_is_frozen_once_and_new_figures_are_scored_apart(tmp_path: Pat
     assert "**training became worse by 10.0 points** from 1 (10.0%) to 2 (20.0%)" in page
 
 
+def test_the_same_figures_are_compared_and_states_that_changed_are_named(tmp_path: Path) -> None:
+    add(tmp_path, "1", "2026-11-01", [figure("a", 0.1), figure("b", 0.5), figure("c", 0.4)])
+    changed = replace(figure("d", 0.0), published=2.0)
+    add(tmp_path, "2", "2026-12-01", [figure("a", 0.2), figure("b", 0.5, "in-sample"), changed])
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "* **training, unseen: 1 figures of both, mean 10.0% -> 20.0%: worse**" in page
+    assert "* training, in-sample: 1 figures of both, mean 50.0% -> 50.0%" in page
+    assert "* training, paper: 1 figures unseen -> in-sample" in page
+
+
 def test_less_than_two_points_is_no_line() -> None:
     rows = [
         {"class": "serving", "which": "unseen", "release": name, "mean": mean}

@@ -21,6 +21,7 @@ from builders import (
     with_level,
 )
 
+from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
@@ -29,6 +30,7 @@ from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token
 from costmodel.workload.engine import Engine, EngineMemory, Scheduler, SchedulerRule
 from costmodel.workload.plans import Serving
+from costmodel.workload.requests import Lengths, RequestStream, Sessions, Slo
 from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
 
 EXPERTS = Parallelism(dp=16.0, ep=16.0)
@@ -155,6 +157,29 @@ def test_requests_without_room_for_their_cache_wait_and_the_result_says_so() -> 
     assert any(f"{most:g} of 4096 requests" in note for note in result.notes)
     assert any(line.name == "waiting for memory" and line.bound == "capacity" for line in result.breakdown)
     assert point(CASES["chunked"]).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("stream", "slo", "told"),
+    [
+        (RequestStream(input=Lengths(mean=512.0)), None, ()),
+        (
+            RequestStream(input=Lengths(distribution="lognormal", mean=512.0)),
+            None,
+            ("`requests.input`, taken at the mean",),
+        ),
+        (RequestStream(sessions=Sessions(turns=3.0), arrivals="burst"), None, ("sessions", "arrivals: burst")),
+        (None, Slo(ttft=0.5), ("`slo`",)),
+    ],
+)
+def test_a_note_says_what_of_the_requests_the_closed_form_takes_no_notice_of(
+    stream: RequestStream | None, slo: Slo | None, told: tuple[str, ...]
+) -> None:
+    for concurrency, rate in ((8.0, None), (None, 0.5)):
+        plan = replace(SERVING, requests=stream, slo=slo, concurrency=concurrency, rate=rate)
+        notes = evaluate(scenario(plan, DENSE_MODEL), Calibration()).notes()
+        assert len(notes) == (1 if told else 0)
+        assert all(word in notes[0] for word in told)
 
 
 def test_the_largest_concurrency_is_what_memory_leaves_for_caches() -> None:

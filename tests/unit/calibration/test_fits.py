@@ -410,8 +410,9 @@ families:
     ("kernel", "high"),
     [
         (Kernel("vllm 1", "k1", "graph"), None),
-        (Kernel("", "k1", ""), None),
-        (Kernel("", "", ""), None),
+        (Kernel("", "k1", "graph"), None),
+        (Kernel("", "k1", ""), 1.25),
+        (Kernel("", "", ""), 2.0),
         (Kernel("vllm 9", "k2", "graph"), 1.25),
         (Kernel("sglang 1", "k2", "graph"), 1.25),
         (Kernel("vllm 1", "", ""), 1.25),

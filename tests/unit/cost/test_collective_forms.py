@@ -163,6 +163,16 @@ def test_an_all_reduce_over_nodes_takes_a_tree_where_a_ring_has_more_steps():
     assert waits(16.0) == pytest.approx(2 * (7 * 2e-6 + 8e-6 + NIC.latency), rel=1e-6)
 
 
+@pytest.mark.parametrize("form", [STEPPED, replace(PEERS, cluster_steps=STEPS)])
+def test_a_small_all_reduce_over_nodes_waits_for_the_steps_of_nccl(form):
+    small = ClusterSteps(intra_step=1e-6, inter_step=3e-6, tree_step=5e-6)
+    stepped = replace(form, small_cluster_steps=small)
+    expected = 2 * (7 * 1e-6 + min(5e-6, 8 * 1e-6 + 3e-6) + NIC.latency)
+    assert seconds(stepped, "all_reduce", 1.0, 16.0) - form.launch == pytest.approx(expected, rel=1e-3)
+    assert seconds(stepped, "all_reduce", 1.0, 8.0) == seconds(form, "all_reduce", 1.0, 8.0)
+    assert seconds(stepped, "all_reduce", 1.0, 64.0) > seconds(stepped, "all_reduce", 1.0, 16.0)
+
+
 def test_steps_between_nodes_are_stated_together():
     known = {
         "kind": "collective", "launch": "1 us", "small_step": 0.5, "small_efficiency": 0.5, "large_latency": "1 us",

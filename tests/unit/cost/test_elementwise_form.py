@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import FRAMEWORK
 
-from costmodel.cost.elementwise import ElementwiseForm
+from costmodel.cost.elementwise import ElementwiseForm, SerialRows
 from costmodel.cost.machine import Machine
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Elementwise
@@ -53,3 +53,11 @@ def test_better_memory_and_more_processors_are_never_slower() -> None:
     faster = replace(DEVICE, memory=(*DEVICE.memory[:-1], replace(DEVICE.memory[-1], bandwidth=2 * BANDWIDTH)))
     assert FORM.time(norm, replace(MACHINE, device=faster)).seconds < before
     assert FORM.time(norm, replace(MACHINE, processors=264)).seconds < before
+
+
+def test_a_few_rows_are_looked_up_one_after_the_other() -> None:
+    form = replace(FORM, serial_rows=SerialRows(serial_row=6e-7))
+    few, more = np.array([1.0, 8.0, 16.0]), np.array([17.0, 4096.0])
+    assert seconds(few * 8192, few, form) - seconds(few * 8192, few) == pytest.approx(6e-7 * few, rel=1e-6)
+    assert seconds(more * 8192, more, form) == pytest.approx(seconds(more * 8192, more), rel=1e-12)
+    assert seconds(1e6, 0.0, form) == seconds(1e6, 0.0)

@@ -64,6 +64,7 @@ def test_weights_grow_from_nothing_as_a_shape_leaves_what_was_measured(calibrati
         fit = calibration.fit(experts(rows))
         assert isinstance(fit, JoinedFit)
         assert fit.weights.sum() == pytest.approx(1.0)
+        assert set(fit.sources) == {part.source for part in fit.parts}  # all are on the path, not the leading one alone
         weights.append(float(fit.weights[0]))
     assert weights == sorted(weights, reverse=True)
     assert weights[0] > 0.5 > weights[-1]

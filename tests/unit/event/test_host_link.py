@@ -7,18 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import DECODE, FP8, HOSTED, MOE_MODEL, PREFILL, pools, scenario, with_device
+from builders import DECODE, FP8, FRAMEWORK, HOSTED, MOE_MODEL, PREFILL, pools, scenario, with_device
 
 from costmodel.analytic.disaggregation import DisaggregatedEvaluation
 from costmodel.analytic.evaluation import PassEvaluation, evaluate
-from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.inference import pass_times
-from costmodel.analytic.link_sharing import Moving, shared_layout
+from costmodel.analytic.link_sharing import Meetings, Moving, shared_layout
 from costmodel.analytic.recurrence import Event, compile_events
 from costmodel.cost.calibration import Calibration
 from costmodel.event.engine import run
 from costmodel.event.evaluation import EventEngine
-from costmodel.event.graph import Graph, Task
+from costmodel.event.graph import MESSAGE, Graph, Task
 from costmodel.event.links import Links
 from costmodel.event.passes import pass_graph, pass_times_of
 from costmodel.event.replicas import Replicas
@@ -31,7 +31,7 @@ from costmodel.workload.operators import Collective, Group, HostTransfer
 from costmodel.workload.plans import Decode, Prefill
 from costmodel.workload.scenario import Communication, Offload, Parallelism, Scenario
 
-MESSAGE = Moving(1.0, {HOST_OUT: 0.75, HOST_IN: 0.75, NIC_OUT: 1.0, NIC_IN: 1.0})
+EXCHANGE = Moving(1.0, {HOST_OUT: 0.75, HOST_IN: 0.75, NIC_OUT: 1.0, NIC_IN: 1.0})
 COPY = Moving(1.0, {HOST_IN: 1.0}, is_copy=True)
 CACHES = Moving(1.0, {HOST_OUT: 0.5, NIC_OUT: 0.75})
 Piece = tuple[Moving, float, tuple[int, ...]]  # what it moves, seconds alone, pieces that it waits for
@@ -42,7 +42,7 @@ def in_closed_form(pieces: list[Piece], policy: str) -> list[float]:
     program = compile_events(events, [(0, number) for number in range(len(pieces))])
     seconds = np.array([[alone] for _, alone, _ in pieces])
     beside = frozenset(number for number, (moving, _, _) in enumerate(pieces) if moving is CACHES)
-    layout = shared_layout(program, seconds, [moving for moving, _, _ in pieces], policy, beside)
+    layout = shared_layout(program, seconds, Meetings([moving for moving, _, _ in pieces], policy, beside, slowed=-1))
     return [float(end) for end in layout.finish[:, 0]]
 
 
@@ -62,42 +62,62 @@ Ends = Callable[[list[Piece], str], list[float]]
 
 @ENGINES
 def test_what_never_meets_loses_nothing(ends: Ends) -> None:
-    assert ends([(COPY, 3.0, ()), (MESSAGE, 4.0, (0,))], "shared") == pytest.approx([3.0, 7.0], rel=1e-6)
+    assert ends([(COPY, 3.0, ()), (EXCHANGE, 4.0, (0,))], "shared") == pytest.approx([3.0, 7.0], rel=1e-6)
 
 
 @ENGINES
 def test_two_that_meet_all_along_keep_the_link_full(ends: Ends) -> None:
     """The link has 4 s of a copy and 0.75 * 4 s of a message to carry, and both want it all the time: 7 s for each."""
-    assert ends([(COPY, 4.0, ()), (MESSAGE, 4.0, ())], "shared") == pytest.approx([7.0, 7.0], rel=1e-6)
+    assert ends([(COPY, 4.0, ()), (EXCHANGE, 4.0, ())], "shared") == pytest.approx([7.0, 7.0], rel=1e-6)
 
 
 @ENGINES
 def test_the_shorter_of_two_is_slowed_wholly_and_the_longer_by_its_work(ends: Ends) -> None:
     """A message of 1 s at 1/1.75 takes 1.75 s; the copy has then done 1 s of 8, and ends at 1.75 + 7 = 8.75 s."""
-    assert ends([(COPY, 8.0, ()), (MESSAGE, 1.0, ())], "shared") == pytest.approx([8.75, 1.75], rel=1e-6)
+    assert ends([(COPY, 8.0, ()), (EXCHANGE, 1.0, ())], "shared") == pytest.approx([8.75, 1.75], rel=1e-6)
 
 
 @ENGINES
 def test_messages_first_leave_a_copy_what_they_do_not_take(ends: Ends) -> None:
     """The copy does 4 * 0.25 = 1 s of its work beside the message of 4 s, and 3 s after it."""
-    assert ends([(COPY, 4.0, ()), (MESSAGE, 4.0, ())], "messages_first") == pytest.approx([7.0, 4.0], rel=1e-6)
+    assert ends([(COPY, 4.0, ()), (EXCHANGE, 4.0, ())], "messages_first") == pytest.approx([7.0, 4.0], rel=1e-6)
 
 
 @ENGINES
 def test_copies_first_stop_a_message_that_finds_no_room(ends: Ends) -> None:
-    assert ends([(COPY, 4.0, ()), (MESSAGE, 1.0, ())], "copies_first") == pytest.approx([4.0, 5.0], rel=1e-6)
+    assert ends([(COPY, 4.0, ()), (EXCHANGE, 1.0, ())], "copies_first") == pytest.approx([4.0, 5.0], rel=1e-6)
 
 
 @ENGINES
 def test_with_links_of_their_own_neither_gives_way(ends: Ends) -> None:
-    assert ends([(COPY, 4.0, ()), (MESSAGE, 4.0, ())], "separate") == pytest.approx([4.0, 4.0], rel=1e-6)
+    assert ends([(COPY, 4.0, ()), (EXCHANGE, 4.0, ())], "separate") == pytest.approx([4.0, 4.0], rel=1e-6)
 
 
 @ENGINES
 def test_caches_on_their_way_to_another_pool_share_the_nic_with_an_exchange(ends: Ends) -> None:
     """Together they want 1.75 of the NIC and 1.25 of the link to the host: 1.75 counts, whatever goes first there."""
     for policy in ("shared", "messages_first", "separate"):
-        assert ends([(CACHES, 4.0, ()), (MESSAGE, 4.0, ())], policy) == pytest.approx([7.0, 7.0], rel=1e-6)
+        assert ends([(CACHES, 4.0, ()), (EXCHANGE, 4.0, ())], policy) == pytest.approx([7.0, 7.0], rel=1e-6)
+
+
+def test_kernels_beside_exchanges_lose_what_both_engines_say() -> None:
+    """At a slowdown of 2 a kernel of 4 s does 0.5 s of its work beside an exchange of 1 s; what waits for it is late.
+
+    Kernels of 4 and 2 s, an exchange of 1 s beside the first and one of 3 s behind it, which the second waits for: they
+    end at 4.5, 9.5, 1 and 7.5 s. The compute stream is idle for 3 s of that, and hides nothing of the half second.
+    """
+    events = [Event(0, (0, 0)), Event(1, (0, 1)), Event(1, (0, 2), (0,)), Event(0, (0, 3), (2,))]
+    program = compile_events(events, [(0, number) for number in range(4)])
+    meetings = Meetings([None] * 4, slowed=0, slowing=1, slowdown=2.0)
+    layout = shared_layout(program, np.array([[4.0], [1.0], [3.0], [2.0]]), meetings)
+    graph = Graph(moe_comm_slowdown=2.0)
+    compute, exchanges = (graph.stream("rank", 0, name) for name in ("compute", "exchanges"))
+    graph.add(Task("kernel", compute, 4.0))
+    graph.add(Task("exchange", exchanges, 1.0, (), MESSAGE, slows_kernels=True))
+    graph.add(Task("exchange", exchanges, 3.0, (0,), MESSAGE, slows_kernels=True))
+    graph.add(Task("kernel", compute, 2.0, (2,)))
+    for ends in (layout.finish[:, 0], run(graph).finish):
+        assert ends == pytest.approx([4.5, 1.0, 7.5, 9.5], rel=1e-6)
 
 
 def test_a_class_gets_what_higher_ones_leave() -> None:
@@ -191,6 +211,18 @@ def test_a_decoding_step_waits_for_copies_and_exchanges_that_meet() -> None:
     assert shared > 1.01 * separate
     alone = replace(served(BUSY["decode"]), offload=Offload())
     assert headline(evaluate_point(alone, Calibration())) < separate
+
+
+def test_kernels_that_exchanges_slow_are_laid_out_where_a_pass_copies() -> None:
+    """What streams wait for hides little of what kernels lose: both engines agree, and a grid holds its points."""
+    slow = replace(FRAMEWORK, moe_comm_slowdown=1.4)
+    of = replace(served(BUSY["prefill"], mode="normal"), framework=slow)
+    closed, simulated = both_engines(of)
+    assert simulated == pytest.approx(closed, rel=5e-3)
+    shares = np.array([0.0, 0.3])
+    grid = evaluate_grid(replace(of, offload=Offload(kv_cache=shares)), Calibration(), (2,)).metrics["ttft"]
+    points = [headline(evaluate_point(replace(of, offload=Offload(kv_cache=share)), Calibration())) for share in shares]
+    assert np.asarray(grid) == pytest.approx(points, rel=1e-9)
 
 
 def test_a_pass_without_copies_has_no_shared_links() -> None:

@@ -14,6 +14,9 @@ from costmodel.serving.state import (
     FINISH,
     FIRST,
     FREE,
+    HIT,
+    HOST_FREE,
+    LOADED,
     NEVER,
     NEXT,
     NOBODY,
@@ -24,6 +27,7 @@ from costmodel.serving.state import (
     RECOMPUTED,
     REPLICA,
     STEPS,
+    SWAPPED_OUT,
     Policy,
     Requests,
     new_fleet,
@@ -139,6 +143,59 @@ def test_a_jump_changes_nothing(requests, policy, mixed, caching, per_step):
         np.testing.assert_array_equal(progress.time[:, :4], other.time[:, :4])
         for mine, theirs in zip(engines, others, strict=True):
             np.testing.assert_array_equal(mine, theirs)
+
+
+@given(STREAMS, POLICIES, st.integers(0, 60), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_a_swapped_cache_is_not_computed_again(requests, policy, room, caching):
+    policy = policy._replace(blocks=45, caching=caching, swap_time=0.25, host_blocks=room)
+    results = [serve(requests, policy._replace(jump=jump)) for jump in (True, False)]
+    (_, progress, engines), (_, other, others) = results
+    np.testing.assert_array_equal(progress.time[:, :4], other.time[:, :4])
+    for mine, theirs in zip(engines, others, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    count = engines.count[0]
+    assert np.isfinite(progress.time[:, FINISH]).all()
+    assert (count[FREE], count[HOST_FREE]) == (policy.blocks, room)
+    if room == 60 and not caching:
+        lost = count[PREEMPTIONS] * 90  # at most a step of a prompt that was computed in part
+        assert count[PROMPT_TOKENS] - requests.length[:, 0].sum() <= lost
+    if count[SWAPPED_OUT] == 0:
+        _, recomputed, _ = serve(requests, policy._replace(swap_time=0.0))
+        np.testing.assert_array_equal(progress.time[:, FINISH], recomputed.time[:, FINISH])
+
+
+def test_a_swap_takes_two_copies():
+    requests = stream([0.0, 0.0], [(40, 60), (40, 60)])
+    policy = POLICY._replace(blocks=30, overlapped=False, host_blocks=1000)
+    finish = {}
+    for seconds in (1e-9, 1.0):
+        _, progress, engines = serve(requests, policy._replace(swap_time=seconds))
+        finish[seconds] = progress.time[:, FINISH].max()
+        moved = -(-int(engines.count[0, SWAPPED_OUT]) // policy.block)
+        assert engines.count[0, PREEMPTIONS] == 1
+    assert finish[1.0] - finish[1e-9] == pytest.approx(2 * moved)
+
+
+def test_a_tier_gives_back_what_the_device_has_lost():
+    first, second = list(range(10)), list(range(10, 20))
+    requests = shared(stream([0.0, 100.0, 200.0], [(44, 2)] * 3), [first, second, first])
+    policy = POLICY._replace(blocks=12, caching=True, overlapped=False)
+    _, without, _ = serve(requests, policy)
+    assert without.count[2, HIT] < 40
+    for blocks, seconds in ((20, 0.1), (100, 0.1), (20, 0.2)):
+        tiers = policy._replace(tier_blocks=(blocks, 0), tier_time=(seconds, 0.0))
+        _, progress, engines = serve(requests, tiers)
+        assert progress.count[2, HIT] == 40
+        loaded = engines.count[0, LOADED] // policy.block
+        assert loaded == 10 - without.count[2, HIT] // policy.block
+        computed = progress.time[2, FIRST] - 200.0 - loaded * seconds
+        assert computed < without.time[2, FIRST] - 200.0
+    _, progress, _ = serve(requests, policy._replace(tier_blocks=(10, 0), tier_time=(0.1, 0.0)))
+    assert progress.count[2, HIT] == without.count[2, HIT]  # the tier has kept the second prompt's blocks only
+    _, progress, engines = serve(requests, policy._replace(tier_blocks=(10, 10), tier_time=(0.1, 7.0)))
+    assert progress.count[2, HIT] == 40
+    assert progress.time[2, FIRST] > 200.0 + 7.0 * engines.count[0, LOADED] / policy.block
 
 
 @given(STREAMS, POLICIES, st.data())

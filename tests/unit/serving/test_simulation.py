@@ -109,3 +109,72 @@ def test_prompts_computed_elsewhere_leave_decoding_steps_alone() -> None:
 def test_a_fleet_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         evaluation(**changes)
+
+
+def served_totals(**changes: Any) -> dict[str, float]:
+    """Return the sums of a run of the shipped server. changes: of its scenario."""
+    hardware = {"hardware.node.host.memory": "64 GB"}
+    given = {**BASE, **hardware, **{f"scenarios.serving.{key}": value for key, value in changes.items()}}
+    workload = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"])
+    scenario = workload.scenario("serving")
+    assert isinstance(scenario.plan, Serving)
+    found = RequestEvaluation(scenario, scenario.plan, workload.calibration(scenario)).details()["requests"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_caches_of_preempted_requests_go_to_the_host_where_the_scheduler_swaps() -> None:
+    crowded = {"rate": "200 /s", "memory.blocks": 320, "output_tokens": 400}
+    computed, swapped = (served_totals(**crowded, **{"scheduler.preemption": kind}) for kind in ("recompute", "swap"))
+    assert computed["preemptions"] > 0
+    assert computed["swapped_tokens"] == 0
+    assert swapped["swapped_tokens"] > 0
+    assert swapped["recomputed_tokens"] == 0 < computed["recomputed_tokens"]
+
+
+def test_a_tier_raises_the_share_of_prompts_that_are_not_computed() -> None:
+    prefix = {"count": 80, "prefix": {"groups": 20, "tokens": 512}}
+    few = {"requests": prefix, "memory.blocks": 320, "rate": "4 /s", "input_tokens": 600}
+    without, behind = (
+        served_totals(**few, **tiers)
+        for tiers in ({}, {"memory.tiers": [{"capacity": "64 GB", "bandwidth": "20 GB/s"}]})
+    )
+    assert behind["loaded_tokens"] > 0 == without["loaded_tokens"]
+    assert behind["cached_tokens"] > without["cached_tokens"]
+
+
+def test_swapping_needs_to_know_the_host() -> None:
+    given = {**BASE, "scenarios.serving.scheduler.preemption": "swap"}
+    workload = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"])
+    scenario = workload.scenario("serving")
+    assert isinstance(scenario.plan, Serving)
+    with pytest.raises(InputError, match="the host memory of rtx-4090-x1 is not known"):
+        Simulation(scenario, scenario.plan, workload.calibration(scenario))
+
+
+def test_more_requests_a_second_wait_longer_and_more_engines_less() -> None:
+    """The same requests at another speed, and dealt out to more engines."""
+    drawn = {"count": 200, "output": {"distribution": "lognormal", "mean": 24, "deviation": 20, "high": 100}}
+
+    def waits(rate: float, engines: int) -> float:
+        replicas = {"count": engines, "routing": "least_loaded"}
+        return served_totals(requests=drawn, rate=f"{rate} /s", replicas=replicas)["wait_time"]
+
+    by_rate = [waits(rate, 1) for rate in (2, 16, 128)]
+    by_engines = [waits(128, engines) for engines in (1, 2, 8)]
+    assert by_rate == sorted(by_rate)
+    assert by_engines == sorted(by_engines, reverse=True)
+    assert by_rate[0] < by_rate[-1]
+    assert by_engines[-1] < by_engines[0]
+
+
+def test_an_objective_that_asks_for_less_is_met_by_as_many_or_more() -> None:
+    met = []
+    for slo in ("100 ms", "1 s", "1000 s"):
+        given = {**BASE, "scenarios.serving.rate": "60 /s", "scenarios.serving.slo": {"ttft": slo, "tpot": "1 s"}}
+        workload = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"])
+        scenario = workload.scenario("serving")
+        assert isinstance(scenario.plan, Serving)
+        met.append(RequestEvaluation(scenario, scenario.plan, workload.calibration(scenario)).times()["goodput"])
+    assert met == sorted(met)
+    assert met[0] < met[-1]

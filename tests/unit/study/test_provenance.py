@@ -10,6 +10,7 @@ import pytest
 import yaml
 from small_world import write
 
+from costmodel.analytic.evaluation import evaluate
 from costmodel.calibration.fit_files import CALIBRATIONS
 from costmodel.schema.case import Case, load_case_file
 from costmodel.schema.references import Library, package_root
@@ -128,6 +129,25 @@ def test_no_shipped_figure_counts_as_unseen_that_a_fit_on_its_path_shares_a_sour
             places = {one.place.partition(":")[0] for one in dependences(case, prediction, library)}
             values = {place for place in places if not place.endswith(("/composition", "/roofline", "/sources"))}
             assert not {name for place in values for name in _written(place)} & identities(case), row.id
+
+
+def test_every_file_of_a_joined_fit_is_on_the_path_of_a_prediction() -> None:
+    """However little a part weighs."""
+    (case,), _ = load_cases(["pd_decode_tps"])
+    library = Library()
+    prediction = predict(case, (), library)
+    places = {one.place.partition(":")[0] for one in dependences(case, prediction, library)}
+    scenario = prediction.scenario
+    assert prediction.workload is not None
+    fits = [one.fit for one in evaluate(scenario, prediction.workload.calibration(scenario)).operators()]
+    sources = {source for fit in fits for source in fit.sources}
+    assert not any("," in source for source in sources)
+    assert {source for source in sources if _rests_on_something(source)} <= places
+
+
+def _rests_on_something(place: str) -> bool:
+    document = yaml.safe_load((package_root() / "hardware" / f"{place}.yaml").read_text(encoding="utf-8"))
+    return any(entry.get("rests_on") for entry in document.get("sources", ()))
 
 
 def _written(place: str) -> set[str]:

@@ -1,0 +1,142 @@
+"""Residuals under which more work hardly ever takes less time.
+
+A smooth residual follows rows that scatter, and fades away from them: along a size it may fall faster than the physical
+form grows. What the form itself does, such as the teeth of whole waves, stays.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.machine import Machine
+from costmodel.cost.residual import Residual
+from costmodel.fitting.ladders import ladders
+from costmodel.fitting.regression import RIDGE, ROBUST
+from costmodel.quantities import Array
+
+BASES = 40  # ladders of each size
+SEED = 1
+FALLS = (0.008, 0.02, 0.045)  # chosen: what a time may fall from one rung of a ladder to the next
+WORTH = 1.05  # chosen: of the mean error over the rows, what a smaller fall may cost
+ENOUGH = 1e-3  # of a limit that is not kept
+ROUNDS = 30  # of adding limits that are not kept yet, at most
+MOST = 100  # limits that are added in a round, at most
+LEAST = 1e-6  # of the mean curvature: heights that no row determines stay what they are
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedRows:
+    """Rows as a form sees them: features and times of each of their kernels, time of the others, measured time [s]."""
+
+    features: Sequence[Array]
+    times: Sequence[Array]
+    other_times: Array
+    seconds: Array
+
+    def predicted(self, residual: Residual) -> Array:
+        """Return the time of every row [s]."""
+        total = self.other_times
+        for time, features in zip(self.times, self.features, strict=True):
+            total = total + time * np.asarray(residual.factor(list(features.T)))
+        return total
+
+    def mean_error(self, residual: Residual) -> float:
+        """Return the mean relative error."""
+        return float(np.abs(self.predicted(residual) / self.seconds - 1.0).mean())
+
+    def curvature(self, residual: Residual, ridge: float) -> Array:
+        """Return that of what a residual's heights minimise: rows, each with what it weighs in the end, and ridge."""
+        total = self.other_times + np.sum(self.times, axis=0)
+        parts = ((time / total, features) for time, features in zip(self.times, self.features, strict=True))
+        matrix = functools.reduce(np.add, (share[:, None] * bumps(residual, features) for share, features in parts))
+        missed = np.log(self.seconds / total) - matrix @ residual.weights
+        weights = 1.0 / np.sqrt(1.0 + (missed / ROBUST) ** 2)
+        unlike = residual.bump_lengths is not None  # bumps with lengths of their own: each height has its own prior
+        prior = ridge * (np.eye(len(residual.weights)) if unlike else bumps(residual, residual.centres))
+        gram: Array = (matrix * weights[:, None]).T @ matrix + prior
+        return gram + LEAST * float(np.trace(gram)) / len(gram) * np.eye(len(gram))
+
+
+def growing(key: str, fit: FamilyFit, machine: Machine, rows: FittedRows, ridge: float = RIDGE) -> Residual | None:
+    """Return the residual nearest to a fit's under which no kernel of a ladder is much faster than a smaller one.
+
+        minimise   (w - w_0)^T curvature (w - w_0)
+        subject to r(x_next) - r(x) >= -max(log(form(x_next) / form(x)), 0) - fall     for every step of a ladder
+
+    r: the residual with the heights w; w_0: those before. Heights of zero keep all limits, so there is a solution. Of
+    `FALLS` the smallest that costs little of the rows' mean error, else the largest. None where nothing changes.
+    """
+    residual = fit.residual
+    if residual is None or fit.form is None or not len(residual.weights):
+        return None
+    parts = list(_limits(key, fit, machine))
+    if not parts:
+        return None
+    steps, least = (np.concatenate(each) for each in zip(*parts, strict=True))
+    if float((least - steps @ residual.weights).max()) <= FALLS[0] + ENOUGH:
+        return None
+    curvature, error = rows.curvature(residual, ridge), rows.mean_error(residual)
+    for fall in FALLS:
+        heights = _nearest(residual.weights, curvature, steps, least - fall)
+        found = replace(residual, weights=heights)
+        if rows.mean_error(found) <= WORTH * error:
+            break
+    return found
+
+
+def bumps(residual: Residual, points: Array) -> Array:
+    """Return every bump of a residual of height one at some shapes. points: (shapes, axes) [octaves]."""
+    lengths = residual.lengths if residual.bump_lengths is None else residual.bump_lengths
+    lengths = np.broadcast_to(lengths, residual.centres.shape)
+    squares = np.zeros((len(points), len(residual.centres)))
+    for axis in range(points.shape[1]):
+        squares += ((points[:, None, axis] - residual.centres[:, axis]) / lengths[:, axis]) ** 2
+    return np.asarray(np.exp(-0.5 * squares))
+
+
+def _limits(key: str, fit: FamilyFit, machine: Machine) -> Iterator[tuple[Array, Array]]:
+    """Yield by how much each bump grows along the steps of a ladder, and the least that their sum should."""
+    assert fit.form is not None
+    assert fit.residual is not None
+    for _, operator in ladders(key, fit, machine, BASES, SEED):
+        features = np.stack(np.broadcast_arrays(*fit.form.features(operator)), axis=-1)
+        seconds = np.broadcast_to(np.asarray(fit.form.time(operator, machine).seconds), (len(features),))
+        yield np.diff(bumps(fit.residual, features), axis=0), -np.maximum(np.diff(np.log(seconds)), 0.0)
+
+
+def _nearest(weights: Array, curvature: Array, steps: Array, least: Array) -> Array:
+    """Return the heights nearest to some under `steps @ heights >= least`. curvature: of the squared distance.
+
+    Limits that are not kept are added round by round, the worst first. Each round is a least-distance problem, solved
+    by non-negative least squares (Lawson, Hanson, Solving Least Squares Problems, 1974, chapter 23).
+    """
+    root = np.linalg.cholesky(curvature)  # distance^2 = |root^T (w - w_0)|^2
+    kept = np.zeros(0, dtype=np.intp)
+    found = weights
+    for _ in range(ROUNDS):
+        lacking = least - steps @ found
+        worst = np.argsort(-lacking)[:MOST]
+        worst = worst[lacking[worst] > ENOUGH]
+        if not len(worst):
+            break
+        kept = np.union1d(kept, worst)
+        limits = np.linalg.solve(root, steps[kept].T).T
+        found = weights + np.linalg.solve(root.T, _shortest(limits, least[kept] - steps[kept] @ weights))
+    return found
+
+
+def _shortest(limits: Array, least: Array) -> Array:
+    """Return the shortest vector u with `limits @ u >= least`."""
+    from scipy.optimize import nnls
+
+    stacked = np.concatenate([limits.T, least[None]])
+    target = np.append(np.zeros(limits.shape[1]), 1.0)
+    multipliers, _ = nnls(stacked, target, maxiter=100 * len(least))
+    rest = stacked @ multipliers - target
+    shortest: Array = -rest[:-1] / rest[-1]
+    return shortest
