@@ -166,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = join([read_tables(path) for path in chosen.measurements])
     catalogue = Catalogue(chosen.path)
     found = errors(table, without(plan, chosen.without, catalogue), catalogue, FitStore(library))
-    text = render_file("transfer", pooled(dict(sorted(found.items()))), (*NOTE, f"Made by `{COMMAND}`."))
+    made = f"{COMMAND} --without {chosen.without}" if chosen.without else COMMAND
+    text = render_file("transfer", pooled(dict(sorted(found.items()))), (*NOTE, f"Made by `{made}`."))
     write_whole(chosen.output, [text.encode("utf-8")])
     sys.stdout.write(text)
 
