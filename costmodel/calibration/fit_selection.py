@@ -143,7 +143,10 @@ class Chooser:
         return Choice(Calibration(self._device, fits), f"no fit of {requested} for {self._device}; roofline used")
 
     def _of_others(self, kernel: Kernel, requested: str) -> Choice | None:
-        """Return the fits of the kernel itself that other devices lend, those of the die first; null without any."""
+        """Return the fits of the kernel itself that other devices lend, those of the die first; null without any.
+
+        The kernel and its framework come first, then the nearest device, then the framework's version and the timing.
+        """
         if self._candidates or not self._store.may_borrow(self._device):
             return None
         kin, strangers = self._store.same_die(self._device), self._store.strangers(self._device)
@@ -151,7 +154,7 @@ class Chooser:
             others = self._files_of([self._store.chain(device)[0] for device in devices])
             covering = [each for each in others if each.covers(requested)]
             if covering:
-                best = min(covering, key=lambda each: (*each.mismatch(kernel), each.order(kernel, requested)))
+                best = min(covering, key=lambda each: (*each.mismatch(kernel)[:3], *each.order(kernel, requested)))
                 return self._choice(best, kernel, requested, requested)
         return None
 
