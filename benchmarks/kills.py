@@ -1,6 +1,7 @@
-"""Kills sweeps, simulations of requests, reports and fits at random moments: what is left is whole, or not there.
+"""Kills sweeps, simulations of requests, reports, predictions and fits at random moments: what is left is whole, or
+not there. Then two of each write the same files at once.
 
-`python -m benchmarks.kills [KIND…]`: twenty kills; after each the same command ends with an undisturbed run's files.
+`python -m benchmarks.kills [KIND…]`: 25 kills; after each the same command ends with an undisturbed run's files.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ RUNS = {
                  "scenarios.serving.requests={arrivals: closed_loop, count: 2000}", "--trace", "{out}/requests.csv"],
     "report": ["report", "{in}/result.json", "--output", "{out}/report"],
     "predictions": ["predict", "{in}/table.csv", "--output", "{out}/predicted.csv"],
+    "fits": ["calibrate", "{in}/measured.csv", "--device", "h100-sxm", "--output", "{out}/fits.yaml"],
 }  # fmt: skip
 
 
@@ -45,10 +47,35 @@ def prepare(folder: Path) -> None:
     """Write what reports and predictions read."""
     rows = [f"H100_SXM,gemm,{m},{n},4096,bf16,bf16," for m in range(1, 200) for n in (1024, 4096, 8192)]
     (folder / "table.csv").write_text("\n".join(["device,op,m,n,k,dtype_in,dtype_out,time_us", *rows]) + "\n")
+    header = "device,op,m,n,k,dtype_in,dtype_out,time_us"
+    lines = [header, *(f"{row}{5 + 2.0 * _flop(row) / 7e8:.3f}" for row in rows[::8])]  # 5 us and 700 TFLOP/s
+    (folder / "measured.csv").write_text("\n".join(lines) + "\n")
     with (folder / "result.json").open("wb") as file:
         subprocess.run(
             [sys.executable, "-m", "costmodel", "simulate", "deepseek_v3", "--json"], check=True, stdout=file
         )
+
+
+def _flop(row: str) -> float:
+    """Return the multiply-adds of a row of the table."""
+    m, n, k = map(float, row.split(",")[2:5])
+    return m * n * k
+
+
+def writers(kind: str, folder: Path, known: dict[str, str]) -> bool:
+    """Let two equal runs write the same files at once; tell whether both end and leave what one of them would."""
+    output = folder / f"{kind}-twice"
+    output.mkdir()
+    line = command(kind, folder, output)
+    pair = [subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [run.communicate()[1].strip().splitlines() for run in pair]
+    same = files(output) == known
+    ends = ", ".join(
+        f"exit {run.returncode}{': ' + lines[-1] if run.returncode and lines else ''}"
+        for run, lines in zip(pair, told, strict=True)
+    )
+    print(f"{kind}, two writers: {ends}; {'same bytes' if same else 'DIFFERS'}")
+    return same and all(run.returncode in (0, 2) for run in pair)
 
 
 def main() -> int:
@@ -83,6 +110,7 @@ def main() -> int:
                 told = f"torn: {', '.join(torn)}" if torn else "all whole"
                 again = "same bytes" if same else "DIFFERS"
                 print(f"{kind} killed after {moment:.1f} s: {len(left)} of {len(known)} files, {told}; again: {again}")
+            bad += not writers(kind, folder, known)
     return int(bad > 0)
 
 

@@ -327,11 +327,13 @@ def _shared_stage(
     rows: list[Quantity] = [segments[slot].total for slot in program.slots]
     if model.background is not None:
         program, rows = with_background(program, model.moving), [*rows, background]
-    durations, shape = _stacked(rows)
+    stacked, shape = _stacked([*rows, model.moe_comm_slowdown])
+    durations = stacked[:-1]
     is_copy = np.isin(program.stream, (H2D, D2H))
     copies = (durations[program.slot][is_copy].sum(axis=0) > 0).reshape(shape)
     slowdown = where(copies, model.moe_comm_slowdown, 1.0)
-    moving = [model.moving.get(slot) for slot in program.slots]
+    known = [model.moving.get(slot) for slot in program.slots]
+    moving = [None if item is None else item.over(shape) for item in known]
     meetings = Meetings(
         moving, model.host_link, beside_background(model.background), COMPUTE, ALL_TO_ALL,
         np.broadcast_to(slowdown, shape).reshape(-1),
@@ -346,7 +348,7 @@ def _shared_stage(
     shared = total(on_compute & messages) - (durations[program.slot][on_compute & messages].sum(axis=0)).reshape(shape)
     all_to_all, own = total(program.stream == ALL_TO_ALL), program.stream != BACKGROUND
     span, compute = layout.finish[own].max(axis=0).reshape(shape), alone.compute + shared
-    laid_out = total(on_compute) - compute
+    laid_out = where(np.greater(slowdown, 1.0), total(on_compute) - compute, 0.0)
     contention = stage_contention(span, compute, all_to_all, model.moe_comm_slowdown)
     extra, span = where(copies, laid_out, contention), where(copies, span - laid_out, span)
     return replace(

@@ -39,6 +39,11 @@ class Moving:
     shares: Shares
     is_copy: bool = False
 
+    def over(self, shape: tuple[int, ...]) -> Moving:
+        """Return the same point by point of a grid."""
+        shares = {link: _points(share, shape) for link, share in self.shares.items()}
+        return Moving(_points(self.wire, shape), shares, self.is_copy)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
@@ -52,6 +57,10 @@ class Layout:
     def span(self) -> Array:
         """Return when the last event is done [s]."""
         return np.asarray(self.finish.max(axis=0))
+
+
+def _points(value: Quantity, shape: tuple[int, ...]) -> Array:
+    return np.broadcast_to(np.asarray(value, dtype=np.float64), shape).reshape(-1)
 
 
 def meets(first: Moving, second: Moving, policy: str) -> tuple[Quantity, Quantity]:

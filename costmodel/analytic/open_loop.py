@@ -29,6 +29,7 @@ from costmodel.analytic.serving import (
     left_to_requests,
     mean_keys,
     most_running,
+    padded_ranks,
     request_constant,
     steady_state,
 )
@@ -136,7 +137,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         sets = self._scenario.parallel.pp
         prompts, decodes = (pass_times(model, wider) for model in self._models)
         with_prompts, decode_only = prompts.round(sets), decodes.round(sets)
-        behind = self._states.behind_ranks(with_prompts, decode_only, self._scenario.parallel.lockstep)
+        behind = self._states.behind_ranks(with_prompts, decode_only, padded_ranks(self._scenario))
         return StepTable(
             with_prompts, decode_only + behind, behind, prompts.kernels, decodes.kernels, prompts.joules, decodes.joules
         )  # fmt: skip

@@ -117,7 +117,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         """Return the times of steps with prompts and of those that only decode, and what of these waits for others."""
         parallel = self._scenario.parallel
         with_prompts, decode_only = (step.round(parallel.pp) for step in self.times(perturbations))
-        behind = self._state.behind_ranks(with_prompts, decode_only, parallel.lockstep)
+        behind = self._state.behind_ranks(with_prompts, decode_only, padded_ranks(self._scenario))
         return with_prompts, decode_only + behind, behind
 
     @property
@@ -214,6 +214,11 @@ def arrival_steps(scenario: Scenario, plan: Serving, requests: Count) -> Count:
     if scenario.framework.engine is None:
         return 0.0
     return minimum(maximum(requests - 1.0, 0.0), 1.0) * (2.0 if plan.scheduler.overlapped else 1.0)
+
+
+def padded_ranks(scenario: Scenario) -> Count:
+    """Return the engines whose steps all last as long as those with prompts where one of them has some."""
+    return scenario.parallel.lockstep if scenario.framework.padded_ranks else 1.0
 
 
 def request_constant(scenario: Scenario) -> Seconds:

@@ -26,6 +26,7 @@ def command(
     search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Compare predictions with published results: all shipped cases, or those in FILE or with ID."""
+    from costmodel.cli.progress import progress
     from costmodel.study.reproduce import load_cases, reproduce, summarise, summarise_publications
 
     chosen, unread = load_cases(cases, search_path, classes)
@@ -34,11 +35,9 @@ def command(
         from costmodel.study.end_to_end import left_out
 
         unseen = left_out(chosen, search_path)
-    comparisons, problems = (
-        reproduce(chosen, search_path)
-        if unseen is None
-        else reproduce(chosen, search_path, unseen.changes, unseen.widening, unseen.refitted)
-    )
+    again = () if unseen is None else (unseen.changes, unseen.widening, unseen.refitted)
+    with progress("comparing", len(chosen)) as on_progress:
+        comparisons, problems = reproduce(chosen, search_path, *again, on_progress=on_progress)
     if summary:
         from costmodel.study.accuracy import by_class
 

@@ -83,7 +83,7 @@ def table_error(
 
 def _foreign(path: Path) -> RawTable:
     """Return what another tool measured: a profiler's trace, or the output of nccl-tests."""
-    from costmodel.profiling.importing import read_foreign
+    from costmodel.measurements.importing import read_foreign
 
     foreign = read_foreign(path, display_path(path))
     return RawTable(path, foreign.columns, foreign.lines)

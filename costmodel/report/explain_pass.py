@@ -16,6 +16,8 @@ latency_time    = sum over stages of stage_time + (stages - 1) * p2p_time
 stage_time      = span_time + contention_time
 span_time       = max over segments e of finish(e)
 finish(e)       = duration(e) + max(finish(previous of the stream), finish(previous of the micro-batch))
+duration(e)     = alone(e) + sum over others of (1 - r) * m                     with copies: what shares links, and
+                  kernels beside exchanges, whose sum is contention_time then
 contention_time = max(0, overlap_time * (1 - 1/slowdown) - idle_time)                   slowdown = moe_comm_slowdown
 overlap_time    = compute_time + all_to_all_time - span_time                            both streams run
 idle_time       = span_time - compute_time                                              the compute stream waits"""

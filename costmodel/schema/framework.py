@@ -256,6 +256,11 @@ class FrameworkFile(Strict):
     uneven_contexts: UnevenContextsFile | None = Field(
         default=None, description="decoding over contexts of unequal length; null: as long as over equal ones"
     )
+    padded_ranks: bool = Field(
+        default=False,
+        description="data-parallel ranks that share experts pad their tokens to the most that one of them has: where "
+        "one has a prompt, all take as long as if each had",
+    )
     eager_prompts: EagerPromptsFile | None = Field(
         default=None, description="passes with prompts that the host limits; null: none"
     )

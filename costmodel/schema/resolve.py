@@ -313,6 +313,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     )
     if architecture is None:
         raise Stop
+    by_chance = list(_by_chance(plan, architecture))
     plan = _with_load(plan, architecture)
     kernels = build_framework.framework(framework.file, hardware.device_part.file)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
@@ -326,7 +327,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         communication=build.communication(plan.communication, kernels),
         framework=kernels,
         offload=build.offload(plan.offload),
-        notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan)),
+        notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan), *by_chance),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, field)),
         simulation=build.simulation(plan.simulation),
     )
@@ -338,12 +339,28 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     return _Resolved(scenario, scenario_document(plan, scenario, hardware, formats.file, framework.file), trees)
 
 
+def _is_by_chance(plan: PlanFile, architecture: Architecture) -> bool:
+    """Tell whether a training scenario leaves open how its experts are loaded."""
+    if not isinstance(plan, TrainingFile) or not architecture.has_experts:
+        return False
+    return plan.routing.load is None and plan.communication.expert_load is None
+
+
+def _by_chance(plan: PlanFile, architecture: Architecture) -> Iterator[str]:
+    """Yield a note where a training scenario leaves open how its experts are loaded."""
+    if _is_by_chance(plan, architecture):
+        yield (
+            "experts are loaded by chance, as where a router is forced to be balanced; a learned one is less even: set "
+            "communication.expert_load (1.3 was measured on 64 ranks of DeepSeek-V3, docs/method.md 17.2) or routing"
+        )
+
+
 def _with_load(plan: PlanFile, architecture: Architecture) -> PlanFile:
-    """Return the plan with a `routing.load`: by chance for the few tokens of an engine's step, unless it is stated."""
+    """Return the plan with a `routing.load`: by chance in training and in an engine's step, unless it is stated."""
     if plan.routing.load is not None:
         return plan
     engine = isinstance(plan, ServingFile) and plan.prefill is None
-    load = "uniform" if engine and architecture.has_experts else "balanced"
+    load = "uniform" if (engine and architecture.has_experts) or _is_by_chance(plan, architecture) else "balanced"
     return plan.model_copy(update={"routing": plan.routing.model_copy(update={"load": load})})
 
 

@@ -109,8 +109,8 @@ class RoutingFile(Strict):
 
     load: Literal["balanced", "uniform", "zipf", "counts"] | None = Field(
         default=None,
-        description="balanced: all ranks equal; uniform / zipf: random routing; counts: from a file; null: uniform on "
-        "one engine of phase `serving`, else balanced",
+        description="balanced: all ranks equal; uniform / zipf: random routing; counts: from a file; null: uniform in "
+        "training and on one engine of phase `serving`, else balanced",
     )
     exponent: Exponent | None = Field(default=None, description="of Zipf's law, popularity = rank^-exponent; zipf only")
     counts: str | None = Field(

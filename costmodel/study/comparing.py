@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.errors import InfeasibleError, InputError, Location
-from costmodel.profiling.importing.compressed import parse_json, read_bytes
-from costmodel.profiling.importing.serving import is_benchmark, read_benchmark
+from costmodel.measurements.importing.compressed import parse_json, read_bytes
+from costmodel.measurements.importing.serving import is_benchmark, read_benchmark
 from costmodel.result import stored_line
 from costmodel.schema.references import suggest
 from costmodel.schema.results import ResultFile, ScenarioResult, read_result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -151,13 +151,15 @@ def reproduce(
     changes: Mapping[str, Mapping[str, object]] | None = None,
     widening: Widening | None = None,
     refitted: Refitted = NOTHING_REFITTED,
+    *,
+    on_progress: Callable[[float], None] = lambda _: None,
 ) -> tuple[list[Comparison], list[Problem]]:
     """Return every published figure compared, and the problems of cases that predict nothing.
 
     A problem of one case does not stop the others; scenarios that several cases share are evaluated once.
     changes: id of a case -> what changes in its scenario beside what the case says: path -> value, as `--set`;
     widening: by how much more the ends of an interval lie below and above the prediction, in quadrature.
-    refitted: what else is stated anew without the publication of each case.
+    refitted: what else is stated anew without the publication of each case. on_progress: is told how many are done.
     """
     changed = changes or {}
     cases = [replace(case, overrides={**case.overrides, **changed.get(case.id, {})}) for case in cases]
@@ -167,7 +169,8 @@ def reproduce(
     rest: dict[str, tuple[Dependence, ...]] = {}
     problems: list[Problem] = []
     comparisons: list[Comparison] = []
-    for case in cases:
+    for number, case in enumerate(cases):
+        on_progress(number)
         if case.skip is None:
             stated = [None if tree is None else to_python(tree) for tree in (case.scenario, case.device)]
             key = repr((stated, case.kernel, {path: str(value) for path, value in case.overrides.items()}))

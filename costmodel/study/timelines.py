@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from costmodel.errors import InputError, Location
-from costmodel.profiling.importing.compressed import parse_json, read_bytes
-from costmodel.profiling.importing.kineto import is_trace
+from costmodel.measurements.importing.compressed import parse_json, read_bytes
+from costmodel.measurements.importing.kineto import is_trace
 from costmodel.reading import open_regular
 
 SCHEMA = "costmodel/trace-comparison@1"

@@ -306,6 +306,7 @@ class Framework:
     engine: its defaults as a serving engine, null where it is none.
     uneven_contexts: of its decoding kernels, null: contexts of unequal length take no longer than equal ones.
     eager_layer: host time of a layer in passes with prompts, which take no less, where no CUDA graph holds them [s].
+    padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one of them has.
     """
 
     name: str
@@ -337,6 +338,7 @@ class Framework:
     engine: Engine | None = None
     uneven_contexts: UnevenContexts | None = None
     eager_layer: Seconds = 0.0
+    padded_ranks: bool = False
 
     def comm_slowdown(self, communication: Communication) -> Quantity:
         """Return the slowdown of kernels beside exchanges of whole chunks (`normal` mode); one in low-latency mode.

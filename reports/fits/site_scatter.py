@@ -28,7 +28,7 @@ from costmodel.study.predictions import UTILISATIONS, predict
 from costmodel.study.reproduce import load_cases
 from costmodel.study.weights import NORMAL
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.site_scatter import Apart, SiteScatter
+from costmodel.workload.site_scatter import FREEDOM, Apart, SiteScatter, spread_of
 
 FEWEST = 4  # figures of a site of which anchors are tried
 TRIALS = 200  # of sets of anchors, of a site with more
@@ -101,9 +101,13 @@ def _site(key: tuple[str, str, str], found: Sequence[tuple[float, Scenario]]) ->
 
 
 def fit(sites: Sequence[Site]) -> SiteScatter:
-    """Return the standard deviations that make the figures of all sites likeliest, each site counting as `MOST`.
+    """Return the scales that make the figures of all sites likeliest, each site counting as `MOST`.
 
-    minimise  sum over sites of min(1, MOST/n) * (log det K + e K^-1 e) / 2 + sum of (log(value / start) / width)^2 / 2
+    minimise  sum over sites of min(1, MOST/n) * (log det K + (nu + n) log(1 + e K^-1 e / nu)) / 2
+              + sum of (log(value / start) / width)^2 / 2
+
+    A site's figures are one draw of a multivariate Student's t with nu degrees of freedom: the few sites that are far
+    off as a whole, such as those of devices without fits, say little of all others.
     """
 
     def loss(logs: Array) -> float:
@@ -112,7 +116,9 @@ def fit(sites: Sequence[Site]) -> SiteScatter:
         for site in sites:
             matrix, errors = _matrix(site, scatter), site.clipped
             weight = min(1.0, MOST / len(errors))
-            total += 0.5 * weight * float(np.linalg.slogdet(matrix)[1] + errors @ np.linalg.solve(matrix, errors))
+            far = float(errors @ np.linalg.solve(matrix, errors)) / FREEDOM
+            likely = float(np.linalg.slogdet(matrix)[1]) + (FREEDOM + len(errors)) * math.log1p(far)
+            total += 0.5 * weight * likely
         return total
 
     found: Any = minimize(loss, np.log(_START), method="Nelder-Mead", options={"xatol": 0.01, "fatol": 0.01})
@@ -151,7 +157,10 @@ def score(site: Site, scatter: SiteScatter, anchors: int) -> Score:
         others = [row for row in range(size) if row not in chosen]
         gain = np.linalg.solve(matrix[np.ix_(chosen, chosen)], matrix[np.ix_(chosen, others)]).T
         left = site.logs[others] - gain @ site.logs[chosen]
+        known = site.logs[chosen]
+        surprise = float(known @ np.linalg.solve(matrix[np.ix_(chosen, chosen)], known)) if chosen else 0.0
         variance = np.diag(matrix)[others] - np.sum(gain * matrix[np.ix_(others, chosen)], axis=1)
+        variance = variance * spread_of(surprise, len(chosen))
         errors.extend(np.abs(np.exp(-left) - 1.0))
         inside.extend(np.abs(left) <= NORMAL_90 * np.sqrt(variance))
     return Score(float(np.mean(errors)), float(np.median(errors)), float(np.mean(inside)))

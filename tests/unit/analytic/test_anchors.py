@@ -58,6 +58,18 @@ def test_more_measured_runs_move_further_and_narrow_more() -> None:
     assert widths[0] > widths[1] > widths[2]
 
 
+def test_a_surprising_measured_step_says_less_of_others() -> None:
+    def width(ratio: float) -> float:
+        point = evaluate_point(replace(OTHER, anchor=measured(ratio, RUN)), Calibration())
+        low, high = point.intervals["step_time"] or (1.0, 1.0)
+        return math.log(high / low)
+
+    variance = 0.1**2 + 0.05**2 + 0.04**2 + 0.003**2
+    assert width(2.0) / width(1.05) == pytest.approx(
+        math.sqrt((4 + math.log(2.0) ** 2 / variance) / (4 + math.log(1.05) ** 2 / variance)), rel=1e-6
+    )
+
+
 def test_a_run_that_shares_nothing_moves_nothing() -> None:
     anchored = replace(OTHER, anchor=measured(1.2, RUN, scatter=NOTHING_SHARED))
     assert step_time(anchored) == pytest.approx(step_time(OTHER), rel=1e-12)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import DECODE, FP8, FRAMEWORK, HOSTED, MOE_MODEL, PREFILL, pools, scenario, with_device
 
-from costmodel.analytic.disaggregation import DisaggregatedEvaluation
+from costmodel.analytic.disaggregation import DisaggregatedEvaluation, delivered_cache
 from costmodel.analytic.evaluation import PassEvaluation, evaluate
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.inference import pass_times
@@ -223,6 +223,11 @@ def test_kernels_that_exchanges_slow_are_laid_out_where_a_pass_copies() -> None:
     grid = evaluate_grid(replace(of, offload=Offload(kv_cache=shares)), Calibration(), (2,)).metrics["ttft"]
     points = [headline(evaluate_point(replace(of, offload=Offload(kv_cache=share)), Calibration())) for share in shares]
     assert np.asarray(grid) == pytest.approx(points, rel=1e-9)
+    factors = np.array([[1.0], [1.4]])
+    slower = replace(of, framework=replace(slow, moe_comm_slowdown=factors), offload=Offload(kv_cache=shares[None, :]))
+    table = np.asarray(evaluate_grid(slower, Calibration(), (2, 2)).metrics["ttft"])
+    assert table[1] == pytest.approx(points, rel=1e-9)
+    assert np.all(table[0] < table[1])
 
 
 def test_a_pass_without_copies_has_no_shared_links() -> None:
@@ -252,3 +257,19 @@ def test_caches_between_pools_and_exchanges_slow_each_other_in_both_engines() ->
     assert simulated.latency == pytest.approx(float(times.prefill.latency), rel=5e-3)
     assert simulated.background == pytest.approx(float(times.prefill.background), rel=5e-3)
     assert alone.moving == {}
+
+
+def test_caches_leave_a_stage_with_its_share_of_the_layers_and_arrive_request_by_request() -> None:
+    """Four prompts of 1,024 tokens a device and pass, over two stages; 32 requests a device, one in 255 steps each."""
+    plan = pools(Parallelism(pp=2.0, dp=8.0, ep=8.0), Parallelism(dp=16.0, ep=16.0))
+    of = scenario(plan, MOE_MODEL, plan.decode.parallel, FP8, cluster=WIDE)
+    evaluation = evaluate(of, Calibration())
+    assert isinstance(evaluation, DisaggregatedEvaluation)
+    leaving, arriving = (model.background for model in (evaluation.prefill_pass, evaluation.decode_pass))
+    assert leaving is not None
+    assert arriving is not None
+    assert isinstance(leaving.operator, Collective)
+    assert isinstance(arriving.operator, Collective)
+    cache = delivered_cache(of, plan)
+    assert leaving.operator.size == pytest.approx(4 * cache / 2)
+    assert arriving.operator.size == pytest.approx(32 / 255 * cache)

@@ -56,6 +56,18 @@ def test_routing_is_balanced_by_default() -> None:
     assert loaded().value("scenarios.decode.routing.load") == "balanced"
 
 
+@pytest.mark.usefixtures("experts")
+def test_in_training_experts_are_loaded_by_chance_unless_a_load_is_stated() -> None:
+    def of(**changes: object) -> tuple[str | None, bool]:
+        overrides = {f"scenarios.train.{key}": value for key, value in changes.items()}
+        scenario = resolve("small", overrides=overrides, search_path=["."]).scenarios["train"]
+        return scenario.routing.load, any("loaded by chance" in note for note in scenario.notes)
+
+    assert of() == ("uniform", True)
+    assert of(**{"routing.load": "balanced"}) == ("balanced", False)
+    assert of(**{"communication.expert_load": 1.3}) == ("balanced", False)
+
+
 def test_an_expert_load_is_read_from_communication(experts: Path) -> None:
     workload = resolve("small", overrides={"scenarios.decode.communication.expert_load": "1.3"}, search_path=[experts])
     assert workload.scenarios["decode"].communication.expert_load == 1.3

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from costmodel.errors import InputError, MeasurementError, visible
-from costmodel.profiling.importing.compressed import read_bytes
+from costmodel.measurements.importing.compressed import read_bytes
 from costmodel.schema.loader import parse_tree, read_data
 from costmodel.schema.whole_files import write_whole
 

@@ -111,6 +111,12 @@ def test_figures_of_one_run_are_one_group(world: Path) -> None:
     assert {row.group for row in named} == {"both fabrics"}
 
 
+def test_comparing_tells_how_far_it_is(world: Path) -> None:
+    case, told = _case(world), []
+    reproduce([case, replace(case, id="again")], [str(world)], on_progress=told.append)
+    assert told == [0, 1]
+
+
 def test_no_shipped_figure_counts_as_unseen_that_a_fit_on_its_path_shares_a_source_with() -> None:
     """The same from the files' text, without the code that decides: one case of each publication and framework."""
     cases, _ = load_cases([])

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.errors import Location, MeasurementError, Problem
-from costmodel.profiling.importing import kineto, nccl, serving
-from costmodel.profiling.importing.compressed import parse_json, read_bytes
+from costmodel.measurements.importing import kineto, nccl, serving
+from costmodel.measurements.importing.compressed import parse_json, read_bytes
 
 
 @dataclass(frozen=True, slots=True)

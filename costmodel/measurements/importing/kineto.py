@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from costmodel.errors import Location, MeasurementError, Problem
+from costmodel.measurements.importing.documents import Arguments, DeviceProperties, Event, checked
 
 Row = tuple[int, Mapping[str, str]]
-Event: TypeAlias = "Mapping[str, Any]"
 Sizes: TypeAlias = "dict[str, str]"
 Sizing: TypeAlias = "Callable[[list[list[int]], Sequence[Any]], Sizes | None]"
 """Gives an operator's columns from the sizes of its tensors and its other arguments; none where they do not fit."""
@@ -25,7 +26,9 @@ _COLLECTIVES = {
     "allgather": "all_gather", "_reduce_scatter_base": "reduce_scatter", "reduce_scatter": "reduce_scatter",
     "all_to_all": "all_to_all", "all_to_allv": "all_to_all", "alltoall": "all_to_all", "alltoall_base": "all_to_all",
 }  # fmt: skip
-_DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
+_OPERATOR, _KERNEL = "cpu_op", "kernel"
+_DEVICE_WORK, _LAUNCHES = (_KERNEL, "gpu_memcpy", "gpu_memset"), ("cuda_runtime", "cuda_driver")
+_KNOWN = (_OPERATOR, *_DEVICE_WORK, *_LAUNCHES)
 
 
 def is_trace(document: Any) -> bool:
@@ -39,10 +42,16 @@ def rows(document: Mapping[str, Any], shown: str) -> list[Row]:
     An operator's time is that of the kernels that it launched, or its own where the trace has none (a CPU's). Raises
     MeasurementError where the trace has no shapes or no operator that the schema has.
     """
-    events = [_checked(event, place, shown) for place, event in enumerate(document["traceEvents"])]
-    timed = [event for event in events if event.get("ph") == "X" and isinstance(event.get("args"), dict)]
+    events = [
+        checked(Event, event, shown, f"traceEvents[{place}]") for place, event in enumerate(document["traceEvents"])
+    ]
+    timed = [
+        Work(event, checked(Arguments, event.args, shown, f"traceEvents[{place}].args"))
+        for place, event in enumerate(events)
+        if event.ph == "X" and event.cat in _KNOWN and event.args is not None
+    ]
     launched = _launched(timed)
-    devices = _devices(document)
+    devices = _devices(document, shown)
     known: dict[tuple[tuple[str, str], ...], list[float]] = {}
     for row, microseconds in _operators(timed, launched, devices):
         known.setdefault(tuple(row.items()), []).append(microseconds)
@@ -59,100 +68,97 @@ def rows(document: Mapping[str, Any], shown: str) -> list[Row]:
 _HINT = "profile with `record_shapes=True`, and some steps that multiply matrices"
 
 
-def _checked(event: Any, place: int, shown: str) -> Event:
-    if not isinstance(event, dict):
-        raise _problem(shown, f"traceEvents[{place}] is no event", "export the trace again")
-    duration = event.get("dur", 0)
-    if not isinstance(duration, int | float) or isinstance(duration, bool) or not 0 <= duration < math.inf:
-        raise _problem(shown, f"traceEvents[{place}].dur: {duration!r} is no duration", "export the trace again")
-    return event
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An event and its arguments."""
+
+    event: Event
+    args: Arguments
 
 
-def _launched(events: Sequence[Event]) -> dict[int, list[Event]]:
+def _launched(timed: Sequence[Work]) -> dict[int, list[Work]]:
     """Return the device's work by the external number of the operator that launched it."""
     by_correlation = {
-        event["args"]["correlation"]: event["args"].get("External id")
-        for event in events
-        if event.get("cat") in ("cuda_runtime", "cuda_driver") and "correlation" in event["args"]
-    }
-    work: dict[int, list[Event]] = {}
-    for event in events:
-        if event.get("cat") in _DEVICE_WORK:
-            args = event["args"]
-            number = args.get("External id", by_correlation.get(args.get("correlation")))
-            if isinstance(number, int):
-                work.setdefault(number, []).append(event)
+        each.args.correlation: each.args.external for each in timed
+        if each.event.cat in _LAUNCHES and each.args.correlation is not None
+    }  # fmt: skip
+    work: dict[int, list[Work]] = {}
+    for each in timed:
+        if each.event.cat in _DEVICE_WORK:
+            number = each.args.external
+            if number is None and each.args.correlation is not None:
+                number = by_correlation.get(each.args.correlation)
+            if number is not None:
+                work.setdefault(number, []).append(each)
     return work
 
 
-def _devices(document: Mapping[str, Any]) -> list[str]:
+def _devices(document: Mapping[str, Any], shown: str) -> list[str]:
     """Return the names of the devices that the trace describes."""
     properties = document.get("deviceProperties")
     listed = properties if isinstance(properties, list) else []
-    return [str(each.get("name", "")) for each in listed if isinstance(each, dict)]
+    return [
+        checked(DeviceProperties, each, shown, f"deviceProperties[{place}]").name for place, each in enumerate(listed)
+    ]
 
 
 def _operators(
-    events: Sequence[Event], launched: Mapping[int, Sequence[Event]], devices: Sequence[str]
+    timed: Sequence[Work], launched: Mapping[int, Sequence[Work]], devices: Sequence[str]
 ) -> Iterator[tuple[Sizes, float]]:
     on_device = bool(launched)
-    for event in events:
-        sizes_of = _OPERATORS.get(str(event.get("name")))
-        if event.get("cat") != "cpu_op" or sizes_of is None:
+    for each in timed:
+        sizes_of = _OPERATORS.get(each.event.name)
+        if each.event.cat != _OPERATOR or sizes_of is None:
             continue
-        args = event["args"]
-        row = _described(sizes_of, args)
+        row = _described(sizes_of, each.args)
         if row is None:
             continue
-        work = launched.get(args.get("External id", -1), ())
+        work = () if each.args.external is None else launched.get(each.args.external, ())
         if on_device and not work:
             continue
-        microseconds = sum(float(each["dur"]) for each in work) if on_device else float(event["dur"])
+        microseconds = sum(kernel.event.dur for kernel in work) if on_device else each.event.dur
         if microseconds > 0:
-            kernel = max(work, key=lambda each: float(each["dur"]))["name"] if work else event["name"]
+            longest = max((kernel.event for kernel in work), key=lambda event: event.dur, default=each.event)
             yield {
-                "device": _device_of(work, devices), **row, "framework": "torch", "kernel": str(kernel),
+                "device": _device_of(work, devices), **row, "framework": "torch", "kernel": longest.name,
                 "timing": "kineto_kernel" if on_device else "kineto_cpu_op",
             }, microseconds  # fmt: skip
 
 
-def _described(sizes_of: Sizing, args: Event) -> Sizes | None:
+def _described(sizes_of: Sizing, args: Arguments) -> Sizes | None:
     """Return the columns of an operator; None where the trace has no shapes of it or it is none of the schema."""
-    dims, types = args.get("Input Dims"), args.get("Input type")
-    if not (isinstance(dims, list) and isinstance(types, list)):
+    if args.dims is None or args.types is None:
         return None
-    tensors = [size for size in dims if isinstance(size, list) and size and all(isinstance(x, int) for x in size)]
-    known = [_TYPES[kind] for kind in types if kind in _TYPES]
-    concrete = args.get("Concrete Inputs")
-    found = sizes_of(tensors, concrete if isinstance(concrete, list) else [])
+    tensors = [size for size in args.dims if isinstance(size, list) and size and all(isinstance(x, int) for x in size)]
+    known = [_TYPES[kind] for kind in args.types if isinstance(kind, str) and kind in _TYPES]
+    found = sizes_of(tensors, args.concrete or [])
     if found is None or not known or "0" in (value for name, value in found.items() if name != "causal"):
         return None
     return {"op": found.pop("op"), "dtype_in": known[0], **found}
 
 
-def _device_of(work: Sequence[Event], devices: Sequence[str]) -> str:
+def _device_of(work: Sequence[Work], devices: Sequence[str]) -> str:
     """Return the name of the device that some work ran on; blank where the trace does not say."""
-    number = work[0]["args"].get("device", 0) if work else 0
+    number = (work[0].args.device or 0) if work else 0
     return devices[number] if isinstance(number, int) and 0 <= number < len(devices) else ""
 
 
-def _messages(events: Sequence[Event], devices: Sequence[str]) -> Iterator[tuple[Sizes, float]]:
+def _messages(timed: Sequence[Work], devices: Sequence[str]) -> Iterator[tuple[Sizes, float]]:
     """Yield the collectives that NCCL's kernels carry their arguments of."""
-    for event in events:
-        args = event["args"]
-        operation = _COLLECTIVES.get(str(args.get("Collective name")))
-        kind, ranks = _TYPES.get(str(args.get("dtype"))), args.get("Group size")
-        if event.get("cat") != "kernel" or operation is None or kind is None or not isinstance(ranks, int):
+    for each in timed:
+        args, ranks = each.args, each.args.ranks or 0
+        operation, kind = _COLLECTIVES.get(args.collective or ""), _TYPES.get(args.dtype or "")
+        if each.event.cat != _KERNEL or operation is None or kind is None:
             continue
-        counts = [args.get(name, 0) for name in ("In msg nelems", "Out msg nelems")]
-        if not all(isinstance(count, int) for count in counts) or ranks < 2 or not max(counts) or not event["dur"]:
+        largest = max(args.sent, args.received)
+        if ranks < 2 or largest <= 0 or not each.event.dur:
             continue
         local = min(ranks, len(devices)) or ranks
         yield {
-            "device": _device_of([event], devices), "op": operation, "dtype_in": kind,
-            "bytes": str(max(counts) * _BYTES[kind]), "world_size": str(ranks), "gpus_per_node": str(local),
-            "framework": "torch", "kernel": str(event["name"]), "timing": "kineto_kernel",
-        }, float(event["dur"])  # fmt: skip
+            "device": _device_of([each], devices), "op": operation, "dtype_in": kind,
+            "bytes": str(largest * _BYTES[kind]), "world_size": str(ranks), "gpus_per_node": str(local),
+            "framework": "torch", "kernel": each.event.name, "timing": "kineto_kernel",
+        }, each.event.dur  # fmt: skip
 
 
 def _gemm(left: list[int], right: list[int]) -> Sizes | None:

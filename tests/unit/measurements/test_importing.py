@@ -5,15 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from small_world import write
 
 from costmodel.errors import MeasurementError
+from costmodel.measurements.importing import read_foreign
+from costmodel.measurements.importing.compressed import read_bytes
+from costmodel.measurements.importing.serving import read_benchmark
 from costmodel.measurements.tables import read_tables
-from costmodel.profiling.importing.compressed import read_bytes
-from costmodel.profiling.importing.serving import read_benchmark
 
 
 def problem_of(path):
@@ -133,10 +135,13 @@ def test_what_the_schema_does_not_have_is_not_read(tmp_path):
     ("document", "said"),
     [
         ({"traceEvents": []}, "has no product, attention or message with its shape; profile with `record_shapes=True`"),
-        ({"traceEvents": [7]}, "traceEvents[0] is no event"),
-        ({"traceEvents": [{"ph": "X", "dur": "long"}]}, "traceEvents[0].dur: 'long' is no duration"),
-        ({"traceEvents": [{"ph": "X", "dur": -1}]}, "traceEvents[0].dur: -1 is no duration"),
+        ({"traceEvents": [7]}, "traceEvents[0]: 7 should be a mapping"),
+        ({"traceEvents": [{"ph": "X", "dur": "long"}]}, "traceEvents[0].dur: 'long' should be a valid number"),
+        ({"traceEvents": [{"ph": "X", "dur": -1}]}, "traceEvents[0].dur: -1 should be greater than or equal to 0"),
         ({"traceEvents": [cpu_op(1, "aten::mm", None, None)]}, "has no product"),
+        ({"traceEvents": [kernel([1], 2.0)]}, "traceEvents[0].args.External id: [1] should be a valid integer"),
+        ({"traceEvents": [cpu_op(1, "aten::mm", 7, None)]}, "traceEvents[0].args.Input Dims: 7 should be a valid list"),
+        ({"traceEvents": [], "deviceProperties": [3]}, "deviceProperties[0]: 3 should be a mapping"),
         ({"other": 1}, "holds no measured kernels; known are tables, traces"),
         ([1, 2], "holds no measured kernels"),
         ({"mean_ttft_ms": 3.0}, "`costmodel compare RESULT FILE` holds a result against it"),
@@ -271,8 +276,11 @@ def test_one_process_writes_only_the_first_of_its_devices(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"results": [{"size": 1}]}, "results[0] states no size or no time; the file may be cut off"),
-        ({"results": [3]}, "results[0] is no mapping"),
+        ({"results": [{"size": 1}]}, "results[0] states no time; the file may be cut off"),
+        ({"results": [{"out_of_place": {"time": 2.0}}]}, "results[0].size: is missing"),
+        ({"config": {"devices": 7}}, "config.devices: 7 should be a valid list"),
+        ({"args": None}, "args: None should be a valid list"),
+        ({"results": [3]}, "results[0]: 3 should be a mapping"),
         ({"results": []}, "holds no result"),
         ({"config": {}}, "config.devices names fewer than two ranks"),
     ],
@@ -303,8 +311,8 @@ def test_benchmarks_are_read_in_si(tmp_path):
     ("text", "said"),
     [
         (json.dumps(SGLANG) + "\n" + json.dumps(SGLANG), "holds 2 runs; keep one line"),
-        (json.dumps(VLLM | {"mean_ttft_ms": -1}), "mean_ttft_ms: -1 is no number above zero"),
-        (json.dumps(VLLM | {"mean_tpot_ms": "fast"}), "mean_tpot_ms: 'fast' is no number above zero"),
+        (json.dumps(VLLM | {"mean_ttft_ms": -1}), "mean_ttft_ms: -1 should be greater than or equal to 0"),
+        (json.dumps(VLLM | {"mean_tpot_ms": "fast"}), "mean_tpot_ms: 'fast' should be a valid number"),
         (json.dumps({"a": 1}), "is no serving benchmark"),
         (json.dumps(VLLM)[:-9], "is no valid JSON"),
     ],
@@ -313,3 +321,30 @@ def test_a_benchmark_that_is_wrong_is_told(tmp_path, text, said):
     with pytest.raises(MeasurementError) as caught:
         read_benchmark(write(tmp_path, "b.json", text), "b.json")
     assert said in str(caught.value)
+
+
+# --- any of them, with something else in one place ---
+
+NCCL_KERNEL = {"Collective name": "_allgather_base", "dtype": "BFloat16", "In msg nelems": 9, "Group size": 8}
+TRACE = trace(cpu_op(1, "aten::mm", [[8, 16], [16, 32]], BF16), kernel(1, 10.0), kernel(2, 4.0, **NCCL_KERNEL))
+ODD = [None, True, "x", -1, 0.5, 2**63, float("nan"), [], [[]], {}, {"x": 1}]
+
+
+def places(value, path=()):
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+@pytest.mark.parametrize("document", [TRACE, report(), VLLM], ids=["trace", "nccl-tests", "benchmark"])
+def test_whatever_stands_in_one_place_is_read_or_told(tmp_path, document):
+    for path in list(places(document)):
+        for value in ODD:
+            changed = json.loads(json.dumps(document))
+            inside = changed
+            for key in path[:-1]:
+                inside = inside[key]
+            inside[path[-1]] = value
+            file = write(tmp_path, "t.json", json.dumps(changed))
+            with suppress(MeasurementError):
+                read_benchmark(file, "t.json") if document is VLLM else read_foreign(file, "t.json")

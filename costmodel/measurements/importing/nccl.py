@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.errors import Location, MeasurementError, Problem
+from costmodel.measurements.importing.documents import NcclReport, NcclTimes, checked
 
 Row = tuple[int, Mapping[str, str]]
 
@@ -67,31 +68,24 @@ def rows_of_text(text: str, path: Path, shown: str) -> list[Row]:
 
 def rows_of_report(document: Mapping[str, Any], shown: str) -> list[Row]:
     """Return one row a result of a JSON report; raise MeasurementError where a value is missing."""
-    config = document.get("config")
-    config = config if isinstance(config, dict) else {}
-    devices = [each for each in config.get("devices", []) if isinstance(each, dict)]
-    hosts = [(str(each.get("hostname", "")), str(each.get("device_info", ""))) for each in devices]
-    own = _whole(config.get("nthreads"), 1) * _whole(config.get("ngpus"), 1)
+    report = checked(NcclReport, document, shown)
+    hosts = [(device.hostname, device.device_info) for device in report.config.devices]
     if len(hosts) == 1:  # without MPI only the first device of the process is written
-        hosts *= own
+        hosts *= report.config.nthreads * report.config.ngpus
     if len(hosts) < 2:
         raise _problem(shown, None, "config.devices names fewer than two ranks", "write the report of a group of ranks")
-    arguments = " ".join(str(each) for each in document.get("args", []))
+    arguments = " ".join(map(str, report.args))
     rows: list[Row] = []
-    for place, result in enumerate(document["results"]):
-        where = f"results[{place}]"
-        if not isinstance(result, dict):
-            raise _problem(shown, None, f"{where} is no mapping", "")
-        body = result.get("out_of_place") or result.get("in_place")
-        size = _finite_number(result.get("size"))
-        seconds = _finite_number(body.get("time", body.get("cpu_time"))) if isinstance(body, dict) else None
-        if size is None or seconds is None:
-            raise _problem(shown, None, f"{where} states no size or no time", "the file may be cut off")
-        named = _TEST.search(str(result.get("experiment_name", ""))) or _TEST.search(arguments)
-        operation = _operation(named, str(result.get("redop", "")), shown, None)
-        if size > 0 and seconds > 0:
-            version = str(document["nccl_version"])
-            rows.append((place + 1, _row(operation, str(result.get("type", "")), size, seconds, hosts, version)))
+    for place, result in enumerate(report.results):
+        times = result.out_of_place or result.in_place or NcclTimes()
+        microseconds = times.cpu_time if times.time is None else times.time
+        if microseconds is None:
+            raise _problem(shown, None, f"results[{place}] states no time", "the file may be cut off")
+        named = _TEST.search(result.experiment_name) or _TEST.search(arguments)
+        operation = _operation(named, result.redop, shown, None)
+        if result.size > 0 and microseconds > 0:
+            version = str(report.nccl_version)
+            rows.append((place + 1, _row(operation, result.type, result.size, microseconds, hosts, version)))
     if not rows:
         raise _problem(shown, None, "holds no result", "the run may have stopped before its first size")
     return rows
@@ -128,16 +122,6 @@ def _number(cell: str, shown: str, line: int, name: str) -> float:
     if not math.isfinite(value) or value < 0:
         raise _problem(shown, line, f"{cell!r} is no {name}", "complete the line: the file may be cut off")
     return value
-
-
-def _finite_number(value: Any) -> float | None:
-    """Return a finite number, none where a document states something else."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else None
-
-
-def _whole(value: Any, otherwise: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**20 else otherwise
 
 
 def _problem(shown: str, line: int | None, message: str, hint: str) -> MeasurementError:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from costmodel.errors import Location, MeasurementError, Problem
-from costmodel.profiling.importing.compressed import parse_json, read_bytes
+from costmodel.measurements.importing.compressed import parse_json, read_bytes
+from costmodel.measurements.importing.documents import ServingBenchmark, checked
 
 _MILLI = 1e-3
 # Metric of a result -> keys of the benchmarks, in the order of preference, and the factor to SI.
@@ -51,16 +51,14 @@ def read_benchmark(path: Path, shown: str) -> Benchmark:
     document = parse_json(text, shown)
     if not is_benchmark(document):
         raise _problem(shown, "", "is no serving benchmark", "known are the JSON files of vLLM and SGLang")
+    benchmark = checked(ServingBenchmark, document, shown)
     metrics = {}
     for metric, (keys, factor) in _KEYS.items():
-        key = next((name for name in keys if document.get(name) is not None), None)
-        if key is None:
-            continue
-        value = document[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise _problem(shown, key, f"{value!r} is no number above zero", "write the benchmark again")
-        metrics[metric] = value * factor
-    return Benchmark(str(document.get("model_id", document.get("model", ""))), metrics)
+        stated = (getattr(benchmark, key) for key in keys)
+        value = next((number for number in stated if number is not None), None)
+        if value is not None:
+            metrics[metric] = value * factor
+    return Benchmark(benchmark.model_id or benchmark.model or "", metrics)
 
 
 def _is_whole(line: str) -> bool:
