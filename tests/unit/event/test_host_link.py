@@ -22,7 +22,7 @@ from costmodel.event.graph import MESSAGE, Graph, Task
 from costmodel.event.links import Links
 from costmodel.event.passes import pass_graph, pass_times_of
 from costmodel.event.replicas import Replicas
-from costmodel.hardware import Link
+from costmodel.hardware import Link, Nic
 from costmodel.network.flow_session import FlowSession
 from costmodel.network.group_links import group_links
 from costmodel.network.link_shares import HOST_IN, HOST_OUT, NIC_IN, NIC_OUT, link_shares, message_bytes
@@ -273,3 +273,19 @@ def test_caches_leave_a_stage_with_its_share_of_the_layers_and_arrive_request_by
     cache = delivered_cache(of, plan)
     assert leaving.operator.size == pytest.approx(4 * cache / 2)
     assert arriving.operator.size == pytest.approx(32 / 255 * cache)
+
+
+def test_what_links_carry_of_caches_is_less_beside_exchanges() -> None:
+    """A NIC of 0.1 GB/s bounds prompts that are mostly cached: caches that it carries, over what each takes longer."""
+    slow = replace(WIDE, node=replace(WIDE.node, nic=Nic(1e8, 1.0, 2e-6)))
+    plan = pools(Parallelism(dp=16.0, ep=16.0), Parallelism(dp=16.0, ep=16.0), hits=0.98)
+    of = scenario(plan, MOE_MODEL, plan.decode.parallel, FP8, cluster=slow)
+    evaluation = evaluate(of, Calibration())
+    assert isinstance(evaluation, DisaggregatedEvaluation)
+    times = evaluation.times()
+    carried = 1e8 / delivered_cache(of, plan)
+    rate = evaluate_point(of, Calibration()).metrics["prefill_tokens_per_second_per_device"]
+    own = 4 / float(times.prefill.slowest)  # prompts of a pass
+    assert times.sending > 1.0
+    assert rate == pytest.approx(1024 * min(own, carried / float(times.sending)))
+    assert carried / float(times.sending) < own
