@@ -169,6 +169,15 @@ class Workload:
         }
         return replace(self, _calibrations=known)
 
+    def without_fits_of(self, devices: Iterable[str], before: Sequence[str | Path] = ()) -> Workload:
+        """Return the same as if kernels of some devices had not been measured. before: folders to search first."""
+        path, hidden = (*before, *self._search_path), frozenset(devices)
+        known = {
+            _calibration_key(each): load_calibration(each.cluster.device, each.framework, path, hidden)
+            for each in self.resolved.scenarios.values()
+        }
+        return replace(self, _calibrations=known)
+
     def scenario(self, name: str) -> Scenario:
         """Return one scenario as the engines take it; raise InputError on an unknown name."""
         if name not in self.resolved.scenarios:

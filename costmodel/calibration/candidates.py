@@ -36,6 +36,10 @@ class Candidate:
     error: float | None = None
     weight: float | None = None
 
+    def is_of(self, name: str) -> bool:
+        """Tell whether it is of an implementation, which may name its device: `rtx-4090/vllm`."""
+        return name in (self.implementation, self.source.partition("/")[2])
+
     def __str__(self) -> str:
         expected = "" if self.error is None else f", expected error {100 * math.expm1(self.error):.0f} %"
         expected += f", weight {100 * self.weight:.0f} %" if self.weight is not None and self.weight < 1.0 else ""

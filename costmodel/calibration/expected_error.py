@@ -21,6 +21,7 @@ OWN, DIE, REBALANCED, ARCHITECTURE, OTHER = "own", "die", "rebalanced", "archite
 RELATIONS = (DIE, REBALANCED, ARCHITECTURE, OTHER)  # of two devices, the nearest first
 VERSION, STAND_IN = "version", "stand_in"  # another build of the library on the same device; another library
 BALANCE = math.log(2.0)  # chosen: of peak over bandwidth, from which on other terms than at home bound a kernel
+_AMD = ("cdna", "rdna")
 _UNITS = ("bf16", "fp16", "fp32")  # that tell the balance of a device, the first that it has
 
 
@@ -33,6 +34,22 @@ def relation(own: DeviceFile | None, other: DeviceFile | None, *, same: bool) ->
     if own.die is not None and own.die == other.die:
         return REBALANCED if abs(_log_balance(own) - _log_balance(other)) > BALANCE else DIE
     return ARCHITECTURE if own.architecture == other.architecture else OTHER
+
+
+def distance(own: DeviceFile, other: DeviceFile) -> float:
+    """Return how far two devices are apart: the sum of |log| of processors, bandwidth and peak."""
+
+    def sizes(device: DeviceFile) -> tuple[float, ...]:
+        peak = next((float(device.math[name].peak) for name in _UNITS if name in device.math), math.nan)
+        return float(device.processors), float(device.memory[-1].bandwidth or math.nan), peak
+
+    steps = (abs(math.log(mine / theirs)) for mine, theirs in zip(sizes(own), sizes(other), strict=True))
+    return sum(math.inf if math.isnan(step) else step for step in steps)
+
+
+def is_of_one_maker(own: DeviceFile, other: DeviceFile) -> bool:
+    """Tell whether the libraries of one device run on another: AMD's architectures are CDNA and RDNA."""
+    return own.architecture.startswith(_AMD) == other.architecture.startswith(_AMD)
 
 
 def pair_of(first: str, second: str) -> str:

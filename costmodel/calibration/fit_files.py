@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from costmodel.calibration.expected_error import StepErrors, relation
+from costmodel.calibration.expected_error import StepErrors, distance, is_of_one_maker, relation
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.cost.calibration import FamilyFit, Form, Spread, UnseenGroups
 from costmodel.cost.form_registry import FORMS
@@ -64,18 +64,22 @@ class DeviceFits:
 
 
 class FitStore:
-    """Reads calibration files, each once, and the chain of devices that a device inherits from."""
+    """Reads calibration files, each once, and the chain of devices that a device inherits from.
 
-    def __init__(self, library: Library) -> None:
+    hidden: devices whose fits are taken as not there, for what would be predicted without them.
+    """
+
+    def __init__(self, library: Library, hidden: frozenset[str] = frozenset()) -> None:
         self._library = library
+        self._hidden = hidden
         self._files: dict[str, DeviceFits | None] = {}
         self._unseen_groups: Mapping[str, FamilyFitFile] | None = None
         self._errors: StepErrors | None = None
         self._prior: Mapping[str, FamilyFitFile] | None = None
 
-    def __reduce__(self) -> tuple[type[FitStore], tuple[Library]]:
+    def __reduce__(self) -> tuple[type[FitStore], tuple[Library, frozenset[str]]]:
         """Return how another process makes it: from the search path, files read anew."""
-        return FitStore, (self._library,)
+        return FitStore, (self._library, self._hidden)
 
     def device_fits(self, device: str, implementation: str) -> DeviceFits | None:
         """Return the file `calibrations/DEVICE/IMPLEMENTATION`; None where there is none.
@@ -85,11 +89,14 @@ class FitStore:
         name = implementation if "/" in implementation else f"{device}/{implementation}"
         if name not in self._files:
             owner = name.partition("/")[0]
-            self._files[name] = self._read(owner, name) if self._library.has(CALIBRATIONS, name) else None
+            is_there = owner not in self._hidden and self._library.has(CALIBRATIONS, name)
+            self._files[name] = self._read(owner, name) if is_there else None
         return self._files[name]
 
     def names(self, device: str) -> list[str]:
         """Return the implementations that any root of the search path has of a device."""
+        if device in self._hidden:
+            return []
         folders = [root / FOLDERS[CALIBRATIONS] / CALIBRATIONS / device for root in self._library.roots]
         return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
 
@@ -143,9 +150,32 @@ class FitStore:
             return []
         folders = [root / FOLDERS[CALIBRATIONS] / CALIBRATIONS for root in self._library.roots]
         names = {path.parent.name for folder in folders for path in folder.glob(f"*/{implementation}.yaml")}
-        files = ((name, self._device_file(name)) for name in sorted(names - {device}))
+        files = ((name, self._device_file(name)) for name in sorted(names - {device} - self._hidden))
         siblings = [(_distance(own, file), name) for name, file in files if file and file.die == own.die]
         return [name for _, name in sorted(siblings)]
+
+    def may_borrow(self, device: str) -> bool:
+        """Tell whether others may lend their fits to a device: not where its file says `inherit: null`."""
+        if not self._library.has("devices", device):
+            return False
+        own = self._library.read_unextended(self._library.find(device, "devices"), "device")
+        calibration = own.child("calibration")
+        inherit = None if calibration is None else calibration.child("inherit")
+        return inherit is None or inherit.value is not None
+
+    def strangers(self, device: str) -> list[str]:
+        """Return the devices of other dies and of the same maker that have fits, the nearest first."""
+        own = self._device_file(device)
+        if own is None:
+            return []
+        names = {name.partition("/")[0] for name in self._library.names(CALIBRATIONS) if "/" in name}
+        files = ((name, self._device_file(name)) for name in sorted(names - {device} - self._hidden))
+        others = [
+            (distance(own, file), name)
+            for name, file in files
+            if file and (own.die is None or file.die != own.die) and is_of_one_maker(own, file)
+        ]
+        return [name for _, name in sorted(others)]
 
     def prior(self) -> Mapping[str, FamilyFitFile]:
         """Return what kernels of all devices share, by `family/variant` and by family; nothing without a file."""
@@ -202,7 +232,8 @@ class FitStore:
 
     def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
         """Return the device with its default implementations, then those that it inherits from in turn."""
-        return list(_chain(self._library, device))
+        chain = _chain(self._library, device)
+        return [(name, {} if name in self._hidden else defaults) for name, defaults in chain]
 
     def _read(self, device: str, name: str) -> DeviceFits:
         file = read(self._library, CALIBRATIONS, name, FitsFile)

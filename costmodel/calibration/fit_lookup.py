@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from costmodel.calibration.candidates import (
@@ -49,40 +49,48 @@ from costmodel.workload.scenario import Framework
 
 
 def load_calibration(
-    device: Device | str, framework: Framework | str, search_path: Sequence[str | Path] = ()
+    device: Device | str,
+    framework: Framework | str,
+    search_path: Sequence[str | Path] = (),
+    hidden: frozenset[str] = frozenset(),
 ) -> Calibration:
     """Return the fit of every operator family on `device` with the kernels that `framework` names.
 
     A family starts from `calibrations/roofline`. Over it stands the fit of the implementation that the framework names
     for the family or its variant, else that of the device's own `calibration: {default: …}`, in
     `calibrations/DEVICE/IMPLEMENTATION`; where the device has none, the same of the devices that it inherits from in
-    turn, which lowers the basis to `transferred`. Files are read when an operator first asks for them. Raises
-    InputError with the problems of a file that is found.
+    turn, which lowers the basis to `transferred`. Files are read when an operator first asks for them. hidden: devices
+    whose fits are taken as not there. Raises InputError with the problems of a file that is found.
     """
     library = Library(search_path)
     if isinstance(framework, str):
         framework = framework_of(framework, library)
     name, file = (device, None) if isinstance(device, str) else (device.name, device.path)
     implementations = tuple(sorted(framework.implementations.items()))
-    return _loaded(name.removeprefix("devices/"), file, implementations, tuple(map(Path.resolve, library.roots)))
+    place = (file, tuple(map(Path.resolve, library.roots)))
+    return _loaded(name.removeprefix("devices/"), place, implementations, hidden)
 
 
 @functools.lru_cache(maxsize=256)
 def _loaded(
-    device: str, file: str | None, implementations: tuple[tuple[str, tuple[str, ...]], ...], roots: tuple[Path, ...]
+    device: str,
+    place: tuple[str | None, tuple[Path, ...]],
+    implementations: tuple[tuple[str, tuple[str, ...]], ...],
+    hidden: frozenset[str],
 ) -> Calibration:
-    store = _fit_store(roots, (device, file) if file else None)
+    file, roots = place
+    store = _fit_store(roots, (device, file) if file else None, hidden)
     fits = FitLookup(store, store.same_device(device), dict(implementations))
     return Calibration(ROOFLINE, fits, fits.notes)
 
 
 @functools.lru_cache(maxsize=8)
-def _fit_store(roots: tuple[Path, ...], beside: tuple[str, str] | None) -> FitStore:
+def _fit_store(roots: tuple[Path, ...], beside: tuple[str, str] | None, hidden: frozenset[str]) -> FitStore:
     """Return the files of a search path, which all devices and frameworks share. beside: a device not on it."""
     library = Library(roots)
     if beside is not None:
         library.know("devices", beside[0], Path(beside[1]))
-    return FitStore(library)
+    return FitStore(library, hidden)
 
 
 class FitLookup(Mapping[str, FamilyFit]):
@@ -215,6 +223,8 @@ class FitLookup(Mapping[str, FamilyFit]):
                 return
             else:
                 compared.append(candidate)
+        if not compared:
+            compared = list(self._lent(key, named))
         best = self._least(key, named, compared) if compared else None
         if named:
             self._tell(key, named, best)
@@ -303,6 +313,33 @@ class FitLookup(Mapping[str, FamilyFit]):
                 if found is not None and found.fit is not None:
                     yield found
 
+    def _lent(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
+        """Yield fits of the nearest other device: of the named kernels, else of its default.
+
+        Where neither this device nor those that it inherits from were measured at all. Devices of its die come first;
+        the prior joins a fit of another die.
+        """
+        if not self._is_unmeasured:
+            return
+        family, kin = key.partition("/")[0], self._store.same_die(self._device)
+        for device in (*kin, *self._store.strangers(self._device)):
+            defaults = self._store.chain(device)[0][1]
+            names = named or (defaults.get(key, defaults.get(family, "")),)
+            role = _NAMED if named else f"default of {device}"
+            files = (self._store.device_fits(device, name) for name in names if name and "/" not in name)
+            found = (self._candidate(fits, key, role) for fits in files if fits is not None)
+            is_lent = device not in kin
+            lent = [replace(each, fit=replace(each.fit, is_lent=is_lent)) for each in found if each.fit is not None]
+            if lent:
+                yield from lent
+                return
+
+    @cached_property
+    def _is_unmeasured(self) -> bool:
+        """Tell whether no device of the chain has any fit, and others may lend theirs."""
+        has_fits = any(self._store.names(device) for device, _ in self._chain)
+        return not has_fits and self._store.may_borrow(self._device)
+
     def _shared(self, key: str) -> Iterator[Candidate]:
         """Yield what kernels of all devices share, with the error of backcasts."""
         prior = self._prior(key)
@@ -320,7 +357,7 @@ class FitLookup(Mapping[str, FamilyFit]):
 
         Errors within `TIE` of the least are equal; then a fit of this device comes first, and then their order.
         """
-        measured = self._nearest(self._measured(key, named, compared))
+        measured = self._nearest(self._measured(key, named, compared), named)
         least = min(each.error or 0.0 for each in measured)
         equal = [each for each in measured if (each.error or 0.0) <= TIE * least]
         best = next((each for each in equal if each.device == self._device), equal[0])
@@ -328,14 +365,20 @@ class FitLookup(Mapping[str, FamilyFit]):
         steps = self._steps(key, named, best)
         return replace(best, fit=replace(best.fit, spread=best.fit.spread.widened(steps))) if steps else best
 
-    def _nearest(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Return candidates without the named kernels on farther devices than the nearest that has them."""
+    def _nearest(self, candidates: Sequence[Candidate], named: Sequence[str]) -> list[Candidate]:
+        """Return candidates without the named kernels on farther devices than the nearest that has them.
+
+        Of several names the first that devices so near have: a framework runs later ones elsewhere.
+        """
 
         def rank(candidate: Candidate) -> int:
             return (OWN, *RELATIONS).index(self._store.relation(self._device, candidate.device))
 
         nearest = min((rank(each) for each in candidates if each.role == _NAMED), default=0)
-        return [each for each in candidates if each.role != _NAMED or rank(each) == nearest]
+        near = [each for each in candidates if each.role == _NAMED and rank(each) == nearest]
+        first = next((name for name in named if any(each.is_of(name) for each in near)), "")
+        others = (each for each in candidates if each.role != _NAMED)
+        return [*(each for each in near if not first or each.is_of(first)), *others]
 
     def _measured(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> list[Candidate]:
         """Return candidates with their expected errors."""

@@ -104,11 +104,13 @@ class _Candidate:
 
 
 class Chooser:
-    """Finds the fits for kernels on one device. Files are read once."""
+    """Finds the fits for kernels on one device. Files are read once. hidden: devices whose fits are not looked at."""
 
-    def __init__(self, device: str, search_path: Sequence[str | Path] = ()) -> None:
+    def __init__(
+        self, device: str, search_path: Sequence[str | Path] = (), hidden: frozenset[str] = frozenset()
+    ) -> None:  # fmt: skip
         self._device = device
-        self._store = FitStore(Library(search_path))
+        self._store = FitStore(Library(search_path), hidden)
         self._choices: dict[tuple[str, str, Kernel], Choice] = {}
 
     def choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
@@ -134,8 +136,27 @@ class Chooser:
             if covering:
                 best = min(covering, key=lambda candidate: candidate.order(kernel, key))
                 return self._choice(best, kernel, requested, key)
+        lent = self._of_others(kernel, requested)
+        if lent is not None:
+            return lent
         fits = FitLookup(self._store, self._device, {})
         return Choice(Calibration(self._device, fits), f"no fit of {requested} for {self._device}; roofline used")
+
+    def _of_others(self, kernel: Kernel, requested: str) -> Choice | None:
+        """Return the fits of the kernel itself that other devices lend, those of the die first; null without any.
+
+        The kernel and its framework come first, then the nearest device, then the framework's version and the timing.
+        """
+        if self._candidates or not self._store.may_borrow(self._device):
+            return None
+        kin, strangers = self._store.same_die(self._device), self._store.strangers(self._device)
+        for devices in (kin, strangers):
+            others = self._files_of([self._store.chain(device)[0] for device in devices])
+            covering = [each for each in others if each.covers(requested)]
+            if covering:
+                best = min(covering, key=lambda each: (*each.mismatch(kernel)[:3], *each.order(kernel, requested)))
+                return self._choice(best, kernel, requested, requested)
+        return None
 
     def _choice(self, best: _Candidate, kernel: Kernel, requested: str, key: str) -> Choice:
         """Return the fits of a device with those of one file before its defaults. key: what the file is taken for."""
@@ -161,8 +182,11 @@ class Chooser:
 
     @cached_property
     def _candidates(self) -> list[_Candidate]:
+        return self._files_of(self._store.chain(self._device))
+
+    def _files_of(self, devices: Sequence[tuple[str, Mapping[str, str]]]) -> list[_Candidate]:
         candidates = []
-        for distance, (device, defaults) in enumerate(self._store.chain(self._device)):
+        for distance, (device, defaults) in enumerate(devices):
             for implementation in self._store.names(device):
                 fits = self._store.device_fits(device, implementation)
                 if fits is not None:

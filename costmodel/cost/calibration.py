@@ -135,6 +135,7 @@ class FamilyFit:
     source: the file that states them.
     error: expected inside the measured sizes, half of the 80 % interval of log(measured / predicted).
     rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
+    is_lent: of another die, so that rivals join it at any shape.
     """
 
     compute_efficiency: Quantity = 1.0
@@ -153,6 +154,7 @@ class FamilyFit:
     source: str = ""
     error: float = 0.0
     rivals: Callable[[], Sequence[FamilyFit]] | None = None
+    is_lent: bool = False
 
     def at(self, operator: Operator) -> FamilyFit:
         """Return the fit at the shape of an operator: this one, joined by its rivals outside the measured sizes.
@@ -161,14 +163,15 @@ class FamilyFit:
             w_0   = 1 / error_0^2,   w_i = far / error_i^2,   far = beyond^2 / (beyond^2 + error^2)
 
         error_i: expected at the shape; beyond: what the distance adds to this fit's own. Independent errors leave the
-        mean with these weights the least error of all; `far` lets the rivals in as the shape leaves what was measured.
+        mean with these weights the least error of all; `far` lets the rivals in as the shape leaves what was measured,
+        and is one for a fit that another die lends.
         """
         beyond = 0.0 if self.rivals is None else self._beyond(operator)
-        if self.rivals is None or not np.any(np.asarray(beyond) > 0.0):
+        if self.rivals is None or not (self.is_lent or np.any(np.asarray(beyond) > 0.0)):
             return self
         parts = (self, *self.rivals())
         squares = [np.square(np.maximum(part.expected_error(operator), LEAST_ERROR)) for part in parts]
-        far = np.square(beyond) / (np.square(beyond) + self.error**2)
+        far = 1.0 if self.is_lent else np.square(beyond) / (np.square(beyond) + self.error**2)
         weights = [1.0 / squares[0], *(far / square for square in squares[1:])]
         total = sum(weights)
         return JoinedFit.of(parts, np.stack(np.broadcast_arrays(*(weight / total for weight in weights))))

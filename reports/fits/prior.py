@@ -30,13 +30,12 @@ from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
-from reports.fits.transfer import some_rows
+from reports.fits.transfer import OWN_KIND, some_rows, without
 
 FAMILIES = (
     "gemm", "bmm", "grouped_gemm", "grouped_gemm_weight_only", "attention_prefill", "attention_decode", "mla_prefill",
     "mla_decode",
 )  # fmt: skip
-OWN_KIND = "triton"  # library whose attention is far from all others' on large shapes, and no device's default
 BALANCE = 0.8  # compute share over memory share, by which the tile of a bare GEMM is taken
 WARM_SHARE = 0.5  # of L2 that a warm benchmark finds again
 LEAST_READ = 1e-6  # share of the bytes that a warm kernel reads at least: it tells that a kernel is there
@@ -204,13 +203,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
     parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
     parser.add_argument("--table", type=Path, required=True, help="page of backcasts to write")
+    parser.add_argument("--without", default="", help="architecture whose devices are left out, for a backcast")
     parser.add_argument("--every", type=int, default=16, help="take every so many-th row of the tables")
     chosen = parser.parse_args(arguments)
     library = Library(())
     plan = read(library, "fit_plans", PLAN, FitPlanFile)
     table = join([read_tables(path) for path in chosen.measurements])
     table = table.take(np.arange(len(table)) % chosen.every == 0)
-    found = groups(table, plan, Catalogue(), FitStore(library))
+    catalogue = Catalogue()
+    found = groups(table, without(plan, chosen.without, catalogue), catalogue, FitStore(library))
     cases = list(backcasts(found))
     write_whole(chosen.output, [render(found, cases).encode("utf-8")])
     write_whole(chosen.table, [table_of(cases).encode("utf-8")])

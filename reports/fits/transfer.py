@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.expected_error import OWN, STAND_IN, VERSION, pair_of
+from costmodel.calibration.expected_error import ARCHITECTURE, OTHER, OWN, STAND_IN, VERSION, pair_of
 from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framework, read
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.fit_selection import Choice
@@ -31,14 +31,16 @@ from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from reports.fits.source_agreement import Pair, pooled, render_file
 
-MOST = 200  # rows of one family of an implementation that are predicted
+MOST = 100  # rows of one family of an implementation that are predicted
 FEWEST = 8
 SEED = 0
+OWN_KIND = "triton"  # library whose attention is far from all others' on large shapes, and no device's default
 COMMAND = "python -m reports.fits.transfer MEASUREMENTS --output hardware/calibrations/transfer.yaml"
 NOTE = (
-    "80 % points of the absolute logarithm of measured over predicted time. `die`, `rebalanced` (the same die with",
-    "another balance of peak and bandwidth), `architecture` and `other`: fits of the library of another device;",
-    "`version`: of another build on the same one; `stand_in` and pairs of libraries: of another library there.",
+    "80 % points of the absolute logarithm of measured over predicted time. `die` and `rebalanced` (the same die with",
+    "another balance of peak and bandwidth): fits of the library on another device; `architecture` and `other`:",
+    "fits of the same implementation on the nearest device of another die that has it; `version`: of another build",
+    "on the same device; `stand_in` and pairs of libraries: of another library there.",
 )
 
 
@@ -85,7 +87,7 @@ def errors(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStor
                 continue
             some = some_rows(samples)
             for other in plan.implementations:
-                step = _step(file, other, key, store)
+                step = _step(file, other, key, (plan, store))
                 if step is not None:
                     fits = store.device_fits(*other.name.split("/"))
                     assert fits is not None
@@ -95,14 +97,39 @@ def errors(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStor
     return found
 
 
-def _step(file: ImplementationFile, other: ImplementationFile, key: str, store: FitStore) -> tuple[str, ...] | None:
+def _step(
+    file: ImplementationFile, other: ImplementationFile, key: str, known: tuple[FitPlanFile, FitStore]
+) -> tuple[str, ...] | None:
     """Return by which names the step from an implementation's fit to another's rows is kept; none: it is not made."""
+    plan, store = known
     if other.name == file.name or store.device_fits(*other.name.split("/")) is None or not _has(other, key, store):
         return None
     related = store.relation(file.device[len(KIND) :], other.device[len(KIND) :])
+    if related in (ARCHITECTURE, OTHER):
+        if file.library == OWN_KIND and key.startswith("attention"):
+            return None  # compiled anew for each device: no default, and nothing that another's fit tells
+        return (related,) if other.name == _nearest(file, key, plan, store) else None
     if other.library == file.library:
         return (VERSION if related == OWN else related,)
     return (STAND_IN, pair_of(file.library, other.library)) if related == OWN else None
+
+
+def _nearest(file: ImplementationFile, key: str, plan: FitPlanFile, store: FitStore) -> str | None:
+    """Return the file of the same implementation on the nearest device of another die that has it."""
+    implementation = file.name.partition("/")[2]
+    planned = {each.name: each for each in plan.implementations}
+    names = (f"{device}/{implementation}" for device in store.strangers(file.device[len(KIND) :]))
+    return next((name for name in names if name in planned and _has(planned[name], key, store)), None)
+
+
+def without(plan: FitPlanFile, architecture: str, catalogue: Catalogue) -> FitPlanFile:
+    """Return a plan without the implementations of an architecture's devices."""
+    if not architecture:
+        return plan
+    kept = [
+        file for file in plan.implementations if catalogue.device(file.device[len(KIND) :]).architecture != architecture
+    ]
+    return plan.model_copy(update={"implementations": kept})
 
 
 def _has(file: ImplementationFile, key: str, store: FitStore) -> bool:
@@ -131,13 +158,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m reports.fits.transfer", description=main.__doc__)
     parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
     parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
+    parser.add_argument("--without", default="", help="architecture whose devices are left out, for a backcast")
     parser.add_argument("--path", action="append", default=[], help="folder to search first; repeatable")
     chosen = parser.parse_args(arguments)
     library = Library(chosen.path)
     plan = read(library, "fit_plans", PLAN, FitPlanFile)
     table = join([read_tables(path) for path in chosen.measurements])
-    found = errors(table, plan, Catalogue(chosen.path), FitStore(library))
-    text = render_file("transfer", pooled(dict(sorted(found.items()))), (*NOTE, f"Made by `{COMMAND}`."))
+    catalogue = Catalogue(chosen.path)
+    found = errors(table, without(plan, chosen.without, catalogue), catalogue, FitStore(library))
+    made = f"{COMMAND} --without {chosen.without}" if chosen.without else COMMAND
+    text = render_file("transfer", pooled(dict(sorted(found.items()))), (*NOTE, f"Made by `{made}`."))
     write_whole(chosen.output, [text.encode("utf-8")])
     sys.stdout.write(text)
 

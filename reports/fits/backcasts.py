@@ -1,0 +1,157 @@
+"""How far the rows of a device are predicted without its own fits: medians, and what their intervals hold.
+
+python -m reports.fits.backcasts MEASUREMENTS --table reports/backcasts.md
+
+A device is hidden by itself (others of its die stay), or with all devices of its architecture. Everything else is what
+`predict` does for a device without rows. `--path` names a folder whose prior and step errors were made without the
+hidden architecture: `reports.fits.prior` and `reports.fits.transfer` take `--without`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from costmodel.calibration.fit_files import default_framework, read
+from costmodel.calibration.fit_selection import Chooser, Kernel
+from costmodel.calibration.row_prediction import times_of, variant_of
+from costmodel.fitting.run_plan import KIND, PLAN, rows_of
+from costmodel.fitting.samples import RowMask
+from costmodel.measurements.row_group import Catalogue
+from costmodel.measurements.row_mapping import map_rows
+from costmodel.measurements.tables import Table, join, read_tables
+from costmodel.quantities import Array
+from costmodel.schema.files import list_names
+from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
+from costmodel.schema.references import Library
+from costmodel.schema.whole_files import write_whole
+from reports.fits.prior import FAMILIES
+from reports.fits.transfer import OWN_KIND
+
+DIE = ("h100-sxm", "h200-sxm", "h800-sxm", "a800-sxm-80gb")
+BALANCE = ("h20",)
+NEW = "blackwell"
+COMMAND = "python -m reports.fits.backcasts MEASUREMENTS --path WITHOUT --table reports/backcasts.md"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Of one `family/variant` of a device: logs of measured over predicted time, of low and of high over predicted."""
+
+    key: str
+    device: str
+    logs: Array
+    low: Array
+    high: Array
+
+    @property
+    def median(self) -> float:
+        """Return the median of |log|."""
+        return float(np.median(np.abs(self.logs)))
+
+    @property
+    def inside(self) -> float:
+        """Return the share of rows inside their intervals."""
+        return float(np.mean((self.logs >= self.low) & (self.logs <= self.high)))
+
+    @property
+    def factor(self) -> float:
+        """Return the median factor that half of an interval is wide."""
+        return float(np.exp(np.median(self.high - self.low) / 2.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """Measurements, the plan of which rows are of which implementation, and where files are searched first."""
+
+    table: Table
+    plan: FitPlanFile
+    catalogue: Catalogue
+    path: Sequence[Path]
+
+    def backcast(self, device: str, hidden: frozenset[str]) -> Iterator[Found]:
+        """Yield the errors of every `family/variant` of a device while the fits of some are hidden."""
+        chooser = Chooser(device, self.path, hidden)
+        found: dict[str, list[tuple[Array, Array, Array]]] = {}
+        for file in self.plan.implementations:
+            if file.device == KIND + device:
+                for key, logs in self._of(file, chooser):
+                    found.setdefault(key, []).append(logs)
+        for key, parts in sorted(found.items()):
+            yield Found(key, device, *(np.concatenate(side) for side in zip(*parts, strict=True)))
+
+    def _of(self, file: ImplementationFile, chooser: Chooser) -> Iterator[tuple[str, tuple[Array, Array, Array]]]:
+        rows = self.table.take(self._is_of(file.device[len(KIND) :]) & rows_of(file, self.table))
+        mapped, _ = map_rows(rows, self.catalogue)
+        framework = default_framework(self.path)
+        for part in mapped:
+            key = f"{part.family}/{variant_of(part)}"
+            is_own = file.library == OWN_KIND and part.family.startswith("attention")
+            if part.family in FAMILIES and not is_own and {key, part.family} & set(file.families):
+                said = (str(rows.text(column)[part.rows[0]]) for column in ("framework", "kernel", "timing"))
+                choice = chooser.choose(part.family, variant_of(part), Kernel(*said))
+                middle, low, high = times_of(part, choice, framework)
+                measured = rows.seconds[part.rows]
+                yield key, (np.log(measured / middle), np.log(low / middle), np.log(high / middle))
+
+    def _is_of(self, device: str) -> RowMask:
+        names = self.table.text("device").astype(str)
+        own = [name for name in np.unique(names) if self.catalogue.name(name) == device]
+        mask: RowMask = np.isin(names, own)
+        return mask
+
+
+def lines_of(title: str, cases: Sequence[Found]) -> list[str]:
+    """Return a table of the page: rows by `family/variant`, all devices together, then by device."""
+    lines = [
+        "", f"## {title}", "", "| kernels | device | rows | median of abs(log) | inside 80 % | half as wide as |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for key in dict.fromkeys(one.key for one in sorted(cases, key=lambda one: one.key)):
+        own = [one for one in cases if one.key == key]
+        sides = (np.concatenate(side) for side in zip(*((one.logs, one.low, one.high) for one in own), strict=True))
+        for one in [*own, *([Found(key, "all", *sides)] if len(own) > 1 else [])]:
+            shown = f"{100 * one.median:.0f} % | {100 * one.inside:.0f} % | {one.factor:.2f}"
+            lines.append(f"| {one.key} | {one.device} | {len(one.logs)} | {shown} |")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Predict the rows of devices whose fits are hidden; write the page."""
+    parser = argparse.ArgumentParser(prog="python -m reports.fits.backcasts", description=main.__doc__)
+    parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
+    parser.add_argument("--table", type=Path, required=True, help="page to write")
+    parser.add_argument("--every", type=int, default=16, help="take every so many-th row of the tables")
+    parser.add_argument("--path", type=Path, action="append", default=[], help="prior and steps made without it")
+    chosen = parser.parse_args(arguments)
+    table = join([read_tables(path) for path in chosen.measurements])
+    table = table.take(np.arange(len(table)) % chosen.every == 0)
+    plan, catalogue = read(Library(()), "fit_plans", PLAN, FitPlanFile), Catalogue()
+    known, apart = Measured(table, plan, catalogue, ()), Measured(table, plan, catalogue, chosen.path)
+    devices = dict.fromkeys(file.device[len(KIND) :] for file in plan.implementations)
+    new = frozenset(
+        name for name in list_names("devices") if catalogue.device(name).architecture == NEW
+    )  # fmt: skip
+    one_by_one = [each for name in DIE for each in known.backcast(name, frozenset({name}))]
+    balance = [each for name in BALANCE for each in known.backcast(name, frozenset({name}))]
+    without = [each for name in devices if name in new for each in apart.backcast(name, new)]
+    lines = [
+        "# Predicting devices without their fits", "", f"Made by `{COMMAND} --every {chosen.every}`.", "",
+        "Rows of a device predicted as `predict` does for one without any, while its fits are hidden.",
+        "`half as wide as`: the median factor from a prediction to an end of its 80 % interval.",
+        *lines_of("Without the device, others of its die known", one_by_one),
+        *lines_of("Without the device, of another balance of peak and bandwidth", balance),
+        *lines_of("Without all devices of Blackwell", without),
+    ]  # fmt: skip
+    text = "\n".join(lines) + "\n"
+    write_whole(chosen.table, [text.encode("utf-8")])
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What a device takes of which nothing was measured."""
+
+from __future__ import annotations
+
+import pytest
+from small_world import write
+
+from costmodel.calibration.expected_error import distance, is_of_one_maker
+from costmodel.calibration.fit_files import FitStore, framework_of, read
+from costmodel.calibration.fit_lookup import FitLookup, load_calibration
+from costmodel.calibration.fit_selection import Chooser, Kernel
+from costmodel.cost.calibration import JoinedFit
+from costmodel.schema.device import DeviceFile
+from costmodel.schema.files import load_device
+from costmodel.schema.references import Library
+from costmodel.workload.operators import Gemm
+
+BLACKWELL = frozenset({"b200-sxm", "gb200", "b300-sxm", "gb300", "rtx-pro-6000", "rtx-pro-6000-server", "rtx-5090"})
+PRODUCT = Gemm("product", m=512.0, n=4096.0, k=4096.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
+
+
+def hidden(device: str, framework: str) -> FitLookup:
+    """Return the fits of a device while all of Blackwell is hidden."""
+    found = load_calibration(load_device(device), framework_of(framework, Library(())), (), BLACKWELL).families
+    assert isinstance(found, FitLookup)
+    return found
+
+
+def device(name: str) -> DeviceFile:
+    return read(Library(()), "devices", name, DeviceFile)
+
+
+def test_the_nearest_device_of_another_die_lends_the_named_kernels_and_the_prior_joins_them() -> None:
+    fits = hidden("b200-sxm", "sglang")
+    answer = fits.considered("gemm/bf16")[-1]
+    assert (answer.source, answer.role) == ("calibrations/h200-sxm/cublas-sglang", "named by the framework")
+    fit = fits["gemm/bf16"]
+    assert (fit.basis, fit.is_lent) == ("transferred", True)
+    joined = fit.at(PRODUCT)
+    assert isinstance(joined, JoinedFit)
+    assert {part.source for part in joined.parts} >= {answer.source, "calibrations/prior"}
+
+
+def test_without_a_name_it_is_the_default_of_the_nearest_device() -> None:
+    assert hidden("b200-sxm", "default").considered("gemm/bf16")[-1].role == "default of h200-sxm"
+
+
+def test_a_measured_row_takes_its_own_kernel_of_another_device() -> None:
+    choice = Chooser("b200-sxm", (), BLACKWELL).choose("gemm", "bf16", Kernel("trtllm 1.0", "cublas", ""))
+    assert choice.why.split("/")[0] in ("h200-sxm", "h100-sxm")
+
+
+def test_another_maker_s_kernels_are_not_lent() -> None:
+    fits = load_calibration(load_device("mi300x"), "default").families
+    assert fits["gemm/bf16"].source == "calibrations/prior"
+    assert not is_of_one_maker(device("mi300x"), device("h100-sxm"))
+
+
+def test_nothing_is_borrowed_where_the_file_says_so(world) -> None:
+    text = "schema: costmodel/device@1\nextends: devices/chip\nname: alone\ncalibration: {inherit: null}\n"
+    write(world, "hardware/devices/alone.yaml", text)
+    store = FitStore(Library([world]))
+    assert not store.may_borrow("alone")
+    assert store.may_borrow("sibling")
+
+
+@pytest.mark.parametrize(("near", "far"), [("h200-sxm", "l40s"), ("h100-sxm", "rtx-4090")])
+def test_devices_are_near_whose_sizes_are_alike(near, far) -> None:
+    own = device("b200-sxm")
+    assert distance(own, device(near)) < distance(own, device(far))
+    assert distance(own, own) == 0.0
