@@ -24,7 +24,7 @@ def line(scenario: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_the_work_of_a_training_step_s_lines_is_what_it_executes() -> None:
-    even = costmodel.load("deepseek_v3", {"scenarios.training.communication.expert_load": None}, scenarios=["training"])
+    even = costmodel.load("deepseek_v3", {"scenarios.training.communication.expert_load": 1.0}, scenarios=["training"])
     training = even.simulate()["scenarios"]["training"]
     executed = sum(entry["flop"] for entry in training["breakdown"])
     tokens = 15360 * 4096
