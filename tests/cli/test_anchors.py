@@ -35,7 +35,7 @@ scenarios:
     sequence: 4096
     recompute: full
 """
-ANCHOR = "anchor: {metric: step_time, value: 9 s}"
+ANCHOR = "anchor: {metric: step_time, value: 4 s}"
 CASES = """
 schema: costmodel/case@1
 source: {cite: "own runs"}
@@ -74,11 +74,11 @@ def scenarios(run: Run, *arguments: str) -> dict[str, Any]:
 @pytest.mark.usefixtures("folder")
 def test_a_measured_step_moves_and_narrows_every_scenario_of_its_framework_and_cluster(run: Run) -> None:
     plain, own = scenarios(run, "plain.yaml"), scenarios(run, "own.yaml", "--set", "scenarios.large.anchor=null")
-    assert own["small"]["metrics"]["step_time"] == pytest.approx(9.0, rel=0.01)
+    assert own["small"]["metrics"]["step_time"] == pytest.approx(4.0, rel=0.01)
     before, after = plain["large"], own["large"]
     assert after["basis"]["anchored"] == 1.0
     assert "anchored" not in before["basis"]
-    ratio = 9.0 / plain["small"]["metrics"]["step_time"]
+    ratio = 4.0 / plain["small"]["metrics"]["step_time"]
     moved = after["metrics"]["step_time"] / before["metrics"]["step_time"]
     assert min(ratio, 1.0) < moved < max(ratio, 1.0)
     widths = [one["intervals"]["step_time"][1] / one["intervals"]["step_time"][0] for one in (before, after)]
