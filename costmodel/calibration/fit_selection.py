@@ -80,10 +80,15 @@ class _Candidate:
         """Tell whether the file was fitted to rows, rather than states a published rate."""
         return any(family.form is not None for family in self.fits.file.families.values())
 
+    @property
+    def names_rows(self) -> bool:
+        """Tell whether the file says which rows it is of, by framework, kernel or timing."""
+        file = self.fits.file
+        return bool(file.frameworks or file.kernels or file.timings)
+
     def answers(self, kernel: Kernel) -> bool:
         """Tell whether the file may answer for a kernel while another has rows: one that states a rate may not."""
-        file = self.fits.file
-        return self.is_measured or bool(file.frameworks or file.kernels or file.timings) or self.is_named(kernel)
+        return self.is_measured or self.names_rows or self.is_named(kernel)
 
     def kin(self, kernel: Kernel) -> str | None:
         """Return whether a kernel of another source is of the `same` library or an `other`; None: it is of this source.
@@ -152,7 +157,7 @@ class Chooser:
         kin, strangers = self._store.same_die(self._device), self._store.strangers(self._device)
         for devices in (kin, strangers):
             others = self._files_of([self._store.chain(device)[0] for device in devices])
-            covering = [each for each in others if each.covers(requested)]
+            covering = [each for each in others if each.covers(requested) and each.names_rows]
             if covering:
                 best = min(covering, key=lambda each: (*each.mismatch(kernel)[:3], *each.order(kernel, requested)))
                 return self._choice(best, kernel, requested, requested)

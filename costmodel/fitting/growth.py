@@ -23,6 +23,7 @@ BASES = 40  # ladders of each size
 SEED = 1
 FALLS = (0.008, 0.02, 0.045)  # chosen: what a time may fall from one rung of a ladder to the next
 WORTH = 1.05  # chosen: of the mean error over the rows, what a smaller fall may cost
+TOO_MUCH = 1.5  # chosen: of that error, what no limit is worth: the kernels themselves fall
 ENOUGH = 1e-3  # of a limit that is not kept
 ROUNDS = 30  # of adding limits that are not kept yet, at most
 MOST = 100  # limits that are added in a round, at most
@@ -69,7 +70,8 @@ def growing(key: str, fit: FamilyFit, machine: Machine, rows: FittedRows, ridge:
         subject to r(x_next) - r(x) >= -max(log(form(x_next) / form(x)), 0) - fall     for every step of a ladder
 
     r: the residual with the heights w; w_0: those before. Heights of zero keep all limits, so there is a solution. Of
-    `FALLS` the smallest that costs little of the rows' mean error, else the largest. None where nothing changes.
+    `FALLS` the smallest that costs little of the rows' mean error, else the largest. None where nothing changes, or
+    where the largest costs half of that error: the kernels themselves fall.
     """
     residual = fit.residual
     if residual is None or fit.form is None or not len(residual.weights):
@@ -85,8 +87,8 @@ def growing(key: str, fit: FamilyFit, machine: Machine, rows: FittedRows, ridge:
         heights = _nearest(residual.weights, curvature, steps, least - fall)
         found = replace(residual, weights=heights)
         if rows.mean_error(found) <= WORTH * error:
-            break
-    return found
+            return found
+    return found if rows.mean_error(found) <= TOO_MUCH * error else None
 
 
 def bumps(residual: Residual, points: Array) -> Array:

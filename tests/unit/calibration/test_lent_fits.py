@@ -50,6 +50,13 @@ def test_a_measured_row_takes_its_own_kernel_of_another_device() -> None:
     assert choice.why.split("/")[0] in ("h200-sxm", "h100-sxm")
 
 
+def test_a_published_rate_is_not_lent_for_a_measured_row() -> None:
+    choice = Chooser("b200-sxm", (), BLACKWELL).choose(
+        "attention_prefill", "bf16", Kernel("sglang 0.5.14", "trtllm_mha", "")
+    )
+    assert choice.why.split(" ")[0].partition("/")[2] in ("trtllm", "fa3-sglang")
+
+
 def test_another_maker_s_kernels_are_not_lent() -> None:
     fits = load_calibration(load_device("mi300x"), "default").families
     assert fits["gemm/bf16"].source == "calibrations/prior"

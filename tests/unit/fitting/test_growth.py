@@ -35,14 +35,14 @@ def fit(*heights: float) -> FamilyFit:
 
 
 def rows_of(made: FamilyFit) -> FittedRows:
-    """Return rows that take what a fit says."""
+    """Return rows that take what a fit says, but for noise."""
     kernels = Elementwise("norm", ROWS * 8192.0, kind="norm", rows=ROWS)
     features = np.stack(FORM.features(kernels), axis=1)
     time = np.asarray(FORM.time(kernels, MACHINE).seconds)
     assert made.residual is not None
-    return FittedRows(
-        [features], [time], np.zeros(len(ROWS)), time * np.asarray(made.residual.factor(list(features.T)))
-    )
+    noise = np.exp(np.random.default_rng(0).normal(0.0, 0.3, len(ROWS)))
+    seconds = time * np.asarray(made.residual.factor(list(features.T))) * noise
+    return FittedRows([features], [time], np.zeros(len(ROWS)), seconds)
 
 
 def worst_fall(made: FamilyFit) -> float:
@@ -76,6 +76,14 @@ def test_the_smallest_fall_that_rows_bear_is_allowed() -> None:
 def test_a_residual_that_grows_is_left() -> None:
     slight = fit(0.0, 0.01, 0.02, 0.03, 0.03)
     assert growing("elementwise/norm", slight, MACHINE, rows_of(slight)) is None
+
+
+def test_kernels_that_do_fall_keep_their_residual() -> None:
+    falling = fit(0.0, 0.8, 0.0, 0.0, 0.3)
+    rows = rows_of(falling)
+    assert falling.residual is not None
+    exact = replace(rows, seconds=rows.predicted(falling.residual))
+    assert growing("elementwise/norm", falling, MACHINE, exact) is None
 
 
 def test_a_family_without_ladders_is_left() -> None:
