@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.gemm_tiles import row_tiles
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, kernel
 from costmodel.quantities import Count, Quantity, Seconds, ceil, maximum, minimum, where
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention
-from costmodel.workload.order_statistics import expected_tiles
 from costmodel.workload.scenario import Tile
 
 PAGED_LOGITS = "paged_mqa_logits"  # scores of a decoding step's queries with all cached keys, split as in decoding
@@ -101,8 +101,7 @@ def tile_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[dict[st
 
 def _cta_count(gemm: Gemm, tile: Tile) -> Count:
     """Return the CTAs of a GEMM: its tiles, expected ones where the rows of its groups vary, times the K split."""
-    rows = expected_tiles(gemm.m, gemm.m_std, tile.m)
-    return gemm.groups * rows * ceil(gemm.n / tile.n) * tile.split
+    return gemm.groups * row_tiles(gemm, float(tile.m)) * ceil(gemm.n / tile.n) * tile.split
 
 
 def attention_time(attention: AttentionKernel, machine: Machine, fit: FamilyFit) -> Time:
