@@ -12,6 +12,7 @@ from small_world import FILES, edit, write
 from synthetic import stream_table
 
 ROWS_TO_FIT = 120
+ALONE = "architecture: test\naliases: [CHIP]\ncalibration: {inherit: null}"  # no device lends it a fit
 ADDED = ["predicted_us", "low_us", "high_us", "basis", "why"]
 ROWS = '''note,m,n,k,op,dtype_in,device,sub_op,framework,kernel,mine
 "a, ""b""",4096,4096,4096,gemm,bf16,CHIP,,nobody 1.0,unheard,x
@@ -28,7 +29,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the small world, its chip with an alias; it is also the working folder."""
     for name, text in FILES.items():
         write(tmp_path, name, text)
-    edit(tmp_path, "hardware/devices/chip.yaml", "architecture: test", "architecture: test\naliases: [CHIP]")
+    edit(tmp_path, "hardware/devices/chip.yaml", "architecture: test", ALONE)
     edit(tmp_path, "workloads/small.yaml", "    sequence: 128", "    sequence: 128\n    framework: default")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COSTMODEL_PATH", raising=False)
@@ -160,7 +161,11 @@ def calibrated(run, world):
     for name in MADE.keys() - {"printed"}:
         write(world, f"{FIT}/{name}", MADE[name])
     text = (world / "hardware/devices/chip.yaml").read_text()
-    write(world, "hardware/devices/chip.yaml", text + "calibration: {default: {elementwise: mine}}\n")
+    write(
+        world,
+        "hardware/devices/chip.yaml",
+        text.replace("{inherit: null}", "{inherit: null, default: {elementwise: mine}}"),
+    )
     return MADE["printed"]
 
 

@@ -42,8 +42,9 @@ def test_help_waits_for_nothing_heavy():
 @pytest.mark.core
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_simulation_waits_for_no_library_that_it_does_not_need(options):
-    heavy = {"scipy", "networkx", "matplotlib", "simpy", "torch", "rich"}
+    heavy = {"networkx", "matplotlib", "simpy", "torch", "rich"}
     assert not heavy & imported("simulate", "deepseek_v3", *options)
+    assert not (heavy | {"scipy"}) & imported("simulate", "llama3_8b_rtx4090", *options)  # no expected loads of experts
 
 
 @pytest.mark.core
