@@ -106,8 +106,9 @@ def deviations(
     for name, value in point.items():
         if value is None or name not in TIMES | RATES:
             continue
-        logs = np.log(np.broadcast_to(np.asarray(perturbed.get(name, value), dtype=np.float64), count) / value)
-        low, high = _quadrature(logs)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a wait that vanishes under some of them
+            logs = np.log(np.broadcast_to(np.asarray(perturbed.get(name, value), dtype=np.float64), count) / value)
+            low, high = _quadrature(logs)
         spans[name] = float(logs[0]), float(logs[0] - low), float(high - logs[0])
     return spans
 
