@@ -245,9 +245,11 @@ class FitLookup(Mapping[str, FamilyFit]):
         if best.fit is None or best.fit.form is None or best.error is None or key.startswith(_MESSAGES):
             return best
         named = tuple(self._named(key))
-        wanted = (best.implementation,) if named and best.device == self._device else named
+        stands_in = bool(named) and best.role != _NAMED
+        wanted = (best.implementation,) if named and best.device == self._device and not stands_in else named
         rivals = partial(self._rivals, key, wanted, best.source)
-        return replace(best, fit=replace(best.fit, error=best.error, rivals=rivals))
+        fit = replace(best.fit, error=best.error, rivals=rivals, is_lent=best.fit.is_lent or stands_in)
+        return replace(best, fit=fit)
 
     def _rivals(self, key: str, wanted: tuple[str, ...], source: str) -> tuple[FamilyFit, ...]:
         """Return the fits that may answer for a key beside that of `source`."""

@@ -44,7 +44,7 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (mixers.GateFile, architecture.Gate, {"type"}),
     (mixers.MilPoolFile, architecture.MilPool, {"type"}),
     (patterns.AxisFile, pattern_records.Axis, set()),
-    (framework.FrameworkFile, scenario.Framework, {"description", "training"}),
+    (framework.FrameworkFile, scenario.Framework, {"description", "training", "mxfp8_experts", "eager_prompts"}),
     (framework.HostTimesFile, scenario.HostTimes, set()),
     (framework.TileFile, scenario.Tile, set()),
     (framework.PrecisionFile, scenario.Precision, {"name", *GROUP_SCALING}),

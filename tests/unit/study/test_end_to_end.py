@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_world import write
+from small_world import edit, write
 
 from costmodel.schema.case import Case, load_case_file
 from costmodel.schema.files import validate
@@ -38,6 +38,7 @@ ROWS = {"a": ((16, 128), (32, 64)), "b": ((64, 64), (8, 256)), "c": ((24, 128),)
 @pytest.fixture
 def published(world: Path) -> Path:
     """Return the small world with three publications whose runs were measured with a launch of five microseconds."""
+    edit(world, "hardware/devices/chip.yaml", "architecture: test", "architecture: test\ncalibration: {inherit: null}")
     write(world, "hardware/fit_plans/end_to_end.yaml", PLAN)
     for name, rows in ROWS.items():
         metric = "tokens_per_second_per_device" if name == "b" else "step_time"
