@@ -12,6 +12,7 @@ errors; they are scored by themselves.
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
 import itertools
@@ -154,8 +155,8 @@ def page(rows: Sequence[Mapping[str, str]], last: Sequence[str] = ()) -> str:
         "# Scores of releases",
         "",
         "Each release freezes its predictions of all published cases and of the rows of other public tables that can",
-        "be expressed (`frozen/`, with its SHA-256): they are not written again, and of published values they hold a",
-        "digest. `unseen`: figures that no value on their path rests on, or that were refitted without their",
+        "be expressed (`frozen/`, with the SHA-256 of what is inside): they are not written again, and of published",
+        "values they hold a digest. `unseen`: figures that no value on their path rests on, or that were refitted without their",
         "publication; `first seen`: those of them that no earlier release had; `in-sample`: all others, no accuracy;",
         "`table`: rows of a table without a case of their own. Errors are relative; figures that follow from one",
         "another share one weight.",
@@ -175,7 +176,7 @@ def page(rows: Sequence[Mapping[str, str]], last: Sequence[str] = ()) -> str:
     lines += ["", "## Frozen tables", ""]
     frozen = {row["release"]: row for row in rows}
     lines += [
-        f"* {name}: `frozen/{name}.csv`, version {row['version']}, {row['date']}, SHA-256 `{row['sha256']}`"
+        f"* {name}: `frozen/{name}.csv.gz`, version {row['version']}, {row['date']}, SHA-256 `{row['sha256']}`"
         for name, row in frozen.items()
     ]
     command = "python -m reports.scoreboard RELEASE --date DATE --validation reports/validation --tables TABLES"
@@ -184,11 +185,11 @@ def page(rows: Sequence[Mapping[str, str]], last: Sequence[str] = ()) -> str:
 
 def add(folder: Path, release: str, date: str, figures: Sequence[Comparison]) -> list[Path]:
     """Freeze a release and score it; raise InputError where it is frozen already."""
-    table = folder / FROZEN / f"{release}.csv"
+    table = folder / FROZEN / f"{release}.csv.gz"
     if table.exists():
         raise InputError.single(f"{release} is frozen already", hint="name another release", field="RELEASE")
     earlier = frozenset(
-        (row["id"], row["metric"]) for path in (folder / FROZEN).glob("*.csv") for row in _read(path)
+        (row["id"], row["metric"]) for path in (folder / FROZEN).glob("*.csv.gz") for row in _thawed(path)
     )  # fmt: skip
     data = freeze(figures)
     known = _read(folder / SCORES) if (folder / SCORES).is_file() else []
@@ -199,12 +200,17 @@ def add(folder: Path, release: str, date: str, figures: Sequence[Comparison]) ->
     writer.writeheader()
     writer.writerows(rows)
     make_folder(folder / FROZEN)
-    write_whole(table, [data])
+    write_whole(table, [gzip.compress(data, mtime=0)])
     write_whole(folder / SCORES, [text.getvalue().encode()])
     before = [row["release"] for row in known][-1:]
-    last = [line for name in before for line in since(figures, _read(folder / FROZEN / f"{name}.csv"))]
+    last = [line for name in before for line in since(figures, _thawed(folder / FROZEN / f"{name}.csv.gz"))]
     write_whole(folder / PAGE, [page(rows, last).encode()])
     return [table, folder / SCORES, folder / PAGE]
+
+
+def _thawed(path: Path) -> list[dict[str, str]]:
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -28,11 +28,11 @@ def figure(name: str, error: float, state: str = "unseen") -> Comparison:
 
 def test_a_release_is_frozen_once_and_new_figures_are_scored_apart(tmp_path: Path) -> None:
     add(tmp_path, "1", "2026-11-01", [figure("a", 0.1), figure("b", 0.5, "in-sample")])
-    frozen = (tmp_path / "frozen" / "1.csv").read_bytes()
+    frozen = (tmp_path / "frozen" / "1.csv.gz").read_bytes()
     with pytest.raises(InputError, match="frozen already"):
         add(tmp_path, "1", "2026-11-02", [figure("a", 0.0)])
     add(tmp_path, "2", "2026-12-01", [figure("a", 0.1), figure("c", 0.3)])
-    assert (tmp_path / "frozen" / "1.csv").read_bytes() == frozen
+    assert (tmp_path / "frozen" / "1.csv.gz").read_bytes() == frozen
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "| training | unseen | 1 | 2026-11-01 | 1 | 1 | 10.0% |" in page
     assert "| training | first seen | 2 | 2026-12-01 | 1 | 1 | 30.0% |" in page
