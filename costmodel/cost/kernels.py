@@ -101,7 +101,8 @@ def tile_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[dict[st
 
 def _cta_count(gemm: Gemm, tile: Tile) -> Count:
     """Return the CTAs of a GEMM: its tiles, expected ones where the rows of its groups vary, times the K split."""
-    return gemm.groups * row_tiles(gemm, float(tile.m)) * ceil(gemm.n / tile.n) * tile.split
+    rows: Count = row_tiles(gemm, float(tile.m))
+    return gemm.groups * rows * ceil(gemm.n / tile.n) * tile.split
 
 
 def attention_time(attention: AttentionKernel, machine: Machine, fit: FamilyFit) -> Time:
