@@ -82,7 +82,7 @@ def test_a_measured_step_moves_and_narrows_every_scenario_of_its_framework_and_c
     moved = after["metrics"]["step_time"] / before["metrics"]["step_time"]
     assert min(ratio, 1.0) < moved < max(ratio, 1.0)
     widths = [one["intervals"]["step_time"][1] / one["intervals"]["step_time"][0] for one in (before, after)]
-    assert widths[1] <= widths[0]  # a whole run's interval may be as narrow as what sites scatter
+    assert widths[1] <= widths[0] * (1 + 1e-9)  # a whole run's interval may be as narrow as what sites scatter
 
 
 @pytest.mark.usefixtures("folder")
