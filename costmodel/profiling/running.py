@@ -215,7 +215,7 @@ class _Run:
     def __init__(
         self, request: ProfileRequest, bench: Bench, ranks: Ranks, device: str, widths: Widths, *, named: bool
     ) -> None:
-        self._request, self._bench, self._resultks, self._widths = request, bench, ranks, widths
+        self._request, self._bench, self._ranks, self._widths = request, bench, ranks, widths
         self._named = named
         self._result = ProfileRun(device, writes=ranks.first)
         self._begin = bench.now()
@@ -223,14 +223,14 @@ class _Run:
 
     def go(self, on_progress: Progress) -> ProfileRun:
         """Time what there is time for."""
-        path = self._request.output if self._resultks.first else None
+        path = self._request.output if self._ranks.first else None
         log = None if path is None else path.with_suffix(".failed.jsonl")
         with RowTable(path, self._result.device) as table, FailureLog(log) as failures:
             for row_id, reason in failures.ended_by(frozenset(table.measured)).items():
                 failures.add(row_id, reason)
             self._write_aside(table, failures)
             try:
-                if self._resultks.size == 1:
+                if self._ranks.size == 1:
                     for first in self._first(table):
                         self._each(iter(first), len(first), table, failures, lambda _: None)
                     self._write_device(table)
@@ -255,16 +255,16 @@ class _Run:
         candidates = shapes(self._suites(), limits)
         rows = [shape.columns() | self._common_columns(shape) for shape in candidates]
         done = frozenset(table.measured) | frozenset(failures.failed)
-        first = self._resultks.first
+        first = self._ranks.first
         order = most_informative(candidates, done, self._widths(rows), self._costs.by_family) if first else iter(())
-        if self._resultks.size == 1:
+        if self._ranks.size == 1:
             return order, sum(shape.row_id not in done for shape in candidates)
-        agreed: list[Shape] = self._resultks.agree(list(order))
+        agreed: list[Shape] = self._ranks.agree(list(order))
         return iter(agreed), len(agreed)
 
     def _suites(self) -> tuple[str, ...]:
         """Return the suites: in a group those of the group alone, so that no rank times what another disturbs."""
-        return ("collectives",) if self._resultks.size > 1 else self._request.suites
+        return ("collectives",) if self._ranks.size > 1 else self._request.suites
 
     def _dtypes(self) -> tuple[str, ...]:
         """Return the number formats to time: those asked for that the device multiplies, as tables spell them."""
@@ -277,11 +277,11 @@ class _Run:
         peaks = {name: rate for name in self._dtypes() if (rate := _rate(name, rates)) is not None}
         memory = facts.memory * _MEMORY[kind]
         bandwidth = rates.memory or memory / _LONGEST[kind]
-        longest = _LONGEST[kind] if self._resultks.size == 1 else 1.0
+        longest = _LONGEST[kind] if self._ranks.size == 1 else 1.0
         return ProfileLimits(
             peaks=peaks or {"bf16": 1.0}, bandwidth=bandwidth, memory=memory, longest=longest,
             versions=self._bench.versions, cudnn=self._bench.cudnn, gpu=kind == "cuda", hopper=self._bench.hopper,
-            ranks=self._resultks.size, local=self._resultks.local,
+            ranks=self._ranks.size, local=self._ranks.local,
         )  # fmt: skip
 
     def _each(
@@ -292,14 +292,14 @@ class _Run:
         failures: FailureLog,
         on_progress: Progress,
     ) -> None:
-        """Time some kernels until the time is over. count: how many there are."""
+        """Time some kernels until the time is over, and one at least, so that each run goes on. count: how many there are."""
         self._result.left = count
         for place, shape in enumerate(order):
             spent = (self._bench.now() - self._begin) / self._request.seconds
-            if self._resultks.agree(spent >= 1.0 and bool(table.measured)):
+            if self._ranks.agree(spent >= 1.0 and self._result.new > 0):
                 return
             done = shape.row_id in table.measured or shape.row_id in failures.failed
-            if self._resultks.agree(done or self._costs.hopeless(shape.family)):
+            if self._ranks.agree(done or self._costs.hopeless(shape.family)):
                 continue
             self._one(shape, table, failures)
             self._result.left = count - place - 1
@@ -322,7 +322,7 @@ class _Run:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        reason = self._resultks.first_reason(reason)
+        reason = self._ranks.first_reason(reason)
         if reason:
             failures.add(shape.row_id, reason)
             self._costs.failures[shape.family] = self._costs.failures.get(shape.family, 0) + 1
@@ -353,9 +353,9 @@ class _Run:
         from costmodel.profiling.watches import HostWatch
 
         self._bench.operands.prepare(shape.traffic)
-        kernel = collective(shape, self._bench.operands, self._resultks)
+        kernel = collective(shape, self._bench.operands, self._ranks)
         watch = HostWatch(alone=False) if self._bench.kind == "cpu" else self._bench.watch
-        return kernel, time_together(kernel.make, watch, self._resultks)
+        return kernel, time_together(kernel.make, watch, self._ranks)
 
     def _timing(self, kernel: Kernel, shape: Shape) -> Timing:
         if shape.load:
@@ -390,7 +390,7 @@ class _Run:
     def _write_device(self, table: RowTable) -> None:
         """Write the device's file where the search path has none, from all rows so far."""
         facts = self._bench.facts
-        if self._resultks.first and not self._named:
+        if self._ranks.first and not self._named:
             self._result.device_file = write_device(
                 self._request.output.with_suffix(""), self._result.device, facts,
                 rates_of(table.measured.values(), facts.cache), self._request.output.name,
@@ -398,7 +398,7 @@ class _Run:
 
     def _write_aside(self, table: RowTable, failures: FailureLog) -> None:
         """Write what ran the measurements beside the table, as JSON."""
-        if not self._resultks.first:
+        if not self._ranks.first:
             return
         document: dict[str, Any] = {
             "schema": SCHEMA, "device": self._result.device, **self._bench.describe(), "rows": table.rows,
