@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -74,10 +75,8 @@ class Spread:
 
         Both are taken as independent: the quantile of the sums of each with each, at equal shares.
         """
-        from scipy.special import ndtri
-
         shares = (np.arange(SHARES) + 0.5) / SHARES
-        lives = float(self.life) * ndtri(shares)
+        lives = float(self.life) * np.array([NormalDist().inv_cdf(share) for share in shares.tolist()])
         return float(np.quantile(np.add.outer(self.seats.quantiles(shares), lives), quantile))
 
 
