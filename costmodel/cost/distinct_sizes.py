@@ -56,7 +56,7 @@ class DistinctSizes:
         return Time(*(self._spread(part) for part in parts))
 
     def _spread(self, value: Quantity) -> Quantity:
-        return value[self.place].reshape(self.shape) if np.ndim(value) else value
+        return value[self.place].reshape(self.shape) if isinstance(value, np.ndarray) else value
 
 
 def _varied(operator: Operator) -> Iterator[tuple[str, Array]]:
