@@ -23,8 +23,9 @@ class Router(NamedTuple):
     """A router.
 
     kind: one of the above; delay: interval at which it learns loads [s], 0: always.
-    dice: two random engines for each request, where the router draws; loads: requests of each engine as it knows them; learnt: when it last
-    learnt them [s], and how many requests it has routed to engines that compute prompts, and to others.
+    dice: two random engines for each request, where the router draws; loads: requests of each engine as it knows them;
+    learnt: when it last learnt them [s], and how many requests it has routed to engines that compute prompts, and to
+    others.
     call_times, call_requests: a binary heap of called requests; state: next listed request, next uncalled one, size of
     the heap of calls, number of listed ones; -1: nothing yet.
     """
