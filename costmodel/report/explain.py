@@ -272,7 +272,7 @@ def _step(workload: Workload, scenario: Scenario, plan: Training, name: str) -> 
         terms = {**terms, "anchor_factor": factor}
         if name != ALL_TO_ALL_CONTENTION:  # a line of the breakdown has the factor
             time, parts = factor * time, {key: factor * seconds for key, seconds in parts.items()}
-        notes = (shown, "measured steps of the site make all times anchor_factor times as long: method, section 15.10")
+        notes = (shown, "measured steps of the site make all times anchor_factor times as long: method, section 15.11")
     return Explanation(
         name=shown_line(name), family="schedule", equation=explain_step.EQUATION, file=explain_step.FILES,
         section="docs/method.md, section 10.2", inputs=actions, terms=terms, parts=parts, time=time, bound=bound,
