@@ -110,7 +110,10 @@ def scenario(row: Row) -> dict[str, Any]:
     utilization = number(row, "gpu_memory_utilization")
     count, rate = number(row, "max_concurrency"), number(row, "rate_per_s")
     together = count or number(row, "n_requests")  # all at once where there is no rate
-    load: dict[str, Any] = {"rate": f"{rate:g} /s"} if rate and not count else {"concurrency": int(together or 1)}
+    load: dict[str, Any] = {"concurrency": int(together or 1)}
+    if rate and not count:
+        requests = number(row, "n_requests") or rate * (number(row, "duration_s") or 0)
+        load = {"rate": f"{rate:g} /s"} | ({"requests": {"count": round(requests)}} if requests else {})
     return {
         "phase": "serving",
         "cluster": f"nodes/{NODES[row['gpu']]}",

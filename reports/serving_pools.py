@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 import costmodel
-from costmodel.analytic.queueing import seat_wait
+from costmodel.analytic.seats import SeatQueue
 from costmodel.api import Workload
 
 NODES = 12  # batches at which decoding is priced; between them its time per token is interpolated
@@ -67,8 +67,9 @@ def figures(file: Path, row: Row) -> dict[str, Any]:
 
     def first(batch: float) -> float:
         load = min(rate(batch) / most, 1.0 - 1e-9)
-        wait = seat_wait(load, float(prefill[2]), prefill[2] * prefill[0].get("dp", 1) / most, 1.0, 0.0)
-        return float(point["ttft"] + wait)
+        service = prefill[2] * prefill[0].get("dp", 1) / most
+        queue = SeatQueue(load=load, seats=float(prefill[2]), service=service, variability=1.0)
+        return float(point["ttft"] + queue.wait)
 
     def surplus(batch: float) -> float:
         return groups * batch + rate(batch) * first(batch) - in_flight

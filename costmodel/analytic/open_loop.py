@@ -20,9 +20,8 @@ from costmodel.analytic.queueing import (
     busy_share,
     prompt_wait,
     residual_step,
-    seat_wait,
-    waiting_share,
 )
+from costmodel.analytic.seats import SeatQueue
 from costmodel.analytic.serving import (
     demand,
     engine_passes,
@@ -171,9 +170,14 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
         kernels = share * place.read(table.prompt_kernels) + (1.0 - share) * place.read(table.decode_kernels)
         joules = share * place.read(table.prompt_joules) + (1.0 - share) * place.read(table.decode_joules)
-        waits, spread = self._waits(state, (with_prompts, decode_only), load, in_system, full)
+        seats = SeatQueue(
+            load=load, seats=self._most, service=full, variability=plan.arrival_scv, taken=in_system / self._most,
+            requests=self._requests,
+        )  # fmt: skip
+        waits, spread = self._waits(state, (with_prompts, decode_only), seats, in_system)
         slope = place.slope(served, self._nodes)
-        spread = replace(spread, life=slope * batch_deviation(in_system, plan.arrival_scv))
+        slowing = minimum(slope * in_system / resident, 1.0)
+        spread = replace(spread, life=slope * batch_deviation(in_system, plan.arrival_scv, slowing))
         return Solution(
             running=running,
             in_system=in_system,
@@ -189,24 +193,31 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             spread=spread,
         )
 
+    @property
+    def _requests(self) -> Count | None:
+        """Return the requests of a run at each pipeline set of a replica, null where it has no end."""
+        stream, parallel = self._plan.requests, self._scenario.parallel
+        if stream is None or stream.count is None:
+            return None
+        return stream.count / (parallel.pp * parallel.dp * self._plan.replicas.count)
+
     def _waits(
-        self, state: SteadyState, steps: tuple[Seconds, Seconds], load: Quantity, in_system: Count, service: Seconds
+        self, state: SteadyState, steps: tuple[Seconds, Seconds], queue: SeatQueue, in_system: Count
     ) -> tuple[dict[str, Seconds], Spread]:
         """Return what a request waits for before its own steps, by cause, and what differs from request to request.
 
         busy * (E[T^2]/(2*E[T]) + [async] E[T])      rest of the running step, and the one that is scheduled already
-        seats, other prompts                         `seat_wait`, `prompt_wait`
+        seats, other prompts                         `SeatQueue`, `prompt_wait`
         request                                      client and front end
         """
         plan, (with_prompts, decode_only) = self._plan, steps
         scv = plan.arrival_scv
         share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
         mean = state.step(with_prompts, decode_only)
-        seats = waiting_share(minimum(load, 1.0), self._most)
+        seats = queue.waiting
         busy = busy_share(in_system, scv)
         rest = maximum(busy - seats, 0.0) * residual_step(with_prompts, decode_only, share)
         queued = maximum(busy, seats) * mean if plan.scheduler.overlapped else 0.0 * mean
-        wait = seat_wait(load, self._most, service, scv, 0.0)
         behind: Quantity = 0.0 * mean
         if plan.scheduler.token_budget is not None:
             computed = demand(plan).computed
@@ -220,12 +231,12 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             "client and front end": request,
             "rest of the running step": rest,
             "step scheduled already": queued,
-            "waiting for a seat": wait,
+            "waiting for a seat": queue.wait,
             "behind other prompts": behind,
         }
         fixed = request + queued + behind + state.first_token_steps * with_prompts
         running = where(busy > seats, 2.0 * rest, 0.0)
-        return waits, Spread(fixed, running, where(load < 1.0, wait, 0.0), where(load < 1.0, seats, 0.0), 0.0)
+        return waits, Spread(fixed, running, queue, 0.0)
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics at the rate; where it is more than the engine can serve, of an engine that is full."""
@@ -261,20 +272,21 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         found = self.solution()
         if found.load >= 1.0:
             return VERDICTS[2]
-        return VERDICTS[1] if waiting_share(found.load, self._most) > 0.5 else VERDICTS[0]
+        return VERDICTS[1] if found.spread.seats.waiting > 0.5 else VERDICTS[0]
 
     def percentiles(self) -> dict[str, dict[str, float]]:
-        """Return quantiles of the times of alike requests; none of an overloaded engine, whose queue only grows."""
-        found, tokens = self.solution(), self._plan.output_tokens - 1
-        if found.load >= 1.0:
+        """Return quantiles of the times of alike requests; none where the queue grows without end."""
+        found, tokens, seats = self.solution(), self._plan.output_tokens - 1, "waiting for a seat"
+        if not np.isfinite(found.first):
             return {}
         life, deviation = float(found.later), float(found.spread.life)
-        first = {name: float(found.spread.first_token(share)) for name, (share, _) in QUANTILES.items()}
+        first = {name: found.spread.first_token(share) for name, (share, _) in QUANTILES.items()}
         later = {name: life + normal * deviation for name, (_, normal) in QUANTILES.items()}
+        alike = life + float(found.first) - float(found.waits[seats])
         return {
             "ttft": first,
             "tpot": {name: value / float(tokens) for name, value in later.items()},
-            "e2e": {name: value + float(found.first) for name, value in later.items()},
+            "e2e": {name: alike + found.spread.whole(share) for name, (share, _) in QUANTILES.items()},
         }
 
     def families(self) -> frozenset[str]:

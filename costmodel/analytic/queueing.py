@@ -1,13 +1,17 @@
-"""Waiting in front of an engine: for the running step, for a seat, behind other prompts; and how far times spread."""
+"""Waiting in front of an engine: for the running step, behind other prompts; and how far times spread."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
-from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
+from costmodel.analytic.seats import SeatQueue
+from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum
+
+SHARES = 200  # of the distributions of waits and of lives, each with each
 
 
 def exp(value: Quantity) -> Quantity:
@@ -36,26 +40,6 @@ def busy_share(in_system: Count, arrival_scv: Quantity) -> Quantity:
     return poisson * (1.0 - exp(-in_system)) + (1.0 - poisson) * minimum(in_system, 1.0)
 
 
-def waiting_share(load: Quantity, seats: Count) -> Quantity:
-    """Return the share of requests that wait for one of `seats` at a load below one [Sakasegawa, 1977]."""
-    return load ** ((2.0 * (seats + 1.0)) ** 0.5 - 1.0)
-
-
-def seat_wait(load: Quantity, seats: Count, service: Seconds, arrival_scv: Quantity, service_scv: Quantity) -> Seconds:
-    """Return the mean wait for one of m seats, infinite from a load of one on.
-
-        W = (c_a^2 + c_s^2)/2 * load^(sqrt(2*(m + 1)) - 1) / (m*(1 - load)) * S
-
-    Exact for one seat and Poisson arrivals [Pollaczek and Khinchine]; for more seats Sakasegawa, Annals of the
-    Institute of Statistical Mathematics 29 (1977), with Allen and Cunneen's variability. service: S, all seats taken.
-    """
-    free = maximum(1.0 - load, 0.0)
-    finite = where(free > 0, free, 1.0)
-    variability = (arrival_scv + service_scv) / 2.0
-    wait = variability * waiting_share(minimum(load, 1.0), seats) / (seats * finite) * service
-    return where(free > 0, wait, np.inf)
-
-
 def prompt_wait(load: Quantity, service: Seconds, arrival_scv: Quantity) -> Seconds:
     """Return the mean wait behind other prompts in chunks: that of M/D/1, load/(2*(1 - load)) * service.
 
@@ -73,28 +57,39 @@ class Spread:
     """What makes times of alike requests differ.
 
     fixed: part of the first token's time that all share [s]; step: of a step that arrivals find running, uniform [s];
-    seat: mean wait for a seat [s], of the share `waiting` of requests; life: standard deviation of the time from the
-    first token to the last [s].
+    seats: the queue for a seat; life: standard deviation of the time from the first token to the last [s].
     """
 
     fixed: Seconds
     step: Seconds
-    seat: Seconds
-    waiting: Quantity
+    seats: SeatQueue
     life: Seconds
 
-    def first_token(self, quantile: float) -> Seconds:
-        """Return a quantile of the time to first token: fixed + q*step, and an exponential wait of those who wait."""
-        mean = self.seat / maximum(self.waiting, 1e-300)
-        tail = maximum(self.waiting / (1.0 - quantile), 1.0)
-        log = np.log(tail) if isinstance(tail, np.ndarray) else math.log(tail)
-        return self.fixed + quantile * self.step + where(self.waiting > 0, mean * log, 0.0)
+    def first_token(self, quantile: float) -> float:
+        """Return a quantile of the time to first token at a single point: fixed + q*step, and that of a seat."""
+        wait = float(self.seats.quantiles(np.array([quantile]))[0])
+        return float(self.fixed) + quantile * float(self.step) + wait
+
+    def whole(self, quantile: float) -> float:
+        """Return a quantile of what the wait for a seat and the normal spread of a life make of a latency [s].
+
+        Both are taken as independent: the quantile of the sums of each with each, at equal shares.
+        """
+        shares = (np.arange(SHARES) + 0.5) / SHARES
+        lives = float(self.life) * np.array([NormalDist().inv_cdf(share) for share in shares.tolist()])
+        return float(np.quantile(np.add.outer(self.seats.quantiles(shares), lives), quantile))
 
 
-def batch_deviation(in_system: Count, arrival_scv: Quantity) -> Count:
-    """Return the standard deviation of the mean batch that a request meets over its life: sqrt(2/3 * L * c_a^2).
+def batch_deviation(in_system: Count, arrival_scv: Quantity, slowing: Quantity = 0.0) -> Count:
+    """Return the standard deviation of the mean batch that a request meets over its life.
 
-    The number in an infinite server with lives of length R has covariance L*(1 - t/R) at lag t; its mean over R has the
-    variance 2*L*integral of (1 - u)^2 = 2*L/3.
+        sqrt((1/(1 - k) - 1/3) * L * c_a^2)
+
+    k: `slowing`, d ln(life)/d ln(L): the share by which lives are longer among more requests. At k = 0 the number in
+    an infinite server with lives of length R has covariance L*(1 - t/R) at lag t, and its mean over R the variance
+    2*L*integral of (1 - u)^2 = 2*L/3. Else a request more makes lives longer, so that more are there: the number is
+    L*H/(1 - k*H) of the noise of arrivals, H the window of a life, its variance L/(1 - k). Within 2 % of the integral
+    of |H|^4/|1 - k*H|^2 for every k.
     """
-    return (2.0 / 3.0 * in_system * minimum(arrival_scv, 1.0)) ** 0.5
+    fed = 1.0 / maximum(1.0 - slowing, 1e-3) - 1.0 / 3.0
+    return (fed * in_system * minimum(arrival_scv, 1.0)) ** 0.5

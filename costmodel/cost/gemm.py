@@ -13,6 +13,7 @@ from costmodel.cost.gemm_mechanisms import PartialTile, Reread, SplitK, WarmL2, 
 from costmodel.cost.gemm_tiles import CtaTile, Shapes, TileChoice, TileRule
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.parameter import constant, fitted, mechanism, optional
+from costmodel.cost.promotion import promotion_cycles
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import SHORTEST, Terms, p_norm_below, term_at
 from costmodel.cost.time import Time, busy_kernel
@@ -149,7 +150,7 @@ class GemmForm:
         cta_bytes = (minimum(gemm.m, tile.m) * gemm.a_bytes + minimum(gemm.n, tile.n) * gemm.b_bytes) * k
         small_tile = 1.0 + self.small_tile_loss * (16.0 / tile.m + 16.0 / tile.n)
         tensor = 2.0 / (self.compute_efficiency * unit.flop_per_cycle) * small_tile
-        promotion = self._promotion(gemm, machine)
+        promotion = self.exposed_promotion * promotion_cycles(gemm, machine)
         math_cycles = tile.m * tile.n * k * (tensor + promotion)
         load_cycles = cta_bytes / self.cta_load_rate
         sync = where(gemm.m >= self.multicast_min_m, self.multicast_sync, 0.0) if self.multicast_sync else 0.0
@@ -174,20 +175,6 @@ class GemmForm:
             "tensor_per_mac": tensor, "promotion_per_mac": promotion, "partial_tile_factor": partial_tile,
             "cta_bytes": cta_bytes, "hbm_bytes": hbm_bytes, "reread_bytes": reread, "partial_sum_bytes": partial_sums,
         }  # fmt: skip
-
-    def _promotion(self, gemm: Gemm, machine: Machine) -> Quantity:
-        """Return the cycles per multiply-add that promotion of sums to FP32 and their scaling take beside tensor cores.
-
-        One FP32 multiply-add for each element of the tile and each `promotion_interval` of K, of which a share is
-        exposed. None where the unit accumulates in FP32 and applies block scales itself.
-        """
-        unit = machine.device.math[gemm.dtype]
-        if not self.exposed_promotion or not gemm.block_scaled:
-            return 0.0
-        if unit.accumulate == "fp32" and unit.scaling == "native":
-            return 0.0
-        lanes = machine.device.math[VECTOR_DTYPE].flop_per_cycle / 2.0
-        return self.exposed_promotion / (lanes * machine.framework.promotion_interval)
 
 
 def scaled_droop(droop: float, density: Quantity) -> float:

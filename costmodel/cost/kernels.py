@@ -13,6 +13,7 @@ from typing import Any
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.gemm_tiles import row_tiles
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
+from costmodel.cost.promotion import Overlap, promoted, shortest_loop, warpgroups
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, kernel
 from costmodel.quantities import Count, Quantity, Seconds, ceil, maximum, minimum, where
@@ -23,11 +24,13 @@ PAGED_LOGITS = "paged_mqa_logits"  # scores of a decoding step's queries with al
 SCAN = "linear_attention"  # families of kernels that scan a sequence chunk by chunk
 GEMM_EQUATION = """
     t              = launch + max(chip_time, hbm_time)                         of the fastest tile m_t x n_t, split s
-    chip_time      = max(tensor_time, promotion_time, l2_time) / compute_efficiency
+    chip_time      = max(loop_time, l2_time) / compute_efficiency
+    loop_time      = max(tensor_time, promotion_time, (tensor_time + promotion_time) / warpgroups)
     tensor_time    = waves * 2*m_t*n_t*k/s / peak of a processor
     waves          = ceil(ctas / processors)
     ctas           = groups * ceil(m/m_t) * ceil(n/n_t) * s                    row tiles in expectation
     promotion_time = waves * 2*m_t*n_t*k/s / (promotion_interval * FP32 peak)  FP8 with block scales in software
+    warpgroups     = 1 up to 64 rows of a tile, 2 beyond
     l2_time        = ctas * k/s * (min(m, m_t)*a_bytes + min(n, n_t)*b_bytes) / l2_bandwidth
     hbm_time       = (traffic + 8*groups*m*n*(s-1)) / (hbm_efficiency * hbm_bandwidth)
 """
@@ -72,30 +75,32 @@ def gemm_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Terms:
     return {"launch": machine.framework.launch * fit.launch_factor} | fastest
 
 
-def tile_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[dict[str, Any]]:
-    """Yield the terms of every candidate tile."""
-    device, framework = machine.device, machine.framework
-    rate = machine.processor_peak(gemm.dtype)
-    unit, l2 = device.math[gemm.dtype], device.level("l2")
-    promotes = unit.scaling == "software" or unit.accumulate == "fp22"
-    promotion_rate = machine.processor_peak(VECTOR_DTYPE) * framework.promotion_interval
-    for tile in framework.tiles_of(gemm.family):
+def tile_terms(
+    gemm: Gemm, machine: Machine, fit: FamilyFit, overlap: Overlap = shortest_loop
+) -> Iterator[dict[str, Any]]:
+    """Yield the terms of every candidate tile. overlap: of tensor cores and the promotion of their sums."""
+    rate, l2 = machine.processor_peak(gemm.dtype), machine.device.level("l2")
+    promotion_rate = machine.processor_peak(VECTOR_DTYPE) * machine.framework.promotion_interval
+    for tile in machine.framework.tiles_of(gemm.family):
         depth = gemm.k / tile.split
         ctas = _cta_count(gemm, tile)
         waves = ceil(ctas / machine.processors)
         flop = waves * (2.0 * tile.m * tile.n) * depth
         tensor = flop / rate
-        promotion = flop / promotion_rate if promotes else 0.0
+        promotion = flop / promotion_rate if promoted(gemm, machine) else 0.0
+        groups = warpgroups(tile.m)
+        loop = overlap(tensor, promotion, groups)
         cache: Seconds = 0.0
         if l2 is not None and l2.bandwidth is not None:
             m, n = minimum(gemm.m, tile.m), minimum(gemm.n, tile.n)
             cache = ctas * depth * (m * gemm.a_bytes + n * gemm.b_bytes) / l2.bandwidth
         partial_sums = 8.0 * gemm.groups * gemm.m * gemm.n * (tile.split - 1)
         yield {
-            "chip_time": maximum(tensor, promotion, cache) / fit.compute_efficiency,
+            "chip_time": maximum(loop, cache) / fit.compute_efficiency,
             "hbm_time": (gemm.traffic + partial_sums) / machine.hbm_bandwidth / fit.hbm_efficiency,
-            "tensor_time": tensor, "promotion_time": promotion, "l2_time": cache, "m_t": float(tile.m),
-            "n_t": float(tile.n), "s": float(tile.split), "ctas": ctas, "waves": waves,
+            "loop_time": loop, "tensor_time": tensor, "promotion_time": promotion, "warpgroups": float(groups),
+            "l2_time": cache, "m_t": float(tile.m), "n_t": float(tile.n), "s": float(tile.split), "ctas": ctas,
+            "waves": waves,
         }  # fmt: skip
 
 

@@ -292,7 +292,7 @@ class _Run:
         failures: FailureLog,
         on_progress: Progress,
     ) -> None:
-        """Time some kernels until the time is over, and one at least, so that each run goes on. count: how many there are."""
+        """Time some kernels until the time is over, and one at least, so that each run goes on. count: how many."""
         self._result.left = count
         for place, shape in enumerate(order):
             spent = (self._bench.now() - self._begin) / self._request.seconds

@@ -15,6 +15,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.result import Point
 from costmodel.workload.engine import Engine, EngineMemory, Scheduler, SchedulerRule
 from costmodel.workload.plans import Serving
+from costmodel.workload.requests import RequestStream
 from costmodel.workload.scenario import Parallelism, Scenario
 
 SEATS = Scheduler(max_num_seqs=64.0, token_budget=512.0)
@@ -105,11 +106,26 @@ def test_the_verdict_follows_the_load() -> None:
     assert any("overloaded" in note for note in over.notes)
 
 
+def test_a_run_of_so_many_requests_has_no_endless_queue() -> None:
+    """Light load: nothing changes. Too high a rate: requests after the first 64 wait (rho - 1)*t/2 on average."""
+    run = RequestStream(count=2000.0)
+    light = point(replace(at(0.3), requests=run))
+    assert light.metrics["ttft"] == pytest.approx(metrics(at(0.3))["ttft"], rel=1e-6)
+    over = point(replace(at(3.0), requests=run))
+    rate = over.metrics["highest_stable_rate"]
+    assert rate is not None
+    waiting = (1 - 64 / 2000) * 2 * (2000 - 64) / (3 * rate) / 2
+    assert over.metrics["ttft"] == pytest.approx(waiting, rel=0.03)
+    assert over.verdict == "overloaded"
+    assert over.percentiles is not None
+    assert over.percentiles["ttft"]["p99"] == pytest.approx(2 * waiting, rel=0.05)
+
+
 def test_percentiles_surround_the_mean() -> None:
     result = point(at(0.6))
     assert result.percentiles is not None
     tails = result.percentiles["e2e"]
-    assert tails["p50"] == pytest.approx(result.metrics["latency"])
+    assert tails["p50"] == pytest.approx(result.metrics["latency"], rel=1e-3)  # a few wait for a seat, long
     assert tails["p50"] < tails["p90"] < tails["p99"]
     first = result.percentiles["ttft"]
     assert first["p50"] < first["p90"] < first["p99"]

@@ -13,34 +13,8 @@ from costmodel.analytic.queueing import (
     busy_share,
     prompt_wait,
     residual_step,
-    seat_wait,
-    waiting_share,
 )
-
-
-def test_one_seat_waits_as_pollaczek_and_khinchine_say() -> None:
-    for load in (0.01, 0.3, 0.9):
-        assert seat_wait(load, 1.0, 2.0, 1.0, 0.0) == pytest.approx(load / (2 * (1 - load)) * 2.0)  # M/D/1
-        assert seat_wait(load, 1.0, 2.0, 1.0, 1.0) == pytest.approx(load / (1 - load) * 2.0)  # M/M/1
-
-
-def test_even_arrivals_of_alike_requests_never_wait() -> None:
-    assert seat_wait(0.9, 8.0, 1.0, 0.0, 0.0) == 0
-
-
-def test_more_seats_share_the_queue() -> None:
-    waits = [float(seat_wait(0.8, seats, 1.0, 1.0, 0.0)) for seats in (1.0, 4.0, 64.0)]
-    assert waits == sorted(waits, reverse=True)
-    assert float(seat_wait(0.999, 64.0, 1.0, 1.0, 0.0)) == pytest.approx(
-        1 / (2 * 64 * 0.001), rel=0.02
-    )  # heavy traffic
-    assert waiting_share(1.0, 64.0) == 1
-
-
-def test_a_full_engine_has_no_steady_state() -> None:
-    assert math.isinf(seat_wait(1.0, 4.0, 1.0, 1.0, 0.0))
-    found = seat_wait(np.array([0.5, 1.0, 2.0]), 4.0, 1.0, 1.0, 0.0)
-    assert np.isinf(found).tolist() == [False, True, True]
+from costmodel.analytic.seats import SeatQueue
 
 
 def test_half_a_step_is_left_where_all_are_alike_and_more_of_longer_ones() -> None:
@@ -60,13 +34,17 @@ def test_prompts_wait_for_one_another_as_in_one_queue() -> None:
 
 
 def test_quantiles_of_the_first_token_grow_with_what_differs() -> None:
-    alike = Spread(1.0, 0.0, 0.0, 0.0, 0.0)
+    nobody = SeatQueue(load=0.1, seats=64.0, service=1.0, variability=1.0)
+    alike = Spread(1.0, 0.0, nobody, 0.0)
     assert alike.first_token(0.99) == 1
-    steps = Spread(1.0, 0.2, 0.0, 0.0, 0.0)
+    steps = Spread(1.0, 0.2, nobody, 0.0)
     assert steps.first_token(0.5) == pytest.approx(1.1)
-    queue = Spread(1.0, 0.0, 0.1, 0.1, 0.0)  # a tenth waits, one second on average
+    tenth = SeatQueue(load=0.1, seats=1.0, service=1.8, variability=1.0)  # waits, one second on average
+    queue = Spread(1.0, 0.0, tenth, 0.5)
     assert queue.first_token(0.9) == pytest.approx(1.0)
     assert queue.first_token(0.99) == pytest.approx(1.0 + math.log(10))
+    assert Spread(1.0, 0.0, nobody, 0.5).whole(0.9) == pytest.approx(0.5 * 1.2816, rel=0.01)
+    assert queue.whole(0.99) > queue.first_token(0.99) - 1.0
 
 
 def test_the_mean_batch_of_a_life_differs_less_than_the_batch() -> None:
@@ -78,3 +56,13 @@ def test_the_mean_batch_of_a_life_differs_less_than_the_batch() -> None:
     means = np.convolve(number, np.full(20, 1 / 20), mode="valid")
     assert np.std(means) == pytest.approx(float(batch_deviation(rate, 1.0)), rel=0.05)
     assert batch_deviation(30.0, 0.0) == 0
+
+
+@pytest.mark.parametrize("slowing", [0.2, 0.5, 0.8])
+def test_lives_that_are_longer_among_more_spread_more(slowing: float) -> None:
+    """The integral of |H|^4/|1 - k*H|^2 over frequencies, H the window of a life: the closed form within 2 %."""
+    frequency = np.linspace(1e-5, 200.0, 400_001)
+    window = (1 - np.exp(-1j * frequency)) / (1j * frequency)
+    density = np.abs(window) ** 4 / np.abs(1 - slowing * window) ** 2
+    variance = float(np.trapezoid(density, frequency)) / math.pi
+    assert batch_deviation(1.0, 1.0, slowing) == pytest.approx(math.sqrt(variance), rel=0.02)

@@ -412,9 +412,10 @@ def test_tensor_parallel_ranks_send_a_part_each_and_gather_unless_sequences_are_
 
 
 def test_weights_are_cast_once_a_step_for_products_that_read_them_narrower() -> None:
-    """FP8 products of BF16 weights: every linear weight of the rank is read in two bytes, written in one."""
+    """FP8 products of BF16 weights: every linear weight of the rank is read in two bytes, written twice in one."""
     wide = replace(FP8, weights="bf16")
-    for precision, element in ((wide, 2.0 + 1.0 + 4.0 / 128**2), (replace(FP8, weights="fp8"), None), (BF16, None)):
+    cases = ((wide, 2.0 + 2 * (1.0 + 4.0 / 128**2)), (replace(FP8, weights="fp8"), None), (BF16, None))
+    for precision, element in cases:
         seen = replace(context(DENSE_MODEL), precision=precision)
         work = model_work(seen).layers[-1]
         casts = [each for each in step_operators(seen, STEP, [(3, work)], 1).serial if each.name == "weight cast"]

@@ -9,8 +9,10 @@ import pytest
 from builders import DEVICE, FRAMEWORK, MACHINE, with_level, with_math
 
 from costmodel.cost.calibration import ROOFLINE, FamilyFit
-from costmodel.cost.kernels import attention_time, elementwise_time, gemm_time
+from costmodel.cost.expected_roofline import bare_times
+from costmodel.cost.kernels import attention_time, elementwise_time, gemm_time, tile_terms
 from costmodel.cost.machine import Machine
+from costmodel.cost.promotion import expected_loop, shortest_loop
 from costmodel.hardware import MathUnit
 from costmodel.quantities import Quantity
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
@@ -22,7 +24,11 @@ WIDE = with_level(with_level(DEVICE, "hbm", 1e16), "l2", 1e16)  # only arithmeti
 
 def gemm(m: Quantity, n: float, k: float, dtype: str = "bf16", groups: float = 1.0) -> Gemm:
     element = 1.0 if dtype == "fp8" else 2.0
-    return Gemm("product", m=m, n=n, k=k, dtype=dtype, a_bytes=element, b_bytes=element, out_bytes=2.0, groups=groups)
+    scaled = dtype == "fp8"  # by blocks, which the kernel applies
+    return Gemm(
+        "product", m=m, n=n, k=k, dtype=dtype, a_bytes=element, b_bytes=element, out_bytes=2.0, groups=groups,
+        block_scaled=scaled,
+    )  # fmt: skip
 
 
 def machine(tiles: tuple[Tile, ...] = (Tile(128, 128),), processors: Quantity = 100.0) -> Machine:
@@ -141,6 +147,41 @@ def test_promotions_go_only_with_full_accumulation_and_native_scaling(
 def test_promotions_hide_behind_the_tensor_cores_of_a_balanced_device() -> None:
     shape = gemm(1280, 1280, 32_768, "fp8")
     assert gemm_time(shape, machine(), ROOFLINE).seconds == pytest.approx(LAUNCH + shape.flop / 2e15)
+
+
+@pytest.mark.parametrize(
+    ("rows", "shortest", "expected"),
+    [
+        (64, 256.0 + 64.0, 256.0 + 64.0),  # one warpgroup: either its WGMMAs or its promotions
+        (128, 512.0, 512.0 + 128.0**2 / (512.0 + 128.0)),  # two: 128 cycles of promotions beside 512 of WGMMAs
+        (256, 1024.0, 1024.0 + 256.0**2 / (1024.0 + 256.0)),
+    ],
+)
+def test_hopper_promotes_128_columns_by_hand(rows: int, shortest: float, expected: float) -> None:
+    """A tile of `rows` x 128 x 128: rows*128*128 / 4096 cycles of WGMMAs, rows*128 / 128 of multiply-adds."""
+    device = with_math(with_math(WIDE, "fp32", MathUnit(256.0, 1e9)), "fp8", MathUnit(8192.0, 1e9, "fp22", "software"))
+    seen = Machine(device, machine((Tile(rows, 128),)).framework, 1.0)
+    shape = gemm(rows, 128, 128, "fp8")
+    for overlap, cycles in ((shortest_loop, shortest), (expected_loop, expected)):
+        (terms,) = tile_terms(shape, seen, ROOFLINE, overlap)
+        assert terms["loop_time"] == pytest.approx(cycles * 1e-9)
+        assert terms["chip_time"] == terms["loop_time"]
+    assert bare_times(shape, seen, 1.0)[0] == pytest.approx(expected * 1e-9)
+    assert gemm_time(shape, seen, ROOFLINE).seconds == pytest.approx(LAUNCH + shortest * 1e-9)
+    (terms,) = tile_terms(replace(shape, block_scaled=False), seen, ROOFLINE, expected_loop)
+    assert terms["loop_time"] == pytest.approx(rows * 4e-9)  # sums stay in the tensor cores
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_a_promoted_loop_lies_between_its_longer_unit_and_both_in_turn(groups: int) -> None:
+    tensor, promotion = np.array([1e-6, 3e-6, 1e-6]), np.array([0.0, 1e-6, 8e-6])
+    shortest, expected = (f(tensor, promotion, groups) for f in (shortest_loop, expected_loop))
+    assert np.all(shortest >= np.maximum(tensor, promotion))
+    assert np.all(expected >= shortest * (1 - 1e-12))
+    assert np.all(expected <= (tensor + promotion) * (1 + 1e-12))
+    assert expected[0] == pytest.approx(1e-6)
+    if groups == 3:  # T = 3, P = 1: (27 + 9 + 3 + 1) / (9 + 3 + 1)
+        assert expected[1] == pytest.approx(40 / 13 * 1e-6)
 
 
 def test_bf16_products_do_not_promote() -> None:
