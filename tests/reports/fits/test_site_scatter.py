@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,8 +38,8 @@ def test_the_fit_finds_the_shares_that_errors_were_drawn_with_however_far_they_a
 
 
 def test_figures_that_are_no_evidence_have_no_part_in_the_fit(sites: list[Site]) -> None:
-    wrong = Site("seen", "nemo", "h100-sxm", *(np.full(12, each) for each in (9.0, 0.03, 0.03)),
-                 np.zeros(12, dtype=bool), sites[0].apart)  # fmt: skip
+    far, nothing = np.full(12, 9.0), np.zeros(12, dtype=bool)
+    wrong = replace(sites[0], logs=far, evidence=nothing)
     assert fit([*sites[:5], wrong]).site == fit(sites[:5]).site
 
 
