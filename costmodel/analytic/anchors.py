@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.quantities import Quantity, sum_of
+from costmodel.quantities import Array, Quantity, sum_of
 from costmodel.result import Interval, Metrics
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.plans import Training
@@ -63,24 +63,38 @@ class Anchored:
         }  # fmt: skip
 
 
-def anchored(
-    scenario: Scenario, anchor: Anchor, deviation: Quantity, predict: Callable[[Scenario], Predicted]
-) -> Anchored:
-    """Return what measured steps say of a step of the same site: a Gaussian process of log(measured / predicted).
+@dataclass(frozen=True, slots=True, eq=False)
+class Standing:
+    """What measured steps say of others, whatever the deviation of these: see `SiteScatter.posterior`."""
 
-    deviation: of the step without anchors; predict: gives a measured one without anchors.
-    """
+    mean: Array
+    left: Array
+    ratios: tuple[float, ...]
+
+
+def standing(scenario: Scenario, anchor: Anchor, predict: Callable[[Scenario], Predicted]) -> Standing:
+    """Return what measured steps say of a step of the same site. predict: gives a measured one without anchors."""
     scatter, runs = anchor.scatter, [step.scenario for step in anchor.steps]
     predictions = [predict(run) for run in runs]
     residuals = [_residual(step, one.metrics) for step, one in zip(anchor.steps, predictions, strict=True)]
     among = np.array([[float(scatter.correlation(apart(one, other))) for other in runs] for one in runs])
     between = np.broadcast_arrays(*(scatter.correlation(apart(run, scenario)) for run in runs))
     mean, left = scatter.posterior(residuals, [float(one.deviation) for one in predictions], among, between)
-    ratios = tuple(math.exp(each) for each in residuals)
-    if not (mean.ndim or np.ndim(deviation)):
-        moved = math.exp(float(deviation) * float(mean))
-        return Anchored(moved, float(left), float(deviation) * float(left), len(runs), ratios)
-    return Anchored(np.exp(deviation * mean), left, deviation * left, len(runs), ratios)
+    return Standing(mean, left, tuple(math.exp(each) for each in residuals))
+
+
+def anchored(
+    scenario: Scenario, anchor: Anchor, deviation: Quantity, predict: Callable[[Scenario], Predicted]
+) -> Anchored:
+    """Return what measured steps make of a step: a Gaussian process of log(measured / predicted).
+
+    deviation: of the step without anchors; predict: gives a measured one without anchors.
+    """
+    known = standing(scenario, anchor, predict)
+    factor, after = np.exp(deviation * known.mean), deviation * known.left
+    if not np.ndim(factor):
+        return Anchored(float(factor), float(known.left), float(after), len(anchor.steps), known.ratios)
+    return Anchored(factor, known.left, after, len(anchor.steps), known.ratios)
 
 
 def _residual(step: MeasuredStep, metrics: Metrics) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -30,7 +31,7 @@ from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger, training_ledger
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training, tokens_per_step
-from costmodel.workload.scenario import Anchor, Disaggregated, Scenario
+from costmodel.workload.scenario import Disaggregated, Scenario
 
 
 class Evaluation(Protocol):
@@ -78,17 +79,9 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
         self._scenario, self._plan = scenario, plan
         self.model = step_model(scenario, plan, calibration)
         self.ledger: Ledger | None = self.model.ledger
-        self.anchored = None if scenario.anchor is None else self._anchor(scenario.anchor, calibration)
-
-    def _anchor(self, anchor: Anchor, calibration: Calibration) -> Anchored:
-        """Return what measured steps say of the step."""
-
-        def predict(run: Scenario) -> Predicted:
-            assert isinstance(run.plan, Training), "anchors are training steps"
-            step = TrainingEvaluation(run, run.plan, calibration)
-            return Predicted(step.metrics(None), step.deviation(calibration))
-
-        return anchored(self._scenario, anchor, self.deviation(calibration), predict)
+        if scenario.anchor is not None:
+            predict = partial(unanchored_step, calibration=calibration)
+            self.anchored = anchored(scenario, scenario.anchor, self.deviation(calibration), predict)
 
     def deviation(self, calibration: Calibration) -> Quantity:
         """Return the deviation of log(measured / predicted time) without anchors, of a normal 80 % interval [-]."""
@@ -132,6 +125,13 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return the step's parts."""
         return schedule_times(self.times(perturbations))
+
+
+def unanchored_step(run: Scenario, calibration: Calibration) -> Predicted:
+    """Return a training step without measured ones."""
+    assert isinstance(run.plan, Training), "anchors are training steps"
+    step = TrainingEvaluation(replace(run, anchor=None), run.plan, calibration)
+    return Predicted(step.metrics(None), step.deviation(calibration))
 
 
 class PassEvaluation(PhaseEvaluation[PassTimes]):
