@@ -63,7 +63,7 @@ class SiteScatter:
 
         residuals: r of the measured runs; deviations: s, of each without measured ones; among: c, their correlations;
         between: c of each with the other runs, arrays of one shape. A Gaussian process whose variance is that of each
-        run, with a prior mean of zero [Rasmussen, Williams, Gaussian Processes for Machine Learning, 2006, (2.25)].
+        run, with a prior mean of zero [Rasmussen, Williams, Gaussian Processes for Machine Learning, 2006, chapter 2].
         """
         spread = np.array(deviations)
         inverse = np.linalg.inv(np.outer(spread, spread) * among + self.repeat**2 * np.eye(len(spread)))
