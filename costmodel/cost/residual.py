@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from costmodel.quantities import Array, Mask, Quantity, is_single, maximum, minimum
 
@@ -20,6 +21,7 @@ CURVE_STEP = 1.0 / 512.0  # of the shortest bump
 TEMPORARY = 32_768  # numbers of a temporary array that stays in the cache
 GROUP_AXES = frozenset({"heads", "q_per_kv", "head_dims", "n", "k", "groups", "row_bytes", "top_k", "experts"})
 """Axes of shape spaces along which models differ: other axes are swept for each of them."""
+KEPT = 256  # residuals whose bumps are kept by axes
 ROUNDING = 1e-4  # octaves: a stored limit has six digits
 
 
@@ -58,9 +60,8 @@ class Residual:
         weights, lengths = self.weights, self._bump_lengths
         for axis in set(range(len(self.axes))).difference(varied):
             weights = weights * np.exp(-0.5 * _square(self.centres[:, axis], lengths[:, axis], features[axis], 0))
-        centres_and_lengths = np.concatenate([self.centres[:, varied], lengths[:, varied]], axis=1)
-        bumps, which = np.unique(centres_and_lengths, axis=0, return_inverse=True)
-        heights = np.bincount(which.reshape(-1), weights).astype(np.float64, copy=False)
+        bumps, which = _distinct_bumps(self, tuple(varied))
+        heights = np.bincount(which, weights).astype(np.float64, copy=False)
         centres, widths = bumps[:, : len(varied)], bumps[:, len(varied) :]
         values = [np.asarray(features[axis]) for axis in varied]
         curve = _Curve.of(values[0], widths) if len(values) == 1 else None
@@ -118,6 +119,15 @@ class Residual:
         offsets = (self.centres - np.array(features, dtype=np.float64)) / lengths
         squares: Array = (offsets * offsets).sum(axis=1)
         return squares
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _distinct_bumps(residual: Residual, axes: tuple[int, ...]) -> tuple[Array, npt.NDArray[np.intp]]:
+    """Return the centres and lengths along some axes of bumps that differ there, and which of them each bump is."""
+    at = list(axes)
+    centres_and_lengths = np.concatenate([residual.centres[:, at], residual._bump_lengths[:, at]], axis=1)
+    bumps, which = np.unique(centres_and_lengths, axis=0, return_inverse=True)
+    return bumps, which.reshape(-1)
 
 
 def _sum_of_bumps(heights: Array, centres: Array, widths: Array, values: Sequence[Array]) -> Any:
