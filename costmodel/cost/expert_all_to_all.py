@@ -148,7 +148,7 @@ def _wire_times(
 ) -> tuple[Seconds, Seconds]:
     """Return what the links inside and between nodes take [s]. intra, inter: efficiencies."""
     sent = operator.tokens * operator.token_bytes
-    return sent * copies.intra / (intra * links.intra), sent * copies.inter / (inter * links.inter)
+    return sent * copies.intra / (intra * links.intra), sent * copies.inter / (inter * links.exchange)
 
 
 def _links_latency(form: LowLatencyForm | NormalForm, links: GroupLinks, uses_nic: Mask) -> Seconds:
@@ -156,7 +156,8 @@ def _links_latency(form: LowLatencyForm | NormalForm, links: GroupLinks, uses_ni
 
     What else an exchange between nodes takes at any latency of its links, is `inter_setup`: a quicker NIC keeps it.
     """
-    return links.intra_latency + where(uses_nic, form.inter_hops * links.inter_latency + form.inter_setup, 0.0)
+    outside = form.inter_hops * links.inter_latency + form.inter_setup + links.exchange_setup
+    return links.intra_latency + where(uses_nic, outside, 0.0)
 
 
 def _message(terms: Terms, links: GroupLinks) -> Time:

@@ -57,7 +57,7 @@ def expert_all_to_all_terms(operator: ExpertAllToAll, machine: Machine, cluster:
     launch = machine.framework.launch * fit.launch_factor
     return {
         **_wire_terms(links, launch, expert_all_to_all_time(operator, links), fit),
-        "inter_time": sent * copies.inter / links.inter, "intra_time": sent * copies.intra / links.intra,
+        "inter_time": sent * copies.inter / links.exchange, "intra_time": sent * copies.intra / links.intra,
         "inter_copies": copies.inter, "intra_copies": copies.intra,
     }  # fmt: skip
 

@@ -81,7 +81,8 @@ class Network:
     bandwidth: one endpoint port in one direction, null where ports are as fast as the NIC; latencies: small message,
     end to end, null where no source states one; groups: of a dragonfly, or host bridges of a PCIe tree, null for as
     many as the radix allows; oversubscription: ports of a leaf to endpoints over those to spines; pxn: messages between
-    rails change rail inside the node, over the link that joins its devices; failed: names of parts that do not work.
+    rails change rail inside the node, over the link that joins its devices; failed: names of parts that do not work;
+    shape: routers along each side of a mesh or torus; reconfiguration: time in which optical circuits change [s].
     """
 
     topology: str
@@ -96,6 +97,8 @@ class Network:
     oversubscription: Count = 1.0
     pxn: bool = True
     failed: tuple[str, ...] = ()
+    shape: tuple[float, ...] = ()
+    reconfiguration: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,6 +12,7 @@ import numpy as np
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Network
 from costmodel.network.graphs import fabric_graph
+from costmodel.network.grids import GRIDS
 from costmodel.network.sharing import Flags, check_capacity
 from costmodel.network.shortest_paths import Switches, switches_of
 from costmodel.quantities import Array, BytesPerSecond, Indices
@@ -152,7 +153,10 @@ def ports(cluster: Cluster) -> tuple[float, float]:
     if nic is None:
         raise InfeasibleError(f"{cluster.node.name} has no NIC: its devices cannot work together across nodes")
     port = float(nic.bandwidth if network is None or network.bandwidth is None else network.bandwidth)
-    return min(float(nic.bandwidth), port) * float(nic.per_device), port * float(nic.per_device)
+    # A router of a grid sends on all of its links what a wider NIC gives it.
+    is_grid = network is not None and network.topology in GRIDS
+    out = float(nic.bandwidth) if is_grid else min(float(nic.bandwidth), port)
+    return out * float(nic.per_device), port * float(nic.per_device)
 
 
 def _fabric(cluster: Cluster, network: Network, nodes: int) -> tuple[nx.MultiGraph, set[str]]:

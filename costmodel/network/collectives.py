@@ -111,38 +111,41 @@ def ring_transfer(size: Bytes, links: GroupLinks) -> Seconds:
 
 
 def ring(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return one pass of a ring: (n-1)/n * S/B_ring + (n-1)*a."""
-    return ring_transfer(size, links) + (links.size - 1) * links.latency
+    """Return one pass of a ring: (n-1)/n * S/B_ring + (n-1)*a_step + setup."""
+    return ring_transfer(size, links) + (links.size - 1) * links.step_latency + links.setup
 
 
 def hierarchical(size: Bytes, links: GroupLinks) -> Seconds:
     """Return rings along the rails, then in the nodes.
 
-    (N-1)/N * S/l / B_out + (N-1)*a_out + (l-1)/l * S/B_in + (l-1)*a_in
+    (N-1)/N * S/l / B_out + (N-1)*a_step + setup + (l-1)/l * S/B_in + (l-1)*a_in
     """
     local, nodes = links.ranks_per_node, links.nodes
-    outer = (nodes - 1) / nodes * size / local / links.inter + (nodes - 1) * links.inter_latency
-    return outer + (local - 1) / local * size / links.intra + (local - 1) * links.intra_latency
+    outer = (nodes - 1) / nodes * size / local / links.inter + (nodes - 1) * links.inter_latency * links.step_share
+    return outer + links.setup + (local - 1) / local * size / links.intra + (local - 1) * links.intra_latency
 
 
 def halving_doubling(size: Bytes, links: GroupLinks) -> Seconds:
     """Return log2(n) exchanges, the nearest with half of the buffer; infinite where n or l is no power of two.
 
-    Inside nodes (l-1)/l * S/B_in + log2(l)*a_in, then between them (1/l - 1/n) * S/B_out + log2(N)*a_out.
+    Inside nodes (l-1)/l * S/B_in + log2(l)*a_in, then between them (1/l - 1/n) * S/B_all + log2(N)*(a_out + setup).
+    Partners far apart share links as all ranks together do: B_all, that of an even exchange.
     """
     local, n = links.ranks_per_node, links.size
     inner = (local - 1) / local * size / links.intra + log2(local) * links.intra_latency
-    outer = (1 / local - 1 / n) * size / links.inter + log2(links.nodes) * links.inter_latency
+    outer = (1 / local - 1 / n) * size / links.exchange
+    outer = outer + log2(links.nodes) * (links.inter_latency + links.setup)
     return where(_is_power_of_two(n) & _is_power_of_two(local), inner + outer, np.inf)
 
 
 def trees(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return the bound of two complementary binary trees, up and down at once: 2*S/B + 2*ceil(log2 n)*a.
+    """Return the bound of two complementary binary trees, up and down at once: 2*S/B + 2*ceil(log2 n)*a + setup.
 
     A rank inside one tree sends its half to a parent and to two children, and as a leaf of the other to a parent. Which
     of these leave a node depends on the ranks; the flow level counts them.
     """
-    return 2 * size / links.slowest + 2 * doublings(links.size) * links.latency
+    slowest = where(links.nodes > 1, minimum(links.slowest, links.exchange), links.slowest)
+    return 2 * size / slowest + 2 * doublings(links.size) * links.latency + links.setup
 
 
 def in_switch(size: Bytes, links: GroupLinks) -> Seconds:
@@ -159,16 +162,17 @@ def multicast(size: Bytes, links: GroupLinks) -> Seconds:
 
 
 def chain(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return the bound of a broadcast in many small chunks: S/B_ring + min(n-1, ceil(log2 n))*a."""
-    return size / ring_bandwidth(links) + minimum(links.size - 1, doublings(links.size)) * links.latency
+    """Return the bound of a broadcast in many small chunks: S/B_ring + min(n-1, ceil(log2 n))*a_step + setup."""
+    steps = minimum(links.size - 1, doublings(links.size))
+    return size / ring_bandwidth(links) + steps * links.step_latency + links.setup
 
 
 def both_links(intra: Bytes, inter: Bytes, links: GroupLinks) -> Seconds:
-    """Return the slower of both links, used at once: max(intra/B_in, inter/B_out) + a.
+    """Return the slower of both links, used at once: max(intra/B_in, inter/B_all) + a + setup.
 
-    intra, inter: what a rank sends over its link inside the node and over its NIC [B].
+    intra, inter: what a rank sends over its link inside the node and, to all other nodes alike, over its NIC [B].
     """
-    return maximum(intra / links.intra, inter / links.inter) + links.latency
+    return maximum(intra / links.intra, inter / links.exchange) + links.latency + links.exchange_setup
 
 
 def direct_all_to_all(size: Bytes, links: GroupLinks) -> Seconds:
@@ -181,12 +185,13 @@ def hierarchical_all_to_all(size: Bytes, links: GroupLinks) -> Seconds:
     """Return one exchange after the other: (l-1)/l * S/B_in + a_in + (N-1)/N * S/B_out + a_out."""
     local, nodes = links.ranks_per_node, links.nodes
     inner = where(local > 1, (local - 1) / local * size / links.intra + links.intra_latency, 0.0)
-    return inner + where(nodes > 1, (nodes - 1) / nodes * size / links.inter + links.inter_latency, 0.0)
+    outer = (nodes - 1) / nodes * size / links.exchange + links.inter_latency + links.exchange_setup
+    return inner + where(nodes > 1, outer, 0.0)
 
 
 def message(size: Bytes, links: GroupLinks) -> Seconds:
     """Return a message to the next rank of the group, over the slowest link that any pair uses: S/B + a."""
-    return size / links.slowest + links.latency
+    return size / links.slowest + links.step_latency + links.setup
 
 
 def doublings(ranks: Count) -> Count:

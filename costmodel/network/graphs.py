@@ -12,9 +12,11 @@ from collections.abc import Iterable
 from itertools import combinations
 
 import networkx as nx
+import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.hardware import Network
+from costmodel.network.grids import endpoints_per_router, grid_cables
 from costmodel.network.topologies import (
     TOPOLOGIES,
     Ports,
@@ -52,6 +54,12 @@ def fabric_graph(network: Network, endpoints: int, rails: int = 1) -> nx.MultiGr
     match network.topology:
         case "nvlink":
             _nvlink(graph, network, endpoints)
+        case "mesh" | "torus":
+            _grid(graph, network, endpoints)
+        case "ocs":
+            _add_switch(graph, "circuits0", 0)
+            for number in range(endpoints):
+                _add_nic(graph, number, "circuits0")
         case "sf":
             _slim_fly(graph, network, endpoints)
         case "df":
@@ -136,6 +144,12 @@ def _nvlink(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
     for number in range(endpoints):
         graph.add_node(f"gpu{number}", endpoint=True, plane=0)
         graph.add_edges_from((f"gpu{number}", f"chip{chip}") for chip in range(int(network.planes)))
+
+
+def _grid(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
+    names = [_add_switch(graph, f"router0.{number}", 0) for number in range(int(np.prod(network.shape)))]
+    graph.add_edges_from((names[first], names[second]) for first, second in grid_cables(network))
+    _add_nics(graph, endpoints, 1, int(endpoints_per_router(network)))
 
 
 def _slim_fly(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Network
+from costmodel.network import grids
+from costmodel.network.grids import GRIDS
 from costmodel.network.topologies import leaf_ports
-from costmodel.quantities import BytesPerSecond, Count, Seconds, maximum, minimum, where
+from costmodel.quantities import BytesPerSecond, Count, Quantity, Seconds, ceil, floor, maximum, minimum, where
 from costmodel.workload.operators import Group
+
+SHORTEST_LOAD = 1e-9  # of an exchange that no link between routers carries
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,6 +23,9 @@ class GroupLinks:
 
     intra, inter: bandwidth inside and between nodes [B/s]; intra_latency, inter_latency: of a small message [s]. A
     latency that no source states counts as zero: the time stays a lower bound.
+    exchange_share: bandwidth of a rank that sends to all others alike, over `inter`, which neighbours have.
+    step_share: latency between neighbours over `inter_latency`, that of the farthest pair.
+    setup, exchange_setup: time in which circuits are set for neighbours, and for all others one after the other [s].
     """
 
     size: Count
@@ -28,6 +35,20 @@ class GroupLinks:
     inter: BytesPerSecond
     intra_latency: Seconds
     inter_latency: Seconds
+    exchange_share: Quantity = 1.0
+    step_share: Quantity = 1.0
+    setup: Seconds = 0.0
+    exchange_setup: Seconds = 0.0
+
+    @property
+    def exchange(self) -> BytesPerSecond:
+        """Return the bandwidth of a rank that sends to all other nodes alike."""
+        return self.inter * self.exchange_share
+
+    @property
+    def step_latency(self) -> Seconds:
+        """Return the latency of a ring's longest step."""
+        return where(self.nodes > 1, self.inter_latency * self.step_share, self.intra_latency)
 
     @property
     def slowest(self) -> BytesPerSecond:
@@ -53,7 +74,64 @@ def group_links(group: Group, cluster: Cluster) -> GroupLinks:
     span = maximum(group.size * group.stride / node.count, nodes)
     inter, inter_latency = _between_nodes(cluster, nodes, span)
     intra, intra_latency = _inside_node(cluster)
-    return GroupLinks(group.size, ranks_per_node, nodes, intra, inter, intra_latency, inter_latency)
+    links = GroupLinks(group.size, ranks_per_node, nodes, intra, inter, intra_latency, inter_latency)
+    network = cluster.network
+    if network is None or cluster.node.nic is None:
+        return links
+    if network.topology in GRIDS:
+        return _on_grid(links, cluster, network, span * node.count)
+    return _on_circuits(links, network) if network.topology == "ocs" else links
+
+
+def _on_grid(links: GroupLinks, cluster: Cluster, network: Network, endpoints: Count) -> GroupLinks:
+    """Return the links of a group whose first and last device are `endpoints` apart on a mesh or torus.
+
+    neighbours   min(B_nic, B_link / links between neighbours): as many rings interleave
+    all alike    min(B_nic, B_link * (n-l)/n / exchange_load)
+    """
+    nic = cluster.node.nic
+    assert nic is not None
+    out = nic.bandwidth * nic.per_device
+    link = (nic.bandwidth if network.bandwidth is None else network.bandwidth) * nic.per_device
+    stride = endpoints / links.nodes
+    near = minimum(out, link / grids.neighbour_hops(network, stride))
+    away = (links.size - links.ranks_per_node) / links.size
+    even = minimum(out, link * away / maximum(grids.exchange_load(network, endpoints), SHORTEST_LOAD))
+    same = nic.latency or 0.0 if network.latency_same_leaf is None else network.latency_same_leaf
+    cross = same if network.latency_cross_leaf is None else network.latency_cross_leaf
+    farthest, ring = (
+        same + hops / 2.0 * (cross - same)
+        for hops in (grids.farthest_hops(network, endpoints), grids.ring_hops(network, endpoints, stride))
+    )
+    is_away = links.nodes > 1
+    return replace(
+        links, inter=near, inter_latency=farthest, exchange_share=where(is_away, even / near, 1.0),
+        step_share=where(is_away & (farthest > 0), ring / where(farthest > 0, farthest, 1.0), 1.0),
+    )  # fmt: skip
+
+
+def _on_circuits(links: GroupLinks, network: Network) -> GroupLinks:
+    """Return the links of a group on optical circuit switches, `planes` of them, each with a port of every endpoint.
+
+    A ring's circuits are set once. An even exchange goes through the nodes - 1 pairings that reach all others, `planes`
+    at a time: slots = ceil((nodes - 1) / planes), each set anew. [Mellette et al., RotorNet, SIGCOMM 2017]
+    """
+    others = maximum(links.nodes - 1.0, 1.0)
+    slots = ceil(others / network.planes)
+    is_away = where(links.nodes > 1, 1.0, 0.0)
+    return replace(
+        links, exchange_share=lit_share(others, network.planes), setup=is_away * network.reconfiguration,
+        exchange_setup=is_away * slots * network.reconfiguration,
+    )  # fmt: skip
+
+
+def lit_share(others: Count, ports: Count) -> Quantity:
+    """Return the share of a device's optical ports that are in use where it reaches `others` nodes, each as often.
+
+    others / (ports * slots) of several slots; of one, floor(ports / others) ports to each.
+    """
+    one_slot = floor(ports / minimum(others, ports)) * others / ports
+    return where(others <= ports, one_slot, others / (ports * ceil(others / ports)))
 
 
 def require_group_links(group: Group, cluster: Cluster | None, name: str) -> GroupLinks:
@@ -102,6 +180,8 @@ def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPe
         same = network.latency_same_leaf if network.latency_same_leaf is not None else latency
         cross = network.latency_cross_leaf if network.latency_cross_leaf is not None else same
         _check_whole(network)
+        if network.topology in (*GRIDS, "ocs"):
+            return bandwidth * nic.per_device, same
         # One plane has one port a node. Beyond a leaf all ranks may have to go through the spines at once.
         in_leaf = span <= leaf_ports(network.radix, network.oversubscription).down
         latency = where(in_leaf, same, cross)

@@ -14,6 +14,7 @@ from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import UNBOUNDED, ClusterLinks
 from costmodel.network.graphs import RAILED
+from costmodel.network.grids import GRIDS, grid_paths
 from costmodel.network.sharing import Incidence
 from costmodel.network.shortest_paths import Paths, shortest_paths
 from costmodel.quantities import Array, Indices
@@ -260,7 +261,12 @@ def _add_fabric(entries: _Entries, traffic: _Traffic, hops: _NicHops, latency: A
     is_used[ends] = True
     pairs = np.flatnonzero(is_used)
     pair = (np.cumsum(is_used) - 1)[ends]
-    paths = shortest_paths(links.switches, pairs // count, pairs % count)
+    between = pairs // count, pairs % count
+    network = links.cluster.network
+    if network is not None and network.topology in GRIDS and not network.failed:
+        paths = grid_paths(network, links.switches, between, one_order=traffic.policy == "static")
+    else:
+        paths = shortest_paths(links.switches, *between)
     times = fabric_latency(links.cluster, paths.hops[paths.first[pair]])
     if hops.is_whole:
         latency[hops.flow] += times

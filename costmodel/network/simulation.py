@@ -13,6 +13,7 @@ from costmodel.network.cluster_links import KINDS, UNBOUNDED, ClusterLinks, buil
 from costmodel.network.collective_flows import Phase, algorithms, expert_phases, phases
 from costmodel.network.flow_classes import run_collapsed
 from costmodel.network.flows import Completed, run_flows
+from costmodel.network.group_links import lit_share
 from costmodel.network.layout import Layout, pairs
 from costmodel.network.routing import FlowRoutes, Flows, fabric_latency, inside_latency, route
 from costmodel.network.sharing import Incidence, check_flow_count
@@ -180,8 +181,9 @@ def phase_outcome(phase: Phase, run: FlowRun) -> Outcome:
     else:
         routes = route(links, Flows(ends[0], ends[1], size), run.policy, run.seed)
     incidence = _lightened(routes.incidence, links, phase.lighter)
-    done = run_collapsed(incidence, size, batch=0.0 if incidence.flows <= MAX_EXACT_FLOWS else BATCH)
-    latency = phase.steps * float(routes.latency.max(initial=0.0))
+    dark, setup = _circuits(links, ends)
+    done = run_collapsed(incidence, size * dark, batch=0.0 if incidence.flows <= MAX_EXACT_FLOWS else BATCH)
+    latency = phase.steps * float(routes.latency.max(initial=0.0)) + setup
     kind, name, busy = "none", "", 0.0
     if len(links.capacity):
         fullest, busy = _fullest(done, links.capacity)
@@ -189,6 +191,25 @@ def phase_outcome(phase: Phase, run: FlowRun) -> Outcome:
     return Outcome(
         "", done.makespan + latency, latency, kind, link=name, busy=busy, carried=done.carried, cluster_links=links
     )  # fmt: skip
+
+
+def _circuits(links: ClusterLinks, ends: tuple[Indices, Indices] | list[Indices]) -> tuple[Array | float, float]:
+    """Return by how much longer flows take because ports stay dark, and the time in which circuits are set [s].
+
+    A device with flows to d other nodes takes ceil(d / planes) slots, each set anew. Flows of a slot meet no others.
+    """
+    network = links.cluster.network
+    if network is None or network.topology != "ocs" or links.switches is None:
+        return 1.0, 0.0
+    source, target = ends
+    nodes = target // links.ranks_per_node
+    outside = source // links.ranks_per_node != nodes
+    if not outside.any():
+        return 1.0, 0.0
+    pairs_used = np.unique(np.stack([source[outside], nodes[outside]], axis=1), axis=0)
+    degree = int(np.bincount(pairs_used[:, 0]).max())
+    longer = 1.0 / float(lit_share(float(degree), network.planes))
+    return np.where(outside, longer, 1.0), float(np.ceil(degree / network.planes)) * float(network.reconfiguration)
 
 
 def _through_switches(links: ClusterLinks, devices: Indices) -> FlowRoutes:

@@ -14,6 +14,7 @@ import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.hardware import FabricPrice, Network
+from costmodel.network import grids
 from costmodel.quantities import BytesPerSecond, Count, Dollars, ceil, floor, maximum, where
 
 
@@ -163,7 +164,10 @@ def dragonfly(radix: Count, groups: Count | None = None) -> Fabric:
 
 
 def nvlink_domain(network: Network) -> Fabric:
-    """Return devices on switch chips, each joined to each chip: endpoints k, switches `planes`, no link between."""
+    """Return endpoints on switches, each joined to each: endpoints k, switches `planes`, no link between.
+
+    Devices on NVLink's chips, or on optical circuit switches.
+    """
     return Fabric(network.radix, network.planes, 0.0 * network.radix, 0.0, network.radix / 2)
 
 
@@ -182,6 +186,15 @@ def pcie_tree(network: Network, endpoints: Count) -> Fabric:
     diameter = where(has_switches, 2.0, 0.0) + where(bridges > 1, 1.0, 0.0)
     cut = where(bridges > 1, halves, where(has_switches, floor(switches / 2), endpoints / 2))
     return Fabric(endpoints, where(has_switches, switches, 0.0) + bridges, links, diameter, cut)
+
+
+def grid(network: Network, endpoints: Count) -> Fabric:  # noqa: ARG001  one signature for all
+    """Return a mesh or torus of routers: endpoints routers*h, and links, diameter and cut of its sides."""
+    routers = float(np.prod(network.shape))
+    return Fabric(
+        routers * grids.endpoints_per_router(network), routers, grids.link_count(network), grids.diameter(network),
+        grids.cut(network),
+    )  # fmt: skip
 
 
 def _two_levels(network: Network, endpoints: Count) -> Fabric:  # noqa: ARG001  one signature for all
@@ -207,6 +220,9 @@ TOPOLOGIES: dict[str, Callable[[Network, Count], Fabric]] = {
     "fat-tree": _smallest,
     "sf": lambda network, _: in_planes(slim_fly(network.radix), network.planes),
     "df": lambda network, _: in_planes(dragonfly(network.radix, network.groups), network.planes),
+    "mesh": grid,
+    "torus": grid,
+    "ocs": lambda network, _: nvlink_domain(network),
     "nvlink": lambda network, _: nvlink_domain(network),
     "pcie": pcie_tree,
 }

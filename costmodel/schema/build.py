@@ -116,6 +116,7 @@ def network(file: NetworkFile) -> hardware.Network:
         latency_cross_leaf=file.latency.cross_leaf,
         price=record(hardware.FabricPrice, file.price),
         failed=tuple(file.failed),
+        shape=tuple(map(float, file.shape)),
     )
 
 

@@ -1,8 +1,9 @@
 """The node, cluster and topology files."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 from costmodel.schema.device import PLAUSIBLE, DType, Source
 from costmodel.schema.quantity import (
@@ -19,10 +20,15 @@ from costmodel.schema.quantity import (
     Watts,
     WattsOrZero,
     Whole,
+    wrong,
 )
 from costmodel.schema.strict import Strict
 
-TOPOLOGIES = ("ft2", "ft3", "fat-tree", "mrft", "rail", "mpft", "sf", "df", "nvlink", "pcie", "unspecified")
+TOPOLOGIES = (
+    "ft2", "ft3", "fat-tree", "mrft", "rail", "mpft", "sf", "df", "mesh", "torus", "ocs", "nvlink", "pcie",
+    "unspecified",
+)  # fmt: skip
+GRIDS = ("mesh", "torus")
 
 
 class NicFile(Strict):
@@ -96,8 +102,17 @@ class NetworkFile(Strict):
     topology: Annotated[str, OneOf(TOPOLOGIES)] = Field(
         description="how switches are wired; `unspecified` has no part counts"
     )
-    planes: Number = Field(default=1.0, description="parallel independent planes; nvlink: switch chips")
-    radix: Number = Field(description="ports per switch; nvlink: devices; pcie: devices per switch")
+    planes: Number = Field(
+        default=1.0, description="parallel independent planes; nvlink: switch chips; ocs: optical switches"
+    )
+    radix: Number = Field(
+        description="ports per switch; nvlink: devices; pcie: devices per switch; mesh, torus: two a dimension, and "
+        "endpoints of a router; ocs: endpoints"
+    )
+    shape: list[Annotated[int, Whole(1, 4096, single=True)]] = Field(
+        default=[], description="mesh, torus: routers along each side, the first in which endpoints are numbered first"
+    )
+    reconfiguration: Latency = Field(default=0.0, description="ocs: time in which the optical circuits change")
     groups: Number | None = Field(
         default=None,
         description="groups of a dragonfly (null: as many as radix allows), host bridges of a PCIe tree (null: one)",
@@ -111,6 +126,21 @@ class NetworkFile(Strict):
     latency: FabricLatencyFile = Field(default_factory=FabricLatencyFile, description="latencies")
     routing: Literal["static", "ecmp", "adaptive", "spray"] = Field(default="static", description="path selection")
     price: FabricPriceFile = Field(default_factory=FabricPriceFile, description="prices of parts")
+
+    @model_validator(mode="after")
+    def _check_grid(self) -> Self:
+        if self.topology not in GRIDS:
+            if self.shape:
+                raise wrong(f"a {self.topology} has no shape", f"take shape out, or write {' or '.join(GRIDS)}")
+            return self
+        if not 1 <= len(self.shape) <= 3:
+            raise wrong(f"a {self.topology} needs one to three sides", "write shape: [8, 8]")
+        if np.any(np.not_equal(self.planes, 1.0)):
+            raise wrong(f"a {self.topology} has one plane", "take planes out")
+        if np.any(np.less_equal(self.radix, 2 * len(self.shape))):
+            least = 2 * len(self.shape) + 1
+            raise wrong("no port of a router is left for an endpoint", f"write radix: {least} or more")
+        return self
 
 
 class ClusterFile(Strict):

@@ -80,6 +80,7 @@ def _network(scenario: Scenario) -> dict[str, Any] | None:
         "latency": {"same_leaf": network.latency_same_leaf, "cross_leaf": network.latency_cross_leaf},
         "routing": network.routing, "groups": network.groups, "oversubscription": network.oversubscription,
         "pxn": network.pxn, "failed": list(network.failed),
+        "shape": list(network.shape), "reconfiguration": network.reconfiguration,
         "price": {"switch": price.switch, "link": price.link, "endpoint_link": price.endpoint_link},
     }  # fmt: skip
 

@@ -144,7 +144,7 @@ def test_rails_and_planes_keep_a_rail_together() -> None:
     ("fabric", "endpoints", "message"),
     [
         (network("ft2", 8), 33, "32 ports"),
-        (network("torus", 8), 4, "no graph"),
+        (network("hypercube", 8), 4, "no graph"),
         (network("pcie", 8), 4, "no graph"),
         (network("mrft", 8), 36, "32 ports"),
     ],
@@ -166,7 +166,7 @@ def test_a_topology_by_itself_says_how_large_it_is() -> None:
     assert named_fabric(network("rail", 64), 1016.0).switches == 96
     for fabric, message in (
         (network("pcie", 2), "no size of its own"),
-        (network("torus", 8), "no counts"),
+        (network("hypercube", 8), "no counts"),
         (network("ft2", 1), "cannot be made"),
     ):
         with pytest.raises(InputError, match=message):

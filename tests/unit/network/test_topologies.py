@@ -104,8 +104,8 @@ def test_a_fabric_without_enough_ports_has_no_price() -> None:
 
 
 def test_a_topology_without_counts_and_a_missing_price_give_none() -> None:
-    assert full_fabric(replace(NETWORK, topology="torus"), 8.0) is None
-    assert share_cost(replace(NETWORK, topology="torus", price=IMPLIED), 8.0) is None
+    assert full_fabric(replace(NETWORK, topology="hypercube"), 8.0) is None
+    assert share_cost(replace(NETWORK, topology="hypercube", price=IMPLIED), 8.0) is None
     assert share_cost(replace(NETWORK, topology="ft2", price=replace(IMPLIED, link=None)), 8.0) is None
 
 
