@@ -8,7 +8,7 @@ arrays by broadcasting, so that one line serves a point and a sweep.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -87,6 +87,20 @@ def where(condition: Mask, yes: Quantity, no: Quantity) -> Quantity:
     if isinstance(condition, np.ndarray):
         return np.where(condition, yes, no)
     return yes if condition else no
+
+
+def distinct_rows(columns: Sequence[Array]) -> tuple[Indices, Indices]:
+    """Return the first position of each distinct row of equally long columns, and of each position the row's number.
+
+    A column that follows from those before it, or is the same everywhere, is found to be so without sorting it.
+    """
+    first, place = np.zeros(1, dtype=np.intp), np.zeros(len(columns[0]), dtype=np.intp)
+    for column in columns:
+        if np.array_equal(column[first][place], column):
+            continue
+        distinct, own = np.unique(column, return_inverse=True)
+        _, first, place = np.unique(place * len(distinct) + own, return_index=True, return_inverse=True)
+    return first, place
 
 
 def divides(divisor: Quantity, value: Quantity) -> Mask:

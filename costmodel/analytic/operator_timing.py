@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.distinct_sizes import DistinctSizes, is_uniform
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
@@ -59,6 +60,7 @@ class OperatorTimer:
     is_training: bool = False
     _by_identity: dict[int, TimedOperator] = field(default_factory=dict)
     _by_size: dict[Hashable, tuple[Time, FamilyFit, Seconds]] = field(default_factory=dict)
+    _uniform: bool | None = None
 
     def time_operator(self, operator: Operator) -> TimedOperator:
         """Return the operator with its time."""
@@ -77,12 +79,26 @@ class OperatorTimer:
         if known is None:
             fit = self.calibration.fit(operator)
             machine = Machine(self.cluster.device, self.framework, self.processors, cluster=self.cluster)
-            time = operator_time(operator, machine, self.cluster, fit)
+            time = self._over_grid(operator, machine, fit)
             if self.is_training and isinstance(operator, KERNELS):
                 time = time.scaled(slowdown_of(operator, self.framework)[1])
             least = least_time(operator, machine) if fit.form is not None else 0.0
             known = self._by_size[sizes] = time, fit, least
         return known
+
+    def _over_grid(self, operator: Operator, machine: Machine, fit: FamilyFit) -> Time:
+        """Return an operator's time; of a kernel over a grid on one machine, each size is evaluated once."""
+        sizes = DistinctSizes.of(operator) if isinstance(operator, KERNELS) and fit.form is not None else None
+        if sizes is None or not self._is_uniform(machine):
+            return operator_time(operator, machine, self.cluster, fit)
+        reduced = sizes.reduced(operator)
+        return sizes.over_grid(operator_time(reduced, machine, self.cluster, self.calibration.fit(reduced)))
+
+    def _is_uniform(self, machine: Machine) -> bool:
+        """Tell whether nothing of the machine differs over the grid."""
+        if self._uniform is None:
+            self._uniform = is_uniform(machine)
+        return self._uniform
 
     def time_all(self, operators: Iterable[Operator]) -> tuple[TimedOperator, ...]:
         """Return operators with their times, in order."""

@@ -23,8 +23,9 @@ class Router(NamedTuple):
     """A router.
 
     kind: one of the above; delay: interval at which it learns loads [s], 0: always.
-    dice: two random engines for each request; loads: requests of each engine as it knows them; learnt: when it last
-    learnt them [s], and how many requests it has routed to engines that compute prompts, and to others.
+    dice: two random engines for each request, where the router draws; loads: requests of each engine as it knows them;
+    learnt: when it last learnt them [s], and how many requests it has routed to engines that compute prompts, and to
+    others.
     call_times, call_requests: a binary heap of called requests; state: next listed request, next uncalled one, size of
     the heap of calls, number of listed ones; -1: nothing yet.
     """
@@ -41,7 +42,8 @@ class Router(NamedTuple):
 
 def new_router(kind: int, delay: float, replicas: int, count: int, seed: int) -> Router:
     """Return a router that has routed nothing."""
-    dice = np.random.default_rng([seed, 4]).integers(0, replicas, (count, 2))
+    rolls = count if kind in (RANDOM, POWER_OF_TWO) else 0
+    dice = np.random.default_rng([seed, 4]).integers(0, replicas, (rolls, 2))
     return Router(
         kind,
         delay,

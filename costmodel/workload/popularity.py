@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from costmodel.quantities import Array, Count, Quantity
+from costmodel.quantities import Array, Count, Quantity, distinct_rows
 from costmodel.workload.order_statistics import expected_maximum
 from costmodel.workload.placement import balanced, sequential
 
@@ -243,18 +243,20 @@ _Evaluated: TypeAlias = Callable[..., Array]
 def _by_layout(
     function: _Evaluated, law: RoutingLaw, layout: tuple[Quantity, ...], sizes: tuple[Quantity, ...], outputs: int
 ) -> list[Quantity]:
-    """Return what `function` gives at every point; it is called once per distinct layout."""
+    """Return what `function` gives at every point; it is called once per distinct layout, for distinct sizes."""
     if not any(isinstance(value, np.ndarray) for value in (*layout, *sizes)):
         return list(_at_one_point(function, law, tuple(map(float, layout)), tuple(map(float, sizes))))
     shape = np.broadcast_shapes(*(np.shape(value) for value in (*layout, *sizes)))
-    keys = np.stack([np.broadcast_to(value, shape).reshape(-1) for value in layout])
-    points = [np.broadcast_to(np.asarray(value, dtype=np.float64), shape).reshape(-1) for value in sizes]
-    distinct, member = np.unique(keys, axis=1, return_inverse=True)
-    results = np.empty((outputs, keys.shape[1]))
-    for i, key in enumerate(distinct.T):
-        chosen = np.flatnonzero(member.reshape(-1) == i)
-        results[:, chosen] = function(law, tuple(map(float, key)), *(value[chosen] for value in points))
-    return [row.reshape(shape) for row in results]
+    columns = [np.broadcast_to(np.asarray(value, np.float64), shape).reshape(-1) for value in (*layout, *sizes)]
+    first, place = distinct_rows(columns)
+    rows = [column[first] for column in columns]
+    keys, points = rows[: len(layout)], rows[len(layout) :]
+    first_of, member = distinct_rows(keys)
+    results = np.empty((outputs, len(first)))
+    for number, at in enumerate(first_of.tolist()):
+        chosen = np.flatnonzero(member == number)
+        results[:, chosen] = function(law, tuple(float(key[at]) for key in keys), *(value[chosen] for value in points))
+    return [row[place].reshape(shape) for row in results]
 
 
 @lru_cache(maxsize=4096)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodel.quantities import ceil, divides, is_single, maximum, minimum, where
+from costmodel.quantities import ceil, distinct_rows, divides, is_single, maximum, minimum, where
 
 LEFT, RIGHT = np.array([[1.0], [5.0]]), np.array([2.0, 3.0, 4.0])
 
@@ -42,3 +42,15 @@ def test_a_fraction_is_no_multiple() -> None:
     assert divides(4.0, 12.0)
     assert not divides(5.0, 12.0)
     np.testing.assert_array_equal(divides(np.array([3.0, 8.0]), 12.0), [True, False])
+
+
+def test_distinct_rows_are_those_of_numpy_and_lead_back_to_each() -> None:
+    """Also where columns follow from each other, are the same everywhere, or hold what is not a number."""
+    draw = np.random.default_rng(3)
+    rows, pairs = draw.integers(0, 7, 500).astype(float), draw.integers(0, 3, 500).astype(float)
+    gaps = np.where(rows == 2, np.nan, rows)
+    for columns in ([rows], [rows, 3 * rows + 1], [np.ones(500), pairs, rows], [gaps, pairs]):
+        first, place = distinct_rows(columns)
+        assert len(first) == len(set(zip(*(np.nan_to_num(column, nan=-1).tolist() for column in columns), strict=True)))
+        for column in columns:
+            np.testing.assert_array_equal(column[first][place], column)

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, ONE_NODE, links_of, scenario
 
+import costmodel
 from costmodel.analytic.operator_timing import OperatorTimer, operator_timer
 from costmodel.analytic.stream_times import Perturbation, seconds_of, stream_times
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Spread
+from costmodel.cost.distinct_sizes import DistinctSizes
 from costmodel.cost.kernels import gemm_time
+from costmodel.cost.machine import Machine
+from costmodel.cost.operator_time import operator_time
 from costmodel.network.collectives import collective_time
 from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Group, base_name
@@ -175,3 +179,29 @@ def test_any_other_size_is_another_operator() -> None:
         assert operator_key(base) != operator_key(other)
     assert operator_key(REDUCTION) != operator_key(replace(REDUCTION, group=Group(8.0, 8.0)))
     assert operator_key(REDUCTION) != operator_key(replace(REDUCTION, overlapped_gemm=PRODUCT))
+
+
+def test_equal_sizes_of_a_grid_are_priced_once_with_the_same_times() -> None:
+    """A product of H100's fit at 70 by 80 points, whose rows are of 149 kinds; likewise where bandwidth differs too."""
+    workload = costmodel.load("mixtral_8x7b_h100")
+    chosen = workload.scenario(next(iter(workload.scenarios)))
+    calibration, cluster = workload.calibration(chosen), chosen.cluster
+    rows = 8.0 * np.add.outer(np.arange(1.0, 71.0), np.arange(80.0))
+    grid = replace(PRODUCT, m=rows)
+    sizes = DistinctSizes.of(grid)
+    assert sizes is not None
+    assert np.size(sizes.reduced(grid).m) == 149
+    memory = cluster.device.device_memory
+    faster = replace(memory, bandwidth=memory.bandwidth * np.linspace(1.0, 2.0, 70).reshape(-1, 1))
+    device = replace(cluster.device, memory=(*cluster.device.memory[:-1], faster))
+    for each in (cluster, replace(cluster, node=replace(cluster.node, device=device))):
+        timer = OperatorTimer(each, chosen.framework, calibration, 132.0)
+        fit = calibration.fit(grid)
+        assert fit.form is not None
+        whole = operator_time(grid, Machine(each.device, chosen.framework, 132.0, cluster=each), each, fit)
+        found = timer.time_operator(grid).time
+        for part in ("seconds", "compute", "memory", "fixed"):
+            expected = np.broadcast_to(getattr(whole, part), rows.shape)
+            np.testing.assert_allclose(np.broadcast_to(getattr(found, part), rows.shape), expected, rtol=1e-11)
+    assert DistinctSizes.of(replace(PRODUCT, m=np.arange(1.0, 6001.0))) is None  # all differ
+    assert DistinctSizes.of(replace(PRODUCT, m=rows[:5])) is None  # few

@@ -1,0 +1,78 @@
+"""A kernel over a grid of sizes as one over the sizes that differ: many points of a grid ask for the same kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from costmodel.cost.time import Time
+from costmodel.quantities import Array, Indices, Quantity, distinct_rows
+from costmodel.workload.operators import Operator
+
+MANY = 4096  # sizes from which on it pays to look for equal ones, and of those how many are looked at first
+WORTH = 0.9  # share of different ones among these up to which the others are looked at
+Kernel = TypeVar("Kernel", bound=Operator)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DistinctSizes:
+    """The sizes of a kernel that differ, along one axis.
+
+    place: of each point among them; first: point that has each of them; shape: of the grid.
+    """
+
+    place: Indices
+    first: Indices
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, operator: Operator) -> DistinctSizes | None:
+        """Return the distinct sizes of a kernel; null where it has few sizes, or most of them differ."""
+        varied = [value for _, value in _varied(operator)]
+        shape = np.broadcast_shapes(*(value.shape for value in varied))
+        points = int(np.prod(shape))
+        if points < MANY:
+            return None
+        columns = [np.broadcast_to(value, shape).reshape(-1) for value in sorted(varied, key=np.size, reverse=True)]
+        looked_at = np.arange(0, points, max(points // MANY, 1))
+        if len(distinct_rows([column[looked_at] for column in columns])[0]) > WORTH * len(looked_at):
+            return None
+        first, place = distinct_rows(columns)
+        return cls(place, first, shape) if len(first) < WORTH * points else None
+
+    def reduced(self, operator: Kernel) -> Kernel:
+        """Return the kernel at the distinct sizes."""
+        changed: dict[str, Any] = {
+            name: np.broadcast_to(value, self.shape).reshape(-1)[self.first] for name, value in _varied(operator)
+        }
+        return replace(operator, **changed)
+
+    def over_grid(self, time: Time) -> Time:
+        """Return a time of the distinct sizes at all points of the grid."""
+        parts = (time.seconds, time.compute, time.memory, time.network, time.fixed)
+        return Time(*(self._spread(part) for part in parts))
+
+    def _spread(self, value: Quantity) -> Quantity:
+        return value[self.place].reshape(self.shape) if isinstance(value, np.ndarray) else value
+
+
+def _varied(operator: Operator) -> Iterator[tuple[str, Array]]:
+    """Yield the fields of a kernel that differ over the grid."""
+    for field in fields(operator):
+        value = getattr(operator, field.name)
+        if isinstance(value, np.ndarray) and value.size > 1:
+            yield field.name, value
+
+
+def is_uniform(whole: Any) -> bool:
+    """Tell whether nothing in a record differs over a grid."""
+    if isinstance(whole, np.ndarray):
+        return whole.size == 1
+    if is_dataclass(whole) and not isinstance(whole, type):
+        return all(is_uniform(getattr(whole, field.name)) for field in fields(whole))
+    if isinstance(whole, Mapping):
+        return all(map(is_uniform, whole.values()))
+    return all(map(is_uniform, whole)) if isinstance(whole, tuple | list) else True
