@@ -16,7 +16,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now: float = 0.0
-        self._timers: list[tuple[float, Timer, Callable[[Any], None], Any]] = []
+        self._timers: list[tuple[Any, ...]] = []  # (time, number, action, argument)
         self._number = 0
         self._stopped: set[Timer] = set()
 
