@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -304,12 +305,13 @@ class Point:
 _MEMORY_KEYS = ("weights", "gradients", "optimizer", "activations", "kv_cache", "communication", "reserve")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Result:
     """One scenario over a grid: an array of the grid's shape for every metric, a float where there are no axes.
 
     metrics are NaN (None for a single point) where the scenario cannot run; fits is the mask and reason an index into
-    `REASONS`. Intervals and documents of points are computed when asked for.
+    `REASONS`. Documents of points are computed when asked for, intervals the first
+    time that they are.
     """
 
     scenario: str
@@ -320,7 +322,7 @@ class Result:
     _point: Callable[[tuple[int, ...]], Point] = field(repr=False)
     _routing: Callable[[], Mapping[str, Quantity] | None] = field(repr=False)
 
-    @property
+    @cached_property
     def intervals(self) -> dict[str, Interval]:
         """Return the 80 % interval (low, high) of every metric."""
         return self._intervals(list(self.metrics))

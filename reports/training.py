@@ -5,21 +5,18 @@ python -m reports.training --output reports/training.md
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
-from costmodel.schema.whole_files import write_whole
 from costmodel.study.provenance import IN_SAMPLE
 from costmodel.study.reproduce import load_cases
 from costmodel.study.validating import Errors, ScoredValue, errors_of, figures_of, is_unseen, settings
 from reports.fits.site_scatter import Score, Site, sites_of, table
+from reports.page import write_page
 
 COMMAND = "python -m reports.training --output reports/training.md"
 COMPOSED = "vtrain_single"  # begins the ids of steps that their source composed of measured parts
@@ -87,7 +84,7 @@ def training_cases() -> tuple[list[Case], list[Case]]:
 
 
 def page() -> str:
-    """Return the whole page."""
+    """Return the page on training steps beside what was asked of them."""
     runs, memory = training_cases()
     figures, _ = figures_of([*runs, *memory])
     steps = [one for one in figures if one.stated.case_class == "training" and one.unseen.metric in TIMES]
@@ -232,15 +229,5 @@ def _worst(figures: Sequence[ScoredValue]) -> Iterator[str]:
         yield f"| {one.case.publication} | {one.case.id} | {one.unseen.state} | {one.unseen.error:+.1%} |"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page on training steps, and print it."""
-    parser = argparse.ArgumentParser(prog="python -m reports.training", description=main.__doc__)
-    parser.add_argument("--output", type=Path, default=Path("reports/training.md"), help="Markdown file to write")
-    chosen = parser.parse_args(arguments)
-    text = page()
-    write_whole(chosen.output, [text.encode()])
-    sys.stdout.write(text)
-
-
 if __name__ == "__main__":
-    main()
+    write_page("training", page)

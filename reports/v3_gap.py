@@ -5,11 +5,8 @@ python -m reports.v3_gap --output reports/v3_gap.md
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -18,8 +15,8 @@ from costmodel.report.text import interval
 from costmodel.result import Point
 from costmodel.schema.case import Case, Expectation
 from costmodel.schema.what_if import WhatIf, load_what_if
-from costmodel.schema.whole_files import write_whole
 from costmodel.study.reproduce import load_cases
+from reports.page import write_page
 from reports.waterfall import markdown, waterfall
 
 NAME = "deepseek_v3_gap"
@@ -36,7 +33,7 @@ SHOWN = 8
 
 
 def page() -> str:
-    """Return the whole page."""
+    """Return the page on DeepSeek-V3's step."""
     what_if = load_what_if(NAME)
     published = _published()
     lines = [
@@ -180,15 +177,5 @@ def _decoding() -> Iterator[str]:
     yield f"| **published** | **{stated:,.0f}** | | |"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page on DeepSeek-V3's step, and print it."""
-    parser = argparse.ArgumentParser(prog="python -m reports.v3_gap", description=main.__doc__)
-    parser.add_argument("--output", type=Path, default=Path("reports/v3_gap.md"), help="Markdown file to write")
-    chosen = parser.parse_args(arguments)
-    text = page()
-    write_whole(chosen.output, [text.encode()])
-    sys.stdout.write(text)
-
-
 if __name__ == "__main__":
-    main()
+    write_page("v3_gap", page)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.analytic.intervals import NORMAL_90
-from costmodel.quantities import Quantity, maximum, minimum, sum_of
+from costmodel.quantities import Array, Quantity, sum_of
 from costmodel.result import Interval, Metrics
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.plans import Training
@@ -24,27 +23,37 @@ POWERS = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """A step without anchors: its metrics, and the standard deviation of log(measured / predicted) of its time [-]."""
+
+    metrics: Metrics
+    deviation: Quantity
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Anchored:
     """What a site's measured steps say of a step.
 
-    factor: on its predicted time [-]; deviation: standard deviation of log(measured / (factor * predicted)) [-];
-    steps: how many were measured; ratios: measured over predicted time of each.
+    factor: on its predicted time [-]; left: share of its interval that they leave [-]; deviation: standard deviation of
+    log(measured / (factor * predicted)) [-]; steps: how many were measured; ratios: measured over predicted time of
+    each.
     """
 
     factor: Quantity
+    left: Quantity
     deviation: Quantity
     steps: int
     ratios: tuple[float, ...]
 
     def interval(self, value: Quantity, unanchored: Interval) -> Interval:
-        """Return the 80 % interval of a metric in `POWERS`, given its value with the factor in it.
+        """Return the 80 % interval of a metric in `POWERS`: as much of the one by kernels and whole runs as is left.
 
-        unanchored: its interval by kernels and whole runs, null without any. The nearer of both ends counts: of a site
-        with measured steps no less is known than of any other.
+        unanchored: that one, moved as the value is.
         """
-        width = np.exp(NORMAL_90 * self.deviation)
-        low, high = unanchored or (0.0, math.inf)
-        return minimum(value, maximum(value / width, low)), maximum(value, minimum(value * width, high))
+        if unanchored is None:
+            return None
+        low, high = unanchored
+        return value * (low / value) ** self.left, value * (high / value) ** self.left
 
     def document(self) -> dict[str, object]:
         """Return it as the documented JSON object, of a single point."""
@@ -54,21 +63,38 @@ class Anchored:
         }  # fmt: skip
 
 
-def anchored(scenario: Scenario, anchor: Anchor, evaluate: Callable[[Scenario], Metrics]) -> Anchored:
-    """Return what measured steps say of a step of the same site: a Gaussian process of log(measured / predicted).
+@dataclass(frozen=True, slots=True, eq=False)
+class Standing:
+    """What measured steps say of others, whatever the deviation of these: see `SiteScatter.posterior`."""
 
-    evaluate: metrics of a scenario as predicted without anchors.
+    mean: Array
+    left: Array
+    ratios: tuple[float, ...]
+
+
+def standing(scenario: Scenario, anchor: Anchor, predict: Callable[[Scenario], Predicted]) -> Standing:
+    """Return what measured steps say of a step of the same site. predict: gives a measured one without anchors."""
+    scatter, runs = anchor.scatter, [step.scenario for step in anchor.steps]
+    predictions = [predict(run) for run in runs]
+    residuals = [_residual(step, one.metrics) for step, one in zip(anchor.steps, predictions, strict=True)]
+    among = np.array([[float(scatter.correlation(apart(one, other))) for other in runs] for one in runs])
+    between = np.broadcast_arrays(*(scatter.correlation(apart(run, scenario)) for run in runs))
+    mean, left = scatter.posterior(residuals, [float(one.deviation) for one in predictions], among, between)
+    return Standing(mean, left, tuple(math.exp(each) for each in residuals))
+
+
+def anchored(
+    scenario: Scenario, anchor: Anchor, deviation: Quantity, predict: Callable[[Scenario], Predicted]
+) -> Anchored:
+    """Return what measured steps make of a step: a Gaussian process of log(measured / predicted).
+
+    deviation: of the step without anchors; predict: gives a measured one without anchors.
     """
-    scatter = anchor.scatter
-    residuals = [_residual(step, evaluate(step.scenario)) for step in anchor.steps]
-    runs = [step.scenario for step in anchor.steps]
-    among = np.array([[float(scatter.covariance(apart(one, other))) for other in runs] for one in runs])
-    between = np.broadcast_arrays(*(scatter.covariance(apart(run, scenario)) for run in runs))
-    mean, deviation = scatter.posterior(residuals, among, between)
-    ratios = tuple(math.exp(each) for each in residuals)
-    if not mean.ndim:
-        return Anchored(math.exp(mean), float(deviation), len(runs), ratios)
-    return Anchored(np.exp(mean), deviation, len(runs), ratios)
+    known = standing(scenario, anchor, predict)
+    factor, after = np.exp(deviation * known.mean), deviation * known.left
+    if not np.ndim(factor):
+        return Anchored(float(factor), float(known.left), float(after), len(anchor.steps), known.ratios)
+    return Anchored(factor, known.left, after, len(anchor.steps), known.ratios)
 
 
 def _residual(step: MeasuredStep, metrics: Metrics) -> float:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
-from costmodel.analytic.anchors import Anchored, anchored
+import numpy as np
+
+from costmodel.analytic.anchors import Anchored, Predicted, anchored
+from costmodel.analytic.blocks import dimensions
 from costmodel.analytic.bound import BoundTimes, bound_times
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, step_breakdown
 from costmodel.analytic.disaggregation import DisaggregatedEvaluation, pools_ledger
 from costmodel.analytic.generation import GenerateEvaluation, generate_ledger
 from costmodel.analytic.inference import PassTimes, pass_ledger, pass_model, pass_times, prefill_passes
+from costmodel.analytic.intervals import NORMAL_90, intervals, run_scatter
 from costmodel.analytic.metrics import bound_metrics, pass_metrics, schedule_times, training_metrics
 from costmodel.analytic.open_loop import OpenLoopEvaluation
 from costmodel.analytic.operator_timing import TimedOperator
@@ -73,7 +79,20 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
         self._scenario, self._plan = scenario, plan
         self.model = step_model(scenario, plan, calibration)
         self.ledger: Ledger | None = self.model.ledger
-        self.anchored = anchor_of(scenario, calibration)
+        if scenario.anchor is not None:
+            predict = partial(unanchored_step, calibration=calibration)
+            self.anchored = anchored(scenario, scenario.anchor, self.deviation(calibration), predict)
+
+    def deviation(self, calibration: Calibration) -> Quantity:
+        """Return the deviation of log(measured / predicted time) without anchors, of a normal 80 % interval [-]."""
+        runs = run_scatter(self._scenario, calibration, self.operators())
+        name, moved = self.headline, partial(step_times, self.model)
+        spans = intervals(
+            {name: moved(None).step}, self.families(), dimensions(self._scenario), lambda by: {name: moved(by).step},
+            runs,
+        )  # fmt: skip
+        low, high = spans[name] or (1.0, 1.0)
+        return np.log(high / low) / (2.0 * NORMAL_90)
 
     def _evaluate(self, perturbations: Perturbations) -> StepTimes:
         times = step_times(self.model, perturbations)
@@ -106,6 +125,13 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return the step's parts."""
         return schedule_times(self.times(perturbations))
+
+
+def unanchored_step(run: Scenario, calibration: Calibration) -> Predicted:
+    """Return a training step without measured ones."""
+    assert isinstance(run.plan, Training), "anchors are training steps"
+    step = TrainingEvaluation(replace(run, anchor=None), run.plan, calibration)
+    return Predicted(step.metrics(None), step.deviation(calibration))
 
 
 class PassEvaluation(PhaseEvaluation[PassTimes]):
@@ -211,13 +237,6 @@ def ledger_of(scenario: Scenario) -> Ledger | None:
     if isinstance(plan, Disaggregated):
         return pools_ledger(scenario, plan)
     return pass_ledger(scenario, plan)
-
-
-def anchor_of(scenario: Scenario, calibration: Calibration) -> Anchored | None:
-    """Return what measured steps say of a training step, null without any."""
-    if scenario.anchor is None:
-        return None
-    return anchored(scenario, scenario.anchor, lambda run: evaluate(run, calibration).metrics(None))
 
 
 def _uncertain_families(operators: Iterable[TimedOperator]) -> frozenset[str]:

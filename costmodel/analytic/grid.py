@@ -169,7 +169,7 @@ def _spans(
     if known is None:
         return spans
     return spans | {
-        name: known.interval(value, None if runs is None else spans[name])
+        name: known.interval(value, spans[name])
         for name, value in metrics.items()
         if name in POWERS and value is not None
     }

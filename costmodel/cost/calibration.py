@@ -167,7 +167,8 @@ class FamilyFit:
         and is one for a fit that another die lends.
         """
         beyond = 0.0 if self.rivals is None else self._beyond(operator)
-        if self.rivals is None or not (self.is_lent or np.any(np.asarray(beyond) > 0.0)):
+        is_outside = beyond.any() if isinstance(beyond, np.ndarray) else beyond > 0.0
+        if self.rivals is None or not (self.is_lent or is_outside):
             return self
         parts = (self, *self.rivals())
         squares = [np.square(np.maximum(part.expected_error(operator), LEAST_ERROR)) for part in parts]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from costmodel.quantities import Array, Mask, Quantity, is_single, maximum, minimum
 
@@ -20,10 +21,11 @@ CURVE_STEP = 1.0 / 512.0  # of the shortest bump
 TEMPORARY = 32_768  # numbers of a temporary array that stays in the cache
 GROUP_AXES = frozenset({"heads", "q_per_kv", "head_dims", "n", "k", "groups", "row_bytes", "top_k", "experts"})
 """Axes of shape spaces along which models differ: other axes are swept for each of them."""
+KEPT = 256  # residuals whose bumps are kept by axes
 ROUNDING = 1e-4  # octaves: a stored limit has six digits
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Residual:
     """Log of measured over physical time, as bumps around support points in log-shape space.
 
@@ -58,9 +60,8 @@ class Residual:
         weights, lengths = self.weights, self._bump_lengths
         for axis in set(range(len(self.axes))).difference(varied):
             weights = weights * np.exp(-0.5 * _square(self.centres[:, axis], lengths[:, axis], features[axis], 0))
-        centres_and_lengths = np.concatenate([self.centres[:, varied], lengths[:, varied]], axis=1)
-        bumps, which = np.unique(centres_and_lengths, axis=0, return_inverse=True)
-        heights = np.bincount(which.reshape(-1), weights).astype(np.float64, copy=False)
+        bumps, which = _distinct_bumps(self, tuple(varied))
+        heights = np.bincount(which, weights).astype(np.float64, copy=False)
         centres, widths = bumps[:, : len(varied)], bumps[:, len(varied) :]
         values = [np.asarray(features[axis]) for axis in varied]
         curve = _Curve.of(values[0], widths) if len(values) == 1 else None
@@ -87,16 +88,26 @@ class Residual:
 
     def group_distance(self, features: Features) -> Quantity:
         """Return how far the nearest support is along the axes that name a group of shapes, `GROUP_AXES` [octaves]."""
-        axes = [axis for axis, name in enumerate(self.axes) if name in GROUP_AXES]
-        nearest: Quantity = np.inf if len(self.centres) else 0.0
-        for centre in np.unique(self.centres[:, axes], axis=0):
+        axes, groups = self._groups
+        farthest = np.inf if len(groups) else 0.0
+        nearest: Quantity = farthest
+        if all(is_single(features[axis]) for axis in axes):
+            offsets = groups - np.array([features[axis] for axis in axes], dtype=np.float64)
+            return math.sqrt((offsets * offsets).sum(axis=1).min(initial=farthest))
+        for group in groups:
             squares: Quantity = 0.0
-            for axis, place in zip(axes, centre, strict=True):
+            for axis, place in zip(axes, group, strict=True):
                 squares = squares + np.square(features[axis] - place)
             nearest = minimum(nearest, squares)
         return np.sqrt(nearest)
 
-    @property
+    @functools.cached_property
+    def _groups(self) -> tuple[list[int], Array]:
+        """Return the axes that name a group of shapes, and the places of the measured groups along them."""
+        axes = [axis for axis, name in enumerate(self.axes) if name in GROUP_AXES]
+        return axes, np.unique(self.centres[:, axes], axis=0)
+
+    @functools.cached_property
     def _bump_lengths(self) -> Array:
         """Return the lengths of every bump, shape (supports, axes)."""
         if self.bump_lengths is None:
@@ -108,6 +119,15 @@ class Residual:
         offsets = (self.centres - np.array(features, dtype=np.float64)) / lengths
         squares: Array = (offsets * offsets).sum(axis=1)
         return squares
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _distinct_bumps(residual: Residual, axes: tuple[int, ...]) -> tuple[Array, npt.NDArray[np.intp]]:
+    """Return the centres and lengths along some axes of bumps that differ there, and which of them each bump is."""
+    at = list(axes)
+    centres_and_lengths = np.concatenate([residual.centres[:, at], residual._bump_lengths[:, at]], axis=1)
+    bumps, which = np.unique(centres_and_lengths, axis=0, return_inverse=True)
+    return bumps, which.reshape(-1)
 
 
 def _sum_of_bumps(heights: Array, centres: Array, widths: Array, values: Sequence[Array]) -> Any:
@@ -182,7 +202,7 @@ class Dispersion:
         return self.level * self.bumps.factor(features)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Domain:
     """The shapes that were measured: smallest and largest feature per axis [octaves].
 
@@ -196,15 +216,21 @@ class Domain:
     def beyond(self, features: Features) -> Quantity:
         """Return how far a shape lies outside the measured sizes, the root of its squares over all axes [octaves]."""
         squares: Quantity = 0.0
-        for low, value, high in zip(self.low, features, self.high, strict=True):
-            outside = maximum(maximum(low - value, value - high) - ROUNDING, 0.0)
-            squares = squares + outside * outside
-        return np.sqrt(squares)
+        for (low, high), value in zip(self._ends, features, strict=True):
+            if isinstance(value, np.ndarray) or not low <= value <= high:
+                outside = maximum(maximum(low - value, value - high) - ROUNDING, 0.0)
+                squares = squares + outside * outside
+        return np.sqrt(squares) if isinstance(squares, np.ndarray) else math.sqrt(squares)
+
+    @functools.cached_property
+    def _ends(self) -> list[tuple[float, float]]:
+        """Return the smallest and the largest measured size of each axis, as plain numbers [octaves]."""
+        return list(zip(self.low.tolist(), self.high.tolist(), strict=True))
 
     def holds(self, features: Features) -> Mask:
         """Tell where a shape lies between the smallest and the largest measured sizes."""
         holds: Mask = True
-        for low, value, high in zip(self.low, features, self.high, strict=True):
+        for (low, high), value in zip(self._ends, features, strict=True):
             holds = holds & (value >= low - ROUNDING) & (value <= high + ROUNDING)
         return holds
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from costmodel.analytic.bound import bound_times
 from costmodel.analytic.breakdown import ALL_TO_ALL_CONTENTION
-from costmodel.analytic.evaluation import Evaluation, anchor_of, evaluate
+from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.operator_timing import KERNELS, TimedOperator, slowdown_of
 from costmodel.calibration.fit_lookup import FitLookup
@@ -266,13 +266,13 @@ def _step(workload: Workload, scenario: Scenario, plan: Training, name: str) -> 
         time = _line_time(workload, scenario, name)
         parts = {"all actions of a rank": time}
     notes: tuple[str, ...] = (shown,)
-    known = anchor_of(scenario, workload.calibration(scenario))
+    known = evaluate(scenario, workload.calibration(scenario)).anchored
     if known is not None:
         factor = float(known.factor)
         terms = {**terms, "anchor_factor": factor}
         if name != ALL_TO_ALL_CONTENTION:  # a line of the breakdown has the factor
             time, parts = factor * time, {key: factor * seconds for key, seconds in parts.items()}
-        notes = (shown, "measured steps of the site make all times anchor_factor times as long: method, section 15.10")
+        notes = (shown, "measured steps of the site make all times anchor_factor times as long: method, section 15.11")
     return Explanation(
         name=shown_line(name), family="schedule", equation=explain_step.EQUATION, file=explain_step.FILES,
         section="docs/method.md, section 10.2", inputs=actions, terms=terms, parts=parts, time=time, bound=bound,

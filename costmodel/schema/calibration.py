@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from costmodel.schema.device import Source
 from costmodel.schema.earlier_names import ACCURACY_KEYS, FAMILY_FIT_KEYS, name_of_today
 from costmodel.schema.forms import FormFile
-from costmodel.schema.quantity import Measure, NumberOrZero, Ratio, Share, Time, Value, wrong
+from costmodel.schema.quantity import Measure, NumberOrZero, Ratio, Share, ShareOrZero, Time, Value, wrong
 from costmodel.schema.strict import Strict
 
 
@@ -127,16 +127,21 @@ class FitsFile(Strict):
 
 
 class ScatterFile(Strict):
-    """How log(measured / predicted) of a whole run's time scatters: standard deviations."""
+    """How alike errors of runs are, shares of the variance of log(measured / predicted time); the rest is own."""
 
-    site: RatioOrZero = Field(description="what all runs of one framework on one cluster share")
-    alike: RatioOrZero = Field(description="what runs share the more, the more alike they are")
-    own: RatioOrZero = Field(description="what a run shares with none but itself")
-    repeat: Ratio = Field(description="between repetitions of one run")
+    site: ShareOrZero = Field(description="share that all runs of one framework on one cluster have in common")
+    alike: ShareOrZero = Field(description="share that runs have in common the more, the more alike they are")
+    repeat: Ratio = Field(description="standard deviation of log time between repetitions of one run")
     length: Ratio = Field(description="distance in size at which runs are hardly alike, in factors of e")
     kinds: RatioOrZero = Field(description="distance between runs of other number formats or recomputation, in lengths")
     rows: NumberOrZero = Field(description="published figures behind it")
     publications: NumberOrZero = Field(description="publications behind it")
+
+    @model_validator(mode="after")
+    def _shares_are_of_a_whole(self) -> Self:
+        if isinstance(self.site, float) and isinstance(self.alike, float) and self.site + self.alike > 1.0:
+            raise wrong(f"site {self.site:g} and alike {self.alike:g} are more than a whole", "write site + alike <= 1")
+        return self
 
 
 class SiteScatterFile(Strict):

@@ -208,7 +208,7 @@ def model_reference(argument: str) -> str:
     if path.is_file() or is_config(path):
         return f"./{os.path.relpath(path)}"
     library = Library()
-    if argument in library.aliases("models") or argument in library.names("models"):
+    if argument in library.names("models") or argument in library.aliases("models"):
         return argument
     cached = cached_config(argument)
     return argument if cached is None else f"./{os.path.relpath(cached)}"

@@ -14,7 +14,6 @@ from costmodel.schema.quantity import (
     Number,
     PositiveNumber,
     Share,
-    Size,
     SizeOrZero,
     Time,
     Whole,
@@ -177,7 +176,7 @@ class FrameworkFile(Strict):
     )
     promotion_interval: Number = Field(description="elements of K between promotions of an FP8 accumulator")
     launch: Time = Field(description="time of an empty kernel on a stream")
-    reserve: Size = Field(description="device memory reserved by the CUDA context and libraries")
+    reserve: SizeOrZero = Field(description="device memory reserved by the CUDA context and libraries")
     implementations: dict[str, str | list[str]] = Field(
         default_factory=dict,
         description="operator family or `family/variant` -> implementation under `calibrations/DEVICE`, or a list, of "
@@ -188,6 +187,11 @@ class FrameworkFile(Strict):
         default=False,
         description="separate kernels for element-wise operators: residual additions, gates, gradients of biases and "
         "norms, and the parts of the cross-entropy are not fused",
+    )
+    eager_loss: bool = Field(
+        default=False,
+        description="the cross-entropy is PyTorch's own, whose kernels each leave a result in memory, even where other "
+        "element-wise operators are fused",
     )
     moe_comm_slowdown: LoadFactor = Field(
         default=1.0,

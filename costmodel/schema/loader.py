@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from costmodel.schema.tree import Tree
 MAX_BYTES = 16 * 2**20  # of a YAML or JSON file; far above any real one
 MAX_TABLE_BYTES = 64 * 2**20  # of a table, which Python holds at ten times its size
 MAX_SWEEP_BYTES = 256 * 2**20  # of the table of a sweep: one of a million points must be readable
+KEPT = 1024  # documents of files that are kept: all shipped ones and some more
 _MAX_NODES = 100_000  # far above any real file; reached only by aliases that multiply
 _MAX_REPEATS = 10_000  # of these, values that aliases repeat
 _TAGS: dict[type[yaml.Node], str] = {
@@ -93,11 +95,17 @@ def _too_large(size: int, limit: int, location: Location) -> InputError:
 
 
 def read_tree(path: Path, label: str) -> Tree:
-    """Return the document of a file; `label` names the file in messages."""
-    location = Location(label)
+    """Return the document of a file, one object for the same text; `label` names the file in messages."""
     if path.is_dir():
-        raise InputError.single("is a directory", hint="name a YAML file inside it", location=location)
-    tree = parse_tree(read_text(path, label, MAX_BYTES), label)
+        raise InputError.single("is a directory", hint="name a YAML file inside it", location=Location(label))
+    return _document(read_text(path, label, MAX_BYTES), label)
+
+
+@lru_cache(maxsize=KEPT)
+def _document(text: str, label: str) -> Tree:
+    """Return the document in the text of a file, which has to be a mapping."""
+    location = Location(label)
+    tree = parse_tree(text, label)
     if not tree.is_mapping:
         message = "is empty" if tree.value is None else f"must be a mapping at top level, not {kind_of(tree.value)}"
         hint = "start the file with its kind, as in `schema: costmodel/workload@1`"

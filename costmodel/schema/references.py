@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.aliases import without_aliases
-from costmodel.schema.loader import kind_of, read_tree
+from costmodel.schema.loader import KEPT, kind_of, read_tree
 from costmodel.schema.tree import Tree, merge
 
 FOLDERS: dict[str, str] = {
@@ -33,6 +35,7 @@ _KINDS = (
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _WORKLOADS = "workloads"
+_ENDING = ".yaml"
 _MAX_LISTED = 10  # names that a hint lists
 
 
@@ -79,6 +82,8 @@ class Library:
         self.roots = (*map(Path, (*search_path, *from_environment)), package_root())
         self._known: dict[tuple[str, str], Path] = {}
         self._implementations: frozenset[str] | None = None
+        self._names: dict[str, list[str]] = {}
+        self._real: dict[Path, Path] = {}
         self._trees: dict[Path, Tree] = {}
         self._extended: dict[Path, Tree] = {}
 
@@ -99,12 +104,11 @@ class Library:
 
     def names(self, kind: str) -> list[str]:
         """Return the names of all files of a kind (a key of FOLDERS, or `workloads`), sorted."""
-        names: set[str] = set()
-        for root in self.roots:
-            folder = self._folder(root, kind)
-            pattern = "*.yaml" if kind == _WORKLOADS else "**/*.yaml"
-            names.update(path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob(pattern))
-        return sorted(names)
+        if kind not in self._names:
+            folders = (self._folder(root, kind) for root in self.roots)
+            found = (_names_in(os.fspath(folder), deep=kind != _WORKLOADS) for folder in folders)
+            self._names[kind] = sorted(set(itertools.chain.from_iterable(found)))
+        return list(self._names[kind])
 
     def find(self, reference: str, kind: str, *, origin: Location | None = None, field: str = "") -> Path:
         """Return the file of a reference: `./path` relative to the referring file, `kind/name` or `name`."""
@@ -136,13 +140,14 @@ class Library:
     def implementations(self) -> frozenset[str]:
         """Return the names of all implementations that have a calibration of some device."""
         if self._implementations is None:
-            folders = [self._folder(root, "calibrations") for root in self.roots]
-            self._implementations = frozenset(path.stem for folder in folders for path in folder.glob("*/*.yaml"))
+            names = (name.split("/") for name in self.names("calibrations"))
+            self._implementations = frozenset(parts[1] for parts in names if len(parts) == 2)
         return self._implementations
 
     def clashes(self, path: Path, kind: str) -> Iterator[Problem]:
         """Yield the aliases of a file that are also the name or an alias of another file of its folder."""
-        others = [other for other in sorted(path.parent.glob("*.yaml")) if _real(other) != _real(path)]
+        own = self._resolved(path)
+        others = [other for other in sorted(path.parent.glob("*.yaml")) if self._resolved(other) != own]
         taken = {other.stem: other for other in others}
         for other in others if kind in ALIASED else ():
             taken.update(dict.fromkeys(self._aliases_in(other), other))
@@ -204,7 +209,7 @@ class Library:
 
     def read(self, path: Path, schema: str) -> Tree:
         """Return the document of a file of that schema (`device`, `node` …), `extends` applied."""
-        key = _real(path)
+        key = self._resolved(path)
         if key not in self._extended:
             self._extended[key] = self.extend(self.read_unextended(path, schema), schema, (path,))
         return self._extended[key]
@@ -227,13 +232,13 @@ class Library:
             if is_named_workload
             else self.find(base.value, folder_of(schema), origin=base.location, field="extends")
         )
-        if _real(path) in map(_real, chain):
+        if self._resolved(path) in map(self._resolved, chain):
             raise InputError.single(
                 f"circular `extends`: {' -> '.join(link.stem for link in (*chain, path))}",
                 hint="remove one of these `extends`", field="extends", location=base.location,
             )  # fmt: skip
         extended_base = self.extend(self.read_unextended(path, schema), schema, (*chain, path))
-        return merge(extended_base, tree.without("extends"))
+        return _extended(extended_base, tree) if chain else merge(extended_base, tree.without("extends"))
 
     def read_unextended(self, path: Path, schema: str) -> Tree:
         """Return the document of a file of that schema as written, without what its `extends` adds."""
@@ -265,15 +270,45 @@ class Library:
         return kind
 
     def _tree(self, path: Path) -> Tree:
-        key = _real(path)
+        key = self._resolved(path)
         if key not in self._trees:
-            tree = read_tree(path, display_path(path))
-            self._trees[key] = without_aliases(tree, _kind_of_version(tree.text("schema")) or "")
+            self._trees[key] = _with_our_keys(read_tree(path, display_path(path)))
         return self._trees[key]
+
+    def _resolved(self, path: Path) -> Path:
+        """Return a path without links."""
+        if path not in self._real:
+            self._real[path] = _real(path)
+        return self._real[path]
 
     @staticmethod
     def _folder(root: Path, kind: str) -> Path:
         return root / _WORKLOADS if kind == _WORKLOADS else root / FOLDERS[kind] / kind
+
+
+@lru_cache(maxsize=KEPT)
+def _with_our_keys(tree: Tree) -> Tree:
+    """Return the document of a file with our keys for aliases, one object for the same one."""
+    return without_aliases(tree, _kind_of_version(tree.text("schema")) or "")
+
+
+@lru_cache(maxsize=KEPT)
+def _extended(base: Tree, tree: Tree) -> Tree:
+    """Return a document merged over the one that it extends, one object for the same ones."""
+    return merge(base, tree.without("extends"))
+
+
+def _names_in(folder: str, prefix: str = "", *, deep: bool) -> Iterator[str]:
+    """Yield the names of the YAML files in a folder, and in those below it if `deep`."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:  # none, or not ours to read
+        return
+    for entry in entries:
+        if deep and entry.is_dir(follow_symlinks=False):
+            yield from _names_in(entry.path, f"{prefix}{entry.name}/", deep=True)
+        elif entry.name.endswith(_ENDING):
+            yield prefix + entry.name.removesuffix(_ENDING)
 
 
 def _kind_of_version(version: object) -> str | None:

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Sequence
 from types import UnionType
 from typing import Any, ClassVar, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
@@ -48,16 +49,24 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, protected_namespaces=())
 
 
+_VALID: WeakKeyDictionary[Tree, dict[type[Strict], Strict]] = WeakKeyDictionary()
+"""What documents were found to be: files are read often, and kept."""
+
+
 def validate_tree(model: type[Model], tree: Tree, problems: list[Problem], prefix: str = "") -> Model | None:
     """Return `tree` as a `model`, quantities in SI; on failure append every problem and return None.
 
     prefix: the field below which the tree's own fields are, for messages.
     """
+    known = _VALID.setdefault(tree, {})
+    if model in known:
+        return known[model]  # type: ignore[return-value]
     raw = to_python(tree)
     if isinstance(raw, dict):
         raw = {key: value for key, value in raw.items() if key not in ("schema", "extends")}
     try:
-        return model.model_validate(raw)
+        known[model] = found = model.model_validate(raw)
+        return found
     except ValidationError as error:
         findings = [dict(finding) for finding in error.errors(include_url=False)]
         misnamed = _misnamed(findings, model)

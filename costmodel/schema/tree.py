@@ -11,7 +11,7 @@ from costmodel.errors import Location
 PathPart: TypeAlias = "str | int"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Tree:
     """One value: a dict or a list of trees, or a scalar. `key` is the location of its key."""
 

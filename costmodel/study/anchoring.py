@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from costmodel import units
-from costmodel.analytic.anchors import Anchored, anchored
-from costmodel.analytic.evaluation import evaluate
+from costmodel.analytic.anchors import Anchored
+from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import InputError
-from costmodel.result import Metrics
 from costmodel.schema.anchor import AnchorMetric, read_scatter
 from costmodel.schema.case import load_case_file
 from costmodel.schema.loader import parse_tree
@@ -147,15 +146,16 @@ def _site(names: Sequence[str], steps: Sequence[MeasuredStep], library: Library)
                 f"{first.cluster.device.name}", hint="write one file for each framework and device", field=name,
             )  # fmt: skip
 
-    def metrics(run: Scenario) -> Metrics:
-        calibration = load_calibration(run.cluster.device, run.framework, library.roots)
-        return evaluate(run, calibration).metrics(None)
+    def evaluated(run: Scenario) -> Evaluation:
+        return evaluate(run, load_calibration(run.cluster.device, run.framework, library.roots))
 
     predicted = {
-        name: float(metrics(step.scenario)[step.metric] or 0.0) for name, step in zip(names, steps, strict=True)
+        name: float(evaluated(step.scenario).metrics(None)[step.metric] or 0.0)
+        for name, step in zip(names, steps, strict=True)
     }
+    found = evaluated(replace(first, anchor=Anchor(tuple(steps), read_scatter(library)))).anchored
+    assert found is not None, "an anchored step"
     return AnchoredSite(
         first.framework.name, first.cluster.device.name, first.cluster.name,
-        dict(zip(names, steps, strict=True)), predicted,
-        anchored(first, Anchor(tuple(steps), read_scatter(library)), metrics),
+        dict(zip(names, steps, strict=True)), predicted, found,
     )  # fmt: skip

@@ -166,7 +166,7 @@ def _add_host_time(builder: WorkBuilder, context: Context, layer: Layer | None =
         seconds: Quantity = host.layer + where(context.parallel.tp > 1, host.parallel, 0.0)
         if isinstance(layer.ffn, MoeFfn):
             seconds = seconds + host.experts
-        if isinstance(layer.mixer, Attention):
+        if isinstance(layer.mixer, Attention | Mla):
             seconds = seconds + host.group * (len(layer.mixer.head_groups) - 1)
         operator = HostTime("host", seconds, 0.0, context.sequences)
     builder.step("host", [operator])
@@ -407,6 +407,17 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, ti
         logits = tokens * (vocabulary / context.parallel.tp)
         _add_loss(builder, context, tokens, logits)
         builder.save("logits", "head", logits * ELEMENT_BYTES["fp32"])
+        builder.add_working_memory(logits * _loss_tensors(context) * ELEMENT_BYTES["fp32"])
+
+
+def _loss_tensors(context: Context) -> Count:
+    """Return how many FP32 tensors of logits the loss's backward pass holds beside the logarithms that were kept.
+
+    Of PyTorch's own kernels a gradient filled with zeros, and its own; with a vocabulary split by DTensor the zeros,
+    exponentials and their sum [PyTorch, nn/functional.py; distributed/tensor/parallel/loss.py,
+    _nll_loss_and_log_softmax_backward]. A fused one, or Megatron's, writes the gradient over what was kept.
+    """
+    return where(context.parallel.tp > 1, 3.0, 2.0) if context.framework.eager_loss else 0.0
 
 
 def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, logits: Count) -> None:
@@ -429,7 +440,7 @@ def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, logits: Cou
             Elementwise("loss gradient", logits * (element + 3 * fp32), kind="softmax", calls=2.0),
             Elementwise("loss gradient of targets", 8 * size, calls=8.0),
         ]
-    elif context.framework.unfused_elementwise:
+    elif context.framework.unfused_elementwise or context.framework.eager_loss:
         forward = [Elementwise("loss", logits * (element + 3 * fp32), kind="softmax", calls=2.0)]
         gradients = [Elementwise("loss gradient", logits * (element + 5 * fp32), kind="softmax", calls=3.0)]
     else:

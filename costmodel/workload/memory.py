@@ -37,7 +37,7 @@ class Ledger:
 
     activations: saved for the backward pass (training), or in use by a pass (inference).
     communication: receive buffers, and layers with gathered weights or gradients that are not yet scattered.
-    reserve: context and libraries, and the tensors that the backward pass of one layer rebuilds.
+    reserve: context and libraries, and the tensors that the backward pass of one layer rebuilds or makes.
     host, host_cache: what the device keeps in its host's memory, the KV cache apart; no parts of the total.
     """
 
@@ -101,8 +101,8 @@ def training_ledger(
     group from ZeRO-1. Weights too under ZeRO-3. The group has tp*cp*dp/(ep*etp) ranks for routed experts and dp*cp for
     the rest, times the stage replicas of the schedule, or the stated number.
     Activations: chunks in flight times what their layers save. Communication: receive buffers, and layers that are
-    gathered or not yet scattered. Reserve: that of the framework, and what one layer's backward pass rebuilds. Host:
-    the shares that are offloaded, and the gradients of those states.
+    gathered or not yet scattered. Reserve: that of the framework, and what one layer's backward pass rebuilds or makes.
+    Host: the shares that are offloaded, and the gradients of those states.
     """
     peaks: dict[tuple[Stage, ...], list[tuple[int, ...]]] = {}  # ranks with equal stages differ in chunks alone
     for rank, states in enumerate(in_flight(schedule)):
@@ -133,7 +133,7 @@ def minimum_memory(
     )
     largest: Bytes = 0.0
     for count, work in layers:
-        need = _receive_buffers([work]) + sharding.transient_bytes([[(1, work)]]) + work.recomputed_bytes
+        need = _receive_buffers([work]) + sharding.transient_bytes([[(1, work)]]) + work.working_bytes
         largest = maximum(largest, where(count > 0, need, 0.0))
     owned = [(count, parameters) for count, work in layers for parameters in work.parameters]
     resident = _resident_ledger(context, plan, sharding, owned, activations)
@@ -167,7 +167,7 @@ def _rank_ledger(
         _resident_ledger(context, plan, sharding, owned, maximum(*activations, 0.0)),
         communication=_receive_buffers(work for _, work in layers)
         + sharding.transient_bytes([stage for stage, _ in stage_chunks]),
-        reserve=context.framework.reserve + maximum(0.0, *(work.recomputed_bytes for _, work in layers)),
+        reserve=context.framework.reserve + maximum(0.0, *(work.working_bytes for _, work in layers)),
     )
 
 

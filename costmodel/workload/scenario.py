@@ -290,6 +290,7 @@ class Framework:
     sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
     attention_slowdown: that of fused attention cores, null: the same.
     unfused_elementwise: element-wise operators run as separate kernels.
+    eager_loss: each part of the cross-entropy is a kernel of its own, whose result is in memory.
     tensor_overlap: tensor-parallel messages that overlap GEMMs: `none`, those of input `gradients`, or `all`.
     accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
         `buffer` always, by `autograd` for all but the first.
@@ -320,6 +321,7 @@ class Framework:
     weight_only_tiles: tuple[Tile, ...] = ()
     moe_comm_slowdown: Quantity = 1.0
     unfused_elementwise: bool = False
+    eager_loss: bool = False
     dp_comm_slowdown: Quantity = 1.0
     tensor_overlap: str = "none"
     sustained_slowdown: Quantity = 1.0

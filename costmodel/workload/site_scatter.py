@@ -1,4 +1,4 @@
-"""How measured steps of training runs scatter about predicted ones, and what measured steps of a site say of others."""
+"""How errors of predicted training steps go together, and what measured steps of a site say of others."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodel.quantities import Array, Quantity
-
-FREEDOM = 4.0  # degrees of freedom: sites differ far more than most of them say
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,68 +25,52 @@ class Apart:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class SiteScatter:
-    """Scales of r = log(measured / predicted step time), whose distribution is Student's t with `FREEDOM` [-].
+    """How alike the errors of runs are: r = log(measured / predicted step time), over the deviation of each.
 
-    site: what all runs of one framework on one cluster share.
-    alike: what runs share the more, the more alike they are.
-    own: what a run shares with none but itself.
-    repeat: between repetitions of one run.
+    site: share of the variance that all runs of one framework on one cluster have in common.
+    alike: share that runs have in common the more, the more alike they are; the rest is a run's own.
+    repeat: standard deviation of log time between repetitions of one run.
     length: distance in size at which runs are hardly alike, in factors of e.
     kinds: distance between runs of other number formats or recomputation, in lengths.
     """
 
     site: float
     alike: float
-    own: float
     repeat: float
     length: float
     kinds: float
 
-    def covariance(self, apart: Apart) -> Array:
-        """Return the covariance of r between runs, as a scale.
+    @property
+    def own(self) -> float:
+        """Return the share of the variance that a run has in common with none but itself."""
+        return 1.0 - self.site - self.alike
 
-        cov = site^2 + alike^2 * exp(-(sizes / length^2 + kinds^2 [other kinds]) / 2) + own^2 [the same run]
+    def correlation(self, apart: Apart) -> Array:
+        """Return the correlation of r between runs.
+
+        c = site + alike * exp(-(sizes / length^2 + kinds^2 [other kinds]) / 2) + own [the same run]
         """
         distance = apart.sizes / self.length**2 + self.kinds**2 * apart.kinds
         alike: Array = np.exp(-0.5 * np.asarray(distance))
-        return self.site**2 + self.alike**2 * alike + self.own**2 * np.asarray(apart.same)
+        return self.site + self.alike * alike + self.own * np.asarray(apart.same)
 
-    @property
-    def variance(self) -> float:
-        """Return the variance of r of a run without any measured one."""
-        return self.site**2 + self.alike**2 + self.own**2 + self.repeat**2
+    def posterior(
+        self, residuals: Sequence[float], deviations: Sequence[float], among: Array, between: Sequence[Array]
+    ) -> tuple[Array, Array]:
+        """Return the mean of r over its deviation of other runs, given measured ones, and the share of it that is left.
 
-    def posterior(self, residuals: Sequence[float], among: Array, between: Sequence[Array]) -> tuple[Array, Array]:
-        """Return mean and deviation of r of other runs, given measured ones.
+            mean / s = g K^-1 r,     left = sqrt(1 - g K^-1 g'),     K = s_i s_j c_ij + repeat^2 [i = j],   g = s_i c_i
 
-            mean = k K^-1 residuals,     scale^2 = spread * (cov(x, x) + repeat^2 - k K^-1 k')
-
-        residuals: r of the measured runs; among: K, their covariances without repetition; between: k, the covariance of
-        each with the other runs, arrays of one shape; spread: see `spread_of`. The deviation is that of a normal
-        distribution with the same 80 % interval. Source: Shah, Wilson, Ghahramani, Student-t Processes as Alternatives
-        to Gaussian Processes, AISTATS 2014, lemma 3; a prior mean of zero.
+        residuals: r of the measured runs; deviations: s, of each without measured ones; among: c, their correlations;
+        between: c of each with the other runs, arrays of one shape. A Gaussian process whose variance is that of each
+        run, with a prior mean of zero [Rasmussen, Williams, Gaussian Processes for Machine Learning, 2006, chapter 2].
         """
-        noisy = among + self.repeat**2 * np.eye(len(residuals))
-        weights = np.linalg.solve(noisy, np.array(residuals))
-        inverse = np.linalg.inv(noisy)
-        mean = sum(weight * one for weight, one in zip(weights, between, strict=True))
+        spread = np.array(deviations)
+        inverse = np.linalg.inv(np.outer(spread, spread) * among + self.repeat**2 * np.eye(len(spread)))
+        gains = [scale * one for scale, one in zip(spread, between, strict=True)]
+        weights = inverse @ np.array(residuals)
+        mean = sum(weight * gain for weight, gain in zip(weights, gains, strict=True))
         explained = sum(
-            inverse[row, column] * one * other
-            for row, one in enumerate(between)
-            for column, other in enumerate(between)
+            inverse[row, column] * one * other for row, one in enumerate(gains) for column, other in enumerate(gains)
         )
-        widened = np.sqrt(spread_of(float(weights @ np.array(residuals)), len(residuals)))
-        return np.asarray(mean), widened * np.sqrt(np.maximum(self.variance - explained, self.repeat**2))
-
-
-def spread_of(surprise: float, measured: int) -> float:
-    """Return what the variance of other runs is multiplied by, for a normal interval of the same 80 %.
-
-        spread = (nu + r K^-1 r) / (nu + n) * (t_90(nu + n) / z_90)^2
-
-    surprise: r K^-1 r of the measured runs, which is n where they are as far off as sites are.
-    """
-    from scipy.special import ndtri, stdtrit
-
-    freedom = FREEDOM + measured
-    return float((FREEDOM + surprise) / freedom * (stdtrit(freedom, 0.9) / ndtri(0.9)) ** 2)
+        return np.asarray(mean), np.sqrt(np.maximum(1.0 - np.asarray(explained), 0.0))

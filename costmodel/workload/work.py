@@ -49,7 +49,7 @@ class Parameters:
 class LayerWork:
     """What one layer of a kind demands of one rank for one micro-batch.
 
-    recomputed_bytes: tensors that its backward pass rebuilds and holds meanwhile [B].
+    working_bytes: tensors that its backward pass rebuilds or makes, and holds meanwhile [B].
     receive_buffers: the largest buffers that its context-parallel exchange fills [B].
     beside_host: positions in `forward` of operators that overlap the preceding host work.
     host_transfers: copies from the host before the layer, and to the host after it.
@@ -60,7 +60,7 @@ class LayerWork:
     input_gradient: tuple[Operator, ...]
     weight_gradient: tuple[Operator, ...]
     saved: tuple[SavedTensor, ...]
-    recomputed_bytes: Bytes
+    working_bytes: Bytes
     parameters: tuple[Parameters, ...]
     receive_buffers: Bytes = 0.0
     beside_host: frozenset[int] = frozenset()
@@ -84,7 +84,7 @@ class WorkBuilder:
     _backward: _Steps = field(default_factory=list)
     _weight: list[Operator] = field(default_factory=list)
     _saved: list[SavedTensor] = field(default_factory=list)
-    _recomputed_bytes: Bytes = 0.0
+    _working_bytes: Bytes = 0.0
     _parameters: list[Parameters] = field(default_factory=list)
     _receive_buffers: Bytes = 0.0
     _beside_host: set[int] = field(default_factory=set)
@@ -150,7 +150,11 @@ class WorkBuilder:
         if producer not in self.recompute and "layer" not in self.recompute:
             self._saved.append(SavedTensor(name, producer, size))
         else:
-            self._recomputed_bytes = self._recomputed_bytes + size
+            self._working_bytes = self._working_bytes + size
+
+    def add_working_memory(self, size: Bytes) -> None:
+        """Add tensors that the backward pass makes and holds meanwhile."""
+        self._working_bytes = self._working_bytes + size
 
     def add_receive_buffers(self, size: Bytes) -> None:
         """Add the buffers that an exchange fills; the largest exchange counts for all."""
@@ -192,7 +196,7 @@ class WorkBuilder:
             input_gradient=tuple(backward),
             weight_gradient=tuple(self._weight),
             saved=tuple(saved),
-            recomputed_bytes=self._recomputed_bytes,
+            working_bytes=self._working_bytes,
             parameters=tuple(self._parameters),
             receive_buffers=self._receive_buffers,
             beside_host=frozenset(self._beside_host),

@@ -89,7 +89,7 @@ def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[Ru
         value = prediction.value(expected.metric, case.conventions).value
         if expected.check != "value" or not isinstance(expected.value, float) or not value or metric not in kernels:
             continue
-        if not _is_evidence(case, expected.metric, found, refitted):
+        if not is_evidence(case, expected.metric, found, refitted):
             continue
         centre, down, up = kernels[metric]
         late = math.log(expected.value / value) - centre
@@ -102,7 +102,7 @@ def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[Ru
         )  # fmt: skip
 
 
-def _is_evidence(case: Case, metric: str, found: Sequence[Dependence], refitted: frozenset[str]) -> bool:
+def is_evidence(case: Case, metric: str, found: Sequence[Dependence], refitted: frozenset[str]) -> bool:
     """Tell whether a figure says how whole runs scatter beside their kernels.
 
     One whose kernels were fitted to rows of its own repository does, if less than others; one that a whole-run term or

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from costmodel.calibration.fit_files import default_framework
 from costmodel.cost.attention import PrefillForm
@@ -30,12 +29,13 @@ from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import AttentionKernel
 from reports.fits.backward_attention import Pairs
 from reports.fits.backward_attention import fit as backward_share
+from reports.fits.two_parameters import fitted, memory_rate
 
 DEVICE = "h100-sxm"
 TOKENS, HEADS, WIDTH = 16384.0, 16.0, 128.0  # of every row: appendix of the paper
 TILE = (128, 64)  # queries and keys: Dao-AILab/flash-attention, csrc/flash_attn/src/flash_fwd_launch_template.h
 LAUNCH = 1.7e-6  # that of any kernel: frameworks/default
-HBM_EFFICIENCY = 0.9  # of a core that memory does not bound in any row
+MEASURED = "attention_prefill/bf16"  # whose share of the memory's bandwidth is taken: memory bounds no row here
 NO_TAIL, TOGETHER = 0.5, 12.0  # half of an unfilled wave is lost, as the form begins with; the slower of two times
 _START = (0.4, 2000.0)
 
@@ -90,8 +90,9 @@ def form_of(compute: float, overhead: float) -> PrefillForm:
 
     compute: share of the dense peak; overhead: cycles of a CTA's prologue and epilogue.
     """
+    memory = memory_rate(DEVICE, MEASURED)
     return PrefillForm(
-        launch=LAUNCH, compute_efficiency=compute, single_cta_efficiency=compute, hbm_efficiency=HBM_EFFICIENCY,
+        launch=LAUNCH, compute_efficiency=compute, single_cta_efficiency=compute, hbm_efficiency=memory,
         cta_overhead=overhead, cta_overhead_per_dim=0.01, wave_tail_loss=NO_TAIL, critical_path_p=TOGETHER,
         overlap_p=TOGETHER, paged_kv_penalty=0.001, combine_latency=1e-9, pack_gqa=False,
         split_kv_rule="never", tiles=(TILE,),
@@ -106,12 +107,10 @@ def times(form: PrefillForm, cores: Sequence[AttentionKernel], machine: Machine)
 def fit(rates: Rates, machine: Machine) -> tuple[float, float]:
     """Return (compute, overhead): those of the least squares of log times."""
 
-    def residuals(logs: Array) -> Array:
-        return np.asarray(np.log(times(form_of(*np.exp(logs)), rates.cores, machine) / rates.seconds))
+    def predicted(compute: float, overhead: float) -> Array:
+        return times(form_of(compute, overhead), rates.cores, machine)
 
-    solved = least_squares(residuals, np.log(_START), loss="soft_l1", f_scale=0.05)
-    compute, overhead = np.exp(solved.x)
-    return float(f"{compute:.3g}"), float(f"{overhead:.3g}")
+    return fitted(predicted, rates.seconds, _START)
 
 
 def render(rates: Rates, machine: Machine) -> str:
@@ -175,9 +174,10 @@ def _point(seconds: Array, found: tuple[float, float, float]) -> str:
 
 def _parameters(compute: float, overhead: float) -> str:
     """Return the form's parameters as the file has them."""
+    memory = memory_rate(DEVICE, MEASURED)
     found = {
         "launch": f"{1e6 * LAUNCH:g} us", "compute_efficiency": f"{compute:g}", "single_cta_efficiency": f"{compute:g}",
-        "hbm_efficiency": f"{HBM_EFFICIENCY:g}", "cta_overhead": f"{overhead:g}", "cta_overhead_per_dim": "0.01",
+        "hbm_efficiency": f"{memory:g}", "cta_overhead": f"{overhead:g}", "cta_overhead_per_dim": "0.01",
         "wave_tail_loss": f"{NO_TAIL:g}", "critical_path_p": f"{TOGETHER:g}", "overlap_p": f"{TOGETHER:g}",
         "paged_kv_penalty": "0.001", "combine_latency": "1 ns", "pack_gqa": "false", "split_kv_rule": "never",
         "tiles": f"[{list(TILE)}]",

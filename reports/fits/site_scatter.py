@@ -10,25 +10,30 @@ import itertools
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import minimize
 
 from costmodel.analytic.anchors import POWERS, apart
+from costmodel.analytic.evaluation import TrainingEvaluation, evaluate
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
-from costmodel.study.predictions import UTILISATIONS, predict
-from costmodel.study.reproduce import load_cases
+from costmodel.study.end_to_end import left_out
+from costmodel.study.predictions import UTILISATIONS, Prediction, predict
+from costmodel.study.provenance import dependences
+from costmodel.study.reproduce import Refitted, load_cases
 from costmodel.study.weights import NORMAL
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.site_scatter import FREEDOM, Apart, SiteScatter, spread_of
+from costmodel.workload.site_scatter import Apart, SiteScatter
+from reports.fits.composition import is_evidence
 
 FEWEST = 4  # figures of a site of which anchors are tried
 TRIALS = 200  # of sets of anchors, of a site with more
@@ -36,45 +41,74 @@ MOST = 40.0  # figures that a site counts as at most
 FARTHEST = 3.0  # robust standard deviations from a site's median, beyond which a figure counts as that far
 COMPOSED = "vtrain_single"  # begins the ids of steps that their source composed of measured parts
 REPEAT = 0.0021  # see the file's sources
-FITTED = ("site", "alike", "own")
 LENGTH = KINDS = 1.0  # chosen: decision 0083
-_START = (0.05, 0.05, 0.04)
-_WIDTH = 1.0  # of the prior about `_START`, in factors of e: what figures do not determine stays there
-_DECIMALS = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Figure:
+    """A run's log of measured over predicted time, its deviation with its publication and without it."""
+
+    log: float
+    scenario: Scenario
+    deviation: float
+    without: float
+    is_evidence: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Site:
-    """The figures of a publication with one framework on one device. logs: of measured over predicted time."""
+    """The figures of a publication with one framework on one device, terms fitted without the publication.
+
+    logs: of measured over predicted time; deviations: of each, by its 80 % interval; without: those of the scales that
+    leave the publication out; evidence: which say how runs scatter, as for the scales.
+    """
 
     publication: str
     framework: str
     device: str
     logs: Array
+    deviations: Array
+    without: Array
+    evidence: npt.NDArray[np.bool_]
     apart: Apart
 
+    def part(self, rows: npt.NDArray[np.bool_]) -> Site:
+        """Return the site with some of its figures."""
+        grid = np.ix_(rows, rows)
+        apart = Apart(*(np.asarray(getattr(self.apart, name))[grid] for name in Apart.__slots__))
+        return replace(
+            self, logs=self.logs[rows], deviations=self.deviations[rows], without=self.without[rows],
+            evidence=self.evidence[rows], apart=apart,
+        )  # fmt: skip
+
     @property
-    def clipped(self) -> Array:
-        """Return the logs, those far from their median moved to `FARTHEST` robust standard deviations from it."""
-        middle = np.median(self.logs)
-        reach = FARTHEST * NORMAL * float(np.median(np.abs(self.logs - middle)))
-        return self.logs if len(self.logs) < FEWEST else np.clip(self.logs, middle - reach, middle + reach)
+    def errors(self) -> Array:
+        """Return logs over deviations, those far from their median moved to `FARTHEST` robust deviations from it."""
+        errors: Array = self.logs / self.deviations
+        middle = np.median(errors)
+        reach = FARTHEST * NORMAL * float(np.median(np.abs(errors - middle)))
+        return errors if len(errors) < FEWEST else np.clip(errors, middle - reach, middle + reach)
 
 
 def sites_of(cases: Iterable[Case], library: Library) -> list[Site]:
     """Return the sites of training cases whose devices have fitted kernels, one figure a case."""
-    rows: dict[tuple[str, str, str], list[tuple[float, Scenario]]] = {}
-    for case in cases:
-        if case.skip is None and case.scenario is not None and case.case_class == "training":
-            if not case.source.verified or case.id.startswith(COMPOSED):
-                continue
-            for log, scenario in itertools.islice(_figures(case, library), 1):
-                key = case.publication, scenario.framework.name, scenario.cluster.device.name
-                rows.setdefault(key, []).append((log, scenario))
+    used = [
+        case
+        for case in cases
+        if case.skip is None and case.scenario is not None and case.case_class == "training" and case.source.verified
+        if not case.id.startswith(COMPOSED)
+    ]
+    unseen = left_out(used, [str(root) for root in library.roots[:-1]])
+    rows: dict[tuple[str, str, str], list[_Figure]] = {}
+    for case in used:
+        changed = replace(case, overrides={**case.overrides, **unseen.changes.get(case.id, {})})
+        for one in itertools.islice(_figures(changed, library, unseen.refitted), 1):
+            key = case.publication, one.scenario.framework.name, one.scenario.cluster.device.name
+            rows.setdefault(key, []).append(one)
     return [_site(key, found) for key, found in rows.items()]
 
 
-def _figures(case: Case, library: Library) -> Iterator[tuple[float, Scenario]]:
+def _figures(case: Case, library: Library, refitted: Refitted) -> Iterator[_Figure]:
     try:
         prediction = predict(case, library.roots, library)
         if prediction.infeasible or prediction.point is None or prediction.point.basis()["roofline"] > 0.5:
@@ -84,86 +118,106 @@ def _figures(case: Case, library: Library) -> Iterator[tuple[float, Scenario]]:
             if expected.check == "value" and isinstance(expected.value, float) and power is not None:
                 value = prediction.value(expected.metric, case.conventions).value
                 if value:
-                    yield power * math.log(expected.value / value), prediction.scenario
+                    log = power * math.log(expected.value / value)
+                    found = dependences(case, prediction, library)
+                    is_one = is_evidence(case, expected.metric, found, refitted.fields)
+                    yield _Figure(log, prediction.scenario, *_deviations(case, prediction, refitted), is_one)
     except CostModelError:  # `reproduce` says so
         return
 
 
-def _site(key: tuple[str, str, str], found: Sequence[tuple[float, Scenario]]) -> Site:
+def _deviations(case: Case, prediction: Prediction, refitted: Refitted) -> tuple[float, float]:
+    """Return the deviation of a run's log time by its interval, with the scales as they are and without its source."""
+    assert prediction.workload is not None, "a training step"
+    scenario = prediction.scenario
+    known, without = prediction.workload, prediction.workload.with_families(refitted.runs.get(case.publication, {}))
+    found = []
+    for calibration in (each.calibration(scenario) for each in (known, without)):
+        step = evaluate(scenario, calibration)
+        assert isinstance(step, TrainingEvaluation), "a training step"
+        found.append(float(step.deviation(calibration)))
+    return found[0], found[1]
+
+
+def _site(key: tuple[str, str, str], found: Sequence[_Figure]) -> Site:
     """Return a site, the first figure of each run."""
-    rows: list[tuple[float, Scenario]] = []
-    for log, scenario in found:
-        if not any(float(apart(scenario, other).same) for _, other in rows):
-            rows.append((log, scenario))
-    pairs = [[apart(one, other) for _, other in rows] for _, one in rows]
+    rows: list[_Figure] = []
+    for one in found:
+        if not any(float(apart(one.scenario, other.scenario).same) for other in rows):
+            rows.append(one)
+    pairs = [[apart(one.scenario, other.scenario) for other in rows] for one in rows]
     grids = (np.array([[float(getattr(pair, name)) for pair in row] for row in pairs]) for name in Apart.__slots__)
-    return Site(*key, np.array([log for log, _ in rows]), Apart(*grids))
+    logs, deviations, without = np.array([(one.log, one.deviation, one.without) for one in rows]).T
+    evidence = np.array([one.is_evidence for one in rows], dtype=bool)
+    return Site(*key, logs, deviations, without, evidence, Apart(*grids))
 
 
 def fit(sites: Sequence[Site]) -> SiteScatter:
-    """Return the scales that make the figures of all sites likeliest, each site counting as `MOST`.
+    """Return the shares that make the errors of all sites likeliest, each site counting as `MOST`.
 
-    minimise  sum over sites of min(1, MOST/n) * (log det K + (nu + n) log(1 + e K^-1 e / nu)) / 2
-              + sum of (log(value / start) / width)^2 / 2
+    minimise  sum over sites of min(1, MOST/n) * (log det C + u C^-1 u) / 2 + |x|^2 / 2,     u = logs / deviations
+    shares    (site, alike, own) = exp(x_1, x_2, 0) / their sum
 
-    A site's figures are one draw of a multivariate Student's t with nu degrees of freedom: the few sites that are far
-    off as a whole, such as those of devices without fits, say little of all others.
+    The second stage of one model: the deviations are those of the intervals of whole runs, which are fitted first
+    [Joe, Multivariate Models and Dependence Concepts, 1997, chapter 10, inference functions for margins].
     """
+    used = [site.part(site.evidence) for site in sites if site.evidence.any()]
+    errors = [site.errors for site in used]
 
-    def loss(logs: Array) -> float:
-        scatter = _scatter(logs)
-        total = 0.5 * float(np.sum((logs - np.log(_START)) ** 2)) / _WIDTH**2
-        for site in sites:
-            matrix, errors = _matrix(site, scatter), site.clipped
-            weight = min(1.0, MOST / len(errors))
-            far = float(errors @ np.linalg.solve(matrix, errors)) / FREEDOM
-            likely = float(np.linalg.slogdet(matrix)[1]) + (FREEDOM + len(errors)) * math.log1p(far)
-            total += 0.5 * weight * likely
+    def loss(point: Array) -> float:
+        scatter, total = _scatter(point), 0.5 * float(point @ point)
+        for site, scaled in zip(used, errors, strict=True):
+            matrix = scatter.correlation(site.apart)
+            likely = float(np.linalg.slogdet(matrix)[1]) + float(scaled @ np.linalg.solve(matrix, scaled))
+            total += 0.5 * min(1.0, MOST / len(scaled)) * likely
         return total
 
-    found: Any = minimize(loss, np.log(_START), method="Nelder-Mead", options={"xatol": 0.01, "fatol": 0.01})
+    found: Any = minimize(loss, np.zeros(2), method="L-BFGS-B")
     return _scatter(found.x)
 
 
-def _scatter(logs: Array) -> SiteScatter:
-    values = dict(zip(FITTED, np.exp(logs).tolist(), strict=True))
-    return SiteScatter(repeat=REPEAT, length=LENGTH, kinds=KINDS, **values)
-
-
-def _matrix(site: Site, scatter: SiteScatter) -> Array:
-    """Return the covariance of a site's figures. Two figures of alike runs are different runs, whatever they share."""
-    separate = Apart(site.apart.sizes, site.apart.kinds, np.eye(len(site.logs)))
-    return scatter.covariance(separate) + scatter.repeat**2 * np.eye(len(site.logs))
+def _scatter(point: Array) -> SiteScatter:
+    weights = np.exp([*point, 0.0])
+    site, alike, _ = (weights / weights.sum()).tolist()
+    return SiteScatter(site=site, alike=alike, repeat=REPEAT, length=LENGTH, kinds=KINDS)
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Errors of a site's figures: mean and median of the absolute ones, and the share inside 80 % intervals."""
+    """Errors of a site's figures: mean and median of the absolute ones, and the share inside 80 % intervals.
+
+    width: mean half of these [log].
+    """
 
     mean: float
     median: float
     inside: float
+    width: float
 
 
 def score(site: Site, scatter: SiteScatter, anchors: int) -> Score:
     """Return the errors of a site's other figures, over all sets of so many of its figures as anchors, or `TRIALS`."""
-    size, matrix, rng = len(site.logs), _matrix(site, scatter), np.random.default_rng(0)
+    size, matrix, rng = len(site.logs), scatter.correlation(site.apart), np.random.default_rng(0)
     sets = list(itertools.islice(itertools.combinations(range(size), anchors), 10 * TRIALS))
     if len(sets) > TRIALS:
         sets = [tuple(rng.choice(size, anchors, replace=False).tolist()) for _ in range(TRIALS)]
-    errors: list[float] = []
-    inside: list[bool] = []
+    left_over: list[Array] = []
+    halves: list[Array] = []
     for chosen in map(list, sets):
         others = [row for row in range(size) if row not in chosen]
-        gain = np.linalg.solve(matrix[np.ix_(chosen, chosen)], matrix[np.ix_(chosen, others)]).T
-        left = site.logs[others] - gain @ site.logs[chosen]
-        known = site.logs[chosen]
-        surprise = float(known @ np.linalg.solve(matrix[np.ix_(chosen, chosen)], known)) if chosen else 0.0
-        variance = np.diag(matrix)[others] - np.sum(gain * matrix[np.ix_(others, chosen)], axis=1)
-        variance = variance * spread_of(surprise, len(chosen))
-        errors.extend(np.abs(np.exp(-left) - 1.0))
-        inside.extend(np.abs(left) <= NORMAL_90 * np.sqrt(variance))
-    return Score(float(np.mean(errors)), float(np.median(errors)), float(np.mean(inside)))
+        deviations = site.without[others]
+        mean, left = np.zeros(len(others)), np.ones(len(others))
+        if chosen:
+            among = matrix[np.ix_(chosen, chosen)]
+            known = site.logs[chosen].tolist(), site.without[chosen].tolist()
+            mean, left = scatter.posterior(*known, among, list(matrix[np.ix_(chosen, others)]))
+        left_over.append(site.logs[others] - deviations * mean)
+        halves.append(NORMAL_90 * deviations * left)
+    off, half = np.concatenate(left_over), np.concatenate(halves)
+    errors = np.abs(np.exp(-off) - 1.0)
+    return Score(
+        float(errors.mean()), float(np.median(errors)), float((np.abs(off) <= half).mean()), float(half.mean())
+    )
 
 
 def table(sites: Sequence[Site]) -> Iterator[tuple[Site, Mapping[int, Score]]]:
@@ -177,21 +231,22 @@ def table(sites: Sequence[Site]) -> Iterator[tuple[Site, Mapping[int, Score]]]:
 def render(sites: Sequence[Site]) -> str:
     """Return the text of the file."""
     scatter = fit(sites)
-    values = ", ".join(
-        f"{name}: {float(f'{getattr(scatter, name):.3g}'):g}" for name in (*FITTED, "repeat", "length", "kinds")
-    )
-    figures, publications = sum(len(site.logs) for site in sites), len({site.publication for site in sites})
+    used = [site.part(site.evidence) for site in sites if site.evidence.any()]
+    names = [field.name for field in fields(SiteScatter)]
+    values = ", ".join(f"{name}: {float(f'{getattr(scatter, name):.3g}'):g}" for name in names)
+    figures, publications = sum(len(site.logs) for site in used), {site.publication for site in used}
     return f"""\
 schema: costmodel/site_scatter@1
 name: site_scatter
-training: {{{values}, rows: {figures}, publications: {publications}}}
+training: {{{values}, rows: {figures}, publications: {len(publications)}}}
 sources:
   - fields: [training]
     cite: "the published training cases of the catalogue: workloads/published"
     kind: derived
-    rests_on: [{", ".join(sorted({site.publication for site in sites}))}]
+    rests_on: [{", ".join(sorted(publications))}]
     note: >-
-      Likeliest values for the figures of {len(sites)} pairs of publication and framework on a device. Made by
+      Likeliest shares of the variance of whole runs, whose deviations are those of `composition`, for the figures of
+      {len(used)} pairs of publication and framework on a device. Made by
       `python -m reports.fits.site_scatter --output hardware/calibrations/site_scatter.yaml`.
   - fields: [training.repeat]
     cite: "MLPerf Training 5.1, result logs: up to three runs of a submission differ by 0.21 % (median of 21)"
@@ -209,14 +264,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.stdout.write("errors in per cent, mean / median (share inside 80 % intervals), scatter fitted without each\n")
     for site, found in scores:
         cells = "  ".join(
-            f"{n}: {100 * s.mean:5.2f} / {100 * s.median:5.2f} ({s.inside:.0%})" for n, s in found.items()
+            f"{n}: {100 * s.mean:5.2f} / {100 * s.median:5.2f} ({s.inside:.0%} in {s.width:.3f})"
+            for n, s in found.items()
         )
         sys.stdout.write(f"{site.publication:24} {site.framework:14} {site.device:14} {len(site.logs):4}  {cells}\n")
     for anchors in (0, 1, 3):
         means, medians = ([getattr(found[anchors], name) for _, found in scores] for name in ("mean", "median"))
         better = np.mean([found[anchors].mean < found[0].mean for _, found in scores])
+        inside, width = (
+            np.mean([getattr(found[anchors], name) for _, found in scores]) for name in ("inside", "width")
+        )
         sys.stdout.write(
-            f"{anchors} anchors: {100 * np.mean(means):.2f} / {100 * np.mean(medians):.2f}, better in {better:.0%}\n"
+            f"{anchors} anchors: {100 * np.mean(means):.2f} / {100 * np.mean(medians):.2f}, better in {better:.0%}, "
+            f"{inside:.0%} inside +-{width:.3f}\n"
         )
     if chosen.output is not None:
         text = render(sites)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from costmodel.calibration.fit_files import default_framework
 from costmodel.cost.gemm import GemmForm
@@ -27,10 +26,11 @@ from costmodel.quantities import Array
 from costmodel.schema.files import load_device
 from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import Gemm
+from reports.fits.two_parameters import fitted, memory_rate
 
 DEVICE, GPU, FORMAT = "h100-sxm", "h100", "fp8"
 TILES = ((128, 256), (256, 128), (128, 128))  # of cuBLASLt's largest kernels: cublasLtMatmulTile_t
-HBM_EFFICIENCY = 0.9  # of products that memory does not bound in any row but one
+MEASURED = "gemm/bf16"  # whose share of the memory's bandwidth is taken: memory bounds one row here
 UNBOUNDED = 1e5  # a limit that no row meets
 NOTHING = 1e-3  # a loss that none shows; the clock's droop at this power is in compute_efficiency already
 OVERLAP_P = 2.0
@@ -68,8 +68,9 @@ def read(path: Path) -> Rates:
 
 def form_of(compute: float, launch: float) -> GemmForm:
     """Return the form with the two parameters that the rates determine: share of the dense peak, fixed time [s]."""
+    memory = memory_rate(DEVICE, MEASURED)
     return GemmForm(
-        launch=launch, compute_efficiency=compute, hbm_efficiency=HBM_EFFICIENCY, cta_load_rate=UNBOUNDED,
+        launch=launch, compute_efficiency=compute, hbm_efficiency=memory, cta_load_rate=UNBOUNDED,
         l2_rate=UNBOUNDED, cta_overhead=1.0, k_step=NOTHING, small_tile_loss=NOTHING, overlap_p=OVERLAP_P,
         clock_droop=NOTHING, tiles=TILES, has_split_k=False,
     )  # fmt: skip
@@ -83,12 +84,10 @@ def times(form: GemmForm, products: Sequence[Gemm], machine: Machine) -> Array:
 def fit(rates: Rates, machine: Machine) -> tuple[float, float]:
     """Return (compute, launch): those of the least squares of log times."""
 
-    def residuals(logs: Array) -> Array:
-        return np.asarray(np.log(times(form_of(*np.exp(logs)), rates.products, machine) / rates.seconds))
+    def predicted(compute: float, launch: float) -> Array:
+        return times(form_of(compute, launch), rates.products, machine)
 
-    solved = least_squares(residuals, np.log(_START), loss="soft_l1", f_scale=0.05)
-    compute, launch = np.exp(solved.x)
-    return float(f"{compute:.3g}"), float(f"{launch:.3g}")
+    return fitted(predicted, rates.seconds, _START)
 
 
 def render(rates: Rates, machine: Machine) -> str:
@@ -101,9 +100,10 @@ def render(rates: Rates, machine: Machine) -> str:
     ]
     sizes = {axis: [getattr(each, axis) for each in rates.products] for axis in ("m", "n", "k", "groups")}
     domain = ", ".join(f"{axis}: [{min(each):g}, {max(each):g}]" for axis, each in sizes.items())
+    memory = memory_rate(DEVICE, MEASURED)
     parameters = {
         "kind": "gemm", "launch": f"{1e6 * launch:g} us", "compute_efficiency": f"{compute:g}",
-        "hbm_efficiency": f"{HBM_EFFICIENCY:g}", "cta_load_rate": f"{UNBOUNDED:g}", "l2_rate": f"{UNBOUNDED:g}",
+        "hbm_efficiency": f"{memory:g}", "cta_load_rate": f"{UNBOUNDED:g}", "l2_rate": f"{UNBOUNDED:g}",
         "cta_overhead": "1", "k_step": f"{NOTHING:g}", "small_tile_loss": f"{NOTHING:g}", "overlap_p": f"{OVERLAP_P:g}",
         "clock_droop": f"{NOTHING:g}",
         "tiles": str([list(tile) for tile in TILES]), "has_split_k": "false",

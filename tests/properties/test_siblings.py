@@ -87,13 +87,13 @@ def test_a_better_device_is_never_slower_beyond_both_spreads(better, worse, fram
     chosen = framework_of(framework, library)
     slower = []
     fused = streams() if framework != "default" else []  # devices' defaults are kernels of PyTorch or of an engine
+    devices = [(device, load_calibration(device, chosen)) for device in map(load_device, (better, worse))]
     for operator in (*products(), *cores(), *decoded(), *fused):
         times, halves = [], []
-        for name in (better, worse):
-            device = load_device(name)
+        for device, calibration in devices:
             if getattr(operator, "dtype", "bf16") not in device.math:
                 break
-            fit = load_calibration(device, chosen).fit(operator)
+            fit = calibration.fit(operator)
             time = float(likely_time(operator, Machine(device, chosen, device.processors), None, fit))
             low, high = (float(fit.spread.ratio(time, *sides)) for sides in ((1.0, 0.0), (0.0, 1.0)))
             inside = math.log(high / low) / 2.0 * float(fit.width(operator))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 
 from costmodel.schema.hugging_face.block_wise import block_layers
 from costmodel.schema.hugging_face.config import Config
@@ -97,24 +97,28 @@ def _layers(config: Config, kinds: list[LayerKind]) -> Iterator[Tree]:
 
 def _longest_group(kinds: list[LayerKind]) -> tuple[int, int, int]:
     """Return where the group that shortens the list most begins, its layers, and its repetitions; zeros for none."""
-    depth = len(kinds)
-    best, shortest = (0, 0, 0), _run_count(kinds)
+    numbers: dict[LayerKind, int] = {}
+    order = [numbers.setdefault(kind, len(numbers)) for kind in kinds]
+    depth = len(order)
+    changes = list(accumulate((int(one != other) for one, other in pairwise(order)), initial=0))
+
+    def runs(begin: int, end: int) -> int:
+        """Return into how many runs of equal layers a part of the list falls."""
+        return 1 + changes[end - 1] - changes[begin] if begin < end else 0
+
+    best, shortest = (0, 0, 0), runs(0, depth)
     for first in range(min(depth, _MOST_BEFORE_GROUP + 1)):
         for period in range(2, min((depth - first) // 2, _LONGEST_PERIOD) + 1):
-            group, repeats = kinds[first : first + period], 1
-            while kinds[first + repeats * period : first + (repeats + 1) * period] == group:
+            group, repeats = order[first : first + period], 1
+            while order[first + repeats * period : first + (repeats + 1) * period] == group:
                 repeats += 1
             if repeats == 1:
                 continue
-            rest = kinds[first + repeats * period :]
-            length = 1 + sum(_run_count(part) for part in (kinds[:first], group, rest))
+            after = first + repeats * period
+            length = 1 + runs(0, first) + runs(first, first + period) + runs(after, depth)
             if length < shortest:
                 best, shortest = (first, period, repeats), length
     return best
-
-
-def _run_count(kinds: list[LayerKind]) -> int:
-    return sum(1 for _ in groupby(kinds))
 
 
 def _layer(config: Config, kind: LayerKind) -> dict[str, Tree]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 Formats: TypeAlias = "dict[str, Any]"
@@ -149,15 +151,11 @@ def _parts(
     formats, by_module = base
     # Beside FP8 weights, what a list leaves out of another algorithm stays in FP8.
     mixed = str(stated.get("quant_method")) == "fp8" and bool(by_module)
-    ignored = (
-        []
-        if mixed
-        else [
-            str(pattern)
-            for key in ("ignore", "exclude_modules", "modules_to_not_convert", "ignored_layers")
-            for pattern in stated.get(key) or ()
-        ]
-    )
+    ignored = _Ignored.of(() if mixed else [
+        str(pattern)
+        for key in ("ignore", "exclude_modules", "modules_to_not_convert", "ignored_layers")
+        for pattern in stated.get(key) or ()
+    ])  # fmt: skip
     parts: dict[str, Formats] = {}
     for part, modules in named.items():
         votes: Counter[str] = Counter()
@@ -174,12 +172,38 @@ def _parts(
     return parts
 
 
-def _vote(layer: int, modules: tuple[str, ...], ignored: list[str], by_module: Mapping[str, str]) -> str:
+@dataclass(frozen=True, slots=True)
+class _Ignored:
+    """Modules that stay wide. words: names of modules or of what holds them, between dots; patterns: of whole names."""
+
+    words: tuple[str, ...]
+    patterns: tuple[re.Pattern[str], ...]
+
+    @classmethod
+    def of(cls, stated: Sequence[str]) -> _Ignored:
+        """Return what a list means: regular expressions after `re:`, wildcards, or whole words."""
+        expressions = [name[3:] for name in stated if name.startswith("re:")]
+        wildcards = [name for name in stated if "*" in name and not name.startswith("re:")]
+        words = [f".{name}." for name in stated if "*" not in name and not name.startswith("re:")]
+        compiled = map(re.compile, (*expressions, *map(fnmatch.translate, wildcards)))
+        return cls(tuple(dict.fromkeys(words)), tuple(compiled))
+
+    def any_of(self, names: Sequence[str]) -> bool:
+        """Tell whether one of some modules is ignored."""
+        if not self.words and not self.patterns:
+            return False
+        between_dots = "\0".join(f".{name}." for name in names)
+        return any(word in between_dots for word in self.words) or any(
+            pattern.match(name) for pattern in self.patterns for name in names
+        )
+
+
+def _vote(layer: int, modules: tuple[str, ...], ignored: _Ignored, by_module: Mapping[str, str]) -> str:
     """Return what a layer says of a part: `ignored`, an algorithm of its own, or nothing."""
-    names = [prefix.format(layer) + module for prefix in _PREFIXES for module in modules]
-    if any(_matches(pattern, name) for pattern in ignored for name in names):
+    names = _names(layer, modules)
+    if ignored.any_of(names):
         return "ignored"
-    for name in names:
+    for name in names if by_module else ():
         pieces = name.split(".")
         for end in range(len(pieces), 2, -1):
             algorithm = by_module.get(".".join(pieces[:end]))
@@ -188,10 +212,7 @@ def _vote(layer: int, modules: tuple[str, ...], ignored: list[str], by_module: M
     return ""
 
 
-def _matches(pattern: str, name: str) -> bool:
-    """Tell whether a pattern names a module or one that holds it: a regular expression, wildcards, or whole words."""
-    if pattern.startswith("re:"):
-        return re.match(pattern[3:], name) is not None
-    if "*" in pattern:
-        return fnmatch.fnmatchcase(name, pattern)
-    return f".{pattern}." in f".{name}."
+@lru_cache(maxsize=4096)
+def _names(layer: int, modules: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names that frameworks give some modules of a layer."""
+    return tuple(prefix.format(layer) + module for prefix in _PREFIXES for module in modules)

@@ -109,7 +109,7 @@ def test_recomputing_an_operator_drops_its_tensors_and_repeats_its_forward(opera
     plain, again = moe_layer((), model), moe_layer([operator], model)
     dropped = [item for item in plain.saved if item.producer == operator]
     assert [item.name for item in again.saved] == [item.name for item in plain.saved if item.producer != operator]
-    assert again.recomputed_bytes == pytest.approx(sum(item.size for item in dropped))
+    assert again.working_bytes == pytest.approx(sum(item.size for item in dropped))
     repeated = [item.name for item in again.input_gradient]
     for item in plain.input_gradient:
         repeated.remove(item.name)
@@ -447,6 +447,20 @@ def test_gradients_of_queries_keys_and_values_are_joined_where_nothing_is_fused(
     assert order.index(joined.name) < order.index("qkv projection input gradient")
     plain = model_work(replace(seen, framework=replace(framework, unfused_elementwise=False))).layers[0]
     assert all(item.name != joined.name for item in plain.input_gradient)
+
+
+@pytest.mark.parametrize(("tp", "held"), [(1, 8.0), (2, 12.0)])
+def test_the_backward_pass_of_an_eager_loss_holds_more_of_its_logits(tp: int, held: float) -> None:
+    seen = context(GPT_22B, Parallelism(tp=float(tp)))
+    fused, eager = (
+        model_work(replace(seen, framework=replace(seen.framework, eager_loss=is_eager))).head
+        for is_eager in (False, True)
+    )
+    logits = float(named(eager.forward, "vocabulary projection").m) * GPT_22B.vocabulary / tp  # type: ignore[union-attr]
+    assert fused.working_bytes == 0.0
+    assert eager.working_bytes == pytest.approx(held * logits)
+    assert kept(eager) == kept(fused)
+    assert traffic(named(eager.forward, "loss")) > traffic(named(fused.forward, "loss"))
 
 
 def test_a_loss_over_a_split_vocabulary_passes_its_logits_more_often() -> None:
