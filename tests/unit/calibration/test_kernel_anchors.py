@@ -75,7 +75,9 @@ def test_one_row_moves_its_own_kernel_by_hand(lookup, tmp_path):
         own = shared.own * (4.0 + ((z - told * z) ** 2 + alike * (1.0 - told)) / shared.own) / 5.0
     assert operator_time(LARGE, on, None, moved).seconds == pytest.approx(seconds * math.exp(half * told * z), rel=1e-3)
     left = math.sqrt(1.0 - alike * alike / (alike + own) / (alike + shared.own))
-    before, after = (math.log(fit.spread.ratio(seconds, 0.0, 1.0)) for fit in (lent, moved))
+    before, after = (
+        math.log(fit.spread.ratio(seconds, 0.0, 1.0) / fit.spread.ratio(seconds, 0.0, 0.0)) for fit in (lent, moved)
+    )
     assert after == pytest.approx(left * before, rel=1e-3)
     assert moved.basis_at(LARGE) == "anchored"
     assert "calibrations/mine/mine" in moved.sources
