@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from costmodel.schema.calibration import FamilyFitFile
 from costmodel.schema.device import DeviceFile
 
-OWN, DIE, REBALANCED, ARCHITECTURE, OTHER = "own", "die", "rebalanced", "architecture", "other"
-RELATIONS = (DIE, REBALANCED, ARCHITECTURE, OTHER)  # of two devices, the nearest first
+OWN, DIE, REBALANCED, REFRESH, ARCHITECTURE, OTHER = "own", "die", "rebalanced", "refresh", "architecture", "other"
+RELATIONS = (DIE, REBALANCED, REFRESH, ARCHITECTURE, OTHER)  # of two devices, the nearest first
 VERSION, STAND_IN = "version", "stand_in"  # another build of the library on the same device; another library
+ALIKE = math.log(2.0)  # chosen: `distance` of dies of one architecture that are as large; others are five times farther
 BALANCE = math.log(2.0)  # chosen: of peak over bandwidth, from which on other terms than at home bound a kernel
 _AMD = ("cdna", "rdna")
 _UNITS = ("bf16", "fp16", "fp32")  # that tell the balance of a device, the first that it has
@@ -33,7 +34,9 @@ def relation(own: DeviceFile | None, other: DeviceFile | None, *, same: bool) ->
         return OTHER
     if own.die is not None and own.die == other.die:
         return REBALANCED if abs(_log_balance(own) - _log_balance(other)) > BALANCE else DIE
-    return ARCHITECTURE if own.architecture == other.architecture else OTHER
+    if own.architecture != other.architecture:
+        return OTHER
+    return REFRESH if distance(own, other) < ALIKE else ARCHITECTURE
 
 
 def distance(own: DeviceFile, other: DeviceFile) -> float:

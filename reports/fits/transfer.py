@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.expected_error import ARCHITECTURE, OTHER, OWN, STAND_IN, VERSION, pair_of
+from costmodel.calibration.expected_error import ARCHITECTURE, OTHER, OWN, REFRESH, STAND_IN, VERSION, pair_of
 from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framework, read
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.row_times import Choice, times_of
@@ -38,8 +38,9 @@ COMMAND = "python -m reports.fits.transfer MEASUREMENTS --output hardware/calibr
 NOTE = (
     "80 % points of the absolute logarithm of measured over predicted time. `die` and `rebalanced` (the same die with",
     "another balance of peak and bandwidth): fits of the library on another device; `architecture` and `other`:",
-    "fits of the same implementation on the nearest device of another die that has it; `version`: of another build",
-    "on the same device; `stand_in` and pairs of libraries: of another library there.",
+    "fits of the same implementation on the nearest device of another die that has it; `refresh`: of the same",
+    "implementation on a device whose die is another one of the same size, which only devices of its architecture use;",
+    "`version`: of another build on the same device; `stand_in` and pairs of libraries: of another library there.",
 )
 
 
@@ -96,6 +97,26 @@ def errors(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStor
     return found
 
 
+def refreshes(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStore) -> dict[str, dict[Pair, Array]]:
+    """Return the same of rows of devices whose die is another one of the size of an implementation's."""
+    found: dict[str, dict[Pair, Array]] = {}
+    for name in dict.fromkeys(map(catalogue.known, np.unique(table.text("device").astype(str)))):
+        for file in plan.implementations:
+            device, fits = file.device[len(KIND) :], store.device_fits(*file.name.split("/"))
+            if name is None or fits is None or store.relation(name, device) != REFRESH:
+                continue
+            of_row = np.array([catalogue.known(alias) == name for alias in table.text("device").astype(str)])
+            rows = table.take(of_row & rows_of(file, table))
+            mapped, _ = map_rows(rows, catalogue)
+            others = FitLookup(store, name, {})
+            for key, recipe in file.families.items():
+                samples = samples_of(key, rows, mapped, plan.recipes[recipe], Calibration(file.name, others))
+                if samples is not None and len(samples) >= FEWEST and _has(file, key, store):
+                    logs = _logs(some_rows(samples), _Forced(fits, name, others))
+                    found.setdefault(f"{REFRESH}/{key}", {})[f"{name}/{file.name}", file.name] = logs
+    return found
+
+
 def _step(
     file: ImplementationFile, other: ImplementationFile, key: str, known: tuple[FitPlanFile, FitStore]
 ) -> tuple[str, ...] | None:
@@ -104,6 +125,8 @@ def _step(
     if other.name == file.name or store.device_fits(*other.name.split("/")) is None or not _has(other, key, store):
         return None
     related = store.relation(file.device[len(KIND) :], other.device[len(KIND) :])
+    if related == REFRESH:
+        return None  # of all rows there are: `refreshes`
     if related in (ARCHITECTURE, OTHER):
         if file.library == OWN_KIND and key.startswith("attention"):
             return None  # compiled anew for each device: no default, and nothing that another's fit tells
@@ -164,7 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = read(library, "fit_plans", PLAN, FitPlanFile)
     table = join([read_tables(path) for path in chosen.measurements])
     catalogue = Catalogue(chosen.path)
-    found = errors(table, without(plan, chosen.without, catalogue), catalogue, FitStore(library))
+    store = FitStore(library)
+    found = errors(table, without(plan, chosen.without, catalogue), catalogue, store)
+    found |= refreshes(table, plan, catalogue, store)
     made = f"{COMMAND} --without {chosen.without}" if chosen.without else COMMAND
     text = render_file("transfer", pooled(dict(sorted(found.items()))), (*NOTE, f"Made by `{made}`."))
     write_whole(chosen.output, [text.encode("utf-8")])

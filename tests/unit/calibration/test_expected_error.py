@@ -43,7 +43,8 @@ def device(name: str) -> DeviceFile:
     ("own", "other", "related"),
     [
         ("h100-sxm", "h800-sxm", "die"), ("h200-sxm", "h100-sxm", "die"), ("h20", "h100-sxm", "rebalanced"),
-        ("a100-sxm-80gb", "a40", "architecture"), ("b200-sxm", "h100-sxm", "other"),
+        ("a100-sxm-80gb", "a40", "architecture"), ("b300-sxm", "b200-sxm", "refresh"),
+        ("gb300", "rtx-pro-6000", "architecture"), ("b200-sxm", "h100-sxm", "other"),
     ],
 )  # fmt: skip
 def test_devices_are_related_by_die_balance_and_architecture(own, other, related):
