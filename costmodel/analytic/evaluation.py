@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -127,8 +127,9 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
         return schedule_times(self.times(perturbations))
 
 
+@lru_cache(maxsize=64)
 def unanchored_step(run: Scenario, calibration: Calibration) -> Predicted:
-    """Return a training step without measured ones."""
+    """Return a training step without measured ones; kept by object, since all points of a site ask for the same."""
     assert isinstance(run.plan, Training), "anchors are training steps"
     step = TrainingEvaluation(replace(run, anchor=None), run.plan, calibration)
     return Predicted(step.metrics(None), step.deviation(calibration))
