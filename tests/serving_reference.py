@@ -23,15 +23,21 @@ class Job:
     kept: int = 0  # blocks that it finds again after a preemption
     scheduled: bool = False
     preempted: int = 0
+    priority: int = 0
+
+    def urgency(self):
+        """Return what the least urgent one has most of."""
+        return self.priority, self.arrival, self.number
 
 
 @dataclass
 class Reference:
-    """One engine without a prefix cache: vLLM's rules, one request after the other."""
+    """One engine without a prefix cache: vLLM's rules, one request after the other. by_priority: not by arrival."""
 
     tables: Tables
     policy: Policy
     price: object
+    by_priority: bool = False
     running: list = field(default_factory=list)
     waiting: list = field(default_factory=list)
 
@@ -72,7 +78,7 @@ class Reference:
             if job not in self.running or job.computed < job.target or budget <= 0:
                 continue
             while self.held() + self.blocks(job.computed + 1) - self.blocks(job.computed) > self.policy.blocks:
-                self.preempt()
+                budget += self.preempt(decodes)
                 preempted = True
                 if job not in self.running:
                     break
@@ -80,39 +86,48 @@ class Reference:
                 decodes.append(job)
                 job.computed += 1
                 budget -= 1
-        decodes = [job for job in decodes if job in self.running]
         for job in list(self.running):
             if job in decodes or job.computed >= job.target:
                 continue
-            rows = min(budget, job.target - job.computed)
-            if rows <= 0:
-                continue
-            if self.held() + self.blocks(job.computed + rows) - self.blocks(job.computed) > self.policy.blocks:
-                self.preempt()
+            while job in self.running:
+                rows = min(budget, job.target - job.computed)
+                if (
+                    self.held() + self.blocks(job.computed + max(rows, 0)) - self.blocks(job.computed)
+                    <= self.policy.blocks
+                ):
+                    break
+                budget += self.preempt(decodes)
                 preempted = True
+            if job not in self.running or rows <= 0:
                 continue
             job.computed += rows
             chunks.append((job, rows))
             budget -= rows
         while not preempted and self.waiting and budget > 0:
-            job = self.waiting[0]
+            job = min(self.waiting, key=Job.urgency) if self.by_priority else self.waiting[0]
             if len(self.running) + len(self.leaving) >= self.policy.max_seqs:
                 break
             rows = min(budget, job.target)
             if self.held() + self.blocks(rows) > self.policy.blocks:
                 break
-            self.waiting.pop(0)
+            self.waiting.remove(job)
             self.running.append(job)
             job.computed = rows
             chunks.append((job, rows))
             budget -= rows
         return decodes, chunks
 
-    def preempt(self):
-        job = self.running.pop()
+    def preempt(self, decodes):
+        """Send a request back to the queue; return the tokens of the step that it gives back."""
+        job = max(self.running, key=Job.urgency) if self.by_priority else self.running[-1]
+        self.running.remove(job)
         job.target, job.computed = job.prompt + job.got, 0
         job.preempted += 1
         self.waiting.insert(0, job)
+        if job not in decodes:
+            return 0
+        decodes.remove(job)
+        return 1
 
     def end(self, decodes, chunks, end):
         for job in (*decodes, *(job for job, _ in chunks if job.computed == job.target)):

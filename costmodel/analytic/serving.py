@@ -179,6 +179,8 @@ def left_to_requests(plan: Serving) -> tuple[str, ...]:
         told += [f"`requests.{name}`" for name in ("prefix", "sessions") if getattr(stream, name) is not None]
         if stream.arrivals not in ("poisson", "closed_loop"):
             told.append(f"`requests.arrivals: {stream.arrivals}`")
+    if plan.scheduler.policy != "fcfs":
+        told.append("`scheduler.policy`")
     if plan.slo is not None and any(each is not None for each in (plan.slo.ttft, plan.slo.tpot, plan.slo.e2e)):
         told.append("`slo`")
     return (f"closed form: without {', '.join(told)}; `--engine event` has them",) if told else ()

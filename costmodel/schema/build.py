@@ -299,6 +299,11 @@ def _requests(file: requests_files.RequestsFile | None) -> streams.RequestStream
         output=_lengths(file.output),
         prefix=optional(streams.SharedPrefix, file.prefix),
         sessions=optional(streams.Sessions, file.sessions),
+        priority=None
+        if file.priority is None
+        else streams.Priorities(
+            values=tuple(file.priority.values), weights=tuple(float(weight) for weight in file.priority.weights)
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -27,6 +27,7 @@ from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
 
+LARGEST = 2**31 - 1  # priority
 TraceFormat: TypeAlias = Literal["requests", "azure", "mooncake", "burstgpt", "servegen", "bench"]
 
 
@@ -79,6 +80,21 @@ class SessionsFile(Strict):
     think_time: Moment = Field(default=0.0, description="mean pause after an answer, exponentially distributed")
 
 
+class PrioritiesFile(Strict):
+    """Priorities of drawn requests, for `scheduler: {policy: priority}`."""
+
+    values: Annotated[list[Annotated[int, Field(strict=True, ge=-LARGEST, le=LARGEST)]], Field(min_length=1)] = Field(
+        description="that are drawn; a lower one is served earlier"
+    )
+    weights: list[RatioOrZero] = Field(default=[], description="how often each is drawn; empty: all as often")
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.weights and (len(self.weights) != len(self.values) or not sum(map(float, self.weights))):
+            raise wrong("needs a weight for each value, one of them above zero", "write weights: [0.1, 0.9]")
+        return self
+
+
 class RequestsFile(Strict):
     """The requests: a trace, or drawn at random."""
 
@@ -101,10 +117,11 @@ class RequestsFile(Strict):
     )
     prefix: SharedPrefixFile | None = Field(default=None, description="beginnings that prompts share; null: none")
     sessions: SessionsFile | None = Field(default=None, description="conversations; null: every request by itself")
+    priority: PrioritiesFile | None = Field(default=None, description="priorities of drawn requests; null: none")
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
-        drawn = ("arrivals", "rate", "cv", "input", "output", "pairs", "tokenizer", "prefix", "sessions")
+        drawn = ("arrivals", "rate", "cv", "input", "output", "pairs", "tokenizer", "prefix", "sessions", "priority")
         stray = [key for key in drawn if key in self.model_fields_set]
         if self.trace is not None and stray:
             raise wrong(f"`{stray[0]}` is not allowed with a trace", f"remove `{stray[0]}` or `trace`")

@@ -8,6 +8,7 @@ import numpy as np
 
 from costmodel.serving.compiled import inner
 from costmodel.serving.engine import leave_decoding
+from costmodel.serving.queue import pop
 from costmodel.serving.state import (
     ANONYMOUS,
     BUSY_UNTIL,
@@ -35,6 +36,7 @@ from costmodel.serving.state import (
     PARTIAL,
     PREEMPTED,
     PROMPT,
+    ROOT,
     SEGMENT,
     SETTLED,
     SIZE,
@@ -198,6 +200,10 @@ def lose_running(requests: Requests, progress: Progress, engine: Engine, policy:
     The step that runs when an engine fails is still returned.
     """
     count = engine.count
+    while count[ROOT] >= 0:
+        request = pop(requests, progress, engine)
+        progress.count[request, FOLLOWING] = count[HEAD]
+        count[HEAD] = request
     running = count[DECODING]
     for i in range(running + (1 if count[PARTIAL] >= 0 else 0)):
         if i < running:
@@ -219,7 +225,7 @@ def lose_running(requests: Requests, progress: Progress, engine: Engine, policy:
 def empty_engine(engine: Engine, policy: Policy, now: float) -> None:
     """Leave an engine without requests and cache; what it has counted so far stays."""
     count, entries = engine.count, len(engine.entry)
-    for place in (HEAD, TAIL, UNSEEN, PARTIAL):
+    for place in (HEAD, TAIL, UNSEEN, PARTIAL, ROOT):
         count[place] = -1
     for place in (DECODING, ENDING, STARTING, KEYS, SETTLED, WAITING, FREE_HEAD, FREE_TAIL):
         count[place] = 0

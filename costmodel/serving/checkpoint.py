@@ -18,7 +18,7 @@ from costmodel.serving.routing import Service
 from costmodel.serving.state import FINISH
 
 IDENTITY = "identity"  # name of what tells simulations apart
-INPUTS = ("length", "calls", "pause", "first_id", "ids")  # of the requests; the rest of a service changes
+INPUTS = ("length", "calls", "pause", "first_id", "ids", "priority")  # of the requests; the rest of a service changes
 
 
 def changing(service: Service) -> Iterator[tuple[str, Array]]:

@@ -61,7 +61,7 @@ def new_service(scenario: Scenario, plan: Serving, requests: Requests, policy: P
     """Return a deployment that has served nothing. The first arrival is at 0."""
     number, count, seed = engine_count(scenario, plan), len(requests.arrival), scenario.simulation.seed
     kind = KINDS[plan.replicas.routing]
-    progress, engines = new_progress(requests), new_fleet(number, policy, requests, BINS)
+    progress, engines = new_progress(requests, policy.order), new_fleet(number, policy, requests, BINS)
     router = new_router(kind, float(plan.replicas.signal_delay), number, count, seed)
     fleet = fleet_of(scenario, plan, number)
     engines.count[: fleet.prefill, PROMPTS_ONLY] = 1

@@ -14,7 +14,7 @@ from costmodel.serving.sharegpt import read_pairs
 from costmodel.serving.state import NEXT, NOBODY, Requests
 from costmodel.serving.traces import read_rows
 from costmodel.workload.plans import Serving
-from costmodel.workload.requests import Lengths, RequestStream, Sessions, SharedPrefix
+from costmodel.workload.requests import Lengths, Priorities, RequestStream, Sessions, SharedPrefix
 
 COUNT = 10_000  # requests where none are stated
 
@@ -42,7 +42,8 @@ def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int) -
         prompt, first_id, ids = share_beginnings(prompt, stream.prefix, block, prefixes)
     elif stream.sessions is None and float(plan.prefix_hit_rate) > 0:
         first_id, ids = repeated_share(prompt, float(plan.prefix_hit_rate), block)
-    requests = Requests(arrival, np.stack([prompt, output], axis=1), calls, pause, first_id, ids)
+    priority = draw_priorities(stream.priority, count, np.random.default_rng([seed, 5]))
+    requests = Requests(arrival, np.stack([prompt, output], axis=1), calls, pause, first_id, ids, priority)
     return requests if stream.sessions is None else chain_turns(requests, stream.sessions, block, times)
 
 
@@ -77,6 +78,14 @@ def draw_lengths(lengths: Lengths, count: int, draw: np.random.Generator) -> Int
         drawn = np.full(count, mean)
     whole: Ints = np.clip(np.rint(drawn), max(float(lengths.low), 1.0), high).astype(np.int64)
     return whole
+
+
+def draw_priorities(priorities: Priorities | None, count: int, draw: np.random.Generator) -> npt.NDArray[np.int32]:
+    """Return a priority of each request; none where they have none."""
+    if priorities is None:
+        return np.zeros(0, np.int32)
+    weights = np.array(priorities.weights or np.ones(len(priorities.values)))
+    return draw.choice(np.array(priorities.values, np.int32), count, p=weights / weights.sum())
 
 
 def draw_arrivals(plan: Serving, stream: RequestStream, count: int, draw: np.random.Generator) -> Array:
@@ -139,7 +148,7 @@ def chain_turns(requests: Requests, sessions: Sessions, block: int, draw: np.ran
     calls = np.where((turn < turns - 1) & (np.arange(count) < count - 1), np.arange(count) + 1, NOBODY)
     pause = draw.exponential(float(sessions.think_time), count) if float(sessions.think_time) > 0 else np.zeros(count)
     first_id, ids = _session_blocks(length.sum(axis=1) // block, first // turns)
-    return Requests(arrival, length, calls, pause, first_id, ids)
+    return Requests(arrival, length, calls, pause, first_id, ids, requests.priority)
 
 
 def _session_blocks(blocks: Ints, session: Ints) -> tuple[Ints, npt.NDArray[np.int32]]:
@@ -170,4 +179,5 @@ def in_order_of_arrival(requests: Requests) -> Requests:
         requests.pause[order],
         first_id,
         requests.ids[source],
+        requests.priority[order] if len(requests.priority) else requests.priority,
     )

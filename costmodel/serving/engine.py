@@ -27,6 +27,7 @@ from costmodel.serving.blocks import (
 )
 from costmodel.serving.compiled import inner
 from costmodel.serving.prices import ROWS, Tables, step_time
+from costmodel.serving.queue import come_back, first_waiting, remove_first, sort_by_prefix, stands_before
 from costmodel.serving.state import (
     BLOCKED,
     BUSY_UNTIL,
@@ -40,12 +41,10 @@ from costmodel.serving.state import (
     ENDING,
     FINISH,
     FIRST,
-    FOLLOWING,
     FREE,
     GAP_BINS,
     GAPS_PER_FACTOR_E,
     GENERATED,
-    HEAD,
     HELD,
     HIT,
     HOST_FREE,
@@ -53,7 +52,7 @@ from costmodel.serving.state import (
     LAST,
     LOADED,
     LONGEST,
-    MOMENT,
+    LONGEST_PREFIX,
     MOVED,
     NEVER,
     NEXT_FINISH,
@@ -64,10 +63,10 @@ from costmodel.serving.state import (
     PARTIAL,
     PREEMPTED,
     PREEMPTIONS,
+    PRIORITY,
     PROMPT,
     PROMPT_TOKENS,
     PROMPTS_ONLY,
-    QUEUED,
     RECOMPUTED,
     SCHEDULED,
     SEGMENT,
@@ -79,46 +78,15 @@ from costmodel.serving.state import (
     STARTING,
     SWAPPED,
     SWAPPED_OUT,
-    TAIL,
     TARGET,
     TICK,
     TOKEN_END,
-    UNSEEN,
-    WAITING,
     Engine,
     Policy,
     Progress,
     Requests,
 )  # fmt: skip
 from costmodel.serving.tiers import kept_time
-
-
-@inner
-def enqueue(progress: Progress, engine: Engine, request: int, now: float) -> None:
-    """Put a request that comes at `now` at the end of the engine's queue."""
-    count = engine.count
-    progress.count[request, FOLLOWING] = -1
-    if count[TAIL] < 0:
-        count[HEAD] = request
-    else:
-        progress.count[count[TAIL], FOLLOWING] = request
-    count[TAIL] = request
-    if count[UNSEEN] < 0:
-        count[UNSEEN] = request
-    count[WAITING] += 1
-    if engine.clock[MOMENT] == np.inf:
-        engine.clock[MOMENT] = max(now, engine.clock[BUSY_UNTIL])
-
-
-@inner
-def see_arrivals(requests: Requests, progress: Progress, engine: Engine, now: float) -> None:
-    """Note when the engine takes in requests that have arrived."""
-    request = engine.count[UNSEEN]
-    while request >= 0 and requests.arrival[request] <= now:
-        if np.isnan(progress.time[request, QUEUED]):
-            progress.time[request, QUEUED] = now
-        request = progress.count[request, FOLLOWING]
-    engine.count[UNSEEN] = request
 
 
 @inner
@@ -153,36 +121,55 @@ def leave_decoding(progress: Progress, engine: Engine, policy: Policy, request: 
 
 @inner
 def preempt(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> bool:
-    """Send the request that was admitted last back to the head of the queue; return whether there was one."""
+    """Send the request that was admitted last, or is least urgent, back to the queue; return whether there was one."""
     count = engine.count
-    if count[PARTIAL] >= 0:
+    place = least_urgent(requests, progress, engine, policy)
+    if place < 0:
+        return False
+    if place == count[DECODING]:
         request = count[PARTIAL]
         count[PARTIAL] = -1
-    elif count[DECODING] > 0:
+    else:
+        request = engine.list[DECODERS, place]
         count[DECODING] -= 1
-        request = engine.list[DECODERS, count[DECODING]]
+        for i in range(place, count[DECODING]):
+            engine.list[DECODERS, i] = engine.list[DECODERS, i + 1]
         leave_decoding(progress, engine, policy, request)
         progress.count[request, GENERATED] += count[TICK] - progress.count[request, START]
         progress.count[request, TARGET] = requests.length[request, PROMPT] + progress.count[request, GENERATED]
-        if count[SETTLED] > count[DECODING]:
-            count[SETTLED] = count[DECODING]
+        if place < count[SETTLED]:
+            count[SETTLED] -= 1
             progress.time[request, LAST] = engine.clock[TOKEN_END]
         if policy.caching:
             share_prefix(requests, progress, engine, policy, request, progress.count[request, COMPUTED])
         find_next_finish(progress, engine)
         swap_out(progress, engine, policy, request)
-    else:
-        return False
     free_request(requests, progress, engine, policy, request)
-    progress.count[request, FOLLOWING] = count[HEAD]
-    if count[HEAD] < 0:
-        count[TAIL] = request
-    count[HEAD] = request
-    count[WAITING] += 1
+    come_back(requests, progress, engine, policy, request)
     progress.count[request, PREEMPTED] += 1
     count[PREEMPTIONS] += 1
     count[BLOCKED] = 0
     return True
+
+
+@inner
+def least_urgent(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> int:
+    """Return the place among decoding requests of the one that is preempted next, that of none -1.
+
+    Their number stands for the prompt that is computed in part. In order of arrival it is the one admitted last; with
+    priorities the one of least urgency [vLLM, v1/core/sched/scheduler.py, schedule].
+    """
+    decoding = int(engine.count[DECODING])
+    partial = int(engine.count[PARTIAL])
+    last = decoding if partial >= 0 else decoding - 1
+    if policy.order != PRIORITY:
+        return last
+    for i in range(decoding):
+        request = int(engine.list[DECODERS, i])
+        worst = partial if last == decoding else int(engine.list[DECODERS, last])
+        if request != worst and stands_before(requests, progress, worst, request):
+            last = i
+    return last
 
 
 @inner
@@ -209,12 +196,32 @@ def find_next_finish(progress: Progress, engine: Engine) -> None:
 
 
 @inner
+def blocks_of_urgent(progress: Progress, engine: Engine, policy: Policy) -> int:
+    """Return the blocks that the prompt computed in part needs beside decoding requests, any of which may be less
+    urgent; 0 in order of arrival, where it is itself the last one."""
+    if policy.order != PRIORITY or not policy.mixed or engine.count[PARTIAL] < 0:
+        return 0
+    return blocks_of_partial(progress, engine, policy, policy.budget - engine.count[DECODING] * (1 + policy.drafts))
+
+
+@inner
+def blocks_of_partial(progress: Progress, engine: Engine, policy: Policy, budget: int) -> int:
+    """Return the blocks that the prompt which is computed in part needs for its next tokens."""
+    request = engine.count[PARTIAL]
+    computed = progress.count[request, COMPUTED] + min(
+        budget, progress.count[request, TARGET] - progress.count[request, COMPUTED]
+    )
+    held = progress.count[request, HELD] + progress.count[request, OWN]
+    return int(max(-(-computed // policy.block) - held, 0))
+
+
+@inner
 def schedule_decoding(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> bool:
     """Give every decoding request its blocks; return whether any request was preempted."""
     count = engine.count
     tokens, preempted = growth(engine, policy), False
     needed = blocks_needed(engine, policy, tokens)
-    while needed > count[FREE]:
+    while needed + blocks_of_urgent(progress, engine, policy) > count[FREE]:
         if not preempt(requests, progress, engine, policy):
             break
         preempted = True
@@ -251,44 +258,50 @@ def continue_partial(requests: Requests, progress: Progress, engine: Engine, pol
     request = engine.count[PARTIAL]
     if request < 0 or budget <= 0:
         return budget
-    computed = progress.count[request, COMPUTED]
-    rows = min(budget, progress.count[request, TARGET] - computed)
-    needed = max(
-        -(-(computed + rows) // policy.block) - progress.count[request, HELD] - progress.count[request, OWN], 0
-    )
-    if needed > engine.count[FREE]:
-        # The one admitted last is this one.
+    rows = min(budget, progress.count[request, TARGET] - progress.count[request, COMPUTED])
+    needed, preempted = blocks_of_partial(progress, engine, policy, budget), False
+    while needed > engine.count[FREE]:
         preempt(requests, progress, engine, policy)
-        return -1
+        preempted = True
+        if engine.count[PARTIAL] != request:  # it is itself the one admitted last, or least urgent
+            return -1
     take_blocks(engine, progress, needed)
     progress.count[request, OWN] += needed
     engine.count[PARTIAL] = -1
     add_chunk(requests, progress, engine, policy, request, rows)
-    return int(budget - rows)
+    return 0 if preempted else int(budget - rows)
 
 
 @inner
 def admit(requests: Requests, progress: Progress, engine: Engine, policy: Policy, now: float, budget: int) -> None:
     """Start waiting requests while tokens, places and blocks last."""
     count = engine.count
+    if has_place(engine, policy):
+        sort_by_prefix(requests, progress, engine, policy, now)
     while budget > 0:
-        request = count[HEAD]
-        if request < 0 or requests.arrival[request] > now:
+        request = first_waiting(requests, engine, policy, now)
+        if request < 0:
             return
-        if count[DECODING] + count[ENDING] + count[STARTING] + (count[PARTIAL] >= 0) >= policy.max_seqs:
+        if not has_place(engine, policy):
             count[BLOCKED] = 1
             return
         rows = start_request(requests, progress, engine, policy, request, budget)
         if rows == 0:
-            count[BLOCKED] = 1
+            # Blocks that decoding requests take may put another request first, which needs fewer.
+            count[BLOCKED] = 0 if policy.order == LONGEST_PREFIX else 1
             return
         budget -= rows
         if np.isnan(progress.time[request, SCHEDULED]):
             progress.time[request, SCHEDULED] = max(now, engine.clock[BUSY_UNTIL])
-        count[HEAD] = progress.count[request, FOLLOWING]
-        if count[HEAD] < 0:
-            count[TAIL] = -1
-        count[WAITING] -= 1
+        remove_first(requests, progress, engine, policy)
+
+
+@inner
+def has_place(engine: Engine, policy: Policy) -> bool:
+    """Tell whether one request more may run."""
+    count = engine.count
+    running = count[DECODING] + count[ENDING] + count[STARTING] + (1 if count[PARTIAL] >= 0 else 0)
+    return bool(running < policy.max_seqs)
 
 
 @inner

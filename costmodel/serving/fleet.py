@@ -18,10 +18,10 @@ from costmodel.serving.availability import (
 )
 from costmodel.serving.blocks import free_request, share_prefix
 from costmodel.serving.compiled import inner
-from costmodel.serving.engine import enqueue
 from costmodel.serving.lockstep import decide_together
 from costmodel.serving.loop import advance, decide, run_quiet_steps
 from costmodel.serving.prices import Tables
+from costmodel.serving.queue import enqueue
 from costmodel.serving.routing import Router, Service, engine_of, pop_call, push_call, route
 from costmodel.serving.state import (
     BUSY_UNTIL,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from costmodel.serving.compiled import inner
-from costmodel.serving.engine import price, release, schedule, see_arrivals
+from costmodel.serving.engine import price, release, schedule
 from costmodel.serving.loop import idle, run_step
+from costmodel.serving.queue import see_arrivals
 from costmodel.serving.routing import Service, engine_of
 from costmodel.serving.state import BUSY_UNTIL, MOMENT
 
@@ -26,7 +27,7 @@ def decide_together(service: Service, first: int, number: int) -> bool:
         engine = engine_of(service.engines, replica)
         behind = max(behind, engine.clock[BUSY_UNTIL])
         release(requests, progress, engine, policy, now)
-        see_arrivals(requests, progress, engine, now)
+        see_arrivals(requests, progress, engine, policy, now)
         if schedule(requests, progress, engine, policy, now):
             longest = max(longest, price(service.tables, engine, policy))
             working += 1

@@ -15,12 +15,11 @@ from costmodel.serving.engine import (
     price,
     release,
     schedule,
-    see_arrivals,
 )
 from costmodel.serving.prices import DECODE_KEYS, Tables, decode_time, locate, locate_from, rows_time
+from costmodel.serving.queue import may_start, see_arrivals
 from costmodel.serving.state import (
     BIN_WIDTH,
-    BLOCKED,
     BUSY,
     BUSY_UNTIL,
     DECODE_STEPS,
@@ -33,6 +32,7 @@ from costmodel.serving.state import (
     MOMENT,
     NEXT_FINISH,
     PARTIAL,
+    ROOT,
     SETTLED,
     STEPS,
     TICK,
@@ -95,6 +95,8 @@ def idle(requests: Requests, engine: Engine, now: float) -> bool:
     if clock[BUSY_UNTIL] > now:
         clock[MOMENT] = clock[BUSY_UNTIL]
         return False
+    if engine.count[ROOT] >= 0:
+        return True
     if head < 0:
         clock[MOMENT] = np.inf
         return False
@@ -122,13 +124,12 @@ def run_quiet_steps(
         now, tokens = clock[MOMENT], growth(engine, policy)
         if now >= until or count[TICK] + tokens >= count[NEXT_FINISH]:
             return
-        head = count[HEAD]
-        if head >= 0 and requests.arrival[head] <= now and count[BLOCKED] == 0:
+        if may_start(requests, engine, policy, now):
             return
         needed = blocks_needed(engine, policy, tokens)
         if needed > count[FREE]:
             return
-        see_arrivals(requests, progress, engine, now)
+        see_arrivals(requests, progress, engine, policy, now)
         take_blocks(engine, progress, needed)
         step[1] = count[KEYS] + decoding
         step[5] = count[LONGEST] + count[TICK] + 1
@@ -153,7 +154,7 @@ def decide(requests: Requests, progress: Progress, engine: Engine, policy: Polic
     """Let an engine decide on its next step, or wait; return whether it is stuck."""
     now = engine.clock[MOMENT]
     release(requests, progress, engine, policy, now)
-    see_arrivals(requests, progress, engine, now)
+    see_arrivals(requests, progress, engine, policy, now)
     if not schedule(requests, progress, engine, policy, now):
         return idle(requests, engine, now)
     run_step(requests, progress, engine, policy, now, price(tables, engine, policy))

@@ -39,13 +39,14 @@ def write_requests(path: Path, served: Served) -> None:
 
 def request_lines(served: Served) -> Iterator[bytes]:
     """Yield the lines of the table of requests."""
-    yield (",".join(COLUMNS) + "\n").encode()
+    prioritised = len(served.requests.priority) > 0
+    yield (",".join((*COLUMNS, *(["priority"] if prioritised else []))) + "\n").encode()
     times, time, count = request_times(served), served.progress.time, served.progress.count
     length = served.requests.length
     columns = (
         np.arange(len(length)), served.requests.arrival, length[:, PROMPT], length[:, OUTPUT], times.ttft, times.tpot,
         times.e2e, time[:, QUEUED], time[:, SCHEDULED], time[:, FIRST], time[:, FINISH], count[:, HIT],
-        count[:, PREEMPTED], count[:, REPLICA],
+        count[:, PREEMPTED], count[:, REPLICA], *([served.requests.priority] if prioritised else []),
     )  # fmt: skip
     for row in zip(*(column.tolist() for column in columns), strict=True):
         yield (",".join("" if value != value else str(value) for value in row) + "\n").encode()

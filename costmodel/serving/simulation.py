@@ -21,11 +21,14 @@ from costmodel.serving.fleet import deal_out, run_apart, run_together
 from costmodel.serving.prices import Tables
 from costmodel.serving.routing import Service
 from costmodel.serving.state import (
+    FCFS,
     FINISH,
+    LONGEST_PREFIX,
     MOMENT,
     NOBODY,
     OUTPUT,
     OUTSIDE,
+    PRIORITY,
     STEPS,
     WAITING,
     Engine,
@@ -45,6 +48,7 @@ FEW_TOKENS = 250_000  # of all outputs: Python alone serves them in less time th
 PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts; seconds between checkpoints
 FEW_PLACES = 256  # that an engine keeps though fewer requests come: its highest stable rate needs them
 PER_PLACE = 8  # requests of a saturated replica for each that it runs at a time
+ORDERS = {"fcfs": FCFS, "priority": PRIORITY, "lpm": LONGEST_PREFIX}
 UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step: the largest of their defaults
 
 
@@ -162,7 +166,8 @@ class Simulation:
         blocks = np.concatenate([first_id, np.full(count + 1 - len(first_id), first_id[-1])])
         requests = Requests(
             np.zeros(count), self.requests.length[chosen], np.full(count, NOBODY), np.zeros(count), blocks,
-            self.requests.ids[: first_id[-1]],
+            self.requests.ids[: first_id[-1]], self.requests.priority[chosen] if len(self.requests.priority) else
+            self.requests.priority,
         )  # fmt: skip
         plan = replace(self.plan, replicas=Replicas())
         service = new_service(self.scenario, plan, requests, self.policy, self.times.tables)
@@ -231,8 +236,19 @@ def policy_of(scenario: Scenario, plan: Serving, requests: Requests) -> Policy:
         max_seqs=min(places, max(most, FEW_PLACES)), budget=budget, block=int(memory_of(scenario, plan).block),
         blocks=int(pool.blocks), overlapped=scheduler.overlapped, mixed=mixed, caching=True, reserve=False,
         drafts=drafts, tokens_per_step=float(tokens_per_step(plan.speculative)), jump=True,
+        order=_order(scenario, plan, requests),
         **_behind(scenario, plan, float(pool.block_bytes)),
     )  # fmt: skip
+
+
+def _order(scenario: Scenario, plan: Serving, requests: Requests) -> int:
+    """Return the order of waiting requests. Raises InputError where it goes by priorities and there are none."""
+    if plan.scheduler.policy == "priority" and not len(requests.priority):
+        raise InputError.single(
+            "the policy `priority` needs priorities of the requests", field=f"scenarios.{scenario.name}.requests",
+            hint="write `priority: {values: [0, 1], weights: [0.1, 0.9]}` there, or a column `priority` in the trace",
+        )  # fmt: skip
+    return ORDERS[plan.scheduler.policy]
 
 
 def _behind(scenario: Scenario, plan: Serving, block: float) -> dict[str, Any]:
@@ -266,7 +282,6 @@ def _check(scenario: Scenario, plan: Serving) -> None:
         (plan.replicas.autoscale is not None and lockstep_of(scenario) > 1, "replicas.autoscale", "an autoscaler of "
          "engines that share experts", "write `replicas: {count: 2}`"),
         (scenario.offload.is_used, "offload", "offloaded tensors", "remove `offload`"),
-        (plan.scheduler.policy != "fcfs", "scheduler.policy", f"the policy {plan.scheduler.policy}", "write `fcfs`"),
     )  # fmt: skip
     for holds, key, what, hint in problems:
         if holds:

@@ -49,7 +49,8 @@ TIER_OLDEST, TIER_NEWEST, TIER_USED = (
     29,
     31,
 )  # of tiers 1 and 2, at this place plus the tier: blocks used first, last
-COUNTS = 34
+ROOT = 34  # of the heap of requests that wait in order of priority, -1: none
+COUNTS = 35
 
 # Columns of requests' lengths, times and counts, of engines' lists and entries.
 PROMPT, OUTPUT = 0, 1
@@ -58,6 +59,9 @@ COMPUTED, TARGET, GENERATED, START, END, HELD, OWN, HIT = 0, 1, 2, 3, 4, 5, 6, 7
 PREEMPTED, SEGMENT, FOLLOWING, REPLICA, CALLED, MOVED = 8, 9, 10, 11, 12, 13
 SWAPPED = 14
 COLUMNS = 15
+KEY, CHILD = 15, 16  # only where the queue has an order of its own
+ORDERED_COLUMNS = 17
+FCFS, PRIORITY, LONGEST_PREFIX = 0, 1, 2  # order of waiting requests
 DECODERS, ENDERS, STARTERS = 0, 1, 2
 BEFORE, AFTER, SIZE, OWNER, REFERENCES, UNUSED = 0, 1, 2, 3, 4, 5
 LEVEL, OLDER, NEWER = 0, 1, 2  # of a prefix block in tiers
@@ -75,7 +79,7 @@ class Requests(NamedTuple):
     calls: request that each one's end calls, `NOBODY`, or `NEXT`: the first that nobody has called yet; pause: until
         the called one arrives [s].
     first_id: of each request's blocks in `ids`, with the end of the last one; ids: chained prefix blocks: equal numbers
-    are equal content up to there.
+    are equal content up to there. priority: of each request, the least first; empty where none is stated.
     """
 
     arrival: Any
@@ -84,6 +88,7 @@ class Requests(NamedTuple):
     pause: Any
     first_id: Any
     ids: Any
+    priority: Any = np.zeros(0, np.int32)
 
 
 class Progress(NamedTuple):
@@ -97,7 +102,8 @@ class Progress(NamedTuple):
         tokens found in the cache at first; PREEMPTED: how often; SEGMENT: entry of the free list that holds its blocks
         since it was preempted, -1: none; FOLLOWING: next in the engine's queue, -1: none; REPLICA: its engine;
         CALLED: 1: its end has called the next request; MOVED: cached tokens that come with it from another engine;
-        SWAPPED: tokens whose cache waits in host memory, 0: none.
+        SWAPPED: tokens whose cache waits in host memory, 0: none; KEY: priority, or cached blocks when the queue was
+        last sorted; CHILD: in the heap, the first of those behind it, whose FOLLOWING are its others.
     """
 
     time: Any
@@ -141,7 +147,7 @@ class Policy(NamedTuple):
     starts only when blocks for its last token are free; drafts: tokens verified beside each new one; tokens_per_step:
     of a decoding request; jump: quiet steps at once; swap_time: of moving a block of a preempted request to host
     memory or back [s], 0: its tokens are computed again; host_blocks: that fit there; tier_blocks: that the tiers
-    behind the cache keep; tier_time: of loading a block from each [s].
+    behind the cache keep; tier_time: of loading a block from each [s]; order: of waiting requests.
     """
 
     max_seqs: int
@@ -159,18 +165,22 @@ class Policy(NamedTuple):
     host_blocks: int = 0
     tier_blocks: tuple[int, int] = (0, 0)
     tier_time: tuple[float, float] = (0.0, 0.0)
+    order: int = FCFS
 
 
 FIRST_BIN_WIDTH = 0.125  # [s]; it doubles where a run is longer than all bins
 GAP_BINS, SHORTEST_GAP, GAPS_PER_FACTOR_E = 2000, 1e-5, 100.0  # 1 % wide, from 10 us to 5,000 s
 
 
-def new_progress(requests: Requests) -> Progress:
-    """Return the progress of requests before the first one arrives."""
+def new_progress(requests: Requests, order: int = FCFS) -> Progress:
+    """Return the progress of requests before the first one arrives. order: of those that wait."""
     number = len(requests.arrival)
     # Ticks and tokens of an engine are at most all outputs of the run.
     kind = np.int32 if requests.length.sum(dtype=np.float64) < np.iinfo(np.int32).max else np.int64
-    progress = Progress(np.full((number, 5), np.nan), np.zeros((number, COLUMNS), dtype=kind))
+    columns = COLUMNS if order == FCFS else ORDERED_COLUMNS
+    progress = Progress(np.full((number, 5), np.nan), np.zeros((number, columns), dtype=kind))
+    if order == PRIORITY:
+        progress.count[:, KEY] = requests.priority
     progress.count[:, TARGET] = requests.length[:, PROMPT]
     progress.count[:, SEGMENT] = progress.count[:, FOLLOWING] = -1
     return progress
@@ -196,6 +206,7 @@ def new_fleet(replicas: int, policy: Policy, requests: Requests, bins: int) -> E
         TAIL,
         UNSEEN,
         PARTIAL,
+        ROOT,
         *(first + tier for first in (TIER_OLDEST, TIER_NEWEST) for tier in (1, 2)),
     ):
         fleet.count[:, place] = -1

@@ -2,7 +2,7 @@
 
 | format | columns or keys |
 |---|---|
-| requests | arrival_s, input_tokens, output_tokens, and block_ids where known |
+| requests | arrival_s, input_tokens, output_tokens, and block_ids and priority where known |
 | azure | TIMESTAMP, ContextTokens, GeneratedTokens; in Vidur arrived_at, num_prefill_tokens, num_decode_tokens |
 | burstgpt | Timestamp, Request tokens, Response tokens; requests without a response failed and are left out |
 | servegen | timestamp, input_tokens, output_tokens |
@@ -27,6 +27,7 @@ import numpy as np
 from costmodel.errors import InputError, Location
 from costmodel.reading import open_regular
 from costmodel.schema.references import display_path
+from costmodel.schema.serving import LARGEST
 from costmodel.serving.sharegpt import is_sharegpt
 from costmodel.serving.state import NOBODY, Requests
 from costmodel.serving.trace_blocks import block_arrays
@@ -60,19 +61,21 @@ TABLES: dict[str, tuple[Format, ...]] = {
     "servegen": (Format("timestamp", "input_tokens", "output_tokens"),),
 }
 MOONCAKE = Format("timestamp", "input_length", "output_length", "hash_ids", MILLI)
+PRIORITY = "priority"  # column of a table; the least is served first
 # Replays of this project's own data name the blocks of prompts so.
 OTHER_BLOCKS = ("block_ids", "prompt_block_ids")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One request of a file: where it stands, when it arrives [s], its tokens, its blocks."""
+    """One request of a file: where it stands, when it arrives [s], its tokens, its blocks, its priority if any."""
 
     line: int
     arrival: float
     prompt: int
     output: int
     blocks: tuple[int, ...] = ()
+    priority: int | None = None
 
 
 def read_trace(stream: RequestStream, block: int) -> Requests:
@@ -87,7 +90,9 @@ def read_trace(stream: RequestStream, block: int) -> Requests:
     arrival = (arrival - arrival[0]) / float(stream.speed)
     length = np.array([(row.prompt, row.output) for row in rows], dtype=np.int64)
     first_id, ids = block_arrays([row.blocks for row in rows], length[:, 0], block, display_path(path))
-    return Requests(arrival, length, np.full(len(rows), NOBODY), np.zeros(len(rows)), first_id, ids)
+    stated = [row.priority for row in rows if row.priority is not None]  # of all rows of a table, or of none
+    nobody, pause = np.full(len(rows), NOBODY), np.zeros(len(rows))
+    return Requests(arrival, length, nobody, pause, first_id, ids, np.array(stated, np.int32))
 
 
 def read_rows(path: Path, kind: str | None = None, count: int | None = None) -> list[Row]:
@@ -156,6 +161,7 @@ def _table_rows(head: str, lines: Iterator[tuple[int, str]], shown: str, kind: s
     known = _format_of(columns, shown, kind)
     place = {name: columns.index(name) for name in (known.arrival, known.prompt, known.output)}
     blocks = next((columns.index(name) for name in OTHER_BLOCKS if name in columns), None)
+    priority = columns.index(PRIORITY) if PRIORITY in columns else None
     for number, line in lines:
         cells = next(csv.reader([line]))
         if len(cells) != len(columns):
@@ -169,6 +175,7 @@ def _table_rows(head: str, lines: Iterator[tuple[int, str]], shown: str, kind: s
             _tokens(cells[place[known.prompt]], shown, number, known.prompt),
             output,
             () if blocks is None else _blocks(cells[blocks].split(), shown, number),
+            None if priority is None else _priority(cells[priority], shown, number),
         )
 
 
@@ -257,6 +264,15 @@ def _tokens(value: Any, shown: str, line: int, name: str, least: int = 1) -> int
         raise _problem(shown, line, f"{name} {str(value)[:40]!r} is no whole number", "write tokens")
     if not least <= number <= MAX_TOKENS:
         raise _problem(shown, line, f"{name} {number:g} is out of range", f"write {least} to {MAX_TOKENS:,}")
+    return int(number)
+
+
+def _priority(value: str, shown: str, line: int) -> int:
+    number = _number(value)
+    if number is None or not math.isfinite(number) or number != math.floor(number):
+        raise _problem(shown, line, f"{PRIORITY} {value[:40]!r} is no whole number", "write 0 for all that are alike")
+    if abs(number) > LARGEST:
+        raise _problem(shown, line, f"{PRIORITY} {number:g} is out of range", f"write -{LARGEST:,} to {LARGEST:,}")
     return int(number)
 
 

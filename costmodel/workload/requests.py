@@ -45,6 +45,17 @@ class Sessions:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Priorities:
+    """Priorities of drawn requests, the least first.
+
+    values: that are drawn; weights: how often each is, empty: all as often.
+    """
+
+    values: tuple[int, ...]
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class RequestStream:
     """The requests that a deployment serves.
 
@@ -69,6 +80,7 @@ class RequestStream:
     tokenizer: str | None = None
     prefix: SharedPrefix | None = None
     sessions: Sessions | None = None
+    priority: Priorities | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

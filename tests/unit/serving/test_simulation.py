@@ -14,7 +14,7 @@ from costmodel.serving import checkpoint
 from costmodel.serving.deployment import new_service
 from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.serving.simulation import Simulation
-from costmodel.serving.state import FINISH
+from costmodel.serving.state import FINISH, SCHEDULED
 from costmodel.workload.plans import Serving
 
 BASE = {
@@ -178,3 +178,25 @@ def test_an_objective_that_asks_for_less_is_met_by_as_many_or_more() -> None:
         met.append(RequestEvaluation(scenario, scenario.plan, workload.calibration(scenario)).times()["goodput"])
     assert met == sorted(met)
     assert met[0] < met[-1]
+
+
+def test_urgent_requests_wait_less_and_priorities_have_to_be_stated() -> None:
+    """A crowded server: one request in five is urgent. The weights of priorities are how often they are drawn."""
+    crowded = {**BASE, "scenarios.serving.rate": "40 /s", "scenarios.serving.scheduler.policy": "priority"}
+    stated = {"count": 100, "priority": {"values": [0, 7], "weights": [0.2, 0.8]}}
+    workload = costmodel.load(
+        "llama3_8b_rtx4090", set={**crowded, "scenarios.serving.requests": stated}, scenarios=["serving"]
+    )
+    scenario = workload.scenario("serving")
+    assert isinstance(scenario.plan, Serving)
+    served = Simulation(scenario, scenario.plan, workload.calibration(scenario)).run()
+    priority, wait = served.requests.priority, served.progress.time[:, SCHEDULED] - served.requests.arrival
+    assert set(priority.tolist()) == {0, 7}
+    assert 5 < (priority == 0).sum() < 40
+    assert wait[priority == 0].mean() < 0.5 * wait[priority == 7].mean()
+    plain = costmodel.load("llama3_8b_rtx4090", set=crowded, scenarios=["serving"])
+    with pytest.raises(InputError, match="needs priorities"):
+        plain.simulate(engine="event")
+    weightless = {**crowded, "scenarios.serving.requests": {"priority": {"values": [0, 1], "weights": [1.0]}}}
+    with pytest.raises(InputError, match="a weight for each value"):
+        costmodel.load("llama3_8b_rtx4090", set=weightless, scenarios=["serving"])

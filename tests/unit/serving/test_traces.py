@@ -51,6 +51,8 @@ BAD = {
     "other columns": ("a,b\n1,2\n", 1, "no known columns"),
     "binary": (b"\x7fELF\0\0\0\1", 1, "no text"),
     "other text": (HEAD.encode() + b"0,\xff,1\n", 2, "UTF-8"),
+    "a priority of letters": ("arrival_s,input_tokens,output_tokens,priority\n0,1,1,high\n", 2, "no whole number"),
+    "a priority beyond": ("arrival_s,input_tokens,output_tokens,priority\n0,1,1,1e12\n", 2, "out of range"),
     "cut JSON": ('{"timestamp": 1, "input_len\n', 1, "no JSON"),
     "nothing": (HEAD, None, "no requests"),
 }
@@ -62,6 +64,13 @@ def test_a_bad_trace_is_an_error_at_its_row(tmp_path, name):
     with pytest.raises(InputError, match=message) as caught:
         read_rows(written(tmp_path, text))
     assert caught.value.problems[0].location.line == line
+
+
+def test_a_trace_may_state_priorities(tmp_path):
+    path = written(tmp_path, HEAD.strip() + ",priority\n0,5,5,-1\n1,5,5,2\n")
+    assert read_trace(RequestStream(trace=str(path)), 16).priority.tolist() == [-1, 2]
+    path = written(tmp_path, FILES["requests.csv"])
+    assert not len(read_trace(RequestStream(trace=str(path)), 16).priority)
 
 
 def test_a_cut_archive_is_an_error(tmp_path):

@@ -1,0 +1,188 @@
+"""The order of waiting requests: by priority as a scheduler that walks every request, by prefix as a sorted list."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serving_reference import Job, Reference
+from unit.serving.test_engine import POLICIES, POLICY, STREAMS, direct, fleet, outage, shared, stream, tables
+
+from costmodel.serving.compiled import compiled, has_numba
+from costmodel.serving.fleet import deal_out, run_apart, run_together
+from costmodel.serving.queue import enqueue, pop, push, sort_by_prefix
+from costmodel.serving.routing import LEAST_LOADED, Service, engine_of, new_router
+from costmodel.serving.state import (
+    FINISH,
+    FIRST,
+    FOLLOWING,
+    FREE,
+    HEAD,
+    LONGEST_PREFIX,
+    PREEMPTED,
+    PREEMPTIONS,
+    PRIORITY,
+    ROOT,
+    SCHEDULED,
+    TAIL,
+    new_fleet,
+    new_progress,
+)
+
+URGENT = POLICY._replace(order=PRIORITY)
+
+
+def serve(requests, policy, *, fast=False):
+    """Return progress and engines after all requests; fast: as numba compiles the loop."""
+    progress, engines = new_progress(requests, policy.order), new_fleet(1, policy, requests, 16)
+    ways = [compiled(each) if fast else each for each in (deal_out, run_apart)]
+    ways[0](requests, progress, engines)
+    assert ways[1](requests, progress, engines, policy, tables(), np.inf) == -1
+    return progress, engines
+
+
+def prioritised(requests, draw):
+    priority = np.random.default_rng(draw).integers(-1, 3, len(requests.arrival))
+    return requests._replace(priority=priority.astype(np.int32))
+
+
+@given(STREAMS, POLICIES, st.integers(0, 9))
+@settings(max_examples=15, deadline=None)
+def test_priorities_equal_walking_every_request(requests, policy, draw):
+    requests, policy = prioritised(requests, draw), policy._replace(order=PRIORITY)
+    jobs = [
+        Job(i, a, int(p), int(o), priority=int(k))
+        for i, (a, (p, o), k) in enumerate(zip(requests.arrival, requests.length, requests.priority, strict=True))
+    ]
+    Reference(tables(), policy, direct, by_priority=True).serve(jobs)
+    progress, engines = serve(requests, policy)
+    assert [job.preempted for job in jobs] == progress.count[:, PREEMPTED].tolist()
+    np.testing.assert_allclose(progress.time[:, FIRST], [job.first for job in jobs], rtol=1e-12)
+    np.testing.assert_allclose(progress.time[:, FINISH], [job.finish for job in jobs], rtol=1e-12)
+    assert engines.count[0, FREE] == policy.blocks
+
+
+@given(STREAMS, POLICIES, st.integers(0, 9), st.booleans(), st.booleans(), st.sampled_from([PRIORITY, LONGEST_PREFIX]))
+@settings(max_examples=25, deadline=None)
+def test_in_any_order_a_jump_changes_nothing_and_all_is_served(requests, policy, draw, mixed, swap, order):
+    requests = prioritised(requests, draw)
+    ids = [list(range(i % 2 * 50, i % 2 * 50 + int(p) // 4)) for i, (p, _) in enumerate(requests.length)]
+    requests = shared(requests, ids)
+    policy = policy._replace(mixed=mixed, caching=True, order=order, blocks=policy.blocks + 5)
+    policy = policy._replace(swap_time=0.25 if swap else 0.0, host_blocks=40 if swap else 0)
+    (progress, engines), (other, others) = (serve(requests, policy._replace(jump=jump)) for jump in (True, False))
+    np.testing.assert_array_equal(progress.time[:, :4], other.time[:, :4])
+    for mine, theirs in zip(engines, others, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert np.isfinite(progress.time[:, FINISH]).all()
+    assert engines.count[0, FREE] == policy.blocks
+
+
+def test_an_urgent_request_passes_those_that_wait_and_takes_the_blocks_of_the_least_urgent():
+    requests = stream([0.0, 1.0, 2.0], [(8, 30)] * 3)._replace(priority=np.array([0, 1, 0], np.int32))
+    progress, _ = serve(requests, URGENT._replace(max_seqs=1))
+    assert progress.time[0, FINISH] < progress.time[2, FIRST] < progress.time[2, FINISH] < progress.time[1, FIRST]
+    crowded = stream([0.0, 0.0, 0.0], [(40, 40)] * 3)._replace(priority=np.array([2, 0, 1], np.int32))
+    progress, engines = serve(crowded, URGENT._replace(blocks=40, budget=256))
+    assert engines.count[0, PREEMPTIONS] > 0
+    assert progress.count[0, PREEMPTED] >= progress.count[2, PREEMPTED] >= progress.count[1, PREEMPTED] == 0
+    assert progress.time[1, FINISH] <= progress.time[2, FINISH] < progress.time[0, FINISH]
+
+
+def test_equal_priorities_are_the_order_of_arrival():
+    draw = np.random.default_rng(7)
+    requests = stream(np.cumsum(draw.exponential(2.0, 60)), draw.integers(1, 50, (60, 2)))
+    alike = serve(requests._replace(priority=np.full(60, 3, np.int32)), URGENT)[0]
+    np.testing.assert_array_equal(alike.time[:, :4], serve(requests, POLICY)[0].time[:, :4])
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.floats(0, 9)), min_size=1, max_size=40), st.data())
+@settings(max_examples=50, deadline=None)
+def test_the_heap_gives_the_most_urgent(rows, data):
+    """Pushes and pops in any order, against a sorted list."""
+    requests = stream([arrival for _, arrival in rows], [(1, 1)] * len(rows))
+    requests = requests._replace(priority=np.array([priority for priority, _ in rows], np.int32))
+    progress, engine = new_progress(requests, PRIORITY), engine_of(new_fleet(1, URGENT, requests, 4), 0)
+    held = []
+    for request in range(len(rows)):
+        push(requests, progress, engine, request)
+        held.append((*rows[request], request))
+        if data.draw(st.booleans()):
+            assert pop(requests, progress, engine) == min(held)[2]
+            held.remove(min(held))
+    while held:
+        assert pop(requests, progress, engine) == min(held)[2]
+        held.remove(min(held))
+    assert engine.count[ROOT] == -1
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=20), st.integers(0, 20))
+@settings(max_examples=50, deadline=None)
+def test_by_prefix_is_a_stable_sort_of_those_that_have_arrived(rows, arrived):
+    """Cached blocks of 16 tokens, most first; behind all those whose beginning one before them will bring."""
+    policy = POLICY._replace(order=LONGEST_PREFIX, caching=True, block=16)
+    texts = [[100 * text + i for i in range(length)] for length, text in rows]
+    requests = shared(stream(np.arange(len(rows), dtype=float), [(160, 1)] * len(rows)), texts)
+    progress, engines = new_progress(requests, LONGEST_PREFIX), new_fleet(1, policy, requests, 4)
+    engine = engine_of(engines, 0)
+    for node in (0, 1, 2, 3, 100):  # four blocks of the first text, one of the second
+        engine.place[node : node + 1] = 7
+    for request in range(len(rows)):
+        enqueue(progress, engine, request, float(request))
+    sort_by_prefix(requests, progress, engine, policy, float(arrived))
+    cached = [min(length, (4, 1, 0, 0)[text]) for length, text in rows]
+    key, brought = [], set()
+    for (length, text), blocks in zip(rows, cached, strict=True):
+        small = blocks <= 2 and length >= 2
+        key.append(-1 if small and text in brought else blocks)
+        if small:
+            brought.add(text)
+    waiting = [i for i in range(len(rows)) if i <= arrived]
+    expected = sorted(waiting, key=lambda i: -key[i]) + [i for i in range(len(rows)) if i > arrived]
+    found, request = [], int(engine.count[HEAD])
+    while request >= 0:
+        found.append(request)
+        request = int(progress.count[request, FOLLOWING])
+    assert found == expected
+    assert engine.count[TAIL] == found[-1]
+
+
+def test_what_is_cached_starts_first():
+    """A text that is cached passes one that came before it, and both texts are computed once."""
+    texts = [list(range(10)), [*range(20, 30)], list(range(10))]
+    requests = shared(stream([0.0, 1.0, 1.5], [(44, 20), (44, 2), (44, 2)]), texts)
+    policy = POLICY._replace(caching=True, max_seqs=1, blocks=200)
+    starts = {}
+    for order in (0, LONGEST_PREFIX):
+        progress, _ = serve(requests, policy._replace(order=order))
+        starts[order] = progress.time[:, SCHEDULED]
+    assert starts[0][1] < starts[0][2]
+    assert starts[LONGEST_PREFIX][2] < starts[LONGEST_PREFIX][1]
+
+
+@pytest.mark.parametrize("order", [PRIORITY, LONGEST_PREFIX])
+def test_compiled_orders_are_the_same(order, long):
+    if not (long and has_numba()):
+        pytest.skip("numba takes minutes to compile the loop: `--long`, where it is installed")
+    draw = np.random.default_rng(11)
+    requests = stream(np.cumsum(draw.exponential(1.0, 80)), draw.integers(1, 60, (80, 2)))
+    requests = shared(
+        requests, [list(range(i % 3 * 40, i % 3 * 40 + int(p) // 4)) for i, (p, _) in enumerate(requests.length)]
+    )
+    policy = POLICY._replace(order=order, caching=True, blocks=45)
+    (plain, _), (fast, _) = (serve(prioritised(requests, 1), policy, fast=fast) for fast in (False, True))
+    np.testing.assert_array_equal(plain.time[:, :4], fast.time[:, :4])
+    assert plain.count[:, PREEMPTED].sum() > 0
+
+
+@pytest.mark.parametrize("order", [PRIORITY, LONGEST_PREFIX])
+def test_a_failure_loses_no_request_that_waits(order):
+    draw = np.random.default_rng(4)
+    requests = prioritised(stream(np.cumsum(draw.exponential(1.0, 60)), draw.integers(1, 50, (60, 2))), 3)
+    policy = POLICY._replace(order=order, max_seqs=2, caching=True)
+    engines = new_fleet(2, policy, requests, 16)
+    router = new_router(LEAST_LOADED, 0.0, 2, 60, 0)
+    progress = new_progress(requests, order)
+    service = Service(requests, progress, engines, policy, tables(), router, fleet(2, **outage(30.0, 40.0)))
+    assert run_together(service, np.inf) == -1
+    assert np.isfinite(progress.time[:, FINISH]).all()
+    np.testing.assert_array_equal(engines.count[:, FREE], policy.blocks)
