@@ -244,7 +244,7 @@ class Point:
             return {**totals, ANCHORED: 1.0}
         for entry in self.breakdown:
             for name, seconds in entry.by_basis.items():
-                totals[name] += seconds
+                totals[name] = totals.get(name, 0.0) + seconds
         whole = math.fsum(totals.values())
         return {name: seconds / whole if whole else 0.0 for name, seconds in totals.items()}
 

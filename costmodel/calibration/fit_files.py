@@ -177,6 +177,16 @@ class FitStore:
         ]
         return [name for _, name in sorted(others)]
 
+    @property
+    def library(self) -> Library:
+        """Return the search path."""
+        return self._library
+
+    def anchor(self, device: str) -> str | None:
+        """Return the table of a device's few rows, as its file names it."""
+        file = self._device_file(device)
+        return None if file is None or file.calibration is None else file.calibration.anchor
+
     def prior(self) -> Mapping[str, FamilyFitFile]:
         """Return what kernels of all devices share, by `family/variant` and by family; nothing without a file."""
         if self._prior is None:
@@ -364,10 +374,10 @@ def same_device(device: str, library: Library) -> str:
     return same_device(_named(base.value, library, base.location), library)
 
 
-def read(library: Library, kind: str, name: str, model: type[File]) -> File:
-    """Return the checked file `kind/name`; raise InputError with all its problems."""
+def read(library: Library, kind: str, name: str, model: type[File], schema: str = "") -> File:
+    """Return the checked file `kind/name`; raise InputError with all its problems. schema: blank for the kind's own."""
     assembly = Assembly(library)
-    schema = kind.removesuffix("s")
+    schema = schema or kind.removesuffix("s")
     part = assembly.part(model, library.read(library.find(name, kind), schema))
     if assembly.problems:
         raise InputError(assembly.problems)

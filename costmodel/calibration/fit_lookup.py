@@ -28,6 +28,7 @@ from costmodel.calibration.fit_files import (
     family_fit,
     framework_of,
 )
+from costmodel.calibration.kernel_anchors import read_anchors
 from costmodel.calibration.substitutes import (
     ELEMENTWISE,
     EXPANDING,
@@ -36,6 +37,7 @@ from costmodel.calibration.substitutes import (
     SUBSTITUTES,
     nearest_keys,
 )
+from costmodel.cost.anchored_fit import AnchoredFit, KernelAnchors
 from costmodel.cost.calibration import Calibration, FamilyFit, JoinedFit
 from costmodel.cost.expected_roofline import ExpectedForm
 from costmodel.cost.gemm import GemmForm
@@ -98,21 +100,41 @@ class FitLookup(Mapping[str, FamilyFit]):
 
     implementations: those that come before the device's defaults, by family or `family/variant`; of several the first
     that the device has, else that a device has which it inherits from.
+    is_anchored: rows of the device, too few for fits of their own, move what others lend it.
     """
 
-    def __init__(self, store: FitStore, device: str, implementations: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, store: FitStore, device: str, implementations: Mapping[str, Sequence[str]], *, is_anchored: bool = True
+    ) -> None:
         self._store, self._device, self._implementations = store, device, implementations
+        self._is_anchored = is_anchored
         self._chain = store.chain(device)
         self._base = _rooflines(store)
         self._resolutions: dict[str, Resolution] = {}
         self._rivals_of: dict[tuple[str, tuple[str, ...]], tuple[Candidate, ...]] = {}
+        self._anchored: dict[str, AnchoredFit] = {}
         self.notes: list[str] = []
 
     def __getitem__(self, key: str) -> FamilyFit:
-        fit = self._resolve(key).fit
-        if fit is None:
+        found = self._resolve(key)
+        if found.fit is None:
             raise KeyError(key)
-        return fit
+        anchors = self._anchors.get(key)
+        if anchors is None or found.fit.form is None or found.considered[-1].device == self._device:
+            return found.fit
+        if key not in self._anchored:
+            self._note(f"{key}: moved by {len(anchors.errors)} rows of {anchors.source}")
+            self._anchored[key] = AnchoredFit.of(found.fit, anchors)
+        return self._anchored[key]
+
+    @cached_property
+    def _anchors(self) -> Mapping[str, KernelAnchors]:
+        """Return the rows of the device that move lent fits, by `family/variant`."""
+        name = self._store.anchor(self._device) if self._is_anchored else None
+        if name is None:
+            return {}
+        lent = FitLookup(self._store, self._device, self._implementations, is_anchored=False)
+        return read_anchors(self._store.library, self._device, name, lent)
 
     def __iter__(self) -> Iterator[str]:
         known = (key for key, each in self._resolutions.items() if each.fit is not None)

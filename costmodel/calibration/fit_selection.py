@@ -10,8 +10,9 @@ from pathlib import Path
 
 from costmodel.calibration.fit_files import DeviceFits, FitStore
 from costmodel.calibration.fit_lookup import FitLookup
+from costmodel.calibration.row_times import Choice
 from costmodel.calibration.substitutes import ELEMENTWISE, GRADIENTS, nearest_keys
-from costmodel.cost.calibration import Calibration, Spread
+from costmodel.cost.calibration import Calibration
 from costmodel.schema.references import Library
 
 
@@ -25,18 +26,6 @@ class Kernel:
 
 
 UNNAMED = Kernel("", "", "")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Choice:
-    """The fits that answer for a row, and why these; across: how far other sources' times of such kernels differ.
-
-    None where the row comes from the sources that the fit was made from.
-    """
-
-    calibration: Calibration
-    why: str
-    across: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.calibration.fit_files import default_framework
-from costmodel.calibration.fit_selection import Choice, Chooser, Kernel
+from costmodel.calibration.fit_selection import Chooser, Kernel
+from costmodel.calibration.row_times import times_of, variant_of
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.operator_time import likely_time, operator_time
-from costmodel.cost.physical_bound import least_time
 from costmodel.errors import InputError, Problem
 from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRows
 from costmodel.measurements.row_mapping import map_all
@@ -22,7 +21,6 @@ from costmodel.measurements.tables import NUMBERS, Table, Texts
 from costmodel.quantities import Array, Indices
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.workload.operators import Operator
-from costmodel.workload.scenario import Framework
 
 MICROSECONDS = 1e6  # tables state microseconds
 _NUMERIC = frozenset((*NUMBERS, "predicted_us", "low_us", "high_us"))  # columns that Parquet holds as numbers
@@ -138,49 +136,9 @@ def _written(seconds: Array) -> list[str]:
     return ["" if np.isnan(value) else f"{value * MICROSECONDS:.6g}" for value in seconds]
 
 
-def variant_of(part: OperatorRows) -> str:
-    """Return the variant of the operator that a row is named after."""
-    return next((each.variant for each in part.operators if each.family == part.family), part.operators[0].variant)
-
-
 def _kernel(table: Table, rows: Indices) -> Kernel:
     first = rows[0]
     return Kernel(*(str(table.text(column)[first]) for column in ("framework", "kernel", "timing")))
-
-
-def times_of(part: OperatorRows, choice: Choice, framework: Framework) -> tuple[Array, Array, Array]:
-    """Return predicted times and their intervals [s].
-
-    The errors of one family's kernels in a row are the same, those of different families independent, as is how far the
-    row's source may differ from that of the fit.
-    """
-    machine = part.machine(framework)
-    total, downs, ups, least = (np.zeros(part.rows.shape) for _ in range(4))
-    by_family: dict[str, list[Array]] = {}
-    for operator in part.operators:
-        fit = choice.calibration.fit(operator)
-        time = np.broadcast_to(operator_time(operator, machine, part.cluster, fit).seconds, part.rows.shape)
-        middle = np.broadcast_to(likely_time(operator, machine, part.cluster, fit), part.rows.shape)
-        spans = by_family.setdefault(operator.family, [np.zeros(part.rows.shape) for _ in range(2)])
-        width, more = fit.width(operator), fit.unseen_half_width(operator)
-        below = width * np.maximum(middle - time * _ratio(fit, time, 1.0, 0.0), 0.0)
-        above = width * np.maximum(time * _ratio(fit, time, 0.0, 1.0) - middle, 0.0)
-        spans[0] += np.hypot(below, -middle * np.expm1(-more))
-        spans[1] += np.hypot(above, middle * np.expm1(more))
-        total += middle
-        least += least_time(operator, machine) if fit.form is not None else 0.0
-    total = np.maximum(total - part.fused * framework.launch, framework.launch)
-    for down, up in by_family.values():
-        downs, ups = np.hypot(downs, down), np.hypot(ups, up)
-    if choice.across is not None:  # the row's source is not the one of the fit
-        downs = np.hypot(downs, total * (1.0 - np.asarray(choice.across.ratio(total, 1.0, 0.0))))
-        ups = np.hypot(ups, total * (np.asarray(choice.across.ratio(total, 0.0, 1.0)) - 1.0))
-    return total, np.maximum(total - downs, np.minimum(least, total)), total + ups
-
-
-def _ratio(fit: FamilyFit, seconds: Array, low: float, high: float) -> Array:
-    ratio: Array = np.asarray(fit.spread.ratio(seconds, low, high), dtype=np.float64)
-    return ratio
 
 
 def _named_operator(part: OperatorRows) -> Operator:

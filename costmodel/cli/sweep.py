@@ -23,6 +23,13 @@ ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the variable in which Dask's own tools loo
 )  # fmt: skip
 @scenario_option
 @click.option("--cluster", metavar="NAME", hidden=True, help="As `--set scenarios.NAME.cluster=…` for every scenario.")
+@click.option(
+    "--engine",
+    type=click.Choice(["analytic", "event"]),
+    default="analytic",
+    show_default=True,
+    help="Closed form, or simulate each point.",
+)
 @click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Evaluate in this many processes.")
 @click.option(
     "--cluster-scheduler", "scheduler", metavar="URL",
@@ -33,7 +40,7 @@ ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the variable in which Dask's own tools loo
 @common_options
 def command(
     *, workload: str, varied: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None,
-    changes: tuple[str, ...], workers: int | None, scheduler: str | None, output: Path, as_json: bool,
+    changes: tuple[str, ...], engine: str, workers: int | None, scheduler: str | None, output: Path, as_json: bool,
     search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Evaluate a workload at every combination of values; writes results to DIR/points/ and the settings to
@@ -61,7 +68,7 @@ def command(
         varied, scenarios = (*study.varied, *varied), scenarios or tuple(study.file.scenarios)
         wanted = Wanted(study.file.derived, tuple(study.file.constraints))
     loaded = load(workload, set=values, cluster=cluster, search_path=search_path, scenarios=scenarios or None)
-    sweep = plan_sweep(loaded, varied, every=bool(scenarios), wanted=wanted)
+    sweep = plan_sweep(loaded, varied, every=bool(scenarios), wanted=wanted, engine=engine)
     check_folder(output, sweep.document())
     scheduler = _scheduler(scheduler)
     try:

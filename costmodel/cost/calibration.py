@@ -185,7 +185,7 @@ class FamilyFit:
         """Return what the distance of a shape from the measured sizes adds to the error."""
         if self.form is None or self.domain is None or self.unseen is None:
             return 0.0
-        return self.unseen.beyond * self.domain.beyond(self.form.features(_one_call(operator)))
+        return self.unseen.beyond * self.domain.beyond(self.form.features(one_call(operator)))
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -200,7 +200,7 @@ class FamilyFit:
         """
         if self.form is None or self.domain is None or self.basis != "fitted":
             return np.asarray(self.basis)
-        features = self.form.features(_one_call(operator))
+        features = self.form.features(one_call(operator))
         distance = np.inf if self.residual is None else self.residual.distance(features)
         within = np.where(np.asarray(distance) <= self.domain.radius, "measured", "fitted")
         return np.where(self.domain.holds(features), within, "extrapolated")
@@ -213,7 +213,7 @@ class FamilyFit:
         """Return how wide the spread is at the shape of an operator, over what the family states."""
         if self.form is None or self.residual is None:
             return 1.0
-        features = self.form.features(_one_call(operator))
+        features = self.form.features(one_call(operator))
         width = 1.0 if self.nearness is None else self.nearness.width(self.residual.distance(features))
         return width if self.residual.dispersion is None else width * self.residual.dispersion.width(features)
 
@@ -224,7 +224,7 @@ class FamilyFit:
         """
         if self.form is None or self.domain is None or self.residual is None or self.unseen is None:
             return 0.0
-        features = self.form.features(_one_call(operator))
+        features = self.form.features(one_call(operator))
         outside = self.unseen.beyond * self.domain.beyond(features)
         is_new = self.residual.group_distance(features) > NEW_GROUP
         return np.hypot(np.where(is_new, self.unseen.inside, 0.0), outside)
@@ -233,7 +233,7 @@ class FamilyFit:
         """Return exp(residual(shape)), by which the form's time is multiplied; one without a residual."""
         if self.form is None or self.residual is None:
             return 1.0
-        return self.residual.factor(self.form.features(_one_call(operator)))
+        return self.residual.factor(self.form.features(one_call(operator)))
 
     def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
         """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape)).
@@ -241,7 +241,7 @@ class FamilyFit:
         Calls that share an attention kernel take it each over its part of the keys, one after the other: as many times
         the time of one. Messages follow each other. Streams that share their bytes each add the form's fixed time.
         """
-        call = _one_call(operator)
+        call = one_call(operator)
         time = form.time(call, machine).scaled(self.correction(call))
         if isinstance(operator, AttentionKernel) and isinstance(call, AttentionKernel):
             return time.scaled(operator.calls * self._backward_factor(operator, call) / operator.relative_speed)
@@ -253,7 +253,7 @@ class FamilyFit:
 
     def fitted_terms(self, form: Form, operator: Operator, machine: Machine) -> tuple[Terms, str]:
         """Return the terms of one call by the form's equation, and how the operator's time follows from them."""
-        call = _one_call(operator)
+        call = one_call(operator)
         factors = {"residual_factor": self.correction(call)} if self.residual is not None else {}
         calls = getattr(operator, "calls", 1.0)
         if isinstance(operator, AttentionKernel) and isinstance(call, AttentionKernel):
@@ -281,7 +281,7 @@ class FamilyFit:
         return factor * (1.0 + extra)
 
 
-def _one_call(operator: Operator) -> Operator:
+def one_call(operator: Operator) -> Operator:
     """Return one of the calls that share an attention kernel, each over its part of the keys; others as they are.
 
     Of a backward kernel it is the forward one, whose form it borrows. Without rows or sequences, where no kernel runs,

@@ -104,10 +104,11 @@ class Conditions:
     def varying(self, graph: Graph) -> list[bool]:
         """Tell of each task whether its speed can change while it runs."""
         devices = [stream.device for stream in graph.streams]
+        kinds = {task.kind for task in graph.tasks} - {MARK}
         slowed = {
             (device, kind): any(window.affects(device, kind) for window in self.slowdown_windows)
             for device in set(devices)
-            for kind in {task.kind for task in graph.tasks} - {MARK}
+            for kind in kinds
         }
         return [
             task.kind != MARK

@@ -1,4 +1,4 @@
-"""Runs tasks on streams with SimPy's clock.
+"""Runs tasks on streams.
 
 A task starts when the one before it on its stream and all that it waits for have finished. It progresses at a speed
 that may change, and when it does, its remaining time is rescaled:
@@ -13,16 +13,14 @@ kernels leave, without any queueing. Messages with links share them max-min fair
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
-import simpy
 
 from costmodel.errors import InfeasibleError
+from costmodel.event.clock import Clock, Timer
 from costmodel.event.conditions import Conditions
-from costmodel.event.graph import KERNEL, Graph, Task
+from costmodel.event.graph import KERNEL, Graph
 from costmodel.network.flow_session import FlowSession
 from costmodel.quantities import Array
 
@@ -62,25 +60,28 @@ class _Run:
 
     def __init__(self, graph: Graph, conditions: Conditions) -> None:
         self._graph, self._conditions = graph, conditions
-        self._environment = simpy.Environment()
+        self._clock = Clock()
         self._factors = conditions.factors(graph)
         self._seconds = [float(t.seconds) * f for t, f in zip(graph.tasks, self._factors, strict=True)]
         self._varying = conditions.varying(graph)
-        self._device = [stream.device for stream in graph.streams]
+        devices = [stream.device for stream in graph.streams]
+        self._device = [devices[task.stream] for task in graph.tasks]  # of each task
+        self._occupies = [bool(task.processors or task.slows_kernels) for task in graph.tasks]
+        self._is_slowed = [graph.moe_comm_slowdown > 1 and task.kind == KERNEL for task in graph.tasks]
         count = len(graph.tasks)
         self._start, self._finish = [np.nan] * count, [np.nan] * count
         self._followers: list[list[int]] = [[] for _ in range(count)]
         self._missing = [0] * count
         self._connect()
-        self._remaining: dict[int, float] = {}  # of running tasks that vary, the work left [s] ...
-        self._since: dict[int, tuple[float, float]] = {}  # ... at that time, and the speed since then
+        # Of running tasks that vary: work left [s], at that time, and the speed since then.
+        self._progress: dict[int, tuple[float, float, float]] = {}
         self._running: dict[int, set[int]] = defaultdict(set)  # varying tasks by device
-        self._completion: dict[int, simpy.Timeout | None] = {}  # of varying tasks
+        self._completion: dict[int, Timer] = {}  # of varying tasks that move
         self._busy_processors: dict[int, float] = defaultdict(float)  # by device, taken from kernels
         self._slowing: dict[int, int] = defaultdict(int)  # by device, running tasks that slow kernels
         self._flows = FlowSession(graph.capacity)
         self._task_of: dict[int, int] = {}  # flow -> task
-        self._next_flow_end: simpy.Timeout | None = None
+        self._next_flow_end: Timer | None = None
         self._finished = 0
 
     def _connect(self) -> None:
@@ -97,64 +98,52 @@ class _Run:
     def timeline(self) -> Timeline:
         self._set_timers()
         self._begin([number for number, missing in enumerate(self._missing) if not missing])
-        step, tasks = self._environment.step, len(self._graph.tasks)
+        step, tasks = self._clock.step, len(self._graph.tasks)
         while self._finished < tasks:
-            try:
-                step()
-            except simpy.core.EmptySchedule as error:
-                raise DeadlockError("the streams wait for each other and nothing runs", self._waiting()) from error
+            if not step():
+                raise DeadlockError("the streams wait for each other and nothing runs", self._waiting())
         return Timeline(self._graph, np.array(self._start), np.array(self._finish))
 
     def _set_timers(self) -> None:
         """Set timers for the ends of slowdown windows and for the watchdog."""
         times = {time for window in self._conditions.slowdown_windows for time in (window.begin, window.end)}
         for time in sorted(float(time) for time in times if 0 < time < np.inf):
-            self._call(time, lambda _: self._change_speeds())
+            self._clock.set(time, lambda _: self._change_speeds())
         if np.isfinite(self._conditions.patience):
             patience = float(self._conditions.patience)
-            self._call(patience, lambda _: self._check_progress(patience, 0))
-
-    def _call(self, delay: float, action: Callable[[simpy.Event], None]) -> simpy.Timeout:
-        timeout = self._environment.timeout(delay)
-        timeout.callbacks.append(action)
-        return timeout
+            self._clock.set(patience, lambda _: self._check_progress(patience, 0))
 
     def _check_progress(self, patience: float, before: int) -> None:
         """Give up where no task has finished since the last check; schedule the next one."""
         if self._finished == before:
             raise DeadlockError(f"no task has finished for {patience:g} s", self._waiting())
         now = self._finished
-        self._call(patience, lambda _: self._check_progress(patience, now))
+        self._clock.set(patience, lambda _: self._check_progress(patience, now))
 
     def _begin(self, ready: list[int]) -> None:
         """Start tasks, and those that follow ones of zero duration."""
-        now, graph, seconds = self._environment.now, self._graph.tasks, self._seconds
+        now, graph, seconds = self._clock.now, self._graph.tasks, self._seconds
         while ready:
             number = ready.pop()
             self._start[number] = now
-            task = graph[number]
-            if task.processors or task.slows_kernels:
-                self._occupy(task, 1)
+            if self._occupies[number]:
+                self._occupy(number, 1)
             if self._varying[number]:
-                self._remaining[number] = seconds[number]
-                self._since[number] = (now, 0.0)
-                self._running[self._device[task.stream]].add(number)
-                self._schedule_completion(number)
+                self._running[self._device[number]].add(number)
+                self._schedule_completion(number, seconds[number])
             elif seconds[number] > 0:
-                timeout = self._environment.timeout(seconds[number], number)
-                timeout.callbacks.append(self._elapsed)
-            elif task.message is not None:
+                self._clock.set(seconds[number], self._elapsed, number)
+            elif graph[number].message is not None:
                 self._send(number)
             else:
                 ready.extend(self._end(number))
 
     def _end(self, number: int) -> list[int]:
         """Record that a task has finished and return those that can start now."""
-        task = self._graph.tasks[number]
-        self._finish[number] = self._environment.now
+        self._finish[number] = self._clock.now
         self._finished += 1
-        if task.processors or task.slows_kernels:
-            self._occupy(task, -1)
+        if self._occupies[number]:
+            self._occupy(number, -1)
         ready = []
         missing = self._missing
         for follower in self._followers[number]:
@@ -163,16 +152,15 @@ class _Run:
                 ready.append(follower)
         return ready
 
-    def _elapsed(self, timeout: simpy.Event) -> None:
-        number = cast(int, timeout.value)
+    def _elapsed(self, number: int) -> None:
         if self._graph.tasks[number].message is None:
             self._begin(self._end(number))
         else:
             self._send(number)
 
-    def _occupy(self, task: Task, sign: int) -> None:
+    def _occupy(self, number: int, sign: int) -> None:
         """Record that a task starts (1) or stops (-1) to take processors from kernels, or to slow them down."""
-        device = self._device[task.stream]
+        task, device = self._graph.tasks[number], self._device[number]
         self._busy_processors[device] += sign * float(task.processors)
         self._slowing[device] += sign * task.slows_kernels
         if self._conditions.processors is not None or self._graph.moe_comm_slowdown > 1:
@@ -180,44 +168,41 @@ class _Run:
 
     def _speed(self, number: int) -> float:
         """Return the speed of a task now, 1 for its nominal speed."""
-        task = self._graph.tasks[number]
-        device, share = self._device[task.stream], task.processor_bound_share
-        speed = 1.0
+        device, speed = self._device[number], 1.0
         if self._conditions.slowdown_windows:
-            speed = self._conditions.speed(device, task.kind, self._environment.now)
-        if task.kind == KERNEL and self._slowing[device]:
+            speed = self._conditions.speed(device, self._graph.tasks[number].kind, self._clock.now)
+        if self._is_slowed[number] and self._slowing[device]:
             speed /= self._graph.moe_comm_slowdown
-        if self._conditions.processors is not None and share:
-            total, nominal = map(float, self._conditions.processors)
-            free = max(total - self._busy_processors[device], 0.0)
-            return speed / (1 - share + share * nominal / free) if free else 0.0
+        if self._conditions.processors is not None:
+            share = self._graph.tasks[number].processor_bound_share
+            if share:
+                total, nominal = map(float, self._conditions.processors)
+                free = max(total - self._busy_processors[device], 0.0)
+                return speed / (1 - share + share * nominal / free) if free else 0.0
         return speed
 
     def _rescale(self, devices: list[int]) -> None:
         """Update the remaining work of the tasks that run, and their ends."""
-        now = self._environment.now
+        now = self._clock.now
         for device in devices:
             for number in sorted(self._running[device]):
-                since, speed = self._since[number]
-                self._remaining[number] = max(self._remaining[number] - speed * (now - since), 0.0)
-                self._schedule_completion(number)
+                remaining, since, speed = self._progress[number]
+                self._schedule_completion(number, max(remaining - speed * (now - since), 0.0))
 
-    def _schedule_completion(self, number: int) -> None:
+    def _schedule_completion(self, number: int, remaining: float) -> None:
+        """Set when a task that varies ends. remaining: work that is left of it [s]."""
         speed = self._speed(number)
-        self._since[number] = (self._environment.now, speed)
-        self._completion[number] = None
+        self._progress[number] = remaining, self._clock.now, speed
+        timer = self._completion.pop(number, None)
+        if timer is not None:
+            self._clock.stop(timer)
         if speed > 0:
-            timeout = self._environment.timeout(self._remaining[number] / speed, number)
-            timeout.callbacks.append(self._completed)
-            self._completion[number] = timeout
+            self._completion[number] = self._clock.set(remaining / speed, self._completed, number)
 
-    def _completed(self, timeout: simpy.Event) -> None:
-        number = cast(int, timeout.value)
-        if self._completion.get(number) is not timeout:  # rescheduled since
-            return
-        del self._remaining[number], self._since[number], self._completion[number]
-        self._running[self._device[self._graph.tasks[number].stream]].discard(number)
-        self._elapsed(timeout)
+    def _completed(self, number: int) -> None:
+        del self._progress[number], self._completion[number]
+        self._running[self._device[number]].discard(number)
+        self._elapsed(number)
 
     def _send(self, number: int) -> None:
         message = self._graph.tasks[number].message
@@ -234,12 +219,12 @@ class _Run:
         assert task.message is not None, "only messages have bytes"
         if not self._conditions.slowdown_windows:
             return task.message.limit
-        speed = self._conditions.speed(self._device[task.stream], task.kind, self._environment.now)
+        speed = self._conditions.speed(self._device[number], task.kind, self._clock.now)
         return float(task.message.limit) * speed if speed else 0.0
 
     def _advance_flows(self) -> None:
         """Advance the flows to now, and end those that have completed."""
-        completed = self._flows.advance(self._environment.now)
+        completed = self._flows.advance(self._clock.now)
         ready = [follower for flow in completed for follower in self._end(self._task_of.pop(flow))]
         if ready:
             self._begin(ready)
@@ -255,15 +240,17 @@ class _Run:
 
     def _schedule_flow_end(self) -> None:
         following = self._flows.next_completion()
-        self._next_flow_end = None
-        if following is not None and np.isfinite(following):
-            delay = max(float(following) - self._environment.now, 0.0)
-            self._next_flow_end = self._call(delay, self._flow_ended)
+        if self._next_flow_end is not None:
+            self._clock.stop(self._next_flow_end)
+            self._next_flow_end = None
+        if following is not None and following < np.inf:
+            delay = max(float(following) - self._clock.now, 0.0)
+            self._next_flow_end = self._clock.set(delay, self._flow_ended)
 
-    def _flow_ended(self, timeout: simpy.Event) -> None:
-        if timeout is self._next_flow_end:
-            self._advance_flows()
-            self._schedule_flow_end()
+    def _flow_ended(self, _: None) -> None:
+        self._next_flow_end = None
+        self._advance_flows()
+        self._schedule_flow_end()
 
     def _waiting(self) -> tuple[str, ...]:
         """Return what the head of each stream waits for, or that it stands still."""
@@ -288,4 +275,4 @@ class _Run:
     def _speed_of(self, number: int) -> float:
         """Return the speed of a task that runs, or the rate of its flow."""
         flow = next((flow for flow, task in self._task_of.items() if task == number), None)
-        return self._since.get(number, (0.0, 1.0))[1] if flow is None else self._flows.rate(flow)
+        return self._progress.get(number, (0.0, 0.0, 1.0))[2] if flow is None else self._flows.rate(flow)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from costmodel.calibration.fit_files import read
+from costmodel.calibration.kernel_anchors import moves
+from costmodel.calibration.row_times import variant_of
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import InputError
 from costmodel.fitting.run_plan import FEWEST, PLAN, ImplementationFits, MappedRows, fit_families, rooflines_of
@@ -17,11 +19,13 @@ from costmodel.fitting.writing import Origin, write_calibration
 from costmodel.hardware import Device
 from costmodel.measurements.exclusions import Exclusion, Screened, screen
 from costmodel.measurements.row_group import Catalogue, OperatorRows
+from costmodel.measurements.table_text import text_of
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.quantities import Indices
 from costmodel.schema.files import list_names, load_device, load_document
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library, is_name
+from costmodel.schema.whole_files import make_folder, write_whole
 
 SCHEMA = "costmodel/calibration_report@1"
 _JSON_NAMES = {"shape_only": "data"}  # of the document, whose keys other programs read
@@ -36,6 +40,8 @@ class CalibrationRun:
     kernels: how many different ones, by framework and name, share these fits; inherits: the device whose fits stand in
     for families without.
     backends: runs of the same rows' other backends, by the file that each has written.
+    anchors: table of rows that are too few for a fit and move those that other devices lend; none without any.
+    moved: their number by family.
     frameworks: those that would use these fits once they are the device's defaults, with the families.
     """
 
@@ -48,6 +54,8 @@ class CalibrationRun:
     inherits: str | None
     backends: Mapping[Path, CalibrationRun] = field(default_factory=dict)
     frameworks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    anchors: Path | None = None
+    moved: Mapping[str, int] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """Return the report as JSON holds it."""
@@ -65,6 +73,7 @@ class CalibrationRun:
                 for key, fit in evidence.fitted.items()
             ],
             "too_few": dict(self.too_few),
+            "anchors": dict(self.moved),
             "without_recipe": dict(self.without_recipe),
             "left_out": [one.document() for one in self.left_out],
             "other_devices": self.other_devices,
@@ -79,7 +88,9 @@ def calibrate(
 
     Where the rows of one `family/variant` are of several backends of a library, the file has the one with the most
     rows, and every other one a file of its own beside it, named `OUTPUT-BACKEND.yaml`: their times differ at equal
-    sizes. Raises InputError where the device is unknown, no row is of it, or no family has enough rows.
+    sizes. Kernels that have too few rows for a fit stand in `OUTPUT.csv`: named as the device's anchor, they move and
+    narrow the fits that other devices lend. Raises InputError where the device is unknown, no row is of it, or no row
+    is of use.
     """
     if output.suffix != ".yaml":
         raise InputError.single(f"{output} is no .yaml file", hint="name one, such as torch.yaml", field="--output")
@@ -94,9 +105,14 @@ def calibrate(
     screened = screen(rows, catalogue)
     parts = by_backend(screened)
     fitter = _Fitter(chosen, plan, [path.name for path in measurements], catalogue, rooflines_of(search_path))
-    run = fitter.fit(screen(parts.pop(""), catalogue), output)
-    if not run.outcome.evidence.fitted:
+    first = screen(parts.pop(""), catalogue)
+    run = fitter.fit(first, output)
+    few, moved = _too_few(first, run.outcome.skipped)
+    if not run.outcome.evidence.fitted and not moved:
         raise _nothing_fitted(run.outcome, run.without_recipe, screened)
+    anchors = output.with_suffix(".csv") if moved else None
+    if anchors is not None:
+        _write_anchors(anchors, measurements, few)
     runs = {output: run} | {
         path: fitter.fit(screen(some, catalogue), path)
         for backend, some in parts.items()
@@ -108,8 +124,30 @@ def calibrate(
     others = {path: one for path, one in fitted.items() if path != output}
     return replace(
         run, left_out=screened.omissions, other_devices=len(table) - len(rows), backends=others,
-        frameworks=frameworks_without(list(run.outcome.evidence.fitted), search_path),
+        frameworks=frameworks_without(list(run.outcome.evidence.fitted), search_path), anchors=anchors, moved=moved,
     )  # fmt: skip
+
+
+def _too_few(screened: Screened, skipped: Mapping[str, int]) -> tuple[Table, dict[str, int]]:
+    """Return the rows of kernels that have too few for a fit, and their number by `family/variant`."""
+    parts: dict[str, list[Indices]] = {}
+    for part in screened.mapped:
+        key = "/".join(filter(None, (part.family, variant_of(part))))
+        if key in skipped and moves(part):
+            parts.setdefault(key, []).append(part.rows)
+    rows = np.sort(np.concatenate([each for some in parts.values() for each in some] or [np.array([], dtype=np.intp)]))
+    return screened.rows.take(rows), {key: sum(map(len, some)) for key, some in parts.items()}
+
+
+def _write_anchors(path: Path, measurements: Sequence[Path], rows: Table) -> None:
+    """Write rows that move fits; raise InputError where that would replace a table that they come from."""
+    if any(path.resolve() == each.resolve() for each in measurements):
+        raise InputError.single(
+            f"{path} is itself a table of measurements, and rows that are too few for a fit go there", field="--output",
+            hint="name another file",
+        )  # fmt: skip
+    make_folder(path.parent)
+    write_whole(path, [text_of(rows).encode("utf-8")])
 
 
 def frameworks_without(families: Sequence[str], search_path: Sequence[str | Path] = ()) -> dict[str, list[str]]:

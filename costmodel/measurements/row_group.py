@@ -156,18 +156,22 @@ class ExcludedRows:
 
 
 class Catalogue:
-    """The device files by the names that measurement tables use, and the nodes of each device."""
+    """The device files by the names that measurement tables use, and the nodes of each device.
 
-    def __init__(self, search_path: Sequence[str | Path] = ()) -> None:
+    only: devices, without their nodes; null: all.
+    """
+
+    def __init__(self, search_path: Sequence[str | Path] = (), only: Sequence[str] | None = None) -> None:
         self._devices: dict[str, Device] = {}
         self._siblings: dict[str, str | None] = {}
-        for name in list_names("devices", search_path):
+        for name in list_names("devices", search_path) if only is None else only:
             device = load_device(name, search_path)
             document = load_document("devices", name, search_path)
             aliases: list[str] = document["aliases"]
             self._devices |= dict.fromkeys((name, *aliases), device)
             self._siblings[device.name] = (document.get("calibration") or {}).get("inherit")
-        nodes = [load_node(name, search_path) for name in list_names("nodes", search_path)]
+        names = list_names("nodes", search_path) if only is None else ()
+        nodes = [load_node(name, search_path) for name in names]
         self._nodes: dict[str, list[Node]] = {}
         for node in sorted(nodes, key=lambda node: float(node.count)):
             self._nodes.setdefault(node.device.name, []).append(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ class FlowSession:
         loads: bytes on each link per byte of the flow, above zero; limit: rate that it never exceeds [B/s]; priority:
         of its class.
         """
-        if not (np.isfinite(size) and size >= 0):
+        if not (math.isfinite(size) and size >= 0):
             raise InputError.single("a flow's size is negative or not a number")
         self._number += 1
         self._flows[self._number] = _Flow(loads, limit, float(size), self.now, priority)

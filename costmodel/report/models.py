@@ -102,7 +102,8 @@ _HEADS: dict[type[Mixer], str] = {
 
 def _kind(mixer: Mixer) -> str:
     if isinstance(mixer, Recurrence | NeuralMemory | Mla | CompressedAttention):
-        return f"{_HEADS[type(mixer)]} {mixer.heads:g}"
+        narrow = isinstance(mixer, Mla) and any(group.pattern.kind != "full" for group in mixer.head_groups)
+        return f"{_HEADS[type(mixer)]} {mixer.heads:g}{'~' if narrow else ''}"
     if not isinstance(mixer, Attention):
         return _NAMES[type(mixer)]
     window = "~" if any(group.pattern.kind != "full" for group in mixer.head_groups) else ""

@@ -50,6 +50,24 @@ def show_exclusions(exclusions: Sequence[Exclusion]) -> None:
 def show_fits(run: CalibrationRun) -> None:
     """Print the cross-validated errors of a calibration's fits, what was not fitted, and what to do about it."""
     evidence = run.outcome.evidence
+    if evidence.fitted:
+        _show_errors(run)
+    for key, count in run.too_few.items():
+        said = "they move the fit that another device lends" if key in run.moved else f"at least {FEWEST} are needed"
+        show(f"{key}: {count} rows are too few for a fit of their own; {said}")
+    for key, count in run.without_recipe.items():
+        show(f"{key}: {count:,} rows, but the fit plan does not cover this operator")
+    if run.without_recipe or set(run.too_few) - set(run.moved):
+        _show_sibling(run)
+    if run.kernels > 1:
+        show(f"{run.kernels} kernels share these fits; if they differ, fit each to its own file")
+    if run.other_devices:
+        show(f"{run.other_devices:,} rows are of other devices", "dim")
+
+
+def _show_errors(run: CalibrationRun) -> None:
+    """Print the table of the fits."""
+    evidence = run.outcome.evidence
     errors = (f">{heading}" for heading in _MODELS.values())
     rows = table("family", "formula", ">rows", ">groups", "held out by", *errors, ">median", ">bias")
     for key, fit in evidence.fitted.items():
@@ -64,21 +82,18 @@ def show_fits(run: CalibrationRun) -> None:
         "Mean errors on held-out groups of rows; predictions use formula + correction, whose median and bias follow.",
         "dim",
     )
-    for key, count in run.too_few.items():
-        show(f"{key}: {count} rows are too few to fit, at least {FEWEST} are needed")
-    for key, count in run.without_recipe.items():
-        show(f"{key}: {count:,} rows, but the fit plan does not cover this operator")
-    if run.too_few or run.without_recipe:
-        _show_sibling(run)
-    if run.kernels > 1:
-        show(f"{run.kernels} kernels share these fits; if they differ, fit each to its own file")
-    if run.other_devices:
-        show(f"{run.other_devices:,} rows are of other devices", "dim")
 
 
 def show_use(run: CalibrationRun, output: Path) -> None:
-    """Print how a scenario comes to use a calibration file."""
+    """Print how a scenario comes to use a calibration file, and rows that move lent fits."""
     file = run.outcome.evidence.file
+    if run.anchors is not None:
+        show(
+            f"Wrote {run.anchors}: put it into hardware/calibrations/{file.name.partition('/')[0]} on your search path "
+            f"and add `calibration: {{anchor: {run.anchors.stem}}}` to the device file to use its rows."
+        )
+    if not run.outcome.evidence.fitted:
+        return
     families = sorted({key.partition("/")[0] for key in run.outcome.evidence.fitted})
     default = ", ".join(f"{family}: {file.library}" for family in families)
     show(f"Wrote {output} and {output.with_suffix('.json').name}.")

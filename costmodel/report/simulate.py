@@ -26,6 +26,7 @@ BASES = {
     "transferred": "by the fit of another device, kernel or changed hardware",
     "extrapolated": "beyond the measured sizes",
     "roofline": "nothing like it was measured",
+    "anchored": "by the fit of another device, moved by rows of this one",
 }
 LOWER_BOUND = " (a lower bound on time; the interval shows how much slower measured kernels were)"
 
@@ -137,7 +138,7 @@ def _show_detail(name: str, point: Point) -> None:
         show(f"memory of the most-loaded device: {_ledger_line(point)}")
     basis = _basis(point)
     show(f"bound: {point.bound}; basis: {basis}{LOWER_BOUND if basis == 'roofline' else ''}")
-    met = [f"{name}, {BASES[name]}" for name, value in point.basis().items() if value > 0 and name in BASES]
+    met = [f"{name}, {BASES[name]}" for name, value in point.basis().items() if value > 0 and point.anchor is None]
     if met:
         show(f"basis of a time: {'; '.join(met)}", "dim")
     for note in point.notes:

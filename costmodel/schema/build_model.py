@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from costmodel.quantities import Count
 from costmodel.schema import mixers
 from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
-from costmodel.schema.patterns import AnyPattern, AxisFile, MixedFile, NeighbourhoodFile
+from costmodel.schema.patterns import AnyPattern, AxisFile, HeadGroupFile, MixedFile, NeighbourhoodFile
 from costmodel.schema.records import optional, record
 from costmodel.schema.strict import Strict
 from costmodel.workload import architecture as arch
@@ -83,7 +83,8 @@ def _mixer(file: mixers.AnyMixer, hidden: Count) -> arch.Mixer:
         value_dim = file.key_dim if file.value_dim is None else file.value_dim
         return record(arch.Recurrence, file, value_dim=value_dim, memories=optional(arch.Memories, file.memories))
     if isinstance(file, mixers.MlaFile):
-        return record(arch.Mla, file, indexer=optional(arch.Indexer, file.indexer))
+        groups = _groups(file.head_groups, file.heads)
+        return record(arch.Mla, file, head_groups=groups, indexer=optional(arch.Indexer, file.indexer))
     if isinstance(file, mixers.CompressedFile):
         return record(arch.CompressedAttention, file, indexer=optional(arch.Indexer, file.indexer))
     return record(_MIXERS[type(file)], file)
@@ -109,7 +110,11 @@ def _head_groups(file: mixers.AttentionFile) -> tuple[arch.HeadGroup, ...]:
     """Return the groups of heads with their patterns; with an indexer all heads attend to what it selects."""
     if file.indexer is not None:
         return (arch.HeadGroup(1.0, patterns.Selected(top_k=file.indexer.top_k)),)
-    return tuple(arch.HeadGroup(group.share_of(file.q_heads), _pattern(group.pattern)) for group in file.head_groups)
+    return _groups(file.head_groups, file.q_heads)
+
+
+def _groups(groups: Sequence[HeadGroupFile], heads: Count) -> tuple[arch.HeadGroup, ...]:
+    return tuple(arch.HeadGroup(group.share_of(heads), _pattern(group.pattern)) for group in groups)
 
 
 _PATTERNS: Mapping[str, type[patterns.Pattern]] = {

@@ -150,3 +150,17 @@ class SiteScatterFile(Strict):
     name: str = Field(description="name in references")
     training: ScatterFile = Field(description="of training steps")
     sources: list[Source] = Field(default=[], description="where the values come from")
+
+
+class KernelAnchorsFile(Strict):
+    """How errors of one fit at two kernels of a device go together, as shares of their variance that add up to one."""
+
+    name: str = Field(description="name in references")
+    common: RatioOrZero = Field(description="what all kernels of a family share on a device")
+    launch: RatioOrZero = Field(description="what those share that take a launch's time")
+    compute: RatioOrZero = Field(description="what those share that arithmetic bounds")
+    memory: RatioOrZero = Field(description="what those share that device memory bounds")
+    own: RatioOrZero = Field(description="what a kernel shares with none but itself")
+    rows: NumberOrZero = Field(description="measured rows behind it")
+    groups: NumberOrZero = Field(description="families of implementations behind it")
+    sources: list[Source] = Field(default=[], description="where the values come from")

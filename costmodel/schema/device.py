@@ -146,6 +146,11 @@ class CalibrationFile(Strict):
         "that name none",
     )
     inherit: str | None = Field(default=None, description="name of the sibling device; null: none")
+    anchor: str | None = Field(
+        default=None,
+        description="name of a measurement table, `calibrations/DEVICE/NAME.csv`, of rows too few for a fit of their "
+        "own: they move and narrow the fits that others lend",
+    )
     whole_runs: WholeRunsFile | None = Field(
         default=None, description="of families without any fit; null: those of the sibling device, or none"
     )

@@ -16,7 +16,7 @@ from costmodel.quantities import Quantity
 from costmodel.schema import build, build_model
 from costmodel.schema.anchor import AnchorFile
 from costmodel.schema.assemble import Assembly
-from costmodel.schema.calibration import FitsFile, SiteScatterFile
+from costmodel.schema.calibration import FitsFile, KernelAnchorsFile, SiteScatterFile
 from costmodel.schema.case import CaseFile, check_cases
 from costmodel.schema.cluster import ClusterFile, NodeFile, TopologyFile
 from costmodel.schema.device import DeviceFile
@@ -49,7 +49,7 @@ FILES: dict[str, type[Strict]] = {
     "precision": PrecisionFile, "calibration": FitsFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
     "what_if": WhatIfFile, "fit_plan": FitPlanFile, "topology": TopologyFile, "validation": ValidationFile,
     "study": StudyFile, "anchor": AnchorFile, "site_scatter": SiteScatterFile,
-    "lever": LeversFile,
+    "kernel_anchors": KernelAnchorsFile, "lever": LeversFile,
 }  # fmt: skip
 """Kind of file -> its model."""
 

@@ -1,11 +1,13 @@
 """The mixers of a model file: forms of attention, recurrences, and mixers of vision models."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, Self, TypeAlias
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from costmodel.quantities import Quantity
 from costmodel.schema.device import StoredType
 from costmodel.schema.patterns import HeadGroupFile, PatternFile
 from costmodel.schema.quantity import Integer, Number, NumberOrZero, PositiveNumber, Ratio, Share, exceeds, wrong
@@ -98,6 +100,17 @@ def _one_full_group() -> list[HeadGroupFile]:
     return [HeadGroupFile(share=1.0, pattern=PatternFile(kind="full"))]
 
 
+def _check_groups(groups: Sequence[HeadGroupFile], heads: Quantity, name: str) -> None:
+    """Raise where head groups are not all heads together. name: of the key that states the heads."""
+    total = sum(group.share_of(heads) for group in groups)
+    if not isinstance(total, float) or math.isclose(total, 1.0, rel_tol=1e-9):
+        return
+    if all(group.heads is not None for group in groups):
+        found = total * float(heads)
+        raise wrong(f"the heads of head_groups sum to {found:g} of {heads:g}", f"make them sum to {name}")
+    raise wrong(f"the shares of head_groups sum to {total:g}", "make them sum to 1")
+
+
 class AttentionFile(Strict):
     """Multi-head, grouped-query or multi-query attention."""
 
@@ -153,13 +166,8 @@ class AttentionFile(Strict):
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
-        total = sum(group.share_of(self.q_heads) for group in self.head_groups)
-        if not isinstance(total, float) or math.isclose(total, 1.0, rel_tol=1e-9):
-            return self
-        if all(group.heads is not None for group in self.head_groups):
-            heads = total * float(self.q_heads)
-            raise wrong(f"the heads of head_groups sum to {heads:g} of {self.q_heads:g}", "make them sum to q_heads")
-        raise wrong(f"the shares of head_groups sum to {total:g}", "make them sum to 1")
+        _check_groups(self.head_groups, self.q_heads, "q_heads")
+        return self
 
     @model_validator(mode="after")
     def _check_route(self) -> Self:
@@ -213,6 +221,10 @@ class AttentionFile(Strict):
         return self
 
 
+# Patterns that follow from positions alone.
+_LATENT_PATTERNS = {"full", "window", "chunked", "sink_recent", "elastic_window", "strided_blocks"}
+
+
 class MlaFile(Strict):
     """Multi-head latent attention."""
 
@@ -226,7 +238,29 @@ class MlaFile(Strict):
     causal: bool = Field(default=True, description="causal mask")
     rotary: bool = Field(default=True, description="the rotary part is rotated; false: no positions")
     output_gate: bool = Field(default=False, description="a sigmoid gate on every element of the result")
-    indexer: IndexerFile | None = Field(default=None, description="selects the latents of each query; null: all")
+    head_groups: list[HeadGroupFile] = Field(
+        default_factory=_one_full_group,
+        min_length=1,
+        description="groups of heads with their patterns; together all heads. Patterns that select keys by a "
+        "computation are the indexer's",
+    )
+    indexer: IndexerFile | None = Field(
+        default=None, description="selects the latents of each query, instead of `head_groups`; null: none"
+    )
+
+    @model_validator(mode="after")
+    def _check_patterns(self) -> Self:
+        _check_groups(self.head_groups, self.heads, "heads")
+        kinds = {group.pattern.kind for group in self.head_groups}
+        other = sorted(kinds - _LATENT_PATTERNS)
+        if other:
+            raise wrong(
+                f"latents have no pattern {other[0]}",
+                f"write an indexer, or one of {', '.join(sorted(_LATENT_PATTERNS))}",
+            )
+        if self.indexer is not None and kinds != {"full"}:
+            raise wrong("an indexer and a pattern of head_groups both select keys", "remove one of them")
+        return self
 
 
 class CompressedFile(Strict):

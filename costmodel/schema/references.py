@@ -29,7 +29,8 @@ ALIASED = ("models",)  # kinds whose `aliases` can be referred to; those of devi
 
 _KINDS = (
     "device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if",
-    "fit_plan", "topology", "validation", "study", "anchor", "site_scatter", "lever",
+    "fit_plan", "topology", "validation", "study", "anchor", "site_scatter",
+    "kernel_anchors", "lever",
 )  # fmt: skip
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")

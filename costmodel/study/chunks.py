@@ -13,10 +13,11 @@ import numpy.typing as npt
 from costmodel.analytic.blocks import take
 from costmodel.analytic.grid import evaluate_grid
 from costmodel.analytic.infeasibility import infeasibilities
+from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
-from costmodel.result import BAD_LAYOUT, FITS, REASONS
+from costmodel.result import BAD_LAYOUT, FITS, REASONS, Result
 from costmodel.study.expressions import Expression
 from costmodel.study.sweep import INTERVAL, Structure, Sweep
 from costmodel.study.tables import Columns, encode
@@ -25,6 +26,7 @@ from costmodel.workload.scenario import Scenario
 
 POINTS = 32_768  # of one chunk at most: what a kill may lose, and some 100 MB while it is evaluated
 OVERLOADED = "overloaded: the queue only grows"  # as of a single point
+SIMULATED = 4  # points of one chunk where each is simulated: some seconds of work
 STRUCTURES = 64  # of one chunk at most: each is a workload of some 60 kB
 
 Index: TypeAlias = "tuple[range, ...]"
@@ -34,7 +36,8 @@ Index: TypeAlias = "tuple[range, ...]"
 class Piece:
     """A run of rows of one structure. scenario: null where the structure cannot be, for `reason`.
 
-    axes: the values of the numeric axes, in the dimension that each varies on; shape: of the structure's whole grid.
+    axes: the values of the numeric axes, in the dimension that each varies on; shape: of the structure's whole grid;
+    engine: `analytic`, or `event`, which simulates point after point.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Piece:
     axes: Mapping[str, tuple[int, Array]]
     shape: tuple[int, ...]
     index: Index
+    engine: str = "analytic"
 
     @property
     def points(self) -> int:
@@ -72,15 +76,15 @@ class Chunk:
         return sum(piece.points for piece in self.pieces)
 
 
-def cut(shape: tuple[int, ...]) -> list[Index]:
-    """Return the runs of a grid that chunks are made of, in the order of its rows; they depend on nothing else."""
+def cut(shape: tuple[int, ...], most: int = POINTS) -> list[Index]:
+    """Return the runs of a grid that chunks of at most so many points are made of, in the order of its rows."""
     whole = len(shape)
-    while whole and math.prod(shape[whole - 1 :]) <= POINTS:
+    while whole and math.prod(shape[whole - 1 :]) <= most:
         whole -= 1
     inner = tuple(range(size) for size in shape[whole:])
     if not whole:
         return [inner]
-    step = max(POINTS // math.prod(shape[whole:]), 1)
+    step = max(most // math.prod(shape[whole:]), 1)
     size = shape[whole - 1]
     runs = [range(start, min(start + step, size)) for start in range(0, size, step)]
     return [
@@ -91,11 +95,12 @@ def cut(shape: tuple[int, ...]) -> list[Index]:
 def runs_of(sweep: Sweep) -> list[list[tuple[Structure, Index]]]:
     """Return what each chunk holds."""
     chunks: list[list[tuple[Structure, Index]]] = []
-    parts, points = cut(sweep.shape), POINTS
+    most = SIMULATED if sweep.engine == "event" else POINTS
+    parts, points = cut(sweep.shape, most), most
     for structure in sweep.structures:
         for index in parts:
             size = math.prod(len(part) for part in index)
-            if points + size > POINTS or len(chunks[-1]) == STRUCTURES:
+            if points + size > most or len(chunks[-1]) == STRUCTURES:
                 chunks.append([])
                 points = 0
             chunks[-1].append((structure, index))
@@ -124,7 +129,7 @@ class Cutter:
                 Piece(
                     structure.scenario, headline=headline, choices=structure.choices, scenario=scenario,
                     calibration=calibration, reason=reason, axes=axes, shape=sweep.shape,
-                    index=index,
+                    index=index, engine=sweep.engine,
                 )
             )  # fmt: skip
         return Chunk(
@@ -217,7 +222,7 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
         return {**columns, "fits": np.zeros(piece.points, dtype=bool), "reason": reason}
     index = tuple(np.arange(part.start, part.stop) for part in piece.index)
     scenario = take(piece.scenario, index, piece.shape)
-    result = evaluate_grid(scenario, piece.calibration, sizes)
+    result = _evaluated(scenario, piece.calibration, sizes, piece.engine)
     codes = np.broadcast_to(np.asarray(result.reason), sizes).reshape(-1)
     metrics = {name: value for name, value in result.metrics.items() if value is not None}
     ends = result.interval(piece.headline)
@@ -231,6 +236,15 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
         reason = np.where(codes == BAD_LAYOUT, infeasibilities(scenario, sizes).reshape(-1), reason)
     columns["reason"] = np.where((codes == FITS) & np.isinf(columns[piece.headline]), OVERLOADED, reason)
     return {name: _ended(column) if name in metrics else column for name, column in columns.items()}
+
+
+def _evaluated(scenario: Scenario, calibration: Calibration, sizes: tuple[int, ...], engine: str) -> Result:
+    """Return a grid as an engine gives it."""
+    if engine == "analytic":
+        return evaluate_grid(scenario, calibration, sizes)
+    from costmodel.event.grid import simulate_grid  # SimPy loads when it is used
+
+    return simulate_grid(scenario, calibration, sizes, event_engine())
 
 
 def _ended(values: Array) -> Array:

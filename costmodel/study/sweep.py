@@ -65,6 +65,7 @@ class Sweep:
     scenarios: tuple[str, ...]
     left_out: Mapping[str, str]
     wanted: Wanted = NOTHING
+    engine: str = "analytic"
 
     @cached_property
     def links(self) -> list[tuple[Axis, ...]]:
@@ -209,7 +210,7 @@ class Sweep:
             **({"constraints": list(self.wanted.constraints)} if self.wanted.constraints else {}),
         }
         return {
-            "schema": SCHEMA, "version": __version__, "engine": "analytic", **self.workload.asked(), "axes": axes,
+            "schema": SCHEMA, "version": __version__, "engine": self.engine, **self.workload.asked(), "axes": axes,
             "scenarios": scenarios, "left_out": dict(self.left_out), **wanted, "points": self.points,
             "columns": self.columns(),
         }  # fmt: skip
@@ -236,8 +237,11 @@ def _check_choices(choices: Sequence[Mapping[str, str]], errors: Mapping[int, In
                 raise wrong[0]
 
 
-def plan_sweep(workload: Workload, varied: Sequence[str], *, every: bool = False, wanted: Wanted = NOTHING) -> Sweep:
-    """Return the sweep that `--vary` arguments ask for.
+def plan_sweep(
+    workload: Workload, varied: Sequence[str], *, every: bool = False, wanted: Wanted = NOTHING,
+    engine: str = "analytic",
+) -> Sweep:  # fmt: skip
+    """Return the sweep that `--vary` arguments ask for. engine: that evaluates its points, one of `ENGINES`.
 
     Scenarios without one of the paths are left out; with `every` they are an error. Raises InputError on bad arguments,
     a path that no scenario has, a path that is set as well, and on too many points.
@@ -263,7 +267,7 @@ def plan_sweep(workload: Workload, varied: Sequence[str], *, every: bool = False
         raise InputError.single("no scenario has all of these paths", hint="sweep them one by one", field="--vary")
     _check_places(workload, requests, scenarios)
     reasons = {name: f"{error.problems[0].field}: {error.problems[0].message}" for name, error in left_out.items()}
-    sweep = Sweep(workload, _axes(requests, numbers), scenarios, reasons, wanted)
+    sweep = Sweep(workload, _axes(requests, numbers), scenarios, reasons, wanted, engine)
     if sweep.points > MOST_POINTS:
         raise InputError.single(
             f"{' x '.join(map(str, sweep.lengths))} values of {len(scenarios)} scenario(s) are {sweep.points:,} "

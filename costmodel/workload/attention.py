@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from costmodel.quantities import Count, Quantity, is_single, maximum
@@ -25,6 +24,7 @@ from costmodel.workload.attention_kernels import (
     add_unfused_attention,
     has_quantized_kv,
     merge_partial_results,
+    named_groups,
 )
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.context_parallel import attention_shard, gather_kv, kv_replicas
@@ -72,7 +72,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     builder.save("query, key, value", "qkv", (context.tokens * query + rows * kv * replicas) * context.residual)
     if mixer.kv_source is None:
         _add_foreign_keys(builder, context, mixer, kv, replicas)
-    for name, group in _named_groups(mixer):
+    for name, group in named_groups(mixer.head_groups):
         _add_group(builder, keys, mixer, _Heads(group, name), dropout=dropout)
     _add_result(builder, context, mixer, heads)
 
@@ -155,15 +155,6 @@ def _add_split(builder: WorkBuilder, context: Context, elements: Count, *, biase
     adds_bias = biased and context.framework.fused_masked_softmax
     bias = [Elementwise("qkv projection bias addition", size, kind="add", rows=rows)] if adds_bias else []
     builder.step("qkv", bias, [Elementwise("query, key, value gradient join", size, rows=rows)])
-
-
-def _named_groups(mixer: Attention) -> Iterator[tuple[str, HeadGroup]]:
-    """Yield each head group with the name of its kernel: its pattern, numbered where a pattern recurs."""
-    kinds = [group.pattern.kind for group in mixer.head_groups]
-    for i, (kind, group) in enumerate(zip(kinds, mixer.head_groups, strict=True)):
-        earlier = kinds[:i].count(kind)
-        label = f"{kind} {earlier + 1}" if earlier else kind
-        yield "attention core" if len(kinds) == 1 else f"attention core ({label})", group
 
 
 def _add_rotary(builder: WorkBuilder, context: Context, mixer: Attention, heads: Count) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 
 from costmodel.quantities import Count, Quantity
-from costmodel.workload.architecture import Attention
+from costmodel.workload.architecture import Attention, HeadGroup
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import AttentionShard, attention_shard, ring_exchange, ulysses_exchange
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -39,6 +40,15 @@ class FusedAttention:
     name: str = "attention core"
     last_query_kv_len: Count | None = None
     relative_speed: Quantity = 1.0
+
+
+def named_groups(groups: Sequence[HeadGroup]) -> Iterator[tuple[str, HeadGroup]]:
+    """Yield each head group with the name of its kernel: its pattern, numbered where a pattern recurs."""
+    kinds = [group.pattern.kind for group in groups]
+    for i, (kind, group) in enumerate(zip(kinds, groups, strict=True)):
+        earlier = kinds[:i].count(kind)
+        label = f"{kind} {earlier + 1}" if earlier else kind
+        yield "attention core" if len(kinds) == 1 else f"attention core ({label})", group
 
 
 def add_fused_attention(builder: WorkBuilder, context: Context, sizes: HeadSizes, kernel: FusedAttention) -> None:

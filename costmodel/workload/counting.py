@@ -121,8 +121,9 @@ def _mixer_breakpoints(mixer: Mixer) -> Iterator[Count]:
         yield mixer.window
         if mixer.indexer is not None and mixer.ratio is not None:
             yield mixer.indexer.top_k * mixer.ratio
-    elif isinstance(mixer, Mla) and mixer.indexer is not None:
-        yield mixer.indexer.top_k
+    elif isinstance(mixer, Mla):
+        for group in mixer.groups:
+            yield from group.pattern.breakpoints
 
 
 def attention_flop_per_token(architecture: Architecture, sequence: Count, *, causal: bool) -> Flop:
@@ -146,8 +147,8 @@ def _layer_flop(layer: Layer, hidden: Count, sequence: Count, *, causal: bool) -
     yield layer.repeat * _indexer_flop(mixer, sequence)
     if isinstance(mixer, Mla):
         width = mixer.heads * (mixer.nope_dim + mixer.rope_dim + mixer.v_head_dim)
-        pattern = Pattern() if mixer.indexer is None else Selected(top_k=mixer.indexer.top_k)
-        yield 2 * layer.repeat * width * pattern.mean_keys(sequence, causal=causal)
+        for group in mixer.groups:
+            yield 2 * layer.repeat * group.share * width * group.pattern.mean_keys(sequence, causal=causal)
     elif isinstance(mixer, CompressedAttention):
         yield 4 * layer.repeat * mixer.heads * mixer.head_dim * _compressed_keys(mixer, sequence)
     elif isinstance(mixer, SelectiveScan):

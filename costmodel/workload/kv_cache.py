@@ -36,13 +36,13 @@ def state_bytes(mixer: Mixer, hidden: Count, element: Bytes, tp: Count) -> Bytes
 def cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Bytes:
     """Return the KV cache of a sequence of `tokens` in one layer on one tensor-parallel rank [B].
 
-    MHA/GQA: G*(q + v)*e per token within its pattern, split over tp down to one head; MLA: (c + r)*e, shared by all
-    heads and never split; compressed attention: h*e for each token of the window and each pooled entry, never split; an
-    indexer's keys beside them, whole on every rank. Other mixers, and attention without a cache: nothing. element: one
-    cached element, scales included [B].
+    MHA/GQA: G*(q + v)*e per token within its pattern, split over tp down to one head; MLA: (c + r)*e within its widest
+    pattern, shared by all heads and never split; compressed attention: h*e for each token of the window and each pooled
+    entry, never split; an indexer's keys beside them, whole on every rank. Other mixers, and attention without a cache:
+    nothing. element: one cached element, scales included [B].
     """
     if isinstance(mixer, Mla):
-        own = tokens * (mixer.kv_lora + mixer.rope_dim) * element
+        own = mixer.cached_tokens(tokens) * (mixer.kv_lora + mixer.rope_dim) * element
     elif isinstance(mixer, CompressedAttention):
         return _compressed_bytes(mixer, tokens, element)
     elif isinstance(mixer, Attention) and mixer.has_kv_cache:

@@ -166,7 +166,7 @@ def _add_host_time(builder: WorkBuilder, context: Context, layer: Layer | None =
         seconds: Quantity = host.layer + where(context.parallel.tp > 1, host.parallel, 0.0)
         if isinstance(layer.ffn, MoeFfn):
             seconds = seconds + host.experts
-        if isinstance(layer.mixer, Attention):
+        if isinstance(layer.mixer, Attention | Mla):
             seconds = seconds + host.group * (len(layer.mixer.head_groups) - 1)
         operator = HostTime("host", seconds, 0.0, context.sequences)
     builder.step("host", [operator])

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from costmodel.quantities import Bytes, Count, Quantity, ceil, floor, is_single, maximum, minimum, sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES, SCALE_BYTES
-from costmodel.workload.patterns import Pattern
+from costmodel.workload.patterns import Pattern, Selected
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -232,7 +232,8 @@ class Mla:
     q_lora is null where queries have no low-rank projection (DeepSeek-V2-Lite).
     rotary: the `rope_dim` part is rotated; without it all positions are alike (Kimi Linear).
     output_gate: a sigmoid of the layer's input scales each element of the result, d x H*v.
-    indexer: selects the latents of each query (null: all earlier ones).
+    head_groups: groups of heads with the patterns of their keys; latents are those that any group attends to.
+    indexer: selects the latents of each query (null: those of the head groups' patterns).
     """
 
     heads: Count
@@ -244,7 +245,17 @@ class Mla:
     causal: bool = True
     rotary: bool = True
     output_gate: bool = False
+    head_groups: tuple[HeadGroup, ...] = (HeadGroup(1.0, Pattern()),)
     indexer: Indexer | None = None
+
+    @property
+    def groups(self) -> tuple[HeadGroup, ...]:
+        """Return the head groups; with an indexer all heads attend to what it selects."""
+        return self.head_groups if self.indexer is None else (HeadGroup(1.0, Selected(top_k=self.indexer.top_k)),)
+
+    def cached_tokens(self, tokens: Count) -> Count:
+        """Return the tokens, of a sequence of `tokens`, whose latents are cached: those of the widest pattern."""
+        return maximum(0.0, *(group.pattern.cached_tokens(tokens) for group in self.groups))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from costmodel.quantities import Count
-from costmodel.workload.architecture import Mla, Pattern
+from costmodel.workload.architecture import HeadGroup, Mla
 from costmodel.workload.attention_kernels import (
     FusedAttention,
     HeadSizes,
@@ -13,6 +13,7 @@ from costmodel.workload.attention_kernels import (
     add_output_projection,
     has_quantized_kv,
     merge_partial_results,
+    named_groups,
 )
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import gather_kv
@@ -20,7 +21,6 @@ from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.indexer import add_indexer
 from costmodel.workload.linear import Linear, add_linear, add_norm, batched_gemm
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
-from costmodel.workload.patterns import Selected
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -63,11 +63,6 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
     add_output_projection(builder, context, mixer.heads * mixer.v_head_dim)
 
 
-def _pattern(mixer: Mla) -> Pattern:
-    """Return the keys of a query: all, or those that the indexer selects."""
-    return Pattern() if mixer.indexer is None else Selected(top_k=mixer.indexer.top_k)
-
-
 def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     """Add keys and values of every head from the latent, rotary with key assembly, and the fused kernel.
 
@@ -90,18 +85,25 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
         [Elementwise("rotary", rotary, kind="rotary", rows=tokens)],
         [Elementwise("rotary gradient", rotary, rows=tokens)],
     )
-    add_cache_write(builder, context, mixer.kv_lora + mixer.rope_dim, context.kv_len - context.new_tokens)
+    add_cache_write(
+        builder, context, mixer.kv_lora + mixer.rope_dim, mixer.cached_tokens(context.kv_len - context.new_tokens)
+    )
     gather_kv(builder, context, heads * (key + mixer.v_head_dim))
     builder.save("query, key, value", "mla_up", tokens * heads * (2 * key + mixer.v_head_dim) * element)
-    kernel = FusedAttention("mla", pairs=context.pairs(_pattern(mixer), causal=mixer.causal))
-    add_fused_attention(builder, context, HeadSizes(heads, heads, (key, mixer.v_head_dim)), kernel)
+    for name, group in named_groups(mixer.groups):
+        pattern, own = group.pattern, group.share * heads
+        kernel = FusedAttention(
+            "mla", pairs=context.pairs(pattern, causal=mixer.causal), name=name,
+            last_query_kv_len=None if pattern.kind == "full" else pattern.last_query_keys(context.kv_len),
+        )  # fmt: skip
+        add_fused_attention(builder, context, HeadSizes(own, own, (key, mixer.v_head_dim)), kernel)
 
 
 def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     """Add attention in the latent space: W_uk is absorbed into the query, W_uv into the output.
 
-    Kernel: 2*(c + r) + 2*c FLOP per pair; every head reads the same c + r cached elements, whatever tp is. A prompt's
-    queries that select keys read each latent of the sequence at least once.
+    Kernel: 2*(c + r) + 2*c FLOP per pair; every head of a group reads the same c + r cached elements, whatever tp is. A
+    prompt's queries that select keys read each latent of the sequence at least once.
     """
     heads, tokens, dtype = mixer.heads / context.parallel.tp, context.tokens, context.precision.attention
     element, width = ELEMENT_BYTES[dtype], mixer.kv_lora + mixer.rope_dim
@@ -115,24 +117,30 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     if mixer.rotary:
         rotary = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
         builder.step("rotary", [Elementwise("rotary", rotary, kind="rotary", rows=tokens)])
-    add_cache_write(builder, context, width, context.kv_len - context.new_tokens)
+    add_cache_write(builder, context, width, mixer.cached_tokens(context.kv_len - context.new_tokens))
     decodes = context.phase == "decode"
-    pattern = _pattern(mixer)
+    if not decodes:
+        gather_kv(builder, context, width)
+    builder.step("attention_core", [_latent_kernel(context, mixer, *named) for named in named_groups(mixer.groups)])
+    if decodes:
+        merge_partial_results(builder, context, heads * width, heads * mixer.kv_lora)
+    builder.step("mla_up", [absorb("value absorption", mixer.v_head_dim, mixer.kv_lora)])
+
+
+def _latent_kernel(context: Context, mixer: Mla, name: str, group: HeadGroup) -> AttentionKernel:
+    """Return the kernel of a group of heads on the latents that its pattern attends to."""
+    decodes, dtype = context.phase == "decode", context.precision.attention
+    heads, width = group.share * mixer.heads / context.parallel.tp, mixer.kv_lora + mixer.rope_dim
     # A prompt's keys are gathered from the context-parallel ranks; a decoding step's stay where they are cached.
-    keys = context.cached_keys(pattern) if decodes else context.kv_len
+    keys = context.cached_keys(group.pattern) if decodes else context.kv_len
     cache = context.sequences * keys * width * context.precision.kv_element
     q_len = context.new_tokens if decodes else context.q_len
-    kernel = AttentionKernel(
-        "attention core", sequences=context.sequences, heads=heads, q_len=q_len,
-        qk_pairs=context.pairs(pattern, causal=mixer.causal), macs_per_pair=width + mixer.kv_lora, dtype=dtype,
-        traffic=cache + context.sequences * q_len * heads * (width + mixer.kv_lora) * element,
+    results = context.sequences * q_len * heads * (width + mixer.kv_lora) * ELEMENT_BYTES[dtype]
+    return AttentionKernel(
+        name, sequences=context.sequences, heads=heads, q_len=q_len,
+        qk_pairs=context.pairs(group.pattern, causal=mixer.causal), macs_per_pair=width + mixer.kv_lora, dtype=dtype,
+        traffic=cache + results,
         family=f"{'mla' if mixer.indexer is None else 'sparse_mla'}_{'decode' if decodes else 'prefill'}",
         kv_len=keys, kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
         quantized_kv=has_quantized_kv(context), selected=0.0 if mixer.indexer is None else mixer.indexer.top_k,
     )  # fmt: skip
-    if not decodes:
-        gather_kv(builder, context, width)
-    builder.step("attention_core", [kernel])
-    if decodes:
-        merge_partial_results(builder, context, heads * width, heads * mixer.kv_lora)
-    builder.step("mla_up", [absorb("value absorption", mixer.v_head_dim, mixer.kv_lora)])

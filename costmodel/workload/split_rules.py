@@ -88,7 +88,9 @@ def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
             f"a ring needs a fused attention core, {scenario.framework.name} has an unfused one",
             "use `context: ulysses` or `gather`, or a framework with a fused core",
         )
-        windows = isinstance(mixer, Attention) and any(group.pattern.kind != "full" for group in mixer.head_groups)
+        windows = isinstance(mixer, Attention | Mla) and any(
+            group.pattern.kind != "full" for group in mixer.head_groups
+        )
         yield Rule(
             "parallel.context",
             alone | (not windows),

@@ -19,7 +19,7 @@ import numpy as np
 
 from costmodel.calibration.fit_files import default_framework, read
 from costmodel.calibration.fit_selection import Chooser, Kernel
-from costmodel.calibration.row_prediction import times_of, variant_of
+from costmodel.calibration.row_times import times_of, variant_of
 from costmodel.fitting.run_plan import KIND, PLAN, rows_of
 from costmodel.fitting.samples import RowMask
 from costmodel.measurements.row_group import Catalogue
@@ -86,7 +86,7 @@ class Measured:
             yield Found(key, device, *(np.concatenate(side) for side in zip(*parts, strict=True)))
 
     def _of(self, file: ImplementationFile, chooser: Chooser) -> Iterator[tuple[str, tuple[Array, Array, Array]]]:
-        rows = self.table.take(self._is_of(file.device[len(KIND) :]) & rows_of(file, self.table))
+        rows = self.table.take(self.is_of(file.device[len(KIND) :]) & rows_of(file, self.table))
         mapped, _ = map_rows(rows, self.catalogue)
         framework = default_framework(self.path)
         for part in mapped:
@@ -99,7 +99,8 @@ class Measured:
                 measured = rows.seconds[part.rows]
                 yield key, (np.log(measured / middle), np.log(low / middle), np.log(high / middle))
 
-    def _is_of(self, device: str) -> RowMask:
+    def is_of(self, device: str) -> RowMask:
+        """Return a mask of the rows of a device."""
         names = self.table.text("device").astype(str)
         own = [name for name in np.unique(names) if self.catalogue.name(name) == device]
         mask: RowMask = np.isin(names, own)

@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.calibration.fit_files import FitStore, read
-from costmodel.calibration.fit_selection import Choice
-from costmodel.calibration.row_prediction import times_of
+from costmodel.calibration.row_times import Choice, times_of
 from costmodel.cost.calibration import Calibration, FamilyFit, Spread
 from costmodel.errors import CostModelError
 from costmodel.fitting.family_fit import FOLDS, FamilyFitResult, Recipe, fit_family

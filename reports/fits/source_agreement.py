@@ -15,7 +15,7 @@ import numpy as np
 
 from costmodel import units
 from costmodel.calibration.fit_files import read
-from costmodel.calibration.row_prediction import variant_of
+from costmodel.calibration.row_times import variant_of
 from costmodel.fitting.run_plan import KIND, PLAN, rows_of
 from costmodel.measurements.exclusions import screen
 from costmodel.measurements.row_group import Catalogue, OperatorRows

@@ -17,8 +17,7 @@ import numpy as np
 from costmodel.calibration.expected_error import ARCHITECTURE, OTHER, OWN, STAND_IN, VERSION, pair_of
 from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framework, read
 from costmodel.calibration.fit_lookup import FitLookup
-from costmodel.calibration.fit_selection import Choice
-from costmodel.calibration.row_prediction import times_of
+from costmodel.calibration.row_times import Choice, times_of
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.fitting.run_plan import KIND, PLAN, rows_of, samples_of
 from costmodel.fitting.samples import Samples

@@ -130,12 +130,26 @@ def test_shapes_are_held_out_together_where_groups_are_few(world):
     assert 'held_out: "shape", groups: 10' in (world / "mine.yaml").read_text()
 
 
-def test_a_table_without_enough_rows_says_how_many_each_family_has(world):
+def test_rows_too_few_for_a_fit_stand_in_a_table_of_their_own(world):
     table = stream_table(world, "t.csv", rows=19)
-    with pytest.raises(InputError, match=r"no kernel has the 20 rows.*elementwise/activation: 19 rows"):
-        calibrate([table], "chip", world / "mine.yaml", [world])
+    found = calibrate([table], "chip", world / "mine.yaml", [world])
+    assert (found.anchors, dict(found.moved)) == (world / "mine.csv", {"elementwise/activation": 19})
     assert not (world / "mine.yaml").exists()
     assert not (world / "mine.json").exists()
+    again, before = (read_tables(path) for path in (world / "mine.csv", table))
+    assert again.seconds.tolist() == pytest.approx(before.seconds.tolist())
+    for column in ("m", "n"):
+        np.testing.assert_array_equal(again.number(column), before.number(column))
+    with pytest.raises(InputError, match=r"t\.csv is itself a table of measurements"):
+        calibrate([table], "chip", world / "t.yaml", [world])
+
+
+def test_messages_too_few_for_a_fit_say_how_many_each_family_has(world):
+    lines = [HEADER, "1,CHIP,all_reduce,,bf16,,,,1048576,2,12.5"]
+    table = write(world, "t.csv", "\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"no kernel has the 20 rows"):
+        calibrate([table], "chip", world / "mine.yaml", [world])
+    assert not (world / "mine.csv").exists()
 
 
 def test_a_table_of_other_devices_says_which(world):

@@ -104,14 +104,24 @@ def test_constraints_and_derived_metrics_are_columns(decode_only: costmodel.Work
 def test_processes_give_the_same_files(
     decode_only: costmodel.Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also of requests that are simulated point by point, on an engine each."""
     monkeypatch.setattr(chunks, "POINTS", 8)
-    sweep = plan_sweep(decode_only, (f"{BATCH}=16,32,64,128", f"{HBM}=2TB/s..4TB/s:6"))
-    here = write_sweep(sweep, tmp_path / "here", form="csv")
+    monkeypatch.setattr(chunks, "SIMULATED", 1)
+    server = {
+        "scenarios.serving.concurrency": None, "scenarios.serving.output_tokens": 8,
+        "scenarios.serving.scheduler.max_num_seqs": 16, "scenarios.serving.requests": {"count": 20},
+    }  # fmt: skip
+    online = costmodel.load("llama3_8b_rtx4090", set=server, scenarios=["serving"])
+    closed = plan_sweep(decode_only, (f"{BATCH}=16,32,64,128", f"{HBM}=2TB/s..4TB/s:6"))
+    simulated = plan_sweep(online, ("scenarios.serving.rate=2/s,64/s",), engine="event")
     with pool(workers=2) as two:
-        there = write_sweep(sweep, tmp_path / "there", pool=two, form="csv")
-    assert here == there
-    assert files(tmp_path / "here") == files(tmp_path / "there")
-    assert len(files(tmp_path / "here")) == 1 + 4
+        for name, sweep, parts in (("closed", closed, 4), ("simulated", simulated, 2)):
+            here = write_sweep(sweep, tmp_path / name / "here", form="csv")
+            there = write_sweep(sweep, tmp_path / name / "there", pool=two, form="csv")
+            assert here == there
+            assert files(tmp_path / name / "here") == files(tmp_path / name / "there")
+            assert len(files(tmp_path / name / "here")) == 1 + parts
+    assert np.diff(numbers(table(tmp_path / "simulated" / "here")["ttft"]))[0] > 0
 
 
 def test_only_missing_and_damaged_parts_are_made_again(

@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 from builders import DENSE_MODEL, GQA, context
 
+from costmodel.schema.mixers import MlaFile
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
@@ -31,7 +32,7 @@ from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 from costmodel.workload.kv_cache import cached_bytes, state_bytes
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator
-from costmodel.workload.patterns import Chunked, Selected
+from costmodel.workload.patterns import Chunked, Pattern, Selected
 
 HIDDEN = 1024
 INDEXER = Indexer(heads=4.0, head_dim=16.0, top_k=32.0, cache="fp8")
@@ -340,3 +341,49 @@ def test_an_encoder_is_part_of_the_weights_and_no_text_visits_it() -> None:
     assert both.encoder == own
     assert both.total - text.total == own
     assert (both.active, both.active_with_embedding) == (text.active, text.active_with_embedding)
+
+
+# ---- latent attention by groups of heads -----------------------------------------------------------------------------
+
+NEAR = replace(LATENT, head_groups=(HeadGroup(0.75, Pattern("window", 8.0)), HeadGroup(0.25, Pattern())))
+
+
+def test_groups_of_heads_meet_their_own_latents() -> None:
+    """Six heads see the last eight latents, two see all: by loops over heads and queries."""
+    new, total = 16, 64
+    pairs = {
+        "attention core (window)": sum(min(8, query + 1) for _ in range(6) for query in range(total - new, total)),
+        "attention core (full)": sum(query + 1 for _ in range(2) for query in range(total - new, total)),
+    }
+    expanded = forward(NEAR, "prefill", float(new), float(total))
+    for name, count in pairs.items():
+        assert named(expanded, name).flop == 2 * (24 + 16) * count  # keys of 16 + 8, values of 16
+    decoding = forward(NEAR, "decode", 1.0, 64.0)
+    window, full = (named(decoding, name) for name in pairs)
+    assert (window.flop, full.flop) == (2 * (40 + 32) * 6 * 8, 2 * (40 + 32) * 2 * 64)
+    assert (window.kv_len, full.kv_len) == (8, 64)
+    assert window.traffic == 8 * 40 * 2 + 6 * (40 + 32) * 2  # its latents once, its queries and results
+    assert own_parameters(NEAR) == own_parameters(LATENT)
+
+
+def test_latents_stay_as_long_as_some_head_attends_to_them() -> None:
+    windows = replace(
+        LATENT, head_groups=(HeadGroup(0.5, Pattern("window", 8.0)), HeadGroup(0.5, Pattern("window", 32.0)))
+    )
+    assert cached_bytes(windows, 64.0, 2.0, 1.0) == 32 * 40 * 2
+    assert cached_bytes(NEAR, 64.0, 2.0, 1.0) == cached_bytes(LATENT, 64.0, 2.0, 1.0) == 64 * 40 * 2
+
+
+def test_head_groups_of_latents_are_checked() -> None:
+    file = {"type": "mla", "heads": 8, "q_lora": 64, "kv_lora": 32, "nope_dim": 16, "rope_dim": 8, "v_head_dim": 16}
+    whole, narrow = (
+        {"share": 1.0, "pattern": {"kind": "full"}},
+        {"share": 0.5, "pattern": {"kind": "window", "window": 8}},
+    )
+    chosen = {"share": 1.0, "pattern": {"kind": "chunk_topk", "chunk": 4, "attend": 8}}
+    for groups, text in (([narrow], "sum to 0.5"), ([chosen], "have no pattern chunk_topk")):
+        with pytest.raises(ValueError, match=text):
+            MlaFile(**file, head_groups=groups)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="both select keys"):
+        MlaFile(**file, head_groups=[narrow, narrow], indexer={"heads": 4, "head_dim": 16, "top_k": 8})  # type: ignore[arg-type]
+    assert MlaFile(**file, head_groups=[whole]).head_groups[0].share == 1.0  # type: ignore[arg-type]

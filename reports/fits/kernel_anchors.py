@@ -1,0 +1,207 @@
+"""How errors of lent fits go together, `hardware/calibrations/kernel_anchors.yaml`, and what few rows are worth.
+
+python -m reports.fits.kernel_anchors MEASUREMENTS --output hardware/calibrations/kernel_anchors.yaml
+
+Devices are predicted without their own fits (`reports.fits.backcasts`); the likeliest shares of the variance are those
+of all families of all implementations on devices that are not of `--without`. `--table PAGE` shows the medians of
+abs(log) with none, one and five rows of a family known: of its devices, or of the architecture that was left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import minimize
+
+from costmodel.calibration.fit_files import default_framework, read
+from costmodel.calibration.fit_selection import Chooser, Kernel
+from costmodel.calibration.kernel_anchors import moves, standardised
+from costmodel.calibration.row_times import times_of, variant_of
+from costmodel.cost.anchored_fit import SharedErrors
+from costmodel.fitting.run_plan import KIND, PLAN, rows_of
+from costmodel.measurements.row_group import Catalogue
+from costmodel.measurements.row_mapping import map_rows
+from costmodel.measurements.tables import join, read_tables
+from costmodel.quantities import Array, Indices
+from costmodel.schema.files import list_names
+from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
+from costmodel.schema.references import Library
+from costmodel.schema.whole_files import write_whole
+from reports.fits.backcasts import Measured
+from reports.fits.prior import FAMILIES
+from reports.fits.transfer import OWN_KIND
+
+COMMAND = "python -m reports.fits.kernel_anchors MEASUREMENTS --output hardware/calibrations/kernel_anchors.yaml"
+FEWEST = 8  # rows of a family of an implementation
+MOST = 40  # of them that the likelihood sees
+WORTH = 10.0  # chosen: rows of one family that count as independent at most
+OUTLYING = 4.0  # half-widths beyond which a row counts as if it lay there
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Family:
+    """Rows of one family of an implementation, predicted without the device.
+
+    shares, errors: as `standardised` has them. half: of the interval [log]. middle: predicted [s].
+    """
+
+    key: str
+    device: str
+    shares: Array
+    errors: Array
+    half: Array
+    middle: Array
+
+    def after(self, known: Indices, shared: SharedErrors) -> tuple[Array, Array, Indices]:
+        """Return log(measured / predicted), halves of intervals and places of the rows that `known` ones leave."""
+        rest = np.setdiff1d(np.arange(len(self.errors)), known)
+        if not len(known):
+            return self.errors * self.half, self.half, rest
+        inverse = shared.inverse(self.shares[known], self.errors[known])
+        between = shared.covariance(self.shares[rest], self.shares[known])
+        expected = between @ inverse @ self.errors[known]
+        told = np.einsum("ij,jk,ik->i", between, inverse, between)
+        left = np.sqrt(np.maximum(1.0 - told / shared.variance(self.shares[rest]), 0.0))
+        return (self.errors[rest] - expected) * self.half[rest], self.half[rest] * left, rest
+
+    def five(self) -> Indices:
+        """Return a tiny kernel, and of the longer half two that memory bounds the most and two that arithmetic does."""
+        long = np.flatnonzero(self.middle >= np.median(self.middle))
+        balance = self.shares[long, 1] - self.shares[long, 2]
+        order = long[np.argsort(balance, kind="stable")]
+        return np.unique([int(np.argmin(self.middle)), *order[:2], *order[-2:]])
+
+
+def families(measured: Measured, device: str, hidden: frozenset[str]) -> Iterator[Family]:
+    """Yield the families of all implementations of a device, predicted while the fits of some devices are hidden."""
+    chooser = Chooser(device, measured.path, hidden)
+    for file in measured.plan.implementations:
+        if file.device == KIND + device:
+            yield from _of(file, measured, chooser)
+
+
+def _of(file: ImplementationFile, measured: Measured, chooser: Chooser) -> Iterator[Family]:
+    device = file.device[len(KIND) :]
+    rows = measured.table.take(measured.is_of(device) & rows_of(file, measured.table))
+    framework = default_framework(measured.path)
+    found: dict[str, list[tuple[Array, ...]]] = {}
+    for part in map_rows(rows, measured.catalogue)[0]:
+        key = f"{part.family}/{variant_of(part)}"
+        is_own = file.library == OWN_KIND and part.family.startswith("attention")
+        if part.family not in FAMILIES or is_own or not {key, part.family} & set(file.families) or not moves(part):
+            continue
+        said = (str(rows.text(column)[part.rows[0]]) for column in ("framework", "kernel", "timing"))
+        choice = chooser.choose(part.family, variant_of(part), Kernel(*said))
+        middle = times_of(part, choice, framework)[0]
+        found.setdefault(key, []).append((*standardised(part, rows, choice, framework), middle))
+    for key, parts in found.items():
+        whole = [np.concatenate(side) for side in zip(*parts, strict=True)]
+        if len(whole[1]) >= FEWEST:
+            yield Family(key, device, *whole)
+
+
+def likeliest(known: Sequence[Family]) -> SharedErrors:
+    """Return the shares of the variance that make rows of families the likeliest, as sums of one."""
+    chosen = [np.random.default_rng(SEED).permutation(len(each.errors))[:MOST] for each in known]
+    data = [
+        (each.shares[rows], np.clip(each.errors[rows], -OUTLYING, OUTLYING))
+        for each, rows in zip(known, chosen, strict=True)
+    ]
+
+    def loss(logs: Array) -> float:
+        shared, total = SharedErrors(*np.exp(logs)), 0.0
+        for shares, errors in data:
+            root = np.linalg.cholesky(shared.covariance(shares, shares) + shared.own * np.eye(len(errors)))
+            white = np.linalg.solve(root, errors)
+            total += (0.5 * white @ white + np.log(np.diag(root)).sum()) * min(1.0, WORTH / len(errors))
+        return float(total)
+
+    found = np.exp(minimize(loss, np.log(np.full(5, 0.2)), method="Powell", options={"maxiter": 6, "xtol": 1e-2}).x)
+    return SharedErrors(*(float(f"{each:.3g}") for each in found / found.sum()))
+
+
+def lines_of(known: Sequence[Family], shared: SharedErrors) -> Iterator[str]:
+    """Yield the lines of the page: medians of abs(log), shares inside and factors by number of known rows."""
+    random = np.random.default_rng(SEED)
+    by_key: dict[str, list[tuple[tuple[Array, Array], ...]]] = {}
+    for each in known:
+        one = random.permutation(len(each.errors))[:1]
+        cases = (np.array([], dtype=np.intp), one, each.five())
+        by_key.setdefault(each.key, []).append(tuple(each.after(rows, shared)[:2] for rows in cases))
+    for key, parts in sorted(by_key.items()):
+        shown = []
+        for number in range(3):
+            logs, half = (np.concatenate([part[number][side] for part in parts]) for side in (0, 1))
+            inside = np.mean(np.abs(logs) <= half)
+            shown.append(f"{np.median(np.abs(logs)):.0%}, {inside:.0%}, {np.exp(np.median(half)):.2f}")
+        pairs = [tuple(float(np.median(np.abs(case[0]))) for case in part) for part in parts]
+        worse = " and ".join(f"{sum(pair[i] > pair[0] for pair in pairs)}" for i in (1, 2))
+        rows = sum(len(part[0][0]) for part in parts)
+        yield f"| {key} | {rows} | {' | '.join(shown)} | {worse} of {len(parts)} |"
+
+
+def render(shared: SharedErrors, known: Sequence[Family], made: str) -> str:
+    """Return the text of the calibration file."""
+    rows = sum(len(each.errors) for each in known)
+    return "\n".join([
+        "schema: costmodel/kernel_anchors@1", "name: kernel_anchors",
+        *(f"{name}: {getattr(shared, name):g}" for name in ("common", "launch", "compute", "memory", "own")),
+        f"rows: {rows}", f"groups: {len(known)}", "sources:",
+        "  - fields: [common, launch, compute, memory, own]",
+        '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
+        "    kind: derived", "    note: >-",
+        "      Likeliest shares of the variance of log(measured / predicted) of kernels on devices whose own fits are",
+        f"      hidden. Made by `{made}`.",
+    ]) + "\n"  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Predict devices without their fits; write the calibration file, and the page of what few rows are worth."""
+    parser = argparse.ArgumentParser(prog="python -m reports.fits.kernel_anchors", description=main.__doc__)
+    parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
+    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
+    parser.add_argument("--table", type=Path, help="page to write")
+    parser.add_argument("--without", default="blackwell", help="architecture whose devices are left out of the shares")
+    parser.add_argument("--every", type=int, default=16, help="take every so many-th row of the tables")
+    parser.add_argument("--path", type=Path, action="append", default=[], help="prior made without the architecture")
+    chosen = parser.parse_args(arguments)
+    table = join([read_tables(path) for path in chosen.measurements])
+    table = table.take(np.arange(len(table)) % chosen.every == 0)
+    plan, catalogue = read(Library(()), "fit_plans", PLAN, FitPlanFile), Catalogue()
+    devices = dict.fromkeys(file.device[len(KIND) :] for file in plan.implementations)
+    new = frozenset(name for name in list_names("devices") if catalogue.device(name).architecture == chosen.without)
+    here, apart = Measured(table, plan, catalogue, ()), Measured(table, plan, catalogue, chosen.path)
+    known = [each for name in devices if name not in new for each in families(here, name, frozenset({name}))]
+    shared = likeliest(known)
+    text = render(shared, known, f"{COMMAND} --every {chosen.every}")
+    write_whole(chosen.output, [text.encode("utf-8")])
+    sys.stdout.write(text)
+    if chosen.table is not None:
+        unseen = [each for name in devices if name in new for each in families(apart, name, new)]
+        head = [
+            "| kernels | rows | no row | one row | five rows | families that get worse with one and with five |",
+            "|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        lines = [
+            "# What a few rows of an unmeasured device are worth", "",
+            f"Made by `{COMMAND} --path WITHOUT --table reports/kernel_anchors.md --every {chosen.every}`.", "",
+            "Median of abs(log(measured / predicted)), share inside 80 % intervals, median factor from a prediction to",
+            "an interval's end. One row is drawn by chance; five: a tiny kernel, two of memory, two of work.",
+            "", f"## Without all devices of {chosen.without}, whose rows the shares have not seen", "", *head,
+            *lines_of(unseen, shared),
+            "", "## Without the device itself (the shares are fitted to these rows)", "", *head,
+            *lines_of(known, shared),
+        ]  # fmt: skip
+        page = "\n".join(lines) + "\n"
+        write_whole(chosen.table, [page.encode("utf-8")])
+        sys.stdout.write(page)
+
+
+if __name__ == "__main__":
+    main()
