@@ -21,7 +21,7 @@ FAMILIES = (
     *GEMM_FAMILIES, *(gemm_family(family, weight_only=True) for family in GEMM_FAMILIES), "bmm", "elementwise",
     *(f"{kind}_{part}" for kind in _ATTENTION for part in ("prefill", "decode", "backward")),
     "attention_decode_skewed", "attention_mixed", "mqa_logits", "paged_mqa_logits", "mqa_logits_backward",
-    "collective", "send_recv", *_EXCHANGES, *(f"{name}_low_latency" for name in _EXCHANGES),
+    "host_product", "collective", "send_recv", *_EXCHANGES, *(f"{name}_low_latency" for name in _EXCHANGES),
 )  # fmt: skip
 """Operator families that a device or framework may name kernels of."""
 
