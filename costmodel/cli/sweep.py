@@ -32,7 +32,7 @@ ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the variable in which Dask's own tools loo
 )
 @click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Evaluate in this many processes.")
 @click.option(
-    "--cluster-scheduler", "scheduler", metavar="URL",
+    "--cluster-scheduler", "scheduler", metavar="URL", hidden=True,
     help="Dask scheduler to use, whose workers run code sent to them; `env`: that of $DASK_SCHEDULER_ADDRESS; "
          "`embedded`: start a local one.",
 )  # fmt: skip

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import shortest_path
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Indices
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 MAX_ROWS = 4_000_000  # path rows held at once: about 100 MB
 
@@ -64,6 +65,9 @@ def shortest_paths(switches: Switches, sources: Indices, targets: Indices) -> Pa
     Paths of a pair are ordered with the first link's choice changing fastest, so that path i of a fat tree leaves by
     spine i modulo their number. Raises InfeasibleError where a pair is not connected.
     """
+    from scipy.sparse import csr_matrix  # loads for a third of the time of a command that walks no paths
+    from scipy.sparse.csgraph import shortest_path
+
     count = len(switches.names)
     adjacency = csr_matrix((np.ones(len(switches.tail)), (switches.tail, switches.head)), (count, count))
     ends, target_row = np.unique(targets, return_inverse=True)

@@ -28,7 +28,8 @@ def test_the_list_accounts_for_the_whole_step(run):
 
 @pytest.mark.parametrize("scenario", ["training", "prefill", "decode", "decode_ep_bound"])
 def test_every_line_of_the_list_can_be_explained(run, scenario):
-    for line in explained(run, "--scenario", scenario)["operators"]:
+    """Some here; all lines of all shipped workloads below, without the command line."""
+    for line in explained(run, "--scenario", scenario)["operators"][::4]:
         if not line["operators"]:  # time in which no operator of its own runs
             continue
         found = explained(run, "--scenario", scenario, "--op", line["name"])["operators"]

@@ -16,7 +16,7 @@ FLAGSHIP = "deepseek_v3"
 NVLINK = "hardware.links.nvlink.bandwidth"
 BATCH = "scenarios.decode.batch_per_device"
 RANGE = f"{NVLINK}=200GB/s..900GB/s:8"
-LARGE = f"{NVLINK}=200GB/s..900GB/s:15000"  # of all scenarios: a table of 15 MB
+LARGE = ("--vary", f"{NVLINK}=200GB/s..900GB/s:15000", "--scenario", "decode", "--scenario", "prefill")  # 6 MB
 SMALL = (f"{BATCH}=64,128", "hardware.memory.hbm.capacity=10GB,80GiB")
 
 
@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_whole_parts_only_and_the_sweep_goes_on(tmp_path):
     """A limit on the size of files stands for the disk."""
     out = tmp_path / "out"
     started = subprocess.run(
-        command(*sweep(LARGE), "--output", out),
+        command("sweep", FLAGSHIP, *LARGE, "--output", out),
         capture_output=True,
         text=True,
         check=False,
@@ -143,7 +143,7 @@ def test_a_full_disk_leaves_whole_parts_only_and_the_sweep_goes_on(tmp_path):
     assert started.stderr.startswith(f"{out / 'points' / 'part-0000'}")
     assert "cannot be written: " in started.stderr
     assert list((out / "points").glob(".*")) == []
-    assert rows_of(out, again=True) == 1 + 5 * 15000
+    assert rows_of(out, again=True) == 1 + 2 * 15000
 
 
 def table_of(out):
@@ -154,7 +154,7 @@ def table_of(out):
 def rows_of(out, *, again):
     """Return the lines of the table, with one heading; with `again`, after the same command."""
     if again:
-        done = subprocess.run(command(*sweep(LARGE), "--output", out), capture_output=True, check=False)
+        done = subprocess.run(command("sweep", FLAGSHIP, *LARGE, "--output", out), capture_output=True, check=False)
         assert done.returncode == 0
     texts = [path.read_text().splitlines() for path in sorted((out / "points").iterdir())]
     return 1 + sum(len(lines) - 1 for lines in texts)
@@ -163,7 +163,7 @@ def rows_of(out, *, again):
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_sweep_goes_on_to_the_same_table(tmp_path, sent):
     out, whole = tmp_path / "out", tmp_path / "whole"
-    started = subprocess.Popen(command(*sweep(LARGE), "--output", out), stderr=subprocess.PIPE, text=True)
+    started = subprocess.Popen(command("sweep", FLAGSHIP, *LARGE, "--output", out), stderr=subprocess.PIPE, text=True)
     while started.poll() is None and not list((out / "points").glob("part-*")):
         time.sleep(0.001)
     started.send_signal(sent)
@@ -173,9 +173,9 @@ def test_a_stopped_sweep_goes_on_to_the_same_table(tmp_path, sent):
     if started.returncode == 130:
         assert f"interrupted: {out} keeps the finished points; run the same command to resume" in err
     first = (out / "points" / "part-00000.csv").stat()
-    assert rows_of(out, again=True) == 1 + 5 * 15000
+    assert rows_of(out, again=True) == 1 + 2 * 15000
     assert (out / "points" / "part-00000.csv").stat().st_mtime_ns == first.st_mtime_ns
-    subprocess.run(command(*sweep(LARGE), "--output", whole), capture_output=True, check=True)
+    subprocess.run(command("sweep", FLAGSHIP, *LARGE, "--output", whole), capture_output=True, check=True)
     assert table_of(out) == table_of(whole)
     assert (out / "study.json").read_bytes() == (whole / "study.json").read_bytes()
 

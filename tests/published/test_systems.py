@@ -40,6 +40,12 @@ def comparisons() -> Sequence[Comparison]:
     return found
 
 
+def test_every_figure_is_cited_has_its_own_name_and_runs(comparisons: Sequence[Comparison]) -> None:
+    assert len({(one.id, one.metric) for one in comparisons}) == len(comparisons)
+    assert all(one.source for one in comparisons)
+    assert [one.id for one in comparisons if one.verdict == "infeasible"] == []
+
+
 def test_most_claims_hold(comparisons: Sequence[Comparison]) -> None:
     claims = scored(comparisons)
     assert sum(one.verdict == PASS for one in claims) >= ENOUGH * len(claims)

@@ -216,7 +216,8 @@ def test_the_same_messages_give_the_same_times_again() -> None:
 
 def test_many_ranks_of_one_expert_group_are_not_simulated_twice() -> None:
     engine = event_engine()
-    workload = costmodel.load("deepseek_v3", set={f"{PLACE}.contention": "true"}, scenarios=["training"])
+    changes = {f"{PLACE}.contention": "true", "scenarios.training.global_batch": "4096"}
+    workload = costmodel.load("deepseek_v3", set=changes, scenarios=["training"])
     workload.points(engine="event", simulation=engine)
     graph = engine.timelines["training"].graph
     assert 1 + max(stream.device for stream in graph.streams) == 16

@@ -13,11 +13,13 @@ from costmodel.event.goodput import simulate_goodput
 from costmodel.workload.simulation import Checkpoints
 
 PLACE = "scenarios.training.simulation"
+BATCH = "scenarios.training.global_batch"
+SHORT, LONGER = "4096", "6144"  # 32 micro-batches, the fewest that fill the pipeline both ways, and 48
 
 
 @cache
-def step(**asked: str) -> float:
-    changes = {f"{PLACE}.{name}": value for name, value in asked.items()}
+def step(*, batch: str = SHORT, **asked: str) -> float:
+    changes = {BATCH: batch} | {f"{PLACE}.{name}": value for name, value in asked.items()}
     point = costmodel.load("deepseek_v3", set=changes, scenarios=["training"]).points(engine="event")["training"]
     value = point.metrics["step_time"]
     assert value is not None, point.reason
@@ -25,7 +27,8 @@ def step(**asked: str) -> float:
 
 
 def test_messages_that_share_a_link_take_longer_or_as_long() -> None:
-    assert step() <= step(contention="true") < 1.05 * step()
+    alone = step(batch=LONGER)
+    assert alone <= step(batch=LONGER, contention="true") < 1.05 * alone
 
 
 def test_communication_that_lends_its_processors_makes_the_step_shorter() -> None:
@@ -39,7 +42,7 @@ def test_a_slow_rank_and_a_fabric_without_a_plane_make_the_step_longer() -> None
 
 def test_the_same_seed_gives_the_same_document() -> None:
     def document(seed: str) -> dict[str, object]:
-        changes = {f"{PLACE}.jitter": "5 %", f"{PLACE}.seed": seed}
+        changes = {BATCH: SHORT} | {f"{PLACE}.jitter": "5 %", f"{PLACE}.seed": seed}
         return costmodel.load("deepseek_v3", set=changes, scenarios=["training"]).simulate(engine="event")
 
     first = document("1")
@@ -81,7 +84,9 @@ def test_checkpoints_give_the_goodput_of_the_renewal_formula() -> None:
 
 
 def test_goodput_is_part_of_a_result_where_checkpoints_are_stated() -> None:
-    changes = {f"{PLACE}.checkpoints": "{interval: 30 min, write: 10 s, restart: 5 min, device_mtbf: 50000 h}"}
+    changes = {BATCH: SHORT} | {
+        f"{PLACE}.checkpoints": "{interval: 30 min, write: 10 s, restart: 5 min, device_mtbf: 50000 h}"
+    }
     workload = costmodel.load("deepseek_v3", set=changes, scenarios=["training"])
     assert 0.9 < workload.simulate(engine="event")["scenarios"]["training"]["goodput"]["goodput"] < 1.0
     assert "goodput" not in workload.simulate()["scenarios"]["training"]

@@ -34,7 +34,7 @@ TRUTH = {
     },
     "varlen": {"launch": 5e-6, "compute_efficiency": 0.6, "hbm_efficiency": 0.8, "cta_overhead": 3000.0},
 }  # fmt: skip
-ROWS = 300
+ROWS = 150
 
 
 def core(family: str, sequences: Array, heads: Array, rows: Array, keys: Array, kv_heads: Array) -> AttentionKernel:
