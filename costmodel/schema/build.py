@@ -117,6 +117,7 @@ def network(file: NetworkFile) -> hardware.Network:
         price=record(hardware.FabricPrice, file.price),
         failed=tuple(file.failed),
         shape=tuple(map(float, file.shape)),
+        reconfiguration=0.0 if file.reconfiguration is None else file.reconfiguration,
     )
 
 

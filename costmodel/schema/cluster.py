@@ -112,7 +112,9 @@ class NetworkFile(Strict):
     shape: list[Annotated[int, Whole(1, 4096, single=True)]] = Field(
         default=[], description="mesh, torus: routers along each side, the first in which endpoints are numbered first"
     )
-    reconfiguration: Latency = Field(default=0.0, description="ocs: time in which the optical circuits change")
+    reconfiguration: Latency | None = Field(
+        default=None, description="ocs: time in which the optical circuits change; null: none"
+    )
     groups: Number | None = Field(
         default=None,
         description="groups of a dragonfly (null: as many as radix allows), host bridges of a PCIe tree (null: one)",
