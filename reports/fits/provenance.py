@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.calibration.fit_files import BACKWARD, PRIOR, ROOFLINE, SOURCES, TRANSFER, read
+from costmodel.calibration.kernel_anchors import SHARED
 from costmodel.errors import InputError
 from costmodel.fitting.run_plan import KIND, PLAN, rows_of
 from costmodel.measurements.origins import origins, repositories
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, found in rests_on(plan, table, known).items():
         path = chosen.output / f"{name}.yaml"
         if path.is_file():
-            write_whole(path, [stated(path.read_text(encoding="utf-8"), "families", found).encode()])
+            field = "common" if name == SHARED else "families"
+            write_whole(path, [stated(path.read_text(encoding="utf-8"), field, found).encode()])
             sys.stdout.write(f"{name}: {', '.join(found)}\n")
 
 
@@ -58,7 +60,8 @@ def rests_on(plan: FitPlanFile, table: Table, known: dict[str, str]) -> dict[str
     }
     whole = origins(table, known)
     backward = table.take(np.isin(table.text("op").astype(str), ["attention_backward"]))
-    return found | {PRIOR: whole, ROOFLINE: whole, SOURCES: whole, TRANSFER: whole, BACKWARD: origins(backward, known)}
+    of_all = dict.fromkeys((PRIOR, ROOFLINE, SOURCES, TRANSFER, SHARED), whole)
+    return found | of_all | {BACKWARD: origins(backward, known)}
 
 
 def sourced_fields(text: str) -> list[list[str]]:
