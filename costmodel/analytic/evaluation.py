@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
-import numpy as np
-
 from costmodel.analytic.anchors import Anchored, Predicted, anchored
-from costmodel.analytic.blocks import dimensions
 from costmodel.analytic.bound import BoundTimes, bound_times
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, step_breakdown
 from costmodel.analytic.disaggregation import DisaggregatedEvaluation, pools_ledger
 from costmodel.analytic.generation import GenerateEvaluation, generate_ledger
 from costmodel.analytic.inference import PassTimes, pass_ledger, pass_model, pass_times, prefill_passes
-from costmodel.analytic.intervals import NORMAL_90, intervals, run_scatter
+from costmodel.analytic.intervals import run_deviation
 from costmodel.analytic.metrics import bound_metrics, pass_metrics, schedule_times, training_metrics
 from costmodel.analytic.open_loop import OpenLoopEvaluation
 from costmodel.analytic.operator_timing import TimedOperator
@@ -84,15 +81,10 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
             self.anchored = anchored(scenario, scenario.anchor, self.deviation(calibration), predict)
 
     def deviation(self, calibration: Calibration) -> Quantity:
-        """Return the deviation of log(measured / predicted time) without anchors, of a normal 80 % interval [-]."""
-        runs = run_scatter(self._scenario, calibration, self.operators())
-        name, moved = self.headline, partial(step_times, self.model)
-        spans = intervals(
-            {name: moved(None).step}, self.families(), dimensions(self._scenario), lambda by: {name: moved(by).step},
-            runs,
-        )  # fmt: skip
-        low, high = spans[name] or (1.0, 1.0)
-        return np.log(high / low) / (2.0 * NORMAL_90)
+        """Return the deviation of log(measured / predicted time) without anchors, by the kernels of the layers [-]."""
+        works = self.model.timed_works.values()
+        layers = [timed for work in works for timed in (*work.forward, *work.input_gradient, *work.weight_gradient)]
+        return run_deviation(self._scenario, calibration, layers)
 
     def _evaluate(self, perturbations: Perturbations) -> StepTimes:
         times = step_times(self.model, perturbations)
@@ -127,8 +119,9 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
         return schedule_times(self.times(perturbations))
 
 
+@lru_cache(maxsize=64)
 def unanchored_step(run: Scenario, calibration: Calibration) -> Predicted:
-    """Return a training step without measured ones."""
+    """Return a training step without measured ones; kept by object, since all points of a site ask for the same."""
     assert isinstance(run.plan, Training), "anchors are training steps"
     step = TrainingEvaluation(replace(run, anchor=None), run.plan, calibration)
     return Predicted(step.metrics(None), step.deviation(calibration))

@@ -16,7 +16,7 @@ import numpy as np
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Quantity, maximum, minimum
+from costmodel.quantities import Array, Quantity, maximum, minimum, sum_of
 from costmodel.result import Interval, Metrics
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.scenario import Scenario
@@ -172,6 +172,30 @@ def run_scatter(
         centre, np.sqrt(below), np.sqrt(above), 0.0 if waiting is None else waiting[2],
         np.log1p(scenario.cluster.device.power.error), share + (1.0 - share) * shares.get("roofline", 0.0),
     )  # fmt: skip
+
+
+def run_deviation(scenario: Scenario, calibration: Calibration, operators: Sequence[TimedOperator]) -> Quantity:
+    """Return the standard deviation of log(measured / predicted time) of a run, without a schedule [-].
+
+        s = sqrt(D^2 + a^2 * sum over families f of k_f^2) / 1.28,   k_f = sum over kernels i of f of t_i k_i / sum of t
+
+    D, a: of `run_scatter`, both ends alike; k_i: half of the log of the ratio of the ends of a kernel's interval. It is
+    near half the interval of the run's time, in which what runs side by side counts once.
+    """
+    moved: dict[str, Quantity] = {}
+    whole: Quantity = 0.0
+    for timed in operators:
+        seconds = np.nan_to_num(timed.time.seconds, posinf=0.0)
+        ends = (timed.fit.spread.ratio(seconds, low, 1.0 - low) for low in (0.0, 1.0))
+        high, low = ends
+        family = timed.operator.family
+        moved[family] = moved.get(family, 0.0) + seconds * 0.5 * np.abs(np.log(high / low))
+        whole = whole + seconds
+    shown = sum_of((each / np.maximum(whole, np.finfo(float).tiny)) ** 2 for each in moved.values())
+    runs = run_scatter(scenario, calibration, operators)
+    if runs is None:
+        return np.sqrt(shown) / NORMAL_90
+    return np.sqrt((0.5 * (runs.down + runs.up)) ** 2 + runs.kernels**2 * shown) / NORMAL_90
 
 
 def _is_tried(scenario: Scenario, calibration: Calibration) -> bool:

@@ -15,13 +15,13 @@ import numpy as np
 from costmodel.analytic.anchors import standing
 from costmodel.analytic.blocks import take
 from costmodel.analytic.evaluation import unanchored_step
-from costmodel.analytic.intervals import NORMAL_90, run_scatter
+from costmodel.analytic.intervals import run_deviation
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.overlapped_comm import OverlappedComm, overlapped_comm
 from costmodel.analytic.stream_times import StreamTimes, seconds_of, stream_times
 from costmodel.analytic.training import micro_batch_count, training_context
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Indices, Quantity, maximum
+from costmodel.quantities import Array, Indices, Quantity
 from costmodel.study.placement import stage_sizes
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
@@ -36,7 +36,6 @@ from costmodel.workload.work import LayerWork
 _ONE_WAY = ("gpipe", "1f1b", "interleaved")  # a chunk's backward pass is one, and all micro-batches go the same way
 _TWICE = ("dualpipe",)  # schedules that keep each stage on two ranks
 _SHARE = 1 - 1e-9  # of a bound: what rounding may take from it
-_BESIDE = 3.0  # what runs side by side: kernels, exchanges of experts, other messages
 
 
 class _Streams(NamedTuple):
@@ -150,7 +149,7 @@ class Bounder:
                 plan, splits.of[number], of, count[own], runs_on=traffic is not None and traffic.reduces_async
             )
         end = _end(price, context, plan, work, [splits.of[number] for number in member])
-        return _SHARE * _least_factor(part, work, price, self.calibration) * (seconds + end)
+        return _SHARE * _factor(part, work, price, self.calibration) * (seconds + end)
 
     def _some(self, scenario: Scenario, rows: Indices) -> tuple[Scenario, Training]:
         """Return the scenario of some layouts, and its step."""
@@ -165,27 +164,13 @@ class Bounder:
         return self._splits
 
 
-def _least_factor(part: Scenario, work: ModelWork, price: OperatorTimer, calibration: Calibration) -> Quantity:
-    """Return by what measured steps multiply a step's time at least.
-
-        exp(s * mean) >= min(1, exp(s_most * mean)),   s_most = sqrt(D^2 + 3 * (largest log ratio of a kernel)^2) / 1.28
-
-    s_most: of kernels, exchanges and messages side by side, each as far off as its least sure kernel.
-    """
+def _factor(part: Scenario, work: ModelWork, price: OperatorTimer, calibration: Calibration) -> Quantity:
+    """Return by what measured steps multiply a step's time, as `Anchored` has it."""
     if part.anchor is None:
         return 1.0
     timed = [one for kind in _kinds(work) for each in _timed(price, kind) for one in each]
-    runs = run_scatter(part, calibration, timed)
-    kernels: Quantity = 0.0
-    for one in timed:
-        middle = one.fit.spread.ratio(one.time.seconds, 0.0, 0.0)
-        for low in (0.0, 1.0):
-            end = one.fit.spread.ratio(one.time.seconds, low, 1.0 - low)
-            kernels = maximum(kernels, np.abs(np.log(end / middle)))
-    whole = 0.0 if runs is None else maximum(runs.down, runs.up)
-    most = np.sqrt(whole**2 + _BESIDE * kernels**2) / NORMAL_90
     known = standing(part, part.anchor, partial(unanchored_step, calibration=calibration))
-    return np.minimum(1.0, np.exp(most * known.mean))
+    return np.exp(run_deviation(part, calibration, timed) * known.mean)
 
 
 def _timed(price: OperatorTimer, kind: LayerWork) -> tuple[tuple[TimedOperator, ...], ...]:

@@ -22,12 +22,13 @@ NOTHING_SHARED = SiteScatter(site=0.0, alike=0.0, repeat=0.003, length=1.0, kind
 DEVIATION = 0.1  # of the log of any run's time
 
 
+def within(half: float) -> FamilyFit:
+    """Return the roofline's fit with an interval."""
+    return FamilyFit(spread=Spread((1.0,), (math.exp(-half),), (1.0,), (math.exp(half),)))
+
+
 def scattered(deviation: float = DEVIATION) -> Calibration:
     """Return kernels of the roofline that are all but certain, of which whole runs scatter by a deviation."""
-
-    def within(half: float) -> FamilyFit:
-        return FamilyFit(spread=Spread((1.0,), (math.exp(-half),), (1.0,), (math.exp(half),)))
-
     return Calibration(families={"composition_training": within(NORMAL_90 * deviation), "gemm/bf16": within(1e-9)})
 
 
@@ -97,6 +98,17 @@ def test_a_run_that_shares_nothing_moves_nothing() -> None:
     anchored = replace(OTHER, anchor=measured(1.2, RUN, scatter=NOTHING_SHARED))
     assert step_time(anchored) == pytest.approx(step_time(OTHER), rel=1e-12)
     assert half_width(anchored) == pytest.approx(half_width(OTHER), rel=1e-12)
+
+
+def test_the_deviation_of_a_run_is_near_that_of_its_interval() -> None:
+    known = scattered()
+    sure = {name: within(0.3 if name == "gemm/bf16" else 1e-9) for name in known.families if "composition" not in name}
+    calibration = replace(known, families={**known.families, **sure})
+    own = float(TrainingEvaluation(RUN, STEP, calibration).deviation(calibration))
+    bare = float(TrainingEvaluation(RUN, STEP, known).deviation(known))
+    assert bare == pytest.approx(DEVIATION, rel=1e-6)
+    assert bare < own < math.hypot(DEVIATION, 0.3 / NORMAL_90)
+    assert own == pytest.approx(half_width(RUN, calibration) / NORMAL_90, rel=0.2)
 
 
 def test_a_certain_prediction_is_not_moved() -> None:
