@@ -69,10 +69,13 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def catalogue(world: Path) -> Catalogue:
-    """Return the devices and nodes of that root."""
-    return Catalogue([world])
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """Return the devices and nodes of such a root."""
+    root = tmp_path_factory.mktemp("world")
+    for name, text in FILES.items():
+        write(root, name, text)
+    return Catalogue([root])
 
 
 @pytest.fixture
