@@ -40,6 +40,7 @@ SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation 
 TRANSFER = "transfer"  # calibrations/transfer: what another device, library or version costs
 PRIOR = "prior"  # calibrations/prior: expected times of kernels on devices without rows
 _LABELS = {"schema", "extends", "name", "aliases", "price", "sources", "plausible"}  # keys that change no time
+_HOST = "host_product"  # family of kernels of the host, which say nothing of the device's
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 
 
@@ -281,9 +282,10 @@ def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:
     library = Library(search_path)
     names = library.names(CALIBRATIONS)
     for owner, _ in _chain(library, device):
-        own = [name for name in names if name.startswith(f"{owner}/")]
-        if own:
-            return read(library, CALIBRATIONS, own[0], FitsFile).basis if owner == device else "transferred"
+        files = (read(library, CALIBRATIONS, name, FitsFile) for name in names if name.startswith(f"{owner}/"))
+        own = next((file for file in files if set(file.families) != {_HOST}), None)
+        if own is not None:
+            return own.basis if owner == device else "transferred"
     return ROOFLINE
 
 
