@@ -170,10 +170,6 @@ class AnchoredFit(FamilyFit):
         """Return the files that have a part in its times."""
         return (*self.lent.sources, self.anchors.source)
 
-    def expected_error(self, operator: Any) -> Quantity:
-        """Return the expected error at the shape of an operator."""
-        return self.lent.expected_error(operator) * self.anchors.left(operator)
-
     def width(self, operator: Any) -> Quantity:
         """Return how wide the spread is at the shape of an operator, over what the fit states."""
         return self.lent.width(operator)

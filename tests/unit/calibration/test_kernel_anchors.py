@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from small_world import write
 from costmodel.calibration.fit_files import framework_of
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.cost.anchored_fit import AnchoredFit, SharedErrors, half_width, time_shares
+from costmodel.cost.calibration import FamilyFit, Spread
+from costmodel.cost.expected_roofline import bare_times
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.errors import InputError
@@ -57,6 +60,39 @@ def test_shares_are_those_of_the_largest_part(lookup, tmp_path):
     assert large[1] > 0.9
     assert tiny[0] > 0.9
     assert large.sum() == pytest.approx(1.0)
+
+
+def test_shares_are_squares_of_times_at_the_peaks(lookup, tmp_path):
+    lookup()
+    on = machine(tmp_path)
+    chip, hbm = bare_times(LARGE, on, 1.0)
+    parts = np.array([on.framework.launch, chip, hbm])
+    assert time_shares([LARGE], on) == pytest.approx(parts**2 / (parts**2).sum())
+    twice = np.array([2.0, 2.0, 2.0]) * parts
+    assert time_shares([LARGE, LARGE], on) == pytest.approx(twice**2 / (twice**2).sum())
+
+
+def test_a_variance_is_of_squared_shares():
+    shared = SharedErrors(0.1, 0.2, 0.3, 0.4, 0.05)
+    assert float(shared.variance(np.array([0.5, 0.3, 0.2]))) == pytest.approx(
+        0.1 + 0.2 * 0.25 + 0.3 * 0.09 + 0.4 * 0.04 + 0.05
+    )
+
+
+def test_half_a_width_is_half_the_logarithm_of_high_over_low():
+    fit = FamilyFit(spread=Spread((1.0,), (0.8,), (1.0,), (1.25,)))
+    assert float(half_width(fit, LARGE, 1.0)) == pytest.approx(math.log(1.25))
+
+
+def test_what_unseen_groups_add_shrinks_too(lookup):
+    far = replace(LARGE, n=2.0**18)
+    lent = lookup()[KEY].at(far)
+    moved = lookup("mine,gemm,bf16,bf16,8192,8192,8192,9000")[KEY].at(far)
+    assert isinstance(moved, AnchoredFit)
+    left = float(moved.anchors.left(far))
+    assert 0.0 < left < 1.0
+    assert float(lent.unseen_half_width(far)) > 0.0
+    assert float(moved.unseen_half_width(far)) == pytest.approx(left * float(lent.unseen_half_width(far)))
 
 
 def test_one_row_moves_its_own_kernel_by_hand(lookup, tmp_path):
