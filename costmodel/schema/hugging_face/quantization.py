@@ -58,7 +58,7 @@ def quantization_of(
     """Return the formats of a checkpoint as a model file's `quantization`; null for one that is not quantised.
 
     config: config.json; beside: hf_quant_config.json; depth: layers of the model; named: modules of the family's own
-    names. A method that is not known is returned by its name.
+    names. A method that is not known is returned by its name, as is a list that cannot be read.
     """
     stated = config.get("quantization_config")
     if stated is None and beside is not None:
@@ -69,7 +69,10 @@ def quantization_of(
     if isinstance(found, str):
         return found
     formats, by_module = found
-    parts = _parts(stated, (formats, by_module), depth, {**_MODULES, **named})
+    try:
+        parts = _parts(stated, (formats, by_module), depth, {**_MODULES, **named})
+    except re.error as error:
+        return f"the ignored pattern `re:{error.pattern}` ({error.msg})"
     experts = _EXPERT_FORMATS.get(str(config.get("expert_dtype")))
     if experts is not None and "experts" not in parts and stated.get("moe_quant_algo") is None:
         parts["experts"] = experts

@@ -67,6 +67,13 @@ def test_a_part_stays_wide_where_most_of_its_layers_do(ignored: list[str], wide:
     assert {part for part, own in found.get("parts", {}).items() if own == WIDE} == wide
 
 
+def test_an_ignored_module_whose_expression_is_none_is_named() -> None:
+    stated = {"quant_method": "fp8", "ignore": ["re:layers.[0"]}
+    found = quantization_of({"quantization_config": stated}, None, 2, {})
+    assert isinstance(found, str)
+    assert "re:layers.[0" in found
+
+
 def test_layers_may_name_algorithms_of_their_own() -> None:
     layers = {"backbone.layers.1.mixer.in_proj": {"quant_algo": "FP8"}} | {
         f"backbone.layers.2.mixer.experts.{expert}.up_proj": {"quant_algo": "W4A16_NVFP4"} for expert in range(2)
