@@ -178,7 +178,7 @@ def _spans(
 _UNKNOWN_ENGINE = {
     **dict.fromkeys(("kv_blocks", "kv_use"), "framework has no `engine`, and `memory` states nothing"),
     **dict.fromkeys(("ttft", "latency"), "overloaded: the queue only grows"),
-    "highest_stable_rate": "a closed loop has none; write `rate` instead of `concurrency`",
+    "highest_stable_rate": "needs a `rate`; none where requests share prefixes, of conversations or of two pools",
 }
 
 

@@ -139,10 +139,13 @@ def answer(
     timed = OperatorTimer(sound, framework, calibration, cluster.device.processors).time_operator(operator)
     links = group_links(operator.group, sound)
     if engine == "flow":
-        wire = _wire(timed, framework, lambda: _uncontended_transfer(operator, cluster))
+        flat = _flat(cluster)
+        alone = OperatorTimer(flat, framework, calibration, cluster.device.processors).time_operator(operator)
+        wire = _wire(timed, framework, alone.time.network, lambda: _uncontended_transfer(operator, flat))
         found = _by_flows(request, operator, cluster, rank_layout, wire)
     else:
-        wire = _wire(timed, framework, lambda: float(_link_time(operator, _without_latency(links))))
+        own = timed.time.network
+        wire = _wire(timed, framework, own, lambda: float(_link_time(operator, _without_latency(links))))
         found = _closed(request, operator, group_links(operator.group, cluster), wire)
     return CollectiveTime(
         request=request,
@@ -185,26 +188,32 @@ def _check_engine(request: CollectiveRequest, engine: str) -> None:
         raise InputError.single("flows know no chunks", hint="leave chunks out, or write --engine analytic")
 
 
-def _wire(timed: TimedOperator, framework: Framework, transfer: Callable[[], float]) -> Wire:
+def _wire(timed: TimedOperator, framework: Framework, network: Seconds, transfer: Callable[[], float]) -> Wire:
     """Return the part of the links' bandwidth that a fit says is achieved at an operator's size, and what is fixed.
 
-    Without a fitted form: the fit's share of the network. With one: the engine's transfer on a fabric where no flows
-    meet, over the fit's, so that flows that meet no others take the fitted time.
+    Without a fitted form: the fit's share of the network. With one: the engine's transfer over the fit's, `network`: of
+    flows both on a fabric where none meet, so that flows that meet no others take the fitted time.
     """
     fit, time = timed.fit, timed.time
-    if fit.form is None or float(time.network) <= 0:
+    if fit.form is None or float(network) <= 0:
         return Wire(float(framework.launch * fit.launch_factor), float(fit.network_efficiency), None)
-    return Wire(0.0, transfer() / float(time.network), float(time.fixed))
+    return Wire(0.0, transfer() / float(network), float(time.fixed))
 
 
 def _without_latency(links: GroupLinks) -> GroupLinks:
-    return replace(links, intra_latency=0.0, inter_latency=0.0)
+    return replace(links, intra_latency=0.0, inter_latency=0.0, setup=0.0, exchange_setup=0.0)
 
 
-def _uncontended_transfer(operator: Collective | ExpertAllToAll, cluster: Cluster) -> float:
-    """Return the time of an operator's flows without latencies where all NICs hang on one switch [s]."""
-    network = None if cluster.network is None else replace(_sound(cluster), topology="unspecified", planes=1.0)
-    flat = replace(cluster, network=network)
+def _flat(cluster: Cluster) -> Cluster:
+    """Return a cluster whose NICs all hang on one switch, without failures."""
+    if cluster.network is None:
+        return cluster
+    network = replace(_sound(cluster), topology="unspecified", planes=1.0, oversubscription=1.0, shape=())
+    return replace(cluster, network=network)
+
+
+def _uncontended_transfer(operator: Collective | ExpertAllToAll, flat: Cluster) -> float:
+    """Return the time of an operator's flows without latencies where no flows meet [s]."""
     outcome = _flows(operator, FlowRun(flat, layout(flat, int(operator.group.size))), bytes_alone=True)
     return outcome.transfer
 

@@ -123,9 +123,14 @@ class FitLookup(Mapping[str, FamilyFit]):
         if anchors is None or found.fit.form is None or found.considered[-1].device == self._device:
             return found.fit
         if key not in self._anchored:
-            self._note(f"{key}: moved by {len(anchors.errors)} rows of {anchors.source}")
+            count = len(anchors.errors)
+            self._note(f"{key}: moved by {count} row{'' if count == 1 else 's'} of {anchors.source}")
             self._anchored[key] = AnchoredFit.of(found.fit, anchors)
         return self._anchored[key]
+
+    def read_anchors(self) -> None:
+        """Read the rows that the device's file names; raise InputError where they cannot move a fit."""
+        self._anchors  # noqa: B018  read when first asked for
 
     @cached_property
     def _anchors(self) -> Mapping[str, KernelAnchors]:

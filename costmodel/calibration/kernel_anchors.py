@@ -19,7 +19,7 @@ from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, read_tables
 from costmodel.quantities import Array
 from costmodel.schema.calibration import KernelAnchorsFile
-from costmodel.schema.references import FOLDERS, Library
+from costmodel.schema.references import FOLDERS, Library, display_path
 from costmodel.workload.scenario import Framework
 
 SHARED = "kernel_anchors"  # calibrations/kernel_anchors: how errors of a fit go together
@@ -40,12 +40,16 @@ def read_anchors(
     strangers = sorted({alias for alias in table.text("device").astype(str) if catalogue.known(alias) is None})
     if strangers:
         raise InputError.single(
-            f"{path} has rows of {', '.join(strangers)}", field=_FIELD, hint=f"leave rows of {device} alone in it"
-        )
+            f"{display_path(path)} has rows of {', '.join(strangers)}",
+            field=_FIELD,
+            hint=f"leave rows of {device} alone in it",
+        )  # fmt: skip
     mapped, left_out = map_rows(table, catalogue)
     if left_out or not mapped:
         reasons = "; ".join(f"{one.op}: {one.reason}" for one in left_out) or "it has no rows"
-        raise InputError.single(f"{path} cannot move a fit: {reasons}", field=_FIELD, hint="remove these rows")
+        raise InputError.single(
+            f"{display_path(path)} cannot move a fit: {reasons}", field=_FIELD, hint="remove these rows"
+        )
     source = f"{CALIBRATIONS}/{device}/{name}"
     return anchors_of(table, mapped, Calibration(source, lent), shared_errors(library), source)
 

@@ -177,7 +177,7 @@ class CollectiveForm:
         if self.small_cluster_steps is not None and kind in STEPPED:
             share = min(self.small_efficiency, LL_SHARE)
             scaled = replace(links, intra=share * links.intra, inter=share * links.inter)
-            across = self.small_cluster_steps.time(kind, links) + _transfer(kind, size, scaled)
+            across = self.small_cluster_steps.time(kind, links) + _transfer(kind, size, scaled) + links.setup
         if self.custom_all_reduce is None:
             return {"small_time": where(links.nodes > 1, across, inside)}
         custom = self.custom_all_reduce.time(size, links, self.small_step)
@@ -189,7 +189,8 @@ class CollectiveForm:
             scaled = replace(scaled, inter=self.inter_efficiency * links.inter)
         ring = self.large_latency + nccl_time(kind, size, scaled)
         if self.cluster_steps is not None and kind in STEPPED:
-            stepped = self.large_latency + self.cluster_steps.time(kind, links) + _transfer(kind, size, scaled)
+            steps = self.cluster_steps.time(kind, links) + links.setup
+            stepped = self.large_latency + steps + _transfer(kind, size, scaled)
             ring = where(links.nodes > 1, stepped, ring)
         if self.nvls is None or kind != ALL_REDUCE:
             return {"large_time": ring, "ring_time": ring}

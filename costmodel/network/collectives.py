@@ -79,12 +79,12 @@ def nccl_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
     It is `collective_time`, but of an all-reduce the volume of rings and the steps of double binary trees, which are
     chains inside a node: NCCL takes trees for small messages and rings for large ones [NCCL, src/graph/tuning.cc].
 
-        2*(n-1)/n * S/B_ring + 2*(l-1)*a_in + 2*ceil(log2 N)*a_out
+        2*(n-1)/n * S/B_ring + 2*(l-1)*a_in + 2*ceil(log2 N)*a_out + setup
     """
     if kind != "all_reduce":
         return collective_time(kind, size, links)
     steps = (links.ranks_per_node - 1) * links.intra_latency + doublings(links.nodes) * links.inter_latency
-    return where(links.size > 1, 2 * ring_transfer(size, links) + 2 * steps, 0.0)
+    return where(links.size > 1, 2 * ring_transfer(size, links) + 2 * steps + links.setup, 0.0)
 
 
 def ring_bandwidth(links: GroupLinks) -> BytesPerSecond:

@@ -83,8 +83,17 @@ def farthest_hops(network: Network, endpoints: Count) -> Count:
     return hops
 
 
+def neighbour_load(network: Network, stride: Count) -> Count:
+    """Return the bytes on a link between routers for each byte that all endpoints send to those `stride` farther on.
+
+    Of h endpoints a router: h on each of the links between them; of fewer than h apart, those that leave the router.
+    """
+    per_router = endpoints_per_router(network)
+    return where(stride < per_router, maximum(stride, 1.0), per_router * neighbour_hops(network, stride))
+
+
 def neighbour_hops(network: Network, stride: Count) -> Count:
-    """Return the links between ranks that are `stride` endpoints apart, which as many groups share that interleave."""
+    """Return the links between routers of ranks that are `stride` endpoints apart."""
     apart, below = stride / endpoints_per_router(network), 1.0
     hops: Count = 1.0
     for side in network.shape:

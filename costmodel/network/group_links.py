@@ -86,7 +86,7 @@ def group_links(group: Group, cluster: Cluster) -> GroupLinks:
 def _on_grid(links: GroupLinks, cluster: Cluster, network: Network, endpoints: Count) -> GroupLinks:
     """Return the links of a group whose first and last device are `endpoints` apart on a mesh or torus.
 
-    neighbours   min(B_nic, B_link / links between neighbours): as many rings interleave
+    neighbours   min(B_nic, B_link / neighbour_load): as many rings interleave
     all alike    min(B_nic, B_link * (n-l)/n / exchange_load)
     """
     nic = cluster.node.nic
@@ -94,7 +94,7 @@ def _on_grid(links: GroupLinks, cluster: Cluster, network: Network, endpoints: C
     out = nic.bandwidth * nic.per_device
     link = (nic.bandwidth if network.bandwidth is None else network.bandwidth) * nic.per_device
     stride = endpoints / links.nodes
-    near = minimum(out, link / grids.neighbour_hops(network, stride))
+    near = minimum(out, link / grids.neighbour_load(network, stride))
     away = (links.size - links.ranks_per_node) / links.size
     even = minimum(out, link * away / maximum(grids.exchange_load(network, endpoints), SHORTEST_LOAD))
     same = nic.latency or 0.0 if network.latency_same_leaf is None else network.latency_same_leaf

@@ -89,8 +89,9 @@ def show_use(run: CalibrationRun, output: Path) -> None:
     file = run.outcome.evidence.file
     if run.anchors is not None:
         show(
-            f"Wrote {run.anchors}: put it into hardware/calibrations/{file.name.partition('/')[0]} on your search path "
-            f"and add `calibration: {{anchor: {run.anchors.stem}}}` to the device file to use its rows."
+            f"Wrote {run.anchors}, whose rows are used where it lies in hardware/calibrations/"
+            f"{file.name.partition('/')[0]} on your search path and the device file's `calibration` says "
+            f"`anchor: {run.anchors.stem}`."
         )
     if not run.outcome.evidence.fitted:
         return

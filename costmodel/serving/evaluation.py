@@ -143,13 +143,15 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     @cached_property
     def stable_rate(self) -> float | None:
-        """Return the rate that engines serve which always have work [1/s]; none of a closed loop and of conversations.
+        """Return the rate that engines serve which always have work [1/s]; none of a closed loop, of conversations, and
+        where prompts share prefixes: all at once they would find fewer of them cached.
 
         Some of the requests arrive at one replica at once; between the end of a tenth and of four fifths of them it
         serves as many as it can.
         """
         requests = self.simulation.requests
-        if not np.isfinite(requests.arrival).all() or self._plan.replicas.prefill:
+        is_open = bool(np.isfinite(requests.arrival).all())
+        if not is_open or self._plan.replicas.prefill or totals(self._done)["cached_tokens"]:
             return None
         ends = np.sort(self.simulation.saturated(SATURATING).progress.time[:, FINISH])
         first, last = round(EARLY * (len(ends) - 1)), round(LATE * (len(ends) - 1))

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from costmodel.api import Workload
+from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.errors import InputError, Problem
 from costmodel.result import PHASES
 from costmodel.schema import resolve
 from costmodel.schema.assemble import Assembly
-from costmodel.schema.files import validate
+from costmodel.schema.files import load_device, validate
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.hugging_face import is_config
 from costmodel.schema.references import Library, suggest
@@ -143,4 +144,17 @@ def _problems(plan: Callable[[], None], tree: Tree, place: Sequence[str | int]) 
             yield problem if is_line else replace(problem, location=nearest.location, field=field)
 
 
-_PLANNERS = {"study": _study, "what_if": _what_if, "fit_plan": _fit_plan}
+def _device(tree: Tree, path: str, search_path: Sequence[str]) -> Iterator[Problem]:
+    """Yield what is wrong with the measured rows that a device file names as its anchor."""
+    place = tree.at(("calibration", "anchor"))
+    try:
+        fits = load_calibration(load_device(path, search_path), "default", search_path).families
+        assert isinstance(fits, FitLookup)
+        fits.read_anchors()
+    except InputError as error:
+        for problem in error.problems:
+            is_line = problem.location is not None and problem.location.line is not None
+            yield problem if is_line or place is None else replace(problem, location=place.location)
+
+
+_PLANNERS = {"study": _study, "what_if": _what_if, "fit_plan": _fit_plan, "device": _device}

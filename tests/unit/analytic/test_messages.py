@@ -11,6 +11,7 @@ from builders import FRAMEWORK
 
 from costmodel.analytic.messages import CollectiveRequest, CollectiveTime, Routing, answer
 from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.collective import CollectiveForm
 from costmodel.cost.machine import Machine
 from costmodel.cost.time import Time, message
 from costmodel.errors import InputError
@@ -74,6 +75,41 @@ def test_what_meets_others_is_slower_than_a_fit_by_what_it_loses() -> None:
     assert (failed.time - failed.latency) / (fitted.time - fitted.latency) == pytest.approx(8 / 7)
     assert fitted.latency == pytest.approx(30e-6)
     assert failed.latency == pytest.approx(30e-6 + 3.33e-6)  # forwarded at both ends instead of one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OfLinks(Measured):
+    """A fit of 30 us and 80 % of the bandwidth of the links that a cluster has."""
+
+    def time(self, operator: Any, machine: Machine) -> Time:
+        assert machine.cluster is not None
+        links = replace(group_links(operator.group, machine.cluster), intra_latency=0.0, inter_latency=0.0)
+        return message(30e-6 + collective_time(operator.kind, operator.size, links) / 0.8, 30e-6)
+
+
+def test_flows_over_a_narrow_fabric_lose_no_more_than_without_a_fit() -> None:
+    assert MPFT.network is not None
+    narrow = replace(MPFT, network=replace(MPFT.network, oversubscription=4.0, radix=32.0))
+    fits = Calibration("links", {"collective": FamilyFit(form=OfLinks(), basis="fitted")})
+    bare, fitted = (ask("flow", "all_to_all", 512, narrow, each) for each in (BARE, fits))
+    assert fitted.time - fitted.latency == pytest.approx((bare.time - bare.latency) / 0.8, rel=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["analytic", "flow"])
+def test_circuits_are_set_once_more_than_a_fit_knows(engine: str) -> None:
+    assert MPFT.network is not None
+    form = CollectiveForm(
+        launch=3e-6, small_step=0.5, small_efficiency=0.2, large_latency=1e-5, large_step=0.5, large_efficiency=0.7,
+        protocol_switch=1e6, switch_sharpness=6.0,
+    )  # fmt: skip
+    fits = Calibration("nccl", {"collective": FamilyFit(form=form, basis="fitted")})
+    slow, quick = (
+        replace(MPFT, network=replace(MPFT.network, topology="ocs", planes=1.0, reconfiguration=each))
+        for each in (10e-3, 0.0)
+    )
+    for kind in ("all_reduce", "all_gather"):
+        with_setup, without = (ask(engine, kind, 32, cluster, fits).time for cluster in (slow, quick))
+        assert with_setup - without == pytest.approx(10e-3, rel=1e-6)
 
 
 @pytest.mark.parametrize("engine", ["analytic", "flow"])

@@ -20,6 +20,7 @@ from costmodel.cost.operator_time import operator_time
 from costmodel.errors import InputError
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
+from costmodel.study.checking import check_file
 from costmodel.workload.operators import Gemm
 
 KEY = "gemm/bf16"
@@ -175,6 +176,16 @@ def test_rows_that_cannot_move_a_fit_are_refused(lookup, row, message):
         lookup(row)[KEY]
 
 
+def test_a_device_file_is_checked_with_its_rows(lookup, tmp_path):
+    lookup("h100-sxm,gemm,bf16,bf16,8192,8192,8192,900")
+    (problem,) = check_file(str(tmp_path / "0/hardware/devices/mine.yaml"), [str(tmp_path / "0")])
+    assert problem.field == "calibration.anchor"
+    assert problem.location is not None
+    assert problem.location.line == 4
+    lookup("mine,gemm,bf16,bf16,8192,8192,8192,9000")
+    assert check_file(str(tmp_path / "1/hardware/devices/mine.yaml"), [str(tmp_path / "1")]) == []
+
+
 def test_a_table_that_is_not_there_is_named(lookup, tmp_path):
     fits = lookup("mine,gemm,bf16,bf16,8192,8192,8192,9000")
     (tmp_path / "0/hardware/calibrations/mine/mine.csv").unlink()
@@ -187,4 +198,4 @@ def test_other_kernels_and_own_fits_stay(lookup):
     assert not isinstance(fits["attention_prefill/bf16"], AnchoredFit)
     assert fits.notes == [] or all("gemm" not in note for note in fits.notes)
     assert isinstance(fits[KEY], AnchoredFit)
-    assert "gemm/bf16: moved by 1 rows of calibrations/mine/mine" in fits.notes
+    assert "gemm/bf16: moved by 1 row of calibrations/mine/mine" in fits.notes

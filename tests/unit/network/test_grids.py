@@ -118,6 +118,11 @@ def test_a_part_of_a_mesh_and_several_endpoints_a_router() -> None:
     shared = dies("mesh", (4.0, 4.0), "static", ports=2.0)
     assert closed("all_to_all", shared, 32, "direct") == pytest.approx(2 * SIZE / LINK)
     assert flows("all_to_all", shared, 32, "direct") == pytest.approx(2 * SIZE / LINK)
+    for stride in (1, 2):  # all on a router send to the next one, or the last of each does
+        expected = (32 // stride - 1) / (32 // stride) * SIZE / LINK * stride
+        assert closed("all_gather", shared, 32 // stride, "ring", float(stride)) == pytest.approx(expected)
+        placed = {"stride": stride, "groups": stride}
+        assert flows("all_gather", shared, 32 // stride, "ring", **placed) == pytest.approx(expected)
     narrow = replace(rows, node=replace(rows.node, nic=Nic(LINK / 4, 1.0, 0.0)))
     assert closed("all_to_all", narrow, 64, "direct") == pytest.approx(63 / 64 * SIZE / (LINK / 4))
 
