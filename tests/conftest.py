@@ -14,8 +14,8 @@ import costmodel
 SHORT, LONG = 40, 200  # examples of a property
 COMMON = {"derandomize": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 SLOW = frozenset({
-    "test_attention_fits.py", "test_calibrate.py", "test_howto.py", "test_parts.py", "test_plotting.py", "test_provenance.py",
-    "test_published.py", "test_running.py", "test_search.py",
+    "test_attention_fits.py", "test_calibrate.py", "test_howto.py", "test_parts.py", "test_plotting.py",
+    "test_provenance.py", "test_published.py", "test_running.py", "test_search.py",
 })  # fmt: skip
 """Files that take tens of seconds: they start first, so that no worker is left alone with one at the end."""
 settings.register_profile("short", max_examples=SHORT, **COMMON)
