@@ -72,7 +72,7 @@ def quantization_of(
     try:
         parts = _parts(stated, (formats, by_module), depth, {**_MODULES, **named})
     except re.error as error:
-        return f"the ignored pattern `re:{error.pattern}` ({error.msg})"
+        return f"the ignored pattern {error.pattern!r} ({error.msg})"
     experts = _EXPERT_FORMATS.get(str(config.get("expert_dtype")))
     if experts is not None and "experts" not in parts and stated.get("moe_quant_algo") is None:
         parts["experts"] = experts
