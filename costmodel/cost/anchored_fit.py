@@ -31,7 +31,7 @@ from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Mix
 
 KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # whose rows may anchor: messages are none of a device
 _FACTOR = "anchor_factor"
-_TAIL = 4.0  # chosen: degrees of freedom of a row's own error, as of whole runs (15.10)
+_TAIL = 4.0  # chosen: degrees of freedom of a row's own error
 _ROUNDS = 30  # of the weights of rows, which settle in about ten
 
 
