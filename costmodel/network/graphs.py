@@ -32,6 +32,8 @@ from costmodel.network.topologies import (
 RAILED = ("mrft", "rail", "mpft")
 """Topologies in which NIC i of every node hangs on the leaves of rail i."""
 
+MOST_ROUTERS = 65_536  # of a grid: its graph then takes seconds
+
 
 def fabric_graph(network: Network, endpoints: int, rails: int = 1) -> nx.MultiGraph:
     """Return the part of a fabric that holds `endpoints`, numbered node by node, `rails` in each node.
@@ -147,7 +149,13 @@ def _nvlink(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
 
 
 def _grid(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
-    names = [_add_switch(graph, f"router0.{number}", 0) for number in range(int(np.prod(network.shape)))]
+    routers = int(np.prod(network.shape))
+    if routers > MOST_ROUTERS:
+        raise InputError.single(
+            f"a {network.topology} of {routers:,} routers is too large to be laid out", field="network.shape",
+            hint=f"state up to {MOST_ROUTERS:,}, or take the closed form",
+        )  # fmt: skip
+    names = [_add_switch(graph, f"router0.{number}", 0) for number in range(routers)]
     graph.add_edges_from((names[first], names[second]) for first, second in grid_cables(network))
     _add_nics(graph, endpoints, 1, int(endpoints_per_router(network)))
 

@@ -131,6 +131,8 @@ class NetworkFile(Strict):
 
     @model_validator(mode="after")
     def _check_grid(self) -> Self:
+        if self.topology != "ocs" and self.reconfiguration is not None:
+            raise wrong(f"a {self.topology} has no circuits", "take reconfiguration out, or write topology: ocs")
         if self.topology not in GRIDS:
             if self.shape:
                 raise wrong(f"a {self.topology} has no shape", f"take shape out, or write {' or '.join(GRIDS)}")

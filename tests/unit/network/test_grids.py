@@ -168,6 +168,7 @@ def test_a_grid_over_an_array_is_its_points() -> None:
         ({"topology": "torus", "radix": 4, "shape": [4, 4]}, "no port of a router"),
         ({"topology": "mesh", "radix": 5, "shape": [4, 4], "planes": 2}, "one plane"),
         ({"topology": "ft2", "radix": 8, "shape": [4, 4]}, "has no shape"),
+        ({"topology": "ft2", "radix": 8, "reconfiguration": "1 ms"}, "has no circuits"),
     ],
 )
 def test_a_grid_that_cannot_be_built_says_why(wrong: dict[str, object], text: str) -> None:
@@ -181,6 +182,13 @@ def test_a_grid_with_too_few_routers_says_so() -> None:
     assert network is not None
     with pytest.raises(InputError, match="16 ports"):
         fabric_graph(network, 17)
+
+
+def test_a_grid_that_is_too_large_to_lay_out_is_refused() -> None:
+    network = dies("mesh", (4096.0, 4096.0)).network
+    assert network is not None
+    with pytest.raises(InputError, match="16,777,216 routers is too large"):
+        fabric_graph(network, 4)
 
 
 def test_failed_links_are_gone_round() -> None:
