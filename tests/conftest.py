@@ -13,11 +13,6 @@ import costmodel
 
 SHORT, LONG = 40, 200  # examples of a property
 COMMON = {"derandomize": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-SLOW = frozenset({
-    "test_attention_fits.py", "test_calibrate.py", "test_howto.py", "test_parts.py", "test_plotting.py",
-    "test_provenance.py", "test_published.py", "test_running.py", "test_search.py",
-})  # fmt: skip
-"""Files that take tens of seconds: they start first, so that no worker is left alone with one at the end."""
 settings.register_profile("short", max_examples=SHORT, **COMMON)
 settings.register_profile("long", max_examples=LONG, **COMMON)
 
@@ -33,11 +28,6 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("long" if config.getoption("--long") else "short")
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put slow files first."""
-    items.sort(key=lambda item: item.path.name not in SLOW)
 
 
 @pytest.fixture(scope="session")
