@@ -19,10 +19,10 @@ import numpy as np
 
 from costmodel.calibration.fit_files import default_framework, read
 from costmodel.calibration.fit_selection import Chooser, Kernel
-from costmodel.calibration.row_times import times_of, variant_of
+from costmodel.calibration.row_times import Choice, times_of, variant_of
 from costmodel.fitting.run_plan import KIND, PLAN, rows_of
 from costmodel.fitting.samples import RowMask
-from costmodel.measurements.row_group import Catalogue
+from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.quantities import Array
@@ -86,18 +86,22 @@ class Measured:
             yield Found(key, device, *(np.concatenate(side) for side in zip(*parts, strict=True)))
 
     def _of(self, file: ImplementationFile, chooser: Chooser) -> Iterator[tuple[str, tuple[Array, Array, Array]]]:
+        framework = default_framework(self.path)
+        for key, part, rows, choice in self.chosen(file, chooser):
+            middle, low, high = times_of(part, choice, framework)
+            measured = rows.seconds[part.rows]
+            yield key, (np.log(measured / middle), np.log(low / middle), np.log(high / middle))
+
+    def chosen(self, file: ImplementationFile, chooser: Chooser) -> Iterator[tuple[str, OperatorRows, Table, Choice]]:
+        """Yield (family/variant, operators, their table, fits that answer) of the rows of an implementation."""
         rows = self.table.take(self.is_of(file.device[len(KIND) :]) & rows_of(file, self.table))
         mapped, _ = map_rows(rows, self.catalogue)
-        framework = default_framework(self.path)
         for part in mapped:
             key = f"{part.family}/{variant_of(part)}"
             is_own = file.library == OWN_KIND and part.family.startswith("attention")
             if part.family in FAMILIES and not is_own and {key, part.family} & set(file.families):
                 said = (str(rows.text(column)[part.rows[0]]) for column in ("framework", "kernel", "timing"))
-                choice = chooser.choose(part.family, variant_of(part), Kernel(*said))
-                middle, low, high = times_of(part, choice, framework)
-                measured = rows.seconds[part.rows]
-                yield key, (np.log(measured / middle), np.log(low / middle), np.log(high / middle))
+                yield key, part, rows, chooser.choose(part.family, variant_of(part), Kernel(*said))
 
     def is_of(self, device: str) -> RowMask:
         """Return a mask of the rows of a device."""

@@ -19,13 +19,12 @@ import numpy as np
 from scipy.optimize import minimize
 
 from costmodel.calibration.fit_files import default_framework, read
-from costmodel.calibration.fit_selection import Chooser, Kernel
+from costmodel.calibration.fit_selection import Chooser
 from costmodel.calibration.kernel_anchors import moves, standardised
-from costmodel.calibration.row_times import times_of, variant_of
+from costmodel.calibration.row_times import times_of
 from costmodel.cost.anchored_fit import SharedErrors
-from costmodel.fitting.run_plan import KIND, PLAN, rows_of
+from costmodel.fitting.run_plan import KIND, PLAN
 from costmodel.measurements.row_group import Catalogue
-from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import join, read_tables
 from costmodel.quantities import Array, Indices
 from costmodel.schema.files import list_names
@@ -33,8 +32,6 @@ from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from reports.fits.backcasts import Measured
-from reports.fits.prior import FAMILIES
-from reports.fits.transfer import OWN_KIND
 
 COMMAND = "python -m reports.fits.kernel_anchors MEASUREMENTS --output hardware/calibrations/kernel_anchors.yaml"
 FEWEST = 8  # rows of a family of an implementation
@@ -87,19 +84,12 @@ def families(measured: Measured, device: str, hidden: frozenset[str]) -> Iterato
 
 
 def _of(file: ImplementationFile, measured: Measured, chooser: Chooser) -> Iterator[Family]:
-    device = file.device[len(KIND) :]
-    rows = measured.table.take(measured.is_of(device) & rows_of(file, measured.table))
-    framework = default_framework(measured.path)
+    device, framework = file.device[len(KIND) :], default_framework(measured.path)
     found: dict[str, list[tuple[Array, ...]]] = {}
-    for part in map_rows(rows, measured.catalogue)[0]:
-        key = f"{part.family}/{variant_of(part)}"
-        is_own = file.library == OWN_KIND and part.family.startswith("attention")
-        if part.family not in FAMILIES or is_own or not {key, part.family} & set(file.families) or not moves(part):
-            continue
-        said = (str(rows.text(column)[part.rows[0]]) for column in ("framework", "kernel", "timing"))
-        choice = chooser.choose(part.family, variant_of(part), Kernel(*said))
-        middle = times_of(part, choice, framework)[0]
-        found.setdefault(key, []).append((*standardised(part, rows, choice, framework), middle))
+    for key, part, rows, choice in measured.chosen(file, chooser):
+        if moves(part):
+            middle = times_of(part, choice, framework)[0]
+            found.setdefault(key, []).append((*standardised(part, rows, choice, framework), middle))
     for key, parts in found.items():
         whole = [np.concatenate(side) for side in zip(*parts, strict=True)]
         if len(whole[1]) >= FEWEST:

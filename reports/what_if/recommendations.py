@@ -11,7 +11,7 @@ from reports.what_if.asked import Asked
 from reports.what_if.bar_groups import Group, groups_plot
 
 COLOURS = {"training": BLUE, "prefill": GREEN, "decode": ORANGE}
-WIDE = 42  # characters of a line beside a bar
+WIDE, AXIS = 42, 34  # characters of a line beside a bar, and of one below the bars
 LEAST = 5e-4  # of the metric: less is shown as nothing
 
 
@@ -29,7 +29,7 @@ def of_recommendations(found: list[ChangeEffect], name: str) -> Asked:
         ]  # fmt: skip
         if bars:
             metric = own[0].metric.replace("_", " ")
-            groups.append(Group("\n".join(wrap(f"{scenario}: less {metric}", WIDE)), "ratio", bars))
+            groups.append(Group("\n".join(wrap(f"{scenario}: less {metric}", AXIS)), "ratio", bars))
         nothing = [one.term for one in own if 1.0 - one.after / one.before <= LEAST]
         if nothing:
             says.append(f"{scenario}: no gain by this model from {'; '.join(nothing)}.")
