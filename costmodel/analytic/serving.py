@@ -84,7 +84,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         first = state.until_first(with_prompts, decode_only) + self._not_admitted / throughput + idle
         throughput = throughput / (1.0 + idle * throughput / (plan.concurrency / parallel.pp))
         later = state.after_first(with_prompts, decode_only)
-        rate = throughput * parallel.pp * parallel.dp * plan.replicas.count
+        rate = throughput * parallel.pp * parallel.dp * plan.replicas.serving(parallel.devices)
         tokens, devices = rate * plan.output_tokens, parallel.devices * plan.replicas.count
         return {
             "ttft": first,

@@ -6,16 +6,8 @@ import numpy as np
 
 from costmodel.serving.blocks import take_blocks
 from costmodel.serving.compiled import inner
-from costmodel.serving.engine import (
-    blocks_needed,
-    give_first_tokens,
-    give_tokens,
-    growth,
-    note_gap,
-    price,
-    release,
-    schedule,
-)
+from costmodel.serving.decoding import give_first_tokens, give_tokens, growth, note_gap, release
+from costmodel.serving.engine import blocks_needed, price, schedule
 from costmodel.serving.prices import DECODE_KEYS, Tables, decode_time, locate, locate_from, rows_time
 from costmodel.serving.queue import may_start, see_arrivals
 from costmodel.serving.state import (

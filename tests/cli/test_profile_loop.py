@@ -111,7 +111,7 @@ def ratios(rows: list[dict[str, str]], kind: str) -> list[float]:
 
 
 def fewest(rows: list[dict[str, str]]) -> int:
-    """Return how many kernels of the rarer kind a fit predicts: which of them got a fit depends on what was measured."""
+    """Return how many kernels of the rarer kind a fit predicts: which got one depends on what was measured."""
     return min(len(ratios(rows, kind)) for kind in KINDS)
 
 
