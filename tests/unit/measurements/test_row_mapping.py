@@ -108,8 +108,8 @@ def test_triton_keeps_every_copy_and_writes_zeros_for_other_ranks(table, catalog
 
 @pytest.mark.parametrize(
     ("changed", "is_tuned"),
-    [({}, 1.0), ({"tp_size": 1}, 0.0), ({"ep_size": 1}, 0.0), ({"ep_size": 1, "tp_size": 4}, 1.0), ({"framework": ""}, 0.0),
-     ({"device": "SIBLING"}, 0.0), ({"dtype_in": "fp32"}, 0.0)],
+    [({}, 1.0), ({"tp_size": 1}, 0.0), ({"ep_size": 1}, 0.0), ({"ep_size": 1, "tp_size": 4}, 1.0),
+     ({"framework": ""}, 0.0), ({"device": "SIBLING"}, 0.0), ({"dtype_in": "fp32"}, 0.0)],
 )  # fmt: skip
 def test_rows_of_layers_with_tuned_tiles_of_their_engine_say_so(table, catalogue, changed, is_tuned):
     found = only(table(LAYER | {"framework": "a build of fast 0.1"} | changed), catalogue)
