@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _samples(files[name], plan, table.take(of_row == files[name].device[len(KIND) :]), catalogue, bare)
                 for name in file.siblings
             ]
-            others = {**_with_nearest(rooflines, own), **_streams(file, plan)}
+            others = {**_with_nearest(rooflines, own), **_streams(file, rows, catalogue)}
             outcome = fit_implementation(file, plan, rows, catalogue, Calibration(file.name, others), siblings)
             for key, fit in outcome.evidence.fitted.items():
                 own.setdefault(key, fit.fit())
@@ -93,16 +93,18 @@ def _samples(
     return {key: rows for key, rows in found.items() if rows is not None}
 
 
-def _streams(file: ImplementationFile, plan: FitPlanFile) -> dict[str, FamilyFit]:
-    """Return the shipped fits of the streams that rows may include, such as rotary embeddings beside attention.
+def _streams(file: ImplementationFile, rows: Table, catalogue: Catalogue) -> dict[str, FamilyFit]:
+    """Return the shipped fits of the streams that rows include, such as rotary embeddings beside attention.
 
     They are those that `predict` adds to such rows, so that what a core takes is what they leave of the whole.
     """
+    mapped, _ = map_rows(rows.take(rows_of(file, rows)), catalogue)
+    parts = (operator for part in mapped for operator in part.operators if operator.family == ELEMENTWISE)
+    kinds = {f"{ELEMENTWISE}/{operator.variant}" for operator in parts} - set(file.families)
     kernel = Kernel(*(next(iter(names), "") for names in (file.frameworks, file.kernels, file.timings)))
     family, _, variant = next(iter(file.families)).partition("/")
     found = Chooser(file.device[len(KIND) :]).choose(family, variant, kernel).calibration.families
-    kinds = {key for each in plan.implementations for key in each.families if key.startswith(f"{ELEMENTWISE}/")}
-    return {key: found[key] for key in sorted(kinds - set(file.families)) if key in found}
+    return {key: found[key] for key in sorted(kinds) if key in found}
 
 
 def _with_nearest(rooflines: Mapping[str, FamilyFit], fits: Mapping[str, FamilyFit]) -> dict[str, FamilyFit]:
