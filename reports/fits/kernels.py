@@ -100,7 +100,7 @@ def _streams(file: ImplementationFile, rows: Table, catalogue: Catalogue) -> dic
     """
     mapped, _ = map_rows(rows.take(rows_of(file, rows)), catalogue)
     parts = (operator for part in mapped for operator in part.operators if operator.family == ELEMENTWISE)
-    kinds = {f"{ELEMENTWISE}/{operator.variant}" for operator in parts} - set(file.families)
+    kinds = {f"{ELEMENTWISE}/{each.variant}" if each.variant else ELEMENTWISE for each in parts} - set(file.families)
     kernel = Kernel(*(next(iter(names), "") for names in (file.frameworks, file.kernels, file.timings)))
     family, _, variant = next(iter(file.families)).partition("/")
     found = Chooser(file.device[len(KIND) :]).choose(family, variant, kernel).calibration.families
