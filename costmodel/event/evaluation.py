@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
@@ -123,7 +125,8 @@ class _Simulated(ABC, Generic[Model, Times]):
         self._model: Model = model
         self._times: Times
         self.ledger, self.headline, self.anchored = closed.ledger, closed.headline, closed.anchored
-        self._times, engine.timelines[scenario.name], self._notes = self._simulate(model)
+        with _without_collection():
+            self._times, engine.timelines[scenario.name], self._notes = self._simulate(model)
 
     @abstractmethod
     def _simulate(self, model: Model) -> tuple[Times, Timeline, tuple[str, ...]]:
@@ -264,6 +267,18 @@ def _check_size(scenario: Scenario, passes: int) -> None:
             hint="use --engine analytic, or fewer stages or micro-batches",
             field=f"scenarios.{scenario.name}",
         )  # fmt: skip
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Look for no reference cycles meanwhile: a graph of a step is a million objects, and none of them is garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _positions(perturbations: Mapping[str, Perturbation]) -> int:
