@@ -48,15 +48,19 @@ class _Candidate:
     def mismatch(self, kernel: Kernel) -> tuple[int, ...]:
         """Return how far the file is from a kernel, the weightiest first; what a row does not say does not count.
 
-        A kernel that no file names is nearest to those of the library whose name its own holds.
+        A kernel that no file names is nearest to those of the library whose name its own holds. A file without names of
+        kernels has those of its frameworks and of its library; one that says of no rows that it is theirs only the
+        latter.
         """
         file = self.fits.file
         names = [framework.partition(" ")[0] for framework in file.frameworks]
-        other = _differs(kernel.kernel, file.kernels)
+        elsewhere = _differs(kernel.framework.partition(" ")[0], names)
+        unnamed = 0 if not kernel.kernel or self.is_named(kernel) else elsewhere if self.names_rows else 1
+        other = _differs(kernel.kernel, file.kernels) if file.kernels else unnamed
+        elsewhere = elsewhere or int(bool(other) and not self.names_rows)
         return (
-            other, int(bool(other) and not self.is_named(kernel)),
-            _differs(kernel.framework.partition(" ")[0], names), _differs(kernel.framework, file.frameworks),
-            _differs(kernel.timing, file.timings),
+            other, int(bool(other) and not self.is_named(kernel)), elsewhere,
+            _differs(kernel.framework, file.frameworks), _differs(kernel.timing, file.timings),
         )  # fmt: skip
 
     def is_named(self, kernel: Kernel) -> bool:

@@ -17,6 +17,7 @@ from costmodel.workload.operators import WEIGHT_ONLY
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training
 from costmodel.workload.simulation import Simulation
 from costmodel.workload.site_scatter import SiteScatter
+from costmodel.workload.tuned_tiles import NOTHING_TUNED, TunedTiles
 
 UNFUSED = "unfused"  # attention with its scores in device memory
 MASKED = "masked-softmax"  # unfused, but scale, causal mask and softmax are one kernel
@@ -320,6 +321,7 @@ class Framework:
     uneven_contexts: of its decoding kernels, null: contexts of unequal length take no longer than equal ones.
     eager_layer: host time of a layer in passes with prompts, which take no less, where no CUDA graph holds them [s].
     padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one of them has.
+    tuned_tiles: layers of experts for which it ships tiles tuned on the device.
     """
 
     name: str
@@ -353,6 +355,7 @@ class Framework:
     uneven_contexts: UnevenContexts | None = None
     eager_layer: Seconds = 0.0
     padded_ranks: bool = False
+    tuned_tiles: TunedTiles = NOTHING_TUNED
 
     def comm_slowdown(self, communication: Communication) -> Quantity:
         """Return the slowdown of kernels beside exchanges of whole chunks (`normal` mode); one in low-latency mode.
