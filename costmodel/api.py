@@ -224,16 +224,16 @@ def _calibration_key(scenario: Scenario) -> Hashable:
     return device.name, device.path, tuple(sorted(kernels.items()))
 
 
-def event_engine(*, full: bool = False, checkpoint: Path | None = None) -> EventEngine:
+def event_engine(*, full: bool = False, checkpoint: Path | None = None, workers: int = 1) -> EventEngine:
     """Return an event engine.
 
     full: it simulates ranks and stages that are alike one by one; checkpoint: file that keeps the state of a simulation
-    of requests.
+    of requests; workers: threads for replicas that serve independently of each other.
     """
     from costmodel.event.evaluation import EventEngine  # SimPy loads when it is used
     from costmodel.serving.evaluation import RequestEvaluation
 
-    return EventEngine(full=full, requests=partial(RequestEvaluation, checkpoint=checkpoint))
+    return EventEngine(full=full, requests=partial(RequestEvaluation, checkpoint=checkpoint, workers=workers))
 
 
 def _as_numbers(path: str, values: list[Any]) -> Array:

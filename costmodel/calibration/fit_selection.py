@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from costmodel.calibration.fit_files import DeviceFits, FitStore
+from costmodel.calibration.fit_files import CALIBRATIONS, DeviceFits, FitStore
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.row_times import Choice
 from costmodel.calibration.substitutes import ELEMENTWISE, GRADIENTS, nearest_keys
@@ -48,15 +48,19 @@ class _Candidate:
     def mismatch(self, kernel: Kernel) -> tuple[int, ...]:
         """Return how far the file is from a kernel, the weightiest first; what a row does not say does not count.
 
-        A kernel that no file names is nearest to those of the library whose name its own holds.
+        A kernel that no file names is nearest to those of the library whose name its own holds. A file without names of
+        kernels has those of its frameworks and of its library; one that says of no rows that it is theirs only the
+        latter.
         """
         file = self.fits.file
         names = [framework.partition(" ")[0] for framework in file.frameworks]
-        other = _differs(kernel.kernel, file.kernels)
+        elsewhere = _differs(kernel.framework.partition(" ")[0], names)
+        unnamed = 0 if not kernel.kernel or self.is_named(kernel) else elsewhere if self.names_rows else 1
+        other = _differs(kernel.kernel, file.kernels) if file.kernels else unnamed
+        elsewhere = elsewhere or int(bool(other) and not self.names_rows)
         return (
-            other, int(bool(other) and not self.is_named(kernel)),
-            _differs(kernel.framework.partition(" ")[0], names), _differs(kernel.framework, file.frameworks),
-            _differs(kernel.timing, file.timings),
+            other, int(bool(other) and not self.is_named(kernel)), elsewhere,
+            _differs(kernel.framework, file.frameworks), _differs(kernel.timing, file.timings),
         )  # fmt: skip
 
     def is_named(self, kernel: Kernel) -> bool:
@@ -113,7 +117,8 @@ class Chooser:
         Order: the kernel itself on this device; another kernel, framework or version of it here; the same on the
         devices that this one inherits from, in turn; the nearest variant that any of these has; a published rate of a
         kernel that no row names; the roofline. The file answers for all families that it covers, such as the decoding
-        part of a mixed call; the others keep the device's defaults.
+        part of a mixed call; the others keep the device's defaults. A row that names nothing is the kernel that runs
+        where no program is meant: the device's own default, else what others lend it.
         """
         key = (family, variant, kernel)
         if key not in self._choices:
@@ -121,6 +126,9 @@ class Chooser:
         return self._choices[key]
 
     def _choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
+        default = self._of_no_program(family, variant) if kernel == UNNAMED else None
+        if default is not None:
+            return default
         forward = (f"{GRADIENTS[family]}/{variant}",) if family in GRADIENTS else ()  # at a share of its rate
         requested = f"{family}/{variant}"
         measured = [candidate for candidate in self._candidates if candidate.answers(kernel)]
@@ -135,6 +143,20 @@ class Chooser:
             return lent
         fits = FitLookup(self._store, self._device, {})
         return Choice(Calibration(self._device, fits), f"no fit of {requested} for {self._device}; roofline used")
+
+    def _of_no_program(self, family: str, variant: str) -> Choice | None:
+        """Return the measured fits that a simulation takes where the framework names no kernel; null without any."""
+        requested = f"{family}/{variant}"
+        fits = FitLookup(self._store, self._device, {})
+        considered = fits.considered(requested)
+        best = considered[-1] if considered else None
+        if best is None or best.fit is None or best.fit.form is None or not best.device:
+            return None
+        lender = "" if best.device == self._device else f" (fit of {best.device})"
+        instead = "" if best.key in (requested, family) else f", {best.key} substitutes for {requested}"
+        why = f"{best.source.removeprefix(f'{CALIBRATIONS}/')}{lender}{instead}"
+        across = self._store.source_agreement("other", family, variant)
+        return Choice(Calibration(self._device, fits), why, across)
 
     def _of_others(self, kernel: Kernel, requested: str) -> Choice | None:
         """Return the fits of the kernel itself that other devices lend, those of the die first; null without any.

@@ -13,6 +13,7 @@ import numpy as np
 from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.calibration.row_times import times_of, variant_of
+from costmodel.cost.anchored_fit import AnchoredFit
 from costmodel.cost.calibration import FamilyFit
 from costmodel.errors import InputError, Problem
 from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRows
@@ -85,7 +86,7 @@ def predict_mapped(
         named = _named_operator(part)
         fit = choice.calibration.fit(named)
         basis[rows], fits[rows] = _bases_of(fit, named, len(rows)), ", ".join(fit.sources)
-        why[rows] = choice.why
+        why[rows] = f"{choice.why}, moved by {fit.anchors.source}" if isinstance(fit, AnchoredFit) else choice.why
     for left in left_out:
         why[left.rows] = left.reason
     return Predictions(seconds, low, high, basis, why, fits)

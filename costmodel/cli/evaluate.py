@@ -12,9 +12,15 @@ from costmodel.cli.options import json_option, path_option, print_json
 @click.command("evaluate")
 @click.argument("measurements", type=click.Path(path_type=Path))
 @click.option("--device", metavar="NAME", help="Use this device for all rows.")
+@click.option(
+    "--by", "columns", multiple=True, metavar="COLUMN",
+    help="Tell rows apart by this column too, such as kernel, window or includes. Repeatable.",
+)  # fmt: skip
 @json_option
 @path_option
-def command(*, measurements: Path, device: str | None, as_json: bool, search_path: tuple[str, ...]) -> int:
+def command(
+    *, measurements: Path, device: str | None, columns: tuple[str, ...], as_json: bool, search_path: tuple[str, ...]
+) -> int:
     """Compare predictions with MEASUREMENTS (a table, or a folder of tables): errors by device, operator and number
     format.
 
@@ -24,7 +30,7 @@ def command(*, measurements: Path, device: str | None, as_json: bool, search_pat
     from costmodel.fitting.scoring import score
     from costmodel.measurements.tables import read_tables
 
-    report = score(read_tables(measurements, device=device), search_path)
+    report = score(read_tables(measurements, device=device), search_path, columns)
     if as_json:
         print_json(report.document())
         return 0

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import click
 
 from costmodel.cli.completion import words
+from costmodel.cli.options import path_option
 from costmodel.errors import InputError
 
 # Kind of file -> the shipped file that shows it: complete, commented and valid.
@@ -42,9 +43,10 @@ def unknown_kind(kind: str, kinds: Iterable[str]) -> InputError:
 @click.option("--model", metavar="NAME", help="For a workload: the model that it runs.")
 @click.option("--cluster", metavar="NAME", help="With --model: clusters/NAME or nodes/NAME.")
 @click.option("--phase", "phases", multiple=True, metavar="PHASE", help="With --model: a phase to run. Repeatable.")
+@path_option
 def command(
     *, kind: str, source: str | None, chosen: str | None, model: str | None, cluster: str | None,
-    phases: tuple[str, ...],
+    phases: tuple[str, ...], search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Print a complete, valid example of KIND to start from. `costmodel schema KIND` lists all keys."""
     from costmodel.schema.references import Library
@@ -52,7 +54,7 @@ def command(
     if kind not in EXAMPLES:
         raise unknown_kind(kind, EXAMPLES)
     if model is not None or cluster is not None or phases:
-        return _init_workload(kind, model, cluster, phases)
+        return _init_workload(kind, model, cluster, phases, search_path)
     if source is None:
         folder, name = EXAMPLES[kind]
         click.echo(f"# To start from: the shipped {folder}/{name}. All keys: `costmodel schema {kind}`.")
@@ -71,7 +73,9 @@ def command(
     return 0
 
 
-def _init_workload(kind: str, model: str | None, cluster: str | None, phases: tuple[str, ...]) -> int:
+def _init_workload(
+    kind: str, model: str | None, cluster: str | None, phases: tuple[str, ...], search_path: tuple[str, ...]
+) -> int:
     """Print the smallest workload of a model on a cluster."""
     if kind != "workload" or model is None or cluster is None:
         raise InputError.single(
@@ -80,7 +84,7 @@ def _init_workload(kind: str, model: str | None, cluster: str | None, phases: tu
         )
     from costmodel.study.model_start import start_workload
 
-    start = start_workload(model, cluster, phases)
+    start = start_workload(model, cluster, phases, search_path)
     click.echo(f"note: {start.line}", err=True)
     click.echo(start.text, nl=False)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,23 +37,30 @@ _FILE = "workload.yaml"  # to which a user may write the workload of a model
     help="Keep the state of a simulation of requests in FILE, and go on from it (event engine only).",
 )  # fmt: skip
 @click.option(
+    "--workers", type=click.IntRange(1, 1024), metavar="N", hidden=True,
+    help="Threads for replicas that serve independently of each other (event engine only); default: all processors.",
+)  # fmt: skip
+@click.option(
     "--phase", "phases", multiple=True, metavar="PHASE",
     help="Of a model: prefill, decode, generate, serving or training. Repeatable; default: prefill and decode.",
 )  # fmt: skip
 @workload_options
 def command(
     *, workload: str, phases: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None, engine: str,
-    full: bool, trace: Path | None, checkpoint: Path | None,
+    full: bool, trace: Path | None, checkpoint: Path | None, workers: int | None,
     changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Predict time, memory, cost and the limiting resource for each scenario of WORKLOAD (a file or a name).
 
     WORKLOAD may be a model too: a name of the catalogue, a model file, a config.json or its folder, or an id in the
     cache of Hugging Face. It then runs on --cluster in the smallest workload, as `costmodel init workload` writes it.
+
+    The event engine also takes --full: every rank is simulated, even identical ones; of requests --checkpoint FILE,
+    which keeps the state of a run that goes on from it, and --workers N threads for replicas (default: all processors).
     """
     from costmodel.api import event_engine, load
 
-    options = {"--full": full or None, "--trace": trace, "--checkpoint": checkpoint}
+    options = {"--full": full or None, "--trace": trace, "--checkpoint": checkpoint, "--workers": workers}
     name = next((name for name, value in options.items() if value is not None), None)
     if engine != "event" and name is not None:
         raise InputError.single("needs the event engine", field=name, hint="add --engine event")
@@ -65,7 +73,8 @@ def command(
         click.echo(f"note: {note}", err=True)
     if checkpoint is not None and len(loaded.scenarios) > 1:
         raise InputError.single("keeps one scenario", field="--checkpoint", hint="choose one with --scenario")
-    simulation = event_engine(full=full, checkpoint=checkpoint) if engine == "event" else None
+    threads = workers or os.cpu_count() or 1
+    simulation = event_engine(full=full, checkpoint=checkpoint, workers=threads) if engine == "event" else None
     if as_json:
         document = loaded.simulate(engine=engine, simulation=simulation)
         results = document["scenarios"]

@@ -46,7 +46,8 @@ def command(
     """Evaluate a workload at every combination of values; writes results to DIR/points/ and the settings to
     DIR/study.json.
 
-    Run the same command again to resume an interrupted sweep.
+    Run the same command again to resume an interrupted sweep. --cluster-scheduler URL evaluates on a Dask cluster: its
+    address, `env` for that of $DASK_SCHEDULER_ADDRESS, or `embedded` for one of --workers processes of its own.
     """
     from costmodel.api import load
     from costmodel.cli.progress import progress

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from costmodel.calibration.row_prediction import Predictions, predict_mapped
+from costmodel.errors import InputError
 from costmodel.measurements.exclusions import Exclusion, screen
 from costmodel.measurements.row_group import Catalogue
-from costmodel.measurements.tables import Table
+from costmodel.measurements.tables import NUMBERS, TEXTS, Table
 from costmodel.quantities import Indices
+from costmodel.schema.references import suggest
 
 SCHEMA = "costmodel/evaluation@1"
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Errors of the rows of one device, operator and number format.
+    """Errors of the rows of one device, operator and number format, and of equal values in further columns, `by`.
 
     rows: those with a time and a prediction; left_out: of the primary tier, those that are not scored; mean, median: of
     the absolute relative error; bias: median of predicted over measured, less one; inside: share of rows that their
@@ -37,10 +39,11 @@ class Score:
     bias: float | None
     inside: float | None
     half_width: float | None
+    by: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """Return the score as JSON holds it."""
-        return asdict(self)
+        """Return the score as JSON holds it; `by` only where columns were named."""
+        return {name: each for name, each in asdict(self).items() if name != "by" or each}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,44 +62,41 @@ class Evaluation:
         }
 
 
-def score(table: Table, search_path: Sequence[str | Path] = ()) -> Evaluation:
+def score(table: Table, search_path: Sequence[str | Path] = (), by: Sequence[str] = ()) -> Evaluation:
     """Return the scores of all groups of a table; every row is either scored or left out with the reason.
 
-    Left out are rows of the secondary tier, rows that measure no kernel and rows that no rule maps.
+    Left out are rows of the secondary tier, rows that measure no kernel and rows that no rule maps. by: columns whose
+    values are told apart beside device, operation and number format; InputError where the schema has no such column.
     """
+    for column in by:
+        if column not in (*TEXTS, *NUMBERS):
+            hint = suggest(column, (*TEXTS, *NUMBERS))
+            raise InputError.single(f"measurements have no column {column!r}", hint=hint, field="--by")
     found = screen(table, Catalogue(search_path))
     predictions = predict_mapped(found.rows, found.mapped, found.unmapped, search_path)
-    return Evaluation(scores_of(found.rows, predictions), found.omissions)
+    return Evaluation(scores_of(found.rows, predictions, by), found.omissions)
 
 
-def scores_of(rows: Table, predictions: Predictions) -> list[Score]:
-    """Return the scores of predictions by device, operation and number format."""
-    return [_score(key, group, rows, predictions) for key, group in rows.groups("device", "op", "dtype_in")]
+def scores_of(rows: Table, predictions: Predictions, by: Sequence[str] = ()) -> list[Score]:
+    """Return the scores of predictions by device, operation, number format and the columns of `by`."""
+    return [
+        _score(key[:3], dict(zip(by, key[3:], strict=True)), group, rows, predictions)
+        for key, group in rows.groups("device", "op", "dtype_in", *by)
+    ]
 
 
-def _score(key: tuple[str, ...], group: Indices, table: Table, found: Predictions) -> Score:
+def _score(key: Sequence[str], by: Mapping[str, str], group: Indices, table: Table, found: Predictions) -> Score:
     known = group[np.isfinite(found.seconds[group]) & np.isfinite(table.seconds[group])]
     device, op, dtype = key
-    if not len(known):
-        return Score(
-            device=device,
-            op=op,
-            dtype=dtype,
-            rows=0,
-            left_out=len(group),
-            mean=None,
-            median=None,
-            bias=None,
-            inside=None,
-            half_width=None,
-        )
-    measured, predicted = table.seconds[known], found.seconds[known]
-    misses = np.abs(predicted / measured - 1.0)
-    inside = (measured >= found.low[known]) & (measured <= found.high[known])
-    half = (found.high[known] - found.low[known]) / 2.0 / predicted
+    mean = median = bias = within = half_width = None
+    if len(known):
+        measured, predicted = table.seconds[known], found.seconds[known]
+        misses = np.abs(predicted / measured - 1.0)
+        inside = (measured >= found.low[known]) & (measured <= found.high[known])
+        half = (found.high[known] - found.low[known]) / 2.0 / predicted
+        mean, median, within = float(misses.mean()), float(np.median(misses)), float(inside.mean())
+        bias, half_width = float(np.median(predicted / measured)) - 1.0, float(np.median(half))
     return Score(
-        device=device, op=op, dtype=dtype, rows=len(known), left_out=len(group) - len(known),
-        mean=float(misses.mean()), median=float(np.median(misses)),
-        bias=float(np.median(predicted / measured)) - 1.0, inside=float(inside.mean()),
-        half_width=float(np.median(half)),
+        device=device, op=op, dtype=dtype, rows=len(known), left_out=len(group) - len(known), mean=mean, median=median,
+        bias=bias, inside=within, half_width=half_width, by=by,
     )  # fmt: skip

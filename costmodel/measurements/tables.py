@@ -91,12 +91,24 @@ class Table:
         )  # fmt: skip
 
     def groups(self, *names: str) -> Iterator[tuple[tuple[str, ...], Indices]]:
-        """Yield every combination of values of some text columns, in order, with the positions of its rows."""
+        """Yield every combination of values of some columns, in order, with the positions of its rows.
+
+        Numbers are written as text, blank where a row has none, and stand in the order of numbers.
+        """
         rows_by_key: dict[tuple[str, ...], list[int]] = {}
-        for row, key in enumerate(zip(*(self.texts[name] for name in names), strict=True)):
+        for row, key in enumerate(zip(*(self._written(name) for name in names), strict=True)):
             rows_by_key.setdefault(key, []).append(row)
-        for key in sorted(rows_by_key):
+        for key in sorted(
+            rows_by_key,
+            key=lambda key: [(len(v), v) if n in NUMBERS else (0, v) for n, v in zip(names, key, strict=True)],
+        ):
             yield key, np.array(rows_by_key[key], dtype=np.intp)
+
+    def _written(self, name: str) -> Texts:
+        """Return a column as text."""
+        if name in self.texts:
+            return self.texts[name]
+        return np.array(["" if np.isnan(each) else f"{each:.15g}" for each in self.numbers[name]], dtype=np.object_)
 
     def marked(self, *flags: str) -> npt.NDArray[np.bool_]:
         """Return where a row carries one of some flags; a row may have several, joined by semicolons."""

@@ -147,16 +147,17 @@ def _ring_over_nodes(size: float, rank_layout: Layout) -> Iterator[Phase]:
 
 
 def _hierarchical(size: float, rank_layout: Layout) -> Iterator[Phase]:
-    yield from _ring_over_nodes(size, rank_layout)
     yield from _ring_in_nodes(size, rank_layout)
+    yield from _ring_over_nodes(size, rank_layout)
 
 
 def _both_ways(one_way: Maker) -> Maker:
-    """Return an all-reduce: a reduce-scatter, and an all-gather of the same flows."""
+    """Return an all-reduce: a reduce-scatter, and an all-gather of the same flows, the last first."""
 
     def both(size: float, rank_layout: Layout) -> Iterator[Phase]:
-        yield from one_way(size, rank_layout)
-        yield from one_way(size, rank_layout)
+        scattered = list(one_way(size, rank_layout))
+        yield from scattered
+        yield from reversed(scattered)
 
     return both
 

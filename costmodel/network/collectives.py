@@ -208,8 +208,11 @@ ClosedForm: TypeAlias = Callable[[Bytes, GroupLinks], Seconds]
 
 
 def _both_ways(one_way: ClosedForm) -> ClosedForm:
-    """Return an all-reduce: a reduce-scatter, and an all-gather of the same volume and steps."""
-    return lambda size, links: 2 * one_way(size, links)
+    """Return an all-reduce: a reduce-scatter, and an all-gather of the same volume and steps the way back.
+
+    The second pass begins with the circuits that the first one ended with.
+    """
+    return lambda size, links: 2 * one_way(size, links) - links.setup
 
 
 _GATHERS: dict[str, ClosedForm] = {"ring": ring, "hierarchical": hierarchical, "halving_doubling": halving_doubling}

@@ -110,7 +110,10 @@ def _run(algorithm: str, sequence: list[Phase], run: FlowRun) -> Outcome:
     """Return the sum over phases; the bottleneck is that of the longest."""
     if not sequence:
         return Outcome(algorithm, 0.0, 0.0, "none")
-    outcomes = [_by_symmetry(phase, run) or phase_outcome(phase, run) for phase in sequence]
+    outcomes = [
+        _by_symmetry(phase, run) or phase_outcome(phase, run, before)
+        for before, phase in zip([None, *sequence], sequence, strict=False)
+    ]
     total, latency = sum(outcome.time for outcome in outcomes), sum(outcome.latency for outcome in outcomes)
     longest = max(reversed(outcomes), key=lambda outcome: outcome.transfer)
     whole = replace(longest, algorithm=algorithm, time=total, latency=latency)
@@ -161,8 +164,8 @@ def _farthest(flows: UniformFlows, cluster: Cluster) -> float:
     return float(times.max())
 
 
-def phase_outcome(phase: Phase, run: FlowRun) -> Outcome:
-    """Return a phase flow by flow, equivalent ones as one."""
+def phase_outcome(phase: Phase, run: FlowRun, before: Phase | None = None) -> Outcome:
+    """Return a phase flow by flow, equivalent ones as one. before: the phase whose circuits are set."""
     links, rank_layout = run.links, run.rank_layout
     source, target, size = phase.source, phase.target, phase.size
     if phase.uniform:
@@ -182,6 +185,7 @@ def phase_outcome(phase: Phase, run: FlowRun) -> Outcome:
         routes = route(links, Flows(ends[0], ends[1], size), run.policy, run.seed)
     incidence = _lightened(routes.incidence, links, phase.lighter)
     dark, setup = _circuits(links, ends)
+    setup = 0.0 if before is not None and _has_pairs_of(phase, before) else setup
     done = run_collapsed(incidence, size * dark, batch=0.0 if incidence.flows <= MAX_EXACT_FLOWS else BATCH)
     latency = phase.steps * float(routes.latency.max(initial=0.0)) + setup
     kind, name, busy = "none", "", 0.0
@@ -191,6 +195,15 @@ def phase_outcome(phase: Phase, run: FlowRun) -> Outcome:
     return Outcome(
         "", done.makespan + latency, latency, kind, link=name, busy=busy, carried=done.carried, cluster_links=links
     )  # fmt: skip
+
+
+def _has_pairs_of(phase: Phase, before: Phase) -> bool:
+    """Tell whether the ranks of a phase have the partners of the one before, in whichever direction."""
+    used, had = (
+        {(min(pair), max(pair)) for pair in zip(each.source.tolist(), each.target.tolist(), strict=True)}
+        for each in (phase, before)
+    )
+    return used == had and not phase.uniform
 
 
 def _circuits(links: ClusterLinks, ends: tuple[Indices, Indices] | list[Indices]) -> tuple[Array | float, float]:

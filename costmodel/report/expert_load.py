@@ -1,10 +1,19 @@
-"""The load of expert layers as one line."""
+"""The load of expert layers as one line, and what an even one hides."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from costmodel.report.text import share
+from costmodel.analytic.evaluation import evaluate
+from costmodel.report.text import metric, readable, share
+from costmodel.workload.plans import Decode, Generate, Prefill
+from costmodel.workload.popularity import DRAWN
+
+if TYPE_CHECKING:
+    from costmodel.api import Workload
+    from costmodel.result import Point
 
 _EVEN = 1.0005  # a load that reads as 1 with three digits
 
@@ -22,6 +31,29 @@ def routing_line(facts: Mapping[str, float]) -> str:
     )
     dropped = facts["dropped_share"]
     return f"{text}; {share(dropped)} of token copies are dropped" if dropped else text
+
+
+def drawn_line(workload: Workload, name: str, point: Point) -> str | None:
+    """Return how much longer a pass takes whose experts are drawn at random, where even ranks are assumed.
+
+    Nothing where ranks do not share experts, or where the scenario states their load.
+    """
+    scenario = workload.scenario(name)
+    is_pass = isinstance(scenario.plan, Prefill | Decode | Generate) and scenario.parallel.ep > 1
+    assumed = scenario.routing.load == "balanced" and scenario.communication.expert_load is None
+    if not (is_pass and assumed and point.fits) or point.routing is None or not is_even(point.routing):
+        return None
+    drawn = replace(scenario, routing=replace(scenario.routing, load=DRAWN))
+    even, found = (
+        each[point.headline] for each in (point.metrics, evaluate(drawn, workload.calibration(scenario)).metrics(None))
+    )
+    if even is None or found is None:
+        return None
+    return (
+        f"even ranks are assumed; experts drawn at random for each token give {readable(point.headline)} "
+        f"{metric(point.headline, float(found))} ({float(found) / even - 1.0:+.1%}): "
+        f"--set scenarios.{name}.routing.load={DRAWN}"
+    )
 
 
 def load_phrase(facts: Mapping[str, float]) -> str:

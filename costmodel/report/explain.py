@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.operator_timing import KERNELS, TimedOperator, slowdown_of
 from costmodel.calibration.fit_lookup import FitLookup
-from costmodel.cost.calibration import Form
+from costmodel.cost.calibration import ANCHORED, Calibration, Form
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import derivation
 from costmodel.cost.parameter import Parameter, declarations, value
@@ -220,10 +221,19 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
         time=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator),
         origins=origins_of(workload, scenario, timed, None if pool is None else _part(operator.name)),
         considered=_considered(calibration.families, operator),
-        notes=tuple(
-            note for note in calibration.notes if note.partition(":")[0].partition("/")[0] == operator.family
-        ),
+        notes=(*_notes(calibration, operator.family), *((_ANCHORED,) if fit.basis == ANCHORED else ())),
     )  # fmt: skip
+
+
+_ANCHORED = (
+    "measured rows of the device make its time anchor_factor times as long, the more the more alike they are: method, "
+    "section 15.12"
+)
+
+
+def _notes(calibration: Calibration, family: str) -> Iterator[str]:
+    """Yield what the choice of fits says of a family."""
+    return (note for note in calibration.notes if note.partition(":")[0].partition("/")[0] == family)
 
 
 def _considered(fits: object, operator: Operator) -> tuple[str, ...]:

@@ -21,16 +21,18 @@ _MODELS = {
 
 
 def show_scores(scores: Sequence[Score]) -> None:
-    """Print one row for each device, operator and number format that has scored rows."""
+    """Print one row for each device, operator, number format and value of further columns that has scored rows."""
+    columns = tuple(scores[0].by) if scores else ()
     rows = table(
-        "device", "operator", "format", ">rows", ">mean error", "?>median", "?>bias", "?>within 80 % interval",
-        "?>interval half-width",
+        "device", "operator", "format", *columns, ">rows", ">mean error", "?>median", "?>bias",
+        "?>within 80 % interval", "?>interval half-width",
     )  # fmt: skip
     for score in scores:
         if score.rows:
             rows.add(
-                score.device, score.op, score.dtype, f"{score.rows:,}", _percent(score.mean), _percent(score.median),
-                _percent(score.bias, sign="+"), _percent(score.inside), _percent(score.half_width),
+                score.device, score.op, score.dtype, *score.by.values(), f"{score.rows:,}", _percent(score.mean),
+                _percent(score.median), _percent(score.bias, sign="+"), _percent(score.inside),
+                _percent(score.half_width),
             )  # fmt: skip
     show(rows if rows.rows else "no rows could be scored")
 

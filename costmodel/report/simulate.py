@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from costmodel.report.expert_load import is_even, load_phrase, routing_line
+from costmodel.report.expert_load import drawn_line, is_even, load_phrase, routing_line
 from costmodel.report.page import Table, show, table
 from costmodel.report.text import NONE, count, gib, interval, memory_use, metric, quantity, readable, share
 from costmodel.result import Point, shown_line
@@ -48,7 +48,7 @@ def show_simulation(
     )
     if detailed:
         for name, point in points.items():
-            _show_detail(name, point)
+            _show_detail(name, point, drawn_line(workload, name, point) if engine == "analytic" else None)
     else:
         _show_overview(points)
     for line in _next_steps(arguments, points, detailed=detailed):
@@ -116,8 +116,8 @@ def _show_bases(points: Mapping[str, Point]) -> None:
         show(f"  {whose}{basis}{LOWER_BOUND if list(bases) == ['roofline'] else ''}")
 
 
-def _show_detail(name: str, point: Point) -> None:
-    """Print one scenario with its metrics, operators, schedule and memory."""
+def _show_detail(name: str, point: Point, drawn: str | None) -> None:
+    """Print one scenario with its metrics, operators, schedule and memory. drawn: what even experts hide."""
     show(f"\n{name}: {point.phase} on {_devices(point)} of {point.cluster}", "bold")
     if point.fits:
         show(metrics_table(point.metrics, point.intervals, readable))
@@ -127,6 +127,8 @@ def _show_detail(name: str, point: Point) -> None:
         _show_operators(point)
         if point.routing is not None:
             show(routing_line(point.routing))
+        if drawn is not None:
+            show(drawn)
         if point.schedule is not None:
             parts = ", ".join(f"{readable(key)} {quantity(value, 'time')}" for key, value in point.schedule.items())
             show(f"schedule (average over pipeline ranks): {parts}")

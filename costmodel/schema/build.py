@@ -314,6 +314,7 @@ def _replicas(file: requests_files.ReplicasFile) -> streams.Replicas:
         streams.Replicas,
         file,
         failures=tuple(record(streams.Failure, failure) for failure in file.failures),
+        breakdowns=optional(streams.Breakdowns, file.breakdowns),
         autoscale=optional(streams.Autoscale, file.autoscale),
         transfer=optional(streams.Transfer, file.transfer),
     )

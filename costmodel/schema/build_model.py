@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from costmodel.quantities import Count
 from costmodel.schema import mixers
 from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
-from costmodel.schema.patterns import AnyPattern, AxisFile, HeadGroupFile, MixedFile, NeighbourhoodFile
+from costmodel.schema.patterns import AnyPattern, AxisFile, HeadGroupFile, LatentGroupFile, MixedFile, NeighbourhoodFile
 from costmodel.schema.records import optional, record
 from costmodel.schema.strict import Strict
 from costmodel.workload import architecture as arch
@@ -113,7 +113,7 @@ def _head_groups(file: mixers.AttentionFile) -> tuple[arch.HeadGroup, ...]:
     return _groups(file.head_groups, file.q_heads)
 
 
-def _groups(groups: Sequence[HeadGroupFile], heads: Count) -> tuple[arch.HeadGroup, ...]:
+def _groups(groups: Sequence[HeadGroupFile | LatentGroupFile], heads: Count) -> tuple[arch.HeadGroup, ...]:
     return tuple(arch.HeadGroup(group.share_of(heads), _pattern(group.pattern)) for group in groups)
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from costmodel.quantities import Quantity
 from costmodel.schema.device import StoredType
-from costmodel.schema.patterns import HeadGroupFile, PatternFile
+from costmodel.schema.patterns import HeadGroupFile, HeadsFile, LatentGroupFile, PatternFile
 from costmodel.schema.quantity import Integer, Number, NumberOrZero, PositiveNumber, Ratio, Share, exceeds, wrong
 from costmodel.schema.strict import Strict
 
@@ -100,7 +100,11 @@ def _one_full_group() -> list[HeadGroupFile]:
     return [HeadGroupFile(share=1.0, pattern=PatternFile(kind="full"))]
 
 
-def _check_groups(groups: Sequence[HeadGroupFile], heads: Quantity, name: str) -> None:
+def _one_full_latent_group() -> list[LatentGroupFile]:
+    return [LatentGroupFile(share=1.0, pattern=PatternFile(kind="full"))]
+
+
+def _check_groups(groups: Sequence[HeadsFile], heads: Quantity, name: str) -> None:
     """Raise where head groups are not all heads together. name: of the key that states the heads."""
     total = sum(group.share_of(heads) for group in groups)
     if not isinstance(total, float) or math.isclose(total, 1.0, rel_tol=1e-9):
@@ -222,9 +226,6 @@ class AttentionFile(Strict):
 
 
 # Patterns that follow from positions alone.
-_LATENT_PATTERNS = {"full", "window", "chunked", "sink_recent", "elastic_window", "strided_blocks"}
-
-
 class MlaFile(Strict):
     """Multi-head latent attention."""
 
@@ -238,8 +239,8 @@ class MlaFile(Strict):
     causal: bool = Field(default=True, description="causal mask")
     rotary: bool = Field(default=True, description="the rotary part is rotated; false: no positions")
     output_gate: bool = Field(default=False, description="a sigmoid gate on every element of the result")
-    head_groups: list[HeadGroupFile] = Field(
-        default_factory=_one_full_group,
+    head_groups: list[LatentGroupFile] = Field(
+        default_factory=_one_full_latent_group,
         min_length=1,
         description="groups of heads with their patterns; together all heads. Patterns that select keys by a "
         "computation are the indexer's",
@@ -251,14 +252,7 @@ class MlaFile(Strict):
     @model_validator(mode="after")
     def _check_patterns(self) -> Self:
         _check_groups(self.head_groups, self.heads, "heads")
-        kinds = {group.pattern.kind for group in self.head_groups}
-        other = sorted(kinds - _LATENT_PATTERNS)
-        if other:
-            raise wrong(
-                f"latents have no pattern {other[0]}",
-                f"write an indexer, or one of {', '.join(sorted(_LATENT_PATTERNS))}",
-            )
-        if self.indexer is not None and kinds != {"full"}:
+        if self.indexer is not None and any(group.pattern.kind != "full" for group in self.head_groups):
             raise wrong("an indexer and a pattern of head_groups both select keys", "remove one of them")
         return self
 

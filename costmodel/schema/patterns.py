@@ -184,12 +184,15 @@ AnyPattern: TypeAlias = (
 )
 
 
-class HeadGroupFile(Strict):
-    """Heads with one pattern: a share of all, or a number of query heads with their keys and values."""
+# What a query of latents attends to without selecting keys by a computation, which is the indexer's.
+LatentPattern: TypeAlias = PatternFile | ChunkedFile | SinkRecentFile | ElasticWindowFile | StridedBlocksFile
+
+
+class HeadsFile(Strict):
+    """A share of all heads, or a number of query heads with their keys and values."""
 
     share: Share | None = Field(default=None, description="share of the heads, 0 to 1; null: see `heads`")
     heads: Number | None = Field(default=None, description="query heads; null: see `share`")
-    pattern: Annotated[AnyPattern, Field(discriminator="kind")] = Field(description="which keys they attend to")
 
     @model_validator(mode="after")
     def _check_size(self) -> Self:
@@ -203,3 +206,15 @@ class HeadGroupFile(Strict):
             return self.share
         assert self.heads is not None, "the file's own check"
         return self.heads / heads
+
+
+class HeadGroupFile(HeadsFile):
+    """Heads with one pattern."""
+
+    pattern: Annotated[AnyPattern, Field(discriminator="kind")] = Field(description="which keys they attend to")
+
+
+class LatentGroupFile(HeadsFile):
+    """Heads of latent attention with one pattern."""
+
+    pattern: Annotated[LatentPattern, Field(discriminator="kind")] = Field(description="which latents they attend to")

@@ -42,6 +42,7 @@ from costmodel.schema.workload import (
     phases_with,
 )
 from costmodel.workload.architecture import Architecture
+from costmodel.workload.popularity import DRAWN
 from costmodel.workload.scenario import MeasuredStep, Parallelism, Scenario
 from costmodel.workload.validity import rules
 
@@ -360,7 +361,7 @@ def _with_load(plan: PlanFile, architecture: Architecture) -> PlanFile:
     if plan.routing.load is not None:
         return plan
     engine = isinstance(plan, ServingFile) and plan.prefill is None
-    load = "uniform" if (engine and architecture.has_experts) or _is_by_chance(plan, architecture) else "balanced"
+    load = DRAWN if (engine and architecture.has_experts) or _is_by_chance(plan, architecture) else "balanced"
     return plan.model_copy(update={"routing": plan.routing.model_copy(update={"load": load})})
 
 

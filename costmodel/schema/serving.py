@@ -147,6 +147,13 @@ class FailureFile(Strict):
     lasts: Duration = Field(description="until it serves again")
 
 
+class BreakdownsFile(Strict):
+    """Failures of engines at random, each engine's with exponential gaps; its requests start again on others."""
+
+    device_mtbf: Duration = Field(description="mean time between failures of one device; an engine fails with any")
+    repair: Duration = Field(description="until the engine serves again")
+
+
 class AutoscaleFile(Strict):
     """Engines that are started and given back as requests come and go."""
 
@@ -176,6 +183,7 @@ class ReplicasFile(Strict):
         default=None, description="waiting requests of an engine from which on others are turned away; null: never"
     )
     failures: list[FailureFile] = Field(default=[], description="engines that fail for a while")
+    breakdowns: BreakdownsFile | None = Field(default=None, description="failures at random; null: none")
     autoscale: AutoscaleFile | None = Field(default=None, description="instead of `count` engines all the time")
     prefill: NumberOrZero = Field(
         default=0.0, description="of the engines, those that only compute prompts; the others decode"

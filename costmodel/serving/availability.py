@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from costmodel.serving.compiled import inner
-from costmodel.serving.engine import leave_decoding
+from costmodel.serving.decoding import leave_decoding
 from costmodel.serving.queue import pop
 from costmodel.serving.state import (
     ANONYMOUS,
@@ -62,6 +63,8 @@ from costmodel.serving.state import (
 from costmodel.serving.tiers import LEVELS
 
 UP, DOWN, BOOTING, DRAINING, OFF = 0, 1, 2, 3, 4
+FAILS, BACK = 0, 1  # columns of breakdowns
+MULTIPLIER, MODULUS = 16807, 2**31 - 1  # of `dice`
 
 
 class Fleet(NamedTuple):
@@ -69,7 +72,11 @@ class Fleet(NamedTuple):
 
     status: of each engine; ready: when one that boots will serve [s]; since: when it was last rented, rented: how long
         it was before [s].
-    outage_time, outage_engine, outage_ends: failures and repairs in order; next_outage: the next of them.
+    outage_time, outage_engine, outage_ends: stated failures and repairs in order; next_outage: the next of them.
+    breakdown: of each replica, which are neighbouring engines: when it fails next at random and when it is back [s],
+        infinite while it works; dice: what it draws its gaps from; mtbf: their mean [s], 0: none; repair: until it is
+        back [s].
+    outages: of each engine that are under way; failures: so far, of all replicas.
     change: when any of this changes next [s]; tick: when the autoscaler decides next [s].
     interval: between its decisions, 0: none; least, most: engines; target:
         requests for each; start_up: until a new one serves [s].
@@ -88,6 +95,12 @@ class Fleet(NamedTuple):
     outage_engine: Any
     outage_ends: Any
     next_outage: Any
+    breakdown: Any
+    dice: Any
+    mtbf: float
+    repair: float
+    outages: Any
+    failures: Any
     change: Any
     tick: Any
     interval: float
@@ -114,7 +127,35 @@ def next_change(fleet: Fleet) -> float:
     for engine in range(len(fleet.status)):
         if fleet.status[engine] == BOOTING:
             change = min(change, fleet.ready[engine])
+    for replica in range(len(fleet.breakdown)):
+        change = min(change, fleet.breakdown[replica, FAILS], fleet.breakdown[replica, BACK])
     return change
+
+
+@inner
+def draw_gap(fleet: Fleet, replica: int) -> float:
+    """Return how long a replica works until it fails, -MTBF ln(u) [s]; u = x / (2^31 - 1), x -> 16807 x mod (2^31 - 1).
+
+    [Park and Miller, Communications of the ACM 31(10), 1988]
+    """
+    fleet.dice[replica] = fleet.dice[replica] * MULTIPLIER % MODULUS
+    return -fleet.mtbf * math.log(fleet.dice[replica] / MODULUS)
+
+
+@inner
+def set_next_breakdown(fleet: Fleet, replica: int, failed: float) -> None:
+    """Note when a replica that fails at a moment is back, and when it fails again."""
+    fleet.failures[0] += 1
+    fleet.breakdown[replica, BACK] = failed + fleet.repair
+    fleet.breakdown[replica, FAILS] = failed + fleet.repair + draw_gap(fleet, replica)
+
+
+@inner
+def end_outage(fleet: Fleet, engine: int) -> None:
+    """Let an engine serve again, unless another outage of it is under way."""
+    fleet.outages[engine] -= 1
+    if fleet.outages[engine] == 0 and fleet.status[engine] == DOWN:
+        fleet.status[engine] = UP
 
 
 @inner

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from costmodel.errors import InputError
-from costmodel.serving.availability import OFF, UP, Fleet, next_change
+from costmodel.serving.availability import FAILS, MODULUS, OFF, UP, Fleet, draw_gap, next_change
 from costmodel.serving.prices import Tables
 from costmodel.serving.routing import (
     LEAST_LOADED,
@@ -48,7 +50,12 @@ def lockstep_of(scenario: Scenario) -> int:
 def is_fixed(scenario: Scenario, plan: Serving) -> bool:
     """Tell whether every request's engine is known beforehand: requests are dealt out to engines that always serve."""
     replicas = plan.replicas
-    changes = replicas.failures or replicas.autoscale is not None or replicas.max_waiting is not None
+    changes = (
+        replicas.failures
+        or replicas.breakdowns is not None
+        or replicas.autoscale is not None
+        or replicas.max_waiting is not None
+    )
     return (
         replicas.routing in ("round_robin", "random")
         and not changes
@@ -92,7 +99,7 @@ def fleet_of(scenario: Scenario, plan: Serving, number: int) -> Fleet:
     fleet = Fleet(
         status=status, ready=np.zeros(number), since=np.zeros(number), rented=np.zeros(number),
         outage_time=at.astype(np.float64), outage_engine=which.astype(np.int64), outage_ends=ends.astype(np.int64),
-        next_outage=np.zeros(1, np.int64), change=np.zeros(1),
+        next_outage=np.zeros(1, np.int64), change=np.zeros(1), **_breakdowns(scenario, replicas, number),
         tick=np.array([np.inf if scale is None else float(scale.interval)]),
         interval=0.0 if scale is None else float(scale.interval),
         least=0 if scale is None else int(scale.least) * groups,
@@ -104,8 +111,27 @@ def fleet_of(scenario: Scenario, plan: Serving, number: int) -> Fleet:
         latency=float(transfer.latency) if prefill else 0.0, link_free=np.zeros(number),
         lockstep=lockstep_of(scenario),
     )  # fmt: skip
+    for replica in range(len(fleet.breakdown)):
+        fleet.breakdown[replica, FAILS] = draw_gap(fleet, replica)
     fleet.change[0] = next_change(fleet)
     return fleet
+
+
+def _breakdowns(scenario: Scenario, replicas: Replicas, number: int) -> dict[str, Any]:
+    """Return what makes engines fail at random, as fields of the fleet. number: of engines.
+
+    A replica fails with any of its devices, all data-parallel groups of it.
+    """
+    random = replicas.breakdowns
+    count = 0 if random is None else number // int(scenario.parallel.dp)
+    return {
+        "breakdown": np.full((count, 2), np.inf),
+        "dice": np.random.default_rng([scenario.simulation.seed, 5]).integers(1, MODULUS, count),
+        "mtbf": 0.0 if random is None else float(random.device_mtbf) / float(scenario.parallel.all_devices),
+        "repair": 0.0 if random is None else float(random.repair),
+        "outages": np.zeros(number, np.int64),
+        "failures": np.zeros(1, np.int64),
+    }
 
 
 def transfer_of(scenario: Scenario, replicas: Replicas) -> Transfer:

@@ -1,17 +1,12 @@
-"""One engine's loop: what each step runs, when it ends, and who leaves with it.
+"""What an engine's next step runs: requests that decode, chunks of prompts, and who makes room.
 
 Continuous batching [Orca, Yu et al., OSDI 2022] with chunks of prompts beside decoding requests [Sarathi-Serve, Agrawal
 et al., arXiv 2403.02310] and paged blocks [vLLM, Kwon et al., arXiv 2309.06180]: every decoding request gets its tokens
 first, then the prompt that is computed in part, then waiting requests in their order, while tokens, places and blocks
 last. A request that finds no block for its next token sends the last one admitted back to the head of the queue.
-
-Decoding requests are counted, not walked: a step adds to all of them the same tokens, so that the ticks at which they
-end and need blocks are known when they begin.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
@@ -26,6 +21,7 @@ from costmodel.serving.blocks import (
     take_blocks,
 )
 from costmodel.serving.compiled import inner
+from costmodel.serving.decoding import find_next_finish, growth, leave_decoding
 from costmodel.serving.prices import ROWS, Tables, step_time
 from costmodel.serving.queue import come_back, first_waiting, remove_first, sort_by_prefix, stands_before
 from costmodel.serving.state import (
@@ -33,17 +29,10 @@ from costmodel.serving.state import (
     BUSY_UNTIL,
     COMPUTED,
     COPIES,
-    DECODE_STEPS,
     DECODERS,
     DECODING,
-    END,
-    ENDERS,
     ENDING,
-    FINISH,
-    FIRST,
     FREE,
-    GAP_BINS,
-    GAPS_PER_FACTOR_E,
     GENERATED,
     HELD,
     HIT,
@@ -54,8 +43,6 @@ from costmodel.serving.state import (
     LONGEST,
     LONGEST_PREFIX,
     MOVED,
-    NEVER,
-    NEXT_FINISH,
     OUTPUT,
     OUTSIDE,
     OWN,
@@ -66,12 +53,10 @@ from costmodel.serving.state import (
     PRIORITY,
     PROMPT,
     PROMPT_TOKENS,
-    PROMPTS_ONLY,
     RECOMPUTED,
     SCHEDULED,
     SEGMENT,
     SETTLED,
-    SHORTEST_GAP,
     SIZE,
     START,
     STARTERS,
@@ -90,33 +75,12 @@ from costmodel.serving.tiers import kept_time
 
 
 @inner
-def growth(engine: Engine, policy: Policy) -> int:
-    """Return the tokens that the next decoding step gives each request: floor((s+1) a) - floor(s a) for a per step."""
-    if policy.tokens_per_step == 1.0:
-        return 1
-    steps = engine.count[DECODE_STEPS]
-    return int(math.floor((steps + 1) * policy.tokens_per_step) - math.floor(steps * policy.tokens_per_step))
-
-
-@inner
 def blocks_needed(engine: Engine, policy: Policy, tokens: int) -> int:
     """Return the blocks that decoding requests need for their next `tokens` tokens."""
     needed = 0
     for i in range(tokens):
         needed += engine.phase[(-engine.count[TICK] - i) % policy.block]
     return needed
-
-
-@inner
-def leave_decoding(progress: Progress, engine: Engine, policy: Policy, request: int) -> None:
-    """Note the cached tokens and blocks of a request that stops decoding; it stays in the list."""
-    count = engine.count
-    cached = progress.count[request, TARGET] + count[TICK] - progress.count[request, START]
-    progress.count[request, COMPUTED] = cached
-    count[KEYS] -= cached
-    if not policy.reserve:
-        progress.count[request, OWN] = -(-cached // policy.block) - progress.count[request, HELD]
-        engine.phase[(cached - count[TICK]) % policy.block] -= 1
 
 
 @inner
@@ -182,17 +146,6 @@ def swap_out(progress: Progress, engine: Engine, policy: Policy, request: int) -
         engine.count[HOST_FREE] -= blocks
         engine.count[SWAPPED_OUT] += tokens
         engine.step[COPIES] += blocks * policy.swap_time
-
-
-@inner
-def find_next_finish(progress: Progress, engine: Engine) -> None:
-    """Note the tick at which the next decoding request ends, and how long the longest one is."""
-    least, longest = NEVER, -NEVER
-    for i in range(engine.count[DECODING]):
-        request = engine.list[DECODERS, i]
-        least = min(least, progress.count[request, END])
-        longest = max(longest, progress.count[request, TARGET] - progress.count[request, START])
-    engine.count[NEXT_FINISH], engine.count[LONGEST] = least, longest
 
 
 @inner
@@ -437,98 +390,3 @@ def price(tables: Tables, engine: Engine, policy: Policy) -> float:
     if rows > tables.axes[tables.ends[ROWS + 1] - 1]:
         engine.count[OUTSIDE] = 1
     return step_time(tables, step, rows) + float(step[COPIES])
-
-
-@inner
-def note_gap(engine: Engine, gap: float, tokens: int) -> None:
-    """Count tokens by the time since the one before."""
-    place = int(math.log(max(gap, SHORTEST_GAP) / SHORTEST_GAP) * GAPS_PER_FACTOR_E)
-    engine.gaps[min(place, GAP_BINS - 1)] += tokens
-
-
-@inner
-def give_tokens(requests: Requests, progress: Progress, engine: Engine, policy: Policy, end: float) -> None:
-    """Give the tokens of a step that ends at `end` to the requests that decoded in it."""
-    count = engine.count
-    decoding = count[DECODING]
-    if count[SETTLED] > 0:
-        note_gap(engine, end - engine.clock[TOKEN_END], count[SETTLED])
-    for i in range(count[SETTLED], decoding):
-        note_gap(engine, end - progress.time[engine.list[DECODERS, i], LAST], 1)
-    tokens = growth(engine, policy)
-    count[TICK] += tokens
-    count[DECODE_STEPS] += 1
-    count[KEYS] += decoding * tokens
-    engine.clock[TOKEN_END] = end
-    if count[TICK] >= count[NEXT_FINISH]:
-        kept = 0
-        for i in range(decoding):
-            request = engine.list[DECODERS, i]
-            if progress.count[request, END] > count[TICK]:
-                engine.list[DECODERS, kept] = request
-                kept += 1
-                continue
-            leave_decoding(progress, engine, policy, request)
-            finish(requests, progress, engine, request, end)
-        count[DECODING] = kept
-        find_next_finish(progress, engine)
-    count[SETTLED] = count[DECODING]
-
-
-@inner
-def finish(requests: Requests, progress: Progress, engine: Engine, request: int, end: float) -> None:
-    """Note the last token of a request; it keeps its place until the engine knows."""
-    progress.time[request, FINISH] = end
-    progress.count[request, GENERATED] = requests.length[request, OUTPUT]
-    engine.list[ENDERS, engine.count[ENDING]] = request
-    engine.count[ENDING] += 1
-
-
-@inner
-def give_first_tokens(requests: Requests, progress: Progress, engine: Engine, policy: Policy, end: float) -> None:
-    """Let requests whose prompt is computed begin to decode."""
-    count = engine.count
-    for i in range(count[STARTING]):
-        request = engine.list[STARTERS, i]
-        progress.count[request, GENERATED] += 1
-        if np.isnan(progress.time[request, FIRST]):
-            progress.time[request, FIRST] = end
-        else:
-            note_gap(engine, end - progress.time[request, LAST], 1)
-        progress.time[request, LAST] = end
-        left = requests.length[request, OUTPUT] - progress.count[request, GENERATED]
-        if left == 0:
-            finish(requests, progress, engine, request, end)
-            continue
-        if count[PROMPTS_ONLY] == 1:
-            progress.time[request, FINISH] = end
-            progress.count[request, MOVED] = progress.count[request, TARGET]
-            engine.list[ENDERS, count[ENDING]] = request
-            count[ENDING] += 1
-            continue
-        cached = progress.count[request, TARGET]
-        progress.count[request, START], progress.count[request, END] = count[TICK], count[TICK] + left
-        engine.list[DECODERS, count[DECODING]] = request
-        count[DECODING] += 1
-        count[KEYS] += cached
-        if not policy.reserve:
-            engine.phase[(cached - count[TICK]) % policy.block] += 1
-        count[NEXT_FINISH] = min(count[NEXT_FINISH], progress.count[request, END])
-        count[LONGEST] = max(count[LONGEST], cached - count[TICK])
-    count[STARTING] = 0
-
-
-@inner
-def release(requests: Requests, progress: Progress, engine: Engine, policy: Policy, now: float) -> None:
-    """Free places and blocks of requests whose last token has been returned."""
-    kept = 0
-    for i in range(engine.count[ENDING]):
-        request = engine.list[ENDERS, i]
-        if progress.time[request, FINISH] > now:
-            engine.list[ENDERS, kept] = request
-            kept += 1
-            continue
-        if policy.caching:
-            share_prefix(requests, progress, engine, policy, request, progress.count[request, COMPUTED])
-        free_request(requests, progress, engine, policy, request)
-    engine.count[ENDING] = kept

@@ -47,16 +47,17 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
     headline = "latency"
 
     def __init__(
-        self, scenario: Scenario, plan: Serving, calibration: Calibration, checkpoint: Path | None = None
-    ) -> None:
+        self, scenario: Scenario, plan: Serving, calibration: Calibration, checkpoint: Path | None = None,
+        workers: int = 1,
+    ) -> None:  # fmt: skip
         self._scenario, self._plan, self._calibration = scenario, plan, calibration
-        self._checkpoint = checkpoint
+        self._checkpoint, self._workers = checkpoint, workers
         self.ledger: Ledger | None = kv_pool(scenario, plan).ledger
 
     @cached_property
     def simulation(self) -> Simulation:
         """Return the simulation, its step times priced."""
-        return Simulation(self._scenario, self._plan, self._calibration)
+        return Simulation(self._scenario, self._plan, self._calibration, self._workers)
 
     @cached_property
     def served(self) -> Served:
@@ -136,7 +137,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def _devices(self, served: Served) -> float:
         """Return the devices that are paid for: of all engines, or on average of those that an autoscaler rents."""
-        own = float(self._scenario.parallel.devices) / float(self._scenario.parallel.dp)
+        own = float(self._scenario.parallel.all_devices) / float(self._scenario.parallel.dp)
         if self._plan.replicas.autoscale is None:
             return own * len(served.engines.clock)
         return own * served.rented / float(np.nanmax(served.progress.time[:, FINISH]))

@@ -7,14 +7,18 @@ from typing import Any
 import numpy as np
 
 from costmodel.serving.availability import (
+    BACK,
     BOOTING,
     DOWN,
     DRAINING,
+    FAILS,
     UP,
     autoscale,
     empty_engine,
+    end_outage,
     lose_running,
     next_change,
+    set_next_breakdown,
 )
 from costmodel.serving.blocks import free_request, share_prefix
 from costmodel.serving.compiled import inner
@@ -174,15 +178,40 @@ def apply_change(service: Service, now: float) -> None:
     while fleet.next_outage[0] < len(fleet.outage_time) and fleet.outage_time[fleet.next_outage[0]] <= now:
         place = fleet.next_outage[0]
         fleet.next_outage[0] += 1
-        replica = fleet.outage_engine[place]
         if fleet.outage_ends[place] == 1:
-            fleet.status[replica] = UP if fleet.status[replica] == DOWN else fleet.status[replica]
-        elif fleet.status[replica] in (UP, DRAINING):
-            fleet.status[replica] = DOWN
-            fail(service, engine_of(engines, replica), now)
+            end_outage(fleet, fleet.outage_engine[place])
+        else:
+            begin_outage(service, fleet.outage_engine[place], now)
+    for replica in range(len(fleet.breakdown)):
+        break_down(service, replica, now)
     if fleet.tick[0] <= now:
         autoscale(fleet, engines.count, engines.clock, now)
     fleet.change[0] = next_change(fleet)
+
+
+@inner
+def break_down(service: Service, replica: int, now: float) -> None:
+    """Let all engines of a replica come back, or fail, where it is time."""
+    fleet = service.fleet
+    number = len(fleet.status) // len(fleet.breakdown)
+    if fleet.breakdown[replica, BACK] <= now:
+        fleet.breakdown[replica, BACK] = np.inf
+        for engine in range(replica * number, (replica + 1) * number):
+            end_outage(fleet, engine)
+    if fleet.breakdown[replica, FAILS] <= now:
+        set_next_breakdown(fleet, replica, now)
+        for engine in range(replica * number, (replica + 1) * number):
+            begin_outage(service, engine, now)
+
+
+@inner
+def begin_outage(service: Service, engine: int, now: float) -> None:
+    """Let an engine fail; one that does not serve has nothing to lose."""
+    fleet = service.fleet
+    fleet.outages[engine] += 1
+    if fleet.status[engine] == UP or fleet.status[engine] == DRAINING:
+        fleet.status[engine] = DOWN
+        fail(service, engine_of(service.engines, engine), now)
 
 
 @inner

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from costmodel.serving.compiled import inner
-from costmodel.serving.engine import price, release, schedule
+from costmodel.serving.decoding import release
+from costmodel.serving.engine import price, schedule
 from costmodel.serving.loop import idle, run_step
 from costmodel.serving.queue import see_arrivals
 from costmodel.serving.routing import Service, engine_of

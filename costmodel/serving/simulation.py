@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -14,7 +15,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.serving.availability import OFF, Fleet
 from costmodel.serving.checkpoint import identity, is_over, restore, save
-from costmodel.serving.compiled import Function, compiled
+from costmodel.serving.compiled import Function, compiled, has_numba
 from costmodel.serving.deployment import is_fixed, lockstep_of, new_service
 from costmodel.serving.draw import draw_requests, in_order_of_arrival
 from costmodel.serving.fleet import deal_out, run_apart, run_together
@@ -47,6 +48,7 @@ from costmodel.workload.scenario import Scenario
 FEW_TOKENS = 250_000  # of all outputs: Python alone serves them in less time than compilation takes
 PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts; seconds between checkpoints
 FEW_PLACES = 256  # that an engine keeps though fewer requests come: its highest stable rate needs them
+PARTS_OF_WORKER = 4  # in which replicas are run beside each other: some have more to do
 PER_PLACE = 8  # requests of a saturated replica for each that it runs at a time
 ORDERS = {"fcfs": FCFS, "priority": PRIORITY, "lpm": LONGEST_PREFIX}
 UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step: the largest of their defaults
@@ -87,21 +89,21 @@ class Served:
 
 
 class Simulation:
-    """One serving scenario, ready to run.
+    """One serving scenario, ready to run. workers: threads for replicas that serve independently of each other.
 
     Raises InputError where the scenario cannot be simulated, and where a request is longer than an engine's cache.
     """
 
-    def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
+    def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration, workers: int = 1) -> None:
         _check(scenario, plan)
-        self.scenario, self.plan = scenario, plan
+        self.scenario, self.plan, self.workers = scenario, plan, workers
         self.stream = stream_of(scenario, plan)
         block = int(memory_of(scenario, plan).block)
         self.requests = in_order_of_arrival(self._requests(block))
         self.policy = policy_of(scenario, plan, self.requests)
         _check_lengths(scenario, self.policy, self.requests)
         longest = int(self.requests.length.sum(axis=1).max())
-        sizes = Sizes(self.policy.max_seqs, min(self.policy.budget, int(self.requests.length.sum())), longest)
+        sizes = Sizes(self.policy.max_seqs, self.policy.budget, longest)
         self.pricer = StepPricer(scenario, plan, calibration)
         self.times = StepTimes(make_tables(self.pricer, sizes), sizes, self.pricer.drafts)
 
@@ -180,7 +182,28 @@ class Simulation:
             return int(self._fast(run_together)(service, until))
         if not (engines.count[:, STEPS].any() or engines.count[:, WAITING].any()):
             self._fast(deal_out)(requests, progress, engines)
-        return int(self._fast(run_apart)(requests, progress, engines, service.policy, service.tables, until))
+        return self._serve_apart(service, until)
+
+    def _serve_apart(self, service: Service, until: float) -> int:
+        """Run replicas whose requests are dealt out, which share nothing; return one that is stuck, -1: none.
+
+        Compiled loops hold no lock of Python's, so that threads run them beside each other, in place. Which thread runs
+        a replica changes nothing of it.
+        """
+        run, number = self._fast(run_apart), len(service.engines.clock)
+        workers = min(self.workers, number) if has_numba() else 1
+        bounds = np.linspace(0, number, min(workers * PARTS_OF_WORKER, number) + 1).astype(int)
+
+        def run_part(first: int, last: int) -> int:
+            part = Engine(*(rows[first:last] for rows in service.engines))
+            stuck = int(run(service.requests, service.progress, part, service.policy, service.tables, until))
+            return stuck if stuck < 0 else first + stuck
+
+        if workers == 1:
+            return run_part(0, number)
+        with ThreadPoolExecutor(workers) as threads:
+            stuck = threads.map(run_part, bounds[:-1], bounds[1:])
+            return next((each for each in stuck if each >= 0), -1)
 
 
 def front_end(scenario: Scenario) -> float:
@@ -196,7 +219,7 @@ def slower(tables: Tables, factor: float) -> Tables:
     return tables._replace(
         by_rows=tables.by_rows * factor, by_sequences=tables.by_sequences * factor, decode=tables.decode * factor,
         prompt=tables.prompt * factor, mixed=tables.mixed * factor, uneven=tables.uneven * factor,
-        prompt_floor=tables.prompt_floor * factor,
+        prompt_floor=tables.prompt_floor * factor, pool=tables.pool * factor,
     )  # fmt: skip
 
 

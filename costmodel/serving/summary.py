@@ -105,13 +105,14 @@ def verdict(served: Served, times: RequestTimes) -> str:
 
 def changes(served: Served) -> dict[str, float]:
     """Return what failures, an autoscaler and a full queue did: requests that lost their engine, requests that were
-    turned away, and the engines that were paid for on average.
+    turned away, failures at random, and the engines that were paid for on average.
     """
     fleet = served.fleet
     end = float(np.nanmax(served.progress.time[:, FINISH]))
     return {
         "lost_requests": float(fleet.lost[0]),
         "rejected_requests": float(fleet.rejected[0]),
+        "breakdowns": float(fleet.failures[0]),
         "engines": served.rented / end if end > 0 else float(len(served.engines.clock)),
     }
 

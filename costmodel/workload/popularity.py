@@ -25,6 +25,9 @@ class ExpertLayout(NamedTuple):
     exponent: float
 
 
+DRAWN = "uniform"  # the load of experts that are equally likely
+
+
 @dataclass(frozen=True, slots=True)
 class RoutingLaw:
     """How tokens choose experts, apart from sizes.

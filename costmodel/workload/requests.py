@@ -93,6 +93,21 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Breakdowns:
+    """Engines fail at random. device_mtbf: mean time between failures of one device; repair: until the engine is back
+    [s].
+    """
+
+    device_mtbf: Seconds
+    repair: Seconds
+
+    def up_share(self, devices: Count) -> Quantity:
+        """Return the share of time in which an engine of so many devices serves: MTBF / (MTBF + repair)."""
+        between = self.device_mtbf / devices
+        return between / (between + self.repair)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Autoscale:
     """Engines are started and given back: every `interval` there should be one for each `target` requests.
 
@@ -121,8 +136,8 @@ class Replicas:
     routing: `round_robin`, `random`, `least_loaded` (fewest requests), `power_of_two` (the less loaded of two drawn) or
         `prefix` (the longest cached prefix, unless that engine has many more requests than the least loaded one).
     signal_delay: the router learns loads and caches at this interval [s]; 0: always.
-    max_waiting: an engine with so many waiting requests turns others away, null: none; failures: of engines; autoscale:
-        null: `count` engines serve all the time.
+    max_waiting: an engine with so many waiting requests turns others away, null: none; failures: of engines, stated;
+        breakdowns: at random, null: none; autoscale: null: `count` engines serve all the time.
     prefill: of all engines so many compute prompts only, and the others decode; transfer: of the prompts' caches, null:
         over the NICs of the engine's devices.
     """
@@ -132,9 +147,14 @@ class Replicas:
     signal_delay: Seconds = 0.0
     max_waiting: Count | None = None
     failures: tuple[Failure, ...] = ()
+    breakdowns: Breakdowns | None = None
     autoscale: Autoscale | None = None
     prefill: Count = 0.0
     transfer: Transfer | None = None
+
+    def serving(self, devices: Count) -> Quantity:
+        """Return the engines that serve on average, those of `devices` each that broke down not counted."""
+        return self.count if self.breakdowns is None else self.count * self.breakdowns.up_share(devices)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

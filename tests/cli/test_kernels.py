@@ -213,6 +213,12 @@ def test_evaluate_tells_errors_and_what_it_left_out(run, world):
     assert {one["reason"] for one in document["left_out"]} == {
         "the row stands twice", "faster than device memory gives the bytes that L2 cannot hold",
     }  # fmt: skip
+    apart = json.loads(run("evaluate", "mine.csv", "--path", world, "--by", "n", "--json").out)["scores"]
+    widths = [int(one["by"]["n"]) for one in apart]
+    assert widths == sorted(set(widths))
+    assert sum(one["rows"] for one in apart) == ROWS_TO_FIT
+    wrong = run("evaluate", "mine.csv", "--path", world, "--by", "kernal")
+    assert (wrong.code, "did you mean `kernel`" in wrong.err) == (2, True)
     shown = run("evaluate", "mine.csv", "--path", world).out
     assert f"mine.csv:{ROWS_TO_FIT + 2} repeats mine.csv:2" in shown
     assert f"{ROWS_TO_FIT}" in shown

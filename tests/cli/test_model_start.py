@@ -26,6 +26,15 @@ def test_the_workload_of_a_model_is_what_init_writes(run, tmp_path):
     assert first == second
 
 
+def test_a_node_of_one_s_own_stands_in_the_folder_that_path_names(run, tmp_path):
+    node = tmp_path / "hardware/nodes/mine.yaml"
+    node.parent.mkdir(parents=True)
+    node.write_text("schema: costmodel/node@1\nextends: nodes/h100-x1\nname: mine\n", encoding="utf-8")
+    asked = ("init", "workload", "--model", "qwen3-8b", "--cluster", "nodes/mine", "--phase", "decode")
+    assert "cluster: nodes/mine" in run(*asked, "--path", str(tmp_path)).out
+    assert run(*asked).code == 2
+
+
 def test_an_id_of_the_cache_is_a_model(run, tmp_path, monkeypatch):
     snapshot = tmp_path / "hub/models--some--model/snapshots/abc"
     snapshot.mkdir(parents=True)

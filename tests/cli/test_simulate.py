@@ -203,6 +203,15 @@ def test_a_file_anywhere_is_read_and_printed_in_the_encoding_of_the_output(proce
         assert done.out.splitlines()[0] == title
 
 
+def test_even_experts_are_shown_beside_drawn_ones(run):
+    assumed = run("simulate", FLAGSHIP, "--scenario", "decode").out
+    drawn = json.loads(run("simulate", FLAGSHIP, "--set", "scenarios.decode.routing.load=uniform", "--json").out)
+    tpot = drawn["scenarios"]["decode"]["metrics"]["tpot"]
+    (told,) = (line for line in assumed.splitlines() if line.startswith("even ranks are assumed"))
+    assert f"tpot {1e3 * tpot:.4g} ms" in told
+    assert "even ranks" not in run("simulate", FLAGSHIP, "--scenario", "training").out
+
+
 def test_uneven_experts_are_told_and_even_ones_only_in_detail(run):
     load = "scenarios.training.communication.expert_load"
     assert "busiest rank" not in run("simulate", FLAGSHIP, "--set", f"{load}=1").out

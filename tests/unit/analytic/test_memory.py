@@ -26,7 +26,7 @@ from builders import (
 import costmodel
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.training import training_context
+from costmodel.analytic.step_model import training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.workload.architecture import Attention, DenseFfn
 from costmodel.workload.counting import kv_bytes_per_token

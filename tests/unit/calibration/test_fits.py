@@ -263,6 +263,24 @@ def test_a_row_gets_the_file_of_its_kernel_else_the_nearest(shelf, kernel, why):
     assert Chooser("chip", [shelf]).choose("gemm", "bf16", kernel).why == why
 
 
+def test_a_file_that_says_of_no_rows_that_they_are_its_own_does_not_answer_for_named_ones(shelf):
+    file(shelf, "chip/aaa", {"gemm/bf16": stream(4)})
+    choose = Chooser("chip", [shelf]).choose
+    assert choose("gemm", "bf16", Kernel("vllm 2", "k2", "graph")).why == "chip/b"
+    assert (
+        choose("gemm", "bf16", Kernel("vllm 2", "unheard", "graph")).why == "chip/b (closest match for kernel unheard)"
+    )
+
+
+def test_a_file_without_kernels_has_those_of_its_frameworks_alone(shelf):
+    file(shelf, "chip/aaa", {"gemm/bf16": stream(4)}, 'frameworks: ["trtllm 1"]\n')
+    choose = Chooser("chip", [shelf]).choose
+    assert choose("gemm", "bf16", Kernel("trtllm 1", "unheard", "graph")).why == "chip/aaa"
+    assert (
+        choose("gemm", "bf16", Kernel("vllm 2", "unheard", "graph")).why == "chip/b (closest match for kernel unheard)"
+    )
+
+
 def test_an_unknown_kernel_takes_the_library_that_its_name_holds(shelf):
     file(shelf, "chip/z", {"gemm/bf16": stream(4)}, kernels("k9", '"sglang 1"') + "library: triton\n")
     choice = Chooser("chip", [shelf]).choose("gemm", "bf16", Kernel("vllm 1", "fused (Triton kernel)", "graph"))

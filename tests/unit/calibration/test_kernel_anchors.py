@@ -12,12 +12,14 @@ from small_world import write
 
 from costmodel.calibration.fit_files import framework_of
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
+from costmodel.calibration.row_prediction import predict
 from costmodel.cost.anchored_fit import AnchoredFit, SharedErrors, half_width, time_shares
 from costmodel.cost.calibration import FamilyFit, Spread
 from costmodel.cost.expected_roofline import bare_times
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.errors import InputError
+from costmodel.measurements.tables import read_tables
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
 from costmodel.study.checking import check_file
@@ -118,6 +120,15 @@ def test_one_row_moves_its_own_kernel_by_hand(lookup, tmp_path):
     assert after == pytest.approx(left * before, rel=1e-3)
     assert moved.basis_at(LARGE) == "anchored"
     assert "calibrations/mine/mine" in moved.sources
+
+
+def test_a_predicted_row_names_the_rows_that_moved_it(lookup, tmp_path):
+    row = "mine,gemm,bf16,bf16,8192,8192,8192,9000"
+    lookup(row)
+    table = read_tables(write(tmp_path, "more.csv", HEAD + row.replace("8192,8192,8192", "512,4096,4096") + "\n"))
+    found = predict(table, (str(tmp_path / "0"),))
+    assert found.basis.tolist() == ["anchored"]
+    assert found.why[0].endswith(", moved by calibrations/mine/mine")
 
 
 def test_a_row_says_more_of_kernels_like_it(lookup, tmp_path):

@@ -50,6 +50,15 @@ def test_a_measured_row_takes_its_own_kernel_of_another_device() -> None:
     assert choice.why.split("/")[0] in ("h200-sxm", "h100-sxm")
 
 
+@pytest.mark.parametrize("name", ["h20", "h100-pcie", "l4", "h200-sxm", "b300-sxm"])
+def test_a_row_that_names_no_program_takes_what_a_simulation_without_one_takes(name: str) -> None:
+    chooser, simulated = Chooser(name), load_calibration(name, "default").families
+    for key in ("gemm/bf16", "attention_prefill/bf16", "mla_decode/bf16", "grouped_gemm/fp8_block"):
+        family, _, variant = key.partition("/")
+        predicted = chooser.choose(family, variant, Kernel("", "", "")).calibration.families
+        assert predicted[key].sources == simulated[key].sources
+
+
 def test_a_published_rate_is_not_lent_for_a_measured_row() -> None:
     choice = Chooser("b200-sxm", (), BLACKWELL).choose(
         "attention_prefill", "bf16", Kernel("sglang 0.5.14", "trtllm_mha", "")

@@ -159,14 +159,15 @@ def test_a_block_over_the_last_row_is_slower_until_it_is_full() -> None:
     assert seconds(product(1.0, 66 * 128.0, 4096.0), **given) == pytest.approx(1.4 * seconds(full), rel=1e-2)
 
 
-def test_an_operand_larger_than_the_cache_is_read_again_for_every_strip() -> None:
-    # 64 row tiles, 128 column tiles: strips run down the rows, each reads the whole left operand (1 GiB).
-    large = product(8192.0, 16384.0, 65536.0)
-    left = large.m * large.k * 2.0
+@pytest.mark.parametrize("sides", [(8192.0, 16384.0), (16384.0, 8192.0)])
+def test_an_operand_larger_than_the_cache_is_read_again_for_every_strip(sides: tuple[float, float]) -> None:
+    # 64 tiles along one side and 128 along the other: each strip of these reads the shorter operand, 1 GiB, again.
+    large = product(*sides, 65536.0)
+    shorter = min(sides) * large.k * 2.0
     more = seconds(large, hbm_efficiency=0.01, reread_share=1.0, reread_onset=1e-3) - seconds(
         large, hbm_efficiency=0.01
     )
-    assert more == pytest.approx(127 * left / (0.01 * BANDWIDTH), rel=1e-3)
+    assert more == pytest.approx(127 * shorter / (0.01 * BANDWIDTH), rel=1e-3)
     assert seconds(large, hbm_efficiency=0.01, reread_share=1.0, reread_onset=1e3) == pytest.approx(
         seconds(large, hbm_efficiency=0.01), rel=1e-6
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, with_device
 
-from costmodel.cost.calibration import ROOFLINE
+from costmodel.cost.calibration import ROOFLINE, FamilyFit
 from costmodel.cost.operator_time import operator_time
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster, Host
@@ -21,13 +21,15 @@ def hosted(bandwidth: Quantity | None) -> Cluster:
     return replace(CLUSTER, node=replace(CLUSTER.node, host=Host(1e12, bandwidth, 2.0)))
 
 
-def seconds(operator: Operator, cluster: Cluster) -> Quantity:
-    return operator_time(operator, MACHINE, cluster, ROOFLINE).seconds
+def seconds(operator: Operator, cluster: Cluster, fit: FamilyFit = ROOFLINE) -> Quantity:
+    return operator_time(operator, MACHINE, cluster, fit).seconds
 
 
 def test_a_copy_takes_its_bytes_over_the_link_a_launch_and_the_link_s_latency() -> None:
     copied = seconds(HostTransfer("copy", 25e6, "out", 8.0), hosted(400e9))
     assert copied == pytest.approx(1e-3 + 2e-6 + FRAMEWORK.launch)
+    slow = seconds(HostTransfer("copy", 25e6, "out", 8.0), hosted(400e9), FamilyFit(network_efficiency=0.5))
+    assert slow == pytest.approx(2e-3 + 2e-6 + FRAMEWORK.launch)
 
 
 def test_devices_of_a_node_share_their_host_s_memory() -> None:

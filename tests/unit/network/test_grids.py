@@ -123,6 +123,10 @@ def test_a_part_of_a_mesh_and_several_endpoints_a_router() -> None:
         assert closed("all_gather", shared, 32 // stride, "ring", float(stride)) == pytest.approx(expected)
         placed = {"stride": stride, "groups": stride}
         assert flows("all_gather", shared, 32 // stride, "ring", **placed) == pytest.approx(expected)
+    wide = dies("mesh", (4.0, 4.0), "static", ports=4.0)
+    expected = 31 / 32 * SIZE / LINK * 2  # two of the four on a router send out of it
+    assert closed("all_gather", wide, 32, "ring", 2.0) == pytest.approx(expected)
+    assert flows("all_gather", wide, 32, "ring", stride=2, groups=2) == pytest.approx(expected)
     narrow = replace(rows, node=replace(rows.node, nic=Nic(LINK / 4, 1.0, 0.0)))
     assert closed("all_to_all", narrow, 64, "direct") == pytest.approx(63 / 64 * SIZE / (LINK / 4))
 
@@ -151,6 +155,17 @@ def test_circuits_are_set_for_one_pairing_after_the_other(planes: float, slots: 
     ring = 15 / 16 * SIZE / port + 1e-3
     assert closed("all_gather", cluster, 16, "ring") == pytest.approx(ring)
     assert flows("all_gather", cluster, 16, "ring") == pytest.approx(ring)
+    for algorithm in ("ring", "hierarchical"):  # both passes go to the same neighbours
+        both = 2 * 15 / 16 * SIZE / port + 1e-3
+        assert closed("all_reduce", cluster, 16, algorithm) == pytest.approx(both)
+        assert flows("all_reduce", cluster, 16, algorithm) == pytest.approx(both)
+    if planes == 1.0:  # four exchanges out and four back, whose first is with the last partner
+        halved = 2 * 15 / 16 * SIZE / port + 7e-3
+        assert closed("all_reduce", cluster, 16, "halving_doubling") == pytest.approx(halved)
+        assert flows("all_reduce", cluster, 16, "halving_doubling") == pytest.approx(halved)
+        assert closed("all_reduce", cluster, 16, "tree") == pytest.approx(2 * SIZE / port + 1e-3)
+        for kind, algorithm in (("broadcast", "ring"), ("send_recv", "direct")):
+            assert closed(kind, cluster, 16, algorithm) == pytest.approx(SIZE / port + 1e-3)
 
 
 def test_a_grid_over_an_array_is_its_points() -> None:

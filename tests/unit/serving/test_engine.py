@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving_reference import Job, Reference
 
-from costmodel.serving.availability import OFF, UP, Fleet, next_change
+from costmodel.serving.availability import OFF, UP, Fleet, draw_gap, next_change
 from costmodel.serving.fleet import deal_out, run_apart, run_together
 from costmodel.serving.prices import Tables, attention_time, p_norms, rows_time
 from costmodel.serving.routing import LEAST_LOADED, POWER_OF_TWO, PREFIX, ROUND_ROBIN, Service, new_router
@@ -71,8 +71,10 @@ def fleet(number, prefill=0, **changes):
     always = Fleet(
         status=np.full(number, UP), ready=np.zeros(number), since=np.zeros(number), rented=np.zeros(number),
         outage_time=none, outage_engine=none.astype(int), outage_ends=none.astype(int), next_outage=np.zeros(1, int),
-        change=np.full(1, np.inf), tick=np.full(1, np.inf), interval=0.0, least=0, most=number, target=1.0,
-        start_up=0.0, max_waiting=int(NEVER), lost=np.zeros(1, int), rejected=np.zeros(1, int), prefill=prefill,
+        breakdown=np.zeros((0, 2)), dice=np.zeros(0, int), mtbf=0.0, repair=0.0, outages=np.zeros(number, int),
+        failures=np.zeros(1, int), change=np.full(1, np.inf), tick=np.full(1, np.inf), interval=0.0, least=0,
+        most=number, target=1.0, start_up=0.0, max_waiting=int(NEVER), lost=np.zeros(1, int), rejected=np.zeros(1, int),
+        prefill=prefill,
         token_time=0.01, latency=0.5, link_free=np.zeros(number), lockstep=1,
     )  # fmt: skip
     changed = always._replace(**changes)
@@ -332,9 +334,48 @@ def test_while_all_engines_are_down_requests_wait():
     assert service.progress.time[0, FIRST] > 110.0
 
 
+def test_an_engine_serves_again_when_its_last_outage_is_over():
+    """One from 10 to 110 s, another from 60 to 160 s."""
+    twice = {"outage_time": np.array([10.0, 60.0, 110.0, 160.0]), "outage_engine": np.zeros(4, int),
+             "outage_ends": np.array([0, 0, 1, 1])}  # fmt: skip
+    service = together(stream([50.0], [(4, 3)]), fleet(1, **twice))
+    assert service.progress.time[0, FIRST] > 160.0
+
+
+def breaking(replicas, mtbf, repair, number=None):
+    """Return a fleet whose replicas, each of several engines, fail at random."""
+    dice = np.random.default_rng(2).integers(1, 2**31 - 1, replicas)
+    found = fleet(number or replicas, breakdown=np.full((replicas, 2), np.inf), dice=dice, mtbf=mtbf, repair=repair)
+    found.breakdown[:, 0] = [draw_gap(found, replica) for replica in range(replicas)]
+    found.change[0] = next_change(found)
+    return found
+
+
+def test_gaps_between_breakdowns_are_exponential():
+    """The generator's 10,000th state from 1 on is its authors' own check."""
+    found = fleet(1, breakdown=np.full((1, 2), np.inf), dice=np.ones(1, int), mtbf=50.0)
+    gaps = np.array([draw_gap(found, 0) for _ in range(10_000)])
+    assert found.dice[0] == 1_043_618_065
+    assert gaps.mean() == pytest.approx(50.0, rel=0.03)
+    assert (gaps > 100.0).mean() == pytest.approx(np.exp(-2.0), rel=0.1)
+
+
+def test_engines_that_break_down_lose_no_request_and_serve_as_often_as_they_work():
+    requests = many(count=120)
+    service = together(requests, breaking(3, 60.0, 20.0, number=6))
+    assert np.isfinite(service.progress.time[:, FINISH]).all()
+    assert service.fleet.lost[0] > 0
+    np.testing.assert_array_equal(service.engines.count[:, FREE], POLICY.blocks)
+    expected = 3 * service.progress.time[:, FINISH].max() / (60.0 + 20.0)
+    assert service.fleet.failures[0] == pytest.approx(expected, abs=3.0 * expected**0.5)
+    lasting = together(requests, breaking(3, 60.0, 60.0, number=6))
+    assert lasting.progress.time[:, FINISH].mean() > service.progress.time[:, FINISH].mean()
+
+
 def test_jumps_change_nothing_with_failures_pools_and_an_autoscaler():
     for make in (
         lambda: fleet(3, **outage(20.0, 30.0)),
+        lambda: breaking(3, 40.0, 10.0),
         lambda: fleet(3, prefill=1),
         lambda: fleet(3, status=np.array([UP, OFF, OFF]), tick=np.full(1, 5.0), interval=5.0, least=1, target=4.0,
                       start_up=7.0),

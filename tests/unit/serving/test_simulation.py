@@ -92,6 +92,33 @@ def test_a_scenario_with_failures_and_a_full_queue_says_what_they_did() -> None:
     assert np.isfinite(found.served.done.progress.time[:, FINISH]).all()
 
 
+def test_replicas_that_break_down_serve_the_share_of_time_in_which_they_work(tmp_path: Path) -> None:
+    breakdowns = {"device_mtbf": "3 s", "repair": "1 s"}
+    found = evaluation(count=2, routing="least_loaded", breakdowns=breakdowns)
+    counted = found.details()["requests"]
+    assert isinstance(counted, dict)
+    assert counted["breakdowns"] > 0
+    assert np.isfinite(found.served.progress.time[:, FINISH]).all()
+    half(found.simulation, tmp_path / "state.npz")
+    gone_on = found.simulation.run(checkpoint=tmp_path / "state.npz")
+    np.testing.assert_array_equal(gone_on.progress.time, found.served.progress.time)
+    rates = []
+    for replicas in ({"count": 2}, {"count": 2, "breakdowns": breakdowns}):
+        given = {**BASE, "scenarios.serving.replicas": replicas}
+        result = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"]).evaluate("serving")
+        rates.append(float(np.asarray(result.metrics["highest_stable_rate"])))
+    assert rates[1] == pytest.approx(rates[0] * 3.0 / (3.0 + 1.0))
+
+
+def test_any_number_of_threads_gives_the_same_bytes() -> None:
+    simulation = evaluation(count=5).simulation
+    alone = simulation.run()
+    simulation.workers = 2
+    for one, other in zip((*alone.progress, *alone.engines), (*(both := simulation.run()).progress, *both.engines),
+                          strict=True):  # fmt: skip
+        assert one.tobytes() == other.tobytes()
+
+
 def test_prompts_computed_elsewhere_leave_decoding_steps_alone() -> None:
     mixed, apart = evaluation(count=2), evaluation(count=2, prefill=1, transfer={"bandwidth": "50 GB/s"})
     assert float(apart.times()["tpot"] or 0.0) < float(mixed.times()["tpot"] or 0.0)
