@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from costmodel.schema.device import DType, LinearType, Source, StoredType
 from costmodel.schema.quantity import (
@@ -19,6 +19,11 @@ from costmodel.schema.quantity import (
     Whole,
 )
 from costmodel.schema.strict import Strict
+
+TunedFormat: TypeAlias = Literal["bf16", "fp8", "fp8_block", "int8"]
+"""Number formats of products of experts by which engines look up tuned tiles; `bf16` is any of 16 bits."""
+ExpertCount: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*$")]
+"""A number of experts, as the key of a mapping."""
 
 
 class TileFile(Strict):
@@ -259,6 +264,11 @@ class FrameworkFile(Strict):
         default=[],
         description="dies of the devices on which experts that are published in MXFP4 multiply activations in MXFP8, "
         "not in 16 bits, where the scenario states no `precision`",
+    )
+    tuned_tiles: dict[str, dict[TunedFormat, dict[ExpertCount, list[Integer]]]] = Field(
+        default={},
+        description="layers of experts for which it ships tiles that were tuned on the device: device -> number format "
+        "of the products -> experts on a rank -> widths of their intermediate activations there",
     )
     prompt_chunk: Number | None = Field(
         default=None,
