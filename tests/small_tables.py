@@ -49,6 +49,7 @@ schema: costmodel/framework@1
 extends: frameworks/default
 name: fast
 implementations: {gemm: library}
+tuned_tiles: {chip: {bf16: {4: [64], 8: [32, 16]}}}
 """,
     "hardware/calibrations/chip/library.yaml": """
 schema: costmodel/calibration@1

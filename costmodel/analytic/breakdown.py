@@ -13,15 +13,15 @@ from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.overlapped_comm import OverlappedComm, Works
 from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.segments import COMPUTE
+from costmodel.analytic.step_model import StepModel
 from costmodel.analytic.stream_times import exposed_seconds
 from costmodel.analytic.training import (
-    StepModel,
+    StepStreams,
     action_times,
     lone_stage,
     once_per_step,
     optimizer_times,
     pipeline_times,
-    step_streams,
 )
 from costmodel.result import Entry
 from costmodel.workload.memory import stage_work
@@ -54,15 +54,15 @@ class BreakdownLines:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        self._bases: dict[TimedOperator, str] = {}
+        self._bases: dict[int, tuple[TimedOperator, str]] = {}  # by time: equal sizes have one
 
     def add(self, timed: TimedOperator, count: float, exposed: float = 1.0) -> None:
         """Add `count` runs of an operator. exposed: share of its time that nothing hides."""
         name = base_name(timed.operator.name)
         entry = self.entries.setdefault(name, Entry(name))
-        if timed not in self._bases:
-            self._bases[timed] = timed.fit.basis_at(timed.operator)
-        entry.add(float(timed.time.seconds) * count, exposed, timed.time.bound, self._bases[timed])
+        if id(timed.time) not in self._bases:
+            self._bases[id(timed.time)] = timed, timed.fit.basis_at(timed.operator)
+        entry.add(float(timed.time.seconds) * count, exposed, timed.time.bound, self._bases[id(timed.time)][1])
         entry.add_work(count, *_work(timed.operator))
 
     def add_wait(self, name: str, seconds: float, bound: str) -> None:
@@ -101,18 +101,24 @@ def _work(operator: Operator) -> tuple[float, float | None, str | None]:
     return float(operator.flop), float(operator.traffic), dtype
 
 
-def step_breakdown(step: StepModel) -> list[Entry]:
-    """Return the operators of a training step, means over pipeline ranks; with the bubble they sum to the step time."""
-    lines, parts = BreakdownLines(), _StepParts(step)
+def step_breakdown(step: StepModel, streams: StepStreams) -> list[Entry]:
+    """Return the operators of a training step, means over pipeline ranks; with the bubble they sum to the step time.
+
+    streams: of the step without perturbations.
+    """
+    lines, parts = BreakdownLines(), _StepParts(step, streams)
     contention = host = 0.0
     program = step.pipeline.program
+    runs: dict[tuple[TimedOperator, float], float] = defaultdict(float)  # of an operator as far as it is exposed
     for slot, count in zip(program.slots, program.mean_counts.tolist(), strict=True):
         contention += count * parts.contention(slot)
         host += count * parts.host_wait(slot)
         for timed, repeats, exposed in (*parts.operators(slot), *parts.communication(slot)):
-            lines.add(timed, count * repeats, exposed)
+            runs[timed, exposed] += count * repeats
     for timed, repeats, exposed in (*parts.async_reductions(), *parts.optimizer()):
-        lines.add(timed, float(repeats), exposed)
+        runs[timed, exposed] += repeats
+    for (timed, exposed), repeats in runs.items():
+        lines.add(timed, repeats, exposed)
     lines.add_wait(ALL_TO_ALL_CONTENTION, contention, "memory")
     lines.add_wait(HOST, host, "latency")
     return lines.sorted()
@@ -130,8 +136,9 @@ class _Pair(NamedTuple):
 class _StepParts:
     """The operators of a training step, each with the share of its time that nothing hides."""
 
-    def __init__(self, step: StepModel) -> None:
-        self._step, self._comm, self._streams = step, step.overlapped_comm, step_streams(step, None)
+    def __init__(self, step: StepModel, streams: StepStreams) -> None:
+        self._step, self._comm, self._streams = step, step.overlapped_comm, streams
+        self._shares: dict[int, list[_Exposed]] = {}  # of one run of a pass
 
     def _pair(self, slot: Slot) -> _Pair | None:
         """Return the times of an overlapped pair, null for a lone chunk."""
@@ -157,7 +164,9 @@ class _StepParts:
 
     def operators(self, slot: Slot) -> list[_Exposed]:
         """Return the operators of an action, each exposed as far as its own pass and the other chunk do not hide it."""
-        exposed = [item for count, work in self._passes(slot) for item in _exposed(work, count)]
+        exposed: list[_Exposed] = [
+            (timed, count, share) for count, work in self._passes(slot) for timed, _, share in self._exposed(work)
+        ]
         if slot.kind is not Kind.FORWARD_BACKWARD:
             return exposed
         compute = all_to_all = 0.0
@@ -172,6 +181,12 @@ class _StepParts:
             (timed, count, left if isinstance(timed.operator, ExpertAllToAll) else share)
             for timed, count, share in exposed
         ]
+
+    def _exposed(self, operators: Sequence[TimedOperator]) -> list[_Exposed]:
+        """Return the operators of a pass of one layer with the share of each that no other of them hides."""
+        if id(operators) not in self._shares:
+            self._shares[id(operators)] = list(_exposed(operators, 1.0))
+        return self._shares[id(operators)]
 
     def _passes(self, slot: Slot) -> Iterator[tuple[int, Sequence[TimedOperator]]]:
         """Yield (how many, operators of one) of the passes of an action."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Protocol
 
 from costmodel.analytic.anchors import Anchored, Predicted, anchored
@@ -19,8 +19,9 @@ from costmodel.analytic.open_loop import OpenLoopEvaluation
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving import ServingEvaluation, admission
+from costmodel.analytic.step_model import step_model, step_schedule, training_context
 from costmodel.analytic.stream_times import Perturbations
-from costmodel.analytic.training import StepTimes, step_model, step_schedule, step_times, training_context
+from costmodel.analytic.training import StepStreams, StepTimes, step_streams, step_times, times_of
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics
@@ -86,8 +87,12 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
         layers = [timed for work in works for timed in (*work.forward, *work.input_gradient, *work.weight_gradient)]
         return run_deviation(self._scenario, calibration, layers)
 
+    @cached_property
+    def _streams(self) -> StepStreams:
+        return step_streams(self.model, None)
+
     def _evaluate(self, perturbations: Perturbations) -> StepTimes:
-        times = step_times(self.model, perturbations)
+        times = times_of(self.model, self._streams) if perturbations is None else step_times(self.model, perturbations)
         return times if self.anchored is None else times.scaled(self.anchored.factor)
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
@@ -111,7 +116,7 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
 
     def breakdown(self) -> list[Entry]:
         """Return the operators of the step."""
-        lines = step_breakdown(self.model)
+        lines = step_breakdown(self.model, self._streams)
         return lines if self.anchored is None else [line.scaled(float(self.anchored.factor)) for line in lines]
 
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:

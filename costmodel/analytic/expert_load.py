@@ -10,7 +10,7 @@ import numpy.typing as npt
 from costmodel.analytic.generation import decode_pass
 from costmodel.analytic.inference import inference_context
 from costmodel.analytic.serving import admission, engine_passes, full_state, steady_state
-from costmodel.analytic.training import training_context
+from costmodel.analytic.step_model import training_context
 from costmodel.quantities import Quantity, sum_of
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context

@@ -219,10 +219,14 @@ def shares_of_conditions(scenario: Scenario, operators: Sequence[TimedOperator])
 
 def rests_on(operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
     """Return the share of the time of kernels and messages, each kind taken once, by what it rests on."""
+    alike: dict[int, tuple[TimedOperator, int]] = {}  # operators of equal sizes have one time, which names them
+    for timed in operators:
+        first, count = alike.get(id(timed.time), (timed, 0))
+        alike[id(timed.time)] = first, count + 1
     totals: dict[str, Quantity] = {}
     whole: Quantity = 0.0
-    for timed in operators:
-        seconds = np.nan_to_num(timed.time.seconds, posinf=0.0)
+    for timed, count in alike.values():
+        seconds = count * np.nan_to_num(timed.time.seconds, posinf=0.0)
         whole = whole + seconds
         bases = timed.fit.bases(timed.operator)
         for name in np.unique(bases).tolist():

@@ -18,17 +18,8 @@ from costmodel.calibration.candidates import (
     transferred,
     with_rivals_alike,
 )
-from costmodel.calibration.expected_error import OWN, RELATIONS, expected, held_out_error
-from costmodel.calibration.fit_files import (
-    CALIBRATIONS,
-    PRIOR,
-    ROOFLINE,
-    DeviceFits,
-    FitStore,
-    family_fit,
-    framework_of,
-)
-from costmodel.calibration.kernel_anchors import read_anchors
+from costmodel.calibration.fit_files import CALIBRATIONS, ROOFLINE, FitStore, family_fit, framework_of
+from costmodel.calibration.fit_search import NAMED, FitSearch
 from costmodel.calibration.substitutes import (
     ELEMENTWISE,
     EXPANDING,
@@ -39,13 +30,8 @@ from costmodel.calibration.substitutes import (
 )
 from costmodel.cost.anchored_fit import AnchoredFit, KernelAnchors
 from costmodel.cost.calibration import Calibration, FamilyFit, JoinedFit
-from costmodel.cost.expected_roofline import ExpectedForm
-from costmodel.cost.gemm import GemmForm
-from costmodel.cost.two_tile_gemm import TwoTileForm
-from costmodel.errors import InputError
 from costmodel.hardware import Device
-from costmodel.schema.calibration import FamilyFitFile
-from costmodel.schema.references import Library, suggest
+from costmodel.schema.references import Library
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 
@@ -108,7 +94,7 @@ class FitLookup(Mapping[str, FamilyFit]):
     ) -> None:
         self._store, self._device, self._implementations = store, device, implementations
         self._is_anchored = is_anchored
-        self._chain = store.chain(device)
+        self._search = FitSearch(store, device)
         self._base = _rooflines(store)
         self._resolutions: dict[str, Resolution] = {}
         self._rivals_of: dict[tuple[str, tuple[str, ...]], tuple[Candidate, ...]] = {}
@@ -138,6 +124,8 @@ class FitLookup(Mapping[str, FamilyFit]):
         name = self._store.anchor(self._device) if self._is_anchored else None
         if name is None:
             return {}
+        from costmodel.calibration.kernel_anchors import read_anchors  # few devices have rows: tables load with them
+
         lent = FitLookup(self._store, self._device, self._implementations, is_anchored=False)
         return read_anchors(self._store.library, self._device, name, lent)
 
@@ -198,22 +186,10 @@ class FitLookup(Mapping[str, FamilyFit]):
         Where it has one for other kernels of the family, their closed form stays the bare one.
         """
         family = key.partition("/")[0]
-        known = any(each.partition("/")[0] == family for _, defaults in self._chain for each in defaults)
+        defaults = (names for _, names in self._store.chain(self._device))
+        known = any(each.partition("/")[0] == family for names in defaults for each in names)
         if not known:
-            yield from self._shared(key)
-
-    def _as_in_whole_runs(self, fit: FamilyFit) -> FamilyFit:
-        """Return the expected time of kernels as measured whole runs on the device change it."""
-        source, runs, form = f"{CALIBRATIONS}/{PRIOR}", self._store.whole_runs(self._device), fit.form
-        if runs is None or not isinstance(form, ExpectedForm):
-            return replace(fit, source=source)
-        changed = replace(
-            form,
-            launch=form.launch + float(runs.launch),
-            compute_efficiency=min(form.compute_efficiency * float(runs.compute), 1.0),
-            hbm_efficiency=min(form.hbm_efficiency * float(runs.hbm), 1.0),
-        )
-        return replace(fit, form=changed, source=source)
+            yield from self._search.shared(key)
 
     def _in_family(self, key: str, seen: set[str]) -> Iterator[Candidate]:
         """Yield the fits that files state of a key, then those of the variants whose kernels are most alike.
@@ -241,23 +217,23 @@ class FitLookup(Mapping[str, FamilyFit]):
         """
         named = self._named(key)
         compared: list[Candidate] = []
-        for candidate in self._compared(key, named):
+        for candidate in self._search.compared(key, named):
             if candidate.fit is None:
                 yield candidate
-            elif candidate.device == self._device and (not named or candidate.role == _NAMED):
+            elif candidate.device == self._device and (not named or candidate.role == NAMED):
                 yield from map(passed_over, compared)
-                yield self._with_rivals(key, replace(candidate, error=self._held_out(candidate)))
+                yield self._with_rivals(key, replace(candidate, error=self._search.held_out(candidate)))
                 return
             else:
                 compared.append(candidate)
         if not compared:
-            compared = list(self._lent(key, named))
-        best = self._least(key, named, compared) if compared else None
+            compared = list(self._search.lent(key, named))
+        best = self._search.least(key, named, compared) if compared else None
         if named:
             self._tell(key, named, best)
         if best is not None:
             yield from (
-                passed_over(each) for each in self._measured(key, named, compared) if each.source != best.source
+                passed_over(each) for each in self._search.measured(key, named, compared) if each.source != best.source
             )
             yield self._with_rivals(key, best)
 
@@ -272,7 +248,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         if best.fit is None or best.fit.form is None or best.error is None or key.startswith(_MESSAGES):
             return best
         named = tuple(self._named(key))
-        stands_in = bool(named) and best.role != _NAMED
+        stands_in = bool(named) and best.role != NAMED
         wanted = (best.implementation,) if named and best.device == self._device and not stands_in else named
         rivals = partial(self._rivals, key, wanted, best.source)
         fit = replace(best.fit, error=best.error, rivals=rivals, is_lent=best.fit.is_lent or stands_in)
@@ -285,185 +261,35 @@ class FitLookup(Mapping[str, FamilyFit]):
     def _all(self, key: str, wanted: tuple[str, ...]) -> tuple[Candidate, ...]:
         """Return all that may answer for a key with their errors inside what they were made from; read once."""
         if (key, wanted) not in self._rivals_of:
-            candidates = itertools.chain(self._compared(key, wanted), self._of_the_die(key, wanted))
+            candidates = itertools.chain(self._search.compared(key, wanted), self._search.of_the_die(key, wanted))
             by_source: dict[str, Candidate] = {}
             for each in candidates:
                 if each.fit is not None:
                     by_source.setdefault(each.source, each)
             compared, found = list(by_source.values()), []
-            for each in (*self._measured(key, wanted, compared), *self._shared(key)):
+            for each in (*self._search.measured(key, wanted, compared), *self._search.shared(key)):
                 if each.fit is not None and each.fit.form is not None and each.error is not None:
-                    steps = self._steps(key, wanted, each) if each.device else 0.0
+                    steps = self._search.steps(key, wanted, each) if each.device else 0.0
                     spread = each.fit.spread.widened(steps)
                     found.append(replace(each, fit=replace(each.fit, error=each.error, spread=spread)))
             self._rivals_of[key, wanted] = tuple(found)
         return self._rivals_of[key, wanted]
 
-    def _compared(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
-        """Yield the fits that are compared for a key, and the places without one; the nearest first."""
-        chain = [device for device, _ in self._chain]
-        siblings = ((device, name) for name in named for device in self._store.same_die(self._device, name))
-        others = ((device, name) for device, name in siblings if device not in chain)
-        seen: set[str] = set()
-        for device, implementation in itertools.chain(itertools.product(chain, named), others):
-            source = implementation if "/" in implementation else f"{device}/{implementation}"
-            if source not in seen:
-                seen.add(source)
-                fits = self._store.device_fits(device, implementation)
-                if fits is None:
-                    yield Candidate(f"{CALIBRATIONS}/{source}", key, _NAMED, passed_over="no such file")
-                else:
-                    yield self._candidate(fits, key, _NAMED)
-        builds = (
-            name for name in self._store.names(self._device) if name.partition("-")[0] in set(map(_library, named))
-        )
-        for name in builds:
-            fits = self._store.device_fits(self._device, name)
-            if fits is not None and f"{self._device}/{name}" not in seen:
-                seen.add(f"{self._device}/{name}")
-                candidate = self._candidate(fits, key, "another build of its library")
-                if candidate.fit is not None:
-                    yield candidate
-        for i, (device, defaults) in enumerate(self._chain):
-            default = defaults.get(key, defaults.get(key.partition("/")[0]))
-            for fits in () if default is None else self._defaults(i, default):
-                if fits.file.name not in seen:
-                    yield self._candidate(fits, key, f"default of {device}")
-
-    def _of_the_die(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
-        """Yield the fits of other devices of the same die: other builds of the named libraries, and their defaults."""
-        libraries, family = set(map(_library, named)), key.partition("/")[0]
-        for device in self._store.same_die(self._device):
-            defaults = self._store.chain(device)[0][1]
-            names = [name for name in self._store.names(device) if name.partition("-")[0] in libraries]
-            for name in dict.fromkeys((*names, defaults.get(key, defaults.get(family, "")))):
-                fits = self._store.device_fits(device, name) if name else None
-                found = None if fits is None else self._candidate(fits, key, f"of the same die, {device}")
-                if found is not None and found.fit is not None:
-                    yield found
-
-    def _lent(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
-        """Yield fits of the nearest other device: of the named kernels, else of its default.
-
-        Where neither this device nor those that it inherits from were measured at all. Devices of its die come first;
-        the prior joins a fit of another die.
-        """
-        if not self._is_unmeasured:
-            return
-        family, kin = key.partition("/")[0], self._store.same_die(self._device)
-        for device in (*kin, *self._store.strangers(self._device)):
-            defaults = self._store.chain(device)[0][1]
-            names = named or (defaults.get(key, defaults.get(family, "")),)
-            role = _NAMED if named else f"default of {device}"
-            files = (self._store.device_fits(device, name) for name in names if name and "/" not in name)
-            found = (self._candidate(fits, key, role) for fits in files if fits is not None)
-            is_lent = device not in kin
-            lent = [replace(each, fit=replace(each.fit, is_lent=is_lent)) for each in found if each.fit is not None]
-            if lent:
-                yield from lent
-                return
-
-    @cached_property
-    def _is_unmeasured(self) -> bool:
-        """Tell whether no device of the chain has any fit, and others may lend theirs."""
-        has_fits = any(self._store.names(device) for device, _ in self._chain)
-        return not has_fits and self._store.may_borrow(self._device)
-
-    def _shared(self, key: str) -> Iterator[Candidate]:
-        """Yield what kernels of all devices share, with the error of backcasts."""
-        prior = self._prior(key)
-        if prior is not None and prior.form is not None:
-            fit = self._as_in_whole_runs(family_fit(prior, ROOFLINE))
-            yield Candidate(fit.source, key, "kernels of other devices", fit, error=held_out_error(prior))
-
-    def _prior(self, key: str) -> FamilyFitFile | None:
-        """Return what kernels of all devices share of a key; a GEMM that expands weights as its plain family does."""
-        family, shared = key.partition("/")[0], self._store.prior()
-        return shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
-
-    def _least(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> Candidate:
-        """Return the candidate of least expected error, its interval as wide as that of the steps to it.
-
-        Errors within `TIE` of the least are equal; then a fit of this device comes first, and then their order.
-        """
-        measured = self._nearest(self._measured(key, named, compared), named)
-        least = min(each.error or 0.0 for each in measured)
-        equal = [each for each in measured if (each.error or 0.0) <= TIE * least]
-        best = next((each for each in equal if each.device == self._device), equal[0])
-        assert best.fit is not None
-        steps = self._steps(key, named, best)
-        return replace(best, fit=replace(best.fit, spread=best.fit.spread.widened(steps))) if steps else best
-
-    def _nearest(self, candidates: Sequence[Candidate], named: Sequence[str]) -> list[Candidate]:
-        """Return candidates without the named kernels on farther devices than the nearest that has them.
-
-        Of several names the first that devices so near have: a framework runs later ones elsewhere.
-        """
-
-        def rank(candidate: Candidate) -> int:
-            return (OWN, *RELATIONS).index(self._store.relation(self._device, candidate.device))
-
-        nearest = min((rank(each) for each in candidates if each.role == _NAMED), default=0)
-        near = [each for each in candidates if each.role == _NAMED and rank(each) == nearest]
-        first = next((name for name in named if any(each.is_of(name) for each in near)), "")
-        others = (each for each in candidates if each.role != _NAMED)
-        return [*(each for each in near if not first or each.is_of(first)), *others]
-
-    def _measured(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> list[Candidate]:
-        """Return candidates with their expected errors."""
-        return [replace(each, error=expected(self._held_out(each), self._steps(key, named, each))) for each in compared]
-
-    def _held_out(self, candidate: Candidate) -> float:
-        fits = self._store.device_fits(candidate.device, candidate.implementation)
-        assert fits is not None
-        return held_out_error(fits.file.families[candidate.key])
-
-    def _steps(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
-        """Return the error of the steps from a candidate's own rows to the kernels that are asked for."""
-        fits = self._store.device_fits(candidate.device, candidate.implementation)
-        assert fits is not None
-        errors, library = self._store.step_errors(), fits.file.library or candidate.implementation
-        related = self._store.relation(self._device, candidate.device)
-        transfer = errors.transfer(related, key)
-        if not named or candidate.role == _NAMED:
-            return transfer
-        wanted = set(map(_library, named))
-        stand_in = (
-            errors.version(key) if library in wanted else min(errors.stand_in(one, library, key) for one in wanted)
-        )
-        return expected(transfer, stand_in)
-
     def _tell(self, key: str, named: Sequence[str], best: Candidate | None) -> None:
         """Note what substitutes for kernels that the framework names and the device has no fit of."""
         family, names = key.partition("/")[0], " or ".join(named)
-        if best is not None and best.role == _NAMED:
+        if best is not None and best.role == NAMED:
             self._note(
                 f"{key}: {self._device} has no fit of {names}; using {best.implementation}, measured on {best.device}"
             )
             return
-        chain = [device for device, _ in self._chain]
+        chain = [device for device, _ in self._store.chain(self._device)]
         pairs = itertools.product(chain, named)
         is_known = any(self._store.device_fits(*pair) is not None for pair in pairs)
         lacking = f"{key}: {self._device} has no fit of {names} for this operation" if is_known else (
             f"{family}: {self._device} has no measurements of {names}"
         )  # fmt: skip
         self._note(f"{lacking}; using the closest available fit, or the roofline if there is none")
-
-    def _defaults(self, place: int, named: str) -> Iterator[DeviceFits]:
-        """Yield the files of a device's default: its own, then those of the devices it inherits from."""
-        devices = [device for device, _ in self._chain[place:]]
-        is_known = False
-        for device in devices:
-            fits = self._store.device_fits(device, named)
-            if fits is not None:
-                is_known = True
-                yield fits
-        if not is_known:
-            device = devices[0]
-            raise InputError.single(
-                f"devices/{device} names `{named}`, but there is no {CALIBRATIONS}/{device}/{named}",
-                hint=suggest(named, self._store.names(device)), field="calibration.default",
-            )  # fmt: skip
 
     def _of_other_family(self, family: str, variant: str) -> Iterator[Candidate]:
         """Yield the fit of the family whose kernels substitute for those of one that the device has none of."""
@@ -482,36 +308,12 @@ class FitLookup(Mapping[str, FamilyFit]):
             candidate = replace(candidate, fit=with_rivals_alike(candidate.fit, partial(as_backward, backward)))
         yield candidate
 
-    def _candidate(self, fits: DeviceFits, key: str, role: str) -> Candidate:
-        """Return a file's fit of the very variant, else of the family as a whole."""
-        family, source = key.partition("/")[0], f"{CALIBRATIONS}/{fits.file.name}"
-        place = fits.file.name.partition("/")
-        for name in (key, family):
-            fit = fits.fit(name, self._device)
-            if fit is not None:
-                fit = self._at_power(fit, fits.device)
-                return Candidate(source, name, role, fit, device=fits.device, implementation=place[2] or fits.file.name)
-        return Candidate(source, key, role, passed_over=f"has no fit of {key}")
-
-    def _at_power(self, fit: FamilyFit, lender: str) -> FamilyFit:
-        """Return the fit of another device of the same die with its clock under this one's power."""
-        if lender == self._device or not isinstance(fit.form, GemmForm | TwoTileForm):
-            return fit
-        return replace(fit, form=fit.form.at_power(self._store.power_density(self._device, lender)))
-
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
 
 
-_NAMED = "named by the framework"
 _MESSAGES = ("collective", "send_recv", "moe_")  # families of which the links say more than another device
-TIE = 1.05  # chosen: expected errors are themselves known to a few per cent
-
-
-def _library(implementation: str) -> str:
-    """Return the library of an implementation by the name of its file: `deepgemm` of `deepgemm-sglang`."""
-    return implementation.rpartition("/")[2].partition("-")[0]
 
 
 def _rooflines(store: FitStore) -> dict[str, FamilyFit]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Nearness, Residual
 from costmodel.cost.terms import SHORTEST, Terms
 from costmodel.cost.time import Time
-from costmodel.quantities import Array, Count, Indices, Quantity, Seconds, is_single, maximum
+from costmodel.quantities import Array, Count, Indices, Quantity, Seconds, is_single
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Operator, clamp_sizes
 
 ANCHORED = "anchored"  # of a whole run: by measured runs of the same site
@@ -47,15 +48,15 @@ class Spread:
         low_side, high_side = self._ratio(log_time, self.low) - median, self._ratio(log_time, self.high) - median
         return median + low * low_side + high * high_side
 
-    def _ratio(self, log_time: Quantity, points: tuple[float, ...]) -> Array:
+    def _ratio(self, log_time: Quantity, points: tuple[float, ...]) -> Quantity:
         """Return the ratio at a logarithm of predicted time.
 
         Straight lines between the knots' (log predicted, log measured); a measured time that falls below that of a
         shorter knot is raised to it, so that a longer prediction never means a shorter time.
         """
-        knots = np.log(self.times)
-        measured = np.maximum.accumulate(knots + np.log(points))
-        return np.asarray(np.exp(np.interp(log_time, knots, measured - knots)))
+        if len(points) == 1:
+            return points[0]
+        return np.asarray(np.exp(np.interp(log_time, *_lines(self.times, points))))
 
     def widened(self, error: float) -> Spread:
         """Return the spread with a further, independent error. error: half of its 80 % interval, a logarithm."""
@@ -96,9 +97,13 @@ class Form(Protocol):
     def features(self, operator: Any) -> Features:
         """Return where a kernel lies in the family's log-shape space [octaves]."""
 
+    def __hash__(self) -> int:
+        """Return the hash of the object itself."""
+
 
 LEAST_ERROR = 1e-3  # half width: nothing is known better than this
 TIME_PARTS = ("seconds", "compute", "memory", "network", "fixed")
+LATEST = 4  # features that are kept: those of an operator for each of a few joined fits; grids would fill the memory
 NEW_GROUP = 0.25  # octaves: a group this near to a measured one along every axis that names it is as good as measured
 
 
@@ -128,7 +133,7 @@ class FamilyFit:
         nearness: how much narrower the spread is there.
     Of a backward kernel, over the forward one whose form it borrows:
         backward_rate: multiply-adds per second, over the forward kernel's.
-        extra_keys_per_query: keys that each query costs beside those that it sees.
+        extra_keys_per_query: keys that each query costs beside those that it sees, in the forward kernel.
     spread: measured over predicted time.
     unseen: what groups of shapes that were not measured add to it.
     basis: where the numbers come from.
@@ -185,7 +190,7 @@ class FamilyFit:
         """Return what the distance of a shape from the measured sizes adds to the error."""
         if self.form is None or self.domain is None or self.unseen is None:
             return 0.0
-        return self.unseen.beyond * self.domain.beyond(self.form.features(one_call(operator)))
+        return self.unseen.beyond * self.domain.beyond(_features(self.form, operator))
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -200,20 +205,20 @@ class FamilyFit:
         """
         if self.form is None or self.domain is None or self.basis != "fitted":
             return np.asarray(self.basis)
-        features = self.form.features(one_call(operator))
+        features = _features(self.form, operator)
         distance = np.inf if self.residual is None else self.residual.distance(features)
         within = np.where(np.asarray(distance) <= self.domain.radius, "measured", "fitted")
         return np.where(self.domain.holds(features), within, "extrapolated")
 
     def basis_at(self, operator: Operator) -> str:
         """Return on what the time of an operator of one size rests."""
-        return str(self.bases(operator))
+        return str(self.bases(operator).item())
 
     def width(self, operator: Operator) -> Quantity:
         """Return how wide the spread is at the shape of an operator, over what the family states."""
         if self.form is None or self.residual is None:
             return 1.0
-        features = self.form.features(one_call(operator))
+        features = _features(self.form, operator)
         width = 1.0 if self.nearness is None else self.nearness.width(self.residual.distance(features))
         return width if self.residual.dispersion is None else width * self.residual.dispersion.width(features)
 
@@ -224,7 +229,7 @@ class FamilyFit:
         """
         if self.form is None or self.domain is None or self.residual is None or self.unseen is None:
             return 0.0
-        features = self.form.features(one_call(operator))
+        features = _features(self.form, operator)
         outside = self.unseen.beyond * self.domain.beyond(features)
         is_new = self.residual.group_distance(features) > NEW_GROUP
         return np.hypot(np.where(is_new, self.unseen.inside, 0.0), outside)
@@ -233,7 +238,7 @@ class FamilyFit:
         """Return exp(residual(shape)), by which the form's time is multiplied; one without a residual."""
         if self.form is None or self.residual is None:
             return 1.0
-        return self.residual.factor(self.form.features(one_call(operator)))
+        return self.residual.factor(_features(self.form, operator))
 
     def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
         """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape)).
@@ -242,9 +247,9 @@ class FamilyFit:
         the time of one. Messages follow each other. Streams that share their bytes each add the form's fixed time.
         """
         call = one_call(operator)
-        time = form.time(call, machine).scaled(self.correction(call))
+        time = form.time(self._with_extra_keys(call), machine).scaled(self.correction(call))
         if isinstance(operator, AttentionKernel) and isinstance(call, AttentionKernel):
-            return time.scaled(operator.calls * self._backward_factor(operator, call) / operator.relative_speed)
+            return time.scaled(operator.calls * self._products_ratio(operator, call) / operator.relative_speed)
         if isinstance(operator, Collective):
             return time.scaled(operator.calls)
         if isinstance(operator, Elementwise):
@@ -257,7 +262,7 @@ class FamilyFit:
         factors = {"residual_factor": self.correction(call)} if self.residual is not None else {}
         calls = getattr(operator, "calls", 1.0)
         if isinstance(operator, AttentionKernel) and isinstance(call, AttentionKernel):
-            backward, speed = self._backward_factor(operator, call), 1.0 / operator.relative_speed
+            backward, speed = self._products_ratio(operator, call), 1.0 / operator.relative_speed
             factors |= {"backward_factor": backward, "relative_duration": speed}
         if not isinstance(operator, Elementwise):
             factors["calls"] = calls
@@ -266,21 +271,42 @@ class FamilyFit:
         if isinstance(operator, Elementwise) and np.any(calls != 1.0):
             time = " * ".join(("(t + (calls - 1) * launch)", *factors))
             factors["calls"] = calls
+        call = self._with_extra_keys(call)
         call_terms = {"t": form.time(call, machine).seconds, **form.terms(call, machine)}
         return {**call_terms, **factors}, time
 
-    def _backward_factor(self, operator: AttentionKernel, call: AttentionKernel) -> Quantity:
-        """Return how much longer a backward kernel takes than its forward one, one of a forward kernel.
+    def _products_ratio(self, operator: AttentionKernel, call: AttentionKernel) -> Quantity:
+        """Return how much longer a backward kernel takes for its more products, one of a forward kernel."""
+        return operator.macs_per_pair / call.macs_per_pair / self.backward_rate
 
-        It has more products, and runs at a share of the rate: backward_rate / (1 + extra keys / keys of a query).
-        """
-        factor = operator.macs_per_pair / call.macs_per_pair / self.backward_rate
-        if is_single(self.extra_keys_per_query) and self.extra_keys_per_query == 0.0:
-            return factor
-        extra = self.extra_keys_per_query * operator.calls * operator.q_len / maximum(operator.qk_pairs, 1.0)
-        return factor * (1.0 + extra)
+    def _with_extra_keys(self, call: Operator) -> Operator:
+        """Return the forward kernel that a backward one is timed by: each query sees `extra_keys_per_query` more."""
+        extra = self.extra_keys_per_query
+        if not isinstance(call, AttentionKernel) or (is_single(extra) and extra == 0.0):
+            return call
+        last = call.last_query_kv_len
+        return replace(
+            call,
+            qk_pairs=call.qk_pairs + extra * call.q_len,
+            kv_len=call.kv_len + extra,
+            last_query_kv_len=None if last is None else last + extra,
+        )
 
 
+@lru_cache(maxsize=4096)
+def _lines(times: tuple[float, ...], points: tuple[float, ...]) -> tuple[Array, Array]:
+    """Return the logarithms of predicted times at some knots, and of the ratios there."""
+    knots = np.log(times)
+    return knots, np.maximum.accumulate(knots + np.log(points)) - knots
+
+
+@lru_cache(maxsize=LATEST)
+def _features(form: Form, operator: Operator) -> Features:
+    """Return the features of an operator's one call; its fits ask several times each, one operator after the other."""
+    return form.features(one_call(operator))
+
+
+@lru_cache(maxsize=LATEST)
 def one_call(operator: Operator) -> Operator:
     """Return one of the calls that share an attention kernel, each over its part of the keys; others as they are.
 

@@ -32,6 +32,8 @@ class DistinctSizes:
     def of(cls, operator: Operator) -> DistinctSizes | None:
         """Return the distinct sizes of a kernel; null where it has few sizes, or most of them differ."""
         varied = [value for _, value in _varied(operator)]
+        if not varied:
+            return None
         shape = np.broadcast_shapes(*(value.shape for value in varied))
         points = int(np.prod(shape))
         if points < MANY:

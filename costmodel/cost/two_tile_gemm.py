@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
+import numpy as np
+
 from costmodel.cost.gemm import GemmForm, scaled_droop
 from costmodel.cost.gemm_mechanisms import Reread
 from costmodel.cost.gemm_tiles import Shapes
@@ -15,6 +17,8 @@ from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, time_where
 from costmodel.quantities import Mask, Quantity, log2, maximum, where
 from costmodel.workload.operators import Gemm
+
+_TUNED = 3.0  # chosen: octaves between the default for few tokens and tuned tiles, of which they share no tile
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -36,7 +40,8 @@ class TileRates:
 class TwoTileForm:
     """Triton's fused layers of experts: a small tile for few tokens, a large one for many.
 
-    Both are a `GemmForm`, with the same launch, bandwidth and overlap.
+    Layers for which the engine ships tuned tiles run with these, whatever the tokens. Each is a `GemmForm`, with the
+    same launch, bandwidth and overlap.
     """
 
     SECTION: ClassVar[str] = "7.5"
@@ -50,28 +55,42 @@ class TwoTileForm:
     overlap_p: float = like(GemmForm, "overlap_p")
     small: TileRates = record(TileRates, "small_")
     large: TileRates = record(TileRates, "large_")
+    tuned: TileRates | None = mechanism(TileRates, "tuned_")
 
     def time(self, gemm: Gemm, machine: Machine) -> Time:
         """Return the GEMM's time."""
+        if self.tuned is None or not np.any(gemm.tuned):
+            return self._default_time(gemm, machine)
+        tuned = self.with_rates(self.tuned).time(gemm, machine)
+        return tuned if np.all(gemm.tuned) else time_where(gemm.tuned > 0.0, tuned, self._default_time(gemm, machine))
+
+    def _default_time(self, gemm: Gemm, machine: Machine) -> Time:
         small, large = (self.with_rates(rates).time(gemm, machine) for rates in (self.small, self.large))
         return time_where(_has_few_tokens(gemm), small, large)
 
     def terms(self, gemm: Gemm, machine: Machine) -> Terms:
         """Return the terms of the equation at one size, of the tile that runs."""
-        return self.with_rates(self.small if _has_few_tokens(gemm) else self.large).terms(gemm, machine)
+        default = self.small if _has_few_tokens(gemm) else self.large
+        rates = default if self.tuned is None or not gemm.tuned else self.tuned
+        return self.with_rates(rates).terms(gemm, machine)
 
     def features(self, gemm: Gemm) -> Features:
-        """Return log2 of m, n, k, groups; an octave where tokens are many; log2 of the ranks that share the experts."""
-        is_large = where(_has_few_tokens(gemm), 0.0, 1.0)
+        """Return log2 of m, n, k, groups; what is configured; log2 of the ranks that share the experts.
+
+        An octave lies between the tiles for few and for many tokens, and two on to tuned ones.
+        """
+        configured = where(gemm.tuned > 0.0, _TUNED, where(_has_few_tokens(gemm), 0.0, 1.0))
         ranks = log2(maximum(gemm.experts / maximum(gemm.local_experts, 1.0), 1.0))
-        return log2(gemm.m), log2(gemm.n), log2(gemm.k), log2(gemm.groups), is_large, ranks
+        return log2(gemm.m), log2(gemm.n), log2(gemm.k), log2(gemm.groups), configured, ranks
 
     def at_power(self, density: Quantity) -> TwoTileForm:
         """Return the form on a device of the same die. density: peak over power, over that of the fit's device."""
-        small, large = (
-            replace(rates, clock_droop=scaled_droop(rates.clock_droop, density)) for rates in (self.small, self.large)
-        )
-        return replace(self, small=small, large=large)
+
+        def at(rates: TileRates) -> TileRates:
+            return replace(rates, clock_droop=scaled_droop(rates.clock_droop, density))
+
+        tuned = None if self.tuned is None else at(self.tuned)
+        return replace(self, small=at(self.small), large=at(self.large), tuned=tuned)
 
     def with_rates(self, rates: TileRates) -> GemmForm:
         """Return the form of one of the tiles."""

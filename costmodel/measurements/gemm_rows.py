@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from costmodel.measurements.expert_load import expected_routing
@@ -115,13 +117,14 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
     copies = tokens * batch.number("topk") if in_place else rows
 
     def one(name: str, n: Array, k: Array) -> Gemm:
-        return Gemm(
+        product = Gemm(
             name, m=rows / active, n=n, k=k, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right, out_bytes=out,
             groups=active, family=gemm_family("grouped_gemm", weight_only=batch.expands_weights),
             m_std=deviation, block_scaled=kind.block_scaled, masked=batch.text("sub_op").endswith("masked"),
             local_experts=held, experts=batch.number("num_experts"), tokens=tokens,
             microscaled=batch.text("dtype_in") == "w4a16_mxfp4",
         )  # fmt: skip
+        return replace(product, tuned=batch.tuned_tiles.of(held, inter, product.variant))
 
     def stream(name: str, size: Array, kind: str) -> Elementwise:
         return Elementwise(name, size, kind=kind, rows=copies)

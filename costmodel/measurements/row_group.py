@@ -12,10 +12,11 @@ from costmodel.cost.machine import Machine
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Array, Bytes, Count, Indices, Mask
-from costmodel.schema.files import list_names, load_device, load_document, load_node
+from costmodel.schema.files import list_names, load_device, load_document, load_node, load_tuned_tiles
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
+from costmodel.workload.tuned_tiles import NOTHING_TUNED, TunedTiles
 
 
 class Unmapped(Exception):
@@ -72,11 +73,13 @@ class RowGroup:
     """Rows of one device, operation, kernel and set of number formats; their sizes are arrays.
 
     rows: at least one; nodes: those that node files make of the device, the smallest first.
+    tuned_tiles: layers of experts for which the rows' framework ships tiles tuned on the device.
     """
 
     rows: Table
     device: Device
     nodes: tuple[Node, ...]
+    tuned_tiles: TunedTiles = NOTHING_TUNED
 
     def text(self, column: str) -> str:
         """Return the text that all rows share in a column."""
@@ -172,6 +175,8 @@ class Catalogue:
             self._siblings[device.name] = (document.get("calibration") or {}).get("inherit")
         names = list_names("nodes", search_path) if only is None else ()
         nodes = [load_node(name, search_path) for name in names]
+        self._search_path, self._frameworks = search_path, list_names("frameworks", search_path)
+        self._tuned: dict[tuple[str, str], TunedTiles] = {}
         self._nodes: dict[str, list[Node]] = {}
         for node in sorted(nodes, key=lambda node: float(node.count)):
             self._nodes.setdefault(node.device.name, []).append(node)
@@ -197,3 +202,16 @@ class Catalogue:
     def nodes(self, device: Device) -> tuple[Node, ...]:
         """Return the nodes of a device, the smallest first."""
         return tuple(self._nodes.get(device.name, ()))
+
+    def tuned_tiles(self, framework: str, device: Device) -> TunedTiles:
+        """Return the layers of experts whose tiles an engine ships tuned on a device.
+
+        framework: as a table states it, `vllm 0.24.0` say: the longest name of a framework file that stands in it.
+        """
+        engine = max((name for name in self._frameworks if name in framework.lower()), key=len, default="")
+        if not engine:
+            return NOTHING_TUNED
+        key = engine, device.name
+        if key not in self._tuned:
+            self._tuned[key] = load_tuned_tiles(*key, self._search_path)
+        return self._tuned[key]

@@ -171,7 +171,8 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> OperatorRows:
     if rule is None:
         raise Unmapped("the package has no such operator")
     device = catalogue.device(str(table.text("device")[rows[0]]))
-    batch = RowGroup(table.take(rows), device, catalogue.nodes(device))
+    tuned = catalogue.tuned_tiles(str(table.text("framework")[rows[0]]), device)
+    batch = RowGroup(table.take(rows), device, catalogue.nodes(device), tuned)
     operators = tuple(rule.operators(batch))
     # Modes of an exchange and kernels that expand weights are families of their own, as is a prefill of single tokens;
     # rows of recurrences hold a convolution or a scan.

@@ -6,16 +6,8 @@ import numpy as np
 
 from costmodel.analytic.actions import all_to_all_contention
 from costmodel.analytic.recurrence import Slot
-from costmodel.analytic.training import (
-    StepModel,
-    StepStreams,
-    jitter,
-    lone_stage,
-    pipeline_times,
-    step_model,
-    step_streams,
-    step_times,
-)
+from costmodel.analytic.step_model import StepModel, step_model
+from costmodel.analytic.training import StepStreams, jitter, lone_stage, pipeline_times, step_streams, step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Seconds
 from costmodel.report.explain_inputs import Inputs

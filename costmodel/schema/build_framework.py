@@ -12,6 +12,7 @@ from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile, FusedNormsFile, TileFile
 from costmodel.schema.records import optional, record
 from costmodel.workload import engine, scenario
+from costmodel.workload.tuned_tiles import TunedTiles
 
 
 def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario.Framework:
@@ -37,7 +38,16 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
         fused_norms=_fused_norms(file.fused_norms, device),
         routed_shared_expert=device is not None and device.architecture in file.routed_shared_expert,
         eager_layer=_eager_layer(file.eager_prompts, device),
+        tuned_tiles=tuned_tiles(file, None if device is None else device.name),
     )
+
+
+def tuned_tiles(file: FrameworkFile, device: str | None) -> TunedTiles:
+    """Return the layers of experts whose tiles were tuned on a device."""
+    layers = file.tuned_tiles.get(device or "", {})
+    return TunedTiles(
+        {name: {int(count): tuple(each) for count, each in widths.items()} for name, widths in layers.items()}
+    )  # fmt: skip
 
 
 def _eager_layer(file: EagerPromptsFile | None, device: DeviceFile | None) -> Seconds:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from costmodel.errors import ImplausibleInput, InputError, Problem
 from costmodel.hardware import Cluster, Device, Network, Node
 from costmodel.quantities import Quantity
-from costmodel.schema import build, build_model
+from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.anchor import AnchorFile
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.calibration import FitsFile, KernelAnchorsFile, SiteScatterFile
@@ -41,6 +41,7 @@ from costmodel.schema.what_if import WhatIfFile
 from costmodel.schema.workload import WorkloadFile
 from costmodel.schema.writing import yaml_of
 from costmodel.workload.architecture import Architecture
+from costmodel.workload.tuned_tiles import TunedTiles
 
 Loaded = TypeVar("Loaded")
 
@@ -97,6 +98,14 @@ def list_names(kind: str, search_path: Sequence[str | Path] = ()) -> list[str]:
 def load_device(name: str, search_path: Sequence[str | Path] = ()) -> Device:
     """Return the device of a name or a file."""
     return _load(name, "device", search_path, lambda assembly, tree: install_device(assembly, tree)[1])
+
+
+def load_tuned_tiles(framework: str, device: str, search_path: Sequence[str | Path] = ()) -> TunedTiles:
+    """Return the layers of experts whose tiles a framework ships tuned on a device, both by name."""
+    return _load(
+        framework, "framework", search_path,
+        lambda assembly, tree: build_framework.tuned_tiles(assembly.part(FrameworkFile, tree).file, device),
+    )  # fmt: skip
 
 
 def load_topology(name: str, search_path: Sequence[str | Path] = ()) -> tuple[Network, Quantity | None]:

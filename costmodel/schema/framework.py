@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from costmodel.schema.device import DType, LinearType, Source, StoredType
 from costmodel.schema.quantity import (
@@ -19,6 +19,11 @@ from costmodel.schema.quantity import (
     Whole,
 )
 from costmodel.schema.strict import Strict
+
+TunedFormat: TypeAlias = Literal["bf16", "fp8", "fp8_block", "int8"]
+"""Number formats of products of experts by which engines look up tuned tiles; `bf16` is any of 16 bits."""
+ExpertCount: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*$")]
+"""A number of experts, as the key of a mapping."""
 
 
 class TileFile(Strict):
@@ -193,6 +198,16 @@ class FrameworkFile(Strict):
         description="the cross-entropy is PyTorch's own, whose kernels each leave a result in memory, even where other "
         "element-wise operators are fused",
     )
+    keeps_gathered: bool = Field(
+        default=False,
+        description="under sequence parallelism inputs of products that are gathered over tensor parallelism stay "
+        "whole until the backward pass, which does not gather them again",
+    )
+    buffers_all: bool = Field(
+        default=False,
+        description="a pipeline stage allocates what it receives, inputs and gradients, for all micro-batches of a "
+        "step",
+    )
     moe_comm_slowdown: LoadFactor = Field(
         default=1.0,
         description="slowdown of kernels that run concurrently with expert all-to-alls in normal mode, beside their "
@@ -249,6 +264,11 @@ class FrameworkFile(Strict):
         default=[],
         description="dies of the devices on which experts that are published in MXFP4 multiply activations in MXFP8, "
         "not in 16 bits, where the scenario states no `precision`",
+    )
+    tuned_tiles: dict[str, dict[TunedFormat, dict[ExpertCount, list[Integer]]]] = Field(
+        default={},
+        description="layers of experts for which it ships tiles that were tuned on the device: device -> number format "
+        "of the products -> experts on a rank -> widths of their intermediate activations there",
     )
     prompt_chunk: Number | None = Field(
         default=None,

@@ -18,8 +18,8 @@ from costmodel.analytic.evaluation import unanchored_step
 from costmodel.analytic.intervals import run_deviation
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.overlapped_comm import OverlappedComm, overlapped_comm
+from costmodel.analytic.step_model import micro_batch_count, training_context
 from costmodel.analytic.stream_times import StreamTimes, seconds_of, stream_times
-from costmodel.analytic.training import micro_batch_count, training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices, Quantity
 from costmodel.study.placement import stage_sizes

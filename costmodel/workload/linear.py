@@ -161,6 +161,7 @@ class ExpertGroups:
     load: rows of this rank over the mean rank's.
     masked: each expert has a buffer of fixed size.
     experts, tokens: of all ranks.
+    width: of an expert's intermediate activations on this rank.
     """
 
     active: Count
@@ -170,6 +171,7 @@ class ExpertGroups:
     masked: bool
     experts: Count
     tokens: Count
+    width: Count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -325,6 +327,7 @@ class _LocalLinear:
         return replace(
             gemm, m_std=0.0 if is_wgrad else experts.rows_std, expert_load=experts.load, masked=experts.masked,
             local_experts=experts.local, experts=experts.experts, tokens=experts.tokens,
+            tuned=self.context.framework.tuned_tiles.of(experts.local, experts.width, gemm.variant),
         )  # fmt: skip
 
     @property

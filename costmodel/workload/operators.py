@@ -30,6 +30,7 @@ class Gemm:
     tokens: tokens that the rows are copies of (0: not stated).
     is_wgrad: weight gradient, whose operands are quantised along the other dimension.
     microscaled: weights are expanded from MXFP4 to 16 bits.
+    tuned: one where the engine ships tiles tuned for these experts on the device, else zero.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Gemm:
     tokens: Count = 0.0
     is_wgrad: bool = False
     microscaled: bool = False
+    tuned: Quantity = 0.0
 
     @property
     def variant(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,8 @@ from costmodel.schema.whole_files import write_whole
 
 FAMILY = "attention_backward"
 LENGTHS = 3  # how many numbers of keys tell the share of long sequences from what a query costs
-_SHAPE = ("batch", "q_heads", "kv_heads", "head_dim", "v_head_dim", "q_len", "kv_len")
+_LENGTHS = ("q_len", "kv_len")
+_SHAPE = ("batch", "q_heads", "kv_heads", "head_dim", "v_head_dim", *_LENGTHS)
 _KERNEL = ("device", "framework", "dtype_in", "causal")
 
 
@@ -36,7 +37,8 @@ class Pairs:
     """Backward rows whose forward core the same source timed on the same device.
 
     devices: by pair; share: FLOP rate of the backward kernel over that of the forward one; seconds: backward [s];
-    latent: where keys are wider than values, as in MLA; keys: that a query sees in the mean.
+    latent: where keys are wider than values, as in MLA; keys: that a query sees in the mean; one_key: what one key
+    more of every query adds to the forward time, over that time.
     """
 
     devices: tuple[str, ...]
@@ -44,16 +46,18 @@ class Pairs:
     seconds: Array
     latent: npt.NDArray[np.bool_]
     keys: Array
+    one_key: Array
 
     def of(self, rows: npt.NDArray[np.bool_]) -> Pairs:
         """Return some of the pairs."""
         devices = tuple(device for device, row in zip(self.devices, rows, strict=True) if row)
-        return Pairs(devices, self.share[rows], self.seconds[rows], self.latent[rows], self.keys[rows])
+        share, seconds, latent, keys = self.share[rows], self.seconds[rows], self.latent[rows], self.keys[rows]
+        return Pairs(devices, share, seconds, latent, keys, self.one_key[rows])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Share:
-    """The fitted share of the forward rate: compute / (1 + query / keys).
+    """The fitted share of the forward rate: compute / (1 + query * one_key).
 
     compute: of long sequences; query: keys that a query costs beside those it sees; low, median, high, error: of
     measured over predicted time, and its mean distance from one.
@@ -73,7 +77,9 @@ def pairs(table: Table) -> Pairs:
         share = (3*q + 2*v) / (q + v) * t_forward / t_backward
 
     since a backward core recomputes the scores: 3*q + 2*v multiply-adds a pair of query and key, and a forward one has
-    q + v. Rows without a time have no share.
+    q + v. Rows without a time have no share. One key more costs what it does in the longest forward row of the kernel:
+
+        one_key = q_len * t_longest / (q_len_longest * keys_longest) / t_forward
     """
     rows = np.flatnonzero(np.isfinite(table.seconds))
     of = {name: rows[table.text("op")[rows] == name] for name in ("attention_prefill", FAMILY)}
@@ -84,7 +90,18 @@ def pairs(table: Table) -> Pairs:
     share = (3 * q + 2 * v) / (q + v) * np.array([forward[_key(table, row)] for row in both]) / backward
     queries, keys = table.number("q_len")[both], table.number("kv_len")[both]
     seen = np.where(table.text("causal")[both] == "1", keys - (queries - 1) / 2, keys)
-    return Pairs(tuple(str(device) for device in table.text("device")[both]), share, backward, q > v, seen)
+    kernels = [_key(table, row)[: -len(_LENGTHS)] for row in both]
+    one_key = _one_key(kernels, queries, seen, np.array([forward[_key(table, row)] for row in both]))
+    devices = tuple(str(device) for device in table.text("device")[both])
+    return Pairs(devices, share, backward, q > v, seen, one_key)
+
+
+def _one_key(kernels: Sequence[Hashable], queries: Array, keys: Array, seconds: Array) -> Array:
+    """Return what one key more of every query adds to each forward time, over that time."""
+    longest: dict[Hashable, tuple[float, float]] = {}  # of a kernel: keys, and seconds of a key and a query
+    for kernel, length, each in zip(kernels, keys, seconds / (queries * keys), strict=True):
+        longest[kernel] = max(longest.get(kernel, (0.0, 0.0)), (float(length), float(each)))
+    return np.array([longest[kernel][1] for kernel in kernels]) * queries / seconds
 
 
 def _key(table: Table, row: np.intp) -> tuple[object, ...]:
@@ -95,7 +112,7 @@ def _key(table: Table, row: np.intp) -> tuple[object, ...]:
 def fit(found: Pairs) -> Share:
     """Return the share that the pairs show.
 
-        share = compute / (1 + query / keys)
+        share = compute / (1 + query * one_key)
 
     A backward kernel sums dO*O in a pass before it, clears, adds up and converts dQ in FP32 [FlashAttention-2, arXiv
     2307.08691, section 3.1]: work of a query, not of a pair. Rows of fewer than LENGTHS numbers of keys do not tell the
@@ -105,7 +122,7 @@ def fit(found: Pairs) -> Share:
     if len(np.unique(found.keys)) >= LENGTHS:
 
         def residuals(logs: Array) -> Array:
-            return np.asarray(logs[0] - np.log1p(np.exp(logs[1]) / found.keys) - np.log(found.share))
+            return np.asarray(logs[0] - np.log1p(np.exp(logs[1]) * found.one_key) - np.log(found.share))
 
         solved = least_squares(residuals, [0.0, np.log(np.median(found.keys) / 2)], loss="soft_l1", f_scale=0.05)
         compute, query = (float(each) for each in np.exp(solved.x))
@@ -115,7 +132,7 @@ def fit(found: Pairs) -> Share:
 def _share(found: Pairs, compute: float, query: float) -> Share:
     """Return a share as it is written, and how the rows scatter about it."""
     compute, query = float(f"{compute:.3g}"), float(f"{query:.3g}")
-    ratio = compute / (1 + query / found.keys) / found.share
+    ratio = compute / (1 + query * found.one_key) / found.share
     return Share(compute, query, *spread(ratio), float(np.mean(np.abs(1 / ratio - 1))))
 
 

@@ -67,7 +67,10 @@ def read(path: Path) -> Rates:
     shares = np.array([rates["backward", "0", each] / rates["forward", "0", each] for each in lengths])
     times = np.array([2.5 * counted(each, is_causal=False) / rates["backward", "0", each] for each in lengths])
     latent = np.zeros(len(lengths), dtype=bool)
-    return Rates(cores, seconds, Pairs((DEVICE,) * len(lengths), shares, times, latent, np.array(lengths)))
+    keys = np.array(lengths)
+    first = np.array([counted(each, is_causal=False) / rates["forward", "0", each] for each in lengths])
+    one_key = first[keys.argmax()] / keys.max() / first  # rows have as many tokens
+    return Rates(cores, seconds, Pairs((DEVICE,) * len(lengths), shares, times, latent, keys, one_key))
 
 
 def counted(length: float, *, is_causal: bool) -> float:

@@ -29,8 +29,9 @@ from costmodel.analytic.recurrence import (
     compile_schedule,
     makespan,
 )
+from costmodel.analytic.step_model import step_model
 from costmodel.analytic.stream_times import stream_times
-from costmodel.analytic.training import step_model, step_streams
+from costmodel.analytic.training import step_streams
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.quantities import Array

@@ -25,7 +25,7 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.serving import admission, steady_state
-from costmodel.analytic.training import step_model
+from costmodel.analytic.step_model import step_model
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity
 from costmodel.workload.architecture import Architecture, Layer, MoeFfn

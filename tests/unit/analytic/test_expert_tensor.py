@@ -7,7 +7,7 @@ import pytest
 from builders import MOE, MOE_MODEL, STEP, context, scenario
 
 from costmodel.analytic.evaluation import ledger_of
-from costmodel.analytic.training import training_context
+from costmodel.analytic.step_model import training_context
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import Collective, ExpertAllToAll, Gemm
 from costmodel.workload.optimizer import step_operators

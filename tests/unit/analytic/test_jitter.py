@@ -12,8 +12,9 @@ import pytest
 from builders import FP8, MOE_MODEL, STEP, scenario
 
 from costmodel.analytic.jitter import coupling, deviation, relative_deviation
+from costmodel.analytic.step_model import ExpertImbalance, step_model
 from costmodel.analytic.stream_times import StreamTimes
-from costmodel.analytic.training import ExpertImbalance, step_model, step_times
+from costmodel.analytic.training import step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity
 from costmodel.workload.architecture import MoeFfn

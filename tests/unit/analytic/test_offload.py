@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
-from costmodel.analytic.training import step_model
+from costmodel.analytic.step_model import step_model
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster, Host, Power
 from costmodel.quantities import Quantity

@@ -22,8 +22,9 @@ from builders import (
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
 from costmodel.analytic.layer_overlap import LayerSegment, pass_seconds
+from costmodel.analytic.step_model import step_model
 from costmodel.analytic.stream_times import stream_times
-from costmodel.analytic.training import step_model, step_streams, step_times
+from costmodel.analytic.training import step_streams, step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.quantities import Quantity

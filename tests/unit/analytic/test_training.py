@@ -12,8 +12,9 @@ import costmodel
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.overlapped_comm import REMOTE_TIED_HEAD
+from costmodel.analytic.step_model import step_model, training_context
 from costmodel.analytic.stream_times import Perturbation, seconds_of
-from costmodel.analytic.training import step_model, step_times, training_context
+from costmodel.analytic.training import step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.result import Point

@@ -125,6 +125,30 @@ def test_a_form_of_two_tiles_takes_all_parameters_that_a_fit_gives() -> None:
     assert built.small.reread is None
 
 
+def test_tuned_tiles_run_whatever_the_tokens() -> None:
+    rates = {f"tuned_{name}": value for name, value in RATES.items()}
+    form = replace(TWO_TILES, tuned=build(TwoTileForm, {
+        **SHARED, **{f"{part}_{name}": value for part in ("small", "large") for name, value in RATES.items()}, **rates,
+        "tuned_compute_efficiency": 1.2, **dict.fromkeys(("small_tiles", "large_tiles", "tuned_tiles"), ((128, 128),)),
+    }).tuned)  # fmt: skip
+    assert form.tuned is not None
+    tokens, flags = np.array([1.0, 4096.0, 4096.0]), np.array([1.0, 1.0, 0.0])
+    sizes: dict[str, Any] = {"m": 400.0, "local_experts": 64.0}
+    mixed = form.time(experts(tokens=tokens, tuned=flags, **sizes), MACHINE)
+    tuned = form.with_rates(form.tuned).time(experts(400.0), MACHINE).seconds
+    assert mixed.seconds[:2] == pytest.approx(tuned)
+    assert mixed.seconds[2] == pytest.approx(LARGE.time(experts(400.0), MACHINE).seconds)
+    assert mixed.seconds[2] > tuned
+    alone = [form.time(experts(tokens=4096.0, tuned=flag, **sizes), MACHINE).seconds for flag in (1.0, 0.0)]
+    assert mixed.seconds[1:] == pytest.approx(alone)
+    for flag, seconds in zip((1.0, 0.0), alone, strict=True):  # and so do the terms that `explain` prints
+        terms = form.terms(experts(tokens=4096.0, tuned=flag, **sizes), MACHINE)
+        assert terms["fixed_time"] + terms["busy_time"] + terms["droop_time"] == pytest.approx(seconds)
+    assert TWO_TILES.time(experts(tokens=4096.0, tuned=1.0, **sizes), MACHINE).seconds == pytest.approx(alone[1])
+    features = form.features(experts(tokens=tokens, tuned=flags, **sizes))
+    assert np.asarray(features[-2]).tolist() == [3.0, 3.0, 1.0]
+
+
 def test_a_scaled_roofline_is_bound_by_work_or_bytes() -> None:
     plain = ScaledRooflineForm(launch=1e-6, compute_efficiency=0.5, hbm_efficiency=0.8)
     wide, thin = experts(10000.0), experts(1.0)

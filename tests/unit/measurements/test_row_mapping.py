@@ -106,6 +106,16 @@ def test_triton_keeps_every_copy_and_writes_zeros_for_other_ranks(table, catalog
     assert total.traffic[0] == (copies + 16) * 64 * 2
 
 
+@pytest.mark.parametrize(
+    ("changed", "is_tuned"),
+    [({}, 1.0), ({"tp_size": 1}, 0.0), ({"ep_size": 1}, 0.0), ({"ep_size": 1, "tp_size": 4}, 1.0),
+     ({"framework": ""}, 0.0), ({"device": "SIBLING"}, 0.0), ({"dtype_in": "fp32"}, 0.0)],
+)  # fmt: skip
+def test_rows_of_layers_with_tuned_tiles_of_their_engine_say_so(table, catalogue, changed, is_tuned):
+    found = only(table(LAYER | {"framework": "a build of fast 0.1"} | changed), catalogue)
+    assert [float(np.max(one.tuned)) for one in found.operators if isinstance(one, Gemm)] == [is_tuned, is_tuned]
+
+
 def test_skewed_routing_loads_the_timed_rank_more_and_touches_fewer_experts(table, catalogue):
     row = LAYER | {"num_experts": 128, "topk": 8, "ep_size": 8, "num_tokens": 64}
     even = only(table(row), catalogue).operators[1]

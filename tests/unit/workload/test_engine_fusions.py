@@ -14,6 +14,7 @@ from costmodel.workload.context import Context
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Operator
 from costmodel.workload.passes import Pass, PassWork, pass_work
 from costmodel.workload.scenario import Communication, FusedNorms, Parallelism, Routing
+from costmodel.workload.tuned_tiles import TunedTiles
 
 FUSING = replace(FRAMEWORK, routed_shared_expert=True, fused_norms=FusedNorms(rows=64.0))
 GATHER = Communication(exchange="gather")
@@ -66,6 +67,19 @@ def test_the_shared_expert_is_one_more_group_with_a_row_of_every_token() -> None
     assert both.groups == pytest.approx(routed.groups + 1.0)
     assert both.m == pytest.approx(mean)
     assert both.m_std == pytest.approx(np.sqrt(np.average((rows - mean) ** 2, weights=weights)))
+
+
+def test_layers_of_experts_with_tuned_tiles_say_so() -> None:
+    tuned = TunedTiles({"bf16": {65: (256,), 64: (512,), 32: (512, 128)}})
+    ranks = np.array([1.0, 2.0, 4.0])  # 64 routed experts of 512 and one shared, which `tp` ranks split
+    alone = replace(decoding(Parallelism(tp=ranks)), framework=replace(FUSING, tuned_tiles=tuned))
+    assert [one.tuned.tolist() for one in expert_gemms(work(alone))] == [[0.0, 1.0, 0.0]] * 2
+    apart = replace(alone, framework=replace(FRAMEWORK, tuned_tiles=tuned), parallel=Parallelism(dp=2.0, ep=ranks))
+    routed = [one for one in expert_gemms(work(apart)) if one.family == "grouped_gemm"]
+    assert [np.asarray(one.tuned).tolist() for one in routed] == [[1.0, 1.0, 0.0]] * 2
+    single = replace(apart, parallel=Parallelism(dp=2.0, ep=2.0))
+    routed = [one for one in expert_gemms(work(single)) if one.family == "grouped_gemm"]
+    assert [one.tuned for one in routed] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

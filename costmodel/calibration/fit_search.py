@@ -1,0 +1,220 @@
+"""The fits that may answer for a kernel on a device: where they are looked for, and how far each may miss."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from costmodel.calibration.candidates import Candidate
+from costmodel.calibration.expected_error import OWN, RELATIONS, expected, held_out_error
+from costmodel.calibration.fit_files import CALIBRATIONS, PRIOR, ROOFLINE, DeviceFits, FitStore, family_fit
+from costmodel.calibration.substitutes import EXPANDING
+from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.expected_roofline import ExpectedForm
+from costmodel.cost.gemm import GemmForm
+from costmodel.cost.two_tile_gemm import TwoTileForm
+from costmodel.errors import InputError
+from costmodel.schema.calibration import FamilyFitFile
+from costmodel.schema.references import suggest
+
+NAMED = "named by the framework"
+TIE = 1.05  # chosen: expected errors are themselves known to a few per cent
+
+
+class FitSearch:
+    """The fits of a device, and those that others lend it.
+
+    Every method has the `family/variant` and the implementations that a framework names for it.
+    """
+
+    def __init__(self, store: FitStore, device: str) -> None:
+        self._store, self._device = store, device
+        self._chain = store.chain(device)
+
+    def compared(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
+        """Yield the fits that are compared for a key, and the places without one; the nearest first."""
+        chain = [device for device, _ in self._chain]
+        siblings = ((device, name) for name in named for device in self._store.same_die(self._device, name))
+        others = ((device, name) for device, name in siblings if device not in chain)
+        seen: set[str] = set()
+        for device, implementation in itertools.chain(itertools.product(chain, named), others):
+            source = implementation if "/" in implementation else f"{device}/{implementation}"
+            if source not in seen:
+                seen.add(source)
+                fits = self._store.device_fits(device, implementation)
+                if fits is None:
+                    yield Candidate(f"{CALIBRATIONS}/{source}", key, NAMED, passed_over="no such file")
+                else:
+                    yield self._candidate(fits, key, NAMED)
+        builds = (
+            name for name in self._store.names(self._device) if name.partition("-")[0] in set(map(_library, named))
+        )
+        for name in builds:
+            fits = self._store.device_fits(self._device, name)
+            if fits is not None and f"{self._device}/{name}" not in seen:
+                seen.add(f"{self._device}/{name}")
+                candidate = self._candidate(fits, key, "another build of its library")
+                if candidate.fit is not None:
+                    yield candidate
+        for i, (device, defaults) in enumerate(self._chain):
+            default = defaults.get(key, defaults.get(key.partition("/")[0]))
+            for fits in () if default is None else self._defaults(i, default):
+                if fits.file.name not in seen:
+                    yield self._candidate(fits, key, f"default of {device}")
+
+    def of_the_die(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
+        """Yield the fits of other devices of the same die: other builds of the named libraries, and their defaults."""
+        libraries, family = set(map(_library, named)), key.partition("/")[0]
+        for device in self._store.same_die(self._device):
+            defaults = self._store.chain(device)[0][1]
+            names = [name for name in self._store.names(device) if name.partition("-")[0] in libraries]
+            for name in dict.fromkeys((*names, defaults.get(key, defaults.get(family, "")))):
+                fits = self._store.device_fits(device, name) if name else None
+                found = None if fits is None else self._candidate(fits, key, f"of the same die, {device}")
+                if found is not None and found.fit is not None:
+                    yield found
+
+    def lent(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
+        """Yield fits of the nearest other device: of the named kernels, else of its default.
+
+        Where neither this device nor those that it inherits from were measured at all. Devices of its die come first;
+        the prior joins a fit of another die.
+        """
+        if not self._is_unmeasured:
+            return
+        family, kin = key.partition("/")[0], self._store.same_die(self._device)
+        for device in (*kin, *self._store.strangers(self._device)):
+            defaults = self._store.chain(device)[0][1]
+            names = named or (defaults.get(key, defaults.get(family, "")),)
+            role = NAMED if named else f"default of {device}"
+            files = (self._store.device_fits(device, name) for name in names if name and "/" not in name)
+            found = (self._candidate(fits, key, role) for fits in files if fits is not None)
+            is_lent = device not in kin
+            lent = [replace(each, fit=replace(each.fit, is_lent=is_lent)) for each in found if each.fit is not None]
+            if lent:
+                yield from lent
+                return
+
+    @cached_property
+    def _is_unmeasured(self) -> bool:
+        """Tell whether no device of the chain has any fit, and others may lend theirs."""
+        has_fits = any(self._store.names(device) for device, _ in self._chain)
+        return not has_fits and self._store.may_borrow(self._device)
+
+    def shared(self, key: str) -> Iterator[Candidate]:
+        """Yield what kernels of all devices share, with the error of backcasts."""
+        prior = self._prior(key)
+        if prior is not None and prior.form is not None:
+            fit = self._as_in_whole_runs(family_fit(prior, ROOFLINE))
+            yield Candidate(fit.source, key, "kernels of other devices", fit, error=held_out_error(prior))
+
+    def _prior(self, key: str) -> FamilyFitFile | None:
+        """Return what kernels of all devices share of a key; a GEMM that expands weights as its plain family does."""
+        family, shared = key.partition("/")[0], self._store.prior()
+        return shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
+
+    def _as_in_whole_runs(self, fit: FamilyFit) -> FamilyFit:
+        """Return the expected time of kernels as measured whole runs on the device change it."""
+        source, runs, form = f"{CALIBRATIONS}/{PRIOR}", self._store.whole_runs(self._device), fit.form
+        if runs is None or not isinstance(form, ExpectedForm):
+            return replace(fit, source=source)
+        changed = replace(
+            form,
+            launch=form.launch + float(runs.launch),
+            compute_efficiency=min(form.compute_efficiency * float(runs.compute), 1.0),
+            hbm_efficiency=min(form.hbm_efficiency * float(runs.hbm), 1.0),
+        )
+        return replace(fit, form=changed, source=source)
+
+    def least(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> Candidate:
+        """Return the candidate of least expected error, its interval as wide as that of the steps to it.
+
+        Errors within `TIE` of the least are equal; then a fit of this device comes first, and then their order.
+        """
+        measured = self._nearest(self.measured(key, named, compared), named)
+        least = min(each.error or 0.0 for each in measured)
+        equal = [each for each in measured if (each.error or 0.0) <= TIE * least]
+        best = next((each for each in equal if each.device == self._device), equal[0])
+        assert best.fit is not None
+        steps = self.steps(key, named, best)
+        return replace(best, fit=replace(best.fit, spread=best.fit.spread.widened(steps))) if steps else best
+
+    def _nearest(self, candidates: Sequence[Candidate], named: Sequence[str]) -> list[Candidate]:
+        """Return candidates without the named kernels on farther devices than the nearest that has them.
+
+        Of several names the first that devices so near have: a framework runs later ones elsewhere.
+        """
+
+        def rank(candidate: Candidate) -> int:
+            return (OWN, *RELATIONS).index(self._store.relation(self._device, candidate.device))
+
+        nearest = min((rank(each) for each in candidates if each.role == NAMED), default=0)
+        near = [each for each in candidates if each.role == NAMED and rank(each) == nearest]
+        first = next((name for name in named if any(each.is_of(name) for each in near)), "")
+        others = (each for each in candidates if each.role != NAMED)
+        return [*(each for each in near if not first or each.is_of(first)), *others]
+
+    def measured(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> list[Candidate]:
+        """Return candidates with their expected errors."""
+        return [replace(each, error=expected(self.held_out(each), self.steps(key, named, each))) for each in compared]
+
+    def held_out(self, candidate: Candidate) -> float:
+        """Return the held-out error of a candidate's own rows."""
+        fits = self._store.device_fits(candidate.device, candidate.implementation)
+        assert fits is not None
+        return held_out_error(fits.file.families[candidate.key])
+
+    def steps(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
+        """Return the error of the steps from a candidate's own rows to the kernels that are asked for."""
+        fits = self._store.device_fits(candidate.device, candidate.implementation)
+        assert fits is not None
+        errors, library = self._store.step_errors(), fits.file.library or candidate.implementation
+        related = self._store.relation(self._device, candidate.device)
+        transfer = errors.transfer(related, key)
+        if not named or candidate.role == NAMED:
+            return transfer
+        wanted = set(map(_library, named))
+        stand_in = (
+            errors.version(key) if library in wanted else min(errors.stand_in(one, library, key) for one in wanted)
+        )
+        return expected(transfer, stand_in)
+
+    def _defaults(self, place: int, named: str) -> Iterator[DeviceFits]:
+        """Yield the files of a device's default: its own, then those of the devices it inherits from."""
+        devices = [device for device, _ in self._chain[place:]]
+        is_known = False
+        for device in devices:
+            fits = self._store.device_fits(device, named)
+            if fits is not None:
+                is_known = True
+                yield fits
+        if not is_known:
+            device = devices[0]
+            raise InputError.single(
+                f"devices/{device} names `{named}`, but there is no {CALIBRATIONS}/{device}/{named}",
+                hint=suggest(named, self._store.names(device)), field="calibration.default",
+            )  # fmt: skip
+
+    def _candidate(self, fits: DeviceFits, key: str, role: str) -> Candidate:
+        """Return a file's fit of the very variant, else of the family as a whole."""
+        family, source = key.partition("/")[0], f"{CALIBRATIONS}/{fits.file.name}"
+        place = fits.file.name.partition("/")
+        for name in (key, family):
+            fit = fits.fit(name, self._device)
+            if fit is not None:
+                fit = self._at_power(fit, fits.device)
+                return Candidate(source, name, role, fit, device=fits.device, implementation=place[2] or fits.file.name)
+        return Candidate(source, key, role, passed_over=f"has no fit of {key}")
+
+    def _at_power(self, fit: FamilyFit, lender: str) -> FamilyFit:
+        """Return the fit of another device of the same die with its clock under this one's power."""
+        if lender == self._device or not isinstance(fit.form, GemmForm | TwoTileForm):
+            return fit
+        return replace(fit, form=fit.form.at_power(self._store.power_density(self._device, lender)))
+
+
+def _library(implementation: str) -> str:
+    """Return the library of an implementation by the name of its file: `deepgemm` of `deepgemm-sglang`."""
+    return implementation.rpartition("/")[2].partition("-")[0]
