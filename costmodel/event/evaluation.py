@@ -118,6 +118,18 @@ class EventEngine:
         return replace(point, goodput=goodput.document())
 
 
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Look for no reference cycles meanwhile: a graph of a step is a million objects, and none of them is garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 class _Simulated(ABC, Generic[Model, Times]):
     """A simulated phase; operators, families and ledger are those of its closed form."""
 
@@ -268,18 +280,6 @@ def _check_size(scenario: Scenario, passes: int) -> None:
             hint="use --engine analytic, or fewer stages or micro-batches",
             field=f"scenarios.{scenario.name}",
         )  # fmt: skip
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Look for no reference cycles meanwhile: a graph of a step is a million objects, and none of them is garbage."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _positions(perturbations: Mapping[str, Perturbation]) -> int:
