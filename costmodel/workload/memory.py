@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from costmodel.workload.scenario import Precision
 from costmodel.workload.schedules import ORDERS, Schedule
 from costmodel.workload.sharding import StateSharding, gradient_format, saved_bytes
 from costmodel.workload.stages import Stage
-from costmodel.workload.work import LayerWork, Parameters
+from costmodel.workload.work import EXPERTS, LayerWork, Parameters
 
 ON_HOST = ("host", "host_cache")
 _StageLayers: TypeAlias = "Sequence[tuple[int, LayerWork]]"  # (how many, work) of each kind of layer on a stage
@@ -36,7 +36,8 @@ class Ledger:
     """Bytes on one device by use.
 
     activations: saved for the backward pass (training), or in use by a pass (inference).
-    communication: receive buffers, and layers with gathered weights or gradients that are not yet scattered.
+    communication: receive buffers, those between pipeline stages, and layers with gathered weights or gradients that
+        are not yet scattered.
     reserve: context and libraries, and the tensors that the backward pass of one layer rebuilds or makes.
     host, host_cache: what the device keeps in its host's memory, the KV cache apart; no parts of the total.
     """
@@ -65,6 +66,14 @@ class Ledger:
     def on_host(self) -> Bytes:
         """Return the sum of what the device keeps in its host's memory."""
         return self.host + self.host_cache
+
+
+class _Placed(NamedTuple):
+    """A stage of a rank, and whether there are stages before and after it."""
+
+    stage: Stage
+    has_before: bool
+    has_after: bool
 
 
 def fits_in_host(ledger: Ledger, node: Node, devices: Count) -> Mask:
@@ -104,14 +113,18 @@ def training_ledger(
     gathered or not yet scattered. Reserve: that of the framework, and what one layer's backward pass rebuilds or makes.
     Host: the shares that are offloaded, and the gradients of those states.
     """
-    peaks: dict[tuple[Stage, ...], list[tuple[int, ...]]] = {}  # ranks with equal stages differ in chunks alone
+    peaks: dict[tuple[_Placed, ...], list[tuple[int, ...]]] = {}  # ranks with equal stages differ in chunks alone
+    last = schedule.stages - 1
     for rank, states in enumerate(in_flight(schedule)):
-        peaks.setdefault(tuple(layout[stage] for stage in schedule.stages_of(rank)), []).extend(states)
+        placed = tuple(_Placed(layout[stage], stage > 0, stage < last) for stage in schedule.stages_of(rank))
+        peaks.setdefault(placed, []).extend(states)
     ledgers = []
     for stages, rank_states in peaks.items():
-        chunks = zip(*rank_states, strict=True)  # by stage: chunks in flight in each peak state
-        stage_chunks = [(stage_work(work, stage), count) for stage, count in zip(stages, chunks, strict=True)]
-        ledgers.append(_rank_ledger(context, plan, schedule.stage_replicas, stage_chunks))
+        chunks = list(zip(*rank_states, strict=True))  # by stage: chunks in flight in each peak state
+        stage_chunks = [(stage_work(work, placed.stage), count) for placed, count in zip(stages, chunks, strict=True)]
+        ledger = _rank_ledger(context, plan, schedule.stage_replicas, stage_chunks)
+        buffers = _message_buffers(context, stages, [max(count) for count in chunks])
+        ledgers.append(replace(ledger, communication=ledger.communication + buffers))
     return most_loaded(ledgers)
 
 
@@ -169,6 +182,24 @@ def _rank_ledger(
         + sharding.transient_bytes([stage for stage, _ in stage_chunks]),
         reserve=context.framework.reserve + maximum(0.0, *(work.working_bytes for _, work in layers)),
     )
+
+
+def _message_buffers(context: Context, stages: Sequence[_Placed], chunks: Sequence[int]) -> Bytes:
+    """Return what stages hold of the messages between them, where a framework has buffers for all micro-batches.
+
+        (m - chunks) [a stage before] + (m + chunks) [a stage after]    messages of tokens * d * e, over tp if split
+
+    Inputs and gradients of all m micro-batches have buffers, and results of chunks in flight are kept; inputs of these
+    are what their first layer keeps. [PyTorch, torch/distributed/pipelining/stage.py]
+    """
+    if not context.framework.buffers_all:
+        return 0.0
+    message = context.residual_tokens * context.architecture.streams * context.architecture.hidden * context.residual
+    count: Count = 0.0
+    for stage, held in zip(stages, chunks, strict=True):
+        received = maximum(context.micro_batches - held, 0.0) if stage.has_before else 0.0
+        count = count + received + (context.micro_batches + held if stage.has_after else 0.0)
+    return message * count
 
 
 def _resident_ledger(
@@ -249,6 +280,28 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
     )
 
 
+def with_expert_pool(ledger: Ledger, batch: Pass, work: PassWork, capacity: Bytes) -> Ledger:
+    """Return the ledger of a device with layers, or that of one with experts only where these do not fit.
+
+    The latter holds its experts, and the operands of one of its kernels.
+    """
+    context = batch.parts[0]
+    if context.parallel.expert_pool is None:
+        return ledger
+    kinds = [*work.body.layers, *(draft for _, draft in work.drafts[:1])]
+    counts = [*context.architecture.kinds.values(), draft_modules(batch)]
+    held = [(count, replace(kind, parameters=kind.pool_parameters)) for count, kind in zip(counts, kinds, strict=False)]
+    kernels = (each for kind in kinds for each in kind.forward if kind.elsewhere.get(each.name) == EXPERTS)
+    pool = Ledger(
+        weights=weights_by_memory(context, held, [])[0],
+        activations=batch.micro_batches * maximum(0.0, *map(_operand_bytes, kernels)),
+        reserve=context.framework.reserve,
+    )
+    fails = pool.total > capacity
+    parts = {part.name: where(fails, getattr(pool, part.name), getattr(ledger, part.name)) for part in fields(Ledger)}
+    return Ledger(**parts)
+
+
 def draft_modules(batch: Pass) -> int:
     """Return the MTP modules that a pass drafts with; with more drafts than modules the last one drafts again."""
     mtp = batch.parts[0].architecture.mtp
@@ -298,7 +351,8 @@ def _working_memory(batch: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, B
     kinds = [kind for kind, count in zip(work.kinds, work.repeats(stage), strict=True) if count]
     width = context.architecture.streams * context.architecture.hidden
     residual = 2 * batch.residual_tokens * width * context.residual
-    largest = maximum(0.0, *(_operand_bytes(operator) for kind in kinds for operator in kind.forward))
+    own = (each for kind in kinds for each in kind.forward if each.name not in kind.elsewhere)
+    largest = maximum(0.0, *map(_operand_bytes, own))
     return batch.micro_batches * residual + largest, batch.micro_batches * _receive_buffers(kinds)
 
 
