@@ -78,7 +78,8 @@ def _add_ranked_gate(builder: WorkBuilder, context: Context, outputs: Count, ran
 def _add_short_convolution(builder: WorkBuilder, context: Context, mixer: Recurrence, size: Bytes) -> None:
     """Add the convolution of queries, keys and values over a few tokens: `size` bytes in and out, taps per channel.
 
-    A decoding step reads and writes the inputs that still wait, taps - 1 of each channel. A channel of a prompt is a row.
+    A decoding step reads and writes the inputs that still wait, taps - 1 of each channel; a channel of a prompt is a
+    row.
     """
     tp = context.parallel.tp
     waiting = context.sequences * mixer.waiting / tp * context.residual if context.phase == "decode" else 0.0
