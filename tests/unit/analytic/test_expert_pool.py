@@ -132,6 +132,11 @@ def test_a_pool_that_cannot_be_is_refused(changes: dict[str, Any], message: str)
         loaded(**changes)
 
 
+def test_pools_of_prompts_and_of_decoding_have_none_of_their_own() -> None:
+    with pytest.raises(InputError, match="hold their experts themselves"):
+        costmodel.load("deepseek_v3_serving", set={"scenarios.online.decode.parallel": {"dp": 144, "expert_pool": 36}})
+
+
 def test_a_pool_too_small_for_its_experts_does_not_fit() -> None:
     (result,) = loaded(parallel__expert_pool=1).simulate()["scenarios"].values()
     assert not result["memory"]["fits"]
