@@ -102,7 +102,7 @@ def on_a_terminal(*arguments, **environment):
 
 
 def test_a_terminal_is_styled_unless_no_color_is_set():
-    shown = ("simulate", "llama3_8b_rtx4090", "--scenario", "decode")
+    shown = ("simulate", "deepseek_v3", "--scenario", "decode")
     assert "\x1b[" in on_a_terminal(*shown)
     assert "\x1b[" not in on_a_terminal(*shown, NO_COLOR="1")
     assert "\x1b[" not in on_a_terminal(*shown, TERM="dumb")
