@@ -11,7 +11,17 @@ import numpy as np
 from costmodel.analytic.link_sharing import Meetings, Moving, shared_layout
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.recurrence import Program, makespan
-from costmodel.analytic.segments import ALL_TO_ALL, COMPUTE, D2H, H2D, Segment, SegmentKey, compile_pass, segments_of
+from costmodel.analytic.segments import (
+    ALL_TO_ALL,
+    COMPUTE,
+    D2H,
+    ELSEWHERE,
+    H2D,
+    Segment,
+    SegmentKey,
+    compile_pass,
+    segments_of,
+)
 from costmodel.analytic.shared_links import BACKGROUND, beside_background, moving_of, with_background
 from costmodel.analytic.stream_times import Perturbations, StreamTimes, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
@@ -19,7 +29,7 @@ from costmodel.cost.power import Draw, work_joules
 from costmodel.network.link_shares import SHARED
 from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, uniform_int, where
 from costmodel.workload.context import Context
-from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger
+from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, with_expert_pool
 from costmodel.workload.operators import Collective, Group, Operator
 from costmodel.workload.passes import (
     Pass,
@@ -32,8 +42,9 @@ from costmodel.workload.passes import (
     request_context,
 )
 from costmodel.workload.plans import Decode, Prefill, Speculative, drafted_tokens
-from costmodel.workload.scenario import Scenario
+from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.stages import Stage, layer_runs, stage_layout
+from costmodel.workload.work import EXPERTS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +69,7 @@ class PassModel:
     moe_comm_slowdown: factor on kernel times while expert all-to-alls run
     joules: of the work of a device of each stage, all micro-batches [J]
     moving: what segments move over links that others cross meanwhile, empty where nothing meets
+    pool_share: of the devices that hold experts only; joules and kernels are means over all
     host_link: who gives way there; background: a message beside each stage's pass, which nothing in it waits for
     """
 
@@ -71,6 +83,7 @@ class PassModel:
     moving: Mapping[SegmentKey, Moving] = field(default_factory=dict)
     host_link: str = SHARED
     background: TimedOperator | None = None
+    pool_share: Quantity = 0.0
 
     @property
     def has_copies(self) -> bool:
@@ -165,7 +178,7 @@ def pass_model_of(
     for (stage, _), count in stages.items():
         for repeats, layer in zip(work.repeats(stage), segments, strict=True):
             for segment in layer:
-                runs = count * repeats * segment.runs(forward.micro_batches)
+                runs = count * repeats * segment.runs(forward.micro_batches) * _share(scenario.parallel, segment)
                 joules = joules + runs * work_joules((timed.operator for timed in segment.operators), power)
     return PassModel(
         joules=joules,
@@ -186,7 +199,14 @@ def pass_model_of(
         moving=moving_of(segments, beside, scenario.cluster, scenario.communication.host_link),
         host_link=scenario.communication.host_link,
         background=beside,
+        pool_share=scenario.parallel.pool_share,
     )
+
+
+def _share(parallel: Parallelism, segment: Segment) -> Quantity:
+    """Return the share of the devices that run a segment."""
+    is_own = segment.placement.stream != ELSEWHERE[EXPERTS]
+    return 1.0 - parallel.pool_share if is_own else parallel.pool_share
 
 
 def _eager_time(scenario: Scenario, forward: Pass) -> Seconds:
@@ -254,7 +274,9 @@ def pass_ledger(scenario: Scenario, plan: Prefill | Decode) -> Ledger:
         sequences, context = _prompts(scenario, plan), replace(context, kv_len=plan.input_tokens)
         forward = replace(forward, parts=(context,))
     cached = CachedSequences(sequences * scenario.parallel.pp, context.kv_len)
-    return inference_ledger([(forward, pass_work(forward))], inference_layout(scenario), cached)
+    work = pass_work(forward)
+    ledger = inference_ledger([(forward, work)], inference_layout(scenario), cached)
+    return with_expert_pool(ledger, forward, work, scenario.cluster.device.device_memory.capacity)
 
 
 def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
@@ -312,6 +334,9 @@ def _stage(model: PassModel, stage: StageModel, segments: Mapping[SegmentKey, St
     compute = (counts[COMPUTE] @ durations).reshape(shape)
     all_to_all = (counts[ALL_TO_ALL] @ durations).reshape(shape) if len(counts) > ALL_TO_ALL else 0.0
     kernels = (counts[COMPUTE] @ kernel_times).reshape(kernel_shape)
+    if len(counts) > ELSEWHERE[EXPERTS]:
+        experts = (counts[ELSEWHERE[EXPERTS]] @ kernel_times).reshape(kernel_shape)
+        kernels = kernels + model.pool_share * (experts - kernels)
     extra = stage_contention(span, compute, all_to_all, model.moe_comm_slowdown)
     return StageTimes(stage.count, span, extra, compute, all_to_all, kernels)
 

@@ -95,10 +95,13 @@ def _prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Met
 
 
 def _decode_metrics(scenario: Scenario, plan: Decode, ledger: Ledger, times: PassTimes) -> Metrics:
-    """Return the metrics of decoding; in a round of the pipeline's pp sets every request gets its tokens of a step."""
+    """Return the metrics of decoding; in a round of the pipeline's pp sets every request gets its tokens of a step.
+
+    batch_per_device: of devices that hold layers; rates are over all devices, those with experts only included.
+    """
     step = times.round(scenario.parallel.pp)
     tpot = step / tokens_per_step(plan.speculative)
-    rate = plan.batch_per_device / tpot
+    rate = plan.batch_per_device / tpot * (1.0 - scenario.parallel.pool_share)
     return {
         "tpot": tpot,
         "tokens_per_second_per_device": rate,

@@ -153,7 +153,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         plan, parallel, states = self._plan, self._scenario.parallel, self._states
         assert plan.rate is not None
         table, axis = self.times(perturbations), -1 - self._dimensions
-        rate = plan.rate / (parallel.pp * parallel.dp * plan.replicas.serving(parallel.devices))
+        rate = plan.rate / (parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices))
         first = states.first_token_steps * table.with_prompts
         served = first + states.after_first(table.with_prompts, table.decode_only)
         alone = minimum(plan.arrival_scv, 1.0)
@@ -187,7 +187,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             behind_ranks=place.read(table.behind_ranks),
             kernels=kernels,
             joules=joules,
-            capacity=capacity * parallel.pp * parallel.dp * plan.replicas.serving(parallel.devices),
+            capacity=capacity * parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices),
             load=load,
             waits=waits,
             spread=spread,
@@ -199,7 +199,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         stream, parallel = self._plan.requests, self._scenario.parallel
         if stream is None or stream.count is None:
             return None
-        return stream.count / (parallel.pp * parallel.dp * self._plan.replicas.serving(parallel.devices))
+        return stream.count / (parallel.pp * parallel.dp * self._plan.replicas.serving(parallel.all_devices))
 
     def _waits(
         self, state: SteadyState, steps: tuple[Seconds, Seconds], queue: SeatQueue, in_system: Count
@@ -243,7 +243,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         plan, parallel, found = self._plan, self._scenario.parallel, self.solution(perturbations)
         assert plan.rate is not None
         rate = minimum(plan.rate, found.capacity)
-        tokens, devices = rate * plan.output_tokens, parallel.devices * plan.replicas.count
+        tokens, devices = rate * plan.output_tokens, parallel.all_devices * plan.replicas.count
         busy = busy_share(found.in_system, plan.arrival_scv)
         step = found.state.step(found.with_prompts, found.decode_only)
         draw = Draw(busy * found.kernels / step, busy * found.joules / step)

@@ -23,10 +23,12 @@ from costmodel.workload.operators import (
     Operator,
 )
 from costmodel.workload.passes import LayerRuns
-from costmodel.workload.work import LayerWork
+from costmodel.workload.work import EXPERTS, FROM_EXPERTS, TO_EXPERTS, LayerWork
 
 COMPUTE, ALL_TO_ALL, HOST, H2D, D2H = range(5)
 """Streams: the device's kernels, its expert all-to-alls, its host's work, and both directions of the host's link."""
+ELSEWHERE = {TO_EXPERTS: 6, EXPERTS: 7, FROM_EXPERTS: 8}  # 5 is that of a message beside a stage's pass
+"""Streams of devices that hold experts only: messages to them, their kernels, messages from them."""
 
 SegmentKey: TypeAlias = "tuple[int, int]"  # (kind of layer, segment)
 
@@ -69,7 +71,7 @@ def segments_of(work: LayerWork, timer: OperatorTimer, *, split: bool = False) -
     ]
     halves = _second_halves(work.forward) if split else [False] * len(work.forward)
     placed = [
-        ((_stream(operator), index in work.beside_host, half, bool(copies) and _is_awaited(operator)), operator)
+        ((_stream(operator, work), index in work.beside_host, half, bool(copies) and _is_awaited(operator)), operator)
         for index, (operator, half) in enumerate(zip(work.forward, halves, strict=True))
     ]
     own = [
@@ -101,7 +103,9 @@ def _is_awaited(operator: Operator) -> bool:
     return is_single(operator.attention_overlap) and operator.attention_overlap == 0
 
 
-def _stream(operator: Operator) -> int:
+def _stream(operator: Operator, work: LayerWork) -> int:
+    if operator.name in work.elsewhere:
+        return ELSEWHERE[work.elsewhere[operator.name]]
     if isinstance(operator, HostGemm | HostUpdate | HostTransfer):
         return HOST
     return ALL_TO_ALL if isinstance(operator, ExpertAllToAll) else COMPUTE

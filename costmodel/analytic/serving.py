@@ -28,7 +28,13 @@ from costmodel.errors import InputError
 from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import KvPool, kv_pool
-from costmodel.workload.memory import CachedSequences, Ledger, host_batch_limit, inference_ledger
+from costmodel.workload.memory import (
+    CachedSequences,
+    Ledger,
+    host_batch_limit,
+    inference_ledger,
+    with_expert_pool,
+)
 from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
@@ -84,8 +90,8 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         first = state.until_first(with_prompts, decode_only) + self._not_admitted / throughput + idle
         throughput = throughput / (1.0 + idle * throughput / (plan.concurrency / parallel.pp))
         later = state.after_first(with_prompts, decode_only)
-        rate = throughput * parallel.pp * parallel.dp * plan.replicas.serving(parallel.devices)
-        tokens, devices = rate * plan.output_tokens, parallel.devices * plan.replicas.count
+        rate = throughput * parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices)
+        tokens, devices = rate * plan.output_tokens, parallel.all_devices * plan.replicas.count
         return {
             "ttft": first,
             "tpot": later / (plan.output_tokens - 1),
@@ -276,7 +282,11 @@ def admission(scenario: Scenario, plan: Serving) -> Admission:
     most = maximum(minimum(free // (per_request * unit) * unit, hosted, _seats(plan)), 0.0)
     running = minimum(wanted, maximum(most, unit))
     admitted = where(wanted > most, running, plan.concurrency)
-    return Admission(most, admitted, running, _ledger(scenario, plan, state, running))
+    ledger = _ledger(scenario, plan, state, running)
+    if scenario.parallel.expert_pool is not None:
+        step = engine_passes(scenario, plan, state)[1]
+        ledger = with_expert_pool(ledger, step, pass_work(step), capacity)
+    return Admission(most, admitted, running, ledger)
 
 
 def _engine_admission(scenario: Scenario, plan: Serving) -> Admission:

@@ -19,10 +19,12 @@ from costmodel.event.replicas import Replicas, replicas_spanned, replicated
 from costmodel.event.task_groups import ALL_TO_ALL, COMPUTE, D2H, H2D, HOST, TaskGroup, task_groups, wire_seconds
 from costmodel.quantities import Quantity
 from costmodel.workload.scenario import Scenario
+from costmodel.workload.work import EXPERTS
 
 _STREAMS = {
     segments.COMPUTE: (COMPUTE, KERNEL), segments.ALL_TO_ALL: (ALL_TO_ALL, MESSAGE), segments.HOST: (HOST, KERNEL),
     segments.H2D: (H2D, COPY), segments.D2H: (D2H, COPY),
+    **{number: (place, KERNEL if place == EXPERTS else MESSAGE) for place, number in segments.ELSEWHERE.items()},
 }  # fmt: skip
 """Name of each stream, and the kind of its tasks."""
 SEND, BACKGROUND_STREAM = "send activations", "message beside the pass"

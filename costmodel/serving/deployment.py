@@ -127,7 +127,7 @@ def _breakdowns(scenario: Scenario, replicas: Replicas, number: int) -> dict[str
     return {
         "breakdown": np.full((count, 2), np.inf),
         "dice": np.random.default_rng([scenario.simulation.seed, 5]).integers(1, MODULUS, count),
-        "mtbf": 0.0 if random is None else float(random.device_mtbf) / float(scenario.parallel.devices),
+        "mtbf": 0.0 if random is None else float(random.device_mtbf) / float(scenario.parallel.all_devices),
         "repair": 0.0 if random is None else float(random.repair),
         "outages": np.zeros(number, np.int64),
         "failures": np.zeros(1, np.int64),

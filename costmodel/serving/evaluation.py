@@ -137,7 +137,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def _devices(self, served: Served) -> float:
         """Return the devices that are paid for: of all engines, or on average of those that an autoscaler rents."""
-        own = float(self._scenario.parallel.devices) / float(self._scenario.parallel.dp)
+        own = float(self._scenario.parallel.all_devices) / float(self._scenario.parallel.dp)
         if self._plan.replicas.autoscale is None:
             return own * len(served.engines.clock)
         return own * served.rented / float(np.nanmax(served.progress.time[:, FINISH]))

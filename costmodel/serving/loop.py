@@ -8,7 +8,15 @@ from costmodel.serving.blocks import take_blocks
 from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import give_first_tokens, give_tokens, growth, note_gap, release
 from costmodel.serving.engine import blocks_needed, price, schedule
-from costmodel.serving.prices import DECODE_KEYS, Tables, decode_time, locate, locate_from, rows_time
+from costmodel.serving.prices import (
+    DECODE_KEYS,
+    Tables,
+    decode_time,
+    locate,
+    locate_from,
+    rows_time,
+    with_expert_pool,
+)
 from costmodel.serving.queue import may_start, see_arrivals
 from costmodel.serving.state import (
     BIN_WIDTH,
@@ -128,6 +136,7 @@ def run_quiet_steps(
         keys = step[1] / decoding
         place, share = locate_from(tables, DECODE_KEYS, keys, place)
         seconds = linear + decode_time(tables, decoding, keys, step[5], place, share)
+        seconds = with_expert_pool(tables, seconds, decoding * (1 + policy.drafts))
         start = max(now, clock[BUSY_UNTIL])
         account(engine, policy, start, seconds)
         clock[BUSY_UNTIL] = start + seconds

@@ -34,6 +34,9 @@ class Tables(NamedTuple):
     uneven: of `decode`, kernels that wait for the thread block of the longest context; filling, p: as of
     `uneven_factor`; norms: p-norms of 1 and i/NORMS_PER_UNIT.
     prompt_floor: least time of a step with prompts.
+    pool: of devices that hold experts only, their kernels, messages to them and from them, over the tokens of a step,
+        all micro-batches and layers together; batches: micro-batches; pooled: these times layers with experts, 0: the
+        experts are no devices of their own.
     """
 
     axes: Any
@@ -49,6 +52,9 @@ class Tables(NamedTuple):
     p: float
     norms: Any
     prompt_floor: float = 0.0
+    pool: Any = np.zeros((3, 1))
+    batches: int = 1
+    pooled: int = 0
 
 
 @inner
@@ -100,8 +106,29 @@ def rows_time(tables: Tables, rows: float, sequences: int) -> float:
 @inner
 def step_time(tables: Tables, step: Any, rows: float) -> float:
     """Return the time of a step. step: as of `Engine`; rows: its tokens."""
-    seconds = rows_time(tables, rows, int(step[0] + step[2])) + attention_time(tables, step)
+    own = rows_time(tables, rows, int(step[0] + step[2])) + attention_time(tables, step)
+    seconds = with_expert_pool(tables, own, rows)
     return max(seconds, tables.prompt_floor) if step[2] > 0 else seconds
+
+
+@inner
+def with_expert_pool(tables: Tables, own: float, rows: float) -> float:
+    """Return the time of a step whose micro-batches go to and fro between devices with layers and with experts only.
+
+    A, E, T, F: seconds of the former's kernels, the latter's, messages to and from these, of m micro-batches in l
+    equal layers. What is busy all the time, with the first and last run of the others; or a micro-batch's way, with
+    the others in a row before it:
+
+        X = max(A, E, T, F),  S = A + E + T + F,  max(X + (S - X)/(m*l), S/m + (m - 1)/(m*l) * X)
+    """
+    if tables.pooled == 0:
+        return own
+    place, share = locate(tables, ROWS, rows)
+    experts = between(tables.pool[0], place, share)
+    there, back = between(tables.pool[1], place, share), between(tables.pool[2], place, share)
+    busiest, total = max(own, experts, there, back), own + experts + there + back
+    one_run = 1.0 / tables.pooled
+    return max(busiest + (total - busiest) * one_run, total / tables.batches + (tables.batches - 1) * one_run * busiest)
 
 
 @inner

@@ -103,7 +103,7 @@ class Simulation:
         self.policy = policy_of(scenario, plan, self.requests)
         _check_lengths(scenario, self.policy, self.requests)
         longest = int(self.requests.length.sum(axis=1).max())
-        sizes = Sizes(self.policy.max_seqs, min(self.policy.budget, int(self.requests.length.sum())), longest)
+        sizes = Sizes(self.policy.max_seqs, self.policy.budget, longest)
         self.pricer = StepPricer(scenario, plan, calibration)
         self.times = StepTimes(make_tables(self.pricer, sizes), sizes, self.pricer.drafts)
 
@@ -219,7 +219,7 @@ def slower(tables: Tables, factor: float) -> Tables:
     return tables._replace(
         by_rows=tables.by_rows * factor, by_sequences=tables.by_sequences * factor, decode=tables.decode * factor,
         prompt=tables.prompt * factor, mixed=tables.mixed * factor, uneven=tables.uneven * factor,
-        prompt_floor=tables.prompt_floor * factor,
+        prompt_floor=tables.prompt_floor * factor, pool=tables.pool * factor,
     )  # fmt: skip
 
 

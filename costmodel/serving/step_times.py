@@ -17,7 +17,8 @@ import numpy as np
 
 from costmodel.analytic.inference import draft_passes, pass_model_of, pass_times
 from costmodel.analytic.operator_timing import operator_timer
-from costmodel.analytic.stream_times import Perturbations
+from costmodel.analytic.segments import ELSEWHERE
+from costmodel.analytic.stream_times import Perturbations, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.machine import Machine
 from costmodel.cost.uneven_contexts import filling_sequences, reads_whole_contexts, uneven_factor
@@ -29,7 +30,7 @@ from costmodel.workload.operators import AttentionKernel, HostTime, MixedAttenti
 from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Serving, drafted_tokens
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.work import LayerWork
+from costmodel.workload.work import EXPERTS, FROM_EXPERTS, TO_EXPERTS, LayerWork
 
 EVERY = 256  # tokens of a step up to which each number has a price of its own
 ROWS_RATIO, KEYS_RATIO, PROMPT_RATIO, MIXED_RATIO = 1.02, 1.1, 1.25, 1.6  # between neighbours on an axis
@@ -67,7 +68,8 @@ class StepPricer:
         self._scenario, self._plan = scenario, plan
         self._without_host = replace(scenario, framework=replace(scenario.framework, eager_layer=0.0))
         self._timer = operator_timer(scenario, calibration)
-        self.drafts = float(drafted_tokens(plan.speculative))
+        self.drafts, self.batches = float(drafted_tokens(plan.speculative)), plan.micro_batches
+        self.has_pool = scenario.parallel.expert_pool is not None
         decode, prompt = (self._work((part,)) for part in (self.decoding(1.0, 64.0), self.prompt(1.0, 64.0, 64.0)))
         names = [{operator.name for operator in work.operators()} for work in (decode, prompt)]
         self._shared = names[0] & names[1]
@@ -106,6 +108,24 @@ class StepPricer:
         scenario = self._scenario if keep is None else self._without_host
         model = pass_model_of(scenario, self._pass(parts), work, self._timer)
         return pass_times(model, perturbations).round(self._scenario.parallel.pp)
+
+    def elsewhere(self, rows: Array, perturbations: Perturbations = None) -> tuple[Array, int]:
+        """Return the seconds of devices that hold experts only: of their kernels, and of messages to and from them.
+
+        rows: tokens of steps; and how often a step goes there, 0 where experts are no devices of their own.
+        """
+        forward = self._pass((self.decoding(rows / (1.0 + self.drafts), 1.0),))
+        model = pass_model_of(self._without_host, forward, pass_work(forward), self._timer)
+        seconds, runs = np.zeros((3, len(rows))), 0
+        places = {ELSEWHERE[EXPERTS]: 0, ELSEWHERE[TO_EXPERTS]: 1, ELSEWHERE[FROM_EXPERTS]: 2}
+        for repeats, layer in zip(model.stages[0].repeats, model.segments, strict=True):
+            for segment in layer:
+                place = places.get(segment.placement.stream)
+                if place is not None:
+                    number = repeats * segment.runs(forward.micro_batches)
+                    seconds[place] += number * np.asarray(stream_times(segment.operators, perturbations).total)
+                    runs += number if place == 0 else 0
+        return seconds, runs
 
     def prompt_floor(self) -> float:
         """Return the least time of a step with prompts, which the host sets [s]."""
@@ -163,7 +183,9 @@ class StepPricer:
 
 
 def _kept(layer: LayerWork, keep: Keep) -> LayerWork:
-    return replace(layer, forward=tuple(operator for operator in layer.forward if keep(layer, operator)))
+    """Return the operators that `keep` chooses, of those on the devices of the layer itself."""
+    own = (operator for operator in layer.forward if operator.name not in layer.elsewhere)
+    return replace(layer, forward=tuple(operator for operator in own if keep(layer, operator)))
 
 
 def axis(first: float, last: float, ratio: float, every: float = 0.0) -> Array:
@@ -200,6 +222,7 @@ def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations =
     if pricer.fused:
         n, k, c, r, ck = np.ix_(*mixed_axes)
         mixed = time(pricer.decoding(n, k), pricer.prompt(c, r, ck), keep=pricer.by_contexts)
+    pool, pooled = pricer.elsewhere(rows, perturbations) if pricer.has_pool else (np.zeros((3, 1)), 0)
     axes = (rows, keys, chunks, chunk_rows, chunk_keys, *mixed_axes)
     return Tables(
         axes=np.concatenate(axes),
@@ -215,6 +238,9 @@ def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations =
         p=p,
         norms=p_norms(p),
         prompt_floor=pricer.prompt_floor(),
+        pool=pool,
+        batches=pricer.batches,
+        pooled=pooled,
     )
 
 

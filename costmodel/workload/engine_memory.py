@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 
 from costmodel.quantities import Bytes, Count, ceil, floor, maximum, minimum, uniform_int, where
 from costmodel.workload.engine import FREE, EngineMemory
-from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, stage_cache_bytes
+from costmodel.workload.memory import (
+    CachedSequences,
+    Ledger,
+    inference_ledger,
+    stage_cache_bytes,
+    with_expert_pool,
+)
 from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context
 from costmodel.workload.plans import Serving, drafted_tokens
 from costmodel.workload.scenario import Scenario
@@ -73,7 +79,7 @@ def kv_pool(scenario: Scenario, plan: Serving) -> KvPool:
         base = replace(base, activations=minimum(base.activations, left))
     used = base.weights + base.activations + base.communication + (room if plan.blocks is None else cache)
     ledger = replace(base, kv_cache=cache, reserve=maximum(device.capacity - used, 0.0))
-    return replace(pool, ledger=ledger)
+    return replace(pool, ledger=with_expert_pool(ledger, *profiled, device.capacity))
 
 
 def memory_of(scenario: Scenario, plan: Serving) -> EngineMemory:

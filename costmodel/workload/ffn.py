@@ -23,6 +23,7 @@ from costmodel.workload.operators import (
     Operator,
     expert_all_to_all_family,
 )
+from costmodel.workload.scenario import Parallelism
 from costmodel.workload.work import WorkBuilder
 
 _Messages: TypeAlias = "tuple[list[Operator], list[Operator]]"  # forward, backward
@@ -152,6 +153,11 @@ def _add_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_in
     """Add shared and routed experts, one after the other; concurrently where the host computes the routed ones."""
     has_shared = not (is_single(ffn.shared) and ffn.shared == 0) and not _routes_shared_expert(context, ffn)
     on_host = context.offload.hosts_experts
+    if context.parallel.expert_pool is not None:
+        if has_shared:
+            _add_shared_experts(builder, context.part("shared_experts"), ffn, owns_input=owns_input)
+        _add_latent(builder, context.part("experts"), ffn, _add_pooled_experts)
+        return
     if on_host:
         _add_latent(builder, context.part("experts"), ffn, _add_host_experts)
     first = builder.position
@@ -208,6 +214,43 @@ def _add_shared_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, 
         builder.save("shared expert output", "ffn_down", size)
 
 
+def _add_pooled_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
+    """Add routed experts that devices of their own hold: P of them, for the tokens of D data-parallel groups.
+
+    They are what P expert-parallel ranks of D*T/P tokens each have; a message carries tokens there, another one back.
+    [MegaScale-Infer, Zhu et al., arXiv 2504.02263, section 3; Step-3, arXiv 2507.19427, section 5]
+    """
+    parallel = context.parallel
+    assert parallel.expert_pool is not None, "the caller has looked"
+    share = parallel.dp / parallel.expert_pool
+    pool = replace(
+        context, parallel=Parallelism(ep=parallel.expert_pool, dp=parallel.expert_pool),
+        sequences=context.sequences * share, co_batched_tokens=context.co_batched_tokens * share,
+    )  # fmt: skip
+    first, parameters = builder.position, len(builder.parameters)
+    load = expert_load(pool, ffn)
+    _add_expert_kernels(builder, pool, ffn, load, _pool_messages(context, pool, ffn, load))
+    builder.put_on_expert_pool(first, parameters)
+
+
+def _pool_messages(context: Context, pool: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[_Messages, _Messages]:
+    """Return the messages to and from devices that hold experts only, as their busiest link sees them.
+
+        tokens = max(T/tp * k, rows of the most loaded of them)          sent by one device, received by another
+
+    One copy for each expert of a token; messages to all devices of the pool start together.
+    """
+    parallel, plan = context.parallel, context.communication
+    copies = maximum(context.tokens / parallel.tp * ffn.top_k, _own_rows(pool, load))
+    pair = Group(2.0, parallel.devices)
+
+    def message(name: str, dtype: str) -> Collective:
+        size = copies * context.architecture.hidden * payload_element(dtype, context.precision.scale_block)
+        return Collective(name, "send_recv", size, pair, family="send_recv")
+
+    return ([message("dispatch", plan.dispatch)], []), ([message("combine", plan.combine)], [])
+
+
 def _add_routed_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     """Add the routed experts between dispatch and combine.
 
@@ -215,14 +258,21 @@ def _add_routed_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> 
     rank sends its own T/tp tokens. Ranks with slices of one expert gather what arrived at each, and scatter the sums of
     their results.
     """
-    hidden, load = context.architecture.hidden, expert_load(context, ffn)
+    load = expert_load(context, ffn)
     if _routes_shared_expert(context, ffn):
         ffn, load = _with_shared_expert(context, ffn, load)
+    _add_expert_kernels(builder, context, ffn, load, _exchange(context, ffn, load))
+
+
+def _add_expert_kernels(
+    builder: WorkBuilder, context: Context, ffn: MoeFfn, load: ExpertLoad, messages: tuple[_Messages, _Messages]
+) -> None:
+    """Add the kernels of a rank's experts. messages: that bring tokens to them, and results back."""
+    hidden, (first, last) = context.architecture.hidden, messages
     rows = _own_rows(context, load)
     up, down = _expert_gemms(context, ffn, load)
     narrow, wide = context.gemm_element if context.casts_inputs else context.residual, context.residual
     gather, scatter = _slice_collectives(context, rows * hidden, narrow, wide)
-    first, last = _exchange(context, ffn, load)
     builder.step("dispatch", *first)
     builder.step("dispatch", gather[:1], scatter[1:])
     builder.step("permute", *_permute_operators("expert permute", rows * hidden, 2 * narrow, 2 * wide))
@@ -269,6 +319,7 @@ def _routes_shared_expert(context: Context, ffn: MoeFfn) -> bool:
     Both need one width and format, and the ranks of a group all experts.
     """
     alone = all(is_single(size) and size == 1.0 for size in (ffn.shared, context.parallel.ep))
+    alone = alone and context.parallel.expert_pool is None
     alike = ffn.shared_intermediate is None and not ffn.shared_gate and ffn.latent is None
     formats = [(each.linear, each.weights) for each in map(context.precision.part, ("experts", "shared_experts"))]
     enabled = context.framework.routed_shared_expert and context.phase != "training"

@@ -25,7 +25,7 @@ from costmodel.workload.scenario import Precision
 from costmodel.workload.schedules import ORDERS, Schedule
 from costmodel.workload.sharding import StateSharding, gradient_format, saved_bytes
 from costmodel.workload.stages import Stage
-from costmodel.workload.work import LayerWork, Parameters
+from costmodel.workload.work import EXPERTS, LayerWork, Parameters
 
 ON_HOST = ("host", "host_cache")
 _StageLayers: TypeAlias = "Sequence[tuple[int, LayerWork]]"  # (how many, work) of each kind of layer on a stage
@@ -249,6 +249,28 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
     )
 
 
+def with_expert_pool(ledger: Ledger, batch: Pass, work: PassWork, capacity: Bytes) -> Ledger:
+    """Return the ledger of a device with layers, or that of one with experts only where these do not fit.
+
+    The latter holds its experts, and the operands of one of its kernels.
+    """
+    context = batch.parts[0]
+    if context.parallel.expert_pool is None:
+        return ledger
+    kinds = [*work.body.layers, *(draft for _, draft in work.drafts[:1])]
+    counts = [*context.architecture.kinds.values(), draft_modules(batch)]
+    held = [(count, replace(kind, parameters=kind.pool_parameters)) for count, kind in zip(counts, kinds, strict=False)]
+    kernels = (each for kind in kinds for each in kind.forward if kind.elsewhere.get(each.name) == EXPERTS)
+    pool = Ledger(
+        weights=weights_by_memory(context, held, [])[0],
+        activations=batch.micro_batches * maximum(0.0, *map(_operand_bytes, kernels)),
+        reserve=context.framework.reserve,
+    )
+    fails = pool.total > capacity
+    parts = {part.name: where(fails, getattr(pool, part.name), getattr(ledger, part.name)) for part in fields(Ledger)}
+    return Ledger(**parts)
+
+
 def draft_modules(batch: Pass) -> int:
     """Return the MTP modules that a pass drafts with; with more drafts than modules the last one drafts again."""
     mtp = batch.parts[0].architecture.mtp
@@ -298,7 +320,8 @@ def _working_memory(batch: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, B
     kinds = [kind for kind, count in zip(work.kinds, work.repeats(stage), strict=True) if count]
     width = context.architecture.streams * context.architecture.hidden
     residual = 2 * batch.residual_tokens * width * context.residual
-    largest = maximum(0.0, *(_operand_bytes(operator) for kind in kinds for operator in kind.forward))
+    own = (each for kind in kinds for each in kind.forward if each.name not in kind.elsewhere)
+    largest = maximum(0.0, *map(_operand_bytes, own))
     return batch.micro_batches * residual + largest, batch.micro_batches * _receive_buffers(kinds)
 
 

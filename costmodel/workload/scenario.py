@@ -29,6 +29,7 @@ class Parallelism:
 
     virtual: stages per pipeline rank.
     expert_tensor: tensor parallelism inside an expert (null: `tp` where `ep` is one, else one).
+    expert_pool: devices of their own that hold the routed experts and nothing else (null: the `ep` ranks hold them).
     sequence_parallel: activations outside the tensor-parallel region are split over tp too.
     context: how `cp` ranks exchange keys: `gather`, `ring` or `ulysses`; decoding always splits the cache over them.
     """
@@ -40,6 +41,7 @@ class Parallelism:
     cp: Count = 1.0
     virtual: Count = 1.0
     expert_tensor: Count | None = None
+    expert_pool: Count | None = None
     sequence_parallel: bool = False
     context: str = "gather"
 
@@ -50,13 +52,23 @@ class Parallelism:
 
     @property
     def devices(self) -> Count:
-        """Return the devices of the layout: tp * cp * dp * pp."""
+        """Return the devices that hold layers: tp * cp * dp * pp."""
         return self.tp * self.cp * self.dp * self.pp
+
+    @property
+    def all_devices(self) -> Count:
+        """Return the devices of the layout, those that hold experts only included."""
+        return self.devices if self.expert_pool is None else self.devices + self.expert_pool
+
+    @property
+    def pool_share(self) -> Quantity:
+        """Return the share of the devices that hold experts only."""
+        return 0.0 if self.expert_pool is None else self.expert_pool / self.all_devices
 
     @property
     def lockstep(self) -> Count:
         """Return how many engines step together: the data-parallel groups that share experts."""
-        return where(self.ep > self.tp * self.cp, self.dp, 1.0)
+        return self.dp if self.expert_pool is not None else where(self.ep > self.tp * self.cp, self.dp, 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -437,8 +449,8 @@ class Scenario:
         if isinstance(self.plan, Disaggregated):
             return self.plan.prefill.parallel.devices + self.plan.decode.parallel.devices
         if isinstance(self.plan, Serving):
-            return self.parallel.devices * self.plan.replicas.count
-        return self.parallel.devices
+            return self.parallel.all_devices * self.plan.replicas.count
+        return self.parallel.all_devices
 
     @property
     def result_kind(self) -> str:

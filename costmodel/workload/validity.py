@@ -11,7 +11,7 @@ from costmodel.quantities import Mask, divides, is_single
 from costmodel.workload.architecture import Attention, DenseFfn, MoeFfn, NoFfn, Recurrence
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.mixers import Mixer
-from costmodel.workload.plans import ExpertBound, Training
+from costmodel.workload.plans import Decode, ExpertBound, Serving, Training
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Disaggregated, Parallelism, Precision, Scenario
 from costmodel.workload.schedules import rules_of
@@ -51,16 +51,46 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     cluster = scenario.cluster.devices
     yield Rule(
         "parallel",
-        parallel.devices <= cluster,
-        f"tp*cp*dp*pp = {shown(parallel.devices)} devices, the cluster has {shown(cluster)}",
+        parallel.all_devices <= cluster,
+        f"tp*cp*dp*pp{'' if parallel.expert_pool is None else ' + expert_pool'} = {shown(parallel.all_devices)} "
+        f"devices, the cluster has {shown(cluster)}",
         "lower a degree or name a larger cluster",
     )
+    yield from _expert_pool_rules(scenario)
     yield from offload_rules(scenario)
     yield from _simulation_rules(scenario)
     if isinstance(plan, Training):
         yield from _training_rules(scenario, plan)
     else:
         yield from inference_rules(scenario, plan)
+
+
+def _expert_pool_rules(scenario: Scenario) -> Iterator[Rule]:
+    """Yield what devices that hold experts only ask: a phase that decodes, and layers that one rank has whole."""
+    parallel, pool = scenario.parallel, scenario.parallel.expert_pool
+    if pool is None:
+        return
+    experts = [layer.ffn.experts for layer in scenario.architecture.kinds if isinstance(layer.ffn, MoeFfn)]
+    name = "parallel.expert_pool"
+    yield Rule(
+        name, isinstance(scenario.plan, Decode | Serving), "only decode and serving have devices of their own for "
+        "experts", "remove it, or change the phase",
+    )  # fmt: skip
+    yield Rule(name, bool(experts), f"{scenario.architecture.name} has no experts", "remove it, or name another model")
+    for count in experts:
+        yield Rule(
+            name, divides(pool, count + scenario.routing.redundant),
+            f"{shown(count + scenario.routing.redundant)} experts do not divide over {shown(pool)} devices",
+            "choose a divisor",
+        )  # fmt: skip
+    for degree in ("ep", "pp", "cp"):
+        value = getattr(parallel, degree)
+        yield Rule(f"parallel.{degree}", value == 1, f"{degree} = {shown(value)} beside an expert pool", "leave it out")
+    yield Rule(
+        "parallel.expert_tensor", parallel.expert_tensor is None, "experts of a pool are whole", "leave it out"
+    )  # fmt: skip
+    told = "experts of a pool are in the memory of its devices"
+    yield Rule("offload", not scenario.offload.is_used, told, "remove it, or the pool")
 
 
 def _simulation_rules(scenario: Scenario) -> Iterator[Rule]:

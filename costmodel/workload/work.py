@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from costmodel.quantities import Bytes, Count, maximum
 from costmodel.workload.operators import Collective, Gemm, HostTransfer, Operator
 
 _Steps = list[tuple[Operator, ...]]
+TO_EXPERTS, EXPERTS, FROM_EXPERTS = "to experts", "experts", "from experts"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +54,8 @@ class LayerWork:
     receive_buffers: the largest buffers that its context-parallel exchange fills [B].
     beside_host: positions in `forward` of operators that overlap the preceding host work.
     host_transfers: copies from the host before the layer, and to the host after it.
+    elsewhere: of operators that devices with experts only take part in, by name: `TO_EXPERTS`, `EXPERTS` or
+        `FROM_EXPERTS`; pool_parameters: what these devices hold.
     """
 
     name: str
@@ -65,6 +68,8 @@ class LayerWork:
     receive_buffers: Bytes = 0.0
     beside_host: frozenset[int] = frozenset()
     host_transfers: tuple[HostTransfer, ...] = ()
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    pool_parameters: tuple[Parameters, ...] = ()
 
 
 @dataclass(slots=True)
@@ -89,6 +94,8 @@ class WorkBuilder:
     _receive_buffers: Bytes = 0.0
     _beside_host: set[int] = field(default_factory=set)
     _host_transfers: list[HostTransfer] = field(default_factory=list)
+    _elsewhere: dict[str, str] = field(default_factory=dict)
+    _pool_parameters: list[Parameters] = field(default_factory=list)
     _entries: list[tuple[int, int, int]] = field(default_factory=list)
     _exits: list[tuple[int, int]] = field(default_factory=list)
 
@@ -169,6 +176,16 @@ class WorkBuilder:
         """Overlap the forward operators from position `first` on with the host work that was added before them."""
         self._beside_host.update(range(first, self.position))
 
+    def put_on_expert_pool(self, operator: int, parameters: int) -> None:
+        """Put what was added last on devices that hold experts only: a message there, their kernels, and one back.
+
+        operator, parameters: positions of the first ones.
+        """
+        names = [operator.name for operator in self._forward[operator:]]
+        self._elsewhere |= {names[0]: TO_EXPERTS, **dict.fromkeys(names[1:-1], EXPERTS), names[-1]: FROM_EXPERTS}
+        self._pool_parameters += self._parameters[parameters:]
+        del self._parameters[parameters:]
+
     def add_host_transfer(self, transfer: HostTransfer) -> None:
         """Add a copy that the layer needs from the host, or leaves to it."""
         self._host_transfers.append(transfer)
@@ -201,6 +218,8 @@ class WorkBuilder:
             receive_buffers=self._receive_buffers,
             beside_host=frozenset(self._beside_host),
             host_transfers=tuple(self._host_transfers),
+            elsewhere=self._elsewhere,
+            pool_parameters=tuple(self._pool_parameters),
         )
 
 
