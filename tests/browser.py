@@ -16,7 +16,7 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next((found for name in NAMES if (found := shutil.which(name))), None)
-PATIENCE = 60.0  # seconds for one answer
+PATIENCE = 600.0  # seconds for one answer: none that comes takes so long, however busy the machine
 _FREE = 10  # a number of a file from which on none is one of the protocol's, 3 and 4
 
 

@@ -8,10 +8,8 @@ import io
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from costmodel.cli.main import main
 
@@ -20,6 +18,18 @@ START = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from costmodel.cli.main import main; main()"
 )
+
+
+STOP = """
+import os, sys
+sent = []
+def stop(event, given):
+    if event == {event!r} and str(given[0]).startswith({of!r}) and not sent:
+        sent.append(event)
+        os.kill(os.getpid(), {signal})
+sys.addaudithook(stop)
+"""  # before START
+PATIENCE = 600.0  # seconds until a process that hangs is ended: none that works takes so long, however busy all is
 
 
 @dataclass(frozen=True)
@@ -36,15 +46,18 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-c", START, *map(str, arguments)]
 
 
-def interrupted(*arguments: object) -> Ran:
-    """Return what `costmodel ARGUMENTS` leaves when it is interrupted inside its work: NumPy is loaded there first."""
-    started = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while "_multiarray_umath" not in Path(f"/proc/{started.pid}/maps").read_text() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    started.send_signal(signal.SIGINT)
-    out, err = started.communicate(timeout=60)
-    return Ran(started.returncode, out, err)
+def stopped(*arguments: object, event: str = "import", of: str = "numpy", by: signal.Signals = signal.SIGINT) -> Ran:
+    """Return what `costmodel ARGUMENTS` leaves when it is stopped inside its work: where it first imports NumPy.
+
+    event, of: another place [docs.python.org/3/library/audit_events.html]. The process sends the signal to itself, so
+    that it comes there however slowly this one or that one runs.
+    """
+    program = STOP.format(event=event, of=of, signal=int(by)) + START
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE,
+        check=False,
+    )  # fmt: skip
+    return Ran(done.returncode, done.stdout, done.stderr)
 
 
 def run_here(*arguments: object, program: Callable[[], object] = main, name: str = "costmodel") -> Ran:

@@ -146,7 +146,7 @@ def answer(
     else:
         own = timed.time.network
         wire = _wire(timed, framework, own, lambda: float(_link_time(operator, _without_latency(links))))
-        found = _closed(request, operator, group_links(operator.group, cluster), wire)
+        found = _closed(request, operator, cluster, wire)
     return CollectiveTime(
         request=request,
         engine=engine,
@@ -250,11 +250,9 @@ def _link_time(operator: Collective | ExpertAllToAll, links: GroupLinks, algorit
     return fastest_time(operator.kind, operator.size, links)
 
 
-def _closed(
-    request: CollectiveRequest, operator: Collective | ExpertAllToAll, links: GroupLinks, wire: Wire
-) -> _Answer:
+def _closed(request: CollectiveRequest, operator: Collective | ExpertAllToAll, cluster: Cluster, wire: Wire) -> _Answer:
     """Return what the closed form says."""
-    algorithm = request.algorithm
+    algorithm, links = request.algorithm, group_links(operator.group, cluster)
     transfer = float(_link_time(operator, _without_latency(links), algorithm)) / wire.share
     steps = float(_link_time(operator, links, algorithm)) / wire.share - transfer
     latency = wire.launch + steps if wire.fixed is None else wire.fixed
@@ -263,6 +261,8 @@ def _closed(
     if request.chunks is not None:
         transfer, latency = _chunked(request.chunks, transfer, steps, float(links.latency), wire)
     kind = "latency" if latency > transfer else _slowest(operator, _without_latency(links), algorithm)
+    if kind == "nic" and _is_narrow_outside(operator, links, cluster):
+        kind = "fabric"
     return _Answer(transfer, latency, LINK_NAMES.get(kind, kind), algorithm or _fastest(operator, links))
 
 
@@ -291,6 +291,13 @@ def _slowest(operator: Collective | ExpertAllToAll, links: GroupLinks, algorithm
     """Return the kind of link that would help most if it were twice as fast."""
     faster = {"intra": replace(links, intra=2 * links.intra), "nic": replace(links, inter=2 * links.inter)}
     return min(faster, key=lambda kind: float(_link_time(operator, faster[kind], algorithm)))
+
+
+def _is_narrow_outside(operator: Collective | ExpertAllToAll, links: GroupLinks, cluster: Cluster) -> bool:
+    """Tell whether the fabric gives a rank less than its NICs can send."""
+    even = isinstance(operator, ExpertAllToAll) or operator.kind == "all_to_all"
+    nic = cluster.node.nic
+    return nic is not None and float(links.exchange if even else links.inter) < float(nic.bandwidth * nic.per_device)
 
 
 def _by_flows(

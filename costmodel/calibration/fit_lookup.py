@@ -20,7 +20,6 @@ from costmodel.calibration.candidates import (
 )
 from costmodel.calibration.fit_files import CALIBRATIONS, ROOFLINE, FitStore, family_fit, framework_of
 from costmodel.calibration.fit_search import NAMED, FitSearch
-from costmodel.calibration.kernel_anchors import read_anchors
 from costmodel.calibration.substitutes import (
     ELEMENTWISE,
     EXPANDING,
@@ -125,6 +124,8 @@ class FitLookup(Mapping[str, FamilyFit]):
         name = self._store.anchor(self._device) if self._is_anchored else None
         if name is None:
             return {}
+        from costmodel.calibration.kernel_anchors import read_anchors  # few devices have rows: tables load with them
+
         lent = FitLookup(self._store, self._device, self._implementations, is_anchored=False)
         return read_anchors(self._store.library, self._device, name, lent)
 

@@ -96,9 +96,14 @@ class _Candidate:
         return "other" if mismatch[1] or kernel == UNNAMED else "same"
 
     def order(self, kernel: Kernel, key: str) -> tuple[int | str, ...]:
-        """Return what candidates for a kernel are ordered by: the nearest device, the least mismatch, its default."""
+        """Return what candidates for a kernel are ordered by.
+
+        Those of its library on any device of the chain, the nearest device, the least mismatch, the device's default.
+        """
         default = self.defaults.get(key, self.defaults.get(key.partition("/")[0]))
-        return (self.distance, *self.mismatch(kernel), int(self.implementation != default), self.implementation)
+        mismatch = self.mismatch(kernel)
+        other_library = int(all(mismatch[:2]))
+        return (other_library, self.distance, *mismatch, int(self.implementation != default), self.implementation)
 
 
 class Chooser:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import constant, fitted, record
+from costmodel.cost.parameter import constant, fitted, optional, record
 from costmodel.cost.residual import Features
 from costmodel.cost.split_kv import SplitKvRule, split_keys
 from costmodel.cost.terms import Terms, p_norm
@@ -32,7 +32,8 @@ class PrefillForm:
         busy_time       = (cta_time^p + hbm_time^p)^(1/p)                          p = overlap_p
         cta_time        = (longest_cycles^c + grid_cycles^c)^(1/c) / clock         c = critical_path_p
         longest_cycles  = overhead_cycles + serial_tiles * step_cycles / single_cta_efficiency + combine_cycles
-        serial_tiles    = ceil(kv_tiles / splits)
+        serial_tiles    = ceil(kv_tiles / splits) + masked_tiles * (causal_kv_tiles - kv_tiles) of the last queries
+        mean_kv_tiles   = of the mask + masked_tiles * (causal ones - of the mask)
         combine_cycles  = combine_latency * clock                                  where splits > 1
         grid_cycles     = waves * (overhead_cycles + mean_kv_tiles / splits * step_cycles / compute_efficiency)
         waves           = max(filled + wave_tail_loss * (ceil(filled) - filled), 1)
@@ -56,6 +57,7 @@ class PrefillForm:
     overlap_p: float = fitted("1", 2.0, 1.0, 12.0, "p-norm that joins times which overlap")
     paged_kv_penalty: float = fitted("1", 0.5, 1e-3, 20.0, "how much more a byte of the KV cache costs, in pages")
     combine_latency: float = fitted("s", 3e-6, 1e-9, 1e-4, "fixed time where keys are split")
+    masked_tiles: float = optional("1", 0.4, 1e-3, 1.0, "cost of a tile that a window masks whole, over that of others")
 
     pack_gqa: bool = constant("queries that share a key head fill one tile")
     split_kv_rule: SplitKvRule = constant("rule by which keys are split over CTAs")
@@ -95,16 +97,17 @@ class PrefillForm:
         q_per_kv = attention.heads / attention.kv_heads
         q_tiles = ceil(attention.q_len * (q_per_kv if self.pack_gqa else 1.0) / q_tile)
         last = attention.kv_len if attention.last_query_kv_len is None else attention.last_query_kv_len
-        kv_tiles = ceil(last / kv_tile)
+        kv_tiles, all_tiles = ceil(last / kv_tile), ceil(attention.kv_len / kv_tile)
         unsplit = attention.sequences * (attention.kv_heads if self.pack_gqa else attention.heads) * q_tiles
         splits = split_keys(self.split_kv_rule, unsplit, machine.processors, kv_tiles, q_per_kv > 1.0)
         combine = where(splits > 1.0, self.combine_latency * unit.clock, 0.0)
-        serial_tiles = ceil(kv_tiles / splits)
+        serial_tiles = ceil(kv_tiles / splits) + self.masked_tiles * (all_tiles - kv_tiles)
         longest = overhead + serial_tiles * step / self.single_cta_efficiency + combine
         ctas = unsplit * splits
         filled = ctas / machine.processors
         waves = maximum(filled + self.wave_tail_loss * (ceil(filled) - filled), 1.0)
         mean = mean_kv_tiles(attention, q_tiles, kv_tile)
+        mean = mean + self.masked_tiles * maximum(_causal_kv_tiles(attention, q_tiles, kv_tile) - mean, 0.0)
         grid = waves * (overhead + mean / splits * step / self.compute_efficiency)
         return {
             "cta_time": p_norm(self.critical_path_p, longest, grid) / unit.clock,
@@ -117,8 +120,18 @@ class PrefillForm:
 
 def mean_kv_tiles(attention: AttentionKernel, q_tiles: Count, kv_tile: float) -> Count:
     """Return the key tiles of a CTA on the mean: of its queries, and half a tile that the diagonal cuts through."""
+    return _kv_tiles(attention, attention.qk_pairs / attention.q_len, q_tiles, kv_tile)
+
+
+def _causal_kv_tiles(attention: AttentionKernel, q_tiles: Count, kv_tile: float) -> Count:
+    """Return the same where each query sees all keys up to its own."""
+    return _kv_tiles(attention, attention.kv_len - (attention.q_len - 1.0) / 2.0, q_tiles, kv_tile)
+
+
+def _kv_tiles(attention: AttentionKernel, keys: Count, q_tiles: Count, kv_tile: float) -> Count:
+    """Return the key tiles of a CTA on the mean. keys: of a query on the mean."""
     last = ceil(attention.kv_len / kv_tile)
-    return where(q_tiles <= 1.0, last, minimum(attention.qk_pairs / attention.q_len / kv_tile + 0.5, last))
+    return where(q_tiles <= 1.0, last, minimum(keys / kv_tile + 0.5, last))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

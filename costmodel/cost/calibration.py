@@ -267,12 +267,14 @@ class FamilyFit:
         if not isinstance(operator, Elementwise):
             factors["calls"] = calls
         factors = {name: value for name, value in factors.items() if name == "residual_factor" or np.any(value != 1.0)}
-        time = " * ".join(("t", *factors))
+        longer = self._with_extra_keys(call)
+        time = " * ".join(("t" if longer is call else "t(keys + extra_keys_per_query)", *factors))
         if isinstance(operator, Elementwise) and np.any(calls != 1.0):
             time = " * ".join(("(t + (calls - 1) * launch)", *factors))
             factors["calls"] = calls
-        call = self._with_extra_keys(call)
-        call_terms = {"t": form.time(call, machine).seconds, **form.terms(call, machine)}
+        if longer is not call:
+            factors["extra_keys_per_query"] = self.extra_keys_per_query
+        call_terms = {"t": form.time(longer, machine).seconds, **form.terms(longer, machine)}
         return {**call_terms, **factors}, time
 
     def _products_ratio(self, operator: AttentionKernel, call: AttentionKernel) -> Quantity:

@@ -87,9 +87,9 @@ class _Run:
     def _connect(self) -> None:
         last: dict[int, int] = {}
         for number, task in enumerate(self._graph.tasks):
-            needs = set(task.after)
-            if task.stream in last:
-                needs.add(last[task.stream])
+            needs, before = task.after, last.get(task.stream)
+            if before is not None and before not in needs:
+                needs = (*needs, before)
             last[task.stream] = number
             self._missing[number] = len(needs)
             for needed in needs:

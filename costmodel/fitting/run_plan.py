@@ -160,6 +160,8 @@ def rows_of(file: ImplementationFile, table: Table) -> RowMask:
             mask &= np.isin(table.text(column).astype(str), wanted)
     if file.without_head_dims:
         mask &= ~np.isin(table.number("head_dim"), np.array(file.without_head_dims, dtype=np.float64))
+    if file.without_sub_ops:
+        mask &= ~np.isin(table.text("sub_op").astype(str), file.without_sub_ops)
     return mask
 
 

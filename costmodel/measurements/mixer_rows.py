@@ -45,6 +45,8 @@ def _decodes(batch: RowGroup) -> bool:
 def _convolution(batch: RowGroup, width: Array | None = None) -> Elementwise:
     """Return the convolution of `conv_channels` over a few tokens; a decoding step shifts the inputs that wait.
 
+    A channel of a prompt is a row.
+
     Drafts that are verified leave the waiting inputs of each token behind.
     """
     channels = batch.number("conv_channels") if width is None else width
@@ -52,7 +54,7 @@ def _convolution(batch: RowGroup, width: Array | None = None) -> Elementwise:
     waiting = sequences * (batch.number("d_conv") - 1.0) * channels * _wide(batch)
     traffic = 2 * sequences * new * channels * _wide(batch)
     if not _decodes(batch):
-        return Elementwise("short convolution", traffic, kind="conv")
+        return Elementwise("short convolution", traffic, kind="conv", rows=sequences * channels)
     return Elementwise("short convolution", traffic + (1.0 + new) * waiting, kind="conv_update")
 
 

@@ -10,8 +10,19 @@ from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Network
 from costmodel.network import grids
 from costmodel.network.grids import GRIDS
-from costmodel.network.topologies import leaf_ports
-from costmodel.quantities import BytesPerSecond, Count, Quantity, Seconds, ceil, floor, maximum, minimum, where
+from costmodel.network.topologies import full_fabric, leaf_ports
+from costmodel.quantities import (
+    BytesPerSecond,
+    Count,
+    Quantity,
+    Seconds,
+    ceil,
+    floor,
+    is_single,
+    maximum,
+    minimum,
+    where,
+)
 from costmodel.workload.operators import Group
 
 SHORTEST_LOAD = 1e-9  # of an exchange that no link between routers carries
@@ -180,6 +191,7 @@ def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPe
         same = network.latency_same_leaf if network.latency_same_leaf is not None else latency
         cross = network.latency_cross_leaf if network.latency_cross_leaf is not None else same
         _check_whole(network)
+        _check_ports(network, span * cluster.node.count)
         if network.topology in (*GRIDS, "ocs"):
             return bandwidth * nic.per_device, same
         # One plane has one port a node. Beyond a leaf all ranks may have to go through the spines at once.
@@ -187,6 +199,18 @@ def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPe
         latency = where(in_leaf, same, cross)
         bandwidth = bandwidth / where(in_leaf, 1.0, network.oversubscription)
     return bandwidth * nic.per_device, latency
+
+
+def _check_ports(network: Network, endpoints: Count) -> None:
+    """Raise InputError where a group's first and last device are farther apart than the fabric has ports."""
+    if not all(map(is_single, (endpoints, network.radix, network.planes, network.oversubscription))):
+        return  # points of a grid that cannot be wired stay bounds
+    full = full_fabric(network, endpoints)
+    if full is not None and np.any(np.less(full.endpoints, endpoints)):
+        raise InputError.single(
+            f"the fabric has {float(full.endpoints):,.0f} ports, {float(endpoints):,.0f} endpoints need one each",
+            hint="use fewer ranks, more planes or switches with more ports", field="network.radix",
+        )  # fmt: skip
 
 
 _FLOWS = "use `costmodel collective --engine flow`, or `simulate --engine event` with `simulation.contention: true`"

@@ -16,7 +16,7 @@ from costmodel.profiling.shapes import BYTES, Shape
 from costmodel.profiling.timing import Call, Maker, Stopwatch, Timing, fixed_series
 
 _WARM, _REPEATS = 3, 20  # calls of each message
-_PATIENCE = timedelta(seconds=60)  # that a rank waits for another one's word
+_PATIENCE = timedelta(minutes=5)  # that a rank waits for another one's word
 # torch has given these two new names.
 _GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor

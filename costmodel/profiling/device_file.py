@@ -136,7 +136,8 @@ def _device(name: str, facts: Facts, rates: Rates, table: str) -> Iterator[str]:
         yield f"power: {{tdp: {_in(facts.power, 'power')}}}"
     if facts.link != "pcie":
         peaks = [f"math.{each}.peak" for each in sorted(rates.peaks)]
-        fields = ["processors", *peaks, *(f"memory.{level}.{what}" for level in ("l2", "hbm") for what in _SIZES)]
+        levels = [f"memory.{level}.{what}" for level in ("l2", "hbm") for what in _SIZES]
+        fields = ["processors", *peaks, *levels, f"links.{facts.link}.bandwidth"]
         yield f"plausible: [{', '.join(fields)}]             # those of a CPU; bands are learnt from GPUs"
     yield "sources:"
     yield "  - fields: [math, memory.hbm.bandwidth, memory.l2.bandwidth, links]"

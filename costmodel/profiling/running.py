@@ -245,7 +245,7 @@ class _Run:
     def _first(self, table: RowTable) -> Iterator[list[Shape]]:
         """Yield what comes before all else: what shows the device's rates, then the loads of seconds, if asked for."""
         limits = self._limits(Rates({}, None, None, None))
-        yield [limits.named(shape) for shape in probes(self._bench.kind, self._bench.formats, self._bench.facts)]
+        yield [limits.named(shape) for shape in probes(self._bench.kind, self._probed(), self._bench.facts)]
         if self._request.sustained:
             yield sustained(self._limits(rates_of(table.measured.values(), self._bench.facts.cache)))
 
@@ -271,6 +271,12 @@ class _Run:
         asked = self._request.dtypes or _USUAL[self._bench.kind]
         named = [dtype for name in asked for dtype in DTYPES[name] if dtype in self._bench.formats]
         return tuple(named) or self._bench.formats
+
+    def _probed(self) -> tuple[str, ...]:
+        """Return the number formats whose peaks to show: all, or those asked for and FP32, without which no file is."""
+        if not self._request.dtypes:
+            return self._bench.formats
+        return tuple(dict.fromkeys(("fp32", *self._dtypes())))
 
     def _limits(self, rates: Rates) -> ProfileLimits:
         facts, kind = self._bench.facts, self._bench.kind

@@ -294,7 +294,7 @@ def _pass(workload: Workload, scenario: Scenario, plan: Prefill | Decode, name: 
     """Return a prefill or a decoding step explained, or what exchanges add to it."""
     terms, sizes, bound = explain_pass.pass_terms(scenario, plan, workload.calibration(scenario))
     stage = {key.removesuffix("_time"): terms[key] for key in ("compute_time", "contention_time")}
-    parts, time = {**stage, "waits for all-to-alls": terms["idle_time"]}, next(iter(terms.values()))
+    parts, time = {**stage, "waits for other streams": terms["idle_time"]}, next(iter(terms.values()))
     if name == ALL_TO_ALL_CONTENTION:
         time = _line_time(workload, scenario, name)
         parts = {"all stages": time}

@@ -68,6 +68,9 @@ class ImplementationFile(Strict):
     without_head_dims: list[Integer] = Field(
         default=[], description="sizes of attention heads that other kernels run under the same name"
     )
+    without_sub_ops: list[str] = Field(
+        default=[], description="kinds of rows (`sub_op`) that other kernels run under the same name"
+    )
     families: dict[FamilyKey, str] = Field(min_length=1, description="operator family or `family/variant` -> recipe")
     siblings: list[str] = Field(
         default=[], description="implementations of the plan whose rows the forms are fitted to as well, unscored"

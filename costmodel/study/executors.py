@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context
@@ -82,21 +83,16 @@ def _dask(workers: int | None, scheduler: str) -> Iterator[Pool]:
         distributed: Any = import_module("distributed")
     except ImportError:
         raise InputError.single("needs Dask", hint="install costmodel[sweep]", field="--cluster-scheduler") from None
-    cluster: Any = None
-    try:
+    with ExitStack() as opened:
         if scheduler == EMBEDDED:
-            cluster = distributed.LocalCluster(
+            local = distributed.LocalCluster(
                 n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=40
             )
-        client = distributed.Client(cluster or scheduler, timeout=CONNECT)
-    except (OSError, ValueError, TypeError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError.single(
-            f"no scheduler answers at {scheduler}: {told}",
-            hint="start one with `dask scheduler`, or write its address",
-            field="--cluster-scheduler",
-        ) from None  # fmt: skip
-    try:
+            found = opened.enter_context(local)
+        else:
+            asyncio.run(_reach(distributed, scheduler))
+            found = scheduler
+        client = opened.enter_context(distributed.Client(found, timeout=CONNECT))
         cores = sum(client.ncores().values())
         if not cores:
             raise InputError.single(
@@ -104,10 +100,24 @@ def _dask(workers: int | None, scheduler: str) -> Iterator[Pool]:
                 field="--cluster-scheduler",
             )  # fmt: skip
         yield Pool(client.get_executor(pure=False), cores)
-    finally:
-        client.close()
-        if cluster is not None:
-            cluster.close()
+
+
+async def _reach(distributed: Any, address: str) -> None:
+    """Connect to a scheduler and leave again; raise InputError where none answers.
+
+    A client that finds no scheduler is never closed: collected as garbage while another starts, it waits for the lock
+    that this thread holds, for ever [distributed 2026.8, Client.__del__, LoopRunner.start]. So none is made before.
+    """
+    try:
+        options = distributed.Security().get_connection_args("client")
+        await (await distributed.comm.connect(address, timeout=CONNECT, **options)).close()
+    except (OSError, ValueError, TypeError) as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError.single(
+            f"no scheduler answers at {address}: {told}",
+            hint="start one with `dask scheduler`, or write its address",
+            field="--cluster-scheduler",
+        ) from None  # fmt: skip
 
 
 def _start_worker(parent: int) -> None:

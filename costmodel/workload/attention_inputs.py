@@ -64,7 +64,8 @@ def add_convolutions(builder: WorkBuilder, context: Context, mixer: Attention, e
     if is_single(mixer.conv_taps) and mixer.conv_taps == 0:
         return
     size, work = 2 * elements * context.residual, 2 * mixer.conv_taps * elements
-    forward = Elementwise("query, key, value convolution", size, calls=3.0, kind="conv", work=work)
+    rows = context.sequences * elements / context.tokens
+    forward = Elementwise("query, key, value convolution", size, calls=3.0, kind="conv", work=work, rows=rows)
     gradient = Elementwise("query, key, value convolution gradient", 2 * size, calls=3.0, work=2 * work)
     builder.step("qkv", [forward], [gradient])
     channels = mixer.q_heads * mixer.head_dim + mixer.kv_heads * mixer.projected_width

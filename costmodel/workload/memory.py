@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -36,7 +36,8 @@ class Ledger:
     """Bytes on one device by use.
 
     activations: saved for the backward pass (training), or in use by a pass (inference).
-    communication: receive buffers, and layers with gathered weights or gradients that are not yet scattered.
+    communication: receive buffers, those between pipeline stages, and layers with gathered weights or gradients that
+        are not yet scattered.
     reserve: context and libraries, and the tensors that the backward pass of one layer rebuilds or makes.
     host, host_cache: what the device keeps in its host's memory, the KV cache apart; no parts of the total.
     """
@@ -65,6 +66,14 @@ class Ledger:
     def on_host(self) -> Bytes:
         """Return the sum of what the device keeps in its host's memory."""
         return self.host + self.host_cache
+
+
+class _Placed(NamedTuple):
+    """A stage of a rank, and whether there are stages before and after it."""
+
+    stage: Stage
+    has_before: bool
+    has_after: bool
 
 
 def fits_in_host(ledger: Ledger, node: Node, devices: Count) -> Mask:
@@ -104,14 +113,18 @@ def training_ledger(
     gathered or not yet scattered. Reserve: that of the framework, and what one layer's backward pass rebuilds or makes.
     Host: the shares that are offloaded, and the gradients of those states.
     """
-    peaks: dict[tuple[Stage, ...], list[tuple[int, ...]]] = {}  # ranks with equal stages differ in chunks alone
+    peaks: dict[tuple[_Placed, ...], list[tuple[int, ...]]] = {}  # ranks with equal stages differ in chunks alone
+    last = schedule.stages - 1
     for rank, states in enumerate(in_flight(schedule)):
-        peaks.setdefault(tuple(layout[stage] for stage in schedule.stages_of(rank)), []).extend(states)
+        placed = tuple(_Placed(layout[stage], stage > 0, stage < last) for stage in schedule.stages_of(rank))
+        peaks.setdefault(placed, []).extend(states)
     ledgers = []
     for stages, rank_states in peaks.items():
-        chunks = zip(*rank_states, strict=True)  # by stage: chunks in flight in each peak state
-        stage_chunks = [(stage_work(work, stage), count) for stage, count in zip(stages, chunks, strict=True)]
-        ledgers.append(_rank_ledger(context, plan, schedule.stage_replicas, stage_chunks))
+        chunks = list(zip(*rank_states, strict=True))  # by stage: chunks in flight in each peak state
+        stage_chunks = [(stage_work(work, placed.stage), count) for placed, count in zip(stages, chunks, strict=True)]
+        ledger = _rank_ledger(context, plan, schedule.stage_replicas, stage_chunks)
+        buffers = _message_buffers(context, stages, [max(count) for count in chunks])
+        ledgers.append(replace(ledger, communication=ledger.communication + buffers))
     return most_loaded(ledgers)
 
 
@@ -169,6 +182,24 @@ def _rank_ledger(
         + sharding.transient_bytes([stage for stage, _ in stage_chunks]),
         reserve=context.framework.reserve + maximum(0.0, *(work.working_bytes for _, work in layers)),
     )
+
+
+def _message_buffers(context: Context, stages: Sequence[_Placed], chunks: Sequence[int]) -> Bytes:
+    """Return what stages hold of the messages between them, where a framework has buffers for all micro-batches.
+
+        (m - chunks) [a stage before] + (m + chunks) [a stage after]    messages of tokens * d * e, over tp if split
+
+    Inputs and gradients of all m micro-batches have buffers, and results of chunks in flight are kept; inputs of these
+    are what their first layer keeps. [PyTorch, torch/distributed/pipelining/stage.py]
+    """
+    if not context.framework.buffers_all:
+        return 0.0
+    message = context.residual_tokens * context.architecture.streams * context.architecture.hidden * context.residual
+    count: Count = 0.0
+    for stage, held in zip(stages, chunks, strict=True):
+        received = maximum(context.micro_batches - held, 0.0) if stage.has_before else 0.0
+        count = count + received + (context.micro_batches + held if stage.has_after else 0.0)
+    return message * count
 
 
 def _resident_ledger(

@@ -78,12 +78,14 @@ def _add_ranked_gate(builder: WorkBuilder, context: Context, outputs: Count, ran
 def _add_short_convolution(builder: WorkBuilder, context: Context, mixer: Recurrence, size: Bytes) -> None:
     """Add the convolution of queries, keys and values over a few tokens: `size` bytes in and out, taps per channel.
 
-    A decoding step reads and writes the inputs that still wait, taps - 1 of each channel.
+    A decoding step reads and writes the inputs that still wait, taps - 1 of each channel; a channel of a prompt is a
+    row.
     """
     tp = context.parallel.tp
     waiting = context.sequences * mixer.waiting / tp * context.residual if context.phase == "decode" else 0.0
+    rows = 0.0 if context.phase == "decode" else context.sequences * mixer.channels / tp
     kind = "conv_update" if context.phase == "decode" else "conv"
-    convolution = Elementwise("short convolution", 2 * (size + waiting), kind=kind)
+    convolution = Elementwise("short convolution", 2 * (size + waiting), kind=kind, rows=rows)
     builder.step("qkv", [convolution], [Elementwise("convolution gradient", 3 * size)])
     taps = (mixer.short_conv + (1.0 if mixer.conv_bias else 0.0)) * mixer.channels
     builder.add_parameters(Parameters("short convolution", taps, taps / tp, taps))
@@ -190,7 +192,7 @@ def add_selective_scan(builder: WorkBuilder, context: Context, mixer: SelectiveS
     size = tokens * inner / tp * context.residual
     builder.step(
         "qkv",
-        [Elementwise("short convolution", 2 * size, kind="conv")],
+        [Elementwise("short convolution", 2 * size, kind="conv", rows=context.sequences * inner / tp)],
         [Elementwise("convolution gradient", 3 * size)],
     )
     steps = Linear(

@@ -304,6 +304,8 @@ class Framework:
     attention_slowdown: that of fused attention cores, null: the same.
     unfused_elementwise: element-wise operators run as separate kernels.
     eager_loss: each part of the cross-entropy is a kernel of its own, whose result is in memory.
+    keeps_gathered: inputs gathered over tp are kept whole for the backward pass, not gathered again.
+    buffers_all: a pipeline stage has buffers of its own for what it receives of every micro-batch.
     tensor_overlap: tensor-parallel messages that overlap GEMMs: `none`, those of input `gradients`, or `all`.
     accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
         `buffer` always, by `autograd` for all but the first.
@@ -336,6 +338,8 @@ class Framework:
     moe_comm_slowdown: Quantity = 1.0
     unfused_elementwise: bool = False
     eager_loss: bool = False
+    keeps_gathered: bool = False
+    buffers_all: bool = False
     dp_comm_slowdown: Quantity = 1.0
     tensor_overlap: str = "none"
     sustained_slowdown: Quantity = 1.0

@@ -309,6 +309,8 @@ def _pool_rules(scenario: Scenario, plan: Disaggregated) -> Iterator[Rule]:
         for rule in rules(scenario.of_pool(pool)):
             own = "" if rule.field.startswith(("speculative", "routing")) else f"{name}."
             yield replace(rule, field=f"{own}{rule.field}")
+        told = "pools of prompts and of decoding hold their experts themselves"
+        yield Rule(f"{name}.parallel.expert_pool", pool.parallel.expert_pool is None, told, "remove it")
     taken, cluster = scenario.devices, scenario.cluster.devices
     yield Rule(
         "cluster",

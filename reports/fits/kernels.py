@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.calibration.fit_files import read
-from costmodel.calibration.substitutes import nearest_variants
+from costmodel.calibration.fit_selection import Chooser, Kernel
+from costmodel.calibration.substitutes import ELEMENTWISE, nearest_variants
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.fitting.run_plan import (
     KIND,
@@ -63,9 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _samples(files[name], plan, table.take(of_row == files[name].device[len(KIND) :]), catalogue, bare)
                 for name in file.siblings
             ]
-            outcome = fit_implementation(
-                file, plan, rows, catalogue, Calibration(file.name, _with_nearest(rooflines, own)), siblings
-            )
+            others = {**_with_nearest(rooflines, own), **_streams(file, rows, catalogue)}
+            outcome = fit_implementation(file, plan, rows, catalogue, Calibration(file.name, others), siblings)
             for key, fit in outcome.evidence.fitted.items():
                 own.setdefault(key, fit.fit())
             measured = [rows, *(table.take(of_row == files[name].device[len(KIND) :]) for name in file.siblings)]
@@ -91,6 +91,20 @@ def _samples(
     mapped, _ = map_rows(chosen, catalogue)
     found = {key: samples_of(key, chosen, mapped, plan.recipes[rule], known) for key, rule in file.families.items()}
     return {key: rows for key, rows in found.items() if rows is not None}
+
+
+def _streams(file: ImplementationFile, rows: Table, catalogue: Catalogue) -> dict[str, FamilyFit]:
+    """Return the shipped fits of the streams that rows include, such as rotary embeddings beside attention.
+
+    They are those that `predict` adds to such rows, so that what a core takes is what they leave of the whole.
+    """
+    mapped, _ = map_rows(rows.take(rows_of(file, rows)), catalogue)
+    parts = (operator for part in mapped for operator in part.operators if operator.family == ELEMENTWISE)
+    kinds = {f"{ELEMENTWISE}/{each.variant}" if each.variant else ELEMENTWISE for each in parts} - set(file.families)
+    kernel = Kernel(*(next(iter(names), "") for names in (file.frameworks, file.kernels, file.timings)))
+    family, _, variant = next(iter(file.families)).partition("/")
+    found = Chooser(file.device[len(KIND) :]).choose(family, variant, kernel).calibration.families
+    return {key: found[key] for key in sorted(kinds) if key in found}
 
 
 def _with_nearest(rooflines: Mapping[str, FamilyFit], fits: Mapping[str, FamilyFit]) -> dict[str, FamilyFit]:

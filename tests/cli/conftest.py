@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import pytest
-from command_line import Ran, command, run_here
+from command_line import PATIENCE, Ran, command, run_here
 
 Run: TypeAlias = Callable[..., Ran]
 
@@ -30,7 +30,7 @@ def process() -> Run:
             encoding="utf-8",
             errors="surrogateescape",
             env={**os.environ, **environment},
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         return Ran(done.returncode, done.stdout, done.stderr)

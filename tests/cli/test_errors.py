@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from command_line import command, interrupted
+from command_line import PATIENCE, command, stopped
 
 FLAGSHIP = "deepseek_v3"
 
@@ -103,12 +103,12 @@ def test_a_reader_that_closes_its_pipe_is_no_error():
         assert started.stdout is not None
         assert started.stderr is not None
         started.stdout.close()
-        assert (started.wait(timeout=60), started.stderr.read()) == (0, "")
+        assert (started.wait(timeout=PATIENCE), started.stderr.read()) == (0, "")
         started.stderr.close()
 
 
 def test_an_interrupt_exits_130_quietly():
-    done = interrupted("simulate", FLAGSHIP)
+    done = stopped("simulate", FLAGSHIP)
     assert (done.code, done.out) == (130, "")
     assert "Traceback" not in done.err
 

@@ -7,12 +7,9 @@ import gzip
 import json
 import os
 import signal
-import subprocess
-import time
-from pathlib import Path
 
 import pytest
-from command_line import command
+from command_line import stopped
 
 FLAGSHIP = "deepseek_v3"
 
@@ -48,26 +45,13 @@ def test_a_trace_that_cannot_be_written_is_told(run, tmp_path):
     assert "cannot be written" in done.err
 
 
-def writes_in(process, folder):
-    """Tell whether a process has a file of a folder open."""
-    opened = Path(f"/proc/{process.pid}/fd")
-    try:
-        return any(os.readlink(each).startswith(str(folder)) for each in opened.iterdir())
-    except FileNotFoundError:  # closed, or ended, meanwhile
-        return False
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc tells which files a process writes")
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_is_stopped_while_it_writes_leaves_nothing(tmp_path, sent):
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="no unnamed files, which vanish with the process")
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_stopped_while_it_writes_leaves_nothing(tmp_path, by):
     arguments = ("simulate", FLAGSHIP, "--scenario", "training", "--engine", "event", "--trace", tmp_path / "t.json.gz")
-    started = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not writes_in(started, tmp_path) and started.poll() is None:
-        time.sleep(0.001)
-    started.send_signal(sent)
-    _, err = started.communicate(timeout=60)
-    assert started.returncode == (130 if sent is signal.SIGINT else -sent)
-    assert "Traceback" not in err
+    done = stopped(*arguments, event="os.link", of="/proc/self/fd", by=by)  # all is written, and has no name yet
+    assert done.code == (130 if by is signal.SIGINT else -by)
+    assert "Traceback" not in done.err
     assert os.listdir(tmp_path) == []
 
 

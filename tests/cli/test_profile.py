@@ -9,6 +9,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
+from command_line import PATIENCE
 from small_world import FILES, edit, write
 
 HEADER = "#       size         count      type   redop    root     time   algbw   busbw #wrong\n"
@@ -60,8 +61,8 @@ import datetime, os, sys
 import torch.distributed as dist
 from costmodel.errors import InputError
 from costmodel.profiling import collectives
-collectives._PATIENCE = datetime.timedelta(seconds=3)
 ranks = collectives.Ranks("cpu")
+dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=3), ranks._words)  # now that all have joined
 if ranks.rank == 0:
     dist.barrier()  # waits inside the message that the other rank never reaches
 try:
@@ -76,7 +77,7 @@ except InputError as error:
 def test_the_failure_of_one_rank_ends_all(tmp_path):
     script = write(tmp_path, "lone.py", LONE_FAILURE)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    group = subprocess.run(launch, capture_output=True, text=True, timeout=100, check=False)
+    group = subprocess.run(launch, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert group.returncode != 0
     assert "rank 1 failed where the others wait: RuntimeError: out of memory" in group.stdout
 

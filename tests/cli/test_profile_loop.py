@@ -1,34 +1,49 @@
-"""profile -> calibrate -> evaluate -> simulate on the CPU that runs the tests; skips where torch is not installed."""
+"""profile -> calibrate -> predict -> simulate: on a pretended GPU within a bar; on the CPU that runs this, as a loop.
+
+What a loaded machine times says little of how good a fit is, so no outcome here depends on times or on how many kernels
+are timed a minute: runs are ended by what is in their table. With --long, kernels of this machine are held to a bar.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import os
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
-from command_line import command
+from command_line import PATIENCE, command
+from pretended_gpu import OneRank, PretendedGpu
 from small_world import write
 
 from costmodel.measurements.tables import read_tables
+from costmodel.profiling.rows import RowTable
+from costmodel.profiling.running import ProfileRequest, run_on
+from costmodel.profiling.shapes import ProfileLimits, shapes
+from costmodel.schema.references import package_root
 
-pytestmark = pytest.mark.skipif(
+needs_torch = pytest.mark.skipif(
     find_spec("torch") is None, reason="the loop measures with torch: pip install 'costmodel[profile]'"
 )
 
-HELD_OUT = 5  # every fifth kernel is kept from the fit
-BAR = 0.15  # median error on those, beyond what two runs of the same kernels differ by: measured with --long
-FACTOR = 3.0  # in every run, where other work may share the processors while kernels are timed
-FEWEST = 5  # of them, for each kind
-KINDS = ("gemm", "attention")
-RUNS = 20  # at most: a busy machine times few kernels a minute
+HELD_OUT = 5  # every fifth kernel of a kind is kept from the fit
+OF_THE_PRETENDED = 0.05  # median error on those, of a device whose kernels take the time of their roofline
+BAR = 0.15  # the same of this machine, beyond what two runs of the same kernels differ by: measured with --long
+OF_A_FIT = ("measured", "fitted", "extrapolated")
+KINDS = ("gemm", "attention_prefill")
+ENOUGH = 30  # products for a fit, which needs 20 of those that are not held out
+SUITES = ("--suite", "gemm", "--suite", "attention", "--dtype", "fp32")
 MODEL = """
 schema: costmodel/model@1
 name: small
@@ -43,169 +58,182 @@ WORKLOAD = """
 schema: costmodel/workload@1
 model: models/small
 scenarios:
-  prompt: {phase: prefill, cluster: nodes/this-cpu, input_tokens: 256, tokens_per_device: 256}
+  prompt: {phase: prefill, precision: DTYPE, cluster: nodes/DEVICE, input_tokens: 256, tokens_per_device: 256}
 """
 
 
-def profiled(table: Path, enough: int, minutes: float) -> Path:
-    """Time products and attention until there are enough kernels of each kind; return the table."""
-    suites = ("--suite", "gemm", "--suite", "attention")
-    arguments = command("profile", "--device", "cpu", *suites, "--minutes", str(minutes), "--output", table)
-    for _ in range(RUNS):
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=False)
-        assert done.returncode == 0, done.stderr
-        if min(len(times(table, kind)) for kind in KINDS) >= enough:
-            break
-    return table
+def rows_of(table: Path) -> list[dict[str, str]]:
+    """Return the whole rows of a table, which a run may be writing."""
+    if not table.exists():
+        return []
+    whole = table.read_bytes().rpartition(b"\n")[0].decode()
+    return list(csv.DictReader(whole.splitlines()))
+
+
+def count(table: Path, kind: str) -> int:
+    """Return how many rows of a kind a table has, in the format that is asked for."""
+    return sum(row["op"].startswith(kind) and row["dtype_in"] == "fp32" for row in rows_of(table))
+
+
+def started(table: Path, kind: str, enough: int) -> subprocess.Popen[str]:
+    """Start a run without an end and wait until its table has enough rows of a kind."""
+    arguments = command("profile", "--device", "cpu", *SUITES, "--minutes", "1000", "--output", table)
+    run = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    ends = time.monotonic() + PATIENCE
+    while run.poll() is None and count(table, kind) < enough:
+        if time.monotonic() > ends:
+            run.kill()
+        time.sleep(0.02)
+    assert run.poll() is None, run.communicate()[1]
+    return run
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a table of which enough is held out."""
-    return profiled(tmp_path_factory.mktemp("loop") / "mine.csv", 7 * FEWEST, 0.4)
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """Return the table of a run that was interrupted when it had enough products, and its exit code."""
+    table = tmp_path_factory.mktemp("loop") / "mine.csv"
+    run = started(table, "gemm", ENOUGH)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=PATIENCE)
+    return table, run.returncode
 
 
-def times(table: Path, kind: str) -> dict[str, float]:
-    """Return the times of the kernels of a kind, by row."""
-    with table.open(newline="", encoding="utf-8") as file:
-        return {row["row_id"]: float(row["time_us"]) for row in csv.DictReader(file) if kind in row["op"]}
-
-
-def irreproducible(one: Path, other: Path, kind: str) -> float:
-    """Return by how much two runs of the same kernels differ: the least that any model of one of them can miss."""
-    first, second = times(one, kind), times(other, kind)
-    common = first.keys() & second.keys()
-    assert len(common) >= FEWEST
-    return statistics.median(abs(second[row] / first[row] - 1) for row in common)
+@pytest.fixture
+def measured(interrupted: tuple[Path, int], tmp_path: Path) -> Path:
+    """Return a copy of what the interrupted run left, which a test may change."""
+    shutil.copytree(interrupted[0].parent, tmp_path / "copy")
+    return tmp_path / "copy" / "mine.csv"
 
 
 def split(table: Path) -> tuple[Path, Path]:
     """Write the kernels to fit and those held out, each to a table of its own; return both."""
     with table.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file))
-    op = header.index("op")
-    rows.sort(key=lambda row: row[op])  # every kind is held out alike; the sort keeps the order of a kind
-    parts = {"seen": [row for place, row in enumerate(rows) if place % HELD_OUT], "unseen": rows[::HELD_OUT]}
+    op, dtype, backend = (header.index(name) for name in ("op", "dtype_in", "backend"))
+    rows.sort(key=lambda row: (row[op], row[dtype], row[backend]))  # stable: the order of a kind stays
+    seen: Counter[tuple[str, ...]] = Counter()
+    parts: dict[str, list[list[str]]] = {"seen": [], "unseen": []}
+    for row in rows:
+        kind = (row[op], row[dtype], row[backend])
+        seen[kind] += 1
+        parts["seen" if seen[kind] % HELD_OUT else "unseen"].append(row)
     for name, some in parts.items():
         with (table.parent / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *some])
     return table.parent / "seen.csv", table.parent / "unseen.csv"
 
 
-def calibrated(run, table: Path, tmp_path: Path) -> tuple[Path, list[dict[str, str]]]:
-    """Fit most of a table's kernels; return the fit's folder and the predictions of the others."""
+def calibrated(run, table: Path, device: str) -> tuple[Path, dict[str, list[float]]]:
+    """Fit most of a table's kernels; return the fit's folder and predicted over measured of those held out."""
     seen, unseen = split(table)
     root = table.with_suffix("")
-    output = root / "hardware/calibrations/this-cpu/torch.yaml"
-    done = run("calibrate", seen, "--device", "this-cpu", "--output", output, "--path", root)
+    output = root / f"hardware/calibrations/{device}/torch.yaml"
+    done = run("calibrate", seen, "--device", device, "--output", output, "--path", root)
     assert (done.code, done.err) == (0, "")
-    predicted = tmp_path / "predicted.csv"
+    predicted = table.parent / "predicted.csv"
     assert run("predict", unseen, "--output", predicted, "--path", root).code == 0
-    with predicted.open(newline="", encoding="utf-8") as file:
-        return root, [row for row in csv.DictReader(file) if row["basis"] in ("measured", "fitted", "extrapolated")]
+    ratios: dict[str, list[float]] = {}
+    for row in rows_of(predicted):
+        if row["basis"] in OF_A_FIT:
+            ratios.setdefault(row["op"], []).append(float(row["predicted_us"]) / float(row["time_us"]))
+    return root, ratios
 
 
-def ratios(rows: list[dict[str, str]], kind: str) -> list[float]:
-    """Return predicted over measured of the kernels of a kind."""
-    return [float(row["predicted_us"]) / float(row["time_us"]) for row in rows if kind in row["op"]]
-
-
-def fewest(rows: list[dict[str, str]]) -> int:
-    """Return how many kernels of the rarer kind a fit predicts: which got one depends on what was measured."""
-    return min(len(ratios(rows, kind)) for kind in KINDS)
-
-
-def test_the_loop_goes_from_this_machine_to_a_prediction(run, measured, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    root, rows = calibrated(run, measured, tmp_path)
-    for _ in range(RUNS):
-        if fewest(rows) >= FEWEST:
-            break
-        root, rows = calibrated(run, profiled(measured, 0, 0.4), tmp_path)
-    assert fewest(rows) >= FEWEST
-    for kind in KINDS:
-        assert 1 / FACTOR < statistics.median(ratios(rows, kind)) < FACTOR
-
+def simulated(run, root: Path, device: str, dtype: str) -> None:
+    """Simulate a prompt by the fits that were just made: the time of its products rests on them."""
     write(root, "workloads/models/small.yaml", MODEL)
-    workload = write(root, "workloads/prompt.yaml", WORKLOAD)
-    device = root / "hardware/devices/this-cpu.yaml"
-    device.write_text(device.read_text() + "calibration: {default: {gemm: torch, attention_prefill: torch}}\n")
+    halves = (package_root() / "workloads/precisions/fp16.yaml").read_text(encoding="utf-8")
+    write(root, "workloads/precisions/fp32.yaml", halves.replace("fp16", "fp32"))
+    workload = write(root, "workloads/prompt.yaml", WORKLOAD.replace("DEVICE", device).replace("DTYPE", dtype))
+    file = root / f"hardware/devices/{device}.yaml"
+    file.write_text(file.read_text() + "calibration: {default: {gemm: torch}}\n")
     scenario = json.loads(run("simulate", workload, "--path", root, "--json").out)["scenarios"]["prompt"]
     assert scenario["metrics"]["ttft"] > 0
-    assert scenario["basis"]["measured"] + scenario["basis"]["fitted"] + scenario["basis"]["extrapolated"] > 0.5
+    bases = {line["name"]: line["basis"] for line in scenario["breakdown"]}
+    assert {bases[name] for name in ("qkv projection", "ffn up", "ffn down")} <= set(OF_A_FIT)
 
 
-def test_kernels_that_no_fit_has_seen_are_met_within_what_two_runs_differ_by(run, measured, tmp_path, long):
+def test_kernels_of_a_pretended_gpu_that_no_fit_has_seen_are_met(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table, device = tmp_path / "mine.csv", "pretended-h100"
+    request = ProfileRequest("cuda", ("gemm",), 1.0, table, dtypes=("bf16",))  # seconds of a pretended clock
+    run_on(PretendedGpu(), request, OneRank(), lambda rows: np.full(len(rows), 0.3), lambda _: None, lambda _: None)
+    root, ratios = calibrated(run, table, device)
+    assert statistics.median(abs(ratio - 1) for ratio in ratios["gemm"]) < OF_THE_PRETENDED
+    simulated(run, root, device, "bf16")
+
+
+@needs_torch
+def test_the_loop_goes_from_this_machine_to_a_prediction(run, measured, monkeypatch):
+    monkeypatch.chdir(measured.parent)
+    root, ratios = calibrated(run, measured, "this-cpu")
+    assert all(math.isfinite(ratio) and ratio > 0.0 for ratio in ratios["gemm"])
+    simulated(run, root, "this-cpu", "fp32")
+
+
+@needs_torch
+def test_an_interrupted_run_keeps_what_was_measured(interrupted):
+    table, code = interrupted
+    assert code == 130
+    assert len(read_tables(table)) >= ENOUGH
+    assert json.loads(table.with_suffix(".json").read_text())["rows"] == len(read_tables(table))
+    assert (table.parent / "mine/hardware/devices/this-cpu.yaml").is_file()
+
+
+@needs_torch
+def test_after_a_kill_the_same_command_goes_on_and_times_nothing_twice(run, measured):
+    killed = started(measured, "gemm", count(measured, "gemm") + 2)
+    killed.kill()
+    killed.communicate(timeout=PATIENCE)
+    whole = measured.read_bytes().rpartition(b"\n")[0] + b"\n"
+    measured.write_bytes(whole + b"torch/gemm/fp32/m1.n")  # what a kill in the middle of a row leaves
+    assert run("profile", "--device", "cpu", *SUITES, "--minutes", "0.001", "--output", measured).code == 0
+    assert measured.read_bytes().startswith(whole)
+    assert len(measured.read_bytes()) > len(whole)
+    identifiers = [row["row_id"] for row in rows_of(measured)]
+    assert len(identifiers) == len(set(identifiers))
+
+
+@needs_torch
+def test_kernels_that_no_fit_has_seen_are_met_within_what_two_runs_differ_by(run, tmp_path, long):
     if not long:
         pytest.skip("times kernels against a bar, which needs an idle machine: --long")
-    again = profiled(tmp_path / "again.csv", 2 * FEWEST, 0.2)
-    _, rows = calibrated(run, measured, tmp_path)
+    tables = [tmp_path / name / "mine.csv" for name in ("one", "other")]
+    for table in tables:
+        table.parent.mkdir()
+        measuring = started(table, KINDS[1], ENOUGH)
+        measuring.send_signal(signal.SIGINT)
+        measuring.communicate(timeout=PATIENCE)
+    _, ratios = calibrated(run, tables[0], "this-cpu")
     for kind in KINDS:
-        errors = [abs(ratio - 1) for ratio in ratios(rows, kind)]
-        assert statistics.median(errors) < BAR + irreproducible(measured, again, kind)
+        first, second = ({row["row_id"]: float(row["time_us"]) for row in rows_of(table)} for table in tables)
+        common = [row for row in first.keys() & second.keys() if f"/{kind}/" in row]
+        differ = statistics.median(abs(second[row] / first[row] - 1) for row in common)
+        assert statistics.median(abs(ratio - 1) for ratio in ratios[kind]) < BAR + differ
 
 
-def started(table: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a run of minutes and wait until some rows are on the disk."""
-    run = subprocess.Popen(
-        command("profile", "--device", "cpu", "--suite", "elementwise", "--output", table, *arguments)
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (not table.exists() or table.read_bytes().count(b"\n") < 15):
-        time.sleep(0.05)
-    return run
-
-
-def test_an_interrupted_run_keeps_what_was_measured(tmp_path):
-    table = tmp_path / "mine.csv"
-    run = started(table)
-    run.send_signal(signal.SIGINT)
-    assert run.wait(timeout=30) == 130
-    assert len(read_tables(table)) >= 14
-    assert json.loads(table.with_suffix(".json").read_text())["rows"] == len(read_tables(table))
-    assert (tmp_path / "mine/hardware/devices/this-cpu.yaml").is_file()
-
-
-def test_after_a_kill_the_same_command_goes_on(run, tmp_path):
-    table = tmp_path / "mine.csv"
-    killed = started(table)
-    killed.kill()
-    killed.wait(timeout=30)
-    before = table.read_bytes()
-    whole = before[: before.rindex(b"\n") + 1]
-    again = ("--device", "cpu", "--suite", "elementwise", "--minutes", "0.03")
-    assert run("profile", *again, "--output", table).code == 0
-    assert table.read_bytes().startswith(whole)
-    assert len(read_tables(table)) > whole.count(b"\n") - 1
-
-
+@needs_torch
 def test_a_group_of_ranks_times_its_messages_and_one_of_them_writes(tmp_path):
+    """All messages but the smallest of each kind are in the table already: five are left."""
     table = tmp_path / "links.csv"
+    limits = ProfileLimits({}, 1e30, 1e30, 1.0, {"torch": version("torch").partition("+")[0]}, ranks=2, local=2)
+    messages = [shape for shape in shapes(("collectives",), limits) if shape.size("bytes") > 2**12]
+    with RowTable(table, "this-cpu") as held:
+        for shape in messages:
+            held.append(shape.columns() | {"device": "this-cpu", "time_us": "1"})
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "costmodel"]
-    arguments = ["profile", "--device", "cpu", "--suite", "collectives", "--minutes", "0.2", "--output", str(table)]
+    arguments = ["profile", "--device", "cpu", "--suite", "collectives", "--minutes", "1000", "--output", str(table)]
     # A session of its own, so that ranks that hang end with the test.
     group = subprocess.Popen([*launch, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        out, _ = group.communicate(timeout=200)
+        out, _ = group.communicate(timeout=PATIENCE)
     finally:
         if group.poll() is None:
             os.killpg(group.pid, signal.SIGKILL)
     assert group.returncode == 0
-    assert out.count("new rows of this-cpu") == 1
-    rows = read_tables(table)
-    assert {"all_reduce", "all_gather"} <= set(rows.text("op"))
-    assert set(rows.number("world_size")) == set(rows.number("gpus_per_node")) == {2.0}
-    assert len(set(rows.text("row_id"))) == len(rows)
-
-
-def test_the_same_command_goes_on_and_times_nothing_twice(run, measured):
-    before = measured.read_bytes()
-    measured.write_bytes(before + b"torch/gemm/fp32/m1.n")  # what a kill in the middle of a row leaves
-    arguments = ("--device", "cpu", "--suite", "gemm", "--minutes", "0.05")
-    assert run("profile", *arguments, "--output", measured).code == 0
-    after = measured.read_bytes()
-    assert after.startswith(before)
-    assert len(after) > len(before)
-    with measured.open(newline="", encoding="utf-8") as file:
-        identifiers = [row["row_id"] for row in csv.DictReader(file)]
-    assert len(identifiers) == len(set(identifiers))
+    assert out.count("5 new rows of this-cpu") == 1
+    rows = rows_of(table)
+    assert len({row["row_id"] for row in rows}) == len(rows) == len(messages) + 5
+    kinds = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"}
+    assert {row["op"] for row in rows[len(messages) :]} == kinds
+    assert {(row["world_size"], row["gpus_per_node"]) for row in rows} == {("2", "2")}

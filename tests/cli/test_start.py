@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from command_line import command
+from command_line import PATIENCE, command
 
 IMPORTS = """
 import sys
@@ -97,7 +97,7 @@ def on_a_terminal(*arguments, **environment):
             break
         shown += part
     os.close(ours)
-    assert started.wait(timeout=60) == 0
+    assert started.wait(timeout=PATIENCE) == 0
     return shown.decode()
 
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from command_line import command, interrupted
+from command_line import PATIENCE, command, stopped
 
 FLAGSHIP = "deepseek_v3"
 NVLINK = "hardware.links.nvlink.bandwidth"
@@ -167,7 +167,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_table(tmp_path, sent):
     while started.poll() is None and not list((out / "points").glob("part-*")):
         time.sleep(0.001)
     started.send_signal(sent)
-    _, err = started.communicate(timeout=60)
+    _, err = started.communicate(timeout=PATIENCE)
     assert "Traceback" not in err
     assert started.returncode in (0, 130 if sent is signal.SIGINT else -sent)
     if started.returncode == 130:
@@ -181,7 +181,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_table(tmp_path, sent):
 
 
 def test_an_interrupt_before_the_work_is_done_leaves_nothing(tmp_path):
-    done = interrupted("sweep", FLAGSHIP, "--vary", RANGE, "--output", tmp_path / "out")
+    done = stopped("sweep", FLAGSHIP, "--vary", RANGE, "--output", tmp_path / "out")
     assert (done.code, done.out) == (130, "")
     assert "Traceback" not in done.err
     assert os.listdir(tmp_path) == []

@@ -27,6 +27,7 @@ CORE = AttentionKernel(
     kv_heads=32.0, kv_len=4096.0, kv_token_bytes=512.0,
 )  # fmt: skip
 HOPPER = load_calibration("h100-sxm", "default")
+MACHINE = Machine(load_device("h100-sxm"), default_framework(), 132.0)
 
 
 def causal_core(length: float, window: float | None = None) -> AttentionKernel:
@@ -42,8 +43,7 @@ def backward_of(forward: AttentionKernel) -> AttentionKernel:
 
 
 def seconds_of(core: AttentionKernel) -> float:
-    machine = Machine(load_device("h100-sxm"), default_framework(), 132.0)
-    return float(np.asarray(operator_time(core, machine, None, HOPPER.fit(core)).seconds))
+    return float(np.asarray(operator_time(core, MACHINE, None, HOPPER.fit(core)).seconds))
 
 
 def test_a_backward_kernel_of_the_same_rate_takes_two_and_a_half_times_as_long(table):
@@ -131,6 +131,9 @@ def test_the_queries_of_a_backward_core_cost_as_much_as_some_keys_more_each(leng
     longer = replace(forward, qk_pairs=forward.qk_pairs + extra * length, kv_len=length + extra, last_query_kv_len=last)
     seconds = 2.5 / HOPPER.fit(backward).backward_rate * np.asarray(seconds_of(longer))
     assert seconds_of(backward) == pytest.approx(seconds, rel=0.05)  # fits and corrections go by the shape itself
+    terms, time = HOPPER.fit(backward).fitted_terms(HOPPER.fit(backward).form, backward, MACHINE)
+    assert "t(keys + extra_keys_per_query) * " in time
+    assert terms["extra_keys_per_query"] == extra
 
 
 def test_a_backward_core_of_a_window_takes_less_than_that_of_all_keys():

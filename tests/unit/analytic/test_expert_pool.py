@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -15,9 +15,11 @@ from costmodel.errors import InputError
 from costmodel.schema.loader import parse_tree
 from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.serving.prices import Tables, p_norms, with_expert_pool
-from costmodel.workload.operators import Gemm
+from costmodel.workload.operators import Collective, Gemm
 from costmodel.workload.plans import Serving
 from costmodel.workload.work import EXPERTS, FROM_EXPERTS, TO_EXPERTS
+
+Kind = TypeVar("Kind")
 
 WORKLOAD = """schema: costmodel/workload@1
 model: models/mixtral-8x7b
@@ -45,6 +47,13 @@ def decoding(**changes: Any) -> PassEvaluation:
     return found
 
 
+def operator_of(found: PassEvaluation, name: str, kind: type[Kind]) -> Kind:
+    """Return an operator of a pass."""
+    return next(
+        each.operator for each in found.operators() if each.operator.name == name and isinstance(each.operator, kind)
+    )
+
+
 def busy(found: PassEvaluation) -> dict[int, float]:
     """Return how long each stream of a pass is busy."""
     model, seconds = found.model, dict.fromkeys((COMPUTE, *ELSEWHERE.values()), 0.0)
@@ -70,11 +79,7 @@ def test_as_many_devices_hold_what_expert_parallel_ranks_do(
     pooled: dict[int, PassEvaluation], colocated: PassEvaluation
 ) -> None:
     """Each of eight devices gets as many rows as one of eight ranks that have the same tokens."""
-    rows = [
-        next(float(each.operator.m) for each in found.operators() if each.operator.name == "expert up"
-             and isinstance(each.operator, Gemm))
-        for found in (pooled[1], colocated)
-    ]  # fmt: skip
+    rows = [float(operator_of(found, "expert up", Gemm).m) for found in (pooled[1], colocated)]
     assert rows[0] == pytest.approx(rows[1])
     assert pooled[1].ledger is not None
     assert colocated.ledger is not None
@@ -93,6 +98,12 @@ def test_one_micro_batch_hides_nothing_and_more_no_more_than_the_others(pooled: 
 
 def test_more_devices_for_experts_shorten_their_side_and_cost_more(pooled: dict[int, PassEvaluation]) -> None:
     few = decoding(parallel__expert_pool=4, micro_batches=2)
+    up, fewer_up = (operator_of(found, "expert up", Gemm) for found in (pooled[2], few))
+    mean, fewer_mean = (float(each.m * each.groups / each.expert_load) for each in (up, fewer_up))
+    assert fewer_mean == pytest.approx(2.0 * mean) == 2 * 32 * 2  # 32 tokens of eight devices, two experts each
+    received = float(fewer_up.m * fewer_up.groups)  # by the most loaded one, more than a device sends
+    for name in ("dispatch", "combine"):
+        assert float(operator_of(few, name, Collective).size) == pytest.approx(received * 4096 * 2.0)
     experts = ELSEWHERE[EXPERTS]
     assert busy(pooled[2])[experts] < busy(few)[experts]
     assert busy(pooled[2])[COMPUTE] == pytest.approx(busy(few)[COMPUTE])
@@ -119,6 +130,11 @@ def test_the_event_engine_has_the_same_steps() -> None:
 def test_a_pool_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         loaded(**changes)
+
+
+def test_pools_of_prompts_and_of_decoding_have_none_of_their_own() -> None:
+    with pytest.raises(InputError, match="hold their experts themselves"):
+        costmodel.load("deepseek_v3_serving", set={"scenarios.online.decode.parallel": {"dp": 144, "expert_pool": 36}})
 
 
 def test_a_pool_too_small_for_its_experts_does_not_fit() -> None:

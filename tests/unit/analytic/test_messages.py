@@ -93,6 +93,9 @@ def test_flows_over_a_narrow_fabric_lose_no_more_than_without_a_fit() -> None:
     fits = Calibration("links", {"collective": FamilyFit(form=OfLinks(), basis="fitted")})
     bare, fitted = (ask("flow", "all_to_all", 512, narrow, each) for each in (BARE, fits))
     assert fitted.time - fitted.latency == pytest.approx((bare.time - bare.latency) / 0.8, rel=1e-3)
+    assert bare.bottleneck.startswith("links between switches")
+    assert ask("analytic", "all_to_all", 512, narrow).bottleneck == "links between switches"
+    assert ask("analytic", "all_to_all", 512).bottleneck == "NICs"
 
 
 @pytest.mark.parametrize("engine", ["analytic", "flow"])

@@ -122,6 +122,22 @@ def test_splits_of_a_grid_are_those_of_its_points(rule: SplitKvRule, blocks: flo
 # ---- prefill --------------------------------------------------------------------------------------------------------
 
 
+def test_tiles_that_a_window_masks_cost_their_share() -> None:
+    rows, window, share = 1280.0, 128.0, 0.25
+    causal = core(100.0, 1.0, rows, rows)
+    pairs = window * (window + 1) / 2 + (rows - window) * window
+    windowed = replace(causal, qk_pairs=pairs, last_query_kv_len=window)
+    visiting = replace(PREFILL, masked_tiles=share)
+    found = visiting.terms(windowed, machine())
+    seen, all_tiles = pairs / rows / 128 + 0.5, (rows + 1) / 2 / 128 + 0.5
+    assert found["mean_kv_tiles"] == pytest.approx(seen + share * (all_tiles - seen))
+    assert found["serial_tiles"] == 1 + share * (10 - 1)  # of the last queries
+    assert PREFILL.terms(windowed, machine())["mean_kv_tiles"] == pytest.approx(seen)
+    assert visiting.time(causal, machine()).seconds == PREFILL.time(causal, machine()).seconds
+    encoder = replace(causal, qk_pairs=rows * rows)  # sees more than a causal one
+    assert visiting.time(encoder, machine()).seconds == PREFILL.time(encoder, machine()).seconds
+
+
 def test_one_block_takes_its_key_tiles_one_after_another() -> None:
     time = PREFILL.time(core(1.0, 1.0, 64.0, 1280.0), machine())
     # the single block by itself, near the grid's whole wave at half the speed: the larger of the two binds

@@ -18,7 +18,7 @@ def table() -> Table:
     """Return prompts of heads of 64, 72 and 128, the last by another kernel."""
     columns = {
         "device": ["H800_SXM"] * 3, "op": ["attention_prefill"] * 3, "dtype_in": ["bf16"] * 3, "time_us": ["10"] * 3,
-        "head_dim": ["64", "72", "128"], "kernel": ["flash", "flash", "triton"],
+        "head_dim": ["64", "72", "128"], "kernel": ["flash", "flash", "triton"], "sub_op": ["", "encoder", ""],
     }  # fmt: skip
     return table_of(RawTable(Path("rows.csv"), columns, range(1, 4)))
 
@@ -36,3 +36,7 @@ def test_rows_are_chosen_by_kernel(table: Table) -> None:
 def test_heads_that_another_kernel_runs_are_left_out(table: Table) -> None:
     chosen = rows_of(implementation(kernels=["flash"], without_head_dims=[72]), table)
     assert np.flatnonzero(chosen).tolist() == [0]
+
+
+def test_kinds_of_rows_that_another_kernel_runs_are_left_out(table: Table) -> None:
+    assert rows_of(implementation(without_sub_ops=["encoder"]), table).tolist() == [True, False, True]

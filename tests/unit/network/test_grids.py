@@ -197,6 +197,9 @@ def test_a_grid_with_too_few_routers_says_so() -> None:
     assert network is not None
     with pytest.raises(InputError, match="16 ports"):
         fabric_graph(network, 17)
+    with pytest.raises(InputError, match="16 ports, 17 endpoints"):
+        group_links(Group(17.0), dies("mesh", (4.0, 4.0)))
+    assert group_links(Group(np.array([16.0, 17.0])), dies("mesh", (4.0, 4.0))).nodes.tolist() == [16.0, 17.0]
 
 
 def test_a_grid_that_is_too_large_to_lay_out_is_refused() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,6 +181,8 @@ def test_a_scheduler_that_does_not_answer_is_told(address: str, monkeypatch: pyt
     monkeypatch.setattr("costmodel.study.executors.CONNECT", 0.5)
     with pytest.raises(InputError, match=r"no scheduler answers|needs Dask"), pool(scheduler=address):
         pass
+    distributed = sys.modules.get("distributed")  # a client that fails is never closed, and its end may wait for ever
+    assert distributed is None or not [one for one in gc.get_objects() if type(one) is distributed.Client]
 
 
 def test_an_embedded_dask_cluster_gives_the_same_files(decode_only: costmodel.Workload, tmp_path: Path) -> None:
