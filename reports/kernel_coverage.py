@@ -99,10 +99,12 @@ def held(one: Candidate, plan: FitPlanFile) -> Held:
     )  # fmt: skip
 
 
-def sample(plan: FitPlanFile, found: Iterator[Candidate], each: int) -> Iterator[Held]:
-    """Yield what fits say of rows that they have not seen, of `each` families of a device and operator."""
+def sample(plan: FitPlanFile, found: Iterator[Candidate], each: int, most: int) -> Iterator[Held]:
+    """Yield what fits say of rows that they have not seen: `each` families of a device and operator, `most` in all."""
     taken: Counter[tuple[str, str]] = Counter()
     for one in found:
+        if taken.total() >= most:
+            return
         if taken[one.of] >= each:
             continue
         try:
@@ -131,9 +133,10 @@ def page(found: Sequence[Held], command: str) -> str:
 
 def _introduction() -> Iterator[str]:
     yield "Of every device and operator of the tables a family is drawn and fitted again without a quarter of its"
-    yield "groups of shapes (`unseen`: other heads, widths, models) and a quarter of the other shapes (`within`), all choices"
-    yield "included. Fits here see some 170 rows, shipped ones thousands: errors and widths are larger than those"
-    yield f"of the shipped fits, shares inside comparable. Outside the bars, of {ENOUGH} rows and more: marked `*`."
+    yield "groups of shapes (`unseen`: other heads, widths, models) and a quarter of the other shapes (`within`),"
+    yield "all choices included. Fits here see a hundred rows or two, shipped ones up to thousands: errors and widths"
+    yield "are larger than those of the shipped fits, shares inside comparable."
+    yield f"Outside the bars, of {ENOUGH} rows and more: marked `*`."
 
 
 def _verdicts(found: Sequence[Held]) -> Iterator[str]:
@@ -169,17 +172,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("measurements", type=Path, help="folder of measurement tables")
     parser.add_argument("--output", type=Path, required=True, help="page to write")
     parser.add_argument("--each", type=int, default=1, help="families of a device and operator")
+    parser.add_argument("--most", type=int, default=1000, help="families in all")
     parser.add_argument("--rows", type=int, default=300, help="rows of a family")
     parser.add_argument("--only", default="", help="devices whose name contains one of these, by comma")
     chosen = parser.parse_args(arguments)
     plan = read(Library(()), "fit_plans", PLAN, FitPlanFile)
     asked = "".join(f" --{name} {value}" for name, value, usual in (
-        ("each", chosen.each, 1), ("rows", chosen.rows, 300), ("only", chosen.only, ""),
+        ("each", chosen.each, 1), ("most", chosen.most, 1000), ("rows", chosen.rows, 300), ("only", chosen.only, ""),
     ) if value != usual)  # fmt: skip
     command = f"python -m reports.kernel_coverage MEASUREMENTS --output {chosen.output.as_posix()}{asked}"
     found: list[Held] = []
-    for one in sample(plan, families(plan, read_tables(chosen.measurements), chosen.rows, chosen.only.split(",")),
-                      chosen.each):  # fmt: skip
+    drawn = families(plan, read_tables(chosen.measurements), chosen.rows, chosen.only.split(","))
+    for one in sample(plan, drawn, chosen.each, chosen.most):
         found.append(one)
         told = ", ".join(f"{name} {part.inside.mean():.0%} of {len(part.inside)}" for name, part in one.parts.items())
         sys.stdout.write(f"{one.candidate.file.name} {one.candidate.key}: {told}\n")
