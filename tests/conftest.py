@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there are as many workers as processors
 
 import costmodel
+
+gc.set_threshold(50_000, 20, 20)  # the heap of a whole suite is searched less often: a twentieth of its time
 
 SHORT, LONG = 40, 200  # examples of a property
 COMMON = {"derandomize": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

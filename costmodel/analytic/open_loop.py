@@ -136,7 +136,9 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         sets = self._scenario.parallel.pp
         prompts, decodes = (pass_times(model, wider) for model in self._models)
         with_prompts, decode_only = prompts.round(sets), decodes.round(sets)
-        behind = self._states.behind_ranks(with_prompts, decode_only, padded_ranks(self._scenario))
+        scv = self._plan.arrival_scv
+        others = busy_share(maximum(self._nodes - minimum(scv, 1.0), 0.0), scv)
+        behind = self._states.behind_ranks(with_prompts, decode_only, padded_ranks(self._scenario), others)
         return StepTable(
             with_prompts, decode_only + behind, behind, prompts.kernels, decodes.kernels, prompts.joules, decodes.joules
         )  # fmt: skip

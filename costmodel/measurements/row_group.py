@@ -65,7 +65,7 @@ class BlankCells(Exception):
 
     def __init__(self, column: str, rows: Mask) -> None:
         super().__init__(f"`{column}` is empty, which the operation needs")
-        self.rows = rows
+        self.column, self.rows = column, rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)

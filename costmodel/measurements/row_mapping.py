@@ -121,12 +121,29 @@ def map_all(
                     mapped.append(_map(table, rows, catalogue))
                     break
                 except BlankCells as blank:
-                    left_out.append(ExcludedRows(operation, str(blank), rows[blank.rows]))
+                    lacking = rows[blank.rows]
+                    left_out.append(ExcludedRows(operation, _needed(table, lacking, catalogue), lacking))
                     rows = rows[~blank.rows]
                 except Unmapped as why:
                     left_out.append(ExcludedRows(operation, str(why), rows))
                     break
     return mapped, left_out
+
+
+def _needed(table: Table, rows: Indices, catalogue: Catalogue) -> str:
+    """Return which columns the operation of rows needs and some of them lack, all at once: each is filled to see on."""
+    part, columns = table.take(rows), []
+    while True:
+        try:
+            _map(part, np.arange(len(rows)), catalogue)
+        except BlankCells as blank:
+            columns.append(blank.column)
+            part = part.filled(blank.column, 1.0)
+            continue
+        except Unmapped:
+            pass
+        told = ", ".join(f"`{name}`" for name in columns)
+        return f"{told} {'is' if len(columns) == 1 else 'are'} empty, which the operation needs"
 
 
 def by_operation(

@@ -90,6 +90,11 @@ class Table:
             self.seconds[rows], self.files[rows], self.lines[rows],
         )  # fmt: skip
 
+    def filled(self, name: str, value: float) -> Table:
+        """Return the table with a number where a column of numbers has none."""
+        column = self.numbers[name]
+        return replace(self, numbers={**self.numbers, name: np.where(np.isnan(column), value, column)})
+
     def groups(self, *names: str) -> Iterator[tuple[tuple[str, ...], Indices]]:
         """Yield every combination of values of some columns, in order, with the positions of its rows.
 

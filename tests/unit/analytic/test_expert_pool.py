@@ -166,7 +166,7 @@ def test_equal_layers_take_as_long_as_their_runs_one_by_one(batches: int) -> Non
 
 def test_requests_are_served_from_tables_of_both_sides() -> None:
     """A request alone takes what the closed form says; tables of whole steps are as near as those without a pool."""
-    layout = {"parallel__dp": 1, "parallel__expert_pool": 8, "micro_batches": 1, "scheduler__max_num_seqs": 16}
+    layout = {"parallel__expert_pool": 8, "micro_batches": 1, "scheduler__max_num_seqs": 16}
     workload = loaded("serving", requests={"count": 8, "arrivals": "even", "rate": "0.5 /s"}, **layout)
     scenario = workload.scenario("one")
     assert isinstance(scenario.plan, Serving)

@@ -313,9 +313,13 @@ def test_a_long_time_with_host_overhead_is_kept(table, catalogue):
 
 
 def test_a_row_without_its_shape_is_left_out_and_the_others_stay(table, catalogue):
-    mapped, left_out = map_rows(table(GEMM, GEMM | {"k": "", "m": 3}, GEMM | {"m": 5}), catalogue)
+    rows = table(GEMM, GEMM | {"k": "", "m": 3}, GEMM | {"m": 5}, GEMM | {"m": "", "n": "", "k": ""})
+    mapped, left_out = map_rows(rows, catalogue)
     assert [one.rows.tolist() for one in mapped] == [[0, 2]]
-    assert [(one.reason, one.rows.tolist()) for one in left_out] == [("`k` is empty, which the operation needs", [1])]
+    assert [(one.reason, one.rows.tolist()) for one in left_out] == [
+        ("`m`, `n`, `k` are empty, which the operation needs", [3]),
+        ("`k` is empty, which the operation needs", [1]),
+    ]
 
 
 def test_every_row_is_either_mapped_or_left_out(table, catalogue):
