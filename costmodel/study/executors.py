@@ -92,7 +92,7 @@ def _dask(workers: int | None, scheduler: str) -> Iterator[Pool]:
         else:
             asyncio.run(_reach(distributed, scheduler))
             found = scheduler
-        client = opened.enter_context(distributed.Client(found, timeout=CONNECT))
+        client = opened.enter_context(distributed.Client(found))
         cores = sum(client.ncores().values())
         if not cores:
             raise InputError.single(
@@ -110,7 +110,8 @@ async def _reach(distributed: Any, address: str) -> None:
     """
     try:
         options = distributed.Security().get_connection_args("client")
-        await (await distributed.comm.connect(address, timeout=CONNECT, **options)).close()
+        connected = distributed.comm.connect(address, timeout=CONNECT, **options)
+        await (await asyncio.wait_for(connected, 2.0 * CONNECT)).close()  # the first limit is not that of a greeting
     except (OSError, ValueError, TypeError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError.single(

@@ -7,16 +7,20 @@ import re
 import resource
 import signal
 import subprocess
-import time
 
 import pytest
-from command_line import PATIENCE, command, stopped
+from command_line import command, run_here, stopped
 
 FLAGSHIP = "deepseek_v3"
 NVLINK = "hardware.links.nvlink.bandwidth"
 BATCH = "scenarios.decode.batch_per_device"
 RANGE = f"{NVLINK}=200GB/s..900GB/s:8"
-LARGE = ("--vary", f"{NVLINK}=200GB/s..900GB/s:15000", "--scenario", "decode", "--scenario", "prefill")  # 6 MB
+POINTS = 600
+LARGE = (
+    "--vary", "scenarios.decode.precision=bf16,fp8-inference", "--vary", f"{NVLINK}=200GB/s..900GB/s:{POINTS // 2}",
+    "--scenario", "decode",
+)  # fmt: skip  # 75 kB
+SIMULATED = ("--vary", f"{NVLINK}=200GB/s..900GB/s:5", "--scenario", "decode", "--engine", "event")  # two parts: 4 + 1
 SMALL = (f"{BATCH}=64,128", "hardware.memory.hbm.capacity=10GB,80GiB")
 
 
@@ -129,7 +133,7 @@ def test_a_folder_that_cannot_be_made_is_told(run):
     assert "/proc" in done.err
 
 
-def test_a_full_disk_leaves_whole_parts_only_and_the_sweep_goes_on(tmp_path):
+def test_a_full_disk_leaves_whole_parts_only_and_the_sweep_goes_on(run, tmp_path):
     """A limit on the size of files stands for the disk."""
     out = tmp_path / "out"
     started = subprocess.run(
@@ -137,46 +141,47 @@ def test_a_full_disk_leaves_whole_parts_only_and_the_sweep_goes_on(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
     assert started.returncode == 2
     assert started.stderr.startswith(f"{out / 'points' / 'part-0000'}")
     assert "cannot be written: " in started.stderr
     assert list((out / "points").glob(".*")) == []
-    assert rows_of(out, again=True) == 1 + 2 * 15000
+    assert run("sweep", FLAGSHIP, *LARGE, "--output", out).code == 0
+    assert sum(len(part.splitlines()) - 1 for part in parts_of(out).values()) == POINTS
 
 
-def table_of(out):
-    """Return the bytes of all parts in order."""
-    return b"".join(path.read_bytes() for path in sorted((out / "points").iterdir()))
+def parts_of(out):
+    """Return the bytes of each part."""
+    return {path.name: path.read_bytes() for path in sorted((out / "points").iterdir())}
 
 
-def rows_of(out, *, again):
-    """Return the lines of the table, with one heading; with `again`, after the same command."""
-    if again:
-        done = subprocess.run(command("sweep", FLAGSHIP, *LARGE, "--output", out), capture_output=True, check=False)
-        assert done.returncode == 0
-    texts = [path.read_text().splitlines() for path in sorted((out / "points").iterdir())]
-    return 1 + sum(len(lines) - 1 for lines in texts)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return what a sweep that nothing stops leaves."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COSTMODEL_TABLE", "csv")
+        assert run_here("sweep", FLAGSHIP, *SIMULATED, "--output", out).code == 0
+    return out
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_sweep_goes_on_to_the_same_table(tmp_path, sent):
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    started = subprocess.Popen(command("sweep", FLAGSHIP, *LARGE, "--output", out), stderr=subprocess.PIPE, text=True)
-    while started.poll() is None and not list((out / "points").glob("part-*")):
-        time.sleep(0.001)
-    started.send_signal(sent)
-    _, err = started.communicate(timeout=PATIENCE)
-    assert "Traceback" not in err
-    assert started.returncode in (0, 130 if sent is signal.SIGINT else -sent)
-    if started.returncode == 130:
-        assert f"interrupted: {out} keeps the finished points; run the same command to resume" in err
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_sweep_goes_on_to_the_same_table(run, whole, tmp_path, by):
+    """It is stopped where its second part, which is written, gets its name."""
+    out = tmp_path / "out"
+    second = os.path.realpath(out / "points" / ".part-00001")
+    done = stopped("sweep", FLAGSHIP, *SIMULATED, "--output", out, event="os.rename", of=second, by=by)
+    assert "Traceback" not in done.err
+    assert done.code == (130 if by is signal.SIGINT else -by)
+    if by is signal.SIGINT:
+        assert f"interrupted: {out} keeps the finished points; run the same command to resume" in done.err
     first = (out / "points" / "part-00000.csv").stat()
-    assert rows_of(out, again=True) == 1 + 2 * 15000
+    assert not (out / "points" / "part-00001.csv").exists()
+    assert run("sweep", FLAGSHIP, *SIMULATED, "--output", out).code == 0
     assert (out / "points" / "part-00000.csv").stat().st_mtime_ns == first.st_mtime_ns
-    subprocess.run(command("sweep", FLAGSHIP, *LARGE, "--output", whole), capture_output=True, check=True)
-    assert table_of(out) == table_of(whole)
+    assert len(parts_of(out)) == 2
+    assert parts_of(out) == parts_of(whole)
     assert (out / "study.json").read_bytes() == (whole / "study.json").read_bytes()
 
 

@@ -233,7 +233,7 @@ def test_the_flagship_s_sweep_equals_its_points() -> None:
         vary={
             "hardware.links.nvlink.bandwidth": [1e11, 9e11],
             "hardware.node.nic.bandwidth": [2e10, 2e11],
-            "scenarios.training.micro_batch": [1, 2, 3],
+            "scenarios.training.micro_batch": [1, 3],
             "scenarios.training.sequence": [1024, 3001],
         },
     )
@@ -246,7 +246,7 @@ def test_the_flagship_s_sweep_equals_its_points() -> None:
             )
         },
     )
-    for result, index in ((product, (0, 0, 0, 0)), (product, (1, 0, 2, 1)), (scattered, (0,)), (scattered, (4,))):
+    for result, index in ((product, (0, 0, 0, 0)), (product, (1, 0, 1, 1)), (scattered, (0,)), (scattered, (4,))):
         assert np.all(result.fits)
         document = result.at(*index)
         for name, value in document["metrics"].items():

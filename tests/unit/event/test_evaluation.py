@@ -29,6 +29,7 @@ from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.event.conditions import Conditions
 from costmodel.event.evaluation import NOT_SIMULATED, EventEngine
+from costmodel.event.perturbation import scaled_as_closed_form
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture, Layer
 from costmodel.workload.plans import Sharding
@@ -236,6 +237,12 @@ def test_intervals_with_noise_are_moved_by_the_ratio_of_the_closed_form_where_si
         for perturbed in (True, False)
     )
     assert moved["ttft"] == pytest.approx(own["ttft"], rel=5e-3)
+
+
+def test_a_simulation_s_metrics_move_by_the_ratio_of_the_closed_form_s_and_its_bubble_by_the_difference() -> None:
+    closed, moved = {"step_time": 10.0, "bubble_time": 3.0}, {"step_time": 11.0, "bubble_time": 4.0}
+    found = scaled_as_closed_form({"step_time": 12.0, "bubble_time": 5.0}, closed, moved)
+    assert found == {"step_time": pytest.approx(13.2), "bubble_time": 6.0}
 
 
 def test_a_step_that_a_failed_device_ends_is_infeasible_and_says_what_waits() -> None:

@@ -11,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import costmodel
+from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.api import event_engine
+from costmodel.cost.calibration import ROOFLINE
+from costmodel.cost.time import message
 from costmodel.event.links import binding_links
+from costmodel.event.task_groups import wire_seconds
 from costmodel.hardware import Cluster
 from costmodel.network.flow_session import FlowSession
 from costmodel.network.flows import run_flows
@@ -146,6 +150,11 @@ def test_two_sends_end_when_all_of_their_flows_do(network: dict[str, str], longe
     assert by_flow.makespan * (1 - 1e-6) <= max(ends) <= by_flow.makespan * (1 + longer + 1e-6)
 
 
+def test_of_what_is_exposed_the_same_share_is_on_the_wire() -> None:
+    sent = TimedOperator(Collective("sum", "all_reduce", 1e6, Group(8.0)), message(4e-6, 1e-6), ROOFLINE)
+    assert wire_seconds(sent, 2e-6) == pytest.approx(1.5e-6)
+
+
 def test_two_messages_that_need_one_nic_take_as_long_as_both_and_those_that_need_others_do_not() -> None:
     loads = LinkLoads(cluster(), 16, 128)
     one, other = loads.send(1e6, 0, 1), loads.send(1e6, 0, 1)
@@ -221,3 +230,6 @@ def test_many_ranks_of_one_expert_group_are_not_simulated_twice() -> None:
     workload.points(engine="event", simulation=engine)
     graph = engine.timelines["training"].graph
     assert 1 + max(stream.device for stream in graph.streams) == 16
+    sends = [task for task in graph.tasks if task.name == "pipeline send"]
+    assert len(sends) == 2 * 15 * 2 * 16  # 32 micro-batches from both ends, activations and gradients, over 15 borders
+    assert all(task.seconds > 2.8e-6 for task in sends)  # the fabric's latency at least, before bytes move

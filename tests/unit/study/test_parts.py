@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -176,11 +177,13 @@ def test_parquet_holds_what_csv_does(decode_only: costmodel.Workload, tmp_path: 
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("address", ["nowhere", "tcp://127.0.0.1:1"])
+@pytest.mark.parametrize("address", ["nowhere", "tcp://127.0.0.1:1", "silent"])
 def test_a_scheduler_that_does_not_answer_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("costmodel.study.executors.CONNECT", 0.5)
-    with pytest.raises(InputError, match=r"no scheduler answers|needs Dask"), pool(scheduler=address):
-        pass
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = address.replace("silent", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(InputError, match=r"no scheduler answers|needs Dask"), pool(scheduler=address):
+            pass
     distributed = sys.modules.get("distributed")  # a client that fails is never closed, and its end may wait for ever
     assert distributed is None or not [one for one in gc.get_objects() if type(one) is distributed.Client]
 
