@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from costmodel.errors import InputError
 
+DESIGNED = "designed"
+"""Beside the suites: five kernels of each family of theirs, which move fits that other devices lend the most."""
 SUITES = (
     "copies",
     "gemm",
@@ -191,7 +193,12 @@ class ProfileLimits:
         peak = self.peaks.get(shape.dtype)
         if peak is None:
             return shape.op == "launch" or not shape.flop
-        return max(shape.flop / peak, shape.traffic / self.bandwidth) <= self.longest
+        return self.least_time(shape) <= self.longest
+
+    def least_time(self, shape: Shape) -> float:
+        """Return the roofline's time of a kernel [s]."""
+        work = shape.flop / self.peaks[shape.dtype] if shape.flop else 0.0
+        return max(work, shape.traffic / self.bandwidth)
 
     def named(self, shape: Shape) -> Shape:
         """Return a kernel with the versions of what runs it."""
@@ -204,16 +211,20 @@ def _is_shared(shape: Shape) -> bool:
 
 
 def shapes(suites: Sequence[str], reach: ProfileLimits) -> list[Shape]:
-    """Return the kernels of some suites (none: all) that a device can time; raise InputError on an unknown suite."""
-    wrong = [name for name in suites if name not in SUITES]
+    """Return the kernels of some suites (none: all) that a device can time; raise InputError on an unknown suite.
+
+    With `DESIGNED` among them, five of each family of the others.
+    """
+    known = (*SUITES, DESIGNED)
+    wrong = [name for name in suites if name not in known]
     if wrong:
-        raise InputError.single(f"no suite `{wrong[0]}`", field="--suite", hint=f"known: {', '.join(SUITES)}")
+        raise InputError.single(f"no suite `{wrong[0]}`", field="--suite", hint=f"known: {', '.join(known)}")
     by_format = {
         "gemm": _gemm, "grouped_gemm": _grouped, "attention": _attention, "mla": _mla, "moe": _moe,
         "elementwise": _elementwise, "optimizer": _optimizer,
     }  # fmt: skip
     candidates: list[Shape] = []
-    for name in suites or SUITES:
+    for name in [name for name in suites if name != DESIGNED] or SUITES:
         if name == "copies":
             candidates += copies(gpu=reach.gpu)
         elif name == "launch":
@@ -222,7 +233,24 @@ def shapes(suites: Sequence[str], reach: ProfileLimits) -> list[Shape]:
             candidates += collectives(reach)
         else:
             candidates += [shape for dtype in reach.peaks for shape in by_format[name](dtype, gpu=reach.gpu)]
-    return [reach.named(shape) for shape in candidates if reach.holds(shape)]
+    held = [reach.named(shape) for shape in candidates if reach.holds(shape)]
+    return list(_designed(held, reach)) if DESIGNED in suites else held
+
+
+def _designed(candidates: Sequence[Shape], reach: ProfileLimits) -> Iterator[Shape]:
+    """Yield the five kernels of each family that say most of its launch, its memory and its arithmetic.
+
+    The shortest, and of the longer half the two with the fewest and the two with the most FLOP a byte: where few rows
+    move a lent fit, those like them move the most. Rows that are context for people are left out.
+    """
+    families: dict[tuple[str, ...], list[Shape]] = {}
+    for shape in candidates:
+        if not shape.secondary:
+            families.setdefault(shape.family, []).append(shape)
+    for own in families.values():
+        by_time = sorted(own, key=reach.least_time)
+        longer = sorted(by_time[len(by_time) // 2 :], key=lambda shape: shape.flop / max(shape.traffic, 1.0))
+        yield from dict.fromkeys((by_time[0], *longer[:2], *longer[-2:]))
 
 
 def sustained(reach: ProfileLimits) -> list[Shape]:

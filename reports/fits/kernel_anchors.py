@@ -37,6 +37,7 @@ COMMAND = "python -m reports.fits.kernel_anchors MEASUREMENTS --output hardware/
 FEWEST = 8  # rows of a family of an implementation
 MOST = 40  # of them that the likelihood sees
 WORTH = 10.0  # chosen: rows of one family that count as independent at most
+DRAWS = 16  # single rows of a family, each of which is the one that is known in its turn
 OUTLYING = 4.0  # half-widths beyond which a row counts as if it lay there
 SEED = 0
 
@@ -121,9 +122,9 @@ def lines_of(known: Sequence[Family], shared: SharedErrors) -> Iterator[str]:
     random = np.random.default_rng(SEED)
     by_key: dict[str, list[tuple[tuple[Array, Array], ...]]] = {}
     for each in known:
-        one = random.permutation(len(each.errors))[:1]
-        cases = (np.array([], dtype=np.intp), one, each.five())
-        by_key.setdefault(each.key, []).append(tuple(each.after(rows, shared)[:2] for rows in cases))
+        ones = random.permutation(len(each.errors))[:DRAWS, None]
+        cases = (np.zeros((1, 0), dtype=np.intp), ones, each.five()[None])
+        by_key.setdefault(each.key, []).append(tuple(_after(each, rows, shared) for rows in cases))
     for key, parts in sorted(by_key.items()):
         shown = []
         for number in range(3):
@@ -134,6 +135,12 @@ def lines_of(known: Sequence[Family], shared: SharedErrors) -> Iterator[str]:
         worse = " and ".join(f"{sum(pair[i] > pair[0] for pair in pairs)}" for i in (1, 2))
         rows = sum(len(part[0][0]) for part in parts)
         yield f"| {key} | {rows} | {' | '.join(shown)} | {worse} of {len(parts)} |"
+
+
+def _after(family: Family, draws: Indices, shared: SharedErrors) -> tuple[Array, Array]:
+    """Return log errors and halves of intervals of the rows that known ones leave. draws: known rows, a set a line."""
+    logs, halves = zip(*(family.after(rows, shared)[:2] for rows in draws), strict=True)
+    return np.concatenate(logs), np.concatenate(halves)
 
 
 def render(shared: SharedErrors, known: Sequence[Family], made: str) -> str:
@@ -182,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "# What a few rows of an unmeasured device are worth", "",
             f"Made by `{COMMAND} --path WITHOUT --table reports/kernel_anchors.md --every {chosen.every}`.", "",
             "Median of abs(log(measured / predicted)), share inside 80 % intervals, median factor from a prediction to",
-            "an interval's end. One row is drawn by chance; five: a tiny kernel, two of memory, two of work.",
+            f"an interval's end. One row: each of up to {DRAWS} drawn by chance in its turn; five: a tiny kernel, two",
+            "of memory, two of work.",
             "", f"## Without all devices of {chosen.without}, whose rows the shares have not seen", "", *head,
             *lines_of(unseen, shared),
             "", "## Without the device itself (the shares are fitted to these rows)", "", *head,

@@ -130,16 +130,20 @@ def nested(one: Candidate, recipe: Recipe) -> Nested:
     draws = np.random.default_rng([SEED, 1])
     by_group = np.isin(samples.groups, draws.choice(names, size=max(round(GROUPS * len(names)), 1), replace=False))
     by_shape = draws.random(len(samples)) < SHAPES
-    parts = [_left_out(one, recipe, mask) for mask in (by_group, by_shape)]
+    parts = []
+    for mask in (by_group, by_shape):
+        seen = samples.take(~mask)
+        parts.append(left_out_rows(one, fit_family(seen, recipe), seen, samples.take(mask)))
     device, implementation = one.file.device[len(KIND) :], one.file.name.partition("/")[2]
     return Nested(device, implementation, one.key, 1.0 / ratio - 1.0, float(inside.mean()), *parts)
 
 
-def _left_out(one: Candidate, recipe: Recipe, mask: RowMask) -> LeftOut:
+def left_out_rows(one: Candidate, found: FamilyFitResult, seen: Samples, others: Samples) -> LeftOut:
+    """Return what a family's fit to the rows seen says of others."""
     samples, file, key = one.samples, one.file, one.key
-    seen, others = samples.take(~mask), samples.take(mask)
-    fit = _stated(fit_family(seen, recipe), seen.seconds, _shipped(file, key))
-    choice = Choice(Calibration(file.name, {**samples.known.families, key: fit}), "")
+    fit = _stated(found, seen.seconds, _shipped(file, key))
+    joint = {} if found.companion is None else found.companion.fits()
+    choice = Choice(Calibration(file.name, {**samples.known.families, **joint, key: fit}), "")
     times, lows, highs = (
         np.concatenate(column)
         for column in zip(*(times_of(part, choice, samples.framework) for part in others.parts), strict=True)

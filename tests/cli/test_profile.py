@@ -61,8 +61,8 @@ import datetime, os, sys
 import torch.distributed as dist
 from costmodel.errors import InputError
 from costmodel.profiling import collectives
+collectives._PATIENCE = datetime.timedelta(seconds=15)  # in which two ranks that have started also join
 ranks = collectives.Ranks("cpu")
-dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=3), ranks._words)  # now that all have joined
 if ranks.rank == 0:
     dist.barrier()  # waits inside the message that the other rank never reaches
 try:

@@ -45,7 +45,7 @@ def seconds(rows: Quantity, machine: Machine, calibration) -> Quantity:
 def test_many_rows_an_expert_are_not_what_a_table_of_few_rows_extrapolates_to(machine, calibration):
     rows = 8192.0
     share = 2.0 * rows * 28672.0 * 4096.0 * 8.0 / seconds(rows, machine, calibration) / 989.4e12
-    assert 0.3 < share < 0.8
+    assert 0.25 < share < 0.8  # default tiles reach 21 % in the median of H100's rows, tuned ones 55
 
 
 def test_more_rows_take_longer_across_the_border_of_the_measured_sizes(machine, calibration):

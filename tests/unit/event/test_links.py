@@ -230,3 +230,6 @@ def test_many_ranks_of_one_expert_group_are_not_simulated_twice() -> None:
     workload.points(engine="event", simulation=engine)
     graph = engine.timelines["training"].graph
     assert 1 + max(stream.device for stream in graph.streams) == 16
+    sends = [task for task in graph.tasks if task.name == "pipeline send"]
+    assert len(sends) == 2 * 15 * 2 * 16  # 32 micro-batches from both ends, activations and gradients, over 15 borders
+    assert all(task.seconds > 2.8e-6 for task in sends)  # the fabric's latency at least, before bytes move

@@ -102,6 +102,23 @@ def test_a_suite_holds_kernels_that_are_short_fit_and_differ(suite):
         assert all(value >= 1 for _, value in shape.sizes)
 
 
+def test_the_designed_kernels_are_five_of_each_family():
+    found, whole = shapes(["gemm", "designed"], SMALL), shapes(["gemm"], SMALL)
+    families = {shape.family for shape in whole if not shape.secondary}
+    for family in families:
+        own = [shape for shape in found if shape.family == family]
+        every = [shape for shape in whole if shape.family == family]
+        longer = sorted(every, key=SMALL.least_time)[len(every) // 2 :]
+        intensity = sorted(shape.flop / shape.traffic for shape in longer)
+        assert own[0] == min(every, key=SMALL.least_time)
+        assert [shape.flop / shape.traffic for shape in own[1:]] == [*intensity[:2], *intensity[-2:]]
+        assert len(own) == 5
+    assert {shape.family for shape in found} == families
+    everything = shapes(["designed"], SMALL)
+    assert not any(shape.secondary for shape in everything)
+    assert {shape.suite for shape in found} < {shape.suite for shape in everything}
+
+
 def test_more_time_and_libraries_only_add_kernels():
     small = replace(SMALL, gpu=True)
     larger = replace(small, longest=1e-2, versions={"torch": "", "flash_attn": "2.8"})
