@@ -33,7 +33,12 @@ RATES = frozenset({
     "requests_per_second", "input_tokens_per_second", "prefill_tokens_per_second_per_device",
     "decode_tokens_per_second_per_device", "mfu", "mfu_noncausal", "hfu", "flop_rate_per_device",
 })  # fmt: skip
+_OFFERED = frozenset({
+    "requests_per_second", "input_tokens_per_second", "tokens_per_second", "tokens_per_second_per_device",
+    "cost_per_million_tokens",
+})  # fmt: skip  # that follow the requests which come while an engine keeps up
 ENERGIES = frozenset({"energy_per_token", "energy_per_trillion_tokens"})
+_ROUNDING = 1e-9
 NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
 CONDITIONS = ("transferred", "extrapolated", "roofline", "unknown", "experts", "first_token", "untried")
 """What widens the scatter of whole runs: bases of their kernels, a framework that names none, routed experts in a
@@ -71,7 +76,8 @@ def intervals(
 
     with c the metric at all medians, down_f and up_f its largest deviations under family f; on a logarithmic scale
     except for `LINEAR` metrics. runs: how whole runs scatter about predictions, one more term of `TIMES` and `RATES`,
-    of which down_f and up_f then count in the share that runs show.
+    of which down_f and up_f then count in the share that runs show. A rate follows the scatter as far as it follows
+    the kernels: one that requests bring, and not the engine's speed, has none (`_followed`).
     """
     perturbations = perturbations_of(families, dimensions)
     if not perturbations:
@@ -91,9 +97,29 @@ def intervals(
             spans[name] = minimum(value, maximum(low, 0.0)), maximum(value, high)
         else:
             with np.errstate(invalid="ignore"):  # of a time that has no end, such as waiting for an overloaded engine
-                low, high = _quadrature(np.log(values), _run_deviations(name, runs))
-            spans[name] = minimum(value, np.exp(low)), maximum(value, np.exp(high))
+                centre, down, up, kernels = _run_deviations(name, runs)
+                followed = _followed(name, values, perturbed)
+                low, high = _quadrature(np.log(values), (followed * centre, followed * down, followed * up, kernels))
+            ends = (np.where(followed > 0.0, np.exp(each), value) for each in (low, high))
+            spans[name] = minimum(value, next(ends)), maximum(value, next(ends))
     return spans
+
+
+def _followed(name: str, values: Array, perturbed: Metrics) -> Quantity:
+    """Return how much of the change of a token's time a metric shows under perturbed kernels, 0 to 1.
+
+    One for all but rates and costs where requests come by themselves: what they bring an engine that keeps up is the
+    same however fast it is.
+    """
+    reference = perturbed.get("tpot")
+    if "highest_stable_rate" not in perturbed or reference is None or name not in _OFFERED:
+        return 1.0
+    paces = np.broadcast_to(np.asarray(reference, dtype=np.float64), values.shape)
+    changes = [np.abs(np.log(each / each[:1])).sum(axis=0) for each in (values, paces)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share: Array = np.minimum(changes[0] / changes[1], 1.0)
+    share = np.where(share > _ROUNDING, share, 0.0)
+    return np.where(changes[1] > 0.0, share, 1.0)
 
 
 def deviations(

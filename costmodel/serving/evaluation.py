@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.serving import ServingEvaluation
+from costmodel.analytic.serving import ServingEvaluation, most_running
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
@@ -52,7 +52,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
     ) -> None:  # fmt: skip
         self._scenario, self._plan, self._calibration = scenario, plan, calibration
         self._checkpoint, self._workers = checkpoint, workers
-        self.ledger: Ledger | None = kv_pool(scenario, plan).ledger
+        self._pool = kv_pool(scenario, plan)
+        self.ledger: Ledger | None = self._pool.ledger
 
     @cached_property
     def simulation(self) -> Simulation:
@@ -124,7 +125,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             "tokens_per_second_per_device": tokens / devices,
             "tokens_per_second_per_user": 1.0 / tpot,
             "concurrency": total["running"],
-            "max_concurrency": float(served.policy.max_seqs),
+            "max_concurrency": float(most_running(self._scenario, self._plan, self._pool)),
             "kv_blocks": float(served.policy.blocks),
             "kv_use": total["kv_use"],
             "prefix_hit_rate": total["cached_tokens"] / total["input_tokens"],

@@ -259,3 +259,23 @@ def test_tails_of_requests_are_on_both_screens_of_a_serving_scenario(run, tmp_pa
     assert re.search(r"^of requests +p50 +p90 +p99$", whole, re.MULTILINE)
     assert re.search(r"^time per output token +[\d.]+ ms +[\d.]+ ms +[\d.]+ ms$", whole, re.MULTILINE)
     assert "basis of a time: " in whole
+
+
+def test_what_requests_bring_is_as_sure_as_they_are(run, tmp_path):
+    workload = """
+schema: costmodel/workload@1
+model: models/llama-3-8b
+scenarios:
+  chat: {{phase: serving, cluster: nodes/h100-x1, framework: vllm, input_tokens: 1000, output_tokens: 250, rate: {} /s}}
+"""
+    spans = {}
+    for rate in (8, 23.9, 100):
+        file = tmp_path / f"{rate}.yaml"
+        file.write_text(workload.format(rate), encoding="utf-8")
+        found = json.loads(run("simulate", str(file), "--json").out)["scenarios"]["chat"]
+        spans[rate] = {name: found["intervals"][name] for name in ("requests_per_second", "cost_per_million_tokens")}
+        high = spans[rate]["requests_per_second"][1]
+        assert high <= max(rate, found["intervals"]["highest_stable_rate"][1]) * (1 + 1e-9)
+    assert all(low == high for low, high in spans[8].values())
+    near, over = (spans[rate]["requests_per_second"] for rate in (23.9, 100))
+    assert 1.0 < near[1] / near[0] < over[1] / over[0]
