@@ -119,6 +119,15 @@ def test_any_number_of_threads_gives_the_same_bytes() -> None:
         assert one.tobytes() == other.tobytes()
 
 
+def test_a_request_longer_than_the_cache_is_told() -> None:
+    given = {**BASE, "scenarios.serving.memory.blocks": 4}
+    workload = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"])
+    scenario = workload.scenario("serving")
+    assert isinstance(scenario.plan, Serving)
+    with pytest.raises(InputError, match="does not fit in the KV cache of 64 tokens"):
+        Simulation(scenario, scenario.plan, workload.calibration(scenario))
+
+
 def test_prompts_computed_elsewhere_leave_decoding_steps_alone() -> None:
     mixed, apart = evaluation(count=2), evaluation(count=2, prefill=1, transfer={"bandwidth": "50 GB/s"})
     assert float(apart.times()["tpot"] or 0.0) < float(mixed.times()["tpot"] or 0.0)
