@@ -28,9 +28,13 @@ def command(
     prints errors on held-out rows.
     """
     from costmodel.fitting.scoring import score
-    from costmodel.measurements.tables import read_tables
+    from costmodel.measurements.raw_tables import read_columns
+    from costmodel.measurements.tables import ignored_note, read_tables
 
-    report = score(read_tables(measurements, device=device), search_path, columns)
+    table = read_tables(measurements, device=device)
+    if note := ignored_note(read_columns(measurements)):
+        click.echo(f"note: {note}", err=True)
+    report = score(table, search_path, columns)
     if as_json:
         print_json(report.document())
         return 0

@@ -24,14 +24,14 @@ def command(*, measurements: Path, device: str | None, output: Path, strict: boo
     """
     from costmodel.calibration.row_prediction import predict, write_predictions
     from costmodel.measurements.raw_tables import read_columns
-    from costmodel.measurements.tables import ignored_columns, read_tables
+    from costmodel.measurements.tables import ignored_note, read_tables
 
     table = read_tables(measurements, timed=False, device=device)
     columns = read_columns(measurements)
     predictions = predict(table, search_path)
     write_predictions(output, columns, predictions)
-    if ignored := ignored_columns(columns):
-        click.echo(f"note: no operation reads the columns {', '.join(f'`{name}`' for name in ignored)}", err=True)
+    if note := ignored_note(columns):
+        click.echo(f"note: {note}", err=True)
     counts = predictions.count_by_basis()
     listed = ", ".join(
         f"{rows:,} {'without a prediction' if name == 'none' else name}" for name, rows in counts.items()

@@ -72,6 +72,8 @@ def score(table: Table, search_path: Sequence[str | Path] = (), by: Sequence[str
         if column not in (*TEXTS, *NUMBERS):
             hint = suggest(column, (*TEXTS, *NUMBERS))
             raise InputError.single(f"measurements have no column {column!r}", hint=hint, field="--by")
+        if not table.has(column):
+            raise InputError.single(f"no row states `{column}`", hint="name a column that the table has", field="--by")
     found = screen(table, Catalogue(search_path))
     predictions = predict_mapped(found.rows, found.mapped, found.unmapped, search_path)
     return Evaluation(scores_of(found.rows, predictions, by), found.omissions)

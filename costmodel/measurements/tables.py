@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeAlias
 
@@ -38,6 +39,7 @@ _TOLD = (
 )  # fmt: skip
 """Columns of results, which are kept and say nothing of the work."""
 _JOINED = ("framework", "kernel", "timing", "notes")  # what meta.csv says about a meta_id
+_ALIKE = 0.85  # chosen: a slip of a letter or two in the name of a column
 _BLANK = {"device": "every row needs it, or --device stands in"}
 _SECONDS = 1e-6  # tables state microseconds
 _UNKNOWN_TIME = -1.0  # only a bandwidth or FLOP rate was published
@@ -109,6 +111,10 @@ class Table:
         ):
             yield key, np.array(rows_by_key[key], dtype=np.intp)
 
+    def has(self, name: str) -> bool:
+        """Tell whether any row states a column."""
+        return any(self.texts[name]) if name in self.texts else not np.isnan(self.numbers[name]).all()
+
     def _written(self, name: str) -> Texts:
         """Return a column as text."""
         if name in self.texts:
@@ -146,6 +152,14 @@ def ignored_columns(headers: Iterable[str]) -> list[str]:
     """Return the columns of a table that no operation reads, in order."""
     known = {*TEXTS, *NUMBERS, *REQUIRED, *_TOLD, ""}
     return [name for name in dict.fromkeys(each.strip() for each in headers) if name not in known]
+
+
+def ignored_note(headers: Iterable[str]) -> str | None:
+    """Return what to say of the columns that no operation reads, with what may be meant; nothing where all are read."""
+    known = (*TEXTS, *NUMBERS, *REQUIRED)
+    meant = ((name, get_close_matches(name, known, n=1, cutoff=_ALIKE)) for name in ignored_columns(headers))
+    told = [f"`{name}`" + (f" (did you mean `{close[0]}`?)" if close else "") for name, close in meant]
+    return f"no operation reads the columns {', '.join(told)}" if told else None
 
 
 def _sheet(path: Path) -> RawTable:

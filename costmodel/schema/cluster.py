@@ -34,7 +34,7 @@ GRIDS = ("mesh", "torus")
 class NicFile(Strict):
     """The NICs of a node."""
 
-    per_device: Number = Field(default=1.0, description="NICs per device")
+    per_device: Annotated[Value, Whole(1, 64)] = Field(default=1.0, description="NICs per device")
     bandwidth: NicBandwidth = Field(description="one NIC, one direction")
     latency: Latency | None = Field(description="time of a small message; null: unknown")
 

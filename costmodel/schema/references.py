@@ -33,6 +33,7 @@ _KINDS = (
     "kernel_anchors", "lever",
 )  # fmt: skip
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
+_LONGEST = 200  # characters of a part of a name: file systems take 255 with what follows it
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _WORKLOADS = "workloads"
 _ENDING = ".yaml"
@@ -97,7 +98,7 @@ class Library:
 
     def _path(self, kind: str, name: str) -> Path | None:
         """Return the file of a name, null where there is none."""
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or max(map(len, name.split("/"))) > _LONGEST:
             return None
         paths = (self._folder(root, kind) / f"{name}.yaml" for root in self.roots)
         return next((path for path in paths if path.is_file()), self._known.get((kind, name)))

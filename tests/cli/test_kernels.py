@@ -44,7 +44,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_rows_keep_their_order_and_every_column(run, world):
     table = write(world, "t.csv", ROWS)
     done = run("predict", table, "--output", "out.csv", "--path", world)
-    assert (done.code, done.err) == (0, "note: no operation reads the columns `note`, `mine`\n")
+    assert (done.code, done.err) == (0, "note: no operation reads the columns `note` (did you mean `notes`?), `mine`\n")
     before, after = rows_of(table), rows_of(world / "out.csv")
     assert list(after[0]) == [*before[0], *ADDED]
     assert [{name: row[name] for name in before[0]} for row in after] == before
@@ -219,6 +219,13 @@ def test_evaluate_tells_errors_and_what_it_left_out(run, world):
     assert sum(one["rows"] for one in apart) == ROWS_TO_FIT
     wrong = run("evaluate", "mine.csv", "--path", world, "--by", "kernal")
     assert (wrong.code, "did you mean `kernel`" in wrong.err) == (2, True)
+    absent = run("evaluate", "mine.csv", "--path", world, "--by", "window")
+    assert (absent.code, absent.err) == (2, "--by: no row states `window`; name a column that the table has\n")
+    write(world, "typo.csv", twice.replace("sub_op", "subop", 1))
+    assert (
+        "no operation reads the columns `subop` (did you mean `sub_op`?)"
+        in run("evaluate", "typo.csv", "--path", world).err
+    )
     shown = run("evaluate", "mine.csv", "--path", world).out
     assert f"mine.csv:{ROWS_TO_FIT + 2} repeats mine.csv:2" in shown
     assert f"{ROWS_TO_FIT}" in shown
