@@ -188,7 +188,7 @@ def left_to_requests(plan: Serving) -> tuple[str, ...]:
     if plan.scheduler.policy != "fcfs":
         told.append("`scheduler.policy`")
     if plan.slo is not None and any(each is not None for each in (plan.slo.ttft, plan.slo.tpot, plan.slo.e2e)):
-        told.append("`slo`")
+        told.append("goodput within `slo`")
     return (f"closed form: without {', '.join(told)}; `--engine event` has them",) if told else ()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from costmodel.report.expert_load import drawn_line, is_even, load_phrase, routing_line
@@ -11,6 +12,7 @@ from costmodel.report.page import Table, show, table
 from costmodel.report.text import NONE, count, gib, interval, memory_use, metric, quantity, readable, share
 from costmodel.result import Point, shown_line
 from costmodel.units import parse
+from costmodel.workload.plans import Serving
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -48,7 +50,8 @@ def show_simulation(
     )
     if detailed:
         for name, point in points.items():
-            _show_detail(name, point, drawn_line(workload, name, point) if engine == "analytic" else None)
+            drawn = drawn_line(workload, name, point) if engine == "analytic" else None
+            _show_detail(name, point, (_slo_line(workload, name, point), drawn))
     else:
         _show_overview(points)
     for line in _next_steps(arguments, points, detailed=detailed):
@@ -116,8 +119,8 @@ def _show_bases(points: Mapping[str, Point]) -> None:
         show(f"  {whose}{basis}{LOWER_BOUND if list(bases) == ['roofline'] else ''}")
 
 
-def _show_detail(name: str, point: Point, drawn: str | None) -> None:
-    """Print one scenario with its metrics, operators, schedule and memory. drawn: what even experts hide."""
+def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
+    """Print one scenario with its metrics, operators, schedule and memory. more: lines on its load and its limits."""
     show(f"\n{name}: {point.phase} on {_devices(point)} of {point.cluster}", "bold")
     if point.fits:
         show(metrics_table(point.metrics, point.intervals, readable))
@@ -127,8 +130,7 @@ def _show_detail(name: str, point: Point, drawn: str | None) -> None:
         _show_operators(point)
         if point.routing is not None:
             show(routing_line(point.routing))
-        if drawn is not None:
-            show(drawn)
+        _show_lines(more)
         if point.schedule is not None:
             parts = ", ".join(f"{readable(key)} {quantity(value, 'time')}" for key, value in point.schedule.items())
             show(f"schedule (average over pipeline ranks): {parts}")
@@ -157,6 +159,28 @@ def _show_tails(point: Point) -> None:
     for name, each in known.items():
         rows.add(TIMES_OF_REQUESTS.get(name, name), *(quantity(each[key], "time") for key in keys))
     show(rows)
+
+
+def _show_lines(lines: Iterable[str | None]) -> None:
+    """Print the lines that are there."""
+    for line in filter(None, lines):
+        show(line)
+
+
+def _slo_line(workload: Workload, name: str, point: Point) -> str | None:
+    """Return for each limit of a serving scenario the highest percentile that keeps it; nothing without limits."""
+    plan = workload.scenario(name).plan
+    if not isinstance(plan, Serving) or plan.slo is None or not point.percentiles:
+        return None
+    told = []
+    for metric_name, limit in asdict(plan.slo).items():
+        known = point.percentiles.get(metric_name)
+        if limit is None or not known:
+            continue
+        kept = [key for key, value in known.items() if value <= limit]
+        said = f"{kept[-1]} keeps it ({quantity(known[kept[-1]], 'time')})" if kept else "the median does not keep it"
+        told.append(f"{TIMES_OF_REQUESTS.get(metric_name, metric_name)} of {quantity(limit, 'time')}: {said}")
+    return f"slo: {'; '.join(told)}" if told else None
 
 
 def _goodput_line(goodput: Mapping[str, float]) -> str:

@@ -277,5 +277,9 @@ scenarios:
         high = spans[rate]["requests_per_second"][1]
         assert high <= max(rate, found["intervals"]["highest_stable_rate"][1]) * (1 + 1e-9)
     assert all(low == high for low, high in spans[8].values())
+    limits = "scenarios.chat.slo={ttft: 500 ms, tpot: 1 ms}"
+    told = run("simulate", str(tmp_path / "8.yaml"), "--set", limits).out
+    assert "slo: time to first token of 500 ms: p99 keeps it" in told
+    assert "time per output token of 1 ms: the median does not keep it" in told
     near, over = (spans[rate]["requests_per_second"] for rate in (23.9, 100))
     assert 1.0 < near[1] / near[0] < over[1] / over[0]
