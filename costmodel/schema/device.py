@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from costmodel.schema.quantity import (
     Bandwidth,
     Energy,
+    Factor,
     Frequency,
     Latency,
     LinkBandwidth,
@@ -16,7 +17,6 @@ from costmodel.schema.quantity import (
     Number,
     OneOf,
     Peak,
-    PositiveNumber,
     ShareOrZero,
     Size,
     Watts,
@@ -133,8 +133,8 @@ class WholeRunsFile(Strict):
     """What measured whole runs say of kernels that nobody measured on the device, over `calibrations/prior`."""
 
     launch: Latency = Field(default=0.0, description="added to the start of a kernel")
-    compute: PositiveNumber = Field(default=1.0, description="factor on the expected share of the arithmetic peaks")
-    hbm: PositiveNumber = Field(default=1.0, description="factor on the expected share of device memory's bandwidth")
+    compute: Factor = Field(default=1.0, description="factor on the expected share of the arithmetic peaks")
+    hbm: Factor = Field(default=1.0, description="factor on the expected share of device memory's bandwidth")
 
 
 class CalibrationFile(Strict):

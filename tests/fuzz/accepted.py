@@ -30,8 +30,9 @@ _Path = tuple[Any, ...]
 
 def reason(mutation: Mutation) -> str:
     """Return why the document of a mutation is accepted: the first kind of difference that it has."""
-    before = yaml.safe_load((ROOT / mutation.file).read_text(encoding="utf-8"))
-    changes = list(differences(before, yaml.safe_load(mutation.text)))
+    texts = ((ROOT / mutation.file).read_text(encoding="utf-8"), mutation.text)
+    before, after = (yaml.load(text, Loader=yaml.CSafeLoader) for text in texts)  # as the tool: tabs may separate
+    changes = list(differences(before, after))
     if not changes:
         return SAME
     serious = [change for change in changes if not WORDS.intersection(change[0])]

@@ -181,7 +181,8 @@ def _answers(mutation: Mutation, path: Path, folder: Path) -> Iterator[dict[str,
         cluster = f"{kind}/{name}" if kind in ("nodes", "clusters") else "nodes/h100-x1"
         if kind == "devices":
             library = Library(search)
-            link = next(iter(library.read(path, "device").at(["links"]).value))  # type: ignore[union-attr]
+            links = library.read(path, "device").at(["links"])  # none where a file is cut
+            link = next(iter(links.value if links is not None and isinstance(links.value, dict) else ()), "pcie")
             cluster = f"{{count: 1, node: {{device: devices/{name}, count: 1, intra: {link}}}}}"
             node = f"schema: costmodel/node@1\nname: probe\ndevice: devices/{name}\ncount: 1\nintra: {link}\n"
             (folder / "hardware/nodes").mkdir(parents=True, exist_ok=True)
