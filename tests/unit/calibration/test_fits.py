@@ -309,6 +309,14 @@ def test_a_device_without_files_takes_its_siblings(shelf):
     assert choice.calibration.fit(PRODUCT).basis == "transferred"
 
 
+def test_the_library_of_a_kernel_elsewhere_comes_before_another_one_here(shelf):
+    file(shelf, "sibling/own", {"gemm/bf16": stream(4)}, kernels("k8", '"trtllm 1"') + "library: cutlass\n")
+    file(shelf, "chip/d", {"gemm/bf16": stream(5)}, kernels("k9", '"vllm 3"') + "library: triton\n")
+    choose = Chooser("sibling", [shelf]).choose
+    assert choose("gemm", "bf16", Kernel("vllm 4", "new (Triton kernel)", "")).why == "chip/d (fit of chip)"
+    assert choose("gemm", "bf16", Kernel("trtllm 2", "unheard", "")).why.startswith("sibling/own")
+
+
 def test_a_variant_that_nobody_measured_names_what_stands_in(shelf):
     choice = Chooser("chip", [shelf]).choose("gemm", "fp16", Kernel("", "k2", ""))
     assert choice.why == "chip/b, gemm/bf16 substitutes for gemm/fp16"

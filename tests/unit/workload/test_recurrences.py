@@ -23,7 +23,7 @@ from costmodel.workload.architecture import (
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 from costmodel.workload.kv_cache import cached_bytes, state_bytes
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import AttentionKernel, Gemm, Operator
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator
 
 LINEAR = Recurrence(heads=4.0, key_dim=8.0, value_dim=16.0, chunk=4.0)
 MEMORY = NeuralMemory(heads=4.0, depth=2, width=1.0, chunk=64.0)
@@ -96,6 +96,16 @@ def test_a_scan_takes_its_chunks_one_after_the_other() -> None:
     assert seconds(50.0) == seconds(1.0)
     assert seconds(51.0) == pytest.approx(2 * seconds(50.0))
     assert seconds(1.0, 128.0) == pytest.approx(2 * seconds(1.0))
+
+
+def test_a_channel_of_each_sequence_is_a_row_of_a_prompt_s_convolution() -> None:
+    mixer = replace(LINEAR, short_conv=4.0)
+    for length, sequences in ((64.0, 1.0), (64.0, 3.0), (16.0, 3.0)):
+        prompt, step = (forward(mixer, phase, length, sequences) for phase in ("prefill", "decode"))
+        rows = [
+            each.rows for each in (*prompt, *step) if isinstance(each, Elementwise) and each.kind.startswith("conv")
+        ]
+        assert rows == [sequences * mixer.channels, 0.0]  # whatever the tokens; a step has too few to tell
 
 
 def test_the_backward_scan_has_cycles_of_its_own() -> None:
