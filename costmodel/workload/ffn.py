@@ -312,8 +312,8 @@ def _add_clamps(builder: WorkBuilder, context: Context, ffn: MoeFfn, elements: C
 
     Bytes an element of the result, of width e:     forward 4 * 2*e;     backward (3 + 2) * 2*e
 
-    Backward a clamp reads what it has clamped as well; what it gave is kept, unless the activation runs again. [Megatron-LM,
-    core/fusions/fused_bias_geglu.py, weighted_bias_quick_geglu_impl]
+    Backward a clamp reads what it has clamped as well; what it gave is kept, unless the activation runs again.
+    [Megatron-LM, core/fusions/fused_bias_geglu.py, weighted_bias_quick_geglu_impl]
     """
     if not (context.expert_program.unfused and ffn.clamped):
         return
