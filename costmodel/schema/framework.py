@@ -143,6 +143,9 @@ class EngineFile(Strict):
     request: Moment = Field(
         default=0.0, description="time that client and front end add to the first token of a request"
     )
+    request_token: Moment = Field(
+        default=0.0, description="the same for each token of its prompt, whose text they split"
+    )
 
 
 class FusedNormsFile(Strict):
