@@ -175,11 +175,18 @@ class FitSearch:
         transfer = errors.transfer(related, key)
         if not named or candidate.role == NAMED:
             return transfer
-        wanted = set(map(_library, named))
+        wanted = set(map(self._library_of, named))
         stand_in = (
             errors.version(key) if library in wanted else min(errors.stand_in(one, library, key) for one in wanted)
         )
         return expected(transfer, stand_in)
+
+    def _library_of(self, implementation: str) -> str:
+        """Return the library of an implementation by its file of the nearest device, else by its name."""
+        nearest = (*(device for device, _ in self._chain), *self._store.same_die(self._device))
+        files = (self._store.device_fits(device, implementation) for device in dict.fromkeys(nearest))
+        known = (fits.file.library for fits in files if fits is not None)
+        return next((library for library in known if library), _library(implementation))
 
     def _defaults(self, place: int, named: str) -> Iterator[DeviceFits]:
         """Yield the files of a device's default: its own, then those of the devices it inherits from."""
@@ -216,5 +223,5 @@ class FitSearch:
 
 
 def _library(implementation: str) -> str:
-    """Return the library of an implementation by the name of its file: `deepgemm` of `deepgemm-sglang`."""
+    """Return the first word of the name of an implementation: `deepgemm` of `deepgemm-sglang`, mostly its library."""
     return implementation.rpartition("/")[2].partition("-")[0]
