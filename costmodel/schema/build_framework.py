@@ -39,6 +39,7 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
         routed_shared_expert=device is not None and device.architecture in file.routed_shared_expert,
         **_eager_prompts(file.eager_prompts, device),
         tuned_tiles=tuned_tiles(file, None if device is None else device.name),
+        experts=record(scenario.ExpertProgram, file.experts),
     )
 
 

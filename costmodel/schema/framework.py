@@ -170,6 +170,22 @@ class TrainingDefaultsFile(Strict):
     )
 
 
+class ExpertProgramFile(Strict):
+    """How a training program runs the routed experts of a rank."""
+
+    separate: bool = Field(
+        default=False, description="each expert's product is one of the library's, not part of a grouped kernel"
+    )
+    sorts: Annotated[int, Whole(1, single=True)] = Field(
+        default=1, description="passes over the rows that order them by expert, on the way there and on the way back"
+    )
+    unfused: bool = Field(
+        default=False,
+        description="rows travel in the residual's format and are cast by each product; padding to what FP8 products "
+        "ask for, clamps of activations and biases of the down projection are passes over the rows of their own",
+    )
+
+
 class FrameworkFile(Strict):
     """Kernel libraries and host software, as opposed to the device."""
 
@@ -291,6 +307,9 @@ class FrameworkFile(Strict):
     )
     eager_prompts: EagerPromptsFile | None = Field(
         default=None, description="passes with prompts that the host limits; null: none"
+    )
+    experts: ExpertProgramFile = Field(
+        default_factory=ExpertProgramFile, description="how routed experts run in training"
     )
     sources: list[Source] = Field(default=[], description="sources of the values")
 

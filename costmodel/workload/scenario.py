@@ -287,6 +287,21 @@ class UnevenContexts:
     overlap_p: float
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertProgram:
+    """How a training program runs the routed experts of a rank.
+
+    separate: each is a GEMM of its own, not part of a grouped one.
+    sorts: passes that order rows by expert, on each way.
+    unfused: rows travel in the residual's format and are cast by each GEMM; padding to what FP8 GEMMs ask for, clamps,
+        and biases of the down projection are passes of their own.
+    """
+
+    separate: bool = False
+    sorts: Count = 1.0
+    unfused: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Framework:
     """What belongs to kernels and hosts rather than to devices.
@@ -325,6 +340,7 @@ class Framework:
         eager_experts_only: those of models with experts.
     padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one of them has.
     tuned_tiles: layers of experts for which it ships tiles tuned on the device.
+    experts: how it runs routed experts in training.
     """
 
     name: str
@@ -362,6 +378,7 @@ class Framework:
     eager_experts_only: bool = False
     padded_ranks: bool = False
     tuned_tiles: TunedTiles = NOTHING_TUNED
+    experts: ExpertProgram = ExpertProgram()
 
     def comm_slowdown(self, communication: Communication) -> Quantity:
         """Return the slowdown of kernels beside exchanges of whole chunks (`normal` mode); one in low-latency mode.
