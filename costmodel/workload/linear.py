@@ -162,6 +162,7 @@ class ExpertGroups:
     masked: each expert has a buffer of fixed size.
     experts, tokens: of all ranks.
     width: of an expert's intermediate activations on this rank.
+    separate: each is a GEMM of its own.
     """
 
     active: Count
@@ -172,6 +173,7 @@ class ExpertGroups:
     experts: Count
     tokens: Count
     width: Count
+    separate: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -315,7 +317,8 @@ class _LocalLinear:
         """Return one of the three GEMMs. shape: m, n, k; element: bytes of an element of A, B and the result."""
         linear, experts = self.linear, self.linear.experts
         (m, n, k), (a_bytes, b_bytes, out_bytes) = shape, element
-        family = gemm_family("gemm" if experts is None else "grouped_gemm", weight_only=self._expands_weights)
+        is_grouped = experts is not None and not experts.separate
+        family = gemm_family("grouped_gemm" if is_grouped else "gemm", weight_only=self._expands_weights)
         gemm = Gemm(
             f"{linear.name}{suffix}", m=m, n=n, k=k, dtype=math_unit(self.dtype), a_bytes=a_bytes, b_bytes=b_bytes,
             out_bytes=out_bytes, groups=self.groups, replicas=linear.replicas, family=family,
@@ -324,6 +327,8 @@ class _LocalLinear:
         )  # fmt: skip
         if experts is None:
             return gemm
+        if experts.separate:
+            gemm = replace(gemm, groups=1.0, calls=self.groups)
         return replace(
             gemm, m_std=0.0 if is_wgrad else experts.rows_std, expert_load=experts.load, masked=experts.masked,
             local_experts=experts.local, experts=experts.experts, tokens=experts.tokens,
