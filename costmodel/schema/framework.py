@@ -65,6 +65,7 @@ class EagerPromptsFile(Strict):
     architectures: list[str] | None = Field(
         default=None, description="architectures of the devices on which it is so; null: all"
     )
+    expert_dies: list[str] = Field(default=[], description="dies on which it is so for models with experts")
 
 
 class SchedulerRuleFile(Strict):

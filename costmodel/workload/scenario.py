@@ -338,7 +338,8 @@ class Framework:
     prompt_chunk: prompt tokens that one pass computes at most (null: as its engine, or all).
     engine: its defaults as a serving engine, null where it is none.
     uneven_contexts: of its decoding kernels, null: contexts of unequal length take no longer than equal ones.
-    eager_layer: host time of a layer in passes with prompts, which take no less, where no CUDA graph holds them [s].
+    eager_layer: host time of a layer in passes with prompts, which take no less, where no CUDA graph holds them [s];
+        eager_experts_only: those of models with experts.
     padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one of them has.
     tuned_tiles: layers of experts for which it ships tiles tuned on the device.
     experts: how it runs routed experts in training.
@@ -377,6 +378,7 @@ class Framework:
     engine: Engine | None = None
     uneven_contexts: UnevenContexts | None = None
     eager_layer: Seconds = 0.0
+    eager_experts_only: bool = False
     padded_ranks: bool = False
     tuned_tiles: TunedTiles = NOTHING_TUNED
     experts: ExpertProgram = ExpertProgram()
@@ -475,6 +477,12 @@ class Scenario:
         if isinstance(self.plan, Serving):
             return self.parallel.all_devices * self.plan.replicas.count
         return self.parallel.all_devices
+
+    @property
+    def eager_layer(self) -> Seconds:
+        """Return the host time of a layer in passes with prompts; zero where a CUDA graph holds them."""
+        has_graphs = self.framework.eager_experts_only and not self.architecture.has_experts
+        return 0.0 if has_graphs else self.framework.eager_layer
 
     @property
     def result_kind(self) -> str:

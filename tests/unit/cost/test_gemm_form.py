@@ -73,6 +73,16 @@ def test_a_block_pays_its_fill_once_a_wave() -> None:
     assert seconds(WAVE, cta_overhead=1000.0) - seconds(WAVE) == pytest.approx(1000.0 / CLOCK, rel=1e-6)
 
 
+def test_a_block_waits_for_what_it_loads() -> None:
+    """128 rows and 64 columns of two bytes, 4,096 deep, at 8 bytes a cycle; the next level gives as much to each."""
+    wide = product(128.0, 64.0, 4096.0)
+    loaded = (128 + 64) * 2 * 4096
+    assert seconds(wide, cta_load_rate=8.0, tiles=((128, 64),)) == pytest.approx(loaded / 8 / CLOCK, rel=1e-6)
+    assert seconds(wide, l2_rate=0.01, tiles=((128, 64),)) == pytest.approx(
+        loaded / (0.01 * DEVICE.processors * CLOCK), rel=1e-6
+    )
+
+
 def test_a_thin_product_waits_for_memory() -> None:
     assert seconds(THIN, hbm_efficiency=0.8, tiles=SMALL) == pytest.approx(THIN.traffic / (0.8 * BANDWIDTH), rel=1e-3)
 
