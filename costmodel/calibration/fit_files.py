@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -63,7 +64,8 @@ class DeviceFits:
         basis = self.file.basis if self.device == device else "transferred"
         source = f"{CALIBRATIONS}/{self.file.name}"
         found = family_fit(family, basis, self.residuals.get(key))
-        return replace(found, source=source, unseen=_unseen(self.unseen, key, family))
+        single_shapes = family.accuracy is None or family.accuracy.held_out == SINGLE_SHAPES
+        return replace(found, source=source, unseen=unseen_groups(self.unseen, key, is_shape_wise=single_shapes))
 
 
 class FitStore:
@@ -76,7 +78,6 @@ class FitStore:
         self._library = library
         self._hidden = hidden
         self._files: dict[str, DeviceFits | None] = {}
-        self._unseen_groups: Mapping[str, FamilyFitFile] | None = None
         self._errors: StepErrors | None = None
         self._prior: Mapping[str, FamilyFitFile] | None = None
 
@@ -124,13 +125,12 @@ class FitStore:
         names = (f"{kin}/{family}/{variant}", f"{kin}/{family}", kin)
         return next((family_fit(families[name], "fitted").spread for name in names if name in families), None)
 
-    def _unseen(self) -> Mapping[str, FamilyFitFile]:
+    @cached_property
+    def scatter_of_groups(self) -> Mapping[str, FamilyFitFile]:
         """Return how kernels of groups that no fit saw scatter about predictions; nothing without a file."""
         if not self._library.has(CALIBRATIONS, UNSEEN_GROUPS):
             return {}
-        if self._unseen_groups is None:
-            self._unseen_groups = read(self._library, CALIBRATIONS, UNSEEN_GROUPS, FitsFile).families
-        return self._unseen_groups
+        return read(self._library, CALIBRATIONS, UNSEEN_GROUPS, FitsFile).families
 
     def backward(self, family: str, device: str) -> FamilyFit:
         """Return the rate that backward attention reaches over the forward kernels', and its spread.
@@ -265,15 +265,15 @@ class FitStore:
         file = read(self._library, CALIBRATIONS, name, FitsFile)
         path = self._library.find(name, CALIBRATIONS)
         residuals = {} if file.residuals is None else read_residuals(path.parent / file.residuals)
-        fits = DeviceFits(file, residuals, device, self._unseen())
+        fits = DeviceFits(file, residuals, device, self.scatter_of_groups)
         _check_axes(path, fits)
         return fits
 
 
-def _unseen(scatter: Mapping[str, FamilyFitFile], key: str, family: FamilyFitFile) -> UnseenGroups | None:
+def unseen_groups(scatter: Mapping[str, FamilyFitFile], key: str, *, is_shape_wise: bool) -> UnseenGroups | None:
     """Return what unmeasured groups of shapes add to a family's interval; None where no file says.
 
-    Groups inside the measured sizes add where the family's own evidence held out single shapes.
+    is_shape_wise: the family's own evidence held out single shapes, so that groups inside the measured sizes add too.
     """
 
     def half(kind: str) -> float | None:
@@ -285,7 +285,6 @@ def _unseen(scatter: Mapping[str, FamilyFitFile], key: str, family: FamilyFitFil
     inside, beyond = half("unseen"), half("beyond")
     if inside is None or beyond is None:
         return None
-    is_shape_wise = family.accuracy is None or family.accuracy.held_out == SINGLE_SHAPES
     return UnseenGroups(inside if is_shape_wise else 0.0, beyond)
 
 

@@ -173,11 +173,18 @@ class FitSearch:
         transfer = errors.transfer(related, key)
         if not named or candidate.role == NAMED:
             return transfer
-        wanted = set(map(library_of, named))
+        wanted = set(map(self._library_of, named))
         stand_in = (
             errors.version(key) if library in wanted else min(errors.stand_in(one, library, key) for one in wanted)
         )
         return expected(transfer, stand_in)
+
+    def _library_of(self, implementation: str) -> str:
+        """Return the library of an implementation by its file of the nearest device, else by its name."""
+        nearest = (*(device for device, _ in self._chain), *self._store.same_die(self._device))
+        files = (self._store.device_fits(device, implementation) for device in dict.fromkeys(nearest))
+        known = (fits.file.library for fits in files if fits is not None)
+        return next((library for library in known if library), library_of(implementation))
 
     def version(self, key: str) -> float:
         """Return the error of a fit for other kernels of its library on the same device."""
@@ -212,5 +219,5 @@ class FitSearch:
 
 
 def library_of(implementation: str) -> str:
-    """Return the library of an implementation by the name of its file: `deepgemm` of `deepgemm-sglang`."""
+    """Return the first word of the name of an implementation: `deepgemm` of `deepgemm-sglang`, mostly its library."""
     return implementation.rpartition("/")[2].partition("-")[0]
