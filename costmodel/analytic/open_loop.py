@@ -25,11 +25,11 @@ from costmodel.analytic.seats import SeatQueue
 from costmodel.analytic.serving import (
     demand,
     engine_passes,
+    front_end,
     left_to_requests,
     mean_keys,
     most_running,
     padded_ranks,
-    request_constant,
     steady_state,
 )
 from costmodel.analytic.steady_state import SteadyState
@@ -228,7 +228,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             )  # none are beside prompts where steps do not mix
             others = maximum(1.0 - 1.0 / state.active, 0.0)
             behind = prompt_wait(others * state.rate * computed / room, computed / room * with_prompts, scv)
-        request = request_constant(self._scenario)
+        request = front_end(self._scenario, plan)
         waits = {
             "client and front end": request,
             "rest of the running step": rest,

@@ -84,7 +84,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         plan, parallel, state = self._plan, self._scenario.parallel, self._state
         assert plan.concurrency is not None
         with_prompts, decode_only, _ = self._steps(perturbations)
-        throughput, request = state.throughput(with_prompts, decode_only), request_constant(self._scenario)
+        throughput, request = state.throughput(with_prompts, decode_only), front_end(self._scenario, plan)
         waiting = (state.waiting + self._not_admitted) / throughput
         idle = maximum(request - waiting, 0.0)  # that no queue hides
         first = state.until_first(with_prompts, decode_only) + self._not_admitted / throughput + idle
@@ -156,7 +156,9 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         lines.add_wait("prompts of other ranks", float(state.later_decode_only_steps * behind), "latency")
         lines.add_wait("steps under way", float(state.arrival_steps * step), "latency")
         waiting = (float(state.waiting) + float(self._not_admitted)) / rate
-        lines.add_wait("client and front end", max(float(request_constant(self._scenario)) - waiting, 0.0), "latency")
+        lines.add_wait(
+            "client and front end", max(float(front_end(self._scenario, self._plan)) - waiting, 0.0), "latency"
+        )
         return lines.sorted()
 
     def verdict(self) -> str:
@@ -229,9 +231,10 @@ def padded_ranks(scenario: Scenario) -> Count:
     return scenario.parallel.lockstep if scenario.framework.padded_ranks else 1.0
 
 
-def request_constant(scenario: Scenario) -> Seconds:
+def front_end(scenario: Scenario, plan: Serving) -> Seconds:
     """Return the time that client and front end add to a request's first token."""
-    return 0.0 if scenario.framework.engine is None else scenario.framework.engine.request
+    engine = scenario.framework.engine
+    return 0.0 if engine is None else engine.front_end(plan.input_tokens)
 
 
 def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tuple[Pass, Pass]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +16,7 @@ from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import work_joules
 from costmodel.quantities import Count, Flop, Joules, Quantity, Seconds, uniform_int
-from costmodel.workload.context import Context
+from costmodel.workload.context import Context, rank_context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
 from costmodel.workload.operators import AttentionKernel, Collective, Gemm, Group, HostTime
@@ -229,22 +229,8 @@ def micro_batch_count(scenario: Scenario, plan: Training) -> Quantity:
 
 def training_context(scenario: Scenario, plan: Training) -> Context:
     """Return one rank's view of one micro-batch."""
-    return Context(
-        architecture=scenario.architecture,
-        parallel=scenario.parallel,
-        precision=scenario.precision,
-        communication=scenario.communication,
-        framework=scenario.framework,
-        phase="training",
-        sequences=plan.micro_batch,
-        new_tokens=plan.sequence,
-        kv_len=plan.sequence,
-        recompute=expand(plan.recompute),
-        offload=scenario.offload,
-        routing=scenario.routing,
-        node_devices=scenario.cluster.node.count,
-        micro_batches=micro_batch_count(scenario, plan),
-    )
+    context = rank_context(scenario, "training", plan.micro_batch, plan.sequence, plan.sequence)
+    return replace(context, recompute=expand(plan.recompute), micro_batches=micro_batch_count(scenario, plan))
 
 
 def executed_flop(work: ModelWork, layout: tuple[Stage, ...]) -> Flop:

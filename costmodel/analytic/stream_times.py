@@ -81,7 +81,7 @@ class StreamTimes:
 
 NO_TIME = StreamTimes()
 BLOCKING = (Collective, HostTransfer, HostTime)  # operators that the kernels behind them wait for
-_REPEATED = (AttentionKernel, Collective, Elementwise)  # operators that may represent several calls
+_REPEATED = (AttentionKernel, Collective, Elementwise, Gemm)  # operators that may represent several calls
 
 
 def seconds_of(timed: TimedOperator, perturbations: Perturbations) -> Seconds:

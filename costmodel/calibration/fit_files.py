@@ -188,6 +188,11 @@ class FitStore:
         file = self._device_file(device)
         return None if file is None or file.calibration is None else file.calibration.anchor
 
+    def without(self, device: str) -> frozenset[str]:
+        """Return the libraries that do not run on a device."""
+        file = self._device_file(device)
+        return frozenset(() if file is None or file.calibration is None else file.calibration.without)
+
     def prior(self) -> Mapping[str, FamilyFitFile]:
         """Return what kernels of all devices share, by `family/variant` and by family; nothing without a file."""
         if self._prior is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import constant, fitted, optional, record
+from costmodel.cost.parameter import constant, fitted, mechanism, optional, record
 from costmodel.cost.residual import Features
 from costmodel.cost.split_kv import SplitKvRule, split_keys
 from costmodel.cost.terms import Terms, p_norm
@@ -154,6 +154,14 @@ NO_COPIES = QueryCopies(gqa_gather=0.0, gqa_regroup=0.0, head_dim_pad=0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class UnsplitKernel:
+    """The kernel that a library runs where keys stay in one piece, if it is another than the one that splits them."""
+
+    q_tile: Count = constant("query rows of a tile where keys are not split", "count")
+    compute_efficiency: float = fitted("1", 0.6, 0.02, 1.3, "of the dense peak where keys are not split")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class DecodeForm:
     """Attention kernels that read a cache for a few queries, with the keys split over processors.
 
@@ -165,6 +173,7 @@ class DecodeForm:
     kv_tile: keys of a tile, where that is a number whatever the width of a head; zero: by elements.
     split_load_rate: what one processor loads where keys are split [B/cycle]; zero: as `cta_load_rate`.
     epilogue_per_q_dim: end of a CTA for each element of each of its queries [cycles].
+    unsplit: whose tile and efficiency stand for the form's own where keys are not split; null: the same kernel.
 
     Split keys: FlashDecoding; FlashInfer, arXiv 2501.01005.
     """
@@ -182,6 +191,7 @@ class DecodeForm:
         cta_time        = (max(load_cycles, math_cycles) + cta_overhead + head_dim_cycles) / clock
         load_cycles     = min(piece_keys, kv_len) * kv_token_bytes / cta_load_rate
         math_cycles     = 2*q_tile * piece_keys * (q + v) / (compute_efficiency * flop_per_cycle)
+                          with unsplit_q_tile and unsplit_compute_efficiency where splits = 1 and the form states them
         head_dim_cycles = (cta_overhead_per_dim + epilogue_per_q_dim * queries) * (q + v)
         hbm_time        = l2_miss_bytes / (hbm_efficiency * hbm_bandwidth)
         l2_time         = traffic / (l2_rate * processors * clock)
@@ -210,6 +220,7 @@ class DecodeForm:
     q_tile: Count = constant("query rows of a tile", "count")
     kv_tile_elements: int = constant("elements of keys and values in a tile", "count")
     occupancy: Count = constant("CTAs that a processor holds", "count")
+    unsplit: UnsplitKernel | None = mechanism(UnsplitKernel, "unsplit_")
     kv_tile: int = 0
     split_load_rate: float = 0.0
     epilogue_per_q_dim: Quantity = 0.0
@@ -274,8 +285,11 @@ class DecodeForm:
             else self.cta_load_rate
         )
         load = minimum(keys, attention.kv_len) * attention.kv_token_bytes / rate
-        peak = self.compute_efficiency * unit.flop_per_cycle
-        math_cycles = 2.0 * self.q_tile * keys * attention.macs_per_pair / peak
+        rows_per_peak = self.q_tile / self.compute_efficiency
+        if self.unsplit is not None:
+            whole = self.unsplit.q_tile / self.unsplit.compute_efficiency
+            rows_per_peak = where(splits > 1.0, rows_per_peak, whole)
+        math_cycles = 2.0 * rows_per_peak * keys * attention.macs_per_pair / unit.flop_per_cycle
         per_dim = self.cta_overhead_per_dim + self.epilogue_per_q_dim * (q_per_kv if self.pack_gqa else 1.0)
         head_dim_cycles = per_dim * attention.macs_per_pair
         cta_cycles = maximum(load, math_cycles) + self.cta_overhead + head_dim_cycles

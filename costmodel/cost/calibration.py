@@ -16,7 +16,7 @@ from costmodel.cost.residual import Domain, Features, Nearness, Residual
 from costmodel.cost.terms import SHORTEST, Terms
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Count, Indices, Quantity, Seconds, is_single
-from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Operator, clamp_sizes
+from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, Operator, clamp_sizes
 
 ANCHORED = "anchored"  # of a whole run: by measured runs of the same site
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
@@ -244,13 +244,14 @@ class FamilyFit:
         """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape)).
 
         Calls that share an attention kernel take it each over its part of the keys, one after the other: as many times
-        the time of one. Messages follow each other. Streams that share their bytes each add the form's fixed time.
+        the time of one. Messages and GEMMs follow each other. Streams that share their bytes each add the form's
+        fixed time.
         """
         call = one_call(operator)
         time = form.time(self._with_extra_keys(call), machine).scaled(self.correction(call))
         if isinstance(operator, AttentionKernel) and isinstance(call, AttentionKernel):
             return time.scaled(operator.calls * self._products_ratio(operator, call) / operator.relative_speed)
-        if isinstance(operator, Collective):
+        if isinstance(operator, Collective | Gemm):
             return time.scaled(operator.calls)
         if isinstance(operator, Elementwise):
             return time.after((operator.calls - 1.0) * time.fixed)
@@ -310,14 +311,14 @@ def _features(form: Form, operator: Operator) -> Features:
 
 @lru_cache(maxsize=LATEST)
 def one_call(operator: Operator) -> Operator:
-    """Return one of the calls that share an attention kernel, each over its part of the keys; others as they are.
+    """Return one of the calls that share an attention kernel, each over its part of the keys, or one call of a GEMM.
 
     Of a backward kernel it is the forward one, whose form it borrows. Without rows or sequences, where no kernel runs,
     it has the shape of one.
     """
     operator = clamp_sizes(operator)
     if not isinstance(operator, AttentionKernel):
-        return operator
+        return operator.one if isinstance(operator, Gemm) else operator
     if not (is_single(operator.forward_macs_per_pair) and operator.forward_macs_per_pair == 0.0):
         operator = operator.forward
     if is_single(operator.calls) and operator.calls == 1.0:

@@ -53,10 +53,11 @@ ELEMENTWISE_EQUATION = """
 
 
 def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
-    """Return a GEMM's time: that of the fastest candidate tile.
+    """Return a GEMM's time: that of the fastest candidate tile, for each call.
 
     Of several that are as fast, one that device memory keeps busy says what bounds the GEMM.
     """
+    calls, gemm = gemm.calls, gemm.one
     busy: Seconds = math.inf
     memory_bound: Seconds = math.inf
     for terms in tile_terms(gemm, machine, fit):
@@ -66,11 +67,12 @@ def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
     launch = machine.framework.launch * fit.launch_factor
     compulsory = gemm.traffic / machine.hbm_bandwidth / fit.hbm_efficiency
     memory = where(memory_bound <= busy, busy, compulsory)
-    return Time(launch + busy, compute=busy, memory=memory, fixed=launch)
+    return Time(launch + busy, compute=busy, memory=memory, fixed=launch).scaled(calls)
 
 
 def gemm_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Terms:
-    """Return the terms of a GEMM of one size, of the fastest tile."""
+    """Return the terms of one call of a GEMM of one size, of the fastest tile."""
+    gemm = gemm.one
     fastest = min(tile_terms(gemm, machine, fit), key=lambda terms: max(terms["chip_time"], terms["hbm_time"]))
     return {"launch": machine.framework.launch * fit.launch_factor} | fastest
 

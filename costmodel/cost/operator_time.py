@@ -122,8 +122,11 @@ def derivation(operator: Operator, machine: Machine, cluster: Cluster | None, fi
     else:
         closed, composition = CLOSED_FORMS[type(operator)], "t"
         equation, section, module = closed.equation, closed.section, closed.terms.__module__
-        terms = _closed_terms(operator, machine, cluster, fit)
-        terms = {"t": _time(operator, machine, cluster, fit).seconds} | terms
+        one = operator.one if isinstance(operator, Gemm) else operator
+        terms = _closed_terms(one, machine, cluster, fit)
+        terms = {"t": _time(one, machine, cluster, fit).seconds} | terms
+        if isinstance(operator, Gemm) and one is not operator:
+            terms["calls"], composition = operator.calls, f"{composition} * calls"
     if isinstance(operator, ExpertAllToAll) and operator.codec:
         terms["codec"], composition = operator.codec, f"{composition} * (1 + codec)"
     if isinstance(operator, ExpertAllToAll) and operator.fences:

@@ -43,7 +43,7 @@ def _read(operator: Gemm | AttentionKernel, machine: Machine) -> Bytes:
     if machine.warm_l2:
         return beyond
     if isinstance(operator, Gemm):
-        return maximum(beyond, operator.groups * operator.k * operator.n * operator.b_bytes)
+        return maximum(beyond, operator.calls * operator.groups * operator.k * operator.n * operator.b_bytes)
     return operator.traffic if operator.family.endswith("decode") else beyond
 
 

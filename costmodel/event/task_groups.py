@@ -146,7 +146,7 @@ def _title(run: Sequence[_Timed], name: str) -> str:
     """Return the name of a run of operators: attention, experts, or that of its longest operator."""
     if any(isinstance(timed.operator, AttentionKernel | MixedAttention) for timed, _ in run):
         return "attention"
-    if any(isinstance(timed.operator, Gemm) and timed.operator.family == "grouped_gemm" for timed, _ in run):
+    if any(isinstance(timed.operator, Gemm) and timed.operator.is_of_experts for timed, _ in run):
         return "experts"
     times: dict[str, float] = defaultdict(float)
     for timed, seconds in run:

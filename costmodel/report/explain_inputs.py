@@ -25,7 +25,6 @@ from costmodel.workload.operators import (
     HostUpdate,
     MixedAttention,
     Operator,
-    gemm_family,
 )
 from costmodel.workload.scenario import HostTimes, Scenario
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from costmodel.api import Workload
 
 Inputs: TypeAlias = "dict[str, tuple[float, str]]"  # name -> (value, dimension)
-EXPERTS = ("grouped_gemm", gemm_family("grouped_gemm", weight_only=True))  # families of the experts' GEMMs
 
 WORK_SECTIONS: dict[type, str] = {Gemm: "2.2", AttentionKernel: "2.3", MixedAttention: "2.3", Elementwise: "2.4"}
 
@@ -123,8 +121,10 @@ def _work(operator: Gemm | AttentionKernel | MixedAttention | Elementwise) -> In
     work = {"FLOP": (float(operator.flop), "flop"), "traffic": (float(operator.traffic), "size")}
     if isinstance(operator, Gemm):
         shape = {"m": operator.m, "n": operator.n, "k": operator.k, "groups": operator.groups}
-        if operator.family in EXPERTS:
+        if operator.is_of_experts:
             shape |= {"standard deviation of m": operator.m_std, "load of the busiest rank": operator.expert_load}
+        if operator.calls != 1:
+            shape["products, one after the other"] = operator.calls
         widths = {"left operand": operator.a_bytes, "right operand": operator.b_bytes, "result": operator.out_bytes}
         return {
             **{name: (float(value), "count") for name, value in shape.items()},
@@ -188,7 +188,7 @@ def _kernel_paths(timed: TimedOperator, scenario: Scenario, pool: str | None) ->
         paths += [f"hardware.device.math.{operator.dtype}.peak", "hardware.device.processors", taken]
     if isinstance(operator, Gemm):
         paths.append("hardware.device.memory.l2.bandwidth")
-        paths += [_load_path(scenario)] if operator.family in EXPERTS else []
+        paths += [_load_path(scenario)] if operator.is_of_experts else []
     return paths
 
 

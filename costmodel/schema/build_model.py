@@ -11,7 +11,7 @@ from costmodel.schema.patterns import AnyPattern, AxisFile, HeadGroupFile, Laten
 from costmodel.schema.records import optional, record
 from costmodel.schema.strict import Strict
 from costmodel.workload import architecture as arch
-from costmodel.workload import patterns
+from costmodel.workload import neighbourhood, patterns
 
 
 def architecture(file: ModelFile) -> arch.Architecture:
@@ -129,19 +129,19 @@ _PATTERNS: Mapping[str, type[patterns.Pattern]] = {
 _NEIGHBOURHOOD_TILES = {1: 64.0, 2: 8.0, 3: 4.0}  # along each axis, 64 places in all: NATTEN, docs, tile sizes of SM80
 
 
-def _axis(file: AxisFile, tile: float) -> patterns.Axis:
+def _axis(file: AxisFile, tile: float) -> neighbourhood.Axis:
     """Return an axis; where it states no tile, kernels have `tile` places of it, and with tiles of one none."""
     if file.query_tile is None:
-        return record(patterns.Axis, file, query_tile=tile, key_tile=tile)
-    single = file.query_tile == 1 and file.key_tile == 1
-    return record(patterns.Axis, file, query_tile=None, key_tile=None) if single else record(patterns.Axis, file)
+        return record(neighbourhood.Axis, file, query_tile=tile, key_tile=tile)
+    untiled = {"query_tile": None, "key_tile": None} if file.query_tile == 1 and file.key_tile == 1 else {}
+    return record(neighbourhood.Axis, file, **untiled)
 
 
 def _pattern(file: AnyPattern) -> patterns.Pattern:
     """Return the pattern of the file's kind."""
     if isinstance(file, NeighbourhoodFile):
         tile = _NEIGHBOURHOOD_TILES[len(file.axes)]
-        return patterns.Neighbourhood(axes=tuple(_axis(axis, tile) for axis in file.axes))
+        return neighbourhood.Neighbourhood(axes=tuple(_axis(axis, tile) for axis in file.axes))
     if isinstance(file, MixedFile):
         sets = tuple((group.queries, group.keys) for group in file.sets)
         return patterns.Mixed(sets=sets, projected=file.projected)

@@ -65,6 +65,7 @@ class EagerPromptsFile(Strict):
     architectures: list[str] | None = Field(
         default=None, description="architectures of the devices on which it is so; null: all"
     )
+    expert_dies: list[str] = Field(default=[], description="dies on which it is so for models with experts")
 
 
 class SchedulerRuleFile(Strict):
@@ -143,6 +144,9 @@ class EngineFile(Strict):
     request: Moment = Field(
         default=0.0, description="time that client and front end add to the first token of a request"
     )
+    request_token: Moment = Field(
+        default=0.0, description="the same for each token of its prompt, whose text they split"
+    )
 
 
 class FusedNormsFile(Strict):
@@ -163,6 +167,22 @@ class TrainingDefaultsFile(Strict):
         default={},
         description="what sets it there: gradients (in BF16), zero, overlap, selective and full (recomputation), "
         "sequence_parallel -> option",
+    )
+
+
+class ExpertProgramFile(Strict):
+    """How a training program runs the routed experts of a rank."""
+
+    separate: bool = Field(
+        default=False, description="each expert's product is one of the library's, not part of a grouped kernel"
+    )
+    sorts: Annotated[int, Whole(1, single=True)] = Field(
+        default=1, description="passes over the rows that order them by expert, on the way there and on the way back"
+    )
+    unfused: bool = Field(
+        default=False,
+        description="rows travel in the residual's format and are cast by each product; padding to what FP8 products "
+        "ask for, clamps of activations and biases of the down projection are passes over the rows of their own",
     )
 
 
@@ -207,6 +227,11 @@ class FrameworkFile(Strict):
         default=False,
         description="a pipeline stage allocates what it receives, inputs and gradients, for all micro-batches of a "
         "step",
+    )
+    fuses_casts: bool = Field(
+        default=False,
+        description="operands of FP8 products with one scale a tensor are cast where they lie, gathered over tensor "
+        "parallelism in FP8, and written in both orders by one kernel",
     )
     moe_comm_slowdown: LoadFactor = Field(
         default=1.0,
@@ -287,6 +312,9 @@ class FrameworkFile(Strict):
     )
     eager_prompts: EagerPromptsFile | None = Field(
         default=None, description="passes with prompts that the host limits; null: none"
+    )
+    experts: ExpertProgramFile = Field(
+        default_factory=ExpertProgramFile, description="how routed experts run in training"
     )
     sources: list[Source] = Field(default=[], description="sources of the values")
 

@@ -195,7 +195,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         """Return what a request's latency consists of: waiting, and steps as the closed form divides them."""
         wait = Entry("waiting for the engine", totals(self._done)["wait_time"])
         wait.by_bound["capacity"] = wait.by_basis["fitted"] = wait.time
-        front = Entry("client and front end", self.served.front_end)
+        front = Entry("client and front end", float(self._done.front_end.mean()))
         front.by_bound["latency"] = front.by_basis["fitted"] = front.time
         entries = [entry for entry in self.closed.breakdown() if not entry.name.startswith("waiting for")]
         latency = self.times()["latency"]

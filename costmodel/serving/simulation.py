@@ -13,6 +13,7 @@ import numpy as np
 
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError
+from costmodel.quantities import Array
 from costmodel.serving.availability import OFF, Fleet
 from costmodel.serving.checkpoint import identity, is_over, restore, save
 from costmodel.serving.compiled import Function, compiled, has_numba
@@ -30,6 +31,7 @@ from costmodel.serving.state import (
     OUTPUT,
     OUTSIDE,
     PRIORITY,
+    PROMPT,
     STEPS,
     WAITING,
     Engine,
@@ -65,7 +67,7 @@ class Served:
     engines: Engine
     policy: Policy
     times: StepTimes
-    front_end: float
+    front_end: Array
     fleet: Fleet
 
     @property
@@ -76,9 +78,8 @@ class Served:
         ended = np.isfinite(self.progress.time[:, FINISH])
         arrival, length, calls, pause = (each[ended] for each in self.requests[:4])
         requests = self.requests._replace(arrival=arrival, length=length, calls=calls, pause=pause)
-        return replace(
-            self, requests=requests, progress=Progress(self.progress.time[ended], self.progress.count[ended])
-        )
+        progress = Progress(self.progress.time[ended], self.progress.count[ended])
+        return replace(self, requests=requests, progress=progress, front_end=self.front_end[ended])
 
     @property
     def rented(self) -> float:
@@ -153,8 +154,14 @@ class Simulation:
         assert not service.engines.count[:, OUTSIDE].any(), "no step is larger than the policy allows"
         return Served(
             requests=service.requests, progress=service.progress, engines=service.engines, policy=service.policy,
-            times=replace(self.times, tables=service.tables), front_end=front_end(self.scenario), fleet=service.fleet,
+            times=replace(self.times, tables=service.tables), front_end=self._front_end(service.requests),
+            fleet=service.fleet,
         )  # fmt: skip
+
+    def _front_end(self, requests: Requests) -> Array:
+        """Return what client and front end add to the first token of each request [s]."""
+        engine, prompt = self.scenario.framework.engine, requests.length[:, PROMPT]
+        return np.zeros(len(prompt)) if engine is None else np.asarray(engine.front_end(prompt.astype(np.float64)))
 
     def saturated(self, least: int) -> Served:
         """Return what becomes of requests that come to one replica at once: all of them, again and again.
@@ -204,12 +211,6 @@ class Simulation:
         with ThreadPoolExecutor(workers) as threads:
             stuck = threads.map(run_part, bounds[:-1], bounds[1:])
             return next((each for each in stuck if each >= 0), -1)
-
-
-def front_end(scenario: Scenario) -> float:
-    """Return what client and front end add to the first token of a request [s]."""
-    engine = scenario.framework.engine
-    return 0.0 if engine is None else float(engine.request)
 
 
 def slower(tables: Tables, factor: float) -> Tables:

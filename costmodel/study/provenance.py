@@ -14,6 +14,7 @@ from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree, to_python
 from costmodel.study.predictions import Prediction, going_with
+from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
 
@@ -26,7 +27,7 @@ COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 OF_TRAINING = frozenset({
     "sustained_slowdown", "attention_slowdown", "dp_comm_slowdown", "tensor_overlap", "accumulation", "reduction",
     "unfused_elementwise", "eager_loss", "keeps_gathered", "buffers_all", "weight_exchange", "recompute_stops_early",
-    "host.operator",
+    "host.operator", "experts", "fuses_casts",
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""
 
@@ -115,6 +116,8 @@ def state_of(
 def _unused(scenario: Scenario) -> frozenset[str]:
     """Return the fields of a framework that a scenario takes no notice of."""
     unused = frozenset[str]() if isinstance(scenario.plan, Training) else OF_TRAINING
+    if not any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.layers):
+        unused |= {"experts"}
     return unused if scenario.communication.mode == "normal" else unused | {"moe_comm_slowdown"}
 
 

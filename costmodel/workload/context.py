@@ -9,7 +9,16 @@ from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, where
 from costmodel.workload.architecture import Architecture, Pattern
 from costmodel.workload.dtypes import BITS_PER_BYTE, ELEMENT_BYTES, element_bytes
 from costmodel.workload.operators import Group
-from costmodel.workload.scenario import Communication, Framework, Offload, Parallelism, Precision, Routing
+from costmodel.workload.scenario import (
+    Communication,
+    ExpertProgram,
+    Framework,
+    Offload,
+    Parallelism,
+    Precision,
+    Routing,
+    Scenario,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -51,6 +60,11 @@ class Context:
         if self.framework.accumulation == "autograd":
             return 1.0 - 1.0 / self.micro_batches
         return 0.0 if self.framework.accumulation == "product" else 1.0
+
+    @property
+    def expert_program(self) -> ExpertProgram:
+        """Return how routed experts run: as the framework does it in training, else the shortest way."""
+        return self.framework.experts if self.phase == "training" else ExpertProgram()
 
     @property
     def q_len(self) -> Count:
@@ -141,6 +155,17 @@ class Context:
         return ELEMENT_BYTES[self.precision.linear] < ELEMENT_BYTES[self.precision.residual]
 
     @property
+    def fuses_casts(self) -> bool:
+        """Tell whether a cast writes an operand of narrow GEMMs in both orders, and gathers carry what was cast."""
+        fused = self.framework.fuses_casts and self.phase == "training"
+        return fused and self.casts_inputs and self.precision.scale_block is None
+
+    @property
+    def gathered_element(self) -> Bytes:
+        """Return the bytes of an element of linear layers' operands that is gathered over tp."""
+        return self.gemm_element if self.fuses_casts else self.residual
+
+    @property
     def tp_group(self) -> Group:
         """Return the tensor-parallel group: neighbours."""
         return Group(self.parallel.tp)
@@ -164,6 +189,11 @@ class Context:
         return (self.parallel.ep > 1) | (self.parallel.etp > self.parallel.tp)
 
     @property
+    def experts_share_tokens(self) -> Mask:
+        """Tell whether the ranks of a tensor-parallel group compute their slices of an expert on the same tokens."""
+        return (self.parallel.etp > 1) & (self.parallel.ep <= 1) & (self.parallel.etp <= self.parallel.tp)
+
+    @property
     def expert_slice_group(self) -> Group:
         """Return the ranks that gather tokens for the slices of one expert: `etp` neighbours, or one."""
         return Group(where(self.gathers_for_slices, self.parallel.etp, 1.0))
@@ -178,6 +208,24 @@ class Context:
     def cached_keys(self, pattern: Pattern) -> Count:
         """Return the cached tokens of a sequence that a decoding step reads on this rank: a share over cp."""
         return pattern.keys_read(self.new_tokens, self.kv_len) / self.parallel.cp
+
+
+def rank_context(scenario: Scenario, phase: str, sequences: Count, new_tokens: Count, kv_len: Count) -> Context:
+    """Return one rank's view of a micro-batch of a phase."""
+    return Context(
+        architecture=scenario.architecture,
+        parallel=scenario.parallel,
+        precision=scenario.precision,
+        communication=scenario.communication,
+        framework=scenario.framework,
+        phase=phase,
+        sequences=sequences,
+        new_tokens=new_tokens,
+        kv_len=kv_len,
+        routing=scenario.routing,
+        offload=scenario.offload,
+        node_devices=scenario.cluster.node.count,
+    )
 
 
 def per_rank(value: Quantity, degree: Quantity) -> Quantity:

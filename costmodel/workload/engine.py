@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 import numpy as np
 
 from costmodel.hardware import Device
-from costmodel.quantities import Bytes, Count, Quantity, where
+from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
 
 FREE, TOTAL = "free", "total"
 
@@ -106,7 +106,8 @@ class Engine:
     version: whose defaults these are; rules: of its scheduler, of which the first that holds counts.
     graph_sizes: sequences that CUDA graphs are captured for, ascending; steps are padded to the next one.
     prompt_graphs: graphs are captured for steps with prompts too.
-    request: time that client and front end add to a request's first token [s].
+    request, request_token: time that client and front end add to a request's first token, and for each token of its
+        prompt [s].
     """
 
     version: str
@@ -117,6 +118,7 @@ class Engine:
     graph_sizes: tuple[int, ...] = ()
     prompt_graphs: bool = False
     request: Quantity = 0.0
+    request_token: Quantity = 0.0
 
     def rule(self, device: Device, tp: Count) -> SchedulerRule:
         """Return the first rule that holds on a device; the last one holds everywhere."""
@@ -131,6 +133,10 @@ class Engine:
             ),
             self.rules[-1],
         )
+
+    def front_end(self, prompt: Count) -> Seconds:
+        """Return what client and front end add to the first token: request + request_token * tokens of the prompt."""
+        return self.request + self.request_token * prompt
 
     def graphs(self, max_num_seqs: Count, token_budget: Count) -> Count:
         """Return the CUDA graphs of an engine: for steps that decode, and for those with prompts.

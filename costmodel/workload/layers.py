@@ -14,6 +14,7 @@ from costmodel.workload.architecture import (
     Convolution,
     DenseFfn,
     Encoder,
+    Ffn,
     Gate,
     Layer,
     MilPool,
@@ -187,12 +188,13 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str)
     elif layer.norm != "none" and layer.norm_position != "after":
         add_residual_norm(builder, context, f"{name} norm", layer.norm)
     inner = _enter_branch(builder, context, name)
-    enter_tensor_parallel(builder, inner, name)
+    around = inner if name == "attention" else _tensor_parallel_ffn(inner, layer.ffn)
+    enter_tensor_parallel(builder, around, name, around.gathered_element)
     if name == "attention":
         _add_mixer(builder, inner, layer)
     else:
         _add_ffn(builder, inner, layer)
-    leave_tensor_parallel(builder, inner, name)
+    leave_tensor_parallel(builder, around, name, around.gathered_element)
     if layer.dropout:
         add_dropout(builder, context, f"{name} dropout")
     if has_streams(context):
@@ -201,6 +203,21 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str)
         add_norm_after(builder, context, f"{name} norm", layer.norm)
     elif layer.norm_position == "both":
         add_norm(builder, context, f"{name} output norm", layer.norm, rows, hidden)
+
+
+def _tensor_parallel_ffn(context: Context, ffn: Ffn) -> Context:
+    """Return the context of the messages of a tensor-parallel group around an FFN.
+
+    Under sequence parallelism each rank routes the tokens that it holds: only shared experts, or slices of experts
+    that the group computes on the same tokens, ask for the others' [Megatron-LM, core/transformer/moe/router.py,
+    shared_experts.py].
+    """
+    if not isinstance(ffn, MoeFfn) or not context.parallel.sequence_parallel:
+        return context
+    if not (is_single(ffn.shared) and ffn.shared == 0.0):
+        return context
+    tp = where(context.experts_share_tokens, context.parallel.tp, 1.0)
+    return replace(context, parallel=replace(context.parallel, tp=tp))
 
 
 def _enter_branch(builder: WorkBuilder, context: Context, name: str) -> Context:

@@ -31,6 +31,7 @@ class Gemm:
     is_wgrad: weight gradient, whose operands are quantised along the other dimension.
     microscaled: weights are expanded from MXFP4 to 16 bits.
     tuned: one where the engine ships tiles tuned for these experts on the device, else zero.
+    calls: equal kernels one after the other, of `groups` each.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Gemm:
     is_wgrad: bool = False
     microscaled: bool = False
     tuned: Quantity = 0.0
+    calls: Count = 1.0
 
     @property
     def variant(self) -> str:
@@ -69,15 +71,25 @@ class Gemm:
         return str(own)
 
     @property
+    def is_of_experts(self) -> bool:
+        """Tell whether it computes experts."""
+        return not (is_single(self.experts) and self.experts == 0.0)
+
+    @property
+    def one(self) -> Gemm:
+        """Return one of its calls."""
+        return self if is_single(self.calls) and self.calls == 1.0 else replace(self, calls=1.0)
+
+    @property
     def flop(self) -> Flop:
-        """Return 2*m*n*k of all groups [FLOP]."""
-        return 2.0 * self.groups * self.m * self.n * self.k
+        """Return 2*m*n*k of all groups and calls [FLOP]."""
+        return 2.0 * self.calls * self.groups * self.m * self.n * self.k
 
     @property
     def traffic(self) -> Bytes:
         """Return the compulsory device-memory traffic: each operand once [B]."""
         per_group = self.m * self.k * self.a_bytes + self.k * self.n * self.b_bytes + self.m * self.n * self.out_bytes
-        return self.groups * per_group
+        return self.calls * self.groups * per_group
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ from functools import partial, reduce
 from typing import TypeAlias
 
 from costmodel.quantities import Count, Quantity, ceil, maximum, minimum, sum_of
-from costmodel.workload.context import Context
+from costmodel.workload.context import Context, rank_context
 from costmodel.workload.image_tower import tower_operators
 from costmodel.workload.layers import ModelWork, draft_work, model_work
 from costmodel.workload.mixed import fuses_mixed_attention, label_operators, merge_layers, merge_models, reuse_operators
@@ -120,7 +120,7 @@ def prompt_context(scenario: Scenario, sequences: Count, new_tokens: Count, kv_l
     new_tokens: tokens of each that are computed; kv_len: all tokens of each, cached ones included. Their images are
     those of a prompt by the share of its tokens.
     """
-    context, plan = _context(scenario, "prefill", sequences, new_tokens, kv_len), scenario.plan
+    context, plan = rank_context(scenario, "prefill", sequences, new_tokens, kv_len), scenario.plan
     if not isinstance(plan, Prefill | Generate | Serving) or plan.images is None:
         return context
     images = sequences * new_tokens / plan.input_tokens * plan.images.count
@@ -132,7 +132,7 @@ def request_context(scenario: Scenario, sequences: Count, kv_len: Count, drafts:
 
     kv_len: tokens of each with the new one; drafts: tokens that are verified in addition.
     """
-    return _context(scenario, "decode", sequences, 1.0 + drafts, kv_len + drafts)
+    return rank_context(scenario, "decode", sequences, 1.0 + drafts, kv_len + drafts)
 
 
 def computed_tokens(input_tokens: Count, prefix_hit_rate: Quantity) -> Count:
@@ -181,20 +181,3 @@ def pipeline_batches(scenario: Scenario, plan: Generate) -> Count:
     if plan.pipeline_batches is not None:
         return plan.pipeline_batches
     return maximum(minimum(scenario.parallel.pp, plan.batch / (scenario.parallel.dp * plan.micro_batches)), 1.0)
-
-
-def _context(scenario: Scenario, phase: str, sequences: Count, new_tokens: Count, kv_len: Count) -> Context:
-    return Context(
-        architecture=scenario.architecture,
-        parallel=scenario.parallel,
-        precision=scenario.precision,
-        communication=scenario.communication,
-        framework=scenario.framework,
-        phase=phase,
-        sequences=sequences,
-        new_tokens=new_tokens,
-        kv_len=kv_len,
-        routing=scenario.routing,
-        offload=scenario.offload,
-        node_devices=scenario.cluster.node.count,
-    )

@@ -97,11 +97,17 @@ class Features:
 
     def watts(self, terms: Array) -> float:
         """Return the board's power at the rate that was measured [W]."""
-        return float(np.asarray(self.device.power.idle)) + float(self.measured @ terms)
+        return self._power(self.measured, terms)
 
     def energy_error(self, terms: Array, watts: float) -> float:
         """Return the error of a token's energy where power and rate are both predicted; watts: measured [W]."""
-        return (float(np.asarray(self.device.power.idle)) + float(self.predicted @ terms)) * self.pace / watts - 1.0
+        return self._power(self.predicted, terms) * self.pace / watts - 1.0
+
+    def _power(self, shares: Array, terms: Array) -> float:
+        """Return min(idle + shares * terms, TDP), as `board_power` has it [W]."""
+        power = self.device.power
+        assert power.tdp is not None
+        return min(float(np.asarray(power.idle)) + float(shares @ terms), float(np.asarray(power.tdp)))
 
 
 def features(log: Log) -> Features:

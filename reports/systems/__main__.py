@@ -29,8 +29,9 @@ DIGITS = 4
 DEVICES = {"H800": "nodes/hgx-h800", "A100": "nodes/dgx-a100", "RTX 4090": "nodes/rtx-4090-x8"}
 BEFOREHAND = (
     "Not all of it is prediction. Figures of these tables were known when it was decided which library's fit stands "
-    "for FlashAttention-2 in `frameworks/hf-static`, that it splits keys and reads them in one piece, how many passes "
-    "a convolution's activation takes, that tensors of convolutions lie channel by channel (PyTorch's default) in "
+    "for FlashAttention-2 in `frameworks/hf-static`, that it splits keys and reads them in one piece, that its kernel "
+    "of prompts runs where keys are whole, how many passes a convolution's activation takes, that tensors of "
+    "convolutions lie channel by channel (PyTorch's default) in "
     "SHViT, MobileViTv2, NAT and DiNAT, in every 1 x 1 convolution, that SHViT's scores lie in memory, that FP16 means "
     "autocast for NAT and DiNAT, that their kernels are as fast as xFormers', that programs of Lightning Attention, "
     "which carry 32 columns of the values as its source says, share a processor's time, that 4-bit caches have "
@@ -42,9 +43,10 @@ BEFOREHAND = (
     "insights_deepseek_v3 deepep ktransformers`."
 )
 MISSES = (
-    "What misses. A concatenated cache (MA-T-concat) comes out a quarter too fast at all three lengths: its bytes "
-    "do not hold what PyTorch's allocator does when tensors grow. Why static caches of 8K and 16K (MA-T-static, and "
-    "MoA's rows without its kernel) were slower than those of 4K is not published. cuDNN and NATTEN on an H100 (NA-01, "
+    "What misses. A concatenated cache (MA-T-concat) comes out a fifth too fast at all three lengths: its bytes "
+    "do not hold what PyTorch's allocator does when tensors grow. How MoA without its kernel launches heads of several "
+    "spans (MA-T-reduced-16k, whose groups are small enough to be split) is not published, and its own kernel (MA-7b) "
+    "has no measured rows: FlashAttention-2's, a fifth slower, stands for it. cuDNN and NATTEN on an H100 (NA-01, "
     "NA-03, NA-T) have no measured rows and stand on FlashAttention-3's, and long dense kernels there run below the "
     "clock of short ones. Steps of 18 to 20 ms (DU-13-20k) are bound by the host's program, which is known for a "
     "second group of heads only. PCIe (LH-03) is taken at the datasheet's rate."

@@ -69,7 +69,7 @@ FAMILIES: dict[str, Family] = {
     "kimi_k2": DEEPSEEK,
     "gpt_oss": LLAMA | ALTERNATE | LOCAL_EXPERTS | {
         "bias": Key("attention_bias", default=True),
-        "expert_bias": True, "router_bias": True, "sinks": True,
+        "expert_bias": True, "clamped": True, "router_bias": True, "sinks": True,
         "inert": ("experts_per_token", "initial_context_length", "swiglu_limit"),
     },
     "gemma": LLAMA | {

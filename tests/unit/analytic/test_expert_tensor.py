@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TypeGuard
+
 import numpy as np
 import pytest
 from builders import MOE, MOE_MODEL, STEP, context, scenario
 
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.step_model import training_context
+from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import Collective, ExpertAllToAll, Gemm
+from costmodel.workload.operators import Collective, ExpertAllToAll, Gemm, Operator
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.scenario import Parallelism
 from costmodel.workload.work import LayerWork
@@ -108,3 +112,32 @@ def test_slices_meet_element_by_element_on_a_grid() -> None:
         tuple(np.broadcast_to(item.tokens, 3)) for item in layer(degrees).forward if isinstance(item, ExpertAllToAll)
     }
     assert sent == (TOKENS, TOKENS / 2, TOKENS / 2)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "ranks"),
+    [
+        (Parallelism(tp=4.0, dp=8.0, ep=8.0, expert_tensor=1.0, sequence_parallel=True), 1.0),
+        (Parallelism(tp=4.0, dp=8.0, ep=8.0, expert_tensor=2.0, sequence_parallel=True), 1.0),
+        (Parallelism(tp=4.0, expert_tensor=4.0, sequence_parallel=True), 4.0),
+        (Parallelism(tp=4.0, sequence_parallel=True), 4.0),
+    ],
+)
+@pytest.mark.parametrize("shared", [0.0, 1.0])
+def test_ranks_with_parts_of_a_sequence_gather_it_for_shared_experts_or_slices_alone(
+    parallel: Parallelism, ranks: float, shared: float
+) -> None:
+    """Each routes the tokens that it holds; slices without expert parallelism are those of one dense FFN."""
+    layers = tuple(
+        replace(one, ffn=replace(one.ffn, shared=shared)) if isinstance(one.ffn, MoeFfn) else one
+        for one in MOE_MODEL.layers
+    )
+    seen = context(replace(MOE_MODEL, layers=layers), parallel, sequences=SEQUENCES, new_tokens=LENGTH)
+    work = model_work(seen).layers[1]
+    for operators in (work.forward, work.input_gradient):
+        around = {float(item.group.size) for item in operators if item.name.startswith("ffn ") and _moves(item)}
+        assert around == {4.0 if shared else ranks}
+
+
+def _moves(item: Operator) -> TypeGuard[Collective]:
+    return isinstance(item, Collective)

@@ -37,6 +37,7 @@ def test_only_changes_that_fit_are_named_with_option_memory_and_price() -> None:
     assert all(float(one.memory) <= float(capacity) for one in found)
     for one in found:
         assert one.remedy.setting in reason
+        assert f": {float(one.memory) / 2**30:.1f} GiB, step " in reason
     assert f"({NAMED.name}: --narrow)" in reason
 
 

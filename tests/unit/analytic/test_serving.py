@@ -220,10 +220,11 @@ def test_a_request_s_lines_have_what_client_and_front_end_add_and_no_queue_hides
         scheduler=Scheduler(),
         memory=EngineMemory(utilization=0.9),
         request=5e-3,
+        request_token=2e-6,
     )
     chosen = replace(of(SERVING), framework=replace(FRAMEWORK, engine=engine))
     lines = {line.name: line.time for line in point(chosen).breakdown}
-    assert lines["client and front end"] == pytest.approx(5e-3, rel=1e-9)
+    assert lines["client and front end"] == pytest.approx(5e-3 + 2e-6 * SERVING.input_tokens, rel=1e-9)
     assert sum(lines.values()) == pytest.approx(metrics(chosen)["latency"], rel=1e-9)
 
 

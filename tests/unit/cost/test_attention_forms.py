@@ -12,7 +12,7 @@ from builders import DEVICE, FRAMEWORK, with_level
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.cost.attention import NO_COPIES, DecodeForm, PrefillForm, QueryCopies
+from costmodel.cost.attention import NO_COPIES, DecodeForm, PrefillForm, QueryCopies, UnsplitKernel
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.mixed_attention import VarlenForm
@@ -463,6 +463,19 @@ def test_blocks_over_part_of_the_keys_load_at_their_own_rate() -> None:
     assert float(whole.time(core(1.0, 1.0, 1.0, 8192.0), machine()).seconds) == pytest.approx(
         LAUNCH + (8192 * 512 / 8 + FILL) / CLOCK, rel=0.01
     )
+
+
+def test_keys_in_one_piece_may_have_a_kernel_of_their_own() -> None:
+    """256 keys of width 128 + 128: under 128 rows, or in two halves as ever."""
+    rows = UnsplitKernel(q_tile=128, compute_efficiency=0.5)
+    form = replace(DECODE, copies=NO_COPIES, unsplit=rows, kv_tile=128, combine_latency=0.0, combine_per_split=0.0)
+    flop_per_cycle = machine().device.math["bf16"].flop_per_cycle
+    shape = core(1.0, 1.0, 1.0, 256.0)
+    whole, split = (replace(form, split_kv_rule=rule).terms(shape, machine()) for rule in ("never", "once"))
+    assert whole["math_cycles"] == pytest.approx(2 * 128 * 256 * 256 / (0.5 * flop_per_cycle))
+    plain = replace(form, unsplit=None, split_kv_rule="once").terms(shape, machine())
+    assert split["splits"] == 2
+    assert split["math_cycles"] == plain["math_cycles"]
 
 
 def test_each_query_row_of_a_block_ends_with_a_step() -> None:

@@ -11,8 +11,10 @@ from builders import FRAMEWORK
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.machine import Machine
+from costmodel.cost.operator_time import derivation, operator_time
 from costmodel.cost.parameter import build
 from costmodel.hardware import Device
 from costmodel.schema.files import load_device
@@ -69,6 +71,16 @@ def test_a_serial_k_chain_bounds_a_product_of_one_tile() -> None:
 
 def test_a_block_pays_its_fill_once_a_wave() -> None:
     assert seconds(WAVE, cta_overhead=1000.0) - seconds(WAVE) == pytest.approx(1000.0 / CLOCK, rel=1e-6)
+
+
+def test_a_block_waits_for_what_it_loads() -> None:
+    """128 rows and 64 columns of two bytes, 4,096 deep, at 8 bytes a cycle; the next level gives as much to each."""
+    wide = product(128.0, 64.0, 4096.0)
+    loaded = (128 + 64) * 2 * 4096
+    assert seconds(wide, cta_load_rate=8.0, tiles=((128, 64),)) == pytest.approx(loaded / 8 / CLOCK, rel=1e-6)
+    assert seconds(wide, l2_rate=0.01, tiles=((128, 64),)) == pytest.approx(
+        loaded / (0.01 * DEVICE.processors * CLOCK), rel=1e-6
+    )
 
 
 def test_a_thin_product_waits_for_memory() -> None:
@@ -245,3 +257,17 @@ def test_more_processors_are_never_slower_where_the_fastest_tile_is_taken(
     before = fastest.time(gemm, MACHINE).seconds
     wider = replace(MACHINE, processors=DEVICE.processors + more)
     assert fastest.time(gemm, wider).seconds <= before * (1 + 1e-9)
+
+
+def test_products_one_after_the_other_take_as_many_times_as_long() -> None:
+    one = product(1000, 2000, 3000)
+    several = replace(one, calls=7.0)
+    fit = FamilyFit(form=form(launch=3e-6), basis="fitted")
+    for each in (fit, FamilyFit()):
+        times = [operator_time(item, MACHINE, None, each) for item in (one, several)]
+        assert times[1].seconds == pytest.approx(7 * times[0].seconds)
+        assert times[1].fixed == pytest.approx(7 * times[0].fixed)
+        derived = derivation(several, MACHINE, None, each)
+        assert (derived.composition, derived.terms["calls"]) == ("t * calls", 7.0)
+        assert derived.terms["t"] == pytest.approx(times[0].seconds)
+    assert several.flop == 7 * one.flop

@@ -10,7 +10,7 @@ from builders import CLUSTER, NODE
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Host, Network
-from costmodel.network.cluster_links import KINDS, ClusterLinks, build_cluster_links
+from costmodel.network.cluster_links import KINDS, ClusterLinks, build_cluster_links, ports
 from costmodel.network.layout import layout, pairs
 from costmodel.network.routing import POLICIES, FlowRoutes, Flows, route
 from costmodel.quantities import Array
@@ -46,6 +46,14 @@ def test_every_byte_between_nodes_leaves_and_enters_by_a_nic_once(policy: str, t
     links, flows, routes = routed(cluster(topology, 4 if topology == "mpft" else 1), policy)
     crossing = (flows.source // 4 != flows.target // 4).sum()
     assert loads(links, routes, "nic").sum() == pytest.approx(2 * crossing)
+
+
+def test_two_nics_of_a_device_are_one_with_cables_as_wide_behind_it() -> None:
+    """NICs of 50 GB/s; switches with ports of 40 GB/s pass on no more than that from each."""
+    narrow = replace(cluster("ft2"), network=replace(cluster("ft2").network, bandwidth=40e9))  # type: ignore[type-var]
+    nic = replace(NODE.nic, per_device=2.0)  # type: ignore[type-var]
+    both = [replace(each, node=replace(each.node, nic=nic)) for each in (cluster("ft2"), narrow)]
+    assert [ports(each) for each in both] == [(100e9, 100e9), (80e9, 80e9)]
 
 
 @pytest.mark.parametrize("policy", ["static", "adaptive", "spray"])

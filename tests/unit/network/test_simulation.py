@@ -70,6 +70,15 @@ def test_between_nodes_flows_that_meet_no_others_take_the_closed_form(kind: str,
     assert time(kind, INSTANT, ranks, algorithm) == pytest.approx(float(closed), rel=1e-9)
 
 
+def test_what_goes_up_an_edge_of_the_two_trees_comes_down_it() -> None:
+    """Edges of eight ranks in order: 1-2, 2-4, 3-2, 4-0, 5-6, 6-4, 7-6; of the second tree a rank on."""
+    (up_and_down,) = phases("all_reduce", "tree", SIZE, layout(ONE_NODE, 8))
+    edges = {(1, 2), (2, 4), (3, 2), (4, 0), (5, 6), (6, 4), (7, 6)}
+    both = [*edges, *(((child + 1) % 8, (parent + 1) % 8) for child, parent in edges)]
+    sent = zip(up_and_down.source.tolist(), up_and_down.target.tolist(), strict=True)
+    assert sorted(sent) == sorted([*both, *((parent, child) for child, parent in both)])
+
+
 @pytest.mark.parametrize("nodes", [3, 5])
 def test_rings_stay_on_their_rails_over_an_odd_number_of_nodes(nodes: int) -> None:
     closed = algorithm_time("all_gather", "ring", SIZE, group_links(Group(8.0 * nodes), INSTANT))

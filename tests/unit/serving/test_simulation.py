@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from costmodel.serving import checkpoint
 from costmodel.serving.deployment import new_service
 from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.serving.simulation import Simulation
-from costmodel.serving.state import FINISH, SCHEDULED
+from costmodel.serving.state import FINISH, FIRST, PROMPT, SCHEDULED
+from costmodel.serving.summary import request_times
 from costmodel.workload.plans import Serving
 
 BASE = {
@@ -23,9 +25,9 @@ BASE = {
 }  # fmt: skip
 
 
-def evaluation(**changes: Any) -> RequestEvaluation:
+def evaluation(given: Mapping[str, Any] = BASE, **changes: Any) -> RequestEvaluation:
     """Return the shipped server with few requests. changes: of its `replicas`."""
-    given = {**BASE, **({"scenarios.serving.replicas": changes} if changes else {})}
+    given = {**given, **({"scenarios.serving.replicas": changes} if changes else {})}
     workload = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"])
     scenario = workload.scenario("serving")
     assert isinstance(scenario.plan, Serving)
@@ -35,6 +37,18 @@ def evaluation(**changes: Any) -> RequestEvaluation:
 @pytest.fixture(scope="module")
 def simulation() -> Simulation:
     return evaluation().simulation
+
+
+def test_the_front_end_takes_its_time_and_more_for_longer_prompts() -> None:
+    spread = {"distribution": "uniform", "low": 100, "high": 900}
+    changed = {"scenarios.serving.framework": "vllm", "scenarios.serving.requests": {"count": 20, "input": spread}}
+    chosen = evaluation({**BASE, **changed})
+    served, engine = chosen.served, chosen.simulation.scenario.framework.engine
+    assert engine is not None
+    prompt = served.requests.length[:, PROMPT]
+    taken = request_times(served).ttft - (served.progress.time[:, FIRST] - served.requests.arrival)
+    np.testing.assert_allclose(taken, engine.request + engine.request_token * prompt, rtol=1e-6)
+    assert len(np.unique(prompt)) > 10
 
 
 def half(simulation: Simulation, path: Path) -> None:

@@ -16,7 +16,7 @@ from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, ExpertAllToAll, Gemm, Operator
 from costmodel.workload.order_statistics import expected_tiles, normal_maximum
 from costmodel.workload.recompute import OPERATORS, SETS, expand
-from costmodel.workload.scenario import MASKED, Communication, Framework, Parallelism
+from costmodel.workload.scenario import MASKED, Communication, ExpertProgram, Framework, Parallelism, Precision
 from costmodel.workload.work import LayerWork
 
 MEGATRON = replace(UNFUSED, implementations={"attention_prefill": (MASKED,)}, unfused_elementwise=True)
@@ -248,6 +248,35 @@ def test_narrow_products_cast_their_inputs_both_ways_and_turn_them_for_the_weigh
     ]
 
 
+@pytest.mark.parametrize("sequence_parallel", [True, False])
+def test_fused_casts_write_both_orders_of_what_a_rank_has_and_gathers_carry_what_was_cast(
+    sequence_parallel: bool,
+) -> None:
+    """Of one scale a tensor. A gathered operand is cast by each rank's part, and turned behind the gather."""
+    tp, tokens, hidden, inner = 4.0, 1024.0, DENSE_MODEL.hidden, 2816.0
+    narrow = replace(BF16, linear="fp8", activations="fp8")
+    parallel = Parallelism(tp=tp, sequence_parallel=sequence_parallel)
+    seen = replace(context(DENSE_MODEL, parallel, new_tokens=tokens), precision=narrow)
+    work = model_work(replace(seen, framework=replace(seen.framework, fuses_casts=True))).layers[0]
+    whole, part = 2.0 + 2 * 1.0, (2.0 + 1.0) / tp  # read once, written twice; one order of a part
+    assert traffic(named(work.forward, "ffn down cast")) == pytest.approx(tokens * inner / tp * whole)
+    assert traffic(named(work.forward, "ffn up cast")) == pytest.approx(
+        tokens * hidden * (part if sequence_parallel else whole)
+    )
+    assert traffic(named(work.input_gradient, "ffn down gradient cast")) == pytest.approx(
+        tokens * hidden * (part if sequence_parallel else whole)
+    )
+    turned = {item.name: traffic(item) for item in work.weight_gradient if "transposed" in item.name}
+    wanted = {"ffn up transposed casts", "ffn down transposed casts"} if sequence_parallel else set()
+    assert wanted <= set(turned)
+    assert all(turned[name] == pytest.approx(tokens * hidden * 2.0) for name in wanted)
+    assert sequence_parallel or not turned
+    if sequence_parallel:
+        for operators, name in ((work.forward, "ffn all-gather"), (work.input_gradient, "ffn gradient all-gather")):
+            assert named(operators, name).size == tokens * hidden  # type: ignore[union-attr]
+        assert named(work.forward, "ffn reduce-scatter").size == 2 * tokens * hidden  # type: ignore[union-attr]
+
+
 def test_absorbed_decoding_reads_the_latent_once_for_all_heads() -> None:
     seen = context(MOE_MODEL, phase="decode", sequences=32.0, new_tokens=1.0, kv_len=1000.0)
     core = named(model_work(seen).layers[0].forward, "attention core")
@@ -477,3 +506,75 @@ def test_a_loss_over_a_split_vocabulary_passes_its_logits_more_often() -> None:
     token = 2 * 4 * BATCH * SEQUENCE  # an FP32 number of each token in and out
     assert traffic(named(split.forward, "loss of targets")) == 16 * token
     assert traffic(named(split.input_gradient, "loss gradient of targets")) == 8 * token
+
+
+# ---- experts as Megatron-LM and Transformer Engine run them ---------------------------------------------------------
+
+ROWS = 1024.0 * MOE.top_k  # of the one rank that has all experts
+WIDTH = 2.0  # bytes of an element
+
+
+def experts_by(program: ExpertProgram, ffn: MoeFfn = MOE, precision: Precision = BF16) -> LayerWork:
+    """Return a layer of experts as a framework runs it in training."""
+    layers = tuple(replace(one, ffn=ffn) if isinstance(one.ffn, MoeFfn) else one for one in MOE_MODEL.layers)
+    seen = context(replace(MOE_MODEL, layers=layers), new_tokens=1024.0)
+    return model_work(replace(seen, framework=replace(seen.framework, experts=program), precision=precision)).layers[1]
+
+
+def test_experts_on_their_own_are_as_many_products_of_the_library_with_the_same_work() -> None:
+    grouped, separate = experts_by(ExpertProgram()), experts_by(ExpertProgram(separate=True))
+    for name in ("forward", "input_gradient", "weight_gradient"):
+        pairs = zip(getattr(grouped, name), getattr(separate, name), strict=True)
+        for one, other in pairs:
+            if isinstance(one, Gemm) and isinstance(other, Gemm) and one.is_of_experts:
+                assert (one.family, other.family) == ("grouped_gemm", "gemm")
+                assert (other.groups, other.calls) == (1.0, one.groups)
+                assert (other.flop, other.traffic) == (one.flop, one.traffic)
+
+
+def test_two_sorts_move_the_rows_twice_each_way() -> None:
+    once, twice = experts_by(ExpertProgram()), experts_by(ExpertProgram(sorts=2.0))
+    for name in ("expert permute", "expert unpermute"):
+        assert traffic(named(twice.forward, name)) == 2 * traffic(named(once.forward, name))
+        gradient = f"{name} gradient"
+        assert traffic(named(twice.input_gradient, gradient)) == 2 * traffic(named(once.input_gradient, gradient))
+
+
+@pytest.mark.parametrize(("router", "casts"), [("fp32", 1), ("bf16", 0)])
+def test_biases_of_experts_are_added_as_pytorch_promotes_formats(router: str, casts: int) -> None:
+    """Operator by operator: (bytes read, bytes written) of an element."""
+    f, e = 4.0 if router == "fp32" else 2.0, WIDTH
+    cast = [f + e] * casts
+    product, addition, joined = f, e + f + f, f + f
+    bias, weight = (f + f) + f, (f + f) + f
+    work = experts_by(ExpertProgram(unfused=True), replace(MOE, bias=True), replace(BF16, router=router))
+    elements = ROWS * MOE_MODEL.hidden
+    forward, backward = sum([product, addition, joined, *cast]), sum([*cast, *cast, e + e, bias, weight])
+    assert traffic(named(work.forward, "expert bias")) == pytest.approx(elements * forward)
+    assert traffic(named(work.input_gradient, "expert bias gradient")) == pytest.approx(elements * backward)
+
+
+def test_clamps_pass_over_both_halves_of_an_activation_s_inputs_and_keep_what_they_give() -> None:
+    work, plain = (experts_by(ExpertProgram(unfused=True), replace(MOE, clamped=clamped)) for clamped in (True, False))
+    both = ROWS * 2 * MOE.intermediate * WIDTH
+    assert traffic(named(work.forward, "expert clamps")) == pytest.approx(both * 2 * 2)  # clamps, then one tensor again
+    assert traffic(named(work.input_gradient, "expert clamps gradient")) == pytest.approx(both * (3 + 2))
+    assert kept(work) - kept(plain) == pytest.approx(both)
+    assert not [item for item in plain.forward if "clamp" in item.name]
+
+
+def test_rows_of_narrow_products_are_padded_and_cast_behind_the_exchange() -> None:
+    late, early = experts_by(ExpertProgram(unfused=True), precision=FP8), experts_by(ExpertProgram(), precision=FP8)
+    elements = ROWS * MOE_MODEL.hidden
+    for name in ("expert padding", "expert unpadding"):
+        assert traffic(named(late.forward, name)) == pytest.approx(2 * WIDTH * elements)
+        assert not [item for item in early.forward if item.name == name]
+    cast = named(late.forward, "expert up cast")
+    assert traffic(cast) == pytest.approx(elements * (WIDTH + traffic_of_element(FP8)))
+    assert not [item for item in early.forward if item.name == "expert up cast"]
+    assert not [item for item in experts_by(ExpertProgram(unfused=True)).forward if "padding" in item.name]
+
+
+def traffic_of_element(precision: Precision) -> float:
+    """Return the bytes of a narrow element and its share of a scale."""
+    return 1.0 + 4.0 / float(precision.scale_block or 0.0)

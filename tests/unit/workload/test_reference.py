@@ -10,12 +10,11 @@ from builders import DENSE_MODEL, GQA, context
 
 from costmodel.workload.architecture import HeadGroup
 from costmodel.workload.layers import model_work
+from costmodel.workload.neighbourhood import Axis, Neighbourhood
 from costmodel.workload.operators import AttentionKernel
 from costmodel.workload.patterns import (
-    Axis,
     ChunkTopK,
     ElasticWindow,
-    Neighbourhood,
     Pattern,
     SinkRecent,
     StridedBlocks,
