@@ -69,6 +69,8 @@ MILLISECONDS = 1e3
 PROMPT_GRAPHS_SINCE = [0, 5, 10]
 """Version of SGLang since which CUDA graphs hold prompts, as its runs of 0.5.9 and 0.5.12 tell: its documentation says
 that they do by default, but not since when."""
+EXPERT_GRAPHS_SINCE = [0, 5, 13], "2026-06-10"
+"""Version and day since which they do so where experts run on TensorRT-LLM's kernels, too."""
 Row = Mapping[str, str]
 
 
@@ -91,10 +93,12 @@ def framework(row: Row) -> str:
 
 
 def _sglang(row: Row, version: str) -> str:
-    """Return the framework file of a version of SGLang; of none in particular, today's."""
+    """Return the framework file of a version of SGLang; of none in particular, by the day of the run."""
     numbers = [int(part) for part in re.findall(r"\d+", version.partition("-")[0])[:3]]
     if not numbers or numbers >= PROMPT_GRAPHS_SINCE:
-        return "sglang"
+        since, day = EXPERT_GRAPHS_SINCE
+        is_old = numbers < since if numbers else (row.get("run_date") or day) < day
+        return "sglang-0.5.12" if is_old else "sglang"
     return "sglang-rocm-0.5.9" if row["gpu"].startswith("mi") else "sglang-0.5.9"
 
 

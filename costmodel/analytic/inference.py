@@ -212,7 +212,7 @@ def _share(parallel: Parallelism, segment: Segment) -> Quantity:
 def _eager_time(scenario: Scenario, forward: Pass) -> Seconds:
     """Return the host time of a layer of all micro-batches: of passes with prompts that no CUDA graph holds [s]."""
     has_prompts = any(part.phase == "prefill" for part in forward.parts)
-    return scenario.framework.eager_layer * forward.micro_batches if has_prompts else 0.0
+    return scenario.eager_layer * forward.micro_batches if has_prompts else 0.0
 
 
 def _send(scenario: Scenario, forward: Pass) -> Operator:

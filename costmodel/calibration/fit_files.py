@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,7 +62,8 @@ class DeviceFits:
         basis = self.file.basis if self.device == device else "transferred"
         source = f"{CALIBRATIONS}/{self.file.name}"
         found = family_fit(family, basis, self.residuals.get(key))
-        return replace(found, source=source, unseen=_unseen(self.unseen, key, family))
+        single_shapes = family.accuracy is None or family.accuracy.held_out == SINGLE_SHAPES
+        return replace(found, source=source, unseen=unseen_groups(self.unseen, key, is_shape_wise=single_shapes))
 
 
 class FitStore:
@@ -74,7 +76,6 @@ class FitStore:
         self._library = library
         self._hidden = hidden
         self._files: dict[str, DeviceFits | None] = {}
-        self._unseen_groups: Mapping[str, FamilyFitFile] | None = None
         self._errors: StepErrors | None = None
         self._prior: Mapping[str, FamilyFitFile] | None = None
 
@@ -122,13 +123,12 @@ class FitStore:
         names = (f"{kin}/{family}/{variant}", f"{kin}/{family}", kin)
         return next((family_fit(families[name], "fitted").spread for name in names if name in families), None)
 
-    def _unseen(self) -> Mapping[str, FamilyFitFile]:
+    @cached_property
+    def scatter_of_groups(self) -> Mapping[str, FamilyFitFile]:
         """Return how kernels of groups that no fit saw scatter about predictions; nothing without a file."""
         if not self._library.has(CALIBRATIONS, UNSEEN_GROUPS):
             return {}
-        if self._unseen_groups is None:
-            self._unseen_groups = read(self._library, CALIBRATIONS, UNSEEN_GROUPS, FitsFile).families
-        return self._unseen_groups
+        return read(self._library, CALIBRATIONS, UNSEEN_GROUPS, FitsFile).families
 
     def backward(self, family: str, device: str) -> FamilyFit:
         """Return the rate that backward attention reaches over the forward kernels', and its spread.
@@ -187,6 +187,11 @@ class FitStore:
         """Return the table of a device's few rows, as its file names it."""
         file = self._device_file(device)
         return None if file is None or file.calibration is None else file.calibration.anchor
+
+    def without(self, device: str) -> frozenset[str]:
+        """Return the libraries that do not run on a device."""
+        file = self._device_file(device)
+        return frozenset(() if file is None or file.calibration is None else file.calibration.without)
 
     def prior(self) -> Mapping[str, FamilyFitFile]:
         """Return what kernels of all devices share, by `family/variant` and by family; nothing without a file."""
@@ -250,15 +255,15 @@ class FitStore:
         file = read(self._library, CALIBRATIONS, name, FitsFile)
         path = self._library.find(name, CALIBRATIONS)
         residuals = {} if file.residuals is None else read_residuals(path.parent / file.residuals)
-        fits = DeviceFits(file, residuals, device, self._unseen())
+        fits = DeviceFits(file, residuals, device, self.scatter_of_groups)
         _check_axes(path, fits)
         return fits
 
 
-def _unseen(scatter: Mapping[str, FamilyFitFile], key: str, family: FamilyFitFile) -> UnseenGroups | None:
+def unseen_groups(scatter: Mapping[str, FamilyFitFile], key: str, *, is_shape_wise: bool) -> UnseenGroups | None:
     """Return what unmeasured groups of shapes add to a family's interval; None where no file says.
 
-    Groups inside the measured sizes add where the family's own evidence held out single shapes.
+    is_shape_wise: the family's own evidence held out single shapes, so that groups inside the measured sizes add too.
     """
 
     def half(kind: str) -> float | None:
@@ -270,7 +275,6 @@ def _unseen(scatter: Mapping[str, FamilyFitFile], key: str, family: FamilyFitFil
     inside, beyond = half("unseen"), half("beyond")
     if inside is None or beyond is None:
         return None
-    is_shape_wise = family.accuracy is None or family.accuracy.held_out == SINGLE_SHAPES
     return UnseenGroups(inside if is_shape_wise else 0.0, beyond)
 
 

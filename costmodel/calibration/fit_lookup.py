@@ -18,13 +18,16 @@ from costmodel.calibration.candidates import (
     transferred,
     with_rivals_alike,
 )
+from costmodel.calibration.expected_error import expected
 from costmodel.calibration.fit_files import CALIBRATIONS, ROOFLINE, FitStore, family_fit, framework_of
-from costmodel.calibration.fit_search import NAMED, FitSearch
+from costmodel.calibration.fit_search import NAMED, FitSearch, library_of
 from costmodel.calibration.substitutes import (
+    COLLECTIVE,
     ELEMENTWISE,
     EXPANDING,
     GRADIENTS,
     ROOFLINE_ALIKE,
+    SEND_RECV,
     SUBSTITUTES,
     nearest_keys,
 )
@@ -95,6 +98,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         self._store, self._device, self._implementations = store, device, implementations
         self._is_anchored = is_anchored
         self._search = FitSearch(store, device)
+        self._without = store.without(device)
         self._base = _rooflines(store)
         self._resolutions: dict[str, Resolution] = {}
         self._rivals_of: dict[tuple[str, tuple[str, ...]], tuple[Candidate, ...]] = {}
@@ -238,18 +242,22 @@ class FitLookup(Mapping[str, FamilyFit]):
             yield self._with_rivals(key, best)
 
     def _named(self, key: str) -> Sequence[str]:
-        return self._implementations.get(key, self._implementations.get(key.partition("/")[0], ()))
+        """Return what the framework names for a key, of libraries that run on the device."""
+        named = self._implementations.get(key, self._implementations.get(key.partition("/")[0], ()))
+        return [name for name in named if library_of(name) not in self._without]
 
     def _with_rivals(self, key: str, best: Candidate) -> Candidate:
         """Return a candidate whose fit gives way to others at shapes where they are expected to miss less.
 
-        Where the framework names kernels and this device was measured with some of them, others stand in for these.
+        Where the framework names kernels and this device was measured with some of them, others stand in for these; of
+        collectives it names several since each takes messages of its own sizes.
         """
-        if best.fit is None or best.fit.form is None or best.error is None or key.startswith(_MESSAGES):
+        if best.fit is None or best.fit.form is None or best.error is None or key.startswith(_EXPERT_MESSAGES):
             return best
         named = tuple(self._named(key))
         stands_in = bool(named) and best.role != NAMED
-        wanted = (best.implementation,) if named and best.device == self._device and not stands_in else named
+        is_own = best.device == self._device and not stands_in and not key.startswith(COLLECTIVE)
+        wanted = (best.implementation,) if named and is_own else named
         rivals = partial(self._rivals, key, wanted, best.source)
         fit = replace(best.fit, error=best.error, rivals=rivals, is_lent=best.fit.is_lent or stands_in)
         return replace(best, fit=fit)
@@ -272,8 +280,23 @@ class FitLookup(Mapping[str, FamilyFit]):
                     steps = self._search.steps(key, wanted, each) if each.device else 0.0
                     spread = each.fit.spread.widened(steps)
                     found.append(replace(each, fit=replace(each.fit, error=each.error, spread=spread)))
-            self._rivals_of[key, wanted] = tuple(found)
+            self._rivals_of[key, wanted] = (*found, *self._of_other_messages(key))
         return self._rivals_of[key, wanted]
+
+    def _of_other_messages(self, key: str) -> Iterator[Candidate]:
+        """Yield what moves a message between two ranks as well: the collectives that are made of such messages."""
+        family, _, variant = key.partition("/")
+        for other in nearest_keys(family, variant) if family == SEND_RECV else ():
+            found = self._resolve(other)
+            if found.fit is None or found.fit.form is None or found.considered[-1].error is None:
+                continue
+            candidate = transferred(found.considered[-1], other, has_form=True)
+            step = self._search.version(other)
+            error = expected(found.considered[-1].error, step)
+            fit = replace(
+                found.fit, basis="transferred", error=error, spread=found.fit.spread.widened(step), rivals=None
+            )
+            yield replace(candidate, source=f"{candidate.source}, {other}", fit=fit, error=error)
 
     def _tell(self, key: str, named: Sequence[str], best: Candidate | None) -> None:
         """Note what substitutes for kernels that the framework names and the device has no fit of."""
@@ -313,7 +336,7 @@ class FitLookup(Mapping[str, FamilyFit]):
             self.notes.append(text)
 
 
-_MESSAGES = ("collective", "send_recv", "moe_")  # families of which the links say more than another device
+_EXPERT_MESSAGES = "moe_"  # families of which the links say more than another device
 
 
 def _rooflines(store: FitStore) -> dict[str, FamilyFit]:

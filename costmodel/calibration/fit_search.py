@@ -49,7 +49,7 @@ class FitSearch:
                 else:
                     yield self._candidate(fits, key, NAMED)
         builds = (
-            name for name in self._store.names(self._device) if name.partition("-")[0] in set(map(_library, named))
+            name for name in self._store.names(self._device) if name.partition("-")[0] in set(map(library_of, named))
         )
         for name in builds:
             fits = self._store.device_fits(self._device, name)
@@ -66,7 +66,7 @@ class FitSearch:
 
     def of_the_die(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
         """Yield the fits of other devices of the same die: other builds of the named libraries, and their defaults."""
-        libraries, family = set(map(_library, named)), key.partition("/")[0]
+        libraries, family = set(map(library_of, named)), key.partition("/")[0]
         for device in self._store.same_die(self._device):
             defaults = self._store.chain(device)[0][1]
             names = [name for name in self._store.names(device) if name.partition("-")[0] in libraries]
@@ -175,11 +175,22 @@ class FitSearch:
         transfer = errors.transfer(related, key)
         if not named or candidate.role == NAMED:
             return transfer
-        wanted = set(map(_library, named))
+        wanted = set(map(self._library_of, named))
         stand_in = (
             errors.version(key) if library in wanted else min(errors.stand_in(one, library, key) for one in wanted)
         )
         return expected(transfer, stand_in)
+
+    def _library_of(self, implementation: str) -> str:
+        """Return the library of an implementation by its file of the nearest device, else by its name."""
+        nearest = (*(device for device, _ in self._chain), *self._store.same_die(self._device))
+        files = (self._store.device_fits(device, implementation) for device in dict.fromkeys(nearest))
+        known = (fits.file.library for fits in files if fits is not None)
+        return next((library for library in known if library), library_of(implementation))
+
+    def version(self, key: str) -> float:
+        """Return the error of a fit for other kernels of its library on the same device."""
+        return self._store.step_errors().version(key)
 
     def _defaults(self, place: int, named: str) -> Iterator[DeviceFits]:
         """Yield the files of a device's default: its own, then those of the devices it inherits from."""
@@ -215,6 +226,6 @@ class FitSearch:
         return replace(fit, form=fit.form.at_power(self._store.power_density(self._device, lender)))
 
 
-def _library(implementation: str) -> str:
-    """Return the library of an implementation by the name of its file: `deepgemm` of `deepgemm-sglang`."""
+def library_of(implementation: str) -> str:
+    """Return the first word of the name of an implementation: `deepgemm` of `deepgemm-sglang`, mostly its library."""
     return implementation.rpartition("/")[2].partition("-")[0]

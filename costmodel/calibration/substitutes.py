@@ -8,6 +8,7 @@ from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
 from costmodel.workload.variant import Variant
 
 ELEMENTWISE = "elementwise"
+COLLECTIVE, SEND_RECV = "collective", "send_recv"
 # Backward attention runs at a measured share of the forward kernels' rate.
 GRADIENTS = {"attention_backward": "attention_prefill", "mla_backward": "mla_prefill"}
 # A GEMM that expands narrow weights reads them as they are stored and multiplies as the plain one does.
@@ -35,9 +36,9 @@ _PAIRWISE = ("all_to_all", "all_gather")  # of a message between two ranks
 
 def nearest_keys(family: str, variant: str) -> tuple[str, ...]:
     """Return the `family/variant` of the kernels that substitute for those of another one, the most alike first."""
-    if family == "send_recv":
-        return tuple(f"collective/{kind}" for kind in _PAIRWISE)
-    if family == "collective":
+    if family == SEND_RECV:
+        return tuple(f"{COLLECTIVE}/{kind}" for kind in _PAIRWISE)
+    if family == COLLECTIVE:
         return tuple(f"{family}/{kind}" for kind in _COLLECTIVES.get(variant, ("all_gather",)))
     return tuple(f"{family}/{other}" for other in nearest_variants(family, variant))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from costmodel.quantities import Seconds
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile, FusedNormsFile, TileFile
@@ -37,7 +37,7 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
         options=dict(file.training.options),
         fused_norms=_fused_norms(file.fused_norms, device),
         routed_shared_expert=device is not None and device.architecture in file.routed_shared_expert,
-        eager_layer=_eager_layer(file.eager_prompts, device),
+        **_eager_prompts(file.eager_prompts, device),
         tuned_tiles=tuned_tiles(file, None if device is None else device.name),
         experts=record(scenario.ExpertProgram, file.experts),
     )
@@ -51,12 +51,14 @@ def tuned_tiles(file: FrameworkFile, device: str | None) -> TunedTiles:
     )  # fmt: skip
 
 
-def _eager_layer(file: EagerPromptsFile | None, device: DeviceFile | None) -> Seconds:
-    """Return the host time of a layer of prompts on a device; zero where a CUDA graph holds them."""
-    if file is None:
-        return 0.0
-    is_eager = file.architectures is None or (device is not None and device.architecture in file.architectures)
-    return file.layer if is_eager else 0.0
+def _eager_prompts(file: EagerPromptsFile | None, device: DeviceFile | None) -> Mapping[str, Any]:
+    """Return the host time of a layer of prompts on a device, and of which models, where no CUDA graph holds them."""
+    of_all = file is not None and (
+        file.architectures is None or (device is not None and device.architecture in file.architectures)
+    )
+    of_experts = file is not None and device is not None and device.die in file.expert_dies
+    layer = file.layer if file is not None and (of_all or of_experts) else 0.0
+    return {"eager_layer": layer, "eager_experts_only": of_experts and not of_all}
 
 
 def _fused_norms(file: FusedNormsFile | None, device: DeviceFile | None) -> scenario.FusedNorms | None:

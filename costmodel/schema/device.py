@@ -146,6 +146,11 @@ class CalibrationFile(Strict):
         "that name none",
     )
     inherit: str | None = Field(default=None, description="name of the sibling device; null: none")
+    without: list[str] = Field(
+        default=[],
+        description="libraries that a framework names and that do not run here, such as `peers`, whose kernels read "
+        "other devices' memory",
+    )
     anchor: str | None = Field(
         default=None,
         description="name of a measurement table, `calibrations/DEVICE/NAME.csv`, of rows too few for a fit of their "

@@ -65,6 +65,7 @@ class EagerPromptsFile(Strict):
     architectures: list[str] | None = Field(
         default=None, description="architectures of the devices on which it is so; null: all"
     )
+    expert_dies: list[str] = Field(default=[], description="dies on which it is so for models with experts")
 
 
 class SchedulerRuleFile(Strict):
@@ -226,6 +227,11 @@ class FrameworkFile(Strict):
         default=False,
         description="a pipeline stage allocates what it receives, inputs and gradients, for all micro-batches of a "
         "step",
+    )
+    fuses_casts: bool = Field(
+        default=False,
+        description="operands of FP8 products with one scale a tensor are cast where they lie, gathered over tensor "
+        "parallelism in FP8, and written in both orders by one kernel",
     )
     moe_comm_slowdown: LoadFactor = Field(
         default=1.0,

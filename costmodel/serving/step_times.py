@@ -130,7 +130,7 @@ class StepPricer:
     def prompt_floor(self) -> float:
         """Return the least time of a step with prompts, which the host sets [s]."""
         layers = self._scenario.architecture.depth * self._plan.micro_batches
-        return float(self._scenario.framework.eager_layer * layers)
+        return float(self._scenario.eager_layer * layers)
 
     def by_contexts(self, _: LayerWork, operator: Operator) -> bool:
         """Tell whether an operator's time depends on the keys of the requests."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from costmodel.api import load
 from costmodel.errors import InputError, LayoutError
 from costmodel.quantities import is_single
+from costmodel.result import Point
 from costmodel.schema.files import load_cluster, model_reference, read_model
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.references import Library
@@ -71,11 +72,17 @@ def start_workload(
             loaded = load(best.tree, search_path=search_path, scenarios=chosen[:1])
         except LayoutError:
             continue  # heads or experts do not divide
-        if all(point.fits for point in loaded.points().values()):
+        if all(_holds(point) for point in loaded.points().values()):
             return best
     if best is None:
         raise InputError.single(f"{cluster} has no device for {model}", hint="name another cluster", field="--cluster")
     return best
+
+
+def _holds(point: Point) -> bool:
+    """Tell whether the model and all its requests fit at once: an engine that serves lets others wait."""
+    at_once = point.metrics.get("max_concurrency")
+    return point.fits and (at_once is None or at_once >= _REQUESTS)
 
 
 def _layouts(model: str, cluster: str, search_path: Sequence[str | Path]) -> Iterator[tuple[int, int]]:

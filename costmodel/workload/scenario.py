@@ -321,6 +321,8 @@ class Framework:
     eager_loss: each part of the cross-entropy is a kernel of its own, whose result is in memory.
     keeps_gathered: inputs gathered over tp are kept whole for the backward pass, not gathered again.
     buffers_all: a pipeline stage has buffers of its own for what it receives of every micro-batch.
+    fuses_casts: operands of narrow GEMMs with one scale a tensor are cast where they lie, gathered over tp in that
+        format, and written in both orders by one kernel.
     tensor_overlap: tensor-parallel messages that overlap GEMMs: `none`, those of input `gradients`, or `all`.
     accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
         `buffer` always, by `autograd` for all but the first.
@@ -336,7 +338,8 @@ class Framework:
     prompt_chunk: prompt tokens that one pass computes at most (null: as its engine, or all).
     engine: its defaults as a serving engine, null where it is none.
     uneven_contexts: of its decoding kernels, null: contexts of unequal length take no longer than equal ones.
-    eager_layer: host time of a layer in passes with prompts, which take no less, where no CUDA graph holds them [s].
+    eager_layer: host time of a layer in passes with prompts, which take no less, where no CUDA graph holds them [s];
+        eager_experts_only: those of models with experts.
     padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one of them has.
     tuned_tiles: layers of experts for which it ships tiles tuned on the device.
     experts: how it runs routed experts in training.
@@ -357,6 +360,7 @@ class Framework:
     keeps_gathered: bool = False
     buffers_all: bool = False
     dp_comm_slowdown: Quantity = 1.0
+    fuses_casts: bool = False
     tensor_overlap: str = "none"
     sustained_slowdown: Quantity = 1.0
     attention_slowdown: Quantity | None = None
@@ -374,6 +378,7 @@ class Framework:
     engine: Engine | None = None
     uneven_contexts: UnevenContexts | None = None
     eager_layer: Seconds = 0.0
+    eager_experts_only: bool = False
     padded_ranks: bool = False
     tuned_tiles: TunedTiles = NOTHING_TUNED
     experts: ExpertProgram = ExpertProgram()
@@ -472,6 +477,12 @@ class Scenario:
         if isinstance(self.plan, Serving):
             return self.parallel.all_devices * self.plan.replicas.count
         return self.parallel.all_devices
+
+    @property
+    def eager_layer(self) -> Seconds:
+        """Return the host time of a layer in passes with prompts; zero where a CUDA graph holds them."""
+        has_graphs = self.framework.eager_experts_only and not self.architecture.has_experts
+        return 0.0 if has_graphs else self.framework.eager_layer
 
     @property
     def result_kind(self) -> str:

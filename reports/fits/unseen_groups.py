@@ -5,7 +5,8 @@ python -m reports.fits.unseen_groups MEASUREMENTS --output hardware/calibrations
 A family of few groups of shapes (heads of one model, widths of another) is cross-validated over single shapes, which
 says nothing of a further group. So families of many groups are fitted to one, two and three of theirs, and predict the
 rest. What sizes beyond the measured ones cost, they say as well as fits to the smaller sizes of all groups, which
-predict the larger ones.
+predict the larger ones. Messages are fitted to the larger sizes, too: training sends megabytes, of which benchmarks are
+made, decoding kilobytes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 
 SEEN = (1, 2, 3)  # groups that a fit sees, one draw each
-SMALLER = (0.25, 0.5)  # share of the rows, the smallest sizes of all groups, that a fit sees
+SHARES = (0.25, 0.5)  # of the rows, the smallest or largest sizes of all groups, that a fit sees
+MESSAGES = ("collective", "send_recv")
 FEWEST = 20  # rows of such groups below which nothing is fitted
 MOST = 300  # rows of other groups that are predicted
 SEED = 0
@@ -74,7 +76,9 @@ def errors_of(file: ImplementationFile, plan: FitPlanFile, table: Table, catalog
         if samples is None or len(np.unique(samples.groups)) <= FOLDS:
             continue
         draws = [(*_drawn(samples, number), True) for number in SEEN]
-        draws += [(*_smaller(samples, recipe, share), False) for share in SMALLER]
+        draws += [(*_end(samples, recipe, share), False) for share in SHARES]
+        if key.partition("/")[0] in MESSAGES:
+            draws += [(*_end(samples, recipe, -share), False) for share in SHARES]
         for seen, others, has_new_groups in draws:
             if seen.sum() >= FEWEST and others.any():
                 found = predict_groups(samples.take(seen), samples.take(others), recipe)
@@ -89,16 +93,16 @@ def _drawn(samples: Samples, number: int) -> tuple[RowMask, RowMask]:
     return seen, _some(~seen, draws)
 
 
-def _smaller(samples: Samples, recipe: Recipe, share: float) -> tuple[RowMask, RowMask]:
-    """Return masks of the rows of the smallest sizes, and of a sample of all larger ones.
+def _end(samples: Samples, recipe: Recipe, share: float) -> tuple[RowMask, RowMask]:
+    """Return masks of the rows of the smallest sizes, of the largest if `share` is negative, and of a sample of others.
 
-    Size: the sum of a row's features along the axes that are swept for every group [octaves].
+    Size: the sum of a row's features along the axes that are swept for every group [octaves]; of messages the bytes.
     """
-    swept = [axis for axis, name in enumerate(recipe.axes) if name not in GROUP_AXES]
+    swept = [axis for axis, name in enumerate(recipe.axes) if name not in (*GROUP_AXES, "ranks")]
     anywhere = {name: declared.start for name, declared in parameters(recipe.kind, recipe.terms).items()}
     features = samples.features(recipe.build(anywhere), 1)[0]  # shapes alone
-    size = features[:, swept].sum(axis=1)
-    seen = size <= np.quantile(size, share)
+    size = math.copysign(1.0, share) * features[:, swept].sum(axis=1)
+    seen = size <= np.quantile(size, abs(share))
     return seen, _some(~seen, np.random.default_rng([SEED, 0]))
 
 
@@ -113,7 +117,8 @@ def scatter(errors: Sequence[Errors]) -> tuple[float, float]:
     """Return u and g of the half-width sqrt(u^2 + (g b)^2) of log errors, b octaves beyond what was measured.
 
     Those under which exponential absolute errors are likeliest, each fit with the same weight, scaled so that 80 % of
-    the weight lies within. Of rows whose groups a fit has seen, what they miss by inside stands in place of u.
+    the weight lies within. Of rows whose groups a fit has seen, what they miss by inside stands in place of u; it is u
+    where no fit has new groups: every size of a message is one.
     """
     size = np.abs(np.concatenate([one.log_errors for one in errors]))
     beyond = np.concatenate([one.beyond for one in errors])
@@ -133,7 +138,7 @@ def scatter(errors: Sequence[Errors]) -> tuple[float, float]:
     order = np.argsort(scores)
     reached = np.cumsum(weight[order]) / weight.sum()
     factor = float(scores[order][np.searchsorted(reached, COVERAGE)])
-    return factor * float(np.exp(found[0])), factor * float(np.exp(found[1]))
+    return factor * float(np.exp(found[0 if is_new.any() else 2])), factor * float(np.exp(found[1]))
 
 
 def render(by_family: Mapping[str, Sequence[Errors]], rests_on: Sequence[str], command: str) -> str:

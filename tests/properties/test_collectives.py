@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from costmodel.hardware import Cluster
 from costmodel.network.collectives import CLOSED_FORMS, IN_SWITCHES, collective_time, fastest_time, nccl_time
 from costmodel.network.group_links import GroupLinks
 from costmodel.schema.files import load_cluster
+from costmodel.schema.references import Library
 
 SLACK = 1 + 1e-12
 KINDS = tuple(CLOSED_FORMS)
@@ -104,3 +106,21 @@ def test_the_flow_level_chooses_the_fastest_too(ranks: int, *, fitted: bool) -> 
                     continue
                 alone = answer(replace(request, algorithm=algorithm), cluster, fits, FRAMEWORK, "flow").time
                 assert fastest <= alone * SLACK, (kind, size, algorithm)
+
+
+NODES = sorted(Library(()).names("nodes"))
+DIP = 0.6  # eight B200 take 26 us for 512 KiB and 17 us for 1 MiB (measured): libraries change their protocol
+LEAST = 1e-6  # of a kernel on two devices [s]
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_message_of_any_size_takes_a_launch_and_grows(name: str) -> None:
+    cluster = load_cluster(f"nodes/{name}")
+    ranks = [count for count in (2, 4, 8) if count <= int(cluster.node.count)]
+    fits = load_calibration(cluster.device, "vllm")
+    for kind in KINDS:
+        for count in ranks if kind != "send_recv" else ranks[:1]:
+            requests = [CollectiveRequest(kind, count, 2.0**power) for power in range(10, 31, 2)]
+            times = [float(answer(request, cluster, fits, FRAMEWORK, "analytic").time) for request in requests]
+            assert times[0] > LEAST, (kind, count)
+            assert all(later > DIP * sooner for sooner, later in pairwise(times)), (kind, count, times)

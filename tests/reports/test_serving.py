@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+import costmodel
 from reports import cache_hits, serving, serving_pools
 
 ROW = {
@@ -57,7 +59,20 @@ def test_an_infinite_cache_finds_blocks_that_came_before(tmp_path: Path) -> None
 
 def test_versions_of_sglang_have_files_of_their_own() -> None:
     row = {"framework": "sglang", "gpu": "h200"}
-    assert serving.framework({**row, "version": "v0.5.12-cu130"}) == "sglang"
+    assert serving.framework({**row, "version": "v0.5.14-cu130"}) == "sglang"
     assert serving.framework({**row, "version": ""}) == "sglang"
+    assert serving.framework({**row, "version": "", "run_date": "2026-05-20"}) == "sglang-0.5.12"
+    assert serving.framework({**row, "version": "v0.5.12-cu130"}) == "sglang-0.5.12"
     assert serving.framework({**row, "version": "v0.5.9-cu130"}) == "sglang-0.5.9"
     assert serving.framework({**row, "version": "v0.5.9-rocm700-mi30x", "gpu": "mi300x"}) == "sglang-rocm-0.5.9"
+
+
+@pytest.mark.parametrize(("gpu", "has_graphs"), [("h200", True), ("b200", False)])
+def test_prompts_of_experts_on_sm100_had_no_graphs(tmp_path: Path, gpu: str, has_graphs: bool) -> None:
+    cluster = {"h200": "hgx-h200", "b200": "hgx-b200"}[gpu]
+    run = {"phase": "serving", "cluster": f"nodes/{cluster}", "framework": "sglang-0.5.12", "parallel": {"tp": 8},
+           "input_tokens": 512, "output_tokens": 64, "concurrency": 1}  # fmt: skip
+    file = tmp_path / "run.yaml"
+    content = {"schema": "costmodel/workload@1", "model": "models/deepseek-v3", "scenarios": {"run": run}}
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert (costmodel.load(file).scenario("run").eager_layer == 0.0) == has_graphs

@@ -67,6 +67,15 @@ def test_prompts_take_no_less_than_the_host_that_starts_their_kernels(name: str)
     assert sum(line.time for line in found.breakdown) == pytest.approx(found.metrics["ttft"])
 
 
+@pytest.mark.parametrize(("name", "seconds"), [("prefill", 1.0), ("dense prefill", 0.0)])
+def test_only_models_with_experts_have_no_graphs_of_prompts_where_a_framework_says_so(
+    name: str, seconds: float
+) -> None:
+    chosen = eager(CASES[name], 1.0)
+    with_experts = replace(chosen, framework=replace(chosen.framework, eager_experts_only=True))
+    assert headline(with_experts) == headline(eager(chosen, seconds))
+
+
 def test_decoding_needs_no_host_for_its_kernels() -> None:
     assert headline(eager(CASES["decode"], 1.0)) == headline(CASES["decode"])
 

@@ -10,6 +10,7 @@ from small_world import write
 from costmodel.calibration.expected_error import StepErrors, relation
 from costmodel.calibration.fit_files import FitStore, read
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
+from costmodel.calibration.fit_search import FitSearch
 from costmodel.cost.calibration import Spread
 from costmodel.cost.gemm import scaled_droop
 from costmodel.schema.calibration import FitsFile
@@ -90,6 +91,19 @@ def test_the_fit_of_least_expected_error_answers(world, stand_in, source):
     told = [str(one) for one in found.considered("gemm")]
     assert told[-1].startswith(source)
     assert all("expected error" in one for one in told if "no such file" not in one)
+
+
+def test_a_named_kernels_library_is_that_of_its_file_whatever_the_files_name_is(world):
+    steps(world, version=1.5, stand_in=3)
+    own = (world / "hardware/calibrations/chip/library.yaml").read_text(encoding="utf-8")
+    for name in ("conv-a", "conv-b", "conv-c"):
+        library = "library: two\n" if name == "conv-c" else "library: one\n"
+        write(world, f"hardware/calibrations/chip/{name}.yaml", own.replace("chip/library", f"chip/{name}") + library)
+    search = FitSearch(FitStore(Library([world])), "chip")
+    error = {one.implementation: search.steps("gemm", ["conv-a"], one) for one in search.compared("gemm", ["conv-a"])}
+    assert error["conv-a"] == 0.0
+    assert error["conv-b"] == pytest.approx(math.log(1.5))
+    assert error["conv-c"] == pytest.approx(math.log(3.0))
 
 
 def test_the_clock_of_a_die_falls_with_the_power_that_it_has_and_not_below_it():

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from costmodel.analytic.messages import CollectiveRequest, answer
+from costmodel.calibration.fit_files import framework_of
 from costmodel.calibration.fit_lookup import load_calibration
+from costmodel.schema.files import load_cluster
+from costmodel.schema.references import Library
 
 
 @pytest.mark.parametrize(
@@ -14,3 +18,23 @@ from costmodel.calibration.fit_lookup import load_calibration
 def test_what_was_measured_on_a_device_stands_before_what_its_siblings_lend(device: str, source: str) -> None:
     fit = load_calibration(device, "vllm").families["attention_decode/bf16"]
     assert fit.source == f"calibrations/{source}"
+
+
+def all_reduce(node: str, size: float) -> tuple[float, str]:
+    """Return the time of an all-reduce of eight devices under vLLM, and what it rests on."""
+    cluster = load_cluster(f"nodes/{node}")
+    fits, vllm = load_calibration(cluster.device, "vllm"), framework_of("vllm", Library(()))
+    found = answer(CollectiveRequest("all_reduce", 8, size), cluster, fits, vllm, "analytic")
+    return float(found.time), found.basis
+
+
+def test_small_messages_of_a_device_that_only_large_ones_were_measured_on_are_near_those_of_its_die() -> None:
+    a800, a100 = all_reduce("hgx-a800", 64e3)[0], all_reduce("dgx-a100", 64e3)[0]
+    assert a100 < a800 < 3.0 * a100  # A800's own fit alone says 64 us: the fixed time of messages of 2 MiB and more
+    assert all_reduce("hgx-a800", 64e6)[1] == "measured"
+
+
+@pytest.mark.parametrize("device", ["rtx-4090", "rtx-4090d", "rtx-5090"])
+def test_boards_without_access_to_each_other_run_no_kernel_that_needs_it(device: str) -> None:
+    fits = load_calibration(device, "vllm").families
+    assert fits["collective/all_reduce"].source.endswith("/nccl")

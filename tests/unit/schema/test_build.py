@@ -10,8 +10,7 @@ from costmodel import hardware
 from costmodel.schema import cluster, device, framework, mixers, model, patterns, workload
 from costmodel.schema import simulation as events
 from costmodel.schema.strict import Strict
-from costmodel.workload import architecture, plans, scenario, simulation
-from costmodel.workload import patterns as pattern_records
+from costmodel.workload import architecture, neighbourhood, plans, scenario, simulation
 
 GROUP_SCALING = {f"{stored}_{part}" for stored in ("weight", "kv") for part in ("group", "scale", "zero")}
 PROVENANCE = {"sources", "aliases", "die", "calibration", "plausible"}
@@ -43,7 +42,7 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (mixers.SpectralFile, architecture.Spectral, {"type"}),
     (mixers.GateFile, architecture.Gate, {"type"}),
     (mixers.MilPoolFile, architecture.MilPool, {"type"}),
-    (patterns.AxisFile, pattern_records.Axis, set()),
+    (patterns.AxisFile, neighbourhood.Axis, set()),
     (framework.FrameworkFile, scenario.Framework, {"description", "training", "mxfp8_experts", "eager_prompts"}),
     (framework.HostTimesFile, scenario.HostTimes, set()),
     (framework.TileFile, scenario.Tile, set()),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from unit.serving.test_engine import POLICY, serve, stream
 
+from costmodel.analytic.seats import SeatQueue
 from costmodel.serving.state import FINISH, SCHEDULED
 
 ONE_SEAT = POLICY._replace(max_seqs=1, overlapped=False, blocks=10_000)
@@ -57,3 +58,21 @@ def test_a_queue_grows_under_overload_and_drains_after_it() -> None:
     recovered = 2 * number + int(np.argmax(waited[2 * number :] < 1e-9))
     assert arrival[recovered] - crowd[-1] == pytest.approx(2.0 * number * service, rel=0.01)
     assert waited[recovered:] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("load", [0.9, 1.03])
+def test_runs_near_saturation_wait_on_average_as_in_closed_form_and_differ_by_far(load: float) -> None:
+    """Waits of a run have a standard deviation near their mean: one run says little of the next one."""
+    seats, count, output = ONE_SEAT._replace(max_seqs=8), 400, 20
+    lengths = np.tile([1, output], (count, 1))
+    _, full, _ = serve(stream(np.zeros(count), lengths), seats)
+    ends = np.sort(full.time[:, FINISH])
+    rate = float((count - 48) / (ends[-9] - ends[39]))
+    queue = SeatQueue(load=load, seats=8.0, service=8.0 / rate, variability=1.0, requests=float(count))
+    means = []
+    for seed in range(8):
+        arrival = np.cumsum(np.random.default_rng(seed).exponential(1.0 / (load * rate), count))
+        _, progress, _ = serve(stream(arrival, lengths), seats)
+        means.append(float((progress.time[:, SCHEDULED] - arrival).mean()))
+    assert np.mean(means) == pytest.approx(queue.wait, rel=0.3)
+    assert max(means) > 3.0 * min(means)
