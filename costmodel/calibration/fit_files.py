@@ -14,8 +14,10 @@ from costmodel.calibration.expected_error import StepErrors, distance, is_of_one
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.cost.calibration import FamilyFit, Form, Spread, UnseenGroups
 from costmodel.cost.form_registry import FORMS
+from costmodel.cost.gemm import GemmForm
 from costmodel.cost.parameter import build, freeze
 from costmodel.cost.residual import Domain, Nearness, Residual
+from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema import build_framework
 from costmodel.schema.assemble import Assembly
@@ -225,16 +227,24 @@ class FitStore:
         files = (None, None) if same else (self._device_file(device), self._device_file(other))
         return relation(*files, same=same)
 
-    def power_density(self, device: str, other: str) -> float:
-        """Return a device's peak over its power, over that of another one of the same die; one of another die."""
-        own, lender = self._device_file(device), self._device_file(other)
-        if own is None or lender is None or own.die is None or own.die != lender.die:
-            return 1.0
-        unit = next((name for name in own.math if name in ("bf16", "fp16") and name in lender.math), None)
-        if unit is None or not own.power.tdp or not lender.power.tdp:
-            return 1.0
-        peaks = float(own.math[unit].peak) / float(lender.math[unit].peak)
-        return peaks / (float(own.power.tdp) / float(lender.power.tdp))
+    def on_die(self, fit: FamilyFit, device: str, lender: str) -> FamilyFit:
+        """Return the fit of another device of the same die as its terms go on this one; any other fit as it is.
+
+        The clock of products is that which this device's power allows; small tiles take as many cycles.
+        """
+        if device == lender or not isinstance(fit.form, GemmForm | TwoTileForm):
+            return fit
+        own, other = self._device_file(device), self._device_file(lender)
+        if own is None or other is None or own.die is None or own.die != other.die:
+            return fit
+        unit = next((name for name in own.math if name in ("bf16", "fp16") and name in other.math), None)
+        if unit is None:
+            return fit
+        peaks = float(own.math[unit].peak) / float(other.math[unit].peak)
+        power = float(own.power.tdp) / float(other.power.tdp) if own.power.tdp and other.power.tdp else peaks
+        clock = float(own.clock.tensor_reference) / float(other.clock.tensor_reference)
+        rate = peaks / clock / (float(own.processors) / float(other.processors))
+        return replace(fit, form=fit.form.on_die(peaks / power, rate))
 
     def _device_file(self, device: str) -> DeviceFile | None:
         """Return a device's file; None for a device that was made in Python."""

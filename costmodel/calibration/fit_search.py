@@ -13,8 +13,6 @@ from costmodel.calibration.fit_files import CALIBRATIONS, PRIOR, ROOFLINE, Devic
 from costmodel.calibration.substitutes import EXPANDING
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import ExpectedForm
-from costmodel.cost.gemm import GemmForm
-from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError
 from costmodel.schema.calibration import FamilyFitFile
 from costmodel.schema.references import suggest
@@ -215,15 +213,9 @@ class FitSearch:
         for name in (key, family):
             fit = fits.fit(name, self._device)
             if fit is not None:
-                fit = self._at_power(fit, fits.device)
+                fit = self._store.on_die(fit, self._device, fits.device)
                 return Candidate(source, name, role, fit, device=fits.device, implementation=place[2] or fits.file.name)
         return Candidate(source, key, role, passed_over=f"has no fit of {key}")
-
-    def _at_power(self, fit: FamilyFit, lender: str) -> FamilyFit:
-        """Return the fit of another device of the same die with its clock under this one's power."""
-        if lender == self._device or not isinstance(fit.form, GemmForm | TwoTileForm):
-            return fit
-        return replace(fit, form=fit.form.at_power(self._store.power_density(self._device, lender)))
 
 
 def library_of(implementation: str) -> str:

@@ -48,16 +48,19 @@ NOTE = (
 
 @dataclass(frozen=True, eq=False)
 class _Forced(Mapping[str, FamilyFit]):
-    """The fits of one file for all families that it has, those of a device's defaults for others."""
+    """The fits of one file for all families that it has as they go on a device, its defaults for others."""
 
     fits: DeviceFits
     device: str
     others: Mapping[str, FamilyFit]
+    store: FitStore
 
     @cached_property
     def _own(self) -> dict[str, FamilyFit]:
         found = {key: self.fits.fit(key, self.device) for key in self.fits.file.families}
-        return {key: fit for key, fit in found.items() if fit is not None}
+        return {
+            key: self.store.on_die(fit, self.device, self.fits.device) for key, fit in found.items() if fit is not None
+        }
 
     def __getitem__(self, key: str) -> FamilyFit:
         own = self._own
@@ -93,7 +96,7 @@ def errors(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStor
                 if step is not None:
                     fits = store.device_fits(*other.name.split("/"))
                     assert fits is not None
-                    logs = _logs(some, _Forced(fits, file.device[len(KIND) :], defaults[file.device]))
+                    logs = _logs(some, _Forced(fits, file.device[len(KIND) :], defaults[file.device], store))
                     for name in step:
                         found.setdefault(f"{name}/{kernels}", {})[file.name, other.name] = logs
     return {name: of_one_build(pairs) if name.startswith(f"{DIE}/") else pairs for name, pairs in found.items()}
@@ -127,7 +130,7 @@ def refreshes(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitS
             for key, recipe in file.families.items():
                 samples = samples_of(key, rows, mapped, plan.recipes[recipe], Calibration(file.name, others))
                 if samples is not None and len(samples) >= FEWEST and _has(file, key, store):
-                    logs = _logs(some_rows(samples), _Forced(fits, name, others))
+                    logs = _logs(some_rows(samples), _Forced(fits, name, others, store))
                     found.setdefault(f"{REFRESH}/{key}", {})[f"{name}/{file.name}", file.name] = logs
     return found
 

@@ -15,6 +15,7 @@ from costmodel.cost.calibration import Spread
 from costmodel.cost.gemm import scaled_droop
 from costmodel.schema.calibration import FitsFile
 from costmodel.schema.device import DeviceFile
+from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
 
 STEPS = """
@@ -111,6 +112,18 @@ def test_the_clock_of_a_die_falls_with_the_power_that_it_has_and_not_below_it():
     assert scaled_droop(0.2, 0.2) == 0.0
     assert scaled_droop(0.2, 8.0) == pytest.approx(1.4)
     assert scaled_droop(0.0, 8.0) == 0.0
+
+
+def test_small_tiles_lose_as_many_cycles_where_a_die_multiplies_more_slowly():
+    key, vllm = "grouped_gemm_weight_only/bf16_mxfp4", "vllm"
+    own, slower = (load_calibration(device, vllm).families[key].form for device in ("h200-sxm", "h20"))
+
+    def lost(form, flop_per_cycle):
+        return form.small_tile_loss * 2.0 / (form.compute_efficiency * flop_per_cycle)  # cycles a multiply-add
+
+    rates = [load_device(device).math["bf16"].flop_per_cycle for device in ("h200-sxm", "h20")]
+    assert rates[1] == pytest.approx(rates[0] / 4.0, rel=0.01)
+    assert lost(slower, rates[1]) == pytest.approx(lost(own, rates[0]), rel=0.01)
 
 
 @pytest.mark.parametrize(
