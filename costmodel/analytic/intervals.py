@@ -122,6 +122,23 @@ def _followed(name: str, values: Array, perturbed: Metrics) -> Quantity:
     return np.where(changes[1] > 0.0, share, 1.0)
 
 
+def deviations(
+    point: Metrics, families: Iterable[str], evaluate: Callable[[Perturbations], Metrics]
+) -> dict[str, tuple[float, float, float]]:
+    """Return the deviation of the log of each time and rate of a point under its kernels: centre, then down and up."""
+    perturbations = perturbations_of(families, 0)
+    perturbed, count = evaluate(perturbations) if perturbations else {}, 1 + 2 * len(perturbations)
+    spans = {}
+    for name, value in point.items():
+        if value is None or name not in TIMES | RATES:
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a wait that vanishes under some of them
+            logs = np.log(np.broadcast_to(np.asarray(perturbed.get(name, value), dtype=np.float64), count) / value)
+            low, high = _quadrature(logs)
+        spans[name] = float(logs[0]), float(logs[0] - low), float(high - logs[0])
+    return spans
+
+
 def ratio_interval(before: Array, after: Array) -> tuple[float, float, float]:
     """Return the ratio of two evaluations and the ends of its 80 % interval.
 
