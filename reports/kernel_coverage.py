@@ -9,12 +9,10 @@ without a quarter of the other shapes (`within`); the rows left out are predicte
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -30,7 +28,7 @@ from costmodel.measurements.tables import Table, read_tables
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
-from reports.fits.nested import Candidate, LeftOut, left_out_rows
+from reports.fits.nested import Candidate, LeftOut, left_out_rows, options
 
 LEFT_OUT = 1 / 4  # of the groups, and of the shapes of the others
 ENOUGH = 50  # rows of a device and operator, from which a share counts
@@ -168,13 +166,8 @@ def _cells(parts: Sequence[LeftOut], bar: tuple[float, float]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit families without some of their rows; write what intervals hold of these, by device and operator."""
-    parser = argparse.ArgumentParser(prog="python -m reports.kernel_coverage", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
-    parser.add_argument("--output", type=Path, required=True, help="page to write")
-    parser.add_argument("--each", type=int, default=1, help="families of a device and operator")
-    parser.add_argument("--most", type=int, default=1000, help="families in all")
+    parser = options("python -m reports.kernel_coverage", main.__doc__)
     parser.add_argument("--rows", type=int, default=300, help="rows of a family")
-    parser.add_argument("--only", default="", help="devices whose name contains one of these, by comma")
     chosen = parser.parse_args(arguments)
     plan = read(Library(()), "fit_plans", PLAN, FitPlanFile)
     asked = "".join(f" --{name} {value}" for name, value, usual in (

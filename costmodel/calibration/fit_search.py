@@ -13,8 +13,6 @@ from costmodel.calibration.fit_files import CALIBRATIONS, PRIOR, ROOFLINE, Devic
 from costmodel.calibration.substitutes import EXPANDING
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import ExpectedForm
-from costmodel.cost.gemm import GemmForm
-from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError
 from costmodel.schema.calibration import FamilyFitFile
 from costmodel.schema.references import suggest
@@ -175,11 +173,18 @@ class FitSearch:
         transfer = errors.transfer(related, key)
         if not named or candidate.role == NAMED:
             return transfer
-        wanted = set(map(library_of, named))
+        wanted = set(map(self._library_of, named))
         stand_in = (
             errors.version(key) if library in wanted else min(errors.stand_in(one, library, key) for one in wanted)
         )
         return expected(transfer, stand_in)
+
+    def _library_of(self, implementation: str) -> str:
+        """Return the library of an implementation by its file of the nearest device, else by its name."""
+        nearest = (*(device for device, _ in self._chain), *self._store.same_die(self._device))
+        files = (self._store.device_fits(device, implementation) for device in dict.fromkeys(nearest))
+        known = (fits.file.library for fits in files if fits is not None)
+        return next((library for library in known if library), library_of(implementation))
 
     def version(self, key: str) -> float:
         """Return the error of a fit for other kernels of its library on the same device."""
@@ -208,17 +213,11 @@ class FitSearch:
         for name in (key, family):
             fit = fits.fit(name, self._device)
             if fit is not None:
-                fit = self._at_power(fit, fits.device)
+                fit = self._store.on_die(fit, self._device, fits.device)
                 return Candidate(source, name, role, fit, device=fits.device, implementation=place[2] or fits.file.name)
         return Candidate(source, key, role, passed_over=f"has no fit of {key}")
 
-    def _at_power(self, fit: FamilyFit, lender: str) -> FamilyFit:
-        """Return the fit of another device of the same die with its clock under this one's power."""
-        if lender == self._device or not isinstance(fit.form, GemmForm | TwoTileForm):
-            return fit
-        return replace(fit, form=fit.form.at_power(self._store.power_density(self._device, lender)))
-
 
 def library_of(implementation: str) -> str:
-    """Return the library of an implementation by the name of its file: `deepgemm` of `deepgemm-sglang`."""
+    """Return the first word of the name of an implementation: `deepgemm` of `deepgemm-sglang`, mostly its library."""
     return implementation.rpartition("/")[2].partition("-")[0]

@@ -321,6 +321,8 @@ class Framework:
     eager_loss: each part of the cross-entropy is a kernel of its own, whose result is in memory.
     keeps_gathered: inputs gathered over tp are kept whole for the backward pass, not gathered again.
     buffers_all: a pipeline stage has buffers of its own for what it receives of every micro-batch.
+    fuses_casts: operands of narrow GEMMs with one scale a tensor are cast where they lie, gathered over tp in that
+        format, and written in both orders by one kernel.
     tensor_overlap: tensor-parallel messages that overlap GEMMs: `none`, those of input `gradients`, or `all`.
     accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
         `buffer` always, by `autograd` for all but the first.
@@ -358,6 +360,7 @@ class Framework:
     keeps_gathered: bool = False
     buffers_all: bool = False
     dp_comm_slowdown: Quantity = 1.0
+    fuses_casts: bool = False
     tensor_overlap: str = "none"
     sustained_slowdown: Quantity = 1.0
     attention_slowdown: Quantity | None = None
