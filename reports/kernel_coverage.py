@@ -9,12 +9,10 @@ without a quarter of the other shapes (`within`); the rows left out are predicte
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -30,13 +28,13 @@ from costmodel.measurements.tables import Table, read_tables
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
-from reports.fits.nested import Candidate, LeftOut, left_out_rows
+from reports.fits.nested import Candidate, LeftOut, left_out_rows, options
 
 LEFT_OUT = 1 / 4  # of the groups, and of the shapes of the others
 ENOUGH = 50  # rows of a device and operator, from which a share counts
 SEED = 0
 UNSEEN, WITHIN = "unseen", "within"
-_COLUMNS = " | ".join(f"{name}: rows | inside | half width | mean error" for name in (UNSEEN, WITHIN))
+_COLUMNS = " | ".join(f"{name}: rows (groups) | inside | half width | mean error" for name in (UNSEEN, WITHIN))
 BARS = {UNSEEN: (0.65, 0.90), WITHIN: (0.70, 0.90)}
 
 
@@ -136,6 +134,7 @@ def _introduction() -> Iterator[str]:
     yield "groups of shapes (`unseen`: other heads, widths, models) and a quarter of the other shapes (`within`),"
     yield "all choices included. Fits here see a hundred rows or two, shipped ones up to thousands: errors and widths"
     yield "are larger than those of the shipped fits, shares inside comparable."
+    yield "Rows of one group err together: of few groups a share inside is that of few draws."
     yield f"Outside the bars, of {ENOUGH} rows and more: marked `*`."
 
 
@@ -156,25 +155,21 @@ def _verdicts(found: Sequence[Held]) -> Iterator[str]:
 
 
 def _cells(parts: Sequence[LeftOut], bar: tuple[float, float]) -> str:
-    """Return rows, share inside, median half width and mean error of some rows."""
+    """Return rows and their groups, share inside, median half width and mean error of some rows."""
     if not parts:
         return " | ".join([""] * 4)
     inside = np.concatenate([part.inside for part in parts])
     half, errors = (np.concatenate([getattr(part, name) for part in parts]) for name in ("half", "errors"))
     share = float(inside.mean())
     missed = len(inside) >= ENOUGH and not bar[0] <= share <= bar[1]
-    return f"{len(inside)} | {share:.0%}{'*' if missed else ''} | {np.median(half):.1%} | {np.abs(errors).mean():.1%}"
+    rows = f"{len(inside)} ({sum(part.groups for part in parts)})"
+    return f"{rows} | {share:.0%}{'*' if missed else ''} | {np.median(half):.1%} | {np.abs(errors).mean():.1%}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit families without some of their rows; write what intervals hold of these, by device and operator."""
-    parser = argparse.ArgumentParser(prog="python -m reports.kernel_coverage", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
-    parser.add_argument("--output", type=Path, required=True, help="page to write")
-    parser.add_argument("--each", type=int, default=1, help="families of a device and operator")
-    parser.add_argument("--most", type=int, default=1000, help="families in all")
+    parser = options("python -m reports.kernel_coverage", main.__doc__)
     parser.add_argument("--rows", type=int, default=300, help="rows of a family")
-    parser.add_argument("--only", default="", help="devices whose name contains one of these, by comma")
     chosen = parser.parse_args(arguments)
     plan = read(Library(()), "fit_plans", PLAN, FitPlanFile)
     asked = "".join(f" --{name} {value}" for name, value, usual in (

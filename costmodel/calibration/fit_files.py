@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,8 +14,10 @@ from costmodel.calibration.expected_error import StepErrors, distance, is_of_one
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.cost.calibration import FamilyFit, Form, Spread, UnseenGroups
 from costmodel.cost.form_registry import FORMS
+from costmodel.cost.gemm import GemmForm
 from costmodel.cost.parameter import build, freeze
 from costmodel.cost.residual import Domain, Nearness, Residual
+from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema import build_framework
 from costmodel.schema.assemble import Assembly
@@ -61,7 +64,8 @@ class DeviceFits:
         basis = self.file.basis if self.device == device else "transferred"
         source = f"{CALIBRATIONS}/{self.file.name}"
         found = family_fit(family, basis, self.residuals.get(key))
-        return replace(found, source=source, unseen=_unseen(self.unseen, key, family))
+        single_shapes = family.accuracy is None or family.accuracy.held_out == SINGLE_SHAPES
+        return replace(found, source=source, unseen=unseen_groups(self.unseen, key, is_shape_wise=single_shapes))
 
 
 class FitStore:
@@ -74,7 +78,6 @@ class FitStore:
         self._library = library
         self._hidden = hidden
         self._files: dict[str, DeviceFits | None] = {}
-        self._unseen_groups: Mapping[str, FamilyFitFile] | None = None
         self._errors: StepErrors | None = None
         self._prior: Mapping[str, FamilyFitFile] | None = None
 
@@ -122,13 +125,12 @@ class FitStore:
         names = (f"{kin}/{family}/{variant}", f"{kin}/{family}", kin)
         return next((family_fit(families[name], "fitted").spread for name in names if name in families), None)
 
-    def _unseen(self) -> Mapping[str, FamilyFitFile]:
+    @cached_property
+    def scatter_of_groups(self) -> Mapping[str, FamilyFitFile]:
         """Return how kernels of groups that no fit saw scatter about predictions; nothing without a file."""
         if not self._library.has(CALIBRATIONS, UNSEEN_GROUPS):
             return {}
-        if self._unseen_groups is None:
-            self._unseen_groups = read(self._library, CALIBRATIONS, UNSEEN_GROUPS, FitsFile).families
-        return self._unseen_groups
+        return read(self._library, CALIBRATIONS, UNSEEN_GROUPS, FitsFile).families
 
     def backward(self, family: str, device: str) -> FamilyFit:
         """Return the rate that backward attention reaches over the forward kernels', and its spread.
@@ -225,16 +227,24 @@ class FitStore:
         files = (None, None) if same else (self._device_file(device), self._device_file(other))
         return relation(*files, same=same)
 
-    def power_density(self, device: str, other: str) -> float:
-        """Return a device's peak over its power, over that of another one of the same die; one of another die."""
-        own, lender = self._device_file(device), self._device_file(other)
-        if own is None or lender is None or own.die is None or own.die != lender.die:
-            return 1.0
-        unit = next((name for name in own.math if name in ("bf16", "fp16") and name in lender.math), None)
-        if unit is None or not own.power.tdp or not lender.power.tdp:
-            return 1.0
-        peaks = float(own.math[unit].peak) / float(lender.math[unit].peak)
-        return peaks / (float(own.power.tdp) / float(lender.power.tdp))
+    def on_die(self, fit: FamilyFit, device: str, lender: str) -> FamilyFit:
+        """Return the fit of another device of the same die as its terms go on this one; any other fit as it is.
+
+        The clock of products is that which this device's power allows; small tiles take as many cycles.
+        """
+        if device == lender or not isinstance(fit.form, GemmForm | TwoTileForm):
+            return fit
+        own, other = self._device_file(device), self._device_file(lender)
+        if own is None or other is None or own.die is None or own.die != other.die:
+            return fit
+        unit = next((name for name in own.math if name in ("bf16", "fp16") and name in other.math), None)
+        if unit is None:
+            return fit
+        peaks = float(own.math[unit].peak) / float(other.math[unit].peak)
+        power = float(own.power.tdp) / float(other.power.tdp) if own.power.tdp and other.power.tdp else peaks
+        clock = float(own.clock.tensor_reference) / float(other.clock.tensor_reference)
+        rate = peaks / clock / (float(own.processors) / float(other.processors))
+        return replace(fit, form=fit.form.on_die(peaks / power, rate))
 
     def _device_file(self, device: str) -> DeviceFile | None:
         """Return a device's file; None for a device that was made in Python."""
@@ -255,15 +265,15 @@ class FitStore:
         file = read(self._library, CALIBRATIONS, name, FitsFile)
         path = self._library.find(name, CALIBRATIONS)
         residuals = {} if file.residuals is None else read_residuals(path.parent / file.residuals)
-        fits = DeviceFits(file, residuals, device, self._unseen())
+        fits = DeviceFits(file, residuals, device, self.scatter_of_groups)
         _check_axes(path, fits)
         return fits
 
 
-def _unseen(scatter: Mapping[str, FamilyFitFile], key: str, family: FamilyFitFile) -> UnseenGroups | None:
+def unseen_groups(scatter: Mapping[str, FamilyFitFile], key: str, *, is_shape_wise: bool) -> UnseenGroups | None:
     """Return what unmeasured groups of shapes add to a family's interval; None where no file says.
 
-    Groups inside the measured sizes add where the family's own evidence held out single shapes.
+    is_shape_wise: the family's own evidence held out single shapes, so that groups inside the measured sizes add too.
     """
 
     def half(kind: str) -> float | None:
@@ -275,7 +285,6 @@ def _unseen(scatter: Mapping[str, FamilyFitFile], key: str, family: FamilyFitFil
     inside, beyond = half("unseen"), half("beyond")
     if inside is None or beyond is None:
         return None
-    is_shape_wise = family.accuracy is None or family.accuracy.held_out == SINGLE_SHAPES
     return UnseenGroups(inside if is_shape_wise else 0.0, beyond)
 
 

@@ -10,11 +10,9 @@ from functools import cached_property
 from costmodel.calibration.candidates import Candidate
 from costmodel.calibration.expected_error import OWN, RELATIONS, expected, held_out_error
 from costmodel.calibration.fit_files import CALIBRATIONS, PRIOR, ROOFLINE, DeviceFits, FitStore, family_fit
-from costmodel.calibration.substitutes import EXPANDING
+from costmodel.calibration.substitutes import COLLECTIVE, EXPANDING, SEND_RECV
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import ExpectedForm
-from costmodel.cost.gemm import GemmForm
-from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError
 from costmodel.schema.calibration import FamilyFitFile
 from costmodel.schema.references import suggest
@@ -157,8 +155,16 @@ class FitSearch:
         return [*(each for each in near if not first or each.is_of(first)), *others]
 
     def measured(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> list[Candidate]:
-        """Return candidates with their expected errors."""
-        return [replace(each, error=expected(self.held_out(each), self.steps(key, named, each))) for each in compared]
+        """Return candidates with their expected errors, and the part that kernels of one relation share.
+
+        Messages run on links, not on the die that devices have in common: what theirs share was not measured.
+        """
+        found, is_message = [], key.startswith((COLLECTIVE, SEND_RECV))
+        for each in compared:
+            relation, step = ("", 0.0) if is_message else self._between_devices(key, each)
+            fit = None if each.fit is None else replace(each.fit, step=step, relation=relation)
+            found.append(replace(each, fit=fit, error=expected(self.held_out(each), self.steps(key, named, each))))
+        return found
 
     def held_out(self, candidate: Candidate) -> float:
         """Return the held-out error of a candidate's own rows."""
@@ -171,15 +177,26 @@ class FitSearch:
         fits = self._store.device_fits(candidate.device, candidate.implementation)
         assert fits is not None
         errors, library = self._store.step_errors(), fits.file.library or candidate.implementation
-        related = self._store.relation(self._device, candidate.device)
-        transfer = errors.transfer(related, key)
+        _, transfer = self._between_devices(key, candidate)
         if not named or candidate.role == NAMED:
             return transfer
-        wanted = set(map(library_of, named))
+        wanted = set(map(self._library_of, named))
         stand_in = (
             errors.version(key) if library in wanted else min(errors.stand_in(one, library, key) for one in wanted)
         )
         return expected(transfer, stand_in)
+
+    def _library_of(self, implementation: str) -> str:
+        """Return the library of an implementation by its file of the nearest device, else by its name."""
+        nearest = (*(device for device, _ in self._chain), *self._store.same_die(self._device))
+        files = (self._store.device_fits(device, implementation) for device in dict.fromkeys(nearest))
+        known = (fits.file.library for fits in files if fits is not None)
+        return next((library for library in known if library), library_of(implementation))
+
+    def _between_devices(self, key: str, candidate: Candidate) -> tuple[str, float]:
+        """Return how a candidate's device is related to this one, and the error of the step between them."""
+        related = self._store.relation(self._device, candidate.device)
+        return related, self._store.step_errors().transfer(related, key)
 
     def version(self, key: str) -> float:
         """Return the error of a fit for other kernels of its library on the same device."""
@@ -208,17 +225,11 @@ class FitSearch:
         for name in (key, family):
             fit = fits.fit(name, self._device)
             if fit is not None:
-                fit = self._at_power(fit, fits.device)
+                fit = self._store.on_die(fit, self._device, fits.device)
                 return Candidate(source, name, role, fit, device=fits.device, implementation=place[2] or fits.file.name)
         return Candidate(source, key, role, passed_over=f"has no fit of {key}")
 
-    def _at_power(self, fit: FamilyFit, lender: str) -> FamilyFit:
-        """Return the fit of another device of the same die with its clock under this one's power."""
-        if lender == self._device or not isinstance(fit.form, GemmForm | TwoTileForm):
-            return fit
-        return replace(fit, form=fit.form.at_power(self._store.power_density(self._device, lender)))
-
 
 def library_of(implementation: str) -> str:
-    """Return the library of an implementation by the name of its file: `deepgemm` of `deepgemm-sglang`."""
+    """Return the first word of the name of an implementation: `deepgemm` of `deepgemm-sglang`, mostly its library."""
     return implementation.rpartition("/")[2].partition("-")[0]

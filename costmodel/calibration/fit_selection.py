@@ -64,9 +64,9 @@ class _Candidate:
         )  # fmt: skip
 
     def is_named(self, kernel: Kernel) -> bool:
-        """Tell whether the name of a kernel or its framework holds that of the file's library."""
-        library = self.fits.file.library
-        return library is not None and library in f"{kernel.kernel} {kernel.framework}".lower()
+        """Tell whether the names of a kernel and its framework hold the words of the file's library, as `fa3-vit`."""
+        library, named = self.fits.file.library, f"{kernel.kernel} {kernel.framework}".lower()
+        return library is not None and all(word in named for word in library.split("-"))
 
     @property
     def is_measured(self) -> bool:

@@ -108,9 +108,14 @@ class GemmForm:
         taken = min(candidates, key=lambda terms: float(terms["busy_time"]))
         return self._total_terms(gemm, machine, taken["busy_time"]) | taken | memory
 
-    def at_power(self, density: Quantity) -> GemmForm:
-        """Return the form on a device of the same die. density: peak over power, over that of the fit's device."""
-        return replace(self, clock_droop=scaled_droop(self.clock_droop, density))
+    def on_die(self, density: float, rate: float) -> GemmForm:
+        """Return the form on another device of the same die.
+
+        density: peak over power; rate: a processor's FLOP in a cycle; both over those of the fit's device. Small tiles
+        wait for the tensor units' pipeline, as many cycles at any rate.
+        """
+        loss = self.small_tile_loss * rate
+        return replace(self, clock_droop=scaled_droop(self.clock_droop, density), small_tile_loss=loss)
 
     def features(self, gemm: Gemm) -> Features:
         """Return log2 of m, n, k and groups."""
@@ -177,7 +182,7 @@ class GemmForm:
         }  # fmt: skip
 
 
-def scaled_droop(droop: float, density: Quantity) -> float:
+def scaled_droop(droop: float, density: float) -> float:
     """Return the slowdown of the clock at full load where peak over power is `density` times as much.
 
         1 + droop' = (1 + droop) * density^(1/3), at least 1
@@ -185,7 +190,7 @@ def scaled_droop(droop: float, density: Quantity) -> float:
     Switching power is C*V^2*f, and V follows f: a die that has to live on a share of the power runs at the cube root of
     it. A form without the term keeps none: nothing says where its clock begins to fall.
     """
-    return max((1.0 + droop) * float(density) ** (1.0 / 3.0) - 1.0, 0.0) if droop else droop
+    return max((1.0 + droop) * density ** (1.0 / 3.0) - 1.0, 0.0) if droop else droop
 
 
 def _hardware(gemm: Gemm, machine: Machine) -> tuple[Quantity, ...]:

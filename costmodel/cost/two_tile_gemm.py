@@ -15,7 +15,7 @@ from costmodel.cost.parameter import like, mechanism, record
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, time_where
-from costmodel.quantities import Mask, Quantity, log2, maximum, where
+from costmodel.quantities import Mask, log2, maximum, where
 from costmodel.workload.operators import Gemm
 
 _TUNED = 3.0  # chosen: octaves between the default for few tokens and tuned tiles, of which they share no tile
@@ -83,14 +83,15 @@ class TwoTileForm:
         ranks = log2(maximum(gemm.experts / maximum(gemm.local_experts, 1.0), 1.0))
         return log2(gemm.m), log2(gemm.n), log2(gemm.k), log2(gemm.groups), configured, ranks
 
-    def at_power(self, density: Quantity) -> TwoTileForm:
-        """Return the form on a device of the same die. density: peak over power, over that of the fit's device."""
+    def on_die(self, density: float, rate: float) -> TwoTileForm:
+        """Return the form on another device of the same die, each tile as `GemmForm.on_die`."""
 
-        def at(rates: TileRates) -> TileRates:
-            return replace(rates, clock_droop=scaled_droop(rates.clock_droop, density))
+        def moved(rates: TileRates) -> TileRates:
+            droop, loss = scaled_droop(rates.clock_droop, density), rates.small_tile_loss * rate
+            return replace(rates, clock_droop=droop, small_tile_loss=loss)
 
-        tuned = None if self.tuned is None else at(self.tuned)
-        return replace(self, small=at(self.small), large=at(self.large), tuned=tuned)
+        tuned = None if self.tuned is None else moved(self.tuned)
+        return replace(self, small=moved(self.small), large=moved(self.large), tuned=tuned)
 
     def with_rates(self, rates: TileRates) -> GemmForm:
         """Return the form of one of the tiles."""

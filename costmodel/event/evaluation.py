@@ -224,7 +224,7 @@ class _SimulatedStep(_Simulated[StepModel, StepTimes]):
     def breakdown(self) -> list[Entry]:
         """Return the operators of the step, which with the bubble sum to its time."""
         times = self._times
-        return _summing_to(float(times.step) - float(times.bubble), self._closed.breakdown())
+        return summing_to(float(times.step) - float(times.bubble), self._closed.breakdown())
 
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return the step's parts."""
@@ -254,7 +254,7 @@ class _SimulatedPass(_Simulated[PassModel, PassTimes]):
     def breakdown(self) -> list[Entry]:
         """Return the operators of the pass, which sum to the headline."""
         entries, total = self._pass.breakdown_of(self._times)
-        return _summing_to(total, entries)
+        return summing_to(total, entries)
 
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return nothing: only a training step has a schedule."""
@@ -292,7 +292,7 @@ def _without_contention(scenario: Scenario) -> Scenario:
     return replace(scenario, cluster=nominal_cluster(scenario.cluster)) if scenario.simulation.contention else scenario
 
 
-def _summing_to(total: float, entries: list[Entry]) -> list[Entry]:
+def summing_to(total: float, entries: list[Entry]) -> list[Entry]:
     """Return entries that sum to `total` [s]: what is missing is a line of stalls, what is too much becomes hidden."""
     listed = sum(entry.time for entry in entries)
     if abs(total - listed) <= 1e-9 * total:  # rounding

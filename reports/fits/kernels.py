@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files = {file.name: file for file in plan.implementations}
     for file in plan.implementations:
         if is_chosen(file.name, chosen.only.split(","), files):
+            started = time.process_time()
             rows = table.take(of_row == file.device[len(KIND) :])
             own = known.setdefault(file.device, {})
             bare = Calibration(file.name, rooflines)
@@ -76,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rests_on = tuple(sorted({each for part in used for each in origins(part, repository)}))
             write_calibration(chosen.output / f"{file.name}.yaml", outcome.evidence, replace(PUBLIC, rests_on=rests_on))
             report(outcome, lambda line: sys.stdout.write(f"{line}\n"))
+            sys.stdout.write(f"{file.name}: {time.process_time() - started:.0f} s of one core\n")
 
 
 def is_chosen(name: str, asked: Sequence[str], names: Container[str]) -> bool:

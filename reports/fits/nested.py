@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.fit_files import FitStore, read
+from costmodel.calibration.fit_files import FitStore, read, unseen_groups
 from costmodel.calibration.row_times import Choice, times_of
 from costmodel.cost.calibration import Calibration, FamilyFit, Spread
 from costmodel.errors import CostModelError
@@ -45,11 +45,12 @@ DRAWS = 1000  # of families, for the interval of a mean
 @dataclass(frozen=True, slots=True, eq=False)
 class LeftOut:
     """Rows that a fit and its choices have not seen. errors: predicted over measured less one; half: of the interval
-    over the prediction; inside: whether it holds the measured time."""
+    over the prediction; inside: whether it holds the measured time; groups: of shapes, whose rows err together."""
 
     errors: Array
     half: Array
     inside: RowMask
+    groups: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,7 +142,7 @@ def nested(one: Candidate, recipe: Recipe) -> Nested:
 def left_out_rows(one: Candidate, found: FamilyFitResult, seen: Samples, others: Samples) -> LeftOut:
     """Return what a family's fit to the rows seen says of others."""
     samples, file, key = one.samples, one.file, one.key
-    fit = _stated(found, seen.seconds, _shipped(file, key))
+    fit = _stated(found, seen, key)
     joint = {} if found.companion is None else found.companion.fits()
     choice = Choice(Calibration(file.name, {**samples.known.families, **joint, key: fit}), "")
     times, lows, highs = (
@@ -149,21 +150,17 @@ def left_out_rows(one: Candidate, found: FamilyFitResult, seen: Samples, others:
         for column in zip(*(times_of(part, choice, samples.framework) for part in others.parts), strict=True)
     )
     held = (others.seconds >= lows) & (others.seconds <= highs)
-    return LeftOut(times / others.seconds - 1.0, (highs - lows) / 2.0 / times, held)
+    groups = len(np.unique(others.groups))
+    return LeftOut(times / others.seconds - 1.0, (highs - lows) / 2.0 / times, held, groups)
 
 
-def _shipped(file: ImplementationFile, key: str) -> FamilyFit | None:
-    """Return the fit of the catalogue, which says what groups and sizes that no fit saw add to an interval."""
-    device, _, implementation = file.name.partition("/")
-    fits = FitStore(Library(())).device_fits(device, implementation)
-    return None if fits is None else fits.fit(key, device)
-
-
-def _stated(found: FamilyFitResult, seconds: Array, shipped: FamilyFit | None) -> FamilyFit:
-    """Return a fit with its spread, as a calibration file would state it."""
-    knots = sorted(spread_knots(found.predictions, seconds / found.predictions), key=lambda knot: knot.time)
+def _stated(found: FamilyFitResult, seen: Samples, key: str) -> FamilyFit:
+    """Return a fit with its spread and what unseen groups add to it, as a calibration file of these rows would."""
+    knots = sorted(spread_knots(found.predictions, seen.seconds / found.predictions), key=lambda knot: knot.time)
     spread = Spread(*(tuple(getattr(knot, name) for knot in knots) for name in ("time", "low", "median", "high")))
-    return replace(found.fit(), spread=spread, unseen=None if shipped is None else shipped.unseen)
+    is_shape_wise = len(np.unique(seen.groups)) < FOLDS
+    unseen = unseen_groups(FitStore(Library(())).scatter_of_groups, key, is_shape_wise=is_shape_wise)
+    return replace(found.fit(), spread=spread, unseen=unseen)
 
 
 def sample(plan: FitPlanFile, found: Iterable[Candidate], each: int, most: int) -> Iterator[Nested]:
@@ -207,7 +204,7 @@ def page(rows: Sequence[Nested], command: str) -> str:
             f"{shapes.mean():.1%}", f"{row.shapes.inside.mean():.0%}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *_by_device(rows), "", f"Regenerate: `{command}`"]
+    lines += ["", f"Regenerate: `{command}`"]
     return "\n".join(lines) + "\n"
 
 
@@ -231,26 +228,20 @@ def _summary(rows: Sequence[Nested]) -> Iterator[str]:
         )
 
 
-def _by_device(rows: Sequence[Nested]) -> Iterator[str]:
-    yield "| device | operator | rows | inside: unseen groups (bar 65-90 %) | rows | inside: within (bar 70-90 %) |"
-    yield "|---|---|---:|---:|---:|---:|"
-    keys = sorted({(row.device, row.family.partition("/")[0]) for row in rows})
-    for device, operator in keys:
-        own = [row for row in rows if (row.device, row.family.partition("/")[0]) == (device, operator)]
-        groups = np.concatenate([row.groups.inside for row in own])
-        shapes = np.concatenate([row.shapes.inside for row in own])
-        yield f"| {device} | {operator} | {len(groups)} | {groups.mean():.0%} | {len(shapes)} | {shapes.mean():.0%} |"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Fit a sample of families again without some of their rows; write how plain errors and intervals fare."""
-    parser = argparse.ArgumentParser(prog="python -m reports.fits.nested", description=main.__doc__)
+def options(program: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the options of a command that fits a sample of families again, with a page as its output."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("measurements", type=Path, help="folder of measurement tables")
     parser.add_argument("--output", type=Path, required=True, help="page to write")
     parser.add_argument("--each", type=int, default=1, help="families of a device and operator")
     parser.add_argument("--most", type=int, default=1000, help="families in all")
     parser.add_argument("--only", default="", help="devices whose name contains one of these, by comma")
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fit a sample of families again without some of their rows; write how plain errors and intervals fare."""
+    chosen = options("python -m reports.fits.nested", main.__doc__).parse_args(arguments)
     plan = read(Library(()), "fit_plans", PLAN, FitPlanFile)
     asked = f" --each {chosen.each} --most {chosen.most}" + (f" --only {chosen.only}" if chosen.only else "")
     command = f"python -m reports.fits.nested MEASUREMENTS --output {chosen.output.as_posix()}{asked}"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.expected_error import ARCHITECTURE, OTHER, OWN, REFRESH, STAND_IN, VERSION, pair_of
+from costmodel.calibration.expected_error import ARCHITECTURE, DIE, OTHER, OWN, REFRESH, STAND_IN, VERSION, pair_of
 from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framework, read
 from costmodel.calibration.fit_lookup import FitLookup
-from costmodel.calibration.row_times import Choice, times_of
+from costmodel.calibration.row_times import Choice, times_of, variant_of
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.fitting.run_plan import KIND, PLAN, rows_of, samples_of
 from costmodel.fitting.samples import Samples
@@ -36,26 +36,31 @@ SEED = 0
 OWN_KIND = "triton"  # library whose attention is far from all others' on large shapes, and no device's default
 COMMAND = "python -m reports.fits.transfer MEASUREMENTS --output hardware/calibrations/transfer.yaml"
 NOTE = (
-    "80 % points of the absolute logarithm of measured over predicted time. `die` and `rebalanced` (the same die with",
-    "another balance of peak and bandwidth): fits of the library on another device; `architecture` and `other`:",
-    "fits of the same implementation on the nearest device of another die that has it; `refresh`: of the same",
-    "implementation on a device whose die is another one of the same size, which only devices of its architecture use;",
-    "`version`: of another build on the same device; `stand_in` and pairs of libraries: of another library there.",
+    "80 % points of the absolute logarithm of measured over predicted time. `die`: fits of the same implementation on",
+    "another device, of other builds of its library where none is on two; `rebalanced` (the same die with another",
+    "balance of peak and bandwidth: H20, whose kernels were timed by one source each): of all builds of the library;",
+    "`architecture` and `other`: of the same implementation on the nearest device of another die that has it;",
+    "`refresh`: of the same implementation on a device whose die is another one of the same size, which only devices",
+    "of its architecture use; `version`: of another build on the same device; `stand_in` and pairs of libraries: of",
+    "another library there.",
 )
 
 
 @dataclass(frozen=True, eq=False)
 class _Forced(Mapping[str, FamilyFit]):
-    """The fits of one file for all families that it has, those of a device's defaults for others."""
+    """The fits of one file for all families that it has as they go on a device, its defaults for others."""
 
     fits: DeviceFits
     device: str
     others: Mapping[str, FamilyFit]
+    store: FitStore
 
     @cached_property
     def _own(self) -> dict[str, FamilyFit]:
         found = {key: self.fits.fit(key, self.device) for key in self.fits.file.families}
-        return {key: fit for key, fit in found.items() if fit is not None}
+        return {
+            key: self.store.on_die(fit, self.device, self.fits.device) for key, fit in found.items() if fit is not None
+        }
 
     def __getitem__(self, key: str) -> FamilyFit:
         own = self._own
@@ -85,16 +90,29 @@ def errors(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStor
             samples = samples_of(key, rows, mapped, plan.recipes[recipe], known)
             if samples is None or len(samples) < FEWEST:
                 continue
-            some = some_rows(samples)
+            some, kernels = some_rows(samples), _kernels(key, samples)
             for other in plan.implementations:
-                step = _step(file, other, key, (plan, store))
+                step = _step(file, other, kernels, (plan, store))
                 if step is not None:
                     fits = store.device_fits(*other.name.split("/"))
                     assert fits is not None
-                    logs = _logs(some, _Forced(fits, file.device[len(KIND) :], defaults[file.device]))
+                    logs = _logs(some, _Forced(fits, file.device[len(KIND) :], defaults[file.device], store))
                     for name in step:
-                        found.setdefault(f"{name}/{key}", {})[file.name, other.name] = logs
-    return found
+                        found.setdefault(f"{name}/{kernels}", {})[file.name, other.name] = logs
+    return {name: of_one_build(pairs) if name.startswith(f"{DIE}/") else pairs for name, pairs in found.items()}
+
+
+def _kernels(key: str, samples: Samples) -> str:
+    """Return the `family/variant` of a family's rows, the key itself where they have none or several."""
+    variants = {variant_of(part) for part in samples.parts}
+    is_whole = "/" in key or len(variants) != 1 or not variants.isdisjoint(("", key))
+    return key if is_whole else f"{key}/{variants.pop()}"
+
+
+def of_one_build(pairs: Mapping[Pair, Array]) -> dict[Pair, Array]:
+    """Return the pairs of one implementation on two devices, all where there is none: a step is one thing at a time."""
+    same = {pair: logs for pair, logs in pairs.items() if len({name.partition("/")[2] for name in pair}) == 1}
+    return same or dict(pairs)
 
 
 def refreshes(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStore) -> dict[str, dict[Pair, Array]]:
@@ -112,7 +130,7 @@ def refreshes(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitS
             for key, recipe in file.families.items():
                 samples = samples_of(key, rows, mapped, plan.recipes[recipe], Calibration(file.name, others))
                 if samples is not None and len(samples) >= FEWEST and _has(file, key, store):
-                    logs = _logs(some_rows(samples), _Forced(fits, name, others))
+                    logs = _logs(some_rows(samples), _Forced(fits, name, others, store))
                     found.setdefault(f"{REFRESH}/{key}", {})[f"{name}/{file.name}", file.name] = logs
     return found
 
@@ -127,12 +145,14 @@ def _step(
     related = store.relation(file.device[len(KIND) :], other.device[len(KIND) :])
     if related == REFRESH:
         return None  # of all rows there are: `refreshes`
+    is_written_anew = file.library == OWN_KIND and key.startswith("attention")
     if related in (ARCHITECTURE, OTHER):
-        if file.library == OWN_KIND and key.startswith("attention"):
+        if is_written_anew:
             return None  # compiled anew for each device: no default, and nothing that another's fit tells
         return (related,) if other.name == _nearest(file, key, plan, store) else None
     if other.library == file.library:
-        return (VERSION if related == OWN else related,)
+        own = (STAND_IN,) if is_written_anew else (VERSION,)  # two engines' own kernels are no builds of one
+        return own if related == OWN else (related,)
     return (STAND_IN, pair_of(file.library, other.library)) if related == OWN else None
 
 

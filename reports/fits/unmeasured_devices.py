@@ -1,17 +1,19 @@
 """Whole runs on devices taken as unmeasured, with one of them as the anchor, and with their own kernels.
 
-python -m reports.fits.unmeasured_devices MEGATRON_BRIDGE.csv INFERENCEX.csv --table reports/unmeasured_devices.md
+python -m reports.fits.unmeasured_devices MEGATRON_BRIDGE.csv INFERENCEX.csv RATES.csv --table PAGE
 
 A run is predicted three times: without any fit of a device of its architecture; from that, scaled by another run of its
 set, each in turn (`--path` names a folder whose prior and step errors were made without the architecture); and with all
 fits. Sets: SimuMax's steps on B200 (workloads/published/simumax.yaml), pretraining of dense models by Megatron Bridge,
-DeepSeek-R1 without drafts on one engine.
+DeepSeek-R1 without drafts on one engine, and rates of SGLang on H20 as their publication gives them.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,18 +35,21 @@ from costmodel.study.reproduce import load_cases
 from reports.serving import document, rows
 
 COMMAND = (
-    "python -m reports.fits.unmeasured_devices MEGATRON_BRIDGE.csv INFERENCEX.csv --table reports/unmeasured_devices.md"
+    "python -m reports.fits.unmeasured_devices MEGATRON_BRIDGE.csv INFERENCEX.csv RATES.csv "
+    "--table reports/unmeasured_devices.md"
 )
 NODES = {"b200": "hgx-b200", "gb200": "gb200-nvl72"}
 FORMATS = {"BF16": "bf16", "FP8": "fp8-te", "FP8-CS": "fp8-te"}  # of a step; others are not those of any precision file
 ROOM = "290 GB"  # of steps whose recomputation and offloading are not stated: these are timed without either
 STAGE = "Pre-Training Performance"
 MILLISECOND = 1e-3
+COMPUTE = {"BF16": "bf16", "FP8": {"compute": "fp8-inference", "fallback": "bf16"}}
+RATE = "tokens_per_second_per_device"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A measured run: its set, what it is, and the measured time [s]. metric: of the result."""
+    """A measured run: its set, what it is, and the measured time [s] or rate [1/s]. metric: of the result."""
 
     group: str
     workload: Workload
@@ -54,9 +59,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Seconds that are predicted of a run, and the interval."""
+    """What is predicted of a run, and the interval."""
 
-    seconds: float
+    value: float
     low: float
     high: float
 
@@ -109,6 +114,36 @@ def inferencex(table: Path) -> Iterator[Run]:
                 yield Run(group, loaded, "tpot", float(row["tpot_median_ms"]) * MILLISECOND)
 
 
+def h20_rates(table: Path) -> Iterator[Run]:
+    """Yield rates of SGLang on H20: of prompts by tokens of a batch, of decoding by sequences of a device."""
+    for row in rows((str(table),)):
+        stated = row["configuration"]
+        if row["system/hardware"] != "H20" or not stated.startswith("SGLang"):
+            continue
+        model, _, compute = row["model"].rpartition(" ")
+        devices = _stated(r"(\d+) GPUs?", stated)
+        content: dict[str, Any] = {
+            "cluster": "nodes/hgx-h20",
+            "framework": "sglang",
+            "parallel": {"dp": devices, "ep": devices} if devices > 1 else {},
+            "input_tokens": _stated(r"ISL (\d+)", stated),
+            "precision": COMPUTE[compute],
+        }
+        if row["metric"].startswith("prefill"):
+            content |= {"phase": "prefill", "tokens_per_device": _stated(r"(\d+) prefill tokens", stated)}
+        else:
+            sequences, output = _stated(r"bs (\d+)", stated), _stated(r"OSL (\d+)", stated)
+            content |= {"phase": "decode", "batch_per_device": sequences, "output_tokens": output}
+        yield Run("SGLang, H20", _loaded(model.lower(), content), RATE, float(row["value"]))
+
+
+def _stated(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    if found is None:
+        raise InputError.single(f"{text!r} has no {pattern!r}", hint="take the table as it was published")
+    return int(found[1])
+
+
 def _loaded(model: str, scenario: Mapping[str, Any], changed: Mapping[str, object] | None = None) -> Workload:
     content = {"schema": "costmodel/workload@1", "model": f"models/{model}", "scenarios": {"run": scenario}}
     with tempfile.TemporaryDirectory() as folder:
@@ -135,8 +170,8 @@ def lines_of(group: str, runs: Sequence[Run], hidden: frozenset[str], path: Sequ
     if not known:
         yield f"| {group} | 0 of {len(runs)} | | | | | |"
         return
-    errors = [[each[side].seconds / each[0] - 1.0 for each in known] for side in (1, 2)]  # type: ignore[union-attr]
-    ratios = [measured / without.seconds for measured, without, _ in known]
+    errors = [[each[side].value / each[0] - 1.0 for each in known] for side in (1, 2)]  # type: ignore[union-attr]
+    ratios = [measured / without.value for measured, without, _ in known]
     anchored = [a / b - 1.0 for i, a in enumerate(ratios) for j, b in enumerate(ratios) if i != j]
     inside = [fmean(each[side].low <= each[0] <= each[side].high for each in known) for side in (1, 2)]  # type: ignore[union-attr]
     means = [fmean(map(abs, each)) if each else math.nan for each in (errors[0], anchored, errors[1])]
@@ -150,21 +185,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m reports.fits.unmeasured_devices", description=main.__doc__)
     parser.add_argument("megatron_bridge", type=Path, help="table of Megatron Bridge")
     parser.add_argument("inferencex", type=Path, help="table of closed loops")
+    parser.add_argument("rates", type=Path, help="table of rates of SGLang on H20")
     parser.add_argument("--table", type=Path, required=True, help="page to write")
     parser.add_argument("--path", type=Path, action="append", default=[], help="prior and steps made without them")
     parser.add_argument("--every", type=int, default=1, help="take every so many-th run of a set")
     parser.add_argument("--only", default="", help="sets whose name contains this")
     chosen = parser.parse_args(arguments)
     groups: dict[str, list[Run]] = {}
-    for run in (*simumax(), *megatron_bridge(chosen.megatron_bridge), *inferencex(chosen.inferencex)):
+    sets = (
+        simumax(), megatron_bridge(chosen.megatron_bridge), inferencex(chosen.inferencex), h20_rates(chosen.rates),
+    )  # fmt: skip
+    for run in itertools.chain(*sets):
         if chosen.only in run.group:
             groups.setdefault(run.group, []).append(run)
     catalogue = Catalogue()
     architecture = {name: catalogue.device(name).architecture for name in list_names("devices")}
     text = [
         "# Whole runs on devices taken as unmeasured", "", f"Made by `{COMMAND}`.", "",
-        "Mean errors of times: without any fit of the device's architecture; the same scaled by another run of the",
-        "set, each in turn; with all fits. `sign`: mean of signed errors without; inside: runs in their",
+        "Mean errors of times and rates: without any fit of the architecture; the same scaled by another run of",
+        "the set, each in turn; with all fits. `sign`: mean of signed errors without; inside: runs in their",
         "80 % intervals, without and with fits.", "",
         "| runs | predicted | without | one anchor | own kernels | sign | inside |",
         "|---|---|---|---|---|---|---|",

@@ -50,7 +50,7 @@ def test_the_plateau_of_large_products_is_the_share_of_the_peak(table: Path) -> 
 def test_the_clock_of_a_board_at_its_limit_falls_with_the_cube_root_of_power(table: Path) -> None:
     large = read(table).products[-1:]
     form = form_of(0.7, 1e-6)
-    slower = times(form.at_power(700.0 / 350.0), large, MACHINE) / times(form, large, MACHINE)
+    slower = times(form.on_die(700.0 / 350.0, 1.0), large, MACHINE) / times(form, large, MACHINE)
     assert slower[0] == pytest.approx(2 ** (1 / 3), rel=0.01)
 
 

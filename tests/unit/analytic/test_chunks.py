@@ -138,3 +138,14 @@ def test_chunks_are_advised_where_activations_do_not_fit() -> None:
     assert "`chunk_tokens`, now 65,536" in told.reason
     cut = evaluate_point(scenario(replace(plan, chunk_tokens=64.0), cluster=small, framework=UNFUSED), Calibration())
     assert cut.reason is None
+
+
+@pytest.mark.parametrize(("plan", "field"), [
+    (Prefill(1e6, 1e6, chunk_tokens=4096.0), "tokens_per_device"), (Decode(1.0, 1e6, 64.0), "batch_per_device"),
+])  # fmt: skip
+def test_of_two_requests_in_a_group_one_less_is_advised(plan: Plan, field: str) -> None:
+    small = replace(CLUSTER, node=replace(CLUSTER.node, device=with_level(DEVICE, "hbm", 2e12, 2e9)))
+    told = evaluate_point(
+        scenario(plan, DENSE_MODEL, Parallelism(tp=2.0), cluster=small, framework=FRAMEWORK), Calibration()
+    )
+    assert f"ower `{field}`" in (told.reason or "")

@@ -10,7 +10,7 @@ from builders import BF16, DECODE, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, PREFIL
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.intervals import intervals
+from costmodel.analytic.intervals import deviations, intervals
 from costmodel.analytic.step_model import step_model
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.analytic.training import step_times
@@ -116,6 +116,18 @@ def test_independent_families_add_in_quadrature_on_a_logarithmic_scale() -> None
     both = np.sqrt(2) * np.log(2)
     assert found["time"] == pytest.approx((np.exp(-both), np.exp(both)))
     assert found["bubble_time"] == pytest.approx((4 - np.sqrt(2) * 0.5, 4 + np.sqrt(2)))
+
+
+def test_deviations_of_a_time_are_those_of_its_interval_and_a_count_has_none() -> None:
+    def evaluate(moves: Perturbations) -> Metrics:
+        assert moves is not None
+        product: Quantity = 2.0
+        for move in moves.values():
+            product = product * (1.0 - 0.5 * move.low + 2.0 * move.high)
+        return {"step_time": product}
+
+    (found,) = deviations({"step_time": 1.0, "devices": 8.0}, ["a", "b"], evaluate).values()
+    assert found == pytest.approx((np.log(2), np.sqrt(2) * np.log(2), np.sqrt(2) * np.log(3)))
 
 
 def test_a_zero_metric_stays_above_zero() -> None:

@@ -10,10 +10,12 @@ from small_world import write
 from costmodel.calibration.expected_error import StepErrors, relation
 from costmodel.calibration.fit_files import FitStore, read
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
+from costmodel.calibration.fit_search import FitSearch
 from costmodel.cost.calibration import Spread
 from costmodel.cost.gemm import scaled_droop
 from costmodel.schema.calibration import FitsFile
 from costmodel.schema.device import DeviceFile
+from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
 
 STEPS = """
@@ -92,11 +94,36 @@ def test_the_fit_of_least_expected_error_answers(world, stand_in, source):
     assert all("expected error" in one for one in told if "no such file" not in one)
 
 
+def test_a_named_kernels_library_is_that_of_its_file_whatever_the_files_name_is(world):
+    steps(world, version=1.5, stand_in=3)
+    own = (world / "hardware/calibrations/chip/library.yaml").read_text(encoding="utf-8")
+    for name in ("conv-a", "conv-b", "conv-c"):
+        library = "library: two\n" if name == "conv-c" else "library: one\n"
+        write(world, f"hardware/calibrations/chip/{name}.yaml", own.replace("chip/library", f"chip/{name}") + library)
+    search = FitSearch(FitStore(Library([world])), "chip")
+    error = {one.implementation: search.steps("gemm", ["conv-a"], one) for one in search.compared("gemm", ["conv-a"])}
+    assert error["conv-a"] == 0.0
+    assert error["conv-b"] == pytest.approx(math.log(1.5))
+    assert error["conv-c"] == pytest.approx(math.log(3.0))
+
+
 def test_the_clock_of_a_die_falls_with_the_power_that_it_has_and_not_below_it():
     assert scaled_droop(0.2, 1.0) == pytest.approx(0.2)
     assert scaled_droop(0.2, 0.2) == 0.0
     assert scaled_droop(0.2, 8.0) == pytest.approx(1.4)
     assert scaled_droop(0.0, 8.0) == 0.0
+
+
+def test_small_tiles_lose_as_many_cycles_where_a_die_multiplies_more_slowly():
+    key, vllm = "grouped_gemm_weight_only/bf16_mxfp4", "vllm"
+    own, slower = (load_calibration(device, vllm).families[key].form for device in ("h200-sxm", "h20"))
+
+    def lost(form, flop_per_cycle):
+        return form.small_tile_loss * 2.0 / (form.compute_efficiency * flop_per_cycle)  # cycles a multiply-add
+
+    rates = [load_device(device).math["bf16"].flop_per_cycle for device in ("h200-sxm", "h20")]
+    assert rates[1] == pytest.approx(rates[0] / 4.0, rel=0.01)
+    assert lost(slower, rates[1]) == pytest.approx(lost(own, rates[0]), rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,13 @@ def test_an_unknown_kernel_takes_the_library_that_its_name_holds(shelf):
     assert choice.why == "chip/z (closest match for kernel fused (Triton kernel))"
 
 
+def test_a_library_of_several_words_is_named_where_all_of_them_are(shelf):
+    file(shelf, "chip/y", {"gemm/bf16": stream(4)}, kernels("k9", '"sglang 1"') + "library: fa9-vit\n")
+    choose = Chooser("chip", [shelf]).choose
+    assert choose("gemm", "bf16", Kernel("vllm 9", "vllm_vit_flash_attn_fa9", "")).why.startswith("chip/y")
+    assert not choose("gemm", "bf16", Kernel("vllm 9", "flash_attn_fa9", "")).why.startswith("chip/y")
+
+
 def test_streams_in_the_rows_of_others_come_kind_by_kind(shelf):
     file(
         shelf, "chip/a", {"gemm/bf16": stream(1), "elementwise/permute": stream(5)}, kernels("k1", '"vllm 1"', "graph")

@@ -28,9 +28,9 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.event.conditions import Conditions
-from costmodel.event.evaluation import NOT_SIMULATED, EventEngine
+from costmodel.event.evaluation import NOT_SIMULATED, EventEngine, summing_to
 from costmodel.event.perturbation import scaled_as_closed_form
-from costmodel.result import Point
+from costmodel.result import Entry, Point
 from costmodel.workload.architecture import Architecture, Layer
 from costmodel.workload.plans import Sharding
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
@@ -187,6 +187,14 @@ def test_the_breakdown_sums_to_the_headline(of: Scenario) -> None:
     found = simulated(of)
     bubble = found.metrics.get("bubble_time") or 0.0
     assert sum(entry.time for entry in found.breakdown) + bubble == pytest.approx(headline(found), rel=1e-6)
+
+
+def test_lines_that_exceed_a_simulated_step_are_hidden_in_part_and_a_shorter_sum_stalls() -> None:
+    listed = [Entry("products", 3.0), Entry("messages", 1.0, hidden=2.0)]
+    assert [(line.time, line.hidden) for line in summing_to(2.0, listed)] == [(1.5, 1.5), (0.5, 2.5)]
+    short = Entry("products")
+    short.add(2.0, 1.0, "compute", "fitted")
+    assert [line.time for line in summing_to(3.0, [short])] == [2.0, 1.0]
 
 
 def test_intervals_hold_the_point() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import CLUSTER, DENSE_MODEL, DEVICE, FRAMEWORK, SERVING, scenario, with_device, with_level
+from builders import CLUSTER, DENSE_MODEL, DEVICE, DRAFTS, FRAMEWORK, SERVING, scenario, with_device, with_level
 
 import costmodel
 from costmodel.analytic.grid import evaluate_point
@@ -16,7 +16,7 @@ from costmodel.schema import resolve
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 from costmodel.workload.engine import Engine, EngineMemory, Reserve, Scheduler, SchedulerRule, padded_rows
 from costmodel.workload.engine_memory import KvPool, kv_pool
-from costmodel.workload.plans import Serving
+from costmodel.workload.plans import Serving, Speculative
 from costmodel.workload.scenario import Parallelism, Scenario
 
 GIB = 2**30
@@ -104,6 +104,15 @@ def test_stated_blocks_count_whatever_fits() -> None:
     found = pool(replace(PLAN, blocks=1234.0))
     assert found.blocks == 1234
     assert found.ledger.kv_cache == pytest.approx(1234 * found.block_bytes)
+
+
+@pytest.mark.parametrize(("drafts", "blocks"), [(None, 80), (DRAFTS, 81)])
+def test_the_ledger_holds_a_whole_request_however_few_blocks_are_stated(
+    drafts: Speculative | None, blocks: int
+) -> None:
+    """1,024 + 256 tokens are 80 blocks of 16; a drafted one begins another."""
+    found = pool(replace(PLAN, blocks=1.0, speculative=drafts))
+    assert found.ledger.kv_cache == pytest.approx(blocks * found.block_bytes)
 
 
 def test_an_engine_without_room_for_one_request_does_not_fit() -> None:

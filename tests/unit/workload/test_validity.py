@@ -181,3 +181,11 @@ def test_offloading_needs_a_host_whose_memory_is_stated() -> None:
 @pytest.mark.parametrize("kept", [Offload(optimizer=1.0), Offload(activations=0.1)])
 def test_only_training_keeps_optimizer_states_and_activations_on_the_host(kept: Offload) -> None:
     assert broken(replace(scenario(DECODE, DENSE_MODEL), offload=kept)) > {"offload"}
+
+
+@pytest.mark.parametrize(("batch", "fits"), [(0.25, True), (0.125, False)])
+def test_devices_of_a_group_share_whole_requests(batch: float, fits: bool) -> None:
+    """A quarter of a request on each of two by two devices is one request, an eighth is half of one."""
+    plan = replace(DECODE, batch_per_device=batch, micro_batches=1)
+    found = broken(scenario(plan, DENSE_MODEL, Parallelism(tp=2.0, cp=2.0)))
+    assert ("batch_per_device" in found) is not fits
