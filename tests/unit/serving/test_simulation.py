@@ -16,6 +16,7 @@ from costmodel.serving.deployment import new_service
 from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.serving.simulation import Simulation
 from costmodel.serving.state import FINISH, FIRST, PROMPT, SCHEDULED
+from costmodel.serving.step_times import distinct_prompts
 from costmodel.serving.summary import request_times
 from costmodel.workload.plans import Serving
 
@@ -49,6 +50,16 @@ def test_the_front_end_takes_its_time_and_more_for_longer_prompts() -> None:
     taken = request_times(served).ttft - (served.progress.time[:, FIRST] - served.requests.arrival)
     np.testing.assert_allclose(taken, engine.request + engine.request_token * prompt, rtol=1e-6)
     assert len(np.unique(prompt)) > 10
+
+
+def test_a_table_has_each_prompt_that_can_be_once() -> None:
+    chunks, rows, keys = np.array([1.0, 4.0]), np.array([1.0, 2.0, 8.0]), np.array([1.0, 4.0, 16.0])
+    prompts, places = distinct_prompts(chunks, rows, keys)
+    assert places.shape == (2, 3, 3)
+    assert prompts.shape[1] == len(np.unique(prompts, axis=1).T) == 14
+    assert prompts[:, places[0, 2, 0]].tolist() == [1.0, 8.0, 8.0]
+    assert prompts[:, places[1, 1, 1]].tolist() == [4.0, 4.0, 4.0]
+    assert prompts[:, places[1, 2, 2]].tolist() == [4.0, 8.0, 16.0]
 
 
 def half(simulation: Simulation, path: Path) -> None:
