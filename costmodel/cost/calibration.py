@@ -455,6 +455,19 @@ class Calibration:
     families: Mapping[str, FamilyFit] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Return the notes, `FAMILY/VARIANT: TEXT`, those of one family with the same text as one."""
+        variants: dict[tuple[str, str], list[str]] = {}
+        for note in self.notes:
+            key, _, text = note.partition(": ")
+            family, _, variant = key.partition("/")
+            variants.setdefault((family, text), []).append(variant)
+        return tuple(
+            f"{family}{'/' if any(names) else ''}{', '.join(filter(None, names))}: {text}"
+            for (family, text), names in variants.items()
+        )
+
     def family(self, name: str) -> FamilyFit:
         """Return the fit of a family, the bare roofline where there is none."""
         return self.families.get(name, ROOFLINE)
