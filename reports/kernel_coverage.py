@@ -34,7 +34,7 @@ LEFT_OUT = 1 / 4  # of the groups, and of the shapes of the others
 ENOUGH = 50  # rows of a device and operator, from which a share counts
 SEED = 0
 UNSEEN, WITHIN = "unseen", "within"
-_COLUMNS = " | ".join(f"{name}: rows | inside | half width | mean error" for name in (UNSEEN, WITHIN))
+_COLUMNS = " | ".join(f"{name}: rows (groups) | inside | half width | mean error" for name in (UNSEEN, WITHIN))
 BARS = {UNSEEN: (0.65, 0.90), WITHIN: (0.70, 0.90)}
 
 
@@ -134,6 +134,7 @@ def _introduction() -> Iterator[str]:
     yield "groups of shapes (`unseen`: other heads, widths, models) and a quarter of the other shapes (`within`),"
     yield "all choices included. Fits here see a hundred rows or two, shipped ones up to thousands: errors and widths"
     yield "are larger than those of the shipped fits, shares inside comparable."
+    yield "Rows of one group err together: of few groups a share inside is that of few draws."
     yield f"Outside the bars, of {ENOUGH} rows and more: marked `*`."
 
 
@@ -154,14 +155,15 @@ def _verdicts(found: Sequence[Held]) -> Iterator[str]:
 
 
 def _cells(parts: Sequence[LeftOut], bar: tuple[float, float]) -> str:
-    """Return rows, share inside, median half width and mean error of some rows."""
+    """Return rows and their groups, share inside, median half width and mean error of some rows."""
     if not parts:
         return " | ".join([""] * 4)
     inside = np.concatenate([part.inside for part in parts])
     half, errors = (np.concatenate([getattr(part, name) for part in parts]) for name in ("half", "errors"))
     share = float(inside.mean())
     missed = len(inside) >= ENOUGH and not bar[0] <= share <= bar[1]
-    return f"{len(inside)} | {share:.0%}{'*' if missed else ''} | {np.median(half):.1%} | {np.abs(errors).mean():.1%}"
+    rows = f"{len(inside)} ({sum(part.groups for part in parts)})"
+    return f"{rows} | {share:.0%}{'*' if missed else ''} | {np.median(half):.1%} | {np.abs(errors).mean():.1%}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TextIO
+from unittest import mock
 
 from costmodel.cli.main import main
 
@@ -63,8 +68,37 @@ def stopped(*arguments: object, event: str = "import", of: str = "numpy", by: si
 def run_here(*arguments: object, program: Callable[[], object] = main, name: str = "costmodel") -> Ran:
     """Run `costmodel ARGUMENTS`, or another program of that name, in this process."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="", write_through=True) for _ in range(2))
+    code = _code_of(program, [name, *map(str, arguments)], out, err)
+    shown, told = (each.buffer.getvalue().decode("utf-8", errors="surrogateescape") for each in (out, err))
+    return Ran(code, shown, told)
+
+
+def run_on_a_terminal(*arguments: object, **environment: str) -> str:
+    """Return what a terminal shows of `costmodel ARGUMENTS`, run in this process with that environment."""
+    ours, theirs = pty.openpty()
+    parts: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # Linux tells the end of a terminal as an error
+            while part := os.read(ours, 65536):
+                parts.append(part)
+
+    reader = threading.Thread(target=read)  # a terminal holds little that nobody reads
+    reader.start()
+    try:
+        with open(theirs, "w", encoding="utf-8") as terminal, mock.patch.dict(os.environ, environment):
+            code = _code_of(main, ["costmodel", *map(str, arguments)], terminal, terminal)
+    finally:
+        reader.join(PATIENCE)
+        os.close(ours)
+    assert code == 0
+    return b"".join(parts).decode()
+
+
+def _code_of(program: Callable[[], object], words: list[str], out: TextIO, err: TextIO) -> int:
+    """Run a program with those words as its command line; return its exit code."""
     code: object = 0
-    given, sys.argv = sys.argv, [name, *map(str, arguments)]
+    given, sys.argv = sys.argv, words
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             program()
@@ -74,5 +108,4 @@ def run_here(*arguments: object, program: Callable[[], object] = main, name: str
         sys.argv = given
         gc.enable()  # the command line leaves it off, and all that was alive uncollected
         gc.unfreeze()
-    shown, told = (each.buffer.getvalue().decode("utf-8", errors="surrogateescape") for each in (out, err))
-    return Ran(code if isinstance(code, int) else 1, shown, told)
+    return code if isinstance(code, int) else 1

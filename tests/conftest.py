@@ -13,6 +13,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there are as many workers 
 import costmodel
 
 gc.set_threshold(50_000, 20, 20)  # the heap of a whole suite is searched less often: a twentieth of its time
+gc.disable()  # until all tests are collected: they stay
 
 SHORT, LONG = 40, 200  # examples of a property
 COMMON = {"derandomize": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -31,6 +32,20 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("long" if config.getoption("--long") else "short")
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+
+
+def pytest_collection_finish() -> None:
+    """Leave tests and modules out of every search for garbage: they are most of the heap."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_heap(request: pytest.FixtureRequest) -> None:
+    """Leave out again, in the many files without commands, what a command that ran in this process brought back."""
+    if not {"cli", "golden", "reports"} & set(request.path.parts) and not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

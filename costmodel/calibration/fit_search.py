@@ -10,7 +10,7 @@ from functools import cached_property
 from costmodel.calibration.candidates import Candidate
 from costmodel.calibration.expected_error import OWN, RELATIONS, expected, held_out_error
 from costmodel.calibration.fit_files import CALIBRATIONS, PRIOR, ROOFLINE, DeviceFits, FitStore, family_fit
-from costmodel.calibration.substitutes import EXPANDING
+from costmodel.calibration.substitutes import COLLECTIVE, EXPANDING, SEND_RECV
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import ExpectedForm
 from costmodel.errors import InputError
@@ -155,8 +155,16 @@ class FitSearch:
         return [*(each for each in near if not first or each.is_of(first)), *others]
 
     def measured(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> list[Candidate]:
-        """Return candidates with their expected errors."""
-        return [replace(each, error=expected(self.held_out(each), self.steps(key, named, each))) for each in compared]
+        """Return candidates with their expected errors, and the part that kernels of one relation share.
+
+        Messages run on links, not on the die that devices have in common: what theirs share was not measured.
+        """
+        found, is_message = [], key.startswith((COLLECTIVE, SEND_RECV))
+        for each in compared:
+            relation, step = ("", 0.0) if is_message else self._between_devices(key, each)
+            fit = None if each.fit is None else replace(each.fit, step=step, relation=relation)
+            found.append(replace(each, fit=fit, error=expected(self.held_out(each), self.steps(key, named, each))))
+        return found
 
     def held_out(self, candidate: Candidate) -> float:
         """Return the held-out error of a candidate's own rows."""
@@ -169,8 +177,7 @@ class FitSearch:
         fits = self._store.device_fits(candidate.device, candidate.implementation)
         assert fits is not None
         errors, library = self._store.step_errors(), fits.file.library or candidate.implementation
-        related = self._store.relation(self._device, candidate.device)
-        transfer = errors.transfer(related, key)
+        _, transfer = self._between_devices(key, candidate)
         if not named or candidate.role == NAMED:
             return transfer
         wanted = set(map(self._library_of, named))
@@ -185,6 +192,11 @@ class FitSearch:
         files = (self._store.device_fits(device, implementation) for device in dict.fromkeys(nearest))
         known = (fits.file.library for fits in files if fits is not None)
         return next((library for library in known if library), library_of(implementation))
+
+    def _between_devices(self, key: str, candidate: Candidate) -> tuple[str, float]:
+        """Return how a candidate's device is related to this one, and the error of the step between them."""
+        related = self._store.relation(self._device, candidate.device)
+        return related, self._store.step_errors().transfer(related, key)
 
     def version(self, key: str) -> float:
         """Return the error of a fit for other kernels of its library on the same device."""

@@ -139,6 +139,7 @@ class FamilyFit:
     basis: where the numbers come from.
     source: the file that states them.
     error: expected inside the measured sizes, half of the 80 % interval of log(measured / predicted).
+    step: the part of it that the step from another device costs, which all fits of that `relation` share.
     rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
     is_lent: of another die, so that rivals join it at any shape.
     """
@@ -158,6 +159,8 @@ class FamilyFit:
     basis: str = "roofline"
     source: str = ""
     error: float = 0.0
+    step: float = 0.0
+    relation: str = ""
     rivals: Callable[[], Sequence[FamilyFit]] | None = None
     is_lent: bool = False
 
@@ -165,20 +168,22 @@ class FamilyFit:
         """Return the fit at the shape of an operator: this one, joined by its rivals outside the measured sizes.
 
             log t = sum_i w_i * log t_i / sum_i w_i
-            w_0   = 1 / error_0^2,   w_i = far / error_i^2,   far = beyond^2 / (beyond^2 + error^2)
+            w_0   = v_0,   w_i = far * v_i,   far = beyond^2 / (beyond^2 + error^2)
+            v_i   = 1/d_i / (1 + step^2 sum_j 1/d_j),   d_i = error_i^2 - step^2,   j: fits of the same relation
 
-        error_i: expected at the shape; beyond: what the distance adds to this fit's own. Independent errors leave the
-        mean with these weights the least error of all; `far` lets the rivals in as the shape leaves what was measured,
-        and is one for a fit that another die lends.
+        error_i: expected at the shape; step: its part that fits of one relation share; beyond: what the distance adds
+        to this fit's own. Of such errors the mean with weights v has the least of all (generalised least squares: row
+        sums of the inverse covariance); `far` lets the rivals in as the shape leaves what was measured, and is one for
+        a fit that another die lends.
         """
         beyond = 0.0 if self.rivals is None else self._beyond(operator)
         is_outside = beyond.any() if isinstance(beyond, np.ndarray) else beyond > 0.0
         if self.rivals is None or not (self.is_lent or is_outside):
             return self
         parts = (self, *self.rivals())
-        squares = [np.square(np.maximum(part.expected_error(operator), LEAST_ERROR)) for part in parts]
         far = 1.0 if self.is_lent else np.square(beyond) / (np.square(beyond) + self.error**2)
-        weights = [1.0 / squares[0], *(far / square for square in squares[1:])]
+        first, *others = _least_error_weights(parts, operator)
+        weights = [first, *(far * weight for weight in others)]
         total = sum(weights)
         return JoinedFit.of(parts, np.stack(np.broadcast_arrays(*(weight / total for weight in weights))))
 
@@ -354,6 +359,14 @@ class _SpreadByShape(Spread):
         return all(part.is_exact for part in self.parts)
 
 
+def _least_error_weights(parts: Sequence[FamilyFit], operator: Operator) -> list[Quantity]:
+    """Return the weights v of `FamilyFit.at` of some fits at the shape of an operator."""
+    steps = [(part.relation, part.step) for part in parts]
+    own = [1.0 / np.maximum(np.square(part.expected_error(operator)) - part.step**2, LEAST_ERROR**2) for part in parts]
+    shared = {step: sum(each for each, other in zip(own, steps, strict=True) if other == step) for step in steps}
+    return [each / (1.0 + step[1] ** 2 * shared[step]) for each, step in zip(own, steps, strict=True)]
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class JoinedFit(FamilyFit):
     """Several fits of the same kernels, joined shape by shape. Interval, bases and terms are those of the leading one.
@@ -441,6 +454,19 @@ class Calibration:
     name: str = "roofline"
     families: Mapping[str, FamilyFit] = field(default_factory=dict)
     notes: Sequence[str] = ()
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Return the notes, `FAMILY/VARIANT: TEXT`, those of one family with the same text as one."""
+        variants: dict[tuple[str, str], list[str]] = {}
+        for note in self.notes:
+            key, _, text = note.partition(": ")
+            family, _, variant = key.partition("/")
+            variants.setdefault((family, text), []).append(variant)
+        return tuple(
+            f"{family}{'/' if any(names) else ''}{', '.join(filter(None, names))}: {text}"
+            for (family, text), names in variants.items()
+        )
 
     def family(self, name: str) -> FamilyFit:
         """Return the fit of a family, the bare roofline where there is none."""

@@ -94,11 +94,11 @@ class Residual:
         if all(is_single(features[axis]) for axis in axes):
             offsets = groups - np.array([features[axis] for axis in axes], dtype=np.float64)
             return math.sqrt((offsets * offsets).sum(axis=1).min(initial=farthest))
-        for group in groups:
-            squares: Quantity = 0.0
-            for axis, place in zip(axes, group, strict=True):
-                squares = squares + np.square(features[axis] - place)
-            nearest = minimum(nearest, squares)
+        values = [features[axis] for axis in axes]
+        dimensions = max(map(np.ndim, values))
+        for chunk in _chunks(len(groups), values):
+            by_axis = (_square(groups[chunk, i], np.ones(1), value, dimensions) for i, value in enumerate(values))
+            nearest = minimum(nearest, functools.reduce(operator.add, by_axis).min(axis=0))
         return np.sqrt(nearest)
 
     @functools.cached_property

@@ -13,6 +13,7 @@ from costmodel.hardware import Cluster, Device, Node
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Array, Bytes, Count, Indices, Mask
 from costmodel.schema.files import list_names, load_device, load_document, load_node, load_tuned_tiles
+from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
@@ -96,7 +97,7 @@ class RowGroup:
         """Return a column's number format; raise Unmapped where the package has none."""
         name = self.text(column) or default
         if name not in FORMATS:
-            raise Unmapped(f"number format {name} is unknown")
+            raise Unmapped(f"number format {name} is unknown; {suggest(name, tuple(FORMATS))}")
         return FORMATS[name]
 
     def compute_format(self) -> Format:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from costmodel.errors import InputError
 
@@ -60,7 +61,7 @@ _INCLUDES = {
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what is derived is kept
 class Shape:
     """One kernel to time.
 
@@ -82,7 +83,7 @@ class Shape:
     load: str = ""
     secondary: bool = False
 
-    @property
+    @cached_property
     def row_id(self) -> str:
         """Return the stable key of the row, by which a later run knows that it was measured."""
         sizes = ".".join(f"{name}{value}" for name, value in self.sizes)
@@ -103,7 +104,10 @@ class Shape:
 
     def size(self, name: str, otherwise: int = 1) -> int:
         """Return one of the sizes."""
-        return dict(self.sizes).get(name, otherwise)
+        for known, value in self.sizes:
+            if known == name:
+                return value
+        return otherwise
 
     def point(self) -> tuple[float, ...]:
         """Return the place in log-shape space [octaves]."""
@@ -120,7 +124,7 @@ class Shape:
             **{name: str(value) for name, value in self.sizes},
         }  # fmt: skip
 
-    @property
+    @cached_property
     def flop(self) -> float:
         """Return the work, to tell how long the kernel runs at least [FLOP]."""
         if self.op in ("gemm", "gemm_wgrad", "grouped_gemm"):
@@ -135,7 +139,7 @@ class Shape:
         passes = 5.0 if self.op == "attention_backward" else 2.0
         return passes * self.size("batch") * self.size("q_heads") * pairs * width
 
-    @property
+    @cached_property
     def traffic(self) -> float:
         """Return the bytes of all operands and results, about [B]."""
         each = BYTES[self.dtype]

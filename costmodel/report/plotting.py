@@ -98,7 +98,7 @@ def write_plots(
             images: dict[str, bytes] = {}
             for form in sorted(forms, reverse=True, key=FORMS.index):  # PNG first: its texts are wider
                 images[form] = figure_bytes(plot.figure, form)
-                plot.figure.set_layout_engine("none")  # keeps the layout
+                plot.figure.set_layout_engine(None)  # keeps the layout, and draws the next form once only
             content = {f"{name}.{form}": images[form] for form in forms}
             content |= {f"{name}{suffix}.csv": data for suffix, data in plot.data.items()}
             for file, data in content.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,11 @@ def _pairs(path: Path, tokenizer: str | None) -> tuple[Ints, Ints]:
     """Return the lengths of a file's prompts and outputs."""
     if tokenizer is not None:
         return read_pairs(path, Path(tokenizer))
-    rows = read_rows(path)
-    return np.array([row.prompt for row in rows]), np.array([row.output for row in rows])
+    prompt, output = array("q"), array("q")
+    for row in read_rows(path):
+        prompt.append(row.prompt)
+        output.append(row.output)
+    return np.asarray(prompt), np.asarray(output)
 
 
 def draw_lengths(lengths: Lengths, count: int, draw: np.random.Generator) -> Ints:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from costmodel.analytic.inference import draft_passes, pass_model_of, pass_times
 from costmodel.analytic.operator_timing import operator_timer
@@ -196,6 +197,18 @@ def axis(first: float, last: float, ratio: float, every: float = 0.0) -> Array:
     return np.array(points)
 
 
+def distinct_prompts(chunks: Array, rows: Array, keys: Array) -> tuple[Array, npt.NDArray[np.intp]]:
+    """Return the prompts of a grid that can be, each once, and the place of every point of the grid among them.
+
+    A chunk has a token at least, and its last token as many keys as it has tokens: points that lie below are those.
+    """
+    grid = np.stack(np.meshgrid(chunks, rows, keys, indexing="ij"))
+    grid[1] = np.maximum(grid[1], grid[0])
+    grid[2] = np.maximum(grid[2], grid[1] / grid[0])
+    distinct, places = np.unique(grid.reshape(3, -1), axis=1, return_inverse=True)
+    return distinct, places.reshape(grid.shape[1:])
+
+
 def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations = None) -> Tables:
     """Return the tables of an engine's steps up to the largest one."""
     drafts = 1.0 + pricer.drafts
@@ -220,8 +233,10 @@ def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations =
     )  # fmt: skip
     mixed = np.zeros((1, 1, 1, 1, 1))
     if pricer.fused:
-        n, k, c, r, ck = np.ix_(*mixed_axes)
-        mixed = time(pricer.decoding(n, k), pricer.prompt(c, r, ck), keep=pricer.by_contexts)
+        n, k, *prompts = mixed_axes
+        parts, places = distinct_prompts(*prompts)
+        known = time(pricer.decoding(n[:, None, None], k[:, None]), pricer.prompt(*parts), keep=pricer.by_contexts)
+        mixed = known[..., places]
     pool, pooled = pricer.elsewhere(rows, perturbations) if pricer.has_pool else (np.zeros((3, 1)), 0)
     axes = (rows, keys, chunks, chunk_rows, chunk_keys, *mixed_axes)
     return Tables(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -14,16 +12,16 @@ SIZES = tuple(2**power for power in range(12))  # tokens of a trace's block
 
 
 def block_arrays(
-    blocks: Sequence[Sequence[int]], prompt: Ints, block: int, shown: str
+    blocks: Ints, number: Ints, prompt: Ints, block: int, shown: str
 ) -> tuple[Ints, npt.NDArray[np.int32]]:
     """Return the engine's blocks of each request: where they begin, and their numbers, equal for equal prefixes.
 
-    blocks: of the trace, chained: an equal number is an equal text up to there. Only full blocks of the engine count.
+    blocks: of the trace, one request's after the other's, chained: an equal number is an equal text up to there;
+    number: of each request. Only full blocks of the engine count.
     Raises InputError where the trace's blocks have no size, or none that the engine's goes with.
     """
-    number = np.array([len(each) for each in blocks], dtype=np.int64)
     if not number.any():
-        return np.zeros(len(blocks) + 1, np.int64), np.zeros(0, np.int32)
+        return np.zeros(len(number) + 1, np.int64), np.zeros(0, np.int32)
     size = trace_block(number, prompt, shown)
     if max(size, block) % min(size, block):
         raise InputError.single(
@@ -34,11 +32,10 @@ def block_arrays(
     first = np.concatenate([[0], np.cumsum(number)])
     first_id = np.concatenate([[0], np.cumsum(known)])
     inside = np.arange(first_id[-1]) - np.repeat(first_id[:-1], known)  # place of an engine's block in its request
-    flat = np.concatenate([np.asarray(each, dtype=np.int64) for each in blocks])
     # The trace's block that holds the last token of the engine's one, and which part of it that is.
     last = (inside + 1) * block - 1
     parts = max(size // block, 1)
-    ids = flat[np.repeat(first[:-1], known) + last // size] * parts + last % size // block
+    ids = blocks[np.repeat(first[:-1], known) + last // size] * parts + last % size // block
     return first_id, np.unique(ids, return_inverse=True)[1].astype(np.int32)
 
 

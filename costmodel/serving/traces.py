@@ -16,9 +16,11 @@ import csv
 import gzip
 import json
 import math
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -85,33 +87,37 @@ def read_trace(stream: RequestStream, block: int) -> Requests:
     """
     assert stream.trace is not None
     path = Path(stream.trace)
-    rows = read_rows(path, stream.format, None if stream.count is None else int(stream.count))
-    arrival = np.array([row.arrival for row in rows])
-    arrival = (arrival - arrival[0]) / float(stream.speed)
-    length = np.array([(row.prompt, row.output) for row in rows], dtype=np.int64)
-    first_id, ids = block_arrays([row.blocks for row in rows], length[:, 0], block, display_path(path))
-    stated = [row.priority for row in rows if row.priority is not None]  # of all rows of a table, or of none
-    nobody, pause = np.full(len(rows), NOBODY), np.zeros(len(rows))
-    return Requests(arrival, length, nobody, pause, first_id, ids, np.array(stated, np.int32))
+    arrival, length, number, blocks, priority = array("d"), array("q"), array("q"), array("q"), array("q")
+    for row in read_rows(path, stream.format, None if stream.count is None else int(stream.count)):
+        arrival.append(row.arrival)
+        length.extend((row.prompt, row.output))
+        number.append(len(row.blocks))
+        blocks.extend(row.blocks)
+        if row.priority is not None:  # of all rows of a table, or of none
+            priority.append(row.priority)
+    lengths = np.asarray(length, np.int64).reshape(-1, 2)
+    of_each = np.asarray(number, np.int64)
+    first_id, ids = block_arrays(np.asarray(blocks, np.int64), of_each, lengths[:, 0], block, display_path(path))
+    nobody, pause = np.full(len(arrival), NOBODY), np.zeros(len(arrival))
+    moments = (np.asarray(arrival) - arrival[0]) / float(stream.speed)
+    return Requests(moments, lengths, nobody, pause, first_id, ids, np.asarray(priority, np.int32))
 
 
-def read_rows(path: Path, kind: str | None = None, count: int | None = None) -> list[Row]:
-    """Return the first `count` requests of a file, all where null; raise InputError at the row that is wrong."""
+def read_rows(path: Path, kind: str | None = None, count: int | None = None) -> Iterator[Row]:
+    """Yield the first `count` requests of a file, all where null; raise InputError at the row that is wrong."""
     shown = display_path(path)
     if not path.is_file():
         raise _problem(shown, None, "not found", "check the path")
     if count is None and path.stat().st_size > MAX_BYTES:
         raise _problem(shown, None, f"is larger than {MAX_BYTES // 2**30} GiB", "write `count`, or cut the file")
-    rows: list[Row] = []
-    for row in _rows(path, shown, kind):
-        if rows and row.arrival < rows[-1].arrival:
+    last = -math.inf
+    for row in islice(_rows(path, shown, kind), count):
+        if row.arrival < last:
             raise _problem(shown, row.line, "arrives before the request above it", "sort the file by arrival")
-        rows.append(row)
-        if count is not None and len(rows) == count:
-            break
-    if not rows:
+        last = row.arrival
+        yield row
+    if last < 0.0:
         raise _problem(shown, None, "has no requests", "write one request a row")
-    return rows
 
 
 def _rows(path: Path, shown: str, kind: str | None) -> Iterator[Row]:

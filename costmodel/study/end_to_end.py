@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares
 
 from costmodel.calibration.fit_files import COMPOSITION, read
 from costmodel.errors import CostModelError, InputError
@@ -105,6 +104,8 @@ def fit_terms(
     bound, which is no effect. start: values to begin with; null: those of the files. responses: of the figures, of fits
     before.
     """
+    from scipy.optimize import least_squares
+
     known = Responses(terms, library) if responses is None else responses
     publications = {at: {one.case.publication for one in figures if at in one.of} for at in range(len(terms))}
     free = [at for at in range(len(terms)) if len(publications[at]) > 1]

@@ -11,13 +11,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.evaluation import evaluate
+from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.intervals import intervals
 from costmodel.analytic.metrics import sixteen_bit_peak
 from costmodel.analytic.work_counts import counted_work
 from costmodel.api import Workload, architecture_facts
+from costmodel.calibration.fit_files import ROOFLINE
 from costmodel.calibration.row_prediction import predict_mapped
-from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import InputError, Location
 from costmodel.hardware import Device
 from costmodel.measurements.row_group import Catalogue
@@ -60,7 +62,8 @@ Interval: TypeAlias = "tuple[float, float] | None"
 class Prediction:
     """Facts of a case's model and, where it has a scenario, that scenario and its point; or a device or a kernel.
 
-    fit: of a kernel, the calibration file that prices it, null for the roofline.
+    fit: of a kernel, the calibration file that prices it, null for the roofline. sources: of the scenario's operators,
+    the calibration files that price them; fitted: their families that are priced by more than the roofline.
     """
 
     facts: Mapping[str, Any]
@@ -69,6 +72,8 @@ class Prediction:
     device: Mapping[str, Any] | None = None
     kernel: Mapping[str, Value] | None = None
     fit: str | None = None
+    sources: tuple[str, ...] = ()
+    fitted: frozenset[str] = frozenset()
 
     @property
     def infeasible(self) -> str | None:
@@ -229,8 +234,19 @@ def predict(
     workload = Workload(resolved, case.id, {}, None, tuple(search_path))
     if runs is not None:
         workload = workload.with_families(runs)
-    (point,) = workload.points().values()
-    return Prediction(workload.model(), point, workload)
+    (name,) = workload.scenarios
+    evaluations: list[Evaluation] = []
+
+    def kept(scenario: Scenario, calibration: Calibration) -> Evaluation:
+        evaluations.append(evaluate(scenario, calibration))
+        return evaluations[-1]
+
+    scenario = workload.scenario(name)
+    point = evaluate_point(scenario, workload.calibration(scenario), kept)
+    fits = {id(timed.fit): timed for evaluation in evaluations for timed in evaluation.operators()}.values()
+    sources = tuple(sorted({source for timed in fits for source in timed.fit.sources}))
+    fitted = frozenset(timed.operator.family for timed in fits if timed.fit.basis != ROOFLINE)
+    return Prediction(workload.model(), point, workload, sources=sources, fitted=fitted)
 
 
 def kernel_figures(case: Case, search_path: Sequence[str | Path] = ()) -> tuple[dict[str, Value], str | None]:

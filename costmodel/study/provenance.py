@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, ROOFLINE, SOURCES, FitStore
 from costmodel.calibration.substitutes import GRADIENTS
@@ -137,19 +136,11 @@ def _calibrations(prediction: Prediction, library: Library) -> Iterator[tuple[st
         yield SOURCES, True
         yield ROOFLINE, prediction.fit is not None
     elif prediction.workload is not None:
-        scenario = prediction.scenario
-        operators = evaluate(scenario, prediction.workload.calibration(scenario)).operators()
-        fits = {id(timed.fit): timed for timed in operators}
-        families = {timed.operator.family for timed in fits.values() if timed.fit.basis != ROOFLINE}
-        yield from ((source.removeprefix(f"{CALIBRATIONS}/"), False) for source in _sources(fits.values()))
-        for family in sorted(families & set(GRADIENTS)):
-            yield _backward(family, scenario.cluster.device.name, library), False
+        yield from ((source.removeprefix(f"{CALIBRATIONS}/"), False) for source in prediction.sources)
+        for family in sorted(prediction.fitted & set(GRADIENTS)):
+            yield _backward(family, prediction.scenario.cluster.device.name, library), False
         yield ROOFLINE, True
         yield COMPOSITION, True
-
-
-def _sources(timed: Iterable[Any]) -> list[str]:
-    return sorted({source for each in timed for source in each.fit.sources})
 
 
 def _backward(family: str, device: str, library: Library) -> str:

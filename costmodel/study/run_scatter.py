@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 from scipy.special import gammaln
 
 from costmodel.analytic.intervals import CONDITIONS
@@ -174,6 +173,8 @@ def fit_scales(rows: Sequence[RunError]) -> Scales:
     log D_class normal about a common value with LOG_WIDTH; D_condition half normal with CONDITION; the log of the
     kernels' share half normal with KERNELS. Classes borrow from one another what few publications do not say.
     """
+    from scipy.optimize import minimize
+
     names = sorted({row.case_class for row in rows})
     used = [name for name in CONDITIONS if any(row.shares.get(name, 0.0) > 0.0 for row in rows)]
     cost = likelihood(rows, used)

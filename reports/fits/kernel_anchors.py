@@ -24,6 +24,7 @@ from costmodel.calibration.kernel_anchors import moves, standardised
 from costmodel.calibration.row_times import times_of
 from costmodel.cost.anchored_fit import SharedErrors
 from costmodel.fitting.run_plan import KIND, PLAN
+from costmodel.measurements.origins import origins, repositories
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import join, read_tables
 from costmodel.quantities import Array, Indices
@@ -143,8 +144,8 @@ def _after(family: Family, draws: Indices, shared: SharedErrors) -> tuple[Array,
     return np.concatenate(logs), np.concatenate(halves)
 
 
-def render(shared: SharedErrors, known: Sequence[Family], made: str) -> str:
-    """Return the text of the calibration file."""
+def render(shared: SharedErrors, known: Sequence[Family], rests_on: Sequence[str], made: str) -> str:
+    """Return the text of the calibration file. rests_on: sources of the rows; made: the command that made it."""
     rows = sum(len(each.errors) for each in known)
     return "\n".join([
         "schema: costmodel/kernel_anchors@1", "name: kernel_anchors",
@@ -152,7 +153,7 @@ def render(shared: SharedErrors, known: Sequence[Family], made: str) -> str:
         f"rows: {rows}", f"groups: {len(known)}", "sources:",
         "  - fields: [common, launch, compute, memory, own]",
         '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
-        "    kind: derived", "    note: >-",
+        "    kind: derived", f"    rests_on: [{', '.join(rests_on)}]", "    note: >-",
         "      Likeliest shares of the variance of log(measured / predicted) of kernels on devices whose own fits are",
         f"      hidden. Made by `{made}`.",
     ]) + "\n"  # fmt: skip
@@ -176,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     here, apart = Measured(table, plan, catalogue, ()), Measured(table, plan, catalogue, chosen.path)
     known = [each for name in devices if name not in new for each in families(here, name, frozenset({name}))]
     shared = likeliest(known)
-    text = render(shared, known, f"{COMMAND} --every {chosen.every}")
+    repository = {meta: name for path in chosen.measurements for meta, name in repositories(path).items()}
+    text = render(shared, known, origins(table, repository), f"{COMMAND} --every {chosen.every}")
     write_whole(chosen.output, [text.encode("utf-8")])
     sys.stdout.write(text)
     if chosen.table is not None:

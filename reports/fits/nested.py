@@ -45,11 +45,12 @@ DRAWS = 1000  # of families, for the interval of a mean
 @dataclass(frozen=True, slots=True, eq=False)
 class LeftOut:
     """Rows that a fit and its choices have not seen. errors: predicted over measured less one; half: of the interval
-    over the prediction; inside: whether it holds the measured time."""
+    over the prediction; inside: whether it holds the measured time; groups: of shapes, whose rows err together."""
 
     errors: Array
     half: Array
     inside: RowMask
+    groups: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +150,8 @@ def left_out_rows(one: Candidate, found: FamilyFitResult, seen: Samples, others:
         for column in zip(*(times_of(part, choice, samples.framework) for part in others.parts), strict=True)
     )
     held = (others.seconds >= lows) & (others.seconds <= highs)
-    return LeftOut(times / others.seconds - 1.0, (highs - lows) / 2.0 / times, held)
+    groups = len(np.unique(others.groups))
+    return LeftOut(times / others.seconds - 1.0, (highs - lows) / 2.0 / times, held, groups)
 
 
 def _stated(found: FamilyFitResult, seen: Samples, key: str) -> FamilyFit:

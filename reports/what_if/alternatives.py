@@ -16,7 +16,6 @@ import numpy as np
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.api import load
 from costmodel.errors import InfeasibleError
-from costmodel.result import PHASES
 from costmodel.schema.what_if import AlternativeFile, MessageFile, WhatIf, load_what_if
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.messages import answered, read_message
@@ -59,12 +58,13 @@ def alternatives(what_if: WhatIf, search_path: tuple[str, ...] = ()) -> list[Cha
     Raises InfeasibleError where one side cannot run.
     """
     found = []
+    plain: dict[str, Evaluation] = {}
     for one in what_if.file.alternatives:
         if one.message is not None:
             found.append(_of_message(one, one.message, search_path))
         elif one.set:
             scenarios = one.scenarios or [what_if.file.scenario]
-            found += [_of_scenario(what_if, one, scenario, search_path) for scenario in scenarios]
+            found += [_of_scenario(what_if, one, scenario, search_path, plain) for scenario in scenarios]
     return found
 
 
@@ -83,13 +83,17 @@ def _of_message(one: AlternativeFile, file: MessageFile, search_path: tuple[str,
     )  # fmt: skip
 
 
-def _of_scenario(what_if: WhatIf, one: AlternativeFile, scenario: str, search_path: tuple[str, ...]) -> ChangeEffect:
-    """Return what a change is worth in a scenario."""
+def _of_scenario(
+    what_if: WhatIf, one: AlternativeFile, scenario: str, search_path: tuple[str, ...], plain: dict[str, Evaluation]
+) -> ChangeEffect:
+    """Return what a change is worth in a scenario. plain: sides without a change that are known, and then this one."""
     workload = what_if.file.workload
-    both = {**one.against, **one.set}
-    without, with_it = (_side(workload, scenario, _for(scenario, each), search_path) for each in (one.against, both))
-    headline = PHASES[load(workload, search_path=search_path, scenarios=[scenario]).scenario(scenario).result_kind][0]
-    metric = what_if.file.metric if scenario == what_if.file.scenario else headline
+    key = f"{scenario} {one.against!r}"
+    if key not in plain:
+        plain[key] = _side(workload, scenario, _for(scenario, one.against), search_path)
+    without = plain[key]
+    with_it = _side(workload, scenario, _for(scenario, {**one.against, **one.set}), search_path)
+    metric = what_if.file.metric if scenario == what_if.file.scenario else without.headline
     before, after = (_value(side, metric, one, scenario) for side in (without, with_it))
     return ChangeEffect(
         term=one.term, scenario=scenario, metric=metric, against=_told(one.against), changes=_told(one.set),

@@ -48,7 +48,7 @@ def test_a_trace_that_cannot_be_written_is_told(run, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="no unnamed files, which vanish with the process")
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_stopped_while_it_writes_leaves_nothing(tmp_path, by):
-    arguments = ("simulate", FLAGSHIP, "--scenario", "training", "--engine", "event", "--trace", tmp_path / "t.json.gz")
+    arguments = ("simulate", FLAGSHIP, "--scenario", "decode", "--engine", "event", "--trace", tmp_path / "t.json.gz")
     done = stopped(*arguments, event="os.link", of="/proc/self/fd", by=by)  # all is written, and has no name yet
     assert done.code == (130 if by is signal.SIGINT else -by)
     assert "Traceback" not in done.err

@@ -111,11 +111,11 @@ def test_output_goes_where_a_line_sends_it(reader: Reader) -> None:
     assert (reader.folder / "a.txt").read_text() == "1 2\n"
 
 
-def test_the_output_that_the_readme_shows_is_the_commands(run) -> None:
+def test_the_output_that_the_readme_shows_is_the_commands(reader: Reader) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     command, shown = re.findall(
         r"```sh\ncostmodel ([^\n]*)\n```\n\n<!-- output_\w+ -->\n\n(.*?)\n<!--", readme, re.DOTALL
     )[0]
-    printed = run(*command.split()).out.splitlines()
+    printed = reader.run(["costmodel", *command.split()], command).out.splitlines()
     for line in shown.splitlines():
         assert not line or line.strip() == "…" or line.removeprefix("    ") in printed

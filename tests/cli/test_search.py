@@ -86,7 +86,7 @@ def test_a_study_is_swept_and_a_wrong_one_is_told(run, tmp_path):
         assert not (tmp_path / "other").exists()
 
 
-ZERO = "scenarios.selective.optimizer.zero"
+ZERO, TRAINING_ZERO = "scenarios.selective.optimizer.zero", "scenarios.training.optimizer.zero"
 
 
 def test_what_is_set_is_not_searched(run):
@@ -98,7 +98,8 @@ def test_what_is_set_is_not_searched(run):
 
 
 def test_a_degree_that_is_set_makes_as_many_devices_as_in_simulate(run):
-    twice = ("gpt3_175b_a100", "--scenario", "selective", "--set", "scenarios.selective.parallel.dp=2")
+    changes = ("--set", "scenarios.selective.parallel.dp=2", "--set", f"{ZERO}=1")
+    twice = ("gpt3_175b_a100", "--scenario", "selective", *changes)
     simulated = json.loads(run("simulate", *twice, "--json").out)["scenarios"]["selective"]
     done = run("search", *twice, "--json")
     found = json.loads(done.out)["scenarios"]["selective"]
@@ -140,7 +141,8 @@ def test_setting_a_part_of_a_layout_of_no_scenario_is_told(run):
 
 
 def test_no_two_layouts_of_a_ranking_are_the_same_step(run):
-    done = run("search", "deepseek_v2", "--devices", "64", "--set", "scenarios.training.global_batch=512", "--json")
+    fewer = ("--set", "scenarios.training.global_batch=512", "--set", f"{TRAINING_ZERO}=1")
+    done = run("search", "deepseek_v2", "--scenario", "training", "--devices", "64", *fewer, "--json")
     best = json.loads(done.out)["scenarios"]["training"]["best"]
     steps = [(one["objective"], *(one["at"][f"parallel.{name}"] for name in ("tp", "pp", "ep"))) for one in best]
     assert len(set(steps)) == len(steps)

@@ -2,59 +2,72 @@
 
 from __future__ import annotations
 
+import json
 import os
-import pty
 import re
 import subprocess
 import sys
 
 import pytest
-from command_line import PATIENCE, command
+from command_line import PATIENCE, run_on_a_terminal
 
 IMPORTS = """
-import sys
-sys.argv = ["costmodel", *sys.argv[1:]]
+import json, sys
 from costmodel.cli.main import main
-try:
-    main()
-except SystemExit:
-    pass
-print(" ".join(sorted(sys.modules)), file=sys.stderr)
+imported = []
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["costmodel", *words]
+    try:
+        main()
+    except SystemExit:
+        pass
+    imported.append(sorted(sys.modules))
+print(json.dumps(imported), file=sys.stderr)
 """
+LIGHT, FLAGSHIP = "llama3_8b_rtx4090", "deepseek_v3"
 
 
-PLAIN = {**os.environ, "COSTMODEL_TABLE": "csv"}
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """Return what is imported after each of some commands, one after the other of a process, the lightest first.
 
-
-def imported(*arguments):
+    What a command must not import is missing after it, and so none before it imported it either.
+    """
+    swept = str(tmp_path_factory.mktemp("start") / "swept")
+    sweep = ["sweep", FLAGSHIP, "--vary", "hardware.processors=120,132", "--scenario", "decode", "--output", swept]
+    commands = {
+        "help": ["--help"], "light": ["simulate", LIGHT], "light as JSON": ["simulate", LIGHT, "--json"],
+        "sweep": sweep, "flagship": ["simulate", FLAGSHIP], "flagship as JSON": ["simulate", FLAGSHIP, "--json"],
+        "report": ["report", swept],
+    }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", IMPORTS, *arguments], capture_output=True, text=True, check=True, env=PLAIN
-    )
-    return set(done.stderr.split())
+        [sys.executable, "-c", IMPORTS, json.dumps(list(commands.values()))], capture_output=True, text=True,
+        check=True, env={**os.environ, "COSTMODEL_TABLE": "csv"}, timeout=PATIENCE,
+    )  # fmt: skip
+    after = json.loads(done.stderr.splitlines()[-1])
+    return {name: set(modules) for name, modules in zip(commands, after, strict=True)}
 
 
 @pytest.mark.core
-def test_help_waits_for_nothing_heavy():
+def test_help_waits_for_nothing_heavy(imported):
     heavy = {"numpy", "pydantic", "yaml", "rich", "scipy", "networkx", "matplotlib", "simpy"}
-    assert not heavy & imported("--help")
+    assert not heavy & imported["help"]
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_simulation_waits_for_no_library_that_it_does_not_need(options):
+def test_a_simulation_waits_for_no_library_that_it_does_not_need(imported):
     heavy = {"networkx", "matplotlib", "simpy", "torch", "rich"}
-    assert not heavy & imported("simulate", "deepseek_v3", *options)
-    assert not (heavy | {"scipy"}) & imported("simulate", "llama3_8b_rtx4090", *options)  # no expected loads of experts
+    for form in ("", " as JSON"):
+        assert not heavy & imported[f"flagship{form}"]
+        assert not (heavy | {"scipy"}) & imported[f"light{form}"]  # no expected loads of experts
+    assert "costmodel.api" in imported["light"]
 
 
 @pytest.mark.core
-def test_a_sweep_draws_nothing_and_a_report_opens_no_window(tmp_path):
-    swept = str(tmp_path / "swept")
-    options = ("--vary", "hardware.processors=120,132", "--scenario", "decode", "--output", swept)
-    assert not {"matplotlib", "rich", "scipy", "polars", "dask"} & imported("sweep", "deepseek_v3", *options)
-    drawn = imported("report", swept)
-    assert "matplotlib" in drawn
-    assert "matplotlib.pyplot" not in drawn
+def test_a_sweep_draws_nothing_and_a_report_opens_no_window(imported):
+    assert not {"matplotlib", "rich", "scipy", "polars", "dask"} & imported["sweep"]
+    assert "matplotlib" in imported["report"]
+    assert "matplotlib.pyplot" not in imported["report"]
 
 
 def test_help_lists_the_commands_and_each_has_its_own(run):
@@ -79,37 +92,24 @@ def test_the_version_is_that_of_the_package(run):
     assert version("costmodel") in run("--version").out
 
 
-def on_a_terminal(*arguments, **environment):
-    """Return what a terminal shows of a run."""
-    ours, theirs = pty.openpty()
-    plain = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
-    started = subprocess.Popen(
-        command(*arguments), stdout=theirs, stderr=theirs, env={**plain, "TERM": "xterm-256color", **environment}
-    )
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # Linux tells the end of a terminal as an error
-            break
-        if not part:
-            break
-        shown += part
-    os.close(ours)
-    assert started.wait(timeout=PATIENCE) == 0
-    return shown.decode()
+@pytest.fixture
+def terminal(monkeypatch):
+    """Return a function that returns what a terminal shows of a run."""
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    return run_on_a_terminal
 
 
-def test_a_terminal_is_styled_unless_no_color_is_set():
+def test_a_terminal_is_styled_unless_no_color_is_set(terminal):
     shown = ("simulate", "deepseek_v3", "--scenario", "decode")
-    assert "\x1b[" in on_a_terminal(*shown)
-    assert "\x1b[" not in on_a_terminal(*shown, NO_COLOR="1")
-    assert "\x1b[" not in on_a_terminal(*shown, TERM="dumb")
+    assert "\x1b[" in terminal(*shown)
+    assert "\x1b[" not in terminal(*shown, NO_COLOR="1")
+    assert "\x1b[" not in terminal(*shown, TERM="dumb")
 
 
-def test_a_narrow_terminal_cuts_no_number():
-    wide, narrow = (on_a_terminal("reproduce", "ins_t4_mpft_time_step", COLUMNS=columns) for columns in ("200", "70"))
+def test_a_narrow_terminal_cuts_no_number(terminal):
+    wide, narrow = (terminal("reproduce", "ins_t4_mpft_time_step", COLUMNS=columns) for columns in ("200", "70"))
     for figure in ("19.93", "pass"):
         assert figure in wide
         assert figure in narrow
@@ -117,21 +117,21 @@ def test_a_narrow_terminal_cuts_no_number():
 
 
 @pytest.mark.parametrize("columns", ["80", "160"])
-def test_the_list_of_hardware_folds_no_row(columns):
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal("hardware", "list", COLUMNS=columns))
+def test_the_list_of_hardware_folds_no_row(columns, terminal):
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal("hardware", "list", COLUMNS=columns))
     for device in ("h800-sxm", "a100-pcie-40gb", "rtx-pro-6000", "mi300x"):
         (row,) = [line for line in shown.splitlines() if line.startswith(f"{device} ")]
         assert row.split()[-1] in ("fitted", "transferred", "roofline")
     assert "…" not in shown
 
 
-SEARCHED = ("search", "deepseek_v3", "--scenario", "decode", "--devices", "64")
+SEARCHED = ("search", FLAGSHIP, "--scenario", "decode", "--devices", "64")
 SWEPT = ("sweep", "deepseek_v3", "--vary", "hardware.node.nic.bandwidth=25GB/s,50GB/s", "--vary")
 
 
 @pytest.mark.parametrize("columns", [80, 160])
-def test_the_front_of_two_rates_has_both_on_any_terminal(columns):
-    shown = on_a_terminal(*SEARCHED, COLUMNS=str(columns), NO_COLOR="1")
+def test_the_front_of_two_rates_has_both_on_any_terminal(columns, terminal):
+    shown = terminal(*SEARCHED, COLUMNS=str(columns), NO_COLOR="1")
     best, front = shown.split("Pareto front")
     assert "tokens/s/device" in best
     assert "tokens/s/device  tokens/s/user" in front
@@ -140,17 +140,18 @@ def test_the_front_of_two_rates_has_both_on_any_terminal(columns):
 
 
 @pytest.mark.parametrize("columns", [80, 160])
-def test_the_table_of_a_sweep_fits_a_terminal_and_says_where_it_is_best(columns, tmp_path):
+def test_the_table_of_a_sweep_fits_a_terminal_and_says_where_it_is_best(columns, tmp_path, terminal):
     axis = "hardware.memory.hbm.bandwidth=2TB/s,3TB/s"
-    shown = on_a_terminal(*SWEPT, axis, "--output", str(tmp_path), COLUMNS=str(columns), NO_COLOR="1")
+    shown = terminal(*SWEPT, axis, "--output", str(tmp_path), COLUMNS=str(columns), NO_COLOR="1")
     rows = [line for line in shown.splitlines() if re.match(r"(scenario|training|decode|prefill|-+$)[^:]*$", line)]
     assert max(map(len, rows)) <= columns
     assert re.search(r"decode +hbm.bandwidth +3 TB/s", shown)
     assert re.search(r"decode +nic.bandwidth +50 GB/s", shown)
 
 
-def test_a_pipe_gets_plain_text_in_full(process):
-    done = process("reproduce", "korthikanti_2022", COLUMNS="40")
+def test_a_pipe_gets_plain_text_in_full(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    done = run("reproduce", "korthikanti_2022")
     assert "\x1b[" not in done.out
     assert "…" not in done.out
     assert "memory.weights+gradients+optimizer" in done.out

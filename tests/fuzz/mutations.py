@@ -76,7 +76,7 @@ def mutate(file: str, seed: int) -> Mutation:
     if chosen.random() < 0.3:
         kind = chosen.choice(sorted(TEXTS))
         return Mutation(file, seed, kind, "", TEXTS[kind](text, chosen))
-    document = yaml.safe_load(text)
+    document = yaml.load(text, Loader=yaml.CSafeLoader)
     kind = chosen.choice(sorted(VALUES))
     place, factor = VALUES[kind](document, chosen)
     return Mutation(file, seed, kind, place, yaml.safe_dump(document, sort_keys=False, allow_unicode=True), factor)

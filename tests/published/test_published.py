@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import pytest
 
+from costmodel.schema.case import Case
 from costmodel.schema.references import package_root
 from costmodel.schema.tree import to_python
 from costmodel.study.reproduce import (
@@ -51,13 +52,18 @@ Figure: TypeAlias = Callable[[str], Comparison]
 
 
 @pytest.fixture(scope="module")
-def compared(long: bool) -> tuple[Comparison, ...]:
+def shipped() -> Sequence[Case]:
     cases, unread = load_cases([])
-    cases = [case for case in cases if long or case.publication not in ELSEWHERE_COMPARED]
+    assert not unread
+    return cases
+
+
+@pytest.fixture(scope="module")
+def compared(shipped: Sequence[Case], long: bool) -> tuple[Comparison, ...]:
+    cases = [case for case in shipped if long or case.publication not in ELSEWHERE_COMPARED]
     some = {case.id for name, of in EACH.items() for case in [one for one in cases if one.publication == name][::of]}
     chosen = [case for case in cases if long or case.publication not in EACH or case.id in some]
     comparisons, problems = reproduce(chosen)
-    assert not unread
     assert not problems
     return tuple(comparisons)
 
@@ -95,10 +101,9 @@ def test_the_known_discrepancy_of_qwen_stays_what_it_is_and_fails(figure):
     assert found.verdict == "fail"
 
 
-def test_drafts_are_held_against_a_batch_that_is_cited(figure):
+def test_drafts_are_held_against_a_batch_that_is_cited(shipped, figure):
     """That of DeepSeek's service, not one that makes the paper's 1.8 come out; at most 1 + acceptance."""
-    cases, _ = load_cases([])
-    (case,) = (one for one in cases if one.id == "ins_mtp_tps")
+    (case,) = (one for one in shipped if one.id == "ins_mtp_tps")
     assert case.scenario is not None
     assert case.scenario.text("workload") == "deepseek_v3_serving"
     assert list(to_python(case.scenario)["set"]) == ["scenarios.online.speculative"]
@@ -117,18 +122,16 @@ def test_the_step_lies_between_the_arithmetic_bound_and_what_was_measured(figure
     assert step.low <= 19.926 <= step.high
 
 
-def test_every_figure_is_cited_has_its_own_name_and_a_verdict(compared):
-    cases, _ = load_cases([])
-    assert len({case.id for case in cases}) == len(cases)
+def test_every_figure_is_cited_has_its_own_name_and_a_verdict(shipped, compared):
+    assert len({case.id for case in shipped}) == len(shipped)
     assert len({(one.id, one.metric) for one in compared}) == len(compared)
     for one in compared:
         assert one.source
         assert one.verdict in ("pass", "fail", "skip", "infeasible")
 
 
-def test_cases_are_read_at_their_source():
-    cases, _ = load_cases([])
-    assert all(case.source.verified for case in cases)
+def test_cases_are_read_at_their_source(shipped):
+    assert all(case.source.verified for case in shipped)
 
 
 @pytest.mark.parametrize("publication", ["datasheets"])
@@ -139,13 +142,13 @@ def test_device_files_say_what_datasheets_say(publication, compared):
     assert [one.id for one in rows if one.verdict != "pass"] == ["hw_L40S_FP16_dense"]
 
 
-def test_every_published_row_is_a_case():
+def test_every_published_row_is_a_case(shipped):
     """Communication and topology have cases and tests of their own."""
     if not ROWS.is_file():
         pytest.skip("the published rows stand beside the repository, in ../shared, and are not there")
     with ROWS.open(encoding="utf-8", newline="") as stream:
         wanted = {row["id"] for row in csv.DictReader(stream) if row["kind"] not in ELSEWHERE}
-    assert wanted <= {case.id for case in load_cases([])[0]}
+    assert wanted <= {case.id for case in shipped}
 
 
 # These ran and are refused: 86 and 108 GiB, most of it activations, of 79.6 (docs/limits.md).

@@ -30,7 +30,9 @@ def place_labels(axes: Axes, labels: Sequence[Label]) -> None:
     """
     figure = axes.figure
     assert isinstance(figure, Figure)
-    figure.draw_without_rendering()
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)
     frame, dot = axes.get_window_extent(), figure.dpi / 72
     markers = [
         _square(axes.transData.transform((x, y)), max(_radius(area) * CORE, SMALLEST) * dot) for x, y, area, _ in labels

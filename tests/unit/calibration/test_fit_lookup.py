@@ -9,7 +9,7 @@ from builders import FRAMEWORK
 from small_world import write
 
 from costmodel.calibration.fit_lookup import load_calibration
-from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.kernels import gemm_time
 from costmodel.cost.machine import Machine
 from costmodel.errors import InputError
@@ -55,6 +55,13 @@ def test_a_device_without_measurements_borrows_those_of_its_sibling(world):
     assert calibration.family("gemm").basis == "transferred"
     assert calibration.family("gemm").compute_efficiency == 0.5
     assert list(calibration.notes) == ["gemm: sibling has no fit of library; using library, measured on chip"]
+
+
+def test_kernels_of_a_family_with_the_same_note_are_told_once():
+    notes = ["elementwise/norm: using a", "gemm: using b", "elementwise/rotary: using a", "elementwise/add: using b"]
+    assert Calibration(notes=notes).told == (
+        "elementwise/norm, rotary: using a", "gemm: using b", "elementwise/add: using b"
+    )  # fmt: skip
 
 
 def test_a_sibling_s_file_is_read_only_where_the_device_has_no_fit_of_its_own(world):

@@ -7,7 +7,7 @@ import pytest
 
 from costmodel.calibration.fit_files import framework_of
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
-from costmodel.cost.calibration import JoinedFit
+from costmodel.cost.calibration import FamilyFit, JoinedFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import derivation, operator_time
 from costmodel.quantities import Quantity
@@ -68,6 +68,21 @@ def test_weights_grow_from_nothing_as_a_shape_leaves_what_was_measured(calibrati
         weights.append(float(fit.weights[0]))
     assert weights == sorted(weights, reverse=True)
     assert weights[0] > 0.5 > weights[-1]
+
+
+def test_fits_that_share_the_error_of_a_step_have_one_vote(calibration):
+    operator, form = experts(512.0), calibration.fit(experts(512.0)).form
+
+    def share_of_own(lent: int, step: float) -> float:
+        rivals = [FamilyFit(form=form, error=0.5, step=step, relation="die") for _ in range(lent)]
+        joined = FamilyFit(form=form, error=0.5, is_lent=True, rivals=lambda: rivals).at(operator)
+        assert isinstance(joined, JoinedFit)
+        return float(joined.weights[0])
+
+    assert share_of_own(1, 0.3) == share_of_own(1, 0.0) == pytest.approx(0.5)
+    assert share_of_own(9, 0.0) == pytest.approx(0.1)
+    # the inverse of a covariance of 0.25 and, between the nine, 0.09
+    assert share_of_own(9, 0.3) == pytest.approx(4.0 / (4.0 + 9.0 / (0.25 + 8.0 * 0.09)))
 
 
 def test_explain_states_the_error_and_the_weight_of_every_rival(machine, calibration):

@@ -87,7 +87,7 @@ def made(kind: str, *, noise: float = 0.0) -> tuple[Samples, dict[str, float]]:
     return Samples(operator.family, (part,), times, groups, Calibration(), FRAMEWORK), values
 
 
-@pytest.mark.parametrize("kind", ["prefill", "decode", "varlen"])
+@pytest.mark.parametrize("kind", ["prefill", "varlen"])  # of decoding: with noise, below
 def test_known_parameters_come_back(kind: str) -> None:
     samples, values = made(kind)
     fitted = fit_family(samples, Recipe(kind, CONSTANTS[kind]))
@@ -98,8 +98,10 @@ def test_known_parameters_come_back(kind: str) -> None:
 
 
 def test_head_configurations_that_were_held_out_are_predicted_within_the_noise() -> None:
-    samples, _ = made("decode", noise=0.03)
+    samples, values = made("decode", noise=0.03)
     fitted = fit_family(samples, Recipe("decode", CONSTANTS["decode"]))
+    for name in ("launch", "compute_efficiency", "hbm_efficiency"):
+        assert fitted.estimate.values[name] == pytest.approx(values[name], rel=0.1), name
     assert 0.015 < fitted.errors["residual"].mean < 0.045
     assert fitted.errors["roofline"].mean > 5 * fitted.errors["residual"].mean
     assert abs(fitted.errors["residual"].bias) < 0.02

@@ -295,7 +295,7 @@ def test_exchanges_of_other_groups_and_choices_stand_apart(table, catalogue):
         ),
         (GEMM | {"device": "NOBODY"}, "no device file is named or aliased NOBODY"),
         (GEMM | {"dtype_in": "fp8_e4m3"}, "chip has no fp8 unit"),
-        (GEMM | {"dtype_in": "fp7"}, "number format fp7 is unknown"),
+        (GEMM | {"dtype_in": "fp8_blk128"}, "number format fp8_blk128 is unknown; did you mean `fp8_e4m3_blk128`?"),
         (GEMM | {"op": "sorting"}, "the package has no such operator"),
         ({"op": "elementwise", "sub_op": "mystery"}, "what element-wise kernel mystery reads and writes is unknown"),
         (EXCHANGE | {"sub_op": "other"}, "exchange mode other is unknown"),

@@ -480,10 +480,10 @@ BAD = [None, "x", "", -1, 0, 1, 1.5, 10**40, float("inf"), [], [1], ["x"], {}, {
 
 
 @pytest.mark.parametrize("name", ["llama-2-7b", "deepseek-v3", "gpt-oss-20b", "mpt-7b-instruct", "falcon-40b", "gpt2"])
-def test_any_value_of_a_key_is_imported_or_an_error(tmp_path: Path, name: str) -> None:
+def test_any_value_of_a_key_is_imported_or_an_error(tmp_path: Path, name: str, long: bool) -> None:
     file = tmp_path / "config.json"
-    for key in config(name):
-        for value in BAD:
+    for number, key in enumerate(config(name)):
+        for value in BAD if long else BAD[number % 2 :: 2]:
             file.write_text(json.dumps(config(name, **{key: value})), encoding="utf-8")
             for problem in validate(file):
                 assert problem.location is not None, (key, value, problem)

@@ -75,4 +75,4 @@ def test_a_bad_file_is_an_error(tmp_path: Path, text: str, message: str) -> None
 
 def test_conversations_are_no_trace(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a ShareGPT file: texts, which come at no time"):
-        read_rows(file(tmp_path / "share.json", [(10, 20)]))
+        next(read_rows(file(tmp_path / "share.json", [(10, 20)])))

@@ -17,6 +17,7 @@ from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.serving.output import track_events
 from costmodel.serving.simulation import Simulation
 from costmodel.serving.state import FINISH, FIRST, FIRST_BIN_WIDTH, PROMPT, SCHEDULED
+from costmodel.serving.step_times import distinct_prompts
 from costmodel.serving.summary import request_times
 from costmodel.workload.plans import Serving
 
@@ -59,6 +60,16 @@ def test_counters_of_a_track_stand_one_bin_apart_and_reach_to_the_last_token(sim
     assert [event["ts"] for event in busy] == [place * width for place in range(len(busy))]
     assert 0.0 <= 1e6 * served.progress.time[:, FINISH].max() - busy[-1]["ts"] <= 2.0 * width
     assert all(0.0 <= event["args"]["busy"] <= 1.0 for event in busy)
+
+
+def test_a_table_has_each_prompt_that_can_be_once() -> None:
+    chunks, rows, keys = np.array([1.0, 4.0]), np.array([1.0, 2.0, 8.0]), np.array([1.0, 4.0, 16.0])
+    prompts, places = distinct_prompts(chunks, rows, keys)
+    assert places.shape == (2, 3, 3)
+    assert prompts.shape[1] == len(np.unique(prompts, axis=1).T) == 14
+    assert prompts[:, places[0, 2, 0]].tolist() == [1.0, 8.0, 8.0]
+    assert prompts[:, places[1, 1, 1]].tolist() == [4.0, 4.0, 4.0]
+    assert prompts[:, places[1, 2, 2]].tolist() == [4.0, 8.0, 16.0]
 
 
 def half(simulation: Simulation, path: Path) -> None:

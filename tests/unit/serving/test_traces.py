@@ -36,7 +36,7 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_format_gives_the_same_requests(tmp_path, name):
-    rows = read_rows(written(tmp_path, FILES[name], name))
+    rows = list(read_rows(written(tmp_path, FILES[name], name)))
     assert [(row.prompt, row.output) for row in rows] == [(100, 20), (50, 10)]
     assert rows[1].arrival - rows[0].arrival == pytest.approx(1.0)
 
@@ -64,7 +64,7 @@ BAD = {
 def test_a_bad_trace_is_an_error_at_its_row(tmp_path, name):
     text, line, message = BAD[name]
     with pytest.raises(InputError, match=message) as caught:
-        read_rows(written(tmp_path, text))
+        list(read_rows(written(tmp_path, text)))
     assert caught.value.problems[0].location.line == line
 
 
@@ -77,7 +77,7 @@ def test_a_trace_may_state_priorities(tmp_path):
 
 def test_a_cut_archive_is_an_error(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
-        read_rows(written(tmp_path, b"\x1f\x8b\x08\0broken", "trace.csv.gz"))
+        list(read_rows(written(tmp_path, b"\x1f\x8b\x08\0broken", "trace.csv.gz")))
 
 
 def test_a_trace_begins_at_zero_and_takes_its_speed(tmp_path):
@@ -87,7 +87,7 @@ def test_a_trace_begins_at_zero_and_takes_its_speed(tmp_path):
 
 def test_blocks_of_a_trace_become_those_of_the_engine():
     prompt = np.array([1024, 1300])
-    first, ids = block_arrays([(7, 8), (7, 9, 5)], prompt, 256, "trace")
+    first, ids = block_arrays(np.array([7, 8, 7, 9, 5]), np.array([2, 3]), prompt, 256, "trace")
     assert np.diff(first).tolist() == [4, 5]
     one, other = ids[:4], ids[4:]
     assert (one[:2] == other[:2]).all()
