@@ -12,6 +12,7 @@ import numpy as np
 
 from costmodel.calibration.expected_error import StepErrors, distance, is_of_one_maker, relation
 from costmodel.calibration.residual_files import read_residuals
+from costmodel.calibration.substitutes import COLLECTIVE, SEND_RECV
 from costmodel.cost.calibration import FamilyFit, Form, Spread, UnseenGroups
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.gemm import GemmForm
@@ -277,11 +278,12 @@ def unseen_groups(scatter: Mapping[str, FamilyFitFile], key: str, *, is_shape_wi
     """
 
     def half(kind: str) -> float | None:
-        names = (f"{kind}/{operators}", f"{kind}/{operators.partition('_')[0]}", f"{kind}/any")
+        names = (f"{kind}/{operators}", f"{kind}/{shared}", f"{kind}/any")
         found = next((scatter[name] for name in names if name in scatter), None)
         return None if found is None else float(np.log(float(found.spread[0].high)))
 
     operators = key.partition("/")[0]
+    shared = COLLECTIVE if operators == SEND_RECV else operators.partition("_")[0]
     inside, beyond = half("unseen"), half("beyond")
     if inside is None or beyond is None:
         return None

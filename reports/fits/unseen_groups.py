@@ -46,7 +46,7 @@ FEWEST = 20  # rows of such groups below which nothing is fitted
 MOST = 300  # rows of other groups that are predicted
 SEED = 0
 COVERAGE = 0.8
-DECODED = {"mla_prefill": "mla", "mla_decode": "mla"}  # families that share a scatter
+SHARED = {"mla_prefill": "mla", "mla_decode": "mla", "send_recv": "collective"}  # families that share a scatter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         try:
             for one in errors_of(file, plan, table.take(of_row == file.device[len(KIND) :]), catalogue):
-                for name in {DECODED.get(one.family, one.family), "any"}:
+                for name in {SHARED.get(one.family, one.family), "any"}:
                     found.setdefault(name, []).append(one)
         except CostModelError as error:
             sys.stderr.write(f"{file.name}: {error}\n")
