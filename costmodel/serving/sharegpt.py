@@ -37,10 +37,15 @@ def read_pairs(path: Path, tokenizer: Path) -> tuple[Ints, Ints]:
         np.array([len(each.ids) for each in counter.encode_batch([pair[part] for pair in texts])], dtype=np.int64)
         for part in (0, 1)
     )
-    kept = (prompt >= FEWEST) & (answer >= FEWEST) & (prompt <= MOST_PROMPT) & (prompt + answer <= MOST)
+    kept = counts(prompt, answer)
     if not kept.any():
         raise _problem(shown, None, "has no conversation of a length that counts", f"{FEWEST} to {MOST:,} tokens do")
     return prompt[kept], answer[kept]
+
+
+def counts(prompt: Ints, answer: Ints) -> npt.NDArray[np.bool_]:
+    """Tell which conversations the benchmark keeps, of their tokens."""
+    return (prompt >= FEWEST) & (answer >= FEWEST) & (prompt <= MOST_PROMPT) & (prompt + answer <= MOST)
 
 
 def is_sharegpt(document: Any) -> bool:

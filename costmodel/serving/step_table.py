@@ -43,8 +43,7 @@ def step_columns(scenario: Scenario, calibration: Calibration) -> dict[str, Arra
     possible = (alone[2] == 1.0) | (alone[0] >= alone[2])
     alone = tuple(size[possible] for size in alone)
     mixed = np.meshgrid(decodes, keys, rows, keys, indexing="ij")
-    possible = (mixed[3] >= mixed[2]) & (mixed[0] + mixed[2] <= sizes.tokens + sizes.sequences)
-    with_chunk = [size[possible] for size in mixed]
+    with_chunk = [size[mixed[3] >= mixed[2]] for size in mixed]
     one, none = np.ones(len(with_chunk[0])), np.zeros(len(alone[0]))
     seconds = [
         pricer.decode_time(alone[0], alone[1], alone[1] * alone[2]),

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.serving.sharegpt import read_pairs
+from costmodel.serving.sharegpt import counts, read_pairs
 from costmodel.serving.traces import read_rows
+
+LENGTHS = [(3, 20), (20, 3), (1025, 20), (1000, 1049), (1000, 1048)]
 
 
 def words(number: int) -> str:
@@ -44,9 +47,13 @@ def test_the_first_two_messages_are_prompt_and_answer(tmp_path: Path, tokenizer:
 
 
 def test_lengths_that_the_benchmark_leaves_out_are_left_out(tmp_path: Path, tokenizer: Path) -> None:
-    lengths = [(3, 20), (20, 3), (1025, 20), (1000, 1049), (1000, 1048)]
-    prompt, answer = read_pairs(file(tmp_path / "share.json", lengths), tokenizer)
+    prompt, answer = read_pairs(file(tmp_path / "share.json", LENGTHS), tokenizer)
     assert (prompt.tolist(), answer.tolist()) == ([1000], [1048])
+
+
+def test_what_the_benchmark_leaves_out_is_told_by_tokens_alone() -> None:
+    prompt, answer = np.array(LENGTHS).T
+    assert counts(prompt, answer).tolist() == [False, False, False, False, True]
 
 
 @pytest.mark.parametrize(

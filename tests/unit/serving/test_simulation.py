@@ -14,8 +14,9 @@ from costmodel.errors import InputError
 from costmodel.serving import checkpoint
 from costmodel.serving.deployment import new_service
 from costmodel.serving.evaluation import RequestEvaluation
+from costmodel.serving.output import track_events
 from costmodel.serving.simulation import Simulation
-from costmodel.serving.state import FINISH, FIRST, PROMPT, SCHEDULED
+from costmodel.serving.state import FINISH, FIRST, FIRST_BIN_WIDTH, PROMPT, SCHEDULED
 from costmodel.serving.step_times import distinct_prompts
 from costmodel.serving.summary import request_times
 from costmodel.workload.plans import Serving
@@ -50,6 +51,15 @@ def test_the_front_end_takes_its_time_and_more_for_longer_prompts() -> None:
     taken = request_times(served).ttft - (served.progress.time[:, FIRST] - served.requests.arrival)
     np.testing.assert_allclose(taken, engine.request + engine.request_token * prompt, rtol=1e-6)
     assert len(np.unique(prompt)) > 10
+
+
+def test_counters_of_a_track_stand_one_bin_apart_and_reach_to_the_last_token(simulation: Simulation) -> None:
+    served = simulation.run()
+    busy = [event for event in track_events(served) if event["ph"] == "C" and "busy" in event["args"]]
+    width = 1e6 * FIRST_BIN_WIDTH
+    assert [event["ts"] for event in busy] == [place * width for place in range(len(busy))]
+    assert 0.0 <= 1e6 * served.progress.time[:, FINISH].max() - busy[-1]["ts"] <= 2.0 * width
+    assert all(0.0 <= event["args"]["busy"] <= 1.0 for event in busy)
 
 
 def test_a_table_has_each_prompt_that_can_be_once() -> None:

@@ -23,6 +23,8 @@ FILES = {
     "requests.csv": HEAD + "1.5,100,20\n2.5,50,10\n",
     "azure.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n"
     "2023-11-16 18:15:46.5000000,100,20\n2023-11-16 18:15:47.5000000,50,10\n",
+    "fractions.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    "2023-11-16 18:15:46,100,20\n2023-11-16 18:15:46.9999999,50,10\n",
     "vidur.csv": "arrived_at,num_prefill_tokens,num_decode_tokens\n0,100,20\n1,50,10\n",
     "burst.csv": "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
     "5,GPT-4,100,20,120,API log\n5.5,GPT-4,7,0,7,API log\n6,GPT-4,50,10,60,API log\n",
