@@ -80,12 +80,14 @@ class StepErrors:
         """Return the error of a family's fit on a device of some relation.
 
         Where none is known for the very `family/variant`, that of a farther device: a nearer one is no worse. Then the
-        same for the family, and for all kernels; last that of a nearer device.
+        same for the family, and for all kernels; last that of a nearer device. The next die of the same size has the
+        balance of the first, and bounds nothing of a die with another one.
         """
         if related == OWN or not self.families:
             return 0.0
         place, family = RELATIONS.index(related), key.partition("/")[0]
-        steps = [f"{one}{name}" for name in (f"/{key}", f"/{family}", "") for one in RELATIONS[place:]]
+        farther = [one for one in RELATIONS[place:] if (related, one) != (REBALANCED, REFRESH)]
+        steps = [f"{one}{name}" for name in (f"/{key}", f"/{family}", "") for one in farther]
         steps += [f"{one}{name}" for name in (f"/{key}", f"/{family}", "") for one in reversed(RELATIONS[:place])]
         return next((self._error(step) for step in steps if step in self.families), 0.0)
 

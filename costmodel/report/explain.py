@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from costmodel.analytic.bound import bound_times
@@ -194,6 +195,7 @@ def routing(workload: Workload, scenario: str) -> dict[str, float] | None:
     return None if facts is None else {name: float(value) for name, value in facts.items()}
 
 
+@lru_cache(maxsize=1)  # a command asks for several things of one scenario
 def _evaluated(workload: Workload, scenario: str) -> Evaluation:
     chosen = workload.scenario(scenario)
     return evaluate(chosen, workload.calibration(chosen))

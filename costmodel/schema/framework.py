@@ -173,8 +173,10 @@ class TrainingDefaultsFile(Strict):
 class ExpertProgramFile(Strict):
     """How a training program runs the routed experts of a rank."""
 
-    separate: bool = Field(
-        default=False, description="each expert's product is one of the library's, not part of a grouped kernel"
+    streams: Annotated[int, Whole(1, single=True)] | None = Field(
+        default=None,
+        description="streams over which the products of experts are dealt, each one of the library's; null: a grouped "
+        "kernel",
     )
     sorts: Annotated[int, Whole(1, single=True)] = Field(
         default=1, description="passes over the rows that order them by expert, on the way there and on the way back"

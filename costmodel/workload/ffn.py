@@ -434,7 +434,7 @@ def _expert_gemms(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[Line
     experts = ExpertGroups(
         active=load.active_experts, local=load.local_experts, rows_std=load.rows_std, load=load.imbalance,
         masked=context.communication.mode == "low_latency", experts=ffn.experts + context.routing.redundant,
-        tokens=routed_tokens(context) * context.parallel.ep, width=width, separate=context.expert_program.separate,
+        tokens=routed_tokens(context) * context.parallel.ep, width=width, streams=context.expert_program.streams,
     )  # fmt: skip
     up = Linear(
         "expert up", operator="ffn_up", producer="dispatch", rows=_own_rows(context, load) / load.active_experts,

@@ -162,7 +162,7 @@ class ExpertGroups:
     masked: each expert has a buffer of fixed size.
     experts, tokens: of all ranks.
     width: of an expert's intermediate activations on this rank.
-    separate: each is a GEMM of its own.
+    streams: over which they are dealt, each a GEMM of its own (null: one grouped GEMM).
     """
 
     active: Count
@@ -173,7 +173,7 @@ class ExpertGroups:
     experts: Count
     tokens: Count
     width: Count
-    separate: bool = False
+    streams: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -289,13 +289,17 @@ class _LocalLinear:
             return elements / self.context.parallel.tp * (self.context.residual + self.operand)
         return elements * (self.context.residual + 2.0 * self.operand)
 
-    def _turned_bytes(self) -> Bytes:
-        """Return the traffic that x and dy take to be quantised along the other dimension as well."""
+    def _turned_bytes(self) -> Bytes | None:
+        """Return the traffic that x and dy take to be quantised along the other dimension as well; null without any."""
         x, dy, cast_gradient = self.x_elements, self.dy_elements, self.linear.cast_gradient
-        if self.context.fuses_casts:
-            turns_x, turns_dy = self.gathers_input, self.gathers_gradient or not cast_gradient
-            return 2.0 * self.operand * (x * float(turns_x or not self.linear.cast_input) + dy * float(turns_dy))
-        return x * 2 * self.operand + dy * ((self.context.residual if cast_gradient else self.operand) + self.operand)
+        if not self.context.fuses_casts:
+            return x * 2 * self.operand + dy * (
+                (self.context.residual if cast_gradient else self.operand) + self.operand
+            )
+        turns_x, turns_dy = self.gathers_input or not self.linear.cast_input, self.gathers_gradient or not cast_gradient
+        if not (turns_x or turns_dy):
+            return None
+        return 2.0 * self.operand * ((x if turns_x else 0.0) + (dy if turns_dy else 0.0))
 
     def forward(self) -> Operator:
         """Return y = x W."""
@@ -323,7 +327,7 @@ class _LocalLinear:
         operators: list[Operator] = []
         if context.framework.unfused_elementwise and not (is_single(linear.bias) and linear.bias == 0):
             operators.append(Elementwise(f"{linear.name} bias gradient", self.dy_elements * residual, calls=2.0))
-        if self.narrow and not (is_single(turned := self._turned_bytes()) and turned == 0.0):
+        if self.narrow and (turned := self._turned_bytes()) is not None:
             operators.append(Elementwise(f"{linear.name} transposed casts", turned))
         separate = context.framework.accumulation != "product"
         element = self.operand, self.operand, residual if separate else 2.0 * gradient
@@ -342,7 +346,7 @@ class _LocalLinear:
         """Return one of the three GEMMs. shape: m, n, k; element: bytes of an element of A, B and the result."""
         linear, experts = self.linear, self.linear.experts
         (m, n, k), (a_bytes, b_bytes, out_bytes) = shape, element
-        is_grouped = experts is not None and not experts.separate
+        is_grouped = experts is not None and experts.streams is None
         family = gemm_family("grouped_gemm" if is_grouped else "gemm", weight_only=self._expands_weights)
         gemm = Gemm(
             f"{linear.name}{suffix}", m=m, n=n, k=k, dtype=math_unit(self.dtype), a_bytes=a_bytes, b_bytes=b_bytes,
@@ -352,8 +356,9 @@ class _LocalLinear:
         )  # fmt: skip
         if experts is None:
             return gemm
-        if experts.separate:
-            gemm = replace(gemm, groups=1.0, calls=self.groups)
+        if experts.streams is not None:
+            side_by_side = minimum(experts.streams, self.groups)
+            gemm = replace(gemm, groups=side_by_side, calls=self.groups / side_by_side)
         return replace(
             gemm, m_std=0.0 if is_wgrad else experts.rows_std, expert_load=experts.load, masked=experts.masked,
             local_experts=experts.local, experts=experts.experts, tokens=experts.tokens,

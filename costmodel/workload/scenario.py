@@ -291,13 +291,13 @@ class UnevenContexts:
 class ExpertProgram:
     """How a training program runs the routed experts of a rank.
 
-    separate: each is a GEMM of its own, not part of a grouped one.
+    streams: over which experts are dealt, each a GEMM of its own; null: one grouped GEMM.
     sorts: passes that order rows by expert, on each way.
     unfused: rows travel in the residual's format and are cast by each GEMM; padding to what FP8 GEMMs ask for, clamps,
         and biases of the down projection are passes of their own.
     """
 
-    separate: bool = False
+    streams: Count | None = None
     sorts: Count = 1.0
     unfused: bool = False
 

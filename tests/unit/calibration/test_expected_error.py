@@ -63,6 +63,12 @@ def test_a_transfer_costs_what_was_measured_of_the_very_kernels_first(world):
     assert known.transfer("architecture", "bmm/bf16") == pytest.approx(math.log(2.0))
 
 
+def test_the_next_die_of_the_same_size_bounds_nothing_of_another_balance(world):
+    known = steps(world, **{"refresh/gemm/bf16": 1.1, "other/gemm/bf16": 1.6})
+    assert known.transfer("rebalanced", "gemm/bf16") == pytest.approx(math.log(1.6))
+    assert known.transfer("die", "gemm/bf16") == pytest.approx(math.log(1.1))
+
+
 def test_standing_in_for_a_library_costs_what_was_measured_of_the_pair_first(world):
     known = steps(world, **{"stand_in": 2, "fa3+triton": 4})
     assert known.stand_in("fa3", "fa3", "gemm/bf16") == 0.0

@@ -144,12 +144,11 @@ def test_no_layout_beats_its_bounds_under_other_options_either(
 
 
 def test_the_fewest_devices_that_meet_a_target_are_found(small: costmodel.Workload, found: SearchResult) -> None:
-    of_8 = found.best[0].objective
-    of_16 = search(small, "selective", goal_of(small, "selective"), [16]).best[0].objective
-    assert of_8 > of_16
-    target = (of_8 + of_16) / 2
+    target = 0.99 * found.best[0].objective  # of eight devices
     goal = goal_of(small, "selective", "minimise devices", (f"step_time <= {target} s",))
-    assert search(small, "selective", goal, (4, 8, 16)).best[0].devices == 16
+    best = search(small, "selective", goal, (4, 8, 16)).best[0]
+    assert best.devices == 16
+    assert (best.metrics["step_time"] or np.inf) <= target
 
 
 def test_a_search_of_decoding_gives_the_best_rate_under_a_limit_and_the_front() -> None:
@@ -255,13 +254,16 @@ def test_axes_of_a_training_step_leave_the_layouts_that_have_their_values() -> N
     varied = (
         "scenarios.selective.global_batch=4,8", "scenarios.selective.schedule=1f1b",
         "hardware.memory.hbm.bandwidth=1.5 TB/s,3 TB/s", "scenarios.selective.optimizer.zero=1",
+        "scenarios.selective.recompute=selective",
     )  # fmt: skip
     changes = {path: value for path, value in SMALL.items() if not path.endswith("global_batch")}
     workload = costmodel.load("gpt3_175b_a100", set=changes, scenarios=["selective"])
     found = searched(workload, "selective", "maximise tokens_per_second", NOTHING, Space((8,), varied))
     assert found.best[0].at["global_batch"] == 8
     assert found.best[0].at["hardware.memory.hbm.bandwidth"] == 3e12
-    assert {(one.at["schedule"], one.at["optimizer.zero"]) for one in found.best} == {("1f1b", 1)}
+    assert {tuple(one.at[name] for name in ("schedule", "optimizer.zero", "recompute")) for one in found.best} == {
+        ("1f1b", 1, "selective")
+    }
 
 
 def test_too_many_layouts_are_refused_with_their_number(small: costmodel.Workload) -> None:

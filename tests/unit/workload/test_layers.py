@@ -271,6 +271,9 @@ def test_fused_casts_write_both_orders_of_what_a_rank_has_and_gathers_carry_what
     assert wanted <= set(turned)
     assert all(turned[name] == pytest.approx(tokens * hidden * 2.0) for name in wanted)
     assert sequence_parallel or not turned
+    grid = replace(seen, framework=replace(seen.framework, fuses_casts=True), new_tokens=np.array([1024.0, 2048.0]))
+    over_grid = model_work(grid).layers[0].weight_gradient
+    assert [item.name for item in over_grid] == [item.name for item in work.weight_gradient]
     if sequence_parallel:
         for operators, name in ((work.forward, "ffn all-gather"), (work.input_gradient, "ffn gradient all-gather")):
             assert named(operators, name).size == tokens * hidden  # type: ignore[union-attr]
@@ -521,15 +524,19 @@ def experts_by(program: ExpertProgram, ffn: MoeFfn = MOE, precision: Precision =
     return model_work(replace(seen, framework=replace(seen.framework, experts=program), precision=precision)).layers[1]
 
 
-def test_experts_on_their_own_are_as_many_products_of_the_library_with_the_same_work() -> None:
-    grouped, separate = experts_by(ExpertProgram()), experts_by(ExpertProgram(separate=True))
+@pytest.mark.parametrize(("streams", "side_by_side"), [(4.0, 4.0), (100.0, 64.0)])
+def test_experts_on_streams_are_as_many_products_of_the_library_with_the_same_work(
+    streams: float, side_by_side: float
+) -> None:
+    grouped, separate = experts_by(ExpertProgram()), experts_by(ExpertProgram(streams=streams))
     for name in ("forward", "input_gradient", "weight_gradient"):
         pairs = zip(getattr(grouped, name), getattr(separate, name), strict=True)
         for one, other in pairs:
             if isinstance(one, Gemm) and isinstance(other, Gemm) and one.is_of_experts:
                 assert (one.family, other.family) == ("grouped_gemm", "gemm")
-                assert (other.groups, other.calls) == (1.0, one.groups)
-                assert (other.flop, other.traffic) == (one.flop, one.traffic)
+                assert other.groups == pytest.approx(min(side_by_side, float(one.groups)))
+                assert other.groups * other.calls == pytest.approx(float(one.groups))
+                assert (other.flop, other.traffic) == (pytest.approx(one.flop), pytest.approx(one.traffic))
 
 
 def test_two_sorts_move_the_rows_twice_each_way() -> None:
