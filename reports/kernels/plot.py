@@ -18,7 +18,7 @@ from costmodel.report.style import CYCLE, GREY, display_name, log_axis
 
 COLUMNS, FEWEST_COLUMNS, PANEL = 3, 2, 2.5  # panels side by side; width and height of one [inches]
 TICKS = 4  # of a panel's axis at most: their labels have to fit beside each other
-POINTS = 500  # of a panel at most: a sample is as telling, and the file stays small
+POINTS = 200  # of a panel at most: a sample is as telling, and the file stays small
 BAND = 1.2  # the dashed lines: predicted over measured, and its inverse
 ROOM = 1.3  # beyond the outermost points, on both logarithmic axes
 SEED = 0

@@ -94,12 +94,12 @@ def test_a_calibration_plugs_in(v3: costmodel.Workload) -> None:
         compute_efficiency=0.5, hbm_efficiency=0.5, spread=Spread((1.0,), (0.95,), (1.0,), (1.05,)), basis="fitted"
     )
     plain = evaluate_point(training, Calibration()).document()
-    fitted = evaluate_point(training, Calibration("mine", {"grouped_gemm": fit}, ("a note",))).document()
+    fitted = evaluate_point(training, Calibration("mine", {"grouped_gemm": fit}, ("grouped_gemm: a note",))).document()
     assert fitted["metrics"]["step_time"] > plain["metrics"]["step_time"]
     assert 0 < fitted["basis"]["fitted"] < 1
     assert fitted["basis"]["fitted"] + fitted["basis"]["roofline"] == pytest.approx(1)
     assert {entry["basis"] for entry in fitted["breakdown"] if entry["name"].startswith("expert up")} == {"fitted"}
-    assert fitted["notes"] == [*plain["notes"], "a note"]
+    assert fitted["notes"] == [*plain["notes"], "grouped_gemm: a note"]
     low, high = fitted["intervals"]["step_time"]
     assert low < fitted["metrics"]["step_time"] < high
     everything = evaluate_point(training, Calibration("all", dict.fromkeys(spreads(1, 1, 1).families, fit))).document()

@@ -16,7 +16,7 @@ from costmodel.serving.deployment import new_service
 from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.serving.output import track_events
 from costmodel.serving.simulation import Simulation
-from costmodel.serving.state import FINISH, FIRST, FIRST_BIN_WIDTH, PROMPT, SCHEDULED
+from costmodel.serving.state import BIN_WIDTH, FINISH, FIRST, FIRST_BIN_WIDTH, PROMPT, SCHEDULED
 from costmodel.serving.step_times import distinct_prompts
 from costmodel.serving.summary import request_times
 from costmodel.workload.plans import Serving
@@ -60,6 +60,13 @@ def test_counters_of_a_track_stand_one_bin_apart_and_reach_to_the_last_token(sim
     assert [event["ts"] for event in busy] == [place * width for place in range(len(busy))]
     assert 0.0 <= 1e6 * served.progress.time[:, FINISH].max() - busy[-1]["ts"] <= 2.0 * width
     assert all(0.0 <= event["args"]["busy"] <= 1.0 for event in busy)
+
+
+def test_wider_bins_hold_what_the_narrow_ones_held() -> None:
+    """A run of an hour has wider bins than one of seconds, and the same prompts: its requests come one by one."""
+    long = evaluation({**BASE, "scenarios.serving.rate": "0.02 /s"}).simulation.run()
+    assert long.engines.clock[0, BIN_WIDTH] > FIRST_BIN_WIDTH
+    assert long.engines.occupancy[0, :, 4].sum() == pytest.approx(long.requests.length[:, PROMPT].sum())
 
 
 def test_a_table_has_each_prompt_that_can_be_once() -> None:
