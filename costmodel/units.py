@@ -146,7 +146,9 @@ def _not_a_number(text: str, dimension: str) -> InputError:
 def _wrong_unit(text: str, number: str, unit: str, dimension: str) -> InputError:
     if not unit:
         positive = number.lstrip("-")
-        return InputError.single(f"{text!r} has no unit", hint=f'write "{positive} {example_unit(dimension)}"')
+        are_bytes = dimension == "size" and float(positive) >= 1024.0  # nobody writes thousands of GiB
+        unit = base_unit(dimension) if are_bytes else example_unit(dimension)
+        return InputError.single(f"{text!r} has no unit", hint=f'write "{positive} {unit}"')
     if re.match(r"[,_\d]", unit):
         plain = re.sub(r"(?<=\d)[,_ ]+(?=\d)", "", text.strip())
         return InputError.single(f"{text!r} has separators between digits", hint=f'write "{plain}"')

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from costmodel.event.evaluation import EventEngine
     from costmodel.study.model_start import ModelStart
 
-_FILE = "workload.yaml"  # to which a user may write the workload of a model
 
 
 @click.command("simulate")
@@ -85,7 +84,7 @@ def command(
 
     points = loaded.points(engine=engine, simulation=simulation)
     _write_trace(trace, simulation, {name: point.reason for name, point in points.items()})
-    arguments = workload_arguments(_FILE if start else workload, None if start else cluster, changes, search_path)
+    arguments = workload_arguments(start.file if start else workload, None if start else cluster, changes, search_path)
     show_simulation(arguments, loaded, points, detailed=bool(scenarios) or len(points) == 1, engine=engine)
     return 0 if all(point.fits for point in points.values()) else InfeasibleError.exit_code
 
@@ -94,10 +93,12 @@ def _start(
     workload: str, cluster: str | None, phases: tuple[str, ...], search_path: tuple[str, ...]
 ) -> ModelStart | None:
     """Return the smallest workload where a model is asked for, and say what it assumes; null for a workload."""
+    from costmodel.schema.references import Library
     from costmodel.study.model_start import is_model, start_workload
 
     if not is_model(workload, search_path):
         if phases:
+            Library(search_path).find_workload(workload)
             raise InputError.single(
                 f"{workload} is a workload, whose scenarios have phases of their own", field="--phase",
                 hint="name scenarios with --scenario, or a model",
@@ -112,7 +113,7 @@ def _start(
     click.echo(f"note: {start.line}", err=True)
     again = " ".join(["costmodel init workload", f"--model {workload}", f"--cluster {cluster}"])
     again += "".join(f" --phase {phase}" for phase in phases)
-    click.echo(f"note: `{again} > {_FILE}` writes this workload to change it", err=True)
+    click.echo(f"note: `{again} > {start.file}` writes this workload to change it", err=True)
     return start
 
 

@@ -195,8 +195,9 @@ class Library:
             path = root / _WORKLOADS / f"{name}.yaml"
             if path.is_file():
                 return path
-        hint = suggest(name, self.names(_WORKLOADS))
-        raise InputError.single(f"{text!r} is neither a file nor a known workload", hint=hint)
+        near = did_you_mean(name, (*self.names(_WORKLOADS), *self.names("models")))
+        hint = near or f"{available(self.names(_WORKLOADS))}; models: `costmodel model list`"
+        raise InputError.single(f"{text!r} is neither a file nor a known workload or model", hint=hint)
 
     def document(self, reference: Tree, kind: str, schema: str, field: str) -> Tree:
         """Return the document that a reference names, `extends` applied."""

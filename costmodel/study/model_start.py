@@ -33,6 +33,11 @@ class ModelStart:
     name: str
 
     @property
+    def file(self) -> str:
+        """Return the file that a user may write it to."""
+        return f"{Path(self.name).stem if Path(self.name).is_file() else Path(self.name).name}.yaml"
+
+    @property
     def tree(self) -> Tree:
         """Return the workload as a document."""
         return parse_tree(self.text, f"workload of {self.name.replace('/', '--')}")  # no folder: paths start here

@@ -39,6 +39,7 @@ class RunError:
     group: figures with the same one follow from one another.
     shares: by condition (`CONDITIONS`), the share of the run that meets it.
     architecture: of its device.
+    is_seen: a person chose something on its path with it in sight, which makes its error a lower bound.
     """
 
     case_class: str
@@ -49,6 +50,7 @@ class RunError:
     up: float
     shares: Mapping[str, float]
     architecture: str = ""
+    is_seen: bool = False
 
     @property
     def kernels(self) -> float:
@@ -223,6 +225,20 @@ class _Scored:
         if not weight.any():
             return None
         return quantile(np.array(self.scores), weight, min(COVERAGE * (1.0 + 1.0 / float(weight.sum())), 1.0))
+
+
+def scales_of(rows: Sequence[RunError]) -> Scales:
+    """Return the scales of runs that nobody had seen, those of `WHOLE` conditions wider where all runs have them wider.
+
+    Errors of figures that were in sight are what a choice left of them: they may widen an interval, never narrow it. A
+    class has unseen publications enough; few meet a condition.
+    """
+    unseen = conformal_scales(marked([row for row in rows if not row.is_seen]))
+    if not any(row.is_seen for row in rows):
+        return unseen
+    every = conformal_scales(marked(rows))
+    wider = {name: max(unseen.conditions.get(name, 0.0), every.conditions.get(name, 0.0)) for name in WHOLE}
+    return replace(unseen, conditions={**unseen.conditions, **wider})
 
 
 def conformal_scales(rows: Sequence[RunError]) -> Scales:

@@ -33,9 +33,9 @@ from costmodel.study.reproduce import group_of, load_cases
 from costmodel.study.run_scatter import (
     RunError,
     Scales,
-    conformal_scales,
     coverage,
     marked,
+    scales_of,
     tried,
     with_classes,
 )
@@ -47,7 +47,7 @@ MOST = 60  # cases of a publication
 
 
 def rows_of(cases: Sequence[Case], library: Library) -> Iterator[RunError]:
-    """Yield a row for each value of a whole run that is no in-sample one; nothing for what cannot be computed.
+    """Yield a row for each value of a whole run that no fit of whole runs rests on; nothing for what fails.
 
     Of a publication's cases `MOST` are taken, evenly: publications weigh the same, however many figures they have.
     """
@@ -89,7 +89,8 @@ def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[Ru
         value = prediction.value(expected.metric, case.conventions).value
         if expected.check != "value" or not isinstance(expected.value, float) or not value or metric not in kernels:
             continue
-        if not is_evidence(case, expected.metric, found, refitted):
+        by_fit = [one for one in found if not one.is_choice]
+        if not is_evidence(case, expected.metric, by_fit, refitted):
             continue
         centre, down, up = kernels[metric]
         late = math.log(expected.value / value) - centre
@@ -98,15 +99,15 @@ def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[Ru
         first = {"first_token": float(metric == "ttft" and scenario.plan.phase == "serving")}
         yield RunError(
             str(case.case_class), case.publication, group_of(case, expected.metric), late, down, up, shares | first,
-            scenario.cluster.device.architecture,
+            scenario.cluster.device.architecture, not is_evidence(case, expected.metric, found, refitted),
         )  # fmt: skip
 
 
 def is_evidence(case: Case, metric: str, found: Sequence[Dependence], refitted: frozenset[str]) -> bool:
     """Tell whether a figure says how whole runs scatter beside their kernels.
 
-    One whose kernels were fitted to rows of its own repository does, if less than others; one that a whole-run term or
-    a choice rests on does not.
+    One whose kernels were fitted to rows of its own repository does, if less than others; one that a whole-run term
+    rests on does not.
     """
     state = state_of(case, metric, found, refitted)
     return state.name != IN_SAMPLE or all(place.startswith(CALIBRATIONS) for place in state.because)
@@ -115,7 +116,7 @@ def is_evidence(case: Case, metric: str, found: Sequence[Dependence], refitted: 
 def without_each(rows: Sequence[RunError]) -> dict[str, Scales]:
     """Return the scales that leave out one publication, by its name."""
     names = sorted({row.publication for row in rows})
-    found = {name: conformal_scales([row for row in rows if row.publication != name]) for name in names}
+    found = {name: scales_of([row for row in rows if row.publication != name]) for name in names}
     return {name: with_classes(scales, rows) for name, scales in found.items()}
 
 
@@ -135,7 +136,7 @@ def render(rows: Sequence[RunError], scales: Scales) -> str:
         of = [row for row in rows if row.shares.get(name, 0.0) > 0.0]
         lines += _family(name, width, of, ", at a share of one; what is added in quadrature")
     lines += _family("kernels", scales.kernels, rows, ": the share of their kernels' intervals that runs show")
-    for name in tried(rows):
+    for name in tried(row for row in rows if not row.is_seen):
         of = [row for row in rows if row.case_class == "training" and row.architecture == name]
         lines += _family(TRIED.removeprefix(FAMILY) + name, 0.0, of, ", whose training steps were compared")
     publications = sorted({row.publication for row in rows})
@@ -191,15 +192,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m reports.fits.composition", description=main.__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder `hardware` to write into")
     chosen = parser.parse_args(arguments)
-    rows = marked(list(rows_of(load_cases([])[0], Library())))
-    _write(chosen.output, rows, conformal_scales(rows), without_each(rows))
+    rows = list(rows_of(load_cases([])[0], Library()))
+    _write(chosen.output, rows, scales_of(rows), without_each(rows))
 
 
 def _write(folder: Path, rows: Sequence[RunError], scales: Scales, without: Mapping[str, Scales]) -> None:
-    text = render(rows, scales)
+    text = render(marked(rows), scales)
+    unseen = marked([row for row in rows if not row.is_seen])
     write_whole(folder / FILE, [text.encode("utf-8")])
     write_whole(folder / REFITS, [(json.dumps(document(without), indent=1) + "\n").encode()])
-    sys.stdout.write(text + "\n".join(held(rows, without)) + "\n")
+    sys.stdout.write(text + "\n".join(held(unseen, without)) + "\n")
 
 
 if __name__ == "__main__":

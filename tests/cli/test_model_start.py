@@ -11,7 +11,7 @@ def test_a_model_runs_on_a_cluster_and_what_is_assumed_is_said(run):
     document = json.loads(done.out)
     assert list(document["scenarios"]) == ["prefill", "decode"]
     assert "note: qwen3-8b on 1 device of nodes/h100-x1 (tp 1, pp 1): prefill of one prompt of 1,024 tokens" in done.err
-    assert "costmodel init workload --model qwen3-8b --cluster nodes/h100-x1 > workload.yaml" in done.err
+    assert "costmodel init workload --model qwen3-8b --cluster nodes/h100-x1 > qwen3-8b.yaml" in done.err
 
 
 def test_the_workload_of_a_model_is_what_init_writes(run, tmp_path):

@@ -17,6 +17,7 @@ from costmodel.study.run_scatter import (
     likelihood,
     marked,
     quantile,
+    scales_of,
     tried,
     weights,
 )
@@ -127,6 +128,18 @@ def test_rare_conditions_scale_by_themselves() -> None:
     together, alone = conformal_scales([*plain, *rare]), conformal_scales(plain)
     assert together.classes["training"] == pytest.approx(alone.classes["training"], rel=0.25)
     assert together.conditions["experts"] > 2 * together.classes["training"]
+
+
+def test_runs_that_were_in_sight_widen_and_never_narrow() -> None:
+    """What a choice left of an error is the least that it is."""
+    plain, rare = runs(1, 9, 0.05), runs(2, 2, 0.1, experts=1.0)
+    alone = scales_of([*plain, *rare])
+    for scale, wider in ((0.4, True), (0.001, False)):
+        seen = [replace(row, is_seen=True) for row in runs(3, 4, scale, experts=1.0)]
+        together = scales_of([*plain, *rare, *seen])
+        assert (together.conditions["experts"] > 1.2 * alone.conditions["experts"]) is wider
+        assert together.conditions["experts"] >= alone.conditions["experts"]
+        assert together.classes == alone.classes
 
 
 def test_a_quantile_is_reached_by_weight() -> None:
