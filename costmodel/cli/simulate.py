@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from costmodel.study.model_start import ModelStart
 
 
-
 @click.command("simulate")
 @click.argument("workload", shell_complete=names("workloads", files=True))
 @click.option(
