@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from costmodel.quantities import Bytes, Seconds
+from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
+from costmodel.workload.validity import rules
+
+Change: TypeAlias = Callable[[Scenario], Scenario]
 
 GIB = 2**30
 _SIXTEEN_BIT = "bf16"
@@ -16,10 +23,10 @@ _SIXTEEN_BIT = "bf16"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Remedy:
-    """A change of a scenario. key: of the framework's options; setting: as files have it."""
+    """A change of a scenario. key: of the framework's options; settings: as files have them."""
 
     key: str
-    setting: str
+    settings: tuple[str, ...]
     scenario: Scenario
 
 
@@ -33,28 +40,55 @@ class Priced:
 
 
 def remedies(scenario: Scenario, plan: Training) -> Iterator[Remedy]:
-    """Yield changes that need less memory on the same devices, each alone, then all but recomputation together."""
-    together, changes = scenario, 0
-    if scenario.precision.gradients == "fp32" and scenario.precision.residual == _SIXTEEN_BIT:
-        precision = replace(scenario.precision, gradients=_SIXTEEN_BIT)
-        together = replace(together, precision=precision)
-        changes += 1
-        yield Remedy("gradients", "precision.gradients: bf16", replace(scenario, precision=precision))
-    if plan.zero == 0 and scenario.parallel.dp * scenario.parallel.cp > 1:
-        sharded = replace(plan, zero=1)
-        together = replace(together, plan=sharded)
-        changes += 1
-        yield Remedy("zero", "optimizer.zero: 1", replace(scenario, plan=sharded))
-    if scenario.parallel.tp > 1 and not scenario.parallel.sequence_parallel:
-        split = replace(scenario.parallel, sequence_parallel=True)
-        together = replace(together, parallel=split)
-        changes += 1
-        yield Remedy("sequence_parallel", "parallel.sequence_parallel: true", replace(scenario, parallel=split))
+    """Yield changes that need less memory on the same devices, each alone; then all together, recomputing or not."""
+    changes = list(_changes(scenario, plan))
+    recomputed = "layer" in plan.recompute or "full" in plan.recompute
+    for key, setting, change in changes:
+        yield Remedy(key, (setting,), change(scenario))
     for name in ("selective", "full"):
-        if "layer" not in plan.recompute and name not in plan.recompute and "full" not in plan.recompute:
-            yield Remedy(name, f"recompute: {name}", replace(scenario, plan=replace(plan, recompute=frozenset({name}))))
-    if changes > 1:
-        yield Remedy("", "all of these but recomputation", together)
+        if not recomputed and name not in plan.recompute:
+            yield Remedy(name, (f"recompute: {name}",), _recomputing(scenario, name))
+    together = functools.reduce(lambda changed, one: one[2](changed), changes, scenario)
+    settings = tuple(setting for _, setting, _ in changes)
+    if len(settings) > 1:
+        yield Remedy("", settings, together)
+    if settings and not recomputed:
+        yield Remedy("", (*settings, "recompute: full"), _recomputing(together, "full"))
+
+
+def _changes(scenario: Scenario, plan: Training) -> Iterator[tuple[str, str, Change]]:
+    """Yield changes that may be made together: the framework's option, the setting, and the change."""
+    parallel = scenario.parallel
+    if scenario.precision.gradients == "fp32" and scenario.precision.residual == _SIXTEEN_BIT:
+        narrow = replace(scenario.precision, gradients=_SIXTEEN_BIT)
+        yield "gradients", "precision.gradients: bf16", lambda one: replace(one, precision=narrow)
+    if plan.zero == 0 and parallel.dp * parallel.cp > 1:
+        yield "zero", "optimizer.zero: 1", lambda one: replace(one, plan=replace(plan, zero=1))
+    if parallel.tp > 1 and not parallel.sequence_parallel:
+        setting = "parallel.sequence_parallel: true"
+        yield "sequence_parallel", setting, lambda one: _laid_out(one, sequence_parallel=True)
+    ranks = _expert_ranks(scenario)
+    if ranks > 1:
+        yield "ep", f"parallel.ep: {ranks}", lambda one: _laid_out(one, ep=float(ranks))
+
+
+def _laid_out(scenario: Scenario, **degrees: Any) -> Scenario:
+    return replace(scenario, parallel=replace(scenario.parallel, **degrees))
+
+
+def _recomputing(scenario: Scenario, name: str) -> Scenario:
+    assert isinstance(scenario.plan, Training)
+    return replace(scenario, plan=replace(scenario.plan, recompute=frozenset({name})))
+
+
+def _expert_ranks(scenario: Scenario) -> int:
+    """Return over how many ranks of a node routed experts can go that every rank holds now; one where they cannot."""
+    parallel, node = scenario.parallel, int(scenario.cluster.node.count)
+    experts = {int(layer.ffn.experts) for layer in scenario.architecture.layers if isinstance(layer.ffn, MoeFfn)}
+    if parallel.ep != 1 or parallel.expert_pool is not None or not experts:
+        return 1
+    shared = math.gcd(int(parallel.tp * parallel.cp * parallel.dp), *experts)
+    return max(ranks for ranks in range(1, node + 1) if shared % ranks == 0)
 
 
 def priced(
@@ -66,6 +100,8 @@ def priced(
         return []
     found = []
     for remedy in remedies(scenario, plan):
+        if not all(rule.holds for rule in rules(remedy.scenario)):
+            continue
         ledger = ledger_of(remedy.scenario)
         if ledger is not None and float(ledger.total) <= float(capacity):
             found.append(Priced(remedy, ledger.total, step_of(remedy.scenario)))
@@ -79,5 +115,7 @@ def described(scenario: Scenario, found: list[Priced], step: Seconds) -> str:
         option = scenario.framework.options.get(one.remedy.key)
         of = f" ({scenario.framework.name}: {option})" if option else ""
         price = float(one.step) / float(step) - 1.0
-        parts.append(f"`{one.remedy.setting}`{of}: {float(one.memory) / GIB:.1f} GiB, step {price:+.1%}")
+        settings = ", ".join(f"`{setting}`" for setting in one.remedy.settings)
+        settings += " together" if len(one.remedy.settings) > 1 else ""
+        parts.append(f"{settings}{of}: {float(one.memory) / GIB:.1f} GiB, step {price:+.1%}")
     return "; ".join(parts)

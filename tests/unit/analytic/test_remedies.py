@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from builders import BF16, FRAMEWORK, STEP, scenario
 
+import costmodel
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.remedies import priced
@@ -36,7 +38,7 @@ def test_only_changes_that_fit_are_named_with_option_memory_and_price() -> None:
     capacity = short.cluster.device.device_memory.capacity
     assert all(float(one.memory) <= float(capacity) for one in found)
     for one in found:
-        assert one.remedy.setting in reason
+        assert all(setting in reason for setting in one.remedy.settings)
         assert f": {float(one.memory) / 2**30:.1f} GiB, step " in reason
     assert f"({NAMED.name}: --narrow)" in reason
 
@@ -51,3 +53,22 @@ def test_gradients_are_narrowed_once(gradients: str) -> None:
     short = with_memory(replace(RUN, precision=replace(BF16, gradients=gradients)), 0.9)
     keys = {one.remedy.key for one in priced(short, ledger_of, lambda _: 1.0)}
     assert gradients == "fp32" or "gradients" not in keys
+
+
+EXPERTS = """
+schema: costmodel/workload@1
+model: models/qwen3-30b-a3b
+scenarios:
+  step:
+    {phase: training, cluster: nodes/dgx-h100, framework: megatron, parallel: {dp: 8}, global_batch: 8, sequence: 4096}
+"""
+
+
+def test_experts_that_every_rank_holds_are_spread_over_the_node(tmp_path: Path) -> None:
+    (tmp_path / "experts.yaml").write_text(EXPERTS, encoding="utf-8")
+    reason = costmodel.load(tmp_path / "experts.yaml").points()["step"].reason or ""
+    assert "`parallel.ep: 8`, `recompute: full` together: " in reason
+    settings = {"precision.gradients": "bf16", "optimizer.zero": "1", "parallel.ep": "8", "recompute": "full"}
+    changed = {f"scenarios.step.{key}": value for key, value in settings.items() if f"`{key}: {value}`" in reason}
+    assert len(changed) >= 3
+    assert costmodel.load(tmp_path / "experts.yaml", set=changed).points()["step"].fits
