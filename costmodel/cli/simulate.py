@@ -113,6 +113,8 @@ def _start(
     again = " ".join(["costmodel init workload", f"--model {workload}", f"--cluster {cluster}"])
     again += "".join(f" --phase {phase}" for phase in phases)
     click.echo(f"note: `{again} > {start.file}` writes this workload to change it", err=True)
+    if "training" in phases:
+        click.echo(f"note: `costmodel search {start.file} --scenario training` then looks for faster layouts", err=True)
     return start
 
 
