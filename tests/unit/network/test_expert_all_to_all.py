@@ -11,7 +11,8 @@ import pytest
 from builders import links_of
 
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
-from costmodel.workload.operators import ExpertAllToAll, Group, distinct_targets
+from costmodel.workload.expert_targets import distinct_targets
+from costmodel.workload.operators import ExpertAllToAll, Group
 
 TOKENS, BYTES = 4096.0, 7168.0
 
