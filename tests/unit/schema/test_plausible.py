@@ -181,4 +181,6 @@ def test_a_renamed_copy_keeps_the_fits_and_changed_hardware_transfers_them(tmp_p
     assert copy["metrics"]["ttft"] == own["metrics"]["ttft"]
     assert copy["intervals"]["ttft"] == own["intervals"]["ttft"]
     assert copy["basis"] == own["basis"]
-    assert faster["basis"]["transferred"] == pytest.approx(1.0)
+    rested = {name for name, share in faster["basis"].items() if share > 0.0}
+    assert rested <= {"transferred", "roofline"}  # the prior of all devices may lead where kin share a vote
+    assert faster["basis"]["transferred"] > 0.95
