@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
@@ -174,7 +174,7 @@ class FamilyFit:
         error_i: expected at the shape; step: its part that fits of one relation share; beyond: what the distance adds
         to this fit's own. Of such errors the mean with weights v has the least of all (generalised least squares: row
         sums of the inverse covariance); `far` lets the rivals in as the shape leaves what was measured, and is one for
-        a fit that another die lends.
+        a fit that another die lends. The fit of the least error leads, a rival's over sqrt(far).
         """
         beyond = 0.0 if self.rivals is None else self._beyond(operator)
         is_outside = beyond.any() if isinstance(beyond, np.ndarray) else beyond > 0.0
@@ -182,10 +182,12 @@ class FamilyFit:
             return self
         parts = (self, *self.rivals())
         far = 1.0 if self.is_lent else np.square(beyond) / (np.square(beyond) + self.error**2)
-        first, *others = _least_error_weights(parts, operator)
-        weights = [first, *(far * weight for weight in others)]
+        admitted = (1.0, *(far,) * (len(parts) - 1))
+        errors = [np.maximum(part.expected_error(operator), LEAST_ERROR) for part in parts]
+        weights = [share * weight for share, weight in zip(admitted, _least_error_weights(parts, errors), strict=True)]
         total = sum(weights)
-        return JoinedFit.of(parts, np.stack(np.broadcast_arrays(*(weight / total for weight in weights))))
+        precisions = [share / np.square(error) for share, error in zip(admitted, errors, strict=True)]
+        return JoinedFit.of(parts, _stacked(weight / total for weight in weights), _stacked(precisions).argmax(axis=0))
 
     def expected_error(self, operator: Operator) -> Quantity:
         """Return the expected error at the shape of an operator: sqrt(error^2 + unseen_half_width^2)."""
@@ -359,10 +361,18 @@ class _SpreadByShape(Spread):
         return all(part.is_exact for part in self.parts)
 
 
-def _least_error_weights(parts: Sequence[FamilyFit], operator: Operator) -> list[Quantity]:
-    """Return the weights v of `FamilyFit.at` of some fits at the shape of an operator."""
+def _stacked(values: Iterable[Quantity]) -> Array:
+    """Return values of the parts of a fit along a leading axis."""
+    return np.stack(np.broadcast_arrays(*values))
+
+
+def _least_error_weights(parts: Sequence[FamilyFit], errors: Sequence[Quantity]) -> list[Quantity]:
+    """Return the weights v of `FamilyFit.at` of some fits. errors: expected at the shape, of each."""
     steps = [(part.relation, part.step) for part in parts]
-    own = [1.0 / np.maximum(np.square(part.expected_error(operator)) - part.step**2, LEAST_ERROR**2) for part in parts]
+    own = [
+        1.0 / np.maximum(np.square(error) - part.step**2, LEAST_ERROR**2)
+        for part, error in zip(parts, errors, strict=True)
+    ]
     shared = {step: sum(each for each, other in zip(own, steps, strict=True) if other == step) for step in steps}
     return [each / (1.0 + step[1] ** 2 * shared[step]) for each, step in zip(own, steps, strict=True)]
 
@@ -373,7 +383,7 @@ class JoinedFit(FamilyFit):
 
     parts: each has a form.
     weights: of the parts, shape (parts, ...), their sum one.
-    leading: the place of the part of the largest weight, by shape.
+    leading: the place of the part of the least expected error, by shape.
     """
 
     parts: tuple[FamilyFit, ...]
@@ -381,9 +391,8 @@ class JoinedFit(FamilyFit):
     leading: Indices
 
     @classmethod
-    def of(cls, parts: Sequence[FamilyFit], weights: Array) -> JoinedFit:
+    def of(cls, parts: Sequence[FamilyFit], weights: Array, leading: Indices) -> JoinedFit:
         """Return the fits joined."""
-        leading: Indices = np.asarray(weights.argmax(axis=0))
         led = [parts[i] for i in np.unique(leading)]
         spread = _SpreadByShape(parts=tuple(part.spread for part in parts), which=leading)
         bases = {part.basis for part in led}

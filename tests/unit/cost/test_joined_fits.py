@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -85,13 +87,26 @@ def test_fits_that_share_the_error_of_a_step_have_one_vote(calibration):
     assert share_of_own(9, 0.3) == pytest.approx(4.0 / (4.0 + 9.0 / (0.25 + 8.0 * 0.09)))
 
 
+def test_the_fit_of_the_least_expected_error_leads_though_kin_share_their_vote(calibration):
+    operator, form = experts(512.0), calibration.fit(experts(512.0)).form
+    kin = [FamilyFit(form=form, error=0.5, step=0.45, relation="die", source=f"kin {i}") for i in range(4)]
+    prior = FamilyFit(form=form, error=0.6, source="prior")
+    joined = replace(kin[0], is_lent=True, rivals=lambda: (*kin[1:], prior)).at(operator)
+    assert isinstance(joined, JoinedFit)
+    assert joined.weights.argmax() == 4
+    assert (joined.source, joined.error) == ("kin 0", 0.5)
+    near, far = (calibration.fit(experts(rows)) for rows in (64.0, 8192.0))
+    assert near.source == "calibrations/h800-sxm/triton-vllm"
+    assert far.source == "calibrations/prior"  # five octaves outside: 45 % in place of 118
+
+
 def test_explain_states_the_error_and_the_weight_of_every_rival(machine, calibration):
     operator = experts(8192.0)
     assert isinstance(calibration.families, FitLookup)
     *lost, answer = calibration.families.considered_at("grouped_gemm/bf16", operator)
     compared = [each for each in (*lost, answer) if each.weight is not None]
     assert sum(each.weight or 0.0 for each in compared) == pytest.approx(1.0)
-    assert answer.weight == max(each.weight or 0.0 for each in compared)
+    assert answer.error == min(each.error or 0.0 for each in compared)
     assert all("expected error" in str(each) for each in compared)
     derived = derivation(operator, machine, None, calibration.fit(operator))
     assert derived.composition.endswith("rivals_factor")
