@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from costmodel.calibration.expected_error import StepErrors, distance, is_of_one_maker, relation
+from costmodel.calibration.expected_error import StepErrors, cycle_rate, distance, is_of_one_maker, relation
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.calibration.substitutes import COLLECTIVE, SEND_RECV
 from costmodel.cost.calibration import FamilyFit, Form, Spread, UnseenGroups
@@ -246,9 +246,16 @@ class FitStore:
             return fit
         peaks = float(own.math[unit].peak) / float(other.math[unit].peak)
         power = float(own.power.tdp) / float(other.power.tdp) if own.power.tdp and other.power.tdp else peaks
-        clock = float(own.clock.tensor_reference) / float(other.clock.tensor_reference)
-        rate = peaks / clock / (float(own.processors) / float(other.processors))
-        return replace(fit, form=fit.form.on_die(peaks / power, rate))
+        return replace(fit, form=fit.form.on_die(peaks / power, cycle_rate(own) / cycle_rate(other)))
+
+    def rate_on_die(self, device: str) -> float:
+        """Return the FLOP of a processor in a cycle over the most of the die's devices that have fits; at most one."""
+        own = self._device_file(device)
+        if own is None or own.die is None:
+            return 1.0
+        names = {name.partition("/")[0] for name in self._library.names(CALIBRATIONS) if "/" in name}
+        kin = (file for file in map(self._device_file, names) if file is not None and file.die == own.die)
+        return min(cycle_rate(own) / max(map(cycle_rate, kin), default=cycle_rate(own)), 1.0)
 
     def _device_file(self, device: str) -> DeviceFile | None:
         """Return a device's file; None for a device that was made in Python."""

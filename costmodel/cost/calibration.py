@@ -155,7 +155,7 @@ class FamilyFit:
     error: expected inside the measured sizes, half of the 80 % interval of log(measured / predicted).
     step: the part of it that the step from another device costs, which all fits of that `relation` share.
     rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
-    is_lent: of another die, so that rivals join it at any shape.
+    is_lent: of another die or balance, so that rivals join it at any shape.
     """
 
     compute_efficiency: Quantity = 1.0

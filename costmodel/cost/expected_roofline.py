@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from costmodel.cost.calibration import FamilyFit
@@ -26,7 +26,10 @@ Kernel = Gemm | AttentionKernel | MixedAttention | Elementwise
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ExpectedForm:
-    """Kernels of a family on a device without rows: their expected time, of effects that all fitted devices share."""
+    """Kernels of a family on a device without rows: their expected time, of effects that all fitted devices share.
+
+    compute_efficiency: of devices whose processors have the full rate of their die (`share_on_die`).
+    """
 
     SECTION: ClassVar[str] = "15.4"
     EQUATION: ClassVar[str] = """
@@ -40,6 +43,10 @@ class ExpectedForm:
     launch: float = like(GemmForm, "launch")
     compute_efficiency: float = like(GemmForm, "compute_efficiency")
     hbm_efficiency: float = like(GemmForm, "hbm_efficiency")
+
+    def on_die(self, rate: float) -> ExpectedForm:
+        """Return the form on a device whose processors have this share of the FLOP in a cycle that their die has."""
+        return replace(self, compute_efficiency=float(share_on_die(self.compute_efficiency, rate)))
 
     def time(self, operator: Kernel, machine: Machine) -> Time:
         """Return the kernel's time."""
@@ -58,6 +65,16 @@ class ExpectedForm:
         flop: Quantity = sum(getattr(each, "flop", 0.0) for each in parts)
         traffic: Quantity = sum(each.traffic for each in parts)
         return log2(maximum(flop, 1.0)), log2(maximum(traffic, 1.0))
+
+
+def share_on_die(share: Quantity, rate: Quantity) -> Quantity:
+    """Return the share of its peak that a device reaches whose processors have `rate` of their die's FLOP in a cycle.
+
+        1/share' = 1 + rate * (1/share - 1)
+
+    What kernels lose to loads, exponentials and latencies are cycles, of which the full rate wastes more FLOP.
+    """
+    return 1.0 / (1.0 + rate * (1.0 / share - 1.0))
 
 
 def bare_times(operator: Kernel, machine: Machine, balance: Quantity) -> tuple[Seconds, Seconds]:
