@@ -81,6 +81,7 @@ class FitStore:
         self._files: dict[str, DeviceFits | None] = {}
         self._device_files: dict[str, DeviceFile] = {}
         self._chains: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
+        self._shared: dict[str, Mapping[str, FamilyFitFile]] = {}
         self._siblings_of: dict[str, list[str]] = {}
 
     def __reduce__(self) -> tuple[type[FitStore], tuple[Library, frozenset[str]]]:
@@ -193,17 +194,15 @@ class FitStore:
         file = self._device_file(device)
         return frozenset(() if file is None or file.calibration is None else file.calibration.without)
 
-    @cached_property
     def prior(self) -> Mapping[str, FamilyFitFile]:
         """Return what kernels of all devices share, by `family/variant` and by family; nothing without a file."""
         return self._families(PRIOR)
 
-    @cached_property
     def step_errors(self) -> StepErrors:
         """Return what steps away from a fit's own rows cost; nothing without a file."""
         return StepErrors(self._families(TRANSFER))
 
-    @cached_property
+    @property
     def scatter_of_groups(self) -> Mapping[str, FamilyFitFile]:
         """Return how kernels of groups that no fit saw scatter about predictions; nothing without a file."""
         return self._families(UNSEEN_GROUPS)
@@ -214,8 +213,10 @@ class FitStore:
 
     def _families(self, name: str) -> Mapping[str, FamilyFitFile]:
         """Return what a file of no device in particular states by family; nothing without the file."""
-        has = self._library.has(CALIBRATIONS, name)
-        return read(self._library, CALIBRATIONS, name, FitsFile).families if has else {}
+        if name not in self._shared:
+            has = self._library.has(CALIBRATIONS, name)
+            self._shared[name] = read(self._library, CALIBRATIONS, name, FitsFile).families if has else {}
+        return self._shared[name]
 
     def whole_runs(self, device: str) -> WholeRunsFile | None:
         """Return what whole runs say of a device's unmeasured kernels: its own, else those of the nearest sibling."""

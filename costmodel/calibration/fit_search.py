@@ -110,7 +110,7 @@ class FitSearch:
 
     def _prior(self, key: str) -> FamilyFitFile | None:
         """Return what kernels of all devices share of a key; a GEMM that expands weights as its plain family does."""
-        family, shared = key.partition("/")[0], self._store.prior
+        family, shared = key.partition("/")[0], self._store.prior()
         return shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
 
     def _as_in_whole_runs(self, fit: FamilyFit) -> FamilyFit:
@@ -184,7 +184,7 @@ class FitSearch:
         """Return the error of the steps from a candidate's own rows to the kernels that are asked for."""
         fits = self._store.device_fits(candidate.device, candidate.implementation)
         assert fits is not None
-        errors, library = self._store.step_errors, fits.file.library or candidate.implementation
+        errors, library = self._store.step_errors(), fits.file.library or candidate.implementation
         _, transfer = self._between_devices(key, candidate)
         if not named or candidate.role == NAMED:
             return transfer
@@ -204,11 +204,11 @@ class FitSearch:
     def _between_devices(self, key: str, candidate: Candidate) -> tuple[str, float]:
         """Return how a candidate's device is related to this one, and the error of the step between them."""
         related = self._store.relation(self._device, candidate.device)
-        return related, self._store.step_errors.transfer(related, key)
+        return related, self._store.step_errors().transfer(related, key)
 
     def version(self, key: str) -> float:
         """Return the error of a fit for other kernels of its library on the same device."""
-        return self._store.step_errors.version(key)
+        return self._store.step_errors().version(key)
 
     def _defaults(self, place: int, named: str) -> Iterator[DeviceFits]:
         """Yield the files of a device's default: its own, then those of the devices it inherits from."""
