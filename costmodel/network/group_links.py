@@ -57,8 +57,8 @@ class GroupLinks:
         """Return links of as many times the bandwidth and the latency."""
         return GroupLinks(
             self.size, self.ranks_per_node, self.nodes, bandwidth * self.intra, bandwidth * self.inter,
-            latency * self.intra_latency, latency * self.inter_latency, self.exchange_share, self.step_share, self.setup,
-            self.exchange_setup,
+            latency * self.intra_latency, latency * self.inter_latency, self.exchange_share, self.step_share,
+            self.setup, self.exchange_setup,
         )  # fmt: skip
 
     @property
