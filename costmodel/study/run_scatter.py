@@ -25,9 +25,10 @@ LEAST = 0.01  # of a scale: 1 %
 START = 0.1
 RARE = ("unknown", "experts")
 """Conditions of a run as a whole that scale by themselves: their rows say nothing of runs without them."""
-WHOLE = (*RARE, "first_token", "untried")
+WHOLE = (*RARE, "served_experts", "first_token", "untried")
 """Conditions that a run meets or does not; where no other publication meets one, its errors score nobody's scales."""
-OF_CLASS = {"first_token": "serving", "untried": "training"}  # conditions that only runs of one class meet
+OF_CLASS = {"served_experts": "serving", "first_token": "serving", "untried": "training"}
+"""Conditions that only runs of one class meet."""
 
 
 @dataclass(frozen=True, slots=True)
