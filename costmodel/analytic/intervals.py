@@ -237,13 +237,16 @@ def shares_of_conditions(scenario: Scenario, operators: Sequence[TimedOperator])
 
     transferred, extrapolated, roofline: the share of the kernels' time; unknown: the framework names no kernels;
     experts: a training step has routed experts, whose load, padding and permutations differ between programs and are
-    seldom published; served_experts: an engine has, which chooses one of several kernels for them by version and flags.
+    seldom published; served_experts: an engine has, which chooses one of several kernels for them by version and flags,
+    where `unknown` does not say more.
     """
     routed = any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.kinds)
-    by_phase = {"training": "experts", "serving": "served_experts"}
-    experts = {name: float(routed and scenario.plan.phase == phase) for phase, name in by_phase.items()}
+    phase, unknown = scenario.plan.phase, not scenario.framework.implementations
     shares: dict[str, Quantity] = {name: share for name, share in rests_on(operators).items() if name in CONDITIONS}
-    return shares | {"unknown": float(not scenario.framework.implementations), **experts}
+    return shares | {
+        "unknown": float(unknown), "experts": float(routed and phase == "training"),
+        "served_experts": float(routed and phase == "serving" and not unknown),
+    }  # fmt: skip
 
 
 def rests_on(operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
