@@ -15,7 +15,7 @@ from costmodel.cost.promotion import expected_loop
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
-from costmodel.quantities import Quantity, Seconds, log2, maximum, where
+from costmodel.quantities import Quantity, Seconds, log2, maximum, power, where
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention
 
 OVERLAP_P = 4.0  # chosen: work and bytes overlap, and the longer one counts
@@ -88,7 +88,7 @@ def bare_times(operator: Kernel, machine: Machine, balance: Quantity) -> tuple[S
         chip: Any = 0.0
         hbm: Any = 0.0
         for terms in tile_terms(operator, machine, _BARE, expected_loop):
-            busy = p_norm(OVERLAP_P, terms["chip_time"] / balance, terms["hbm_time"])
+            busy = power(terms["chip_time"] / balance, OVERLAP_P) + power(terms["hbm_time"], OVERLAP_P)
             better = busy < fastest
             chip, hbm = where(better, terms["chip_time"], chip), where(better, terms["hbm_time"], hbm)
             fastest = where(better, busy, fastest)
