@@ -24,6 +24,7 @@ import yaml
 import costmodel
 from costmodel.errors import InputError
 from reports import serving_pools
+from reports.serving_deployments import deployment
 from reports.serving_requests import over_time
 
 NODES = {
@@ -71,6 +72,9 @@ PROMPT_GRAPHS_SINCE = [0, 5, 10]
 that they do by default, but not since when."""
 EXPERT_GRAPHS_SINCE = [0, 5, 13], "2026-06-10"
 """Version and day since which they do so where experts run on TensorRT-LLM's kernels, too."""
+GENERATED_EXPERTS_SINCE = [1, 2], "2026-01-29"
+"""Version of TensorRT-LLM, and day of the first run of DeepSeek-R1 that names it, since which TRTLLM-Gen runs FP8
+experts on B200."""
 Row = Mapping[str, str]
 
 
@@ -86,19 +90,29 @@ def framework(row: Row) -> str:
     if "sglang" in name:
         return _sglang(row, version)
     if "tensorrt" in name or "trt" in name:
-        return "trt-llm"
+        own = [] if "dynamo" in name else _numbers(version)  # Dynamo has numbers of its own
+        return "trt-llm-1.1" if _is_before(row, own, GENERATED_EXPERTS_SINCE) else "trt-llm"
     version = version.removeprefix("v")
     minor = version.split(".")[1] if version.startswith("0.") else "15"
     return "vllm-0.11" if int(minor) < 14 else "vllm-0.15" if int(minor) < 17 else "vllm"
 
 
+def _numbers(version: str) -> list[int]:
+    """Return the numbers of a version, none where a row does not state it."""
+    return [int(part) for part in re.findall(r"\d+", version.partition("-")[0])[:3]]
+
+
+def _is_before(row: Row, numbers: list[int], since: tuple[list[int], str]) -> bool:
+    """Tell whether a version is older than another; of none in particular, whether its run is older than a day."""
+    first, day = since
+    return numbers < first if numbers else (row.get("run_date") or day) < day
+
+
 def _sglang(row: Row, version: str) -> str:
     """Return the framework file of a version of SGLang; of none in particular, by the day of the run."""
-    numbers = [int(part) for part in re.findall(r"\d+", version.partition("-")[0])[:3]]
+    numbers = _numbers(version)
     if not numbers or numbers >= PROMPT_GRAPHS_SINCE:
-        since, day = EXPERT_GRAPHS_SINCE
-        is_old = numbers < since if numbers else (row.get("run_date") or day) < day
-        return "sglang-0.5.12" if is_old else "sglang"
+        return "sglang-0.5.12" if _is_before(row, numbers, EXPERT_GRAPHS_SINCE) else "sglang"
     return "sglang-rocm-0.5.9" if row["gpu"].startswith("mi") else "sglang-0.5.9"
 
 
@@ -162,6 +176,7 @@ def closed_loop(row: Row) -> dict[str, Any]:
         "input_tokens": round(number(row, "isl_mean") or 0),
         "output_tokens": round(number(row, "osl_mean") or 0),
         "concurrency": max(int((number(row, "concurrency") or 1) / degrees.get("dp", 1)), 1),
+        **deployment(row, framework(row)),
     }
 
 

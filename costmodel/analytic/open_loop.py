@@ -208,7 +208,8 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     ) -> tuple[dict[str, Seconds], Spread]:
         """Return what a request waits for before its own steps, by cause, and what differs from request to request.
 
-        busy * (E[T^2]/(2*E[T]) + [async] E[T])      rest of the running step, and the one that is scheduled already
+        busy * (E[T^2]/(2*E[T]) + (k - 1)/2 * T_decode)   rest of the running step and of those until the next look
+        busy * [async] E[T]                          the step that is scheduled already
         seats, other prompts                         `SeatQueue`, `prompt_wait`
         request                                      client and front end
         """
@@ -218,7 +219,8 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         mean = state.step(with_prompts, decode_only)
         seats = queue.waiting
         busy = busy_share(in_system, scv)
-        rest = maximum(busy - seats, 0.0) * residual_step(with_prompts, decode_only, share)
+        unseen = 0.5 * (plan.scheduler.look_steps - 1.0) * decode_only
+        rest = maximum(busy - seats, 0.0) * (residual_step(with_prompts, decode_only, share) + unseen)
         queued = maximum(busy, seats) * mean if plan.scheduler.overlapped else 0.0 * mean
         behind: Quantity = 0.0 * mean
         if plan.scheduler.token_budget is not None:

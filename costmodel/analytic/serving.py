@@ -20,7 +20,7 @@ from costmodel.analytic.inference import (
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.steady_state import Demand, SteadyState, budgeted, separate
+from costmodel.analytic.steady_state import Arrival, Demand, SteadyState, budgeted, separate
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
@@ -154,7 +154,8 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         lines.add_wait("waiting for a chunk", float(state.waiting) / rate, "compute")
         step = state.step(with_prompts, decode_only)
         lines.add_wait("prompts of other ranks", float(state.later_decode_only_steps * behind), "latency")
-        lines.add_wait("steps under way", float(state.arrival_steps * step), "latency")
+        arriving = float(state.arrival_steps * step + state.unseen_steps * decode_only)
+        lines.add_wait("steps under way", arriving, "latency")
         waiting = (float(state.waiting) + float(self._not_admitted)) / rate
         lines.add_wait(
             "client and front end", max(float(front_end(self._scenario, self._plan)) - waiting, 0.0), "latency"
@@ -206,13 +207,18 @@ def decode_steps(output_tokens: Count, speculative: Speculative | None) -> Count
 
 
 def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> SteadyState:
-    """Return the steady state of one pipeline set with its share of a replica's `concurrency` requests."""
+    """Return the steady state of one pipeline set with its share of a replica's `concurrency` requests.
+
+    An engine that looks for new requests every k steps meets one after any of 1 to k: it waits (k - 1)/2 more.
+    """
     share = concurrency / scenario.parallel.pp
-    budget, waits = plan.scheduler.token_budget, 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
+    budget, looks = plan.scheduler.token_budget, plan.scheduler.look_steps
+    waits = 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
+    arrival = Arrival(waits, 0.5 * (looks - 1.0) * minimum(waits, 1.0), looks)
     if budget is None or not plan.scheduler.mixed:
-        return separate(share, demand(plan), budget, waits)
+        return separate(share, demand(plan), budget, arrival)
     decode_tokens = 1.0 + drafted_tokens(plan.speculative)
-    return budgeted(share, demand(plan), budget, decode_tokens, waits)
+    return budgeted(share, demand(plan), budget, decode_tokens, arrival)
 
 
 def arrival_steps(scenario: Scenario, plan: Serving, requests: Count) -> Count:

@@ -23,6 +23,22 @@ class Demand:
     steps: Count
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """How an engine takes requests.
+
+    steps: from one's arrival to the step that takes it, or to the next look for new ones; unseen: of those that only
+    decode, until that look; looks: steps between two looks, whose requests start together.
+    """
+
+    steps: Count = 0.0
+    unseen: Count = 0.0
+    looks: Count = 1.0
+
+
+AT_ONCE = Arrival()
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class SteadyState:
     """An engine's steps of two kinds: those with prompts, and those that only decode.
@@ -32,7 +48,7 @@ class SteadyState:
     active: requests that steps process, all of which a decode-only step decodes; waiting: the others in flight
     prompts: in a step with prompts, each with `prompt_tokens` computed tokens
     co_batched: requests that a step with prompts decodes
-    arrival_steps: from a request's arrival to the step that takes it
+    arrival_steps, unseen_steps: from a request's arrival to the step that takes it, and those of them that only decode
     first_token_steps: steps with prompts until a request has its first token
     later_prompt_steps, later_decode_only_steps: steps from then to its last token
     """
@@ -46,6 +62,7 @@ class SteadyState:
     prompt_tokens: Count
     co_batched: Count
     arrival_steps: Count
+    unseen_steps: Count
     first_token_steps: Count
     later_prompt_steps: Count
     later_decode_only_steps: Count
@@ -71,7 +88,7 @@ class SteadyState:
 
     def until_first(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
         """Return the time to first token: waiting requests over their rate [Little, 1961], then the request's steps."""
-        arriving = self.arrival_steps * self.step(with_prompts, decode_only)
+        arriving = self.arrival_steps * self.step(with_prompts, decode_only) + self.unseen_steps * decode_only
         waiting = self.waiting / self.throughput(with_prompts, decode_only)
         return waiting + arriving + self.first_token_steps * with_prompts
 
@@ -85,7 +102,7 @@ class SteadyState:
 
 
 def budgeted(
-    concurrency: Count, demand: Demand, budget: Count, decode_tokens: Count = 1.0, arrival_steps: Count = 0.0
+    concurrency: Count, demand: Demand, budget: Count, decode_tokens: Count = 1.0, arrival: Arrival = AT_ONCE
 ) -> SteadyState:
     """Return the steady state where prompts share a step's `budget` of tokens with the requests that decode.
 
@@ -102,21 +119,21 @@ def budgeted(
     residence: Quantity = 1.0
     chunk = budget
     for _ in range(_CHUNK_ITERATIONS):
-        rate = minimum(concurrency / (arrival_steps + residence + steps), most)
+        rate = minimum(concurrency / (arrival.steps + arrival.unseen + residence + steps), most)
         chunk = maximum(budget - rate * steps * decode_tokens, rate * computed)
         residence = maximum(computed / chunk, 1.0)
-    return chunked(concurrency, demand, chunk, arrival_steps)
+    return chunked(concurrency, demand, chunk, arrival)
 
 
-def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival_steps: Count = 0.0) -> SteadyState:
+def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival: Arrival = AT_ONCE) -> SteadyState:
     """Return the steady state where each step decodes, with up to `chunk` tokens of prompts if there are any.
 
     With N requests in flight, c computed tokens per prompt, n decoding steps per request, w steps between a request's
-    arrival and the step that takes it, and chunks of C tokens:
+    arrival and the step that takes it (`Arrival`, all kinds), k between two looks for requests, and chunks of C tokens:
 
         r = max(c/C, 1)                       steps that a prompt takes
         x = min(N/(w + r + n), C/c)           requests per step: all in flight are served, or all chunks are full
-        t = min(C, c*max(x, 1))               tokens of a chunk
+        t = min(C, c*max(k*x, 1))             tokens of a chunk
         f = x*c/t                             share of steps with a chunk: prompt tokens are conserved
         q = x*r/f                             prompts in such a step, each with t/q tokens
         A = x*(r + n)                         active requests; x*w arrive, the others wait
@@ -125,8 +142,8 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival_steps: Cou
     """
     computed, steps = demand.computed, demand.steps
     residence = maximum(computed / chunk, 1.0)
-    rate = minimum(concurrency / (arrival_steps + residence + steps), chunk / computed)
-    tokens = minimum(chunk, computed * maximum(rate, 1.0))
+    rate = minimum(concurrency / (arrival.steps + arrival.unseen + residence + steps), chunk / computed)
+    tokens = minimum(chunk, computed * maximum(rate * arrival.looks, 1.0))
     # Rounding may leave the share just above one, and the active requests just above those in flight.
     share = minimum(rate * computed / tokens, 1.0)
     prompts = rate * residence / share
@@ -137,11 +154,12 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival_steps: Cou
         prompt_steps=share,
         decode_only_steps=1.0 - share,
         active=active,
-        waiting=maximum(concurrency - active - rate * arrival_steps, 0.0),
+        waiting=maximum(concurrency - active - rate * (arrival.steps + arrival.unseen), 0.0),
         prompts=prompts,
         prompt_tokens=tokens / prompts,
         co_batched=co_batched,
-        arrival_steps=arrival_steps,
+        arrival_steps=arrival.steps,
+        unseen_steps=arrival.unseen,
         first_token_steps=residence,
         later_prompt_steps=share * co_batched / rate,
         later_decode_only_steps=(1.0 - share) * active / rate,
@@ -149,26 +167,28 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival_steps: Cou
 
 
 def separate(
-    concurrency: Count, demand: Demand, budget: Count | None = None, arrival_steps: Count = 0.0
+    concurrency: Count, demand: Demand, budget: Count | None = None, arrival: Arrival = AT_ONCE
 ) -> SteadyState:
     """Return the steady state where new prompts run in steps of their own, before decoding goes on.
 
-    Of N requests that need n decoding steps each, x = N/n end in a decoding step. Their successors are prefilled in one
-    step where they fit into its budget of B tokens, null: any number of whole prompts fits:
+    Of N requests that need n decoding steps each, x = N/n end in a decoding step. Successors of those that end in the k
+    steps between two looks for requests are prefilled in one step where they fit into its budget of B tokens, null: any
+    number of whole prompts fits:
 
         r = max(c/B, 1)                       steps that a prompt takes
-        q = min(max(x, 1), max(B/c, 1))       prompts in such a step, each with c/r tokens
+        q = min(max(k*x, 1), max(B/c, 1))     prompts in such a step, each with c/r tokens
         p = x*r/q                             such steps per decoding step: prompt tokens are conserved
 
     A request takes part in its own prefill and n decoding steps, and waits for the prefills of others between them: p*n
-    less its own r. One that arrives waits w steps of either kind: x = N/(n + w/(1 + p)), iterated from p = 0.
+    less its own r. One that arrives waits w steps of either kind, after u that only decode until the engine looks:
+    x = N/(n + u + w/(1 + p)), iterated from p = 0.
     """
     computed, steps = demand.computed, demand.steps
     residence: Quantity = 1.0 if budget is None else maximum(computed / budget, 1.0)
     prompt_steps: Quantity = 0.0
     for _ in range(_CHUNK_ITERATIONS):
-        rate = concurrency / (steps + arrival_steps / (1.0 + prompt_steps))
-        prompts = maximum(rate, 1.0)
+        rate = concurrency / (steps + arrival.unseen + arrival.steps / (1.0 + prompt_steps))
+        prompts = maximum(rate * arrival.looks, 1.0)
         if budget is not None:
             prompts = minimum(prompts, maximum(budget / computed, 1.0))
         prompt_steps = rate * residence / prompts
@@ -181,7 +201,10 @@ def separate(
         prompts=prompts,
         prompt_tokens=computed / residence,
         co_batched=0.0,
-        arrival_steps=where(arrival_steps > 0, (concurrency / rate - steps) * (1.0 + prompt_steps), 0.0),
+        arrival_steps=where(
+            arrival.steps > 0, (concurrency / rate - steps - arrival.unseen) * (1.0 + prompt_steps), 0.0
+        ),
+        unseen_steps=arrival.unseen,
         first_token_steps=residence,
         later_prompt_steps=maximum(steps * prompt_steps - residence, 0.0),
         later_decode_only_steps=steps,

@@ -43,11 +43,15 @@ def distance(own: DeviceFile, other: DeviceFile) -> float:
     """Return how far two devices are apart: the sum of |log| of processors, bandwidth and peak."""
 
     def sizes(device: DeviceFile) -> tuple[float, ...]:
-        peak = next((float(device.math[name].peak) for name in _UNITS if name in device.math), math.nan)
-        return float(device.processors), float(device.memory[-1].bandwidth or math.nan), peak
+        return float(device.processors), float(device.memory[-1].bandwidth or math.nan), _peak(device)
 
     steps = (abs(math.log(mine / theirs)) for mine, theirs in zip(sizes(own), sizes(other), strict=True))
     return sum(math.inf if math.isnan(step) else step for step in steps)
+
+
+def cycle_rate(device: DeviceFile) -> float:
+    """Return the FLOP of a processor in a cycle."""
+    return _peak(device) / float(device.clock.tensor_reference) / float(device.processors)
 
 
 def is_of_one_maker(own: DeviceFile, other: DeviceFile) -> bool:
@@ -114,8 +118,12 @@ class StepErrors:
 
 def _log_balance(device: DeviceFile) -> float:
     """Return the logarithm of a device's peak over its memory's bandwidth [FLOP/B]."""
-    unit = next(device.math[name] for name in _UNITS if name in device.math)
-    return math.log(float(unit.peak) / float(device.memory[-1].bandwidth or math.nan))
+    return math.log(_peak(device) / float(device.memory[-1].bandwidth or math.nan))
+
+
+def _peak(device: DeviceFile) -> float:
+    """Return a device's peak in the first of the formats that tell devices apart [FLOP/s]."""
+    return next((float(device.math[name].peak) for name in _UNITS if name in device.math), math.nan)
 
 
 def expected(*errors: float) -> float:

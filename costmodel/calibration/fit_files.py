@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from costmodel.calibration.expected_error import StepErrors, distance, is_of_one_maker, relation
+from costmodel.calibration.expected_error import StepErrors, cycle_rate, distance, is_of_one_maker, relation
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.calibration.substitutes import COLLECTIVE, SEND_RECV
 from costmodel.cost.calibration import FamilyFit, Form, Spread, UnseenGroups
@@ -27,7 +27,7 @@ from costmodel.schema.device import DeviceFile, WholeRunsFile
 from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.references import FOLDERS, Library, display_path
+from costmodel.schema.references import Library, display_path
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
 from costmodel.workload.scenario import Framework
@@ -79,8 +79,10 @@ class FitStore:
         self._library = library
         self._hidden = hidden
         self._files: dict[str, DeviceFits | None] = {}
-        self._errors: StepErrors | None = None
-        self._prior: Mapping[str, FamilyFitFile] | None = None
+        self._device_files: dict[str, DeviceFile] = {}
+        self._chains: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
+        self._shared: dict[str, Mapping[str, FamilyFitFile]] = {}
+        self._siblings_of: dict[str, list[str]] = {}
 
     def __reduce__(self) -> tuple[type[FitStore], tuple[Library, frozenset[str]]]:
         """Return how another process makes it: from the search path, files read anew."""
@@ -100,38 +102,30 @@ class FitStore:
 
     def names(self, device: str) -> list[str]:
         """Return the implementations that any root of the search path has of a device."""
-        if device in self._hidden:
-            return []
-        folders = [root / FOLDERS[CALIBRATIONS] / CALIBRATIONS / device for root in self._library.roots]
-        return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+        return [] if device in self._hidden else list(self._implementations.get(device, ()))
+
+    @cached_property
+    def _implementations(self) -> Mapping[str, list[str]]:
+        """Return the implementations of every device that has a file, sorted."""
+        found: dict[str, list[str]] = {}
+        for name in self._library.names(CALIBRATIONS):
+            device, _, implementation = name.partition("/")
+            if implementation and "/" not in implementation:
+                found.setdefault(device, []).append(implementation)
+        return found
 
     def roofline(self) -> FitsFile:
         """Return the spread of the bare cost functions."""
         return read(self._library, CALIBRATIONS, ROOFLINE, FitsFile)
-
-    def composition(self) -> Mapping[str, FamilyFitFile]:
-        """Return how measured times of whole runs scatter about predicted ones, by class; nothing without a file."""
-        if not self._library.has(CALIBRATIONS, COMPOSITION):
-            return {}
-        return read(self._library, CALIBRATIONS, COMPOSITION, FitsFile).families
 
     def source_agreement(self, kin: str, family: str, variant: str) -> Spread | None:
         """Return how far two sources differ that timed the same kernels; None without a file.
 
         kin: `same` or `other` library. That of the very variant, else of its family, else of all kernels.
         """
-        if not self._library.has(CALIBRATIONS, SOURCES):
-            return None
-        families = read(self._library, CALIBRATIONS, SOURCES, FitsFile).families
+        families = self._families(SOURCES)
         names = (f"{kin}/{family}/{variant}", f"{kin}/{family}", kin)
         return next((family_fit(families[name], "fitted").spread for name in names if name in families), None)
-
-    @cached_property
-    def scatter_of_groups(self) -> Mapping[str, FamilyFitFile]:
-        """Return how kernels of groups that no fit saw scatter about predictions; nothing without a file."""
-        if not self._library.has(CALIBRATIONS, UNSEEN_GROUPS):
-            return {}
-        return read(self._library, CALIBRATIONS, UNSEEN_GROUPS, FitsFile).families
 
     def backward(self, family: str, device: str) -> FamilyFit:
         """Return the rate that backward attention reaches over the forward kernels', and its spread.
@@ -144,19 +138,23 @@ class FitStore:
                 return family_fit(fits.file.families[family], "transferred")
         return family_fit(read(self._library, CALIBRATIONS, BACKWARD, FitsFile).families[family], "transferred")
 
-    def same_die(self, device: str, implementation: str = "*") -> list[str]:
+    def same_die(self, device: str, implementation: str = "") -> list[str]:
         """Return the other devices of the same die that have a fit of the implementation, or any, the nearest first.
 
         Distance: the logarithms of processors and device memory bandwidth, which is what products of one die differ in.
         """
-        own = self._device_file(device)
-        if own is None or own.die is None or "/" in implementation:
-            return []
-        folders = [root / FOLDERS[CALIBRATIONS] / CALIBRATIONS for root in self._library.roots]
-        names = {path.parent.name for folder in folders for path in folder.glob(f"*/{implementation}.yaml")}
-        files = ((name, self._device_file(name)) for name in sorted(names - {device} - self._hidden))
-        siblings = [(_distance(own, file), name) for name, file in files if file and file.die == own.die]
-        return [name for _, name in sorted(siblings)]
+        siblings = self._siblings(device)
+        return [name for name in siblings if not implementation or implementation in self._implementations[name]]
+
+    def _siblings(self, device: str) -> list[str]:
+        """Return the other devices of the same die that have a fit, the nearest first."""
+        if device not in self._siblings_of:
+            own = self._device_file(device)
+            others = sorted(self._implementations.keys() - {device} - self._hidden) if own and own.die else ()
+            files = ((name, self._device_file(name)) for name in others)
+            near = [(_distance(own, file), name) for name, file in files if own and file and file.die == own.die]
+            self._siblings_of[device] = [name for _, name in sorted(near)]
+        return self._siblings_of[device]
 
     def may_borrow(self, device: str) -> bool:
         """Tell whether others may lend their fits to a device: not where its file says `inherit: null`."""
@@ -172,8 +170,8 @@ class FitStore:
         own = self._device_file(device)
         if own is None:
             return []
-        names = {name.partition("/")[0] for name in self._library.names(CALIBRATIONS) if "/" in name}
-        files = ((name, self._device_file(name)) for name in sorted(names - {device} - self._hidden))
+        names = sorted(self._implementations.keys() - {device} - self._hidden)
+        files = ((name, self._device_file(name)) for name in names)
         others = [
             (distance(own, file), name)
             for name, file in files
@@ -198,10 +196,27 @@ class FitStore:
 
     def prior(self) -> Mapping[str, FamilyFitFile]:
         """Return what kernels of all devices share, by `family/variant` and by family; nothing without a file."""
-        if self._prior is None:
-            has = self._library.has(CALIBRATIONS, PRIOR)
-            self._prior = read(self._library, CALIBRATIONS, PRIOR, FitsFile).families if has else {}
-        return self._prior
+        return self._families(PRIOR)
+
+    def step_errors(self) -> StepErrors:
+        """Return what steps away from a fit's own rows cost; nothing without a file."""
+        return StepErrors(self._families(TRANSFER))
+
+    @property
+    def scatter_of_groups(self) -> Mapping[str, FamilyFitFile]:
+        """Return how kernels of groups that no fit saw scatter about predictions; nothing without a file."""
+        return self._families(UNSEEN_GROUPS)
+
+    def composition(self) -> Mapping[str, FamilyFitFile]:
+        """Return how measured times of whole runs scatter about predicted ones, by class; nothing without a file."""
+        return self._families(COMPOSITION)
+
+    def _families(self, name: str) -> Mapping[str, FamilyFitFile]:
+        """Return what a file of no device in particular states by family; nothing without the file."""
+        if name not in self._shared:
+            has = self._library.has(CALIBRATIONS, name)
+            self._shared[name] = read(self._library, CALIBRATIONS, name, FitsFile).families if has else {}
+        return self._shared[name]
 
     def whole_runs(self, device: str) -> WholeRunsFile | None:
         """Return what whole runs say of a device's unmeasured kernels: its own, else those of the nearest sibling."""
@@ -210,17 +225,6 @@ class FitStore:
             if file is not None and file.calibration is not None and file.calibration.whole_runs is not None:
                 return file.calibration.whole_runs
         return None
-
-    def step_errors(self) -> StepErrors:
-        """Return what steps away from a fit's own rows cost; nothing without a file."""
-        if self._errors is None:
-            self._errors = self._read_errors()
-        return self._errors
-
-    def _read_errors(self) -> StepErrors:
-        if not self._library.has(CALIBRATIONS, TRANSFER):
-            return StepErrors({})
-        return StepErrors(read(self._library, CALIBRATIONS, TRANSFER, FitsFile).families)
 
     def relation(self, device: str, other: str) -> str:
         """Return how the device of a fit is related to the one that it is asked for."""
@@ -243,15 +247,22 @@ class FitStore:
             return fit
         peaks = float(own.math[unit].peak) / float(other.math[unit].peak)
         power = float(own.power.tdp) / float(other.power.tdp) if own.power.tdp and other.power.tdp else peaks
-        clock = float(own.clock.tensor_reference) / float(other.clock.tensor_reference)
-        rate = peaks / clock / (float(own.processors) / float(other.processors))
-        return replace(fit, form=fit.form.on_die(peaks / power, rate))
+        return replace(fit, form=fit.form.on_die(peaks / power, cycle_rate(own) / cycle_rate(other)))
+
+    def rate_on_die(self, device: str) -> float:
+        """Return the FLOP of a processor in a cycle over the most of the die's devices that have fits; at most one."""
+        own = self._device_file(device)
+        if own is None or own.die is None:
+            return 1.0
+        names = {name.partition("/")[0] for name in self._library.names(CALIBRATIONS) if "/" in name}
+        kin = (file for file in map(self._device_file, names) if file is not None and file.die == own.die)
+        return min(cycle_rate(own) / max(map(cycle_rate, kin), default=cycle_rate(own)), 1.0)
 
     def _device_file(self, device: str) -> DeviceFile | None:
         """Return a device's file; None for a device that was made in Python."""
-        if not self._library.has("devices", device):
-            return None
-        return read(self._library, "devices", device, DeviceFile)
+        if device not in self._device_files and self._library.has("devices", device):
+            self._device_files[device] = read(self._library, "devices", device, DeviceFile)
+        return self._device_files.get(device)
 
     def same_device(self, device: str) -> str:
         """Return the device whose fits are those of this one."""
@@ -259,8 +270,10 @@ class FitStore:
 
     def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
         """Return the device with its default implementations, then those that it inherits from in turn."""
-        chain = _chain(self._library, device)
-        return [(name, {} if name in self._hidden else defaults) for name, defaults in chain]
+        if device not in self._chains:
+            chain = _chain(self._library, device)
+            self._chains[device] = [(name, {} if name in self._hidden else defaults) for name, defaults in chain]
+        return self._chains[device]
 
     def _read(self, device: str, name: str) -> DeviceFits:
         file = read(self._library, CALIBRATIONS, name, FitsFile)

@@ -18,7 +18,7 @@ from costmodel.calibration.candidates import (
     transferred,
     with_rivals_alike,
 )
-from costmodel.calibration.expected_error import expected
+from costmodel.calibration.expected_error import REBALANCED, expected
 from costmodel.calibration.fit_files import CALIBRATIONS, ROOFLINE, FitStore, family_fit, framework_of
 from costmodel.calibration.fit_search import NAMED, FitSearch, library_of
 from costmodel.calibration.substitutes import (
@@ -155,7 +155,8 @@ class FitLookup(Mapping[str, FamilyFit]):
         if taken is None or taken.fit is None or taken.fit.rivals is None:
             return considered
         fits = {fit.source: fit for fit in (*taken.fit.rivals(), taken.fit)}
-        known = {each.source: each for found in self._rivals_of.values() for each in found} | {taken.source: taken}
+        own_last = sorted(self._rivals_of.items(), key=lambda item: item[0][0] == key)
+        known = {each.source: each for _, found in own_last for each in found} | {taken.source: taken}
         answer, weights = taken.fit.at(operator), {taken.source: 1.0}
         if isinstance(answer, JoinedFit):
             weights = {part.source: float(weight) for part, weight in zip(answer.parts, answer.weights, strict=True)}
@@ -250,7 +251,8 @@ class FitLookup(Mapping[str, FamilyFit]):
         """Return a candidate whose fit gives way to others at shapes where they are expected to miss less.
 
         Where the framework names kernels and this device was measured with some of them, others stand in for these; of
-        collectives it names several since each takes messages of its own sizes.
+        collectives it names several since each takes messages of its own sizes. A fit of the same die with another
+        balance is joined at any shape: other terms than at home bound its kernels.
         """
         if best.fit is None or best.fit.form is None or best.error is None or key.startswith(_EXPERT_MESSAGES):
             return best
@@ -259,7 +261,8 @@ class FitLookup(Mapping[str, FamilyFit]):
         is_own = best.device == self._device and not stands_in and not key.startswith(COLLECTIVE)
         wanted = (best.implementation,) if named and is_own else named
         rivals = partial(self._rivals, key, wanted, best.source)
-        fit = replace(best.fit, error=best.error, rivals=rivals, is_lent=best.fit.is_lent or stands_in)
+        is_lent = best.fit.is_lent or stands_in or best.fit.relation == REBALANCED
+        fit = replace(best.fit, error=best.error, rivals=rivals, is_lent=is_lent)
         return replace(best, fit=fit)
 
     def _rivals(self, key: str, wanted: tuple[str, ...], source: str) -> tuple[FamilyFit, ...]:

@@ -114,10 +114,13 @@ class FitSearch:
         return shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
 
     def _as_in_whole_runs(self, fit: FamilyFit) -> FamilyFit:
-        """Return the expected time of kernels as measured whole runs on the device change it."""
-        source, runs, form = f"{CALIBRATIONS}/{PRIOR}", self._store.whole_runs(self._device), fit.form
-        if runs is None or not isinstance(form, ExpectedForm):
+        """Return the expected time of kernels on the device, as measured whole runs there change it."""
+        source, runs = f"{CALIBRATIONS}/{PRIOR}", self._store.whole_runs(self._device)
+        if not isinstance(fit.form, ExpectedForm):
             return replace(fit, source=source)
+        form = fit.form.on_die(self._rate)
+        if runs is None:
+            return replace(fit, form=form, source=source)
         changed = replace(
             form,
             launch=form.launch + float(runs.launch),
@@ -125,6 +128,11 @@ class FitSearch:
             hbm_efficiency=min(form.hbm_efficiency * float(runs.hbm), 1.0),
         )
         return replace(fit, form=changed, source=source)
+
+    @cached_property
+    def _rate(self) -> float:
+        """Return the share of its die's FLOP in a cycle that a processor of the device has."""
+        return self._store.rate_on_die(self._device)
 
     def least(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> Candidate:
         """Return the candidate of least expected error, its interval as wide as that of the steps to it.

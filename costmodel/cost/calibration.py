@@ -15,7 +15,21 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Nearness, Residual
 from costmodel.cost.terms import SHORTEST, Terms
 from costmodel.cost.time import Time
-from costmodel.quantities import Array, Count, Indices, Quantity, Seconds, is_single
+from costmodel.quantities import (
+    Array,
+    Count,
+    Indices,
+    Quantity,
+    Seconds,
+    exp,
+    hypot,
+    is_single,
+    log,
+    maximum,
+    place_of_largest,
+    sum_of,
+    where,
+)
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, Operator, clamp_sizes
 
 ANCHORED = "anchored"  # of a whole run: by measured runs of the same site
@@ -141,7 +155,7 @@ class FamilyFit:
     error: expected inside the measured sizes, half of the 80 % interval of log(measured / predicted).
     step: the part of it that the step from another device costs, which all fits of that `relation` share.
     rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
-    is_lent: of another die, so that rivals join it at any shape.
+    is_lent: of another die or balance, so that rivals join it at any shape.
     """
 
     compute_efficiency: Quantity = 1.0
@@ -174,22 +188,24 @@ class FamilyFit:
         error_i: expected at the shape; step: its part that fits of one relation share; beyond: what the distance adds
         to this fit's own. Of such errors the mean with weights v has the least of all (generalised least squares: row
         sums of the inverse covariance); `far` lets the rivals in as the shape leaves what was measured, and is one for
-        a fit that another die lends.
+        a fit that another die lends. The fit of the least error leads, a rival's over sqrt(far).
         """
         beyond = 0.0 if self.rivals is None else self._beyond(operator)
         is_outside = beyond.any() if isinstance(beyond, np.ndarray) else beyond > 0.0
         if self.rivals is None or not (self.is_lent or is_outside):
             return self
         parts = (self, *self.rivals())
-        far = 1.0 if self.is_lent else np.square(beyond) / (np.square(beyond) + self.error**2)
-        first, *others = _least_error_weights(parts, operator)
-        weights = [first, *(far * weight for weight in others)]
-        total = sum(weights)
-        return JoinedFit.of(parts, np.stack(np.broadcast_arrays(*(weight / total for weight in weights))))
+        far = 1.0 if self.is_lent else beyond * beyond / (beyond * beyond + self.error**2)
+        admitted = (1.0, *(far,) * (len(parts) - 1))
+        errors = [maximum(part.expected_error(operator), LEAST_ERROR) for part in parts]
+        weights = [share * weight for share, weight in zip(admitted, _least_error_weights(parts, errors), strict=True)]
+        total = sum_of(weights)
+        precisions = [share / (error * error) for share, error in zip(admitted, errors, strict=True)]
+        return JoinedFit.of(parts, tuple(weight / total for weight in weights), place_of_largest(precisions))
 
     def expected_error(self, operator: Operator) -> Quantity:
         """Return the expected error at the shape of an operator: sqrt(error^2 + unseen_half_width^2)."""
-        return np.hypot(self.error, self.unseen_half_width(operator))
+        return hypot(self.error, self.unseen_half_width(operator))
 
     def _beyond(self, operator: Operator) -> Quantity:
         """Return what the distance of a shape from the measured sizes adds to the error."""
@@ -237,7 +253,7 @@ class FamilyFit:
         features = _features(self.form, operator)
         outside = self.unseen.beyond * self.domain.beyond(features)
         is_new = self.residual.group_distance(features) > NEW_GROUP
-        return np.hypot(np.where(is_new, self.unseen.inside, 0.0), outside)
+        return hypot(where(is_new, self.unseen.inside, 0.0), outside)
 
     def correction(self, operator: Operator) -> Quantity:
         """Return exp(residual(shape)), by which the form's time is multiplied; one without a residual."""
@@ -359,11 +375,13 @@ class _SpreadByShape(Spread):
         return all(part.is_exact for part in self.parts)
 
 
-def _least_error_weights(parts: Sequence[FamilyFit], operator: Operator) -> list[Quantity]:
-    """Return the weights v of `FamilyFit.at` of some fits at the shape of an operator."""
+def _least_error_weights(parts: Sequence[FamilyFit], errors: Sequence[Quantity]) -> list[Quantity]:
+    """Return the weights v of `FamilyFit.at` of some fits. errors: expected at the shape, of each."""
     steps = [(part.relation, part.step) for part in parts]
-    own = [1.0 / np.maximum(np.square(part.expected_error(operator)) - part.step**2, LEAST_ERROR**2) for part in parts]
-    shared = {step: sum(each for each, other in zip(own, steps, strict=True) if other == step) for step in steps}
+    own = [
+        1.0 / maximum(error * error - part.step**2, LEAST_ERROR**2) for part, error in zip(parts, errors, strict=True)
+    ]
+    shared = {step: sum_of(each for each, other in zip(own, steps, strict=True) if other == step) for step in steps}
     return [each / (1.0 + step[1] ** 2 * shared[step]) for each, step in zip(own, steps, strict=True)]
 
 
@@ -372,26 +390,26 @@ class JoinedFit(FamilyFit):
     """Several fits of the same kernels, joined shape by shape. Interval, bases and terms are those of the leading one.
 
     parts: each has a form.
-    weights: of the parts, shape (parts, ...), their sum one.
-    leading: the place of the part of the largest weight, by shape.
+    weights: of the parts, their sum one.
+    leading: the place of the part of the least expected error, by shape; one number where that is the same for all.
     """
 
     parts: tuple[FamilyFit, ...]
-    weights: Array
-    leading: Indices
+    weights: tuple[Quantity, ...]
+    leading: Indices | int
 
     @classmethod
-    def of(cls, parts: Sequence[FamilyFit], weights: Array) -> JoinedFit:
+    def of(cls, parts: Sequence[FamilyFit], weights: tuple[Quantity, ...], leading: Indices | int) -> JoinedFit:
         """Return the fits joined."""
-        leading: Indices = np.asarray(weights.argmax(axis=0))
-        led = [parts[i] for i in np.unique(leading)]
+        places = [leading] if isinstance(leading, int) else np.unique(leading).tolist()
+        led = [parts[place] for place in places]
         spread = _SpreadByShape(parts=tuple(part.spread for part in parts), which=leading)
         bases = {part.basis for part in led}
         return cls(
             form=led[0].form, spread=led[0].spread if len(led) == 1 else spread, error=led[0].error,
             basis=bases.pop() if len(bases) == 1 else "transferred",
             source=", ".join(dict.fromkeys(part.source for part in led)), parts=tuple(parts), weights=weights,
-            leading=leading,
+            leading=leading if len(places) > 1 else places[0],
         )  # fmt: skip
 
     @property
@@ -417,11 +435,12 @@ class JoinedFit(FamilyFit):
         """Return the time of the leading fit, as long as the weighted mean of the logarithms of all."""
         times = [part.fitted_time(part.form or form, operator, machine) for part in self.parts]
         led = Time(*(self._chosen([getattr(time, name) for time in times]) for name in TIME_PARTS))
-        return led.scaled(self._mean([time.seconds for time in times]) / np.maximum(led.seconds, SHORTEST))
+        return led.scaled(self._mean([time.seconds for time in times]) / maximum(led.seconds, SHORTEST))
 
     def fitted_terms(self, form: Form, operator: Operator, machine: Machine) -> tuple[Terms, str]:
         """Return the terms of the leading fit of one size, and the factor that the others put to it."""
-        led = self.parts[int(self.leading)]
+        assert isinstance(self.leading, int), "an operator of one size"
+        led = self.parts[self.leading]
         terms, time = led.fitted_terms(led.form or form, operator, machine)
         joined = self.fitted_time(form, operator, machine).seconds
         own = led.fitted_time(led.form or form, operator, machine).seconds
@@ -431,13 +450,12 @@ class JoinedFit(FamilyFit):
         return self._chosen([of(part) for part in self.parts])
 
     def _chosen(self, values: Sequence[Any]) -> Any:
-        return values[int(self.leading)] if self.leading.ndim == 0 else np.choose(self.leading, values)
+        return values[self.leading] if isinstance(self.leading, int) else np.choose(self.leading, values)
 
     def _mean(self, seconds: Sequence[Seconds]) -> Seconds:
         """Return the weighted mean of the logarithms, as a time."""
-        logs = (np.log(np.maximum(time, SHORTEST)) for time in seconds)
-        mean: Array = np.exp(sum(weight * log for weight, log in zip(self.weights, logs, strict=True)))
-        return mean
+        logs = (log(maximum(time, SHORTEST)) for time in seconds)
+        return exp(sum_of(weight * each for weight, each in zip(self.weights, logs, strict=True)))
 
 
 ROOFLINE = FamilyFit()

@@ -39,8 +39,10 @@ class DistinctSizes:
         if points < MANY:
             return None
         columns = [np.broadcast_to(value, shape).reshape(-1) for value in sorted(varied, key=np.size, reverse=True)]
-        looked_at = np.arange(0, points, max(points // MANY, 1))
-        if len(distinct_rows([column[looked_at] for column in columns])[0]) > WORTH * len(looked_at):
+        looked_at = slice(None, None, max(points // MANY, 1))
+        some = [column[looked_at] for column in columns]
+        most = WORTH * len(some[0])
+        if len(np.unique(some[0])) > most or len(distinct_rows(some)[0]) > most:
             return None
         first, place = distinct_rows(columns)
         return cls(place, first, shape) if len(first) < WORTH * points else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from costmodel.cost.calibration import FamilyFit
@@ -15,7 +15,7 @@ from costmodel.cost.promotion import expected_loop
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
-from costmodel.quantities import Quantity, Seconds, log2, maximum, where
+from costmodel.quantities import Quantity, Seconds, log2, maximum, power, where
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention
 
 OVERLAP_P = 4.0  # chosen: work and bytes overlap, and the longer one counts
@@ -26,7 +26,10 @@ Kernel = Gemm | AttentionKernel | MixedAttention | Elementwise
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ExpectedForm:
-    """Kernels of a family on a device without rows: their expected time, of effects that all fitted devices share."""
+    """Kernels of a family on a device without rows: their expected time, of effects that all fitted devices share.
+
+    compute_efficiency: of devices whose processors have the full rate of their die (`share_on_die`).
+    """
 
     SECTION: ClassVar[str] = "15.4"
     EQUATION: ClassVar[str] = """
@@ -40,6 +43,10 @@ class ExpectedForm:
     launch: float = like(GemmForm, "launch")
     compute_efficiency: float = like(GemmForm, "compute_efficiency")
     hbm_efficiency: float = like(GemmForm, "hbm_efficiency")
+
+    def on_die(self, rate: float) -> ExpectedForm:
+        """Return the form on a device whose processors have this share of the FLOP in a cycle that their die has."""
+        return replace(self, compute_efficiency=float(share_on_die(self.compute_efficiency, rate)))
 
     def time(self, operator: Kernel, machine: Machine) -> Time:
         """Return the kernel's time."""
@@ -60,6 +67,16 @@ class ExpectedForm:
         return log2(maximum(flop, 1.0)), log2(maximum(traffic, 1.0))
 
 
+def share_on_die(share: Quantity, rate: Quantity) -> Quantity:
+    """Return the share of its peak that a device reaches whose processors have `rate` of their die's FLOP in a cycle.
+
+        1/share' = 1 + rate * (1/share - 1)
+
+    What kernels lose to loads, exponentials and latencies are cycles, of which the full rate wastes more FLOP.
+    """
+    return 1.0 / (1.0 + rate * (1.0 / share - 1.0))
+
+
 def bare_times(operator: Kernel, machine: Machine, balance: Quantity) -> tuple[Seconds, Seconds]:
     """Return what arithmetic and memory take at their peaks [s].
 
@@ -71,7 +88,7 @@ def bare_times(operator: Kernel, machine: Machine, balance: Quantity) -> tuple[S
         chip: Any = 0.0
         hbm: Any = 0.0
         for terms in tile_terms(operator, machine, _BARE, expected_loop):
-            busy = p_norm(OVERLAP_P, terms["chip_time"] / balance, terms["hbm_time"])
+            busy = power(terms["chip_time"] / balance, OVERLAP_P) + power(terms["hbm_time"], OVERLAP_P)
             better = busy < fastest
             chip, hbm = where(better, terms["chip_time"], chip), where(better, terms["hbm_time"], hbm)
             fastest = where(better, busy, fastest)

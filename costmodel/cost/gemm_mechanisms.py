@@ -8,7 +8,7 @@ from typing import Any
 from costmodel.cost.gemm_tiles import CtaTile
 from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import fitted
-from costmodel.quantities import Bytes, Count, Seconds, minimum, where
+from costmodel.quantities import Bytes, Count, Seconds, minimum, power, where
 from costmodel.workload.operators import Gemm
 
 # Steepness of the two cut-offs: chosen so that times change smoothly, no fit rests on them.
@@ -74,7 +74,7 @@ class Reread:
         along_n = tiles_n > tiles_m
         operand = where(along_n, *operand_bytes(gemm))
         strips = where(along_n, tiles_n / tile.cluster_n, tiles_m / tile.cluster_m) - 1.0
-        held = (self.reread_onset * machine.l2_capacity / operand) ** REREAD_STEEPNESS
+        held = power(self.reread_onset * machine.l2_capacity / operand, REREAD_STEEPNESS)
         return operand * strips * self.reread_share / (1.0 + held)
 
 

@@ -55,25 +55,25 @@ class Residual:
         points that differ on such axes alone are one.
         """
         if all(map(is_single, features)):
-            return float(np.exp(self.weights @ np.exp(-0.5 * self._squares(features, self._bump_lengths))))
+            return math.exp(self.weights @ np.exp(self._exponents @ np.array(_powers(features))))
         varied = [axis for axis, value in enumerate(features) if not is_single(value)]
         weights, lengths = self.weights, self._bump_lengths
         for axis in set(range(len(self.axes))).difference(varied):
             weights = weights * np.exp(-0.5 * _square(self.centres[:, axis], lengths[:, axis], features[axis], 0))
         bumps, which = _distinct_bumps(self, tuple(varied))
         heights = np.bincount(which, weights).astype(np.float64, copy=False)
-        centres, widths = bumps[:, : len(varied)], bumps[:, len(varied) :]
-        values = [np.asarray(features[axis]) for axis in varied]
-        curve = _Curve.of(values[0], widths) if len(values) == 1 else None
+        values = [features[axis] for axis in varied]
+        curve = _Curve.of(np.asarray(values[0]), bumps.shortest) if len(values) == 1 else None
         if curve is not None:
-            known = _sum_of_bumps(heights, centres, widths, [curve.places])
-            return np.asarray(np.exp(curve.read(known, values[0])))
-        return np.asarray(np.exp(_sum_of_bumps(heights, centres, widths, values)))
+            known = _sum_of_bumps(heights, bumps.exponents, [curve.places])
+            return np.asarray(np.exp(curve.read(known, np.asarray(values[0]))))
+        return np.asarray(np.exp(_sum_of_bumps(heights, bumps.exponents, values)))
 
     def distance(self, features: Features) -> Quantity:
         """Return how far the nearest support point is, in lengths."""
         if all(map(is_single, features)):
-            return float(np.sqrt(self._squares(features, self.lengths).min()))
+            offsets = (self.centres - np.array(features, dtype=np.float64)) / self.lengths
+            return math.sqrt((offsets * offsets).sum(axis=1).min(initial=np.inf))
         nearest: Quantity = np.inf
         dimensions = max(map(np.ndim, features))
         for chunk in _chunks(len(self.weights), features):
@@ -108,37 +108,62 @@ class Residual:
         return axes, np.unique(self.centres[:, axes], axis=0)
 
     @functools.cached_property
+    def _exponents(self) -> Array:
+        """Return the exponents of all bumps, as `_quadratics` has them."""
+        return _quadratics(self.centres, self._bump_lengths)
+
+    @functools.cached_property
     def _bump_lengths(self) -> Array:
         """Return the lengths of every bump, shape (supports, axes)."""
         if self.bump_lengths is None:
             return np.broadcast_to(self.lengths, self.centres.shape)
         return self.bump_lengths
 
-    def _squares(self, features: Features, lengths: Array) -> Array:
-        """Return the squared distances of one shape to all support points, in lengths."""
-        offsets = (self.centres - np.array(features, dtype=np.float64)) / lengths
-        squares: Array = (offsets * offsets).sum(axis=1)
-        return squares
+
+def _quadratics(centres: Array, lengths: Array) -> Array:
+    """Return the exponents of bumps as coefficients of the `_powers` of a shape, (bumps, 2 * axes + 1).
+
+    -|(x - c) / l|^2 / 2 = sum over axes of (-1/(2 l^2)) x^2 + (c/l^2) x - c^2/(2 l^2)
+    """
+    squares = -0.5 / (lengths * lengths)
+    constant = (squares * centres * centres).sum(axis=1, keepdims=True)
+    return np.concatenate([squares, -2.0 * squares * centres, constant], axis=1)
+
+
+def _powers(features: Sequence[Any]) -> list[Any]:
+    """Return the squares of features, the features and one."""
+    return [*(value * value for value in features), *features, 1.0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bumps:
+    """Bumps along some axes. exponents: as `_quadratics` has them; shortest: of their lengths, null without any."""
+
+    exponents: Array
+    shortest: float | None
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _distinct_bumps(residual: Residual, axes: tuple[int, ...]) -> tuple[Array, npt.NDArray[np.intp]]:
-    """Return the centres and lengths along some axes of bumps that differ there, and which of them each bump is."""
+def _distinct_bumps(residual: Residual, axes: tuple[int, ...]) -> tuple[_Bumps, npt.NDArray[np.intp]]:
+    """Return the bumps that differ along some axes, and which of them each bump is."""
     at = list(axes)
     centres_and_lengths = np.concatenate([residual.centres[:, at], residual._bump_lengths[:, at]], axis=1)
     bumps, which = np.unique(centres_and_lengths, axis=0, return_inverse=True)
-    return bumps, which.reshape(-1)
+    centres, lengths = bumps[:, : len(at)], bumps[:, len(at) :]
+    shortest = float(lengths.min()) if lengths.size else None
+    return _Bumps(_quadratics(centres, lengths), shortest), which.reshape(-1)
 
 
-def _sum_of_bumps(heights: Array, centres: Array, widths: Array, values: Sequence[Array]) -> Any:
-    """Return the sum of all bumps at shapes. centres, widths: [bumps, axes]; values: of the shapes, by axis."""
-    dimensions = max(map(np.ndim, values))
-    total: Any = 0.0
-    for chunk in _chunks(len(heights), values):
-        by_axis = (_square(centres[chunk, i], widths[chunk, i], value, dimensions) for i, value in enumerate(values))
-        squares = functools.reduce(operator.add, by_axis)
-        total = total + np.tensordot(heights[chunk], np.exp(-0.5 * squares), 1)
-    return total
+def _sum_of_bumps(heights: Array, exponents: Array, values: Sequence[Quantity]) -> Array:
+    """Return the sum of all bumps at shapes. exponents: as `_quadratics` has them; values: of the shapes, by axis."""
+    powers = np.stack(np.broadcast_arrays(*_powers(values)))
+    shapes = powers.reshape(len(powers), -1)
+    total = np.empty(shapes.shape[1])
+    step = max(TEMPORARY // max(len(heights), 1), 1)
+    for first in range(0, len(total), step):
+        chunk = slice(first, first + step)
+        total[chunk] = heights @ np.exp(exponents @ shapes[:, chunk])
+    return total.reshape(powers.shape[1:])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,11 +178,14 @@ class _Curve:
     step: float
 
     @classmethod
-    def of(cls, values: Array, widths: Array) -> _Curve | None:
-        """Return places for values; null where there are not many more values than places, or no bumps."""
-        if not widths.size:
+    def of(cls, values: Array, shortest: float | None) -> _Curve | None:
+        """Return places for values; null where there are not many more values than places, or no bumps.
+
+        shortest: length of a bump.
+        """
+        if shortest is None:
             return None
-        step, low, high = CURVE_STEP * float(widths.min()), float(values.min()), float(values.max())
+        step, low, high = CURVE_STEP * shortest, float(values.min()), float(values.max())
         count = (high - low) / step + 4.0
         return cls(low + step * np.arange(-1.0, np.ceil(count)), step) if count < values.size / 2 else None
 

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from costmodel.quantities import Quantity, is_single, maximum
+from costmodel.quantities import Quantity, is_single, maximum, power, sum_of
 
 Terms: TypeAlias = "dict[str, Quantity]"  # the ending of a name says its unit
 SHORTEST = 1e-12  # of times that are divided by, or whose logarithm is taken [s]
@@ -29,8 +29,8 @@ def p_norm(p: float, *times: Any) -> Any:
     """Return the p-norm of times that overlap: near the largest, more where several are as long; zero where all are."""
     largest = maximum(times[0], *times[1:])
     scale = maximum(largest, SHORTEST)
-    total = sum((time / scale) ** p for time in times)
-    return largest * total ** (1.0 / p)
+    total = sum_of(power(time / scale, p) for time in times)
+    return largest * power(total, 1.0 / p)
 
 
 def p_norm_below(p: float, bound: Any, *times: Any) -> Any:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.cost.expected_roofline import OVERLAP_P
+from costmodel.cost.expected_roofline import OVERLAP_P, share_on_die
 from costmodel.cost.terms import p_norm
 from costmodel.quantities import Array
 
@@ -31,7 +31,7 @@ class GroupRows:
     """Rows of one implementation on one device.
 
     chip, hbm: bare times of the pooled kernels of every row, shape (kernels, rows) [s]; other: what other kernels of
-    the row take; seconds: measured.
+    the row take; seconds: measured. rate: FLOP of a processor in a cycle over those that the die has.
     """
 
     device: str
@@ -41,11 +41,12 @@ class GroupRows:
     hbm: Array
     other: Array
     seconds: Array
+    rate: float = 1.0
 
     def predict(self, theta: Array) -> Array:
         """Return the time of every row with the parameters [s]."""
         launch, compute, memory = np.exp(theta)
-        busy = p_norm(OVERLAP_P, self.chip / compute, self.hbm / memory)
+        busy = p_norm(OVERLAP_P, self.chip / share_on_die(compute, self.rate), self.hbm / memory)
         present = (self.chip + self.hbm) > 0.0
         total: Array = self.other + (np.where(present, launch, 0.0) + busy).sum(axis=0)
         return total

@@ -347,6 +347,7 @@ def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, devic
         overlapped=known.overlapped if stated.overlapped is None else stated.overlapped,
         preemption=stated.preemption or known.preemption,
         mixed=known.mixed,
+        look_steps=known.look_steps if stated.look_steps is None else stated.look_steps,
     )
 
 

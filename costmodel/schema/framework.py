@@ -94,6 +94,10 @@ class EngineSchedulerFile(Strict):
     mixed: bool = Field(
         default=True, description="chunks of prompts run beside decoding requests; else in steps of their own, first"
     )
+    look_steps: Number = Field(
+        default=1.0,
+        description="steps that only decode between two looks for requests; an idle engine sees them",
+    )
 
 
 class ReserveFile(Strict):
@@ -111,9 +115,10 @@ class EngineMemoryFile(Strict):
     utilization: Share | None = Field(
         default=None, description="share of the memory named by `of`; null: all but `reserve`"
     )
-    of: Literal["total", "free"] = Field(
+    of: Literal["total", "free", "static"] = Field(
         default="total",
-        description="total: what the driver reports, weights and activations come out of it; free: what these leave",
+        description="total: what the driver reports, weights and activations come out of it; free: what these leave; "
+        "static: as total, but activations come out of the rest",
     )
     block: Number = Field(default=16.0, description="tokens of a block of the KV cache")
     process: SizeOrZero = Field(default=0.0, description="outside the allocator, per process")
@@ -163,6 +168,9 @@ class TrainingDefaultsFile(Strict):
     gradients: DType | None = Field(default=None, description="format of gradients of BF16 runs; null: the precision's")
     zero: Annotated[int, Whole(0, high=3, single=True)] | None = Field(default=None, description="ZeRO stage; null: 0")
     overlap: bool | None = Field(default=None, description="`optimizer.overlap`; null: stage 3 only")
+    context: Literal["gather", "ring", "ulysses"] | None = Field(
+        default=None, description="`parallel.context` of models whose keys may travel so; null: gather"
+    )
     options: dict[str, str] = Field(
         default={},
         description="what sets it there: gradients (in BF16), zero, overlap, selective and full (recomputation), "

@@ -384,6 +384,10 @@ class SchedulerFile(Strict):
     preemption: Literal["recompute", "swap"] | None = Field(
         default=None, description="what becomes of the cache of a preempted request"
     )
+    look_steps: Number | None = Field(
+        default=None,
+        description="steps that only decode between two looks for requests; an idle engine sees them",
+    )
 
 
 class EngineMemoryChoiceFile(Strict):

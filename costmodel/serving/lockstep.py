@@ -12,7 +12,7 @@ from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import release
 from costmodel.serving.engine import price, schedule
 from costmodel.serving.loop import idle, run_step
-from costmodel.serving.queue import see_arrivals
+from costmodel.serving.queue import look, see_arrivals
 from costmodel.serving.routing import Service, engine_of
 from costmodel.serving.state import BUSY_UNTIL, MOMENT
 
@@ -28,8 +28,9 @@ def decide_together(service: Service, first: int, number: int) -> bool:
         engine = engine_of(service.engines, replica)
         behind = max(behind, engine.clock[BUSY_UNTIL])
         release(requests, progress, engine, policy, now)
-        see_arrivals(requests, progress, engine, policy, now)
-        if schedule(requests, progress, engine, policy, now):
+        seen = look(engine, policy, now)
+        see_arrivals(requests, progress, engine, policy, seen)
+        if schedule(requests, progress, engine, policy, seen):
             longest = max(longest, price(service.tables, engine, policy))
             working += 1
     if working == 0:

@@ -17,7 +17,7 @@ from costmodel.serving.prices import (
     rows_time,
     with_expert_pool,
 )
-from costmodel.serving.queue import may_start, see_arrivals
+from costmodel.serving.queue import look, may_start, see_arrivals
 from costmodel.serving.state import (
     BIN_WIDTH,
     BUSY,
@@ -37,6 +37,7 @@ from costmodel.serving.state import (
     STEPS,
     TICK,
     TOKEN_END,
+    UNLOOKED,
     Engine,
     Policy,
     Progress,
@@ -79,6 +80,7 @@ def run_step(
     clock[BUSY_UNTIL] = end
     clock[BUSY] += seconds
     count[STEPS] += 1
+    count[UNLOOKED] = policy.look_steps if engine.step[2] > 0 else count[UNLOOKED] + 1
     if engine.step[0] > 0:
         give_tokens(requests, progress, engine, policy, end)
     give_first_tokens(requests, progress, engine, policy, end)
@@ -124,12 +126,13 @@ def run_quiet_steps(
         now, tokens = clock[MOMENT], growth(engine, policy)
         if now >= until or count[TICK] + tokens >= count[NEXT_FINISH]:
             return
-        if may_start(requests, engine, policy, now):
+        seen = look(engine, policy, now)
+        if may_start(requests, engine, policy, seen):
             return
         needed = blocks_needed(engine, policy, tokens)
         if needed > count[FREE]:
             return
-        see_arrivals(requests, progress, engine, policy, now)
+        see_arrivals(requests, progress, engine, policy, seen)
         take_blocks(engine, progress, needed)
         step[1] = count[KEYS] + decoding
         step[5] = count[LONGEST] + count[TICK] + 1
@@ -142,6 +145,7 @@ def run_quiet_steps(
         clock[BUSY_UNTIL] = start + seconds
         clock[BUSY] += seconds
         count[STEPS] += 1
+        count[UNLOOKED] += 1
         note_gap(engine, clock[BUSY_UNTIL] - clock[TOKEN_END], decoding)
         count[TICK] += tokens
         count[DECODE_STEPS] += 1
@@ -155,8 +159,9 @@ def decide(requests: Requests, progress: Progress, engine: Engine, policy: Polic
     """Let an engine decide on its next step, or wait; return whether it is stuck."""
     now = engine.clock[MOMENT]
     release(requests, progress, engine, policy, now)
-    see_arrivals(requests, progress, engine, policy, now)
-    if not schedule(requests, progress, engine, policy, now):
+    seen = look(engine, policy, now)
+    see_arrivals(requests, progress, engine, policy, seen)
+    if not schedule(requests, progress, engine, policy, seen):
         return idle(requests, engine, now)
     run_step(requests, progress, engine, policy, now, price(tables, engine, policy))
     return False

@@ -14,15 +14,18 @@ from costmodel.serving.state import (
     BLOCKED,
     BUSY_UNTIL,
     CHILD,
+    DECODING,
     FOLLOWING,
     HEAD,
     KEY,
     LONGEST_PREFIX,
+    LOOKED,
     MOMENT,
     PRIORITY,
     QUEUED,
     ROOT,
     TAIL,
+    UNLOOKED,
     UNSEEN,
     WAITING,
     Engine,
@@ -51,6 +54,20 @@ def enqueue(progress: Progress, engine: Engine, request: int, now: float) -> Non
     count[WAITING] += 1
     if engine.clock[MOMENT] == np.inf:
         engine.clock[MOMENT] = max(now, engine.clock[BUSY_UNTIL])
+
+
+@inner
+def look(engine: Engine, policy: Policy, now: float) -> float:
+    """Return up to when the engine knows who has arrived: now, or the last look where it does not look in every step.
+
+    It looks after steps with prompts and while nothing decodes.
+    """
+    if policy.look_steps > 1:
+        if engine.count[DECODING] > 0 and engine.count[UNLOOKED] < policy.look_steps:
+            return float(engine.clock[LOOKED])
+        engine.count[UNLOOKED] = 0
+        engine.clock[LOOKED] = now
+    return now
 
 
 @inner

@@ -260,7 +260,7 @@ def policy_of(scenario: Scenario, plan: Serving, requests: Requests) -> Policy:
         max_seqs=min(places, max(most, FEW_PLACES)), budget=budget, block=int(memory_of(scenario, plan).block),
         blocks=int(pool.blocks), overlapped=scheduler.overlapped, mixed=mixed, caching=True, reserve=False,
         drafts=drafts, tokens_per_step=float(tokens_per_step(plan.speculative)), jump=True,
-        order=_order(scenario, plan, requests),
+        order=_order(scenario, plan, requests), look_steps=int(plan.scheduler.look_steps),
         **_behind(scenario, plan, float(pool.block_bytes)),
     )  # fmt: skip
 

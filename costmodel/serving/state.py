@@ -15,7 +15,8 @@ BUSY_UNTIL = 1  # end of the last step decided on
 BUSY = 2  # sum of steps
 TOKEN_END = 3  # end of the last step that decoded
 BIN_WIDTH = 4  # of the engine's occupancy
-CLOCKS = 5
+LOOKED = 5  # when it last looked for new requests
+CLOCKS = 6
 
 # Counts of an engine.
 HEAD, TAIL = 0, 1  # of the queue of requests, -1: none
@@ -50,7 +51,8 @@ TIER_OLDEST, TIER_NEWEST, TIER_USED = (
     31,
 )  # of tiers 1 and 2, at this place plus the tier: blocks used first, last
 ROOT = 34  # of the heap of requests that wait in order of priority, -1: none
-COUNTS = 35
+UNLOOKED = 35  # steps since the engine looked for new requests
+COUNTS = 36
 
 # Columns of requests' lengths, times and counts, of engines' lists and entries.
 PROMPT, OUTPUT = 0, 1
@@ -147,7 +149,8 @@ class Policy(NamedTuple):
     starts only when blocks for its last token are free; drafts: tokens verified beside each new one; tokens_per_step:
     of a decoding request; jump: quiet steps at once; swap_time: of moving a block of a preempted request to host
     memory or back [s], 0: its tokens are computed again; host_blocks: that fit there; tier_blocks: that the tiers
-    behind the cache keep; tier_time: of loading a block from each [s]; order: of waiting requests.
+    behind the cache keep; tier_time: of loading a block from each [s]; order: of waiting requests; look_steps: that
+    only decode between two looks for new requests.
     """
 
     max_seqs: int
@@ -166,6 +169,7 @@ class Policy(NamedTuple):
     tier_blocks: tuple[int, int] = (0, 0)
     tier_time: tuple[float, float] = (0.0, 0.0)
     order: int = FCFS
+    look_steps: int = 1
 
 
 FIRST_BIN_WIDTH = 0.125  # [s]; it doubles where a run is longer than all bins

@@ -10,7 +10,7 @@ import numpy as np
 from costmodel.hardware import Device
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
 
-FREE, TOTAL = "free", "total"
+FREE, TOTAL, STATIC = "free", "total", "static"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -35,7 +35,8 @@ class Scheduler:
     """The scheduler of one engine. Null: no limit, and without a budget prompts run in steps of their own.
 
     policy: order of waiting requests; overlapped: the host prepares the next step while one runs; preemption: what
-    becomes of the cache of a request that loses its place; mixed: prompts run in steps that decode as well.
+    becomes of the cache of a request that loses its place; mixed: prompts run in steps that decode as well; look_steps:
+    that only decode between two looks for new requests.
     """
 
     max_num_seqs: Count | None = None
@@ -45,6 +46,7 @@ class Scheduler:
     preemption: str = "recompute"
     graph_limit: Count | None = None
     mixed: bool = True
+    look_steps: Count = 1.0
 
     @property
     def mixes(self) -> bool:
@@ -56,8 +58,8 @@ class Scheduler:
 class EngineMemory:
     """What an engine takes of a device before its KV cache.
 
-    utilization: its share, of the `total` memory or of what is `free` beside weights and activations; null: all but
-        `reserve`.
+    utilization: its share, of the `total` memory, of what is `free` beside weights and activations, or what weights and
+        cache take of all (`static`); null: all but `reserve`.
     block: tokens of a block.
     process, rank: outside its allocator for every process, and in addition for one of several ranks [B].
     workspace: of libraries, within the allocator [B].

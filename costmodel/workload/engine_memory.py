@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from costmodel.quantities import Bytes, Count, ceil, floor, maximum, minimum, uniform_int, where
-from costmodel.workload.engine import FREE, EngineMemory
+from costmodel.workload.engine import FREE, STATIC, EngineMemory
 from costmodel.workload.memory import (
     CachedSequences,
     Ledger,
@@ -54,6 +54,7 @@ def kv_pool(scenario: Scenario, plan: Serving) -> KvPool:
         blocks = floor(room / block bytes)
         room   = share * visible - weights - activations - buffers - process - rank - graphs        share of `total`
                = share * (visible - all that)                                                       share of `free`
+               = share * visible - weights - process - rank                                         `static` share
                = visible - weights - process - rank - reserve                                       without a share
         activations = max(pass of `token_budget` tokens, their hidden states + sampling) + workspace
         sampling    = max_num_seqs * vocabulary * bytes per logit
@@ -74,7 +75,7 @@ def kv_pool(scenario: Scenario, plan: Serving) -> KvPool:
     least = pool.blocks_of(plan.input_tokens + plan.output_tokens + drafted_tokens(plan.speculative))
     cache = maximum(blocks, least) * block_bytes
     device = scenario.cluster.device.device_memory
-    if memory.utilization is None:  # activations come out of what the engine left free
+    if memory.utilization is None or memory.of == STATIC:  # activations come out of what the engine left free
         left = maximum(device.capacity - base.weights - base.communication - room, 0.0)
         base = replace(base, activations=minimum(base.activations, left))
     used = base.weights + base.activations + base.communication + (room if plan.blocks is None else cache)
@@ -101,6 +102,8 @@ def _room(scenario: Scenario, plan: Serving, base: Ledger) -> Bytes:
         free = reserve.fixed + reserve.token * maximum(budget, PROFILED_TOKENS) + reserve.rank * ranks
         free = free + reserve.graph_sequence * largest_graph(scenario, plan)
         return visible - base.weights - outside - free
+    if memory.of == STATIC:
+        return memory.utilization * visible - base.weights - outside
     taken = base.weights + base.activations + base.communication + outside
     if memory.graphs_in_budget:
         taken = taken + graph_bytes(scenario, plan)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from costmodel import units
 from costmodel.calibration.fit_files import FitStore, default_framework, read
@@ -40,6 +41,7 @@ BALANCE = 0.8  # compute share over memory share, by which the tile of a bare GE
 WARM_SHARE = 0.5  # of L2 that a warm benchmark finds again
 LEAST_READ = 1e-6  # share of the bytes that a warm kernel reads at least: it tells that a kernel is there
 FEWEST = 8  # rows of a group
+SLOWED = 0.75  # share of a die's FLOP in a cycle: devices have all, a half or a quarter
 LEAST = 0.05  # half width of an interval that backcasts do not narrow further
 COMMAND = (
     "python -m reports.fits.prior MEASUREMENTS --output hardware/calibrations/prior.yaml --table reports/transfer.md"
@@ -61,13 +63,20 @@ def groups(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStor
                 samples = samples_of(key, rows, mapped, plan.recipes[recipe], known)
                 if samples is None:
                     continue
-                group = _rows(some_rows(samples), file.name)
+                group = _rows(some_rows(samples), file.name, store.rate_on_die(device))
                 if len(group.seconds) >= FEWEST:
                     found.setdefault(key, []).append(group_effect(group))
     return found
 
 
-def _rows(samples: Samples, implementation: str) -> GroupRows:
+def _is_slowed(table: Table, catalogue: Catalogue, store: FitStore) -> npt.NDArray[np.bool_]:
+    """Tell of every row whether its device has not all of its die's FLOP in a cycle: such devices have few rows."""
+    devices = table.text("device").astype(str)
+    slowed = {name for name in np.unique(devices) if store.rate_on_die(catalogue.name(name)) < SLOWED}
+    return np.isin(devices, sorted(slowed))
+
+
+def _rows(samples: Samples, implementation: str, rate: float) -> GroupRows:
     """Return the bare times of a family's kernels in every row whose other kernels leave them any time."""
     count, framework = samples.repeats, default_framework()
     chip, hbm = [], []
@@ -88,7 +97,7 @@ def _rows(samples: Samples, implementation: str) -> GroupRows:
     good = np.isfinite(works + memories).all(axis=0) & np.isfinite(other) & (samples.seconds > other)
     return GroupRows(
         device.name, device.architecture, implementation, works[:, good], memories[:, good], other[good],
-        samples.seconds[good],
+        samples.seconds[good], rate,
     )  # fmt: skip
 
 
@@ -173,7 +182,8 @@ def table_of(cases: Sequence[Backcast]) -> str:
         "# Predicting kernels of devices without rows", "",
         f"Made by `{COMMAND}`.", "",
         "Medians of |log(measured / predicted)| with what the other devices share: without the device itself, and",
-        "without all devices of its architecture. No row of a device is in the prediction of its own.", "",
+        "without all devices of its architecture. No row of a device is in the prediction of its own. Of devices whose",
+        "processors have less than their die's FLOP in a cycle (H20, RTX 3090, RTX 4090) all rows are taken.", "",
         "| kernels | device | rows | without the device | without its architecture |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for one in cases:
@@ -209,9 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     library = Library(())
     plan = read(library, "fit_plans", PLAN, FitPlanFile)
     table = join([read_tables(path) for path in chosen.measurements])
-    table = table.take(np.arange(len(table)) % chosen.every == 0)
-    catalogue = Catalogue()
-    found = groups(table, without(plan, chosen.without, catalogue), catalogue, FitStore(library))
+    catalogue, store = Catalogue(), FitStore(library)
+    table = table.take((np.arange(len(table)) % chosen.every == 0) | _is_slowed(table, catalogue, store))
+    found = groups(table, without(plan, chosen.without, catalogue), catalogue, store)
     cases = list(backcasts(found))
     write_whole(chosen.output, [render(found, cases).encode("utf-8")])
     write_whole(chosen.table, [table_of(cases).encode("utf-8")])

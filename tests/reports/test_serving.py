@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -39,6 +40,32 @@ def test_more_users_wait_longer_and_gain_throughput() -> None:
     assert many["tpot"] > few["tpot"]
     assert many["ttft"] > few["ttft"]
     assert many["request_per_s"] > few["request_per_s"]
+
+
+def test_what_a_row_leaves_open_is_as_the_engine_recommends() -> None:
+    row = {**ROW, "disagg": "0", "n_gpus": "8", "framework": "sglang", "gpu": "b200", "model": "dsr1", "mtp": "none"}
+
+    def run(**changes: str) -> dict[str, Any]:
+        content = serving.document({**row, "precision": "fp8", "decode_tp": "8", **changes})
+        assert isinstance(content, dict)
+        return dict(content["scenarios"]["run"])
+
+    assert run(concurrency="8")["scheduler"] == {"look_steps": 10, "token_budget": 32768}
+    assert run(concurrency="16")["scheduler"]["look_steps"] == 30
+    assert run(precision="fp4", n_gpus="4")["precision"] == "nvfp4"
+    assert run(gpu="h200")["memory"] == {"utilization": 0.82}
+    assert run(framework="trt", version="1.3.0rc14")["precision"]["kv_cache"] == "fp8"
+    assert "scheduler" not in run(gpu="mi300x")
+
+
+def test_versions_of_tensorrt_llm_have_files_of_their_own() -> None:
+    for version, day, name in (
+        ("1.1.0rc2.post2", "2026-03-01", "trt-llm-1.1"), ("", "2025-12-15", "trt-llm-1.1"),
+        ("", "2026-05-18", "trt-llm"), ("1.3.0rc14", "2025-12-15", "trt-llm"), ("", "", "trt-llm"),
+    ):  # fmt: skip
+        assert serving.framework({"framework": "trt", "version": version, "run_date": day}) == name
+    dynamo = {"framework": "dynamo-trt", "version": "0.8.1.post2", "run_date": "2026-03-23"}
+    assert serving.framework(dynamo) == "trt-llm"
 
 
 def test_drafts_are_those_of_the_engine() -> None:

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodel.quantities import ceil, distinct_rows, divides, is_single, maximum, minimum, where
+from costmodel.quantities import (
+    ceil,
+    distinct_rows,
+    divides,
+    hypot,
+    is_single,
+    maximum,
+    minimum,
+    place_of_largest,
+    power,
+    where,
+)
 
 LEFT, RIGHT = np.array([[1.0], [5.0]]), np.array([2.0, 3.0, 4.0])
 
@@ -54,3 +65,19 @@ def test_distinct_rows_are_those_of_numpy_and_lead_back_to_each() -> None:
         assert len(first) == len(set(zip(*(np.nan_to_num(column, nan=-1).tolist() for column in columns), strict=True)))
         for column in columns:
             np.testing.assert_array_equal(column[first][place], column)
+
+
+@pytest.mark.parametrize("exponent", [0.25, 1.0, 4.0, 6.0, 2.7, 1 / 2.7])
+def test_a_power_of_an_array_is_that_of_its_numbers(exponent: float) -> None:
+    values = np.array([0.0, 1e-9, 0.3, 1.0, 7.0])
+    assert np.asarray(power(values, exponent)).tolist() == pytest.approx([value**exponent for value in values.tolist()])
+
+
+def test_the_place_of_the_largest_is_the_first_of_equal_ones() -> None:
+    assert place_of_largest([1.0, 3.0, 3.0]) == 1
+    np.testing.assert_array_equal(place_of_largest([2.0, RIGHT, LEFT]), [[0, 1, 1], [2, 2, 2]])
+
+
+def test_a_hypotenuse_of_numbers_and_arrays() -> None:
+    assert hypot(3.0, 4.0) == 5.0
+    np.testing.assert_allclose(hypot(RIGHT, 1.5), [2.5, np.hypot(3.0, 1.5), np.hypot(4.0, 1.5)])

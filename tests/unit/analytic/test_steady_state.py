@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.analytic.steady_state import Demand, SteadyState, chunked, separate
+from costmodel.analytic.steady_state import Arrival, Demand, SteadyState, chunked, separate
 
 COUNTS = st.integers(1, 3000).map(float)
 SECONDS = st.sampled_from([1e-3, 0.02, 0.5])
@@ -157,13 +157,21 @@ def test_a_grid_is_its_points() -> None:
 def test_prompts_in_steps_of_their_own_conserve_tokens_and_requests(budget: float, waits: float) -> None:
     demand = Demand(1000.0, 99.0)
     for number in (20.0, 300.0):
-        state = separate(number, demand, budget, waits)
+        state = separate(number, demand, budget, Arrival(waits))
         prompts, decodes = 5.0, 1.0
         assert state.prompts * state.prompt_tokens <= budget * (1 + 1e-12)
         assert state.prompt_steps * state.prompts * state.prompt_tokens == pytest.approx(state.rate * 1000.0)
         life = state.until_first(prompts, decodes) + state.after_first(prompts, decodes)
         assert state.throughput(prompts, decodes) * life == pytest.approx(number, rel=1e-9)
         assert state.arrival_steps == pytest.approx(waits, rel=1e-3)
+
+
+def test_requests_of_several_steps_start_together_where_the_engine_looks_seldom() -> None:
+    often, seldom = (separate(300.0, Demand(1000.0, 99.0), 8000.0, Arrival(2.0, (k - 1) / 2, k)) for k in (1.0, 5.0))
+    assert (often.prompts, seldom.prompts) == (pytest.approx(3.0, rel=0.02), 8.0)  # 15, of which the budget holds 8
+    assert seldom.prompt_steps * 8.0 == pytest.approx(seldom.rate)
+    later = seldom.until_first(5.0, 1.0) - often.until_first(5.0, 1.0)
+    assert later == pytest.approx(2.0 + 2.0 * (seldom.step(5.0, 1.0) - often.step(5.0, 1.0)), rel=1e-3)
 
 
 def test_a_budget_that_holds_all_prompts_is_none() -> None:

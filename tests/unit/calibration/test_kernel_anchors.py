@@ -136,10 +136,11 @@ def test_a_row_says_more_of_kernels_like_it(lookup, tmp_path):
     seconds = [operator_time(each, on, None, lent.at(each)).seconds for each in (LARGE, TINY)]
     moved = lookup(f"mine,gemm,bf16,bf16,8192,8192,8192,{seconds[0] * 1.3e6:.9g}")[KEY]
     large, tiny = (
-        operator_time(each, on, None, moved.at(each)).seconds / before
+        math.log(operator_time(each, on, None, moved.at(each)).seconds / before)
+        / float(half_width(lent.at(each), each, before))
         for each, before in zip((LARGE, TINY), seconds, strict=True)
     )
-    assert 1.0 < tiny < large < 1.3
+    assert 0.0 < tiny < large < math.log(1.3) / float(half_width(lent.at(LARGE), LARGE, seconds[0]))
 
 
 def test_more_rows_leave_less_and_none_leaves_more():

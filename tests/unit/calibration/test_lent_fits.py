@@ -8,6 +8,7 @@ from small_world import write
 from costmodel.calibration.expected_error import distance, is_of_one_maker
 from costmodel.calibration.fit_files import FitStore, framework_of, read
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
+from costmodel.calibration.fit_search import FitSearch
 from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.cost.calibration import JoinedFit
 from costmodel.schema.device import DeviceFile
@@ -39,6 +40,29 @@ def test_the_nearest_device_of_another_die_lends_the_named_kernels_and_the_prior
     joined = fit.at(PRODUCT)
     assert isinstance(joined, JoinedFit)
     assert {part.source for part in joined.parts} >= {answer.source, "calibrations/prior"}
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("h20", 0.25), ("rtx-3090", 0.5), ("rtx-4090", 0.5), ("h200-sxm", 1.0), ("mi300x", 1.0)]
+)
+def test_a_device_has_a_share_of_the_rate_of_its_die_and_what_kernels_share_reaches_more_of_its_peak(name, rate):
+    store = FitStore(Library(()))
+    assert store.rate_on_die(name) == pytest.approx(rate, rel=0.01)
+    (shared,) = FitSearch(store, name).shared("gemm/bf16")
+    stated = float(store.prior()["gemm/bf16"].form.compute_efficiency)
+    lost = 1.0 / shared.fit.form.compute_efficiency - 1.0
+    if name != "mi300x":  # whose whole runs change it
+        assert lost == pytest.approx(rate * (1.0 / stated - 1.0), rel=0.01)
+
+
+def test_a_fit_of_the_die_with_another_balance_is_joined_at_any_shape() -> None:
+    fits = load_calibration(load_device("h20"), framework_of("sglang", Library(()))).families
+    joined = fits["gemm/bf16"].at(PRODUCT)
+    assert isinstance(joined, JoinedFit)
+    assert "calibrations/prior" in joined.sources
+    same_balance = load_calibration(load_device("h800-sxm"), framework_of("sglang", Library(()))).families
+    key = "grouped_gemm_weight_only/bf16"  # of H100's or H200's either way
+    assert [each[key].is_lent for each in (fits, same_balance)] == [True, False]
 
 
 def test_without_a_name_it_is_the_default_of_the_nearest_device() -> None:

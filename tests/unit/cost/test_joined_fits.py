@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.cost.calibration import FamilyFit, JoinedFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import derivation, operator_time
-from costmodel.quantities import Quantity
+from costmodel.quantities import Quantity, place_of_largest
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Gemm
@@ -63,7 +65,7 @@ def test_weights_grow_from_nothing_as_a_shape_leaves_what_was_measured(calibrati
     for rows in (64.0, 512.0, 8192.0):
         fit = calibration.fit(experts(rows))
         assert isinstance(fit, JoinedFit)
-        assert fit.weights.sum() == pytest.approx(1.0)
+        assert sum(fit.weights) == pytest.approx(1.0)
         assert set(fit.sources) == {part.source for part in fit.parts}  # all are on the path, not the leading one alone
         weights.append(float(fit.weights[0]))
     assert weights == sorted(weights, reverse=True)
@@ -85,13 +87,26 @@ def test_fits_that_share_the_error_of_a_step_have_one_vote(calibration):
     assert share_of_own(9, 0.3) == pytest.approx(4.0 / (4.0 + 9.0 / (0.25 + 8.0 * 0.09)))
 
 
+def test_the_fit_of_the_least_expected_error_leads_though_kin_share_their_vote(calibration):
+    operator, form = experts(512.0), calibration.fit(experts(512.0)).form
+    kin = [FamilyFit(form=form, error=0.5, step=0.45, relation="die", source=f"kin {i}") for i in range(4)]
+    prior = FamilyFit(form=form, error=0.6, source="prior")
+    joined = replace(kin[0], is_lent=True, rivals=lambda: (*kin[1:], prior)).at(operator)
+    assert isinstance(joined, JoinedFit)
+    assert place_of_largest(joined.weights) == 4
+    assert (joined.source, joined.error) == ("kin 0", 0.5)
+    near, far = (calibration.fit(experts(rows)) for rows in (64.0, 8192.0))
+    assert near.source == "calibrations/h800-sxm/triton-vllm"
+    assert far.source == "calibrations/prior"  # five octaves outside: 45 % in place of 118
+
+
 def test_explain_states_the_error_and_the_weight_of_every_rival(machine, calibration):
     operator = experts(8192.0)
     assert isinstance(calibration.families, FitLookup)
     *lost, answer = calibration.families.considered_at("grouped_gemm/bf16", operator)
     compared = [each for each in (*lost, answer) if each.weight is not None]
     assert sum(each.weight or 0.0 for each in compared) == pytest.approx(1.0)
-    assert answer.weight == max(each.weight or 0.0 for each in compared)
+    assert answer.error == min(each.error or 0.0 for each in compared)
     assert all("expected error" in str(each) for each in compared)
     derived = derivation(operator, machine, None, calibration.fit(operator))
     assert derived.composition.endswith("rivals_factor")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,16 @@ def group(device: str, theta: np.ndarray, count: int = 60) -> GroupRows:
 def test_a_group_s_own_rows_give_its_parameters():
     theta = np.log([5e-6, 0.7, 0.8])
     assert group_effect(group("a", theta)).theta == pytest.approx(theta, abs=0.05)
+
+
+def test_a_device_of_a_quarter_of_its_die_s_rate_loses_as_many_cycles():
+    theta = np.log([5e-6, 0.5, 0.8])
+    rows = group("a", theta)
+    quarter = replace(rows, chip=4.0 * rows.chip, hbm=np.zeros_like(rows.hbm), rate=0.25)
+    full = replace(rows, hbm=np.zeros_like(rows.hbm))
+    lost = rows.chip[0]  # at half of the peak as long again as the products themselves
+    assert full.predict(theta) == pytest.approx(5e-6 + rows.chip[0] + lost)
+    assert quarter.predict(theta) == pytest.approx(5e-6 + 4.0 * rows.chip[0] + lost)
 
 
 def test_what_groups_share_is_their_mean_however_many_rows_each_has():

@@ -26,6 +26,7 @@ from costmodel.serving.state import (
     PROMPTS_ONLY,
     RECOMPUTED,
     REPLICA,
+    SCHEDULED,
     STEPS,
     SWAPPED_OUT,
     Policy,
@@ -136,10 +137,10 @@ def test_counting_equals_walking_every_request(requests, policy):
     np.testing.assert_allclose(progress.time[:, FINISH], [job.finish for job in jobs], rtol=1e-12)
 
 
-@given(STREAMS, POLICIES, st.booleans(), st.booleans(), st.sampled_from([1.0, 1.7, 2.5]))
+@given(STREAMS, POLICIES, st.booleans(), st.booleans(), st.sampled_from([(1.0, 1), (1.7, 1), (2.5, 7), (1.0, 3)]))
 @settings(max_examples=25, deadline=None)
-def test_a_jump_changes_nothing(requests, policy, mixed, caching, per_step):
-    policy = policy._replace(mixed=mixed, caching=caching, tokens_per_step=per_step)
+def test_a_jump_changes_nothing(requests, policy, mixed, caching, steps):
+    policy = policy._replace(mixed=mixed, caching=caching, tokens_per_step=steps[0], look_steps=steps[1])
     results = [serve(requests, policy._replace(jump=jump)) for jump in (True, False)]
     for (_, progress, engines), (_, other, others) in [results]:
         np.testing.assert_array_equal(progress.time[:, :4], other.time[:, :4])
@@ -238,6 +239,14 @@ def test_an_arrival_waits_for_the_running_and_the_decided_step():
         ends[overlapped] = progress.time[1, FIRST] - 10.2
         assert serve(alone, POLICY._replace(overlapped=overlapped))[1].time[0, FINISH] > 10.2
     assert 0.9 < ends[True] - ends[False] < 1.2  # a step
+
+
+@pytest.mark.parametrize("arrival", [2.5, 50.0])
+def test_an_engine_that_looks_seldom_sees_a_request_after_so_many_steps_or_when_idle(arrival):
+    policy = POLICY._replace(overlapped=False, mixed=False, look_steps=6)
+    _, progress, _ = serve(stream([0.0, arrival], [(4, 20), (4, 2)]), policy)
+    ends = progress.time[0, FIRST] + np.cumsum([1.02 + 0.001 * (4 + token) for token in range(1, 20)])
+    assert progress.time[1, SCHEDULED] == pytest.approx(ends[5] if arrival < ends[-1] else arrival, rel=1e-12)
 
 
 def test_a_prefix_is_computed_once():

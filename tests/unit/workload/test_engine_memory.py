@@ -84,6 +84,14 @@ def test_a_share_of_free_memory_leaves_less_of_the_rest_to_the_cache() -> None:
     assert room(free) == pytest.approx(0.9 * (80e9 - others), abs=2 * free.block_bytes)
 
 
+def test_a_static_share_is_of_weights_and_cache() -> None:
+    found = pool(replace(PLAN, memory=EngineMemory(utilization=0.5, of="static", process=1e8)))
+    assert room(found) == pytest.approx(
+        0.5 * 80e9 - 2 * parameter_count(DENSE_MODEL).total - 1e8, abs=2 * found.block_bytes
+    )
+    assert found.ledger.total <= 80e9
+
+
 def test_without_a_share_the_reserve_is_left_free() -> None:
     reserve = Reserve(fixed=1e9, token=1e5)
     found = pool(replace(PLAN, memory=EngineMemory(utilization=None, process=1e8, reserve=reserve)))

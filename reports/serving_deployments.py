@@ -1,0 +1,50 @@
+"""Settings that an engine's documentation recommends for a model on a device, where a table of runs states none.
+
+Sources, each the engine's own: SGLang: sgl-project/sgl-cookbook, data/optimal-configs/src/v0.5.6/deepseek-r1.yaml
+(eight H200 and B200 in FP8, four and eight B200 in FP4; few users: 4 to 8, many: 16 to 128); TensorRT-LLM:
+NVIDIA/TensorRT-LLM, examples/configs/database (DeepSeek-R1-0528 and gpt-oss-120b on B200); vLLM: vllm-project/recipes,
+OpenAI/GPT-OSS.md (Blackwell). No measured time is read (docs/decisions/0256-deployments-as-documented.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+BLACKWELL = ("b200", "b300")
+MANY_USERS, LOOKS = 16, (10, 30)  # `scheduler_recv_interval` of few users, and of that many
+CHUNK, CHUNK_FP4 = 32768, 16384  # tokens
+BLOCKS_AND_CACHE = {"compute": "fp8-inference", "fallback": "bf16", "kv_cache": "fp8"}
+MXFP8_EXPERTS = {
+    "compute": "bf16", "weights": "mxfp4", "kv_cache": "fp8",
+    "parts": {
+        **{part: {"linear": "bf16", "weights": "bf16"} for part in ("attention", "ffn", "shared_experts")},
+        "experts": {"linear": "fp8", "weights": "mxfp4", "scale_block": 128},
+    },
+}  # fmt: skip
+"""gpt-oss as it is published, but with activations of experts in MXFP8 and an FP8 cache."""
+
+
+def deployment(row: Mapping[str, str], engine: str) -> dict[str, Any]:
+    """Return keys of the scenario of a row on one engine: memory, precision and scheduler. engine: its framework."""
+    device, model, form = row["gpu"], row["model"], row["precision"]
+    if engine.startswith("sglang") and (model, device) == ("dsr1", "h200"):
+        return {"scheduler": {"token_budget": CHUNK}, "memory": {"utilization": 0.82}}
+    if device not in BLACKWELL:
+        return {}
+    if engine.startswith("sglang") and model == "dsr1":
+        looks = LOOKS[float(row["concurrency"]) >= MANY_USERS]
+        return _on_blackwell(form, looks, is_whole=float(row["n_gpus"]) >= 8)
+    if model == "gptoss":
+        return {"precision": MXFP8_EXPERTS}
+    return {"precision": BLOCKS_AND_CACHE} if form == "fp8" else {}
+
+
+def _on_blackwell(form: str, looks: int, *, is_whole: bool) -> dict[str, Any]:
+    """Return what SGLang recommends for DeepSeek-R1. is_whole: on a whole node; half of one cannot hold 82 % in FP8."""
+    if form == "fp4":
+        whole = {"precision": {"compute": "nvfp4", "kv_cache": "fp8"}} if is_whole else {}
+        chunk = {"token_budget": CHUNK_FP4} if is_whole else {}
+        return {"scheduler": {"look_steps": looks, **chunk}, "memory": {"utilization": 0.85}, **whole}
+    share = {"memory": {"utilization": 0.82}} if is_whole else {}
+    return {"scheduler": {"look_steps": looks, "token_budget": CHUNK}, "precision": BLOCKS_AND_CACHE, **share}
