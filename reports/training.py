@@ -15,7 +15,7 @@ from costmodel.schema.references import Library
 from costmodel.study.provenance import IN_SAMPLE
 from costmodel.study.reproduce import load_cases
 from costmodel.study.validating import Errors, ScoredValue, errors_of, figures_of, is_unseen, settings
-from reports.fits.site_scatter import Score, Site, sites_of, table
+from reports.fits.site_scatter import Score, Site, least, sites_of, table
 from reports.page import write_page
 
 COMMAND = "python -m reports.training --output reports/training.md"
@@ -181,6 +181,8 @@ def _anchors(runs: Sequence[Case]) -> Iterator[str]:
     yield ""
     for anchors, bars in ANCHORS.items():
         yield f"* {_worth(scores, anchors, bars)}"
+    mean, median = np.mean([least(site) for site, _ in scores], axis=0)
+    yield f"* the one factor a site that leaves the least, known from all of its figures: {mean:.1%} / {median:.1%}"
 
 
 def _worth(scores: Sequence[tuple[Site, Mapping[int, Score]]], anchors: int, bars: tuple[float, float]) -> str:

@@ -168,6 +168,9 @@ class TrainingDefaultsFile(Strict):
     gradients: DType | None = Field(default=None, description="format of gradients of BF16 runs; null: the precision's")
     zero: Annotated[int, Whole(0, high=3, single=True)] | None = Field(default=None, description="ZeRO stage; null: 0")
     overlap: bool | None = Field(default=None, description="`optimizer.overlap`; null: stage 3 only")
+    context: Literal["gather", "ring", "ulysses"] | None = Field(
+        default=None, description="`parallel.context` of models whose keys may travel so; null: gather"
+    )
     options: dict[str, str] = Field(
         default={},
         description="what sets it there: gradients (in BF16), zero, overlap, selective and full (recomputation), "

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from costmodel.schema.framework import FrameworkFile, TrainingDefaultsFile
 from costmodel.schema.workload import PlanFile, TrainingFile
+from costmodel.workload.architecture import Architecture
+from costmodel.workload.scenario import Framework
+from costmodel.workload.split_rules import passes_keys_on
 
 
 def with_defaults(plan: PlanFile, defaults: TrainingDefaultsFile) -> PlanFile:
@@ -19,3 +22,15 @@ def with_defaults(plan: PlanFile, defaults: TrainingDefaultsFile) -> PlanFile:
 def gradients_of(plan: PlanFile, framework: FrameworkFile) -> str | None:
     """Return the format in which a framework adds up the gradients of a BF16 run, null where it does not say."""
     return framework.training.gradients if isinstance(plan, TrainingFile) else None
+
+
+def with_exchange(
+    plan: PlanFile, defaults: TrainingDefaultsFile, kernels: Framework, architecture: Architecture
+) -> PlanFile:
+    """Return a scenario with the framework's exchange of keys where it states none and the model can have that one."""
+    if not isinstance(plan, TrainingFile) or defaults.context is None or "context" in plan.parallel.model_fields_set:
+        return plan
+    can_ring = not kernels.unfused_attention and all(passes_keys_on(layer.mixer) for layer in architecture.kinds)
+    if defaults.context == "ring" and not can_ring:
+        return plan
+    return plan.model_copy(update={"parallel": plan.parallel.model_copy(update={"context": defaults.context})})

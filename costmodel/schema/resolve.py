@@ -22,7 +22,7 @@ from costmodel.schema.document import find, model_document, scenario_document
 from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.framework_defaults import gradients_of, with_defaults
+from costmodel.schema.framework_defaults import gradients_of, with_defaults, with_exchange
 from costmodel.schema.installation import install
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.model import ModelFile
@@ -298,7 +298,6 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     architecture, model = of
     field = f"scenarios.{name}"
     tree, plan = _plan(assembly, name, original, cluster)
-    layout = build.layout(plan)
     hardware = install(assembly, tree.value["cluster"], name, build.devices(plan), plan.devices)
     reference = tree.child("framework") or Tree(plan.framework)
     framework_tree, framework_field = assembly.inline_or_named(reference, "framework", f"{field}.framework")
@@ -317,6 +316,8 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     by_chance = list(_by_chance(plan, architecture))
     plan = _with_load(plan, architecture)
     kernels = build_framework.framework(framework.file, hardware.device_part.file)
+    plan = with_exchange(plan, framework.file.training, kernels, architecture)
+    layout = build.layout(plan)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     scenario = Scenario(
         name=name,

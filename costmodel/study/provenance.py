@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
+
 from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, ROOFLINE, SOURCES, FitStore
 from costmodel.calibration.substitutes import GRADIENTS
@@ -27,7 +29,7 @@ COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 OF_TRAINING = frozenset({
     "sustained_slowdown", "attention_slowdown", "dp_comm_slowdown", "tensor_overlap", "accumulation", "reduction",
     "unfused_elementwise", "eager_loss", "keeps_gathered", "buffers_all", "weight_exchange", "recompute_stops_early",
-    "host.operator", "experts", "fuses_casts",
+    "host.operator", "experts", "fuses_casts", "training.context",
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""
 
@@ -118,6 +120,8 @@ def _unused(scenario: Scenario) -> frozenset[str]:
     unused = frozenset[str]() if isinstance(scenario.plan, Training) else OF_TRAINING
     if not any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.layers):
         unused |= {"experts"}
+    if not np.any(np.greater(scenario.parallel.cp, 1)):
+        unused |= {"training.context"}
     return unused if scenario.communication.mode == "normal" else unused | {"moe_comm_slowdown"}
 
 

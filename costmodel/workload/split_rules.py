@@ -41,6 +41,13 @@ def splits_nothing(mixer: Mixer) -> bool:
     return isinstance(mixer, NoMixer | PlainProjection)
 
 
+def passes_keys_on(mixer: Mixer) -> bool:
+    """Tell whether a layer's blocks of keys may go around a ring: none has a window, and no query selects its keys."""
+    if not isinstance(mixer, Attention | Mla):
+        return splits_nothing(mixer)
+    return mixer.indexer is None and all(group.pattern.kind == "full" for group in mixer.head_groups)
+
+
 def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
     """Yield what swapping heads or passing keys around asks of a layer's heads and core.
 

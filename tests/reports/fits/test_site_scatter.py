@@ -9,7 +9,7 @@ import pytest
 
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.workload.site_scatter import Apart, SiteScatter
-from reports.fits.site_scatter import Site, fit, score
+from reports.fits.site_scatter import Site, fit, least, score
 
 TRUE = SiteScatter(site=0.4, alike=0.4, repeat=0.0021, length=1.0, kinds=1.0)
 
@@ -30,8 +30,9 @@ def sites() -> list[Site]:
     return [drawn(f"publication {number}", 0.3 if number == 0 else 0.03) for number in range(300)]
 
 
-def test_the_fit_finds_the_shares_that_errors_were_drawn_with_however_far_they_are(sites: list[Site]) -> None:
+def test_the_fit_finds_shares_and_length_that_errors_were_drawn_with_however_far_they_are(sites: list[Site]) -> None:
     found = fit(sites)
+    assert found.length == pytest.approx(TRUE.length, abs=0.2)
     assert found.site == pytest.approx(TRUE.site, abs=0.1)
     assert found.alike == pytest.approx(TRUE.alike, abs=0.1)
     assert found.own == pytest.approx(0.2, abs=0.05)
@@ -51,3 +52,10 @@ def test_anchors_lower_errors_and_narrow_intervals_that_still_hold(sites: list[S
     assert widths[0] > widths[1] > widths[2]
     assert widths[0] == pytest.approx(NORMAL_90 * (0.3 + 11 * 0.03) / 12)
     assert inside == pytest.approx([0.8] * 3, abs=0.12)
+
+
+def test_no_factor_of_a_site_leaves_less_than_the_least(sites: list[Site]) -> None:
+    factors = np.exp(np.linspace(-1.0, 1.0, 2001))[:, None]
+    tried = np.abs(factors * np.exp(-sites[0].logs) - 1.0).mean(axis=1)
+    assert least(sites[0])[0] == pytest.approx(tried.min(), rel=1e-3)
+    assert least(sites[0])[0] <= tried.min()

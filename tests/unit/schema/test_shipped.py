@@ -45,3 +45,32 @@ def test_the_use_of_the_fallback_precision_is_noted() -> None:
     )
     assert plain.notes == ()
     assert replaced.notes == ("a100-sxm-80gb has no FP8 unit; using the fallback precision",)
+
+
+RUN = """\
+schema: costmodel/workload@1
+model: models/{model}
+scenarios:
+  step: {{phase: training, cluster: nodes/dgx-h100, framework: {framework}, parallel: {{{layout}}}, sequence: 4096,
+    global_batch: 8}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("framework", "model", "layout", "context"),
+    [
+        ("megatron", "llama-3-8b", "cp: 2, tp: 4", "ring"),
+        ("nemo-2024", "llama-3-8b", "cp: 2, tp: 4", "ring"),
+        ("megatron", "llama-3-8b", "cp: 2, tp: 4, context: gather", "gather"),
+        ("megatron", "gpt-oss-20b", "cp: 2, tp: 4", "gather"),
+        ("megatron-2022", "llama-3-8b", "cp: 2, tp: 4", "gather"),
+    ],
+)
+def test_keys_go_around_a_ring_where_megatron_sends_them_so(
+    tmp_path: Path, framework: str, model: str, layout: str, context: str
+) -> None:
+    file = tmp_path / "step.yaml"
+    file.write_text(RUN.format(framework=framework, model=model, layout=layout))
+    resolved = resolve(str(file))
+    assert resolved.scenarios["step"].parallel.context == context
+    assert resolved.document["scenarios"]["step"]["parallel"]["context"] == context
