@@ -119,7 +119,12 @@ def _sglang(row: Row, version: str) -> str:
 def scenario(row: Row) -> dict[str, Any]:
     """Return the scenario of a row."""
     dtype = row.get("dtype", "")
-    precision = {"FP8": {"compute": "fp8-tensor", "fallback": "bf16", "kv_cache": "bf16"}}.get(dtype, "bf16")
+    precision: dict[str, str] | str | None = "bf16"
+    if dtype == "FP8":
+        fallback = "w8a16" if "A100" in row["gpu"] else "bf16"  # weights alone: Marlin
+        precision = {"compute": "fp8-tensor", "fallback": fallback, "kv_cache": "bf16"}
+    if dtype == "MXFP4":  # the checkpoint's: experts alone
+        precision = None
     if "DeepSeek" in row["model"] or (dtype == "FP8" and row["model"].startswith("Qwen/Qwen3.5")):
         precision = {"compute": "fp8-inference", "fallback": "bf16"}  # scales of blocks, as both publish them
     degrees = {key: number(row, key) for key in ("tp", "pp", "dp", "ep")}
@@ -136,7 +141,7 @@ def scenario(row: Row) -> dict[str, Any]:
         "phase": "serving",
         "cluster": f"nodes/{NODES[row['gpu']]}",
         "framework": framework(row),
-        "precision": precision,
+        **({} if precision is None else {"precision": precision}),
         "parallel": {key: int(value) for key, value in degrees.items() if value},
         "input_tokens": round(number(row, "input_mean") or 0),
         "output_tokens": max(round(number(row, "output_mean") or 0), 2),
@@ -153,8 +158,10 @@ def _drafts(row: Row) -> dict[str, Any]:
     stated = row.get("speculative") or "null"
     if stated == "null":
         return {}
-    depth = int(json.loads(stated)["num_speculative_tokens"])
-    return {"speculative": {"depth": depth, "acceptances": list(ACCEPTANCES[:depth])}}
+    by_flags = re.search(r"--speculative-num-steps[ =](\d+)", row["server_flags"])  # of SGLang
+    depth = int(by_flags[1] if by_flags else json.loads(stated)["num_speculative_tokens"])
+    chances = [*ACCEPTANCES, *ACCEPTANCES[-1:] * depth][:depth]
+    return {"speculative": {"depth": depth, "acceptances": chances}}
 
 
 def closed_loop(row: Row) -> dict[str, Any]:

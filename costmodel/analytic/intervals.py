@@ -40,10 +40,12 @@ _OFFERED = frozenset({
 ENERGIES = frozenset({"energy_per_token", "energy_per_trillion_tokens"})
 _ROUNDING = 1e-9
 NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
-CONDITIONS = ("transferred", "extrapolated", "roofline", "unknown", "experts", "first_token", "untried")
+CONDITIONS = (
+    "transferred", "extrapolated", "roofline", "unknown", "experts", "served_experts", "first_token", "untried",
+)  # fmt: skip
 """What widens the scatter of whole runs: bases of their kernels, a framework that names none, routed experts in a
-training step, first tokens of served requests, which wait for others, and a training step on an architecture of devices
-that no two publications of training steps have."""
+training step, and under an engine, first tokens of served requests, which wait for others, and a training step on an
+architecture of devices that no two publications of training steps have."""
 TRIED = "composition_tried/"  # what names of families begin with that stand for architectures of devices
 _RunTerm: TypeAlias = "tuple[Quantity, Quantity, Quantity, Quantity]"
 _NO_RUN: _RunTerm = (0.0, 0.0, 0.0, 1.0)
@@ -235,12 +237,16 @@ def shares_of_conditions(scenario: Scenario, operators: Sequence[TimedOperator])
 
     transferred, extrapolated, roofline: the share of the kernels' time; unknown: the framework names no kernels;
     experts: a training step has routed experts, whose load, padding and permutations differ between programs and are
-    seldom published.
+    seldom published; served_experts: an engine has, which chooses one of several kernels for them by version and flags,
+    where `unknown` does not say more.
     """
-    kinds = scenario.architecture.kinds
-    routed = scenario.plan.phase == "training" and any(isinstance(layer.ffn, MoeFfn) for layer in kinds)
+    routed = any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.kinds)
+    phase, unknown = scenario.plan.phase, not scenario.framework.implementations
     shares: dict[str, Quantity] = {name: share for name, share in rests_on(operators).items() if name in CONDITIONS}
-    return shares | {"unknown": float(not scenario.framework.implementations), "experts": float(routed)}
+    return shares | {
+        "unknown": float(unknown), "experts": float(routed and phase == "training"),
+        "served_experts": float(routed and phase == "serving" and not unknown),
+    }  # fmt: skip
 
 
 def rests_on(operators: Sequence[TimedOperator]) -> dict[str, Quantity]:

@@ -54,7 +54,8 @@ class CollectiveRequest:
 
     algorithm: null for the fastest; chunks: of a pipelined one, null for so many that they do not count; stride,
     groups: as of a layout; seed: of ECMP's hashes. For an exchange `size` is a rank's tokens in the payload's format;
-    mode as of Exchange; in_network: switches copy and add up.
+    mode as of Exchange; in_network: switches copy and add up; framework: whose implementations run it, null for those
+    of the default one.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class CollectiveRequest:
     element: float = 2.0
     mode: str = "normal"
     in_network: bool = False
+    framework: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

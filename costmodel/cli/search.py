@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from costmodel.cli.options import common_options, print_json, read_changes, scenario_option
+from costmodel.cli.options import common_options, print_json, read_changes, scenario_option, workload_arguments
 from costmodel.errors import InfeasibleError, InputError, LayoutError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def command(
     from costmodel.api import load
     from costmodel.cli.progress import progress
     from costmodel.schema.study import find_study
-    from costmodel.study.search import SCHEMA, Space, searched
+    from costmodel.study.search import SCHEMA, Space, searched, settings
     from costmodel.study.sweep import Wanted
 
     study, values = find_study(workload, search_path), read_changes(changes)
@@ -82,7 +82,9 @@ def command(
         from costmodel.report.search import show_search
 
         for result in results:
-            show_search(result)
+            found = settings(loaded, result) if result.best else {}
+            asked = tuple(f"{path}={value}" for path, value in {**values, **found}.items())
+            show_search(result, workload_arguments(workload, None, asked, search_path))
     return 0 if all(result.best for result in results) else InfeasibleError.exit_code
 
 

@@ -92,8 +92,8 @@ def _start(
     workload: str, cluster: str | None, phases: tuple[str, ...], search_path: tuple[str, ...]
 ) -> ModelStart | None:
     """Return the smallest workload where a model is asked for, and say what it assumes; null for a workload."""
+    from costmodel.schema.model_names import is_model
     from costmodel.schema.references import Library
-    from costmodel.study.model_start import is_model, start_workload
 
     if not is_model(workload, search_path):
         if phases:
@@ -108,6 +108,8 @@ def _start(
             f"{workload} is a model, which runs on a cluster", field="--cluster",
             hint="add --cluster nodes/dgx-h100, or another one (`costmodel hardware list`)",
         )  # fmt: skip
+    from costmodel.study.model_start import start_workload  # loads every kind of file
+
     start = start_workload(workload, cluster, phases, search_path)
     click.echo(f"note: {start.line}", err=True)
     again = " ".join(["costmodel init workload", f"--model {workload}", f"--cluster {cluster}"])

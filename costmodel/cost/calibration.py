@@ -252,6 +252,8 @@ class FamilyFit:
             return 0.0
         features = _features(self.form, operator)
         outside = self.unseen.beyond * self.domain.beyond(features)
+        if self.unseen.inside == 0.0:
+            return outside
         is_new = self.residual.group_distance(features) > NEW_GROUP
         return hypot(where(is_new, self.unseen.inside, 0.0), outside)
 

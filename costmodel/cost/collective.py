@@ -173,10 +173,10 @@ class CollectiveForm:
         return power / (1.0 + power)
 
     def _small_terms(self, kind: str, size: Bytes, links: GroupLinks) -> Terms:
-        across = inside = nccl_time(kind, size, _scaled(links, self.small_efficiency, self.small_step))
+        across = inside = nccl_time(kind, size, links.scaled(self.small_efficiency, self.small_step))
         if self.small_cluster_steps is not None and kind in STEPPED:
             share = min(self.small_efficiency, LL_SHARE)
-            scaled = replace(links, intra=share * links.intra, inter=share * links.inter)
+            scaled = links.scaled(share, 1.0)
             across = self.small_cluster_steps.time(kind, links) + _transfer(kind, size, scaled) + links.setup
         if self.custom_all_reduce is None:
             return {"small_time": where(links.nodes > 1, across, inside)}
@@ -184,7 +184,7 @@ class CollectiveForm:
         return {"small_time": where(links.nodes > 1, across, custom), "custom_time": custom}
 
     def _large_terms(self, kind: str, size: Bytes, links: GroupLinks) -> Terms:
-        scaled = _scaled(links, self.large_efficiency, self.large_step)
+        scaled = links.scaled(self.large_efficiency, self.large_step)
         if self.inter_efficiency:
             scaled = replace(scaled, inter=self.inter_efficiency * links.inter)
         ring = self.large_latency + nccl_time(kind, size, scaled)
@@ -203,10 +203,3 @@ def _transfer(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
     passes = 2.0 if kind == ALL_REDUCE else 1.0
     sent = size * links.size / maximum(links.size - 1.0, 1.0) if kind == "broadcast" else size  # all of it
     return passes * ring_transfer(sent, links)
-
-
-def _scaled(links: GroupLinks, efficiency: float, step: float) -> GroupLinks:
-    return replace(
-        links, intra=efficiency * links.intra, inter=efficiency * links.inter,
-        intra_latency=step * links.intra_latency, inter_latency=step * links.inter_latency,
-    )  # fmt: skip

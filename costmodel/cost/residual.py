@@ -21,6 +21,7 @@ CURVE_STEP = 1.0 / 512.0  # of the shortest bump
 TEMPORARY = 32_768  # numbers of a temporary array that stays in the cache
 GROUP_AXES = frozenset({"heads", "q_per_kv", "head_dims", "n", "k", "groups", "row_bytes", "top_k", "experts"})
 """Axes of shape spaces along which models differ: other axes are swept for each of them."""
+FEW = 128  # shapes
 KEPT = 256  # residuals whose bumps are kept by axes
 ROUNDING = 1e-4  # octaves: a stored limit has six digits
 
@@ -52,10 +53,12 @@ class Residual:
         """Return measured over physical time at a shape; features broadcast.
 
         A bump is the product of one over each axis: along an axis of one size it only scales the weights, and support
-        points that differ on such axes alone are one.
+        points that differ on such axes alone are one. That pays from `FEW` shapes on.
         """
         if all(map(is_single, features)):
-            return math.exp(self.weights @ np.exp(self._exponents @ np.array(_powers(features))))
+            return math.exp(self.weights @ np.exp(self._exponents @ _powers(features, ())))
+        if math.prod(np.broadcast_shapes(*map(np.shape, features))) <= FEW:
+            return np.asarray(np.exp(_sum_of_bumps(self.weights, self._exponents, features)))
         varied = [axis for axis, value in enumerate(features) if not is_single(value)]
         weights, lengths = self.weights, self._bump_lengths
         for axis in set(range(len(self.axes))).difference(varied):
@@ -130,9 +133,15 @@ def _quadratics(centres: Array, lengths: Array) -> Array:
     return np.concatenate([squares, -2.0 * squares * centres, constant], axis=1)
 
 
-def _powers(features: Sequence[Any]) -> list[Any]:
-    """Return the squares of features, the features and one."""
-    return [*(value * value for value in features), *features, 1.0]
+def _powers(features: Sequence[Quantity], shape: tuple[int, ...]) -> Array:
+    """Return the squares of features, the features and one, each of that shape."""
+    axes = len(features)
+    powers = np.empty((2 * axes + 1, *shape))
+    for axis, value in enumerate(features):
+        powers[axes + axis] = value
+    np.square(powers[axes:-1], out=powers[:axes])
+    powers[-1] = 1.0
+    return powers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,14 +165,14 @@ def _distinct_bumps(residual: Residual, axes: tuple[int, ...]) -> tuple[_Bumps, 
 
 def _sum_of_bumps(heights: Array, exponents: Array, values: Sequence[Quantity]) -> Array:
     """Return the sum of all bumps at shapes. exponents: as `_quadratics` has them; values: of the shapes, by axis."""
-    powers = np.stack(np.broadcast_arrays(*_powers(values)))
-    shapes = powers.reshape(len(powers), -1)
-    total = np.empty(shapes.shape[1])
+    shape = np.broadcast_shapes(*map(np.shape, values))
+    powers = _powers(values, shape).reshape(exponents.shape[1], -1)
+    total = np.empty(powers.shape[1])
     step = max(TEMPORARY // max(len(heights), 1), 1)
     for first in range(0, len(total), step):
         chunk = slice(first, first + step)
-        total[chunk] = heights @ np.exp(exponents @ shapes[:, chunk])
-    return total.reshape(powers.shape[1:])
+        total[chunk] = heights @ np.exp(exponents @ powers[:, chunk])
+    return total.reshape(shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

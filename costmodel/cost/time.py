@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.quantities import Mask, Quantity, Seconds, maximum, minimum, where
+from costmodel.quantities import Mask, Quantity, Seconds, is_single, maximum, minimum, where
 
 BOUNDS = ("compute", "memory", "network", "latency", "capacity")
 
@@ -25,6 +25,8 @@ class Time:
 
     def scaled(self, factor: Quantity) -> Time:
         """Return a time and parts that are `factor` times as long."""
+        if is_single(factor) and factor == 1.0:
+            return self
         return Time(
             self.seconds * factor, self.compute * factor, self.memory * factor, self.network * factor,
             self.fixed * factor,

@@ -179,5 +179,24 @@ def cluster_centres(points: Array, count: int) -> Array:
         return distinct
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="One of the clusters is empty")  # it keeps its centre, a point
-        centres, _ = kmeans2(distinct, count, minit="++", seed=0)
+        centres, _ = kmeans2(distinct, _seeds(distinct, count), minit="matrix")
     return np.unique(centres, axis=0)
+
+
+def _seeds(points: Array, count: int) -> Array:
+    """Return the points that clusters start from: each far from those chosen before.
+
+    A point is drawn with a chance that goes with its squared distance to the nearest one chosen (k-means++: Arthur,
+    Vassilvitskii, Symposium on Discrete Algorithms 2007). These are the draws of scipy's `minit="++"`, which measures
+    all distances anew for each.
+    """
+    from scipy.spatial.distance import cdist
+
+    draws = np.random.RandomState(0)
+    chosen = [int(draws.randint(0, len(points)))]
+    nearest = np.full(len(points), np.inf)
+    while len(chosen) < count:
+        nearest = np.minimum(nearest, cdist(points[chosen[-1:]], points, metric="sqeuclidean")[0])
+        reached = np.cumsum(nearest / nearest.sum())
+        chosen.append(int(np.searchsorted(reached, draws.uniform())))
+    return points[chosen]

@@ -125,7 +125,10 @@ class Device:
 
     def level(self, name: str) -> MemoryLevel | None:
         """Return the memory level of that name, or None."""
-        return next((level for level in self.memory if level.name == name), None)
+        for level in self.memory:  # every kernel asks: a generator takes several times as long
+            if level.name == name:
+                return level
+        return None
 
     @property
     def device_memory(self) -> MemoryLevel:

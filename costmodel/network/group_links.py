@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from costmodel.quantities import (
 )
 from costmodel.workload.operators import Group
 
+LATEST = 4  # groups whose links are kept: the fits of a message ask one after the other
 SHORTEST_LOAD = 1e-9  # of an exchange that no link between routers carries
 
 
@@ -51,6 +53,14 @@ class GroupLinks:
     setup: Seconds = 0.0
     exchange_setup: Seconds = 0.0
 
+    def scaled(self, bandwidth: Quantity, latency: Quantity) -> GroupLinks:
+        """Return links of as many times the bandwidth and the latency."""
+        return GroupLinks(
+            self.size, self.ranks_per_node, self.nodes, bandwidth * self.intra, bandwidth * self.inter,
+            latency * self.intra_latency, latency * self.inter_latency, self.exchange_share, self.step_share,
+            self.setup, self.exchange_setup,
+        )  # fmt: skip
+
     @property
     def exchange(self) -> BytesPerSecond:
         """Return the bandwidth of a rank that sends to all other nodes alike."""
@@ -74,6 +84,7 @@ class GroupLinks:
         return where(self.nodes > 1, self.inter_latency, self.intra_latency)
 
 
+@lru_cache(maxsize=LATEST)
 def group_links(group: Group, cluster: Cluster) -> GroupLinks:
     """Return the links of a group whose ranks are `stride` apart, nodes filled in rank order.
 

@@ -14,8 +14,11 @@ from costmodel.study.goals import Candidate, SearchResult
 MOST_COUNTS = 4  # device counts that are listed
 
 
-def show_search(result: SearchResult) -> None:
-    """Print how many layouts were considered, the best ones, and the Pareto front of the two token rates."""
+def show_search(result: SearchResult, first: str) -> None:
+    """Print how many layouts were considered, the best ones, and the Pareto front of the two token rates.
+
+    first: the arguments that name the workload in the best layout.
+    """
     show(f"{result.scenario}: {considered(result, f' on {_device_counts(result.devices)} devices')}", "bold")
     if result.stages is not None:
         show(f"stages: {result.stages}")
@@ -34,6 +37,7 @@ def show_search(result: SearchResult) -> None:
         show("")
         show("Pareto front: tokens/s per device against tokens/s per user", "bold")
         show(_layouts(result.front, result.axes, front=True))
+    show(f"next: costmodel simulate {first} --scenario {result.scenario}", "dim")
 
 
 def considered(result: SearchResult | FoundScenario, where: str = "") -> str:

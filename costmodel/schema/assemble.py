@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from costmodel.errors import InputError, Problem
 from costmodel.schema.loader import kind_of
+from costmodel.schema.model_names import is_config
 from costmodel.schema.overrides import Override, apply_overrides
 from costmodel.schema.references import Library, folder_of, relative_path
 from costmodel.schema.strict import Strict, validate_tree
@@ -104,7 +104,7 @@ class Assembly:
             _check_import(reference, path, field)
             return merge(self._imported(path, reference.text("as")), reference.without("hf", "as")), field
         text = reference.value
-        if isinstance(text, str) and text.startswith("./") and _is_config(relative_path(text, reference.location)):
+        if isinstance(text, str) and text.startswith("./") and is_config(relative_path(text, reference.location)):
             return self._imported(reference), ""
         return self.inline_or_named(reference, "model", field)
 
@@ -137,10 +137,3 @@ def _check_import(reference: Tree, path: Tree, field: str) -> None:
             "use either `hf` or `extends`, not both", hint="remove one of them",
             field=f"{field}.extends".lstrip("."), location=base.key,
         )  # fmt: skip
-
-
-def _is_config(path: Path) -> bool:
-    """Tell whether a path means a config.json."""
-    from costmodel.schema.hugging_face import is_config
-
-    return is_config(path)

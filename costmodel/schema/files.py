@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +22,13 @@ from costmodel.schema.device import DeviceFile
 from costmodel.schema.document import model_document
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
-from costmodel.schema.hugging_face import import_config, is_config
-from costmodel.schema.hugging_face.local import cached_config
+from costmodel.schema.hugging_face import import_config
 from costmodel.schema.installation import install, install_device, install_node
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.lever import LeversFile
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model import ModelFile
+from costmodel.schema.model_names import is_config, model_reference
 from costmodel.schema.overrides import read_overrides
 from costmodel.schema.references import Library, as_reference, folder_of
 from costmodel.schema.resolve import in_order, measured_steps, resolve_tree
@@ -206,21 +205,6 @@ def imported_yaml(path: str | Path, chosen: str | None = None) -> tuple[str, tup
         sources = parse_tree(json.dumps([source]), str(path))
         return yaml_of(imported.tree.with_entries(sources=sources), "model"), imported.notes
     raise InputError(in_order(assembly.problems))
-
-
-def model_reference(argument: str) -> str:
-    """Return the reference that an argument means: a file, a folder with a config.json, an id in the cache, or a name.
-
-    The catalogue comes before the cache of Hugging Face.
-    """
-    path = Path(argument)
-    if path.is_file() or is_config(path):
-        return f"./{os.path.relpath(path)}"
-    library = Library()
-    if argument in library.names("models") or argument in library.aliases("models"):
-        return argument
-    cached = cached_config(argument)
-    return argument if cached is None else f"./{os.path.relpath(cached)}"
 
 
 def load_document(kind: str, name: str, search_path: Sequence[str | Path] = ()) -> dict[str, Any]:

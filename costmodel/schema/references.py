@@ -60,6 +60,7 @@ def is_name(text: str) -> bool:
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Return a hint with the names nearest to `word`, empty if none is near."""
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    close = close or [name for name in known if word in re.split("[/_-]", name)][:3]
     return "did you mean " + " or ".join(f"`{name}`" for name in close) + "?" if close else ""
 
 

@@ -14,7 +14,7 @@ from costmodel.schema import resolve
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.files import load_device, validate
 from costmodel.schema.fit_plan import FitPlanFile
-from costmodel.schema.hugging_face import is_config
+from costmodel.schema.model_names import is_config
 from costmodel.schema.references import Library, suggest
 from costmodel.schema.study import find_study
 from costmodel.schema.tree import Tree

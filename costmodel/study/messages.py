@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.analytic.messages import EXCHANGES, CollectiveRequest, CollectiveTime, answer, routing_of
-from costmodel.calibration.fit_files import default_framework
+from costmodel.calibration.fit_files import DEFAULT_FRAMEWORK, framework_of
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.payload import PAYLOADS, payload_bytes
 from costmodel.schema.files import load_cluster, load_model
+from costmodel.schema.references import Library
 from costmodel.units import parse
 
 
@@ -25,7 +26,7 @@ def answered(
 ) -> tuple[CollectiveTime, Cluster]:
     """Return the time of a message on a cluster, with some of its fields changed, and that cluster."""
     loaded = load_cluster(cluster, search_path, devices=float(max(request.ranks, 1)), changes=changes)
-    framework = default_framework(search_path)
+    framework = framework_of(request.framework or DEFAULT_FRAMEWORK, Library(search_path))
     calibration = load_calibration(loaded.device, framework, search_path)
     return answer(request, loaded, calibration, framework, engine), loaded
 
@@ -38,13 +39,28 @@ def read_message(
     Raises InputError on an option that the kind does not have, and on a bad size.
     """
     name, _, rest = kind.partition(":")
+    said = _options(name, rest)
+    wide = float(payload_bytes("bf16"))
+    buffer = parse(size, "size")
+    if name in EXCHANGES:
+        said["routing"] = routing_of(load_model(model, search_path))
+        buffer *= said.get("element", wide) / wide
+    if buffer < 0:
+        raise InputError.single(f"{size!r} is negative", hint="write --size 64MiB")
+    return CollectiveRequest(name, ranks, buffer, **said)
+
+
+def _options(name: str, text: str) -> dict[str, Any]:
+    """Return the options of a kind by the field of the request that they set."""
     said: dict[str, Any] = {}
-    for option in filter(None, rest.split(",")):
+    for option in filter(None, text.split(",")):
         key, equals, value = option.partition("=")
         if equals and key in ("chunks", "stride", "groups", "seed"):
             if not value.isdecimal() or (key in ("stride", "groups") and int(value) < 1):
                 raise InputError.single(f"{option!r} is no whole number", hint=f"write {key}=8")
             said[key] = int(value)
+        elif equals and key == "framework":
+            said["framework"] = value
         elif option in PAYLOADS and name in EXCHANGES:
             said["element"] = float(payload_bytes(option))
         elif option == "low_latency" and name in EXCHANGES:
@@ -55,11 +71,4 @@ def read_message(
             said["algorithm"] = option
         else:
             raise InputError.single(f"{name} has no option {option!r}", hint="see `costmodel collective --help`")
-    wide = float(payload_bytes("bf16"))
-    buffer = parse(size, "size")
-    if name in EXCHANGES:
-        said["routing"] = routing_of(load_model(model, search_path))
-        buffer *= said.get("element", wide) / wide
-    if buffer < 0:
-        raise InputError.single(f"{size!r} is negative", hint="write --size 64MiB")
-    return CollectiveRequest(name, ranks, buffer, **said)
+    return said

@@ -10,9 +10,9 @@ from costmodel.api import load
 from costmodel.errors import InputError, LayoutError
 from costmodel.quantities import is_single
 from costmodel.result import Point
-from costmodel.schema.files import load_cluster, model_reference, read_model
+from costmodel.schema.files import load_cluster, read_model
 from costmodel.schema.loader import parse_tree
-from costmodel.schema.references import Library
+from costmodel.schema.model_names import model_reference
 from costmodel.schema.tree import Tree
 from costmodel.workload.counting import parameter_count
 
@@ -41,19 +41,6 @@ class ModelStart:
     def tree(self) -> Tree:
         """Return the workload as a document."""
         return parse_tree(self.text, f"workload of {self.name.replace('/', '--')}")  # no folder: paths start here
-
-
-def is_model(argument: str, search_path: Sequence[str | Path] = ()) -> bool:
-    """Tell whether an argument names a model, by a file, a folder, a name or an id in the cache, not a workload."""
-    library = Library(search_path)
-    path = Path(argument)
-    if path.is_file() and path.suffix in (".yaml", ".yml"):
-        return library.schema_of(path) == "model"
-    if argument.removeprefix("workloads/").removesuffix(".yaml") in library.names("workloads"):
-        return False
-    name = argument.removeprefix("models/")
-    known = name in library.names("models") or name in library.aliases("models")
-    return known or model_reference(argument) != argument
 
 
 def start_workload(

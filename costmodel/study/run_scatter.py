@@ -25,9 +25,10 @@ LEAST = 0.01  # of a scale: 1 %
 START = 0.1
 RARE = ("unknown", "experts")
 """Conditions of a run as a whole that scale by themselves: their rows say nothing of runs without them."""
-WHOLE = (*RARE, "first_token", "untried")
-"""Conditions that a run meets or does not; where no other publication meets one, its errors score nobody's scales."""
-OF_CLASS = {"first_token": "serving", "untried": "training"}  # conditions that only runs of one class meet
+WHOLE = (*RARE, "served_experts", "first_token", "untried")
+"""Conditions that a run meets or does not."""
+OF_CLASS = {"served_experts": "serving", "first_token": "serving", "untried": "training"}
+"""Conditions that only runs of one class meet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,20 +250,21 @@ def conformal_scales(rows: Sequence[RunError]) -> Scales:
         score_i = sqrt(max(late_i^2 - k'_i^2, 0)) / D_i
         q = the (1 + 1/N) * 80 % point of the scores, weighed by `weights`;   N: their sum, of independent figures
 
-    and scales are multiplied by q. Each class has a q, in which the others count as `BORROWED` publications of many
-    figures; conditions of `RARE` have one together. The level is that of split conformal prediction with N calibration
-    points, for a figure of a further publication. Sources: Dunn, Wasserman, Ramdas, Distribution-free Prediction Sets
-    for Two-layer Hierarchical Models, JASA 118, 2023; Barber, Candes, Ramdas, Tibshirani, Predictive Inference with the
-    Jackknife+, Annals of Statistics 49, 2021 (scores of fits that leave out); Vovk, Gammerman, Shafer, Algorithmic
-    Learning in a Random World, 2005, section 4.5 (a factor for each kind of run).
+    (a condition that no other publication meets is as wide as all say), and scales are multiplied by q. Each class has
+    a q, in which the others count as `BORROWED` publications of many figures; conditions of `RARE` have one together.
+    The level is that of split conformal prediction with N calibration points, for a figure of a further publication.
+    Sources: Dunn, Wasserman, Ramdas, Distribution-free Prediction Sets for Two-layer Hierarchical Models, JASA 118,
+    2023; Barber, Candes, Ramdas, Tibshirani, Predictive Inference with the Jackknife+, Annals of Statistics 49, 2021
+    (scores of fits that leave out); Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005, section 4.5
+    (a factor for each kind of run).
     """
     weight = weights(rows).tolist()
-    scored = _scored(rows, weight)
+    whole = fit_scales(rows)
+    scored = _scored(rows, weight, whole)
     of_many = max(
         sum(w for w, row in zip(weight, rows, strict=True) if (row.case_class, row.publication) == each)
         for each in {(row.case_class, row.publication) for row in rows}
     )
-    whole = fit_scales(rows)
     by_class = {name: scored.factor(name, BORROWED * of_many) for name in whole.classes}
     known = {name: q for name, q in by_class.items() if q is not None}
     widest = max(known.values(), default=1.0)
@@ -276,27 +278,17 @@ def conformal_scales(rows: Sequence[RunError]) -> Scales:
     )
 
 
-def _scored(rows: Sequence[RunError], weight: Sequence[float]) -> _Scored:
-    """Return the rows that scales without their publication say something of, with their scores."""
+def _scored(rows: Sequence[RunError], weight: Sequence[float], whole: Scales) -> _Scored:
+    """Return the rows with their scores under scales without their publication. whole: those of all rows."""
     found: list[tuple[RunError, float, float]] = []
     for name in sorted({row.publication for row in rows}):
         rest = [row for row in rows if row.publication != name]
         if not rest:
             continue
-        scales = with_classes(fit_scales(rest), rows)
-        found += [
-            (row, scales.score(row), w)
-            for row, w in zip(rows, weight, strict=True)
-            if row.publication == name and not _is_alone(row, rest)
-        ]
+        fitted = with_classes(fit_scales(rest), rows)
+        scales = replace(fitted, conditions={**whole.conditions, **fitted.conditions})
+        found += [(row, scales.score(row), w) for row, w in zip(rows, weight, strict=True) if row.publication == name]
     return _Scored([row for row, _, _ in found], [score for _, score, _ in found], [w for _, _, w in found])
-
-
-def _is_alone(row: RunError, others: Sequence[RunError]) -> bool:
-    """Tell whether a run meets a condition that none of the others does."""
-    return any(
-        row.shares.get(name, 0.0) > 0.0 and all(one.shares.get(name, 0.0) == 0.0 for one in others) for name in WHOLE
-    )
 
 
 def marked(rows: Sequence[RunError]) -> list[RunError]:

@@ -18,9 +18,11 @@ from costmodel.schema import SI
 from costmodel.study.axes import Axis
 from costmodel.study.goals import Goal, OnProgress, SearchRequest, SearchResult, read_goal
 from costmodel.study.layouts import DEGREES, OWN, VARIED
+from costmodel.study.placement import stage_sizes
 from costmodel.study.search_passes import search_passes
 from costmodel.study.search_steps import search_steps
 from costmodel.study.sweep import Structure, Sweep, Wanted, plan_sweep
+from costmodel.units import render
 from costmodel.workload.plans import Training
 
 SCHEMA = "costmodel/search@1"
@@ -60,6 +62,31 @@ def searched(
     paths = [axis.path for axis in sweep.axes if not axis.texts]
     goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived, paths)
     return search(workload, scenario, goal, space.devices, sweep, on_progress)
+
+
+def settings(workload: Workload, result: SearchResult) -> dict[str, str]:
+    """Return what the best layout sets that the workload does not, path -> text: `--set` of each gives that layout."""
+    best, head = result.best[0].at, f"scenarios.{result.scenario}."
+    paths = {name: head + name if name in (*OWN, *VARIED) else name for name in best}
+    found = {
+        paths[name]: _text(value, result.axes.get(paths[name], "count"))
+        for name, value in best.items()
+        if workload.resolved.value(paths[name]) != value
+    }
+    scenario = workload.scenario(result.scenario)
+    if isinstance(scenario.plan, Training) and scenario.plan.stages is not None:
+        number = best["parallel.pp"] * best["parallel.virtual"]
+        sizes = stage_sizes(scenario.architecture, scenario.plan, number)
+        if sizes != scenario.plan.stages:
+            found[head + "stages"] = str(list(sizes or ()))
+    return found
+
+
+def _text(value: object, dimension: str) -> str:
+    """Return a value of a layout or of an axis as `--set` takes it."""
+    if isinstance(value, bool | str) or dimension == "count":
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    return render(float(value), dimension)  # type: ignore[arg-type]
 
 
 def search(

@@ -42,6 +42,17 @@ def test_all_topologies_are_listed_with_the_same_keys(run):
     assert "51.2 TB/s" in shown
 
 
+def test_messages_are_those_of_the_framework_that_is_named(run):
+    asked = ("--cluster", "nodes/dgx-h100", "--ranks", "8", "--size", "64KiB", "--json")
+    nccl, own = (
+        json.loads(run("collective", kind, *asked).out) for kind in ("all_reduce", "all_reduce:framework=vllm")
+    )
+    assert (nccl["fit"], own["fit"]) == ("calibrations/h100-sxm/nccl", "calibrations/h100-sxm/peers-vllm")
+    assert own["time"] < nccl["time"]  # why engines have one
+    told = run("collective", "all_reduce:framework=vlm", *asked)
+    assert (told.code, "frameworks/vlm not found; did you mean" in told.err) == (2, True)
+
+
 def test_an_unknown_topology_is_told_with_the_nearest(run):
     told = run("topology", "mpfd")
     assert told.code == 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -13,6 +14,24 @@ def test_a_search_says_how_many_it_looked_at_and_shows_the_front(run):
     assert (done.code, done.err) == (0, "")
     assert "decode: considered " in done.out
     assert "Pareto front" in done.out
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("--scenario", "prefill", "--devices", "64", "--set", "hardware.memory.hbm.bandwidth=3 TB/s"),
+        ("--scenario", "training", *(f"--set=scenarios.training.{one}" for one in (
+            "parallel.pp=4", "parallel.tp=1", "schedule=1f1b", "recompute=full", "optimizer.zero=1"))),
+    ],
+)  # fmt: skip
+def test_the_command_behind_a_search_gives_its_best_layout(run, asked):
+    found = run("search", FLAGSHIP, *asked, "--json")
+    command = shlex.split(run("search", FLAGSHIP, *asked).out.splitlines()[-1])
+    assert command[:2] == ["next:", "costmodel"]
+    ((name, searched),) = json.loads(found.out)["scenarios"].items()
+    simulated = json.loads(run(*command[2:], "--json").out)["scenarios"][name]
+    known = {key: value for key, value in simulated["metrics"].items() if value is not None}
+    assert {key: searched["best"][0]["metrics"][key] for key in known} == pytest.approx(known, rel=1e-12)
 
 
 def test_json_of_a_search_is_one_document_and_the_same_each_time(run):

@@ -17,10 +17,10 @@ from costmodel.schema.hugging_face.quantization import quantization_of
 from costmodel.schema.hugging_face.wrappers import Source, audio_of, encoder_of, find_source
 from costmodel.schema.json_tree import parse_json
 from costmodel.schema.loader import MAX_BYTES, kind_of, read_text
+from costmodel.schema.model_names import CONFIG
 from costmodel.schema.references import display_path
 from costmodel.schema.tree import Tree, to_python
 
-FILE = "config.json"
 _QUANTISED = "quantization_config"
 _QUANTISED_BESIDE = "hf_quant_config.json"
 _SHOWN = 60  # characters of a value in a note
@@ -34,20 +34,15 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def is_config(path: Path) -> bool:
-    """Tell whether a path means a config.json: a JSON file, or a folder that contains one."""
-    return path.suffix == ".json" or (path / FILE).is_file()
-
-
 def import_config(path: Path, origin: Location | None = None, chosen: str | None = None) -> Imported:
     """Return the model of a config.json or of a folder that contains one; raise InputError at the invalid key.
 
     origin: where the path was written; chosen: the family to read it by (null: as the file says).
     """
-    file = path / FILE if path.is_dir() else path
+    file = path / CONFIG if path.is_dir() else path
     if not file.is_file():
-        message = f"{display_path(path)} {f'is a folder without a {FILE}' if path.is_dir() else 'not found'}"
-        hint = f"name a {FILE} or a folder that contains one"
+        message = f"{display_path(path)} {f'is a folder without a {CONFIG}' if path.is_dir() else 'not found'}"
+        hint = f"name a {CONFIG} or a folder that contains one"
         raise InputError.single(message, hint=hint, field="model.hf", location=origin)
     tree = parse_json(read_text(file, display_path(file), MAX_BYTES), display_path(file))
     if not tree.is_mapping:
@@ -78,7 +73,7 @@ def _formats(source: Source, file: Path, depth: int) -> dict[str, Any] | str | N
     """Return the number formats of the checkpoint: of config.json, or of the file that ModelOpt writes beside it."""
     beside = file.parent / _QUANTISED_BESIDE
     more = None
-    if beside.is_file() and file.name == FILE:
+    if beside.is_file() and file.name == CONFIG:
         more = to_python(parse_json(read_text(beside, display_path(beside), MAX_BYTES), display_path(beside)))
     return quantization_of(to_python(source.tree), more, depth, source.family.get("modules", {}))
 
@@ -86,7 +81,7 @@ def _formats(source: Source, file: Path, depth: int) -> dict[str, Any] | str | N
 def _name(tree: Tree, file: Path) -> Tree:
     """Return the name of the model: the file's own, else its folder's, else that of the file itself."""
     own = (tree.text("_name_or_path") or "").rstrip("/").rsplit("/", 1)[-1]
-    fallback = file.resolve().parent.name if file.name == FILE else file.stem
+    fallback = file.resolve().parent.name if file.name == CONFIG else file.stem
     return Tree(own or fallback or "model", tree.location)
 
 

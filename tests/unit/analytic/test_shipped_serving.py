@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import costmodel
+from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
+from costmodel.analytic.intervals import shares_of_conditions
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.result import PHASES
 from costmodel.workload.plans import Serving
@@ -117,3 +121,19 @@ def test_a_lone_request_meets_no_decoding_while_it_prefills(kernels: tuple[str, 
     for metric in ("ttft", "tpot"):
         assert grid.metrics[metric] == pytest.approx([point.metrics[metric] for point in points], rel=1e-12)
     assert points[0].metrics["ttft"] < points[1].metrics["ttft"] < points[2].metrics["ttft"]
+
+
+@pytest.mark.parametrize(("model", "share"), [("gpt-oss-20b", 1.0), ("llama-3-8b", 0.0)])
+def test_engines_with_routed_experts_are_told_apart(tmp_path: Path, model: str, share: float) -> None:
+    run = {"phase": "serving", "cluster": "nodes/dgx-h100", "framework": "vllm", "input_tokens": 512, "concurrency": 4}
+    file = tmp_path / "run.yaml"
+    content = {
+        "schema": "costmodel/workload@1",
+        "model": f"models/{model}",
+        "scenarios": {"run": run | {"output_tokens": 64}},
+    }
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    workload = costmodel.load(file)
+    scenario = workload.scenario("run")
+    operators = evaluate(scenario, workload.calibration(scenario)).operators()
+    assert shares_of_conditions(scenario, operators)["served_experts"] == share

@@ -195,3 +195,10 @@ def test_halving_and_doubling_by_hand() -> None:
     assert algorithm_time("all_reduce", "halving_doubling", 1e9, links) == pytest.approx(
         2 * (inside + between), rel=1e-12
     )
+
+
+def test_switches_add_up_between_rings_in_the_nodes() -> None:
+    links = GroupLinks(32.0, 8.0, 4.0, 200e9, 50e9, 1e-6, 3e-6)  # 32 ranks, 8 on each of 4 nodes
+    inside = 7 / 8 * SIZE / 200e9 + 7 * 1e-6
+    expected = 2 * inside + SIZE / 8 / 50e9 + 3e-6
+    assert algorithm_time("all_reduce", "in_switch", SIZE, links) == pytest.approx(expected)

@@ -8,7 +8,7 @@ import pytest
 from small_world import FILES, problems_of, write
 
 from costmodel.schema.files import list_names, load_cluster, load_device, load_model, load_node
-from costmodel.schema.references import Library
+from costmodel.schema.references import Library, did_you_mean
 from costmodel.schema.resolve import resolve
 
 
@@ -89,6 +89,12 @@ def test_a_workload_name_works_in_any_folder(
 def test_an_unknown_workload_lists_near_names(world: Path) -> None:
     (problem,) = problems_of(lambda: resolve("smal", search_path=[world]))
     assert "did you mean `small`" in problem.hint
+
+
+def test_a_part_of_a_name_finds_the_names_that_have_it() -> None:
+    nodes = ["nodes/hgx-h20", "nodes/hgx-h200", "nodes/rtx-4090-x8"]
+    assert did_you_mean("h20", nodes) == "did you mean `nodes/hgx-h20`?"
+    assert did_you_mean("gaudi", nodes) == ""
 
 
 def test_a_workload_extends_another(world: Path) -> None:

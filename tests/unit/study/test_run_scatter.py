@@ -142,6 +142,15 @@ def test_runs_that_were_in_sight_widen_and_never_narrow() -> None:
         assert together.classes == alone.classes
 
 
+def test_served_experts_that_only_one_publication_in_sight_has_widen_those_runs_alone() -> None:
+    plain = [*runs(1, 9, 0.05), *runs(2, 3, 0.05, "serving")]
+    seen = [replace(row, is_seen=True) for row in runs(4, 1, 0.3, "serving", served_experts=1.0)]
+    alone, together = scales_of(plain), scales_of([*plain, *seen])
+    assert together.classes == alone.classes
+    assert "served_experts" not in alone.conditions
+    assert together.conditions["served_experts"] > together.classes["serving"]
+
+
 def test_a_quantile_is_reached_by_weight() -> None:
     assert quantile(np.array([3.0, 1.0, 2.0]), np.array([1.0, 1.0, 8.0]), 0.8) == 2.0
 

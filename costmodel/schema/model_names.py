@@ -1,0 +1,62 @@
+"""What an argument of a command means: a model of the catalogue, a file, a config.json, or one in Hugging Face's cache.
+
+It reads none of them: a command that is asked for a workload has nothing of models to load.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from costmodel.schema.references import Library
+
+CONFIG = "config.json"
+_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+
+
+def is_model(argument: str, search_path: Sequence[str | Path] = ()) -> bool:
+    """Tell whether an argument names a model, by a file, a folder, a name or an id in the cache, not a workload."""
+    library = Library(search_path)
+    path = Path(argument)
+    if path.is_file() and path.suffix in (".yaml", ".yml"):
+        return library.schema_of(path) == "model"
+    if argument.removeprefix("workloads/").removesuffix(".yaml") in library.names("workloads"):
+        return False
+    name = argument.removeprefix("models/")
+    known = name in library.names("models") or name in library.aliases("models")
+    return known or model_reference(argument) != argument
+
+
+def model_reference(argument: str) -> str:
+    """Return the reference that an argument means: a file, a folder with a config.json, an id in the cache, or a name.
+
+    The catalogue comes before the cache of Hugging Face.
+    """
+    path = Path(argument)
+    if path.is_file() or is_config(path):
+        return f"./{os.path.relpath(path)}"
+    library = Library()
+    if argument in library.names("models") or argument in library.aliases("models"):
+        return argument
+    cached = _cached_config(argument)
+    return argument if cached is None else f"./{os.path.relpath(cached)}"
+
+
+def is_config(path: Path) -> bool:
+    """Tell whether a path means a config.json: a JSON file, or a folder that contains one."""
+    return path.suffix == ".json" or (path / CONFIG).is_file()
+
+
+def _cached_config(model: str) -> Path | None:
+    """Return the folder of a model's newest snapshot in Hugging Face's cache, null where the cache has none.
+
+    The cache is `$HF_HUB_CACHE`, else `$HF_HOME/hub`, else `~/.cache/huggingface/hub` [huggingface_hub, constants.py].
+    """
+    if _ID.fullmatch(model) is None:
+        return None
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
+    found = list((hub / f"models--{model.replace('/', '--')}" / "snapshots").glob(f"*/{CONFIG}"))
+    return max(found, key=lambda file: file.stat().st_mtime).parent if found else None
