@@ -159,3 +159,13 @@ def test_an_engine_that_looks_seldom_answers_later(tmp_path: Path, load: dict[st
     )
     later = seldom.metrics["ttft"] - often.metrics["ttft"]
     assert later == pytest.approx(9.5 * often.metrics["tpot"], rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("framework", "stated", "found"),
+    [("sglang", {}, "bf16"), ("sglang", {"router": "fp32"}, "fp32"), ("default", {}, "fp32")],
+)
+def test_engines_score_experts_in_the_model_s_format(tmp_path: Path, framework: str, stated: Any, found: str) -> None:
+    precision = {"compute": "fp8-inference", **stated}
+    changes = {"cluster": "nodes/hgx-h200", "parallel": {"tp": 8}, "framework": framework, "precision": precision}
+    assert served(tmp_path, "deepseek-v3", **changes).scenario("run").precision.router == found
