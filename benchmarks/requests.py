@@ -64,3 +64,4 @@ def run(name: str) -> None:
 if __name__ == "__main__":
     for case in sys.argv[1:] or ("small", "million", "prefix"):
         run(case)
+    print(f"the whole process: {time.process_time():.2f} s")

@@ -1,4 +1,7 @@
-"""Prints every speed figure beside its target: `python -m benchmarks.run`, with one BLAS thread."""
+"""Prints every speed figure beside its target: `python -m benchmarks.run`, with one BLAS thread.
+
+Seconds are of the processor; what `processor_time.UNIT` takes meanwhile says how fast the machine was.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +18,17 @@ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402  after the thread limits
 
 import costmodel  # noqa: E402
+from benchmarks.processor_time import UNIT, command_seconds, seconds, unit_seconds  # noqa: E402
 from costmodel.event.engine import run  # noqa: E402
 from costmodel.event.graph import Graph, Task  # noqa: E402
 
-REPEATS = 5
 POINTS = 100_000
 TRAINING = "scenarios.training"
 NVLINK, NIC = "hardware.links.nvlink.bandwidth", "hardware.node.nic.bandwidth"
 
 
-def best(action: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Return the shortest wall time of several runs [s]."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def command(*arguments: str) -> float:
-    """Return the shortest wall time of the installed command, its bytecode written as an installation writes it [s]."""
-    executable = str(Path(sys.executable).with_name("costmodel"))
-    with tempfile.TemporaryDirectory() as folder:
-        around = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        around["PYTHONPYCACHEPREFIX"] = folder
-        return best(lambda: subprocess.run([executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=around))
-
-
 def predict_rows(count: int) -> float:
-    """Return the wall time of `costmodel predict` for a table of products, cores and streams of random shapes [s]."""
+    """Return the processor time of `costmodel predict` for products, cores and streams of random shapes [s]."""
     generator = np.random.default_rng(0)
     third = count // 3
     lines = ["device,op,sub_op,dtype_in,m,n,k,batch,q_heads,kv_heads,head_dim,v_head_dim,q_len,kv_len"]
@@ -59,32 +41,30 @@ def predict_rows(count: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "rows.csv")
         table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        executable = str(Path(sys.executable).with_name("costmodel"))
-        asked = [executable, "predict", str(table), "--output", str(table.with_name("predicted.csv"))]
-        return best(lambda: subprocess.run(asked, check=True, stdout=subprocess.DEVNULL), 1)
+        return command_seconds("predict", str(table), "--output", str(table.with_name("predicted.csv")), repeats=1)
 
 
 def operators_on_streams(count: int) -> float:
-    """Return the shortest wall time of `count` operators on 16 streams that wait for each other [s]."""
+    """Return the shortest processor time of `count` operators on 16 streams that wait for each other [s]."""
     graph = Graph()
     streams = [graph.stream(f"device {number // 2}", number // 2, "stream") for number in range(16)]
     for number in range(count):
         graph.add(Task("kernel", streams[number % 16], 1e-3 * (1 + number % 7), (number - 5,) if number >= 5 else ()))
-    return best(lambda: run(graph), 3)
+    return seconds(lambda: run(graph))
 
 
 def whole_step(changes: dict[str, str]) -> tuple[float, float]:
-    """Return wall time of DeepSeek-V3's step on all 16 ranks, cold [s], and the most memory of its process [B]."""
+    """Return the processor time of DeepSeek-V3's step on all 16 ranks, cold [s], and its process's most memory [B]."""
     program = (
-        "import costmodel, resource, time; start = time.perf_counter();"
+        "import costmodel, resource, time; start = time.process_time();"
         "from costmodel.api import event_engine;"
         f"workload = costmodel.load('deepseek_v3', set={changes}, scenarios=['training']);"
         "workload.points(engine='event', simulation=event_engine(full=True));"
-        "print(time.perf_counter() - start, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(time.process_time() - start, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     found = [subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()]
-    seconds, memory = found[0]
-    return float(seconds), float(memory)
+    spent, memory = found[0]
+    return float(spent), float(memory)
 
 
 def report(what: str, measured: float, target: float, unit: str, *, at_most: bool) -> None:
@@ -96,18 +76,20 @@ def report(what: str, measured: float, target: float, unit: str, *, at_most: boo
 
 def main() -> None:
     """Measure and print."""
-    report("costmodel --help, best of 5", command("--help"), 0.15, "s", at_most=True)
-    report("simulate deepseek_v3, best of 5", command("simulate", "deepseek_v3"), 0.5, "s", at_most=True)
+    print(f"{UNIT}: {1e3 * unit_seconds():.1f} ms")
+    report("costmodel --help", command_seconds("--help"), 0.15, "s", at_most=True)
+    report("simulate deepseek_v3, cold", command_seconds("simulate", "deepseek_v3"), 0.5, "s", at_most=True)
     report("predict 50,000 rows", predict_rows(50_000), 20, "s", at_most=True)
-    report("100,000 operators on streams, best of 3", operators_on_streams(100_000), 2, "s", at_most=True)
+    report("100,000 operators on streams", operators_on_streams(100_000), 2, "s", at_most=True)
     shared = {f"{TRAINING}.simulation.contention": "true"}
     for told, changes in (("", {}), (", all links shared", shared)):
-        seconds, memory = whole_step(changes)
-        report(f"DeepSeek-V3's step by events, 16 ranks, cold{told}", seconds, 5, "s", at_most=True)
+        spent, memory = whole_step(changes)
+        report(f"DeepSeek-V3's step by events, 16 ranks, cold{told}", spent, 5, "s", at_most=True)
         report("and its memory", memory / 2**30, 1, "GiB", at_most=True)
     workload = costmodel.load("deepseek_v3", set={"hardware.memory.hbm.capacity": "100 TiB"})
     workload.evaluate("training")
-    report("one evaluation of training", 1e3 * best(lambda: workload.evaluate("training")), 12, "ms", at_most=True)
+    spent = seconds(lambda: workload.evaluate("training"), 10)
+    report("one evaluation of training", 1e3 * spent, 10, "ms", at_most=True)
 
     product: dict[str | tuple[str, ...], Any] = {
         NVLINK: np.linspace(100e9, 900e9, 37),
@@ -119,10 +101,10 @@ def main() -> None:
     times = np.asarray(grid.metrics["step_time"])
     points = times.size
     assert np.all(grid.fits)
-    seconds = best(lambda: workload.evaluate("training", vary=product))
-    report(f"product grid of {points:,} points", points / seconds, 300_000, "points/s", at_most=False)
-    seconds = best(lambda: grid.intervals, 2)
-    report("intervals of the product grid", points / seconds, 30_000, "points/s", at_most=False)
+    spent = seconds(lambda: workload.evaluate("training", vary=product))
+    report(f"product grid of {points:,} points", points / spent, 300_000, "points/s", at_most=False)
+    spent = seconds(lambda: grid.intervals, 2)
+    report("intervals of the product grid", points / spent, 30_000, "points/s", at_most=False)
 
     generator = np.random.default_rng(0)
     scattered: dict[str | tuple[str, ...], Any] = {
@@ -134,8 +116,8 @@ def main() -> None:
     }
     cloud = workload.evaluate("training", vary=scattered)
     assert np.all(cloud.fits)
-    seconds = best(lambda: workload.evaluate("training", vary=scattered), 2)
-    report("100,000 scattered points, all shapes distinct", POINTS / seconds, 20_000, "points/s", at_most=False)
+    spent = seconds(lambda: workload.evaluate("training", vary=scattered), 2)
+    report("100,000 scattered points, all shapes distinct", POINTS / spent, 20_000, "points/s", at_most=False)
 
     worst = 0.0
     for index in generator.integers(0, points, 20):
@@ -145,6 +127,7 @@ def main() -> None:
     for index in generator.integers(0, POINTS, 20):
         worst = max(worst, abs(cloud.at(int(index))["metrics"]["step_time"] / apart[index] - 1))
     report("largest deviation of a grid from its single points", worst, 1e-9, "", at_most=True)
+    print(f"{UNIT}, again: {1e3 * unit_seconds():.1f} ms")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,8 @@ Seconds are of the processor, the best of three.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -19,6 +16,7 @@ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402  after the thread limits
 
 import costmodel  # noqa: E402
+from benchmarks.processor_time import UNIT, command_seconds, seconds, unit_seconds  # noqa: E402
 
 POINTS, TARGET, COLD = 100_000, 20_000, 0.5
 WORKLOAD = """schema: costmodel/workload@1
@@ -32,16 +30,6 @@ SIDE = round(POINTS**0.5)
 LENGTHS = np.unique(np.rint(np.geomspace(64, 8192, SIDE)))
 USERS = np.unique(np.rint(np.geomspace(1, 2000, SIDE)))
 RATES = np.geomspace(0.1, 20, SIDE)
-
-
-def seconds(action: Callable[[], object]) -> float:
-    """Return the shortest processor time of three runs [s]."""
-    times = []
-    for _ in range(3):
-        start = time.process_time()
-        action()
-        times.append(time.process_time() - start)
-    return min(times)
 
 
 def grid(label: str, workload: Mapping[str, str], more: str, axes: Mapping[str, np.ndarray]) -> None:
@@ -62,23 +50,15 @@ def grid(label: str, workload: Mapping[str, str], more: str, axes: Mapping[str, 
 
 def cold() -> None:
     """Print the processor time of a new process that simulates one scenario, its bytecode written before."""
-    executable = str(Path(sys.executable).with_name("costmodel"))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "serving.yaml"
         path.write_text(WORKLOAD.format(**DENSE, more="rate: 4 /s"), encoding="utf-8")
-        around = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        around["PYTHONPYCACHEPREFIX"] = folder
-        spent = []
-        for _ in range(4):
-            before = os.times()
-            command = [executable, "simulate", str(path), "--json"]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=around)
-            after = os.times()
-            spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    print(f"simulate, cold: {min(spent):.2f} s (<= {COLD})")
+        spent = command_seconds("simulate", str(path), "--json")
+    print(f"simulate, cold: {spent:.2f} s (<= {COLD})")
 
 
 if __name__ == "__main__":
+    print(f"{UNIT}: {1e3 * unit_seconds():.1f} ms")
     grid("rate by prompt", DENSE, "rate: 4 /s", {"rate": RATES, "input_tokens": LENGTHS})
     grid("users by prompt", DENSE, "concurrency: 16", {"concurrency": USERS, "input_tokens": LENGTHS})
     layout = "parallel: {tp: 8}, precision: {compute: fp8-inference, fallback: bf16}"

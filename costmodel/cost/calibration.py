@@ -403,7 +403,7 @@ class JoinedFit(FamilyFit):
     @classmethod
     def of(cls, parts: Sequence[FamilyFit], weights: tuple[Quantity, ...], leading: Indices | int) -> JoinedFit:
         """Return the fits joined."""
-        places = [leading] if isinstance(leading, int) else np.unique(leading).tolist()
+        places = [place for place in range(len(parts)) if np.any(leading == place)]
         led = [parts[place] for place in places]
         spread = _SpreadByShape(parts=tuple(part.spread for part in parts), which=leading)
         bases = {part.basis for part in led}

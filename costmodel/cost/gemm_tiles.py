@@ -50,10 +50,10 @@ class CtaTile:
         m, n = self.m * self.cluster_m, self.n * self.cluster_n
         return row_tiles(gemm, m) * self.cluster_m, ceil(gemm.n / n) * self.cluster_n
 
-    def is_split(self, gemm: Gemm, processors: Count) -> bool:
-        """Tell whether K is split at any size; else the tile is the same as without its mode."""
+    def leaves_any_idle(self, gemm: Gemm, processors: Count) -> bool:
+        """Tell whether there are fewer tiles than processors at any size; else K is never split."""
         tiles_m, tiles_n = self.grid(gemm)
-        return bool(np.any(self.splits(gemm.groups * tiles_m * tiles_n, processors, gemm.k) > 1.0))
+        return bool(np.any(gemm.groups * tiles_m * tiles_n < processors))
 
     def splits(self, tiles: Any, processors: Count, k: Count) -> Any:
         """Return how many parts K is split into."""
@@ -83,7 +83,7 @@ class TileChoice:
         if self.rule == "fastest":
             if one_by_one:
                 every = (CtaTile(*row) for row in table.T.tolist())
-                yield from (tile for tile in every if not tile.split_mode or tile.is_split(gemm, processors))
+                yield from (tile for tile in every if not tile.split_mode or tile.leaves_any_idle(gemm, processors))
             else:
                 yield CtaTile(*table.reshape(5, -1, *(1,) * axes))
             return

@@ -83,6 +83,7 @@ def tile_terms(
     """Yield the terms of every candidate tile. overlap: of tensor cores and the promotion of their sums."""
     rate, l2 = machine.processor_peak(gemm.dtype), machine.device.level("l2")
     promotion_rate = machine.processor_peak(VECTOR_DTYPE) * machine.framework.promotion_interval
+    compulsory = gemm.traffic
     for tile in machine.framework.tiles_of(gemm.family):
         depth = gemm.k / tile.split
         ctas = _cta_count(gemm, tile)
@@ -96,10 +97,12 @@ def tile_terms(
         if l2 is not None and l2.bandwidth is not None:
             m, n = minimum(gemm.m, tile.m), minimum(gemm.n, tile.n)
             cache = ctas * depth * (m * gemm.a_bytes + n * gemm.b_bytes) / l2.bandwidth
-        partial_sums = 8.0 * gemm.groups * gemm.m * gemm.n * (tile.split - 1)
+        traffic = compulsory
+        if tile.split > 1:
+            traffic = traffic + 8.0 * gemm.groups * gemm.m * gemm.n * (tile.split - 1)  # partial sums
         yield {
             "chip_time": maximum(loop, cache) / fit.compute_efficiency,
-            "hbm_time": (gemm.traffic + partial_sums) / machine.hbm_bandwidth / fit.hbm_efficiency,
+            "hbm_time": traffic / machine.hbm_bandwidth / fit.hbm_efficiency,
             "loop_time": loop, "tensor_time": tensor, "promotion_time": promotion, "warpgroups": float(groups),
             "l2_time": cache, "m_t": float(tile.m), "n_t": float(tile.n), "s": float(tile.split), "ctas": ctas,
             "waves": waves,

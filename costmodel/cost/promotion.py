@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.terms import SHORTEST
-from costmodel.quantities import Quantity, Seconds, maximum
+from costmodel.quantities import Quantity, Seconds, is_single, maximum
 from costmodel.workload.operators import Gemm
 
 WGMMA_ROWS = 64  # PTX ISA 8.0, wgmma.mma_async: a warpgroup's instruction has m64
@@ -54,6 +54,8 @@ def shortest_loop(tensor: Seconds, promotion: Seconds, groups: int) -> Seconds:
 
 def expected_loop(tensor: Seconds, promotion: Seconds, groups: int) -> Seconds:
     """Return the mean time of a main loop whose stages end at random: never below the shortest, at most T + P."""
+    if is_single(promotion) and promotion == 0.0:
+        return tensor
     products: Seconds = 0.0  # of W - 1 warpgroups; Buzen's recursion, CACM 16(9), 1973
     for i in range(groups):
         products = products + tensor**i * promotion ** (groups - 1 - i)

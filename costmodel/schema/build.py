@@ -154,10 +154,13 @@ def _part(file: PartFormatsFile) -> scenario.PartFormats:
     )
 
 
-def parallelism(file: workload.ParallelFile, schedule: str | None = None) -> scenario.Parallelism:
+def parallelism(
+    file: workload.ParallelFile, schedule: str | None = None, *, slices_experts: bool = False
+) -> scenario.Parallelism:
     """Return the degrees of parallelism; virtual stages default to those that the schedule implies."""
     implied = 1.0 if schedule is None else float(implied_virtual(schedule))
-    return record(scenario.Parallelism, file, virtual=implied if file.virtual is None else file.virtual)
+    virtual = implied if file.virtual is None else file.virtual
+    return record(scenario.Parallelism, file, virtual=virtual, slices_experts=slices_experts)
 
 
 def communication(file: workload.CommunicationFile, kernels: scenario.Framework) -> scenario.Communication:
@@ -367,12 +370,17 @@ def _first(stated: Count | None, default: Count | None) -> Count | None:
     return default if stated is None else stated
 
 
-def layout(file: workload.PlanFile) -> scenario.Parallelism:
-    """Return the layout of a scenario; of two pools, that of the decoding one."""
+def layout(file: workload.PlanFile, *, slices_experts: bool = False) -> scenario.Parallelism:
+    """Return the layout of a scenario; of two pools, that of the decoding one.
+
+    slices_experts: what the framework does in training unless the scenario states otherwise.
+    """
     pool = file.decode if isinstance(file, workload.ServingFile) else None
     if pool is not None:
         return parallelism(pool.parallel)
-    return parallelism(file.parallel, file.schedule if isinstance(file, workload.TrainingFile) else None)
+    if not isinstance(file, workload.TrainingFile):
+        return parallelism(file.parallel)
+    return parallelism(file.parallel, file.schedule, slices_experts=slices_experts)
 
 
 def devices(file: workload.PlanFile) -> Count:

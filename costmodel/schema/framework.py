@@ -171,6 +171,9 @@ class TrainingDefaultsFile(Strict):
     context: Literal["gather", "ring", "ulysses"] | None = Field(
         default=None, description="`parallel.context` of models whose keys may travel so; null: gather"
     )
+    slices_experts: bool = Field(
+        default=False, description="experts are split over tp as all other layers are unless `expert_tensor` is stated"
+    )
     options: dict[str, str] = Field(
         default={},
         description="what sets it there: gradients (in BF16), zero, overlap, selective and full (recomputation), "

@@ -316,7 +316,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     plan = _with_load(plan, architecture)
     kernels = build_framework.framework(framework.file, hardware.device_part.file)
     plan = with_exchange(plan, framework.file.training, kernels, architecture)
-    layout = build.layout(plan)
+    layout = build.layout(plan, slices_experts=framework.file.training.slices_experts)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     scenario = Scenario(
         name=name,

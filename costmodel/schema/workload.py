@@ -47,7 +47,10 @@ class ParallelFile(Strict):
     ep: Number = Field(default=1.0, description="expert parallel; spans tp * cp * dp ranks")
     cp: Number = Field(default=1.0, description="context parallel")
     virtual: Number | None = Field(default=None, description="stages per rank; null: 2 for zb-v and dualpipe-v, else 1")
-    expert_tensor: Number | None = Field(default=None, description="tp inside an expert; null: tp if ep is 1, else 1")
+    expert_tensor: Number | None = Field(
+        default=None,
+        description="tp inside an expert; null: tp if ep is 1 or the framework slices experts in training, else 1",
+    )
     expert_pool: Number | None = Field(
         default=None,
         description="devices of their own for routed experts, which tokens reach and leave in every layer (decode and "

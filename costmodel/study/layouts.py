@@ -27,7 +27,8 @@ DEGREES = ("tp", "pp", "dp", "ep", "virtual", "cp")
 ZERO_STAGES = (0, 1, 2, 3)
 VARIED = ("schedule", "recompute", "optimizer.zero", "parallel.sequence_parallel")  # what of a layout is structure
 LAYOUT = (*(f"parallel.{name}" for name in DEGREES), "micro_batch")
-OWN = (*LAYOUT, "global_batch", "batch_per_device")  # columns of layouts, by path below the scenario
+SLICES = "parallel.expert_tensor"
+OWN = (*LAYOUT, SLICES, "global_batch", "batch_per_device")  # columns of layouts, by path below the scenario
 MOST_LAYOUTS = 20_000_000  # of one search, at all values of its axes
 
 
@@ -59,8 +60,8 @@ class Space:
         """
         columns = dict(self.columns)
         for together in axes:
-            named = {axis.path.removeprefix(head): axis.values for axis in together}
-            own = [name for name in named if name in self.columns]
+            named = {_own(axis.path, head): axis.values for axis in together}
+            own = [name for name in named if name in self.columns and name != SLICES]
             number, size = len(together[0].values), len(next(iter(columns.values())))
             if own:
                 having = [np.all([columns[name] == named[name][at] for name in own], axis=0) for at in range(number)]
@@ -70,9 +71,15 @@ class Space:
                 rows = [np.arange(size)] * number
             check_size(sum(map(len, rows)))
             kept, times = np.concatenate(rows), [len(each) for each in rows]
-            others = {name: np.repeat(values, times) for name, values in named.items() if name not in OWN}
+            others = {name: np.repeat(values, times) for name, values in named.items() if name not in own}
             columns = {name: column[kept] for name, column in columns.items()} | others
         return Space(columns)
+
+
+def _own(path: str, head: str) -> str:
+    """Return the path below the scenario of what is a column of layouts, else the path."""
+    below = path.removeprefix(head)
+    return below if below in OWN else path
 
 
 def check_size(layouts: int) -> None:
@@ -130,7 +137,10 @@ def divisors(number: int) -> list[int]:
 
 
 def training_space(scenario: Scenario, plan: Training, devices: int, batch: int | None = None) -> Space:
-    """Return every layout of a training step on some devices. batch: sequences of a step; null: as the plan says."""
+    """Return every layout of a training step on some devices, experts whole unless the scenario states a degree.
+
+    batch: sequences of a step; null: as the plan says.
+    """
     architecture = scenario.architecture
     batch = int(np.max(plan.global_batch)) if batch is None else batch
     rows = []
@@ -144,8 +154,10 @@ def training_space(scenario: Scenario, plan: Training, devices: int, batch: int 
             for micro, virtual in product(micro_batches, _virtual(plan.schedule, pp, architecture.depth)):
                 rows.append((tp, pp, dp, ep, virtual, cp, micro))
     columns = np.array(rows, dtype=np.float64).reshape(-1, 7).T
-    names = (*(f"parallel.{name}" for name in DEGREES), "micro_batch")
-    return Space(dict(zip(names, columns, strict=True)))
+    space: dict[str, Array] = dict(zip(LAYOUT, columns, strict=True))
+    if scenario.parallel.slices_experts and scenario.parallel.expert_tensor is None and architecture.has_experts:
+        space[SLICES] = np.where(space["parallel.ep"] == 1.0, space["parallel.tp"], 1.0)
+    return Space(space)
 
 
 def inference_space(scenario: Scenario, devices: Sequence[int], batches: Sequence[float] = BATCHES) -> Space:

@@ -29,7 +29,7 @@ COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 OF_TRAINING = frozenset({
     "sustained_slowdown", "attention_slowdown", "dp_comm_slowdown", "tensor_overlap", "accumulation", "reduction",
     "unfused_elementwise", "eager_loss", "keeps_gathered", "buffers_all", "weight_exchange", "recompute_stops_early",
-    "host.operator", "experts", "fuses_casts", "training.context",
+    "host.operator", "experts", "fuses_casts", "training.context", "training.slices_experts",
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""
 
@@ -119,9 +119,12 @@ def _unused(scenario: Scenario) -> frozenset[str]:
     """Return the fields of a framework that a scenario takes no notice of."""
     unused = frozenset[str]() if isinstance(scenario.plan, Training) else OF_TRAINING
     if not any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.layers):
-        unused |= {"experts"}
-    if not np.any(np.greater(scenario.parallel.cp, 1)):
+        unused |= {"experts", "training.slices_experts"}
+    parallel = scenario.parallel
+    if not np.any(np.greater(parallel.cp, 1)):
         unused |= {"training.context"}
+    if parallel.expert_tensor is not None or not np.any(np.minimum(parallel.tp, parallel.ep) > 1):
+        unused |= {"training.slices_experts"}
     return unused if scenario.communication.mode == "normal" else unused | {"moe_comm_slowdown"}
 
 

@@ -86,9 +86,9 @@ def slice_collectives(
 
     Tokens are gathered after the dispatch and results scattered before the combine. Backward, gradients of results are
     gathered and those of tokens scattered [Megatron-LM, transformer/moe/token_dispatcher.py, expert tensor
-    parallelism]. Nothing unless `expert_tensor` is stated.
+    parallelism]. Nothing unless `expert_tensor` is stated or the framework slices experts.
     """
-    if context.parallel.expert_tensor is None:
+    if context.parallel.expert_tensor is None and not context.parallel.slices_experts:
         return [], []
     group = context.expert_slice_group
     gathers = ("expert slice gather", "expert slice gather gradient")

@@ -29,6 +29,7 @@ class Parallelism:
 
     virtual: stages per pipeline rank.
     expert_tensor: tensor parallelism inside an expert (null: `tp` where `ep` is one, else one).
+    slices_experts: it is `tp` wherever none is stated.
     expert_pool: devices of their own that hold the routed experts and nothing else (null: the `ep` ranks hold them).
     sequence_parallel: activations outside the tensor-parallel region are split over tp too.
     context: how `cp` ranks exchange keys: `gather`, `ring` or `ulysses`; decoding always splits the cache over them.
@@ -41,6 +42,7 @@ class Parallelism:
     cp: Count = 1.0
     virtual: Count = 1.0
     expert_tensor: Count | None = None
+    slices_experts: bool = False
     expert_pool: Count | None = None
     sequence_parallel: bool = False
     context: str = "gather"
@@ -48,7 +50,9 @@ class Parallelism:
     @property
     def etp(self) -> Count:
         """Return the tensor parallelism inside an expert."""
-        return where(self.ep == 1, self.tp, 1.0) if self.expert_tensor is None else self.expert_tensor
+        if self.expert_tensor is not None:
+            return self.expert_tensor
+        return self.tp if self.slices_experts else where(self.ep == 1, self.tp, 1.0)
 
     @property
     def devices(self) -> Count:

@@ -39,7 +39,8 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
         "parallel.ep",
         divides(block, stage_ranks),
         f"ep * expert_tensor = {shown(block)} does not divide the {shown(stage_ranks)} ranks (tp*cp*dp) of a stage",
-        f"choose ep so that it divides {shown(stage_ranks)}",
+        f"choose ep so that it divides {shown(stage_ranks)}"
+        + (", or keep experts whole: `expert_tensor: 1`" if parallel.slices_experts else ""),
     )
     taken, processors = scenario.communication.processors, scenario.cluster.device.processors
     yield Rule(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from costmodel.errors import LayoutError
 from costmodel.schema import resolve
 from costmodel.schema.files import validate
 from costmodel.schema.references import package_root
@@ -74,3 +75,22 @@ def test_keys_go_around_a_ring_where_megatron_sends_them_so(
     resolved = resolve(str(file))
     assert resolved.scenarios["step"].parallel.context == context
     assert resolved.document["scenarios"]["step"]["parallel"]["context"] == context
+
+
+@pytest.mark.parametrize(
+    ("framework", "stated", "slices"),
+    [("megatron", "", 2.0), ("nemo", "", 2.0), ("megatron-bridge", "", 1.0), ("nemo", ", expert_tensor: 1", 1.0)],
+)
+def test_experts_are_split_as_other_layers_where_megatron_splits_them(
+    tmp_path: Path, framework: str, stated: str, slices: float
+) -> None:
+    file = tmp_path / "step.yaml"
+    file.write_text(RUN.format(framework=framework, model="mixtral-8x7b", layout=f"tp: 2, dp: 8, ep: 8{stated}"))
+    assert resolve(str(file)).scenarios["step"].parallel.etp == slices
+
+
+def test_a_layout_that_experts_split_over_tp_do_not_divide_names_whole_ones(tmp_path: Path) -> None:
+    file = tmp_path / "step.yaml"
+    file.write_text(RUN.format(framework="megatron", model="mixtral-8x7b", layout="tp: 4, dp: 2, ep: 8"))
+    with pytest.raises(LayoutError, match="expert_tensor: 1"):
+        resolve(str(file))

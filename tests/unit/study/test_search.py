@@ -14,6 +14,7 @@ import costmodel
 from costmodel.analytic.grid import evaluate_grid
 from costmodel.errors import InputError
 from costmodel.quantities import Array
+from costmodel.study.axes import Axis
 from costmodel.study.bounds import Bounder
 from costmodel.study.goals import Goal, SearchResult, read_goal
 from costmodel.study.layouts import Variant, divisors, training_space, variants
@@ -254,16 +255,33 @@ def test_axes_of_a_training_step_leave_the_layouts_that_have_their_values() -> N
     varied = (
         "scenarios.selective.global_batch=4,8", "scenarios.selective.schedule=1f1b",
         "hardware.memory.hbm.bandwidth=1.5 TB/s,3 TB/s", "scenarios.selective.optimizer.zero=1",
-        "scenarios.selective.recompute=selective",
+        "scenarios.selective.recompute=selective", "scenarios.selective.sequence=1024",
     )  # fmt: skip
     changes = {path: value for path, value in SMALL.items() if not path.endswith("global_batch")}
     workload = costmodel.load("gpt3_175b_a100", set=changes, scenarios=["selective"])
     found = searched(workload, "selective", "maximise tokens_per_second", NOTHING, Space((8,), varied))
     assert found.best[0].at["global_batch"] == 8
     assert found.best[0].at["hardware.memory.hbm.bandwidth"] == 3e12
+    assert found.best[0].at["scenarios.selective.sequence"] == 1024
     assert {tuple(one.at[name] for name in ("schedule", "optimizer.zero", "recompute")) for one in found.best} == {
         ("1f1b", 1, "selective")
     }
+
+
+@pytest.mark.parametrize("framework", ["megatron", "megatron-bridge"])
+def test_layouts_keep_experts_whole_unless_an_axis_says_otherwise(framework: str) -> None:
+    changes = {"scenarios.training.framework": framework, "scenarios.training.parallel.ep": 1}
+    chosen = costmodel.load("deepseek_v2", set=changes, scenarios=["training"]).scenario("training")
+    assert isinstance(chosen.plan, Training)
+    space = training_space(chosen, chosen.plan, 8)
+    assert ("parallel.expert_tensor" in space.columns) == (framework == "megatron")
+    if framework == "megatron":
+        sizes = [space.columns[f"parallel.{name}"] for name in ("ep", "tp", "expert_tensor")]
+        assert all(split == (tp if ep == 1 else 1) for ep, tp, split in zip(*sizes, strict=True))
+    axis = Axis("scenarios.training.parallel.expert_tensor", np.array([1.0, 2.0]), "count", whole=True)
+    tried = space.crossed([[axis]], "scenarios.training.")
+    assert tried.size == 2 * space.size
+    assert set(tried.columns["parallel.expert_tensor"]) == {1.0, 2.0}
 
 
 def test_too_many_layouts_are_refused_with_their_number(small: costmodel.Workload) -> None:
