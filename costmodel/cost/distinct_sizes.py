@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
@@ -66,16 +65,10 @@ class DistinctSizes:
 
 def _varied(operator: Operator) -> Iterator[tuple[str, Array]]:
     """Yield the fields of a kernel that differ over the grid."""
-    for name in _names(type(operator)):
-        value = getattr(operator, name)
+    for field in fields(operator):
+        value = getattr(operator, field.name)
         if isinstance(value, np.ndarray) and value.size > 1:
-            yield name, value
-
-
-@functools.cache
-def _names(kind: type[Any]) -> tuple[str, ...]:
-    """Return the names of the fields of a kind of operator."""
-    return tuple(field.name for field in fields(kind))
+            yield field.name, value
 
 
 def is_uniform(whole: Any) -> bool:
