@@ -63,6 +63,7 @@ weights hardly leave room for a cache."""
 MEASURED = {
     "tpot": ("tpot_mean_ms", "tpot_median_ms"), "ttft": ("ttft_median_ms", "ttft_mean_ms"), "e2e": ("e2e_mean_ms",),
     "total_tok_per_s": ("total_tok_per_s",), "total_tok_s_gpu": ("total_tok_s_gpu",),
+    "tpot_p50": ("tpot_median_ms",), "ttft_p50": ("ttft_median_ms",),
     "tpot_p99": ("tpot_p99_ms",), "ttft_p99": ("ttft_p99_ms",), "e2e_p99": ("e2e_p99_ms",),
 }  # fmt: skip
 """Figure -> columns that may hold its measured value, of which the first that a row states counts."""

@@ -151,7 +151,10 @@ def layouts(draw: st.DrawFn) -> Parallelism:
     tp, dp, pp = (float(draw(st.sampled_from(choices))) for choices in ([1, 2, 4], [1, 2, 8], [1, 2, 4]))
     ep = float(draw(st.sampled_from([degree for degree in (1, 2, 4, 8, 16, 32) if tp * dp % degree == 0])))
     cp, context = float(draw(st.sampled_from([1, 2]))), draw(st.sampled_from(["gather", "ring", "ulysses"]))
-    return Parallelism(tp=tp, pp=pp, dp=dp, ep=ep, cp=cp, sequence_parallel=draw(st.booleans()), context=context)
+    slices = dp * cp % ep == 0 and draw(st.booleans())
+    return Parallelism(
+        tp=tp, pp=pp, dp=dp, ep=ep, cp=cp, slices_experts=slices, sequence_parallel=draw(st.booleans()), context=context
+    )
 
 
 @st.composite

@@ -352,12 +352,13 @@ def _shared_stage(
     rows: list[Quantity] = [segments[slot].total for slot in program.slots]
     if model.background is not None:
         program, rows = with_background(program, model.moving), [*rows, background]
-    stacked, shape = _stacked([*rows, model.moe_comm_slowdown])
-    durations = stacked[:-1]
+    known = [model.moving.get(slot) for slot in program.slots]
+    shares = [each for item in known if item is not None for each in (item.wire, *item.shares.values())]
+    stacked, shape = _stacked([*rows, model.moe_comm_slowdown, *shares])
+    durations = stacked[: len(rows)]
     is_copy = np.isin(program.stream, (H2D, D2H))
     copies = (durations[program.slot][is_copy].sum(axis=0) > 0).reshape(shape)
     slowdown = where(copies, model.moe_comm_slowdown, 1.0)
-    known = [model.moving.get(slot) for slot in program.slots]
     moving = [None if item is None else item.over(shape) for item in known]
     meetings = Meetings(
         moving, model.host_link, beside_background(model.background), COMPUTE, ALL_TO_ALL,

@@ -261,7 +261,7 @@ def rests_on(operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
         seconds = count * np.nan_to_num(timed.time.seconds, posinf=0.0)
         whole = whole + seconds
         bases = timed.fit.bases(timed.operator)
-        for name in np.unique(bases).tolist():
+        for name in sorted(set(bases.reshape(-1).tolist())):
             totals[name] = totals.get(name, 0.0) + np.where(bases == name, seconds, 0.0)
     return {name: total / np.maximum(whole, np.finfo(float).tiny) for name, total in totals.items()}
 

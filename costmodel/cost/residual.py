@@ -108,7 +108,8 @@ class Residual:
     def _groups(self) -> tuple[list[int], Array]:
         """Return the axes that name a group of shapes, and the places of the measured groups along them."""
         axes = [axis for axis, name in enumerate(self.axes) if name in GROUP_AXES]
-        return axes, np.unique(self.centres[:, axes], axis=0)
+        groups = dict.fromkeys(map(tuple, self.centres[:, axes].tolist()))
+        return axes, np.array(list(groups)).reshape(len(groups), len(axes))
 
     @functools.cached_property
     def _exponents(self) -> Array:

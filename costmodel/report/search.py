@@ -26,7 +26,10 @@ def show_search(result: SearchResult, first: str) -> None:
         show(_why_none(result), "yellow")
         return
     if "schedule" in result.best[0].at:
-        show("as the scenario states, unless --vary names them: gradient format, expert tensor parallelism, overlap")
+        show(
+            "as the scenario states, unless axes of a study name it: gradient format, overlap, `parallel.context`, "
+            "`parallel.expert_tensor` (experts are whole where none is stated)"
+        )
     show(_layouts(result.best, result.axes))
     if any(layout.tied for layout in result.best):
         show(

@@ -289,6 +289,10 @@ class FrameworkFile(Strict):
     expert_exchange: Literal["all_to_all", "gather"] = Field(
         default="all_to_all", description="`communication.exchange` of inference where the scenario does not say"
     )
+    router: DType | None = Field(
+        default=None,
+        description="format of the product that scores experts, in inference in BF16; null: the precision's",
+    )
     fused_norms: FusedNormsFile | None = Field(
         default=None,
         description="all-reduces of inference that add up the residual stream and normalise as well; null: none",

@@ -19,9 +19,11 @@ def with_defaults(plan: PlanFile, defaults: TrainingDefaultsFile) -> PlanFile:
     return plan.model_copy(update={"optimizer": plan.optimizer.model_copy(update=changes)}) if changes else plan
 
 
-def gradients_of(plan: PlanFile, framework: FrameworkFile) -> str | None:
-    """Return the format in which a framework adds up the gradients of a BF16 run, null where it does not say."""
-    return framework.training.gradients if isinstance(plan, TrainingFile) else None
+def formats_of(plan: PlanFile, framework: FrameworkFile) -> dict[str, str | None]:
+    """Return fields of a precision set that a framework has in BF16 runs, each null where it does not say."""
+    if isinstance(plan, TrainingFile):
+        return {"gradients": framework.training.gradients}
+    return {"router": framework.router}
 
 
 def with_exchange(

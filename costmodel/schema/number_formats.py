@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from costmodel.errors import InputError
@@ -71,17 +72,17 @@ def shipped_formats(file: QuantizationFile, device: Device, *, mxfp8_experts: bo
 
 
 def choose_formats(
-    assembly: Assembly, chosen: Tree, device: Device, field: str, gradients: str | None = None
+    assembly: Assembly, chosen: Tree, device: Device, field: str, own: Mapping[str, str | None]
 ) -> tuple[DocumentPart[PrecisionFile], list[str]]:
     """Return the formats of a scenario on a device, and those that the fallback set replaces.
 
     If the device has no math unit for a format, every field of that format takes the fallback set's. Payloads of
     dispatch and combine need no math unit and stay.
-    gradients: the framework's format of gradients of BF16 runs, which a scenario may replace; null: the set's.
+    own: the framework's fields of BF16 runs, which a scenario may replace; null: the set's.
     """
     named = _named_set(assembly, chosen, "compute", field)
-    if gradients is not None and named.text("residual") == "bf16":
-        named = named.with_entries(gradients=Tree(gradients))
+    if named.text("residual") == "bf16":
+        named = named.with_entries(**{name: Tree(value) for name, value in own.items() if value is not None})
     merged = merge(named, chosen.without("compute", "fallback"))
     part = assembly.part(PrecisionFile, merged, field=field)
     missing = replaced = _missing_units(part, device)

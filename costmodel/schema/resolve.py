@@ -22,7 +22,7 @@ from costmodel.schema.document import find, model_document, scenario_document
 from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.framework_defaults import gradients_of, with_defaults, with_exchange
+from costmodel.schema.framework_defaults import formats_of, with_defaults, with_exchange
 from costmodel.schema.installation import install
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.model import ModelFile
@@ -308,9 +308,8 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     mxfp8_experts = hardware.device_part.file.die in framework.file.mxfp8_experts
     chosen, told = _formats(tree, plan, model, device, mxfp8_experts=mxfp8_experts)
     plan = with_defaults(plan, framework.file.training)
-    formats, replaced = choose_formats(
-        assembly, chosen, device, f"{field}.precision", gradients_of(plan, framework.file)
-    )
+    own = formats_of(plan, framework.file)
+    formats, replaced = choose_formats(assembly, chosen, device, f"{field}.precision", own)
     if architecture is None:
         raise Stop
     by_chance = list(_by_chance(plan, architecture))

@@ -23,6 +23,9 @@ KERNELS = 0.5  # prior standard deviation of the log of the share of kernels' in
 BORROWED = 2.0  # publications of many figures as which all other classes count in the factor of a class
 LEAST = 0.01  # of a scale: 1 %
 START = 0.1
+STARTS = ((START, 0.0), (0.02, -0.5))
+"""Where searches begin: width of each condition, log of the kernels' share. At a width of zero the cost has no slope: a
+search may end there though wider is likelier."""
 RARE = ("unknown", "experts")
 """Conditions of a run as a whole that scale by themselves: their rows say nothing of runs without them."""
 WHOLE = (*RARE, "served_experts", "first_token", "untried")
@@ -141,10 +144,10 @@ class Likelihood:
         classes, conditions = self.of_class.shape[1], self.shares.shape[1]
         return [(np.log(LEAST), 1.0), *[(-2.0, 2.0)] * classes, *[(0.0, 2.0)] * conditions, (-3.0, 0.0)]
 
-    def start(self) -> Array:
-        """Return where the search begins."""
+    def start(self, width: float = START, share: float = 0.0) -> Array:
+        """Return where a search begins. width: of conditions; share: log of that of the kernels."""
         classes, conditions = self.of_class.shape[1], self.shares.shape[1]
-        return np.concatenate([[np.log(START)], np.zeros(classes), np.full(conditions, START), [0.0]])
+        return np.concatenate([[np.log(START)], np.zeros(classes), np.full(conditions, width), [share]])
 
     def __call__(self, x: npt.NDArray[np.float64]) -> tuple[float, Array]:
         """Return the cost at a point, and its slope."""
@@ -181,7 +184,8 @@ def fit_scales(rows: Sequence[RunError]) -> Scales:
     names = sorted({row.case_class for row in rows})
     used = [name for name in CONDITIONS if any(row.shares.get(name, 0.0) > 0.0 for row in rows)]
     cost = likelihood(rows, used)
-    found = minimize(cost, cost.start(), jac=True, method="L-BFGS-B", bounds=cost.bounds()).x
+    searches = (minimize(cost, cost.start(*at), jac=True, method="L-BFGS-B", bounds=cost.bounds()) for at in STARTS)
+    found = min(searches, key=lambda search: float(search.fun)).x
     last = 1 + len(names)
     classes = NORMAL * np.exp(found[0] + found[1:last])
     more = dict(zip(used, (NORMAL * found[last:-1]).tolist(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import shares_of_conditions
 from costmodel.calibration.fit_lookup import load_calibration
+from costmodel.errors import InputError
 from costmodel.result import PHASES
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Disaggregated
@@ -123,17 +125,47 @@ def test_a_lone_request_meets_no_decoding_while_it_prefills(kernels: tuple[str, 
     assert points[0].metrics["ttft"] < points[1].metrics["ttft"] < points[2].metrics["ttft"]
 
 
+def served(folder: Path, model: str, **changes: Any) -> costmodel.Workload:
+    """Return a workload of one small serving scenario."""
+    run = {"phase": "serving", "cluster": "nodes/dgx-h100", "framework": "vllm", "input_tokens": 512, "concurrency": 4}
+    scenario = {**run, "output_tokens": 64, **changes}
+    content = {"schema": "costmodel/workload@1", "model": f"models/{model}", "scenarios": {"run": scenario}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return costmodel.load(folder / "run.yaml")
+
+
 @pytest.mark.parametrize(("model", "share"), [("gpt-oss-20b", 1.0), ("llama-3-8b", 0.0)])
 def test_engines_with_routed_experts_are_told_apart(tmp_path: Path, model: str, share: float) -> None:
-    run = {"phase": "serving", "cluster": "nodes/dgx-h100", "framework": "vllm", "input_tokens": 512, "concurrency": 4}
-    file = tmp_path / "run.yaml"
-    content = {
-        "schema": "costmodel/workload@1",
-        "model": f"models/{model}",
-        "scenarios": {"run": run | {"output_tokens": 64}},
-    }
-    file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    workload = costmodel.load(file)
+    workload = served(tmp_path, model)
     scenario = workload.scenario("run")
     operators = evaluate(scenario, workload.calibration(scenario)).operators()
     assert shares_of_conditions(scenario, operators)["served_experts"] == share
+
+
+@pytest.mark.parametrize(
+    ("mapping", "flag", "ours"),
+    [("scheduler", "scheduler_recv_interval", "look_steps"), ("memory", "gpu_memory_utilization", "utilization")],
+)
+def test_flags_of_engines_are_told_as_keys(tmp_path: Path, mapping: str, flag: str, ours: str) -> None:
+    with pytest.raises(InputError, match=f"{mapping}.{flag}: unknown key; write `{ours}`"):
+        served(tmp_path, "llama-3-8b", **{mapping: {flag: 1}})
+
+
+@pytest.mark.parametrize("load", [{"concurrency": 8}, {"concurrency": None, "rate": "4 /s"}])
+def test_an_engine_that_looks_seldom_answers_later(tmp_path: Path, load: dict[str, Any]) -> None:
+    often, seldom = (
+        served(tmp_path, "llama-3-8b", framework="sglang", scheduler={"look_steps": steps}, **load).points()["run"]
+        for steps in (1, 20)
+    )
+    later = seldom.metrics["ttft"] - often.metrics["ttft"]
+    assert later == pytest.approx(9.5 * often.metrics["tpot"], rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("framework", "stated", "found"),
+    [("sglang", {}, "bf16"), ("sglang", {"router": "fp32"}, "fp32"), ("default", {}, "fp32")],
+)
+def test_engines_score_experts_in_the_model_s_format(tmp_path: Path, framework: str, stated: Any, found: str) -> None:
+    precision = {"compute": "fp8-inference", **stated}
+    changes = {"cluster": "nodes/hgx-h200", "parallel": {"tp": 8}, "framework": framework, "precision": precision}
+    assert served(tmp_path, "deepseek-v3", **changes).scenario("run").precision.router == found

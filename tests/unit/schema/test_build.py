@@ -43,7 +43,11 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (mixers.GateFile, architecture.Gate, {"type"}),
     (mixers.MilPoolFile, architecture.MilPool, {"type"}),
     (patterns.AxisFile, neighbourhood.Axis, set()),
-    (framework.FrameworkFile, scenario.Framework, {"description", "training", "mxfp8_experts", "eager_prompts"}),
+    (
+        framework.FrameworkFile,
+        scenario.Framework,
+        {"description", "training", "mxfp8_experts", "router", "eager_prompts"},
+    ),
     (framework.HostTimesFile, scenario.HostTimes, set()),
     (framework.TileFile, scenario.Tile, set()),
     (framework.PrecisionFile, scenario.Precision, {"name", *GROUP_SCALING}),

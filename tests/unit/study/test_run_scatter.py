@@ -111,6 +111,12 @@ def test_the_slope_of_the_likelihood_is_that_of_its_cost() -> None:
     assert cost(x)[1] == pytest.approx(np.array(numeric), rel=1e-4, abs=1e-5)
 
 
+def test_a_search_does_not_end_at_a_width_of_zero_that_is_less_likely() -> None:
+    """There the cost has no slope; a search from START alone stays there (0, not 0.13)."""
+    drawn = [*runs(36, 6, 0.05), *runs(136, 2, 0.15, figures=5, experts=1.0)]
+    assert fit_scales([replace(row, down=0.15, up=0.15) for row in drawn]).conditions["experts"] > 0.1
+
+
 def test_a_condition_of_one_publication_alone_does_not_widen_the_others() -> None:
     """What is off on one unseen architecture says how wide runs there are, and nothing of other runs."""
     common = [replace(row, architecture="hopper") for row in runs(1, 9, 0.05)]
