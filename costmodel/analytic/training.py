@@ -128,21 +128,22 @@ def pipeline_times(step: StepModel, streams: StepStreams) -> PipelineTimes:
     program = step.pipeline.program
     actions = [action_times(step, slot, streams) for slot in program.slots]
     p2p = step.p2p.seconds(streams.perturbations)
-    rows = [(*action.parts, action.kernels) for action in actions]
+    reduces = [action.async_reduce is not None for action in actions]
+    rows = [(*(action.parts if any(reduces) else action.parts[:1]), action.kernels) for action in actions]
     shape = np.broadcast_shapes(*(np.shape(part) for row in rows for part in row), np.shape(p2p))
-    times = np.empty((4, len(actions), *shape))
+    times = np.empty((len(rows[0]), len(actions), *shape))
     for slot_number, row in enumerate(rows):
         for part_number, value in enumerate(row):
             times[part_number, slot_number] = value
-    head, rest, trail, kernels = times.reshape(4, len(actions), -1)
+    head, *later, kernels = times.reshape(len(rows[0]), len(actions), -1)
     transfer = np.broadcast_to(p2p, shape).reshape(-1) if step.pipeline.schedule.stages > 1 else 0.0
-    idle = np.zeros_like(head)
-    for slot, extra in jitter(step, streams.layers).items():
-        idle[program.slots.index(slot)] = np.broadcast_to(extra, shape).reshape(-1)
-    reduces = [action.async_reduce is not None for action in actions]
-    if not any(reduces):
+    extra = jitter(step, streams.layers)
+    idle = np.zeros_like(head) if extra else np.zeros(1)
+    for slot, seconds in extra.items():
+        idle[program.slots.index(slot)] = np.broadcast_to(seconds, shape).reshape(-1)
+    if not later:
         return PipelineTimes(makespan(program, head + idle, transfer).reshape(shape), 0.0, head, kernels)
-    # Reductions continue while a rank is idle.
+    rest, trail = later  # reductions continue while a rank is idle
     span = async_reduce_span(program, reduces, (head, rest + idle, trail - idle), transfer)
     return PipelineTimes(span.span.reshape(shape), span.left.reshape(shape), head + rest + span.waits, kernels)
 
