@@ -63,7 +63,8 @@ class Prediction:
     """Facts of a case's model and, where it has a scenario, that scenario and its point; or a device or a kernel.
 
     fit: of a kernel, the calibration file that prices it, null for the roofline. sources: of the scenario's operators,
-    the calibration files that price them; fitted: their families that are priced by more than the roofline.
+    the calibration files that price them; fitted: their families that are priced by more than the roofline; kernels:
+    their families, and `family/variant`.
     """
 
     facts: Mapping[str, Any]
@@ -74,6 +75,7 @@ class Prediction:
     fit: str | None = None
     sources: tuple[str, ...] = ()
     fitted: frozenset[str] = frozenset()
+    kernels: frozenset[str] = frozenset()
 
     @property
     def infeasible(self) -> str | None:
@@ -243,10 +245,13 @@ def predict(
 
     scenario = workload.scenario(name)
     point = evaluate_point(scenario, workload.calibration(scenario), kept)
-    fits = {id(timed.fit): timed for evaluation in evaluations for timed in evaluation.operators()}.values()
+    operators = [timed for evaluation in evaluations for timed in evaluation.operators()]
+    fits = {id(timed.fit): timed for timed in operators}.values()
     sources = tuple(sorted({source for timed in fits for source in timed.fit.sources}))
     fitted = frozenset(timed.operator.family for timed in fits if timed.fit.basis != ROOFLINE)
-    return Prediction(workload.model(), point, workload, sources=sources, fitted=fitted)
+    kernels = {(timed.operator.family, getattr(timed.operator, "variant", "")) for timed in operators}
+    names = frozenset(name for family, variant in kernels for name in (family, f"{family}/{variant}"))
+    return Prediction(workload.model(), point, workload, sources=sources, fitted=fitted, kernels=names)
 
 
 def kernel_figures(case: Case, search_path: Sequence[str | Path] = ()) -> tuple[dict[str, Value], str | None]:

@@ -85,7 +85,8 @@ def dependences(case: Case, prediction: Prediction, library: Library) -> tuple[D
         device = scenario.cluster.device.name
         unused = _unused(scenario)
         for one in _of_file(library, "frameworks", "framework", scenario.framework.name):
-            if not (one.fields and set(one.fields) <= unused):
+            idle = {field for field in one.fields if _is_idle(field, prediction.kernels)}
+            if not (one.fields and set(one.fields) <= unused | idle):
                 found[one] = None
         found.update(dict.fromkeys(_of_file(library, "devices", "device", device)))
     found.update(dict.fromkeys(_of_workload(case, library)))
@@ -126,6 +127,12 @@ def _unused(scenario: Scenario) -> frozenset[str]:
     if parallel.expert_tensor is not None or not np.any(np.minimum(parallel.tp, parallel.ep) > 1):
         unused |= {"training.slices_experts"}
     return unused if scenario.communication.mode == "normal" else unused | {"moe_comm_slowdown"}
+
+
+def _is_idle(field: str, kernels: frozenset[str]) -> bool:
+    """Tell whether a field of a framework names the implementations of kernels of which none is on the path."""
+    head, _, key = field.partition(".")
+    return head == "implementations" and bool(key) and key not in kernels
 
 
 def _is_refitted(one: Dependence, refitted: frozenset[str]) -> bool:

@@ -71,6 +71,20 @@ def test_no_fit_takes_back_a_choice_that_was_made_with_the_figure_in_sight(world
     assert _state(world, "seen", "paper", refitted=frozenset({"sustained_slowdown"})) == IN_SAMPLE
 
 
+@pytest.mark.parametrize(("key", "state"), [("gemm", IN_SAMPLE), ("gemm/fp8_block", UNSEEN), ("mla_decode", UNSEEN)])
+def test_a_choice_of_kernels_counts_where_a_run_has_such_kernels(world: Path, key: str, state: str) -> None:
+    write(world, "hardware/frameworks/mine.yaml", f"""
+schema: costmodel/framework@1
+extends: frameworks/default
+name: mine
+implementations: {{{key}: cublas-vllm}}
+sources:
+  - {{fields: [implementations.{key}], cite: "a page", kind: vendor-page, seen: [paper]}}
+""")  # fmt: skip
+    case, library = _case(world, "mine"), Library([world])
+    assert state_of(case, "step_time", dependences(case, predict(case, [world], library), library)).name == state
+
+
 def test_a_slowdown_says_nothing_of_memory(world: Path) -> None:
     assert _state(world, "rests_on", "paper", metric="memory.weights") == UNSEEN
 
