@@ -66,6 +66,7 @@ SHOWN_LINES = {
     "waits between streams": "stream stalls",
     "shared links": "copies beside messages",
 }
+OVERLOADED = "overloaded: the queue only grows"
 _STORED_LINES = {shown: stored for stored, shown in SHOWN_LINES.items()}
 
 
@@ -155,6 +156,11 @@ class Entry:
         return max(self.by_basis, key=lambda name: self.by_basis[name])
 
 
+def whole_of(headline: float | None, breakdown: Sequence[Entry]) -> float:
+    """Return the time that lines are shares of: the headline, or their sum where it has no value or no end."""
+    return headline if headline and math.isfinite(headline) else math.fsum(entry.time for entry in breakdown)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Offer:
     """What one device of a scenario offers.
@@ -228,6 +234,11 @@ class Point:
         return math.fsum((self.host_memory or {}).values())
 
     @property
+    def whole(self) -> float:
+        """Return the time that lines are shares of: the headline; without one, as of a queue that grows, their sum."""
+        return whole_of(self.metrics.get(self.headline), self.breakdown)
+
+    @property
     def bound(self) -> str:
         """Return what limits most of the exposed time; `capacity` where the scenario cannot run."""
         if not self.fits:
@@ -256,7 +267,7 @@ class Point:
 
     def document(self) -> dict[str, Any]:
         """Return the point as the documented JSON object: finite numbers or null."""
-        headline = self.metrics.get(self.headline)
+        whole = self.whole
         memory = dict.fromkeys(_MEMORY_KEYS, 0.0) if self.memory is None else dict(self.memory)
         document: dict[str, Any] = {
             "phase": self.phase,
@@ -271,7 +282,7 @@ class Point:
             "bound": self.bound,
             "breakdown": [
                 {
-                    "name": entry.name, "time": entry.time, "share": entry.time / headline if headline else 0.0,
+                    "name": entry.name, "time": entry.time, "share": entry.time / whole if whole else 0.0,
                     "bound": entry.bound, "basis": entry.basis, "hidden": entry.hidden, "count": entry.count,
                     "flop": entry.flop, "traffic": entry.traffic, "dtype": entry.dtype,
                     "arithmetic_intensity": entry.arithmetic_intensity, "flop_rate": entry.flop_rate,

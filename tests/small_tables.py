@@ -34,6 +34,7 @@ schema: costmodel/device@1
 extends: devices/chip
 name: sibling
 aliases: [SIBLING]
+power: {tdp: 350 W}
 calibration: {inherit: chip}
 """,
     "hardware/nodes/box.yaml": """

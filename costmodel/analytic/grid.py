@@ -27,6 +27,7 @@ from costmodel.result import (
     NO_HOST_MEMORY,
     NO_MEMORY,
     NO_PATH,
+    OVERLOADED,
     PHASES,
     Interval,
     Metrics,
@@ -177,7 +178,7 @@ def _spans(
 
 _UNKNOWN_ENGINE = {
     **dict.fromkeys(("kv_blocks", "kv_use"), "framework has no `engine`, and `memory` states nothing"),
-    **dict.fromkeys(("ttft", "latency"), "overloaded: the queue only grows"),
+    **dict.fromkeys(("ttft", "latency"), OVERLOADED),
     "highest_stable_rate": "needs a `rate`; none where requests share prefixes, of conversations or of two pools",
 }
 

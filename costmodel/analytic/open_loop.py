@@ -367,7 +367,10 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         found, verdict, left = self.solution(), self.verdict(), left_to_requests(self._plan)
         if verdict == VERDICTS[2]:
             arriving, served = float(self._plan.rate or 0.0), float(found.capacity)
-            told = f"overloaded: {arriving:g} requests/s arrive, {served:.3g} can be served; the queue only grows"
+            told = (
+                f"overloaded: {arriving:g} requests/s arrive, {served:.3g} can be served; the queue only grows; "
+                "rates, cost and energy are of what is served"
+            )
             return (told, *left)
         if verdict == VERDICTS[1]:
             told = f"backlogged: at {float(found.load):.0%} of the highest stable rate most requests wait for a seat"

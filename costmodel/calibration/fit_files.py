@@ -400,9 +400,13 @@ def same_device(device: str, library: Library) -> str:
         return device
     own = library.read_unextended(library.find(device, "devices"), "device")
     base = own.child("extends")
-    if base is None or not isinstance(base.value, str) or not set(own.value) <= _LABELS:
+    if base is None or not isinstance(base.value, str) or not set(own.value) <= {*_LABELS, "calibration"}:
         return device
-    return same_device(_named(base.value, library, base.location), library)
+    name = _named(base.value, library, base.location)
+    calibration = own.child("calibration")
+    if calibration is not None and (set(calibration.value) != {"inherit"} or _donor(own, library) != name):
+        return device
+    return same_device(name, library)
 
 
 def read(library: Library, kind: str, name: str, model: type[File], schema: str = "") -> File:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from costmodel.study.goals import SearchResult
 
 
+_SEARCHED = "layouts of training, prefill and decode are, those of servers under load and of pools are not"
+
+
 @click.command("search")
 @click.argument("workload", metavar="WORKLOAD|STUDY.yaml")
 @scenario_option
@@ -38,7 +41,8 @@ def command(
 
     `--objective "minimise devices"` with a constraint finds the fewest devices that meet it. Anything fixed with
     `--set` (degree, batch, schedule, recomputation, ZeRO stage) is not searched. Without --devices, the number of
-    devices is tp*cp*dp*pp, as in `simulate` with the same --set.
+    devices is tp*cp*dp*pp, as in `simulate` with the same --set. Layouts of training, prefill and decode are searched,
+    those of a server under load (`phase: serving`) are not: sweep them.
     """
     from costmodel.api import load
     from costmodel.cli.progress import progress
@@ -113,7 +117,9 @@ def _chosen(loaded: Workload, name: str, scenarios: tuple[str, ...], *, has_goal
     chosen = scenarios or tuple(name for name in loaded.scenarios if loaded.scenario(name).result_kind in SEARCHED)
     if not chosen:
         raise InputError.single(
-            "no scenario can be searched: none has a parallel layout", hint="sweep a study with axes", field=name
+            f"no scenario can be searched: {_SEARCHED}",
+            hint="sweep a study with axes, such as `parallel.tp`",
+            field=name,
         )
     if has_goal and len(chosen) > 1 and not scenarios:
         raise InputError.single(

@@ -22,7 +22,7 @@ from costmodel.network.group_links import group_links
 from costmodel.report import explain_pass, explain_step
 from costmodel.report.explain_inputs import Inputs, inputs_of, link_paths, locations, origins_of, work_section
 from costmodel.report.explain_step import BUBBLE, STEP
-from costmodel.result import shown_line
+from costmodel.result import shown_line, whole_of
 from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import Group, Operator, base_name
@@ -120,8 +120,8 @@ def refused(workload: Workload, scenario: str) -> str | None:
 def lines(workload: Workload, scenario: str) -> list[Line]:
     """Return where a scenario's time goes, the longest first; as if memory sufficed where it does not."""
     evaluation = _evaluated(workload, scenario)
-    headline = evaluation.metrics(None)[evaluation.headline]
-    whole = 0.0 if headline is None else float(headline)
+    headline, entries = evaluation.metrics(None)[evaluation.headline], evaluation.breakdown()
+    whole = whole_of(None if headline is None else float(headline), entries)
     names = dict.fromkeys(priced.operator.name for priced in evaluation.operators())
     return [
         Line(
@@ -134,7 +134,7 @@ def lines(workload: Workload, scenario: str) -> list[Line]:
             tuple(name for name in names if base_name(name) == entry.name),
             entry.count,
         )
-        for entry in evaluation.breakdown()
+        for entry in entries
     ]
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from costmodel.report.page import show, table
-from costmodel.report.text import NONE, count, dollars, quantity
+from costmodel.report.text import NONE, count, dollars, percent, quantity
 from costmodel.units import parse, render
 
 Documents = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -15,14 +15,15 @@ WIDTH = 80  # characters of a plain terminal
 DIGITS = 6
 # Keys of hardware files whose values carry a unit -> dimension.
 DIMENSIONS = {
-    **dict.fromkeys(("capacity", "memory", "reserve"), "size"),
+    **dict.fromkeys(("capacity", "driver", "memory", "reserve"), "size"),
     **dict.fromkeys(("latency", "same_leaf", "cross_leaf", "launch"), "time"),
     **dict.fromkeys(("tensor_reference", "max"), "frequency"),
-    **dict.fromkeys(("tdp", "idle"), "power"),
+    **dict.fromkeys(("tdp", "idle", "busy", "network", "power"), "power"),
     **dict.fromkeys(("purchase", "price", "switch", "link", "endpoint_link"), "money"),
+    **dict.fromkeys(("bandwidth", "interconnect"), "bandwidth"),
     "peak": "flop_rate",
-    "bandwidth": "bandwidth",
 }
+ENERGIES = {"power.tensor": "FLOP", "power.memory": "B", "power.link": "B"}  # field of a device -> what it is spent on
 
 
 def show_hardware(documents: Documents, bases: Mapping[str, str]) -> None:
@@ -136,6 +137,10 @@ def _leaf(field: str, value: Any) -> str:
     key = "peak" if parents[-1:] == ["peak"] else key  # a host's peaks are keyed by their format
     if key == "rental":  # a round price per hour is not round per second
         return render(value, "money_rate")
+    if field in ENERGIES:
+        return f"{quantity(float(value), 'energy', DIGITS)}/{ENERGIES[field]}"
+    if field == "power.error":
+        return percent(float(value))
     if key in DIMENSIONS and isinstance(value, float | int):
         return quantity(float(value), DIMENSIONS[key], DIGITS)
     if isinstance(value, float):

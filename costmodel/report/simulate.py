@@ -84,8 +84,8 @@ def _show_overview(points: Mapping[str, Point]) -> None:
             if point.memory is not None:
                 show(f"    {_ledger_line(point)}")
     for name, point in points.items():
-        if point.percentiles:
-            show(f"  {name}: {point.verdict}; {_tails(point.percentiles)}")
+        if point.verdict is not None:
+            show("; ".join(filter(None, (f"  {name}: {point.verdict}", _tails(point.percentiles or {})))))
     for note in dict.fromkeys(note for point in points.values() for note in point.notes):
         show(f"note: {note}")
 
@@ -121,7 +121,7 @@ def _show_bases(points: Mapping[str, Point]) -> None:
 
 def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
     """Print one scenario with its metrics, operators, schedule and memory. more: lines on its load and its limits."""
-    show(f"\n{name}: {point.phase} on {_devices(point)} of {point.cluster}", "bold")
+    show(f"\n{name}: {point.phase} on {_devices(point)} of {point.cluster}{_verdict(point)}", "bold")
     if point.fits:
         show(metrics_table(point.metrics, point.intervals, readable))
         for key, reason in point.reasons.items():
@@ -147,6 +147,11 @@ def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
         show(f"basis of a time: {'; '.join(met)}", "dim")
     for note in point.notes:
         show(f"note: {note}")
+
+
+def _verdict(point: Point) -> str:
+    """Return that a server does not keep up with its load, to follow on a line; nothing where it does."""
+    return "" if point.verdict in (None, "stable") else f", {point.verdict}"
 
 
 def _show_tails(point: Point) -> None:
@@ -194,19 +199,19 @@ def _goodput_line(goodput: Mapping[str, float]) -> str:
 
 def _show_operators(point: Point) -> None:
     """Print the longest operators, the others as one line, and the bubble."""
-    headline = point.metrics[point.headline] or 1.0
+    whole = point.whole or 1.0
     shown, others = point.breakdown[:LISTED_OPERATORS], point.breakdown[LISTED_OPERATORS:]
     rest, bubble = sum(entry.time for entry in others), point.metrics.get("bubble_time") or 0.0
     longest = max(*(entry.time for entry in shown), rest, bubble, 0.0) or 1.0
     rows = table("operator", ">time", ">share", "|", ">hidden", "bound", "basis")
     for entry in shown:
         rows.add(
-            shown_line(entry.name), quantity(entry.time, "time"), share(entry.time / headline), entry.time / longest,
+            shown_line(entry.name), quantity(entry.time, "time"), share(entry.time / whole), entry.time / longest,
             quantity(entry.hidden, "time") if entry.hidden else "", entry.bound, entry.basis,
         )  # fmt: skip
     for name, time in ((f"{len(others)} others", rest), ("bubble", bubble)):
         if time:
-            rows.add(name, quantity(time, "time"), share(time / headline), time / longest, "", "", "")
+            rows.add(name, quantity(time, "time"), share(time / whole), time / longest, "", "", "")
     show(rows)
 
 
@@ -250,14 +255,14 @@ def _ledger_line(point: Point) -> str:
 
 def _largest_parts(point: Point) -> str:
     """Return the largest parts of the headline metric."""
-    headline = point.metrics[point.headline] or 1.0
+    whole = point.whole or 1.0
     parts = [
-        f"{shown_line(entry.name)} {share(entry.time / headline)} ({entry.bound})"
+        f"{shown_line(entry.name)} {share(entry.time / whole)} ({entry.bound})"
         for entry in point.breakdown[:SHOWN_OPERATORS]
     ]
     for name, key in (("bubble", "bubble_time"), ("exposed communication", "exposed_communication_time")):
         if time := point.metrics.get(key):
-            parts.append(f"{name} {share(time / headline)}")
+            parts.append(f"{name} {share(time / whole)}")
     return ", ".join(parts)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from costmodel.report.page import show, table
 from costmodel.report.text import NONE, interval, metric, setting, short_paths
-from costmodel.result import reason_kind
+from costmodel.result import OVERLOADED, reason_kind
 
 MOST_REASONS = 4  # of one kind that are shown; --json and the table have them all
 
@@ -67,8 +67,12 @@ def _show_reasons(name: str, summary: Mapping[str, Any], constraints: list[str])
             more = f"; {len(others):,} more reasons (see the table)"
             lines.append((sum(points for points, _ in others), kind, more))
         for points, reason, more in lines:
-            why = f"do not meet {missed[reason]}" if reason in missed else f"cannot run: {reason}"
+            why = f"do not meet {missed[reason]}" if reason in missed else _refusal(reason)
             show(f"{name}: {points:,} of {summary['points']:,} points {why}{more}", "yellow")
+
+
+def _refusal(reason: str) -> str:
+    return f"are {reason}" if reason == OVERLOADED else f"cannot run: {reason}"
 
 
 def _value(value: Any, dimension: str | None) -> str:

@@ -9,34 +9,83 @@ from costmodel.report.text import NONE, metric
 from costmodel.schema.lever import LeverFile, LeversFile
 from costmodel.study.what_if import Worth
 
+_APART = (
+    "what it has or counts on already, measured against itself without that",
+    "what changes save of other scenarios, which differ from it on both sides",
+)
 COMMAND = "costmodel what-if"
 
 
 def show_worths(scenarios: Mapping[str, Sequence[Worth]]) -> None:
-    """Print what each change of each scenario saves, the largest first; then those that cannot be had, and why."""
+    """Print what each change saves of each scenario, the largest first; apart, what is measured against another one.
+
+    What changes nothing, and what cannot be had and why, is told in a line each.
+    """
     for scenario, rows in scenarios.items():
-        had = sorted((row for row in rows if row.saved is not None), key=lambda row: -(row.saved or 0.0))
-        first = next((row for row in rows if row.against is None and row.metric), None)
-        headline = next((row.metric for row in rows if row.metric), "")
-        before = NONE if first is None else metric(headline, first.before)
-        show(f"{scenario}: what each change saves of {before}", "bold")
-        together = f">{headline} with those above it in the list"
-        view = table("?lever", "change", ">alone", ">80 % interval", ">at most", together, "?")
-        for row in had:
-            note = "" if row.keeps_to_its_ceiling else "beyond its ceiling: a fault of the model"
-            view.add(
-                row.name or "", row.term, _share(row.saved), _interval(row), _share(row.ceiling),
-                metric(headline, row.together), note,
-            )  # fmt: skip
-        show(view)
-        for row in had:
-            if (row.saved or 0.0) > (row.ceiling or 1.0):
-                show(f"{row.term}: more than its share, as kernels need whole waves of tiles fewer", "dim")
+        own, *others = (
+            sorted((row for row in rows if _shown(row) and row.base == base), key=lambda row: -(row.saved or 0.0))
+            for base in ("scenario", "without", "another")
+        )
+        _show_own(scenario, own)
+        for found, heading in zip(others, _APART, strict=True):
+            if found:
+                _show_apart(f"{scenario}: {heading}", found)
+        if any(row.saved is not None and row.ceiling is None for row in own):
+            show("no ceiling: shorter steps leave fewer requests at once on a server, which shortens them again", "dim")
+            if any(row.ratio is None for row in own):
+                show("no interval: within the error of its times the server may be overloaded", "dim")
+        if idle := [row.name or row.term for row in rows if row.changes_nothing]:
+            show(f"change nothing here, or less than 0.005 %: {', '.join(idle)}", "dim")
         for row in rows:
             if row.refused is not None:
                 show(f"{row.name or row.term}: {row.refused}", "dim")
     for limit, names in _limits(scenarios).items():
         show(f"{', '.join(names)}: {limit}", "dim")
+
+
+def _shown(row: Worth) -> bool:
+    return row.saved is not None and not row.changes_nothing
+
+
+def _show_own(scenario: str, rows: Sequence[Worth]) -> None:
+    """Print what changes of the scenario as it is save of it."""
+    if not rows:
+        show(f"{scenario}: no change of the list saves anything of it", "bold")
+        return
+    headline = rows[0].metric
+    show(f"{scenario}: what each change saves of {metric(headline, rows[0].before)}", "bold")
+    together = f">{headline} with those above it in the file"
+    view = table("?lever", "change", ">alone", ">80 % interval", ">at most", together, "?")
+    for row in rows:
+        view.add(
+            row.name or "", row.term, _share(row.saved), _interval(row), _share(row.ceiling),
+            metric(headline, row.together), _fault(row),
+        )  # fmt: skip
+    show(view)
+    for row in rows:
+        if (row.saved or 0.0) > (1.0 if row.ceiling is None else row.ceiling):
+            show(f"{row.term}: more than its share, as kernels need whole waves of tiles fewer", "dim")
+
+
+def _show_apart(heading: str, rows: Sequence[Worth]) -> None:
+    """Print what changes save of a scenario that is not the one at hand."""
+    headline = rows[0].metric
+    show(heading, "bold")
+    view = table(
+        "?lever", "change", "measured against", f">{headline} of that", ">with the change", ">saved", ">80 % interval",
+        ">at most", "?",
+    )  # fmt: skip
+    for row in rows:
+        sides = ", ".join(f"{path.removeprefix('scenario.')} {value}" for path, value in (row.against or {}).items())
+        view.add(
+            row.name or "", row.term, sides, metric(headline, row.before), metric(headline, row.after),
+            _share(row.saved), _interval(row), _share(row.ceiling), _fault(row),
+        )  # fmt: skip
+    show(view)
+
+
+def _fault(row: Worth) -> str:
+    return "" if row.keeps_to_its_ceiling else "beyond its ceiling: a fault of the model"
 
 
 def _limits(scenarios: Mapping[str, Sequence[Worth]]) -> dict[str, list[str]]:
@@ -45,7 +94,7 @@ def _limits(scenarios: Mapping[str, Sequence[Worth]]) -> dict[str, list[str]]:
     for rows in scenarios.values():
         for row in rows:
             name = row.name or row.term
-            if row.saved is not None and row.limit and name not in limits.setdefault(row.limit, []):
+            if _shown(row) and row.limit and name not in limits.setdefault(row.limit, []):
                 limits[row.limit].append(name)
     return limits
 

@@ -327,6 +327,11 @@ class FrameworkFile(Strict):
         description="data-parallel ranks that share experts pad their tokens to the most that one of them has: where "
         "one has a prompt, all take as long as if each had",
     )
+    whole_blocks: bool = Field(
+        default=False,
+        description="weights with one scale a block are split between ranks at blocks only; a layout that cuts through "
+        "one is refused",
+    )
     eager_prompts: EagerPromptsFile | None = Field(
         default=None, description="passes with prompts that the host limits; null: none"
     )

@@ -33,6 +33,7 @@ class SwitchFile(Strict):
     against_times: dict[str, PositiveNumber] = Field(
         default={}, description="path -> factor on the workload's own value, on both sides; `times` come on top"
     )
+    across_nodes: bool = Field(default=False, description="only where the scenario spans nodes")
     limit: str | None = Field(default=None, description="what the number does not include, what is assumed")
 
     @model_validator(mode="after")

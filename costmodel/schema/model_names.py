@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from costmodel.errors import InputError
 from costmodel.schema.references import Library
 
 CONFIG = "config.json"
@@ -32,7 +33,7 @@ def is_model(argument: str, search_path: Sequence[str | Path] = ()) -> bool:
 def model_reference(argument: str) -> str:
     """Return the reference that an argument means: a file, a folder with a config.json, an id in the cache, or a name.
 
-    The catalogue comes before the cache of Hugging Face.
+    The catalogue comes before the cache of Hugging Face. Raises InputError for a folder without a config.json.
     """
     path = Path(argument)
     if path.is_file() or is_config(path):
@@ -41,7 +42,13 @@ def model_reference(argument: str) -> str:
     if argument in library.names("models") or argument in library.aliases("models"):
         return argument
     cached = _cached_config(argument)
-    return argument if cached is None else f"./{os.path.relpath(cached)}"
+    if cached is not None:
+        return f"./{os.path.relpath(cached)}"
+    if path.is_dir():
+        raise InputError.single(
+            f"the folder {argument} has no {CONFIG}", hint="name the folder of a model, or its file"
+        )
+    return argument
 
 
 def is_config(path: Path) -> bool:

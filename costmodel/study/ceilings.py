@@ -6,6 +6,8 @@ f        the largest factor by which the change improves any rate or reduces any
 
 saved <= share * (1 - 1/f)           of kernels: what runs beside them does not get shorter
 saved <= min(share, 1 - 1/f)         of messages: what is exposed of one goes wholly where the rest is hidden
+
+A server at a rate has none: shorter steps leave fewer requests at once, which shortens those of other lines as well.
 """
 
 from __future__ import annotations
@@ -29,15 +31,18 @@ _KEYS = "dispatch", "combine", "in_network", "multicast", "reduction", "codec", 
 OF_EXCHANGE = tuple(f"communication.{key}" for key in _KEYS)
 SENDING = "communication.processors"
 _SLOWED = (ALL_TO_ALL_CONTENTION, DP_COMM_SLOWDOWN)  # lines that grow with what runs beside kernels
+_SERVERS = ("serving", "disaggregated")
 _WAITS = ("wait", "bubble")
 _MATH = "hardware.math."
 
 
-def ceiling(before: Point, scenario: Scenario, values: Mapping[str, tuple[Any, Any]]) -> float:
-    """Return the most that changes can save of the headline, a share of it.
+def ceiling(before: Point, scenario: Scenario, values: Mapping[str, tuple[Any, Any]]) -> float | None:
+    """Return the most that changes can save of the headline, a share of it, null of a server.
 
     scenario: without them; values: path -> its value before and after, paths without the name of a scenario.
     """
+    if before.phase in _SERVERS:
+        return None
     share, factor = _of_lines(before, values), _of_rates(scenario, values)
     of_kernels = all(path.startswith(KERNELS) or path == SENDING for path in values)
     return share * factor if of_kernels else min(share, factor)
@@ -49,7 +54,7 @@ def with_waves(before: Point, values: Mapping[str, tuple[Any, Any]]) -> float | 
     A kernel of two waves of tiles may need one: half of its time. What sends in place of a few processors may send as
     fast as the library's own number of them: an exchange may be hidden whole.
     """
-    if SENDING not in values:
+    if SENDING not in values or before.phase in _SERVERS:
         return None
     exchanges = {path: pair for path, pair in values.items() if path != SENDING} | {OF_EXCHANGE[0]: (None, None)}
     return min(0.5 * _of_lines(before, values) + _of_lines(before, exchanges), 1.0)

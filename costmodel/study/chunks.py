@@ -17,7 +17,7 @@ from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
-from costmodel.result import BAD_LAYOUT, FITS, REASONS, Result
+from costmodel.result import BAD_LAYOUT, FITS, OVERLOADED, REASONS, Result
 from costmodel.study.expressions import Expression
 from costmodel.study.sweep import INTERVAL, Structure, Sweep
 from costmodel.study.tables import Columns, encode
@@ -25,8 +25,8 @@ from costmodel.version import __version__
 from costmodel.workload.scenario import Scenario
 
 POINTS = 32_768  # of one chunk at most: what a kill may lose, and some 100 MB while it is evaluated
-OVERLOADED = "overloaded: the queue only grows"  # as of a single point
 SIMULATED = 4  # points of one chunk where each is simulated: some seconds of work
+VERDICTS = ("runs", "overloaded", "cannot run")  # of a row
 STRUCTURES = 64  # of one chunk at most: each is a workload of some 60 kB
 
 Index: TypeAlias = "tuple[range, ...]"
@@ -219,7 +219,7 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
         columns[path] = values[places[dimension] + piece.index[dimension].start]
     if piece.scenario is None or piece.calibration is None:
         reason = np.full(piece.points, piece.reason)
-        return {**columns, "fits": np.zeros(piece.points, dtype=bool), "reason": reason}
+        return {**columns, **_refused(piece.points), "reason": reason}
     index = tuple(np.arange(part.start, part.stop) for part in piece.index)
     scenario = take(piece.scenario, index, piece.shape)
     result = _evaluated(scenario, piece.calibration, sizes, piece.engine)
@@ -234,8 +234,14 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
     reason = np.array(["", *REASONS[1:]])[codes]
     if np.any(codes == BAD_LAYOUT):
         reason = np.where(codes == BAD_LAYOUT, infeasibilities(scenario, sizes).reshape(-1), reason)
-    columns["reason"] = np.where((codes == FITS) & np.isinf(columns[piece.headline]), OVERLOADED, reason)
+    overloaded = columns["fits"] & np.isinf(columns[piece.headline])
+    columns["verdict"] = np.where(overloaded, VERDICTS[1], np.where(columns["fits"], VERDICTS[0], VERDICTS[2]))
+    columns["reason"] = np.where(overloaded, OVERLOADED, reason)
     return {name: _ended(column) if name in metrics else column for name, column in columns.items()}
+
+
+def _refused(points: int) -> dict[str, npt.NDArray[Any]]:
+    return {"fits": np.zeros(points, dtype=bool), "verdict": np.full(points, VERDICTS[2])}
 
 
 def _evaluated(scenario: Scenario, calibration: Calibration, sizes: tuple[int, ...], engine: str) -> Result:

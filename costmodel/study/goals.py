@@ -187,7 +187,9 @@ def read_goal(
     """
     if phase not in _DEFAULTS:
         raise InputError.single(
-            f"a search knows no layouts of phase {phase}", hint="sweep a study with axes", field=scenario
+            f"a search knows no layouts of phase {phase}, only of {', '.join(SEARCHED)}",
+            hint="sweep a study with axes, such as `parallel.tp`",
+            field=scenario,
         )
     text = objective or _DEFAULTS[phase]
     sense, _, formula = text.strip().partition(" ")

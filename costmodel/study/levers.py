@@ -1,7 +1,8 @@
 """The levers of a publication in a workload: its switches as single changes, those with a side of their own too.
 
-A switch that compares with a system which the workload is not (`against`) changes both sides; it stays out of the chain
-that `together` follows.
+A switch says with `against` what it replaces. Where the scenario has that, it is a change like any other. Where the
+scenario has the new part already, or where it is neither, both sides are evaluated with `against`; such a switch stays
+out of the chain that `together` follows.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from costmodel.api import Workload
 from costmodel.errors import CostModelError, InputError
 from costmodel.schema.lever import LeverFile, LeversFile, SwitchFile, load_levers
 from costmodel.schema.references import FOLDERS, Library, suggest
 from costmodel.schema.what_if import AlternativeFile, load_what_if
-from costmodel.study.what_if import Worth, changes_of, worths
+from costmodel.study.what_if import Worth, changes_of, same, worths
+from costmodel.workload.scenario import Disaggregated, Scenario
 
 _FOLDER = "levers"
 
@@ -59,19 +60,15 @@ def switches(file: LeversFile, names: Sequence[str] = ()) -> list[tuple[SwitchFi
 
 def worths_of(workload: Workload, scenario: str, file: LeversFile, names: Sequence[str] = ()) -> list[Worth]:
     """Return what each switch of a scenario's phase is worth, in the order of the file."""
-    phase = workload.scenario(scenario).plan.phase
-    asked = [one for one in switches(file, names) if phase in one[0].phases]
-    chain = [one for one in asked if not _has_side(one[0])]
-    alone = iter(worths(workload, scenario, [_alternative(*one) for one in chain]))
-    found = []
-    for switch, lever in asked:
-        worth = _beside(workload, scenario, switch, lever) if _has_side(switch) else next(alone)
-        found.append(replace(worth, name=switch.name, section=lever.section))
-    return found
-
-
-def _has_side(switch: SwitchFile) -> bool:
-    return bool(switch.against or switch.against_times)
+    chosen = workload.scenario(scenario)
+    asked = [one for one in switches(file, names) if chosen.plan.phase in one[0].phases]
+    found = [_beside(workload, scenario, *one) for one in asked]
+    chain = [_alternative(*one) for one, beside in zip(asked, found, strict=True) if beside is None]
+    alone = iter(worths(workload, scenario, chain))
+    return [
+        replace(worth or next(alone), name=switch.name, section=lever.section, against=_sides(switch) or None)
+        for worth, (switch, lever) in zip(found, asked, strict=True)
+    ]
 
 
 def _alternative(switch: SwitchFile, lever: LeverFile) -> AlternativeFile:
@@ -81,22 +78,39 @@ def _alternative(switch: SwitchFile, lever: LeverFile) -> AlternativeFile:
     )
 
 
-def _beside(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverFile) -> Worth:
-    """Return what a switch is worth against a side of its own; `together` of it is null."""
+def _beside(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverFile) -> Worth | None:
+    """Return what a switch with a side of its own is worth, null where the scenario is that side; or why it is none."""
     term = switch.term or lever.term
+
+    def told(refused: str) -> Worth:
+        return Worth(term, scenario, "", {}, 0.0, refused=refused, limit=switch.limit, base="another")
+
+    if switch.across_nodes and not _spans_nodes(workload.scenario(scenario)):
+        return told("the scenario stays inside a node")
+    if not switch.against and not switch.against_times:
+        return None
+    factors = {path: float(str(factor)) for path, factor in switch.against_times.items()}
+    change = _alternative(switch, lever)
     try:
-        both = AlternativeFile(
-            term=term,
-            set=switch.against,
-            scale={path: float(str(factor)) for path, factor in switch.against_times.items()},
-        )
-        base = workload.changed(dict(changes_of(workload, scenario, both)), [scenario])
-        (worth,) = worths(base, scenario, [_alternative(switch, lever)])
-        return replace(worth, against={path: str(value) for path, value in _sides(switch).items()}, together=None)
+        sides = dict(changes_of(workload, scenario, AlternativeFile(term=term, set=switch.against, scale=factors)))
+        base = workload.changed(sides, [scenario])
+        if same(workload, base, sides):
+            return None
+        (worth,) = worths(base, scenario, [change])
+        changes = dict(changes_of(base, scenario, change))
+        has_it = same(workload, base.changed(changes, [scenario]), {**sides, **changes})
     except CostModelError as error:
-        refused = str(error).splitlines()[0]
-        return Worth(term, scenario, "", {}, 0.0, refused=f"against its own side: {refused}", limit=switch.limit)
+        return told(f"against its own side: {str(error).splitlines()[0].removeprefix('--scenario: ')}")
+    return replace(worth, base="without" if has_it else "another", together=None)
 
 
-def _sides(switch: SwitchFile) -> dict[str, Any]:
-    return {**switch.against, **{path: f"x {factor:g}" for path, factor in switch.against_times.items()}}
+def _spans_nodes(scenario: Scenario) -> bool:
+    """Tell whether a group of devices that exchanges messages is larger than a node."""
+    plan = scenario.plan
+    pools = (plan.prefill, plan.decode) if isinstance(plan, Disaggregated) else (scenario,)
+    return any(bool(pool.parallel.all_devices > scenario.cluster.node.count) for pool in pools)
+
+
+def _sides(switch: SwitchFile) -> dict[str, str]:
+    factors = {path: f"x {factor:g}" for path, factor in switch.against_times.items()}
+    return {**{path: str(value) for path, value in switch.against.items()}, **factors}

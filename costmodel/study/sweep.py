@@ -29,7 +29,7 @@ SCHEMA = "costmodel/sweep@1"
 INTERVAL = ("low", "high")
 MOST_POINTS = 100_000_000  # of one sweep; a day's work, and a table of 20 GB
 MOST_STRUCTURES = 10_000  # combinations of structural values: each is a workload that is read and checked
-RESERVED = ("scenario", "fits", "reason", "meets", "devices")
+RESERVED = ("scenario", "fits", "verdict", "reason", "meets", "devices")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,7 +192,8 @@ class Sweep:
         axes = {axis.path: axis.unit for axis in self.axes}
         derived = dict.fromkeys(self.derived, "1")
         meets: dict[str, str | None] = {"meets": None} if self.wanted.constraints else {}
-        return {"scenario": None, **axes, **metrics, **ends, **derived, "fits": None, **meets, "reason": None}
+        verdict = {"fits": None, **meets, "verdict": None, "reason": None}
+        return {"scenario": None, **axes, **metrics, **ends, **derived, **verdict}
 
     def document(self) -> dict[str, Any]:
         """Return what is asked as the documented JSON object: the same question gives the same document."""

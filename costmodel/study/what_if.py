@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from math import isclose
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from costmodel.study.ceilings import ceiling, with_waves, within
 SCHEMA = "costmodel/what_if@1"
 LEVERS = "levers"  # what-if file of any workload
 _OWN = "scenario."  # begins a path of the scenario at hand
+_ROUNDING = 1e-9
+_SHOWN = 0.5e-4
+_HAS_IT = "the scenario has it already"
+Base = Literal["scenario", "without", "another"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +33,11 @@ class Worth:
 
     before, after: the headline without it and with it alone; ratio: 80 % interval of after over before, in which the
     errors that both share cancel; ceiling: the most that it can save, a share of the headline; with_waves: of freed
-    processors, the most where kernels need whole waves of tiles fewer, null for others; together: the headline
-    with it and all levers above it that can be had; refused: why it cannot be had, null where it can. name, section: of
-    a publication's lever, null of others; against: what both sides have beside the workload, null for nothing.
+    processors, the most where kernels need whole waves of tiles fewer, null for others; together: the headline with it
+    and all levers above it that help, null where it does not help; refused: why it cannot be had, null where it can.
+    name, section: of a publication's lever, null of others; against: what its switch replaces, null for nothing. base:
+    what it is measured against: the `scenario` as it is; the scenario `without` what it has already, so that `after` is
+    the scenario; or `another` scenario, which `against` makes.
     """
 
     term: str
@@ -49,11 +56,17 @@ class Worth:
     name: str | None = None
     section: str | None = None
     against: Mapping[str, str] | None = None
+    base: Base = "scenario"
 
     @property
     def saved(self) -> float | None:
         """Return the share of the headline that it saves alone, null where it cannot be had."""
         return None if self.after is None else 1.0 - self.after / self.before
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Tell whether it can be had and moves the headline by less than the second digit of a per cent."""
+        return self.saved is not None and abs(self.saved) < _SHOWN
 
     @property
     def keeps_to_its_ceiling(self) -> bool:
@@ -83,17 +96,20 @@ def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile])
     point = workload.evaluate(scenario).point()
     base = point.metrics[metric]
     if base is None:
-        raise InputError.single(f"scenario {scenario} cannot run: {point.reason}", field="--scenario")
+        raise InputError.single(
+            f"scenario {scenario} cannot run: {point.reason or point.reasons[metric]}", field="--scenario"
+        )
     before = evaluate(chosen, workload.calibration(chosen))
     found: list[Worth] = []
     kept: dict[str, Any] = {}
+    shortest = base
     for lever in levers:
         one = _worth(workload, scenario, lever, (point, before), metric)
         if one.after is not None:
             wider = {**kept, **one.changes}
             total = _headline(workload, scenario, wider, metric)
-            if total is not None:
-                kept = wider
+            if total is not None and total <= shortest:
+                kept, shortest = wider, total
                 one = replace(one, together=total)
         found.append(one)
     return found
@@ -115,21 +131,33 @@ def _worth(
         changed = workload.changed(changes, [scenario])
     except InputError as error:
         return told(str(error).splitlines()[0], {})
-    pairs = {path: (_read(workload, path), _read(changed, path)) for path in changes}
-    if all(old == new for old, new in pairs.values()):
-        return told("the scenario has it already", changes)
+    if same(workload, changed, changes):
+        return told(_HAS_IT, changes)
     with_it = changed.evaluate(scenario).point()
     after = with_it.metrics[metric]
     if after is None:
-        return told(str(with_it.reason), changes)
+        return told(with_it.reason or with_it.reasons[metric], changes)
     altered = changed.scenario(scenario)
-    own = {path.removeprefix(f"scenarios.{scenario}."): pair for path, pair in pairs.items()}
+    own = {
+        path.removeprefix(f"scenarios.{scenario}."): (_read(workload, path), _read(changed, path)) for path in changes
+    }
     return Worth(
         lever.term, scenario, metric, changes, value, after,
         ratio=change_interval(before, evaluate(altered, changed.calibration(altered)), metric, after / value),
         ceiling=ceiling(point, workload.scenario(scenario), own), with_waves=with_waves(point, own),
         limit=lever.limit, cite=lever.cite,
     )  # fmt: skip
+
+
+def same(one: Workload, other: Workload, paths: Iterable[str]) -> bool:
+    """Tell whether two workloads have the same values at all of the paths, but for rounding."""
+    return all(_equal(_read(one, path), _read(other, path)) for path in paths)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, int | float):
+        return isclose(one, other, rel_tol=_ROUNDING)
+    return bool(one == other)
 
 
 def changes_of(workload: Workload, scenario: str, lever: AlternativeFile) -> Iterator[tuple[str, Any]]:
@@ -162,7 +190,10 @@ def _headline(workload: Workload, scenario: str, changes: Mapping[str, Any], met
 
 
 def change_interval(before: Evaluation, after: Evaluation, metric: str, point: float) -> tuple[float, float] | None:
-    """Return the 80 % interval of after over before, which always contains the ratio of the two predictions."""
+    """Return the 80 % interval of after over before, which always contains the ratio of the two predictions.
+
+    Null where there is none: without fits, or where an error of one of them overloads a server.
+    """
     moves = perturbations_of(before.families() | after.families(), 0)
     if not moves:
         return None
@@ -170,5 +201,7 @@ def change_interval(before: Evaluation, after: Evaluation, metric: str, point: f
     values: list[Array] = [
         np.broadcast_to(np.asarray(side.metrics(moves)[metric], dtype=np.float64), (count,)) for side in (before, after)
     ]
+    if not np.isfinite(values).all():
+        return None
     _, low, high = ratio_interval(*values)
     return min(low, point), max(high, point)

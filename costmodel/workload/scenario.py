@@ -345,6 +345,7 @@ class Framework:
     eager_layer: host time of a layer in passes with prompts, which take no less, where no CUDA graph holds them [s];
         eager_experts_only: those of models with experts.
     padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one of them has.
+    whole_blocks: weights with one scale a block are split between ranks at blocks only.
     tuned_tiles: layers of experts for which it ships tiles tuned on the device.
     experts: how it runs routed experts in training.
     """
@@ -384,6 +385,7 @@ class Framework:
     eager_layer: Seconds = 0.0
     eager_experts_only: bool = False
     padded_ranks: bool = False
+    whole_blocks: bool = False
     tuned_tiles: TunedTiles = NOTHING_TUNED
     experts: ExpertProgram = ExpertProgram()
 

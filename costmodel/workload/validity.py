@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from costmodel.quantities import Mask, divides, is_single
+from costmodel.quantities import Mask, Quantity, divides, is_single
 from costmodel.workload.architecture import Attention, DenseFfn, MoeFfn, NoFfn, Recurrence
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.mixers import Mixer
@@ -184,7 +184,9 @@ def _ffn_rules(scenario: Scenario, ffn: DenseFfn | MoeFfn) -> Iterator[Rule]:
     parallel, node = scenario.parallel, scenario.cluster.node
     if not isinstance(ffn, MoeFfn):
         yield divides_rule("parallel.tp", parallel.tp, ffn.intermediate, "the FFN's intermediate width")
+        yield from _block_rule(scenario, parallel.tp, ffn.intermediate, "the FFN's intermediate width")
         return
+    yield from _block_rule(scenario, parallel.etp, ffn.intermediate, "the experts' intermediate width")
     yield _expert_rule(scenario, ffn)
     yield Rule(
         "model",
@@ -204,6 +206,20 @@ def _ffn_rules(scenario: Scenario, ffn: DenseFfn | MoeFfn) -> Iterator[Rule]:
         (nodes <= 1) | divides(nodes, ffn.groups) | divides(ffn.groups, nodes),
         f"{shown(ffn.groups)} expert groups do not match the {shown(nodes)} nodes that ep spans",
         f"choose ep so that its nodes of {shown(node.count)} devices divide the groups, or are a multiple of them",
+    )
+
+
+def _block_rule(scenario: Scenario, ranks: Quantity, width: Quantity, what: str) -> Iterator[Rule]:
+    """Yield that a width with one scale a block is split at blocks, where the framework takes no other."""
+    block = scenario.precision.scale_block
+    if block is None or not scenario.framework.whole_blocks:
+        return
+    yield Rule(
+        "parallel.tp",
+        (ranks == 1) | divides(ranks * block, width),
+        f"{shown(ranks)} ranks cut {what} ({shown(width)}) inside blocks of {shown(block)} with one scale: "
+        f"{scenario.framework.name} refuses such weights",
+        "lower tp, keep experts whole (`ep`), or use a `precision` without blocks",
     )
 
 

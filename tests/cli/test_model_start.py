@@ -35,6 +35,12 @@ def test_a_node_of_one_s_own_stands_in_the_folder_that_path_names(run, tmp_path)
     assert run(*asked).code == 2
 
 
+def test_a_folder_without_a_config_says_so(run, tmp_path):
+    done = run("model", "show", tmp_path)
+    assert done.code == 2
+    assert "has no config.json" in done.err
+
+
 def test_an_id_of_the_cache_is_a_model(run, tmp_path, monkeypatch):
     snapshot = tmp_path / "hub/models--some--model/snapshots/abc"
     snapshot.mkdir(parents=True)

@@ -104,6 +104,7 @@ def test_the_verdict_follows_the_load() -> None:
     assert over.document()["metrics"]["ttft"] is None
     assert over.metrics["requests_per_second"] == pytest.approx(over.metrics["highest_stable_rate"])
     assert any("overloaded" in note for note in over.notes)
+    assert sum(line["share"] for line in over.document()["breakdown"]) == pytest.approx(1.0)
 
 
 def test_a_run_of_so_many_requests_has_no_endless_queue() -> None:

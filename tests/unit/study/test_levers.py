@@ -61,7 +61,26 @@ def test_a_switch_with_a_side_of_its_own_changes_both_and_joins_no_chain() -> No
     assert one.before == pytest.approx(base)
     assert one.after == pytest.approx(costmodel.load("deepseek_v3").points(["decode"])["decode"].metrics["tpot"])
     assert one.together is None
+    assert one.base == "without"  # the workload has no fences
     assert one.against == {"scenario.communication.fences": "1"}
+
+
+def test_a_saving_is_one_of_the_scenario_only_where_it_has_what_is_replaced() -> None:
+    names = ["fp8-inference", "cpu-scale-up", "whole-nvlink", "no-hop"]
+
+    def found(precision: str) -> dict[str | None, Worth]:
+        changes = {"scenarios.decode.precision": precision}
+        loaded = costmodel.load("mixtral_8x7b_h100", set=changes, scenarios=["decode"])
+        return {one.name: one for one in worths_of(loaded, "decode", FILE, names)}
+
+    wide, narrow = found("bf16"), found("fp8-inference")
+    assert wide["fp8-inference"].base == "scenario"
+    assert wide["fp8-inference"].together == wide["fp8-inference"].after == narrow["fp8-inference"].after
+    assert narrow["fp8-inference"].base == "without"
+    assert narrow["fp8-inference"].before == wide["fp8-inference"].before
+    assert narrow["cpu-scale-up"].base == "another"
+    assert narrow["whole-nvlink"].refused == "the scenario has it already"
+    assert narrow["no-hop"].refused == "the scenario stays inside a node"
 
 
 def test_what_a_workload_does_not_have_does_not_apply() -> None:

@@ -84,6 +84,7 @@ def test_points_that_cannot_run_stay_with_their_reason_and_without_numbers(
         numbers = [row[name] for name in (*known, "tpot_low", "tpot_high")]
         assert (row["reason"] == "") == (row["fits"] == "true") == all(numbers)
         assert all(numbers) or not any(numbers)
+        assert row["verdict"] == ("runs" if row["fits"] == "true" else "cannot run")
 
 
 def test_a_count_is_written_as_one_and_the_last_axis_runs_fastest(decode: costmodel.Workload, tmp_path: Path) -> None:
@@ -186,7 +187,9 @@ scenarios: {serving: {concurrency: null, rate: 1 /s}}
 """
     (tmp_path / "open.yaml").write_text(text, encoding="utf-8")
     served = costmodel.load(tmp_path / "open.yaml", scenarios=["serving"])
-    summary = write(tmp_path / "table", served, "scenarios.serving.rate=1 /s,1000 /s")["serving"]
+    rates = "scenarios.serving.rate=1 /s,1000 /s"
+    assert [row["verdict"] for row in written(tmp_path / "rows", served, rates)] == ["runs", "overloaded"]
+    summary = write(tmp_path / "table", served, rates)["serving"]
     assert (summary["points"], summary["fit"]) == (2, 1)
     assert summary["infeasible"] == {"overloaded: the queue only grows": 1}
     assert summary["worst"] == summary["best"]

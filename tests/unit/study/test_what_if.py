@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from builders import CLUSTER, DENSE_MODEL, PREFILL, scenario
 
@@ -22,6 +24,8 @@ def line(name: str, seconds: float, dtype: str | None = None, *, message: bool =
         entry.by_dtype[dtype] = 1.0
     return entry
 
+
+RATE = {"scenarios.serving.rate": "1000 /s", "scenarios.serving.concurrency": None}
 
 # 10 s: 4 of FP8 products, 2 of others, 1.5 of messages, 0.5 of interference, 1 of waits; 1 s of bubble beside them
 POINT = Point(
@@ -47,6 +51,12 @@ POINT = Point(
 ])  # fmt: skip
 def test_ceilings_by_hand(changes: dict[str, tuple[object, object]], expected: float) -> None:
     assert ceiling(POINT, CHOSEN, changes) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_server_has_no_ceiling() -> None:
+    """Shorter steps leave fewer requests at once: a line saves more than its share."""
+    changes = {"hardware.node.nic.bandwidth": (5e10, 1e11)}
+    assert ceiling(replace(POINT, phase="serving"), CHOSEN, changes) is None
 
 
 def test_freed_processors_may_save_a_wave() -> None:
@@ -91,3 +101,6 @@ def test_a_scenario_that_cannot_run_has_no_levers() -> None:
     small = costmodel.load("deepseek_v3", set={"hardware.memory.hbm.capacity": "30 GB"}, scenarios=["decode"])
     with pytest.raises(InputError, match="cannot run: does not fit"):
         worths(small, "decode", levers())
+    busy = costmodel.load("llama3_8b_rtx4090", set=RATE, scenarios=["serving"])
+    with pytest.raises(InputError, match="cannot run: overloaded"):
+        worths(busy, "serving", levers())

@@ -12,6 +12,7 @@ from builders import (
     DENSE_MODEL,
     DEVICE,
     DRAFTS,
+    FP8,
     GENERATE,
     GQA,
     MOE,
@@ -83,6 +84,15 @@ def test_a_degree_that_does_not_divide_is_named(plan: Plan, parallel: Parallelis
     assert not feasible_layout(bad)
     with pytest.raises(InputError, match=rf"scenarios\.test\.{field}"):
         evaluate_point(bad, Calibration())
+
+
+def test_blocks_with_one_scale_are_not_cut_where_the_framework_says_so() -> None:
+    for tp, told in {2.0: set(), 8.0: {"parallel.tp"}}.items():  # 512 / 2 = 2 * 128; 512 / 8 = 64
+        chosen = replace(scenario(DECODE, MOE_MODEL, Parallelism(tp=tp)), precision=FP8)
+        assert broken(chosen) == set()
+        assert broken(replace(chosen, framework=replace(chosen.framework, whole_blocks=True))) == told
+    whole = replace(chosen, parallel=Parallelism(dp=8.0, ep=8.0))
+    assert broken(replace(whole, framework=replace(whole.framework, whole_blocks=True))) == set()
 
 
 def test_a_sound_layout_breaks_nothing() -> None:
