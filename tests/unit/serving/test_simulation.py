@@ -133,7 +133,7 @@ scenarios:
 """
 
 
-@pytest.mark.parametrize(("load", "count"), [(0.02, 30), (0.5, 400)])
+@pytest.mark.parametrize(("load", "count"), [(0.02, 30), (0.5, 300)])
 def test_ranks_that_wait_for_each_others_prompts_are_as_fast_in_closed_form(
     load: float, count: int, tmp_path: Path
 ) -> None:
@@ -143,11 +143,13 @@ def test_ranks_that_wait_for_each_others_prompts_are_as_fast_in_closed_form(
     assert stable is not None
     given = {"scenarios.serving.rate": load * stable, "scenarios.serving.requests": {"count": count}}
     workload = costmodel.load(path, set=given)
-    scenario, closed = workload.scenario("serving"), workload.evaluate("serving").point().metrics
+    scenario = workload.scenario("serving")
     assert isinstance(scenario.plan, Serving)
     simulated = RequestEvaluation(scenario, scenario.plan, workload.calibration(scenario))
-    times = request_times(simulated.served)
-    assert times.tpot.mean() == pytest.approx(closed["tpot"], rel=0.08)
+    times, arrival = request_times(simulated.served), simulated.simulation.requests.arrival
+    came = {"scenarios.serving.rate": (count - 1) / float(arrival[-1] - arrival[0])}  # by chance another rate
+    closed = costmodel.load(path, set=came).evaluate("serving").point().metrics
+    assert times.tpot.mean() == pytest.approx(closed["tpot"], rel=0.06)
     if load < 0.1:
         assert times.ttft.mean() == pytest.approx(closed["ttft"], rel=0.06)
     else:
