@@ -25,8 +25,8 @@ _QUEUE, _LOOP = "costmodel/analytic/queueing.py", "costmodel/analytic/steady_sta
 WAITS = {
     RANKS: Wait(
         "steps * chance * max(prompt_step_time - decode_step_time, 0)", _QUEUE,
-        "data-parallel ranks that share experts step together and pad their tokens to the most of any: a step that only "
-        "decodes lasts as long as one with prompts where another rank has one",
+        "data-parallel ranks that share experts step together and pad their tokens to the most of any: a step that "
+        "only decodes lasts as long as one with prompts where another rank has one",
     ),
     "client and front end": Wait(
         "request + request_token * input tokens", "costmodel/analytic/serving.py",
@@ -48,7 +48,7 @@ WAITS = {
     "waiting for memory": Wait("requests that wait / rate", _LOOP, "the KV cache of the others fills memory"),
     "waiting for a chunk": Wait("requests that wait / rate", _LOOP, "steps are full of prompts' tokens"),
     "steps under way": Wait(
-        "arrival steps * E[T] + unseen steps * T_d", _LOOP, "a request follows one that ended with a step: the next runs"
+        "arrival steps * E[T] + unseen steps * T_d", _LOOP, "a request follows one that ends with a step; the next runs"
     ),
 }  # fmt: skip
 

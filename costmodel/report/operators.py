@@ -86,22 +86,24 @@ def _show_line(line: Line | None) -> None:
     )
 
 
+def _show_values(heading: str, values: Mapping[str, tuple[float, str]]) -> None:
+    """Print values and their dimensions by name, where there are any."""
+    if not values:
+        return
+    rows = table(heading, ">value")
+    for name, (value, dimension) in values.items():
+        rows.add(name, quantity(value, dimension, 6))
+    show(rows)
+
+
 def _show(explanation: Explanation) -> None:
     show(f"{explanation.name} ({explanation.family})", "bold")
     show(explanation.equation)
     show(f"{explanation.file}; {explanation.section}", "dim")
     if explanation.work:
         show(f"FLOP and traffic: {explanation.work}", "dim")
-    if explanation.terms:
-        rows = table("term", ">value")
-        for name, value in explanation.terms.items():
-            rows.add(name, quantity(value, dimension_of(name), 6))
-        show(rows)
-    if explanation.inputs:
-        rows = table("input", ">value")
-        for name, (value, dimension) in explanation.inputs.items():
-            rows.add(SYMBOLS.get(name, name), quantity(value, dimension, 6))
-        show(rows)
+    _show_values("term", {name: (value, dimension_of(name)) for name, value in explanation.terms.items()})
+    _show_values("input", {SYMBOLS.get(name, name): each for name, each in explanation.inputs.items()})
     if explanation.parameters:
         rows = table("fitted parameter", ">value", "meaning")
         for name, (value, parameter) in explanation.parameters.items():
