@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.quantities import Array, Quantity, sum_of
+from costmodel.errors import InputError
+from costmodel.quantities import Array, Quantity, Seconds, sum_of
 from costmodel.result import Interval, Metrics
+from costmodel.units import render
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario
 from costmodel.workload.site_scatter import Apart
 
+UNUSUAL = 3.0  # robust standard deviations, beyond which the fit of the scatter cuts figures too
 POWERS = {
     "step_time": 1.0, "tokens_per_second": -1.0, "tokens_per_day": -1.0, "tokens_per_second_per_device": -1.0,
     "mfu": -1.0, "mfu_noncausal": -1.0, "device_hours_per_trillion_tokens": 1.0, "cost_per_trillion_tokens": 1.0,
@@ -24,10 +27,15 @@ POWERS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predicted:
-    """A step without anchors: its metrics, and the standard deviation of log(measured / predicted) of its time [-]."""
+    """A step without anchors.
+
+    deviation: the standard deviation of log(measured / predicted) of its time [-]; least: the time of its products at
+    the peaks of the device, which no step is shorter than [s].
+    """
 
     metrics: Metrics
     deviation: Quantity
+    least: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +44,7 @@ class Anchored:
 
     factor: on its predicted time [-]; left: share of its interval that they leave [-]; deviation: standard deviation of
     log(measured / (factor * predicted)) [-]; steps: how many were measured; ratios: measured over predicted time of
-    each.
+    each; off: their logs over the deviations that sites scatter by [-].
     """
 
     factor: Quantity
@@ -44,6 +52,17 @@ class Anchored:
     deviation: Quantity
     steps: int
     ratios: tuple[float, ...]
+    off: tuple[float, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return which measured steps lie further off than sites scatter."""
+        return tuple(
+            f"anchor: a measured step takes {ratio:.3g} times its predicted time, {abs(off):.1f} standard deviations "
+            "of how sites scatter: check its value, and that the scenario is what ran"
+            for ratio, off in zip(self.ratios, self.off, strict=True)
+            if abs(off) > UNUSUAL
+        )
 
     def interval(self, value: Quantity, unanchored: Interval) -> Interval:
         """Return the 80 % interval of a metric in `POWERS`: as much of the one by kernels and whole runs as is left.
@@ -58,7 +77,7 @@ class Anchored:
     def document(self) -> dict[str, object]:
         """Return it as the documented JSON object, of a single point."""
         return {
-            "steps": self.steps, "ratios": list(self.ratios), "factor": float(self.factor),
+            "steps": self.steps, "ratios": list(self.ratios), "off": list(self.off), "factor": float(self.factor),
             "deviation": float(self.deviation),
         }  # fmt: skip
 
@@ -70,17 +89,20 @@ class Standing:
     mean: Array
     left: Array
     ratios: tuple[float, ...]
+    off: tuple[float, ...]
 
 
 def standing(scenario: Scenario, anchor: Anchor, predict: Callable[[Scenario], Predicted]) -> Standing:
     """Return what measured steps say of a step of the same site. predict: gives a measured one without anchors."""
     scatter, runs = anchor.scatter, [step.scenario for step in anchor.steps]
     predictions = [predict(run) for run in runs]
-    residuals = [_residual(step, one.metrics) for step, one in zip(anchor.steps, predictions, strict=True)]
+    residuals = [_residual(step, one) for step, one in zip(anchor.steps, predictions, strict=True)]
     among = np.array([[float(scatter.correlation(apart(one, other))) for other in runs] for one in runs])
     between = np.broadcast_arrays(*(scatter.correlation(apart(run, scenario)) for run in runs))
-    mean, left = scatter.posterior(residuals, [float(one.deviation) for one in predictions], among, between)
-    return Standing(mean, left, tuple(math.exp(each) for each in residuals))
+    deviations = [float(one.deviation) for one in predictions]
+    mean, left = scatter.posterior(residuals, deviations, among, between)
+    off = (each / math.hypot(own, scatter.repeat) for each, own in zip(residuals, deviations, strict=True))
+    return Standing(mean, left, tuple(math.exp(each) for each in residuals), tuple(off))
 
 
 def anchored(
@@ -93,14 +115,27 @@ def anchored(
     known = standing(scenario, anchor, predict)
     factor, after = np.exp(deviation * known.mean), deviation * known.left
     if not np.ndim(factor):
-        return Anchored(float(factor), float(known.left), float(after), len(anchor.steps), known.ratios)
-    return Anchored(factor, known.left, after, len(anchor.steps), known.ratios)
+        return Anchored(float(factor), float(known.left), float(after), len(anchor.steps), known.ratios, known.off)
+    return Anchored(factor, known.left, after, len(anchor.steps), known.ratios, known.off)
 
 
-def _residual(step: MeasuredStep, metrics: Metrics) -> float:
-    """Return log(measured / predicted) of a measured step's time."""
-    predicted = metrics[step.metric]
-    return POWERS[step.metric] * math.log(step.value / float(np.asarray(predicted)))
+def _residual(step: MeasuredStep, one: Predicted) -> float:
+    """Return log(measured / predicted) of a measured step's time; raise InputError where no device is that fast."""
+    predicted = float(np.asarray(one.metrics[step.metric]))
+    residual = POWERS[step.metric] * math.log(step.value / predicted)
+    time = float(np.asarray(one.metrics["step_time"])) * math.exp(residual)
+    least, device = float(np.asarray(one.least)), step.scenario.cluster.device.name
+    if time < least:
+        raise InputError.single(
+            f"a step of {_seconds(time)} is faster than {device} can be: its products alone take "
+            f"{_seconds(least)} at the peaks", field=step.field, location=step.location,
+            hint="check the unit, and that the scenario is what ran",
+        )  # fmt: skip
+    return residual
+
+
+def _seconds(time: float) -> str:
+    return render(float(f"{time:.3g}"), "time")
 
 
 def apart(one: Scenario, other: Scenario) -> Apart:

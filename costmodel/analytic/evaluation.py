@@ -23,7 +23,7 @@ from costmodel.analytic.step_model import step_model, step_schedule, training_co
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.analytic.training import StepStreams, StepTimes, step_streams, step_times, times_of
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Quantity
+from costmodel.quantities import Quantity, Seconds, maximum, sum_of
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.layers import model_work
@@ -123,13 +123,30 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
         """Return the step's parts."""
         return schedule_times(self.times(perturbations))
 
+    def notes(self) -> tuple[str, ...]:
+        """Return which measured steps lie further off than sites scatter."""
+        return () if self.anchored is None else self.anchored.notes
+
+    def least_time(self) -> Seconds:
+        """Return the time of all products at the device's peaks and its highest clock, the mean over ranks [s].
+
+        least = sum over lines and formats of FLOP / (peak * highest clock / the clock of the peak)
+        """
+        device = self._scenario.cluster.device
+        return sum_of(
+            flop / (device.peak(dtype) * maximum(device.clock_max / device.math[dtype].clock, 1.0))
+            for line in self.breakdown()
+            for dtype, flop in line.by_dtype.items()
+            if dtype in device.math
+        )
+
 
 @lru_cache(maxsize=64)
 def unanchored_step(run: Scenario, calibration: Calibration) -> Predicted:
     """Return a training step without measured ones; kept by object, since all points of a site ask for the same."""
     assert isinstance(run.plan, Training), "anchors are training steps"
     step = TrainingEvaluation(replace(run, anchor=None), run.plan, calibration)
-    return Predicted(step.metrics(None), step.deviation(calibration))
+    return Predicted(step.metrics(None), step.deviation(calibration), step.least_time())
 
 
 class PassEvaluation(PhaseEvaluation[PassTimes]):

@@ -18,6 +18,7 @@ from costmodel.analytic.queueing import (
     Spread,
     batch_deviation,
     busy_share,
+    others_share,
     prompt_wait,
     residual_step,
 )
@@ -44,6 +45,7 @@ from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 
+HALVINGS = 30  # of an interval of rates
 NODES = 16  # batches at which steps are priced; between them times are interpolated
 VERDICTS = ("stable", "backlogged", "overloaded")
 QUANTILES = {"p50": (0.5, 0.0), "p90": (0.9, 1.2815515655446004), "p99": (0.99, 2.3263478740408408)}
@@ -54,12 +56,14 @@ QUANTILES = {"p50": (0.5, 0.0), "p90": (0.9, 1.2815515655446004), "p99": (0.99, 
 class StepTable:
     """Seconds of both kinds of steps at every node, the nodes along one axis before those of the grid.
 
-    behind_ranks: of a step that only decodes, what it waits for prompts of other ranks.
+    decode_only: of the rank itself; behind_ranks, full_behind: what it then waits for prompts of other ranks, which
+        come at random, or at once where requests end since all ranks always have work.
     """
 
     with_prompts: Quantity
     decode_only: Quantity
     behind_ranks: Seconds
+    full_behind: Seconds
     prompt_kernels: Quantity
     decode_kernels: Quantity
     prompt_joules: Joules
@@ -119,6 +123,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
         self._scenario, self._plan, self._dimensions = scenario, plan, dimensions(scenario)
         self._timer = operator_timer(scenario, calibration)
+        self._ranks = padded_ranks(scenario)
         self._pool = kv_pool(scenario, plan)
         self.ledger: Ledger | None = self._pool.ledger
         sets = scenario.parallel.pp
@@ -136,12 +141,31 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         sets = self._scenario.parallel.pp
         prompts, decodes = (pass_times(model, wider) for model in self._models)
         with_prompts, decode_only = prompts.round(sets), decodes.round(sets)
-        scv = self._plan.arrival_scv
-        others = busy_share(maximum(self._nodes - minimum(scv, 1.0), 0.0), scv)
-        behind = self._states.behind_ranks(with_prompts, decode_only, padded_ranks(self._scenario), others)
+        full = self._states.behind_ranks(with_prompts, decode_only, self._ranks)
         return StepTable(
-            with_prompts, decode_only + behind, behind, prompts.kernels, decodes.kernels, prompts.joules, decodes.joules
+            with_prompts, decode_only, self._behind(with_prompts, decode_only), full,
+            prompts.kernels, decodes.kernels, prompts.joules, decodes.joules,
         )  # fmt: skip
+
+    def _behind(self, with_prompts: Quantity, decode_only: Quantity) -> Seconds:
+        """Return what a step that only decodes waits for prompts of other ranks at every node.
+
+        Their rate is the node's own, rate * R = M - c_a^2 with R the time of its requests, which the wait lengthens:
+        rate * R grows with the rate, which is halved in on.
+        """
+        states, scv, steps = self._states, self._plan.arrival_scv, (with_prompts, decode_only)
+        longer = maximum(with_prompts - decode_only, 0.0)
+        if not np.any(np.asarray(self._ranks) > 1.0):
+            return 0.0 * longer
+        alone = states.first_token_steps * with_prompts + states.after_first(*steps)
+        others = maximum(self._nodes - minimum(scv, 1.0), 0.0)
+        low, high, wait = 0.0 * alone, others / alone, 0.0 * alone
+        for _ in range(HALVINGS):
+            rate = 0.5 * (low + high)
+            wait = longer * others_share(rate, steps, states.first_token_steps, self._ranks, scv)
+            above = rate * (alone + states.later_decode_only_steps * wait) > others
+            low, high = where(above, low, rate), where(above, rate, high)
+        return wait
 
     def solution(self, perturbations: Perturbations = None) -> Solution:
         """Return the engine at the rate, or with all seats taken where it cannot keep up; unperturbed it is kept."""
@@ -157,26 +181,31 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         table, axis = self.times(perturbations), -1 - self._dimensions
         rate = plan.rate / (parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices))
         first = states.first_token_steps * table.with_prompts
-        served = first + states.after_first(table.with_prompts, table.decode_only)
-        alone = minimum(plan.arrival_scv, 1.0)
-        reached = (self._nodes - alone) / served
-        place = _Place.at(reached, rate, axis)
-        running = place.read(self._nodes)
-        with_prompts, decode_only = place.read(table.with_prompts), place.read(table.decode_only)
-        state = steady_state(self._scenario, plan, running * parallel.pp)
-        full = _last(served, axis)
+        served, served_full = (
+            first + states.after_first(table.with_prompts, table.decode_only + behind)
+            for behind in (table.behind_ranks, table.full_behind)
+        )
+        full = _last(served_full, axis)
         capacity = self._most / full
         load = rate / capacity
+        alone = minimum(plan.arrival_scv, 1.0)
+        reached = (self._nodes - alone) / served
+        place = _Place.at(reached, where(load < 1.0, rate, np.inf), axis)
+        running = place.read(self._nodes)
+        behind = where(load < 1.0, place.read(table.behind_ranks), _last(table.full_behind, axis))
+        with_prompts, decode_only = place.read(table.with_prompts), place.read(table.decode_only) + behind
+        state = steady_state(self._scenario, plan, running * parallel.pp)
         resident = state.first_token_steps * with_prompts + state.after_first(with_prompts, decode_only)
         in_system = minimum(rate * resident, self._most)
         share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
         kernels = share * place.read(table.prompt_kernels) + (1.0 - share) * place.read(table.decode_kernels)
         joules = share * place.read(table.prompt_joules) + (1.0 - share) * place.read(table.decode_joules)
+        service = where(load < 1.0, minimum(_last(served, axis), full), full)  # one rank is full, the others are not
         seats = SeatQueue(
-            load=load, seats=self._most, service=full, variability=plan.arrival_scv, taken=in_system / self._most,
-            requests=self._requests,
+            load=rate * service / self._most, seats=self._most, service=service, variability=plan.arrival_scv,
+            taken=in_system / self._most, requests=self._requests,
         )  # fmt: skip
-        waits, spread = self._waits(state, (with_prompts, decode_only), seats, in_system)
+        waits, spread = self._waits(state, (with_prompts, decode_only, behind), seats, in_system)
         slope = place.slope(served, self._nodes)
         slowing = minimum(slope * in_system / resident, 1.0)
         spread = replace(spread, life=slope * batch_deviation(in_system, plan.arrival_scv, slowing))
@@ -186,7 +215,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             state=state,
             with_prompts=with_prompts,
             decode_only=decode_only,
-            behind_ranks=place.read(table.behind_ranks),
+            behind_ranks=behind,
             kernels=kernels,
             joules=joules,
             capacity=capacity * parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices),
@@ -204,7 +233,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return stream.count / (parallel.pp * parallel.dp * self._plan.replicas.serving(parallel.all_devices))
 
     def _waits(
-        self, state: SteadyState, steps: tuple[Seconds, Seconds], queue: SeatQueue, in_system: Count
+        self, state: SteadyState, steps: tuple[Seconds, Seconds, Seconds], queue: SeatQueue, in_system: Count
     ) -> tuple[dict[str, Seconds], Spread]:
         """Return what a request waits for before its own steps, by cause, and what differs from request to request.
 
@@ -213,14 +242,16 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         seats, other prompts                         `SeatQueue`, `prompt_wait`
         request                                      client and front end
         """
-        plan, (with_prompts, decode_only) = self._plan, steps
+        plan, (with_prompts, decode_only, behind_ranks) = self._plan, steps
         scv = plan.arrival_scv
-        share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
         mean = state.step(with_prompts, decode_only)
+        alone = decode_only - behind_ranks
+        share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
+        share = share + (1.0 - share) * behind_ranks / maximum(with_prompts - alone, 1e-12)
         seats = queue.waiting
-        busy = busy_share(in_system, scv)
+        busy = busy_share(in_system * self._ranks, scv)
         unseen = 0.5 * (plan.scheduler.look_steps - 1.0) * decode_only
-        rest = maximum(busy - seats, 0.0) * (residual_step(with_prompts, decode_only, share) + unseen)
+        rest = maximum(busy - seats, 0.0) * (residual_step(with_prompts, alone, share) + unseen)
         queued = maximum(busy, seats) * mean if plan.scheduler.overlapped else 0.0 * mean
         behind: Quantity = 0.0 * mean
         if plan.scheduler.token_budget is not None:
@@ -293,6 +324,12 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             "e2e": {name: alike + found.spread.whole(share) for name, (share, _) in QUANTILES.items()},
         }
 
+    def steps_of_ranks(self) -> tuple[float, float, float, float]:
+        """Return a request's steps that only decode, seconds of steps of either kind, and what of the latter waits."""
+        found = self.solution()
+        steps = found.state.later_decode_only_steps
+        return float(steps), float(found.with_prompts), float(found.decode_only), float(found.behind_ranks)
+
     def families(self) -> frozenset[str]:
         """Return the families of the operators."""
         return frozenset(timed.operator.family for timed in operators_of(self._models))
@@ -359,7 +396,7 @@ class _Place:
     @classmethod
     def at(cls, values: Quantity, target: Quantity, axis: int) -> _Place:
         """Return the place of a target among values that grow along an axis; at an end where it lies outside."""
-        target = np.expand_dims(np.asarray(target), axis=0) if np.ndim(target) == -1 - axis else np.asarray(target)
+        target = np.expand_dims(np.asarray(target), axis=axis) if np.ndim(target) >= -1 - axis else np.asarray(target)
         known, aim = np.broadcast_arrays(np.asarray(values), target)
         aim = aim.take([0], axis=axis)
         index = np.clip((known < aim).sum(axis=axis, keepdims=True), 1, known.shape[axis] - 1)

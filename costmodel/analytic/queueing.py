@@ -40,6 +40,29 @@ def busy_share(in_system: Count, arrival_scv: Quantity) -> Quantity:
     return poisson * (1.0 - exp(-in_system)) + (1.0 - poisson) * minimum(in_system, 1.0)
 
 
+def others_share(
+    rate: Quantity, steps: tuple[Seconds, Seconds], runs: Count, ranks: Count, arrival_scv: Quantity
+) -> Quantity:
+    """Return the share of a rank's steps without prompts in which another of `ranks` that step together has some.
+
+    Requests that arrive in a step start with the next one, so that a long step gathers the prompts of all ranks, and
+    steps are a Markov chain of two states. a(T): chance that a time T brings any rank a request; F, f: shares of steps
+    with prompts of any rank, and of one's own; r: steps that a prompt takes.
+
+        F = a(t_decode) / (a(t_decode) + (1 - a(t_prompts))/r)
+        f = (b_decode + F*(b_prompts - b_decode)) / (b_prompts + (1 - b_prompts)/r),    b: as a, of one rank
+        (F - f) / (1 - f)
+
+    rate: of requests at each rank [1/s]; steps: t_prompts, t_decode [s]; runs: r.
+    """
+    long, short = steps
+    any_long, any_short = (busy_share(ranks * rate * step, arrival_scv) for step in (long, short))
+    own_long, own_short = (busy_share(rate * step, arrival_scv) for step in (long, short))
+    together = any_short / maximum(any_short + (1.0 - any_long) / runs, _TINY)
+    own = (own_short + together * (own_long - own_short)) / maximum(own_long + (1.0 - own_long) / runs, _TINY)
+    return maximum(together - own, 0.0) / maximum(1.0 - own, _TINY)
+
+
 def prompt_wait(load: Quantity, service: Seconds, arrival_scv: Quantity) -> Seconds:
     """Return the mean wait behind other prompts in chunks: that of M/D/1, load/(2*(1 - load)) * service.
 
@@ -49,6 +72,7 @@ def prompt_wait(load: Quantity, service: Seconds, arrival_scv: Quantity) -> Seco
     return arrival_scv * filled / (2.0 * (1.0 - filled)) * service
 
 
+_TINY = 1e-12  # where no request ever comes
 _FULL = 1.0 - 1e-9  # full chunks mean full steps, where no seats are free either
 
 

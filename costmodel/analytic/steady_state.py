@@ -67,15 +67,15 @@ class SteadyState:
     later_prompt_steps: Count
     later_decode_only_steps: Count
 
-    def behind_ranks(self, with_prompts: Seconds, decode_only: Seconds, ranks: Count, busy: Quantity = 1.0) -> Seconds:
-        """Return how much longer a step that only decodes takes among `ranks` that step together.
+    def behind_ranks(self, with_prompts: Seconds, decode_only: Seconds, ranks: Count) -> Seconds:
+        """Return how much longer a step that only decodes takes among `ranks` that always have work and step together.
 
-        Another of them has a prompt by chance, b*f: the share of time in which it has requests, and a rank's share of
-        steps with prompts then; all wait for the longest step:
+        Prompts start where requests end, in any step alike. Another rank has one by chance, f: a rank's share of steps
+        with prompts; all wait for the longest step:
 
-            (1 - (1 - b*f)^(ranks - 1)) * max(t_prompts - t_decode, 0)
+            (1 - (1 - f)^(ranks - 1)) * max(t_prompts - t_decode, 0)
         """
-        share = busy * self.prompt_steps / (self.prompt_steps + self.decode_only_steps)
+        share = self.prompt_steps / (self.prompt_steps + self.decode_only_steps)
         return (1.0 - (1.0 - share) ** (ranks - 1.0)) * maximum(with_prompts - decode_only, 0.0)
 
     def period(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from costmodel.report.expert_load import drawn_line, is_even, load_phrase, routing_line
 from costmodel.report.page import Table, show, table
@@ -136,6 +136,8 @@ def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
             show(f"schedule (average over pipeline ranks): {parts}")
         if point.goodput is not None:
             show(_goodput_line(point.goodput))
+        if point.anchor is not None:
+            show(_anchor_line(point.anchor))
     else:
         show(f"cannot run: {point.reason}", "red")
     if point.memory is not None:
@@ -186,6 +188,15 @@ def _slo_line(workload: Workload, name: str, point: Point) -> str | None:
         said = f"{kept[-1]} keeps it ({quantity(known[kept[-1]], 'time')})" if kept else "the median does not keep it"
         told.append(f"{TIMES_OF_REQUESTS.get(metric_name, metric_name)} of {quantity(limit, 'time')}: {said}")
     return f"slo: {'; '.join(told)}" if told else None
+
+
+def _anchor_line(anchor: Mapping[str, Any]) -> str:
+    """Return how far measured steps of the site lie from their predictions, and what they make of this one."""
+    ratios = ", ".join(f"{ratio:.3g}" for ratio in anchor["ratios"])
+    return (
+        f"anchor: {anchor['steps']} measured of the site, {ratios} times as long as predicted without it; this step is "
+        f"taken to be {anchor['factor']:.3g} times as long"
+    )
 
 
 def _goodput_line(goodput: Mapping[str, float]) -> str:

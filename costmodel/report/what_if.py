@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from costmodel.report.page import Number, show, table
 from costmodel.report.text import NONE, metric
@@ -36,11 +36,8 @@ def show_worths(scenarios: Mapping[str, Sequence[Worth]]) -> None:
                 show("no interval: within the error of its times the server may be overloaded", "dim")
         if idle := [row.name or row.term for row in rows if row.changes_nothing]:
             show(f"change nothing here, or less than 0.005 %: {', '.join(idle)}", "dim")
-        for row in rows:
-            if row.refused is not None:
-                show(f"{row.name or row.term}: {row.refused}", "dim")
-    for limit, names in _limits(scenarios).items():
-        show(f"{', '.join(names)}: {limit}", "dim")
+        _show_reasons((row.name or row.term, row.refused) for row in rows)
+    _show_reasons((row.name or row.term, row.limit) for rows in scenarios.values() for row in rows if _shown(row))
 
 
 def _shown(row: Worth) -> bool:
@@ -88,15 +85,14 @@ def _fault(row: Worth) -> str:
     return "" if row.keeps_to_its_ceiling else "beyond its ceiling: a fault of the model"
 
 
-def _limits(scenarios: Mapping[str, Sequence[Worth]]) -> dict[str, list[str]]:
-    """Return what the numbers do not include, with the levers that it is said of."""
-    limits: dict[str, list[str]] = {}
-    for rows in scenarios.values():
-        for row in rows:
-            name = row.name or row.term
-            if _shown(row) and row.limit and name not in limits.setdefault(row.limit, []):
-                limits[row.limit].append(name)
-    return limits
+def _show_reasons(reasons: Iterable[tuple[str, str | None]]) -> None:
+    """Print why levers cannot be had or what their numbers leave out, each reason once with all that it is said of."""
+    levers: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        if reason and name not in levers.setdefault(reason, []):
+            levers[reason].append(name)
+    for reason, names in levers.items():
+        show(f"{', '.join(names)}: {reason}", "dim")
 
 
 def _share(value: float | None) -> str:

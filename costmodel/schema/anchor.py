@@ -236,7 +236,7 @@ def _step(file: MeasuredStepFile, tree: Tree, field: str, scenario: Scenario) ->
         raise field_error(error, f"{field}.value", value.location) from None
     if not math.isfinite(number) or number <= 0.0:
         raise InputError.single("must be above zero", field=f"{field}.value", location=value.location)
-    return MeasuredStep(scenario, file.metric, number)
+    return MeasuredStep(scenario, file.metric, number, f"{field}.value", value.location)
 
 
 def _checked(model: type[File], tree: Tree, field: str) -> File:

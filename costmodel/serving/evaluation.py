@@ -148,14 +148,15 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         """Return the rate that engines serve which always have work [1/s]; none of a closed loop, of conversations, and
         where prompts share prefixes: all at once they would find fewer of them cached.
 
-        Some of the requests arrive at one replica at once; between the end of a tenth and of four fifths of them it
-        serves as many as it can.
+        Some of the requests arrive at one replica at once, the first in the midst of their lives; between the end of a
+        tenth and of four fifths of them it serves as many as it can.
         """
         requests = self.simulation.requests
         is_open = bool(np.isfinite(requests.arrival).all())
         if not is_open or self._plan.replicas.prefill or totals(self._done)["cached_tokens"]:
             return None
-        ends = np.sort(self.simulation.saturated(SATURATING).progress.time[:, FINISH])
+        seats = int(most_running(self._scenario, self._plan, self._pool))
+        ends = np.sort(self.simulation.saturated(SATURATING, seats).progress.time[:, FINISH])
         first, last = round(EARLY * (len(ends) - 1)), round(LATE * (len(ends) - 1))
         if ends[last] <= ends[first]:
             return None
@@ -206,5 +207,11 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         return sorted([wait, front, *entries], key=lambda entry: -entry.time)
 
     def notes(self) -> tuple[str, ...]:
-        """Return nothing."""
-        return ()
+        """Return that a run served more than engines do which always have work, where prompts of ranks gathered."""
+        served, stable = self.times()["requests_per_second"], self.times()["highest_stable_rate"]
+        if stable is None or served is None or served <= stable or self._scenario.parallel.lockstep == 1:
+            return ()
+        return (
+            f"this run served {float(served):.3g} requests/s, more than the highest stable rate: prompts of ranks in "
+            "lockstep shared steps, which ends once a burst takes every seat",
+        )

@@ -163,18 +163,24 @@ class Simulation:
         engine, prompt = self.scenario.framework.engine, requests.length[:, PROMPT]
         return np.zeros(len(prompt)) if engine is None else np.asarray(engine.front_end(prompt.astype(np.float64)))
 
-    def saturated(self, least: int) -> Served:
+    def saturated(self, least: int, seats: int) -> Served:
         """Return what becomes of requests that come to one replica at once: all of them, again and again.
 
-        least: so many, and no fewer than several for each place.
+        The first, one for each seat, have as much of their output left as requests in the midst of their lives, a
+        random share: else requests alike would start and end together, and so would prompts of ranks in lockstep.
+
+        least: so many, and no fewer than several for each place; seats: requests of an engine that run at a time.
         """
         groups = int(self.scenario.parallel.dp)
         count = max(least, PER_PLACE * self.policy.max_seqs * groups)
         chosen = np.arange(count) % len(self.requests.arrival)
         first_id = self.requests.first_id[: min(count, len(self.requests.arrival)) + 1]  # only the first have a prefix
         blocks = np.concatenate([first_id, np.full(count + 1 - len(first_id), first_id[-1])])
+        length, first = self.requests.length[chosen], min(seats * groups, count)
+        left = np.random.default_rng([self.scenario.simulation.seed, 6]).random(first)
+        length[:first, OUTPUT] = np.ceil(length[:first, OUTPUT] * (1.0 - left))
         requests = Requests(
-            np.zeros(count), self.requests.length[chosen], np.full(count, NOBODY), np.zeros(count), blocks,
+            np.zeros(count), length, np.full(count, NOBODY), np.zeros(count), blocks,
             self.requests.ids[: first_id[-1]], self.requests.priority[chosen] if len(self.requests.priority) else
             self.requests.priority,
         )  # fmt: skip

@@ -16,7 +16,7 @@ from costmodel.errors import CostModelError, InputError
 from costmodel.schema.lever import LeverFile, LeversFile, SwitchFile, load_levers
 from costmodel.schema.references import FOLDERS, Library, suggest
 from costmodel.schema.what_if import AlternativeFile, load_what_if
-from costmodel.study.what_if import Worth, changes_of, same, worths
+from costmodel.study.what_if import NO_ALL_TO_ALL, Worth, changes_of, exchanges_otherwise, same, worths
 from costmodel.workload.scenario import Disaggregated, Scenario
 
 _FOLDER = "levers"
@@ -96,6 +96,8 @@ def _beside(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverF
         base = workload.changed(sides, [scenario])
         if same(workload, base, sides):
             return None
+        if exchanges_otherwise(workload, base, scenario, sides):
+            return told(NO_ALL_TO_ALL)
         (worth,) = worths(base, scenario, [change])
         changes = dict(changes_of(base, scenario, change))
         has_it = same(workload, base.changed(changes, [scenario]), {**sides, **changes})

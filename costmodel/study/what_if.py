@@ -23,6 +23,8 @@ LEVERS = "levers"  # what-if file of any workload
 _OWN = "scenario."  # begins a path of the scenario at hand
 _ROUNDING = 1e-9
 _SHOWN = 0.5e-4
+_EXCHANGE = "communication.exchange"
+NO_ALL_TO_ALL = "its experts exchange tokens by gathers: there is no all-to-all that this could change"
 _HAS_IT = "the scenario has it already"
 Base = Literal["scenario", "without", "another"]
 
@@ -133,6 +135,8 @@ def _worth(
         return told(str(error).splitlines()[0], {})
     if same(workload, changed, changes):
         return told(_HAS_IT, changes)
+    if exchanges_otherwise(workload, changed, scenario, changes):
+        return told(NO_ALL_TO_ALL, changes)
     with_it = changed.evaluate(scenario).point()
     after = with_it.metrics[metric]
     if after is None:
@@ -152,6 +156,16 @@ def _worth(
 def same(one: Workload, other: Workload, paths: Iterable[str]) -> bool:
     """Tell whether two workloads have the same values at all of the paths, but for rounding."""
     return all(_equal(_read(one, path), _read(other, path)) for path in paths)
+
+
+def exchanges_otherwise(one: Workload, other: Workload, scenario: str, paths: Iterable[str]) -> bool:
+    """Tell whether changes, by what they imply alone, give a scenario another exchange between experts.
+
+    Who states something of an all-to-all has one, also where the engine would gather.
+    """
+    if any(path.endswith(_EXCHANGE) for path in paths):
+        return False
+    return one.scenario(scenario).communication.exchange != other.scenario(scenario).communication.exchange
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 
+from costmodel.errors import Location
 from costmodel.hardware import Cluster
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
 from costmodel.workload.architecture import Architecture
@@ -437,11 +438,16 @@ Plan: TypeAlias = "Training | Prefill | Decode | Generate | Serving | Disaggrega
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MeasuredStep:
-    """A measured training step: the scenario that was run, without an anchor of its own, and a metric in SI."""
+    """A measured training step: the scenario that was run, without an anchor of its own, and a metric in SI.
+
+    field, location: where the value is written.
+    """
 
     scenario: Scenario
     metric: str
     value: float
+    field: str = "anchor.value"
+    location: Location | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

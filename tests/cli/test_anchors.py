@@ -84,6 +84,10 @@ def test_a_measured_step_moves_and_narrows_every_scenario_of_its_framework_and_c
     assert min(ratio, 1.0) < moved < max(ratio, 1.0)
     widths = [math.log(high / low) for low, high in (one["intervals"]["step_time"] for one in (before, after))]
     assert widths[1] < 0.99 * widths[0]
+    assert f"{ratio:.3g} times as long as predicted" in run("simulate", "own.yaml", "--scenario", "small").out
+    slow = run("simulate", "own.yaml", "--scenario", "small", "--set", "scenarios.small.anchor.value=40 s").out
+    assert "standard deviations of how sites scatter" in slow
+    assert "standard deviations" not in run("simulate", "own.yaml", "--scenario", "small").out
 
 
 @pytest.mark.usefixtures("folder")
@@ -130,6 +134,8 @@ def test_calibrate_reads_a_table_of_cases(run: Run, folder: Path) -> None:
         ("{metric: step_time}", "value"),
         ("{metric: ttft, value: 1 s}", "metric"),
         ("{metric: step_time, value: 0 s}", "above zero"),
+        ("{metric: step_time, value: 3 ms}", "a step of 3 ms is faster than h100-sxm can be"),
+        ("{metric: mfu, value: 130 %}", "faster than h100-sxm can be"),
         ("anchors/none", "not found"),
         ("{metric: step_time, value: 9 s, set: {parallel.tp: 3}}", "tp"),
     ],

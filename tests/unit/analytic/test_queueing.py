@@ -11,6 +11,7 @@ from costmodel.analytic.queueing import (
     Spread,
     batch_deviation,
     busy_share,
+    others_share,
     prompt_wait,
     residual_step,
 )
@@ -26,6 +27,22 @@ def test_an_idle_engine_is_found_as_often_as_a_poisson_number_is_zero() -> None:
     assert busy_share(0.5, 1.0) == pytest.approx(1 - math.exp(-0.5))
     assert busy_share(0.5, 0.0) == 0.5
     assert busy_share(3.0, 0.0) == 1
+
+
+def test_a_long_step_gathers_the_prompts_of_all_ranks() -> None:
+    assert others_share(1.0, (0.5, 0.03), 1.0, 1.0, 1.0) == pytest.approx(0, abs=1e-12)  # there is no other
+    assert others_share(1e-6, (0.5, 0.03), 1.0, 8.0, 1.0) == pytest.approx(7 * 1e-6 * 0.03, rel=1e-4)
+    assert others_share(0.0, (0.5, 0.03), 1.0, 8.0, 1.0) == 0
+    alike = others_share(0.5, (0.2, 0.2), 1.0, 8.0, 1.0)
+    assert alike == pytest.approx(1 - math.exp(-7 * 0.5 * 0.2))  # independent where all steps are as long
+
+    draw, step, any_steps, none_own, steps = np.random.default_rng(0), 0.03, 0, 0, 100_000
+    for _ in range(steps):
+        own, others = draw.poisson(0.25 * step), draw.poisson(7 * 0.25 * step)
+        none_own += own == 0
+        any_steps += own == 0 and others > 0
+        step = 0.5 if own + others else 0.03
+    assert others_share(0.25, (0.5, 0.03), 1.0, 8.0, 1.0) == pytest.approx(any_steps / none_own, rel=0.03)
 
 
 def test_prompts_wait_for_one_another_as_in_one_queue() -> None:

@@ -192,4 +192,3 @@ def test_steps_among_ranks_wait_for_the_prompts_of_others(
         assert behind[-1] == pytest.approx(longest, abs=1e-6 * longest + 1e-12) or state.prompt_steps < 1e-6
         share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
         assert behind[1] == pytest.approx(share * longest)
-        assert float(state.behind_ranks(carrying, plain, 2.0, 0.25)) == pytest.approx(0.25 * share * longest)

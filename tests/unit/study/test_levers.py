@@ -83,6 +83,15 @@ def test_a_saving_is_one_of_the_scenario_only_where_it_has_what_is_replaced() ->
     assert narrow["no-hop"].refused == "the scenario stays inside a node"
 
 
+def test_who_gathers_has_no_all_to_all_to_improve() -> None:
+    """Stating something of an all-to-all implies one: that would be another exchange, not the same one improved."""
+    changes = {"scenarios.decode_experts.framework": "frameworks/vllm"}
+    loaded = costmodel.load("mixtral_8x7b_h100", set=changes, scenarios=["decode_experts"])
+    assert loaded.scenario("decode_experts").communication.exchange == "gather"
+    found = worths_of(loaded, "decode_experts", FILE, ["fp8-combine", "no-completion"])
+    assert [str(one.refused)[:39] for one in found] == ["its experts exchange tokens by gathers:"] * 2
+
+
 def test_what_a_workload_does_not_have_does_not_apply() -> None:
     found = worths(["wafer", "mtp", "stacked-memory"], "llama3_8b_rtx4090", "chat")
     assert "nvlink" in str(found["wafer"].refused)
