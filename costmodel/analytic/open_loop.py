@@ -200,9 +200,10 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
         kernels = share * place.read(table.prompt_kernels) + (1.0 - share) * place.read(table.decode_kernels)
         joules = share * place.read(table.prompt_joules) + (1.0 - share) * place.read(table.decode_joules)
+        service = where(load < 1.0, minimum(_last(served, axis), full), full)  # one rank is full, the others are not
         seats = SeatQueue(
-            load=load, seats=self._most, service=full, variability=plan.arrival_scv, taken=in_system / self._most,
-            requests=self._requests,
+            load=rate * service / self._most, seats=self._most, service=service, variability=plan.arrival_scv,
+            taken=in_system / self._most, requests=self._requests,
         )  # fmt: skip
         waits, spread = self._waits(state, (with_prompts, decode_only, behind), seats, in_system)
         slope = place.slope(served, self._nodes)
@@ -322,6 +323,12 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             "tpot": {name: value / float(tokens) for name, value in later.items()},
             "e2e": {name: alike + found.spread.whole(share) for name, (share, _) in QUANTILES.items()},
         }
+
+    def steps_of_ranks(self) -> tuple[float, float, float, float]:
+        """Return a request's steps that only decode, seconds of steps of either kind, and what of the latter waits."""
+        found = self.solution()
+        steps = found.state.later_decode_only_steps
+        return float(steps), float(found.with_prompts), float(found.decode_only), float(found.behind_ranks)
 
     def families(self) -> frozenset[str]:
         """Return the families of the operators."""

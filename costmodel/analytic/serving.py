@@ -126,6 +126,11 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         behind = self._state.behind_ranks(with_prompts, decode_only, padded_ranks(self._scenario))
         return with_prompts, decode_only + behind, behind
 
+    def steps_of_ranks(self) -> tuple[float, float, float, float]:
+        """Return a request's steps that only decode, seconds of steps of either kind, and what of the latter waits."""
+        with_prompts, decode_only, behind = self._steps()
+        return float(self._state.later_decode_only_steps), float(with_prompts), float(decode_only), float(behind)
+
     @property
     def _not_admitted(self) -> Count:
         """Return the requests of one pipeline set that wait for memory."""

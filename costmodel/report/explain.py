@@ -19,14 +19,14 @@ from costmodel.cost.operator_time import derivation
 from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.errors import InputError
 from costmodel.network.group_links import group_links
-from costmodel.report import explain_pass, explain_step
+from costmodel.report import explain_pass, explain_step, explain_wait
 from costmodel.report.explain_inputs import Inputs, inputs_of, link_paths, locations, origins_of, work_section
 from costmodel.report.explain_step import BUBBLE, STEP
 from costmodel.result import shown_line, whole_of
 from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import Group, Operator, base_name
-from costmodel.workload.plans import Decode, ExpertBound, Prefill, Training
+from costmodel.workload.plans import Decode, ExpertBound, Prefill, Serving, Training
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
 if TYPE_CHECKING:
@@ -154,6 +154,10 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
         return [_step(workload, chosen, chosen.plan, name)]
     if isinstance(chosen.plan, Prefill | Decode) and name in (STEP, ALL_TO_ALL_CONTENTION):
         return [_pass(workload, chosen, chosen.plan, name)]
+    if isinstance(chosen.plan, Serving) and name in explain_wait.WAITS:
+        waiting = next((line for line in lines(workload, scenario) if line.name == name), None)
+        if waiting is not None:
+            return [_wait(_evaluated(workload, scenario), waiting)]
     if isinstance(chosen.plan, ExpertBound):
         known, explanations = {BOUND}, [_bound(workload, chosen, chosen.plan)] if name == BOUND else []
     else:
@@ -304,6 +308,16 @@ def _pass(workload: Workload, scenario: Scenario, plan: Prefill | Decode, name: 
         name=shown_line(name), family="pass", equation=explain_pass.EQUATION, file=explain_pass.FILE,
         section="docs/method.md, section 12.1", inputs=sizes, terms=terms, parts=parts, time=time, bound=bound,
         basis="derived from the operators' times",
+    )  # fmt: skip
+
+
+def _wait(evaluation: Evaluation, line: Line) -> Explanation:
+    """Return a request's wait explained: no operator runs in it."""
+    wait = explain_wait.WAITS[line.name]
+    return Explanation(
+        name=line.name, family="wait", equation=f"time = {wait.equation}", file=wait.file, section=explain_wait.SECTION,
+        inputs={}, terms=explain_wait.wait_terms(evaluation, line.name), parts={line.bound: line.time}, time=line.time,
+        bound=line.bound, basis=f"derived from the operators' times, most of them {line.basis}", notes=(wait.told,),
     )  # fmt: skip
 
 

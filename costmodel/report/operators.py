@@ -86,27 +86,31 @@ def _show_line(line: Line | None) -> None:
     )
 
 
+def _show_values(heading: str, values: Mapping[str, tuple[float, str]]) -> None:
+    """Print values and their dimensions by name, where there are any."""
+    if not values:
+        return
+    rows = table(heading, ">value")
+    for name, (value, dimension) in values.items():
+        rows.add(name, quantity(value, dimension, 6))
+    show(rows)
+
+
 def _show(explanation: Explanation) -> None:
     show(f"{explanation.name} ({explanation.family})", "bold")
     show(explanation.equation)
     show(f"{explanation.file}; {explanation.section}", "dim")
     if explanation.work:
         show(f"FLOP and traffic: {explanation.work}", "dim")
-    rows = table("term", ">value")
-    for name, value in explanation.terms.items():
-        rows.add(name, quantity(value, dimension_of(name), 6))
-    show(rows)
-    rows = table("input", ">value")
-    for name, (value, dimension) in explanation.inputs.items():
-        rows.add(SYMBOLS.get(name, name), quantity(value, dimension, 6))
-    show(rows)
+    _show_values("term", {name: (value, dimension_of(name)) for name, value in explanation.terms.items()})
+    _show_values("input", {SYMBOLS.get(name, name): each for name, each in explanation.inputs.items()})
     if explanation.parameters:
         rows = table("fitted parameter", ">value", "meaning")
         for name, (value, parameter) in explanation.parameters.items():
             rows.add(name, _parameter(value, parameter), parameter.meaning)
         show(rows)
     parts = ", ".join(f"{name} {quantity(value, 'time')}" for name, value in explanation.parts.items())
-    takes = "takes" if explanation.family in ("schedule", "pass") else "one run takes"
+    takes = "takes" if explanation.family in ("schedule", "pass", "wait") else "one run takes"
     show(f"{takes} {quantity(explanation.time, 'time')}: {parts}")
     show(f"bound: {explanation.bound}; basis: {explanation.basis}")
     if explanation.considered:
