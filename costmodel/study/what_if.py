@@ -199,8 +199,12 @@ def _read(workload: Workload, path: str) -> Any:
 
 
 def _headline(workload: Workload, scenario: str, changes: Mapping[str, Any], metric: str) -> float | None:
-    """Return the headline with some changes, null where it cannot run."""
-    return workload.changed(changes, [scenario]).evaluate(scenario).point().metrics[metric]
+    """Return the headline with some changes, null where it cannot run or where they contradict each other."""
+    try:
+        changed = workload.changed(changes, [scenario])
+    except InputError:
+        return None
+    return changed.evaluate(scenario).point().metrics[metric]
 
 
 def change_interval(before: Evaluation, after: Evaluation, metric: str, point: float) -> tuple[float, float] | None:

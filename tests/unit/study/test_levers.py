@@ -66,7 +66,7 @@ def test_a_switch_with_a_side_of_its_own_changes_both_and_joins_no_chain() -> No
 
 
 def test_a_saving_is_one_of_the_scenario_only_where_it_has_what_is_replaced() -> None:
-    names = ["fp8-inference", "cpu-scale-up", "whole-nvlink", "no-hop"]
+    names = ["fp8-inference", "fp8-kv", "cpu-scale-up", "whole-nvlink", "no-hop"]
 
     def found(precision: str) -> dict[str | None, Worth]:
         changes = {"scenarios.decode.precision": precision}
@@ -76,6 +76,7 @@ def test_a_saving_is_one_of_the_scenario_only_where_it_has_what_is_replaced() ->
     wide, narrow = found("bf16"), found("fp8-inference")
     assert wide["fp8-inference"].base == "scenario"
     assert wide["fp8-inference"].together == wide["fp8-inference"].after == narrow["fp8-inference"].after
+    assert (wide["fp8-kv"].together or 0.0) < (wide["fp8-inference"].together or 0.0)
     assert narrow["fp8-inference"].base == "without"
     assert narrow["fp8-inference"].before == wide["fp8-inference"].before
     assert narrow["cpu-scale-up"].base == "another"
