@@ -21,7 +21,7 @@ def workload(tmp_path, text):
         (("simulate", FLAGSHIP, "--scenario", "trainin"), "did you mean `training`?"),
         (("simulate", "deepseek_v33"), "did you mean `deepseek_v3` or"),
         (("simulate", "no/such/file.yaml"), "neither a file nor a known workload"),
-        (("simulate", "."), "is a directory"),
+        (("simulate", "."), "has no config.json"),
         (("simulate", FLAGSHIP, "--set", "foo"), "must have the form PATH=VALUE"),
         (("simulate", FLAGSHIP, "--set", "=1"), "must have the form PATH=VALUE"),
         (("simulate", FLAGSHIP, "--set", "model.hiden=7168"), "did you mean `hidden`?"),
