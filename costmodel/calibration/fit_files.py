@@ -254,8 +254,9 @@ class FitStore:
         own = self._device_file(device)
         if own is None or own.die is None:
             return 1.0
-        names = {name.partition("/")[0] for name in self._library.names(CALIBRATIONS) if "/" in name}
-        kin = (file for file in map(self._device_file, names) if file is not None and file.die == own.die)
+        kin = (
+            file for file in map(self._device_file, self._implementations) if file is not None and file.die == own.die
+        )
         return min(cycle_rate(own) / max(map(cycle_rate, kin), default=cycle_rate(own)), 1.0)
 
     def _device_file(self, device: str) -> DeviceFile | None:

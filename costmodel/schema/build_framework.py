@@ -12,6 +12,7 @@ from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile, FusedNormsFile, TileFile
 from costmodel.schema.records import optional, record
 from costmodel.workload import engine, scenario
+from costmodel.workload.expert_program import ExpertProgram
 from costmodel.workload.tuned_tiles import TunedTiles
 
 
@@ -39,7 +40,7 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
         routed_shared_expert=device is not None and device.architecture in file.routed_shared_expert,
         **_eager_prompts(file.eager_prompts, device),
         tuned_tiles=tuned_tiles(file, None if device is None else device.name),
-        experts=record(scenario.ExpertProgram, file.experts),
+        experts=record(ExpertProgram, file.experts),
     )
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, where
 from costmodel.workload.architecture import Architecture, Pattern
 from costmodel.workload.dtypes import BITS_PER_BYTE, ELEMENT_BYTES, element_bytes
+from costmodel.workload.expert_program import ExpertProgram
 from costmodel.workload.operators import Group
 from costmodel.workload.scenario import (
     Communication,
-    ExpertProgram,
     Framework,
     Offload,
     Parallelism,

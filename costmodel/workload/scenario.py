@@ -14,6 +14,7 @@ from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, GroupScaling
 from costmodel.workload.engine import Engine
+from costmodel.workload.expert_program import GROUPED, ExpertProgram
 from costmodel.workload.operators import WEIGHT_ONLY
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training
 from costmodel.workload.simulation import Simulation
@@ -292,21 +293,6 @@ class UnevenContexts:
     overlap_p: float
 
 
-@dataclass(frozen=True, slots=True)
-class ExpertProgram:
-    """How a training program runs the routed experts of a rank.
-
-    streams: over which experts are dealt, each a GEMM of its own; null: one grouped GEMM.
-    sorts: passes that order rows by expert, on each way.
-    unfused: rows travel in the residual's format and are cast by each GEMM; padding to what FP8 GEMMs ask for, clamps,
-        and biases of the down projection are passes of their own.
-    """
-
-    streams: Count | None = None
-    sorts: Count = 1.0
-    unfused: bool = False
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Framework:
     """What belongs to kernels and hosts rather than to devices.
@@ -388,7 +374,7 @@ class Framework:
     padded_ranks: bool = False
     whole_blocks: bool = False
     tuned_tiles: TunedTiles = NOTHING_TUNED
-    experts: ExpertProgram = ExpertProgram()
+    experts: ExpertProgram = GROUPED
 
     def comm_slowdown(self, communication: Communication) -> Quantity:
         """Return the slowdown of kernels beside exchanges of whole chunks (`normal` mode); one in low-latency mode.

@@ -9,9 +9,10 @@ from builders import BF16, FP8, MOE, MOE_MODEL, context
 from layer_facts import kept, named, traffic
 
 from costmodel.workload.architecture import MoeFfn
+from costmodel.workload.expert_program import ExpertProgram
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import Gemm
-from costmodel.workload.scenario import ExpertProgram, Precision
+from costmodel.workload.scenario import Precision
 from costmodel.workload.work import LayerWork
 
 ROWS = 1024.0 * MOE.top_k  # of the one rank that has all experts
