@@ -43,6 +43,10 @@ class HostTimesFile(Strict):
     parallel: Latency = Field(default=0.0, description="per layer under tensor parallelism")
     experts: Latency = Field(default=0.0, description="per layer with experts")
     group: Latency = Field(default=0.0, description="per head group of a layer beyond the first")
+    recurrence: Latency = Field(
+        default=0.0,
+        description="per layer with a recurrence in passes with prompts, whose CUDA graphs end there",
+    )
     operator: Latency = Field(
         default=0.0,
         description="per kernel or message start of a training pass; their sum is a lower bound of its time",

@@ -30,7 +30,7 @@ from costmodel.workload.mixed import fuses_mixed_attention
 from costmodel.workload.operators import AttentionKernel, HostTime, MixedAttention, Operator
 from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Serving, drafted_tokens
-from costmodel.workload.scenario import Scenario
+from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import EXPERTS, FROM_EXPERTS, TO_EXPERTS, LayerWork
 
 EVERY = 256  # tokens of a step up to which each number has a price of its own
@@ -62,12 +62,20 @@ class Steps:
     chunk_keys: Count
 
 
+def _without_floor(scenario: Scenario) -> Framework:
+    """Return the framework of a scenario without the least time of a step with prompts."""
+    framework = scenario.framework
+    if np.any(scenario.eager_layer):  # no graph that a recurrence could end
+        framework = replace(framework, host=replace(framework.host, recurrence=0.0))
+    return replace(framework, eager_layer=0.0)
+
+
 class StepPricer:
     """Prices steps of one engine directly, any number at once, whole or in part."""
 
     def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
         self._scenario, self._plan = scenario, plan
-        self._without_host = replace(scenario, framework=replace(scenario.framework, eager_layer=0.0))
+        self._without_host = replace(scenario, framework=_without_floor(scenario))
         self._timer = operator_timer(scenario, calibration)
         self.drafts, self.batches = float(drafted_tokens(plan.speculative)), plan.micro_batches
         self.has_pool = scenario.parallel.expert_pool is not None

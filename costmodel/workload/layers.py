@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from costmodel.quantities import Count, Quantity, divides, is_single, sum_of, where
+from costmodel.quantities import Count, divides, is_single, sum_of, where
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
@@ -34,6 +34,7 @@ from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
 from costmodel.workload.host_offload import add_host_transfers
+from costmodel.workload.host_time import add_host_time
 from costmodel.workload.linear import (
     Linear,
     add_dropout,
@@ -47,7 +48,7 @@ from costmodel.workload.linear import (
     overlap_tensor_parallel,
 )
 from costmodel.workload.mla import add_mla
-from costmodel.workload.operators import Elementwise, HostTime
+from costmodel.workload.operators import Elementwise
 from costmodel.workload.recurrences import add_memory, add_recurrence, add_selective_scan
 from costmodel.workload.residual_streams import (
     add_block_attention,
@@ -103,7 +104,7 @@ def _layer(context: Context, layer: Layer, name: str) -> LayerWork:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
     builder = WorkBuilder(name, context.recompute, context.framework.recompute_stops_early)
     context = layer_context(context, layer)
-    _add_host_time(builder, context, layer)
+    add_host_time(builder, context, layer)
     add_layer(builder, context, layer)
     if context.phase != "training":
         add_host_transfers(builder, context, layer)
@@ -154,23 +155,6 @@ def _add_plain_block(builder: WorkBuilder, context: Context, layer: Layer) -> No
     builder.step("activation", [forward], [Elementwise("activation gradient", 3 * size)])
     builder.save("activation input", "activation", size)
     builder.add_parameters(Parameters.replicated("folded norm", norm_vectors(layer.norm) * context.architecture.hidden))
-
-
-def _add_host_time(builder: WorkBuilder, context: Context, layer: Layer | None = None) -> None:
-    """Add what the host's program adds to a layer of an inference step, or to the step itself."""
-    host = context.framework.host
-    if context.phase == "training" or host.is_none:
-        return
-    if layer is None:
-        operator = HostTime("host", host.step, host.sequence, context.sequences)
-    else:
-        seconds: Quantity = host.layer + where(context.parallel.tp > 1, host.parallel, 0.0)
-        if isinstance(layer.ffn, MoeFfn):
-            seconds = seconds + host.experts
-        if isinstance(layer.mixer, Attention | Mla):
-            seconds = seconds + host.group * (len(layer.mixer.head_groups) - 1)
-        operator = HostTime("host", seconds, 0.0, context.sequences)
-    builder.step("host", [operator])
 
 
 def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str) -> None:
@@ -373,7 +357,7 @@ def _head(context: Context) -> LayerWork:
     """
     architecture = context.architecture
     builder = WorkBuilder("head")
-    _add_host_time(builder, context)
+    add_host_time(builder, context)
     _add_final_norm(builder, layer_context(context, architecture.layers[-1]) if architecture.features else context)
     logits = context.sequences if context.phase == "prefill" else context.tokens
     bias = architecture.vocabulary if architecture.head_bias else 0.0

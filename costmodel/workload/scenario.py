@@ -251,7 +251,7 @@ class HostTimes:
 
     step: per step; sequence: per sequence of a rank.
     layer: per layer; parallel: more with tensor parallelism; experts: more with experts; group: more for each group of
-        heads beyond the first.
+        heads beyond the first; recurrence: per layer with a recurrence in passes with prompts.
     operator: to launch one kernel or message of a training pass, which takes at least as long as all its launches.
     All but `step` and `operator` belong to inference engines.
     """
@@ -263,10 +263,11 @@ class HostTimes:
     experts: Seconds = 0.0
     operator: Seconds = 0.0
     group: Seconds = 0.0
+    recurrence: Seconds = 0.0
 
     @property
     def is_none(self) -> bool:
-        """Tell whether it adds nothing to an inference step at any point."""
+        """Tell whether it adds nothing to an inference step at any point, but where graphs end."""
         parts = (self.step, self.sequence, self.layer, self.parallel, self.experts, self.group)
         return not any(np.any(np.asarray(part)) for part in parts)
 
@@ -394,6 +395,10 @@ class Framework:
         """Tell whether scale, mask and softmax of scores in memory are one kernel."""
         return self.implementations.get("attention_prefill") == (MASKED,)
 
+    def eager_time(self, *, has_experts: bool) -> Seconds:
+        """Return the host time of a layer in passes with prompts of a model; zero where CUDA graphs hold them."""
+        return 0.0 if self.eager_experts_only and not has_experts else self.eager_layer
+
     def tiles_of(self, family: str) -> tuple[Tile, ...]:
         """Return the candidate tiles of a GEMM family."""
         return self.weight_only_tiles or self.gemm_tiles if family in WEIGHT_ONLY else self.gemm_tiles
@@ -479,8 +484,7 @@ class Scenario:
     @property
     def eager_layer(self) -> Seconds:
         """Return the host time of a layer in passes with prompts; zero where a CUDA graph holds them."""
-        has_graphs = self.framework.eager_experts_only and not self.architecture.has_experts
-        return 0.0 if has_graphs else self.framework.eager_layer
+        return self.framework.eager_time(has_experts=self.architecture.has_experts)
 
     @property
     def result_kind(self) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 import costmodel
 from costmodel.errors import InputError
+from costmodel.serving.step_times import Sizes, StepPricer, StepTimes, make_tables
 
 FREE = {f"framework.host.{name}": "0 s" for name in ("step", "sequence", "layer", "parallel", "experts")}
 
@@ -54,3 +55,62 @@ def test_a_training_step_runs_ahead_of_the_host():
 def test_a_negative_time_is_refused():
     with pytest.raises(InputError, match=r"host\.step"):
         costmodel.load("llama2_70b_a100", set={"scenarios.decode.framework.host.step": "-1 ms"})
+
+
+HYBRID = """
+schema: costmodel/workload@1
+model: models/qwen3.5-9b
+scenarios:
+  prompts: {phase: prefill, cluster: nodes/dgx-h100, framework: vllm, precision: bf16, parallel: {}, input_tokens: 400,
+    tokens_per_device: 800}
+  tokens: {phase: decode, cluster: nodes/dgx-h100, framework: vllm, precision: bf16, parallel: {}, input_tokens: 400,
+    output_tokens: 10, batch_per_device: 8}
+  serving: {phase: serving, cluster: nodes/dgx-h100, framework: vllm, precision: bf16, parallel: {}, input_tokens: 400,
+    output_tokens: 40, concurrency: 1, scheduler: {max_num_seqs: 16}}
+"""
+RECURRENCES = 24  # of the 32 layers
+
+
+@pytest.fixture
+def hybrid(tmp_path):
+    """Return what evaluates a scenario of a model with recurrences, whose CUDA graphs end for so long."""
+    path = tmp_path / "hybrid.yaml"
+    path.write_text(HYBRID, encoding="utf-8")
+
+    def load(scenario, recurrence, **changes):
+        given = {f"framework.{name}": value for name, value in changes.items()}
+        given["framework.host.recurrence"] = recurrence
+        return costmodel.load(path, set={f"scenarios.{scenario}.{key}": value for key, value in given.items()})
+
+    return load
+
+
+def test_a_pass_with_prompts_waits_at_every_recurrence(hybrid):
+    first, plain = (hybrid("prompts", time).evaluate("prompts").at() for time in ("500 us", "0 s"))
+    assert first["metrics"]["ttft"] - plain["metrics"]["ttft"] == pytest.approx(RECURRENCES * 500e-6)
+    (entry,) = [each for each in first["breakdown"] if each["name"] == "graph break"]
+    assert entry["time"] == pytest.approx(RECURRENCES * 500e-6)
+
+
+def test_decoding_steps_are_one_graph(hybrid):
+    times = [hybrid("tokens", time).evaluate("tokens").metrics["tpot"] for time in ("500 us", "0 s")]
+    assert times[0] == times[1]
+
+
+def test_where_no_graph_holds_prompts_none_ends(hybrid):
+    eager = {"eager_prompts": {"layer": "1 us"}}
+    times = [hybrid("prompts", time, **eager).evaluate("prompts").metrics["ttft"] for time in ("500 us", "0 s")]
+    assert times[0] == times[1]
+
+
+def test_a_step_with_prompts_waits_at_every_recurrence_in_either_engine(hybrid):
+    metrics = [hybrid("serving", time).evaluate("serving").at()["metrics"] for time in ("500 us", "0 s")]
+    assert metrics[0]["ttft"] - metrics[1]["ttft"] == pytest.approx(RECURRENCES * 500e-6)
+    longer = []
+    for time, eager in (("500 us", {}), ("500 us", {"eager_prompts": {"layer": "1 us"}})):
+        workload = hybrid("serving", time, **eager)
+        scenario = workload.scenario("serving")
+        pricer = StepPricer(scenario, scenario.plan, workload.calibration(scenario))
+        steps = StepTimes(make_tables(pricer, Sizes(4, 512, 512)), Sizes(4, 512, 512), 0.0)
+        longer.append(steps(2.0, 300.0, 1.0, 200.0, 200.0) - steps(2.0, 300.0))
+    assert longer[0] - longer[1] == pytest.approx(RECURRENCES * 500e-6, rel=1e-3)
