@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from costmodel.quantities import Bytes, Seconds
+from costmodel.records import dataclass
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Training

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -23,6 +22,7 @@ from costmodel.quantities import (
     minimum,
     where,
 )
+from costmodel.records import dataclass
 from costmodel.workload.operators import Gemm
 from costmodel.workload.order_statistics import expected_tiles
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.network.group_links import require_group_links
 from costmodel.quantities import Quantity, Seconds, is_single, where
+from costmodel.records import dataclass
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from costmodel.quantities import (
     Seconds,
     Watts,
 )
+from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +17,7 @@ from costmodel.network.collectives import IN_SWITCHES
 from costmodel.network.expert_all_to_all import copies_to
 from costmodel.network.layout import Layout, pairs
 from costmodel.quantities import Array, Bytes, Indices
+from costmodel.records import dataclass
 from costmodel.workload.operators import ExpertAllToAll
 
 

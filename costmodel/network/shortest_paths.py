@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Indices
+from costmodel.records import dataclass
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from costmodel.errors import Location
+from costmodel.records import dataclass
 
 PathPart: TypeAlias = "str | int"
 

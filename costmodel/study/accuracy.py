@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
+from costmodel.records import dataclass
 from costmodel.study.provenance import IN_SAMPLE
 from costmodel.study.reproduce import Comparison
 from costmodel.study.validating import Errors, errors_of, is_unseen

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 
 import numpy as np
 
 from costmodel.hardware import Device
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
+from costmodel.records import dataclass
 
 FREE, TOTAL, STATIC = "free", "total", "static"
 

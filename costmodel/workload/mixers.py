@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import TypeAlias
 
 from costmodel.quantities import Bytes, Count, Quantity, ceil, floor, is_single, maximum, minimum, sum_of
+from costmodel.records import dataclass
 from costmodel.workload.dtypes import ELEMENT_BYTES, SCALE_BYTES
 from costmodel.workload.patterns import Pattern, Selected
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
 from costmodel.quantities import Count, Quantity, is_single
+from costmodel.records import dataclass
 
 _ALIKE = {"fp16": "bf16"}  # engines look up 16-bit formats under one name
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from costmodel.records import dataclass
 
 _ENDINGS = {
     "block_scaled": "_block", "masked": "_masked", "is_wgrad": "_wgrad", "quantized_kv": "_kvquant",

@@ -6,9 +6,10 @@ import csv
 import io
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from costmodel.records import dataclass
 from costmodel.report.page import Table
 from costmodel.report.web.markup import download, html_table, text
 

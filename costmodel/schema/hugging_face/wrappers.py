@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from costmodel.errors import InputError, Location
+from costmodel.records import dataclass
 from costmodel.schema.hugging_face.config import BY_HAND, Config
 from costmodel.schema.hugging_face.encoders import ENCODERS, encoder_tree
 from costmodel.schema.hugging_face.families import FAMILIES

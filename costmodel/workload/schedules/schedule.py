@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
+from costmodel.records import dataclass
 from costmodel.workload.schedules.actions import Action, Dependency
 from costmodel.workload.schedules.table import NONE, Table, peak_states, table_of
 
