@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import ChainMap
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,7 +17,6 @@ from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import ImplausibleInput, InputError, Location
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload, resolve
 from costmodel.schema.fields import read_number

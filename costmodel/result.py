@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from costmodel.cost.calibration import ANCHORED, BASES
 from costmodel.quantities import Array, Mask, Quantity
-from costmodel.records import dataclass
 
 SCHEMA = "costmodel/result@1"
 

@@ -10,10 +10,9 @@ import functools
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from costmodel.errors import InputError
-from costmodel.records import dataclass
 
 _SMALL = ("", "m", "u", "µ", "μ", "n", "p")  # both code points that keyboards give for micro
 _LARGE = ("", "k", "M", "G", "T", "P", "E")

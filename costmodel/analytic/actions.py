@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from costmodel.analytic.layer_overlap import AsyncReduceTimes
 from costmodel.analytic.overlapped_comm import Works
 from costmodel.analytic.stream_times import NO_TIME, StreamTimes
 from costmodel.quantities import Quantity, Seconds, maximum, minimum
-from costmodel.records import dataclass
 from costmodel.workload.schedules import Kind
 
 

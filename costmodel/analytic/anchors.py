@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.quantities import Array, Quantity, Seconds, sum_of
-from costmodel.records import dataclass
 from costmodel.result import Interval, Metrics
 from costmodel.units import render
 from costmodel.workload.counting import parameter_count

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from costmodel.quantities import Array, Indices, Quantity, maximum, where
-from costmodel.records import dataclass
 from costmodel.workload.plans import ExpertBound, Training, drafted_tokens
 from costmodel.workload.scenario import Disaggregated, Scenario
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from costmodel.network.group_links import group_links
 from costmodel.quantities import Seconds
-from costmodel.records import dataclass
 from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import Group
 from costmodel.workload.plans import ExpertBound

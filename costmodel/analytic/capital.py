@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from costmodel.cost.money import host_cost, purchase_cost
 from costmodel.hardware import Cluster
 from costmodel.network.topologies import TOPOLOGIES, full_fabric, share_cost
 from costmodel.quantities import Count, Dollars
-from costmodel.records import dataclass
 from costmodel.workload.scenario import Scenario
 
 COST = ("cost_per_trillion_tokens", "cost_per_million_tokens")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from costmodel.analytic.breakdown import SHARED_LINKS, BreakdownLines, add_pass
 from costmodel.analytic.inference import (
@@ -27,7 +27,6 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.network.group_links import group_links
 from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
-from costmodel.records import dataclass
 from costmodel.result import Entry, Metrics
 from costmodel.workload.memory import Ledger, most_loaded, sequence_cache_bytes
 from costmodel.workload.operators import Collective, Group

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from costmodel.hardware import Network
 from costmodel.network.topologies import bisection_bandwidth, cost, named_fabric
 from costmodel.quantities import Quantity
-from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -24,7 +25,6 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.quantities import Count, Joules, Quantity, Seconds, maximum, minimum, where
-from costmodel.records import dataclass
 from costmodel.result import Entry, Metrics
 from costmodel.workload.counting import kv_breakpoints
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -20,7 +21,6 @@ from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device
 from costmodel.quantities import Array, Indices, Mask, Quantity
-from costmodel.records import dataclass
 from costmodel.result import (
     BAD_LAYOUT,
     FITS,

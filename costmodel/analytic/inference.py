@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,7 +28,6 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw, work_joules
 from costmodel.network.link_shares import SHARED
 from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, uniform_int, where
-from costmodel.records import dataclass
 from costmodel.workload.context import Context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, with_expert_pool
 from costmodel.workload.operators import Collective, Group, Operator

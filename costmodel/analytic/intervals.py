@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +17,6 @@ from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity, maximum, minimum, sum_of
-from costmodel.records import dataclass
 from costmodel.result import Interval, Metrics
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.scenario import Scenario

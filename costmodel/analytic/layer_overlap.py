@@ -18,7 +18,7 @@ PyTorch, docs/source/notes/fsdp.rst; three directions at once: Rajbhandari et al
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -26,7 +26,6 @@ import numpy as np
 
 from costmodel.analytic.recurrence import Event, Program, compile_events, makespan
 from costmodel.quantities import Mask, Seconds, maximum, sum_of, where
-from costmodel.records import dataclass
 
 PARTS = ("h2d", "gather", "compute", "reduce", "d2h")
 TRANSFERS = ("h2d", "gather", "reduce", "d2h")

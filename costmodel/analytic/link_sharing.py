@@ -13,6 +13,7 @@ they never meet; where the other one runs all along, t = fixed + wire/r; the lon
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,6 @@ from costmodel.analytic.recurrence import Program
 from costmodel.analytic.recurrence.program import K
 from costmodel.network.link_shares import SHARED, Shares, paired_speeds
 from costmodel.quantities import Array, Indices, Quantity
-from costmodel.records import dataclass
 
 ROUNDS = 300  # a pass in which nothing stands still agrees to TOLERANCE after about ten
 TOLERANCE = 1e-7  # of the pass

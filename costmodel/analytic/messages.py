@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
@@ -18,7 +18,6 @@ from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.layout import Layout, layout
 from costmodel.network.simulation import LINK_NAMES, FlowRun, Outcome, run_collective, run_expert_all_to_all
 from costmodel.quantities import Seconds
-from costmodel.records import dataclass
 from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group, expert_all_to_all_family
 from costmodel.workload.scenario import Framework

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -38,7 +38,6 @@ from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, minimum, where
-from costmodel.records import dataclass
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger

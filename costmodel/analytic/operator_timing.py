@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.distinct_sizes import DistinctSizes, is_uniform
@@ -13,7 +13,6 @@ from costmodel.cost.physical_bound import least_time
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.quantities import Count, Quantity, Seconds
-from costmodel.records import dataclass
 from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, MixedAttention, Operator
 from costmodel.workload.plans import Training

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -19,7 +19,6 @@ from costmodel.analytic.layer_overlap import (
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
-from costmodel.records import dataclass
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import Collective, Group

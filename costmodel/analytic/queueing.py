@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
 from costmodel.analytic.seats import SeatQueue
 from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum
-from costmodel.records import dataclass
 
 SHARES = 200  # of the distributions of waits and of lives, each with each
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from costmodel.quantities import Bytes, Seconds
-from costmodel.records import dataclass
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Training

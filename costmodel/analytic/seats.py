@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.quantities import Array, Count, Quantity, Seconds, maximum, minimum, where
-from costmodel.records import dataclass
 
 STEADY = 1e-12  # variability below which a queue is that of its means
 TIMES, WAITS = 64, 512  # points of a run, and of waits, at which their distribution is taken

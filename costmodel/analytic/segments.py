@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.analytic.recurrence import Event, Program, compile_events
 from costmodel.quantities import is_single
-from costmodel.records import dataclass
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -26,7 +26,6 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.errors import InputError
 from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
-from costmodel.records import dataclass
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import KvPool, kv_pool
 from costmodel.workload.memory import (

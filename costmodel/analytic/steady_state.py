@@ -8,8 +8,9 @@ arXiv 2309.06180]; chunks of prompts in steps of decoding: Sarathi-Serve [Agrawa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
-from costmodel.records import dataclass
 
 _CHUNK_ITERATIONS = 4  # each shrinks the error by the share of a step that decoding takes, times that of a chunk
 

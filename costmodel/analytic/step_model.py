@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +16,6 @@ from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import work_joules
 from costmodel.quantities import Count, Flop, Joules, Quantity, Seconds, uniform_int
-from costmodel.records import dataclass
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.quantities import Count, Quantity, Seconds, is_single, maximum, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from costmodel.analytic.recurrence import Program, Slot, async_reduce_span, make
 from costmodel.analytic.step_model import OptimizerStep, StepModel
 from costmodel.analytic.stream_times import Perturbations, stream_times
 from costmodel.quantities import Array, Quantity, Seconds, is_single, maximum, where
-from costmodel.records import dataclass
 from costmodel.workload.memory import stage_work
 from costmodel.workload.schedules import Kind, SteadyState
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from costmodel.cost.calibration import FamilyFit
-from costmodel.records import dataclass
 
 _ROOFLINE = "roofline"  # basis of what no device's own rows determine
 

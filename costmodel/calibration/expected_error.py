@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from costmodel.records import dataclass
 from costmodel.schema.calibration import FamilyFitFile
 from costmodel.schema.device import DeviceFile
 

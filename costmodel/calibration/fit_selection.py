@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -12,7 +13,6 @@ from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.row_times import Choice
 from costmodel.calibration.substitutes import ELEMENTWISE, GRADIENTS, nearest_keys
 from costmodel.cost.calibration import Calibration
-from costmodel.records import dataclass
 from costmodel.schema.references import Library
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRo
 from costmodel.measurements.row_mapping import map_all
 from costmodel.measurements.tables import NUMBERS, Table, Texts
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.workload.operators import Operator
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from costmodel.cost.calibration import Calibration, FamilyFit, Spread
@@ -9,7 +11,6 @@ from costmodel.cost.operator_time import likely_time, operator_time
 from costmodel.cost.physical_bound import least_time
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.workload.scenario import Framework
 
 

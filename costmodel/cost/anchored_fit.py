@@ -16,7 +16,7 @@ so that a row moves kernels like it the most, and no interval is wider than befo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,6 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Quantity, Seconds
-from costmodel.records import dataclass
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention, Operator
 
 KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # whose rows may anchor: messages are none of a device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.machine import Machine
@@ -11,7 +12,6 @@ from costmodel.cost.split_kv import SplitKvRule, split_keys
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, ceil, floor, log2, maximum, minimum, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import AttentionKernel
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
@@ -30,7 +30,6 @@ from costmodel.quantities import (
     sum_of,
     where,
 )
-from costmodel.records import dataclass
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, Operator, clamp_sizes
 
 ANCHORED = "anchored"  # of a whole run: by measured runs of the same site

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from costmodel.cost.machine import Machine
@@ -13,7 +13,6 @@ from costmodel.cost.time import Time, message
 from costmodel.network.collectives import doublings, nccl_time, ring_transfer
 from costmodel.network.group_links import GroupLinks, require_group_links
 from costmodel.quantities import Bytes, Quantity, Seconds, log2, maximum, minimum, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import Collective
 
 ALL_REDUCE = "all_reduce"

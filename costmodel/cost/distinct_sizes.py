@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Indices, Quantity, distinct_rows
-from costmodel.records import dataclass
 from costmodel.workload.operators import Operator
 
 MANY = 4096  # sizes from which on it pays to look for equal ones, and of those how many are looked at first

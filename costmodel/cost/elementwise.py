@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
@@ -10,7 +11,6 @@ from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Bytes, Count, Seconds, log2, maximum, minimum, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import Elementwise
 
 OVERLAP_P = 4.0  # chosen: a row's own time and the stream of all rows overlap, and the longer one counts, smoothly

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from costmodel.cost.calibration import FamilyFit
@@ -16,7 +16,6 @@ from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Quantity, Seconds, log2, maximum, power, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention
 
 OVERLAP_P = 4.0  # chosen: work and bytes overlap, and the longer one counts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from costmodel.cost.machine import Machine
@@ -13,7 +13,6 @@ from costmodel.cost.time import Time, message
 from costmodel.network.expert_all_to_all import TokenCopies, token_copies
 from costmodel.network.group_links import GroupLinks, require_group_links
 from costmodel.quantities import Mask, Quantity, Seconds, ceil, log2, maximum, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import ExpertAllToAll
 
 AXES = {"tokens": 2.0, "token_bytes": 2.0, "top_k": 2.0, "experts": 3.0, "ranks": 2.0}

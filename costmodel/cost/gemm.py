@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,6 @@ from costmodel.cost.residual import Features
 from costmodel.cost.terms import SHORTEST, Terms, p_norm_below, term_at
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Quantity, ceil, is_single, log2, maximum, minimum, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import Gemm
 
 LARGE = 4096  # elements: from here on candidates are taken one by one, so that temporaries stay in the cache

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from costmodel.cost.gemm_tiles import CtaTile
 from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import fitted
 from costmodel.quantities import Bytes, Count, Seconds, minimum, power, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import Gemm
 
 # Steepness of the two cut-offs: chosen so that times change smoothly, no fit rests on them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,7 +23,6 @@ from costmodel.quantities import (
     minimum,
     where,
 )
-from costmodel.records import dataclass
 from costmodel.workload.operators import Gemm
 from costmodel.workload.order_statistics import expected_tiles
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from costmodel.hardware import Cluster, Device
 from costmodel.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond
-from costmodel.records import dataclass
 from costmodel.workload.scenario import Framework
 
 VECTOR_DTYPE = "fp32"  # CUDA cores: activations, promotion of FP8 sums

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.network.group_links import require_group_links
 from costmodel.quantities import Quantity, Seconds, is_single, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,

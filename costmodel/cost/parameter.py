@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
-
-from costmodel.records import dataclass
 
 _Form = TypeVar("_Form")
 _DECLARED = "declared"

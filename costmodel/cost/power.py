@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from costmodel.hardware import Device, Node, Power
 from costmodel.quantities import Bytes, Count, Joules, Quantity, Seconds, Watts, minimum, sum_of
-from costmodel.records import dataclass
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import (
     AttentionKernel,

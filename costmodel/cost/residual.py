@@ -6,13 +6,13 @@ import functools
 import math
 import operator
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.quantities import Array, Mask, Quantity, is_single, maximum, minimum
-from costmodel.records import dataclass
 
 Features: TypeAlias = "Sequence[Quantity]"  # binary logarithms of a kernel's sizes, one per axis of its shape space
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.gemm import GemmForm
@@ -11,7 +12,6 @@ from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import ceil, log2
-from costmodel.records import dataclass
 from costmodel.workload.operators import AttentionKernel
 
 OVERLAP_P = 4.0  # chosen: work and bytes overlap, and the longer one counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.attention import PrefillForm
@@ -11,7 +12,6 @@ from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Count, Quantity, ceil, log2, maximum, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import AttentionKernel
 
 OVERLAP_P = 4.0  # chosen: CTAs and bytes overlap, and the longer one counts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from costmodel.quantities import Mask, Quantity, Seconds, is_single, maximum, minimum, where
-from costmodel.records import dataclass
 
 BOUNDS = ("compute", "memory", "network", "latency", "capacity")
 

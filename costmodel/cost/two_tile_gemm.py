@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +16,6 @@ from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, time_where
 from costmodel.quantities import Mask, log2, maximum, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import Gemm
 
 _TUNED = 3.0  # chosen: octaves between the default for few tokens and tuned tiles, of which they share no tile

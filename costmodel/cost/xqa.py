@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from costmodel.cost.attention import NO_COPIES, DecodeForm
@@ -13,7 +13,6 @@ from costmodel.cost.split_kv import SplitKvRule
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, time_where
 from costmodel.quantities import Mask, Quantity, ceil, floor, log2, maximum, minimum, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import AttentionKernel
 
 _HISTORY = 128.0  # tokens of the cache to a CTA, by which the library counts CTAs when it chooses

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.event.graph import KERNEL, MARK, MESSAGE, Graph
 from costmodel.quantities import Count, Seconds
-from costmodel.records import dataclass
 from costmodel.workload.scenario import Scenario
 
 EVERYTHING = "everything"

@@ -13,6 +13,7 @@ kernels leave, without any queueing. Messages with links share them max-min fair
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,7 +23,6 @@ from costmodel.event.conditions import Conditions
 from costmodel.event.graph import KERNEL, Graph
 from costmodel.network.flow_session import FlowSession
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 
 LISTED = 6  # waiting streams that an error names
 

@@ -6,7 +6,7 @@ import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -31,7 +31,6 @@ from costmodel.event.replicas import Replicas
 from costmodel.event.training import step_graph, step_times_of
 from costmodel.network.nominal import nominal_cluster
 from costmodel.quantities import Quantity
-from costmodel.records import dataclass
 from costmodel.result import Entry, Metrics, Point
 from costmodel.workload.plans import Decode, Prefill, Serving, Training
 from costmodel.workload.scenario import Scenario

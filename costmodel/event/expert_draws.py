@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.special import ndtr, ndtri
 
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.workload.schedules import Chunk, Schedule
 
 _GRID = np.linspace(-10.0, 14.0, 4801)  # of standard deviations: the largest of 1e12 ranks is at 7

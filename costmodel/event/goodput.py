@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import simpy
 from simpy.events import ProcessGenerator
 
 from costmodel.quantities import Count, Seconds
-from costmodel.records import dataclass
 from costmodel.workload.simulation import Checkpoints
 
 FAILURES = 2000  # in a run: the share is then within two or three per cent of its mean

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from costmodel.quantities import Array, Bytes, Count, Seconds
-from costmodel.records import dataclass
 
 KERNEL, MESSAGE, COPY, LAUNCH, MARK = "kernel", "message", "copy", "start", "mark"
 """Kinds of tasks: of processors, of the network, between host and device, of the host's program; marks do no work."""

@@ -8,7 +8,7 @@ it max-min fairly. Copies to and from the host are flows on the device's link to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,7 +20,6 @@ from costmodel.event.task_groups import ALL_TO_ALL, TaskGroup
 from costmodel.network.link_shares import COPIES_FIRST, HOST_IN, HOST_OUT, MESSAGES_FIRST, SEPARATE, SHARED
 from costmodel.network.sharing import Flags
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.workload.operators import Collective, ExpertAllToAll
 from costmodel.workload.scenario import Scenario
 

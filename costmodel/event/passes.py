@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from costmodel.analytic import segments
 from costmodel.analytic.inference import PassModel, PassTimes, StageModel
@@ -18,7 +18,6 @@ from costmodel.event.links import Links, links_of
 from costmodel.event.replicas import Replicas, replicas_spanned, replicated
 from costmodel.event.task_groups import ALL_TO_ALL, COMPUTE, D2H, H2D, HOST, TaskGroup, task_groups, wire_seconds
 from costmodel.quantities import Quantity
-from costmodel.records import dataclass
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.work import EXPERTS
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from costmodel.errors import InputError
 from costmodel.event.graph import Graph, Message, Stream, Task
 from costmodel.quantities import Quantity
-from costmodel.records import dataclass
 from costmodel.workload.operators import Collective, ExpertAllToAll
 
 MOST_TASKS = 1_000_000  # of a graph: three quarters of a gigabyte, and half a minute

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from costmodel.event.list_scheduling import ActionTask
 from costmodel.event.replicas import Replicas, replicas_spanned, replicated
 from costmodel.event.task_groups import ALL_TO_ALL, COLLECTIVE, COMPUTE, D2H, H2D, HOST, TaskGroup, wire_seconds
 from costmodel.quantities import Array, Quantity, sum_of
-from costmodel.records import dataclass
 from costmodel.workload.operators import Collective, HostTransfer
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Action, Kind, Schedule

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from costmodel.cost.residual import Residual
 from costmodel.fitting.regression import ROBUST, KernelShare
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 
 STEPS = 400  # of the descent, at most
 TIE = 0.003  # how strongly a bump is held to its place and lengths, against a row's misfit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.table_text import text_of
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.quantities import Indices
-from costmodel.records import dataclass
 from costmodel.schema.files import list_names, load_device, load_document
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library, is_name

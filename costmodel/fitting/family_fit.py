@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from costmodel.fitting.regression import CANDIDATES, RIDGE, SUPPORTS, Estimate, 
 from costmodel.fitting.samples import Groups, RowMask, Samples
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array, Indices, Seconds
-from costmodel.records import dataclass
 from costmodel.workload.scenario import Framework
 
 FOLDS = 5

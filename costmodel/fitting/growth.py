@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from costmodel.cost.residual import Residual
 from costmodel.fitting.ladders import ladders
 from costmodel.fitting.regression import RIDGE, ROBUST
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 
 BASES = 40  # ladders of each size
 SEED = 1

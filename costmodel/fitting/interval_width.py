@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from costmodel.cost.calibration import Spread
 from costmodel.cost.residual import Dispersion, Nearness, Residual
 from costmodel.fitting.regression import cluster_centres, gaussians
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 
 INTERVAL = 0.8  # share of the rows that an interval holds
 APART = 1.05  # ratio of distances below which groups of shapes are no farther than single ones

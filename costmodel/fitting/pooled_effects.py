@@ -11,13 +11,13 @@ Two-stage meta-analysis: DerSimonian, Laird, Controlled Clinical Trials 7(3), 19
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.cost.expected_roofline import OVERLAP_P, share_on_die
 from costmodel.cost.terms import p_norm
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 
 SCATTER = 0.18  # of rows about a group's form: chosen, not measured; it weighs rows against the spread of groups
 START = np.log([4e-6, 0.6, 0.75])

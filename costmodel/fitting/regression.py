@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ import numpy.typing as npt
 from costmodel.cost.parameter import Parameter
 from costmodel.cost.residual import Residual
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 
 SUPPORTS = 64  # at most, of a residual
 CANDIDATES = 256  # clusters of shapes, of whose centres a thorough residual takes those that explain most

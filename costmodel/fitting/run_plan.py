@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +22,6 @@ from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.screening import context
 from costmodel.measurements.tables import NUMBERS, Table
 from costmodel.quantities import Indices
-from costmodel.records import dataclass
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile, RecipeFile
 from costmodel.schema.references import Library
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +13,6 @@ from costmodel.cost.calibration import Calibration, FamilyFit, Form
 from costmodel.cost.operator_time import likely_time
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from costmodel.measurements.exclusions import Exclusion, screen
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import NUMBERS, TEXTS, Table
 from costmodel.quantities import Indices
-from costmodel.records import dataclass
 from costmodel.schema.references import suggest
 
 SCHEMA = "costmodel/evaluation@1"

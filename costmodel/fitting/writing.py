@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from costmodel.fitting.family_fit import COMPANION, CompanionFit, FamilyFitResul
 from costmodel.fitting.interval_width import HalfWidths, Knot, spread_knots
 from costmodel.fitting.samples import Samples
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.whole_files import make_folder, write_whole
 

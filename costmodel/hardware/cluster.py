@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from costmodel.hardware.device import Device, Link
 from costmodel.quantities import Bytes, BytesPerSecond, Count, Dollars, FlopPerSecond, Quantity, Seconds, Watts
-from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +20,6 @@ from costmodel.quantities import (
     Seconds,
     Watts,
 )
-from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRo
 from costmodel.measurements.row_mapping import by_operation, map_rows
 from costmodel.measurements.screening import context
 from costmodel.measurements.tables import Table
-from costmodel.records import dataclass
 
 SHOWN = 2  # rows that are named for each reason
 

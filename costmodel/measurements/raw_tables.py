@@ -8,11 +8,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from costmodel.errors import InputError, Location, MeasurementError, Problem
-from costmodel.records import dataclass
 from costmodel.schema.loader import MAX_TABLE_BYTES, read_data, read_text
 from costmodel.schema.references import display_path
 

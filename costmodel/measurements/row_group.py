@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from costmodel.cost.machine import Machine
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Array, Bytes, Count, Indices, Mask
-from costmodel.records import dataclass
 from costmodel.schema.files import list_names, load_device, load_document, load_node, load_tuned_tiles
 from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from costmodel.measurements.row_group import BlankCells, Catalogue, ExcludedRows
 from costmodel.measurements.screening import context, contradictory, impossible, repeated
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Indices
-from costmodel.records import dataclass
 from costmodel.workload.operators import WEIGHT_ONLY, Operator
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeAlias
@@ -16,7 +16,6 @@ from costmodel.errors import Location
 from costmodel.measurements.nccl_tables import is_nccl, translated
 from costmodel.measurements.raw_tables import FOREIGN, RawTable, read_raw_table, table_files
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 from costmodel.schema.references import display_path, suggest
 
 Texts: TypeAlias = "npt.NDArray[np.object_]"  # of str: notes are long, and few are distinct

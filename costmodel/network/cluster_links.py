@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import networkx as nx
 import numpy as np
@@ -16,7 +16,6 @@ from costmodel.network.grids import GRIDS
 from costmodel.network.sharing import Flags, check_capacity
 from costmodel.network.shortest_paths import Switches, switches_of
 from costmodel.quantities import Array, BytesPerSecond, Indices
-from costmodel.records import dataclass
 
 KINDS = ("intra", "pcie", "nic", "memory", "socket", "fabric")
 """Kinds of link: inside a node, to the host, out of the node, the host's memory, between sockets, between switches."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -17,7 +18,6 @@ from costmodel.network.collectives import IN_SWITCHES
 from costmodel.network.expert_all_to_all import copies_to
 from costmodel.network.layout import Layout, pairs
 from costmodel.quantities import Array, Bytes, Indices
-from costmodel.records import dataclass
 from costmodel.workload.operators import ExpertAllToAll
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from costmodel.network.collectives import both_links
 from costmodel.network.group_links import GroupLinks
 from costmodel.quantities import Count, Seconds, minimum, where
-from costmodel.records import dataclass
 from costmodel.workload.operators import ExpertAllToAll
 
 

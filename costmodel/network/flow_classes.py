@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.network.flows import Completed, run_flows
 from costmodel.network.sharing import Incidence
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 
 Bits = npt.NDArray[np.uint64]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from costmodel.errors import InputError
 from costmodel.network.flows import TIE
 from costmodel.network.sharing import Incidence, numpy_rates
 from costmodel.quantities import Array, Bytes, Seconds
-from costmodel.records import dataclass
 
 FEW = 40  # flows that share links: up to here Python shares them faster than numpy
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.network.sharing import Incidence, check_flow_count, fair_rates
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 
 TIE = 1e-12  # completions that differ by less are one event
 

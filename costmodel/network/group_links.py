@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -24,7 +24,6 @@ from costmodel.quantities import (
     minimum,
     where,
 )
-from costmodel.records import dataclass
 from costmodel.workload.operators import Group
 
 LATEST = 4  # groups whose links are kept: the fits of a message ask one after the other

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.quantities import Indices
-from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -21,7 +21,6 @@ from costmodel.network.routing import Flows, route
 from costmodel.network.sharing import Incidence
 from costmodel.network.simulation import BATCH, MAX_EXACT_FLOWS
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group
 
 ONE_SWITCH = "one switch"  # a fabric on which no two flows meet but at the NICs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from costmodel.network.grids import GRIDS, grid_paths
 from costmodel.network.sharing import Incidence
 from costmodel.network.shortest_paths import Paths, shortest_paths
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 
 POLICIES = ("ecmp", "static", "adaptive", "spray")
 

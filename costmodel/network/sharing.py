@@ -6,6 +6,7 @@ Every flow gets the largest rate that takes nothing from a flow with a smaller o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ import numpy.typing as npt
 
 from costmodel.errors import InputError
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 
 Integers = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]

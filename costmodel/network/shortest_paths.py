@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,6 @@ import numpy.typing as npt
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Indices
-from costmodel.records import dataclass
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from costmodel.network.routing import FlowRoutes, Flows, fabric_latency, inside_
 from costmodel.network.sharing import Incidence, check_flow_count
 from costmodel.network.uniform_all_to_all import LINKS, UniformFlows, uniform_flow_classes
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 from costmodel.workload.operators import ExpertAllToAll
 
 LINK_NAMES = {

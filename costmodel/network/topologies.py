@@ -8,6 +8,7 @@ Hoefler, SC 2014. Dragonfly: Kim, Dally, Scott, Abts, ISCA 2008.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from costmodel.errors import InputError
 from costmodel.hardware import FabricPrice, Network
 from costmodel.network import grids
 from costmodel.quantities import BytesPerSecond, Count, Dollars, ceil, floor, maximum, where
-from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,6 +8,7 @@ may bound, as on the flow level; `collectives.direct_all_to_all` knows only NICs
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from costmodel.network.layout import Layout
 from costmodel.network.sharing import Flags, Incidence
 from costmodel.network.topologies import full_fabric, has_three_levels, leaf_ports
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 
 LINKS = ("intra", "pcie", "nic", "fabric", "core")
 _TREES = ("ft2", "ft3", "fat-tree", *RAILED)

@@ -7,12 +7,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-
-from costmodel.records import dataclass
 
 SAMPLER = "costmodel.profiling.board_sampler"
 _FRESH = 1.0  # seconds between two calls of nvidia-smi, which takes as long as a row

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from costmodel import units
-from costmodel.records import dataclass
 from costmodel.schema.whole_files import make_folder, write_whole
 
 _INSIDE = 4  # parts of a cache that a copy has to fit into to be one of the cache

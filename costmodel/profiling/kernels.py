@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
@@ -13,7 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from costmodel.profiling.operands import TYPES, Operands
 from costmodel.profiling.shapes import BYTES, Shape
 from costmodel.profiling.timing import Call, Maker
-from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from costmodel.profiling.libraries import build, versions
 from costmodel.profiling.operands import Operands
 from costmodel.profiling.shapes import TORCH, Shape
 from costmodel.profiling.watches import EventWatch, HostWatch
-from costmodel.records import dataclass
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")

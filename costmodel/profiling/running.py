@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -19,7 +19,6 @@ from costmodel.profiling.rows import RowTable
 from costmodel.profiling.shape_selection import most_informative
 from costmodel.profiling.shapes import BYTES, SUSTAINED_LOADS, ProfileLimits, Shape, copies, launches, shapes, sustained
 from costmodel.profiling.timing import Call, Rule, Series, Timing, measure
-from costmodel.records import dataclass
 from costmodel.schema.whole_files import make_folder, write_whole
 
 if TYPE_CHECKING:

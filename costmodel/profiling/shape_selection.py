@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.profiling.shapes import Shape
-from costmodel.records import dataclass
 
 ENOUGH = 20  # rows of a family, from which on it can be fitted
 UNKNOWN = 1.0  # half width from which on nothing is known of a kernel

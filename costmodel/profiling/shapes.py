@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from costmodel.errors import InputError
-from costmodel.records import dataclass
 
 DESIGNED = "designed"
 """Beside the suites: five kernels of each family of theirs, which move fits that other devices lend the most."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
-
-from costmodel.records import dataclass
 
 Call: TypeAlias = "Callable[[], object]"
 Maker: TypeAlias = "Callable[[], Call]"

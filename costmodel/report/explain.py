@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from costmodel.cost.operator_time import derivation
 from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.errors import InputError
 from costmodel.network.group_links import group_links
-from costmodel.records import dataclass
 from costmodel.report import explain_pass, explain_step, explain_wait
 from costmodel.report.explain_inputs import Inputs, inputs_of, link_paths, locations, origins_of, work_section
 from costmodel.report.explain_step import BUBBLE, STEP

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from costmodel.analytic.evaluation import Evaluation
 from costmodel.analytic.open_loop import OpenLoopEvaluation
 from costmodel.analytic.serving import ServingEvaluation
-from costmodel.records import dataclass
 
 SECTION = "docs/method.md, section 12.4"
 RANKS = "prompts of other ranks"

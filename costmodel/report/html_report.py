@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from costmodel.errors import InfeasibleError
-from costmodel.records import dataclass
 from costmodel.report.plots.sweep import count_not_drawn
 from costmodel.report.plotting import draw, file_names
 from costmodel.report.text import title_of

@@ -14,13 +14,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
 import click
 
 from costmodel.errors import visible
-from costmodel.records import dataclass
 
 Cell: TypeAlias = "str | tuple[str, str] | float"  # text, text and its style, or the share that a bar shows
 GAP = "  "

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location, Problem
-from costmodel.records import dataclass
 from costmodel.schema.calibration import SiteScatterFile
 from costmodel.schema.device import Source
 from costmodel.schema.fields import field_error

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from costmodel.errors import InputError, Problem
-from costmodel.records import dataclass
 from costmodel.schema.loader import kind_of
 from costmodel.schema.model_names import is_config
 from costmodel.schema.overrides import Override, apply_overrides

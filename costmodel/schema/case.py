@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -14,7 +14,6 @@ from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location, Problem
-from costmodel.records import dataclass
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.fields import field_error

@@ -6,11 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import is_single
-from costmodel.records import dataclass
 from costmodel.schema.loader import MAX_TABLE_BYTES, read_text
 from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.tree import Tree

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from costmodel.errors import ImplausibleInput, InputError, Problem
 from costmodel.hardware import Cluster, Device, Network, Node
 from costmodel.quantities import Quantity
-from costmodel.records import dataclass
 from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.anchor import AnchorFile
 from costmodel.schema.assemble import Assembly

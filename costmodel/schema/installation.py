@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy as np
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.quantities import Count, is_single
-from costmodel.records import dataclass
 from costmodel.schema import build
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile

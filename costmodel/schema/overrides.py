@@ -7,13 +7,12 @@ a new value obeys the same rules, and its problems are reported at `--set path=v
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from costmodel.errors import InputError, Location, Problem
-from costmodel.records import dataclass
 from costmodel.schema.aliases import path_without_aliases, without_aliases
 from costmodel.schema.loader import kind_of, parse_tree
 from costmodel.schema.quantity import SI

@@ -7,6 +7,7 @@ units; every element of an array must be within the field's bounds.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -17,7 +18,6 @@ from pydantic_core import PydanticCustomError, core_schema
 from costmodel import units
 from costmodel.errors import InputError
 from costmodel.quantities import Array, Quantity
-from costmodel.records import dataclass
 from costmodel.schema.loader import kind_of
 from costmodel.schema.references import available, suggest
 

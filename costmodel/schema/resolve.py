@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +12,6 @@ import numpy as np
 from costmodel.errors import InputError, LayoutError, Location, Problem
 from costmodel.hardware import Device
 from costmodel.quantities import is_single
-from costmodel.records import dataclass
 from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from costmodel.errors import InputError
-from costmodel.records import dataclass
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.quantity import Verbatim
 from costmodel.schema.references import Library, as_reference

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from costmodel.errors import Location
-from costmodel.records import dataclass
 
 PathPart: TypeAlias = "str | int"
 

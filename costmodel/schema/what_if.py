@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from costmodel.errors import InputError
-from costmodel.records import dataclass
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.quantity import Verbatim, Whole, wrong

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -14,7 +14,6 @@ import numpy as np
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.serving.availability import OFF, Fleet
 from costmodel.serving.checkpoint import identity, is_over, restore, save
 from costmodel.serving.compiled import Function, compiled, has_numba

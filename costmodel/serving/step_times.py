@@ -10,7 +10,7 @@ prices at steps drawn at random.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -24,7 +24,6 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.machine import Machine
 from costmodel.cost.uneven_contexts import filling_sequences, reads_whole_contexts, uneven_factor
 from costmodel.quantities import Array, Count
-from costmodel.records import dataclass
 from costmodel.serving.prices import Tables, p_norms, step_time
 from costmodel.workload.context import Context
 from costmodel.workload.mixed import fuses_mixed_attention

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.serving.simulation import Served
 from costmodel.serving.state import (
     FINISH,

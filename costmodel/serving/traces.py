@@ -18,6 +18,7 @@ import json
 import math
 from array import array
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -27,7 +28,6 @@ import numpy as np
 
 from costmodel.errors import InputError, Location
 from costmodel.reading import open_regular
-from costmodel.records import dataclass
 from costmodel.schema.references import display_path
 from costmodel.schema.serving import LARGEST
 from costmodel.serving.sharegpt import is_sharegpt

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from costmodel.records import dataclass
 from costmodel.study.provenance import IN_SAMPLE
 from costmodel.study.reproduce import Comparison
 from costmodel.study.validating import Errors, errors_of, is_unseen

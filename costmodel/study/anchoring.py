@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +13,6 @@ from costmodel.analytic.anchors import Anchored
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import InputError
-from costmodel.records import dataclass
 from costmodel.schema.anchor import AnchorMetric, read_scatter
 from costmodel.schema.case import load_case_file
 from costmodel.schema.loader import parse_tree

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.schema.fields import NumberType, read_number
 from costmodel.schema.quantity import Measure, Positive, Whole
 from costmodel.units import base_unit, render

@@ -6,7 +6,7 @@ Layers are priced once for all layouts, as arrays; what follows from the number 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ from costmodel.analytic.step_model import micro_batch_count, training_context
 from costmodel.analytic.stream_times import StreamTimes, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices, Quantity
-from costmodel.records import dataclass
 from costmodel.study.placement import stage_sizes
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work

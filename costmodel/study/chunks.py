@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +17,6 @@ from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.result import BAD_LAYOUT, FITS, OVERLOADED, REASONS, Result
 from costmodel.study.expressions import Expression
 from costmodel.study.sweep import INTERVAL, Structure, Sweep

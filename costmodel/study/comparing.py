@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from costmodel.errors import InfeasibleError, InputError, Location
 from costmodel.measurements.importing.compressed import parse_json, read_bytes
 from costmodel.measurements.importing.serving import is_benchmark, read_benchmark
-from costmodel.records import dataclass
 from costmodel.result import stored_line
 from costmodel.schema.references import suggest
 from costmodel.schema.results import ResultFile, ScenarioResult, read_result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy.typing as npt
 from costmodel.calibration.fit_files import COMPOSITION, read
 from costmodel.errors import CostModelError, InputError
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.result import PHASES
 from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case

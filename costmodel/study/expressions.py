@@ -10,13 +10,13 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Quantity
-from costmodel.records import dataclass
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import suggest
 from costmodel.units import DIMENSIONS, example_unit, parse, spellings

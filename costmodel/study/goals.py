@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -13,7 +13,6 @@ import numpy.typing as npt
 from costmodel.api import Workload
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.result import FITS, PHASES, Point, Result
 from costmodel.study.axes import Axis
 from costmodel.study.expressions import Expression, read_expression

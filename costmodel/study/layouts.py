@@ -7,14 +7,13 @@ rank's share of the batch. What does not divide is masked by the rules that ever
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.study.axes import Axis
 from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.plans import Decode, Training

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from costmodel.api import load
 from costmodel.errors import InputError, LayoutError
 from costmodel.quantities import is_single
-from costmodel.records import dataclass
 from costmodel.result import Point
 from costmodel.schema.files import load_cluster, read_model
 from costmodel.schema.loader import parse_tree

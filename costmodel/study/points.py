@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import numpy.typing as npt
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.schema.loader import MAX_SWEEP_BYTES, read_data
 from costmodel.schema.results import SweepFile, read_head, read_json, read_study
 from costmodel.schema.whole_files import make_folder, reporting_os_errors, write_whole

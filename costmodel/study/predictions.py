@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,7 +25,6 @@ from costmodel.hardware import Device
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_all
 from costmodel.measurements.tables import single_row
-from costmodel.records import dataclass
 from costmodel.result import Point
 from costmodel.schema.case import Case, resolve_case, resolve_device
 from costmodel.schema.document import entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, ROOFLINE, SOURCES, FitStore
 from costmodel.calibration.substitutes import GRADIENTS
-from costmodel.records import dataclass
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree, to_python

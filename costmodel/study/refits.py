@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from costmodel.cost.calibration import FamilyFit, Spread
 from costmodel.errors import InputError
-from costmodel.records import dataclass
 from costmodel.schema.references import display_path
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.term_sensitivity import Ends, Terms, Values

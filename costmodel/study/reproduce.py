@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias, get_args
@@ -13,7 +13,6 @@ from typing import Any, TypeAlias, get_args
 from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.cost.calibration import FamilyFit
 from costmodel.errors import CostModelError, InputError, Problem
-from costmodel.records import dataclass
 from costmodel.schema import SI
 from costmodel.schema.case import Case, CaseClass, Expectation, readable_cases
 from costmodel.schema.references import Library, suggest

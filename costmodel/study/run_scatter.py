@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,6 @@ from scipy.special import gammaln
 
 from costmodel.analytic.intervals import CONDITIONS
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.study.weights import scatter_ratio
 
 COVERAGE = 0.8

@@ -7,13 +7,13 @@ layouts have (a degree, a batch, a schedule) leaves those that have one of its v
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.analytic.capital import missing
 from costmodel.api import Workload
 from costmodel.errors import InputError, LayoutError
-from costmodel.records import dataclass
 from costmodel.schema import SI
 from costmodel.study.axes import Axis
 from costmodel.study.goals import Goal, OnProgress, SearchRequest, SearchResult, read_goal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,6 @@ from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 from costmodel.result import PHASES
 from costmodel.study.axes import Axis
 from costmodel.study.chunks import Index, cut

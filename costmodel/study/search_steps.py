@@ -7,7 +7,7 @@ one, so that there is something to beat; what is left and promises more is evalu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,6 @@ from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 from costmodel.study.bounds import Bounder
 from costmodel.study.goals import KEPT, Goal, OnProgress, SearchRequest, SearchResult, candidate, ranked
 from costmodel.study.layouts import LAYOUT, Space, Variant, check_size, training_space, variants

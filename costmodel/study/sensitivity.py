@@ -8,7 +8,7 @@ Processors and clocks carry the peaks with them, so they vary in an evaluation o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,6 @@ from pydantic_core import PydanticCustomError
 from costmodel.api import Workload
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.result import PHASES
 from costmodel.schema.fields import NumberType
 from costmodel.schema.quantity import SI, Whole

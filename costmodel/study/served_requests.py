@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.schema.references import display_path
 
 NEEDED = ("start_time", "ttft", "tpot", "latency", "scheduled", "last_token")

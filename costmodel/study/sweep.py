@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 
 from costmodel.api import Vary, Workload
 from costmodel.errors import InputError, LayoutError, Location
-from costmodel.records import dataclass
 from costmodel.result import BAD_LAYOUT, PHASES, REASONS
 from costmodel.schema import SI
 from costmodel.schema.fields import NumberType

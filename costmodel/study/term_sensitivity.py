@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -14,7 +14,6 @@ from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.fit_plan import TermFile

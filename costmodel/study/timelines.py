@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,6 @@ from costmodel.errors import InputError, Location
 from costmodel.measurements.importing.compressed import parse_json, read_bytes
 from costmodel.measurements.importing.kineto import is_trace
 from costmodel.reading import open_regular
-from costmodel.records import dataclass
 
 SCHEMA = "costmodel/trace-comparison@1"
 DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 
 from costmodel.errors import Problem
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.schema.case import Case
 from costmodel.schema.tree import to_python
 from costmodel.schema.validation import AccuracyTargetFile, ValueSelectionFile

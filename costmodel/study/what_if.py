@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import isclose
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ from costmodel.analytic.intervals import perturbations_of, ratio_interval
 from costmodel.api import Workload
 from costmodel.errors import InputError
 from costmodel.quantities import Array
-from costmodel.records import dataclass
 from costmodel.result import PHASES, Point
 from costmodel.schema.what_if import AlternativeFile
 from costmodel.study.ceilings import ceiling, with_waves, within

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, dataclass
 from typing import TypeAlias
 
 from costmodel.quantities import Count, Quantity
-from costmodel.records import dataclass
 from costmodel.workload.mixers import Attention as Attention
 from costmodel.workload.mixers import CompressedAttention as CompressedAttention
 from costmodel.workload.mixers import Convolution as Convolution

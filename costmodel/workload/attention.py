@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from costmodel.quantities import Count, Quantity, is_single, maximum
-from costmodel.records import dataclass
 from costmodel.workload.architecture import Attention, HeadGroup, HeadRoute, Pattern
 from costmodel.workload.attention_inputs import (
     add_channel_join,

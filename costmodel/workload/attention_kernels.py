@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 from costmodel.quantities import Count, Quantity
-from costmodel.records import dataclass
 from costmodel.workload.architecture import Attention, HeadGroup
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import AttentionShard, attention_shard, ring_exchange, ulysses_exchange

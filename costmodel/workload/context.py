@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, where
-from costmodel.records import dataclass
 from costmodel.workload.architecture import Architecture, Pattern
 from costmodel.workload.dtypes import BITS_PER_BYTE, ELEMENT_BYTES, element_bytes
 from costmodel.workload.expert_program import ExpertProgram

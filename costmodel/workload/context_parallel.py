@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from costmodel.quantities import Bytes, Count, maximum, where
-from costmodel.records import dataclass
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Collective, Elementwise, Operator

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum, sum_of
-from costmodel.records import dataclass
 from costmodel.workload.architecture import (
     Architecture,
     Attention,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from costmodel.quantities import Bytes, Count
-from costmodel.records import dataclass
 
 # Widths by definition of the formats. E5M6 is the 12-bit format in which DeepSeek-V3 keeps the input of the linear
 # layer after attention (arXiv 2412.19437, section 3.3.3).

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 
 from costmodel.hardware import Device
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
-from costmodel.records import dataclass
 
 FREE, TOTAL, STATIC = "free", "total", "static"
 

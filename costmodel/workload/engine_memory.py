@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from costmodel.quantities import Bytes, Count, ceil, floor, maximum, minimum, uniform_int, where
-from costmodel.records import dataclass
 from costmodel.workload.engine import FREE, STATIC, EngineMemory
 from costmodel.workload.memory import (
     CachedSequences,

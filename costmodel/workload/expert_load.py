@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from costmodel.quantities import Count, Quantity, ceil, floor, maximum, where
-from costmodel.records import dataclass
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.order_statistics import expected_surplus, normal_maximum, normal_maximum_std

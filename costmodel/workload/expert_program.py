@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from costmodel.quantities import Count
-from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

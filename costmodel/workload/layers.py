@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from costmodel.quantities import Count, divides, is_single, sum_of, where
-from costmodel.records import dataclass
 from costmodel.workload.architecture import (
     Architecture,
     Attention,

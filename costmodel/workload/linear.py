@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 from costmodel.quantities import Bytes, Count, Quantity, is_single, minimum, where
-from costmodel.records import dataclass
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
 from costmodel.workload.operators import Collective, Elementwise, Gemm, HostGemm, Operator, gemm_family

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from costmodel.hardware import Node
 from costmodel.quantities import Bytes, Count, Mask, maximum, minimum, sum_of, where
-from costmodel.records import dataclass
 from costmodel.workload.architecture import Layer
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES

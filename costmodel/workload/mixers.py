@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, dataclass
 from typing import TypeAlias
 
 from costmodel.quantities import Bytes, Count, Quantity, ceil, floor, is_single, maximum, minimum, sum_of
-from costmodel.records import dataclass
 from costmodel.workload.dtypes import ELEMENT_BYTES, SCALE_BYTES
 from costmodel.workload.patterns import Pattern, Selected
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.quantities import Count
-from costmodel.records import dataclass
 from costmodel.workload.patterns import Pattern
 
 

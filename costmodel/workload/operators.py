@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, is_single, maximum, minimum, where
-from costmodel.records import dataclass
 from costmodel.workload.expert_targets import targets_of, targets_of_point
 from costmodel.workload.order_statistics import normal_maximum
 from costmodel.workload.popularity import Popularity

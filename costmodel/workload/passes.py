@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import TypeAlias
 
 from costmodel.quantities import Count, Quantity, ceil, maximum, minimum, sum_of
-from costmodel.records import dataclass
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.image_tower import tower_operators
 from costmodel.workload.layers import ModelWork, draft_work, model_work

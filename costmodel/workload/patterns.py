@@ -6,10 +6,10 @@ head of one sequence. Pairs are those that a kernel computes: patterns of blocks
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.quantities import Count, Quantity, ceil, floor, log2, maximum, minimum, sum_of, where
-from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from costmodel.quantities import Count, Quantity, where
-from costmodel.records import dataclass
 from costmodel.workload.engine import EngineMemory, Scheduler
 from costmodel.workload.requests import Replicas, RequestStream, Slo
 

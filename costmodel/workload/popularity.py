@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from costmodel.quantities import Array, Count, Quantity, distinct_rows
-from costmodel.records import dataclass
 from costmodel.workload.order_statistics import expected_maximum
 from costmodel.workload.placement import balanced, sequential
 

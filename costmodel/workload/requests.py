@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from costmodel.quantities import Count, Quantity, Seconds
-from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -11,7 +11,6 @@ import numpy as np
 from costmodel.errors import Location
 from costmodel.hardware import Cluster
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
-from costmodel.records import dataclass
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, GroupScaling
 from costmodel.workload.engine import Engine

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum, minimum, sum_of, where
-from costmodel.records import dataclass
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.host_offload import weight_bytes

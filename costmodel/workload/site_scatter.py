@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.quantities import Array, Quantity
-from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

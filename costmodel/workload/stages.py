@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from costmodel.errors import InputError
-from costmodel.records import dataclass
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.plans import Placement
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from costmodel.quantities import Count, Quantity, is_single
-from costmodel.records import dataclass
 
 _ALIKE = {"fp16": "bf16"}  # engines look up 16-bit formats under one name
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from costmodel.records import dataclass
+from dataclasses import dataclass, replace
 
 _ENDINGS = {
     "block_scaled": "_block", "masked": "_masked", "is_wgrad": "_wgrad", "quantized_kv": "_kvquant",

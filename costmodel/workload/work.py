@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from costmodel.quantities import Bytes, Count, maximum
-from costmodel.records import dataclass
 from costmodel.workload.operators import Collective, Gemm, HostTransfer, Operator
 
 _Steps = list[tuple[Operator, ...]]

@@ -11,13 +11,13 @@ An action that reduces nothing has a head only. Found wave by wave, at any numbe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.analytic.recurrence.program import K, Program
 from costmodel.analytic.recurrence.waves import Waves, events_before, points_together, started
 from costmodel.quantities import Array, Indices, Seconds
-from costmodel.records import dataclass
 
 _KEPT = 3  # numbers that an event takes at each point: when it and its reductions end, and how long it waits
 

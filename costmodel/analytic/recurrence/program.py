@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Generic, NamedTuple, TypeVar
 
@@ -10,7 +11,6 @@ import numpy as np
 
 from costmodel.analytic.recurrence.waves import NOTHING, Waves
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 
 K = TypeVar("K", bound=Hashable)
 

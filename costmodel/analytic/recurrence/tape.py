@@ -7,6 +7,7 @@ stay in cache.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, NamedTuple, TypeAlias
 
@@ -15,7 +16,6 @@ import numpy as np
 from costmodel.analytic.recurrence.program import K, Program
 from costmodel.analytic.recurrence.waves import NOTHING
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 
 _Step: TypeAlias = "tuple[np.ufunc, int, int, int]"  # register `out` becomes call(a, b): the maximum or the sum
 _ALIGNMENT = 8  # floats in a cache line

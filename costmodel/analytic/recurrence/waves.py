@@ -7,12 +7,12 @@ nothing to prepare: what a long step on many ranks needs that is evaluated once 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from costmodel.quantities import Array, Indices
-from costmodel.records import dataclass
 
 NOTHING = -1  # in place of an event that another one waits for
 _NUMBERS = 1 << 22  # that the finish times of all events take at most

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from costmodel.errors import Location, MeasurementError, Problem
 from costmodel.measurements.importing import kineto, nccl, serving
 from costmodel.measurements.importing.compressed import parse_json, read_bytes
-from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from costmodel.errors import Location, MeasurementError, Problem
 from costmodel.measurements.importing.documents import Arguments, DeviceProperties, Event, checked
-from costmodel.records import dataclass
 
 Row = tuple[int, Mapping[str, str]]
 Sizes: TypeAlias = "dict[str, str]"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from costmodel.records import dataclass
 from costmodel.report.style import BLACK, BLUE, WIDTH, add_tooltip, display_name, linear_axis
 from costmodel.report.text import interval, metric
 

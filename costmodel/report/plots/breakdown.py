@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from costmodel.records import dataclass
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.style import BOUNDS, GREY, add_tooltip, canvas, display_name, label_rows, linear_axis
 from costmodel.report.text import quantity, share

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from matplotlib.figure import Figure
-
-from costmodel.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from costmodel.records import dataclass
 from costmodel.report.style import display_name, tick
 from costmodel.report.text import title_of
 from costmodel.result import reason_kind

@@ -6,10 +6,9 @@ import csv
 import io
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from costmodel.records import dataclass
 from costmodel.report.page import Table
 from costmodel.report.web.markup import download, html_table, text
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from costmodel.errors import InputError, Location
-from costmodel.records import dataclass
 from costmodel.schema.hugging_face.config import Config
 from costmodel.schema.hugging_face.inert import INERT
 from costmodel.schema.hugging_face.keys import Family, keys_of

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from costmodel.records import dataclass
 from costmodel.schema.hugging_face.config import BY_HAND, Config
 from costmodel.schema.references import available
 

@@ -11,10 +11,9 @@ import fnmatch
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
-
-from costmodel.records import dataclass
 
 Formats: TypeAlias = "dict[str, Any]"
 Modules: TypeAlias = "Mapping[str, tuple[str, ...]]"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from costmodel.errors import InputError, Location
-from costmodel.records import dataclass
 from costmodel.schema.hugging_face.config import BY_HAND, Config
 from costmodel.schema.hugging_face.encoders import ENCODERS, encoder_tree
 from costmodel.schema.hugging_face.families import FAMILIES

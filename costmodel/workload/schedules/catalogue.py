@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 from costmodel.errors import InputError, Problem
 from costmodel.quantities import Count, Mask, ceil, divides, maximum
-from costmodel.records import dataclass
 from costmodel.workload.rule import Rule, shown
 from costmodel.workload.schedules.dual import dualpipe, dualpipe_v
 from costmodel.workload.schedules.one_way import combined, gpipe, interleaved, one_forward_one_backward

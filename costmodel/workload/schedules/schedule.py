@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from costmodel.records import dataclass
 from costmodel.workload.schedules.actions import Action, Dependency
 from costmodel.workload.schedules.table import NONE, Table, peak_states, table_of
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.quantities import Indices
-from costmodel.records import dataclass
 from costmodel.workload.schedules.actions import Action, Kind
 
 KINDS = tuple(Kind)
