@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from costmodel.cost.calibration import Calibration, FamilyFit, Spread
+from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.machine import Machine
+from costmodel.cost.spread import Spread
 from costmodel.hardware import (
     Cluster,
     Device,

@@ -214,7 +214,7 @@ def run_deviation(scenario: Scenario, calibration: Calibration, operators: Seque
     whole: Quantity = 0.0
     for timed in operators:
         seconds = np.nan_to_num(timed.time.seconds, posinf=0.0)
-        ends = (timed.fit.spread.ratio(seconds, low, 1.0 - low) for low in (0.0, 1.0))
+        ends = (timed.fit.ratio(timed.time, seconds, low, 1.0 - low) for low in (0.0, 1.0))
         high, low = ends
         family = timed.operator.family
         moved[family] = moved.get(family, 0.0) + seconds * 0.5 * np.abs(np.log(high / low))

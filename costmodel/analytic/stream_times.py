@@ -92,7 +92,7 @@ def seconds_of(timed: TimedOperator, perturbations: Perturbations) -> Seconds:
         return seconds
     calls = operator.calls if isinstance(operator, _REPEATED) else 1.0
     one_call = seconds if is_single(calls) and calls == 1 else seconds / maximum(calls, 1.0)
-    perturbed = seconds * timed.fit.spread.ratio(one_call, perturbation.low, perturbation.high)
+    perturbed = seconds * timed.fit.ratio(timed.time, one_call, perturbation.low, perturbation.high)
     return perturbed if is_single(timed.least) and timed.least == 0.0 else maximum(perturbed, timed.least)
 
 

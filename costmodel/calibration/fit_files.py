@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,11 +14,12 @@ import numpy as np
 from costmodel.calibration.expected_error import StepErrors, cycle_rate, distance, is_of_one_maker, relation
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.calibration.substitutes import COLLECTIVE, SEND_RECV
-from costmodel.cost.calibration import FamilyFit, Form, Spread, UnseenGroups
+from costmodel.cost.calibration import FamilyFit, Form, UnseenGroups
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.parameter import build, freeze
 from costmodel.cost.residual import Domain, Nearness, Residual
+from costmodel.cost.spread import Agreement, Spread
 from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema import build_framework
@@ -42,8 +44,10 @@ BACKWARD = "backward"  # calibrations/backward: backward attention against the f
 UNSEEN_GROUPS = "unseen_groups"  # calibrations/unseen_groups: kernels of heads, widths or models that no fit saw
 SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation held out single shapes
 TRANSFER = "transfer"  # calibrations/transfer: what another device, library or version costs
+AGREEMENT = "agreement"  # calibrations/agreement: how the error of joined fits follows from how far they are apart
 PRIOR = "prior"  # calibrations/prior: expected times of kernels on devices without rows
 _LABELS = {"schema", "extends", "name", "aliases", "price", "sources", "plausible"}  # keys that change no time
+_SHARES = "claimed", "apart"  # of `calibrations/agreement`
 _HOST = "host_product"  # family of kernels of the host, which say nothing of the device's
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 
@@ -206,6 +210,11 @@ class FitStore:
     def scatter_of_groups(self) -> Mapping[str, FamilyFitFile]:
         """Return how kernels of groups that no fit saw scatter about predictions; nothing without a file."""
         return self._families(UNSEEN_GROUPS)
+
+    def agreement(self) -> Agreement | None:
+        """Return how the error of joined fits follows from how far they are apart; None without a file."""
+        shares = [math.log(float(fit.spread[0].high)) for fit in map(self._families(AGREEMENT).get, _SHARES) if fit]
+        return Agreement(*shares) if shares else None
 
     def composition(self) -> Mapping[str, FamilyFitFile]:
         """Return how measured times of whole runs scatter about predicted ones, by class; nothing without a file."""

@@ -262,7 +262,8 @@ class FitLookup(Mapping[str, FamilyFit]):
         wanted = (best.implementation,) if named and is_own else named
         rivals = partial(self._rivals, key, wanted, best.source)
         is_lent = best.fit.is_lent or stands_in or best.fit.relation == REBALANCED
-        fit = replace(best.fit, error=best.error, rivals=rivals, is_lent=is_lent)
+        agreement = self._store.agreement()
+        fit = replace(best.fit, error=best.error, rivals=rivals, is_lent=is_lent, agreement=agreement)
         return replace(best, fit=fit)
 
     def _rivals(self, key: str, wanted: tuple[str, ...], source: str) -> tuple[FamilyFit, ...]:

@@ -91,8 +91,8 @@ def standardised(part: OperatorRows, table: Table, choice: Choice, framework: Fr
     halves: Any = 0.0
     for operator in operators:
         fit = choice.calibration.fit(operator)
-        seconds = operator_time(operator, machine, part.cluster, fit).seconds
-        whole, halves = whole + seconds, halves + seconds * half_width(fit, operator, seconds)
+        time = operator_time(operator, machine, part.cluster, fit)
+        whole, halves = whole + time.seconds, halves + time.seconds * half_width(fit, operator, time)
     logs = np.log(table.seconds[part.rows] / times_of(part, choice, framework)[0])
     half = np.broadcast_to(halves / whole, logs.shape)
     return np.broadcast_to(time_shares(operators, machine), (*logs.shape, 3)), logs / half, half

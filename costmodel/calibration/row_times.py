@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.cost.calibration import Calibration, FamilyFit, Spread
+from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.operator_time import likely_time, operator_time
 from costmodel.cost.physical_bound import least_time
+from costmodel.cost.spread import Spread
 from costmodel.measurements.row_group import OperatorRows
-from costmodel.quantities import Array
+from costmodel.quantities import Array, hypot
 from costmodel.workload.scenario import Framework
 
 
@@ -42,10 +43,11 @@ def times_of(part: OperatorRows, choice: Choice, framework: Framework) -> tuple[
     by_family: dict[str, list[Array]] = {}
     for operator in part.operators:
         fit = choice.calibration.fit(operator)
-        time = np.broadcast_to(operator_time(operator, machine, part.cluster, fit).seconds, part.rows.shape)
+        found = operator_time(operator, machine, part.cluster, fit)
+        time = np.broadcast_to(found.seconds, part.rows.shape)
         middle = np.broadcast_to(likely_time(operator, machine, part.cluster, fit), part.rows.shape)
         spans = by_family.setdefault(operator.family, [np.zeros(part.rows.shape) for _ in range(2)])
-        width, more = fit.width(operator), fit.unseen_half_width(operator)
+        width, more = fit.width(operator), hypot(fit.unseen_half_width(operator), fit.apart_half_width(found))
         below = width * np.maximum(middle - time * _ratio(fit, time, 1.0, 0.0), 0.0)
         above = width * np.maximum(time * _ratio(fit, time, 0.0, 1.0) - middle, 0.0)
         spans[0] += np.hypot(below, -middle * np.expm1(-more))

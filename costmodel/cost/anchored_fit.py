@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.cost.calibration import ANCHORED, FamilyFit, Form, Spread, one_call
+from costmodel.cost.calibration import ANCHORED, FamilyFit, Form, one_call
 from costmodel.cost.expected_roofline import Kernel, bare_times
 from costmodel.cost.machine import Machine
+from costmodel.cost.spread import Spread
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Quantity, Seconds
@@ -149,10 +150,14 @@ class _NarrowedSpread(Spread):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class AnchoredFit(FamilyFit):
-    """A lent fit that rows of the device move and narrow."""
+    """A lent fit that rows of the device move and narrow.
+
+    left: the share of half an interval that the rows leave, at the shape of an operator.
+    """
 
     lent: FamilyFit
     anchors: KernelAnchors
+    left: Array | float = 1.0
 
     @classmethod
     def of(cls, lent: FamilyFit, anchors: KernelAnchors) -> AnchoredFit:
@@ -162,8 +167,12 @@ class AnchoredFit(FamilyFit):
 
     def at(self, operator: Any) -> FamilyFit:
         """Return the fit at the shape of an operator, its spread as narrow as the rows leave it there."""
-        moved = AnchoredFit.of(self.lent.at(operator), self.anchors)
-        return replace(moved, spread=_NarrowedSpread(whole=moved.lent.spread, left=self.anchors.left(operator)))
+        moved, left = AnchoredFit.of(self.lent.at(operator), self.anchors), self.anchors.left(operator)
+        return replace(moved, left=left, spread=_NarrowedSpread(whole=moved.lent.spread, left=left))
+
+    def apart_half_width(self, time: Time) -> Quantity:
+        """Return what fits that are apart add to half of the interval of a time [log]."""
+        return self.lent.apart_half_width(time) * self.left
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -181,19 +190,20 @@ class AnchoredFit(FamilyFit):
     def fitted_time(self, form: Form, operator: Any, machine: Machine) -> Time:
         """Return the time of the lent fit, moved."""
         time = self.lent.fitted_time(form, operator, machine)
-        return time.scaled(self._factor(operator, time.seconds))
+        return time.scaled(self._factor(operator, time))
 
     def fitted_terms(self, form: Form, operator: Any, machine: Machine) -> tuple[Terms, str]:
         """Return the terms of the lent fit of one size, and the factor that the rows put to it."""
         terms, time = self.lent.fitted_terms(form, operator, machine)
-        seconds = self.lent.fitted_time(form, operator, machine).seconds
-        return {**terms, _FACTOR: self._factor(operator, seconds)}, f"{time} * {_FACTOR}"
+        lent = self.lent.fitted_time(form, operator, machine)
+        return {**terms, _FACTOR: self._factor(operator, lent)}, f"{time} * {_FACTOR}"
 
-    def _factor(self, operator: Any, seconds: Seconds) -> Quantity:
-        return np.exp(half_width(self.lent, operator, seconds) * self.anchors.expected(operator))
+    def _factor(self, operator: Any, time: Time) -> Quantity:
+        return np.exp(half_width(self.lent, operator, time) * self.anchors.expected(operator))
 
 
-def half_width(fit: FamilyFit, operator: Operator, seconds: Seconds) -> Quantity:
-    """Return half of the 80 % interval that a fit has at an operator predicted at `seconds` [log]."""
-    ratio = fit.spread.ratio(seconds, 0.0, 1.0) / fit.spread.ratio(seconds, 1.0, 0.0)
-    return np.hypot(fit.width(operator) * np.log(ratio) / 2.0, fit.unseen_half_width(operator))
+def half_width(fit: FamilyFit, operator: Operator, time: Time) -> Quantity:
+    """Return half of the 80 % interval that a fit has at an operator of a time [log]."""
+    ratio = fit.spread.ratio(time.seconds, 0.0, 1.0) / fit.spread.ratio(time.seconds, 1.0, 0.0)
+    beside = np.hypot(fit.unseen_half_width(operator), fit.apart_half_width(time))
+    return np.hypot(fit.width(operator) * np.log(ratio) / 2.0, beside)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -13,10 +12,10 @@ import numpy.typing as npt
 
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Nearness, Residual
+from costmodel.cost.spread import EXACT, Agreement, Spread, SpreadByShape, opened
 from costmodel.cost.terms import SHORTEST, Terms
 from costmodel.cost.time import Time
 from costmodel.quantities import (
-    Array,
     Count,
     Indices,
     Quantity,
@@ -27,6 +26,7 @@ from costmodel.quantities import (
     log,
     maximum,
     place_of_largest,
+    power,
     sum_of,
     where,
 )
@@ -34,59 +34,6 @@ from costmodel.workload.operators import AttentionKernel, Collective, Elementwis
 
 ANCHORED = "anchored"  # of a whole run: by measured runs of the same site
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Spread:
-    """The 10 %, 50 % and 90 % points of measured over predicted time, by predicted time.
-
-    times: knots of predicted time, ascending [s]; low, median, high: the points there. Between knots log measured is
-    linear in log predicted time, beyond them the ratio is that of the nearest: what a model leaves out of a kernel's
-    fixed time weighs most on short kernels.
-    """
-
-    times: tuple[float, ...] = (1.0,)
-    low: tuple[float, ...] = (1.0,)
-    median: tuple[float, ...] = (1.0,)
-    high: tuple[float, ...] = (1.0,)
-
-    def ratio(self, seconds: Seconds, low: Quantity, high: Quantity) -> Quantity:
-        """Return measured over predicted time of kernels predicted at `seconds`.
-
-            median(t) + low * (low(t) - median(t)) + high * (high(t) - median(t))
-
-        low, high: 1 where the family is taken at its low or high point, else 0.
-        """
-        log_time = np.log(np.maximum(seconds, SHORTEST))
-        median = self._ratio(log_time, self.median)
-        low_side, high_side = self._ratio(log_time, self.low) - median, self._ratio(log_time, self.high) - median
-        return median + low * low_side + high * high_side
-
-    def _ratio(self, log_time: Quantity, points: tuple[float, ...]) -> Quantity:
-        """Return the ratio at a logarithm of predicted time.
-
-        Straight lines between the knots' (log predicted, log measured); a measured time that falls below that of a
-        shorter knot is raised to it, so that a longer prediction never means a shorter time.
-        """
-        if len(points) == 1:
-            return points[0]
-        return np.asarray(np.exp(np.interp(log_time, *_lines(self.times, points))))
-
-    def widened(self, error: float) -> Spread:
-        """Return the spread with a further, independent error. error: half of its 80 % interval, a logarithm."""
-
-        def wide(points: tuple[float, ...], sign: float) -> tuple[float, ...]:
-            pairs = zip(points, self.median, strict=True)
-            return tuple(
-                middle * math.exp(sign * math.hypot(math.log(point / middle), error)) for point, middle in pairs
-            )
-
-        return replace(self, low=wide(self.low, -1.0), high=wide(self.high, 1.0))
-
-    @property
-    def is_exact(self) -> bool:
-        """Tell whether predicted times are taken as true."""
-        return {*self.low, *self.median, *self.high} == {1.0}
 
 
 class Form(Protocol):
@@ -155,6 +102,7 @@ class FamilyFit:
     error: expected inside the measured sizes, half of the 80 % interval of log(measured / predicted).
     step: the part of it that the step from another device costs, which all fits of that `relation` share.
     rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
+    agreement: how the error of joined fits follows from how far they are apart; None: the leading fit's is taken.
     is_lent: of another die or balance, so that rivals join it at any shape.
     """
 
@@ -168,7 +116,7 @@ class FamilyFit:
     nearness: Nearness | None = None
     backward_rate: Quantity = 1.0
     extra_keys_per_query: Count = 0.0
-    spread: Spread = Spread()
+    spread: Spread = EXACT
     unseen: UnseenGroups | None = None
     basis: str = "roofline"
     source: str = ""
@@ -176,6 +124,7 @@ class FamilyFit:
     step: float = 0.0
     relation: str = ""
     rivals: Callable[[], Sequence[FamilyFit]] | None = None
+    agreement: Agreement | None = None
     is_lent: bool = False
 
     def at(self, operator: Operator) -> FamilyFit:
@@ -201,7 +150,8 @@ class FamilyFit:
         weights = [share * weight for share, weight in zip(admitted, _least_error_weights(parts, errors), strict=True)]
         total = sum_of(weights)
         precisions = [share / (error * error) for share, error in zip(admitted, errors, strict=True)]
-        return JoinedFit.of(parts, tuple(weight / total for weight in weights), place_of_largest(precisions))
+        joined = JoinedFit.of(parts, tuple(weight / total for weight in weights), place_of_largest(precisions))
+        return joined if self.agreement is None else joined.agreeing(self.agreement, is_lent=self.is_lent)
 
     def expected_error(self, operator: Operator) -> Quantity:
         """Return the expected error at the shape of an operator: sqrt(error^2 + unseen_half_width^2)."""
@@ -234,6 +184,21 @@ class FamilyFit:
     def basis_at(self, operator: Operator) -> str:
         """Return on what the time of an operator of one size rests."""
         return str(self.bases(operator).item())
+
+    def ratio(self, time: Time, seconds: Seconds, low: Quantity, high: Quantity) -> Quantity:
+        """Return measured over predicted time, as `Spread.ratio` does, its ends as far away as joined fits are apart.
+
+        time: of the operator; seconds: of one call.
+        """
+        half = self.apart_half_width(time)
+        if is_single(half) and half == 0.0:
+            return self.spread.ratio(seconds, low, high)
+        return opened(self.spread, seconds, (low, high), half)
+
+    def apart_half_width(self, time: Time) -> Quantity:
+        """Return what fits that are apart add to half of the interval of a time [log]; nothing of one fit."""
+        del time
+        return 0.0
 
     def width(self, operator: Operator) -> Quantity:
         """Return how wide the spread is at the shape of an operator, over what the family states."""
@@ -319,13 +284,6 @@ class FamilyFit:
         )
 
 
-@lru_cache(maxsize=4096)
-def _lines(times: tuple[float, ...], points: tuple[float, ...]) -> tuple[Array, Array]:
-    """Return the logarithms of predicted times at some knots, and of the ratios there."""
-    knots = np.log(times)
-    return knots, np.maximum.accumulate(knots + np.log(points)) - knots
-
-
 @lru_cache(maxsize=LATEST)
 def _features(form: Form, operator: Operator) -> Features:
     """Return the features of an operator's one call; its fits ask several times each, one operator after the other."""
@@ -356,27 +314,6 @@ def one_call(operator: Operator) -> Operator:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _SpreadByShape(Spread):
-    """Spreads of which each shape has one. which: the place of a shape's in `parts`."""
-
-    parts: tuple[Spread, ...] = ()
-    which: Indices | int = 0
-
-    def ratio(self, seconds: Seconds, low: Quantity, high: Quantity) -> Quantity:
-        """Return measured over predicted time of kernels predicted at `seconds`."""
-        return np.choose(self.which, [part.ratio(seconds, low, high) for part in self.parts])
-
-    def widened(self, error: float) -> Spread:
-        """Return the spreads with a further, independent error."""
-        return replace(self, parts=tuple(part.widened(error) for part in self.parts))
-
-    @property
-    def is_exact(self) -> bool:
-        """Tell whether predicted times are taken as true."""
-        return all(part.is_exact for part in self.parts)
-
-
 def _least_error_weights(parts: Sequence[FamilyFit], errors: Sequence[Quantity]) -> list[Quantity]:
     """Return the weights v of `FamilyFit.at` of some fits. errors: expected at the shape, of each."""
     steps = [(part.relation, part.step) for part in parts]
@@ -389,23 +326,26 @@ def _least_error_weights(parts: Sequence[FamilyFit], errors: Sequence[Quantity])
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class JoinedFit(FamilyFit):
-    """Several fits of the same kernels, joined shape by shape. Interval, bases and terms are those of the leading one.
+    """Several fits of the same kernels, joined shape by shape. Interval, bases and terms are those of the leading one,
+    the interval narrower where all agree and wider where they do not (`Agreement`).
 
     parts: each has a form.
     weights: of the parts, their sum one.
     leading: the place of the part of the least expected error, by shape; one number where that is the same for all.
+    claimed: the share of its interval that the leading one keeps.
     """
 
     parts: tuple[FamilyFit, ...]
     weights: tuple[Quantity, ...]
     leading: Indices | int
+    claimed: float = 1.0
 
     @classmethod
     def of(cls, parts: Sequence[FamilyFit], weights: tuple[Quantity, ...], leading: Indices | int) -> JoinedFit:
         """Return the fits joined."""
         places = [place for place in range(len(parts)) if np.any(leading == place)]
         led = [parts[place] for place in places]
-        spread = _SpreadByShape(parts=tuple(part.spread for part in parts), which=leading)
+        spread = SpreadByShape(parts=tuple(part.spread for part in parts), which=leading)
         bases = {part.basis for part in led}
         return cls(
             form=led[0].form, spread=led[0].spread if len(led) == 1 else spread, error=led[0].error,
@@ -413,6 +353,14 @@ class JoinedFit(FamilyFit):
             source=", ".join(dict.fromkeys(part.source for part in led)), parts=tuple(parts), weights=weights,
             leading=leading if len(places) > 1 else places[0],
         )  # fmt: skip
+
+    def agreeing(self, agreement: Agreement, *, is_lent: bool) -> JoinedFit:
+        """Return the fits with an interval that follows their agreement.
+
+        A fit that only the distance from its own rows lets rivals in keeps its interval, beside what they add.
+        """
+        claimed = agreement.claimed if is_lent else 1.0
+        return replace(self, spread=self.spread.narrowed(claimed), claimed=claimed, agreement=agreement)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -431,13 +379,23 @@ class JoinedFit(FamilyFit):
     def unseen_half_width(self, operator: Operator) -> Quantity:
         """Return what an unmeasured group of shapes adds to half of the interval at the shape of an operator [log]."""
         half: Quantity = self._led(lambda part: part.unseen_half_width(operator))
-        return half
+        return self.claimed * half
+
+    def apart_half_width(self, time: Time) -> Quantity:
+        """Return what fits that are apart add to half of the interval of a time [log]."""
+        return 0.0 if self.agreement is None else self.agreement.apart * time.apart
 
     def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
-        """Return the time of the leading fit, as long as the weighted mean of the logarithms of all."""
+        """Return the time of the leading fit, as long as the weighted mean of the logarithms of all.
+
+        log t = sum_i w_i log t_i,   apart^2 = sum_i w_i (log t_i - log t)^2
+        """
         times = [part.fitted_time(part.form or form, operator, machine) for part in self.parts]
         led = Time(*(self._chosen([getattr(time, name) for time in times]) for name in TIME_PARTS))
-        return led.scaled(self._mean([time.seconds for time in times]) / maximum(led.seconds, SHORTEST))
+        logs = [log(maximum(time.seconds, SHORTEST)) for time in times]
+        mean = sum_of(weight * each for weight, each in zip(self.weights, logs, strict=True))
+        spread = sum_of(weight * (each - mean) ** 2 for weight, each in zip(self.weights, logs, strict=True))
+        return replace(led.scaled(exp(mean) / maximum(led.seconds, SHORTEST)), apart=power(spread, 0.5))
 
     def fitted_terms(self, form: Form, operator: Operator, machine: Machine) -> tuple[Terms, str]:
         """Return the terms of the leading fit of one size, and the factor that the others put to it."""
@@ -453,11 +411,6 @@ class JoinedFit(FamilyFit):
 
     def _chosen(self, values: Sequence[Any]) -> Any:
         return values[self.leading] if isinstance(self.leading, int) else np.choose(self.leading, values)
-
-    def _mean(self, seconds: Sequence[Seconds]) -> Seconds:
-        """Return the weighted mean of the logarithms, as a time."""
-        logs = (log(maximum(time, SHORTEST)) for time in seconds)
-        return exp(sum_of(weight * each for weight, each in zip(self.weights, logs, strict=True)))
 
 
 ROOFLINE = FamilyFit()

@@ -14,7 +14,8 @@ class Time:
     """One operator's time [s] and its parts.
 
     compute: the time that a kernel is busy, as long as `memory` where device memory is what keeps it busy; network: the
-    wire; fixed: launch or message latency, which adds to the slowest of the others.
+    wire; fixed: launch or message latency, which adds to the slowest of the others. apart: of a time that several fits
+    give together, how far they lie from their mean, a standard deviation [log].
     """
 
     seconds: Seconds
@@ -22,6 +23,7 @@ class Time:
     memory: Seconds = 0.0
     network: Seconds = 0.0
     fixed: Seconds = 0.0
+    apart: Quantity = 0.0
 
     def scaled(self, factor: Quantity) -> Time:
         """Return a time and parts that are `factor` times as long."""
@@ -29,12 +31,12 @@ class Time:
             return self
         return Time(
             self.seconds * factor, self.compute * factor, self.memory * factor, self.network * factor,
-            self.fixed * factor,
+            self.fixed * factor, self.apart,
         )  # fmt: skip
 
     def after(self, fixed: Seconds) -> Time:
         """Return the time that begins `fixed` seconds later."""
-        return Time(self.seconds + fixed, self.compute, self.memory, self.network, self.fixed + fixed)
+        return Time(self.seconds + fixed, self.compute, self.memory, self.network, self.fixed + fixed, self.apart)
 
     @property
     def bound(self) -> str:
@@ -47,7 +49,7 @@ def time_where(mask: Mask, yes: Time, no: Time) -> Time:
     """Return one time where a mask holds, another elsewhere; both of kernels."""
     return Time(
         where(mask, yes.seconds, no.seconds), where(mask, yes.compute, no.compute), where(mask, yes.memory, no.memory),
-        fixed=where(mask, yes.fixed, no.fixed),
+        fixed=where(mask, yes.fixed, no.fixed), apart=where(mask, yes.apart, no.apart),
     )  # fmt: skip
 
 

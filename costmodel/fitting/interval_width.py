@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.cost.calibration import Spread
 from costmodel.cost.residual import Dispersion, Nearness, Residual
+from costmodel.cost.spread import Spread
 from costmodel.fitting.regression import cluster_centres, gaussians
 from costmodel.quantities import Array, Indices
 

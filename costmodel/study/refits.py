@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from costmodel.cost.calibration import FamilyFit, Spread
+from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.spread import Spread
 from costmodel.errors import InputError
 from costmodel.schema.references import display_path
 from costmodel.schema.whole_files import write_whole

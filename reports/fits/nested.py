@@ -21,7 +21,8 @@ import numpy as np
 
 from costmodel.calibration.fit_files import FitStore, read, unseen_groups
 from costmodel.calibration.row_times import Choice, times_of
-from costmodel.cost.calibration import Calibration, FamilyFit, Spread
+from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.spread import Spread
 from costmodel.errors import CostModelError
 from costmodel.fitting.family_fit import FOLDS, FamilyFitResult, Recipe, fit_family
 from costmodel.fitting.interval_width import HalfWidths, spread_knots

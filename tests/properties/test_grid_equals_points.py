@@ -29,7 +29,8 @@ from strategies import few, scenarios
 import costmodel
 from costmodel.analytic.blocks import single
 from costmodel.analytic.grid import evaluate_grid, evaluate_single
-from costmodel.cost.calibration import Calibration, FamilyFit, Spread
+from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.spread import Spread
 from costmodel.errors import InputError
 from costmodel.quantities import Array
 from costmodel.result import BAD_LAYOUT, Result

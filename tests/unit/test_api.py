@@ -13,7 +13,8 @@ from builders import spreads
 import costmodel
 from costmodel.analytic.grid import evaluate_point
 from costmodel.api import Vary
-from costmodel.cost.calibration import Calibration, FamilyFit, Spread
+from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.spread import Spread
 from costmodel.errors import InputError
 from costmodel.result import PHASES
 

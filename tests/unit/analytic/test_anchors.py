@@ -13,7 +13,8 @@ from costmodel.analytic.anchors import Predicted, anchored, apart
 from costmodel.analytic.evaluation import TrainingEvaluation
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import NORMAL_90
-from costmodel.cost.calibration import Calibration, FamilyFit, Spread
+from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.spread import Spread
 from costmodel.workload.scenario import Anchor, MeasuredStep, Parallelism, Scenario
 from costmodel.workload.site_scatter import Apart, SiteScatter
 

@@ -14,7 +14,8 @@ from costmodel.analytic.intervals import deviations, intervals
 from costmodel.analytic.step_model import step_model
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.analytic.training import step_times
-from costmodel.cost.calibration import Calibration, FamilyFit, Spread
+from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.spread import Spread
 from costmodel.quantities import Quantity
 from costmodel.result import Metrics
 from costmodel.workload.plans import Serving, Training

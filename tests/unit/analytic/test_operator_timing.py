@@ -11,11 +11,12 @@ from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, ONE_NODE, links_of, sc
 import costmodel
 from costmodel.analytic.operator_timing import OperatorTimer, operator_timer
 from costmodel.analytic.stream_times import Perturbation, seconds_of, stream_times
-from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Spread
+from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit
 from costmodel.cost.distinct_sizes import DistinctSizes
 from costmodel.cost.kernels import gemm_time
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
+from costmodel.cost.spread import Spread
 from costmodel.network.collectives import collective_time
 from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Group, base_name

@@ -11,8 +11,8 @@ from costmodel.calibration.expected_error import StepErrors, relation
 from costmodel.calibration.fit_files import FitStore, read
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.calibration.fit_search import FitSearch
-from costmodel.cost.calibration import Spread
 from costmodel.cost.gemm import scaled_droop
+from costmodel.cost.spread import Spread
 from costmodel.schema.calibration import FitsFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.files import load_device

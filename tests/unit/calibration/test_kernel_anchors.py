@@ -14,10 +14,12 @@ from costmodel.calibration.fit_files import framework_of
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.calibration.row_prediction import predict
 from costmodel.cost.anchored_fit import AnchoredFit, SharedErrors, half_width, time_shares
-from costmodel.cost.calibration import FamilyFit, Spread
+from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import bare_times
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
+from costmodel.cost.spread import Spread
+from costmodel.cost.time import Time
 from costmodel.errors import InputError
 from costmodel.measurements.tables import read_tables
 from costmodel.schema.files import load_device
@@ -84,7 +86,7 @@ def test_a_variance_is_of_squared_shares():
 
 def test_half_a_width_is_half_the_logarithm_of_high_over_low():
     fit = FamilyFit(spread=Spread((1.0,), (0.8,), (1.0,), (1.25,)))
-    assert float(half_width(fit, LARGE, 1.0)) == pytest.approx(math.log(1.25))
+    assert float(half_width(fit, LARGE, Time(1.0))) == pytest.approx(math.log(1.25))
 
 
 def test_what_unseen_groups_add_shrinks_too(lookup):
@@ -101,8 +103,8 @@ def test_what_unseen_groups_add_shrinks_too(lookup):
 def test_one_row_moves_its_own_kernel_by_hand(lookup, tmp_path):
     lent = lookup()[KEY].at(LARGE)
     on = machine(tmp_path)
-    seconds = operator_time(LARGE, on, None, lent).seconds
-    half, ratio = float(half_width(lent, LARGE, seconds)), 1.25
+    time = operator_time(LARGE, on, None, lent)
+    seconds, half, ratio = time.seconds, float(half_width(lent, LARGE, time)), 1.25
     moved = lookup(f"mine,gemm,bf16,bf16,8192,8192,8192,{seconds * ratio * 1e6:.9g}")[KEY].at(LARGE)
     assert isinstance(moved, AnchoredFit)
     shared, shares = moved.anchors.shared, time_shares([LARGE], on)
@@ -115,7 +117,7 @@ def test_one_row_moves_its_own_kernel_by_hand(lookup, tmp_path):
     assert operator_time(LARGE, on, None, moved).seconds == pytest.approx(seconds * math.exp(half * told * z), rel=1e-3)
     left = math.sqrt(1.0 - alike * alike / (alike + own) / (alike + shared.own))
     before, after = (
-        math.log(fit.spread.ratio(seconds, 0.0, 1.0) / fit.spread.ratio(seconds, 0.0, 0.0)) for fit in (lent, moved)
+        math.log(fit.ratio(time, seconds, 0.0, 1.0) / fit.ratio(time, seconds, 0.0, 0.0)) for fit in (lent, moved)
     )
     assert after == pytest.approx(left * before, rel=1e-3)
     assert moved.basis_at(LARGE) == "anchored"
@@ -133,14 +135,14 @@ def test_a_predicted_row_names_the_rows_that_moved_it(lookup, tmp_path):
 
 def test_a_row_says_more_of_kernels_like_it(lookup, tmp_path):
     lent, on = lookup()[KEY], machine(tmp_path)
-    seconds = [operator_time(each, on, None, lent.at(each)).seconds for each in (LARGE, TINY)]
-    moved = lookup(f"mine,gemm,bf16,bf16,8192,8192,8192,{seconds[0] * 1.3e6:.9g}")[KEY]
+    times = [operator_time(each, on, None, lent.at(each)) for each in (LARGE, TINY)]
+    moved = lookup(f"mine,gemm,bf16,bf16,8192,8192,8192,{times[0].seconds * 1.3e6:.9g}")[KEY]
     large, tiny = (
-        math.log(operator_time(each, on, None, moved.at(each)).seconds / before)
+        math.log(operator_time(each, on, None, moved.at(each)).seconds / before.seconds)
         / float(half_width(lent.at(each), each, before))
-        for each, before in zip((LARGE, TINY), seconds, strict=True)
+        for each, before in zip((LARGE, TINY), times, strict=True)
     )
-    assert 0.0 < tiny < large < math.log(1.3) / float(half_width(lent.at(LARGE), LARGE, seconds[0]))
+    assert 0.0 < tiny < large < math.log(1.3) / float(half_width(lent.at(LARGE), LARGE, times[0]))
 
 
 def test_more_rows_leave_less_and_none_leaves_more():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import costmodel
 from costmodel.calibration.fit_files import framework_of
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.cost.calibration import FamilyFit, JoinedFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import derivation, operator_time
+from costmodel.cost.residual import Residual
+from costmodel.cost.spread import Agreement, Spread
+from costmodel.cost.time import Time, time_where
 from costmodel.quantities import Quantity, place_of_largest
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
@@ -112,3 +117,55 @@ def test_explain_states_the_error_and_the_weight_of_every_rival(machine, calibra
     assert derived.composition.endswith("rivals_factor")
     product = float(derived.terms["t"]) * float(derived.terms["rivals_factor"])
     assert product == pytest.approx(float(seconds(8192.0, machine, calibration)), rel=0.2)  # a residual may be between
+
+
+def joined_of(factor: float, agreement: Agreement | None, *, is_lent: bool = True) -> tuple[JoinedFit, Gemm]:
+    """Return two fits of the same weight whose times differ by a factor."""
+    operator = experts(512.0)
+    form = load_calibration(load_device("h800-sxm"), framework_of("vllm", Library(()))).fit(operator).form
+    assert form is not None
+    spread, place = Spread((1.0,), (0.8,), (1.0,), (1.25,)), np.array([form.features(operator)], dtype=float)
+    everywhere = Residual(tuple(form.AXES), np.full(place.size, 1e6), place, np.array([math.log(factor)]))
+    slow = FamilyFit(form=form, spread=spread, error=0.3, residual=everywhere)
+    fit = FamilyFit(
+        form=form, spread=spread, error=0.3, is_lent=is_lent, rivals=lambda: (slow,), agreement=agreement
+    ).at(operator)
+    assert isinstance(fit, JoinedFit)
+    return fit, operator
+
+
+def test_fits_that_agree_are_nearer_than_each_expects_and_those_apart_are_not(machine):
+    agreement = Agreement(claimed=0.5, apart=2.0)
+
+    def half(factor: float, agreement: Agreement | None) -> float:
+        fit, operator = joined_of(factor, agreement)
+        time = operator_time(operator, machine, None, fit)
+        low, high = (fit.ratio(time, time.seconds, *end) for end in ((1.0, 0.0), (0.0, 1.0)))
+        return math.log(high / low) / 2.0
+
+    claim = math.log(1.25)
+    assert half(1.0, None) == half(4.0, None) == pytest.approx(claim)
+    assert half(1.0, agreement) == pytest.approx(0.5 * claim)
+    # of equal weights each lies half of log 4 from the mean
+    assert half(4.0, agreement) == pytest.approx(math.hypot(0.5 * claim, 2.0 * math.log(4.0) / 2.0))
+
+
+def test_a_fit_of_the_device_itself_keeps_the_interval_that_it_expects():
+    lent, _ = joined_of(1.0, Agreement(claimed=0.5, apart=1.0))
+    assert lent.claimed == 0.5
+    assert replace(lent, claimed=1.0).agreeing(Agreement(claimed=0.5, apart=1.0), is_lent=False).claimed == 1.0
+
+
+def test_how_far_fits_are_apart_stays_with_a_time_that_is_scaled(machine):
+    fit, operator = joined_of(4.0, None)
+    time = operator_time(operator, machine, None, fit)
+    assert float(time.apart) == pytest.approx(math.log(4.0) / 2.0)
+    assert time.scaled(3.0).apart == time.after(1e-6).apart == time.apart
+    assert time_where(np.array([True, False]), time, Time(1.0)).apart.tolist() == [time.apart, 0.0]
+
+
+def test_wide_disagreement_shows_in_the_interval_of_a_whole_run():
+    """A latent cache in FP8 on H800: the libraries of its die differ by a factor of four."""
+    changed = costmodel.load("deepseek_v3", set={"scenarios.decode.precision.kv_cache": "fp8"})
+    low, high = changed.simulate(["decode"])["scenarios"]["decode"]["intervals"]["tpot"]
+    assert high / low > 1.7
