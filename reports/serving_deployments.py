@@ -14,6 +14,12 @@ from typing import Any
 BLACKWELL = ("b200", "b300")
 MANY_USERS, LOOKS = 16, (10, 30)  # `scheduler_recv_interval` of few users, and of that many
 CHUNK, CHUNK_FP4 = 32768, 16384  # tokens
+GPTOSS_TOKENS = 20000  # `max_num_tokens`
+FEW, SEVERAL, FEW_BESIDE, MANY_BESIDE = 16, 64, 128, 1152
+"""Of TensorRT-LLM with DeepSeek-R1: up to so many users short prompts have its default budget; up to so many a step
+holds so many tokens beside the longest prompt, else so many (1k1k_tp8_conc64, 8k1k_tp4_conc32, 8k1k_tp8_conc512)."""
+LONG, SEATS = 8192, 512  # of a prompt; `max_batch_size`
+ALIGNED = 60  # `attention_dp_config.timeout_iters`, beside `batching_wait_iters: 0`
 BLOCKS_AND_CACHE = {"compute": "fp8-inference", "fallback": "bf16", "kv_cache": "fp8"}
 MXFP8_EXPERTS = {
     "compute": "bf16", "weights": "mxfp4", "kv_cache": "fp8",
@@ -35,9 +41,23 @@ def deployment(row: Mapping[str, str], engine: str) -> dict[str, Any]:
     if engine.startswith("sglang") and model == "dsr1":
         looks = LOOKS[float(row["concurrency"]) >= MANY_USERS]
         return _on_blackwell(form, looks, is_whole=float(row["n_gpus"]) >= 8)
+    of_engine = _of_tensorrt_llm(row) if engine.startswith("trt-llm") and device == "b200" else {}
     if model == "gptoss":
-        return {"precision": MXFP8_EXPERTS}
-    return {"precision": BLOCKS_AND_CACHE} if form == "fp8" else {}
+        return {"precision": MXFP8_EXPERTS, **of_engine}
+    return {**({"precision": BLOCKS_AND_CACHE} if form == "fp8" else {}), **of_engine}
+
+
+def _of_tensorrt_llm(row: Mapping[str, str]) -> dict[str, Any]:
+    """Return the scheduler and the share of memory in NVIDIA's configurations for B200."""
+    prompt, gptoss = float(row["isl"]), row["model"] == "gptoss"
+    aligned = {"align_steps": ALIGNED} if row["decode_dpa"] == "1" else {}
+    if gptoss:
+        return {"scheduler": {"token_budget": GPTOSS_TOKENS, **aligned}, "memory": {"utilization": 0.85}}
+    share = 0.75 if float(row["n_gpus"]) < 8 and prompt >= LONG else 0.8
+    users, beside = float(row["concurrency"]), FEW_BESIDE if float(row["concurrency"]) <= SEVERAL else MANY_BESIDE
+    is_stated = prompt >= LONG or (float(row["osl"]) < LONG and users > FEW)
+    budget = {"token_budget": round(prompt) + beside} if is_stated else {}
+    return {"scheduler": {"max_num_seqs": SEATS, **budget, **aligned}, "memory": {"utilization": share}}
 
 
 def _on_blackwell(form: str, looks: int, *, is_whole: bool) -> dict[str, Any]:

@@ -60,8 +60,9 @@ def over_time(row: Row, scenario: dict[str, Any], folder: Path) -> dict[str, Any
             name: {"distribution": "uniform", "low": int(SHORTEST * float(row[key])), "high": int(float(row[key]))}
             for name, key in (("input", "isl"), ("output", "osl"))
         }
-        count = PER_USER * int(scenario["concurrency"])
-        return {**scenario, "requests": {"arrivals": "closed_loop", "count": count, **lengths}}
+        count = PER_USER * int(scenario["concurrency"]) * scenario["parallel"].get("dp", 1)
+        ranks = {"replicas": {"routing": "least_loaded"}} if "dp" in scenario["parallel"] else {}
+        return {**scenario, **ranks, "requests": {"arrivals": "closed_loop", "count": count, **lengths}}
     if "rate" not in scenario:
         return {**scenario, "requests": {"arrivals": "closed_loop", "count": _closed(row, scenario)}}
     stage_trace(row, folder / "requests.csv")

@@ -16,6 +16,7 @@ from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.queueing import (
     Spread,
+    aligned_wait,
     batch_deviation,
     busy_share,
     others_share,
@@ -24,6 +25,7 @@ from costmodel.analytic.queueing import (
 )
 from costmodel.analytic.seats import SeatQueue
 from costmodel.analytic.serving import (
+    aligns,
     demand,
     engine_passes,
     front_end,
@@ -37,7 +39,7 @@ from costmodel.analytic.steady_state import SteadyState
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
-from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, minimum, where
+from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, floor, maximum, minimum, where
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
@@ -252,6 +254,10 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         busy = busy_share(in_system * self._ranks, scv)
         unseen = 0.5 * (plan.scheduler.look_steps - 1.0) * decode_only
         rest = maximum(busy - seats, 0.0) * (residual_step(with_prompts, alone, share) + unseen)
+        aligned: Quantity = 0.0 * mean
+        if aligns(self._scenario, plan):
+            ranks, most = self._scenario.parallel.lockstep, plan.scheduler.align_steps
+            aligned = busy * aligned_wait(state.rate, ranks, most)[0] * decode_only
         queued = maximum(busy, seats) * mean if plan.scheduler.overlapped else 0.0 * mean
         behind: Quantity = 0.0 * mean
         if plan.scheduler.token_budget is not None:
@@ -260,6 +266,8 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
                 plan.scheduler.token_budget - state.co_batched, 1.0
             )  # none are beside prompts where steps do not mix
             others = maximum(1.0 - 1.0 / state.active, 0.0)
+            whole = where(room >= computed, computed * floor(room / maximum(computed, 1.0)), room)
+            room = whole if plan.scheduler.whole_prompts else room
             behind = prompt_wait(others * state.rate * computed / room, computed / room * with_prompts, scv)
         request = front_end(self._scenario, plan)
         waits = {
@@ -268,8 +276,9 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             "step scheduled already": queued,
             "waiting for a seat": queue.wait,
             "behind other prompts": behind,
+            "prompts that ranks align": aligned,
         }
-        fixed = request + queued + behind + state.first_token_steps * with_prompts
+        fixed = request + queued + behind + aligned + state.first_token_steps * with_prompts
         running = where(busy > seats, 2.0 * rest, 0.0)
         return waits, Spread(fixed, running, queue, 0.0)
 

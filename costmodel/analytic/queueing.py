@@ -72,6 +72,32 @@ def prompt_wait(load: Quantity, service: Seconds, arrival_scv: Quantity) -> Seco
     return arrival_scv * filled / (2.0 * (1.0 - filled)) * service
 
 
+def aligned_wait(starts: Quantity, ranks: Count, most: Count) -> tuple[Count, Count]:
+    """Return the mean wait of prompts that start together on all ranks, and the mean time between two starts, in steps.
+
+    Prompts come to each of D ranks at random, x a step. They start once every rank has one, or T steps after the last
+    start [TensorRT-LLM, PyExecutor._balance_adp_requests]. The ranks' first prompts come within t steps with the chance
+    (1 - exp(-x t))^D; those of one rank wait t more where another has none yet:
+
+        cycle = integral from 0 to T of 1 - (1 - exp(-x t))^D dt
+        wait  = integral from 0 to T of t * (1 - (1 - exp(-x t))^(D - 1)) dt / cycle
+
+    starts: x; ranks: D; most: T. Limits: T/2 and T for few prompts; no wait for a single rank, or very many prompts.
+    """
+    within = minimum(most, _DECAYED / maximum(starts, _TINY))
+    cycle: Quantity = 0.0 * within
+    waited: Quantity = 0.0 * within
+    for place, weight in zip(_PLACES, _WEIGHTS, strict=True):
+        time = within * place
+        come = 1.0 - exp(-starts * time)
+        cycle = cycle + weight * within * (1.0 - come**ranks)
+        waited = waited + weight * within * time * (1.0 - come ** (ranks - 1.0))
+    return waited / maximum(cycle, _TINY), cycle
+
+
+_DECAYED = 40.0  # of mean times between prompts, after which all ranks have one
+_NODES, _LENGTHS = np.polynomial.legendre.leggauss(48)
+_PLACES, _WEIGHTS = (0.5 + 0.5 * _NODES).tolist(), (0.5 * _LENGTHS).tolist()  # of Gauss and Legendre on [0, 1]
 _TINY = 1e-12  # where no request ever comes
 _FULL = 1.0 - 1e-9  # full chunks mean full steps, where no seats are free either
 

@@ -20,6 +20,7 @@ from costmodel.analytic.inference import (
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
+from costmodel.analytic.queueing import aligned_wait
 from costmodel.analytic.steady_state import Arrival, Demand, SteadyState, budgeted, separate
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
@@ -39,6 +40,7 @@ from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_c
 from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
+_ALIGNED = 4  # iterations: starts a step, and the wait that they leave
 StepTimes: TypeAlias = "tuple[PassTimes, PassTimes]"  # of a step with prompts, and of one that only decodes
 
 
@@ -214,16 +216,34 @@ def decode_steps(output_tokens: Count, speculative: Speculative | None) -> Count
 def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> SteadyState:
     """Return the steady state of one pipeline set with its share of a replica's `concurrency` requests.
 
-    An engine that looks for new requests every k steps meets one after any of 1 to k: it waits (k - 1)/2 more.
+    An engine that looks for new requests every k steps meets one after any of 1 to k: it waits (k - 1)/2 more. Prompts
+    that ranks in lockstep align wait by the requests that start a step, which this makes fewer: iterated.
     """
-    share = concurrency / scenario.parallel.pp
-    budget, looks = plan.scheduler.token_budget, plan.scheduler.look_steps
+    share, looks = concurrency / scenario.parallel.pp, plan.scheduler.look_steps
     waits = 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
-    arrival = Arrival(waits, 0.5 * (looks - 1.0) * minimum(waits, 1.0), looks)
+    unseen = 0.5 * (looks - 1.0) * minimum(waits, 1.0)
+    state = _steady_state(plan, share, Arrival(waits, unseen, looks))
+    if not aligns(scenario, plan):
+        return state
+    for _ in range(_ALIGNED):
+        aligned, cycle = aligned_wait(state.rate, scenario.parallel.lockstep, plan.scheduler.align_steps)
+        behind = 0.0 if plan.rate is not None else aligned * minimum(waits, 1.0)
+        state = _steady_state(plan, share, Arrival(waits, unseen + behind, maximum(looks, cycle)))
+    return state
+
+
+def aligns(scenario: Scenario, plan: Serving) -> bool:
+    """Tell whether prompts of ranks that share experts wait until each of them has one."""
+    return bool(np.any(plan.scheduler.align_steps > 0.0) and np.any(scenario.parallel.lockstep > 1.0))
+
+
+def _steady_state(plan: Serving, share: Count, arrival: Arrival) -> SteadyState:
+    """Return the steady state of `share` requests in flight that an engine takes as `arrival` says."""
+    budget = plan.scheduler.token_budget
     if budget is None or not plan.scheduler.mixed:
         return separate(share, demand(plan), budget, arrival)
-    decode_tokens = 1.0 + drafted_tokens(plan.speculative)
-    return budgeted(share, demand(plan), budget, decode_tokens, arrival)
+    decode_tokens, whole = 1.0 + drafted_tokens(plan.speculative), plan.scheduler.whole_prompts
+    return budgeted(share, demand(plan), budget, decode_tokens, arrival, whole=whole)
 
 
 def arrival_steps(scenario: Scenario, plan: Serving, requests: Count) -> Count:
@@ -320,13 +340,18 @@ def most_running(scenario: Scenario, plan: Serving, pool: KvPool) -> Count:
     """Return the requests that an engine runs at most, in whole micro-batches.
 
     most = min(blocks / blocks of a request, max_num_seqs, what fits in the host's memory)
+
+    with the blocks of its mean context, or where nothing is preempted of its last token.
     """
     unit, keys = plan.micro_batches * scenario.parallel.pp, mean_keys(plan)
+    held_blocks = pool.mean_blocks_of(keys)
+    if plan.scheduler.preemption == "none":
+        held_blocks = pool.blocks_of(plan.input_tokens + plan.output_tokens + drafted_tokens(plan.speculative))
     hosted: Count = np.inf
     if scenario.offload.is_used:
         held = inference_ledger([pool.profiled], pool.layout, CachedSequences(unit, keys))
         hosted = host_batch_limit(held, scenario.cluster.node, scenario.parallel.devices, unit, unit)
-    most = minimum(pool.blocks / pool.mean_blocks_of(keys), _seats(plan), hosted)
+    most = minimum(pool.blocks / held_blocks, _seats(plan), hosted)
     return maximum(floor(most / unit) * unit, 0.0)
 
 

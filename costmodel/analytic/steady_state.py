@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
+from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
 
+_ROUNDING = 1e-9  # of prompts that fill a step to the last token
 _CHUNK_ITERATIONS = 4  # each shrinks the error by the share of a step that decoding takes, times that of a chunk
 
 
@@ -102,7 +103,13 @@ class SteadyState:
 
 
 def budgeted(
-    concurrency: Count, demand: Demand, budget: Count, decode_tokens: Count = 1.0, arrival: Arrival = AT_ONCE
+    concurrency: Count,
+    demand: Demand,
+    budget: Count,
+    decode_tokens: Count = 1.0,
+    arrival: Arrival = AT_ONCE,
+    *,
+    whole: bool = False,
 ) -> SteadyState:
     """Return the steady state where prompts share a step's `budget` of tokens with the requests that decode.
 
@@ -110,6 +117,7 @@ def budgeted(
 
         x = min(N/(w + r + n), B/(c + n*d))   requests per step: all in flight are served, or all steps are full
         C = B - x*n*d                         tokens of a chunk; r = max(c/C, 1)
+          = c*floor(C/c) where C >= c         of `whole` prompts, which are not cut where one fits
 
     with the names of `chunked`, and d tokens of a decoding request. C and r depend on each other through x: iterated
     from r = 1, which converges at once where steps are not full or a prompt fits into one chunk.
@@ -121,6 +129,8 @@ def budgeted(
     for _ in range(_CHUNK_ITERATIONS):
         rate = minimum(concurrency / (arrival.steps + arrival.unseen + residence + steps), most)
         chunk = maximum(budget - rate * steps * decode_tokens, rate * computed)
+        if whole:
+            chunk = where(chunk >= computed, computed * floor(chunk / computed + _ROUNDING), chunk)
         residence = maximum(computed / chunk, 1.0)
     return chunked(concurrency, demand, chunk, arrival)
 

@@ -351,6 +351,8 @@ def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, devic
         preemption=stated.preemption or known.preemption,
         mixed=known.mixed,
         look_steps=known.look_steps if stated.look_steps is None else stated.look_steps,
+        whole_prompts=known.whole_prompts if stated.whole_prompts is None else stated.whole_prompts,
+        align_steps=known.align_steps if stated.align_steps is None else stated.align_steps,
     )
 
 

@@ -12,12 +12,14 @@ from costmodel.schema.quantity import (
     LoadFactor,
     Moment,
     Number,
+    NumberOrZero,
     PositiveNumber,
     Share,
     SizeOrZero,
     Time,
     Whole,
 )
+from costmodel.schema.serving import ALIGN_STEPS, PREEMPTION, WHOLE_PROMPTS
 from costmodel.schema.strict import Strict
 
 TunedFormat: TypeAlias = Literal["bf16", "fp8", "fp8_block", "int8"]
@@ -92,9 +94,7 @@ class EngineSchedulerFile(Strict):
     overlapped: bool = Field(
         default=False, alias="async", description="the host prepares a step while the one before it runs"
     )
-    preemption: Literal["recompute", "swap"] = Field(
-        default="recompute", description="what becomes of the cache of a preempted request"
-    )
+    preemption: Literal["recompute", "swap", "none"] = Field(default="recompute", description=PREEMPTION)
     mixed: bool = Field(
         default=True, description="chunks of prompts run beside decoding requests; else in steps of their own, first"
     )
@@ -102,6 +102,8 @@ class EngineSchedulerFile(Strict):
         default=1.0,
         description="steps that only decode between two looks for requests; an idle engine sees them",
     )
+    whole_prompts: bool = Field(default=False, description=WHOLE_PROMPTS)
+    align_steps: NumberOrZero = Field(default=0.0, description=ALIGN_STEPS)
 
 
 class ReserveFile(Strict):

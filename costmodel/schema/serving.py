@@ -29,6 +29,31 @@ from costmodel.schema.tree import Tree
 
 LARGEST = 2**31 - 1  # priority
 TraceFormat: TypeAlias = Literal["requests", "azure", "mooncake", "burstgpt", "servegen", "bench"]
+PREEMPTION = (
+    "what becomes of the cache of a preempted request; none: a request starts when there are blocks for all its tokens"
+)
+WHOLE_PROMPTS = "prompts that fit into a step are not cut into chunks"
+ALIGN_STEPS = "steps that prompts wait at most until each data-parallel rank that shares experts has one"
+
+
+class SchedulerFile(Strict):
+    """The scheduler of a serving engine; what is null is as in the framework's `engine`."""
+
+    max_num_seqs: Number | None = Field(default=None, description="requests that a step processes at most")
+    token_budget: Number | None = Field(
+        default=None, description="tokens of a step at most, prompts and decoding requests together"
+    )
+    policy: Literal["fcfs", "priority", "lpm"] | None = Field(default=None, description="order of waiting requests")
+    overlapped: bool | None = Field(
+        default=None, alias="async", description="the host prepares a step while the one before it runs"
+    )
+    preemption: Literal["recompute", "swap", "none"] | None = Field(default=None, description=PREEMPTION)
+    look_steps: Number | None = Field(
+        default=None,
+        description="steps that only decode between two looks for requests; an idle engine sees them",
+    )
+    whole_prompts: bool | None = Field(default=None, description=WHOLE_PROMPTS)
+    align_steps: NumberOrZero | None = Field(default=None, description=ALIGN_STEPS)
 
 
 class LengthsFile(Strict):

@@ -28,7 +28,7 @@ from costmodel.schema.quantity import (
     Whole,
     wrong,
 )
-from costmodel.schema.serving import CacheTierFile, ReplicasFile, RequestsFile, SloFile
+from costmodel.schema.serving import CacheTierFile, ReplicasFile, RequestsFile, SchedulerFile, SloFile
 from costmodel.schema.simulation import SimulationFile
 from costmodel.schema.strict import Strict
 from costmodel.workload.recompute import OPERATORS, SETS
@@ -371,26 +371,6 @@ class DecodePoolFile(PoolFile):
     """The devices that decode."""
 
     batch_per_device: PositiveNumber = Field(description="requests per device; whole requests per tp * cp group")
-
-
-class SchedulerFile(Strict):
-    """The scheduler of a serving engine; what is null is as in the framework's `engine`."""
-
-    max_num_seqs: Number | None = Field(default=None, description="requests that a step processes at most")
-    token_budget: Number | None = Field(
-        default=None, description="tokens of a step at most, prompts and decoding requests together"
-    )
-    policy: Literal["fcfs", "priority", "lpm"] | None = Field(default=None, description="order of waiting requests")
-    overlapped: bool | None = Field(
-        default=None, alias="async", description="the host prepares a step while the one before it runs"
-    )
-    preemption: Literal["recompute", "swap"] | None = Field(
-        default=None, description="what becomes of the cache of a preempted request"
-    )
-    look_steps: Number | None = Field(
-        default=None,
-        description="steps that only decode between two looks for requests; an idle engine sees them",
-    )
 
 
 class EngineMemoryChoiceFile(Strict):

@@ -22,10 +22,11 @@ COUNT = 10_000  # requests where none are stated
 Ints = npt.NDArray[np.int64]
 
 
-def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int) -> Requests:
+def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int, groups: int = 1) -> Requests:
     """Return requests drawn with a seed. The same seed gives the same requests, whatever the engines.
 
-    block: tokens of a block of the prefix cache.
+    block: tokens of a block of the prefix cache; groups: data-parallel replicas, each of which has `concurrency`
+    requests in flight in a closed loop.
     """
     # One generator each, so that a change of one leaves the draws of the others.
     times, prompts, outputs, prefixes = (np.random.default_rng([seed, part]) for part in range(4))
@@ -36,7 +37,7 @@ def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int) -
         prompt, output = _pairs(Path(stream.pairs), stream.tokenizer)
         chosen = prompts.integers(0, len(prompt), count)
         prompt, output = prompt[chosen], output[chosen]
-    arrival = draw_arrivals(plan, stream, count, times)
+    arrival = draw_arrivals(plan, stream, count, times, groups)
     calls, pause = np.full(count, NEXT if stream.arrivals == "closed_loop" else NOBODY), np.zeros(count)
     first_id, ids = np.zeros(count + 1, np.int64), np.zeros(0, np.int32)
     if stream.prefix is not None:
@@ -92,16 +93,18 @@ def draw_priorities(priorities: Priorities | None, count: int, draw: np.random.G
     return draw.choice(np.array(priorities.values, np.int32), count, p=weights / weights.sum())
 
 
-def draw_arrivals(plan: Serving, stream: RequestStream, count: int, draw: np.random.Generator) -> Array:
+def draw_arrivals(
+    plan: Serving, stream: RequestStream, count: int, draw: np.random.Generator, groups: int = 1
+) -> Array:
     """Return ascending arrivals [s]. Gaps: exponential, gamma with shape 1/cv^2, equal, or none.
 
-    In a closed loop as many as its users arrive at the start; the others are called.
+    In a closed loop its users, `concurrency` for each of `groups`, arrive at the start; the others are called.
     """
     if stream.arrivals == "burst":
         return np.zeros(count)
     if stream.arrivals == "closed_loop":
         assert plan.concurrency is not None, "the caller has checked it"
-        users = min(int(plan.concurrency), count)
+        users = min(int(plan.concurrency) * groups, count)
         return np.concatenate([np.zeros(users), np.full(count - users, np.inf)])
     rate = stream.rate if stream.rate is not None else plan.rate
     assert rate is not None, "the caller has checked the rate"

@@ -239,6 +239,8 @@ def admit(requests: Requests, progress: Progress, engine: Engine, policy: Policy
             count[BLOCKED] = 1
             return
         rows = start_request(requests, progress, engine, policy, request, budget)
+        if rows < 0:
+            return
         if rows == 0:
             # Blocks that decoding requests take may put another request first, which needs fewer.
             count[BLOCKED] = 0 if policy.order == LONGEST_PREFIX else 1
@@ -258,10 +260,16 @@ def has_place(engine: Engine, policy: Policy) -> bool:
 
 
 @inner
+def is_refused(policy: Policy, rows: int, computed: int) -> bool:
+    """Tell whether a prompt of so many tokens waits for a step with more room than `rows`: it is not cut."""
+    return bool(policy.whole_prompts and rows < computed <= policy.budget)
+
+
+@inner
 def start_request(
     requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int, budget: int
 ) -> int:
-    """Start a request with its first chunk; return the chunk's tokens, 0 where blocks are lacking.
+    """Start a request with its first chunk; return the chunk's tokens, 0 where blocks are lacking, -1 where tokens are.
 
     What the prefix cache holds is not computed, but the last token is: it gives the next one.
     """
@@ -286,8 +294,9 @@ def start_request(
     rows = min(budget, target - hit)
     last = requests.length[request, PROMPT] + requests.length[request, OUTPUT] - 1 if policy.reserve else hit + rows
     needed = -(-last // block) - cached - kept
-    if needed > engine.count[FREE] - idle - kept:
-        return 0
+    lacking = needed > engine.count[FREE] - idle - kept
+    if lacking or is_refused(policy, rows, target - hit):
+        return 0 if lacking else -1
     if policy.caching:
         hold_prefix(requests, progress, engine, request, cached)
     if segment >= 0:
@@ -359,6 +368,15 @@ def reclaim(progress: Progress, engine: Engine, request: int, kept: int) -> None
     if engine.entry[segment, SIZE] == 0:
         remove_free(engine, segment)
         drop_entry(engine, segment)
+
+
+@inner
+def schedule_alone(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> bool:
+    """Let the next step decode and start no prompt; return whether it runs anything."""
+    engine.step[:] = 0.0
+    engine.count[BLOCKED] = 0
+    schedule_decoding(requests, progress, engine, policy)
+    return bool(engine.step[0] > 0)
 
 
 @inner

@@ -10,11 +10,34 @@ import numpy as np
 
 from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import release
-from costmodel.serving.engine import price, schedule
+from costmodel.serving.engine import has_place, price, schedule, schedule_alone
 from costmodel.serving.loop import idle, run_step
-from costmodel.serving.queue import look, see_arrivals
+from costmodel.serving.queue import first_waiting, look, see_arrivals
 from costmodel.serving.routing import Service, engine_of
-from costmodel.serving.state import BUSY_UNTIL, MOMENT
+from costmodel.serving.state import BUSY_UNTIL, DECODING, MOMENT, PARTIAL, UNALIGNED
+
+
+@inner
+def prompts_wait(service: Service, first: int, number: int, now: float) -> bool:
+    """Tell whether the next step starts no prompt, since not every engine has one.
+
+    It does where every engine has one that may start, where one of them has nothing to decode, and after `align_steps`
+    steps without a start [TensorRT-LLM, PyExecutor._balance_adp_requests].
+    """
+    requests, policy, ready, idle_ones = service.requests, service.policy, 0, 0
+    for replica in range(first, first + number):
+        engine = engine_of(service.engines, replica)
+        if engine.count[DECODING] == 0:
+            idle_ones += 1
+        waiting = first_waiting(requests, engine, policy, look(engine, policy, now)) >= 0
+        if engine.count[PARTIAL] >= 0 or (waiting and has_place(engine, policy)):
+            ready += 1
+    count = service.engines.count[first]
+    count[UNALIGNED] += 1
+    if ready < number and idle_ones == 0 and count[UNALIGNED] < policy.align_steps:
+        return True
+    count[UNALIGNED] = 0
+    return False
 
 
 @inner
@@ -28,9 +51,15 @@ def decide_together(service: Service, first: int, number: int) -> bool:
         engine = engine_of(service.engines, replica)
         behind = max(behind, engine.clock[BUSY_UNTIL])
         release(requests, progress, engine, policy, now)
-        seen = look(engine, policy, now)
-        see_arrivals(requests, progress, engine, policy, seen)
-        if schedule(requests, progress, engine, policy, seen):
+        see_arrivals(requests, progress, engine, policy, look(engine, policy, now))
+    waits = policy.align_steps > 0 and prompts_wait(service, first, number, now)
+    for replica in range(first, first + number):
+        engine = engine_of(service.engines, replica)
+        if waits:
+            runs = schedule_alone(requests, progress, engine, policy)
+        else:
+            runs = schedule(requests, progress, engine, policy, look(engine, policy, now))
+        if runs:
             longest = max(longest, price(service.tables, engine, policy))
             working += 1
     if working == 0:

@@ -111,7 +111,9 @@ class Simulation:
     def _requests(self, block: int) -> Requests:
         if self.stream.trace is not None:
             return read_trace(self.stream, block)
-        return draw_requests(self.plan, self.stream, block, self.scenario.simulation.seed)
+        parallel, seed = self.scenario.parallel, self.scenario.simulation.seed
+        groups = int(parallel.dp * self.plan.replicas.count)
+        return draw_requests(self.plan, self.stream, block, seed, groups)
 
     def _fast(self, function: Function) -> Function:
         """Return a function, compiled where that saves more time than it takes; its results are the same."""
@@ -264,9 +266,11 @@ def policy_of(scenario: Scenario, plan: Serving, requests: Requests) -> Policy:
     pool = kv_pool(scenario, plan)
     return Policy(
         max_seqs=min(places, max(most, FEW_PLACES)), budget=budget, block=int(memory_of(scenario, plan).block),
-        blocks=int(pool.blocks), overlapped=scheduler.overlapped, mixed=mixed, caching=True, reserve=False,
+        blocks=int(pool.blocks), overlapped=scheduler.overlapped, mixed=mixed, caching=True,
+        reserve=scheduler.preemption == "none",
         drafts=drafts, tokens_per_step=float(tokens_per_step(plan.speculative)), jump=True,
-        order=_order(scenario, plan, requests), look_steps=int(plan.scheduler.look_steps),
+        order=_order(scenario, plan, requests), look_steps=int(scheduler.look_steps),
+        whole_prompts=scheduler.whole_prompts, align_steps=int(scheduler.align_steps),
         **_behind(scenario, plan, float(pool.block_bytes)),
     )  # fmt: skip
 
@@ -292,7 +296,7 @@ def _behind(scenario: Scenario, plan: Serving, block: float) -> dict[str, Any]:
         "tier_blocks": (*(int(tier.capacity // block) for tier in tiers), *[0] * lacking),
         "tier_time": (*(block / float(tier.bandwidth) for tier in tiers), *[0.0] * lacking),
     }
-    if plan.scheduler.preemption == "recompute":
+    if plan.scheduler.preemption != "swap":
         return found
     node = scenario.cluster.node
     if node.host.memory is None:

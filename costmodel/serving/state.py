@@ -52,7 +52,8 @@ TIER_OLDEST, TIER_NEWEST, TIER_USED = (
 )  # of tiers 1 and 2, at this place plus the tier: blocks used first, last
 ROOT = 34  # of the heap of requests that wait in order of priority, -1: none
 UNLOOKED = 35  # steps since the engine looked for new requests
-COUNTS = 36
+UNALIGNED = 36  # steps since prompts of ranks in lockstep started, kept by the first of them
+COUNTS = 37
 
 # Columns of requests' lengths, times and counts, of engines' lists and entries.
 PROMPT, OUTPUT = 0, 1
@@ -150,7 +151,8 @@ class Policy(NamedTuple):
     of a decoding request; jump: quiet steps at once; swap_time: of moving a block of a preempted request to host
     memory or back [s], 0: its tokens are computed again; host_blocks: that fit there; tier_blocks: that the tiers
     behind the cache keep; tier_time: of loading a block from each [s]; order: of waiting requests; look_steps: that
-    only decode between two looks for new requests.
+    only decode between two looks for new requests; whole_prompts: that fit into a step are not cut; align_steps: that
+    prompts of ranks in lockstep wait at most for each other.
     """
 
     max_seqs: int
@@ -170,6 +172,8 @@ class Policy(NamedTuple):
     tier_time: tuple[float, float] = (0.0, 0.0)
     order: int = FCFS
     look_steps: int = 1
+    whole_prompts: bool = False
+    align_steps: int = 0
 
 
 FIRST_BIN_WIDTH = 0.125  # [s]; it doubles where a run is longer than all bins

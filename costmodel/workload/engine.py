@@ -35,8 +35,10 @@ class Scheduler:
     """The scheduler of one engine. Null: no limit, and without a budget prompts run in steps of their own.
 
     policy: order of waiting requests; overlapped: the host prepares the next step while one runs; preemption: what
-    becomes of the cache of a request that loses its place; mixed: prompts run in steps that decode as well; look_steps:
-    that only decode between two looks for new requests.
+    becomes of the cache of a request that loses its place, `none`: it starts when there are blocks for all its tokens;
+    mixed: prompts run in steps that decode as well; look_steps: that only decode between two looks for new requests;
+    whole_prompts: those that fit into a step are not cut; align_steps: that prompts wait at most until every rank that
+    shares experts has one, 0: not at all.
     """
 
     max_num_seqs: Count | None = None
@@ -47,6 +49,8 @@ class Scheduler:
     graph_limit: Count | None = None
     mixed: bool = True
     look_steps: Count = 1.0
+    whole_prompts: bool = False
+    align_steps: Count = 0.0
 
     @property
     def mixes(self) -> bool:

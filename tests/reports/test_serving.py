@@ -13,7 +13,8 @@ from reports import cache_hits, serving, serving_pools
 
 ROW = {
     "row_id": "one", "gpu": "gb200", "model": "gptoss", "precision": "fp4", "framework": "dynamo-trt", "version": "",
-    "disagg": "1", "mtp": "none", "isl_mean": "900", "osl_mean": "450", "concurrency": "24",
+    "disagg": "1", "mtp": "none", "isl": "1024", "osl": "512", "isl_mean": "900", "osl_mean": "450",
+    "concurrency": "24",
     "n_gpus_prefill": "2", "prefill_workers": "2", "prefill_dpa": "0", "prefill_ep": "1",
     "n_gpus_decode": "4", "decode_workers": "2", "decode_dpa": "0", "decode_ep": "1",
 }  # fmt: skip
@@ -56,6 +57,10 @@ def test_what_a_row_leaves_open_is_as_the_engine_recommends() -> None:
     assert run(gpu="h200")["memory"] == {"utilization": 0.82}
     assert run(framework="trt", version="1.3.0rc14")["precision"]["kv_cache"] == "fp8"
     assert "scheduler" not in run(gpu="mi300x")
+    nvidia = {"framework": "trt", "version": "1.1.0", "concurrency": "64"}
+    assert run(**nvidia)["scheduler"] == {"max_num_seqs": 512, "token_budget": 1152}
+    assert run(**nvidia, isl="8192", n_gpus="4")["memory"] == {"utilization": 0.75}
+    assert run(**nvidia, decode_dpa="1")["scheduler"]["align_steps"] == 60
 
 
 def test_versions_of_tensorrt_llm_have_files_of_their_own() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from costmodel.analytic.queueing import (
     Spread,
+    aligned_wait,
     batch_deviation,
     busy_share,
     others_share,
@@ -43,6 +44,22 @@ def test_a_long_step_gathers_the_prompts_of_all_ranks() -> None:
         any_steps += own == 0 and others > 0
         step = 0.5 if own + others else 0.03
     assert others_share(0.25, (0.5, 0.03), 1.0, 8.0, 1.0) == pytest.approx(any_steps / none_own, rel=0.03)
+
+
+def test_prompts_of_all_ranks_wait_for_the_last_of_them() -> None:
+    assert aligned_wait(1e-9, 8.0, 60.0) == pytest.approx((30.0, 60.0))  # nobody else comes in time
+    assert aligned_wait(0.1, 1.0, 60.0)[0] == pytest.approx(0.0)  # there is no other
+    harmonic = sum(1 / each for each in range(1, 5))
+    assert aligned_wait(2.0, 4.0, 1e6)[1] == pytest.approx(harmonic / 2.0, rel=1e-6)  # the longest of four gaps
+
+    draw, waited, prompts, steps, rounds = np.random.default_rng(0), 0.0, 0, 0.0, 20_000
+    for first in draw.exponential(1 / 0.05, (rounds, 3)):
+        start = min(first.max(), 40.0)
+        early = first[first < start]
+        more = draw.poisson(0.05 * (start - early))  # come later, and wait half as long as the first one
+        waited, prompts, steps = waited + np.sum((start - early) * (1 + more / 2)), prompts + more.sum(), steps + start
+        prompts += len(early) + (start < 40.0)
+    assert aligned_wait(0.05, 3.0, 40.0) == pytest.approx((waited / prompts, steps / rounds), rel=0.02)
 
 
 def test_prompts_wait_for_one_another_as_in_one_queue() -> None:

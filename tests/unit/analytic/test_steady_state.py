@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.analytic.steady_state import Arrival, Demand, SteadyState, chunked, separate
+from costmodel.analytic.steady_state import Arrival, Demand, SteadyState, budgeted, chunked, separate
 
 COUNTS = st.integers(1, 3000).map(float)
 SECONDS = st.sampled_from([1e-3, 0.02, 0.5])
@@ -192,3 +192,13 @@ def test_steps_among_ranks_wait_for_the_prompts_of_others(
         assert behind[-1] == pytest.approx(longest, abs=1e-6 * longest + 1e-12) or state.prompt_steps < 1e-6
         share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
         assert behind[1] == pytest.approx(share * longest)
+
+
+def test_whole_prompts_fill_no_step_to_the_last_token() -> None:
+    demand, looks = Demand(900.0, 100.0), Arrival(1.0, 9.5, 20.0)
+    cut, whole = (budgeted(64.0, demand, 1850.0, 1.0, looks, whole=each) for each in (False, True))
+    assert cut.prompts * cut.prompt_tokens > 1.5 * 900
+    assert whole.prompts * whole.prompt_tokens == 900  # two of them and those that decode are more than 1,850 tokens
+    assert whole.prompt_steps > cut.prompt_steps
+    long = [budgeted(64.0, Demand(3000.0, 100.0), 2000.0, whole=each) for each in (False, True)]
+    assert long[0].prompt_tokens == long[1].prompt_tokens  # what fits into no step is cut

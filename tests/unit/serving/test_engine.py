@@ -459,3 +459,25 @@ def test_equal_engines_that_share_experts_take_as_long_as_one():
     alone = together(stream([0.0], [(30, 9)]), fleet(1), policy)
     locked = together(stream([0.0, 0.0], [(30, 9)] * 2), fleet(2, lockstep=2), policy, ROUND_ROBIN)
     assert (locked.progress.time[:, FINISH] == alone.progress.time[0, FINISH]).all()
+
+
+@pytest.mark.parametrize(("lengths", "steps"), [((4, 60), 6), ((4, 2), 1)])
+def test_engines_that_align_prompts_wait_for_each_other(lengths, steps):
+    """The second prompt of one engine waits while the other decodes, and has none to start, but not for ever."""
+    policy = POLICY._replace(overlapped=False, align_steps=6)
+    requests = stream([0.0, 0.0, 1.5], [(4, 60), lengths, (4, 2)])
+    progress = together(requests, fleet(2, lockstep=2), policy, ROUND_ROBIN).progress
+    decoded = np.round((progress.time[2, SCHEDULED] - progress.time[0, FIRST]) / 1.02, 0)
+    assert progress.count[2, REPLICA] == 0
+    assert decoded == pytest.approx(steps - 1, abs=1)
+    free = together(requests, fleet(2, lockstep=2), POLICY._replace(overlapped=False), ROUND_ROBIN).progress
+    assert free.time[2, FIRST] <= progress.time[2, FIRST]
+
+
+def test_whole_prompts_wait_for_a_step_that_holds_them():
+    requests = stream([0.0, 0.0], [(40, 3), (40, 3)])
+    cut, whole = (serve(requests, POLICY._replace(whole_prompts=each)) for each in (False, True))
+    assert cut[2].count[0, STEPS] == whole[2].count[0, STEPS]
+    assert cut[1].time[1, SCHEDULED] == cut[1].time[0, SCHEDULED]
+    assert whole[1].time[1, SCHEDULED] > whole[1].time[0, SCHEDULED]
+    assert np.isfinite(serve(stream([0.0], [(100, 3)]), POLICY._replace(whole_prompts=True))[1].time[0, FINISH])
