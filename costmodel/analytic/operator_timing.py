@@ -58,19 +58,20 @@ class OperatorTimer:
     calibration: Calibration
     processors: Count
     is_training: bool = False
-    _by_identity: dict[int, TimedOperator] = field(default_factory=dict)
+    _by_identity: dict[int, tuple[Operator, TimedOperator]] = field(default_factory=dict)
     _by_size: dict[Hashable, tuple[Time, FamilyFit, Seconds]] = field(default_factory=dict)
     _uniform: bool | None = None
 
     def time_operator(self, operator: Operator) -> TimedOperator:
-        """Return the operator with its time."""
+        """Return the operator, as the kernels run it that price it, with its time."""
         known = self._by_identity.get(id(operator))
         if known is None:
-            time, fit, least = self._time(operator)
+            run = self.calibration.as_run(operator)
+            time, fit, least = self._time(run)
             gemm = operator.overlapped_gemm if isinstance(operator, Collective) else None
             overlapped = None if gemm is None else self.time_operator(gemm)
-            known = self._by_identity[id(operator)] = TimedOperator(operator, time, fit, overlapped, least)
-        return known
+            known = self._by_identity[id(operator)] = operator, TimedOperator(run, time, fit, overlapped, least)
+        return known[1]
 
     def _time(self, operator: Operator) -> tuple[Time, FamilyFit, Seconds]:
         """Return an operator's time, the fit that it comes from, and the least time that the device allows."""

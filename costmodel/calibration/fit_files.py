@@ -13,7 +13,7 @@ import numpy as np
 
 from costmodel.calibration.expected_error import StepErrors, cycle_rate, distance, is_of_one_maker, relation
 from costmodel.calibration.residual_files import read_residuals
-from costmodel.calibration.substitutes import COLLECTIVE, SEND_RECV
+from costmodel.calibration.substitutes import COLLECTIVE, COMPANION, EXPERTS, IN_PLACE, SEND_RECV
 from costmodel.cost.calibration import FamilyFit, Form, UnseenGroups
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.gemm import GemmForm
@@ -68,9 +68,15 @@ class DeviceFits:
             return None
         basis = self.file.basis if self.device == device else "transferred"
         source = f"{CALIBRATIONS}/{self.file.name}"
-        found = family_fit(family, basis, self.residuals.get(key))
+        found = replace(family_fit(family, basis, self.residuals.get(key)), source=source)
         single_shapes = family.accuracy is None or family.accuracy.held_out == SINGLE_SHAPES
-        return replace(found, source=source, unseen=unseen_groups(self.unseen, key, is_shape_wise=single_shapes))
+        if key.partition("/")[0] in EXPERTS and COMPANION in self.file.families:
+            beside = replace(family_fit(self.file.families[COMPANION], basis), source=source)
+            found = replace(found, companions={COMPANION: beside})
+        return replace(
+            found, in_place=self.file.library in IN_PLACE,
+            unseen=unseen_groups(self.unseen, key, is_shape_wise=single_shapes),
+        )  # fmt: skip
 
 
 class FitStore:

@@ -145,7 +145,7 @@ class FitSearch:
         best = next((each for each in equal if each.device == self._device), equal[0])
         assert best.fit is not None
         steps = self.steps(key, named, best)
-        return replace(best, fit=replace(best.fit, spread=best.fit.spread.widened(steps))) if steps else best
+        return replace(best, fit=best.fit.widened(steps)) if steps else best
 
     def _nearest(self, candidates: Sequence[Candidate], named: Sequence[str]) -> list[Candidate]:
         """Return candidates without the named kernels on farther devices than the nearest that has them.

@@ -13,6 +13,9 @@ COLLECTIVE, SEND_RECV = "collective", "send_recv"
 GRADIENTS = {"attention_backward": "attention_prefill", "mla_backward": "mla_prefill"}
 # A GEMM that expands narrow weights reads them as they are stored and multiplies as the plain one does.
 EXPANDING = {gemm_family(family, weight_only=True): family for family in GEMM_FAMILIES}
+EXPERTS = ("grouped_gemm", gemm_family("grouped_gemm", weight_only=True))
+COMPANION = f"{ELEMENTWISE}/permute"  # what runs in the rows of layers of experts and is fitted with their products
+IN_PLACE = ("triton", "marlin")  # libraries whose experts read tokens where they are, a row for every copy
 # Family -> the one whose kernels substitute for it; a batched GEMM is a GEMM of several groups.
 # Attention whose queries select their keys reads a latent cache as the dense kernels do, of fewer keys.
 _LATENT = {"sparse_mla_decode": "mla_decode", "compressed_attention_decode": "mla_decode"}

@@ -104,6 +104,8 @@ class FamilyFit:
     rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
     agreement: how the error of joined fits follows from how far they are apart; None: the leading fit's is taken.
     is_lent: of another die or balance, so that rivals join it at any shape.
+    companions: fits of streams in the same rows, made together with this one, by `family/variant`.
+    in_place: its kernels leave rows where they are.
     """
 
     compute_efficiency: Quantity = 1.0
@@ -126,6 +128,8 @@ class FamilyFit:
     rivals: Callable[[], Sequence[FamilyFit]] | None = None
     agreement: Agreement | None = None
     is_lent: bool = False
+    companions: Mapping[str, FamilyFit] = field(default_factory=dict)
+    in_place: bool = False
 
     def at(self, operator: Operator) -> FamilyFit:
         """Return the fit at the shape of an operator: this one, joined by its rivals outside the measured sizes.
@@ -162,6 +166,11 @@ class FamilyFit:
         if self.form is None or self.domain is None or self.unseen is None:
             return 0.0
         return self.unseen.beyond * self.domain.beyond(_features(self.form, operator))
+
+    def widened(self, error: float) -> FamilyFit:
+        """Return the fit with a further, independent error, its companions as well."""
+        companions = {key: each.widened(error) for key, each in self.companions.items()}
+        return replace(self, spread=self.spread.widened(error), companions=companions)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -446,6 +455,26 @@ class Calibration:
         return self.families.get(name, ROOFLINE)
 
     def fit(self, operator: Operator) -> FamilyFit:
-        """Return the fit of an operator at its shape: of its variant, else of its family, else the bare roofline."""
-        fit = self.families.get(f"{operator.family}/{operator.variant}")
+        """Return the fit of an operator at its shape: of its variant, else of its family, else the bare roofline.
+
+        Of a stream around products it is the one that was made together with that of the products, if any.
+        """
+        key = f"{operator.family}/{operator.variant}"
+        fit = None if (product := self._product(operator)) is None else product.companions.get(key)
+        if fit is None:
+            fit = self.families.get(key)
         return (self.family(operator.family) if fit is None else fit).at(operator)
+
+    def as_run(self, operator: Operator) -> Operator:
+        """Return an operator as the kernels run it that price it: streams of experts copy rows, or leave them."""
+        if not isinstance(operator, Elementwise) or operator.in_place is None:
+            return operator
+        product = self._product(operator)
+        return replace(operator, in_place=None) if product is None or not product.in_place else operator.in_place
+
+    def _product(self, operator: Operator) -> FamilyFit | None:
+        """Return the fit of the products that a stream belongs to."""
+        if not isinstance(operator, Elementwise) or not operator.product:
+            return None
+        fit = self.families.get(operator.product)
+        return self.family(operator.product.partition("/")[0]) if fit is None else fit

@@ -10,6 +10,7 @@ from costmodel.measurements.expert_load import expected_routing
 from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Array, Quantity, minimum
 from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.fused_experts import FusedExperts
 from costmodel.workload.operators import Elementwise, Gemm, Operator, gemm_family
 
 _DRAWN = ("contiguous", "masked")  # layers of DeepGEMM's benchmark
@@ -114,7 +115,6 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
     in_place = any(name in batch.says for name in _IN_PLACE)
     if batch.includes:
         in_place = any(name in batch.text("kernel") for name in _IN_PLACE_KERNELS)
-    copies = tokens * batch.number("topk") if in_place else rows
 
     def one(name: str, n: Array, k: Array) -> Gemm:
         product = Gemm(
@@ -126,20 +126,18 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
         )  # fmt: skip
         return replace(product, tuned=batch.tuned_tiles.of(held, inter, product.variant))
 
-    def stream(name: str, size: Array, kind: str) -> Elementwise:
-        return Elementwise(name, size, kind=kind, rows=copies)
-
     up, down = one("expert up", inputs * inter, hidden), one("expert down", hidden, inter)
-    zeros = (copies - rows) * (inputs * inter + hidden) * _WIDE
+    fused = FusedExperts(
+        f"{up.family}/{up.variant}", tokens=tokens, rows=rows, top_k=batch.number("topk"), hidden=hidden, width=inter,
+        inputs=inputs, wide=_WIDE, narrow=_WIDE if is_bare else kind.left,
+    )  # fmt: skip
+    first, activation, last = fused.streams(in_place=in_place)
     if is_bare:
-        return [up, down, stream("expert permute", zeros + tokens * hidden * 2 * _WIDE, "permute")]
-    moved = (tokens if in_place else rows) * hidden * (_WIDE + kind.left)
-    before = [stream("expert permute", zeros + moved, "permute")]
-    activation = stream("expert activation", copies * inter * (inputs * _WIDE + kind.left), "activation")
-    after = [stream("expert sum", (copies + tokens) * hidden * _WIDE, "permute")]
+        return [up, down, first]
     if batch.includes:  # experts between DeepEP's exchanges get their rows sorted and pass them on as they are
-        before, after = before if "permute" in batch.includes else [], after if "combine" in batch.includes else []
-    return [*before, up, activation, down, *after]
+        before, after = [first] if "permute" in batch.includes else [], [last] if "combine" in batch.includes else []
+        return [*before, up, activation, down, *after]
+    return [first, up, activation, down, last]
 
 
 def _out(batch: RowGroup) -> float:

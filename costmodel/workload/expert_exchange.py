@@ -34,6 +34,16 @@ def travelling_element(context: Context) -> Bytes:
     return context.gemm_element if cast_before else context.residual
 
 
+def gathered_tokens(context: Context) -> Count:
+    """Return the tokens that reach every rank where ranks gather them: D*T, as of `exchange_messages`."""
+    return _gathered_groups(context) * context.tokens
+
+
+def _gathered_groups(context: Context) -> Count:
+    """Return the groups of ranks that have tokens of their own, of those that share experts."""
+    return maximum(context.parallel.ep * context.parallel.etp / context.parallel.tp, 1.0)
+
+
 def exchange_messages(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[Messages, Messages]:
     """Return what carries tokens to the experts and results back, each forward and backward.
 
@@ -48,8 +58,7 @@ def exchange_messages(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[
     hidden, parallel = context.architecture.hidden, context.parallel
     narrow, wide = travelling_element(context), context.residual
     if context.phase != "training" and context.communication.exchange == "gather":
-        groups = maximum(parallel.ep * parallel.etp / parallel.tp, 1.0)
-        tokens, ranks = groups * context.tokens * hidden, Group(groups, parallel.tp)
+        tokens, ranks = gathered_tokens(context) * hidden, Group(_gathered_groups(context), parallel.tp)
         gather = Collective("dispatch", "all_gather", tokens * narrow, ranks)
         return ([gather], []), ([Collective("combine", "reduce_scatter", tokens * wide, ranks)], [])
     dispatch, combine, combine_gradient, dispatch_gradient = _expert_all_to_alls(context, ffn, load)

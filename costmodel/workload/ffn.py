@@ -12,13 +12,23 @@ from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.expert_exchange import (
     Messages,
     exchange_messages,
+    gathered_tokens,
     own_rows,
     pool_messages,
     slice_collectives,
     travelling_element,
 )
 from costmodel.workload.expert_load import ExpertLoad, expert_load, routed_tokens, served_tokens
-from costmodel.workload.linear import ExpertGroups, Linear, add_linear, add_norm, add_transposition, batched_gemm
+from costmodel.workload.fused_experts import FusedExperts
+from costmodel.workload.linear import (
+    ExpertGroups,
+    Linear,
+    add_linear,
+    add_norm,
+    add_transposition,
+    batched_gemm,
+    forward_product,
+)
 from costmodel.workload.operators import (
     Elementwise,
     HostTransfer,
@@ -113,16 +123,21 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: 
     _add_router(builder, context, "router", choices, bias=choices if ffn.router_bias else 0.0)
     if ffn.router_extra is not None:
         _add_score_smoothing(builder, context, ffn)
-    routed = context.part("experts")
+    routed, is_fused = context.part("experts"), _is_fused(context)
     has_shared = not (is_single(ffn.shared) and ffn.shared == 0)
-    if routed.casts_inputs and owns_input and (has_shared or not context.expert_program.unfused):
+    if is_fused:
+        has_shared = has_shared and not _routes_shared_expert(context, ffn)
+    if routed.casts_inputs and owns_input and (has_shared or not (context.expert_program.unfused or is_fused)):
         # One cast serves the dispatched tokens and the shared expert.
         size = tokens * hidden * (routed.residual + routed.gemm_element)
         builder.step("norm", [Elementwise("expert input cast", size, kind="cast", rows=tokens)])
     _add_experts(builder, context, ffn, owns_input=owns_input)
-    size = 4 * tokens * hidden * context.residual
-    forward = Elementwise("expert sum", size, kind="permute")
-    builder.step("combine", [forward], [Elementwise("expert sum gradient", size)])
+    size = tokens * hidden * context.residual
+    if not is_fused:
+        forward = Elementwise("expert sum", 4 * size, kind="permute")
+        builder.step("combine", [forward], [Elementwise("expert sum gradient", 4 * size)])
+    elif has_shared or not (is_single(ffn.zero) and ffn.zero == 0):
+        builder.step("combine", [Elementwise("shared expert sum", 3 * size, kind="add", rows=tokens)])
 
 
 def _add_router(builder: WorkBuilder, context: Context, name: str, outputs: Count, bias: Count = 0.0) -> None:
@@ -243,7 +258,38 @@ def _add_routed_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> 
     load = expert_load(context, ffn)
     if _routes_shared_expert(context, ffn):
         ffn, load = _with_shared_expert(context, ffn, load)
-    _add_expert_kernels(builder, context, ffn, load, exchange_messages(context, ffn, load))
+    add = _add_fused_experts if _is_fused(context) else _add_expert_kernels
+    add(builder, context, ffn, load, exchange_messages(context, ffn, load))
+
+
+def _is_fused(context: Context) -> bool:
+    """Tell whether routed experts are an inference engine's fused layer: where its ranks gather tokens."""
+    gathers = context.phase != "training" and context.communication.exchange == "gather"
+    elsewhere = context.parallel.expert_pool is not None or context.offload.hosts_experts
+    return gathers and not elsewhere and not context.framework.unfused_elementwise
+
+
+def _add_fused_experts(
+    builder: WorkBuilder, context: Context, ffn: MoeFfn, load: ExpertLoad, messages: tuple[Messages, Messages]
+) -> None:
+    """Add a fused layer of a rank's experts: two GEMMs, and what it was measured with (`FusedExperts`)."""
+    (first, last), rows = messages, own_rows(context, load)
+    up, down = _expert_gemms(context, ffn, load)
+    product, narrow = forward_product(context, up), travelling_element(context)
+    gather, scatter = slice_collectives(context, rows * context.architecture.hidden, narrow, context.residual)
+    fused = FusedExperts(
+        f"{product.family}/{product.variant}", tokens=gathered_tokens(context), rows=rows, top_k=ffn.top_k,
+        hidden=context.architecture.hidden, width=ffn.intermediate / context.parallel.etp,
+        inputs=2.0 if ffn.gated else 1.0, wide=context.residual, narrow=narrow,
+    )  # fmt: skip
+    permute, activation, total = fused.either()
+    builder.step("dispatch", [*first[0], *gather[:1]])
+    builder.step("permute", [permute])
+    add_linear(builder, context, up)
+    builder.step("activation", [activation])
+    add_linear(builder, context, replace(down, cast_input=False))
+    builder.step("permute", [total])
+    builder.step("combine", [*scatter[:1], *last[0]])
 
 
 def _add_expert_kernels(

@@ -241,6 +241,11 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     local.add_parameters(builder)
 
 
+def forward_product(context: Context, linear: Linear) -> Operator:
+    """Return y = x W as this rank computes it."""
+    return _LocalLinear(context, linear).forward()
+
+
 class _LocalLinear:
     """A linear layer as one rank computes it.
 

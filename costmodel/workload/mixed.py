@@ -121,6 +121,7 @@ def _add(operator: _OperatorT, other: Any) -> _OperatorT:
             traffic=operator.traffic + other.traffic,
             rows=operator.rows + other.rows,
             calls=maximum(operator.calls, other.calls),
+            in_place=None if operator.in_place is None else _add(operator.in_place, other.in_place),
         )
     if isinstance(operator, Collective):
         return replace(operator, size=operator.size + other.size)

@@ -194,6 +194,8 @@ class Elementwise:
     kind: what it computes, where kernels are fitted by that.
     rows: rows of the tensor, one thread block each (0: not stated).
     work: FLOP counted as model work, such as those of a depth-wise convolution.
+    product: `family/variant` of the GEMMs that it belongs to, whose kernels it was measured with (empty: none).
+    in_place: the same of kernels that leave rows where they are (null: no other).
     """
 
     name: str
@@ -203,6 +205,8 @@ class Elementwise:
     kind: str = ""
     rows: Count = 0.0
     work: Flop = 0.0
+    product: str = ""
+    in_place: Elementwise | None = None
 
     @property
     def variant(self) -> str:

@@ -1,4 +1,4 @@
-"""`predict` and `simulate` time the same operator, shape, device and framework alike."""
+"""`predict` and `simulate` time the same operator, shape, device and framework alike, and count the same kernels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from costmodel.calibration.row_prediction import predict_mapped
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_all
 from costmodel.measurements.tables import read_tables
-from costmodel.workload.operators import Gemm
+from costmodel.workload.operators import Elementwise, Gemm
 
 WORKLOAD = """schema: costmodel/workload@1
 model: models/mixtral-8x7b
@@ -45,3 +45,51 @@ def test_matrix_products_and_experts_take_the_same_time(tmp_path: Path) -> None:
     found = predict_mapped(table, *map_all(table, Catalogue()))
     assert {timed.operator.family for timed in products} == {"gemm", "grouped_gemm"}
     assert found.seconds.tolist() == pytest.approx([float(timed.time.seconds) for timed in products], rel=1e-9)
+
+
+LAYER = """schema: costmodel/workload@1
+model: models/mixtral-8x7b
+scenarios:
+  one: {phase: prefill, cluster: nodes/CLUSTER, parallel: {tp: 2, ep: EP, dp: DP}, framework: FRAMEWORK,
+        precision: bf16, routing: {load: balanced}, input_tokens: 512, tokens_per_device: 512}
+"""
+ROW = (
+    "device,op,num_experts,topk,ep_size,tp_size,num_tokens,hidden,inter,distribution,dtype_in,framework,kernel,time_us"
+)
+
+
+@pytest.mark.parametrize(
+    ("node", "device", "framework", "kernel", "source"),
+    [
+        ("hgx-h800", "H800_SXM", "vllm", "vllm_fused_moe", "calibrations/h800-sxm/triton-vllm"),
+        ("dgx-h100", "H100_SXM", "trt-llm", "moe_torch_flow_cutlass", "calibrations/h100-sxm/trtllm-moe"),
+    ],
+)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_fused_layer_of_experts_is_what_its_measured_rows_hold(
+    tmp_path: Path, node: str, device: str, framework: str, kernel: str, source: str, ranks: int
+) -> None:
+    text = LAYER
+    for name, value in (("CLUSTER", node), ("FRAMEWORK", framework), ("EP", ranks), ("DP", ranks)):
+        text = text.replace(name, str(value))
+    (tmp_path / "one.yaml").write_text(text)
+    workload = costmodel.load(tmp_path / "one.yaml")
+    scenario = workload.scenario("one")
+    timed = evaluate(scenario, workload.calibration(scenario)).operators()
+    streams = {
+        each.operator.name: each for each in timed if isinstance(each.operator, Elementwise) and each.operator.product
+    }  # fmt: skip
+    tokens = 512 * ranks * 2 // ranks
+    row = f"{device},moe_layer,8,2,{ranks},{2 // ranks},{tokens},4096,14336,balanced,bf16,{framework},{kernel},"
+    (tmp_path / "table.csv").write_text(f"{ROW}\n{row}\n")
+    ((part,), _) = map_all(read_tables(tmp_path / "table.csv", timed=False), Catalogue())
+    measured = {each.name: each for each in part.operators if isinstance(each, Elementwise)}
+    assert streams.keys() == measured.keys() == {"expert permute", "expert activation", "expert sum"}
+    for name, each in streams.items():
+        operator = each.operator
+        assert isinstance(operator, Elementwise)
+        assert (operator.traffic, operator.rows) == (
+            pytest.approx(measured[name].traffic[0]), pytest.approx(measured[name].rows[0])
+        )  # fmt: skip
+        assert operator.product == measured[name].product == "grouped_gemm/bf16"
+    assert {streams[name].fit.source for name in ("expert permute", "expert sum")} == {source}
