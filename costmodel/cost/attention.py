@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from costmodel.cost.machine import Machine
@@ -162,6 +162,28 @@ class UnsplitKernel:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class WidenedCache:
+    """A copy of the cache in the format of the queries, which a library without kernels for narrow ones reads instead.
+
+    SGLang with FlashAttention-3 and latent attention: sgl-project/sglang, issue 35291.
+    """
+
+    factor: float = constant("bytes of an element of the copy, over those of the cache", "1")
+    rate: float = fitted("1", 0.3, 0.02, 1.0, "of the HBM bandwidth, while the cache is copied")
+
+    def time(self, cache: Bytes, machine: Machine) -> Seconds:
+        """Return the time of reading `cache` bytes and writing them wider [s]."""
+        return (1.0 + self.factor) * cache / (self.rate * machine.hbm_bandwidth)
+
+    def read(self, attention: AttentionKernel, cache: Bytes) -> AttentionKernel:
+        """Return the kernel that reads the copy."""
+        more = (self.factor - 1.0) * cache
+        return replace(
+            attention, traffic=attention.traffic + more, kv_token_bytes=self.factor * attention.kv_token_bytes
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class DecodeForm:
     """Attention kernels that read a cache for a few queries, with the keys split over processors.
 
@@ -180,8 +202,10 @@ class DecodeForm:
 
     SECTION: ClassVar[str] = "19.2"
     EQUATION: ClassVar[str] = """
-        t               = fixed_time + busy_time
+        t               = fixed_time + widening_time + busy_time
         fixed_time      = launch + gqa_gather + gqa_regroup + head_dim_pad            the copies that the shape needs
+        widening_time   = (1 + widening_factor) * cache / (widening_rate * hbm_bandwidth)
+                          of a copy that the kernel reads in place of the cache, where the form states it; else zero
         busy_time       = full_waves * wave_time + last_wave_time + combine_time
         wave_time       = ((occupancy * (1 + tpc_contention) * cta_time)^p + (occupancy*processors*share_time)^p)^(1/p)
         last_wave_time  = ((ceil(last_ctas/processors) * contention * cta_time)^p + (last_ctas * share_time)^p)^(1/p)
@@ -221,6 +245,7 @@ class DecodeForm:
     kv_tile_elements: int = constant("elements of keys and values in a tile", "count")
     occupancy: Count = constant("CTAs that a processor holds", "count")
     unsplit: UnsplitKernel | None = mechanism(UnsplitKernel, "unsplit_")
+    widening: WidenedCache | None = mechanism(WidenedCache, "widening_")
     kv_tile: int = 0
     split_load_rate: float = 0.0
     epilogue_per_q_dim: Quantity = 0.0
@@ -228,10 +253,21 @@ class DecodeForm:
     def time(self, attention: AttentionKernel, machine: Machine) -> Time:
         """Return the kernel's time."""
         terms = self.terms(attention, machine)
-        return busy_kernel(terms["fixed_time"], terms["busy_time"], terms["hbm_time"], self.overlap_p)
+        fixed, copied = terms["fixed_time"], terms.get("widening_time")
+        if copied is None:
+            return busy_kernel(fixed, terms["busy_time"], terms["hbm_time"], self.overlap_p)
+        return busy_kernel(fixed, copied + terms["busy_time"], copied + terms["hbm_time"], self.overlap_p)
 
     def terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
         """Return the terms of the equation."""
+        if self.widening is not None:
+            cache = attention.sequences * attention.kv_heads * attention.kv_len * attention.kv_token_bytes
+            copied = {"widening_time": self.widening.time(cache, machine)}
+            return copied | self._kernel_terms(self.widening.read(attention, cache), machine)
+        return self._kernel_terms(attention, machine)
+
+    def _kernel_terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
+        """Return the terms of the attention kernel itself."""
         miss = l2_miss_bytes(attention.traffic, machine, self.warm_l2_share)
         hbm_time = miss / (self.hbm_efficiency * machine.hbm_bandwidth)
         cta = self._cta_terms(attention, machine)

@@ -12,7 +12,7 @@ from builders import DEVICE, FRAMEWORK, with_level
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.cost.attention import NO_COPIES, DecodeForm, PrefillForm, QueryCopies, UnsplitKernel
+from costmodel.cost.attention import NO_COPIES, DecodeForm, PrefillForm, QueryCopies, UnsplitKernel, WidenedCache
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.mixed_attention import VarlenForm
@@ -476,6 +476,21 @@ def test_keys_in_one_piece_may_have_a_kernel_of_their_own() -> None:
     plain = replace(form, unsplit=None, split_kv_rule="once").terms(shape, machine())
     assert split["splits"] == 2
     assert split["math_cycles"] == plain["math_cycles"]
+
+
+def test_a_cache_that_is_copied_wider_is_read_twice() -> None:
+    """A latent cache of 64 sequences of 4,096 keys, 576 bytes a token: copied at a quarter of 2 TB/s, then read."""
+    narrow = replace(core(64.0, 128.0, 1.0, 4096.0, 1.0), kv_token_bytes=576.0, quantized_kv=True)
+    cache = 64.0 * 4096.0 * 576.0
+    narrow = replace(narrow, traffic=cache + 1e6)
+    wide = replace(narrow, kv_token_bytes=1152.0, traffic=2.0 * cache + 1e6)
+    copying = replace(DECODE, widening=WidenedCache(factor=2.0, rate=0.25))
+    copied = copying.time(narrow, machine(DEVICE))
+    assert float(copied.seconds - DECODE.time(wide, machine(DEVICE)).seconds) == pytest.approx(3.0 * cache / 0.5e12)
+    assert copied.bound == "memory"
+    sizes = np.array([1024.0, 4096.0])
+    grid = replace(narrow, kv_len=sizes, qk_pairs=sizes, traffic=64.0 * sizes * 576.0 + 1e6)
+    assert copying.time(grid, machine(DEVICE)).seconds[1] == pytest.approx(float(copied.seconds), rel=1e-12)
 
 
 def test_each_query_row_of_a_block_ends_with_a_step() -> None:
