@@ -54,6 +54,12 @@ def cycle_rate(device: DeviceFile) -> float:
     return _peak(device) / float(device.clock.tensor_reference) / float(device.processors)
 
 
+def bytes_per_cycle(device: DeviceFile) -> float:
+    """Return what the memory gives a processor in a cycle [B]."""
+    bandwidth = float(device.memory[-1].bandwidth or math.nan)
+    return bandwidth / float(device.clock.tensor_reference) / float(device.processors)
+
+
 def is_of_one_maker(own: DeviceFile, other: DeviceFile) -> bool:
     """Tell whether the libraries of one device run on another: AMD's architectures are CDNA and RDNA."""
     return own.architecture.startswith(_AMD) == other.architecture.startswith(_AMD)

@@ -11,9 +11,17 @@ from typing import TypeVar
 
 import numpy as np
 
-from costmodel.calibration.expected_error import StepErrors, cycle_rate, distance, is_of_one_maker, relation
+from costmodel.calibration.expected_error import (
+    StepErrors,
+    bytes_per_cycle,
+    cycle_rate,
+    distance,
+    is_of_one_maker,
+    relation,
+)
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.calibration.substitutes import COLLECTIVE, COMPANION, EXPERTS, IN_PLACE, SEND_RECV
+from costmodel.cost.attention import DecodeForm
 from costmodel.cost.calibration import FamilyFit, Form, UnseenGroups
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.gemm import GemmForm
@@ -21,6 +29,7 @@ from costmodel.cost.parameter import build, freeze
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.cost.spread import Agreement, Spread
 from costmodel.cost.two_tile_gemm import TwoTileForm
+from costmodel.cost.xqa import XqaForm
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema import build_framework
 from costmodel.schema.assemble import Assembly
@@ -247,15 +256,18 @@ class FitStore:
         files = (None, None) if same else (self._device_file(device), self._device_file(other))
         return relation(*files, same=same)
 
-    def on_die(self, fit: FamilyFit, device: str, lender: str) -> FamilyFit:
-        """Return the fit of another device of the same die as its terms go on this one; any other fit as it is.
+    def on_device(self, fit: FamilyFit, device: str, lender: str) -> FamilyFit:
+        """Return the fit of another device as its terms go on this one.
 
-        The clock of products is that which this device's power allows; small tiles take as many cycles.
+        What a processor loads of a cache grows with the memory's bandwidth. On the same die the clock of products is
+        that which this device's power allows, and small tiles take as many cycles.
         """
-        if device == lender or not isinstance(fit.form, GemmForm | TwoTileForm):
+        own, other = (None, None) if device == lender else (self._device_file(device), self._device_file(lender))
+        if own is None or other is None:
             return fit
-        own, other = self._device_file(device), self._device_file(lender)
-        if own is None or other is None or own.die is None or own.die != other.die:
+        if isinstance(fit.form, DecodeForm | XqaForm):
+            return replace(fit, form=fit.form.on_memory(bytes_per_cycle(own) / bytes_per_cycle(other)))
+        if own.die is None or own.die != other.die or not isinstance(fit.form, GemmForm | TwoTileForm):
             return fit
         unit = next((name for name in own.math if name in ("bf16", "fp16") and name in other.math), None)
         if unit is None:

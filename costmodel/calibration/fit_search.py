@@ -233,7 +233,7 @@ class FitSearch:
         for name in (key, family):
             fit = fits.fit(name, self._device)
             if fit is not None:
-                fit = self._store.on_die(fit, self._device, fits.device)
+                fit = self._store.on_device(fit, self._device, fits.device)
                 return Candidate(source, name, role, fit, device=fits.device, implementation=place[2] or fits.file.name)
         return Candidate(source, key, role, passed_over=f"has no fit of {key}")
 

@@ -161,6 +161,18 @@ class UnsplitKernel:
     compute_efficiency: float = fitted("1", 0.6, 0.02, 1.3, "of the dense peak where keys are not split")
 
 
+_L2_LOAD = 5120.0 / 108.0  # B/cycle: what A100's L2 gives a processor (NVIDIA A100 whitepaper, 2020: 5,120 B/cycle)
+
+
+def load_on_memory(rate: float, ratio: float) -> float:
+    """Return what a processor loads on another device [B/cycle].
+
+    rate: where it was fitted; ratio: what memory gives a processor in a cycle, over that. A kernel keeps as many bytes
+    on the way as its device's memory needs, so that a rate that was found on a slower memory is a lower bound.
+    """
+    return max(rate, min(rate * ratio, _L2_LOAD))
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class WidenedCache:
     """A copy of the cache in the format of the queries, which a library without kernels for narrow ones reads instead.
@@ -249,6 +261,10 @@ class DecodeForm:
     kv_tile: int = 0
     split_load_rate: float = 0.0
     epilogue_per_q_dim: Quantity = 0.0
+
+    def on_memory(self, ratio: float) -> DecodeForm:
+        """Return the form on another device. ratio: bytes of memory in a processor's cycle, over those at home."""
+        return replace(self, cta_load_rate=load_on_memory(self.cta_load_rate, ratio))
 
     def time(self, attention: AttentionKernel, machine: Machine) -> Time:
         """Return the kernel's time."""

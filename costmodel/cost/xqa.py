@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from costmodel.cost.attention import NO_COPIES, DecodeForm
+from costmodel.cost.attention import NO_COPIES, DecodeForm, load_on_memory
 from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import constant, fitted, like, mechanism, optional, record
 from costmodel.cost.residual import Features
@@ -90,6 +90,15 @@ class XqaForm:
     kv_tile: int = constant("keys that XQA does not split; null: a tile", "count", 0)
     q_multiple: int = constant("queries of a key head come in multiples of this", "count", 0)
     occupancy_elements: int = constant("queries times q + v of XQA's CTAs on one processor; null: any", "count", 0)
+
+    def on_memory(self, ratio: float) -> XqaForm:
+        """Return the form on another device. ratio: bytes of memory in a processor's cycle, over those at home."""
+        mmha = replace(
+            self.mmha,
+            cta_load_rate=load_on_memory(self.mmha.cta_load_rate, ratio),
+            split_load_rate=load_on_memory(self.mmha.split_load_rate, ratio),
+        )
+        return replace(self, cta_load_rate=load_on_memory(self.cta_load_rate, ratio), mmha=mmha)
 
     def time(self, attention: AttentionKernel, machine: Machine) -> Time:
         """Return the time of the kernel that runs."""

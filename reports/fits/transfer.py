@@ -59,7 +59,9 @@ class _Forced(Mapping[str, FamilyFit]):
     def _own(self) -> dict[str, FamilyFit]:
         found = {key: self.fits.fit(key, self.device) for key in self.fits.file.families}
         return {
-            key: self.store.on_die(fit, self.device, self.fits.device) for key, fit in found.items() if fit is not None
+            key: self.store.on_device(fit, self.device, self.fits.device)
+            for key, fit in found.items()
+            if fit is not None
         }
 
     def __getitem__(self, key: str) -> FamilyFit:

@@ -10,6 +10,7 @@ from costmodel.calibration.fit_files import FitStore, framework_of, read
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.calibration.fit_search import FitSearch
 from costmodel.calibration.fit_selection import Chooser, Kernel
+from costmodel.cost.attention import load_on_memory
 from costmodel.cost.calibration import JoinedFit
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.files import load_device
@@ -53,6 +54,23 @@ def test_a_device_has_a_share_of_the_rate_of_its_die_and_what_kernels_share_reac
     lost = 1.0 / shared.fit.form.compute_efficiency - 1.0
     if name != "mi300x":  # whose whole runs change it
         assert lost == pytest.approx(rate * (1.0 / stated - 1.0), rel=0.01)
+
+
+def test_a_processor_loads_more_where_its_memory_is_faster_and_no_less_elsewhere() -> None:
+    store = FitStore(Library(()))
+    fits = store.device_fits("h100-sxm", "trtllm")
+    assert fits is not None
+    at_home, on_b200, on_a100 = (
+        store.on_device(fits.fit("mla_decode/bf16_kvquant", name), name, "h100-sxm").form.cta_load_rate
+        for name in ("h100-sxm", "b200-sxm", "a100-sxm-80gb")
+    )
+    assert at_home == on_a100 < on_b200 < 2.1 * at_home  # 2.0 times the bytes of a processor and cycle
+    assert load_on_memory(40.0, 2.0) == pytest.approx(5120.0 / 108.0)  # at most what L2 gives
+    assert load_on_memory(100.0, 2.0) == 100.0
+    two = store.device_fits("h100-sxm", "trtllm").fit("attention_decode/bf16", "b200-sxm")
+    moved = store.on_device(two, "b200-sxm", "h100-sxm").form
+    assert moved.mmha.split_load_rate == pytest.approx(2.0 * two.form.mmha.split_load_rate, rel=0.05)
+    assert moved.mmha.cta_load_rate > two.form.mmha.cta_load_rate
 
 
 def test_a_fit_of_the_die_with_another_balance_is_joined_at_any_shape() -> None:
