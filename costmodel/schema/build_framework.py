@@ -36,6 +36,7 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
         engine=None if file.engine is None else _engine(file.engine),
         uneven_contexts=optional(scenario.UnevenContexts, file.uneven_contexts),
         options=dict(file.training.options),
+        not_on=tuple(file.not_on),
         fused_norms=_fused_norms(file.fused_norms, device),
         routed_shared_expert=device is not None and device.architecture in file.routed_shared_expert,
         **_eager_prompts(file.eager_prompts, device),

@@ -338,6 +338,9 @@ class FrameworkFile(Strict):
         description="weights with one scale a block are split between ranks at blocks only; a layout that cuts through "
         "one is refused",
     )
+    not_on: list[str] = Field(
+        default=[], description="beginnings of the names of architectures that it does not run on, such as `cdna`"
+    )
     eager_prompts: EagerPromptsFile | None = Field(
         default=None, description="passes with prompts that the host limits; null: none"
     )

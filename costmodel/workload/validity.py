@@ -31,6 +31,13 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     if isinstance(plan, Disaggregated):
         yield from _pool_rules(scenario, plan)
         return
+    device, framework = scenario.cluster.device, scenario.framework
+    yield Rule(
+        "framework",
+        not device.architecture.startswith(framework.not_on),
+        f"{framework.name} does not run on {device.name} ({device.architecture})",
+        "name another framework, such as vllm or sglang",
+    )
     yield from _model_rules(scenario)
     yield from _routing_rules(scenario)
     stage_ranks = parallel.tp * parallel.cp * parallel.dp

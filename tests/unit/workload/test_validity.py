@@ -95,6 +95,13 @@ def test_blocks_with_one_scale_are_not_cut_where_the_framework_says_so() -> None
     assert broken(replace(whole, framework=replace(whole.framework, whole_blocks=True))) == set()
 
 
+def test_a_framework_is_refused_on_an_architecture_that_it_does_not_run_on() -> None:
+    chosen = scenario(DECODE, MOE_MODEL, Parallelism())
+    architecture = chosen.cluster.device.architecture
+    for beginning, told in {architecture: {"framework"}, architecture[:2]: {"framework"}, "cdna": set()}.items():
+        assert broken(replace(chosen, framework=replace(chosen.framework, not_on=(beginning,)))) == told
+
+
 def test_a_sound_layout_breaks_nothing() -> None:
     for plan in (STEP, DUALPIPE, PREFILL, DECODE, GENERATE, SERVING, replace(SERVING, speculative=DRAFTS)):
         layout = Parallelism(tp=2.0, dp=4.0, ep=8.0, pp=4.0)
