@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-BLACKWELL = ("b200", "b300")
+BLACKWELL, GRACE = ("b200", "b300"), ("gb200", "gb300")
+EXPERTS = {"dsr1": 8, "gptoss": 4}  # of a token
 MANY_USERS, LOOKS = 16, (10, 30)  # `scheduler_recv_interval` of few users, and of that many
 CHUNK, CHUNK_FP4 = 32768, 16384  # tokens
 GPTOSS_TOKENS = 20000  # `max_num_tokens`
@@ -58,6 +59,17 @@ def _of_tensorrt_llm(row: Mapping[str, str]) -> dict[str, Any]:
     is_stated = prompt >= LONG or (float(row["osl"]) < LONG and users > FEW)
     budget = {"token_budget": round(prompt) + beside} if is_stated else {}
     return {"scheduler": {"max_num_seqs": SEATS, **budget, **aligned}, "memory": {"utilization": share}}
+
+
+def exchange(row: Mapping[str, str], engine: str, degrees: Mapping[str, int]) -> dict[str, Any]:
+    """Return how ranks of these degrees exchange tokens, where it is not as the framework's default.
+
+    TensorRT-LLM takes to an all-to-all over NVLink for data-parallel attention on more ranks than a token has experts
+    [tensorrt_llm/_torch/modules/fused_moe/fused_moe_wide_ep.py, select_alltoall_method_type]; on Arm hosts in all
+    versions, so on racks of GB200 and GB300, which are one domain.
+    """
+    by_all = engine.startswith("trt-llm") and row["gpu"] in GRACE and degrees.get("dp", 1) > EXPERTS[row["model"]]
+    return {"communication": {"exchange": "all_to_all"}} if by_all else {}
 
 
 def _on_blackwell(form: str, looks: int, *, is_whole: bool) -> dict[str, Any]:

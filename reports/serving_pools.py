@@ -33,6 +33,7 @@ import costmodel
 from costmodel.analytic.seats import SeatQueue
 from costmodel.api import Workload
 from costmodel.workload.scenario import Scenario
+from reports.serving_deployments import exchange
 
 NODES = 12  # batches at which decoding is priced; between them its time per token is interpolated
 PROMPTS, ITERATIONS = 6, 30  # numbers of prompts at which a pass is priced; until their number is that of arrivals
@@ -57,12 +58,13 @@ def scenario(row: Row, head: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scenario of a row. head: what it has in common with that of one engine."""
     inputs, outputs = (round(float(row[key])) for key in ("isl_mean", "osl_mean"))
     prefill, decode = (pool(row, name)[0] for name in ("prefill", "decode"))
+    sending, taking = (exchange(row, head["framework"], degrees) for degrees in (prefill, decode))
     return {
         **head,
         "input_tokens": inputs,
         "output_tokens": outputs,
-        "prefill": {"parallel": prefill, "tokens_per_device": inputs / prefill.get("tp", 1)},
-        "decode": {"parallel": decode, "batch_per_device": 1 / decode.get("tp", 1)},
+        "prefill": {**sending, "parallel": prefill, "tokens_per_device": inputs / prefill.get("tp", 1)},
+        "decode": {**taking, "parallel": decode, "batch_per_device": 1 / decode.get("tp", 1)},
     }
 
 

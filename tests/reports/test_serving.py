@@ -91,6 +91,22 @@ def test_what_a_row_leaves_open_is_as_the_engine_recommends() -> None:
     assert run(**nvidia, decode_dpa="1")["scheduler"]["align_steps"] == 60
 
 
+@pytest.mark.parametrize(
+    ("ranks", "changes", "stated"),
+    [("16", {}, True), ("8", {}, False), ("16", {"decode_dpa": "0"}, False), ("16", {"gpu": "h100"}, False),
+     ("16", {"framework": "dynamo-sglang"}, False), ("8", {"model": "gptoss"}, True)],
+)  # fmt: skip
+def test_many_ranks_of_tensorrt_llm_in_a_rack_exchange_tokens_by_an_all_to_all(
+    ranks: str, changes: dict[str, str], stated: bool
+) -> None:
+    row = {**ROW, "gpu": "gb300", "model": "dsr1", "n_gpus_decode": ranks, "decode_workers": "1", "decode_dpa": "1"}
+    content = serving.document({**row, **changes})
+    assert isinstance(content, dict)
+    run = content["scenarios"]["run"]
+    assert ("communication" in run["decode"]) == stated
+    assert "communication" not in run["prefill"]
+
+
 def test_versions_of_tensorrt_llm_have_files_of_their_own() -> None:
     for version, day, name in (
         ("1.1.0rc2.post2", "2026-03-01", "trt-llm-1.1"), ("", "2025-12-15", "trt-llm-1.1"),
