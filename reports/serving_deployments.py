@@ -3,7 +3,8 @@
 Sources, each the engine's own: SGLang: sgl-project/sgl-cookbook, data/optimal-configs/src/v0.5.6/deepseek-r1.yaml
 (eight H200 and B200 in FP8, four and eight B200 in FP4; few users: 4 to 8, many: 16 to 128); TensorRT-LLM:
 NVIDIA/TensorRT-LLM, examples/configs/database (DeepSeek-R1-0528 and gpt-oss-120b on B200); vLLM: vllm-project/recipes,
-OpenAI/GPT-OSS.md (Blackwell). No measured time is read (docs/decisions/0256-deployments-as-documented.md).
+OpenAI/GPT-OSS.md (Blackwell), GPT-OSS_Hopper.yaml and GPT-OSS_Blackwell.yaml as of vLLM 0.13 (`async-scheduling`).
+No measured time is read (docs/decisions/0256-deployments-as-documented.md).
 """
 
 from __future__ import annotations
@@ -37,14 +38,15 @@ def deployment(row: Mapping[str, str], engine: str) -> dict[str, Any]:
     device, model, form = row["gpu"], row["model"], row["precision"]
     if engine.startswith("sglang") and (model, device) == ("dsr1", "h200"):
         return {"scheduler": {"token_budget": CHUNK}, "memory": {"utilization": 0.82}}
+    early = {"scheduler": {"async": True}} if (engine, model) == ("vllm-0.11", "gptoss") else {}
     if device not in BLACKWELL:
-        return {}
+        return early
     if engine.startswith("sglang") and model == "dsr1":
         looks = LOOKS[float(row["concurrency"]) >= MANY_USERS]
         return _on_blackwell(form, looks, is_whole=float(row["n_gpus"]) >= 8)
     of_engine = _of_tensorrt_llm(row) if engine.startswith("trt-llm") and device == "b200" else {}
     if model == "gptoss":
-        return {"precision": MXFP8_EXPERTS, **of_engine}
+        return {"precision": MXFP8_EXPERTS, **early, **of_engine}
     return {**({"precision": BLOCKS_AND_CACHE} if form == "fp8" else {}), **of_engine}
 
 

@@ -85,6 +85,9 @@ def test_what_a_row_leaves_open_is_as_the_engine_recommends() -> None:
     assert run(gpu="h200")["memory"] == {"utilization": 0.82}
     assert run(framework="trt", version="1.3.0rc14")["precision"]["kv_cache"] == "fp8"
     assert "scheduler" not in run(gpu="mi300x")
+    for device in ("h200", "b200"):
+        assert run(gpu=device, framework="vllm", version="0.13.0", model="gptoss")["scheduler"] == {"async": True}
+    assert "scheduler" not in run(framework="vllm", version="0.17.0", model="gptoss")
     nvidia = {"framework": "trt", "version": "1.1.0", "concurrency": "64"}
     assert run(**nvidia)["scheduler"] == {"max_num_seqs": 512, "token_budget": 1152}
     assert run(**nvidia, isl="8192", n_gpus="4")["memory"] == {"utilization": 0.75}
