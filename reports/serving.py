@@ -162,7 +162,7 @@ def _drafts(row: Row) -> dict[str, Any]:
     by_flags = re.search(r"--speculative-num-steps[ =](\d+)", row["server_flags"])  # of SGLang
     depth = int(by_flags[1] if by_flags else json.loads(stated)["num_speculative_tokens"])
     chances = [*ACCEPTANCES, *ACCEPTANCES[-1:] * depth][:depth]
-    return {"speculative": {"depth": depth, "acceptances": chances}}
+    return {"speculative": {"depth": depth, "acceptances": chances, "assumed": True}}
 
 
 def closed_loop(row: Row) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _of_closed_loop(row: Row) -> dict[str, Any]:
     """Return what the scenarios of one engine and of two pools have in common."""
     formats, engine = FORMATS.get((row["model"], row["precision"])), framework(row)
     depth = next(count for name, count in DRAFTS.items() if engine.startswith(name))
-    drafts = {"depth": depth, "acceptances": list(ACCEPTANCES[:depth])}
+    drafts = {"depth": depth, "acceptances": list(ACCEPTANCES[:depth]), "assumed": True}
     return {
         "phase": "serving",
         "cluster": f"nodes/{CLOSED_LOOPS[row['gpu']]}",

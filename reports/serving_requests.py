@@ -4,6 +4,7 @@ Stages of inference-perf: exponential gaps, scaled so that exactly rate x durati
 ConstantLoadTimer); ten groups of ten prompts, each group with one system prompt.
 Closed loops: each user's next request follows the last one, ten requests a user, lengths uniform between 80 and 100 %
 of the nominal ones (`vllm bench serve --random-range-ratio`, as SemiAnalysis InferenceX calls it).
+ShareGPT's requests at once: exponential lengths with the run's means (decision 0272).
 """
 
 from __future__ import annotations
@@ -64,10 +65,18 @@ def over_time(row: Row, scenario: dict[str, Any], folder: Path) -> dict[str, Any
         ranks = {"replicas": {"routing": "least_loaded"}} if "dp" in scenario["parallel"] else {}
         return {**scenario, **ranks, "requests": {"arrivals": "closed_loop", "count": count, **lengths}}
     if "rate" not in scenario:
-        return {**scenario, "requests": {"arrivals": "closed_loop", "count": _closed(row, scenario)}}
+        lengths = _lengths(row, scenario)
+        return {**scenario, "requests": {"arrivals": "closed_loop", "count": _closed(row, scenario), **lengths}}
     stage_trace(row, folder / "requests.csv")
     kept = {key: value for key, value in scenario.items() if key not in ("rate", "prefix_hit_rate")}
     return {**kept, "requests": {"trace": "requests.csv"}}
+
+
+def _lengths(row: Row, scenario: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how long requests are where they differ: those of ShareGPT."""
+    if not row.get("workload", "").startswith(("ShareGPT", "null")):  # what is not named has ShareGPT's means
+        return {}
+    return {name: {"distribution": "exponential", "mean": scenario[f"{name}_tokens"]} for name in ("input", "output")}
 
 
 def _closed(row: Row, scenario: Mapping[str, Any]) -> int:

@@ -19,7 +19,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity, maximum, minimum, sum_of
 from costmodel.result import Interval, Metrics
 from costmodel.workload.architecture import MoeFfn
-from costmodel.workload.scenario import Scenario
+from costmodel.workload.scenario import Disaggregated, Plan, Scenario
 
 # These can be zero, so their deviations are added as they are; those of all other metrics as ratios.
 LINEAR = frozenset({"bubble_time", "exposed_communication_time", "goodput", "preemptions", "prefix_hit_rate"})
@@ -41,11 +41,13 @@ ENERGIES = frozenset({"energy_per_token", "energy_per_trillion_tokens"})
 _ROUNDING = 1e-9
 NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
 CONDITIONS = (
-    "transferred", "extrapolated", "roofline", "unknown", "experts", "served_experts", "first_token", "untried",
+    "transferred", "extrapolated", "roofline", "unknown", "experts", "served_experts", "drafted", "first_token",
+    "untried",
 )  # fmt: skip
 """What widens the scatter of whole runs: bases of their kernels, a framework that names none, routed experts in a
-training step, and under an engine, first tokens of served requests, which wait for others, and a training step on an
-architecture of devices that no two publications of training steps have."""
+training step, and under an engine, drafts of which it is assumed how many are accepted, first tokens of served
+requests, which wait for others, and a training step on an architecture of devices that no two publications of training
+steps have."""
 TRIED = "composition_tried/"  # what names of families begin with that stand for architectures of devices
 _RunTerm: TypeAlias = "tuple[Quantity, Quantity, Quantity, Quantity]"
 _NO_RUN: _RunTerm = (0.0, 0.0, 0.0, 1.0)
@@ -238,7 +240,7 @@ def shares_of_conditions(scenario: Scenario, operators: Sequence[TimedOperator])
     transferred, extrapolated, roofline: the share of the kernels' time; unknown: the framework names no kernels;
     experts: a training step has routed experts, whose load, padding and permutations differ between programs and are
     seldom published; served_experts: an engine has, which chooses one of several kernels for them by version and flags,
-    where `unknown` does not say more.
+    where `unknown` does not say more; drafted: it drafts tokens, and how many are accepted is assumed.
     """
     routed = any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.kinds)
     phase, unknown = scenario.plan.phase, not scenario.framework.implementations
@@ -246,7 +248,15 @@ def shares_of_conditions(scenario: Scenario, operators: Sequence[TimedOperator])
     return shares | {
         "unknown": float(unknown), "experts": float(routed and phase == "training"),
         "served_experts": float(routed and phase == "serving" and not unknown),
+        "drafted": float(phase == "serving" and _drafts_by_assumption(scenario.plan)),
     }  # fmt: skip
+
+
+def _drafts_by_assumption(plan: Plan) -> bool:
+    """Tell whether a server drafts tokens of which nobody measured how many are accepted."""
+    drafts = plan.decode.plan if isinstance(plan, Disaggregated) else plan
+    speculative = getattr(drafts, "speculative", None)
+    return speculative is not None and speculative.assumed
 
 
 def rests_on(operators: Sequence[TimedOperator]) -> dict[str, Quantity]:

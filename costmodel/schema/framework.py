@@ -45,6 +45,9 @@ class HostTimesFile(Strict):
     parallel: Latency = Field(default=0.0, description="per layer under tensor parallelism")
     experts: Latency = Field(default=0.0, description="per layer with experts")
     group: Latency = Field(default=0.0, description="per head group of a layer beyond the first")
+    unprepared: Latency = Field(
+        default=0.0, description="per step of a server that prepares none while the one before it runs"
+    )
     recurrence: Latency = Field(
         default=0.0,
         description="per layer with a recurrence in passes with prompts, whose CUDA graphs end there",
@@ -93,6 +96,9 @@ class EngineSchedulerFile(Strict):
     policy: Literal["fcfs", "priority", "lpm"] = Field(default="fcfs", description="order of waiting requests")
     overlapped: bool = Field(
         default=False, alias="async", description="the host prepares a step while the one before it runs"
+    )
+    recurrent_overlapped: bool | None = Field(
+        default=None, alias="recurrent_async", description="the same for models with recurrences; null: as for others"
     )
     preemption: Literal["recompute", "swap", "none"] = Field(default="recompute", description=PREEMPTION)
     mixed: bool = Field(

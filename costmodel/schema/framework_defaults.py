@@ -1,11 +1,14 @@
-"""What a framework does in training unless a scenario states otherwise."""
+"""What a framework does with a model unless a scenario states otherwise."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from costmodel.schema.framework import FrameworkFile, TrainingDefaultsFile
 from costmodel.schema.workload import PlanFile, TrainingFile
 from costmodel.workload.architecture import Architecture
-from costmodel.workload.scenario import Framework
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Framework, Plan
 from costmodel.workload.split_rules import passes_keys_on
 
 
@@ -36,3 +39,19 @@ def with_exchange(
     if defaults.context == "ring" and not can_ring:
         return plan
     return plan.model_copy(update={"parallel": plan.parallel.model_copy(update={"context": defaults.context})})
+
+
+def for_model(kernels: Framework, architecture: Architecture) -> Framework:
+    """Return a framework whose engine prepares steps ahead as it does for this model."""
+    engine = kernels.engine
+    if engine is None or engine.scheduler.recurrent_overlapped is None or not architecture.has_recurrences:
+        return kernels
+    scheduler = replace(engine.scheduler, overlapped=engine.scheduler.recurrent_overlapped)
+    return replace(kernels, engine=replace(engine, scheduler=scheduler))
+
+
+def with_unprepared_steps(kernels: Framework, plan: Plan) -> Framework:
+    """Return a framework in whose steps a device waits for the host where a server prepares none ahead."""
+    if not isinstance(plan, Serving) or plan.scheduler.overlapped:
+        return kernels
+    return replace(kernels, host=replace(kernels.host, step=kernels.host.step + kernels.host.unprepared))

@@ -22,7 +22,13 @@ from costmodel.schema.document import find, model_document, scenario_document
 from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.framework_defaults import formats_of, with_defaults, with_exchange
+from costmodel.schema.framework_defaults import (
+    for_model,
+    formats_of,
+    with_defaults,
+    with_exchange,
+    with_unprepared_steps,
+)
 from costmodel.schema.installation import install
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.model import ModelFile
@@ -314,19 +320,20 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         raise Stop
     by_chance = list(_by_chance(plan, architecture))
     plan = _with_load(plan, architecture)
-    kernels = build_framework.framework(framework.file, hardware.device_part.file)
+    kernels = for_model(build_framework.framework(framework.file, hardware.device_part.file), architecture)
     plan = with_exchange(plan, framework.file.training, kernels, architecture)
     layout = build.layout(plan, slices_experts=framework.file.training.slices_experts)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
+    work = build.plan(_located(plan, tree, field), kernels, device)
     scenario = Scenario(
         name=name,
-        plan=build.plan(_located(plan, tree, field), kernels, device),
+        plan=work,
         architecture=architecture,
         cluster=hardware.cluster,
         parallel=layout,
         precision=build.precision(formats.file),
         communication=build.communication(plan.communication, kernels),
-        framework=kernels,
+        framework=with_unprepared_steps(kernels, work),
         offload=build.offload(plan.offload),
         notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan), *by_chance),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, field)),

@@ -269,6 +269,10 @@ class SpeculativeFile(Strict):
         description="a tree: candidates of each level behind each one of the level before, all of them verified; an "
         "acceptance is then that of the best candidate; null: one each",
     )
+    assumed: bool = Field(
+        default=False,
+        description="acceptances were not measured: intervals hold how far serving with such drafts was off elsewhere",
+    )
 
     @model_validator(mode="after")
     def _check_levels(self) -> Self:

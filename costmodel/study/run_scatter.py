@@ -28,9 +28,9 @@ STARTS = ((START, 0.0), (0.02, -0.5))
 search may end there though wider is likelier."""
 RARE = ("unknown", "experts")
 """Conditions of a run as a whole that scale by themselves: their rows say nothing of runs without them."""
-WHOLE = (*RARE, "served_experts", "first_token", "untried")
+WHOLE = (*RARE, "served_experts", "drafted", "first_token", "untried")
 """Conditions that a run meets or does not."""
-OF_CLASS = {"served_experts": "serving", "first_token": "serving", "untried": "training"}
+OF_CLASS = {"served_experts": "serving", "drafted": "serving", "first_token": "serving", "untried": "training"}
 """Conditions that only runs of one class meet."""
 
 

@@ -201,6 +201,11 @@ class Architecture:
         return any(isinstance(layer.ffn, MoeFfn) for layer in self.layers)
 
     @property
+    def has_recurrences(self) -> bool:
+        """Tell whether any layer's mixer has a state of constant size, which prompts move on."""
+        return any(isinstance(layer.mixer, Recurrence | SelectiveScan) for layer in self.layers)
+
+    @property
     def kinds(self) -> dict[Layer, int]:
         """Return the distinct runs, in order of first occurrence, and how many layers each has in all."""
         counts: dict[Layer, int] = {}

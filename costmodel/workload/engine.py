@@ -38,7 +38,7 @@ class Scheduler:
     becomes of the cache of a request that loses its place, `none`: it starts when there are blocks for all its tokens;
     mixed: prompts run in steps that decode as well; look_steps: that only decode between two looks for new requests;
     whole_prompts: those that fit into a step are not cut; align_steps: that prompts wait at most until every rank that
-    shares experts has one, 0: not at all.
+    shares experts has one, 0: not at all; recurrent_overlapped: `overlapped` for models with recurrences, null: alike.
     """
 
     max_num_seqs: Count | None = None
@@ -51,6 +51,7 @@ class Scheduler:
     look_steps: Count = 1.0
     whole_prompts: bool = False
     align_steps: Count = 0.0
+    recurrent_overlapped: bool | None = None
 
     @property
     def mixes(self) -> bool:

@@ -96,12 +96,14 @@ class Speculative:
     acceptance: chance that a level has a token that is kept, those before it having been kept.
     acceptances: the same of each level (null: `acceptance` everywhere).
     branches: candidates that a level drafts behind each one of the level before, a tree (null: one each, a chain).
+    assumed: nobody measured the chances.
     """
 
     depth: Count
     acceptance: Quantity
     acceptances: tuple[float, ...] | None = None
     branches: tuple[float, ...] | None = None
+    assumed: bool = False
 
     @property
     def candidates(self) -> Count:

@@ -252,6 +252,7 @@ class HostTimes:
     step: per step; sequence: per sequence of a rank.
     layer: per layer; parallel: more with tensor parallelism; experts: more with experts; group: more for each group of
         heads beyond the first; recurrence: per layer with a recurrence in passes with prompts.
+    unprepared: per step of a server that prepares none while the one before it runs.
     operator: to launch one kernel or message of a training pass, which takes at least as long as all its launches.
     All but `step` and `operator` belong to inference engines.
     """
@@ -264,6 +265,7 @@ class HostTimes:
     operator: Seconds = 0.0
     group: Seconds = 0.0
     recurrence: Seconds = 0.0
+    unprepared: Seconds = 0.0
 
     @property
     def is_none(self) -> bool:

@@ -11,6 +11,7 @@ import yaml
 
 import costmodel
 from reports import cache_hits, serving, serving_pools
+from reports.serving_requests import over_time
 
 ROW = {
     "row_id": "one", "gpu": "gb200", "model": "gptoss", "precision": "fp4", "framework": "dynamo-trt", "version": "",
@@ -69,6 +70,16 @@ def test_more_users_wait_longer_and_gain_throughput() -> None:
     assert many["tpot"] > few["tpot"]
     assert many["ttft"] > few["ttft"]
     assert many["request_per_s"] > few["request_per_s"]
+
+
+@pytest.mark.parametrize(("workload", "distribution"), [("ShareGPT", "exponential"), ("random 2K input", None)])
+def test_lengths_of_sharegpt_differ_and_random_ones_do_not(
+    workload: str, distribution: str | None, tmp_path: Path
+) -> None:
+    run = {"concurrency": 100, "input_tokens": 217, "output_tokens": 197}
+    requests = over_time({"workload": workload, "n_requests": "1000"}, run, tmp_path)["requests"]
+    assert requests["count"] == 1000
+    assert requests.get("output", {}).get("distribution") == distribution
 
 
 def test_what_a_row_leaves_open_is_as_the_engine_recommends() -> None:

@@ -114,3 +114,29 @@ def test_a_step_with_prompts_waits_at_every_recurrence_in_either_engine(hybrid):
         steps = StepTimes(make_tables(pricer, Sizes(4, 512, 512)), Sizes(4, 512, 512), 0.0)
         longer.append(steps(2.0, 300.0, 1.0, 200.0, 200.0) - steps(2.0, 300.0))
     assert longer[0] - longer[1] == pytest.approx(RECURRENCES * 500e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("framework", "model", "ahead"),
+    [
+        ("sglang-0.5.9", "qwen3.5-9b", False), ("sglang-0.5.12", "qwen3.5-9b", False), ("sglang", "qwen3.5-9b", True),
+        ("sglang-0.5.9", "llama-3-8b", True),
+    ],
+)  # fmt: skip
+def test_sglang_prepares_no_step_ahead_of_recurrences_before_their_caches_had_buffers(
+    framework, model, ahead, tmp_path
+):
+    path = tmp_path / "served.yaml"
+    path.write_text(HYBRID.replace("vllm", framework).replace("qwen3.5-9b", model), encoding="utf-8")
+
+    def load(**changes):
+        return costmodel.load(path, set={f"scenarios.serving.{name}": value for name, value in changes.items()})
+
+    assert load().scenario("serving").plan.scheduler.overlapped is ahead
+    waiting, none = (
+        load(**{"scheduler.async": False, "framework.host.unprepared": time}).evaluate("serving").at()["metrics"]
+        for time in ("2 ms", "0 s")
+    )
+    assert waiting["tpot"] - none["tpot"] == pytest.approx(2e-3)
+    stated = load(**{"scheduler.async": True, "framework.host.unprepared": "2 ms"})
+    assert stated.scenario("serving").framework.host.step == 0.0

@@ -143,6 +143,19 @@ def test_engines_with_routed_experts_are_told_apart(tmp_path: Path, model: str, 
 
 
 @pytest.mark.parametrize(
+    ("drafts", "share"),
+    [(None, 0.0), ({"depth": 1, "acceptance": 0.8}, 0.0), ({"depth": 1, "acceptance": 0.8, "assumed": True}, 1.0)],
+)
+def test_drafts_of_which_nobody_measured_what_is_accepted_are_told_apart(
+    tmp_path: Path, drafts: Any, share: float
+) -> None:
+    workload = served(tmp_path, "qwen3.5-9b", **({} if drafts is None else {"speculative": drafts}))
+    scenario = workload.scenario("run")
+    operators = evaluate(scenario, workload.calibration(scenario)).operators()
+    assert shares_of_conditions(scenario, operators)["drafted"] == share
+
+
+@pytest.mark.parametrize(
     ("mapping", "flag", "ours"),
     [("scheduler", "scheduler_recv_interval", "look_steps"), ("memory", "gpu_memory_utilization", "utilization")],
 )
