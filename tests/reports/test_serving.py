@@ -136,7 +136,7 @@ def test_drafts_are_those_of_the_engine() -> None:
     content = serving.document(row)
     assert isinstance(content, dict)
     run = content["scenarios"]["run"]
-    assert run["speculative"] == {"depth": 3, "acceptances": list(serving.ACCEPTANCES)}
+    assert run["speculative"] == {"depth": 3, "acceptances": list(serving.ACCEPTANCES), "assumed": True}
     assert serving.framework({"framework": "vllm", "version": "v0.13.0"}) == "vllm-0.11"
 
 
