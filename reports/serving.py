@@ -24,7 +24,7 @@ import yaml
 import costmodel
 from costmodel.errors import InputError
 from reports import serving_pools
-from reports.serving_deployments import deployment
+from reports.serving_deployments import deployment, draft_depth
 from reports.serving_requests import over_time
 
 NODES = {
@@ -171,8 +171,11 @@ def closed_loop(row: Row) -> dict[str, Any]:
     degrees = {"dp": int(devices), "ep": int(devices)} if replicated else {"tp": int(devices)}
     if not replicated and (number(row, "decode_ep") or 1) > 1:
         degrees["ep"] = int(devices)
+    head, depth = _of_closed_loop(row), draft_depth(row, framework(row))
+    if depth is not None and "speculative" in head:
+        head["speculative"] |= {"depth": depth, "acceptances": list(ACCEPTANCES[:depth])}
     return {
-        **_of_closed_loop(row),
+        **head,
         "parallel": degrees,
         "input_tokens": round(number(row, "isl_mean") or 0),
         "output_tokens": round(number(row, "osl_mean") or 0),

@@ -63,6 +63,17 @@ def _of_tensorrt_llm(row: Mapping[str, str]) -> dict[str, Any]:
     return {"scheduler": {"max_num_seqs": SEATS, **budget, **aligned}, "memory": {"utilization": share}}
 
 
+def draft_depth(row: Mapping[str, str], engine: str) -> int | None:
+    """Return the tokens that an engine drafts where its documentation says how many; null: it does not.
+
+    NVIDIA's configurations of DeepSeek-R1 on B200: `num_nextn_predict_layers` or `max_draft_len` 3 for 1 to 64 users, 1
+    with attention data parallelism.
+    """
+    if not engine.startswith("trt-llm") or row["gpu"] != "b200":
+        return None
+    return 1 if row["decode_dpa"] == "1" else 3
+
+
 def exchange(row: Mapping[str, str], engine: str, degrees: Mapping[str, int]) -> dict[str, Any]:
     """Return how ranks of these degrees exchange tokens, where it is not as the framework's default.
 

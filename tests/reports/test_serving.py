@@ -121,6 +121,14 @@ def test_many_ranks_of_tensorrt_llm_in_a_rack_exchange_tokens_by_an_all_to_all(
     assert "communication" not in run["prefill"]
 
 
+@pytest.mark.parametrize(("ranks", "depth"), [("0", 3), ("1", 1)])
+def test_nvidia_drafts_less_with_attention_data_parallelism(ranks: str, depth: int) -> None:
+    row = {**ROW, "disagg": "0", "n_gpus": "8", "framework": "trt", "version": "1.3.0", "gpu": "b200", "mtp": "mtp"}
+    content = serving.document({**row, "model": "dsr1", "precision": "fp8", "decode_dpa": ranks})
+    assert isinstance(content, dict)
+    assert content["scenarios"]["run"]["speculative"]["depth"] == depth
+
+
 def test_versions_of_tensorrt_llm_have_files_of_their_own() -> None:
     for version, day, name in (
         ("1.1.0rc2.post2", "2026-03-01", "trt-llm-1.1"), ("", "2025-12-15", "trt-llm-1.1"),
