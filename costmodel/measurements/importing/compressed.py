@@ -13,7 +13,8 @@ from costmodel.reading import open_regular
 
 MOST_BYTES = 256 * 2**20  # decompressed: some hundred steps of a trace, which Python holds at ten times its size
 MOST_MEMBERS = 100_000  # of blocks of 64 kB, as bgzip writes them, there are 4,096 in so many bytes
-_PART = 2**20
+_PART = 2**20  # of what is decompressed at a time
+_PIECE = 2**14  # of what is compressed: what follows a member is copied, and many members are short
 _GZIP = b"\x1f\x8b"
 _WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say gzip
 
@@ -40,15 +41,18 @@ def read_bytes(path: Path, shown: str, most: int = MOST_BYTES) -> bytes:
 def _inflate(data: bytes, shown: str, most: int) -> bytes:
     """Return what gzip members hold, part by part, so that no more than the limit is ever in memory."""
     parts: list[bytes] = []
-    size = 0
-    rest = data
-    members = 0
-    while rest.startswith(_GZIP):
+    size = place = members = 0
+    while data.startswith(_GZIP, place):
         members += 1
         if members > MOST_MEMBERS:
             raise _problem(shown, f"has more than {MOST_MEMBERS:,} gzip members", "compress it again, as one")
         member = zlib.decompressobj(_WINDOW)
+        rest = b""
         while not member.eof:
+            if not rest:
+                rest = data[place : place + _PIECE]
+                place += len(rest)
+            ended = not rest
             try:
                 part = member.decompress(rest, _PART)
             except zlib.error as error:
@@ -57,10 +61,10 @@ def _inflate(data: bytes, shown: str, most: int) -> bytes:
             size += len(part)
             if size > most:
                 raise _too_large(shown, most)
-            if not part and not rest and not member.eof:
+            if ended and not part and not member.eof:
                 raise _problem(shown, "is cut off: its gzip stream has no end", "copy it again")
             parts.append(part)
-        rest = member.unused_data
+        place -= len(member.unused_data)
     return b"".join(parts)
 
 
