@@ -44,7 +44,9 @@ BOUNDS = [
 MEMORY = ["kor_mem_22b_opt", "kor_mem_22b_sel", "kor_mem_22b_none"]
 
 
-EACH = {"vtrain": 10, "mosaicml": 10, "inferencex": 3, "dgxc": 3, "blis": 3}
+EACH = {
+    "vtrain": 10, "mosaicml": 10, "inferencex": 3, "dgxc": 3, "blis": 3, "argonne": 3, "gpustack": 3, "pipeweave": 3,
+}  # fmt: skip
 """Publications of many runs -> of how many one is compared; all with `--long`."""
 ELSEWHERE_COMPARED = ("systems", "systems_series")  # by test_systems
 
