@@ -51,6 +51,7 @@ COMPOSITION = "composition"  # calibrations/composition: whole runs
 SOURCES = "sources"  # calibrations/sources: one source's times over another's
 BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
 UNSEEN_GROUPS = "unseen_groups"  # calibrations/unseen_groups: kernels of heads, widths or models that no fit saw
+UNSEEN_FORMS = "unseen_forms"  # calibrations/unseen_forms: the same of families with several forms, form by form
 SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation held out single shapes
 TRANSFER = "transfer"  # calibrations/transfer: what another device, library or version costs
 AGREEMENT = "agreement"  # calibrations/agreement: how the error of joined fits follows from how far they are apart
@@ -82,10 +83,9 @@ class DeviceFits:
         if key.partition("/")[0] in EXPERTS and COMPANION in self.file.families:
             beside = replace(family_fit(self.file.families[COMPANION], basis), source=source)
             found = replace(found, companions={COMPANION: beside})
-        return replace(
-            found, in_place=self.file.library in IN_PLACE,
-            unseen=unseen_groups(self.unseen, key, is_shape_wise=single_shapes),
-        )  # fmt: skip
+        form = "" if family.form is None else family.form.kind
+        unseen = unseen_groups(self.unseen, key, form, is_shape_wise=single_shapes)
+        return replace(found, in_place=self.file.library in IN_PLACE, unseen=unseen)
 
 
 class FitStore:
@@ -223,8 +223,8 @@ class FitStore:
 
     @property
     def scatter_of_groups(self) -> Mapping[str, FamilyFitFile]:
-        """Return how kernels of groups that no fit saw scatter about predictions; nothing without a file."""
-        return self._families(UNSEEN_GROUPS)
+        """Return how kernels of groups that no fit saw scatter about predictions; nothing without files."""
+        return {**self._families(UNSEEN_GROUPS), **self._families(UNSEEN_FORMS)}
 
     def agreement(self) -> Agreement | None:
         """Return how the error of joined fits follows from how far they are apart; None without a file."""
@@ -312,23 +312,28 @@ class FitStore:
         return fits
 
 
-def unseen_groups(scatter: Mapping[str, FamilyFitFile], key: str, *, is_shape_wise: bool) -> UnseenGroups | None:
+def unseen_groups(
+    scatter: Mapping[str, FamilyFitFile], key: str, form: str, *, is_shape_wise: bool
+) -> UnseenGroups | None:
     """Return what unmeasured groups of shapes add to a family's interval; None where no file says.
 
-    is_shape_wise: the family's own evidence held out single shapes, so that groups inside the measured sizes add too.
+    That of the family's fits of the very form, else of the family, else of all. is_shape_wise: the family's own
+    evidence held out single shapes, so that groups inside the measured sizes add too.
     """
 
     def half(kind: str) -> float | None:
-        names = (f"{kind}/{operators}", f"{kind}/{shared}", f"{kind}/any")
+        names = (f"{kind}/{own}", f"{kind}/{operators}", f"{kind}/{shared}", f"{kind}/any")
         found = next((scatter[name] for name in names if name in scatter), None)
         return None if found is None else float(np.log(float(found.spread[0].high)))
 
     operators = key.partition("/")[0]
+    own = f"{operators}/{form}"
     shared = COLLECTIVE if operators == SEND_RECV else operators.partition("_")[0]
     inside, beyond = half("unseen"), half("beyond")
     if inside is None or beyond is None:
         return None
-    return UnseenGroups(inside if is_shape_wise else 0.0, beyond)
+    most = half("most")
+    return UnseenGroups(inside if is_shape_wise else 0.0, beyond, math.inf if most is None else most)
 
 
 def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -73,11 +74,17 @@ class UnseenGroups:
     """Half-widths of the 80 % interval of kernels whose group of shapes no fit saw [log].
 
     inside: of a family of few groups, whose own cross-validation held out single shapes; zero where it held out groups.
-    beyond: for each octave outside the measured sizes.
+    beyond: for each octave outside the measured sizes; most: that any distance adds.
     """
 
     inside: float
     beyond: float
+    most: float = math.inf
+
+    def at_distance(self, octaves: Quantity) -> Quantity:
+        """Return what a distance outside the measured sizes adds: x / sqrt(1 + (x/most)^2), x = beyond * octaves."""
+        far = self.beyond * octaves
+        return far if math.isinf(self.most) else far / hypot(1.0, far / self.most)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -165,7 +172,7 @@ class FamilyFit:
         """Return what the distance of a shape from the measured sizes adds to the error."""
         if self.form is None or self.domain is None or self.unseen is None:
             return 0.0
-        return self.unseen.beyond * self.domain.beyond(_features(self.form, operator))
+        return self.unseen.at_distance(self.domain.beyond(_features(self.form, operator)))
 
     def widened(self, error: float) -> FamilyFit:
         """Return the fit with a further, independent error, its companions as well."""
@@ -220,12 +227,12 @@ class FamilyFit:
     def unseen_half_width(self, operator: Operator) -> Quantity:
         """Return what an unmeasured group of shapes adds to half of the interval at the shape of an operator [log].
 
-        sqrt(inside^2 [no measured group is near] + (beyond * octaves outside the measured sizes)^2)
+        sqrt(inside^2 [no measured group is near] + at_distance(octaves outside the measured sizes)^2)
         """
         if self.form is None or self.domain is None or self.residual is None or self.unseen is None:
             return 0.0
         features = _features(self.form, operator)
-        outside = self.unseen.beyond * self.domain.beyond(features)
+        outside = self.unseen.at_distance(self.domain.beyond(features))
         if self.unseen.inside == 0.0:
             return outside
         is_new = self.residual.group_distance(features) > NEW_GROUP

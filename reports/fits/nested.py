@@ -160,7 +160,7 @@ def _stated(found: FamilyFitResult, seen: Samples, key: str) -> FamilyFit:
     knots = sorted(spread_knots(found.predictions, seen.seconds / found.predictions), key=lambda knot: knot.time)
     spread = Spread(*(tuple(getattr(knot, name) for knot in knots) for name in ("time", "low", "median", "high")))
     is_shape_wise = len(np.unique(seen.groups)) < FOLDS
-    unseen = unseen_groups(FitStore(Library(())).scatter_of_groups, key, is_shape_wise=is_shape_wise)
+    unseen = unseen_groups(FitStore(Library(())).scatter_of_groups, key, found.recipe.form, is_shape_wise=is_shape_wise)
     return replace(found.fit(), spread=spread, unseen=unseen)
 
 

@@ -1,6 +1,8 @@
-"""How far kernels of heads, widths or models that were not measured lie off: `calibrations/unseen_groups.yaml`.
+r"""How far kernels of heads, widths or models that were not measured lie off: `calibrations/unseen_groups.yaml`.
 
 python -m reports.fits.unseen_groups MEASUREMENTS --output hardware/calibrations/unseen_groups.yaml
+python -m reports.fits.unseen_groups MEASUREMENTS --by-form --only=-moe,triton-vllm,triton-sglang,marlin \
+    --output hardware/calibrations/unseen_forms.yaml
 
 A family of few groups of shapes (heads of one model, widths of another) is cross-validated over single shapes, which
 says nothing of a further group. So families of many groups are fitted to one, two and three of theirs, and predict the
@@ -46,6 +48,10 @@ FEWEST = 20  # rows of such groups below which nothing is fitted
 MOST = 300  # rows of other groups that are predicted
 SEED = 0
 COVERAGE = 0.8
+_KINDS = {
+    "unseen": "", "beyond": "; for each octave outside what was measured",
+    "most": "; the most that the distance adds",
+}  # fmt: skip
 SHARED = {"mla_prefill": "mla", "mla_decode": "mla", "send_recv": "collective"}  # families that share a scatter
 
 
@@ -53,10 +59,12 @@ SHARED = {"mla_prefill": "mla", "mla_decode": "mla", "send_recv": "collective"} 
 class Errors:
     """Of one fit to some rows: log errors of other rows.
 
-    beyond: octaves that each lies outside those seen; has_new_groups: the rows are of groups that the fit did not see.
+    form: of the fit; beyond: octaves that each lies outside those seen; has_new_groups: the rows are of groups that the
+    fit did not see.
     """
 
     family: str
+    form: str
     beyond: Array
     log_errors: Array
     has_new_groups: bool
@@ -82,7 +90,7 @@ def errors_of(file: ImplementationFile, plan: FitPlanFile, table: Table, catalog
         for seen, others, has_new_groups in draws:
             if seen.sum() >= FEWEST and others.any():
                 found = predict_groups(samples.take(seen), samples.take(others), recipe)
-                yield Errors(key.partition("/")[0], found.beyond, found.log_errors, has_new_groups)
+                yield Errors(key.partition("/")[0], recipe.form, found.beyond, found.log_errors, has_new_groups)
 
 
 def _drawn(samples: Samples, number: int) -> tuple[RowMask, RowMask]:
@@ -113,6 +121,12 @@ def _some(mask: RowMask, draws: np.random.Generator) -> RowMask:
     return chosen
 
 
+def _names(errors: Errors, *, by_form: bool) -> set[str]:
+    """Return what errors tell of: all families and their own, or their own of that form."""
+    own = SHARED.get(errors.family, errors.family)
+    return {f"{errors.family}/{errors.form}"} if by_form else {own, "any"}
+
+
 def scatter(errors: Sequence[Errors]) -> tuple[float, float]:
     """Return u and g of the half-width sqrt(u^2 + (g b)^2) of log errors, b octaves beyond what was measured.
 
@@ -120,32 +134,71 @@ def scatter(errors: Sequence[Errors]) -> tuple[float, float]:
     the weight lies within. Of rows whose groups a fit has seen, what they miss by inside stands in place of u; it is u
     where no fit has new groups: every size of a message is one.
     """
-    size = np.abs(np.concatenate([one.log_errors for one in errors]))
-    beyond = np.concatenate([one.beyond for one in errors])
-    weight = np.concatenate([np.full(len(one.beyond), 1.0 / len(one.beyond)) for one in errors])
-    is_new = np.concatenate([np.full(len(one.beyond), one.has_new_groups) for one in errors])
+    size, beyond, weight, is_new = _columns(errors)
 
     def width(x: Array) -> Array:
         half: Array = np.hypot(np.exp(np.where(is_new, x[0], x[2])), np.exp(x[1]) * beyond)
         return half
 
     def cost(x: Array) -> float:
-        mean = width(x)
-        return float((weight * (np.log(mean) + np.minimum(size / mean, 5.0))).sum())
+        return _cost(size, width(x), weight)
 
     found = minimize(cost, np.log([0.1, 0.1, 0.05]), method="Nelder-Mead", options={"maxiter": 2000}).x
-    scores = size / width(found)
-    order = np.argsort(scores)
-    reached = np.cumsum(weight[order]) / weight.sum()
-    factor = float(scores[order][np.searchsorted(reached, COVERAGE)])
+    factor = _covering(size / width(found), weight)
     return factor * float(np.exp(found[0 if is_new.any() else 2])), factor * float(np.exp(found[1]))
 
 
-def render(by_family: Mapping[str, Sequence[Errors]], rests_on: Sequence[str], command: str) -> str:
-    """Return the text of the calibration file. command: that made it."""
+def saturating_scatter(errors: Sequence[Errors]) -> tuple[float, float, float]:
+    """Return u, g and h of the half-width sqrt(u^2 + (g b)^2 / (1 + (g b/h)^2)): distance adds h at most.
+
+    As `scatter` does otherwise.
+    """
+    size, beyond, weight, is_new = _columns(errors)
+
+    def width(x: Array) -> Array:
+        far = np.exp(x[1]) * beyond
+        half: Array = np.hypot(np.exp(np.where(is_new, x[0], x[2])), far / np.hypot(1.0, far / np.exp(x[3])))
+        return half
+
+    def cost(x: Array) -> float:
+        return _cost(size, width(x), weight)
+
+    starts = (np.log([0.1, 0.1, 0.05, most]) for most in (0.2, 0.5, 1.5))
+    found = min(
+        (minimize(cost, start, method="Nelder-Mead", options={"maxiter": 4000}) for start in starts),
+        key=lambda one: float(one.fun),
+    ).x
+    factor = _covering(size / width(found), weight)
+    inside, beyond_one, most = (factor * float(np.exp(found[place])) for place in (0 if is_new.any() else 2, 1, 3))
+    return inside, beyond_one, most
+
+
+def _columns(errors: Sequence[Errors]) -> tuple[Array, Array, Array, RowMask]:
+    """Return, of all rows, |log error|, octaves outside, weight, and whether their groups are new to the fit."""
+    size = np.abs(np.concatenate([one.log_errors for one in errors]))
+    beyond = np.concatenate([one.beyond for one in errors])
+    weight = np.concatenate([np.full(len(one.beyond), 1.0 / len(one.beyond)) for one in errors])
+    is_new = np.concatenate([np.full(len(one.beyond), one.has_new_groups) for one in errors])
+    return size, beyond, weight, is_new
+
+
+def _cost(size: Array, mean: Array, weight: Array) -> float:
+    """Return the negative logarithm of the likelihood of exponential errors, a miss at most five means."""
+    return float((weight * (np.log(mean) + np.minimum(size / mean, 5.0))).sum())
+
+
+def _covering(scores: Array, weight: Array) -> float:
+    """Return the score below which `COVERAGE` of the weight lies."""
+    order = np.argsort(scores)
+    reached = np.cumsum(weight[order]) / weight.sum()
+    return float(scores[order][np.searchsorted(reached, COVERAGE)])
+
+
+def render(name: str, by_family: Mapping[str, Sequence[Errors]], rests_on: Sequence[str], command: str) -> str:
+    """Return the text of a calibration file. command: that made it."""
     lines = [
         "schema: costmodel/calibration@1",
-        "name: unseen_groups",
+        f"name: {name}",
         "device: null",
         "basis: fitted",
         "families:                                        # measured over predicted, fits that saw part of the rows",
@@ -153,9 +206,10 @@ def render(by_family: Mapping[str, Sequence[Errors]], rests_on: Sequence[str], c
     for family, errors in by_family.items():
         rows = sum(len(one.beyond) for one in errors)
         note = f"{len(errors)} fits to one to three groups of shapes, or to the smaller sizes of all"
-        for kind, half in zip(("unseen", "beyond"), scatter(errors), strict=True):
+        halves = saturating_scatter(errors) if "/" in family else scatter(errors)
+        for kind, half in zip(_KINDS, halves, strict=False):
             low, high = (float(f"{math.exp(side * half):.4g}") for side in (-1.0, 1.0))
-            more = "" if kind == "unseen" else "; for each octave outside what was measured"
+            more = _KINDS[kind]
             lines += [
                 f"  {kind}/{family}:",
                 f"    spread: [{{time: 1 s, low: {low:g}, median: 1, high: {high:g}, rows: {rows}}}]",
@@ -181,6 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
     parser.add_argument("--plan", default=PLAN, help="fit plan, by name")
     parser.add_argument("--only", default="", help="implementations whose name contains one of these, by comma")
+    parser.add_argument("--by-form", action="store_true", help="each form of a family by itself")
     chosen = parser.parse_args(arguments)
     plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
     table, catalogue = read_tables(chosen.measurements), Catalogue()
@@ -192,13 +247,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         try:
             for one in errors_of(file, plan, table.take(of_row == file.device[len(KIND) :]), catalogue):
-                for name in {SHARED.get(one.family, one.family), "any"}:
+                for name in _names(one, by_form=chosen.by_form):
                     found.setdefault(name, []).append(one)
         except CostModelError as error:
             sys.stderr.write(f"{file.name}: {error}\n")
-    only = f" --only {chosen.only}" if chosen.only else ""
+    only = (" --by-form" if chosen.by_form else "") + (f" --only={chosen.only}" if chosen.only else "")
     command = f"python -m reports.fits.unseen_groups MEASUREMENTS{only} --output {chosen.output.as_posix()}"
-    text = render(dict(sorted(found.items())), origins(table, repositories(chosen.measurements)), command)
+    rests_on = origins(table, repositories(chosen.measurements))
+    text = render(chosen.output.stem, dict(sorted(found.items())), rests_on, command)
     write_whole(chosen.output, [text.encode()])
     sys.stdout.write(text)
 

@@ -1,39 +1,57 @@
-"""Intervals of kernels whose heads, widths or models no fit saw: wider the farther they are."""
+"""What groups of shapes and distances that no fit saw add to an interval."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 
-from costmodel.calibration.row_prediction import predict
-from costmodel.errors import Location
-from costmodel.measurements.tables import join, single_row
-
-ROW = {
-    "device": "A800_SXM4_80GB", "op": "attention_prefill", "dtype_in": "bf16", "kv_dtype": "bf16", "batch": "1",
-    "q_len": "1024", "kv_len": "1024", "head_dim": "128", "v_head_dim": "128", "framework": "frontier (vllm 0.10.x)",
-    "timing": "kineto_kernel", "causal": "1",
-}  # fmt: skip
+from costmodel.calibration.fit_files import unseen_groups
+from costmodel.cost.calibration import UnseenGroups
+from costmodel.schema.calibration import FamilyFitFile
+from reports.fits.unseen_groups import Errors, saturating_scatter, scatter
 
 
-def half_widths(heads: list[tuple[int, int]]) -> list[float]:
-    """Return half of the interval of a prefill over its time, for query and key heads."""
-    rows = [{**ROW, "q_heads": str(q), "kv_heads": str(kv)} for q, kv in heads]
-    found = predict(join([single_row(row, Location("table", at)) for at, row in enumerate(rows, 1)]))
-    assert not np.isnan(found.seconds).any(), found.why
-    return ((found.high - found.low) / 2.0 / found.seconds).tolist()
+def half_width(size: float) -> FamilyFitFile:
+    knot = {"time": "1 s", "low": math.exp(-size), "median": 1, "high": math.exp(size), "rows": 9}
+    return FamilyFitFile.model_validate({"spread": [knot], "rows": 9})
 
 
-def test_heads_that_no_fit_saw_widen_the_interval_the_more_the_farther_they_are() -> None:
-    measured, near, far = half_widths([(4, 1), (8, 2), (64, 8)])  # one configuration of heads was measured
-    assert measured < 0.5 * near < 0.5 * far
-    assert near > 0.1
+FAMILY, FORM = "grouped_gemm", "two_tile_gemm"
+SCATTER = {
+    f"{kind}/{name}": half_width(size)
+    for name, sizes in ((FAMILY, (0.2, 0.1)), (f"{FAMILY}/{FORM}", (0.15, 0.2, 0.6)))
+    for kind, size in zip(("unseen", "beyond", "most"), sizes, strict=False)
+}
 
 
-def test_a_family_of_many_measured_groups_is_as_sure_inside_them_as_its_held_out_groups_say() -> None:
-    row = {
-        **ROW, "device": "A100_SXM4_80GB", "framework": "sglang 0.5.10", "kernel": "flash_attention",
-        "timing": "cuda_graph_loop", "q_heads": "24", "kv_heads": "6",
-    }  # fmt: skip
-    found = predict(single_row(row, Location("table", 1)))
-    assert (found.high - found.low)[0] / 2.0 / found.seconds[0] == pytest.approx(0.05, abs=0.05)
+def test_forms_of_a_family_have_their_own_distances_others_those_of_the_family() -> None:
+    own = unseen_groups(SCATTER, f"{FAMILY}/bf16", FORM, is_shape_wise=True)
+    other = unseen_groups(SCATTER, f"{FAMILY}/bf16", "gemm", is_shape_wise=False)
+    assert own is not None
+    assert other is not None
+    assert (own.inside, own.beyond, own.most) == (pytest.approx(0.15), pytest.approx(0.2), pytest.approx(0.6))
+    assert (other.inside, other.beyond, other.most) == (0.0, pytest.approx(0.1), math.inf)
+
+
+def test_a_distance_adds_by_the_octave_until_it_says_nothing_more() -> None:
+    unseen = UnseenGroups(0.0, 0.2, 0.6)
+    assert unseen.at_distance(0.0) == 0.0
+    assert unseen.at_distance(0.01) == pytest.approx(0.002, rel=1e-4)
+    assert unseen.at_distance(3.0) == pytest.approx(0.6 / math.sqrt(2.0))
+    assert unseen.at_distance(1e6) == pytest.approx(0.6)
+    assert UnseenGroups(0.0, 0.2).at_distance(1e3) == pytest.approx(200.0)
+
+
+def test_errors_that_stop_growing_are_told_from_those_that_do_not() -> None:
+    draws = np.random.default_rng(1)
+    beyond = draws.uniform(0.0, 12.0, 4000)
+    grown = 0.25 * beyond / np.hypot(1.0, beyond / 2.0)
+    errors = Errors(FAMILY, FORM, beyond, np.hypot(0.1, grown) * draws.exponential(1.0, 4000), has_new_groups=True)
+    inside, each, most = saturating_scatter([errors])
+    scale = math.log(5.0)  # the 80 % point of an exponential error over its mean
+    assert inside == pytest.approx(0.1 * scale, rel=0.25)
+    assert each == pytest.approx(0.25 * scale, rel=0.25)
+    assert most == pytest.approx(0.5 * scale, rel=0.1)
+    assert scatter([errors])[1] < each / 3.0  # what grows evenly is too narrow near the measured sizes
