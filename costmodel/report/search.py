@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from costmodel.report.page import Table, show, table
@@ -12,6 +12,8 @@ from costmodel.schema.answers import FoundScenario
 from costmodel.study.goals import Candidate, SearchResult
 
 MOST_COUNTS = 4  # device counts that are listed
+_RATES = "tokens_per_second_per_device", "tokens_per_second_per_user", "mfu"
+_COSTS = "cost_per_million_tokens", "cost_per_trillion_tokens"
 
 
 def show_search(result: SearchResult, first: str) -> None:
@@ -30,7 +32,7 @@ def show_search(result: SearchResult, first: str) -> None:
             "as the scenario states, unless axes of a study name it: gradient format, overlap, `parallel.context`, "
             "`parallel.expert_tensor` (experts are whole where none is stated)"
         )
-    show(_layouts(result.best, result.axes))
+    show(_layouts(result.best, result))
     if any(layout.tied for layout in result.best):
         show(
             "~ this layout's 80 % interval overlaps that of the row above or below: "
@@ -39,7 +41,7 @@ def show_search(result: SearchResult, first: str) -> None:
     if result.front:
         show("")
         show("Pareto front: tokens/s per device against tokens/s per user", "bold")
-        show(_layouts(result.front, result.axes, front=True))
+        show(_layouts(result.front, result, front=True))
     show(f"next: costmodel simulate {first} --scenario {result.scenario}", "dim")
 
 
@@ -76,31 +78,39 @@ def _why_none(result: SearchResult) -> str:
     return "no layout both fits and meets the constraints"
 
 
-def _layouts(rows: Sequence[Candidate], axes: Mapping[str, str], *, front: bool = False) -> Table:
-    """Return layouts as a table: what differs among them, their times and rates.
+def _layouts(rows: Sequence[Candidate], result: SearchResult, *, front: bool = False) -> Table:
+    """Return layouts as a table: what differs among them, their times, rates and cost, and all that the goal reads.
 
-    axes: path -> dimension; front: keep the rate per user on a narrow terminal and drop the time instead.
+    front: keep the rate per user on a narrow terminal and drop the time instead.
     """
+    axes, known = result.axes, rows[0].metrics
     names = list(dict.fromkeys(name for row in rows for name in row.at))
     short = {name: name.rpartition(".")[2] for name in names}
     short |= short_paths([name for name in names if list(short.values()).count(short[name]) > 1])
-    headline = next(name for name, _ in PHASES.values() if name in rows[0].metrics)
-    rates = [name for name in ("tokens_per_second_per_device", "tokens_per_second_per_user", "mfu")
-             if rows[0].metrics.get(name) is not None]  # fmt: skip
-    droppable = {"tokens_per_second_per_user": "" if front else "??", "mfu": "?"}
+    headline = next(name for name, _ in PHASES.values() if name in known)
+    named = [name for name in result.names if name != headline]
+    listed = [name for name in dict.fromkeys((*_RATES, *_COSTS, *named)) if known.get(name) is not None]
+    droppable = dict.fromkeys(("mfu", *_COSTS), "?") | {"tokens_per_second_per_user": "" if front else "??"}
+    droppable |= dict.fromkeys(named, "")
     layouts = table(
         "", ">devices", *(f">{short[name]}" for name in names),
         *((f"?>{headline}", "??>80 % interval") if front else (f">{headline}", ">80 % interval")),
-        *(f"{droppable.get(name, '')}>{name.replace('tokens_per_second_per_', 'tokens/s/')}" for name in rates),
+        *(f"{droppable.get(name, '')}>{_heading(name)}" for name in listed),
     )  # fmt: skip
     for row in rows:
         layouts.add(
             "~" if row.tied else "", f"{row.devices:,}", *(_value(row.at.get(name), axes.get(name)) for name in names),
             metric(headline, row.metrics[headline]),
             NONE if row.interval is None else interval(headline, *row.interval),
-            *(metric(name, row.metrics[name]) for name in rates),
+            *(metric(name, row.metrics[name]) for name in listed),
         )  # fmt: skip
     return layouts
+
+
+def _heading(name: str) -> str:
+    """Return a metric's name as short as a column."""
+    name = name.replace("tokens_per_second_per_", "tokens/s/")
+    return name.replace("cost_per_million_", "cost/M ").replace("cost_per_trillion_", "cost/T ")
 
 
 def _value(value: Any, dimension: str | None) -> str:

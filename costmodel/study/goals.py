@@ -103,13 +103,15 @@ class Candidate:
 class SearchResult:
     """What a search found. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated.
 
-    devices: numbers of them that layouts take; least: where none fits, no layout needs less memory a device [B];
-    stages: how layers stand on them, where the scenario states that and the search tries other numbers of stages;
+    names: what the goal reads; devices: numbers of them that layouts take; least: where none fits, no layout needs less
+    memory a device [B]; stages: how layers stand on them, where the scenario states that and the search tries other
+    numbers of stages;
     axes: path -> dimension of those of numbers.
     """
 
     scenario: str
     sense: str = "minimise"
+    names: tuple[str, ...] = ()
     devices: tuple[int, ...] = ()
     looked_at: int = 0
     feasible: int = 0

@@ -165,3 +165,10 @@ def test_no_two_layouts_of_a_ranking_are_the_same_step(run):
     best = json.loads(done.out)["scenarios"]["training"]["best"]
     steps = [(one["objective"], *(one["at"][f"parallel.{name}"] for name in ("tp", "pp", "ep"))) for one in best]
     assert len(set(steps)) == len(steps)
+
+
+def test_the_table_shows_cost_and_what_the_goal_reads(run):
+    goal = ("--objective", "minimise cost_per_million_tokens", "--constraint", "energy_per_token <= 1 J")
+    heading = next(line for line in run("search", *DECODE, "--devices", "64", *goal).out.splitlines() if "tpot" in line)
+    assert {"cost/M", "energy_per_token"} <= set(heading.split())
+    assert "energy_per_token" not in run("search", *DECODE, "--devices", "64").out
