@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import TypeAlias
 
-from costmodel.quantities import Count, Quantity, ceil, maximum, minimum, sum_of
+from costmodel.quantities import Count, Quantity, ceil, maximum, minimum, sum_of, where
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.image_tower import tower_operators
 from costmodel.workload.layers import ModelWork, draft_work, model_work
@@ -87,9 +87,7 @@ def pass_work(batch: Pass, known: Iterable[Operator] = ()) -> PassWork:
         first = reduce(partial(merge_layers, fuse_attention=fuse), [draft_work(part) for part in parts])
         drafts.append((1, first))
     if batch.drafts > 1:
-        # Each further draft is one token per sequence; a step that also carries prompts drafts for decoding requests.
-        decoding = [part for part in batch.parts if part.phase == "decode"] or batch.parts
-        single = co_batched([replace(part, phase="decode", new_tokens=1.0) for part in decoding])
+        single = co_batched([replace(part, phase="decode", new_tokens=1.0) for part in _drafting(batch.parts)])
         drafts.append((batch.drafts - 1, reduce(merge_layers, [draft_work(part) for part in single])))
     known = list(known)
 
@@ -103,6 +101,18 @@ def pass_work(batch: Pass, known: Iterable[Operator] = ()) -> PassWork:
         ModelWork(finish(body.embedding, label), layers, finish(body.head, label), None),
         tuple((count, finish(work, draft_label)) for count, work in drafts),
     )
+
+
+def _drafting(parts: Sequence[Context]) -> Sequence[Context]:
+    """Return the sequences that get further drafts, one token each: those that decode, without any the prompts."""
+    decoding = [part for part in parts if part.phase == "decode"]
+    prompts = [part for part in parts if part.phase != "decode"]
+    if len(decoding) != 1 or len(prompts) != 1:
+        return decoding or parts
+    (decode,), (prompt,) = decoding, prompts
+    some = decode.sequences > 0
+    sequences, keys = (where(some, getattr(decode, name), getattr(prompt, name)) for name in ("sequences", "kv_len"))
+    return [replace(decode, sequences=sequences, kv_len=keys)]
 
 
 def co_batched(parts: Sequence[Context]) -> list[Context]:

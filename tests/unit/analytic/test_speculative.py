@@ -99,6 +99,24 @@ def test_drafts_run_over_all_verified_tokens_first_and_over_one_token_then() -> 
     assert draft_work(verify).parameters
 
 
+def test_a_step_with_prompts_alone_drafts_for_them_also_as_one_point_of_many() -> None:
+    """One request in flight: its prompt has no other that decodes beside it, and a module's experts have its token."""
+
+    def rows(decodes: float | np.ndarray) -> list[list[float]]:
+        decode = context(MOE_MODEL, phase="decode", sequences=decodes, new_tokens=4.0, kv_len=1003.0)
+        prompt = context(MOE_MODEL, phase="prefill", sequences=2.0, new_tokens=500.0, kv_len=500.0)
+        _, (count, further) = pass_work(Pass((decode, prompt), 1, drafts=3)).drafts
+        assert count == 2
+        found = [each.m for each in further.forward if isinstance(each, Gemm) and each.name.endswith("mtp projection")]
+        cores = [each for each in further.forward if isinstance(each, AttentionKernel)]
+        return [np.asarray(each).tolist() for each in (*found, *(core.qk_pairs for core in cores))]
+
+    assert rows(0.0)[0] == 2.0
+    assert rows(8.0)[0] == 8.0
+    many = rows(np.array([0.0, 8.0]))
+    assert [[each[place] for each in many] for place in (0, 1)] == [rows(0.0), rows(8.0)]
+
+
 def test_a_draft_that_is_never_kept_only_costs() -> None:
     for batch in (2.0, 256.0):
         assert tpot(of(Speculative(1.0, 0.0), batch=batch)) > tpot(of(None, batch=batch))
