@@ -29,7 +29,8 @@ from costmodel.workload.requests import Slo
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 GROWING = 0.05  # of waiting time per time of arrival: requests exceed what is served by 5 %
-PATIENT = 0.05  # share of requests that wait, from which on a run is backlogged
+MOST = 0.5  # of the requests: where more of them wait, a run is backlogged, as in the closed form
+AHEAD = 3.0  # prompts: of the step that runs, of one already decided on, of another request; who waits longer queues
 
 Percentiles = Mapping[str, Mapping[str, float]]
 
@@ -88,9 +89,11 @@ def duration(served: Served) -> float:
 
 
 def verdict(served: Served, times: RequestTimes) -> str:
-    """Return `overloaded` where waiting grows with arrival, `backlogged` where many requests wait, else `stable`.
+    """Return `overloaded` where waiting grows with arrival, `backlogged` where most requests queue, else `stable`.
 
-    At load rho > 1 a queue's waiting time grows by 1 - 1/rho per time of arrival.
+    At load rho > 1 a queue's waiting time grows by 1 - 1/rho per time of arrival. One queues that waits longer than
+    three prompts take on average, each from its first computed token to its first returned one: the steps with prompts
+    that may run, are decided on already and come before it on an engine that has seats left.
     """
     arrival = served.requests.arrival
     spread = arrival - arrival.mean()
@@ -98,9 +101,8 @@ def verdict(served: Served, times: RequestTimes) -> str:
     slope = float(spread @ times.wait) / across if across > 0 else 0.0
     if slope > GROWING:
         return "overloaded"
-    step = float(served.engines.clock[:, 2].sum()) / max(int(served.engines.count[:, STEPS].sum()), 1)
-    # Two steps pass before a request starts even on a free engine: the running one, and one already decided on.
-    return "backlogged" if float(np.mean(times.wait > 3.0 * step)) > PATIENT else "stable"
+    prompt = float(np.mean(served.progress.time[:, FIRST] - served.progress.time[:, SCHEDULED]))
+    return "backlogged" if float(np.mean(times.wait > AHEAD * prompt)) > MOST else "stable"
 
 
 def changes(served: Served) -> dict[str, float]:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import costmodel
+from costmodel.analytic.open_loop import OpenLoopEvaluation
+from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.serving import checkpoint
 from costmodel.serving.deployment import new_service
@@ -122,6 +124,20 @@ def test_beyond_the_highest_stable_rate_a_queue_grows_and_below_it_does_not() ->
         verdicts.append(RequestEvaluation(scenario, scenario.plan, workload.calibration(scenario)).verdict())
     assert verdicts[0] in ("stable", "backlogged")
     assert verdicts[1] == "overloaded"
+
+
+@pytest.mark.parametrize(
+    ("seats", "rate", "verdict"),
+    [(256, 1.0, "stable"), (256, 5.0, "stable"), (4, 4.0, "stable"), (4, 6.5, "backlogged")],
+)
+def test_the_verdict_is_of_requests_that_queue_as_in_the_closed_form(seats: int, rate: float, verdict: str) -> None:
+    """A request that waits for one other prompt does not queue; most do where all of a few seats are taken."""
+    chosen = evaluation({
+        **BASE, "scenarios.serving.scheduler.max_num_seqs": seats, "scenarios.serving.rate": rate,
+        "scenarios.serving.requests": {"count": 1500},
+    })  # fmt: skip
+    closed = OpenLoopEvaluation(chosen.simulation.scenario, chosen.simulation.plan, Calibration())
+    assert chosen.verdict() == closed.verdict() == verdict
 
 
 RANKS = """
