@@ -301,6 +301,11 @@ class FrameworkFile(Strict):
     expert_exchange: Literal["all_to_all", "gather"] = Field(
         default="all_to_all", description="`communication.exchange` of inference where the scenario does not say"
     )
+    low_latency_experts: list[str] = Field(
+        default=[],
+        description="where it gathers by default: dies of the devices on which it can have DeepEP in its place "
+        "(`communication: {mode: low_latency}`), which `simulate` then says",
+    )
     router: DType | None = Field(
         default=None,
         description="format of the product that scores experts, in inference in BF16; null: the precision's",

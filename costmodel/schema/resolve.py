@@ -19,6 +19,7 @@ from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile, Source
 from costmodel.schema.document import find, model_document, scenario_document
+from costmodel.schema.exchange_notes import exchange_notes
 from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile
@@ -325,6 +326,8 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     layout = build.layout(plan, slices_experts=framework.file.training.slices_experts)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     work = build.plan(_located(plan, tree, field), kernels, device)
+    has_deepep = hardware.device_part.file.die in framework.file.low_latency_experts
+    gathers = exchange_notes(plan, kernels, architecture, has_deepep=has_deepep)
     scenario = Scenario(
         name=name,
         plan=work,
@@ -335,7 +338,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         communication=build.communication(plan.communication, kernels),
         framework=with_unprepared_steps(kernels, work),
         offload=build.offload(plan.offload),
-        notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan), *by_chance),
+        notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan), *by_chance, *gathers),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, field)),
         simulation=build.simulation(plan.simulation),
     )
