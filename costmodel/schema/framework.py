@@ -322,7 +322,7 @@ class FrameworkFile(Strict):
     mxfp8_experts: list[str] = Field(
         default=[],
         description="dies of the devices on which experts that are published in MXFP4 multiply activations in MXFP8, "
-        "not in 16 bits, where the scenario states no `precision`",
+        "not in 16 bits, where the scenario names no precision set",
     )
     tuned_tiles: dict[str, dict[TunedFormat, dict[ExpertCount, list[Integer]]]] = Field(
         default={},

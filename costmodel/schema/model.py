@@ -234,7 +234,8 @@ class ModelFile(Strict):
         ]
     ] = Field(min_length=1, description="the layers in order, each a layer or {repeat, layers}")
     quantization: QuantizationFile | None = Field(
-        default=None, description="number formats of the published weights: inference that states no precision has them"
+        default=None,
+        description="number formats of the published weights: inference that names no precision set has them",
     )
     aliases: list[str] = Field(default=[], description="other names of the model")
     sources: list[Source] = Field(default=[], description="sources of the values")

@@ -71,6 +71,36 @@ def shipped_formats(file: QuantizationFile, device: Device, *, mxfp8_experts: bo
     return parse_tree(json.dumps(chosen), "the model's quantization"), note
 
 
+def changed_formats(shipped: Tree, note: str, stated: Tree) -> tuple[Tree, str]:
+    """Return a checkpoint's formats with the keys that a scenario's mapping states, and the note that says so."""
+    changed = ", ".join(f"`{key}`" for key in stated.value if key != "fallback")
+    return merge(shipped, stated), note + (f"; the scenario's own are {changed}" if changed else "")
+
+
+def wide_weights(stated: Tree | None, chosen: PrecisionFile, published: QuantizationFile | None) -> list[str]:
+    """Return a note where a named set narrows something, but not the weights, which the checkpoint stores narrower.
+
+    stated: the scenario's `precision`; chosen: its formats; published: those of the checkpoint.
+    """
+    if stated is None or stated.child("compute") is None or stated.child("weights") is not None or published is None:
+        return []
+    stored = {published.weights, *(part.weights for part in published.parts.values())}
+    narrow = sorted(dtype for dtype in stored if dtype is not None and _is_narrow(dtype))
+    own = {name: getattr(chosen, name) for name in ("linear", "attention", "kv_cache")}
+    changes = ", ".join(f"{name}: {dtype}" for name, dtype in own.items() if _is_narrow(dtype))
+    kept = (chosen.weights, *(part.weights for part in chosen.parts.values()))
+    if not narrow or not changes or any(map(_is_narrow, kept)):
+        return []
+    return [
+        f"`precision: {stated.text('compute')}` keeps weights in {chosen.weights}, the published ones are "
+        f"{' and '.join(narrow)}; `precision: {{{changes}}}` changes the published formats"
+    ]
+
+
+def _is_narrow(dtype: str) -> bool:
+    return ELEMENT_BYTES[dtype] <= 1.0
+
+
 def choose_formats(
     assembly: Assembly, chosen: Tree, device: Device, field: str, own: Mapping[str, str | None]
 ) -> tuple[DocumentPart[PrecisionFile], list[str]]:

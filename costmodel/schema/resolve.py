@@ -33,7 +33,13 @@ from costmodel.schema.framework_defaults import (
 from costmodel.schema.installation import install
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.model import ModelFile
-from costmodel.schema.number_formats import choose_formats, expand_set_name, shipped_formats
+from costmodel.schema.number_formats import (
+    changed_formats,
+    choose_formats,
+    expand_set_name,
+    shipped_formats,
+    wide_weights,
+)
 from costmodel.schema.overrides import DocumentName, apply_overrides, locate, read_overrides
 from costmodel.schema.references import Library, as_reference, available, suggest
 from costmodel.schema.serving import locate_files
@@ -289,16 +295,20 @@ def _model(assembly: Assembly, tree: Tree) -> DocumentPart[ModelFile]:
 def _formats(
     tree: Tree, plan: PlanFile, model: DocumentPart[ModelFile] | None, device: Device, *, mxfp8_experts: bool
 ) -> tuple[Tree, list[str]]:
-    """Return the `precision` of a scenario and notes: what it states, or in inference that of the model's weights.
+    """Return the `precision` of a scenario and notes: the set that it names, in inference else that of the model's
+    weights, with the keys that it states.
 
     mxfp8_experts: the engine multiplies experts in MXFP4 with activations in MXFP8 on the device.
     """
     stated = tree.child("precision")
     quantization = None if model is None else model.file.quantization
-    if stated is not None or quantization is None or isinstance(plan, TrainingFile | ExpertBoundFile):
+    names_set = stated is not None and stated.child("compute") is not None
+    if names_set or quantization is None or isinstance(plan, TrainingFile | ExpertBoundFile):
         return stated or Tree({}, tree.location), []
-    shipped, note = shipped_formats(quantization, device, mxfp8_experts=mxfp8_experts)
-    return shipped, [note]
+    formats, note = shipped_formats(quantization, device, mxfp8_experts=mxfp8_experts)
+    if stated is not None:
+        formats, note = changed_formats(formats, note, stated)
+    return formats, [note]
 
 
 def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster: str | None) -> _Resolved:
@@ -317,6 +327,8 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     plan = with_defaults(plan, framework.file.training)
     own = formats_of(plan, framework.file)
     formats, replaced = choose_formats(assembly, chosen, device, f"{field}.precision", own)
+    if model is not None and not isinstance(plan, TrainingFile | ExpertBoundFile):
+        told += wide_weights(tree.child("precision"), formats.file, model.file.quantization)
     if architecture is None:
         raise Stop
     by_chance = list(_by_chance(plan, architecture))

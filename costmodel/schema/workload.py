@@ -181,9 +181,14 @@ class PlacementFile(Strict):
 
 
 class PrecisionChoiceFile(Strict):
-    """A precision set and changes to it. A name alone is short for `{compute: NAME}`."""
+    """A precision set, or the formats of the model's `quantization`, and changes to it.
 
-    compute: str = Field(default="bf16", description="the precision set, `precisions/NAME`")
+    A name alone is short for `{compute: NAME}`.
+    """
+
+    compute: str = Field(
+        default="bf16", description="the precision set, `precisions/NAME`; in inference first `quantization`"
+    )
     fallback: str | None = Field(default=None, description="the set that replaces formats without a math unit")
     linear: LinearType | None = Field(default=None, description="replaces the set's")
     attention: DType | None = Field(default=None, description="replaces the set's")
@@ -220,7 +225,8 @@ class ScenarioFile(Strict):
     parallel: ParallelFile = Field(default_factory=ParallelFile, description="degrees of parallelism")
     precision: PrecisionChoiceFile = Field(
         default_factory=PrecisionChoiceFile,
-        description="name of a precision set (default bf16), or a mapping that modifies one",
+        description="name of a precision set, or a mapping that modifies one; where neither names one, inference has "
+        "the formats of the model's `quantization`, all else bf16",
     )
     communication: CommunicationFile = Field(default_factory=CommunicationFile, description="communication settings")
     offload: OffloadFile = Field(default_factory=OffloadFile, description="shares kept in host memory")

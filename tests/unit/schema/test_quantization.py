@@ -166,3 +166,55 @@ def test_engines_multiply_mxfp4_experts_in_formats_of_their_own(
 def test_a_stated_precision_is_not_the_engines(tmp_path: Path) -> None:
     stated = simulated(tmp_path, "hgx-b200", {"quant_method": "mxfp4"}, framework="trt-llm", precision="bf16")
     assert stated.scenario("d").precision.part("experts").linear == "bf16"
+
+
+BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+
+
+def test_a_mapping_that_names_no_set_changes_the_published_formats(tmp_path: Path) -> None:
+    plain, changed = (
+        simulated(tmp_path, "h100-x1", BLOCKS, **stated) for stated in ({}, {"precision": "{kv_cache: fp8}"})
+    )
+    assert weights(changed) == weights(plain)
+    formats = changed.scenario("d").precision
+    assert (formats.linear, formats.weights, formats.scale_block, formats.kv_cache) == ("fp8", "fp8", 128, "fp8")
+    assert any(note.endswith("the scenario's own are `kv_cache`") for note in changed.scenario("d").notes)
+    wide = simulated(tmp_path, "h100-x1", BLOCKS, precision="{compute: bf16, kv_cache: fp8}").scenario("d").precision
+    assert (wide.linear, wide.weights, wide.kv_cache) == ("bf16", "bf16", "fp8")
+
+
+def test_a_mapping_changes_bf16_where_nothing_is_published(tmp_path: Path) -> None:
+    formats = simulated(tmp_path, "h100-x1", None, precision="{kv_cache: fp8}").scenario("d").precision
+    assert (formats.linear, formats.weights, formats.kv_cache) == ("bf16", "bf16", "fp8")
+
+
+def test_parts_of_a_checkpoint_stay_beside_a_mapping(tmp_path: Path) -> None:
+    stated = {"framework": "trt-llm", "precision": "{attention: fp8, kv_cache: fp8}"}
+    formats = simulated(tmp_path, "hgx-b200", {"quant_method": "mxfp4"}, **stated).scenario("d").precision
+    assert (formats.part("experts").linear, formats.part("experts").weights) == ("fp8", "mxfp4")
+    assert (formats.attention, formats.kv_cache) == ("fp8", "fp8")
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ("fp8-kv", True), ("int8-kv", True), ("fp8", True), ("bf16", False), ("fp8-inference", False),
+        ("{compute: fp8-kv, weights: bf16}", False),
+    ],
+)  # fmt: skip
+def test_a_named_set_with_wider_weights_than_published_says_so(tmp_path: Path, stated: str, told: bool) -> None:
+    notes = simulated(tmp_path, "h100-x1", BLOCKS, precision=stated).scenario("d").notes
+    assert any("keeps weights in bf16, the published ones are fp8" in note for note in notes) == told
+    unpublished = simulated(tmp_path, "h100-x1", None, precision=stated).scenario("d").notes
+    assert not any("published" in note for note in unpublished)
+
+
+def test_the_formats_of_training_are_bf16_with_a_mapping_too(tmp_path: Path) -> None:
+    lines = {"phase": "training", "sequence": "64", "global_batch": "1", "micro_batch": "1"}
+    (tmp_path / "config.json").write_text(json.dumps(SMALL | {"quantization_config": BLOCKS}), encoding="utf-8")
+    text = "".join(f"    {key}: {value}\n" for key, value in (lines | {"cluster": "nodes/h100-x1"}).items())
+    file = tmp_path / "t.yaml"
+    head = "schema: costmodel/workload@1\nmodel: {hf: .}\nscenarios:\n  t:\n"
+    file.write_text(head + text + "    precision: {gradients: bf16}\n", encoding="utf-8")
+    formats = costmodel.load(file).scenario("t").precision
+    assert (formats.linear, formats.weights, formats.gradients) == ("bf16", "bf16", "bf16")
