@@ -78,23 +78,33 @@ def changed_formats(shipped: Tree, note: str, stated: Tree) -> tuple[Tree, str]:
 
 
 def wide_weights(stated: Tree | None, chosen: PrecisionFile, published: QuantizationFile | None) -> list[str]:
-    """Return a note where a named set narrows something, but not the weights, which the checkpoint stores narrower.
+    """Return a note where a named set narrows something in inference, but not the weights: that the checkpoint stores
+    them narrower, or where it has no formats of its own, that products take narrower ones.
 
     stated: the scenario's `precision`; chosen: its formats; published: those of the checkpoint.
     """
-    if stated is None or stated.child("compute") is None or stated.child("weights") is not None or published is None:
+    if stated is None or stated.child("compute") is None or stated.child("weights") is not None:
         return []
-    stored = {published.weights, *(part.weights for part in published.parts.values())}
-    narrow = sorted(dtype for dtype in stored if dtype is not None and _is_narrow(dtype))
-    own = {name: getattr(chosen, name) for name in ("linear", "attention", "kv_cache")}
-    changes = ", ".join(f"{name}: {dtype}" for name, dtype in own.items() if _is_narrow(dtype))
-    kept = (chosen.weights, *(part.weights for part in chosen.parts.values()))
-    if not narrow or not changes or any(map(_is_narrow, kept)):
+    if any(map(_is_narrow, (chosen.weights, *(part.weights for part in chosen.parts.values())))):
         return []
-    return [
-        f"`precision: {stated.text('compute')}` keeps weights in {chosen.weights}, the published ones are "
-        f"{' and '.join(narrow)}; `precision: {{{changes}}}` changes the published formats"
-    ]
+    name = f"`precision: {stated.text('compute')}`"
+    own = {key: getattr(chosen, key) for key in ("linear", "attention", "kv_cache")}
+    own = {key: dtype for key, dtype in own.items() if _is_narrow(dtype)}
+    if chosen.kv_group is not None:
+        own |= {key: getattr(chosen, key) for key in _SCALES["kv_cache"] if getattr(chosen, key) is not None}
+    changes = ", ".join(f"{key}: {value if isinstance(value, str) else f'{value:g}'}" for key, value in own.items())
+    if published is not None:
+        stored = {published.weights, *(part.weights for part in published.parts.values())}
+        narrow = " and ".join(sorted(dtype for dtype in stored if dtype is not None and _is_narrow(dtype)))
+        told = f"{name} keeps weights in {chosen.weights}, the published ones are {narrow}; "
+        return [f"{told}`precision: {{{changes}}}` changes the published formats"] if narrow and changes else []
+    if not _is_narrow(chosen.linear):
+        return []
+    told = f"{name} is a recipe of training: products in {chosen.linear}, weights in memory in {chosen.weights}; "
+    if chosen.linear != "fp8":
+        return [f"{told}`weights: {chosen.linear}` keeps them in {chosen.linear}"]
+    keeps = "fp8-tensor" if chosen.scale_block is None else "fp8-inference"
+    return [f"{told}`precision: {keeps}` keeps them in fp8"]
 
 
 def _is_narrow(dtype: str) -> bool:

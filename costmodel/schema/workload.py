@@ -187,7 +187,7 @@ class PrecisionChoiceFile(Strict):
     """
 
     compute: str = Field(
-        default="bf16", description="the precision set, `precisions/NAME`; in inference first `quantization`"
+        default="bf16", description="the precision set, `precisions/NAME`; unstated in inference: the model's formats"
     )
     fallback: str | None = Field(default=None, description="the set that replaces formats without a math unit")
     linear: LinearType | None = Field(default=None, description="replaces the set's")

@@ -122,4 +122,7 @@ def test_every_set_of_inference_decodes_on_an_rtx_4090(name: str) -> None:
     scenario = resolve("deepseek_v3", overrides=changes, scenarios=["decode"]).scenarios["decode"]
     wide = f"`precision: {name}` keeps weights in bf16, the published ones are fp8"
     assert [note.partition(";")[0] for note in scenario.notes] == ([wide] if name.endswith("-kv") else [])
+    if name == "int8-kv":
+        mapping = "{kv_cache: int8, kv_group: 128, kv_scale: fp16, kv_zero: fp16}"
+        assert scenario.notes[0].endswith(f"`precision: {mapping}` changes the published formats")
     assert scenario.precision.master is None

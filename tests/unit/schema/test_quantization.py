@@ -209,6 +209,28 @@ def test_a_named_set_with_wider_weights_than_published_says_so(tmp_path: Path, s
     assert not any("published" in note for note in unpublished)
 
 
+@pytest.mark.parametrize(
+    ("stated", "keeps"),
+    [
+        ("fp8", "fp8-inference"), ("fp8-te", "fp8-tensor"), ("fp8-inference", None), ("fp8-kv", None), ("bf16", None),
+        ("{compute: fp8, weights: bf16}", None),
+    ],
+)  # fmt: skip
+def test_a_recipe_of_training_names_the_set_that_keeps_narrow_weights(
+    tmp_path: Path, stated: str, keeps: str | None
+) -> None:
+    """Only where the checkpoint has no formats of its own; the set that is named has half the weights."""
+    asked = simulated(tmp_path, "h100-x1", None, precision=stated)
+    told = [note for note in asked.scenario("d").notes if "recipe of training" in note]
+    assert len(told) == (keeps is not None)
+    published = simulated(tmp_path, "h100-x1", BLOCKS, precision=stated).scenario("d").notes
+    assert not any("recipe of training" in note for note in published)
+    if keeps is not None:
+        assert told[0].endswith(f"`precision: {keeps}` keeps them in fp8")
+        named = simulated(tmp_path, "h100-x1", None, precision=keeps)
+        assert weights(named) - 2 * REST < 0.51 * (weights(asked) - 2 * REST)
+
+
 def test_the_formats_of_training_are_bf16_with_a_mapping_too(tmp_path: Path) -> None:
     lines = {"phase": "training", "sequence": "64", "global_batch": "1", "micro_batch": "1"}
     (tmp_path / "config.json").write_text(json.dumps(SMALL | {"quantization_config": BLOCKS}), encoding="utf-8")
