@@ -344,7 +344,7 @@ _EXPERT_MESSAGES = "moe_"  # families of which the links say more than another d
 
 
 def _rooflines(store: FitStore) -> dict[str, FamilyFit]:
-    """Return the spreads of families about the bare roofline, and those of whole runs by class.
+    """Return the spreads of families about the bare roofline, and those of whole runs by class and of boards' power.
 
     Families that are never compared with it start from another one's: no table has rows of GEMMs that expand narrow
     weights, of latent backward attention, of selected keys, of recurrences, nor of mixed attention by itself.
@@ -354,5 +354,6 @@ def _rooflines(store: FitStore) -> dict[str, FamilyFit]:
     gradients = dict.fromkeys(GRADIENTS, "attention_backward")
     alike = {**EXPANDING, **ROOFLINE_ALIKE, **gradients, "attention_mixed": "attention_prefill"}
     borrowed = {family: known[other] for family, other in alike.items() if other in known}
-    runs = {family: family_fit(fit, base.basis) for family, fit in store.composition().items()}
+    whole = {**store.composition(), **store.power()}
+    runs = {family: family_fit(fit, base.basis) for family, fit in whole.items()}
     return borrowed | known | runs

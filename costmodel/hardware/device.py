@@ -71,7 +71,7 @@ class Power:
 
     tdp: its limit; idle: with nothing to do [W]; busy: more while kernels run [W]; tensor: energy of a FLOP of 16-bit
     operands, memory: of a byte of device memory, link: of a byte sent [J]; error: half of the 80 % interval of such a
-    power, over it.
+    power, over it; null: not known.
     """
 
     tdp: Watts | None
@@ -80,7 +80,7 @@ class Power:
     tensor: Joules = 0.0
     memory: Joules = 0.0
     link: Joules = 0.0
-    error: Quantity = 0.0
+    error: Quantity | None = None
 
     @property
     def states_work(self) -> bool:

@@ -68,7 +68,7 @@ def _math_unit(unit: MathUnitFile, file: DeviceFile, stated_for: DeviceFile) -> 
 
 def _power(file: PowerFile) -> hardware.Power:
     """Return the power of a board; energies that the file leaves out are none."""
-    work = {name: getattr(file, name) for name in ("busy", "tensor", "memory", "link", "error")}
+    work = {name: getattr(file, name) for name in ("busy", "tensor", "memory", "link")}
     return record(hardware.Power, file, **{name: 0.0 if value is None else value for name, value in work.items()})
 
 

@@ -112,7 +112,9 @@ class PowerFile(Strict):
     )
     link: Energy | None = Field(default=None, description="per byte sent to other devices; null: not counted")
     error: ShareOrZero | None = Field(
-        default=None, description="half of the 80 % interval of a predicted power, over it; null: none"
+        default=None,
+        description="half of the 80 % interval of a predicted power, over it; null: that of boards without a fit, "
+        "`calibrations/power`",
     )
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.analytic.intervals import RATES, TIMES
-from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, ROOFLINE, SOURCES, FitStore
+from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, POWER, ROOFLINE, SOURCES, FitStore
 from costmodel.calibration.substitutes import GRADIENTS
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
@@ -108,7 +108,7 @@ def state_of(
     elif going_with(metric) not in TIMES | RATES:
         own = [one for one in own if not one.place.startswith(f"{CALIBRATIONS}/{COMPOSITION}")]
     if not metric.startswith(ENERGY):
-        own = [one for one in own if not one.is_power]
+        own = [one for one in own if not (one.is_power or one.place.startswith(f"{CALIBRATIONS}/{POWER}"))]
     values = [one for one in own if not one.of_interval]
     fixed = [one for one in values if not _is_refitted(one, refitted)]
     ends = [one for one in own if one.of_interval and not (COMPOSITION in refitted and COMPOSITION in one.place)]
@@ -159,6 +159,7 @@ def _calibrations(prediction: Prediction, library: Library) -> Iterator[tuple[st
             yield _backward(family, prediction.scenario.cluster.device.name, library), False
         yield ROOFLINE, True
         yield COMPOSITION, True
+        yield POWER, True
 
 
 def _backward(family: str, device: str, library: Library) -> str:

@@ -1,14 +1,17 @@
 """What boards draw by resource, fitted to power logs: `power` of devices of one process node.
 
 python -m reports.fits.power TABLES hopper            TABLES: folder with the power logs; prints the fit and its errors
+python -m reports.fits.power TABLES unfitted --output hardware/calibrations/power.yaml
+                                                      what boards draw over what is predicted of them without a fit
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,6 +57,21 @@ BENCH = {"hopper": "dgx-h100", "ampere": "dgx-a100"}
 # cuBLASLt on random operands for minutes: what they reach at the limit [FLOP/s], their format's bytes, bytes a second
 LIMITS = {"hopper": ("h100-sxm", 1382.2e12, 1.0), "ampere": ("a100-sxm-80gb", 256.5e12, 2.0)}
 SIZE = {"hopper": 32768.0, "ampere": 16384.0}
+UNFITTED = """schema: costmodel/calibration@1
+name: power
+device: null
+basis: fitted
+families:                                        # measured power of boards over what is predicted of it without a fit
+{families}sources:
+  - fields: [families]
+    cite: "power logs of gpt-oss-120b on H200 (mantile, Nebius), and of vLLM on A100 (argonne-lcf/LLM-Inference-Bench)"
+    kind: derived
+    rests_on: [nebius_power, argonne]
+    note: >-
+      Boards of the two dies whose power is fitted, predicted without their own fits: power from idle to the limit with
+      the busy share (power_busy), or the limit (power_limit). 80 % point of the log's size, at measured rates.
+      Made by `python -m reports.fits.power TABLES unfitted --output hardware/calibrations/power.yaml`.
+"""
 
 
 def logs(tables: Path, boards: Sequence[str]) -> list[Log]:
@@ -166,12 +184,48 @@ def fitted(found: Sequence[tuple[Device, Array, float]]) -> Array:
     return np.asarray(nnls(rows / scale, left)[0] / scale)
 
 
+def without_fit(device: Device, busy: float) -> dict[str, float]:
+    """Return what `board_power` takes where a device states no energy of its work, by family of the file [W].
+
+    `power_busy`: power that goes with the busy share; `power_limit`: the limit, where no idle power is known either.
+    """
+    power = device.power
+    assert power.tdp is not None
+    idle, limit = float(np.asarray(power.idle)), float(np.asarray(power.tdp))
+    return {"power_busy": idle + busy * (limit - idle), "power_limit": limit}
+
+
+def render_unfitted(rows: Sequence[tuple[float, Mapping[str, float]]]) -> str:
+    """Return the calibration file of boards without a fit. rows: measured power, and what is predicted of it [W].
+
+    Ends: exp(-q), exp(q), q the 80 % point of |log(measured / predicted)|; of the limit, which no board exceeds, the
+    lower one only.
+    """
+    families = {}
+    for family in ("power_busy", "power_limit"):
+        end = float(np.quantile([abs(math.log(watts / predicted[family])) for watts, predicted in rows], 0.8))
+        high = 1.0 if family == "power_limit" else math.exp(end)
+        spread = f"{{time: 1 s, low: {math.exp(-end):.4g}, median: 1, high: {high:.4g}, rows: {len(rows)}}}"
+        families[family] = f"  {family}:\n    spread: [{spread}]\n    rows: {len(rows)}\n"
+    return UNFITTED.format(families="".join(families.values()))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit the power of a generation's boards; print the terms, and each row's error with and without it."""
     parser = argparse.ArgumentParser(prog="python -m reports.fits.power", description=main.__doc__)
     parser.add_argument("tables", type=Path, help="folder with the power logs")
-    parser.add_argument("generation", choices=sorted(GENERATIONS))
+    parser.add_argument("generation", choices=[*sorted(GENERATIONS), "unfitted"])
+    parser.add_argument("--output", type=Path, help="file of boards without a fit, with `unfitted`")
     chosen = parser.parse_args(arguments)
+    if chosen.generation == "unfitted":
+        if chosen.output is None:
+            parser.error("unfitted needs --output")
+        every = [log for boards in GENERATIONS.values() for log in logs(chosen.tables, boards)]
+        each = [
+            (log.watts, without_fit(row.device, float(row.measured[0]))) for log in every for row in [features(log)]
+        ]
+        chosen.output.write_text(render_unfitted(each), encoding="utf-8")
+        return
     listed = logs(chosen.tables, GENERATIONS[chosen.generation])
     rows = [features(log) for log in listed]
     found = [(row.device, row.measured, log.watts) for row, log in zip(rows, listed, strict=True)]
