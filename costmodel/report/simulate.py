@@ -51,7 +51,7 @@ def show_simulation(
     if detailed:
         for name, point in points.items():
             drawn = drawn_line(workload, name, point) if engine == "analytic" else None
-            _show_detail(name, point, (_slo_line(workload, name, point), drawn))
+            _show_detail(name, point, (_replica_line(workload, name, point), _slo_line(workload, name, point), drawn))
     else:
         _show_overview(points)
     for line in _next_steps(arguments, points, detailed=detailed):
@@ -172,6 +172,19 @@ def _show_lines(lines: Iterable[str | None]) -> None:
     """Print the lines that are there."""
     for line in filter(None, lines):
         show(line)
+
+
+def _replica_line(workload: Workload, name: str, point: Point) -> str | None:
+    """Return that a server's requests are counted for one data-parallel replica of several, and those of all."""
+    scenario = workload.scenario(name)
+    own = point.metrics.get("concurrency")
+    if not isinstance(scenario.plan, Serving) or scenario.parallel.dp == 1 or own is None:
+        return None
+    replicas = float(scenario.parallel.dp)
+    return (
+        f"concurrency and max concurrency are of one data-parallel replica; the {replicas:g} of an engine have "
+        f"{metric('concurrency', replicas * own)} requests in flight"
+    )
 
 
 def _slo_line(workload: Workload, name: str, point: Point) -> str | None:

@@ -282,3 +282,20 @@ scenarios:
     assert "time per output token of 1 ms: the median does not keep it" in told
     near, over = (spans[rate]["requests_per_second"] for rate in (23.9, 100))
     assert 1.0 < near[1] / near[0] < over[1] / over[0]
+
+
+@pytest.mark.parametrize(("degrees", "told"), [("{dp: 2}", True), ("{tp: 2}", False)])
+def test_requests_of_one_data_parallel_replica_are_told_to_be(run, tmp_path, degrees, told):
+    file = tmp_path / "chat.yaml"
+    load = "concurrency: 16, input_tokens: 512, output_tokens: 64"
+    file.write_text(
+        "schema: costmodel/workload@1\nmodel: models/llama-3-8b\nscenarios:\n  chat: "
+        f"{{phase: serving, cluster: nodes/dgx-h100, framework: vllm, parallel: {degrees}, {load}}}\n",
+        encoding="utf-8",
+    )
+    text = " ".join(run("simulate", str(file)).out.split())
+    found = re.search(r"of one data-parallel replica; the 2 of an engine have ([\d.]+) requests in flight", text)
+    assert (found is not None) == told
+    if found is not None:
+        metrics = strict(run("simulate", str(file), "--json").out)["scenarios"]["chat"]["metrics"]
+        assert float(found[1]) == pytest.approx(2 * metrics["concurrency"], rel=1e-3)
