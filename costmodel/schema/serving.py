@@ -94,7 +94,7 @@ class SharedPrefixFile(Strict):
     """Beginnings that prompts share."""
 
     groups: Number = Field(default=1.0, description="different beginnings")
-    tokens: Number = Field(description="tokens of each")
+    tokens: Number = Field(description="tokens of each, which prompts have in addition to `input`, before it")
     exponent: Exponent = Field(default=0.0, description="of Zipf's law of how often each is used; 0: all as often")
 
 

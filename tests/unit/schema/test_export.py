@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_world import problems_of
 
 from costmodel.schema.export import formats_markdown, json_schema
 from costmodel.schema.files import FILES
+from costmodel.serving.draw import share_beginnings
+from costmodel.workload.requests import SharedPrefix
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
 
@@ -41,3 +44,13 @@ def test_every_field_is_described() -> None:
 
 def test_the_page_is_the_one_that_the_models_generate() -> None:
     assert PAGE.read_text(encoding="utf-8") == formats_markdown()
+
+
+def test_a_shared_beginning_is_said_to_come_in_addition_to_the_prompt() -> None:
+    """As the drawn requests have it: three tokens before each prompt of two."""
+    prompts, _, _ = share_beginnings(
+        np.array([2, 2]), SharedPrefix(groups=1.0, tokens=3.0), 1, np.random.default_rng(0)
+    )
+    assert list(prompts) == [5, 5]
+    (row,) = (line for line in formats_markdown().splitlines() if line.startswith("| `requests.prefix.tokens`"))
+    assert "in addition to `input`" in row
