@@ -466,11 +466,15 @@ class Calibration:
 
         Of a stream around products it is the one that was made together with that of the products, if any.
         """
-        key = f"{operator.family}/{operator.variant}"
-        fit = None if (product := self._product(operator)) is None else product.companions.get(key)
+        fit = self.companion(operator)
         if fit is None:
-            fit = self.families.get(key)
+            fit = self.families.get(f"{operator.family}/{operator.variant}")
         return (self.family(operator.family) if fit is None else fit).at(operator)
+
+    def companion(self, operator: Operator) -> FamilyFit | None:
+        """Return the fit of a stream around products that was made together with theirs, if any."""
+        product = self._product(operator)
+        return None if product is None else product.companions.get(f"{operator.family}/{operator.variant}")
 
     def as_run(self, operator: Operator) -> Operator:
         """Return an operator as the kernels run it that price it: streams of experts copy rows, or leave them."""

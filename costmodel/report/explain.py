@@ -12,6 +12,7 @@ from costmodel.analytic.breakdown import ALL_TO_ALL_CONTENTION
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.operator_timing import KERNELS, TimedOperator, slowdown_of
+from costmodel.calibration.candidates import Candidate
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.cost.calibration import ANCHORED, Calibration, Form
 from costmodel.cost.machine import Machine
@@ -25,7 +26,7 @@ from costmodel.report.explain_step import BUBBLE, STEP
 from costmodel.result import shown_line, whole_of
 from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import payload_width
-from costmodel.workload.operators import Group, Operator, base_name
+from costmodel.workload.operators import Elementwise, Group, Operator, base_name
 from costmodel.workload.plans import Decode, ExpertBound, Prefill, Serving, Training
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
@@ -226,7 +227,7 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
         parts={part: float(seconds) for part, seconds in parts.items() if float(seconds)},
         time=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator),
         origins=origins_of(workload, scenario, timed, None if pool is None else _part(operator.name)),
-        considered=_considered(calibration.families, operator),
+        considered=_considered(calibration, operator),
         notes=(*_notes(calibration, operator.family), *((_ANCHORED,) if fit.basis == ANCHORED else ())),
     )  # fmt: skip
 
@@ -242,12 +243,16 @@ def _notes(calibration: Calibration, family: str) -> Iterator[str]:
     return (note for note in calibration.notes if note.partition(":")[0].partition("/")[0] == family)
 
 
-def _considered(fits: object, operator: Operator) -> tuple[str, ...]:
+def _considered(calibration: Calibration, operator: Operator) -> tuple[str, ...]:
     """Return the fits that were looked at for an operator; nothing where a calibration was made in Python."""
-    if not isinstance(fits, FitLookup):
+    if not isinstance(calibration.families, FitLookup):
         return ()
     key = f"{operator.family}/{operator.variant}" if operator.variant else operator.family
-    return tuple(map(str, fits.considered_at(key, operator)))
+    made_with = calibration.companion(operator)
+    if made_with is not None and isinstance(operator, Elementwise):
+        role = f"made together with that of {operator.product}"
+        return (str(Candidate(made_with.source, key, role, made_with, error=made_with.error or None)),)
+    return tuple(map(str, calibration.families.considered_at(key, operator)))
 
 
 def _parameters(form: Form) -> dict[str, tuple[float, Parameter]]:

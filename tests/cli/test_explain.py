@@ -347,3 +347,17 @@ def test_a_line_of_many_operators_lists_them(run):
     assert len(done.out.splitlines()) < 50
     assert "expert up transposed casts" in done.out
     assert '--op "weight cast"' in done.out  # the longest of them
+
+
+def test_a_stream_of_experts_names_the_file_of_its_products(run, tmp_path):
+    workload = tmp_path / "mixtral.yaml"
+    workload.write_text(
+        "schema: costmodel/workload@1\nmodel: mixtral-8x7b\nscenarios:\n  d: {phase: decode, cluster: nodes/dgx-h100, "
+        "framework: sglang, batch_per_device: 16, input_tokens: 1000, output_tokens: 100, precision: bf16}\n"
+    )
+    up, total = (
+        json.loads(run("explain", str(workload), "--op", name, "--json").out)["operators"][0]["considered"][-1]
+        for name in ("expert up", "expert sum")
+    )
+    assert "(made together with that of grouped_gemm/bf16)" in total
+    assert total.partition(" ")[0] == up.partition(" ")[0] == "calibrations/h100-sxm/triton-sglang"
