@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.cost.machine import Machine
+from costmodel.cost.physical_bound import least_time
 from costmodel.cost.residual import Domain, Features, Nearness, Residual
 from costmodel.cost.spread import EXACT, Agreement, Spread, SpreadByShape, opened
 from costmodel.cost.terms import SHORTEST, Terms
@@ -404,11 +405,12 @@ class JoinedFit(FamilyFit):
     def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
         """Return the time of the leading fit, as long as the weighted mean of the logarithms of all.
 
-        log t = sum_i w_i log t_i,   apart^2 = sum_i w_i (log t_i - log t)^2
+        log t = sum_i w_i log t_i,   apart^2 = sum_i w_i (log t_i - log t)^2,   t_i >= what the device allows
         """
         times = [part.fitted_time(part.form or form, operator, machine) for part in self.parts]
         led = Time(*(self._chosen([getattr(time, name) for time in times]) for name in TIME_PARTS))
-        logs = [log(maximum(time.seconds, SHORTEST)) for time in times]
+        least = maximum(least_time(operator, machine), SHORTEST)
+        logs = [log(maximum(time.seconds, least)) for time in times]
         mean = sum_of(weight * each for weight, each in zip(self.weights, logs, strict=True))
         spread = sum_of(weight * (each - mean) ** 2 for weight, each in zip(self.weights, logs, strict=True))
         return replace(led.scaled(exp(mean) / maximum(led.seconds, SHORTEST)), apart=power(spread, 0.5))

@@ -14,6 +14,7 @@ from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.cost.calibration import FamilyFit, JoinedFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import derivation, operator_time
+from costmodel.cost.physical_bound import least_time
 from costmodel.cost.residual import Residual
 from costmodel.cost.spread import Agreement, Spread
 from costmodel.cost.time import Time, time_where
@@ -169,3 +170,11 @@ def test_wide_disagreement_shows_in_the_interval_of_a_whole_run():
     changed = costmodel.load("deepseek_v3", set={"scenarios.decode.precision.kv_cache": "fp8"})
     low, high = changed.simulate(["decode"])["scenarios"]["decode"]["intervals"]["tpot"]
     assert high / low > 1.7
+
+
+def test_a_fit_that_says_more_than_the_peak_says_the_peak(machine):
+    """Of two fits of equal weight one is a thousand times too fast: it counts as the least time that there can be."""
+    fit, operator = joined_of(1e-3, None)
+    own = fit.parts[0].fitted_time(fit.form, operator, machine).seconds
+    expected = math.sqrt(float(own) * float(least_time(operator, machine)))
+    assert float(fit.fitted_time(fit.form, operator, machine).seconds) == pytest.approx(expected)
