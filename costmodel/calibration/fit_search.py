@@ -11,6 +11,7 @@ from costmodel.calibration.candidates import Candidate
 from costmodel.calibration.expected_error import OWN, RELATIONS, expected, held_out_error
 from costmodel.calibration.fit_files import CALIBRATIONS, PRIOR, ROOFLINE, DeviceFits, FitStore, family_fit
 from costmodel.calibration.substitutes import COLLECTIVE, EXPANDING, SEND_RECV
+from costmodel.cost.attention import DecodeForm
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import ExpectedForm
 from costmodel.errors import InputError
@@ -232,10 +233,20 @@ class FitSearch:
         place = fits.file.name.partition("/")
         for name in (key, family):
             fit = fits.fit(name, self._device)
+            if fit is not None and role != NAMED and _is_workaround(fit):
+                return Candidate(source, name, role, passed_over=f"copies the cache first, as {fits.file.library} does")
             if fit is not None:
                 fit = self._store.on_device(fit, self._device, fits.device)
                 return Candidate(source, name, role, fit, device=fits.device, implementation=place[2] or fits.file.name)
         return Candidate(source, key, role, passed_over=f"has no fit of {key}")
+
+
+def _is_workaround(fit: FamilyFit) -> bool:
+    """Tell whether a fit is of a library that lacks a kernel and copies its input for another one.
+
+    It says nothing of a library that has the kernel.
+    """
+    return isinstance(fit.form, DecodeForm) and fit.form.widening is not None
 
 
 def library_of(implementation: str) -> str:
