@@ -136,6 +136,8 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         spans = {name: _ends(pair) for name, pair in bounds.items()}
         parts = evaluation.schedule()
     facts = routing_facts(scenario)
+    timed = [] if evaluation is None else evaluation.operators()
+    told = calibration.told(each.operator for each in timed)
     return Point(
         phase=scenario.plan.phase,
         cluster=scenario.cluster.name,
@@ -148,7 +150,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         capacity=float(scenario.cluster.device.device_memory.capacity),
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
-        notes=(*scenario.notes, *(() if evaluation is None else evaluation.notes()), *calibration.told),
+        notes=(*scenario.notes, *(() if evaluation is None else evaluation.notes()), *told),
         reasons=_reasons(scenario, metrics, attempt.explanation),
         offer=_offer(scenario.cluster.device),
         routing=None if facts is None else {name: float(value) for name, value in facts.items()},

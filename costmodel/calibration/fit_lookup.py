@@ -72,7 +72,7 @@ def _loaded(
     file, roots = place
     store = _fit_store(roots, (device, file) if file else None, hidden)
     fits = FitLookup(store, store.same_device(device), dict(implementations))
-    return Calibration(ROOFLINE, fits, fits.notes)
+    return Calibration(ROOFLINE, fits, fits.notes, fits.notes_of)
 
 
 @functools.lru_cache(maxsize=8)
@@ -104,6 +104,8 @@ class FitLookup(Mapping[str, FamilyFit]):
         self._rivals_of: dict[tuple[str, tuple[str, ...]], tuple[Candidate, ...]] = {}
         self._anchored: dict[str, AnchoredFit] = {}
         self.notes: list[str] = []
+        self._notes_of: dict[str, tuple[str, ...]] = {}
+        self._asked: list[dict[str, None]] = []  # notes so far of each key that is being looked up, the innermost last
 
     def __getitem__(self, key: str) -> FamilyFit:
         found = self._resolve(key)
@@ -114,7 +116,9 @@ class FitLookup(Mapping[str, FamilyFit]):
             return found.fit
         if key not in self._anchored:
             count = len(anchors.errors)
-            self._note(f"{key}: moved by {count} row{'' if count == 1 else 's'} of {anchors.source}")
+            moved = f"{key}: moved by {count} row{'' if count == 1 else 's'} of {anchors.source}"
+            self._note(moved)
+            self._notes_of[key] = (*self._notes_of[key], moved)
             self._anchored[key] = AnchoredFit.of(found.fit, anchors)
         return self._anchored[key]
 
@@ -170,8 +174,23 @@ class FitLookup(Mapping[str, FamilyFit]):
 
     def _resolve(self, key: str) -> Resolution:
         if key not in self._resolutions:
-            self._resolutions[key] = first(self._candidates(key))
+            told: dict[str, None] = {}
+            self._asked.append(told)
+            try:
+                self._resolutions[key] = first(self._candidates(key))
+            finally:
+                self._asked.pop()
+            self._notes_of[key] = tuple(told)
+        for outer in self._asked[-1:]:
+            outer.update(dict.fromkeys(self._notes_of[key]))
         return self._resolutions[key]
+
+    def notes_of(self, key: str) -> tuple[str, ...]:
+        """Return what stands in for the fit of a `family/variant`, and for that of its family where it has none."""
+        found = self._resolve(key)
+        family, _, variant = key.partition("/")
+        own = self._notes_of[key]
+        return own if found.fit is not None or not variant else (*own, *self.notes_of(family))
 
     def _candidates(self, key: str) -> Iterator[Candidate]:
         """Yield what may answer for a key, the best first: its family's fits, other families', the roofline."""
@@ -338,6 +357,8 @@ class FitLookup(Mapping[str, FamilyFit]):
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+        for told in self._asked[-1:]:
+            told[text] = None
 
 
 _EXPERT_MESSAGES = "moe_"  # families of which the links say more than another device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
@@ -439,18 +439,25 @@ class Calibration:
     """Fits by operator family, or by `family/variant` where kernels of one family are fitted apart.
 
     A family without one is timed by the roofline, with the roofline's own spread. notes: which fit substitutes for
-    which missing one, for `explain`.
+    which missing one, of all that was asked so far; notes_of: those of a `family/variant`.
     """
 
     name: str = "roofline"
     families: Mapping[str, FamilyFit] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    notes_of: Callable[[str], Sequence[str]] | None = None
 
-    @property
-    def told(self) -> tuple[str, ...]:
-        """Return the notes, `FAMILY/VARIANT: TEXT`, those of one family with the same text as one."""
+    def told(self, operators: Iterable[Operator]) -> tuple[str, ...]:
+        """Return the notes of some operators, `FAMILY/VARIANT: TEXT`, those of one family with the same text as one.
+
+        A calibration is kept for all runs of a device and framework; each is told what stands in for its own kernels.
+        """
+        notes: Iterable[str] = self.notes
+        if self.notes_of is not None:
+            keys = dict.fromkeys("/".join(filter(None, (each.family, each.variant))) for each in operators)
+            notes = dict.fromkeys(note for key in keys for note in self.notes_of(key))
         variants: dict[tuple[str, str], list[str]] = {}
-        for note in self.notes:
+        for note in notes:
             key, _, text = note.partition(": ")
             family, _, variant = key.partition("/")
             variants.setdefault((family, text), []).append(variant)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -228,7 +227,7 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
         time=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator),
         origins=origins_of(workload, scenario, timed, None if pool is None else _part(operator.name)),
         considered=_considered(calibration, operator),
-        notes=(*_notes(calibration, operator.family), *((_ANCHORED,) if fit.basis == ANCHORED else ())),
+        notes=(*calibration.told([operator]), *((_ANCHORED,) if fit.basis == ANCHORED else ())),
     )  # fmt: skip
 
 
@@ -236,11 +235,6 @@ _ANCHORED = (
     "measured rows of the device make its time anchor_factor times as long, the more the more alike they are: method, "
     "section 15.12"
 )
-
-
-def _notes(calibration: Calibration, family: str) -> Iterator[str]:
-    """Yield what the choice of fits says of a family."""
-    return (note for note in calibration.notes if note.partition(":")[0].partition("/")[0] == family)
 
 
 def _considered(calibration: Calibration, operator: Operator) -> tuple[str, ...]:

@@ -182,3 +182,17 @@ def test_evaluating_does_not_change_a_workload(v3: costmodel.Workload) -> None:
     v3.evaluate("training", vary={SEQUENCE: [1024, 2048]})
     assert v3.evaluate("training").metrics["step_time"] == before
     assert replace(v3.scenario("training"), name="other").name == "other"
+
+
+def test_a_run_is_told_nothing_of_the_kernels_of_another_one() -> None:
+    """Both share the fits of a device and framework; only an FP8 cache has no kernel of FlashMLA's."""
+
+    def notes(cache: str) -> list[str]:
+        changed = costmodel.load("deepseek_v3", set={"scenarios.decode.precision.kv_cache": cache})
+        found: list[str] = changed.simulate(["decode"])["scenarios"]["decode"].get("notes", [])
+        return [note for note in found if note.startswith("mla_decode")]
+
+    assert notes("bf16") == []
+    (note,) = notes("fp8")
+    assert note.startswith("mla_decode/bf16_kvquant: h800-sxm has no fit of flashmla-dense")
+    assert notes("bf16") == []

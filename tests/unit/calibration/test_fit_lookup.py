@@ -59,7 +59,7 @@ def test_a_device_without_measurements_borrows_those_of_its_sibling(world):
 
 def test_kernels_of_a_family_with_the_same_note_are_told_once():
     notes = ["elementwise/norm: using a", "gemm: using b", "elementwise/rotary: using a", "elementwise/add: using b"]
-    assert Calibration(notes=notes).told == (
+    assert Calibration(notes=notes).told(()) == (
         "elementwise/norm, rotary: using a", "gemm: using b", "elementwise/add: using b"
     )  # fmt: skip
 
