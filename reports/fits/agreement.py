@@ -14,7 +14,6 @@ of the least quantile loss at 80 %, each `family/variant` of a device with the s
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from reports.fits.backcasts import Measured
+from reports.fits.half_widths import family_lines, source_lines
 
 INSIDE = 0.8  # of measured times, in an interval
 
@@ -110,25 +110,14 @@ def render(cases: Sequence[Joined], rests_on: Sequence[str], command: str) -> st
     ]  # fmt: skip
     shares = agreement_of(cases)
     for name, share in zip(("claimed", "apart"), shares, strict=True):
-        low, high = (float(f"{math.exp(side * share):.4g}") for side in (-1.0, 1.0))
-        lines += [
-            f"  {name}:",
-            f"    spread: [{{time: 1 s, low: {low:g}, median: 1, high: {high:g}, rows: {rows}}}]",
-            f"    rows: {rows}",
-        ]
-    lines += [
-        "sources:",
-        "  - fields: [families]",
-        '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
-        "    kind: derived",
-        f"    rests_on: [{', '.join(rests_on)}]",
-        "    note: >-",
-        f"      Made by `{command}`.",
-        f"      {len(cases)} kinds of kernels of {len(devices)} devices, each hidden by itself. Of a device that the",
-        f"      two numbers have not seen intervals hold {100 * np.mean(held_out):.0f} % in the mean of the kinds,",
-        f"      {100 * np.mean(before):.0f} % with what the leading fit expects of itself.",
-    ]
-    return "\n".join(lines) + "\n"
+        lines += family_lines(name, share, rows)
+    note = (
+        f"Made by `{command}`.",
+        f"{len(cases)} kinds of kernels of {len(devices)} devices, each hidden by itself. Of a device that the",
+        f"two numbers have not seen intervals hold {100 * np.mean(held_out):.0f} % in the mean of the kinds,",
+        f"{100 * np.mean(before):.0f} % with what the leading fit expects of itself.",
+    )
+    return "\n".join([*lines, *source_lines(rests_on, note)]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -136,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m reports.fits.agreement", description=main.__doc__)
     parser.add_argument("measurements", type=Path, help="folder of measurement tables")
     parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
-    parser.add_argument("--every", type=int, default=8, help="take every so many-th row of the tables")
+    parser.add_argument("--every", type=int, default=16, help="take every so many-th row of the tables")
     chosen = parser.parse_args(arguments)
     table = read_tables(chosen.measurements)
     table = table.take(np.arange(len(table)) % chosen.every == 0)

@@ -40,6 +40,7 @@ from costmodel.quantities import Array
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
+from reports.fits.half_widths import family_lines, source_lines
 
 SEEN = (1, 2, 3)  # groups that a fit sees, one draw each
 SHARES = (0.25, 0.5)  # of the rows, the smallest or largest sizes of all groups, that a fit sees
@@ -208,24 +209,8 @@ def render(name: str, by_family: Mapping[str, Sequence[Errors]], rests_on: Seque
         note = f"{len(errors)} fits to one to three groups of shapes, or to the smaller sizes of all"
         halves = saturating_scatter(errors) if "/" in family else scatter(errors)
         for kind, half in zip(_KINDS, halves, strict=False):
-            low, high = (float(f"{math.exp(side * half):.4g}") for side in (-1.0, 1.0))
-            more = _KINDS[kind]
-            lines += [
-                f"  {kind}/{family}:",
-                f"    spread: [{{time: 1 s, low: {low:g}, median: 1, high: {high:g}, rows: {rows}}}]",
-                f"    rows: {rows}",
-                f'    note: "{note}{more}"',
-            ]
-    lines += [
-        "sources:",
-        "  - fields: [families]",
-        '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
-        "    kind: derived",
-        f"    rests_on: [{', '.join(rests_on)}]",
-        "    note: >-",
-        f"      Made by `{command}`.",
-    ]
-    return "\n".join(lines) + "\n"
+            lines += [*family_lines(f"{kind}/{family}", half, rows), f'    note: "{note}{_KINDS[kind]}"']
+    return "\n".join([*lines, *source_lines(rests_on, (f"Made by `{command}`.",))]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -480,9 +480,8 @@ def test_keys_in_one_piece_may_have_a_kernel_of_their_own() -> None:
 
 def test_a_cache_that_is_copied_wider_is_read_twice() -> None:
     """A latent cache of 64 sequences of 4,096 keys, 576 bytes a token: copied at a quarter of 2 TB/s, then read."""
-    narrow = replace(core(64.0, 128.0, 1.0, 4096.0, 1.0), kv_token_bytes=576.0, quantized_kv=True)
     cache = 64.0 * 4096.0 * 576.0
-    narrow = replace(narrow, traffic=cache + 1e6)
+    narrow = replace(core(64.0, 128.0, 1.0, 4096.0, 1.0), kv_token_bytes=576.0, traffic=cache + 1e6)
     wide = replace(narrow, kv_token_bytes=1152.0, traffic=2.0 * cache + 1e6)
     copying = replace(DECODE, widening=WidenedCache(factor=2.0, rate=0.25))
     copied = copying.time(narrow, machine(DEVICE))
