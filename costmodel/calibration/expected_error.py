@@ -40,10 +40,14 @@ def relation(own: DeviceFile | None, other: DeviceFile | None, *, same: bool) ->
 
 
 def distance(own: DeviceFile, other: DeviceFile) -> float:
-    """Return how far two devices are apart: the sum of |log| of processors, bandwidth and peak."""
+    """Return how far two devices are apart: the sum of |log| of processors, bandwidth, peak and shared memory.
+
+    Tiles of kernels are as large as a processor's shared memory lets them be.
+    """
 
     def sizes(device: DeviceFile) -> tuple[float, ...]:
-        return float(device.processors), float(device.memory[-1].bandwidth or math.nan), _peak(device)
+        bandwidth, shared = device.memory[-1].bandwidth, device.memory[0].capacity
+        return float(device.processors), float(bandwidth or math.nan), _peak(device), float(shared)
 
     steps = (abs(math.log(mine / theirs)) for mine, theirs in zip(sizes(own), sizes(other), strict=True))
     return sum(math.inf if math.isnan(step) else step for step in steps)

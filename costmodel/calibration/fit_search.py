@@ -19,6 +19,7 @@ from costmodel.schema.calibration import FamilyFitFile
 from costmodel.schema.references import suggest
 
 NAMED = "named by the framework"
+UNKNOWN = "unknown"  # named where a row's kernel is none that any file is of
 TIE = 1.1  # chosen: expected errors are themselves known to a tenth, of a few pairs of devices or builds
 
 
@@ -46,7 +47,7 @@ class FitSearch:
                 if fits is None:
                     yield Candidate(f"{CALIBRATIONS}/{source}", key, NAMED, passed_over="no such file")
                 else:
-                    yield self._candidate(fits, key, NAMED)
+                    yield self._candidate(fits, key, NAMED, is_meant=implementation == source)
         builds = (
             name for name in self._store.names(self._device) if name.partition("-")[0] in set(map(library_of, named))
         )
@@ -68,7 +69,9 @@ class FitSearch:
         libraries, family = set(map(library_of, named)), key.partition("/")[0]
         for device in self._store.same_die(self._device):
             defaults = self._store.chain(device)[0][1]
-            names = [name for name in self._store.names(device) if name.partition("-")[0] in libraries]
+            names = [
+                name for name in self._store.names(device) if libraries == {UNKNOWN} or library_of(name) in libraries
+            ]
             for name in dict.fromkeys((*names, defaults.get(key, defaults.get(family, "")))):
                 fits = self._store.device_fits(device, name) if name else None
                 found = None if fits is None else self._candidate(fits, key, f"of the same die, {device}")
@@ -84,6 +87,7 @@ class FitSearch:
         if not self._is_unmeasured:
             return
         family, kin = key.partition("/")[0], self._store.same_die(self._device)
+        named = () if tuple(named) == (UNKNOWN,) else named
         for device in (*kin, *self._store.strangers(self._device)):
             defaults = self._store.chain(device)[0][1]
             names = named or (defaults.get(key, defaults.get(family, "")),)
@@ -227,12 +231,14 @@ class FitSearch:
                 hint=suggest(named, self._store.names(device)), field="calibration.default",
             )  # fmt: skip
 
-    def _candidate(self, fits: DeviceFits, key: str, role: str) -> Candidate:
-        """Return a file's fit of the very variant, else of the family as a whole."""
+    def _candidate(self, fits: DeviceFits, key: str, role: str, *, is_meant: bool = False) -> Candidate:
+        """Return a file's fit of the very variant, else of the family as a whole. is_meant: named with its device."""
         family, source = key.partition("/")[0], f"{CALIBRATIONS}/{fits.file.name}"
         place = fits.file.name.partition("/")
         for name in (key, family):
             fit = fits.fit(name, self._device)
+            if fit is not None and name in fits.file.untuned and not is_meant:
+                return Candidate(source, name, role, passed_over="ran untuned, as engines do not run it")
             if fit is not None and role != NAMED and _is_workaround(fit):
                 return Candidate(source, name, role, passed_over=f"copies the cache first, as {fits.file.library} does")
             if fit is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from costmodel.calibration.fit_files import CALIBRATIONS, DeviceFits, FitStore
 from costmodel.calibration.fit_lookup import FitLookup
+from costmodel.calibration.fit_search import UNKNOWN
 from costmodel.calibration.row_times import Choice
 from costmodel.calibration.substitutes import ELEMENTWISE, GRADIENTS, nearest_keys
 from costmodel.cost.calibration import Calibration
@@ -34,16 +35,20 @@ class _Candidate:
 
     distance: devices between its device and the one asked for.
     defaults: of its device, by family or `family/variant`.
+    is_own: it is of the device asked for.
     """
 
     fits: DeviceFits
     implementation: str
     distance: int
     defaults: Mapping[str, str]
+    is_own: bool = True
 
     def covers(self, key: str) -> bool:
-        """Tell whether the file has the very `family/variant`, or the family as a whole."""
-        return not {key, key.partition("/")[0]}.isdisjoint(self.fits.file.families)
+        """Tell whether the file has the very `family/variant`, or the family as a whole; untuned only at home."""
+        file = self.fits.file
+        known = file.families.keys() - (() if self.is_own else file.untuned)
+        return not {key, key.partition("/")[0]}.isdisjoint(known)
 
     def mismatch(self, kernel: Kernel) -> tuple[int, ...]:
         """Return how far the file is from a kernel, the weightiest first; what a row does not say does not count.
@@ -67,6 +72,10 @@ class _Candidate:
         """Tell whether the names of a kernel and its framework hold the words of the file's library, as `fa3-vit`."""
         library, named = self.fits.file.library, f"{kernel.kernel} {kernel.framework}".lower()
         return library is not None and all(word in named for word in library.split("-"))
+
+    def is_of_other_library(self, kernel: Kernel) -> bool:
+        """Tell whether a kernel is none of the file's library, as far as its row says."""
+        return all(self.mismatch(kernel)[:2])
 
     @property
     def is_measured(self) -> bool:
@@ -102,7 +111,7 @@ class _Candidate:
         """
         default = self.defaults.get(key, self.defaults.get(key.partition("/")[0]))
         mismatch = self.mismatch(kernel)
-        other_library = int(all(mismatch[:2]))
+        other_library = int(self.is_of_other_library(kernel))
         return (other_library, self.distance, *mismatch, int(self.implementation != default), self.implementation)
 
 
@@ -142,7 +151,9 @@ class Chooser:
             covering = [candidate for candidate in candidates if candidate.covers(key)]
             if covering:
                 best = min(covering, key=lambda candidate: candidate.order(kernel, key))
-                return self._choice(best, kernel, requested, key)
+                is_stand_in = best.distance > 0 and best.is_measured and best.is_of_other_library(kernel)
+                found = self._standing_in(kernel, requested) if is_stand_in else None
+                return found or self._choice(best, kernel, requested, key)
         lent = self._of_others(kernel, requested)
         if lent is not None:
             return lent
@@ -176,12 +187,50 @@ class Chooser:
             covering = [each for each in others if each.covers(requested) and each.names_rows]
             if covering:
                 best = min(covering, key=lambda each: (*each.mismatch(kernel)[:3], *each.order(kernel, requested)))
-                return self._choice(best, kernel, requested, requested)
+                found = self._standing_in(kernel, requested) if best.is_of_other_library(kernel) else None
+                return found or self._choice(best, kernel, requested, requested)
         return None
+
+    def _standing_in(self, kernel: Kernel, requested: str) -> Choice | None:
+        """Return the fits that stand in for a kernel of a library that no device so near has; null without any.
+
+        They are those that a simulation takes whose framework names the kernel: it on the nearest device that has it,
+        and what the die's devices run in its place, each by its expected error.
+        """
+        scope: dict[str, tuple[str, ...]] = {requested: (self._name_elsewhere(kernel, requested),)}
+        fits = FitLookup(self._store, self._device, self._elementwise(kernel) | scope)
+        considered = fits.considered(requested)
+        best = considered[-1] if considered else None
+        if best is None or best.fit is None or best.fit.form is None or not best.device:
+            return None
+        said = f"kernel {kernel.kernel}" if kernel.kernel else f"framework {kernel.framework}"
+        instead = "" if best.key == requested else f", {best.key} substitutes for {requested}"
+        lender = "" if best.device == self._device else f" (fit of {best.device})"
+        why = f"{best.source.removeprefix(f'{CALIBRATIONS}/')}{lender} stands in for {said}{instead}"
+        return Choice(Calibration(self._device, fits), why, None)
+
+    def _name_elsewhere(self, kernel: Kernel, requested: str) -> str:
+        """Return how the nearest device of another die names a kernel's implementation, `unknown` where none has it.
+
+        A name that files of several libraries have is that of a framework's path: it means what the framework runs on
+        the nearest device.
+        """
+        others = self._files_of([self._store.chain(device)[0] for device in self._store.strangers(self._device)])
+        covering = [each for each in others if each.covers(requested) and each.names_rows]
+        libraries = {each.fits.file.library for each in others if kernel.kernel in each.fits.file.kernels}
+        if len(libraries) > 1 and kernel.framework:
+            own = [each for each in covering if not each.mismatch(kernel)[2]]
+            nearest = min(own, key=lambda each: (each.distance, *each.mismatch(kernel)), default=None)
+        else:
+            own = [each for each in covering if not each.is_of_other_library(kernel)]
+            nearest = min(own, key=lambda each: (*each.mismatch(kernel)[:2], each.distance), default=None)
+        return UNKNOWN if nearest is None else nearest.implementation
 
     def _choice(self, best: _Candidate, kernel: Kernel, requested: str, key: str) -> Choice:
         """Return the fits of a device with those of one file before its defaults. key: what the file is taken for."""
-        scopes: dict[str, tuple[str, ...]] = {_scope(key): (best.implementation,) for key in best.fits.file.families}
+        file = best.fits.file
+        name = file.name if file.untuned and best.is_own else best.implementation
+        scopes: dict[str, tuple[str, ...]] = {_scope(key): (name,) for key in file.families}
         calibration = Calibration(
             self._device, FitLookup(self._store, self._device, self._elementwise(kernel) | scopes)
         )  # fmt: skip
@@ -211,7 +260,8 @@ class Chooser:
             for implementation in self._store.names(device):
                 fits = self._store.device_fits(device, implementation)
                 if fits is not None:
-                    candidates.append(_Candidate(fits, implementation, distance, defaults))
+                    is_own = device == self._device
+                    candidates.append(_Candidate(fits, implementation, distance, defaults, is_own))
         return candidates
 
 

@@ -77,6 +77,8 @@ def _lines(evidence: Evidence, origin: Origin, residuals: str) -> Iterator[str]:
     yield "basis: fitted"
     for key in ("frameworks", "kernels", "timings"):
         yield f"{key}: {_listed(getattr(file, key))}"
+    if file.untuned:
+        yield f"untuned: {_listed(file.untuned)}"
     yield f"residuals: {residuals}"
     yield "families:"
     for name, fit in evidence.fitted.items():

@@ -40,6 +40,9 @@ class SpreadFile(Strict):
         return self
 
 
+UNTUNED = "families that ran in the configuration which their library falls back to where nothing tuned it"
+
+
 class AccuracyFile(Strict):
     """Mean absolute relative errors on rows that the fit had not seen: whole groups of rows are held out together."""
 
@@ -120,6 +123,7 @@ class FitsFile(Strict):
     kernels: list[str] = Field(default=[], description="kernels that it covers, as the tables name them")
     timings: list[str] = Field(default=[], description="timing methods of the rows, as the tables name them")
     library: str | None = Field(default=None, description="the kernel library, whatever its version or framework")
+    untuned: list[FamilyKey] = Field(default=[], description=UNTUNED)
     residuals: str | None = Field(default=None, description="JSON file beside this one with the families' residuals")
     families: dict[FamilyKey, FamilyFitFile] = Field(min_length=1, description="operator family -> fit")
     basis: Literal["fitted", "measured", "roofline"] = Field(description="where the efficiencies come from")

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.parameter import Parameter, declarations
-from costmodel.schema.calibration import FamilyKey
+from costmodel.schema.calibration import UNTUNED, FamilyKey
 from costmodel.schema.case import CaseClass
 from costmodel.schema.device import Source
 from costmodel.schema.earlier_names import FORM_KEYS, FORM_KINDS, RECIPE_KEYS
@@ -72,6 +72,7 @@ class ImplementationFile(Strict):
         default=[], description="kinds of rows (`sub_op`) that other kernels run under the same name"
     )
     families: dict[FamilyKey, str] = Field(min_length=1, description="operator family or `family/variant` -> recipe")
+    untuned: list[FamilyKey] = Field(default=[], description=UNTUNED)
     siblings: list[str] = Field(
         default=[], description="implementations of the plan whose rows the forms are fitted to as well, unscored"
     )

@@ -101,6 +101,56 @@ def test_a_row_that_names_no_program_takes_what_a_simulation_without_one_takes(n
         assert predicted[key].sources == simulated[key].sources
 
 
+@pytest.mark.parametrize(
+    ("family", "variant", "kernel", "lender", "others"),
+    [
+        # TensorRT-LLM's latent decoding is of no other device of the die: B200 lends it, H200's FlashAttention-3 joins
+        ("mla_decode", "bf16", Kernel("trtllm 1.3.0rc20", "default", ""), "b200-sxm/trtllm", {"h200-sxm/mla-sglang"}),
+        # `torch_flow` names kernels of several libraries: on B200 that of block-scaled products is DeepGEMM
+        (
+            "gemm", "fp8_block", Kernel("trtllm 1.3.0rc20", "torch_flow", ""), "b200-sxm/deepgemm-trtllm",
+            {"h800-sxm/deepgemm"},
+        ),
+        # a copy of the cache stands in for no library that has a kernel
+        ("mla_decode", "bf16_kvquant", Kernel("trtllm 1.3.0rc20", "default", ""), "b200-sxm/trtllm", set()),
+    ],
+)  # fmt: skip
+def test_a_kernel_that_the_die_lacks_is_stood_in_for(family, variant, kernel, lender, others) -> None:
+    choice = Chooser("h100-sxm", (), frozenset({"h100-sxm"})).choose(family, variant, kernel)
+    assert choice.why == f"{lender} (fit of b200-sxm) stands in for kernel {kernel.kernel}"
+    fit = choice.calibration.families[f"{family}/{variant}"]
+    assert fit.is_lent
+    rivals = {rival.source.removeprefix("calibrations/") for rival in fit.rivals()}
+    assert rivals >= others
+    assert "h200-sxm/mla-sglang" in others or "h200-sxm/mla-sglang" not in rivals
+
+
+def test_a_kernel_that_nobody_measured_is_stood_in_for_by_what_the_die_runs() -> None:
+    hidden = frozenset({"h100-sxm"})
+    choice = Chooser("h100-sxm", (), hidden).choose("mla_decode", "bf16", Kernel("new 1", "novel", ""))
+    stated = choice.calibration.families["mla_decode/bf16"]
+    assert choice.why.endswith("stands in for kernel novel")
+    sources = {each.source.removeprefix("calibrations/") for each in (stated, *stated.rivals())}
+    assert sources == {"h20/flashinfer", "h200-sxm/mla-sglang", "h800-sxm/flashinfer", "prior"}
+    assert all(each.error > stated.step for each in (stated, *stated.rivals()))
+
+
+def test_untuned_rows_answer_for_their_own_device_alone() -> None:
+    kernel = Kernel("vllm 0.24.0", "vllm_modeloptfp8moe_flashinfer_cutlass_flashinferexperts", "")
+    untuned = "calibrations/h200-sxm/flashinfer-moe-vllm"
+    own = Chooser("h200-sxm").choose("grouped_gemm", "fp8", kernel).calibration.families["grouped_gemm/fp8"]
+    assert own.source == untuned
+    sibling = Chooser("h100-sxm", (), frozenset({"h100-sxm"})).choose("grouped_gemm", "fp8", kernel).calibration
+    found = sibling.families["grouped_gemm/fp8"]
+    assert untuned not in {each.source for each in (found, *(found.rivals() if found.rivals else ()))}
+    simulated = load_calibration(load_device("h200-sxm"), "vllm").families
+    assert simulated["grouped_gemm/fp8"].source == "calibrations/h100-sxm/trtllm-moe-fp8"
+    passed = [str(each) for each in simulated.considered("grouped_gemm/fp8") if each.source == untuned]
+    assert passed == [f"{untuned} (named by the framework): ran untuned, as engines do not run it"]
+    block = load_calibration(load_device("h200-sxm"), "vllm").families["grouped_gemm/fp8_block"]
+    assert block.source != untuned  # its tactics are not tuned at all: the rows are as an engine runs them
+
+
 def test_a_published_rate_is_not_lent_for_a_measured_row() -> None:
     choice = Chooser("b200-sxm", (), BLACKWELL).choose(
         "attention_prefill", "bf16", Kernel("sglang 0.5.14", "trtllm_mha", "")
@@ -127,3 +177,9 @@ def test_devices_are_near_whose_sizes_are_alike(near, far) -> None:
     own = device("b200-sxm")
     assert distance(own, device(near)) < distance(own, device(far))
     assert distance(own, own) == 0.0
+
+
+def test_devices_are_near_whose_tiles_are_as_large() -> None:
+    """Processors, bandwidth and peak of RTX PRO 6000 are nearer to H100's than B200's, its shared memory is not."""
+    assert distance(device("h100-sxm"), device("b200-sxm")) < distance(device("h100-sxm"), device("rtx-pro-6000"))
+    assert FitStore(Library(())).strangers("h100-sxm")[0] == "b200-sxm"
