@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from costmodel.analytic.blocks import dimensions
 from costmodel.analytic.breakdown import BreakdownLines, add_pass
+from costmodel.analytic.gathering import Gathering
 from costmodel.analytic.inference import PassModel, PassTimes, operators_of, pass_model_of, pass_times
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.queueing import (
+    Life,
     Spread,
     aligned_wait,
-    batch_deviation,
     busy_share,
     others_share,
-    prompt_wait,
     residual_step,
 )
 from costmodel.analytic.seats import SeatQueue
@@ -47,6 +47,7 @@ from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 
+_MANY = 1e6  # prompts in a step of an engine without a budget of tokens
 HALVINGS = 30  # of an interval of rates
 NODES = 16  # batches at which steps are priced; between them times are interpolated
 VERDICTS = ("stable", "backlogged", "overloaded")
@@ -207,10 +208,13 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             load=rate * service / self._most, seats=self._most, service=service, variability=plan.arrival_scv,
             taken=in_system / self._most, requests=self._requests,
         )  # fmt: skip
-        waits, spread = self._waits(state, (with_prompts, decode_only, behind), seats, in_system)
-        slope = place.slope(served, self._nodes)
-        slowing = minimum(slope * in_system / resident, 1.0)
-        spread = replace(spread, life=slope * batch_deviation(in_system, plan.arrival_scv, slowing))
+        gathering = self._gathering(state, minimum(rate, capacity), with_prompts, decode_only)
+        life = Life(
+            mean=state.after_first(with_prompts, decode_only), in_system=in_system, arrival_scv=plan.arrival_scv,
+            slowing=minimum(place.slope(served, self._nodes) * in_system / resident, 1.0),
+            prompts=gathering.rate * gathering.chunks * gathering.each,
+        )  # fmt: skip
+        waits, spread = self._waits((state, gathering, behind), seats, in_system, life)
         return Solution(
             running=running,
             in_system=in_system,
@@ -234,53 +238,60 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             return None
         return stream.count / (parallel.pp * parallel.dp * self._plan.replicas.serving(parallel.all_devices))
 
+    def _gathering(self, state: SteadyState, rate: Quantity, with_prompts: Seconds, decode_only: Seconds) -> Gathering:
+        """Return the prompts that wait for one another, with as many of them in a step as its tokens leave room for."""
+        plan, most = self._plan, _MANY + 0.0 * state.active
+        if plan.scheduler.token_budget is not None:
+            computed = maximum(demand(plan).computed, 1.0)
+            room = maximum(plan.scheduler.token_budget - state.co_batched, 1.0)
+            most = maximum(room / computed, 1.0)
+            most = maximum(floor(most) if plan.scheduler.whole_prompts else most, state.prompts)
+        return Gathering(
+            rate=rate, chunks=state.first_token_steps, most=most, with_prompts=with_prompts, decode_only=decode_only,
+            base=decode_only if plan.scheduler.mixes else 0.0 * decode_only,
+            mean=state.step(with_prompts, decode_only), prompts=state.prompts, arrival_scv=self._plan.arrival_scv,
+        )  # fmt: skip
+
     def _waits(
-        self, state: SteadyState, steps: tuple[Seconds, Seconds, Seconds], queue: SeatQueue, in_system: Count
+        self, steps: tuple[SteadyState, Gathering, Seconds], queue: SeatQueue, in_system: Count, life: Life
     ) -> tuple[dict[str, Seconds], Spread]:
         """Return what a request waits for before its own steps, by cause, and what differs from request to request.
 
         busy * (E[T^2]/(2*E[T]) + (k - 1)/2 * T_decode)   rest of the running step and of those until the next look
         busy * [async] E[T]                          the step that is scheduled already
-        seats, other prompts                         `SeatQueue`, `prompt_wait`
+        seats, other prompts                         `SeatQueue`, `Gathering`
         request                                      client and front end
         """
-        plan, (with_prompts, decode_only, behind_ranks) = self._plan, steps
-        scv = plan.arrival_scv
-        mean = state.step(with_prompts, decode_only)
+        plan, (state, gathering, behind_ranks) = self._plan, steps
+        with_prompts, decode_only, mean = gathering.with_prompts, gathering.decode_only, gathering.mean
         alone = decode_only - behind_ranks
         share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
         share = share + (1.0 - share) * behind_ranks / maximum(with_prompts - alone, 1e-12)
         seats = queue.waiting
-        busy = busy_share(in_system * self._ranks, scv)
+        busy = busy_share(in_system * self._ranks, plan.arrival_scv)
+        seated = maximum(busy - seats, 0.0)
         unseen = 0.5 * (plan.scheduler.look_steps - 1.0) * decode_only
-        rest = maximum(busy - seats, 0.0) * (residual_step(with_prompts, alone, share) + unseen)
+        rest = seated * (residual_step(with_prompts, alone, share) + gathering.longer + unseen)
         aligned: Quantity = 0.0 * mean
         if aligns(self._scenario, plan):
             ranks, most = self._scenario.parallel.lockstep, plan.scheduler.align_steps
             aligned = busy * aligned_wait(state.rate, ranks, most)[0] * decode_only
         queued = maximum(busy, seats) * mean if plan.scheduler.overlapped else 0.0 * mean
-        behind: Quantity = 0.0 * mean
-        if plan.scheduler.token_budget is not None:
-            computed = demand(plan).computed
-            room = maximum(
-                plan.scheduler.token_budget - state.co_batched, 1.0
-            )  # none are beside prompts where steps do not mix
-            others = maximum(1.0 - 1.0 / state.active, 0.0)
-            whole = where(room >= computed, computed * floor(room / maximum(computed, 1.0)), room)
-            room = whole if plan.scheduler.whole_prompts else room
-            behind = prompt_wait(others * state.rate * computed / room, computed / room * with_prompts, scv)
         request = front_end(self._scenario, plan)
         waits = {
             "client and front end": request,
             "rest of the running step": rest,
             "step scheduled already": queued,
             "waiting for a seat": queue.wait,
-            "behind other prompts": behind,
+            "behind other prompts": gathering.behind(rest, seated) + seated * gathering.beside,
             "prompts that ranks align": aligned,
         }
-        fixed = request + queued + behind + aligned + state.first_token_steps * with_prompts
-        running = where(busy > seats, 2.0 * rest, 0.0)
-        return waits, Spread(fixed, running, queue, 0.0)
+        spread = Spread(
+            fixed=request + aligned + seated * unseen, own=queued + state.first_token_steps * with_prompts,
+            busy=minimum(busy / maximum(1.0 - seats, 1e-12), 1.0), gathering=gathering,
+            ahead=plan.scheduler.overlapped, seats=queue, life=life,
+        )  # fmt: skip
+        return waits, spread
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics at the rate; where it is more than the engine can serve, of an engine that is full."""
@@ -320,17 +331,16 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
 
     def percentiles(self) -> dict[str, dict[str, float]]:
         """Return quantiles of the times of alike requests; none where the queue grows without end."""
-        found, tokens, seats = self.solution(), self._plan.output_tokens - 1, "waiting for a seat"
+        found, tokens = self.solution(), self._plan.output_tokens - 1
         if not np.isfinite(found.first):
             return {}
-        life, deviation = float(found.later), float(found.spread.life)
-        first = {name: found.spread.first_token(share) for name, (share, _) in QUANTILES.items()}
+        life, deviation = float(found.later), found.spread.life.deviation()
+        first, whole = found.spread.quantiles(np.array([share for share, _ in QUANTILES.values()]))
         later = {name: life + normal * deviation for name, (_, normal) in QUANTILES.items()}
-        alike = life + float(found.first) - float(found.waits[seats])
         return {
-            "ttft": first,
+            "ttft": dict(zip(QUANTILES, first.tolist(), strict=True)),
             "tpot": {name: value / float(tokens) for name, value in later.items()},
-            "e2e": {name: alike + found.spread.whole(share) for name, (share, _) in QUANTILES.items()},
+            "e2e": dict(zip(QUANTILES, whole.tolist(), strict=True)),
         }
 
     def steps_of_ranks(self) -> tuple[float, float, float, float]:

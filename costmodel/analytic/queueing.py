@@ -8,10 +8,11 @@ from statistics import NormalDist
 
 import numpy as np
 
+from costmodel.analytic.gathering import Gathering, quantiles
 from costmodel.analytic.seats import SeatQueue
-from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum
+from costmodel.quantities import Array, Count, Quantity, Seconds, maximum, minimum
 
-SHARES = 200  # of the distributions of waits and of lives, each with each
+SHARES = 400  # of the distributions of first tokens and of lives, each with each
 
 
 def exp(value: Quantity) -> Quantity:
@@ -63,15 +64,6 @@ def others_share(
     return maximum(together - own, 0.0) / maximum(1.0 - own, _TINY)
 
 
-def prompt_wait(load: Quantity, service: Seconds, arrival_scv: Quantity) -> Seconds:
-    """Return the mean wait behind other prompts in chunks: that of M/D/1, load/(2*(1 - load)) * service.
-
-    load: share of all chunks' tokens that are filled; service: steps of a prompt's own chunks, in parts of a step [s].
-    """
-    filled = minimum(load, _FULL)
-    return arrival_scv * filled / (2.0 * (1.0 - filled)) * service
-
-
 def aligned_wait(starts: Quantity, ranks: Count, most: Count) -> tuple[Count, Count]:
     """Return the mean wait of prompts that start together on all ranks, and the mean time between two starts, in steps.
 
@@ -99,47 +91,98 @@ _DECAYED = 40.0  # of mean times between prompts, after which all ranks have one
 _NODES, _LENGTHS = np.polynomial.legendre.leggauss(48)
 _PLACES, _WEIGHTS = (0.5 + 0.5 * _NODES).tolist(), (0.5 * _LENGTHS).tolist()  # of Gauss and Legendre on [0, 1]
 _TINY = 1e-12  # where no request ever comes
-_FULL = 1.0 - 1e-9  # full chunks mean full steps, where no seats are free either
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Life:
+    """The time of a request from its first token to its last, as arrivals around it vary.
+
+    mean: of that time [s]; in_system: requests that steps work on, L; arrival_scv: c_a^2
+    slowing: k, d ln(life)/d ln(L); prompts: rho, the share of time in which prompts are computed
+    """
+
+    mean: Seconds
+    in_system: Count
+    arrival_scv: Quantity
+    slowing: Quantity
+    prompts: Quantity
+
+    def deviation(self) -> float:
+        """Return the standard deviation at a single point [s].
+
+            (s/R)^2 = c_a^2/L * integral over f of |H|^2 * |A + k_d*H*(1 + A*H)/(1 - k_d*H)|^2
+            A = rho/(1 - rho),   k_d = (k - rho)/(1 - rho)
+
+        H: the window of a life, f in 1/R. Arrivals are white noise; prompts that come within a life delay it by rho/L
+        of it each, and so do those that this delay lets in. What decoding takes longer follows from the number in
+        flight, which is L*H of the noise and what longer lives add. Limits: for rho = 0 that number's mean over a life,
+        whose variance is 2/3*L at k = 0; for k = rho the delay busy period of a life's prompts, of variance
+        rho^2/(1 - rho)^2/L [Conway, Maxwell, Miller, Theory of Scheduling, 1967].
+        """
+        share = min(max(float(self.prompts), 0.0), _STEEP)
+        decoding = min(max((float(self.slowing) - share) / (1.0 - share), 0.0), _STEEP)
+        first, delay = _WINDOW, share / (1.0 - share)
+        answer = delay + decoding * first * (1.0 + delay * first) / (1.0 - decoding * first)
+        density = np.abs(first * answer) ** 2
+        whole = float(np.trapezoid(density, _FREQUENCIES)) / math.pi
+        scv = min(float(self.arrival_scv), 1.0)
+        return float(self.mean) * math.sqrt(scv * whole / max(float(self.in_system), 1e-300))
+
+
+_STEEP = 1.0 - 1e-3  # of a life's answer to the number in flight
+_FREQUENCIES = np.linspace(1e-6, 200.0, 4_001)  # radians per life; 0.3 % of a window lies above
+_WINDOW = (1.0 - np.exp(-1j * _FREQUENCIES)) / (1j * _FREQUENCIES)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Spread:
     """What makes times of alike requests differ.
 
-    fixed: part of the first token's time that all share [s]; step: of a step that arrivals find running, uniform [s];
-    seats: the queue for a seat; life: standard deviation of the time from the first token to the last [s].
+    fixed: part of the first token's time that all share [s]; own: of the steps with its prompt, and of one that is
+        scheduled already, on the mean
+    busy: share of arrivals that find the engine at work; gathering: the prompts that they wait for, or share steps with
+    ahead: whether a step is scheduled already; seats: the queue for a seat; life: the time after the first token
     """
 
     fixed: Seconds
-    step: Seconds
+    own: Seconds
+    busy: Quantity
+    gathering: Gathering
+    ahead: bool
     seats: SeatQueue
-    life: Seconds
+    life: Life
 
-    def first_token(self, quantile: float) -> float:
-        """Return a quantile of the time to first token at a single point: fixed + q*step, and that of a seat."""
-        wait = float(self.seats.quantiles(np.array([quantile]))[0])
-        return float(self.fixed) + quantile * float(self.step) + wait
+    def first_tokens(self) -> Array:
+        """Return times to first token at a single point: quantiles at equal shares.
 
-    def whole(self, quantile: float) -> float:
-        """Return a quantile of what the wait for a seat and the normal spread of a life make of a latency [s].
-
-        Both are taken as independent: the quantile of the sums of each with each, at equal shares.
+        Those who wait for a seat start when one is free. Of the others `busy` find a step and other prompts, the rest
+        an idle engine.
         """
         shares = (np.arange(SHARES) + 0.5) / SHARES
-        lives = float(self.life) * np.array([NormalDist().inv_cdf(share) for share in shares.tolist()])
-        return float(np.quantile(np.add.outer(self.seats.quantiles(shares), lives), quantile))
+        waits = self.seats.quantiles(shares)
+        late = waits > 0.0
+        at_once = self._without_seats()
+        number = int((~late).sum())
+        found = [float(self.fixed + self.own) + waits[late]]
+        if number:
+            found.append(np.quantile(at_once, (np.arange(number) + 0.5) / number, method="hazen"))
+        return np.sort(np.concatenate(found))
 
+    def _without_seats(self) -> Array:
+        """Return times to first token of those who find a seat free, as many for each share of them."""
+        times, chances = self.gathering.times(ahead=self.ahead)
+        alone = float(self.gathering.chunks * self.gathering.with_prompts)
+        busy = float(self.busy)
+        values, weights = np.append(times, alone), np.append(busy * chances, 1.0 - busy)
+        shares = (np.arange(SHARES) + 0.5) / SHARES
+        return float(self.fixed) + quantiles(values, weights, shares)
 
-def batch_deviation(in_system: Count, arrival_scv: Quantity, slowing: Quantity = 0.0) -> Count:
-    """Return the standard deviation of the mean batch that a request meets over its life.
+    def quantiles(self, shares: Array) -> tuple[Array, Array]:
+        """Return quantiles of the time to first token and of the latency at a single point [s].
 
-        sqrt((1/(1 - k) - 1/3) * L * c_a^2)
-
-    k: `slowing`, d ln(life)/d ln(L): the share by which lives are longer among more requests. At k = 0 the number in
-    an infinite server with lives of length R has covariance L*(1 - t/R) at lag t, and its mean over R the variance
-    2*L*integral of (1 - u)^2 = 2*L/3. Else a request more makes lives longer, so that more are there: the number is
-    L*H/(1 - k*H) of the noise of arrivals, H the window of a life, its variance L/(1 - k). Within 2 % of the integral
-    of |H|^4/|1 - k*H|^2 for every k.
-    """
-    fed = 1.0 / maximum(1.0 - slowing, 1e-3) - 1.0 / 3.0
-    return (fed * in_system * minimum(arrival_scv, 1.0)) ** 0.5
+        Both are taken as independent: quantiles of the sums of each with each, at equal shares.
+        """
+        first = self.first_tokens()
+        lives = np.array([NormalDist().inv_cdf(share) for share in ((np.arange(SHARES) + 0.5) / SHARES).tolist()])
+        whole = np.add.outer(first, float(self.life.mean) + self.life.deviation() * lives)
+        return np.quantile(first, shares, method="hazen"), np.quantile(whole, shares)
