@@ -189,7 +189,10 @@ def simulation(file: SimulationFile) -> Simulation:
 
 def routing(file: workload.RoutingFile, counts: tuple[float, ...] | None) -> scenario.Routing:
     """Return how tokens are routed to experts. counts: the content of the file that `counts` names."""
-    return record(scenario.Routing, file, counts=counts, exponent=0.0 if file.exponent is None else file.exponent)
+    skews = {key: getattr(file, key) for key in ("exponent", "spread")}
+    return record(
+        scenario.Routing, file, counts=counts, **{key: 0.0 if each is None else each for key, each in skews.items()}
+    )
 
 
 def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.Device) -> scenario.Plan:

@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints
 from costmodel.schema.device import DType, LinearType, Source, StoredType
 from costmodel.schema.quantity import (
     Bits,
+    Exponent,
     Integer,
     Latency,
     LoadFactor,
@@ -164,6 +165,13 @@ class EngineFile(Strict):
     request_token: Moment = Field(
         default=0.0, description="the same for each token of its prompt, whose text they split"
     )
+
+
+class ExpertSpreadFile(Strict):
+    """How unevenly trained routers choose experts."""
+
+    spread: Exponent = Field(description="standard deviation of the logarithm of popularity")
+    experts: Number = Field(description="fewest routed experts of a layer for which it holds; fewer are alike")
 
 
 class FusedNormsFile(Strict):
@@ -351,6 +359,10 @@ class FrameworkFile(Strict):
     )
     not_on: list[str] = Field(
         default=[], description="beginnings of the names of architectures that it does not run on, such as `cdna`"
+    )
+    expert_spread: ExpertSpreadFile | None = Field(
+        default=None,
+        description="`routing` of an engine's steps where the scenario states no load; null: experts are alike",
     )
     eager_prompts: EagerPromptsFile | None = Field(
         default=None, description="passes with prompts that the host limits; null: none"

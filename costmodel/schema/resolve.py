@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from costmodel.errors import InputError, LayoutError, Location, Problem
 from costmodel.hardware import Device
-from costmodel.quantities import is_single
+from costmodel.quantities import is_single, minimum, where
 from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
@@ -22,7 +23,7 @@ from costmodel.schema.document import find, model_document, scenario_document
 from costmodel.schema.exchange_notes import exchange_notes
 from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.fields import NumberType, number_at
-from costmodel.schema.framework import FrameworkFile
+from costmodel.schema.framework import ExpertSpreadFile, FrameworkFile
 from costmodel.schema.framework_defaults import (
     for_model,
     formats_of,
@@ -54,8 +55,8 @@ from costmodel.schema.workload import (
     WorkloadFile,
     phases_with,
 )
-from costmodel.workload.architecture import Architecture
-from costmodel.workload.popularity import DRAWN
+from costmodel.workload.architecture import Architecture, MoeFfn
+from costmodel.workload.popularity import DRAWN, LEARNED
 from costmodel.workload.scenario import MeasuredStep, Parallelism, Scenario
 from costmodel.workload.validity import rules
 
@@ -332,8 +333,8 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     if architecture is None:
         raise Stop
     by_chance = list(_by_chance(plan, architecture))
-    plan = _with_load(plan, architecture)
     kernels = for_model(build_framework.framework(framework.file, hardware.device_part.file), architecture)
+    plan = _with_load(plan, architecture, framework.file.expert_spread)
     plan = with_exchange(plan, framework.file.training, kernels, architecture)
     layout = build.layout(plan, slices_experts=framework.file.training.slices_experts)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
@@ -378,13 +379,20 @@ def _by_chance(plan: PlanFile, architecture: Architecture) -> Iterator[str]:
         )
 
 
-def _with_load(plan: PlanFile, architecture: Architecture) -> PlanFile:
-    """Return the plan with a `routing.load`: by chance in training and in an engine's step, unless it is stated."""
+def _with_load(plan: PlanFile, architecture: Architecture, spread: ExpertSpreadFile | None) -> PlanFile:
+    """Return the plan with a `routing.load`: by chance in training and in an engine's step, unless it is stated.
+
+    spread: of the popularity of a trained router's experts, which an engine's steps have; null: they are alike.
+    """
     if plan.routing.load is not None:
         return plan
-    engine = isinstance(plan, ServingFile) and plan.prefill is None
-    load = DRAWN if (engine and architecture.has_experts) or _is_by_chance(plan, architecture) else "balanced"
-    return plan.model_copy(update={"routing": plan.routing.model_copy(update={"load": load})})
+    engine = isinstance(plan, ServingFile) and plan.prefill is None and architecture.has_experts
+    load: dict[str, Any] = {"load": DRAWN if engine or _is_by_chance(plan, architecture) else "balanced"}
+    if engine and spread is not None and plan.communication.expert_load is None:
+        counts = (layer.ffn.experts for layer in architecture.layers if isinstance(layer.ffn, MoeFfn))
+        uneven = where(reduce(minimum, counts) >= spread.experts, spread.spread, 0.0)
+        load = {"load": LEARNED, "spread": uneven} if np.any(uneven) else load
+    return plan.model_copy(update={"routing": plan.routing.model_copy(update=load)})
 
 
 def _located(plan: PlanFile, tree: Tree, field: str) -> PlanFile:

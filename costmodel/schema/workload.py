@@ -115,12 +115,16 @@ class CommunicationFile(Strict):
 class RoutingFile(Strict):
     """How tokens are routed to experts and where experts are placed."""
 
-    load: Literal["balanced", "uniform", "zipf", "counts"] | None = Field(
+    load: Literal["balanced", "uniform", "zipf", "lognormal", "counts"] | None = Field(
         default=None,
-        description="balanced: all ranks equal; uniform / zipf: random routing; counts: from a file; null: uniform in "
-        "training and on one engine of phase `serving`, else balanced",
+        description="balanced: all ranks equal; uniform / zipf / lognormal: random routing; counts: from a file; null: "
+        "uniform in training, on one engine of phase `serving` lognormal with the framework's `expert_spread`, else "
+        "balanced",
     )
     exponent: Exponent | None = Field(default=None, description="of Zipf's law, popularity = rank^-exponent; zipf only")
+    spread: Exponent | None = Field(
+        default=None, description="standard deviation of the logarithm of popularity; lognormal only"
+    )
     counts: str | None = Field(
         default=None, description="CSV file with columns `expert,tokens`, `./` relative to this file; counts only"
     )
@@ -135,7 +139,11 @@ class RoutingFile(Strict):
 
     @model_validator(mode="after")
     def _check_load(self) -> Self:
-        for load, key, example in (("zipf", "exponent", "1"), ("counts", "counts", "./experts.csv")):
+        for load, key, example in (
+            ("zipf", "exponent", "1"),
+            ("lognormal", "spread", "1.2"),
+            ("counts", "counts", "./experts.csv"),
+        ):
             if (self.load == load) != (getattr(self, key) is not None):
                 message = f"`{key}` is required for load: {load} and not allowed otherwise"
                 raise wrong(message, f"write {{load: {load}, {key}: {example}}}")

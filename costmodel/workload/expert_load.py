@@ -11,6 +11,7 @@ from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.order_statistics import expected_surplus, normal_maximum, normal_maximum_std
 from costmodel.workload.popularity import Popularity, RoutingLaw, expert_probabilities
+from costmodel.workload.scenario import Routing
 
 LEAST_MAXIMUM = 1e-3  # of standard normal numbers: one rank has none, two have 0.56
 ROUNDING = 1e-12  # 1.1 * 10 is 11 rows, not the 12 that its last digit would make of it
@@ -111,6 +112,11 @@ def routed_tokens(context: Context) -> Count:
     return (context.tokens + context.co_batched_tokens) * context.parallel.etp / context.parallel.tp
 
 
+def _skew(routing: Routing) -> Quantity:
+    """Return the number of the law of popularity."""
+    return routing.exponent if routing.load == "zipf" else routing.spread
+
+
 def popularity_of(context: Context, ffn: MoeFfn) -> Popularity:
     """Return which experts the tokens of an expert-parallel group choose, and where these are placed."""
     routing, parallel = context.routing, context.parallel
@@ -121,7 +127,7 @@ def popularity_of(context: Context, ffn: MoeFfn) -> Popularity:
         ranks=parallel.ep,
         nodes=parallel.ep / context.ep_group.on_one_node(context.node_devices),
         redundant=routing.redundant,
-        exponent=routing.exponent,
+        skew=_skew(routing),
         tokens=routed_tokens(context) * parallel.ep,
     )
 
@@ -150,13 +156,14 @@ def _dropped_copies(context: Context, ffn: MoeFfn, sent: Count, room: Count) -> 
     if routing.load == "balanced":
         return ffn.experts * maximum(sent * ffn.top_k / ffn.experts - room, 0.0)
     law = RoutingLaw(routing.load, ffn.top_k, routing.counts)
-    shape = np.broadcast_shapes(*(np.shape(size) for size in (sent, room, ffn.experts, routing.exponent)))
-    experts, exponents = (np.broadcast_to(size, shape) for size in (ffn.experts, routing.exponent))
+    skew = _skew(routing)
+    shape = np.broadcast_shapes(*(np.shape(size) for size in (sent, room, ffn.experts, skew)))
+    experts, skews = (np.broadcast_to(size, shape) for size in (ffn.experts, skew))
     dropped = np.empty(shape)
-    for experts_of, exponent in np.unique(np.stack([experts.reshape(-1), exponents.reshape(-1)]), axis=1).T:
-        points = (experts == experts_of) & (exponents == exponent)
+    for experts_of, each in np.unique(np.stack([experts.reshape(-1), skews.reshape(-1)]), axis=1).T:
+        points = (experts == experts_of) & (skews == each)
         tokens, limit = (np.broadcast_to(size, shape)[points] for size in (sent, room))
-        chance = expert_probabilities(law, int(experts_of), float(exponent))[:, None]
+        chance = expert_probabilities(law, int(experts_of), float(each))[:, None]
         surplus = expected_surplus(tokens, chance, limit) if law.is_random else np.maximum(tokens * chance - limit, 0.0)
         dropped[points] = surplus.sum(axis=0)
     return float(dropped) if not shape else dropped

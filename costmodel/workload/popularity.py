@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,24 +16,25 @@ from costmodel.workload.placement import balanced, sequential
 
 
 class ExpertLayout(NamedTuple):
-    """Sizes that decide where experts are placed. nodes: hold equally many ranks; exponent: of a Zipf law."""
+    """Sizes that decide where experts are placed. nodes: hold equally many ranks; skew: of the law of popularity."""
 
     experts: float
     groups: float
     ranks: float
     nodes: float
     redundant: float
-    exponent: float
+    skew: float
 
 
 DRAWN = "uniform"  # the load of experts that are equally likely
+LEARNED = "lognormal"  # that of a trained router
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingLaw:
     """How tokens choose experts, apart from sizes.
 
-    load: `uniform`, `zipf` or `counts`; counts: tokens of each expert.
+    load: `uniform`, `zipf`, `lognormal` or `counts`; counts: tokens of each expert.
     placement: `balanced` or `sequential` (null: balanced with replicas).
     group_top_k: groups that a token may use (null: routing is free).
     """
@@ -49,24 +51,32 @@ class RoutingLaw:
         return self.load != "counts"
 
 
-def expert_probabilities(law: RoutingLaw, experts: int, exponent: float) -> Array:
+def expert_probabilities(law: RoutingLaw, experts: int, skew: float) -> Array:
     """Return for every expert the probability that a token chooses it; together `top_k`.
 
-    uniform: k/E; counts: k * count / all counts; zipf: min(1, c * r^-exponent) for the expert of popularity rank r, c
-    such that the sum is k: a token chooses an expert at most once. Experts are numbered so that the popular ones spread
+    uniform: k/E; counts: k * count / all counts; zipf: min(1, c * r^-skew) for the expert of popularity rank r, c
+    such that the sum is k: a token chooses an expert at most once; lognormal: min(1, c * exp(skew * z)), z the
+    quantile (E + 1/2 - r)/E of the standard normal distribution. Experts are numbered so that the popular ones spread
     over any number of ranks and nodes (van der Corput's sequence).
     """
     if law.counts is not None:
         counts = np.array(law.counts)
         return np.asarray(law.top_k * counts / counts.sum(), dtype=np.float64)
-    if law.load != "zipf":
+    if law.load not in ("zipf", LEARNED):
         return np.full(experts, law.top_k / experts)
-    weights = np.arange(1.0, experts + 1) ** -exponent
+    ranks = np.arange(1.0, experts + 1)
+    weights = ranks**-skew if law.load == "zipf" else np.exp(skew * _normal_quantiles(experts))
     remaining, certain = float(law.top_k), 0
     while certain < law.top_k and weights[certain] * remaining >= weights[certain:].sum():
         certain, remaining = certain + 1, remaining - 1
     rest = weights[certain:] * (remaining / weights[certain:].sum()) if certain < experts else weights[:0]
     return np.concatenate([np.ones(certain), rest])[np.argsort(_van_der_corput(experts), kind="stable")]
+
+
+def _normal_quantiles(count: int) -> Array:
+    """Return as many quantiles of the standard normal distribution as lie in the middle of equal shares, descending."""
+    normal = NormalDist()
+    return np.array([normal.inv_cdf((count - 0.5 - place) / count) for place in range(count)])
 
 
 def _van_der_corput(count: int) -> Array:
@@ -105,13 +115,13 @@ def place_experts(law: RoutingLaw, layout: ExpertLayout) -> PlacedExperts | None
 
     times the ratio for equal experts of limited to free groups.
     """
-    experts, groups, ranks, nodes, redundant, exponent = layout
+    experts, groups, ranks, nodes, redundant, skew = layout
     slots = (experts + redundant) / ranks
     if not all(float(size).is_integer() for size in (experts, groups, ranks, redundant, slots)) or experts % groups:
         return None
     if law.counts is not None and len(law.counts) != experts:
         return None
-    loads = expert_probabilities(law, int(experts), exponent)
+    loads = expert_probabilities(law, int(experts), skew)
     if (law.placement or ("balanced" if redundant else "sequential")) == "balanced":
         whole_nodes = int(nodes) if float(nodes).is_integer() else 1
         placed = balanced(loads, int(ranks), int(redundant), int(groups), whole_nodes)
@@ -165,12 +175,12 @@ class Popularity:
     ranks: Count
     nodes: Count
     redundant: Count
-    exponent: Count
+    skew: Count
     tokens: Count
 
     @property
     def _layout(self) -> tuple[Quantity, ...]:
-        return self.experts, self.groups, self.ranks, self.nodes, self.redundant, self.exponent
+        return self.experts, self.groups, self.ranks, self.nodes, self.redundant, self.skew
 
     def most_loaded_rank(self) -> tuple[Count, Count, Count]:
         """Return the most loaded rank's rows, active experts, and standard deviation of the rows of those.

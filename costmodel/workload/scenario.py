@@ -190,15 +190,15 @@ class Communication:
 class Routing:
     """How tokens spread over experts, and where experts are placed.
 
-    load: `balanced` (all ranks equal), `uniform` (experts equally likely), `zipf` (popularity r^-exponent) or `counts`
-        (measured tokens of each expert).
-    redundant: replicas in addition to the experts.
-    placement: `sequential` or `balanced` (null: balanced with replicas).
+    load: `balanced` (all ranks equal), `uniform` (experts alike), `zipf` (popularity r^-exponent), `lognormal` (its
+        logarithm's deviation is `spread`) or `counts` (measured tokens of each expert).
+    redundant: replicas beside the experts; placement: `sequential` or `balanced` (null: balanced with replicas).
     capacity: room of an expert over its mean share (null: no token is dropped).
     """
 
     load: str = "balanced"
     exponent: Count = 0.0
+    spread: Count = 0.0
     counts: tuple[float, ...] | None = None
     redundant: Count = 0.0
     placement: str | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from small_world import edit, problems_of, write
 
 from costmodel.errors import Problem
@@ -68,6 +69,27 @@ def test_in_training_experts_are_loaded_by_chance_unless_a_load_is_stated() -> N
     assert of(**{"communication.expert_load": 1.3}) == ("balanced", False)
 
 
+def test_steps_of_an_engine_have_the_popularity_of_a_trained_router_unless_a_load_is_stated(tmp_path: Path) -> None:
+    run = {
+        "phase": "serving", "cluster": "nodes/dgx-h100", "framework": "vllm", "parallel": {"tp": 2},
+        "input_tokens": 128, "output_tokens": 64, "concurrency": 8,
+    }  # fmt: skip
+
+    def of(model: str = "gpt-oss-20b", **changes: object) -> tuple[str | None, object]:
+        content = {"schema": "costmodel/workload@1", "model": f"models/{model}", "scenarios": {"run": run}}
+        file = tmp_path / "run.yaml"
+        file.write_text(yaml.safe_dump(content), encoding="utf-8")
+        found = resolve(file, overrides={f"scenarios.run.{key}": each for key, each in changes.items()})
+        routing = found.scenarios["run"].routing
+        return routing.load, routing.spread
+
+    assert of() == ("lognormal", 1.24)
+    assert of("mixtral-8x7b") == ("uniform", 0.0)  # too few experts
+    assert of(**{"routing.load": "uniform"}) == ("uniform", 0.0)
+    assert of(**{"communication.expert_load": 1.2}) == ("uniform", 0.0)
+    assert of(**{"routing.load": "lognormal", "routing.spread": 0.5}) == ("lognormal", 0.5)
+
+
 def test_an_expert_load_is_read_from_communication(experts: Path) -> None:
     workload = resolve("small", overrides={"scenarios.decode.communication.expert_load": "1.3"}, search_path=[experts])
     assert workload.scenarios["decode"].communication.expert_load == 1.3
@@ -87,6 +109,9 @@ def test_sizes_of_a_routing_may_be_axes() -> None:
     [
         ("{load: zipf}", "routing", "`exponent` is required"),
         ("{load: uniform, exponent: 1}", "routing", "not allowed otherwise"),
+        ("{load: lognormal}", "routing", "`spread` is required"),
+        ("{load: zipf, exponent: 1, spread: 1}", "routing", "not allowed otherwise"),
+        ("{load: lognormal, spread: -1}", "routing.spread", "too small"),
         ("{load: counts}", "routing", "`counts` is required"),
         ("{counts: ./counts.csv}", "routing", "not allowed otherwise"),
         ("{load: uniforn}", "routing.load", "unknown value"),
