@@ -25,30 +25,31 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "training": ("step_time", (
         "step_time", "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "flop_per_token", "mfu",
         "mfu_noncausal", "bubble_time", "exposed_communication_time", "device_hours_per_trillion_tokens",
-        "cost_per_trillion_tokens", "energy_per_token", "energy_per_trillion_tokens", "capital_cost",
+        "cost_per_trillion_tokens", "energy_per_token", "energy_per_trillion_tokens", "cost_rate", "capital_cost",
     )),
     "prefill": ("ttft", (
-        "ttft", "tokens_per_second_per_device", "cost_per_million_tokens", "energy_per_token", "capital_cost",
+        "ttft", "tokens_per_second_per_device", "cost_per_million_tokens", "energy_per_token", "cost_rate",
+        "capital_cost",
     )),
     "decode": ("tpot", (
         "tpot", "tokens_per_second_per_device", "tokens_per_second_per_user", "max_batch_per_device",
-        "cost_per_million_tokens", "energy_per_token", "capital_cost",
+        "cost_per_million_tokens", "energy_per_token", "cost_rate", "capital_cost",
     )),
     "generate": ("latency", (
         "ttft", "tpot", "latency", "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user",
-        "max_batch", "cost_per_million_tokens", "energy_per_token", "capital_cost",
+        "max_batch", "cost_per_million_tokens", "energy_per_token", "cost_rate", "capital_cost",
     )),
     "serving": ("latency", (
         "ttft", "tpot", "latency", "requests_per_second", "highest_stable_rate", "input_tokens_per_second",
         "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user", "concurrency",
         "max_concurrency", "kv_blocks", "kv_use", "prefix_hit_rate", "cost_per_million_tokens", "energy_per_token",
-        "capital_cost",
+        "cost_rate", "capital_cost",
     )),
     "disaggregated": ("latency", (
         "ttft", "tpot", "latency", "kv_transfer_time", "requests_per_second", "input_tokens_per_second",
         "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user",
         "prefill_tokens_per_second_per_device", "decode_tokens_per_second_per_device", "prefill_nodes_per_decode_node",
-        "max_batch_per_device", "cost_per_million_tokens", "energy_per_token", "capital_cost",
+        "max_batch_per_device", "cost_per_million_tokens", "energy_per_token", "cost_rate", "capital_cost",
     )),
     "ep_bound": ("tpot", ("all_to_all_time", "layer_time", "tpot", "tokens_per_second_per_user")),
 }  # fmt: skip
@@ -166,13 +167,15 @@ class Offer:
     """What one device of a scenario offers.
 
     peaks: number format -> dense peak of all processors [FLOP/s]; memory: level -> (capacity [B], bandwidth [B/s], null
-    where no source states it), from the nearest to the farthest.
+    where no source states it), from the nearest to the farthest; price: `rental` [$/s] and `purchase` [$], each with
+    its `value`, `kind`, `date` and `source`, null where unknown.
     """
 
     device: str
     processors: float
     peaks: Mapping[str, float]
     memory: Mapping[str, tuple[float, float | None]]
+    price: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """Return the device as the documented JSON object."""
@@ -180,7 +183,11 @@ class Offer:
             {"name": name, "capacity": capacity, "bandwidth": bandwidth}
             for name, (capacity, bandwidth) in self.memory.items()
         ]
-        return {"device": self.device, "processors": self.processors, "peaks": dict(self.peaks), "memory": levels}
+        price = {name: None if each is None else dict(each) for name, each in self.price.items()}
+        return {
+            "device": self.device, "processors": self.processors, "peaks": dict(self.peaks), "memory": levels,
+            "price": price,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from costmodel.cost.money import host_cost, purchase_cost
-from costmodel.hardware import Cluster
+from costmodel.hardware import Cluster, Device
 from costmodel.network.topologies import TOPOLOGIES, full_fabric, share_cost
 from costmodel.quantities import Count, Dollars
 from costmodel.workload.scenario import Scenario
 
-COST = ("cost_per_trillion_tokens", "cost_per_million_tokens")
+COST = ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost_rate")
 ENERGY = ("energy_per_token", "energy_per_trillion_tokens")
 
 
@@ -32,6 +32,18 @@ class Capital:
         if self.devices is None or self.hosts is None or self.network is None:
             return None
         return self.devices + self.hosts + self.network
+
+
+def price_facts(device: Device) -> dict[str, dict[str, Any] | None]:
+    """Return a single device's `rental` [$/s] and `purchase` [$]: value, kind, date, source; null where unknown."""
+    price = device.price
+    named = {"rental": (price.rental, price.rental_quote), "purchase": (price.purchase, price.purchase_quote)}
+    found: dict[str, dict[str, Any] | None] = {}
+    for name, (value, quote) in named.items():
+        known = ("stated", None, None) if quote is None else (quote.kind, quote.date, quote.source)
+        told = dict(zip(("kind", "date", "source"), known, strict=True))
+        found[name] = None if value is None else {"value": float(value), **told}
+    return found
 
 
 def endpoints(cluster: Cluster, devices: Count) -> Count:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from costmodel.analytic.anchors import POWERS
 from costmodel.analytic.blocks import Block, blocks, single
-from costmodel.analytic.capital import missing
+from costmodel.analytic.capital import missing, price_facts
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.expert_load import routing_facts, routing_grid
 from costmodel.analytic.intervals import intervals, run_scatter
@@ -195,6 +195,7 @@ def _offer(device: Device) -> Offer:
             level.name: (float(level.capacity), None if level.bandwidth is None else float(level.bandwidth))
             for level in device.memory
         },
+        price_facts(device),
     )
 
 

@@ -53,7 +53,7 @@ def training_metrics(scenario: Scenario, plan: Training, model: StepModel, times
         "cost_per_trillion_tokens": rental_cost(device, devices, TRILLION * per_token),
         "energy_per_token": energy(scenario.cluster.node, devices, per_token, draw),
         "energy_per_trillion_tokens": energy(scenario.cluster.node, devices, TRILLION * per_token, draw),
-        "capital_cost": capital(scenario.cluster, devices).total,
+        **invested(scenario, devices),
     }
 
 
@@ -128,8 +128,11 @@ def spent(node: Node, devices: Count, rate: Quantity, draw: Draw) -> Metrics:
 
 
 def invested(scenario: Scenario, devices: Count) -> Metrics:
-    """Return what it costs to buy `devices` with their share of nodes and fabric."""
-    return {"capital_cost": capital(scenario.cluster, devices).total}
+    """Return what `devices` cost a second to rent [$/s], and to buy with their share of nodes and fabric [$]."""
+    return {
+        "cost_rate": rental_cost(scenario.cluster.device, devices, 1.0),
+        "capital_cost": capital(scenario.cluster, devices).total,
+    }
 
 
 def bound_metrics(times: BoundTimes) -> Metrics:

@@ -1,7 +1,7 @@
 """What a cluster is made of: devices with math units and memory levels, links, nodes, networks."""
 
 from costmodel.hardware.cluster import Cluster, FabricPrice, Facility, Host, Network, Nic, Node
-from costmodel.hardware.device import Device, Link, MathUnit, MemoryLevel, Power, Price
+from costmodel.hardware.device import Device, Link, MathUnit, MemoryLevel, Power, Price, Quote
 
 __all__ = [
     "Cluster",
@@ -17,4 +17,5 @@ __all__ = [
     "Node",
     "Power",
     "Price",
+    "Quote",
 ]

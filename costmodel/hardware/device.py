@@ -89,11 +89,43 @@ class Power:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Quote:
+    """Where a price is from. kind: of offer, as of `RENTS` and `PURCHASES`; date: of the offer; source: who says so."""
+
+    kind: str
+    date: str
+    source: str | None = None
+
+
+RENTS = {
+    "on-demand": "on-demand offers of several clouds",
+    "one-cloud": "the price of one cloud",
+    "spot": "a spot price",
+    "reserved": "a price by contract",
+    "assumption": "an assumption of a publication",
+    "derived": "derived from another device's",
+}
+PURCHASES = {
+    "list": "a list price",
+    "street": "a street price",
+    "assumption": "an assumption of a publication",
+    "derived": "derived from another price",
+}
+"""Kinds of a rent and of a purchase price -> what they are."""
+NOT_AN_OFFER = ("assumption", "derived")  # kinds that nobody sells at
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Price:
-    """Money: rental [$/s] and purchase [$]; null where no source states one."""
+    """Money: rental [$/s] and purchase [$]; null where no source states one.
+
+    rental_quote, purchase_quote: where each is from; null where a person states the bare number.
+    """
 
     rental: DollarsPerSecond | None
     purchase: Dollars | None
+    rental_quote: Quote | None = None
+    purchase_quote: Quote | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

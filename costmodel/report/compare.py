@@ -19,6 +19,10 @@ def show_comparison(comparison: Compared) -> None:
     if comparison.operators:
         show()
         _show("operator", comparison.operators, lambda _, value: quantity(value, "duration"))
+    for one in comparison.prices:
+        show(f"{one.of} price: {one}")
+    for line in comparison.notes:
+        show(f"note: {line}", "yellow")
     for name, reason in comparison.refused.items():
         show(f"{name} skipped: {reason}", "yellow")
 

@@ -19,7 +19,7 @@ from costmodel.cost.operator_time import derivation
 from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.errors import InputError
 from costmodel.network.group_links import group_links
-from costmodel.report import explain_pass, explain_step, explain_wait
+from costmodel.report import explain_cost, explain_pass, explain_step, explain_wait
 from costmodel.report.explain_inputs import Inputs, inputs_of, link_paths, locations, origins_of, work_section
 from costmodel.report.explain_step import BUBBLE, STEP
 from costmodel.result import shown_line, whole_of
@@ -154,6 +154,8 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
         return [_step(workload, chosen, chosen.plan, name)]
     if isinstance(chosen.plan, Prefill | Decode) and name in (STEP, ALL_TO_ALL_CONTENTION):
         return [_pass(workload, chosen, chosen.plan, name)]
+    if name in explain_cost.NAMES:
+        return [_cost(workload, scenario)]
     if isinstance(chosen.plan, Serving) and name in explain_wait.WAITS:
         waiting = next((line for line in lines(workload, scenario) if line.name == name), None)
         if waiting is not None:
@@ -307,6 +309,18 @@ def _pass(workload: Workload, scenario: Scenario, plan: Prefill | Decode, name: 
         name=shown_line(name), family="pass", equation=explain_pass.EQUATION, file=explain_pass.FILE,
         section="docs/method.md, section 12.1", inputs=sizes, terms=terms, parts=parts, time=time, bound=bound,
         basis="derived from the operators' times",
+    )  # fmt: skip
+
+
+def _cost(workload: Workload, scenario: str) -> Explanation:
+    """Return what tokens cost, explained: the rent of the system for the time that they take."""
+    inputs, seconds, notes = explain_cost.cost_inputs(workload, scenario)
+    point = workload.points([scenario])[scenario]
+    return Explanation(
+        name="cost", family="money", equation=explain_cost.EQUATION, file=explain_cost.FILE,
+        section="docs/method.md, section 16", inputs=inputs, parts={"the system": seconds}, time=seconds,
+        bound=point.bound, basis="derived from the scenario's rate and the device's price",
+        origins=locations(workload, workload.scenario(scenario), ["hardware.price.rental"]), notes=notes,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from costmodel.report.page import Table, show, table
+from costmodel.report.sweep import show_rents
 from costmodel.report.text import NONE, gib, interval, metric, setting, short_paths
 from costmodel.result import PHASES
 from costmodel.schema.answers import FoundScenario
@@ -42,6 +43,7 @@ def show_search(result: SearchResult, first: str) -> None:
         show("")
         show("Pareto front: tokens/s per device against tokens/s per user", "bold")
         show(_layouts(result.front, result, front=True))
+    show_rents(result.rents)
     show(f"next: costmodel simulate {first} --scenario {result.scenario}", "dim")
 
 

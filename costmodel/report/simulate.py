@@ -11,8 +11,9 @@ from costmodel.report.expert_load import drawn_line, is_even, load_phrase, routi
 from costmodel.report.page import Table, show, table
 from costmodel.report.text import NONE, count, gib, interval, memory_use, metric, quantity, readable, share
 from costmodel.result import Point, shown_line
+from costmodel.study.prices import quotes, unlike
 from costmodel.units import parse
-from costmodel.workload.plans import Serving
+from costmodel.workload.plans import ExpertBound, Serving
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -83,11 +84,34 @@ def _show_overview(points: Mapping[str, Point]) -> None:
             show(f"  {name}: cannot run: {point.reason}", "red")
             if point.memory is not None:
                 show(f"    {_ledger_line(point)}")
+    _show_prices(points)
     for name, point in points.items():
         if point.verdict is not None:
             show("; ".join(filter(None, (f"  {name}: {point.verdict}", _tails(point.percentiles or {})))))
     for note in dict.fromkeys(note for point in points.values() for note in point.notes):
         show(f"note: {note}")
+
+
+def _show_prices(points: Mapping[str, Point]) -> None:
+    """Print what the systems cost an hour, at which rents, and whether these compare."""
+    offers = {name: point.offer for name, point in points.items() if point.fits and point.offer is not None}
+    rents = quotes((offer.document() for offer in offers.values()), "rental")
+    if not rents:
+        return
+    known = {name: points[name].metrics.get("cost_rate") for name in offers}
+    systems = ", ".join(f"{name} {metric('cost_rate', rate)}" for name, rate in known.items() if rate is not None)
+    show(f"Rent: {systems}; {'; '.join(map(str, rents))}")
+    for line in unlike(rents):
+        show(f"note: {line}")
+
+
+def _show_quotes(point: Point) -> None:
+    """Print the prices that costs rest on, with their kinds, dates and sources."""
+    if point.offer is None:
+        return
+    for of, name in (("rental", "cost_rate"), ("purchase", "capital_cost")):
+        for one in quotes([point.offer.document()], of) if point.metrics.get(name) is not None else ():
+            show(f"{of} price: {one}")
 
 
 def _tails(percentiles: Mapping[str, Mapping[str, float]]) -> str:
@@ -107,10 +131,14 @@ def _uneven_load(point: Point) -> str:
 
 
 def _show_bases(points: Mapping[str, Point]) -> None:
-    """Print the share of the time by basis; scenarios with the same shares are on one line."""
+    """Print the share of the time by basis; scenarios with the same shares are on one line.
+
+    A closed formula beside other scenarios is left out: its interval says that it is exact.
+    """
     bases: dict[str, list[str]] = {}
+    formulas_only = all(point.phase == ExpertBound.phase for point in points.values())
     for name, point in points.items():
-        if point.fits:
+        if point.fits and (formulas_only or point.phase != ExpertBound.phase):
             bases.setdefault(_basis(point), []).append(name)
     if bases:
         show("Where the times come from (share of time by basis)", "bold")
@@ -126,6 +154,7 @@ def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
         show(metrics_table(point.metrics, point.intervals, readable))
         for key, reason in point.reasons.items():
             show(f"{readable(key)} not available: {reason}")
+        _show_quotes(point)
         _show_tails(point)
         _show_operators(point)
         if point.routing is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from costmodel.report.page import show, table
 from costmodel.report.text import NONE, interval, metric, setting, short_paths
 from costmodel.result import OVERLOADED, reason_kind
+from costmodel.study.prices import Quoted, unlike
 
 MOST_REASONS = 4  # of one kind that are shown; --json and the table have them all
 
@@ -48,8 +49,17 @@ def show_sweep(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str,
         show(f"{name}: skipped: {reason}", "dim")
     for note in dict.fromkeys(note for scenario in document["scenarios"].values() for note in scenario["notes"]):
         show(f"note: {note}")
+    show_rents([Quoted(**one) for one in document.get("prices", ())])
     if all(axis["dimension"] is not None for axis in document["axes"]):
         show(f"next: costmodel report {output}", "dim")
+
+
+def show_rents(rents: Sequence[Quoted]) -> None:
+    """Print the rents that costs rest on, and whether these compare."""
+    for one in rents:
+        show(f"rental price: {one}")
+    for line in unlike(rents):
+        show(f"note: {line}", "yellow")
 
 
 def _show_reasons(name: str, summary: Mapping[str, Any], constraints: list[str]) -> None:

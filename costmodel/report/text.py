@@ -49,6 +49,8 @@ def quantity(value: float | None, dimension: str, digits: int = SHOWN_DIGITS) ->
     """Return a value in its unit, to a few digits."""
     if value is None:
         return NONE
+    if dimension == "money_rate":  # a round price per hour is not round per second
+        return Number(f"{count(value / parse('1 $/h', dimension), digits)} $/h", value, _base(dimension))
     return Number(render(float(f"{value:.{digits}g}"), dimension), value, _base(dimension))
 
 

@@ -42,6 +42,7 @@ class FoundScenario(OutputModel):
     scheduled: int
     best: list[FoundLayout]
     front: list[FoundLayout]
+    prices: tuple[dict[str, Any], ...] = ()
 
 
 class SearchFile(OutputModel):

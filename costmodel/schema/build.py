@@ -56,7 +56,9 @@ def device(file: DeviceFile, original: DeviceFile, restated: frozenset[str] = fr
         memory=tuple(_memory_level(level, file.processors) for level in file.memory),
         links={name: record(hardware.Link, link, name=name) for name, link in file.links.items()},
         power=_power(file.power),
-        price=record(hardware.Price, file.price),
+        price=record(
+            hardware.Price, file.price, rental_quote=_quote(file, "rental"), purchase_quote=_quote(file, "purchase")
+        ),
         path=None,
     )
 
@@ -64,6 +66,13 @@ def device(file: DeviceFile, original: DeviceFile, restated: frozenset[str] = fr
 def _math_unit(unit: MathUnitFile, file: DeviceFile, stated_for: DeviceFile) -> hardware.MathUnit:
     per_cycle = unit.peak / (stated_for.processors * _clock(stated_for, unit))
     return record(hardware.MathUnit, unit, flop_per_cycle=per_cycle, clock=_clock(file, unit))
+
+
+def _quote(file: DeviceFile, name: str) -> hardware.Quote | None:
+    """Return where a price is from: kind and date that stand beside it, and the source that the file names for it."""
+    stated = file.price.quote(name)
+    cited = (source.cite for source in file.sources if {"price", f"price.{name}"} & set(source.fields))
+    return None if stated is None else hardware.Quote(*stated, next(cited, None))
 
 
 def _power(file: PowerFile) -> hardware.Power:

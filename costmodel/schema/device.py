@@ -1,9 +1,9 @@
 """The device file: one accelerator, by its datasheet."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 from costmodel.schema.quantity import (
     Bandwidth,
@@ -12,11 +12,11 @@ from costmodel.schema.quantity import (
     Frequency,
     Latency,
     LinkBandwidth,
-    Money,
-    MoneyRate,
     Number,
     OneOf,
     Peak,
+    Purchase,
+    Rent,
     ShareOrZero,
     Size,
     Watts,
@@ -127,8 +127,24 @@ class PowerFile(Strict):
 class PriceFile(Strict):
     """Prices of the device; null: unknown."""
 
-    rental: MoneyRate | None = Field(default=None, description="rent per device")
-    purchase: Money | None = Field(default=None, description="purchase price per device")
+    rental: Rent | None = Field(default=None, description="rent per device")
+    purchase: Purchase | None = Field(default=None, description="purchase price per device")
+    _quotes: dict[str, tuple[str, str]] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_quotes(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Keep the kinds and dates that mappings state; fields hold the bare prices."""
+        found = handler(data)
+        entries = data.items() if isinstance(data, dict) else ()
+        found._quotes.update(
+            {name: (entry["kind"], str(entry["date"])) for name, entry in entries if isinstance(entry, dict)}
+        )
+        return found
+
+    def quote(self, name: str) -> tuple[str, str] | None:
+        """Return the kind and the date of a price, null where only its number is stated."""
+        return self._quotes.get(name)
 
 
 class WholeRunsFile(Strict):

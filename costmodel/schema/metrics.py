@@ -15,6 +15,7 @@ _DIMENSIONS = {
     "flop": ("flop_per_token", "training_flop_per_token", "flop"),
     "flop_rate": ("flop_rate", "flop_rate_per_device"),
     "energy": ("energy_per_token", "energy_per_trillion_tokens"),
+    "money_rate": ("cost_rate",),
     "money": ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost", "capital_cost"),
     "count": (
         "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "tokens_per_second_per_user",
@@ -44,6 +45,7 @@ _BY_SECTION = {
 _OF_DEVICE = {
     "peak": "flop_rate", "bandwidth": "bandwidth", "capacity": "size", "processors": "count", "tdp": "power",
     "idle": "power", "max": "frequency", "tensor_reference": "frequency", "latency": "duration", "purchase": "money",
+    "rental": "money_rate",
 }  # fmt: skip
 """Last part of a path in a device file -> dimension."""
 

@@ -7,6 +7,7 @@ units; every element of an array must be within the field's bounds.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
@@ -17,6 +18,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from costmodel import units
 from costmodel.errors import InputError
+from costmodel.hardware.device import PURCHASES, RENTS
 from costmodel.quantities import Array, Quantity
 from costmodel.schema.loader import kind_of
 from costmodel.schema.references import available, suggest
@@ -163,6 +165,50 @@ class Measure(FieldType):
             both = {"type": "object", "properties": {"bidirectional": text}, "required": ["bidirectional"]}
             return {"anyOf": [text, both | {"additionalProperties": False}]}
         return text
+
+
+_DATE = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted(Measure):
+    """A price: a quantity, or `{price: …, kind: …, date: …}`, which says what kind of offer it was and when.
+
+    kinds: of offers.
+    """
+
+    kinds: tuple[str, ...] = ()
+
+    def check(self, value: Any) -> Quantity:
+        """Return the price in SI."""
+        if not isinstance(value, dict):
+            return Measure.check(self, value)
+        if set(value) != {"price", "kind", "date"}:
+            raise wrong(
+                "must be a price or a mapping of price, kind and date, not a mapping with "
+                f"{', '.join(map(str, value)) or 'no key'}",
+                f'write "{self._suggest(2)}" or {self._example()}',
+            )
+        if value["kind"] not in self.kinds:
+            raise wrong(f"unknown kind of price {value['kind']!r}", suggest(str(value["kind"]), self.kinds))
+        if not _DATE.fullmatch(str(value["date"])):
+            raise wrong(f"{value['date']!r} is no date", "write the year, `2026-05` or `2026-05-18`")
+        return Measure.check(self, value["price"])
+
+    def _example(self) -> str:
+        return f"{{price: {self._suggest(2)}, kind: {self.kinds[0]}, date: 2026-05}}"
+
+    def describe(self) -> str:
+        """Return the dimension, an example, and the mapping."""
+        return f"{Measure.describe(self)} or `{self._example()}` with a kind of {', '.join(self.kinds)}"
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return text with a unit, or the mapping."""
+        amount = Measure.json_schema(self)
+        date = {"anyOf": [{"type": "string", "pattern": f"^{_DATE.pattern}$"}, {"type": "integer"}]}
+        keys = {"price": amount, "kind": {"enum": [*self.kinds]}, "date": date}
+        whole = {"type": "object", "properties": keys, "required": [*keys], "additionalProperties": False}
+        return {"anyOf": [amount, whole]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,7 +427,8 @@ Watts: TypeAlias = Annotated[Value, Measure("power")]
 WattsOrZero: TypeAlias = Annotated[Value, Measure("power", zero=True)]
 Energy: TypeAlias = Annotated[Value, Measure("energy", zero=True)]
 Money: TypeAlias = Annotated[Value, Measure("money", zero=True)]
-MoneyRate: TypeAlias = Annotated[Value, Measure("money_rate", zero=True)]
+Rent: TypeAlias = Annotated[Value, Quoted("money_rate", zero=True, kinds=tuple(RENTS))]
+Purchase: TypeAlias = Annotated[Value, Quoted("money", zero=True, kinds=tuple(PURCHASES))]
 Share: TypeAlias = Annotated[Value, Measure("ratio", high=1.0)]
 ShareOrZero: TypeAlias = Annotated[Value, Measure("ratio", high=1.0, zero=True)]
 Ratio: TypeAlias = Annotated[Value, Measure("ratio")]

@@ -68,13 +68,23 @@ class MemoryLevelResult(OutputModel):
     bandwidth: float | None = Field(gt=0.0)
 
 
+class PriceResult(OutputModel):
+    """A price of the device: rental [$/s] or purchase [$]."""
+
+    value: float
+    kind: str
+    date: str | None = None
+    source: str | None = None
+
+
 class HardwareResult(OutputModel):
-    """The peaks and memory of the device."""
+    """The peaks, memory and prices of the device."""
 
     device: str
     processors: float
     peaks: dict[str, float]
     memory: list[MemoryLevelResult]
+    price: dict[str, PriceResult | None] = {}
 
 
 class ScenarioResult(OutputModel):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from costmodel.analytic.capital import COST
 from costmodel.errors import InfeasibleError, InputError, Location
 from costmodel.measurements.importing.compressed import parse_json, read_bytes
 from costmodel.measurements.importing.serving import is_benchmark, read_benchmark
 from costmodel.result import stored_line
 from costmodel.schema.references import suggest
 from costmodel.schema.results import ResultFile, ScenarioResult, read_result
+from costmodel.study.prices import KINDS, Quoted, quotes, unlike
 
 SCHEMA = "costmodel/comparison@1"
 
@@ -37,12 +39,14 @@ class Pair:
 class Compared:
     """What both state. operators: lines of the breakdown of either, exposed times [s]; none for a benchmark.
 
-    refused: scenario -> the file in which it cannot run and why, for those that have nothing to compare.
+    refused: scenario -> the file in which it cannot run and why, for those that have nothing to compare; prices: that
+    the costs of both rest on.
     """
 
     metrics: tuple[Pair, ...]
     operators: tuple[Pair, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
+    prices: tuple[Quoted, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return the comparison as JSON holds it."""
@@ -51,7 +55,14 @@ class Compared:
             "metrics": [asdict(one) for one in self.metrics],
             "operators": [asdict(one) for one in self.operators],
             **({"refused": dict(self.refused)} if self.refused else {}),
+            **({"prices": [asdict(one) for one in self.prices]} if self.prices else {}),
+            **({"notes": self.notes} if self.notes else {}),
         }
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what a reader has to know of the costs."""
+        return [line for of in KINDS for line in unlike(one for one in self.prices if one.of == of)]
 
 
 def compare(result: Path, other: Path, scenario: str | None = None) -> Compared:
@@ -80,7 +91,7 @@ def compare(result: Path, other: Path, scenario: str | None = None) -> Compared:
         runs = [(name, first, second) for name, (first, second) in both.items() if name not in refused]
         metrics = [pair for name, first, second in runs for pair in _metrics(name, first, second.metrics)]
         lines = [pair for name, first, second in runs for pair in _operators(name, first, second)]
-        comparison = Compared(tuple(metrics), tuple(lines), refused)
+        comparison = Compared(tuple(metrics), tuple(lines), refused, tuple(_prices(metrics, runs)))
     if not comparison.metrics and comparison.refused:
         reasons = "; ".join(f"{name} of {why}" for name, why in comparison.refused.items())
         raise InfeasibleError(f"nothing to compare: {reasons}")
@@ -100,6 +111,17 @@ def _refused(name: str, sides: Mapping[Path, ScenarioResult]) -> dict[str, str]:
         if one.reason is not None or not one.memory.fits
     )
     return {name: "; ".join(reasons)} if reasons else {}
+
+
+def _prices(metrics: Iterable[Pair], runs: Iterable[tuple[str, ScenarioResult, ScenarioResult]]) -> Iterator[Quoted]:
+    """Yield the prices of both sides that compared costs rest on."""
+    named = {pair.name for pair in metrics}
+    hardware = [
+        side.hardware.model_dump() for _, *sides in runs for side in sides if side.hardware is not None
+    ]  # fmt: skip
+    for of, costs in (("rental", COST), ("purchase", ("capital_cost",))):
+        if named & set(costs):
+            yield from quotes(hardware, of)
 
 
 def _chosen(result: ResultFile, scenario: str | None, path: Path) -> Mapping[str, ScenarioResult]:

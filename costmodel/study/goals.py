@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from costmodel.quantities import Array
 from costmodel.result import FITS, PHASES, Point, Result
 from costmodel.study.axes import Axis
 from costmodel.study.expressions import Expression, read_expression
+from costmodel.study.prices import Quoted, quotes
 
 KEPT = 3  # the best and its runners-up
 SENSES = {"minimise": 1.0, "maximise": -1.0}
@@ -83,7 +84,7 @@ class Candidate:
     """A layout that was evaluated: where, the objective, its metrics, and the headline's 80 % interval.
 
     objective_interval: that of the objective, null where it has none, as a formula; tied: whether this layout or a
-    neighbour in the ranking is better is open.
+    neighbour in the ranking is better is open; hardware: the device and its prices, by `hardware` of a result.
     """
 
     at: Mapping[str, Any]
@@ -93,10 +94,11 @@ class Candidate:
     interval: tuple[float, float] | None
     objective_interval: tuple[float, float] | None = None
     tied: bool = False
+    hardware: Mapping[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """Return the candidate as JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.__slots__ if name != "hardware"}
 
 
 @dataclass(slots=True, eq=False)
@@ -132,7 +134,15 @@ class SearchResult:
             "scheduled": self.scheduled,
         }
         placed = {} if self.stages is None else {"stages": self.stages}
-        return {**counts, **placed, **{name: [row.document() for row in found] for name, found in rows.items()}}
+        prices = {"prices": [asdict(one) for one in self.rents]} if self.rents else {}
+        return {
+            **counts, **placed, **{name: [row.document() for row in found] for name, found in rows.items()}, **prices,
+        }  # fmt: skip
+
+    @property
+    def rents(self) -> list[Quoted]:
+        """Return the distinct rents that the costs of what was found rest on."""
+        return quotes((one.hardware for one in [*self.best, *self.front]), "rental")
 
     def needs(self, memory: Array) -> None:
         """Note what some layouts that do not fit need at least [B]."""
@@ -217,7 +227,10 @@ def candidate(point: Point, at: Mapping[str, Any], score: float, goal: Goal) -> 
     value = SENSES[goal.sense] * score
     exact = (value, value) if goal.is_fewest else None
     own = point.intervals.get(goal.objective.text, exact)
-    return Candidate(at, point.devices, value, point.metrics, point.intervals[point.headline], own)
+    offer = {} if point.offer is None else {"device": point.offer.device, "price": point.offer.price}
+    return Candidate(
+        at, point.devices, value, point.metrics, point.intervals[point.headline], own, hardware=offer
+    )  # fmt: skip
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from costmodel.analytic.capital import price_facts
 from costmodel.api import Vary, Workload
 from costmodel.errors import InputError, LayoutError, Location
 from costmodel.result import BAD_LAYOUT, PHASES, REASONS
@@ -23,6 +24,7 @@ from costmodel.schema.metrics import unit_of
 from costmodel.schema.overrides import locate
 from costmodel.study.axes import Axis, Request, is_structural, read_axis, read_requests
 from costmodel.study.expressions import Expression, read_expression
+from costmodel.study.prices import Quoted, quotes
 from costmodel.version import __version__
 
 SCHEMA = "costmodel/sweep@1"
@@ -213,8 +215,21 @@ class Sweep:
         return {
             "schema": SCHEMA, "version": __version__, "engine": self.engine, **self.workload.asked(), "axes": axes,
             "scenarios": scenarios, "left_out": dict(self.left_out), **wanted, "points": self.points,
-            "columns": self.columns(),
+            "columns": self.columns(), **({"prices": [asdict(one) for one in self.rents]} if self.rents else {}),
         }  # fmt: skip
+
+    @cached_property
+    def rents(self) -> list[Quoted]:
+        """Return the distinct rents that costs rest on; of devices whose rent is an axis, none."""
+        hardware = {
+            one.workload.scenario(one.scenario).cluster.device for one in self.structures if one.workload is not None
+        }
+        known = [
+            each for each in hardware
+            if not any(isinstance(one, np.ndarray) for one in (each.price.rental, each.price.purchase))
+        ]  # fmt: skip
+        told = [{"device": each.name, "price": price_facts(each)} for each in known]
+        return quotes(sorted(told, key=lambda each: str(each["device"])), "rental")
 
 
 def _reason(error: InputError, scenario: str) -> str:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from costmodel.analytic.capital import price_facts
 from costmodel.api import load
 from costmodel.report.style import BLUE, GREEN, ORANGE
 from costmodel.report.text import metric, quantity
-from costmodel.schema.files import load_document
+from costmodel.schema.files import load_device, load_document
+from costmodel.study.prices import quotes, unlike
 from reports.what_if.asked import FLAGSHIP, Asked, bar, curve, point, rests_on
 from reports.what_if.bar_groups import Group, groups_plot
 from reports.what_if.curves import Curve, Panel, curves_figure
@@ -108,6 +110,8 @@ def of_dollars() -> Asked:
     says += [
         f"Rents, from the device files: {device}: {_price_note(device)}" for device in ("rtx-4090", "a100-sxm-80gb")
     ]
+    prices = [{"device": device, "price": price_facts(load_device(device))} for device in ("rtx-4090", "a100-sxm-80gb")]
+    says += [f"{line[0].upper()}{line[1:]}." for line in unlike(quotes(prices, "rental"))]
     commands = [
         f"costmodel sweep {workload} --scenario batch --cluster {node} --vary '{path}=0.2 $/h..3.2 $/h:16' --output DIR"
         for node in cards.values()

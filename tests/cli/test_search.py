@@ -172,3 +172,28 @@ def test_the_table_shows_cost_and_what_the_goal_reads(run):
     heading = next(line for line in run("search", *DECODE, "--devices", "64", *goal).out.splitlines() if "tpot" in line)
     assert {"cost/M", "energy_per_token"} <= set(heading.split())
     assert "energy_per_token" not in run("search", *DECODE, "--devices", "64").out
+
+
+def test_costs_name_their_prices_everywhere(run, tmp_path):
+    detail = run("simulate", *DECODE).out
+    assert "256 $/h" in detail
+    assert "rental price: h800-sxm 2 $/h, an assumption of a publication (2024-12" in detail
+    assert "Rent: " in run("simulate", FLAGSHIP).out
+    explained = run("explain", *DECODE, "--op", "cost").out
+    assert "cost rate" in explained
+    assert "an assumption of a publication" in explained
+    paths = []
+    for cluster in ("nodes/hgx-h800", "nodes/dgx-h100"):
+        paths.append(tmp_path / f"{len(paths)}.json")
+        paths[-1].write_text(run("simulate", *DECODE, "--cluster", cluster, "--json").out)
+    compared = run("compare", *map(str, paths))
+    assert "note: rents are of different kinds" in compared.out
+    assert json.loads(run("compare", *map(str, paths), "--json").out)["notes"]
+    same = run("compare", str(paths[0]), str(paths[0]))
+    assert "different kinds" not in same.out
+
+
+def test_a_scenario_without_cost_says_so(run):
+    done = run("explain", FLAGSHIP, "--scenario", "decode_ep_bound", "--op", "cost")
+    assert done.code == 2
+    assert "decode_ep_bound has no cost" in done.err

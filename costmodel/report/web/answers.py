@@ -17,6 +17,7 @@ from costmodel.report.web.inline import EmbeddedPlot, figure
 from costmodel.report.web.markup import html_table, items
 from costmodel.result import PHASES
 from costmodel.schema.answers import FoundLayout, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile
+from costmodel.study.prices import Quoted, unlike
 
 MOST_RESULTS = 500  # published results that a table lists
 
@@ -26,12 +27,14 @@ def search_sections(search: SearchFile, plots: Mapping[str, EmbeddedPlot], prefi
     sections = []
     for name, file in file_names(search.scenarios).items():
         result = search.scenarios[name]
+        rents = [Quoted(**one) for one in result.prices]
         sections.append(Section(name, [
             items([considered(result)]),
             figure(plots, f"{prefix}best-{file}", f"{name}: the best layouts, 80 % intervals"),
             _layouts("Best", result.best),
             figure(plots, f"{prefix}pareto-{file}", f"{name}: tokens/s per device against tokens/s per user"),
             _layouts("Pareto front", result.front),
+            items([*(f"rental price: {one}" for one in rents), *unlike(rents)]),
             "" if result.best else '<p class="refused">No layout both fits and meets the constraints</p>',
         ]))  # fmt: skip
     return sections

@@ -14,6 +14,7 @@ from costmodel.report.web.inline import EmbeddedPlot, figure
 from costmodel.report.web.markup import html_table, items, text
 from costmodel.result import PHASES, shown_line
 from costmodel.schema.results import BreakdownLine, ResultFile, ScenarioResult
+from costmodel.study.prices import quotes
 
 
 def about_result(result: ResultFile) -> str:
@@ -62,13 +63,21 @@ def _scenario(
         yield f'<p class="refused">Cannot run: {text(scenario.reason)}</p>'
     metrics = html_table("Metrics", metrics_table(scenario.metrics, scenario.intervals, title_of))
     yield f'<div class="pair">{metrics}{_basis(scenario)}</div>'
-    yield items(scenario.notes)
+    yield items([*_prices(scenario), *scenario.notes])
     yield items(f"{readable(key)} not available: {reason}" for key, reason in scenario.reasons.items())
     yield '<div class="pair">'
     yield figure(plots, f"{prefix}time-{ending}", f"{name}: where the time goes")
     yield figure(plots, f"{prefix}roofline-{ending}", f"{name}: roofline (marker area: share of the time)")
     yield "</div>"
     yield html_table("Operators, time per device", _operators(scenario.breakdown))
+
+
+def _prices(scenario: ScenarioResult) -> Iterator[str]:
+    """Yield the prices that costs rest on, with their kinds, dates and sources."""
+    told = [] if scenario.hardware is None else [scenario.hardware.model_dump()]
+    for of, name in (("rental", "cost_rate"), ("purchase", "capital_cost")):
+        if scenario.metrics.get(name) is not None:
+            yield from (f"{of} price: {one}" for one in quotes(told, of))
 
 
 def _basis(scenario: ScenarioResult) -> str:

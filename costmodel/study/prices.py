@@ -1,0 +1,70 @@
+"""What prices of results are: their kind, date and source, and which of them are no comparison of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from costmodel.hardware.device import NOT_AN_OFFER, PURCHASES, RENTS
+from costmodel.units import render
+
+STATED = "stated"  # kind of a bare number, which a person wrote
+KINDS = {"rental": RENTS, "purchase": PURCHASES}
+_DIMENSIONS = {"rental": "money_rate", "purchase": "money"}
+_NAMES = {"rental": "rents", "purchase": "purchase prices"}
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """A price of a device: rental [$/s] or purchase [$], its kind of offer, date and source; null where unknown."""
+
+    device: str
+    of: str
+    value: float
+    kind: str
+    date: str | None
+    source: str | None
+
+    def __str__(self) -> str:
+        """Return the price with its kind, date and source."""
+        named = KINDS[self.of].get(self.kind, "stated without a source")
+        known = ": ".join(part for part in (self.date, self.source) if part)
+        return f"{self.device} {render(self.value, _DIMENSIONS[self.of])}, {named}{f' ({known})' if known else ''}"
+
+
+def quotes(prices: Iterable[Mapping[str, Any]], of: str) -> list[Quoted]:
+    """Return the distinct prices of some results. prices: `hardware` of each; of: `rental` or `purchase`."""
+    found = {}
+    for hardware in prices:
+        price = (hardware.get("price") or {}).get(of)
+        if price is not None:
+            found[hardware["device"], price["value"], price["kind"]] = Quoted(hardware["device"], of, **price)
+    return list(found.values())
+
+
+def unlike(found: Iterable[Quoted]) -> Iterator[str]:
+    """Yield why costs that rest on some prices do not compare their devices: their kinds differ, or are no offers."""
+    known = list(found)
+    if len({one.device for one in known}) < 2:
+        return
+    pairs = [pair for pair in combinations(known, 2) if pair[0].device != pair[1].device and _differ(*pair)]
+    if not pairs:
+        return
+    first, second = pairs[0]
+    of = first.of
+    yield (
+        f"{_NAMES[of]} are of different kinds, {_short(first)} and {_short(second)}"
+        f"{f' and {len(pairs) - 1} more pairs' if len(pairs) > 1 else ''}: a ratio of costs says as much of the prices "
+        f"as of the devices; state prices of one kind with --set hardware.price.{of}"
+    )
+
+
+def _differ(one: Quoted, other: Quoted) -> bool:
+    """Tell whether two prices are of different kinds; one that is no offer is like none."""
+    return one.kind != other.kind or one.kind in NOT_AN_OFFER
+
+
+def _short(one: Quoted) -> str:
+    return f"{one.device}'s {KINDS[one.of].get(one.kind, 'stated')}{f' of {one.date}' if one.date else ''}"
