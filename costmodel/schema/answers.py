@@ -42,7 +42,7 @@ class FoundScenario(OutputModel):
     scheduled: int
     best: list[FoundLayout]
     front: list[FoundLayout]
-    prices: tuple[dict[str, Any], ...] = ()
+    prices: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class SearchFile(OutputModel):
