@@ -25,7 +25,7 @@ import costmodel
 from costmodel.errors import InputError
 from reports import serving_pools
 from reports.serving_deployments import deployment, draft_depth
-from reports.serving_requests import over_time
+from reports.serving_requests import EVEN, over_time
 
 NODES = {
     "H100-SXM5-80GB": "dgx-h100", "H200-SXM-141GB": "hgx-h200", "A100-SXM4-80GB": "dgx-a100", "L40S-48GB": "l40s-x8",
@@ -137,7 +137,8 @@ def scenario(row: Row) -> dict[str, Any]:
     load: dict[str, Any] = {"concurrency": int(together or 1)}
     if rate and not count:
         requests = number(row, "n_requests") or rate * (number(row, "duration_s") or 0)
-        load = {"rate": f"{rate:g} /s"} | ({"requests": {"count": round(requests)}} if requests else {})
+        even = {"arrivals": "even"} if row.get("arrival") == EVEN else {}
+        load = {"rate": f"{rate:g} /s"} | ({"requests": {"count": round(requests), **even}} if requests else {})
     return {
         "phase": "serving",
         "cluster": f"nodes/{NODES[row['gpu']]}",

@@ -1,10 +1,11 @@
 """The requests of a measured serving run, drawn from its configuration, for `python -m reports.serving --engine event`.
 
 Stages of inference-perf: exponential gaps, scaled so that exactly rate x duration requests fill the stage (its
-ConstantLoadTimer); ten groups of ten prompts, each group with one system prompt.
+ConstantLoadTimer); ten groups of ten prompts, each group with one system prompt. Stages of guidellm at a constant rate:
+equal gaps, ShareGPT's lengths as below, prompts that share nothing.
 Closed loops: each user's next request follows the last one, ten requests a user, lengths uniform between 80 and 100 %
 of the nominal ones (`vllm bench serve --random-range-ratio`, as SemiAnalysis InferenceX calls it).
-ShareGPT's requests at once: exponential lengths with the run's means (decision 0272).
+ShareGPT's requests: exponential lengths with the run's means (decision 0272).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ GROUPS, PROMPTS = 10, 10  # of inference-perf's shared prefixes: system prompts,
 BLOCK = 16  # tokens of a block
 PER_USER = 10  # requests of a closed loop
 SHORTEST = 0.8  # of the nominal length
+EVEN = "constant"  # arrivals at equal gaps, as guidellm's
 Row = Mapping[str, str]
 
 
@@ -30,9 +32,15 @@ def stage_trace(row: Row, path: Path) -> None:
     """
     rate, count = float(row["rate_per_s"]), _count(row)
     draw = np.random.default_rng(0)
-    gaps = draw.exponential(1.0, count)
+    is_even = row.get("arrival") == EVEN
+    gaps = np.ones(count) if is_even else draw.exponential(1.0, count)
     arrival = (np.cumsum(gaps) - gaps[0]) * (count / rate) / gaps.sum()
     prompt, output = round(float(row["input_mean"])), round(float(row["output_mean"]))
+    if is_even and _is_sharegpt(row):
+        drawn = [np.maximum(np.rint(draw.exponential(mean, count)), 1).astype(int) for mean in (prompt, output)]
+        lines = [f"{at!r},{first},{later}" for at, first, later in zip(arrival.tolist(), *drawn, strict=True)]
+        path.write_text("\n".join(["arrival_s,input_tokens,output_tokens", *lines]) + "\n", encoding="utf-8")
+        return
     shared = row.get("system_prompt_tokens", "null")
     system = 0 if shared in ("", "null") else int(float(shared)) // BLOCK
     blocks = prompt // BLOCK
@@ -74,9 +82,14 @@ def over_time(row: Row, scenario: dict[str, Any], folder: Path) -> dict[str, Any
 
 def _lengths(row: Row, scenario: Mapping[str, Any]) -> dict[str, Any]:
     """Return how long requests are where they differ: those of ShareGPT."""
-    if not row.get("workload", "").startswith(("ShareGPT", "null")):  # what is not named has ShareGPT's means
+    if not _is_sharegpt(row):
         return {}
     return {name: {"distribution": "exponential", "mean": scenario[f"{name}_tokens"]} for name in ("input", "output")}
+
+
+def _is_sharegpt(row: Row) -> bool:
+    """Tell whether a row's requests are ShareGPT's; those of a workload that is not named have its means."""
+    return row.get("workload", "").startswith(("ShareGPT", "null"))
 
 
 def _closed(row: Row, scenario: Mapping[str, Any]) -> int:

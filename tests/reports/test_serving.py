@@ -82,6 +82,15 @@ def test_lengths_of_sharegpt_differ_and_random_ones_do_not(
     assert requests.get("output", {}).get("distribution") == distribution
 
 
+def test_a_constant_rate_has_equal_gaps_and_sharegpt_s_lengths(tmp_path: Path) -> None:
+    row = {"rate_per_s": "8", "n_requests": "400", "input_mean": "200", "output_mean": "100", "workload": "ShareGPT"}
+    for arrival, is_even in (("constant", True), ("poisson", False)):
+        over_time({**row, "arrival": arrival}, {"rate": "8 /s"}, tmp_path)
+        table = np.genfromtxt(tmp_path / "requests.csv", delimiter=",", names=True)
+        assert (np.ptp(np.diff(table["arrival_s"])) < 1e-9) == is_even
+        assert np.std(table["output_tokens"]) == pytest.approx(100 if is_even else 0, abs=15)
+
+
 def test_what_a_row_leaves_open_is_as_the_engine_recommends() -> None:
     row = {**ROW, "disagg": "0", "n_gpus": "8", "framework": "sglang", "gpu": "b200", "model": "dsr1", "mtp": "none"}
 
