@@ -20,6 +20,23 @@ def test_what_was_measured_on_a_device_stands_before_what_its_siblings_lend(devi
     assert fit.source == f"calibrations/{source}"
 
 
+@pytest.mark.parametrize("device", ["b200-sxm", "b300-sxm", "gb200"])
+@pytest.mark.parametrize("phase", ["attention_prefill", "attention_decode"])
+def test_vllm_runs_tensorrt_llm_s_attention_on_blackwell(device: str, phase: str) -> None:
+    fit = load_calibration(device, "vllm").families[f"{phase}/bf16"]
+    assert fit.source == "calibrations/b200-sxm/trtllm-gen-sglang"
+    assert not fit.is_lent  # named: nothing stands in for it
+
+
+def test_disturbed_rows_of_a_device_say_nothing() -> None:
+    """H200's rows of gated delta under SGLang are 1.3 to 2.7 times H100's where its memory is 1.4 times as fast."""
+    fits = load_calibration("h200-sxm", "sglang").families
+    assert fits["linear_attention_prefill/delta"].source == "calibrations/h100-sxm/fla-sglang"  # vLLM has another
+    assert fits["linear_attention_decode/delta"].source == "calibrations/h200-sxm/fla-vllm"  # the same kernel
+    assert fits["elementwise/conv"].source == "calibrations/h100-sxm/conv-sglang"
+    assert fits["linear_attention_decode/channel_delta"].source == "calibrations/h200-sxm/fla-sglang"
+
+
 def all_reduce(node: str, size: float) -> tuple[float, str]:
     """Return the time of an all-reduce of eight devices under vLLM, and what it rests on."""
     cluster = load_cluster(f"nodes/{node}")
