@@ -54,6 +54,12 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ep_bound": ("tpot", ("all_to_all_time", "layer_time", "tpot", "tokens_per_second_per_user")),
 }  # fmt: skip
 
+
+def headline_of(metrics: Collection[str]) -> str:
+    """Return the headline of a result, of which only the names of its metrics are known."""
+    return "latency" if "latency" in metrics else next(name for name, _ in PHASES.values() if name in metrics)
+
+
 FITS, BAD_LAYOUT, NO_MEMORY, NO_PATH, NO_HOST_MEMORY = 0, 1, 2, 3, 4
 REASONS = (
     "fits", "no such layout", "does not fit in memory", "devices cannot reach each other",

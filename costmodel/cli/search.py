@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from costmodel.study.goals import SearchResult
 
 
-_SEARCHED = "layouts of training, prefill and decode are, those of servers under load and of pools are not"
+_SEARCHED = "layouts of training, prefill, decode and servers (`phase: serving`) are, those of two pools are not"
 
 
 @click.command("search")
@@ -41,8 +41,9 @@ def command(
 
     `--objective "minimise devices"` with a constraint finds the fewest devices that meet it. Anything fixed with
     `--set` (degree, batch, schedule, recomputation, ZeRO stage) is not searched. Without --devices, the number of
-    devices is tp*cp*dp*pp, as in `simulate` with the same --set. Layouts of training, prefill and decode are searched,
-    those of a server under load (`phase: serving`) are not: sweep them.
+    devices is tp*cp*dp*pp, as in `simulate` with the same --set. Of a server at a `rate` (`phase: serving`) the search
+    finds the cheapest engines and how many of them keep up, the 99th percentile of their times within the scenario's
+    `slo`; without --devices, on up to 512 devices. Two pools are not searched: sweep them.
     """
     from costmodel.api import load
     from costmodel.cli.progress import progress

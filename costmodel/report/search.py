@@ -8,13 +8,16 @@ from typing import Any
 from costmodel.report.page import Table, show, table
 from costmodel.report.sweep import show_rents
 from costmodel.report.text import NONE, gib, interval, metric, setting, short_paths
-from costmodel.result import PHASES
+from costmodel.result import headline_of
 from costmodel.schema.answers import FoundScenario
 from costmodel.study.goals import Candidate, SearchResult
+from costmodel.study.layouts import REPLICAS
+from costmodel.study.search_servers import PERCENTILE
 
 MOST_COUNTS = 4  # device counts that are listed
 _RATES = "tokens_per_second_per_device", "tokens_per_second_per_user", "mfu"
 _COSTS = "cost_per_million_tokens", "cost_per_trillion_tokens"
+_METRIC_OF = {"e2e": "latency"}  # percentile -> the metric whose it is
 
 
 def show_search(result: SearchResult, first: str) -> None:
@@ -44,7 +47,14 @@ def show_search(result: SearchResult, first: str) -> None:
         show("Pareto front: tokens/s per device against tokens/s per user", "bold")
         show(_layouts(result.front, result, front=True))
     show_rents(result.rents)
+    for note in result.notes:
+        show(f"note: {note}")
     show(f"next: costmodel simulate {first} --scenario {result.scenario}", "dim")
+    if result.best[0].percentiles is not None:
+        show(
+            f"      costmodel simulate {first} --scenario {result.scenario} --engine event   # request by request",
+            "dim",
+        )
 
 
 def considered(result: SearchResult | FoundScenario, where: str = "") -> str:
@@ -65,6 +75,8 @@ def _device_counts(counts: Sequence[int]) -> str:
 
 def _why_none(result: SearchResult) -> str:
     """Return why a search found no layout."""
+    if result.why is not None:
+        return result.why
     if not result.looked_at:
         return (
             "no layout on this many devices matches your --set: "
@@ -87,16 +99,19 @@ def _layouts(rows: Sequence[Candidate], result: SearchResult, *, front: bool = F
     """
     axes, known = result.axes, rows[0].metrics
     names = list(dict.fromkeys(name for row in rows for name in row.at))
-    short = {name: name.rpartition(".")[2] for name in names}
+    short = {name: name.rpartition(".")[2] for name in names} | {REPLICAS: "replicas"}
     short |= short_paths([name for name in names if list(short.values()).count(short[name]) > 1])
-    headline = next(name for name, _ in PHASES.values() if name in known)
+    headline = headline_of(known)
     named = [name for name in result.names if name != headline]
     listed = [name for name in dict.fromkeys((*_RATES, *_COSTS, *named)) if known.get(name) is not None]
+    percentiles = rows[0].percentiles or {}
+    tails = [name for name, each in percentiles.items() if PERCENTILE in each]
     droppable = dict.fromkeys(("mfu", *_COSTS), "?") | {"tokens_per_second_per_user": "" if front else "??"}
     droppable |= dict.fromkeys(named, "")
     layouts = table(
         "", ">devices", *(f">{short[name]}" for name in names),
         *((f"?>{headline}", "??>80 % interval") if front else (f">{headline}", ">80 % interval")),
+        *(f">{PERCENTILE} {name}" for name in tails),
         *(f"{droppable.get(name, '')}>{_heading(name)}" for name in listed),
     )  # fmt: skip
     for row in rows:
@@ -104,6 +119,7 @@ def _layouts(rows: Sequence[Candidate], result: SearchResult, *, front: bool = F
             "~" if row.tied else "", f"{row.devices:,}", *(_value(row.at.get(name), axes.get(name)) for name in names),
             metric(headline, row.metrics[headline]),
             NONE if row.interval is None else interval(headline, *row.interval),
+            *(metric(_METRIC_OF.get(name, name), (row.percentiles or {})[name][PERCENTILE]) for name in tails),
             *(metric(name, row.metrics[name]) for name in listed),
         )  # fmt: skip
     return layouts

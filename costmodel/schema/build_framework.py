@@ -37,6 +37,7 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
         uneven_contexts=optional(scenario.UnevenContexts, file.uneven_contexts),
         options=dict(file.training.options),
         not_on=tuple(file.not_on),
+        not_formats=tuple(file.not_formats),
         fused_norms=_fused_norms(file.fused_norms, device),
         routed_shared_expert=device is not None and device.architecture in file.routed_shared_expert,
         **_eager_prompts(file.eager_prompts, device),

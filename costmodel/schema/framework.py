@@ -364,6 +364,9 @@ class FrameworkFile(Strict):
         default=None,
         description="`routing` of an engine's steps where the scenario states no load; null: experts are alike",
     )
+    not_formats: list[str] = Field(
+        default=[], description="number formats of weights, products and the KV cache that it does not have"
+    )
     eager_prompts: EagerPromptsFile | None = Field(
         default=None, description="passes with prompts that the host limits; null: none"
     )

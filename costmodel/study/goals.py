@@ -13,10 +13,12 @@ import numpy.typing as npt
 from costmodel.api import Workload
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
-from costmodel.result import FITS, PHASES, Point, Result
+from costmodel.result import FITS, PHASES, Point, Result, headline_of
 from costmodel.study.axes import Axis
 from costmodel.study.expressions import Expression, read_expression
 from costmodel.study.prices import Quoted, quotes
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Plan
 
 KEPT = 3  # the best and its runners-up
 SENSES = {"minimise": 1.0, "maximise": -1.0}
@@ -26,7 +28,7 @@ _BY_STEP = {
     "maximise": ("tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "mfu", "mfu_noncausal"),
 }
 _DEFAULTS = {"training": "minimise step_time", "prefill": "maximise tokens_per_second_per_device",
-             "decode": "maximise tokens_per_second_per_device"}  # fmt: skip
+             "decode": "maximise tokens_per_second_per_device", "serving": "minimise cost_rate"}  # fmt: skip
 SEARCHED = tuple(_DEFAULTS)
 OnProgress: TypeAlias = "Callable[[float], None]"  # called with the share of a search that is done
 FRONT = ("tokens_per_second_per_device", "tokens_per_second_per_user")  # the two rates of the Pareto front
@@ -84,7 +86,8 @@ class Candidate:
     """A layout that was evaluated: where, the objective, its metrics, and the headline's 80 % interval.
 
     objective_interval: that of the objective, null where it has none, as a formula; tied: whether this layout or a
-    neighbour in the ranking is better is open; hardware: the device and its prices, by `hardware` of a result.
+    neighbour in the ranking is better is open; hardware: the device and its prices, by `hardware` of a result;
+    percentiles: of a server's times, null elsewhere.
     """
 
     at: Mapping[str, Any]
@@ -95,10 +98,12 @@ class Candidate:
     objective_interval: tuple[float, float] | None = None
     tied: bool = False
     hardware: Mapping[str, Any] = field(default_factory=dict)
+    percentiles: Mapping[str, Mapping[str, float]] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the candidate as JSON."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "hardware"}
+        left_out = {"hardware"} if self.percentiles is not None else {"hardware", "percentiles"}
+        return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
 
 
 @dataclass(slots=True, eq=False)
@@ -107,7 +112,8 @@ class SearchResult:
 
     names: what the goal reads; devices: numbers of them that layouts take; least: where none fits, no layout needs less
     memory a device [B]; stages: how layers stand on them, where the scenario states that and the search tries other
-    numbers of stages;
+    numbers of stages; why: nothing was found, where a search knows more of it than counts say;
+    notes: on what was found;
     axes: path -> dimension of those of numbers.
     """
 
@@ -123,6 +129,8 @@ class SearchResult:
     front: list[Candidate] = field(default_factory=list)
     stages: str | None = None
     axes: Mapping[str, str] = field(default_factory=dict)
+    why: str | None = None
+    notes: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return what was found as JSON."""
@@ -134,7 +142,8 @@ class SearchResult:
             "scheduled": self.scheduled,
         }
         placed = {} if self.stages is None else {"stages": self.stages}
-        prices = {"prices": [asdict(one) for one in self.rents]} if self.rents else {}
+        prices: dict[str, Any] = {"prices": [asdict(one) for one in self.rents]} if self.rents else {}
+        prices |= {"notes": list(self.notes)} if self.notes else {}
         return {
             **counts, **placed, **{name: [row.document() for row in found] for name, found in rows.items()}, **prices,
         }  # fmt: skip
@@ -158,8 +167,12 @@ class SearchResult:
         if other.least is not None:
             self.needs(np.array([other.least]))
         self.stages = self.stages or other.stages
+        self.why = self.why or other.why
+        self.notes = tuple(dict.fromkeys((*self.notes, *other.notes)))
         best, front = ([replace(one, at={**choices, **one.at}) for one in rows] for rows in (other.best, other.front))
-        headline = next((name for name, _ in PHASES.values() for one in best if name in one.metrics), None)
+        best = [one for one in best if not _among(one, self.best)]
+        front = [one for one in front if not _among(one, self.front)]
+        headline = headline_of(best[0].metrics) if best else None
         self.best = ranked(
             sorted(
                 [*self.best, *best],
@@ -173,7 +186,7 @@ class SearchResult:
 class SearchRequest:
     """One search. devices: numbers of them to lay out on; fixed: structural paths below the scenario that axes name.
 
-    axes: those of numbers, by dimension.
+    axes: those of numbers, by dimension; is_open: no number of devices was asked for.
     """
 
     workload: Workload
@@ -182,11 +195,23 @@ class SearchRequest:
     devices: tuple[int, ...]
     axes: Sequence[tuple[Axis, ...]] = ()
     fixed: tuple[str, ...] = ()
+    is_open: bool = False
 
     @property
     def head(self) -> str:
         """Return what stands before paths below the scenario."""
         return f"scenarios.{self.scenario}."
+
+
+def default_objective(plan: Plan, result_kind: str, *, has_rent: bool) -> str | None:
+    """Return what a search looks for where nobody says it; null where its phase has no layouts.
+
+    Servers at a rate: the least rent, or the fewest devices where it is unknown; users who always wait for an answer:
+    the highest rate of a device.
+    """
+    if isinstance(plan, Serving) and plan.rate is None:
+        return _DEFAULTS["decode"]
+    return "minimise devices" if result_kind == "serving" and not has_rent else _DEFAULTS.get(result_kind)
 
 
 def read_goal(
@@ -229,7 +254,8 @@ def candidate(point: Point, at: Mapping[str, Any], score: float, goal: Goal) -> 
     own = point.intervals.get(goal.objective.text, exact)
     offer = {} if point.offer is None else {"device": point.offer.device, "price": point.offer.price}
     return Candidate(
-        at, point.devices, value, point.metrics, point.intervals[point.headline], own, hardware=offer
+        at, point.devices, value, point.metrics, point.intervals[point.headline], own, hardware=offer,
+        percentiles=point.percentiles,
     )  # fmt: skip
 
 
@@ -254,6 +280,11 @@ def _is_open(one: Candidate, other: Candidate) -> bool:
 
 def _meet(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
     return one is not None and other is not None and one[0] <= other[1] and other[0] <= one[1]
+
+
+def _among(one: Candidate, others: Sequence[Candidate]) -> bool:
+    """Tell whether a candidate is one of others under another name: an exchange of experts that one rank has alone."""
+    return any(one.devices == other.devices and dict(one.metrics) == dict(other.metrics) for other in others)
 
 
 def front_of(rows: Sequence[Candidate]) -> list[Candidate]:

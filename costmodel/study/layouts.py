@@ -28,7 +28,8 @@ ZERO_STAGES = (0, 1, 2, 3)
 VARIED = ("schedule", "recompute", "optimizer.zero", "parallel.sequence_parallel")  # what of a layout is structure
 LAYOUT = (*(f"parallel.{name}" for name in DEGREES), "micro_batch")
 SLICES = "parallel.expert_tensor"
-OWN = (*LAYOUT, SLICES, "global_batch", "batch_per_device")  # columns of layouts, by path below the scenario
+REPLICAS = "replicas.count"
+OWN = (*LAYOUT, SLICES, "global_batch", "batch_per_device", REPLICAS)  # columns of layouts, by path below the scenario
 MOST_LAYOUTS = 20_000_000  # of one search, at all values of its axes
 
 
@@ -172,6 +173,24 @@ def inference_space(scenario: Scenario, devices: Sequence[int], batches: Sequenc
     columns = np.array(rows, dtype=np.float64).reshape(-1, 5).T
     names = [*(f"parallel.{name}" for name in DEGREES[:4]), "batch_per_device"]
     return Space(dict(zip(names[: len(names) if batches[0] else -1], columns, strict=False)))
+
+
+def server_space(scenario: Scenario, devices: Sequence[int]) -> Space:
+    """Return every layout of servers on some devices: of each engine, and how many engines alike there are.
+
+    Engines stand on a part of a node that divides it, or on whole nodes. Those of a model without experts have one
+    data-parallel group: another group is another engine.
+    """
+    rows = []
+    node = int(np.max(scenario.cluster.node.count))
+    for number in devices:
+        for engine in (each for each in divisors(number) if node % each == 0 or each % node == 0):
+            for tp, pp, ep in _degrees(scenario.architecture, engine):
+                dp = engine // (tp * pp)
+                if (dp * tp) % ep == 0 and (dp == 1 or ep > tp):
+                    rows.append((tp, pp, dp, ep, number // engine))
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 5).T
+    return Space(dict(zip((*(f"parallel.{name}" for name in DEGREES[:4]), REPLICAS), columns, strict=True)))
 
 
 def variants(plan: Training, fixed: Collection[str] = (), *, splits_sequence: bool = False) -> list[Variant]:

@@ -7,7 +7,7 @@ layouts have (a degree, a batch, a schedule) leaves those that have one of its v
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,14 +16,16 @@ from costmodel.api import Workload
 from costmodel.errors import InputError, LayoutError
 from costmodel.schema import SI
 from costmodel.study.axes import Axis
-from costmodel.study.goals import Goal, OnProgress, SearchRequest, SearchResult, read_goal
+from costmodel.study.exchanges import exchange_axis
+from costmodel.study.goals import SEARCHED, Goal, OnProgress, SearchRequest, SearchResult, default_objective, read_goal
 from costmodel.study.layouts import DEGREES, OWN, VARIED
 from costmodel.study.placement import stage_sizes
 from costmodel.study.search_passes import search_passes
+from costmodel.study.search_servers import most_servers, search_servers
 from costmodel.study.search_steps import search_steps
 from costmodel.study.sweep import Structure, Sweep, Wanted, plan_sweep
 from costmodel.units import render
-from costmodel.workload.plans import Training
+from costmodel.workload.plans import Serving, Training
 
 SCHEMA = "costmodel/search@1"
 
@@ -54,6 +56,12 @@ def searched(
     Raises InputError on a bad objective, constraint or axis, and where there are too many layouts.
     """
     phase = workload.scenario(scenario).result_kind
+    chosen = workload.scenario(scenario)
+    has_rent = chosen.cluster.device.price.rental is not None
+    objective = objective or default_objective(chosen.plan, phase, has_rent=has_rent)
+    exchanges = None if phase not in SEARCHED else exchange_axis(workload, scenario)
+    if exchanges is not None and not any(".communication" in each for each in (*space.varied, *space.fixed)):
+        space = replace(space, varied=(*space.varied, exchanges))
     if not space.varied and not space.fixed:
         goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived)
         return search(workload, scenario, goal, space.devices, on_progress=on_progress)
@@ -105,7 +113,7 @@ def search(
     result = SearchResult(scenario, goal.sense, goal.names)
     if sweep is None:
         result.devices = _numbers(workload, scenario, devices, None)
-        _add(result, SearchRequest(workload, scenario, goal, result.devices), on_progress)
+        _add(result, SearchRequest(workload, scenario, goal, result.devices, is_open=not devices), on_progress)
         return result
     result.devices = _numbers(sweep.workload, scenario, devices, sweep)
     structures = [one for one in sweep.structures if one.scenario == scenario]
@@ -118,7 +126,7 @@ def search(
         part = SearchResult(scenario, goal.sense)
         done = number / len(structures)
         axes = [*_fixed_axes(one.choices, head), *sweep.numeric]
-        request = SearchRequest(loaded, scenario, goal, result.devices, axes, fixed)
+        request = SearchRequest(loaded, scenario, goal, result.devices, axes, fixed, is_open=not devices)
         _add(part, request, lambda share, done=done: on_progress(done + share / len(structures)))  # type: ignore[misc]
         others = {path: text for path, text in one.choices.items() if path.removeprefix(head) not in (*OWN, *VARIED)}
         result.merge(part, others)
@@ -156,6 +164,9 @@ def _add(result: SearchResult, request: SearchRequest, on_progress: OnProgress) 
             raise InputError.single(
                 f"{name} is not known: {unknown[name]}", field=request.scenario, hint="or ask for another metric"
             )
+    if isinstance(chosen.plan, Serving):
+        search_servers(request, result, on_progress)
+        return
     if not isinstance(chosen.plan, Training):
         search_passes(request, result, on_progress)
         return
@@ -169,6 +180,9 @@ def _numbers(workload: Workload, scenario: str, devices: Sequence[int], sweep: S
     """Return the numbers of devices to lay out on: those asked for, or those that the axes' points take."""
     if devices:
         return tuple(sorted(set(devices)))
+    plan = workload.scenario(scenario).plan
+    if isinstance(plan, Serving) and plan.rate is not None:
+        return most_servers(workload.scenario(scenario))
     degrees = {f"scenarios.{scenario}.parallel.{name}" for name in (*DEGREES, "cp")}
     varied = sweep is not None and any(axis.path in degrees for axis in sweep.axes)
     chosen = workload.varied(scenario, sweep.vary())[0] if varied and sweep is not None else workload.scenario(scenario)

@@ -17,10 +17,27 @@ from costmodel.quantities import Array, Indices
 from costmodel.result import PHASES
 from costmodel.study.axes import Axis
 from costmodel.study.chunks import Index, cut
-from costmodel.study.goals import FRONT, KEPT, OnProgress, SearchRequest, SearchResult, candidate, front, ranked
+from costmodel.study.goals import (
+    FRONT,
+    KEPT,
+    Candidate,
+    Goal,
+    OnProgress,
+    SearchRequest,
+    SearchResult,
+    candidate,
+    front,
+    front_of,
+    ranked,
+)
 from costmodel.study.layouts import BATCHES, OWN, Space, check_size, inference_space
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
+
+BATCH = "batch_per_device"
+_SIXTEENTHS = 1.0 / 16.0  # of a batch, between two that are tried
+_NEAR = 2.0  # times the best objective, up to which layouts have batches between powers of two tried
+_MOST_NEAR = 256  # layouts that have
 
 
 class _Rows(NamedTuple):
@@ -35,9 +52,19 @@ class _Rows(NamedTuple):
         """Return some of them."""
         return _Rows(self.place[rows], self.score[rows], self.rate[rows], self.user[rows])
 
-    def best(self) -> _Rows:
-        """Return the best by the objective, then by the rate."""
-        return self.select(np.lexsort((-self.rate, self.score))[:KEPT])
+    def near(self, layout: Indices, others: int) -> _Rows:
+        """Return the best of each layout at each value of the other axes, those near the best of all.
+
+        layout: of each row of the grid's first dimension; others: points of the grid's other dimensions.
+        """
+        order = np.lexsort((-self.rate, self.score))
+        row, other = np.divmod(self.place[order], others)
+        first = np.sort(np.unique(layout[row] * others + other, return_index=True)[1])
+        kept = order[first][:_MOST_NEAR]
+        if not kept.size:
+            return self.select(kept)
+        best = self.score[kept[0]]
+        return self.select(kept[self.score[kept] <= (best * _NEAR if best > 0.0 else best / _NEAR)])
 
     def front(self) -> _Rows:
         """Return those that no other beats in both rates, the fastest for a user first."""
@@ -82,10 +109,37 @@ class _Grid:
 _NONE = _Rows(np.zeros(0, dtype=np.intp), np.zeros(0), np.zeros(0), np.zeros(0))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """Points of one grid that fit and meet the constraints. near: the best of each layout, at one of its batches, at
+    each value of the other axes, where it is near the best of all; edge: those on the front."""
+
+    scenario: Scenario
+    calibration: Calibration
+    grid: _Grid
+    near: _Rows
+    edge: _Rows
+
+    def candidates(self, rows: _Rows, goal: Goal) -> list[Candidate]:
+        """Return some of the points in full."""
+        return [
+            candidate(
+                evaluate_point(single(self.scenario, self.grid.index(place)), self.calibration), self.grid.at(place),
+                score, goal,
+            )
+            for place, score in zip(rows.place.tolist(), rows.score.tolist(), strict=True)
+        ]  # fmt: skip
+
+
 def search_passes(request: SearchRequest, result: SearchResult, on_progress: OnProgress) -> None:
-    """Search the layouts of a pass, and the front of the rate of a device against that of a user."""
-    workload, head = request.workload, request.head
-    original = workload.scenario(request.scenario)
+    """Search the layouts of a pass, and the front of the rate of a device against that of a user.
+
+    Batches of decoding are powers of two first. Between those that are best, layouts within a factor of `_NEAR` of the
+    best have sixteenths of an octave tried, and the best ones every whole number: a step is no shorter with a larger
+    batch, so that a rate at most doubles from one power to the next. An axis over batches leaves its own values alone.
+    """
+    head = request.head
+    original = request.workload.scenario(request.scenario)
     batches = [
         axis.values.tolist() for together in request.axes for axis in together
         if axis.path == f"{head}batch_per_device"
@@ -94,37 +148,91 @@ def search_passes(request: SearchRequest, result: SearchResult, on_progress: OnP
     own = [together for together in request.axes if any(axis.path.removeprefix(head) in OWN for axis in together)]
     grid = [together for together in request.axes if together not in own]
     space = space.crossed(own, head)
-    check_size(space.size * math.prod(len(together[0].values) for together in grid))
-    if not space.size:
+    found = _searched(request, space, grid, result, on_progress)
+    if found is None:
         return
-    scenario, shape = workload.varied(request.scenario, {
-        space.paths(head): tuple(space.columns.values()),
-        **{tuple(axis.path for axis in together): tuple(axis.values for axis in together) for together in grid},
+    stages = [found]
+    for step in (_SIXTEENTHS, 1.0) if BATCH in space.columns and not batches else ():
+        between = _between(stages, step)
+        more = None if between is None else _searched(request, between, grid, result, on_progress)
+        stages += [] if more is None else [more]
+    chosen = _distinct(stages)[:KEPT]
+    result.best = ranked(
+        [one for stage, row in chosen for one in stage.candidates(stage.near.select(row), request.goal)]
+    )
+    if FRONT[1] in PHASES[original.result_kind][1]:
+        result.front = front_of([*found.candidates(found.edge, request.goal), *result.best])
+    if not result.best:
+        _note_memory(found.scenario, found.grid.shape, result)
+
+
+def _searched(
+    request: SearchRequest,
+    space: Space,
+    axes: Sequence[tuple[Axis, ...]],
+    result: SearchResult,
+    on_progress: OnProgress,
+) -> _Found | None:
+    """Evaluate all layouts of a space at all values of the axes; null where there is none. Count them in the result."""
+    check_size(space.size * math.prod(len(together[0].values) for together in axes))
+    if not space.size:
+        return None
+    scenario, shape = request.workload.varied(request.scenario, {
+        space.paths(request.head): tuple(space.columns.values()),
+        **{tuple(axis.path for axis in together): tuple(axis.values for axis in together) for together in axes},
     })  # fmt: skip
-    calibration = workload.calibration(scenario)
+    calibration, grid = request.workload.calibration(scenario), _Grid(space, axes, shape)
     looked_at = math.prod(shape)
+    layouts = int(np.broadcast_to(feasible_layout(scenario), shape).sum())
     result.looked_at += looked_at
-    layout = int(np.broadcast_to(feasible_layout(scenario), shape).sum())
-    result.feasible += layout
-    result.scheduled += layout
+    result.feasible += layouts
+    result.scheduled += layouts
     best = edge = _NONE
     done = 0
     for index in cut(shape):
-        rows = _evaluate(request, scenario, calibration, _Grid(space, grid, shape), index)
-        best, edge = _join(best, rows).best(), _join(edge, rows).front()
+        rows = _evaluate(request, scenario, calibration, grid, index)
+        best, edge = _join(best, rows).near(_layout_of(space), looked_at // space.size), _join(edge, rows).front()
         done += math.prod(len(part) for part in index)
         on_progress(done / looked_at)
-    edge = edge if FRONT[1] in PHASES[original.result_kind][1] else _NONE
-    whole = _Grid(space, grid, shape)
-    result.best, result.front = ([
-        candidate(
-            evaluate_point(single(scenario, whole.index(place)), calibration), whole.at(place), score, request.goal
-        )
-        for place, score in zip(of.place.tolist(), of.score.tolist(), strict=True)
-    ] for of in (best, edge))  # fmt: skip
-    result.best = ranked(result.best)
-    if not result.best:
-        _note_memory(scenario, shape, result)
+    return _Found(scenario, calibration, grid, best, edge)
+
+
+def _layout_of(space: Space) -> Indices:
+    """Return a number for each row, the same where rows differ in the batch alone."""
+    columns = [column for name, column in space.columns.items() if name != BATCH]
+    return np.unique(np.stack(columns), axis=1, return_inverse=True)[1].reshape(-1)
+
+
+def _distinct(stages: Sequence[_Found]) -> list[tuple[_Found, Indices]]:
+    """Return the best of each layout at each value of the other axes, the best first: its stage and its row there."""
+    best: dict[tuple[object, ...], tuple[float, float, int, int]] = {}
+    for number, stage in enumerate(stages):
+        near = stage.near
+        for row, place in enumerate(near.place.tolist()):
+            key = tuple(value for name, value in stage.grid.at(place).items() if name != BATCH)
+            one = (float(near.score[row]), -float(near.rate[row]), number, row)
+            best[key] = min(best.get(key, one), one)
+    return [(stages[number], np.array([row])) for _, _, number, row in sorted(best.values())]
+
+
+def _between(stages: Sequence[_Found], step: float) -> Space | None:
+    """Return layouts at batches around those that are best so far, null where there are none between.
+
+    step: share of a batch between two of them; one: whole numbers, of the best few layouts alone.
+    """
+    known = {tuple(stage.grid.space.at(row).items()) for stage in stages for row in range(stage.grid.space.size)}
+    rows = []
+    for stage, row in _distinct(stages)[: KEPT if step == 1.0 else _MOST_NEAR]:
+        at = stage.grid.space.at(stage.grid.index(int(stage.near.place[row[0]]))[0])
+        batch = float(at[BATCH])
+        reach = np.arange(-batch // 16.0, batch // 16.0 + 1.0) if step == 1.0 else batch * np.arange(-0.5, 1.0, step)
+        for value in np.unique(np.round(batch + reach)):
+            other = {**at, BATCH: int(value) if float(value).is_integer() else value}
+            if value >= 1.0 and tuple(other.items()) not in known:
+                known.add(tuple(other.items()))
+                rows.append(list(other.values()))
+    names = list(stages[0].grid.space.columns)
+    return Space(dict(zip(names, np.array(rows, dtype=np.float64).T, strict=True))) if rows else None
 
 
 def _note_memory(scenario: Scenario, shape: tuple[int, ...], result: SearchResult) -> None:

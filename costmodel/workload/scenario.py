@@ -336,9 +336,8 @@ class Framework:
         eager_experts_only: those of models with experts.
     padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one of them has.
     whole_blocks: weights with one scale a block are split between ranks at blocks only.
-    not_on: beginnings of the names of architectures that it does not run on.
-    tuned_tiles: layers of experts for which it ships tiles tuned on the device.
-    experts: how it runs routed experts in training.
+    not_on: beginnings of the names of architectures that it does not run on; not_formats: number formats it lacks.
+    tuned_tiles: layers of experts for which it ships tiles tuned on the device; experts: how they run in training.
     """
 
     name: str
@@ -378,6 +377,7 @@ class Framework:
     padded_ranks: bool = False
     whole_blocks: bool = False
     not_on: tuple[str, ...] = ()
+    not_formats: tuple[str, ...] = ()
     tuned_tiles: TunedTiles = NOTHING_TUNED
     experts: ExpertProgram = GROUPED
 

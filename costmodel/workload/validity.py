@@ -38,6 +38,13 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
         f"{framework.name} does not run on {device.name} ({device.architecture})",
         "name another framework, such as vllm or sglang",
     )
+    lacking = [each for each in _formats(scenario.precision) if each in framework.not_formats]
+    yield Rule(
+        "precision",
+        not lacking,
+        f"{framework.name} has no {' and no '.join(lacking)}",
+        "state formats that it has, such as `precision: bf16` or weights in `q8_0`, or name another framework",
+    )
     yield from _model_rules(scenario)
     yield from _routing_rules(scenario)
     stage_ranks = parallel.tp * parallel.cp * parallel.dp
@@ -131,6 +138,12 @@ def _bound_rules(scenario: Scenario) -> Iterator[Rule]:
     told = "in the bound nothing takes time but bytes on the wire"
     unused = plan.codec == 0
     yield Rule("communication.codec", unused, told, "remove it, or change the phase")
+
+
+def _formats(precision: Precision) -> list[str]:
+    """Return the formats of products, of stored weights and of the KV cache, each once."""
+    parts = [each for part in precision.parts.values() for each in (part.linear, part.weights)]
+    return list(dict.fromkeys((precision.linear, precision.weights, *parts, precision.kv_cache)))
 
 
 def _model_rules(scenario: Scenario) -> Iterator[Rule]:

@@ -13,7 +13,7 @@ from costmodel.report.plots.labels import place_labels
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.style import BLUE, GREY, VERMILLION, add_tooltip, canvas, display_name, linear_axis
 from costmodel.report.text import title_of
-from costmodel.result import PHASES
+from costmodel.result import headline_of
 from costmodel.schema.answers import FoundLayout, FoundScenario
 
 USER, DEVICE = "tokens_per_second_per_user", "tokens_per_second_per_device"
@@ -70,7 +70,7 @@ def _front(scenario: str, result: FoundScenario) -> Plot:
 
 
 def _best(scenario: str, rows: Sequence[FoundLayout]) -> Plot:
-    headline = next(name for name, _ in PHASES.values() if name in rows[0].metrics)
+    headline = headline_of(rows[0].metrics)
     bars = []
     for row in rows:
         low, high = row.interval or (None, None)

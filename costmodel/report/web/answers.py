@@ -15,7 +15,7 @@ from costmodel.report.text import NONE, interval, metric, percent, title_of, who
 from costmodel.report.web.document import Section
 from costmodel.report.web.inline import EmbeddedPlot, figure
 from costmodel.report.web.markup import html_table, items
-from costmodel.result import PHASES
+from costmodel.result import headline_of
 from costmodel.schema.answers import FoundLayout, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile
 from costmodel.study.prices import Quoted, unlike
 
@@ -44,7 +44,7 @@ def _layouts(caption: str, layouts: list[FoundLayout]) -> str:
     if not layouts:
         return ""
     metrics = layouts[0].metrics
-    headline = next(name for name, _ in PHASES.values() if name in metrics)
+    headline = headline_of(metrics)
     others = [name for name, value in metrics.items() if name != headline and value is not None]
     titles = (f">{title_of(name)}" for name in others)
     rows = table("layout", ">devices", f">{title_of(headline)}", ">80 % interval", *titles)

@@ -102,6 +102,16 @@ def test_a_framework_is_refused_on_an_architecture_that_it_does_not_run_on() -> 
         assert broken(replace(chosen, framework=replace(chosen.framework, not_on=(beginning,)))) == told
 
 
+def test_formats_that_a_framework_lacks_are_refused_wherever_they_stand() -> None:
+    chosen = scenario(DECODE, MOE_MODEL, Parallelism())
+    lacking = replace(chosen, framework=replace(chosen.framework, not_formats=("fp8",)))
+    plain = replace(chosen.precision, linear="bf16", weights="bf16", kv_cache="bf16", parts={})
+    assert broken(replace(lacking, precision=plain)) == set()
+    for name in ("linear", "weights", "kv_cache"):
+        assert broken(replace(lacking, precision=replace(plain, **{name: "fp8"}))) == {"precision"}
+        assert "precision" not in broken(replace(chosen, precision=replace(plain, **{name: "fp8"})))
+
+
 def test_a_sound_layout_breaks_nothing() -> None:
     for plan in (STEP, DUALPIPE, PREFILL, DECODE, GENERATE, SERVING, replace(SERVING, speculative=DRAFTS)):
         layout = Parallelism(tp=2.0, dp=4.0, ep=8.0, pp=4.0)

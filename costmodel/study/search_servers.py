@@ -1,0 +1,232 @@
+"""The cheapest servers that keep a latency goal at the rate of requests that comes: engines' layout, and how many."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from costmodel.analytic.blocks import single, take
+from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.grid import evaluate_grid, evaluate_point
+from costmodel.cost.calibration import Calibration
+from costmodel.errors import InfeasibleError
+from costmodel.quantities import Indices
+from costmodel.result import Point
+from costmodel.study.goals import KEPT, OnProgress, SearchRequest, SearchResult, candidate, ranked
+from costmodel.study.layouts import REPLICAS, Space, check_size, divisors, server_space
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Scenario
+from costmodel.workload.validity import feasible_layout
+
+PERCENTILE = "p99"  # of the times that an objective of the scenario limits
+STABLE = "stable"
+_METRICS = {"ttft": "ttft", "tpot": "tpot", "itl": "tpot", "e2e": "latency"}  # limit or percentile -> its metric
+_ENGINE_NODES = 8  # nodes of one engine at most, where no number of devices is asked for
+_MOST_DEVICES = 512  # of all engines, where none is asked for
+_DENSE, _GROWTH = 8, 1.25  # engines: each number up to, then so many times as many
+_TAILS = (
+    "percentiles are the closed form's, of requests alike: near the highest stable rate, or where lengths and arrivals "
+    "spread, slow ones are slower"
+)
+_MOST_TRIED = 512  # layouts whose percentiles are looked at
+_PIECE = 512  # layouts of one evaluation
+_BY_DEVICES = ("devices", "cost_rate")  # objectives that only more devices raise
+_WHY_NONE = (
+    "no layout fits, keeps up with the rate, has the 99th percentile of its times within the scenario's `slo` and "
+    "meets the constraints; allow more --devices, a lower rate or a looser `slo`"
+)
+
+
+@dataclass(order=True, slots=True)
+class _Layout:
+    """A layout in the order of the objective, then of its latency. row: in the space."""
+
+    score: float
+    latency: float
+    row: int
+    space: Space = field(compare=False)
+    scenario: Scenario = field(compare=False)
+
+
+def most_servers(scenario: Scenario) -> tuple[int, ...]:
+    """Return the numbers of devices of servers where none is asked for.
+
+    Engines on each divisor of a node, or on up to `_ENGINE_NODES` whole nodes; of them 1 to 16, then an eighth more
+    each time, up to 512 devices, or as many as the cluster has.
+    """
+    node, cluster = int(scenario.cluster.node.count), scenario.cluster
+    has_network = cluster.network is not None or cluster.node.nic is not None
+    nodes = [node * 2**power for power in range(1, 4) if has_network and 2**power <= _ENGINE_NODES]
+    engines = [*divisors(node), *nodes]
+    counts = np.unique(np.concatenate((np.arange(1.0, _DENSE + 1.0), np.ceil(_DENSE * _GROWTH ** np.arange(1, 30)))))
+    numbers = {int(engine * count) for engine in engines for count in counts}
+    return tuple(sorted(number for number in numbers if number <= _MOST_DEVICES))
+
+
+def search_servers(request: SearchRequest, result: SearchResult, on_progress: OnProgress) -> None:
+    """Search the layouts of servers: those that keep up with the rate, and whose slowest requests keep the objective.
+
+    A layout counts where the verdict is `stable` and the 99th percentile of each time that the scenario's `slo` limits
+    is within it; means, where there are no percentiles (a closed loop). The best by the objective are looked at one by
+    one until enough of different layouts have been found; where it goes with the number of devices, the fewest first,
+    and none with more than the best few.
+    """
+    original = request.workload.scenario(request.scenario)
+    space = server_space(original, request.devices).crossed(request.axes, request.head)
+    check_size(space.size)
+    if not space.size:
+        return
+    scenario, shape = request.workload.varied(
+        request.scenario, {space.paths(request.head): tuple(space.columns.values())}
+    )
+    calibration = request.workload.calibration(scenario)
+    fits = np.broadcast_to(feasible_layout(scenario), shape)
+    result.looked_at += space.size
+    result.feasible += int(fits.sum())
+    devices = np.broadcast_to(np.asarray(scenario.devices), shape)
+    order = np.argsort(devices, kind="stable")
+    race = _Race(request, calibration)
+    for start in range(0, space.size, _PIECE):
+        rows = order[start : start + _PIECE]
+        if race.is_over(float(devices[rows[0]])):
+            break
+        race.run(_evaluated(request, (scenario, calibration), space, rows))
+        result.scheduled += int(fits[rows].sum())
+        on_progress(float(start + len(rows)) / space.size)
+    kept = race.kept[:KEPT]
+    points = [evaluate_point(single(one.scenario, (one.row,)), calibration) for one in kept]
+    found = zip(kept, points, strict=True)
+    result.best = ranked([candidate(point, one.space.at(one.row), one.score, request.goal) for one, point in found])
+    if not kept:
+        result.why = _WHY_NONE
+        return
+    doubt = _doubt(points[0], original)
+    result.notes = tuple(each for each in (_TAILS, doubt) if each is not None)
+
+
+def _evaluated(request: SearchRequest, at: tuple[Scenario, Calibration], space: Space, rows: Indices) -> list[_Layout]:
+    """Return the layouts of some rows that fit, keep up with their requests and meet the constraints."""
+    scenario, calibration = at
+    part = take(scenario, (rows,), (space.size,))
+    result = evaluate_grid(part, calibration, (len(rows),))
+    names = {path: column[rows] for path, column in zip(space.paths(request.head), space.columns.values(), strict=True)}
+    score, meets = request.goal.judged(result, len(rows), part.devices, names)
+    latency = np.broadcast_to(np.asarray(result.metrics["latency"], dtype=np.float64), (len(rows),))
+    meets = meets & np.isfinite(latency)
+    for name, limit in _limits(scenario):  # no mean is beyond what nearly all keep
+        meets = meets & np.less_equal(np.broadcast_to(np.asarray(result.metrics[name]), (len(rows),)), limit)
+    return [
+        _Layout(float(score[at]), float(latency[at]), int(rows[at]), space, scenario)
+        for at in np.flatnonzero(meets).tolist()
+    ]
+
+
+@dataclass(slots=True, eq=False)
+class _Race:
+    """Looks at layouts one by one, the most promising first. kept: those that keep the objective, the best first."""
+
+    request: SearchRequest
+    calibration: Calibration
+    kept: list[_Layout] = field(default_factory=list)
+    queue: list[_Layout] = field(default_factory=list)
+    seen: set[tuple[object, ...]] = field(default_factory=set)
+
+    def is_over(self, devices: float) -> bool:
+        """Tell whether no layout on at least so many devices can be among the best few."""
+        goal = self.request.goal
+        if goal.sense != "minimise" or goal.objective.text not in _BY_DEVICES or len(self.kept) < KEPT:
+            return False
+        last = self.kept[KEPT - 1]
+        return devices > float(single(last.scenario, (last.row,)).devices) * (_GROWTH if self.request.is_open else 1.0)
+
+    def run(self, layouts: Sequence[_Layout]) -> None:
+        """Keep the best few, one of each engine's layout, with as few engines of it as keep the objective.
+
+        Where numbers of devices were not asked for, those between two that were tried are tried as well: a layout of
+        which one engine fewer might do is in the race until `_GROWTH` times its objective is beyond the best few.
+        """
+        self.queue = [*self.queue, *layouts]
+        heapq.heapify(self.queue)
+        for _ in range(_MOST_TRIED):
+            if not self.queue or (len(self.kept) >= KEPT and self._bound(self.queue[0]) > self.kept[KEPT - 1].score):
+                return
+            one = heapq.heappop(self.queue)
+            engine = _engine(one)
+            if engine not in self.seen and self._try(one):
+                self.seen.add(engine)
+                self._fewest(self._fewer(one))
+
+    def _bound(self, one: _Layout) -> float:
+        """Return the best objective that fewer engines of a layout may have."""
+        if not self.request.is_open:
+            return one.score
+        return one.score / _GROWTH if one.score > 0.0 else one.score * _GROWTH
+
+    def _try(self, one: _Layout) -> bool:
+        """Keep a layout where it keeps the objective, in place of a worse one of the same engine, and tell whether."""
+        scenario = single(one.scenario, (one.row,))
+        try:
+            evaluation = evaluate(scenario, self.calibration)
+        except InfeasibleError:
+            return False
+        if not keeps(evaluation, scenario):
+            return False
+        self.kept = sorted([*(each for each in self.kept if _engine(each) != _engine(one)), one])
+        return True
+
+    def _fewest(self, layouts: Sequence[_Layout]) -> None:
+        """Keep the first of some layouts, of ever more engines, that keeps the objective, as those behind it do."""
+        low, high = 0, len(layouts)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._try(layouts[middle]) else (middle + 1, high)
+
+    def _fewer(self, one: _Layout) -> list[_Layout]:
+        """Return the same engine fewer times, down to the next number that was tried by itself."""
+        at = one.space.at(one.row)
+        most = int(at[REPLICAS])
+        counts = np.arange(np.floor(most / _GROWTH), most)
+        if not self.request.is_open or most <= _DENSE:
+            return []
+        columns = {name: np.full(len(counts), float(value)) for name, value in at.items()} | {REPLICAS: counts}
+        space = Space(columns)
+        scenario, _ = self.request.workload.varied(
+            self.request.scenario, {space.paths(self.request.head): tuple(columns.values())}
+        )
+        return _evaluated(self.request, (scenario, self.calibration), space, np.arange(len(counts)))
+
+
+def _engine(one: _Layout) -> tuple[object, ...]:
+    """Return what tells one engine's layout from another's."""
+    return tuple(value for name, value in one.space.at(one.row).items() if name != REPLICAS)
+
+
+def _doubt(point: Point, scenario: Scenario) -> str | None:
+    """Return that a server may not keep up where its kernels are as slow as its interval says; null where it does."""
+    ends, plan = point.intervals.get("highest_stable_rate"), scenario.plan
+    if ends is None or not isinstance(plan, Serving) or plan.rate is None or ends[0] >= float(plan.rate):
+        return None
+    return (
+        f"the first layout serves {ends[0]:.4g} .. {ends[1]:.4g} requests/s (80 % interval), "
+        f"{float(plan.rate):.4g} come: one engine more is safer"
+    )
+
+
+def keeps(evaluation: Evaluation, scenario: Scenario) -> bool:
+    """Tell whether a server keeps up with its requests, the slowest of them within the scenario's objective."""
+    if evaluation.verdict() not in (None, STABLE):
+        return False
+    percentiles, metrics = evaluation.percentiles() or {}, evaluation.metrics(None)
+    tails = {_METRICS[name]: each[PERCENTILE] for name, each in percentiles.items() if PERCENTILE in each}
+    values = [(tails.get(name, metrics[name]), limit) for name, limit in _limits(scenario)]
+    return all(value is not None and bool(np.all(np.less_equal(value, limit))) for value, limit in values)
+
+
+def _limits(scenario: Scenario) -> Iterator[tuple[str, float]]:
+    """Yield the metrics that the scenario's objective limits, with their limits."""
+    for name, limit in asdict(scenario.plan.slo).items() if isinstance(scenario.plan, Serving) else ():
+        if limit is not None:
+            yield _METRICS[name], float(limit)

@@ -1,0 +1,109 @@
+"""A search of servers finds the cheapest engines whose slowest requests keep the objective; decoding, whole batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import costmodel
+from costmodel.study.goals import SearchResult
+from costmodel.study.search import Space, searched, settings
+from costmodel.study.sweep import NOTHING, Wanted
+
+CHAT: dict[str, Any] = {
+    "schema": "costmodel/workload@1", "model": "models/llama-3-8b",
+    "scenarios": {"chat": {
+        "phase": "serving", "cluster": "nodes/dgx-h100", "framework": "vllm", "input_tokens": 1000,
+        "output_tokens": 250, "rate": "450 /s", "slo": {"ttft": "500 ms", "tpot": "25 ms"},
+    }},
+}  # fmt: skip
+EXPERTS: dict[str, Any] = {
+    "schema": "costmodel/workload@1", "model": "models/deepseek-v3",
+    "scenarios": {"decode": {
+        "phase": "decode", "cluster": {"node": "nodes/hgx-h200", "count": 4}, "framework": "sglang",
+        "parallel": {"dp": 16, "ep": 16}, "batch_per_device": 32, "input_tokens": 2000, "output_tokens": 500,
+        "micro_batches": 1,
+    }},
+}  # fmt: skip
+
+
+def loaded(document: dict[str, Any], tmp_path: Path, **changes: str) -> costmodel.Workload:
+    """Return a workload from a file of its own."""
+    path = tmp_path / "workload.yaml"
+    path.write_text(json.dumps(document))
+    return costmodel.load(path, set={name.replace("__", "."): value for name, value in changes.items()})
+
+
+def found(workload: costmodel.Workload, name: str, devices: tuple[int, ...] = ()) -> SearchResult:
+    """Return what a search finds."""
+    return searched(workload, name, None, NOTHING, Space(devices))
+
+
+def keeps(workload: costmodel.Workload, engines: int) -> bool:
+    """Tell whether so many engines of one device keep up with their limits."""
+    point = workload.changed({"scenarios.chat.replicas.count": engines}).points()["chat"]
+    tails = point.percentiles or {}
+    return point.verdict == "stable" and tails["ttft"]["p99"] <= 0.5 and tails["tpot"]["p99"] <= 0.025
+
+
+def test_the_fewest_engines_that_keep_the_objective_are_found(tmp_path: Path) -> None:
+    workload = loaded(CHAT, tmp_path)
+    result = found(workload, "chat")
+    alone = next(one for one in result.best if one.at["parallel.tp"] == 1 and one.at["parallel.pp"] == 1)
+    engines = alone.at["replicas.count"]
+    assert engines > 16, "a number between those that the search tries by itself"
+    assert keeps(workload, engines)
+    assert not keeps(workload, engines - 1)
+    assert alone.objective == pytest.approx(engines * 3.0 / 3600)
+    assert [one.objective for one in result.best] == sorted(one.objective for one in result.best)
+
+
+def test_the_settings_of_servers_give_the_layout_that_was_found(tmp_path: Path) -> None:
+    workload = loaded(CHAT, tmp_path)
+    result = found(workload, "chat", devices=(40,))
+    point = workload.changed(settings(workload, result)).points()["chat"]
+    assert point.devices == 40
+    assert point.metrics["latency"] == pytest.approx(result.best[0].metrics["latency"], rel=1e-9)
+
+
+def test_limits_that_nothing_keeps_are_told(tmp_path: Path) -> None:
+    result = found(loaded(CHAT, tmp_path, scenarios__chat__slo__tpot="1 ms"), "chat", devices=(32,))
+    assert not result.best
+    assert "99th percentile" in (result.why or "")
+
+
+def test_users_who_wait_for_answers_get_the_highest_rate_of_a_device(tmp_path: Path) -> None:
+    closed = {**CHAT["scenarios"]["chat"], "concurrency": 32}
+    del closed["rate"]
+    result = found(loaded({**CHAT, "scenarios": {"chat": closed}}, tmp_path), "chat", devices=(1, 2))
+    assert result.sense == "maximise"
+    assert result.best[0].devices == 1
+
+
+def test_experts_are_exchanged_by_deepep_where_that_is_faster(tmp_path: Path) -> None:
+    workload = loaded(EXPERTS, tmp_path)
+    result = found(workload, "decode", devices=(16,))
+    best = result.best[0]
+    assert best.at["scenarios.decode.communication.exchange"] == "all_to_all"
+    chosen = workload.changed(settings(workload, result))
+    assert chosen.scenario("decode").communication.mode == "low_latency"
+    assert chosen.points()["decode"].metrics["tpot"] == pytest.approx(best.metrics["tpot"], rel=1e-9)
+    stated = loaded(EXPERTS, tmp_path, scenarios__decode__communication__exchange="gather")
+    gathered = found(stated, "decode", devices=(16,)).best[0]
+    assert "scenarios.decode.communication.exchange" not in gathered.at
+    assert gathered.objective < best.objective
+
+
+def test_the_batch_is_the_largest_whole_number_that_keeps_the_limit() -> None:
+    workload = costmodel.load("deepseek_v3", scenarios=["decode"])
+    limits = Wanted({}, ("tpot <= 50 ms",))
+    best = searched(workload, "decode", None, limits, Space((64,))).best[0]
+    batch = best.at["batch_per_device"]
+    assert batch & (batch - 1), "no power of two"
+    layout = {f"scenarios.decode.{name}": value for name, value in best.at.items()}
+    step = int(workload.scenario("decode").plan.micro_batches)  # type: ignore[union-attr]
+    above = workload.changed({**layout, "scenarios.decode.batch_per_device": batch + step}).points()["decode"]
+    assert above.metrics["tpot"] is None or above.metrics["tpot"] > 0.05
