@@ -295,7 +295,12 @@ def _add_fused_experts(
 def _add_expert_kernels(
     builder: WorkBuilder, context: Context, ffn: MoeFfn, load: ExpertLoad, messages: tuple[Messages, Messages]
 ) -> None:
-    """Add the kernels of a rank's experts. messages: that bring tokens to them, and results back."""
+    """Add the kernels of a rank's experts. messages: that bring tokens to them, and results back.
+
+    Low-latency messages write tokens where their expert reads them, and add up results as they arrive, with the
+    router's weights: nothing is permuted. [deepseek-ai/DeepEP, deep_ep/buffer.py: low_latency_dispatch and _combine]
+    """
+    is_packed = context.communication.mode == "low_latency"
     hidden, (first, last) = context.architecture.hidden, messages
     rows = own_rows(context, load)
     elements = rows * hidden
@@ -304,7 +309,8 @@ def _add_expert_kernels(
     gather, scatter = slice_collectives(context, elements, narrow, wide)
     builder.step("dispatch", *first)
     builder.step("dispatch", gather[:1], scatter[1:])
-    builder.step("permute", *_sorts(context, "expert permute", elements, 2 * narrow, 2 * wide))
+    if not is_packed:
+        builder.step("permute", *_sorts(context, "expert permute", elements, 2 * narrow, 2 * wide))
     _add_padding(builder, context, "expert padding", elements)
     add_linear(builder, context, up)
     width = ffn.intermediate / context.parallel.etp
@@ -313,7 +319,8 @@ def _add_expert_kernels(
     add_linear(builder, context, down)
     _add_padding(builder, context, "expert unpadding", elements)
     _add_expert_bias(builder, context, ffn, elements)
-    builder.step("permute", *_sorts(context, "expert unpermute", elements, 2 * wide, 2 * narrow))
+    if not is_packed:
+        builder.step("permute", *_sorts(context, "expert unpermute", elements, 2 * wide, 2 * narrow))
     builder.step("combine", scatter[:1], gather[1:])
     builder.step("combine", *last)
 

@@ -61,6 +61,14 @@ def test_engines_sum_the_results_of_a_token_once_and_training_programs_order_the
     assert "expert unpermute" in [operator.name for operator in model_work(training).layers[1].forward]
 
 
+def test_low_latency_messages_order_tokens_by_expert_themselves() -> None:
+    seen = replace(context(MOE_MODEL, new_tokens=64.0), phase="decode")
+    packed = replace(seen, communication=replace(seen.communication, mode="low_latency"))
+    ordered, direct = ([each.name for each in model_work(one).layers[1].forward] for one in (seen, packed))
+    assert [name for name in ordered if name not in direct] == ["expert permute", "expert unpermute"]
+    assert set(direct) <= set(ordered)
+
+
 def test_inputs_of_narrow_experts_are_cast_where_rows_are_ordered_and_activated() -> None:
     seen = replace(context(MOE_MODEL, new_tokens=64.0), phase="prefill", precision=FP8)
     gathers = replace(seen, communication=replace(seen.communication, exchange="gather"))
