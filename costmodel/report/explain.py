@@ -318,8 +318,8 @@ def _cost(workload: Workload, scenario: str) -> Explanation:
     point = workload.points([scenario])[scenario]
     return Explanation(
         name="cost", family="money", equation=explain_cost.EQUATION, file=explain_cost.FILE,
-        section="docs/method.md, section 16", inputs=inputs, parts={"the system": seconds}, time=seconds,
-        bound=point.bound, basis="derived from the scenario's rate and the device's price",
+        section="docs/method.md, section 16", inputs=inputs, parts={"the tokens on the whole system": seconds},
+        time=seconds, bound=point.bound, basis="derived from the scenario's rate and the device's price",
         origins=locations(workload, workload.scenario(scenario), ["hardware.price.rental"]), notes=notes,
     )  # fmt: skip
 

@@ -110,7 +110,7 @@ def _show(explanation: Explanation) -> None:
             rows.add(name, _parameter(value, parameter), parameter.meaning)
         show(rows)
     parts = ", ".join(f"{name} {quantity(value, 'time')}" for name, value in explanation.parts.items())
-    takes = "takes" if explanation.family in ("schedule", "pass", "wait") else "one run takes"
+    takes = "takes" if explanation.family in ("schedule", "pass", "wait", "money") else "one run takes"
     show(f"{takes} {quantity(explanation.time, 'time')}: {parts}")
     show(f"bound: {explanation.bound}; basis: {explanation.basis}")
     if explanation.considered:

@@ -52,7 +52,8 @@ def show_simulation(
     if detailed:
         for name, point in points.items():
             drawn = drawn_line(workload, name, point) if engine == "analytic" else None
-            _show_detail(name, point, (_replica_line(workload, name, point), _slo_line(workload, name, point), drawn))
+            replicas, slo = _replica_line(workload, name, point), _slo_line(workload, name, point)
+            _show_detail(name, point, (replicas, slo, drawn, _energy_line(workload, name, point)))
     else:
         _show_overview(points)
     for line in _next_steps(arguments, points, detailed=detailed):
@@ -230,6 +231,16 @@ def _slo_line(workload: Workload, name: str, point: Point) -> str | None:
         said = f"{kept[-1]} keeps it ({quantity(known[kept[-1]], 'time')})" if kept else "the median does not keep it"
         told.append(f"{TIMES_OF_REQUESTS.get(metric_name, metric_name)} of {quantity(limit, 'time')}: {said}")
     return f"slo: {'; '.join(told)}" if told else None
+
+
+def _energy_line(workload: Workload, name: str, point: Point) -> str | None:
+    """Return that an energy rests on the limit of the board, where nothing is known of what its kernels draw."""
+    device = workload.scenario(name).cluster.device
+    if point.metrics.get("energy_per_token") is None or device.power.states_work:
+        return None
+    known = device.power.idle is not None
+    power = "goes from idle to the limit with the time in which kernels run" if known else "stands at the limit"
+    return f"energy: what kernels of {device.name} draw is not fitted; its power {power}, an upper bound"
 
 
 def _anchor_line(anchor: Mapping[str, Any]) -> str:

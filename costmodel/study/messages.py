@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ def read_message(
     name, _, rest = kind.partition(":")
     said = _options(name, rest)
     wide = float(payload_bytes("bf16"))
-    buffer = parse(size, "size")
+    try:
+        buffer = parse(size, "size")
+    except InputError as error:
+        raise InputError([replace(one, field="--size") for one in error.problems]) from None
     if name in EXCHANGES:
         said["routing"] = routing_of(load_model(model, search_path))
         buffer *= said.get("element", wide) / wide

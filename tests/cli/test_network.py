@@ -162,3 +162,9 @@ def test_a_device_by_itself_sends_nothing(run):
     assert done.code == 0
     assert "a single device has nothing to send" in done.out
     assert "algorithm: ;" not in done.out
+
+
+def test_a_size_without_a_unit_is_told_with_its_place(run):
+    done = run("collective", "all_reduce", "--cluster", "nodes/dgx-h100", "--ranks", "8", "--size", "1")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("--size: '1' has no unit")
