@@ -189,7 +189,9 @@ def pass_model_of(
                 count,
                 work.repeats(stage),
                 compile_pass(shape, work.runs(stage, layers), forward.micro_batches, overlap=overlap),
-                _eager_time(scenario, forward) * sum(stage.layers),
+                _eager_time(
+                    scenario, forward, sum(stage.layers), _starts(scenario, forward, work.repeats(stage), segments)
+                ),
             )
             for (stage, layers), count in stages.items()
         ),
@@ -209,10 +211,28 @@ def _share(parallel: Parallelism, segment: Segment) -> Quantity:
     return 1.0 - parallel.pool_share if is_own else parallel.pool_share
 
 
-def _eager_time(scenario: Scenario, forward: Pass) -> Seconds:
-    """Return the host time of a layer of all micro-batches: of passes with prompts that no CUDA graph holds [s]."""
-    has_prompts = any(part.phase == "prefill" for part in forward.parts)
-    return scenario.eager_layer * forward.micro_batches if has_prompts else 0.0
+def _eager_time(scenario: Scenario, forward: Pass, layers: Count, starts: Count) -> Seconds:
+    """Return the host time of a stage: layer * L * micro-batches + operator * starts, if no graph holds prompts [s]."""
+    framework, has_prompts = scenario.framework, any(part.phase == "prefill" for part in forward.parts)
+    if not has_prompts or (framework.eager_experts_only and not scenario.architecture.has_experts):
+        return 0.0
+    return scenario.eager_layer * layers * forward.micro_batches + framework.eager_operator * starts
+
+
+def _starts(
+    scenario: Scenario, forward: Pass, repeats: Sequence[int], segments: Sequence[Sequence[Segment]]
+) -> Count:  # fmt: skip
+    """Return the kernels and messages of a stage's pass that the host starts one by one, of all micro-batches.
+
+    Neither those that take no time nor those that the framework starts within another one's call.
+    """
+    within, starts = scenario.framework.eager_within, 0.0
+    for count, layer in zip(repeats, segments, strict=True):
+        for segment in layer:
+            named = (each for each in segment.operators if each.operator.name.rpartition(": ")[2] not in within)
+            timed = sum(bool(np.any(each.time.seconds)) for each in named)
+            starts = starts + count * segment.runs(forward.micro_batches) * timed
+    return starts
 
 
 def _send(scenario: Scenario, forward: Pass) -> Operator:

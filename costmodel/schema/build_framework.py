@@ -55,13 +55,17 @@ def tuned_tiles(file: FrameworkFile, device: str | None) -> TunedTiles:
 
 
 def _eager_prompts(file: EagerPromptsFile | None, device: DeviceFile | None) -> Mapping[str, Any]:
-    """Return the host time of a layer of prompts on a device, and of which models, where no CUDA graph holds them."""
+    """Return the host times of prompts on a device, and of which models, where no CUDA graph holds them."""
     of_all = file is not None and (
         file.architectures is None or (device is not None and device.architecture in file.architectures)
     )
     of_experts = file is not None and device is not None and device.die in file.expert_dies
-    layer = file.layer if file is not None and (of_all or of_experts) else 0.0
-    return {"eager_layer": layer, "eager_experts_only": of_experts and not of_all}
+    times = (file.layer, file.operator) if file is not None and (of_all or of_experts) else (0.0, 0.0)
+    within = () if file is None else tuple(file.within)
+    return {
+        "eager_layer": times[0], "eager_operator": times[1], "eager_within": within,
+        "eager_experts_only": of_experts and not of_all,
+    }  # fmt: skip
 
 
 def _fused_norms(file: FusedNormsFile | None, device: DeviceFile | None) -> scenario.FusedNorms | None:

@@ -71,7 +71,11 @@ class UnevenContextsFile(Strict):
 class EagerPromptsFile(Strict):
     """Passes with prompts that no CUDA graph holds: the host starts their kernels one by one."""
 
-    layer: Time = Field(description="host time of a layer; a pass takes no less than that of its layers")
+    layer: Time = Field(default=0.0, description="host time of a layer; a pass takes no less than that of its layers")
+    operator: Time = Field(default=0.0, description="host time of each kernel and message of such a pass, in addition")
+    within: list[str] = Field(
+        default=[], description="operators that one call starts together with another one: their names in a breakdown"
+    )
     architectures: list[str] | None = Field(
         default=None, description="architectures of the devices on which it is so; null: all"
     )

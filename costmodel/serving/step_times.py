@@ -67,7 +67,7 @@ def _without_floor(scenario: Scenario) -> Framework:
     framework = scenario.framework
     if np.any(scenario.eager_layer):  # no graph that a recurrence could end
         framework = replace(framework, host=replace(framework.host, recurrence=0.0))
-    return replace(framework, eager_layer=0.0)
+    return replace(framework, eager_layer=0.0, eager_operator=0.0)
 
 
 class StepPricer:
@@ -138,8 +138,11 @@ class StepPricer:
 
     def prompt_floor(self) -> float:
         """Return the least time of a step with prompts, which the host sets [s]."""
-        layers = self._scenario.architecture.depth * self._plan.micro_batches
-        return float(self._scenario.eager_layer * layers)
+        if not np.any(self._scenario.eager_layer) and not np.any(self._scenario.framework.eager_operator):
+            return 0.0
+        parts = (self.prompt(1.0, 1.0, 1.0),)
+        model = pass_model_of(self._scenario, self._pass(parts), self._work(parts), self._timer)
+        return float(sum(stage.count * np.max(stage.host) for stage in model.stages))
 
     def by_contexts(self, _: LayerWork, operator: Operator) -> bool:
         """Tell whether an operator's time depends on the keys of the requests."""

@@ -192,8 +192,8 @@ class Routing:
 
     load: `balanced` (all ranks equal), `uniform` (experts alike), `zipf` (popularity r^-exponent), `lognormal` (its
         logarithm's deviation is `spread`) or `counts` (measured tokens of each expert).
-    redundant: replicas beside the experts; placement: `sequential` or `balanced` (null: balanced with replicas).
-    capacity: room of an expert over its mean share (null: no token is dropped).
+    redundant: replicas beside the experts; placement: `sequential` or `balanced` (null: balanced with replicas);
+        capacity: room of an expert over its mean share (null: no token is dropped).
     """
 
     load: str = "balanced"
@@ -327,16 +327,14 @@ class Framework:
     options: what a change of a training scenario is called there: `gradients`, `zero`, `full`, ... -> option.
     kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
     expert_exchange: how tokens reach experts of other ranks in inference, where the scenario does not say.
-    fused_norms: what all-reduces of inference do beside, null: nothing.
     routed_shared_expert: a layer's only shared expert is one more routed one in inference without expert parallelism.
-    prompt_chunk: prompt tokens that one pass computes at most (null: as its engine, or all).
-    engine: its defaults as a serving engine, null where it is none.
-    uneven_contexts: of its decoding kernels, null: contexts of unequal length take no longer than equal ones.
-    eager_layer: host time of a layer in passes with prompts, which take no less, where no CUDA graph holds them [s];
-        eager_experts_only: those of models with experts.
-    padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one of them has.
-    whole_blocks: weights with one scale a block are split between ranks at blocks only.
-    not_on: beginnings of the names of architectures that it does not run on; not_formats: number formats it lacks.
+    engine: its defaults as a serving engine; fused_norms: what all-reduces of inference do beside; null: nothing.
+    prompt_chunk: prompt tokens of one pass at most (null: as its engine, or all); uneven_contexts: of its decoding
+        kernels, null: contexts of unequal length take no longer than equal ones.
+    eager_layer, eager_operator: least host time of a layer, and of a kernel or message, of prompts that no CUDA graph
+        holds [s]; eager_within: those that another one's call starts; eager_experts_only: of models with experts.
+    padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one has; whole_blocks: of one
+        scale a block, weights are split at blocks only; not_on, not_formats: architectures and formats it lacks.
     tuned_tiles: layers of experts for which it ships tiles tuned on the device; experts: how they run in training.
     """
 
@@ -373,6 +371,8 @@ class Framework:
     engine: Engine | None = None
     uneven_contexts: UnevenContexts | None = None
     eager_layer: Seconds = 0.0
+    eager_operator: Seconds = 0.0
+    eager_within: tuple[str, ...] = ()
     eager_experts_only: bool = False
     padded_ranks: bool = False
     whole_blocks: bool = False

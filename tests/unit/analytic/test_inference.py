@@ -67,6 +67,23 @@ def test_prompts_take_no_less_than_the_host_that_starts_their_kernels(name: str)
     assert sum(line.time for line in found.breakdown) == pytest.approx(found.metrics["ttft"])
 
 
+@pytest.mark.parametrize("name", ["prefill", "dense prefill", "pipeline"])
+def test_prompts_take_no_less_than_the_starts_of_their_kernels_and_messages(name: str) -> None:
+    """What takes no time, such as an exchange with nobody, is not started."""
+    chosen = CASES[name]
+    started = replace(chosen, framework=replace(chosen.framework, eager_operator=1.0))
+    plain, found = point(chosen), point(started)
+    batches = getattr(chosen.plan, "micro_batches", 1)
+    lines = [line for line in plain.breakdown if line.time + line.hidden > 0 and "pipeline send" not in line.name]
+    sends = sum(line.time for line in found.breakdown if "pipeline send" in line.name)
+    starts = found.metrics["ttft"] - sends
+    assert starts == pytest.approx(round(starts))
+    assert chosen.architecture.depth * 5 < starts < chosen.architecture.depth * max(len(lines), 5) * 2
+    assert headline(replace(chosen, framework=replace(chosen.framework, eager_operator=1e-12))) == headline(chosen)
+    within = replace(started, framework=replace(started.framework, eager_within=("attention core",)))
+    assert point(within).metrics["ttft"] == pytest.approx(found.metrics["ttft"] - chosen.architecture.depth * batches)
+
+
 @pytest.mark.parametrize(("name", "seconds"), [("prefill", 1.0), ("dense prefill", 0.0)])
 def test_only_models_with_experts_have_no_graphs_of_prompts_where_a_framework_says_so(
     name: str, seconds: float
