@@ -16,6 +16,7 @@ from costmodel.quantities import Array, Count, Quantity, Seconds, maximum, minim
 
 _TINY = 1e-12  # where no request ever comes
 _FULL = 1.0 - 1e-6  # prompts that take all the time
+_DEVIATIONS = 6.0  # of the prompts in a step, that the chain counts up to
 _ITERATIONS = 6  # of Newton's method, on a concave function from its left
 UNITS, STATES, PLACES = 8, 240, 12  # parts of a full step; counts of waiting ones; places of an arrival within a step
 
@@ -121,7 +122,23 @@ class Gathering:
         The chain of prompts left before each step, k of them computed, solved for its steady state; an arrival finds a
         step by its length, its place in it even. ahead: a step that is scheduled already comes between.
         """
+        started = float(self.started)
+        if self.lump * (started + _DEVIATIONS * math.sqrt(started * float(self.dispersion))) > STATES:
+            return self._many(ahead=ahead)
         return _Chain.of(self).times(ahead=ahead)
+
+    @property
+    def lump(self) -> int:
+        """Return the units in which the chain counts a prompt."""
+        most, chunks = float(self.most), float(self.chunks)
+        return max(round(chunks), 1) if most <= 1.0 else max(math.ceil(UNITS / most), 1)
+
+    def _many(self, *, ahead: bool) -> tuple[Array, Array]:
+        """Return the same of more prompts a step than the chain counts, whose steps are hardly longer or shorter."""
+        step = float(self.mean)
+        own = float(self.base + self.each * (self.started + self.dispersion))
+        place = (np.arange(PLACES) + 0.5) / PLACES
+        return (1.0 - place) * step + own + ahead * step, np.full(PLACES, 1.0 / PLACES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +165,7 @@ class _Chain:
     def of(cls, prompts: Gathering) -> _Chain:
         """Return the chain in steady state."""
         most, chunks, rate = float(prompts.most), float(prompts.chunks), float(prompts.rate)
-        lump = max(round(chunks), 1) if most <= 1.0 else max(math.ceil(UNITS / most), 1)
+        lump = prompts.lump
         room = 1 if most <= 1.0 else min(round(lump * most), STATES)
         base, unit = float(prompts.base), float(prompts.each)
         if most <= 1.0:

@@ -108,6 +108,17 @@ def test_prompts_in_steps_of_their_own_stop_decoding() -> None:
     assert quantiles(values, chances, np.array([0.5, 0.99])) == pytest.approx(np.quantile(times, [0.5, 0.99]), rel=0.06)
 
 
+def test_more_prompts_than_the_chain_counts_make_steps_alike() -> None:
+    found = prompts(0.5, 0.9, 1e6)
+    many = replace(
+        found, rate=100.0 * found.rate, with_prompts=found.base + found.each * 270.0 / 100.0, prompts=270.0,
+    )  # fmt: skip
+    values, chances = many.times(ahead=False)
+    assert float(many.started) == pytest.approx(270.0)
+    assert float(values @ chances) == pytest.approx(mean(many), rel=0.01)
+    assert chances.sum() == pytest.approx(1.0)
+
+
 def test_even_arrivals_do_not_gather() -> None:
     found = replace(prompts(0.5, 0.6, 5.0), arrival_scv=0.0)
     assert float(found.behind(rest(found), 1.0)) == 0
