@@ -95,7 +95,7 @@ def command(
 
 def _note_device_count(name: str, before: int, counts: Sequence[int]) -> None:
     """Print a note on standard error where the layout that `--set` fixes changes the number of devices."""
-    if counts != (before,):
+    if len(counts) == 1 and counts != (before,):  # of servers, many are tried
         click.echo(
             f"note: your --set changes {name} from {before:,} to {counts[0]:,} devices; "
             f"add --devices {before} to keep {before:,}",

@@ -197,3 +197,17 @@ def test_a_scenario_without_cost_says_so(run):
     done = run("explain", FLAGSHIP, "--scenario", "decode_ep_bound", "--op", "cost")
     assert done.code == 2
     assert "decode_ep_bound has no cost" in done.err
+
+
+def test_a_degree_of_servers_that_is_set_is_no_number_of_devices(run, tmp_path):
+    path = tmp_path / "chat.yaml"
+    path.write_text(
+        "schema: costmodel/workload@1\nmodel: models/llama-3-8b\nscenarios: {chat: {phase: serving, framework: vllm, "
+        "cluster: nodes/dgx-h100, input_tokens: 1000, output_tokens: 250, rate: 8 /s, slo: {tpot: 25 ms}}}\n"
+    )
+    done = run("search", str(path), "--set", "scenarios.chat.parallel.tp=2")
+    assert (done.code, done.err) == (0, "")
+    assert "p99 tpot" in done.out
+    assert "--engine event" in done.out
+    assert "of requests alike" in done.out
+    assert run("search", str(path), "--devices", "1", "--constraint", "tpot <= 1 ms").code == 3
