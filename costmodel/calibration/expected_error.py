@@ -60,8 +60,28 @@ def cycle_rate(device: DeviceFile) -> float:
 
 def bytes_per_cycle(device: DeviceFile) -> float:
     """Return what the memory gives a processor in a cycle [B]."""
-    bandwidth = float(device.memory[-1].bandwidth or math.nan)
-    return bandwidth / float(device.clock.tensor_reference) / float(device.processors)
+    return float(device.memory[-1].bandwidth or math.nan) / _processor_cycles(device)
+
+
+def memory_step(own: DeviceFile, other: DeviceFile) -> tuple[float, float]:
+    """Return what the memory of a device gives a processor in a cycle over that of another, and what L2 gives it [B].
+
+    Where no source states the bandwidth of the device's L2, a processor has as much of it as on the other device.
+    """
+    stated = (_l2_bytes_per_cycle(device) for device in (own, other))
+    l2_load = next((load for load in stated if load is not None), math.inf)
+    return bytes_per_cycle(own) / bytes_per_cycle(other), l2_load
+
+
+def _l2_bytes_per_cycle(device: DeviceFile) -> float | None:
+    """Return what L2 gives a processor in a cycle, all loading [B]; null where no source states its bandwidth."""
+    bandwidth = next((level.bandwidth for level in device.memory if level.name == "l2"), None)
+    return None if bandwidth is None else float(bandwidth) / _processor_cycles(device)
+
+
+def _processor_cycles(device: DeviceFile) -> float:
+    """Return the cycles of all processors in a second."""
+    return float(device.clock.tensor_reference) * float(device.processors)
 
 
 def is_of_one_maker(own: DeviceFile, other: DeviceFile) -> bool:

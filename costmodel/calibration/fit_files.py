@@ -13,10 +13,10 @@ import numpy as np
 
 from costmodel.calibration.expected_error import (
     StepErrors,
-    bytes_per_cycle,
     cycle_rate,
     distance,
     is_of_one_maker,
+    memory_step,
     relation,
 )
 from costmodel.calibration.residual_files import read_residuals
@@ -264,14 +264,14 @@ class FitStore:
     def on_device(self, fit: FamilyFit, device: str, lender: str) -> FamilyFit:
         """Return the fit of another device as its terms go on this one.
 
-        What a processor loads of a cache grows with the memory's bandwidth. On the same die the clock of products is
-        that which this device's power allows, and small tiles take as many cycles.
+        What a processor loads of a cache grows with the memory's bandwidth, up to what L2 gives. On the same die the
+        clock of products is that which this device's power allows, and small tiles take as many cycles.
         """
         own, other = (None, None) if device == lender else (self._device_file(device), self._device_file(lender))
         if own is None or other is None:
             return fit
         if isinstance(fit.form, DecodeForm | XqaForm):
-            return replace(fit, form=fit.form.on_memory(bytes_per_cycle(own) / bytes_per_cycle(other)))
+            return replace(fit, form=fit.form.on_memory(*memory_step(own, other)))
         if own.die is None or own.die != other.die or not isinstance(fit.form, GemmForm | TwoTileForm):
             return fit
         unit = next((name for name in own.math if name in ("bf16", "fp16") and name in other.math), None)

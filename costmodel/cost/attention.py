@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -21,9 +22,10 @@ class PrefillForm:
 
     Longest: the CTA of the last queries, whose key tiles run one after another. Grid: all CTAs, each with the mean key
     tiles. Two CTAs on a processor hide each other's waits, so the two have efficiencies of their own. Of several tiles
-    the fastest runs.
+    the fastest runs, or the one that the library's rule takes (`tile_q_limits`).
 
-    FlashAttention-2, arXiv 2307.08691, section 3.2 (one CTA for a tile of queries); -3, arXiv 2407.08608.
+    FlashAttention-2, arXiv 2307.08691, section 3.2 (one CTA for a tile of queries); -3, arXiv 2407.08608; FlashInfer,
+    include/flashinfer/utils.cuh, FA2DetermineCtaTileQ, and attention/prefill.cuh.
     """
 
     SECTION: ClassVar[str] = "19.1"
@@ -38,9 +40,10 @@ class PrefillForm:
         grid_cycles     = waves * (overhead_cycles + mean_kv_tiles / splits * step_cycles / compute_efficiency)
         waves           = max(filled + wave_tail_loss * (ceil(filled) - filled), 1)
         filled          = ctas / processors
-        step_cycles     = 2*m_t*n_t*(q + v) / flop_per_cycle
+        step_cycles     = 2*m_t*n_t*(q + v) / flop_per_cycle * (1 + fragment_loss * 16 / rows of a warp)
         overhead_cycles = cta_overhead + cta_overhead_per_dim * (q + v)
-        hbm_time        = (traffic + paged_kv_penalty * kv_bytes) / (hbm_efficiency * hbm_bandwidth)
+        hbm_time        = l2_miss_bytes / (hbm_efficiency * hbm_bandwidth)
+        l2_miss_bytes   = of traffic + paged_kv_penalty * kv_bytes, in warm benchmarks where warm_l2_share is stated
     """
     AXES: ClassVar[dict[str, float]] = {
         "q_len": 2.0, "kv_len": 4.0, "batch_heads": 2.0, "heads": 4.0, "q_per_kv": 3.0, "head_dims": 2.0,
@@ -58,22 +61,32 @@ class PrefillForm:
     paged_kv_penalty: float = fitted("1", 0.5, 1e-3, 20.0, "how much more a byte of the KV cache costs, in pages")
     combine_latency: float = fitted("s", 3e-6, 1e-9, 1e-4, "fixed time where keys are split")
     masked_tiles: float = optional("1", 0.4, 1e-3, 1.0, "cost of a tile that a window masks whole, over that of others")
+    warm_l2_share: float = optional("1", 0.6, 0.01, 3.0, "share of L2 that a warm benchmark finds again")
+    fragment_loss: float = optional("1", 0.3, 1e-3, 4.0, "slowdown of a warp of 16 rows by its reads of shared memory")
 
     pack_gqa: bool = constant("queries that share a key head fill one tile")
     split_kv_rule: SplitKvRule = constant("rule by which keys are split over CTAs")
     tiles: tuple[tuple[int, int], ...] = constant("candidate tiles, queries by keys")
+    tile_q_limits: tuple[int, ...] = constant("largest rows of queries of each tile but the last, by rule", default=())
+    wide_head_dims: int = constant("q + v from which on the rule leaves the last tile out", "count", 0)
+    warp_rows: tuple[int, ...] = constant("rows of queries of a warp, of each tile", default=())
 
     def time(self, attention: AttentionKernel, machine: Machine) -> Time:
         """Return the kernel's time."""
-        tiles = (self._tile_terms(attention, machine, float(q), float(kv))["cta_time"] for q, kv in self.tiles)
-        terms = self._total_terms(attention, machine, minimum(*tiles))
+        tiles = [self._tile_terms(attention, machine, at)["cta_time"] for at in range(len(self.tiles))]
+        terms = self._total_terms(
+            attention, machine, self._of_rule(attention, tiles) if self.tile_q_limits else minimum(*tiles)
+        )
         return busy_kernel(self.launch, terms["busy_time"], terms["hbm_time"], self.overlap_p)
 
     def terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
-        """Return the terms of the equation at one size, of the fastest tile."""
-        tiles = [self._tile_terms(attention, machine, float(q), float(kv)) for q, kv in self.tiles]
-        fastest = min(tiles, key=lambda terms: float(terms["cta_time"]))
-        return self._total_terms(attention, machine, fastest["cta_time"]) | fastest
+        """Return the terms of the equation at one size, of the tile that runs."""
+        tiles = [self._tile_terms(attention, machine, at) for at in range(len(self.tiles))]
+        if self.tile_q_limits:
+            taken = tiles[int(self._of_rule(attention, range(len(tiles))))]
+        else:
+            taken = min(tiles, key=lambda terms: float(terms["cta_time"]))
+        return self._total_terms(attention, machine, taken["cta_time"]) | taken
 
     def features(self, attention: AttentionKernel) -> Features:
         """Return log2 of queries, keys, heads of all sequences, heads, queries per key head, and q + v."""
@@ -82,17 +95,32 @@ class PrefillForm:
             log2(attention.heads), log2(attention.heads / attention.kv_heads), log2(attention.macs_per_pair),
         )  # fmt: skip
 
+    def _of_rule(self, attention: AttentionKernel, values: Sequence[Quantity]) -> Quantity:
+        """Return the value of the tile that the library's rule takes: by rows of queries, and by the heads' width."""
+        rows = attention.q_len * (attention.heads / attention.kv_heads if self.pack_gqa else 1.0)
+        wide = (attention.macs_per_pair >= self.wide_head_dims) & (self.wide_head_dims > 0)
+        taken = where(wide, values[-2], values[-1])
+        for value, limit in zip(values[-2::-1], self.tile_q_limits[::-1], strict=True):
+            taken = where(rows <= limit, value, taken)
+        return taken
+
     def _total_terms(self, attention: AttentionKernel, machine: Machine, cta_time: Seconds) -> Terms:
         """Return the terms that all tiles share. cta_time: of the tile that runs."""
         kv_bytes = attention.sequences * attention.kv_heads * attention.kv_len * attention.kv_token_bytes
         hbm_bytes = attention.traffic + self.paged_kv_penalty * kv_bytes
+        if self.warm_l2_share:
+            hbm_bytes = l2_miss_bytes(hbm_bytes, machine, self.warm_l2_share)
         hbm_time = hbm_bytes / (self.hbm_efficiency * machine.hbm_bandwidth)
-        return {"busy_time": p_norm(self.overlap_p, cta_time, hbm_time), "hbm_time": hbm_time, "kv_bytes": kv_bytes}
+        busy = p_norm(self.overlap_p, cta_time, hbm_time)
+        return {"busy_time": busy, "hbm_time": hbm_time, "kv_bytes": kv_bytes, "l2_miss_bytes": hbm_bytes}
 
-    def _tile_terms(self, attention: AttentionKernel, machine: Machine, q_tile: float, kv_tile: float) -> Terms:
-        """Return the terms of one tile: the time of all CTAs on the processors."""
+    def _tile_terms(self, attention: AttentionKernel, machine: Machine, at: int) -> Terms:
+        """Return the terms of one of the tiles: the time of all CTAs on the processors."""
+        q_tile, kv_tile = map(float, self.tiles[at])
         unit = machine.device.math[attention.dtype]
         step = 2.0 * q_tile * kv_tile * attention.macs_per_pair / unit.flop_per_cycle
+        if self.warp_rows:
+            step = step * (1.0 + self.fragment_loss * 16.0 / self.warp_rows[at])
         overhead = self.cta_overhead + self.cta_overhead_per_dim * attention.macs_per_pair
         q_per_kv = attention.heads / attention.kv_heads
         q_tiles = ceil(attention.q_len * (q_per_kv if self.pack_gqa else 1.0) / q_tile)
@@ -161,16 +189,14 @@ class UnsplitKernel:
     compute_efficiency: float = fitted("1", 0.6, 0.02, 1.3, "of the dense peak where keys are not split")
 
 
-_L2_LOAD = 5120.0 / 108.0  # B/cycle: what A100's L2 gives a processor (NVIDIA A100 whitepaper, 2020: 5,120 B/cycle)
-
-
-def load_on_memory(rate: float, ratio: float) -> float:
+def load_on_memory(rate: float, ratio: float, l2_load: float) -> float:
     """Return what a processor loads on another device [B/cycle].
 
-    rate: where it was fitted; ratio: what memory gives a processor in a cycle, over that. A kernel keeps as many bytes
-    on the way as its device's memory needs, so that a rate that was found on a slower memory is a lower bound.
+    rate: where it was fitted; ratio: what memory gives a processor in a cycle, over that; l2_load: what L2 gives it. A
+    kernel keeps as many bytes on the way as its device's memory needs, so that a rate that was found on a slower memory
+    is a lower bound.
     """
-    return max(rate, min(rate * ratio, _L2_LOAD))
+    return max(rate, min(rate * ratio, l2_load))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -262,9 +288,12 @@ class DecodeForm:
     split_load_rate: float = 0.0
     epilogue_per_q_dim: Quantity = 0.0
 
-    def on_memory(self, ratio: float) -> DecodeForm:
-        """Return the form on another device. ratio: bytes of memory in a processor's cycle, over those at home."""
-        return replace(self, cta_load_rate=load_on_memory(self.cta_load_rate, ratio))
+    def on_memory(self, ratio: float, l2_load: float) -> DecodeForm:
+        """Return the form on another device.
+
+        ratio: bytes of memory in a processor's cycle, over those at home; l2_load: what L2 gives it [B/cycle].
+        """
+        return replace(self, cta_load_rate=load_on_memory(self.cta_load_rate, ratio, l2_load))
 
     def time(self, attention: AttentionKernel, machine: Machine) -> Time:
         """Return the kernel's time."""

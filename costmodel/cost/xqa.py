@@ -91,14 +91,14 @@ class XqaForm:
     q_multiple: int = constant("queries of a key head come in multiples of this", "count", 0)
     occupancy_elements: int = constant("queries times q + v of XQA's CTAs on one processor; null: any", "count", 0)
 
-    def on_memory(self, ratio: float) -> XqaForm:
-        """Return the form on another device. ratio: bytes of memory in a processor's cycle, over those at home."""
+    def on_memory(self, ratio: float, l2_load: float) -> XqaForm:
+        """Return the form on another device. ratio, l2_load: as of a `DecodeForm`."""
         mmha = replace(
             self.mmha,
-            cta_load_rate=load_on_memory(self.mmha.cta_load_rate, ratio),
-            split_load_rate=load_on_memory(self.mmha.split_load_rate, ratio),
+            cta_load_rate=load_on_memory(self.mmha.cta_load_rate, ratio, l2_load),
+            split_load_rate=load_on_memory(self.mmha.split_load_rate, ratio, l2_load),
         )
-        return replace(self, cta_load_rate=load_on_memory(self.cta_load_rate, ratio), mmha=mmha)
+        return replace(self, cta_load_rate=load_on_memory(self.cta_load_rate, ratio, l2_load), mmha=mmha)
 
     def time(self, attention: AttentionKernel, machine: Machine) -> Time:
         """Return the time of the kernel that runs."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from small_world import write
 
-from costmodel.calibration.expected_error import distance, is_of_one_maker
+from costmodel.calibration.expected_error import bytes_per_cycle, distance, is_of_one_maker, memory_step
 from costmodel.calibration.fit_files import FitStore, framework_of, read
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.calibration.fit_search import FitSearch
@@ -65,12 +67,23 @@ def test_a_processor_loads_more_where_its_memory_is_faster_and_no_less_elsewhere
         for name in ("h100-sxm", "b200-sxm", "a100-sxm-80gb")
     )
     assert at_home == on_a100 < on_b200 < 2.1 * at_home  # 2.0 times the bytes of a processor and cycle
-    assert load_on_memory(40.0, 2.0) == pytest.approx(5120.0 / 108.0)  # at most what L2 gives
-    assert load_on_memory(100.0, 2.0) == 100.0
+    assert load_on_memory(20.0, 2.0, 47.0) == 40.0
+    assert load_on_memory(40.0, 2.0, 47.0) == 47.0  # at most what L2 gives
+    assert load_on_memory(100.0, 2.0, 47.0) == 100.0
     two = store.device_fits("h100-sxm", "trtllm").fit("attention_decode/bf16", "b200-sxm")
     moved = store.on_device(two, "b200-sxm", "h100-sxm").form
     assert moved.mmha.split_load_rate == pytest.approx(2.0 * two.form.mmha.split_load_rate, rel=0.05)
     assert moved.mmha.cta_load_rate > two.form.mmha.cta_load_rate
+
+
+def test_l2_gives_a_processor_what_its_device_states_else_as_much_as_on_the_lender() -> None:
+    files = {name: read(Library(()), "devices", name, DeviceFile) for name in ("a100-sxm-80gb", "b200-sxm", "h100-sxm")}
+    a100, b200, h100 = files.values()
+    of_a100, of_h100 = 5.4e12 / 108 / 1.41e9, 9.7e12 / 132 / 1.83e9
+    assert memory_step(a100, h100)[1] == pytest.approx(of_a100)
+    assert memory_step(b200, h100)[1] == pytest.approx(of_h100)  # no source states B200's
+    assert memory_step(b200, b200) == (1.0, math.inf)
+    assert memory_step(b200, h100)[0] == pytest.approx(bytes_per_cycle(b200) / bytes_per_cycle(h100))
 
 
 def test_a_fit_of_the_die_with_another_balance_is_joined_at_any_shape() -> None:
