@@ -18,7 +18,7 @@ from costmodel.calibration.candidates import (
     transferred,
     with_rivals_alike,
 )
-from costmodel.calibration.expected_error import REBALANCED, expected
+from costmodel.calibration.expected_error import expected
 from costmodel.calibration.fit_files import CALIBRATIONS, ROOFLINE, FitStore, family_fit, framework_of
 from costmodel.calibration.fit_search import NAMED, FitSearch, library_of
 from costmodel.calibration.substitutes import (
@@ -270,8 +270,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         """Return a candidate whose fit gives way to others at shapes where they are expected to miss less.
 
         Where the framework names kernels and this device was measured with some of them, others stand in for these; of
-        collectives it names several since each takes messages of its own sizes. A fit of the same die with another
-        balance is joined at any shape: other terms than at home bound its kernels.
+        collectives it names several since each takes messages of its own sizes.
         """
         if best.fit is None or best.fit.form is None or best.error is None or key.startswith(_EXPERT_MESSAGES):
             return best
@@ -280,9 +279,8 @@ class FitLookup(Mapping[str, FamilyFit]):
         is_own = best.device == self._device and not stands_in and not key.startswith(COLLECTIVE)
         wanted = (best.implementation,) if named and is_own else named
         rivals = partial(self._rivals, key, wanted, best.source)
-        is_lent = best.fit.is_lent or stands_in or best.fit.relation == REBALANCED
-        agreement = self._store.agreement()
-        fit = replace(best.fit, error=best.error, rivals=rivals, is_lent=is_lent, agreement=agreement)
+        away, agreement = self._search.steps(key, named, best), self._store.agreement()
+        fit = replace(best.fit, error=best.error, rivals=rivals, away=away, agreement=agreement)
         return replace(best, fit=fit)
 
     def _rivals(self, key: str, wanted: tuple[str, ...], source: str) -> tuple[FamilyFit, ...]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from costmodel.calibration.candidates import Candidate
-from costmodel.calibration.expected_error import OWN, RELATIONS, expected, held_out_error
+from costmodel.calibration.expected_error import OWN, REBALANCED, RELATIONS, expected, held_out_error
 from costmodel.calibration.fit_files import CALIBRATIONS, PRIOR, ROOFLINE, DeviceFits, FitStore, family_fit
 from costmodel.calibration.substitutes import COLLECTIVE, EXPANDING, SEND_RECV
 from costmodel.cost.attention import DecodeForm
@@ -94,8 +94,7 @@ class FitSearch:
             role = NAMED if named else f"default of {device}"
             files = (self._store.device_fits(device, name) for name in names if name and "/" not in name)
             found = (self._candidate(fits, key, role) for fits in files if fits is not None)
-            is_lent = device not in kin
-            lent = [replace(each, fit=replace(each.fit, is_lent=is_lent)) for each in found if each.fit is not None]
+            lent = [each for each in found if each.fit is not None]
             if lent:
                 yield from lent
                 return
@@ -195,7 +194,9 @@ class FitSearch:
             return transfer
         wanted = set(map(self._library_of, named))
         stand_in = (
-            errors.version(key) if library in wanted else min(errors.stand_in(one, library, key) for one in wanted)
+            self._of_a_build(key, named)
+            if library in wanted
+            else min(errors.stand_in(one, library, key) for one in wanted)
         )
         return expected(transfer, stand_in)
 
@@ -210,6 +211,17 @@ class FitSearch:
         """Return how a candidate's device is related to this one, and the error of the step between them."""
         related = self._store.relation(self._device, candidate.device)
         return related, self._store.step_errors().transfer(related, key)
+
+    def _of_a_build(self, key: str, named: Sequence[str]) -> float:
+        """Return the error of a fit for another build of its library on the same device.
+
+        It is at most that of the build itself on a device of another balance: own rows come before those of a sibling.
+        """
+        errors, own = self._store.step_errors(), self._device
+        siblings = (device for name in named for device in self._store.same_die(own, name))
+        is_rebalanced = any(self._store.relation(own, device) == REBALANCED for device in siblings)
+        version = errors.version(key)
+        return min(version, errors.transfer(REBALANCED, key)) if is_rebalanced else version
 
     def version(self, key: str) -> float:
         """Return the error of a fit for other kernels of its library on the same device."""

@@ -111,7 +111,7 @@ class FamilyFit:
     step: the part of it that the step from another device costs, which all fits of that `relation` share.
     rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
     agreement: how the error of joined fits follows from how far they are apart; None: the leading fit's is taken.
-    is_lent: of another die or balance, so that rivals join it at any shape.
+    away: the part of it that all steps from its own rows cost, to another device, build or library; zero: it has none.
     companions: fits of streams in the same rows, made together with this one, by `family/variant`.
     in_place: its kernels leave rows where they are.
     """
@@ -135,35 +135,36 @@ class FamilyFit:
     relation: str = ""
     rivals: Callable[[], Sequence[FamilyFit]] | None = None
     agreement: Agreement | None = None
-    is_lent: bool = False
+    away: float = 0.0
     companions: Mapping[str, FamilyFit] = field(default_factory=dict)
     in_place: bool = False
 
     def at(self, operator: Operator) -> FamilyFit:
-        """Return the fit at the shape of an operator: this one, joined by its rivals outside the measured sizes.
+        """Return the fit at the shape of an operator: this one, joined by its rivals as far as they are to be heard.
 
             log t = sum_i w_i * log t_i / sum_i w_i
-            w_0   = v_0,   w_i = far * v_i,   far = beyond^2 / (beyond^2 + error^2)
+            w_0   = v_0,   w_i = far * v_i,   far = (beyond^2 + away^2) / (beyond^2 + error^2)
             v_i   = 1/d_i / (1 + step^2 sum_j 1/d_j),   d_i = error_i^2 - step^2,   j: fits of the same relation
 
         error_i: expected at the shape; step: its part that fits of one relation share; beyond: what the distance adds
         to this fit's own. Of such errors the mean with weights v has the least of all (generalised least squares: row
-        sums of the inverse covariance); `far` lets the rivals in as the shape leaves what was measured, and is one for
-        a fit that another die lends. The fit of the least error leads, a rival's over sqrt(far).
+        sums of the inverse covariance); `far` is the share of this fit's squared error that is not its own: it lets the
+        rivals in as the shape leaves what was measured, or the fit its device. The fit of the least error leads, a
+        rival's over sqrt(far).
         """
         beyond = 0.0 if self.rivals is None else self._beyond(operator)
         is_outside = beyond.any() if isinstance(beyond, np.ndarray) else beyond > 0.0
-        if self.rivals is None or not (self.is_lent or is_outside):
+        if self.rivals is None or not (self.away > 0.0 or is_outside):
             return self
         parts = (self, *self.rivals())
-        far = 1.0 if self.is_lent else beyond * beyond / (beyond * beyond + self.error**2)
+        far = (beyond * beyond + self.away**2) / (beyond * beyond + self.error**2)
         admitted = (1.0, *(far,) * (len(parts) - 1))
         errors = [maximum(part.expected_error(operator), LEAST_ERROR) for part in parts]
         weights = [share * weight for share, weight in zip(admitted, _least_error_weights(parts, errors), strict=True)]
         total = sum_of(weights)
         precisions = [share / (error * error) for share, error in zip(admitted, errors, strict=True)]
         joined = JoinedFit.of(parts, tuple(weight / total for weight in weights), place_of_largest(precisions))
-        return joined if self.agreement is None else joined.agreeing(self.agreement, is_lent=self.is_lent)
+        return joined if self.agreement is None else joined.agreeing(self.agreement, is_lent=self.away > 0.0)
 
     def expected_error(self, operator: Operator) -> Quantity:
         """Return the expected error at the shape of an operator: sqrt(error^2 + unseen_half_width^2)."""

@@ -6,6 +6,7 @@ python -m reports.fits.transfer MEASUREMENTS --output hardware/calibrations/tran
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,24 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.expected_error import ARCHITECTURE, DIE, OTHER, OWN, REFRESH, STAND_IN, VERSION, pair_of
+from costmodel.calibration.expected_error import (
+    ARCHITECTURE,
+    DIE,
+    OTHER,
+    OWN,
+    REFRESH,
+    STAND_IN,
+    VERSION,
+    held_out_error,
+    pair_of,
+)
 from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framework, read
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.row_times import Choice, times_of, variant_of
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.fitting.run_plan import KIND, PLAN, rows_of, samples_of
 from costmodel.fitting.samples import Samples
-from costmodel.measurements.row_group import Catalogue
+from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.quantities import Array
@@ -36,8 +47,9 @@ SEED = 0
 OWN_KIND = "triton"  # library whose attention is far from all others' on large shapes, and no device's default
 COMMAND = "python -m reports.fits.transfer MEASUREMENTS --output hardware/calibrations/transfer.yaml"
 NOTE = (
-    "80 % points of the absolute logarithm of measured over predicted time. `die`: fits of the same implementation on",
-    "another device, of other builds of its library where none is on two; `rebalanced` (the same die with another",
+    "Roots of the 80 % points of log(measured over predicted time)^2, less the squares of what a fit misses on unseen",
+    "rows of its own and of what the distance from its sizes adds. `die`: fits of the same implementation on another",
+    "device, of other builds of its library where none is on two; `rebalanced` (the same die with another",
     "balance of peak and bandwidth: H20, whose kernels were timed by one source each): of all builds of the library;",
     "`architecture` and `other`: of the same implementation on the nearest device of another die that has it;",
     "`refresh`: of the same implementation on a device whose die is another one of the same size, which only devices",
@@ -68,6 +80,11 @@ class _Forced(Mapping[str, FamilyFit]):
         own = self._own
         return own[key] if key in own else own.get(key.partition("/")[0]) or self.others[key]
 
+    def held_out(self, key: str) -> float:
+        """Return the held-out error of the file's fit of a key, of its family's where it has none."""
+        families = self.fits.file.families
+        return held_out_error(families[key] if key in families else families[key.partition("/")[0]])
+
     def __iter__(self) -> Iterator[str]:
         return iter({**dict.fromkeys(self.others), **self._own})
 
@@ -76,7 +93,7 @@ class _Forced(Mapping[str, FamilyFit]):
 
 
 def errors(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStore) -> dict[str, dict[Pair, Array]]:
-    """Return |log| of measured over predicted time of every implementation's rows by the fits of others.
+    """Return what the step alone adds to the squared errors of every implementation's rows by the fits of others.
 
     By step and kernels, `die/gemm/bf16`; then by the pair of the rows' and the fit's implementation.
     """
@@ -93,14 +110,17 @@ def errors(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStor
             if samples is None or len(samples) < FEWEST:
                 continue
             some, kernels = some_rows(samples), _kernels(key, samples)
+            if not _has(file, kernels, store):
+                continue  # untuned: rows of no kernel that engines run
             for other in plan.implementations:
                 step = _step(file, other, kernels, (plan, store))
                 if step is not None:
                     fits = store.device_fits(*other.name.split("/"))
                     assert fits is not None
-                    logs = _logs(some, _Forced(fits, file.device[len(KIND) :], defaults[file.device], store))
+                    forced = _Forced(fits, file.device[len(KIND) :], defaults[file.device], store)
+                    added = _added(some, kernels, forced)
                     for name in step:
-                        found.setdefault(f"{name}/{kernels}", {})[file.name, other.name] = logs
+                        found.setdefault(f"{name}/{kernels}", {})[file.name, other.name] = added
     return {name: of_one_build(pairs) if name.startswith(f"{DIE}/") else pairs for name, pairs in found.items()}
 
 
@@ -132,8 +152,9 @@ def refreshes(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitS
             for key, recipe in file.families.items():
                 samples = samples_of(key, rows, mapped, plan.recipes[recipe], Calibration(file.name, others))
                 if samples is not None and len(samples) >= FEWEST and _has(file, key, store):
-                    logs = _logs(some_rows(samples), _Forced(fits, name, others, store))
-                    found.setdefault(f"{REFRESH}/{key}", {})[f"{name}/{file.name}", file.name] = logs
+                    forced = _Forced(fits, name, others, store)
+                    added = _added(some_rows(samples), key, forced)
+                    found.setdefault(f"{REFRESH}/{key}", {})[f"{name}/{file.name}", file.name] = added
     return found
 
 
@@ -159,11 +180,22 @@ def _step(
 
 
 def _nearest(file: ImplementationFile, key: str, plan: FitPlanFile, store: FitStore) -> str | None:
-    """Return the file of the same implementation on the nearest device of another die that has it."""
+    """Return the file of the same implementation on the nearest device of another die that has it.
+
+    Kernels of another form are no part of it, whatever their library calls them.
+    """
     implementation = file.name.partition("/")[2]
     planned = {each.name: each for each in plan.implementations}
     names = (f"{device}/{implementation}" for device in store.strangers(file.device[len(KIND) :]))
-    return next((name for name in names if name in planned and _has(planned[name], key, store)), None)
+    having = (name for name in names if name in planned and _has(planned[name], key, store))
+    return next((name for name in having if _form(planned[name], key, plan) == _form(file, key, plan)), None)
+
+
+def _form(file: ImplementationFile, key: str, plan: FitPlanFile) -> tuple[str, bool] | None:
+    """Return the form of a family's kernels, and whether they copy their input for another kernel first."""
+    name = file.families.get(key, file.families.get(key.partition("/")[0]))
+    recipe = None if name is None else plan.recipes[name]
+    return None if recipe is None else (recipe.form, "widening" in recipe.terms)
 
 
 def without(plan: FitPlanFile, architecture: str, catalogue: Catalogue) -> FitPlanFile:
@@ -177,8 +209,11 @@ def without(plan: FitPlanFile, architecture: str, catalogue: Catalogue) -> FitPl
 
 
 def _has(file: ImplementationFile, key: str, store: FitStore) -> bool:
+    """Tell whether a file has a fit of kernels that stands in for others: untuned ones do for none."""
     fits = store.device_fits(*file.name.split("/"))
-    return fits is not None and not {key, key.partition("/")[0]}.isdisjoint(fits.file.families)
+    if fits is None:
+        return False
+    return not {key, key.partition("/")[0]}.isdisjoint(fits.file.families.keys() - set(fits.file.untuned))
 
 
 def some_rows(samples: Samples) -> Samples:
@@ -189,12 +224,27 @@ def some_rows(samples: Samples) -> Samples:
     return samples.take(mask)
 
 
-def _logs(samples: Samples, fits: Mapping[str, FamilyFit]) -> Array:
-    choice = Choice(Calibration("forced", fits), "")
-    framework = default_framework()
+def _added(samples: Samples, key: str, fits: _Forced) -> Array:
+    """Return log(measured/predicted)^2 - held_out^2 - more(shape)^2: what is left for the step, below zero for some."""
+    choice, framework = Choice(Calibration("forced", fits), ""), default_framework()
     predicted = np.concatenate([times_of(part, choice, framework)[0] for part in samples.parts])
-    logs: Array = np.abs(np.log(samples.seconds / predicted))
-    return logs
+    known = np.concatenate([_known(part, key, choice.calibration) for part in samples.parts])
+    added: Array = np.log(samples.seconds / predicted) ** 2 - fits.held_out(key) ** 2 - known**2
+    return added
+
+
+def _known(part: OperatorRows, key: str, calibration: Calibration) -> Array:
+    """Return what the distance from its own sizes adds to the error of the fit that prices the kernels of some rows."""
+    operators = [each for each in part.operators if each.family == key.partition("/")[0]]
+    errors = [calibration.fit(each).unseen_half_width(each) for each in operators]
+    known: Array = np.max([np.broadcast_to(each, part.rows.shape) for each in (0.0, *errors)], axis=0)
+    return known
+
+
+def steps(found: Mapping[str, Mapping[Pair, Array]]) -> Iterator[tuple[str, float, int, int]]:
+    """Yield (name, error of the step, rows, pairs): s^2 = max(80 % point of what it adds, 0)."""
+    for name, added, rows, pairs in pooled(found):
+        yield name, math.sqrt(max(added, 0.0)), rows, pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -213,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = errors(table, without(plan, chosen.without, catalogue), catalogue, store)
     found |= refreshes(table, plan, catalogue, store)
     made = f"{COMMAND} --without {chosen.without}" if chosen.without else COMMAND
-    text = render_file("transfer", pooled(dict(sorted(found.items()))), (*NOTE, f"Made by `{made}`."))
+    text = render_file("transfer", steps(dict(sorted(found.items()))), (*NOTE, f"Made by `{made}`."))
     write_whole(chosen.output, [text.encode("utf-8")])
     sys.stdout.write(text)
 

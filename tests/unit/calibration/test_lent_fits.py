@@ -39,7 +39,8 @@ def test_the_nearest_device_of_another_die_lends_the_named_kernels_and_the_prior
     answer = fits.considered("gemm/bf16")[-1]
     assert (answer.source, answer.role) == ("calibrations/h200-sxm/cublas-sglang", "named by the framework")
     fit = fits["gemm/bf16"]
-    assert (fit.basis, fit.is_lent) == ("transferred", True)
+    assert fit.basis == "transferred"
+    assert 0.0 < fit.away < fit.error
     joined = fit.at(PRODUCT)
     assert isinstance(joined, JoinedFit)
     assert {part.source for part in joined.parts} >= {answer.source, "calibrations/prior"}
@@ -86,14 +87,30 @@ def test_l2_gives_a_processor_what_its_device_states_else_as_much_as_on_the_lend
     assert memory_step(b200, h100)[0] == pytest.approx(bytes_per_cycle(b200) / bytes_per_cycle(h100))
 
 
-def test_a_fit_of_the_die_with_another_balance_is_joined_at_any_shape() -> None:
-    fits = load_calibration(load_device("h20"), framework_of("sglang", Library(()))).families
-    joined = fits["gemm/bf16"].at(PRODUCT)
-    assert isinstance(joined, JoinedFit)
-    assert "calibrations/prior" in joined.sources
-    same_balance = load_calibration(load_device("h800-sxm"), framework_of("sglang", Library(()))).families
+def test_fits_of_other_devices_are_joined_at_any_shape_as_far_as_their_step_is_the_error() -> None:
+    def weight(name: str, key: str) -> float:
+        fit = load_calibration(load_device(name), framework_of("sglang", Library(()))).families[key].at(PRODUCT)
+        assert isinstance(fit, JoinedFit)
+        assert "calibrations/prior" in fit.sources
+        return float(fit.weights[0])
+
     key = "grouped_gemm_weight_only/bf16"  # of H100's or H200's either way
-    assert [each[key].is_lent for each in (fits, same_balance)] == [True, False]
+    assert weight("h20", key) < weight("h800-sxm", key) < 1.0  # another balance; the same
+
+
+def test_own_rows_of_a_library_come_before_the_named_build_on_a_device_of_another_balance() -> None:
+    store = FitStore(Library(()))
+    search = FitSearch(store, "h20")
+    own = next(each for each in search.compared("gemm/fp8_block", ["deepgemm-sglang"]) if each.device == "h20")
+    theirs = store.step_errors().transfer("rebalanced", "gemm/fp8_block")
+    assert (
+        search.steps("gemm/fp8_block", ["deepgemm-sglang"], own)
+        == theirs
+        < store.step_errors().version("gemm/fp8_block")
+    )
+    fits = load_calibration(load_device("h20"), framework_of("sglang", Library(()))).families
+    assert isinstance(fits, FitLookup)
+    assert fits.considered("gemm/fp8_block")[-1].device == "h20"
 
 
 def test_without_a_name_it_is_the_default_of_the_nearest_device() -> None:
@@ -132,7 +149,7 @@ def test_a_kernel_that_the_die_lacks_is_stood_in_for(family, variant, kernel, le
     choice = Chooser("h100-sxm", (), frozenset({"h100-sxm"})).choose(family, variant, kernel)
     assert choice.why == f"{lender} (fit of b200-sxm) stands in for kernel {kernel.kernel}"
     fit = choice.calibration.families[f"{family}/{variant}"]
-    assert fit.is_lent
+    assert fit.away > 0.0
     rivals = {rival.source.removeprefix("calibrations/") for rival in fit.rivals()}
     assert rivals >= others
     assert "h200-sxm/mla-sglang" in others or "h200-sxm/mla-sglang" not in rivals

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from costmodel.analytic.messages import CollectiveRequest, answer
-from costmodel.calibration.fit_files import framework_of
+from costmodel.calibration.fit_files import FitStore, framework_of
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.schema.files import load_cluster
 from costmodel.schema.references import Library
@@ -20,12 +20,13 @@ def test_what_was_measured_on_a_device_stands_before_what_its_siblings_lend(devi
     assert fit.source == f"calibrations/{source}"
 
 
-@pytest.mark.parametrize("device", ["b200-sxm", "b300-sxm", "gb200"])
+@pytest.mark.parametrize(("device", "related"), [("b200-sxm", "own"), ("b300-sxm", "refresh"), ("gb200", "die")])
 @pytest.mark.parametrize("phase", ["attention_prefill", "attention_decode"])
-def test_vllm_runs_tensorrt_llm_s_attention_on_blackwell(device: str, phase: str) -> None:
+def test_vllm_runs_tensorrt_llm_s_attention_on_blackwell(device: str, related: str, phase: str) -> None:
     fit = load_calibration(device, "vllm").families[f"{phase}/bf16"]
     assert fit.source == "calibrations/b200-sxm/trtllm-gen-sglang"
-    assert not fit.is_lent  # named: nothing stands in for it
+    step = FitStore(Library(())).step_errors().transfer(related, f"{phase}/bf16")
+    assert fit.away == step  # named: nothing stands in for it
 
 
 def test_disturbed_rows_of_a_device_say_nothing() -> None:

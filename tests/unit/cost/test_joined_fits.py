@@ -83,7 +83,7 @@ def test_fits_that_share_the_error_of_a_step_have_one_vote(calibration):
 
     def share_of_own(lent: int, step: float) -> float:
         rivals = [FamilyFit(form=form, error=0.5, step=step, relation="die") for _ in range(lent)]
-        joined = FamilyFit(form=form, error=0.5, is_lent=True, rivals=lambda: rivals).at(operator)
+        joined = FamilyFit(form=form, error=0.5, away=0.5, rivals=lambda: rivals).at(operator)
         assert isinstance(joined, JoinedFit)
         return float(joined.weights[0])
 
@@ -93,11 +93,24 @@ def test_fits_that_share_the_error_of_a_step_have_one_vote(calibration):
     assert share_of_own(9, 0.3) == pytest.approx(4.0 / (4.0 + 9.0 / (0.25 + 8.0 * 0.09)))
 
 
+def test_others_are_heard_as_far_as_a_fits_error_is_not_its_own(calibration):
+    operator, form = experts(512.0), calibration.fit(experts(512.0)).form
+    rival = FamilyFit(form=form, error=0.5)
+
+    def share(away: float) -> float:
+        fit = FamilyFit(form=form, error=0.5, away=away, rivals=lambda: (rival,)).at(operator)
+        return float(fit.weights[0]) if isinstance(fit, JoinedFit) else 1.0
+
+    assert share(0.0) == 1.0
+    assert share(0.3) == pytest.approx(1.0 / (1.0 + 0.3**2 / 0.5**2))
+    assert share(0.5) == pytest.approx(0.5)
+
+
 def test_the_fit_of_the_least_expected_error_leads_though_kin_share_their_vote(calibration):
     operator, form = experts(512.0), calibration.fit(experts(512.0)).form
     kin = [FamilyFit(form=form, error=0.5, step=0.45, relation="die", source=f"kin {i}") for i in range(4)]
     prior = FamilyFit(form=form, error=0.6, source="prior")
-    joined = replace(kin[0], is_lent=True, rivals=lambda: (*kin[1:], prior)).at(operator)
+    joined = replace(kin[0], away=0.5, rivals=lambda: (*kin[1:], prior)).at(operator)
     assert isinstance(joined, JoinedFit)
     assert place_of_largest(joined.weights) == 4
     assert (joined.source, joined.error) == ("kin 0", 0.5)
@@ -120,7 +133,7 @@ def test_explain_states_the_error_and_the_weight_of_every_rival(machine, calibra
     assert product == pytest.approx(float(seconds(8192.0, machine, calibration)), rel=0.2)  # a residual may be between
 
 
-def joined_of(factor: float, agreement: Agreement | None, *, is_lent: bool = True) -> tuple[JoinedFit, Gemm]:
+def joined_of(factor: float, agreement: Agreement | None, *, away: float = 0.3) -> tuple[JoinedFit, Gemm]:
     """Return two fits of the same weight whose times differ by a factor."""
     operator = experts(512.0)
     form = load_calibration(load_device("h800-sxm"), framework_of("vllm", Library(()))).fit(operator).form
@@ -128,9 +141,9 @@ def joined_of(factor: float, agreement: Agreement | None, *, is_lent: bool = Tru
     spread, place = Spread((1.0,), (0.8,), (1.0,), (1.25,)), np.array([form.features(operator)], dtype=float)
     everywhere = Residual(tuple(form.AXES), np.full(place.size, 1e6), place, np.array([math.log(factor)]))
     slow = FamilyFit(form=form, spread=spread, error=0.3, residual=everywhere)
-    fit = FamilyFit(
-        form=form, spread=spread, error=0.3, is_lent=is_lent, rivals=lambda: (slow,), agreement=agreement
-    ).at(operator)
+    fit = FamilyFit(form=form, spread=spread, error=0.3, away=away, rivals=lambda: (slow,), agreement=agreement).at(
+        operator
+    )
     assert isinstance(fit, JoinedFit)
     return fit, operator
 
