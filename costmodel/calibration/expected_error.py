@@ -20,6 +20,7 @@ from costmodel.schema.device import DeviceFile
 OWN, DIE, REBALANCED, REFRESH, ARCHITECTURE, OTHER = "own", "die", "rebalanced", "refresh", "architecture", "other"
 RELATIONS = (DIE, REBALANCED, REFRESH, ARCHITECTURE, OTHER)  # of two devices, the nearest first
 VERSION, STAND_IN = "version", "stand_in"  # another build of the library on the same device; another library
+TUNED = "tuned"  # of layers of experts for which an engine ships tiles that were tuned on the device
 ALIKE = math.log(2.0)  # chosen: `distance` of dies of one architecture that are as large; others are five times farther
 BALANCE = math.log(2.0)  # chosen: of peak over bandwidth, from which on other terms than at home bound a kernel
 _AMD = ("cdna", "rdna")
@@ -135,6 +136,11 @@ class StepErrors:
     def version(self, key: str) -> float:
         """Return the error of a fit for another build of its library."""
         return self._found(VERSION, key) or 0.0
+
+    def tuned(self, key: str) -> float | None:
+        """Return the same where tiles were tuned for the device, null where no such kernels were measured."""
+        name = f"{VERSION}/{key}_{TUNED}"
+        return self._error(name) if name in self.families else None
 
     def _found(self, step: str, key: str) -> float | None:
         """Return the error of a step for a `family/variant`, else its family, else all."""

@@ -14,6 +14,7 @@ from costmodel.calibration.substitutes import COLLECTIVE, EXPANDING, SEND_RECV
 from costmodel.cost.attention import DecodeForm
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import ExpectedForm
+from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError
 from costmodel.schema.calibration import FamilyFitFile
 from costmodel.schema.references import suggest
@@ -174,7 +175,8 @@ class FitSearch:
         found, is_message = [], key.startswith((COLLECTIVE, SEND_RECV))
         for each in compared:
             relation, step = ("", 0.0) if is_message else self._between_devices(key, each)
-            fit = None if each.fit is None else replace(each.fit, step=step, relation=relation)
+            alike = self._alike(key, named, each)
+            fit = None if each.fit is None else replace(each.fit, step=step, relation=relation, alike=alike)
             found.append(replace(each, fit=fit, error=expected(self.held_out(each), self.steps(key, named, each))))
         return found
 
@@ -199,6 +201,21 @@ class FitSearch:
             else min(errors.stand_in(one, library, key) for one in wanted)
         )
         return expected(transfer, stand_in)
+
+    def _alike(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
+        """Return by how much the squared error is less at layers with tuned tiles, of another build with such rows.
+
+        Engines that share a kernel share the tiles that were tuned for it, and not those that they fall back on.
+        """
+        fits = self._store.device_fits(candidate.device, candidate.implementation)
+        error = self._store.step_errors().tuned(key)
+        if fits is None or candidate.fit is None or error is None or not named or candidate.role == NAMED:
+            return 0.0
+        library = fits.file.library or candidate.implementation
+        form = candidate.fit.form
+        if library not in map(self._library_of, named) or not isinstance(form, TwoTileForm) or form.tuned is None:
+            return 0.0
+        return max(self._of_a_build(key, named) ** 2 - error**2, 0.0)
 
     def _library_of(self, implementation: str) -> str:
         """Return the library of an implementation by its file of the nearest device, else by its name."""

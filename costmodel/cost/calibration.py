@@ -112,6 +112,7 @@ class FamilyFit:
     rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
     agreement: how the error of joined fits follows from how far they are apart; None: the leading fit's is taken.
     away: the part of it that all steps from its own rows cost, to another device, build or library; zero: it has none.
+    alike: what of the squares of both falls away for layers with tuned tiles, which another build runs as well.
     companions: fits of streams in the same rows, made together with this one, by `family/variant`.
     in_place: its kernels leave rows where they are.
     """
@@ -136,6 +137,7 @@ class FamilyFit:
     rivals: Callable[[], Sequence[FamilyFit]] | None = None
     agreement: Agreement | None = None
     away: float = 0.0
+    alike: float = 0.0
     companions: Mapping[str, FamilyFit] = field(default_factory=dict)
     in_place: bool = False
 
@@ -157,7 +159,8 @@ class FamilyFit:
         if self.rivals is None or not (self.away > 0.0 or is_outside):
             return self
         parts = (self, *self.rivals())
-        far = (beyond * beyond + self.away**2) / (beyond * beyond + self.error**2)
+        less = self._alike(operator)
+        far = (beyond * beyond + self.away**2 - less) / (beyond * beyond + self.error**2 - less)
         admitted = (1.0, *(far,) * (len(parts) - 1))
         errors = [maximum(part.expected_error(operator), LEAST_ERROR) for part in parts]
         weights = [share * weight for share, weight in zip(admitted, _least_error_weights(parts, errors), strict=True)]
@@ -167,8 +170,12 @@ class FamilyFit:
         return joined if self.agreement is None else joined.agreeing(self.agreement, is_lent=self.away > 0.0)
 
     def expected_error(self, operator: Operator) -> Quantity:
-        """Return the expected error at the shape of an operator: sqrt(error^2 + unseen_half_width^2)."""
-        return hypot(self.error, self.unseen_half_width(operator))
+        """Return the expected error at the shape of an operator: sqrt(error^2 - alike + unseen_half_width^2)."""
+        return hypot((self.error**2 - self._alike(operator)) ** 0.5, self.unseen_half_width(operator))
+
+    def _alike(self, operator: Operator) -> Quantity:
+        """Return what of the squared error falls away at a layer."""
+        return self.alike * operator.tuned if self.alike > 0.0 and isinstance(operator, Gemm) else 0.0
 
     def _beyond(self, operator: Operator) -> Quantity:
         """Return what the distance of a shape from the measured sizes adds to the error."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from costmodel.calibration.expected_error import (
     OWN,
     REFRESH,
     STAND_IN,
+    TUNED,
     VERSION,
     held_out_error,
     pair_of,
@@ -30,6 +32,7 @@ from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framew
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.row_times import Choice, times_of, variant_of
 from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.fitting.run_plan import KIND, PLAN, rows_of, samples_of
 from costmodel.fitting.samples import Samples
 from costmodel.measurements.row_group import Catalogue, OperatorRows
@@ -39,6 +42,7 @@ from costmodel.quantities import Array
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
+from costmodel.workload.operators import Gemm
 from reports.fits.source_agreement import Pair, pooled, render_file
 
 MOST = 100  # rows of one family of an implementation that are predicted
@@ -53,8 +57,8 @@ NOTE = (
     "balance of peak and bandwidth: H20, whose kernels were timed by one source each): of all builds of the library;",
     "`architecture` and `other`: of the same implementation on the nearest device of another die that has it;",
     "`refresh`: of the same implementation on a device whose die is another one of the same size, which only devices",
-    "of its architecture use; `version`: of another build on the same device; `stand_in` and pairs of libraries: of",
-    "another library there.",
+    "of its architecture use; `version`: of another build on the same device, `_tuned` of layers of experts with tiles",
+    "that were tuned for it; `stand_in` and pairs of libraries: of another library there.",
 )
 
 
@@ -118,10 +122,27 @@ def errors(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStor
                     fits = store.device_fits(*other.name.split("/"))
                     assert fits is not None
                     forced = _Forced(fits, file.device[len(KIND) :], defaults[file.device], store)
-                    added = _added(some, kernels, forced)
-                    for name in step:
-                        found.setdefault(f"{name}/{kernels}", {})[file.name, other.name] = added
+                    of_tiles = by_tiles(samples, kernels, forced) if step == (VERSION,) else {kernels: some}
+                    for (name, rows_of_step), one in product(of_tiles.items(), step):
+                        added = _added(rows_of_step, kernels, forced)
+                        found.setdefault(f"{one}/{name}", {})[file.name, other.name] = added
     return {name: of_one_build(pairs) if name.startswith(f"{DIE}/") else pairs for name, pairs in found.items()}
+
+
+def by_tiles(samples: Samples, key: str, fits: Mapping[str, FamilyFit]) -> dict[str, Samples]:
+    """Return some rows of layers whose tiles were not tuned, and some of tuned ones where a fit has seen such."""
+    tuned = np.concatenate([_is_tuned(part) for part in samples.parts])
+    found = {key: samples.take(~tuned), f"{key}_{TUNED}": samples.take(tuned)}
+    form = fits[key].form
+    if not isinstance(form, TwoTileForm) or form.tuned is None:
+        del found[f"{key}_{TUNED}"]
+    return {name: some_rows(each) for name, each in found.items() if len(each) >= FEWEST}
+
+
+def _is_tuned(part: OperatorRows) -> Array:
+    """Return which rows ran tiles that were tuned for their layer."""
+    products = [each.tuned for each in part.operators if isinstance(each, Gemm)]
+    return np.broadcast_to(np.asarray(products[0] if products else 0.0) > 0.0, part.rows.shape)
 
 
 def _kernels(key: str, samples: Samples) -> str:

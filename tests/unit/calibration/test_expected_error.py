@@ -76,6 +76,13 @@ def test_standing_in_for_a_library_costs_what_was_measured_of_the_pair_first(wor
     assert known.stand_in("fa3", "cublas", "gemm/bf16") == pytest.approx(math.log(2.0))
 
 
+def test_builds_of_tuned_layers_have_a_step_of_their_own_where_it_was_measured(world):
+    known = steps(world, **{"version/grouped_gemm/bf16": 2, "version/grouped_gemm/bf16_tuned": 1.1})
+    assert known.version("grouped_gemm/bf16") == pytest.approx(math.log(2.0))
+    assert known.tuned("grouped_gemm/bf16") == pytest.approx(math.log(1.1))
+    assert known.tuned("grouped_gemm/fp8") is None
+
+
 def test_a_further_error_widens_both_sides_of_a_spread_in_quadrature():
     spread = Spread((1.0,), (0.8,), (1.0,), (1.25,)).widened(math.log(1.25))
     assert spread.high[0] == pytest.approx(1.25 ** math.sqrt(2.0))

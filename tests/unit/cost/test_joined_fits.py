@@ -106,6 +106,25 @@ def test_others_are_heard_as_far_as_a_fits_error_is_not_its_own(calibration):
     assert share(0.5) == pytest.approx(0.5)
 
 
+def test_another_build_is_no_stranger_where_tiles_were_tuned(calibration):
+    operator = experts(512.0)
+    tuned = replace(operator, tuned=1.0)
+    form = calibration.fit(operator).form
+    build = FamilyFit(form=form, error=0.5, away=0.4, alike=0.4**2)
+    prior = FamilyFit(form=form, error=0.5)
+    leading = replace(build, rivals=lambda: (prior,))
+    assert float(build.expected_error(operator)) == 0.5
+    assert float(build.expected_error(tuned)) == pytest.approx(0.3)
+
+    def share(one: Gemm) -> float:
+        fit = leading.at(one)
+        return float(fit.weights[0]) if isinstance(fit, JoinedFit) else 1.0
+
+    assert share(operator) == pytest.approx(1.0 / (1.0 + 0.4**2 / 0.5**2))
+    assert share(tuned) == pytest.approx(1.0)
+    assert share(replace(operator, tuned=0.0)) == share(operator)
+
+
 def test_the_fit_of_the_least_expected_error_leads_though_kin_share_their_vote(calibration):
     operator, form = experts(512.0), calibration.fit(experts(512.0)).form
     kin = [FamilyFit(form=form, error=0.5, step=0.45, relation="die", source=f"kin {i}") for i in range(4)]
