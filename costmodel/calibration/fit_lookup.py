@@ -279,7 +279,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         is_own = best.device == self._device and not stands_in and not key.startswith(COLLECTIVE)
         wanted = (best.implementation,) if named and is_own else named
         rivals = partial(self._rivals, key, wanted, best.source)
-        away, agreement = self._search.steps(key, named, best), self._store.agreement()
+        away, agreement = self._search.away(key, named, best), self._store.agreement()
         fit = replace(best.fit, error=best.error, rivals=rivals, away=away, agreement=agreement)
         return replace(best, fit=fit)
 

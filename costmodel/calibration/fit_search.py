@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from costmodel.calibration.candidates import Candidate
-from costmodel.calibration.expected_error import OWN, REBALANCED, RELATIONS, expected, held_out_error
+from costmodel.calibration.expected_error import DIE, OWN, REBALANCED, RELATIONS, expected, held_out_error
 from costmodel.calibration.fit_files import CALIBRATIONS, PRIOR, ROOFLINE, DeviceFits, FitStore, family_fit
 from costmodel.calibration.substitutes import COLLECTIVE, EXPANDING, SEND_RECV
 from costmodel.cost.attention import DecodeForm
@@ -188,19 +188,25 @@ class FitSearch:
 
     def steps(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
         """Return the error of the steps from a candidate's own rows to the kernels that are asked for."""
+        _, transfer = self._between_devices(key, candidate)
+        return expected(transfer, self._of_a_program(key, named, candidate))
+
+    def away(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
+        """Return the part of it that others may mend: all but the step within a die, which runs a kernel alike."""
+        related, transfer = self._between_devices(key, candidate)
+        return expected(0.0 if related == DIE else transfer, self._of_a_program(key, named, candidate))
+
+    def _of_a_program(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
+        """Return the error of a candidate for kernels of another build or library; zero of what the framework names."""
+        if not named or candidate.role == NAMED:
+            return 0.0
         fits = self._store.device_fits(candidate.device, candidate.implementation)
         assert fits is not None
         errors, library = self._store.step_errors(), fits.file.library or candidate.implementation
-        _, transfer = self._between_devices(key, candidate)
-        if not named or candidate.role == NAMED:
-            return transfer
         wanted = set(map(self._library_of, named))
-        stand_in = (
-            self._of_a_build(key, named)
-            if library in wanted
-            else min(errors.stand_in(one, library, key) for one in wanted)
-        )
-        return expected(transfer, stand_in)
+        if library in wanted:
+            return self._of_a_build(key, named)
+        return min(errors.stand_in(one, library, key) for one in wanted)
 
     def _alike(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
         """Return by how much the squared error is less at layers with tuned tiles, of another build with such rows.

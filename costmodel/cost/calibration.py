@@ -111,7 +111,7 @@ class FamilyFit:
     step: the part of it that the step from another device costs, which all fits of that `relation` share.
     rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
     agreement: how the error of joined fits follows from how far they are apart; None: the leading fit's is taken.
-    away: the part of it that all steps from its own rows cost, to another device, build or library; zero: it has none.
+    away: the part of it that steps to another die, build or library cost; zero: it is of the kernels that are asked for.
     alike: what of the squares of both falls away for layers with tuned tiles, which another build runs as well.
     companions: fits of streams in the same rows, made together with this one, by `family/variant`.
     in_place: its kernels leave rows where they are.
