@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from costmodel.cost.machine import Machine
 from costmodel.cost.physical_bound import least_time
 from costmodel.cost.residual import Domain, Features, Nearness, Residual
-from costmodel.cost.spread import EXACT, Agreement, Spread, SpreadByShape, opened
+from costmodel.cost.spread import EXACT, Agreement, Spread, SpreadByShape, UnseenGroups, opened
 from costmodel.cost.terms import SHORTEST, Terms
 from costmodel.cost.time import Time
 from costmodel.quantities import (
@@ -70,24 +69,6 @@ LATEST = 4  # features that are kept: those of an operator for each of a few joi
 NEW_GROUP = 0.25  # octaves: a group this near to a measured one along every axis that names it is as good as measured
 
 
-@dataclass(frozen=True, slots=True)
-class UnseenGroups:
-    """Half-widths of the 80 % interval of kernels whose group of shapes no fit saw [log].
-
-    inside: of a family of few groups, whose own cross-validation held out single shapes; zero where it held out groups.
-    beyond: for each octave outside the measured sizes; most: that any distance adds.
-    """
-
-    inside: float
-    beyond: float
-    most: float = math.inf
-
-    def at_distance(self, octaves: Quantity) -> Quantity:
-        """Return what a distance outside the measured sizes adds: x / sqrt(1 + (x/most)^2), x = beyond * octaves."""
-        far = self.beyond * octaves
-        return far if math.isinf(self.most) else far / hypot(1.0, far / self.most)
-
-
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FamilyFit:
     """One operator family on one device.
@@ -111,7 +92,7 @@ class FamilyFit:
     step: the part of it that the step from another device costs, which all fits of that `relation` share.
     rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
     agreement: how the error of joined fits follows from how far they are apart; None: the leading fit's is taken.
-    away: the part of it that steps to another die, build or library cost; zero: it is of the kernels that are asked for.
+    away: the part of it that steps to another die, build or library cost; zero where it is of the very kernels.
     alike: what of the squares of both falls away for layers with tuned tiles, which another build runs as well.
     companions: fits of streams in the same rows, made together with this one, by `family/variant`.
     in_place: its kernels leave rows where they are.

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from costmodel.cost.terms import SHORTEST
-from costmodel.quantities import Array, Indices, Quantity, Seconds
+from costmodel.quantities import Array, Indices, Quantity, Seconds, hypot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,6 +114,24 @@ class Agreement:
 
     claimed: float
     apart: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnseenGroups:
+    """Half-widths of the 80 % interval of kernels whose group of shapes no fit saw [log].
+
+    inside: of a family of few groups, whose own cross-validation held out single shapes; zero where it held out groups.
+    beyond: for each octave outside the measured sizes; most: that any distance adds.
+    """
+
+    inside: float
+    beyond: float
+    most: float = math.inf
+
+    def at_distance(self, octaves: Quantity) -> Quantity:
+        """Return what a distance outside the measured sizes adds: x / sqrt(1 + (x/most)^2), x = beyond * octaves."""
+        far = self.beyond * octaves
+        return far if math.isinf(self.most) else far / hypot(1.0, far / self.most)
 
 
 def opened(spread: Spread, seconds: Seconds, ends: tuple[Quantity, Quantity], half: Quantity) -> Quantity:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from costmodel.calibration.fit_files import unseen_groups
-from costmodel.cost.calibration import UnseenGroups
+from costmodel.cost.spread import UnseenGroups
 from costmodel.schema.calibration import FamilyFitFile
 from reports.fits.unseen_groups import Errors, saturating_scatter, scatter
 

@@ -8,76 +8,34 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from builders import DEVICE, FRAMEWORK, with_level
+from attention_cores import (
+    CLOCK,
+    DECODE,
+    FILL,
+    L2,
+    LAUNCH,
+    MEMORY,
+    MMHA,
+    PREFILL,
+    PROCESSORS,
+    RATE,
+    STEP,
+    VARLEN,
+    WIDTH,
+    XQA,
+    core,
+    machine,
+)
+from builders import DEVICE, with_level
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.cost.attention import NO_COPIES, DecodeForm, PrefillForm, QueryCopies, UnsplitKernel, WidenedCache
+from costmodel.cost.attention import NO_COPIES, DecodeForm, PrefillForm, UnsplitKernel, WidenedCache
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.machine import Machine
-from costmodel.cost.mixed_attention import VarlenForm
 from costmodel.cost.split_kv import SplitKvRule, split_keys
-from costmodel.cost.xqa import MmhaKernel, NarrowHeadKernel, XqaForm
-from costmodel.hardware import Device
+from costmodel.cost.xqa import NarrowHeadKernel, XqaForm
 from costmodel.quantities import Quantity
 from costmodel.workload.operators import AttentionKernel, MixedAttention
-
-# The device: 100 processors at 1 GHz with 10,000 FLOP a cycle each in BF16, L2 of 50 MB, memory of 2 TB/s.
-CLOCK, PROCESSORS, RATE, MEMORY, L2 = 1e9, 100.0, 10_000.0, 2e12, 5e7
-WIDTH = 256.0  # 128 of keys and 128 of values
-FREE = with_level(with_level(DEVICE, "hbm", 1e18), "l2", 1e18)
-LAUNCH, SHARP = 1e-6, 12.0
-
-
-def machine(device: Device = FREE, *, warm: bool = False) -> Machine:
-    return Machine(device, FRAMEWORK, PROCESSORS, warm)
-
-
-def core(
-    sequences: Quantity, heads: float, rows: Quantity, keys: Quantity, kv_heads: float | None = None
-) -> AttentionKernel:
-    """Return a causal core of `rows` new tokens at the end of `keys`."""
-    shared = heads if kv_heads is None else kv_heads
-    pairs = rows * (keys - rows) + rows * (rows + 1) / 2
-    traffic = sequences * (heads * rows * WIDTH + shared * keys * WIDTH) * 2.0
-    family = "attention_prefill"
-    return AttentionKernel(
-        "core", sequences=sequences, heads=heads, q_len=rows, qk_pairs=pairs, macs_per_pair=WIDTH, dtype="bf16",
-        traffic=traffic, family=family, kv_heads=shared, kv_len=keys,
-        kv_token_bytes=2 * WIDTH,
-    )  # fmt: skip
-
-
-PREFILL = PrefillForm(
-    launch=LAUNCH, compute_efficiency=0.5, single_cta_efficiency=1.0, hbm_efficiency=1.0, cta_overhead=1000.0,
-    cta_overhead_per_dim=1.0, wave_tail_loss=1.0, critical_path_p=SHARP, overlap_p=SHARP,
-    paged_kv_penalty=0.0, combine_latency=5e-6, pack_gqa=False, split_kv_rule="never", tiles=((64, 128),),
-)  # fmt: skip
-STEP = 2 * 64 * 128 * WIDTH / RATE  # cycles of a key tile at the peak
-FILL = 1000.0 + WIDTH
-
-DECODE = DecodeForm(
-    launch=LAUNCH, copies=QueryCopies(gqa_gather=2e-6, gqa_regroup=4e-6, head_dim_pad=8e-6), compute_efficiency=0.5,
-    hbm_efficiency=1.0, cta_load_rate=1e9, l2_rate=1e9, warm_l2_share=1.0, cta_overhead=1000.0,
-    cta_overhead_per_dim=1.0, combine_latency=3e-6, combine_per_split=1e-7, tpc_contention=0.0, overlap_p=SHARP,
-    pack_gqa=True, split_kv_rule="never", q_tile=64, kv_tile_elements=32_768, occupancy=1,
-)  # fmt: skip
-VARLEN = VarlenForm(
-    launch=LAUNCH, compute_efficiency=0.5, single_cta_efficiency=1.0, hbm_efficiency=1.0, cta_overhead=1000.0,
-    empty_cta_cycles=100.0, wave_tail_loss=1e-9, l2_share=1.0, critical_path_p=SHARP,
-    overlap_p=SHARP, tile=(64, 128), occupancy=1,
-)  # fmt: skip
-MMHA = MmhaKernel(
-    launch=9e-6, compute_efficiency=0.01, cta_load_rate=1e9, cta_overhead=1000.0, cta_overhead_per_dim=1.0,
-    combine_latency=3e-6, combine_per_split=1e-7, split_kv_rule="never",
-)  # fmt: skip
-XQA = XqaForm(
-    launch=LAUNCH, compute_efficiency=0.5, hbm_efficiency=1.0, cta_load_rate=1e9, l2_rate=1e9, warm_l2_share=1.0,
-    cta_overhead=1000.0, cta_overhead_per_dim=1.0, combine_latency=3e-6, combine_per_split=1e-7, overlap_p=SHARP,
-    mmha=MMHA, split_kv_rule="never", q_tile=16, kv_tile_elements=32_768, occupancy=1, max_q_per_kv=32,
-    min_block_factor=4,
-)  # fmt: skip
-
 
 # ---- splits ---------------------------------------------------------------------------------------------------------
 
@@ -197,46 +155,6 @@ def test_calls_that_share_a_core_take_their_part_of_the_keys_each() -> None:
     assert four == pytest.approx(4 * PREFILL.time(part, machine()).seconds)
     grid = fit.fitted_time(PREFILL, replace(whole, calls=np.array([1.0, 4.0])), machine()).seconds
     assert np.asarray(grid).tolist() == pytest.approx([PREFILL.time(whole, machine()).seconds, four])
-
-
-def test_a_warm_benchmark_finds_of_a_prompt_what_l2_holds_again() -> None:
-    small, large = core(1.0, 8.0, 64.0, 64.0), core(4096.0, 8.0, 64.0, 64.0)
-    keeping = replace(PREFILL, warm_l2_share=1.0)
-    warm = replace(machine(), warm_l2=True)
-    assert small.traffic < warm.l2_capacity < large.traffic / 2.0
-    assert keeping.terms(small, warm)["hbm_time"] == 0.0
-    assert keeping.terms(large, warm)["hbm_time"] == PREFILL.terms(large, warm)["hbm_time"]
-    half = core(1.5 * warm.l2_capacity / small.traffic, 8.0, 64.0, 64.0)
-    assert keeping.terms(half, warm)["l2_miss_bytes"] == pytest.approx(0.5 * half.traffic)
-    assert keeping.time(small, machine()).seconds == PREFILL.time(small, machine()).seconds  # a run of an engine
-    assert PREFILL.terms(small, warm)["hbm_time"] > 0.0
-
-
-RULED = replace(
-    PREFILL, pack_gqa=True, tiles=((16, 128), (64, 128), (128, 128)), tile_q_limits=(16, 64), wide_head_dims=512,
-    warp_rows=(16, 16, 32), fragment_loss=0.4,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("rows", "sharing", "width", "tile"),
-    [(16, 1, 256, 16), (17, 1, 256, 64), (64, 1, 256, 64), (65, 1, 256, 128), (17, 4, 256, 128), (4, 4, 256, 16),
-     (65, 1, 512, 64), (16, 1, 512, 16), (4096, 8, 511, 128)],
-)  # fmt: skip
-def test_flashinfer_takes_a_tile_by_rows_of_queries_and_width(rows: int, sharing: int, width: int, tile: int) -> None:
-    kernel = replace(core(2.0, 8.0, float(rows), 4096.0, kv_heads=8.0 / sharing), macs_per_pair=float(width))
-    found = RULED.terms(kernel, machine())
-    assert found["m_t"] == tile
-    loss = 0.4 * 16 / (32 if tile == 128 else 16)
-    assert found["step_cycles"] == pytest.approx(2 * tile * 128 * width / RATE * (1 + loss))
-    assert RULED.time(kernel, machine()).seconds == pytest.approx(LAUNCH + found["busy_time"])
-
-
-def test_a_rule_of_tiles_is_elementwise() -> None:
-    rows = np.array([8.0, 40.0, 300.0])
-    grid = RULED.time(core(2.0, 8.0, rows, 4096.0), machine()).seconds
-    points = [RULED.time(core(2.0, 8.0, float(each), 4096.0), machine()).seconds for each in rows]
-    assert grid == pytest.approx(points, rel=1e-12)
 
 
 # ---- decode ---------------------------------------------------------------------------------------------------------
