@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,14 @@ class Rates:
     memory: float | None
     cache: float | None
     host: float | None
+
+
+def file_of(kind: str, facts: Facts, names: Callable[[str], str | None]) -> str | None:
+    """Return the device file that describes a GPU, null where none does; a CPU always gets a file of its own.
+
+    names: the device file that a product's name or alias means.
+    """
+    return names(facts.product) if kind == "cuda" else None
 
 
 def rates_of(rows: Iterable[Mapping[str, str]], cache: int) -> Rates:

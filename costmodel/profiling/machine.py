@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,17 +12,14 @@ import torch
 from costmodel.errors import InputError
 from costmodel.profiling.board_log import BoardLog, start
 from costmodel.profiling.device_file import Facts
+from costmodel.profiling.found_device import capability_of_gpu, cpu_clock, cpu_facts, gpu_facts, kind_of, physical, smi
 from costmodel.profiling.kernels import Kernel
 from costmodel.profiling.libraries import build, versions
 from costmodel.profiling.operands import Operands
 from costmodel.profiling.shapes import TORCH, Shape
 from costmodel.profiling.watches import EventWatch, HostWatch
 
-_CPU_INFO = Path("/proc/cpuinfo")
-_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-_QUERY = ("clocks.sm", "power.draw", "driver_version", "clocks.max.sm", "power.limit")
 _TRIAL, _TRIALS = 512, 31  # rows of a product, and how many of them tell how many threads are the fastest
-_NOMINAL_CLOCK = 1e9  # where none can be read: cycles then count nanoseconds
 
 
 @dataclass(slots=True)
@@ -66,7 +59,7 @@ class Machine:
     def state(self, begin: float, end: float) -> dict[str, str]:
         """Return clock, power, temperature and throttling between two times, as cells of a row; blank where unknown."""
         if self.kind == "cpu":
-            return {"clock_mhz": f"{_cpu_clock() / 1e6:.0f}", "driver": self.facts.driver}
+            return {"clock_mhz": f"{cpu_clock() / 1e6:.0f}", "driver": self.facts.driver}
         readings = {} if self.board is None else self.board.between(begin, end)
         return readings | {"driver": self.facts.driver}
 
@@ -98,13 +91,6 @@ class Machine:
             self.board.close()
 
 
-def kind_of(asked: str) -> str:
-    """Return `cuda` or `cpu`; raise InputError where `cuda` is asked for and there is none."""
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise InputError.single("torch finds no CUDA device", field="--device", hint="write `--device cpu`")
-    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def machine(asked: str, threads: int | None = None) -> Machine:
     """Return the device that `auto`, `cuda` or `cpu` means; raise InputError where it is not there.
 
@@ -114,20 +100,10 @@ def machine(asked: str, threads: int | None = None) -> Machine:
 
 
 def _gpu() -> Machine:
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    clock, _, driver, highest, limit = _smi()
-    highest_clock = max(_hertz(clock), _hertz(highest))  # a device with nothing to do states a low one
-    facts = Facts(
-        product=properties.name, architecture=f"sm{properties.major}{properties.minor}",
-        processors=properties.multi_processor_count,
-        clock=highest_clock, clock_max=highest_clock, memory=properties.total_memory,
-        cache=getattr(properties, "L2_cache_size", 0),
-        driver=driver, link="pcie", power=float(limit) if _is_number(limit) else None,
-    )  # fmt: skip
-    capability = (properties.major, properties.minor)
+    facts, capability = gpu_facts(), capability_of_gpu()
     narrow = ("fp8_e4m3", "fp8_e4m3_blk128") if capability >= (8, 9) else ()
-    formats = ("bf16", *narrow, "fp16", "fp32") if properties.major >= 8 else ("fp16", "fp32")
-    board = start(_physical(torch.cuda.current_device()), lambda: (_smi()[0], _smi()[1]))
+    formats = ("bf16", *narrow, "fp16", "fp32") if capability >= (8, 0) else ("fp16", "fp32")
+    board = start(physical(torch.cuda.current_device()), lambda: (smi()[0], smi()[1]))
     return Machine(
         kind="cuda", facts=facts, watch=EventWatch(facts.cache), timing="cuda_event_l2flush", formats=formats,
         operands=Operands("cuda", facts.cache), versions=versions(gpu=True),
@@ -145,36 +121,9 @@ def _cudnn() -> str:
     return f"{major}.{minor}.{patch}"
 
 
-def _smi() -> list[str]:
-    """Return what nvidia-smi says of the current device, blank where it does not run."""
-    asked = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
-    index = torch.cuda.current_device()
-    try:
-        done = subprocess.run(
-            [*asked, f"--id={_physical(index)}"], capture_output=True, text=True, timeout=10, check=True
-        )  # fmt: skip
-        cells = [cell.strip() for cell in done.stdout.splitlines()[0].split(",")]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return [""] * len(_QUERY)
-    return cells if len(cells) == len(_QUERY) else [""] * len(_QUERY)
-
-
-def _physical(index: int) -> str:
-    """Return the number or UUID by which the driver knows a device that CUDA_VISIBLE_DEVICES may have renumbered."""
-    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return visible[index] if index < len(visible) else str(index)
-
-
 def _cpu(threads: int | None) -> Machine:
     torch.set_num_threads(_fastest_threads() if threads is None else threads)
-    clock = _cpu_clock()
-    facts = Facts(
-        product=_cpu_field("model name") or platform.processor() or platform.machine(), architecture="cpu",
-        processors=torch.get_num_threads(), clock=clock,
-        clock_max=max(clock, _highest_clock()), memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        cache=_last_cache(),
-        driver=platform.release(), link="memory",
-    )  # fmt: skip
+    facts = cpu_facts()
     return Machine(
         kind="cpu", facts=facts, watch=HostWatch(), timing="host_clock_cold", formats=("fp32", "bf16"),
         operands=Operands("cpu", facts.cache), versions=versions(gpu=False),
@@ -195,37 +144,3 @@ def _fastest_threads() -> int:
         count //= 2
     fastest: int = min(times, key=lambda each: times[each])
     return fastest
-
-
-def _cpu_field(name: str) -> str:
-    if _CPU_INFO.is_file():
-        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == name:
-                return value.strip()
-    return ""
-
-
-def _cpu_clock() -> float:
-    text = _cpu_field("cpu MHz")
-    return float(text) * 1e6 if _is_number(text) else _NOMINAL_CLOCK
-
-
-def _highest_clock() -> float:
-    file = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
-    return float(file.read_text()) * 1e3 if file.is_file() else 0.0
-
-
-def _last_cache() -> int:
-    """Return the capacity of the last cache before memory [B]; zero where the system does not say."""
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    sizes = [file.read_text().strip() for file in sorted(_CACHES.glob("index*/size"))]
-    return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=0)
-
-
-def _hertz(megahertz: str) -> float:
-    return float(megahertz) * 1e6 if _is_number(megahertz) and float(megahertz) > 0 else _NOMINAL_CLOCK
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.errors import InputError
-from costmodel.profiling.device_file import Facts, Rates, rates_of, write_device
+from costmodel.profiling.device_file import Facts, Rates, file_of, rates_of, write_device
 from costmodel.profiling.failures import FailureLog
 from costmodel.profiling.rows import RowTable
 from costmodel.profiling.shape_selection import most_informative
@@ -126,7 +126,8 @@ def run(request: ProfileRequest, names: Names, widths: Widths, on_progress: Prog
     if importlib.util.find_spec("torch") is None:
         raise InputError.single("torch is not installed", hint="pip install 'costmodel[profile]'", field="profile")
     from costmodel.profiling.collectives import Ranks
-    from costmodel.profiling.machine import kind_of, machine
+    from costmodel.profiling.found_device import kind_of
+    from costmodel.profiling.machine import machine
 
     ranks = Ranks(kind_of(request.device))
     try:
@@ -152,7 +153,7 @@ def run_on(
 ) -> ProfileRun:
     """Time kernels on a device, as `run` does."""
     make_folder(request.output.parent)
-    name = names(bench.facts.product) if bench.kind == "cuda" else None
+    name = file_of(bench.kind, bench.facts, names)
     return _Run(request, bench, ranks, name or _name(bench), widths, named=name is not None).go(on_progress)
 
 
