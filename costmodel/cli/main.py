@@ -40,6 +40,7 @@ COMMANDS = {
     "model": "List models, or show the parameters, KV cache and FLOPs of one.",
     "schema": "Print the JSON Schema for one kind of file.",
     "init": "Print a commented example file to start from.",
+    "doctor": "Show what is installed and found: versions, extras, data folders, accelerator.",
 }
 
 INTERRUPTED = 130

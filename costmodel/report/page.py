@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Self, TypeAlias
 
 import click
@@ -139,8 +140,9 @@ def show(content: str | Table = "", style: str = "") -> None:
 
 
 def _is_styled() -> bool:
-    """Tell whether the output is a terminal that may be coloured."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Tell whether the output is a terminal that may be coloured, and can be: a broken installation may lack rich."""
+    allowed = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return sys.stdout.isatty() and allowed and find_spec("rich") is not None
 
 
 def _fit_to_terminal(content: Table) -> tuple[Table, list[str], list[str]]:

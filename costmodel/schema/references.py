@@ -107,10 +107,13 @@ class Library:
     def names(self, kind: str) -> list[str]:
         """Return the names of all files of a kind (a key of FOLDERS, or `workloads`), sorted."""
         if kind not in self._names:
-            folders = (self._folder(root, kind) for root in self.roots)
-            found = (_names_in(os.fspath(folder), deep=kind != _WORKLOADS) for folder in folders)
+            found = (self.names_in(root, kind) for root in self.roots)
             self._names[kind] = sorted(set(itertools.chain.from_iterable(found)))
         return list(self._names[kind])
+
+    def names_in(self, root: Path, kind: str) -> set[str]:
+        """Return the names of the files of a kind that one root of the search path holds."""
+        return set(_names_in(os.fspath(self._folder(root, kind)), deep=kind != _WORKLOADS))
 
     def find(self, reference: str, kind: str, *, origin: Location | None = None, field: str = "") -> Path:
         """Return the file of a reference: `./path` relative to the referring file, `kind/name` or `name`."""

@@ -40,3 +40,19 @@ def compiled(function: Function) -> Function:
     while _inner:
         register_jitable(**uncounted)(_inner.pop())
     return cast(Function, numba.njit(function, cache=True, nogil=True, **uncounted))
+
+
+def kept_in() -> str | None:
+    """Return the folder where compiled functions of this room are kept, null where numba can write to none.
+
+    Found as numba finds it: $NUMBA_CACHE_DIR, else `__pycache__` beside the file, else the user's folder of caches, the
+    first in which it can create a file [numba.readthedocs.io/en/stable/developer/caching.html]. Without such a folder
+    numba refuses to compile. Blank where NUMBA_DISABLE_JIT switches it off. Needs numba.
+    """
+    import numba
+
+    try:
+        placed = numba.njit(kept_in, cache=True)
+    except RuntimeError:  # cannot cache function: no locator available
+        return None
+    return str(placed.stats.cache_path) if hasattr(placed, "stats") else ""

@@ -77,7 +77,7 @@ def test_help_lists_the_commands_and_each_has_its_own(run):
     assert commands == [
         "simulate", "explain", "validate", "topology", "collective", "sweep", "search", "sensitivity", "what-if",
         "step-times", "predict", "evaluate", "profile", "calibrate", "reproduce", "compare", "report", "hardware",
-        "model", "schema", "init",
+        "model", "schema", "init", "doctor",
     ]  # fmt: skip
     for name in commands:
         shown = run(name, "--help")
