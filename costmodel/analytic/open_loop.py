@@ -12,6 +12,7 @@ from costmodel.analytic.blocks import dimensions
 from costmodel.analytic.breakdown import BreakdownLines, add_pass
 from costmodel.analytic.gathering import Gathering
 from costmodel.analytic.inference import PassModel, PassTimes, operators_of, pass_model_of, pass_times
+from costmodel.analytic.lookahead import with_lookahead
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
@@ -142,7 +143,8 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     def _evaluate(self, perturbations: Perturbations) -> StepTable:
         wider = None if perturbations is None else _with_nodes(perturbations, self._dimensions)
         sets = self._scenario.parallel.pp
-        prompts, decodes = (pass_times(model, wider) for model in self._models)
+        alone = pass_times(self._models[0], wider), pass_times(self._models[1], wider)
+        prompts, decodes = with_lookahead(self._scenario, self._plan, self._states, self._ranks, alone)
         with_prompts, decode_only = prompts.round(sets), decodes.round(sets)
         full = self._states.behind_ranks(with_prompts, decode_only, self._ranks)
         return StepTable(

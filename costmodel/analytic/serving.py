@@ -17,6 +17,7 @@ from costmodel.analytic.inference import (
     pass_model_of,
     pass_times,
 )
+from costmodel.analytic.lookahead import with_lookahead
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
@@ -141,7 +142,8 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
 
     def _evaluate(self, perturbations: Perturbations) -> StepTimes:
         with_prompts, decode_only = (pass_times(model, perturbations) for model in self._models)
-        return with_prompts, decode_only
+        ranks = padded_ranks(self._scenario)
+        return with_lookahead(self._scenario, self._plan, self._state, ranks, (with_prompts, decode_only))
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of steps with prompts, then of those that only decode."""

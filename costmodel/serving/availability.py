@@ -43,6 +43,7 @@ from costmodel.serving.state import (
     SIZE,
     SPARE,
     START,
+    STARTED,
     STARTING,
     SWAPPED,
     TAIL,
@@ -286,4 +287,4 @@ def empty_engine(engine: Engine, policy: Policy, now: float) -> None:
         count[TIER_OLDEST + tier] = count[TIER_NEWEST + tier] = -1
         count[TIER_USED + tier] = 0
     engine.clock[MOMENT] = np.inf
-    engine.clock[BUSY_UNTIL] = engine.clock[TOKEN_END] = now
+    engine.clock[BUSY_UNTIL] = engine.clock[TOKEN_END] = engine.clock[STARTED] = now

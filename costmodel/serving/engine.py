@@ -22,7 +22,7 @@ from costmodel.serving.blocks import (
 )
 from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import find_next_finish, growth, leave_decoding
-from costmodel.serving.prices import ROWS, Tables, step_time
+from costmodel.serving.prices import ROWS, Tables, device_time, step_time
 from costmodel.serving.queue import come_back, first_waiting, remove_first, sort_by_prefix, stands_before
 from costmodel.serving.state import (
     BLOCKED,
@@ -402,9 +402,10 @@ def schedule(requests: Requests, progress: Progress, engine: Engine, policy: Pol
 
 @inner
 def price(tables: Tables, engine: Engine, policy: Policy) -> float:
-    """Return the time of the step that was decided on [s]."""
+    """Return the time of the step that was decided on, without waiting for a host that begins ahead [s]."""
     step = engine.step
     rows = step[0] * (1 + policy.drafts) + step[3]
     if rows > tables.axes[tables.ends[ROWS + 1] - 1]:
         engine.count[OUTSIDE] = 1
-    return step_time(tables, step, rows) + float(step[COPIES])
+    seconds = device_time(tables, step, rows) if tables.ahead else step_time(tables, step, rows)
+    return seconds + float(step[COPIES])

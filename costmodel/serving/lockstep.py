@@ -11,7 +11,8 @@ import numpy as np
 from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import release
 from costmodel.serving.engine import has_place, price, schedule, schedule_alone
-from costmodel.serving.loop import idle, run_step
+from costmodel.serving.loop import idle, run_step, with_starts
+from costmodel.serving.prices import host_time
 from costmodel.serving.queue import first_waiting, look, see_arrivals
 from costmodel.serving.routing import Service, engine_of
 from costmodel.serving.state import BUSY_UNTIL, DECODING, MOMENT, PARTIAL, UNALIGNED
@@ -44,7 +45,7 @@ def prompts_wait(service: Service, first: int, number: int, now: float) -> bool:
 def decide_together(service: Service, first: int, number: int) -> bool:
     """Let engines `first` to `first + number` decide on their next step; return whether they are stuck."""
     requests, progress, policy = service.requests, service.progress, service.policy
-    now, longest, working, behind = np.inf, 0.0, 0, 0.0
+    now, longest, working, behind, host = np.inf, 0.0, 0, 0.0, 0.0
     for replica in range(first, first + number):
         now = min(now, service.engines.clock[replica, MOMENT])
     for replica in range(first, first + number):
@@ -61,18 +62,21 @@ def decide_together(service: Service, first: int, number: int) -> bool:
             runs = schedule(requests, progress, engine, policy, look(engine, policy, now))
         if runs:
             longest = max(longest, price(service.tables, engine, policy))
+            host = max(host, host_time(service.tables, engine.step))
             working += 1
     if working == 0:
         stuck = True
         for replica in range(first, first + number):
             stuck = idle(requests, engine_of(service.engines, replica), now) and stuck
         return stuck
-    end = max(now, behind) + longest
+    start = max(now, behind)
+    longest = with_starts(engine_of(service.engines, first), now, start, longest, host)
+    end = start + longest
     for replica in range(first, first + number):
         engine = engine_of(service.engines, replica)
         engine.clock[BUSY_UNTIL] = behind
         if engine.step[0] + engine.step[2] > 0:
             run_step(requests, progress, engine, policy, now, longest)
         engine.clock[BUSY_UNTIL] = end
-        engine.clock[MOMENT] = max(now, behind) if policy.overlapped else end
+        engine.clock[MOMENT] = start if policy.overlapped else end
     return False

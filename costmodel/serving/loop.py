@@ -12,6 +12,7 @@ from costmodel.serving.prices import (
     DECODE_KEYS,
     Tables,
     decode_time,
+    host_time,
     locate,
     locate_from,
     rows_time,
@@ -34,6 +35,7 @@ from costmodel.serving.state import (
     PARTIAL,
     ROOT,
     SETTLED,
+    STARTED,
     STEPS,
     TICK,
     TOKEN_END,
@@ -66,6 +68,20 @@ def account(engine: Engine, policy: Policy, start: float, seconds: float) -> Non
     occupancy[place, 3] += count[KEYS] * seconds
     occupancy[place, 4] += engine.step[3]
     occupancy[place, 5] += engine.step[0]
+
+
+@inner
+def with_starts(engine: Engine, now: float, start: float, seconds: float, host: float) -> float:
+    """Return the time from `start` to the end of a step of `seconds`, whose kernels the host starts in `host`.
+
+    It begins at `now`, while the step before runs, or when it has started that one's:
+    c = max(max(now, c') + D, max(now, h') + H).
+    """
+    if host == 0.0:
+        return seconds
+    started = max(now, engine.clock[STARTED]) + host
+    engine.clock[STARTED] = started
+    return float(max(seconds, started - start))
 
 
 @inner
@@ -163,7 +179,9 @@ def decide(requests: Requests, progress: Progress, engine: Engine, policy: Polic
     see_arrivals(requests, progress, engine, policy, seen)
     if not schedule(requests, progress, engine, policy, seen):
         return idle(requests, engine, now)
-    run_step(requests, progress, engine, policy, now, price(tables, engine, policy))
+    seconds, start = price(tables, engine, policy), max(now, engine.clock[BUSY_UNTIL])
+    seconds = with_starts(engine, now, start, seconds, host_time(tables, engine.step))
+    run_step(requests, progress, engine, policy, now, seconds)
     return False
 
 

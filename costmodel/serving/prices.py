@@ -33,7 +33,7 @@ class Tables(NamedTuple):
     mixed: both in one kernel; fused: that it is so.
     uneven: of `decode`, kernels that wait for the thread block of the longest context; filling, p: as of
     `uneven_factor`; norms: p-norms of 1 and i/NORMS_PER_UNIT.
-    prompt_floor: least time of a step with prompts.
+    prompt_floor: least time of a step with prompts; ahead: the host needs it, and begins while the step before runs.
     pool: of devices that hold experts only, their kernels, messages to them and from them, over the tokens of a step,
         all micro-batches and layers together; batches: micro-batches; pooled: these times layers with experts, 0: the
         experts are no devices of their own.
@@ -52,6 +52,7 @@ class Tables(NamedTuple):
     p: float
     norms: Any
     prompt_floor: float = 0.0
+    ahead: bool = False
     pool: Any = np.zeros((3, 1))
     batches: int = 1
     pooled: int = 0
@@ -105,10 +106,24 @@ def rows_time(tables: Tables, rows: float, sequences: int) -> float:
 
 @inner
 def step_time(tables: Tables, step: Any, rows: float) -> float:
-    """Return the time of a step. step: as of `Engine`; rows: its tokens."""
-    own = rows_time(tables, rows, int(step[0] + step[2])) + attention_time(tables, step)
-    seconds = with_expert_pool(tables, own, rows)
+    """Return the time of a step that begins on an idle device. step: as of `Engine`; rows: its tokens."""
+    seconds = device_time(tables, step, rows)
     return max(seconds, tables.prompt_floor) if step[2] > 0 else seconds
+
+
+@inner
+def device_time(tables: Tables, step: Any, rows: float) -> float:
+    """Return the time of a step whose kernels do not wait for the host. step: as of `Engine`; rows: its tokens."""
+    own = rows_time(tables, rows, int(step[0] + step[2])) + attention_time(tables, step)
+    return with_expert_pool(tables, own, rows)
+
+
+@inner
+def host_time(tables: Tables, step: Any) -> float:
+    """Return what the host takes to start a step's kernels, where it begins while the step before runs. step: as of
+    `Engine`.
+    """
+    return tables.prompt_floor if tables.ahead and step[2] > 0 else 0.0
 
 
 @inner

@@ -16,7 +16,8 @@ BUSY = 2  # sum of steps
 TOKEN_END = 3  # end of the last step that decoded
 BIN_WIDTH = 4  # of the engine's occupancy
 LOOKED = 5  # when it last looked for new requests
-CLOCKS = 6
+STARTED = 6  # when the host has started all kernels of the last step with prompts
+CLOCKS = 7
 
 # Counts of an engine.
 HEAD, TAIL = 0, 1  # of the queue of requests, -1: none

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.analytic.inference import draft_passes, pass_model_of, pass_times
+from costmodel.analytic.lookahead import starts_ahead
 from costmodel.analytic.operator_timing import operator_timer
 from costmodel.analytic.segments import ELSEWHERE
 from costmodel.analytic.stream_times import Perturbations, stream_times
@@ -78,6 +79,7 @@ class StepPricer:
         self._without_host = replace(scenario, framework=_without_floor(scenario))
         self._timer = operator_timer(scenario, calibration)
         self.drafts, self.batches = float(drafted_tokens(plan.speculative)), plan.micro_batches
+        self.ahead = bool(np.any(starts_ahead(scenario, plan)))
         self.has_pool = scenario.parallel.expert_pool is not None
         decode, prompt = (self._work((part,)) for part in (self.decoding(1.0, 64.0), self.prompt(1.0, 64.0, 64.0)))
         names = [{operator.name for operator in work.operators()} for work in (decode, prompt)]
@@ -264,6 +266,7 @@ def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations =
         p=p,
         norms=p_norms(p),
         prompt_floor=pricer.prompt_floor(),
+        ahead=pricer.ahead,
         pool=pool,
         batches=pricer.batches,
         pooled=pooled,
