@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import yaml
 
 import costmodel
 from costmodel.analytic.lookahead import hidden_starts
-from costmodel.quantities import Array
 from costmodel.serving.loop import with_starts
 from costmodel.serving.state import CLOCKS, Engine
 
 
-def pipeline(prompts: Array, host: float, device: float, decoding: float) -> float:
+def pipeline(prompts: npt.NDArray[np.bool_], host: float, device: float, decoding: float) -> float:
     """Return the time of a row of steps: the host starts step i when it has started i - 1 and i - 2 has ended."""
     started = ended = before = 0.0
     for has_prompt in prompts:
@@ -62,14 +62,19 @@ def test_a_lone_prompt_hides_the_step_before_it_or_all_that_the_host_takes_longe
 
 def test_hidden_starts_broadcast() -> None:
     share, idle = np.array([[0.0], [0.4], [1.0]]), np.array([0.0, 0.01, 0.06])
-    found = hidden_starts(share, idle, 0.04, 0.025)
-    assert np.shape(found) == (3, 3)
+    found = np.asarray(hidden_starts(share, idle, 0.04, 0.025))
+    assert found.shape == (3, 3)
     assert found[1, 2] == hidden_starts(0.4, 0.06, 0.04, 0.025)
 
 
 def served(folder: Path, **changes: Any) -> costmodel.Workload:
     """Return DeepSeek-V3 in FP8 on eight B200 under TensorRT-LLM, with short outputs."""
-    run: dict[str, Any] = {"phase": "serving", "cluster": "nodes/hgx-b200", "framework": "trt-llm", "parallel": {"tp": 8}}
+    run: dict[str, Any] = {
+        "phase": "serving",
+        "cluster": "nodes/hgx-b200",
+        "framework": "trt-llm",
+        "parallel": {"tp": 8},
+    }
     run |= {"input_tokens": 1024, "output_tokens": 64, "concurrency": 32}
     run |= {"precision": {"compute": "fp8-inference", "fallback": "bf16"}, **changes}
     content = {"schema": "costmodel/workload@1", "model": "models/deepseek-v3", "scenarios": {"run": run}}
