@@ -55,7 +55,10 @@ def test_each_scenario_says_what_its_times_rest_on(run) -> None:
     lines = run("simulate", "deepseek_v3").out.splitlines()
     at = lines.index("Where the times come from (share of time by basis)")
     assert lines[at + 1].startswith("  training: ")
-    assert "  decode_ep_bound: roofline" in lines[at:]
+    shown = lines[at + 1 : lines.index("Where the time goes")]
+    assert [line.split(":")[0].strip() for line in shown] == ["training", "prefill", "decode", "decode_4k"]
+    alone = run("simulate", "deepseek_v3", "--scenario", "decode_ep_bound").out  # a formula, exact beside others
+    assert "roofline" in alone
 
 
 def test_explain_says_the_basis_of_the_shape(run) -> None:
