@@ -191,10 +191,12 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             for behind in (table.behind_ranks, table.full_behind)
         )
         full = _last(served_full, axis)
-        capacity = self._most / full
+        full_steps = table.with_prompts, table.decode_only + table.full_behind
+        capacity = minimum(self._most / full, _last(states.throughput(*full_steps), axis))
         load = rate / capacity
         alone = minimum(plan.arrival_scv, 1.0)
-        reached = (self._nodes - alone) / served
+        started = states.throughput(table.with_prompts, table.decode_only + table.behind_ranks)
+        reached = minimum((self._nodes - alone) / served, started)
         place = _Place.at(reached, where(load < 1.0, rate, np.inf), axis)
         running = place.read(self._nodes)
         behind = where(load < 1.0, place.read(table.behind_ranks), _last(table.full_behind, axis))

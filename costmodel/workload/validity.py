@@ -214,6 +214,14 @@ def _ffn_rules(scenario: Scenario, ffn: DenseFfn | MoeFfn) -> Iterator[Rule]:
         f"a token cannot visit {ffn.top_k} of {shown(ffn.experts)} experts",
         "choose at least top_k experts",
     )
+    communication, framework = scenario.communication, scenario.framework
+    if communication.exchange != framework.expert_exchange and not isinstance(scenario.plan, Training):
+        yield Rule(
+            "communication",
+            parallel.ep > 1,
+            f"{framework.name} exchanges no tokens of experts where ep is 1, and runs its own kernels",
+            "leave out `exchange` and `mode`, or raise `ep`",
+        )
     tensor = parallel.etp
     yield divides_rule("parallel.tp", tensor, ffn.intermediate, "the experts' intermediate width")
     one = ffn.intermediate if ffn.shared_intermediate is None else ffn.shared_intermediate
