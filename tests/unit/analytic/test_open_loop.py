@@ -59,6 +59,19 @@ def test_the_highest_stable_rate_is_that_of_a_closed_loop_of_all_seats() -> None
     assert replicas == pytest.approx(4 * full["requests_per_second"], rel=1e-9)
 
 
+@pytest.mark.parametrize("output_tokens", [2.0, 8.0, 64.0])
+def test_steps_start_no_more_prompts_than_their_tokens_hold_however_short_outputs_are(output_tokens: float) -> None:
+    short = replace(OPEN, input_tokens=256.0, output_tokens=output_tokens)
+    found = metrics(short)
+    step = short.input_tokens + output_tokens - 1.0  # tokens of a request, of which a step has 512
+    (alone,) = (metrics(replace(short, rate=1e-9)),)
+    assert found["highest_stable_rate"] <= 512.0 / step / alone["tpot"]
+    full = metrics(replace(SERVING, concurrency=64.0, scheduler=SEATS, input_tokens=256.0, output_tokens=output_tokens))
+    assert found["highest_stable_rate"] == pytest.approx(full["requests_per_second"], rel=1e-9)
+    near = metrics(replace(short, rate=0.99 * found["highest_stable_rate"]))
+    assert near["ttft"] < 200.0 * alone["ttft"]
+
+
 def test_one_seat_is_a_single_server() -> None:
     """M/D/1 [Pollaczek and Khinchine]: load/(2*(1 - load)) services of waiting."""
     single = replace(OPEN, scheduler=Scheduler(max_num_seqs=1.0, token_budget=2048.0))

@@ -102,6 +102,15 @@ def test_a_framework_is_refused_on_an_architecture_that_it_does_not_run_on() -> 
         assert broken(replace(chosen, framework=replace(chosen.framework, not_on=(beginning,)))) == told
 
 
+def test_deepep_is_refused_where_an_engine_that_gathers_has_no_ranks_of_experts() -> None:
+    chosen = scenario(DECODE, MOE_MODEL, Parallelism(dp=4.0))
+    gathers = replace(chosen, framework=replace(chosen.framework, expert_exchange="gather"))
+    assert gathers.communication.exchange == "all_to_all"
+    assert broken(gathers) == {"communication"}
+    assert broken(replace(gathers, parallel=Parallelism(dp=4.0, ep=4.0))) == set()
+    assert broken(chosen) == set()  # a framework that exchanges by default runs so at any degree
+
+
 def test_formats_that_a_framework_lacks_are_refused_wherever_they_stand() -> None:
     chosen = scenario(DECODE, MOE_MODEL, Parallelism())
     lacking = replace(chosen, framework=replace(chosen.framework, not_formats=("fp8",)))
