@@ -167,7 +167,7 @@ def _count(request: Request, item: str, text: str | None) -> int:
     if text is None:
         raise _wrong(request, f"{item} does not say how many values", f"write {item}:8")
     if not re.fullmatch(r"\s*\d{1,18}\s*", text) or int(text) < 2:
-        raise _wrong(request, f"{text.strip()!r} is no number of values", "write a whole number of at least 2")
+        raise _wrong(request, f"{text.strip()!r} is no number of values", "write how many, at least 2, not a step")
     if int(text) > MOST_VALUES:
         raise _wrong(request, f"has {int(text):,} values, {MOST_VALUES:,} are the most", "write a coarser range")
     return int(text)
