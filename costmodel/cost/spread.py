@@ -109,7 +109,7 @@ class Agreement:
 
     h_leading: what the leading fit expects of itself; s: how far the fits that are joined lie from their mean. Where
     they agree, they are nearer than each expects to be; where they do not, not all can be right. From
-    `calibrations/joined`.
+    `calibrations/agreement`.
     """
 
     claimed: float
