@@ -4,7 +4,7 @@ Sources, each the engine's own: SGLang: sgl-project/sgl-cookbook, data/optimal-c
 (eight H200 and B200 in FP8, four and eight B200 in FP4; few users: 4 to 8, many: 16 to 128); TensorRT-LLM:
 NVIDIA/TensorRT-LLM, examples/configs/database (DeepSeek-R1-0528 and gpt-oss-120b on B200); vLLM: vllm-project/recipes,
 OpenAI/GPT-OSS.md (Blackwell), GPT-OSS_Hopper.yaml and GPT-OSS_Blackwell.yaml as of vLLM 0.13 (`async-scheduling`).
-No measured time is read (docs/decisions/0256-deployments-as-documented.md).
+No measured time is read (docs/decisions/0256-settings-of-benchmarks.md).
 """
 
 from __future__ import annotations

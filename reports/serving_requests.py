@@ -5,7 +5,7 @@ ConstantLoadTimer); ten groups of ten prompts, each group with one system prompt
 equal gaps, ShareGPT's lengths as below, prompts that share nothing.
 Closed loops: each user's next request follows the last one, ten requests a user, lengths uniform between 80 and 100 %
 of the nominal ones (`vllm bench serve --random-range-ratio`, as SemiAnalysis InferenceX calls it).
-ShareGPT's requests: exponential lengths with the run's means (decision 0272).
+ShareGPT's requests: exponential lengths with the run's means (decision 0256).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ CODE = [
     *(path for folder in ("hardware", "workloads") for path in (ROOT / folder).rglob("*.yaml")),
 ]
 OTHERS = ("tests/test_internode.py", "benchmarks/llama3_h100_202412_torchtitan.md")  # DeepEP's and torchtitan's
-HISTORY = ("CHANGELOG.md", "decisions")  # they name what was there then
+HISTORY = ("CHANGELOG.md",)  # it names what was there then
 FILE = re.compile(r"(?<![\w/.-])(?:costmodel|reports|benchmarks|tests)(?:/\w+)+\.(?:py|yaml|md)\b")
 MODULE = re.compile(r"`((?:\w+/)*\w+\.py)`")
 REFERENCE = re.compile(r"docs/method\.md, sections? (\d+(?:\.\d+)?)")
