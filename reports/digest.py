@@ -99,7 +99,7 @@ def rows(measurements: Path) -> Iterator[tuple[str, Leaf]]:
             yield f"{number * EVERY}.{name}", value if isinstance(value, str) else _number(value)
 
 
-def messages(_: Path) -> Iterator[tuple[str, Leaf]]:
+def messages(_measurements: Path) -> Iterator[tuple[str, Leaf]]:
     """Yield the time of a thousand messages drawn from kinds, fabrics, ranks and sizes from 1 KiB to 1 GiB."""
     generator = np.random.default_rng(0)
     kinds = (*COLLECTIVES, *EXCHANGES)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -263,7 +264,7 @@ def _stream(shape: Shape, operands: Operands) -> Kernel:
     return Kernel(make, _STREAM_NAMES[kind])
 
 
-_ONE_INPUT = {
+_ONE_INPUT: dict[str, Callable[[Any], Any]] = {
     "silu_and_mul": functional.glu,  # the same bytes: a gate and a value in, one element out
     "rmsnorm_or_layernorm": lambda x: functional.layer_norm(x, x.shape[-1:]),
     "softmax": lambda x: torch.softmax(x, dim=-1),
