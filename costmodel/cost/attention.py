@@ -135,7 +135,8 @@ class PrefillForm:
         filled = ctas / machine.processors
         waves = maximum(filled + self.wave_tail_loss * (ceil(filled) - filled), 1.0)
         mean = mean_kv_tiles(attention, q_tiles, kv_tile)
-        mean = mean + self.masked_tiles * maximum(_causal_kv_tiles(attention, q_tiles, kv_tile) - mean, 0.0)
+        masked = where(last < attention.kv_len, _causal_kv_tiles(attention, q_tiles, kv_tile) - mean, 0.0)
+        mean = mean + self.masked_tiles * maximum(masked, 0.0)
         grid = waves * (overhead + mean / splits * step / self.compute_efficiency)
         return {
             "cta_time": p_norm(self.critical_path_p, longest, grid) / unit.clock,

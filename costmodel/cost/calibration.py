@@ -310,12 +310,13 @@ def one_call(operator: Operator) -> Operator:
         operator = operator.forward
     if is_single(operator.calls) and operator.calls == 1.0:
         return operator
-    calls = operator.calls
+    calls, last = operator.calls, operator.last_query_kv_len
     return replace(
         operator,
         qk_pairs=operator.qk_pairs / calls,
         traffic=operator.traffic / calls,
         kv_len=operator.kv_len / calls,
+        last_query_kv_len=None if last is None else last / calls,
         calls=1.0,
     )
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from attention_cores import CLOCK, PROCESSORS, RATE, machine
+from attention_cores import PREFILL as PREFILL_FORM
 from builders import (
     BF16,
     CLUSTER,
@@ -28,7 +30,7 @@ from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.stream_times import Perturbation, exposed_seconds, seconds_of, stream_times
-from costmodel.cost.calibration import ROOFLINE, Calibration
+from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.workload.architecture import HeadGroup, Pattern
@@ -256,6 +258,20 @@ def test_blocks_are_kernels_of_their_own_and_their_results_are_merged() -> None:
     assert launches["attention merge"] == pytest.approx(3e-6)
     merge = next(item.operator for item in work.forward if item.operator.name == "attention merge")
     assert merge.traffic == 3 * (BATCH * SEQUENCE / 4) * 16 * 64 * (2 + 8)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("operators", ["forward", "input_gradient"])
+def test_the_blocks_of_a_ring_take_together_one_share_of_a_long_sequence(operators: str) -> None:
+    """Each block has its own share of the keys, on the path of its last query too."""
+    form, degrees = replace(PREFILL_FORM, wave_tail_loss=1e-9), (1.0, 2.0, 4.0, 8.0, 16.0)
+    times = []
+    for cp in degrees:
+        of = context(DENSE_MODEL, Parallelism(tp=4.0, cp=cp, context="ring"), "training", 1.0, 131_072.0)
+        (kernel,) = cores(of, operators)
+        times.append(float(FamilyFit(form=form).fitted_time(form, kernel, machine()).seconds))
+        assert times[-1] >= kernel.flop / (PROCESSORS * RATE * CLOCK)
+    assert times == sorted(times, reverse=True)
+    assert times == pytest.approx([times[0] / cp for cp in degrees], rel=0.15)  # and what starts a block
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------

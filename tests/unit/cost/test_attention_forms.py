@@ -94,6 +94,8 @@ def test_tiles_that_a_window_masks_cost_their_share() -> None:
     assert visiting.time(causal, machine()).seconds == PREFILL.time(causal, machine()).seconds
     encoder = replace(causal, qk_pairs=rows * rows)  # sees more than a causal one
     assert visiting.time(encoder, machine()).seconds == PREFILL.time(encoder, machine()).seconds
+    early_and_late = replace(causal, q_len=rows / 4, qk_pairs=causal.qk_pairs / 4)  # of a rank that gathers all keys
+    assert visiting.time(early_and_late, machine()).seconds == PREFILL.time(early_and_late, machine()).seconds
 
 
 def test_one_block_takes_its_key_tiles_one_after_another() -> None:
