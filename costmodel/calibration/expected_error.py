@@ -23,6 +23,7 @@ VERSION, STAND_IN = "version", "stand_in"  # another build of the library on the
 TUNED = "tuned"  # of layers of experts for which an engine ships tiles that were tuned on the device
 ALIKE = math.log(2.0)  # chosen: `distance` of dies of one architecture that are as large; others are five times farther
 BALANCE = math.log(2.0)  # chosen: of peak over bandwidth, from which on other terms than at home bound a kernel
+EQUAL = 0.01  # chosen: datasheets round peaks and bandwidths to it
 _AMD = ("cdna", "rdna")
 _UNITS = ("bf16", "fp16", "fp32")  # that tell the balance of a device, the first that it has
 
@@ -54,6 +55,22 @@ def distance(own: DeviceFile, other: DeviceFile) -> float:
     return sum(math.inf if math.isnan(step) else step for step in steps)
 
 
+def has_equal_compute(own: DeviceFile, other: DeviceFile) -> bool:
+    """Tell whether two devices of a die compute alike: as many processors at one peak, on the same power."""
+    same = own.processors == other.processors and own.power.tdp == other.power.tdp
+    return same and math.isclose(_peak(own), _peak(other), rel_tol=EQUAL)
+
+
+def has_equal_memory(own: DeviceFile, other: DeviceFile) -> bool:
+    """Tell whether the memories of two devices have the same bandwidth."""
+    return math.isclose(bandwidth_of(own), bandwidth_of(other), rel_tol=EQUAL)
+
+
+def bandwidth_of(device: DeviceFile) -> float:
+    """Return the bandwidth of a device's memory [B/s]."""
+    return float(device.memory[-1].bandwidth or math.nan)
+
+
 def cycle_rate(device: DeviceFile) -> float:
     """Return the FLOP of a processor in a cycle."""
     return _peak(device) / float(device.clock.tensor_reference) / float(device.processors)
@@ -61,7 +78,7 @@ def cycle_rate(device: DeviceFile) -> float:
 
 def bytes_per_cycle(device: DeviceFile) -> float:
     """Return what the memory gives a processor in a cycle [B]."""
-    return float(device.memory[-1].bandwidth or math.nan) / _processor_cycles(device)
+    return bandwidth_of(device) / _processor_cycles(device)
 
 
 def memory_step(own: DeviceFile, other: DeviceFile) -> tuple[float, float]:
@@ -154,7 +171,7 @@ class StepErrors:
 
 def _log_balance(device: DeviceFile) -> float:
     """Return the logarithm of a device's peak over its memory's bandwidth [FLOP/B]."""
-    return math.log(_peak(device) / float(device.memory[-1].bandwidth or math.nan))
+    return math.log(_peak(device) / bandwidth_of(device))
 
 
 def _peak(device: DeviceFile) -> float:

@@ -12,9 +12,13 @@ from typing import TypeVar
 import numpy as np
 
 from costmodel.calibration.expected_error import (
+    DIE,
     StepErrors,
+    bandwidth_of,
     cycle_rate,
     distance,
+    has_equal_compute,
+    has_equal_memory,
     is_of_one_maker,
     memory_step,
     relation,
@@ -22,7 +26,7 @@ from costmodel.calibration.expected_error import (
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.calibration.substitutes import COLLECTIVE, COMPANION, EXPERTS, IN_PLACE, SEND_RECV
 from costmodel.cost.attention import DecodeForm
-from costmodel.cost.calibration import FamilyFit, Form
+from costmodel.cost.calibration import FamilyFit, Form, Likeness
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.parameter import build, freeze
@@ -260,6 +264,17 @@ class FitStore:
         same = device == other
         files = (None, None) if same else (self._device_file(device), self._device_file(other))
         return relation(*files, same=same)
+
+    def likeness(self, device: str, lender: str) -> Likeness | None:
+        """Return in what a device equals another one of its die; None where it is the same, of no kin or in nothing."""
+        own, other = self._device_file(device), self._device_file(lender)
+        if own is None or other is None or self.relation(device, lender) != DIE:
+            return None
+        compute, memory = has_equal_compute(own, other), has_equal_memory(own, other)
+        if not (compute or memory):
+            return None
+        peaks = {name: float(unit.peak) for name, unit in own.math.items()}
+        return Likeness(compute=compute, memory=memory, peaks=peaks, bandwidth=bandwidth_of(own))
 
     def on_device(self, fit: FamilyFit, device: str, lender: str) -> FamilyFit:
         """Return the fit of another device as its terms go on this one.

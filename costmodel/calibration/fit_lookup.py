@@ -278,14 +278,20 @@ class FitLookup(Mapping[str, FamilyFit]):
         stands_in = bool(named) and best.role != NAMED
         is_own = best.device == self._device and not stands_in and not key.startswith(COLLECTIVE)
         wanted = (best.implementation,) if named and is_own else named
-        rivals = partial(self._rivals, key, wanted, best.source)
+        rivals = partial(self._rivals, key, wanted, best)
         away, agreement = self._search.away(key, named, best), self._store.agreement()
-        fit = replace(best.fit, error=best.error, rivals=rivals, away=away, agreement=agreement)
+        likeness = self._store.likeness(self._device, best.device)
+        fit = replace(best.fit, error=best.error, rivals=rivals, away=away, agreement=agreement, likeness=likeness)
         return replace(best, fit=fit)
 
-    def _rivals(self, key: str, wanted: tuple[str, ...], source: str) -> tuple[FamilyFit, ...]:
-        """Return the fits that may answer for a key beside that of `source`."""
-        return tuple(each.fit for each in self._all(key, wanted) if each.source != source and each.fit is not None)
+    def _rivals(self, key: str, wanted: tuple[str, ...], best: Candidate) -> tuple[FamilyFit, ...]:
+        """Return the fits that may answer for a key beside the best; those of its device equal this one as it does."""
+        likeness = self._store.likeness(self._device, best.device)
+        return tuple(
+            replace(each.fit, likeness=likeness) if each.device == best.device else each.fit
+            for each in self._all(key, wanted)
+            if each.source != best.source and each.fit is not None
+        )
 
     def _all(self, key: str, wanted: tuple[str, ...]) -> tuple[Candidate, ...]:
         """Return all that may answer for a key with their errors inside what they were made from; read once."""

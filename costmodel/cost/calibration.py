@@ -17,6 +17,7 @@ from costmodel.cost.spread import EXACT, Agreement, Spread, SpreadByShape, Unsee
 from costmodel.cost.terms import SHORTEST, Terms
 from costmodel.cost.time import Time
 from costmodel.quantities import (
+    BytesPerSecond,
     Count,
     Indices,
     Quantity,
@@ -31,7 +32,15 @@ from costmodel.quantities import (
     sum_of,
     where,
 )
-from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, Operator, clamp_sizes
+from costmodel.workload.operators import (
+    AttentionKernel,
+    Collective,
+    Elementwise,
+    Gemm,
+    MixedAttention,
+    Operator,
+    clamp_sizes,
+)
 
 ANCHORED = "anchored"  # of a whole run: by measured runs of the same site
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
@@ -70,6 +79,29 @@ NEW_GROUP = 0.25  # octaves: a group this near to a measured one along every axi
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Likeness:
+    """In what a device equals the one of its die whose fit it takes.
+
+    compute, memory: whether it does; peaks: of the device, by number format [FLOP/s]; bandwidth: of its memory.
+    """
+
+    compute: bool
+    memory: bool
+    peaks: Mapping[str, float]
+    bandwidth: BytesPerSecond
+
+    def differing(self, operator: Operator) -> Quantity:
+        """Return the share of an operator's roofline times, arithmetic and memory, in which the devices differ."""
+        if self.compute == self.memory or not isinstance(
+            operator, Gemm | AttentionKernel | MixedAttention | Elementwise
+        ):
+            return 0.0 if self.compute else 1.0
+        peak = np.inf if isinstance(operator, Elementwise) else self.peaks.get(operator.dtype, np.inf)
+        compute, memory = operator.flop / peak, operator.traffic / self.bandwidth
+        return (memory if self.compute else compute) / maximum(compute + memory, SHORTEST)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FamilyFit:
     """One operator family on one device.
 
@@ -93,6 +125,7 @@ class FamilyFit:
     rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
     agreement: how the error of joined fits follows from how far they are apart; None: the leading fit's is taken.
     away: the part of it that steps to another die, build or library cost; zero where it is of the very kernels.
+    likeness: in what this device equals the one of its die that lends the fit; None: in nothing, or none lends it.
     alike: what of the squares of both falls away for layers with tuned tiles, which another build runs as well.
     companions: fits of streams in the same rows, made together with this one, by `family/variant`.
     in_place: its kernels leave rows where they are.
@@ -118,6 +151,7 @@ class FamilyFit:
     rivals: Callable[[], Sequence[FamilyFit]] | None = None
     agreement: Agreement | None = None
     away: float = 0.0
+    likeness: Likeness | None = None
     alike: float = 0.0
     companions: Mapping[str, FamilyFit] = field(default_factory=dict)
     in_place: bool = False
@@ -127,7 +161,8 @@ class FamilyFit:
 
             log t = sum_i w_i * log t_i / sum_i w_i
             w_0   = v_0,   w_i = far * v_i,   far = (beyond^2 + away^2) / (beyond^2 + error^2)
-            v_i   = 1/d_i / (1 + step^2 sum_j 1/d_j),   d_i = error_i^2 - step^2,   j: fits of the same relation
+            v_i   = 1/d_i * (1 - k_i + k_i / (1 + step^2 sum_j k_j/d_j)),   d_i = error_i^2 - (k_i * step)^2
+            k_0   = share of the roofline in which the lending device differs,   k_i = 1;   j: fits of the same relation
 
         error_i: expected at the shape; step: its part that fits of one relation share; beyond: what the distance adds
         to this fit's own. Of such errors the mean with weights v has the least of all (generalised least squares: row
@@ -140,19 +175,31 @@ class FamilyFit:
         if self.rivals is None or not (self.away > 0.0 or is_outside):
             return self
         parts = (self, *self.rivals())
-        less = self._alike(operator)
-        far = (beyond * beyond + self.away**2 - less) / (beyond * beyond + self.error**2 - less)
+        less, own = self._alike(operator), self._equal(operator)
+        far = (beyond * beyond + self.away**2 - less) / (beyond * beyond + self.error**2 - less - own)
         admitted = (1.0, *(far,) * (len(parts) - 1))
         errors = [maximum(part.expected_error(operator), LEAST_ERROR) for part in parts]
-        weights = [share * weight for share, weight in zip(admitted, _least_error_weights(parts, errors), strict=True)]
+        weights = [
+            share * weight
+            for share, weight in zip(admitted, _least_error_weights(parts, errors, operator), strict=True)
+        ]
         total = sum_of(weights)
         precisions = [share / (error * error) for share, error in zip(admitted, errors, strict=True)]
         joined = JoinedFit.of(parts, tuple(weight / total for weight in weights), place_of_largest(precisions))
         return joined if self.agreement is None else joined.agreeing(self.agreement, is_lent=self.away > 0.0)
 
     def expected_error(self, operator: Operator) -> Quantity:
-        """Return the expected error at the shape of an operator: sqrt(error^2 - alike + unseen_half_width^2)."""
-        return hypot((self.error**2 - self._alike(operator)) ** 0.5, self.unseen_half_width(operator))
+        """Return the expected error at a shape: sqrt(error^2 - alike - equal + unseen_half_width^2)."""
+        left = self.error**2 - self._alike(operator) - self._equal(operator)
+        return hypot(left**0.5, self.unseen_half_width(operator))
+
+    def stepped(self, operator: Operator) -> Quantity:
+        """Return the share of `step` that a kernel meets: the part of it in which the fit's device differs."""
+        return 1.0 if self.likeness is None else self.likeness.differing(operator)
+
+    def _equal(self, operator: Operator) -> Quantity:
+        """Return what of the squared error falls away where what bounds a kernel is equal on the fit's device."""
+        return 0.0 if self.likeness is None else self.step**2 * (1.0 - self.stepped(operator) ** 2)
 
     def _alike(self, operator: Operator) -> Quantity:
         """Return what of the squared error falls away at a layer."""
@@ -321,14 +368,25 @@ def one_call(operator: Operator) -> Operator:
     )
 
 
-def _least_error_weights(parts: Sequence[FamilyFit], errors: Sequence[Quantity]) -> list[Quantity]:
+def _least_error_weights(
+    parts: Sequence[FamilyFit], errors: Sequence[Quantity], operator: Operator
+) -> list[Quantity]:  # fmt: skip
     """Return the weights v of `FamilyFit.at` of some fits. errors: expected at the shape, of each."""
-    steps = [(part.relation, part.step) for part in parts]
+    steps = [(part.relation, part.step, part.stepped(operator)) for part in parts]
     own = [
-        1.0 / maximum(error * error - part.step**2, LEAST_ERROR**2) for part, error in zip(parts, errors, strict=True)
+        1.0 / maximum(error * error - (met * step) ** 2, LEAST_ERROR**2)
+        for error, (_, step, met) in zip(errors, steps, strict=True)
     ]
-    shared = {step: sum_of(each for each, other in zip(own, steps, strict=True) if other == step) for step in steps}
-    return [each / (1.0 + step[1] ** 2 * shared[step]) for each, step in zip(own, steps, strict=True)]
+    shared = {
+        (relation, step): sum_of(
+            met * each for each, (other, size, met) in zip(own, steps, strict=True) if (other, size) == (relation, step)
+        )
+        for relation, step, _ in steps
+    }
+    return [
+        (1.0 - met) * each + met * each / (1.0 + step**2 * shared[relation, step])
+        for each, (relation, step, met) in zip(own, steps, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

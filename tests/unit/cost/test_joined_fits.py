@@ -11,7 +11,7 @@ import pytest
 import costmodel
 from costmodel.calibration.fit_files import framework_of
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
-from costmodel.cost.calibration import FamilyFit, JoinedFit
+from costmodel.cost.calibration import FamilyFit, JoinedFit, Likeness
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import derivation, operator_time
 from costmodel.cost.physical_bound import least_time
@@ -104,6 +104,47 @@ def test_others_are_heard_as_far_as_a_fits_error_is_not_its_own(calibration):
     assert share(0.0) == 1.0
     assert share(0.3) == pytest.approx(1.0 / (1.0 + 0.3**2 / 0.5**2))
     assert share(0.5) == pytest.approx(0.5)
+
+
+def test_a_step_counts_by_what_the_devices_differ_in(calibration):
+    """Of a kernel bound by what both have alike it is nothing, and of one bound by the other all of the step."""
+    form = calibration.fit(experts(512.0)).form
+    lent = FamilyFit(form=form, error=0.4, step=0.36, relation="die")
+    rival = replace(lent, error=math.hypot(0.36, 0.05))
+
+    def own_weight(rows: float, alike: str) -> float:
+        operator = experts(rows)
+        likeness = Likeness(compute="c" in alike, memory="m" in alike, peaks={"bf16": 1e13}, bandwidth=1e12)
+        own = replace(lent, likeness=likeness if alike else None, away=0.1, rivals=lambda: (rival,))
+        joined = own.at(operator)
+        assert isinstance(joined, JoinedFit)
+        assert math.sqrt(0.4**2 - 0.36**2) <= own.expected_error(operator) <= 0.4
+        return float(joined.weights[0])
+
+    kin = own_weight(1.0, "")
+    compute_bound, memory_bound = 1e6, 1e-3
+    assert own_weight(compute_bound, "c") == pytest.approx(own_weight(memory_bound, "m"), rel=0.05)
+    assert own_weight(compute_bound, "c") > 0.9 > 0.6 > kin
+    assert own_weight(compute_bound, "m") == pytest.approx(kin, rel=0.1)
+    assert own_weight(memory_bound, "c") == pytest.approx(kin, rel=0.1)
+    assert own_weight(memory_bound, "cm") == own_weight(compute_bound, "cm") > 0.9
+    assert all(kin < own_weight(rows, "c") < 1.0 for rows in 2.0 ** np.arange(0.0, 20.0))
+
+
+@pytest.mark.parametrize("framework", ["mosaicml", "vllm"])
+def test_less_bandwidth_leaves_products_that_compute_bounds_as_they_are(framework):
+    """A100 of 40 and 80 GB are one die on one power; no card of 300 W answers for the smaller."""
+    times = []
+    for name in ("a100-sxm-40gb", "a100-sxm-80gb"):
+        device = load_device(name)
+        one = Machine(device, framework_of(framework, Library(())), device.processors)
+        fits = load_calibration(device, one.framework)
+        products = [
+            Gemm("product", m=m, n=5120.0, k=20480.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
+            for m in (4096.0, 16384.0, 32768.0)
+        ]
+        times.append([float(operator_time(each, one, None, fits.fit(each)).seconds) for each in products])
+    assert times[0] == pytest.approx(times[1], rel=0.02)
 
 
 def test_another_build_is_no_stranger_where_tiles_were_tuned(calibration):
