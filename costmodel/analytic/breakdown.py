@@ -61,7 +61,7 @@ class BreakdownLines:
         name = base_name(timed.operator.name)
         entry = self.entries.setdefault(name, Entry(name))
         if id(timed.time) not in self._bases:
-            self._bases[id(timed.time)] = timed, timed.fit.basis_at(timed.operator)
+            self._bases[id(timed.time)] = timed, timed.fit.basis_at(timed.operator, timed.time)
         entry.add(float(timed.time.seconds) * count, exposed, timed.time.bound, self._bases[id(timed.time)][1])
         entry.add_work(count, *_work(timed.operator))
 

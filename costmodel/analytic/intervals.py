@@ -285,7 +285,7 @@ def rests_on(operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
     for timed, count in alike.values():
         seconds = count * np.nan_to_num(timed.time.seconds, posinf=0.0)
         whole = whole + seconds
-        bases = timed.fit.bases(timed.operator)
+        bases = timed.fit.bases(timed.operator, timed.time)
         for name in sorted(set(bases.reshape(-1).tolist())):
             totals[name] = totals.get(name, 0.0) + np.where(bases == name, seconds, 0.0)
     return {name: total / np.maximum(whole, np.finfo(float).tiny) for name, total in totals.items()}

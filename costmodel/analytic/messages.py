@@ -156,7 +156,7 @@ def answer(
         latency=found.latency,
         bottleneck=found.bottleneck,
         algorithm=found.algorithm,
-        basis=timed.fit.basis_at(operator),
+        basis=timed.fit.basis_at(operator, timed.time),
         bus_bytes=_bus_bytes(request, operator, links),
         equations=_equations(engine, timed),
         fit=timed.fit.source,

@@ -170,9 +170,9 @@ class AnchoredFit(FamilyFit):
         moved, left = AnchoredFit.of(self.lent.at(operator), self.anchors), self.anchors.left(operator)
         return replace(moved, left=left, spread=_NarrowedSpread(whole=moved.lent.spread, left=left))
 
-    def apart_half_width(self, time: Time) -> Quantity:
-        """Return what fits that are apart add to half of the interval of a time [log]."""
-        return self.lent.apart_half_width(time) * self.left
+    def added_half_width(self, time: Time) -> Quantity:
+        """Return what its spread and distance leave out of half of the interval of a time [log]."""
+        return self.lent.added_half_width(time) * self.left
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -205,5 +205,5 @@ class AnchoredFit(FamilyFit):
 def half_width(fit: FamilyFit, operator: Operator, time: Time) -> Quantity:
     """Return half of the 80 % interval that a fit has at an operator of a time [log]."""
     ratio = fit.spread.ratio(time.seconds, 0.0, 1.0) / fit.spread.ratio(time.seconds, 1.0, 0.0)
-    beside = np.hypot(fit.unseen_half_width(operator), fit.apart_half_width(time))
+    beside = np.hypot(fit.unseen_half_width(operator), fit.added_half_width(time))
     return np.hypot(fit.width(operator) * np.log(ratio) / 2.0, beside)

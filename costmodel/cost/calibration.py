@@ -73,7 +73,7 @@ class Form(Protocol):
 
 
 LEAST_ERROR = 1e-3  # half width: nothing is known better than this
-TIME_PARTS = ("seconds", "compute", "memory", "network", "fixed")
+TIME_PARTS = ("seconds", "compute", "memory", "network", "fixed", "apart", "beyond")
 LATEST = 4  # features that are kept: those of an operator for each of a few joined fits; grids would fill the memory
 NEW_GROUP = 0.25  # octaves: a group this near to a measured one along every axis that names it is as good as measured
 
@@ -221,37 +221,37 @@ class FamilyFit:
         """Return the files that have a part in its times."""
         return (self.source,) if self.source else ()
 
-    def bases(self, operator: Operator) -> npt.NDArray[np.str_]:
-        """Return on what the time of an operator rests, size by size.
+    def bases(self, operator: Operator, time: Time | None = None) -> npt.NDArray[np.str_]:
+        """Return on what the time of an operator rests, size by size. time: of it, where links are known.
 
         A fit is `measured` within its domain's radius of a support point, `fitted` between the smallest and largest
-        measured sizes, `extrapolated` outside.
+        measured sizes, `extrapolated` outside and where an exponent is past its measured range.
         """
         if self.form is None or self.domain is None or self.basis != "fitted":
             return np.asarray(self.basis)
         features = _features(self.form, operator)
         distance = np.inf if self.residual is None else self.residual.distance(features)
         within = np.where(np.asarray(distance) <= self.domain.radius, "measured", "fitted")
-        return np.where(self.domain.holds(features), within, "extrapolated")
+        holds = self.domain.holds(features) & (True if time is None else np.equal(time.beyond, 0.0))
+        return np.where(holds, within, "extrapolated")
 
-    def basis_at(self, operator: Operator) -> str:
+    def basis_at(self, operator: Operator, time: Time | None = None) -> str:
         """Return on what the time of an operator of one size rests."""
-        return str(self.bases(operator).item())
+        return str(self.bases(operator, time).item())
 
     def ratio(self, time: Time, seconds: Seconds, low: Quantity, high: Quantity) -> Quantity:
         """Return measured over predicted time, as `Spread.ratio` does, its ends as far away as joined fits are apart.
 
         time: of the operator; seconds: of one call.
         """
-        half = self.apart_half_width(time)
+        half = self.added_half_width(time)
         if is_single(half) and half == 0.0:
             return self.spread.ratio(seconds, low, high)
         return opened(self.spread, seconds, (low, high), half)
 
-    def apart_half_width(self, time: Time) -> Quantity:
-        """Return what fits that are apart add to half of the interval of a time [log]; nothing of one fit."""
-        del time
-        return 0.0
+    def added_half_width(self, time: Time) -> Quantity:
+        """Return what an exponent past its measured range adds to half of the interval of a time [log]."""
+        return time.beyond
 
     def width(self, operator: Operator) -> Quantity:
         """Return how wide the spread is at the shape of an operator, over what the family states."""
@@ -432,9 +432,9 @@ class JoinedFit(FamilyFit):
         """Return the files of all parts, however little they weigh."""
         return tuple(dict.fromkeys(source for part in self.parts for source in part.sources))
 
-    def bases(self, operator: Operator) -> npt.NDArray[np.str_]:
+    def bases(self, operator: Operator, time: Time | None = None) -> npt.NDArray[np.str_]:
         """Return on what the time of an operator rests, size by size."""
-        return np.asarray(self._led(lambda part: part.bases(operator)))
+        return np.asarray(self._led(lambda part: part.bases(operator, time)))
 
     def width(self, operator: Operator) -> Quantity:
         """Return how wide the spread is at the shape of an operator, over what the family states."""
@@ -446,9 +446,9 @@ class JoinedFit(FamilyFit):
         half: Quantity = self._led(lambda part: part.unseen_half_width(operator))
         return self.claimed * half
 
-    def apart_half_width(self, time: Time) -> Quantity:
-        """Return what fits that are apart add to half of the interval of a time [log]."""
-        return 0.0 if self.agreement is None else self.agreement.apart * time.apart
+    def added_half_width(self, time: Time) -> Quantity:
+        """Return the same, and what fits that are apart add [log]."""
+        return time.beyond if self.agreement is None else hypot(time.beyond, self.agreement.apart * time.apart)
 
     def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
         """Return the time of the leading fit, as long as the weighted mean of the logarithms of all.

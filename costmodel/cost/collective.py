@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
+
+import numpy as np
 
 from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import constant, fitted, mechanism
@@ -12,7 +15,7 @@ from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, message
 from costmodel.network.collectives import doublings, nccl_time, ring_transfer
 from costmodel.network.group_links import GroupLinks, require_group_links
-from costmodel.quantities import Bytes, Quantity, Seconds, log2, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Quantity, Seconds, log2, maximum, minimum, where
 from costmodel.workload.operators import Collective
 
 ALL_REDUCE = "all_reduce"
@@ -56,10 +59,13 @@ class HostBridge:
     bridge_efficiency: float = fitted("1", 0.5, 0.01, 1.0, "of the links' bandwidth where bridges are crossed at all")
     bridge_sharing: float = fitted("1", 0.5, 1e-3, 2.5, "exponent by which that falls with ranks")
     switch_ranks: int = constant("ranks behind one PCIe switch", "count", 2)
+    bridge_max_ranks: Count = constant(
+        "ranks of a node whose bridges were measured, up to which the exponent acts", "count"
+    )
 
     def narrowed(self, links: GroupLinks) -> GroupLinks:
         """Return the links of a group of a node."""
-        switches = maximum(links.ranks_per_node / self.switch_ranks, 1.0)
+        switches = maximum(minimum(links.ranks_per_node, self.bridge_max_ranks) / self.switch_ranks, 1.0)
         share = where(switches > 1.0, self.bridge_efficiency * switches ** (-self.bridge_sharing), 1.0)
         return replace(links, intra=share * links.intra)
 
@@ -97,7 +103,8 @@ class CollectiveForm:
     bare: the closed form of the kind over links of bandwidth B and latency a, with its volume and steps; of an
     all-reduce that of NCCL. Between nodes `inter_efficiency` stands for `large_efficiency`, and the steps of
     `ClusterSteps` for the latencies of `bare`, of small messages and of large ones. Over PCIe B is multiplied by
-    bridge_efficiency * (ranks / switch_ranks)^-bridge_sharing where the ranks of a node are more than `switch_ranks`.
+    bridge_efficiency * (min(ranks, bridge_max_ranks) / switch_ranks)^-bridge_sharing where the ranks of a node are more
+    than `switch_ranks`.
     """
 
     SECTION: ClassVar[str] = "8.6"
@@ -138,7 +145,18 @@ class CollectiveForm:
         seconds = self._terms(operator, links, operator.size)["t"]
         fixed = self._terms(operator, links, 0.0 * operator.size)["t"]
         has_peers = links.size > 1
-        return message(where(has_peers, seconds, 0.0), where(has_peers, minimum(fixed, seconds), 0.0))
+        return message(
+            where(has_peers, seconds, 0.0), where(has_peers, minimum(fixed, seconds), 0.0),
+            self._unlimited(operator, machine, links),
+        )  # fmt: skip
+
+    def _unlimited(self, operator: Collective, machine: Machine, links: GroupLinks) -> Seconds | None:
+        """Return the time if bridges were shared ever more past the ranks that were measured; null up to these."""
+        bridge = self.host_bridge
+        if bridge is None or not np.any((links.ranks_per_node > bridge.bridge_max_ranks) & (links.size > 1)):
+            return None
+        wider = replace(self, host_bridge=replace(bridge, bridge_max_ranks=math.inf))
+        return wider.terms(operator, machine)["t"]
 
     def terms(self, operator: Collective, machine: Machine) -> Terms:
         """Return the terms of the equation."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
+
+import numpy as np
 
 from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import constant, fitted, like
@@ -12,7 +15,7 @@ from costmodel.cost.terms import SHORTEST, Terms, p_norm
 from costmodel.cost.time import Time, message
 from costmodel.network.expert_all_to_all import TokenCopies, token_copies
 from costmodel.network.group_links import GroupLinks, require_group_links
-from costmodel.quantities import Mask, Quantity, Seconds, ceil, log2, maximum, where
+from costmodel.quantities import Count, Mask, Quantity, Seconds, ceil, log2, maximum, minimum, where
 from costmodel.workload.operators import ExpertAllToAll
 
 AXES = {"tokens": 2.0, "token_bytes": 2.0, "top_k": 2.0, "experts": 3.0, "ranks": 2.0}
@@ -94,7 +97,8 @@ class NormalForm:
         send_time  = tokens / senders * (token_latency + copies_sent * token_bytes / send_bandwidth)
         copies_sent = copies to ranks + forward_cost * inter_copies
         intra_time = tokens * intra_copies * token_bytes / (intra_efficiency * B_in)
-        inter_time = tokens * inter_copies * token_bytes / (inter_efficiency * B_out) * max(nodes/2, 1)^fabric_exponent
+        inter_time = tokens * inter_copies * token_bytes / (inter_efficiency * B_out) * fabric_slowdown
+        fabric_slowdown = max(min(nodes, fabric_max_nodes)/2, 1)^fabric_exponent
     """
     AXES: ClassVar[dict[str, float]] = AXES
 
@@ -111,10 +115,16 @@ class NormalForm:
 
     inter_hops: float = constant("messages between nodes that wait for one another, by the kernels' source", "1")
     processors: int = constant("processors that send where a scenario holds none for communication", "count")
+    fabric_max_nodes: Count = constant(
+        "nodes of the widest group that was measured, up to which the exponent acts", "count", variable="nodes"
+    )
 
     def time(self, operator: ExpertAllToAll, machine: Machine) -> Time:
         """Return the time of one direction; zero in a group of one."""
-        return _message(self.terms(operator, machine), _links(operator, machine))
+        links = _links(operator, machine)
+        is_wider = np.any(links.nodes > self.fabric_max_nodes)
+        unlimited = replace(self, fabric_max_nodes=math.inf).terms(operator, machine) if is_wider else None
+        return _message(self.terms(operator, machine), links, unlimited)
 
     def terms(self, operator: ExpertAllToAll, machine: Machine) -> Terms:
         """Return the terms of the equation."""
@@ -125,13 +135,14 @@ class NormalForm:
         sent = copies.reached + self.forward_cost * copies.inter
         send = operator.tokens / senders * (self.token_latency + sent * operator.token_bytes / self.send_bandwidth)
         intra, inter = _wire_times(operator, links, copies, self.intra_efficiency, self.inter_efficiency)
-        inter = inter * maximum(links.nodes / 2.0, 1.0) ** self.fabric_exponent
+        slowdown = maximum(minimum(links.nodes, self.fabric_max_nodes) / 2.0, 1.0) ** self.fabric_exponent
+        inter = inter * slowdown
         latency = _links_latency(self, links, links.nodes > 1)
         return {
             "fixed_time": self.launch + latency + self.rank_latency * links.size,
             "busy_time": p_norm(self.overlap_p, SHORTEST, send, intra, inter), "links_latency": latency,
             "send_time": send, "intra_time": intra, "inter_time": inter, "senders": senders, "copies_sent": sent,
-            "intra_copies": copies.intra, "inter_copies": copies.inter,
+            "intra_copies": copies.intra, "inter_copies": copies.inter, "fabric_slowdown": slowdown,
         }  # fmt: skip
 
     def features(self, operator: ExpertAllToAll) -> Features:
@@ -160,9 +171,11 @@ def _links_latency(form: LowLatencyForm | NormalForm, links: GroupLinks, uses_ni
     return links.intra_latency + where(uses_nic, outside, 0.0)
 
 
-def _message(terms: Terms, links: GroupLinks) -> Time:
+def _message(terms: Terms, links: GroupLinks, unlimited: Terms | None = None) -> Time:
+    """Return the time of some terms. unlimited: those of an exponent that acts past its measured range."""
     fixed, has_peers = terms["fixed_time"], links.size > 1
-    return message(where(has_peers, fixed + terms["busy_time"], 0.0), where(has_peers, fixed, 0.0))
+    wider = None if unlimited is None else where(has_peers, fixed + unlimited["busy_time"], 0.0)
+    return message(where(has_peers, fixed + terms["busy_time"], 0.0), where(has_peers, fixed, 0.0), wider)
 
 
 def _features(operator: ExpertAllToAll) -> Features:

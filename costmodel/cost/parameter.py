@@ -40,10 +40,15 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """What a library's source or the plan of a fit states. unit: as of a `Parameter`; blank where it is no quantity."""
+    """What a library's source or the plan of a fit states, or the rows of the fit.
+
+    unit: as of a `Parameter`; blank where it is no quantity. variable: of the links of a group, whose largest measured
+    value it is; blank where no row says it.
+    """
 
     meaning: str
     unit: str = ""
+    variable: str = ""
 
     @property
     def dimension(self) -> str | None:
@@ -97,9 +102,9 @@ def optional(unit: str, start: float, low: float, high: float, meaning: str) -> 
     return field(default=0.0, metadata={_DECLARED: Parameter(unit, start, low, high, meaning)})
 
 
-def constant(meaning: str, unit: str = "", default: Any = MISSING) -> Any:
+def constant(meaning: str, unit: str = "", default: Any = MISSING, variable: str = "") -> Any:
     """Return the field of a constant."""
-    return field(default=default, metadata={_DECLARED: Constant(meaning, unit)})
+    return field(default=default, metadata={_DECLARED: Constant(meaning, unit, variable)})
 
 
 def record(made: type, prefix: str) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.quantities import Mask, Quantity, Seconds, is_single, maximum, minimum, where
+from costmodel.cost.terms import SHORTEST
+from costmodel.quantities import Mask, Quantity, Seconds, is_single, log, maximum, minimum, where
 
 BOUNDS = ("compute", "memory", "network", "latency", "capacity")
 
@@ -15,7 +16,8 @@ class Time:
 
     compute: the time that a kernel is busy, as long as `memory` where device memory is what keeps it busy; network: the
     wire; fixed: launch or message latency, which adds to the slowest of the others. apart: of a time that several fits
-    give together, how far they lie from their mean, a standard deviation [log].
+    give together, how far they lie from their mean, a standard deviation [log]. beyond: how far an exponent past its
+    measured range would move it, which is half of an 80 % interval [log].
     """
 
     seconds: Seconds
@@ -24,6 +26,7 @@ class Time:
     network: Seconds = 0.0
     fixed: Seconds = 0.0
     apart: Quantity = 0.0
+    beyond: Quantity = 0.0
 
     def scaled(self, factor: Quantity) -> Time:
         """Return a time and parts that are `factor` times as long."""
@@ -31,12 +34,14 @@ class Time:
             return self
         return Time(
             self.seconds * factor, self.compute * factor, self.memory * factor, self.network * factor,
-            self.fixed * factor, self.apart,
+            self.fixed * factor, self.apart, self.beyond,
         )  # fmt: skip
 
     def after(self, fixed: Seconds) -> Time:
         """Return the time that begins `fixed` seconds later."""
-        return Time(self.seconds + fixed, self.compute, self.memory, self.network, self.fixed + fixed, self.apart)
+        return Time(
+            self.seconds + fixed, self.compute, self.memory, self.network, self.fixed + fixed, self.apart, self.beyond
+        )  # fmt: skip
 
     @property
     def bound(self) -> str:
@@ -68,6 +73,10 @@ def busy_kernel(fixed: Seconds, busy: Seconds, memory: Seconds, p: Quantity) -> 
     return Time(fixed + busy, compute=busy, memory=where(bound, busy, minimum(memory, busy)), fixed=fixed)
 
 
-def message(total: Seconds, latency: Quantity) -> Time:
-    """Return a communication of `total` seconds, of which `latency` are fixed."""
-    return Time(total, network=total - latency, fixed=latency)
+def message(total: Seconds, latency: Quantity, unlimited: Seconds | None = None) -> Time:
+    """Return a communication of `total` seconds, of which `latency` are fixed.
+
+    unlimited: what it would take if exponents acted past their measured range (null: none does).
+    """
+    beyond = 0.0 if unlimited is None else log(maximum(unlimited, total, SHORTEST) / maximum(total, SHORTEST))
+    return Time(total, network=total - latency, fixed=latency, beyond=beyond)

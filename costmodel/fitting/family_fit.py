@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,7 +13,7 @@ from costmodel.cost.calibration import ROOFLINE, FamilyFit, Form
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
-from costmodel.cost.parameter import build, parameters
+from costmodel.cost.parameter import Constant, build, declarations, parameters
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.fitting.bump_refinement import refine_bumps
 from costmodel.fitting.growth import FittedRows, growing
@@ -64,6 +65,15 @@ class Recipe:
     def lengths(self) -> Array:
         """Return the lengths of bumps along the axes before they are scaled [octaves]."""
         return np.array(list(self.kind.AXES.values()))
+
+    def within(self, samples: Samples) -> Recipe:
+        """Return the recipe with the ranges of the rows, up to which the form's exponents act, among its constants."""
+        ranges = {
+            name: math.ceil(max(float(np.max(value)) for value in samples.links(known.kind.variable)))
+            for name, known in declarations(self.kind).items()
+            if isinstance(known.kind, Constant) and known.kind.variable
+        }
+        return replace(self, constants={**ranges, **self.constants})
 
     def build(self, values: Mapping[str, float]) -> Form:
         """Return the form with these parameters."""
@@ -137,6 +147,7 @@ class FamilyFitResult:
 
 def fit_family(samples: Samples, recipe: Recipe) -> FamilyFitResult:
     """Return the fit of a family with its cross-validated errors."""
+    recipe = recipe.within(samples)
     fold_of_row = fold_numbers(samples.groups)
     predictions = {name: np.empty(len(samples)) for name in ("roofline", "shape_only", "form")}
     folds = []

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from costmodel.cost.calibration import Calibration, FamilyFit, Form
 from costmodel.cost.operator_time import likely_time
 from costmodel.measurements.row_group import OperatorRows
-from costmodel.quantities import Array, Indices
+from costmodel.network.group_links import require_group_links
+from costmodel.quantities import Array, Indices, Quantity
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 
@@ -100,6 +101,12 @@ class Samples:
                 shape = (len(features), len(part.rows))
                 columns[i].append(np.stack([np.broadcast_to(value, shape[1:]) for value in features], axis=1))
         return [np.concatenate(column) for column in columns]
+
+    def links(self, variable: str) -> Iterator[Quantity]:
+        """Yield a number of the links of every fitted message's group."""
+        for part, own, _ in self.targets():
+            for operator in own:
+                yield getattr(require_group_links(operator.group, part.cluster, operator.name), variable)
 
     @property
     def repeats(self) -> int:

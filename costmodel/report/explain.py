@@ -226,7 +226,7 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
         work=work_section(operator),
         inputs=inputs_of(timed, scenario), parameters={} if fit.form is None else _parameters(fit.form), terms=terms,
         parts={part: float(seconds) for part, seconds in parts.items() if float(seconds)},
-        time=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator),
+        time=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator, time),
         origins=origins_of(workload, scenario, timed, None if pool is None else _part(operator.name)),
         considered=_considered(calibration, operator),
         notes=(*calibration.told([operator]), *((_ANCHORED,) if fit.basis == ANCHORED else ())),

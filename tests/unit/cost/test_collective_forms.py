@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,16 +10,22 @@ import pytest
 from builders import FRAMEWORK
 from pydantic import ValidationError
 
+from costmodel.calibration.fit_files import read
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.collective import ClusterSteps, CollectiveForm, CustomAllReduce, HostBridge, Nvls
 from costmodel.cost.expert_all_to_all import LowLatencyForm, NormalForm
+from costmodel.cost.form_registry import FORMS as FORMS_BY_KIND
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import declarations
+from costmodel.cost.residual import Domain
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.network.expert_all_to_all import token_copies
 from costmodel.network.group_links import require_group_links
+from costmodel.schema.calibration import FitsFile
 from costmodel.schema.files import load_node
 from costmodel.schema.forms import FORM_FILES
+from costmodel.schema.references import Library
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group
 
 NODE = load_node("hgx-h800")
@@ -41,7 +48,7 @@ NORMAL = NormalForm(
     launch=2e-5, inter_hops=2.0, inter_setup=9e-6, rank_latency=1e-6, token_latency=4e-7,
     send_bandwidth=2e10, forward_cost=3.0,
     intra_efficiency=0.7, inter_efficiency=0.9, fabric_exponent=0.3, overlap_p=6.0,
-    processors=20.0,
+    processors=20.0, fabric_max_nodes=8.0,
 )  # fmt: skip
 DIRECT = LowLatencyForm(
     launch=5e-6,
@@ -254,7 +261,7 @@ def test_a_message_without_a_cluster_is_an_error():
 
 def test_ranks_behind_several_switches_share_the_host_s_bridges():
     node = load_node("rtx-pro-6000-server-x8")
-    bridge = HostBridge(bridge_efficiency=0.5, bridge_sharing=1.0, switch_ranks=2)
+    bridge = HostBridge(bridge_efficiency=0.5, bridge_sharing=1.0, switch_ranks=2, bridge_max_ranks=8.0)
     bridged = replace(NCCL, nvls=None, host_bridge=bridge)
 
     def bandwidth(form: CollectiveForm, ranks: float) -> float:
@@ -273,7 +280,7 @@ def test_messages_that_the_host_stores_pass_no_bridge():
     node = replace(load_node("rtx-4090-x8"), peer_to_peer=False)
     on = Machine(node.device, FRAMEWORK, node.device.processors, cluster=Cluster("box", node, 1.0, None))
     staged = replace(NCCL, nvls=None, host_staged_efficiency=0.5)
-    bridge = HostBridge(bridge_efficiency=0.1, bridge_sharing=1.0, switch_ranks=2)
+    bridge = HostBridge(bridge_efficiency=0.1, bridge_sharing=1.0, switch_ranks=2, bridge_max_ranks=8.0)
     bridged = replace(staged, host_bridge=bridge)
     assert seconds(bridged, "all_reduce", 1e9, 8.0, on) == seconds(staged, "all_reduce", 1e9, 8.0, on)
 
@@ -320,3 +327,54 @@ def test_more_nodes_slow_their_fabric_by_its_exponent():
 
     assert per_byte(16.0) == pytest.approx(7392.0 / (0.9 * NIC.bandwidth), rel=1e-9)
     assert per_byte(64.0) == pytest.approx(4.0**0.3 * per_byte(16.0), rel=1e-9)
+
+
+def test_an_exponent_acts_up_to_the_widest_group_that_was_measured_and_widens_the_interval_past_it():
+    """Past eight nodes a byte takes what it does on eight; half of the interval is how far the exponent would go."""
+    fit = FamilyFit(form=NORMAL, basis="fitted", domain=Domain(np.full(5, -100.0), np.full(5, 100.0), 1.0))
+
+    def at(nodes: float) -> tuple[float, float, str]:
+        exchange = operator("normal", 1e9, 8.0 * nodes)
+        terms, time = NORMAL.terms(exchange, machine()), NORMAL.time(exchange, machine())
+        low, high = (fit.ratio(time, time.seconds, *end) for end in ((1.0, 0.0), (0.0, 1.0)))
+        assert math.log(high) == pytest.approx(-math.log(low)) == pytest.approx(float(time.beyond))
+        return float(terms["inter_time"] / terms["inter_copies"]), float(time.beyond), fit.basis_at(exchange, time)
+
+    (eight, none, basis), (sixteen, some, _), (thirty_two, more, extrapolated) = map(at, (8.0, 16.0, 32.0))
+    assert eight == pytest.approx(sixteen, rel=1e-12) == pytest.approx(thirty_two, rel=1e-12)
+    assert none == 0.0 < some < more <= 0.3 * math.log(4.0)
+    assert more == pytest.approx(0.3 * math.log(4.0), rel=0.1)  # links between nodes take nearly all of the time
+    assert (basis, extrapolated) == ("fitted", "extrapolated")
+    grid = NORMAL.time(replace(operator("normal", 1e9, 8.0), group=Group(8.0 * np.array([8.0, 16.0]))), machine())
+    assert np.asarray(grid.beyond).tolist() == pytest.approx([none, some])
+
+
+def test_bridges_are_shared_up_to_the_ranks_that_were_measured():
+    node = replace(load_node("rtx-pro-6000-server-x8"), count=16.0)
+    on = Machine(node.device, FRAMEWORK, node.device.processors, cluster=Cluster("box", node, 1.0, None))
+    bridge = HostBridge(bridge_efficiency=0.5, bridge_sharing=1.0, switch_ranks=2, bridge_max_ranks=8.0)
+    bridged, few = (replace(NCCL, nvls=None, host_bridge=replace(bridge, bridge_max_ranks=r)) for r in (8.0, 16.0))
+    eight, sixteen = (bridged.time(operator("all_reduce", 1e9, ranks), on) for ranks in (8.0, 16.0))
+    assert sixteen.seconds < 1.1 * eight.seconds
+    assert eight.beyond == 0.0
+    assert sixteen.beyond == pytest.approx(math.log(2.0), rel=0.01)
+    assert few.time(operator("all_reduce", 1e9, 16.0), on).seconds == pytest.approx(2 * sixteen.seconds, rel=0.01)
+
+
+@pytest.mark.parametrize("form", FORMS_BY_KIND.values(), ids=FORMS_BY_KIND)
+def test_every_exponent_of_a_form_has_a_range(form):
+    """All but those of a share, which is one at most: the switch between two protocols."""
+    known = declarations(form)
+    exponents = [name for name, each in known.items() if each.kind.meaning.startswith("exponent")]
+    limits = [name for name, each in known.items() if "up to which the exponent acts" in each.kind.meaning]
+    assert len(limits) == len(set(exponents) - {"switch_sharpness"})
+
+
+def test_the_shipped_exchanges_end_their_exponent_where_rows_do():
+    """All tables are of nodes of eight devices."""
+    library = Library(())
+    names = [name for name in library.names("calibrations") if "/deepep" in name and "-moe" not in name]
+    files = [read(library, "calibrations", name, FitsFile) for name in names]
+    fits = [fit for file in files for fit in file.families.values() if fit.form and fit.form.kind == "normal"]
+    assert len(fits) >= 12
+    assert all(8.0 * float(fit.form.fabric_max_nodes) == float(fit.domain["ranks"][1]) for fit in fits)

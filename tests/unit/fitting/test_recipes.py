@@ -1,0 +1,30 @@
+"""What the rows of a fit say of its form beside the parameters."""
+
+from __future__ import annotations
+
+import numpy as np
+from builders import CLUSTER, DEVICE, FRAMEWORK
+
+from costmodel.cost.calibration import Calibration
+from costmodel.fitting.family_fit import Recipe
+from costmodel.fitting.samples import Samples
+from costmodel.measurements.row_group import OperatorRows
+from costmodel.workload.operators import ExpertAllToAll, Group
+
+
+def exchanges(ranks: float) -> OperatorRows:
+    operator = ExpertAllToAll(
+        "dispatch", tokens=np.array([128.0, 4096.0]), token_bytes=7392.0, top_k=8, experts=256.0, expert_groups=1.0,
+        group_top_k=1, group=Group(ranks), mode="normal", expert_load=1.0, family="moe_dispatch",
+    )  # fmt: skip
+    return OperatorRows("moe_dispatch", np.arange(2), DEVICE, (operator,), cluster=CLUSTER)
+
+
+def test_an_exponent_s_range_is_that_of_the_widest_group_of_the_rows() -> None:
+    node = float(CLUSTER.node.count)
+    parts = (exchanges(node), exchanges(4.0 * node))
+    samples = Samples("moe_dispatch", parts, np.ones(4), np.array(["a"] * 4, dtype=object), Calibration(), FRAMEWORK)
+    assert Recipe("normal", {"processors": 20}).within(samples).constants["fabric_max_nodes"] == 4
+    assert Recipe("low_latency").within(samples).constants == {}
+    stated = Recipe("normal", {"fabric_max_nodes": 2})  # as a plan says
+    assert stated.within(samples).constants["fabric_max_nodes"] == 2
