@@ -266,15 +266,18 @@ class FitStore:
         return relation(*files, same=same)
 
     def likeness(self, device: str, lender: str) -> Likeness | None:
-        """Return in what a device equals another one of its die; None where it is the same, of no kin or in nothing."""
+        """Return in which of compute and bandwidth a device equals another one of its die; None: in neither or both.
+
+        What tells devices apart that are equal in both is in no datasheet: a step between them may concern any kernel.
+        """
         own, other = self._device_file(device), self._device_file(lender)
         if own is None or other is None or self.relation(device, lender) != DIE:
             return None
-        compute, memory = has_equal_compute(own, other), has_equal_memory(own, other)
-        if not (compute or memory):
+        compute = has_equal_compute(own, other)
+        if compute == has_equal_memory(own, other):
             return None
         peaks = {name: float(unit.peak) for name, unit in own.math.items()}
-        return Likeness(compute=compute, memory=memory, peaks=peaks, bandwidth=bandwidth_of(own))
+        return Likeness(compute=compute, peaks=peaks, bandwidth=bandwidth_of(own))
 
     def on_device(self, fit: FamilyFit, device: str, lender: str) -> FamilyFit:
         """Return the fit of another device as its terms go on this one.

@@ -80,22 +80,19 @@ NEW_GROUP = 0.25  # octaves: a group this near to a measured one along every axi
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Likeness:
-    """In what a device equals the one of its die whose fit it takes.
+    """In which of two things, compute and the memory's bandwidth, a device equals the one whose fit it takes.
 
-    compute, memory: whether it does; peaks: of the device, by number format [FLOP/s]; bandwidth: of its memory.
+    compute: whether it is the former; peaks: of the device, by number format [FLOP/s]; bandwidth: of its memory.
     """
 
     compute: bool
-    memory: bool
     peaks: Mapping[str, float]
     bandwidth: BytesPerSecond
 
     def differing(self, operator: Operator) -> Quantity:
         """Return the share of an operator's roofline times, arithmetic and memory, in which the devices differ."""
-        if self.compute == self.memory or not isinstance(
-            operator, Gemm | AttentionKernel | MixedAttention | Elementwise
-        ):
-            return 0.0 if self.compute else 1.0
+        if not isinstance(operator, Gemm | AttentionKernel | MixedAttention | Elementwise):
+            return 1.0
         peak = np.inf if isinstance(operator, Elementwise) else self.peaks.get(operator.dtype, np.inf)
         compute, memory = operator.flop / peak, operator.traffic / self.bandwidth
         return (memory if self.compute else compute) / maximum(compute + memory, SHORTEST)
@@ -125,7 +122,7 @@ class FamilyFit:
     rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
     agreement: how the error of joined fits follows from how far they are apart; None: the leading fit's is taken.
     away: the part of it that steps to another die, build or library cost; zero where it is of the very kernels.
-    likeness: in what this device equals the one of its die that lends the fit; None: in nothing, or none lends it.
+    likeness: in what this device equals the one of its die that lends the fit; None: in nothing, in all, or none does.
     alike: what of the squares of both falls away for layers with tuned tiles, which another build runs as well.
     companions: fits of streams in the same rows, made together with this one, by `family/variant`.
     in_place: its kernels leave rows where they are.

@@ -114,7 +114,7 @@ def test_a_step_counts_by_what_the_devices_differ_in(calibration):
 
     def own_weight(rows: float, alike: str) -> float:
         operator = experts(rows)
-        likeness = Likeness(compute="c" in alike, memory="m" in alike, peaks={"bf16": 1e13}, bandwidth=1e12)
+        likeness = Likeness(compute=alike == "compute", peaks={"bf16": 1e13}, bandwidth=1e12)
         own = replace(lent, likeness=likeness if alike else None, away=0.1, rivals=lambda: (rival,))
         joined = own.at(operator)
         assert isinstance(joined, JoinedFit)
@@ -123,12 +123,11 @@ def test_a_step_counts_by_what_the_devices_differ_in(calibration):
 
     kin = own_weight(1.0, "")
     compute_bound, memory_bound = 1e6, 1e-3
-    assert own_weight(compute_bound, "c") == pytest.approx(own_weight(memory_bound, "m"), rel=0.05)
-    assert own_weight(compute_bound, "c") > 0.9 > 0.6 > kin
-    assert own_weight(compute_bound, "m") == pytest.approx(kin, rel=0.1)
-    assert own_weight(memory_bound, "c") == pytest.approx(kin, rel=0.1)
-    assert own_weight(memory_bound, "cm") == own_weight(compute_bound, "cm") > 0.9
-    assert all(kin < own_weight(rows, "c") < 1.0 for rows in 2.0 ** np.arange(0.0, 20.0))
+    assert own_weight(compute_bound, "compute") == pytest.approx(own_weight(memory_bound, "memory"), rel=0.05)
+    assert own_weight(compute_bound, "compute") > 0.9 > 0.6 > kin
+    assert own_weight(compute_bound, "memory") == pytest.approx(kin, rel=0.1)
+    assert own_weight(memory_bound, "compute") == pytest.approx(kin, rel=0.1)
+    assert all(kin < own_weight(rows, "compute") < 1.0 for rows in 2.0 ** np.arange(0.0, 20.0))
 
 
 @pytest.mark.parametrize("framework", ["mosaicml", "vllm"])
