@@ -276,7 +276,7 @@ class FitStore:
         compute = has_equal_compute(own, other)
         if compute == has_equal_memory(own, other):
             return None
-        peaks = {name: float(unit.peak) for name, unit in own.math.items()}
+        peaks = {str(name): float(unit.peak) for name, unit in own.math.items()}
         return Likeness(compute=compute, peaks=peaks, bandwidth=bandwidth_of(own))
 
     def on_device(self, fit: FamilyFit, device: str, lender: str) -> FamilyFit:

@@ -171,7 +171,7 @@ class AnchoredFit(FamilyFit):
         return replace(moved, left=left, spread=_NarrowedSpread(whole=moved.lent.spread, left=left))
 
     def added_half_width(self, time: Time) -> Quantity:
-        """Return what its spread and distance leave out of half of the interval of a time [log]."""
+        """Return what the lent fit adds to half of the interval of a time, as far as rows leave it [log]."""
         return self.lent.added_half_width(time) * self.left
 
     @property

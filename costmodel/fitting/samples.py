@@ -14,7 +14,7 @@ from costmodel.cost.operator_time import likely_time
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.network.group_links import require_group_links
 from costmodel.quantities import Array, Indices, Quantity
-from costmodel.workload.operators import Operator
+from costmodel.workload.operators import Collective, ExpertAllToAll, Operator
 from costmodel.workload.scenario import Framework
 
 Groups: TypeAlias = "npt.NDArray[np.object_]"  # of str: rows of one group are held out together
@@ -106,7 +106,8 @@ class Samples:
         """Yield a number of the links of every fitted message's group."""
         for part, own, _ in self.targets():
             for operator in own:
-                yield getattr(require_group_links(operator.group, part.cluster, operator.name), variable)
+                if isinstance(operator, Collective | ExpertAllToAll):
+                    yield getattr(require_group_links(operator.group, part.cluster, operator.name), variable)
 
     @property
     def repeats(self) -> int:
