@@ -20,6 +20,7 @@ from costmodel.quantities import Array
 from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload, resolve
 from costmodel.schema.fields import read_number
+from costmodel.schema.model_names import is_model
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree
 from costmodel.version import __version__
@@ -29,6 +30,7 @@ from costmodel.workload.plans import Serving, Training
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
+    from costmodel.analytic.model_start import ModelStart
     from costmodel.event.evaluation import EventEngine
 
 Vary: TypeAlias = "Mapping[str | tuple[str, ...], Any]"
@@ -39,14 +41,18 @@ COUNTING_LENGTH = 4096.0  # tokens of a sequence where no scenario states one: t
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
-    """A workload with everything that its files and changes say. `scenarios` are its names in order."""
+    """A workload with everything that its files and changes say. `scenarios` are its names in order.
+
+    start: where it was made of a model, what was assumed.
+    """
 
     resolved: ResolvedWorkload = field(repr=False)
     _source: str | Path | Tree = field(repr=False)
     _changes: Mapping[str, object] = field(repr=False)
-    _cluster: str | None = field(repr=False)
+    _cluster: str | tuple[str, ...] | None = field(repr=False)
     _search_path: tuple[str | Path, ...] = field(repr=False)
     _calibrations: dict[Hashable, Calibration] = field(default_factory=dict, repr=False)
+    start: ModelStart | None = None
 
     @property
     def name(self) -> str:
@@ -64,9 +70,15 @@ class Workload:
         return Library(self._search_path).roots
 
     def asked(self) -> dict[str, Any]:
-        """Return what was asked for, as text: the workload, the cluster that stands in, and the changes."""
+        """Return what was asked for, as text: the workload, the cluster that stands in or all of them, the changes."""
         changes = {path: str(value) for path, value in self._changes.items()}
-        return {"workload": self.name, "cluster": self._cluster, "changes": changes}
+        cluster = list(self._cluster) if isinstance(self._cluster, tuple) else self._cluster
+        return {"workload": self.name, "cluster": cluster, "changes": changes}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what was assumed of a model, and what the files say that is ignored, for people."""
+        return (*(self.start.lines if self.start is not None else ()), *self.resolved.notes)
 
     def evaluate(self, scenario: str, vary: Vary | None = None, engine: str = "analytic") -> Result:
         """Return one scenario, over the grid that `vary` spans.
@@ -96,17 +108,21 @@ class Workload:
         for number, axis in enumerate(axes):
             place = tuple(-1 if other == number else 1 for other in range(len(axes)))
             changes |= {path: SI(values.reshape(place)) for path, values in axis.items()}
-        resolved = resolve(
-            self._source, overrides=changes, cluster=self._cluster, search_path=self._search_path, scenarios=[scenario]
+        return self._resolve(changes, [scenario]).scenarios[scenario], shape
+
+    def _resolve(self, changes: Mapping[str, object], scenarios: Iterable[str]) -> ResolvedWorkload:
+        """Return some scenarios with all changes; the workload that a model starts names its clusters itself."""
+        cluster = self._cluster if self.start is None else None
+        return resolve(
+            self._source, overrides=changes, cluster=cluster, search_path=self._search_path, scenarios=scenarios
         )
-        return resolved.scenarios[scenario], shape
 
     def changed(self, changes: Mapping[str, object], scenarios: Iterable[str] | None = None) -> Workload:
         """Return some scenarios (default: all) with more fields changed; takes and raises what `load` does."""
-        return load(
-            self._source, set={**self._changes, **changes}, cluster=self._cluster, search_path=self._search_path,
-            scenarios=self.scenarios if scenarios is None else scenarios,
-        )  # fmt: skip
+        together = {**self._changes, **_in_si(changes)}
+        resolved = self._resolve(together, self.scenarios if scenarios is None else scenarios)
+        _warn(resolved)
+        return replace(self, resolved=resolved, _changes=together, _calibrations={})
 
     def simulate(
         self, scenarios: Iterable[str] | None = None, engine: str = "analytic", simulation: EventEngine | None = None
@@ -119,9 +135,13 @@ class Workload:
         points = self.points(scenarios, engine, simulation)
         return {
             "schema": SCHEMA, "version": __version__, "seed": self._seed(scenarios) if engine == "event" else None,
-            "engine": engine, "workload": self.name, "model": self.model(), **self._warnings(),
+            "engine": engine, "workload": self.name, "model": self.model(), **self._assumptions(), **self._warnings(),
             "scenarios": {name: point.document() for name, point in points.items()},
         }  # fmt: skip
+
+    def _assumptions(self) -> dict[str, list[str]]:
+        """Return what was assumed of a model, under its key; nothing of a workload, which says all itself."""
+        return {} if self.start is None else {"assumptions": list(self.start.lines)}
 
     def _warnings(self) -> dict[str, list[str]]:
         """Return what is implausible, under its key; nothing where all is as known."""
@@ -256,25 +276,67 @@ def load(
     path: str | Path | Tree,
     set: Mapping[str, object] | None = None,  # noqa: A002  the name that the command line uses
     *,
-    cluster: str | None = None,
+    cluster: str | Sequence[str] | None = None,
     search_path: Sequence[str | Path] = (),
     scenarios: Iterable[str] | None = None,
+    phases: Sequence[str] = (),
 ) -> Workload:
-    """Return the workload of a file, of a name under `workloads/`, or of a document.
+    """Return the workload of a file, of a name under `workloads/`, of a document, or the smallest one of a model.
 
+    A model is a name of the catalogue, a model file, a config.json or its folder, or an id in the cache of Hugging
+    Face; it needs a cluster. phases: of a model, those that run (default: prefill and decode).
     set: path of the resolved document -> value, a string with its unit or an SI number; cluster: stands for every
-    scenario's own; search_path: folders that are searched before $COSTMODEL_PATH and the package's data; scenarios:
-    those to load (default: all).
+    scenario's own, of several each scenario runs on all, as `NAME@CLUSTER`; search_path: folders that are searched
+    before $COSTMODEL_PATH and the package's data; scenarios: those to load (default: all).
     Raises InputError with every problem, each with its place and fix; warns of implausible hardware.
     """
-    changes = {
+    changes, search_path = _in_si(set or {}), tuple(search_path)
+    clusters = (cluster,) if isinstance(cluster, str) else tuple(cluster or ())
+    start = None if isinstance(path, Tree) else _start(str(path), clusters, phases, search_path, changes)
+    asked = clusters if len(clusters) > 1 else next(iter(clusters), None)
+    resolved = resolve(
+        path if start is None else start.tree, overrides=changes, cluster=asked if start is None else None,
+        search_path=search_path, scenarios=scenarios,
+    )  # fmt: skip
+    _warn(resolved)
+    source = path if start is None else start.tree
+    return Workload(resolved, source, changes, asked, search_path, start=start)
+
+
+def _start(
+    argument: str, clusters: Sequence[str], phases: Sequence[str], search_path: tuple[str | Path, ...],
+    changes: Mapping[str, object],
+) -> ModelStart | None:  # fmt: skip
+    """Return the smallest workload where a model is asked for, null for a workload."""
+    if not is_model(argument, search_path):
+        if phases:
+            Library(search_path).find_workload(argument)
+            raise InputError.single(
+                f"{argument} is a workload, whose scenarios have phases of their own", field="--phase",
+                hint="name scenarios with --scenario, or a model",
+            )  # fmt: skip
+        return None
+    if not clusters:
+        raise InputError.single(
+            f"{argument} is a model, which runs on a cluster", field="--cluster",
+            hint="add --cluster nodes/dgx-h100, or another one (`costmodel hardware list`)",
+        )  # fmt: skip
+    from costmodel.analytic.model_start import start_workload  # loads every kind of file
+
+    return start_workload(argument, clusters, phases, search_path, changes)
+
+
+def _in_si(changes: Mapping[str, object]) -> dict[str, object]:
+    """Return changes whose numbers are known to be in SI."""
+    return {
         name: SI(value) if isinstance(value, float | int | np.ndarray) and not isinstance(value, bool) else value
-        for name, value in (set or {}).items()
+        for name, value in changes.items()
     }
-    resolved = resolve(path, overrides=changes, cluster=cluster, search_path=search_path, scenarios=scenarios)
+
+
+def _warn(resolved: ResolvedWorkload) -> None:
     for problem in resolved.warnings:
-        warnings.warn(str(problem), ImplausibleInput, stacklevel=2)
-    return Workload(resolved, path, changes, cluster, tuple(search_path))
+        warnings.warn(str(problem), ImplausibleInput, stacklevel=3)
 
 
 def architecture_facts(architecture: Architecture, length: float = COUNTING_LENGTH) -> dict[str, Any]:

@@ -27,9 +27,9 @@ def too_much_for_a_device(scenario: Scenario, ledger: Ledger) -> str:
     name, relief = "KV cache" if largest == "kv_cache" else largest, _relief(scenario, plan, largest)
     devices = "the device" if scenario.devices == 1 else f"the most-loaded of {scenario.devices:,.0f} devices"
     return (
-        f"{REASONS[NO_MEMORY]}: {devices}{f' of the {pool} pool' if pool else ''} needs {_gib(ledger.total)} but has "
-        f"{_gib(capacity)} ({_gib(ledger.total - capacity)} short). Largest part: "
-        f"{name}, {_gib(parts[largest])}. {relief[0].upper()}{relief[1:]}"
+        f"{REASONS[NO_MEMORY]}: {devices}{f' of the {pool} pool' if pool else ''} needs {gib(ledger.total)} but has "
+        f"{gib(capacity)} ({gib(ledger.total - capacity)} short). Largest part: "
+        f"{name}, {gib(parts[largest])}. {relief[0].upper()}{relief[1:]}"
     )
 
 
@@ -38,8 +38,8 @@ def too_much_for_the_host(scenario: Scenario, ledger: Ledger) -> str:
     node = scenario.cluster.node
     devices = minimum(node.count, largest_layout(scenario))
     return (
-        f"{REASONS[NO_HOST_MEMORY]}: the {devices:g} devices of a node would need {_gib(ledger.on_host * devices)}, "
-        f"the host has {_gib(node.host.memory or 0.0)}; lower a share in `offload`"
+        f"{REASONS[NO_HOST_MEMORY]}: the {devices:g} devices of a node would need {gib(ledger.on_host * devices)}, "
+        f"the host has {gib(node.host.memory or 0.0)}; lower a share in `offload`"
     )
 
 
@@ -60,7 +60,7 @@ def _fuller_pool(scenario: Scenario, plan: Disaggregated) -> str:
     return max(totals, key=lambda name: float(totals[name]))
 
 
-def _gib(size: Bytes) -> str:
+def gib(size: Bytes) -> str:
     """Return a size in GiB, below 1000 to a tenth."""
     value = float(size) / GIB
     return f"{value:,.1f} GiB" if value < 1000 else f"{value:,.0f} GiB"

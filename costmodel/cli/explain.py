@@ -5,14 +5,7 @@ from __future__ import annotations
 import click
 
 from costmodel.cli.completion import names
-from costmodel.cli.options import (
-    json_option,
-    path_option,
-    print_json,
-    read_changes,
-    set_option,
-    workload_arguments,
-)
+from costmodel.cli.options import Asked, json_option, print_json, workload_options
 from costmodel.errors import InfeasibleError
 
 
@@ -24,47 +17,25 @@ from costmodel.errors import InfeasibleError
     metavar="NAME",
     help="An operator or a line of the list, or `step`: how they compose; without it all are listed.",
 )
-@click.option("--scenario", metavar="NAME", help="The scenario (default: the first).")
-@click.option(
-    "--cluster",
-    metavar="NAME",
-    shell_complete=names("clusters", "nodes", qualified=True),
-    help="Stand in for the scenario's cluster.",
-)
-@set_option
+@workload_options()
 @json_option
-@path_option
-def command(
-    *,
-    workload: str,
-    operator: str | None,
-    scenario: str | None,
-    cluster: str | None,
-    changes: tuple[str, ...],
-    as_json: bool,
-    search_path: tuple[str, ...],
-) -> int:
+def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
     """Show formula, inputs, numbers, bound and basis of one operator of WORKLOAD, or list its operators.
 
+    WORKLOAD may be a model, with --cluster. Of several scenarios the first is explained, unless --scenario names one.
     A scenario that does not fit in memory is explained as if it did; it says so, and exits with 3.
     """
     from dataclasses import asdict
 
-    from costmodel.api import load
     from costmodel.report import explain
     from costmodel.result import stored_line
     from costmodel.workload.operators import base_name
 
-    chosen = None if scenario is None else [scenario]
-    loaded = load(workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=chosen)
-    for note in loaded.resolved.notes:
-        click.echo(f"note: {note}", err=True)
-    name = loaded.scenarios[0]
+    loaded, name = asked.load_one()
     refused = explain.refused(loaded, name)
     code = 0 if refused is None else InfeasibleError.exit_code
     head = {"workload": loaded.name, "scenario": name, **({} if refused is None else {"reason": refused})}
-    again = workload_arguments(workload, cluster, changes, search_path)
-    again = f"{again} --scenario {name}" if scenario else again
+    again = f"{asked.arguments} --scenario {name}" if asked.scenarios else asked.arguments
     if operator is None:
         lines, routing = explain.lines(loaded, name), explain.routing(loaded, name)
         if as_json:

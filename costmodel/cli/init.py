@@ -41,11 +41,17 @@ def unknown_kind(kind: str, kinds: Iterable[str]) -> InputError:
 )  # fmt: skip
 @click.option("--as", "chosen", metavar="FAMILY", help="With --from: the family whose keys the config.json has.")
 @click.option("--model", metavar="NAME", help="For a workload: the model that it runs.")
-@click.option("--cluster", metavar="NAME", help="With --model: clusters/NAME or nodes/NAME.")
+@click.option(
+    "--cluster",
+    "clusters",
+    multiple=True,
+    metavar="NAME",
+    help="With --model: clusters/NAME or nodes/NAME. Repeatable.",
+)
 @click.option("--phase", "phases", multiple=True, metavar="PHASE", help="With --model: a phase to run. Repeatable.")
 @path_option
 def command(
-    *, kind: str, source: str | None, chosen: str | None, model: str | None, cluster: str | None,
+    *, kind: str, source: str | None, chosen: str | None, model: str | None, clusters: tuple[str, ...],
     phases: tuple[str, ...], search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Print a complete, valid example of KIND to start from. `costmodel schema KIND` lists all keys."""
@@ -53,8 +59,8 @@ def command(
 
     if kind not in EXAMPLES:
         raise unknown_kind(kind, EXAMPLES)
-    if model is not None or cluster is not None or phases:
-        return _init_workload(kind, model, cluster, phases, search_path)
+    if model is not None or clusters or phases:
+        return _init_workload(kind, model, clusters, phases, search_path)
     if source is None:
         folder, name = EXAMPLES[kind]
         click.echo(f"# To start from: the shipped {folder}/{name}. All keys: `costmodel schema {kind}`.")
@@ -74,17 +80,18 @@ def command(
 
 
 def _init_workload(
-    kind: str, model: str | None, cluster: str | None, phases: tuple[str, ...], search_path: tuple[str, ...]
+    kind: str, model: str | None, clusters: tuple[str, ...], phases: tuple[str, ...], search_path: tuple[str, ...]
 ) -> int:
-    """Print the smallest workload of a model on a cluster."""
-    if kind != "workload" or model is None or cluster is None:
+    """Print the smallest workload of a model on clusters."""
+    if kind != "workload" or model is None or not clusters:
         raise InputError.single(
             "--model, --cluster and --phase make a workload",
             hint="write `costmodel init workload --model NAME --cluster nodes/dgx-h100`",
         )
-    from costmodel.study.model_start import start_workload
+    from costmodel.analytic.model_start import start_workload
 
-    start = start_workload(model, cluster, phases, search_path)
-    click.echo(f"note: {start.line}", err=True)
+    start = start_workload(model, clusters, phases, search_path)
+    for line in start.lines:
+        click.echo(f"note: {line}", err=True)
     click.echo(start.text, nl=False)
     return 0

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from costmodel.cli.completion import names
 from costmodel.errors import InputError, Location, Problem
+
+if TYPE_CHECKING:
+    from costmodel.api import Workload
+    from costmodel.schema.study import Study
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,10 +36,80 @@ path_option = click.option(
 scenario_option = click.option(
     "--scenario", "scenarios", multiple=True, metavar="NAME", help="Run only this scenario. Repeatable."
 )
-cluster_option = click.option(
-    "--cluster", metavar="NAME", shell_complete=names("clusters", "nodes", qualified=True),
-    help="Run every scenario on this cluster instead: clusters/NAME or nodes/NAME.",
-)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The workload that a command's arguments name. changes: path -> text of `--set`."""
+
+    workload: str
+    scenarios: tuple[str, ...]
+    clusters: tuple[str, ...]
+    phases: tuple[str, ...]
+    changes: Mapping[str, object]
+    search_path: tuple[str, ...]
+
+    def of(self, study: Study) -> Asked:
+        """Return the same of the workload of a study."""
+        return replace(
+            self, workload=study.file.workload, scenarios=self.scenarios or tuple(study.file.scenarios),
+            changes={**study.changes, **self.changes},
+        )  # fmt: skip
+
+    def load(self, phases: tuple[str, ...] = ()) -> Workload:
+        """Return the workload of a file or a name, or the smallest one of a model; print its notes to standard error.
+
+        phases: of a model, where `--phase` names none. Raises InputError with every problem.
+        """
+        from costmodel.api import load
+        from costmodel.schema.model_names import is_model
+
+        chosen = self.phases or (phases if is_model(self.workload, self.search_path) else ())
+        loaded = load(
+            self.workload, set=self.changes, cluster=self.clusters, search_path=self.search_path,
+            scenarios=self.scenarios or None, phases=chosen,
+        )  # fmt: skip
+        for note in loaded.notes:
+            click.echo(f"note: {note}", err=True)
+        return loaded
+
+    def load_one(self) -> tuple[Workload, str]:
+        """Return the workload and the first of its scenarios; raise InputError where several were asked for."""
+        loaded = self.load()
+        if len(loaded.scenarios) > 1 and (len(self.clusters) > 1 or len(self.scenarios) > 1):
+            raise InputError.single(
+                f"shows one scenario, not {', '.join(loaded.scenarios)}",
+                hint=f"add --scenario {loaded.scenarios[0]}", field="--scenario",
+            )  # fmt: skip
+        return loaded, loaded.scenarios[0]
+
+    @property
+    def arguments(self) -> str:
+        """Return the arguments that name the same workload again, as a shell reads them."""
+        options = {"--cluster": self.clusters, "--phase": self.phases}
+        words = [word for option, values in options.items() for value in values for word in (option, value)]
+        for path, value in self.changes.items():
+            words += ["--set", f"{path}={value}"]
+        for folder in self.search_path:
+            words += ["--path", folder]
+        return shlex.join([self.workload, *words])
+
+
+def cluster_option(function: F, *, hidden: bool = False) -> F:
+    """Add `--cluster`."""
+    return click.option(
+        "--cluster", "clusters", multiple=True, metavar="NAME", hidden=hidden,
+        shell_complete=names("clusters", "nodes", qualified=True),
+        help="Run every scenario on this cluster instead: clusters/NAME or nodes/NAME. Repeatable: compares them.",
+    )(function)  # fmt: skip
+
+
+def phase_option(function: F, *, hidden: bool = False) -> F:
+    """Add `--phase`."""
+    return click.option(
+        "--phase", "phases", multiple=True, metavar="PHASE", hidden=hidden,
+        help="Of a model: prefill, decode, generate, serving or training. Repeatable; default: prefill and decode.",
+    )(function)  # fmt: skip
 
 
 def output_option(metavar: str, text: str) -> Callable[[F], F]:
@@ -47,9 +122,25 @@ def common_options(function: F) -> F:
     return set_option(json_option(path_option(function)))
 
 
-def workload_options(function: F) -> F:
-    """Add `--scenario`, `--cluster`, `--set`, `--format` and `--path`."""
-    return scenario_option(cluster_option(common_options(function)))
+def workload_options(*hidden: str) -> Callable[[F], F]:
+    """Return what adds `--scenario`, `--cluster`, `--phase`, `--set` and `--path`; the function gets `asked`.
+
+    hidden: options that the help does not list, where a command has many of its own.
+    """
+
+    def add(function: F) -> F:
+        @wraps(function)
+        def resolved(
+            *args: Any, workload: str | None, scenarios: tuple[str, ...], clusters: tuple[str, ...],
+            phases: tuple[str, ...], changes: tuple[str, ...], search_path: tuple[str, ...], **options: Any,
+        ) -> Any:  # fmt: skip
+            asked = Asked(workload or "", scenarios, clusters, phases, read_changes(changes), search_path)
+            return function(*args, asked=asked, **options)
+
+        with_phase = phase_option(cast(F, resolved), hidden="--phase" in hidden)
+        return scenario_option(cluster_option(set_option(path_option(with_phase)), hidden="--cluster" in hidden))
+
+    return add
 
 
 def json_option(function: F) -> F:
@@ -87,15 +178,6 @@ def read_changes(changes: tuple[str, ...]) -> dict[str, object]:
             raise InputError([Problem(label, path, "is given twice", "keep one of them")])
         values[path] = value
     return values
-
-
-def workload_arguments(
-    workload: str, cluster: str | None, changes: tuple[str, ...], search_path: tuple[str, ...]
-) -> str:
-    """Return the arguments that name the same workload again, as a shell reads them."""
-    named = [("--cluster", cluster)] if cluster else []
-    options = [*named, *(("--set", change) for change in changes), *(("--path", folder) for folder in search_path)]
-    return shlex.join([workload, *(word for option in options for word in option)])
 
 
 def print_json(document: object) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from costmodel.cli.options import common_options, print_json, read_changes, scenario_option, workload_arguments
+from costmodel.cli.options import Asked, json_option, print_json, workload_options
 from costmodel.errors import InfeasibleError, InputError, LayoutError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ _SEARCHED = "layouts of training, prefill, decode and servers (`phase: serving`)
 
 @click.command("search")
 @click.argument("workload", metavar="WORKLOAD|STUDY.yaml")
-@scenario_option
 @click.option(
     "--objective",
     metavar="TEXT",
@@ -32,43 +32,44 @@ _SEARCHED = "layouts of training, prefill, decode and servers (`phase: serving`)
     help="Condition to meet, e.g. `tpot <= 50 ms`. Repeatable.",
 )  # fmt: skip
 @click.option("--devices", metavar="N,N,…", help="Device counts to consider, e.g. 64,128.")
-@common_options
+@workload_options("--phase")
+@json_option
 def command(
-    *, workload: str, scenarios: tuple[str, ...], objective: str | None, constraints: tuple[str, ...],
-    devices: str | None, changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
-) -> int:  # fmt: skip
+    *, asked: Asked, objective: str | None, constraints: tuple[str, ...], devices: str | None, as_json: bool
+) -> int:
     """Find the best parallel degrees, micro-batch size, recomputation and batch size for WORKLOAD.
 
+    WORKLOAD may be a model, with --cluster and --phase as in `simulate`; several clusters are searched one by one.
     `--objective "minimise devices"` with a constraint finds the fewest devices that meet it. Anything fixed with
     `--set` (degree, batch, schedule, recomputation, ZeRO stage) is not searched. Without --devices, the number of
     devices is tp*cp*dp*pp, as in `simulate` with the same --set. Of a server at a `rate` (`phase: serving`) the search
     finds the cheapest engines and how many of them keep up, the 99th percentile of their times within the scenario's
     `slo`; without --devices, on up to 512 devices. Two pools are not searched: sweep them.
     """
-    from costmodel.api import load
     from costmodel.cli.progress import progress
+    from costmodel.schema.overrides import is_of
     from costmodel.schema.study import find_study
     from costmodel.study.search import SCHEMA, Space, searched, settings
     from costmodel.study.sweep import Wanted
 
-    study, values = find_study(workload, search_path), read_changes(changes)
+    study = find_study(asked.workload, asked.search_path)
     varied: tuple[str, ...] = ()
     wanted = Wanted({}, constraints)
     if study is not None:
-        workload, values, varied = study.file.workload, {**study.changes, **values}, study.varied
-        scenarios, objective = scenarios or tuple(study.file.scenarios), objective or study.file.objective
+        asked, varied, objective = asked.of(study), study.varied, objective or study.file.objective
         wanted = Wanted(study.file.derived, (*study.file.constraints, *constraints))
+    values = asked.changes
     pins = {path: value for path, value in values.items() if _is_pinned(path, value)}
-    others = {path: value for path, value in values.items() if path not in pins}
-    loaded = load(workload, set=others, search_path=search_path, scenarios=scenarios or None)
+    loaded = replace(asked, changes={path: value for path, value in values.items() if path not in pins}).load()
     with suppress(LayoutError):  # the workload's own layout need not be valid: others may be
         loaded.changed(pins)
-    chosen = _chosen(loaded, workload, scenarios, has_goal=bool(objective or wanted.constraints))
+    chosen = _chosen(loaded, asked, has_goal=bool(objective or wanted.constraints))
     counts = _device_counts(devices)
     results: list[SearchResult] = []
     with progress("search") as on_progress:
         for number, name in enumerate(chosen):
-            fixed = [f"{path}={value}" for path, value in pins.items() if path.split(".")[1] == name]
+            of_it = [(path.split(".", 2), value) for path, value in pins.items()]
+            fixed = [f"scenarios.{name}.{path[2]}={value}" for path, value in of_it if is_of(path[1], name)]
             result = searched(
                 workload=loaded,
                 scenario=name,
@@ -88,8 +89,7 @@ def command(
 
         for result in results:
             found = settings(loaded, result) if result.best else {}
-            asked = tuple(f"{path}={value}" for path, value in {**values, **found}.items())
-            show_search(result, workload_arguments(workload, None, asked, search_path))
+            show_search(result, replace(asked, changes={**values, **found}).arguments)
     return 0 if all(result.best for result in results) else InfeasibleError.exit_code
 
 
@@ -111,18 +111,20 @@ def _is_pinned(path: str, value: object) -> bool:
     return head == "scenarios" and rest.partition(".")[2] in (*OWN, *VARIED) and not str(value).startswith("[")
 
 
-def _chosen(loaded: Workload, name: str, scenarios: tuple[str, ...], *, has_goal: bool) -> tuple[str, ...]:
+def _chosen(loaded: Workload, asked: Asked, *, has_goal: bool) -> tuple[str, ...]:
     """Return the scenarios to search: those named, else all that have layouts; a goal needs a single one."""
+    from costmodel.schema.overrides import ON
     from costmodel.study.goals import SEARCHED
 
-    chosen = scenarios or tuple(name for name in loaded.scenarios if loaded.scenario(name).result_kind in SEARCHED)
+    searched = (name for name in loaded.scenarios if loaded.scenario(name).result_kind in SEARCHED)
+    chosen = loaded.scenarios if asked.scenarios else tuple(searched)
     if not chosen:
         raise InputError.single(
             f"no scenario can be searched: {_SEARCHED}",
             hint="sweep a study with axes, such as `parallel.tp`",
-            field=name,
+            field=asked.workload,
         )
-    if has_goal and len(chosen) > 1 and not scenarios:
+    if has_goal and len({name.partition(ON)[0] for name in chosen}) > 1 and not asked.scenarios:
         raise InputError.single(
             "an objective or a constraint applies to a single scenario",
             hint=f"add --scenario {chosen[0]}",

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import click
 
-from costmodel.cli.options import print_json, read_changes, workload_options
+from costmodel.cli.options import Asked, json_option, print_json, workload_options
 from costmodel.errors import InputError
 
 
 @click.command("sensitivity")
 @click.argument("workload")
 @click.option("--metric", required=True, metavar="NAME", help="Metric to examine, such as step_time or tpot.")
-@workload_options
-def command(
-    *, workload: str, metric: str, scenarios: tuple[str, ...], cluster: str | None, changes: tuple[str, ...],
-    as_json: bool, search_path: tuple[str, ...],
-) -> int:  # fmt: skip
+@workload_options()
+@json_option
+def command(*, asked: Asked, metric: str, as_json: bool) -> int:
     """Rank the bandwidths, peaks, latencies, clocks and capacities of the hardware by their effect on a metric.
 
     An elasticity of -0.4 means: increasing the parameter by 1 % reduces the metric by 0.4 %.
     """
-    from costmodel.api import load
+    from costmodel.analytic.model_start import DEFAULT_PHASES
+    from costmodel.analytic.model_start import PHASES as MODEL_PHASES
     from costmodel.result import PHASES
     from costmodel.schema.metrics import unit_of
     from costmodel.schema.references import suggest
     from costmodel.study.sensitivity import SCHEMA, sensitivities
 
-    loaded = load(
-        workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=scenarios or None
-    )
+    defaults = [phase for phase in DEFAULT_PHASES if metric in PHASES[phase][1]]
+    others = [phase for phase in MODEL_PHASES if metric in PHASES[phase][1]]
+    loaded = asked.load(phases=tuple(defaults or others[:1]))
     metrics = {name: PHASES[loaded.scenario(name).result_kind][1] for name in loaded.scenarios}
     with_metric = [name for name, available in metrics.items() if metric in available]
     if not with_metric:

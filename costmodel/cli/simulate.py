@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from costmodel.cli.completion import names
-from costmodel.cli.options import ENGINES, print_json, read_changes, workload_arguments, workload_options
+from costmodel.cli.options import ENGINES, Asked, json_option, print_json, workload_options
 from costmodel.errors import InfeasibleError, InputError
 
 if TYPE_CHECKING:
+    from costmodel.api import Workload
     from costmodel.event.evaluation import EventEngine
-    from costmodel.study.model_start import ModelStart
 
 
 @click.command("simulate")
@@ -38,37 +38,29 @@ if TYPE_CHECKING:
     "--workers", type=click.IntRange(1, 1024), metavar="N", hidden=True,
     help="Threads for replicas that serve independently of each other (event engine only); default: all processors.",
 )  # fmt: skip
-@click.option(
-    "--phase", "phases", multiple=True, metavar="PHASE",
-    help="Of a model: prefill, decode, generate, serving or training. Repeatable; default: prefill and decode.",
-)  # fmt: skip
-@workload_options
+@workload_options()
+@json_option
 def command(
-    *, workload: str, phases: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None, engine: str,
-    full: bool, trace: Path | None, checkpoint: Path | None, workers: int | None,
-    changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
+    *, asked: Asked, engine: str, full: bool, trace: Path | None, checkpoint: Path | None, workers: int | None,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Predict time, memory, cost and the limiting resource for each scenario of WORKLOAD (a file or a name).
 
     WORKLOAD may be a model too: a name of the catalogue, a model file, a config.json or its folder, or an id in the
     cache of Hugging Face. It then runs on --cluster in the smallest workload, as `costmodel init workload` writes it.
+    On several clusters each scenario runs on all of them, as NAME@CLUSTER.
 
     The event engine also takes --full: every rank is simulated, even identical ones; of requests --checkpoint FILE,
     which keeps the state of a run that goes on from it, and --workers N threads for replicas (default: all processors).
     """
-    from costmodel.api import event_engine, load
+    from costmodel.api import event_engine
 
     options = {"--full": full or None, "--trace": trace, "--checkpoint": checkpoint, "--workers": workers}
     name = next((name for name, value in options.items() if value is not None), None)
     if engine != "event" and name is not None:
         raise InputError.single("needs the event engine", field=name, hint="add --engine event")
-    start = _start(workload, cluster, phases, search_path)
-    loaded = load(
-        workload if start is None else start.tree, set=read_changes(changes),
-        cluster=cluster if start is None else None, search_path=search_path, scenarios=scenarios or None,
-    )  # fmt: skip
-    for note in loaded.resolved.notes:
-        click.echo(f"note: {note}", err=True)
+    loaded = asked.load()
+    _say_next(asked, loaded)
     if checkpoint is not None and len(loaded.scenarios) > 1:
         raise InputError.single("keeps one scenario", field="--checkpoint", hint="choose one with --scenario")
     threads = workers or os.cpu_count() or 1
@@ -83,41 +75,21 @@ def command(
 
     points = loaded.points(engine=engine, simulation=simulation)
     _write_trace(trace, simulation, {name: point.reason for name, point in points.items()})
-    arguments = workload_arguments(start.file if start else workload, None if start else cluster, changes, search_path)
-    show_simulation(arguments, loaded, points, detailed=bool(scenarios) or len(points) == 1, engine=engine)
+    detailed = len(points) == 1 or (bool(asked.scenarios) and len(asked.clusters) <= 1)
+    show_simulation(asked.arguments, loaded, points, detailed=detailed, engine=engine)
     return 0 if all(point.fits for point in points.values()) else InfeasibleError.exit_code
 
 
-def _start(
-    workload: str, cluster: str | None, phases: tuple[str, ...], search_path: tuple[str, ...]
-) -> ModelStart | None:
-    """Return the smallest workload where a model is asked for, and say what it assumes; null for a workload."""
-    from costmodel.schema.model_names import is_model
-    from costmodel.schema.references import Library
-
-    if not is_model(workload, search_path):
-        if phases:
-            Library(search_path).find_workload(workload)
-            raise InputError.single(
-                f"{workload} is a workload, whose scenarios have phases of their own", field="--phase",
-                hint="name scenarios with --scenario, or a model",
-            )  # fmt: skip
-        return None
-    if cluster is None:
-        raise InputError.single(
-            f"{workload} is a model, which runs on a cluster", field="--cluster",
-            hint="add --cluster nodes/dgx-h100, or another one (`costmodel hardware list`)",
-        )  # fmt: skip
-    from costmodel.study.model_start import start_workload  # loads every kind of file
-
-    start = start_workload(workload, cluster, phases, search_path)
-    click.echo(f"note: {start.line}", err=True)
-    again = " ".join(["costmodel init workload", f"--model {workload}", f"--cluster {cluster}"])
-    again += "".join(f" --phase {phase}" for phase in phases)
-    click.echo(f"note: `{again} > {start.file}` writes this workload to change it", err=True)
-    if "training" in phases:
-        click.echo(f"note: `costmodel search {start.file} --scenario training` then looks for faster layouts", err=True)
-    return start
+def _say_next(asked: Asked, loaded: Workload) -> None:
+    """Print how the workload of a model is changed, and how faster layouts of training are found."""
+    if loaded.start is None:
+        return
+    named = [("--cluster", name) for name in asked.clusters] + [("--phase", name) for name in asked.phases]
+    options = " ".join(word for option in named for word in option)
+    again = f"costmodel init workload --model {asked.workload} {options}"
+    click.echo(f"note: `{again} > {loaded.start.file}` writes this workload to change it", err=True)
+    if "training" in asked.phases:
+        click.echo(f"note: `costmodel search {asked.arguments}` then looks for faster layouts", err=True)
 
 
 def _write_trace(path: Path | None, simulation: EventEngine | None, reasons: Mapping[str, str | None]) -> None:

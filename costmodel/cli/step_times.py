@@ -7,30 +7,25 @@ from pathlib import Path
 import click
 
 from costmodel.cli.completion import names
-from costmodel.cli.options import output_option, path_option, read_changes, set_option
+from costmodel.cli.options import Asked, output_option, workload_options
 from costmodel.errors import InputError
 
 
 @click.command("step-times")
 @click.argument("workload", shell_complete=names("workloads", files=True))
-@click.option("--scenario", metavar="NAME", help="The serving scenario; not needed where there is only one.")
 @output_option("FILE", "Table to write: Parquet if it ends in .parquet (needs polars), else CSV.")
-@set_option
-@path_option
-def command(
-    workload: str, scenario: str | None, output: Path, changes: tuple[str, ...], search_path: tuple[str, ...]
-) -> int:
+@workload_options()
+def command(*, asked: Asked, output: Path) -> int:
     """Write the time of an engine's steps over decoding requests, their keys, prompt chunks, and their tokens.
 
-    The sizes go up to the scenario's limits and lengths.
+    The sizes go up to the scenario's limits and lengths. The serving scenario needs no name where it is the only one;
+    of a model (WORKLOAD, with --cluster) it is the phase `serving`.
     """
-    from costmodel.api import load
     from costmodel.schema.whole_files import write_whole
     from costmodel.serving.step_table import serving_scenario, step_columns
     from costmodel.study.tables import CSV, PARQUET, encode
 
-    chosen = None if scenario is None else (scenario,)
-    loaded = load(workload, set=read_changes(changes), search_path=search_path, scenarios=chosen)
+    loaded = asked.load(phases=("serving",))
     serving = serving_scenario([loaded.scenario(name) for name in loaded.scenarios])
     form = PARQUET if output.suffix == ".parquet" else CSV
     if form == PARQUET and not _has_polars():

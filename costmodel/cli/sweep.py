@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from costmodel.cli.options import common_options, output_option, print_json, read_changes, scenario_option
+from costmodel.cli.options import Asked, json_option, output_option, print_json, workload_options
 from costmodel.errors import InfeasibleError, InputError, visible
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the variable in which Dask's own tools look for a scheduler
@@ -21,8 +21,6 @@ ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the variable in which Dask's own tools loo
     help="Axis to vary: a comma-separated list of values or LOW..HIGH:COUNT[:log]; join paths with `;` to vary them "
          "together. Repeatable.",
 )  # fmt: skip
-@scenario_option
-@click.option("--cluster", metavar="NAME", hidden=True, help="As `--set scenarios.NAME.cluster=…` for every scenario.")
 @click.option(
     "--engine",
     type=click.Choice(["analytic", "event"]),
@@ -37,19 +35,19 @@ ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the variable in which Dask's own tools loo
          "`embedded`: start a local one.",
 )  # fmt: skip
 @output_option("DIR", "Output folder.")
-@common_options
+@workload_options("--cluster", "--phase")
+@json_option
 def command(
-    *, workload: str, varied: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None,
-    changes: tuple[str, ...], engine: str, workers: int | None, scheduler: str | None, output: Path, as_json: bool,
-    search_path: tuple[str, ...],
+    *, asked: Asked, varied: tuple[str, ...], engine: str, workers: int | None, scheduler: str | None, output: Path,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Evaluate a workload at every combination of values; writes results to DIR/points/ and the settings to
     DIR/study.json.
 
+    WORKLOAD may be a model, with --cluster NAME (repeatable: compares clusters) and --phase PHASE, as in `simulate`.
     Run the same command again to resume an interrupted sweep. --cluster-scheduler URL evaluates on a Dask cluster: its
     address, `env` for that of $DASK_SCHEDULER_ADDRESS, or `embedded` for one of --workers processes of its own.
     """
-    from costmodel.api import load
     from costmodel.cli.progress import progress
     from costmodel.schema.results import SWEEP_HINT, read_json
     from costmodel.schema.study import find_study
@@ -58,18 +56,17 @@ def command(
     from costmodel.study.points import write_sweep
     from costmodel.study.sweep import NOTHING, Wanted, plan_sweep
 
-    study = find_study(workload, search_path)
-    values = read_changes(changes)
+    study = find_study(asked.workload, asked.search_path)
     wanted = NOTHING
     if study is not None:
-        duplicate = next((path for path in values if path in study.changes), None)
+        duplicate = next((path for path in asked.changes if path in study.changes), None)
         if duplicate is not None:
-            raise InputError.single(f"is also set by the study {workload}", hint="keep one of them", field=duplicate)
-        workload, values = study.file.workload, {**study.changes, **values}
-        varied, scenarios = (*study.varied, *varied), scenarios or tuple(study.file.scenarios)
+            named = asked.workload
+            raise InputError.single(f"is also set by the study {named}", hint="keep one of them", field=duplicate)
+        asked, varied = asked.of(study), (*study.varied, *varied)
         wanted = Wanted(study.file.derived, tuple(study.file.constraints))
-    loaded = load(workload, set=values, cluster=cluster, search_path=search_path, scenarios=scenarios or None)
-    sweep = plan_sweep(loaded, varied, every=bool(scenarios), wanted=wanted, engine=engine)
+    loaded = asked.load()
+    sweep = plan_sweep(loaded, varied, every=bool(asked.scenarios), wanted=wanted, engine=engine)
     check_folder(output, sweep.document())
     scheduler = _scheduler(scheduler)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from costmodel.cli.options import print_json, read_changes, workload_options
+from costmodel.cli.options import Asked, json_option, print_json, workload_options
 from costmodel.errors import InputError
 
 
@@ -15,11 +15,9 @@ from costmodel.errors import InputError
     help="The changes: a name under workloads/levers or workloads/what_ifs, or a file of your own.",
 )  # fmt: skip
 @click.option("--lever", "names", multiple=True, metavar="NAME", help="Only this lever. Repeatable.")
-@workload_options
-def command(
-    *, workload: str | None, source: str, names: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None,
-    changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
-) -> int:  # fmt: skip
+@workload_options()
+@json_option
+def command(*, asked: Asked, source: str, names: tuple[str, ...], as_json: bool) -> int:
     """Show what each change of a list would save: alone, after those above it, and at most.
 
     The ceiling is bounded without the model: by the largest factor that the change has, and by the time of the lines
@@ -30,21 +28,17 @@ def command(
     from costmodel.study.levers import levers_of, switches, worths_of
     from costmodel.study.what_if import SCHEMA
 
-    file = levers_of(source, search_path)
+    file = levers_of(source, asked.search_path)
     switches(file, names)  # raises on an unknown name
-    if workload is None:
-        if scenarios or changes or cluster:
+    if not asked.workload:
+        if asked.scenarios or asked.changes or asked.clusters or asked.phases:
             raise InputError.single("a list of levers has no scenario", hint="name a WORKLOAD")
         if as_json:
             print_json({"schema": SCHEMA, "title": file.title, "levers": [one.model_dump() for one in file.levers]})
         else:
             show_levers(file)
         return 0
-    from costmodel.api import load
-
-    loaded = load(
-        workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=scenarios or None
-    )
+    loaded = asked.load()
     found = {name: worths_of(loaded, name, file, names) for name in loaded.scenarios}
     if as_json:
         rows = {name: [row.document() for row in rows] for name, rows in found.items()}

@@ -63,7 +63,8 @@ def show_simulation(
 def _title(workload: Workload) -> str:
     """Return what is simulated; a workload's own title does not name another cluster."""
     cluster = workload.asked()["cluster"]
-    return f"{workload.name} on {cluster}" if cluster else workload.resolved.title or workload.name
+    on = ", ".join(cluster) if isinstance(cluster, list) else cluster
+    return f"{workload.name} on {on}" if on else workload.resolved.title or workload.name
 
 
 def _show_overview(points: Mapping[str, Point]) -> None:

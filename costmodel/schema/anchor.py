@@ -93,14 +93,15 @@ class Anchors:
         """Return a reader for a workload."""
         return cls(workload, library, resolve, {}, {})
 
-    def apply(self, scenario: Scenario, tree: Tree) -> Scenario:
+    def apply(self, scenario: Scenario, tree: Tree, written: str) -> Scenario:
         """Return a scenario with the measured steps that say something of it.
 
         Those that any scenario of the workload states for the same framework on the same cluster, and those of the
-        files that it names. tree: the scenario's document. Raises InputError where a named file is of another site.
+        files that it names. tree: the scenario's document; written: its name in the workload. Raises InputError where a
+        named file is of another site.
         """
         own = tree.child("anchor")
-        stated = {**dict(self._others(scenario.name)), scenario.name: own}
+        stated = {**dict(self._others(written)), written: own}
         steps = [
             step
             for name, anchor in stated.items()

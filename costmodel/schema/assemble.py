@@ -73,7 +73,7 @@ class Assembly:
         """Return the overrides of one document of a scenario, in their order."""
         return [
             override for override in self._overrides
-            if override.target.document == document and override.target.scenario in (None, scenario)
+            if override.target.document == document and override.target.is_in(scenario)
         ]  # fmt: skip
 
     def part(

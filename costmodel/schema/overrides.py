@@ -6,6 +6,7 @@ a new value obeys the same rules, and its problems are reported at `--set path=v
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -21,6 +22,7 @@ from costmodel.schema.tree import Tree, replace_at
 
 DocumentName: TypeAlias = str  # "workload", "model", "scenario", "cluster", "node", "device" or "framework"
 
+ON = "@"  # between a scenario and its cluster, where there are several: `decode@dgx-h100`
 _OPEN = ("math", "links", "implementations")  # mappings whose keys are names, not fields
 
 
@@ -31,6 +33,10 @@ class OverrideTarget:
     scenario: str | None
     document: DocumentName
     path: tuple[str, ...]
+
+    def is_in(self, scenario: str | None) -> bool:
+        """Tell whether an override applies in a scenario; null: in the workload as a whole."""
+        return self.scenario is None or (scenario is not None and is_of(self.scenario, scenario))
 
     def for_number(self) -> OverrideTarget:
         """Return where a number goes: one for `clock` is the tensor reference clock."""
@@ -44,6 +50,30 @@ class Override:
 
     target: OverrideTarget
     value: Tree
+
+
+def runs(scenarios: Sequence[str], clusters: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """Return name of a run -> its scenario and the cluster that stands in, null for the scenario's own.
+
+    Of several clusters, each scenario runs on all, and its name tells which. Raises InputError on one given twice.
+    """
+    if len(clusters) <= 1:
+        return {name: (name, *(clusters or (None,))) for name in scenarios}  # type: ignore[dict-item]
+    short = [cluster.rpartition("/")[2] for cluster in clusters]
+    names = short if len(set(short)) == len(short) else [cluster.removeprefix("./") for cluster in clusters]
+    if len(set(names)) < len(names):
+        raise InputError.single("the same cluster is given twice", hint="keep one of them", field="--cluster")
+    words = [re.sub(r"[^\w-]", "-", name.removesuffix(".yaml")) for name in names]
+    return {
+        f"{name}{ON}{word}": (name, cluster)
+        for name in scenarios
+        for word, cluster in zip(words, clusters, strict=True)
+    }
+
+
+def is_of(named: str, scenario: str) -> bool:
+    """Tell whether a name is that of a scenario; one without a cluster is that of the runs on all clusters."""
+    return named in (scenario, scenario.partition(ON)[0])
 
 
 def read_overrides(values: Mapping[str, object], scenarios: Sequence[str]) -> list[Override]:
@@ -82,7 +112,7 @@ def _locate(path: str, scenarios: Sequence[str], label: Location | None) -> Over
         return _in_hardware(None, rest)
     if head == "scenarios" and len(rest) > 1:
         name, *below = rest
-        if name not in scenarios:
+        if not any(is_of(name, each) for each in scenarios):
             raise InputError.single(
                 f"unknown scenario {name!r}", hint=suggest(name, scenarios), field=path, location=label
             )

@@ -41,7 +41,7 @@ from costmodel.schema.number_formats import (
     shipped_formats,
     wide_weights,
 )
-from costmodel.schema.overrides import DocumentName, apply_overrides, locate, read_overrides
+from costmodel.schema.overrides import DocumentName, apply_overrides, is_of, locate, read_overrides, runs
 from costmodel.schema.references import Library, as_reference, available, suggest
 from costmodel.schema.serving import locate_files
 from costmodel.schema.strict import Strict, validate_tree
@@ -89,7 +89,7 @@ class ResolvedWorkload:
     def value(self, path: str) -> Any:
         """Return the value at a path of the document; raise InputError if there is no such path."""
         target = locate(path, list(self.scenarios))
-        return find(self.document, target, target.scenario or next(iter(self._trees)), path)
+        return find(self.document, target, self._first(target.scenario), path)
 
     def number(self, path: str) -> NumberType | None:
         """Return the type of the number at a path, null for text, a switch, a list or a mapping.
@@ -99,9 +99,12 @@ class ResolvedWorkload:
         self.value(path)
         target = locate(path, list(self.scenarios)).for_number()
         if target.document == "scenario":
-            name = target.scenario or next(iter(self.scenarios))
-            return number_at(PHASES[self.scenarios[name].plan.phase], target.path)
+            return number_at(PHASES[self.scenarios[self._first(target.scenario)].plan.phase], target.path)
         return number_at(_FILES[target.document], target.path)
+
+    def _first(self, scenario: str | None) -> str:
+        """Return the first scenario of a name, null for any; of a workload without scenarios, its only document."""
+        return next(name for name in self._trees if scenario is None or is_of(scenario, name))
 
     def origin(self, path: str) -> Location | None:
         """Return where the value at `path` was written: a file position, `--set …` or `default`; None: no such path.
@@ -113,7 +116,7 @@ class ResolvedWorkload:
             self.value(path)
         except InputError:
             return None
-        trees = self._trees[target.scenario or next(iter(self._trees))]
+        trees = self._trees[self._first(target.scenario)]
         tree = trees[target.document].at(target.path)
         return (tree.location or tree.key or _DEFAULT) if tree is not None else _DEFAULT
 
@@ -131,14 +134,14 @@ def resolve(
     workload: str | Path | Tree,
     *,
     overrides: Mapping[str, object] | None = None,
-    cluster: str | None = None,
+    cluster: str | Sequence[str] | None = None,
     search_path: Sequence[str | Path] = (),
     scenarios: Iterable[str] | None = None,
 ) -> ResolvedWorkload:
     """Return the workload of a file, of a name under `workloads/` or of a document; raise InputError with all problems.
 
     overrides: path of the resolved document -> YAML text, number or `SI`.
-    cluster: replaces the cluster of every scenario.
+    cluster: replaces the cluster of every scenario; of several, each scenario runs on all, as `NAME@CLUSTER`.
     scenarios: those to resolve, null: all.
     """
     library = Library(search_path)
@@ -157,13 +160,14 @@ def resolve_tree(
     library: Library,
     *,
     overrides: Mapping[str, object] | None = None,
-    cluster: str | None = None,
+    cluster: str | Sequence[str] | None = None,
     scenarios: Iterable[str] | None = None,
 ) -> ResolvedWorkload:
     """Return the workload of a document; raise InputError with every problem."""
     entries = tree.child("scenarios")
     scenario_trees: dict[str, Tree] = entries.value if entries is not None and entries.is_mapping else {}
-    assembly = Assembly(library, read_overrides(overrides or {}, list(scenario_trees)))
+    known = runs(list(scenario_trees), [cluster] if isinstance(cluster, str) else cluster or ())
+    assembly = Assembly(library, read_overrides(overrides or {}, list(known)))
     head = assembly.part(WorkloadFile, tree, assembly.overrides_of("workload", None))
     model: DocumentPart[ModelFile] | None = None
     with assembly.collecting_problems():
@@ -171,10 +175,12 @@ def resolve_tree(
     architecture = build_model.architecture(model.file) if model else None
     resolved: dict[str, _Resolved] = {}
     anchors = Anchors.of(tree, library, _without_anchors)
-    for scenario in _selected(list(scenario_trees), scenarios):
+    for scenario in _selected(list(known), scenarios):
+        written, where = known[scenario]
         with assembly.collecting_problems():
-            part = _scenario(assembly, scenario, scenario_trees[scenario], (architecture, model), cluster)
-            resolved[scenario] = replace(part, scenario=anchors.apply(part.scenario, part.trees["scenario"]))
+            part = _scenario(assembly, scenario, scenario_trees[written], (architecture, model), where)
+            anchored = anchors.apply(part.scenario, part.trees["scenario"], written)
+            resolved[scenario] = replace(part, scenario=anchored)
     if not assembly.problems:
         assembly.report_unused()
     if assembly.problems or model is None or architecture is None:
@@ -187,7 +193,8 @@ def resolve_tree(
         document={"model": model_document(model.file), "scenarios": {key: part.document for key, part in parts}},
         scenarios={
             key: replace(
-                part.scenario, notes=(*part.scenario.notes, *_in_sight(head.file.sources, key, overrides or {}))
+                part.scenario,
+                notes=(*part.scenario.notes, *_in_sight(head.file.sources, known[key][0], overrides or {})),
             )
             for key, part in parts
         },
@@ -276,11 +283,13 @@ def _split_field(field: str) -> tuple[str, str]:
 
 
 def _selected(known: Sequence[str], scenarios: Iterable[str] | None) -> list[str]:
-    names = list(known if scenarios is None else scenarios)
-    for name in names:
-        if name not in known:
+    chosen: list[str] = []
+    for name in known if scenarios is None else scenarios:
+        of_name = [each for each in known if is_of(name, each)]
+        if not of_name:
             raise InputError.single(f"unknown scenario {name!r}", hint=suggest(name, known), field="scenarios")
-    return names
+        chosen += of_name
+    return chosen
 
 
 def _model(assembly: Assembly, tree: Tree) -> DocumentPart[ModelFile]:

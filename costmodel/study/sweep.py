@@ -21,7 +21,7 @@ from costmodel.result import BAD_LAYOUT, PHASES, REASONS
 from costmodel.schema import SI
 from costmodel.schema.fields import NumberType
 from costmodel.schema.metrics import unit_of
-from costmodel.schema.overrides import locate
+from costmodel.schema.overrides import is_of, locate
 from costmodel.study.axes import Axis, Request, is_structural, read_axis, read_requests
 from costmodel.study.expressions import Expression, read_expression
 from costmodel.study.prices import Quoted, quotes
@@ -330,7 +330,7 @@ def _number(workload: Workload, request: Request, scenario: str) -> NumberType |
     """Return what kind of number a scenario has at a path; raise InputError where it has no such path."""
     path, head = request.path, f"scenarios.{scenario}."
     try:
-        if path.startswith("scenarios.") and not path.startswith(head):
+        if path.startswith("scenarios.") and not is_of(path.split(".")[1], scenario):
             workload.resolved.value(path)  # a misspelt scenario is told as such
             raise InputError.single(f"is not a field of scenario {scenario}", hint="name its own, or leave it out")
         if path == "model":
@@ -359,4 +359,4 @@ def _check_places(workload: Workload, requests: Sequence[Request], scenarios: Se
 def _place(path: str, names: Sequence[str], scenario: str) -> tuple[str, tuple[str, ...]] | None:
     """Return what a path changes in a scenario, null where it changes another."""
     place = locate(path, names).for_number()
-    return (place.document, place.path) if place.scenario in (None, scenario) else None
+    return (place.document, place.path) if place.is_in(scenario) else None

@@ -131,9 +131,10 @@ def _worth(
     try:
         changes = dict(changes_of(workload, scenario, lever))
         changed = workload.changed(changes, [scenario])
-    except InputError as error:
+        has_it = same(workload, changed, changes)
+    except InputError as error:  # also of what the hardware lacks altogether, such as a NIC
         return told(str(error).splitlines()[0], {})
-    if same(workload, changed, changes):
+    if has_it:
         return told(_HAS_IT, changes)
     if exchanges_otherwise(workload, changed, scenario, changes):
         return told(NO_ALL_TO_ALL, changes)

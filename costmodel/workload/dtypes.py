@@ -29,7 +29,8 @@ ELEMENT_BYTES = {
     "q5_k": 176 / 256,
     "q6_k": 210 / 256,
 }
-BLOCK_FORMATS = frozenset(("mxfp4", "nvfp4", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"))
+GGUF_FORMATS = frozenset(("q4_0", "q8_0", "q4_k", "q5_k", "q6_k"))
+BLOCK_FORMATS = frozenset(("mxfp4", "nvfp4")) | GGUF_FORMATS
 SCALE_BYTES = 4.0  # a block scale is one FP32
 # LogFMT-nBit of arXiv 2505.09343, section 3.2: a sign and n - 1 bits that count equal steps between the least and the
 # greatest logarithm of a tile of 1 x 128 values. Only messages use these formats.

@@ -24,11 +24,11 @@ from typing import Any
 from fuzz.mutations import Mutation
 
 import costmodel
+from costmodel.analytic.model_start import start_workload
 from costmodel.errors import CostModelError, InputError
 from costmodel.schema.files import load_topology
 from costmodel.schema.references import Library
 from costmodel.study.checking import check_file
-from costmodel.study.model_start import start_workload
 
 SECONDS, BYTES = 10.0, 2 * 2**30
 SLOW = 60.0  # seconds by the clock for each of work: the machine may be shared, and only a wait takes so long
@@ -172,7 +172,7 @@ def _answers(mutation: Mutation, path: Path, folder: Path) -> Iterator[dict[str,
         for scenario in workload.scenarios[mutation.seed % len(workload.scenarios) :][:1]:
             yield workload.simulate([scenario])
     elif folder_of == "workloads/models":
-        start = start_workload(f"{name}", "nodes/hgx-b200", ("prefill", "decode"), search)
+        start = start_workload(f"{name}", ["nodes/hgx-b200"], ("prefill", "decode"), search)
         yield costmodel.load(start.tree, search_path=search).simulate()
     elif folder_of == "hardware/topologies":
         load_topology(name, search)
