@@ -28,7 +28,7 @@ from costmodel.workload.counting import parameter_count
 from costmodel.workload.dtypes import GGUF_FORMATS
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Training
-from costmodel.workload.scenario import Scenario
+from costmodel.workload.scenario import Parallelism, Scenario
 
 PHASES = ("prefill", "decode", "generate", "serving", "training")
 DEFAULT_PHASES = ("prefill", "decode")
@@ -73,9 +73,9 @@ class _Choice:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
-    """A choice and its scenarios. holds: whether all of them fit."""
+    """Scenarios and what was chosen for each. holds: whether all of them fit."""
 
-    choice: _Choice
+    choices: Mapping[str, _Choice]
     scenarios: Mapping[str, Scenario]
     holds: bool
 
@@ -122,8 +122,8 @@ def start_workload(
         for together in _groups(here):
             question = _Question(model, architecture, cluster, together, dict(changes or {}), tuple(search_path))
             found = _choose(question, _hardware(question))
-            texts.update({name: _scenario(question, name, found.choice) for name in together})
-            lines += [_told(question, found), *([] if found.holds else [_shortfall(question, found)])]
+            texts.update({name: _scenario(question, name, found.choices[name]) for name in together})
+            lines += [*_told(question, found), *([] if found.holds else [_shortfall(question, found)])]
     text = [*_head(model), *(line for name in of for line in texts[name])]
     return ModelStart("\n".join(text) + "\n", tuple(lines), model)
 
@@ -232,12 +232,30 @@ def _batch(question: _Question, recipe: TrainingRecipe) -> tuple[int, int]:
 
 
 def _try(question: _Question, choice: _Choice) -> _Found:
-    """Return the scenarios of a choice, and whether they fit; raise LayoutError where something does not divide."""
-    text = [*_head(question.model), *(line for name in question.phases for line in _scenario(question, name, choice))]
-    tree = ModelStart("\n".join(text), (), question.model).tree
+    """Return the scenarios of a choice, and whether they fit; raise LayoutError where something does not divide.
+
+    Degrees that changes set are taken as chosen, so that what each device gets is of the layout that runs.
+    """
+    chosen = dict.fromkeys(question.phases, choice)
+    scenarios = _resolved(question, chosen)
+    own = {name: _with_degrees(chosen[name], each.parallel) for name, each in scenarios.items()}
+    if own != chosen:
+        scenarios = _resolved(question, own)
+    return _Found(own, scenarios, all(map(_holds, scenarios.values())))
+
+
+def _resolved(question: _Question, choices: Mapping[str, _Choice]) -> Mapping[str, Scenario]:
+    lines = [line for name, choice in choices.items() for line in _scenario(question, name, choice)]
+    tree = ModelStart("\n".join([*_head(question.model), *lines]), (), question.model).tree
     changes = {path: value for path, value in question.changes.items() if _concerns(path, question.phases)}
-    scenarios = resolve(tree, overrides=changes, search_path=question.search_path).scenarios
-    return _Found(choice, scenarios, all(map(_holds, scenarios.values())))
+    return resolve(tree, overrides=changes, search_path=question.search_path).scenarios
+
+
+def _with_degrees(choice: _Choice, parallel: Parallelism) -> _Choice:
+    """Return a choice with the degrees that a scenario has."""
+    if not (is_single(parallel.tp) and is_single(parallel.pp) and is_single(parallel.dp)):
+        return choice
+    return replace(choice, tp=int(parallel.tp), pp=int(parallel.pp), dp=int(parallel.dp))
 
 
 def _concerns(path: str, names: Mapping[str, str]) -> bool:
@@ -322,28 +340,30 @@ def _work(question: _Question, phase: str, choice: _Choice) -> list[str]:
     return [f"{stated:<40} # {recipe.model}: {recipe.cite}", f"sequence: {sequence}", "optimizer: {zero: 1}", *again]
 
 
-def _told(question: _Question, found: _Found) -> str:
-    """Return what is assumed of some phases on a cluster, for people."""
-    first = next(iter(found.scenarios.values()))
-    parallel = first.parallel
-    count = float(parallel.all_devices)
-    degrees = [f"tp {parallel.tp:g}, pp {parallel.pp:g}", *([f"dp {parallel.dp:g}"] if parallel.dp != 1 else [])]
-    phases = "; ".join(_phase_told(question, found, name) for name in question.phases)
-    devices = f"{count:,.0f} device{'' if count == 1 else 's'}"
-    return f"{question.model} on {devices} of {question.cluster} ({', '.join(degrees)}): {phases}"
+def _told(question: _Question, found: _Found) -> list[str]:
+    """Return what is assumed of some phases on a cluster, for people: a line for each layout."""
+    by_layout: dict[str, list[str]] = {}
+    for name, scenario in found.scenarios.items():
+        parallel = scenario.parallel
+        count = float(parallel.all_devices)
+        degrees = [f"tp {parallel.tp:g}, pp {parallel.pp:g}", *([f"dp {parallel.dp:g}"] if parallel.dp != 1 else [])]
+        on = f"{count:,.0f} device{'' if count == 1 else 's'} of {question.cluster} ({', '.join(degrees)})"
+        by_layout.setdefault(on, []).append(_phase_told(question, found, name))
+    return [f"{question.model} on {on}: {'; '.join(phases)}" for on, phases in by_layout.items()]
 
 
 def _phase_told(question: _Question, found: _Found, name: str) -> str:
     """Return what is assumed of a phase, for people: its values, whoever chose them."""
     scenario = found.scenarios[name]
-    plan, group, under = scenario.plan, scenario.parallel.tp * scenario.parallel.cp, scenario.framework.name
+    plan, parallel, under = scenario.plan, scenario.parallel, scenario.framework.name
+    group = parallel.tp * parallel.cp * parallel.dp
     if isinstance(plan, Training):
         recipe = question.recipe
         batch, sequence = float(plan.global_batch), float(plan.sequence)
         tokens = f"{batch * sequence / 1e6:.3g} million tokens"
         own = recipe is not None and (batch, sequence) == _batch(question, recipe)
         like = f", as {recipe.model} was trained" if own and recipe is not None else ""
-        again = ", layers recomputed" if found.choice.recompute else ""
+        again = ", layers recomputed" if found.choices[name].recompute else ""
         return (
             f"training on {batch:,.0f} sequences of {sequence:,.0f} tokens a step ({tokens}{like}){again} under {under}"
         )
@@ -360,7 +380,7 @@ def _phase_told(question: _Question, found: _Found, name: str) -> str:
         in_flight = plan.concurrency
     lengths = f"{plan.input_tokens:,.0f} tokens in and {plan.output_tokens:,.0f} out"  # type: ignore[union-attr]
     number = "requests" if in_flight is None else f"{in_flight:,g} request{'' if in_flight == 1 else 's'}"
-    fewer = " (more do not fit)" if found.holds and in_flight == found.choice.requests < _REQUESTS[0] else ""
+    fewer = " (more do not fit)" if found.holds and in_flight == found.choices[name].requests < _REQUESTS[0] else ""
     return f"{question.phases[name]} of {number}{fewer}, {lengths}, under {under}"
 
 
@@ -397,7 +417,7 @@ def _quantised(question: _Question) -> Iterator[str]:
         needed = gib(max(float(_ledger(each).total) for each in found.scenarios.values()))
         devices = float(next(iter(found.scenarios.values())).devices)
         place = "" if devices == 1 else f" on {devices:,.0f} devices"
-        yield f"{precision} fits{place} ({needed} with {found.choice.requests} in flight): {ask}"
+        yield f"{precision} fits{place} ({needed} with {next(iter(found.choices.values())).requests} in flight): {ask}"
 
 
 def _of_inference(search_path: Sequence[str | Path]) -> Iterator[str]:

@@ -72,6 +72,9 @@ def searched(
     return search(workload, scenario, goal, space.devices, sweep, on_progress)
 
 
+WORK = ("tokens_per_device", "batch_per_device", "batch", "concurrency")  # of a plan, that depends on its layout
+
+
 def settings(workload: Workload, result: SearchResult) -> dict[str, str]:
     """Return what the best layout sets that the workload does not, path -> text: `--set` of each gives that layout."""
     best, head = result.best[0].at, f"scenarios.{result.scenario}."
@@ -79,9 +82,12 @@ def settings(workload: Workload, result: SearchResult) -> dict[str, str]:
     found = {
         paths[name]: _text(value, result.axes.get(paths[name], "count"))
         for name, value in best.items()
-        if workload.resolved.value(paths[name]) != value
+        if workload.start is not None or workload.resolved.value(paths[name]) != value
     }
     scenario = workload.scenario(result.scenario)
+    if workload.start is not None:  # of a model, whose layout and work would be chosen anew
+        own = {name: getattr(scenario.plan, name, None) for name in WORK}
+        found = {**{head + name: f"{value:g}" for name, value in own.items() if value is not None}, **found}
     if isinstance(scenario.plan, Training) and scenario.plan.stages is not None:
         number = best["parallel.pp"] * best["parallel.virtual"]
         sizes = stage_sizes(scenario.architecture, scenario.plan, number)
