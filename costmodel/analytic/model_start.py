@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
+import numpy as np
+
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.out_of_memory import gib
 from costmodel.analytic.serving import admission
-from costmodel.errors import InputError, LayoutError
+from costmodel.errors import ImplausibleInput, InputError, LayoutError
 from costmodel.hardware import Cluster
 from costmodel.quantities import is_single
 from costmodel.schema import resolve
-from costmodel.schema.files import load_cluster, load_document, load_node, read_model
+from costmodel.schema.files import ModelDocument, load_cluster, load_document, load_node, read_model
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model_names import model_reference
 from costmodel.schema.overrides import is_of, runs
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.training_recipes import TrainingRecipe, nearest_recipe
 from costmodel.schema.tree import Tree
-from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.dtypes import GGUF_FORMATS
 from costmodel.workload.memory import Ledger
@@ -85,8 +87,9 @@ class _Question:
     """Some phases of a model on a cluster. phases: name of a scenario -> its phase; changes: as for `resolve`."""
 
     model: str
-    architecture: Architecture
+    document: ModelDocument
     cluster: str
+    hardware: Cluster
     phases: Mapping[str, str]
     changes: Mapping[str, object]
     search_path: tuple[str | Path, ...]
@@ -94,7 +97,27 @@ class _Question:
     @property
     def recipe(self) -> TrainingRecipe | None:
         """Return the published recipe of training, null for inference."""
-        return nearest_recipe(self.architecture) if _TRAINING in self.phases.values() else None
+        return nearest_recipe(self.document.architecture) if _TRAINING in self.phases.values() else None
+
+    @property
+    def node(self) -> int:
+        """Return the devices of a node."""
+        return int(np.max(self.hardware.node.count))
+
+    @property
+    def nodes(self) -> int:
+        """Return how many nodes there can be; those without a NIC are alone."""
+        return int(np.max(self.hardware.count)) if self.hardware.node.nic is not None else 1
+
+    @property
+    def capacity(self) -> float:
+        """Return the memory of a device [B]."""
+        return float(np.max(self.hardware.node.device.device_memory.capacity))
+
+    @property
+    def is_narrow(self) -> bool:
+        """Tell whether 16-bit weights have to be FP16, since the device has no BF16."""
+        return "bf16" not in self.hardware.node.device.math and self.document.document["quantization"] is None
 
 
 def start_workload(
@@ -113,15 +136,14 @@ def start_workload(
     unknown = next((phase for phase in chosen if phase not in PHASES), None)
     if unknown is not None:
         raise InputError.single(f"unknown phase {unknown!r}", hint=f"write one of {', '.join(PHASES)}", field="--phase")
-    architecture = read_model(model, search_path).architecture
     of = runs(chosen, clusters)
     texts: dict[str, list[str]] = {}
     lines: list[str] = []
     for cluster in clusters:
         here = {name: phase for name, (phase, where) in of.items() if where == cluster}
         for together in _groups(here):
-            question = _Question(model, architecture, cluster, together, dict(changes or {}), tuple(search_path))
-            found = _choose(question, _hardware(question))
+            question = _question(model, cluster, together, dict(changes or {}), search_path)
+            found = _choose(question)
             texts.update({name: _scenario(question, name, found.choices[name]) for name in together})
             lines += [*_told(question, found), *([] if found.holds else [_shortfall(question, found)])]
     text = [*_head(model), *(line for name in of for line in texts[name])]
@@ -136,47 +158,36 @@ def _groups(phases: Mapping[str, str]) -> Iterator[dict[str, str]]:
             yield group
 
 
-@dataclass(frozen=True, slots=True)
-class _Hardware:
-    """What layouts there can be. node: devices of a node; nodes: most of them; capacity: bytes of a device."""
-
-    node: int
-    nodes: int
-    capacity: float
-
-
-def _hardware(question: _Question) -> _Hardware:
-    """Return the hardware of a cluster; nodes without a NIC are alone."""
-    of = load_cluster(question.cluster, question.search_path, devices=_MOST_DEVICES)
-    return _Hardware(_node_size(of), int(of.count) if of.node.nic is not None else 1, _capacity(of))
+def _question(
+    model: str, cluster: str, phases: Mapping[str, str], changes: Mapping[str, object],
+    search_path: Sequence[str | Path],
+) -> _Question:  # fmt: skip
+    """Return the question of some phases of a model on a cluster; for a node, on as many as the layout needs."""
+    of_hardware = {path: value for path, value in changes.items() if path.startswith("hardware.")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImplausibleInput)  # who loads the workload warns
+        of = load_cluster(cluster, search_path, devices=_MOST_DEVICES, changes=of_hardware)
+    return _Question(model, read_model(model, search_path), cluster, of, phases, changes, tuple(search_path))
 
 
-def _node_size(of: Cluster) -> int:
-    return int(of.node.count) if is_single(of.node.count) else 1
-
-
-def _capacity(of: Cluster) -> float:
-    return float(of.node.device.device_memory.capacity)
-
-
-def _choose(question: _Question, hardware: _Hardware) -> _Found:
+def _choose(question: _Question) -> _Found:
     """Return the first choice with which all phases fit, else the one that needs least; raise where none is valid."""
     most, *less = _eased(question)
-    found = _first_layout(question, hardware, most)
+    found = _first_layout(question, most)
     if found.holds:
         return found
-    least = _first_layout(question, hardware, less[-1])
+    least = _first_layout(question, less[-1])
     if not least.holds:
         return least
-    between = (_first_layout(question, hardware, eased) for eased in less[:-1])
+    between = (_first_layout(question, eased) for eased in less[:-1])
     return next((found for found in between if found.holds), least)
 
 
-def _first_layout(question: _Question, hardware: _Hardware, eased: _Choice) -> _Found:
+def _first_layout(question: _Question, eased: _Choice) -> _Found:
     """Return the first layout with which all phases fit, else the last valid one; raise InputError where none is."""
     last: _Found | None = None
     failed: InputError | None = None
-    for alternatives in _layouts(question, hardware):
+    for alternatives in _layouts(question):
         for tp, pp, dp in alternatives:
             try:
                 last = _try(question, replace(eased, tp=tp, pp=pp, dp=dp))
@@ -203,18 +214,18 @@ def _powers(most: int) -> list[int]:
     return list(takewhile(lambda power: power <= most, (2**n for n in range(32))))
 
 
-def _layouts(question: _Question, hardware: _Hardware) -> Iterator[list[tuple[int, int, int]]]:
+def _layouts(question: _Question) -> Iterator[list[tuple[int, int, int]]]:
     """Yield layouts (tp, pp, dp), the fewest devices first; those of a list have as many.
 
     The last one is yielded whatever it holds, so that there is one.
     """
-    inside, recipe = _powers(hardware.node), question.recipe
-    splits = [*inside, *(inside[-1] * nodes for nodes in _powers(hardware.nodes)[1:])]
-    least = float(parameter_count(question.architecture).total) * _LEAST_BYTES
-    sizes = [hardware.node * nodes for nodes in _powers(hardware.nodes)] if recipe else [0]
+    inside, recipe = _powers(question.node), question.recipe
+    splits = [*inside, *(inside[-1] * nodes for nodes in _powers(question.nodes)[1:])]
+    least = float(parameter_count(question.document.architecture).total) * _LEAST_BYTES
+    sizes = [question.node * nodes for nodes in _powers(question.nodes)] if recipe else [0]
     pairs = [(size, split) for size in sizes for split in splits if not recipe or split <= size]
     for at, (size, split) in enumerate(pairs):
-        if least / split <= hardware.capacity or at == len(pairs) - 1:
+        if least / split <= question.capacity or at == len(pairs) - 1:
             dp = 1 if recipe is None else _largest_divisor(_batch(question, recipe)[0], size // split)
             yield [(tp, split // tp, dp) for tp in reversed(inside) if tp <= split]
 
@@ -225,7 +236,7 @@ def _largest_divisor(number: int, most: int) -> int:
 
 def _batch(question: _Question, recipe: TrainingRecipe) -> tuple[int, int]:
     """Return the sequences of a step and their tokens: those of a recipe, or as many tokens in shorter sequences."""
-    positions = question.architecture.positions
+    positions = question.document.architecture.positions
     longest = int(positions) if positions is not None and is_single(positions) and positions else recipe.sequence
     sequence = min(recipe.sequence, longest)
     return recipe.tokens // sequence, sequence
@@ -310,6 +321,7 @@ def _scenario(question: _Question, name: str, choice: _Choice) -> list[str]:
         f"    cluster: {_quoted(as_reference(question.cluster))}",
         f"    parallel: {layout:<30} # {reason}, or all",
         f"    framework: {_framework(phase)}",
+        *(["    precision: fp16                      # the device has no BF16"] if question.is_narrow else []),
         *(f"    {line}" for line in _work(question, phase, choice)),
     ]
 
@@ -406,7 +418,7 @@ def _quantised(question: _Question) -> Iterator[str]:
     for precision in _of_inference(question.search_path):
         changes = {**question.changes, **dict.fromkeys(paths, precision)}
         try:
-            found = _choose(replace(question, changes=changes), _hardware(question))
+            found = _choose(replace(question, changes=changes))
         except InputError:  # the device has no such unit, or the framework no such format
             continue
         if found.holds:
@@ -430,13 +442,11 @@ def _of_inference(search_path: Sequence[str | Path]) -> Iterator[str]:
 
 def _devices_needed(question: _Question, formats: str) -> Iterator[str]:
     """Yield the fewest devices of the kind that hold a model, and a node that has them."""
-    of, library = load_cluster(question.cluster, question.search_path), Library(question.search_path)
-    device = of.node.device.name
+    device, library = question.hardware.node.device.name, Library(question.search_path)
     found: list[tuple[int, str]] = []
     for node in (f"nodes/{name}" for name in library.names("nodes")):
         if load_node(node, question.search_path).device.name == device:
-            there = replace(question, cluster=node)
-            choice = _choose(there, _hardware(there))
+            choice = _choose(_question(question.model, node, question.phases, question.changes, question.search_path))
             if choice.holds:
                 found.append((int(next(iter(choice.scenarios.values())).parallel.all_devices), node))
     if found:

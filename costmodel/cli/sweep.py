@@ -44,9 +44,9 @@ def command(
     """Evaluate a workload at every combination of values; writes results to DIR/points/ and the settings to
     DIR/study.json.
 
-    WORKLOAD may be a model, with --cluster NAME (repeatable: compares clusters) and --phase PHASE, as in `simulate`.
+    WORKLOAD may be a model, as in `simulate`: options --cluster NAME (several are compared) and --phase PHASE.
     Run the same command again to resume an interrupted sweep. --cluster-scheduler URL evaluates on a Dask cluster: its
-    address, `env` for that of $DASK_SCHEDULER_ADDRESS, or `embedded` for one of --workers processes of its own.
+    address, `env` for that of $DASK_SCHEDULER_ADDRESS, or `embedded` for one of its own with --workers processes.
     """
     from costmodel.cli.progress import progress
     from costmodel.schema.results import SWEEP_HINT, read_json

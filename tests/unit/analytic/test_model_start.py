@@ -1,0 +1,111 @@
+"""The smallest workload of a model: a layout that can run where it is asked for, and the batch of a published run."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+import costmodel
+from costmodel.analytic.model_start import start_workload
+from costmodel.schema.files import list_names, load_node, read_model
+from costmodel.schema.training_recipes import nearest_recipe, training_recipes
+
+ALONE = [name for name in list_names("nodes") if load_node(name).nic is None]
+
+
+@pytest.mark.parametrize("node", ALONE)
+def test_a_node_without_a_nic_is_asked_for_no_more_devices_than_it_has(node):
+    workload = costmodel.load("llama-2-7b", cluster=f"nodes/{node}")
+    for name in workload.scenarios:
+        assert workload.scenario(name).parallel.all_devices <= load_node(node).count
+        assert workload.evaluate(name).fits
+
+
+def test_a_model_that_does_not_fit_says_by_how_much_and_what_would():
+    told = costmodel.load("qwen3-32b", cluster="nodes/rtx-4090-x1").notes[1]
+    assert "61.7 GiB > 24.0 GiB of the device of nodes/rtx-4090-x1 (weights in bf16: 61.0 GiB)" in told
+    assert "; w4a16 fits (" in told
+    assert told.endswith("; in bf16 it takes 4 devices: --cluster nodes/rtx-4090-x8")
+    asked = dict(change.split("=") for change in re.findall(r"--set (\S+=\S+?)(?:;| |$)", told))
+    quantised = costmodel.load("qwen3-32b", asked, cluster="nodes/rtx-4090-x1")
+    wider = costmodel.load("qwen3-32b", cluster="nodes/rtx-4090-x8")
+    assert all(each.evaluate(name).fits for each in (quantised, wider) for name in each.scenarios)
+    assert wider.scenario("decode").devices == 4
+    assert "(more do not fit)" in quantised.notes[0]
+
+
+def test_the_mildest_quantisation_is_named():
+    told = start_workload("qwen3-32b", ["nodes/rtx-5090-x1"], ["prefill"]).lines[1]
+    assert "; nvfp4 fits (" in told  # 9 bits of two values, above the 8.3 of w4a16; eight bits do not fit 32 GB
+    told = start_workload("qwen2.5-14b", ["nodes/rtx-4090-x1"], ["prefill"]).lines[1]
+    assert re.search(r"; (fp8|w8a16|int8)\S* fits \(", told)
+
+
+def test_what_is_set_is_part_of_what_has_to_fit():
+    one = costmodel.load(
+        "llama-3-70b", {"scenarios.decode.precision": "w4a16"}, cluster="nodes/dgx-h100", phases=["decode"]
+    )
+    assert one.scenario("decode").devices == 1
+    wide = costmodel.load(
+        "llama-3-8b", {"scenarios.decode.parallel.tp": 4}, cluster="nodes/dgx-h100", phases=["decode"]
+    )
+    assert wide.scenario("decode").plan.batch_per_device == 8.0
+    assert "on 4 devices of nodes/dgx-h100 (tp 4, pp 1): decode of 32 requests" in wide.notes[0]
+
+
+def test_all_phases_of_inference_fit_the_layout_that_they_share():
+    workload = costmodel.load("gemma-2-9b", cluster="nodes/rtx-4090-x8")  # a prompt fits one device, 32 requests do not
+    assert {workload.scenario(name).devices for name in workload.scenarios} == {2}
+
+
+def test_hardware_that_is_set_counts():
+    larger = costmodel.load("qwen3-32b", {"hardware.memory.hbm.capacity": "96 GiB"}, cluster="nodes/rtx-4090-x8")
+    assert larger.scenario("decode").devices == 1
+    node = costmodel.load("qwen3-32b", {"hardware.node.count": 4}, cluster="nodes/rtx-4090-x1")
+    assert node.scenario("decode").devices == 4
+    assert all(node.evaluate(name).fits for name in node.scenarios)
+
+
+def test_a_device_without_bf16_runs_in_fp16():
+    assert costmodel.load("llama-2-7b", cluster="nodes/v100-pcie-x1").scenario("decode").precision.weights == "fp16"
+
+
+def test_training_fills_whole_nodes_with_the_batch_of_a_published_run():
+    workload = costmodel.load("llama-3-8b", cluster="nodes/dgx-h100", phases=["training", "decode"])
+    training = workload.scenario("training")
+    assert (training.devices, workload.scenario("decode").devices) == (8, 1)
+    assert training.plan.global_batch * training.plan.sequence == 1024 * 4096
+    assert "training on 1,024 sequences of 4,096 tokens a step (4.19 million tokens, as OLMo 2 7B" in workload.notes[1]
+    changed = costmodel.load(
+        "llama-3-8b", {"scenarios.training.global_batch": 64}, cluster="nodes/dgx-h100", phases=["training"]
+    )
+    assert "training on 64 sequences of 4,096 tokens a step (0.262 million tokens) under megatron" in changed.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [
+        ("gpt2", "GPT-3 125M"), ("llama-2-13b", "Llama 2 13B"), ("llama-3-70b", "Llama 2 70B"),
+        ("gpt3-175b", "GPT-3 175B"), ("llama-3.1-405b", "Llama 3.1 405B"), ("deepseek-v3", "DeepSeek-V3"),
+        ("deepseek-v2-lite", "DeepSeek-V2-Lite"), ("kimi-k2", "Kimi K2"), ("mixtral-8x7b", "OLMo 2 32B"),
+    ],
+)  # fmt: skip
+def test_a_model_is_trained_as_one_of_its_size(model, recipe):
+    assert nearest_recipe(read_model(model).architecture).model == recipe
+
+
+def test_every_recipe_has_a_source_and_the_tokens_of_a_step_that_it_states():
+    for recipe in training_recipes():
+        assert re.search(r"arXiv \d{4}\.\d{5}|^\w+/[\w-]+, ", recipe.cite), recipe.model
+        assert recipe.active_parameters <= recipe.parameters
+        stated = re.search(r"([\d.]+)M tokens a step|([\d.]+)M a step", recipe.cite)
+        if stated:
+            tokens = 1e6 * float(next(filter(None, stated.groups())))
+            assert math.isclose(recipe.tokens, tokens, rel_tol=0.06), recipe.model
+
+
+def test_a_learned_table_of_positions_bounds_the_sequence_and_keeps_the_tokens():
+    training = costmodel.load("gpt2", cluster="nodes/h100-x1", phases=["training"]).scenario("training")
+    assert (training.plan.sequence, training.plan.global_batch) == (1024, 512)
