@@ -18,7 +18,7 @@ from costmodel.analytic.serving import admission
 from costmodel.errors import ImplausibleInput, InputError, LayoutError
 from costmodel.hardware import Cluster
 from costmodel.quantities import is_single
-from costmodel.schema import resolve
+from costmodel.schema import SI, resolve
 from costmodel.schema.files import ModelDocument, load_cluster, load_document, load_node, read_model
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model_names import model_reference
@@ -137,17 +137,23 @@ def start_workload(
     if unknown is not None:
         raise InputError.single(f"unknown phase {unknown!r}", hint=f"write one of {', '.join(PHASES)}", field="--phase")
     of = runs(chosen, clusters)
+    single = {path: value for path, value in (changes or {}).items() if not _is_grid(value)}
     texts: dict[str, list[str]] = {}
     lines: list[str] = []
     for cluster in clusters:
         here = {name: phase for name, (phase, where) in of.items() if where == cluster}
         for together in _groups(here):
-            question = _question(model, cluster, together, dict(changes or {}), search_path)
+            question = _question(model, cluster, together, single, search_path)
             found = _choose(question)
             texts.update({name: _scenario(question, name, found.choices[name]) for name in together})
             lines += [*_told(question, found), *([] if found.holds else [_shortfall(question, found)])]
     text = [*_head(model), *(line for name in of for line in texts[name])]
     return ModelStart("\n".join(text) + "\n", tuple(lines), model)
+
+
+def _is_grid(change: object) -> bool:
+    """Tell whether a change is many values, which are evaluated in the layout that fits without it."""
+    return isinstance(change.value if isinstance(change, SI) else change, np.ndarray)
 
 
 def _groups(phases: Mapping[str, str]) -> Iterator[dict[str, str]]:
@@ -346,9 +352,9 @@ def _work(question: _Question, phase: str, choice: _Choice) -> list[str]:
     if phase == "serving":
         return [f"concurrency: {requests}", *lengths]
     assert recipe is not None, "training has a recipe"
-    batch, sequence = _batch(question, recipe)
+    sequences, sequence = _batch(question, recipe)
     again = ["recompute: layer"] if choice.recompute else []
-    stated = f"global_batch: {batch}"
+    stated = f"global_batch: {sequences}"
     return [f"{stated:<40} # {recipe.model}: {recipe.cite}", f"sequence: {sequence}", "optimizer: {zero: 1}", *again]
 
 
@@ -391,9 +397,9 @@ def _phase_told(question: _Question, found: _Found, name: str) -> str:
     elif isinstance(plan, Serving):
         in_flight = plan.concurrency
     lengths = f"{plan.input_tokens:,.0f} tokens in and {plan.output_tokens:,.0f} out"  # type: ignore[union-attr]
-    number = "requests" if in_flight is None else f"{in_flight:,g} request{'' if in_flight == 1 else 's'}"
+    requests = "requests" if in_flight is None else f"{in_flight:,g} request{'' if in_flight == 1 else 's'}"
     fewer = " (more do not fit)" if found.holds and in_flight == found.choices[name].requests < _REQUESTS[0] else ""
-    return f"{question.phases[name]} of {number}{fewer}, {lengths}, under {under}"
+    return f"{question.phases[name]} of {requests}{fewer}, {lengths}, under {under}"
 
 
 def _shortfall(question: _Question, found: _Found) -> str:

@@ -6,6 +6,7 @@ import click
 
 from costmodel.cli.completion import names
 from costmodel.cli.options import common_options, print_json, read_changes
+from costmodel.errors import InputError
 
 ENGINES = ("analytic", "flow")
 MODEL = "deepseek-v3"
@@ -14,8 +15,8 @@ MODEL = "deepseek-v3"
 @click.command("collective")
 @click.argument("kind", metavar="KIND[:OPTION,…]")
 @click.option(
-    "--cluster", required=True, metavar="NAME", shell_complete=names("clusters", "nodes", qualified=True),
-    help="clusters/NAME or nodes/NAME.",
+    "--cluster", "clusters", required=True, multiple=True, metavar="NAME",
+    shell_complete=names("clusters", "nodes", qualified=True), help="clusters/NAME or nodes/NAME.",
 )  # fmt: skip
 @click.option(
     "--ranks", required=True, type=int, metavar="N",
@@ -32,8 +33,8 @@ MODEL = "deepseek-v3"
 )  # fmt: skip
 @common_options
 def command(
-    *, kind: str, cluster: str, ranks: int, size: str, engine: str, model: str, changes: tuple[str, ...], as_json: bool,
-    search_path: tuple[str, ...],
+    *, kind: str, clusters: tuple[str, ...], ranks: int, size: str, engine: str, model: str, changes: tuple[str, ...],
+    as_json: bool, search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Predict a collective of KIND: all_reduce, all_gather, reduce_scatter, broadcast, all_to_all, send_recv, dispatch
     or combine.
@@ -46,6 +47,9 @@ def command(
     """
     from costmodel.study.messages import answered, read_message
 
+    cluster, *others = clusters
+    if others:
+        raise InputError.single("is given twice", hint="ask for one cluster at a time", field="--cluster")
     request = read_message(kind, ranks, size, model, search_path)
     answer, on_cluster = answered(request, cluster, engine, read_changes(changes), search_path)
     if as_json:

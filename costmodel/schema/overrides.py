@@ -58,7 +58,7 @@ def runs(scenarios: Sequence[str], clusters: Sequence[str]) -> dict[str, tuple[s
     Of several clusters, each scenario runs on all, and its name tells which. Raises InputError on one given twice.
     """
     if len(clusters) <= 1:
-        return {name: (name, *(clusters or (None,))) for name in scenarios}  # type: ignore[dict-item]
+        return {name: (name, *(clusters or (None,))) for name in scenarios}
     short = [cluster.rpartition("/")[2] for cluster in clusters]
     names = short if len(set(short)) == len(short) else [cluster.removeprefix("./") for cluster in clusters]
     if len(set(names)) < len(names):

@@ -105,7 +105,7 @@ def test_hardware_can_be_changed_and_can_fail(run):
         (("--ranks", "12"), 2, "write --ranks 8 or 16"),
         (("--size", "64"), 2, "has no unit"),
         (("--size", "-1 GiB"), 2, "negative"),
-        (("--cluster", "nowhere"), 2, "unknown cluster or node 'nowhere'"),
+        (("--cluster", "nodes/dgx-h100"), 2, "--cluster: is given twice; ask for one cluster at a time"),
         (("--set", "hardware.network.failed=[plane9]", "--engine", "flow"), 2, "no part 'plane9'"),
         (("--set", "hardware.network.failed=[plane0]"), 2, "closed forms do not support failed parts"),
         (("--set", "hardware.network.oversubscription=0.5"), 2, "too small"),
@@ -118,6 +118,12 @@ def test_bad_input_is_one_clear_error(run, arguments, code, message):
     told = run(*COLLECTIVE, *arguments)
     assert told.code == code
     assert message in told.err
+
+
+def test_an_unknown_cluster_is_one_clear_error(run):
+    told = run(*("nowhere" if word == "h800-2048-mpft" else word for word in COLLECTIVE))
+    assert told.code == 2
+    assert "unknown cluster or node 'nowhere'" in told.err
 
 
 @pytest.mark.parametrize(
