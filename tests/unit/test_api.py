@@ -196,3 +196,38 @@ def test_a_run_is_told_nothing_of_the_kernels_of_another_one() -> None:
     (note,) = notes("fp8")
     assert note.startswith("mla_decode/bf16_kvquant: h800-sxm has no fit of flashmla-dense")
     assert notes("bf16") == []
+
+
+ANCHORED = """\
+schema: costmodel/workload@1
+model: models/llama-3-8b
+scenarios:
+  base:
+    phase: training
+    cluster: nodes/dgx-h100
+    framework: megatron
+    parallel: {tp: 2, dp: 4}
+    global_batch: 64
+    sequence: 4096
+    anchor: {metric: step_time, value: 4.5 s}
+"""
+
+
+def test_a_measured_step_stays_that_of_its_own_cluster_among_several(tmp_path: Path) -> None:
+    file = tmp_path / "anchored.yaml"
+    file.write_text(ANCHORED, encoding="utf-8")
+    both = costmodel.load(file, cluster=["nodes/dgx-h100", "nodes/hgx-h200"])
+    alone = {"base@dgx-h100": costmodel.load(file), "base@hgx-h200": costmodel.load(file, cluster="nodes/hgx-h200")}
+    for name, workload in alone.items():
+        first, second = both.evaluate(name).point(), workload.evaluate("base").point()
+        assert (first.metrics, first.intervals) == (second.metrics, second.intervals)
+
+
+def test_a_model_is_loaded_with_a_cluster_and_varied_on_each_of_several() -> None:
+    many = {"scenarios.decode.input_tokens": np.array([512.0, 1024.0])}
+    assert costmodel.load("qwen3-8b", many, cluster="nodes/h100-x1", phases=["decode"]).scenarios == ("decode",)
+    workload = costmodel.load("qwen3-8b", cluster=["nodes/h100-x1", "nodes/a100-x1"], phases=["decode"])
+    batches = {"scenarios.decode.batch_per_device": [8, 16]}
+    fast, slow = (workload.evaluate(name, vary=batches).metrics["tpot"] for name in workload.scenarios)
+    assert workload.asked()["cluster"] == ["nodes/h100-x1", "nodes/a100-x1"]
+    assert np.all(fast < slow)
