@@ -129,9 +129,17 @@ def test_a_model_without_a_cluster_is_told_what_it_needs(command, run, tmp_path)
 
 
 def test_what_a_search_of_a_model_finds_is_what_its_next_command_runs(arguments, run):
-    of = (arguments["name"], *ON, "--phase", "prefill", "--path", arguments["path"])
-    best = json.loads(run("search", *of, "--devices", "1", "--json").out)["scenarios"]["prefill"]["best"][0]
-    shown = run("search", *of, "--devices", "1").out
+    fixed = ("--set", "scenarios.prefill.parallel.tp=2", "--devices", "2")  # another layout than the model starts with
+    of = ("search", arguments["name"], "--cluster", "nodes/dgx-h100", "--phase", "prefill", "--path", arguments["path"])
+    best = json.loads(run(*of, *fixed, "--json").out)["scenarios"]["prefill"]["best"][0]
+    shown = run(*of, *fixed).out
     again = next(line for line in shown.splitlines() if line.startswith("next: costmodel "))
     document = json.loads(run(*shlex.split(again.removeprefix("next: costmodel ")), "--json").out)
     assert document["scenarios"]["prefill"]["metrics"] == best["metrics"]
+
+
+def test_what_is_set_is_kept_in_a_search_of_every_cluster(arguments, run):
+    of = (arguments["name"], *ON, *AND, "--phase", "decode", "--path", arguments["path"], "--devices", "1")
+    done = run("search", *of, "--set", "scenarios.decode.batch_per_device=8", "--json")
+    found = json.loads(done.out)["scenarios"]
+    assert [one["at"]["batch_per_device"] for each in found.values() for one in each["best"]] == [8, 8]
