@@ -418,7 +418,8 @@ def _shortfall(question: _Question, found: _Found) -> str:
 def _quantised(question: _Question) -> Iterator[str]:
     """Yield the precision with the widest weights with which a model fits, and how to ask for it."""
     paths = [f"scenarios.{name}.precision" for name in question.phases]
-    if question.recipe is not None or any(path.startswith(tuple(paths)) for path in question.changes):
+    stated = any(".precision" in path and _concerns(path, question.phases) for path in question.changes)
+    if question.recipe is not None or stated:
         return
     fitting: list[tuple[float, str, _Found]] = []
     for precision in _of_inference(question.search_path):
