@@ -1,0 +1,296 @@
+"""Layouts and work with which a model's phases fit a cluster: candidates in order, each as the text of a workload."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+
+from costmodel.analytic.evaluation import ledger_of
+from costmodel.analytic.serving import admission
+from costmodel.errors import ImplausibleInput, InputError, LayoutError
+from costmodel.hardware import Cluster
+from costmodel.quantities import is_single
+from costmodel.schema import resolve
+from costmodel.schema.files import ModelDocument, load_cluster, read_model
+from costmodel.schema.loader import parse_tree
+from costmodel.schema.model_names import model_reference
+from costmodel.schema.overrides import is_of
+from costmodel.schema.references import as_reference
+from costmodel.schema.training_recipes import TrainingRecipe, nearest_recipe
+from costmodel.schema.tree import Tree
+from costmodel.workload.counting import parameter_count
+from costmodel.workload.memory import Ledger
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Parallelism, Scenario
+
+TRAINING = "training"
+REQUESTS = (32, 16, 8, 4, 2, 1)  # in flight: as many as fit
+_INPUT, _OUTPUT = 1024, 1024
+_MOST_DEVICES = 1024  # of a node in place of a cluster: as many nodes as the layout needs
+_LEAST_BYTES = 0.5  # of a stored weight: layouts that cannot hold even these are not tried
+_PLAIN = re.compile(r"[\w./-]+")  # YAML reads such a name as text
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is chosen so that a job can run. requests: in flight; recompute: whether layers are computed again."""
+
+    tp: int
+    pp: int
+    dp: int = 1
+    requests: int = REQUESTS[0]
+    recompute: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Scenarios and what was chosen for each. holds: whether all of them fit."""
+
+    choices: Mapping[str, Choice]
+    scenarios: Mapping[str, Scenario]
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """Some phases of a model on a cluster. phases: name of a scenario -> its phase; changes: as for `resolve`."""
+
+    model: str
+    document: ModelDocument
+    cluster: str
+    hardware: Cluster
+    phases: Mapping[str, str]
+    changes: Mapping[str, object]
+    search_path: tuple[str | Path, ...]
+
+    @property
+    def recipe(self) -> TrainingRecipe | None:
+        """Return the published recipe of training, null for inference."""
+        return nearest_recipe(self.document.architecture) if TRAINING in self.phases.values() else None
+
+    @property
+    def node(self) -> int:
+        """Return the devices of a node."""
+        return int(np.max(self.hardware.node.count))
+
+    @property
+    def nodes(self) -> int:
+        """Return how many nodes there can be; those without a NIC are alone."""
+        return int(np.max(self.hardware.count)) if self.hardware.node.nic is not None else 1
+
+    @property
+    def capacity(self) -> float:
+        """Return the memory of a device [B]."""
+        return float(np.max(self.hardware.node.device.device_memory.capacity))
+
+    @property
+    def is_narrow(self) -> bool:
+        """Tell whether 16-bit weights have to be FP16, since the device has no BF16."""
+        return "bf16" not in self.hardware.node.device.math and self.document.document["quantization"] is None
+
+
+def question_of(
+    model: str, cluster: str, phases: Mapping[str, str], changes: Mapping[str, object],
+    search_path: Sequence[str | Path],
+) -> Question:  # fmt: skip
+    """Return the question of some phases of a model on a cluster; for a node, on as many as the layout needs."""
+    of_hardware = {path: value for path, value in changes.items() if path.startswith("hardware.")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImplausibleInput)  # who loads the workload warns
+        of = load_cluster(cluster, search_path, devices=_MOST_DEVICES, changes=of_hardware)
+    return Question(model, read_model(model, search_path), cluster, of, phases, changes, tuple(search_path))
+
+
+def choose(question: Question) -> Found:
+    """Return the first choice with which all phases fit, else the one that needs least; raise where none is valid."""
+    most, *less = _eased(question)
+    found = _first_layout(question, most)
+    if found.holds:
+        return found
+    least = _first_layout(question, less[-1])
+    if not least.holds:
+        return least
+    between = (_first_layout(question, eased) for eased in less[:-1])
+    return next((found for found in between if found.holds), least)
+
+
+def _first_layout(question: Question, eased: Choice) -> Found:
+    """Return the first layout with which all phases fit, else the last valid one; raise InputError where none is."""
+    last: Found | None = None
+    failed: InputError | None = None
+    for alternatives in _layouts(question):
+        for tp, pp, dp in alternatives:
+            try:
+                last = _try(question, replace(eased, tp=tp, pp=pp, dp=dp))
+            except LayoutError as error:  # heads, layers or experts do not divide
+                failed = error
+                continue
+            if last.holds:
+                return last
+            break  # another split over as many devices holds as much
+    if last is None:
+        raise failed or InputError.single(f"{question.cluster} has no device", field="--cluster")
+    return last
+
+
+def _eased(question: Question) -> list[Choice]:
+    """Return what needs less and less memory: fewer requests in flight; in training, layers computed again."""
+    if question.recipe is not None:
+        return [Choice(1, 1, recompute=recompute) for recompute in (False, True)]
+    return [Choice(1, 1, requests=requests) for requests in REQUESTS]
+
+
+def _powers(most: int) -> list[int]:
+    """Return the powers of two up to a number."""
+    return list(takewhile(lambda power: power <= most, (2**n for n in range(32))))
+
+
+def _layouts(question: Question) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield layouts (tp, pp, dp), the fewest devices first; those of a list have as many.
+
+    The last one is yielded whatever it holds, so that there is one.
+    """
+    inside, recipe = _powers(question.node), question.recipe
+    splits = [*inside, *(inside[-1] * nodes for nodes in _powers(question.nodes)[1:])]
+    least = float(parameter_count(question.document.architecture).total) * _LEAST_BYTES
+    sizes = [question.node * nodes for nodes in _powers(question.nodes)] if recipe else [0]
+    pairs = [(size, split) for size in sizes for split in splits if not recipe or split <= size]
+    for at, (size, split) in enumerate(pairs):
+        if least / split <= question.capacity or at == len(pairs) - 1:
+            dp = 1 if recipe is None else _largest_divisor(batch_of(question, recipe)[0], size // split)
+            yield [(tp, split // tp, dp) for tp in reversed(inside) if tp <= split]
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    return next(divisor for divisor in range(most, 0, -1) if number % divisor == 0)
+
+
+def batch_of(question: Question, recipe: TrainingRecipe) -> tuple[int, int]:
+    """Return the sequences of a step and their tokens: those of a recipe, or as many tokens in shorter sequences."""
+    positions = question.document.architecture.positions
+    longest = int(positions) if positions is not None and is_single(positions) and positions else recipe.sequence
+    sequence = min(recipe.sequence, longest)
+    return recipe.tokens // sequence, sequence
+
+
+def _try(question: Question, choice: Choice) -> Found:
+    """Return the scenarios of a choice, and whether they fit; raise LayoutError where something does not divide.
+
+    Degrees that changes set are taken as chosen, so that what each device gets is of the layout that runs.
+    """
+    chosen = dict.fromkeys(question.phases, choice)
+    scenarios = _resolved(question, chosen)
+    own = {name: _with_degrees(chosen[name], each.parallel) for name, each in scenarios.items()}
+    if own != chosen:
+        scenarios = _resolved(question, own)
+    return Found(own, scenarios, all(map(holds_all, scenarios.values())))
+
+
+def _resolved(question: Question, choices: Mapping[str, Choice]) -> Mapping[str, Scenario]:
+    lines = [line for name, choice in choices.items() for line in scenario_lines(question, name, choice)]
+    tree = workload_tree([*head_lines(question.model), *lines], question.model)
+    changes = {path: value for path, value in question.changes.items() if concerns(path, question.phases)}
+    return resolve(tree, overrides=changes, search_path=question.search_path).scenarios
+
+
+def _with_degrees(choice: Choice, parallel: Parallelism) -> Choice:
+    """Return a choice with the degrees that a scenario has."""
+    if not (is_single(parallel.tp) and is_single(parallel.pp) and is_single(parallel.dp)):
+        return choice
+    return replace(choice, tp=int(parallel.tp), pp=int(parallel.pp), dp=int(parallel.dp))
+
+
+def concerns(path: str, names: Mapping[str, str]) -> bool:
+    """Tell whether a change is one of some scenarios, or of all."""
+    head, *rest = path.split(".")
+    return head != "scenarios" or (bool(rest) and any(is_of(rest[0], name) for name in names))
+
+
+def full_ledger(scenario: Scenario) -> Ledger:
+    """Return what a device would hold."""
+    ledger = ledger_of(scenario)
+    assert ledger is not None, "no phase here is a bound"
+    return ledger
+
+
+def holds_all(scenario: Scenario) -> bool:
+    """Tell whether the model and all its requests fit at once: an engine that serves lets others wait."""
+    plan = scenario.plan
+    if not full_ledger(scenario).total <= scenario.cluster.device.device_memory.capacity:
+        return False
+    if isinstance(plan, Serving) and plan.rate is None and plan.concurrency is not None:
+        return bool(admission(scenario, plan).most >= plan.concurrency)
+    return True
+
+
+def head_lines(model: str) -> list[str]:
+    """Return the first lines of a workload."""
+    reference = model_reference(model)
+    named = reference if reference != model else f"models/{model.removeprefix('models/')}"
+    return [
+        "# The smallest workload of this model: every other key has its default (docs/formats.md).",
+        "schema: costmodel/workload@1",
+        f"model: {_quoted(named)}",
+        "scenarios:",
+    ]
+
+
+def _quoted(name: str) -> str:
+    """Return a name as YAML reads it."""
+    return name if _PLAIN.fullmatch(name) else json.dumps(name)
+
+
+def scenario_lines(question: Question, name: str, choice: Choice) -> list[str]:
+    """Return the lines of a scenario."""
+    phase = question.phases[name]
+    degrees = {"tp": choice.tp, "pp": choice.pp, "dp": choice.dp}
+    layout = ", ".join(f"{degree}: {value}" for degree, value in degrees.items() if value > 1 or degree == "tp")
+    layout = f"{{{layout}}}"
+    reason = "whole nodes that hold it" if phase == TRAINING else "the fewest devices that hold it"
+    return [
+        f"  {name}:",
+        f"    phase: {phase}",
+        f"    cluster: {_quoted(as_reference(question.cluster))}",
+        f"    parallel: {layout:<30} # {reason}, or all",
+        f"    framework: {_framework(phase)}",
+        *(["    precision: fp16                      # the device has no BF16"] if question.is_narrow else []),
+        *(f"    {line}" for line in _work(question, phase, choice)),
+    ]
+
+
+def _framework(phase: str) -> str:
+    """Return the program that a phase is taken to run under."""
+    return "megatron" if phase == TRAINING else "vllm"
+
+
+def _work(question: Question, phase: str, choice: Choice) -> list[str]:
+    """Return the keys of a phase: devices of tp share each request; stages of a pipeline pass requests on."""
+    lengths = [f"input_tokens: {_INPUT}", f"output_tokens: {_OUTPUT}"]
+    requests, recipe = choice.requests, question.recipe
+    if phase == "prefill":
+        prompt = [f"input_tokens: {_INPUT}"]
+        return [*prompt, f"tokens_per_device: {_INPUT / choice.tp:g}                  # one prompt at a time"]
+    if phase == "decode":
+        batch = f"batch_per_device: {requests / choice.tp:g}"
+        return [f"{batch:<40} # {requests} requests in flight", *lengths]
+    if phase == "generate":
+        return [f"batch: {requests}", *lengths]
+    if phase == "serving":
+        return [f"concurrency: {requests}", *lengths]
+    assert recipe is not None, "training has a recipe"
+    sequences, sequence = batch_of(question, recipe)
+    again = ["recompute: layer"] if choice.recompute else []
+    stated = f"global_batch: {sequences}"
+    return [f"{stated:<40} # {recipe.model}: {recipe.cite}", f"sequence: {sequence}", "optimizer: {zero: 1}", *again]
+
+
+def workload_tree(lines: Sequence[str], model: str) -> Tree:
+    """Return the workload of a model as a document."""
+    return parse_tree("\n".join(lines), f"workload of {model.replace('/', '--')}")  # no folder: paths start here
