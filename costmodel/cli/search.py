@@ -61,6 +61,8 @@ def command(
     pins = {path: value for path, value in values.items() if _is_pinned(path, value)}
     others = {path: value for path, value in values.items() if path not in pins}
     loaded = load(workload, set=others, search_path=search_path, scenarios=scenarios or None)
+    for note in loaded.resolved.notes:
+        click.echo(f"note: {note}", err=True)
     with suppress(LayoutError):  # the workload's own layout need not be valid: others may be
         loaded.changed(pins)
     chosen = _chosen(loaded, workload, scenarios, has_goal=bool(objective or wanted.constraints))

@@ -14,6 +14,7 @@ import numpy as np
 from costmodel.analytic.capital import missing
 from costmodel.api import Workload
 from costmodel.errors import InputError, LayoutError
+from costmodel.hardware import Cluster
 from costmodel.schema import SI
 from costmodel.study.axes import Axis
 from costmodel.study.exchanges import exchange_axis
@@ -167,13 +168,29 @@ def _add(result: SearchResult, request: SearchRequest, on_progress: OnProgress) 
     if isinstance(chosen.plan, Serving):
         search_servers(request, result, on_progress)
         return
-    if not isinstance(chosen.plan, Training):
-        search_passes(request, result, on_progress)
-        return
-    for number in request.devices:
-        search_steps(request, result, number, on_progress)
-        if request.goal.is_fewest and result.best:
+    is_step = isinstance(chosen.plan, Training)
+    search_layouts = search_steps if is_step else search_passes
+    numbers = _in_the_cluster(request.devices, chosen.cluster, result)
+    for at, number in enumerate(numbers):
+        part, one = SearchResult(result.scenario, result.sense), replace(request, devices=(number,))
+        search_layouts(one, part, lambda share, at=at: on_progress((at + share) / len(numbers)))  # type: ignore[misc]
+        result.merge(part, {})
+        if is_step and request.goal.is_fewest and result.best:
             break
+
+
+def _in_the_cluster(numbers: Sequence[int], cluster: Cluster, result: SearchResult) -> Sequence[int]:
+    """Return the numbers of devices that a cluster has; note in the result which are left out, if any."""
+    most = int(np.max(cluster.devices))
+    larger = [f"{number:,}" for number in numbers if number > most]
+    if len(larger) == len(numbers):
+        result.why = (
+            f"{cluster.name} has {most:,} devices, fewer than {' or '.join(larger)}: lower --devices or the degrees "
+            "that --set fixes, or name a larger cluster"
+        )
+    elif larger:
+        result.notes = (*result.notes, f"{cluster.name} has {most:,} devices: {', '.join(larger)} were left out")
+    return [number for number in numbers if number <= most]
 
 
 def _numbers(workload: Workload, scenario: str, devices: Sequence[int], sweep: Sweep | None) -> tuple[int, ...]:
