@@ -19,7 +19,7 @@ from costmodel.study.bounds import Bounder
 from costmodel.study.goals import Goal, SearchResult, read_goal
 from costmodel.study.layouts import Variant, divisors, training_space, variants
 from costmodel.study.placement import stage_sizes
-from costmodel.study.search import Space, search, searched
+from costmodel.study.search import Space, search, searched, settings
 from costmodel.study.search_steps import alike_layers
 from costmodel.study.sensitivity import STEP, sensitivities
 from costmodel.study.sweep import NOTHING, Wanted
@@ -150,6 +150,56 @@ def test_the_fewest_devices_that_meet_a_target_are_found(small: costmodel.Worklo
     best = search(small, "selective", goal, (4, 8, 16)).best[0]
     assert best.devices == 16
     assert (best.metrics["step_time"] or np.inf) <= target
+
+
+def test_the_best_of_several_numbers_of_devices_may_be_on_the_first(small: costmodel.Workload) -> None:
+    goal = goal_of(small, "selective", "maximise tokens_per_second_per_device")
+    alone, both = search(small, "selective", goal, (8,)), search(small, "selective", goal, (8, 16))
+    assert both.best[0].at == alone.best[0].at
+    assert both.best[0].devices == 8
+    assert both.looked_at > alone.looked_at
+    assert both.devices == (8, 16)
+
+
+def test_an_axis_of_one_value_rules_out_as_many_layouts_as_the_scenarios_own(small: costmodel.Workload) -> None:
+    """An axis over the batch of a step does not switch bounds off for rates and costs: nor do several values."""
+    path, cost = "scenarios.selective.global_batch", "minimise cost_per_trillion_tokens"
+    others = {name: value for name, value in SMALL.items() if name != path}
+    free = costmodel.load("gpt3_175b_a100", set=others, scenarios=["selective"])
+    own = searched(small, "selective", cost, NOTHING, Space((8,)))
+    four, eight = (searched(free, "selective", cost, NOTHING, Space((8,), (), (f"{path}={at}",))) for at in (4, 8))
+    assert four.scheduled == own.scheduled
+    assert four.best[0].objective == pytest.approx(own.best[0].objective, rel=1e-12)
+    both = searched(free, "selective", cost, NOTHING, Space((8,), (f"{path}=4,8",)))
+    assert both.best[0].objective == pytest.approx(min(four.best[0].objective, eight.best[0].objective), rel=1e-12)
+    assert both.scheduled < 0.1 * both.feasible
+
+
+def test_more_devices_than_the_cluster_has_are_left_out_by_name(small: costmodel.Workload) -> None:
+    most = int(small.scenario("selective").cluster.devices)
+    goal = goal_of(small, "selective")
+    some = search(small, "selective", goal, (8, 2 * most))
+    assert some.best[0].devices == 8
+    assert any(f"has {most:,} devices: {2 * most:,} were left out" in note for note in some.told)
+    none = search(small, "selective", goal, (2 * most,))
+    assert not none.best
+    assert f"has {most:,} devices, fewer than {2 * most:,}" in (none.why or "")
+
+
+def test_a_step_that_arithmetic_hardly_limits_says_what_does(small: costmodel.Workload) -> None:
+    slow = small.changed({"hardware.node.device.links.nvlink.bandwidth": "20 GB/s"})
+    (note,) = [each for each in search(slow, "selective", goal_of(slow, "selective"), [16]).told if "mfu is" in each]
+    assert "network" in note
+    assert "global_batch" in note
+
+
+def test_a_search_says_once_what_a_result_of_its_best_layout_says(small: costmodel.Workload) -> None:
+    goal = goal_of(small, "selective")
+    found = search(small, "selective", goal, (8, 16))
+    best = small.changed(settings(small, found)).points()["selective"]
+    assert best.notes
+    assert set(best.notes) <= set(found.told)
+    assert len(set(found.told)) == len(found.told)
 
 
 def test_a_search_of_decoding_gives_the_best_rate_under_a_limit_and_the_front() -> None:
