@@ -18,7 +18,8 @@ def command(
 ) -> int:  # fmt: skip
     """Rank the bandwidths, peaks, latencies, clocks and capacities of the hardware by their effect on a metric.
 
-    An elasticity of -0.4 means: increasing the parameter by 1 % reduces the metric by 0.4 %.
+    Each is evaluated with 10 % more and 10 % less of it (whole numbers stay whole); those come first of which a better
+    part changes the metric most. An elasticity of -0.4 means: 1 % more of the parameter reduces the metric by 0.4 %.
     """
     from costmodel.api import load
     from costmodel.result import PHASES

@@ -250,6 +250,21 @@ def test_an_elasticity_is_that_of_two_evaluations() -> None:
     assert rows[path].saved > 0
 
 
+def test_a_change_is_that_of_an_evaluation_with_a_tenth_more_and_less_and_whole_processors() -> None:
+    """One processor more is a wave of tiles more or none: no slope, and no chip that anybody would make."""
+    workload = costmodel.load("llama3_8b_rtx4090", scenarios=["serving"])
+    rows = sensitivities(workload, "serving", "latency")
+    known = {row.path.removeprefix("hardware.device."): row for row in rows}
+    base = workload.evaluate("serving").metrics["latency"]
+    assert known["processors"].values == (115.0, 141.0)
+    for path, values in {"processors": (115, 141), "memory.hbm.bandwidth": ("907.2 GB/s", "1108.8 GB/s")}.items():
+        for value, change in zip(values, (known[path].less, known[path].more), strict=True):
+            changed = workload.changed({f"scenarios.serving.hardware.device.{path}": value})
+            assert changed.evaluate("serving").metrics["latency"] / base - 1 == pytest.approx(change, rel=1e-6)  # type: ignore[operator]
+    assert rows[0].path == "hardware.device.memory.hbm.bandwidth"
+    assert abs(known["processors"].elasticity) < abs(known["memory.hbm.bandwidth"].elasticity)
+
+
 def test_the_bound_follows_its_one_bandwidth_alone() -> None:
     workload = costmodel.load("deepseek_v3", scenarios=["decode_ep_bound"])
     rows = sensitivities(workload, "decode_ep_bound", "tpot")
