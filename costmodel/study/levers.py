@@ -33,23 +33,25 @@ def levers_of(name: str, search_path: Sequence[str] = ()) -> LeversFile:
         for one in file.alternatives
         if (one.set or one.scale) and one.message is None
     ]
-    return LeversFile(title=file.title, cite=name, levers=levers)
+    return LeversFile.of_changes(file.title, name, levers)
 
 
 def _switch(one: AlternativeFile) -> SwitchFile:
-    return SwitchFile(name=one.term, set=one.set, times={**one.scale}, against=one.against, limit=one.limit)
+    return SwitchFile(
+        name=one.term, scenarios=one.scenarios, set=one.set, times={**one.scale}, against=one.against, limit=one.limit
+    )
 
 
 def _is_lever_file(name: str, search_path: tuple[str, ...]) -> bool:
     path = Path(name)
     if path.exists():
-        return "costmodel/lever@" in path.read_text(encoding="utf-8")[:200]
+        return b"costmodel/lever@" in path.read_bytes()[:200]
     assert _FOLDER in FOLDERS, "a folder of data"
     return name in Library(search_path).names(_FOLDER)
 
 
 def switches(file: LeversFile, names: Sequence[str] = ()) -> list[tuple[SwitchFile, LeverFile]]:
-    """Return the switches of all levers, or those named; raise InputError on an unknown name."""
+    """Return the switches of all levers, or all of the names given; raise InputError on an unknown name."""
     found = [(switch, lever) for lever in file.levers for switch in lever.switches]
     known = [switch.name for switch, _ in found]
     for name in names:
@@ -60,8 +62,8 @@ def switches(file: LeversFile, names: Sequence[str] = ()) -> list[tuple[SwitchFi
 
 def worths_of(workload: Workload, scenario: str, file: LeversFile, names: Sequence[str] = ()) -> list[Worth]:
     """Return what each switch of a scenario's phase is worth, in the order of the file."""
-    chosen = workload.scenario(scenario)
-    asked = [one for one in switches(file, names) if chosen.plan.phase in one[0].phases]
+    phase = workload.scenario(scenario).plan.phase
+    asked = [one for one in switches(file, names) if _changes(one[0], scenario, phase)]
     found = [_beside(workload, scenario, *one) for one in asked]
     chain = [_alternative(*one) for one, beside in zip(asked, found, strict=True) if beside is None]
     alone = iter(worths(workload, scenario, chain))
@@ -69,6 +71,11 @@ def worths_of(workload: Workload, scenario: str, file: LeversFile, names: Sequen
         replace(worth or next(alone), name=switch.name, section=lever.section, against=_sides(switch) or None)
         for worth, (switch, lever) in zip(found, asked, strict=True)
     ]
+
+
+def _changes(switch: SwitchFile, scenario: str, phase: str) -> bool:
+    """Tell whether a scenario of a phase is one that a switch changes."""
+    return phase in switch.phases and (not switch.scenarios or bool({scenario, phase} & set(switch.scenarios)))
 
 
 def _alternative(switch: SwitchFile, lever: LeverFile) -> AlternativeFile:

@@ -103,7 +103,10 @@ def sensitivities(workload: Workload, scenario: str, metric: str) -> list[Sensit
         [one for one in parameters if one[0].endswith(_PACE)],
     ):
         sensitivities += _evaluated(workload, scenario, metric, together)
-    moving = [one for one in sensitivities if one.elasticity or one.up or one.down or one.low or one.high or one.gain or one.loss]
+    moving = [
+        one for one in sensitivities
+        if one.elasticity or one.up or one.down or one.low or one.high or one.gain or one.loss
+    ]  # fmt: skip
     ranked = sorted(moving, key=lambda one: (-one.gain, -one.loss, one.path))
     meets = [False, *(after.loss > one.loss for one, after in pairwise(ranked)), False]
     return [replace(one, tied=before or behind) for one, (before, behind) in zip(ranked, pairwise(meets), strict=False)]
