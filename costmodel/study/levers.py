@@ -7,12 +7,14 @@ out of the chain that `together` follows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from costmodel.api import Workload
-from costmodel.errors import CostModelError, InputError
+from costmodel.errors import CostModelError, ImplausibleInput, InputError
 from costmodel.schema.lever import LeverFile, LeversFile, SwitchFile, load_levers
 from costmodel.schema.references import FOLDERS, Library, suggest
 from costmodel.schema.what_if import AlternativeFile, load_what_if
@@ -60,11 +62,36 @@ def switches(file: LeversFile, names: Sequence[str] = ()) -> list[tuple[SwitchFi
     return [one for one in found if not names or one[0].name in names]
 
 
-def worths_of(workload: Workload, scenario: str, file: LeversFile, names: Sequence[str] = ()) -> list[Worth]:
+@contextmanager
+def hypothetical(workload: Workload, name: str) -> Iterator[None]:
+    """Let levers state what no shipped hardware has: each such value of a file of one's own is said once, of shipped
+    lists none.
+
+    name: of the levers, as for `levers_of`.
+    """
+    known = {str(problem).partition(": ")[2] for problem in workload.resolved.warnings}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for one in caught:
+        told = str(one.message).partition(": ")[2]  # behind the path, which names a scenario
+        is_lever = issubclass(one.category, ImplausibleInput)
+        if not is_lever or (Path(name).exists() and told not in known):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        known |= {told} if is_lever else set()
+
+
+def worths_of(
+    workload: Workload, scenario: str, file: LeversFile, names: Sequence[str] = (),
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> list[Worth]:  # fmt: skip
     """Return what each switch of a scenario's phase is worth, in the order of the file."""
     phase = workload.scenario(scenario).plan.phase
     asked = [one for one in switches(file, names) if _changes(one[0], scenario, phase)]
-    found = [_beside(workload, scenario, *one) for one in asked]
+    found = []
+    for number, one in enumerate(asked):
+        found.append(_beside(workload, scenario, *one))
+        on_progress(number / len(asked))
     chain = [_alternative(*one) for one, beside in zip(asked, found, strict=True) if beside is None]
     alone = iter(worths(workload, scenario, chain))
     return [
