@@ -94,9 +94,8 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
         if race.is_over(float(devices[rows[0]])):
             break
         part = _evaluated(request, (scenario, calibration), space, rows)
-        race.run(part, lambda share, at=start, of=len(rows): on_progress((at + of * share) / space.size))  # type: ignore[misc]
+        race.run(part, lambda share, at=start: on_progress((at + _PIECE * share) / space.size))  # type: ignore[misc]
         result.scheduled += int(fits[rows].sum())
-        on_progress(float(start + len(rows)) / space.size)
     kept = race.kept[:KEPT]
     points = [evaluate_point(single(one.scenario, (one.row,)), calibration) for one in kept]
     found = zip(kept, points, strict=True)

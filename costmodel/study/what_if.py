@@ -11,13 +11,16 @@ from typing import Any, Literal
 import numpy as np
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.grid import evaluate_single
 from costmodel.analytic.intervals import perturbations_of, ratio_interval
 from costmodel.api import Workload
+from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.quantities import Array
 from costmodel.result import PHASES
 from costmodel.schema.what_if import AlternativeFile
 from costmodel.study.ceilings import Whole, ceiling, with_waves, within
+from costmodel.workload.scenario import Scenario
 
 SCHEMA = "costmodel/what_if@1"
 LEVERS = "levers"  # what-if file of any workload
@@ -96,12 +99,12 @@ def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile])
     """
     chosen = workload.scenario(scenario)
     metric = PHASES[chosen.result_kind][0]
-    base = _headline(workload, scenario, metric)
-    if isinstance(base, str):
-        raise InputError.single(f"scenario {scenario} cannot run: {base}", field="--scenario")
-    before = evaluate(chosen, workload.calibration(chosen))
+    found = _run(workload, scenario, metric)
+    if isinstance(found, str):
+        raise InputError.single(f"scenario {scenario} cannot run: {found}", field="--scenario")
+    base, before = found
     whole = Whole(chosen.plan.phase, base, before.breakdown())
-    found: list[Worth] = []
+    listed: list[Worth] = []
     kept: dict[str, Any] = {}
     shortest = base
     for lever in levers:
@@ -112,8 +115,8 @@ def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile])
             if total is not None and total <= shortest:
                 kept, shortest = wider, total
                 one = replace(one, together=total)
-        found.append(one)
-    return found
+        listed.append(one)
+    return listed
 
 
 def _worth(
@@ -135,16 +138,16 @@ def _worth(
         return told(_HAS_IT, changes)
     if exchanges_otherwise(workload, changed, scenario, changes):
         return told(NO_ALL_TO_ALL, changes)
-    after = _headline(changed, scenario, metric)
-    if isinstance(after, str):
-        return told(after, changes)
-    altered = changed.scenario(scenario)
+    found = _run(changed, scenario, metric)
+    if isinstance(found, str):
+        return told(found, changes)
+    after, altered = found
     own = {
         path.removeprefix(f"scenarios.{scenario}."): (_read(workload, path), _read(changed, path)) for path in changes
     }
     return Worth(
         lever.term, scenario, metric, changes, value, after,
-        ratio=change_interval(before, evaluate(altered, changed.calibration(altered)), metric, after / value),
+        ratio=change_interval(before, altered, metric, after / value),
         ceiling=ceiling(whole, workload.scenario(scenario), own), with_waves=with_waves(whole, own),
         limit=lever.limit, cite=lever.cite,
     )  # fmt: skip
@@ -195,12 +198,19 @@ def _read(workload: Workload, path: str) -> Any:
     return workload.resolved.value(path)
 
 
-def _headline(workload: Workload, scenario: str, metric: str) -> float | str:
-    """Return the headline, without intervals, or why the scenario cannot run, in a sentence."""
-    result = workload.evaluate(scenario)
+def _run(workload: Workload, scenario: str, metric: str) -> tuple[float, Evaluation] | str:
+    """Return the headline and the evaluation that gives it, or why the scenario cannot run, in a sentence."""
+    chosen = workload.scenario(scenario)
+    made: list[Evaluation] = []
+
+    def engine(one: Scenario, calibration: Calibration) -> Evaluation:
+        made.append(evaluate(one, calibration))
+        return made[-1]
+
+    result = evaluate_single(chosen, workload.calibration(chosen), engine)
     value = result.metrics[metric]
     if value is not None:
-        return float(value)
+        return float(value), made[0]
     point = result.point()
     return (point.reason or point.reasons[metric]).partition(". ")[0]
 
@@ -208,10 +218,10 @@ def _headline(workload: Workload, scenario: str, metric: str) -> float | str:
 def _together(workload: Workload, scenario: str, changes: Mapping[str, Any], metric: str) -> float | None:
     """Return the headline with some changes, null where it cannot run or where they contradict each other."""
     try:
-        value = _headline(workload.changed(changes, [scenario]), scenario, metric)
+        found = _run(workload.changed(changes, [scenario]), scenario, metric)
     except InputError:
         return None
-    return None if isinstance(value, str) else value
+    return None if isinstance(found, str) else found[0]
 
 
 def change_interval(before: Evaluation, after: Evaluation, metric: str, point: float) -> tuple[float, float] | None:

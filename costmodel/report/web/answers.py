@@ -87,7 +87,8 @@ def _slopes(sensitivity: SensitivityFile, scenario: str) -> str:
     for slope in sensitivity.scenarios[scenario]:
         rows.add(
             slope.path, Number(f"{slope.value:.6g}", slope.value), _change(slope.more), _change(slope.less),
-            Number(f"{slope.elasticity:+.3f}", slope.elasticity), metric(name, slope.better), _interval(name, slope.better_interval),
+            Number(f"{slope.elasticity:+.3f}", slope.elasticity), metric(name, slope.better),
+            _interval(name, slope.better_interval),
             NONE if slope.saved is None else whole(slope.saved),
         )  # fmt: skip
     return html_table("Hardware parameters (SI units)", rows)
