@@ -14,7 +14,6 @@ import numpy as np
 from costmodel.analytic.capital import missing
 from costmodel.api import Workload
 from costmodel.errors import InputError, LayoutError
-from costmodel.hardware import Cluster
 from costmodel.schema import SI
 from costmodel.study.axes import Axis
 from costmodel.study.exchanges import exchange_axis
@@ -168,29 +167,40 @@ def _add(result: SearchResult, request: SearchRequest, on_progress: OnProgress) 
     if isinstance(chosen.plan, Serving):
         search_servers(request, result, on_progress)
         return
-    is_step = isinstance(chosen.plan, Training)
+    is_step, count = isinstance(chosen.plan, Training), len(request.devices)
     search_layouts = search_steps if is_step else search_passes
-    numbers = _in_the_cluster(request.devices, chosen.cluster, result)
-    for at, number in enumerate(numbers):
+    without = []
+    for at, number in enumerate(request.devices):
         part, one = SearchResult(result.scenario, result.sense), replace(request, devices=(number,))
-        search_layouts(one, part, lambda share, at=at: on_progress((at + share) / len(numbers)))  # type: ignore[misc]
+        search_layouts(one, part, lambda share, at=at: on_progress((at + share) / count))  # type: ignore[misc]
         result.merge(part, {})
+        without += [] if part.feasible else [number]
         if is_step and request.goal.is_fewest and result.best:
             break
+    _note_the_cluster(request, result, without)
 
 
-def _in_the_cluster(numbers: Sequence[int], cluster: Cluster, result: SearchResult) -> Sequence[int]:
-    """Return the numbers of devices that a cluster has; note in the result which are left out, if any."""
-    most = int(np.max(cluster.devices))
-    larger = [f"{number:,}" for number in numbers if number > most]
-    if len(larger) == len(numbers):
+def _note_the_cluster(request: SearchRequest, result: SearchResult, without: Sequence[int]) -> None:
+    """Note which of the numbers of devices without a layout the cluster does not have. A node means as many as hold
+    them."""
+    if not without:
+        return
+    degrees = {"tp": np.ones(len(without)), "cp": np.ones(len(without)), "pp": np.ones(len(without))}
+    columns = {**degrees, "dp": np.array(without, dtype=np.float64)}
+    paths = tuple(f"{request.head}parallel.{name}" for name in columns)
+    cluster = request.workload.varied(request.scenario, {paths: tuple(columns.values())})[0].cluster
+    has = np.broadcast_to(np.asarray(cluster.devices), (len(without),))
+    larger = [f"{number:,}" for number, most in zip(without, has.tolist(), strict=True) if number > most]
+    if not larger:
+        return
+    told = f"{cluster.name} has {int(np.max(has)):,} devices"
+    if len(larger) == len(request.devices):
         result.why = (
-            f"{cluster.name} has {most:,} devices, fewer than {' or '.join(larger)}: lower --devices or the degrees "
-            "that --set fixes, or name a larger cluster"
+            f"{told}, fewer than {' or '.join(larger)}: lower --devices or the degrees that --set fixes, or name a "
+            "larger cluster"
         )
-    elif larger:
-        result.notes = (*result.notes, f"{cluster.name} has {most:,} devices: {', '.join(larger)} were left out")
-    return [number for number in numbers if number <= most]
+    else:
+        result.notes = (*result.notes, f"{told}: {', '.join(larger)} were left out")
 
 
 def _numbers(workload: Workload, scenario: str, devices: Sequence[int], sweep: Sweep | None) -> tuple[int, ...]:

@@ -176,14 +176,21 @@ def test_an_axis_of_one_value_rules_out_as_many_layouts_as_the_scenarios_own(sma
 
 
 def test_more_devices_than_the_cluster_has_are_left_out_by_name(small: costmodel.Workload) -> None:
-    most = int(small.scenario("selective").cluster.devices)
-    goal = goal_of(small, "selective")
-    some = search(small, "selective", goal, (8, 2 * most))
+    """A node means as many as hold the layout; a cluster has as many as it has."""
+    pod = costmodel.load("gpt3_175b_a100", set=SMALL, cluster="clusters/a100-superpod", scenarios=["selective"])
+    most = int(pod.scenario("selective").cluster.devices)
+    goal = goal_of(pod, "selective")
+    some = search(pod, "selective", goal, (8, most + 8))
     assert some.best[0].devices == 8
-    assert any(f"has {most:,} devices: {2 * most:,} were left out" in note for note in some.told)
-    none = search(small, "selective", goal, (2 * most,))
+    assert [note for note in some.told if "left out" in note] == [
+        f"a100-superpod has {most:,} devices: {most + 8:,} were left out"
+    ]
+    none = search(pod, "selective", goal, (most + 8,))
     assert not none.best
-    assert f"has {most:,} devices, fewer than {2 * most:,}" in (none.why or "")
+    assert f"has {most:,} devices, fewer than {most + 8:,}" in (none.why or "")
+    several = search(small, "selective", goal, (16,))
+    assert several.best[0].devices == 16
+    assert not [note for note in several.told if "left out" in note]
 
 
 def test_a_step_that_arithmetic_hardly_limits_says_what_does(small: costmodel.Workload) -> None:
