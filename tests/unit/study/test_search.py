@@ -193,6 +193,16 @@ def test_more_devices_than_the_cluster_has_are_left_out_by_name(small: costmodel
     assert not [note for note in several.told if "left out" in note]
 
 
+@pytest.mark.parametrize("phase", ["training", "decode"])
+def test_progress_only_grows_up_to_the_whole(small: costmodel.Workload, phase: str) -> None:
+    workload, name = (small, "selective") if phase == "training" else (costmodel.load("deepseek_v3"), "decode")
+    shares: list[float] = []
+    search(workload, name, goal_of(workload, name), (8, 16), on_progress=shares.append)
+    assert shares == sorted(shares)
+    assert len(set(shares)) > 2
+    assert 0.6 < shares[-1] <= 1.0
+
+
 def test_a_step_that_arithmetic_hardly_limits_says_what_does(small: costmodel.Workload) -> None:
     slow = small.changed({"hardware.node.device.links.nvlink.bandwidth": "20 GB/s"})
     (note,) = [each for each in search(slow, "selective", goal_of(slow, "selective"), [16]).told if "mfu is" in each]
