@@ -68,3 +68,13 @@ def test_more_numbers_of_devices_are_never_worse(scenario: str, data: st.DataObj
         if alone is not None:
             assert together is not None
             assert SENSES[objective.partition(" ")[0]] * (together.objective - alone.objective) <= 0.0
+
+
+def test_more_engines_of_a_layout_that_is_known_take_its_place_where_they_are_better(small: costmodel.Workload) -> None:
+    """More layouts than are evaluated at once: the same engine comes again with more replicas, which wait less."""
+    numbers = tuple(range(4, 513, 4))
+    alone = best_of(small, "open", "minimise latency", (), numbers[-1:])
+    together = best_of(small, "open", "minimise latency", (), numbers)
+    assert alone is not None
+    assert together is not None
+    assert together.objective <= alone.objective
