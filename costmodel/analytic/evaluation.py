@@ -40,6 +40,9 @@ class Evaluation(Protocol):
     ledger: Ledger | None
     anchored: Anchored | None
 
+    def __hash__(self) -> int:
+        """Return a number of the object: what follows from it may be kept."""
+
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics with families perturbed within their spread."""
 

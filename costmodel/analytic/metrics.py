@@ -12,8 +12,8 @@ from costmodel.analytic.training import StepTimes
 from costmodel.cost.money import rental_cost
 from costmodel.cost.power import Draw, energy
 from costmodel.hardware import Device, Node
-from costmodel.quantities import Count, FlopPerSecond, Quantity, maximum, minimum
-from costmodel.result import Metrics
+from costmodel.quantities import Count, FlopPerSecond, Quantity, Seconds, maximum, minimum
+from costmodel.result import PHASES, Metrics
 from costmodel.workload.counting import parameter_count, training_flop_per_token
 from costmodel.workload.memory import Ledger, host_batch_limit
 from costmodel.workload.plans import Decode, Prefill, Training, tokens_per_step
@@ -29,31 +29,39 @@ def training_metrics(scenario: Scenario, plan: Training, model: StepModel, times
     mfu = model FLOP of the step's tokens / (step * devices * 16-bit peak), causal attention, no recompute, no MTP.
     Devices compute outside of bubbles, exposed messages and the host's update.
     """
-    devices, device = scenario.parallel.devices, scenario.cluster.device
-    tokens = plan.global_batch * plan.sequence
-    active = parameter_count(scenario.architecture).active
-    offered = times.step * devices * sixteen_bit_peak(device)
-    causal = training_flop_per_token(scenario.architecture, active, plan.sequence)
-    full = training_flop_per_token(scenario.architecture, active, plan.sequence, causal=False)
-    per_token = times.step / tokens
+    devices, node = scenario.parallel.devices, scenario.cluster.node
+    per_token = times.step / (plan.global_batch * plan.sequence)
     rank_tokens = plan.micro_batch * plan.sequence
     busy = 1 - (times.bubble + times.exposed_communication + times.host) / times.step
     draw = Draw(busy, model.joules / times.step)
-    return {
-        "step_time": times.step,
-        "tokens_per_second": tokens / times.step,
-        "tokens_per_day": SECONDS_PER_DAY * tokens / times.step,
-        "tokens_per_second_per_device": tokens / times.step / devices,
+    metrics = {
+        **rates_of_step(scenario, plan, times.step),
         "flop_per_token": model.executed_flop * scenario.parallel.tp * scenario.parallel.cp / rank_tokens,
-        "mfu": causal * tokens / offered,
-        "mfu_noncausal": full * tokens / offered,
         "bubble_time": times.bubble,
         "exposed_communication_time": times.exposed_communication,
+        "energy_per_token": energy(node, devices, per_token, draw),
+        "energy_per_trillion_tokens": energy(node, devices, TRILLION * per_token, draw),
+        **invested(scenario, devices),
+    }
+    return {name: metrics[name] for name in PHASES["training"][1]}
+
+
+def rates_of_step(scenario: Scenario, plan: Training, step: Seconds) -> Metrics:
+    """Return the metrics of a training step that nothing but its time decides: the keys of `anchors.POWERS`."""
+    devices, device, architecture = scenario.parallel.devices, scenario.cluster.device, scenario.architecture
+    tokens = plan.global_batch * plan.sequence
+    active = parameter_count(architecture).active
+    offered = step * devices * sixteen_bit_peak(device)
+    per_token = step / tokens
+    return {
+        "step_time": step,
+        "tokens_per_second": tokens / step,
+        "tokens_per_day": SECONDS_PER_DAY * tokens / step,
+        "tokens_per_second_per_device": tokens / step / devices,
+        "mfu": training_flop_per_token(architecture, active, plan.sequence) * tokens / offered,
+        "mfu_noncausal": training_flop_per_token(architecture, active, plan.sequence, causal=False) * tokens / offered,
         "device_hours_per_trillion_tokens": TRILLION * per_token * devices / SECONDS_PER_HOUR,
         "cost_per_trillion_tokens": rental_cost(device, devices, TRILLION * per_token),
-        "energy_per_token": energy(scenario.cluster.node, devices, per_token, draw),
-        "energy_per_trillion_tokens": energy(scenario.cluster.node, devices, TRILLION * per_token, draw),
-        **invested(scenario, devices),
     }
 
 

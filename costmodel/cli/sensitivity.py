@@ -16,7 +16,8 @@ from costmodel.errors import InputError
 def command(*, asked: Asked, metric: str, as_json: bool) -> int:
     """Rank the bandwidths, peaks, latencies, clocks and capacities of the hardware by their effect on a metric.
 
-    An elasticity of -0.4 means: increasing the parameter by 1 % reduces the metric by 0.4 %.
+    Each is evaluated with 10 % more and 10 % less of it (whole numbers stay whole); those come first of which a better
+    part changes the metric most. An elasticity of -0.4 means: 1 % more of the parameter reduces the metric by 0.4 %.
     """
     from costmodel.analytic.model_start import DEFAULT_PHASES
     from costmodel.analytic.model_start import PHASES as MODEL_PHASES

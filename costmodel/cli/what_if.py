@@ -24,8 +24,9 @@ def command(*, asked: Asked, source: str, names: tuple[str, ...], as_json: bool)
     that it can touch. Without WORKLOAD the levers are listed, each with its switches, its path or the reason why it has
     none: those of "Insights into DeepSeek-V3" unless `--levers` names others.
     """
+    from costmodel.cli.progress import progress
     from costmodel.report.what_if import show_levers, show_worths
-    from costmodel.study.levers import levers_of, switches, worths_of
+    from costmodel.study.levers import hypothetical, levers_of, switches, worths_of
     from costmodel.study.what_if import SCHEMA
 
     file = levers_of(source, asked.search_path)
@@ -39,7 +40,10 @@ def command(*, asked: Asked, source: str, names: tuple[str, ...], as_json: bool)
             show_levers(file)
         return 0
     loaded = asked.load()
-    found = {name: worths_of(loaded, name, file, names) for name in loaded.scenarios}
+    found = {}
+    with hypothetical(loaded, source), progress("what-if", len(loaded.scenarios)) as on_progress:
+        for done, name in enumerate(loaded.scenarios):
+            found[name] = worths_of(loaded, name, file, names, lambda share, done=done: on_progress(done + share))  # type: ignore[misc]
     if as_json:
         rows = {name: [row.document() for row in rows] for name, rows in found.items()}
         print_json({"schema": SCHEMA, **loaded.asked(), "levers": source, "scenarios": rows})

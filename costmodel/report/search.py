@@ -30,6 +30,8 @@ def show_search(result: SearchResult, first: str) -> None:
         show(f"stages: {result.stages}")
     if not result.best:
         show(_why_none(result), "yellow")
+        for note in result.told:
+            show(f"note: {note}")
         return
     if "schedule" in result.best[0].at:
         show(
@@ -47,7 +49,7 @@ def show_search(result: SearchResult, first: str) -> None:
         show("Pareto front: tokens/s per device against tokens/s per user", "bold")
         show(_layouts(result.front, result, front=True))
     show_rents(result.rents)
-    for note in result.notes:
+    for note in result.told:
         show(f"note: {note}")
     show(f"next: costmodel simulate {first} --scenario {result.scenario}", "dim")
     if result.best[0].percentiles is not None:

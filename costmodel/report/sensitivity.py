@@ -14,31 +14,31 @@ MOST_ROWS = 20  # parameters that are shown; --json has them all
 
 
 def show_sensitivities(resolved: ResolvedWorkload, name: str, scenarios: Mapping[str, Sequence[Sensitivity]]) -> None:
-    """Print the hardware parameters of each scenario that change a metric, the strongest first."""
+    """Print the hardware parameters of each scenario that change a metric, those first whose better part does most."""
     for scenario, rows in scenarios.items():
-        show(f"{scenario}: effect of each hardware parameter on {name}", "bold")
+        show(f"{scenario}: change of {name} with 10 % more and 10 % less of each hardware parameter", "bold")
         if not rows:
             show("no hardware parameter changes it", "yellow")
             continue
         ranking = table(
-            "", "parameter", ">value", ">elasticity", "|", "??>+1 %", "??>-1 %", f"?>{name} if 10 % better",
+            "", "parameter", ">value", ">10 % more", ">10 % less", "|", "??>elasticity", f"?>{name} if 10 % better",
             "??>saves ($ per trillion tokens)",
         )  # fmt: skip
-        strongest = max(abs(row.elasticity) for row in rows) or 1.0
+        strongest = max(row.gain for row in rows) or 1.0
         for row in rows[:MOST_ROWS]:
             number = resolved.number(f"scenarios.{scenario}.{row.path}")
             dimension = number.dimension if isinstance(number, Measure) else "count"
             ranking.add(
-                "~" if row.tied else "", row.path, setting(row.value, dimension), _elasticity(row.elasticity),
-                abs(row.elasticity) / strongest, _elasticity(row.up), _elasticity(row.down), metric(name, row.better),
+                "~" if row.tied else "", row.path, setting(row.value, dimension), _change(row.more), _change(row.less),
+                row.gain / strongest, Number(f"{row.elasticity:+.3f}", row.elasticity), metric(name, row.better),
                 NONE if row.saved is None else count(row.saved),
             )  # fmt: skip
         show(ranking)
         if len(rows) > MOST_ROWS:
             show(f"{len(rows) - MOST_ROWS} weaker parameters not shown (use --json for all)", "dim")
         if any(row.tied for row in rows[:MOST_ROWS]):
-            show("~ ranking of this parameter and its neighbour differs between +1 % and -1 %")
+            show("~ the order of this parameter and its neighbour is another one for a part that is 10 % worse")
 
 
-def _elasticity(value: float | None) -> str:
-    return NONE if value is None else Number(f"{value:+.3f}", value)
+def _change(value: float | None) -> str:
+    return NONE if value is None else Number(f"{100 * value:+.2f} %", value)

@@ -52,10 +52,11 @@ def _show_own(scenario: str, rows: Sequence[Worth]) -> None:
     headline = rows[0].metric
     show(f"{scenario}: what each change saves of {metric(headline, rows[0].before)}", "bold")
     together = f">{headline} with those above it in the file"
-    view = table("?lever", "change", ">alone", ">80 % interval", ">at most", together, "?")
+    named = _has_names(rows)
+    view = table("lever", *(["?change"] if named else []), ">alone", ">80 % interval", ">at most", f"?{together}", "?")
     for row in rows:
         view.add(
-            row.name or "", row.term, _share(row.saved), _interval(row), _share(row.ceiling),
+            *_named(row, named=named), _share(row.saved), _interval(row), _share(row.ceiling),
             metric(headline, row.together), _fault(row),
         )  # fmt: skip
     show(view)
@@ -68,17 +69,28 @@ def _show_apart(heading: str, rows: Sequence[Worth]) -> None:
     """Print what changes save of a scenario that is not the one at hand."""
     headline = rows[0].metric
     show(heading, "bold")
+    named = _has_names(rows)
     view = table(
-        "?lever", "change", "measured against", f">{headline} of that", ">with the change", ">saved", ">80 % interval",
-        ">at most", "?",
+        "lever", *(["?change"] if named else []), "??measured against", f"?>{headline} of that", "?>with the change",
+        ">saved", ">80 % interval", ">at most", "?",
     )  # fmt: skip
     for row in rows:
         sides = ", ".join(f"{path.removeprefix('scenario.')} {value}" for path, value in (row.against or {}).items())
         view.add(
-            row.name or "", row.term, sides, metric(headline, row.before), metric(headline, row.after),
+            *_named(row, named=named), sides, metric(headline, row.before), metric(headline, row.after),
             _share(row.saved), _interval(row), _share(row.ceiling), _fault(row),
         )  # fmt: skip
     show(view)
+
+
+def _has_names(rows: Sequence[Worth]) -> bool:
+    """Tell whether changes have short names beside what they are."""
+    return any(row.name not in (None, row.term) for row in rows)
+
+
+def _named(row: Worth, *, named: bool) -> tuple[str, ...]:
+    """Return the name of a change and what it is, once where these are the same."""
+    return (row.name or "", row.term) if named else (row.term,)
 
 
 def _fault(row: Worth) -> str:

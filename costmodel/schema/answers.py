@@ -63,6 +63,8 @@ class ParameterSensitivity(OutputModel):
     better: float | None
     better_interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
     saved: float | None
+    more: float | None = None
+    less: float | None = None
     tied: bool
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,7 +12,6 @@ from costmodel.schema.quantity import PositiveNumber, Verbatim, wrong
 from costmodel.schema.references import Library
 from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict
-from costmodel.schema.tree import Tree
 
 Phase = Literal["training", "prefill", "decode", "generate", "serving"]
 PHASES: tuple[Phase, ...] = ("training", "prefill", "decode", "generate", "serving")
@@ -25,6 +23,9 @@ class SwitchFile(Strict):
     name: str = Field(description="name for `--lever`")
     term: str | None = Field(default=None, description="what is changed, in a few words; null: as the lever")
     phases: list[Phase] = Field(default_factory=lambda: list(PHASES), description="phases that it can change")
+    scenarios: list[str] = Field(
+        default=[], description="names, or phases, of the scenarios that it changes; none: all with one of its `phases`"
+    )
     set: dict[str, Annotated[Any, Verbatim()]] = Field(
         default={}, description="path -> new value; `scenario.` starts a path inside the scenario at hand"
     )
@@ -75,14 +76,15 @@ class LeversFile(Strict):
             raise wrong(f"two switches are named {twice[0]}", "rename one")
         return self
 
+    @classmethod
+    def of_changes(cls, title: str, cite: str, levers: list[LeverFile]) -> Self:
+        """Return levers whose switches may have the same name, as changes of one term in several scenarios."""
+        return cls.model_construct(title=title, cite=cite, levers=levers)
+
 
 def load_levers(name: str, search_path: tuple[str, ...] = ()) -> LeversFile:
     """Return the levers of a file or a name under `workloads/levers`; raise InputError with every problem."""
     assembly = Assembly(Library(search_path))
     with assembly.collecting_problems():
-        path = Path(name)
-        is_file = path.suffix in (".yaml", ".yml") and path.exists()
-        library = assembly.library
-        tree = library.read(path, "lever") if is_file else library.document(Tree(name), "levers", "lever", "")
-        return assembly.part(LeversFile, tree).file
+        return assembly.part(LeversFile, assembly.library.named(name, "levers", "lever")).file
     raise InputError(in_order(assembly.problems))

@@ -213,6 +213,12 @@ class Library:
         path = self.find(reference.value, kind, origin=reference.location, field=field)
         return self.read(path, schema)
 
+    def named(self, name: str, kind: str, schema: str) -> Tree:
+        """Return the document of a file, or of a name in the folder of its kind, `extends` applied."""
+        path = Path(name)
+        is_file = path.suffix in (".yaml", ".yml") and path.exists()
+        return self.read(path, schema) if is_file else self.document(Tree(name), kind, schema, "")
+
     def read(self, path: Path, schema: str) -> Tree:
         """Return the document of a file of that schema (`device`, `node` …), `extends` applied."""
         key = self._resolved(path)

@@ -14,7 +14,6 @@ from costmodel.schema.quantity import Verbatim, Whole, wrong
 from costmodel.schema.references import Library
 from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict
-from costmodel.schema.tree import Tree
 from costmodel.units import parse
 
 
@@ -110,11 +109,10 @@ class WhatIf:
 
 
 def load_what_if(name: str, search_path: tuple[str, ...] = ()) -> WhatIf:
-    """Return the what-if of a file or a name under `workloads/what_ifs`; raise InputError with every problem."""
+    """Return the what-if of a file or of a name under `workloads/what_ifs`; raise InputError with every problem."""
     assembly = Assembly(Library(search_path))
     with assembly.collecting_problems():
-        tree = assembly.library.document(Tree(name), "what_ifs", "what_if", "")
-        file: WhatIfFile = assembly.part(WhatIfFile, tree).file
+        file: WhatIfFile = assembly.part(WhatIfFile, assembly.library.named(name, "what_ifs", "what_if")).file
         dimension = dimension_of(file.metric) or "count"
         return WhatIf(file, None if file.published is None else parse(file.published.value, dimension))
     raise InputError(in_order(assembly.problems))

@@ -13,15 +13,15 @@ A server at a rate has none: shorter steps leave fewer requests at once, which s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from costmodel.analytic.breakdown import ALL_TO_ALL_CONTENTION
 from costmodel.analytic.overlapped_comm import DP_COMM_SLOWDOWN
 from costmodel.quantities import maximum
-from costmodel.result import Entry, Point
+from costmodel.result import Entry
 from costmodel.workload.dtypes import ELEMENT_BYTES, LOGARITHMIC, payload_width
 from costmodel.workload.scenario import Scenario
 
@@ -36,7 +36,16 @@ _WAITS = ("wait", "bubble")
 _MATH = "hardware.math."
 
 
-def ceiling(before: Point, scenario: Scenario, values: Mapping[str, tuple[Any, Any]]) -> float | None:
+class Whole(NamedTuple):
+    """A scenario whose parts changes shorten. headline: the metric that the lines of its breakdown make up, or bubble
+    beside them."""
+
+    phase: str
+    headline: float
+    breakdown: Sequence[Entry]
+
+
+def ceiling(before: Whole, scenario: Scenario, values: Mapping[str, tuple[Any, Any]]) -> float | None:
     """Return the most that changes can save of the headline, a share of it, null of a server.
 
     scenario: without them; values: path -> its value before and after, paths without the name of a scenario.
@@ -48,7 +57,7 @@ def ceiling(before: Point, scenario: Scenario, values: Mapping[str, tuple[Any, A
     return share * factor if of_kernels else min(share, factor)
 
 
-def with_waves(before: Point, values: Mapping[str, tuple[Any, Any]]) -> float | None:
+def with_waves(before: Whole, values: Mapping[str, tuple[Any, Any]]) -> float | None:
     """Return the most that freed processors save where their share does not bound it, null for other changes.
 
     A kernel of two waves of tiles may need one: half of its time. What sends in place of a few processors may send as
@@ -87,14 +96,12 @@ def _ratio(old: float, new: float) -> float:
     return math.inf if 0.0 in (old, new) else max(new / old, old / new)
 
 
-def _of_lines(before: Point, values: Mapping[str, tuple[Any, Any]]) -> float:
+def _of_lines(before: Whole, values: Mapping[str, tuple[Any, Any]]) -> float:
     """Return the share of the headline that the lines make which any of the changes touches."""
-    headline = before.metrics[before.headline]
-    assert headline is not None, "it runs"
     touched = [entry for entry in before.breakdown if any(_touches(path, entry) for path in values)]
     listed = math.fsum(entry.time for entry in before.breakdown)
-    bubble = max(headline - listed, 0.0)  # of a training step, beside its lines
-    return min((math.fsum(entry.time for entry in touched) + bubble) / headline, 1.0)
+    bubble = max(before.headline - listed, 0.0)  # of a training step, beside its lines
+    return min((math.fsum(entry.time for entry in touched) + bubble) / before.headline, 1.0)
 
 
 def _touches(path: str, entry: Entry) -> bool:

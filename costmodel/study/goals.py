@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from costmodel.analytic.anchors import POWERS
 from costmodel.api import Workload
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
@@ -20,13 +22,9 @@ from costmodel.study.prices import Quoted, quotes
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Plan
 
+_HALF = 0.5  # of a step: where arithmetic limits less, a search says what does
 KEPT = 3  # the best and its runners-up
 SENSES = {"minimise": 1.0, "maximise": -1.0}
-# Objectives that a shorter step always serves, on the same devices.
-_BY_STEP = {
-    "minimise": ("step_time", "cost_per_trillion_tokens", "device_hours_per_trillion_tokens"),
-    "maximise": ("tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "mfu", "mfu_noncausal"),
-}
 _DEFAULTS = {"training": "minimise step_time", "prefill": "maximise tokens_per_second_per_device",
              "decode": "maximise tokens_per_second_per_device", "serving": "minimise cost_rate"}  # fmt: skip
 SEARCHED = tuple(_DEFAULTS)
@@ -45,8 +43,8 @@ class Goal:
 
     @property
     def by_step(self) -> bool:
-        """Tell whether a shorter step is always better, whichever the layout."""
-        return self.objective.text in _BY_STEP[self.sense]
+        """Tell whether the objective of a layout follows from the time of its step, and a shorter one is better."""
+        return POWERS.get(self.objective.text) == SENSES[self.sense]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,7 +85,7 @@ class Candidate:
 
     objective_interval: that of the objective, null where it has none, as a formula; tied: whether this layout or a
     neighbour in the ranking is better is open; hardware: the device and its prices, by `hardware` of a result;
-    percentiles: of a server's times, null elsewhere.
+    percentiles: of a server's times, null elsewhere; notes: what a result of it says beside its numbers.
     """
 
     at: Mapping[str, Any]
@@ -99,10 +97,11 @@ class Candidate:
     tied: bool = False
     hardware: Mapping[str, Any] = field(default_factory=dict)
     percentiles: Mapping[str, Mapping[str, float]] | None = None
+    notes: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return the candidate as JSON."""
-        left_out = {"hardware"} if self.percentiles is not None else {"hardware", "percentiles"}
+        left_out = {"hardware", "notes"} if self.percentiles is not None else {"hardware", "notes", "percentiles"}
         return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
 
 
@@ -113,7 +112,7 @@ class SearchResult:
     names: what the goal reads; devices: numbers of them that layouts take; least: where none fits, no layout needs less
     memory a device [B]; stages: how layers stand on them, where the scenario states that and the search tries other
     numbers of stages; why: nothing was found, where a search knows more of it than counts say;
-    notes: on what was found;
+    notes: on all that was found;
     axes: path -> dimension of those of numbers.
     """
 
@@ -143,15 +142,25 @@ class SearchResult:
         }
         placed = {} if self.stages is None else {"stages": self.stages}
         prices: dict[str, Any] = {"prices": [asdict(one) for one in self.rents]} if self.rents else {}
-        prices |= {"notes": list(self.notes)} if self.notes else {}
+        prices |= {"notes": list(self.told)} if self.told else {}
         return {
             **counts, **placed, **{name: [row.document() for row in found] for name, found in rows.items()}, **prices,
         }  # fmt: skip
 
     @property
+    def told(self) -> tuple[str, ...]:
+        """Return the notes of the search and those of the best layout, each once."""
+        return tuple(dict.fromkeys((*self.notes, *(self.best[0].notes if self.best else ()))))
+
+    @property
     def rents(self) -> list[Quoted]:
         """Return the distinct rents that the costs of what was found rest on."""
         return quotes((one.hardware for one in [*self.best, *self.front]), "rental")
+
+    @property
+    def fits_memory(self) -> bool:
+        """Tell whether a layout fits into memory, whether or not it meets the constraints."""
+        return self.scheduled > 0 and self.least is None
 
     def needs(self, memory: Array) -> None:
         """Note what some layouts that do not fit need at least [B]."""
@@ -161,11 +170,13 @@ class SearchResult:
 
     def merge(self, other: SearchResult, choices: Mapping[str, str]) -> None:
         """Add what a search of another structure found, with the structural values that it had."""
+        if self.fits_memory or other.fits_memory:
+            self.least = None
+        elif other.least is not None:
+            self.needs(np.array([other.least]))
         self.looked_at += other.looked_at
         self.feasible += other.feasible
         self.scheduled += other.scheduled
-        if other.least is not None:
-            self.needs(np.array([other.least]))
         self.stages = self.stages or other.stages
         self.why = self.why or other.why
         self.notes = tuple(dict.fromkeys((*self.notes, *other.notes)))
@@ -255,8 +266,26 @@ def candidate(point: Point, at: Mapping[str, Any], score: float, goal: Goal) -> 
     offer = {} if point.offer is None else {"device": point.offer.device, "price": point.offer.price}
     return Candidate(
         at, point.devices, value, point.metrics, point.intervals[point.headline], own, hardware=offer,
-        percentiles=point.percentiles,
+        percentiles=point.percentiles, notes=(*point.notes, *_little_arithmetic(point)),
     )  # fmt: skip
+
+
+def _little_arithmetic(point: Point) -> Iterator[str]:
+    """Yield that arithmetic limits less than half of a training step, where it does, and what the rest is."""
+    mfu, step = point.metrics.get("mfu"), point.whole
+    arithmetic = math.fsum(entry.time for entry in point.breakdown if entry.bound == "compute")
+    if mfu is None or arithmetic >= _HALF * step:
+        return
+    limits: dict[str, float] = {"bubble": point.metrics["bubble_time"] or 0.0}
+    for entry in point.breakdown:
+        if entry.bound != "compute":
+            limits[entry.bound] = limits.get(entry.bound, 0.0) + entry.time
+    rest = sorted(((name, time / step) for name, time in limits.items() if time > 0.0), key=lambda each: -each[1])
+    yield (
+        f"mfu is {mfu:.1%}: arithmetic limits {arithmetic / step:.0%} of the step, "
+        f"{', '.join(f'{name} {share:.0%}' for name, share in rest)}; more sequences a step (`global_batch`) or fewer "
+        "devices use each device better"
+    )
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:

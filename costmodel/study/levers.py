@@ -7,12 +7,14 @@ out of the chain that `together` follows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from costmodel.api import Workload
-from costmodel.errors import CostModelError, InputError
+from costmodel.errors import CostModelError, ImplausibleInput, InputError
 from costmodel.schema.lever import LeverFile, LeversFile, SwitchFile, load_levers
 from costmodel.schema.references import FOLDERS, Library, suggest
 from costmodel.schema.what_if import AlternativeFile, load_what_if
@@ -33,23 +35,25 @@ def levers_of(name: str, search_path: Sequence[str] = ()) -> LeversFile:
         for one in file.alternatives
         if (one.set or one.scale) and one.message is None
     ]
-    return LeversFile(title=file.title, cite=name, levers=levers)
+    return LeversFile.of_changes(file.title, name, levers)
 
 
 def _switch(one: AlternativeFile) -> SwitchFile:
-    return SwitchFile(name=one.term, set=one.set, times={**one.scale}, against=one.against, limit=one.limit)
+    return SwitchFile(
+        name=one.term, scenarios=one.scenarios, set=one.set, times={**one.scale}, against=one.against, limit=one.limit
+    )
 
 
 def _is_lever_file(name: str, search_path: tuple[str, ...]) -> bool:
     path = Path(name)
     if path.exists():
-        return "costmodel/lever@" in path.read_text(encoding="utf-8")[:200]
+        return b"costmodel/lever@" in path.read_bytes()[:200]
     assert _FOLDER in FOLDERS, "a folder of data"
     return name in Library(search_path).names(_FOLDER)
 
 
 def switches(file: LeversFile, names: Sequence[str] = ()) -> list[tuple[SwitchFile, LeverFile]]:
-    """Return the switches of all levers, or those named; raise InputError on an unknown name."""
+    """Return the switches of all levers, or all of the names given; raise InputError on an unknown name."""
     found = [(switch, lever) for lever in file.levers for switch in lever.switches]
     known = [switch.name for switch, _ in found]
     for name in names:
@@ -58,17 +62,47 @@ def switches(file: LeversFile, names: Sequence[str] = ()) -> list[tuple[SwitchFi
     return [one for one in found if not names or one[0].name in names]
 
 
-def worths_of(workload: Workload, scenario: str, file: LeversFile, names: Sequence[str] = ()) -> list[Worth]:
+@contextmanager
+def hypothetical(workload: Workload, name: str) -> Iterator[None]:
+    """Let levers state what no shipped hardware has: each such value of a file of one's own is said once, of shipped
+    lists none.
+
+    name: of the levers, as for `levers_of`.
+    """
+    known = {str(problem).partition(": ")[2] for problem in workload.resolved.warnings}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for one in caught:
+        told = str(one.message).partition(": ")[2]  # behind the path, which names a scenario
+        is_lever = issubclass(one.category, ImplausibleInput)
+        if not is_lever or (Path(name).exists() and told not in known):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        known |= {told} if is_lever else set()
+
+
+def worths_of(
+    workload: Workload, scenario: str, file: LeversFile, names: Sequence[str] = (),
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> list[Worth]:  # fmt: skip
     """Return what each switch of a scenario's phase is worth, in the order of the file."""
-    chosen = workload.scenario(scenario)
-    asked = [one for one in switches(file, names) if chosen.plan.phase in one[0].phases]
-    found = [_beside(workload, scenario, *one) for one in asked]
+    phase = workload.scenario(scenario).plan.phase
+    asked = [one for one in switches(file, names) if _changes(one[0], scenario, phase)]
+    found = []
+    for number, one in enumerate(asked):
+        found.append(_beside(workload, scenario, *one))
+        on_progress(number / len(asked))
     chain = [_alternative(*one) for one, beside in zip(asked, found, strict=True) if beside is None]
     alone = iter(worths(workload, scenario, chain))
     return [
         replace(worth or next(alone), name=switch.name, section=lever.section, against=_sides(switch) or None)
         for worth, (switch, lever) in zip(found, asked, strict=True)
     ]
+
+
+def _changes(switch: SwitchFile, scenario: str, phase: str) -> bool:
+    """Tell whether a scenario of a phase is one that a switch changes."""
+    return phase in switch.phases and (not switch.scenarios or bool({scenario, phase} & set(switch.scenarios)))
 
 
 def _alternative(switch: SwitchFile, lever: LeverFile) -> AlternativeFile:

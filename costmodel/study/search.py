@@ -173,13 +173,40 @@ def _add(result: SearchResult, request: SearchRequest, on_progress: OnProgress) 
     if isinstance(chosen.plan, Serving):
         search_servers(request, result, on_progress)
         return
-    if not isinstance(chosen.plan, Training):
-        search_passes(request, result, on_progress)
-        return
-    for number in request.devices:
-        search_steps(request, result, number, on_progress)
-        if request.goal.is_fewest and result.best:
+    is_step, count = isinstance(chosen.plan, Training), len(request.devices)
+    search_layouts = search_steps if is_step else search_passes
+    without = []
+    for at, number in enumerate(request.devices):
+        part, one = SearchResult(result.scenario, result.sense), replace(request, devices=(number,))
+        search_layouts(one, part, lambda share, at=at: on_progress((at + share) / count))  # type: ignore[misc]
+        result.merge(part, {})
+        without += [] if part.feasible else [number]
+        if is_step and request.goal.is_fewest and result.best:
             break
+    _note_the_cluster(request, result, without)
+
+
+def _note_the_cluster(request: SearchRequest, result: SearchResult, without: Sequence[int]) -> None:
+    """Note which of the numbers of devices without a layout the cluster does not have. A node means as many as hold
+    them."""
+    if not without:
+        return
+    degrees = {"tp": np.ones(len(without)), "cp": np.ones(len(without)), "pp": np.ones(len(without))}
+    columns = {**degrees, "dp": np.array(without, dtype=np.float64)}
+    paths = tuple(f"{request.head}parallel.{name}" for name in columns)
+    cluster = request.workload.varied(request.scenario, {paths: tuple(columns.values())})[0].cluster
+    has = np.broadcast_to(np.asarray(cluster.devices), (len(without),))
+    larger = [f"{number:,}" for number, most in zip(without, has.tolist(), strict=True) if number > most]
+    if not larger:
+        return
+    told = f"{cluster.name} has {int(np.max(has)):,} devices"
+    if len(larger) == len(request.devices):
+        result.why = (
+            f"{told}, fewer than {' or '.join(larger)}: lower --devices or the degrees that --set fixes, or name a "
+            "larger cluster"
+        )
+    else:
+        result.notes = (*result.notes, f"{told}: {', '.join(larger)} were left out")
 
 
 def _numbers(workload: Workload, scenario: str, devices: Sequence[int], sweep: Sweep | None) -> tuple[int, ...]:

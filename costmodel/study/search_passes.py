@@ -148,13 +148,18 @@ def search_passes(request: SearchRequest, result: SearchResult, on_progress: OnP
     own = [together for together in request.axes if any(axis.path.removeprefix(head) in OWN for axis in together)]
     grid = [together for together in request.axes if together not in own]
     space = space.crossed(own, head)
-    found = _searched(request, space, grid, result, on_progress)
+    finer = (_SIXTEENTHS, 1.0) if BATCH in space.columns and not batches else ()
+
+    def part(number: int) -> OnProgress:
+        return lambda share: on_progress((number + share) / (1 + len(finer)))
+
+    found = _searched(request, space, grid, result, part(0))
     if found is None:
         return
     stages = [found]
-    for step in (_SIXTEENTHS, 1.0) if BATCH in space.columns and not batches else ():
+    for number, step in enumerate(finer, start=1):
         between = _between(stages, step)
-        more = None if between is None else _searched(request, between, grid, result, on_progress)
+        more = None if between is None else _searched(request, between, grid, result, part(number))
         stages += [] if more is None else [more]
     chosen = _distinct(stages)[:KEPT]
     result.best = ranked(

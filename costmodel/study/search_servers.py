@@ -93,9 +93,9 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
         rows = order[start : start + _PIECE]
         if race.is_over(float(devices[rows[0]])):
             break
-        race.run(_evaluated(request, (scenario, calibration), space, rows))
+        part = _evaluated(request, (scenario, calibration), space, rows)
+        race.run(part, lambda share, at=start: on_progress((at + _PIECE * share) / space.size))  # type: ignore[misc]
         result.scheduled += int(fits[rows].sum())
-        on_progress(float(start + len(rows)) / space.size)
     kept = race.kept[:KEPT]
     points = [evaluate_point(single(one.scenario, (one.row,)), calibration) for one in kept]
     found = zip(kept, points, strict=True)
@@ -104,7 +104,7 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
         result.why = _WHY_NONE
         return
     doubt = _doubt(points[0], original)
-    result.notes = tuple(each for each in (_TAILS, doubt) if each is not None)
+    result.notes = (*result.notes, *(each for each in (_TAILS, doubt) if each is not None))
 
 
 def _evaluated(request: SearchRequest, at: tuple[Scenario, Calibration], space: Space, rows: Indices) -> list[_Layout]:
@@ -126,23 +126,30 @@ def _evaluated(request: SearchRequest, at: tuple[Scenario, Calibration], space: 
 
 @dataclass(slots=True, eq=False)
 class _Race:
-    """Looks at layouts one by one, the most promising first. kept: those that keep the objective, the best first."""
+    """Looks at layouts one by one, the most promising first. best: of each engine's layout, of those that keep the
+    objective."""
 
     request: SearchRequest
     calibration: Calibration
-    kept: list[_Layout] = field(default_factory=list)
+    best: dict[tuple[object, ...], _Layout] = field(default_factory=dict)
     queue: list[_Layout] = field(default_factory=list)
-    seen: set[tuple[object, ...]] = field(default_factory=set)
+
+    @property
+    def kept(self) -> list[_Layout]:
+        """Return the layouts that keep the objective, one of each engine, the best first."""
+        return sorted(self.best.values())
 
     def is_over(self, devices: float) -> bool:
         """Tell whether no layout on at least so many devices can be among the best few."""
-        goal = self.request.goal
-        if goal.sense != "minimise" or goal.objective.text not in _BY_DEVICES or len(self.kept) < KEPT:
+        goal, kept = self.request.goal, self.kept
+        if goal.sense != "minimise" or goal.objective.text not in _BY_DEVICES or len(kept) < KEPT:
             return False
-        last = self.kept[KEPT - 1]
+        if not goal.is_fewest and self.request.axes:  # that may change the rent
+            return False
+        last = kept[KEPT - 1]
         return devices > float(single(last.scenario, (last.row,)).devices) * (_GROWTH if self.request.is_open else 1.0)
 
-    def run(self, layouts: Sequence[_Layout]) -> None:
+    def run(self, layouts: Sequence[_Layout], on_progress: OnProgress) -> None:
         """Keep the best few, one of each engine's layout, with as few engines of it as keep the objective.
 
         Where numbers of devices were not asked for, those between two that were tried are tried as well: a layout of
@@ -150,13 +157,14 @@ class _Race:
         """
         self.queue = [*self.queue, *layouts]
         heapq.heapify(self.queue)
-        for _ in range(_MOST_TRIED):
-            if not self.queue or (len(self.kept) >= KEPT and self._bound(self.queue[0]) > self.kept[KEPT - 1].score):
+        for number in range(_MOST_TRIED):
+            on_progress(number / _MOST_TRIED)
+            kept = self.kept
+            if not self.queue or (len(kept) >= KEPT and self._bound(self.queue[0]) > kept[KEPT - 1].score):
                 return
             one = heapq.heappop(self.queue)
-            engine = _engine(one)
-            if engine not in self.seen and self._try(one):
-                self.seen.add(engine)
+            known = self.best.get(_engine(one))
+            if (known is None or one < known) and self._try(one):
                 self._fewest(self._fewer(one))
 
     def _bound(self, one: _Layout) -> float:
@@ -166,7 +174,7 @@ class _Race:
         return one.score / _GROWTH if one.score > 0.0 else one.score * _GROWTH
 
     def _try(self, one: _Layout) -> bool:
-        """Keep a layout where it keeps the objective, in place of a worse one of the same engine, and tell whether."""
+        """Tell whether a layout keeps the objective, and keep it where it is the best of the same engine."""
         scenario = single(one.scenario, (one.row,))
         try:
             evaluation = evaluate(scenario, self.calibration)
@@ -174,7 +182,8 @@ class _Race:
             return False
         if not keeps(evaluation, scenario):
             return False
-        self.kept = sorted([*(each for each in self.kept if _engine(each) != _engine(one)), one])
+        engine = _engine(one)
+        self.best[engine] = min(self.best.get(engine, one), one)
         return True
 
     def _fewest(self, layouts: Sequence[_Layout]) -> None:

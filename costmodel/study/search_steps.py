@@ -1,7 +1,9 @@
 """The best layouts of a training step: the most promising first, and none that cannot be among the best.
 
-Each layout has a lower bound on its time, and on its memory, that needs no schedule. The first few are evaluated one by
-one, so that there is something to beat; what is left and promises more is evaluated together by what fixes its order.
+Each layout has a lower bound on its time, and on its memory, that needs no schedule. With the bound as its time it has
+the best value of an objective that follows from the step's time, whatever else the axes change. The first few are
+evaluated one by one, so that there is something to beat; what is left and promises more is evaluated together by what
+fixes its order.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ import numpy.typing as npt
 from costmodel.analytic.blocks import single, take
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
+from costmodel.analytic.metrics import rates_of_step
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices
 from costmodel.study.bounds import Bounder
-from costmodel.study.goals import KEPT, Goal, OnProgress, SearchRequest, SearchResult, candidate, ranked
-from costmodel.study.layouts import LAYOUT, Space, Variant, check_size, training_space, variants
+from costmodel.study.goals import KEPT, SENSES, Goal, OnProgress, SearchRequest, SearchResult, candidate, ranked
+from costmodel.study.layouts import Space, Variant, check_size, training_space, variants
 from costmodel.study.placement import end_weights, stage_sizes
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
@@ -28,6 +31,7 @@ from costmodel.workload.validity import feasible_layout
 
 _OF_STAGES = ("parallel.pp", "parallel.virtual", "parallel.dp")  # what the work of one layer does not depend on
 _FIRST = 24  # layouts that are evaluated one by one before any together, unless the best are certain before
+_BOUNDING = 1.0 / 3.0  # of a search that is done, at most, before a layout is evaluated
 _FEW = 4  # layouts of one order that are sooner evaluated one by one than together
 
 
@@ -42,7 +46,7 @@ class _Layout(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Group:
-    """Layouts of one variant that share an order of work, and their bounds."""
+    """Layouts of one variant that share an order of work, and the best that each could be (`_Race.promise`)."""
 
     variant: int
     rows: Indices
@@ -51,7 +55,7 @@ class _Group:
 
 @dataclass(slots=True, eq=False)
 class _Race:
-    """Evaluates layouts and keeps the best. head: of the `SearchRequest`; prune: a shorter step is always better."""
+    """Evaluates layouts and keeps the best. head: of the `SearchRequest`."""
 
     base: Scenario
     calibration: Calibration
@@ -59,14 +63,30 @@ class _Race:
     head: str
     goal: Goal
     plans: Sequence[Variant]
-    prune: bool
     best: list[_Layout] = field(default_factory=list)
     tried: set[tuple[int, int]] = field(default_factory=set)
 
     @property
     def limit(self) -> float:
-        """Return the step time that a layout has to stay below to be kept."""
-        return self.best[-1].time if self.prune and len(self.best) == KEPT else np.inf
+        """Return the promise that a layout has to stay below to be kept."""
+        if len(self.best) < KEPT:
+            return np.inf
+        return self.best[-1].time if self.goal.is_fewest else self.best[-1].score
+
+    def promise(self, variant: int, rows: Indices, seconds: Array) -> Array:
+        """Return the best that layouts could be, less being better, whose steps take at least some seconds.
+
+        The objective's value, or the time where all have the same number of devices, which is looked for; no bound
+        where the objective is a formula of its own.
+        """
+        if self.goal.is_fewest:
+            return seconds
+        if not self.goal.by_step:
+            return np.full(len(rows), -np.inf)
+        part = take(self.plans[variant].of(self.base), (rows,), (self.space.size,))
+        assert isinstance(part.plan, Training)
+        value = rates_of_step(part, part.plan, seconds)[self.goal.objective.text]
+        return SENSES[self.goal.sense] * np.broadcast_to(np.asarray(value, dtype=np.float64), seconds.shape)
 
     def placed(self, variant: int, row: int) -> Scenario:
         """Return the scenario in a variant, its layers placed for the number of stages of one layout."""
@@ -118,11 +138,11 @@ class _Race:
         self.best = sorted(distinct.values())[:KEPT]
 
 
-def search_steps(request: SearchRequest, result: SearchResult, devices: int, on_progress: OnProgress) -> None:
-    """Search the layouts of a training step on some devices, at all values of the axes, and add them to the result."""
+def search_steps(request: SearchRequest, result: SearchResult, on_progress: OnProgress) -> None:
+    """Search the layouts of a training step on one number of devices, at all values of the axes."""
     workload, goal, head = request.workload, request.goal, request.head
     original = workload.scenario(request.scenario)
-    space = _space(request, original, devices)
+    space = _space(request, original, *request.devices)
     if not space.size:
         return
     base, _ = workload.varied(request.scenario, {space.paths(head): tuple(space.columns.values())})
@@ -130,9 +150,10 @@ def search_steps(request: SearchRequest, result: SearchResult, devices: int, on_
     result.stages = _placement(base.plan)
     plans = variants(base.plan, request.fixed, splits_sequence=base.parallel.sequence_parallel)
     calibration = workload.calibration(base)
-    race = _Race(base, calibration, space, head, goal, plans, prune=_prunes(request))
-    groups = sorted(_groups(race, result), key=lambda group: float(group.bounds.min()))
-    _run(race, groups, result, on_progress)
+    race = _Race(base, calibration, space, head, goal, plans)
+    bounding = _groups(race, result, lambda share: on_progress(_BOUNDING * share))
+    groups = sorted(bounding, key=lambda group: float(group.bounds.min()))
+    _run(race, groups, result, lambda share: on_progress(_BOUNDING + (1.0 - _BOUNDING) * share))
     if result.scheduled:
         result.least = None
     points = [evaluate_point(race.one(one.variant, one.row), calibration) for one in race.best]
@@ -142,21 +163,9 @@ def search_steps(request: SearchRequest, result: SearchResult, devices: int, on_
     ])  # fmt: skip
 
 
-def _prunes(request: SearchRequest) -> bool:
-    """Tell whether a layout with a shorter step is always better.
-
-    So it is for the step itself; for what follows from it as long as no axis changes a step's tokens, peaks or prices.
-    """
-    if request.goal.objective.text == "step_time" or request.goal.is_fewest:
-        return request.goal.by_step or request.goal.is_fewest
-    paths = [axis.path.removeprefix(request.head) for together in request.axes for axis in together]
-    harmless = [path for path in paths if path in LAYOUT or path.endswith(("bandwidth", "latency"))]
-    return request.goal.by_step and len(harmless) == len(paths)
-
-
 def _run(race: _Race, groups: Sequence[_Group], result: SearchResult, on_progress: OnProgress) -> None:
     """Evaluate layouts until no other can be among the best."""
-    if race.prune and groups:
+    if groups and (race.goal.by_step or race.goal.is_fewest):
         bounds = np.concatenate([group.bounds for group in groups])
         owner = np.repeat(np.arange(len(groups)), [len(group.rows) for group in groups])
         rows = np.concatenate([group.rows for group in groups])
@@ -164,11 +173,13 @@ def _run(race: _Race, groups: Sequence[_Group], result: SearchResult, on_progres
             if bounds[at] >= race.limit:
                 break
             result.scheduled += race.evaluate(groups[owner[at]].variant, rows[at : at + 1])
+            on_progress(len(race.tried) / (_FIRST + len(groups)))
+    promises = np.array([group.bounds.min() for group in groups])
     for number, group in enumerate(groups):
-        if group.bounds.min() >= race.limit:
+        if promises[number] >= race.limit:
             break
         result.scheduled += race.evaluate(group.variant, group.rows[group.bounds < race.limit])
-        on_progress(number / len(groups))
+        on_progress((_FIRST + number) / (_FIRST + int(np.searchsorted(promises, race.limit))))
 
 
 def _fits(scenario: Scenario, size: int) -> npt.NDArray[np.bool_]:
@@ -216,7 +227,7 @@ def alike_layers(base: Scenario, columns: Mapping[str, Array], count: Array) -> 
     return _numbered([*work, count] if base.framework.accumulation == "autograd" else work)
 
 
-def _groups(race: _Race, result: SearchResult) -> Iterator[_Group]:
+def _groups(race: _Race, result: SearchResult, on_progress: OnProgress) -> Iterator[_Group]:
     """Yield the layouts of each variant that may fit by what fixes an order, with a lower bound of each."""
     base, columns, plans = race.base, race.space.columns, race.plans
     assert isinstance(base.plan, Training)
@@ -231,10 +242,11 @@ def _groups(race: _Race, result: SearchResult) -> Iterator[_Group]:
         if len(rows):
             bounder.price(plans[with_it[0]].of(base), rows)
     for number, variant in enumerate(plans):
+        on_progress(number / len(plans))
         rows = np.flatnonzero(candidates[number])
         if len(rows):
             rows = rows[np.argsort(order[rows], kind="stable")]
-            bounds = bounder.step(variant.of(base), rows)
+            bounds = race.promise(number, rows, bounder.step(variant.of(base), rows))
             cuts = np.flatnonzero(np.diff(order[rows])) + 1
             for part, least in zip(np.split(rows, cuts), np.split(bounds, cuts), strict=True):
                 yield _Group(number, part, least)

@@ -1,6 +1,7 @@
 """How a metric follows every number of the hardware, and what a tenth more of each is worth.
 
-    elasticity = d ln(metric) / d ln(parameter), from a step of 1 % up and one down (of one, for counts)
+    change     = metric with a tenth more (less) of the parameter / metric - 1, by evaluation; counts stay whole
+    elasticity = d ln(metric) / d ln(parameter), from a step of 1 % up and one down (a tenth, for counts)
 
 Processors and clocks carry the peaks with them, so they vary in an evaluation of their own; all others share one.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic_core import PydanticCustomError
@@ -25,7 +26,7 @@ from costmodel.schema.references import suggest
 
 SCHEMA = "costmodel/sensitivity@1"
 STEP = 0.01  # of a parameter, each way: small against its kinks, large against rounding
-BETTER = 0.1  # how much better a part is whose worth is asked
+BETTER = 0.1  # how much better a part is whose worth is asked, and how much more or less of it a chip could have
 _COST = {"cost_per_trillion_tokens": 1.0, "cost_per_million_tokens": 1e6}  # metric -> its unit in a trillion tokens
 _PACE = ("processors", "clock.tensor_reference", "clock.max")  # peaks and rates per processor follow these
 _LESS_IS_BETTER = (
@@ -43,11 +44,13 @@ _LESS_IS_BETTER = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sensitivity:
-    """One parameter: its value, the elasticity of the metric with its span, and what a tenth better saves.
+    """One parameter: its value, how the metric changes with it, and what a tenth better saves.
 
-    up, down: with the step up alone and down alone, which differ at a kink; low, high: the span of all three; better:
-    the metric with the parameter a tenth better, and its 80 % interval; saved: dollars per trillion tokens, null where
-    nothing has a price; tied: its span meets that of a neighbour in the ranking.
+    up, down: elasticity with the step up alone and down alone, which differ at a kink; low, high: the span of all
+    three; better: the metric with the parameter a tenth better, and its 80 % interval; saved: dollars per trillion
+    tokens, null where nothing has a price; more, less: change of the metric with a tenth more and less of the
+    parameter, a share of it, null where it cannot run so; values: of the parameter less and more; tied: a part a tenth
+    worse ranks it otherwise against a neighbour in the ranking.
     """
 
     path: str
@@ -60,7 +63,20 @@ class Sensitivity:
     better: float | None
     better_interval: tuple[float, float] | None
     saved: float | None
+    more: float | None = None
+    less: float | None = None
+    values: tuple[float, float] | None = None
     tied: bool = False
+
+    @property
+    def gain(self) -> float:
+        """Return the size of the change with a better part, what parameters are ranked by."""
+        return abs((self.less if _is_less_better(self.path) else self.more) or 0.0)
+
+    @property
+    def loss(self) -> float:
+        """Return the size of the change with a worse part."""
+        return abs((self.more if _is_less_better(self.path) else self.less) or 0.0)
 
     def document(self) -> dict[str, Any]:
         """Return the row as JSON."""
@@ -68,7 +84,7 @@ class Sensitivity:
 
 
 def sensitivities(workload: Workload, scenario: str, metric: str) -> list[Sensitivity]:
-    """Return the hardware parameters of a scenario that move a metric, the strongest first.
+    """Return the hardware parameters of a scenario that move a metric, those first whose better part moves it most.
 
     Raises InputError on a metric that the scenario does not have, InfeasibleError where it cannot run.
     """
@@ -87,9 +103,12 @@ def sensitivities(workload: Workload, scenario: str, metric: str) -> list[Sensit
         [one for one in parameters if one[0].endswith(_PACE)],
     ):
         sensitivities += _evaluated(workload, scenario, metric, together)
-    moving = [one for one in sensitivities if one.elasticity or one.up or one.down or one.low or one.high]
-    ranked = sorted(moving, key=lambda one: (-abs(one.elasticity), one.path))
-    meets = [False, *(_meet(one, after) for one, after in pairwise(ranked)), False]
+    moving = [
+        one for one in sensitivities
+        if one.elasticity or one.up or one.down or one.low or one.high or one.gain or one.loss
+    ]  # fmt: skip
+    ranked = sorted(moving, key=lambda one: (-one.gain, -one.loss, one.path))
+    meets = [False, *(after.loss > one.loss for one, after in pairwise(ranked)), False]
     return [replace(one, tied=before or behind) for one, (before, behind) in zip(ranked, pairwise(meets), strict=False)]
 
 
@@ -122,14 +141,15 @@ def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _evaluated(
     workload: Workload, scenario: str, metric: str, parameters: Sequence[tuple[str, float, NumberType]]
 ) -> list[Sensitivity]:
-    """Return the sensitivities of parameters in one evaluation: a base point, and three more for each."""
+    """Return the sensitivities of parameters in one evaluation: a base point, and `_Steps` of each."""
     if not parameters:
         return []
     steps = [_steps(*parameter) for parameter in parameters]
+    places = [slice(1 + at, 1 + at + len(_Steps._fields)) for at in range(0, sum(map(len, steps)), len(_Steps._fields))]
     columns = []
-    for at, ((_, value, _), own) in enumerate(zip(parameters, steps, strict=True)):
-        column = np.full(1 + 3 * len(parameters), value)
-        column[1 + 3 * at : 4 + 3 * at] = own
+    for place, (_, value, _), own in zip(places, parameters, steps, strict=True):
+        column = np.full(places[-1].stop, value)
+        column[place] = own
         columns.append(column)
     result = workload.evaluate(scenario, vary={tuple(path for path, _, _ in parameters): tuple(columns)})
     size = len(columns[0])
@@ -140,13 +160,13 @@ def _evaluated(
     interval = result.interval(metric)
     ends = (values, values) if interval is None else tuple(_grid(end, size) for end in interval)
     sensitivities = []
-    for at, ((path, value, _), own) in enumerate(zip(parameters, steps, strict=True)):
-        rows = slice(1 + 3 * at, 4 + 3 * at)
-        slopes = _slope(own, value, values[0], values[rows])
+    for rows, (path, value, _), own in zip(places, parameters, steps, strict=True):
+        moved = _Steps(*values[rows].tolist())
+        slopes = _slope(own, value, float(values[0]), moved)
         known = [slope for slope in slopes if np.isfinite(slope)]
-        better = _finite(float(values[rows][2]))
-        low, high = (float(end[rows][2]) for end in ends)
-        saved = None if costs is None else float(costs[0] - costs[rows][2])
+        better = _finite(moved.better)
+        low, high = (_Steps(*end[rows].tolist()).better for end in ends)
+        saved = None if costs is None else float(costs[0]) - _Steps(*costs[rows].tolist()).better
         sensitivities.append(
             Sensitivity(
                 path=path.removeprefix(f"scenarios.{scenario}."), value=value, elasticity=slopes[0],
@@ -154,6 +174,8 @@ def _evaluated(
                 high=max(known, default=slopes[0]), up=_finite(slopes[1]), down=_finite(slopes[2]), better=better,
                 better_interval=None if better is None else (low, high),
                 saved=None if saved is None else _finite(saved),
+                more=_finite(_zero(moved.more / values[0] - 1.0)), less=_finite(_zero(moved.less / values[0] - 1.0)),
+                values=(own.less, own.more),
             )
         )  # fmt: skip
     return [one for one in sensitivities if np.isfinite(one.elasticity)]
@@ -163,17 +185,30 @@ def _grid(values: Any, size: int) -> Array:
     return np.broadcast_to(np.asarray(values, dtype=np.float64), (size,))
 
 
-def _steps(path: str, value: float, number: NumberType) -> tuple[float, float, float]:
-    """Return a parameter a step up, a step down, and a tenth better; as it is where its field allows no such value."""
-    less = path.rpartition(".")[2] in _LESS_IS_BETTER
-    better = value / (1 + BETTER) if less else value * (1 + BETTER)
-    wanted = (
-        (value + 1.0, value - 1.0, float(np.rint(better)))
-        if isinstance(number, Whole)
-        else (value * (1 + STEP), value * (1 - STEP), better)
-    )
-    up, down, tenth = (each if _allowed(number, each) else value for each in wanted)
-    return up, down, tenth
+class _Steps(NamedTuple):
+    """A parameter a step up and a step down, a tenth better, a tenth more and a tenth less; or the metric there."""
+
+    up: float
+    down: float
+    better: float
+    more: float
+    less: float
+
+
+def _steps(path: str, value: float, number: NumberType) -> _Steps:
+    """Return the values of a parameter that are tried; as it is where its field allows no such value."""
+    more, less = value * (1 + BETTER), value * (1 - BETTER)
+    better = value / (1 + BETTER) if _is_less_better(path) else more
+    wanted = (value * (1 + STEP), value * (1 - STEP), better, more, less)
+    if isinstance(number, Whole):  # one of a few is no slope: by a wave of tiles more or none
+        more, less = max(float(np.rint(more)), value + 1.0), min(float(np.rint(less)), value - 1.0)
+        wanted = (more, less, less if _is_less_better(path) else more, more, less)
+    return _Steps(*(each if _allowed(number, each) else value for each in wanted))
+
+
+def _is_less_better(path: str) -> bool:
+    """Tell whether a better part has less of a parameter."""
+    return path.rpartition(".")[2] in _LESS_IS_BETTER
 
 
 def _allowed(number: NumberType, value: float) -> bool:
@@ -184,25 +219,20 @@ def _allowed(number: NumberType, value: float) -> bool:
     return True
 
 
-def _slope(steps: tuple[float, float, float], value: float, base: float, moved: Array) -> tuple[float, float, float]:
+def _slope(steps: _Steps, value: float, base: float, moved: _Steps) -> tuple[float, float, float]:
     """Return the elasticity over both steps, up alone, and down alone; of one step where the other cannot run."""
     with np.errstate(all="ignore"):
-        up = np.log(moved[0] / base) / np.log(steps[0] / value)
-        down = np.log(moved[1] / base) / np.log(steps[1] / value)
-        both = np.log(moved[0] / moved[1]) / np.log(steps[0] / steps[1])
+        up = np.log(moved.up / base) / np.log(steps.up / value)
+        down = np.log(moved.down / base) / np.log(steps.down / value)
+        both = np.log(moved.up / moved.down) / np.log(steps.up / steps.down)
     centre = both if np.isfinite(both) else (up if np.isfinite(up) else down)
     return _zero(centre), _zero(up), _zero(down)
 
 
 def _zero(value: float) -> float:
-    """Return an elasticity without what rounding leaves of none."""
+    """Return an elasticity or a change without what rounding leaves of none."""
     return 0.0 if abs(value) < 1e-9 else float(value)
 
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _meet(one: Sensitivity, after: Sensitivity) -> bool:
-    """Tell whether the spans of magnitudes of a row and of the one below it meet."""
-    return min(abs(one.low), abs(one.high)) <= max(abs(after.low), abs(after.high))

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import isclose
 from typing import Any, Literal
 
 import numpy as np
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.grid import evaluate_single
 from costmodel.analytic.intervals import perturbations_of, ratio_interval
 from costmodel.api import Workload
+from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.quantities import Array
-from costmodel.result import PHASES, Point
+from costmodel.result import PHASES
 from costmodel.schema.what_if import AlternativeFile
-from costmodel.study.ceilings import ceiling, with_waves, within
+from costmodel.study.ceilings import Whole, ceiling, with_waves, within
+from costmodel.workload.scenario import Scenario
 
 SCHEMA = "costmodel/what_if@1"
 LEVERS = "levers"  # what-if file of any workload
@@ -95,35 +99,32 @@ def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile])
     """
     chosen = workload.scenario(scenario)
     metric = PHASES[chosen.result_kind][0]
-    point = workload.evaluate(scenario).point()
-    base = point.metrics[metric]
-    if base is None:
-        raise InputError.single(
-            f"scenario {scenario} cannot run: {point.reason or point.reasons[metric]}", field="--scenario"
-        )
-    before = evaluate(chosen, workload.calibration(chosen))
-    found: list[Worth] = []
+    found = _run(workload, scenario, metric)
+    if isinstance(found, str):
+        raise InputError.single(f"scenario {scenario} cannot run: {found}", field="--scenario")
+    base, before = found
+    whole = Whole(chosen.plan.phase, base, before.breakdown())
+    listed: list[Worth] = []
     kept: dict[str, Any] = {}
     shortest = base
     for lever in levers:
-        one = _worth(workload, scenario, lever, (point, before), metric)
+        one = _worth(workload, scenario, lever, (whole, before), metric)
         if one.after is not None:
             wider = {**kept, **one.changes}
-            total = _headline(workload, scenario, wider, metric)
+            total = _together(workload, scenario, wider, metric) if kept else one.after
             if total is not None and total <= shortest:
                 kept, shortest = wider, total
                 one = replace(one, together=total)
-        found.append(one)
-    return found
+        listed.append(one)
+    return listed
 
 
 def _worth(
-    workload: Workload, scenario: str, lever: AlternativeFile, base: tuple[Point, Evaluation], metric: str
+    workload: Workload, scenario: str, lever: AlternativeFile, base: tuple[Whole, Evaluation], metric: str
 ) -> Worth:
     """Return what a lever is worth alone."""
-    point, before = base
-    value = point.metrics[metric]
-    assert value is not None, "it runs"
+    whole, before = base
+    value = whole.headline
 
     def told(refused: str, changes: Mapping[str, Any]) -> Worth:
         return Worth(lever.term, scenario, metric, changes, value, refused=refused, limit=lever.limit, cite=lever.cite)
@@ -138,18 +139,17 @@ def _worth(
         return told(_HAS_IT, changes)
     if exchanges_otherwise(workload, changed, scenario, changes):
         return told(NO_ALL_TO_ALL, changes)
-    with_it = changed.evaluate(scenario).point()
-    after = with_it.metrics[metric]
-    if after is None:
-        return told(with_it.reason or with_it.reasons[metric], changes)
-    altered = changed.scenario(scenario)
+    found = _run(changed, scenario, metric)
+    if isinstance(found, str):
+        return told(found, changes)
+    after, altered = found
     own = {
         path.removeprefix(f"scenarios.{scenario}."): (_read(workload, path), _read(changed, path)) for path in changes
     }
     return Worth(
         lever.term, scenario, metric, changes, value, after,
-        ratio=change_interval(before, evaluate(altered, changed.calibration(altered)), metric, after / value),
-        ceiling=ceiling(point, workload.scenario(scenario), own), with_waves=with_waves(point, own),
+        ratio=change_interval(before, altered, metric, after / value),
+        ceiling=ceiling(whole, workload.scenario(scenario), own), with_waves=with_waves(whole, own),
         limit=lever.limit, cite=lever.cite,
     )  # fmt: skip
 
@@ -199,13 +199,30 @@ def _read(workload: Workload, path: str) -> Any:
     return workload.resolved.value(path)
 
 
-def _headline(workload: Workload, scenario: str, changes: Mapping[str, Any], metric: str) -> float | None:
+def _run(workload: Workload, scenario: str, metric: str) -> tuple[float, Evaluation] | str:
+    """Return the headline and the evaluation that gives it, or why the scenario cannot run, in a sentence."""
+    chosen = workload.scenario(scenario)
+    made: list[Evaluation] = []
+
+    def engine(one: Scenario, calibration: Calibration) -> Evaluation:
+        made.append(evaluate(one, calibration))
+        return made[-1]
+
+    result = evaluate_single(chosen, workload.calibration(chosen), engine)
+    value = result.metrics[metric]
+    if value is not None:
+        return float(value), made[0]
+    point = result.point()
+    return (point.reason or point.reasons[metric]).partition(". ")[0]
+
+
+def _together(workload: Workload, scenario: str, changes: Mapping[str, Any], metric: str) -> float | None:
     """Return the headline with some changes, null where it cannot run or where they contradict each other."""
     try:
-        changed = workload.changed(changes, [scenario])
+        found = _run(workload.changed(changes, [scenario]), scenario, metric)
     except InputError:
         return None
-    return changed.evaluate(scenario).point().metrics[metric]
+    return None if isinstance(found, str) else found[0]
 
 
 def change_interval(before: Evaluation, after: Evaluation, metric: str, point: float) -> tuple[float, float] | None:
@@ -213,14 +230,18 @@ def change_interval(before: Evaluation, after: Evaluation, metric: str, point: f
 
     Null where there is none: without fits, or where an error of one of them overloads a server.
     """
-    moves = perturbations_of(before.families() | after.families(), 0)
-    if not moves:
+    families = before.families() | after.families()
+    if not families:
         return None
-    count = 1 + 2 * len(moves)
-    values: list[Array] = [
-        np.broadcast_to(np.asarray(side.metrics(moves)[metric], dtype=np.float64), (count,)) for side in (before, after)
-    ]
+    values = [_perturbed(side, families, metric) for side in (before, after)]
     if not np.isfinite(values).all():
         return None
     _, low, high = ratio_interval(*values)
     return min(low, point), max(high, point)
+
+
+@lru_cache(maxsize=8)  # a list of changes asks for the same side again and again
+def _perturbed(side: Evaluation, families: frozenset[str], metric: str) -> Array:
+    """Return a metric by itself, then with each family at the one and the other end of its spread."""
+    moves = perturbations_of(families, 0)
+    return np.broadcast_to(np.asarray(side.metrics(moves)[metric], dtype=np.float64), (1 + 2 * len(families),))

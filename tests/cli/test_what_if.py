@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
+
+from command_line import run_on_a_terminal
+
+from costmodel.schema.references import package_root
 
 
 def test_without_a_workload_all_levers_are_listed(run):
@@ -62,3 +67,20 @@ def test_a_plain_list_of_changes_is_run_too(run):
     done = run("what-if", "llama3_8b_rtx4090", "--scenario", "chat", "--levers", "levers")
     assert (done.code, done.err) == (0, "")
     assert "device memory twice as fast" in done.out
+
+
+def test_a_shipped_list_in_which_a_name_occurs_twice_is_run_by_name_and_by_file(run):
+    name = "InfiniBand's latency in place of RoCE's"
+    file = package_root() / "workloads" / "what_ifs" / "insights_deepseek_v3.yaml"
+    for levers in ("what_ifs/insights_deepseek_v3", file):
+        done = run("what-if", "deepseek_v3", "--scenario", "prefill", "--levers", levers, "--lever", name)
+        assert (done.code, done.err) == (0, "")
+        assert name in done.out
+
+
+def test_a_narrow_terminal_leaves_columns_out_and_folds_lines():
+    levers = ("no-recomputed-products", "virtual-queues", "logfmt8-in-kernels", "scale-up-900")
+    asked = ("what-if", "deepseek_v3", "--scenario", "prefill", *(f"--lever={one}" for one in levers))
+    out = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", run_on_a_terminal(*asked, COLUMNS="80", TERM="xterm"))
+    assert "columns left out" in out
+    assert max(map(len, re.split(r"[\r\n]+", out))) <= 80

@@ -1,4 +1,4 @@
-"""A tornado plot: the elasticity of a metric to each hardware parameter, the strongest on top."""
+"""A tornado plot: the elasticity of a metric to each hardware parameter, that of the most useful part on top."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from costmodel.report.text import title_of
 from costmodel.schema.answers import ParameterSensitivity
 
 SHOWN = 16
-COLUMNS = ("path", "value", "elasticity", "low", "high", "better", "saved", "tied")
+COLUMNS = ("path", "value", "elasticity", "low", "high", "better", "saved", "more", "less", "tied")
 
 
 def tornado_plot(scenario: str, metric: str, slopes: Sequence[ParameterSensitivity]) -> Plot | None:

@@ -74,16 +74,21 @@ def sensitivity_sections(
     ]  # fmt: skip
 
 
+def _change(value: float | None) -> str:
+    return NONE if value is None else Number(f"{100 * value:+.2f} %", value)
+
+
 def _slopes(sensitivity: SensitivityFile, scenario: str) -> str:
     name = sensitivity.metric
     rows = table(
-        "parameter", ">value", ">elasticity", f">{name} if 10 % better", ">80 % interval",
+        "parameter", ">value", ">10 % more", ">10 % less", ">elasticity", f">{name} if 10 % better", ">80 % interval",
         ">saves ($ per trillion tokens)",
     )  # fmt: skip
     for slope in sensitivity.scenarios[scenario]:
         rows.add(
-            slope.path, Number(f"{slope.value:.6g}", slope.value), Number(f"{slope.elasticity:+.3f}", slope.elasticity),
-            metric(name, slope.better), _interval(name, slope.better_interval),
+            slope.path, Number(f"{slope.value:.6g}", slope.value), _change(slope.more), _change(slope.less),
+            Number(f"{slope.elasticity:+.3f}", slope.elasticity), metric(name, slope.better),
+            _interval(name, slope.better_interval),
             NONE if slope.saved is None else whole(slope.saved),
         )  # fmt: skip
     return html_table("Hardware parameters (SI units)", rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from costmodel.cost.operator_time import fence_time, operator_time
 from costmodel.errors import InputError
 from costmodel.report.what_if import levers_markdown
 from costmodel.schema.lever import LeverFile, SwitchFile, load_levers
-from costmodel.study.levers import levers_of, switches, worths_of
+from costmodel.study.levers import hypothetical, levers_of, switches, worths_of
 from costmodel.study.what_if import Worth
 from costmodel.workload.operators import ExpertAllToAll, Group
 
@@ -109,6 +110,43 @@ def test_a_saving_beyond_its_ceiling_is_said_to_be_one() -> None:
 def test_a_list_of_changes_without_names_is_one_of_levers() -> None:
     plain = levers_of("levers")
     assert [switch.name for switch, _ in switches(plain)][:1] == ["device memory twice as fast"]
+
+
+def test_a_name_that_occurs_twice_is_one_lever_with_a_switch_for_each_scenario(tmp_path: Path) -> None:
+    listed = levers_of("what_ifs/insights_deepseek_v3")
+    name = "InfiniBand's latency in place of RoCE's"
+    assert [switch.scenarios for switch, _ in switches(listed, [name])] == [["training"], ["prefill", "decode"]]
+    workload = costmodel.load("deepseek_v3", scenarios=["prefill", "decode_4k"])
+    for scenario in workload.scenarios:  # one switch a scenario, by its name or by its phase
+        (one,) = worths_of(workload, scenario, listed, [name])
+        assert one.against == {"hardware.node.nic.latency": "3.6 us"}
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "schema: costmodel/what_if@1\ntitle: mine\nworkload: deepseek_v3\nscenario: prefill\nmetric: ttft\n"
+        "alternatives:\n  - {term: faster, set: {hardware.memory.hbm.bandwidth: 4 TB/s}}\n"
+        "  - {term: faster, set: {hardware.memory.hbm.bandwidth: 5 TB/s}}\n"
+    )
+    both = worths_of(workload, "prefill", levers_of(str(path)))
+    assert [one.name for one in both] == ["faster", "faster"]
+    assert (both[0].saved or 1.0) < (both[1].saved or 0.0)
+
+
+def test_what_a_lever_states_beyond_all_hardware_is_said_once_of_ones_own_and_not_of_listed_ones(
+    tmp_path: Path,
+) -> None:
+    workload = costmodel.load("deepseek_v3", scenarios=["prefill", "decode_4k"])
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "schema: costmodel/lever@1\ntitle: mine\ncite: mine\nlevers:\n  - {term: links, section: '1', kind: "
+        "recommendation, switches: [{name: quick, set: {hardware.links.nvlink.latency: 1 ns}}]}\n"
+    )
+    for source, names, said in ((str(path), ["quick"], 1), ("insights_deepseek_v3", ["no-hop"], 0)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with hypothetical(workload, source):
+                found = [worths_of(workload, name, levers_of(source), names) for name in workload.scenarios]
+        assert [row.refused for rows in found for row in rows] == [None, None]
+        assert ["links.nvlink.latency: 1 ns is implausible" in str(one.message) for one in caught] == [True] * said
 
 
 def test_an_unknown_lever_is_an_error_with_the_nearest_name() -> None:

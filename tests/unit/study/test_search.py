@@ -19,7 +19,7 @@ from costmodel.study.bounds import Bounder
 from costmodel.study.goals import Goal, SearchResult, read_goal
 from costmodel.study.layouts import Variant, divisors, training_space, variants
 from costmodel.study.placement import stage_sizes
-from costmodel.study.search import Space, search, searched
+from costmodel.study.search import Space, search, searched, settings
 from costmodel.study.search_steps import alike_layers
 from costmodel.study.sensitivity import STEP, sensitivities
 from costmodel.study.sweep import NOTHING, Wanted
@@ -152,6 +152,73 @@ def test_the_fewest_devices_that_meet_a_target_are_found(small: costmodel.Worklo
     assert (best.metrics["step_time"] or np.inf) <= target
 
 
+def test_the_best_of_several_numbers_of_devices_may_be_on_the_first(small: costmodel.Workload) -> None:
+    goal = goal_of(small, "selective", "maximise tokens_per_second_per_device")
+    alone, both = search(small, "selective", goal, (8,)), search(small, "selective", goal, (8, 16))
+    assert both.best[0].at == alone.best[0].at
+    assert both.best[0].devices == 8
+    assert both.looked_at > alone.looked_at
+    assert both.devices == (8, 16)
+
+
+def test_an_axis_of_one_value_rules_out_as_many_layouts_as_the_scenarios_own(small: costmodel.Workload) -> None:
+    """An axis over the batch of a step does not switch bounds off for rates and costs: nor do several values."""
+    path, cost = "scenarios.selective.global_batch", "minimise cost_per_trillion_tokens"
+    others = {name: value for name, value in SMALL.items() if name != path}
+    free = costmodel.load("gpt3_175b_a100", set=others, scenarios=["selective"])
+    own = searched(small, "selective", cost, NOTHING, Space((8,)))
+    four, eight = (searched(free, "selective", cost, NOTHING, Space((8,), (), (f"{path}={at}",))) for at in (4, 8))
+    assert four.scheduled == own.scheduled
+    assert four.best[0].objective == pytest.approx(own.best[0].objective, rel=1e-12)
+    both = searched(free, "selective", cost, NOTHING, Space((8,), (f"{path}=4,8",)))
+    assert both.best[0].objective == pytest.approx(min(four.best[0].objective, eight.best[0].objective), rel=1e-12)
+    assert both.scheduled < 0.1 * both.feasible
+
+
+def test_more_devices_than_the_cluster_has_are_left_out_by_name(small: costmodel.Workload) -> None:
+    """A node means as many as hold the layout; a cluster has as many as it has."""
+    pod = costmodel.load("gpt3_175b_a100", set=SMALL, cluster="clusters/a100-superpod", scenarios=["selective"])
+    most = int(pod.scenario("selective").cluster.devices)
+    goal = goal_of(pod, "selective")
+    some = search(pod, "selective", goal, (8, most + 8))
+    assert some.best[0].devices == 8
+    assert [note for note in some.told if "left out" in note] == [
+        f"a100-superpod has {most:,} devices: {most + 8:,} were left out"
+    ]
+    none = search(pod, "selective", goal, (most + 8,))
+    assert not none.best
+    assert f"has {most:,} devices, fewer than {most + 8:,}" in (none.why or "")
+    several = search(small, "selective", goal, (16,))
+    assert several.best[0].devices == 16
+    assert not [note for note in several.told if "left out" in note]
+
+
+@pytest.mark.parametrize("phase", ["training", "decode"])
+def test_progress_only_grows_up_to_the_whole(small: costmodel.Workload, phase: str) -> None:
+    workload, name = (small, "selective") if phase == "training" else (costmodel.load("deepseek_v3"), "decode")
+    shares: list[float] = []
+    search(workload, name, goal_of(workload, name), (8, 16), on_progress=shares.append)
+    assert shares == sorted(shares)
+    assert len(set(shares)) > 2
+    assert 0.6 < shares[-1] <= 1.0
+
+
+def test_a_step_that_arithmetic_hardly_limits_says_what_does(small: costmodel.Workload) -> None:
+    slow = small.changed({"hardware.node.device.links.nvlink.bandwidth": "20 GB/s"})
+    (note,) = [each for each in search(slow, "selective", goal_of(slow, "selective"), [16]).told if "mfu is" in each]
+    assert "network" in note
+    assert "global_batch" in note
+
+
+def test_a_search_says_once_what_a_result_of_its_best_layout_says(small: costmodel.Workload) -> None:
+    goal = goal_of(small, "selective")
+    found = search(small, "selective", goal, (8, 16))
+    best = small.changed(settings(small, found)).points()["selective"]
+    assert best.notes
+    assert set(best.notes) <= set(found.told)
+    assert len(set(found.told)) == len(found.told)
+
+
 def test_a_search_of_decoding_gives_the_best_rate_under_a_limit_and_the_front() -> None:
     workload = costmodel.load("deepseek_v3", scenarios=["decode"])
     goal = goal_of(workload, "decode", None, ("tpot <= 50 ms",), {"rate": "devices / tpot"})
@@ -198,6 +265,21 @@ def test_an_elasticity_is_that_of_two_evaluations() -> None:
     assert rows[path].elasticity == pytest.approx(expected, rel=1e-6)
     assert rows[path].saved is not None
     assert rows[path].saved > 0
+
+
+def test_a_change_is_that_of_an_evaluation_with_a_tenth_more_and_less_and_whole_processors() -> None:
+    """One processor more is a wave of tiles more or none: no slope, and no chip that anybody would make."""
+    workload = costmodel.load("llama3_8b_rtx4090", scenarios=["serving"])
+    rows = sensitivities(workload, "serving", "latency")
+    known = {row.path.removeprefix("hardware.device."): row for row in rows}
+    base = workload.evaluate("serving").metrics["latency"]
+    assert known["processors"].values == (115.0, 141.0)
+    for path, values in {"processors": (115, 141), "memory.hbm.bandwidth": ("907.2 GB/s", "1108.8 GB/s")}.items():
+        for value, change in zip(values, (known[path].less, known[path].more), strict=True):
+            changed = workload.changed({f"scenarios.serving.hardware.device.{path}": value})
+            assert changed.evaluate("serving").metrics["latency"] / base - 1 == pytest.approx(change, rel=1e-6)  # type: ignore[operator]
+    assert rows[0].path == "hardware.device.memory.hbm.bandwidth"
+    assert abs(known["processors"].elasticity) < abs(known["memory.hbm.bandwidth"].elasticity)
 
 
 def test_the_bound_follows_its_one_bandwidth_alone() -> None:

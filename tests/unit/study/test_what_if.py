@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import CLUSTER, DENSE_MODEL, PREFILL, scenario
 
 import costmodel
 from costmodel.analytic.breakdown import ALL_TO_ALL_CONTENTION
 from costmodel.errors import InputError
-from costmodel.result import Entry, Point
+from costmodel.result import Entry
 from costmodel.schema.what_if import AlternativeFile, load_what_if
-from costmodel.study.ceilings import ceiling, with_waves
+from costmodel.study.ceilings import Whole, ceiling, with_waves
 from costmodel.study.what_if import LEVERS, worths
 
 CHOSEN = scenario(PREFILL, DENSE_MODEL, cluster=CLUSTER)  # on 100 processors
@@ -28,11 +26,10 @@ def line(name: str, seconds: float, dtype: str | None = None, *, message: bool =
 RATE = {"scenarios.serving.rate": "1000 /s", "scenarios.serving.concurrency": None}
 
 # 10 s: 4 of FP8 products, 2 of others, 1.5 of messages, 0.5 of interference, 1 of waits; 1 s of bubble beside them
-POINT = Point(
-    "training", "test", 1, "step_time", {"step_time": 10.0}, {},
-    (line("up", 4.0, "fp8"), line("core", 2.0, "bf16"), line("combine", 1.5, message=True),
-     line(ALL_TO_ALL_CONTENTION, 0.5), line("pipeline wait", 1.0)), None, 1.0,
-)  # fmt: skip
+STEP = Whole("training", 10.0, (
+    line("up", 4.0, "fp8"), line("core", 2.0, "bf16"), line("combine", 1.5, message=True),
+    line(ALL_TO_ALL_CONTENTION, 0.5), line("pipeline wait", 1.0),
+))  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "expected"), [
@@ -50,19 +47,19 @@ POINT = Point(
     ({"hardware.node.nic.latency": (2e-6, 0.0)}, 0.4),
 ])  # fmt: skip
 def test_ceilings_by_hand(changes: dict[str, tuple[object, object]], expected: float) -> None:
-    assert ceiling(POINT, CHOSEN, changes) == pytest.approx(expected, rel=1e-12)
+    assert ceiling(STEP, CHOSEN, changes) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_server_has_no_ceiling() -> None:
     """Shorter steps leave fewer requests at once: a line saves more than its share."""
     changes = {"hardware.node.nic.bandwidth": (5e10, 1e11)}
-    assert ceiling(replace(POINT, phase="serving"), CHOSEN, changes) is None
+    assert ceiling(STEP._replace(phase="serving"), CHOSEN, changes) is None
 
 
 def test_freed_processors_may_save_a_wave() -> None:
     """Half of what kernels, interference and waits take, 8.5 s, and the messages with what waits for them, 4 s."""
-    assert with_waves(POINT, {"communication.processors": (20.0, 0.0)}) == pytest.approx(0.5 * 0.85 + 0.4)
-    assert with_waves(POINT, {"hardware.memory.hbm.bandwidth": (1.0, 2.0)}) is None
+    assert with_waves(STEP, {"communication.processors": (20.0, 0.0)}) == pytest.approx(0.5 * 0.85 + 0.4)
+    assert with_waves(STEP, {"hardware.memory.hbm.bandwidth": (1.0, 2.0)}) is None
 
 
 def levers(*terms: str) -> list[AlternativeFile]:
