@@ -1,6 +1,8 @@
 """Prints how many kernels and messages get faster as their work grows: `python -m benchmarks.monotone [DEVICE...]`.
 
-Steps are those of `LADDERS`, on every device, for every choice of kernels that a framework file makes.
+Steps are those of `LADDERS`, on every device, for every choice of kernels that a framework file makes. Falls are told
+apart by their reasons: rows that were measured at both ends, and the rules by which a library takes another kernel,
+protocol or split from some size on, as its source states them.
 """
 
 from __future__ import annotations
@@ -8,15 +10,18 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from costmodel.calibration.fit_files import default_framework, framework_of
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.calibration.row_times import Choice, times_of, variant_of
+from costmodel.cost.calibration import Calibration, JoinedFit, one_call
+from costmodel.cost.split_kv import UNEVEN
 from costmodel.measurements.raw_tables import RawTable
 from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.row_mapping import map_all
@@ -24,11 +29,14 @@ from costmodel.measurements.tables import table_of
 from costmodel.quantities import Array
 from costmodel.schema.files import list_names
 from costmodel.schema.references import Library
+from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 
 PER_OCTAVE = (1.0, 1.125, 1.25, 1.5)
 LIMITS = (0.05, 0.01)
-SHOWN = 20  # of the deepest falls
+SHOWN = 30  # of the deepest falls
+MEASURED, RULE = "measured", "rule"
+RULES = ("splits", "m_t", "runs_xqa", "large_share")  # terms that a library's rule decides by size
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +139,8 @@ LADDERS = (
 class Climb:
     """Predicted times of one series under one choice of kernels [s]. least: lower ends of their intervals."""
 
-    device: str
+    part: OperatorRows
+    calibration: Calibration
     kernels: str
     key: str
     series: Mapping[str, str]
@@ -144,19 +153,59 @@ class Climb:
         """Return the relative change of time at each step."""
         return self.seconds[1:] / self.seconds[:-1] - 1.0
 
+    def reason(self, step: int) -> str:
+        """Return why a time may fall at a step: `measured` at both ends, or another `rule`; blank for neither."""
+        (basis, rules), (basis_after, rules_after) = self._state(step), self._state(step + 1)
+        if basis == basis_after == MEASURED:
+            return MEASURED
+        return RULE if rules != rules_after else ""
+
+    def _state(self, place: int) -> tuple[str, dict[str, float]]:
+        """Return on what a time rests, and what a library's rules take for its size."""
+        named = next(each for each in self.part.operators if each.family == self.part.family)
+        operator = _at(named, place, len(self.sizes))
+        fit = self.calibration.fit(operator)
+        led = fit.parts[int(fit.leading)] if isinstance(fit, JoinedFit) else fit
+        form: Any = led.form
+        if form is None or getattr(form, "split_kv_rule", "") == UNEVEN:
+            return fit.basis_at(operator), {}
+        terms = form.terms(one_call(operator), self.part.machine(default_framework()))
+        states = {name: float(terms[name]) for name in RULES if name in terms}
+        if float(terms.get("foreign", 0.0)) > 0.0:
+            states.pop("large_share")
+        if "serial_time" in terms:
+            states["serial"] = float(terms["serial_time"] > 0.0)
+        return fit.basis_at(operator), {name: round(value, 2) for name, value in states.items()}
+
     def told(self, step: int) -> str:
         """Return what a step is, for people."""
         cells = " ".join(f"{name}={value}" for name, value in self.series.items() if name != "op")
         return (
-            f"{100 * self.changes[step]:6.1f} %  {self.device} [{self.kernels or 'default'}] {self.key}: {cells}, "
-            f"{self.sizes[step]} -> {self.sizes[step + 1]}"
+            f"{100 * self.changes[step]:6.1f} %  {self.part.device.name} [{self.kernels or 'default'}] "
+            f"{self.key}: {cells}, {self.sizes[step]} -> {self.sizes[step + 1]}"
         )
 
 
-def climbs(device: str, catalogue: Catalogue) -> Iterator[Climb]:
+def _at(operator: Operator, place: int, count: int) -> Operator:
+    """Return an operator of `count` sizes at one of them."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return float(np.broadcast_to(value, count)[place])
+        return tuple(map(each, value)) if isinstance(value, tuple) else value
+
+    def each(value: Any) -> Any:
+        if not is_dataclass(value) or isinstance(value, type):
+            return value
+        return replace(value, **{one.name: cut(getattr(value, one.name)) for one in fields(value)})
+
+    return cast(Operator, each(operator))
+
+
+def climbs(device: str, catalogue: Catalogue, ladders: Sequence[Ladder] = LADDERS) -> Iterator[Climb]:
     """Yield every series of a device."""
     frameworks = [framework_of(name, Library()) for name in list_names("frameworks")]
-    for ladder in LADDERS:
+    for ladder in ladders:
         for cells in ladder.series():
             part = _mapped(device, cells, ladder, catalogue)
             if part is None:
@@ -165,7 +214,7 @@ def climbs(device: str, catalogue: Catalogue) -> Iterator[Climb]:
             for kernels, framework in _choices(part, frameworks).items():
                 choice = Choice(load_calibration(part.device, framework), "")
                 seconds, least, _ = times_of(part, choice, default_framework())
-                yield Climb(device, kernels, key, cells, ladder.sizes(), seconds, least)
+                yield Climb(part, choice.calibration, kernels, key, cells, ladder.sizes(), seconds, least)
 
 
 def _mapped(device: str, cells: Mapping[str, str], ladder: Ladder, catalogue: Catalogue) -> OperatorRows | None:
@@ -192,23 +241,25 @@ def _choices(part: OperatorRows, frameworks: Sequence[Framework]) -> dict[str, F
 def main() -> None:
     """Measure and print."""
     catalogue = Catalogue()
-    found = [climb for device in sys.argv[1:] or list_names("devices") for climb in climbs(device, catalogue)]
-    falls = [(climb.changes[step], climb, step) for climb in found for step in np.flatnonzero(climb.changes < -1e-9)]
-    steps = sum(len(climb.changes) for climb in found)
-    print(f"{steps} steps of {len(found)} series")
-    for limit in LIMITS:
-        count = sum(change < -limit for change, _, _ in falls)
-        print(f"  {count} ({100 * count / steps:.3f} %) fall by more than {100 * limit:g} %")
-    print(f"  {sum(int((climb.least <= 0).sum()) for climb in found)} intervals start at zero")
-    for limit in LIMITS:
-        by_kernel = Counter((climb.device, climb.key) for change, climb, _ in falls if change < -limit)
-        print(f"\nmost steps that fall by more than {100 * limit:g} %")
-        print("\n".join(f"{count:6} {' '.join(name)}" for name, count in by_kernel.most_common(SHOWN)))
-    print("\ndeepest fall of each device and family")
+    steps = zeros = series = 0
+    falls: dict[float, Counter[str]] = {limit: Counter() for limit in LIMITS}
     deepest: dict[tuple[str, str], tuple[float, str]] = {}
-    for change, climb, step in sorted(falls, key=lambda fall: fall[0]):
-        deepest.setdefault((climb.device, climb.key), (change, climb.told(int(step))))
-    print("\n".join(text for _, text in list(deepest.values())[:SHOWN]))
+    for device in sys.argv[1:] or list_names("devices"):
+        for climb in climbs(device, catalogue):
+            series, steps, zeros = series + 1, steps + len(climb.changes), zeros + int((climb.least <= 0.0).sum())
+            for step in map(int, np.flatnonzero(climb.changes < -min(LIMITS))):
+                change, reason = float(climb.changes[step]), climb.reason(step)
+                for limit in LIMITS:
+                    falls[limit][reason] += change < -limit
+                known = deepest.get((device, climb.key), (0.0, ""))
+                if not reason:
+                    deepest[device, climb.key] = min(known, (change, climb.told(step)))
+    print(f"{steps} steps of {series} series; {zeros} intervals start at zero")
+    for limit, count in falls.items():
+        told = ", ".join(f"{number} {reason or 'without a reason'}" for reason, number in count.most_common())
+        print(f"fall by more than {100 * limit:g} %: {count.total()} ({100 * count.total() / steps:.2f} %): {told}")
+    print("\ndeepest falls without a reason, by device and family")
+    print("\n".join(text for _, text in sorted(deepest.values())[:SHOWN]))
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ class CollectiveForm:
     SECTION: ClassVar[str] = "8.6"
     EQUATION: ClassVar[str] = """
         t                = launch + (1 - large_share) * few_time + large_share * large_time
-        few_time         = small_time - foreign * max(small_time - large_time, 0), over slower links no less than at home
+        few_time         = small_time - foreign * max(small_time - large_time, 0); on slower links no less than at home
         foreign          = min(|log2(B / home_bandwidth)|, 1); one between nodes
         large_share      = x / (1 + x),     x = (size / protocol_switch)^switch_sharpness
         small_time       = bare(size; small_efficiency * B, small_step * a), or inside a node custom_time

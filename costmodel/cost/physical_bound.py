@@ -49,15 +49,17 @@ def _message(operator: Collective | ExpertAllToAll, cluster: Cluster) -> Seconds
 
         collective    calls * max((n-1)/n * S / B, (N-1)/N * S / (l*B_out)),   B = B_in, or B_in + B_out
 
-    n ranks on N nodes of l. Between neighbours S/B; all exchange alike (n-l)/n * S over a NIC each. Without latencies: what
-    files state of links was measured by programs, of which libraries take less.
+    n ranks on N nodes of l. Between neighbours S/B; all exchange alike (n-l)/n * S over a NIC each. Without latencies:
+    what files state of links was measured by programs, of which libraries take less.
     """
     links = group_links(operator.group, cluster)
     if isinstance(operator, ExpertAllToAll):
         return maximum(expert_all_to_all_time(operator, links) - links.latency - links.exchange_setup, 0.0)
     n, local, size = links.size, links.ranks_per_node, operator.size
     share = 1.0 if operator.kind == "send_recv" else (n - 1.0) / n
-    across = (n - local) / n * size if operator.kind == "all_to_all" else (links.nodes - 1.0) / links.nodes * size / local
+    across = (
+        (n - local) / n * size if operator.kind == "all_to_all" else (links.nodes - 1.0) / links.nodes * size / local
+    )
     both = where(links.nodes > 1, links.intra + links.inter, links.intra)
     wire = maximum(share * size / both, where(links.nodes > 1, across / links.inter, 0.0))
     return where(n > 1, operator.calls * wire, 0.0)

@@ -352,8 +352,8 @@ class FrameworkFile(Strict):
     )
     expands_above: Number | None = Field(
         default=None,
-        description="rows of a product beyond which a kernel of its own expands narrow weights to 16 bits, for the plain "
-        "product to read; null: products read them narrow at any number of rows",
+        description="rows of a product beyond which a kernel of its own expands narrow weights to 16 bits, for the "
+        "plain product to read; null: products read them narrow at any number of rows",
     )
     engine: EngineFile | None = Field(
         default=None, description="defaults as a serving engine; null: no limits, memory is full when the ledger is"

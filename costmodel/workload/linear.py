@@ -386,7 +386,7 @@ class _LocalLinear:
 
     @property
     def _expanded(self) -> Mask:
-        """Tell where narrow weights are expanded before the product: with more rows than a framework's own kernel takes."""
+        """Tell where narrow weights are expanded before the product: beyond the rows that its own kernel takes."""
         limit = self.context.framework.expands_above
         if limit is None or self.linear.host_computed or not self._expands_weights:
             return False

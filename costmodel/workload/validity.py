@@ -15,8 +15,8 @@ from costmodel.workload.plans import Decode, ExpertBound, Serving, Training
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Disaggregated, Parallelism, Precision, Scenario
 from costmodel.workload.schedules import rules_of
-from costmodel.workload.stages import ENDS
 from costmodel.workload.split_rules import context_rules, heads_of, offload_rules, sharding_rules, splits_nothing
+from costmodel.workload.stages import ENDS
 
 __all__ = ["Rule", "feasible_layout", "rules"]
 

@@ -127,7 +127,7 @@ def test_what_is_fixed_is_what_an_empty_message_takes(form, kind):
 
 
 def test_other_links_than_the_measured_ones_move_the_switch_of_protocols() -> None:
-    """At home a message may take the slower protocol, as measured; elsewhere times rise with size, and with fewer links."""
+    """At home a message may take the slower protocol, as measured; elsewhere times rise with size, and never fall."""
     sizes = 2.0 ** np.arange(10.0, 28.0, 0.25)
     alone = replace(NCCL, nvls=None)
     fast, slow = (Cluster("x", replace(NODE, intra=replace(LINK, bandwidth=rate)), 1.0, None) for rate in (400e9, 25e9))
