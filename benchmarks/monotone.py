@@ -36,7 +36,6 @@ PER_OCTAVE = (1.0, 1.125, 1.25, 1.5)
 LIMITS = (0.05, 0.01)
 SHOWN = 30  # of the deepest falls
 MEASURED, RULE = "measured", "rule"
-NEAR = 0.5  # octaves of bandwidth: links this near to the measured ones have their switch of protocols
 RULES = ("splits", "m_t", "runs_xqa", "large_share")  # terms that a library's rule decides by size
 
 
@@ -172,8 +171,8 @@ class Climb:
             return fit.basis_at(operator), {}
         terms = form.terms(one_call(operator), self.part.machine(default_framework()))
         states = {name: float(terms[name]) for name in RULES if name in terms}
-        if float(terms.get("foreign", 0.0)) > NEAR:
-            states.pop("large_share")
+        if "large_share" in states and float(terms["few_time"]) <= float(terms["large_time"]):
+            states.pop("large_share")  # the switch to the other protocol makes nothing faster
         if "serial_time" in terms:
             states["serial"] = float(terms["serial_time"] > 0.0)
         return fit.basis_at(operator), {name: round(value, 2) for name, value in states.items()}
