@@ -9,7 +9,7 @@ from typing import ClassVar
 from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import constant, fitted, mechanism, optional, record
 from costmodel.cost.residual import Features
-from costmodel.cost.split_kv import SplitKvRule, split_keys
+from costmodel.cost.split_kv import UNEVEN, SplitKvRule, split_keys
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, ceil, floor, log2, maximum, minimum, where
@@ -227,7 +227,8 @@ class DecodeForm:
     """Attention kernels that read a cache for a few queries, with the keys split over processors.
 
     A CTA takes one key head of a sequence (`pack_gqa`: its queries fill the `q_tile` rows of a tile; else each query
-    head reads its keys again) over one piece of its keys, whole tiles of `kv_tile_elements` / (q + v) keys. A wave is
+    head reads its keys again) over one piece of its keys, whole tiles of `kv_tile_elements` / (q + v) keys. Pieces are
+    of equal length, so that there may be fewer than the rule wants; by `once` their lengths differ by a tile. A wave is
     `occupancy` CTAs on each processor; it waits for its CTAs or its bytes, so that a few CTAs too many cost the time of
     one, not their share of the bandwidth. Two processors that are both in use share a path to L2 (`contention`).
 
@@ -357,10 +358,9 @@ class DecodeForm:
         kv_tiles = ceil(attention.kv_len / kv_tile)
         q_tiles = ceil(attention.q_len * (q_per_kv if self.pack_gqa else 1.0) / self.q_tile)
         unsplit = attention.sequences * (attention.kv_heads if self.pack_gqa else attention.heads) * q_tiles
-        piece = ceil(
-            kv_tiles / split_keys(self.split_kv_rule, unsplit, machine.processors, kv_tiles, q_per_kv > 1.0)
-        )  # fmt: skip
-        splits, keys = ceil(kv_tiles / piece), piece * kv_tile
+        wanted = split_keys(self.split_kv_rule, unsplit, machine.processors, kv_tiles, q_per_kv > 1.0)
+        piece = ceil(kv_tiles / wanted)
+        splits, keys = wanted if self.split_kv_rule == UNEVEN else ceil(kv_tiles / piece), piece * kv_tile
         rate = (
             where(splits > 1.0, self.split_load_rate, self.cta_load_rate)
             if self.split_load_rate

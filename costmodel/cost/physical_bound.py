@@ -1,21 +1,34 @@
-"""The least time that a kernel can take on a device, whatever a fit says: its work at the highest clock, its bytes.
+"""The least time of a kernel or a message, whatever a fit says: its work at the highest clock, its bytes.
 
-    least = max(FLOP / (peak at the highest clock), compulsory bytes / bandwidth)
+    least = max(FLOP / (peak at the highest clock), compulsory bytes / bandwidth)          of a kernel
+    least = bytes of a rank / bandwidth of its links                                       of a message
 
 Compulsory bytes are those that no kernel before has left in L2: the weights of a product, the cache that decoding
-reads. Of the others, L2 may hold its capacity; all of that where a benchmark repeats the kernel.
+reads. Of the others, L2 may hold its capacity; all of that where a benchmark repeats the kernel. Switches may add up or
+copy, so that each byte of a collective leaves or reaches a rank once.
 """
 
 from __future__ import annotations
 
 from costmodel.cost.machine import Machine
 from costmodel.cost.terms import SHORTEST
-from costmodel.quantities import Bytes, Quantity, Seconds, maximum
-from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention, Operator
+from costmodel.hardware import Cluster
+from costmodel.network.expert_all_to_all import expert_all_to_all_time
+from costmodel.network.group_links import group_links
+from costmodel.quantities import Bytes, Quantity, Seconds, maximum, where
+from costmodel.workload.operators import (
+    AttentionKernel,
+    Collective,
+    Elementwise,
+    ExpertAllToAll,
+    Gemm,
+    MixedAttention,
+    Operator,
+)
 
 
 def least_time(operator: Operator, machine: Machine) -> Seconds:
-    """Return the least time of a kernel [s]; zero of what is no kernel of the device."""
+    """Return the least time of a kernel or message [s]; zero of what is neither, or where nothing joins the ranks."""
     if isinstance(operator, MixedAttention):
         work: Seconds = 0.0
         for part in operator.parts:
@@ -26,7 +39,30 @@ def least_time(operator: Operator, machine: Machine) -> Seconds:
         return maximum(_work(operator, machine), _read(operator, machine) / machine.hbm_bandwidth)
     if isinstance(operator, Elementwise):
         return (operator.traffic - _held(operator.traffic, machine)) / machine.hbm_bandwidth
+    if isinstance(operator, Collective | ExpertAllToAll) and machine.cluster is not None:
+        return _message(operator, machine.cluster)
     return 0.0
+
+
+def _message(operator: Collective | ExpertAllToAll, cluster: Cluster) -> Seconds:
+    """Return what a rank's bytes take on all its links at once [s].
+
+        collective    calls * max((n-1)/n * S / B, (N-1)/N * S / (l*B_out)),   B = B_in, or B_in + B_out
+
+    n ranks on N nodes of l. Between neighbours S/B; all exchange alike (n-l)/n * S over a NIC each. Without latencies:
+    what files state of links was measured by programs, of which libraries take less.
+    """
+    links = group_links(operator.group, cluster)
+    if isinstance(operator, ExpertAllToAll):
+        return maximum(expert_all_to_all_time(operator, links) - links.latency - links.exchange_setup, 0.0)
+    n, local, size = links.size, links.ranks_per_node, operator.size
+    share = 1.0 if operator.kind == "send_recv" else (n - 1.0) / n
+    across = (
+        (n - local) / n * size if operator.kind == "all_to_all" else (links.nodes - 1.0) / links.nodes * size / local
+    )
+    both = where(links.nodes > 1, links.intra + links.inter, links.intra)
+    wire = maximum(share * size / both, where(links.nodes > 1, across / links.inter, 0.0))
+    return where(n > 1, operator.calls * wire, 0.0)
 
 
 def _work(operator: Gemm | AttentionKernel, machine: Machine) -> Seconds:

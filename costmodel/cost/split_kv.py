@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 from costmodel.quantities import Count, Mask, Quantity, ceil, floor, maximum, minimum, where
 
 SplitKvRule: TypeAlias = Literal["never", "once", "twice", "xqa", "fa2", "fa2_shared", "fa3"]
+UNEVEN = "once"  # whose pieces differ by a tile: processors are dealt tiles [deepseek-ai/FlashMLA, get_mla_metadata]
 _XQA_WAVES = 8.0  # that TensorRT-LLM's XQA aims at (kTargetWaveFactor, decoderXQAConstants.h)
 _XQA_PIECES = 8.0  # it takes no more than sqrt(8 * tiles) (computeMultiBlockCount, decoderXQAImplCommon.h)
 _MAX_SPLITS = 128  # of FlashAttention's rule

@@ -113,10 +113,10 @@ class XqaForm:
     def terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
         """Return the terms of the equation at one size, of the kernel that runs."""
         if not self._runs_xqa(attention, machine):
-            return self._mmha.terms(attention, machine)
+            return {"runs_xqa": 0.0, **self._mmha.terms(attention, machine)}
         if self.narrow_head is None or attention.macs_per_pair > self.narrow_head.max_dims:
-            return self._xqa(attention).terms(attention, machine)
-        return self._narrow(attention, self.narrow_head).terms(attention, machine)
+            return {"runs_xqa": 1.0, **self._xqa(attention).terms(attention, machine)}
+        return {"runs_xqa": 1.0, **self._narrow(attention, self.narrow_head).terms(attention, machine)}
 
     def features(self, attention: AttentionKernel) -> Features:
         """Return log2 of keys, CTAs before keys are split, queries of a tile, and q + v."""

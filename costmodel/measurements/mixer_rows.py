@@ -15,6 +15,7 @@ _DECAYS = {"gdn": "delta", "kda": "channel_delta", "mamba2": "gated"}  # the tab
 _CHUNK = {"gdn": 64.0, "kda": 64.0, "mamba2": 128.0}  # the models' files
 _STATE = ELEMENT_BYTES["fp32"]  # SGLang's and vLLM's default of a state (mamba_ssm_cache_dtype float32)
 _SCORE, _INDEX = ELEMENT_BYTES["fp32"], 4.0
+_SEPARATE = "_qkv3"  # in names of kernels that are three calls, as Kimi's layers make them
 _WORST = "flat"  # scores that all tie, for which a selection looks at every digit
 
 
@@ -24,7 +25,7 @@ def recurrence(batch: RowGroup) -> list[Operator]:
     if name not in _DECAYS or part not in ("conv", "scan", "fused"):
         raise Unmapped(f"what kernel {batch.text('sub_op') or 'without a name'} computes is unknown")
     if part == "conv":
-        return [_convolution(batch)]
+        return _convolutions(batch)
     if part == "scan":
         return [_scan(batch, name)]
     rows = batch.number("batch") * batch.number("q_len")
@@ -40,6 +41,13 @@ def _wide(batch: RowGroup) -> float:
 
 def _decodes(batch: RowGroup) -> bool:
     return not batch.text("op").endswith("prefill")
+
+
+def _convolutions(batch: RowGroup) -> list[Operator]:
+    """Return one convolution, or those of queries, keys and values where they are calls of their own."""
+    if not batch.text("kernel").endswith(_SEPARATE):
+        return [_convolution(batch)]
+    return [_convolution(batch, batch.number("conv_channels") / 3.0)] * 3
 
 
 def _convolution(batch: RowGroup, width: Array | None = None) -> Elementwise:

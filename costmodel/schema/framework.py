@@ -345,6 +345,16 @@ class FrameworkFile(Strict):
         default=None,
         description="prompt tokens that one pass computes at most; null: the engine's budget of a step, or all",
     )
+    scores: DType | None = Field(
+        default=None,
+        description="format of attention scores in memory, to and from which kernels of their own convert them for the "
+        "products; null: that of the residual stream",
+    )
+    expands_above: Number | None = Field(
+        default=None,
+        description="rows of a product beyond which a kernel of its own expands narrow weights to 16 bits, for the "
+        "plain product to read; null: products read them narrow at any number of rows",
+    )
     engine: EngineFile | None = Field(
         default=None, description="defaults as a serving engine; null: no limits, memory is full when the ledger is"
     )

@@ -88,6 +88,8 @@ def add_unfused_attention(
 ) -> None:
     """Add attention with its scores in device memory: two batched GEMMs around a softmax, over all S*T pairs.
 
+    A framework that holds scores in another format converts them behind the first product and before the second one,
+    e in and f out, or the reverse.
     Saved: softmax result, and with dropout its mask and result (5 bytes per pair with two-byte formats).
     """
     element, (q, v) = context.residual, (mixer.head_dim, mixer.v_head_dim)
@@ -96,6 +98,10 @@ def add_unfused_attention(
     softmax, softmax_gradient = _softmax(context, shard, batch, dropout=dropout)
     permuted: list[Operator] = []
     scaled: list[Operator] = []
+    converted: list[Operator] = []
+    if context.framework.scores is not None:
+        size = batch * q_len * kv_len * (element + ELEMENT_BYTES[context.framework.scores])
+        converted.append(Elementwise("score conversion", size, kind="copy"))
     if context.framework.fused_masked_softmax:
         results, inputs = 2 * batch * q_len * v, 2 * batch * (q_len + kv_len) * q
         permuted.append(Elementwise("attention result copy", results * element, kind="permute"))
@@ -109,7 +115,9 @@ def add_unfused_attention(
         [
             *exchange.before,
             gemm("attention scores", q_len, kv_len, q),
+            *converted,
             softmax,
+            *converted,
             gemm("attention values", q_len, v, kv_len),
             *permuted,
             *exchange.after,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, replace
 
-from costmodel.quantities import Bytes, Count, Quantity, is_single, minimum, where
+import numpy as np
+
+from costmodel.quantities import Bytes, Count, Mask, Quantity, is_single, minimum, where
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
 from costmodel.workload.operators import Collective, Elementwise, Gemm, HostGemm, Operator, gemm_family
@@ -232,7 +234,8 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     if local.narrow and linear.cast_input:
         size = local.cast_bytes(local.x_elements, is_gathered=local.gathers_input)
         builder.step(linear.producer, [Elementwise(f"{linear.name} cast", size, kind="cast", rows=local.rows)])
-    builder.step(linear.operator, [local.forward()], local.input_gradient(), local.weight_gradient())
+    products = [*local.expansion(), local.forward()]
+    builder.step(linear.operator, products, local.input_gradient(), local.weight_gradient())
     element = linear.saved_element
     if element is None:
         element = context.saved_element if linear.dtype is None else ELEMENT_BYTES[linear.dtype]
@@ -306,10 +309,21 @@ class _LocalLinear:
             return None
         return 2.0 * self.operand * ((x if turns_x else 0.0) + (dy if turns_dy else 0.0))
 
+    def expansion(self) -> list[Operator]:
+        """Return the kernel that expands narrow weights before the product where a framework does so for its rows."""
+        expanded = self._expanded
+        if not np.any(expanded):
+            return []
+        elements = self.groups * self.inputs * self.outputs
+        size = where(expanded, elements * (self.weight + ELEMENT_BYTES[self.dtype]), 0.0)
+        calls = where(expanded, self.groups, 0.0)
+        return [Elementwise(f"{self.linear.name} expansion", size, kind="copy", calls=calls)]
+
     def forward(self) -> Operator:
         """Return y = x W."""
         shape = self.linear.rows, self.outputs, self.inputs
-        gemm = self._gemm("", shape, (self.operand, self.weight, self.context.residual))
+        weight = where(self._expanded, ELEMENT_BYTES[self.dtype], self.weight)
+        gemm = self._gemm("", shape, (self.operand, weight, self.context.residual))
         return HostGemm(gemm.name, gemm, self.context.parallel.devices) if self.linear.host_computed else gemm
 
     def input_gradient(self) -> list[Operator]:
@@ -369,6 +383,14 @@ class _LocalLinear:
             local_experts=experts.local, experts=experts.experts, tokens=experts.tokens,
             tuned=self.context.framework.tuned_tiles.of(experts.local, experts.width, gemm.variant),
         )  # fmt: skip
+
+    @property
+    def _expanded(self) -> Mask:
+        """Tell where narrow weights are expanded before the product: beyond the rows that its own kernel takes."""
+        limit = self.context.framework.expands_above
+        if limit is None or self.linear.host_computed or not self._expands_weights:
+            return False
+        return self.linear.rows > limit
 
     @property
     def _expands_weights(self) -> bool:

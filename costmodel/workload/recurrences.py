@@ -79,14 +79,16 @@ def _add_short_convolution(builder: WorkBuilder, context: Context, mixer: Recurr
     """Add the convolution of queries, keys and values over a few tokens: `size` bytes in and out, taps per channel.
 
     A decoding step reads and writes the inputs that still wait, taps - 1 of each channel; a channel of a prompt is a
-    row.
+    row. Layers whose channels decay each by itself have three convolutions of a prompt [moonshotai/Kimi-Linear,
+    modeling_kimi.py: q_conv1d, k_conv1d, v_conv1d].
     """
     tp = context.parallel.tp
     waiting = context.sequences * mixer.waiting / tp * context.residual if context.phase == "decode" else 0.0
     rows = 0.0 if context.phase == "decode" else context.sequences * mixer.channels / tp
     kind = "conv_update" if context.phase == "decode" else "conv"
-    convolution = Elementwise("short convolution", 2 * (size + waiting), kind=kind, rows=rows)
-    builder.step("qkv", [convolution], [Elementwise("convolution gradient", 3 * size)])
+    count = 3 if mixer.decay == "channel_delta" and context.phase != "decode" else 1
+    convolution = Elementwise("short convolution", 2 * (size + waiting) / count, kind=kind, rows=rows / count)
+    builder.step("qkv", [convolution] * count, [Elementwise("convolution gradient", 3 * size)])
     taps = (mixer.short_conv + (1.0 if mixer.conv_bias else 0.0)) * mixer.channels
     builder.add_parameters(Parameters("short convolution", taps, taps / tp, taps))
 

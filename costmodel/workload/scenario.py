@@ -329,6 +329,8 @@ class Framework:
     expert_exchange: how tokens reach experts of other ranks in inference, where the scenario does not say.
     routed_shared_expert: a layer's only shared expert is one more routed one in inference without expert parallelism.
     engine: its defaults as a serving engine; fused_norms: what all-reduces of inference do beside; null: nothing.
+    scores: format of attention scores in memory (null: the residual's).
+    expands_above: rows beyond which narrow weights are expanded before a product (null: products read them narrow).
     prompt_chunk: prompt tokens of one pass at most (null: as its engine, or all); uneven_contexts: of its decoding
         kernels, null: contexts of unequal length take no longer than equal ones.
     eager_layer, eager_operator: least host time of a layer, and of a kernel or message, of prompts that no CUDA graph
@@ -367,6 +369,8 @@ class Framework:
     expert_exchange: str = "all_to_all"
     fused_norms: FusedNorms | None = None
     routed_shared_expert: bool = False
+    scores: str | None = None
+    expands_above: Count | None = None
     prompt_chunk: Count | None = None
     engine: Engine | None = None
     uneven_contexts: UnevenContexts | None = None

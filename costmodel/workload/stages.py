@@ -26,8 +26,17 @@ class Stage:
     mtp: int = 0
 
 
+ENDS = 2  # embedding and head, each of which may have a stage without layers
+
+
 def even_split(depth: int, stages: int) -> tuple[int, ...]:
-    """Return layers a stage, as even as possible, the shorter stages last (where the head stands)."""
+    """Return layers a stage, as even as possible, the shorter stages last (where the head stands).
+
+    With a stage or two more than layers, head and then embedding have the last and the first to themselves
+    [Megatron-LM, --account-for-loss-in-pipeline-split, --account-for-embedding-in-pipeline-split].
+    """
+    if depth + ENDS == stages:
+        return (0, *even_split(depth, stages - 1))
     base, longer = divmod(depth, stages)
     return tuple(base + 1 if stage < longer else base for stage in range(stages))
 

@@ -16,6 +16,7 @@ from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Disaggregated, Parallelism, Precision, Scenario
 from costmodel.workload.schedules import rules_of
 from costmodel.workload.split_rules import context_rules, heads_of, offload_rules, sharding_rules, splits_nothing
+from costmodel.workload.stages import ENDS
 
 __all__ = ["Rule", "feasible_layout", "rules"]
 
@@ -333,8 +334,8 @@ def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
     else:
         yield Rule(
             "parallel.pp",
-            count <= depth,
-            f"{depth} layers cannot fill {shown(count)} stages (pp * virtual)",
+            count <= depth + ENDS,
+            f"{depth} layers, embedding and head cannot fill {shown(count)} stages (pp * virtual)",
             "lower pp or virtual, or state `stages`, of which some may have no layer",
         )
     for name in ("embedding", "head", "mtp"):

@@ -62,7 +62,7 @@ def import_config(path: Path, origin: Location | None = None, chosen: str | None
     document = model_tree(config, name)
     encoder = encoder_of(source, config.size("hidden"))
     document = document if encoder is None else document.with_entries(encoder=encoder)
-    formats = _formats(source, file, config.size("depth"))
+    formats = _formats(source, file, config.depth())
     if isinstance(formats, dict):
         shown = display_path(file)
         document = document.with_entries(quantization=parse_json(json.dumps(formats), shown))

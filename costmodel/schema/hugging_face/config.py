@@ -115,6 +115,11 @@ class Config:
         assert count is not None, fact
         return count
 
+    def depth(self) -> int:
+        """Return the layers: as many as the file states, else as it names one by one."""
+        stated = self.count("depth")
+        return len(self.value("types")) if stated is None else stated
+
     def flag(self, fact: str, *, default: bool = False) -> bool:
         """Return a fact that is true or false."""
         value = self.value(fact)

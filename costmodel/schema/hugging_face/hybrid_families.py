@@ -30,6 +30,7 @@ _QWEN_HYBRID: Family = LLAMA | {
     "inert": ("output_gate_type", "mtp_use_dedicated_embeddings", "rope_parameters"),
 }
 _NEMOTRON: Family = LLAMA | {
+    "depth": Key("num_hidden_layers", default=None),  # else as many as `types` names
     "kv_heads": Key("num_key_value_heads", default=8),
     "head_dim": First((Key("head_dim", default=None), Key("attention_head_dim", default=128))),
     "bias": Key("attention_bias", default=False),

@@ -40,7 +40,7 @@ def model_tree(config: Config, name: Tree) -> Tree:
 
 
 def _depth(config: Config) -> int:
-    depth = config.size("depth")
+    depth = config.depth()
     if depth > MAX_LAYERS:
         raise config.error(
             "depth", f"{depth:,} layers exceed the limit of {MAX_LAYERS:,}",

@@ -19,12 +19,13 @@ _INHERITED = ("tie_word_embeddings", "quantization_config")  # keys of a wrapper
 TEXT_FAMILIES = {  # wrapper -> the family of a language model whose own `model_type` is not stated
     "gemma3": "gemma3_text", "gemma4": "gemma4_text", "llama4": "llama4_text", "qwen3_vl": "qwen3",
     "qwen3_vl_moe": "qwen3_moe", "mistral3": "mistral", "llava": "llama", "llava_next": "llama", "kimi_k25": "kimi_k2",
-    "kimi_k3": "kimi_linear", "kimi_vl": "deepseek_v3",
+    "kimi_k3": "kimi_linear", "kimi_vl": "deepseek_v3", "minimax_m3_vl": "minimax_m3",
 }  # fmt: skip
 ALIASES = {  # other names of a family
     "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "qwen2_vl": "qwen2", "qwen2_vl_text": "qwen2",
     "qwen2_5_vl": "qwen2", "qwen2_5_vl_text": "qwen2", "glm4_moe_text": "glm4_moe", "glm4v_moe_text": "glm4_moe",
     "glm4v_text": "glm4", "mistral_large_3": "deepseek_v3", "deepseek_vl_v2": "deepseek_v2",
+    "minimax_m3_vl": "minimax_m3", "minimax_m3_vl_text": "minimax_m3",
 }  # fmt: skip
 ARCHITECTURES = {  # the class that reads the weights -> the family, where `model_type` is a name of somebody's own
     "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "MixtralForCausalLM": "mixtral",

@@ -28,16 +28,16 @@ MIB = 2.0**20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """A form as a fit might give it: 30 us and 35 GB/s, whatever the operator."""
+    """A form as a fit might give it: 30 us and 10 GB/s, whatever the operator."""
 
     SECTION: ClassVar[str] = "8.6"
-    EQUATION: ClassVar[str] = "t = 30 us + bytes / 35 GB/s"
+    EQUATION: ClassVar[str] = "t = 30 us + bytes / 10 GB/s"
 
     def time(self, operator: Any, machine: Machine) -> Time:  # noqa: ARG002
         size = getattr(operator, "size", None)
         if size is None:
             size = operator.tokens * operator.token_bytes
-        return message(30e-6 + size / 35e9, 30e-6)
+        return message(30e-6 + size / 10e9, 30e-6)
 
     def features(self, operator: Any) -> Any:  # noqa: ARG002
         return {"bytes": np.asarray(0.0)}
@@ -60,7 +60,7 @@ def ask(
 )
 @pytest.mark.parametrize("ranks", [8, 16, 64])
 def test_flows_that_meet_no_others_keep_to_a_fit(kind: str, ranks: int) -> None:
-    fitted = 30e-6 + 256 * MIB / 35e9
+    fitted = 30e-6 + 256 * MIB / 10e9
     closed, flows = (ask(engine, kind, ranks, fits=FITTED) for engine in ("analytic", "flow"))
     assert closed.time == pytest.approx(fitted, rel=1e-9)
     assert flows.time == pytest.approx(fitted, rel=1e-6)

@@ -20,6 +20,15 @@ def test_what_was_measured_on_a_device_stands_before_what_its_siblings_lend(devi
     assert fit.source == f"calibrations/{source}"
 
 
+@pytest.mark.parametrize(
+    ("framework", "kernels"),
+    [("vllm-2024", "flash2"), ("torch-compile", "flash2"), ("pytorch", "flash2"), ("vllm", "fa3-vllm")],
+)
+def test_hopper_runs_the_flash_attention_of_the_program_s_date(framework: str, kernels: str) -> None:
+    fit = load_calibration("h100-sxm", framework).families["attention_prefill/bf16"]
+    assert fit.source == f"calibrations/h100-sxm/{kernels}"
+
+
 @pytest.mark.parametrize(("device", "related"), [("b200-sxm", "own"), ("b300-sxm", "refresh"), ("gb200", "own")])
 @pytest.mark.parametrize("phase", ["attention_prefill", "attention_decode"])
 def test_vllm_runs_tensorrt_llm_s_attention_on_blackwell(device: str, related: str, phase: str) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from builders import DEVICE, MACHINE
 
+from costmodel.calibration.row_prediction import predict
 from costmodel.cost.physical_bound import floor_factor, least_time
-from costmodel.workload.operators import Elementwise, Gemm
+from costmodel.hardware import Cluster
+from costmodel.measurements.raw_tables import RawTable
+from costmodel.measurements.tables import table_of
+from costmodel.schema.files import load_node
+from costmodel.workload.operators import Collective, Elementwise, Gemm, Group
 
 GEMM = Gemm("product", m=4096.0, n=4096.0, k=8192.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
 
@@ -32,6 +38,37 @@ def test_what_l2_may_hold_needs_no_memory() -> None:
     """Of 250 MB that an element-wise kernel moves, 50 MB of L2 may be there before."""
     assert least_time(Elementwise("sum", 250e6), MACHINE) == pytest.approx(200e6 / 2e12)
     assert least_time(Elementwise("sum", 40e6), MACHINE) == 0.0
+
+
+def test_messages_take_their_bytes_over_the_links() -> None:
+    """Of 8 ranks each gets 7/8 of 1 GB; of two nodes with 8 NICs half of it comes from the other one."""
+    node = load_node("hgx-h800")
+    assert node.nic is not None
+    inside, size = node.intra.bandwidth, 1e9
+    for kind in ("all_reduce", "all_gather", "all_to_all"):
+        one = replace(MACHINE, cluster=Cluster("one", node, 1.0, None))
+        assert least_time(Collective("x", kind, size, Group(8.0), calls=2.0), one) == pytest.approx(
+            2 * 7 / 8 * size / inside
+        )
+    two = replace(MACHINE, cluster=Cluster("two", node, 2.0, None))
+    assert least_time(Collective("x", "all_to_all", size, Group(16.0)), two) == pytest.approx(
+        size / 2 / node.nic.bandwidth
+    )
+    assert least_time(Collective("x", "send_recv", size, Group(2.0)), one) == pytest.approx(size / inside)
+    assert least_time(Collective("x", "all_reduce", size, Group(1.0)), one) == 0.0
+
+
+def test_no_interval_of_a_message_starts_at_zero() -> None:
+    """Eight RTX 5090 have an all-to-all by another device's rows, its interval wider than its time."""
+    sizes = [str(2**power) for power in range(14, 22)]
+    cells = {
+        "device": "rtx-5090", "op": "all_to_all", "dtype_in": "bf16", "world_size": "8", "gpus_per_node": "8",
+        "time_us": "-1",
+    }  # fmt: skip
+    columns = {name: [value] * len(sizes) for name, value in cells.items()} | {"bytes": sizes}
+    found = predict(table_of(RawTable(Path("rows"), columns, list(range(len(sizes))))))
+    assert (found.low > 0.0).all()
+    assert (found.low <= found.seconds).all()
 
 
 def test_a_time_below_the_least_is_raised_to_it() -> None:

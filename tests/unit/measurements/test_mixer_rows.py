@@ -50,6 +50,14 @@ def test_a_convolution_keeps_the_inputs_that_wait(table, catalogue):
     assert of_step.traffic.tolist() == [2 * 2 * 1536 * 2.0 + 2 * (2 * 3 * 1536 * 2.0)]
 
 
+def test_queries_keys_and_values_may_have_convolutions_of_their_own(table, catalogue):
+    row = RECURRENCE | {"op": "linear_attention_prefill", "sub_op": "kda_conv", "q_len": 10}
+    apart, joined = (table(row | {"kernel": f"causal_conv1d_fn{end}"}) for end in ("_qkv3", ""))
+    three, (one,) = only(apart, catalogue).operators, only(joined, catalogue).operators
+    assert [each.rows.tolist() for each in three] == [[2 * 1536 / 3]] * 3
+    assert sum(each.traffic for each in three).tolist() == one.traffic.tolist()
+
+
 def test_one_kernel_may_be_convolution_scan_and_norm(table, catalogue):
     row = RECURRENCE | {"op": "linear_attention_decode", "sub_op": "kda_fused", "q_len": 1}
     found = only(table(row), catalogue)

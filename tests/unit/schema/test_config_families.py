@@ -104,6 +104,15 @@ def test_letters_name_the_layers_of_nemotron() -> None:
     assert not attention.rotary
 
 
+def test_a_list_that_names_every_layer_needs_no_number_of_layers(tmp_path: Path) -> None:
+    words = {"M": "mamba", "*": "attention", "-": "mlp"}
+    pattern = json.loads((DATA / "nemotron-h-8b.json").read_text(encoding="utf-8"))["hybrid_override_pattern"]
+    listed = {"hybrid_override_pattern": ..., "layers_block_type": [words[letter] for letter in pattern]}
+    model = load_model(str(written(tmp_path, "nemotron-h-8b", num_hidden_layers=..., **listed)))
+    assert len(expanded(model)) == len(pattern)
+    assert parameter_count(model).total == parameter_count(family("nemotron-h-8b")).total
+
+
 def test_layers_count_from_one_in_kimi_linear() -> None:
     kinds = [isinstance(layer.mixer, Mla) for layer in expanded(family("kimi-linear-48b"))]
     assert [place + 1 for place, full in enumerate(kinds) if full] == [4, 8, 12, 16, 20, 24, 27]
@@ -168,6 +177,27 @@ def test_a_wrapper_holds_a_language_model(tmp_path: Path, name: str) -> None:
     model = load_model(str(file))
     assert model.tied_embeddings  # as the wrapper says
     assert parameter_count(model).total == WEIGHTS["phi-4"] - 100_352 * 5120
+
+
+@pytest.mark.parametrize("inner", ["minimax_m3_text", "minimax_m3_vl_text", "minimax_m3_vl", ...])
+def test_minimax_m3_with_images_holds_the_language_model(tmp_path: Path, inner: Any) -> None:
+    sparse = {
+        "sparse_attention_freq": [0, 1], "sparse_num_index_heads": 4, "sparse_index_dim": 128,
+        "sparse_block_size": 128, "sparse_topk_blocks": 16,
+    }  # fmt: skip
+    text = {
+        "model_type": inner, "hidden_size": 256, "vocab_size": 1000, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 128, "dense_intermediate_size": 512, "moe_intermediate_size": 128,
+        "num_local_experts": 8, "num_experts_per_tok": 2, "moe_layer_freq": [0, 1], "use_qk_norm": True,
+        "sparse_attention_config": sparse,
+    }  # fmt: skip
+    own = {key: value for key, value in text.items() if value is not ...}
+    for name, document in (("wrapped", {"model_type": "minimax_m3_vl", "text_config": own}), ("bare", text)):
+        file = tmp_path / name / "config.json"
+        file.parent.mkdir()
+        file.write_text(json.dumps(document | ({"model_type": "minimax_m3"} if name == "bare" else {})))
+    bare, wrapped = (load_model(str(tmp_path / name / "config.json")) for name in ("bare", "wrapped"))
+    assert parameter_count(wrapped).total == parameter_count(bare).total
 
 
 def test_the_tower_of_kimi_k3_has_the_parameters_of_its_matrices(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What inference engines fuse: the shared expert with the routed ones, norms with all-reduces; gathered tokens."""
+"""What inference engines fuse, and what they do in kernels of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import FRAMEWORK, MOE_MODEL, context
+from builders import DENSE_MODEL, FRAMEWORK, MOE_MODEL, context
 
 from costmodel.quantities import Count
 from costmodel.workload.architecture import Architecture, MoeFfn
@@ -152,3 +152,39 @@ def test_groups_of_tensor_parallel_ranks_gather_what_the_others_have() -> None:
     assert {(one.group.size, one.group.stride) for one in found.values()} == {(4.0, 2.0)}
     alone = messages(Parallelism(tp=8.0, ep=8.0))  # all have the same tokens
     assert {one.group.size for one in alone.values()} == {1.0}
+
+
+def llama(tokens: Count) -> list[Operator]:
+    """Return the operators of a prompt whose four-bit weights a program expands from 65 rows on."""
+    prompt = context(DENSE_MODEL, Parallelism(), "prefill", new_tokens=tokens, kv_len=tokens)
+    narrow = replace(prompt.precision, weights="int4", weight_bits=4.5)
+    kernels = replace(FRAMEWORK, expands_above=64.0, scores="fp32", implementations={"attention_prefill": ("unfused",)})
+    return list(work(replace(prompt, precision=narrow, framework=kernels)).operators())
+
+
+def test_weights_are_expanded_once_a_pass_for_more_rows_than_a_kernel_takes() -> None:
+    few, many, both = llama(64.0), llama(65.0), llama(np.array([64.0, 65.0]))
+    assert not named(few, "ffn up expansion")
+    (narrow,), (wide,) = named(few, "ffn up"), named(many, "ffn up")[1:]
+    (expansion,) = named(many, "ffn up expansion")
+    assert isinstance(narrow, Gemm)
+    assert isinstance(wide, Gemm)
+    assert (narrow.b_bytes, wide.b_bytes) == (4.5 / 8, 2.0)
+    assert isinstance(expansion, Elementwise)
+    assert expansion.traffic == wide.k * wide.n * (4.5 / 8 + 2.0)
+    swept, product = named(both, "ffn up")
+    assert isinstance(swept, Elementwise)
+    assert isinstance(product, Gemm)
+    assert list(np.asarray(swept.traffic)) == [0.0, expansion.traffic]
+    assert list(np.asarray(product.b_bytes)) == [4.5 / 8, 2.0]
+
+
+def test_scores_of_another_format_are_converted_on_both_sides_of_the_softmax() -> None:
+    found = [one.name for one in llama(128.0)]
+    place = found.index("softmax")
+    assert found[place - 1 : place + 2] == ["score conversion", "softmax", "score conversion"]
+    (first, _) = named(llama(128.0), "score conversion")
+    (scores,) = named(llama(128.0), "attention scores")
+    assert isinstance(scores, Gemm)
+    assert isinstance(first, Elementwise)
+    assert first.traffic == pytest.approx(scores.groups * scores.m * scores.n * (2.0 + 4.0))

@@ -108,6 +108,21 @@ def test_a_channel_of_each_sequence_is_a_row_of_a_prompt_s_convolution() -> None
         assert rows == [sequences * mixer.channels, 0.0]  # whatever the tokens; a step has too few to tell
 
 
+def test_channels_that_decay_by_themselves_have_three_convolutions_of_a_prompt() -> None:
+    mixer = Recurrence(heads=8.0, key_dim=64.0, value_dim=64.0, chunk=64.0, decay="delta", short_conv=4.0)
+    apart = replace(mixer, decay="channel_delta")
+
+    def convolutions(one: Recurrence, phase: str) -> list[Elementwise]:
+        found = forward(one, phase, 100.0, 3.0)
+        return [each for each in found if isinstance(each, Elementwise) and each.name == "short convolution"]
+
+    (joined,), three = convolutions(mixer, "prefill"), convolutions(apart, "prefill")
+    assert len(three) == 3
+    assert sum(float(each.traffic) for each in three) == pytest.approx(float(joined.traffic))
+    assert sum(float(each.rows) for each in three) == pytest.approx(float(joined.rows))
+    assert len(convolutions(apart, "decode")) == 1
+
+
 def test_the_backward_scan_has_cycles_of_its_own() -> None:
     """16 chunks of 1e4 cycles at 1 GHz forward; backward 16 of 4.2e4, not twice the forward ones."""
     mixer = replace(LINEAR, chunk_cycles=1e4)

@@ -17,6 +17,11 @@ def test_layers_are_spread_evenly_and_the_last_stages_get_fewer() -> None:
     assert even_split(10, 4) == (3, 3, 2, 2)
 
 
+def test_head_and_embedding_count_as_layers_where_stages_are_too_many() -> None:
+    assert even_split(3, 4) == (1, 1, 1, 0)
+    assert even_split(126, 128) == (0, *(1,) * 126, 0)
+
+
 def test_the_ends_stand_on_the_outer_stages() -> None:
     first, *middle, last = stage_layout(MOE_MODEL, 4)
     assert (first.embedding, first.head, first.mtp) == (1, 0, 0)

@@ -142,12 +142,18 @@ def test_a_batch_that_does_not_divide_is_told_once() -> None:
         assert [rule.field for rule in rules(bad) if not rule.holds] == ["global_batch"]
 
 
+def test_embedding_and_head_may_fill_a_stage_each() -> None:
+    for pp, virtual in ((3.0, 3.0), (5.0, 2.0)):
+        layout = Parallelism(pp=pp, virtual=virtual)
+        assert broken(scenario(replace(INTERLEAVED, global_batch=2 * pp), DENSE_MODEL, layout)) == set()
+
+
 def test_stages_without_a_layer_have_to_be_stated() -> None:
-    layout = Parallelism(pp=3.0, virtual=3.0)
-    plan = replace(INTERLEAVED, global_batch=6.0)
+    layout = Parallelism(pp=4.0, virtual=3.0)
+    plan = replace(INTERLEAVED, global_batch=8.0)
     (rule,) = (rule for rule in rules(scenario(plan, DENSE_MODEL, layout)) if not rule.holds)
-    assert "8 layers cannot fill 9 stages" in rule.message
-    stated = replace(plan, stages=(0, 1, 1, 1, 1, 1, 1, 1, 1))
+    assert "8 layers, embedding and head cannot fill 12 stages" in rule.message
+    stated = replace(plan, stages=(0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0))
     assert broken(scenario(stated, DENSE_MODEL, layout)) == set()
 
 
