@@ -223,14 +223,15 @@ def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> Stead
     """
     share, looks = concurrency / scenario.parallel.pp, plan.scheduler.look_steps
     waits = 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
+    random = 0.0 if plan.rate is None else minimum(plan.arrival_scv, 1.0)
     unseen = 0.5 * (looks - 1.0) * minimum(waits, 1.0)
-    state = _steady_state(plan, share, Arrival(waits, unseen, looks))
+    state = _steady_state(plan, share, Arrival(waits, unseen, looks, random))
     if not aligns(scenario, plan):
         return state
     for _ in range(_ALIGNED):
         aligned, cycle = aligned_wait(state.rate, scenario.parallel.lockstep, plan.scheduler.align_steps)
         behind = 0.0 if plan.rate is not None else aligned * minimum(waits, 1.0)
-        state = _steady_state(plan, share, Arrival(waits, unseen + behind, maximum(looks, cycle)))
+        state = _steady_state(plan, share, Arrival(waits, unseen + behind, maximum(looks, cycle), random))
     return state
 
 

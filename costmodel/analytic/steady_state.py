@@ -29,12 +29,24 @@ class Arrival:
     """How an engine takes requests.
 
     steps: from one's arrival to the step that takes it, or to the next look for new ones; unseen: of those that only
-    decode, until that look; looks: steps between two looks, whose requests start together.
+    decode, until that look; looks: steps between two looks, whose requests start together; random: 1 where requests
+    start at random, 0 where they are spread evenly over steps.
     """
 
     steps: Count = 0.0
     unseen: Count = 0.0
     looks: Count = 1.0
+    random: Quantity = 0.0
+
+    def together(self, starts: Quantity, requests: Count) -> Count:
+        """Return how many requests start together where any does, of x that start between two looks on average.
+
+        Evenly max(x, 1). Each of N requests at random: x / (1 - (1 - x/N)^N), with the limits 1 for a single request and
+        x / (1 - e^-x) for many.
+        """
+        evenly = maximum(starts, 1.0)
+        none = maximum(1.0 - starts / requests, 0.0) ** requests
+        return evenly + self.random * (starts / (1.0 - none) - evenly)
 
 
 AT_ONCE = Arrival()
@@ -153,7 +165,7 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival: Arrival =
     computed, steps = demand.computed, demand.steps
     residence = maximum(computed / chunk, 1.0)
     rate = minimum(concurrency / (arrival.steps + arrival.unseen + residence + steps), chunk / computed)
-    tokens = minimum(chunk, computed * maximum(rate * arrival.looks, 1.0))
+    tokens = minimum(chunk, computed * arrival.together(rate * arrival.looks, concurrency))
     # Rounding may leave the share just above one, and the active requests just above those in flight.
     share = minimum(rate * computed / tokens, 1.0)
     prompts = rate * residence / share
@@ -198,7 +210,7 @@ def separate(
     prompt_steps: Quantity = 0.0
     for _ in range(_CHUNK_ITERATIONS):
         rate = concurrency / (steps + arrival.unseen + arrival.steps / (1.0 + prompt_steps))
-        prompts = maximum(rate * arrival.looks, 1.0)
+        prompts = arrival.together(rate * arrival.looks, concurrency)
         if budget is not None:
             prompts = minimum(prompts, maximum(budget / computed, 1.0))
         prompt_steps = rate * residence / prompts
