@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import ChainMap
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from costmodel.workload.plans import Serving, Training
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
-    from costmodel.event.evaluation import EventEngine
+    from costmodel.event.evaluation import EventEngine, Requests
 
 Vary: TypeAlias = "Mapping[str | tuple[str, ...], Any]"
 
@@ -109,14 +109,20 @@ class Workload:
         )  # fmt: skip
 
     def simulate(
-        self, scenarios: Iterable[str] | None = None, engine: str = "analytic", simulation: EventEngine | None = None
+        self,
+        scenarios: Iterable[str] | None = None,
+        engine: str | None = None,
+        simulation: EventEngine | None = None,
+        requests: Requests | None = None,
     ) -> dict[str, Any]:
         """Return the result document of some scenarios (default: all) at their own values.
 
-        simulation: as of `points`.
+        engine, simulation, requests: as of `points`; no engine: the closed form, or requests one by one where only these answer, which
+        makes the document's engine `event`.
         """
         scenarios = self.scenarios if scenarios is None else tuple(scenarios)
-        points = self.points(scenarios, engine, simulation)
+        points = self.points(scenarios, engine, simulation, requests)
+        engine = engine or engine_of(points)
         return {
             "schema": SCHEMA, "version": __version__, "seed": self._seed(scenarios) if engine == "event" else None,
             "engine": engine, "workload": self.name, "model": self.model(), **self._warnings(),
@@ -134,16 +140,27 @@ class Workload:
         return next((each.simulation.seed for each in asked if _is_random(each)), None)
 
     def points(
-        self, scenarios: Iterable[str] | None = None, engine: str = "analytic", simulation: EventEngine | None = None
+        self,
+        scenarios: Iterable[str] | None = None,
+        engine: str | None = "analytic",
+        simulation: EventEngine | None = None,
+        requests: Requests | None = None,
     ) -> dict[str, Point]:
         """Return some scenarios (default: all) in full.
 
-        simulation: the event engine to use, which then holds their timelines; null: one of its own.
+        engine: null: each scenario's that answers it; simulation: the event engine to use, which then holds their
+        timelines; null: one of its own; requests: what simulates requests where no engine is asked for.
         """
-        _check_engine(engine)
+        if engine is not None:
+            _check_engine(engine)
         chosen = [self.scenario(name) for name in (self.scenarios if scenarios is None else scenarios)]
         if engine == "analytic":
             return {each.name: evaluate_point(each, self.calibration(each)) for each in chosen}
+        if engine is None:
+            from costmodel.serving.choice import answering
+
+            answer = partial(answering, requests=request_engine() if requests is None else requests)
+            return {each.name: evaluate_point(each, self.calibration(each), answer) for each in chosen}
         used = event_engine() if simulation is None else simulation
         return {each.name: used.point(each, self.calibration(each)) for each in chosen}
 
@@ -224,16 +241,32 @@ def _calibration_key(scenario: Scenario) -> Hashable:
     return device.name, device.path, tuple(sorted(kernels.items()))
 
 
-def event_engine(*, full: bool = False, checkpoint: Path | None = None, workers: int = 1) -> EventEngine:
+def engine_of(points: Mapping[str, Point]) -> str:
+    """Return the engine that answered where none was asked for: `event` if any scenario's requests were simulated."""
+    return "event" if any("engine" in point.details for point in points.values()) else "analytic"
+
+
+def event_engine(*, full: bool = False, requests: Requests | None = None) -> EventEngine:
     """Return an event engine.
 
-    full: it simulates ranks and stages that are alike one by one; checkpoint: file that keeps the state of a simulation
-    of requests; workers: threads for replicas that serve independently of each other.
+    full: it simulates ranks and stages that are alike one by one; requests: simulates those of serving scenarios.
     """
     from costmodel.event.evaluation import EventEngine  # SimPy loads when it is used
+
+    return EventEngine(full=full, requests=request_engine() if requests is None else requests)
+
+
+def request_engine(
+    *, checkpoint: Path | None = None, workers: int = 1, on_progress: Callable[[float], None] | None = None
+) -> Requests:
+    """Return what simulates the requests of a serving scenario.
+
+    checkpoint: file that keeps the state of a simulation; workers: threads for replicas that serve independently of
+    each other; on_progress: is told the share of its runs that are done.
+    """
     from costmodel.serving.evaluation import RequestEvaluation
 
-    return EventEngine(full=full, requests=partial(RequestEvaluation, checkpoint=checkpoint, workers=workers))
+    return partial(RequestEvaluation, checkpoint=checkpoint, workers=workers, on_progress=on_progress)
 
 
 def _as_numbers(path: str, values: list[Any]) -> Array:

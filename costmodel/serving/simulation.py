@@ -97,7 +97,9 @@ class Simulation:
     """
 
     def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration, workers: int = 1) -> None:
-        _check(scenario, plan)
+        problem = unsupported(scenario, plan)
+        if problem is not None:
+            raise problem
         self.scenario, self.plan, self.workers = scenario, plan, workers
         self.stream = stream_of(scenario, plan)
         block = int(memory_of(scenario, plan).block)
@@ -311,8 +313,8 @@ def _behind(scenario: Scenario, plan: Serving, block: float) -> dict[str, Any]:
     return {**found, "swap_time": block / bandwidth, "host_blocks": int(node.host.memory / node.count // block)}
 
 
-def _check(scenario: Scenario, plan: Serving) -> None:
-    """Raise InputError where a scenario is of a kind that requests are not simulated for."""
+def unsupported(scenario: Scenario, plan: Serving) -> InputError | None:
+    """Return what of a scenario is of a kind that requests are not simulated for, null where they are."""
     parallel, field = scenario.parallel, f"scenarios.{scenario.name}"
     problems = (
         (parallel.pp > 1, "parallel.pp", "pipeline stages", "write `pp: 1` and a larger `tp`"),
@@ -323,7 +325,8 @@ def _check(scenario: Scenario, plan: Serving) -> None:
     for holds, key, what, hint in problems:
         if holds:
             message = f"the request engine does not simulate {what}"
-            raise InputError.single(message, field=f"{field}.{key}", hint=f"{hint}, or use the closed form")
+            return InputError.single(message, field=f"{field}.{key}", hint=f"{hint}, or use the closed form")
+    return None
 
 
 def _check_lengths(scenario: Scenario, policy: Policy, requests: Requests) -> None:
