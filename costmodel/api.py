@@ -99,7 +99,7 @@ class Workload:
         resolved = resolve(
             self._source, overrides=changes, cluster=self._cluster, search_path=self._search_path, scenarios=[scenario]
         )
-        return resolved.scenarios[scenario], shape
+        return _with_lengths(resolved).scenarios[scenario], shape
 
     def changed(self, changes: Mapping[str, object], scenarios: Iterable[str] | None = None) -> Workload:
         """Return some scenarios (default: all) with more fields changed; takes and raises what `load` does."""
@@ -117,8 +117,8 @@ class Workload:
     ) -> dict[str, Any]:
         """Return the result document of some scenarios (default: all) at their own values.
 
-        engine, simulation, requests: as of `points`; no engine: the closed form, or requests one by one where only these answer, which
-        makes the document's engine `event`.
+        engine, simulation, requests: as of `points`. Without an engine the document's is `event` where requests of any
+        scenario were simulated, since only these answer it.
         """
         scenarios = self.scenarios if scenarios is None else tuple(scenarios)
         points = self.points(scenarios, engine, simulation, requests)
@@ -307,7 +307,17 @@ def load(
     resolved = resolve(path, overrides=changes, cluster=cluster, search_path=search_path, scenarios=scenarios)
     for problem in resolved.warnings:
         warnings.warn(str(problem), ImplausibleInput, stacklevel=2)
-    return Workload(resolved, path, changes, cluster, tuple(search_path))
+    return Workload(_with_lengths(resolved), path, changes, cluster, tuple(search_path))
+
+
+def _with_lengths(resolved: ResolvedWorkload) -> ResolvedWorkload:
+    """Return a workload whose scenarios have the lengths and the rate of their files of requests."""
+    plans = [each.plan for each in resolved.scenarios.values()]
+    if not any(isinstance(plan, Serving) and plan.requests is not None for plan in plans):
+        return resolved
+    from costmodel.serving.lengths import with_lengths
+
+    return replace(resolved, scenarios={name: with_lengths(each) for name, each in resolved.scenarios.items()})
 
 
 def architecture_facts(architecture: Architecture, length: float = COUNTING_LENGTH) -> dict[str, Any]:

@@ -192,8 +192,9 @@ def only_requests(plan: Serving) -> tuple[str, ...]:
     if stream is not None:
         lengths = (("input", stream.input), ("output", stream.output))
         spread = [name for name, each in lengths if each is not None and each.distribution != "constant"]
-        drawn = spread or [name for name in ("trace", "pairs") if getattr(stream, name) is not None]
-        told += [f"the spread of `requests.{name}`, taken at the mean" for name in drawn]
+        files = [name for name in ("trace", "pairs") if getattr(stream, name) is not None]
+        told += [f"the spread of `requests.{name}`, taken at the mean" for name in spread]
+        told += [f"the lengths of `requests.{name}` one by one, taken at the scenario's mean" for name in files]
         told += [f"`requests.{name}`" for name in ("prefix", "sessions") if getattr(stream, name) is not None]
         if stream.arrivals not in ("poisson", "closed_loop"):
             told.append(f"`requests.arrivals: {stream.arrivals}`")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
 
-_ROUNDING = 1e-9  # of prompts that fill a step to the last token
+_ROUNDING = 1e-9  # of prompts that fill a step to the last token, and of a request that starts alone
 _CHUNK_ITERATIONS = 4  # each shrinks the error by the share of a step that decoding takes, times that of a chunk
 
 
@@ -41,12 +41,12 @@ class Arrival:
     def together(self, starts: Quantity, requests: Count) -> Count:
         """Return how many requests start together where any does, of x that start between two looks on average.
 
-        Evenly max(x, 1). Each of N requests at random: x / (1 - (1 - x/N)^N), with the limits 1 for a single request and
-        x / (1 - e^-x) for many.
+        Evenly max(x, 1). Each of N requests at random: x / (1 - (1 - x/N)^N), with the limits 1 for a single request
+        and x / (1 - e^-x) for many.
         """
         evenly = maximum(starts, 1.0)
-        none = maximum(1.0 - starts / requests, 0.0) ** requests
-        return evenly + self.random * (starts / (1.0 - none) - evenly)
+        some = (1.0 + _ROUNDING) * (1.0 - maximum(1.0 - starts / requests, 0.0) ** requests)
+        return evenly + self.random * (maximum(starts / some, evenly) - evenly)
 
 
 AT_ONCE = Arrival()

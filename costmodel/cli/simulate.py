@@ -74,7 +74,9 @@ def command(
     if checkpoint is not None and len(loaded.scenarios) > 1:
         raise InputError.single("keeps one scenario", field="--checkpoint", hint="choose one with --scenario")
     with progress("simulating") as on_progress:
-        requests = request_engine(checkpoint=checkpoint, workers=workers or os.cpu_count() or 1, on_progress=on_progress)
+        requests = request_engine(
+            checkpoint=checkpoint, workers=workers or os.cpu_count() or 1, on_progress=on_progress
+        )
         simulation = event_engine(full=full, requests=requests) if engine == "event" else None
         if as_json:
             document = loaded.simulate(engine=engine, simulation=simulation, requests=requests)

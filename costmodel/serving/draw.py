@@ -34,7 +34,7 @@ def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int, g
     prompt = draw_lengths(stream.input or Lengths(mean=plan.input_tokens), count, prompts)
     output = draw_lengths(stream.output or Lengths(mean=plan.output_tokens), count, outputs)
     if stream.pairs is not None:
-        prompt, output = _pairs(Path(stream.pairs), stream.tokenizer)
+        prompt, output = file_lengths(Path(stream.pairs), stream.tokenizer)
         chosen = prompts.integers(0, len(prompt), count)
         prompt, output = prompt[chosen], output[chosen]
     arrival = draw_arrivals(plan, stream, count, times, groups)
@@ -52,7 +52,7 @@ def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int, g
     return chain_turns(requests, stream.sessions, block, times, shared)
 
 
-def _pairs(path: Path, tokenizer: str | None) -> tuple[Ints, Ints]:
+def file_lengths(path: Path, tokenizer: str | None) -> tuple[Ints, Ints]:
     """Return the lengths of a file's prompts and outputs."""
     if tokenizer is not None:
         return read_pairs(path, Path(tokenizer))

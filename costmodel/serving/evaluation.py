@@ -42,7 +42,7 @@ SLOWDOWNS = (0.8, 0.9, 1.0, 1.1, 1.25)  # of step times; replays at these give t
 
 
 class RequestEvaluation(PhaseEvaluation[Metrics]):
-    """A serving scenario with its requests simulated. why: these answer though no engine was asked for; null: it was."""
+    """A serving scenario with its requests simulated. why: they are though no engine was asked for; null: it was."""
 
     headline = "latency"
 

@@ -11,6 +11,7 @@ import numpy as np
 from costmodel.analytic.blocks import single, take
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
+from costmodel.analytic.serving import left_to_requests
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError
 from costmodel.quantities import Indices
@@ -104,7 +105,8 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
         result.why = _WHY_NONE
         return
     doubt = _doubt(points[0], original)
-    result.notes = tuple(each for each in (_TAILS, doubt) if each is not None)
+    left = left_to_requests(original.plan) if isinstance(original.plan, Serving) else ()
+    result.notes = (*left, *(each for each in (_TAILS, doubt) if each is not None))
 
 
 def _evaluated(request: SearchRequest, at: tuple[Scenario, Calibration], space: Space, rows: Indices) -> list[_Layout]:
