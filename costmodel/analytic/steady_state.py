@@ -1,7 +1,7 @@
 """The steady state of continuous batching, as counts of steps: step times play no part here.
 
-A fixed number of requests is in flight: one that ends is replaced at once, and they are spread evenly over their lives.
-Then every step starts and ends as many requests as any other, and tokens and requests are conserved. Iteration-level
+A fixed number of requests is in flight: one that ends is replaced at once, each in any step of its life by chance, or
+spread evenly. Steps start and end as many requests on the mean, and tokens and requests are conserved. Iteration-level
 scheduling: Orca [Yu et al., OSDI 2022]; prompts in steps of their own, before decoding continues: vLLM [Kwon et al.,
 arXiv 2309.06180]; chunks of prompts in steps of decoding: Sarathi-Serve [Agrawal et al., arXiv 2403.02310].
 """
@@ -155,7 +155,7 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival: Arrival =
 
         r = max(c/C, 1)                       steps that a prompt takes
         x = min(N/(w + r + n), C/c)           requests per step: all in flight are served, or all chunks are full
-        t = min(C, c*max(k*x, 1))             tokens of a chunk
+        t = min(C, c*g)                       tokens of a chunk, g of k*x (`Arrival.together`)
         f = x*c/t                             share of steps with a chunk: prompt tokens are conserved
         q = x*r/f                             prompts in such a step, each with t/q tokens
         A = x*(r + n)                         active requests; x*w arrive, the others wait
@@ -198,7 +198,7 @@ def separate(
     number of whole prompts fits:
 
         r = max(c/B, 1)                       steps that a prompt takes
-        q = min(max(k*x, 1), max(B/c, 1))     prompts in such a step, each with c/r tokens
+        q = min(g, max(B/c, 1))               prompts in such a step, each with c/r tokens; g of k*x
         p = x*r/q                             such steps per decoding step: prompt tokens are conserved
 
     A request takes part in its own prefill and n decoding steps, and waits for the prefills of others between them: p*n

@@ -43,7 +43,7 @@ def test_the_closed_form_answers_where_it_holds() -> None:
         ({"replicas": {"count": 2, "prefill": 1, "transfer": {"bandwidth": "50 GB/s"}}}, "replicas.prefill"),
         ({"requests": FEW | {"sessions": {"turns": 4}}}, "requests.sessions"),
         ({"output_tokens": 3}, "decoded in 2 steps"),
-        ({"rate": "5.5 /s"}, "of the highest stable one"),
+        ({"rate": "15 /s"}, "83% of the highest stable one"),
     ],
 )
 def test_requests_answer_where_only_they_do_as_if_they_were_asked_for(changes: dict[str, Any], why: str) -> None:
