@@ -211,10 +211,14 @@ def only_requests(plan: Serving) -> tuple[str, ...]:
     return tuple(told)
 
 
-def left_to_requests(plan: Serving) -> tuple[str, ...]:
+def left_to_requests(plan: Serving, *, goodput: bool = True) -> tuple[str, ...]:
     """Return what a scenario says of its requests and engines that the closed form leaves out, as a note."""
     told = [*only_requests(plan)]
-    if plan.slo is not None and any(each is not None for each in (plan.slo.ttft, plan.slo.tpot, plan.slo.e2e)):
+    if (
+        goodput
+        and plan.slo is not None
+        and any(each is not None for each in (plan.slo.ttft, plan.slo.tpot, plan.slo.e2e))
+    ):
         told.append("goodput within `slo`")
     return (f"closed form: without {', '.join(told)}; `--engine event` has them",) if told else ()
 

@@ -247,18 +247,19 @@ def _serving(
     device: hardware.Device,
 ) -> plans.Serving | scenario.Disaggregated:
     """Return serving on one engine, or from two pools."""
+    drawn = file.requests
     if file.prefill is None or file.decode is None:
         return record(
             plans.Serving,
             file,
-            input_tokens=_mean(file.requests and file.requests.input, file.input_tokens, 1.0),
-            output_tokens=_mean(file.requests and file.requests.output, file.output_tokens, 2.0),
+            input_tokens=_mean(None if drawn is None else drawn.input, file.input_tokens, 1.0),
+            output_tokens=_mean(None if drawn is None else drawn.output, file.output_tokens, 2.0),
             speculative=drafts,
-            requests=_requests(file.requests),
+            requests=_requests(drawn),
             replicas=_replicas(file.replicas),
             slo=record(streams.Slo, file.slo),
-            rate=_first(file.rate, None if file.requests is None else file.requests.rate),
-            arrival_scv=_arrival_scv(file.requests),
+            rate=_first(file.rate, None if drawn is None else drawn.rate),
+            arrival_scv=_arrival_scv(drawn),
             scheduler=_scheduler(file, kernels.engine, device),
             memory=_engine_memory(file.memory, kernels),
             blocks=file.memory.blocks,

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 import numpy as np
 
 from costmodel.hardware import Device
-from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
+from costmodel.quantities import Bytes, Count, Mask, Quantity, Seconds, where
 
 FREE, TOTAL, STATIC = "free", "total", "static"
 
@@ -139,7 +139,7 @@ class Engine:
                 found = self._either(holds, rule, found)
         return found
 
-    def _either(self, holds: Quantity, rule: SchedulerRule, other: SchedulerRule) -> SchedulerRule:
+    def _either(self, holds: Mask, rule: SchedulerRule, other: SchedulerRule) -> SchedulerRule:
         """Return the limits of a rule where it holds, of another one elsewhere."""
         if np.all(holds) or not np.any(holds):
             return rule if np.all(holds) else other
