@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
+from costmodel.analytic.evaluation import Evaluation
+from costmodel.analytic.evaluation import evaluate as closed_form
+from costmodel.analytic.grid import Engine, evaluate_grid, evaluate_point, evaluate_single
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import ImplausibleInput, InputError, Location
@@ -154,12 +156,8 @@ class Workload:
         if engine is not None:
             _check_engine(engine)
         chosen = [self.scenario(name) for name in (self.scenarios if scenarios is None else scenarios)]
-        if engine == "analytic":
-            return {each.name: evaluate_point(each, self.calibration(each)) for each in chosen}
-        if engine is None:
-            from costmodel.serving.choice import answering
-
-            answer = partial(answering, requests=request_engine() if requests is None else requests)
+        if engine != "event":
+            answer = closed_form if engine == "analytic" else _answer(chosen, requests)
             return {each.name: evaluate_point(each, self.calibration(each), answer) for each in chosen}
         used = event_engine() if simulation is None else simulation
         return {each.name: used.point(each, self.calibration(each)) for each in chosen}
@@ -246,6 +244,15 @@ def engine_of(points: Mapping[str, Point]) -> str:
     return "event" if any("engine" in point.details for point in points.values()) else "analytic"
 
 
+def _answer(scenarios: Iterable[Scenario], requests: Requests | None) -> Engine:
+    """Return what evaluates scenarios where no engine is asked for. requests: simulates those of servers."""
+    if not any(isinstance(each.plan, Serving) for each in scenarios):
+        return closed_form
+    from costmodel.serving.choice import answering  # loads when it is used
+
+    return partial(answering, requests=request_engine() if requests is None else requests)
+
+
 def event_engine(*, full: bool = False, requests: Requests | None = None) -> EventEngine:
     """Return an event engine.
 
@@ -264,9 +271,13 @@ def request_engine(
     checkpoint: file that keeps the state of a simulation; workers: threads for replicas that serve independently of
     each other; on_progress: is told the share of its runs that are done.
     """
-    from costmodel.serving.evaluation import RequestEvaluation
 
-    return partial(RequestEvaluation, checkpoint=checkpoint, workers=workers, on_progress=on_progress)
+    def requests(scenario: Scenario, plan: Serving, calibration: Calibration) -> Evaluation:
+        from costmodel.serving.evaluation import RequestEvaluation  # loads when it is used
+
+        return RequestEvaluation(scenario, plan, calibration, checkpoint, workers, on_progress)
+
+    return requests
 
 
 def _as_numbers(path: str, values: list[Any]) -> Array:

@@ -202,8 +202,8 @@ class Sweep:
     def _notes(self, name: str) -> list[str]:
         """Return a scenario's notes, and what of its requests the closed form leaves out."""
         scenario = self.workload.scenario(name)
-        closed = self.engine == "analytic" and isinstance(scenario.plan, Serving)
-        return [*scenario.notes, *(left_to_requests(scenario.plan) if closed else ())]
+        plan, closed = scenario.plan, self.engine == "analytic"
+        return [*scenario.notes, *(left_to_requests(plan) if closed and isinstance(plan, Serving) else ())]
 
     def document(self) -> dict[str, Any]:
         """Return what is asked as the documented JSON object: the same question gives the same document."""
