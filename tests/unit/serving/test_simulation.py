@@ -11,6 +11,7 @@ import pytest
 
 import costmodel
 from costmodel.analytic.open_loop import OpenLoopEvaluation
+from costmodel.api import event_engine, request_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.serving import checkpoint
@@ -346,3 +347,12 @@ def test_python_alone_serves_few_tokens_chunks_and_prefixes(changes: dict[str, A
         return None
 
     assert (simulation._fast(function) is function) == few
+
+
+def test_every_run_for_an_answer_and_its_intervals_is_told_once() -> None:
+    shares: list[float] = []
+    workload = costmodel.load("llama3_8b_rtx4090", set=BASE, scenarios=["serving"])
+    requests = request_engine(on_progress=shares.append)
+    (point,) = workload.points(engine="event", simulation=event_engine(requests=requests)).values()
+    assert point.intervals["ttft"] is not None
+    assert shares == pytest.approx([run / 6 for run in range(1, 7)])
