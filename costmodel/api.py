@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import ChainMap
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
+from costmodel.analytic.evaluation import Evaluation
+from costmodel.analytic.evaluation import evaluate as closed_form
+from costmodel.analytic.grid import Engine, evaluate_grid, evaluate_point, evaluate_single
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import ImplausibleInput, InputError, Location
@@ -31,7 +33,7 @@ from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
     from costmodel.analytic.model_start import ModelStart
-    from costmodel.event.evaluation import EventEngine
+    from costmodel.event.evaluation import EventEngine, Requests
 
 Vary: TypeAlias = "Mapping[str | tuple[str, ...], Any]"
 
@@ -113,9 +115,10 @@ class Workload:
     def _resolve(self, changes: Mapping[str, object], scenarios: Iterable[str]) -> ResolvedWorkload:
         """Return some scenarios with all changes; the workload that a model starts names its clusters itself."""
         cluster = self._cluster if self.start is None else None
-        return resolve(
+        resolved = resolve(
             self._source, overrides=changes, cluster=cluster, search_path=self._search_path, scenarios=scenarios
         )
+        return _with_lengths(resolved)
 
     def changed(self, changes: Mapping[str, object], scenarios: Iterable[str] | None = None) -> Workload:
         """Return some scenarios (default: all) with more fields changed; takes and raises what `load` does."""
@@ -125,14 +128,20 @@ class Workload:
         return replace(self, resolved=resolved, _changes=together, _calibrations={})
 
     def simulate(
-        self, scenarios: Iterable[str] | None = None, engine: str = "analytic", simulation: EventEngine | None = None
+        self,
+        scenarios: Iterable[str] | None = None,
+        engine: str | None = None,
+        simulation: EventEngine | None = None,
+        requests: Requests | None = None,
     ) -> dict[str, Any]:
         """Return the result document of some scenarios (default: all) at their own values.
 
-        simulation: as of `points`.
+        engine, simulation, requests: as of `points`. Without an engine the document's is `event` where requests of any
+        scenario were simulated, since only these answer it.
         """
         scenarios = self.scenarios if scenarios is None else tuple(scenarios)
-        points = self.points(scenarios, engine, simulation)
+        points = self.points(scenarios, engine, simulation, requests)
+        engine = engine or engine_of(points)
         return {
             "schema": SCHEMA, "version": __version__, "seed": self._seed(scenarios) if engine == "event" else None,
             "engine": engine, "workload": self.name, "model": self.model(), **self._assumptions(), **self._warnings(),
@@ -154,16 +163,23 @@ class Workload:
         return next((each.simulation.seed for each in asked if _is_random(each)), None)
 
     def points(
-        self, scenarios: Iterable[str] | None = None, engine: str = "analytic", simulation: EventEngine | None = None
+        self,
+        scenarios: Iterable[str] | None = None,
+        engine: str | None = "analytic",
+        simulation: EventEngine | None = None,
+        requests: Requests | None = None,
     ) -> dict[str, Point]:
         """Return some scenarios (default: all) in full.
 
-        simulation: the event engine to use, which then holds their timelines; null: one of its own.
+        engine: null: each scenario's that answers it; simulation: the event engine to use, which then holds their
+        timelines; null: one of its own; requests: what simulates requests where no engine is asked for.
         """
-        _check_engine(engine)
+        if engine is not None:
+            _check_engine(engine)
         chosen = [self.scenario(name) for name in (self.scenarios if scenarios is None else scenarios)]
-        if engine == "analytic":
-            return {each.name: evaluate_point(each, self.calibration(each)) for each in chosen}
+        if engine != "event":
+            answer = closed_form if engine == "analytic" else _answer(chosen, requests)
+            return {each.name: evaluate_point(each, self.calibration(each), answer) for each in chosen}
         used = event_engine() if simulation is None else simulation
         return {each.name: used.point(each, self.calibration(each)) for each in chosen}
 
@@ -244,16 +260,45 @@ def _calibration_key(scenario: Scenario) -> Hashable:
     return device.name, device.path, tuple(sorted(kernels.items()))
 
 
-def event_engine(*, full: bool = False, checkpoint: Path | None = None, workers: int = 1) -> EventEngine:
+def engine_of(points: Mapping[str, Point]) -> str:
+    """Return the engine that answered where none was asked for: `event` if any scenario's requests were simulated."""
+    return "event" if any("engine" in point.details for point in points.values()) else "analytic"
+
+
+def _answer(scenarios: Iterable[Scenario], requests: Requests | None) -> Engine:
+    """Return what evaluates scenarios where no engine is asked for. requests: simulates those of servers."""
+    if not any(isinstance(each.plan, Serving) for each in scenarios):
+        return closed_form
+    from costmodel.serving.choice import answering  # loads when it is used
+
+    return partial(answering, requests=request_engine() if requests is None else requests)
+
+
+def event_engine(*, full: bool = False, requests: Requests | None = None) -> EventEngine:
     """Return an event engine.
 
-    full: it simulates ranks and stages that are alike one by one; checkpoint: file that keeps the state of a simulation
-    of requests; workers: threads for replicas that serve independently of each other.
+    full: it simulates ranks and stages that are alike one by one; requests: simulates those of serving scenarios.
     """
     from costmodel.event.evaluation import EventEngine  # SimPy loads when it is used
-    from costmodel.serving.evaluation import RequestEvaluation
 
-    return EventEngine(full=full, requests=partial(RequestEvaluation, checkpoint=checkpoint, workers=workers))
+    return EventEngine(full=full, requests=request_engine() if requests is None else requests)
+
+
+def request_engine(
+    *, checkpoint: Path | None = None, workers: int = 1, on_progress: Callable[[float], None] | None = None
+) -> Requests:
+    """Return what simulates the requests of a serving scenario.
+
+    checkpoint: file that keeps the state of a simulation; workers: threads for replicas that serve independently of
+    each other; on_progress: is told the share of its runs that are done.
+    """
+
+    def requests(scenario: Scenario, plan: Serving, calibration: Calibration) -> Evaluation:
+        from costmodel.serving.evaluation import RequestEvaluation  # loads when it is used
+
+        return RequestEvaluation(scenario, plan, calibration, checkpoint, workers, on_progress)
+
+    return requests
 
 
 def _as_numbers(path: str, values: list[Any]) -> Array:
@@ -300,7 +345,7 @@ def load(
     )  # fmt: skip
     _warn(resolved)
     source = path if start is None else start.tree
-    return Workload(resolved, source, changes, asked, search_path, start=start)
+    return Workload(_with_lengths(resolved), source, changes, asked, search_path, start=start)
 
 
 def _start(
@@ -337,6 +382,16 @@ def _in_si(changes: Mapping[str, object]) -> dict[str, object]:
 def _warn(resolved: ResolvedWorkload) -> None:
     for problem in resolved.warnings:
         warnings.warn(str(problem), ImplausibleInput, stacklevel=3)
+
+
+def _with_lengths(resolved: ResolvedWorkload) -> ResolvedWorkload:
+    """Return a workload whose scenarios have the lengths and the rate of their files of requests."""
+    plans = [each.plan for each in resolved.scenarios.values()]
+    if not any(isinstance(plan, Serving) and plan.requests is not None for plan in plans):
+        return resolved
+    from costmodel.serving.lengths import with_lengths
+
+    return replace(resolved, scenarios={name: with_lengths(each) for name, each in resolved.scenarios.items()})
 
 
 def architecture_facts(architecture: Architecture, length: float = COUNTING_LENGTH) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def _bits(suffix: str) -> dict[str, tuple[str, float]]:
 _DIMENSIONS: dict[str, Dimension] = {
     "time": Dimension("s", _SMALL, "us", ("", "m", "u", "n", "p")),
     "duration": Dimension(
-        "s", _SMALL, "s", ("", "m", "u", "n", "p"), {"min": ("", 60.0), "h": ("", 3600.0), "day": ("", 86400.0)}
+        "s", _SMALL, "s", ("", "m", "u", "n", "p"),
+        {"min": ("", 60.0), "h": ("", 3600.0), "d": ("", 86400.0), "day": ("", 86400.0)},
     ),
     "size": Dimension("B", _LARGE + _BINARY, "GiB", _LARGE + _BINARY),
     "bandwidth": Dimension("B/s", _LARGE + _BINARY, "GB/s", _LARGE, _bits("/s")),
@@ -62,7 +63,10 @@ _DIMENSIONS: dict[str, Dimension] = {
         "J", ("", *_SMALL, *_LARGE), "J", ("", "m", "u", "n", "p", "k", "M", "G", "T"),
         {f"{prefix}Wh": (prefix, 3600.0) for prefix in ("", "k", "M", "G")},
     ),
-    "rate": Dimension("1/s", (), "/s", (), {"/s": ("", 1.0), "/min": ("", 1 / 60), "/h": ("", 1 / 3600)}),
+    "rate": Dimension(
+        "1/s", (), "/s", (),
+        {"/s": ("", 1.0), "/min": ("", 1 / 60), "/h": ("", 1 / 3600)} | dict.fromkeys(("/d", "/day"), ("", 1 / 86400)),
+    ),
     "money": Dimension("$", ("", "k", "M"), "$", ("",)),
     "money_rate": Dimension("$/s", ("",), "$/h", (), {"$/h": ("", 1 / 3600)}),
     "ratio": Dimension("", ("",), "%", (), {"%": ("", 0.01)}),

@@ -206,6 +206,8 @@ def document(row: Row) -> dict[str, Any] | str:
         if row["gpu"] not in CLOSED_LOOPS or not row["framework"].endswith(("sglang", "vllm", "trt")):
             return "a device or a framework without a file"
         pools = row["disagg"] == "1"
+        if pools and not serving_pools.is_complete(row):
+            return "pools without workers, or with fewer devices than workers"
         run = serving_pools.scenario(row, _of_closed_loop(row)) if pools else closed_loop(row)
         return {**head, "model": f"models/{NETWORKS[row['model']]}", "scenarios": {"run": run}}
     if row["model"] not in MODELS or row["gpu"] not in NODES:
@@ -319,9 +321,11 @@ def scores(chosen: Sequence[Row], found: Sequence[Mapping[str, Any]]) -> Iterato
 def main(runs: tuple[str, ...], output: str, only: str, engine: str, *, score: bool) -> None:
     """Predict every run of RUNS that the models cover."""
     chosen = [row for row in rows(runs) if (row.get("id") or row["row_id"]).startswith(only)]
-    found = [prediction(row, engine) for row in chosen]
-    text = "".join(json.dumps(each) + "\n" for each in found)
-    Path(output).write_text(text, encoding="utf-8")
+    found = []
+    with Path(output).open("w", encoding="utf-8") as lines:  # one by one: what is predicted is kept
+        for row in chosen:
+            found.append(prediction(row, engine))
+            lines.write(json.dumps(found[-1]) + "\n")
     missing = [each for each in found if "error" in each]
     click.echo(f"{len(found) - len(missing)} of {len(found)} runs predicted")
     for each in missing:

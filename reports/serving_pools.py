@@ -42,6 +42,12 @@ BATCH, PROMPT = "scenarios.run.decode.batch_per_device", "scenarios.run.prefill.
 Row = Mapping[str, str]
 
 
+def is_complete(row: Row) -> bool:
+    """Tell whether a row states the instances of both pools, and a device for each of them."""
+    counts = [[float(row[key] or 0) for key in (f"{name}_workers", f"n_gpus_{name}")] for name in ("prefill", "decode")]
+    return all(0 < workers <= devices for workers, devices in counts)
+
+
 def pool(row: Row, name: str) -> tuple[dict[str, int], int, int]:
     """Return the degrees of one instance of a pool, its devices, and how many instances there are."""
     devices, count = (int(float(row[key])) for key in (f"n_gpus_{name}", f"{name}_workers"))

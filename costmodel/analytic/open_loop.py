@@ -27,6 +27,7 @@ from costmodel.analytic.queueing import (
 from costmodel.analytic.seats import SeatQueue
 from costmodel.analytic.serving import (
     aligns,
+    decode_steps,
     demand,
     engine_passes,
     front_end,
@@ -51,6 +52,8 @@ from costmodel.workload.scenario import Scenario
 _MANY = 1e6  # prompts in a step of an engine without a budget of tokens
 HALVINGS = 30  # of an interval of rates
 NODES = 16  # batches at which steps are priced; between them times are interpolated
+NEAR, OVER = 0.75, 1.1  # of the highest stable rate, between which only requests one by one tell the times
+FEW_STEPS = 7.0  # of decoding, with fewer of which it matters which step a request meets
 VERDICTS = ("stable", "backlogged", "overloaded")
 QUANTILES = {"p50": (0.5, 0.0), "p90": (0.9, 1.2815515655446004), "p99": (0.99, 2.3263478740408408)}
 """Name -> the quantile, and that of the standard normal distribution."""
@@ -392,9 +395,28 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
                 lines.add_wait(cause, float(wait), bounds.get(cause, "latency"))
         return lines.sorted()
 
+    def beyond(self) -> str | None:
+        """Return why requests have to be simulated one by one at a single point; null where the closed form holds.
+
+        Against the request engine its means are within a sixth below `NEAR`, and up to half as long or twice as long
+        from there on and for outputs of a few tokens (docs/method.md, 12.4). Far above the highest stable rate the
+        engine is full, whatever the order of its requests.
+        """
+        load, endless = float(self.solution().load), self._requests is None
+        if load >= NEAR and not (endless and load >= OVER):
+            return f"the rate is {load:.0%} of the highest stable one, near which queues come and go"
+        steps = float(decode_steps(self._plan.output_tokens, self._plan.speculative))
+        if steps < FEW_STEPS and load < NEAR:
+            return f"outputs are decoded in {steps:.3g} steps, few enough for which ones they are to matter"
+        return None
+
     def notes(self) -> tuple[str, ...]:
-        """Return that the engine cannot keep up, or nearly so, and what of the requests the closed form leaves."""
+        """Return the load, that the engine cannot keep up, or nearly so, and what of the requests is left out."""
         found, verdict, left = self.solution(), self.verdict(), left_to_requests(self._plan)
+        load = f"{float(found.load):.0%} of the highest stable rate"
+        beyond = self.beyond()
+        if beyond is not None:
+            left = (f"closed form: {beyond}; its times are off there, `--engine event` has them", *left)
         if verdict == VERDICTS[2]:
             arriving, served = float(self._plan.rate or 0.0), float(found.capacity)
             told = (
@@ -403,9 +425,8 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             )
             return (told, *left)
         if verdict == VERDICTS[1]:
-            told = f"backlogged: at {float(found.load):.0%} of the highest stable rate most requests wait for a seat"
-            return (told, *left)
-        return left
+            return (f"backlogged: at {load} most requests wait for a seat", *left)
+        return (f"load: {load}", *left)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

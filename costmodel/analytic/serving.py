@@ -186,20 +186,39 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         return (f"only {admitted:g} of {requested:g} requests fit into the KV cache; the others wait", *left)
 
 
-def left_to_requests(plan: Serving) -> tuple[str, ...]:
-    """Return what a scenario says of its requests that a closed form of alike requests takes no notice of."""
-    stream, told = plan.requests, []
+def only_requests(plan: Serving) -> tuple[str, ...]:
+    """Return the keys of a scenario that a closed form of alike requests on alike engines takes no notice of."""
+    stream, replicas, told = plan.requests, plan.replicas, []
     if stream is not None:
         lengths = (("input", stream.input), ("output", stream.output))
         spread = [name for name, each in lengths if each is not None and each.distribution != "constant"]
-        drawn = spread or [name for name in ("trace", "pairs") if getattr(stream, name) is not None]
-        told += [f"the spread of `requests.{name}`, taken at the mean" for name in drawn]
+        files = [name for name in ("trace", "pairs") if getattr(stream, name) is not None]
+        told += [f"the spread of `requests.{name}`, taken at the mean" for name in spread]
+        told += [f"the lengths of `requests.{name}` one by one, taken at the scenario's mean" for name in files]
         told += [f"`requests.{name}`" for name in ("prefix", "sessions") if getattr(stream, name) is not None]
         if stream.arrivals not in ("poisson", "closed_loop"):
             told.append(f"`requests.arrivals: {stream.arrivals}`")
     if plan.scheduler.policy != "fcfs":
         told.append("`scheduler.policy`")
-    if plan.slo is not None and any(each is not None for each in (plan.slo.ttft, plan.slo.tpot, plan.slo.e2e)):
+    if plan.scheduler.preemption == "swap":
+        told.append("`scheduler.preemption: swap`")
+    if plan.memory is not None and plan.memory.tiers:
+        told.append("`memory.tiers`")
+    parts = {"prefill": replicas.prefill, "autoscale": replicas.autoscale, "failures": replicas.failures}
+    told += [f"`replicas.{name}`" for name, each in parts.items() if each]
+    told += ["`replicas.max_waiting`"] if replicas.max_waiting is not None else []
+    told += ["`replicas.routing`"] if replicas.routing != "round_robin" and replicas.count > 1 else []
+    return tuple(told)
+
+
+def left_to_requests(plan: Serving, *, goodput: bool = True) -> tuple[str, ...]:
+    """Return what a scenario says of its requests and engines that the closed form leaves out, as a note."""
+    told = [*only_requests(plan)]
+    if (
+        goodput
+        and plan.slo is not None
+        and any(each is not None for each in (plan.slo.ttft, plan.slo.tpot, plan.slo.e2e))
+    ):
         told.append("goodput within `slo`")
     return (f"closed form: without {', '.join(told)}; `--engine event` has them",) if told else ()
 
@@ -223,14 +242,15 @@ def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> Stead
     """
     share, looks = concurrency / scenario.parallel.pp, plan.scheduler.look_steps
     waits = 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
+    random = minimum(plan.arrival_scv, 1.0)
     unseen = 0.5 * (looks - 1.0) * minimum(waits, 1.0)
-    state = _steady_state(plan, share, Arrival(waits, unseen, looks))
+    state = _steady_state(plan, share, Arrival(waits, unseen, looks, random))
     if not aligns(scenario, plan):
         return state
     for _ in range(_ALIGNED):
         aligned, cycle = aligned_wait(state.rate, scenario.parallel.lockstep, plan.scheduler.align_steps)
         behind = 0.0 if plan.rate is not None else aligned * minimum(waits, 1.0)
-        state = _steady_state(plan, share, Arrival(waits, unseen + behind, maximum(looks, cycle)))
+        state = _steady_state(plan, share, Arrival(waits, unseen + behind, maximum(looks, cycle), random))
     return state
 
 

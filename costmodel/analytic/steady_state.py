@@ -1,7 +1,7 @@
 """The steady state of continuous batching, as counts of steps: step times play no part here.
 
-A fixed number of requests is in flight: one that ends is replaced at once, and they are spread evenly over their lives.
-Then every step starts and ends as many requests as any other, and tokens and requests are conserved. Iteration-level
+A fixed number of requests is in flight: one that ends is replaced at once, each in any step of its life by chance, or
+spread evenly. Steps start and end as many requests on the mean, and tokens and requests are conserved. Iteration-level
 scheduling: Orca [Yu et al., OSDI 2022]; prompts in steps of their own, before decoding continues: vLLM [Kwon et al.,
 arXiv 2309.06180]; chunks of prompts in steps of decoding: Sarathi-Serve [Agrawal et al., arXiv 2403.02310].
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
 
-_ROUNDING = 1e-9  # of prompts that fill a step to the last token
+_ROUNDING = 1e-9  # of prompts that fill a step to the last token, and of a request that starts alone
 _CHUNK_ITERATIONS = 4  # each shrinks the error by the share of a step that decoding takes, times that of a chunk
 
 
@@ -29,12 +29,24 @@ class Arrival:
     """How an engine takes requests.
 
     steps: from one's arrival to the step that takes it, or to the next look for new ones; unseen: of those that only
-    decode, until that look; looks: steps between two looks, whose requests start together.
+    decode, until that look; looks: steps between two looks, whose requests start together; random: 1 where requests
+    start at random, 0 where they are spread evenly over steps.
     """
 
     steps: Count = 0.0
     unseen: Count = 0.0
     looks: Count = 1.0
+    random: Quantity = 0.0
+
+    def together(self, starts: Quantity, requests: Count) -> Count:
+        """Return how many requests start together where any does, of x that start between two looks on average.
+
+        Evenly max(x, 1). Each of N requests at random: x / (1 - (1 - x/N)^N), with the limits 1 for a single request
+        and x / (1 - e^-x) for many.
+        """
+        evenly = maximum(starts, 1.0)
+        some = (1.0 + _ROUNDING) * (1.0 - maximum(1.0 - starts / requests, 0.0) ** requests)
+        return evenly + self.random * (maximum(starts / some, evenly) - evenly)
 
 
 AT_ONCE = Arrival()
@@ -143,7 +155,7 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival: Arrival =
 
         r = max(c/C, 1)                       steps that a prompt takes
         x = min(N/(w + r + n), C/c)           requests per step: all in flight are served, or all chunks are full
-        t = min(C, c*max(k*x, 1))             tokens of a chunk
+        t = min(C, c*g)                       tokens of a chunk, g of k*x (`Arrival.together`)
         f = x*c/t                             share of steps with a chunk: prompt tokens are conserved
         q = x*r/f                             prompts in such a step, each with t/q tokens
         A = x*(r + n)                         active requests; x*w arrive, the others wait
@@ -153,7 +165,7 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival: Arrival =
     computed, steps = demand.computed, demand.steps
     residence = maximum(computed / chunk, 1.0)
     rate = minimum(concurrency / (arrival.steps + arrival.unseen + residence + steps), chunk / computed)
-    tokens = minimum(chunk, computed * maximum(rate * arrival.looks, 1.0))
+    tokens = minimum(chunk, computed * arrival.together(rate * arrival.looks, concurrency))
     # Rounding may leave the share just above one, and the active requests just above those in flight.
     share = minimum(rate * computed / tokens, 1.0)
     prompts = rate * residence / share
@@ -186,7 +198,7 @@ def separate(
     number of whole prompts fits:
 
         r = max(c/B, 1)                       steps that a prompt takes
-        q = min(max(k*x, 1), max(B/c, 1))     prompts in such a step, each with c/r tokens
+        q = min(g, max(B/c, 1))               prompts in such a step, each with c/r tokens; g of k*x
         p = x*r/q                             such steps per decoding step: prompt tokens are conserved
 
     A request takes part in its own prefill and n decoding steps, and waits for the prefills of others between them: p*n
@@ -198,7 +210,7 @@ def separate(
     prompt_steps: Quantity = 0.0
     for _ in range(_CHUNK_ITERATIONS):
         rate = concurrency / (steps + arrival.unseen + arrival.steps / (1.0 + prompt_steps))
-        prompts = maximum(rate * arrival.looks, 1.0)
+        prompts = arrival.together(rate * arrival.looks, concurrency)
         if budget is not None:
             prompts = minimum(prompts, maximum(budget / computed, 1.0))
         prompt_steps = rate * residence / prompts

@@ -147,7 +147,7 @@ def _numba(problems: list[Problem]) -> dict[str, Any] | None:
     named = os.environ.get(_CACHE)
     if folder is None:
         hint = f"set {_CACHE} to a folder that can be written"
-        problems.append(Problem(None, "numba", "it finds no folder for compiled code and will not compile", hint))
+        problems.append(Problem(None, "numba", "it finds no folder for compiled code and keeps none", hint))
     elif folder and named and not Path(folder).resolve().is_relative_to(Path(named).resolve()):
         hint = "name a folder that can be written, or unset it"
         problems.append(Problem(None, _CACHE, f"{named} cannot be written; compiled code goes to {folder}", hint))

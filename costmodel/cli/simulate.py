@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 @click.command("simulate")
 @click.argument("workload", shell_complete=names("workloads", files=True))
 @click.option(
-    "--engine", type=click.Choice(ENGINES), default="analytic", show_default=True,
-    help="analytic: closed form; event: discrete-event simulation.",
+    "--engine", type=click.Choice(ENGINES),
+    help="analytic: closed form; event: discrete-event simulation. Default: the closed form, and requests one by one "
+    "where only these answer.",
 )  # fmt: skip
 @click.option("--full", is_flag=True, hidden=True, help="Simulate every rank, even identical ones (event engine only).")
 @click.option(
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 @workload_options()
 @json_option
 def command(
-    *, asked: Asked, engine: str, full: bool, trace: Path | None, checkpoint: Path | None, workers: int | None,
+    *, asked: Asked, engine: str | None, full: bool, trace: Path | None, checkpoint: Path | None, workers: int | None,
     as_json: bool,
 ) -> int:  # fmt: skip
     """Predict time, memory, cost and the limiting resource for each scenario of WORKLOAD (a file or a name).
@@ -53,7 +54,8 @@ def command(
     The event engine also takes --full: every rank is simulated, even identical ones; of requests --checkpoint FILE,
     which keeps the state of a run that goes on from it, and --workers N threads for replicas (default: all processors).
     """
-    from costmodel.api import event_engine
+    from costmodel.api import engine_of, event_engine, request_engine
+    from costmodel.cli.progress import progress
 
     options = {"--full": full or None, "--trace": trace, "--checkpoint": checkpoint, "--workers": workers}
     name = next((name for name, value in options.items() if value is not None), None)
@@ -63,20 +65,26 @@ def command(
     _say_next(asked, loaded)
     if checkpoint is not None and len(loaded.scenarios) > 1:
         raise InputError.single("keeps one scenario", field="--checkpoint", hint="choose one with --scenario")
-    threads = workers or os.cpu_count() or 1
-    simulation = event_engine(full=full, checkpoint=checkpoint, workers=threads) if engine == "event" else None
+    with progress("simulating") as on_progress:
+        requests = request_engine(
+            checkpoint=checkpoint, workers=workers or os.cpu_count() or 1, on_progress=on_progress
+        )
+        simulation = event_engine(full=full, requests=requests) if engine == "event" else None
+        if as_json:
+            document = loaded.simulate(engine=engine, simulation=simulation, requests=requests)
+        else:
+            points = loaded.points(engine=engine, simulation=simulation, requests=requests)
     if as_json:
-        document = loaded.simulate(engine=engine, simulation=simulation)
         results = document["scenarios"]
         _write_trace(trace, simulation, {name: result.get("reason") for name, result in results.items()})
         print_json(document)
         return 0 if all(result["memory"]["fits"] for result in results.values()) else InfeasibleError.exit_code
     from costmodel.report.simulate import show_simulation
 
-    points = loaded.points(engine=engine, simulation=simulation)
     _write_trace(trace, simulation, {name: point.reason for name, point in points.items()})
     detailed = len(points) == 1 or (bool(asked.scenarios) and len(asked.clusters) <= 1)
-    show_simulation(asked.arguments, loaded, points, detailed=detailed, engine=engine)
+    shown = engine or engine_of(points)
+    show_simulation(asked.arguments, loaded, points, detailed=detailed, engine=shown)
     return 0 if all(point.fits for point in points.values()) else InfeasibleError.exit_code
 
 

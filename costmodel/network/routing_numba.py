@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from costmodel.network.numba_cache import compiled
+
 
 @cache
 def kernel() -> Any:
     """Return `least_loaded` compiled; null without numba."""
     try:
-        import numba
+        return compiled(least_loaded, nogil=True)
     except ImportError:
         return None
-    return numba.njit(least_loaded, cache=True, nogil=True)
 
 
 def least_loaded(paths: Any, pair: Any, sizes: Any, links: int) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from costmodel.network.numba_cache import compiled
+
 _TIE = 1e-12  # a share that grew by less is the present one
 
 
@@ -14,13 +16,12 @@ _TIE = 1e-12  # a share that grew by less is the present one
 def kernel() -> Any:
     """Return the compiled function (start, links, weights, capacity) -> rates; null where numba is not installed."""
     try:
-        import numba
         from numba.extending import register_jitable
     except ImportError:
         return None
     for function in (_flows_by_link, _freeze, _sink):
         register_jitable(function)
-    return numba.njit(_rates, cache=True, nogil=True, error_model="numpy")
+    return compiled(_rates, nogil=True, error_model="numpy")
 
 
 def _rates(start: Any, links: Any, weights: Any, capacity: Any) -> Any:

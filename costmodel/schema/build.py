@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from costmodel import hardware
-from costmodel.quantities import Count, Quantity, ceil, minimum
+from costmodel.quantities import Count, Quantity, ceil, floor, maximum, minimum
 from costmodel.schema import serving as requests_files
 from costmodel.schema import workload
 from costmodel.schema.cluster import ClusterFile, FacilityFile, NetworkFile, NodeFile
@@ -247,21 +247,26 @@ def _serving(
     device: hardware.Device,
 ) -> plans.Serving | scenario.Disaggregated:
     """Return serving on one engine, or from two pools."""
+    drawn = file.requests
     if file.prefill is None or file.decode is None:
         return record(
             plans.Serving,
             file,
+            input_tokens=_mean(None if drawn is None else drawn.input, file.input_tokens, 1.0),
+            output_tokens=_mean(None if drawn is None else drawn.output, file.output_tokens, 2.0),
             speculative=drafts,
-            requests=_requests(file.requests),
+            requests=_requests(drawn),
             replicas=_replicas(file.replicas),
             slo=record(streams.Slo, file.slo),
-            rate=_first(file.rate, None if file.requests is None else file.requests.rate),
-            arrival_scv=_arrival_scv(file.requests),
+            rate=_first(file.rate, None if drawn is None else drawn.rate),
+            arrival_scv=_arrival_scv(drawn),
             scheduler=_scheduler(file, kernels.engine, device),
             memory=_engine_memory(file.memory, kernels),
             blocks=file.memory.blocks,
             images=_images(file.images),
         )
+    assert file.input_tokens is not None, "pools have no `requests`"
+    assert file.output_tokens is not None, "pools have no `requests`"
     prompts = plans.Prefill(
         file.input_tokens, file.prefill.tokens_per_device, file.prefill.micro_batches, file.prefix_hit_rate, drafts,
         chunk_tokens=_chunk(file.prefill.chunk_tokens, kernels, device, file.prefill.parallel.tp),
@@ -276,6 +281,14 @@ def _serving(
         scenario.Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication, kernels), prompts),
         scenario.Pool(parallelism(file.decode.parallel), communication(file.decode.communication, kernels), requests),
     )
+
+
+def _mean(lengths: requests_files.LengthsFile | None, stated: Count | None, least: float) -> Count:
+    """Return the mean length in whole tokens: of the requests' own, else as stated; 0 where their file has it."""
+    own = _lengths(lengths)
+    if own is not None:
+        return maximum(floor(own.average + 0.5), least)
+    return 0.0 if stated is None else stated
 
 
 def _images(file: workload.ImagesFile | None) -> plans.Images | None:

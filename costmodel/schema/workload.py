@@ -407,8 +407,12 @@ class ServingFile(ScenarioFile):
     """Continuous batching in steady state, on one engine or on separate pools for prefill and decode."""
 
     phase: Literal["serving"] = Field(description="this phase")
-    input_tokens: Number = Field(description="tokens per prompt")
-    output_tokens: Annotated[Value, Whole(2)] = Field(description="output tokens per request, including the first")
+    input_tokens: Number | None = Field(
+        default=None, description="tokens per prompt; null: the mean of `requests`, whose own lengths count"
+    )
+    output_tokens: Annotated[Value, Whole(2)] | None = Field(
+        default=None, description="output tokens per request, including the first; null: the mean of `requests`"
+    )
     prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in the prefix cache")
     images: ImagesFile | None = Field(default=None, description=_IMAGES)
     speculative: SpeculativeFile | None = Field(default=None, description="speculative decoding; null: none")
@@ -440,6 +444,11 @@ class ServingFile(ScenarioFile):
         pools = self.prefill is not None or self.decode is not None
         if pools and (self.prefill is None or self.decode is None):
             raise wrong("`prefill` and `decode` must be set together", "set both pools, or neither and `concurrency`")
+        given = self.requests
+        drawn = given is not None and (given.trace is not None or given.pairs is not None)
+        for name, own in (("input", given and given.input), ("output", given and given.output)):
+            if getattr(self, f"{name}_tokens") is None and not drawn and own is None:
+                raise wrong(f"needs `{name}_tokens`", f"write `{name}_tokens: 512`, or lengths of `requests`")
         if not pools and self.concurrency is None and self.rate is None and self.requests is None:
             message = "needs `rate`, `concurrency`, or the pools `prefill` and `decode`"
             raise wrong(message, "write `rate: 8 /s` or `concurrency: 64`")

@@ -1,7 +1,8 @@
 """Functions on arrays that numba compiles where it is installed; without it Python runs the same lines.
 
 Functions marked `inner` stay plain Python; a compiled caller compiles them with it. Compiled code is kept beside the
-caller's file and renewed when that file changes, not when another one does.
+caller's file, or in the user's folder of caches, and renewed when that file changes, not when another one does; where
+neither can be written to, each process compiles anew.
 None of these functions may allocate arrays.
 """
 
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, TypeVar, cast
+
+from costmodel.network.numba_cache import compiled as compile_and_keep
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _inner: list[Callable[..., Any]] = []
@@ -32,14 +35,13 @@ def compiled(function: Function) -> Function:
     """Return a function compiled by numba at its first call; the function itself without numba."""
     if not has_numba():
         return function
-    import numba
     from numba.extending import register_jitable
 
     # No function allocates: counting references to the arrays of each call would take longer than the calls themselves.
     uncounted: dict[str, Any] = {"_nrt": False}
     while _inner:
         register_jitable(**uncounted)(_inner.pop())
-    return cast(Function, numba.njit(function, cache=True, nogil=True, **uncounted))
+    return cast(Function, compile_and_keep(function, nogil=True, **uncounted))
 
 
 def kept_in() -> str | None:
@@ -47,12 +49,10 @@ def kept_in() -> str | None:
 
     Found as numba finds it: $NUMBA_CACHE_DIR, else `__pycache__` beside the file, else the user's folder of caches, the
     first in which it can create a file [numba.readthedocs.io/en/stable/developer/caching.html]. Without such a folder
-    numba refuses to compile. Blank where NUMBA_DISABLE_JIT switches it off. Needs numba.
+    each process compiles anew. Blank where NUMBA_DISABLE_JIT switches it off. Needs numba.
     """
-    import numba
-
-    try:
-        placed = numba.njit(kept_in, cache=True)
-    except RuntimeError:  # cannot cache function: no locator available
-        return None
-    return str(placed.stats.cache_path) if hasattr(placed, "stats") else ""
+    placed = compile_and_keep(kept_in)
+    if not hasattr(placed, "stats"):
+        return ""
+    folder = placed.stats.cache_path
+    return None if folder is None else str(folder)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from costmodel.quantities import Array
 from costmodel.serving.sharegpt import read_pairs
-from costmodel.serving.state import NEXT, NOBODY, Requests
+from costmodel.serving.state import NEXT, NOBODY, PROMPT, Requests
 from costmodel.serving.traces import read_rows
 from costmodel.workload.plans import Serving
 from costmodel.workload.requests import Lengths, Priorities, RequestStream, Sessions, SharedPrefix
@@ -34,7 +34,7 @@ def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int, g
     prompt = draw_lengths(stream.input or Lengths(mean=plan.input_tokens), count, prompts)
     output = draw_lengths(stream.output or Lengths(mean=plan.output_tokens), count, outputs)
     if stream.pairs is not None:
-        prompt, output = _pairs(Path(stream.pairs), stream.tokenizer)
+        prompt, output = file_lengths(Path(stream.pairs), stream.tokenizer)
         chosen = prompts.integers(0, len(prompt), count)
         prompt, output = prompt[chosen], output[chosen]
     arrival = draw_arrivals(plan, stream, count, times, groups)
@@ -46,10 +46,13 @@ def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int, g
         first_id, ids = repeated_share(prompt, float(plan.prefix_hit_rate), block)
     priority = draw_priorities(stream.priority, count, np.random.default_rng([seed, 5]))
     requests = Requests(arrival, np.stack([prompt, output], axis=1), calls, pause, first_id, ids, priority)
-    return requests if stream.sessions is None else chain_turns(requests, stream.sessions, block, times)
+    if stream.sessions is None:
+        return requests
+    shared = 0 if stream.prefix is None else int(stream.prefix.tokens)
+    return chain_turns(requests, stream.sessions, block, times, shared)
 
 
-def _pairs(path: Path, tokenizer: str | None) -> tuple[Ints, Ints]:
+def file_lengths(path: Path, tokenizer: str | None) -> tuple[Ints, Ints]:
     """Return the lengths of a file's prompts and outputs."""
     if tokenizer is not None:
         return read_pairs(path, Path(tokenizer))
@@ -137,34 +140,46 @@ def repeated_share(prompt: Ints, share: float, block: int) -> tuple[Ints, npt.ND
     return first_id, ids.astype(np.int32)
 
 
-def chain_turns(requests: Requests, sessions: Sessions, block: int, draw: np.random.Generator) -> Requests:
+def chain_turns(requests: Requests, sessions: Sessions, block: int, draw: np.random.Generator, shared: int) -> Requests:
     """Return the requests as conversations: request i*turns + j is turn j of conversation i.
 
-    A drawn prompt is what the user adds: before it stand the earlier prompts and answers. Conversations begin as the
-    requests would have arrived, `turns` times farther apart, so that the rate of requests stays.
+    A drawn prompt is what the user adds: before it stand the earlier prompts and answers, and at the start of the
+    conversation the `shared` tokens of its first request's beginning. Conversations begin as the requests would have
+    arrived, `turns` times farther apart, so that the rate of requests stays; in a closed loop each user begins one, and
+    the next one when it is over.
     """
     turns, count = int(sessions.turns), len(requests.arrival)
     turn = np.arange(count) % turns
     first = np.arange(count) - turn
-    added = requests.length.sum(axis=1)
-    before = np.cumsum(added) - added
-    history = before - before[first]
     length = requests.length.copy()
-    length[:, 0] += history
-    arrival = np.where(turn == 0, requests.arrival[np.minimum(first, count - 1)], np.inf)
-    calls = np.where((turn < turns - 1) & (np.arange(count) < count - 1), np.arange(count) + 1, NOBODY)
+    length[turn > 0, PROMPT] -= shared
+    added = length.sum(axis=1)
+    before = np.cumsum(added) - added
+    length[:, PROMPT] += before - before[first]
+    users = int(np.isfinite(requests.arrival).sum()) if requests.calls[0] == NEXT else 0
+    arrival = np.where(turn == 0, requests.arrival[first // turns if users else first], np.inf)
+    following = np.arange(count) + 1
+    following[turn == turns - 1] += turns * (users - 1) if users else count
+    calls = np.where(following < count, following, NOBODY)
     pause = draw.exponential(float(sessions.think_time), count) if float(sessions.think_time) > 0 else np.zeros(count)
-    first_id, ids = _session_blocks(length.sum(axis=1) // block, first // turns)
+    first_id, ids = _session_blocks(requests, length.sum(axis=1) // block, first // turns)
     return Requests(arrival, length, calls, pause, first_id, ids, requests.priority)
 
 
-def _session_blocks(blocks: Ints, session: Ints) -> tuple[Ints, npt.NDArray[np.int32]]:
-    """Return the blocks of each turn, answer included: those of its conversation from the first on."""
+def _session_blocks(requests: Requests, blocks: Ints, session: Ints) -> tuple[Ints, npt.NDArray[np.int32]]:
+    """Return the blocks of each turn, answer included: those of its conversation from the first on.
+
+    These are the shared beginning of the conversation's first request, then its own.
+    """
     most = np.zeros(int(session[-1]) + 1, np.int64)
     np.maximum.at(most, session, blocks)
-    base = np.concatenate([[0], np.cumsum(most)])[session]
+    own = np.cumsum(most) - most + (requests.ids.max() + 1 if len(requests.ids) else 0)
     first_id = np.concatenate([[0], np.cumsum(blocks)])
-    ids: Any = np.arange(first_id[-1]) - np.repeat(first_id[:-1], blocks) + np.repeat(base, blocks)
+    place = np.arange(first_id[-1]) - np.repeat(first_id[:-1], blocks)
+    ids: Any = place + np.repeat(own[session], blocks)
+    opening = np.searchsorted(session, session)  # the first request of each one's conversation
+    known = place < requests.first_id[1]  # blocks of a beginning, as many in every request
+    ids[known] = requests.ids[(place + np.repeat(requests.first_id[opening], blocks))[known]]
     return first_id, ids.astype(np.int32)
 
 

@@ -194,7 +194,7 @@ def add_chunk(requests: Requests, progress: Progress, engine: Engine, policy: Po
     computed = progress.count[request, COMPUTED]
     step[2] += 1
     step[3] += rows
-    step[4] += rows * computed
+    step[4] += float(rows) * computed  # counts may have 32 bits
     count[PROMPT_TOKENS] += rows
     if policy.caching:
         share_prefix(requests, progress, engine, policy, request, computed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -42,16 +42,18 @@ SLOWDOWNS = (0.8, 0.9, 1.0, 1.1, 1.25)  # of step times; replays at these give t
 
 
 class RequestEvaluation(PhaseEvaluation[Metrics]):
-    """A serving scenario with its requests simulated."""
+    """A serving scenario with its requests simulated. why: they are though no engine was asked for; null: it was."""
 
     headline = "latency"
 
     def __init__(
         self, scenario: Scenario, plan: Serving, calibration: Calibration, checkpoint: Path | None = None,
-        workers: int = 1,
+        workers: int = 1, on_progress: Callable[[float], None] | None = None,
     ) -> None:  # fmt: skip
         self._scenario, self._plan, self._calibration = scenario, plan, calibration
         self._checkpoint, self._workers = checkpoint, workers
+        self._on_progress, self._runs = on_progress, 0
+        self.why: str | None = None
         self._pool = kv_pool(scenario, plan)
         self.ledger: Ledger | None = self._pool.ledger
 
@@ -63,7 +65,20 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
     @cached_property
     def served(self) -> Served:
         """Return what became of the requests."""
-        return self.simulation.run(checkpoint=self._checkpoint)
+        return self._counted(self.simulation.run(checkpoint=self._checkpoint))
+
+    @cached_property
+    def _replays(self) -> list[Metrics]:
+        """Return the metrics of the requests with step times at each of `SLOWDOWNS`."""
+        others = {each: self._counted(self.simulation.run(each)) for each in SLOWDOWNS if each != 1.0}
+        return [self._metrics(self.served if each == 1.0 else others[each]) for each in SLOWDOWNS]
+
+    def _counted(self, served: Served) -> Served:
+        """Return what one run served, and tell how many runs are done: that, the saturated one and the replays."""
+        self._runs += 1
+        if self._on_progress is not None:
+            self._on_progress(min(self._runs / (1 + len(SLOWDOWNS)), 1.0))
+        return served
 
     @cached_property
     def closed(self) -> ServingEvaluation:
@@ -86,8 +101,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         """Return the metrics; with families perturbed those at the closed form's change of a step's time."""
         if perturbations is None:
             return self.times()
-        ratio = self._slowdown(perturbations)
-        replays = [self._metrics(self.served if factor == 1.0 else self.simulation.run(factor)) for factor in SLOWDOWNS]
+        ratio, replays = self._slowdown(perturbations), self._replays
         perturbed: Metrics = {}
         for name, value in self.times().items():
             if name == "highest_stable_rate":  # all of a saturated engine's times grow alike
@@ -156,7 +170,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         if not is_open or self._plan.replicas.prefill or totals(self._done)["cached_tokens"]:
             return None
         seats = int(most_running(self._scenario, self._plan, self._pool))
-        ends = np.sort(self.simulation.saturated(SATURATING, seats).progress.time[:, FINISH])
+        ends = np.sort(self._counted(self.simulation.saturated(SATURATING, seats)).progress.time[:, FINISH])
         first, last = round(EARLY * (len(ends) - 1)), round(LATE * (len(ends) - 1))
         if ends[last] <= ends[first]:
             return None
@@ -186,7 +200,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
     def details(self) -> Mapping[str, object]:
         """Return what results hold beside metrics: sums over the run, and the error of the step times' tables."""
         error = self.simulation.times.error(self.simulation.pricer)
-        return {"requests": {**totals(self._done), **changes(self.served), "step_time_error": error}}
+        engine = {} if self.why is None else {"engine": "event"}
+        return {**engine, "requests": {**totals(self._done), **changes(self.served), "step_time_error": error}}
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of the closed form's steps."""
@@ -207,11 +222,16 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         return sorted([wait, front, *entries], key=lambda entry: -entry.time)
 
     def notes(self) -> tuple[str, ...]:
-        """Return that a run served more than engines do which always have work, where prompts of ranks gathered."""
+        """Return why requests were simulated, their share of the highest stable rate, and whether prompts gathered."""
+        why = () if self.why is None else (f"by requests one by one (`--engine event`): {self.why}",)
         served, stable = self.times()["requests_per_second"], self.times()["highest_stable_rate"]
-        if stable is None or served is None or served <= stable or self._scenario.parallel.lockstep == 1:
-            return ()
-        return (
+        if stable is None or served is None:
+            return why
+        load = f"load: {float(served) / float(stable):.0%} of the highest stable rate"
+        if served <= stable or self._scenario.parallel.lockstep == 1:
+            return (*why, load)
+        gathered = (
             f"this run served {float(served):.3g} requests/s, more than the highest stable rate: prompts of ranks in "
-            "lockstep shared steps, which ends once a burst takes every seat",
+            "lockstep shared steps, which ends once a burst takes every seat"
         )
+        return (*why, load, gathered)

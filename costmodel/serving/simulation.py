@@ -47,7 +47,8 @@ from costmodel.workload.plans import Serving, drafted_tokens, tokens_per_step
 from costmodel.workload.requests import Replicas, RequestStream
 from costmodel.workload.scenario import Scenario
 
-FEW_TOKENS = 250_000  # of all outputs: Python alone serves them in less time than compilation takes
+FEW_EVENTS = 250_000  # with which Python alone is done in less time than compilation takes
+CHUNK_EVENTS = 8  # a chunk of a prompt takes Python as long as so many output tokens, or blocks of a prefix
 PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts; seconds between checkpoints
 FEW_PLACES = 256  # that an engine keeps though fewer requests come: its highest stable rate needs them
 PARTS_OF_WORKER = 4  # in which replicas are run beside each other: some have more to do
@@ -96,7 +97,9 @@ class Simulation:
     """
 
     def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration, workers: int = 1) -> None:
-        _check(scenario, plan)
+        problem = unsupported(scenario, plan)
+        if problem is not None:
+            raise problem
         self.scenario, self.plan, self.workers = scenario, plan, workers
         self.stream = stream_of(scenario, plan)
         block = int(memory_of(scenario, plan).block)
@@ -117,8 +120,10 @@ class Simulation:
 
     def _fast(self, function: Function) -> Function:
         """Return a function, compiled where that saves more time than it takes; its results are the same."""
-        tokens = int(self.requests.length[:, OUTPUT].sum())
-        return compiled(function) if tokens > FEW_TOKENS else function
+        length, blocks = self.requests.length, len(self.requests.ids)
+        chunks = -(-length[:, PROMPT] // self.policy.budget)
+        events = int(length[:, OUTPUT].sum()) + CHUNK_EVENTS * int(chunks.sum()) + blocks
+        return compiled(function) if events > FEW_EVENTS else function
 
     def run(self, slowdown: float = 1.0, policy: Policy | None = None, checkpoint: Path | None = None) -> Served:
         """Return what becomes of the requests. slowdown: factor on all step times; policy: instead of the scenario's;
@@ -308,8 +313,8 @@ def _behind(scenario: Scenario, plan: Serving, block: float) -> dict[str, Any]:
     return {**found, "swap_time": block / bandwidth, "host_blocks": int(node.host.memory / node.count // block)}
 
 
-def _check(scenario: Scenario, plan: Serving) -> None:
-    """Raise InputError where a scenario is of a kind that requests are not simulated for."""
+def unsupported(scenario: Scenario, plan: Serving) -> InputError | None:
+    """Return what of a scenario is of a kind that requests are not simulated for, null where they are."""
     parallel, field = scenario.parallel, f"scenarios.{scenario.name}"
     problems = (
         (parallel.pp > 1, "parallel.pp", "pipeline stages", "write `pp: 1` and a larger `tp`"),
@@ -320,7 +325,8 @@ def _check(scenario: Scenario, plan: Serving) -> None:
     for holds, key, what, hint in problems:
         if holds:
             message = f"the request engine does not simulate {what}"
-            raise InputError.single(message, field=f"{field}.{key}", hint=f"{hint}, or use the closed form")
+            return InputError.single(message, field=f"{field}.{key}", hint=f"{hint}, or use the closed form")
+    return None
 
 
 def _check_lengths(scenario: Scenario, policy: Policy, requests: Requests) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 from costmodel.analytic.blocks import single, take
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
+from costmodel.analytic.open_loop import OpenLoopEvaluation
+from costmodel.analytic.serving import left_to_requests
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError
 from costmodel.quantities import Indices
@@ -103,8 +105,16 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
     if not kept:
         result.why = _WHY_NONE
         return
-    doubt = _doubt(points[0], original)
-    result.notes = (*result.notes, *(each for each in (_TAILS, doubt) if each is not None))
+    doubts = (_TAILS, _doubt(points[0], original), _beyond(single(kept[0].scenario, (kept[0].row,)), calibration))
+    left = left_to_requests(original.plan, goodput=False) if isinstance(original.plan, Serving) else ()
+    result.notes = (*result.notes, *left, *(each for each in doubts if each is not None))
+
+
+def _beyond(scenario: Scenario, calibration: Calibration) -> str | None:
+    """Return where the first layout is one of which only requests one by one tell the times; null where it is not."""
+    closed = evaluate(scenario, calibration)
+    why = closed.beyond() if isinstance(closed, OpenLoopEvaluation) else None
+    return None if why is None else f"the first layout: {why}; simulate it, which takes its requests one by one"
 
 
 def _evaluated(request: SearchRequest, at: tuple[Scenario, Calibration], space: Space, rows: Indices) -> list[_Layout]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.analytic.capital import price_facts
+from costmodel.analytic.serving import left_to_requests
 from costmodel.api import Vary, Workload
 from costmodel.errors import InputError, LayoutError, Location
 from costmodel.result import BAD_LAYOUT, PHASES, REASONS
@@ -26,6 +27,7 @@ from costmodel.study.axes import Axis, Request, is_structural, read_axis, read_r
 from costmodel.study.expressions import Expression, read_expression
 from costmodel.study.prices import Quoted, quotes
 from costmodel.version import __version__
+from costmodel.workload.plans import Serving
 
 SCHEMA = "costmodel/sweep@1"
 INTERVAL = ("low", "high")
@@ -197,12 +199,18 @@ class Sweep:
         verdict = {"fits": None, **meets, "verdict": None, "reason": None}
         return {"scenario": None, **axes, **metrics, **ends, **derived, **verdict}
 
+    def _notes(self, name: str) -> list[str]:
+        """Return a scenario's notes, and what of its requests the closed form leaves out."""
+        scenario = self.workload.scenario(name)
+        plan, closed = scenario.plan, self.engine == "analytic"
+        return [*scenario.notes, *(left_to_requests(plan) if closed and isinstance(plan, Serving) else ())]
+
     def document(self) -> dict[str, Any]:
         """Return what is asked as the documented JSON object: the same question gives the same document."""
         scenarios = {
             name: {
                 "phase": self.phase(name), "headline": self.answers(name)[0],
-                "notes": list(self.workload.scenario(name).notes),
+                "notes": self._notes(name),
             }
             for name in self.scenarios
         }  # fmt: skip

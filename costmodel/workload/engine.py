@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 import numpy as np
 
 from costmodel.hardware import Device
-from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
+from costmodel.quantities import Bytes, Count, Mask, Quantity, Seconds, where
 
 FREE, TOTAL, STATIC = "free", "total", "static"
 
@@ -128,17 +128,28 @@ class Engine:
     request_token: Quantity = 0.0
 
     def rule(self, device: Device, tp: Count) -> SchedulerRule:
-        """Return the first rule that holds on a device; the last one holds everywhere."""
-        capacity, ranks = np.min(device.device_memory.visible_capacity), np.min(tp)
-        return next(
-            (
-                rule
-                for rule in self.rules
-                if capacity >= np.min(rule.from_capacity)
-                and device.architecture not in rule.except_architectures
-                and ranks >= np.min(rule.ranks)
-            ),
-            self.rules[-1],
+        """Return the first rule that holds on a device; the last one holds everywhere.
+
+        Where capacity or ranks vary over a grid so do the limits, each point's those of its own rule.
+        """
+        capacity, found = device.device_memory.visible_capacity, self.rules[-1]
+        for rule in reversed(self.rules[:-1]):
+            if device.architecture not in rule.except_architectures:
+                holds = np.logical_and(capacity >= rule.from_capacity, tp >= rule.ranks)
+                found = self._either(holds, rule, found)
+        return found
+
+    def _either(self, holds: Mask, rule: SchedulerRule, other: SchedulerRule) -> SchedulerRule:
+        """Return the limits of a rule where it holds, of another one elsewhere."""
+        if np.all(holds) or not np.any(holds):
+            return rule if np.all(holds) else other
+        graphs = None
+        if rule.graph_limit is not None and other.graph_limit is not None:
+            graphs = where(holds, rule.graph_limit, other.graph_limit)
+        return SchedulerRule(
+            max_num_seqs=where(holds, rule.max_num_seqs, other.max_num_seqs),
+            token_budget=where(holds, rule.token_budget, other.token_budget),
+            graph_limit=graphs,
         )
 
     def front_end(self, prompt: Count) -> Seconds:
@@ -156,7 +167,7 @@ class Engine:
         decoding = np.searchsorted(sizes, max_num_seqs, side="right")
         prompts = np.searchsorted(sizes, np.minimum(2.0 * np.asarray(max_num_seqs), token_budget), side="right")
         total = decoding + (prompts if self.prompt_graphs else 0)
-        return total.astype(np.float64) if isinstance(max_num_seqs, np.ndarray) else float(total)
+        return total.astype(np.float64) if np.ndim(total) else float(total)
 
 
 def padded_rows(sizes: Sequence[int], rows: Count) -> Count:

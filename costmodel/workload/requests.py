@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from costmodel.quantities import Count, Quantity, Seconds
 
 
@@ -22,6 +24,16 @@ class Lengths:
     high: Count | None = None
     values: tuple[float, ...] = ()
     weights: tuple[float, ...] = ()
+
+    @property
+    def average(self) -> Count:
+        """Return the mean length in tokens, those outside `low` to `high` not moved."""
+        if self.distribution == "values":
+            return float(np.average(self.values, weights=self.weights or None))
+        if self.distribution == "uniform":
+            assert self.high is not None, "the file has been checked"
+            return (self.low + self.high) / 2.0
+        return self.mean
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 
 import costmodel
 from reports import cache_hits, serving, serving_pools
@@ -183,3 +186,20 @@ def test_prompts_of_experts_on_sm100_had_no_graphs(tmp_path: Path, gpu: str, has
     content = {"schema": "costmodel/workload@1", "model": "models/deepseek-v3", "scenarios": {"run": run}}
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     assert (costmodel.load(file).scenario("run").eager_layer == 0.0) == has_graphs
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"decode_workers": "0"}, {"prefill_workers": ""}, {"n_gpus_prefill": "0"}, {"n_gpus_decode": "1"}],
+)
+def test_a_row_whose_pools_lack_workers_loses_no_other_rows(changes: dict[str, str], tmp_path: Path) -> None:
+    runs, output = tmp_path / "runs.csv", tmp_path / "found.jsonl"
+    with runs.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.DictWriter(stream, list(ROW))
+        table.writeheader()
+        table.writerows([ROW | changes | {"row_id": "empty"}, ROW])
+    done = CliRunner().invoke(serving.main, [str(runs), "--output", str(output)], catch_exceptions=False)
+    assert done.exit_code == 0
+    empty, whole = map(json.loads, output.read_text(encoding="utf-8").splitlines())
+    assert empty == {"id": "empty", "error": "pools without workers, or with fewer devices than workers"}
+    assert whole["tpot"] > 0.0

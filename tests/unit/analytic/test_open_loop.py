@@ -120,6 +120,21 @@ def test_the_verdict_follows_the_load() -> None:
     assert sum(line["share"] for line in over.document()["breakdown"]) == pytest.approx(1.0)
 
 
+def test_the_closed_form_says_where_only_requests_one_by_one_answer() -> None:
+    def beyond(plan: Serving) -> str | None:
+        evaluation = evaluate(of(plan), Calibration())
+        assert isinstance(evaluation, OpenLoopEvaluation)
+        return evaluation.beyond()
+
+    assert [beyond(at(load)) for load in (0.1, 0.7, 2.0)] == [None] * 3
+    for load in (0.8, 0.95, 1.05):
+        assert f"{load:.0%} of the highest stable one" in (beyond(at(load)) or "")
+        assert any("closed form: the rate is" in note for note in point(at(load)).notes)
+    assert beyond(replace(at(2.0), requests=RequestStream(count=100.0))) is not None  # a run that ends
+    assert "decoded in 1 steps" in (beyond(at(0.1, replace(OPEN, output_tokens=2.0))) or "")
+    assert "load: 70% of the highest stable rate" in point(at(0.7)).notes
+
+
 def test_a_run_of_so_many_requests_has_no_endless_queue() -> None:
     """Light load: nothing changes. Too high a rate: requests after the first 64 wait (rho - 1)*t/2 on average."""
     run = RequestStream(count=2000.0)

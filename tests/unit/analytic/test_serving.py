@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from builders import (
@@ -23,14 +24,24 @@ from builders import (
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.serving import only_requests
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token
-from costmodel.workload.engine import Engine, EngineMemory, Scheduler, SchedulerRule
+from costmodel.workload.engine import CacheTier, Engine, EngineMemory, Scheduler, SchedulerRule
 from costmodel.workload.plans import Serving
-from costmodel.workload.requests import Lengths, RequestStream, Sessions, Slo
+from costmodel.workload.requests import (
+    Autoscale,
+    Failure,
+    Lengths,
+    Replicas,
+    RequestStream,
+    Sessions,
+    SharedPrefix,
+    Slo,
+)
 from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
 
 EXPERTS = Parallelism(dp=16.0, ep=16.0)
@@ -170,6 +181,8 @@ def test_requests_without_room_for_their_cache_wait_and_the_result_says_so() -> 
         ),
         (RequestStream(sessions=Sessions(turns=3.0), arrivals="burst"), None, ("sessions", "arrivals: burst")),
         (None, Slo(ttft=0.5), ("`slo`",)),
+        (RequestStream(trace="calls.csv"), None, ("`requests.trace`",)),
+        (RequestStream(prefix=SharedPrefix(groups=1.0, tokens=100.0)), None, ("`requests.prefix`",)),
     ],
 )
 def test_a_note_says_what_of_the_requests_the_closed_form_takes_no_notice_of(
@@ -178,8 +191,30 @@ def test_a_note_says_what_of_the_requests_the_closed_form_takes_no_notice_of(
     for concurrency, rate in ((8.0, None), (None, 0.5)):
         plan = replace(SERVING, requests=stream, slo=slo, concurrency=concurrency, rate=rate)
         notes = evaluate(scenario(plan, DENSE_MODEL), Calibration()).notes()
-        assert len(notes) == (1 if told else 0)
-        assert all(word in notes[0] for word in told)
+        left = [note for note in notes if note.startswith("closed form: without")]
+        assert len(left) == (1 if told else 0)
+        assert all(word in left[0] for word in told)
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("replicas.prefill", {"replicas": Replicas(count=2.0, prefill=1.0)}),
+        ("replicas.autoscale", {"replicas": Replicas(autoscale=Autoscale(most=2.0, target=4.0))}),
+        ("replicas.failures", {"replicas": Replicas(failures=(Failure(replica=0.0, at=1.0, lasts=1.0),))}),
+        ("replicas.max_waiting", {"replicas": Replicas(max_waiting=4.0)}),
+        ("replicas.routing", {"replicas": Replicas(count=2.0, routing="least_loaded")}),
+        ("memory.tiers", {"memory": EngineMemory(utilization=0.9, tiers=(CacheTier(capacity=1e9, bandwidth=1e9),))}),
+        ("scheduler.policy", {"scheduler": Scheduler(policy="priority")}),
+        ("scheduler.preemption: swap", {"scheduler": Scheduler(preemption="swap")}),
+    ],
+)
+def test_what_of_a_deployment_only_requests_one_by_one_know_is_named(key: str, changes: dict[str, Any]) -> None:
+    plan = replace(SERVING, **changes)
+    assert only_requests(SERVING) == ()
+    assert only_requests(plan) == (f"`{key}`",)
+    notes = evaluate(scenario(plan, DENSE_MODEL), Calibration()).notes()
+    assert f"closed form: without `{key}`; `--engine event` has them" in notes
 
 
 def test_the_largest_concurrency_is_what_memory_leaves_for_caches() -> None:

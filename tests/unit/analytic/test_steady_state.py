@@ -202,3 +202,19 @@ def test_whole_prompts_fill_no_step_to_the_last_token() -> None:
     assert whole.prompt_steps > cut.prompt_steps
     long = [budgeted(64.0, Demand(3000.0, 100.0), 2000.0, whole=each) for each in (False, True)]
     assert long[0].prompt_tokens == long[1].prompt_tokens  # what fits into no step is cut
+
+
+@pytest.mark.parametrize(("requests", "life"), [(1, 2), (3, 4), (12, 10), (40, 10)])
+def test_requests_that_start_at_random_share_steps_as_often_as_drawn(requests: int, life: int) -> None:
+    """Each of N requests starts in one of the steps of a life, whichever: some step has none."""
+    demand, random = Demand(100.0, life - 1.0), Arrival(random=1.0)
+    state = chunked(float(requests), demand, 1e6, random)
+    steps = np.random.default_rng(0).integers(0, life, (20_000, requests))
+    none = np.mean([np.all(steps != step, axis=1).mean() for step in range(life)])
+    assert state.prompt_steps == pytest.approx(1.0 - none, rel=0.01)
+    assert state.prompts * state.prompt_steps == pytest.approx(requests / life)
+    passes = state.first_token_steps + state.later_prompt_steps + state.later_decode_only_steps
+    assert passes == pytest.approx(life), "a request takes part in each step of its life"
+    alone = separate(float(requests), demand, None, random)
+    assert alone.prompts * alone.prompt_steps == pytest.approx(alone.rate)
+    assert alone.prompts >= separate(float(requests), demand).prompts

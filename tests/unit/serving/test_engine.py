@@ -137,6 +137,16 @@ def test_counting_equals_walking_every_request(requests, policy):
     np.testing.assert_allclose(progress.time[:, FINISH], [job.finish for job in jobs], rtol=1e-12)
 
 
+@pytest.mark.parametrize("prompt", [70_000, 350_000])
+def test_long_chunks_of_long_prompts_are_counted_as_they_are(prompt):
+    """Rows times keys of a chunk have more than 32 bits, lengths of the whole run do not."""
+    policy = POLICY._replace(budget=200_000, blocks=100_002)
+    _, progress, _ = serve(stream([0.0], [(prompt, 2)]), policy)
+    job = Job(0, 0.0, prompt, 2)
+    Reference(tables(), policy, direct).serve([job])
+    assert progress.time[0, FIRST] == pytest.approx(job.first, rel=1e-9)
+
+
 @given(STREAMS, POLICIES, st.booleans(), st.booleans(), st.sampled_from([(1.0, 1), (1.7, 1), (2.5, 7), (1.0, 3)]))
 @settings(max_examples=25, deadline=None)
 def test_a_jump_changes_nothing(requests, policy, mixed, caching, steps):

@@ -11,6 +11,7 @@ import pytest
 
 import costmodel
 from costmodel.analytic.open_loop import OpenLoopEvaluation
+from costmodel.api import event_engine, request_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.serving import checkpoint
@@ -326,3 +327,32 @@ def test_urgent_requests_wait_less_and_priorities_have_to_be_stated() -> None:
     weightless = {**crowded, "scenarios.serving.requests": {"priority": {"values": [0, 1], "weights": [1.0]}}}
     with pytest.raises(InputError, match="a weight for each value"):
         costmodel.load("llama3_8b_rtx4090", set=weightless, scenarios=["serving"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "few"),
+    [
+        ({"output_tokens": 24}, True),
+        ({"output_tokens": 5000}, False),
+        ({"input_tokens": 5000, "requests": {"count": 5000}}, False),
+        ({"requests": {"count": 60, "prefix": {"tokens": 100_000}}}, False),
+    ],
+)
+def test_python_alone_serves_few_tokens_chunks_and_prefixes(changes: dict[str, Any], few: bool) -> None:
+    """A chunk of a prompt and a block of a prefix take it time, too."""
+    stated = {f"scenarios.serving.{key}": value for key, value in changes.items()}
+    simulation = evaluation({**BASE, "scenarios.serving.memory.blocks": 100_000, **stated}).simulation
+
+    def function() -> None:
+        return None
+
+    assert (simulation._fast(function) is function) == few
+
+
+def test_every_run_for_an_answer_and_its_intervals_is_told_once() -> None:
+    shares: list[float] = []
+    workload = costmodel.load("llama3_8b_rtx4090", set=BASE, scenarios=["serving"])
+    requests = request_engine(on_progress=shares.append)
+    (point,) = workload.points(engine="event", simulation=event_engine(requests=requests)).values()
+    assert point.intervals["ttft"] is not None
+    assert shares == pytest.approx([run / 6 for run in range(1, 7)])

@@ -107,3 +107,17 @@ def test_the_batch_is_the_largest_whole_number_that_keeps_the_limit() -> None:
     step = int(workload.scenario("decode").plan.micro_batches)  # type: ignore[union-attr]
     above = workload.changed({**layout, "scenarios.decode.batch_per_device": batch + step}).points()["decode"]
     assert above.metrics["tpot"] is None or above.metrics["tpot"] > 0.05
+
+
+def test_a_search_takes_a_traces_lengths_and_says_what_it_leaves_to_requests(tmp_path: Path) -> None:
+    (tmp_path / "calls.csv").write_text("arrival_s,input_tokens,output_tokens\n0,900,200\n9,1100,300\n")
+    chat = {key: value for key, value in CHAT["scenarios"]["chat"].items() if not key.endswith("_tokens")}
+    left = {**CHAT, "scenarios": {"chat": {**chat, "requests": {"trace": "./calls.csv"}}}}
+    by_trace, stated = (found(loaded(each, tmp_path), "chat", (32,)) for each in (left, CHAT))
+    assert [one.at for one in by_trace.best] == [one.at for one in stated.best]
+    assert [one.objective for one in by_trace.best] == [one.objective for one in stated.best]
+    assert "lengths of `requests.trace`" in by_trace.notes[0]
+    assert not any("closed form: without" in note for note in stated.notes)
+    loose = {"scenarios__chat__slo__ttft": "10 s", "scenarios__chat__slo__tpot": "200 ms"}
+    near = found(loaded(CHAT, tmp_path, **loose), "chat", (22,))
+    assert any(note.startswith("the first layout: the rate is 86% of the highest stable one") for note in near.notes)

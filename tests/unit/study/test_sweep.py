@@ -263,3 +263,16 @@ def test_a_table_that_is_not_the_study_s_is_refused(decode: costmodel.Workload, 
     table.write_bytes("\n".join(lines).encode() + (b"\xff\n" if damage == "bytes" else b"\n"))
     with pytest.raises(InputError, match="run the sweep again"):
         read_sweep(tmp_path)
+
+
+def test_a_sweep_of_a_server_says_what_the_closed_form_leaves_to_requests() -> None:
+    given = {"scenarios.serving.replicas": {"count": 2, "max_waiting": 4}}
+    server = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"])
+    notes = [
+        plan_sweep(server, ["scenarios.serving.concurrency=1,8"], engine=engine).document()["scenarios"]["serving"][
+            "notes"
+        ]
+        for engine in ("analytic", "event")
+    ]
+    told = [[note for note in each if "`replicas.max_waiting`" in note] for each in notes]
+    assert [len(each) for each in told] == [1, 0]

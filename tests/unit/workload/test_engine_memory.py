@@ -225,3 +225,24 @@ def test_one_kernel_for_prompts_and_requests_is_taken_where_it_was_measured(
     file.write_text(text)
     framework = resolve(file).scenarios["online"].framework
     assert ("attention_mixed" in framework.implementations) is fused
+
+
+@pytest.mark.parametrize("framework", ["vllm", "sglang"])
+@pytest.mark.parametrize("load", ["concurrency: 300", "rate: 8 /s"])
+def test_an_axis_of_capacity_or_ranks_takes_each_points_own_rule_of_the_scheduler(
+    framework: str, load: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.yaml"
+    filled = WORKLOAD.format(
+        model="models/llama-3-8b", cluster="nodes/dgx-h100", framework=framework, tp=1, precision="bf16", more=""
+    )
+    path.write_text(filled.replace("concurrency: 8", load), encoding="utf-8")
+    capacities, ranks = (40 * GIB, 64 * GIB, 141 * 10**9, 180 * 10**9), (1.0, 4.0)
+    vary = {"hardware.memory.hbm.capacity": list(map(float, capacities)), "scenarios.online.parallel.tp": list(ranks)}
+    grid = costmodel.load(path).evaluate("online", vary=vary)
+    for i, capacity in enumerate(capacities):
+        for j, tp in enumerate(ranks):
+            given = {"hardware.memory.hbm.capacity": float(capacity), "scenarios.online.parallel.tp": tp}
+            alone = costmodel.load(path, set=given).evaluate("online")
+            for name in ("ttft", "tpot", "kv_blocks", "max_concurrency"):
+                assert grid.metrics[name][i, j] == pytest.approx(float(alone.metrics[name]), rel=1e-9), (name, i, j)

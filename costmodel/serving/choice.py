@@ -1,0 +1,38 @@
+"""Which engine answers a serving scenario where none is asked for: the closed form, or its requests one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.open_loop import OpenLoopEvaluation
+from costmodel.analytic.serving import only_requests
+from costmodel.cost.calibration import Calibration
+from costmodel.serving.evaluation import RequestEvaluation
+from costmodel.serving.simulation import unsupported
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Scenario
+
+
+def answering(
+    scenario: Scenario, calibration: Calibration, requests: Callable[[Scenario, Serving, Calibration], Evaluation]
+) -> Evaluation:
+    """Return the closed form of a scenario, or its requests where these alone answer it, which then say so.
+
+    requests: evaluates them. Scenarios whose requests cannot be simulated stay with the closed form and its notes.
+    """
+    plan = scenario.plan
+    if not isinstance(plan, Serving) or unsupported(scenario, plan) is not None:
+        return evaluate(scenario, calibration)
+    keys, why = only_requests(plan), None
+    if keys:
+        why = f"the closed form takes no notice of {', '.join(keys)}"
+    else:
+        closed = evaluate(scenario, calibration)
+        why = closed.beyond() if isinstance(closed, OpenLoopEvaluation) else None
+        if why is None:
+            return closed
+    served = requests(scenario, plan, calibration)
+    assert isinstance(served, RequestEvaluation), "the engine that simulates requests"
+    served.why = why
+    return served

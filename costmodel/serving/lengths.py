@@ -1,0 +1,68 @@
+"""Lengths and rate of a scenario that leaves them to a file of requests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from costmodel.serving.draw import file_lengths
+from costmodel.serving.traces import read_rows
+from costmodel.workload.plans import Serving
+from costmodel.workload.requests import RequestStream
+from costmodel.workload.scenario import Scenario
+
+
+def with_lengths(scenario: Scenario) -> Scenario:
+    """Return a scenario with the mean lengths of its file of requests where it states none, and a trace's rate.
+
+    Raises InputError at the row of the file that is wrong.
+    """
+    plan = scenario.plan
+    stream = plan.requests if isinstance(plan, Serving) else None
+    if not isinstance(plan, Serving) or stream is None or (stream.trace is None and stream.pairs is None):
+        return scenario
+    lengths = plan.input_tokens, plan.output_tokens
+    unknown = [bool(np.all(each == 0)) for each in lengths]
+    comes = stream.trace is not None and plan.rate is None and plan.concurrency is None
+    if not any(unknown) and not comes:
+        return scenario
+    prompt, output, rate = _means(stream)
+    return replace(
+        scenario,
+        plan=replace(
+            plan,
+            input_tokens=prompt if unknown[0] else lengths[0],
+            output_tokens=max(output, 2.0) if unknown[1] else lengths[1],
+            rate=rate * stream.speed if comes and rate is not None else plan.rate,
+        ),
+    )
+
+
+def _means(stream: RequestStream) -> tuple[float, float, float | None]:
+    """Return the mean lengths of a file, in whole tokens, and the rate of a trace [1/s], null of a single moment."""
+    path = Path(stream.trace or stream.pairs or "")
+    count = None if stream.count is None or stream.trace is None else int(stream.count)
+    return _read(path, path.stat().st_mtime_ns, stream.format, stream.tokenizer, count)
+
+
+@lru_cache(maxsize=64)
+def _read(
+    path: Path,
+    changed: int,  # noqa: ARG001  renews what is kept
+    kind: str | None,
+    tokenizer: str | None,
+    count: int | None,
+) -> tuple[float, float, float | None]:
+    if tokenizer is not None:
+        prompt, output = file_lengths(path, tokenizer)
+        return float(np.rint(prompt.mean())), float(np.rint(output.mean())), None
+    rows, tokens, first, last = 0, np.zeros(2), np.nan, np.nan
+    for row in read_rows(path, kind, count):
+        first, last = (row.arrival if rows == 0 else first), row.arrival
+        tokens += row.prompt, row.output
+        rows += 1
+    prompt, output = np.rint(tokens / rows).tolist()
+    return prompt, output, (rows - 1) / (last - first) if last > first else None

@@ -1,0 +1,101 @@
+"""Which engine answers a serving scenario where none is asked for, and lengths that a file of requests gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import costmodel
+from costmodel.errors import InputError
+
+FEW = {"count": 40}
+RATE = {"concurrency": None, "rate": "1 /s", "requests": FEW, "output_tokens": 24}
+TRACE = "arrival_s,input_tokens,output_tokens\n0,400,20\n1,200,30\n2,300,40\n4,300,30\n"
+WORKLOAD = """
+schema: costmodel/workload@1
+model: models/llama-3-8b
+scenarios:
+  serving: {phase: serving, cluster: nodes/rtx-4090-x1, precision: w4a16, chunk_tokens: 512, %s}
+"""
+
+
+def answer(engine: str | None = None, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the document of the shipped server, and its scenario. changes: of this."""
+    given = {f"scenarios.serving.{key}": value for key, value in (RATE | changes).items()}
+    workload = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"])
+    document = workload.simulate(engine=engine)
+    return document, document["scenarios"]["serving"]
+
+
+def test_the_closed_form_answers_where_it_holds() -> None:
+    document, found = answer()
+    assert document["engine"] == "analytic"
+    assert "engine" not in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"replicas": {"count": 2, "max_waiting": 4}}, "replicas.max_waiting"),
+        ({"replicas": {"count": 2, "prefill": 1, "transfer": {"bandwidth": "50 GB/s"}}}, "replicas.prefill"),
+        ({"requests": FEW | {"sessions": {"turns": 4}}}, "requests.sessions"),
+        ({"output_tokens": 3}, "decoded in 2 steps"),
+        ({"rate": "15 /s"}, "83% of the highest stable one"),
+    ],
+)
+def test_requests_answer_where_only_they_do_as_if_they_were_asked_for(changes: dict[str, Any], why: str) -> None:
+    document, found = answer(**changes)
+    assert document["engine"] == found["engine"] == "event"
+    assert document["seed"] is not None
+    assert found["notes"][0].startswith("by requests one by one (`--engine event`): ")
+    assert why in found["notes"][0]
+    _, asked = answer("event", **changes)
+    assert found["metrics"] == asked["metrics"]
+    stated, closed = answer("analytic", **changes)
+    assert stated["engine"] == "analytic"
+    assert closed["metrics"]["ttft"] != found["metrics"]["ttft"]
+    assert any(why in note and note.startswith("closed form: ") for note in closed["notes"])
+
+
+def test_what_requests_cannot_be_simulated_for_stays_with_the_closed_form() -> None:
+    given = {"parallel": {"pp": 2}, "replicas": {"count": 2, "max_waiting": 4}, "cluster": "nodes/rtx-4090-x8"}
+    document, found = answer(**given)
+    assert document["engine"] == "analytic"
+    assert any("replicas.max_waiting" in note for note in found["notes"])
+
+
+def test_a_trace_gives_lengths_and_rate_unless_they_are_stated(tmp_path: Path) -> None:
+    (tmp_path / "calls.csv").write_text(TRACE, encoding="utf-8")
+    path = tmp_path / "run.yaml"
+
+    def plan(text: str, **changes: object) -> Any:
+        path.write_text(WORKLOAD % text, encoding="utf-8")
+        return costmodel.load(path, set=changes).scenario("serving").plan
+
+    left = plan("requests: {trace: ./calls.csv, speed: 2}")
+    assert (left.input_tokens, left.output_tokens, left.rate) == (300.0, 30.0, 1.5)
+    fewer = plan("requests: {trace: ./calls.csv, count: 2}")
+    assert (fewer.input_tokens, fewer.output_tokens, fewer.rate) == (300.0, 25.0, 1.0)
+    stated = plan("requests: {trace: ./calls.csv}, input_tokens: 100, rate: 86400 /d")
+    assert (stated.input_tokens, stated.output_tokens, stated.rate) == (100.0, 30.0, 1.0)
+    drawn = plan("rate: 1 /s, requests: {input: {distribution: uniform, low: 100, high: 300}, output: 50}")
+    assert (drawn.input_tokens, drawn.output_tokens) == (200.0, 50.0)
+    pairs = plan("rate: 1 /s, requests: {pairs: ./calls.csv}")
+    assert (pairs.input_tokens, pairs.output_tokens, pairs.rate) == (300.0, 30.0, 1.0)
+    with pytest.raises(InputError, match="needs `output_tokens`"):
+        plan("rate: 1 /s, requests: {input: 100}")
+
+
+def test_a_grid_over_a_trace_takes_its_lengths_too(tmp_path: Path) -> None:
+    (tmp_path / "calls.csv").write_text(TRACE, encoding="utf-8")
+    path = tmp_path / "run.yaml"
+    path.write_text(WORKLOAD % "requests: {trace: ./calls.csv}", encoding="utf-8")
+    left, capacity = costmodel.load(path), np.array([24e9, 48e9])
+    grid = left.evaluate("serving", vary={"hardware.memory.hbm.capacity": capacity})
+    path.write_text(WORKLOAD % "input_tokens: 300, output_tokens: 30, rate: 0.75 /s", encoding="utf-8")
+    stated = costmodel.load(path).evaluate("serving", vary={"hardware.memory.hbm.capacity": capacity})
+    for name in ("ttft", "tpot", "highest_stable_rate"):
+        np.testing.assert_array_equal(grid.metrics[name], stated.metrics[name])
