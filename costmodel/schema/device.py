@@ -21,6 +21,7 @@ from costmodel.schema.quantity import (
     Size,
     Watts,
     WattsOrZero,
+    Whole,
     wrong,
 )
 from costmodel.schema.strict import Strict
@@ -183,6 +184,9 @@ class DeviceFile(Strict):
     """One accelerator."""
 
     name: str = Field(description="name in references")
+    announced: Annotated[int, Whole(1990, 2100, single=True)] | None = Field(
+        default=None, description="year in which the vendor presented it; null: unknown"
+    )
     architecture: str = Field(description="vendor's architecture name, in lower case")
     die: str | None = Field(default=None, description="chip that the device is cut from, in lower case")
     processors: Number = Field(description="usable streaming multiprocessors (SMs)")
