@@ -311,6 +311,11 @@ class FitStore:
     def _read(self, device: str, name: str) -> DeviceFits:
         file = read(self._library, CALIBRATIONS, name, FitsFile)
         path = self._library.find(name, CALIBRATIONS)
+        if file.name != name:  # results and other fits find it by its name
+            raise InputError.single(
+                f"{file.name!r} is not where the file is", hint=f"write `name: {name}`", field="name",
+                location=Location(display_path(path)),
+            )  # fmt: skip
         residuals = {} if file.residuals is None else read_residuals(path.parent / file.residuals)
         fits = DeviceFits(file, residuals, device, self.scatter_of_groups)
         _check_axes(path, fits)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from costmodel.cli.completion import names
-from costmodel.errors import InputError, Location, Problem
+from costmodel.errors import InputError, Location, Problem, visible_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -101,4 +101,4 @@ def workload_arguments(
 def print_json(document: object) -> None:
     """Print a document as JSON: the same document gives the same bytes, in ASCII where the output takes no more."""
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
-    click.echo(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=ascii_only))
+    click.echo(visible_json(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=ascii_only)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from costmodel import hardware
 from costmodel.quantities import Count, Quantity, divides, where
@@ -148,27 +147,22 @@ class Ranks:
 
 
 def share_of_node(ranks: Ranks, per_node: Count, most_nodes: Count) -> Count:
-    """Return the devices of each node that a job on several nodes uses: `per_node` where that goes, else the largest
-    divisor of the job that cuts no group of ranks, is more than half of a node and needs at most `most_nodes`.
+    """Return the devices of each node that a job uses: `per_node` where it fills whole nodes or a part of one, else the
+    largest divisor of the job that cuts no group of ranks, is more than half of a node and needs at most `most_nodes`.
 
     Where there is no such share the job fills one node after the other, so that the last has fewer.
     """
     share, tp, block = per_node, ranks.tp, ranks.block
-    is_open = (ranks.devices > per_node) & ~_goes(ranks.devices, per_node, tp)
+    is_open = np.asarray(ranks.devices > per_node) & ~np.asarray(divides(per_node, ranks.devices))
     if not ranks.is_whole or not np.any(is_open):
         return per_node
     for idle in range(1, int(np.max(per_node) + 1) // 2):
         used = per_node - idle
-        keeps_experts = divides(block, used) | (block > per_node)
-        found = is_open & _goes(ranks.devices, used, tp) & keeps_experts
-        found = found & (2 * used > per_node) & (ranks.devices / used <= most_nodes)
+        cuts_none = (divides(tp, used) | divides(used, tp)) & (divides(block, used) | (block > per_node))
+        fits = (2 * used > per_node) & (ranks.devices / used <= most_nodes)
+        found = is_open & divides(used, ranks.devices) & cuts_none & fits
         share, is_open = where(found, used, share), is_open & ~found
     return share
-
-
-def _goes(devices: Count, share: Count, tp: Count) -> npt.NDArray[np.bool_]:
-    """Tell where nodes with `share` devices each hold a job, and no tensor-parallel group is cut across them."""
-    return np.asarray(divides(share, devices) & (divides(tp, share) | divides(share, tp)))
 
 
 # ---- scenario -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from costmodel.schema.quantity import (
     Bandwidth,
@@ -200,6 +201,13 @@ class DeviceFile(Strict):
     calibration: CalibrationFile | None = Field(default=None, description="fits of the device")
     plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")
+
+    @model_validator(mode="after")
+    def _check_device_memory(self) -> Self:
+        if self.memory[-1].bandwidth is None:
+            name = self.memory[-1].name
+            raise wrong(f"{name}, the device memory, lacks a bandwidth", f"write `memory.{name}.bandwidth`")
+        return self
 
     @model_validator(mode="after")
     def _check_vector_unit(self) -> Self:

@@ -88,6 +88,6 @@ def test_what_is_implausible_is_told_once(run, tmp_path):
     done = run("simulate", "qwen3-8b", "--cluster", "nodes/mine", "--phase", "decode", "--path", tmp_path)
     assert done.code == 0
     assert [line for line in done.err.splitlines() if line.startswith("warning: ")] == [
-        f"warning: {folder}/devices/mine.yaml:4:33: memory.hbm.bandwidth: 3.35 GB/s is implausible: shipped devices have "
-        "300 GB/s to 8 TB/s; did you mean 3.35 TB/s? if it is meant, add `plausible: [memory.hbm.bandwidth]`"
+        f"warning: {folder}/devices/mine.yaml:4:33: memory.hbm.bandwidth: 3.35 GB/s is implausible: shipped devices "
+        "have 300 GB/s to 8 TB/s; did you mean 3.35 TB/s? if it is meant, add `plausible: [memory.hbm.bandwidth]`"
     ]

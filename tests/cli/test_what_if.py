@@ -62,3 +62,11 @@ def test_a_plain_list_of_changes_is_run_too(run):
     done = run("what-if", "llama3_8b_rtx4090", "--scenario", "chat", "--levers", "levers")
     assert (done.code, done.err) == (0, "")
     assert "device memory twice as fast" in done.out
+
+
+def test_levers_that_are_no_text_are_refused(run, tmp_path):
+    path = tmp_path / "levers.yaml"
+    path.write_bytes(b"schema: costmodel/lever@1\n# \xff\xfe\n")
+    done = run("what-if", "llama3_8b_rtx4090", "--scenario", "chat", "--levers", path)
+    assert (done.code, done.out) == (2, "")
+    assert f"{path}: is not UTF-8 text (byte 28)" in done.err

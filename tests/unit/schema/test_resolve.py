@@ -258,7 +258,7 @@ def test_devices_takes_the_first_ranks(world: Path) -> None:
     ("cluster", "degrees", "nodes", "used"),
     [
         ("nodes/gb300-nvl72", {"tp": 8, "dp": 64}, 8, 64),
-        ("nodes/gb300-nvl72", {"tp": 16, "dp": 72}, 18, 64),  # 16 racks of 72 would cut groups of 16
+        ("nodes/gb300-nvl72", {"tp": 16, "dp": 64}, 16, 64),
         ("nodes/gb200-nvl72", {"tp": 8, "dp": 72}, 8, 72),
         ("{node: nodes/gb300-nvl72, count: 10}", {"tp": 8, "dp": 64}, 10, 64),
         ("{node: nodes/gb300-nvl72, count: 7}", {"tp": 8, "dp": 63}, 7, 72),
