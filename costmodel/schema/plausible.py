@@ -55,7 +55,7 @@ class Band:
 
     def trend(self, year: float) -> float:
         """Return the largest value that is expected in a year."""
-        return self.high * self.growth ** max(year - self.year, 0.0)
+        return self.high * math.pow(self.growth, max(year - self.year, 0.0))
 
     def holds(self, value: float, year: float, reach: float | None = None) -> bool:
         """Tell whether a value is within reach (null: the band's) of the shipped values and of their trend."""

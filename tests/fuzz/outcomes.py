@@ -28,6 +28,7 @@ from costmodel.errors import CostModelError, InputError
 from costmodel.schema.files import load_topology
 from costmodel.schema.references import Library
 from costmodel.study.checking import check_file
+from costmodel.study.levers import levers_of, switches
 from costmodel.study.model_start import start_workload
 
 SECONDS, BYTES = 10.0, 2 * 2**30
@@ -176,7 +177,11 @@ def _answers(mutation: Mutation, path: Path, folder: Path) -> Iterator[dict[str,
         yield costmodel.load(start.tree, search_path=search).simulate()
     elif folder_of == "hardware/topologies":
         load_topology(name, search)
-    elif folder_of in ("hardware/nodes", "hardware/clusters", "hardware/devices", "hardware/frameworks"):
+    elif folder_of == "workloads/levers":
+        switches(levers_of(str(path), search))
+    elif folder_of in ("hardware/nodes", "hardware/clusters", "hardware/devices", "hardware/frameworks") or (
+        folder_of.startswith("hardware/calibrations/")
+    ):
         kind = folder_of.rpartition("/")[2]
         cluster = f"{kind}/{name}" if kind in ("nodes", "clusters") else "nodes/h100-x1"
         if kind == "devices":
