@@ -128,6 +128,9 @@ def _device_values(file: DeviceFile) -> Iterator[tuple[str, str, float]]:
             yield from _numbers(f"links.{link_name}.{name}", band, getattr(link, name))
     for name in ("tdp", "idle"):
         yield from _numbers(f"power.{name}", f"power.{name}", getattr(file.power, name))
+    runs = None if file.calibration is None else file.calibration.whole_runs
+    if runs is not None:
+        yield from _numbers("calibration.whole_runs.launch", "latency", runs.launch)
     yield from balances(file)
 
 
