@@ -10,11 +10,17 @@ _HIDDEN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))
     for code in (0x061C, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
 }  # fmt: skip
 """Characters that move the cursor, colour, hide or turn around text on a terminal -> how they are shown."""
+_ESCAPED = {code: f"\\u{code:04x}" for code in _HIDDEN if code >= 0x7F}
 
 
 def visible(text: str) -> str:
     """Return a text with every control character written out: what a file says must not steer a terminal."""
     return text if text.isascii() and text.isprintable() else text.translate(_HIDDEN)
+
+
+def visible_json(text: str) -> str:
+    """Return a JSON document in which such characters are escaped, as those below a space are already."""
+    return text if text.isascii() else text.translate(_ESCAPED)
 
 
 class CostModelError(Exception):

@@ -1,13 +1,18 @@
-"""The one gate through which files are opened: regular ones only, so that nothing waits for a pipe or a device."""
+"""The one gate through which files are opened: regular ones only, so that nothing waits for a pipe or a device.
+
+Whoever reads tables comes by here, so that their cells may be as long as their files.
+"""
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
+csv.field_size_limit(2**26)  # characters of a cell, as many as the largest table has; Python's own is 131,072
 _KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",

@@ -134,6 +134,23 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         with_prompts, decode_only, behind = self._steps()
         return float(self._state.later_decode_only_steps), float(with_prompts), float(decode_only), float(behind)
 
+    def wait_terms(self) -> dict[str, dict[str, Quantity]]:
+        """Return what a request's waits consist of, by their lines of the breakdown: requests, steps, 1/s and s."""
+        with_prompts, decode_only, _ = self._steps()
+        state, rate = self._state, self._state.throughput(with_prompts, decode_only)
+        return {
+            "waiting for memory": {"not_admitted": self._not_admitted, "rate": rate},
+            "waiting for a chunk": {"queued": state.waiting, "rate": rate},
+            "steps under way": {
+                "arrival_steps": state.arrival_steps, "step_time": state.step(with_prompts, decode_only),
+                "unseen_steps": state.unseen_steps, "decode_step_time": decode_only,
+            },
+            "client and front end": {
+                "front_end_time": front_end(self._scenario, self._plan),
+                "hidden_time": (state.waiting + self._not_admitted) / rate,
+            },
+        }  # fmt: skip
+
     @property
     def _not_admitted(self) -> Count:
         """Return the requests of one pipeline set that wait for memory."""

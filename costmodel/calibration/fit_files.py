@@ -62,7 +62,7 @@ SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation 
 TRANSFER = "transfer"  # calibrations/transfer: what another device, library or version costs
 AGREEMENT = "agreement"  # calibrations/agreement: how the error of joined fits follows from how far they are apart
 PRIOR = "prior"  # calibrations/prior: expected times of kernels on devices without rows
-_LABELS = {"schema", "extends", "name", "aliases", "price", "sources", "plausible"}  # keys that change no time
+_LABELS = {"schema", "extends", "name", "aliases", "announced", "price", "sources", "plausible"}  # change no time
 _SHARES = "claimed", "apart"  # of `calibrations/agreement`
 _HOST = "host_product"  # family of kernels of the host, which say nothing of the device's
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
@@ -335,6 +335,11 @@ class FitStore:
     def _read(self, device: str, name: str) -> DeviceFits:
         file = read(self._library, CALIBRATIONS, name, FitsFile)
         path = self._library.find(name, CALIBRATIONS)
+        if file.name != name:  # results and other fits find it by its name
+            raise InputError.single(
+                f"{file.name!r} is not where the file is", hint=f"write `name: {name}`", field="name",
+                location=Location(display_path(path)),
+            )  # fmt: skip
         residuals = {} if file.residuals is None else read_residuals(path.parent / file.residuals)
         fits = DeviceFits(file, residuals, device, self.scatter_of_groups)
         _check_axes(path, fits)

@@ -19,7 +19,7 @@ from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, read_tables
 from costmodel.quantities import Array
 from costmodel.schema.calibration import KernelAnchorsFile
-from costmodel.schema.references import FOLDERS, Library, display_path
+from costmodel.schema.references import FOLDERS, Library, display_path, is_name
 from costmodel.workload.scenario import Framework
 
 SHARED = "kernel_anchors"  # calibrations/kernel_anchors: how errors of a fit go together
@@ -110,7 +110,8 @@ def shared_errors(library: Library) -> SharedErrors:
 
 
 def _find(library: Library, device: str, name: str) -> Path:
-    places = [root / FOLDERS[CALIBRATIONS] / CALIBRATIONS / device / f"{name}.csv" for root in library.roots]
+    folders = [root / FOLDERS[CALIBRATIONS] / CALIBRATIONS / device for root in library.roots] if is_name(name) else []
+    places = [folder / f"{name}.csv" for folder in folders]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise InputError.single(

@@ -10,6 +10,7 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import TextIO
 
 import click
@@ -89,14 +90,21 @@ def root() -> None:
     """
 
 
-def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
-    line: str | None = None,
-) -> None:  # fmt: skip
-    """Write a warning to standard error: one of implausible input as a line of its own, others with their place."""
-    own = issubclass(category, ImplausibleInput)
-    text = f"warning: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
-    (sys.stderr if file is None else file).write(text)
+def _warnings_once() -> Callable[..., None]:
+    """Return what writes warnings to standard error: of implausible input a line, once; others with their place."""
+    told: set[str] = set()
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:  # fmt: skip
+        own = issubclass(category, ImplausibleInput)
+        text = f"warning: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
+        if not own or text not in told:
+            told.add(text)
+            (sys.stderr if file is None else file).write(visible(text.rstrip("\n")) + "\n")
+
+    return show
 
 
 def _code_of(error: BaseException) -> int:
@@ -143,7 +151,7 @@ def main() -> None:
     gc.disable()
     # The command line uses no pydantic plugin; searching for plugins takes 0.05 s.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _warnings_once()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name in a source must not end a run
     if sys.stdout is None:

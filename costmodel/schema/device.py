@@ -3,7 +3,8 @@
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from costmodel.schema.quantity import (
     Bandwidth,
@@ -21,6 +22,7 @@ from costmodel.schema.quantity import (
     Size,
     Watts,
     WattsOrZero,
+    Whole,
     wrong,
 )
 from costmodel.schema.strict import Strict
@@ -183,6 +185,9 @@ class DeviceFile(Strict):
     """One accelerator."""
 
     name: str = Field(description="name in references")
+    announced: Annotated[int, Whole(1990, 2100, single=True)] | None = Field(
+        default=None, description="year in which the vendor presented it; null: unknown"
+    )
     architecture: str = Field(description="vendor's architecture name, in lower case")
     die: str | None = Field(default=None, description="chip that the device is cut from, in lower case")
     processors: Number = Field(description="usable streaming multiprocessors (SMs)")
@@ -196,6 +201,13 @@ class DeviceFile(Strict):
     calibration: CalibrationFile | None = Field(default=None, description="fits of the device")
     plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")
+
+    @model_validator(mode="after")
+    def _check_device_memory(self) -> Self:
+        if self.memory[-1].bandwidth is None:
+            name = self.memory[-1].name
+            raise wrong(f"{name}, the device memory, lacks a bandwidth", f"write `memory.{name}.bandwidth`")
+        return self
 
     @model_validator(mode="after")
     def _check_vector_unit(self) -> Self:

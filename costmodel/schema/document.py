@@ -16,7 +16,7 @@ from costmodel.schema.references import suggest
 from costmodel.schema.workload import PlanFile
 from costmodel.workload.scenario import Scenario
 
-_PROVENANCE = {"sources", "aliases", "calibration", "plausible"}
+_PROVENANCE = {"sources", "aliases", "announced", "calibration", "plausible"}
 
 
 def model_document(file: ModelFile) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _check(assembly: Assembly, path: Path) -> None:
     elif schema == "anchor":
         measured_steps(tree, library)
     elif schema == "cluster":
-        install(assembly, tree, None, 1.0, None)
+        install(assembly, tree, None, build.Ranks(1.0))
     elif schema == "node":
         install_node(assembly, tree)
     elif schema == "device":
@@ -141,7 +141,7 @@ def load_cluster(
             )
     assembly = Assembly(Library(search_path), overrides)
     with assembly.collecting_problems():
-        cluster = install(assembly, Tree(as_reference(name)), None, devices, None).cluster
+        cluster = install(assembly, Tree(as_reference(name)), None, build.Ranks(devices)).cluster
         assembly.report_unused()
         if not assembly.problems:
             for problem in in_order(assembly.warnings):

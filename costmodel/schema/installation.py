@@ -9,7 +9,7 @@ import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Device, Node
-from costmodel.quantities import Count, is_single
+from costmodel.quantities import Count, ceil, is_single, minimum
 from costmodel.schema import build
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
@@ -42,14 +42,15 @@ class Installation:
 
 
 def install(
-    assembly: Assembly, reference: Tree, scenario: str | None, layout: Count, limit: Count | None
+    assembly: Assembly, reference: Tree, scenario: str | None, ranks: build.Ranks, limit: Count | None = None
 ) -> Installation:
     """Return the hardware that a scenario's `cluster` means.
 
     scenario: null for a cluster file by itself.
-    layout: devices of the layout; a node in place of a cluster means the fewest such nodes that hold them.
+    ranks: those of the layout; a node in place of a cluster means as many such nodes as hold them.
     limit: the scenario's `devices`: only the first so many are used.
     """
+    ranks = ranks if limit is None else replace(ranks, devices=limit)
     place = f"scenarios.{scenario}.cluster" if scenario else ""
     document, field, is_node = _cluster_document(assembly, reference, place)
     overrides = assembly.overrides_of("cluster", scenario)
@@ -59,7 +60,8 @@ def install(
     with assembly.collecting_problems():
         inner = _install_named_node(assembly, name, scenario, place)
     if inner is not None:
-        needed = build.nodes_for(layout if limit is None else limit, inner.node.count) if is_node else None
+        share = build.share_of_node(ranks, inner.node.count, np.inf)
+        needed = ceil(ranks.devices / share) if is_node else None
         document = _with_defaults(document, inner.node, needed, reference)
     elif is_node:
         raise Stop
@@ -74,6 +76,8 @@ def install(
         raise Stop
     assembly.warnings.extend(implausible("cluster", part.file, part.tree))
     cluster = build.cluster(part.file, inner.node)
+    used = build.share_of_node(ranks, cluster.node.count, cluster.count)
+    cluster = replace(cluster, node=replace(cluster.node, count=used))
     cluster = cluster if limit is None else _first_devices(limit, cluster, scenario)
     return Installation(inner.device_part, inner.node_part, part, cluster)
 
@@ -166,8 +170,9 @@ def install_device(
 
 
 def _first_devices(limit: Count, cluster: Cluster, scenario: str | None) -> Cluster:
-    """Return the cluster of the first `limit` devices: whole nodes, or a part of one."""
-    nodes, used = build.first_devices(limit, cluster.node.count)
+    """Return the cluster of the first `limit` devices: as many of each node, or a part of one."""
+    used = minimum(limit, cluster.node.count)
+    nodes = limit / used
     if is_single(limit) and is_single(cluster.devices) and (limit > cluster.devices or nodes != int(nodes)):
         raise InputError.single(
             f"cannot use the first {limit:g} devices of {cluster.count:g} nodes with {cluster.node.count:g} each",

@@ -141,6 +141,25 @@ def choose_formats(
     return part, replaced
 
 
+def check_masters(assembly: Assembly, chosen: Tree, field: str) -> None:
+    """Raise InputError if a training scenario names a set without master weights and states none itself."""
+    if _keeps_masters(_named_set(assembly, chosen, "compute", field)) or chosen.child("master") is not None:
+        return
+    compute = chosen.child("compute") or chosen
+    sets = ((name, Tree({"compute": Tree(name)})) for name in assembly.library.names("precisions"))
+    trained = [name for name, each in sets if _keeps_masters(_named_set(assembly, each, "compute", field))]
+    raise InputError.single(
+        f"`precision: {compute.value}` is for inference: the optimizer has no master weights to update",
+        hint=f"train with one of {', '.join(trained)}, or state `master` beside `compute`",
+        field=f"{field}.compute", location=compute.location,
+    )  # fmt: skip
+
+
+def _keeps_masters(named: Tree) -> bool:
+    master = named.child("master")
+    return master is not None and master.value is not None
+
+
 def _with_fallback(part: DocumentPart[PrecisionFile], missing: list[str], merged: Tree, fallback: Tree) -> Tree:
     """Return the formats, with the fallback's where the device has no math unit."""
     names = [

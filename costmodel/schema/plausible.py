@@ -1,7 +1,13 @@
 """Whether hardware is such as is built: bands of each field, the order of memory, arithmetic a cycle and a byte.
 
-Bands are learnt from the shipped files by `python -m reports.fits.plausible` and kept as data. A value outside them may
-be right: then the file says `plausible: [FIELD]`.
+Bands are learnt from the shipped files by `python -m reports.fits.plausible` and kept as data. Hardware grows, so that
+the upper end of a band follows a trend over the years in which devices were presented, up to one generation ahead of
+the file's own year (null: of the newest shipped device):
+
+    least   low / reach
+    most    high * reach * growth^max(year + generation - year of high, 0)
+
+A value outside may be right: then the file says `plausible: [FIELD]`.
 """
 
 from __future__ import annotations
@@ -10,6 +16,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -24,7 +31,7 @@ from costmodel.schema.tree import Tree
 from costmodel.units import parse, render
 
 BANDS = "plausible.json"  # in `hardware/` of the package's data
-FORM = "costmodel/plausible@1"
+FORM = "costmodel/plausible@2"
 BALANCE = "flop_per_byte"  # the band of 16-bit peaks over the bandwidth of device memory
 _STEPS = (1e3, 1e-3, 8.0, 1 / 8, 1e6, 1e-6, 1e9, 1e-9)  # what a wrong prefix, or bits for bytes, is off by
 _WHOLE = (1.0, 3.0)  # FLOP a cycle of a processor are a power of two times one of these
@@ -34,7 +41,8 @@ _WHOLE = (1.0, 3.0)  # FLOP a cycle of a processor are a power of two times one 
 class Band:
     """The values of a field in shipped files, in SI, and how far beyond them a new one may be: a factor.
 
-    files: that state the field.
+    files: that state the field; year: in which the device with the largest value was presented; growth: of the largest
+    values in a year, a factor.
     """
 
     dimension: str
@@ -42,10 +50,17 @@ class Band:
     high: float
     reach: float
     files: int
+    year: int
+    growth: float
 
-    def holds(self, value: float) -> bool:
-        """Tell whether a value is within reach of those of the shipped files."""
-        return self.low / self.reach <= value <= self.high * self.reach
+    def trend(self, year: float) -> float:
+        """Return the largest value that is expected in a year."""
+        return self.high * math.pow(self.growth, max(year - self.year, 0.0))
+
+    def holds(self, value: float, year: float, reach: float | None = None) -> bool:
+        """Tell whether a value is within reach (null: the band's) of the shipped values and of their trend."""
+        factor = self.reach if reach is None else reach
+        return self.low / factor <= value <= self.trend(year) * factor
 
     def __str__(self) -> str:
         return f"{_shown(self.low, self.dimension)} to {_shown(self.high, self.dimension)}"
@@ -53,17 +68,28 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Bands:
-    """What is learnt. fields: path in a kind of file -> band; flop_per_cycle: largest distance from a whole number."""
+    """What is learnt. fields: path in a kind of file -> band; flop_per_cycle: largest distance from a whole number.
+
+    newest: year of the newest shipped device; generation: mean time from one largest value of a field to the next [a].
+    """
 
     fields: Mapping[str, Band]
     flop_per_cycle: float
+    newest: int
+    generation: float
+
+    def ahead(self, file: Strict) -> float:
+        """Return the year up to which trends are followed for a file: one generation ahead of its own."""
+        announced = file.announced if isinstance(file, DeviceFile) else None
+        return (self.newest if announced is None else announced) + self.generation
 
 
 @lru_cache(maxsize=1)
 def bands() -> Bands:
     """Return the bands of the package's data."""
     document = json.loads((package_root() / "hardware" / BANDS).read_text(encoding="utf-8"))
-    return Bands({path: Band(**band) for path, band in document["fields"].items()}, document["flop_per_cycle"])
+    fields = {path: Band(**band) for path, band in document.pop("fields").items()}
+    return Bands(fields, document["flop_per_cycle"], document["newest"], document["generation"])
 
 
 def values_of(file: Strict) -> Iterator[tuple[str, str, float]]:
@@ -102,6 +128,9 @@ def _device_values(file: DeviceFile) -> Iterator[tuple[str, str, float]]:
             yield from _numbers(f"links.{link_name}.{name}", band, getattr(link, name))
     for name in ("tdp", "idle"):
         yield from _numbers(f"power.{name}", f"power.{name}", getattr(file.power, name))
+    runs = None if file.calibration is None else file.calibration.whole_runs
+    if runs is not None:
+        yield from _numbers("calibration.whole_runs.launch", "latency", runs.launch)
     yield from balances(file)
 
 
@@ -146,14 +175,16 @@ def _hint(hint: str, path: str, place: Location | None) -> str:
 
 
 def _outside(kind: str, file: Strict) -> Iterator[tuple[str, tuple[str, str]]]:
-    known = bands().fields
+    known, year = bands().fields, bands().ahead(file)
     for path, name, value in values_of(file):
         band = known.get(name)
-        if name == BALANCE or band is None or band.holds(value):
+        if name == BALANCE or band is None or band.holds(value, year):
             continue
-        meant = next((step for step in _STEPS if band.holds(value * step)), None)
+        near = (step for reach in (1.0, band.reach) for step in _STEPS if band.holds(value * step, year, reach))
+        meant = next(near, None)
         hint = "check the unit; " if meant is None else f"did you mean {_meant_value(value, meant, band.dimension)}? "
-        yield path, (f"{_shown(value, band.dimension)} is implausible: shipped {kind}s have {band}", hint)
+        trend = f", and {_shown(band.trend(year), band.dimension)} by their trend" if value > band.high else ""
+        yield path, (f"{_shown(value, band.dimension)} is implausible: shipped {kind}s have {band}{trend}", hint)
 
 
 def _meant_value(value: float, step: float, dimension: str) -> str:
@@ -167,7 +198,7 @@ def _unbalanced(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield peaks that no memory feeds, or that no memory needs: FLOP a byte unlike all known."""
     for path, name, value in balances(file):
         band = bands().fields[name]
-        if not band.holds(value):
+        if not band.holds(value, bands().ahead(file)):
             told = f"{value:.3g} FLOP for each byte of device memory; shipped devices have {band}"
             yield path, (f"is implausible: {told}", "check peak and bandwidth; ")
 
@@ -194,14 +225,17 @@ def _disordered(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 def _not_whole(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield peaks that are no whole number of FLOP a cycle: peak / (processors * clock) is 2^k or 3 * 2^k."""
+    """Yield peaks that are no whole number of FLOP a cycle: peak / (processors * clock) is 2^k or 3 * 2^k.
+
+    A rounded peak is known to half of its last digit: 4 PFLOP/s are 3.5 to 4.5.
+    """
     for name, unit in file.math.items():
         clock = file.clock.max if unit.clock == "max" else file.clock.tensor_reference
         ratio = unit.peak / (file.processors * clock)
         if name == "fp64" or not is_single(ratio):
             continue
         per_cycle = float(ratio)
-        if distance_from_whole(per_cycle) > bands().flop_per_cycle:
+        if distance_from_whole(per_cycle) > max(bands().flop_per_cycle, _rounding(float(unit.peak))):
             nearest = min(_candidates(per_cycle), key=lambda one: abs(math.log(one / per_cycle)))
             shown = f"{per_cycle:.5g} FLOP a cycle of a processor, not {nearest:g}"
             yield f"math.{name}.peak", (f"is implausible: {shown}", "check peak, processors and clock; ")
@@ -210,6 +244,12 @@ def _not_whole(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
 def distance_from_whole(per_cycle: float) -> float:
     """Return how far FLOP a cycle are from the nearest 2^k or 3 * 2^k, relative to it."""
     return min(abs(per_cycle / one - 1.0) for one in _candidates(per_cycle))
+
+
+def _rounding(value: float) -> float:
+    """Return half a step of a number's last significant digit, relative to it."""
+    _, digits, _ = Decimal(f"{value:.12g}").normalize().as_tuple()
+    return 0.5 / int("".join(map(str, digits)))
 
 
 def _candidates(per_cycle: float) -> list[float]:

@@ -31,11 +31,12 @@ from costmodel.schema.framework_defaults import (
     with_exchange,
     with_unprepared_steps,
 )
-from costmodel.schema.installation import install
+from costmodel.schema.installation import Installation, install
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.model import ModelFile
 from costmodel.schema.number_formats import (
     changed_formats,
+    check_masters,
     choose_formats,
     expand_set_name,
     shipped_formats,
@@ -325,7 +326,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     architecture, model = of
     field = f"scenarios.{name}"
     tree, plan = _plan(assembly, name, original, cluster)
-    hardware = install(assembly, tree.value["cluster"], name, build.devices(plan), plan.devices)
+    hardware = install(assembly, tree.value["cluster"], name, build.ranks(plan), plan.devices)
     reference = tree.child("framework") or Tree(plan.framework)
     framework_tree, framework_field = assembly.inline_or_named(reference, "framework", f"{field}.framework")
     overrides = assembly.overrides_of("framework", name)
@@ -337,7 +338,9 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     plan = with_defaults(plan, framework.file.training)
     own = formats_of(plan, framework.file)
     formats, replaced = choose_formats(assembly, chosen, device, f"{field}.precision", own)
-    if model is not None and not isinstance(plan, TrainingFile | ExpertBoundFile):
+    if isinstance(plan, TrainingFile):
+        check_masters(assembly, chosen, f"{field}.precision")
+    elif model is not None and not isinstance(plan, ExpertBoundFile):
         told += wide_weights(tree.child("precision"), formats.file, model.file.quantization)
     if architecture is None:
         raise Stop
@@ -360,7 +363,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         communication=build.communication(plan.communication, kernels),
         framework=with_unprepared_steps(kernels, work),
         offload=build.offload(plan.offload),
-        notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan), *by_chance, *gathers),
+        notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan, hardware), *by_chance, *gathers),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, field)),
         simulation=build.simulation(plan.simulation),
     )
@@ -419,9 +422,13 @@ def _uneven(architecture: Architecture, layout: Parallelism) -> Iterator[str]:
         yield f"a vocabulary of {vocabulary:,.0f} does not divide over tp = {tp:g}: {effect}"
 
 
-def _unused(plan: PlanFile) -> Iterator[str]:
-    """Yield a note where a scenario requests more devices than its degrees of parallelism use."""
-    requested, used = plan.devices, build.devices(plan)
+def _unused(plan: PlanFile, hardware: Installation) -> Iterator[str]:
+    """Yield notes where nodes have idle devices, and where a scenario requests more than its degrees use."""
+    share, whole = hardware.cluster.node.count, hardware.node_part.file.count
+    devices = hardware.cluster.devices
+    if is_single(share) and is_single(whole) and is_single(devices) and share < whole and devices > share:
+        yield f"{share:g} of {whole:g} devices in use in each of {devices / share:g} nodes, which the ranks fill evenly"
+    requested, used = plan.devices, build.ranks(plan).devices
     if requested is not None and is_single(requested) and is_single(used) and requested > used:
         hint = "set parallel.dp or other degrees, or see `costmodel search`"
         yield f"devices: {requested:g} requested, but the parallel degrees use {used:g}: {hint}"
@@ -476,7 +483,7 @@ def _look_ahead(assembly: Assembly, tree: Tree, name: str) -> None:
     reference = tree.child("cluster")
     if reference is not None and isinstance(reference.value, (str, dict)):
         with assembly.collecting_problems():
-            install(assembly, reference, name, 1.0, None)
+            install(assembly, reference, name, build.Ranks(1.0))
 
 
 def _check_layout(assembly: Assembly, scenario: Scenario, tree: Tree) -> None:

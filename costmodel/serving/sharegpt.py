@@ -58,7 +58,7 @@ def is_sharegpt(document: Any) -> bool:
 def _entries(path: Path, shown: str) -> list[Any]:
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _problem(shown, None, f"is no JSON: {error}", "name a ShareGPT file") from None
     if not is_sharegpt(document):
         raise _problem(shown, None, "is no list of conversations", "name a ShareGPT file, or leave `tokenizer` out")

@@ -16,6 +16,7 @@ import csv
 import gzip
 import json
 import math
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -36,9 +37,11 @@ from costmodel.serving.trace_blocks import block_arrays
 from costmodel.workload.requests import RequestStream
 
 MAX_TOKENS = 100_000_000  # of one request: more is a mistake
-MAX_BYTES = 8 * 2**30
+MAX_BYTES = 8 * 2**30  # of a file, decompressed
+MAX_EMPTY = 1_000_000  # lines without text, one after the other: a small archive may hold any number
 MAX_LINE = 64 * 2**20  # a line that is longer is no text
 MILLI = 1e-3
+LARGEST_BLOCK = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def read_rows(path: Path, kind: str | None = None, count: int | None = None) -> 
     if not path.is_file():
         raise _problem(shown, None, "not found", "check the path")
     if count is None and path.stat().st_size > MAX_BYTES:
-        raise _problem(shown, None, f"is larger than {MAX_BYTES // 2**30} GiB", "write `count`, or cut the file")
+        raise _too_large(shown, None)
     last = -math.inf
     for row in islice(_rows(path, shown, kind), count):
         if row.arrival < last:
@@ -142,24 +145,38 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _lines(file: IO[bytes], shown: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file that are not empty, with their numbers."""
-    number = 0
+    """Yield the lines of a text file that are not empty, with their numbers; lines may end as on any system.
+
+    Raises InputError where it is no text, and where it goes on for too long.
+    """
+    number = size = empty = 0
     while True:
         try:
             data = file.readline(MAX_LINE)
-        except (OSError, EOFError, gzip.BadGzipFile) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise _problem(shown, number + 1, f"cannot be read: {error}", "write the file again") from None
         if not data:
             return
-        number += 1
+        size += len(data)
+        if size > MAX_BYTES:
+            raise _too_large(shown, number + 1)
         if len(data) == MAX_LINE or b"\0" in data:
-            raise _problem(shown, number, "is no text", "convert the trace to CSV")
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise _problem(shown, number, "is not UTF-8 text", "save the file as UTF-8") from None
-        if text.strip():
-            yield number, text
+            raise _problem(shown, number + 1, "is no text", "convert the trace to CSV")
+        for line in data.splitlines():  # the file ends lines at line feeds only
+            number += 1
+            try:
+                text = line.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                raise _problem(shown, number, "is not UTF-8 text", "save the file as UTF-8") from None
+            empty = 0 if text.strip() else empty + 1
+            if empty > MAX_EMPTY:
+                raise _problem(shown, number, f"follows {MAX_EMPTY:,} empty lines", "remove them")
+            if not empty:
+                yield number, text
+
+
+def _too_large(shown: str, line: int | None) -> InputError:
+    return _problem(shown, line, f"is larger than {MAX_BYTES // 2**30} GiB", "write `count`, or cut the file")
 
 
 def _table_rows(head: str, lines: Iterator[tuple[int, str]], shown: str, kind: str | None) -> Iterator[Row]:
@@ -203,7 +220,7 @@ def _json_rows(first: Iterable[tuple[int, str]], rest: Iterator[tuple[int, str]]
         for number, line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise _problem(shown, number, f"is no JSON: {error}", "write one object a line") from None
             if not isinstance(entry, dict) or not {known.arrival, known.prompt, known.output} <= entry.keys():
                 hint = f"write {known.arrival}, {known.prompt} and {known.output}"
@@ -221,7 +238,7 @@ def _bench_rows(path: Path, shown: str) -> Iterator[Row]:
     """Yield the requests of a benchmark's detailed result; numbers of rows are places in its lists."""
     try:
         document = json.loads(path.read_bytes())
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise _problem(shown, None, f"is no JSON: {error}", "save the benchmark with its details") from None
     if is_sharegpt(document):
         hint = "write `requests: {pairs: FILE, tokenizer: tokenizer.json}`, with arrivals of your own"
@@ -287,17 +304,17 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
 def _blocks(values: Any, shown: str, line: int) -> tuple[int, ...]:
     try:
         blocks = tuple(int(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise _problem(shown, line, "has a block that is no whole number", "write numbers of blocks") from None
-    if any(block < 0 for block in blocks):
-        raise _problem(shown, line, "has a negative block", "number blocks from 0 on")
+    if any(not 0 <= block <= LARGEST_BLOCK for block in blocks):
+        raise _problem(shown, line, "has a block that is negative or has more than 63 bits", "number blocks from 0 on")
     return blocks
 
 

@@ -45,11 +45,11 @@ def _switch(one: AlternativeFile) -> SwitchFile:
 
 
 def _is_lever_file(name: str, search_path: tuple[str, ...]) -> bool:
-    path = Path(name)
-    if path.exists():
-        return b"costmodel/lever@" in path.read_bytes()[:200]
+    library = Library(search_path)
+    if Path(name).exists():
+        return library.schema_of(Path(name)) == "lever"
     assert _FOLDER in FOLDERS, "a folder of data"
-    return name in Library(search_path).names(_FOLDER)
+    return name in library.names(_FOLDER)
 
 
 def switches(file: LeversFile, names: Sequence[str] = ()) -> list[tuple[SwitchFile, LeverFile]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
+from costmodel.schema.loader import MAX_SWEEP_BYTES, read_text
 from costmodel.schema.references import display_path
 
 NEEDED = ("start_time", "ttft", "tpot", "latency", "scheduled", "last_token")
@@ -43,17 +45,16 @@ def read_requests(path: Path) -> ServedRequests:
     """Return the requests of a table. Raises InputError at the row that is wrong."""
     shown = display_path(path)
     columns: dict[str, list[float]] = {name: [] for name in NEEDED}
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError.single(
-                f"has no column {missing[0]}", location=Location(shown, 1),
-                hint="write it with `simulate --engine event --trace FILE.csv`",
-            )  # fmt: skip
-        for row in reader:
-            for name in NEEDED:
-                columns[name].append(_number(row[name], shown, reader.line_num, name))
+    reader = csv.DictReader(io.StringIO(read_text(path, shown, MAX_SWEEP_BYTES), newline=""))
+    missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+    if missing:
+        raise InputError.single(
+            f"has no column {missing[0]}", location=Location(shown, 1),
+            hint="write it with `simulate --engine event --trace FILE.csv`",
+        )  # fmt: skip
+    for row in reader:
+        for name in NEEDED:
+            columns[name].append(_number(row[name], shown, reader.line_num, name))
     if not columns["start_time"]:
         raise InputError.single("has no requests", location=Location(shown), hint="write one request a row")
     return ServedRequests(*(np.array(columns[name]) for name in ("start_time", *NEEDED[1:])))

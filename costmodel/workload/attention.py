@@ -41,7 +41,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     Parameters: d*(H*q + G*q + G*v) + H*v*d, without what is shared or borrowed of keys and values; d*H or d*H*v of a
     gate, H of sinks. Kernel: 2*P*(q + v) FLOP per head and sequence, one kernel per head group. Where routing skips
     heads, the active share applies to query and output projections and kernels; keys and values exist for all heads,
-    unless heads choose their tokens. norm: kind of query-key norm.
+    unless heads choose their tokens, and queries where a router looks at their norms. norm: kind of query-key norm.
     """
     tp = context.parallel.tp
     heads = mixer.q_heads / tp
@@ -82,7 +82,7 @@ def _add_qkv(builder: WorkBuilder, context: Context, mixer: Attention) -> tuple[
     tp, tokens = context.parallel.tp, context.tokens
     entering = context.architecture.hidden if mixer.partial is None else mixer.partial
     heads = mixer.q_heads / tp
-    query = heads * mixer.active_share * mixer.head_dim
+    query = heads * mixer.query_share * mixer.head_dim
     if mixer.kv_source is not None:
         return add_source_projections(builder, context, mixer, mixer.kv_source), query
     stored_kv = per_rank(mixer.kv_heads, tp) * mixer.projected_width + mixer.gate_width / tp

@@ -32,8 +32,8 @@ def add_source_projections(builder: WorkBuilder, context: Context, mixer: Attent
     wide = mixer.q_heads * mixer.head_dim + gate
     query = Linear(
         "query projection", operator="qkv", producer="norm", rows=tokens, inputs=hidden,
-        outputs=mixer.q_heads * mixer.active_share * mixer.head_dim + gate, split="columns", total=hidden * wide,
-        stored_ratio=wide / (mixer.q_heads * mixer.active_share * mixer.head_dim + gate), gathered=True,
+        outputs=mixer.q_heads * mixer.query_share * mixer.head_dim + gate, split="columns", total=hidden * wide,
+        stored_ratio=wide / (mixer.q_heads * mixer.query_share * mixer.head_dim + gate), gathered=True,
         bias=wide if mixer.bias else 0.0,
     )  # fmt: skip
     add_linear(builder, context, query)

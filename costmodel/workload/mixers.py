@@ -215,6 +215,12 @@ class Attention:
         return self.route.active_share if self.route is not None and skips else 1.0
 
     @property
+    def query_share(self) -> Quantity:
+        """Return the share of the queries that are projected: of computed heads, but all where their norms choose."""
+        chosen_by_queries = self.route is not None and self.route.router == "query_norm"
+        return 1.0 if chosen_by_queries else self.active_share
+
+    @property
     def head_parts(self) -> tuple[tuple[Quantity, Quantity], ...]:
         """Return (share of the query heads, share of a sequence that they attend among) of the computed heads."""
         route = self.route

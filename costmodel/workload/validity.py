@@ -154,7 +154,7 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
         "parallel.tp",
         divides(parallel.tp, node.count) | divides(node.count, parallel.tp) | (parallel.devices <= node.count),
         f"groups of {shown(parallel.tp)} ranks cut across nodes of {shown(node.count)} devices",
-        f"choose a divisor or a multiple of {shown(node.count)}",
+        f"choose a divisor or a multiple of {shown(node.count)}, or fewer devices a node (`hardware.node.count`)",
     )
     if not any(isinstance(layer.ffn, MoeFfn) for layer in architecture.kinds):
         yield Rule(

@@ -5,6 +5,11 @@ python -m reports.fits.plausible --output hardware
 A field's reach is how far outside the others the least or the largest of them lies, so that a band which is learnt
 without any one of its values still holds it; no less than the median of all fields' reaches rounded up, since the next
 device differs by as much. Fields that fewer than five files state, or with fewer than three values, have no band.
+
+The trend is that of the largest values: of each year in which a shipped device has a larger value of a field than all
+before. Their logarithms grow by one slope a dimension (all rates of arithmetic, all bandwidths …), which least squares
+over all fields of it give, each with a level of its own; what does not grow stays as it is. A generation is the mean
+time from one of them to the next. Years are those of the devices (`announced`), of nodes those of their devices.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,41 +47,84 @@ def main(arguments: Sequence[str] | None = None) -> None:
     document = learn()
     for path, band in document["fields"].items():
         low, high = band["low"], band["high"]
-        sys.stdout.write(f"{path:28} {low:10.4g} {high:10.4g} x {band['reach']:.3g}, {band['files']} files\n")
+        trend = f"* {band['growth']:.3g} a year from {band['year']}"
+        sys.stdout.write(f"{path:28} {low:10.4g} {high:10.4g} x {band['reach']:.3g}, {band['files']} files, {trend}\n")
     if chosen.output is not None:
         write_whole(chosen.output / BANDS, [(json.dumps(document, indent=1) + "\n").encode()])
 
 
 def learn() -> dict[str, Any]:
-    """Return the band of every field, and the largest distance of FLOP a cycle from a whole number."""
+    """Return the band of every field with its growth, and the largest distance of FLOP a cycle from a whole number."""
     library = Library()
-    values: dict[str, list[float]] = defaultdict(list)
+    values: dict[str, list[tuple[float, int]]] = defaultdict(list)
     dimensions: dict[str, str] = {"flop_per_byte": "count"}
+    years: dict[str, int] = {}
     whole = 0.0
     for kind, model in KINDS.items():
         for file in _files(kind, library):
+            year = years[f"{folder_of(kind)}/{file.name}"] = _year(file, years)
             for path, name, value in values_of(file):
-                values[name].append(value)
+                values[name].append((value, year))
                 dimensions.setdefault(name, _dimension(model, path))
             if isinstance(file, DeviceFile):
                 whole = max(whole, _distance(file))
     kept = {
         name: sorted(each) for name, each in values.items()
-        if len(each) >= LEAST_FILES and len(set(each)) >= LEAST_VALUES
+        if len(each) >= LEAST_FILES and len({value for value, _ in each}) >= LEAST_VALUES
     }  # fmt: skip
-    reaches = sorted(_own_reach(name, each) for name, each in kept.items())
-    least = float(math.ceil(reaches[len(reaches) // 2]))
+    reaches = {name: _own_reach(name, [value for value, _ in each]) for name, each in kept.items()}
+    least = float(math.ceil(sorted(reaches.values())[len(reaches) // 2]))
+    records = {name: _records(each) for name, each in kept.items()}
+    growth = {
+        dimension: _growth([each for name, each in records.items() if dimensions[name] == dimension])
+        for dimension in {dimensions[name] for name in kept}
+    }
+    gaps = [later - sooner for each in records.values() for (_, sooner), (_, later) in pairwise(each)]
     fields = {
         name: {
-            "dimension": dimensions[name], "low": each[0], "high": each[-1],
-            "reach": max(least, _own_reach(name, each)), "files": len(each),
+            "dimension": dimensions[name], "low": each[0][0], "high": each[-1][0],
+            "reach": max(least, reaches[name]), "files": len(each), "year": records[name][-1][1],
+            "growth": growth[dimensions[name]],
         }
         for name, each in kept.items()
     }  # fmt: skip
-    return {"schema": FORM, "fields": fields, "flop_per_cycle": whole}
+    return {
+        "schema": FORM, "fields": fields, "flop_per_cycle": whole, "newest": max(years.values()),
+        "generation": sum(gaps) / len(gaps),
+    }  # fmt: skip
 
 
-def _files(kind: str, library: Library) -> Iterator[Strict]:
+def _year(file: Any, years: Mapping[str, int]) -> int:
+    """Return the year of a device, or of a node's or a cluster's devices. years: of the files that it may name."""
+    if isinstance(file, DeviceFile):
+        if file.announced is None:
+            raise InputError.single(f"{file.name} has no year", hint="add `announced: 2024`", field="announced")
+        return file.announced
+    return years[file.device if isinstance(file, NodeFile) else file.node]
+
+
+def _records(values: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Return (value, year) of each year's largest value that is larger than all before, by year."""
+    records: list[tuple[float, int]] = []
+    for year in sorted({year for _, year in values}):
+        largest = max(value for value, each in values if each == year)
+        if not records or largest > records[-1][0]:
+            records.append((largest, year))
+    return records
+
+
+def _growth(fields: Sequence[Sequence[tuple[float, int]]]) -> float:
+    """Return by how much the largest values of some fields grow in a year, 1 at least: exp of their common slope."""
+    above = below = 0.0
+    for records in fields:
+        logs, years = [math.log(value) for value, _ in records], [float(year) for _, year in records]
+        level, middle = sum(logs) / len(logs), sum(years) / len(years)
+        above += sum((year - middle) * (log - level) for year, log in zip(years, logs, strict=True))
+        below += sum((year - middle) ** 2 for year in years)
+    return math.exp(above / below) if below else 1.0
+
+
+def _files(kind: str, library: Library) -> Iterator[Any]:
     """Yield every shipped file of a kind."""
     for name in library.names(folder_of(kind)):
         assembly = Assembly(library)

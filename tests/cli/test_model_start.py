@@ -74,3 +74,20 @@ def test_the_list_of_support_is_generated_with_its_counts(run):
     told = run("model", "list", "--support").out
     assert f"{document['counts']['families']} families and" in told
     assert "gemma3n" in told
+
+
+def test_what_is_implausible_is_told_once(run, tmp_path):
+    """The smallest layout is found by loading the workload several times."""
+    folder = tmp_path / "hardware"
+    for kind, text in (
+        ("devices", "extends: devices/h100-sxm\nname: mine\nmemory: [{name: hbm, bandwidth: 3.35 GB/s}]\n"),
+        ("nodes", "extends: nodes/h100-x1\nname: mine\ndevice: devices/mine\n"),
+    ):
+        (folder / kind).mkdir(parents=True)
+        (folder / kind / "mine.yaml").write_text(f"schema: costmodel/{kind[:-1]}@1\n{text}", encoding="utf-8")
+    done = run("simulate", "qwen3-8b", "--cluster", "nodes/mine", "--phase", "decode", "--path", tmp_path)
+    assert done.code == 0
+    assert [line for line in done.err.splitlines() if line.startswith("warning: ")] == [
+        f"warning: {folder}/devices/mine.yaml:4:33: memory.hbm.bandwidth: 3.35 GB/s is implausible: shipped devices "
+        "have 300 GB/s to 8 TB/s; did you mean 3.35 TB/s? if it is meant, add `plausible: [memory.hbm.bandwidth]`"
+    ]

@@ -84,3 +84,11 @@ def test_a_narrow_terminal_leaves_columns_out_and_folds_lines():
     out = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", run_on_a_terminal(*asked, COLUMNS="80", TERM="xterm"))
     assert "columns left out" in out
     assert max(map(len, re.split(r"[\r\n]+", out))) <= 80
+
+
+def test_levers_that_are_no_text_are_refused(run, tmp_path):
+    path = tmp_path / "levers.yaml"
+    path.write_bytes(b"schema: costmodel/lever@1\n# \xff\xfe\n")
+    done = run("what-if", "llama3_8b_rtx4090", "--scenario", "chat", "--levers", path)
+    assert (done.code, done.out) == (2, "")
+    assert f"{path}: is not UTF-8 text (byte 28)" in done.err

@@ -18,8 +18,9 @@ from costmodel.schema.references import package_root
 ROOT = package_root()
 FOLDERS = (
     "hardware/devices", "hardware/nodes", "hardware/clusters", "hardware/topologies", "hardware/frameworks",
-    "hardware/fit_plans", "hardware/anchors", "workloads", "workloads/models", "workloads/precisions",
-    "workloads/systems", "workloads/what_ifs", "workloads/studies", "workloads/validations",
+    "hardware/fit_plans", "hardware/anchors", "hardware/calibrations/h100-sxm", "workloads", "workloads/models",
+    "workloads/precisions", "workloads/levers", "workloads/systems", "workloads/what_ifs", "workloads/studies",
+    "workloads/validations",
 )  # fmt: skip
 ODD = [
     None, True, "", "x", "yes", "010", "1_000", "-", "./nowhere", "models/none", "\uff1d1", "\u202e", 0, -1, 0.5,

@@ -29,6 +29,7 @@ from costmodel.errors import CostModelError, InputError
 from costmodel.schema.files import load_topology
 from costmodel.schema.references import Library
 from costmodel.study.checking import check_file
+from costmodel.study.levers import levers_of, switches
 
 SECONDS, BYTES = 10.0, 2 * 2**30
 SLOW = 60.0  # seconds by the clock for each of work: the machine may be shared, and only a wait takes so long
@@ -176,7 +177,11 @@ def _answers(mutation: Mutation, path: Path, folder: Path) -> Iterator[dict[str,
         yield costmodel.load(start.tree, search_path=search).simulate()
     elif folder_of == "hardware/topologies":
         load_topology(name, search)
-    elif folder_of in ("hardware/nodes", "hardware/clusters", "hardware/devices", "hardware/frameworks"):
+    elif folder_of == "workloads/levers":
+        switches(levers_of(str(path), search))
+    elif folder_of in ("hardware/nodes", "hardware/clusters", "hardware/devices", "hardware/frameworks") or (
+        folder_of.startswith("hardware/calibrations/")
+    ):
         kind = folder_of.rpartition("/")[2]
         cluster = f"{kind}/{name}" if kind in ("nodes", "clusters") else "nodes/h100-x1"
         if kind == "devices":

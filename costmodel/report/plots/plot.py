@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from costmodel.report.spreadsheet import harmless
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plot:
@@ -22,7 +24,7 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
     """Return a CSV table: numbers to full precision, nothing for none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(headings)
+    writer.writerow(map(harmless, headings))
     writer.writerows([_cell(value) for value in row] for row in rows)
     return text.getvalue().encode("utf-8", "replace")
 
@@ -32,4 +34,4 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return repr(value) if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) else harmless(str(value))

@@ -16,6 +16,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.elementwise import ElementwiseForm
 from costmodel.cost.parameter import parameters
 from costmodel.errors import InputError
+from costmodel.schema.files import validate
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Gemm
 
@@ -470,3 +471,14 @@ def test_a_published_rate_has_no_source_to_differ_from(shelf):
     write(shelf, "hardware/calibrations/sources.yaml", SOURCES)
     published(shelf, "chip/aaa", "old", {"gemm": rate(0.3)})
     assert Chooser("chip", [shelf]).choose("gemm", "bf16", Kernel("vllm 1", "old gemm", "graph")).across is None
+
+
+@pytest.mark.parametrize("name", ["", "../..", "chip/", "box/own"])
+def test_a_fit_is_called_as_its_file(world, name):
+    """Other fits look it up by its name; one that leads elsewhere ended in a traceback."""
+    path = file(world, "chip/own", {"elementwise": stream(3.0)})
+    edit(world, "hardware/calibrations/chip/own.yaml", "name: chip/own", f"name: '{name}'")
+    store = FitStore(Library([world]))
+    with pytest.raises(InputError, match=r"is no name of a file|write `name: chip/own`"):
+        store.device_fits("chip", "own")
+    assert bool(validate(path, [world])) == (name != "box/own")

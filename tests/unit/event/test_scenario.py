@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -81,6 +82,16 @@ def test_checkpoints_give_the_goodput_of_the_renewal_formula() -> None:
     assert 1 - found.goodput == pytest.approx(1 - expected, rel=0.05)
     assert found.goodput + found.writing + found.lost + found.restarting == pytest.approx(1.0)
     assert found.failures_per_day == pytest.approx(86400.0 / mean, rel=0.1)
+
+
+def test_rare_failures_are_no_more_work_than_frequent_ones() -> None:
+    """Eight devices that fail every 50,000 hours write 750 million checkpoints of a minute in 2,000 failures."""
+    asked = Checkpoints(interval=60.0, write=1.0, restart=300.0, device_mtbf=50_000 * 3600.0)
+    found = simulate_goodput(1.0, 8.0, asked, seed=3)
+    assert found.goodput == pytest.approx(60.0 / 61.0, rel=1e-4)
+    assert found.writing == pytest.approx(1.0 / 61.0, rel=1e-4)
+    never = simulate_goodput(1.0, 8.0, replace(asked, device_mtbf=1e200), seed=3)
+    assert (never.goodput, never.lost) == (pytest.approx(60.0 / 61.0), pytest.approx(0.0, abs=1e-12))
 
 
 def test_goodput_is_part_of_a_result_where_checkpoints_are_stated() -> None:

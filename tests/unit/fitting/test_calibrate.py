@@ -154,6 +154,24 @@ def test_messages_too_few_for_a_fit_say_how_many_each_family_has(world):
     assert not (world / "mine.csv").exists()
 
 
+@pytest.mark.parametrize(("factor", "told"), [(1e3, "nanoseconds"), (1e-3, "milliseconds"), (10.0, None)])
+def test_times_in_another_unit_are_refused(world, factor, told):
+    """Fitted as microseconds, nanoseconds made a device that is a thousand times slower."""
+    table = stream_table(world, "t.csv", rows=25)
+    head, *rows = table.read_text().splitlines()
+    assert head.endswith(",time_us")
+    parts = [row.rpartition(",") for row in rows]
+    lines = [head, *(f"{row},{float(time) * factor!r}" for row, _, time in parts)]
+    write(world, "t.csv", "\n".join(lines) + "\n")
+    if told is None:
+        assert calibrate([table], "chip", world / "mine.yaml", [world]).outcome.evidence.fitted
+        return
+    with pytest.raises(InputError, match=f"these seem to be {told}: write microseconds") as caught:
+        calibrate([table], "chip", world / "mine.yaml", [world])
+    assert caught.value.problems[0].field == "time_us"
+    assert not (world / "mine.yaml").exists()
+
+
 def test_a_table_of_other_devices_says_which(world):
     table = stream_table(world, "t.csv", rows=25, device="SIBLING")
     with pytest.raises(InputError, match=r"no row is of chip; the tables have sibling"):

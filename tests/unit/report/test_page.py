@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 
 import pytest
 
+from costmodel.cli.options import print_json
 from costmodel.report import page
 from costmodel.report.page import Number
+from costmodel.report.plots.plot import table as plot_table
 from costmodel.report.text import interval, metric, quantity, share
 
 
@@ -50,8 +53,23 @@ def test_markdown_has_no_markup_of_its_own_and_terminals_get_no_control_characte
     made = page.table("name")
     made.add("<img src=x> & \x1b[2J")
     assert "&lt;img src=x&gt; &amp;" in printed(capsys, made, "md")
+    made.headings = ("a \x07 heading",)
     for form in ("text", "md", "csv"):
-        assert "\x1b" not in printed(capsys, made, form)
+        for content in (made, "a \x1b]0;title\x07 of a workload"):
+            assert not {"\x1b", "\x07"} & set(printed(capsys, content, form))
+
+
+def test_json_holds_what_terminals_would_obey_as_escapes(capsys) -> None:
+    document = {"title": "\x1b\x07\x9b2J\u202e\u00b5"}
+    print_json(document)
+    shown = capsys.readouterr().out
+    assert not set(shown) & set("\x1b\x07\x9b\u202e")
+    assert json.loads(shown) == document
+
+
+def test_the_data_of_a_figure_begin_no_formula() -> None:
+    header, row = csv.reader(io.StringIO(plot_table(("=name", "value", "text"), [("=1+1", -2.5, "-2.5")]).decode()))
+    assert (header, row) == (["'=name", "value", "text"], ["'=1+1", "-2.5", "-2.5"])
 
 
 def test_csv_names_units_that_differ_in_a_column_of_their_own(capsys) -> None:

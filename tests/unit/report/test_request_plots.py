@@ -60,3 +60,13 @@ def test_a_bad_table_is_an_error_with_its_row(tmp_path: Path, text: str, message
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         read_requests(path)
+
+
+def test_a_table_of_requests_is_read_as_others_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "served.csv"
+    row = f"0,0.0,0.5,0.01,1.0,0.1,1.0,{'x' * 200_000}"
+    path.write_bytes(f"{HEAD.strip()},note\r{row}\r".encode())
+    assert read_requests(path).latency.tolist() == [1.0]
+    path.write_bytes(HEAD.encode() + b"0,\xff,0.5,0.01,1.0,0.1,1.0\n")
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        read_requests(path)

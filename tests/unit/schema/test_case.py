@@ -231,6 +231,31 @@ def test_an_invalid_table_of_cases_is_reported(world: Path, name: str, rows: str
     assert any(problem in text for text in texts), texts
 
 
+@pytest.mark.parametrize(
+    ("expect", "problem"),
+    [
+        ("x", "cases.template.expect: must be a list, not text; write a list"),
+        ("[x]", "cases.a.expect.0: must be a mapping, not 'x'"),
+        ("{metric: step_time}", "cases.template.expect: must be a list, not a mapping"),
+    ],
+)
+def test_what_rows_expect_is_a_list(world: Path, expect: str, problem: str) -> None:
+    write(world, "workloads/published/rows.csv", ROWS)
+    text = TABLE.replace("[{metric: step_time, tolerance: 10 %}]", expect)
+    path = write(world, "workloads/published/f.yaml", HEAD + text.lstrip("\n"))
+    texts = [str(one) for one in validate(path, [world])]
+    assert any(problem in text for text in texts), texts
+
+
+def test_cells_may_be_as_long_as_their_table_and_lines_end_as_anywhere(world: Path) -> None:
+    long = ROWS.replace("not stated", "not stated " * 20_000).replace("\n", "\r")
+    path = write(world, "workloads/published/f.yaml", HEAD + TABLE.lstrip("\n"))
+    (world / "workloads/published/rows.csv").write_bytes(long.encode())
+    by_id = {case.id: case for case in load_case_file(path, [world])}
+    assert set(by_id) == {"a", "b", "c"}
+    assert len(by_id["c"].skip or "") > 200_000
+
+
 @pytest.mark.parametrize("column", ["{unit: s}", "{path: expect.step_time, units: s}", "[expect.step_time, 3]"])
 def test_a_column_without_a_path_is_reported(world: Path, column: str) -> None:
     write(world, "workloads/published/rows.csv", ROWS)

@@ -10,6 +10,7 @@ from small_world import problems_of, write
 
 from costmodel.quantities import Quantity
 from costmodel.schema import SI, ResolvedWorkload, resolve
+from costmodel.schema.files import list_names
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.scenario import Precision
 
@@ -126,3 +127,26 @@ def test_every_set_of_inference_decodes_on_an_rtx_4090(name: str) -> None:
         mapping = "{kv_cache: int8, kv_group: 128, kv_scale: fp16, kv_zero: fp16}"
         assert scenario.notes[0].endswith(f"`precision: {mapping}` changes the published formats")
     assert scenario.precision.master is None
+
+
+@pytest.mark.parametrize("name", list_names("precisions"))
+def test_only_sets_with_master_weights_train(name: str) -> None:
+    """Without masters an optimizer has nothing to update: FP4 weights trained in 11 GiB on one device."""
+
+    def training(precision: str) -> Precision:
+        changes = {"scenarios.training.precision": precision, "scenarios.training.cluster": "nodes/gb300-nvl72"}
+        return resolve("deepseek_v3", overrides=changes, scenarios=["training"]).scenarios["training"].precision
+
+    if name in ("bf16", "fp16", "fp8", "fp8-te"):
+        assert training(name).master == "fp32"
+        return
+    (problem,) = problems_of(lambda: training(name))
+    assert problem.field == "scenarios.training.precision.compute"
+    assert f"`precision: {name}` is for inference" in problem.message
+    assert problem.hint == "train with one of bf16, fp16, fp8, fp8-te, or state `master` beside `compute`"
+    if name not in (
+        "q4_k_m",
+        "w4a16",
+        "w8a16",
+    ):  # products of wider formats than the weights have cannot be trained at all
+        assert training(f"{{compute: {name}, master: fp32}}").master == "fp32"

@@ -48,6 +48,63 @@ def test_a_wrong_unit_is_told_with_the_value_that_was_probably_meant(
     assert problems(tmp_path, kept) == []
 
 
+RUBIN = """schema: costmodel/device@1
+name: rubin
+{year}architecture: rubin
+processors: 224
+clock: {{tensor_reference: 2384 MHz, max: 2267 MHz}}
+math:
+  fp64: {{peak: 33 TFLOP/s, accumulate: fp64, clock: max}}
+  fp32: {{peak: 130 TFLOP/s, clock: max}}
+  tf32: {{peak: 2 PFLOP/s}}
+  bf16: {{peak: 4 PFLOP/s}}
+  fp8: {{peak: {fp8}}}
+  fp4: {{peak: {fp4}, scaling: native}}
+memory:
+  - {{name: smem, capacity: 228 KiB, per: processor, bandwidth: null}}
+  - {{name: hbm, capacity: {capacity}, bandwidth: {bandwidth}}}
+links:
+  nvlink: {{bandwidth: {{bidirectional: {nvlink}}}, latency: null}}
+power: {{tdp: 2300 W}}
+"""
+DATASHEET = {
+    "fp8": "17.5 PFLOP/s", "fp4": "50 PFLOP/s", "capacity": "288 GB", "bandwidth": "22 TB/s", "nvlink": "3.6 TB/s",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("year", ["", "announced: 2026\n"])
+def test_the_next_generation_is_plausible(tmp_path: Path, year: str) -> None:
+    """Bands of what ships were learnt up to 2025; what doubles in a generation goes on doubling."""
+    assert problems(tmp_path, RUBIN.format(year=year, **DATASHEET)) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "place", "meant"),
+    [
+        ("fp8", "17.5 TFLOP/s", "math.fp8.peak", "17.5 PFLOP/s"),
+        ("fp4", "50 EFLOP/s", "math.fp4.peak", "50 PFLOP/s"),
+        ("bandwidth", "22 GB/s", "memory.hbm.bandwidth", "22 TB/s"),
+        ("bandwidth", "176 TB/s", "memory.hbm.bandwidth", "176 Tbit/s (22 TB/s)"),
+        ("capacity", "288 TB", "memory.hbm.capacity", "288 GB"),
+        ("capacity", "2304 GB", "memory.hbm.capacity", "288 GB"),
+        ("nvlink", "3.6 GB/s", "links.nvlink.bandwidth", "1.8 TB/s"),
+        ("nvlink", "28.8 TB/s", "links.nvlink.bandwidth", "14.4 Tbit/s (1.8 TB/s)"),
+    ],
+)
+def test_a_wrong_unit_of_the_next_generation_is_told(
+    tmp_path: Path, field: str, value: str, place: str, meant: str
+) -> None:
+    found = problems(tmp_path, RUBIN.format(year="", **DATASHEET | {field: value}))
+    (problem,) = [each for each in found if place in each]
+    assert f"did you mean {meant}?" in problem
+
+
+def test_a_device_is_judged_by_its_own_year(tmp_path: Path) -> None:
+    """22 TB/s are the memory of 2026; a device of 2020 has 22 Tbit/s."""
+    old = problems(tmp_path, RUBIN.format(year="announced: 2020\n", **DATASHEET))
+    assert any("memory.hbm.bandwidth: 22 TB/s is implausible" in each for each in old)
+
+
 def test_levels_are_ordered_and_peaks_are_whole(tmp_path: Path) -> None:
     (slow,) = problems(tmp_path, H800 + "memory: [{name: l2, bandwidth: 2 TB/s}]")
     assert "no nearer level is slower" in slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from small_world import FILES, edit, problems_of, write
 
 from costmodel.schema import SI, ResolvedWorkload, resolve
+from costmodel.schema.build import Ranks, share_of_node
 from costmodel.workload.plans import Decode, Training
 
 
@@ -250,6 +252,45 @@ def test_devices_takes_the_first_ranks(world: Path) -> None:
     assert (part.scenarios["train"].cluster.count, part.scenarios["train"].cluster.node.count) == (1, 2)
     problems = problems_of(lambda: small(world, scenarios__train__devices="6"))
     assert any("cannot use the first 6 devices of 2 nodes with 4 each" in problem.message for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "degrees", "nodes", "used"),
+    [
+        ("nodes/gb300-nvl72", {"tp": 8, "dp": 64}, 8, 64),
+        ("nodes/gb300-nvl72", {"tp": 16, "dp": 64}, 16, 64),
+        ("nodes/gb200-nvl72", {"tp": 8, "dp": 72}, 8, 72),
+        ("{node: nodes/gb300-nvl72, count: 10}", {"tp": 8, "dp": 64}, 10, 64),
+        ("{node: nodes/gb300-nvl72, count: 7}", {"tp": 8, "dp": 63}, 7, 72),
+        ("nodes/dgx-h100", {"tp": 2, "dp": 6}, 2, 6),
+        ("nodes/dgx-h100", {"tp": 4, "dp": 3}, 2, 8),  # halves of 6 would cut groups of 4: one node and a half
+        ("nodes/dgx-h100", {"tp": 1, "dp": 11}, 2, 8),
+    ],
+)
+def test_a_job_uses_as_many_devices_of_every_node(cluster: str, degrees: dict[str, int], nodes: int, used: int) -> None:
+    changes = {
+        "scenarios.selective.parallel": json.dumps(degrees | {"pp": 1}),
+        "scenarios.selective.global_batch": 8 * degrees["dp"],
+    }
+    changes |= {"scenarios.selective.schedule": "1f1b", "scenarios.selective.cluster": cluster}
+    scenario = resolve("gpt3_175b_a100", overrides=changes, scenarios=["selective"]).scenarios["selective"]
+    assert (scenario.cluster.count, scenario.cluster.node.count) == (nodes, used)
+    told = [note for note in scenario.notes if "devices in use in each" in note]
+    assert len(told) == (used in (64, 6))
+
+
+def test_the_first_devices_may_be_a_part_of_every_rack() -> None:
+    changes = {"scenarios.selective.cluster": "nodes/gb300-nvl72", "scenarios.selective.devices": 512}
+    changes |= {"scenarios.selective.parallel": "{tp: 8, dp: 64}", "scenarios.selective.schedule": "1f1b"}
+    scenario = resolve("gpt3_175b_a100", overrides=changes, scenarios=["selective"]).scenarios["selective"]
+    assert (scenario.cluster.count, scenario.cluster.node.count, scenario.cluster.devices) == (8, 64, 512)
+
+
+def test_groups_of_experts_stay_in_a_rack_that_holds_them() -> None:
+    """64 of 72 devices are the most that divide 1,920, but cut groups of 20 ranks that share experts; 60 do not."""
+    devices, blocks = np.array([1920.0, 1920.0, 64.0, 144.0]), np.array([1.0, 20.0, 64.0, 1.0])
+    used = share_of_node(Ranks(devices, 4.0, blocks), 72.0, np.inf)
+    assert list(np.asarray(used)) == [64, 60, 72, 72]
 
 
 def test_nodes_without_a_network_share_one_switch_also_inline(world: Path) -> None:

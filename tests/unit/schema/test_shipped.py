@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from costmodel.errors import LayoutError
 from costmodel.schema import resolve
-from costmodel.schema.files import validate
+from costmodel.schema.files import load_model, validate
 from costmodel.schema.references import package_root
+from costmodel.workload.architecture import Architecture
+from costmodel.workload.counting import parameter_count
 
 ROOT = package_root()
 SHIPPED = sorted(
@@ -20,6 +25,50 @@ SHIPPED = sorted(
 @pytest.mark.parametrize("path", SHIPPED, ids=str)
 def test_a_shipped_file_has_no_problems(path: Path) -> None:
     assert [str(problem) for problem in validate(ROOT / path)] == []
+
+
+SIZE = re.compile(r"(?<![a-z0-9.])(?P<active>a?)(?:(?P<of>\d+)x)?(?P<size>\d+(?:\.\d+)?)(?P<unit>[bmt])(?![a-z0-9])")
+UNITS = {"m": 1e6, "b": 1e9, "t": 1e12}
+
+
+def named_models() -> Iterator[tuple[Architecture, list[re.Match[str]], bool]]:
+    """Yield the shipped models with a size in a name, these sizes, and whether the file gives a reason for them."""
+    for path in SHIPPED:
+        if path.parent.name not in ("models", "systems"):
+            continue
+        file = yaml.load((ROOT / path).read_text(), yaml.CSafeLoader)
+        is_model = path.parent.name == "models"
+        model = file if is_model else file["model"]
+        name = model.get("name", "") if isinstance(model, dict) else ""
+        sizes = [size for each in (name, *file.get("aliases", [])) for size in SIZE.finditer(each.lower())]
+        if sizes:
+            architecture = load_model(f"models/{path.stem}") if is_model else resolve(str(ROOT / path)).architecture
+            reasons = {field for source in file.get("sources", []) if source.get("note") for field in source["fields"]}
+            yield architecture, sizes, not reasons.isdisjoint(("name", "aliases") if is_model else ("model.name",))
+
+
+def test_models_have_as_many_parameters_as_their_names_say() -> None:
+    """Within 10 %, or the file says why under `name`: a mixture of memories of "1.3B" had 2.65 B."""
+    wrong, compared = [], 0
+    for architecture, sizes, has_reason in named_models():
+        count = parameter_count(architecture)
+        for found in sizes:
+            size = float(found["size"]) * float(found["of"] or 1) * UNITS[found["unit"]]
+            ours = float(count.active if found["active"] else count.total)
+            compared += 1
+            if abs(ours / size - 1) > 0.1 and not has_reason:
+                wrong.append(f"{architecture.name}: {found.group()} has {ours:.4g} parameters")
+    assert wrong == []
+    assert compared > 150
+
+
+def test_the_mixtures_of_memories_are_the_released_configurations() -> None:
+    """Four heads of 256, FFNs of 2/3 of the hidden ratio rounded up to 256, tied embeddings."""
+    counts = {
+        name: float(parameter_count(resolve(str(ROOT / f"workloads/systems/{name}.yaml")).architecture).total)
+        for name in ("mom_1_3b", "mom_340m")
+    }
+    assert counts == {"mom_1_3b": pytest.approx(1.55e9, rel=5e-3), "mom_340m": pytest.approx(513e6, rel=5e-3)}
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Files of requests: every format, and every mistake at its row."""
 
+import gzip
 import json
 
 import numpy as np
 import pytest
 
 from costmodel.errors import InputError
+from costmodel.serving import traces
 from costmodel.serving.trace_blocks import block_arrays, infinite_hit_rate
 from costmodel.serving.traces import read_rows, read_trace
 from costmodel.workload.requests import RequestStream
@@ -55,6 +57,14 @@ BAD = {
     "other text": (HEAD.encode() + b"0,\xff,1\n", 2, "UTF-8"),
     "a priority of letters": ("arrival_s,input_tokens,output_tokens,priority\n0,1,1,high\n", 2, "no whole number"),
     "a priority beyond": ("arrival_s,input_tokens,output_tokens,priority\n0,1,1,1e12\n", 2, "out of range"),
+    "infinite blocks": (
+        '{"timestamp": 1, "input_length": 1, "output_length": 1, "hash_ids": [Infinity]}\n',
+        1,
+        "block",
+    ),
+    "huge blocks": ('{"timestamp": 1, "input_length": 1, "output_length": 1, "hash_ids": [1e30]}\n', 1, "block"),
+    "huge tokens": ('{"timestamp": 1, "input_length": 1' + "0" * 400 + ', "output_length": 1}\n', 1, "whole number"),
+    "deep JSON": ('{"a": ' + "[" * 100_000 + "\n", 1, "no JSON"),
     "cut JSON": ('{"timestamp": 1, "input_len\n', 1, "no JSON"),
     "nothing": (HEAD, None, "no requests"),
 }
@@ -68,11 +78,47 @@ def test_a_bad_trace_is_an_error_at_its_row(tmp_path, name):
     assert caught.value.problems[0].location.line == line
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_lines_end_as_on_any_system(tmp_path, end):
+    path = written(tmp_path, end.join((HEAD.strip(), "0,100,20", "", "1,50,10")))
+    assert [(row.line, row.prompt, row.output) for row in read_rows(path)] == [(2, 100, 20), (4, 50, 10)]
+
+
+def test_a_prompt_of_a_million_tokens_names_all_its_blocks(tmp_path):
+    """A cell of them has more than the 131,072 characters that Python's reader takes by itself."""
+    ids = " ".join(map(str, range(10_000, 72_500)))
+    assert len(ids) > 300_000
+    (row,) = read_rows(written(tmp_path, f"{HEAD.strip()},block_ids\n0,1000000,1,{ids}\n"))
+    assert len(row.blocks) == 62_500
+
+
+def test_an_archive_of_empty_lines_ends_with_an_error(tmp_path):
+    """A megabyte may hold a gigabyte of them."""
+    path = written(tmp_path, gzip.compress(HEAD.encode() + b"\n" * 3_000_000), "trace.csv.gz")
+    with pytest.raises(InputError, match="follows 1,000,000 empty lines"):
+        list(read_rows(path))
+
+
+def test_an_archive_is_as_large_as_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(traces, "MAX_BYTES", 10_000)
+    path = written(tmp_path, gzip.compress((HEAD + "0,1,1\n" * 2_000).encode()), "trace.csv.gz")
+    assert path.stat().st_size < 1_000
+    with pytest.raises(InputError, match="is larger than"):
+        list(read_rows(path))
+    assert len(list(read_rows(path, count=100))) == 100
+
+
 def test_a_trace_may_state_priorities(tmp_path):
     path = written(tmp_path, HEAD.strip() + ",priority\n0,5,5,-1\n1,5,5,2\n")
     assert read_trace(RequestStream(trace=str(path)), 16).priority.tolist() == [-1, 2]
     path = written(tmp_path, FILES["requests.csv"])
     assert not len(read_trace(RequestStream(trace=str(path)), 16).priority)
+
+
+def test_a_damaged_archive_is_an_error(tmp_path):
+    whole = gzip.compress((HEAD + "0,1,1\n" * 5_000).encode())
+    with pytest.raises(InputError, match="cannot be read"):
+        list(read_rows(written(tmp_path, whole[:30] + b"\xff" * 20 + whole[50:], "trace.csv.gz")))
 
 
 def test_a_cut_archive_is_an_error(tmp_path):

@@ -250,10 +250,19 @@ def test_routed_heads_skip_the_work_of_inactive_ones_only_if_realised() -> None:
     routed = replace(GQA, route=route, kernel=KernelTraits(realised="gathered"))
     masked = replace(GQA, route=route, kernel=KernelTraits(realised="masked"))
 
-    def flop(mixer: Attention) -> float:
+    by_norms = replace(routed, route=replace(route, router="query_norm"))
+
+    def flop(mixer: Attention, name: str = "attention core") -> float:
         model = replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], mixer=mixer),))
         work = model_work(context(model, phase="prefill", new_tokens=64.0, kv_len=64.0)).layers[0]
-        return float(sum(getattr(each, "flop", 0.0) for each in work.forward if each.name == "attention core"))
+        return float(sum(getattr(each, "flop", 0.0) for each in work.forward if each.name == name))
 
-    assert flop(routed) == 0.75 * flop(GQA)
+    assert flop(routed) == flop(by_norms) == 0.75 * flop(GQA)
     assert flop(masked) == flop(GQA)
+    assert (
+        flop(routed, "output projection")
+        == flop(by_norms, "output projection")
+        == 0.75 * flop(GQA, "output projection")
+    )
+    assert flop(routed, "qkv projection") < flop(GQA, "qkv projection")
+    assert flop(by_norms, "qkv projection") == flop(GQA, "qkv projection")  # the router needs all queries
