@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from costmodel.schema.overrides import is_of
 from costmodel.schema.references import as_reference
 from costmodel.schema.training_recipes import TrainingRecipe, nearest_recipe
 from costmodel.schema.tree import Tree
+from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Serving
@@ -40,11 +42,15 @@ _PLAIN = re.compile(r"[\w./-]+")  # YAML reads such a name as text
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is chosen so that a job can run. requests: in flight; recompute: whether layers are computed again."""
+    """What is chosen so that a job can run. requests: in flight; recompute: whether layers are computed again.
+
+    ep: ranks of a node over which a training step spreads its experts.
+    """
 
     tp: int
     pp: int
     dp: int = 1
+    ep: int = 1
     requests: int = REQUESTS[0]
     recompute: bool = False
 
@@ -75,6 +81,10 @@ class Question:
         """Return the published recipe of training, null for inference."""
         return nearest_recipe(self.document.architecture) if TRAINING in self.phases.values() else None
 
+    def states(self, field: str) -> bool:
+        """Tell whether a change sets a field of these scenarios."""
+        return any(path.endswith(f".{field}") and concerns(path, self.phases) for path in self.changes)
+
     @property
     def node(self) -> int:
         """Return the devices of a node."""
@@ -84,6 +94,17 @@ class Question:
     def nodes(self) -> int:
         """Return how many nodes there can be; those without a NIC are alone."""
         return int(np.max(self.hardware.count)) if self.hardware.node.nic is not None else 1
+
+    @property
+    def experts(self) -> int:
+        """Return the largest number of ranks among which the experts of every layer can be divided; zero without."""
+        kinds = self.document.architecture.kinds
+        return math.gcd(*(int(np.max(kind.ffn.experts)) for kind in kinds if isinstance(kind.ffn, MoeFfn)))
+
+    @property
+    def trains_experts(self) -> bool:
+        """Tell whether ranks of a training step can share out experts."""
+        return self.recipe is not None and self.experts > 1
 
     @property
     def capacity(self) -> float:
@@ -122,19 +143,25 @@ def choose(question: Question) -> Found:
 
 
 def _first_layout(question: Question, eased: Choice) -> Found:
-    """Return the first layout with which all phases fit, else the last valid one; raise InputError where none is."""
+    """Return the first layout with which all phases fit, else the last valid one; raise InputError where none is.
+
+    Of the layouts of a training step on as many devices, it is the one with the narrowest tensor parallelism.
+    """
     last: Found | None = None
     failed: InputError | None = None
     for alternatives in _layouts(question):
+        narrowest: Found | None = None
         for tp, pp, dp in alternatives:
             try:
                 last = _try(question, replace(eased, tp=tp, pp=pp, dp=dp))
             except LayoutError as error:  # heads, layers or experts do not divide
                 failed = error
                 continue
-            if last.holds:
-                return last
-            break  # another split over as many devices holds as much
+            narrowest = last if last.holds else narrowest
+            if not (question.trains_experts or (question.recipe and last.holds)):
+                break  # fewer ranks of tensor parallelism hold no more, but where they leave more for experts
+        if narrowest is not None:
+            return narrowest
     if last is None:
         raise failed or InputError.single(f"{question.cluster} has no device", field="--cluster")
     return last
@@ -187,7 +214,7 @@ def _try(question: Question, choice: Choice) -> Found:
     """
     chosen = dict.fromkeys(question.phases, choice)
     scenarios = _resolved(question, chosen)
-    own = {name: _with_degrees(chosen[name], each.parallel) for name, each in scenarios.items()}
+    own = {name: _with_degrees(question, chosen[name], each.parallel) for name, each in scenarios.items()}
     if own != chosen:
         scenarios = _resolved(question, own)
     return Found(own, scenarios, all(map(holds_all, scenarios.values())))
@@ -200,11 +227,13 @@ def _resolved(question: Question, choices: Mapping[str, Choice]) -> Mapping[str,
     return resolve(tree, overrides=changes, search_path=question.search_path).scenarios
 
 
-def _with_degrees(choice: Choice, parallel: Parallelism) -> Choice:
-    """Return a choice with the degrees that a scenario has."""
+def _with_degrees(question: Question, choice: Choice, parallel: Parallelism) -> Choice:
+    """Return a choice with the degrees that a scenario has, experts spread over the ranks of a node in training."""
     if not (is_single(parallel.tp) and is_single(parallel.pp) and is_single(parallel.dp)):
         return choice
-    return replace(choice, tp=int(parallel.tp), pp=int(parallel.pp), dp=int(parallel.dp))
+    tp, pp, dp = int(parallel.tp), int(parallel.pp), int(parallel.dp)
+    spreads = question.trains_experts and not question.states("parallel.ep")
+    return replace(choice, tp=tp, pp=pp, dp=dp, ep=math.gcd(question.experts, tp * dp, question.node) if spreads else 1)
 
 
 def concerns(path: str, names: Mapping[str, str]) -> bool:
@@ -250,9 +279,9 @@ def _quoted(name: str) -> str:
 def scenario_lines(question: Question, name: str, choice: Choice) -> list[str]:
     """Return the lines of a scenario."""
     phase = question.phases[name]
-    degrees = {"tp": choice.tp, "pp": choice.pp, "dp": choice.dp}
+    degrees = {"tp": choice.tp, "pp": choice.pp, "dp": choice.dp, "ep": choice.ep}
     layout = ", ".join(f"{degree}: {value}" for degree, value in degrees.items() if value > 1 or degree == "tp")
-    layout = f"{{{layout}}}"
+    layout = f"{{{layout}{', expert_tensor: 1' if choice.ep > 1 and choice.tp > 1 else ''}}}"
     reason = "whole nodes that hold it" if phase == TRAINING else "the fewest devices that hold it"
     return [
         f"  {name}:",

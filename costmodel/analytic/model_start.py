@@ -65,9 +65,10 @@ def start_workload(
 
     Inference has the fewest devices whose memory holds the model and the requests of all its phases: tensor parallel in
     a node, then pipeline stages over nodes; fewer requests where no layout holds all. Training takes the fewest whole
-    nodes, filled with data parallelism, and the batch of the published recipe of the nearest size. If nothing fits, the
-    lines say by how much, and the quantisation and the number of devices that would. changes: paths of the workload and
-    their new values, with which it has to fit.
+    nodes, filled with data parallelism, experts spread inside a node, tensor parallelism no wider than memory asks for,
+    and the batch of the published recipe of the nearest size. If nothing fits, the lines say by how much, and the
+    quantisation and the number of devices that would. changes: paths of the workload and their new values, with which
+    it has to fit.
     """
     chosen = tuple(phases) or DEFAULT_PHASES
     unknown = next((phase for phase in chosen if phase not in PHASES), None)
@@ -107,7 +108,11 @@ def _told(question: Question, found: Found) -> list[str]:
     for name, scenario in found.scenarios.items():
         parallel = scenario.parallel
         count = float(parallel.all_devices)
-        degrees = [f"tp {parallel.tp:g}, pp {parallel.pp:g}", *([f"dp {parallel.dp:g}"] if parallel.dp != 1 else [])]
+        further = {"dp": parallel.dp, "ep": parallel.ep}
+        degrees = [
+            f"tp {parallel.tp:g}, pp {parallel.pp:g}",
+            *(f"{each} {value:g}" for each, value in further.items() if value != 1),
+        ]
         on = f"{count:,.0f} device{'' if count == 1 else 's'} of {question.cluster} ({', '.join(degrees)})"
         by_layout.setdefault(on, []).append(_phase_told(question, found, name))
     return [f"{question.model} on {on}: {'; '.join(phases)}" for on, phases in by_layout.items()]

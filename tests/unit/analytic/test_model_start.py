@@ -84,6 +84,35 @@ def test_training_fills_whole_nodes_with_the_batch_of_a_published_run():
     assert "training on 64 sequences of 4,096 tokens a step (0.262 million tokens) under megatron" in changed.notes[0]
 
 
+def test_training_spreads_experts_inside_a_node_rather_than_slicing_them():
+    workload = costmodel.load("gpt-oss-120b", cluster="hgx-b200", phases=["training"])
+    parallel = workload.scenario("training").parallel
+    assert (parallel.tp, parallel.pp, parallel.dp, parallel.ep) == (1, 2, 8, 8)
+    assert "on 16 devices of hgx-b200 (tp 1, pp 2, dp 8, ep 8): training" in workload.notes[0]
+    sliced = {f"scenarios.training.parallel.{degree}": value for degree, value in (("tp", 8), ("pp", 1), ("dp", 2))}
+    sliced["scenarios.training.parallel.ep"] = 1
+    whole = costmodel.load("gpt-oss-120b", sliced, cluster="hgx-b200", phases=["training"])
+    steps = [float(each.evaluate("training").metrics["step_time"]) for each in (workload, whole)]
+    assert steps[0] < steps[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "ep"), [({"dp": 4}, 4), ({"tp": 2, "dp": 2}, 4), ({"tp": 8, "dp": 2, "ep": 1}, 1), ({"ep": 2}, 2)]
+)
+def test_experts_are_spread_over_the_ranks_of_the_degrees_that_are_set(changes, ep):
+    paths = {f"scenarios.training.parallel.{name}": value for name, value in changes.items()}
+    workload = costmodel.load("gpt-oss-120b", paths, cluster="hgx-b200", phases=["training"])
+    assert workload.scenario("training").parallel.ep == ep
+
+
+def test_tensor_parallelism_of_training_is_no_wider_than_memory_asks_for():
+    workload = costmodel.load("qwen3-32b", cluster="dgx-h100", phases=["training"])
+    parallel = workload.scenario("training").parallel
+    assert (parallel.tp, parallel.pp, parallel.dp) == (4, 2, 2)
+    paths = ("scenarios.training.parallel.tp", "scenarios.training.parallel.pp")
+    assert workload.evaluate("training", {paths: ([8, 4, 2], [1, 2, 4])}).fits.tolist() == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("model", "recipe"),
     [
