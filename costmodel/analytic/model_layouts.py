@@ -262,7 +262,7 @@ def holds_all(scenario: Scenario) -> bool:
 def head_lines(model: str) -> list[str]:
     """Return the first lines of a workload."""
     reference = model_reference(model)
-    named = reference if reference != model else f"models/{model.removeprefix('models/')}"
+    named = reference if reference.startswith("./") else f"models/{model.removeprefix('models/')}"
     return [
         "# The smallest workload of this model: every other key has its default (docs/formats.md).",
         "schema: costmodel/workload@1",
@@ -322,4 +322,6 @@ def _work(question: Question, phase: str, choice: Choice) -> list[str]:
 
 def workload_tree(lines: Sequence[str], model: str) -> Tree:
     """Return the workload of a model as a document."""
-    return parse_tree("\n".join(lines), f"workload of {model.replace('/', '--')}")  # no folder: paths start here
+    return parse_tree(
+        "\n".join(lines), f"workload of {model.removeprefix('./').replace('/', '--')}"
+    )  # no folder: paths start here

@@ -80,6 +80,22 @@ def test_every_command_answers_the_same_however_its_model_is_named(command, argu
     assert all(other == first for other in others)
 
 
+@pytest.mark.parametrize("kind", ["file", "config", "folder"])
+def test_a_path_may_begin_at_the_working_folder(kind, arguments, run, monkeypatch):
+    file = Path(arguments[kind])
+    monkeypatch.chdir(file.parent)
+    plain, dotted = (
+        answer("simulate", (name, *ON, "--phase", "decode"), arguments["path"], Path())
+        for name in (file.name, f"./{file.name}")
+    )
+    assert dotted == plain
+    shown = [run("model", "show", name, "--json") for name in (file.name, f"./{file.name}")]
+    assert [each.code for each in shown] == [0, 0]
+    missing = run("simulate", "./missing.yaml", *ON)
+    assert missing.code == 2
+    assert "'./missing.yaml' is neither a file nor a known workload or model" in missing.err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", ["name", "workload"])
 def test_several_clusters_are_compared_or_refused_with_what_to_write(command, kind, arguments, tmp_path):
