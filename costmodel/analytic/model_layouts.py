@@ -22,7 +22,7 @@ from costmodel.schema import resolve
 from costmodel.schema.files import ModelDocument, load_cluster, read_model
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model_names import model_reference
-from costmodel.schema.overrides import is_of
+from costmodel.schema.overrides import ON, is_of
 from costmodel.schema.references import as_reference
 from costmodel.schema.training_recipes import TrainingRecipe, nearest_recipe
 from costmodel.schema.tree import Tree
@@ -81,9 +81,9 @@ class Question:
         """Return the published recipe of training, null for inference."""
         return nearest_recipe(self.document.architecture) if TRAINING in self.phases.values() else None
 
-    def states(self, field: str) -> bool:
-        """Tell whether a change sets a field of these scenarios."""
-        return any(path.endswith(f".{field}") and concerns(path, self.phases) for path in self.changes)
+    def states(self, name: str, field: str) -> bool:
+        """Tell whether a change sets a field of a scenario."""
+        return any(f"scenarios.{each}.{field}" in self.changes for each in (name, name.partition(ON)[0]))
 
     @property
     def node(self) -> int:
@@ -214,7 +214,7 @@ def _try(question: Question, choice: Choice) -> Found:
     """
     chosen = dict.fromkeys(question.phases, choice)
     scenarios = _resolved(question, chosen)
-    own = {name: _with_degrees(question, chosen[name], each.parallel) for name, each in scenarios.items()}
+    own = {name: _with_degrees(question, name, each.parallel, chosen[name]) for name, each in scenarios.items()}
     if own != chosen:
         scenarios = _resolved(question, own)
     return Found(own, scenarios, all(map(holds_all, scenarios.values())))
@@ -227,12 +227,12 @@ def _resolved(question: Question, choices: Mapping[str, Choice]) -> Mapping[str,
     return resolve(tree, overrides=changes, search_path=question.search_path).scenarios
 
 
-def _with_degrees(question: Question, choice: Choice, parallel: Parallelism) -> Choice:
+def _with_degrees(question: Question, name: str, parallel: Parallelism, choice: Choice) -> Choice:
     """Return a choice with the degrees that a scenario has, experts spread over the ranks of a node in training."""
     if not (is_single(parallel.tp) and is_single(parallel.pp) and is_single(parallel.dp)):
         return choice
     tp, pp, dp = int(parallel.tp), int(parallel.pp), int(parallel.dp)
-    spreads = question.trains_experts and not question.states("parallel.ep")
+    spreads = question.trains_experts and not question.states(name, "parallel.ep")
     return replace(choice, tp=tp, pp=pp, dp=dp, ep=math.gcd(question.experts, tp * dp, question.node) if spreads else 1)
 
 
@@ -290,7 +290,7 @@ def scenario_lines(question: Question, name: str, choice: Choice) -> list[str]:
         f"    parallel: {layout:<30} # {reason}, or all",
         f"    framework: {_framework(phase)}",
         *(["    precision: fp16                      # the device has no BF16"] if question.is_narrow else []),
-        *(f"    {line}" for line in _work(question, phase, choice)),
+        *(f"    {line}" for line in _work(question, name, choice)),
     ]
 
 
@@ -299,8 +299,9 @@ def _framework(phase: str) -> str:
     return "megatron" if phase == TRAINING else "vllm"
 
 
-def _work(question: Question, phase: str, choice: Choice) -> list[str]:
+def _work(question: Question, name: str, choice: Choice) -> list[str]:
     """Return the keys of a phase: devices of tp share each request; stages of a pipeline pass requests on."""
+    phase = question.phases[name]
     lengths = [f"input_tokens: {_INPUT}", f"output_tokens: {_OUTPUT}"]
     requests, recipe = choice.requests, question.recipe
     if phase == "prefill":
@@ -312,7 +313,7 @@ def _work(question: Question, phase: str, choice: Choice) -> list[str]:
     if phase == "generate":
         return [f"batch: {requests}", *lengths]
     if phase == "serving":
-        return [f"concurrency: {requests}", *lengths]
+        return [*([] if question.states(name, "rate") else [f"concurrency: {requests}"]), *lengths]
     assert recipe is not None, "training has a recipe"
     sequences, sequence = batch_of(question, recipe)
     again = ["recompute: layer"] if choice.recompute else []

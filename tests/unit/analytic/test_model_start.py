@@ -72,6 +72,17 @@ def test_a_device_without_bf16_runs_in_fp16():
     assert costmodel.load("llama-2-7b", cluster="nodes/v100-pcie-x1").scenario("decode").precision.weights == "fp16"
 
 
+def test_a_rate_that_is_set_stands_in_for_the_requests_in_flight():
+    changes, clusters = {"scenarios.serving.rate": "2 /s"}, ["nodes/h100-x1", "nodes/a100-x1"]
+    alone = costmodel.load("qwen3-8b", changes, cluster=clusters[0], phases=["serving"])
+    plan = alone.scenario("serving").plan
+    assert (plan.rate, plan.concurrency) == (2.0, None)
+    assert ": serving of requests, 1,024 tokens in" in alone.notes[0]
+    one = costmodel.load("qwen3-8b", {"scenarios.serving@a100-x1.rate": "2 /s"}, cluster=clusters, phases=["serving"])
+    plans = [one.scenario(name).plan for name in one.scenarios]
+    assert [(each.rate, each.concurrency) for each in plans] == [(None, 32), (2.0, None)]
+
+
 def test_training_fills_whole_nodes_with_the_batch_of_a_published_run():
     workload = costmodel.load("llama-3-8b", cluster="nodes/dgx-h100", phases=["training", "decode"])
     training = workload.scenario("training")
