@@ -131,6 +131,14 @@ def test_each_of_several_clusters_answers_as_alone(kind, arguments):
     assert second["decode@a100-x1"]["tpot"] > together["decode@a100-x1"]["tpot"]
 
 
+def test_there_are_no_step_times_of_a_model_that_does_not_fit(run, tmp_path):
+    output = tmp_path / "steps.csv"
+    done = run("step-times", "llama-3-70b", "--cluster", "nodes/rtx-4090-x1", "--output", output)
+    assert done.code == 3
+    assert "does not fit in memory: the device needs 1" in done.err
+    assert not output.exists()
+
+
 def test_a_cluster_that_is_given_twice_is_refused(run):
     done = run("simulate", "llama3_8b_rtx4090", *ON, *ON)
     assert done.code == 2
