@@ -131,6 +131,13 @@ def test_each_of_several_clusters_answers_as_alone(kind, arguments):
     assert second["decode@a100-x1"]["tpot"] > together["decode@a100-x1"]["tpot"]
 
 
+@pytest.mark.parametrize("options", [("--scenario", "training"), ("--phase", "decode", "--scenario", "training")])
+def test_a_scenario_that_is_another_phase_says_how_to_ask_for_it(options, run):
+    done = run("search", "qwen3-8b", *ON, *options)
+    assert done.code == 2
+    assert "--scenario: training is a phase of the model that was not asked for; add --phase training" in done.err
+
+
 def test_there_are_no_step_times_of_a_model_that_does_not_fit(run, tmp_path):
     output = tmp_path / "steps.csv"
     done = run("step-times", "llama-3-70b", "--cluster", "nodes/rtx-4090-x1", "--output", output)
