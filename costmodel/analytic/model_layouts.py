@@ -155,7 +155,7 @@ def _first_layout(question: Question, eased: Choice) -> Found:
             try:
                 last = _try(question, replace(eased, tp=tp, pp=pp, dp=dp))
             except LayoutError as error:  # heads, layers or experts do not divide
-                failed = error
+                failed = failed or error
                 continue
             narrowest = last if last.holds else narrowest
             if not (question.trains_experts or (question.recipe and last.holds)):
@@ -163,8 +163,15 @@ def _first_layout(question: Question, eased: Choice) -> Found:
         if narrowest is not None:
             return narrowest
     if last is None:
-        raise failed or InputError.single(f"{question.cluster} has no device", field="--cluster")
+        raise _stated(failed) or InputError.single(f"{question.cluster} has no device", field="--cluster")
     return last
+
+
+def _stated(failed: InputError | None) -> InputError | None:
+    """Return the problems of what changes set, without those of layouts that are only tried; all where none is."""
+    problems = failed.problems if failed is not None else ()
+    of_changes = [each for each in problems if each.location is not None and each.location.source.startswith("--set ")]
+    return LayoutError(of_changes) if of_changes else failed
 
 
 def _eased(question: Question) -> list[Choice]:

@@ -67,6 +67,14 @@ def test_what_a_model_asks_for_is_told(run):
     assert "unknown phase 'dream'" in unknown.err
 
 
+def test_only_the_problems_of_what_is_set_are_told(run):
+    of = ("simulate", "deepseek-v3", "--cluster", "dgx-h100", "--scenario", "decode")
+    done = run(*of, "--set", "scenarios.decode.parallel.tp=3")
+    assert done.code == 2
+    assert "scenarios.decode.parallel.tp: 3 does not divide the attention heads (128)" in done.err
+    assert all(line.startswith("--set scenarios.decode.parallel.tp=3: ") for line in done.err.splitlines())
+
+
 def test_the_list_of_support_is_generated_with_its_counts(run):
     document = json.loads(run("model", "list", "--support", "--json").out)
     assert document["counts"]["families"] == len(document["families"]) > 60
