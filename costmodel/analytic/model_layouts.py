@@ -44,7 +44,7 @@ _PLAIN = re.compile(r"[\w./-]+")  # YAML reads such a name as text
 class Choice:
     """What is chosen so that a job can run. requests: in flight; recompute: whether layers are computed again.
 
-    ep: ranks of a node over which a training step spreads its experts.
+    ep: ranks of a node over which a training step spreads its experts; micro_batch: sequences of a rank at a time.
     """
 
     tp: int
@@ -53,6 +53,7 @@ class Choice:
     ep: int = 1
     requests: int = REQUESTS[0]
     recompute: bool = False
+    micro_batch: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,7 +135,7 @@ def choose(question: Question) -> Found:
     most, *less = _eased(question)
     found = _first_layout(question, most)
     if found.holds:
-        return found
+        return _larger_micro_batch(question, found)
     least = _first_layout(question, less[-1])
     if not least.holds:
         return least
@@ -172,6 +173,21 @@ def _stated(failed: InputError | None) -> InputError | None:
     problems = failed.problems if failed is not None else ()
     of_changes = [each for each in problems if each.location is not None and each.location.source.startswith("--set ")]
     return LayoutError(of_changes) if of_changes else failed
+
+
+def _larger_micro_batch(question: Question, found: Found) -> Found:
+    """Return the same with the largest power of two of sequences a micro-batch that fits; one through a pipeline.
+
+    Without a pipeline nothing waits for a larger one, and its kernels are larger.
+    """
+    (name, choice), *_ = found.choices.items()
+    if question.recipe is None or choice.pp > 1 or question.states(name, "micro_batch"):
+        return found
+    try:
+        larger = _try(question, replace(choice, micro_batch=2 * choice.micro_batch))
+    except LayoutError:  # it does not divide a rank's share of the batch
+        return found
+    return _larger_micro_batch(question, larger) if larger.holds else found
 
 
 def _eased(question: Question) -> list[Choice]:
@@ -323,9 +339,10 @@ def _work(question: Question, name: str, choice: Choice) -> list[str]:
         return [*([] if question.states(name, "rate") else [f"concurrency: {requests}"]), *lengths]
     assert recipe is not None, "training has a recipe"
     sequences, sequence = batch_of(question, recipe)
-    again = ["recompute: layer"] if choice.recompute else []
+    further = [f"micro_batch: {choice.micro_batch}"] if choice.micro_batch > 1 else []
+    further += ["recompute: layer"] if choice.recompute else []
     stated = f"global_batch: {sequences}"
-    return [f"{stated:<40} # {recipe.model}: {recipe.cite}", f"sequence: {sequence}", "optimizer: {zero: 1}", *again]
+    return [f"{stated:<40} # {recipe.model}: {recipe.cite}", f"sequence: {sequence}", "optimizer: {zero: 1}", *further]
 
 
 def workload_tree(lines: Sequence[str], model: str) -> Tree:

@@ -124,6 +124,22 @@ def test_tensor_parallelism_of_training_is_no_wider_than_memory_asks_for():
     assert workload.evaluate("training", {paths: ([8, 4, 2], [1, 2, 4])}).fits.tolist() == [True, True, False]
 
 
+def test_without_a_pipeline_the_micro_batch_is_the_largest_that_fits():
+    for changes, largest in (({}, 64), ({"hardware.memory.hbm.capacity": "20 GiB"}, 32)):
+        workload = costmodel.load("gpt2", changes, cluster="dgx-h100", phases=["training"])
+        size = workload.scenario("training").plan.micro_batch
+        assert size == largest
+        assert f"micro-batches of {largest} under megatron" in workload.notes[0]
+        twice = workload.evaluate("training", {"scenarios.training.micro_batch": [1, size, 2 * size]})
+        assert twice.fits.tolist() == [True, True, False]
+        times = twice.metrics["step_time"]
+        assert times[1] < times[0]
+    stated = costmodel.load(
+        "gpt2", {"scenarios.training.micro_batch": 2}, cluster="dgx-h100", phases=["training"]
+    ).scenario("training")  # fmt: skip
+    assert stated.plan.micro_batch == 2
+
+
 @pytest.mark.parametrize(
     ("model", "recipe"),
     [
