@@ -23,6 +23,7 @@ from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload, resolve
 from costmodel.schema.fields import read_number
 from costmodel.schema.model_names import is_model
+from costmodel.schema.overrides import ON
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree
 from costmodel.version import __version__
@@ -338,6 +339,9 @@ def load(
     changes, search_path = _in_si(set or {}), tuple(search_path)
     clusters = (cluster,) if isinstance(cluster, str) else tuple(cluster or ())
     start = None if isinstance(path, Tree) else _start(str(path), clusters, phases, search_path, changes)
+    scenarios = None if scenarios is None else tuple(scenarios)
+    if start is not None:
+        _check_phases(scenarios or (), phases)
     asked = clusters if len(clusters) > 1 else next(iter(clusters), None)
     resolved = resolve(
         path if start is None else start.tree, overrides=changes, cluster=asked if start is None else None,
@@ -369,6 +373,18 @@ def _start(
     from costmodel.analytic.model_start import start_workload  # loads every kind of file
 
     return start_workload(argument, clusters, phases, search_path, changes)
+
+
+def _check_phases(scenarios: Iterable[str], phases: Sequence[str]) -> None:
+    """Raise InputError on a scenario of a model that is a phase which was not asked for."""
+    from costmodel.analytic.model_start import DEFAULT_PHASES, PHASES
+
+    for phase in (name.partition(ON)[0] for name in scenarios):
+        if phase in PHASES and phase not in (phases or DEFAULT_PHASES):
+            raise InputError.single(
+                f"{phase} is a phase of the model that was not asked for", field="--scenario",
+                hint=f"add --phase {phase}",
+            )  # fmt: skip
 
 
 def _in_si(changes: Mapping[str, object]) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +22,11 @@ from costmodel.schema import resolve
 from costmodel.schema.files import ModelDocument, load_cluster, read_model
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model_names import model_reference
-from costmodel.schema.overrides import is_of
+from costmodel.schema.overrides import ON, is_of
 from costmodel.schema.references import as_reference
 from costmodel.schema.training_recipes import TrainingRecipe, nearest_recipe
 from costmodel.schema.tree import Tree
+from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Serving
@@ -40,13 +42,18 @@ _PLAIN = re.compile(r"[\w./-]+")  # YAML reads such a name as text
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is chosen so that a job can run. requests: in flight; recompute: whether layers are computed again."""
+    """What is chosen so that a job can run. requests: in flight; recompute: whether layers are computed again.
+
+    ep: ranks of a node over which a training step spreads its experts; micro_batch: sequences of a rank at a time.
+    """
 
     tp: int
     pp: int
     dp: int = 1
+    ep: int = 1
     requests: int = REQUESTS[0]
     recompute: bool = False
+    micro_batch: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +82,10 @@ class Question:
         """Return the published recipe of training, null for inference."""
         return nearest_recipe(self.document.architecture) if TRAINING in self.phases.values() else None
 
+    def states(self, name: str, field: str) -> bool:
+        """Tell whether a change sets a field of a scenario."""
+        return any(f"scenarios.{each}.{field}" in self.changes for each in (name, name.partition(ON)[0]))
+
     @property
     def node(self) -> int:
         """Return the devices of a node."""
@@ -84,6 +95,17 @@ class Question:
     def nodes(self) -> int:
         """Return how many nodes there can be; those without a NIC are alone."""
         return int(np.max(self.hardware.count)) if self.hardware.node.nic is not None else 1
+
+    @property
+    def experts(self) -> int:
+        """Return the largest number of ranks among which the experts of every layer can be divided; zero without."""
+        kinds = self.document.architecture.kinds
+        return math.gcd(*(int(np.max(kind.ffn.experts)) for kind in kinds if isinstance(kind.ffn, MoeFfn)))
+
+    @property
+    def trains_experts(self) -> bool:
+        """Tell whether ranks of a training step can share out experts."""
+        return self.recipe is not None and self.experts > 1
 
     @property
     def capacity(self) -> float:
@@ -113,7 +135,7 @@ def choose(question: Question) -> Found:
     most, *less = _eased(question)
     found = _first_layout(question, most)
     if found.holds:
-        return found
+        return _larger_micro_batch(question, found)
     least = _first_layout(question, less[-1])
     if not least.holds:
         return least
@@ -122,22 +144,50 @@ def choose(question: Question) -> Found:
 
 
 def _first_layout(question: Question, eased: Choice) -> Found:
-    """Return the first layout with which all phases fit, else the last valid one; raise InputError where none is."""
+    """Return the first layout with which all phases fit, else the last valid one; raise InputError where none is.
+
+    Of the layouts of a training step on as many devices, it is the one with the narrowest tensor parallelism.
+    """
     last: Found | None = None
     failed: InputError | None = None
     for alternatives in _layouts(question):
+        narrowest: Found | None = None
         for tp, pp, dp in alternatives:
             try:
                 last = _try(question, replace(eased, tp=tp, pp=pp, dp=dp))
             except LayoutError as error:  # heads, layers or experts do not divide
-                failed = error
+                failed = failed or error
                 continue
-            if last.holds:
-                return last
-            break  # another split over as many devices holds as much
+            narrowest = last if last.holds else narrowest
+            if not (question.trains_experts or (question.recipe and last.holds)):
+                break  # fewer ranks of tensor parallelism hold no more, but where they leave more for experts
+        if narrowest is not None:
+            return narrowest
     if last is None:
-        raise failed or InputError.single(f"{question.cluster} has no device", field="--cluster")
+        raise _stated(failed) or InputError.single(f"{question.cluster} has no device", field="--cluster")
     return last
+
+
+def _stated(failed: InputError | None) -> InputError | None:
+    """Return the problems of what changes set, without those of layouts that are only tried; all where none is."""
+    problems = failed.problems if failed is not None else ()
+    of_changes = [each for each in problems if each.location is not None and each.location.source.startswith("--set ")]
+    return LayoutError(of_changes) if of_changes else failed
+
+
+def _larger_micro_batch(question: Question, found: Found) -> Found:
+    """Return the same with the largest power of two of sequences a micro-batch that fits; one through a pipeline.
+
+    Without a pipeline nothing waits for a larger one, and its kernels are larger.
+    """
+    (name, choice), *_ = found.choices.items()
+    if question.recipe is None or choice.pp > 1 or question.states(name, "micro_batch"):
+        return found
+    try:
+        larger = _try(question, replace(choice, micro_batch=2 * choice.micro_batch))
+    except LayoutError:  # it does not divide a rank's share of the batch
+        return found
+    return _larger_micro_batch(question, larger) if larger.holds else found
 
 
 def _eased(question: Question) -> list[Choice]:
@@ -187,7 +237,7 @@ def _try(question: Question, choice: Choice) -> Found:
     """
     chosen = dict.fromkeys(question.phases, choice)
     scenarios = _resolved(question, chosen)
-    own = {name: _with_degrees(chosen[name], each.parallel) for name, each in scenarios.items()}
+    own = {name: _with_degrees(question, name, each.parallel, chosen[name]) for name, each in scenarios.items()}
     if own != chosen:
         scenarios = _resolved(question, own)
     return Found(own, scenarios, all(map(holds_all, scenarios.values())))
@@ -200,11 +250,13 @@ def _resolved(question: Question, choices: Mapping[str, Choice]) -> Mapping[str,
     return resolve(tree, overrides=changes, search_path=question.search_path).scenarios
 
 
-def _with_degrees(choice: Choice, parallel: Parallelism) -> Choice:
-    """Return a choice with the degrees that a scenario has."""
+def _with_degrees(question: Question, name: str, parallel: Parallelism, choice: Choice) -> Choice:
+    """Return a choice with the degrees that a scenario has, experts spread over the ranks of a node in training."""
     if not (is_single(parallel.tp) and is_single(parallel.pp) and is_single(parallel.dp)):
         return choice
-    return replace(choice, tp=int(parallel.tp), pp=int(parallel.pp), dp=int(parallel.dp))
+    tp, pp, dp = int(parallel.tp), int(parallel.pp), int(parallel.dp)
+    spreads = question.trains_experts and not question.states(name, "parallel.ep")
+    return replace(choice, tp=tp, pp=pp, dp=dp, ep=math.gcd(question.experts, tp * dp, question.node) if spreads else 1)
 
 
 def concerns(path: str, names: Mapping[str, str]) -> bool:
@@ -233,7 +285,7 @@ def holds_all(scenario: Scenario) -> bool:
 def head_lines(model: str) -> list[str]:
     """Return the first lines of a workload."""
     reference = model_reference(model)
-    named = reference if reference != model else f"models/{model.removeprefix('models/')}"
+    named = reference if reference.startswith("./") else f"models/{model.removeprefix('models/')}"
     return [
         "# The smallest workload of this model: every other key has its default (docs/formats.md).",
         "schema: costmodel/workload@1",
@@ -250,9 +302,9 @@ def _quoted(name: str) -> str:
 def scenario_lines(question: Question, name: str, choice: Choice) -> list[str]:
     """Return the lines of a scenario."""
     phase = question.phases[name]
-    degrees = {"tp": choice.tp, "pp": choice.pp, "dp": choice.dp}
+    degrees = {"tp": choice.tp, "pp": choice.pp, "dp": choice.dp, "ep": choice.ep}
     layout = ", ".join(f"{degree}: {value}" for degree, value in degrees.items() if value > 1 or degree == "tp")
-    layout = f"{{{layout}}}"
+    layout = f"{{{layout}{', expert_tensor: 1' if choice.ep > 1 and choice.tp > 1 else ''}}}"
     reason = "whole nodes that hold it" if phase == TRAINING else "the fewest devices that hold it"
     return [
         f"  {name}:",
@@ -261,7 +313,7 @@ def scenario_lines(question: Question, name: str, choice: Choice) -> list[str]:
         f"    parallel: {layout:<30} # {reason}, or all",
         f"    framework: {_framework(phase)}",
         *(["    precision: fp16                      # the device has no BF16"] if question.is_narrow else []),
-        *(f"    {line}" for line in _work(question, phase, choice)),
+        *(f"    {line}" for line in _work(question, name, choice)),
     ]
 
 
@@ -270,8 +322,9 @@ def _framework(phase: str) -> str:
     return "megatron" if phase == TRAINING else "vllm"
 
 
-def _work(question: Question, phase: str, choice: Choice) -> list[str]:
+def _work(question: Question, name: str, choice: Choice) -> list[str]:
     """Return the keys of a phase: devices of tp share each request; stages of a pipeline pass requests on."""
+    phase = question.phases[name]
     lengths = [f"input_tokens: {_INPUT}", f"output_tokens: {_OUTPUT}"]
     requests, recipe = choice.requests, question.recipe
     if phase == "prefill":
@@ -283,14 +336,17 @@ def _work(question: Question, phase: str, choice: Choice) -> list[str]:
     if phase == "generate":
         return [f"batch: {requests}", *lengths]
     if phase == "serving":
-        return [f"concurrency: {requests}", *lengths]
+        return [*([] if question.states(name, "rate") else [f"concurrency: {requests}"]), *lengths]
     assert recipe is not None, "training has a recipe"
     sequences, sequence = batch_of(question, recipe)
-    again = ["recompute: layer"] if choice.recompute else []
+    further = [f"micro_batch: {choice.micro_batch}"] if choice.micro_batch > 1 else []
+    further += ["recompute: layer"] if choice.recompute else []
     stated = f"global_batch: {sequences}"
-    return [f"{stated:<40} # {recipe.model}: {recipe.cite}", f"sequence: {sequence}", "optimizer: {zero: 1}", *again]
+    return [f"{stated:<40} # {recipe.model}: {recipe.cite}", f"sequence: {sequence}", "optimizer: {zero: 1}", *further]
 
 
 def workload_tree(lines: Sequence[str], model: str) -> Tree:
     """Return the workload of a model as a document."""
-    return parse_tree("\n".join(lines), f"workload of {model.replace('/', '--')}")  # no folder: paths start here
+    return parse_tree(
+        "\n".join(lines), f"workload of {model.removeprefix('./').replace('/', '--')}"
+    )  # no folder: paths start here

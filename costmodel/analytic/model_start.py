@@ -65,9 +65,10 @@ def start_workload(
 
     Inference has the fewest devices whose memory holds the model and the requests of all its phases: tensor parallel in
     a node, then pipeline stages over nodes; fewer requests where no layout holds all. Training takes the fewest whole
-    nodes, filled with data parallelism, and the batch of the published recipe of the nearest size. If nothing fits, the
-    lines say by how much, and the quantisation and the number of devices that would. changes: paths of the workload and
-    their new values, with which it has to fit.
+    nodes, filled with data parallelism, experts spread inside a node, tensor parallelism no wider than memory asks for,
+    without a pipeline the largest micro-batch that fits, and the batch of the published recipe of the nearest size. If
+    nothing fits, the lines say by how much, and the quantisation and the number of devices that would. changes: paths
+    of the workload and their new values, with which it has to fit.
     """
     chosen = tuple(phases) or DEFAULT_PHASES
     unknown = next((phase for phase in chosen if phase not in PHASES), None)
@@ -107,7 +108,11 @@ def _told(question: Question, found: Found) -> list[str]:
     for name, scenario in found.scenarios.items():
         parallel = scenario.parallel
         count = float(parallel.all_devices)
-        degrees = [f"tp {parallel.tp:g}, pp {parallel.pp:g}", *([f"dp {parallel.dp:g}"] if parallel.dp != 1 else [])]
+        further = {"dp": parallel.dp, "ep": parallel.ep}
+        degrees = [
+            f"tp {parallel.tp:g}, pp {parallel.pp:g}",
+            *(f"{each} {value:g}" for each, value in further.items() if value != 1),
+        ]
         on = f"{count:,.0f} device{'' if count == 1 else 's'} of {question.cluster} ({', '.join(degrees)})"
         by_layout.setdefault(on, []).append(_phase_told(question, found, name))
     return [f"{question.model} on {on}: {'; '.join(phases)}" for on, phases in by_layout.items()]
@@ -124,10 +129,10 @@ def _phase_told(question: Question, found: Found, name: str) -> str:
         tokens = f"{batch * sequence / 1e6:.3g} million tokens"
         own = recipe is not None and (batch, sequence) == batch_of(question, recipe)
         like = f", as {recipe.model} was trained" if own and recipe is not None else ""
+        at_once = f", micro-batches of {plan.micro_batch:g}" if plan.micro_batch != 1 else ""
         again = ", layers recomputed" if found.choices[name].recompute else ""
-        return (
-            f"training on {batch:,.0f} sequences of {sequence:,.0f} tokens a step ({tokens}{like}){again} under {under}"
-        )
+        of = f"{batch:,.0f} sequences of {sequence:,.0f} tokens a step ({tokens}{like})"
+        return f"training on {of}{at_once}{again} under {under}"
     if isinstance(plan, Prefill):
         prompts = float(plan.tokens_per_device * group / plan.input_tokens)
         number = "one prompt" if prompts == 1 else f"{prompts:,g} prompts"

@@ -16,6 +16,7 @@ from costmodel.errors import InfeasibleError, InputError
 if TYPE_CHECKING:
     from costmodel.api import Workload
     from costmodel.event.evaluation import EventEngine
+    from costmodel.result import Point
 
 
 @click.command("simulate")
@@ -82,6 +83,7 @@ def command(
     from costmodel.report.simulate import show_simulation
 
     _write_trace(trace, simulation, {name: point.reason for name, point in points.items()})
+    _say_what_limits(loaded, points)
     detailed = len(points) == 1 or (bool(asked.scenarios) and len(asked.clusters) <= 1)
     shown = engine or engine_of(points)
     show_simulation(asked.arguments, loaded, points, detailed=detailed, engine=shown)
@@ -98,6 +100,17 @@ def _say_next(asked: Asked, loaded: Workload) -> None:
     click.echo(f"note: `{again} > {loaded.start.file}` writes this workload to change it", err=True)
     if "training" in asked.phases:
         click.echo(f"note: `costmodel search {asked.arguments}` then looks for faster layouts", err=True)
+
+
+def _say_what_limits(loaded: Workload, points: Mapping[str, Point]) -> None:
+    """Print what limits the training step of a model, whose layout nobody chose, where arithmetic limits little."""
+    if loaded.start is None:
+        return
+    from costmodel.study.goals import little_arithmetic
+
+    for name, point in points.items():
+        for note in little_arithmetic(point):
+            click.echo(f"note: {name}: {note}", err=True)
 
 
 def _write_trace(path: Path | None, simulation: EventEngine | None, reasons: Mapping[str, str | None]) -> None:

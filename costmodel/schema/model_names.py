@@ -27,7 +27,8 @@ def is_model(argument: str, search_path: Sequence[str | Path] = ()) -> bool:
         return False
     name = argument.removeprefix("models/")
     known = name in library.names("models") or name in library.aliases("models")
-    return known or model_reference(argument) != argument
+    reference = model_reference(argument)
+    return known or reference != argument or (argument.startswith("./") and path.exists())
 
 
 def model_reference(argument: str) -> str:

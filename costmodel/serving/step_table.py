@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from costmodel.analytic.evaluation import ledger_of
+from costmodel.analytic.out_of_memory import too_much_for_a_device
 from costmodel.cost.calibration import Calibration
-from costmodel.errors import InputError
+from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Array
 from costmodel.serving.simulation import UNLIMITED_SEQUENCES
 from costmodel.serving.step_times import Sizes, StepPricer, Steps, axis
@@ -32,9 +34,13 @@ def step_columns(scenario: Scenario, calibration: Calibration) -> dict[str, Arra
     """Return steps of an engine, each priced directly: sizes and seconds, decoding alone and with one prompt chunk.
 
     longest: most keys of a decoding request; in one kernel with a prompt chunk it makes no difference.
+    Raises InfeasibleError where the model does not fit in memory.
     """
-    plan = scenario.plan
+    plan, ledger = scenario.plan, ledger_of(scenario)
     assert isinstance(plan, Serving)
+    assert ledger is not None, "an engine holds a model"
+    if not ledger.total <= scenario.cluster.device.device_memory.capacity:
+        raise InfeasibleError(too_much_for_a_device(scenario, ledger))
     pricer = StepPricer(scenario, plan, calibration)
     sizes = _sizes(plan)
     decodes, keys = axis(1, sizes.sequences, RATIO), axis(16, max(sizes.keys, 17), RATIO)

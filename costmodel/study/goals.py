@@ -266,11 +266,11 @@ def candidate(point: Point, at: Mapping[str, Any], score: float, goal: Goal) -> 
     offer = {} if point.offer is None else {"device": point.offer.device, "price": point.offer.price}
     return Candidate(
         at, point.devices, value, point.metrics, point.intervals[point.headline], own, hardware=offer,
-        percentiles=point.percentiles, notes=(*point.notes, *_little_arithmetic(point)),
+        percentiles=point.percentiles, notes=(*point.notes, *little_arithmetic(point)),
     )  # fmt: skip
 
 
-def _little_arithmetic(point: Point) -> Iterator[str]:
+def little_arithmetic(point: Point) -> Iterator[str]:
     """Yield that arithmetic limits less than half of a training step, where it does, and what the rest is."""
     mfu, step = point.metrics.get("mfu"), point.whole
     arithmetic = math.fsum(entry.time for entry in point.breakdown if entry.bound == "compute")

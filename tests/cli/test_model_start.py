@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+
+import pytest
 
 
 def test_a_model_runs_on_a_cluster_and_what_is_assumed_is_said(run):
@@ -65,6 +68,21 @@ def test_what_a_model_asks_for_is_told(run):
     unknown = run("simulate", "qwen3-8b", "--cluster", "nodes/h100-x1", "--phase", "dream")
     assert unknown.code == 2
     assert "unknown phase 'dream'" in unknown.err
+
+
+@pytest.mark.parametrize(("batch", "is_said"), [(8, True), (512, False)])
+def test_what_limits_a_training_step_of_little_arithmetic_is_said(batch, is_said, run):
+    of = ("simulate", "gpt2", "--cluster", "nodes/dgx-h100", "--phase", "training")
+    told = run(*of, "--set", f"scenarios.training.global_batch={batch}").err
+    assert bool(re.search(r"note: training: mfu is [\d.]+%: arithmetic limits \d+% of the step, ", told)) is is_said
+
+
+def test_only_the_problems_of_what_is_set_are_told(run):
+    of = ("simulate", "deepseek-v3", "--cluster", "dgx-h100", "--scenario", "decode")
+    done = run(*of, "--set", "scenarios.decode.parallel.tp=3")
+    assert done.code == 2
+    assert "scenarios.decode.parallel.tp: 3 does not divide the attention heads (128)" in done.err
+    assert all(line.startswith("--set scenarios.decode.parallel.tp=3: ") for line in done.err.splitlines())
 
 
 def test_the_list_of_support_is_generated_with_its_counts(run):

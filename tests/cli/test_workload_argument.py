@@ -80,6 +80,22 @@ def test_every_command_answers_the_same_however_its_model_is_named(command, argu
     assert all(other == first for other in others)
 
 
+@pytest.mark.parametrize("kind", ["file", "config", "folder"])
+def test_a_path_may_begin_at_the_working_folder(kind, arguments, run, monkeypatch):
+    file = Path(arguments[kind])
+    monkeypatch.chdir(file.parent)
+    plain, dotted = (
+        answer("simulate", (name, *ON, "--phase", "decode"), arguments["path"], Path())
+        for name in (file.name, f"./{file.name}")
+    )
+    assert dotted == plain
+    shown = [run("model", "show", name, "--json") for name in (file.name, f"./{file.name}")]
+    assert [each.code for each in shown] == [0, 0]
+    missing = run("simulate", "./missing.yaml", *ON)
+    assert missing.code == 2
+    assert "'./missing.yaml' is neither a file nor a known workload or model" in missing.err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", ["name", "workload"])
 def test_several_clusters_are_compared_or_refused_with_what_to_write(command, kind, arguments, tmp_path):
@@ -113,6 +129,21 @@ def test_each_of_several_clusters_answers_as_alone(kind, arguments):
     assert all(first[name]["tpot"] < together[name]["tpot"] for name in together)
     assert second["decode@h100-x1"] == together["decode@h100-x1"]
     assert second["decode@a100-x1"]["tpot"] > together["decode@a100-x1"]["tpot"]
+
+
+@pytest.mark.parametrize("options", [("--scenario", "training"), ("--phase", "decode", "--scenario", "training")])
+def test_a_scenario_that_is_another_phase_says_how_to_ask_for_it(options, run):
+    done = run("search", "qwen3-8b", *ON, *options)
+    assert done.code == 2
+    assert "--scenario: training is a phase of the model that was not asked for; add --phase training" in done.err
+
+
+def test_there_are_no_step_times_of_a_model_that_does_not_fit(run, tmp_path):
+    output = tmp_path / "steps.csv"
+    done = run("step-times", "llama-3-70b", "--cluster", "nodes/rtx-4090-x1", "--output", output)
+    assert done.code == 3
+    assert "does not fit in memory: the device needs 1" in done.err
+    assert not output.exists()
 
 
 def test_a_cluster_that_is_given_twice_is_refused(run):

@@ -72,6 +72,17 @@ def test_a_device_without_bf16_runs_in_fp16():
     assert costmodel.load("llama-2-7b", cluster="nodes/v100-pcie-x1").scenario("decode").precision.weights == "fp16"
 
 
+def test_a_rate_that_is_set_stands_in_for_the_requests_in_flight():
+    changes, clusters = {"scenarios.serving.rate": "2 /s"}, ["nodes/h100-x1", "nodes/a100-x1"]
+    alone = costmodel.load("qwen3-8b", changes, cluster=clusters[0], phases=["serving"])
+    plan = alone.scenario("serving").plan
+    assert (plan.rate, plan.concurrency) == (2.0, None)
+    assert ": serving of requests, 1,024 tokens in" in alone.notes[0]
+    one = costmodel.load("qwen3-8b", {"scenarios.serving@a100-x1.rate": "2 /s"}, cluster=clusters, phases=["serving"])
+    plans = [one.scenario(name).plan for name in one.scenarios]
+    assert [(each.rate, each.concurrency) for each in plans] == [(None, 32), (2.0, None)]
+
+
 def test_training_fills_whole_nodes_with_the_batch_of_a_published_run():
     workload = costmodel.load("llama-3-8b", cluster="nodes/dgx-h100", phases=["training", "decode"])
     training = workload.scenario("training")
@@ -82,6 +93,51 @@ def test_training_fills_whole_nodes_with_the_batch_of_a_published_run():
         "llama-3-8b", {"scenarios.training.global_batch": 64}, cluster="nodes/dgx-h100", phases=["training"]
     )
     assert "training on 64 sequences of 4,096 tokens a step (0.262 million tokens) under megatron" in changed.notes[0]
+
+
+def test_training_spreads_experts_inside_a_node_rather_than_slicing_them():
+    workload = costmodel.load("gpt-oss-120b", cluster="hgx-b200", phases=["training"])
+    parallel = workload.scenario("training").parallel
+    assert (parallel.tp, parallel.pp, parallel.dp, parallel.ep) == (1, 2, 8, 8)
+    assert "on 16 devices of hgx-b200 (tp 1, pp 2, dp 8, ep 8): training" in workload.notes[0]
+    sliced = {f"scenarios.training.parallel.{degree}": value for degree, value in (("tp", 8), ("pp", 1), ("dp", 2))}
+    sliced["scenarios.training.parallel.ep"] = 1
+    whole = costmodel.load("gpt-oss-120b", sliced, cluster="hgx-b200", phases=["training"])
+    steps = [float(each.evaluate("training").metrics["step_time"]) for each in (workload, whole)]
+    assert steps[0] < steps[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "ep"), [({"dp": 4}, 4), ({"tp": 2, "dp": 2}, 4), ({"tp": 8, "dp": 2, "ep": 1}, 1), ({"ep": 2}, 2)]
+)
+def test_experts_are_spread_over_the_ranks_of_the_degrees_that_are_set(changes, ep):
+    paths = {f"scenarios.training.parallel.{name}": value for name, value in changes.items()}
+    workload = costmodel.load("gpt-oss-120b", paths, cluster="hgx-b200", phases=["training"])
+    assert workload.scenario("training").parallel.ep == ep
+
+
+def test_tensor_parallelism_of_training_is_no_wider_than_memory_asks_for():
+    workload = costmodel.load("qwen3-32b", cluster="dgx-h100", phases=["training"])
+    parallel = workload.scenario("training").parallel
+    assert (parallel.tp, parallel.pp, parallel.dp) == (4, 2, 2)
+    paths = ("scenarios.training.parallel.tp", "scenarios.training.parallel.pp")
+    assert workload.evaluate("training", {paths: ([8, 4, 2], [1, 2, 4])}).fits.tolist() == [True, True, False]
+
+
+def test_without_a_pipeline_the_micro_batch_is_the_largest_that_fits():
+    for changes, largest in (({}, 64), ({"hardware.memory.hbm.capacity": "20 GiB"}, 32)):
+        workload = costmodel.load("gpt2", changes, cluster="dgx-h100", phases=["training"])
+        size = workload.scenario("training").plan.micro_batch
+        assert size == largest
+        assert f"micro-batches of {largest} under megatron" in workload.notes[0]
+        twice = workload.evaluate("training", {"scenarios.training.micro_batch": [1, size, 2 * size]})
+        assert twice.fits.tolist() == [True, True, False]
+        times = twice.metrics["step_time"]
+        assert times[1] < times[0]
+    stated = costmodel.load(
+        "gpt2", {"scenarios.training.micro_batch": 2}, cluster="dgx-h100", phases=["training"]
+    ).scenario("training")  # fmt: skip
+    assert stated.plan.micro_batch == 2
 
 
 @pytest.mark.parametrize(
