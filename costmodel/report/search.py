@@ -88,8 +88,8 @@ def _why_none(result: SearchResult) -> str:
         return "no layout divides evenly"
     if result.least is not None:
         return (
-            f"none fits in memory: the smallest layout needs {gib(result.least)} GiB per device; "
-            "allow more --devices or use a narrower `precision`"
+            f"none fits in memory: the smallest layout needs {gib(result.least.memory)} GiB per device, which has "
+            f"{gib(result.least.capacity)} GiB; allow more --devices or use a narrower `precision`"
         )
     return "no layout both fits and meets the constraints"
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -105,14 +105,21 @@ class Candidate:
         return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
 
 
+class Need(NamedTuple):
+    """Memory that a layout needs on its fullest device, and that the device has [B]."""
+
+    memory: float
+    capacity: float
+
+
 @dataclass(slots=True, eq=False)
 class SearchResult:
     """What a search found. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated.
 
-    names: what the goal reads; devices: numbers of them that layouts take; least: where none fits, no layout needs less
-    memory a device [B]; stages: how layers stand on them, where the scenario states that and the search tries other
-    numbers of stages; why: nothing was found, where a search knows more of it than counts say;
-    notes: on all that was found;
+    names: what the goal reads; devices: numbers of them that layouts take; least: where none fits, the need of the
+    layout that needs the least memory; stages: how layers stand on them, where the scenario states that and the search
+    tries other numbers of stages; why: nothing was found, where a search knows more of it than counts say; notes: on
+    all that was found;
     axes: path -> dimension of those of numbers.
     """
 
@@ -123,7 +130,7 @@ class SearchResult:
     looked_at: int = 0
     feasible: int = 0
     scheduled: int = 0
-    least: float | None = None
+    least: Need | None = None
     best: list[Candidate] = field(default_factory=list)
     front: list[Candidate] = field(default_factory=list)
     stages: str | None = None
@@ -162,18 +169,19 @@ class SearchResult:
         """Tell whether a layout fits into memory, whether or not it meets the constraints."""
         return self.scheduled > 0 and self.least is None
 
-    def needs(self, memory: Array) -> None:
-        """Note what some layouts that do not fit need at least [B]."""
+    def needs(self, memory: Array, capacity: Array) -> None:
+        """Note the least that some layouts need, and what their devices have [B]."""
         if memory.size:
-            least = float(memory.min())
-            self.least = least if self.least is None else min(self.least, least)
+            at = int(memory.argmin())
+            one = Need(float(memory[at]), float(capacity[at]))
+            self.least = one if self.least is None else min(self.least, one)
 
     def merge(self, other: SearchResult, choices: Mapping[str, str]) -> None:
         """Add what a search of another structure found, with the structural values that it had."""
         if self.fits_memory or other.fits_memory:
             self.least = None
         elif other.least is not None:
-            self.needs(np.array([other.least]))
+            self.least = other.least if self.least is None else min(self.least, other.least)
         self.looked_at += other.looked_at
         self.feasible += other.feasible
         self.scheduled += other.scheduled

@@ -152,6 +152,24 @@ def test_the_fewest_devices_that_meet_a_target_are_found(small: costmodel.Worklo
     assert (best.metrics["step_time"] or np.inf) <= target
 
 
+@pytest.mark.parametrize("capacity", [25.0, 60.0], ids=["bounds above it", "bounds below it"])
+def test_where_no_layout_fits_the_least_need_is_one_of_a_layout(capacity: float) -> None:
+    """The layers of a mixture differ, so that the first rank, whose memory bounds are of, is not the fullest."""
+    layout = {f"scenarios.training.parallel.{name}": count for name, count in (("pp", 1), ("dp", 8), ("ep", 8))}
+    changes = {**layout, "model.layers.1.repeat": 7, "scenarios.training.global_batch": 8}
+
+    def found(capacity: float) -> SearchResult:
+        sizes = {**changes, "hardware.memory.hbm.capacity": capacity}
+        workload = costmodel.load("deepseek_v2", set=sizes, scenarios=["training"])
+        return searched(workload, "training", None, NOTHING, Space((8,), (), ("scenarios.training.optimizer.zero=1",)))
+
+    least = found(capacity * 2**30).least
+    assert least is not None
+    assert least.capacity == capacity * 2**30
+    assert found(0.999999 * least.memory).least == (least.memory, 0.999999 * least.memory)
+    assert found(1.000001 * least.memory).best
+
+
 def test_the_best_of_several_numbers_of_devices_may_be_on_the_first(small: costmodel.Workload) -> None:
     goal = goal_of(small, "selective", "maximise tokens_per_second_per_device")
     alone, both = search(small, "selective", goal, (8,)), search(small, "selective", goal, (8, 16))
