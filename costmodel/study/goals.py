@@ -23,6 +23,7 @@ from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Plan
 
 _HALF = 0.5  # of a step: where arithmetic limits less, a search says what does
+_DIGITS = 12  # in which two layouts have the same value
 KEPT = 3  # the best and its runners-up
 SENSES = {"minimise": 1.0, "maximise": -1.0}
 _DEFAULTS = {"training": "minimise step_time", "prefill": "maximise tokens_per_second_per_device",
@@ -116,15 +117,16 @@ class Need(NamedTuple):
 class SearchResult:
     """What a search found. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated.
 
-    names: what the goal reads; devices: numbers of them that layouts take; least: where none fits, the need of the
-    layout that needs the least memory; stages: how layers stand on them, where the scenario states that and the search
-    tries other numbers of stages; why: nothing was found, where a search knows more of it than counts say; notes: on
-    all that was found;
+    objective: its formula; names: what the goal reads; devices: numbers of them that layouts take; least: where none
+    fits, the need of the layout that needs the least memory; stages: how layers stand on them, where the scenario
+    states that and the search tries other numbers of stages; why: nothing was found, where a search knows more of it
+    than counts say; notes: on all that was found;
     axes: path -> dimension of those of numbers.
     """
 
     scenario: str
     sense: str = "minimise"
+    objective: str = ""
     names: tuple[str, ...] = ()
     devices: tuple[int, ...] = ()
     looked_at: int = 0
@@ -191,14 +193,13 @@ class SearchResult:
         best, front = ([replace(one, at={**choices, **one.at}) for one in rows] for rows in (other.best, other.front))
         best = [one for one in best if not _among(one, self.best)]
         front = [one for one in front if not _among(one, self.front)]
-        headline = headline_of(best[0].metrics) if best else None
-        self.best = ranked(
-            sorted(
-                [*self.best, *best],
-                key=lambda one: (SENSES[self.sense] * one.objective, one.metrics.get(headline or "") or 0.0),
-            )[:KEPT]
-        )
+        self.best = ranked(sorted([*self.best, *best], key=self._order)[:KEPT])
         self.front = front_of([*self.front, *front])
+
+    def _order(self, one: Candidate) -> tuple[float, float, int]:
+        """Return the place of a layout: by the objective, then the headline, but for rounding, then the devices."""
+        headline = one.metrics.get(headline_of(one.metrics) or "") or 0.0
+        return _rounded(SENSES[self.sense] * one.objective), _rounded(headline), one.devices
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -302,6 +303,11 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [
         replace(one, tied=before or behind) for one, (before, behind) in zip(candidates, pairwise(meets), strict=False)
     ]
+
+
+def _rounded(value: float) -> float:
+    """Return a value without the digits that only the order of arithmetic makes."""
+    return float(f"{value:.{_DIGITS}g}")
 
 
 def _is_open(one: Candidate, other: Candidate) -> bool:

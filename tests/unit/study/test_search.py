@@ -179,6 +179,13 @@ def test_the_best_of_several_numbers_of_devices_may_be_on_the_first(small: costm
     assert both.devices == (8, 16)
 
 
+def test_of_layouts_alike_but_for_rounding_the_fewest_devices_are_first() -> None:
+    workload = costmodel.load("llama-3-8b", cluster="h100-x1", phases=["prefill"])
+    found = search(workload, "prefill", goal_of(workload, "prefill"), (1, 2, 4)).best
+    assert [one.devices for one in found] == [1, 2, 4]
+    assert found[0].objective == pytest.approx(found[2].objective, rel=1e-12)
+
+
 def test_an_axis_of_one_value_rules_out_as_many_layouts_as_the_scenarios_own(small: costmodel.Workload) -> None:
     """An axis over the batch of a step does not switch bounds off for rates and costs: nor do several values."""
     path, cost = "scenarios.selective.global_batch", "minimise cost_per_trillion_tokens"
