@@ -168,7 +168,7 @@ def search_passes(request: SearchRequest, result: SearchResult, on_progress: OnP
     if FRONT[1] in PHASES[original.result_kind][1]:
         result.front = front_of([*found.candidates(found.edge, request.goal), *result.best])
     if not result.best:
-        _note_memory(found.scenario, found.grid.shape, result)
+        note_memory(found.scenario, found.grid.shape, result)
 
 
 def _searched(
@@ -240,7 +240,7 @@ def _between(stages: Sequence[_Found], step: float) -> Space | None:
     return Space(dict(zip(names, np.array(rows, dtype=np.float64).T, strict=True))) if rows else None
 
 
-def _note_memory(scenario: Scenario, shape: tuple[int, ...], result: SearchResult) -> None:
+def note_memory(scenario: Scenario, shape: tuple[int, ...], result: SearchResult) -> None:
     """Note what a device needs at least, where no layout fits."""
     capacity = np.broadcast_to(scenario.cluster.device.device_memory.capacity, shape)
     layout = np.broadcast_to(feasible_layout(scenario), shape)
