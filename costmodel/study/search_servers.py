@@ -292,7 +292,8 @@ def _why_none(request: SearchRequest, calibration: Calibration, reason: int, one
         )
     if reason == _UNMET:
         metrics = evaluation.metrics(None)
-        read = [f"{name} {float(np.max(metrics[name])):.4g}" for name in request.goal.names if metrics.get(name)]
+        known = [(name, metrics.get(name)) for name in request.goal.names]
+        read = [f"{name} {float(np.max(value)):.4g}" for name, value in known if value is not None]
         stated = " and ".join(f"`{each.text}`" for each in request.goal.constraints)
         return (
             f"layouts fit and keep up with the requests, but none meets {stated}: one is {where}"
