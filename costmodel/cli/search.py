@@ -85,12 +85,32 @@ def command(
         documents = {result.scenario: result.document() for result in results}
         print_json({"schema": SCHEMA, **loaded.asked(), "scenarios": documents})
     else:
-        from costmodel.report.search import show_search
+        from costmodel.report.search import show_clusters, show_search
 
         for result in results:
             found = settings(loaded, result) if result.best else {}
-            show_search(result, replace(asked, changes={**values, **found}).arguments)
+            one, name = _alone(replace(asked, changes={**values, **found}), result.scenario)
+            show_search(result, one.arguments, name)
+        show_clusters(results)
     return 0 if all(result.best for result in results) else InfeasibleError.exit_code
+
+
+def _alone(asked: Asked, run: str) -> tuple[Asked, str]:
+    """Return what is asked for of one run alone, on its cluster, and the name of its scenario there."""
+    from costmodel.schema.overrides import ON, runs
+
+    base = run.partition(ON)[0]
+    name, cluster = runs([base], asked.clusters)[run]
+    changes: dict[str, object] = {}
+    for path, value in asked.changes.items():
+        document, _, rest = path.partition(".")
+        scenario, _, below = rest.partition(".")
+        if document == "scenarios" and scenario.partition(ON)[0] == base:
+            if scenario in (base, run):
+                changes[f"scenarios.{name}.{below}"] = value
+        else:
+            changes[path] = value
+    return replace(asked, clusters=() if cluster is None else (cluster,), changes=changes), name
 
 
 def _note_device_count(name: str, before: int, counts: Sequence[int]) -> None:

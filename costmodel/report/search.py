@@ -10,7 +10,8 @@ from costmodel.report.sweep import show_rents
 from costmodel.report.text import NONE, gib, interval, metric, setting, short_paths
 from costmodel.result import headline_of
 from costmodel.schema.answers import FoundScenario
-from costmodel.study.goals import Candidate, SearchResult
+from costmodel.schema.overrides import ON
+from costmodel.study.goals import SENSES, Candidate, SearchResult, ranked
 from costmodel.study.layouts import REPLICAS
 from costmodel.study.search_servers import PERCENTILE
 
@@ -20,10 +21,10 @@ _COSTS = "cost_per_million_tokens", "cost_per_trillion_tokens"
 _METRIC_OF = {"e2e": "latency"}  # percentile -> the metric whose it is
 
 
-def show_search(result: SearchResult, first: str) -> None:
+def show_search(result: SearchResult, first: str, scenario: str) -> None:
     """Print how many layouts were considered, the best ones, and the Pareto front of the two token rates.
 
-    first: the arguments that name the workload in the best layout.
+    first: the arguments that name the workload in the best layout; scenario: its name there.
     """
     show(f"{result.scenario}: {considered(result, f' on {_device_counts(result.devices)} devices')}", "bold")
     if result.stages is not None:
@@ -51,12 +52,30 @@ def show_search(result: SearchResult, first: str) -> None:
     show_rents(result.rents)
     for note in result.told:
         show(f"note: {note}")
-    show(f"next: costmodel simulate {first} --scenario {result.scenario}", "dim")
+    show(f"next: costmodel simulate {first} --scenario {scenario}", "dim")
     if result.best[0].percentiles is not None:
         show(
-            f"      costmodel simulate {first} --scenario {result.scenario} --engine event   # request by request",
+            f"      costmodel simulate {first} --scenario {scenario} --engine event   # request by request",
             "dim",
         )
+
+
+def show_clusters(results: Sequence[SearchResult]) -> None:
+    """Print, of each scenario that was searched on several clusters, its best layout on each, the best first."""
+    for name in dict.fromkeys(result.scenario.partition(ON)[0] for result in results):
+        runs = [one for one in results if one.best and one.scenario.partition(ON)[0] == name]
+        if len(runs) < 2 or len({one.objective for one in runs}) > 1:
+            continue
+        runs.sort(key=lambda one: SENSES[one.sense] * one.best[0].objective)
+        values = ranked([one.best[0] for one in runs])
+        listed = ", ".join(
+            f"{one.scenario.partition(ON)[2]} {metric(one.objective, best.objective)} on {best.devices:,} "
+            f"device{'s' * (best.devices > 1)}{' ~' * best.tied}"
+            for one, best in zip(runs, values, strict=True)
+        )
+        show(f"{name}: {runs[0].sense} {runs[0].objective}, the best cluster first: {listed}", "bold")
+        if any(best.tied for best in values):
+            show("~ 80 % intervals overlap: the model cannot tell which is better")
 
 
 def considered(result: SearchResult | FoundScenario, where: str = "") -> str:
@@ -88,8 +107,8 @@ def _why_none(result: SearchResult) -> str:
         return "no layout divides evenly"
     if result.least is not None:
         return (
-            f"none fits in memory: the smallest layout needs {gib(result.least)} GiB per device; "
-            "allow more --devices or use a narrower `precision`"
+            f"none fits in memory: the smallest layout needs {gib(result.least.memory)} GiB per device, which has "
+            f"{gib(result.least.capacity)} GiB; allow more --devices or use a narrower `precision`"
         )
     return "no layout both fits and meets the constraints"
 

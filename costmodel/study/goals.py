@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Plan
 
 _HALF = 0.5  # of a step: where arithmetic limits less, a search says what does
+_DIGITS = 12  # in which two layouts have the same value
 KEPT = 3  # the best and its runners-up
 SENSES = {"minimise": 1.0, "maximise": -1.0}
 _DEFAULTS = {"training": "minimise step_time", "prefill": "maximise tokens_per_second_per_device",
@@ -105,25 +106,33 @@ class Candidate:
         return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
 
 
+class Need(NamedTuple):
+    """Memory that a layout needs on its fullest device, and that the device has [B]."""
+
+    memory: float
+    capacity: float
+
+
 @dataclass(slots=True, eq=False)
 class SearchResult:
     """What a search found. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated.
 
-    names: what the goal reads; devices: numbers of them that layouts take; least: where none fits, no layout needs less
-    memory a device [B]; stages: how layers stand on them, where the scenario states that and the search tries other
-    numbers of stages; why: nothing was found, where a search knows more of it than counts say;
-    notes: on all that was found;
+    objective: its formula; names: what the goal reads; devices: numbers of them that layouts take; least: where none
+    fits, the need of the layout that needs the least memory; stages: how layers stand on them, where the scenario
+    states that and the search tries other numbers of stages; why: nothing was found, where a search knows more of it
+    than counts say; notes: on all that was found;
     axes: path -> dimension of those of numbers.
     """
 
     scenario: str
     sense: str = "minimise"
+    objective: str = ""
     names: tuple[str, ...] = ()
     devices: tuple[int, ...] = ()
     looked_at: int = 0
     feasible: int = 0
     scheduled: int = 0
-    least: float | None = None
+    least: Need | None = None
     best: list[Candidate] = field(default_factory=list)
     front: list[Candidate] = field(default_factory=list)
     stages: str | None = None
@@ -162,18 +171,19 @@ class SearchResult:
         """Tell whether a layout fits into memory, whether or not it meets the constraints."""
         return self.scheduled > 0 and self.least is None
 
-    def needs(self, memory: Array) -> None:
-        """Note what some layouts that do not fit need at least [B]."""
+    def needs(self, memory: Array, capacity: Array) -> None:
+        """Note the least that some layouts need, and what their devices have [B]."""
         if memory.size:
-            least = float(memory.min())
-            self.least = least if self.least is None else min(self.least, least)
+            at = int(memory.argmin())
+            one = Need(float(memory[at]), float(capacity[at]))
+            self.least = one if self.least is None else min(self.least, one)
 
     def merge(self, other: SearchResult, choices: Mapping[str, str]) -> None:
         """Add what a search of another structure found, with the structural values that it had."""
         if self.fits_memory or other.fits_memory:
             self.least = None
         elif other.least is not None:
-            self.needs(np.array([other.least]))
+            self.least = other.least if self.least is None else min(self.least, other.least)
         self.looked_at += other.looked_at
         self.feasible += other.feasible
         self.scheduled += other.scheduled
@@ -183,14 +193,13 @@ class SearchResult:
         best, front = ([replace(one, at={**choices, **one.at}) for one in rows] for rows in (other.best, other.front))
         best = [one for one in best if not _among(one, self.best)]
         front = [one for one in front if not _among(one, self.front)]
-        headline = headline_of(best[0].metrics) if best else None
-        self.best = ranked(
-            sorted(
-                [*self.best, *best],
-                key=lambda one: (SENSES[self.sense] * one.objective, one.metrics.get(headline or "") or 0.0),
-            )[:KEPT]
-        )
+        self.best = ranked(sorted([*self.best, *best], key=self._order)[:KEPT])
         self.front = front_of([*self.front, *front])
+
+    def _order(self, one: Candidate) -> tuple[float, float, int]:
+        """Return the place of a layout: by the objective, then the headline, but for rounding, then the devices."""
+        headline = one.metrics.get(headline_of(one.metrics) or "") or 0.0
+        return _rounded(SENSES[self.sense] * one.objective), _rounded(headline), one.devices
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -294,6 +303,11 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [
         replace(one, tied=before or behind) for one, (before, behind) in zip(candidates, pairwise(meets), strict=False)
     ]
+
+
+def _rounded(value: float) -> float:
+    """Return a value without the digits that only the order of arithmetic makes."""
+    return float(f"{value:.{_DIGITS}g}")
 
 
 def _is_open(one: Candidate, other: Candidate) -> bool:

@@ -18,7 +18,7 @@ from costmodel.errors import CostModelError, ImplausibleInput, InputError
 from costmodel.schema.lever import LeverFile, LeversFile, SwitchFile, load_levers
 from costmodel.schema.references import FOLDERS, Library, suggest
 from costmodel.schema.what_if import AlternativeFile, load_what_if
-from costmodel.study.what_if import NO_ALL_TO_ALL, Worth, changes_of, exchanges_otherwise, same, worths
+from costmodel.study.what_if import Worth, changes_of, exchanges_otherwise, no_all_to_all, reason_of, same, worths
 from costmodel.workload.scenario import Disaggregated, Scenario
 
 _FOLDER = "levers"
@@ -131,12 +131,12 @@ def _beside(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverF
         if same(workload, base, sides):
             return None
         if exchanges_otherwise(workload, base, scenario, sides):
-            return told(NO_ALL_TO_ALL)
+            return told(no_all_to_all(base.scenario(scenario)))
         (worth,) = worths(base, scenario, [change])
         changes = dict(changes_of(base, scenario, change))
         has_it = same(workload, base.changed(changes, [scenario]), {**sides, **changes})
     except CostModelError as error:
-        return told(f"against its own side: {str(error).splitlines()[0].removeprefix('--scenario: ')}")
+        return told(f"against its own side: {reason_of(error, scenario)}")
     return replace(worth, base="without" if has_it else "another", together=None)
 
 

@@ -116,7 +116,7 @@ def search(
     sweep: the axes that are part of the search. With several numbers of devices and the objective `minimise devices`,
     a training step is searched on ever more devices until one meets the constraints.
     """
-    result = SearchResult(scenario, goal.sense, goal.names)
+    result = SearchResult(scenario, goal.sense, goal.objective.text, goal.names)
     if sweep is None:
         result.devices = _numbers(workload, scenario, devices, None)
         _add(result, SearchRequest(workload, scenario, goal, result.devices, is_open=not devices), on_progress)

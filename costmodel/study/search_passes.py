@@ -168,7 +168,7 @@ def search_passes(request: SearchRequest, result: SearchResult, on_progress: OnP
     if FRONT[1] in PHASES[original.result_kind][1]:
         result.front = front_of([*found.candidates(found.edge, request.goal), *result.best])
     if not result.best:
-        _note_memory(found.scenario, found.grid.shape, result)
+        note_memory(found.scenario, found.grid.shape, result)
 
 
 def _searched(
@@ -240,9 +240,9 @@ def _between(stages: Sequence[_Found], step: float) -> Space | None:
     return Space(dict(zip(names, np.array(rows, dtype=np.float64).T, strict=True))) if rows else None
 
 
-def _note_memory(scenario: Scenario, shape: tuple[int, ...], result: SearchResult) -> None:
+def note_memory(scenario: Scenario, shape: tuple[int, ...], result: SearchResult) -> None:
     """Note what a device needs at least, where no layout fits."""
-    capacity = scenario.cluster.device.device_memory.capacity
+    capacity = np.broadcast_to(scenario.cluster.device.device_memory.capacity, shape)
     layout = np.broadcast_to(feasible_layout(scenario), shape)
     totals = np.full(shape, np.nan)
     with np.errstate(all="ignore"):
@@ -251,7 +251,8 @@ def _note_memory(scenario: Scenario, shape: tuple[int, ...], result: SearchResul
             assert ledger is not None, "a pass has a ledger"
             totals[np.ix_(*block.index)] = ledger.total
     if not np.any(layout & (totals <= capacity)):
-        result.needs(totals[layout & ~np.isnan(totals)])
+        known = layout & ~np.isnan(totals)
+        result.needs(totals[known], capacity[known])
 
 
 def _evaluate(request: SearchRequest, scenario: Scenario, calibration: Calibration, grid: _Grid, index: Index) -> _Rows:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from costmodel.analytic.blocks import single, take
 from costmodel.analytic.evaluation import Evaluation, evaluate
@@ -15,16 +16,19 @@ from costmodel.analytic.open_loop import OpenLoopEvaluation
 from costmodel.analytic.serving import left_to_requests
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError
-from costmodel.quantities import Indices
-from costmodel.result import Point
+from costmodel.quantities import Array, Indices
+from costmodel.result import FITS, Point
 from costmodel.study.goals import KEPT, OnProgress, SearchRequest, SearchResult, candidate, ranked
 from costmodel.study.layouts import REPLICAS, Space, check_size, divisors, server_space
+from costmodel.study.search_passes import note_memory
+from costmodel.units import render
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
 
 PERCENTILE = "p99"  # of the times that an objective of the scenario limits
 STABLE = "stable"
+_HIGHEST_RATE = "highest_stable_rate"
 _METRICS = {"ttft": "ttft", "tpot": "tpot", "itl": "tpot", "e2e": "latency"}  # limit or percentile -> its metric
 _ENGINE_NODES = 8  # nodes of one engine at most, where no number of devices is asked for
 _MOST_DEVICES = 512  # of all engines, where none is asked for
@@ -36,10 +40,7 @@ _TAILS = (
 _MOST_TRIED = 512  # layouts whose percentiles are looked at
 _PIECE = 512  # layouts of one evaluation
 _BY_DEVICES = ("devices", "cost_rate")  # objectives that only more devices raise
-_WHY_NONE = (
-    "no layout fits, keeps up with the rate, has the 99th percentile of its times within the scenario's `slo` and "
-    "meets the constraints; allow more --devices, a lower rate or a looser `slo`"
-)
+_UNSTABLE, _UNMET, _SLOW, _SLOW_TAIL = range(4)  # why a layout does not count, the one that is nearest to counting last
 
 
 @dataclass(order=True, slots=True)
@@ -95,7 +96,7 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
         rows = order[start : start + _PIECE]
         if race.is_over(float(devices[rows[0]])):
             break
-        part = _evaluated(request, (scenario, calibration), space, rows)
+        part = race.evaluated(scenario, space, rows)
         race.run(part, lambda share, at=start: on_progress((at + _PIECE * share) / space.size))  # type: ignore[misc]
         result.scheduled += int(fits[rows].sum())
     kept = race.kept[:KEPT]
@@ -103,7 +104,8 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
     found = zip(kept, points, strict=True)
     result.best = ranked([candidate(point, one.space.at(one.row), one.score, request.goal) for one, point in found])
     if not kept:
-        result.why = _WHY_NONE
+        note_memory(scenario, shape, result)
+        result.why = None if race.nearest is None else _why_none(request, calibration, *race.nearest)
         return
     doubts = (_TAILS, _doubt(points[0], original), _beyond(single(kept[0].scenario, (kept[0].row,)), calibration))
     left = left_to_requests(original.plan, goodput=False) if isinstance(original.plan, Serving) else ()
@@ -117,32 +119,16 @@ def _beyond(scenario: Scenario, calibration: Calibration) -> str | None:
     return None if why is None else f"the first layout: {why}; simulate it, which takes its requests one by one"
 
 
-def _evaluated(request: SearchRequest, at: tuple[Scenario, Calibration], space: Space, rows: Indices) -> list[_Layout]:
-    """Return the layouts of some rows that fit, keep up with their requests and meet the constraints."""
-    scenario, calibration = at
-    part = take(scenario, (rows,), (space.size,))
-    result = evaluate_grid(part, calibration, (len(rows),))
-    names = {path: column[rows] for path, column in zip(space.paths(request.head), space.columns.values(), strict=True)}
-    score, meets = request.goal.judged(result, len(rows), part.devices, names)
-    latency = np.broadcast_to(np.asarray(result.metrics["latency"], dtype=np.float64), (len(rows),))
-    meets = meets & np.isfinite(latency)
-    for name, limit in _limits(scenario):  # no mean is beyond what nearly all keep
-        meets = meets & np.less_equal(np.broadcast_to(np.asarray(result.metrics[name]), (len(rows),)), limit)
-    return [
-        _Layout(float(score[at]), float(latency[at]), int(rows[at]), space, scenario)
-        for at in np.flatnonzero(meets).tolist()
-    ]
-
-
 @dataclass(slots=True, eq=False)
 class _Race:
     """Looks at layouts one by one, the most promising first. best: of each engine's layout, of those that keep the
-    objective."""
+    objective; nearest: why the layout that is nearest to counting does not, and the layout."""
 
     request: SearchRequest
     calibration: Calibration
     best: dict[tuple[object, ...], _Layout] = field(default_factory=dict)
     queue: list[_Layout] = field(default_factory=list)
+    nearest: tuple[int, _Layout] | None = None
 
     @property
     def kept(self) -> list[_Layout]:
@@ -191,6 +177,8 @@ class _Race:
         except InfeasibleError:
             return False
         if not keeps(evaluation, scenario):
+            beyond = max(value / limit for _, value, limit in _times(evaluation, scenario))
+            self._near(_SLOW_TAIL, replace(one, score=beyond))
             return False
         engine = _engine(one)
         self.best[engine] = min(self.best.get(engine, one), one)
@@ -215,7 +203,43 @@ class _Race:
         scenario, _ = self.request.workload.varied(
             self.request.scenario, {space.paths(self.request.head): tuple(columns.values())}
         )
-        return _evaluated(self.request, (scenario, self.calibration), space, np.arange(len(counts)))
+        return self.evaluated(scenario, space, np.arange(len(counts)))
+
+    def evaluated(self, scenario: Scenario, space: Space, rows: Indices) -> list[_Layout]:
+        """Return the layouts of some rows that fit, keep up with their requests and meet the constraints."""
+        part = take(scenario, (rows,), (space.size,))
+        result, size = evaluate_grid(part, self.calibration, (len(rows),)), len(rows)
+        columns = zip(space.paths(self.request.head), space.columns.values(), strict=True)
+        score, meets = self.request.goal.judged(
+            result, size, part.devices, {path: column[rows] for path, column in columns}
+        )
+
+        def known(name: str) -> Array:
+            return np.broadcast_to(np.asarray(result.metrics.get(name, np.nan), dtype=np.float64), (size,))
+
+        def layouts(some: npt.NDArray[np.bool_], scores: Array) -> list[_Layout]:
+            return [
+                _Layout(float(scores[at]), float(latency[at]), int(rows[at]), space, scenario)
+                for at in np.flatnonzero(some).tolist()
+            ]
+
+        latency, fits = known("latency"), np.broadcast_to(np.asarray(result.reason) == FITS, (size,))
+        stable = fits & np.isfinite(latency)
+        beyond = np.zeros(size)  # no mean is beyond what nearly all keep
+        for name, limit in _limits(scenario):
+            beyond = np.maximum(beyond, known(name) / limit)
+        for reason, some, scores in (
+            (_UNSTABLE, fits & ~stable, -known(_HIGHEST_RATE)), (_UNMET, stable & ~meets, beyond),
+            (_SLOW, stable & meets & (beyond > 1.0), beyond),
+        ):  # fmt: skip
+            if some.any():
+                self._near(reason, min(layouts(some, scores)))
+        return layouts(stable & meets & (beyond <= 1.0), score)
+
+    def _near(self, reason: int, one: _Layout) -> None:
+        """Note a layout that does not count, where none before was nearer to counting. Its score is how far it is."""
+        if self.nearest is None or (-reason, one) < (-self.nearest[0], self.nearest[1]):
+            self.nearest = reason, one
 
 
 def _engine(one: _Layout) -> tuple[object, ...]:
@@ -225,7 +249,7 @@ def _engine(one: _Layout) -> tuple[object, ...]:
 
 def _doubt(point: Point, scenario: Scenario) -> str | None:
     """Return that a server may not keep up where its kernels are as slow as its interval says; null where it does."""
-    ends, plan = point.intervals.get("highest_stable_rate"), scenario.plan
+    ends, plan = point.intervals.get(_HIGHEST_RATE), scenario.plan
     if ends is None or not isinstance(plan, Serving) or plan.rate is None or ends[0] >= float(plan.rate):
         return None
     return (
@@ -236,12 +260,54 @@ def _doubt(point: Point, scenario: Scenario) -> str | None:
 
 def keeps(evaluation: Evaluation, scenario: Scenario) -> bool:
     """Tell whether a server keeps up with its requests, the slowest of them within the scenario's objective."""
-    if evaluation.verdict() not in (None, STABLE):
-        return False
+    return evaluation.verdict() in (None, STABLE) and all(
+        value <= limit for _, value, limit in _times(evaluation, scenario)
+    )
+
+
+def _times(evaluation: Evaluation, scenario: Scenario) -> Iterator[tuple[str, float, float]]:
+    """Yield each time that the scenario's objective limits: its name, its 99th percentile, else its mean, and the
+    limit [s]."""
     percentiles, metrics = evaluation.percentiles() or {}, evaluation.metrics(None)
     tails = {_METRICS[name]: each[PERCENTILE] for name, each in percentiles.items() if PERCENTILE in each}
-    values = [(tails.get(name, metrics[name]), limit) for name, limit in _limits(scenario)]
-    return all(value is not None and bool(np.all(np.less_equal(value, limit))) for value, limit in values)
+    for name, limit in _limits(scenario):
+        value = tails.get(name, metrics[name])
+        yield name, float("inf") if value is None else float(np.max(value)), limit
+
+
+def _why_none(request: SearchRequest, calibration: Calibration, reason: int, one: _Layout) -> str:
+    """Return why no layout counts: what the nearest one lacks, and by how much."""
+    scenario = single(one.scenario, (one.row,))
+    evaluation = evaluate(scenario, calibration)
+    values = one.space.at(one.row).items()
+    parts = ", ".join(f"{name.removesuffix('.count').rpartition('.')[2]} {value:g}" for name, value in values)
+    where = f"on {int(scenario.devices):,} devices ({parts})"
+    nearest = f"the nearest, {where}"
+    if reason == _UNSTABLE:
+        assert isinstance(scenario.plan, Serving), "others are always stable"
+        return (
+            f"layouts fit in memory, but none keeps up with the rate: {nearest}, serves "
+            f"{float(evaluation.metrics(None)[_HIGHEST_RATE] or 0.0):.4g} of {float(scenario.plan.rate or 0.0):.4g} "
+            "requests/s; allow more --devices or a lower rate"
+        )
+    if reason == _UNMET:
+        metrics = evaluation.metrics(None)
+        known = [(name, metrics.get(name)) for name in request.goal.names]
+        read = [f"{name} {float(np.max(value)):.4g}" for name, value in known if value is not None]
+        stated = " and ".join(f"`{each.text}`" for each in request.goal.constraints)
+        return (
+            f"layouts fit and keep up with the requests, but none meets {stated}: one is {where}"
+            f"{''.join(f', {each}' for each in read)} (SI units); allow more --devices or looser constraints"
+        )
+    times = [
+        f"{name} {render(float(f'{value:.3g}'), 'duration')} of {render(limit, 'duration')}"
+        for name, value, limit in _times(evaluation, scenario)
+        if value > limit
+    ]
+    return (
+        f"layouts fit and keep up with the requests, but none has the 99th percentile of its times within the "
+        f"scenario's `slo`: {nearest}, has {', '.join(times)}; allow more --devices, a lower rate or a looser `slo`"
+    )
 
 
 def _limits(scenario: Scenario) -> Iterator[tuple[str, float]]:

@@ -46,7 +46,8 @@ class _Layout(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Group:
-    """Layouts of one variant that share an order of work, and the best that each could be (`_Race.promise`)."""
+    """Layouts of one variant that share an order of work, and a bound of each: the best that it could be
+    (`_Race.promise`), or the least memory that it needs [B]."""
 
     variant: int
     rows: Indices
@@ -55,7 +56,8 @@ class _Group:
 
 @dataclass(slots=True, eq=False)
 class _Race:
-    """Evaluates layouts and keeps the best. head: of the `SearchRequest`."""
+    """Evaluates layouts and keeps the best. head: of the `SearchRequest`; result: counts them and what they need;
+    larger: layouts that do not fit by the bound of their memory."""
 
     base: Scenario
     calibration: Calibration
@@ -63,6 +65,8 @@ class _Race:
     head: str
     goal: Goal
     plans: Sequence[Variant]
+    result: SearchResult
+    larger: list[_Group] = field(default_factory=list)
     best: list[_Layout] = field(default_factory=list)
     tried: set[tuple[int, int]] = field(default_factory=set)
 
@@ -99,33 +103,52 @@ class _Race:
         """Return one layout, its values floats."""
         return single(self.placed(variant, row), (row,))
 
-    def evaluate(self, variant: int, rows: Indices) -> int:
-        """Evaluate some layouts of one order, and return how many of them fit."""
+    def evaluate(self, variant: int, rows: Indices) -> None:
+        """Evaluate some layouts of one order, and count those that fit."""
         rows = np.array([row for row in rows.tolist() if (variant, row) not in self.tried], dtype=np.intp)
         self.tried |= {(variant, row) for row in rows.tolist()}
         if len(rows) <= _FEW:
-            return sum(self._alone(variant, row) for row in rows.tolist())
+            for row in rows.tolist():
+                self._alone(variant, row)
+            return
         scenario = self.placed(variant, int(rows[0]))
-        rows = rows[_fits(take(scenario, (rows,), (self.space.size,)), len(rows))]
+        rows = rows[self._fits(take(scenario, (rows,), (self.space.size,)), len(rows))]
         if len(rows):
             part = take(scenario, (rows,), (self.space.size,))
             result = evaluate_grid(part, self.calibration, (len(rows),))
             score, meets = self.goal.judged(result, len(rows), part.devices, self._names(rows))
             times = np.broadcast_to(np.asarray(result.metrics["step_time"]), (len(rows),))
             self._keep([_Layout(score[at], times[at], variant, rows[at]) for at in np.flatnonzero(meets).tolist()])
-        return len(rows)
 
-    def _alone(self, variant: int, row: int) -> bool:
-        """Evaluate one layout as floats, and tell whether it fits."""
+    def note_least(self) -> None:
+        """Note the least memory that any layout needs, where none fits: that of the lowest bounds first."""
+        for group in sorted(self.larger, key=lambda group: float(group.bounds.min())):
+            known = np.inf if self.result.least is None else self.result.least.memory
+            rows = group.rows[group.bounds < known]
+            if not len(rows):
+                return
+            self._fits(take(self.placed(group.variant, int(rows[0])), (rows,), (self.space.size,)), len(rows))
+
+    def _fits(self, scenario: Scenario, size: int) -> npt.NDArray[np.bool_]:
+        """Tell which layouts of one order fit into memory; count them, and note what the smallest needs."""
+        ledger, capacity = ledger_of(scenario), np.broadcast_to(scenario.cluster.device.device_memory.capacity, (size,))
+        assert ledger is not None, "a training step has a ledger"
+        total = np.broadcast_to(ledger.total, (size,))
+        fits: npt.NDArray[np.bool_] = total <= capacity
+        self.result.scheduled += int(fits.sum())
+        self.result.needs(total, capacity)
+        return fits
+
+    def _alone(self, variant: int, row: int) -> None:
+        """Evaluate one layout as floats."""
         one = self.one(variant, row)
-        if not _fits(one, 1)[0]:
-            return False
+        if not self._fits(one, 1)[0]:
+            return
         result = evaluate_single(one, self.calibration)
         score, meets = self.goal.judged(result, 1, one.devices, self._names(np.array([row])))
         time = result.metrics["step_time"]
         if meets[0] and time is not None:
             self._keep([_Layout(float(score[0]), float(time), variant, row)])
-        return True
 
     def _names(self, rows: Indices) -> dict[str, Array]:
         """Return the values of some layouts by the paths that formulas use."""
@@ -150,12 +173,14 @@ def search_steps(request: SearchRequest, result: SearchResult, on_progress: OnPr
     result.stages = _placement(base.plan)
     plans = variants(base.plan, request.fixed, splits_sequence=base.parallel.sequence_parallel)
     calibration = workload.calibration(base)
-    race = _Race(base, calibration, space, head, goal, plans)
-    bounding = _groups(race, result, lambda share: on_progress(_BOUNDING * share))
+    race = _Race(base, calibration, space, head, goal, plans, result)
+    bounding = _groups(race, lambda share: on_progress(_BOUNDING * share))
     groups = sorted(bounding, key=lambda group: float(group.bounds.min()))
-    _run(race, groups, result, lambda share: on_progress(_BOUNDING + (1.0 - _BOUNDING) * share))
+    _run(race, groups, lambda share: on_progress(_BOUNDING + (1.0 - _BOUNDING) * share))
     if result.scheduled:
         result.least = None
+    else:
+        race.note_least()
     points = [evaluate_point(race.one(one.variant, one.row), calibration) for one in race.best]
     result.best = ranked([
         candidate(point, {**space.at(one.row), **plans[one.variant].document()}, one.score, goal)
@@ -163,7 +188,7 @@ def search_steps(request: SearchRequest, result: SearchResult, on_progress: OnPr
     ])  # fmt: skip
 
 
-def _run(race: _Race, groups: Sequence[_Group], result: SearchResult, on_progress: OnProgress) -> None:
+def _run(race: _Race, groups: Sequence[_Group], on_progress: OnProgress) -> None:
     """Evaluate layouts until no other can be among the best."""
     if groups and (race.goal.by_step or race.goal.is_fewest):
         bounds = np.concatenate([group.bounds for group in groups])
@@ -172,21 +197,14 @@ def _run(race: _Race, groups: Sequence[_Group], result: SearchResult, on_progres
         for at in np.argsort(bounds, kind="stable")[:_FIRST]:
             if bounds[at] >= race.limit:
                 break
-            result.scheduled += race.evaluate(groups[owner[at]].variant, rows[at : at + 1])
+            race.evaluate(groups[owner[at]].variant, rows[at : at + 1])
             on_progress(len(race.tried) / (_FIRST + len(groups)))
     promises = np.array([group.bounds.min() for group in groups])
     for number, group in enumerate(groups):
         if promises[number] >= race.limit:
             break
-        result.scheduled += race.evaluate(group.variant, group.rows[group.bounds < race.limit])
+        race.evaluate(group.variant, group.rows[group.bounds < race.limit])
         on_progress((_FIRST + number) / (_FIRST + int(np.searchsorted(promises, race.limit))))
-
-
-def _fits(scenario: Scenario, size: int) -> npt.NDArray[np.bool_]:
-    """Tell which layouts of one order fit into memory."""
-    ledger = ledger_of(scenario)
-    assert ledger is not None, "a training step has a ledger"
-    return np.broadcast_to(ledger.total <= scenario.cluster.device.device_memory.capacity, (size,))
 
 
 def _space(request: SearchRequest, original: Scenario, devices: int) -> Space:
@@ -227,47 +245,54 @@ def alike_layers(base: Scenario, columns: Mapping[str, Array], count: Array) -> 
     return _numbered([*work, count] if base.framework.accumulation == "autograd" else work)
 
 
-def _groups(race: _Race, result: SearchResult, on_progress: OnProgress) -> Iterator[_Group]:
+def _groups(race: _Race, on_progress: OnProgress) -> Iterator[_Group]:
     """Yield the layouts of each variant that may fit by what fixes an order, with a lower bound of each."""
     base, columns, plans = race.base, race.space.columns, race.plans
     assert isinstance(base.plan, Training)
+    capacity = base.cluster.device.device_memory.capacity
     count = np.asarray(base.plan.global_batch) / (columns["parallel.dp"] * columns["micro_batch"])
     order = _numbered([columns["parallel.pp"], columns["parallel.virtual"], count])
     bounder = Bounder(race.calibration, base.plan, alike_layers(base, columns, count))
-    lowest = min(variant.zero for variant in plans)
-    candidates = [_may_fit(base, variant, columns, bounder, result, lowest) for variant in plans]
+    candidates = []
+    for number, (rows, memory) in enumerate(_memory(race, bounder)):
+        may_fit = memory <= np.broadcast_to(capacity, order.shape)[rows]
+        race.larger += _by_order(number, rows[~may_fit], memory[~may_fit], order)
+        candidates.append(rows[may_fit])
     for work in dict.fromkeys(variant.layer_work for variant in plans):
         with_it = [number for number, variant in enumerate(plans) if variant.layer_work == work]
-        rows = np.flatnonzero(np.any([candidates[number] for number in with_it], axis=0))
+        rows = np.unique(np.concatenate([candidates[number] for number in with_it]))
         if len(rows):
             bounder.price(plans[with_it[0]].of(base), rows)
-    for number, variant in enumerate(plans):
+    for number, (variant, rows) in enumerate(zip(plans, candidates, strict=True)):
         on_progress(number / len(plans))
-        rows = np.flatnonzero(candidates[number])
         if len(rows):
-            rows = rows[np.argsort(order[rows], kind="stable")]
-            bounds = race.promise(number, rows, bounder.step(variant.of(base), rows))
-            cuts = np.flatnonzero(np.diff(order[rows])) + 1
-            for part, least in zip(np.split(rows, cuts), np.split(bounds, cuts), strict=True):
-                yield _Group(number, part, least)
+            yield from _by_order(number, rows, race.promise(number, rows, bounder.step(variant.of(base), rows)), order)
 
 
-def _may_fit(
-    base: Scenario, variant: Variant, columns: Mapping[str, Array], bounder: Bounder, result: SearchResult, least: int
-) -> npt.NDArray[np.bool_]:
-    """Return the layouts of a variant whose degrees divide and that may fit; count those that are looked at.
+def _by_order(variant: int, rows: Indices, bounds: Array, order: Indices) -> Iterator[_Group]:
+    """Yield some layouts of a variant by their order. order: a number for each layout of the space."""
+    if not len(rows):
+        return
+    sort = np.argsort(order[rows], kind="stable")
+    cuts = np.flatnonzero(np.diff(order[rows[sort]])) + 1
+    for part, each in zip(np.split(rows[sort], cuts), np.split(bounds[sort], cuts), strict=True):
+        yield _Group(variant, part, each)
 
-    least: the lowest of the ZeRO stages that are searched.
-    """
-    scenario, plan = variant.planned(base)
-    own = _own(variant, columns, least)
-    layout = np.broadcast_to(feasible_layout(scenario), own.shape) & own
-    result.looked_at += int(own.sum())
-    result.feasible += int(layout.sum())
-    with np.errstate(all="ignore"):
-        memory = np.broadcast_to(bounder.memory(scenario, plan), own.shape)
-    result.needs(memory[layout])
-    return layout & (memory <= base.cluster.device.device_memory.capacity)
+
+def _memory(race: _Race, bounder: Bounder) -> Iterator[tuple[Indices, Array]]:
+    """Yield the layouts of each variant whose degrees divide, and what each holds at least [B]; count those that are
+    looked at."""
+    lowest = min(variant.zero for variant in race.plans)
+    for variant in race.plans:
+        scenario, plan = variant.planned(race.base)
+        own = _own(variant, race.space.columns, lowest)
+        layout = np.broadcast_to(feasible_layout(scenario), own.shape) & own
+        race.result.looked_at += int(own.sum())
+        race.result.feasible += int(layout.sum())
+        with np.errstate(all="ignore"):
+            memory = np.broadcast_to(bounder.memory(scenario, plan), own.shape)
+        rows = np.flatnonzero(layout)
+        yield rows, memory[rows]
 
 
 def _numbered(columns: Sequence[Array]) -> Indices:

@@ -15,7 +15,7 @@ from costmodel.analytic.grid import evaluate_single
 from costmodel.analytic.intervals import perturbations_of, ratio_interval
 from costmodel.api import Workload
 from costmodel.cost.calibration import Calibration
-from costmodel.errors import InputError
+from costmodel.errors import CostModelError, InputError
 from costmodel.quantities import Array
 from costmodel.result import PHASES
 from costmodel.schema.what_if import AlternativeFile
@@ -28,7 +28,8 @@ _OWN = "scenario."  # begins a path of the scenario at hand
 _ROUNDING = 1e-9
 _SHOWN = 0.5e-4
 _EXCHANGE = "communication.exchange"
-NO_ALL_TO_ALL = "its experts exchange tokens by gathers: there is no all-to-all that this could change"
+_GATHERS = "its experts exchange tokens by gathers: there is no all-to-all that this could change"
+_NO_EXPERTS = "the model has no experts that exchange tokens"
 _HAS_IT = "the scenario has it already"
 Base = Literal["scenario", "without", "another"]
 
@@ -134,11 +135,11 @@ def _worth(
         changed = workload.changed(changes, [scenario])
         has_it = same(workload, changed, changes)
     except InputError as error:  # also of what the hardware lacks altogether, such as a NIC
-        return told(str(error).splitlines()[0], {})
+        return told(reason_of(error, scenario), {})
     if has_it:
         return told(_HAS_IT, changes)
     if exchanges_otherwise(workload, changed, scenario, changes):
-        return told(NO_ALL_TO_ALL, changes)
+        return told(no_all_to_all(workload.scenario(scenario)), changes)
     found = _run(changed, scenario, metric)
     if isinstance(found, str):
         return told(found, changes)
@@ -152,6 +153,20 @@ def _worth(
         ceiling=ceiling(whole, workload.scenario(scenario), own), with_waves=with_waves(whole, own),
         limit=lever.limit, cite=lever.cite,
     )  # fmt: skip
+
+
+def reason_of(error: CostModelError, scenario: str) -> str:
+    """Return why a change cannot be had, in the words of the scenario: without the place and the fix of an input."""
+    if not isinstance(error, InputError):
+        return str(error).splitlines()[0]
+    first = error.problems[0]
+    field = first.field.removeprefix("--scenario").removeprefix(f"scenarios.{scenario}.")
+    return f"{field}: {first.message}" if field else first.message
+
+
+def no_all_to_all(scenario: Scenario) -> str:
+    """Return why a scenario has no all-to-all of experts."""
+    return _GATHERS if scenario.architecture.has_experts else _NO_EXPERTS
 
 
 def same(one: Workload, other: Workload, paths: Iterable[str]) -> bool:
@@ -184,9 +199,12 @@ def changes_of(workload: Workload, scenario: str, lever: AlternativeFile) -> Ite
         yield _path(scenario, path), value
     for path, factor in lever.scale.items():
         full = _path(scenario, path)
-        old = _read(workload, full)
+        try:
+            old = _read(workload, full)
+        except InputError:
+            old = None
         if not isinstance(old, int | float) or isinstance(old, bool):
-            raise InputError.single(f"{path} is not known here", field=lever.term)
+            raise InputError.single(f"the scenario has no {path.removeprefix(_OWN)}")
         yield full, float(old) * factor
 
 

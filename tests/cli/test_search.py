@@ -212,3 +212,22 @@ def test_a_degree_of_servers_that_is_set_is_no_number_of_devices(run, tmp_path):
     assert "--engine event" in done.out
     assert "of requests alike" in done.out
     assert run("search", str(path), "--devices", "1", "--constraint", "tpot <= 1 ms").code == 3
+
+
+def test_a_search_of_several_clusters_says_which_is_best_and_how_to_run_each_alone(run):
+    clusters = ("--cluster", "h100-x1", "--cluster", "a100-x1", "--phase", "decode")
+    own = ("--set", "scenarios.decode.batch_per_device=64")
+    goal = ("--objective", "minimise cost_per_million_tokens")
+    asked = ("search", "llama-3-8b", *clusters, *own, *goal)
+    lines = run(*asked).out.splitlines()
+    searched = json.loads(run(*asked, "--json").out)["scenarios"]
+    costs = {name.partition("@")[2]: one["best"][0]["objective"] for name, one in searched.items()}
+    ranked = sorted(costs, key=costs.__getitem__)
+    (ranking,) = (line for line in lines if line.startswith("decode: minimise cost_per_million_tokens, "))
+    assert 0 < ranking.index(f" {ranked[0]} ") < ranking.index(f" {ranked[1]} ")
+    commands = [shlex.split(line) for line in lines if line.startswith("next: ")]
+    assert [command.count("--cluster") for command in commands] == [1, 1]
+    assert [sum("batch_per_device" in word for word in command) for command in commands] == [1, 1]
+    simulated = json.loads(run(*commands[0][2:], "--json").out)["scenarios"]["decode"]["metrics"]
+    found = searched["decode@h100-x1"]["best"][0]["metrics"]
+    assert simulated["cost_per_million_tokens"] == pytest.approx(found["cost_per_million_tokens"], rel=1e-12)

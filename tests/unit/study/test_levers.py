@@ -94,6 +94,18 @@ def test_who_gathers_has_no_all_to_all_to_improve() -> None:
     assert [str(one.refused)[:39] for one in found] == ["its experts exchange tokens by gathers:"] * 2
 
 
+def test_what_neither_the_model_nor_the_hardware_has_is_told_in_the_words_of_the_scenario() -> None:
+    file = levers_of("levers")
+    dense = costmodel.load("llama-3-8b", cluster="hgx-h200", phases=["decode"])
+    refused = {one.term: one.refused for one in worths_of(dense, "decode", file)}
+    assert refused["combine in FP8"] == "the model has no experts that exchange tokens"
+    assert refused["fabric latency halved"] == "the scenario has no hardware.network.latency.same_leaf"
+    eager = costmodel.load("deepseek-v3", cluster="dgx-h100", phases=["decode"])
+    for one in worths_of(eager, "decode", file):
+        assert "scenarios." not in (one.refused or "")
+        assert one.term not in (one.refused or "")
+
+
 def test_what_a_workload_does_not_have_does_not_apply() -> None:
     found = worths(["wafer", "mtp", "stacked-memory"], "llama3_8b_rtx4090", "chat")
     assert "nvlink" in str(found["wafer"].refused)

@@ -152,6 +152,24 @@ def test_the_fewest_devices_that_meet_a_target_are_found(small: costmodel.Worklo
     assert (best.metrics["step_time"] or np.inf) <= target
 
 
+@pytest.mark.parametrize("capacity", [25.0, 60.0], ids=["bounds above it", "bounds below it"])
+def test_where_no_layout_fits_the_least_need_is_one_of_a_layout(capacity: float) -> None:
+    """The layers of a mixture differ, so that the first rank, whose memory bounds are of, is not the fullest."""
+    layout = {f"scenarios.training.parallel.{name}": count for name, count in (("pp", 1), ("dp", 8), ("ep", 8))}
+    changes = {**layout, "model.layers.1.repeat": 7, "scenarios.training.global_batch": 8}
+
+    def found(capacity: float) -> SearchResult:
+        sizes = {**changes, "hardware.memory.hbm.capacity": capacity}
+        workload = costmodel.load("deepseek_v2", set=sizes, scenarios=["training"])
+        return searched(workload, "training", None, NOTHING, Space((8,), (), ("scenarios.training.optimizer.zero=1",)))
+
+    least = found(capacity * 2**30).least
+    assert least is not None
+    assert least.capacity == capacity * 2**30
+    assert found(0.999999 * least.memory).least == (least.memory, 0.999999 * least.memory)
+    assert found(1.000001 * least.memory).best
+
+
 def test_the_best_of_several_numbers_of_devices_may_be_on_the_first(small: costmodel.Workload) -> None:
     goal = goal_of(small, "selective", "maximise tokens_per_second_per_device")
     alone, both = search(small, "selective", goal, (8,)), search(small, "selective", goal, (8, 16))
@@ -159,6 +177,13 @@ def test_the_best_of_several_numbers_of_devices_may_be_on_the_first(small: costm
     assert both.best[0].devices == 8
     assert both.looked_at > alone.looked_at
     assert both.devices == (8, 16)
+
+
+def test_of_layouts_alike_but_for_rounding_the_fewest_devices_are_first() -> None:
+    workload = costmodel.load("llama-3-8b", cluster="h100-x1", phases=["prefill"])
+    found = search(workload, "prefill", goal_of(workload, "prefill"), (1, 2, 4)).best
+    assert [one.devices for one in found] == [1, 2, 4]
+    assert found[0].objective == pytest.approx(found[2].objective, rel=1e-12)
 
 
 def test_an_axis_of_one_value_rules_out_as_many_layouts_as_the_scenarios_own(small: costmodel.Workload) -> None:

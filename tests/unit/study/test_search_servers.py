@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,30 @@ def test_the_settings_of_servers_give_the_layout_that_was_found(tmp_path: Path) 
     assert point.metrics["latency"] == pytest.approx(result.best[0].metrics["latency"], rel=1e-9)
 
 
-def test_limits_that_nothing_keeps_are_told(tmp_path: Path) -> None:
-    result = found(loaded(CHAT, tmp_path, scenarios__chat__slo__tpot="1 ms"), "chat", devices=(32,))
+@pytest.mark.parametrize(
+    ("changes", "constraint", "told"),
+    [
+        ({"rate": "50 /s", "slo__tpot": "1 ms"}, None, r"none has the 99th percentile .*, has tpot 10\.\d+ ms of 1 ms"),
+        ({"rate": "450 /s"}, None, r"none keeps up with the rate: the nearest, .*, serves 96\.\d+ of 450 requests/s"),
+        ({"rate": "20 /s"}, "tpot <= 1 ms", r"none meets `tpot <= 1 ms`: one is .*, tpot 0\.00"),
+    ],
+)  # fmt: skip
+def test_what_the_nearest_layout_lacks_is_told(
+    tmp_path: Path, changes: dict[str, str], constraint: str | None, told: str
+) -> None:
+    workload = loaded(CHAT, tmp_path, **{f"scenarios__chat__{name}": value for name, value in changes.items()})
+    wanted = Wanted({}, () if constraint is None else (constraint,))
+    result = searched(workload, "chat", None, wanted, Space((4,)))
     assert not result.best
-    assert "99th percentile" in (result.why or "")
+    assert re.search(told, result.why or "")
+
+
+def test_engines_that_do_not_fit_are_told_with_their_memory(tmp_path: Path) -> None:
+    result = found(loaded({**CHAT, "model": "models/llama-3.1-405b"}, tmp_path), "chat", devices=(4,))
+    assert not result.best
+    assert result.why is None
+    assert result.least is not None
+    assert result.least.memory > result.least.capacity
 
 
 def test_users_who_wait_for_answers_get_the_highest_rate_of_a_device(tmp_path: Path) -> None:
