@@ -128,7 +128,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         elapsed = duration(served)
         rate = total["requests"] / elapsed
         tokens = total["output_tokens"] / elapsed
-        tpot = float(np.nanmean(times.tpot))
+        spaced = times.tpot[np.isfinite(times.tpot)]
+        tpot = float(spaced.mean()) if len(spaced) else None
         return {
             "ttft": float(times.ttft.mean()),
             "tpot": tpot,
@@ -137,7 +138,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             "input_tokens_per_second": total["input_tokens"] / elapsed,
             "tokens_per_second": tokens,
             "tokens_per_second_per_device": tokens / devices,
-            "tokens_per_second_per_user": 1.0 / tpot,
+            "tokens_per_second_per_user": None if tpot is None else 1.0 / tpot,
             "concurrency": total["running"],
             "max_concurrency": float(most_running(self._scenario, self._plan, self._pool)),
             "kv_blocks": float(served.policy.blocks),

@@ -356,3 +356,14 @@ def test_every_run_for_an_answer_and_its_intervals_is_told_once() -> None:
     (point,) = workload.points(engine="event", simulation=event_engine(requests=requests)).values()
     assert point.intervals["ttft"] is not None
     assert shares == pytest.approx([run / 6 for run in range(1, 7)])
+
+
+def test_requests_of_one_token_have_no_time_per_token_and_say_so() -> None:
+    given = {**BASE, "scenarios.serving.requests": {"count": 30, "output": {"distribution": "constant", "mean": 1}}}
+    document = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"]).simulate(engine="event")
+    found = document["scenarios"]["serving"]
+    for name in ("tpot", "tokens_per_second_per_user"):
+        assert found["metrics"][name] is None
+        assert found["intervals"][name] is None
+        assert found["reasons"][name] == "no request has a token after its first"
+    assert found["metrics"]["latency"] == pytest.approx(found["metrics"]["ttft"])
