@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from costmodel.serving.simulation import Served, Simulation
 from costmodel.serving.state import FINISH
 from costmodel.serving.summary import (
     RequestTimes,
+    arrival_rate,
     changes,
     duration,
     percentiles,
@@ -223,16 +224,37 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         return sorted([wait, front, *entries], key=lambda entry: -entry.time)
 
     def notes(self) -> tuple[str, ...]:
-        """Return why requests were simulated, their share of the highest stable rate, and whether prompts gathered."""
+        """Return why requests were simulated, what arrived and was turned away, and whether prompts gathered."""
         why = () if self.why is None else (f"by requests one by one (`--engine event`): {self.why}",)
         served, stable = self.times()["requests_per_second"], self.times()["highest_stable_rate"]
-        if stable is None or served is None:
-            return why
-        load = f"load: {float(served) / float(stable):.0%} of the highest stable rate"
-        if served <= stable or self._scenario.parallel.lockstep == 1:
-            return (*why, load)
-        gathered = (
-            f"this run served {float(served):.3g} requests/s, more than the highest stable rate: prompts of ranks in "
-            "lockstep shared steps, which ends once a burst takes every seat"
-        )
-        return (*why, load, gathered)
+        assert served is not None
+        told = [*why, *self._of_load(float(served), None if stable is None else float(stable)), *self._of_fleet()]
+        if stable is not None and served > stable and self._scenario.parallel.lockstep > 1:
+            told.append(
+                f"this run served {float(served):.3g} requests/s, more than the highest stable rate: prompts of ranks "
+                "in lockstep shared steps, which ends once a burst takes every seat"
+            )
+        return tuple(told)
+
+    def _of_load(self, served: float, stable: float | None) -> Iterator[str]:
+        """Yield what arrives as a share of the highest stable rate, and that it is more than is served."""
+        arriving = arrival_rate(self.served)
+        if arriving is None:
+            return
+        if stable is not None:
+            yield f"load: {arriving / stable:.0%} of the highest stable rate"
+        if self.verdict() == "overloaded":
+            can = f"{served:.3g} are served" if stable is None or stable > arriving else f"{stable:.3g} can be served"
+            yield (
+                f"overloaded: {arriving:.3g} requests/s arrive, {can}; the queue only grows, and times with the length "
+                "of the run; rates, cost and energy are of what is served"
+            )
+
+    def _of_fleet(self) -> Iterator[str]:
+        """Yield which requests were turned away."""
+        rejected, count = int(self.served.fleet.rejected[0]), len(self.served.requests.arrival)
+        if rejected:
+            yield (
+                f"{rejected / count:.0%} turned away: {rejected:,} of {count:,} requests met a full queue "
+                "(`replicas.max_waiting`); times, rates and the verdict are of the others"
+            )

@@ -88,6 +88,13 @@ def duration(served: Served) -> float:
     return float(served.progress.time[:, FINISH].max() - served.requests.arrival.min())
 
 
+def arrival_rate(served: Served) -> float | None:
+    """Return the rate at which requests arrive, those that are turned away too [1/s]; null where all come at once."""
+    arrival = served.requests.arrival
+    span = float(arrival.max() - arrival.min())
+    return (len(arrival) - 1) / span if span > 0 else None
+
+
 def verdict(served: Served, times: RequestTimes) -> str:
     """Return `overloaded` where waiting grows with arrival, `backlogged` where most requests queue, else `stable`.
 

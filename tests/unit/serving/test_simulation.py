@@ -367,3 +367,27 @@ def test_requests_of_one_token_have_no_time_per_token_and_say_so() -> None:
         assert found["intervals"][name] is None
         assert found["reasons"][name] == "no request has a token after its first"
     assert found["metrics"]["latency"] == pytest.approx(found["metrics"]["ttft"])
+
+
+def test_the_load_is_of_what_arrives_and_an_overloaded_run_says_what_is_served() -> None:
+    many = {**BASE, "scenarios.serving.rate": "40 /s", "scenarios.serving.requests": {"count": 300}}
+    found = evaluation(many)
+    metrics, arrival = found.times(), found.served.requests.arrival
+    stable, served = metrics["highest_stable_rate"], metrics["requests_per_second"]
+    assert stable is not None
+    assert served is not None
+    arriving = (len(arrival) - 1) / float(np.ptp(arrival))
+    assert arriving > 1.5 * float(served)
+    load, overloaded = found.notes()
+    assert load == f"load: {arriving / float(stable):.0%} of the highest stable rate"
+    assert overloaded.startswith(f"overloaded: {arriving:.3g} requests/s arrive, {float(stable):.3g} can be served;")
+
+
+def test_requests_that_are_turned_away_arrive_too_and_a_note_counts_them() -> None:
+    many = {**BASE, "scenarios.serving.rate": "40 /s", "scenarios.serving.requests": {"count": 300}}
+    every, fewer = evaluation(many), evaluation(many, count=1, max_waiting=1)
+    rejected = int(fewer.served.fleet.rejected[0])
+    assert rejected > 100
+    load, turned_away = fewer.notes()
+    assert load == every.notes()[0]
+    assert turned_away.startswith(f"{rejected / 300:.0%} turned away: {rejected} of 300 requests ")
