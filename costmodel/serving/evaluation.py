@@ -140,7 +140,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             "tokens_per_second": tokens,
             "tokens_per_second_per_device": tokens / devices,
             "tokens_per_second_per_user": None if tpot is None else 1.0 / tpot,
-            "concurrency": total["running"],
+            "concurrency": total["running"] * total["busy_share"],
             "max_concurrency": float(most_running(self._scenario, self._plan, self._pool)),
             "kv_blocks": float(served.policy.blocks),
             "kv_use": total["kv_use"],

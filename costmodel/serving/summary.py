@@ -129,7 +129,7 @@ def changes(served: Served) -> dict[str, float]:
 def totals(served: Served) -> dict[str, float]:
     """Return sums and means over the run.
 
-    busy: share of all engines' time; running: requests of an engine while it is busy; kv_use: share of blocks.
+    busy_share: of all engines' time; running: requests of an engine while it is busy; kv_use: share of blocks then.
     """
     length, engines = served.requests.length, served.engines
     elapsed, occupancy = duration(served), engines.occupancy.sum(axis=(0, 1))

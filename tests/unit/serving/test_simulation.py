@@ -391,3 +391,12 @@ def test_requests_that_are_turned_away_arrive_too_and_a_note_counts_them() -> No
     load, turned_away = fewer.notes()
     assert load == every.notes()[0]
     assert turned_away.startswith(f"{rejected / 300:.0%} turned away: {rejected} of 300 requests ")
+
+
+@pytest.mark.parametrize("rate", [0.1, 4.0])
+def test_the_concurrency_is_what_arrives_times_how_long_it_is_worked_on(rate: float) -> None:
+    """Little's law: of the time between first arrival and last token, not of busy time alone."""
+    found = evaluation({**BASE, "scenarios.serving.rate": rate})
+    metrics, time = found.times(), found.served.progress.time
+    worked = float(np.mean(time[:, FINISH] - time[:, SCHEDULED]))
+    assert metrics["concurrency"] == pytest.approx(float(metrics["requests_per_second"] or 0.0) * worked, rel=0.03)
