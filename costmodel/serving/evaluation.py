@@ -29,6 +29,7 @@ from costmodel.serving.summary import (
     percentiles,
     request_times,
     totals,
+    transfers,
     verdict,
     within,
 )
@@ -211,17 +212,20 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def breakdown(self) -> list[Entry]:
         """Return what a request's latency consists of: waiting, and steps as the closed form divides them."""
-        wait = Entry("waiting for the engine", totals(self._done)["wait_time"])
+        wait = Entry("waiting for the engine", float(self._request_times.wait.mean()))
         wait.by_bound["capacity"] = wait.by_basis["fitted"] = wait.time
         front = Entry("client and front end", float(self._done.front_end.mean()))
         front.by_bound["latency"] = front.by_basis["fitted"] = front.time
+        moves = Entry("transfer of the prompt's cache", float(transfers(self._done).mean()))
+        moves.by_bound["latency"] = moves.by_basis["fitted"] = moves.time
+        own = [wait, front, *([moves] if moves.time > 0 else [])]
         entries = [entry for entry in self.closed.breakdown() if not entry.name.startswith("waiting for")]
         latency = self.times()["latency"]
         assert latency is not None
-        factor = (float(latency) - wait.time - front.time) / sum(entry.time for entry in entries)
+        factor = (float(latency) - sum(entry.time for entry in own)) / sum(entry.time for entry in entries)
         for entry in entries:
             entry.time, entry.hidden, entry.count = entry.time * factor, entry.hidden * factor, entry.count * factor
-        return sorted([wait, front, *entries], key=lambda entry: -entry.time)
+        return sorted([*own, *entries], key=lambda entry: -entry.time)
 
     def notes(self) -> tuple[str, ...]:
         """Return why requests were simulated, what arrived and was turned away, and whether prompts gathered."""

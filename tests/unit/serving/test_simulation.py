@@ -400,3 +400,21 @@ def test_the_concurrency_is_what_arrives_times_how_long_it_is_worked_on(rate: fl
     metrics, time = found.times(), found.served.progress.time
     worked = float(np.mean(time[:, FINISH] - time[:, SCHEDULED]))
     assert metrics["concurrency"] == pytest.approx(float(metrics["requests_per_second"] or 0.0) * worked, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "output", "verdict"),
+    [("50 GB/s", 24, "stable"), ("0.1 GB/s", 24, "overloaded"), ("50 GB/s", 1000, "overloaded")],
+)
+def test_the_verdict_counts_what_caches_wait_for_their_link_and_to_decode(
+    bandwidth: str, output: int, verdict: str
+) -> None:
+    given = {**BASE, "scenarios.serving.requests": {"count": 200}, "scenarios.serving.output_tokens": output}
+    found = evaluation(given, count=2, prefill=1, transfer={"bandwidth": bandwidth})
+    assert found.verdict() == verdict
+    assert any("are served; the queue only grows" in note for note in found.notes()) == (verdict == "overloaded")
+    latency, lines = found.times()["latency"], {entry.name: entry.time for entry in found.breakdown()}
+    assert sum(lines.values()) == pytest.approx(latency)
+    assert (lines["waiting for the engine"] > 0.5 * float(latency or 0.0)) == (verdict == "overloaded")
+    tokens = float(np.mean(found.served.requests.length[:, PROMPT]))
+    assert lines["transfer of the prompt's cache"] == pytest.approx(tokens * found.served.fleet.token_time)
