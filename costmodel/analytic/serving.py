@@ -223,6 +223,8 @@ def only_requests(plan: Serving) -> tuple[str, ...]:
         told.append("`memory.tiers`")
     parts = {"prefill": replicas.prefill, "autoscale": replicas.autoscale, "failures": replicas.failures}
     told += [f"`replicas.{name}`" for name, each in parts.items() if each]
+    if replicas.breakdowns is not None:
+        told.append("the outages of `replicas.breakdowns`, taken as their mean share of the time")
     told += ["`replicas.max_waiting`"] if replicas.max_waiting is not None else []
     told += ["`replicas.routing`"] if replicas.routing != "round_robin" and replicas.count > 1 else []
     return tuple(told)

@@ -177,7 +177,9 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         first, last = round(EARLY * (len(ends) - 1)), round(LATE * (len(ends) - 1))
         if ends[last] <= ends[first]:
             return None
-        return float((last - first) / (ends[last] - ends[first])) * replica_count(self._plan)
+        random, devices = self._plan.replicas.breakdowns, self._scenario.parallel.all_devices
+        up = 1.0 if random is None else float(random.up_share(devices))
+        return float((last - first) / (ends[last] - ends[first])) * replica_count(self._plan) * up
 
     def _draw(self, busy: float) -> Draw:
         """Return what a device does: while its engine is busy, what the closed form's does."""
@@ -255,10 +257,18 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             )
 
     def _of_fleet(self) -> Iterator[str]:
-        """Yield which requests were turned away."""
-        rejected, count = int(self.served.fleet.rejected[0]), len(self.served.requests.arrival)
+        """Yield which requests were turned away, and that none of the breakdowns that may come did."""
+        fleet, count = self.served.fleet, len(self.served.requests.arrival)
+        rejected, random = int(fleet.rejected[0]), self._plan.replicas.breakdowns
         if rejected:
             yield (
                 f"{rejected / count:.0%} turned away: {rejected:,} of {count:,} requests met a full queue "
                 "(`replicas.max_waiting`); times, rates and the verdict are of the others"
+            )
+        if random is not None and not fleet.failures[0]:
+            elapsed = duration(self._done)
+            yield (
+                f"no breakdown fell into this run of {elapsed:.3g} s, in which "
+                f"{elapsed * len(fleet.breakdown) / fleet.mtbf:.2g} are expected: its times are those without; more "
+                "`requests` make it longer"
             )

@@ -41,6 +41,7 @@ def test_the_closed_form_answers_where_it_holds() -> None:
     [
         ({"replicas": {"count": 2, "max_waiting": 4}}, "replicas.max_waiting"),
         ({"replicas": {"count": 2, "prefill": 1, "transfer": {"bandwidth": "50 GB/s"}}}, "replicas.prefill"),
+        ({"replicas": {"count": 2, "breakdowns": {"device_mtbf": "1 h", "repair": "10 min"}}}, "replicas.breakdowns"),
         ({"requests": FEW | {"sessions": {"turns": 4}}}, "requests.sessions"),
         ({"output_tokens": 3}, "decoded in 2 steps"),
         ({"rate": "15 /s"}, "83% of the highest stable one"),

@@ -418,3 +418,16 @@ def test_the_verdict_counts_what_caches_wait_for_their_link_and_to_decode(
     assert (lines["waiting for the engine"] > 0.5 * float(latency or 0.0)) == (verdict == "overloaded")
     tokens = float(np.mean(found.served.requests.length[:, PROMPT]))
     assert lines["transfer of the prompt's cache"] == pytest.approx(tokens * found.served.fleet.token_time)
+
+
+def test_a_run_without_a_breakdown_says_how_many_were_to_come_and_what_replicas_serve_that_have_some() -> None:
+    found = evaluation(count=2, breakdowns={"device_mtbf": "1000 h", "repair": "250 h"})
+    elapsed = float(np.max(found.served.progress.time[:, FINISH]) - found.served.requests.arrival.min())
+    assert found.served.fleet.failures[0] == 0
+    note = found.notes()[-1]
+    assert note.startswith(
+        f"no breakdown fell into this run of {elapsed:.3g} s, in which {elapsed * 2 / 3.6e6:.2g} are "
+    )
+    assert found.stable_rate == pytest.approx(0.8 * float(evaluation(count=2).stable_rate or 0.0))
+    often = evaluation(count=2, breakdowns={"device_mtbf": "3 s", "repair": "1 s"})
+    assert not any(note.startswith("no breakdown") for note in often.notes())
