@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.serving import ServingEvaluation, most_running
+from costmodel.analytic.serving import ServingEvaluation, most_running, without_effect
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
@@ -234,7 +234,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         why = () if self.why is None else (f"by requests one by one (`--engine event`): {self.why}",)
         served, stable = self.times()["requests_per_second"], self.times()["highest_stable_rate"]
         assert served is not None
-        told = [*why, *self._of_load(float(served), None if stable is None else float(stable)), *self._of_fleet()]
+        load = self._of_load(float(served), None if stable is None else float(stable))
+        told = [*why, *load, *self._of_fleet(), *without_effect(self._plan)]
         if stable is not None and served > stable and self._scenario.parallel.lockstep > 1:
             told.append(
                 f"this run served {float(served):.3g} requests/s, more than the highest stable rate: prompts of ranks "

@@ -100,3 +100,11 @@ def test_a_grid_over_a_trace_takes_its_lengths_too(tmp_path: Path) -> None:
     stated = costmodel.load(path).evaluate("serving", vary={"hardware.memory.hbm.capacity": capacity})
     for name in ("ttft", "tpot", "highest_stable_rate"):
         np.testing.assert_array_equal(grid.metrics[name], stated.metrics[name])
+
+
+@pytest.mark.parametrize("engine", ["analytic", "event"])
+def test_priorities_that_no_scheduler_looks_at_are_told(engine: str) -> None:
+    requests = FEW | {"priority": {"values": [0, 1], "weights": [0.1, 0.9]}}
+    note = "`requests.priority` has no effect: `scheduler.policy` is fcfs, not priority"
+    assert note in answer(engine, requests=requests)[1]["notes"]
+    assert note not in answer(engine, requests=requests, scheduler={"policy": "priority"})[1]["notes"]
