@@ -181,6 +181,7 @@ def _spans(
 _UNKNOWN_ENGINE = {
     **dict.fromkeys(("kv_blocks", "kv_use"), "framework has no `engine`, and `memory` states nothing"),
     **dict.fromkeys(("ttft", "latency"), OVERLOADED),
+    **dict.fromkeys(("tpot", "tokens_per_second_per_user"), "no request has a token after its first"),
     "highest_stable_rate": "needs a `rate`; none where requests share prefixes, of conversations or of two pools",
 }
 

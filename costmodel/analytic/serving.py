@@ -223,6 +223,8 @@ def only_requests(plan: Serving) -> tuple[str, ...]:
         told.append("`memory.tiers`")
     parts = {"prefill": replicas.prefill, "autoscale": replicas.autoscale, "failures": replicas.failures}
     told += [f"`replicas.{name}`" for name, each in parts.items() if each]
+    if replicas.breakdowns is not None:
+        told.append("the outages of `replicas.breakdowns`, taken as their mean share of the time")
     told += ["`replicas.max_waiting`"] if replicas.max_waiting is not None else []
     told += ["`replicas.routing`"] if replicas.routing != "round_robin" and replicas.count > 1 else []
     return tuple(told)
@@ -237,7 +239,15 @@ def left_to_requests(plan: Serving, *, goodput: bool = True) -> tuple[str, ...]:
         and any(each is not None for each in (plan.slo.ttft, plan.slo.tpot, plan.slo.e2e))
     ):
         told.append("goodput within `slo`")
-    return (f"closed form: without {', '.join(told)}; `--engine event` has them",) if told else ()
+    left = (f"closed form: without {', '.join(told)}; `--engine event` has them",) if told else ()
+    return (*left, *without_effect(plan))
+
+
+def without_effect(plan: Serving) -> tuple[str, ...]:
+    """Return what a scenario says of its requests that its scheduler does not look at, as a note."""
+    if plan.requests is None or plan.requests.priority is None or plan.scheduler.policy == "priority":
+        return ()
+    return (f"`requests.priority` has no effect: `scheduler.policy` is {plan.scheduler.policy}, not priority",)
 
 
 def demand(plan: Serving) -> Demand:

@@ -60,9 +60,9 @@ def command(
 
     options = {"--full": full or None, "--trace": trace, "--checkpoint": checkpoint, "--workers": workers}
     name = next((name for name, value in options.items() if value is not None), None)
-    if engine != "event" and name is not None:
-        raise InputError.single("needs the event engine", field=name, hint="add --engine event")
     loaded = asked.load()
+    if name is not None:
+        engine = _event_engine(loaded, engine, name)
     _say_next(asked, loaded)
     if checkpoint is not None and len(loaded.scenarios) > 1:
         raise InputError.single("keeps one scenario", field="--checkpoint", hint="choose one with --scenario")
@@ -88,6 +88,16 @@ def command(
     shown = engine or engine_of(points)
     show_simulation(asked.arguments, loaded, points, detailed=detailed, engine=shown)
     return 0 if all(point.fits for point in points.values()) else InfeasibleError.exit_code
+
+
+def _event_engine(loaded: Workload, engine: str | None, option: str) -> str:
+    """Return the event engine where it was asked for, or answers all scenarios unasked; else the option is refused."""
+    from costmodel.serving.choice import by_requests
+
+    chosen = map(loaded.scenario, loaded.scenarios)
+    if engine == "event" or (engine is None and all(by_requests(each, loaded.calibration(each)) for each in chosen)):
+        return "event"
+    raise InputError.single("needs the event engine", field=option, hint="add --engine event")
 
 
 def _say_next(asked: Asked, loaded: Workload) -> None:

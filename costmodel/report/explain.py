@@ -182,14 +182,17 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
 def _unknown(workload: Workload, scenario: str, name: str, known: list[str]) -> InputError:
     """Return the error of a name that no operator has: a wait between operators, or nothing at all."""
     everything = "run without --op to list all operators"
-    if any(line.name == name for line in lines(workload, scenario)):
+    listed = [line.name for line in lines(workload, scenario)]
+    if name in listed:
         text = f"{name!r} of scenario {scenario} is waiting or slowdown time, not an operator"
         return InputError.single(text, hint=everything, field="--op")
     if name.replace(" ", "_") in {
         metric.removesuffix("_time") for metric in _evaluated(workload, scenario).metrics(None)
     }:
         text = f"{name!r} is a metric of scenario {scenario}, not an operator"
-        return InputError.single(text, hint=f"{everything}, with `--op step` to see how they compose", field="--op")
+        step, waits = has_step(workload, scenario), ", ".join(each for each in listed if each in explain_wait.WAITS)
+        more = ", with `--op step` to see how they compose" if step else f"; `--op` also takes its waits: {waits}"
+        return InputError.single(text, hint=everything + (more if step or waits else ""), field="--op")
     hint = suggest(name, known)
     text = f"scenario {scenario} has no operator {name!r}"
     return InputError.single(text, hint=hint if hint.endswith("?") else everything, field="--op")

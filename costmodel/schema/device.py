@@ -206,7 +206,8 @@ class DeviceFile(Strict):
     def _check_device_memory(self) -> Self:
         if self.memory[-1].bandwidth is None:
             name = self.memory[-1].name
-            raise wrong(f"{name}, the device memory, lacks a bandwidth", f"write `memory.{name}.bandwidth`")
+            hint, at = f"write `memory.{name}.bandwidth`", ("memory", len(self.memory) - 1, "bandwidth")
+            raise wrong(f"{name}, the device memory, lacks a bandwidth", hint, at)
         return self
 
     @model_validator(mode="after")

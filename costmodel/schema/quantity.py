@@ -37,9 +37,9 @@ class SI:
         return f"SI({'array' if isinstance(self.value, np.ndarray) else self.value})"
 
 
-def wrong(message: str, hint: str = "") -> PydanticCustomError:
-    """Return the error that a field's check raises: what is wrong, and what to write instead."""
-    return PydanticCustomError("costmodel", "{message}", {"message": message, "hint": hint})
+def wrong(message: str, hint: str = "", at: tuple[str | int, ...] = ()) -> PydanticCustomError:
+    """Return the error that a field's check raises: what is wrong, and what to write instead. at: the field below."""
+    return PydanticCustomError("costmodel", "{message}", {"message": message, "hint": hint, "at": at})
 
 
 @dataclass(frozen=True, slots=True)

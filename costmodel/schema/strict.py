@@ -98,6 +98,7 @@ def _problem(finding: dict[str, Any], model: type[Strict], tree: Tree, prefix: s
     kind: str = finding["type"]
     at_key = kind == "extra_forbidden" or finding["loc"][-1:] == ("[key]",)
     path = _without_tags(model, [part for part in finding["loc"] if part != "[key]"])
+    path = (*path, *finding.get("ctx", {}).get("at", ()))
     if kind == "extra_forbidden":
         known = keys_at(model, path[:-1])
         today = _earlier(model, path)

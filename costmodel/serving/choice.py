@@ -36,3 +36,10 @@ def answering(
     assert isinstance(served, RequestEvaluation), "the engine that simulates requests"
     served.why = why
     return served
+
+
+def by_requests(scenario: Scenario, calibration: Calibration) -> bool:
+    """Tell whether a scenario's requests one by one answer it where no engine is asked for."""
+    if not isinstance(scenario.plan, Serving):
+        return False
+    return isinstance(answering(scenario, calibration, RequestEvaluation), RequestEvaluation)

@@ -37,6 +37,7 @@ from costmodel.serving.state import (
     HELD,
     HIT,
     HOST_FREE,
+    JOINED,
     KEYS,
     LAST,
     LOADED,
@@ -238,6 +239,7 @@ def admit(requests: Requests, progress: Progress, engine: Engine, policy: Policy
         if not has_place(engine, policy):
             count[BLOCKED] = 1
             return
+        moved = progress.count[request, MOVED] > 0
         rows = start_request(requests, progress, engine, policy, request, budget)
         if rows < 0:
             return
@@ -246,8 +248,9 @@ def admit(requests: Requests, progress: Progress, engine: Engine, policy: Policy
             count[BLOCKED] = 0 if policy.order == LONGEST_PREFIX else 1
             return
         budget -= rows
-        if np.isnan(progress.time[request, SCHEDULED]):
-            progress.time[request, SCHEDULED] = max(now, engine.clock[BUSY_UNTIL])
+        place = JOINED if moved else SCHEDULED
+        if np.isnan(progress.time[request, place]):
+            progress.time[request, place] = max(now, engine.clock[BUSY_UNTIL])
         remove_first(requests, progress, engine, policy)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.serving import ServingEvaluation, most_running
+from costmodel.analytic.serving import ServingEvaluation, most_running, without_effect
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
@@ -23,11 +23,13 @@ from costmodel.serving.simulation import Served, Simulation
 from costmodel.serving.state import FINISH
 from costmodel.serving.summary import (
     RequestTimes,
+    arrival_rate,
     changes,
     duration,
     percentiles,
     request_times,
     totals,
+    transfers,
     verdict,
     within,
 )
@@ -128,7 +130,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         elapsed = duration(served)
         rate = total["requests"] / elapsed
         tokens = total["output_tokens"] / elapsed
-        tpot = float(np.nanmean(times.tpot))
+        spaced = times.tpot[np.isfinite(times.tpot)]
+        tpot = float(spaced.mean()) if len(spaced) else None
         return {
             "ttft": float(times.ttft.mean()),
             "tpot": tpot,
@@ -137,8 +140,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             "input_tokens_per_second": total["input_tokens"] / elapsed,
             "tokens_per_second": tokens,
             "tokens_per_second_per_device": tokens / devices,
-            "tokens_per_second_per_user": 1.0 / tpot,
-            "concurrency": total["running"],
+            "tokens_per_second_per_user": None if tpot is None else 1.0 / tpot,
+            "concurrency": total["running"] * total["busy_share"],
             "max_concurrency": float(most_running(self._scenario, self._plan, self._pool)),
             "kv_blocks": float(served.policy.blocks),
             "kv_use": total["kv_use"],
@@ -174,7 +177,9 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         first, last = round(EARLY * (len(ends) - 1)), round(LATE * (len(ends) - 1))
         if ends[last] <= ends[first]:
             return None
-        return float((last - first) / (ends[last] - ends[first])) * replica_count(self._plan)
+        random, devices = self._plan.replicas.breakdowns, self._scenario.parallel.all_devices
+        up = 1.0 if random is None else float(random.up_share(devices))
+        return float((last - first) / (ends[last] - ends[first])) * replica_count(self._plan) * up
 
     def _draw(self, busy: float) -> Draw:
         """Return what a device does: while its engine is busy, what the closed form's does."""
@@ -209,29 +214,62 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def breakdown(self) -> list[Entry]:
         """Return what a request's latency consists of: waiting, and steps as the closed form divides them."""
-        wait = Entry("waiting for the engine", totals(self._done)["wait_time"])
+        wait = Entry("waiting for the engine", float(self._request_times.wait.mean()))
         wait.by_bound["capacity"] = wait.by_basis["fitted"] = wait.time
         front = Entry("client and front end", float(self._done.front_end.mean()))
         front.by_bound["latency"] = front.by_basis["fitted"] = front.time
+        moves = Entry("transfer of the prompt's cache", float(transfers(self._done).mean()))
+        moves.by_bound["latency"] = moves.by_basis["fitted"] = moves.time
+        own = [wait, front, *([moves] if moves.time > 0 else [])]
         entries = [entry for entry in self.closed.breakdown() if not entry.name.startswith("waiting for")]
         latency = self.times()["latency"]
         assert latency is not None
-        factor = (float(latency) - wait.time - front.time) / sum(entry.time for entry in entries)
+        factor = (float(latency) - sum(entry.time for entry in own)) / sum(entry.time for entry in entries)
         for entry in entries:
             entry.time, entry.hidden, entry.count = entry.time * factor, entry.hidden * factor, entry.count * factor
-        return sorted([wait, front, *entries], key=lambda entry: -entry.time)
+        return sorted([*own, *entries], key=lambda entry: -entry.time)
 
     def notes(self) -> tuple[str, ...]:
-        """Return why requests were simulated, their share of the highest stable rate, and whether prompts gathered."""
+        """Return why requests were simulated, what arrived and was turned away, and whether prompts gathered."""
         why = () if self.why is None else (f"by requests one by one (`--engine event`): {self.why}",)
         served, stable = self.times()["requests_per_second"], self.times()["highest_stable_rate"]
-        if stable is None or served is None:
-            return why
-        load = f"load: {float(served) / float(stable):.0%} of the highest stable rate"
-        if served <= stable or self._scenario.parallel.lockstep == 1:
-            return (*why, load)
-        gathered = (
-            f"this run served {float(served):.3g} requests/s, more than the highest stable rate: prompts of ranks in "
-            "lockstep shared steps, which ends once a burst takes every seat"
-        )
-        return (*why, load, gathered)
+        assert served is not None
+        load = self._of_load(float(served), None if stable is None else float(stable))
+        told = [*why, *load, *self._of_fleet(), *without_effect(self._plan)]
+        if stable is not None and served > stable and self._scenario.parallel.lockstep > 1:
+            told.append(
+                f"this run served {float(served):.3g} requests/s, more than the highest stable rate: prompts of ranks "
+                "in lockstep shared steps, which ends once a burst takes every seat"
+            )
+        return tuple(told)
+
+    def _of_load(self, served: float, stable: float | None) -> Iterator[str]:
+        """Yield what arrives as a share of the highest stable rate, and that it is more than is served."""
+        arriving = arrival_rate(self.served)
+        if arriving is None:
+            return
+        if stable is not None:
+            yield f"load: {arriving / stable:.0%} of the highest stable rate"
+        if self.verdict() == "overloaded":
+            can = f"{served:.3g} are served" if stable is None or stable > arriving else f"{stable:.3g} can be served"
+            yield (
+                f"overloaded: {arriving:.3g} requests/s arrive, {can}; the queue only grows, and times with the length "
+                "of the run; rates, cost and energy are of what is served"
+            )
+
+    def _of_fleet(self) -> Iterator[str]:
+        """Yield which requests were turned away, and that none of the breakdowns that may come did."""
+        fleet, count = self.served.fleet, len(self.served.requests.arrival)
+        rejected, random = int(fleet.rejected[0]), self._plan.replicas.breakdowns
+        if rejected:
+            yield (
+                f"{rejected / count:.0%} turned away: {rejected:,} of {count:,} requests met a full queue "
+                "(`replicas.max_waiting`); times, rates and the verdict are of the others"
+            )
+        if random is not None and not fleet.failures[0]:
+            elapsed = duration(self._done)
+            yield (
+                f"no breakdown fell into this run of {elapsed:.3g} s, in which "
+                f"{elapsed * len(fleet.breakdown) / fleet.mtbf:.2g} are expected: its times are those without; more "
+                "`requests` make it longer"
+            )

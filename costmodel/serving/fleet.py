@@ -104,7 +104,7 @@ def call_after(service: Service, request: int, moment: float) -> None:
 def move(service: Service, engine: Engine, replica: int, request: int) -> None:
     """Send a prompt's cache to the engines that decode, after what its link has to send before.
 
-    Its blocks here are free once the prompt is computed.
+    Its blocks here are free once the prompt is computed; the engine that starts it notes that it has JOINED.
     """
     requests, progress, policy, fleet = service.requests, service.progress, service.policy, service.fleet
     router = service.router

@@ -58,7 +58,8 @@ COUNTS = 37
 
 # Columns of requests' lengths, times and counts, of engines' lists and entries.
 PROMPT, OUTPUT = 0, 1
-QUEUED, SCHEDULED, FIRST, FINISH, LAST = 0, 1, 2, 3, 4
+QUEUED, SCHEDULED, FIRST, FINISH, LAST, JOINED = 0, 1, 2, 3, 4, 5
+TIMES = 6
 COMPUTED, TARGET, GENERATED, START, END, HELD, OWN, HIT = 0, 1, 2, 3, 4, 5, 6, 7
 PREEMPTED, SEGMENT, FOLLOWING, REPLICA, CALLED, MOVED = 8, 9, 10, 11, 12, 13
 SWAPPED = 14
@@ -99,7 +100,8 @@ class Progress(NamedTuple):
     """What became of each request.
 
     time: QUEUED: its engine took it in; SCHEDULED: it was first computed; FIRST, FINISH: first and last token; LAST:
-        token before it was preempted, or before it decodes [s].
+        token before it was preempted, or before it decodes; JOINED: the engine that decodes it started it, where
+        another one computed its prompt [s].
     count: COMPUTED: tokens in the cache before it decodes; TARGET: tokens that are computed before its next token;
         GENERATED: tokens returned when it began to decode, START: the engine's tick then, END: the tick of its last
         token; HELD: leading blocks shared by the prefix cache; OWN: its other blocks, until it decodes; HIT: prompt
@@ -187,7 +189,7 @@ def new_progress(requests: Requests, order: int = FCFS) -> Progress:
     # Ticks and tokens of an engine are at most all outputs of the run.
     kind = np.int32 if requests.length.sum(dtype=np.float64) < np.iinfo(np.int32).max else np.int64
     columns = COLUMNS if order == FCFS else ORDERED_COLUMNS
-    progress = Progress(np.full((number, 5), np.nan), np.zeros((number, columns), dtype=kind))
+    progress = Progress(np.full((number, TIMES), np.nan), np.zeros((number, columns), dtype=kind))
     if order == PRIORITY:
         progress.count[:, KEY] = requests.priority
     progress.count[:, TARGET] = requests.length[:, PROMPT]

@@ -14,6 +14,7 @@ from costmodel.serving.state import (
     FIRST,
     GAPS_PER_FACTOR_E,
     HIT,
+    JOINED,
     LOADED,
     OUTPUT,
     PREEMPTIONS,
@@ -46,12 +47,20 @@ class RequestTimes:
 
 
 def request_times(served: Served) -> RequestTimes:
-    """Return the times of each request since its client sent it; waiting is the engine's alone."""
+    """Return the times of each request since its client sent it; waiting is for engines, and for links between them."""
     arrival, time = served.requests.arrival, served.progress.time
     later = served.requests.length[:, OUTPUT] - 1
     tpot = np.divide(time[:, FINISH] - time[:, FIRST], later, out=np.full(len(later), np.nan), where=later > 0)
     first, last = (time[:, place] - arrival + served.front_end for place in (FIRST, FINISH))
-    return RequestTimes(first, tpot, last, time[:, SCHEDULED] - arrival)
+    apart = np.isfinite(time[:, JOINED])
+    joining = np.where(apart, time[:, JOINED] - time[:, FIRST] - transfers(served), 0.0)
+    return RequestTimes(first, tpot, last, time[:, SCHEDULED] - arrival + joining)
+
+
+def transfers(served: Served) -> Array:
+    """Return how long a link sends each prompt's cache to the engine that decodes, 0 where the same one does [s]."""
+    fleet, prompt = served.fleet, served.requests.length[:, PROMPT]
+    return np.where(np.isfinite(served.progress.time[:, JOINED]), prompt * fleet.token_time + fleet.latency, 0.0)
 
 
 def percentiles(served: Served, times: RequestTimes) -> Percentiles:
@@ -88,10 +97,18 @@ def duration(served: Served) -> float:
     return float(served.progress.time[:, FINISH].max() - served.requests.arrival.min())
 
 
+def arrival_rate(served: Served) -> float | None:
+    """Return the rate at which requests arrive, those that are turned away too [1/s]; null where all come at once."""
+    arrival = served.requests.arrival
+    span = float(arrival.max() - arrival.min())
+    return (len(arrival) - 1) / span if span > 0 else None
+
+
 def verdict(served: Served, times: RequestTimes) -> str:
     """Return `overloaded` where waiting grows with arrival, `backlogged` where most requests queue, else `stable`.
 
-    At load rho > 1 a queue's waiting time grows by 1 - 1/rho per time of arrival. One queues that waits longer than
+    At load rho > 1 a queue's waiting time grows by 1 - 1/rho per time of arrival, be it that of an engine or, where
+    prompts are computed apart, of a link or an engine that decodes. One queues that waits longer than
     three prompts take on average, each from its first computed token to its first returned one: the steps with prompts
     that may run, are decided on already and come before it on an engine that has seats left.
     """
@@ -122,7 +139,7 @@ def changes(served: Served) -> dict[str, float]:
 def totals(served: Served) -> dict[str, float]:
     """Return sums and means over the run.
 
-    busy: share of all engines' time; running: requests of an engine while it is busy; kv_use: share of blocks.
+    busy_share: of all engines' time; running: requests of an engine while it is busy; kv_use: share of blocks then.
     """
     length, engines = served.requests.length, served.engines
     elapsed, occupancy = duration(served), engines.occupancy.sum(axis=(0, 1))

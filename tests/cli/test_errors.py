@@ -28,7 +28,10 @@ def workload(tmp_path, text):
         (("simulate", FLAGSHIP, "--set", "hardware.processors=1", "--set", "hardware.processors=2"), "is given twice"),
         (("simulate", FLAGSHIP, "--set", "hardware.memory.hbm.bandwidth=4 Gb/s"), "Gbit/s"),
         (("simulate", FLAGSHIP, "--set", "hardware.memory.hbm.bandwidth=4"), "has no unit"),
-        (("simulate", FLAGSHIP, "--set", "hardware.memory.hbm.bandwidth=null"), "the device memory, lacks a bandwidth"),
+        (
+            ("simulate", FLAGSHIP, "--set", "hardware.memory.hbm.bandwidth=null"),
+            "--set hardware.memory.hbm.bandwidth=null: memory.hbm.bandwidth: hbm, the device memory, lacks a bandwidth",
+        ),
         (("simulate", FLAGSHIP, "--cluster", "clusters/h800-2048-mpf"), "h800-2048-mpft"),
         (("simulate", FLAGSHIP, "--engine", "events"), "analytic"),
         (("simulate", FLAGSHIP, "--trace", "t.json"), "--engine event"),

@@ -145,3 +145,15 @@ def test_a_phase_that_is_not_simulated_has_no_timeline_and_says_so(run, tmp_path
     why = "the event engine supports training, prefill, decode and serving only"
     assert f"{path}: no timeline of chat: {why}" in done.err
     assert not path.exists()
+
+
+def test_requests_that_are_simulated_unasked_may_be_written(run, tmp_path):
+    path = tmp_path / "requests.csv"
+    given = ("concurrency=null", "rate=4 /s", "output_tokens=24", "requests={count: 30}", "replicas={max_waiting: 8}")
+    changes = [word for each in given for word in ("--set", f"scenarios.serving.{each}")]
+    arguments = ("simulate", "llama3_8b_rtx4090", "--scenario", "serving", *changes, "--trace", path)
+    assert run(*arguments).code == 0
+    assert len(path.read_text().splitlines()) == 31
+    refused = run(*arguments, "--engine", "analytic")
+    assert refused.code == 2
+    assert "add --engine event" in refused.err

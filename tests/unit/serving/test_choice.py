@@ -41,6 +41,7 @@ def test_the_closed_form_answers_where_it_holds() -> None:
     [
         ({"replicas": {"count": 2, "max_waiting": 4}}, "replicas.max_waiting"),
         ({"replicas": {"count": 2, "prefill": 1, "transfer": {"bandwidth": "50 GB/s"}}}, "replicas.prefill"),
+        ({"replicas": {"count": 2, "breakdowns": {"device_mtbf": "1 h", "repair": "10 min"}}}, "replicas.breakdowns"),
         ({"requests": FEW | {"sessions": {"turns": 4}}}, "requests.sessions"),
         ({"output_tokens": 3}, "decoded in 2 steps"),
         ({"rate": "15 /s"}, "83% of the highest stable one"),
@@ -99,3 +100,11 @@ def test_a_grid_over_a_trace_takes_its_lengths_too(tmp_path: Path) -> None:
     stated = costmodel.load(path).evaluate("serving", vary={"hardware.memory.hbm.capacity": capacity})
     for name in ("ttft", "tpot", "highest_stable_rate"):
         np.testing.assert_array_equal(grid.metrics[name], stated.metrics[name])
+
+
+@pytest.mark.parametrize("engine", ["analytic", "event"])
+def test_priorities_that_no_scheduler_looks_at_are_told(engine: str) -> None:
+    requests = FEW | {"priority": {"values": [0, 1], "weights": [0.1, 0.9]}}
+    note = "`requests.priority` has no effect: `scheduler.policy` is fcfs, not priority"
+    assert note in answer(engine, requests=requests)[1]["notes"]
+    assert note not in answer(engine, requests=requests, scheduler={"policy": "priority"})[1]["notes"]

@@ -356,3 +356,78 @@ def test_every_run_for_an_answer_and_its_intervals_is_told_once() -> None:
     (point,) = workload.points(engine="event", simulation=event_engine(requests=requests)).values()
     assert point.intervals["ttft"] is not None
     assert shares == pytest.approx([run / 6 for run in range(1, 7)])
+
+
+def test_requests_of_one_token_have_no_time_per_token_and_say_so() -> None:
+    given = {**BASE, "scenarios.serving.requests": {"count": 30, "output": {"distribution": "constant", "mean": 1}}}
+    document = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"]).simulate(engine="event")
+    found = document["scenarios"]["serving"]
+    for name in ("tpot", "tokens_per_second_per_user"):
+        assert found["metrics"][name] is None
+        assert found["intervals"][name] is None
+        assert found["reasons"][name] == "no request has a token after its first"
+    assert found["metrics"]["latency"] == pytest.approx(found["metrics"]["ttft"])
+
+
+def test_the_load_is_of_what_arrives_and_an_overloaded_run_says_what_is_served() -> None:
+    many = {**BASE, "scenarios.serving.rate": "40 /s", "scenarios.serving.requests": {"count": 300}}
+    found = evaluation(many)
+    metrics, arrival = found.times(), found.served.requests.arrival
+    stable, served = metrics["highest_stable_rate"], metrics["requests_per_second"]
+    assert stable is not None
+    assert served is not None
+    arriving = (len(arrival) - 1) / float(np.ptp(arrival))
+    assert arriving > 1.5 * float(served)
+    load, overloaded = found.notes()
+    assert load == f"load: {arriving / float(stable):.0%} of the highest stable rate"
+    assert overloaded.startswith(f"overloaded: {arriving:.3g} requests/s arrive, {float(stable):.3g} can be served;")
+
+
+def test_requests_that_are_turned_away_arrive_too_and_a_note_counts_them() -> None:
+    many = {**BASE, "scenarios.serving.rate": "40 /s", "scenarios.serving.requests": {"count": 300}}
+    every, fewer = evaluation(many), evaluation(many, count=1, max_waiting=1)
+    rejected = int(fewer.served.fleet.rejected[0])
+    assert rejected > 100
+    load, turned_away = fewer.notes()
+    assert load == every.notes()[0]
+    assert turned_away.startswith(f"{rejected / 300:.0%} turned away: {rejected} of 300 requests ")
+
+
+@pytest.mark.parametrize("rate", [0.1, 4.0])
+def test_the_concurrency_is_what_arrives_times_how_long_it_is_worked_on(rate: float) -> None:
+    """Little's law: of the time between first arrival and last token, not of busy time alone."""
+    found = evaluation({**BASE, "scenarios.serving.rate": rate})
+    metrics, time = found.times(), found.served.progress.time
+    worked = float(np.mean(time[:, FINISH] - time[:, SCHEDULED]))
+    assert metrics["concurrency"] == pytest.approx(float(metrics["requests_per_second"] or 0.0) * worked, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "output", "verdict"),
+    [("50 GB/s", 24, "stable"), ("0.1 GB/s", 24, "overloaded"), ("50 GB/s", 1000, "overloaded")],
+)
+def test_the_verdict_counts_what_caches_wait_for_their_link_and_to_decode(
+    bandwidth: str, output: int, verdict: str
+) -> None:
+    given = {**BASE, "scenarios.serving.requests": {"count": 200}, "scenarios.serving.output_tokens": output}
+    found = evaluation(given, count=2, prefill=1, transfer={"bandwidth": bandwidth})
+    assert found.verdict() == verdict
+    assert any("are served; the queue only grows" in note for note in found.notes()) == (verdict == "overloaded")
+    latency, lines = found.times()["latency"], {entry.name: entry.time for entry in found.breakdown()}
+    assert sum(lines.values()) == pytest.approx(latency)
+    assert (lines["waiting for the engine"] > 0.5 * float(latency or 0.0)) == (verdict == "overloaded")
+    tokens = float(np.mean(found.served.requests.length[:, PROMPT]))
+    assert lines["transfer of the prompt's cache"] == pytest.approx(tokens * found.served.fleet.token_time)
+
+
+def test_a_run_without_a_breakdown_says_how_many_were_to_come_and_what_replicas_serve_that_have_some() -> None:
+    found = evaluation(count=2, breakdowns={"device_mtbf": "1000 h", "repair": "250 h"})
+    elapsed = float(np.max(found.served.progress.time[:, FINISH]) - found.served.requests.arrival.min())
+    assert found.served.fleet.failures[0] == 0
+    note = found.notes()[-1]
+    assert note.startswith(
+        f"no breakdown fell into this run of {elapsed:.3g} s, in which {elapsed * 2 / 3.6e6:.2g} are "
+    )
+    assert found.stable_rate == pytest.approx(0.8 * float(evaluation(count=2).stable_rate or 0.0))
+    often = evaluation(count=2, breakdowns={"device_mtbf": "3 s", "repair": "1 s"})
+    assert not any(note.startswith("no breakdown") for note in often.notes())
