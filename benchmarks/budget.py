@@ -11,13 +11,14 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 import costmodel
 from benchmarks.processor_time import UNIT, command_seconds, seconds, unit_seconds
+from costmodel.records import fields
 from costmodel.workload.scenario import Framework
 
 ROOT = Path(__file__).parents[1]

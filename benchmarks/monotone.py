@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.row_mapping import map_all
 from costmodel.measurements.tables import table_of
 from costmodel.quantities import Array
+from costmodel.records import fields, is_record, replace
 from costmodel.schema.files import list_names
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Operator
@@ -195,9 +196,9 @@ def _at(operator: Operator, place: int, count: int) -> Operator:
         return tuple(map(each, value)) if isinstance(value, tuple) else value
 
     def each(value: Any) -> Any:
-        if not is_dataclass(value) or isinstance(value, type):
+        if not is_record(value):
             return value
-        return replace(value, **{one.name: cut(getattr(value, one.name)) for one in fields(value)})
+        return replace(value, **{name: cut(getattr(value, name)) for name in fields(value)})
 
     return cast(Operator, each(operator))
 

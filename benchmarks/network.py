@@ -6,10 +6,10 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 from benchmarks.processor_time import command_seconds, seconds
 from benchmarks.run import report
+from costmodel.records import replace
 
 ENDPOINTS = 2_048
 GIB = 2**30

@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
 from costmodel.fitting.ladders import SPANS, bases, kernels, ladders, typical
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Operator

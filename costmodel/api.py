@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +18,7 @@ from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import ImplausibleInput, InputError, Location
 from costmodel.quantities import Array
+from costmodel.records import Record, field, replace
 from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload, resolve
 from costmodel.schema.fields import read_number
@@ -42,19 +42,18 @@ ENGINES = ("analytic", "event")
 COUNTING_LENGTH = 4096.0  # tokens of a sequence where no scenario states one: the length DeepSeek's Table 2 counts at
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Workload:
+class Workload(Record):
     """A workload with everything that its files and changes say. `scenarios` are its names in order.
 
     start: where it was made of a model, what was assumed.
     """
 
-    resolved: ResolvedWorkload = field(repr=False)
-    _source: str | Path | Tree = field(repr=False)
-    _changes: Mapping[str, object] = field(repr=False)
-    _cluster: str | tuple[str, ...] | None = field(repr=False)
-    _search_path: tuple[str | Path, ...] = field(repr=False)
-    _calibrations: dict[Hashable, Calibration] = field(default_factory=dict, repr=False)
+    resolved: ResolvedWorkload
+    _source: str | Path | Tree
+    _changes: Mapping[str, object]
+    _cluster: str | tuple[str, ...] | None
+    _search_path: tuple[str | Path, ...]
+    _calibrations: dict[Hashable, Calibration] = field(default_factory=dict)
     start: ModelStart | None = None
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from costmodel.records import ValueRecord
 
 _HIDDEN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"} | {
     code: f"\\u{code:04x}"
@@ -29,8 +30,7 @@ class CostModelError(Exception):
     exit_code = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(ValueRecord):
     """Where a value was written: a file position, or a label such as `--set path=value`."""
 
     source: str
@@ -42,8 +42,7 @@ class Location:
         return ":".join(str(part) for part in parts if part is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(ValueRecord):
     """One thing that is wrong with the input: `location: field: message; hint`.
 
     of_layout: every value is one that its field may have, but together they make no layout.

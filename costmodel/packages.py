@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
+
+from costmodel.records import ValueRecord
 
 PACKAGE = "costmodel"
 # Extra -> what it gives. Which extras there are, and what they require, is the metadata's word.
@@ -22,8 +23,7 @@ _LOWEST = re.compile(r">=\s*(\d+(?:\.\d+)*)")
 _RELEASE = re.compile(r"\d+(?:\.\d+)*")
 
 
-@dataclass(frozen=True, slots=True)
-class Required:
+class Required(ValueRecord):
     """A package that another one requires.
 
     requires: the versions that will do; version: the installed one, or null; extras: its own that are asked for.
@@ -48,8 +48,7 @@ class Required:
         return _numbers(installed[0]) >= _numbers(lowest[1])
 
 
-@dataclass(frozen=True, slots=True)
-class Extra:
+class Extra(ValueRecord):
     """An extra of the package, with what it requires."""
 
     name: str

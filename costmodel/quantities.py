@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from costmodel.records import Record
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Indices: TypeAlias = npt.NDArray[np.intp]
@@ -165,8 +166,7 @@ def is_single(value: Quantity) -> bool:
     return not isinstance(value, np.ndarray)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ArrayKey:
+class ArrayKey(Record):
     """An array as a key: it equals another one of the same numbers, so that what follows from both is found once."""
 
     values: Array

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from costmodel.cost.calibration import ANCHORED, BASES
 from costmodel.quantities import Array, Mask, Quantity
+from costmodel.records import MutableRecord, Record, field, replace
 
 SCHEMA = "costmodel/result@1"
 
@@ -92,8 +92,7 @@ def reason_kind(reason: str) -> str:
     return next((kind for kind in REASONS[1:] if reason.startswith(kind)), reason.partition(": ")[0])
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(MutableRecord):
     """One line of a breakdown: exposed seconds, what is hidden under something slower, and the work.
 
     count: runs of its operators on a device; flop: work of all runs [FLOP]; traffic: compulsory bytes of all runs to
@@ -168,8 +167,7 @@ def whole_of(headline: float | None, breakdown: Sequence[Entry]) -> float:
     return headline if headline and math.isfinite(headline) else math.fsum(entry.time for entry in breakdown)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Offer:
+class Offer(Record):
     """What one device of a scenario offers.
 
     peaks: number format -> dense peak of all processors [FLOP/s]; memory: level -> (capacity [B], bandwidth [B/s], null
@@ -196,8 +194,7 @@ class Offer:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Point:
+class Point(Record):
     """One scenario at one point, complete.
 
     headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound; host_memory:
@@ -329,8 +326,7 @@ class Point:
 _MEMORY_KEYS = ("weights", "gradients", "optimizer", "activations", "kv_cache", "communication", "reserve")
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
+class Result(Record, dict=True):
     """One scenario over a grid: an array of the grid's shape for every metric, a float where there are no axes.
 
     metrics are NaN (None for a single point) where the scenario cannot run; fits is the mask and reason an index into
@@ -342,9 +338,9 @@ class Result:
     metrics: Metrics
     fits: Mask
     reason: int | npt.NDArray[np.int8]
-    _intervals: Callable[[Collection[str]], dict[str, Interval]] = field(repr=False)
-    _point: Callable[[tuple[int, ...]], Point] = field(repr=False)
-    _routing: Callable[[], Mapping[str, Quantity] | None] = field(repr=False)
+    _intervals: Callable[[Collection[str]], dict[str, Interval]]
+    _point: Callable[[tuple[int, ...]], Point]
+    _routing: Callable[[], Mapping[str, Quantity] | None]
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:

@@ -10,9 +10,9 @@ import functools
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from costmodel.errors import InputError
+from costmodel.records import ValueRecord, field
 
 _SMALL = ("", "m", "u", "µ", "μ", "n", "p")  # both code points that keyboards give for micro
 _LARGE = ("", "k", "M", "G", "T", "P", "E")
@@ -27,8 +27,7 @@ _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eE]([+-]?\d+))?\s*(\S.*)?",
 _NOT_FINITE = re.compile(r"[+-]?\.?(?:nan|inf|infinity)\b.*", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Dimension:
+class Dimension(ValueRecord):
     """The spellings of one dimension.
 
     base: the SI unit of its values; prefixes: those the base unit takes; other: further units as

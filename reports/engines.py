@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from costmodel.api import load
 from costmodel.event.engine import Timeline
 from costmodel.event.evaluation import EventEngine
 from costmodel.event.graph import MESSAGE
+from costmodel.records import ValueRecord, field
 from costmodel.result import Point
 from costmodel.schema.whole_files import write_whole
 from costmodel.workload.plans import Decode, Prefill, Training
@@ -31,8 +31,7 @@ HASHED = {"hardware.network.routing": "ecmp"}
 LOST = {"hardware.network.failed": "[plane3]"}
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(ValueRecord):
     """A scenario on both engines. simulation: what the event engine is told; changes: of the rest, for both."""
 
     workload: str
@@ -80,8 +79,7 @@ INTERVALS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(ValueRecord):
     """One scenario on both engines [s]. waits: what its messages take longer because others share their links.
 
     exposed, bubble: by how much exposed communication and bubble differ, null for phases without them.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from costmodel.fitting.samples import RowMask, Samples
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, read_tables
+from costmodel.records import Record
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
@@ -38,8 +38,7 @@ _COLUMNS = " | ".join(f"{name}: rows (groups) | inside | half width | mean error
 BARS = {UNSEEN: (0.65, 0.90), WITHIN: (0.70, 0.90)}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class Held(Record):
     """Rows of one family that its fit has not seen. parts: of unseen groups, and of shapes within the others."""
 
     candidate: Candidate

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from scipy.optimize import brentq
 import costmodel
 from costmodel.analytic.seats import SeatQueue
 from costmodel.api import Workload
+from costmodel.records import ValueRecord
 from costmodel.workload.scenario import Scenario
 from reports.serving_deployments import exchange
 
@@ -74,8 +74,7 @@ def scenario(row: Row, head: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Prefilling:
+class Prefilling(ValueRecord):
     """The prefilling pool.
 
     instances: P; groups: g of an instance; prompts: of a group in one pass, at which times are known; first: from the

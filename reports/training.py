@@ -6,10 +6,10 @@ python -m reports.training --output reports/training.md
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from costmodel.records import ValueRecord
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.study.provenance import IN_SAMPLE
@@ -32,8 +32,7 @@ MEMORY = 0.06  # bar of the mean error of memory
 WORST = 15
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(ValueRecord):
     """A bar of some figures. statistic: `mean` or `median`."""
 
     name: str

@@ -8,19 +8,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from costmodel.api import load
 from costmodel.errors import InfeasibleError
+from costmodel.records import ValueRecord
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.what_if import WhatIf, load_what_if
 from costmodel.schema.whole_files import write_whole
 from costmodel.units import render
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(ValueRecord):
     """One step of the chain: the metric before and after it."""
 
     name: str
@@ -30,8 +29,7 @@ class Term:
     cite: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Waterfall:
+class Waterfall(ValueRecord):
     """All terms, and what is left between the last evaluation and the published figure.
 
     own: how many of the terms lead to the workload's own prediction.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from costmodel.cost.calibration import Calibration, FamilyFit
@@ -24,6 +22,7 @@ from costmodel.hardware import (
 )
 from costmodel.network.group_links import GroupLinks
 from costmodel.quantities import Quantity
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.architecture import (
     Architecture,

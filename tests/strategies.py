@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from builders import (
     BF16,
     CLUSTER,
@@ -26,6 +24,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from costmodel.hardware import Cluster, Host, Link, MathUnit, MemoryLevel, Network, Nic
+from costmodel.records import replace
 from costmodel.workload.architecture import (
     Architecture,
     Attention,

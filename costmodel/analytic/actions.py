@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from costmodel.analytic.layer_overlap import AsyncReduceTimes
 from costmodel.analytic.overlapped_comm import Works
 from costmodel.analytic.stream_times import NO_TIME, StreamTimes
 from costmodel.quantities import Quantity, Seconds, maximum, minimum
+from costmodel.records import Record
 from costmodel.workload.schedules import Kind
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerTimes:
+class LayerTimes(Record):
     """Times of the three passes of a layer, or of the layers of a stage."""
 
     forward: StreamTimes = NO_TIME
@@ -35,8 +34,7 @@ class LayerTimes:
         }[kind]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ActionTimes:
+class ActionTimes(Record):
     """Times of one kind of action [s].
 
     kernels: of the device; async_reduce: the action in parts, null where it leaves no reductions running.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.quantities import Array, Quantity, Seconds, sum_of
+from costmodel.records import Record
 from costmodel.result import Interval, Metrics
 from costmodel.units import render
 from costmodel.workload.counting import parameter_count
@@ -25,8 +25,7 @@ POWERS = {
 """Metric of a step -> the power of the step's time that it goes by."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Predicted:
+class Predicted(Record):
     """A step without anchors.
 
     deviation: the standard deviation of log(measured / predicted) of its time [-]; least: the time of its products at
@@ -38,8 +37,7 @@ class Predicted:
     least: Seconds = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Anchored:
+class Anchored(Record):
     """What a site's measured steps say of a step.
 
     factor: on its predicted time [-]; left: share of its interval that they leave [-]; deviation: standard deviation of
@@ -82,8 +80,7 @@ class Anchored:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Standing:
+class Standing(Record):
     """What measured steps say of others, whatever the deviation of these: see `SiteScatter.posterior`."""
 
     mean: Array

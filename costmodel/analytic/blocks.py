@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from costmodel.quantities import Array, Indices, Quantity, maximum, where
+from costmodel.records import Record, fields, is_record
 from costmodel.workload.plans import ExpertBound, Training, drafted_tokens
 from costmodel.workload.scenario import Disaggregated, Scenario
 
@@ -17,8 +17,7 @@ T = TypeVar("T")
 POINTS = 8192  # along one axis of a block: its arrays stay in cache
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Block:
+class Block(Record):
     """A part of the grid: index[axis]: selected positions on each axis."""
 
     scenario: Scenario
@@ -81,7 +80,7 @@ def _order(scenario: Scenario) -> tuple[Quantity, ...]:
 
 
 def dimensions(value: object) -> int:
-    """Return the axes of a tree of dataclasses: those of its arrays, none where it has no array."""
+    """Return the axes of a tree of records: those of its arrays, none where it has no array."""
     found = [0]
 
     def note(array: Array) -> Array:
@@ -93,7 +92,7 @@ def dimensions(value: object) -> int:
 
 
 def take(value: T, index: tuple[Indices, ...], shape: tuple[int, ...]) -> T:
-    """Return a copy of a tree of dataclasses whose arrays keep only the indexed positions of each axis they vary on."""
+    """Return a copy of a tree of records whose arrays keep only the indexed positions of each axis they vary on."""
 
     def selected(array: Array) -> Array:
         for axis, positions in enumerate(index):
@@ -105,7 +104,7 @@ def take(value: T, index: tuple[Indices, ...], shape: tuple[int, ...]) -> T:
 
 
 def single(value: T, index: tuple[int, ...]) -> T:
-    """Return a copy of a tree of dataclasses at one position: every array is a float."""
+    """Return a copy of a tree of records at one position: every array is a float."""
 
     def element(array: Array) -> float:
         point = tuple(position if size > 1 else 0 for position, size in zip(index, array.shape, strict=True))
@@ -115,11 +114,11 @@ def single(value: T, index: tuple[int, ...]) -> T:
 
 
 def _map(value: Any, change: Callable[[Array], Quantity]) -> Any:
-    """Return a tree of dataclasses, tuples and mappings with every array changed; parts without arrays stay."""
+    """Return a tree of records, tuples and mappings with every array changed; parts without arrays stay."""
     if isinstance(value, np.ndarray):
         return change(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {part.name: getattr(value, part.name) for part in fields(value)}
+    if is_record(value):
+        parts = {name: getattr(value, name) for name in fields(value)}
         changed = {name: _map(part, change) for name, part in parts.items()}
         return value if all(changed[name] is part for name, part in parts.items()) else type(value)(**changed)
     if isinstance(value, tuple):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from costmodel.network.group_links import group_links
 from costmodel.quantities import Seconds
+from costmodel.records import Record
 from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import Group
 from costmodel.workload.plans import ExpertBound
 from costmodel.workload.scenario import Scenario
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class BoundTimes:
+class BoundTimes(Record):
     """Seconds of one all-to-all pair, of a layer and of a token."""
 
     all_to_all: Seconds

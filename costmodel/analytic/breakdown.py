@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 from costmodel.analytic.actions import all_to_all_contention, layer_seconds
@@ -23,6 +22,7 @@ from costmodel.analytic.training import (
     optimizer_times,
     pipeline_times,
 )
+from costmodel.records import replace
 from costmodel.result import Entry
 from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import (

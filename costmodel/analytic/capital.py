@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,14 @@ from costmodel.cost.money import host_cost, purchase_cost
 from costmodel.hardware import Cluster, Device
 from costmodel.network.topologies import TOPOLOGIES, full_fabric, share_cost
 from costmodel.quantities import Count, Dollars
+from costmodel.records import Record, asdict
 from costmodel.workload.scenario import Scenario
 
 COST = ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost_rate")
 ENERGY = ("energy_per_token", "energy_per_trillion_tokens")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Capital:
+class Capital(Record):
     """Purchase prices [$]: devices, nodes without their devices, fabric; null where a price is missing."""
 
     devices: Dollars | None

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from costmodel.analytic.breakdown import SHARED_LINKS, BreakdownLines, add_pass
 from costmodel.analytic.inference import (
     PassModel,
@@ -27,6 +25,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.network.group_links import group_links
 from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
+from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.memory import Ledger, most_loaded, sequence_cache_bytes
 from costmodel.workload.operators import Collective, Group
@@ -35,8 +34,7 @@ from costmodel.workload.plans import Decode, Prefill
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PoolTimes:
+class PoolTimes(Record):
     """Seconds of both pools' passes, and of sending the KV cache of a prefill pass.
 
     sending, taking: how many times as long caches take to leave and to arrive as they do beside nothing else

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from typing import Protocol
 
@@ -24,6 +23,7 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.analytic.training import StepStreams, StepTimes, step_streams, step_times, times_of
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Quantity, Seconds, maximum, sum_of
+from costmodel.records import replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.layers import model_work

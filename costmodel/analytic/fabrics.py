@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from costmodel.hardware import Network
 from costmodel.network.topologies import bisection_bandwidth, cost, named_fabric
 from costmodel.quantities import Quantity
+from costmodel.records import Record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FabricFacts:
+class FabricFacts(Record):
     """One row of `costmodel topology`. cost [$] is null without prices, bisection [B/s] without a port's bandwidth."""
 
     name: str

@@ -8,11 +8,11 @@ requests decode.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from costmodel.quantities import Array, Count, Quantity, Seconds, maximum, minimum
+from costmodel.records import Record, replace
 
 _TINY = 1e-12  # where no request ever comes
 _FULL = 1.0 - 1e-6  # prompts that take all the time
@@ -21,8 +21,7 @@ _ITERATIONS = 6  # of Newton's method, on a concave function from its left
 UNITS, STATES, PLACES = 8, 240, 12  # parts of a full step; counts of waiting ones; places of an arrival within a step
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Gathering:
+class Gathering(Record, kw_only=True):
     """Prompts that wait for one another.
 
     Prompts longer than a step's room are counted in chunks, of which one fits: r chunks a prompt, m = 1.
@@ -141,8 +140,7 @@ class Gathering:
         return (1.0 - place) * step + own + ahead * step, np.full(PLACES, 1.0 / PLACES)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Chain:
+class _Chain(Record):
     """Steps as a Markov chain: its state is what is left to compute, in units, `lump` of a prompt, `room` of a step.
 
     rate: of prompts [1/s]; idle, base, unit: seconds of a step without prompts, of one with them beside these, and of a

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +24,7 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.quantities import Count, Joules, Quantity, Seconds, maximum, minimum, where
+from costmodel.records import Record
 from costmodel.result import Entry, Metrics
 from costmodel.workload.counting import kv_breakpoints
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger
@@ -44,8 +44,7 @@ from costmodel.workload.scenario import Scenario
 LENGTHS = 4  # KV lengths at which a decoding step is evaluated, between attention windows
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GenerationTimes:
+class GenerationTimes(Record):
     """Seconds of a static batch.
 
     first: until all of it has its first token; later: of one more token, on average

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -21,6 +20,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device
 from costmodel.quantities import Array, Indices, Mask, Quantity
+from costmodel.records import Record
 from costmodel.result import (
     BAD_LAYOUT,
     FITS,
@@ -43,8 +43,7 @@ from costmodel.workload.validity import feasible_layout, rules
 Engine: TypeAlias = "Callable[[Scenario, Calibration], Evaluation]"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Attempt:
+class _Attempt(Record):
     """A single scenario tried. reason: index into `REASONS`; explanation: of a reason other than `FITS`, in full."""
 
     ledger: Ledger | None

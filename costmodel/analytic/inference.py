@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw, work_joules
 from costmodel.network.link_shares import SHARED
 from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, uniform_int, where
+from costmodel.records import Record, field, replace
 from costmodel.workload.context import Context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, with_expert_pool
 from costmodel.workload.operators import Collective, Group, Operator
@@ -47,8 +47,7 @@ from costmodel.workload.stages import Stage, layer_runs, stage_layout
 from costmodel.workload.work import EXPERTS
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StageModel:
+class StageModel(Record):
     """Equal pipeline stages: how many, how often each kind of layer runs on one, and in which order.
 
     host: what the host takes for all of a stage's micro-batches, which it runs no faster than [s].
@@ -60,8 +59,7 @@ class StageModel:
     host: Seconds = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PassModel:
+class PassModel(Record):
     """A forward pass of all micro-batches, without perturbations.
 
     segments: by kind of layer
@@ -96,8 +94,7 @@ class PassModel:
         return [*(timed for segment in segments for timed in segment.operators), self.send]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PassTimes:
+class PassTimes(Record):
     """Seconds of a pass.
 
     latency: of one set of micro-batches through all stages and hops
@@ -137,8 +134,7 @@ class PassTimes:
         return self.latency + (sets - 1.0) * self.slowest
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StageTimes:
+class StageTimes(Record):
     """Seconds of equal pipeline stages, of which there are `count`.
 
     span: of the stage's program, without contention; host: in it, waiting for the host; contention: of its kernels

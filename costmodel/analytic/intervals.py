@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +17,7 @@ from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Power
 from costmodel.quantities import Array, Quantity, maximum, minimum, sum_of
+from costmodel.records import Record
 from costmodel.result import Interval, Metrics
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.scenario import Disaggregated, Plan, Scenario
@@ -156,8 +156,7 @@ def ratio_interval(before: Array, after: Array) -> tuple[float, float, float]:
     return float(centre), float(np.exp(low)), float(np.exp(high))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RunScatter:
+class RunScatter(Record):
     """How far a run that nobody here has seen lies from its prediction, beside what its kernels say.
 
     centre: log of measured over predicted time; down, up: to the ends of the 80 % interval from there; first_token:

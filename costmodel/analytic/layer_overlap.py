@@ -18,7 +18,6 @@ PyTorch, docs/source/notes/fsdp.rst; three directions at once: Rajbhandari et al
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -26,6 +25,7 @@ import numpy as np
 
 from costmodel.analytic.recurrence import Event, Program, compile_events, makespan
 from costmodel.quantities import Mask, Seconds, maximum, sum_of, where
+from costmodel.records import Record, replace
 
 PARTS = ("h2d", "gather", "compute", "reduce", "d2h")
 TRANSFERS = ("h2d", "gather", "reduce", "d2h")
@@ -71,8 +71,7 @@ def async_reduce_order(layers: int) -> Order:
         yield (layer, "reduce"), ((layer, "handover"),)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerSegment:
+class LayerSegment(Record):
     """Equal layers that follow each other in a pass: their number, and the time of each part of one layer [s].
 
     h2d: host to device; gather: collectives before the layer; reduce: collectives after it; d2h: device to host.
@@ -110,8 +109,7 @@ def pass_seconds(chain: Sequence[LayerSegment], *, one_link: bool = False) -> Se
     return span if shape else float(span)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AsyncReduceTimes:
+class AsyncReduceTimes(Record):
     """A pass with asynchronous reductions [s].
 
     head: its first layer; rest: the other layers, each delayed by the reduction before it; trail: the reduction of the

@@ -13,7 +13,6 @@ they never meet; where the other one runs all along, t = fixed + wire/r; the lon
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,14 +21,14 @@ from costmodel.analytic.recurrence import Program
 from costmodel.analytic.recurrence.program import K
 from costmodel.network.link_shares import SHARED, Shares, paired_speeds
 from costmodel.quantities import Array, Indices, Quantity
+from costmodel.records import Record
 
 ROUNDS = 300  # a pass in which nothing stands still agrees to TOLERANCE after about ten
 TOLERANCE = 1e-7  # of the pass
 STANDSTILL, GROWTH = 1e-3, 4.0  # of what stands still a round only tells that it takes longer, not how much
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Moving:
+class Moving(Record):
     """What moves bytes in a slot: seconds of that among the slot's own, and shares of links while it runs alone.
 
     wire: share of the slot's seconds [-]; is_copy: to or from the host; all else are messages.
@@ -45,8 +44,7 @@ class Moving:
         return Moving(_points(self.wire, shape), shares, self.is_copy)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Layout:
+class Layout(Record):
     """When the events of a program start and finish, and how long they take with what they share, (events, points)."""
 
     start: Array
@@ -102,8 +100,7 @@ class _Group(NamedTuple):
     others: tuple[_Met, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Meetings:
+class Meetings(Record):
     """What runs beside what.
 
     moving: what each slot moves, or null; policy: who gives way on the link to the host

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from costmodel.quantities import Quantity, Seconds, floor, maximum, minimum, where
+from costmodel.records import replace
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
@@ -18,6 +17,7 @@ from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.layout import Layout, layout
 from costmodel.network.simulation import LINK_NAMES, FlowRun, Outcome, run_collective, run_expert_all_to_all
 from costmodel.quantities import Seconds
+from costmodel.records import Record, replace
 from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group, expert_all_to_all_family
 from costmodel.workload.scenario import Framework
@@ -27,8 +27,7 @@ EXCHANGES = ("dispatch", "combine")
 COLLECTIVES = (*ALGORITHMS, *EXCHANGES)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Routing:
+class Routing(Record):
     """What an exchange needs to know of a model: top_k of `experts`, from `group_top_k` of `expert_groups`."""
 
     hidden: float
@@ -48,8 +47,7 @@ def routing_of(model: Architecture) -> Routing:
     raise InputError.single(f"{model.name} has no experts", hint="name a mixture-of-experts model")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CollectiveRequest:
+class CollectiveRequest(Record):
     """A collective of `size` bytes among `ranks`, as nccl-tests counts them.
 
     algorithm: null for the fastest; chunks: of a pipelined one, null for so many that they do not count; stride,
@@ -73,8 +71,7 @@ class CollectiveRequest:
     framework: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class CollectiveTime:
+class CollectiveTime(Record, kw_only=True):
     """What it takes [s]. latency: the part that does not shrink with the size; bus_bytes: what bus bandwidth counts.
 
     equations: files that compute it, and their sections of docs/method.md; fit: the calibration that scales it.
@@ -102,8 +99,7 @@ class CollectiveTime:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Wire:
+class Wire(Record):
     """What measurements say of a message's links.
 
     launch: before it [s]; share: achieved part of the bandwidth of every link at this size; fixed: the time that does

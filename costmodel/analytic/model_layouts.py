@@ -7,7 +7,6 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from costmodel.analytic.serving import admission
 from costmodel.errors import ImplausibleInput, InputError, LayoutError
 from costmodel.hardware import Cluster
 from costmodel.quantities import is_single
+from costmodel.records import Record, ValueRecord, replace
 from costmodel.schema import resolve
 from costmodel.schema.files import ModelDocument, load_cluster, read_model
 from costmodel.schema.loader import parse_tree
@@ -40,8 +40,7 @@ _LEAST_BYTES = 0.5  # of a stored weight: layouts that cannot hold even these ar
 _PLAIN = re.compile(r"[\w./-]+")  # YAML reads such a name as text
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(ValueRecord):
     """What is chosen so that a job can run. requests: in flight; recompute: whether layers are computed again.
 
     ep: ranks of a node over which a training step spreads its experts; micro_batch: sequences of a rank at a time.
@@ -56,8 +55,7 @@ class Choice:
     micro_batch: int = 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class Found(Record):
     """Scenarios and what was chosen for each. holds: whether all of them fit."""
 
     choices: Mapping[str, Choice]
@@ -65,8 +63,7 @@ class Found:
     holds: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Question:
+class Question(Record):
     """Some phases of a model on a cluster. phases: name of a scenario -> its phase; changes: as for `resolve`."""
 
     model: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from costmodel.analytic.model_layouts import (
 )
 from costmodel.analytic.out_of_memory import gib
 from costmodel.errors import InputError
+from costmodel.records import Record, replace
 from costmodel.schema import SI
 from costmodel.schema.files import load_document, load_node
 from costmodel.schema.overrides import runs
@@ -37,8 +37,7 @@ PHASES = ("prefill", "decode", "generate", "serving", "training")
 DEFAULT_PHASES = ("prefill", "decode")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ModelStart:
+class ModelStart(Record):
     """A workload as text. lines: what was assumed for it, and what does not fit; name: of the model."""
 
     text: str

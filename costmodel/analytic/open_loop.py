@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -42,6 +41,7 @@ from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, floor, maximum, minimum, where
+from costmodel.records import Record
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
@@ -59,8 +59,7 @@ QUANTILES = {"p50": (0.5, 0.0), "p90": (0.9, 1.2815515655446004), "p99": (0.99, 
 """Name -> the quantile, and that of the standard normal distribution."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StepTable:
+class StepTable(Record):
     """Seconds of both kinds of steps at every node, the nodes along one axis before those of the grid.
 
     decode_only: of the rank itself; behind_ranks, full_behind: what it then waits for prompts of other ranks, which
@@ -77,8 +76,7 @@ class StepTable:
     decode_joules: Joules
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Solution:
+class Solution(Record, kw_only=True):
     """An engine at a rate.
 
     running: requests in a step as one of them meets it, itself included; in_system: mean number that steps work on
@@ -429,8 +427,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return (f"load: {load}", *left)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Place:
+class _Place(Record):
     """Where between two nodes a value lies. index: of the upper node; weight: its share, 0 to 1; axis: of the nodes."""
 
     index: np.ndarray

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
 
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.distinct_sizes import DistinctSizes, is_uniform
@@ -13,6 +12,7 @@ from costmodel.cost.physical_bound import least_time
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.quantities import Count, Quantity, Seconds
+from costmodel.records import MutableRecord, Record, field
 from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, MixedAttention, Operator
 from costmodel.workload.plans import Training
@@ -22,8 +22,7 @@ from costmodel.workload.work import LayerWork
 KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # computed by the device; all others move data
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TimedOperator:
+class TimedOperator(Record):
     """An operator, its time and the fit behind it.
 
     overlapped_gemm: the one that a tensor-parallel message overlaps; least: what no interval goes below [s].
@@ -36,8 +35,7 @@ class TimedOperator:
     least: Seconds = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TimedWork:
+class TimedWork(Record):
     """The three passes of one kind of layer, operator by operator."""
 
     name: str
@@ -46,8 +44,7 @@ class TimedWork:
     weight_gradient: tuple[TimedOperator, ...]
 
 
-@dataclass(slots=True)
-class OperatorTimer:
+class OperatorTimer(MutableRecord):
     """Times the operators of one scenario; operators of equal sizes are evaluated once, whatever their names.
 
     processors: available to compute kernels; is_training: kernels are slower than in benchmark loops.

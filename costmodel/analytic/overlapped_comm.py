@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -19,6 +18,7 @@ from costmodel.analytic.layer_overlap import (
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
+from costmodel.records import Record, fields, replace
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import Collective, Group
@@ -45,8 +45,7 @@ _GATHERING = (Kind.BACKWARD, Kind.BACKWARD_INPUT)
 _REDUCING = (Kind.BACKWARD, Kind.BACKWARD_WEIGHT)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OverlappedComm:
+class OverlappedComm(Record):
     """Communication that passes overlap.
 
     one_link: ranks reach each other over the link to the host
@@ -212,7 +211,7 @@ def overlapped_comm(
     layers = {}
     for name, (parameters, kept) in listed.items():
         traffic = layer_transfers(context, plan, copies, parameters, saved=kept, stage=stage)
-        layers[name] = {part.name: timer.time_all(getattr(traffic, part.name)) for part in fields(LayerTransfers)}
+        layers[name] = {part: timer.time_all(getattr(traffic, part)) for part in fields(LayerTransfers)}
         if plan.overlaps_communication:
             layers[name] |= _dp_comm_slowdown(layers[name], timer)
     node = scenario.cluster.node

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from costmodel.analytic.gathering import Gathering, quantiles
 from costmodel.analytic.seats import SeatQueue
 from costmodel.quantities import Array, Count, Quantity, Seconds, maximum, minimum
+from costmodel.records import Record
 
 SHARES = 400  # of the distributions of first tokens and of lives, each with each
 
@@ -93,8 +93,7 @@ _PLACES, _WEIGHTS = (0.5 + 0.5 * _NODES).tolist(), (0.5 * _LENGTHS).tolist()  # 
 _TINY = 1e-12  # where no request ever comes
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Life:
+class Life(Record, kw_only=True):
     """The time of a request from its first token to its last, as arrivals around it vary.
 
     mean: of that time [s]; in_system: requests that steps work on, L; arrival_scv: c_a^2
@@ -134,8 +133,7 @@ _FREQUENCIES = np.linspace(1e-6, 200.0, 4_001)  # radians per life; 0.3 % of a w
 _WINDOW = (1.0 - np.exp(-1j * _FREQUENCIES)) / (1j * _FREQUENCIES)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Spread:
+class Spread(Record, kw_only=True):
     """What makes times of alike requests differ.
 
     fixed: part of the first token's time that all share [s]; own: of the steps with its prompt, and of one that is

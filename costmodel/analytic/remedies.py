@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from costmodel.quantities import Bytes, Seconds
+from costmodel.records import Record, replace
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Training
@@ -21,8 +21,7 @@ GIB = 2**30
 _SIXTEEN_BIT = "bf16"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Remedy:
+class Remedy(Record):
     """A change of a scenario. key: of the framework's options; settings: as files have them."""
 
     key: str
@@ -30,8 +29,7 @@ class Remedy:
     scenario: Scenario
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Priced:
+class Priced(Record):
     """A change with which a step fits. memory: of the fullest device [B]; step: its time [s]."""
 
     remedy: Remedy

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.quantities import Array, Count, Quantity, Seconds, maximum, minimum, where
+from costmodel.records import Record
 
 STEADY = 1e-12  # variability below which a queue is that of its means
 TIMES, WAITS = 64, 512  # points of a run, and of waits, at which their distribution is taken
@@ -20,8 +20,7 @@ def waiting_share(load: Quantity, seats: Count) -> Quantity:
     return load ** ((2.0 * (seats + 1.0)) ** 0.5 - 1.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class SeatQueue:
+class SeatQueue(Record, kw_only=True):
     """Requests that wait for one of m seats.
 
     load: rho = rate over the highest rate mu that can be served; seats: m; service: of a request, all seats taken [s],

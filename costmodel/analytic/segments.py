@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.analytic.recurrence import Event, Program, compile_events
 from costmodel.quantities import is_single
+from costmodel.records import MutableRecord, Record, field
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -47,8 +47,7 @@ class Placement(NamedTuple):
     second_half: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Segment:
+class Segment(Record):
     """Operators of one micro-batch that run back to back on one stream."""
 
     placement: Placement
@@ -177,8 +176,7 @@ def _chain(shape: Shape, runs: LayerRuns) -> Iterator[_ChainSegment]:
             layer += 1
 
 
-@dataclass(slots=True)
-class _Order:
+class _Order(MutableRecord):
     """Lists the events of a stage, each with what it waits for.
 
     _ready: by micro-batch, what its next segment waits for

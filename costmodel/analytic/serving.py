@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -28,6 +27,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.errors import InputError
 from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
+from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import KvPool, kv_pool
 from costmodel.workload.memory import (
@@ -45,8 +45,7 @@ _ALIGNED = 4  # iterations: starts a step, and the wait that they leave
 StepTimes: TypeAlias = "tuple[PassTimes, PassTimes]"  # of a step with prompts, and of one that only decodes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Admission:
+class Admission(Record):
     """Requests of one replica.
 
     most: those whose KV cache fits in memory

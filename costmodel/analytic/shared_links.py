@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from costmodel.analytic.segments import D2H, H2D, Segment, SegmentKey
 from costmodel.hardware import Cluster
 from costmodel.network.link_shares import link_shares
 from costmodel.quantities import Quantity, sum_of, where
+from costmodel.records import replace
 from costmodel.workload.operators import Collective, ExpertAllToAll, HostTransfer
 
 BACKGROUND = D2H + 1

@@ -8,24 +8,21 @@ arXiv 2309.06180]; chunks of prompts in steps of decoding: Sarathi-Serve [Agrawa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
+from costmodel.records import Record
 
 _ROUNDING = 1e-9  # of prompts that fill a step to the last token, and of a request that starts alone
 _CHUNK_ITERATIONS = 4  # each shrinks the error by the share of a step that decoding takes, times that of a chunk
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Demand:
+class Demand(Record):
     """The work of one request. computed: uncached tokens of its prompt; steps: of decoding, at least one."""
 
     computed: Count
     steps: Count
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Arrival:
+class Arrival(Record):
     """How an engine takes requests.
 
     steps: from one's arrival to the step that takes it, or to the next look for new ones; unseen: of those that only
@@ -52,8 +49,7 @@ class Arrival:
 AT_ONCE = Arrival()
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class SteadyState:
+class SteadyState(Record, kw_only=True):
     """An engine's steps of two kinds: those with prompts, and those that only decode.
 
     rate: requests that start, and end, per period

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +15,7 @@ from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import work_joules
 from costmodel.quantities import Count, Flop, Joules, Quantity, Seconds, uniform_int
+from costmodel.records import Record, replace
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
@@ -31,8 +31,7 @@ from costmodel.workload.work import LayerWork
 Order: TypeAlias = "tuple[str, int, int, int]"  # (schedule, ranks, stages per rank, micro-batches)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Pipeline:
+class Pipeline(Record, kw_only=True):
     """The order of a step's actions.
 
     schedule: actions of each rank, symmetric ranks folded into one
@@ -48,8 +47,7 @@ class Pipeline:
     classes: tuple[Stage, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StageMessages:
+class StageMessages(Record):
     """Point-to-point messages between pipeline stages.
 
     send: what sends a chunk's result to the next stage
@@ -74,8 +72,7 @@ class StageMessages:
         return sent if self.gather is None else sent + seconds_of(self.gather, perturbations)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ExpertImbalance:
+class ExpertImbalance(Record):
     """Expert load that varies between chunks.
 
     ranks: expert-parallel ranks that draw the loads of their experts, 1 where nothing varies
@@ -86,8 +83,7 @@ class ExpertImbalance:
     shared_by_layers: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OptimizerStep:
+class OptimizerStep(Record):
     """How one kind of rank ends the step.
 
     serial: operators one after the other; on_host: the host's update; copies: its transfers
@@ -101,8 +97,7 @@ class OptimizerStep:
     last: Kind
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class StepModel:
+class StepModel(Record, kw_only=True):
     """A step without perturbations: structure, operator times, ledger.
 
     timed_works: passes of each kind of layer by name

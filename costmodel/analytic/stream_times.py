@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.quantities import Count, Quantity, Seconds, is_single, maximum, where
+from costmodel.records import Record
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -19,8 +19,7 @@ from costmodel.workload.operators import (
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Perturbation:
+class Perturbation(Record):
     """Where in its spread a family is taken: 1 selects the low (high) point, 0 in both the median."""
 
     low: Quantity
@@ -31,8 +30,7 @@ class Perturbation:
 Perturbations: TypeAlias = "Mapping[str, Perturbation] | None"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StreamTimes:
+class StreamTimes(Record):
     """Times of operators that run one after another [s].
 
     kernels: kernels of the device, and GEMMs and updates that the host computes while the device waits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from costmodel.analytic.recurrence import Program, Slot, async_reduce_span, make
 from costmodel.analytic.step_model import OptimizerStep, StepModel
 from costmodel.analytic.stream_times import Perturbations, stream_times
 from costmodel.quantities import Array, Quantity, Seconds, is_single, maximum, where
+from costmodel.records import Record
 from costmodel.workload.memory import stage_work
 from costmodel.workload.schedules import Kind, SteadyState
 
@@ -28,8 +28,7 @@ KINDS = tuple(Kind)
 ROUNDING = 1e-12  # of a makespan: difference between sums of the same times in another order
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StepTimes:
+class StepTimes(Record):
     """Seconds of a step.
 
     by_kind: means over pipeline ranks; with bubble and optimizer they sum to the step
@@ -62,8 +61,7 @@ class StepTimes:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PipelineTimes:
+class PipelineTimes(Record):
     """Times of a step's passes [s].
 
     span: until the last pass is done; reduce_tail: what asynchronous reductions take beyond it
@@ -76,8 +74,7 @@ class PipelineTimes:
     kernels: Array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OptimizerTimes:
+class OptimizerTimes(Record):
     """Seconds in which a rank ends the step; of them, kernels of its device, and its host's update."""
 
     seconds: Seconds
@@ -85,8 +82,7 @@ class OptimizerTimes:
     host: Seconds
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StepStreams:
+class StepStreams(Record):
     """Times by stream of a step's layers, by name, and of its stages, by class, under some perturbations."""
 
     perturbations: Perturbations

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 
 from costmodel.cost.calibration import FamilyFit
+from costmodel.records import Record, replace
 
 _ROOFLINE = "roofline"  # basis of what no device's own rows determine
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
+class Candidate(Record):
     """A fit that may answer for a kernel, or a place where one was looked for in vain.
 
     source: the file.
@@ -46,8 +45,7 @@ class Candidate:
         return f"{self.source} ({self.role}): {self.passed_over or self.key}{expected}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Resolution:
+class Resolution(Record):
     """The fit that answers for a key, None where there is none, and the candidates up to it."""
 
     fit: FamilyFit | None

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from costmodel.records import ValueRecord
 from costmodel.schema.calibration import FamilyFitFile
 from costmodel.schema.device import DeviceFile
 
@@ -119,8 +119,7 @@ def held_out_error(fit: FamilyFitFile) -> float:
     return sum(math.log(float(knot.high) / float(knot.low)) for knot in fit.spread) / 2.0 / len(fit.spread)
 
 
-@dataclass(frozen=True, slots=True)
-class StepErrors:
+class StepErrors(ValueRecord):
     """The measured errors of a step away from what a fit was made from.
 
     families: of `calibrations/transfer`: what the step is, alone, with a family, or with a `family/variant`.

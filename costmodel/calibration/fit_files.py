@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +35,7 @@ from costmodel.cost.spread import Agreement, Spread, UnseenGroups
 from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.cost.xqa import XqaForm
 from costmodel.errors import InputError, Location, Problem
+from costmodel.records import Record, field, replace
 from costmodel.schema import build_framework
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.calibration import FamilyFitFile, FitsFile
@@ -68,8 +68,7 @@ _HOST = "host_product"  # family of kernels of the host, which say nothing of th
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DeviceFits:
+class DeviceFits(Record):
     """A calibration file with its residuals, and the device that it is of."""
 
     file: FitsFile

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from costmodel.calibration.substitutes import (
 from costmodel.cost.anchored_fit import AnchoredFit, KernelAnchors
 from costmodel.cost.calibration import Calibration, FamilyFit, JoinedFit
 from costmodel.hardware import Device
+from costmodel.records import replace
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework

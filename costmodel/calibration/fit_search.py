@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 
 from costmodel.calibration.candidates import Candidate
@@ -16,6 +15,7 @@ from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import ExpectedForm
 from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError
+from costmodel.records import replace
 from costmodel.schema.calibration import FamilyFitFile
 from costmodel.schema.references import suggest
 

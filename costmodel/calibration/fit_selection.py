@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -14,11 +13,11 @@ from costmodel.calibration.fit_search import UNKNOWN
 from costmodel.calibration.row_times import Choice
 from costmodel.calibration.substitutes import ELEMENTWISE, GRADIENTS, nearest_keys
 from costmodel.cost.calibration import Calibration
+from costmodel.records import Record, ValueRecord
 from costmodel.schema.references import Library
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(ValueRecord):
     """How a row names what ran: framework, kernel and timing method, blank where it does not say."""
 
     framework: str
@@ -29,8 +28,7 @@ class Kernel:
 UNNAMED = Kernel("", "", "")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Candidate:
+class _Candidate(Record):
     """A calibration file of the chain.
 
     distance: devices between its device and the one asked for.

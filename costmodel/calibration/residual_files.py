@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from costmodel.cost.residual import Dispersion, Residual
 from costmodel.errors import InputError, Location, Problem
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.schema.loader import MAX_BYTES, read_text
 from costmodel.schema.references import display_path
 from costmodel.schema.whole_files import write_whole

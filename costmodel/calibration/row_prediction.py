@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRo
 from costmodel.measurements.row_mapping import map_all
 from costmodel.measurements.tables import NUMBERS, Table, Texts
 from costmodel.quantities import Array, Indices
+from costmodel.records import Record, replace
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.workload.operators import Operator
 
@@ -27,8 +27,7 @@ MICROSECONDS = 1e6  # tables state microseconds
 _NUMERIC = frozenset((*NUMBERS, "predicted_us", "low_us", "high_us"))  # columns that Parquet holds as numbers
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Predictions:
+class Predictions(Record):
     """What is predicted of every row: seconds, NaN where nothing can be said, its 80 % interval, basis and reason.
 
     fits: the calibration files, by comma, that price the operator which a row is named after; blank for the roofline.

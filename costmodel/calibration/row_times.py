@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from costmodel.cost.calibration import Calibration, FamilyFit
@@ -12,11 +10,11 @@ from costmodel.cost.physical_bound import least_time
 from costmodel.cost.spread import Spread
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array, hypot
+from costmodel.records import Record
 from costmodel.workload.scenario import Framework
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Choice:
+class Choice(Record):
     """The fits that answer for a row, and why these; across: how far other sources' times of such kernels differ.
 
     None where the row comes from the sources that the fit was made from.

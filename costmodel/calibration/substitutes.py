@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from costmodel.records import replace
 from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
 from costmodel.workload.variant import Variant
 

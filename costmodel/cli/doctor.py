@@ -14,6 +14,7 @@ import click
 
 from costmodel.cli.options import json_option, path_option, print_json
 from costmodel.errors import InputError, Problem
+from costmodel.records import fields
 
 SHOWN_KINDS = ("devices", "nodes", "clusters", "frameworks", "models", "workloads")
 _LONG = 1.0  # seconds of an import that a person is told about
@@ -126,7 +127,7 @@ def _accelerator(search_path: tuple[str, ...], problems: list[Problem]) -> dict[
         hint = "install torch again for this driver: https://pytorch.org/get-started/locally"
         problems.append(Problem(None, "accelerator", f"torch is installed but does not work: {said}", hint))
         return None
-    return {name: getattr(found, name) for name in found.__slots__}
+    return {name: getattr(found, name) for name in fields(found)}
 
 
 def _numba(problems: list[Problem]) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ import click
 from costmodel.cli.completion import names
 from costmodel.cli.options import Asked, json_option, print_json, workload_options
 from costmodel.errors import InfeasibleError
+from costmodel.records import asdict
 
 
 @click.command("explain")
@@ -25,8 +26,6 @@ def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
     WORKLOAD may be a model, with --cluster. Of several scenarios the first is explained, unless --scenario names one.
     A scenario that does not fit in memory is explained as if it did; it says so, and exits with 3.
     """
-    from dataclasses import asdict
-
     from costmodel.report import explain
     from costmodel.result import stored_line
     from costmodel.workload.operators import base_name

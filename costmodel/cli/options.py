@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -15,6 +14,7 @@ import click
 
 from costmodel.cli.completion import names
 from costmodel.errors import InputError, Location, Problem, visible_json
+from costmodel.records import ValueRecord, replace
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -38,8 +38,7 @@ scenario_option = click.option(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(ValueRecord):
     """The workload that a command's arguments name. changes: path -> text of `--set`."""
 
     workload: str

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from costmodel.cli.options import Asked, json_option, print_json, workload_options
 from costmodel.errors import InfeasibleError, InputError, LayoutError
+from costmodel.records import replace
 
 if TYPE_CHECKING:
     from costmodel.api import Workload

@@ -16,7 +16,6 @@ so that a row moves kernels like it the most, and no interval is wider than befo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from costmodel.cost.spread import Spread
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Quantity, Seconds
+from costmodel.records import Record, ValueRecord, fields, replace
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention, Operator
 
 KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # whose rows may anchor: messages are none of a device
@@ -36,8 +36,7 @@ _TAIL = 4.0  # chosen: degrees of freedom of a row's own error
 _ROUNDS = 30  # of the weights of rows, which settle in about ten
 
 
-@dataclass(frozen=True, slots=True)
-class SharedErrors:
+class SharedErrors(ValueRecord):
     """How errors of a fit at two kernels go together: variances over that of `half`, as the module's equation has them.
 
     From `calibrations/kernel_anchors`.
@@ -93,8 +92,7 @@ def time_shares(operators: Sequence[Kernel], machine: Machine) -> Array:
     return np.asarray(squares / squares.sum(axis=-1, keepdims=True))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class KernelAnchors:
+class KernelAnchors(Record):
     """Measured rows of one family on a device.
 
     shares: of their time, (rows, 3); errors: z, (rows,); inverse: of the covariance between them; shared: how errors
@@ -126,8 +124,7 @@ class KernelAnchors:
         return np.asarray(np.sqrt(np.maximum(1.0 - known / self.shared.variance(own), 0.0)))
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _NarrowedSpread(Spread):
+class _NarrowedSpread(Spread, kw_only=True):
     """A spread of which rows leave a share, by shape: median * (ratio / median)^left."""
 
     whole: Spread
@@ -148,8 +145,7 @@ class _NarrowedSpread(Spread):
         return self.whole.is_exact
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class AnchoredFit(FamilyFit):
+class AnchoredFit(FamilyFit, kw_only=True):
     """A lent fit that rows of the device move and narrow.
 
     left: the share of half an interval that the rows leave, at the shape of an operator.
@@ -162,7 +158,7 @@ class AnchoredFit(FamilyFit):
     @classmethod
     def of(cls, lent: FamilyFit, anchors: KernelAnchors) -> AnchoredFit:
         """Return a fit moved by rows."""
-        stated = {each.name: getattr(lent, each.name) for each in fields(FamilyFit)}
+        stated = {name: getattr(lent, name) for name in fields(FamilyFit)}
         return cls(**(stated | {"basis": ANCHORED, "rivals": None}), lent=lent, anchors=anchors)
 
     def at(self, operator: Any) -> FamilyFit:

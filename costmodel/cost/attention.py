@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import constant, fitted, mechanism, optional, record
+from costmodel.cost.parameter import DeclaredRecord, constant, fitted, mechanism, optional, record
 from costmodel.cost.residual import Features
 from costmodel.cost.split_kv import UNEVEN, SplitKvRule, split_keys
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, ceil, floor, log2, maximum, minimum, where
+from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class PrefillForm:
+class PrefillForm(DeclaredRecord, kw_only=True):
     """Attention kernels whose CTAs take one tile of queries each.
 
     Longest: the CTA of the last queries, whose key tiles run one after another. Grid: all CTAs, each with the mean key
@@ -163,8 +162,7 @@ def _kv_tiles(attention: AttentionKernel, keys: Count, q_tiles: Count, kv_tile: 
     return where(q_tiles <= 1.0, last, minimum(keys / kv_tile + 0.5, last))
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class QueryCopies:
+class QueryCopies(DeclaredRecord, kw_only=True):
     """Fixed times of the kernels that sort and pad queries before the attention kernel."""
 
     gqa_gather: float = fitted("s", 1e-6, 1e-9, 1e-4, "fixed time where heads share keys")
@@ -182,8 +180,7 @@ class QueryCopies:
 NO_COPIES = QueryCopies(gqa_gather=0.0, gqa_regroup=0.0, head_dim_pad=0.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class UnsplitKernel:
+class UnsplitKernel(DeclaredRecord, kw_only=True):
     """The kernel that a library runs where keys stay in one piece, if it is another than the one that splits them."""
 
     q_tile: Count = constant("query rows of a tile where keys are not split", "count")
@@ -200,8 +197,7 @@ def load_on_memory(rate: float, ratio: float, l2_load: float) -> float:
     return max(rate, min(rate * ratio, l2_load))
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class WidenedCache:
+class WidenedCache(DeclaredRecord, kw_only=True):
     """A copy of the cache in the format of the queries, which a library without kernels for narrow ones reads instead.
 
     SGLang with FlashAttention-3 and latent attention: sgl-project/sglang, issue 35291.
@@ -222,8 +218,7 @@ class WidenedCache:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class DecodeForm:
+class DecodeForm(DeclaredRecord, kw_only=True):
     """Attention kernels that read a cache for a few queries, with the keys split over processors.
 
     A CTA takes one key head of a sequence (`pack_gqa`: its queries fill the `q_tile` rows of a tile; else each query
@@ -382,8 +377,7 @@ class DecodeForm:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class LatentForm(DecodeForm):
+class LatentForm(DecodeForm, kw_only=True):
     """A `DecodeForm` of kernels whose query heads all share one cache (MLA): their number is no axis of its own."""
 
     AXES: ClassVar[dict[str, float]] = {"kv_len": 2.0, "batch_kv_heads": 2.0, "q_per_kv": 2.0, "head_dims": 2.0}

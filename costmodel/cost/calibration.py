@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
@@ -32,6 +31,7 @@ from costmodel.quantities import (
     sum_of,
     where,
 )
+from costmodel.records import Record, field, replace
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -78,8 +78,7 @@ LATEST = 4  # features that are kept: those of an operator for each of a few joi
 NEW_GROUP = 0.25  # octaves: a group this near to a measured one along every axis that names it is as good as measured
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Likeness:
+class Likeness(Record, kw_only=True):
     """In which of two things, compute and the memory's bandwidth, a device equals the one whose fit it takes.
 
     compute: whether it is the former; peaks: of the device, by number format [FLOP/s]; bandwidth: of its memory.
@@ -98,8 +97,7 @@ class Likeness:
         return (memory if self.compute else compute) / maximum(compute + memory, SHORTEST)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class FamilyFit:
+class FamilyFit(Record, kw_only=True):
     """One operator family on one device.
 
     Either shares of the roofline's peaks:
@@ -386,8 +384,7 @@ def _least_error_weights(
     ]
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class JoinedFit(FamilyFit):
+class JoinedFit(FamilyFit, kw_only=True):
     """Several fits of the same kernels, joined shape by shape. Interval, bases and terms are those of the leading one,
     the interval narrower where all agree and wider where they do not (`Agreement`).
 
@@ -479,8 +476,7 @@ class JoinedFit(FamilyFit):
 ROOFLINE = FamilyFit()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Calibration:
+class Calibration(Record):
     """Fits by operator family, or by `family/variant` where kernels of one family are fitted apart.
 
     A family without one is timed by the roofline, with the roofline's own spread. notes: which fit substitutes for

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import constant, fitted, mechanism
+from costmodel.cost.parameter import DeclaredRecord, constant, fitted, mechanism
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, message
 from costmodel.network.collectives import doublings, nccl_time, ring_transfer
 from costmodel.network.group_links import GroupLinks, require_group_links
 from costmodel.quantities import Bytes, BytesPerSecond, Count, Quantity, Seconds, log2, maximum, minimum, where
+from costmodel.records import replace
 from costmodel.workload.operators import Collective
 
 ALL_REDUCE = "all_reduce"
@@ -24,8 +24,7 @@ LL_SHARE = 0.5  # of the bandwidth: NCCL's protocol of small messages sends a fl
 LARGEST_EXPONENT = 60.0  # of two: beyond it one protocol has all of the message
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Nvls:
+class Nvls(DeclaredRecord, kw_only=True):
     """Switches add up inside a node: a device sends its buffer once, and receives 1/n of it more."""
 
     nvls_efficiency: float = fitted("1", 0.65, 0.5, 1.0, "of the bandwidth where switches add up")
@@ -37,8 +36,7 @@ class Nvls:
         return self.nvls_latency + wire + links.intra_latency
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class CustomAllReduce:
+class CustomAllReduce(DeclaredRecord, kw_only=True):
     """All-reduces of inference engines that read the memory of other devices of a node, in one shot or two."""
 
     one_shot_efficiency: float = fitted("1", 0.7, 0.01, 1.0, "of the bandwidth of an all-reduce in one shot")
@@ -52,8 +50,7 @@ class CustomAllReduce:
         return minimum(one_shot, 2.0 * latency + volume / (self.two_shot_efficiency * links.intra))
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class HostBridge:
+class HostBridge(DeclaredRecord, kw_only=True):
     """Ranks behind several PCIe switches read each other's memory over the host's bridges, which all of them share."""
 
     bridge_efficiency: float = fitted("1", 0.5, 0.01, 1.0, "of the links' bandwidth where bridges are crossed at all")
@@ -70,8 +67,7 @@ class HostBridge:
         return replace(links, intra=share * links.intra)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class ClusterSteps:
+class ClusterSteps(DeclaredRecord, kw_only=True):
     """What a step of messages takes on several nodes, in place of the links' latencies.
 
     NCCL, src/graph/tuning.cc, LL128 of large messages and LL of small ones.
@@ -95,8 +91,7 @@ class ClusterSteps:
         return 2.0 * minimum(ring, tree)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class CollectiveForm:
+class CollectiveForm(DeclaredRecord, kw_only=True):
     """One kind of collective: a protocol for small messages and one for large.
 
     Over links that were measured the protocol goes by the size of the message, slower or not. A library's own model of

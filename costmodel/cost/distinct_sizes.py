@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Indices, Quantity, distinct_rows
+from costmodel.records import Record, fields, is_record, replace
 from costmodel.workload.operators import Operator
 
 MANY = 4096  # sizes from which on it pays to look for equal ones, and of those how many are looked at first
@@ -17,8 +17,7 @@ WORTH = 0.9  # share of different ones among these up to which the others are lo
 Kernel = TypeVar("Kernel", bound=Operator)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DistinctSizes:
+class DistinctSizes(Record):
     """The sizes of a kernel that differ, along one axis.
 
     place: of each point among them; first: point that has each of them; shape: of the grid.
@@ -65,18 +64,18 @@ class DistinctSizes:
 
 def _varied(operator: Operator) -> Iterator[tuple[str, Array]]:
     """Yield the fields of a kernel that differ over the grid."""
-    for field in fields(operator):
-        value = getattr(operator, field.name)
+    for name in fields(operator):
+        value = getattr(operator, name)
         if isinstance(value, np.ndarray) and value.size > 1:
-            yield field.name, value
+            yield name, value
 
 
 def is_uniform(whole: Any) -> bool:
     """Tell whether nothing in a record differs over a grid."""
     if isinstance(whole, np.ndarray):
         return whole.size == 1
-    if is_dataclass(whole) and not isinstance(whole, type):
-        return all(is_uniform(getattr(whole, field.name)) for field in fields(whole))
+    if is_record(whole):
+        return all(is_uniform(getattr(whole, name)) for name in fields(whole))
     if isinstance(whole, Mapping):
         return all(map(is_uniform, whole.values()))
     return all(map(is_uniform, whole)) if isinstance(whole, tuple | list) else True

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
-from costmodel.cost.parameter import constant, fitted, mechanism
+from costmodel.cost.parameter import DeclaredRecord, constant, fitted, mechanism
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
@@ -16,8 +15,7 @@ from costmodel.workload.operators import Elementwise
 OVERLAP_P = 4.0  # chosen: a row's own time and the stream of all rows overlap, and the longer one counts, smoothly
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class SerialRows:
+class SerialRows(DeclaredRecord, kw_only=True):
     """A few rows are looked up by a kernel of its own, whose CTAs each take all of them in turn.
 
     [pytorch/pytorch, aten/src/ATen/native/cuda/Indexing.cu, index_select: indexSelectSmallIndex up to 16 indices]
@@ -31,8 +29,7 @@ class SerialRows:
         return where(rows <= self.serial_rows_limit, rows * self.serial_row, 0.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class ElementwiseForm:
+class ElementwiseForm(DeclaredRecord, kw_only=True):
     """Kernels that only stream, one CTA a row. A kernel that does not state its rows has neither term of them."""
 
     SECTION: ClassVar[str] = "7.6"

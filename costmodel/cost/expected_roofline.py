@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.kernels import attention_terms, elementwise_terms, mixed_terms, tile_terms
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import like
+from costmodel.cost.parameter import DeclaredRecord, like
 from costmodel.cost.promotion import expected_loop
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Quantity, Seconds, log2, maximum, power, where
+from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention
 
 OVERLAP_P = 4.0  # chosen: work and bytes overlap, and the longer one counts
@@ -24,8 +24,7 @@ _BARE = FamilyFit()
 Kernel = Gemm | AttentionKernel | MixedAttention | Elementwise
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class ExpectedForm:
+class ExpectedForm(DeclaredRecord, kw_only=True):
     """Kernels of a family on a device without rows: their expected time, of effects that all fitted devices share.
 
     compute_efficiency: of devices whose processors have the full rate of their die (`share_on_die`).

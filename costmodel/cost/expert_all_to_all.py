@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import constant, fitted, like
+from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import SHORTEST, Terms, p_norm
 from costmodel.cost.time import Time, message
 from costmodel.network.expert_all_to_all import TokenCopies, token_copies
 from costmodel.network.group_links import GroupLinks, require_group_links
 from costmodel.quantities import Count, Mask, Quantity, Seconds, ceil, log2, maximum, minimum, where
+from costmodel.records import replace
 from costmodel.workload.operators import ExpertAllToAll
 
 AXES = {"tokens": 2.0, "token_bytes": 2.0, "top_k": 2.0, "experts": 3.0, "ranks": 2.0}
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class LowLatencyForm:
+class LowLatencyForm(DeclaredRecord, kw_only=True):
     """Kernels that send a copy of a token to every expert, on all processors.
 
     `ctas`, as many as experts that all processors serve at a time, share the tokens. Copies inside a node go over its
@@ -84,8 +83,7 @@ class LowLatencyForm:
         return _features(operator)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class NormalForm:
+class NormalForm(DeclaredRecord, kw_only=True):
     """Kernels that send a copy of a token to every node and rank, on the processors that communication holds."""
 
     SECTION: ClassVar[str] = "9.1"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,20 +11,20 @@ import numpy as np
 from costmodel.cost.gemm_mechanisms import PartialTile, Reread, SplitK, WarmL2, Writeback
 from costmodel.cost.gemm_tiles import CtaTile, Shapes, TileChoice, TileRule
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
-from costmodel.cost.parameter import constant, fitted, mechanism, optional
+from costmodel.cost.parameter import DeclaredRecord, constant, fitted, mechanism, optional
 from costmodel.cost.promotion import promotion_cycles
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import SHORTEST, Terms, p_norm_below, term_at
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Quantity, ceil, is_single, log2, maximum, minimum, where
+from costmodel.records import replace
 from costmodel.workload.operators import Gemm
 
 LARGE = 4096  # elements: from here on candidates are taken one by one, so that temporaries stay in the cache
 K_STEP_BYTES = 128  # bytes of one row of A that a step along K takes: the widest shared-memory swizzle
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class GemmForm:
+class GemmForm(DeclaredRecord, kw_only=True):
     """The GEMM kernels of one library in one number format.
 
     A CTA computes one tile m_t x n_t over k_s = k / splits. Of the library's tiles the fastest runs, or the one that

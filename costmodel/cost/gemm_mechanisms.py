@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from costmodel.cost.gemm_tiles import CtaTile
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import fitted
+from costmodel.cost.parameter import DeclaredRecord, fitted
 from costmodel.quantities import Bytes, Count, Seconds, minimum, power, where
 from costmodel.workload.operators import Gemm
 
@@ -16,8 +15,7 @@ REREAD_STEEPNESS = 6.0  # a cyclic scan either fits in L2 or thrashes
 L2_STEEPNESS = 4.0  # a tensor stops fitting in L2
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class SplitK:
+class SplitK(DeclaredRecord, kw_only=True):
     """K is split over CTAs: partial sums go through memory, and a second kernel adds them."""
 
     splitk_bytes: float = fitted("bytes", 8.0, 0.4, 160.0, "traffic of one partial sum, where K is split")
@@ -32,8 +30,7 @@ class SplitK:
         return where(splits > 1.0, self.splitk_latency, 0.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Writeback:
+class Writeback(DeclaredRecord, kw_only=True):
     """In a cold kernel L2 is full of other kernels' dirty lines, which the first bytes that enter push out."""
 
     writeback_ratio: float = fitted("B/B", 0.3, 1e-3, 2.0, "bytes evicted from L2 for each of the first bytes read")
@@ -44,8 +41,7 @@ class Writeback:
         return self.writeback_ratio * minimum(entering, self.writeback_limit)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class PartialTile:
+class PartialTile(DeclaredRecord, kw_only=True):
     """CTAs that load past the last row are slower; clusters of rows share that loss."""
 
     partial_tile_loss: float = fitted("1", 0.35, 0.01, 2.0, "slowdown of a CTA whose whole tile is past the last row")
@@ -58,8 +54,7 @@ class PartialTile:
         return 1.0 + self.partial_tile_loss * overhang * shared
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Reread:
+class Reread(DeclaredRecord, kw_only=True):
     """Tiles are taken in strips along the shorter side of the result; every strip reads the operand of that side.
 
     What L2 does not hold of it comes from memory again.
@@ -78,8 +73,7 @@ class Reread:
         return operand * strips * self.reread_share / (1.0 + held)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class WarmL2:
+class WarmL2(DeclaredRecord, kw_only=True):
     """A benchmark that repeats the kernel finds in L2 what fits there: all weights that take turns, and activations."""
 
     warm_l2_rate: float = fitted("1", 1.5, 0.5, 10.0, "speed of L2 in a warm benchmark, over the HBM bandwidth")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -23,6 +22,7 @@ from costmodel.quantities import (
     minimum,
     where,
 )
+from costmodel.records import Record
 from costmodel.workload.operators import Gemm
 from costmodel.workload.order_statistics import expected_tiles
 
@@ -31,8 +31,7 @@ TileRule: TypeAlias = Literal["fastest", "waves", "rows"]
 MIN_SPLIT_K = 256  # elements of K below which no part of a split goes: chosen, as no fit rests on it
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CtaTile:
+class CtaTile(Record):
     """A candidate: the tile of a CTA, the CTAs of its cluster along m and n, and how K is split.
 
     Every field may be an array, one element a candidate.
@@ -62,8 +61,7 @@ class CtaTile:
         return where(self.split_mode == 0.0, 1.0, maximum(minimum(parts, -ceil(-k / MIN_SPLIT_K)), 1.0))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TileChoice:
+class TileChoice(Record):
     """The candidates of a library and the rule by which it takes one.
 
     rule: `fastest`, `waves` (the fewest, of these the fullest last one, then the smaller tile) or `rows` (by m).

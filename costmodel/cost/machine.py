@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from costmodel.hardware import Cluster, Device
 from costmodel.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond
+from costmodel.records import Record
 from costmodel.workload.scenario import Framework
 
 VECTOR_DTYPE = "fp32"  # CUDA cores: activations, promotion of FP8 sums
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Machine:
+class Machine(Record):
     """The part of a device that a kernel may use: `processors` of them (communication may hold the rest).
 
     warm_l2: the kernel runs over and over on the same operands, as in a benchmark, so that L2 holds what fits.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.attention import PrefillForm, mean_kv_tiles
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import constant, fitted, like
+from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
@@ -15,8 +14,7 @@ from costmodel.quantities import Count, Quantity, ceil, log2, maximum, minimum, 
 from costmodel.workload.operators import AttentionKernel, MixedAttention, clamp_sizes
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class VarlenForm:
+class VarlenForm(DeclaredRecord, kw_only=True):
     """One grid over all sequences, with as many query tiles for each as the longest one has.
 
     Longest, grid: as of `PrefillForm`. Query heads are not packed: each is a CTA of its own that reads the key head's

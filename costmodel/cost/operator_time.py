@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.network.group_links import require_group_links
 from costmodel.quantities import Quantity, Seconds, is_single, where
+from costmodel.records import ValueRecord
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -35,8 +35,7 @@ from costmodel.workload.operators import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ClosedForm:
+class ClosedForm(ValueRecord):
     """The time of a kind of operators without a fit. section: of docs/method.md, which quotes the equation."""
 
     section: str
@@ -91,8 +90,7 @@ def likely_time(operator: Operator, machine: Machine, cluster: Cluster | None, f
     return seconds * fit.spread.ratio(seconds, 0.0, 0.0) if fit.basis == "roofline" else seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Derivation:
+class Derivation(ValueRecord):
     """How an operator's time comes about.
 
     equation: of t, the time of one call.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from costmodel.hardware import Device, Node, Power
 from costmodel.quantities import Bytes, Count, Joules, Quantity, Seconds, Watts, minimum, sum_of
+from costmodel.records import Record
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import (
     AttentionKernel,
@@ -21,8 +21,7 @@ from costmodel.workload.operators import (
 SIXTEEN_BIT = 2.0  # bytes of an element whose multiply-adds `Power.tensor` states
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Draw:
+class Draw(Record):
     """What a device does: the share of the time in which kernels run, and the power of their work [W]."""
 
     busy: Quantity

@@ -6,13 +6,13 @@ import functools
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.quantities import Array, Mask, Quantity, is_single, maximum, minimum
+from costmodel.records import Record
 
 Features: TypeAlias = "Sequence[Quantity]"  # binary logarithms of a kernel's sizes, one per axis of its shape space
 
@@ -26,8 +26,7 @@ KEPT = 256  # residuals whose bumps are kept by axes
 ROUNDING = 1e-4  # octaves: a stored limit has six digits
 
 
-@dataclass(frozen=True, eq=False)
-class Residual:
+class Residual(Record, dict=True):
     """Log of measured over physical time, as bumps around support points in log-shape space.
 
         r(x) = sum_i w_i * exp(-|(x - c_i) / l_i|^2 / 2),   factor = exp(r)
@@ -145,8 +144,7 @@ def _powers(features: Sequence[Quantity], shape: tuple[int, ...]) -> Array:
     return powers
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Bumps:
+class _Bumps(Record):
     """Bumps along some axes. exponents: as `_quadratics` has them; shortest: of their lengths, null without any."""
 
     exponents: Array
@@ -176,8 +174,7 @@ def _sum_of_bumps(heights: Array, exponents: Array, values: Sequence[Quantity]) 
     return total.reshape(shape)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Curve:
+class _Curve(Record):
     """Even places along one axis, between which a sum of bumps is read by the cubic through the four around.
 
     Many shapes that differ along one axis alone cost no more than these places. Error of a bump of height w: at most
@@ -223,8 +220,7 @@ def _chunks(supports: int, features: Features) -> Iterator[slice]:
     yield from (slice(first, first + step) for first in range(0, supports, step))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Dispersion:
+class Dispersion(Record):
     """How wide a family's spread is at a shape, over what it is for all shapes of the same predicted time.
 
         width = level * exp(sum_i w_i * exp(-|(x - c_i) / l|^2 / 2))
@@ -240,8 +236,7 @@ class Dispersion:
         return self.level * self.bumps.factor(features)
 
 
-@dataclass(frozen=True, eq=False)
-class Domain:
+class Domain(Record, dict=True):
     """The shapes that were measured: smallest and largest feature per axis [octaves].
 
     radius: a shape this near to a support point counts as measured [lengths].
@@ -273,8 +268,7 @@ class Domain:
         return holds
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Nearness:
+class Nearness(Record):
     """How wide a family's spread is at a shape, over what it is where no group of shapes around was measured.
 
         width = share + (1 - share) * min(max((distance - near) / (far - near), 0), 1)

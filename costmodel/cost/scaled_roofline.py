@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import like
+from costmodel.cost.parameter import DeclaredRecord, like
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
@@ -17,8 +16,7 @@ from costmodel.workload.operators import AttentionKernel, Gemm
 OVERLAP_P = 4.0  # chosen: work and bytes overlap, and the longer one counts
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class ScaledRooflineForm:
+class ScaledRooflineForm(DeclaredRecord, kw_only=True):
     """Kernels of which few sizes are measured: the roofline with a share of either peak."""
 
     SECTION: ClassVar[str] = "7.5"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import constant, fitted, like
+from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
@@ -17,8 +16,7 @@ from costmodel.workload.operators import AttentionKernel
 OVERLAP_P = 4.0  # chosen: work and bytes overlap, and the longer one counts
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class ScanForm:
+class ScanForm(DeclaredRecord, kw_only=True):
     """Chunkwise kernels of a linear recurrence, which launch one after another.
 
     Chunks are worked on all at once, which leaves results in memory between kernels; one kernel passes a state from

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.attention import PrefillForm
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import constant, fitted, like
+from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
@@ -17,8 +16,7 @@ from costmodel.workload.operators import AttentionKernel
 OVERLAP_P = 4.0  # chosen: CTAs and bytes overlap, and the longer one counts
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class SelectedForm:
+class SelectedForm(DeclaredRecord, kw_only=True):
     """Kernels that gather the selected keys of a query for all its heads.
 
     A selection has as many slots as keys may be chosen; those that are empty take as long as the others. Heads fill

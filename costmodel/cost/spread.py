@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
 from costmodel.cost.terms import SHORTEST
 from costmodel.quantities import Array, Indices, Quantity, Seconds, hypot
+from costmodel.records import Record, ValueRecord, replace
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Spread:
+class Spread(Record):
     """The 10 %, 50 % and 90 % points of measured over predicted time, by predicted time.
 
     times: knots of predicted time, ascending [s]; low, median, high: the points there. Between knots log measured is
@@ -76,7 +75,6 @@ class Spread:
 EXACT = Spread()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class SpreadByShape(Spread):
     """Spreads of which each shape has one. which: the place of a shape's in `parts`."""
 
@@ -101,8 +99,7 @@ class SpreadByShape(Spread):
         return all(part.is_exact for part in self.parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
+class Agreement(ValueRecord):
     """How far measured times lie from what several fits give together, half of the 80 % interval h [log]:
 
         h^2 = (claimed * h_leading)^2 + (apart * s)^2,   s^2 = sum_i w_i (log t_i - log t)^2
@@ -116,8 +113,7 @@ class Agreement:
     apart: float
 
 
-@dataclass(frozen=True, slots=True)
-class UnseenGroups:
+class UnseenGroups(ValueRecord):
     """Half-widths of the 80 % interval of kernels whose group of shapes no fit saw [log].
 
     inside: of a family of few groups, whose own cross-validation held out single shapes; zero where it held out groups.

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from costmodel.cost.terms import SHORTEST
 from costmodel.quantities import Mask, Quantity, Seconds, is_single, log, maximum, minimum, where
+from costmodel.records import Record
 
 BOUNDS = ("compute", "memory", "network", "latency", "capacity")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Time:
+class Time(Record):
     """One operator's time [s] and its parts.
 
     compute: the time that a kernel is busy, as long as `memory` where device memory is what keeps it busy; network: the

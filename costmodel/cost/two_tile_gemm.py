@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -11,18 +10,18 @@ from costmodel.cost.gemm import GemmForm, scaled_droop
 from costmodel.cost.gemm_mechanisms import Reread
 from costmodel.cost.gemm_tiles import Shapes
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import like, mechanism, record
+from costmodel.cost.parameter import DeclaredRecord, like, mechanism, record
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, time_where
 from costmodel.quantities import Mask, log2, maximum, where
+from costmodel.records import fields, replace
 from costmodel.workload.operators import Gemm
 
 _TUNED = 3.0  # chosen: octaves between the default for few tokens and tuned tiles, of which they share no tile
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class TileRates:
+class TileRates(DeclaredRecord, kw_only=True):
     """What a GEMM with one of the tiles does not share with those of the other."""
 
     compute_efficiency: float = like(GemmForm, "compute_efficiency")
@@ -36,8 +35,7 @@ class TileRates:
     tiles: Shapes = like(GemmForm, "tiles")
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class TwoTileForm:
+class TwoTileForm(DeclaredRecord, kw_only=True):
     """Triton's fused layers of experts: a small tile for few tokens, a large one for many.
 
     Layers for which the engine ships tuned tiles run with these, whatever the tokens. Each is a `GemmForm`, with the
@@ -95,7 +93,7 @@ class TwoTileForm:
 
     def with_rates(self, rates: TileRates) -> GemmForm:
         """Return the form of one of the tiles."""
-        own = {field.name: getattr(rates, field.name) for field in fields(rates)}
+        own = {name: getattr(rates, name) for name in fields(rates)}
         return GemmForm(
             launch=self.launch, hbm_efficiency=self.hbm_efficiency, overlap_p=self.overlap_p, has_split_k=False, **own
         )  # fmt: skip

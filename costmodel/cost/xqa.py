@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from costmodel.cost.attention import NO_COPIES, DecodeForm, load_on_memory
 from costmodel.cost.machine import Machine
-from costmodel.cost.parameter import constant, fitted, like, mechanism, optional, record
+from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like, mechanism, optional, record
 from costmodel.cost.residual import Features
 from costmodel.cost.split_kv import SplitKvRule
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, time_where
 from costmodel.quantities import Mask, Quantity, ceil, floor, log2, maximum, minimum, where
+from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel
 
 _HISTORY = 128.0  # tokens of the cache to a CTA, by which the library counts CTAs when it chooses
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class MmhaKernel:
+class MmhaKernel(DeclaredRecord, kw_only=True):
     """The masked multi-head kernel: each query head reads its keys again and computes by itself."""
 
     launch: float = like(DecodeForm, "launch")
@@ -34,8 +33,7 @@ class MmhaKernel:
     kv_tile_elements: int = constant("elements of keys and values in a tile; null: as the XQA kernel", "count", 0)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class NarrowHeadKernel:
+class NarrowHeadKernel(DeclaredRecord, kw_only=True):
     """The kernel that takes the place of XQA's for narrow heads."""
 
     launch: float = like(DecodeForm, "launch")
@@ -44,8 +42,7 @@ class NarrowHeadKernel:
     occupancy: int = constant("CTAs that a processor holds; null: as the XQA kernel", "count", 0)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class XqaForm:
+class XqaForm(DeclaredRecord, kw_only=True):
     """TensorRT-LLM's decoding: XQA on tensor cores where few enough queries share a key head.
 
     That is, where 1 < queries per key head <= max_q_per_kv and

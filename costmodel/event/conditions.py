@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.event.graph import KERNEL, MARK, MESSAGE, Graph
 from costmodel.quantities import Count, Seconds
+from costmodel.records import Record, ValueRecord
 from costmodel.workload.scenario import Scenario
 
 EVERYTHING = "everything"
 _KINDS = {"compute": KERNEL, "network": MESSAGE, EVERYTHING: EVERYTHING}
 
 
-@dataclass(frozen=True, slots=True)
-class SlowdownWindow:
+class SlowdownWindow(ValueRecord):
     """Tasks of one kind on a device run `factor` times as fast from `begin` to `end` [s], 0: not at all.
 
     device: null for all of them; kind: of the tasks, or `everything`
@@ -33,8 +31,7 @@ class SlowdownWindow:
         return self.device in (None, device) and self.kind in (EVERYTHING, kind)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Conditions:
+class Conditions(Record):
     """The conditions of a run.
 
     seed, jitter: of factors exp(N(-j^2/2, j)), whose mean is one, on each task's time

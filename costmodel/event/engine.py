@@ -13,7 +13,6 @@ kernels leave, without any queueing. Messages with links share them max-min fair
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from costmodel.event.conditions import Conditions
 from costmodel.event.graph import KERNEL, Graph
 from costmodel.network.flow_session import FlowSession
 from costmodel.quantities import Array
+from costmodel.records import Record
 
 LISTED = 6  # waiting streams that an error names
 
@@ -36,8 +36,7 @@ class DeadlockError(InfeasibleError):
         super().__init__("\n  ".join([message, *waiting[:LISTED], *more]))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Timeline:
+class Timeline(Record):
     """When each task of a graph started and finished [s]."""
 
     graph: Graph

@@ -6,7 +6,6 @@ import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -31,6 +30,7 @@ from costmodel.event.replicas import Replicas
 from costmodel.event.training import step_graph, step_times_of
 from costmodel.network.nominal import nominal_cluster
 from costmodel.quantities import Quantity
+from costmodel.records import MutableRecord, field, replace
 from costmodel.result import Entry, Metrics, Point
 from costmodel.workload.plans import Decode, Prefill, Serving, Training
 from costmodel.workload.scenario import Scenario
@@ -46,8 +46,7 @@ Model = TypeVar("Model", StepModel, PassModel)
 Times = TypeVar("Times", StepTimes, PassTimes)
 
 
-@dataclass(slots=True)
-class EventEngine:
+class EventEngine(MutableRecord):
     """Evaluates scenarios by simulation and keeps their timelines, by name of the scenario.
 
     conditions: instead of those of scenarios

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.special import ndtr, ndtri
 
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.workload.schedules import Chunk, Schedule
 
 _GRID = np.linspace(-10.0, 14.0, 4801)  # of standard deviations: the largest of 1e12 ranks is at 7
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ExpertDraws:
+class ExpertDraws(Record):
     """Excess of the busiest rank over the mean, over its expected value, (micro-batches, stages, layers of a stage).
 
         x = max of n standard normal loads / E[max] = Phi^-1(u^(1/n)) / E[max],      u uniform; mean one

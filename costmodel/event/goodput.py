@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import numpy as np
 
 from costmodel.quantities import Count, Seconds
+from costmodel.records import ValueRecord, asdict
 from costmodel.workload.simulation import Checkpoints
 
 FAILURES = 2000  # in a run: the share is then within two or three per cent of its mean
 
 
-@dataclass(frozen=True, slots=True)
-class Goodput:
+class Goodput(ValueRecord):
     """Shares of a long run. goodput: training that was kept; lost: training that failures undid."""
 
     goodput: float

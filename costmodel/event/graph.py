@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from costmodel.quantities import Array, Bytes, Count, Seconds
+from costmodel.records import MutableRecord, field
 
 KERNEL, MESSAGE, COPY, LAUNCH, MARK = "kernel", "message", "copy", "start", "mark"
 """Kinds of tasks: of processors, of the network, between host and device, of the host's program; marks do no work."""
@@ -23,8 +23,7 @@ class Stream(NamedTuple):
     name: str
 
 
-@dataclass(slots=True, eq=False)
-class Message:
+class Message(MutableRecord, eq=False):
     """A flow of `size` bytes on links that messages share. Several tasks may have the same message.
 
     loads: bytes on each link per byte of the message; limit: its rate without contention [B/s]
@@ -75,8 +74,7 @@ class Span(NamedTuple):
     frees: Bytes = 0.0
 
 
-@dataclass(slots=True, eq=False)
-class Graph:
+class Graph(MutableRecord, eq=False):
     """Tasks of all devices; a task's number is its position.
 
     arrows: (from, to) of results that go to other devices; spans: actions

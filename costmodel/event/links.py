@@ -8,7 +8,6 @@ it max-min fairly. Copies to and from the host are flows on the device's link to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,6 +19,7 @@ from costmodel.event.task_groups import ALL_TO_ALL, TaskGroup
 from costmodel.network.link_shares import COPIES_FIRST, HOST_IN, HOST_OUT, MESSAGES_FIRST, SEPARATE, SHARED
 from costmodel.network.sharing import Flags
 from costmodel.quantities import Array
+from costmodel.records import MutableRecord, field
 from costmodel.workload.operators import Collective, ExpertAllToAll
 from costmodel.workload.scenario import Scenario
 
@@ -49,8 +49,7 @@ class _OnDevice(NamedTuple):
     shares: Mapping[str, float]
 
 
-@dataclass(slots=True)
-class Links:
+class Links(MutableRecord):
     """Collects the messages of a graph and finds the links that they share.
 
     wires: null without contention; host_link: who gives way on a device's own links

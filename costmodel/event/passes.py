@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from costmodel.analytic import segments
 from costmodel.analytic.inference import PassModel, PassTimes, StageModel
@@ -18,6 +17,7 @@ from costmodel.event.links import Links, links_of
 from costmodel.event.replicas import Replicas, replicas_spanned, replicated
 from costmodel.event.task_groups import ALL_TO_ALL, COMPUTE, D2H, H2D, HOST, TaskGroup, task_groups, wire_seconds
 from costmodel.quantities import Quantity
+from costmodel.records import Record, field
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.work import EXPERTS
 
@@ -30,8 +30,7 @@ _STREAMS = {
 SEND, BACKGROUND_STREAM = "send activations", "message beside the pass"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PassGraph:
+class PassGraph(Record):
     """A pass as a graph.
 
     stages: of each that is simulated, how many it represents, its first and its last task, in the first replica
@@ -91,8 +90,7 @@ def _groups(segment: Segment, processors: float, *, split_collectives: bool) -> 
     return groups or [TaskGroup("nothing", _STREAMS[segment.placement.stream][0], 0.0)]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Builder:
+class _Builder(Record):
     """Adds the tasks of stages to a graph.
 
     unit: devices of a replica that act as one rank

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from costmodel.analytic.segments import Segment
 from costmodel.analytic.step_model import OptimizerStep, StageMessages, StepModel
 from costmodel.analytic.stream_times import Perturbation, seconds_of
 from costmodel.quantities import Quantity
+from costmodel.records import fields, is_record, replace
 from costmodel.result import Metrics
 
 _HOLDERS = (StepModel, StageMessages, TimedWork, OptimizerStep, OverlappedComm, PassModel, StageModel, Segment)
@@ -49,8 +49,8 @@ def _mapped(value: Any, retimed: Callable[[TimedOperator], TimedOperator]) -> An
         return tuple(_mapped(item, retimed) for item in value)
     if isinstance(value, Mapping):
         return {name: _mapped(item, retimed) for name, item in value.items()}
-    if is_dataclass(value) and isinstance(value, _HOLDERS):
-        return replace(value, **{field.name: _mapped(getattr(value, field.name), retimed) for field in fields(value)})
+    if is_record(value) and isinstance(value, _HOLDERS):
+        return replace(value, **{name: _mapped(getattr(value, name), retimed) for name in fields(value)})
     return value
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from costmodel.errors import InputError
 from costmodel.event.graph import Graph, Message, Stream, Task
 from costmodel.quantities import Quantity
+from costmodel.records import ValueRecord
 from costmodel.workload.operators import Collective, ExpertAllToAll
 
 MOST_TASKS = 1_000_000  # of a graph: three quarters of a gigabyte, and half a minute
@@ -16,8 +16,7 @@ SYNCHRONISATION = "synchronisation"  # name of streams with marks only
 PerReplica = Callable[[Message], tuple[Message, ...]]  # a message of the pipeline -> that of each replica
 
 
-@dataclass(frozen=True, slots=True)
-class Replicas:
+class Replicas(ValueRecord):
     """How many data-parallel replicas are simulated one by one.
 
     of: how many there are; differ: their times may differ, so that one cannot represent all; place: of the keys of the

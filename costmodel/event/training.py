@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from costmodel.event.list_scheduling import ActionTask
 from costmodel.event.replicas import Replicas, replicas_spanned, replicated
 from costmodel.event.task_groups import ALL_TO_ALL, COLLECTIVE, COMPUTE, D2H, H2D, HOST, TaskGroup, wire_seconds
 from costmodel.quantities import Array, Quantity, sum_of
+from costmodel.records import Record, replace
 from costmodel.workload.operators import Collective, HostTransfer
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Action, Kind, Schedule
@@ -32,8 +32,7 @@ STREAMS = (COMPUTE, ALL_TO_ALL, COLLECTIVE, H2D, D2H, HOST, *SENDS)
 _TASK_KIND = {COMPUTE: KERNEL, HOST: LAUNCH, ALL_TO_ALL: MESSAGE, COLLECTIVE: MESSAGE, H2D: COPY, D2H: COPY}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RankEnd:
+class RankEnd(Record):
     """How a rank ends the step: its first task, the mark at its end, and what it does."""
 
     first: int
@@ -41,8 +40,7 @@ class RankEnd:
     optimizer: OptimizerStep
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class StepGraph:
+class StepGraph(Record, kw_only=True):
     """A step as a graph; tasks are those of the first replica.
 
     actions: first task of each action and the mark at its end, in the order of `table`

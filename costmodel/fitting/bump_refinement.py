@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from costmodel.cost.residual import Residual
 from costmodel.fitting.regression import ROBUST, KernelShare
 from costmodel.quantities import Array
+from costmodel.records import Record, replace
 
 STEPS = 400  # of the descent, at most
 TIE = 0.003  # how strongly a bump is held to its place and lengths, against a row's misfit
@@ -49,8 +49,7 @@ def refine_bumps(start: Residual, shares: Sequence[KernelShare], log_errors: Arr
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Descent:
+class _Descent(Record):
     """The objective of `refine_bumps` and its gradient.
 
     All shapes and places are in lengths from the middle of the places. A squared distance is a product of matrices,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from costmodel.measurements.screening import slowness
 from costmodel.measurements.table_text import text_of
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.quantities import Indices, Seconds
+from costmodel.records import Record, ValueRecord, field, replace
 from costmodel.schema.files import list_names, load_device, load_document
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library, is_name
@@ -33,8 +33,7 @@ SCHEMA = "costmodel/calibration_report@1"
 _JSON_NAMES = {"shape_only": "data"}  # of the document, whose keys other programs read
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CalibrationRun:
+class CalibrationRun(Record):
     """What a calibration found, and what it did not.
 
     too_few: rows of families that have fewer than a fit needs; without_recipe: rows of families that the plan has no
@@ -201,8 +200,7 @@ def by_backend(screened: Screened) -> dict[str, Table]:
     return {name: screened.rows.take(label == name) for name in sorted({"", *label.tolist()})}
 
 
-@dataclass(frozen=True, slots=True)
-class _Fitter:
+class _Fitter(ValueRecord):
     """Fits tables of one device by the default recipes. tables: names of the measurement files."""
 
     device: Device

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from costmodel.fitting.regression import CANDIDATES, RIDGE, SUPPORTS, Estimate, 
 from costmodel.fitting.samples import Groups, RowMask, Samples
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array, Indices, Seconds
+from costmodel.records import Record, field, replace
 from costmodel.workload.scenario import Framework
 
 FOLDS = 5
@@ -39,8 +39,7 @@ COMPANION = "elementwise"  # the form of kernels that are fitted jointly with a 
 _COMPANION = "companion "  # before the names of their parameters
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Recipe:
+class Recipe(Record):
     """How a family is fitted: the name of its form, what of it is stated rather than fitted, and its further terms.
 
     companion: `family/variant` of streams in the same rows that nothing else measures, which are fitted with it.
@@ -80,8 +79,7 @@ class Recipe:
         return build(self.kind, {**values, **self.constants})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Errors:
+class Errors(Record):
     """Predicted over measured time of held-out rows. bias: median of predicted over measured, less one."""
 
     mean: float
@@ -96,8 +94,7 @@ class Errors:
         return Errors(float(errors.mean()), float(np.median(errors)), float(np.median(ratio)) - 1.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CompanionFit:
+class CompanionFit(Record):
     """The form of streams that run in the rows of a family and that nothing else measures."""
 
     key: str
@@ -113,8 +110,7 @@ class CompanionFit:
         return {self.key: FamilyFit(basis="fitted", form=self.form)}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FamilyFitResult:
+class FamilyFitResult(Record):
     """A family's fit and its evidence.
 
     errors: by model in cross-validation over groups: `roofline`, `shape_only` (a smooth function of the shape alone),
@@ -175,8 +171,7 @@ def fit_family(samples: Samples, recipe: Recipe) -> FamilyFitResult:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GroupErrors:
+class GroupErrors(Record):
     """Of rows of groups that a fit did not see.
 
     log_errors: logs of measured over predicted time; beyond: how far outside the seen shapes they lie [octaves].
@@ -198,8 +193,7 @@ def predict_groups(seen: Samples, others: Samples, recipe: Recipe) -> GroupError
     return GroupErrors(np.log(others.seconds / predicted), np.asarray(domain.beyond(list(unseen.features[0].T))))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Bumps:
+class _Bumps(Record):
     """How a residual is made.
 
     lengths: of its bumps, along each axis.
@@ -299,8 +293,7 @@ def fold_numbers(groups: Groups) -> Indices:
     return folds
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _FormRows:
+class _FormRows(Record):
     """Rows as a form sees them: their features, the times of their operators, and of the others [s]."""
 
     axes: tuple[str, ...]
@@ -350,8 +343,7 @@ class _FormRows:
         return total
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Fold:
+class _Fold(Record):
     """A form fitted to the rows seen, and the rows held out with what models without a residual say of them [s].
 
     mask: where the rows held out are.
@@ -378,8 +370,7 @@ class _Fold:
         predictions["shape_only"][self.mask] = self.shape_only
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _FormFit:
+class _FormFit(Record):
     """A form whose parameters are known."""
 
     recipe: Recipe

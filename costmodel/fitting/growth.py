@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from costmodel.cost.residual import Residual
 from costmodel.fitting.ladders import ladders
 from costmodel.fitting.regression import RIDGE, ROBUST
 from costmodel.quantities import Array
+from costmodel.records import Record, replace
 
 BASES = 40  # ladders of each size
 SEED = 1
@@ -30,8 +30,7 @@ MOST = 100  # limits that are added in a round, at most
 LEAST = 1e-6  # of the mean curvature: heights that no row determines stay what they are
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FittedRows:
+class FittedRows(Record):
     """Rows as a form sees them: features and times of each of their kernels, time of the others, measured time [s]."""
 
     features: Sequence[Array]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from costmodel.cost.residual import Dispersion, Nearness, Residual
 from costmodel.cost.spread import Spread
 from costmodel.fitting.regression import cluster_centres, gaussians
 from costmodel.quantities import Array, Indices
+from costmodel.records import Record, ValueRecord
 
 INTERVAL = 0.8  # share of the rows that an interval holds
 APART = 1.05  # ratio of distances below which groups of shapes are no farther than single ones
@@ -45,8 +45,7 @@ def groups(predicted_seconds: Array) -> list[Indices]:
     return [rows for rows in rows_of_group if len(rows)]
 
 
-@dataclass(frozen=True, slots=True)
-class Knot:
+class Knot(ValueRecord):
     """The 10 %, 50 % and 90 % points of measured over predicted time of some rows, at their median time [s]."""
 
     time: float
@@ -67,16 +66,14 @@ def spread_knots(predicted: Array, ratio: Array) -> Iterator[Knot]:
         yield Knot.of(predicted[rows], ratio[rows])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HeldOutPredictions:
+class HeldOutPredictions(Record):
     """Predictions of rows that a fit had not seen [s], and how far the nearest support was [lengths]."""
 
     seconds: Array
     distances: Array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HalfWidths:
+class HalfWidths(Record):
     """What an interval reaches below and above a predicted time, as shares of it, where all shapes are alike."""
 
     below: Array
@@ -97,8 +94,7 @@ class HalfWidths:
         return errors
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Widths:
+class Widths(Record):
     """How wide a family's intervals are. of_rows: at the rows, each from a dispersion that had not seen its group."""
 
     nearness: Nearness | None
@@ -131,8 +127,7 @@ def nearness_of(near: HeldOutPredictions, far: HeldOutPredictions, seconds: Arra
     return Nearness(distances[0], distances[1], widths[0] / widths[1])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Shapes:
+class Shapes(Record):
     """Where rows lie: axes of the family, features of every row, shape (rows, axes), and the residual's lengths."""
 
     axes: tuple[str, ...]
@@ -170,8 +165,7 @@ def _unlikeliness(errors: Array, width: Array) -> float:
     return float(np.mean(errors / width + np.log(width)))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Basis:
+class _Basis(Record):
     """Bumps about the centres of clusters of shapes; matrix: of every row, and a column of ones."""
 
     axes: tuple[str, ...]

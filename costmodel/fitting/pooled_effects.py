@@ -11,13 +11,13 @@ Two-stage meta-analysis: DerSimonian, Laird, Controlled Clinical Trials 7(3), 19
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.cost.expected_roofline import OVERLAP_P, share_on_die
 from costmodel.cost.terms import p_norm
 from costmodel.quantities import Array
+from costmodel.records import Record
 
 SCATTER = 0.18  # of rows about a group's form: chosen, not measured; it weighs rows against the spread of groups
 START = np.log([4e-6, 0.6, 0.75])
@@ -26,8 +26,7 @@ BETWEEN = np.array([0.35, 0.22, 0.15])  # least deviations between groups, where
 ROUNDS = 5
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GroupRows:
+class GroupRows(Record):
     """Rows of one implementation on one device.
 
     chip, hbm: bare times of the pooled kernels of every row, shape (kernels, rows) [s]; other: what other kernels of
@@ -57,8 +56,7 @@ class GroupRows:
         return found
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GroupEffect:
+class GroupEffect(Record):
     """A group's parameters and what its rows leave open of them."""
 
     rows: GroupRows

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from costmodel.cost.parameter import Parameter
 from costmodel.cost.residual import Residual
 from costmodel.quantities import Array
+from costmodel.records import Record
 
 SUPPORTS = 64  # at most, of a residual
 CANDIDATES = 256  # clusters of shapes, of whose centres a thorough residual takes those that explain most
@@ -28,8 +28,7 @@ PRIOR = 0.01  # of a misfit of one: a factor of e between a parameter and where 
 STEP = 1e-3  # of a finite difference: forms have steps (whole waves), which a smaller one would not see across
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Estimate:
+class Estimate(Record):
     """Parameters by name, and the relative standard error of each; NaN where the rows do not determine it."""
 
     values: Mapping[str, float]
@@ -88,8 +87,7 @@ def _standard_errors(jacobian: Array, log_errors: Array, active: npt.NDArray[np.
     return errors.tolist()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class KernelShare:
+class KernelShare(Record):
     """How a row's time depends on one kernel in it: its features and its share of the row's predicted time."""
 
     features: Array  # (rows, axes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +21,7 @@ from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.screening import context
 from costmodel.measurements.tables import NUMBERS, Table
 from costmodel.quantities import Indices
+from costmodel.records import Record, replace
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile, RecipeFile
 from costmodel.schema.references import Library
 
@@ -33,8 +33,7 @@ SHAPE = "shape"  # what cross-validation holds out where a plan's groups are few
 Siblings: TypeAlias = "Mapping[str, Samples]"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ImplementationFits:
+class ImplementationFits(Record):
     """The fits of one implementation with their evidence; skipped: families with too few rows."""
 
     evidence: Evidence
@@ -59,8 +58,7 @@ def fit_implementation(
     return fit_families(file, plan, MappedRows(rows, mapped, siblings), known, left_out)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MappedRows:
+class MappedRows(Record):
     """Measured rows with their operators; siblings: rows of the same kernels elsewhere, by family."""
 
     table: Table

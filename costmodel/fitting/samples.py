@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +13,7 @@ from costmodel.cost.operator_time import likely_time
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.network.group_links import require_group_links
 from costmodel.quantities import Array, Indices, Quantity
+from costmodel.records import Record, fields, replace
 from costmodel.workload.operators import Collective, ExpertAllToAll, Operator
 from costmodel.workload.scenario import Framework
 
@@ -21,8 +21,7 @@ Groups: TypeAlias = "npt.NDArray[np.object_]"  # of str: rows of one group are h
 RowMask: TypeAlias = "npt.NDArray[np.bool_]"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Samples:
+class Samples(Record):
     """Measured rows of one family.
 
     key: `family/variant` that is fitted.
@@ -125,7 +124,7 @@ def _taken(part: OperatorRows, rows: Indices) -> OperatorRows:
         return value[rows] if isinstance(value, np.ndarray) and value.shape == (count,) else value
 
     def cut_operator(operator: Any) -> Any:
-        return replace(operator, **{field.name: cut(getattr(operator, field.name)) for field in fields(operator)})
+        return replace(operator, **{name: cut(getattr(operator, name)) for name in fields(operator)})
 
     operators = tuple(map(cut_operator, part.operators))
     return replace(part, rows=part.rows[rows], operators=operators, comm_processors=cut(part.comm_processors))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from costmodel.measurements.exclusions import Exclusion, screen
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import NUMBERS, TEXTS, Table
 from costmodel.quantities import Indices
+from costmodel.records import Record, ValueRecord, asdict, field
 from costmodel.schema.references import suggest
 
 SCHEMA = "costmodel/evaluation@1"
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(ValueRecord):
     """Errors of the rows of one device, operator and number format, and of equal values in further columns, `by`.
 
     rows: those with a time and a prediction; left_out: of the primary tier, those that are not scored; mean, median: of
@@ -46,8 +45,7 @@ class Score:
         return {name: each for name, each in asdict(self).items() if name != "by" or each}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Evaluation:
+class Evaluation(Record):
     """The scores of a table's groups, and which of its rows they leave out."""
 
     scores: Sequence[Score]

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from costmodel.fitting.family_fit import COMPANION, CompanionFit, FamilyFitResul
 from costmodel.fitting.interval_width import HalfWidths, Knot, spread_knots
 from costmodel.fitting.samples import Samples
 from costmodel.quantities import Array
+from costmodel.records import Record, ValueRecord
 from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.whole_files import make_folder, write_whole
 
@@ -30,8 +30,7 @@ _PLAIN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*(/[a-z0-9]+(-[a-z0-9]+)*)?")
 _WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))  # that YAML takes for something else
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
+class Evidence(Record):
     """What goes into one calibration file. held_out: what the rows share that cross-validation holds out together."""
 
     file: ImplementationFile
@@ -40,8 +39,7 @@ class Evidence:
     held_out: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(ValueRecord):
     """Where a file's values come from.
 
     cite: what is cited; command: that made the file; rests_on: repositories or tables of the rows.

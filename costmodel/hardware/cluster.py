@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from costmodel.hardware.device import Device, Link
 from costmodel.quantities import Bytes, BytesPerSecond, Count, Dollars, FlopPerSecond, Quantity, Seconds, Watts
+from costmodel.records import Record, field
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Nic:
+class Nic(Record):
     """The way out of a node: bandwidth of one NIC in one direction, how many a device has, and latency."""
 
     bandwidth: BytesPerSecond
@@ -18,8 +17,7 @@ class Nic:
     latency: Seconds | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Host:
+class Host(Record):
     """The node's CPU side, all sockets together. Null, and a format that `peak` leaves out: no source.
 
     memory: its capacity [B]; bandwidth: of that memory [B/s]; sockets: how many share both; peak: dense arithmetic by
@@ -39,16 +37,14 @@ class Host:
     power: Watts | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Facility:
+class Facility(Record):
     """What a device's power costs around it: of switches and optics [W], and the building's over the machines' [-]."""
 
     network: Watts = 0.0
     pue: Quantity = 1.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Node:
+class Node(Record):
     """`count` devices joined by the link `intra`; without `peer_to_peer` their traffic goes through host memory."""
 
     name: str
@@ -61,8 +57,7 @@ class Node:
     facility: Facility = Facility()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FabricPrice:
+class FabricPrice(Record):
     """What the parts of a fabric cost [$], null where no source states it.
 
     switch: one switch; link: a cable between two switches with its transceivers; endpoint_link: one between a NIC and
@@ -74,8 +69,7 @@ class FabricPrice:
     endpoint_link: Dollars | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Network:
+class Network(Record):
     """The fabric between nodes.
 
     bandwidth: one endpoint port in one direction, null where ports are as fast as the NIC; latencies: small message,
@@ -101,8 +95,7 @@ class Network:
     reconfiguration: Seconds = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cluster:
+class Cluster(Record):
     """`count` equal nodes on one network; a single node has none."""
 
     name: str

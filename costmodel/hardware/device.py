@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,10 +19,10 @@ from costmodel.quantities import (
     Seconds,
     Watts,
 )
+from costmodel.records import Record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MathUnit:
+class MathUnit(Record):
     """The dense arithmetic of one number format on one processor.
 
     flop_per_cycle: dense rate of one processor [FLOP/cycle]; clock: the clock its peak is stated at [Hz];
@@ -37,8 +36,7 @@ class MathUnit:
     scaling: str = "none"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MemoryLevel:
+class MemoryLevel(Record):
     """One level of the hierarchy. Both figures are totals of the device, also where the level is per processor.
 
     bandwidth is null where no source states it: such a level never bounds a kernel. driver: the part that the driver
@@ -56,8 +54,7 @@ class MemoryLevel:
         return self.capacity - self.driver
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Link:
+class Link(Record):
     """A connection: bandwidth in one direction per device, and the latency of a small message, null where unsourced."""
 
     name: str
@@ -65,8 +62,7 @@ class Link:
     latency: Seconds | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Power:
+class Power(Record):
     """Electrical power of a board, null where no source states it.
 
     tdp: its limit; idle: with nothing to do [W]; busy: more while kernels run [W]; tensor: energy of a FLOP of 16-bit
@@ -88,8 +84,7 @@ class Power:
         return bool(np.any(np.asarray(self.memory) > 0))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Quote:
+class Quote(Record):
     """Where a price is from. kind: of offer, as of `RENTS` and `PURCHASES`; date: of the offer; source: who says so."""
 
     kind: str
@@ -115,8 +110,7 @@ PURCHASES = {
 NOT_AN_OFFER = ("assumption", "derived")  # kinds that nobody sells at
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Price:
+class Price(Record):
     """Money: rental [$/s] and purchase [$]; null where no source states one.
 
     rental_quote, purchase_quote: where each is from; null where a person states the bare number.
@@ -128,8 +122,7 @@ class Price:
     purchase_quote: Quote | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Device:
+class Device(Record):
     """One accelerator. `memory` runs from the nearest level to the farthest; the last one is device memory.
 
     path: where its file is if no name of the search path finds it.

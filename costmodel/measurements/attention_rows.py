@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from costmodel.measurements.mixer_rows import compression
 from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Array, Bytes, minimum
+from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel, Elementwise, MixedAttention, Operator
 from costmodel.workload.patterns import Pattern
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from costmodel.hardware import Cluster, Host, Node
 from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Count
+from costmodel.records import replace
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group, Operator, expert_all_to_all_family
 
 # Fabrics slower than any link of their devices. The notes beside the tables name A100 across two nodes (6-22 GB/s).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,12 @@ from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRo
 from costmodel.measurements.row_mapping import by_operation, map_rows
 from costmodel.measurements.screening import context
 from costmodel.measurements.tables import Table
+from costmodel.records import Record, ValueRecord, asdict
 
 SHOWN = 2  # rows that are named for each reason
 
 
-@dataclass(frozen=True, slots=True)
-class Exclusion:
+class Exclusion(ValueRecord):
     """Rows of one operation that were left out for one reason. places: where the first of them are written."""
 
     op: str
@@ -30,8 +29,7 @@ class Exclusion:
         return {**asdict(self), "places": list(self.places)}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Screened:
+class Screened(Record):
     """Rows of the primary tier with their operators, and what was left out of the table that they come from.
 
     unmapped: those of `rows` that have no operators here; omissions: these and the rows of the secondary tier.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from costmodel.measurements.expert_load import expected_routing
 from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Array, Quantity, minimum
+from costmodel.records import replace
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.fused_experts import FusedExperts
 from costmodel.workload.operators import Elementwise, Gemm, Operator, gemm_family

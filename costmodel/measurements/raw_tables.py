@@ -8,10 +8,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from costmodel.errors import InputError, Location, MeasurementError, Problem
+from costmodel.records import Record, replace
 from costmodel.schema.loader import MAX_TABLE_BYTES, read_data, read_text
 from costmodel.schema.references import display_path
 
@@ -20,8 +20,7 @@ FOREIGN = (".json", ".gz", ".txt", ".log", ".out")  # of files that are no table
 _BESIDE = ("meta.csv", "sources.csv")  # of a folder of tables, but no tables
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RawTable:
+class RawTable(Record):
     """One file. columns: text, cell by cell; lines: where each row begins (Parquet: its number, the first being 1)."""
 
     path: Path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from costmodel.cost.machine import Machine
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Array, Bytes, Count, Indices, Mask
+from costmodel.records import Record, field
 from costmodel.schema.files import list_names, load_device, load_document, load_node, load_tuned_tiles
 from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
@@ -24,8 +24,7 @@ class Unmapped(Exception):
     """Says why some rows are left out of a comparison; not an error of the table."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Format:
+class Format(Record):
     """How a table's number format is computed with and stored.
 
     unit: the device's math unit; left, right: bytes of an element of activations and of weights, scales included;
@@ -69,8 +68,7 @@ class BlankCells(Exception):
         self.column, self.rows = column, rows
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RowGroup:
+class RowGroup(Record):
     """Rows of one device, operation, kernel and set of number formats; their sizes are arrays.
 
     rows: at least one; nodes: those that node files make of the device, the smallest first.
@@ -124,8 +122,7 @@ class RowGroup:
         return f"{self.text('kernel')}; {self.text('notes')}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OperatorRows:
+class OperatorRows(Record):
     """Rows of a table and what they ran, as the package's operators.
 
     rows: positions in the table; fused: operators that are launched together with another one, so that their launch
@@ -149,8 +146,7 @@ class OperatorRows:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ExcludedRows:
+class ExcludedRows(Record):
     """Rows that a comparison does not use, and why. repeats: the earlier row that a row repeats."""
 
     op: str

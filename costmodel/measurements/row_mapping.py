@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +16,11 @@ from costmodel.measurements.row_group import BlankCells, Catalogue, ExcludedRows
 from costmodel.measurements.screening import context, contradictory, impossible, repeated
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Indices
+from costmodel.records import ValueRecord, replace
 from costmodel.workload.operators import WEIGHT_ONLY, Operator
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(ValueRecord):
     """How an operation is mapped: the family that it counts under, and what makes its operators."""
 
     family: str

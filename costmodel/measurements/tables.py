@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +15,7 @@ from costmodel.errors import Location
 from costmodel.measurements.nccl_tables import is_nccl, translated
 from costmodel.measurements.raw_tables import FOREIGN, RawTable, read_raw_table, table_files
 from costmodel.quantities import Array, Indices
+from costmodel.records import Record, replace
 from costmodel.schema.references import display_path, suggest
 
 Texts: TypeAlias = "npt.NDArray[np.object_]"  # of str: notes are long, and few are distinct
@@ -55,8 +55,7 @@ _OTHER_UNITS = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class Table(Record):
     """Measured rows, column by column.
 
     texts, numbers: the columns of TEXTS and NUMBERS, blank or NaN where a row has none; seconds: measured time [s], NaN

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import networkx as nx
 import numpy as np
@@ -16,13 +15,13 @@ from costmodel.network.grids import GRIDS
 from costmodel.network.sharing import Flags, check_capacity
 from costmodel.network.shortest_paths import Switches, switches_of
 from costmodel.quantities import Array, BytesPerSecond, Indices
+from costmodel.records import Record
 
 KINDS = ("intra", "pcie", "nic", "memory", "socket", "fabric")
 """Kinds of link: inside a node, to the host, out of the node, the host's memory, between sockets, between switches."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ClusterLinks:
+class ClusterLinks(Record):
     """Links of `devices` devices, `ranks_per_node` in each node.
 
     capacity, kind, names: of each link.
@@ -45,7 +44,7 @@ class ClusterLinks:
     leaf: Indices
     port: Indices
     works: Flags
-    graph: nx.MultiGraph | None = field(repr=False, default=None)
+    graph: nx.MultiGraph | None = None
 
 
 def build_cluster_links(cluster: Cluster, nodes: int, shares: Mapping[str, float] | None = None) -> ClusterLinks:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -18,11 +17,11 @@ from costmodel.network.collectives import IN_SWITCHES
 from costmodel.network.expert_all_to_all import copies_to
 from costmodel.network.layout import Layout, pairs
 from costmodel.quantities import Array, Bytes, Indices
+from costmodel.records import Record
 from costmodel.workload.operators import ExpertAllToAll
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Phase:
+class Phase(Record):
     """Messages between ranks that flow at the same time: from `source` to `target`, `size` each [B].
 
     steps: latencies that pass one after the other, because data goes on in steps or chunks.

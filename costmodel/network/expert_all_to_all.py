@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from costmodel.network.collectives import both_links
 from costmodel.network.group_links import GroupLinks
 from costmodel.quantities import Count, Seconds, minimum, where
+from costmodel.records import Record, replace
 from costmodel.workload.operators import ExpertAllToAll
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TokenCopies:
+class TokenCopies(Record):
     """How many copies of a token go over links inside nodes, forwarded ones included, and over those between them.
 
     reached: copies that arrive at some rank, its own included.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.network.flows import Completed, run_flows
 from costmodel.network.sharing import Incidence
 from costmodel.quantities import Array, Indices
+from costmodel.records import Record
 
 Bits = npt.NDArray[np.uint64]
 
@@ -17,8 +16,7 @@ MAX_ENTRIES = 4_000_000  # beyond, looking for classes takes longer than sharing
 _USELESS = 0.5  # classes that are more than this share of the flows save nothing
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FlowClasses:
+class FlowClasses(Record):
     """Flows in classes of equal rates.
 
     class_of: the class of each flow; representative: a flow of each class; incidence: of classes.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,12 +12,12 @@ from costmodel.errors import InputError
 from costmodel.network.flows import TIE
 from costmodel.network.sharing import Incidence, numpy_rates
 from costmodel.quantities import Array, Bytes, Seconds
+from costmodel.records import MutableRecord
 
 FEW = 40  # flows that share links: up to here Python shares them faster than numpy
 
 
-@dataclass(slots=True)
-class _Flow:
+class _Flow(MutableRecord):
     """A flow under way.
 
     loads: bytes on each link per byte of the flow; remaining: at `since` [B]; version: of its entry in the heap.

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.network.sharing import Incidence, check_flow_count, fair_rates
 from costmodel.quantities import Array
+from costmodel.records import Record
 
 TIE = 1e-12  # completions that differ by less are one event
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Completed:
+class Completed(Record):
     """When each flow completed [s], and the bytes that each link carried [B]."""
 
     finish: Array

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -24,14 +23,14 @@ from costmodel.quantities import (
     minimum,
     where,
 )
+from costmodel.records import Record, replace
 from costmodel.workload.operators import Group
 
 LATEST = 4  # groups whose links are kept: the fits of a message ask one after the other
 SHORTEST_LOAD = 1e-9  # of an exchange that no link between routers carries
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GroupLinks:
+class GroupLinks(Record):
     """A group of `size` ranks on `nodes` nodes, and the links of one of them, one direction.
 
     intra, inter: bandwidth inside and between nodes [B/s]; intra_latency, inter_latency: of a small message [s]. A

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.quantities import Indices
+from costmodel.records import Record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Layout:
+class Layout(Record):
     """A group of `ranks`, `ranks_per_node` on each of `nodes` nodes, every `stride`-th node of the cluster.
 
     groups: how many such groups work at the same time, the others on the nodes in between and after.

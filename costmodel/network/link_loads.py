@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
-from costmodel.network.cluster_links import ClusterLinks, build_cluster_links
+from costmodel.network.cluster_links import build_cluster_links
 from costmodel.network.collective_flows import Phase, algorithms, expert_phases, phases
 from costmodel.network.collectives import LIBRARY, algorithm_time
 from costmodel.network.flow_classes import run_collapsed
@@ -21,13 +20,13 @@ from costmodel.network.routing import Flows, route
 from costmodel.network.sharing import Incidence
 from costmodel.network.simulation import BATCH, MAX_EXACT_FLOWS
 from costmodel.quantities import Array, Indices
+from costmodel.records import MutableRecord, Record, field, replace
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group
 
 ONE_SWITCH = "one switch"  # a fabric on which no two flows meet but at the NICs
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LinkLoad:
+class LinkLoad(Record):
     """A message on the links.
 
     links, busy: those that its own flows use, and how long each is full with them [s].
@@ -50,8 +49,7 @@ Block: TypeAlias = "tuple[int, int]"  # (number, count): the devices of a rank c
 WHOLE = (0, 1)
 
 
-@dataclass(slots=True)
-class _UnitLoad:
+class _UnitLoad(MutableRecord):
     """Phases whose largest message has one byte. phases: (sources, sizes, links) of their flows; as of `LinkLoad`."""
 
     phases: list[tuple[Indices, Array, Incidence]]
@@ -69,8 +67,7 @@ class _UnitLoad:
         return total
 
 
-@dataclass(slots=True)
-class LinkLoads:
+class LinkLoads(MutableRecord, dict=True):
     """The links of a cluster, as the messages of a pipeline load them.
 
     ranks: of the pipeline.
@@ -84,8 +81,6 @@ class LinkLoads:
     width: int
     stage_replicas: int = 1
     seed: int = 0
-    cluster_links: ClusterLinks = field(init=False)
-    _uncontended_links: ClusterLinks = field(init=False)
     _unit_loads: dict[tuple[object, ...], _UnitLoad] = field(default_factory=dict)
     _uncontended_times: dict[tuple[bytes, ...], float] = field(default_factory=dict)
 

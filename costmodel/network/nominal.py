@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from costmodel.hardware import Cluster
 from costmodel.network.grids import GRIDS
+from costmodel.records import replace
 
 
 def nominal_cluster(cluster: Cluster, topology: str | None = None) -> Cluster:

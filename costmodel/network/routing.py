@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,19 @@ from costmodel.network.grids import GRIDS, grid_paths
 from costmodel.network.sharing import Incidence
 from costmodel.network.shortest_paths import Paths, shortest_paths
 from costmodel.quantities import Array, Indices
+from costmodel.records import MutableRecord, Record, field
 
 POLICIES = ("ecmp", "static", "adaptive", "spray")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FlowRoutes:
+class FlowRoutes(Record):
     """The links that each flow loads, and the latency of its first byte [s]."""
 
     incidence: Incidence
     latency: Array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Flows:
+class Flows(Record):
     """Messages between devices: from `source` to `target`, `size` each [B]."""
 
     source: Indices
@@ -39,8 +37,7 @@ class Flows:
     size: Array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Traffic:
+class _Traffic(Record):
     """Flows on a cluster's links. policy, seed: as of `route`."""
 
     links: ClusterLinks
@@ -76,8 +73,7 @@ def route(links: ClusterLinks, flows: Flows, policy: str, seed: int = 0) -> Flow
     return FlowRoutes(entries.incidence(links.capacity), latency)
 
 
-@dataclass(slots=True)
-class _Entries:
+class _Entries(MutableRecord):
     """(flow, link, weight) as they are found."""
 
     flows: int
@@ -113,8 +109,7 @@ class _Entries:
         return zip(self._weights, self._owner, strict=True)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _NicHops:
+class _NicHops(Record):
     """Shares of flows between nodes, each with the devices whose NICs it leaves and enters by."""
 
     flow: Indices

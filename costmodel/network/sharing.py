@@ -6,7 +6,6 @@ Every flow gets the largest rate that takes nothing from a flow with a smaller o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from costmodel.errors import InputError
 from costmodel.quantities import Array, Indices
+from costmodel.records import Record
 
 Integers = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
@@ -22,8 +22,7 @@ MAX_NUMPY_FLOWS = 256 * 255  # an all-to-all of 256 endpoints; numba shares more
 _TIE = 1e-12  # shares that differ by less are one bottleneck
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Incidence:
+class Incidence(Record):
     """The links that each flow loads: flow f those of `links[start[f]:start[f + 1]]`.
 
     weights: bytes on the link per byte of the flow, as many as `links`; null where all are one.

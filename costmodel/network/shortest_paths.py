@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Indices
+from costmodel.records import Record
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 4_000_000  # path rows held at once: about 100 MB
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Paths:
+class Paths(Record):
     """The shortest paths of some pairs of switches.
 
     rows: one path each, links from first to last, -1 where it is shorter; pair p has `count[p]` rows from `first[p]`.
@@ -35,8 +34,7 @@ class Paths:
         return number
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Switches:
+class Switches(Record):
     """Switches and the directed links between them: link i leads from `tail[i]` to `head[i]`."""
 
     names: tuple[str, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from costmodel.network.routing import FlowRoutes, Flows, fabric_latency, inside_
 from costmodel.network.sharing import Incidence, check_flow_count
 from costmodel.network.uniform_all_to_all import LINKS, UniformFlows, uniform_flow_classes
 from costmodel.quantities import Array, Indices
+from costmodel.records import MutableRecord, Record, field, replace
 from costmodel.workload.operators import ExpertAllToAll
 
 LINK_NAMES = {
@@ -29,8 +29,7 @@ BATCH = 0.05  # completions closer than this are one event: halving it moves mak
 MAX_EXACT_FLOWS = 20_000  # up to here every completion is an event
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class Outcome(Record):
     """What a collective takes on the flow level.
 
     time: all of it [s].
@@ -61,8 +60,7 @@ class Outcome:
         return f"{LINK_NAMES.get(self.bottleneck, self.bottleneck)}{name}"
 
 
-@dataclass(slots=True, eq=False)
-class FlowRun:
+class FlowRun(MutableRecord, eq=False):
     """Ranks of a cluster that run a collective.
 
     shares: achieved part of the bandwidth by kind of link, as measured (default: all of it); seed: of ECMP's hashes.
@@ -72,7 +70,7 @@ class FlowRun:
     rank_layout: Layout
     shares: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
-    _links: ClusterLinks | None = field(default=None, init=False, repr=False)
+    _links: ClusterLinks | None = None
 
     @property
     def policy(self) -> str:

@@ -8,7 +8,6 @@ Hoefler, SC 2014. Dragonfly: Kim, Dally, Scott, Abts, ISCA 2008.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,10 +15,10 @@ from costmodel.errors import InputError
 from costmodel.hardware import FabricPrice, Network
 from costmodel.network import grids
 from costmodel.quantities import BytesPerSecond, Count, Dollars, ceil, floor, maximum, where
+from costmodel.records import Record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fabric:
+class Fabric(Record):
     """The parts of a fabric with every port in use; `links` join switches, one more cable leads to each endpoint.
 
     diameter: links between the two switches with endpoints that are farthest apart; cut: links that a cut into two
@@ -33,8 +32,7 @@ class Fabric:
     cut: Count
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ports:
+class Ports(Record):
     """How a leaf switch divides its ports: `down` to endpoints, `up` to spines."""
 
     down: Count
@@ -89,8 +87,7 @@ def smallest_fat_tree(radix: Count, endpoints: Count, oversubscription: Count = 
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SlimFly:
+class SlimFly(Record):
     """The numbers of a Slim Fly on McKay-Miller-Siran graphs: q = 4w + delta; 2q^2 routers."""
 
     q: Count
@@ -131,8 +128,7 @@ def slim_fly(radix: Count) -> Fabric:
     return Fabric(routers * numbers.hosts, routers, routers * numbers.degree / 2, 2.0, numbers.q**3 / 2)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Dragonfly:
+class Dragonfly(Record):
     """A balanced dragonfly: h global links and h endpoints a router, 2h routers a group, `groups` of them."""
 
     per_router: Count

@@ -8,7 +8,6 @@ may bound, as on the flow level; `collectives.direct_all_to_all` knows only NICs
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,22 +17,21 @@ from costmodel.network.layout import Layout
 from costmodel.network.sharing import Flags, Incidence
 from costmodel.network.topologies import full_fabric, has_three_levels, leaf_ports
 from costmodel.quantities import Array, Indices
+from costmodel.records import Record
 
 LINKS = ("intra", "pcie", "nic", "fabric", "core")
 _TREES = ("ft2", "ft3", "fat-tree", *RAILED)
 _FLAT = ("unspecified",)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Tier:
+class Tier(Record):
     """Nodes at one distance from a node: how many, and how many tiers of switches a message to them climbs."""
 
     nodes: float
     climbs: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class UniformFlows:
+class UniformFlows(Record):
     """Classes of flows.
 
     count: flows of a class from each rank.
@@ -49,8 +47,7 @@ class UniformFlows:
     hops: Array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _RailChange:
+class _RailChange(Record):
     """How messages between different rails change over: by spines, over the host's link, or forwarded inside a node."""
 
     by_spine: bool
@@ -58,8 +55,7 @@ class _RailChange:
     forwards: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Shape:
+class _Shape(Record):
     """A group on a fabric. ranks_per_link: of each kind of link between switches; full: whether leaves are full."""
 
     tiers: list[Tier]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
 from costmodel.profiling.device_file import file_of
 from costmodel.profiling.found_device import cpu_facts, gpu_facts, kind_of
+from costmodel.records import ValueRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Accelerator:
+class Accelerator(ValueRecord):
     """A device. kind: cuda or cpu; memory [B]; device_file: the file that describes it, or null.
 
     torch: its version; cuda: the version that torch is built for, null of a build without; driver: of a CPU the

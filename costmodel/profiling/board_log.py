@@ -7,10 +7,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from costmodel.records import MutableRecord, field
 
 SAMPLER = "costmodel.profiling.board_sampler"
 _FRESH = 1.0  # seconds between two calls of nvidia-smi, which takes as long as a row
@@ -23,8 +24,7 @@ _REASONS = {
 _CELLS = ("clock_mhz", "power_w", "temperature_c", "throttle")
 
 
-@dataclass(slots=True)
-class BoardLog:
+class BoardLog(MutableRecord):
     """Readings of one board.
 
     path: the file that a sampler appends lines of `board_sampler.COLUMNS` to; once: reads clock [MHz] and power [W] of

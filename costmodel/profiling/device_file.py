@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from costmodel import units
+from costmodel.records import ValueRecord
 from costmodel.schema.whole_files import make_folder, write_whole
 
 _INSIDE = 4  # parts of a cache that a copy has to fit into to be one of the cache
@@ -17,8 +17,7 @@ _PRODUCTS = ("gemm", "gemm_wgrad")
 _DIGITS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(ValueRecord):
     """What the system says of a device. clock, clock_max [Hz]; memory, cache: capacities [B]; power: limit [W].
 
     link: the name of what leads to other devices.
@@ -36,8 +35,7 @@ class Facts:
     power: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(ValueRecord):
     """What rows say of a device: the highest rate of a product by number format [FLOP/s], and of copies [B/s].
 
     host: of copies from and to the host, one direction; null where there is none of a kind.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,10 +14,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from costmodel.profiling.operands import TYPES, Operands
 from costmodel.profiling.shapes import BYTES, Shape
 from costmodel.profiling.timing import Call, Maker
+from costmodel.records import ValueRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(ValueRecord):
     """What makes calls of a kernel, and its name as the measurement table has it.
 
     count: how many of it one call runs; hosted: the time is the host's, which waits for nothing; captured: a graph can

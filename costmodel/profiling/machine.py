@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,12 +17,12 @@ from costmodel.profiling.libraries import build, versions
 from costmodel.profiling.operands import Operands
 from costmodel.profiling.shapes import TORCH, Shape
 from costmodel.profiling.watches import EventWatch, HostWatch
+from costmodel.records import MutableRecord
 
 _TRIAL, _TRIALS = 512, 31  # rows of a product, and how many of them tell how many threads are the fastest
 
 
-@dataclass(slots=True)
-class Machine:
+class Machine(MutableRecord):
     """A device with the formats that it multiplies.
 
     timing: how the measurement schema calls the method; operands: what kernels read.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -19,6 +18,7 @@ from costmodel.profiling.rows import RowTable
 from costmodel.profiling.shape_selection import most_informative
 from costmodel.profiling.shapes import BYTES, SUSTAINED_LOADS, ProfileLimits, Shape, copies, launches, shapes, sustained
 from costmodel.profiling.timing import Call, Rule, Series, Timing, measure
+from costmodel.records import MutableRecord, ValueRecord, field, replace
 from costmodel.schema.whole_files import make_folder, write_whole
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ class Bench(Protocol):
     def describe(self) -> dict[str, Any]: ...  # noqa: D102
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileRequest:
+class ProfileRequest(ValueRecord):
     """The settings of a run.
 
     device: auto, cuda or cpu; suites: none for all; seconds: after which none begins; dtypes: keys of DTYPES, none for
@@ -92,8 +91,7 @@ class ProfileRequest:
     sustained: bool = False
 
 
-@dataclass(slots=True)
-class ProfileRun:
+class ProfileRun(MutableRecord):
     """The result of a run: new rows and all, kernels that failed with the reason, and the device file if it wrote one.
 
     failed: of all runs of this table; left: kernels that it had no time for; writes: this process is the one of its
@@ -176,8 +174,7 @@ def _name(bench: Bench) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in bench.facts.product.lower()).strip("-")
 
 
-@dataclass(slots=True)
-class _Costs:
+class _Costs(MutableRecord):
     """Seconds that a row of a family takes with all that is built for it, and what the device ran of them."""
 
     by_family: dict[tuple[str, ...], float] = field(default_factory=dict)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.profiling.shapes import Shape
+from costmodel.records import MutableRecord
 
 ENOUGH = 20  # rows of a family, from which on it can be fitted
 UNKNOWN = 1.0  # half width from which on nothing is known of a kernel
@@ -18,8 +18,7 @@ UNKNOWN = 1.0  # half width from which on nothing is known of a kernel
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(slots=True)
-class _Family:
+class _Family(MutableRecord):
     """Kernels of one family: their places in units of its diameter, weights, and distances to the nearest measured one.
 
     count: of the measured ones; settled: what a weight falls to when there are `ENOUGH` of them.

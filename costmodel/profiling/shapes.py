@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from costmodel.errors import InputError
+from costmodel.records import ValueRecord, field, replace
 
 DESIGNED = "designed"
 """Beside the suites: five kernels of each family of theirs, which move fits that other devices lend the most."""
@@ -61,8 +61,7 @@ _INCLUDES = {
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 
 
-@dataclass(frozen=True)  # without slots: what is derived is kept
-class Shape:
+class Shape(ValueRecord, dict=True):  # without slots: what is derived is kept
     """One kernel to time.
 
     op, sub_op, dtype, sizes, causal: as in the columns of the measurement schema.
@@ -165,8 +164,7 @@ class Shape:
         return passes * self.size("batch") * width * float(queries + keys)
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileLimits:
+class ProfileLimits(ValueRecord):
     """What a device can time: kernels that its roofline takes at most `longest` for, whose operands fit.
 
     peaks: dense rate by number format [FLOP/s]; bandwidth: of its memory [B/s]; memory: for operands [B].

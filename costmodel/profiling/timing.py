@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
+
+from costmodel.records import ValueRecord
 
 Call: TypeAlias = "Callable[[], object]"
 Maker: TypeAlias = "Callable[[], Call]"
 """Gives a call of one kernel with operands of its own, which no earlier call has touched for a while."""
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(ValueRecord):
     """Calls that were timed one after the other.
 
     seconds: of each call on the device, those left out that something disturbed; host: seconds that it took to start
@@ -33,8 +33,7 @@ class Stopwatch(Protocol):
         """Return how long some calls took, one after the other."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(ValueRecord):
     """How often a kernel is run. seconds: of one series; fewest, most: repeats; quiet: a spread that needs no other."""
 
     seconds: float = 0.03
@@ -45,8 +44,7 @@ class Rule:
     quiet: float = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(ValueRecord):
     """A kernel's median time [s], half its interquartile range over it, and of how many repeats.
 
     host: seconds to start a call; queued: the device never waited for the host.

@@ -7,12 +7,12 @@ import itertools
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from costmodel.profiling.timing import Call, Series, Timing
+from costmodel.records import ValueRecord
 
 _QUEUED_CALL = 1e5  # cycles of the device that the host is given at first to put one call into the queue …
 _LONGER, _LONGEST_CALL = 4, 1e7  # … how many times more after a series in which it was too slow, and at most
@@ -20,8 +20,7 @@ _CAPTURED = 3  # replays of a graph, of which the fastest counts
 _BATCH = 0.05  # seconds of a sustained load between two readings
 
 
-@dataclass(frozen=True, slots=True)
-class HostWatch:
+class HostWatch(ValueRecord):
     """Times calls on a CPU by the host's clock.
 
     alone: the calling thread does the work, so that calls that the system has interrupted need not count; of work that

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from costmodel.analytic.evaluation import evaluate
+from costmodel.records import replace
 from costmodel.report.text import metric, readable, share
 from costmodel.workload.plans import Decode, Generate, Prefill
 from costmodel.workload.popularity import DRAWN

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from costmodel.cost.operator_time import derivation
 from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.errors import InputError
 from costmodel.network.group_links import group_links
+from costmodel.records import ValueRecord, field
 from costmodel.report import explain_cost, explain_pass, explain_step, explain_wait
 from costmodel.report.explain_inputs import Inputs, inputs_of, link_paths, locations, origins_of, work_section
 from costmodel.report.explain_step import BUBBLE, STEP
@@ -40,8 +40,7 @@ layer      = 2 * all_to_all
 all_to_all = (b_dispatch + b_combine) * tokens * sends * hidden / B"""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(ValueRecord):
     """One line of a scenario's breakdown: exposed time, its share of the headline, and the operators it stands for.
 
     runs: of its operators on a device, a mean where devices differ.
@@ -57,8 +56,7 @@ class Line:
     runs: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Explanation(ValueRecord, kw_only=True):
     """One operator explained.
 
     equation: of its time, term by term.

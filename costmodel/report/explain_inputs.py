@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -13,6 +12,7 @@ from costmodel.cost.machine import VECTOR_DTYPE
 from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.host import host_bandwidth, host_link, host_peak
 from costmodel.quantities import Quantity
+from costmodel.records import fields
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -204,7 +204,7 @@ def _message_paths(timed: TimedOperator, scenario: Scenario) -> list[str]:
 def _host_paths(timed: TimedOperator, scenario: Scenario) -> list[str]:
     operator = timed.operator
     if isinstance(operator, HostTime):
-        return [f"framework.host.{field.name}" for field in fields(HostTimes)]
+        return [f"framework.host.{name}" for name in fields(HostTimes)]
     if not isinstance(operator, HostTransfer | HostUpdate | HostGemm):
         return []
     paths = ["hardware.node.host.bandwidth"]

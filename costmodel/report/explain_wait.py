@@ -5,14 +5,13 @@ An equation is an expression of its terms, whose values are those of the evaluat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from costmodel.analytic.evaluation import Evaluation
 from costmodel.analytic.open_loop import OpenLoopEvaluation
 from costmodel.analytic.queueing import aligned_wait, busy_share, residual_step
 from costmodel.analytic.seats import run_average
 from costmodel.analytic.serving import ServingEvaluation, front_end, padded_ranks
 from costmodel.quantities import Quantity
+from costmodel.records import ValueRecord
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 
@@ -25,8 +24,7 @@ MEMORY, CHUNK, STEPS = "waiting for memory", "waiting for a chunk", "steps under
 _QUEUE, _SEATS, _LOOP = (f"costmodel/analytic/{name}.py" for name in ("queueing", "seats", "serving"))
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(ValueRecord):
     """A wait: its equation, the module that computes it, and what it is."""
 
     equation: str

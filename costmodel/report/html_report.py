@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from costmodel.errors import InfeasibleError
+from costmodel.records import Record
 from costmodel.report.plots.sweep import count_not_drawn
 from costmodel.report.plotting import draw, file_names
 from costmodel.report.text import title_of
@@ -33,8 +33,7 @@ PAGE = "report.html"
 Sections = Callable[[Mapping[str, EmbeddedPlot]], list[Section]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ReportPart:
+class ReportPart(Record):
     """One source of a report. about: a sentence on it; data: the document that the page keeps as JSON.
 
     not_drawn: combinations of a sweep's axes that have no plot.

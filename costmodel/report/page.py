@@ -14,13 +14,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Self, TypeAlias
 
 import click
 
 from costmodel.errors import visible
+from costmodel.records import MutableRecord, field
 from costmodel.report.spreadsheet import harmless
 
 Cell: TypeAlias = "str | tuple[str, str] | float"  # text, text and its style, or the share that a bar shows
@@ -48,8 +48,7 @@ class Number(str):
         return number
 
 
-@dataclass(slots=True)
-class Table:
+class Table(MutableRecord):
     """Rows under headings.
 
     A heading that begins with `>` is right-aligned, one that begins with `|` is a column of bars, whose cells are

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from costmodel.records import asdict
 from costmodel.report.expert_load import drawn_line, is_even, load_phrase, routing_line
 from costmodel.report.page import Table, show, table
 from costmodel.report.text import NONE, count, gib, interval, memory_use, metric, quantity, readable, share

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from costmodel.errors import InputError
+from costmodel.records import replace
 from costmodel.schema.tree import Tree
 
 ALIASES: dict[tuple[str, str], str] = {

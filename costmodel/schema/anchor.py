@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location, Problem
+from costmodel.records import MutableRecord, Record, fields, replace
 from costmodel.schema.calibration import SiteScatterFile
 from costmodel.schema.device import Source
 from costmodel.schema.fields import field_error
@@ -75,8 +75,7 @@ class Resolve(Protocol):
         """Return the scenarios by name."""
 
 
-@dataclass(slots=True, eq=False)
-class Anchors:
+class Anchors(MutableRecord, eq=False):
     """Reads the anchors of a workload's scenarios, each once.
 
     workload: the document as written, without `--set`, by which stated steps were run.
@@ -152,8 +151,7 @@ class Anchors:
         return steps
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RunReader:
+class RunReader(Record):
     """What a run is resolved with, and where it is stated."""
 
     library: Library
@@ -209,7 +207,7 @@ def read_scatter(library: Library) -> SiteScatter:
     """Return how training runs of a site scatter about predictions, from `calibrations/site_scatter`."""
     document = library.document(Tree(_SCATTER), "calibrations", _SCATTER, "")
     file = _checked(SiteScatterFile, document, "").training
-    return SiteScatter(**{each.name: float(getattr(file, each.name)) for each in fields(SiteScatter)})
+    return SiteScatter(**{name: float(getattr(file, name)) for name in fields(SiteScatter)})
 
 
 def _workload(tree: Tree, library: Library, field: str) -> tuple[Tree, str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from costmodel.errors import InputError, Problem
+from costmodel.records import Record
 from costmodel.schema.loader import kind_of
 from costmodel.schema.model_names import is_config
 from costmodel.schema.overrides import Override, apply_overrides
@@ -22,8 +22,7 @@ class Stop(Exception):
     """Ends the work on a document whose problems are already collected."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DocumentPart(Generic[File]):
+class DocumentPart(Record, Generic[File]):
     """One document of a scenario with its overrides. `original`: the document before them."""
 
     tree: Tree

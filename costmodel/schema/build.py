@@ -5,12 +5,11 @@ A record's fields have the names of the file's keys; only those that differ, in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 
 from costmodel import hardware
 from costmodel.quantities import Count, Quantity, divides, floor, maximum, where
+from costmodel.records import Record, replace
 from costmodel.schema import serving as requests_files
 from costmodel.schema import workload
 from costmodel.schema.cluster import ClusterFile, FacilityFile, NetworkFile, NodeFile
@@ -132,8 +131,7 @@ def network(file: NetworkFile) -> hardware.Network:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ranks:
+class Ranks(Record):
     """The ranks of a job, for the nodes that hold them.
 
     devices: how many; tp, block: sizes of its tensor-parallel and expert groups; is_whole: all nodes may hold as many,

@@ -6,7 +6,6 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -14,6 +13,7 @@ from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location, Problem
+from costmodel.records import Record, replace
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.fields import field_error
@@ -111,8 +111,7 @@ class CaseFile(Strict):
     cases: list[Annotated[Any, Verbatim()]] = Field(min_length=1, description="the cases, and tables of cases")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Expectation:
+class Expectation(Record):
     """One published value in SI. value: a pair for check `range`, null for `ordering`.
 
     baseline_metric: metric of the baseline to compare with, null: the same metric.
@@ -127,8 +126,7 @@ class Expectation:
     baseline_metric: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Case:
+class Case(Record, kw_only=True):
     """One published case of a scenario, a device or a kernel; the other two are null.
 
     skip: why it cannot be computed, null if it can.

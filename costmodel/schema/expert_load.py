@@ -6,11 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import is_single
+from costmodel.records import ValueRecord
 from costmodel.schema.loader import MAX_TABLE_BYTES, read_text
 from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.tree import Tree
@@ -67,8 +67,7 @@ def _path(reference: str, origin: Location | None, field: str) -> Path:
     return path
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
+class _Table(ValueRecord):
     """The file of counts. experts: of the model."""
 
     path: Path

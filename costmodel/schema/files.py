@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from costmodel.errors import ImplausibleInput, InputError, Problem
 from costmodel.hardware import Cluster, Device, Network, Node
 from costmodel.quantities import Quantity
+from costmodel.records import Record
 from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.anchor import AnchorFile
 from costmodel.schema.assemble import Assembly
@@ -155,8 +155,7 @@ def load_model(name: str, search_path: Sequence[str | Path] = ()) -> Architectur
     return read_model(name, search_path).architecture
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ModelDocument:
+class ModelDocument(Record):
     """A model. document: its file, checked, in SI, with its sources; notes: what the file says that is ignored."""
 
     architecture: Architecture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import operator
 import typing
-from dataclasses import MISSING
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
+from msgspec import UNSET
 from pydantic import Field, create_model, model_validator
 
 from costmodel import quantities
@@ -31,7 +31,7 @@ class _FormFile(Strict):
         """Raise what is wrong where some keys of a mechanism are stated, but not all that it needs."""
         needed: dict[str, dict[str, bool]] = {}
         for each in declarations(self.form).values():
-            if each.mechanism and each.default is MISSING:
+            if each.mechanism and each.default is UNSET:
                 needed.setdefault(each.mechanism, {})[each.name] = getattr(self, each.name) is not None
         for stated in needed.values():
             missing = [name for name, is_stated in stated.items() if not is_stated]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from costmodel.records import replace
 from costmodel.schema.framework import FrameworkFile, TrainingDefaultsFile
 from costmodel.schema.workload import PlanFile, TrainingFile
 from costmodel.workload.architecture import Architecture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.quantities import Count, ceil, is_single, minimum
+from costmodel.records import Record, replace
 from costmodel.schema import build
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
@@ -22,8 +22,7 @@ from costmodel.schema.references import suggest
 from costmodel.schema.tree import Tree
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NodeInstallation:
+class NodeInstallation(Record):
     """A node, its document and its device's."""
 
     device_part: DocumentPart[DeviceFile]
@@ -31,8 +30,7 @@ class NodeInstallation:
     node: Node
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Installation:
+class Installation(Record):
     """A scenario's hardware: its documents, and the cluster that they describe."""
 
     device_part: DocumentPart[DeviceFile]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from costmodel.errors import InputError, Location, Problem
+from costmodel.records import Record, replace
 from costmodel.schema.aliases import path_without_aliases, without_aliases
 from costmodel.schema.loader import kind_of, parse_tree
 from costmodel.schema.quantity import SI
@@ -26,8 +26,7 @@ ON = "@"  # between a scenario and its cluster, where there are several: `decode
 _OPEN = ("math", "links", "implementations")  # mappings whose keys are names, not fields
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OverrideTarget:
+class OverrideTarget(Record):
     """Where an override applies: in one scenario (None: in all), in which of its documents, at which path there."""
 
     scenario: str | None
@@ -44,8 +43,7 @@ class OverrideTarget:
         return replace(self, path=("clock", "tensor_reference")) if is_clock else self
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Override:
+class Override(Record):
     """A new value at a target; its location is the override as the user wrote it."""
 
     target: OverrideTarget

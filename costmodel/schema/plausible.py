@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from itertools import pairwise
@@ -23,6 +22,7 @@ from typing import Any
 
 from costmodel.errors import InputError, Location, Problem
 from costmodel.quantities import is_single
+from costmodel.records import ValueRecord
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.references import package_root, suggest
@@ -37,8 +37,7 @@ _STEPS = (1e3, 1e-3, 8.0, 1 / 8, 1e6, 1e-6, 1e9, 1e-9)  # what a wrong prefix, o
 _WHOLE = (1.0, 3.0)  # FLOP a cycle of a processor are a power of two times one of these
 
 
-@dataclass(frozen=True, slots=True)
-class Band:
+class Band(ValueRecord):
     """The values of a field in shipped files, in SI, and how far beyond them a new one may be: a factor.
 
     files: that state the field; year: in which the device with the largest value was presented; growth: of the largest
@@ -66,8 +65,7 @@ class Band:
         return f"{_shown(self.low, self.dimension)} to {_shown(self.high, self.dimension)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Bands:
+class Bands(ValueRecord):
     """What is learnt. fields: path in a kind of file -> band; flop_per_cycle: largest distance from a whole number.
 
     newest: year of the newest shipped device; generation: mean time from one largest value of a field to the next [a].

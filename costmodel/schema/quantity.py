@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -20,6 +19,7 @@ from costmodel import units
 from costmodel.errors import InputError
 from costmodel.hardware.device import PURCHASES, RENTS
 from costmodel.quantities import Array, Quantity
+from costmodel.records import Record, ValueRecord
 from costmodel.schema.loader import kind_of
 from costmodel.schema.references import available, suggest
 
@@ -27,8 +27,7 @@ MOST = 10**12  # of anything counted, unless a field says less
 _MAX = 1e30  # SI units of anything; its inverse is the least: beyond, arithmetic under- and overflows
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SI:
+class SI(Record):
     """A number or an array in the SI unit of its field."""
 
     value: float | npt.NDArray[Any]
@@ -42,8 +41,7 @@ def wrong(message: str, hint: str = "", at: tuple[str | int, ...] = ()) -> Pydan
     return PydanticCustomError("costmodel", "{message}", {"message": message, "hint": hint, "at": at})
 
 
-@dataclass(frozen=True, slots=True)
-class FieldType:
+class FieldType(ValueRecord):
     """Base of the field types: pydantic calls `check` and nothing else."""
 
     def check(self, value: Any) -> Any:
@@ -67,7 +65,6 @@ class FieldType:
         return self.json_schema()
 
 
-@dataclass(frozen=True, slots=True)
 class Measure(FieldType):
     """A quantity of one dimension, written as a string with its unit.
 
@@ -170,7 +167,6 @@ class Measure(FieldType):
 _DATE = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 
 
-@dataclass(frozen=True, slots=True)
 class Quoted(Measure):
     """A price: a quantity, or `{price: …, kind: …, date: …}`, which says what kind of offer it was and when.
 
@@ -211,7 +207,6 @@ class Quoted(Measure):
         return {"anyOf": [amount, whole]}
 
 
-@dataclass(frozen=True, slots=True)
 class Whole(FieldType):
     """A count of at least `low`. `single`: it fixes a structure, so it is one int and never an array."""
 
@@ -255,7 +250,6 @@ class Whole(FieldType):
         return {"type": "integer", **bounds}
 
 
-@dataclass(frozen=True, slots=True)
 class Positive(FieldType):
     """A positive number that need not be whole: one device's part of something shared."""
 
@@ -285,7 +279,6 @@ class Positive(FieldType):
         return {"type": "number", "exclusiveMinimum": 0}
 
 
-@dataclass(frozen=True, slots=True)
 class Named(FieldType):
     """A reference to a file of `folder`, or its content inline as a mapping; kept as written."""
 
@@ -306,7 +299,6 @@ class Named(FieldType):
         return {"anyOf": [{"type": "string"}, {"type": "object"}]}
 
 
-@dataclass(frozen=True, slots=True)
 class Verbatim(FieldType):
     """A value kept as written, and checked by what uses it."""
 
@@ -323,7 +315,6 @@ class Verbatim(FieldType):
         return {}
 
 
-@dataclass(frozen=True, slots=True)
 class OneOf(FieldType):
     """One of the names in a table of the program."""
 
@@ -345,7 +336,6 @@ class OneOf(FieldType):
         return {"enum": [*self.names]}
 
 
-@dataclass(frozen=True, slots=True)
 class NameSet(FieldType):
     """A named set, or a list of members; becomes a frozen set of the names written, empty for `none`."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ import numpy as np
 from costmodel.errors import InputError, LayoutError, Location, Problem
 from costmodel.hardware import Device
 from costmodel.quantities import is_single, minimum, where
+from costmodel.records import Record, replace
 from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
@@ -69,8 +69,7 @@ _FILES: dict[DocumentName, type[Strict]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ResolvedWorkload:
+class ResolvedWorkload(Record):
     """A workload whose every value is known.
 
     document: `model`, and `scenarios.NAME` each with its `hardware`, as nested dicts in SI.
@@ -83,7 +82,7 @@ class ResolvedWorkload:
     document: dict[str, Any]
     scenarios: dict[str, Scenario]
     architecture: Architecture
-    _trees: dict[str, dict[str, Tree]] = field(repr=False)
+    _trees: dict[str, dict[str, Tree]]
     notes: tuple[str, ...] = ()
     warnings: tuple[Problem, ...] = ()
 
@@ -122,8 +121,7 @@ class ResolvedWorkload:
         return (tree.location or tree.key or _DEFAULT) if tree is not None else _DEFAULT
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Resolved:
+class _Resolved(Record):
     """One scenario, its part of the document, and the trees of its values by document."""
 
     scenario: Scenario

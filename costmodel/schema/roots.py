@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from costmodel.errors import Problem
+from costmodel.records import ValueRecord
 from costmodel.schema.references import FOLDERS, Library
 
 WORKLOADS = "workloads"
@@ -16,8 +16,7 @@ PARTS = tuple(dict.fromkeys([*FOLDERS.values(), WORKLOADS]))  # folders of a roo
 OPTION, VARIABLE, SHIPPED = "--path", "COSTMODEL_PATH", "shipped"
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(ValueRecord):
     """A folder of the search path.
 
     named_by: what names it; parts: those of `hardware` and `workloads` that it has; counts: files by kind;

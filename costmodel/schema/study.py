@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from costmodel.errors import InputError
+from costmodel.records import Record
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.quantity import Verbatim
 from costmodel.schema.references import Library, as_reference
@@ -35,8 +35,7 @@ class StudyFile(Strict):
     objective: str | None = Field(default=None, description="of `search`: `minimise FORMULA` or `maximise FORMULA`")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Study:
+class Study(Record):
     """A study. changes: path -> value; varied: its axes as arguments of `--vary`."""
 
     file: StudyFile

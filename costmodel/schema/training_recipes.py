@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from dataclasses import dataclass
 
+from costmodel.records import ValueRecord
 from costmodel.schema.loader import MAX_TABLE_BYTES, read_text
 from costmodel.schema.references import display_path, package_root
 from costmodel.workload.architecture import Architecture
@@ -15,8 +15,7 @@ from costmodel.workload.counting import parameter_count
 RECIPES = "training_recipes.csv"  # in `workloads/` of the package's data
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingRecipe:
+class TrainingRecipe(ValueRecord):
     """The batch of a published training run. parameters: all, and those of one token; global_batch: sequences."""
 
     model: str

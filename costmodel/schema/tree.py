@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from costmodel.errors import Location
+from costmodel.records import Record, replace
 
 PathPart: TypeAlias = "str | int"
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Tree:
+class Tree(Record, weakref=True):
     """One value: a dict or a list of trees, or a scalar. `key` is the location of its key."""
 
     value: Any

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from costmodel.errors import InputError
+from costmodel.records import Record
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.quantity import Verbatim, Whole, wrong
@@ -100,8 +100,7 @@ class WhatIfFile(Strict):
     alternatives: list[AlternativeFile] = Field(default=[], description="changes made one at a time")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WhatIf:
+class WhatIf(Record):
     """A what-if file. published: its published value in SI, null without one."""
 
     file: WhatIfFile

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.quantities import Quantity
+from costmodel.records import replace
 from costmodel.result import Entry, Metrics
 from costmodel.serving.deployment import replica_count
 from costmodel.serving.simulation import Served, Simulation

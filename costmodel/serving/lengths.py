@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from costmodel.records import replace
 from costmodel.serving.draw import file_lengths
 from costmodel.serving.traces import read_rows
 from costmodel.workload.plans import Serving

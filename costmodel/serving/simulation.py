@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Array
+from costmodel.records import Record, replace
 from costmodel.serving.availability import OFF, Fleet
 from costmodel.serving.checkpoint import identity, is_over, restore, save
 from costmodel.serving.compiled import Function, compiled, has_numba
@@ -57,8 +57,7 @@ ORDERS = {"fcfs": FCFS, "priority": PRIORITY, "lpm": LONGEST_PREFIX}
 UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step: the largest of their defaults
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Served:
+class Served(Record, kw_only=True):
     """What became of the requests. engines: one row for each; front_end: what client and front end add to the first
     token of each [s]; fleet: who served when.
     """

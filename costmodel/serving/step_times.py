@@ -10,7 +10,6 @@ prices at steps drawn at random.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +24,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.machine import Machine
 from costmodel.cost.uneven_contexts import filling_sequences, reads_whole_contexts, uneven_factor
 from costmodel.quantities import Array, Count
+from costmodel.records import Record, replace
 from costmodel.serving.prices import Tables, p_norms, step_time
 from costmodel.workload.context import Context
 from costmodel.workload.mixed import fuses_mixed_attention
@@ -41,8 +41,7 @@ PROBES = 64
 Keep = Callable[[LayerWork, Operator], bool]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sizes:
+class Sizes(Record):
     """The largest step of an engine: its sequences, tokens, and keys of one sequence."""
 
     sequences: int
@@ -50,8 +49,7 @@ class Sizes:
     keys: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Steps:
+class Steps(Record):
     """Some steps. decodes: requests that decode; keys: of each with the new one, on average; chunks: of prompts; rows:
     tokens of all chunks; chunk_keys: keys of a chunk's last token, on average.
     """
@@ -273,8 +271,7 @@ def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations =
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StepTimes:
+class StepTimes(Record):
     """Step times of an engine: call it with the sizes of a step. error: mean and largest relative error of `PROBES`
     decoding steps, and of as many with chunks, against direct prices.
     """

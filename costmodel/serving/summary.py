@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.serving.simulation import Served
 from costmodel.serving.state import (
     FINISH,
@@ -36,8 +36,7 @@ AHEAD = 3.0  # prompts: of the step that runs, of one already decided on, of ano
 Percentiles = Mapping[str, Mapping[str, float]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RequestTimes:
+class RequestTimes(Record):
     """Times of each request [s]. tpot: mean per token after the first, NaN for a request of one token."""
 
     ttft: Array

@@ -19,7 +19,6 @@ import math
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -29,6 +28,7 @@ import numpy as np
 
 from costmodel.errors import InputError, Location
 from costmodel.reading import open_regular
+from costmodel.records import ValueRecord
 from costmodel.schema.references import display_path
 from costmodel.schema.serving import LARGEST
 from costmodel.serving.sharegpt import is_sharegpt
@@ -44,8 +44,7 @@ MILLI = 1e-3
 LARGEST_BLOCK = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(ValueRecord):
     """Columns of a table of requests. failed: rows without output are failures, which are left out."""
 
     arrival: str
@@ -71,8 +70,7 @@ PRIORITY = "priority"  # column of a table; the least is served first
 OTHER_BLOCKS = ("block_ids", "prompt_block_ids")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(ValueRecord):
     """One request of a file: where it stands, when it arrives [s], its tokens, its blocks, its priority if any."""
 
     line: int

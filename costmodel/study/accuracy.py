@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
+from costmodel.records import ValueRecord, asdict
 from costmodel.study.provenance import IN_SAMPLE
 from costmodel.study.reproduce import Comparison
 from costmodel.study.validating import Errors, errors_of, is_unseen
@@ -17,8 +17,7 @@ HEADINGS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Accuracy:
+class Accuracy(ValueRecord):
     """The errors of one class. in_sample: figures of the class that count in none of them."""
 
     name: str

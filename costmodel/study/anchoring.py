@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +12,7 @@ from costmodel.analytic.anchors import Anchored
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import InputError
+from costmodel.records import Record, replace
 from costmodel.schema.anchor import AnchorMetric, read_scatter
 from costmodel.schema.case import load_case_file
 from costmodel.schema.loader import parse_tree
@@ -28,8 +28,7 @@ SCHEMA = "costmodel/anchor_report@1"
 METRICS = get_args(AnchorMetric)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AnchoredSite:
+class AnchoredSite(Record):
     """The measured steps of a site by name, with predictions of each, and what they say of one more run of the first.
 
     predicted: the measured metric without anchors, in SI.

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.schema.fields import NumberType, read_number
 from costmodel.schema.quantity import Measure, Positive, Whole
 from costmodel.units import base_unit, render
@@ -28,8 +28,7 @@ _SPACINGS: dict[str, Callable[[float, float, int], Array]] = {"linear": np.linsp
 _EXAMPLE = "--vary hardware.links.nvlink.bandwidth=200GB/s..900GB/s:8"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
+class Request(Record):
     """A path and the text of its values. label: how the user wrote it; link: which argument it is a part of."""
 
     path: str
@@ -38,8 +37,7 @@ class Request:
     link: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Axis:
+class Axis(Record):
     """One path of a sweep: its values in SI, in their order. whole: they are counts.
 
     texts: the values of a structural axis, whose `values` are then positions; link: axes of one link vary together.

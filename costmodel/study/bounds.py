@@ -6,7 +6,6 @@ Layers are priced once for all layouts, as arrays; what follows from the number 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from costmodel.analytic.step_model import micro_batch_count, training_context
 from costmodel.analytic.stream_times import StreamTimes, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices, Quantity
+from costmodel.records import MutableRecord, Record, field
 from costmodel.study.placement import stage_sizes
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
@@ -60,8 +60,7 @@ class _Passes(NamedTuple):
     starts: Array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Split:
+class _Split(Record):
     """How layouts with one number of stages share the layers.
 
     stages: layers by [stage, kind]; ranks: by [rank, kind], all stages of the rank; held: of the first rank, by [its
@@ -73,8 +72,7 @@ class _Split:
     held: Array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Splits:
+class Splits(Record):
     """How all layouts share the layers. member: which of `of` each one has; held: theirs, on a new last axis."""
 
     member: Indices
@@ -82,8 +80,7 @@ class Splits:
     held: Array
 
 
-@dataclass(slots=True, eq=False)
-class Bounder:
+class Bounder(MutableRecord, eq=False):
     """Bounds of layouts of one scenario, whose values are arrays over `size` of them; what variants share is kept.
 
         step >= max over ranks r of (M * t_r + waits_r) + the end of the step

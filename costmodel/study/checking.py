@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from costmodel.api import Workload
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.errors import InputError, Problem
+from costmodel.records import replace
 from costmodel.result import PHASES
 from costmodel.schema import resolve
 from costmodel.schema.assemble import Assembly

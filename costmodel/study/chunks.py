@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +16,7 @@ from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.result import BAD_LAYOUT, FITS, OVERLOADED, REASONS, Result
 from costmodel.study.expressions import Expression
 from costmodel.study.sweep import INTERVAL, Structure, Sweep
@@ -32,8 +32,7 @@ STRUCTURES = 64  # of one chunk at most: each is a workload of some 60 kB
 Index: TypeAlias = "tuple[range, ...]"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class Piece(Record):
     """A run of rows of one structure. scenario: null where the structure cannot be, for `reason`.
 
     axes: the values of the numeric axes, in the dimension that each varies on; shape: of the structure's whole grid;
@@ -57,8 +56,7 @@ class Piece:
         return math.prod(len(part) for part in self.index)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Chunk:
+class Chunk(Record):
     """What a worker needs to write one part of the table, whole and without a file of its own."""
 
     number: int
@@ -108,8 +106,7 @@ def runs_of(sweep: Sweep) -> list[list[tuple[Structure, Index]]]:
     return chunks
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cutter:
+class Cutter(Record):
     """Makes the chunks of a sweep: structures are resolved once, when their first chunk is made."""
 
     sweep: Sweep

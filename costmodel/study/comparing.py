@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from costmodel.analytic.capital import COST
 from costmodel.errors import InfeasibleError, InputError, Location
 from costmodel.measurements.importing.compressed import parse_json, read_bytes
 from costmodel.measurements.importing.serving import is_benchmark, read_benchmark
+from costmodel.records import ValueRecord, asdict, field
 from costmodel.result import stored_line
 from costmodel.schema.references import suggest
 from costmodel.schema.results import ResultFile, ScenarioResult, read_result
@@ -19,8 +19,7 @@ from costmodel.study.prices import KINDS, Quoted, quotes, unlike
 SCHEMA = "costmodel/comparison@1"
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(ValueRecord):
     """One figure of both, null where a side lacks it, as operators may be lacking.
 
     ratio: the first over the second, null where that is zero or either is lacking; inside: the first's 80 % interval
@@ -35,8 +34,7 @@ class Pair:
     inside: bool | None
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
+class Compared(ValueRecord):
     """What both state. operators: lines of the breakdown of either, exposed times [s]; none for a benchmark.
 
     refused: scenario -> the file in which it cannot run and why, for those that have nothing to compare; prices: that

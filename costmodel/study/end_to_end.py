@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from costmodel.calibration.fit_files import COMPOSITION, read
 from costmodel.errors import CostModelError, InputError
 from costmodel.quantities import Array
+from costmodel.records import Record, replace
 from costmodel.result import PHASES
 from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
@@ -197,8 +197,7 @@ def changes(case: Case, terms: Terms, values: Values, library: Library) -> dict[
     }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Unseen:
+class Unseen(Record):
     """By the id of a case: what the terms change in it when they are fitted without its publication, and by how much
     their uncertainty moves the log of each of its metrics, down and up. refitted: what else is stated anew."""
 

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from costmodel.errors import InputError
+from costmodel.records import ValueRecord
 
 EMBEDDED = "embedded"
 CONNECT = 10.0  # seconds until a scheduler that does not answer is told
@@ -25,8 +25,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(ValueRecord):
     """An executor and how many tasks keep it busy; null: this process itself."""
 
     executor: Executor | None = None

@@ -10,13 +10,13 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Quantity
+from costmodel.records import Record
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import suggest
 from costmodel.units import DIMENSIONS, example_unit, parse, spellings
@@ -38,8 +38,7 @@ _LONGEST = 1000  # characters of one expression
 _DEEPEST = 50  # parentheses within another
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Expression:
+class Expression(Record):
     """A formula that was found to be one. names: what it reads."""
 
     text: str

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
+from costmodel.records import fields, is_record
 from costmodel.schema.references import FOLDERS
 from costmodel.study.sweep import Sweep
 
@@ -32,14 +32,14 @@ def fingerprint(sweep: Sweep) -> str:
 
 
 def _pieces(value: Any) -> Iterator[bytes]:
-    """Yield a tree of dataclasses, mappings, sets and numbers as bytes, the same in every process."""
+    """Yield a tree of records, mappings, sets and numbers as bytes, the same in every process."""
     yield f"{type(value).__name__}(".encode()
     if isinstance(value, np.ndarray):
         yield value.tobytes()
-    elif is_dataclass(value) and not isinstance(value, type):
-        for part in fields(value):
-            yield part.name.encode()
-            yield from _pieces(getattr(value, part.name))
+    elif is_record(value):
+        for name in fields(value):
+            yield name.encode()
+            yield from _pieces(getattr(value, name))
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield repr(key).encode()

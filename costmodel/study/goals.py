@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,6 +14,7 @@ from costmodel.analytic.anchors import POWERS
 from costmodel.api import Workload
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
+from costmodel.records import MutableRecord, Record, asdict, field, fields, replace
 from costmodel.result import FITS, PHASES, Point, Result, headline_of
 from costmodel.study.axes import Axis
 from costmodel.study.expressions import Expression, read_expression
@@ -33,8 +33,7 @@ OnProgress: TypeAlias = "Callable[[float], None]"  # called with the share of a 
 FRONT = ("tokens_per_second_per_device", "tokens_per_second_per_user")  # the two rates of the Pareto front
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Goal:
+class Goal(Record):
     """What is looked for. derived: name -> formula, each from metrics and those before it."""
 
     sense: str
@@ -80,8 +79,7 @@ class Goal:
         return np.where(meets, score, np.inf), meets
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
+class Candidate(Record):
     """A layout that was evaluated: where, the objective, its metrics, and the headline's 80 % interval.
 
     objective_interval: that of the objective, null where it has none, as a formula; tied: whether this layout or a
@@ -103,7 +101,7 @@ class Candidate:
     def document(self) -> dict[str, Any]:
         """Return the candidate as JSON."""
         left_out = {"hardware", "notes"} if self.percentiles is not None else {"hardware", "notes", "percentiles"}
-        return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
+        return {name: getattr(self, name) for name in fields(self) if name not in left_out}
 
 
 class Need(NamedTuple):
@@ -113,8 +111,7 @@ class Need(NamedTuple):
     capacity: float
 
 
-@dataclass(slots=True, eq=False)
-class SearchResult:
+class SearchResult(MutableRecord, eq=False):
     """What a search found. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated.
 
     objective: its formula; names: what the goal reads; devices: numbers of them that layouts take; least: where none
@@ -202,8 +199,7 @@ class SearchResult:
         return _rounded(SENSES[self.sense] * one.objective), _rounded(headline), one.devices
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SearchRequest:
+class SearchRequest(Record):
     """One search. devices: numbers of them to lay out on; fixed: structural paths below the scenario that axes name.
 
     axes: those of numbers, by dimension; is_open: no number of devices was asked for.

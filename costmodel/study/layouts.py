@@ -7,13 +7,13 @@ rank's share of the batch. What does not divide is masked by the rules that ever
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.quantities import Array
+from costmodel.records import Record, replace
 from costmodel.study.axes import Axis
 from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.plans import Decode, Training
@@ -33,8 +33,7 @@ OWN = (*LAYOUT, SLICES, "global_batch", "batch_per_device", REPLICAS)  # columns
 MOST_LAYOUTS = 20_000_000  # of one search, at all values of its axes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Space:
+class Space(Record):
     """Layouts as columns, path below the scenario (of an axis: its own path) -> values; all of one length."""
 
     columns: Mapping[str, Array]
@@ -92,8 +91,7 @@ def check_size(layouts: int) -> None:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Variant:
+class Variant(Record):
     """What of a layout is structure: the schedule, what the backward pass computes again, the ZeRO stage, and whether
     activations outside the tensor-parallel region are split too."""
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from costmodel.api import Workload
 from costmodel.errors import CostModelError, ImplausibleInput, InputError
+from costmodel.records import replace
 from costmodel.schema.lever import LeverFile, LeversFile, SwitchFile, load_levers
 from costmodel.schema.references import FOLDERS, Library, suggest
 from costmodel.schema.what_if import AlternativeFile, load_what_if

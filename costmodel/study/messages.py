@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.payload import PAYLOADS, payload_bytes
+from costmodel.records import replace
 from costmodel.schema.files import load_cluster, load_model
 from costmodel.schema.references import Library
 from costmodel.units import parse

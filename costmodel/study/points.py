@@ -10,7 +10,6 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.schema.loader import MAX_SWEEP_BYTES, read_data
 from costmodel.schema.results import SweepFile, read_head, read_json, read_study
 from costmodel.schema.whole_files import make_folder, reporting_os_errors, write_whole
@@ -149,8 +149,7 @@ def _present(cutting: Cutter, folder: Path, number: int, expected: str | None) -
     return columns if whole else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Grid:
+class Grid(Record):
     """The headline metric of one scenario over a sweep's grid, with the ends of its 80 % interval.
 
     NaN where a point cannot run, for the reason that stands there; reason is empty where it can.
@@ -170,8 +169,7 @@ class Grid:
         return Grid(self.value.T, self.low.T, self.high.T, self.reason.T)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class Table(Record):
     """A sweep read back: its study, and each scenario's grid."""
 
     study: SweepFile

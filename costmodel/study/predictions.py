@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +24,7 @@ from costmodel.hardware import Device
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_all
 from costmodel.measurements.tables import single_row
+from costmodel.records import Record, ValueRecord, replace
 from costmodel.result import Point
 from costmodel.schema.case import Case, resolve_case, resolve_device
 from costmodel.schema.document import entry
@@ -45,8 +45,7 @@ def going_with(metric: str) -> str:
     return RATE if metric in UTILISATIONS else metric
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(ValueRecord):
     """A predicted value with its 80 % interval, in SI; null where the scenario has no such part."""
 
     value: float | None
@@ -58,8 +57,7 @@ NOTHING = Value(None, None, None)
 Interval: TypeAlias = "tuple[float, float] | None"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
+class Prediction(Record):
     """Facts of a case's model and, where it has a scenario, that scenario and its point; or a device or a kernel.
 
     fit: of a kernel, the calibration file that prices it, null for the roofline. sources: of the scenario's operators,

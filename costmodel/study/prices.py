@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from costmodel.hardware.device import NOT_AN_OFFER, PURCHASES, RENTS
+from costmodel.records import ValueRecord
 from costmodel.units import render
 
 STATED = "stated"  # kind of a bare number, which a person wrote
@@ -16,8 +16,7 @@ _DIMENSIONS = {"rental": "money_rate", "purchase": "money"}
 _NAMES = {"rental": "rents", "purchase": "purchase prices"}
 
 
-@dataclass(frozen=True, slots=True)
-class Quoted:
+class Quoted(ValueRecord):
     """A price of a device: rental [$/s] or purchase [$], its kind of offer, date and source; null where unknown."""
 
     device: str

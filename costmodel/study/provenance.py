@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, POWER, ROOFLINE, SOURCES, FitStore
 from costmodel.calibration.substitutes import GRADIENTS
+from costmodel.records import ValueRecord
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree, to_python
@@ -34,8 +34,7 @@ OF_TRAINING = frozenset({
 """Fields of a framework that a training step alone takes notice of."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dependence:
+class Dependence(ValueRecord):
     """Something that a value on the path of a prediction rests on.
 
     on: id of a case, name of a publication, or repository of measured rows as `owner/name`; `*` for any text.
@@ -57,8 +56,7 @@ class Dependence:
         return bool(self.fields) and all(field.startswith("power.") for field in self.fields)
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(ValueRecord):
     """What a figure is to its prediction. name: one of `STATES`; because: the places that rest on it.
 
     is_interval_unseen: nothing that the ends of the interval rest on is of the figure's source, or that was fitted

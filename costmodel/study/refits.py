@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.spread import Spread
 from costmodel.errors import InputError
+from costmodel.records import Record
 from costmodel.schema.references import display_path
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.term_sensitivity import Ends, Terms, Values
@@ -20,8 +20,7 @@ EIGHTY = 1.2816  # standard normal deviations from the median to either end of a
 DIGITS = 6
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FittedTerms:
+class FittedTerms(Record):
     """Fitted values. before, after: mean absolute log error of the figures with the files' values and with these.
 
     ends: of the 80 % intervals of the values, null where a term is not fitted.
@@ -34,8 +33,7 @@ class FittedTerms:
     after: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Refits:
+class Refits(Record):
     """The fit of all terms, and those that leave one publication out, by its name."""
 
     everything: FittedTerms

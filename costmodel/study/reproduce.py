@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias, get_args
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias, get_args
 from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.cost.calibration import FamilyFit
 from costmodel.errors import CostModelError, InputError, Problem
+from costmodel.records import Record, ValueRecord, asdict, field, replace
 from costmodel.schema import SI
 from costmodel.schema.case import Case, CaseClass, Expectation, readable_cases
 from costmodel.schema.references import Library, suggest
@@ -27,8 +27,7 @@ PASS, FAIL, SKIP, INFEASIBLE = "pass", "fail", "skip", "infeasible"
 IDENTITY, ASSUMED = "identity", "assumed"  # states of figures that are compared, but not scored
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Refitted:
+class Refitted(Record):
     """What was fitted again without each publication.
 
     fields: of frameworks, and `composition` for the scatter of whole runs, as `provenance.state_of` takes them.
@@ -42,8 +41,7 @@ class Refitted:
 NOTHING_REFITTED = Refitted()
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(ValueRecord):
     """One published figure beside ours, in SI.
 
     error: relative, (predicted - published) / published; null for checks of a side or an order, for identities and
@@ -82,8 +80,7 @@ class Comparison:
         return {key: value for key, value in fields.items() if value is not None or key not in optional}
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(ValueRecord):
     """How the figures of one class or publication fare, all relative, over scored figures.
 
     error, median: of the absolute errors, mean and median; bias: mean of the errors.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ from scipy.special import gammaln
 
 from costmodel.analytic.intervals import CONDITIONS
 from costmodel.quantities import Array
+from costmodel.records import Record, ValueRecord, field, replace
 from costmodel.study.weights import scatter_ratio
 
 COVERAGE = 0.8
@@ -34,8 +34,7 @@ OF_CLASS = {"served_experts": "serving", "drafted": "serving", "first_token": "s
 """Conditions that only runs of one class meet."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunError:
+class RunError(ValueRecord):
     """One published time or rate of a whole run beside its prediction. All logs, of times.
 
     late: measured over predicted time, less the centre that the medians of its kernels give.
@@ -67,8 +66,7 @@ class RunError:
         return any(self.shares.get(name, 0.0) > 0.0 for name in RARE)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scales:
+class Scales(Record):
     """Half-widths of the 80 % interval [log]. classes: by class; conditions: by condition, of runs that rest on it.
 
     kernels: share of the interval of its kernels that a run shows.
@@ -125,8 +123,7 @@ def weights(rows: Sequence[RunError]) -> Array:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Likelihood:
+class Likelihood(Record):
     """Minus the log posterior of the scales under which rows have their errors, and its slope.
 
     x: log of the common scale; of each class about it; of each condition, as it is; log of the kernels' share.
@@ -206,8 +203,7 @@ def likelihood(rows: Sequence[RunError], conditions: Sequence[str]) -> Likelihoo
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Scored:
+class _Scored(Record):
     """Rows with the scores that they have under scales of other publications; weight: of `weights`."""
 
     rows: Sequence[RunError] = field(default_factory=list)

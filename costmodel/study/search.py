@@ -7,13 +7,13 @@ layouts have (a degree, a batch, a schedule) leaves those that have one of its v
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from costmodel.analytic.capital import missing
 from costmodel.api import Workload
 from costmodel.errors import InputError, LayoutError
+from costmodel.records import Record, replace
 from costmodel.schema import SI
 from costmodel.study.axes import Axis
 from costmodel.study.exchanges import exchange_axis
@@ -30,8 +30,7 @@ from costmodel.workload.plans import Serving, Training
 SCHEMA = "costmodel/search@1"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Space:
+class Space(Record):
     """The layouts that a search tries.
 
     devices: numbers of devices (default: as many as the scenario takes, as in `simulate`); varied: axes as `--vary`

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices
+from costmodel.records import Record
 from costmodel.result import PHASES
 from costmodel.study.axes import Axis
 from costmodel.study.chunks import Index, cut
@@ -71,8 +71,7 @@ class _Rows(NamedTuple):
         return self.select(np.array(list(front(np.arange(len(self.place)), self.rate, self.user)), dtype=np.intp))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Grid:
+class _Grid(Record):
     """Layouts on the first dimension, and a dimension for each of the other axes."""
 
     space: Space
@@ -109,8 +108,7 @@ class _Grid:
 _NONE = _Rows(np.zeros(0, dtype=np.intp), np.zeros(0), np.zeros(0), np.zeros(0))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Found:
+class _Found(Record):
     """Points of one grid that fit and meet the constraints. near: the best of each layout, at one of its batches, at
     each value of the other axes, where it is near the best of all; edge: those on the front."""
 

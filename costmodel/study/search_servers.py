@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from costmodel.analytic.serving import left_to_requests
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError
 from costmodel.quantities import Array, Indices
+from costmodel.records import MutableRecord, Record, asdict, field, replace
 from costmodel.result import FITS, Point
 from costmodel.study.goals import KEPT, OnProgress, SearchRequest, SearchResult, candidate, ranked
 from costmodel.study.layouts import REPLICAS, Space, check_size, divisors, server_space
@@ -43,15 +43,17 @@ _BY_DEVICES = ("devices", "cost_rate")  # objectives that only more devices rais
 _UNSTABLE, _UNMET, _SLOW, _SLOW_TAIL = range(4)  # why a layout does not count, the one that is nearest to counting last
 
 
-@dataclass(order=True, slots=True)
-class _Layout:
+class _Layout(Record):
     """A layout in the order of the objective, then of its latency. row: in the space."""
 
     score: float
     latency: float
     row: int
-    space: Space = field(compare=False)
-    scenario: Scenario = field(compare=False)
+    space: Space
+    scenario: Scenario
+
+    def __lt__(self, other: _Layout) -> bool:
+        return (self.score, self.latency, self.row) < (other.score, other.latency, other.row)
 
 
 def most_servers(scenario: Scenario) -> tuple[int, ...]:
@@ -119,8 +121,7 @@ def _beyond(scenario: Scenario, calibration: Calibration) -> str | None:
     return None if why is None else f"the first layout: {why}; simulate it, which takes its requests one by one"
 
 
-@dataclass(slots=True, eq=False)
-class _Race:
+class _Race(MutableRecord, eq=False):
     """Looks at layouts one by one, the most promising first. best: of each engine's layout, of those that keep the
     objective; nearest: why the layout that is nearest to counting does not, and the layout."""
 

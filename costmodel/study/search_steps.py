@@ -9,7 +9,6 @@ fixes its order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_sing
 from costmodel.analytic.metrics import rates_of_step
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices
+from costmodel.records import MutableRecord, Record, field
 from costmodel.study.bounds import Bounder
 from costmodel.study.goals import KEPT, SENSES, Goal, OnProgress, SearchRequest, SearchResult, candidate, ranked
 from costmodel.study.layouts import Space, Variant, check_size, training_space, variants
@@ -44,8 +44,7 @@ class _Layout(NamedTuple):
     row: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Group:
+class _Group(Record):
     """Layouts of one variant that share an order of work, and a bound of each: the best that it could be
     (`_Race.promise`), or the least memory that it needs [B]."""
 
@@ -54,8 +53,7 @@ class _Group:
     bounds: Array
 
 
-@dataclass(slots=True, eq=False)
-class _Race:
+class _Race(MutableRecord, eq=False):
     """Evaluates layouts and keeps the best. head: of the `SearchRequest`; result: counts them and what they need;
     larger: layouts that do not fit by the bound of their memory."""
 

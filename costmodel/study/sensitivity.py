@@ -9,7 +9,6 @@ Processors and clocks carry the peaks with them, so they vary in an evaluation o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from costmodel.api import Workload
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Array
+from costmodel.records import Record, fields, replace
 from costmodel.result import PHASES
 from costmodel.schema.fields import NumberType
 from costmodel.schema.quantity import SI, Whole
@@ -42,8 +42,7 @@ _LESS_IS_BETTER = (
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sensitivity:
+class Sensitivity(Record):
     """One parameter: its value, how the metric changes with it, and what a tenth better saves.
 
     up, down: elasticity with the step up alone and down alone, which differ at a kink; low, high: the span of all
@@ -80,7 +79,7 @@ class Sensitivity:
 
     def document(self) -> dict[str, Any]:
         """Return the row as JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in fields(self)}
 
 
 def sensitivities(workload: Workload, scenario: str, metric: str) -> list[Sensitivity]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.schema.loader import MAX_SWEEP_BYTES, read_text
 from costmodel.schema.references import display_path
 
@@ -18,8 +18,7 @@ NEEDED = ("start_time", "ttft", "tpot", "latency", "scheduled", "last_token")
 FIRST_COLUMN = b"request_id,"  # what such a table begins with
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ServedRequests:
+class ServedRequests(Record):
     """Requests in order of arrival, NaN where one was turned away or has no such time [s].
 
     arrival, scheduled, end: moments; ttft, tpot, latency: as its client sees them.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +17,7 @@ from costmodel.analytic.capital import price_facts
 from costmodel.analytic.serving import left_to_requests
 from costmodel.api import Vary, Workload
 from costmodel.errors import InputError, LayoutError, Location
+from costmodel.records import Record, asdict, replace
 from costmodel.result import BAD_LAYOUT, PHASES, REASONS
 from costmodel.schema import SI
 from costmodel.schema.fields import NumberType
@@ -36,8 +36,7 @@ MOST_STRUCTURES = 10_000  # combinations of structural values: each is a workloa
 RESERVED = ("scenario", "fits", "verdict", "reason", "meets", "devices")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Wanted:
+class Wanted(Record):
     """What is asked of every point beside its metrics. derived: name -> formula; constraints: conditions that hold."""
 
     derived: Mapping[str, str]
@@ -47,8 +46,7 @@ class Wanted:
 NOTHING = Wanted({})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Structure:
+class Structure(Record):
     """One combination of structural values of a scenario: its workload, or the reason why there is none."""
 
     scenario: str
@@ -57,8 +55,7 @@ class Structure:
     reason: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep:
+class Sweep(Record, dict=True):
     """What is asked: axes, the scenarios that have them all, and why others are left out.
 
     Axes stand in the order of the table: structural ones first, the last one runs fastest.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +13,7 @@ from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
+from costmodel.records import MutableRecord, Record, field, replace
 from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.fit_plan import TermFile
@@ -27,8 +27,7 @@ Values: TypeAlias = "tuple[float | None, ...]"  # of the terms in order; null: a
 Ends: TypeAlias = "tuple[tuple[float, float] | None, ...]"  # of their 80 % intervals
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PublishedValue:
+class PublishedValue(Record):
     """A published figure that terms can move. of: the terms, by position; gap: log(predicted / published) at the values
     of the files; metric: of the result, which moves as the published one does."""
 
@@ -69,8 +68,7 @@ def moved(case: Case, of: Sequence[int], terms: Terms, points: Array, library: L
     return {name: grid for name, grid in metrics.items() if isinstance(grid, np.ndarray)}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Response:
+class Response(Record):
     """By how much the terms of a case move one of its metrics from where the files have it.
 
     nodes: values of each term in turn, ascending; times: over those of the files, at every combination of them, between
@@ -87,8 +85,7 @@ class Response:
         return -np.log(ratio) if self.is_rate else np.log(ratio)
 
 
-@dataclass(slots=True, eq=False)
-class Responses:
+class Responses(MutableRecord, eq=False):
     """The responses of cases to the terms of a plan: each case is evaluated once, over a grid of all its terms."""
 
     terms: Terms

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from costmodel.errors import InputError, Location
 from costmodel.measurements.importing.compressed import parse_json, read_bytes
 from costmodel.measurements.importing.kineto import is_trace
 from costmodel.reading import open_regular
+from costmodel.records import ValueRecord, asdict
 
 SCHEMA = "costmodel/trace-comparison@1"
 DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -43,8 +43,7 @@ class Slice(NamedTuple):
     classes: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class ClassTime:
+class ClassTime(ValueRecord):
     """Seconds of a class of operators on one device, on average. ratio: predicted over measured, null without that."""
 
     name: str
@@ -53,8 +52,7 @@ class ClassTime:
     ratio: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class TracesCompared:
+class TracesCompared(ValueRecord):
     """A predicted and a measured timeline, class by class."""
 
     classes: tuple[ClassTime, ...]

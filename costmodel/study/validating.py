@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from costmodel.errors import Problem
 from costmodel.quantities import Array
+from costmodel.records import Record, ValueRecord
 from costmodel.schema.case import Case
 from costmodel.schema.tree import to_python
 from costmodel.schema.validation import AccuracyTargetFile, ValueSelectionFile
@@ -22,8 +22,7 @@ from costmodel.study.reproduce import Comparison, reproduce
 EXACT = 1e-9  # an interval narrower than this share of its value is none
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoredValue:
+class ScoredValue(Record):
     """A published figure and two predictions: as the files say, and with the terms fitted without its publication."""
 
     case: Case
@@ -31,8 +30,7 @@ class ScoredValue:
     unseen: Comparison
 
 
-@dataclass(frozen=True, slots=True)
-class Errors:
+class Errors(ValueRecord):
     """Errors of figures, relative to the published values; figures that follow from one another share one weight.
 
     groups: figures that do not follow from one another; publications: that they are from.
@@ -54,8 +52,7 @@ class Errors:
     half_width: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(ValueRecord):
     """What was asked of some figures. stated, unseen: the two columns' values, null where they have none."""
 
     asked: AccuracyTargetFile

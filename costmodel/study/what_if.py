@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isclose
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from costmodel.api import Workload
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError, InputError
 from costmodel.quantities import Array
+from costmodel.records import ValueRecord, fields, replace
 from costmodel.result import PHASES
 from costmodel.schema.what_if import AlternativeFile
 from costmodel.study.ceilings import Whole, ceiling, with_waves, within
@@ -34,8 +34,7 @@ _HAS_IT = "the scenario has it already"
 Base = Literal["scenario", "without", "another"]
 
 
-@dataclass(frozen=True, slots=True)
-class Worth:
+class Worth(ValueRecord):
     """What a lever is worth in a scenario.
 
     before, after: the headline without it and with it alone; ratio: 80 % interval of after over before, in which the
@@ -84,7 +83,7 @@ class Worth:
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON."""
-        row = {name: getattr(self, name) for name in self.__slots__}
+        row = {name: getattr(self, name) for name in fields(self)}
         return {
             **row,
             "changes": {path: str(value) for path, value in self.changes.items()},

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
 from typing import TypeAlias
 
 from costmodel.quantities import Count, Quantity
+from costmodel.records import Record
 from costmodel.workload.mixers import Attention as Attention
 from costmodel.workload.mixers import CompressedAttention as CompressedAttention
 from costmodel.workload.mixers import Convolution as Convolution
@@ -28,13 +28,11 @@ from costmodel.workload.mixers import Spectral as Spectral
 from costmodel.workload.patterns import Pattern as Pattern
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NoFfn:
+class NoFfn(Record):
     """No feed-forward part: the layer is a mixer alone, such as a memory before attention."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DenseFfn:
+class DenseFfn(Record):
     """Two matrices around an activation, or three with a gate (`gated`: SwiGLU and kin).
 
     channels_first: they are 1 x 1 convolutions of NCHW tensors, transposed before and after.
@@ -46,8 +44,7 @@ class DenseFfn:
     channels_first: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class MoeFfn:
+class MoeFfn(Record, kw_only=True):
     """Routed experts, each an FFN, of which a token visits `top_k`, plus `shared` experts that it always visits.
 
     shared_intermediate: width of one shared expert (null: as a routed one).
@@ -84,8 +81,7 @@ class MoeFfn:
 Ffn: TypeAlias = "DenseFfn | MoeFfn | NoFfn"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Layer:
+class Layer(Record):
     """`repeat` equal layers in a row.
 
     norm: `rms` (a scale), `layer` (scale and bias) or `layer_no_bias` (a scale); `none`: no residual sums either.
@@ -99,7 +95,6 @@ class Layer:
     repeat: int
     mixer: Mixer
     ffn: Ffn
-    _: KW_ONLY
     norm: str = "rms"
     dropout: bool = False
     norm_position: str = "before"
@@ -110,8 +105,7 @@ class Layer:
     plain: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Mtp:
+class Mtp(Record):
     """Multi-token prediction: `depth` modules, each with layers of its own plus a 2*hidden -> hidden GEMM.
 
     layers: of one module, in order (null: one more layer like the last).
@@ -121,8 +115,7 @@ class Mtp:
     layers: tuple[Layer, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerEmbedding:
+class LayerEmbedding(Record):
     """Per-layer embeddings: a table of `rows` x (layers * width), whose row a gate adds to every layer [Gemma 3n].
 
     Each layer has d x width and width x d around the product with its part of the row, and a norm; the model projects
@@ -133,8 +126,7 @@ class LayerEmbedding:
     width: Count
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Encoder:
+class Encoder(Record, kw_only=True):
     """A tower for images or sound before the language model: its layers see patches, `merge` of which are a token.
 
     inputs: numbers of a patch, projected to `hidden` by a d x inputs matrix, with `bias`.
@@ -156,8 +148,7 @@ class Encoder:
     projector_norms: Count = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Architecture:
+class Architecture(Record):
     """A transformer. `layers` are its runs of equal layers in order; a run that recurs is the same object.
 
     vocabulary: rows of the embedding as stored, padding included.
@@ -177,7 +168,6 @@ class Architecture:
     hidden: Count
     vocabulary: Count
     layers: tuple[Layer, ...]
-    _: KW_ONLY
     tied_embeddings: bool = False
     positions: Count | None = None
     mtp: Mtp | None = None

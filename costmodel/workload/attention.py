@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from costmodel.quantities import Count, Quantity, is_single, maximum
+from costmodel.records import Record, replace
 from costmodel.workload.architecture import Attention, HeadGroup, HeadRoute, Pattern
 from costmodel.workload.attention_inputs import (
     add_channel_join,
@@ -201,8 +200,7 @@ def _add_qk_norm(
     builder.add_parameters(Parameters("query-key norm", vectors * total, vectors * local, vectors * total))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Heads:
+class _Heads(Record):
     """The heads of one kernel: `share` of the query heads of a group, and the kernel's name."""
 
     group: HeadGroup

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from costmodel.quantities import Count, is_single
+from costmodel.records import replace
 from costmodel.workload.architecture import Attention, KvSource
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.linear import Linear, add_linear, batched_gemm

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
 
 from costmodel.quantities import Count, Quantity
+from costmodel.records import Record, replace
 from costmodel.workload.architecture import Attention, HeadGroup
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import AttentionShard, attention_shard, ring_exchange, ulysses_exchange
@@ -15,8 +15,7 @@ from costmodel.workload.operators import AttentionKernel, Collective, Elementwis
 from costmodel.workload.work import WorkBuilder
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HeadSizes:
+class HeadSizes(Record):
     """The heads of one kernel on a rank, before context parallelism. dims: width of a query or key, and of a value."""
 
     heads: Count
@@ -24,8 +23,7 @@ class HeadSizes:
     dims: tuple[Count, Count]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FusedAttention:
+class FusedAttention(Record):
     """A fused attention kernel.
 
     family: `attention` or `mla`.
@@ -35,7 +33,6 @@ class FusedAttention:
     """
 
     family: str
-    _: KW_ONLY
     pairs: Count
     name: str = "attention core"
     last_query_kv_len: Count | None = None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
 
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, where
+from costmodel.records import Record, field, replace
 from costmodel.workload.architecture import Architecture, Pattern
 from costmodel.workload.dtypes import BITS_PER_BYTE, ELEMENT_BYTES, element_bytes
 from costmodel.workload.expert_program import ExpertProgram
@@ -21,8 +21,7 @@ from costmodel.workload.scenario import (
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Context:
+class Context(Record, kw_only=True):
     """One rank's view of one micro-batch.
 
     phase: `training`, `prefill` or `decode`.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from costmodel.quantities import Bytes, Count, maximum, where
+from costmodel.records import Record
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Collective, Elementwise, Operator
 from costmodel.workload.work import WorkBuilder
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AttentionShard:
+class AttentionShard(Record):
     """The part of an attention kernel that one rank computes.
 
     q_len: its queries of one head and sequence; qk_pairs: their (query, key) pairs.
@@ -26,8 +24,7 @@ class AttentionShard:
     calls: Count = 1.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ContextExchange:
+class ContextExchange(Record):
     """The operators around the forward and the backward pass of an attention kernel."""
 
     before: tuple[Operator, ...] = ()

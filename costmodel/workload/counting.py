@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum, sum_of
+from costmodel.records import Record
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
@@ -29,8 +29,7 @@ from costmodel.workload.recurrences import scan_macs
 from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Tile
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ParameterCount:
+class ParameterCount(Record):
     """Parameters of a model. `total` and `active` leave MTP modules out, `active` the input embedding too.
 
     encoder: those of a tower for images or sound, which are part of `total` and are not active for text.

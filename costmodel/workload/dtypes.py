@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from costmodel.quantities import Bytes, Count
+from costmodel.records import Record
 
 # Widths by definition of the formats. E5M6 is the 12-bit format in which DeepSeek-V3 keeps the input of the linear
 # layer after attention (arXiv 2412.19437, section 3.3.3).
@@ -73,8 +72,7 @@ def payload_element(dtype: str, scale_block: Count | None = None) -> Bytes:
     return element_bytes(dtype, scale_block)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GroupScaling:
+class GroupScaling(Record):
     """Scales of a quantised tensor.
 
     group: elements per scale and zero point (null: one per channel or tensor, which does not count).

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 
 from costmodel.hardware import Device
 from costmodel.quantities import Bytes, Count, Mask, Quantity, Seconds, where
+from costmodel.records import Record, field
 
 FREE, TOTAL, STATIC = "free", "total", "static"
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class SchedulerRule:
+class SchedulerRule(Record, kw_only=True):
     """Defaults of a scheduler on some devices.
 
     from_capacity: of the memory that programs see [B]; except_architectures: that keep the next rule's.
@@ -30,8 +29,7 @@ class SchedulerRule:
     graph_limit: Count | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Scheduler:
+class Scheduler(Record, kw_only=True):
     """The scheduler of one engine. Null: no limit, and without a budget prompts run in steps of their own.
 
     policy: order of waiting requests; overlapped: the host prepares the next step while one runs; preemption: what
@@ -59,8 +57,7 @@ class Scheduler:
         return self.mixed and self.token_budget is not None
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class EngineMemory:
+class EngineMemory(Record, kw_only=True):
     """What an engine takes of a device before its KV cache.
 
     utilization: its share, of the `total` memory, of what is `free` beside weights and activations, or what weights and
@@ -88,16 +85,14 @@ class EngineMemory:
     tiers: tuple[CacheTier, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class CacheTier:
+class CacheTier(Record, kw_only=True):
     """Memory behind an engine's KV cache. capacity: for blocks of one device [B]; bandwidth: to it [B/s]."""
 
     capacity: Bytes
     bandwidth: Quantity
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Reserve:
+class Reserve(Record, kw_only=True):
     """Memory that an engine leaves free: fixed, per token of a step, per sequence of a graph, per rank [B]."""
 
     fixed: Bytes = 0.0
@@ -106,8 +101,7 @@ class Reserve:
     rank: Bytes = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Engine:
+class Engine(Record):
     """What a framework is as a serving engine.
 
     version: whose defaults these are; rules: of its scheduler, of which the first that holds counts.
@@ -118,7 +112,6 @@ class Engine:
     """
 
     version: str
-    _: KW_ONLY
     rules: tuple[SchedulerRule, ...]
     scheduler: Scheduler
     memory: EngineMemory

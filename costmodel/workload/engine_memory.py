@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from costmodel.quantities import Bytes, Count, ceil, floor, maximum, minimum, uniform_int, where
+from costmodel.records import Record, replace
 from costmodel.workload.engine import FREE, STATIC, EngineMemory
 from costmodel.workload.memory import (
     CachedSequences,
@@ -22,8 +22,7 @@ from costmodel.workload.stages import Stage, stage_layout
 PROFILED_TOKENS = 2048.0  # of an engine whose scheduler has no budget, and of no engine in particular
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class KvPool:
+class KvPool(Record):
     """The blocks of an engine's KV cache, on the rank that has least room for them.
 
     blocks: whole ones; block_bytes: of one [B]; tokens: of one; ledger: of the device, with all blocks; profiled: the

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from costmodel.quantities import Count, Quantity, ceil, floor, maximum, where
+from costmodel.records import Record
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.order_statistics import expected_surplus, normal_maximum, normal_maximum_std
@@ -17,8 +16,7 @@ LEAST_MAXIMUM = 1e-3  # of standard normal numbers: one rank has none, two have 
 ROUNDING = 1e-12  # 1.1 * 10 is 11 rows, not the 12 that its last digit would make of it
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class ExpertLoad:
+class ExpertLoad(Record, kw_only=True):
     """What an expert layer demands of the most loaded rank of its expert-parallel group in one micro-batch.
 
     rows: rows that its experts compute.

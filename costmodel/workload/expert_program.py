@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from costmodel.quantities import Count
+from costmodel.records import ValueRecord
 
 
-@dataclass(frozen=True, slots=True)
-class ExpertProgram:
+class ExpertProgram(ValueRecord):
     """How a training program runs the routed experts of a rank.
 
     streams: over which experts are dealt, each a GEMM of its own; null: one grouped GEMM.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, replace
 
 from costmodel.quantities import Bytes, Count, is_single
+from costmodel.records import Record, replace
 from costmodel.workload.architecture import DenseFfn, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -54,12 +54,10 @@ def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, owns
     _add_mlp(builder, context, mlp)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Mlp:
+class _Mlp(Record):
     """Up projection, activation and down projection on every token, for `count` experts side by side."""
 
     name: str
-    _: KW_ONLY
     width: Count
     gated: bool
     bias: bool

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, replace
-
 from costmodel.quantities import Bytes, Count, maximum
+from costmodel.records import Record, replace
 from costmodel.workload.operators import Elementwise
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FusedExperts:
+class FusedExperts(Record):
     """What streams around the two grouped GEMMs of a rank's experts, from tokens to one sum a token.
 
         first       (rows or tokens)*d*(e + e_operand)     + zeros to the rows of other ranks' experts
@@ -28,7 +26,6 @@ class FusedExperts:
     """
 
     product: str
-    _: KW_ONLY
     tokens: Count
     rows: Count
     top_k: Count

@@ -8,9 +8,9 @@ It computes in the format of the residual stream: checkpoints leave towers unqua
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from costmodel.quantities import is_single
+from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, Encoder
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import GroupScaling

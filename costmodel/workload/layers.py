@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from costmodel.quantities import Count, divides, is_single, sum_of, where
+from costmodel.records import Record, replace
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
@@ -65,8 +65,7 @@ from costmodel.workload.vision_mixers import add_convolution, add_gate, add_pool
 from costmodel.workload.work import LayerWork, Parameters, WorkBuilder
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ModelWork:
+class ModelWork(Record):
     """The work of every kind of layer; `layers` follows the architecture's `kinds`; `mtp` is null without one."""
 
     embedding: LayerWork

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, replace
-
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Mask, Quantity, is_single, minimum, where
+from costmodel.records import Record, replace
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
 from costmodel.workload.operators import Collective, Elementwise, Gemm, HostGemm, Operator, gemm_family
@@ -154,8 +153,7 @@ def overlap_tensor_parallel(builder: WorkBuilder, context: Context) -> None:
         builder.overlap_collectives(context.parallel.tp if overlap == "all" else None)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class ExpertGroups:
+class ExpertGroups(Record, kw_only=True):
     """The experts of one rank in a grouped GEMM.
 
     active: experts with rows, one GEMM group each; local: all experts on this rank.
@@ -178,8 +176,7 @@ class ExpertGroups:
     streams: Count | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Linear:
+class Linear(Record):
     """A matrix of `inputs` x `outputs`, applied to `rows` tokens of this rank (of each active expert).
 
     operator: its own recompute name; producer: the recompute name of what makes its input.
@@ -198,7 +195,6 @@ class Linear:
     """
 
     name: str
-    _: KW_ONLY
     operator: str
     producer: str
     rows: Count

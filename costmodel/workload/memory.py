@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from costmodel.hardware import Node
 from costmodel.quantities import Bytes, Count, Mask, maximum, minimum, sum_of, where
+from costmodel.records import Record, fields, replace
 from costmodel.workload.architecture import Layer
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -31,8 +31,7 @@ ON_HOST = ("host", "host_cache")
 _StageLayers: TypeAlias = "Sequence[tuple[int, LayerWork]]"  # (how many, work) of each kind of layer on a stage
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Ledger:
+class Ledger(Record, kw_only=True):
     """Bytes on one device by use.
 
     activations: saved for the backward pass (training), or in use by a pass (inference).
@@ -60,7 +59,7 @@ class Ledger:
     @property
     def on_device(self) -> dict[str, Bytes]:
         """Return the parts on the device by name."""
-        return {part.name: getattr(self, part.name) for part in fields(self) if part.name not in ON_HOST}
+        return {name: getattr(self, name) for name in fields(self) if name not in ON_HOST}
 
     @property
     def on_host(self) -> Bytes:
@@ -232,8 +231,7 @@ def _resident_ledger(
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CachedSequences:
+class CachedSequences(Record):
     """The sequences in the KV cache of one tp*cp*pp group: `sequences` of `kv_len` tokens each."""
 
     sequences: Count
@@ -298,7 +296,7 @@ def with_expert_pool(ledger: Ledger, batch: Pass, work: PassWork, capacity: Byte
         reserve=context.framework.reserve,
     )
     fails = pool.total > capacity
-    parts = {part.name: where(fails, getattr(pool, part.name), getattr(ledger, part.name)) for part in fields(Ledger)}
+    parts = {name: where(fails, getattr(pool, name), getattr(ledger, name)) for name in fields(Ledger)}
     return Ledger(**parts)
 
 
@@ -402,9 +400,7 @@ def most_loaded(ledgers: Sequence[Ledger]) -> Ledger:
     most = ledgers[0]
     for ledger in ledgers[1:]:
         larger = ledger.total > most.total
-        parts = {
-            part.name: where(larger, getattr(ledger, part.name), getattr(most, part.name)) for part in fields(Ledger)
-        }
+        parts = {name: where(larger, getattr(ledger, name), getattr(most, name)) for name in fields(Ledger)}
         on_host = {name: maximum(getattr(ledger, name), getattr(most, name)) for name in ON_HOST}
         most = Ledger(**parts | on_host)
     return most

@@ -8,12 +8,12 @@ one kernel; they name it as the implementation of `attention_mixed`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from costmodel.quantities import is_single, maximum
+from costmodel.records import fields, is_record, replace
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import (
@@ -170,6 +170,6 @@ def _equal(value: Any, other: Any) -> bool:
         return False
     if isinstance(value, np.ndarray):
         return np.array_equal(value, other)
-    if is_dataclass(value):
-        return all(_equal(getattr(value, field.name), getattr(other, field.name)) for field in fields(value))
+    if is_record(value):
+        return all(_equal(getattr(value, name), getattr(other, name)) for name in fields(value))
     return bool(value == other)

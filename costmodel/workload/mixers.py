@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
 from typing import TypeAlias
 
 from costmodel.quantities import Bytes, Count, Quantity, ceil, floor, is_single, maximum, minimum, sum_of
+from costmodel.records import Record
 from costmodel.workload.dtypes import ELEMENT_BYTES, SCALE_BYTES
 from costmodel.workload.patterns import Pattern, Selected
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HeadGroup:
+class HeadGroup(Record):
     """A share of the key-value heads that follow one pattern; the shares of a mixer sum to one."""
 
     share: Quantity
     pattern: Pattern
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class KernelTraits:
+class KernelTraits(Record):
     """How a system's own code computes attention.
 
     realised: `fused` (only the pairs of the pattern), `gathered` (their keys are copied together first) or `masked`
@@ -39,8 +37,7 @@ class KernelTraits:
     channels_first: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class KvSource:
+class KvSource(Record, kw_only=True):
     """Where keys and values come from, if not from each of the layer's own tokens.
 
     tokens, width: another sequence, such as a text or an image, and its width (null: the layer's own tokens).
@@ -56,8 +53,7 @@ class KvSource:
         return own * self.share if self.tokens is None else self.tokens
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HeadRoute:
+class HeadRoute(Record):
     """Query heads of which some always work, and others for some tokens [MoH, arXiv 2410.11842; UoE].
 
     top_k: `routed` heads that each token chooses (null: heads choose).
@@ -79,8 +75,7 @@ class HeadRoute:
         return (self.shared + active) / (self.shared + self.routed)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Indexer:
+class Indexer(Record, kw_only=True):
     """Small heads that score every earlier key, of which a query then attends to the best [arXiv 2512.02556, 2.1].
 
     heads, head_dim: of its queries; one key of `head_dim` per token is cached.
@@ -112,8 +107,7 @@ class Indexer:
         return self.head_dim * width + (SCALE_BYTES if width <= 1.0 else 0.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Attention:
+class Attention(Record):
     """Multi-head attention with `kv_heads` key-value heads (MHA, GQA and MQA).
 
     rotary_dim: rotated elements of a query or key head (null: all).
@@ -140,7 +134,6 @@ class Attention:
     kv_heads: Count
     head_dim: Count
     v_head_dim: Count
-    _: KW_ONLY
     causal: bool = True
     rotary: bool = True
     bias: bool = False
@@ -231,8 +224,7 @@ class Attention:
         return (choosing,) if is_single(route.shared) and route.shared == 0 else ((1.0 - routed, 1.0), choosing)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Mla:
+class Mla(Record, kw_only=True):
     """Multi-head latent attention: keys and values are cached as one latent of `kv_lora + rope_dim` per token.
 
     q_lora is null where queries have no low-rank projection (DeepSeek-V2-Lite).
@@ -264,8 +256,7 @@ class Mla:
         return maximum(0.0, *(group.pattern.cached_tokens(tokens) for group in self.groups))
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class CompressedAttention:
+class CompressedAttention(Record, kw_only=True):
     """Queries of many heads on one shared key of `head_dim`, which is its value too: near ones whole, far ones pooled.
 
     Every query sees the last `window` tokens, and one pooled entry for each `ratio` tokens (null: none): all of these,
@@ -314,8 +305,7 @@ class CompressedAttention:
         return 0.0 if self.ratio is None else self.pools * self.ratio * self.pooling_width
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Memories:
+class Memories(Record):
     """Several states of a recurrence. A token visits `top_k` of `number`, and `shared` ones always [MoM].
 
     Each has key and value projections of its own.
@@ -326,8 +316,7 @@ class Memories:
     shared: Count = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Recurrence:
+class Recurrence(Record):
     """Causal linear attention: every head carries a state of key_dim x value_dim; no key is cached.
 
     key_heads: heads that share a query and key each among heads / key_heads values (null: as `heads`).
@@ -352,7 +341,6 @@ class Recurrence:
     key_dim: Count
     value_dim: Count
     chunk: Count
-    _: KW_ONLY
     decay: str = "none"
     memories: Memories | None = None
     short_conv: Count = 0.0
@@ -404,8 +392,7 @@ class Recurrence:
         return 1.0 if self.memories is None else self.memories.number + self.memories.shared
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class SelectiveScan:
+class SelectiveScan(Record, kw_only=True):
     """A diagonal state-space layer: `inner` channels, each with a state of `state` numbers [Mamba, arXiv 2312.00752].
 
     rank: of the projection to the channels' time steps; short_conv: taps of the convolution before it; normed: norms of
@@ -420,8 +407,7 @@ class SelectiveScan:
     normed: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NeuralMemory:
+class NeuralMemory(Record):
     """A small MLP whose weights are the state: each chunk of tokens trains it by one step [Titans, arXiv 2501.00663].
 
     depth: its matrices; width: of its hidden layers over that of the residual stream.
@@ -445,8 +431,7 @@ class NeuralMemory:
         return self.weights(hidden) * (2.0 if self.momentum else 1.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Convolution:
+class Convolution(Record):
     """A convolution over a grid: kernel^2 taps from `inputs` to `outputs` channels (null: the layer's width).
 
     stride: each token of the result covers stride^2 tokens of the input.
@@ -462,37 +447,32 @@ class Convolution:
     channels_first: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Spectral:
+class Spectral(Record):
     """A complex gate between a real 2-D Fourier transform and its inverse [GFNet; SpectFormer, arXiv 2304.06446]."""
 
     height: Count
     width: Count
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Gate:
+class Gate(Record):
     """Element-wise weights from a distribution of the features, `passes` over memory [GAAM, arXiv 2401.11143]."""
 
     heads: Count
     passes: Count = 2.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MilPool:
+class MilPool(Record):
     """Gated attention over a bag of instances: two layers of width `inner`, `branches` scores and sums [ACMIL]."""
 
     branches: Count
     inner: Count
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PlainProjection:
+class PlainProjection(Record):
     """One d x d matrix in place of attention: tokens do not mix [Puzzle, arXiv 2411.19146]."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NoMixer:
+class NoMixer(Record):
     """No mixer: the layer is an FFN alone."""
 
 

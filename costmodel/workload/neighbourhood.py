@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.quantities import Count
+from costmodel.records import Record
 from costmodel.workload.patterns import Pattern
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Axis:
+class Axis(Record):
     """One axis of a neighbourhood: windows of `window` places among `size`, every `dilation`-th.
 
     stride: queries that share a window.
@@ -50,7 +49,6 @@ class Axis:
         return min(visited, whole) / (whole * self.dilation)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Neighbourhood(Pattern):
     """A window around each place of a grid of 1 to 3 axes: density = product of the axes' [arXiv 2403.04690].
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from costmodel.quantities import ArrayKey
+from costmodel.records import fields
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -43,7 +43,7 @@ def _key(whole: Any) -> Hashable:
 
 def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
     """Return a reader of all fields of an operator but its name."""
-    return attrgetter(*(field.name for field in fields(kind) if field.name != "name"))
+    return attrgetter(*(name for name in fields(kind) if name != "name"))
 
 
 _PLAIN = {float, int, str, bool, type(None)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, is_single, maximum, minimum, where
+from costmodel.records import Record, replace
 from costmodel.workload.expert_targets import targets_of, targets_of_point
 from costmodel.workload.order_statistics import normal_maximum
 from costmodel.workload.popularity import Popularity
@@ -16,8 +16,7 @@ from costmodel.workload.variant import Variant
 TINY = 1e-12  # a group of one has no most loaded rank
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Gemm:
+class Gemm(Record):
     """`groups` equal GEMMs [m,k] x [k,n]. Where rows differ between groups, m is their mean.
 
     a_bytes, b_bytes, out_bytes: one element of A, B and the result [B]; a result that accumulates counts a read too.
@@ -35,7 +34,6 @@ class Gemm:
     """
 
     name: str
-    _: KW_ONLY
     m: Count
     n: Count
     k: Count
@@ -92,8 +90,7 @@ class Gemm:
         return self.calls * self.groups * per_group
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AttentionKernel:
+class AttentionKernel(Record):
     """Fused softmax(Q K^T) V of `sequences` sequences; the scores stay on the chip.
 
     q_len: query rows of one head and sequence.
@@ -112,7 +109,6 @@ class AttentionKernel:
     """
 
     name: str
-    _: KW_ONLY
     sequences: Count
     heads: Count
     q_len: Count
@@ -153,8 +149,7 @@ class AttentionKernel:
         return 2.0 * self.sequences * self.heads * self.qk_pairs * self.macs_per_pair
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MixedAttention:
+class MixedAttention(Record):
     """One kernel that attends for several populations of sequences: prompt chunks and decoding requests together.
 
     parts: each population on its own, all with the same heads and formats.
@@ -186,8 +181,7 @@ class MixedAttention:
         return sum((part.traffic for part in self.parts), start=0.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Elementwise:
+class Elementwise(Record):
     """A memory-bound kernel: norms, activations, casts, permutations, rotary, the optimizer.
 
     traffic: of all `calls` kernels together [B].
@@ -219,8 +213,7 @@ class Elementwise:
         return self.work
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Group:
+class Group(Record):
     """Ranks that communicate: `size` of them, `stride` apart in rank order (1: neighbours)."""
 
     size: Count
@@ -231,8 +224,7 @@ class Group:
         return minimum(maximum(devices / self.stride, 1.0), self.size)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Collective:
+class Collective(Record):
     """An NCCL-style operation on a buffer of `size` bytes, counted as nccl-tests does [B].
 
     calls: operations of that size in sequence.
@@ -256,8 +248,7 @@ class Collective:
         return self.kind
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ExpertAllToAll:
+class ExpertAllToAll(Record):
     """One direction of the expert all-to-all: `dispatch` to the experts or `combine` back.
 
     tokens: of one rank, each copied to `top_k` distinct experts of `experts`.
@@ -274,7 +265,6 @@ class ExpertAllToAll:
     """
 
     name: str
-    _: KW_ONLY
     tokens: Count
     token_bytes: Bytes
     top_k: int
@@ -334,8 +324,7 @@ class ExpertAllToAll:
         return targets_of(self.top_k, self.group_top_k, *sizes)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HostTransfer:
+class HostTransfer(Record):
     """A copy over a device's link to its host, of `size` bytes [B].
 
     direction: `in` to the device or `out` of it.
@@ -352,8 +341,7 @@ class HostTransfer:
     variant: ClassVar[str] = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HostUpdate:
+class HostUpdate(Record):
     """Memory-bound work of the host for one device, such as an optimizer step: `traffic` bytes of host memory [B]."""
 
     name: str
@@ -363,8 +351,7 @@ class HostUpdate:
     variant: ClassVar[str] = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HostGemm:
+class HostGemm(Record):
     """A GEMM that the host computes for one device from operands in its own memory."""
 
     name: str
@@ -384,8 +371,7 @@ class HostGemm:
         return self.gemm.traffic
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HostTime:
+class HostTime(Record):
     """Time in which the device waits for the host's program: scheduling, sampling, code between kernels.
 
     step_seconds: of every step; sequence_seconds: more for each of the rank's `sequences` [s].

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from costmodel.quantities import Bytes, is_single, maximum, sum_of, where
+from costmodel.records import Record
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Elementwise, HostUpdate, Operator
@@ -24,8 +24,7 @@ from costmodel.workload.sharding import (
 from costmodel.workload.work import LayerWork, Parameters
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OptimizerOperators:
+class OptimizerOperators(Record):
     """The operators of one pipeline rank after its last micro-batch.
 
     serial: in sequence; on_host: the host's own update; host_transfers: its copies from and to the device meanwhile.

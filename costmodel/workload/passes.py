@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import TypeAlias
 
 from costmodel.quantities import Count, Quantity, ceil, maximum, minimum, sum_of, where
+from costmodel.records import Record, replace
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.image_tower import tower_operators
 from costmodel.workload.layers import ModelWork, draft_work, model_work
@@ -19,8 +19,7 @@ from costmodel.workload.stages import Stage
 from costmodel.workload.work import LayerWork
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pass:
+class Pass(Record):
     """What one rank works on in one micro-batch of a pass.
 
     parts: prompts, decoding requests, or one of each, which then share all, or all but attention kernels.
@@ -43,8 +42,7 @@ class Pass:
 LayerRuns: TypeAlias = "tuple[tuple[int, int], ...]"  # (kind of layer, how often in a row)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PassWork:
+class PassWork(Record):
     """The operators of a pass by kind of layer: embedding, the architecture's layers, head, drafts.
 
     drafts: the MTP module over all new tokens, and over one token per sequence, with their runs per pass.
@@ -150,8 +148,7 @@ def computed_tokens(input_tokens: Count, prefix_hit_rate: Quantity) -> Count:
     return maximum((1.0 - prefix_hit_rate) * input_tokens, 1.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PromptPasses:
+class PromptPasses(Record):
     """The passes in which an engine computes prompts, all of the same size.
 
     count: how many; sequences: prompts that a pass works on; new_tokens: of each of these; kv_len: tokens that the last

@@ -6,14 +6,13 @@ head of one sequence. Pairs are those that a kernel computes: patterns of blocks
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.quantities import Count, Quantity, ceil, floor, log2, maximum, minimum, sum_of, where
+from costmodel.records import Record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pattern:
+class Pattern(Record):
     """All keys (`full`: if causal those before a query), or the last `window` of them (`window`).
 
     Subclasses override `max_keys`, and `pairs` where these are counted otherwise.
@@ -93,7 +92,6 @@ class Pattern:
         return () if self.window is None else (self.window,)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class SinkRecent(Pattern):
     """The first `sink` tokens and the last `recent` ones: at most sink + recent keys.
 
@@ -139,7 +137,6 @@ class SinkRecent(Pattern):
         return (self.sink + self.recent,)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Selected(Pattern):
     """The `top_k` best keys of each query, whichever these are: all keys are cached [arXiv 2512.02556, section 2.1].
 
@@ -164,7 +161,6 @@ class Selected(Pattern):
         return (self.top_k,)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Chunked(Pattern):
     """The earlier keys of a query's own chunk of `chunk` tokens [Llama 4: attention_chunk_size].
 
@@ -216,7 +212,6 @@ class Chunked(Pattern):
         return (self.chunk,)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class ElasticWindow(Pattern):
     """A window that grows with the length: w = alpha + beta*T, from sink + 1 to T [MoA, arXiv 2406.14909].
 
@@ -235,7 +230,6 @@ class ElasticWindow(Pattern):
         return minimum(maximum(self.alpha + self.beta * grown, self.sink + 1.0), kv_len)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class StridedBlocks(Pattern):
     """The last `local` blocks of keys and one in every `stride` before them [S2-Attention, arXiv 2407.17678].
 
@@ -281,7 +275,6 @@ class StridedBlocks(Pattern):
         return self.pairs(sequence, sequence, causal=causal) / sequence
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class ChunkTopK(Pattern):
     """The best chunks of `chunk` tokens, `attend` keys in all, the first and last among them [arXiv 2402.10685].
 
@@ -323,7 +316,6 @@ class ChunkTopK(Pattern):
         return (self.attend,)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class KvBudget(Pattern):
     """A prompt read in full, of which `budget` of the keys stay, at least sink + recent [Task-KV, SnapKV, H2O].
 
@@ -350,7 +342,6 @@ class KvBudget(Pattern):
         return where(q_len > 1, Pattern.pairs(self, q_len, kv_len, causal=causal), q_len * self.cached_tokens(kv_len))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class PredictedSparse(Pattern):
     """A share `keep` of the keys, which a low-rank predictor selects for each query [Sparsifiner, arXiv 2303.13755].
 
@@ -375,7 +366,6 @@ class PredictedSparse(Pattern):
         return projected + q_len * self.rank * self.reduced + self.basis * self.reduced * q_len * kv_len, kv_len
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Spans(Pattern):
     """Direct keys and summaries of spans, which together reach all tokens [Combiner, arXiv 2107.05768].
 
@@ -397,7 +387,6 @@ class Spans(Pattern):
         return span + 2 * kv_len / span
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Mixed(Pattern):
     """Sets of queries with as many keys each, whichever tokens these are of [MixFormer, arXiv 2203.11082].
 

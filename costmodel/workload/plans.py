@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from costmodel.quantities import Count, Quantity, where
+from costmodel.records import Record, ValueRecord, field
 from costmodel.workload.engine import EngineMemory, Scheduler
 from costmodel.workload.requests import Replicas, RequestStream, Slo
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(ValueRecord):
     """The pipeline stages of embedding, head and MTP modules; negative ones count from the last, as in Python."""
 
     embedding: int = 0
@@ -22,8 +21,7 @@ class Placement:
     mtp: int = -1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sharding:
+class Sharding(Record):
     """How ranks that hold the same parameters reduce gradients and gather weights. Null: as the ZeRO stage implies.
 
     overlap: layer by layer, beside computation (null: in stage 3 only); reduce: gradients after every `micro_batch` or
@@ -39,8 +37,7 @@ class Sharding:
     gradients: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Training:
+class Training(Record):
     """A training step. global_batch: sequences a step; recompute: operators whose forward the backward pass repeats.
 
     stages: layers of each pipeline stage in order (all stages, virtual ones included), null: as even as possible with
@@ -88,8 +85,7 @@ class Training:
         return self.zero == 3 and not self.sharding.keep_gathered
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Speculative:
+class Speculative(Record):
     """Tokens that MTP modules draft and that one pass of the model verifies.
 
     depth: levels drafted a step, one pass of the modules each.
@@ -139,16 +135,14 @@ def drafted_tokens(speculative: Speculative | None) -> Count:
     return 0.0 if speculative is None else speculative.candidates
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Images:
+class Images(Record):
     """Images in every prompt: `count` of them, each of `patches` that the model's tower sees."""
 
     count: Count
     patches: Count
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Prefill:
+class Prefill(Record):
     """Prompts of `input_tokens` until `tokens_per_device` are in flight, in `micro_batches` that overlap.
 
     tokens_per_device: over all devices of a tp*cp group there are whole prompts; prefix_hit_rate: share of a prompt
@@ -183,8 +177,7 @@ class Prefill:
         return 1.0 - active * (1.0 - self.prefix_hit_rate)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Denoising:
+class Denoising(Record):
     """Diffusion: `steps` passes over `branches` copies of a sequence (guided and not), computing a share `active`."""
 
     steps: Count
@@ -192,8 +185,7 @@ class Denoising:
     active: Quantity = 1.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Decode:
+class Decode(Record):
     """One step for each of `batch_per_device` requests, in `micro_batches` that overlap.
 
     batch_per_device: over all devices of a tp*cp group there are whole requests, on each pipeline stage as many.
@@ -212,8 +204,7 @@ class Decode:
         return self.input_tokens + self.output_tokens / 2
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Generate:
+class Generate(Record):
     """A static batch: `batch` prompts of `input_tokens` at once, then `output_tokens` for each of them.
 
     batch: requests of the whole scenario, all data-parallel replicas together; pipeline_batches: parts of a replica's
@@ -232,8 +223,7 @@ class Generate:
     images: Images | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Serving:
+class Serving(Record):
     """Continuous batching in steady state.
 
     Closed loop: `concurrency` requests in flight in one data-parallel replica (a tp*cp*pp group), one that ends is
@@ -264,8 +254,7 @@ class Serving:
     images: Images | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ExpertBound:
+class ExpertBound(Record):
     """The closed-form bound of expert-parallel decoding: two micro-batches, `sends` copies of each token both ways.
 
     hidden: width a token is sent with (the paper rounds 7168 to 7000).

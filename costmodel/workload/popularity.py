@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple, TypeAlias
@@ -11,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from costmodel.quantities import Array, Count, Quantity, distinct_rows
+from costmodel.records import Record, ValueRecord
 from costmodel.workload.order_statistics import expected_maximum
 from costmodel.workload.placement import balanced, sequential
 
@@ -30,8 +30,7 @@ DRAWN = "uniform"  # the load of experts that are equally likely
 LEARNED = "lognormal"  # that of a trained router
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingLaw:
+class RoutingLaw(ValueRecord):
     """How tokens choose experts, apart from sizes.
 
     load: `uniform`, `zipf`, `lognormal` or `counts`; counts: tokens of each expert.
@@ -88,8 +87,7 @@ def _van_der_corput(count: int) -> Array:
     return sequence
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PlacedExperts:
+class PlacedExperts(Record):
     """Experts on their ranks, equal ranks once.
 
     probabilities: that a token comes to each slot [ranks, slots per rank].
@@ -165,8 +163,7 @@ def _variance_in_groups(law: RoutingLaw, experts: float, groups: float, ranks: f
     return limited / free if free > 0 else 1.0
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Popularity:
+class Popularity(Record, kw_only=True):
     """Tokens of all ranks of an expert-parallel group, and the experts that they choose from (as in `ExpertLayout`)."""
 
     law: RoutingLaw

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from costmodel.quantities import Count, Quantity, Seconds
+from costmodel.records import Record
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Lengths:
+class Lengths(Record, kw_only=True):
     """Lengths of prompts or outputs, whole tokens from `low` to `high`.
 
     distribution: `constant`, `uniform` from low to high, `exponential`, `normal`, `lognormal`, or `values`.
@@ -36,8 +34,7 @@ class Lengths:
         return self.mean
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class SharedPrefix:
+class SharedPrefix(Record, kw_only=True):
     """Prompts begin with one of `groups` texts of `tokens` tokens; how often each: r^-exponent of its rank."""
 
     groups: Count
@@ -45,8 +42,7 @@ class SharedPrefix:
     exponent: Quantity = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Sessions:
+class Sessions(Record, kw_only=True):
     """Requests come in conversations of `turns`, each after the answer to the last and a pause of mean `think_time`.
 
     A prompt holds all earlier prompts and answers of its conversation.
@@ -56,8 +52,7 @@ class Sessions:
     think_time: Seconds = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Priorities:
+class Priorities(Record, kw_only=True):
     """Priorities of drawn requests, the least first.
 
     values: that are drawn; weights: how often each is, empty: all as often.
@@ -67,8 +62,7 @@ class Priorities:
     weights: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class RequestStream:
+class RequestStream(Record, kw_only=True):
     """The requests that a deployment serves.
 
     trace: path of a file that lists them, null: they are drawn; format: of the file; speed: factor on its rate.
@@ -95,8 +89,7 @@ class RequestStream:
     priority: Priorities | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Failure:
+class Failure(Record, kw_only=True):
     """An engine fails. replica: its number from 0; at: when, since the first arrival; lasts: until it is back [s]."""
 
     replica: Count
@@ -104,8 +97,7 @@ class Failure:
     lasts: Seconds
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Breakdowns:
+class Breakdowns(Record, kw_only=True):
     """Engines fail at random. device_mtbf: mean time between failures of one device; repair: until the engine is back
     [s].
     """
@@ -119,8 +111,7 @@ class Breakdowns:
         return between / (between + self.repair)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Autoscale:
+class Autoscale(Record, kw_only=True):
     """Engines are started and given back: every `interval` there should be one for each `target` requests.
 
     least, most: engines; start_up: until a new one serves [s].
@@ -133,16 +124,14 @@ class Autoscale:
     start_up: Seconds = 60.0
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Transfer:
+class Transfer(Record, kw_only=True):
     """How the cache of a prompt gets to the engine that decodes. bandwidth: of one engine [B/s]; latency: [s]."""
 
     bandwidth: Quantity
     latency: Seconds = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Replicas:
+class Replicas(Record, kw_only=True):
     """Equal engines behind a router.
 
     routing: `round_robin`, `random`, `least_loaded` (fewest requests), `power_of_two` (the less loaded of two drawn) or
@@ -169,8 +158,7 @@ class Replicas:
         return self.count if self.breakdowns is None else self.count * self.breakdowns.up_share(devices)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Slo:
+class Slo(Record, kw_only=True):
     """What a request may take at most to count as good [s]; null: anything."""
 
     ttft: Seconds | None = None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from costmodel.quantities import Mask, Quantity, divides
+from costmodel.records import Record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rule:
+class Rule(Record):
     """One condition on a scenario. field: path below the scenario; holds: where it is met; hint: the fix."""
 
     field: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from costmodel.errors import Location
 from costmodel.hardware import Cluster
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
+from costmodel.records import Record, field, replace
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, GroupScaling
 from costmodel.workload.engine import Engine
@@ -25,8 +25,7 @@ UNFUSED = "unfused"  # attention with its scores in device memory
 MASKED = "masked-softmax"  # unfused, but scale, causal mask and softmax are one kernel
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Parallelism:
+class Parallelism(Record, kw_only=True):
     """Degrees of parallelism. Rank order is tp fastest, then cp, dp, pp; ep spans tp*cp*dp ranks in that order.
 
     virtual: stages per pipeline rank.
@@ -77,8 +76,7 @@ class Parallelism:
         return self.dp if self.expert_pool is not None else where(self.ep > self.tp * self.cp, self.dp, 1.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class PartFormats:
+class PartFormats(Record, kw_only=True):
     """The formats of one part's linear layers, where a checkpoint has others there; fields as of `Precision`."""
 
     linear: str
@@ -87,8 +85,7 @@ class PartFormats:
     weight_scaling: GroupScaling = field(default_factory=GroupScaling)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Precision:
+class Precision(Record, kw_only=True):
     """The number format of each operator family and of each kind of stored tensor.
 
     linear: GEMMs of projections and FFN.
@@ -146,8 +143,7 @@ class Precision:
         return self.kv_scaling.element_bytes(self.kv_cache)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Communication:
+class Communication(Record):
     """How ranks communicate.
 
     processors: those that communication kernels take from compute.
@@ -186,8 +182,7 @@ class Communication:
         return self.in_network or (self.multicast and self.reduction)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Routing:
+class Routing(Record):
     """How tokens spread over experts, and where experts are placed.
 
     load: `balanced` (all ranks equal), `uniform` (experts alike), `zipf` (popularity r^-exponent), `lognormal` (its
@@ -205,8 +200,7 @@ class Routing:
     capacity: Quantity | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Offload:
+class Offload(Record):
     """Shares, 0 to 1, that the host's memory holds instead of the device's.
 
     optimizer: states, which the host then updates itself.
@@ -236,8 +230,7 @@ class Offload:
         return self.hosts_experts or any(bool(np.any(np.asarray(share) > 0)) for share in shares)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Tile:
+class Tile(Record):
     """A kernel's output tile `m` x `n`, and the thread blocks that share its K loop."""
 
     m: int
@@ -245,8 +238,7 @@ class Tile:
     split: int = 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HostTimes:
+class HostTimes(Record):
     """What the host's program adds to a step [s].
 
     step: per step; sequence: per sequence of a rank.
@@ -274,8 +266,7 @@ class HostTimes:
         return not any(np.any(np.asarray(part)) for part in parts)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class FusedNorms:
+class FusedNorms(Record, kw_only=True):
     """All-reduces that also add up the residual stream and normalise it.
 
     rows: tokens of a message at most; experts_only: only in models with experts.
@@ -285,8 +276,7 @@ class FusedNorms:
     experts_only: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class UnevenContexts:
+class UnevenContexts(Record):
     """Decoding kernels in which one thread block reads a whole context.
 
     load_rate: of one thread block [B/cycle]; overlap_p: p-norm that joins its time with that of all contexts together.
@@ -296,8 +286,7 @@ class UnevenContexts:
     overlap_p: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Framework:
+class Framework(Record):
     """What belongs to kernels and hosts rather than to devices.
 
     gemm_tiles, attention_tiles: candidates of which the fastest is taken.
@@ -341,7 +330,6 @@ class Framework:
     """
 
     name: str
-    _: KW_ONLY
     gemm_tiles: tuple[Tile, ...]
     attention_tiles: tuple[Tile, ...]
     promotion_interval: Count
@@ -412,8 +400,7 @@ class Framework:
         return self.weight_only_tiles or self.gemm_tiles if family in WEIGHT_ONLY else self.gemm_tiles
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pool:
+class Pool(Record):
     """Devices that do one phase of disaggregated serving: their layout, communication and plan."""
 
     parallel: Parallelism
@@ -421,8 +408,7 @@ class Pool:
     plan: Prefill | Decode
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Disaggregated:
+class Disaggregated(Record):
     """Serving from two pools: one prefills, sends the KV cache over the network, and the other decodes."""
 
     phase: ClassVar[str] = "serving"
@@ -435,8 +421,7 @@ class Disaggregated:
 Plan: TypeAlias = "Training | Prefill | Decode | Generate | Serving | Disaggregated | ExpertBound"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MeasuredStep:
+class MeasuredStep(Record):
     """A measured training step: the scenario that was run, without an anchor of its own, and a metric in SI.
 
     field, location: where the value is written.
@@ -449,16 +434,14 @@ class MeasuredStep:
     location: Location | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Anchor:
+class Anchor(Record):
     """Measured steps of one framework on one cluster. scatter: how runs of a site scatter about predictions."""
 
     steps: tuple[MeasuredStep, ...]
     scatter: SiteScatter
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scenario:
+class Scenario(Record):
     """A complete scenario: nothing below this reads a file.
 
     notes: substitutions made on the way, for people.
@@ -466,7 +449,6 @@ class Scenario:
     """
 
     name: str
-    _: KW_ONLY
     plan: Plan
     architecture: Architecture
     cluster: Cluster

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum, minimum, sum_of, where
+from costmodel.records import Record
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.host_offload import weight_bytes
@@ -14,16 +14,14 @@ from costmodel.workload.plans import Training
 from costmodel.workload.work import LayerWork, Parameters
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ShardGroups:
+class ShardGroups(Record):
     """The ranks with the same parameters: `shard` of them share one copy of the states, `replicas` repeat it."""
 
     shard: Group
     replicas: Group
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerTransfers:
+class LayerTransfers(Record):
     """What one kind of layer moves for a rank, apart from its own work.
 
     weights_in: from the host; gather: weights from other ranks, before a pass.
@@ -110,8 +108,7 @@ def weight_gather(
     return Collective(f"{name} weight all-gather", "all_gather", weights, groups.shard)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RankParameters:
+class RankParameters(Record):
     """Parameters of one rank: how many, and the bytes of their stored weights [B]."""
 
     parameters: Count

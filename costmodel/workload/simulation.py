@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from costmodel.quantities import Seconds
+from costmodel.records import Record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Slowdown:
+class Slowdown(Record):
     """A rank, or all of them where it is null, that runs `speed` times as fast from `begin` to `end` [s].
 
     slows: `compute`, `network` or `everything`; end: null for good; speed: 0 where it stands still.
@@ -21,8 +19,7 @@ class Slowdown:
     end: Seconds | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Checkpoints:
+class Checkpoints(Record):
     """How a run outlives failures: a checkpoint every `interval`, `write` long; `restart` after a failure [s].
 
     device_mtbf: mean time between failures of one device [s].
@@ -34,8 +31,7 @@ class Checkpoints:
     device_mtbf: Seconds
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Simulation:
+class Simulation(Record):
     """How a scenario is simulated.
 
     seed, jitter: of the factors on each task's time and of failures; shares_processors: kernels take the processors of

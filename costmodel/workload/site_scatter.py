@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.quantities import Array, Quantity
+from costmodel.records import Record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Apart:
+class Apart(Record):
     """How far apart runs are.
 
     sizes: sum of squared logs of the ratios of their sizes; kinds: 1 where number formats of GEMMs or recomputation
@@ -23,8 +22,7 @@ class Apart:
     same: Quantity
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class SiteScatter:
+class SiteScatter(Record, kw_only=True):
     """How alike the errors of runs are: r = log(measured / predicted step time), over the deviation of each.
 
     site: share of the variance that all runs of one framework on one cluster have in common.

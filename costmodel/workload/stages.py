@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 from costmodel.errors import InputError
+from costmodel.records import ValueRecord
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.plans import Placement
 
 FIRST_AND_LAST = Placement()
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(ValueRecord):
     """One pipeline stage: how many layers of each of the architecture's kinds, and whether it has the ends.
 
     `ends` counts embedding, head and MTP modules. Equal stages compare equal, so that work is done once for each kind.

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from costmodel.quantities import Count, Quantity, is_single
+from costmodel.records import Record, field
 
 _ALIKE = {"fp16": "bf16"}  # engines look up 16-bit formats under one name
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TunedTiles:
+class TunedTiles(Record):
     """Layers with tuned tiles on one device: number format of the products -> experts on a rank -> their widths."""
 
     layers: Mapping[str, Mapping[int, tuple[int, ...]]] = field(default_factory=dict)

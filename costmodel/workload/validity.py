@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
 from costmodel.quantities import Mask, Quantity, divides, is_single
+from costmodel.records import replace
 from costmodel.workload.architecture import Attention, DenseFfn, MoeFfn, NoFfn, Recurrence
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.mixers import Mixer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from costmodel.records import ValueRecord, replace
 
 _ENDINGS = {
     "block_scaled": "_block", "masked": "_masked", "is_wgrad": "_wgrad", "quantized_kv": "_kvquant",
@@ -10,8 +10,7 @@ _ENDINGS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(ValueRecord):
     """Kernels of a family that are measured and fitted apart; in files the text that `str` gives.
 
     kind: number format, kind of element-wise kernel or kind of collective; blank: the family as a whole.

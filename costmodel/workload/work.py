@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 from costmodel.quantities import Bytes, Count, maximum
+from costmodel.records import MutableRecord, Record, field, replace
 from costmodel.workload.operators import Collective, Gemm, HostTransfer, Operator
 
 _Steps = list[tuple[Operator, ...]]
 TO_EXPERTS, EXPERTS, FROM_EXPERTS = "to experts", "experts", "from experts"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SavedTensor:
+class SavedTensor(Record):
     """A tensor kept from forward to backward [B]; `producer` is the recompute name that drops it."""
 
     name: str
@@ -21,8 +20,7 @@ class SavedTensor:
     size: Bytes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Parameters:
+class Parameters(Record):
     """Trainable numbers: `total` in the model, `local` on one rank, `active` for one token.
 
     expert: they belong to routed experts, which fewer ranks share.
@@ -46,8 +44,7 @@ class Parameters:
         return cls(name, count, count, count)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class LayerWork:
+class LayerWork(Record, kw_only=True):
     """What one layer of a kind demands of one rank for one micro-batch.
 
     working_bytes: tensors that its backward pass rebuilds or makes, and holds meanwhile [B].
@@ -72,8 +69,7 @@ class LayerWork:
     pool_parameters: tuple[Parameters, ...] = ()
 
 
-@dataclass(slots=True)
-class WorkBuilder:
+class WorkBuilder(MutableRecord):
     """Collects a `LayerWork` in the order of the forward pass, and reverses the input gradients at the end.
 
     recompute: operator names whose forward pass the backward pass repeats; `layer` repeats everything.

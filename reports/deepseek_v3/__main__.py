@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from costmodel.api import Workload, load
+from costmodel.records import ValueRecord
 from costmodel.report.plotting import draw
 from costmodel.schema.results import read_result
 from costmodel.schema.whole_files import make_folder, write_whole
@@ -23,8 +23,7 @@ from costmodel.study.sweep import plan_sweep
 WORKLOAD = "deepseek_v3"
 
 
-@dataclass(frozen=True, slots=True)
-class WhatIf:
+class WhatIf(ValueRecord):
     """A published sweep: the scenario, its axes, and what it asks."""
 
     scenario: str

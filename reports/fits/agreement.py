@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from costmodel.measurements.origins import origins, repositories
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import read_tables
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
@@ -41,8 +41,7 @@ from reports.fits.half_widths import family_lines, source_lines
 INSIDE = 0.8  # of measured times, in an interval
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Joined:
+class Joined(Record):
     """Of kernels of one `family/variant` on a hidden device: |log(measured / predicted)|, what the leading fit expects,
     and how far the fits are apart, all [log].
     """

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.schema.files import list_names
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
@@ -39,8 +39,7 @@ NEW = "blackwell"
 COMMAND = "python -m reports.fits.backcasts MEASUREMENTS --path WITHOUT --table reports/backcasts.md"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class Found(Record):
     """Of one `family/variant` of a device: logs of measured over predicted time, of low and of high over predicted."""
 
     key: str
@@ -65,8 +64,7 @@ class Found:
         return float(np.exp(np.median(self.high - self.low) / 2.0))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Measured:
+class Measured(Record):
     """Measurements, the plan of which rows are of which implementation, and where files are searched first."""
 
     table: Table

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from costmodel.fitting.interval_width import spread
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.schema.whole_files import write_whole
 
 FAMILY = "attention_backward"
@@ -32,8 +32,7 @@ _SHAPE = ("batch", "q_heads", "kv_heads", "head_dim", "v_head_dim", *_LENGTHS)
 _KERNEL = ("device", "framework", "dtype_in", "causal")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pairs:
+class Pairs(Record):
     """Backward rows whose forward core the same source timed on the same device.
 
     devices: by pair; share: FLOP rate of the backward kernel over that of the forward one; seconds: backward [s];
@@ -55,8 +54,7 @@ class Pairs:
         return Pairs(devices, share, seconds, latent, keys, self.one_key[rows])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Share:
+class Share(Record):
     """The fitted share of the forward rate: compute / (1 + query * one_key).
 
     compute: of long sequences; query: keys that a query costs beside those it sees; low, median, high, error: of

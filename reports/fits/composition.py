@@ -12,7 +12,6 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.intervals import TIMES, TRIED, deviations, shares_of_conditions
 from costmodel.calibration.fit_files import CALIBRATIONS
 from costmodel.errors import CostModelError
+from costmodel.records import replace
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole

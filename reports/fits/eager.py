@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, read_tables
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import Elementwise
 
@@ -28,8 +28,7 @@ KINDS = ("add", "activation", "norm", "softmax")
 LARGE = 5.0  # times L2: smaller working sets may stay there, and launches count
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Streams:
+class Streams(Record):
     """Rows of one kind of kernel. share: traffic / (time * B_memory); seconds: measured [s]."""
 
     share: Array

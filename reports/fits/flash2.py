@@ -13,7 +13,6 @@ import argparse
 import csv
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from costmodel.cost.attention import PrefillForm
 from costmodel.cost.machine import Machine
 from costmodel.fitting.interval_width import spread
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.schema.files import load_device
 from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import AttentionKernel
@@ -40,8 +40,7 @@ NO_TAIL, TOGETHER = 0.5, 12.0  # half of an unfilled wave is lost, as the form b
 _START = (0.4, 2000.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rates:
+class Rates(Record):
     """Published cores. seconds: forward, with the FLOP of causal halves where they are causal; share: backward."""
 
     cores: tuple[AttentionKernel, ...]

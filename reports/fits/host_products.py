@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import least_squares
 
 from costmodel.api import load
 from costmodel.quantities import Array
+from costmodel.records import Record
 
 WORKLOAD, BARE = "deepseek_v3_hybrid", {"framework": "frameworks/default"}
 SOCKET = {"hardware.node.host.bandwidth": "307.2 GB/s", "hardware.node.host.sockets": 1}
@@ -39,8 +39,7 @@ HOST = ("expert up", "expert down")
 START = (0.6, 3e-4)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Row:
+class Row(Record):
     """A published rate: its time [s], and the model's with the host at its peaks: of the host, and of all else."""
 
     name: str

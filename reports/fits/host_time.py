@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -19,6 +18,7 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.schema.case import resolve_case
 from costmodel.schema.references import Library
 from costmodel.study.predictions import predict

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from costmodel.measurements.origins import origins, repositories
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import join, read_tables
 from costmodel.quantities import Array, Indices
+from costmodel.records import Record
 from costmodel.schema.files import list_names
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
@@ -43,8 +43,7 @@ OUTLYING = 4.0  # half-widths beyond which a row counts as if it lay there
 SEED = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Family:
+class Family(Record):
     """Rows of one family of an implementation, predicted without the device.
 
     shares, errors: as `standardised` has them. half: of the interval [log]. middle: predicted [s].

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +23,12 @@ from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import NUMBERS, read_tables
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LeftOut:
+class LeftOut(Record):
     """One value of the columns. errors: predicted over measured time of its rows, less one."""
 
     name: str

@@ -14,7 +14,6 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, read_tables
 from costmodel.quantities import Array
+from costmodel.records import Record, replace
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
@@ -43,8 +43,7 @@ SEED = 0
 DRAWS = 1000  # of families, for the interval of a mean
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LeftOut:
+class LeftOut(Record):
     """Rows that a fit and its choices have not seen. errors: predicted over measured less one; half: of the interval
     over the prediction; inside: whether it holds the measured time; groups: of shapes, whose rows err together."""
 
@@ -54,8 +53,7 @@ class LeftOut:
     groups: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Nested:
+class Nested(Record):
     """One family. plain: errors of cross-validated rows; groups, shapes: of rows that no choice has seen.
 
     plain_inside: share of the plain ones that the stated widths hold, 80 % by construction.
@@ -70,8 +68,7 @@ class Nested:
     shapes: LeftOut
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
+class Candidate(Record):
     """A family of an implementation, and a sample of its rows."""
 
     file: ImplementationFile

@@ -12,7 +12,6 @@ import csv
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,14 +25,14 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import SIXTEEN_BIT
 from costmodel.hardware import Device, Power
 from costmodel.quantities import Array
+from costmodel.records import Record, ValueRecord, replace
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 
 TERMS = ("busy", "tensor", "memory")  # of `Power`; energy of links is cited, not fitted
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(ValueRecord):
     """A row of a power log: the board's power, and the tokens that one device generates a second.
 
     model, framework, node: as workloads name them; tp: devices of an engine.
@@ -101,8 +100,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Features:
+class Features(Record):
     """What one watt or joule of each term adds to a board's power at the rate that was measured, and as predicted.
 
     pace: the measured rate over the predicted one

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.quantities import Array
+from costmodel.records import ValueRecord
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
@@ -101,8 +101,7 @@ def _rows(samples: Samples, implementation: str, rate: float) -> GroupRows:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Backcast:
+class Backcast(ValueRecord):
     """How a family's rows of a device are predicted without it, or without its architecture: medians of |log|."""
 
     key: str

@@ -10,7 +10,6 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from costmodel.measurements.row_group import Catalogue, ExcludedRows
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, read_tables
 from costmodel.quantities import Array, Indices
+from costmodel.records import Record
 from costmodel.schema.whole_files import write_whole
 from costmodel.workload.scenario import Framework
 
@@ -33,8 +33,7 @@ _METHOD = (
 _COMMAND = "python -m reports.fits.roofline MEASUREMENTS --output hardware/calibrations/roofline.yaml"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ratios:
+class Ratios(Record):
     """Measured over predicted time of some rows of one family on one device.
 
     rows: their positions in the table; predicted: their predicted times [s].

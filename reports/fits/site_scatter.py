@@ -10,7 +10,6 @@ import itertools
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from costmodel.analytic.evaluation import TrainingEvaluation, evaluate
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
+from costmodel.records import Record, ValueRecord, fields, replace
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
@@ -43,8 +43,7 @@ COMPOSED = "vtrain_single"  # begins the ids of steps that their source composed
 REPEAT = 0.0021  # see the file's sources
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Figure:
+class _Figure(Record):
     """A run's log of measured over predicted time, its deviation with its publication and without it."""
 
     log: float
@@ -54,8 +53,7 @@ class _Figure:
     is_evidence: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Site:
+class Site(Record):
     """The figures of a publication with one framework on one device, terms fitted without the publication.
 
     logs: of measured over predicted time; deviations: of each, by its 80 % interval; without: those of the scales that
@@ -74,7 +72,7 @@ class Site:
     def part(self, rows: npt.NDArray[np.bool_]) -> Site:
         """Return the site with some of its figures."""
         grid = np.ix_(rows, rows)
-        apart = Apart(*(np.asarray(getattr(self.apart, name))[grid] for name in Apart.__slots__))
+        apart = Apart(*(np.asarray(getattr(self.apart, name))[grid] for name in fields(Apart)))
         return replace(
             self, logs=self.logs[rows], deviations=self.deviations[rows], without=self.without[rows],
             evidence=self.evidence[rows], apart=apart,
@@ -145,7 +143,7 @@ def _site(key: tuple[str, str, str], found: Sequence[_Figure]) -> Site:
         if not any(float(apart(one.scenario, other.scenario).same) for other in rows):
             rows.append(one)
     pairs = [[apart(one.scenario, other.scenario) for other in rows] for one in rows]
-    grids = (np.array([[float(getattr(pair, name)) for pair in row] for row in pairs]) for name in Apart.__slots__)
+    grids = (np.array([[float(getattr(pair, name)) for pair in row] for row in pairs]) for name in fields(Apart))
     logs, deviations, without = np.array([(one.log, one.deviation, one.without) for one in rows]).T
     evidence = np.array([one.is_evidence for one in rows], dtype=bool)
     return Site(*key, logs, deviations, without, evidence, Apart(*grids))
@@ -183,8 +181,7 @@ def _scatter(point: Array) -> SiteScatter:
     return SiteScatter(site=site, alike=alike, repeat=REPEAT, length=length, kinds=kinds)
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(ValueRecord):
     """Errors of a site's figures: mean and median of the absolute ones, and the share inside 80 % intervals.
 
     width: mean half of these [log].
@@ -250,7 +247,7 @@ def render(sites: Sequence[Site]) -> str:
     """Return the text of the file."""
     scatter = fit(sites)
     used = [site.part(site.evidence) for site in sites if site.evidence.any()]
-    names = [field.name for field in fields(SiteScatter)]
+    names = list(fields(SiteScatter))
     values = ", ".join(f"{name}: {float(f'{getattr(scatter, name):.3g}'):g}" for name in names)
     figures, publications = sum(len(site.logs) for site in used), {site.publication for site in used}
     return f"""\

@@ -13,13 +13,13 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
+from costmodel.records import Record, replace
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.study.end_to_end import read_terms
@@ -36,8 +36,7 @@ ROUNDS = 50
 PRODUCT, NARROW, ATTENTION, ELEMENTWISE = KINDS = ("products", "FP8 products", "attention", "element-wise")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Runs:
+class Runs(Record):
     """Published runs. gaps: log of predicted over published time; shares: of the step, by `KINDS`; devices: of each."""
 
     publications: tuple[str, ...]

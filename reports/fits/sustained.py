@@ -13,7 +13,6 @@ import argparse
 import csv
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from costmodel.cost.gemm import GemmForm
 from costmodel.cost.machine import Machine
 from costmodel.fitting.interval_width import spread
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.schema.files import load_device
 from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import Gemm
@@ -38,8 +38,7 @@ FP8, BF16 = 1.0, 2.0  # bytes of an operand and of a result
 _START = (0.7, 2e-6)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rates:
+class Rates(Record):
     """Products and their times [s]."""
 
     products: tuple[Gemm, ...]

@@ -9,7 +9,6 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -39,6 +38,7 @@ from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
@@ -62,8 +62,7 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class _Forced(Mapping[str, FamilyFit]):
+class _Forced(Record, Mapping[str, FamilyFit], dict=True):
     """The fits of one file for all families that it has as they go on a device, its defaults for others."""
 
     fits: DeviceFits

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import join, read_tables
 from costmodel.quantities import Array
+from costmodel.records import Record, replace
 from costmodel.schema.references import Library
 from costmodel.workload.operators import AttentionKernel, MixedAttention
 from costmodel.workload.scenario import UnevenContexts
@@ -37,8 +37,7 @@ START = (1.0, 10.0, 2.0)  # scale, load_rate, overlap_p
 SOFT = 0.05  # of a logarithm, from which on an error counts less than its square
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class UnevenRows:
+class UnevenRows(Record):
     """Rows of two populations. seconds: measured; equal: of the fit with equal contexts [s]; sequences: of both; ratio:
     longest context over the mean; filling: sequences at a load rate of 1 B/cycle; whole: no keys are split.
     """

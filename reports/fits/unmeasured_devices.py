@@ -17,7 +17,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,6 +27,7 @@ import costmodel
 from costmodel.api import Workload
 from costmodel.errors import InputError
 from costmodel.measurements.row_group import Catalogue
+from costmodel.records import ValueRecord
 from costmodel.schema.files import list_names
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.predictions import predict
@@ -47,8 +47,7 @@ COMPUTE = {"BF16": "bf16", "FP8": {"compute": "fp8-inference", "fallback": "bf16
 RATE = "tokens_per_second_per_device"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(ValueRecord):
     """A measured run: its set, what it is, and the measured time [s] or rate [1/s]. metric: of the result."""
 
     group: str
@@ -57,8 +56,7 @@ class Run:
     measured: float
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(ValueRecord):
     """What is predicted of a run, and the interval."""
 
     value: float

@@ -17,7 +17,6 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +36,7 @@ from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, read_tables
 from costmodel.quantities import Array
+from costmodel.records import Record, replace
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
@@ -56,8 +56,7 @@ _KINDS = {
 SHARED = {"mla_prefill": "mla", "mla_decode": "mla", "send_recv": "collective"}  # families that share a scatter
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Errors:
+class Errors(Record):
     """Of one fit to some rows: log errors of other rows.
 
     form: of the fit; beyond: octaves that each lies outside those seen; has_new_groups: the rows are of groups that the

@@ -12,7 +12,6 @@ import argparse
 import csv
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from costmodel.cost.gemm import GemmForm
 from costmodel.cost.machine import Machine
 from costmodel.fitting.interval_width import spread
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.schema.files import load_device
 from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import Gemm
@@ -35,8 +35,7 @@ ACCUMULATED = 8.0  # bytes of a sum, read and written
 SPEED_UP = 1.2  # of DeepGEMM's kernels over DeepSeek's own CUTLASS ones, "about 20 %"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rates:
+class Rates(Record):
     """Published products and their times [s]."""
 
     products: tuple[Gemm, ...]

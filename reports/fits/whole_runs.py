@@ -20,7 +20,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from scipy.optimize import least_squares
 
 import costmodel
 from costmodel.quantities import Array
+from costmodel.records import Record
 from reports.serving import MEASURED, MILLISECONDS, Row, document, number, rows
 
 DEVICES = ("mi300x", "mi325x")
@@ -43,8 +43,7 @@ STEP = 0.1  # of a logarithm, for slopes
 SHIPPED = Path(costmodel.__file__).parents[1] / "hardware"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Runs:
+class Runs(Record):
     """Measured runs. content: of their workloads; measured: [s], a row for each metric."""
 
     rows: tuple[Row, ...]

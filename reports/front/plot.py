@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from costmodel.records import ValueRecord
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.style import BLACK, CYCLE, PALE, canvas, display_name
 
@@ -20,8 +20,7 @@ NEAR = 0.2  # the shaded band: within this of the published figure
 SEED = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(ValueRecord):
     """Figures that stand on one row. errors: predicted / published - 1; kind: their class, which gives the colour."""
 
     name: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from costmodel.calibration.fit_files import read
+from costmodel.records import Record, ValueRecord
 from costmodel.schema.calibration import AccuracyFile, FitsFile
 from costmodel.schema.fit_plan import BarFile, FitPlanFile
 from costmodel.schema.references import Library
@@ -15,8 +15,7 @@ MODELS = ("roofline", "shape_only", "form", "residual")
 ENOUGH = 50  # rows below which the median error counts
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Accuracy:
+class Accuracy(Record):
     """One family of one calibration file."""
 
     device: str
@@ -26,8 +25,7 @@ class Accuracy:
     stated: AccuracyFile
 
 
-@dataclass(frozen=True, slots=True)
-class Pooled:
+class Pooled(ValueRecord):
     """Families of one device that share a bar, or one family without: errors are means over rows.
 
     median: the row-weighted mean of the families' medians; coverage: share of the same rows within their

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.report.style import CYCLE, GREY, display_name, log_axis
 
 COLUMNS, FEWEST_COLUMNS, PANEL = 3, 2, 2.5  # panels side by side; width and height of one [inches]
@@ -24,8 +24,7 @@ ROOM = 1.3  # beyond the outermost points, on both logarithmic axes
 SEED = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Points:
+class Points(Record):
     """Rows of one operator: measured and predicted times [s], and the number format of each."""
 
     measured: Array

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -27,6 +26,7 @@ from costmodel.network.graphs import fabric_graph
 from costmodel.network.layout import Layout, layout
 from costmodel.network.simulation import FlowRun, Outcome, phase_outcome, run_collective
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.report.plots.plot import Plot
 from costmodel.report.style import figure_bytes, styled
 from costmodel.report.text import quantity

@@ -19,12 +19,12 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from costmodel.errors import InputError
+from costmodel.records import ValueRecord, replace
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.provenance import IN_SAMPLE
 from costmodel.study.reproduce import Comparison
@@ -55,8 +55,7 @@ WORSE = 0.02  # of the mean error of a class: from here on a regression is a lin
 DIGITS = 8  # of a digest
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(ValueRecord):
     """A release as it is written into the scores. sha256: of its frozen table."""
 
     name: str

@@ -7,7 +7,6 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +15,7 @@ import yaml
 from costmodel.calibration.fit_files import CALIBRATIONS, read
 from costmodel.calibration.row_prediction import predict
 from costmodel.measurements.tables import read_tables
+from costmodel.records import Record, replace
 from costmodel.schema.calibration import FitsFile
 from costmodel.schema.references import Library
 from costmodel.study.provenance import IN_SAMPLE, UNSEEN
@@ -42,8 +42,7 @@ DEVICES = {
 LARGEST = 8  # ranks of one node
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PublicTable:
+class PublicTable(Record):
     """A table of other people's figures. key: by which its rows go; repository: of its source.
 
     cases: id of a row, row -> scenario and expected values, as a case file has them; kernels: row -> cells of a table

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from matplotlib.figure import Figure
 
 from costmodel.analytic.work_counts import TOTAL, counted_work
 from costmodel.api import load
+from costmodel.records import ValueRecord
 from costmodel.report.style import CYCLE, canvas, log_axis
 from costmodel.workload.plans import Prefill
 
@@ -65,8 +65,7 @@ Series: TypeAlias = "dict[str, Points]"
 Dimension: TypeAlias = "tuple[str, str]"  # what an axis shows, and in which unit
 
 
-@dataclass(frozen=True, slots=True)
-class Curves:
+class Curves(ValueRecord):
     """What one figure shows, and the sentences below it. joined: points of one name belong to a line."""
 
     title: str

@@ -6,11 +6,11 @@ python -m reports.what_if --output reports/what_if
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from costmodel.records import replace
 from costmodel.report.plotting import write_plots
 from costmodel.report.style import styled
 from costmodel.schema.what_if import load_what_if

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.api import load
 from costmodel.errors import InfeasibleError
+from costmodel.records import ValueRecord
 from costmodel.schema.what_if import AlternativeFile, MessageFile, WhatIf, load_what_if
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.messages import answered, read_message
@@ -27,8 +27,7 @@ _OWN = "scenario."  # begins a path of the scenario at hand
 _ROUTED = "deepseek-v3"  # whose experts a message reaches, as of `costmodel collective`
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeEffect:
+class ChangeEffect(ValueRecord):
     """One change in one scenario, or to one message: the metric without it and with it.
 
     against: changes that both sides have; ratio: the 80 % interval of with over without, in which the errors that both

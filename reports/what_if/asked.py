@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from costmodel.api import load
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.report.plots.bars import Bar
 from costmodel.report.plots.plot import Plot
 from costmodel.report.style import BLUE
@@ -20,8 +20,7 @@ from reports.what_if.curves import Curve
 FLAGSHIP = "deepseek_v3"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Asked:
+class Asked(Record):
     """A what-if. name: of its files; says: sentences below the figure; commands: which ask for the same numbers."""
 
     name: str

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from costmodel.records import ValueRecord
 from costmodel.report.plots.bars import Bar, draw_bars, panel_height
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.style import WIDTH
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(ValueRecord):
     """Bars on one axis. what: label of the axis, whose dimension is given."""
 
     what: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from costmodel.quantities import Array
+from costmodel.records import Record
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.style import CYCLE, GREY, WIDTH, add_tooltip, linear_axis, log_axis, marked_axis, tick
 from costmodel.report.text import metric as written
@@ -19,8 +19,7 @@ from costmodel.report.text import metric as written
 WIDE = 10.0  # ratio of a range's ends from which it is drawn on a logarithmic scale
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Curve:
+class Curve(Record):
     """One curve; NaN where there is no value. low, high: of its band, null for none."""
 
     label: str
@@ -30,8 +29,7 @@ class Curve:
     high: Array | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Panel:
+class Panel(Record):
     """Curves over one axis. x, y: what the axes are and their dimensions; metric: how values are written; marks: places
     on the horizontal axis with a name; ticks: values of the axis that are ticks of their own.
     """

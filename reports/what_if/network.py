@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from costmodel.analytic.fabrics import facts
@@ -12,6 +10,7 @@ from costmodel.analytic.messages import answer
 from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.report.text import quantity
 from costmodel.schema.files import load_cluster, load_topology
 from costmodel.units import parse

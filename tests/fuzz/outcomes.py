@@ -17,7 +17,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from fuzz.mutations import Mutation
 import costmodel
 from costmodel.analytic.model_start import start_workload
 from costmodel.errors import CostModelError, InputError
+from costmodel.records import asdict
 from costmodel.schema.files import load_topology
 from costmodel.schema.references import Library
 from costmodel.study.checking import check_file

@@ -6,7 +6,6 @@ that every device has some models in every phase.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +16,7 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster, Node
 from costmodel.quantities import Array
+from costmodel.records import fields, replace
 from costmodel.result import FITS, REASONS, Result
 from costmodel.schema.files import list_names, load_model, load_node
 from costmodel.workload.architecture import Architecture, Recurrence
@@ -77,7 +77,7 @@ def divides_heads(architecture: Architecture, degree: int) -> bool:
 
 def half(precision: Precision) -> Precision:
     """Return a precision with FP16 where it has BF16."""
-    named = {name: "fp16" for name in precision.__dataclass_fields__ if getattr(precision, name) == "bf16"}
+    named = {name: "fp16" for name in fields(precision) if getattr(precision, name) == "bf16"}
     return replace(precision, **named)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +16,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.network.collectives import CLOSED_FORMS, IN_SWITCHES, collective_time, fastest_time, nccl_time
 from costmodel.network.group_links import GroupLinks
+from costmodel.records import replace
 from costmodel.schema.files import load_cluster
 from costmodel.schema.references import Library
 

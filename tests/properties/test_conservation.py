@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 
 import pytest
 from builders import FRAMEWORK, UNFUSED, context
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.quantities import Quantity
+from costmodel.records import replace
 from costmodel.workload.architecture import (
     Architecture,
     Attention,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import (
@@ -33,6 +31,7 @@ from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.spread import Spread
 from costmodel.errors import InputError
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.result import BAD_LAYOUT, Result
 from costmodel.workload.architecture import HeadGroup, Pattern
 from costmodel.workload.engine import Scheduler

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +12,7 @@ from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.operators import HostTransfer
 from costmodel.workload.scenario import Disaggregated, Offload, Parallelism, Scenario

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_sing
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster, Device, Link
 from costmodel.quantities import Quantity
+from costmodel.records import replace
 from costmodel.workload.scenario import Scenario
 
 FACTORS = np.array([1.0, 1.001, 1.1, 1.3, 2.0, 7.0, 100.0])

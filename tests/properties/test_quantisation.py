@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import MACHINE
@@ -16,6 +14,7 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_single
 from costmodel.cost.calibration import ROOFLINE, Calibration
 from costmodel.cost.kernels import gemm_time
 from costmodel.quantities import Array, Quantity
+from costmodel.records import replace
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.operators import Gemm
 from costmodel.workload.scenario import Precision, Scenario

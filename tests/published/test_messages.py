@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 import costmodel
@@ -13,6 +11,7 @@ from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.hardware import Cluster
+from costmodel.records import replace
 from costmodel.schema.files import load_node
 from costmodel.study.reproduce import load_cases, reproduce
 from costmodel.workload.operators import Collective, Group

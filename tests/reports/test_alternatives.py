@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 import costmodel
 from costmodel.errors import InputError
+from costmodel.records import replace
 from costmodel.schema.what_if import AlternativeFile, WhatIf, load_what_if
 from reports.waterfall import waterfall
 from reports.what_if.alternatives import alternatives, main

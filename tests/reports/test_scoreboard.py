@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from costmodel.errors import InputError
+from costmodel.records import replace
 from costmodel.study.reproduce import Comparison
 from reports.scoreboard.__main__ import add, compared, freeze, regressions
 from reports.scoreboard.tables import TABLES, PublicTable, case_file, kernel_table, predicted, rows_of

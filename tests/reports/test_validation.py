@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from click.testing import CliRunner
 from small_world import problems_of, write
 
 from costmodel.calibration.fit_files import read
+from costmodel.records import replace
 from costmodel.report.plots.validation import POINTS, quantity_kind
 from costmodel.report.style import figure_bytes, styled
 from costmodel.schema.references import Library

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from costmodel.api import Vary
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.spread import Spread
 from costmodel.errors import InputError
+from costmodel.records import replace
 from costmodel.result import PHASES
 
 NVLINK = "hardware.links.nvlink.bandwidth"

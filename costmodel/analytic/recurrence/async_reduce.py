@@ -11,19 +11,18 @@ An action that reduces nothing has a head only. Found wave by wave, at any numbe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.analytic.recurrence.program import K, Program
 from costmodel.analytic.recurrence.waves import Waves, events_before, points_together, started
 from costmodel.quantities import Array, Indices, Seconds
+from costmodel.records import Record
 
 _KEPT = 3  # numbers that an event takes at each point: when it and its reductions end, and how long it waits
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AsyncReduceSpan:
+class AsyncReduceSpan(Record):
     """How a program went [s]. span: until the last action was done, at each point; left: what reductions took longer.
 
     waits: for reductions before, mean of the actions of each slot.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from costmodel.analytic.recurrence.program import Program
 from costmodel.analytic.recurrence.waves import NOTHING, waves_of
 from costmodel.quantities import Indices
+from costmodel.records import replace
 from costmodel.workload.schedules import Kind, Schedule, folded_order, steady_state
 from costmodel.workload.schedules.table import KINDS, NONE, Table
 

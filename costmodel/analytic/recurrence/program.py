@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Generic, NamedTuple, TypeVar
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from costmodel.analytic.recurrence.waves import NOTHING, Waves
 from costmodel.quantities import Array, Indices
+from costmodel.records import Record
 
 K = TypeVar("K", bound=Hashable)
 
@@ -28,8 +28,7 @@ class Event(NamedTuple, Generic[K]):
     receives: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Program(Generic[K]):
+class Program(Record, Generic[K]):
     """Events in an order in which they can run, as arrays with a column for each event.
 
     stream, slot: of each event, `slot` a position in `slots`, the names of the rows of a duration array; after,

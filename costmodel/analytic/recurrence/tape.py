@@ -7,7 +7,6 @@ stay in cache.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, NamedTuple, TypeAlias
 
@@ -16,6 +15,7 @@ import numpy as np
 from costmodel.analytic.recurrence.program import K, Program
 from costmodel.analytic.recurrence.waves import NOTHING
 from costmodel.quantities import Array, Indices
+from costmodel.records import Record
 
 _Step: TypeAlias = "tuple[np.ufunc, int, int, int]"  # register `out` becomes call(a, b): the maximum or the sum
 _ALIGNMENT = 8  # floats in a cache line
@@ -49,8 +49,7 @@ class Workspace(Generic[K]):
         return self._result
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tape:
+class _Tape(Record):
     """Instructions over registers: a row for each slot, then the transfer time, then intermediate results."""
 
     steps: tuple[_Step, ...]

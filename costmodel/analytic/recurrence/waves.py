@@ -7,19 +7,18 @@ nothing to prepare: what a long step on many ranks needs that is evaluated once 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from costmodel.quantities import Array, Indices
+from costmodel.records import Record
 
 NOTHING = -1  # in place of an event that another one waits for
 _NUMBERS = 1 << 22  # that the finish times of all events take at most
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Waves:
+class Waves(Record):
     """Events in groups of which none waits for another, one of a stream at most, and what each one waits for.
 
     bounds: where the groups begin, and where the last one ends; previous: by event, the one before it on its stream;

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from costmodel.errors import Location, MeasurementError, Problem
 from costmodel.measurements.importing import kineto, nccl, serving
 from costmodel.measurements.importing.compressed import parse_json, read_bytes
+from costmodel.records import ValueRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
+class Foreign(ValueRecord):
     """Rows of another tool's file, by column of the measurement schema.
 
     lines: where each is stated, or its number where that is no line.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from costmodel.errors import Location, MeasurementError, Problem
 from costmodel.measurements.importing.documents import Arguments, DeviceProperties, Event, checked
+from costmodel.records import ValueRecord
 
 Row = tuple[int, Mapping[str, str]]
 Sizes: TypeAlias = "dict[str, str]"
@@ -68,8 +68,7 @@ def rows(document: Mapping[str, Any], shown: str) -> list[Row]:
 _HINT = "profile with `record_shapes=True`, and some steps that multiply matrices"
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(ValueRecord):
     """An event and its arguments."""
 
     event: Event

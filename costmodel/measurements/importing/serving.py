@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from costmodel.errors import Location, MeasurementError, Problem
 from costmodel.measurements.importing.compressed import parse_json, read_bytes
 from costmodel.measurements.importing.documents import ServingBenchmark, checked
+from costmodel.records import ValueRecord
 
 _MILLI = 1e-3
 # Metric of a result -> keys of the benchmarks, in the order of preference, and the factor to SI.
@@ -25,8 +25,7 @@ _KEYS: dict[str, tuple[tuple[str, ...], float]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Benchmark:
+class Benchmark(ValueRecord):
     """What a serving benchmark measured. metrics: in SI, by the names of a result; model: as the benchmark calls it."""
 
     model: str

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from costmodel.records import ValueRecord
 from costmodel.report.style import BLACK, BLUE, WIDTH, add_tooltip, display_name, linear_axis
 from costmodel.report.text import interval, metric
 
@@ -16,8 +16,7 @@ ROOM, NOTE_ROOM = 1.34, 0.045  # end of the axis in lengths of the longest bar, 
 WHOLE = 1.15  # end of an axis of shares
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(ValueRecord):
     """One bar. metric: whose value it is; low, high: its interval, null for none; kind: its name in a legend."""
 
     label: str

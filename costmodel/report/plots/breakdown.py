@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from costmodel.records import ValueRecord
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.style import BOUNDS, GREY, add_tooltip, canvas, display_name, label_rows, linear_axis
 from costmodel.report.text import quantity, share
@@ -20,8 +19,7 @@ HATCH = "/////"  # of hidden time
 LEGEND = 4  # entries in a line
 
 
-@dataclass(frozen=True, slots=True)
-class _Bar:
+class _Bar(ValueRecord):
     """One bar [s]. note: text at its end; bound: what limits it, null for the bubble and for several operators."""
 
     name: str

@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from costmodel.records import Record
 from costmodel.report.spreadsheet import harmless
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Plot:
+class Plot(Record):
     """A figure and its data. data: suffix of the file name -> table as CSV."""
 
     figure: Figure

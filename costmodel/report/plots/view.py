@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from costmodel.records import Record
 from costmodel.report.style import display_name, tick
 from costmodel.report.text import title_of
 from costmodel.result import reason_kind
@@ -20,8 +20,7 @@ MOST_LISTED = 6  # values of an axis that a name lists
 WIDE = 10.0  # ratio of a range's ends from which on it is drawn on a logarithmic scale
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class View:
+class View(Record, kw_only=True):
     """A metric over the first axis, with a line or a row for each value of a second one.
 
     linked: for each axis, those that vary together with it; short: path -> short name; grid: its arrays have the axes'

@@ -5,16 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
 from typing import Any
 
+from costmodel.records import ValueRecord
 from costmodel.report.web.markup import embedded, text
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(ValueRecord):
     """A section of a page. title: plain text; parts: markup."""
 
     title: str

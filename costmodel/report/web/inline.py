@@ -6,9 +6,9 @@ import csv
 import io
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from costmodel.records import MutableRecord, field
 from costmodel.report.page import Table
 from costmodel.report.web.markup import download, html_table, text
 
@@ -18,8 +18,7 @@ MOST_ROWS = 500  # of a table on the page; its CSV has them all
 MOST_DATA = 1_000_000  # bytes of CSV that a page embeds; further files are beside it
 
 
-@dataclass(slots=True)
-class EmbeddedPlot:
+class EmbeddedPlot(MutableRecord):
     """A plot for a page. data: file name -> CSV; beside: names of the files that the page does not embed."""
 
     svg: str

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from costmodel.errors import InputError, Location
+from costmodel.records import Record
 from costmodel.schema.hugging_face.config import Config
 from costmodel.schema.hugging_face.inert import INERT
 from costmodel.schema.hugging_face.keys import Family, keys_of
@@ -26,8 +26,7 @@ _QUANTISED_BESIDE = "hf_quant_config.json"
 _SHOWN = 60  # characters of a value in a note
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Imported:
+class Imported(Record):
     """A model document, its values located in config.json, and notes on the keys that are ignored."""
 
     tree: Tree

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+
+from costmodel.records import ValueRecord
 
 REQUIRED: Final = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(ValueRecord):
     """A key of config.json, dotted if it is inside another.
 
     default: value if the file omits the key or sets it to null; REQUIRED: the file must have it.
@@ -22,15 +22,13 @@ class Key:
     older_name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class First:
+class First(ValueRecord):
     """The first of several keys that the file states."""
 
     keys: tuple[Key, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Switch:
+class Switch(ValueRecord):
     """A fact that depends on another: `values` by what the key states."""
 
     key: Key

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from costmodel.records import ValueRecord
 from costmodel.schema.hugging_face.config import BY_HAND, Config
 from costmodel.schema.references import available
 
@@ -13,8 +13,7 @@ _BORROWED = "borrowed "  # prefix of the kinds whose keys and values are an earl
 _SPARSE = {1: True, 0: False, "sparse": True, "dense": False, "moe": True, "hash_moe": True}
 
 
-@dataclass(frozen=True, slots=True)
-class LayerKind:
+class LayerKind(ValueRecord):
     """The kind of a layer's mixer, a key of the family's `kinds`, and of its FFN.
 
     windowed: the mixer has the model's window; borrowed: its keys and values are an earlier layer's; doubled: its FFN

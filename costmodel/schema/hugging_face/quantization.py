@@ -11,9 +11,10 @@ import fnmatch
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
+
+from costmodel.records import ValueRecord
 
 Formats: TypeAlias = "dict[str, Any]"
 Modules: TypeAlias = "Mapping[str, tuple[str, ...]]"
@@ -175,8 +176,7 @@ def _parts(
     return parts
 
 
-@dataclass(frozen=True, slots=True)
-class _Ignored:
+class _Ignored(ValueRecord):
     """Modules that stay wide. words: names of modules or of what holds them, between dots; patterns: of whole names."""
 
     words: tuple[str, ...]

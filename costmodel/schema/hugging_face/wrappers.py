@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from costmodel.errors import InputError, Location
+from costmodel.records import Record, replace
 from costmodel.schema.hugging_face.config import BY_HAND, Config
 from costmodel.schema.hugging_face.encoders import ENCODERS, encoder_tree
 from costmodel.schema.hugging_face.families import FAMILIES
@@ -41,8 +40,7 @@ ARCHITECTURES = {  # the class that reads the weights -> the family, where `mode
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Source:
+class Source(Record):
     """What a config.json says of a language model.
 
     tree: its own keys; family: the table that they are read by; alias: how the family was found, where not by its name.

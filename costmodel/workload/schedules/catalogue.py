@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 from costmodel.errors import InputError, Problem
 from costmodel.quantities import Count, Mask, ceil, divides, maximum
+from costmodel.records import ValueRecord
 from costmodel.workload.rule import Rule, shown
 from costmodel.workload.schedules.dual import dualpipe, dualpipe_v
 from costmodel.workload.schedules.one_way import combined, gpipe, interleaved, one_forward_one_backward
@@ -18,8 +18,7 @@ MOST_KEPT = 4096  # micro-batches of GPipe
 ORDERS = 16  # of schedules that are kept: those of long steps on many ranks are large
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduleEntry:
+class ScheduleEntry(ValueRecord):
     """A schedule's place in the catalogue. build: (pp, virtual, micro-batches) -> its orders.
 
     virtual: stages of a rank, null where the scenario states two or more.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from costmodel.records import Record, replace
 from costmodel.workload.schedules.actions import Action, Dependency
 from costmodel.workload.schedules.table import NONE, Table, peak_states, table_of
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Schedule:
+class Schedule(Record):
     """The orders of all ranks of one pipeline.
 
     ranks: actions of each rank in order; placement: stages that each rank holds; micro_batches: of the whole step.

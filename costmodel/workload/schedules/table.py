@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.quantities import Indices
+from costmodel.records import Record
 from costmodel.workload.schedules.actions import Action, Kind
 
 KINDS = tuple(Kind)
@@ -19,8 +19,7 @@ _Flags: TypeAlias = "npt.NDArray[np.bool_]"
 _Columns: TypeAlias = Indices  # [kind, forward stage and micro-batch, backward stage and micro-batch; actions]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class Table(Record):
     """The actions of all ranks as arrays, one rank after the other.
 
     rank, kind (a position in `KINDS`), forward and backward (stages): one number an action; needs: for its forward and

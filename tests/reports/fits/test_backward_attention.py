@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.errors import InputError
+from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import AttentionKernel
 from reports.fits.backward_attention import FAMILY, fit, main, pairs

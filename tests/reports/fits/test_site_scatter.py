@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from costmodel.analytic.intervals import NORMAL_90
+from costmodel.records import replace
 from costmodel.workload.site_scatter import Apart, SiteScatter
 from reports.fits.site_scatter import Site, fit, least, score
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from costmodel.calibration.fit_files import default_framework
 from costmodel.cost.machine import Machine
+from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm
 from reports.fits.wgrad import SPEED_UP, Rates, fit, form_of, main, read, times

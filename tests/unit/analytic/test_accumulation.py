@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import DENSE_MODEL, FP8, MOE_MODEL, STEP, scenario
 
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.scenario import Parallelism, Scenario
 

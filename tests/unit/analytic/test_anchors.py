@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.spread import Spread
+from costmodel.records import replace
 from costmodel.workload.scenario import Anchor, MeasuredStep, Parallelism, Scenario
 from costmodel.workload.site_scatter import Apart, SiteScatter
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -35,6 +34,7 @@ from costmodel.analytic.training import step_streams
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.memory import stage_work
 from costmodel.workload.plans import Sharding, Training

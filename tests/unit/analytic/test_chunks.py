@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
 from builders import CLUSTER, DENSE_MODEL, DEVICE, FRAMEWORK, GENERATE, UNFUSED, pools, scenario, with_level
@@ -14,6 +13,7 @@ from costmodel.analytic.inference import pass_ledger, pass_model, pass_times, pr
 from costmodel.analytic.work_counts import TOTAL, counted_work
 from costmodel.api import load
 from costmodel.cost.calibration import Calibration
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.engine import Scheduler
 from costmodel.workload.passes import prompt_passes

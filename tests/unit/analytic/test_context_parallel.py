@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from attention_cores import CLOCK, PROCESSORS, RATE, machine
@@ -33,6 +31,7 @@ from costmodel.analytic.stream_times import Perturbation, exposed_seconds, secon
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
+from costmodel.records import replace
 from costmodel.workload.architecture import HeadGroup, Pattern
 from costmodel.workload.context import Context
 from costmodel.workload.layers import draft_work, model_work

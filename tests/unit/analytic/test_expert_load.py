@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import (
@@ -28,6 +26,7 @@ from costmodel.analytic.serving import admission, steady_state
 from costmodel.analytic.step_model import step_model
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity
+from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, Layer, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.engine import Scheduler

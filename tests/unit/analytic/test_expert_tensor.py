@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TypeGuard
 
 import numpy as np
@@ -11,6 +10,7 @@ from builders import MOE, MOE_MODEL, STEP, context, scenario
 
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.step_model import training_context
+from costmodel.records import replace
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import Collective, ExpertAllToAll, Gemm, Operator

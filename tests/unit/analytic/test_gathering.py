@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from costmodel.analytic.gathering import Gathering, quantiles
 from costmodel.analytic.queueing import residual_step
 from costmodel.quantities import Array
+from costmodel.records import replace
 
 STEPS = 60_000
 

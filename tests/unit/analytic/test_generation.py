@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import (
@@ -27,6 +25,7 @@ from costmodel.analytic.inference import pass_model_of, pass_times
 from costmodel.analytic.operator_timing import operator_timer
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster, Nic
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture, HeadGroup, Pattern
 from costmodel.workload.counting import kv_bytes_per_sequence

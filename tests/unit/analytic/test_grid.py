@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from costmodel.analytic.blocks import blocks, single, take
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.result import REASONS, Result
 from costmodel.workload.plans import Decode, Generate
 from costmodel.workload.scenario import Parallelism, Plan, Scenario

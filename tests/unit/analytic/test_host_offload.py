@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import BF16, CLUSTER, DECODE, DENSE_MODEL, DRAFTS, MOE_MODEL, PREFILL, SERVING, pools, scenario
@@ -16,6 +14,7 @@ from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Host
 from costmodel.quantities import Quantity
+from costmodel.records import replace
 from costmodel.workload.engine import Scheduler
 from costmodel.workload.operators import Gemm, HostGemm, HostTransfer
 from costmodel.workload.plans import ExpertBound, Generate, Training

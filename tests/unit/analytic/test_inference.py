@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import CLUSTER, DECODE, DENSE_MODEL, FP8, MOE_MODEL, NODE, PREFILL, scenario
 
@@ -12,6 +10,7 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import PassModel, Segment, inference_context, pass_model, pass_times
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Nic
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count

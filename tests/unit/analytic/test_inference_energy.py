@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import (
     CLUSTER,
@@ -22,6 +20,7 @@ from builders import (
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Nic, Power
+from costmodel.records import replace
 from costmodel.workload.engine import Scheduler
 from costmodel.workload.scenario import Communication, Parallelism, Plan
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import FP8, FRAMEWORK, MOE_MODEL, PREFILL, STEP, scenario
 
@@ -13,6 +11,7 @@ from costmodel.analytic.inference import stage_contention
 from costmodel.analytic.stream_times import StreamTimes
 from costmodel.api import load
 from costmodel.cost.calibration import Calibration
+from costmodel.records import replace
 from costmodel.workload.plans import Prefill, Training
 from costmodel.workload.scenario import Communication, Parallelism
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import BF16, DECODE, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, PREFILL, STEP, scenario, spreads
@@ -18,6 +16,7 @@ from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.spread import Spread
 from costmodel.hardware import Power
 from costmodel.quantities import Quantity
+from costmodel.records import replace
 from costmodel.result import Metrics
 from costmodel.workload.plans import Serving, Training
 from costmodel.workload.scenario import Communication, Parallelism, Scenario

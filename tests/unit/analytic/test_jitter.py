@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +16,7 @@ from costmodel.analytic.stream_times import StreamTimes
 from costmodel.analytic.training import step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity
+from costmodel.records import replace
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.order_statistics import normal_maximum_std
 from costmodel.workload.plans import Training

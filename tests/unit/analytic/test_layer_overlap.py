@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.analytic.layer_overlap import LayerSegment, pass_seconds
+from costmodel.records import replace
 
 PARTS = ("h2d", "gather", "compute", "reduce", "d2h")
 FIELDS = ("compute", "h2d", "gather", "reduce", "d2h")

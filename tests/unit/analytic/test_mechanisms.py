@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from builders import BF16, DENSE_MODEL, FRAMEWORK, GQA, LATENT, PREFILL, context
 
 from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.work_counts import counted_work
+from costmodel.records import replace
 from costmodel.workload.architecture import (
     Architecture,
     Attention,

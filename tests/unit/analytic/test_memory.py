@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-
 import pytest
 from builders import (
     BF16,
@@ -28,6 +26,7 @@ from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.step_model import training_context
 from costmodel.cost.calibration import Calibration
+from costmodel.records import fields, replace
 from costmodel.workload.architecture import Attention, DenseFfn
 from costmodel.workload.counting import kv_bytes_per_token
 from costmodel.workload.layers import model_work
@@ -46,7 +45,7 @@ def held(of: Scenario) -> Ledger:
 
 
 def parts(ledger: Ledger) -> dict[str, float]:
-    return {part.name: float(getattr(ledger, part.name)) for part in fields(ledger)}
+    return {name: float(getattr(ledger, name)) for name in fields(ledger)}
 
 
 # ---- the flagship ---------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.collectives import collective_time
 from costmodel.network.group_links import group_links
+from costmodel.records import replace
 from costmodel.schema.files import load_cluster
 from costmodel.workload.operators import Group
 

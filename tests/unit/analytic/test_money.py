@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import CLUSTER, DEVICE, MOE_MODEL, NODE, ONE_NODE, PREFILL, STEP, scenario, with_device
@@ -14,6 +12,7 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.money import host_cost, purchase_cost, rental_cost
 from costmodel.hardware import Cluster, FabricPrice, Host, Power, Price
+from costmodel.records import replace
 from costmodel.workload.scenario import Parallelism
 
 IDLE = replace(DEVICE, power=Power(500.0, 100.0))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-
 import numpy as np
 import pytest
 from builders import DENSE_MODEL, DEVICE, FRAMEWORK, HOSTED, MOE_MODEL, STEP, assert_adds_up, scenario, with_device
@@ -16,6 +14,7 @@ from costmodel.analytic.step_model import step_model
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster, Host, Power
 from costmodel.quantities import Quantity
+from costmodel.records import fields, replace
 from costmodel.result import NO_HOST_MEMORY, REASONS, Point
 from costmodel.workload.memory import Ledger, stage_work
 from costmodel.workload.operators import HostTransfer, HostUpdate
@@ -150,7 +149,7 @@ def test_two_neighbouring_layers_pass_through_the_device() -> None:
 
 def test_the_total_is_that_of_the_device() -> None:
     kept = held(training(Offload(optimizer=1.0)))
-    parts = {part.name: float(getattr(kept, part.name)) for part in fields(Ledger)}
+    parts = {name: float(getattr(kept, name)) for name in fields(Ledger)}
     assert kept.total == pytest.approx(sum(parts.values()) - parts["host"])
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import CLUSTER, DENSE_MODEL, FRAMEWORK, MOE_MODEL, SERVING, scenario
@@ -12,6 +10,7 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.open_loop import OpenLoopEvaluation
 from costmodel.cost.calibration import Calibration
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.engine import Engine, EngineMemory, Scheduler, SchedulerRule
 from costmodel.workload.plans import Serving

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, ONE_NODE, links_of, scenario
@@ -18,6 +16,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.spread import Spread
 from costmodel.network.collectives import collective_time
+from costmodel.records import replace
 from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Group, base_name
 from costmodel.workload.scenario import Communication

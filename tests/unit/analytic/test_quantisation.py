@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import (
@@ -28,6 +26,7 @@ from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.hardware import MathUnit
+from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, Attention, DenseFfn, Layer
 from costmodel.workload.counting import kv_bytes_per_token
 from costmodel.workload.dtypes import GroupScaling, element_bytes, math_unit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.remedies import priced
 from costmodel.cost.calibration import Calibration
+from costmodel.records import replace
 from costmodel.workload.scenario import Parallelism, Scenario
 
 NAMED = replace(FRAMEWORK, options={"gradients": "--narrow"})

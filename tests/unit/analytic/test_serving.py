@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.serving import only_requests
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token

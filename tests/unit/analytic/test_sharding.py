@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -28,6 +27,7 @@ from costmodel.analytic.training import step_streams, step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.quantities import Quantity
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.memory import Ledger, stage_work
 from costmodel.workload.operators import Collective, Elementwise, Group

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import shares_of_conditions
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import InputError
+from costmodel.records import replace
 from costmodel.result import PHASES
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Disaggregated

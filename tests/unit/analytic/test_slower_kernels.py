@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import CLUSTER, DENSE_MODEL, PREFILL, STEP, scenario
 
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.overlapped_comm import DP_COMM_SLOWDOWN, within_node
 from costmodel.cost.calibration import Calibration
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.operators import Collective, Group
 from costmodel.workload.plans import Sharding

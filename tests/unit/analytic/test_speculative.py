@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import DECODE, DENSE_MODEL, FP8, MOE_MODEL, context, scenario
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 import costmodel
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture, Mtp
 from costmodel.workload.layers import draft_work, model_work

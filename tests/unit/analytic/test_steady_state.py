@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.analytic.steady_state import Arrival, Demand, SteadyState, budgeted, chunked, separate
+from costmodel.records import fields
 
 COUNTS = st.integers(1, 3000).map(float)
 SECONDS = st.sampled_from([1e-3, 0.02, 0.5])
@@ -147,7 +146,7 @@ def test_a_grid_is_its_points() -> None:
     grid = chunked(requests, demand, chunk)
     for row, column in np.ndindex(4, 2):
         single = chunked(float(requests[row, 0]), demand, float(chunk[column]))
-        for name in (field.name for field in fields(SteadyState)):
+        for name in fields(SteadyState):
             found = np.broadcast_to(np.asarray(getattr(grid, name)), (4, 2))[row, column]
             assert found == pytest.approx(getattr(single, name), rel=1e-12, abs=1e-12)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
 from builders import BF16, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, STEP, context, scenario, spreads
@@ -17,6 +16,7 @@ from costmodel.analytic.stream_times import Perturbation, seconds_of
 from costmodel.analytic.training import step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from costmodel.cost.spread import Spread
 from costmodel.cost.time import Time
 from costmodel.errors import InputError
 from costmodel.measurements.tables import read_tables
+from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
 from costmodel.study.checking import check_file

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -35,6 +34,7 @@ from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.split_kv import SplitKvRule, split_keys
 from costmodel.cost.xqa import NarrowHeadKernel, XqaForm
 from costmodel.quantities import Quantity
+from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel, MixedAttention
 
 # ---- splits ---------------------------------------------------------------------------------------------------------

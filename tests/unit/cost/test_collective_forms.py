@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.network.expert_all_to_all import token_copies
 from costmodel.network.group_links import require_group_links
+from costmodel.records import replace
 from costmodel.schema.calibration import FitsFile
 from costmodel.schema.files import load_node
 from costmodel.schema.forms import FORM_FILES

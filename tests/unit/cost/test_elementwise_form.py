@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from builders import FRAMEWORK
 
 from costmodel.cost.elementwise import ElementwiseForm, SerialRows
 from costmodel.cost.machine import Machine
+from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Elementwise
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import derivation, operator_time
 from costmodel.cost.parameter import build
 from costmodel.hardware import Device
+from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm
 

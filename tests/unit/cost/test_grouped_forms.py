@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import build, parameters
 from costmodel.cost.scaled_roofline import ScaledRooflineForm
 from costmodel.cost.two_tile_gemm import TwoTileForm
+from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm
 

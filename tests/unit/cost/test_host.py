@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, with_device
@@ -13,6 +11,7 @@ from costmodel.cost.operator_time import operator_time
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster, Host
 from costmodel.quantities import Quantity
+from costmodel.records import replace
 from costmodel.workload.operators import HostTransfer, HostUpdate, Operator
 
 

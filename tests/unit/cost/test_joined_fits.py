@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from costmodel.cost.residual import Residual
 from costmodel.cost.spread import Agreement, Spread
 from costmodel.cost.time import Time, time_where
 from costmodel.quantities import Quantity, place_of_largest
+from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Gemm

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import DEVICE, FRAMEWORK, MACHINE, with_level, with_math
@@ -15,6 +13,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.promotion import expected_loop, shortest_loop
 from costmodel.hardware import MathUnit
 from costmodel.quantities import Quantity
+from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from costmodel.workload.scenario import Tile
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from costmodel.cost.physical_bound import floor_factor, least_time
 from costmodel.hardware import Cluster
 from costmodel.measurements.raw_tables import RawTable
 from costmodel.measurements.tables import table_of
+from costmodel.records import replace
 from costmodel.schema.files import load_node
 from costmodel.workload.operators import Collective, Elementwise, Gemm, Group
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import DEVICE, FRAMEWORK, with_level
 from hypothesis import given
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 from costmodel.cost.machine import Machine
 from costmodel.cost.scan import ScanForm
 from costmodel.cost.selected_attention import SelectedForm
+from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel
 
 # The device: 100 processors at 1 GHz with 10,000 FLOP a cycle each in BF16, memory of 2 TB/s.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import CLUSTER, DECODE, DEVICE, GENERATE, NODE, PREFILL, SERVING, STEP, pools, scenario, with_device
 
@@ -13,6 +11,7 @@ from costmodel.api import load
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw, board_power, energy, work_joules
 from costmodel.hardware import Device, Facility, Host, Power
+from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, Group
 from costmodel.workload.scenario import Plan
 

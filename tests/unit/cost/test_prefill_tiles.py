@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from attention_cores import LAUNCH, PREFILL, RATE, core, machine
+
+from costmodel.records import replace
 
 
 def test_a_warm_benchmark_finds_of_a_prompt_what_l2_holds_again() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import (
@@ -30,6 +28,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.event.conditions import Conditions
 from costmodel.event.evaluation import NOT_SIMULATED, EventEngine, summing_to
 from costmodel.event.perturbation import scaled_as_closed_form
+from costmodel.records import replace
 from costmodel.result import Entry, Point
 from costmodel.workload.architecture import Architecture, Layer
 from costmodel.workload.plans import Sharding

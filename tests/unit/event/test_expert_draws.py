@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import pi, sqrt
 
 import numpy as np
@@ -16,6 +15,7 @@ from costmodel.analytic.training import step_streams
 from costmodel.cost.calibration import Calibration
 from costmodel.event.evaluation import EventEngine
 from costmodel.event.expert_draws import expected_largest, expert_draws
+from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, Layer
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
 from costmodel.workload.schedules import Chunk, order

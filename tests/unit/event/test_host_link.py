@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from costmodel.hardware import Link, Nic
 from costmodel.network.flow_session import FlowSession
 from costmodel.network.group_links import group_links
 from costmodel.network.link_shares import HOST_IN, HOST_OUT, NIC_IN, NIC_OUT, link_shares, message_bytes
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.operators import Collective, Group, HostTransfer
 from costmodel.workload.plans import Decode, Prefill

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import DECODE, FP8, LATENT, MOE, MOE_MODEL, PREFILL, STEP, scenario
@@ -15,6 +13,7 @@ from costmodel.event.engine import run
 from costmodel.event.evaluation import EventEngine
 from costmodel.event.graph import MESSAGE, Graph, Task
 from costmodel.event.replicas import Replicas, replicas_spanned, replicated
+from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture, Layer
 from costmodel.workload.operators import Collective, Group

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -11,6 +10,7 @@ from small_world import problems_of
 
 import costmodel
 from costmodel.event.goodput import simulate_goodput
+from costmodel.records import replace
 from costmodel.workload.simulation import Checkpoints
 
 PLACE = "scenarios.training.simulation"

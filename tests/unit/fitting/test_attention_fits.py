@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import DEVICE, FRAMEWORK
@@ -16,6 +14,7 @@ from costmodel.cost.residual import Nearness, Residual
 from costmodel.fitting.family_fit import Recipe, Samples, fit_family, fold_numbers
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel, MixedAttention, Operator
 
 CONSTANTS = {

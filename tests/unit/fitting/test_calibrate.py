@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from costmodel.fitting.calibrate import calibrate, default_families
 from costmodel.fitting.writing import Origin, write_calibration
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import read_tables
+from costmodel.records import replace
 from costmodel.schema.references import Library
 
 MEAN_OF_NORMAL = float(np.sqrt(2 / np.pi))  # of its absolute value, in standard deviations

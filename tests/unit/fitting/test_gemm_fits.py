@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from costmodel.cost.gemm import GemmForm
 from costmodel.cost.parameter import build
 from costmodel.fitting.family_fit import FamilyFitResult, Recipe, Samples, fit_family
 from costmodel.measurements.row_group import OperatorRows
+from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Elementwise, Gemm
 

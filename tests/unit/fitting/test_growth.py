@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -16,6 +14,7 @@ from costmodel.cost.residual import Domain, Residual
 from costmodel.fitting.growth import FALLS, WORTH, FittedRows, growing
 from costmodel.fitting.ladders import ladders
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Elementwise
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from costmodel.cost.residual import Dispersion, Residual
 from costmodel.errors import InputError
 from costmodel.fitting.interval_width import INTERVAL, HalfWidths, HeldOutPredictions, Shapes, Widths, interval_widths
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.workload.operators import Elementwise
 
 ROWS, FOLDS = 2000, 5

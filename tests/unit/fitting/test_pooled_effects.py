@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from costmodel.fitting.pooled_effects import GroupRows, group_effect, pooled_effect
+from costmodel.records import replace
 
 RNG = np.random.default_rng(0)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import CLUSTER, NODE, ONE_NODE, links_of
@@ -12,6 +10,7 @@ from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Host, Nic
 from costmodel.network.collectives import algorithm_time, collective_time, fastest_time, nccl_time, ring_bandwidth
 from costmodel.network.group_links import GroupLinks, group_links
+from costmodel.records import replace
 from costmodel.workload.operators import Group
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "broadcast")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
 from math import comb
 
@@ -11,6 +10,7 @@ import pytest
 from builders import links_of
 
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
+from costmodel.records import replace
 from costmodel.workload.expert_targets import distinct_targets
 from costmodel.workload.operators import ExpertAllToAll, Group
 

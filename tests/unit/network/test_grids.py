@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import NODE
@@ -16,6 +14,7 @@ from costmodel.network.group_links import group_links
 from costmodel.network.layout import layout
 from costmodel.network.simulation import FlowRun, run_collective
 from costmodel.network.topologies import bisection_bandwidth, full_fabric
+from costmodel.records import replace
 from costmodel.schema.build import network as build_network
 from costmodel.schema.cluster import NetworkFile
 from costmodel.workload.operators import Group

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import CLUSTER, NODE
@@ -14,6 +12,7 @@ from costmodel.network.cluster_links import KINDS, ClusterLinks, build_cluster_l
 from costmodel.network.layout import layout, pairs
 from costmodel.network.routing import POLICIES, FlowRoutes, Flows, route
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.schema.files import load_cluster, load_topology
 
 pytestmark = pytest.mark.core  # with numba and without

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import CLUSTER, NODE, ONE_NODE
@@ -18,6 +16,7 @@ from costmodel.network.layout import layout
 from costmodel.network.payload import payload_bytes
 from costmodel.network.simulation import FlowRun, phase_outcome, run_collective, run_expert_all_to_all
 from costmodel.network.uniform_all_to_all import uniform_flow_classes
+from costmodel.records import replace
 from costmodel.schema.files import load_cluster
 from costmodel.workload.operators import ExpertAllToAll, Group
 

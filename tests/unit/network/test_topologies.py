@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import networkx as nx
 import numpy as np
 import pytest
@@ -23,6 +21,7 @@ from costmodel.network.topologies import (
     three_level_fat_tree,
     two_level_fat_tree,
 )
+from costmodel.records import replace
 
 IMPLIED = FabricPrice(15_019.0, 2_599.0, 1_094.0)  # a fit to the totals of arXiv 2505.09343, table 3
 NETWORK = CLUSTER.network

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from costmodel.errors import InputError
 from costmodel.profiling.shape_selection import most_informative
 from costmodel.profiling.shapes import SUITES, ProfileLimits, Shape, collectives, shapes
+from costmodel.records import replace
 
 SMALL = ProfileLimits({"fp32": 1e11, "bf16": 4e11}, 2e10, 1e8, 1e-3, gpu=False)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
+
+from costmodel.records import replace
 
 torch = pytest.importorskip("torch", reason="kernels are torch's: pip install 'costmodel[profile]'")
 

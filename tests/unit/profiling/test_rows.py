@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import re
 
 import pytest
@@ -15,6 +14,7 @@ from costmodel.profiling.device_file import Facts, rates_of, write_device
 from costmodel.profiling.rows import COLUMNS, RowTable
 from costmodel.profiling.running import probes
 from costmodel.profiling.shapes import ProfileLimits, shapes
+from costmodel.records import replace
 from costmodel.schema.files import load_device, load_node, validate
 
 FACTS = Facts(
@@ -167,7 +167,7 @@ def test_a_row_is_one_line_whatever_a_kernel_is_called(tmp_path):
 
 @pytest.mark.parametrize("cache", [2**25, 300 * 2**20])
 def test_a_probe_leaves_a_cache_of_any_size_that_the_memory_has_room_beside(cache):
-    found = probes("cpu", ("fp32",), dataclasses.replace(FACTS, cache=cache))
+    found = probes("cpu", ("fp32",), replace(FACTS, cache=cache))
     sizes = [4 * shape.size("n") for shape in found if shape.op == "elementwise"]
     assert max(sizes) >= cache
     assert 2 * max(sizes) <= FACTS.memory / 8

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_world import edit, write
 
+from costmodel.records import replace
 from costmodel.schema.case import Case, load_case_file
 from costmodel.schema.files import validate
 from costmodel.schema.fit_plan import TermFile

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import costmodel
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.operator_time import fence_time, operator_time
 from costmodel.errors import InputError
+from costmodel.records import replace
 from costmodel.report.what_if import levers_markdown
 from costmodel.schema.lever import LeverFile, SwitchFile, load_levers
 from costmodel.study.levers import hypothetical, levers_of, switches, worths_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from small_world import write
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.calibration.fit_files import CALIBRATIONS
+from costmodel.records import replace
 from costmodel.schema.case import Case, load_case_file
 from costmodel.schema.references import Library, package_root
 from costmodel.study.predictions import predict

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from costmodel.analytic.intervals import CONDITIONS
+from costmodel.records import replace
 from costmodel.study.run_scatter import (
     RunError,
     Scales,

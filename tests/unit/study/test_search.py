@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import costmodel
 from costmodel.analytic.grid import evaluate_grid
 from costmodel.errors import InputError
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.study.axes import Axis
 from costmodel.study.bounds import Bounder
 from costmodel.study.goals import Goal, SearchResult, read_goal

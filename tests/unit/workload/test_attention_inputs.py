@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import DENSE_MODEL, context
 
+from costmodel.records import replace
 from costmodel.workload.architecture import Attention, DenseFfn, KernelTraits, KvSource, Layer, NoFfn
 from costmodel.workload.kv_cache import cached_bytes
 from costmodel.workload.layers import model_work

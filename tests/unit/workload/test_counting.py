@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import DENSE_MODEL, GPT_22B, GQA, MOE_MODEL, context
 
 import costmodel
+from costmodel.records import replace
 from costmodel.schema import resolve
 from costmodel.workload.architecture import Architecture, DenseFfn, HeadGroup, Layer, Pattern
 from costmodel.workload.counting import (

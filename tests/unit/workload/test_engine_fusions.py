@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import DENSE_MODEL, FRAMEWORK, MOE_MODEL, context
 
 from costmodel.quantities import Count
+from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Operator

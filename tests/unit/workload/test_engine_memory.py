@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from builders import CLUSTER, DENSE_MODEL, DEVICE, DRAFTS, FRAMEWORK, SERVING, s
 import costmodel
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
+from costmodel.records import replace
 from costmodel.schema import resolve
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 from costmodel.workload.engine import Engine, EngineMemory, Reserve, Scheduler, SchedulerRule, padded_rows

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import BF16, FP8, MOE, MOE_MODEL, context
 from layer_facts import kept, named, traffic
 
+from costmodel.records import replace
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.expert_program import ExpertProgram
 from costmodel.workload.layers import model_work

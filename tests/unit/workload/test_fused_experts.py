@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import FP8, MOE_MODEL, context
 from layer_facts import named
 
 from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.records import replace
 from costmodel.workload.fused_experts import FusedExperts
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import Elementwise

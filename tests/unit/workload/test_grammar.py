@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
 from builders import DECODE, DENSE_MODEL, FP8, GQA, MOE, STEP, context, scenario, spreads
 
 from costmodel.analytic.evaluation import evaluate
+from costmodel.records import replace
 from costmodel.workload.architecture import (
     Architecture,
     Attention,

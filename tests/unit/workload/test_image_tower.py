@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from costmodel.errors import InputError
 from costmodel.event.conditions import Conditions
 from costmodel.event.evaluation import EventEngine
 from costmodel.quantities import Quantity
+from costmodel.records import replace
 from costmodel.workload.architecture import Attention, DenseFfn, Encoder, Layer
 from costmodel.workload.image_tower import tower_operators
 from costmodel.workload.operators import AttentionKernel, Collective, Gemm, Operator

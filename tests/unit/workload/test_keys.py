@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from builders import DENSE_MODEL, FRAMEWORK, GQA, MACHINE, UNFUSED, context
@@ -11,6 +10,7 @@ from builders import DENSE_MODEL, FRAMEWORK, GQA, MACHINE, UNFUSED, context
 from costmodel.cost.attention import PrefillForm
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.kernels import attention_time
+from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, Attention, HeadGroup, Pattern
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.kv_cache import cached_bytes

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from builders import BF16, DENSE_MODEL, FP8, GPT_22B, GPT_LAYER, GQA, MOE, MOE_MODEL, UNFUSED, context
 from layer_facts import kept, named, traffic
 
+from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, DenseFfn, Layer, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.expert_load import ExpertLoad, expert_load

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import BF16, DENSE_MODEL, FP8, FRAMEWORK, GQA, MOE_MODEL, context
 
+from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, DenseFfn, HeadGroup, Layer, Pattern
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import GroupScaling

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 
 import pytest
 from builders import DENSE_MODEL, GQA, context
 
+from costmodel.records import replace
 from costmodel.schema.mixers import MlaFile
 from costmodel.workload.architecture import (
     Architecture,

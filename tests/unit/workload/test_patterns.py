@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from builders import DENSE_MODEL, GQA, context
 
+from costmodel.records import replace
 from costmodel.workload.architecture import Attention, HeadGroup, HeadRoute, KernelTraits
 from costmodel.workload.layers import model_work
 from costmodel.workload.neighbourhood import Axis, Neighbourhood

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import DENSE_MODEL, GQA, MACHINE, context
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.kernels import attention_time
+from costmodel.records import replace
 from costmodel.workload.architecture import (
     Architecture,
     DenseFfn,

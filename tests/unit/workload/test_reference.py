@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from builders import DENSE_MODEL, GQA, context
 
+from costmodel.records import replace
 from costmodel.workload.architecture import HeadGroup
 from costmodel.workload.layers import model_work
 from costmodel.workload.neighbourhood import Axis, Neighbourhood

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from builders import DENSE_MODEL, MOE_MODEL
 
 from costmodel.errors import InputError
+from costmodel.records import replace
 from costmodel.workload.plans import Placement
 from costmodel.workload.stages import even_split, layer_runs, stage_layout
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import (
@@ -29,6 +27,7 @@ from builders import (
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
+from costmodel.records import replace
 from costmodel.workload.scenario import Communication, Offload, Parallelism, Plan, Scenario
 from costmodel.workload.validity import feasible_layout, rules
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 from builders import DENSE_MODEL, FRAMEWORK, GQA, context
 
+from costmodel.records import replace
 from costmodel.workload.architecture import (
     Convolution,
     DenseFfn,
