@@ -56,6 +56,9 @@ class Workload(Record):
     _calibrations: dict[Hashable, Calibration] = field(default_factory=dict)
     start: ModelStart | None = None
 
+    def __repr__(self) -> str:
+        return f"Workload({self.name!r}, scenarios={self.scenarios!r})"
+
     @property
     def name(self) -> str:
         """Return the workload's name."""

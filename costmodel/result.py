@@ -342,6 +342,10 @@ class Result(Record, dict=True):
     _point: Callable[[tuple[int, ...]], Point]
     _routing: Callable[[], Mapping[str, Quantity] | None]
 
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in ("scenario", "metrics", "fits", "reason"))
+        return f"Result({', '.join(shown)})"
+
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """Return the 80 % interval (low, high) of every metric."""

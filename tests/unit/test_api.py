@@ -232,3 +232,11 @@ def test_a_model_is_loaded_with_a_cluster_and_varied_on_each_of_several() -> Non
     fast, slow = (workload.evaluate(name, vary=batches).metrics["tpot"] for name in workload.scenarios)
     assert workload.asked()["cluster"] == ["nodes/h100-x1", "nodes/a100-x1"]
     assert np.all(fast < slow)
+
+
+def test_workloads_and_results_are_shown_by_what_a_person_asks_of_them() -> None:
+    workload = costmodel.load("deepseek_v3", scenarios=["decode"])
+    assert repr(workload) == "Workload('deepseek_v3', scenarios=('decode',))"
+    shown = repr(workload.evaluate("decode"))
+    assert shown.startswith("Result(scenario='decode', metrics={'tpot': 0.05")
+    assert shown.endswith("fits=True, reason=0)")
