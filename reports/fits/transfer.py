@@ -38,7 +38,6 @@ from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.quantities import Array
-from costmodel.records import Record
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
@@ -62,13 +61,11 @@ NOTE = (
 )
 
 
-class _Forced(Record, Mapping[str, FamilyFit], dict=True):
+class _Forced(Mapping[str, FamilyFit]):
     """The fits of one file for all families that it has as they go on a device, its defaults for others."""
 
-    fits: DeviceFits
-    device: str
-    others: Mapping[str, FamilyFit]
-    store: FitStore
+    def __init__(self, fits: DeviceFits, device: str, others: Mapping[str, FamilyFit], store: FitStore) -> None:
+        self.fits, self.device, self.others, self.store = fits, device, others, store
 
     @cached_property
     def _own(self) -> dict[str, FamilyFit]:
