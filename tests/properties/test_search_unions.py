@@ -24,6 +24,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "closed": {**CHAT, "concurrency": 32},
 }
 NUMBERS = (1, 2)
+SLACK = 0.01  # of a constraint over what a layout on both devices reaches
 ROUNDING = 1e-11  # relative: of layouts that differ by less the fewest devices are first
 TIMES = {"training": "step_time", "prefill": "ttft", "decode": "tpot", "open": "latency", "closed": "latency"}
 
@@ -61,7 +62,7 @@ def test_more_numbers_of_devices_are_never_worse(scenario: str, data: st.DataObj
     objective = data.draw(st.sampled_from(objectives(scenario)))
     middle = best_of(small, scenario, f"minimise {TIMES[scenario]}", (), (2,))
     assert middle is not None
-    limit = f"{TIMES[scenario]} <= {middle.objective * 1.01} s"
+    limit = f"{TIMES[scenario]} <= {(1.0 + SLACK) * middle.objective} s"
     constraints = data.draw(st.sampled_from([(), (limit,), ("devices > 1", limit)]))
     together = best_of(small, scenario, objective, constraints, NUMBERS)
     for number in NUMBERS:
