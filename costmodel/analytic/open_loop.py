@@ -52,7 +52,7 @@ from costmodel.workload.scenario import Scenario
 _MANY = 1e6  # prompts in a step of an engine without a budget of tokens
 HALVINGS = 30  # of an interval of rates
 NODES = 16  # batches at which steps are priced; between them times are interpolated
-NEAR, OVER = 0.75, 1.1  # chosen by the grid of method 12.4: shares of the highest stable rate between which means are off
+NEAR, OVER = 0.75, 1.1  # chosen by the grid of method 12.4: of the highest stable rate, between them means are off
 FEW_STEPS = 7.0  # chosen by the same grid: of decoding, with fewer of which it matters which step a request meets
 VERDICTS = ("stable", "backlogged", "overloaded")
 QUANTILES = {"p50": (0.5, 0.0), "p90": (0.9, 1.2815515655446004), "p99": (0.99, 2.3263478740408408)}
