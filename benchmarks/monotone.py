@@ -172,7 +172,7 @@ class Climb:
             return fit.basis_at(operator), {}
         terms = form.terms(one_call(operator), self.part.machine(default_framework()))
         states = {name: float(terms[name]) for name in RULES if name in terms}
-        if "large_share" in states and float(terms["few_time"]) <= float(terms["large_time"]):
+        if "large_share" in states and float(terms["small_time"]) <= float(terms["large_time"]):
             states.pop("large_share")  # the switch to the other protocol makes nothing faster
         if "serial_time" in terms:
             states["serial"] = float(terms["serial_time"] > 0.0)

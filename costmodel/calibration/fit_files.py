@@ -26,7 +26,6 @@ from costmodel.calibration.residual_files import read_residuals
 from costmodel.calibration.substitutes import COLLECTIVE, COMPANION, EXPERTS, IN_PLACE, SEND_RECV
 from costmodel.cost.attention import DecodeForm
 from costmodel.cost.calibration import FamilyFit, Form, Likeness
-from costmodel.cost.collective import CollectiveForm
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.parameter import build, freeze
@@ -283,13 +282,8 @@ class FitStore:
         """Return the fit of another device as its terms go on this one.
 
         What a processor loads of a cache grows with the memory's bandwidth, up to what L2 gives. On the same die the
-        clock of products is that which this device's power allows, and small tiles take as many cycles. A collective
-        knows the links that its rows were measured over: NVLink where the device has it.
+        clock of products is that which this device's power allows, and small tiles take as many cycles.
         """
-        if isinstance(fit.form, CollectiveForm):
-            links = {} if (file := self._device_file(lender)) is None else file.links
-            home = next((links[name].bandwidth for name in ("nvlink", "pcie") if name in links), 0.0)
-            return replace(fit, form=fit.form.measured_over(float(home)))
         own, other = (None, None) if device == lender else (self._device_file(device), self._device_file(lender))
         if own is None or other is None:
             return fit

@@ -14,7 +14,7 @@ from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, message
 from costmodel.network.collectives import doublings, nccl_time, ring_transfer
 from costmodel.network.group_links import GroupLinks, require_group_links
-from costmodel.quantities import Bytes, BytesPerSecond, Count, Quantity, Seconds, log2, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Quantity, Seconds, log2, maximum, minimum, where
 from costmodel.records import replace
 from costmodel.workload.operators import Collective
 
@@ -94,9 +94,7 @@ class ClusterSteps(DeclaredRecord, kw_only=True):
 class CollectiveForm(DeclaredRecord, kw_only=True):
     """One kind of collective: a protocol for small messages and one for large.
 
-    Over links that were measured the protocol goes by the size of the message, slower or not. A library's own model of
-    times chooses for the links at hand [NCCL, src/graph/tuning.cc]: over others (`home_bandwidth`: of those that were
-    measured [B/s], zero: these), small messages take the large ones' protocol where that is faster.
+    Libraries take their protocol by the size of the message, not by what is fastest, so links do not move the switch.
     bare: the closed form of the kind over links of bandwidth B and latency a, with its volume and steps; of an
     all-reduce that of NCCL. Between nodes `inter_efficiency` stands for `large_efficiency`, and the steps of
     `ClusterSteps` for the latencies of `bare`, of small messages and of large ones. Over PCIe B is multiplied by
@@ -106,9 +104,7 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
 
     SECTION: ClassVar[str] = "8.6"
     EQUATION: ClassVar[str] = """
-        t                = launch + (1 - large_share) * few_time + large_share * large_time
-        few_time         = small_time - foreign * max(small_time - large_time, 0); on slower links no less than at home
-        foreign          = min(|log2(B / home_bandwidth)|, 1); one between nodes
+        t                = launch + (1 - large_share) * small_time + large_share * large_time
         large_share      = x / (1 + x),     x = (size / protocol_switch)^switch_sharpness
         small_time       = bare(size; small_efficiency * B, small_step * a), or inside a node custom_time
         custom_time      = min(small_step*a + (n-1)*size / (one_shot_efficiency*B),
@@ -137,18 +133,12 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
     )
     cluster_steps: ClusterSteps | None = mechanism(ClusterSteps)
     small_cluster_steps: ClusterSteps | None = mechanism(ClusterSteps, "small_")
-    home_bandwidth: BytesPerSecond = 0.0
-
-    def measured_over(self, bandwidth: BytesPerSecond) -> CollectiveForm:
-        """Return the form of rows that were measured over links of some bandwidth."""
-        return replace(self, home_bandwidth=bandwidth)
 
     def time(self, operator: Collective, machine: Machine) -> Time:
         """Return the time of one collective; zero in a group of one."""
         links = self._links(operator, machine)
-        foreign = self._foreign(operator, machine)
-        seconds = self._terms(operator, links, operator.size, foreign)["t"]
-        fixed = self._terms(operator, links, 0.0 * operator.size, foreign)["t"]
+        seconds = self._terms(operator, links, operator.size)["t"]
+        fixed = self._terms(operator, links, 0.0 * operator.size)["t"]
         has_peers = links.size > 1
         return message(
             where(has_peers, seconds, 0.0), where(has_peers, minimum(fixed, seconds), 0.0),
@@ -165,7 +155,7 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
 
     def terms(self, operator: Collective, machine: Machine) -> Terms:
         """Return the terms of the equation."""
-        return self._terms(operator, self._links(operator, machine), operator.size, self._foreign(operator, machine))
+        return self._terms(operator, self._links(operator, machine), operator.size)
 
     def features(self, operator: Collective) -> Features:
         """Return log2 of the buffer [B] and of the ranks."""
@@ -182,26 +172,13 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
             return replace(links, intra=links.intra * staged) if staged else links
         return links if self.host_bridge is None else self.host_bridge.narrowed(links)
 
-    def _foreign(self, operator: Collective, machine: Machine) -> Quantity:
-        """Return how far the links are from those that were measured, at most one."""
-        if not self.home_bandwidth:
-            return 0.0
-        links = require_group_links(operator.group, machine.cluster, operator.name)
-        octaves = log2(links.intra / self.home_bandwidth)
-        return where(links.nodes > 1, 1.0, minimum(maximum(octaves, -octaves), 1.0))
-
-    def _terms(self, operator: Collective, links: GroupLinks, size: Bytes, foreign: Quantity) -> Terms:
+    def _terms(self, operator: Collective, links: GroupLinks, size: Bytes) -> Terms:
         """Return the terms of moving `size` bytes by the protocols that the operator's own size takes."""
         share = self._large_share(operator.size)
         small = self._small_terms(operator.kind, size, links)
         large = self._large_terms(operator.kind, size, links)
-        few = small["small_time"] - foreign * maximum(small["small_time"] - large["large_time"], 0.0)
-        if self.home_bandwidth:
-            home = replace(links, intra=maximum(links.intra, self.home_bandwidth))
-            least = where(links.nodes > 1, 0.0, self._small_terms(operator.kind, size, home)["small_time"])
-            few = maximum(few, minimum(least, small["small_time"]))
-        seconds = self.launch + (1.0 - share) * few + share * large["large_time"]
-        return {"t": seconds, "large_share": share, "few_time": few, "foreign": foreign, **small, **large}
+        seconds = self.launch + (1.0 - share) * small["small_time"] + share * large["large_time"]
+        return {"t": seconds, "large_share": share, **small, **large}
 
     def _large_share(self, size: Bytes) -> Quantity:
         exponent = self.switch_sharpness * (log2(maximum(size, 1.0)) - log2(self.protocol_switch))

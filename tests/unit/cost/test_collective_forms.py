@@ -133,23 +133,6 @@ def test_what_is_fixed_is_what_an_empty_message_takes(form, kind):
     assert time.network == pytest.approx(time.seconds - time.fixed)
 
 
-def test_other_links_than_the_measured_ones_move_the_switch_of_protocols() -> None:
-    """At home a message may take the slower protocol, as measured; elsewhere times rise with size, and never fall."""
-    sizes = 2.0 ** np.arange(10.0, 28.0, 0.25)
-    alone = replace(NCCL, nvls=None)
-    fast, slow = (Cluster("x", replace(NODE, intra=replace(LINK, bandwidth=rate)), 1.0, None) for rate in (400e9, 25e9))
-
-    def times(form: CollectiveForm, cluster: Cluster) -> np.ndarray:
-        machine = Machine(NODE.device, FRAMEWORK, NODE.device.processors, cluster=cluster)
-        return np.asarray(form.time(Collective("x", "all_reduce", sizes, Group(8.0)), machine).seconds)
-
-    at_home, lent = alone.measured_over(400e9), times(alone.measured_over(400e9), slow)
-    assert np.array_equal(times(at_home, fast), times(alone, fast))
-    assert (np.diff(times(alone, slow)) < 0.0).any()
-    assert (np.diff(lent) > 0.0).all()
-    assert (lent >= times(at_home, fast)).all()
-
-
 def test_a_large_message_gets_the_share_of_large_ones_and_a_small_one_its_steps():
     volume = 7 / 8 * 1e9
     assert seconds(NCCL, "all_gather", 1e9) == pytest.approx(
