@@ -25,9 +25,10 @@ from costmodel.calibration.expected_error import (
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.calibration.substitutes import COLLECTIVE, COMPANION, EXPERTS, IN_PLACE, SEND_RECV
 from costmodel.cost.attention import DecodeForm
-from costmodel.cost.calibration import FamilyFit, Form, Likeness
+from costmodel.cost.calibration import FamilyFit, Form
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.gemm import GemmForm
+from costmodel.cost.likeness import Likeness
 from costmodel.cost.parameter import build, freeze
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.cost.spread import Agreement, Spread, UnseenGroups

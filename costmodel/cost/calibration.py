@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from costmodel.cost.likeness import Likeness
 from costmodel.cost.machine import Machine
 from costmodel.cost.physical_bound import least_time
 from costmodel.cost.residual import Domain, Features, Nearness, Residual
@@ -16,7 +17,6 @@ from costmodel.cost.spread import EXACT, Agreement, Spread, SpreadByShape, Unsee
 from costmodel.cost.terms import SHORTEST, Terms
 from costmodel.cost.time import Time
 from costmodel.quantities import (
-    BytesPerSecond,
     Count,
     Indices,
     Quantity,
@@ -37,7 +37,6 @@ from costmodel.workload.operators import (
     Collective,
     Elementwise,
     Gemm,
-    MixedAttention,
     Operator,
     clamp_sizes,
 )
@@ -76,25 +75,6 @@ LEAST_ERROR = 1e-3  # half width: nothing is known better than this
 TIME_PARTS = ("seconds", "compute", "memory", "network", "fixed", "apart", "beyond")
 LATEST = 4  # features that are kept: those of an operator for each of a few joined fits; grids would fill the memory
 NEW_GROUP = 0.25  # octaves: a group this near to a measured one along every axis that names it is as good as measured
-
-
-class Likeness(Record, kw_only=True):
-    """In which of two things, compute and the memory's bandwidth, a device equals the one whose fit it takes.
-
-    compute: whether it is the former; peaks: of the device, by number format [FLOP/s]; bandwidth: of its memory.
-    """
-
-    compute: bool
-    peaks: Mapping[str, float]
-    bandwidth: BytesPerSecond
-
-    def differing(self, operator: Operator) -> Quantity:
-        """Return the share of an operator's roofline times, arithmetic and memory, in which the devices differ."""
-        if not isinstance(operator, Gemm | AttentionKernel | MixedAttention | Elementwise):
-            return 1.0
-        peak = np.inf if isinstance(operator, Elementwise) else self.peaks.get(operator.dtype, np.inf)
-        compute, memory = operator.flop / peak, operator.traffic / self.bandwidth
-        return (memory if self.compute else compute) / maximum(compute + memory, SHORTEST)
 
 
 class FamilyFit(Record, kw_only=True):

@@ -10,7 +10,8 @@ import pytest
 import costmodel
 from costmodel.calibration.fit_files import framework_of
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
-from costmodel.cost.calibration import FamilyFit, JoinedFit, Likeness
+from costmodel.cost.calibration import FamilyFit, JoinedFit
+from costmodel.cost.likeness import Likeness
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import derivation, operator_time
 from costmodel.cost.physical_bound import least_time
