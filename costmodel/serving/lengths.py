@@ -14,6 +14,8 @@ from costmodel.workload.plans import Serving
 from costmodel.workload.requests import RequestStream
 from costmodel.workload.scenario import Scenario
 
+FEWEST = 2.0  # output tokens of a closed form: the first and one more, as files have to state
+
 
 def with_lengths(scenario: Scenario) -> Scenario:
     """Return a scenario with the mean lengths of its file of requests where it states none, and a trace's rate.
@@ -35,7 +37,7 @@ def with_lengths(scenario: Scenario) -> Scenario:
         plan=replace(
             plan,
             input_tokens=prompt if unknown[0] else lengths[0],
-            output_tokens=max(output, 2.0) if unknown[1] else lengths[1],
+            output_tokens=max(output, FEWEST) if unknown[1] else lengths[1],
             rate=rate * stream.speed if comes and rate is not None else plan.rate,
         ),
     )
