@@ -88,7 +88,7 @@ class Workload(Record):
     def evaluate(self, scenario: str, vary: Vary | None = None, engine: str = "analytic") -> Result:
         """Return one scenario, over the grid that `vary` spans.
 
-        vary: path of the resolved document -> values, SI numbers or strings with units; each entry is one axis, in key
+        vary: path of the resolved document -> values, SI numbers or strings with units. Each entry is one axis, in key
         order. A tuple of paths with a tuple of value lists is one linked axis. Without it the grid is one point.
         engine: `analytic`, or `event`, which simulates point after point.
         Raises InputError on an unknown scenario, path, unit or engine.
@@ -116,7 +116,7 @@ class Workload(Record):
         return self._resolve(changes, [scenario]).scenarios[scenario], shape
 
     def _resolve(self, changes: Mapping[str, object], scenarios: Iterable[str]) -> ResolvedWorkload:
-        """Return some scenarios with all changes; the workload that a model starts names its clusters itself."""
+        """Return some scenarios with all changes. The workload that a model starts names its clusters itself."""
         cluster = self._cluster if self.start is None else None
         resolved = resolve(
             self._source, overrides=changes, cluster=cluster, search_path=self._search_path, scenarios=scenarios
@@ -124,7 +124,7 @@ class Workload(Record):
         return _with_lengths(resolved)
 
     def changed(self, changes: Mapping[str, object], scenarios: Iterable[str] | None = None) -> Workload:
-        """Return some scenarios (default: all) with more fields changed; takes and raises what `load` does."""
+        """Return some scenarios (default: all) with more fields changed. Takes and raises what `load` does."""
         together = {**self._changes, **_in_si(changes)}
         resolved = self._resolve(together, self.scenarios if scenarios is None else scenarios)
         _warn(resolved)
@@ -152,11 +152,11 @@ class Workload(Record):
         }  # fmt: skip
 
     def _assumptions(self) -> dict[str, list[str]]:
-        """Return what was assumed of a model, under its key; nothing of a workload, which says all itself."""
+        """Return what was assumed of a model, under its key. Nothing of a workload, which says all itself."""
         return {} if self.start is None else {"assumptions": list(self.start.lines)}
 
     def _warnings(self) -> dict[str, list[str]]:
-        """Return what is implausible, under its key; nothing where all is as known."""
+        """Return what is implausible, under its key, nothing where all is as known."""
         told = [str(problem) for problem in self.resolved.warnings]
         return {"warnings": told} if told else {}
 
@@ -174,8 +174,9 @@ class Workload(Record):
     ) -> dict[str, Point]:
         """Return some scenarios (default: all) in full.
 
-        engine: null: each scenario's that answers it; simulation: the event engine to use, which then holds their
-        timelines; null: one of its own; requests: what simulates requests where no engine is asked for.
+        engine: null: each scenario's that answers it.
+        simulation: the event engine to use, which then holds their timelines (null: one of its own).
+        requests: what simulates requests where no engine is asked for.
         """
         if engine is not None:
             _check_engine(engine)
@@ -187,7 +188,7 @@ class Workload(Record):
         return {each.name: used.point(each, self.calibration(each)) for each in chosen}
 
     def model(self) -> dict[str, Any]:
-        """Return what can be counted of the model; FLOP a token at the training scenario's length."""
+        """Return what can be counted of the model. FLOP a token at the training scenario's length."""
         plans = [each.plan for each in self.resolved.scenarios.values()]
         lengths = [plan.sequence for plan in plans if isinstance(plan, Training)]
         return architecture_facts(self.resolved.architecture, float(np.max(lengths[0])) if lengths else COUNTING_LENGTH)
@@ -218,7 +219,7 @@ class Workload(Record):
         return replace(self, _calibrations=known)
 
     def scenario(self, name: str) -> Scenario:
-        """Return one scenario as the engines take it; raise InputError on an unknown name."""
+        """Return one scenario as the engines take it. Raises InputError on an unknown name."""
         if name not in self.resolved.scenarios:
             raise InputError.single(f"no scenario `{name}`", hint=f"write one of {', '.join(self.scenarios)}")
         return self.resolved.scenarios[name]
@@ -237,7 +238,7 @@ class Workload(Record):
         return axis
 
     def _numbers(self, scenario: str, path: str, values: Iterable[Any]) -> Array:
-        """Return values as SI numbers; strings are read as `--set` reads them."""
+        """Return values as SI numbers. Strings are read as `--set` reads them."""
         if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
             return values.astype(np.float64)
         values = list(values)
@@ -280,7 +281,8 @@ def _answer(scenarios: Iterable[Scenario], requests: Requests | None) -> Engine:
 def event_engine(*, full: bool = False, requests: Requests | None = None) -> EventEngine:
     """Return an event engine.
 
-    full: it simulates ranks and stages that are alike one by one; requests: simulates those of serving scenarios.
+    full: it simulates ranks and stages that are alike one by one.
+    requests: simulates those of serving scenarios.
     """
     from costmodel.event.evaluation import EventEngine  # SimPy loads when it is used
 
@@ -292,8 +294,9 @@ def request_engine(
 ) -> Requests:
     """Return what simulates the requests of a serving scenario.
 
-    checkpoint: file that keeps the state of a simulation; workers: threads for replicas that serve independently of
-    each other; on_progress: is told the share of its runs that are done.
+    checkpoint: file that keeps the state of a simulation.
+    workers: threads for replicas that serve independently of each other.
+    on_progress: is told the share of its runs that are done.
     """
 
     def requests(scenario: Scenario, plan: Serving, calibration: Calibration) -> Evaluation:
@@ -305,7 +308,7 @@ def request_engine(
 
 
 def _as_numbers(path: str, values: list[Any]) -> Array:
-    """Return the values of an axis as an array; raise InputError where they are not numbers."""
+    """Return the values of an axis as an array. Raises InputError where they are not numbers."""
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
@@ -332,11 +335,12 @@ def load(
     """Return the workload of a file, of a name under `workloads/`, of a document, or the smallest one of a model.
 
     A model is a name of the catalogue, a model file, a config.json or its folder, or an id in the cache of Hugging
-    Face; it needs a cluster. phases: of a model, those that run (default: prefill and decode).
-    set: path of the resolved document -> value, a string with its unit or an SI number; cluster: stands for every
-    scenario's own, of several each scenario runs on all, as `NAME@CLUSTER`; search_path: folders that are searched
-    before $COSTMODEL_PATH and the package's data; scenarios: those to load (default: all).
-    Raises InputError with every problem, each with its place and fix; warns of implausible hardware.
+    Face. It needs a cluster. phases: of a model, those that run (default: prefill and decode).
+    set: path of the resolved document -> value, a string with its unit or an SI number.
+    cluster: stands for every scenario's own, of several each scenario runs on all, as `NAME@CLUSTER`.
+    search_path: folders that are searched before $COSTMODEL_PATH and the package's data.
+    scenarios: those to load (default: all). Raises InputError with every problem, each with its place and fix. Warns of
+    implausible hardware.
     """
     changes, search_path = _in_si(set or {}), tuple(search_path)
     clusters = (cluster,) if isinstance(cluster, str) else tuple(cluster or ())

@@ -25,7 +25,7 @@ def visible_json(text: str) -> str:
 
 
 class CostModelError(Exception):
-    """Base of all errors that `costmodel` raises on purpose; `exit_code` is what the command line returns."""
+    """Base of all errors that `costmodel` raises on purpose. `exit_code` is what the command line returns."""
 
     exit_code = 2
 

@@ -26,7 +26,9 @@ _RELEASE = re.compile(r"\d+(?:\.\d+)*")
 class Required(ValueRecord):
     """A package that another one requires.
 
-    requires: the versions that will do; version: the installed one, or null; extras: its own that are asked for.
+    requires: the versions that will do.
+    version: the installed one, or null.
+    extras: its own that are asked for.
     """
 
     name: str
@@ -61,7 +63,7 @@ class Extra(ValueRecord):
 
     @property
     def gives(self) -> str:
-        """Return what it gives; blank of one that nothing is known of."""
+        """Return what it gives. Blank of one that nothing is known of."""
         return GIVES.get(self.name, "")
 
     @property
@@ -76,7 +78,7 @@ def stated_version() -> str | None:
 
 
 def dependencies() -> tuple[Required, ...]:
-    """Return what the package always requires; nothing where it is not installed as a package."""
+    """Return what the package always requires, nothing where it is not installed as a package."""
     return tuple(required for required, extras in _requirements() if not extras)
 
 
@@ -106,7 +108,7 @@ def _requirements() -> Iterator[tuple[Required, frozenset[str]]]:
 
 
 def _stated_by(package: str) -> Iterator[tuple[Required, frozenset[str]]]:
-    """Yield what the metadata of a package require, with the extras that it is for; nothing where it is absent."""
+    """Yield what the metadata of a package require, with the extras that it is for, nothing where it is absent."""
     try:
         lines = metadata.requires(package) or []
     except metadata.PackageNotFoundError:

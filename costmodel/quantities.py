@@ -60,7 +60,7 @@ def minimum(first: Quantity, *others: Quantity) -> Quantity:
 
 
 def sum_of(values: Iterable[Quantity]) -> Quantity:
-    """Return the sum of numbers and arrays that broadcast; zero of none."""
+    """Return the sum of numbers and arrays that broadcast, zero of none."""
     total: Quantity = 0.0
     for value in values:
         total = total + value
@@ -128,7 +128,7 @@ def where(condition: Mask, yes: Quantity, no: Quantity) -> Quantity:
 
 
 def place_of_largest(values: Sequence[Quantity]) -> Indices | int:
-    """Return the place of the largest of some values, point by point; the first of equal ones."""
+    """Return the place of the largest of some values, point by point. The first of equal ones."""
     largest: Quantity = values[0]
     place: Any = 0
     for i, value in enumerate(values[1:], 1):
@@ -182,7 +182,7 @@ class ArrayKey(Record):
 
 
 def as_key(value: Quantity) -> ArrayKey | float:
-    """Return a number or an array as a key of what follows from it; `value_of` returns it again."""
+    """Return a number or an array as a key of what follows from it. `value_of` returns it again."""
     return ArrayKey(value) if isinstance(value, np.ndarray) else value
 
 

@@ -20,7 +20,7 @@ _KINDS = {
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Return a regular file, opened for reading; links to one are followed.
+    """Return a regular file, opened for reading. Links to one are followed.
 
     Raises OSError whose `strerror` says why not: it does not exist, is a folder, a pipe, a device or a socket, has too
     long a name, is a link that leads to itself, or may not be read.

@@ -40,7 +40,7 @@ def fields(record: Struct | type[Struct]) -> tuple[str, ...]:
 
 
 def is_record(thing: object) -> bool:
-    """Tell whether a thing is a record, a value or a state; classes are not."""
+    """Tell whether a thing is a record, a value or a state. Classes are not."""
     return isinstance(thing, Struct)
 
 

@@ -88,15 +88,16 @@ def stored_line(name: str) -> str:
 
 
 def reason_kind(reason: str) -> str:
-    """Return the entry of `REASONS` that a reason begins with; of any other reason, what precedes its details."""
+    """Return the entry of `REASONS` that a reason begins with. Of any other reason, what precedes its details."""
     return next((kind for kind in REASONS[1:] if reason.startswith(kind)), reason.partition(": ")[0])
 
 
 class Entry(MutableRecord):
     """One line of a breakdown: exposed seconds, what is hidden under something slower, and the work.
 
-    count: runs of its operators on a device; flop: work of all runs [FLOP]; traffic: compulsory bytes of all runs to
-    and from device memory [B], null for messages.
+    count: runs of its operators on a device.
+    flop: work of all runs [FLOP].
+    traffic: compulsory bytes of all runs to and from device memory [B], null for messages.
     """
 
     name: str
@@ -170,9 +171,9 @@ def whole_of(headline: float | None, breakdown: Sequence[Entry]) -> float:
 class Offer(Record):
     """What one device of a scenario offers.
 
-    peaks: number format -> dense peak of all processors [FLOP/s]; memory: level -> (capacity [B], bandwidth [B/s], null
-    where no source states it), from the nearest to the farthest; price: `rental` [$/s] and `purchase` [$], each with
-    its `value`, `kind`, `date` and `source`, null where unknown.
+    peaks: number format -> dense peak of all processors [FLOP/s].
+    memory: level -> (capacity [B], bandwidth [B/s], null where no source states it), from the nearest to the farthest.
+    price: `rental` [$/s] and `purchase` [$], each with its `value`, `kind`, `date` and `source`, null where unknown.
     """
 
     device: str
@@ -197,13 +198,18 @@ class Offer(Record):
 class Point(Record):
     """One scenario at one point, complete.
 
-    headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound; host_memory:
-    bytes that a device keeps on its host, null where it keeps none there (tensors: weights, states, gradients and
-    activations; kv_cache); reason: why the point is infeasible, null where it is not; reasons: why each null metric is
-    null; verdict: whether an engine keeps up with its load, percentiles: of a request's times in seconds, both null but
-    for serving; routing: what is known of expert layers, null where there are none; goodput: shares of a run that
-    failures interrupt, null where no checkpoints are stated; anchor: what measured steps of the site say, null without
-    any; details: more of a phase's own, by the keys of the document.
+    headline: the metric that breakdown and bubble sum to.
+    memory: bytes by part, null for a bound.
+    host_memory: bytes that a device keeps on its host, null where it keeps none there (tensors: weights, states,
+    gradients and activations; kv_cache).
+    reason: why the point is infeasible, null where it is not.
+    reasons: why each null metric is null.
+    verdict: whether an engine keeps up with its load, percentiles: of a request's times in seconds, both null but for
+    serving.
+    routing: what is known of expert layers, null where there are none.
+    goodput: shares of a run that failures interrupt, null where no checkpoints are stated.
+    anchor: what measured steps of the site say, null without any.
+    details: more of a phase's own, by the keys of the document.
     """
 
     phase: str
@@ -245,12 +251,12 @@ class Point(Record):
 
     @property
     def whole(self) -> float:
-        """Return the time that lines are shares of: the headline; without one, as of a queue that grows, their sum."""
+        """Return the time that lines are shares of: the headline. Without one, as of a queue that grows, their sum."""
         return whole_of(self.metrics.get(self.headline), self.breakdown)
 
     @property
     def bound(self) -> str:
-        """Return what limits most of the exposed time; `capacity` where the scenario cannot run."""
+        """Return what limits most of the exposed time. `capacity` where the scenario cannot run."""
         if not self.fits:
             return "capacity"
         totals: dict[str, float] = defaultdict(float)
@@ -330,8 +336,7 @@ class Result(Record, dict=True):
     """One scenario over a grid: an array of the grid's shape for every metric, a float where there are no axes.
 
     metrics are NaN (None for a single point) where the scenario cannot run; fits is the mask and reason an index into
-    `REASONS`. Documents of points are computed when asked for, intervals the first
-    time that they are.
+    `REASONS`. Documents of points are computed when asked for, intervals the first time that they are.
     """
 
     scenario: str
@@ -366,7 +371,7 @@ class Result(Record, dict=True):
         return self.point().breakdown
 
     def point(self, *index: int) -> Point:
-        """Return one point of the grid, complete; the index has one number for each axis."""
+        """Return one point of the grid, complete. The index has one number for each axis."""
         return self._point(index)
 
     def at(self, *index: int) -> dict[str, Any]:

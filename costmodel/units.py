@@ -1,6 +1,6 @@
 """Quantity strings to SI floats and back: one function each way.
 
-A unit has to be spelt exactly as in the table of its dimension; its prefix is a power of ten or of 1,024.
+A unit has to be spelt exactly as in the table of its dimension. Its prefix is a power of ten or of 1,024.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ _NOT_FINITE = re.compile(r"[+-]?\.?(?:nan|inf|infinity)\b.*", re.IGNORECASE)
 class Dimension(ValueRecord):
     """The spellings of one dimension.
 
-    base: the SI unit of its values; prefixes: those the base unit takes; other: further units as
-    `spelling -> (prefix, how many base units it is without)`; shown: prefixes that `render` uses;
+    base: the SI unit of its values.
+    prefixes: those the base unit takes.
+    other: further units as `spelling -> (prefix, how many base units it is without)`.
+    shown: prefixes that `render` uses.
     example: the unit that error messages suggest.
     """
 
@@ -88,13 +90,13 @@ def example_unit(dimension: str) -> str:
 
 
 def base_unit(dimension: str) -> str:
-    """Return the SI unit of a dimension's values; `1` for a ratio or a count."""
+    """Return the SI unit of a dimension's values. `1` for a ratio or a count."""
     return _DIMENSIONS[dimension].base or "1"
 
 
 @functools.lru_cache(maxsize=4096)
 def parse(text: str, dimension: str) -> float:
-    """Return the SI value of a quantity string such as `3.35 TB/s`; raise InputError that shows the fix."""
+    """Return the SI value of a quantity string such as `3.35 TB/s`. Raises InputError that shows the fix."""
     match = _NUMBER.fullmatch(text.strip())
     if match is None:
         raise _not_a_number(text, dimension)
@@ -117,7 +119,7 @@ def _prefixed(mantissa: str, prefix: str) -> float:
 
 
 def render(value: float, dimension: str) -> str:
-    """Return `value` (SI) for people, in the unit that is shortest to read; `parse` gives it back to 1e-12."""
+    """Return `value` (SI) for people, in the unit that is shortest to read. `parse` gives it back to 1e-12."""
     if not math.isfinite(value):
         raise ValueError(f"{value} has no finite quantity to render")
     known = _DIMENSIONS[dimension]

@@ -37,7 +37,8 @@ class LayerTimes(Record):
 class ActionTimes(Record):
     """Times of one kind of action [s].
 
-    kernels: of the device; async_reduce: the action in parts, null where it leaves no reductions running.
+    kernels: of the device.
+    async_reduce: the action in parts, null where it leaves no reductions running.
     """
 
     seconds: Seconds
@@ -46,7 +47,7 @@ class ActionTimes(Record):
 
     @property
     def parts(self) -> tuple[Seconds, Seconds, Seconds]:
-        """Return head, rest and trail; without asynchronous reductions all of the action is its head."""
+        """Return head, rest and trail. Without asynchronous reductions all of the action is its head."""
         parts = self.async_reduce
         return (self.seconds, 0.0, 0.0) if parts is None else (parts.head, parts.rest, parts.trail)
 

@@ -28,8 +28,8 @@ POWERS = {
 class Predicted(Record):
     """A step without anchors.
 
-    deviation: the standard deviation of log(measured / predicted) of its time [-]; least: the time of its products at
-    the peaks of the device, which no step is shorter than [s].
+    deviation: the standard deviation of log(measured / predicted) of its time [-].
+    least: the time of its products at the peaks of the device, which no step is shorter than [s].
     """
 
     metrics: Metrics
@@ -40,9 +40,12 @@ class Predicted(Record):
 class Anchored(Record):
     """What a site's measured steps say of a step.
 
-    factor: on its predicted time [-]; left: share of its interval that they leave [-]; deviation: standard deviation of
-    log(measured / (factor * predicted)) [-]; steps: how many were measured; ratios: measured over predicted time of
-    each; off: their logs over the deviations that sites scatter by [-].
+    factor: on its predicted time [-].
+    left: share of its interval that they leave [-].
+    deviation: standard deviation of log(measured / (factor * predicted)) [-].
+    steps: how many were measured.
+    ratios: measured over predicted time of each.
+    off: their logs over the deviations that sites scatter by [-].
     """
 
     factor: Quantity
@@ -107,7 +110,8 @@ def anchored(
 ) -> Anchored:
     """Return what measured steps make of a step: a Gaussian process of log(measured / predicted).
 
-    deviation: of the step without anchors; predict: gives a measured one without anchors.
+    deviation: of the step without anchors.
+    predict: gives a measured one without anchors.
     """
     known = standing(scenario, anchor, predict)
     factor, after = np.exp(deviation * known.mean), deviation * known.left
@@ -117,7 +121,7 @@ def anchored(
 
 
 def _residual(step: MeasuredStep, one: Predicted) -> float:
-    """Return log(measured / predicted) of a measured step's time; raise InputError where no device is that fast."""
+    """Return log(measured / predicted) of a measured step's time. Raises InputError where no device is that fast."""
     predicted = float(np.asarray(one.metrics[step.metric]))
     residual = POWERS[step.metric] * math.log(step.value / predicted)
     time = float(np.asarray(one.metrics["step_time"])) * math.exp(residual)

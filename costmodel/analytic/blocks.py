@@ -114,7 +114,7 @@ def single(value: T, index: tuple[int, ...]) -> T:
 
 
 def _map(value: Any, change: Callable[[Array], Quantity]) -> Any:
-    """Return a tree of records, tuples and mappings with every array changed; parts without arrays stay."""
+    """Return a tree of records, tuples and mappings with every array changed. Parts without arrays stay."""
     if isinstance(value, np.ndarray):
         return change(value)
     if is_record(value):

@@ -66,7 +66,7 @@ class BreakdownLines:
         entry.add_work(count, *_work(timed.operator))
 
     def add_wait(self, name: str, seconds: float, bound: str) -> None:
-        """Add time in which no operator runs; its basis is that of the operators so far."""
+        """Add time in which no operator runs. Its basis is that of the operators so far."""
         if not seconds:
             return
         bases: dict[str, float] = defaultdict(float)
@@ -102,7 +102,7 @@ def _work(operator: Operator) -> tuple[float, float | None, str | None]:
 
 
 def step_breakdown(step: StepModel, streams: StepStreams) -> list[Entry]:
-    """Return the operators of a training step, means over pipeline ranks; with the bubble they sum to the step time.
+    """Return the operators of a training step, means over pipeline ranks. With the bubble they sum to the step time.
 
     streams: of the step without perturbations.
     """

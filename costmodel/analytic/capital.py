@@ -19,7 +19,7 @@ ENERGY = ("energy_per_token", "energy_per_trillion_tokens")
 
 
 class Capital(Record):
-    """Purchase prices [$]: devices, nodes without their devices, fabric; null where a price is missing."""
+    """Purchase prices [$]: devices, nodes without their devices, fabric, null where a price is missing."""
 
     devices: Dollars | None
     hosts: Dollars | None
@@ -34,7 +34,7 @@ class Capital(Record):
 
 
 def price_facts(device: Device) -> dict[str, dict[str, Any] | None]:
-    """Return a single device's `rental` [$/s] and `purchase` [$]: value, kind, date, source; null where unknown."""
+    """Return a single device's `rental` [$/s] and `purchase` [$]: value, kind, date, source, null where unknown."""
     price = device.price
     named = {"rental": (price.rental, price.rental_quote), "purchase": (price.purchase, price.purchase_quote)}
     found: dict[str, dict[str, Any] | None] = {}

@@ -217,7 +217,7 @@ def _alone(model: PassModel, perturbations: Perturbations) -> Seconds:
 def transfer(scenario: Scenario, plan: Disaggregated) -> Collective:
     """Return the message that brings the prompts of a prefill pass to decode devices, as its busiest link sees it.
 
-    The devices of a prefill group send the caches of all its prompts, each its share; a decode device receives its part
+    The devices of a prefill group send the caches of all its prompts, each its share. A decode device receives its part
     of one request's cache.
     """
     source, target = plan.prefill.parallel, plan.decode.parallel

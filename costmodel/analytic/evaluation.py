@@ -146,7 +146,7 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
 
 @lru_cache(maxsize=64)
 def unanchored_step(run: Scenario, calibration: Calibration) -> Predicted:
-    """Return a training step without measured ones; kept by object, since all points of a site ask for the same."""
+    """Return a training step without measured ones. Kept by object, since all points of a site ask for the same."""
     assert isinstance(run.plan, Training), "anchors are training steps"
     step = TrainingEvaluation(replace(run, anchor=None), run.plan, calibration)
     return Predicted(step.metrics(None), step.deviation(calibration), step.least_time())
@@ -241,7 +241,7 @@ def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
 
 
 def ledger_of(scenario: Scenario) -> Ledger | None:
-    """Return what a device would hold, without timing anything; null for a bound."""
+    """Return what a device would hold, without timing anything, null for a bound."""
     plan = scenario.plan
     if isinstance(plan, ExpertBound):
         return None

@@ -21,9 +21,9 @@ from costmodel.workload.scenario import Disaggregated, Scenario
 
 
 def routing_facts(scenario: Scenario) -> Mapping[str, Quantity] | None:
-    """Return means over the model's expert layers, for one micro-batch; null without such layers and for a bound.
+    """Return means over the model's expert layers, for one micro-batch, null without such layers and for a bound.
 
-    Of a decoding pass where a phase has several kinds; of passes with and without chunks of prompts the mean, each as
+    Of a decoding pass where a phase has several kinds. Of passes with and without chunks of prompts the mean, each as
     often as it runs.
 
     expert_load: rows of the busiest rank over the mean

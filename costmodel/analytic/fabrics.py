@@ -32,7 +32,7 @@ class FabricFacts(Record):
 
 
 def facts(name: str, network: Network, endpoints: Quantity | None) -> FabricFacts:
-    """Return the counts of a topology with every port in use; raise InputError where it cannot be built."""
+    """Return the counts of a topology with every port in use. Raises InputError where it cannot be built."""
     fabric = named_fabric(network, endpoints)
     price = cost(fabric, network.price)
     bisection = None if network.bandwidth is None else bisection_bandwidth(fabric, network.bandwidth)

@@ -26,10 +26,14 @@ class Gathering(Record, kw_only=True):
 
     Prompts longer than a step's room are counted in chunks, of which one fits: r chunks a prompt, m = 1.
 
-    rate: of requests [1/s]; chunks: r, at least one; most: m, prompts (or chunks) that fit into a step
-    with_prompts, decode_only: seconds of both kinds of steps; mean: of any step
+    rate: of requests [1/s].
+    chunks: r, at least one.
+    most: m, prompts (or chunks) that fit into a step.
+    with_prompts, decode_only: seconds of both kinds of steps.
+    mean: of any step.
     base: a, what a step with prompts takes beside them: that of decoding, nothing of prompts in steps of their own
-    prompts: in a step with prompts, as the time of it has them; arrival_scv: 1 of Poisson arrivals, 0 of even ones
+    prompts: in a step with prompts, as the time of it has them.
+    arrival_scv: 1 of Poisson arrivals, 0 of even ones.
     """
 
     rate: Quantity
@@ -64,7 +68,7 @@ class Gathering(Record, kw_only=True):
             1/V = 1/(m - x) + (1 - 1/m) * (1 - (rate*b)^2)
 
         Prompts of a step are those that came in the one before, of Poisson's law with the mean rate*(a + b*k): their
-        variance is x/(1 - (rate*b)^2) where any number fits, x*(1 - x) where one does. Both are exact; between them V
+        variance is x/(1 - (rate*b)^2) where any number fits, x*(1 - x) where one does. Both are exact. Between them V
         is within 10 % of simulations where steps are less than two thirds full.
         """
         alone, load = self.kept, minimum(self.rate * self.chunks * self.each, _FULL)
@@ -97,7 +101,7 @@ class Gathering(Record, kw_only=True):
             W = rest + R + S * p^m / (1 - p^m),     S = r*(a + b*m),    R = rate*S*(r - 1)*(a + b*m)/2
 
         R: the chunks that are left of the prompt which a step is in. Limits: for one prompt a step M/D/1 with vacations
-        of a, W = rate*S^2/(2*(1 - rate*S)) + a/2 [Doshi, Queueing Systems 1, 1986]; no wait where any number fits.
+        of a, W = rate*S^2/(2*(1 - rate*S)) + a/2 [Doshi, Queueing Systems 1, 1986]. No wait where any number fits.
         share: of arrivals that find the engine at work.
         """
         full = self.base + self.each * self.most
@@ -118,7 +122,7 @@ class Gathering(Record, kw_only=True):
     def times(self, *, ahead: bool) -> tuple[Array, Array]:
         """Return times from arrival to first token at a single point, and their chances: those of Poisson arrivals.
 
-        The chain of prompts left before each step, k of them computed, solved for its steady state; an arrival finds a
+        The chain of prompts left before each step, k of them computed, solved for its steady state. An arrival finds a
         step by its length, its place in it even. ahead: a step that is scheduled already comes between.
         """
         started = float(self.started)

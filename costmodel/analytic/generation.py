@@ -47,7 +47,8 @@ LENGTHS = 4  # KV lengths at which a decoding step is evaluated, between attenti
 class GenerationTimes(Record):
     """Seconds of a static batch.
 
-    first: until all of it has its first token; later: of one more token, on average
+    first: until all of it has its first token.
+    later: of one more token, on average.
     kernels, joules: of one part of the batch in all passes, on all stages [s, J]
     """
 
@@ -126,7 +127,7 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
         return operators_of((self._prefill, *self._decode))
 
     def breakdown(self) -> list[Entry]:
-        """Return the operators of both parts; with the time that stages wait, they sum to the latency."""
+        """Return the operators of both parts. With the time that stages wait, they sum to the latency."""
         lines, times, sets = BreakdownLines(), self.times(), float(self._sets)
         steps = float(self._steps)
         passes, prefill = float(self._passes), times.prefill
@@ -166,7 +167,7 @@ def _sequences(scenario: Scenario, plan: Generate) -> Count:
 
 
 def kv_lengths(scenario: Scenario, plan: Generate) -> list[tuple[Count, Quantity]]:
-    """Return (KV length, weight) at which a decoding step is evaluated; the weights sum to one.
+    """Return (KV length, weight) at which a decoding step is evaluated. The weights sum to one.
 
     The steps after the first token see input + 1 ... input + output - 1 tokens. Their mean is that of the integral over
     [input + 1/2, input + output - 1/2] as far as the step time is linear in between. Gauss-Legendre quadrature
@@ -189,7 +190,7 @@ def kv_lengths(scenario: Scenario, plan: Generate) -> list[tuple[Count, Quantity
 
 @lru_cache(maxsize=8)
 def quadrature(points: int) -> tuple[tuple[float, float], ...]:
-    """Return (node in [-1, 1], weight) of Gauss-Legendre quadrature; the weights sum to one."""
+    """Return (node in [-1, 1], weight) of Gauss-Legendre quadrature. The weights sum to one."""
     nodes, weights = np.polynomial.legendre.leggauss(points)
     return tuple((float(node), float(weight) / 2) for node, weight in zip(nodes, weights, strict=True))
 

@@ -1,4 +1,4 @@
-"""The analytic engine over a grid: blocks in, metrics, masks and intervals out; and one point in full."""
+"""The analytic engine over a grid: blocks in, metrics, masks and intervals out. And one point in full."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _point_metrics(scenario: Scenario, attempt: _Attempt) -> dict[str, float | N
 
 
 def _ends(pair: Interval) -> tuple[float, float] | None:
-    """Return an interval of a single point; null where it has no end, as where slower kernels overload a queue."""
+    """Return an interval of a single point. Null where it has no end, as where slower kernels overload a queue."""
     if pair is None or not np.isfinite(pair[1]):
         return None
     return float(pair[0]), float(pair[1])
@@ -164,7 +164,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
 def _spans(
     evaluation: Evaluation, calibration: Calibration, scenario: Scenario, metrics: Metrics, dimensions: int
 ) -> dict[str, Interval]:
-    """Return the intervals of metrics; of an anchored step, what measured steps say of its time and rates."""
+    """Return the intervals of metrics. Of an anchored step, what measured steps say of its time and rates."""
     runs = run_scatter(scenario, calibration, evaluation.operators())
     spans = intervals(metrics, evaluation.families(), dimensions, evaluation.metrics, runs)
     known = evaluation.anchored

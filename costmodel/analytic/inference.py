@@ -1,4 +1,4 @@
-"""One pass of inference through the pipeline; micro-batches overlap computation with expert all-to-alls."""
+"""One pass of inference through the pipeline. Micro-batches overlap computation with expert all-to-alls."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ class PassModel(Record):
     joules: of the work of a device of each stage, all micro-batches [J]
     moving: what segments move over links that others cross meanwhile, empty where nothing meets
     pool_share: of the devices that hold experts only; joules and kernels are means over all
-    host_link: who gives way there; background: a message beside each stage's pass, which nothing in it waits for
+    host_link: who gives way there.
+    background: a message beside each stage's pass, which nothing in it waits for.
     """
 
     segments: tuple[tuple[Segment, ...], ...]
@@ -137,9 +138,13 @@ class PassTimes(Record):
 class StageTimes(Record):
     """Seconds of equal pipeline stages, of which there are `count`.
 
-    span: of the stage's program, without contention; host: in it, waiting for the host; contention: of its kernels
-    compute, all_to_all: in which each stream is busy; kernels: of the compute stream, without collectives
-    shared: of `compute`, what its messages take longer beside copies; background: the message beside the pass
+    span: of the stage's program, without contention.
+    host: in it, waiting for the host.
+    contention: of its kernels.
+    compute, all_to_all: in which each stream is busy.
+    kernels: of the compute stream, without collectives.
+    shared: of `compute`, what its messages take longer beside copies.
+    background: the message beside the pass.
     """
 
     count: int
@@ -258,7 +263,7 @@ def draft_passes(speculative: Speculative | None) -> int:
 
 
 def inference_context(scenario: Scenario, plan: Prefill | Decode) -> Context:
-    """Return one rank's view of one micro-batch; the ranks of a tp*cp group serve their sequences together."""
+    """Return one rank's view of one micro-batch. The ranks of a tp*cp group serve their sequences together."""
     ranks = scenario.parallel.tp * scenario.parallel.cp / plan.micro_batches
     if isinstance(plan, Prefill):
         passes = prefill_passes(scenario, plan)
@@ -402,7 +407,7 @@ def _shared_stage(
 def stage_contention(span: Seconds, compute: Seconds, all_to_all: Seconds, slowdown: Quantity) -> Seconds:
     """Return how much longer a stage takes because concurrent all-to-alls slow its kernels.
 
-    Both run during compute + all_to_all - span; idle time of the compute stream absorbs some of the extra time:
+    Both run during compute + all_to_all - span. Idle time of the compute stream absorbs some of the extra time:
 
         contention = max(0, (compute + all_to_all - span) * (1 - 1/slowdown) - (span - compute))
     """

@@ -1,6 +1,6 @@
 """80 % intervals: one perturbed evaluation per operator family and side, combined in quadrature.
 
-A family's error is the same for all its operators (they share one fit), so it is perturbed as a whole; families are
+A family's error is the same for all its operators (they share one fit), so it is perturbed as a whole. Families are
 independent. The centre is the metric with every family at its median ratio of measured to predicted time.
 """
 
@@ -75,14 +75,14 @@ def intervals(
     evaluate: Callable[[Perturbations], Metrics],
     runs: RunScatter | None = None,
 ) -> dict[str, Interval]:
-    """Return [low, high] of every metric; it always contains the point. families: those whose times are uncertain.
+    """Return [low, high] of every metric. It always contains the point. families: those whose times are uncertain.
 
         low = c - sqrt(sum_f down_f^2),   high = c + sqrt(sum_f up_f^2)
 
-    with c the metric at all medians, down_f and up_f its largest deviations under family f; on a logarithmic scale
+    with c the metric at all medians, down_f and up_f its largest deviations under family f. On a logarithmic scale
     except for `LINEAR` metrics. runs: how whole runs scatter about predictions, one more term of `TIMES` and `RATES`,
-    of which down_f and up_f then count in the share that runs show. A rate follows the scatter as far as it follows
-    the kernels: one that requests bring, and not the engine's speed, has none (`_followed`).
+    of which down_f and up_f then count in the share that runs show. A rate follows the scatter as far as it follows the
+    kernels: one that requests bring, and not the engine's speed, has none (`_followed`).
     """
     perturbations = perturbations_of(families, dimensions)
     if not perturbations:
@@ -148,7 +148,7 @@ def ratio_interval(before: Array, after: Array) -> tuple[float, float, float]:
     """Return the ratio of two evaluations and the ends of its 80 % interval.
 
     before, after: a metric under the same `perturbations_of`. An error that both share, such as that of a kernel which
-    the change does not touch, cancels; so does that of whole runs.
+    the change does not touch, cancels. So does that of whole runs.
     """
     with np.errstate(all="ignore"):
         low, high = _quadrature(np.log(after / before))
@@ -159,10 +159,11 @@ def ratio_interval(before: Array, after: Array) -> tuple[float, float, float]:
 class RunScatter(Record):
     """How far a run that nobody here has seen lies from its prediction, beside what its kernels say.
 
-    centre: log of measured over predicted time; down, up: to the ends of the 80 % interval from there; first_token:
-    what the time to the first token adds to both, in quadrature; power: likewise what the power of a board adds to
-    energies, down and up. kernels: the share of the interval of its kernels that a run shows, since their errors are
-    not all alike.
+    centre: log of measured over predicted time.
+    down, up: to the ends of the 80 % interval from there.
+    first_token: what the time to the first token adds to both, in quadrature.
+    power: likewise what the power of a board adds to energies, down and up. kernels: the share of the interval of its
+    kernels that a run shows, since their errors are not all alike.
     """
 
     centre: Quantity
@@ -176,12 +177,14 @@ class RunScatter(Record):
 def run_scatter(
     scenario: Scenario, calibration: Calibration, operators: Sequence[TimedOperator]
 ) -> RunScatter | None:  # fmt: skip
-    """Return the scatter of runs such as a scenario; null where none was fitted.
+    """Return the scatter of runs such as a scenario, null where none was fitted.
 
         down^2 = D_class^2 + sum over conditions b of (x_b D_b)^2,     up likewise
 
-    D_class: of the phase's class; x_b: `shares_of_conditions`; D_b: of runs that meet b wholly. Of the interval of
-    its kernels a run shows a share a, all of it where they are on their roofline: a + (1 - a) * x_roofline.
+    D_class: of the phase's class.
+    x_b: `shares_of_conditions`.
+    D_b: of runs that meet b wholly. Of the interval of its kernels a run shows a share a, all of it where they are on
+    their roofline: a + (1 - a) * x_roofline.
     """
     phase = scenario.plan.phase
     own = _logs(calibration, f"composition_{_CLASSES.get(phase, phase)}")
@@ -223,8 +226,9 @@ def run_deviation(scenario: Scenario, calibration: Calibration, operators: Seque
 
         s = sqrt(D^2 + a^2 * sum over families f of k_f^2) / 1.28,   k_f = sum over kernels i of f of t_i k_i / sum of t
 
-    D, a: of `run_scatter`, both ends alike; k_i: half of the log of the ratio of the ends of a kernel's interval. It is
-    near half the interval of the run's time, in which what runs side by side counts once.
+    D, a: of `run_scatter`, both ends alike.
+    k_i: half of the log of the ratio of the ends of a kernel's interval. It is near half the interval of the run's
+    time, in which what runs side by side counts once.
     """
     moved: dict[str, Quantity] = {}
     whole: Quantity = 0.0
@@ -243,7 +247,7 @@ def run_deviation(scenario: Scenario, calibration: Calibration, operators: Seque
 
 
 def _is_tried(scenario: Scenario, calibration: Calibration) -> bool:
-    """Tell whether publications of training steps have the architecture of the device; so where none is known to."""
+    """Tell whether publications of training steps have the architecture of the device. So where none is known to."""
     known = [name for name in calibration.families if name.startswith(TRIED)]
     return not known or f"{TRIED}{scenario.cluster.device.architecture}" in known
 
@@ -251,10 +255,13 @@ def _is_tried(scenario: Scenario, calibration: Calibration) -> bool:
 def shares_of_conditions(scenario: Scenario, operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
     """Return how far a run meets each of `CONDITIONS`, first tokens aside: from 0 to 1.
 
-    transferred, extrapolated, roofline: the share of the kernels' time; unknown: the framework names no kernels;
+    transferred, extrapolated, roofline: the share of the kernels' time.
+    unknown: the framework names no kernels.
     experts: a training step has routed experts, whose load, padding and permutations differ between programs and are
-    seldom published; served_experts: an engine has, which chooses one of several kernels for them by version and flags,
-    where `unknown` does not say more; drafted: it drafts tokens, and how many are accepted is assumed.
+    seldom published.
+    served_experts: an engine has, which chooses one of several kernels for them by version and flags, where `unknown`
+    does not say more.
+    drafted: it drafts tokens, and how many are accepted is assumed.
     """
     routed = any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.kinds)
     phase, unknown = scenario.plan.phase, not scenario.framework.implementations
@@ -291,7 +298,7 @@ def rests_on(operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
 
 
 def _logs(calibration: Calibration, family: str) -> tuple[float, float, float] | None:
-    """Return the centre of a family's spread, and down and up from there, as logarithms; null where it has none."""
+    """Return the centre of a family's spread, and down and up from there, as logarithms, null where it has none."""
     fit = calibration.families.get(family)
     if fit is None:
         return None

@@ -62,7 +62,7 @@ def coupling(schedule: str, pp: int, virtual: int, micro_batches: int, *, shared
 
     of equal stages with F = B_in = W, from steps drawn with a fixed seed, more of them the shorter they are. shared:
     one draw for all that a micro-batch passes, or one for each stage. A rank waits for the latest of its neighbours, so
-    the pace is that of maxima; a rank with other work meanwhile loses little.
+    the pace is that of maxima. A rank with other work meanwhile loses little.
     """
     micro_batches = steady_state(schedule, pp, virtual, micro_batches).longer
     events = _events(schedule, pp, virtual, micro_batches)
@@ -82,9 +82,10 @@ def coupling(schedule: str, pp: int, virtual: int, micro_batches: int, *, shared
 
 
 class _Events(NamedTuple):
-    """The actions of all ranks in the order of the recurrence; arrays have rows for the forward and the backward pass.
+    """The actions of all ranks in the order of the recurrence. Arrays have rows for the forward and the backward pass.
 
-    length: zero of an absent pass; micro_batch, chunk: those of the pass, any where it is absent.
+    length: zero of an absent pass.
+    micro_batch, chunk: those of the pass, any where it is absent.
     """
 
     waves: Waves

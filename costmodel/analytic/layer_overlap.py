@@ -74,7 +74,10 @@ def async_reduce_order(layers: int) -> Order:
 class LayerSegment(Record):
     """Equal layers that follow each other in a pass: their number, and the time of each part of one layer [s].
 
-    h2d: host to device; gather: collectives before the layer; reduce: collectives after it; d2h: device to host.
+    h2d: host to device.
+    gather: collectives before the layer.
+    reduce: collectives after it.
+    d2h: device to host.
     """
 
     count: int
@@ -112,8 +115,9 @@ def pass_seconds(chain: Sequence[LayerSegment], *, one_link: bool = False) -> Se
 class AsyncReduceTimes(Record):
     """A pass with asynchronous reductions [s].
 
-    head: its first layer; rest: the other layers, each delayed by the reduction before it; trail: the reduction of the
-    last layer, which later actions overlap.
+    head: its first layer.
+    rest: the other layers, each delayed by the reduction before it.
+    trail: the reduction of the last layer, which later actions overlap.
     """
 
     head: Seconds

@@ -6,8 +6,8 @@ Beside copies, kernels that exchanges slow are laid out with them: their speed i
 
 m: time in which the other one moves its bytes meanwhile, r: speed while both do, of `link_shares.paired_speeds`. Times
 and meetings depend on each other, so that the pass is laid out again until they agree. Limits: nothing is lost where
-they never meet; where the other one runs all along, t = fixed + wire/r; the longer of a long and a short one loses
-(1 - r)/r of the short one's wire time, so that the link's work is kept.
+they never meet. Where the other one runs all along, t = fixed + wire/r. The longer of a long and a short one loses (1 -
+r)/r of the short one's wire time, so that the link's work is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ STANDSTILL, GROWTH = 1e-3, 4.0  # of what stands still a round only tells that i
 class Moving(Record):
     """What moves bytes in a slot: seconds of that among the slot's own, and shares of links while it runs alone.
 
-    wire: share of the slot's seconds [-]; is_copy: to or from the host; all else are messages.
+    wire: share of the slot's seconds [-].
+    is_copy: to or from the host. All else are messages.
     """
 
     wire: Quantity
@@ -85,7 +86,8 @@ def laid_out(program: Program[K], seconds: Array) -> Layout:
 class _Met(NamedTuple):
     """Events of a stream that slow others.
 
-    loss: what these lose beside each; whole: during all of it, not only while it moves its bytes
+    loss: what these lose beside each.
+    whole: during all of it, not only while it moves its bytes.
     """
 
     events: Indices
@@ -103,7 +105,8 @@ class _Group(NamedTuple):
 class Meetings(Record):
     """What runs beside what.
 
-    moving: what each slot moves, or null; policy: who gives way on the link to the host
+    moving: what each slot moves, or null.
+    policy: who gives way on the link to the host.
     beside: streams whose messages share links with those of others, too, as a transfer between pools does
     slowed, slowing: streams of kernels and of the exchanges beside which they take `slowdown` times as long
     """

@@ -28,8 +28,10 @@ def starts_ahead(scenario: Scenario, plan: Serving) -> Quantity:
 def hidden_starts(share: Quantity, idle: Seconds, device: Seconds, before: Seconds) -> Seconds:
     """Return how much earlier a step with prompts ends on average, since the host began before the device did [s].
 
-    share: f, of steps that have prompts, any step alike; idle: g = H - D >= 0, what the host takes longer than the
-    device; device: D; before: D', of a step that only decodes, whose CUDA graph takes the host no time.
+    share: f, of steps that have prompts, any step alike.
+    idle: g = H - D >= 0, what the host takes longer than the device.
+    device: D.
+    before: D', of a step that only decodes, whose CUDA graph takes the host no time.
 
         h_i = max(h_(i-1), c_(i-2)) + H,   c_i = max(c_(i-1) + D, h_i)       h: the host's end, c: the device's
         a_1 = D',  a_2 = min(max(D' - g, 0), D),  a_(k+1) = max(a_k - g, 0)  head start of the k-th prompt step in a row
@@ -50,7 +52,7 @@ def with_lookahead(
 ) -> tuple[PassTimes, PassTimes]:
     """Return the times of steps with prompts, less what the host starts ahead, and of those that only decode.
 
-    A step before one with prompts decodes for others with a probability of at most their mean number [Markov]; without
+    A step before one with prompts decodes for others with a probability of at most their mean number [Markov]. Without
     it the device is idle and nothing hides. Ranks in lockstep have a prompt in some rank: 1 - (1 - f)^ranks.
     """
     prompts, decodes = steps

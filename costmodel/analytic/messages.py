@@ -38,7 +38,7 @@ class Routing(Record):
 
 
 def routing_of(model: Architecture) -> Routing:
-    """Return how a model's tokens choose experts; raise InputError where it has none."""
+    """Return how a model's tokens choose experts. Raises InputError where it has none."""
     for layer in model.layers:
         if isinstance(layer.ffn, MoeFfn):
             ffn = layer.ffn
@@ -50,10 +50,13 @@ def routing_of(model: Architecture) -> Routing:
 class CollectiveRequest(Record):
     """A collective of `size` bytes among `ranks`, as nccl-tests counts them.
 
-    algorithm: null for the fastest; chunks: of a pipelined one, null for so many that they do not count; stride,
-    groups: as of a layout; seed: of ECMP's hashes. For an exchange `size` is a rank's tokens in the payload's format;
-    mode as of Exchange; in_network: switches copy and add up; framework: whose implementations run it, null for those
-    of the default one.
+    algorithm: null for the fastest.
+    chunks: of a pipelined one, null for so many that they do not count.
+    stride, groups: as of a layout.
+    seed: of ECMP's hashes. For an exchange `size` is a rank's tokens in the payload's format.
+    mode: as of Exchange.
+    in_network: switches copy and add up.
+    framework: whose implementations run it, null for those of the default one.
     """
 
     kind: str
@@ -74,7 +77,8 @@ class CollectiveRequest(Record):
 class CollectiveTime(Record, kw_only=True):
     """What it takes [s]. latency: the part that does not shrink with the size; bus_bytes: what bus bandwidth counts.
 
-    equations: files that compute it, and their sections of docs/method.md; fit: the calibration that scales it.
+    equations: files that compute it, and their sections of docs/method.md.
+    fit: the calibration that scales it.
     """
 
     request: CollectiveRequest
@@ -102,8 +106,9 @@ class CollectiveTime(Record, kw_only=True):
 class Wire(Record):
     """What measurements say of a message's links.
 
-    launch: before it [s]; share: achieved part of the bandwidth of every link at this size; fixed: the time that does
-    not shrink with the size [s], null where the latencies of the links stand for themselves.
+    launch: before it [s].
+    share: achieved part of the bandwidth of every link at this size.
+    fixed: the time that does not shrink with the size [s], null where the latencies of the links stand for themselves.
     """
 
     launch: float
@@ -124,7 +129,7 @@ class _Answer(NamedTuple):
 def answer(
     request: CollectiveRequest, cluster: Cluster, calibration: Calibration, framework: Framework, engine: str
 ) -> CollectiveTime:
-    """Return the time of a collective or exchange; raise InputError where it does not fit the cluster."""
+    """Return the time of a collective or exchange. Raises InputError where it does not fit the cluster."""
     if engine not in ENGINES:
         raise InputError.single(f"no engine is named {engine!r}", hint=f"write one of {', '.join(ENGINES)}")
     if request.kind not in COLLECTIVES:
@@ -274,9 +279,10 @@ def _fastest(operator: Collective | ExpertAllToAll, links: GroupLinks) -> str:
 
 
 def _chunked(chunks: int, transfer: float, latencies: float, latency: float, wire: Wire) -> tuple[float, float]:
-    """Return (transfer, latencies) of a pipeline with so many chunks [s]; 0 chunks: the best number.
+    """Return (transfer, latencies) of a pipeline with so many chunks [s]. 0 chunks: the best number.
 
-    latencies: of all steps, without chunks; latency: of one.
+    latencies: of all steps, without chunks.
+    latency: of one.
     """
     steps = max(round(latencies / latency), 1) if latency else 1
     number = float(chunks or best_chunks(transfer, float(steps), latency))
@@ -332,9 +338,9 @@ def _flows(
 
 
 def _bus_bytes(request: CollectiveRequest, operator: Collective | ExpertAllToAll, links: GroupLinks) -> float:
-    """Return the bytes that bus bandwidth counts: nccl-tests' share of the buffer; of an exchange what DeepEP counts.
+    """Return the bytes that bus bandwidth counts: nccl-tests' share of the buffer. Of an exchange what DeepEP counts.
 
-    Copies to nodes, or to ranks in one node, those that stay included; in low-latency mode one an expert.
+    Copies to nodes, or to ranks in one node, those that stay included. In low-latency mode one an expert.
     """
     if isinstance(operator, Collective):
         return float(operator.size) * bus_factor(request.kind, request.ranks)

@@ -66,7 +66,7 @@ def rates_of_step(scenario: Scenario, plan: Training, step: Seconds) -> Metrics:
 
 
 def schedule_times(times: StepTimes) -> Mapping[str, Quantity]:
-    """Return the step's parts, means over pipeline ranks that sum to it; a full backward counts in `backward_input`."""
+    """Return the step's parts, means over pipeline ranks that sum to it. A full backward counts in `backward_input`."""
     kinds = times.by_kind
     return {
         "forward": kinds["forward"],
@@ -88,8 +88,8 @@ def pass_metrics(scenario: Scenario, plan: Prefill | Decode, ledger: Ledger, tim
 def _prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Metrics:
     """Return the metrics of a prefill.
 
-    ttft: latency of a device's whole batch through all stages, in passes that follow one another; rate:
-    tokens_per_device / (pp * passes * slowest stage), cached tokens of the prompts included. Where sequences are
+    ttft: latency of a device's whole batch through all stages, in passes that follow one another.
+    rate: tokens_per_device / (pp * passes * slowest stage), cached tokens of the prompts included. Where sequences are
     denoised in steps, of all steps one after the other.
     """
     passes = prefill_passes(scenario, plan).count
@@ -103,9 +103,9 @@ def _prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Met
 
 
 def _decode_metrics(scenario: Scenario, plan: Decode, ledger: Ledger, times: PassTimes) -> Metrics:
-    """Return the metrics of decoding; in a round of the pipeline's pp sets every request gets its tokens of a step.
+    """Return the metrics of decoding. In a round of the pipeline's pp sets every request gets its tokens of a step.
 
-    batch_per_device: of devices that hold layers; rates are over all devices, those with experts only included.
+    batch_per_device: of devices that hold layers. Rates are over all devices, those with experts only included.
     """
     step = times.round(scenario.parallel.pp)
     tpot = step / tokens_per_step(plan.speculative)
@@ -165,7 +165,7 @@ def max_batch_per_device(scenario: Scenario, plan: Decode, ledger: Ledger) -> Qu
 def largest_batch(scenario: Scenario, ledger: Ledger, batch: Count, unit: Count) -> Count:
     """Return the largest batch that fits in memory, a whole multiple of `unit`. ledger: of `batch`.
 
-    (capacity - weights - reserve) / (bytes that grow with the batch, per request), rounded down; or what fits in the
+    (capacity - weights - reserve) / (bytes that grow with the batch, per request), rounded down. Or what fits in the
     host's memory, where it keeps a share of the cache
     """
     fixed = ledger.weights + ledger.reserve

@@ -43,7 +43,8 @@ _PLAIN = re.compile(r"[\w./-]+")  # YAML reads such a name as text
 class Choice(ValueRecord):
     """What is chosen so that a job can run. requests: in flight; recompute: whether layers are computed again.
 
-    ep: ranks of a node over which a training step spreads its experts; micro_batch: sequences of a rank at a time.
+    ep: ranks of a node over which a training step spreads its experts.
+    micro_batch: sequences of a rank at a time.
     """
 
     tp: int
@@ -90,12 +91,12 @@ class Question(Record):
 
     @property
     def nodes(self) -> int:
-        """Return how many nodes there can be; those without a NIC are alone."""
+        """Return how many nodes there can be. Those without a NIC are alone."""
         return int(np.max(self.hardware.count)) if self.hardware.node.nic is not None else 1
 
     @property
     def experts(self) -> int:
-        """Return the largest number of ranks among which the experts of every layer can be divided; zero without."""
+        """Return the largest number of ranks among which the experts of every layer can be divided, zero without."""
         kinds = self.document.architecture.kinds
         return math.gcd(*(int(np.max(kind.ffn.experts)) for kind in kinds if isinstance(kind.ffn, MoeFfn)))
 
@@ -119,7 +120,7 @@ def question_of(
     model: str, cluster: str, phases: Mapping[str, str], changes: Mapping[str, object],
     search_path: Sequence[str | Path],
 ) -> Question:  # fmt: skip
-    """Return the question of some phases of a model on a cluster; for a node, on as many as the layout needs."""
+    """Return the question of some phases of a model on a cluster. For a node, on as many as the layout needs."""
     of_hardware = {path: value for path, value in changes.items() if path.startswith("hardware.")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplausibleInput)  # who loads the workload warns
@@ -128,7 +129,7 @@ def question_of(
 
 
 def choose(question: Question) -> Found:
-    """Return the first choice with which all phases fit, else the one that needs least; raise where none is valid."""
+    """Return the first choice with which all phases fit, else the one that needs least. Raise where none is valid."""
     most, *less = _eased(question)
     found = _first_layout(question, most)
     if found.holds:
@@ -141,7 +142,7 @@ def choose(question: Question) -> Found:
 
 
 def _first_layout(question: Question, eased: Choice) -> Found:
-    """Return the first layout with which all phases fit, else the last valid one; raise InputError where none is.
+    """Return the first layout with which all phases fit, else the last valid one. Raises InputError where none is.
 
     Of the layouts of a training step on as many devices, it is the one with the narrowest tensor parallelism.
     """
@@ -166,14 +167,14 @@ def _first_layout(question: Question, eased: Choice) -> Found:
 
 
 def _stated(failed: InputError | None) -> InputError | None:
-    """Return the problems of what changes set, without those of layouts that are only tried; all where none is."""
+    """Return the problems of what changes set, without those of layouts that are only tried. All where none is."""
     problems = failed.problems if failed is not None else ()
     of_changes = [each for each in problems if each.location is not None and each.location.source.startswith("--set ")]
     return LayoutError(of_changes) if of_changes else failed
 
 
 def _larger_micro_batch(question: Question, found: Found) -> Found:
-    """Return the same with the largest power of two of sequences a micro-batch that fits; one through a pipeline.
+    """Return the same with the largest power of two of sequences a micro-batch that fits. One through a pipeline.
 
     Without a pipeline nothing waits for a larger one, and its kernels are larger.
     """
@@ -188,7 +189,7 @@ def _larger_micro_batch(question: Question, found: Found) -> Found:
 
 
 def _eased(question: Question) -> list[Choice]:
-    """Return what needs less and less memory: fewer requests in flight; in training, layers computed again."""
+    """Return what needs less and less memory: fewer requests in flight. In training, layers computed again."""
     if question.recipe is not None:
         return [Choice(1, 1, recompute=recompute) for recompute in (False, True)]
     return [Choice(1, 1, requests=requests) for requests in REQUESTS]
@@ -200,7 +201,7 @@ def _powers(most: int) -> list[int]:
 
 
 def _layouts(question: Question) -> Iterator[list[tuple[int, int, int]]]:
-    """Yield layouts (tp, pp, dp), the fewest devices first; those of a list have as many.
+    """Yield layouts (tp, pp, dp), the fewest devices first. Those of a list have as many.
 
     The last one is yielded whatever it holds, so that there is one.
     """
@@ -228,7 +229,7 @@ def batch_of(question: Question, recipe: TrainingRecipe) -> tuple[int, int]:
 
 
 def _try(question: Question, choice: Choice) -> Found:
-    """Return the scenarios of a choice, and whether they fit; raise LayoutError where something does not divide.
+    """Return the scenarios of a choice, and whether they fit. Raises LayoutError where something does not divide.
 
     Degrees that changes set are taken as chosen, so that what each device gets is of the layout that runs.
     """
@@ -320,7 +321,7 @@ def _framework(phase: str) -> str:
 
 
 def _work(question: Question, name: str, choice: Choice) -> list[str]:
-    """Return the keys of a phase: devices of tp share each request; stages of a pipeline pass requests on."""
+    """Return the keys of a phase: devices of tp share each request. Stages of a pipeline pass requests on."""
     phase = question.phases[name]
     lengths = [f"input_tokens: {_INPUT}", f"output_tokens: {_OUTPUT}"]
     requests, recipe = choice.requests, question.recipe

@@ -1,4 +1,4 @@
-"""The smallest workload of a model on clusters: a layout that fits, round lengths, a published batch; it says which."""
+"""The smallest workload of a model on clusters: a layout that fits, round lengths, a published batch. It says which."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def start_workload(
     model: str, clusters: Sequence[str], phases: Sequence[str] = (), search_path: Sequence[str | Path] = (),
     changes: Mapping[str, object] | None = None,
 ) -> ModelStart:  # fmt: skip
-    """Return the smallest workload of a model on clusters; raise InputError where one of them is unknown.
+    """Return the smallest workload of a model on clusters. Raises InputError where one of them is unknown.
 
     Inference has the fewest devices whose memory holds the model and the requests of all its phases: tensor parallel in
-    a node, then pipeline stages over nodes; fewer requests where no layout holds all. Training takes the fewest whole
+    a node, then pipeline stages over nodes. Fewer requests where no layout holds all. Training takes the fewest whole
     nodes, filled with data parallelism, experts spread inside a node, tensor parallelism no wider than memory asks for,
     without a pipeline the largest micro-batch that fits, and the batch of the published recipe of the nearest size. If
     nothing fits, the lines say by how much, and the quantisation and the number of devices that would. changes: paths

@@ -79,10 +79,13 @@ class StepTable(Record):
 class Solution(Record, kw_only=True):
     """An engine at a rate.
 
-    running: requests in a step as one of them meets it, itself included; in_system: mean number that steps work on
+    running: requests in a step as one of them meets it, itself included.
+    in_system: mean number that steps work on.
     state: the steps of such a request; with_prompts, decode_only: seconds of its steps; behind_ranks: of the latter,
         what waits for prompts of other ranks; kernels, joules: of the mean step
-    capacity: highest rate [1/s]; load: rate over that; waits: seconds of a request by cause, before its own steps
+    capacity: highest rate [1/s].
+    load: rate over that.
+    waits: seconds of a request by cause, before its own steps.
     """
 
     running: Count
@@ -174,7 +177,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return wait
 
     def solution(self, perturbations: Perturbations = None) -> Solution:
-        """Return the engine at the rate, or with all seats taken where it cannot keep up; unperturbed it is kept."""
+        """Return the engine at the rate, or with all seats taken where it cannot keep up. Unperturbed it is kept."""
         return self._kept if perturbations is None else self._solve(perturbations)
 
     @cached_property
@@ -299,7 +302,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return waits, spread
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
-        """Return the metrics at the rate; where it is more than the engine can serve, of an engine that is full."""
+        """Return the metrics at the rate. Where it is more than the engine can serve, of an engine that is full."""
         plan, parallel, found = self._plan, self._scenario.parallel, self.solution(perturbations)
         assert plan.rate is not None
         rate = minimum(plan.rate, found.capacity)
@@ -335,7 +338,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return VERDICTS[1] if found.spread.seats.waiting > 0.5 else VERDICTS[0]
 
     def percentiles(self) -> dict[str, dict[str, float]]:
-        """Return quantiles of the times of alike requests; none where the queue grows without end."""
+        """Return quantiles of the times of alike requests, none where the queue grows without end."""
         found, tokens = self.solution(), self._plan.output_tokens - 1
         if not np.isfinite(found.first):
             return {}
@@ -371,7 +374,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     def breakdown(self) -> list[Entry]:
         """Return what a request's latency consists of: operators of the steps of its life, and waiting.
 
-        Operators are priced at the batch itself; their sum is scaled to the table's, which the metrics rest on.
+        Operators are priced at the batch itself. Their sum is scaled to the table's, which the metrics rest on.
         """
         found, models = self._exact
         lines, sets, state = BreakdownLines(), float(self._scenario.parallel.pp), found.state
@@ -394,7 +397,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return lines.sorted()
 
     def beyond(self) -> str | None:
-        """Return why requests have to be simulated one by one at a single point; null where the closed form holds.
+        """Return why requests have to be simulated one by one at a single point, null where the closed form holds.
 
         Against the request engine its means are within a sixth below `NEAR`, and up to half as long or twice as long
         from there on and for outputs of a few tokens (docs/method.md, 12.4). Far above the highest stable rate the
@@ -436,7 +439,7 @@ class _Place(Record):
 
     @classmethod
     def at(cls, values: Quantity, target: Quantity, axis: int) -> _Place:
-        """Return the place of a target among values that grow along an axis; at an end where it lies outside."""
+        """Return the place of a target among values that grow along an axis. At an end where it lies outside."""
         target = np.expand_dims(np.asarray(target), axis=axis) if np.ndim(target) >= -1 - axis else np.asarray(target)
         known, aim = np.broadcast_arrays(np.asarray(values), target)
         aim = aim.take([0], axis=axis)

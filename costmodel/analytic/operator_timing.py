@@ -25,7 +25,8 @@ KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # computed by th
 class TimedOperator(Record):
     """An operator, its time and the fit behind it.
 
-    overlapped_gemm: the one that a tensor-parallel message overlaps; least: what no interval goes below [s].
+    overlapped_gemm: the one that a tensor-parallel message overlaps.
+    least: what no interval goes below [s].
     """
 
     operator: Operator
@@ -45,9 +46,10 @@ class TimedWork(Record):
 
 
 class OperatorTimer(MutableRecord):
-    """Times the operators of one scenario; operators of equal sizes are evaluated once, whatever their names.
+    """Times the operators of one scenario. Operators of equal sizes are evaluated once, whatever their names.
 
-    processors: available to compute kernels; is_training: kernels are slower than in benchmark loops.
+    processors: available to compute kernels.
+    is_training: kernels are slower than in benchmark loops.
     """
 
     cluster: Cluster
@@ -85,7 +87,7 @@ class OperatorTimer(MutableRecord):
         return known
 
     def _over_grid(self, operator: Operator, machine: Machine, fit: FamilyFit) -> Time:
-        """Return an operator's time; of a kernel over a grid on one machine, each size is evaluated once."""
+        """Return an operator's time. Of a kernel over a grid on one machine, each size is evaluated once."""
         sizes = DistinctSizes.of(operator) if isinstance(operator, KERNELS) and fit.form is not None else None
         if sizes is None or not self._is_uniform(machine):
             return operator_time(operator, machine, self.cluster, fit)
@@ -109,7 +111,7 @@ class OperatorTimer(MutableRecord):
 
 
 def operator_timer(scenario: Scenario, calibration: Calibration) -> OperatorTimer:
-    """Return the timer of a scenario; in training kernels are slower, as `slowdown_of` says."""
+    """Return the timer of a scenario. In training kernels are slower, as `slowdown_of` says."""
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
     is_training = isinstance(scenario.plan, Training)

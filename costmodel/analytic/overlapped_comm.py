@@ -83,7 +83,7 @@ class OverlappedComm(Record):
     def of_layer(self, label: str, kind: Kind, *, once_per_step: bool = False) -> Iterator[PartOperator]:
         """Yield the communication of one layer's pass. once_per_step: with that of the step's first or last pass.
 
-        Stage 3 gathers weights for a forward pass, and for a backward pass unless they were kept; stages 1 and 2 once,
+        Stage 3 gathers weights for a forward pass, and for a backward pass unless they were kept. Stages 1 and 2 once,
         for the first forward pass. Gradients are reduced after every micro-batch or after the last one.
         """
         plan, layer = self.plan, self.layers[label]
@@ -178,7 +178,7 @@ class OverlappedComm(Record):
     def async_reduce_pair(
         self, pair: tuple[Works, Works], compute: Seconds, all_to_alls: Seconds, perturbations: Perturbations
     ) -> AsyncReduceTimes:
-        """Return an overlapped pair that earlier reductions may delay; its own end with it [s].
+        """Return an overlapped pair that earlier reductions may delay. Its own end with it [s].
 
         max(compute, all-to-alls, collectives), where its collectives wait for the earlier ones.
         """
@@ -235,8 +235,9 @@ def _dp_comm_slowdown(
 
         min(t, t_node) * (1 - 1/dp_comm_slowdown)        [as `all_to_all_contention` of `actions`]
 
-    t: of the collective; t_node: the same bytes between the devices of one node, where it has several. NCCL runs on as
-    many processors as a fabric's bandwidth needs: on few for long over a slow one [NCCL, src/graph/search.cc].
+    t: of the collective.
+    t_node: the same bytes between the devices of one node, where it has several. NCCL runs on as many processors as a
+    fabric's bandwidth needs: on few for long over a slow one [NCCL, src/graph/search.cc].
     """
     slowdown = timer.framework.dp_comm_slowdown
     if np.all(np.asarray(slowdown) == 1.0):

@@ -29,7 +29,7 @@ class PhaseEvaluation(ABC, Generic[T]):
         """Return every distinct operator, in the order of a pass."""
 
     def times(self, perturbations: Perturbations = None) -> T:
-        """Return the times with families perturbed within their spread; without perturbations they are kept."""
+        """Return the times with families perturbed within their spread. Without perturbations they are kept."""
         return self._unperturbed if perturbations is None else self._evaluate(perturbations)
 
     @cached_property

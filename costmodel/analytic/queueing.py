@@ -1,4 +1,4 @@
-"""Waiting in front of an engine: for the running step, behind other prompts; and how far times spread."""
+"""Waiting in front of an engine: for the running step, behind other prompts. And how far times spread."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def others_share(
         f = (b_decode + F*(b_prompts - b_decode)) / (b_prompts + (1 - b_prompts)/r),    b: as a, of one rank
         (F - f) / (1 - f)
 
-    rate: of requests at each rank [1/s]; steps: t_prompts, t_decode [s]; runs: r.
+    rate: of requests at each rank [1/s].
+    steps: t_prompts, t_decode [s].
+    runs: r.
     """
     long, short = steps
     any_long, any_short = (busy_share(ranks * rate * step, arrival_scv) for step in (long, short))
@@ -69,12 +71,14 @@ def aligned_wait(starts: Quantity, ranks: Count, most: Count) -> tuple[Count, Co
 
     Prompts come to each of D ranks at random, x a step. They start once every rank has one, or T steps after the last
     start [TensorRT-LLM, PyExecutor._balance_adp_requests]. The ranks' first prompts come within t steps with the chance
-    (1 - exp(-x t))^D; those of one rank wait t more where another has none yet:
+    (1 - exp(-x t))^D. Those of one rank wait t more where another has none yet:
 
         cycle = integral from 0 to T of 1 - (1 - exp(-x t))^D dt
         wait  = integral from 0 to T of t * (1 - (1 - exp(-x t))^(D - 1)) dt / cycle
 
-    starts: x; ranks: D; most: T. Limits: T/2 and T for few prompts; no wait for a single rank, or very many prompts.
+    starts: x.
+    ranks: D.
+    most: T. Limits: T/2 and T for few prompts. No wait for a single rank, or very many prompts.
     """
     within = minimum(most, _DECAYED / maximum(starts, _TINY))
     cycle: Quantity = 0.0 * within
@@ -96,8 +100,11 @@ _TINY = 1e-12  # where no request ever comes
 class Life(Record, kw_only=True):
     """The time of a request from its first token to its last, as arrivals around it vary.
 
-    mean: of that time [s]; in_system: requests that steps work on, L; arrival_scv: c_a^2
-    slowing: k, d ln(life)/d ln(L); prompts: rho, the share of time in which prompts are computed
+    mean: of that time [s].
+    in_system: requests that steps work on, L.
+    arrival_scv: c_a^2.
+    slowing: k, d ln(life)/d ln(L).
+    prompts: rho, the share of time in which prompts are computed.
     """
 
     mean: Seconds
@@ -112,11 +119,11 @@ class Life(Record, kw_only=True):
             (s/R)^2 = c_a^2/L * integral over f of |H|^2 * |A + k_d*H*(1 + A*H)/(1 - k_d*H)|^2
             A = rho/(1 - rho),   k_d = (k - rho)/(1 - rho)
 
-        H: the window of a life, f in 1/R. Arrivals are white noise; prompts that come within a life delay it by rho/L
+        H: the window of a life, f in 1/R. Arrivals are white noise. Prompts that come within a life delay it by rho/L
         of it each, and so do those that this delay lets in. What decoding takes longer follows from the number in
         flight, which is L*H of the noise and what longer lives add. Limits: for rho = 0 that number's mean over a life,
-        whose variance is 2/3*L at k = 0; for k = rho the delay busy period of a life's prompts, of variance
-        rho^2/(1 - rho)^2/L [Conway, Maxwell, Miller, Theory of Scheduling, 1967].
+        whose variance is 2/3*L at k = 0. For k = rho the delay busy period of a life's prompts, of variance rho^2/(1 -
+        rho)^2/L [Conway, Maxwell, Miller, Theory of Scheduling, 1967].
         """
         share = min(max(float(self.prompts), 0.0), _STEEP)
         decoding = min(max((float(self.slowing) - share) / (1.0 - share), 0.0), _STEEP)
@@ -138,8 +145,11 @@ class Spread(Record, kw_only=True):
 
     fixed: part of the first token's time that all share [s]; own: of the steps with its prompt, and of one that is
         scheduled already, on the mean
-    busy: share of arrivals that find the engine at work; gathering: the prompts that they wait for, or share steps with
-    ahead: whether a step is scheduled already; seats: the queue for a seat; life: the time after the first token
+    busy: share of arrivals that find the engine at work.
+    gathering: the prompts that they wait for, or share steps with.
+    ahead: whether a step is scheduled already.
+    seats: the queue for a seat.
+    life: the time after the first token.
     """
 
     fixed: Seconds

@@ -38,7 +38,7 @@ class Priced(Record):
 
 
 def remedies(scenario: Scenario, plan: Training) -> Iterator[Remedy]:
-    """Yield changes that need less memory on the same devices, each alone; then all together, recomputing or not."""
+    """Yield changes that need less memory on the same devices, each alone. Then all together, recomputing or not."""
     changes = list(_changes(scenario, plan))
     recomputed = "layer" in plan.recompute or "full" in plan.recompute
     for key, setting, change in changes:
@@ -80,7 +80,7 @@ def _recomputing(scenario: Scenario, name: str) -> Scenario:
 
 
 def _expert_ranks(scenario: Scenario) -> int:
-    """Return over how many ranks of a node routed experts can go that every rank holds now; one where they cannot."""
+    """Return over how many ranks of a node routed experts can go that every rank holds now. One where they cannot."""
     parallel, node = scenario.parallel, int(scenario.cluster.node.count)
     experts = {int(layer.ffn.experts) for layer in scenario.architecture.layers if isinstance(layer.ffn, MoeFfn)}
     if parallel.ep != 1 or parallel.expert_pool is not None or not experts:

@@ -56,16 +56,16 @@ class SeatQueue(Record, kw_only=True):
 
     @property
     def wait(self) -> Seconds:
-        """Return the mean wait for a seat; from a load of one on, infinite in a run without end.
+        """Return the mean wait for a seat. From a load of one on, infinite in a run without end.
 
             W = P * v / (2 * mu * (1 - rho))                                       P: `waiting`
             W = P * (1 - m/N) * sqrt(v*t/mu) * F((rho - 1) * sqrt(mu*t/v))         F: `run_average`
 
-        The first is exact for one seat and Poisson arrivals [Pollaczek and Khinchine]; for more of them Sakasegawa,
+        The first is exact for one seat and Poisson arrivals [Pollaczek and Khinchine]. For more of them Sakasegawa,
         Annals of the Institute of Statistical Mathematics 29 (1977), with Allen and Cunneen's variability. In a run of
-        N requests the first m find a seat; after these, for t = (N - m)/rate, the queue is a Brownian motion from 0
-        with drift rate - mu and variance v*mu that is reflected there [Abate and Whitt, Advances in Applied
-        Probability 19, 1987]. Limits: the first for long runs below a load of one; (rho - 1)*t/2 far above it.
+        N requests the first m find a seat. After these, for t = (N - m)/rate, the queue is a Brownian motion from 0
+        with drift rate - mu and variance v*mu that is reflected there [Abate and Whitt, Advances in Applied Probability
+        19, 1987]. Limits: the first for long runs below a load of one. (rho - 1)*t/2 far above it.
         """
         if self.requests is None:
             free = maximum(1.0 - self.load, 0.0)
@@ -79,7 +79,7 @@ class SeatQueue(Record, kw_only=True):
         return self.waiting * late * grown * run_average(drift)
 
     def quantiles(self, shares: Array) -> Array:
-        """Return quantiles of the wait at a single point; infinite where it has no steady state.
+        """Return quantiles of the wait at a single point, infinite where it has no steady state.
 
         In steady state those who wait do so for exponential times. In a run the queue at time t exceeds x with the
         probability of a reflected Brownian motion, averaged over the run.

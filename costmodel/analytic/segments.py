@@ -61,7 +61,7 @@ class Segment(Record):
 def segments_of(work: LayerWork, timer: OperatorTimer, *, split: bool = False) -> tuple[Segment, ...]:
     """Return a layer's forward pass cut where the stream changes; split: and before its attention kernel.
 
-    Copies from the host come first, copies to it last; tokens on their way to the host's work and back belong to it.
+    Copies from the host come first, copies to it last. Tokens on their way to the host's work and back belong to it.
     Beside copies, collectives that kernels wait for are segments of their own: they may meet on the host's link.
     """
     copies = [
@@ -132,8 +132,9 @@ Shape: TypeAlias = "tuple[tuple[Placement, ...], ...]"  # by kind of layer
 def compile_pass(shape: Shape, runs: LayerRuns, micro_batches: int, *, overlap: bool = True) -> Program[SegmentKey]:
     """Return the program of a stage, whose micro-batches alternate in time slices.
 
-    shape: placements of the segments, by kind of layer; runs: (kind, layers) in order; overlap: copies to a layer
-    overlap the computation of the layer before, else nothing overlaps a copy.
+    shape: placements of the segments, by kind of layer.
+    runs: (kind, layers) in order.
+    overlap: copies to a layer overlap the computation of the layer before, else nothing overlaps a copy.
 
     A slice lasts until the micro-batch has to change streams: what follows a combine and the next layer's attention are
     one slice, or the next micro-batch's combine would delay both. Where layers copy weights it ends with the layer, so

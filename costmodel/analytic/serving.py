@@ -52,7 +52,7 @@ class Admission(Record):
     admitted: of those in flight, those that memory admits
     running: those that steps process, fewer where chunks of prompts are full
     ledger: with the running requests, or with all blocks of an engine
-    blocks: of the engine's KV cache, and the share of them that running requests hold; null for no engine in particular
+    blocks: of the engine's KV cache, and the share of them that running requests hold, null for no engine in particular
     """
 
     most: Count
@@ -81,7 +81,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics of the steady state.
 
-        Every pipeline stage's set of requests is an engine of its own; a step takes a round of the pipeline.
+        Every pipeline stage's set of requests is an engine of its own. A step takes a round of the pipeline.
         """
         plan, parallel, state = self._plan, self._scenario.parallel, self._state
         assert plan.concurrency is not None
@@ -422,7 +422,7 @@ def mean_keys(plan: Serving) -> Count:
 def _ledger(scenario: Scenario, plan: Serving, state: SteadyState, running: Count) -> Ledger:
     """Return the ledger with `running` requests of a replica, as if all of them were decoding.
 
-    state: of all requested ones, whose chunks are the fullest; prompts in steps of their own are as many as the running
+    state: of all requested ones, whose chunks are the fullest. Prompts in steps of their own are as many as the running
     requests bring.
     """
     share = running / scenario.parallel.pp

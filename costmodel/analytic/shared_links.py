@@ -26,7 +26,7 @@ _MOVING = (Collective, ExpertAllToAll, HostTransfer)
 def moving_of(
     layers: Sequence[Sequence[Segment]], background: TimedOperator | None, cluster: Cluster, policy: str
 ) -> dict[SegmentKey, Moving]:
-    """Return what each segment moves over shared links; none where no two that run at the same time fill one.
+    """Return what each segment moves over shared links, none where no two that run at the same time fill one.
 
     background: a message beside the pass, under `BACKGROUND_SLOT`.
     """
@@ -61,7 +61,7 @@ def host_efficiency(layers: Sequence[Sequence[Segment]]) -> Quantity:
 def segment_moving(
     operators: Sequence[TimedOperator], cluster: Cluster, efficiency: Quantity, *, is_copy: bool = False
 ) -> Moving | None:
-    """Return what operators that run back to back move; null where some do not, or over no shared link.
+    """Return what operators that run back to back move. Null where some do not, or over no shared link.
 
     Shares are those of the seconds in which bytes move, of all of them together.
     """
@@ -80,7 +80,7 @@ def segment_moving(
 def with_background(program: Program[SegmentKey], moving: Mapping[SegmentKey, Moving]) -> Program[SegmentKey]:
     """Return a pass with a message beside it, which begins when the pass's first message may.
 
-    Where in a pass it comes is chance; layers before the first exchange are not those that most of it meets.
+    Where in a pass it comes is chance. Layers before the first exchange are not those that most of it meets.
     """
     first = first_message(program, moving)
     after = np.full((len(program.after), 1), NOTHING) if first is None else program.after[:, [first]]

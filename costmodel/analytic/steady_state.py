@@ -2,8 +2,8 @@
 
 A fixed number of requests is in flight: one that ends is replaced at once, each in any step of its life by chance, or
 spread evenly. Steps start and end as many requests on the mean, and tokens and requests are conserved. Iteration-level
-scheduling: Orca [Yu et al., OSDI 2022]; prompts in steps of their own, before decoding continues: vLLM [Kwon et al.,
-arXiv 2309.06180]; chunks of prompts in steps of decoding: Sarathi-Serve [Agrawal et al., arXiv 2403.02310].
+scheduling: Orca [Yu et al., OSDI 2022]. Prompts in steps of their own, before decoding continues: vLLM [Kwon et al.,
+arXiv 2309.06180]. Chunks of prompts in steps of decoding: Sarathi-Serve [Agrawal et al., arXiv 2403.02310].
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ class Demand(Record):
 class Arrival(Record):
     """How an engine takes requests.
 
-    steps: from one's arrival to the step that takes it, or to the next look for new ones; unseen: of those that only
-    decode, until that look; looks: steps between two looks, whose requests start together; random: 1 where requests
-    start at random, 0 where they are spread evenly over steps.
+    steps: from one's arrival to the step that takes it, or to the next look for new ones.
+    unseen: of those that only decode, until that look.
+    looks: steps between two looks, whose requests start together.
+    random: 1 where requests start at random, 0 where they are spread evenly over steps.
     """
 
     steps: Count = 0.0
@@ -54,7 +55,8 @@ class SteadyState(Record, kw_only=True):
 
     rate: requests that start, and end, per period
     prompt_steps, decode_only_steps: per period
-    active: requests that steps process, all of which a decode-only step decodes; waiting: the others in flight
+    active: requests that steps process, all of which a decode-only step decodes.
+    waiting: the others in flight.
     prompts: in a step with prompts, each with `prompt_tokens` computed tokens
     co_batched: requests that a step with prompts decodes
     arrival_steps, unseen_steps: from a request's arrival to the step that takes it, and those of them that only decode
@@ -80,7 +82,7 @@ class SteadyState(Record, kw_only=True):
         """Return how much longer a step that only decodes takes among `ranks` that always have work and step together.
 
         Prompts start where requests end, in any step alike. Another rank has one by chance, f: a rank's share of steps
-        with prompts; all wait for the longest step:
+        with prompts. All wait for the longest step:
 
             (1 - (1 - f)^(ranks - 1)) * max(t_prompts - t_decode, 0)
         """
@@ -121,7 +123,7 @@ def budgeted(
 ) -> SteadyState:
     """Return the steady state where prompts share a step's `budget` of tokens with the requests that decode.
 
-    These come first [vLLM, Scheduler.schedule], each with `decode_tokens` tokens; a prompt's chunk is what they leave:
+    These come first [vLLM, Scheduler.schedule], each with `decode_tokens` tokens. A prompt's chunk is what they leave:
 
         x = min(N/(w + r + n), B/(c + n*d))   requests per step: all in flight are served, or all steps are full
         C = B - x*n*d                         tokens of a chunk; r = max(c/C, 1)

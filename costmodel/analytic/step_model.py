@@ -37,7 +37,7 @@ class Pipeline(Record, kw_only=True):
     schedule: actions of each rank, symmetric ranks folded into one
     program: recurrence of the schedule
     layout: all stages in order
-    classes: distinct stages; their positions are the labels in the program's slots
+    classes: distinct stages. Their positions are the labels in the program's slots
     """
 
     order: Order
@@ -52,7 +52,7 @@ class StageMessages(Record):
 
     send: what sends a chunk's result to the next stage
     gather: what gathers its tensor-parallel parts there, null where each rank keeps its own
-    concurrent: sends that leave a rank at once; `send` is the time of all of them
+    concurrent: sends that leave a rank at once. `send` is the time of all of them
     """
 
     send: TimedOperator
@@ -86,8 +86,11 @@ class ExpertImbalance(Record):
 class OptimizerStep(Record):
     """How one kind of rank ends the step.
 
-    serial: operators one after the other; on_host: the host's update; copies: its transfers
-    stages: those of the rank in order; last: the kind of backward pass that ends its last micro-batch
+    serial: operators one after the other.
+    on_host: the host's update.
+    copies: its transfers.
+    stages: those of the rank in order.
+    last: the kind of backward pass that ends its last micro-batch.
     """
 
     serial: tuple[TimedOperator, ...]
@@ -101,7 +104,7 @@ class StepModel(Record, kw_only=True):
     """A step without perturbations: structure, operator times, ledger.
 
     timed_works: passes of each kind of layer by name
-    optimizer_steps: of each kind of rank; ranks with equal stages and last pass are one kind
+    optimizer_steps: of each kind of rank. Ranks with equal stages and last pass are one kind
     overlapped_comm: communication that passes overlap, null where there is none
     executed_flop: per micro-batch on one rank of each stage, all stages [FLOP]
     moe_comm_slowdown: factor on kernel times while expert all-to-alls run
@@ -167,7 +170,7 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
 
 
 def step_schedule(scenario: Scenario, plan: Training) -> tuple[Order, Schedule, tuple[Stage, ...]]:
-    """Return the order of a step, its schedule and the layers of each stage; the schedule in its steady state."""
+    """Return the order of a step, its schedule and the layers of each stage. The schedule in its steady state."""
     parallel, count = scenario.parallel, micro_batch_count(scenario, plan)
     order = (plan.schedule, uniform_int(parallel.pp), uniform_int(parallel.virtual), uniform_int(count))
     schedule = folded_order(*order[:-1], steady_state(*order).shorter)

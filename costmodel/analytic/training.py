@@ -31,7 +31,7 @@ ROUNDING = 1e-12  # of a makespan: difference between sums of the same times in 
 class StepTimes(Record):
     """Seconds of a step.
 
-    by_kind: means over pipeline ranks; with bubble and optimizer they sum to the step
+    by_kind: means over pipeline ranks. With bubble and optimizer they sum to the step
     host: of the optimizer's time, the host's own update, while devices compute nothing
     """
 
@@ -43,7 +43,7 @@ class StepTimes(Record):
     host: Seconds
 
     def grown(self, longer: StepTimes, steady: SteadyState) -> StepTimes:
-        """Return the times of a step of many micro-batches; these and `longer` are of its two shorter ones."""
+        """Return the times of a step of many micro-batches. These and `longer` are of its two shorter ones."""
         names = ("step", "bubble", "optimizer", "exposed_communication", "host")
         rest = {name: steady.at(getattr(self, name), getattr(longer, name)) for name in names}
         kinds = {kind: steady.at(seconds, longer.by_kind[kind]) for kind, seconds in self.by_kind.items()}
@@ -64,7 +64,8 @@ class StepTimes(Record):
 class PipelineTimes(Record):
     """Times of a step's passes [s].
 
-    span: until the last pass is done; reduce_tail: what asynchronous reductions take beyond it
+    span: until the last pass is done.
+    reduce_tail: what asynchronous reductions take beyond it.
     durations, kernels: of the actions of each slot, at each point; durations hold the mean wait for earlier reductions
     """
 
@@ -75,7 +76,7 @@ class PipelineTimes(Record):
 
 
 class OptimizerTimes(Record):
-    """Seconds in which a rank ends the step; of them, kernels of its device, and its host's update."""
+    """Seconds in which a rank ends the step. Of them, kernels of its device, and its host's update."""
 
     seconds: Seconds
     kernels: Seconds
@@ -148,7 +149,7 @@ def jitter(step: StepModel, layers: Mapping[str, LayerTimes]) -> dict[Slot, Seco
     """Return the idle time that varying expert load adds to each action, as chunks vary about their mean time [s].
 
     The share of an action's standard deviation that the schedule loses. A stated load comes from the texts of a
-    micro-batch, which all layers process; equivalent experts are uneven by chance, anew in each layer.
+    micro-batch, which all layers process. Equivalent experts are uneven by chance, anew in each layer.
     """
     imbalance = step.imbalance
     is_constant = is_single(imbalance.ranks) and imbalance.ranks == 1
@@ -183,7 +184,7 @@ def optimizer_times(step: StepModel, streams: StepStreams) -> list[OptimizerTime
 def once_per_step(step: StepModel, end: OptimizerStep, streams: StepStreams) -> tuple[Seconds, Seconds]:
     """Return the exposed time of gathers in the first forward pass, and of reductions in the last backward pass.
 
-    One micro-batch hides them: its passes through all stages of the rank, one after the other; of the last one the
+    One micro-batch hides them: its passes through all stages of the rank, one after the other. Of the last one the
     weight gradients alone, where they run by themselves.
     """
     comm = step.overlapped_comm

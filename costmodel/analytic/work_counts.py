@@ -17,7 +17,7 @@ TOTAL, LAYERS = "total", "layers"  # the whole pass; without embedding and head
 def counted_work(scenario: Scenario) -> dict[str, dict[str, float]]:
     """Return flop, traffic and pairs of every line of a prefill or decode pass on one rank, `TOTAL` and `LAYERS`.
 
-    Over all layers of all pipeline stages, and all steps where sequences are denoised. flop [FLOP]; traffic [B]; pairs:
+    Over all layers of all pipeline stages, and all steps where sequences are denoised. flop [FLOP]. Traffic [B]. Pairs:
     (query, key) pairs of all heads and sequences. Raises InputError for other phases.
     """
     plan = scenario.plan

@@ -18,11 +18,11 @@ class Candidate(Record):
     source: the file.
     key: `family/variant` or family whose kernels it is of.
     role: why it is looked at.
-    fit: what it states; None where it is passed over.
+    fit: what it states. None where it is passed over.
     passed_over: why it is.
-    device, implementation: of the file; blank where it is none of a device.
-    error: expected, half of the 80 % interval of log(measured / predicted); none where it was not compared.
-    weight: its share in the answer at a shape; none where no shape is asked for.
+    device, implementation: of the file. Blank where it is none of a device.
+    error: expected, half of the 80 % interval of log(measured / predicted), none where it was not compared.
+    weight: its share in the answer at a shape, none where no shape is asked for.
     """
 
     source: str
@@ -68,7 +68,7 @@ def first(candidates: Iterator[Candidate] | tuple[()]) -> Resolution:
 
 
 def transferred(candidate: Candidate, key: str, *, has_form: bool) -> Candidate:
-    """Return a candidate for other kernels than its own; shares of the peaks are not transferred where `has_form`."""
+    """Return a candidate for other kernels than its own. Shares of the peaks are not transferred where `has_form`."""
     role = f"nearest kernels, of {key}"
     assert candidate.fit is not None
     if has_form and candidate.fit.form is None:

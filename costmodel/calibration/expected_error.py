@@ -1,6 +1,6 @@
 """How far a fit is expected to miss kernels that it was not made from: of another device, library or version.
 
-Errors are half widths of 80 % intervals of log(measured / predicted); those that are independent add up squared:
+Errors are half widths of 80 % intervals of log(measured / predicted). Those that are independent add up squared:
 
     error^2 = held_out^2 + transfer^2 + stand_in^2
     held_out   of the fit on rows that it had not seen
@@ -92,7 +92,7 @@ def memory_step(own: DeviceFile, other: DeviceFile) -> tuple[float, float]:
 
 
 def _l2_bytes_per_cycle(device: DeviceFile) -> float | None:
-    """Return what L2 gives a processor in a cycle, all loading [B]; null where no source states its bandwidth."""
+    """Return what L2 gives a processor in a cycle, all loading [B], null where no source states its bandwidth."""
     bandwidth = next((level.bandwidth for level in device.memory if level.name == "l2"), None)
     return None if bandwidth is None else float(bandwidth) / _processor_cycles(device)
 
@@ -113,7 +113,7 @@ def pair_of(first: str, second: str) -> str:
 
 
 def held_out_error(fit: FamilyFitFile) -> float:
-    """Return the error of a fit on unseen rows of its own kernels; of a stated rate, that of its spread."""
+    """Return the error of a fit on unseen rows of its own kernels. Of a stated rate, that of its spread."""
     if fit.accuracy is not None and fit.accuracy.half_width is not None:
         return float(fit.accuracy.half_width)
     return sum(math.log(float(knot.high) / float(knot.low)) for knot in fit.spread) / 2.0 / len(fit.spread)
@@ -131,7 +131,7 @@ class StepErrors(ValueRecord):
         """Return the error of a family's fit on a device of some relation.
 
         Where none is known for the very `family/variant`, that of a farther device: a nearer one is no worse. Then the
-        same for the family, and for all kernels; last that of a nearer device. The next die of the same size has the
+        same for the family, and for all kernels. Last that of a nearer device. The next die of the same size has the
         balance of the first, and bounds nothing of a die with another one.
         """
         if related == OWN or not self.families:

@@ -77,7 +77,7 @@ class DeviceFits(Record):
     unseen: Mapping[str, FamilyFitFile] = field(default_factory=dict)
 
     def fit(self, key: str, device: str) -> FamilyFit | None:
-        """Return the fit of a `family/variant` or family for a device; None where the file has none."""
+        """Return the fit of a `family/variant` or family for a device. None where the file has none."""
         family = self.file.families.get(key)
         if family is None:
             return None
@@ -113,7 +113,7 @@ class FitStore:
         return FitStore, (self._library, self._hidden)
 
     def device_fits(self, device: str, implementation: str) -> DeviceFits | None:
-        """Return the file `calibrations/DEVICE/IMPLEMENTATION`; None where there is none.
+        """Return the file `calibrations/DEVICE/IMPLEMENTATION`. None where there is none.
 
         An implementation may name the device itself, as `DEVICE/IMPLEMENTATION`.
         """
@@ -143,7 +143,7 @@ class FitStore:
         return read(self._library, CALIBRATIONS, ROOFLINE, FitsFile)
 
     def source_agreement(self, kin: str, family: str, variant: str) -> Spread | None:
-        """Return how far two sources differ that timed the same kernels; None without a file.
+        """Return how far two sources differ that timed the same kernels. None without a file.
 
         kin: `same` or `other` library. That of the very variant, else of its family, else of all kernels.
         """
@@ -219,33 +219,33 @@ class FitStore:
         return frozenset(() if file is None or file.calibration is None else file.calibration.without)
 
     def prior(self) -> Mapping[str, FamilyFitFile]:
-        """Return what kernels of all devices share, by `family/variant` and by family; nothing without a file."""
+        """Return what kernels of all devices share, by `family/variant` and by family, nothing without a file."""
         return self._families(PRIOR)
 
     def step_errors(self) -> StepErrors:
-        """Return what steps away from a fit's own rows cost; nothing without a file."""
+        """Return what steps away from a fit's own rows cost, nothing without a file."""
         return StepErrors(self._families(TRANSFER))
 
     @property
     def scatter_of_groups(self) -> Mapping[str, FamilyFitFile]:
-        """Return how kernels of groups that no fit saw scatter about predictions; nothing without files."""
+        """Return how kernels of groups that no fit saw scatter about predictions, nothing without files."""
         return {**self._families(UNSEEN_GROUPS), **self._families(UNSEEN_FORMS)}
 
     def agreement(self) -> Agreement | None:
-        """Return how the error of joined fits follows from how far they are apart; None without a file."""
+        """Return how the error of joined fits follows from how far they are apart. None without a file."""
         shares = [math.log(float(fit.spread[0].high)) for fit in map(self._families(AGREEMENT).get, _SHARES) if fit]
         return Agreement(*shares) if shares else None
 
     def composition(self) -> Mapping[str, FamilyFitFile]:
-        """Return how measured times of whole runs scatter about predicted ones, by class; nothing without a file."""
+        """Return how measured times of whole runs scatter about predicted ones, by class, nothing without a file."""
         return self._families(COMPOSITION)
 
     def power(self) -> Mapping[str, FamilyFitFile]:
-        """Return how measured powers of boards scatter about those of laws without a fit; nothing without a file."""
+        """Return how measured powers of boards scatter about those of laws without a fit, nothing without a file."""
         return self._families(POWER)
 
     def _families(self, name: str) -> Mapping[str, FamilyFitFile]:
-        """Return what a file of no device in particular states by family; nothing without the file."""
+        """Return what a file of no device in particular states by family, nothing without the file."""
         if name not in self._shared:
             has = self._library.has(CALIBRATIONS, name)
             self._shared[name] = read(self._library, CALIBRATIONS, name, FitsFile).families if has else {}
@@ -266,7 +266,7 @@ class FitStore:
         return relation(*files, same=same)
 
     def likeness(self, device: str, lender: str) -> Likeness | None:
-        """Return in which of compute and bandwidth a device equals another one of its die; None: in neither or both.
+        """Return in which of compute and bandwidth a device equals another one of its die. None: in neither or both.
 
         What tells devices apart that are equal in both is in no datasheet: a step between them may concern any kernel.
         """
@@ -300,7 +300,7 @@ class FitStore:
         return replace(fit, form=fit.form.on_die(peaks / power, cycle_rate(own) / cycle_rate(other)))
 
     def rate_on_die(self, device: str) -> float:
-        """Return the FLOP of a processor in a cycle over the most of the die's devices that have fits; at most one."""
+        """Return the FLOP of a processor in a cycle over the most of the die's devices that have fits, at most one."""
         own = self._device_file(device)
         if own is None or own.die is None:
             return 1.0
@@ -310,7 +310,7 @@ class FitStore:
         return min(cycle_rate(own) / max(map(cycle_rate, kin), default=cycle_rate(own)), 1.0)
 
     def _device_file(self, device: str) -> DeviceFile | None:
-        """Return a device's file; None for a device that was made in Python."""
+        """Return a device's file. None for a device that was made in Python."""
         if device not in self._device_files and self._library.has("devices", device):
             self._device_files[device] = read(self._library, "devices", device, DeviceFile)
         return self._device_files.get(device)
@@ -343,7 +343,7 @@ class FitStore:
 def unseen_groups(
     scatter: Mapping[str, FamilyFitFile], key: str, form: str, *, is_shape_wise: bool
 ) -> UnseenGroups | None:
-    """Return what unmeasured groups of shapes add to a family's interval; None where no file says.
+    """Return what unmeasured groups of shapes add to a family's interval. None where no file says.
 
     That of the family's fits of the very form, else of the family, else of all. is_shape_wise: the family's own
     evidence held out single shapes, so that groups inside the measured sizes add too.
@@ -426,7 +426,7 @@ def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, st
 
 
 def _defaults(own: Tree) -> dict[str, str]:
-    """Return the defaults that a device's file states itself; what it extends has a place of its own in the chain."""
+    """Return the defaults that a device's file states itself. What it extends has a place of its own in the chain."""
     calibration = own.child("calibration")
     default = None if calibration is None else calibration.child("default")
     if default is None:
@@ -445,7 +445,7 @@ def _donor(own: Tree, library: Library) -> str | None:
 
 
 def _named(reference: str, library: Library, origin: Location | None) -> str:
-    """Return the name of the device that a reference means; one by its path is known by its name from then on."""
+    """Return the name of the device that a reference means. One by its path is known by its name from then on."""
     if not reference.startswith("./"):
         return reference.removeprefix("devices/")
     path = library.find(reference, "devices", origin=origin)

@@ -49,7 +49,7 @@ def load_calibration(
 
     A family starts from `calibrations/roofline`. Over it stands the fit of the implementation that the framework names
     for the family or its variant, else that of the device's own `calibration: {default: …}`, in
-    `calibrations/DEVICE/IMPLEMENTATION`; where the device has none, the same of the devices that it inherits from in
+    `calibrations/DEVICE/IMPLEMENTATION`. Where the device has none, the same of the devices that it inherits from in
     turn, which lowers the basis to `transferred`. Files are read when an operator first asks for them. hidden: devices
     whose fits are taken as not there. Raises InputError with the problems of a file that is found.
     """
@@ -87,9 +87,9 @@ def _fit_store(roots: tuple[Path, ...], beside: tuple[str, str] | None, hidden: 
 class FitLookup(Mapping[str, FamilyFit]):
     """The fits of a device by `family/variant` and by family, each looked up when it is first asked for.
 
-    implementations: those that come before the device's defaults, by family or `family/variant`; of several the first
-    that the device has, else that a device has which it inherits from.
-    is_anchored: rows of the device, too few for fits of their own, move what others lend it.
+    implementations: those that come before the device's defaults, by family or `family/variant`. Of several the first
+    that the device has, else that a device has which it inherits from. is_anchored: rows of the device, too few for
+    fits of their own, move what others lend it.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         return self._anchored[key]
 
     def read_anchors(self) -> None:
-        """Read the rows that the device's file names; raise InputError where they cannot move a fit."""
+        """Read the rows that the device's file names. Raises InputError where they cannot move a fit."""
         self._anchors  # noqa: B018  read when first asked for
 
     @cached_property
@@ -145,7 +145,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         return sum(1 for _ in self)
 
     def considered(self, key: str) -> tuple[Candidate, ...]:
-        """Return the candidates for a `family/variant` in the order of the choice; the last one answers."""
+        """Return the candidates for a `family/variant` in the order of the choice. The last one answers."""
         found = self._resolve(key)
         family, _, variant = key.partition("/")
         return found.considered if found.fit is not None or not variant else (
@@ -153,7 +153,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         )  # fmt: skip
 
     def considered_at(self, key: str, operator: Operator) -> tuple[Candidate, ...]:
-        """Return the candidates for an operator with their expected errors at its shape; the last one answers."""
+        """Return the candidates for an operator with their expected errors at its shape. The last one answers."""
         considered = self.considered(key)
         taken = considered[-1] if considered else None
         if taken is None or taken.fit is None or taken.fit.rivals is None:
@@ -269,7 +269,7 @@ class FitLookup(Mapping[str, FamilyFit]):
     def _with_rivals(self, key: str, best: Candidate) -> Candidate:
         """Return a candidate whose fit gives way to others at shapes where they are expected to miss less.
 
-        Where the framework names kernels and this device was measured with some of them, others stand in for these; of
+        Where the framework names kernels and this device was measured with some of them, others stand in for these. Of
         collectives it names several since each takes messages of its own sizes.
         """
         if best.fit is None or best.fit.form is None or best.error is None or key.startswith(_EXPERT_MESSAGES):
@@ -285,7 +285,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         return replace(best, fit=fit)
 
     def _rivals(self, key: str, wanted: tuple[str, ...], best: Candidate) -> tuple[FamilyFit, ...]:
-        """Return the fits that may answer for a key beside the best; those of its device equal this one as it does."""
+        """Return the fits that may answer for a key beside the best. Those of its device equal this one as it does."""
         likeness = self._store.likeness(self._device, best.device)
         return tuple(
             replace(each.fit, likeness=likeness) if each.device == best.device else each.fit
@@ -294,7 +294,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         )
 
     def _all(self, key: str, wanted: tuple[str, ...]) -> tuple[Candidate, ...]:
-        """Return all that may answer for a key with their errors inside what they were made from; read once."""
+        """Return all that may answer for a key with their errors inside what they were made from. Read once."""
         if (key, wanted) not in self._rivals_of:
             candidates = itertools.chain(self._search.compared(key, wanted), self._search.of_the_die(key, wanted))
             by_source: dict[str, Candidate] = {}

@@ -35,7 +35,7 @@ class FitSearch:
         self._chain = store.chain(device)
 
     def compared(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
-        """Yield the fits that are compared for a key, and the places without one; the nearest first."""
+        """Yield the fits that are compared for a key, and the places without one. The nearest first."""
         chain = [device for device, _ in self._chain]
         siblings = ((device, name) for name in named for device in self._store.same_die(self._device, name))
         others = ((device, name) for device, name in siblings if device not in chain)
@@ -82,8 +82,8 @@ class FitSearch:
     def lent(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
         """Yield fits of the nearest other device: of the named kernels, else of its default.
 
-        Where neither this device nor those that it inherits from were measured at all. Devices of its die come first;
-        the prior joins a fit of another die.
+        Where neither this device nor those that it inherits from were measured at all. Devices of its die come first.
+        The prior joins a fit of another die.
         """
         if not self._is_unmeasured:
             return
@@ -114,7 +114,7 @@ class FitSearch:
             yield Candidate(fit.source, key, "kernels of other devices", fit, error=held_out_error(prior))
 
     def _prior(self, key: str) -> FamilyFitFile | None:
-        """Return what kernels of all devices share of a key; a GEMM that expands weights as its plain family does."""
+        """Return what kernels of all devices share of a key. A GEMM that expands weights as its plain family does."""
         family, shared = key.partition("/")[0], self._store.prior()
         return shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
 
@@ -142,7 +142,7 @@ class FitSearch:
     def least(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> Candidate:
         """Return the candidate of least expected error, its interval as wide as that of the steps to it.
 
-        Errors within `TIE` of the least are equal; then a fit of this device comes first, and then their order.
+        Errors within `TIE` of the least are equal. Then a fit of this device comes first, and then their order.
         """
         measured = self._nearest(self.measured(key, named, compared), named)
         least = min(each.error or 0.0 for each in measured)
@@ -197,7 +197,7 @@ class FitSearch:
         return expected(0.0 if related == DIE else transfer, self._of_a_program(key, named, candidate))
 
     def _of_a_program(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
-        """Return the error of a candidate for kernels of another build or library; zero of what the framework names."""
+        """Return the error of a candidate for kernels of another build or library, zero of what the framework names."""
         if not named or candidate.role == NAMED:
             return 0.0
         fits = self._store.device_fits(candidate.device, candidate.implementation)

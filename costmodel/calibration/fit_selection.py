@@ -43,16 +43,16 @@ class _Candidate(Record):
     is_own: bool = True
 
     def covers(self, key: str) -> bool:
-        """Tell whether the file has the very `family/variant`, or the family as a whole; untuned only at home."""
+        """Tell whether the file has the very `family/variant`, or the family as a whole. Untuned only at home."""
         file = self.fits.file
         known = file.families.keys() - (() if self.is_own else file.untuned)
         return not {key, key.partition("/")[0]}.isdisjoint(known)
 
     def mismatch(self, kernel: Kernel) -> tuple[int, ...]:
-        """Return how far the file is from a kernel, the weightiest first; what a row does not say does not count.
+        """Return how far the file is from a kernel, the weightiest first. What a row does not say does not count.
 
         A kernel that no file names is nearest to those of the library whose name its own holds. A file without names of
-        kernels has those of its frameworks and of its library; one that says of no rows that it is theirs only the
+        kernels has those of its frameworks and of its library. One that says of no rows that it is theirs only the
         latter.
         """
         file = self.fits.file
@@ -91,9 +91,9 @@ class _Candidate(Record):
         return self.is_measured or self.names_rows or self.is_named(kernel)
 
     def kin(self, kernel: Kernel) -> str | None:
-        """Return whether a kernel of another source is of the `same` library or an `other`; None: it is of this source.
+        """Return whether a kernel of another source is of the `same` library or an `other`. None: it is of this source.
 
-        A row that names its framework or its kernel alone, and not how it was timed, is of some other source; of which
+        A row that names its framework or its kernel alone, and not how it was timed, is of some other source. Of which
         kernel one is that names nothing, nobody knows. A file that states a published rate has no source of rows.
         """
         mismatch = self.mismatch(kernel)
@@ -126,10 +126,10 @@ class Chooser:
     def choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
         """Return the fits for a kernel of a family.
 
-        Order: the kernel itself on this device; another kernel, framework or version of it here; the same on the
-        devices that this one inherits from, in turn; the nearest variant that any of these has; a published rate of a
-        kernel that no row names; the roofline. The file answers for all families that it covers, such as the decoding
-        part of a mixed call; the others keep the device's defaults. A row that names nothing is the kernel that runs
+        Order: the kernel itself on this device. Another kernel, framework or version of it here. The same on the
+        devices that this one inherits from, in turn. The nearest variant that any of these has. A published rate of a
+        kernel that no row names. The roofline. The file answers for all families that it covers, such as the decoding
+        part of a mixed call. The others keep the device's defaults. A row that names nothing is the kernel that runs
         where no program is meant: the device's own default, else what others lend it.
         """
         key = (family, variant, kernel)
@@ -159,7 +159,7 @@ class Chooser:
         return Choice(Calibration(self._device, fits), f"no fit of {requested} for {self._device}; roofline used")
 
     def _of_no_program(self, family: str, variant: str) -> Choice | None:
-        """Return the measured fits that a simulation takes where the framework names no kernel; null without any."""
+        """Return the measured fits that a simulation takes where the framework names no kernel, null without any."""
         requested = f"{family}/{variant}"
         fits = FitLookup(self._store, self._device, {})
         considered = fits.considered(requested)
@@ -173,7 +173,7 @@ class Chooser:
         return Choice(Calibration(self._device, fits), why, across)
 
     def _of_others(self, kernel: Kernel, requested: str) -> Choice | None:
-        """Return the fits of the kernel itself that other devices lend, those of the die first; null without any.
+        """Return the fits of the kernel itself that other devices lend, those of the die first, null without any.
 
         The kernel and its framework come first, then the nearest device, then the framework's version and the timing.
         """
@@ -190,7 +190,7 @@ class Chooser:
         return None
 
     def _standing_in(self, kernel: Kernel, requested: str) -> Choice | None:
-        """Return the fits that stand in for a kernel of a library that no device so near has; null without any.
+        """Return the fits that stand in for a kernel of a library that no device so near has, null without any.
 
         They are those that a simulation takes whose framework names the kernel: it on the nearest device that has it,
         and what the die's devices run in its place, each by its expected error.
@@ -264,7 +264,7 @@ class Chooser:
 
 
 def _scope(key: str) -> str:
-    """Return for what a file is chosen that has `family/variant`: the family; of streams the kind alone."""
+    """Return for what a file is chosen that has `family/variant`: the family. Of streams the kind alone."""
     return key if key.startswith(f"{ELEMENTWISE}/") else key.partition("/")[0]
 
 

@@ -23,7 +23,7 @@ _EARLIER = {"scatter": "dispersion", "spans": "bump_lengths"}  # what keys were 
 
 
 def write_residuals(path: Path, residuals: Mapping[str, Residual]) -> None:
-    """Write the residuals of some families; the same residuals give the same bytes."""
+    """Write the residuals of some families. The same residuals give the same bytes."""
     families = {
         name: {
             "axes": list(residual.axes),
@@ -53,7 +53,7 @@ def _dispersion_document(dispersion: Dispersion | None) -> dict[str, Any]:
 
 
 def read_residuals(path: Path) -> dict[str, Residual]:
-    """Return the residuals of a file; raise InputError where it is missing or not what it should be."""
+    """Return the residuals of a file. Raises InputError where it is missing or not what it should be."""
     try:
         document = json.loads(read_text(path, display_path(path), MAX_BYTES, missing_hint="fit the calibration again"))
         if document["schema"] != SCHEMA:

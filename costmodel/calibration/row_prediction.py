@@ -30,7 +30,7 @@ _NUMERIC = frozenset((*NUMBERS, "predicted_us", "low_us", "high_us"))  # columns
 class Predictions(Record):
     """What is predicted of every row: seconds, NaN where nothing can be said, its 80 % interval, basis and reason.
 
-    fits: the calibration files, by comma, that price the operator which a row is named after; blank for the roofline.
+    fits: the calibration files, by comma, that price the operator which a row is named after. Blank for the roofline.
     """
 
     seconds: Array
@@ -49,7 +49,7 @@ class Predictions(Record):
 def predict(table: Table, search_path: Sequence[str | Path] = (), *, is_own: bool = False) -> Predictions:
     """Return the predictions for the rows of a table, in its order. is_own: rows are of the source of the fits.
 
-    A kernel that no file covers is priced by the nearest one, which `why` names; a time from the bare roofline is
+    A kernel that no file covers is priced by the nearest one, which `why` names. A time from the bare roofline is
     multiplied by the median ratio that measured times have to it. Rows that hold no operator of the package stay empty,
     with the reason.
     """
@@ -66,7 +66,7 @@ def predict_mapped(
     *,
     is_own: bool = False,
 ) -> Predictions:
-    """Return the predictions for rows whose operators are known; those left out stay empty, with the reason.
+    """Return the predictions for rows whose operators are known. Those left out stay empty, with the reason.
 
     lenders: device -> the one whose fits stand in for its own, on its own hardware.
     """
@@ -92,7 +92,7 @@ def predict_mapped(
 
 
 def write_predictions(path: Path, columns: Mapping[str, Sequence[str]], found: Predictions) -> None:
-    """Write a table's columns with the predictions as further ones; the file is whole or it is not there.
+    """Write a table's columns with the predictions as further ones. The file is whole or it is not there.
 
     Times in microseconds, blank where nothing is predicted. Columns of earlier predictions are replaced.
     """

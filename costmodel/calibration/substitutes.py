@@ -48,7 +48,7 @@ def nearest_keys(family: str, variant: str) -> tuple[str, ...]:
 def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
     """Return the variants of a family whose kernels substitute for those of `variant`, the most alike first.
 
-    Kernels without what sets a variant apart; then those of the other 16-bit format, or FP8 with the other kind of
+    Kernels without what sets a variant apart. Then those of the other 16-bit format, or FP8 with the other kind of
     scales. FP8 attention reads a cache as 16-bit attention with a narrow cache does.
     """
     if family == ELEMENTWISE:

@@ -40,10 +40,10 @@ def command(
     or combine.
 
     Options follow a colon: an algorithm (ring, hierarchical, halving_doubling, tree, in_switch, multicast, direct),
-    chunks=N, stride=N (distance between nodes), groups=N (concurrent groups), seed=N (for ECMP hashing),
-    framework=NAME (such as vllm, which has an all-reduce of its own); for dispatch and combine also a payload format
-    (bf16, fp8, logfmt8, logfmt10), low_latency, in_network. For dispatch and combine, S is the size of one rank's
-    tokens in 16-bit format.
+    chunks=N, stride=N (distance between nodes), groups=N (concurrent groups), seed=N (for ECMP hashing), framework=NAME
+    (such as vllm, which has an all-reduce of its own). For dispatch and combine also a payload format (bf16, fp8,
+    logfmt8, logfmt10), low_latency, in_network. For dispatch and combine, S is the size of one rank's tokens in 16-bit
+    format.
     """
     from costmodel.study.messages import answered, read_message
 

@@ -13,7 +13,8 @@ Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]
 def names(*kinds: str, files: bool = False, qualified: bool = False) -> Completer:
     """Return a completer for the names of some kinds of files, such as `models` or `workloads`.
 
-    files: offer paths as well; qualified: write `kind/name`.
+    files: offer paths as well.
+    qualified: write `kind/name`.
     """
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001

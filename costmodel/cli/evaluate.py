@@ -24,7 +24,7 @@ def command(
     """Compare predictions with MEASUREMENTS (a table, or a folder of tables): errors by device, operator and number
     format.
 
-    Skipped rows are listed with the reason. The score includes rows that the shipped fits were made from; `calibrate`
+    Skipped rows are listed with the reason. The score includes rows that the shipped fits were made from. `calibrate`
     prints errors on held-out rows.
     """
     from costmodel.fitting.scoring import score

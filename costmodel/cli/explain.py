@@ -23,8 +23,8 @@ from costmodel.records import asdict
 def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
     """Show formula, inputs, numbers, bound and basis of one operator of WORKLOAD, or list its operators.
 
-    WORKLOAD may be a model, with --cluster. Of several scenarios the first is explained, unless --scenario names one.
-    A scenario that does not fit in memory is explained as if it did; it says so, and exits with 3.
+    WORKLOAD may be a model, with --cluster. Of several scenarios the first is explained, unless --scenario names one. A
+    scenario that does not fit in memory is explained as if it did. It says so, and exits with 3.
     """
     from costmodel.report import explain
     from costmodel.result import stored_line

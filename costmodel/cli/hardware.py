@@ -40,7 +40,7 @@ def list_command(*, as_json: bool, search_path: tuple[str, ...]) -> int:
 @json_option
 @path_option
 def show_command(*, name: str, as_json: bool, search_path: tuple[str, ...]) -> int:
-    """Show a device, node, cluster or framework with the source of every value; for a cluster, also its cost."""
+    """Show a device, node, cluster or framework with the source of every value. For a cluster, also its cost."""
     from costmodel.errors import InputError
     from costmodel.schema.files import list_names, load_cluster, load_document
     from costmodel.schema.references import suggest

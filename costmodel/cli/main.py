@@ -66,7 +66,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that the arguments name; an unknown one is an error with the nearest name."""
+        """Return the command that the arguments name. An unknown one is an error with the nearest name."""
         import difflib
 
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
@@ -91,7 +91,7 @@ def root() -> None:
 
 
 def _warnings_once() -> Callable[..., None]:
-    """Return what writes warnings to standard error: of implausible input a line, once; others with their place."""
+    """Return what writes warnings to standard error: of implausible input a line, once. Others with their place."""
     told: set[str] = set()
 
     def show(
@@ -108,7 +108,7 @@ def _warnings_once() -> Callable[..., None]:
 
 
 def _code_of(error: BaseException) -> int:
-    """Say what an error means to the user, and return its exit code; raise it again for a programmer."""
+    """Say what an error means to the user, and return its exit code. Raise it again for a programmer."""
     if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, click.ClickException):

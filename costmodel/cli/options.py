@@ -56,7 +56,7 @@ class Asked(ValueRecord):
         )  # fmt: skip
 
     def load(self, phases: tuple[str, ...] = ()) -> Workload:
-        """Return the workload of a file or a name, or the smallest one of a model; print its notes to standard error.
+        """Return the workload of a file or a name, or the smallest one of a model. Print its notes to standard error.
 
         phases: of a model, where `--phase` names none. Raises InputError with every problem.
         """
@@ -73,7 +73,7 @@ class Asked(ValueRecord):
         return loaded
 
     def load_one(self) -> tuple[Workload, str]:
-        """Return the workload and the first of its scenarios; raise InputError where several were asked for."""
+        """Return the workload and the first of its scenarios. Raises InputError where several were asked for."""
         loaded = self.load()
         if len(loaded.scenarios) > 1 and (len(self.clusters) > 1 or len(self.scenarios) > 1):
             raise InputError.single(
@@ -122,7 +122,7 @@ def common_options(function: F) -> F:
 
 
 def workload_options(*hidden: str) -> Callable[[F], F]:
-    """Return what adds `--scenario`, `--cluster`, `--phase`, `--set` and `--path`; the function gets `asked`.
+    """Return what adds `--scenario`, `--cluster`, `--phase`, `--set` and `--path`. The function gets `asked`.
 
     hidden: options that the help does not list, where a command has many of its own.
     """
@@ -143,7 +143,7 @@ def workload_options(*hidden: str) -> Callable[[F], F]:
 
 
 def json_option(function: F) -> F:
-    """Add `--format` and its short form `--json`; the function gets `as_json` and prints its tables in the format."""
+    """Add `--format` and its short form `--json`. The function gets `as_json` and prints its tables in the format."""
 
     @wraps(function)
     def printed(*args: Any, form: str | None, as_json: bool, **options: Any) -> Any:
@@ -165,7 +165,7 @@ def json_option(function: F) -> F:
 
 
 def read_changes(changes: tuple[str, ...]) -> dict[str, object]:
-    """Return `PATH=VALUE` arguments as path -> text; raise InputError on one without `=` or given twice."""
+    """Return `PATH=VALUE` arguments as path -> text. Raises InputError on one without `=` or given twice."""
     values: dict[str, object] = {}
     for change in changes:
         path, separator, value = (part.strip() for part in change.partition("="))

@@ -36,11 +36,11 @@ from costmodel.cli.options import output_option, path_option
 def command(**options: Any) -> int:
     """Time kernels on this machine with PyTorch, most informative first, and write a table for `calibrate`.
 
-    Suites: copies, gemm, grouped_gemm, attention, mla, moe, elementwise, optimizer, launch; under torchrun collectives.
-    `--suite designed`: five kernels of each family alone, which move what other devices lend the most.
-    Run the same command again to continue after an interruption. Kernels that cannot run here are listed at the end
-    and left out of later runs. If no device file describes this machine, one is written to a folder named after the
-    table; pass that folder as --path.
+    Suites: copies, gemm, grouped_gemm, attention, mla, moe, elementwise, optimizer, launch. Under torchrun collectives.
+    `--suite designed`: five kernels of each family alone, which move what other devices lend the most. Run the same
+    command again to continue after an interruption. Kernels that cannot run here are listed at the end and left out of
+    later runs. If no device file describes this machine, one is written to a folder named after the table. Pass that
+    folder as --path.
     """
     from costmodel.calibration.unmeasured_width import device_names, half_widths
     from costmodel.cli.progress import progress

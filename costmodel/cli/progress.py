@@ -12,7 +12,7 @@ DELAY = 1.0  # seconds before a bar appears
 
 @contextmanager
 def progress(what: str, total: float = 1.0) -> Iterator[Callable[[float], None]]:
-    """Yield a function that takes how much of `total` is done; a terminal shows that, the rate and the time left."""
+    """Yield a function that takes how much of `total` is done. A terminal shows that, the rate and the time left."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

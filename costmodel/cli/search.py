@@ -39,7 +39,7 @@ def command(
 ) -> int:
     """Find the best parallel degrees, micro-batch size, recomputation and batch size for WORKLOAD.
 
-    WORKLOAD may be a model, with --cluster and --phase as in `simulate`; several clusters are searched one by one.
+    WORKLOAD may be a model, with --cluster and --phase as in `simulate`. Several clusters are searched one by one.
     `--objective "minimise devices"` with a constraint finds the fewest devices that meet it. Anything fixed with
     `--set` (degree, batch, schedule, recomputation, ZeRO stage) is not searched. Without --devices, the number of
     devices is tp*cp*dp*pp, as in `simulate` with the same --set. Of a server at a `rate` (`phase: serving`) the search
@@ -132,7 +132,7 @@ def _is_pinned(path: str, value: object) -> bool:
 
 
 def _chosen(loaded: Workload, asked: Asked, *, has_goal: bool) -> tuple[str, ...]:
-    """Return the scenarios to search: those named, else all that have layouts; a goal needs a single one."""
+    """Return the scenarios to search: those named, else all that have layouts. A goal needs a single one."""
     from costmodel.schema.overrides import ON
     from costmodel.study.goals import SEARCHED
 

@@ -16,7 +16,7 @@ from costmodel.errors import InputError
 def command(*, asked: Asked, metric: str, as_json: bool) -> int:
     """Rank the bandwidths, peaks, latencies, clocks and capacities of the hardware by their effect on a metric.
 
-    Each is evaluated with 10 % more and 10 % less of it (whole numbers stay whole); those come first of which a better
+    Each is evaluated with 10 % more and 10 % less of it (whole numbers stay whole). Those come first of which a better
     part changes the metric most. An elasticity of -0.4 means: 1 % more of the parameter reduces the metric by 0.4 %.
     """
     from costmodel.analytic.model_start import DEFAULT_PHASES

@@ -52,7 +52,7 @@ def command(
     cache of Hugging Face. It then runs on --cluster in the smallest workload, as `costmodel init workload` writes it.
     On several clusters each scenario runs on all of them, as NAME@CLUSTER.
 
-    The event engine also takes --full: every rank is simulated, even identical ones; of requests --checkpoint FILE,
+    The event engine also takes --full: every rank is simulated, even identical ones. Of requests --checkpoint FILE,
     which keeps the state of a run that goes on from it, and --workers N threads for replicas (default: all processors).
     """
     from costmodel.api import engine_of, event_engine, request_engine
@@ -91,7 +91,7 @@ def command(
 
 
 def _event_engine(loaded: Workload, engine: str | None, option: str) -> str:
-    """Return the event engine where it was asked for, or answers all scenarios unasked; else the option is refused."""
+    """Return the event engine where it was asked for, or answers all scenarios unasked. Else the option is refused."""
     from costmodel.serving.choice import by_requests
 
     chosen = map(loaded.scenario, loaded.scenarios)

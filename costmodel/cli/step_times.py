@@ -18,8 +18,8 @@ from costmodel.errors import InputError
 def command(*, asked: Asked, output: Path) -> int:
     """Write the time of an engine's steps over decoding requests, their keys, prompt chunks, and their tokens.
 
-    The sizes go up to the scenario's limits and lengths. The serving scenario needs no name where it is the only one;
-    of a model (WORKLOAD, with --cluster) it is the phase `serving`.
+    The sizes go up to the scenario's limits and lengths. The serving scenario needs no name where it is the only one.
+    Of a model (WORKLOAD, with --cluster) it is the phase `serving`.
     """
     from costmodel.schema.whole_files import write_whole
     from costmodel.serving.step_table import serving_scenario, step_columns

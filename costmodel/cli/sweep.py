@@ -1,4 +1,4 @@
-"""`costmodel sweep`: evaluates the scenarios of a workload over axes into a table; an interrupted run resumes."""
+"""`costmodel sweep`: evaluates the scenarios of a workload over axes into a table. An interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def command(
     *, asked: Asked, varied: tuple[str, ...], engine: str, workers: int | None, scheduler: str | None, output: Path,
     as_json: bool,
 ) -> int:  # fmt: skip
-    """Evaluate a workload at every combination of values; writes results to DIR/points/ and the settings to
+    """Evaluate a workload at every combination of values. Writes results to DIR/points/ and the settings to
     DIR/study.json.
 
     WORKLOAD may be a model, as in `simulate`: options --cluster NAME (several are compared) and --phase PHASE.
@@ -85,7 +85,7 @@ def command(
 
 
 def _scheduler(asked: str | None) -> str | None:
-    """Return the address of the Dask scheduler that is asked for, and say where the work goes; null for none."""
+    """Return the address of the Dask scheduler that is asked for, and say where the work goes, null for none."""
     from costmodel.study.executors import EMBEDDED
 
     stated = os.environ.get(ADDRESS)

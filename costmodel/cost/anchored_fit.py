@@ -95,8 +95,12 @@ def time_shares(operators: Sequence[Kernel], machine: Machine) -> Array:
 class KernelAnchors(Record):
     """Measured rows of one family on a device.
 
-    shares: of their time, (rows, 3); errors: z, (rows,); inverse: of the covariance between them; shared: how errors
-    go together; machine: that they ran on; source: the table.
+    shares: of their time, (rows, 3).
+    errors: z, (rows,).
+    inverse: of the covariance between them.
+    shared: how errors go together.
+    machine: that they ran on.
+    source: the table.
     """
 
     shares: Array

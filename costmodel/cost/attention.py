@@ -23,7 +23,7 @@ class PrefillForm(DeclaredRecord, kw_only=True):
     tiles. Two CTAs on a processor hide each other's waits, so the two have efficiencies of their own. Of several tiles
     the fastest runs, or the one that the library's rule takes (`tile_q_limits`).
 
-    FlashAttention-2, arXiv 2307.08691, section 3.2 (one CTA for a tile of queries); -3, arXiv 2407.08608; FlashInfer,
+    FlashAttention-2, arXiv 2307.08691, section 3.2 (one CTA for a tile of queries). -3, arXiv 2407.08608. FlashInfer,
     include/flashinfer/utils.cuh, FA2DetermineCtaTileQ, and attention/prefill.cuh.
     """
 
@@ -190,9 +190,10 @@ class UnsplitKernel(DeclaredRecord, kw_only=True):
 def load_on_memory(rate: float, ratio: float, l2_load: float) -> float:
     """Return what a processor loads on another device [B/cycle].
 
-    rate: where it was fitted; ratio: what memory gives a processor in a cycle, over that; l2_load: what L2 gives it. A
-    kernel keeps as many bytes on the way as its device's memory needs, so that a rate that was found on a slower memory
-    is a lower bound.
+    rate: where it was fitted.
+    ratio: what memory gives a processor in a cycle, over that.
+    l2_load: what L2 gives it. A kernel keeps as many bytes on the way as its device's memory needs, so that a rate that
+    was found on a slower memory is a lower bound.
     """
     return max(rate, min(rate * ratio, l2_load))
 
@@ -223,16 +224,18 @@ class DecodeForm(DeclaredRecord, kw_only=True):
 
     A CTA takes one key head of a sequence (`pack_gqa`: its queries fill the `q_tile` rows of a tile; else each query
     head reads its keys again) over one piece of its keys, whole tiles of `kv_tile_elements` / (q + v) keys. Pieces are
-    of equal length, so that there may be fewer than the rule wants; by `once` their lengths differ by a tile. A wave is
-    `occupancy` CTAs on each processor; it waits for its CTAs or its bytes, so that a few CTAs too many cost the time of
+    of equal length, so that there may be fewer than the rule wants. By `once` their lengths differ by a tile. A wave is
+    `occupancy` CTAs on each processor. It waits for its CTAs or its bytes, so that a few CTAs too many cost the time of
     one, not their share of the bandwidth. Two processors that are both in use share a path to L2 (`contention`).
 
-    kv_tile: keys of a tile, where that is a number whatever the width of a head; zero: by elements.
-    split_load_rate: what one processor loads where keys are split [B/cycle]; zero: as `cta_load_rate`.
+    kv_tile: keys of a tile, where that is a number whatever the width of a head.
+    zero: by elements.
+    split_load_rate: what one processor loads where keys are split [B/cycle].
+    zero: as `cta_load_rate`.
     epilogue_per_q_dim: end of a CTA for each element of each of its queries [cycles].
-    unsplit: whose tile and efficiency stand for the form's own where keys are not split; null: the same kernel.
+    unsplit: whose tile and efficiency stand for the form's own where keys are not split. Null: the same kernel.
 
-    Split keys: FlashDecoding; FlashInfer, arXiv 2501.01005.
+    Split keys: FlashDecoding. FlashInfer, arXiv 2501.01005.
     """
 
     SECTION: ClassVar[str] = "19.2"
@@ -288,7 +291,8 @@ class DecodeForm(DeclaredRecord, kw_only=True):
     def on_memory(self, ratio: float, l2_load: float) -> DecodeForm:
         """Return the form on another device.
 
-        ratio: bytes of memory in a processor's cycle, over those at home; l2_load: what L2 gives it [B/cycle].
+        ratio: bytes of memory in a processor's cycle, over those at home.
+        l2_load: what L2 gives it [B/cycle].
         """
         return replace(self, cta_load_rate=load_on_memory(self.cta_load_rate, ratio, l2_load))
 

@@ -97,10 +97,10 @@ class FamilyFit(Record, kw_only=True):
     source: the file that states them.
     error: expected inside the measured sizes, half of the 80 % interval of log(measured / predicted).
     step: the part of it that the step from another device costs, which all fits of that `relation` share.
-    rivals: gives other fits that may answer for the same kernels; none where this one answers at any shape.
-    agreement: how the error of joined fits follows from how far they are apart; None: the leading fit's is taken.
-    away: the part of it that steps to another die, build or library cost; zero where it is of the very kernels.
-    likeness: in what this device equals the one of its die that lends the fit; None: in nothing, in all, or none does.
+    rivals: gives other fits that may answer for the same kernels, none where this one answers at any shape.
+    agreement: how the error of joined fits follows from how far they are apart. None: the leading fit's is taken.
+    away: the part of it that steps to another die, build or library cost, zero where it is of the very kernels.
+    likeness: in what this device equals the one of its die that lends the fit. None: in nothing, in all, or none does.
     alike: what of the squares of both falls away for layers with tuned tiles, which another build runs as well.
     companions: fits of streams in the same rows, made together with this one, by `family/variant`.
     in_place: its kernels leave rows where they are.
@@ -139,11 +139,12 @@ class FamilyFit(Record, kw_only=True):
             v_i   = 1/d_i * (1 - k_i + k_i / (1 + step^2 sum_j k_j/d_j)),   d_i = error_i^2 - (k_i * step)^2
             k_0   = share of the roofline in which the lending device differs,   k_i = 1;   j: fits of the same relation
 
-        error_i: expected at the shape; step: its part that fits of one relation share; beyond: what the distance adds
-        to this fit's own. Of such errors the mean with weights v has the least of all (generalised least squares: row
-        sums of the inverse covariance); `far` is the share of this fit's squared error that is not its own: it lets the
-        rivals in as the shape leaves what was measured, or the fit its device. The fit of the least error leads, a
-        rival's over sqrt(far).
+        error_i: expected at the shape.
+        step: its part that fits of one relation share.
+        beyond: what the distance adds to this fit's own. Of such errors the mean with weights v has the least of all
+        (generalised least squares: row sums of the inverse covariance). `far` is the share of this fit's squared error
+        that is not its own: it lets the rivals in as the shape leaves what was measured, or the fit its device. The fit
+        of the least error leads, a rival's over sqrt(far).
         """
         beyond = 0.0 if self.rivals is None else self._beyond(operator)
         is_outside = beyond.any() if isinstance(beyond, np.ndarray) else beyond > 0.0
@@ -217,7 +218,8 @@ class FamilyFit(Record, kw_only=True):
     def ratio(self, time: Time, seconds: Seconds, low: Quantity, high: Quantity) -> Quantity:
         """Return measured over predicted time, as `Spread.ratio` does, its ends as far away as joined fits are apart.
 
-        time: of the operator; seconds: of one call.
+        time: of the operator.
+        seconds: of one call.
         """
         half = self.added_half_width(time)
         if is_single(half) and half == 0.0:
@@ -251,7 +253,7 @@ class FamilyFit(Record, kw_only=True):
         return hypot(where(is_new, self.unseen.inside, 0.0), outside)
 
     def correction(self, operator: Operator) -> Quantity:
-        """Return exp(residual(shape)), by which the form's time is multiplied; one without a residual."""
+        """Return exp(residual(shape)), by which the form's time is multiplied. One without a residual."""
         if self.form is None or self.residual is None:
             return 1.0
         return self.residual.factor(_features(self.form, operator))
@@ -314,7 +316,7 @@ class FamilyFit(Record, kw_only=True):
 
 @lru_cache(maxsize=LATEST)
 def _features(form: Form, operator: Operator) -> Features:
-    """Return the features of an operator's one call; its fits ask several times each, one operator after the other."""
+    """Return the features of an operator's one call. Its fits ask several times each, one operator after the other."""
     return form.features(one_call(operator))
 
 
@@ -370,7 +372,7 @@ class JoinedFit(FamilyFit, kw_only=True):
 
     parts: each has a form.
     weights: of the parts, their sum one.
-    leading: the place of the part of the least expected error, by shape; one number where that is the same for all.
+    leading: the place of the part of the least expected error, by shape. One number where that is the same for all.
     claimed: the share of its interval that the leading one keeps.
     """
 
@@ -471,7 +473,7 @@ class Calibration(Record):
     def told(self, operators: Iterable[Operator]) -> tuple[str, ...]:
         """Return the notes of some operators, `FAMILY/VARIANT: TEXT`, those of one family with the same text as one.
 
-        A calibration is kept for all runs of a device and framework; each is told what stands in for its own kernels.
+        A calibration is kept for all runs of a device and framework. Each is told what stands in for its own kernels.
         """
         notes: Iterable[str] = self.notes
         if self.notes_of is not None:

@@ -80,8 +80,8 @@ class ClusterSteps(DeclaredRecord, kw_only=True):
     def time(self, kind: str, links: GroupLinks) -> Seconds:
         """Return the time of the steps between all ranks, whatever they carry.
 
-        ring (n - N) * intra_step + (N - 1) * (inter_step + a_out); of an all-reduce twice that, or twice a tree's
-        (l - 1) * intra_step + log2(N) * (tree_step + a_out): n ranks on N nodes with l on each.
+        ring (n - N) * intra_step + (N - 1) * (inter_step + a_out). Of an all-reduce twice that, or twice a tree's (l -
+        1) * intra_step + log2(N) * (tree_step + a_out): n ranks on N nodes with l on each.
         """
         latency = links.inter_latency
         ring = (links.size - links.nodes) * self.intra_step + (links.nodes - 1.0) * (self.inter_step + latency)
@@ -95,7 +95,7 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
     """One kind of collective: a protocol for small messages and one for large.
 
     Libraries take their protocol by the size of the message, not by what is fastest, so links do not move the switch.
-    bare: the closed form of the kind over links of bandwidth B and latency a, with its volume and steps; of an
+    bare: the closed form of the kind over links of bandwidth B and latency a, with its volume and steps. Of an
     all-reduce that of NCCL. Between nodes `inter_efficiency` stands for `large_efficiency`, and the steps of
     `ClusterSteps` for the latencies of `bare`, of small messages and of large ones. Over PCIe B is multiplied by
     bridge_efficiency * (min(ranks, bridge_max_ranks) / switch_ranks)^-bridge_sharing where the ranks of a node are more
@@ -135,7 +135,7 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
     small_cluster_steps: ClusterSteps | None = mechanism(ClusterSteps, "small_")
 
     def time(self, operator: Collective, machine: Machine) -> Time:
-        """Return the time of one collective; zero in a group of one."""
+        """Return the time of one collective, zero in a group of one."""
         links = self._links(operator, machine)
         seconds = self._terms(operator, links, operator.size)["t"]
         fixed = self._terms(operator, links, 0.0 * operator.size)["t"]
@@ -146,7 +146,7 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
         )  # fmt: skip
 
     def _unlimited(self, operator: Collective, machine: Machine, links: GroupLinks) -> Seconds | None:
-        """Return the time if bridges were shared ever more past the ranks that were measured; null up to these."""
+        """Return the time if bridges were shared ever more past the ranks that were measured, null up to these."""
         bridge = self.host_bridge
         if bridge is None or not np.any((links.ranks_per_node > bridge.bridge_max_ranks) & (links.size > 1)):
             return None
@@ -162,7 +162,7 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
         return log2(maximum(operator.size, 1.0)), log2(maximum(operator.group.size, 1.0))
 
     def _links(self, operator: Collective, machine: Machine) -> GroupLinks:
-        """Return the links of the group; inside a node they are slower over the host or its bridges."""
+        """Return the links of the group. Inside a node they are slower over the host or its bridges."""
         links = require_group_links(operator.group, machine.cluster, operator.name)
         if machine.cluster is None:
             return links

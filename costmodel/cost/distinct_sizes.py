@@ -20,7 +20,9 @@ Kernel = TypeVar("Kernel", bound=Operator)
 class DistinctSizes(Record):
     """The sizes of a kernel that differ, along one axis.
 
-    place: of each point among them; first: point that has each of them; shape: of the grid.
+    place: of each point among them.
+    first: point that has each of them.
+    shape: of the grid.
     """
 
     place: Indices
@@ -29,7 +31,7 @@ class DistinctSizes(Record):
 
     @classmethod
     def of(cls, operator: Operator) -> DistinctSizes | None:
-        """Return the distinct sizes of a kernel; null where it has few sizes, or most of them differ."""
+        """Return the distinct sizes of a kernel. Null where it has few sizes, or most of them differ."""
         varied = [value for _, value in _varied(operator)]
         if not varied:
             return None

@@ -74,7 +74,7 @@ class ElementwiseForm(DeclaredRecord, kw_only=True):
         }  # fmt: skip
 
     def features(self, operator: Elementwise) -> Features:
-        """Return log2 of the rows and of the bytes of one; all is one row where rows are not stated."""
+        """Return log2 of the rows and of the bytes of one. All is one row where rows are not stated."""
         return log2(maximum(operator.rows, 1.0)), log2(maximum(_row_bytes(operator), 1.0))
 
 

@@ -57,7 +57,7 @@ class LowLatencyForm(DeclaredRecord, kw_only=True):
     uses_intra_links: bool = constant("copies inside a node go over its own links, not over the NIC")
 
     def time(self, operator: ExpertAllToAll, machine: Machine) -> Time:
-        """Return the time of one direction; zero in a group of one."""
+        """Return the time of one direction, zero in a group of one."""
         return _message(self.terms(operator, machine), _links(operator, machine))
 
     def terms(self, operator: ExpertAllToAll, machine: Machine) -> Terms:
@@ -118,7 +118,7 @@ class NormalForm(DeclaredRecord, kw_only=True):
     )
 
     def time(self, operator: ExpertAllToAll, machine: Machine) -> Time:
-        """Return the time of one direction; zero in a group of one."""
+        """Return the time of one direction, zero in a group of one."""
         links = _links(operator, machine)
         is_wider = np.any(links.nodes > self.fabric_max_nodes)
         unlimited = replace(self, fabric_max_nodes=math.inf).terms(operator, machine) if is_wider else None

@@ -110,8 +110,9 @@ class GemmForm(DeclaredRecord, kw_only=True):
     def on_die(self, density: float, rate: float) -> GemmForm:
         """Return the form on another device of the same die.
 
-        density: peak over power; rate: a processor's FLOP in a cycle; both over those of the fit's device. Small tiles
-        wait for the tensor units' pipeline, as many cycles at any rate.
+        density: peak over power.
+        rate: a processor's FLOP in a cycle. Both over those of the fit's device. Small tiles wait for the tensor units'
+        pipeline, as many cycles at any rate.
         """
         loss = self.small_tile_loss * rate
         return replace(self, clock_droop=scaled_droop(self.clock_droop, density), small_tile_loss=loss)

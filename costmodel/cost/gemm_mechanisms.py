@@ -42,7 +42,7 @@ class Writeback(DeclaredRecord, kw_only=True):
 
 
 class PartialTile(DeclaredRecord, kw_only=True):
-    """CTAs that load past the last row are slower; clusters of rows share that loss."""
+    """CTAs that load past the last row are slower. Clusters of rows share that loss."""
 
     partial_tile_loss: float = fitted("1", 0.35, 0.01, 2.0, "slowdown of a CTA whose whole tile is past the last row")
     partial_tile_clusters: float = fitted("clusters", 3.0, 0.5, 30.0, "rows of clusters that share the loss")
@@ -55,7 +55,7 @@ class PartialTile(DeclaredRecord, kw_only=True):
 
 
 class Reread(DeclaredRecord, kw_only=True):
-    """Tiles are taken in strips along the shorter side of the result; every strip reads the operand of that side.
+    """Tiles are taken in strips along the shorter side of the result. Every strip reads the operand of that side.
 
     What L2 does not hold of it comes from memory again.
     """
@@ -81,7 +81,7 @@ class WarmL2(DeclaredRecord, kw_only=True):
     warm_l2_share: float = fitted("1", 0.5, 0.05, 2.0, "share of L2 that holds activations in a warm benchmark")
 
     def saved_traffic(self, gemm: Gemm, machine: Machine, hbm_efficiency: float) -> Bytes:
-        """Return the bytes of memory traffic that hits in L2 are worth [B]; none where nothing ran before."""
+        """Return the bytes of memory traffic that hits in L2 are worth [B], none where nothing ran before."""
         if not machine.warm_l2:
             return 0.0
         capacity = machine.l2_capacity

@@ -45,12 +45,12 @@ class CtaTile(Record):
     split_mode: Any
 
     def grid(self, gemm: Gemm) -> tuple[Any, Any]:
-        """Return the tiles of the result along m and n, in whole clusters; expected ones where groups differ."""
+        """Return the tiles of the result along m and n, in whole clusters. Expected ones where groups differ."""
         m, n = self.m * self.cluster_m, self.n * self.cluster_n
         return row_tiles(gemm, m) * self.cluster_m, ceil(gemm.n / n) * self.cluster_n
 
     def leaves_any_idle(self, gemm: Gemm, processors: Count) -> bool:
-        """Tell whether there are fewer tiles than processors at any size; else K is never split."""
+        """Tell whether there are fewer tiles than processors at any size. Else K is never split."""
         tiles_m, tiles_n = self.grid(gemm)
         return bool(np.any(gemm.groups * tiles_m * tiles_n < processors))
 
@@ -141,5 +141,5 @@ def row_tiles(gemm: Gemm, heights: Any) -> Any:
 
 @functools.lru_cache(maxsize=512)
 def _expected(mean: ArrayKey | float, deviation: ArrayKey | float, height: float) -> Quantity:
-    """Return the expected tiles; a fit asks for those of the same rows thousands of times."""
+    """Return the expected tiles. A fit asks for those of the same rows thousands of times."""
     return expected_tiles(from_key(mean), from_key(deviation), height)

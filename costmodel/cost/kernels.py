@@ -118,7 +118,7 @@ def _cta_count(gemm: Gemm, tile: Tile) -> Count:
 def attention_time(attention: AttentionKernel, machine: Machine, fit: FamilyFit) -> Time:
     """Return a fused attention kernel's time.
 
-    One CTA handles one query tile of one head; the candidate tile that pads least is taken. Decoding splits the keys
+    One CTA handles one query tile of one head. The candidate tile that pads least is taken. Decoding splits the keys
     instead, so its grid has no waves. A scan takes, if that is longer, as long as its CTAs need for their sequences.
     """
     terms = attention_terms(attention, machine, fit)

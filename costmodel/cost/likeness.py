@@ -15,7 +15,9 @@ from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Mix
 class Likeness(Record, kw_only=True):
     """In which of two things, compute and the memory's bandwidth, a device equals the one whose fit it takes.
 
-    compute: whether it is the former; peaks: of the device, by number format [FLOP/s]; bandwidth: of its memory.
+    compute: whether it is the former.
+    peaks: of the device, by number format [FLOP/s].
+    bandwidth: of its memory.
     """
 
     compute: bool

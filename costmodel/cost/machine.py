@@ -25,14 +25,14 @@ class Machine(Record):
 
     @property
     def hbm_bandwidth(self) -> BytesPerSecond:
-        """Return the bandwidth of device memory [B/s]; a device file always states it."""
+        """Return the bandwidth of device memory [B/s]. A device file always states it."""
         bandwidth = self.device.device_memory.bandwidth
         assert bandwidth is not None
         return bandwidth
 
     @property
     def l2_capacity(self) -> Bytes:
-        """Return the capacity of L2 [B]; one byte, which keeps nothing, where the device states none."""
+        """Return the capacity of L2 [B]. One byte, which keeps nothing, where the device states none."""
         level = self.device.level("l2")
         return 1.0 if level is None else level.capacity
 

@@ -19,7 +19,7 @@ class VarlenForm(DeclaredRecord, kw_only=True):
 
     Longest, grid: as of `PrefillForm`. Query heads are not packed: each is a CTA of its own that reads the key head's
     cache again. CTAs start head by head, so that `joint_heads` of those that share a cache run at a time and read it
-    once; the others find it in L2 unless all sequences' caches of one key head exceed `l2_share` of it. Sequences
+    once. The others find it in L2 unless all sequences' caches of one key head exceed `l2_share` of it. Sequences
     shorter than the longest have empty tiles.
 
     flash_attn_varlen_func of FlashAttention-2, arXiv 2307.08691: grid of query tiles x sequences x heads.

@@ -7,19 +7,19 @@ from costmodel.quantities import Count, Dollars, Seconds
 
 
 def rental_cost(device: Device, devices: Count, seconds: Seconds) -> Dollars | None:
-    """Return rental * devices * time [$]; null where the device file states no rental price."""
+    """Return rental * devices * time [$], null where the device file states no rental price."""
     rental = device.price.rental
     return None if rental is None else rental * devices * seconds
 
 
 def purchase_cost(device: Device, devices: Count) -> Dollars | None:
-    """Return purchase price * devices [$]; null where the device file states none."""
+    """Return purchase price * devices [$], null where the device file states none."""
     return None if device.price.purchase is None else device.price.purchase * devices
 
 
 def host_cost(node: Node, devices: Count) -> Dollars | None:
     """Return the share of the nodes, without their devices, that goes with `devices`: price * devices / devices a node.
 
-    In US dollars; null where the node file states no price.
+    In US dollars, null where the node file states no price.
     """
     return None if node.host.price is None else node.host.price * devices / node.count

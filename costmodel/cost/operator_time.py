@@ -61,10 +61,10 @@ CLOSED_FORMS: dict[type, ClosedForm] = {
 def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Time:
     """Return an operator's time.
 
-    A message takes a launch, as a kernel does, and its time on the wire; nothing in a group of one, and no kernel
+    A message takes a launch, as a kernel does, and its time on the wire. Nothing in a group of one, and no kernel
     without rows. None is faster than its work and its bytes allow, whatever a fit says. An all-to-all whose kernels
-    encode and decode its payload takes `codec` longer, and one that orders data before their flag a round trip,
-    2 * latency, for each of its `fences`. Raises InfeasibleError for a message where no cluster says how its ranks are
+    encode and decode its payload takes `codec` longer, and one that orders data before their flag a round trip, 2 *
+    latency, for each of its `fences`. Raises InfeasibleError for a message where no cluster says how its ranks are
     joined.
     """
     present = has_work(operator)

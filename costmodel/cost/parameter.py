@@ -22,7 +22,7 @@ _DIMENSIONS = {"s": "time", "B": "size", "B/s": "bandwidth"}
 class Parameter(ValueRecord):
     """A number that a fit determines.
 
-    unit: `s`, `B` and `B/s` are written with it in files; with any other unit the number stands bare.
+    unit: `s`, `B` and `B/s` are written with it in files. With any other unit the number stands bare.
     start: where a search starts.
     low, high: what it stays between. Wide on purpose: they keep a search on numbers that mean something.
     """
@@ -42,8 +42,8 @@ class Parameter(ValueRecord):
 class Constant(ValueRecord):
     """What a library's source or the plan of a fit states, or the rows of the fit.
 
-    unit: as of a `Parameter`; blank where it is no quantity. variable: of the links of a group, whose largest measured
-    value it is; blank where no row says it.
+    unit: as of a `Parameter`. Blank where it is no quantity. variable: of the links of a group, whose largest measured
+    value it is. Blank where no row says it.
     """
 
     meaning: str
@@ -68,8 +68,8 @@ class Declaration(ValueRecord):
 
     owner: the record that has it as a field.
     path: of attributes, from the form to it.
-    default: of the field; `UNSET` where there is none.
-    mechanism: name of the record that a form may lack, all of whose keys are stated together; else blank.
+    default: of the field. `UNSET` where there is none.
+    mechanism: name of the record that a form may lack, all of whose keys are stated together. Else blank.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Declaration(ValueRecord):
 
     @property
     def term(self) -> str:
-        """Return the name by which a recipe adds the parameter; blank where every form has it."""
+        """Return the name by which a recipe adds the parameter. Blank where every form has it."""
         return "" if self.is_required else self.mechanism or self.name
 
 
@@ -102,7 +102,7 @@ class _DeclaringClass(Immutable):
     """The class of records with declared fields: it keeps the declarations and leaves the defaults."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> _DeclaringClass:
-        """Return the class; `declared` has what is stated of its fields by name, those of its bases included."""
+        """Return the class. `declared` has what is stated of its fields by name, those of its bases included."""
         own = {key: value for key, value in namespace.items() if isinstance(value, _Field)}
         declared = {key: value for base in reversed(bases) for key, value in getattr(base, "declared", {}).items()}
         rest = {key: value for key, value in namespace.items() if key not in own}
@@ -202,7 +202,7 @@ def _keys(kind: _Record) -> tuple[str, ...]:
 
 
 def value(form: object, declaration: Declaration) -> Any:
-    """Return what a form has under a key; null where it lacks the mechanism."""
+    """Return what a form has under a key, null where it lacks the mechanism."""
     return functools.reduce(
         lambda holder, name: None if holder is None else getattr(holder, name), declaration.path, form
     )

@@ -4,7 +4,7 @@
     least = bytes of a rank / bandwidth of its links                                       of a message
 
 Compulsory bytes are those that no kernel before has left in L2: the weights of a product, the cache that decoding
-reads. Of the others, L2 may hold its capacity; all of that where a benchmark repeats the kernel. Switches may add up or
+reads. Of the others, L2 may hold its capacity. All of that where a benchmark repeats the kernel. Switches may add up or
 copy, so that each byte of a collective leaves or reaches a rank once.
 """
 
@@ -28,7 +28,7 @@ from costmodel.workload.operators import (
 
 
 def least_time(operator: Operator, machine: Machine) -> Seconds:
-    """Return the least time of a kernel or message [s]; zero of what is neither, or where nothing joins the ranks."""
+    """Return the least time of a kernel or message [s]. Zero of what is neither, or where nothing joins the ranks."""
     if isinstance(operator, MixedAttention):
         work: Seconds = 0.0
         for part in operator.parts:
@@ -49,7 +49,7 @@ def _message(operator: Collective | ExpertAllToAll, cluster: Cluster) -> Seconds
 
         collective    calls * max((n-1)/n * S / B, (N-1)/N * S / (l*B_out)),   B = B_in, or B_in + B_out
 
-    n ranks on N nodes of l. Between neighbours S/B; all exchange alike (n-l)/n * S over a NIC each. Without latencies:
+    n ranks on N nodes of l. Between neighbours S/B. All exchange alike (n-l)/n * S over a NIC each. Without latencies:
     what files state of links was measured by programs, of which libraries take less.
     """
     links = group_links(operator.group, cluster)

@@ -58,7 +58,7 @@ def _sent(operator: Operator) -> Bytes:
 
 
 def board_power(device: Device, draw: Draw) -> Watts | None:
-    """Return what a board draws, at most its limit; null without a stated limit.
+    """Return what a board draws, at most its limit, null without a stated limit.
 
         power = min(idle + busy * (share of the time in which kernels run) + work, TDP)
 
@@ -81,7 +81,7 @@ def energy(node: Node, devices: Count, seconds: Seconds, draw: Draw) -> Joules |
 
         energy = (board power + host power / devices a node + network power) * PUE * devices * time
 
-    Hosts, network and PUE count where the node file states them; null without a power limit of the device.
+    Hosts, network and PUE count where the node file states them, null without a power limit of the device.
     """
     board = board_power(node.device, draw)
     if board is None:

@@ -1,7 +1,7 @@
 """The main loop of a product whose kernel promotes the tensor cores' partial sums: two units that warpgroups share.
 
 Every `promotion_interval` elements of K a warpgroup waits for its WGMMAs and adds the partial sums to FP32 registers on
-CUDA cores; another warpgroup's WGMMAs run meanwhile. Of a tile's whole K, T is the tensor cores' time and P the CUDA
+CUDA cores. Another warpgroup's WGMMAs run meanwhile. Of a tile's whole K, T is the tensor cores' time and P the CUDA
 cores', one multiply-add for each element of the tile and interval. W warpgroups go round both:
 
     shortest   max(T, P, (T + P) / W)                                       they take turns without a gap
@@ -10,8 +10,8 @@ cores', one multiply-add for each element of the tile and interval. W warpgroups
 One warpgroup overlaps nothing: T + P. Of two, T >= P, the shortest is T and the expected one T + P^2 / (T + P).
 
 Sources: DeepSeek-AI, arXiv 2412.19437, section 3.3.2 (two WGMMAs persist at a time, one warpgroup promotes while the
-other multiplies); deepseek-ai/DeepGEMM, sm90_fp8_gemm_1d2d.cuh (one CTA a processor; WGMMAs of 64 rows, one warpgroup
-up to 64 rows and two beyond); closed queueing networks: Gordon, Newell, Operations Research 15(2), 1967.
+other multiplies). Deepseek-ai/DeepGEMM, sm90_fp8_gemm_1d2d.cuh (one CTA a processor; WGMMAs of 64 rows, one warpgroup
+up to 64 rows and two beyond). Closed queueing networks: Gordon, Newell, Operations Research 15(2), 1967.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Residual(Record, dict=True):
     lengths: the family's, one per axis, in which distances are [octaves].
     centres: c, shape (supports, axes) [octaves].
     weights: w, shape (supports,).
-    dispersion: how far measured times lie about what it gives, by shape; none where that is the same for all shapes.
+    dispersion: how far measured times lie about what it gives, by shape, none where that is the same for all shapes.
     bump_lengths: l, shape (supports, axes), none where all are `lengths` [octaves].
     """
 
@@ -186,7 +186,7 @@ class _Curve(Record):
 
     @classmethod
     def of(cls, values: Array, shortest: float | None) -> _Curve | None:
-        """Return places for values; null where there are not many more values than places, or no bumps.
+        """Return places for values. Null where there are not many more values than places, or no bumps.
 
         shortest: length of a bump.
         """

@@ -19,7 +19,7 @@ OVERLAP_P = 4.0  # chosen: work and bytes overlap, and the longer one counts
 class ScanForm(DeclaredRecord, kw_only=True):
     """Chunkwise kernels of a linear recurrence, which launch one after another.
 
-    Chunks are worked on all at once, which leaves results in memory between kernels; one kernel passes a state from
+    Chunks are worked on all at once, which leaves results in memory between kernels. One kernel passes a state from
     chunk to chunk. A chunk that a sequence does not fill costs its fixed part, not its rows.
 
     Yang et al., arXiv 2412.06464, section 3.3, and fla-org/flash-linear-attention, fla/ops/gated_delta_rule/chunk.py.

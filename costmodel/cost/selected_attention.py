@@ -19,7 +19,7 @@ OVERLAP_P = 4.0  # chosen: CTAs and bytes overlap, and the longer one counts
 class SelectedForm(DeclaredRecord, kw_only=True):
     """Kernels that gather the selected keys of a query for all its heads.
 
-    A selection has as many slots as keys may be chosen; those that are empty take as long as the others. Heads fill
+    A selection has as many slots as keys may be chosen. Those that are empty take as long as the others. Heads fill
     whole tiles.
 
     deepseek-ai/FlashMLA, csrc/sm90/prefill/sparse/fwd.cu: a CTA takes one query and 64 heads, 64 keys at a time.

@@ -50,7 +50,7 @@ def _filling(ctas: Count, slots: Count, tiles: Count) -> Count:
 
 
 def _efficient(ctas: Count, slots: Count, tiles: Count, few: Count) -> Count:
-    """Return the fewest splits s whose use ctas*s / (slots * waves) is 85 % of the best; one where that is enough.
+    """Return the fewest splits s whose use ctas*s / (slots * waves) is 85 % of the best. One where that is enough.
 
     Within w waves the use grows with s, so that each wave has one candidate for the best and one for the fewest.
     """

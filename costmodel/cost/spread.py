@@ -15,9 +15,9 @@ from costmodel.records import Record, ValueRecord, replace
 class Spread(Record):
     """The 10 %, 50 % and 90 % points of measured over predicted time, by predicted time.
 
-    times: knots of predicted time, ascending [s]; low, median, high: the points there. Between knots log measured is
-    linear in log predicted time, beyond them the ratio is that of the nearest: what a model leaves out of a kernel's
-    fixed time weighs most on short kernels.
+    times: knots of predicted time, ascending [s].
+    low, median, high: the points there. Between knots log measured is linear in log predicted time, beyond them the
+    ratio is that of the nearest: what a model leaves out of a kernel's fixed time weighs most on short kernels.
     """
 
     times: tuple[float, ...] = (1.0,)
@@ -40,7 +40,7 @@ class Spread(Record):
     def _ratio(self, log_time: Quantity, points: tuple[float, ...]) -> Quantity:
         """Return the ratio at a logarithm of predicted time.
 
-        Straight lines between the knots' (log predicted, log measured); a measured time that falls below that of a
+        Straight lines between the knots' (log predicted, log measured). A measured time that falls below that of a
         shorter knot is raised to it, so that a longer prediction never means a shorter time.
         """
         if len(points) == 1:
@@ -104,9 +104,9 @@ class Agreement(ValueRecord):
 
         h^2 = (claimed * h_leading)^2 + (apart * s)^2,   s^2 = sum_i w_i (log t_i - log t)^2
 
-    h_leading: what the leading fit expects of itself; s: how far the fits that are joined lie from their mean. Where
-    they agree, they are nearer than each expects to be; where they do not, not all can be right. From
-    `calibrations/agreement`.
+    h_leading: what the leading fit expects of itself.
+    s: how far the fits that are joined lie from their mean. Where they agree, they are nearer than each expects to be.
+    Where they do not, not all can be right. From `calibrations/agreement`.
     """
 
     claimed: float
@@ -116,8 +116,9 @@ class Agreement(ValueRecord):
 class UnseenGroups(ValueRecord):
     """Half-widths of the 80 % interval of kernels whose group of shapes no fit saw [log].
 
-    inside: of a family of few groups, whose own cross-validation held out single shapes; zero where it held out groups.
-    beyond: for each octave outside the measured sizes; most: that any distance adds.
+    inside: of a family of few groups, whose own cross-validation held out single shapes, zero where it held out groups.
+    beyond: for each octave outside the measured sizes.
+    most: that any distance adds.
     """
 
     inside: float
@@ -133,7 +134,8 @@ class UnseenGroups(ValueRecord):
 def opened(spread: Spread, seconds: Seconds, ends: tuple[Quantity, Quantity], half: Quantity) -> Quantity:
     """Return measured over predicted time by a spread with a further, independent error that differs by shape.
 
-    ends: low, high of `Spread.ratio`; half: of the further error's 80 % interval [log].
+    ends: low, high of `Spread.ratio`.
+    half: of the further error's 80 % interval [log].
     """
     median, low, high = (spread.ratio(seconds, *end) for end in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)))
     below, above = (np.hypot(np.log(point / median), half) for point in (low, high))

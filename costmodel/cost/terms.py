@@ -26,7 +26,7 @@ def term_at(terms: Terms, index: int) -> Terms:
 
 
 def p_norm(p: float, *times: Any) -> Any:
-    """Return the p-norm of times that overlap: near the largest, more where several are as long; zero where all are."""
+    """Return the p-norm of times that overlap: near the largest, more where several are as long, zero where all are."""
     largest = maximum(times[0], *times[1:])
     scale = maximum(largest, SHORTEST)
     total = sum_of(power(time / scale, p) for time in times)
@@ -34,7 +34,7 @@ def p_norm(p: float, *times: Any) -> Any:
 
 
 def p_norm_below(p: float, bound: Any, *times: Any) -> Any:
-    """Return the p-norm of times where it may be below a bound; elsewhere the largest of them, which is not.
+    """Return the p-norm of times where it may be below a bound. Elsewhere the largest of them, which is not.
 
     The minimum of it and the bound is that of the p-norm and the bound: a p-norm is at least the largest time. Powers
     take most of the time of a large grid, and few of many candidates come near the fastest at a point.

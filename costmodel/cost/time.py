@@ -12,9 +12,10 @@ BOUNDS = ("compute", "memory", "network", "latency", "capacity")
 class Time(Record):
     """One operator's time [s] and its parts.
 
-    compute: the time that a kernel is busy, as long as `memory` where device memory is what keeps it busy; network: the
-    wire; fixed: launch or message latency, which adds to the slowest of the others. apart: of a time that several fits
-    give together, how far they lie from their mean, a standard deviation [log]. beyond: how far an exponent past its
+    compute: the time that a kernel is busy, as long as `memory` where device memory is what keeps it busy.
+    network: the wire.
+    fixed: launch or message latency, which adds to the slowest of the others. apart: of a time that several fits give
+    together, how far they lie from their mean, a standard deviation [log]. beyond: how far an exponent past its
     measured range would move it, which is half of an 80 % interval [log].
     """
 
@@ -43,13 +44,13 @@ class Time(Record):
 
     @property
     def bound(self) -> str:
-        """Return what limits a single point: the largest part (`latency` is the fixed one); memory wins a tie."""
+        """Return what limits a single point: the largest part (`latency` is the fixed one). Memory wins a tie."""
         parts = {"memory": self.memory, "compute": self.compute, "network": self.network, "latency": self.fixed}
         return max(parts, key=lambda name: float(parts[name]))
 
 
 def time_where(mask: Mask, yes: Time, no: Time) -> Time:
-    """Return one time where a mask holds, another elsewhere; both of kernels."""
+    """Return one time where a mask holds, another elsewhere. Both of kernels."""
     return Time(
         where(mask, yes.seconds, no.seconds), where(mask, yes.compute, no.compute), where(mask, yes.memory, no.memory),
         fixed=where(mask, yes.fixed, no.fixed), apart=where(mask, yes.apart, no.apart),

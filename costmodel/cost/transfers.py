@@ -63,7 +63,7 @@ def expert_all_to_all_terms(operator: ExpertAllToAll, machine: Machine, cluster:
 
 
 def _wire_terms(links: GroupLinks, launch: Seconds, wire: Seconds, fit: FamilyFit, calls: Count = 1.0) -> Terms:
-    """Return the terms of messages that follow each other; their time is zero in a group of one."""
+    """Return the terms of messages that follow each other. Their time is zero in a group of one."""
     has_peers = links.size > 1
     return {
         "t": where(has_peers, calls * (launch + wire / fit.network_efficiency), 0.0),
@@ -73,7 +73,7 @@ def _wire_terms(links: GroupLinks, launch: Seconds, wire: Seconds, fit: FamilyFi
 
 
 def host_transfer_terms(operator: HostTransfer, machine: Machine, cluster: Cluster, fit: FamilyFit) -> Terms:
-    """Return the terms of a copy to the host or from it; its time is zero without bytes."""
+    """Return the terms of a copy to the host or from it. Its time is zero without bytes."""
     latency = host_link(cluster).latency
     fixed = machine.framework.launch * fit.launch_factor + (0.0 if latency is None else latency)
     wire = transfer_time(operator, cluster)

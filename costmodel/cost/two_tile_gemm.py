@@ -73,7 +73,7 @@ class TwoTileForm(DeclaredRecord, kw_only=True):
         return self.with_rates(rates).terms(gemm, machine)
 
     def features(self, gemm: Gemm) -> Features:
-        """Return log2 of m, n, k, groups; what is configured; log2 of the ranks that share the experts.
+        """Return log2 of m, n, k, groups. What is configured; log2 of the ranks that share the experts.
 
         An octave lies between the tiles for few and for many tokens, and two on to tuned ones.
         """

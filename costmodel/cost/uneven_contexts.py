@@ -28,7 +28,7 @@ def uneven_factor(filling: Any, sequences: Any, ratio: Any, p: Any) -> Any:
         ((1 + y(ratio)^p) / (1 + y(1)^p))^(1/p),    y(ratio) = filling * ratio / sequences
 
     y: the time in which one thread block loads the longest context, over that in which device memory gives all of them.
-    The kernel waits for both; the time with equal contexts, which is measured, holds y(1) already.
+    The kernel waits for both. The time with equal contexts, which is measured, holds y(1) already.
     """
     longest, mean = (filling * ratio / sequences) ** p, (filling / sequences) ** p
     return ((1.0 + longest) / (1.0 + mean)) ** (1.0 / p)

@@ -45,16 +45,15 @@ class NarrowHeadKernel(DeclaredRecord, kw_only=True):
 class XqaForm(DeclaredRecord, kw_only=True):
     """TensorRT-LLM's decoding: XQA on tensor cores where few enough queries share a key head.
 
-    That is, where 1 < queries per key head <= max_q_per_kv and
-    min_block_factor * sequences * key heads * max(kv_len / 128, 1) >= processors. Elsewhere the masked multi-head
-    kernel runs (`mmha_…`). Both are a `DecodeForm`, XQA with packed queries, the other with a single row; they share
-    the device's memory and L2.
+    That is, where 1 < queries per key head <= max_q_per_kv and min_block_factor * sequences * key heads * max(kv_len /
+    128, 1) >= processors. Elsewhere the masked multi-head kernel runs (`mmha_…`). Both are a `DecodeForm`, XQA with
+    packed queries, the other with a single row. They share the device's memory and L2.
 
     A CTA of XQA takes all queries of a key head, in multiples of `q_multiple`, over heads padded to a power of two. As
     many CTAs share a processor as have `occupancy_elements` together (queries times q + v), at most `occupancy`, at
     least one. XQA never splits fewer than `kv_tile` keys (kMinHistoryTokensPerBlock), the other kernel no tile.
 
-    max_q_per_kv is what the measurements show; the count of CTAs, and that of splits, are those of mayHavePerfGain and
+    max_q_per_kv is what the measurements show. The count of CTAs, and that of splits, are those of mayHavePerfGain and
     kTargetWaveFactor in NVIDIA/TensorRT-LLM, cpp/tensorrt_llm/kernels/decoderMaskedMultiheadAttention
     (decoderXQAImplJIT/decoderXQAImplJIT.cpp, decoderXQAConstants.h).
     """

@@ -21,7 +21,7 @@ class Clock:
         self._stopped: set[Timer] = set()
 
     def set(self, delay: Seconds, action: Callable[[Any], None], argument: Any = None) -> Timer:
-        """Call `action(argument)` after a delay [s]; return the number of its timer."""
+        """Call `action(argument)` after a delay [s]. Return the number of its timer."""
         self._number += 1
         heapq.heappush(self._timers, (self.now + delay, self._number, action, argument))
         return self._number
@@ -31,7 +31,7 @@ class Clock:
         self._stopped.add(timer)
 
     def step(self) -> bool:
-        """Go to the next action and call it; false where there is none."""
+        """Go to the next action and call it. False where there is none."""
         stopped = self._stopped
         while self._timers:
             time, number, action, argument = heapq.heappop(self._timers)

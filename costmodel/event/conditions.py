@@ -17,7 +17,8 @@ _KINDS = {"compute": KERNEL, "network": MESSAGE, EVERYTHING: EVERYTHING}
 class SlowdownWindow(ValueRecord):
     """Tasks of one kind on a device run `factor` times as fast from `begin` to `end` [s], 0: not at all.
 
-    device: null for all of them; kind: of the tasks, or `everything`
+    device: null for all of them.
+    kind: of the tasks, or `everything`.
     """
 
     device: int | None

@@ -5,9 +5,12 @@ that may change, and when it does, its remaining time is rescaled:
 
     speed = s / c / (1 - e + e * p / p_free)
 
-s: factor of the slowdown windows; c: `moe_comm_slowdown` of kernels beside expert all-to-alls, 1 without any; e: the
-processor-bound share of a kernel; p: processors at which its time was taken; p_free: those that resident communication
-kernels leave, without any queueing. Messages with links share them max-min fairly on the flow level.
+s: factor of the slowdown windows.
+c: `moe_comm_slowdown` of kernels beside expert all-to-alls, 1 without any.
+e: the processor-bound share of a kernel.
+p: processors at which its time was taken.
+p_free: those that resident communication kernels leave, without any queueing. Messages with links share them max-min
+fairly on the flow level.
 """
 
 from __future__ import annotations
@@ -113,7 +116,7 @@ class _Run:
             self._clock.set(patience, lambda _: self._check_progress(patience, 0))
 
     def _check_progress(self, patience: float, before: int) -> None:
-        """Give up where no task has finished since the last check; schedule the next one."""
+        """Give up where no task has finished since the last check. Schedule the next one."""
         if self._finished == before:
             raise DeadlockError(f"no task has finished for {patience:g} s", self._waiting())
         now = self._finished

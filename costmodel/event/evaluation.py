@@ -53,7 +53,8 @@ class EventEngine(MutableRecord):
     full: symmetric ranks, stages and replicas are simulated one by one, as ranks are where something tells them apart
     perturbed: intervals come from a simulation per operator family and side, not from the closed form's (null: where
         that is `FEW_TASKS`)
-    requests: evaluates serving scenarios over time (null: in closed form); served: such evaluations by scenario
+    requests: evaluates serving scenarios over time (null: in closed form).
+    served: such evaluations by scenario.
     """
 
     conditions: Conditions | None = None
@@ -130,7 +131,7 @@ def _without_collection() -> Iterator[None]:
 
 
 class _Simulated(ABC, Generic[Model, Times]):
-    """A simulated phase; operators, families and ledger are those of its closed form."""
+    """A simulated phase. Operators, families and ledger are those of its closed form."""
 
     def __init__(self, closed: Evaluation, model: Model, scenario: Scenario, engine: EventEngine) -> None:
         self._closed, self._scenario, self._engine = closed, scenario, engine
@@ -149,7 +150,7 @@ class _Simulated(ABC, Generic[Model, Times]):
         """Return the metrics that follow from the times of a simulation."""
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
-        """Return the metrics; perturbed ones by simulation, or with the closed form's change."""
+        """Return the metrics. Perturbed ones by simulation, or with the closed form's change."""
         if perturbations is None:
             return self._metrics(self._times)
         if not self._engine.perturbs(self._scenario, perturbations):

@@ -31,7 +31,7 @@ class ExpertDraws(Record):
 def expert_draws(schedule: Schedule, layers: int, ranks: float, seed: int, *, shared: bool) -> ExpertDraws:
     """Return the draws of a step. layers: most of a stage; ranks: that share the experts.
 
-    shared: all layers of a micro-batch have one draw, as its texts decide; else each layer of each has its own.
+    shared: all layers of a micro-batch have one draw, as its texts decide. Else each layer of each has its own.
     """
     shape = (schedule.micro_batches, *((1, 1) if shared else (schedule.stages, max(layers, 1))))
     uniform = np.random.default_rng(seed).uniform(size=shape)

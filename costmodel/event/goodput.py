@@ -41,11 +41,11 @@ class _Clock(MutableRecord):
 def simulate_goodput(step: Seconds, devices: Count, checkpoints: Checkpoints, seed: int) -> Goodput:
     """Return where the time of a run goes.
 
-    Any device's failure ends the run, at exponential times with the mean device_mtbf / devices; it continues after
+    Any device's failure ends the run, at exponential times with the mean device_mtbf / devices. It continues after
     `restart` from the last checkpoint that was written. A failure during a restart begins it anew. Checkpoints are
-    between steps. Of the time x between two failures, without the restart, floor(x / (t + w)) periods are kept.
-    For a mean M between failures the expected goodput is t / (e^((t + w)/M) - 1) / (M * e^(R/M)) [Daly,
-    Future Generation Computer Systems 22, 2006, equation 13].
+    between steps. Of the time x between two failures, without the restart, floor(x / (t + w)) periods are kept. For a
+    mean M between failures the expected goodput is t / (e^((t + w)/M) - 1) / (M * e^(R/M)) [Daly, Future Generation
+    Computer Systems 22, 2006, equation 13].
     """
     environment, clock = simpy.Environment(), _Clock()
     interval = float(np.ceil(checkpoints.interval / step) * step)

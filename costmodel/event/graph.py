@@ -26,8 +26,9 @@ class Stream(NamedTuple):
 class Message(MutableRecord, eq=False):
     """A flow of `size` bytes on links that messages share. Several tasks may have the same message.
 
-    loads: bytes on each link per byte of the message; limit: its rate without contention [B/s]
-    priority: of its class; one of a lower class gets what those of higher ones leave
+    loads: bytes on each link per byte of the message.
+    limit: its rate without contention [B/s].
+    priority: of its class. One of a lower class gets what those of higher ones leave
     """
 
     loads: Mapping[int, float]
@@ -75,9 +76,10 @@ class Span(NamedTuple):
 
 
 class Graph(MutableRecord, eq=False):
-    """Tasks of all devices; a task's number is its position.
+    """Tasks of all devices. A task's number is its position.
 
-    arrows: (from, to) of results that go to other devices; spans: actions
+    arrows: (from, to) of results that go to other devices.
+    spans: actions.
     moe_comm_slowdown: of kernels while a task that slows them runs on their device
     capacity: of the links that messages share [B/s]
     """

@@ -18,7 +18,7 @@ from costmodel.workload.validity import feasible_layout
 
 
 def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...], engine: EventEngine) -> Result:
-    """Return a scenario whose values vary over a grid of that shape; each feasible point is simulated by itself."""
+    """Return a scenario whose values vary over a grid of that shape. Each feasible point is simulated by itself."""
     _, names = PHASES[scenario.result_kind]
     layout = np.broadcast_to(feasible_layout(scenario), shape)
     reason = np.full(shape, BAD_LAYOUT, dtype=np.int8)

@@ -1,7 +1,7 @@
 """Links that messages share, where a scenario states contention: which ones can be full, and who loads them.
 
 A message is one flow that loads all links of its ranks in proportion, as a kernel that sends chunk by chunk. Alone it
-takes the time of its fit, times what its own flows wait for each other on the fabric; messages on a common link share
+takes the time of its fit, times what its own flows wait for each other on the fabric. Messages on a common link share
 it max-min fairly. Copies to and from the host are flows on the device's link to it, which messages of NICs cross, too.
 """
 
@@ -52,7 +52,8 @@ class _OnDevice(NamedTuple):
 class Links(MutableRecord):
     """Collects the messages of a graph and finds the links that they share.
 
-    wires: null without contention; host_link: who gives way on a device's own links
+    wires: null without contention.
+    host_link: who gives way on a device's own links.
     """
 
     wires: LinkLoads | None
@@ -67,8 +68,9 @@ class Links(MutableRecord):
     ) -> tuple[float, Message | None]:
         """Return (time before bytes move [s], their message, whose links `assign_links` sets).
 
-        wire: part of `seconds` in which bytes move [s]; timed: the operator, null for no message; target: pipeline rank
-        that a point-to-point message goes to
+        wire: part of `seconds` in which bytes move [s].
+        timed: the operator, null for no message.
+        target: pipeline rank that a point-to-point message goes to.
         """
         if self.wires is None or timed is None or wire <= 0:
             return seconds, None

@@ -36,7 +36,7 @@ def list_schedule(tasks: Sequence[ActionTask]) -> list[ActionTask]:
     """Return the tasks of chunks 0 and 1 in the order in which each stream runs them.
 
     List scheduling: a free stream takes, of the ready tasks, the one with the longest path to the end [Graham, SIAM J.
-    Appl. Math. 17, 1969; Hu, Operations Research 9, 1961], or one of the chunk that has priority; the shortest of these
+    Appl. Math. 17, 1969; Hu, Operations Research 9, 1961], or one of the chunk that has priority. The shortest of these
     three orders is used. Weight gradients fill what is left.
     """
     followers: list[list[int]] = [[] for _ in tasks]
@@ -62,7 +62,7 @@ def list_schedule(tasks: Sequence[ActionTask]) -> list[ActionTask]:
 
 
 def _rank(chunk: int, first: int | None) -> int:
-    """Return the rank of a chunk: 0 for the one with priority, or for both; fillers come last."""
+    """Return the rank of a chunk: 0 for the one with priority, or for both. Fillers come last."""
     if chunk == FILLER:
         return 2
     return 0 if first is None or chunk == first else 1

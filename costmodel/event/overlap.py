@@ -63,7 +63,7 @@ def overlapped_pass(
 def _parts(
     comm: OverlappedComm, operators: Sequence[PartOperator], own: Sequence[TaskGroup]
 ) -> dict[str, list[TaskGroup]]:
-    """Return the groups of each part of a layer; communication that blocks runs with its computation."""
+    """Return the groups of each part of a layer. Communication that blocks runs with its computation."""
     parts: dict[str, list[TaskGroup]] = {"compute": []}
     for name, timed in operators:
         group = overlapped_group(comm, name, timed)

@@ -156,7 +156,7 @@ class _Builder(Record):
 
 
 def pass_times_of(model: PassModel, pass_: PassGraph, timeline: Timeline) -> PassTimes:
-    """Return the times of a pass as it was simulated; a simulated stage counts for all that it represents.
+    """Return the times of a pass as it was simulated. A simulated stage counts for all that it represents.
 
     A stage takes as long as on the slowest replica. The time of compute streams beyond their operators is contention.
     """

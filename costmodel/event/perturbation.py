@@ -71,7 +71,7 @@ def _scaled(name: str, point: Quantity | None, closed: Quantity | None, perturbe
 
 
 def stacked(runs: Sequence[Metrics]) -> Metrics:
-    """Return the metrics of several runs along a leading axis; null where one of them has none."""
+    """Return the metrics of several runs along a leading axis, null where one of them has none."""
     return {
         name: None if any(run[name] is None for run in runs) else np.array([float(run[name] or 0.0) for run in runs])
         for name in runs[0]

@@ -19,8 +19,9 @@ PerReplica = Callable[[Message], tuple[Message, ...]]  # a message of the pipeli
 class Replicas(ValueRecord):
     """How many data-parallel replicas are simulated one by one.
 
-    of: how many there are; differ: their times may differ, so that one cannot represent all; place: of the keys of the
-    file that ask for them
+    of: how many there are.
+    differ: their times may differ, so that one cannot represent all.
+    place: of the keys of the file that ask for them.
     """
 
     count: int = 1

@@ -33,7 +33,8 @@ _CLASSES = (
 class TaskGroup(NamedTuple):
     """Operators that run back to back on one stream.
 
-    seconds: of all of them; kernels: without messages [s]
+    seconds: of all of them.
+    kernels: without messages [s].
     processor_bound_share: share of `seconds` that shrinks with more processors
     processors: that it takes from kernels
     wire: of `seconds`, those in which bytes move
@@ -64,8 +65,10 @@ def task_groups(
 ) -> list[TaskGroup]:
     """Return the groups of one layer's pass, in order.
 
-    name: of a group without a name of its own; processors: that expert all-to-alls take; split_collectives: collectives
-    that kernels wait for are groups of their own. Messages count with their exposed time, as in the closed form.
+    name: of a group without a name of its own.
+    processors: that expert all-to-alls take.
+    split_collectives: collectives that kernels wait for are groups of their own. Messages count with their exposed
+    time, as in the closed form.
     """
     groups: list[TaskGroup] = []
     timed = [(operator, float(seconds)) for operator, seconds in exposed_seconds(operators, None)]
@@ -110,7 +113,7 @@ def _uneven(operator: Operator) -> float:
 
 
 def merged(groups: Iterable[TaskGroup], name: str) -> list[TaskGroup]:
-    """Return groups of one stream as a single one; none where there is nothing to do."""
+    """Return groups of one stream as a single one, none where there is nothing to do."""
     listed = list(groups)
     seconds = sum(group.seconds for group in listed)
     if not seconds:

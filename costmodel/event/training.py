@@ -45,7 +45,8 @@ class StepGraph(Record, kw_only=True):
 
     actions: first task of each action and the mark at its end, in the order of `table`
     kernel_shares: share of each task's time in which kernels run
-    passes_done: the mark that all passes are done; ends: of each rank
+    passes_done: the mark that all passes are done.
+    ends: of each rank.
     replicas: how many are simulated, with `tasks` tasks each
     """
 
@@ -64,10 +65,10 @@ def step_graph(
 ) -> StepGraph:
     """Return the tasks of a step. schedule: the step's, folded or not; last_passes: what ends each rank's passes.
 
-    An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form; its
+    An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form. Its
     streams decide what happens inside it. After it the rank waits as long as the closed form loses to uneven experts,
-    unless their load is drawn for each micro-batch: then passes differ, and waits are those of the events.
-    The end of the step starts when the last rank has finished its passes, and all asynchronous reductions.
+    unless their load is drawn for each micro-batch: then passes differ, and waits are those of the events. The end of
+    the step starts when the last rank has finished its passes, and all asynchronous reductions.
     """
     builder = _Builder(scenario, step, schedule)
     graph, links = builder.graph, builder.links
@@ -103,8 +104,9 @@ def step_graph(
 class _Builder:
     """Adds the tasks of a step to a graph.
 
-    actions: tasks of each action in the order of `table`; first, ends: its first task and the mark at its end
-    sends: (action, 0 for activations or 1 for gradients) -> task that sends its result, and rank that receives it
+    actions: tasks of each action in the order of `table`.
+    first, ends: its first task and the mark at its end sends: (action, 0 for activations or 1 for gradients) -> task
+    that sends its result, and rank that receives it.
     """
 
     def __init__(self, scenario: Scenario, step: StepModel, schedule: Schedule) -> None:
@@ -180,7 +182,7 @@ class _Builder:
             self.graph.arrows.extend((self.sends[action, row][0], first) for row, action, is_sent in inputs if is_sent)
 
     def add_passes_done(self) -> tuple[int, ...]:
-        """Add marks that all passes are done, and then asynchronous reductions, if any; return them."""
+        """Add marks that all passes are done, and then asynchronous reductions, if any. Return them."""
         stream = self._streams[0][COMPUTE]
         passes_done = self.graph.mark(stream, sorted(self.ends), "all passes done")
         running = [task for tasks in self._running.values() for task in tasks]
@@ -331,7 +333,7 @@ def _optimizer_step(step: StepModel, schedule: Schedule, rank: int, last_passes:
 def step_times_of(step: StepGraph, timeline: Timeline) -> StepTimes:
     """Return the times of a step as they were simulated, means over ranks, of all replicas.
 
-    A rank works from the start of an action's first task to the mark at its end; the rest of the time until
+    A rank works from the start of an action's first task to the mark at its end. The rest of the time until
     `passes_done` is bubble. Communication is exposed while a rank works and no kernel of it runs.
     """
     shape = step.replicas, step.tasks

@@ -36,12 +36,14 @@ _JSON_NAMES = {"shape_only": "data"}  # of the document, whose keys other progra
 class CalibrationRun(Record):
     """What a calibration found, and what it did not.
 
-    too_few: rows of families that have fewer than a fit needs; without_recipe: rows of families that the plan has no
-    recipe for; left_out: rows that measure no kernel, with the reason; other_devices: rows that were not asked for;
-    kernels: how many different ones, by framework and name, share these fits; inherits: the device whose fits stand in
-    for families without.
+    too_few: rows of families that have fewer than a fit needs.
+    without_recipe: rows of families that the plan has no recipe for.
+    left_out: rows that measure no kernel, with the reason.
+    other_devices: rows that were not asked for.
+    kernels: how many different ones, by framework and name, share these fits.
+    inherits: the device whose fits stand in for families without.
     backends: runs of the same rows' other backends, by the file that each has written.
-    anchors: table of rows that are too few for a fit and move those that other devices lend; none without any.
+    anchors: table of rows that are too few for a fit and move those that other devices lend, none without any.
     moved: their number by family.
     frameworks: those that would use these fits once they are the device's defaults, with the families.
     """
@@ -157,7 +159,7 @@ def _too_few(screened: Screened, skipped: Mapping[str, int]) -> tuple[Table, dic
 
 
 def _write_anchors(path: Path, measurements: Sequence[Path], rows: Table) -> None:
-    """Write rows that move fits; raise InputError where that would replace a table that they come from."""
+    """Write rows that move fits. Raises InputError where that would replace a table that they come from."""
     if any(path.resolve() == each.resolve() for each in measurements):
         raise InputError.single(
             f"{path} is itself a table of measurements, and rows that are too few for a fit go there", field="--output",
@@ -170,7 +172,7 @@ def _write_anchors(path: Path, measurements: Sequence[Path], rows: Table) -> Non
 def frameworks_without(families: Sequence[str], search_path: Sequence[str | Path] = ()) -> dict[str, list[str]]:
     """Return the frameworks that name no kernel of their own for some `family/variant`, with those families.
 
-    They take the device's defaults; one that names a kernel takes that, where the device has it.
+    They take the device's defaults. One that names a kernel takes that, where the device has it.
     """
     users: dict[str, list[str]] = {}
     for name in list_names("frameworks", search_path):
@@ -184,7 +186,7 @@ def frameworks_without(families: Sequence[str], search_path: Sequence[str | Path
 def by_backend(screened: Screened) -> dict[str, Table]:
     """Return the rows that share fits.
 
-    Under "" those of each `family/variant`'s most measured backend; under a backend's name those that it has besides.
+    Under "" those of each `family/variant`'s most measured backend. Under a backend's name those that it has besides.
     """
     backends = screened.rows.text("backend")
     members: dict[str, list[Indices]] = {}
@@ -234,7 +236,7 @@ def default_families(
 ) -> tuple[dict[str, str], dict[str, int]]:  # fmt: skip
     """Return the recipe of every `family/variant` that rows measure, and the rows of those without one.
 
-    defaults: family or `family/variant` -> recipe; a kernel without a variant is fitted with all of its family.
+    defaults: family or `family/variant` -> recipe. A kernel without a variant is fitted with all of its family.
     """
     families: dict[str, str] = {}
     without: dict[str, int] = {}

@@ -174,7 +174,8 @@ def fit_family(samples: Samples, recipe: Recipe) -> FamilyFitResult:
 class GroupErrors(Record):
     """Of rows of groups that a fit did not see.
 
-    log_errors: logs of measured over predicted time; beyond: how far outside the seen shapes they lie [octaves].
+    log_errors: logs of measured over predicted time.
+    beyond: how far outside the seen shapes they lie [octaves].
     """
 
     log_errors: Array
@@ -209,7 +210,7 @@ class _Bumps(Record):
 
 
 def _without_shapes(rows: _FormRows, bumps: _Bumps) -> HeldOutPredictions:
-    """Return the prediction of every row with a residual of the rows of other shapes; the form has seen them all."""
+    """Return the prediction of every row with a residual of the rows of other shapes. The form has seen them all."""
     _, shapes = np.unique(np.concatenate(rows.features, axis=1), axis=0, return_inverse=True)
     folds = np.random.default_rng(SEED).permutation(int(shapes.max()) + 1)[shapes] % FOLDS
     predictions = HeldOutPredictions(np.empty(len(rows.seconds)), np.empty(len(rows.seconds)))
@@ -245,10 +246,10 @@ def _held_out(folds: Sequence[_Fold], bumps: _Bumps, samples: Samples, machine: 
 def _best_bumps(folds: Sequence[_Fold], start: Array, seconds: Array) -> _Bumps:
     """Return the bumps whose residual predicts held-out rows best.
 
-    All lengths are scaled together first, then each axis by itself, in its turn; what helps by less than `GAIN` is
+    All lengths are scaled together first, then each axis by itself, in its turn. What helps by less than `GAIN` is
     left, so that the choice follows the rows and not their noise. The ridge comes first: it says how far the residual
     is to be believed at all. The search takes the centres of clusters as supports. From there bumps are refined, at
-    ridges of their own and then from shorter lengths, where that helps by more than `GAIN`; else, for the lengths found
+    ridges of their own and then from shorter lengths, where that helps by more than `GAIN`. Else, for the lengths found
     and their neighbours, those supports are chosen that explain most.
     """
 
@@ -284,7 +285,7 @@ def _best_bumps(folds: Sequence[_Fold], start: Array, seconds: Array) -> _Bumps:
 
 
 def fold_numbers(groups: Groups) -> Indices:
-    """Return the fold of every row: whole groups together; single rows where groups are fewer than folds."""
+    """Return the fold of every row: whole groups together. Single rows where groups are fewer than folds."""
     names = np.unique(groups)
     if len(names) < FOLDS:
         return np.random.default_rng(SEED).permutation(len(groups)) % FOLDS

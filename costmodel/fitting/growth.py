@@ -68,9 +68,10 @@ def growing(key: str, fit: FamilyFit, machine: Machine, rows: FittedRows, ridge:
         minimise   (w - w_0)^T curvature (w - w_0)
         subject to r(x_next) - r(x) >= -max(log(form(x_next) / form(x)), 0) - fall     for every step of a ladder
 
-    r: the residual with the heights w; w_0: those before. Heights of zero keep all limits, so there is a solution. Of
-    `FALLS` the smallest that costs little of the rows' mean error, else the largest. None where nothing changes, or
-    where the largest costs half of that error: the kernels themselves fall.
+    r: the residual with the heights w.
+    w_0: those before. Heights of zero keep all limits, so there is a solution. Of `FALLS` the smallest that costs
+    little of the rows' mean error, else the largest. None where nothing changes, or where the largest costs half of
+    that error: the kernels themselves fall.
     """
     residual = fit.residual
     if residual is None or fit.form is None or not len(residual.weights):

@@ -34,7 +34,7 @@ def spread(values: Array) -> tuple[float, float, float]:
 
 
 def groups(predicted_seconds: Array) -> list[Indices]:
-    """Return the rows of each group by predicted time; a group of fewer than `FEWEST` joins the one before it."""
+    """Return the rows of each group by predicted time. A group of fewer than `FEWEST` joins the one before it."""
     rows_of_group: list[Indices] = []
     for shortest, longest in itertools.pairwise(EDGES):
         rows = np.flatnonzero((predicted_seconds >= shortest) & (predicted_seconds < longest))
@@ -107,8 +107,10 @@ def interval_widths(
 ) -> Widths:
     """Return how the width of intervals depends on the distance to measured shapes, and on the shape.
 
-    near, far: the rows where single shapes and where whole groups were held out; seconds: measured; folds: of groups.
-    The dispersion is scaled so that the intervals about the rows of held-out groups hold `INTERVAL` of them.
+    near, far: the rows where single shapes and where whole groups were held out.
+    seconds: measured.
+    folds: of groups. The dispersion is scaled so that the intervals about the rows of held-out groups hold `INTERVAL`
+    of them.
     """
     nearness = nearness_of(near, far, seconds)
     by_distance = np.ones(len(seconds)) if nearness is None else np.asarray(nearness.width(far.distances))
@@ -119,7 +121,7 @@ def interval_widths(
 
 
 def nearness_of(near: HeldOutPredictions, far: HeldOutPredictions, seconds: Array) -> Nearness | None:
-    """Return how the spread depends on the distance to a support; None where groups are no farther than shapes."""
+    """Return how the spread depends on the distance to a support. None where groups are no farther than shapes."""
     distances = [float(np.median(each.distances)) for each in (near, far)]
     widths = [float(np.quantile(np.abs(np.log(each.seconds / seconds)), INTERVAL)) for each in (near, far)]
     if not (distances[1] > distances[0] * APART and 0.0 < widths[0] < widths[1]):
@@ -142,7 +144,7 @@ class Shapes(Record):
 def _dispersion(errors: Array, shapes: Shapes, folds: Indices) -> tuple[Dispersion, Array]:
     """Return the dispersion of errors by shape, and its width at every row from a fit that had not seen the row's fold.
 
-    Of some lengths and ridges those under which held-out errors are likeliest; one width for all shapes is among them.
+    Of some lengths and ridges those under which held-out errors are likeliest. One width for all shapes is among them.
     """
     tried = [((longer, ridge), np.empty(len(errors))) for longer in LONGER for ridge in RIDGES]
     tried.append(((1.0, np.inf), np.empty(len(errors))))
@@ -187,7 +189,7 @@ class _Basis(Record):
 
         They are exponential, of mean level * exp(sum of bumps): a generalised linear model with a logarithmic link, by
         Fisher's scoring, where the heights have a normal prior. An error counts as `FARTHEST` times its mean at most.
-        ridge: weight of the prior; infinite: no bumps.
+        ridge: weight of the prior. Infinite: no bumps.
         """
         level = np.log(max(float(errors.mean()), LEAST))
         if not np.isfinite(ridge):

@@ -24,7 +24,7 @@ NEAR = 1.0  # octaves outside what was measured, at most, that a ladder passes t
 
 
 def kernels(key: str, device: Device, sizes: dict[str, Array]) -> Operator | None:
-    """Return kernels of a `family/variant` with given sizes; none where no kernel of the device has that name."""
+    """Return kernels of a `family/variant` with given sizes, none where no kernel of the device has that name."""
     family, _, variant = key.partition("/")
     unit = next((name for name in WIDTHS if variant.startswith(name)), "bf16")
     if unit not in device.math:

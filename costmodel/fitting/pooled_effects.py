@@ -29,8 +29,9 @@ ROUNDS = 5
 class GroupRows(Record):
     """Rows of one implementation on one device.
 
-    chip, hbm: bare times of the pooled kernels of every row, shape (kernels, rows) [s]; other: what other kernels of
-    the row take; seconds: measured. rate: FLOP of a processor in a cycle over those that the die has.
+    chip, hbm: bare times of the pooled kernels of every row, shape (kernels, rows) [s].
+    other: what other kernels of the row take.
+    seconds: measured. rate: FLOP of a processor in a cycle over those that the die has.
     """
 
     device: str

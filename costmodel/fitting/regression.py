@@ -29,7 +29,7 @@ STEP = 1e-3  # of a finite difference: forms have steps (whole waves), which a s
 
 
 class Estimate(Record):
-    """Parameters by name, and the relative standard error of each; NaN where the rows do not determine it."""
+    """Parameters by name, and the relative standard error of each, NaN where the rows do not determine it."""
 
     values: Mapping[str, float]
     errors: Mapping[str, float]
@@ -105,7 +105,7 @@ def residual(
     """Return the residual that explains log(measured / predicted) of rows.
 
     A row of several kernels moves by the sum of their corrections, each times its share of the time. Support points are
-    the centres of clusters of the measured shapes; of more `candidates` than supports, those that explain most. Ridge
+    the centres of clusters of the measured shapes. Of more `candidates` than supports, those that explain most. Ridge
     regression, reweighted against outliers.
 
     log_errors: (rows,).
@@ -169,7 +169,7 @@ def gaussians(points: Array, centres: Array) -> Array:
 
 
 def cluster_centres(points: Array, count: int) -> Array:
-    """Return at most `count` centres of clusters; the same points give the same centres."""
+    """Return at most `count` centres of clusters. The same points give the same centres."""
     from scipy.cluster.vq import kmeans2
 
     distinct = np.unique(points, axis=0)

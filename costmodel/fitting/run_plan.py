@@ -51,7 +51,8 @@ def fit_implementation(
 ) -> ImplementationFits:
     """Return the fits of the families that a plan asks for.
 
-    known: times a row's other kernels; siblings: rows of the same kernels elsewhere, by family.
+    known: times a row's other kernels.
+    siblings: rows of the same kernels elsewhere, by family.
     """
     rows = table.take(rows_of(file, table))
     mapped, left_out = map_rows(rows, catalogue)
@@ -115,7 +116,7 @@ def _kinds(key: str, mapped: Sequence[OperatorRows]) -> int:
 def samples_of(
     key: str, table: Table, mapped: Sequence[OperatorRows], rule: RecipeFile, known: Calibration
 ) -> Samples | None:
-    """Return the rows that measure a family; None where there are none."""
+    """Return the rows that measure a family. None where there are none."""
     family, _, variant = key.partition("/")
     parts = tuple(
         part
@@ -151,7 +152,7 @@ def _shapes(table: Table, samples: Samples) -> Groups:
 
 
 def rows_of(file: ImplementationFile, table: Table) -> RowMask:
-    """Return the rows of an implementation: device by name or alias is checked by the mapping; tier primary."""
+    """Return the rows of an implementation: device by name or alias is checked by the mapping. Tier primary."""
     mask = ~context(table)
     for column, wanted in (("framework", file.frameworks), ("kernel", file.kernels), ("timing", file.timings)):
         if wanted:

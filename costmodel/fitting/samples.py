@@ -82,7 +82,7 @@ class Samples(Record):
         return np.concatenate(seconds)
 
     def form_times(self, form: Form, count: int) -> list[Array]:
-        """Return the times of the first, second … fitted operator of every row [s]; zero where a row has fewer."""
+        """Return the times of the first, second … fitted operator of every row [s], zero where a row has fewer."""
         columns: list[list[Array]] = [[] for _ in range(count)]
         for part, own, _ in self.targets():
             machine = part.machine(self.framework)

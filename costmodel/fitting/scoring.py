@@ -23,9 +23,12 @@ SCHEMA = "costmodel/evaluation@1"
 class Score(ValueRecord):
     """Errors of the rows of one device, operator and number format, and of equal values in further columns, `by`.
 
-    rows: those with a time and a prediction; left_out: of the primary tier, those that are not scored; mean, median: of
-    the absolute relative error; bias: median of predicted over measured, less one; inside: share of rows that their
-    80 % interval holds; half_width: median of half an interval over the prediction. Null where no row has both.
+    rows: those with a time and a prediction.
+    left_out: of the primary tier, those that are not scored.
+    mean, median: of the absolute relative error.
+    bias: median of predicted over measured, less one.
+    inside: share of rows that their 80 % interval holds.
+    half_width: median of half an interval over the prediction. Null where no row has both.
     """
 
     device: str
@@ -41,7 +44,7 @@ class Score(ValueRecord):
     by: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """Return the score as JSON holds it; `by` only where columns were named."""
+        """Return the score as JSON holds it. `by` only where columns were named."""
         return {name: each for name, each in asdict(self).items() if name != "by" or each}
 
 
@@ -61,10 +64,10 @@ class Evaluation(Record):
 
 
 def score(table: Table, search_path: Sequence[str | Path] = (), by: Sequence[str] = ()) -> Evaluation:
-    """Return the scores of all groups of a table; every row is either scored or left out with the reason.
+    """Return the scores of all groups of a table. Every row is either scored or left out with the reason.
 
     Left out are rows of the secondary tier, rows that measure no kernel and rows that no rule maps. by: columns whose
-    values are told apart beside device, operation and number format; InputError where the schema has no such column.
+    values are told apart beside device, operation and number format. InputError where the schema has no such column.
     """
     for column in by:
         if column not in (*TEXTS, *NUMBERS):

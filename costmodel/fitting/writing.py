@@ -42,7 +42,9 @@ class Evidence(Record):
 class Origin(ValueRecord):
     """Where a file's values come from.
 
-    cite: what is cited; command: that made the file; rests_on: repositories or tables of the rows.
+    cite: what is cited.
+    command: that made the file.
+    rests_on: repositories or tables of the rows.
     """
 
     cite: str
@@ -57,7 +59,7 @@ PUBLIC = Origin(
 
 
 def write_calibration(path: Path, evidence: Evidence, origin: Origin) -> None:
-    """Write a calibration file and, beside it as .json, its residuals; nothing where no family was fitted."""
+    """Write a calibration file and, beside it as .json, its residuals, nothing where no family was fitted."""
     if not evidence.fitted:
         return
     make_folder(path.parent)
@@ -129,7 +131,7 @@ def median_ends(errors: Array) -> tuple[float, float]:
 
 
 def _median_ends(ratio: Array) -> str:
-    """Return the ends of the median error of few rows, as a file has them; nothing of many."""
+    """Return the ends of the median error of few rows, as a file has them, nothing of many."""
     if len(ratio) >= ENOUGH:
         return ""
     low, high = median_ends(np.abs(1.0 / ratio - 1.0))

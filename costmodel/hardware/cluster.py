@@ -20,10 +20,15 @@ class Nic(Record):
 class Host(Record):
     """The node's CPU side, all sockets together. Null, and a format that `peak` leaves out: no source.
 
-    memory: its capacity [B]; bandwidth: of that memory [B/s]; sockets: how many share both; peak: dense arithmetic by
-    number format [FLOP/s]; link: name of the link of each device that leads to the host; price: the node without its
-    devices [$]; switches: PCIe switches between the devices and the sockets, none where null; interconnect: of a socket
-    to the others, one direction [B/s]; power: of a node without its devices, not counted where null [W].
+    memory: its capacity [B].
+    bandwidth: of that memory [B/s].
+    sockets: how many share both.
+    peak: dense arithmetic by number format [FLOP/s].
+    link: name of the link of each device that leads to the host.
+    price: the node without its devices [$].
+    switches: PCIe switches between the devices and the sockets, none where null.
+    interconnect: of a socket to the others, one direction [B/s].
+    power: of a node without its devices, not counted where null [W].
     """
 
     memory: Bytes | None
@@ -45,7 +50,7 @@ class Facility(Record):
 
 
 class Node(Record):
-    """`count` devices joined by the link `intra`; without `peer_to_peer` their traffic goes through host memory."""
+    """`count` devices joined by the link `intra`. Without `peer_to_peer` their traffic goes through host memory."""
 
     name: str
     device: Device
@@ -60,8 +65,9 @@ class Node(Record):
 class FabricPrice(Record):
     """What the parts of a fabric cost [$], null where no source states it.
 
-    switch: one switch; link: a cable between two switches with its transceivers; endpoint_link: one between a NIC and
-    a switch.
+    switch: one switch.
+    link: a cable between two switches with its transceivers.
+    endpoint_link: one between a NIC and a switch.
     """
 
     switch: Dollars | None = None
@@ -72,11 +78,14 @@ class FabricPrice(Record):
 class Network(Record):
     """The fabric between nodes.
 
-    bandwidth: one endpoint port in one direction, null where ports are as fast as the NIC; latencies: small message,
-    end to end, null where no source states one; groups: of a dragonfly, or host bridges of a PCIe tree, null for as
-    many as the radix allows; oversubscription: ports of a leaf to endpoints over those to spines; pxn: messages between
-    rails change rail inside the node, over the link that joins its devices; failed: names of parts that do not work;
-    shape: routers along each side of a mesh or torus; reconfiguration: time in which optical circuits change [s].
+    bandwidth: one endpoint port in one direction, null where ports are as fast as the NIC.
+    latencies: small message, end to end, null where no source states one.
+    groups: of a dragonfly, or host bridges of a PCIe tree, null for as many as the radix allows.
+    oversubscription: ports of a leaf to endpoints over those to spines.
+    pxn: messages between rails change rail inside the node, over the link that joins its devices.
+    failed: names of parts that do not work.
+    shape: routers along each side of a mesh or torus.
+    reconfiguration: time in which optical circuits change [s].
     """
 
     topology: str
@@ -96,7 +105,7 @@ class Network(Record):
 
 
 class Cluster(Record):
-    """`count` equal nodes on one network; a single node has none."""
+    """`count` equal nodes on one network. A single node has none."""
 
     name: str
     node: Node

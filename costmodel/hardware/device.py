@@ -25,9 +25,10 @@ from costmodel.records import Record
 class MathUnit(Record):
     """The dense arithmetic of one number format on one processor.
 
-    flop_per_cycle: dense rate of one processor [FLOP/cycle]; clock: the clock its peak is stated at [Hz];
-    accumulate: format of the running sum (`fp32`, `fp22`, `fp16`); scaling: who applies block scales:
-    `none`, `software` (the kernel, on CUDA cores) or `native` (the math unit).
+    flop_per_cycle: dense rate of one processor [FLOP/cycle].
+    clock: the clock its peak is stated at [Hz].
+    accumulate: format of the running sum (`fp32`, `fp22`, `fp16`).
+    scaling: who applies block scales: `none`, `software` (the kernel, on CUDA cores) or `native` (the math unit).
     """
 
     flop_per_cycle: Count
@@ -65,9 +66,12 @@ class Link(Record):
 class Power(Record):
     """Electrical power of a board, null where no source states it.
 
-    tdp: its limit; idle: with nothing to do [W]; busy: more while kernels run [W]; tensor: energy of a FLOP of 16-bit
-    operands, memory: of a byte of device memory, link: of a byte sent [J]; error: half of the 80 % interval of such a
-    power, over it; null: not known.
+    tdp: its limit.
+    idle: with nothing to do [W].
+    busy: more while kernels run [W].
+    tensor: energy of a FLOP of 16-bit operands [J].
+    memory, link: energy of a byte of device memory, and of one sent [J].
+    error: half of the 80 % interval of such a power, over it (null: not known).
     """
 
     tdp: Watts | None
@@ -111,9 +115,9 @@ NOT_AN_OFFER = ("assumption", "derived")  # kinds that nobody sells at
 
 
 class Price(Record):
-    """Money: rental [$/s] and purchase [$]; null where no source states one.
+    """Money: rental [$/s] and purchase [$], null where no source states one.
 
-    rental_quote, purchase_quote: where each is from; null where a person states the bare number.
+    rental_quote, purchase_quote: where each is from, null where a person states the bare number.
     """
 
     rental: DollarsPerSecond | None
@@ -123,7 +127,7 @@ class Price(Record):
 
 
 class Device(Record):
-    """One accelerator. `memory` runs from the nearest level to the farthest; the last one is device memory.
+    """One accelerator. `memory` runs from the nearest level to the farthest. The last one is device memory.
 
     path: where its file is if no name of the search path finds it.
     """

@@ -68,7 +68,7 @@ def backward(batch: RowGroup) -> list[Operator]:
 
 
 def latent_prefill(batch: RowGroup) -> list[Operator]:
-    """Return MLA with keys and values of every head; the cache's format does not concern the core."""
+    """Return MLA with keys and values of every head. The cache's format does not concern the core."""
     sequences, new = batch.number("batch"), batch.number("q_len")
     core = _core(batch, "mla_prefill", sequences, new, batch.number("kv_len"), cached=batch.format("dtype_in").left)
     return [core, *_latent_write(batch, sequences * new)]
@@ -99,7 +99,7 @@ def sparse_latent(batch: RowGroup) -> list[Operator]:
 def index_logits(batch: RowGroup) -> list[Operator]:
     """Return the scores of all heads of a query for the keys before it, summed to one FP32 number a pair: DSA's index.
 
-    All heads share one key, which carries an FP32 scale; with `compress_ratio` one stands for as many tokens.
+    All heads share one key, which carries an FP32 scale. With `compress_ratio` one stands for as many tokens.
     """
     if np.isnan(batch.rows.number("q_len")).any():
         raise Unmapped("the index of a module over compressed keys states no queries")
@@ -155,7 +155,7 @@ def _core(
 
 
 def _pairs(batch: RowGroup, new: Array, keys: Array) -> Array:
-    """Return (query, key) pairs of one head and sequence; a new token sees the window before it, and itself."""
+    """Return (query, key) pairs of one head and sequence. A new token sees the window before it, and itself."""
     return np.asarray(Pattern(window=_window(batch, keys)).pairs(new, keys, causal=batch.text("causal") != "0"))
 
 
@@ -181,7 +181,7 @@ def _cache_write(batch: RowGroup, tokens: Array) -> list[Operator]:
 def _latent_write(batch: RowGroup, tokens: Array) -> list[Operator]:
     """Return the rotation and the copy of new latents to the cache, where the tables say that the time holds them.
 
-    Where decoding rotates the queries as well (`mla_rope_generation`), their rotated part is read and written; with a
+    Where decoding rotates the queries as well (`mla_rope_generation`), their rotated part is read and written. With a
     narrower cache the whole query is, into the cache's format.
     """
     rotates = "mla_rope_generation" in batch.says

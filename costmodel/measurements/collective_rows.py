@@ -27,7 +27,7 @@ def collective(batch: RowGroup) -> list[Operator]:
 
 
 def expert_all_to_all(batch: RowGroup) -> list[Operator]:
-    """Return one direction of the expert all-to-all of `num_tokens` tokens a rank; `topk` is the same in all rows."""
+    """Return one direction of the expert all-to-all of `num_tokens` tokens a rank. `topk` is the same in all rows."""
     mode = _MODES.get(batch.text("sub_op"))
     if mode is None:
         raise Unmapped(f"exchange mode {batch.text('sub_op') or 'without a name'} is unknown")
@@ -59,16 +59,16 @@ def _expert_groups(batch: RowGroup) -> tuple[float, int]:
 
 
 def comm_processors(batch: RowGroup) -> Count:
-    """Return the processors that communication ran on; zero where a table does not say."""
+    """Return the processors that communication ran on, zero where a table does not say."""
     processors = np.nan_to_num(batch.rows.number("num_sms"))
     return processors if processors.any() else 0.0
 
 
 def cluster(batch: RowGroup) -> Cluster:
-    """Return what the ranks of a batch ran on; raise Unmapped where no file describes it.
+    """Return what the ranks of a batch ran on. Raise Unmapped where no file describes it.
 
     world_size and gpus_per_node are the same in all rows. The smallest node of the device that holds the ranks of one,
-    with a NIC where there are several, says how devices are joined; without one a box of them is taken: joined by
+    with a NIC where there are several, says how devices are joined. Without one a box of them is taken: joined by
     NVLink where the device has it (beyond two devices not where bridges join pairs only), else by PCIe over the host.
     """
     ranks, local = float(batch.number("world_size")[0]), float(batch.number("gpus_per_node")[0])

@@ -32,7 +32,8 @@ class Exclusion(ValueRecord):
 class Screened(Record):
     """Rows of the primary tier with their operators, and what was left out of the table that they come from.
 
-    unmapped: those of `rows` that have no operators here; omissions: these and the rows of the secondary tier.
+    unmapped: those of `rows` that have no operators here.
+    omissions: these and the rows of the secondary tier.
     """
 
     rows: Table
@@ -42,7 +43,7 @@ class Screened(Record):
 
 
 def screen(table: Table, catalogue: Catalogue) -> Screened:
-    """Return the rows of a table that measure a kernel; every other row is told in `omissions`."""
+    """Return the rows of a table that measure a kernel. Every other row is told in `omissions`."""
     secondary = context(table)
     rows = table.take(~secondary)
     mapped, unmapped = map_rows(rows, catalogue)

@@ -20,8 +20,8 @@ def expected_routing(batch: RowGroup) -> tuple[Array, Array, Array]:
     """Return rows of the timed rank, its experts that get any, and the deviation of their rows, over the draw.
 
     balanced: T*k/ep rows, over all local experts as long as each gets one. power_law_a: weights of the experts come
-    from a power law with exponent a on [1, 0.8*T] where T*k > E, else on [0.01, 2]; they are scaled to T*k rows and
-    rounded, and no expert keeps more than T; the fullest of the ep ranks is timed (the schema of the tables, routing
+    from a power law with exponent a on [1, 0.8*T] where T*k > E, else on [0.01, 2]. They are scaled to T*k rows and
+    rounded, and no expert keeps more than T. The fullest of the ep ranks is timed (the schema of the tables, routing
     distributions). What rounding and the cap leave over, most of all rows where these are few, goes where the
     benchmark's revision sends it [ai-dynamo/aiconfigurator, collector/helper.py].
     """

@@ -64,10 +64,10 @@ def batched(batch: RowGroup) -> list[Operator]:
 
 
 def grouped(batch: RowGroup) -> list[Operator]:
-    """Return one product a group; `m` is the total of their rows, and n, k are those of the forward product.
+    """Return one product a group. `m` is the total of their rows, and n, k are those of the forward product.
 
     Where rows are fewer than groups, groups without a row are not read. Tokens and experts are those that the table
-    states; else each group is an expert of its own, and a token has as many rows as `topk` says, or one.
+    states. Else each group is an expert of its own, and a token has as many rows as `topk` says, or one.
     """
     total, n, k = batch.number("m"), batch.number("n"), batch.number("k")
     groups = minimum(batch.number("num_groups"), total)
@@ -97,8 +97,8 @@ def _stated(batch: RowGroup, column: str, otherwise: Quantity) -> Array:
 def expert_layer(batch: RowGroup) -> list[Operator]:
     """Return the two grouped products of one rank's experts, and the streams around them that are timed.
 
-    The table's `m` and `num_groups` are rows and active experts where it states them; else both are expected values.
-    Triton's kernels keep a row for every copy of every token and write zeros to those of other ranks' experts; others
+    The table's `m` and `num_groups` are rows and active experts where it states them. Else both are expected values.
+    Triton's kernels keep a row for every copy of every token and write zeros to those of other ranks' experts. Others
     copy the rows of their own together first.
     """
     hidden, inter = batch.number("hidden"), batch.number("inter") / batch.number("tp_size")

@@ -51,7 +51,7 @@ def _convolutions(batch: RowGroup) -> list[Operator]:
 
 
 def _convolution(batch: RowGroup, width: Array | None = None) -> Elementwise:
-    """Return the convolution of `conv_channels` over a few tokens; a decoding step shifts the inputs that wait.
+    """Return the convolution of `conv_channels` over a few tokens. A decoding step shifts the inputs that wait.
 
     A channel of a prompt is a row.
 
@@ -67,7 +67,7 @@ def _convolution(batch: RowGroup, width: Array | None = None) -> Elementwise:
 
 
 def _scan(batch: RowGroup, name: str) -> AttentionKernel:
-    """Return the scan as a model's layer has it; drafts that are verified leave a state behind each token."""
+    """Return the scan as a model's layer has it. Drafts that are verified leave a state behind each token."""
     sequences, new, heads = batch.number("batch"), batch.number("q_len"), batch.number("q_heads")
     q, v = batch.number("head_dim"), batch.number("v_head_dim")
     keys, decodes = batch.number("k_heads") * q, _decodes(batch)

@@ -21,7 +21,7 @@ def is_nccl(sheet: RawTable) -> bool:
 
 
 def translated(sheet: RawTable) -> RawTable:
-    """Return the sheet with the columns of the measurement schema; raise MeasurementError where a cell has no meaning.
+    """Return the sheet with the columns of the measurement schema. Raises MeasurementError where a cell has no meaning.
 
     The version of NCCL is the folder of the file that a row comes from. A row without a device is of that which the
     others of its system name.

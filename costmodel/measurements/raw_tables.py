@@ -39,7 +39,7 @@ class RawTable(Record):
         return replace(self, columns={**self.columns, name: [value] * len(self)})
 
     def error(self, message: str, *, row: int | None = None, field: str = "", hint: str = "") -> MeasurementError:
-        """Return an error at a row; without one, at the header."""
+        """Return an error at a row. Without one, at the header."""
         return table_error(self.path, message, line=1 if row is None else self.lines[row], field=field, hint=hint)
 
 
@@ -57,7 +57,7 @@ def table_files(measurements: Path) -> list[Path]:
 
 
 def read_raw_table(path: Path) -> RawTable:
-    """Return the cells of a file; raise MeasurementError where it is missing, empty, cut off or no such file."""
+    """Return the cells of a file. Raises MeasurementError where it is missing, empty, cut off or no such file."""
     if path.suffix == ".parquet":
         return _parquet(path)
     return _foreign(path) if path.suffix in FOREIGN else _csv(path)
@@ -66,7 +66,7 @@ def read_raw_table(path: Path) -> RawTable:
 def read_columns(measurements: Path) -> dict[str, Sequence[str]]:
     """Return the columns of a file, or of all tables of a folder, just as they are written.
 
-    A column that some tables of a folder lack is blank there; columns stand in the order in which they first appear.
+    A column that some tables of a folder lack is blank there. Columns stand in the order in which they first appear.
     """
     sheets = [read_raw_table(path) for path in table_files(measurements)]
     names = dict.fromkeys(name for sheet in sheets for name in sheet.columns)
@@ -116,7 +116,7 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
 
 
 def _rows(path: Path, reader: Iterator[list[str]], header: Sequence[str], lines: list[int]) -> Iterator[list[str]]:
-    """Yield the rows; note in `lines` where each begins, which quoted line breaks move."""
+    """Yield the rows. Note in `lines` where each begins, which quoted line breaks move."""
     first: int = reader.line_num + 1  # type: ignore[attr-defined]
     for row in reader:
         if len(row) != len(header):

@@ -21,13 +21,14 @@ from costmodel.workload.tuned_tiles import NOTHING_TUNED, TunedTiles
 
 
 class Unmapped(Exception):
-    """Says why some rows are left out of a comparison; not an error of the table."""
+    """Says why some rows are left out of a comparison, not an error of the table."""
 
 
 class Format(Record):
     """How a table's number format is computed with and stored.
 
-    unit: the device's math unit; left, right: bytes of an element of activations and of weights, scales included;
+    unit: the device's math unit.
+    left, right: bytes of an element of activations and of weights, scales included.
     block_scaled: a scale for every block of elements.
     """
 
@@ -69,9 +70,10 @@ class BlankCells(Exception):
 
 
 class RowGroup(Record):
-    """Rows of one device, operation, kernel and set of number formats; their sizes are arrays.
+    """Rows of one device, operation, kernel and set of number formats. Their sizes are arrays.
 
-    rows: at least one; nodes: those that node files make of the device, the smallest first.
+    rows: at least one.
+    nodes: those that node files make of the device, the smallest first.
     tuned_tiles: layers of experts for which the rows' framework ships tiles tuned on the device.
     """
 
@@ -85,21 +87,21 @@ class RowGroup(Record):
         return str(self.rows.text(column)[0])
 
     def number(self, column: str) -> Array:
-        """Return a column that the operation cannot do without; raise BlankCells where rows lack it."""
+        """Return a column that the operation cannot do without. Raise BlankCells where rows lack it."""
         values = self.rows.number(column)
         if np.isnan(values).any():
             raise BlankCells(column, np.isnan(values))
         return values
 
     def format(self, column: str, *, default: str = "bf16") -> Format:
-        """Return a column's number format; raise Unmapped where the package has none."""
+        """Return a column's number format. Raise Unmapped where the package has none."""
         name = self.text(column) or default
         if name not in FORMATS:
             raise Unmapped(f"number format {name} is unknown; {suggest(name, tuple(FORMATS))}")
         return FORMATS[name]
 
     def compute_format(self) -> Format:
-        """Return the format of the products; raise Unmapped where the device has no unit for it."""
+        """Return the format of the products. Raise Unmapped where the device has no unit for it."""
         format_in = self.format("dtype_in")
         if format_in.unit not in self.device.math:
             raise Unmapped(f"{self.device.name} has no {format_in.unit} unit")
@@ -113,7 +115,7 @@ class RowGroup(Record):
 
     @property
     def includes(self) -> frozenset[str]:
-        """Return what the timed call holds, as the column `includes` lists it; nothing where it is blank."""
+        """Return what the timed call holds, as the column `includes` lists it, nothing where it is blank."""
         return frozenset(filter(None, (each.strip() for each in self.text("includes").split(","))))
 
     @property
@@ -125,8 +127,10 @@ class RowGroup(Record):
 class OperatorRows(Record):
     """Rows of a table and what they ran, as the package's operators.
 
-    rows: positions in the table; fused: operators that are launched together with another one, so that their launch
-    does not count; cluster: where communication ran; warm: the timed call ran over and over on the same operands;
+    rows: positions in the table.
+    fused: operators that are launched together with another one, so that their launch does not count.
+    cluster: where communication ran.
+    warm: the timed call ran over and over on the same operands.
     held: processors that communication ran on.
     """
 
@@ -158,7 +162,7 @@ class ExcludedRows(Record):
 class Catalogue:
     """The device files by the names that measurement tables use, and the nodes of each device.
 
-    only: devices, without their nodes; null: all.
+    only: devices, without their nodes. Null: all.
     """
 
     def __init__(self, search_path: Sequence[str | Path] = (), only: Sequence[str] | None = None) -> None:
@@ -179,21 +183,21 @@ class Catalogue:
             self._nodes.setdefault(node.device.name, []).append(node)
 
     def device(self, alias: str) -> Device:
-        """Return the device that a table calls `alias`; raise Unmapped where no file has that name."""
+        """Return the device that a table calls `alias`. Raise Unmapped where no file has that name."""
         if alias not in self._devices:
             raise Unmapped(f"no device file is named or aliased {alias}")
         return self._devices[alias]
 
     def name(self, alias: str) -> str:
-        """Return the name of the device file that a table calls `alias`; the alias itself where there is none."""
+        """Return the name of the device file that a table calls `alias`. The alias itself where there is none."""
         return self._devices[alias].name if alias in self._devices else alias
 
     def known(self, alias: str) -> str | None:
-        """Return the name of the device file that is named or aliased `alias`; None where there is none."""
+        """Return the name of the device file that is named or aliased `alias`. None where there is none."""
         return self._devices[alias].name if alias in self._devices else None
 
     def inherits(self, device: str) -> str | None:
-        """Return the device whose fits stand in where a device has none; none where its file names none."""
+        """Return the device whose fits stand in where a device has none, none where its file names none."""
         return self._siblings.get(device)
 
     def nodes(self, device: Device) -> tuple[Node, ...]:

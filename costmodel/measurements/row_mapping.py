@@ -76,10 +76,10 @@ OPERATIONS = tuple(_RULES)
 def map_rows(table: Table, catalogue: Catalogue) -> tuple[list[OperatorRows], list[ExcludedRows]]:
     """Return the rows of a table with their operators, and the rows that are left out with the reason.
 
-    Left out: rows without a time; those whose time is the host's or a coarse timer's (such a flag in the secondary
-    tier, into which the tables put it where it dominates); decoding of sequences that share one set of cached pages
-    beyond what such rows say about memory (flag shared_kv_pages, secondary); rows that repeat another one; rows that
-    their device cannot run as fast; whatever `map_all` leaves out.
+    Left out: rows without a time. Those whose time is the host's or a coarse timer's (such a flag in the secondary
+    tier, into which the tables put it where it dominates). Decoding of sequences that share one set of cached pages
+    beyond what such rows say about memory (flag shared_kv_pages, secondary). Rows that repeat another one. Rows that
+    their device cannot run as fast. Whatever `map_all` leaves out.
     """
     left_out: list[ExcludedRows] = []
     usable = np.ones(len(table), dtype=bool)
@@ -103,7 +103,7 @@ def map_all(
 ) -> tuple[list[OperatorRows], list[ExcludedRows]]:
     """Return rows (default: all) with their operators, measured or not, and those that are left out.
 
-    Left out: rows whose sizes exclude each other; those that lack a size; those for which a rule raises Unmapped.
+    Left out: rows whose sizes exclude each other. Those that lack a size. Those for which a rule raises Unmapped.
     """
     mapped: list[OperatorRows] = []
     left_out: list[ExcludedRows] = []

@@ -44,7 +44,7 @@ def repeated(table: Table) -> dict[int, int]:
 
 
 def contradictory(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-    """Yield the reasons for which sizes of a row exclude each other, with a mask of the rows; blanks exclude none."""
+    """Yield the reasons for which sizes of a row exclude each other, with a mask of the rows. Blanks exclude none."""
     for new, keys in (("q_len", "kv_len"), ("q2_len", "kv2_len")):
         yield f"{keys} is less than {new}, whose tokens it counts too", table.number(keys) < table.number(new)
     heads, shared = table.number("q_heads"), table.number("kv_heads")

@@ -1,4 +1,4 @@
-"""Measurement tables: one CSV row is one timed kernel or communication; a table is its columns as arrays."""
+"""Measurement tables: one CSV row is one timed kernel or communication. A table is its columns as arrays."""
 
 from __future__ import annotations
 
@@ -58,8 +58,9 @@ _OTHER_UNITS = {
 class Table(Record):
     """Measured rows, column by column.
 
-    texts, numbers: the columns of TEXTS and NUMBERS, blank or NaN where a row has none; seconds: measured time [s], NaN
-    where the source states none; files, lines: where each row is written.
+    texts, numbers: the columns of TEXTS and NUMBERS, blank or NaN where a row has none.
+    seconds: measured time [s], NaN where the source states none.
+    files, lines: where each row is written.
     """
 
     texts: Mapping[str, Texts]
@@ -121,7 +122,7 @@ class Table(Record):
         return np.array(["" if np.isnan(each) else f"{each:.15g}" for each in self.numbers[name]], dtype=np.object_)
 
     def marked(self, *flags: str) -> npt.NDArray[np.bool_]:
-        """Return where a row carries one of some flags; a row may have several, joined by semicolons."""
+        """Return where a row carries one of some flags. A row may have several, joined by semicolons."""
         return np.array([not set(flags).isdisjoint(text.split(";")) for text in self.texts["flag"]], dtype=bool)
 
 
@@ -130,12 +131,12 @@ def read_tables(
 ) -> Table:
     """Return all rows of a file, or of a folder of tables (`calibration/*.csv` below it where there is such a folder).
 
-    timed: rows have to state a time; those of a table to predict need not, but one that is stated has to be one.
-    device: stands for the rows' own; otherwise: the
-    same where a row of another tool's file has none. Traces of the PyTorch profiler and output of nccl-tests are read
-    as tables.
+    timed: rows have to state a time. Those of a table to predict need not, but one that is stated has to be one.
+    device: stands for the rows' own.
+    otherwise: the same where a row of another tool's file has none. Traces of the PyTorch profiler and output of
+    nccl-tests are read as tables.
 
-    Joins `meta.csv`, beside the tables or above them, on `meta_id`; a column that a table has itself is kept. Raises
+    Joins `meta.csv`, beside the tables or above them, on `meta_id`. A column that a table has itself is kept. Raises
     MeasurementError with file and line: a missing column, one in another unit, a row that is cut off, a number that is
     none, not above zero or not whole.
     """
@@ -154,7 +155,7 @@ def ignored_columns(headers: Iterable[str]) -> list[str]:
 
 
 def ignored_note(headers: Iterable[str]) -> str | None:
-    """Return what to say of the columns that no operation reads, with what may be meant; nothing where all are read."""
+    """Return what to say of the columns that no operation reads, with what may be meant, nothing where all are read."""
     known = (*TEXTS, *NUMBERS, *REQUIRED)
     meant = ((name, get_close_matches(name, known, n=1, cutoff=_ALIKE)) for name in ignored_columns(headers))
     told = [f"`{name}`" + (f" (did you mean `{close[0]}`?)" if close else "") for name, close in meant]
@@ -222,7 +223,7 @@ def _refuse_other_units(sheet: RawTable) -> None:
 
 
 def table_of(sheet: RawTable, meta: Mapping[str, Mapping[str, str]] | None = None) -> Table:
-    """Return the rows of a sheet; raise MeasurementError at the first that is wrong. meta: what `meta.csv` says."""
+    """Return the rows of a sheet. Raises MeasurementError at the first that is wrong. meta: what `meta.csv` says."""
     if missing := [name for name in REQUIRED if name not in sheet.columns]:
         told = "the column is missing" if len(missing) == 1 else "the columns are missing"
         raise sheet.error(told, field=", ".join(missing), hint=suggest(missing[0], list(sheet.columns)))
@@ -252,7 +253,7 @@ def _numbers(sheet: RawTable, name: str) -> Array:
 
 
 def _times(sheet: RawTable) -> Array:
-    """Return measured times [s]; NaN where the table says -1."""
+    """Return measured times [s], NaN where the table says -1."""
     numbers = _floats(sheet, "time_us")
     unknown = numbers == _UNKNOWN_TIME
     wrong = np.flatnonzero(~unknown & ~((numbers > 0) & np.isfinite(numbers)))
@@ -312,7 +313,7 @@ def _joined(sheet: RawTable, meta: Mapping[str, Mapping[str, str]]) -> dict[str,
 
 
 def _meta(path: Path | None) -> dict[str, dict[str, str]]:
-    """Return what meta.csv says of each meta_id; nothing where there is no such file."""
+    """Return what meta.csv says of each meta_id, nothing where there is no such file."""
     if path is None:
         return {}
     sheet = read_raw_table(path)

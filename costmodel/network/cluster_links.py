@@ -25,7 +25,7 @@ class ClusterLinks(Record):
     """Links of `devices` devices, `ranks_per_node` in each node.
 
     capacity, kind, names: of each link.
-    numbers: links of each device or node by `intra_up`, `nic_down` and so on; UNBOUNDED where a link never bounds.
+    numbers: links of each device or node by `intra_up`, `nic_down` and so on. UNBOUNDED where a link never bounds.
     fabric: number of the first link between switches.
     leaf: switch of each device's NIC.
     port: the NIC's number there, leaves one after the other.
@@ -121,7 +121,7 @@ def _add_node_links(table: _LinkTable, cluster: Cluster, nodes: int) -> None:
     """Add the links inside nodes.
 
     Devices that are joined over the host's link have no other. Each device hangs on a PCIe switch, where the host has
-    some, and on a socket; the sockets are joined, and share the memory.
+    some, and on a socket. The sockets are joined, and share the memory.
     """
     node, devices = cluster.node, nodes * int(cluster.node.count)
     host = node.device.links.get(node.host.link)
@@ -145,7 +145,7 @@ def _add_node_links(table: _LinkTable, cluster: Cluster, nodes: int) -> None:
 def ports(cluster: Cluster) -> tuple[float, float]:
     """Return the bandwidth of a device's NICs and of a port between switches [B/s].
 
-    Several NICs of a device count as one; the cables that lead on from their leaves then count as wide. Raises
+    Several NICs of a device count as one. The cables that lead on from their leaves then count as wide. Raises
     InfeasibleError without a NIC.
     """
     nic, network = cluster.node.nic, cluster.network
@@ -192,7 +192,7 @@ def _one_switch(devices: int) -> nx.MultiGraph:
 def _remove_failed(graph: nx.MultiGraph, failed: Sequence[str]) -> set[str]:
     """Take what has failed out of a fabric and return the NICs among it.
 
-    A name is a NIC, a switch, `plane2` or a cable `leaf0.3-spine0.1`; raises InputError where the fabric has none such.
+    A name is a NIC, a switch, `plane2` or a cable `leaf0.3-spine0.1`. Raises InputError where the fabric has none such.
     """
     failed_nics: set[str] = set()
     for name in failed:

@@ -1,7 +1,7 @@
 """Collectives as phases of flows between ranks, for the flow level.
 
-Sizes are whole buffers, as nccl-tests counts them. Ring: Patarasu, Yuan, JPDC 69(2), 2009; halving and doubling:
-Thakur, Rabenseifner, Gropp, IJHPCA 19(1), 2005; two trees: Sanders, Speck, Traeff, Parallel Computing 35(12), 2009.
+Sizes are whole buffers, as nccl-tests counts them. Ring: Patarasu, Yuan, JPDC 69(2), 2009. Halving and doubling:
+Thakur, Rabenseifner, Gropp, IJHPCA 19(1), 2005. Two trees: Sanders, Speck, Traeff, Parallel Computing 35(12), 2009.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Maker: TypeAlias = "Callable[[float, Layout], Iterator[Phase]]"
 
 
 def phases(kind: str, algorithm: str, size: float, rank_layout: Layout) -> list[Phase]:
-    """Return the phases of a collective, one after the other; raise InputError where it has no such algorithm."""
+    """Return the phases of a collective, one after the other. Raises InputError where it has no such algorithm."""
     makers = ALGORITHMS.get(kind)
     if makers is None:
         raise InputError.single(f"no collective is named {kind!r}", hint=f"write one of {', '.join(ALGORITHMS)}")
@@ -71,7 +71,7 @@ def expert_phases(exchange: ExpertAllToAll, rank_layout: Layout, *, in_network: 
     """Return the phases of one direction of the expert all-to-all with uniform routing.
 
     normal: one copy a node to the rank of the same number there, and on to the ranks of the experts inside it, at the
-    same time, chunk by chunk; else one copy an expert straight to its rank. in_network: switches copy what is
+    same time, chunk by chunk. Else one copy an expert straight to its rank. in_network: switches copy what is
     dispatched (one copy leaves a rank) or add up what is combined (one arrives).
     """
     if rank_layout.ranks == 1:
@@ -95,7 +95,7 @@ def expert_phases(exchange: ExpertAllToAll, rank_layout: Layout, *, in_network: 
 
 
 def _ring_orders(rank_layout: Layout) -> list[Indices]:
-    """Return the ring of each channel as ranks in order; there are as many as ranks on a node.
+    """Return the ring of each channel as ranks in order. There are as many as ranks on a node.
 
     A ring leaves a node at the rank of the same number at which it enters the next, so that it stays on one rail there.
     """
@@ -162,7 +162,7 @@ def _both_ways(one_way: Maker) -> Maker:
 
 
 def _halving_doubling(size: float, rank_layout: Layout) -> Iterator[Phase]:
-    """Yield log2(n) exchanges with partners ever farther away; the nearest gets the most."""
+    """Yield log2(n) exchanges with partners ever farther away. The nearest gets the most."""
     n = rank_layout.ranks
     if n & (n - 1):
         raise InputError.single(f"halving_doubling takes a power of two of ranks, not {n}")
@@ -257,5 +257,5 @@ def bus_factor(kind: str, ranks: int) -> float:
 
 
 def bandwidth(size: Bytes, time: float) -> float:
-    """Return size / time [B/s]; zero where nothing takes time."""
+    """Return size / time [B/s], zero where nothing takes time."""
     return float(size) / time if time else 0.0

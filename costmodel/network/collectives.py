@@ -32,7 +32,7 @@ from costmodel.quantities import (
 
 
 def collective_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
-    """Return the time of the fastest algorithm that libraries have for a collective [s]; zero in a group of one.
+    """Return the time of the fastest algorithm that libraries have for a collective [s], zero in a group of one.
 
     Raises KeyError on an unknown kind.
     """
@@ -40,7 +40,7 @@ def collective_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
 
 
 def fastest_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
-    """Return the time of the fastest algorithm of a collective [s]; zero in a group of one.
+    """Return the time of the fastest algorithm of a collective [s], zero in a group of one.
 
     Algorithms of `IN_SWITCHES` are left out: no file says which switches add up or copy.
     """
@@ -59,7 +59,7 @@ def _least(kind: str, names: Sequence[str], size: Bytes, links: GroupLinks) -> S
 
 
 def algorithm_time(kind: str, algorithm: str, size: Bytes, links: GroupLinks) -> Seconds:
-    """Return the time of a collective by one algorithm [s]; infinite at points of an array that it does not suit.
+    """Return the time of a collective by one algorithm [s], infinite at points of an array that it does not suit.
 
     Raises InputError where the collective has no such algorithm, or where it does not suit the only point.
     """
@@ -126,7 +126,7 @@ def hierarchical(size: Bytes, links: GroupLinks) -> Seconds:
 
 
 def halving_doubling(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return log2(n) exchanges, the nearest with half of the buffer; infinite where n or l is no power of two.
+    """Return log2(n) exchanges, the nearest with half of the buffer, infinite where n or l is no power of two.
 
     Inside nodes (l-1)/l * S/B_in + log2(l)*a_in, then between them (1/l - 1/n) * S/B_all + log2(N)*(a_out + setup).
     Partners far apart share links as all ranks together do: B_all, that of an even exchange.
@@ -142,14 +142,14 @@ def trees(size: Bytes, links: GroupLinks) -> Seconds:
     """Return the bound of two complementary binary trees, up and down at once: 2*S/B + 2*ceil(log2 n)*a + setup.
 
     A rank inside one tree sends its half to a parent and to two children, and as a leaf of the other to a parent. Which
-    of these leave a node depends on the ranks; the flow level counts them.
+    of these leave a node depends on the ranks. The flow level counts them.
     """
     slowest = where(links.nodes > 1, minimum(links.slowest, links.exchange), links.slowest)
     return 2 * size / slowest + 2 * doublings(links.size) * links.latency + links.setup
 
 
 def in_switch(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return a reduction in the switches: S/B_in + a; between nodes S/l / B_out + a_out, between rings in the nodes."""
+    """Return a reduction in the switches: S/B_in + a. Between nodes S/l / B_out + a_out, between rings in the nodes."""
     local = links.ranks_per_node
     inside = (local - 1) / local * size / links.intra + (local - 1) * links.intra_latency
     between = 2 * inside + size / local / links.inter + links.inter_latency

@@ -50,7 +50,7 @@ def _separate_copies(exchange: ExpertAllToAll, links: GroupLinks) -> TokenCopies
 
 
 def expert_all_to_all_time(exchange: ExpertAllToAll, links: GroupLinks) -> Seconds:
-    """Return the time of one direction of the all-to-all on its links [s]; zero in a group of one.
+    """Return the time of one direction of the all-to-all on its links [s], zero in a group of one.
 
     normal: one copy a node, forwarded inside it,
         t = max(T*E_nodes*load_N*(1 - 1/N)*b / B_out, T*E_ranks*load_n*(1 - 1/l)*b / B_in) + a

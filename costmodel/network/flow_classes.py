@@ -19,7 +19,9 @@ _USELESS = 0.5  # classes that are more than this share of the flows save nothin
 class FlowClasses(Record):
     """Flows in classes of equal rates.
 
-    class_of: the class of each flow; representative: a flow of each class; incidence: of classes.
+    class_of: the class of each flow.
+    representative: a flow of each class.
+    incidence: of classes.
     """
 
     class_of: Indices
@@ -38,7 +40,7 @@ def run_collapsed(incidence: Incidence, sizes: Array, starts: Array | None = Non
 
 
 def flow_classes(incidence: Incidence, sizes: Array, starts: Array | None = None) -> FlowClasses | None:
-    """Return the coarsest division of flows and links into equivalent ones; null where it saves nothing.
+    """Return the coarsest division of flows and links into equivalent ones, null where it saves nothing.
 
     A class is refined until flows of one class load as many links of each class, with the same weights, and links of
     one class carry as many flows of each [equitable partition: McKay, Congressus Numerantium 30, 1981]. Max-min rates
@@ -75,7 +77,8 @@ def _quotient(
 ) -> Incidence:
     """Return the incidence of classes: bytes on one link of a class per byte of each flow of a class.
 
-    link_class: the class of each link; class_links: a link of each class.
+    link_class: the class of each link.
+    class_links: a link of each class.
     """
     links_per_class = np.bincount(link_class)
     key = class_of[incidence.flow_of] * len(class_links) + link_class[incidence.links]

@@ -20,7 +20,9 @@ FEW = 40  # flows that share links: up to here Python shares them faster than nu
 class _Flow(MutableRecord):
     """A flow under way.
 
-    loads: bytes on each link per byte of the flow; remaining: at `since` [B]; version: of its entry in the heap.
+    loads: bytes on each link per byte of the flow.
+    remaining: at `since` [B].
+    version: of its entry in the heap.
     """
 
     loads: Mapping[int, float]
@@ -50,8 +52,9 @@ class FlowSession:
     def add(self, loads: Mapping[int, float], size: Bytes, limit: float = np.inf, priority: int = 0) -> int:
         """Start a flow of `size` [B] now and return its number.
 
-        loads: bytes on each link per byte of the flow, above zero; limit: rate that it never exceeds [B/s]; priority:
-        of its class.
+        loads: bytes on each link per byte of the flow, above zero.
+        limit: rate that it never exceeds [B/s].
+        priority: of its class.
         """
         if not (math.isfinite(size) and size >= 0):
             raise InputError.single("a flow's size is negative or not a number")
@@ -72,7 +75,7 @@ class FlowSession:
         return self._flows[flow].rate
 
     def next_completion(self) -> Seconds | None:
-        """Return when the next flow completes if none is added [s]; infinite where all stand still, null without."""
+        """Return when the next flow completes if none is added [s]. Infinite where all stand still, null without."""
         while self._ends and not self._is_current(self._ends[0]):
             heapq.heappop(self._ends)
         return self._ends[0][0] if self._ends else None
@@ -192,7 +195,7 @@ def fair_rates_of_few(flows: Sequence[_Flow], capacity: Sequence[float]) -> list
 
 
 def _by_arrays(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]:
-    """Return the same by arrays; a flow's limit is a link of its own."""
+    """Return the same by arrays. A flow's limit is a link of its own."""
     used = {link: i for i, link in enumerate(dict.fromkeys(link for flow in flows for link in flow.loads))}
     limited = [i for i, flow in enumerate(flows) if flow.limit < np.inf and flow.limit > 0]
     limit_link = {i: len(used) + number for number, i in enumerate(limited)}

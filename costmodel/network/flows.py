@@ -20,7 +20,7 @@ class Completed(Record):
 
     @property
     def makespan(self) -> float:
-        """Return when the last flow completed [s]; zero without flows."""
+        """Return when the last flow completed [s], zero without flows."""
         return float(self.finish.max(initial=0.0))
 
 

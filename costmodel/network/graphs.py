@@ -1,6 +1,6 @@
 """Fabrics as graphs, cable by cable: switches, endpoints and the cables between them.
 
-Nodes are named `nic12`, `leaf0.3` (plane 0, leaf 3), `spine0.1`, `core0.5`, `router0.7`, `chip2`; endpoints carry
+Nodes are named `nic12`, `leaf0.3` (plane 0, leaf 3), `spine0.1`, `core0.5`, `router0.7`, `chip2`. Endpoints carry
 `endpoint=True`, every node its `plane`. Only the leaves that hold endpoints are built, with all spines of the full
 fabric.
 """
@@ -74,8 +74,9 @@ def fabric_graph(network: Network, endpoints: int, rails: int = 1) -> nx.MultiGr
 def leaf_assignment(network: Network, endpoints: int, rails: int) -> tuple[list[int], list[int], Ports]:
     """Return (plane of each endpoint, its leaf inside the plane, ports of a leaf) of a fat tree.
 
-    mpft: NIC i of node n is in plane i; mrft: on leaf floor(n/d) of rail i; rail: on leaf i of unit floor(n/d); else
-    endpoints fill leaves in order.
+    mpft: NIC i of node n is in plane i.
+    mrft: on leaf floor(n/d) of rail i.
+    rail: on leaf i of unit floor(n/d). Else endpoints fill leaves in order.
     """
     ports, planes = leaf_ports(network.radix, network.oversubscription), int(network.planes)
     down, every = int(ports.down), range(endpoints)
@@ -161,10 +162,10 @@ def _grid(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
 
 
 def _slim_fly(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
-    """Add a McKay-Miller-Siran graph for prime q [Besta, Hoefler, SC 2014, section II-B]; all of its routers.
+    """Add a McKay-Miller-Siran graph for prime q [Besta, Hoefler, SC 2014, section II-B]. All of its routers.
 
-    (0, x, y) - (0, x, y') where y - y' is in X; (1, m, c) - (1, m, c') where c - c' is in X'; (0, x, y) - (1, m, c)
-    where y = m*x + c; all modulo q.
+    (0, x, y) - (0, x, y') where y - y' is in X. (1, m, c) - (1, m, c') where c - c' is in X'. (0, x, y) - (1, m, c)
+    where y = m*x + c. All modulo q.
     """
     numbers = slim_fly_numbers(network.radix)
     q, hosts = int(numbers.q), int(numbers.hosts)
@@ -225,7 +226,7 @@ def _dragonfly(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
 
 
 def _offsets(ports: int, groups: int) -> Iterable[int]:
-    """Yield for each global port how many groups further its link ends; each offset as often as its opposite."""
+    """Yield for each global port how many groups further its link ends. Each offset as often as its opposite."""
     others = groups - 1
     if others < 1:
         return
@@ -239,6 +240,6 @@ def _offsets(ports: int, groups: int) -> Iterable[int]:
 
 
 def _add_nics(graph: nx.MultiGraph, endpoints: int, planes: int, hosts: int) -> None:
-    """Add endpoints to routers, `hosts` on each; plane by plane where there are several."""
+    """Add endpoints to routers, `hosts` on each. Plane by plane where there are several."""
     for number in range(endpoints):
         _add_nic(graph, number, f"router{number % planes}.{number // planes // hosts}")

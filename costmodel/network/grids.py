@@ -1,12 +1,12 @@
 """Meshes and tori of routers: dies on a wafer, chips in a torus that optical circuits close.
 
-Router r is at (r mod s1, r / s1 mod s2, ...); endpoint e hangs on router e / h, h = ports of a router - 2 * dimensions.
+Router r is at (r mod s1, r / s1 mod s2, ...). Endpoint e hangs on router e / h, h = ports of a router - 2 * dimensions.
 A torus joins both ends of a side of more than two routers. Messages take one dimension after the other. On a side over
 which a group extends over e routers, an even exchange of S bytes a rank loads its fullest directed link with
 
     h * S * floor(e^2 / 4) / e,    half of that where the side is closed
 
-Sources: Dally, Towles, Principles and Practices of Interconnection Networks, 2004, chapters 3 to 5; Seo et al., ISCA
+Sources: Dally, Towles, Principles and Practices of Interconnection Networks, 2004, chapters 3 to 5. Seo et al., ISCA
 2005 (either order of dimensions).
 """
 
@@ -86,7 +86,7 @@ def farthest_hops(network: Network, endpoints: Count) -> Count:
 def neighbour_load(network: Network, stride: Count) -> Count:
     """Return the bytes on a link between routers for each byte that all endpoints send to those `stride` farther on.
 
-    Of h endpoints a router: h on each of the links between them; of fewer than h apart, those that leave the router.
+    Of h endpoints a router: h on each of the links between them. Of fewer than h apart, those that leave the router.
     """
     per_router = endpoints_per_router(network)
     return where(stride < per_router, maximum(stride, 1.0), per_router * neighbour_hops(network, stride))
@@ -132,8 +132,9 @@ def grid_cables(network: Network) -> Iterator[tuple[int, int]]:
 def grid_paths(network: Network, switches: Switches, ends: tuple[Indices, Indices], *, one_order: bool) -> Paths:
     """Return the paths of pairs of routers that take one dimension after the other.
 
-    ends: sources and targets; one_order: the first dimension first, half-way round forwards; else every order and, half
-    the way round a ring, either direction. Raises InputError where they are too many to hold.
+    ends: sources and targets.
+    one_order: the first dimension first, half-way round forwards. Else every order and, half the way round a ring,
+    either direction. Raises InputError where they are too many to hold.
     """
     numbers = np.array([int(name.rpartition(".")[2]) for name in switches.names])
     shape = np.array(network.shape, np.intp)

@@ -33,8 +33,9 @@ SHORTEST_LOAD = 1e-9  # of an exchange that no link between routers carries
 class GroupLinks(Record):
     """A group of `size` ranks on `nodes` nodes, and the links of one of them, one direction.
 
-    intra, inter: bandwidth inside and between nodes [B/s]; intra_latency, inter_latency: of a small message [s]. A
-    latency that no source states counts as zero: the time stays a lower bound.
+    intra, inter: bandwidth inside and between nodes [B/s].
+    intra_latency, inter_latency: of a small message [s]. A latency that no source states counts as zero: the time stays
+    a lower bound.
     exchange_share: bandwidth of a rank that sends to all others alike, over `inter`, which neighbours have.
     step_share: latency between neighbours over `inter_latency`, that of the farthest pair.
     setup, exchange_setup: time in which circuits are set for neighbours, and for all others one after the other [s].
@@ -149,14 +150,14 @@ def _on_circuits(links: GroupLinks, network: Network) -> GroupLinks:
 def lit_share(others: Count, ports: Count) -> Quantity:
     """Return the share of a device's optical ports that are in use where it reaches `others` nodes, each as often.
 
-    others / (ports * slots) of several slots; of one, floor(ports / others) ports to each.
+    others / (ports * slots) of several slots. Of one, floor(ports / others) ports to each.
     """
     one_slot = floor(ports / minimum(others, ports)) * others / ports
     return where(others <= ports, one_slot, others / (ports * ceil(others / ports)))
 
 
 def require_group_links(group: Group, cluster: Cluster | None, name: str) -> GroupLinks:
-    """Return the links of a message's group; raise InfeasibleError where no cluster says how its ranks are joined."""
+    """Return the links of a message's group. Raises InfeasibleError where no cluster says how its ranks are joined."""
     if cluster is None:
         raise InfeasibleError(f"{name}: no cluster says how its ranks are connected")
     return group_links(group, cluster)
@@ -181,7 +182,7 @@ def _inside_node(cluster: Cluster) -> tuple[BytesPerSecond, Seconds]:
 def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPerSecond, Seconds]:
     """Return bandwidth and latency between nodes, for one device. span: nodes from the group's first to its last.
 
-    The NIC and the fabric's port both bound; a fabric's latency is end to end and stands for the NIC's. Without a NIC
+    The NIC and the fabric's port both bound. A fabric's latency is end to end and stands for the NIC's. Without a NIC
     the ranks cannot reach each other: an error at a single point, NaN on a grid.
     """
     nic, network = cluster.node.nic, cluster.network

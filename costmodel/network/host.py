@@ -17,7 +17,7 @@ def host_link(cluster: Cluster) -> Link:
 
 
 def host_bandwidth(cluster: Cluster, devices: Count) -> BytesPerSecond | None:
-    """Return one device's share of its host's memory bandwidth [B/s]; null where no source states it.
+    """Return one device's share of its host's memory bandwidth [B/s], null where no source states it.
 
     devices: those that work at the same time, of which a node holds at most its count.
     """
@@ -30,7 +30,7 @@ def transfer_time(transfer: HostTransfer, cluster: Cluster) -> Seconds:
 
         t = size / min(B_link, B_host / devices of a node)
 
-    Every device has a link of its own; each byte passes the host's memory once, and the devices of a node share that
+    Every device has a link of its own. Each byte passes the host's memory once, and the devices of a node share that
     memory's bandwidth. A host bandwidth that no source states is no bound.
     """
     link, shared = host_link(cluster).bandwidth, host_bandwidth(cluster, transfer.devices)
@@ -51,13 +51,13 @@ def stream_time(work: HostWork, cluster: Cluster) -> Seconds:
 
 
 def host_peak(cluster: Cluster, dtype: str, devices: Count) -> FlopPerSecond | None:
-    """Return one device's share of its host's dense arithmetic [FLOP/s]; null where no source states it."""
+    """Return one device's share of its host's dense arithmetic [FLOP/s], null where no source states it."""
     peak = cluster.node.host.peak.get(dtype)
     return None if peak is None else peak / minimum(cluster.node.count, devices)
 
 
 def arithmetic_time(work: HostGemm, cluster: Cluster) -> Seconds:
-    """Return the time in which the host's processors compute a GEMM for a device [s]; zero without a stated peak.
+    """Return the time in which the host's processors compute a GEMM for a device [s], zero without a stated peak.
 
     t = FLOP * devices of a node / peak
     """

@@ -36,7 +36,7 @@ class Layout(Record):
 
 
 def layout(cluster: Cluster, ranks: int, *, stride: int = 1, groups: int = 1) -> Layout:
-    """Return the layout of `ranks` of a cluster; raise InputError where they do not fit it.
+    """Return the layout of `ranks` of a cluster. Raises InputError where they do not fit it.
 
     A group takes devices of one node, or whole nodes.
     """

@@ -50,7 +50,7 @@ WHOLE = (0, 1)
 
 
 class _UnitLoad(MutableRecord):
-    """Phases whose largest message has one byte. phases: (sources, sizes, links) of their flows; as of `LinkLoad`."""
+    """Phases whose largest message has one byte. phases: (sources, sizes, links) of their flows. As of `LinkLoad`."""
 
     phases: list[tuple[Indices, Array, Incidence]]
     isolated_time: float

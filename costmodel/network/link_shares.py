@@ -25,12 +25,13 @@ Shares: TypeAlias = "Mapping[str, Quantity]"  # by link, the share of its time t
 
 
 def link_shares(operator: Operator, wire: Seconds, cluster: Cluster, efficiency: Quantity = 1.0) -> dict[str, Quantity]:
-    """Return the share of each link's time that an operator takes while it runs alone; none of other operators.
+    """Return the share of each link's time that an operator takes while it runs alone, none of other operators.
 
         w = bytes / (B * wire), at most one
 
-    wire: seconds in which its bytes move; efficiency: of the link to the host, which what its protocol adds leaves to
-    data, of copies and messages alike. Ranks of a group send and receive alike, but for a message to one other rank.
+    wire: seconds in which its bytes move.
+    efficiency: of the link to the host, which what its protocol adds leaves to data, of copies and messages alike.
+    Ranks of a group send and receive alike, but for a message to one other rank.
     """
     if isinstance(operator, HostTransfer):
         return _of_bytes(
@@ -63,7 +64,7 @@ def _of_bytes(sent: Mapping[str, Bytes], wire: Seconds, cluster: Cluster, effici
 def message_bytes(operator: Collective | ExpertAllToAll, links: GroupLinks) -> tuple[Bytes, Bytes]:
     """Return the bytes that a rank sends over its link inside the node and over its NIC [B].
 
-    Of an exchange tokens * token_bytes * copies of section 9; of a collective, with V the volume of a rank, l ranks on
+    Of an exchange tokens * token_bytes * copies of section 9. Of a collective, with V the volume of a rank, l ranks on
     each of N nodes and n = l*N:
 
         all-gather, reduce-scatter (all-reduce: twice)   V = (n-1)/n * S,   V*(l-1)/l and V/l;   V and 0 on one node

@@ -12,7 +12,7 @@ def nominal_cluster(cluster: Cluster, topology: str | None = None) -> Cluster:
 
     Grids and optical circuits count as one switch.
 
-    topology: replaces the fabric's own; null keeps it.
+    topology: replaces the fabric's own, null keeps it.
     """
     network = cluster.network
     if network is None:

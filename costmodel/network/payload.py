@@ -10,7 +10,7 @@ PAYLOADS = ("bf16", "fp16", "fp8", *LOGARITHMIC)
 
 
 def payload_bytes(name: str) -> Bytes:
-    """Return the bytes of one element of a payload [B]; raise InputError where it is unknown.
+    """Return the bytes of one element of a payload [B]. Raises InputError where it is unknown.
 
     fp8      1 + 4/128                a tile has one FP32 scale
     logfmtN  N/8 + 2*4/128            a tile has its least and its greatest logarithm

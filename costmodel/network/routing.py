@@ -82,7 +82,7 @@ class _Entries(MutableRecord):
     _weights: list[Array | float] = field(default_factory=list)
 
     def add(self, owner: Indices, links: Indices, weights: Array | float = 1.0) -> None:
-        """Add a link to each of some flows; one that never bounds counts as none."""
+        """Add a link to each of some flows. One that never bounds counts as none."""
         if len(owner):
             self._owner.append(owner)
             self._links.append(links.astype(np.int32))
@@ -169,7 +169,7 @@ def inside_latency(cluster: Cluster) -> float:
 def _nic_hops(links: ClusterLinks, flows: Flows, outside: Indices) -> _NicHops:
     """Return by which NICs each flow between nodes leaves and enters.
 
-    With rails and PXN, or with a plane a rail, a message changes to the rail of its target before it leaves; else the
+    With rails and PXN, or with a plane a rail, a message changes to the rail of its target before it leaves. Else the
     devices' own NICs carry it.
     """
     local, network = links.ranks_per_node, links.cluster.network

@@ -12,7 +12,7 @@ from costmodel.network.numba_cache import compiled
 
 @cache
 def kernel() -> Any:
-    """Return `least_loaded` compiled; null without numba."""
+    """Return `least_loaded` compiled, null without numba."""
     try:
         return compiled(least_loaded, nogil=True)
     except ImportError:
@@ -22,7 +22,8 @@ def kernel() -> Any:
 def least_loaded(paths: Any, pair: Any, sizes: Any, links: int) -> Any:
     """Return for one flow after the other the path of its pair whose fullest link carries least, first of equals.
 
-    paths: (rows, first, count) of `Paths`; pair, sizes: of each flow.
+    paths: (rows, first, count) of `Paths`.
+    pair, sizes: of each flow.
     """
     rows, first, count = paths
     load = np.zeros(links)

@@ -25,7 +25,7 @@ _TIE = 1e-12  # shares that differ by less are one bottleneck
 class Incidence(Record):
     """The links that each flow loads: flow f those of `links[start[f]:start[f + 1]]`.
 
-    weights: bytes on the link per byte of the flow, as many as `links`; null where all are one.
+    weights: bytes on the link per byte of the flow, as many as `links`, null where all are one.
     capacity: of each link, one direction [B/s].
     """
 
@@ -66,7 +66,7 @@ class Incidence(Record):
 
 
 def check_capacity(capacity: Array, names: Any) -> None:
-    """Raise InputError where a link carries nothing; `names[i]` is the name of link i."""
+    """Raise InputError where a link carries nothing. `names[i]` is the name of link i."""
     invalid = np.flatnonzero(~(np.isfinite(capacity) & (capacity > 0)))
     if len(invalid):
         raise InputError.single(
@@ -76,7 +76,7 @@ def check_capacity(capacity: Array, names: Any) -> None:
 
 
 def fair_rates(incidence: Incidence) -> Array:
-    """Return the max-min fair rate of each flow [B/s]; infinite for a flow that loads no link.
+    """Return the max-min fair rate of each flow [B/s], infinite for a flow that loads no link.
 
     Uses numba where it is installed. Raises InputError for more flows than numpy alone can share in a reasonable time.
     """

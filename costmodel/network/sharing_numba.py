@@ -14,7 +14,7 @@ _TIE = 1e-12  # a share that grew by less is the present one
 
 @cache
 def kernel() -> Any:
-    """Return the compiled function (start, links, weights, capacity) -> rates; null where numba is not installed."""
+    """Return the compiled function (start, links, weights, capacity) -> rates, null where numba is not installed."""
     try:
         from numba.extending import register_jitable
     except ImportError:

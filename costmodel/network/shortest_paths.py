@@ -20,7 +20,7 @@ MAX_ROWS = 4_000_000  # path rows held at once: about 100 MB
 class Paths(Record):
     """The shortest paths of some pairs of switches.
 
-    rows: one path each, links from first to last, -1 where it is shorter; pair p has `count[p]` rows from `first[p]`.
+    rows: one path each, links from first to last, -1 where it is shorter. Pair p has `count[p]` rows from `first[p]`.
     """
 
     rows: Indices
@@ -103,7 +103,7 @@ def _next_hops(
 ) -> tuple[Indices, Indices, Indices, Indices]:
     """Return the links that lead closer to a goal, for each distinct (switch, goal) once.
 
-    (distinct case of each row, its first link, how many, the links); at the goal there is one link, -1.
+    (distinct case of each row, its first link, how many, the links). At the goal there is one link, -1.
     """
     count = len(switches.names)
     keys, case = np.unique(goal * count + node, return_inverse=True)

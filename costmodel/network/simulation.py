@@ -63,7 +63,8 @@ class Outcome(Record):
 class FlowRun(MutableRecord, eq=False):
     """Ranks of a cluster that run a collective.
 
-    shares: achieved part of the bandwidth by kind of link, as measured (default: all of it); seed: of ECMP's hashes.
+    shares: achieved part of the bandwidth by kind of link, as measured (default: all of it).
+    seed: of ECMP's hashes.
     """
 
     cluster: Cluster
@@ -88,7 +89,7 @@ class FlowRun(MutableRecord, eq=False):
 def run_collective(
     kind: str, size: float, run: FlowRun, algorithm: str | None = None, *, bytes_alone: bool = False
 ) -> Outcome:
-    """Return the time of a collective of `size` [B], as nccl-tests counts it; without an algorithm the fastest's.
+    """Return the time of a collective of `size` [B], as nccl-tests counts it. Without an algorithm the fastest's.
 
     bytes_alone: the fastest without latencies.
     """
@@ -105,7 +106,7 @@ def run_expert_all_to_all(exchange: ExpertAllToAll, run: FlowRun, *, in_network:
 
 
 def _run(algorithm: str, sequence: list[Phase], run: FlowRun) -> Outcome:
-    """Return the sum over phases; the bottleneck is that of the longest."""
+    """Return the sum over phases. The bottleneck is that of the longest."""
     if not sequence:
         return Outcome(algorithm, 0.0, 0.0, "none")
     outcomes = [

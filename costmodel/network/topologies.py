@@ -1,6 +1,6 @@
 """How many endpoints, switches and cables a full fabric has, how far and how wide it is, and what a part of it costs.
 
-Closed forms. Fat trees of k-port switches: Leiserson, IEEE Trans. Computers C-34(10), 1985; Al-Fares, Loukissas,
+Closed forms. Fat trees of k-port switches: Leiserson, IEEE Trans. Computers C-34(10), 1985. Al-Fares, Loukissas,
 Vahdat, SIGCOMM 2008. Planes and rails: DeepSeek-AI, arXiv 2505.09343, section 5.1 and table 3. Slim Fly: Besta,
 Hoefler, SC 2014. Dragonfly: Kim, Dally, Scott, Abts, ISCA 2008.
 """
@@ -19,10 +19,10 @@ from costmodel.records import Record
 
 
 class Fabric(Record):
-    """The parts of a fabric with every port in use; `links` join switches, one more cable leads to each endpoint.
+    """The parts of a fabric with every port in use. `links` join switches, one more cable leads to each endpoint.
 
-    diameter: links between the two switches with endpoints that are farthest apart; cut: links that a cut into two
-    halves of the endpoints severs, as few as can be, in units of an endpoint's port.
+    diameter: links between the two switches with endpoints that are farthest apart.
+    cut: links that a cut into two halves of the endpoints severs, as few as can be, in units of an endpoint's port.
     """
 
     endpoints: Count
@@ -40,13 +40,13 @@ class Ports(Record):
 
 
 def leaf_ports(radix: Count, oversubscription: Count = 1.0) -> Ports:
-    """Return the ports of a leaf: up = floor(k / (1 + o)), down = floor(o * up); what is left over stays empty."""
+    """Return the ports of a leaf: up = floor(k / (1 + o)), down = floor(o * up). What is left over stays empty."""
     up = floor(radix / (1.0 + oversubscription))
     return Ports(floor(oversubscription * up), up)
 
 
 def two_level_fat_tree(radix: Count, oversubscription: Count = 1.0) -> Fabric:
-    """Return a full two-level fat tree of k-port switches; an odd port stays empty.
+    """Return a full two-level fat tree of k-port switches. An odd port stays empty.
 
     k leaves with d endpoints each under u spines (d = u = k/2 without oversubscription): endpoints k*d, switches k + u,
     links k*u, two links between leaves, half of all links in the cut that severs least: k*u/2.
@@ -56,7 +56,7 @@ def two_level_fat_tree(radix: Count, oversubscription: Count = 1.0) -> Fabric:
 
 
 def three_level_fat_tree(radix: Count, oversubscription: Count = 1.0) -> Fabric:
-    """Return a full three-level fat tree of k-port switches; an odd port stays empty.
+    """Return a full three-level fat tree of k-port switches. An odd port stays empty.
 
     k pods of h = k/2 leaves with d endpoints and u spines, u*h cores: endpoints k*h*d, switches k*(h + u) + u*h, links
     2*k*h*u, cut k*h*u/2.
@@ -68,7 +68,7 @@ def three_level_fat_tree(radix: Count, oversubscription: Count = 1.0) -> Fabric:
 
 
 def in_planes(plane: Fabric, planes: Count) -> Fabric:
-    """Return `planes` equal fabrics side by side; each has endpoints of its own."""
+    """Return `planes` equal fabrics side by side. Each has endpoints of its own."""
     return Fabric(
         planes * plane.endpoints, planes * plane.switches, planes * plane.links, plane.diameter, planes * plane.cut
     )
@@ -88,7 +88,7 @@ def smallest_fat_tree(radix: Count, endpoints: Count, oversubscription: Count = 
 
 
 class SlimFly(Record):
-    """The numbers of a Slim Fly on McKay-Miller-Siran graphs: q = 4w + delta; 2q^2 routers."""
+    """The numbers of a Slim Fly on McKay-Miller-Siran graphs: q = 4w + delta. 2q^2 routers."""
 
     q: Count
     delta: Count
@@ -120,8 +120,8 @@ def slim_fly_numbers(radix: Count) -> SlimFly:
 def slim_fly(radix: Count) -> Fabric:
     """Return a Slim Fly of k-port routers.
 
-    2q^2 routers of degree (3q - delta)/2: links q^2*(3q - delta)/2; diameter 2. Cut q^3/2: half the routers times the
-    gap q between degree and second eigenvalue (q - delta)/2, halved; exact for even q, a lower bound for odd q.
+    2q^2 routers of degree (3q - delta)/2: links q^2*(3q - delta)/2. Diameter 2. Cut q^3/2: half the routers times the
+    gap q between degree and second eigenvalue (q - delta)/2, halved. Exact for even q, a lower bound for odd q.
     """
     numbers = slim_fly_numbers(radix)
     routers = 2 * numbers.q**2
@@ -141,7 +141,7 @@ class Dragonfly(Record):
 
 
 def dragonfly_numbers(radix: Count, groups: Count | None) -> Dragonfly:
-    """Return h = floor((k + 1)/4), from k >= h + h + 2h - 1; without stated groups the most: 2h*h + 1."""
+    """Return h = floor((k + 1)/4), from k >= h + h + 2h - 1. Without stated groups the most: 2h*h + 1."""
     h = floor((radix + 1) / 4)
     return Dragonfly(h, 2 * h * h + 1 if groups is None else groups)
 
@@ -149,9 +149,9 @@ def dragonfly_numbers(radix: Count, groups: Count | None) -> Dragonfly:
 def dragonfly(radix: Count, groups: Count | None = None) -> Fabric:
     """Return a balanced dragonfly of k-port routers with every port in use.
 
-    a = 2h routers a group: a*(a-1)/2 links inside, a*h out; g groups: endpoints g*a*h, switches g*a, links
-    g*a*(a-1)/2 + g*a*h/2; local, global, local: diameter 3. The cut keeps groups whole; that is
-    a*h*g^2 / (4*(g-1)) links, the mean over all ways to halve them, and all ways where every two groups share as many.
+    a = 2h routers a group: a*(a-1)/2 links inside, a*h out; g groups: endpoints g*a*h, switches g*a, links g*a*(a-1)/2
+    + g*a*h/2. Local, global, local: diameter 3. The cut keeps groups whole. That is a*h*g^2 / (4*(g-1)) links, the mean
+    over all ways to halve them, and all ways where every two groups share as many.
     """
     numbers = dragonfly_numbers(radix, groups)
     a, h, g = numbers.routers, numbers.per_router, numbers.groups
@@ -170,7 +170,7 @@ def nvlink_domain(network: Network) -> Fabric:
 def pcie_tree(network: Network, endpoints: Count) -> Fabric:
     """Return a PCIe tree: switches of `radix` devices below `groups` host bridges, which are joined to each other.
 
-    With no more switches than bridges the devices hang on the bridges; on one bridge where none is stated. Cut: the
+    With no more switches than bridges the devices hang on the bridges. On one bridge where none is stated. Cut: the
     links of bridges in one half to the others, or with one bridge the uplinks of half of its switches.
     """
     bridges: Count = 1.0 if network.groups is None else network.groups
@@ -194,7 +194,7 @@ def grid(network: Network, endpoints: Count) -> Fabric:  # noqa: ARG001  one sig
 
 
 def _two_levels(network: Network, endpoints: Count) -> Fabric:  # noqa: ARG001  one signature for all
-    """Return the tree of each plane; rails are leaves of one tree."""
+    """Return the tree of each plane. Rails are leaves of one tree."""
     return in_planes(two_level_fat_tree(network.radix, network.oversubscription), network.planes)
 
 
@@ -239,7 +239,7 @@ def has_three_levels(network: Network, endpoints: Count) -> bool:
 
 
 def named_fabric(network: Network, endpoints: Count | None) -> Fabric:
-    """Return the full fabric of a topology by itself; raise InputError where it cannot be counted.
+    """Return the full fabric of a topology by itself. Raises InputError where it cannot be counted.
 
     A PCIe tree and trees of as many levels as they need (`fat-tree`, `rail`) need the endpoints.
     """
@@ -264,7 +264,7 @@ def bisection_bandwidth(fabric: Fabric, port: BytesPerSecond) -> BytesPerSecond:
 
 
 def cost(fabric: Fabric, price: FabricPrice) -> Dollars | None:
-    """Return switches, links and cables to endpoints, each times its price [$]; null where a price is missing."""
+    """Return switches, links and cables to endpoints, each times its price [$], null where a price is missing."""
     if price.switch is None or price.link is None or price.endpoint_link is None:
         return None
     return fabric.switches * price.switch + fabric.links * price.link + fabric.endpoints * price.endpoint_link

@@ -2,7 +2,7 @@
 
 Every rank stands for all, and one link for all of its kind: of a class a link carries (flows of a rank that cross one
 of its kind) * ranks / links of the kind. That needs equal leaves and a policy that loads equal paths evenly. The fabric
-may bound, as on the flow level; `collectives.direct_all_to_all` knows only NICs and links inside nodes.
+may bound, as on the flow level. `collectives.direct_all_to_all` knows only NICs and links inside nodes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def uniform_flow_classes(
 ) -> UniformFlows | None:
     """Return the classes of an all-to-all of equal messages, null where the symmetry does not hold.
 
-    capacity: of each kind of link of LINKS [B/s]; a kind that is left out does not bound.
+    capacity: of each kind of link of LINKS [B/s]. A kind that is left out does not bound.
     """
     node, network = cluster.node, cluster.network
     is_switched = node.peer_to_peer and node.intra.name != node.host.link and node.host.switches is None
@@ -94,7 +94,7 @@ def uniform_flow_classes(
 
 
 def _rail_change(network: Network | None, rank_layout: Layout) -> _RailChange:
-    """Return how messages change rails; not at all where the fabric has none."""
+    """Return how messages change rails, not at all where the fabric has none."""
     if network is None or network.topology not in RAILED or rank_layout.ranks_per_node == 1:
         return _RailChange(by_spine=False, over_host=False, forwards=False)
     over_host = not network.pxn and bool(network.planes > 1)
@@ -125,7 +125,7 @@ def _flows(rank_layout: Layout, tiers: list[Tier], change: _RailChange) -> Itera
 
 
 def _shape(cluster: Cluster, rank_layout: Layout) -> _Shape | None:
-    """Return the tiers of nodes around each node; null where the group does not look the same from all of its nodes."""
+    """Return the tiers of nodes around each node, null where the group does not look the same from all of its nodes."""
     nodes, last_node = rank_layout.nodes, rank_layout.last_node
     if nodes == 1:
         return _Shape([], {}, full=True)
@@ -160,7 +160,7 @@ def _shape(cluster: Cluster, rank_layout: Layout) -> _Shape | None:
 
 
 def _has_room(network: Network, nodes: int, local: int) -> bool:
-    """Tell whether a tree has as many leaves as the nodes need; where it has not, the graph says which are missing."""
+    """Tell whether a tree has as many leaves as the nodes need. Where it has not, the graph says which are missing."""
     down = leaf_ports(network.radix, network.oversubscription).down
     whole = full_fabric(network, float(nodes * local))
     leaves = np.ceil(nodes / down) * (local if network.topology == "mrft" else 1)
@@ -175,7 +175,7 @@ def _nodes(rank_layout: Layout, group: int) -> Indices:
 
 
 def _even(places: Indices) -> int | None:
-    """Return how many there are of each place that occurs; null where that differs."""
+    """Return how many there are of each place that occurs, null where that differs."""
     counts = np.bincount(places)
     counts = counts[counts > 0]
     return int(counts[0]) if (counts == counts[0]).all() else None

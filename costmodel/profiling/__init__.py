@@ -1,1 +1,1 @@
-"""Measures kernels with torch, and reads what other tools measured; only what times kernels imports torch."""
+"""Measures kernels with torch, and reads what other tools measured. Only what times kernels imports torch."""

@@ -14,8 +14,9 @@ from costmodel.records import ValueRecord
 class Accelerator(ValueRecord):
     """A device. kind: cuda or cpu; memory [B]; device_file: the file that describes it, or null.
 
-    torch: its version; cuda: the version that torch is built for, null of a build without; driver: of a CPU the
-    kernel of the system.
+    torch: its version.
+    cuda: the version that torch is built for, null of a build without.
+    driver: of a CPU the kernel of the system.
     """
 
     kind: str
@@ -30,7 +31,7 @@ class Accelerator(ValueRecord):
 def accelerator(names: Callable[[], Callable[[str], str | None]]) -> Accelerator:
     """Return the device that torch finds, the CPU where there is no other.
 
-    names: makes what gives the device file that a product's name or alias means; called for a GPU alone.
+    names: makes what gives the device file that a product's name or alias means. Called for a GPU alone.
     """
     kind = kind_of("auto")
     facts = gpu_facts() if kind == "cuda" else cpu_facts()

@@ -27,8 +27,9 @@ _CELLS = ("clock_mhz", "power_w", "temperature_c", "throttle")
 class BoardLog(MutableRecord):
     """Readings of one board.
 
-    path: the file that a sampler appends lines of `board_sampler.COLUMNS` to; once: reads clock [MHz] and power [W] of
-    this moment, where no sampler runs; source: what gives the readings.
+    path: the file that a sampler appends lines of `board_sampler.COLUMNS` to.
+    once: reads clock [MHz] and power [W] of this moment, where no sampler runs.
+    source: what gives the readings.
     """
 
     path: Path | None
@@ -43,7 +44,7 @@ class BoardLog(MutableRecord):
     def between(self, begin: float, end: float) -> dict[str, str]:
         """Return the means of the readings between two times, and every reason to throttle, as cells of a row.
 
-        Without a reading in that time the nearest one stands for it; without a sampler what the driver says now.
+        Without a reading in that time the nearest one stands for it. Without a sampler what the driver says now.
         """
         if self.path is None:
             if time.monotonic() - self._at > _FRESH:
@@ -87,7 +88,8 @@ class BoardLog(MutableRecord):
 def start(board: str, once: Callable[[], tuple[str, str]]) -> BoardLog:
     """Return the readings of a board: every 10 ms where NVIDIA's management library can be imported, else now and then.
 
-    board: index or UUID; once: what else reads clock and power.
+    board: index or UUID.
+    once: what else reads clock and power.
     """
     path = Path(tempfile.mkdtemp(prefix="costmodel-")) / "board.csv"
     process = subprocess.Popen([sys.executable, "-m", SAMPLER, board, str(path)], stderr=subprocess.DEVNULL)

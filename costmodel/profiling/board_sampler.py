@@ -16,7 +16,7 @@ COLUMNS = ("seconds", "clock_mhz", "power_w", "temperature_c", "throttle")
 
 
 def main(board: str, path: str) -> int:
-    """Append a line to a file every 10 ms; return 3 where NVIDIA's management library is not there."""
+    """Append a line to a file every 10 ms. Return 3 where NVIDIA's management library is not there."""
     try:
         import pynvml
     except ImportError:
@@ -38,7 +38,7 @@ def main(board: str, path: str) -> int:
 
 
 def _power(nvml: Any, handle: Any) -> Callable[[], float]:
-    """Return what reads the power of this moment [W]; on boards without that field the driver's average of a second."""
+    """Return what reads the power of this moment [W]. On boards without that field the driver's average of a second."""
     field = getattr(nvml, "NVML_FI_DEV_POWER_INSTANT", None)
     if field is not None:
         value = nvml.nvmlDeviceGetFieldValues(handle, [field])[0]
@@ -48,7 +48,7 @@ def _power(nvml: Any, handle: Any) -> Callable[[], float]:
 
 
 def _reasons(nvml: Any, handle: Any) -> Callable[[], int]:
-    """Return what reads the bits that say why the clock is below its highest; newer libraries call them events."""
+    """Return what reads the bits that say why the clock is below its highest. Newer libraries call them events."""
     name = "nvmlDeviceGetCurrentClocksEventReasons"
     read = getattr(nvml, name, None) or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
     return lambda: int(read(handle))

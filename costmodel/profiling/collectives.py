@@ -55,7 +55,7 @@ class Ranks:
         return said[0]
 
     def first_reason(self, reason: str) -> str:
-        """Return why the first rank that could not run something says that it could not; blank where all could.
+        """Return why the first rank that could not run something says that it could not. Blank where all could.
 
         A rank that fails while others wait inside the message gets no word from them: that ends it, and torchrun then
         ends the others.
@@ -113,6 +113,6 @@ def collective(shape: Shape, operands: Operands, ranks: Ranks) -> Kernel:
 
 
 def time_together(make: Maker, watch: Stopwatch, ranks: Ranks) -> Timing:
-    """Return the time of the slowest rank; all ranks run as many calls."""
+    """Return the time of the slowest rank. All ranks run as many calls."""
     dist.barrier()
     return ranks.slowest(fixed_series(make, watch, _WARM, _REPEATS))

@@ -38,7 +38,7 @@ class Facts(ValueRecord):
 class Rates(ValueRecord):
     """What rows say of a device: the highest rate of a product by number format [FLOP/s], and of copies [B/s].
 
-    host: of copies from and to the host, one direction; null where there is none of a kind.
+    host: of copies from and to the host, one direction, null where there is none of a kind.
     """
 
     peaks: Mapping[str, float]
@@ -48,7 +48,7 @@ class Rates(ValueRecord):
 
 
 def file_of(kind: str, facts: Facts, names: Callable[[str], str | None]) -> str | None:
-    """Return the device file that describes a GPU, null where none does; a CPU always gets a file of its own.
+    """Return the device file that describes a GPU, null where none does. A CPU always gets a file of its own.
 
     names: the device file that a product's name or alias means.
     """
@@ -99,7 +99,7 @@ _SIZES = ("capacity", "bandwidth")
 
 
 def write_device(root: Path, name: str, facts: Facts, rates: Rates, table: str) -> Path | None:
-    """Write `devices/NAME` and `nodes/NAME` below a search root; return the device file.
+    """Write `devices/NAME` and `nodes/NAME` below a search root. Return the device file.
 
     Nothing is written before a product in FP32 and a copy of the memory were measured. A `calibration` that the file
     has stays. table: the name of the measurements, for the sources.

@@ -17,7 +17,7 @@ class FailureLog:
     """A file of lines of JSON: `{"begun": ROW}` before a kernel runs, `{"failed": ROW, "reason": …}` where it cannot.
 
     A kernel that was begun, and has neither a row nor a reason, was running when the process ended. That may have been
-    a user's doing, so it is tried again; after `ENDED` times it counts as failed. Lines are only added: a kill loses
+    a user's doing, so it is tried again. After `ENDED` times it counts as failed. Lines are only added: a kill loses
     none. Without a path nothing is written.
 
     failed: reason by `row_id`.
@@ -97,7 +97,7 @@ class FailureLog:
 
     @staticmethod
     def _whole_lines(path: Path) -> list[bytes]:
-        """Return the lines of the file; half of one that a kill has left is dropped."""
+        """Return the lines of the file, half of one that a kill has left is dropped."""
         if not path.exists():
             return []
         with path.open("rb+") as file:

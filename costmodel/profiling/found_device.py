@@ -19,7 +19,7 @@ _NOMINAL_CLOCK = 1e9  # where none can be read: cycles then count nanoseconds
 
 
 def kind_of(asked: str) -> str:
-    """Return `cuda` or `cpu`; raise InputError where `cuda` is asked for and there is none."""
+    """Return `cuda` or `cpu`. Raises InputError where `cuda` is asked for and there is none."""
     if asked == "cuda" and not torch.cuda.is_available():
         raise InputError.single("torch finds no CUDA device", field="--device", hint="write `--device cpu`")
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
@@ -98,7 +98,7 @@ def _highest_clock() -> float:
 
 
 def _last_cache() -> int:
-    """Return the capacity of the last cache before memory [B]; zero where the system does not say."""
+    """Return the capacity of the last cache before memory [B], zero where the system does not say."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     sizes = [file.read_text().strip() for file in sorted(_CACHES.glob("index*/size"))]
     return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=0)

@@ -20,8 +20,9 @@ from costmodel.records import ValueRecord
 class Kernel(ValueRecord):
     """What makes calls of a kernel, and its name as the measurement table has it.
 
-    count: how many of it one call runs; hosted: the time is the host's, which waits for nothing; captured: a graph can
-    hold its calls, each of which may run more than once.
+    count: how many of it one call runs.
+    hosted: the time is the host's, which waits for nothing.
+    captured: a graph can hold its calls, each of which may run more than once.
     """
 
     make: Maker
@@ -57,7 +58,7 @@ def _product(shape: Shape, operands: Operands) -> Kernel:
 def _scaled(shape: Shape, operands: Operands) -> Kernel:
     """Return an FP8 product whose operands have a scale each, one a row, or one for each block.
 
-    A block is 1 x 128 elements of activations and gradients, 128 x 128 of weights; scales of 1 x 128 have the other
+    A block is 1 x 128 elements of activations and gradients, 128 x 128 of weights. Scales of 1 x 128 have the other
     dimension first, as the kernel reads them (torch's documentation of scaled_mm).
     """
     m, n, k = (shape.size(name) for name in "mnk")
@@ -119,7 +120,7 @@ def _ends(groups: int, rows: int, operands: Operands) -> torch.Tensor:
 def _experts(shape: Shape, operands: Operands) -> Kernel:
     """Return a layer of experts that hold equal shares of the tokens.
 
-    Tokens are copied together by expert; gate and up, gated activation and down run over the groups; each token's
+    Tokens are copied together by expert. Gate and up, gated activation and down run over the groups. Each token's
     results are weighted and summed. The choice of experts was made before.
     """
     tokens, chosen = shape.size("num_tokens"), shape.size("topk")
@@ -153,7 +154,7 @@ _ATTENTION = "torch.scaled_dot_product_attention"
 
 
 def _attention(shape: Shape, operands: Operands) -> Kernel:
-    """Return softmax(QK')V by one of torch's backends, whose name is the kernel's; without one, by torch's choice."""
+    """Return softmax(QK')V by one of torch's backends, whose name is the kernel's. Without one, by torch's choice."""
     options = _options(shape)
 
     def make() -> Call:

@@ -32,7 +32,7 @@ def versions(*, gpu: bool) -> dict[str, str]:
 
 
 def _version(name: str) -> str:
-    """Return a library's version as its package states it; blank where it is not installed as one."""
+    """Return a library's version as its package states it. Blank where it is not installed as one."""
     for package in (name, name.replace("_", "-")):
         try:
             return importlib.metadata.version(package)
@@ -48,7 +48,7 @@ def build(shape: Shape, operands: Operands) -> Kernel:
 
 
 def _flash_attn(shape: Shape, operands: Operands) -> Kernel:
-    """Return a kernel of flash-attn; version 3, for Hopper, is a module of its own with the same functions.
+    """Return a kernel of flash-attn. Version 3, for Hopper, is a module of its own with the same functions.
 
     Some builds of version 3 return the sums of the softmax beside the output.
     """

@@ -25,9 +25,12 @@ _TRIAL, _TRIALS = 512, 31  # rows of a product, and how many of them tell how ma
 class Machine(MutableRecord):
     """A device with the formats that it multiplies.
 
-    timing: how the measurement schema calls the method; operands: what kernels read.
-    versions: of the libraries that can be imported, torch among them; cudnn: its version, blank without.
-    hopper: kernels of that architecture run; board: readings of clock and power, None where nothing gives any.
+    timing: how the measurement schema calls the method.
+    operands: what kernels read.
+    versions: of the libraries that can be imported, torch among them.
+    cudnn: its version, blank without.
+    hopper: kernels of that architecture run.
+    board: readings of clock and power, None where nothing gives any.
     """
 
     kind: str
@@ -51,12 +54,12 @@ class Machine(MutableRecord):
         return time.monotonic()
 
     def build(self, shape: Shape) -> Kernel:
-        """Return the kernel of a shape, with room for its operands; raise what its library does where it cannot run."""
+        """Return the kernel of a shape, with room for its operands. Raise what its library does where it cannot run."""
         self.operands.prepare(shape.traffic)
         return build(shape, self.operands)
 
     def state(self, begin: float, end: float) -> dict[str, str]:
-        """Return clock, power, temperature and throttling between two times, as cells of a row; blank where unknown."""
+        """Return clock, power, temperature and throttling between two times, as cells of a row. Blank where unknown."""
         if self.kind == "cpu":
             return {"clock_mhz": f"{cpu_clock() / 1e6:.0f}", "driver": self.facts.driver}
         readings = {} if self.board is None else self.board.between(begin, end)
@@ -91,9 +94,9 @@ class Machine(MutableRecord):
 
 
 def machine(asked: str, threads: int | None = None) -> Machine:
-    """Return the device that `auto`, `cuda` or `cpu` means; raise InputError where it is not there.
+    """Return the device that `auto`, `cuda` or `cpu` means. Raises InputError where it is not there.
 
-    threads: of a CPU; None: as many as make a product the fastest.
+    threads: of a CPU. None: as many as make a product the fastest.
     """
     return _gpu() if kind_of(asked) == "cuda" else _cpu(threads)
 

@@ -52,7 +52,7 @@ class Operands:
     def prepare(self, size: float) -> None:
         """Make room for one call's operands of some bytes, so that no two of its slices overlap.
 
-        A GPU draws new numbers, which takes it no time; a CPU keeps those of its pool.
+        A GPU draws new numbers, which takes it no time. A CPU keeps those of its pool.
         """
         self._bytes = max(self._usual, int(_SLACK * size) + _LEAST // 16)
         if self.device != "cpu":

@@ -69,7 +69,7 @@ class RowTable:
 
     @property
     def rows(self) -> int:
-        """Return how many rows are on the disk; an interrupt may have come before the last one was noted."""
+        """Return how many rows are on the disk. An interrupt may have come before the last one was noted."""
         if self._file is None:
             return len(self.measured)
         return Path(self._file.name).read_bytes().count(b"\n") - 1

@@ -79,8 +79,11 @@ class Bench(Protocol):
 class ProfileRequest(ValueRecord):
     """The settings of a run.
 
-    device: auto, cuda or cpu; suites: none for all; seconds: after which none begins; dtypes: keys of DTYPES, none for
-    what models use; sustained: run loads of seconds before the rest.
+    device: auto, cuda or cpu.
+    suites: none for all.
+    seconds: after which none begins.
+    dtypes: keys of DTYPES, none for what models use.
+    sustained: run loads of seconds before the rest.
     """
 
     device: str
@@ -94,8 +97,10 @@ class ProfileRequest(ValueRecord):
 class ProfileRun(MutableRecord):
     """The result of a run: new rows and all, kernels that failed with the reason, and the device file if it wrote one.
 
-    failed: of all runs of this table; left: kernels that it had no time for; writes: this process is the one of its
-    group that has written the table; timing: share of the run that the stopwatch was in use.
+    failed: of all runs of this table.
+    left: kernels that it had no time for.
+    writes: this process is the one of its group that has written the table.
+    timing: share of the run that the stopwatch was in use.
     """
 
     device: str
@@ -109,12 +114,12 @@ class ProfileRun(MutableRecord):
 
 
 def run(request: ProfileRequest, names: Names, widths: Widths, on_progress: Progress) -> ProfileRun:
-    """Time kernels until the time is over or none is left; rows that the output already holds are not timed again.
+    """Time kernels until the time is over or none is left. Rows that the output already holds are not timed again.
 
-    names: the device file that a product's name or alias means; widths: half widths of predicted 80 % intervals over
-    the predicted time, of rows; on_progress: called with the share of the run that is over.
-    Raises InputError where torch is not installed, the device is not there, a suite is unknown, or the output is no
-    table of this device.
+    names: the device file that a product's name or alias means.
+    widths: half widths of predicted 80 % intervals over the predicted time, of rows.
+    on_progress: called with the share of the run that is over. Raises InputError where torch is not installed, the
+    device is not there, a suite is unknown, or the output is no table of this device.
     """
     if request.output.suffix != ".csv":
         raise InputError.single(
@@ -156,7 +161,7 @@ def run_on(
 
 
 def _threads(output: Path) -> int | None:
-    """Return how many threads an earlier run on a CPU has timed; None where there was none."""
+    """Return how many threads an earlier run on a CPU has timed. None where there was none."""
     aside = output.with_suffix(".json")
     if not (output.is_file() and aside.is_file()):
         return None
@@ -310,7 +315,7 @@ class _Run:
             on_progress(max(spent, (place + 1) / count))
 
     def _one(self, shape: Shape, table: RowTable, failures: FailureLog) -> None:
-        """Time a kernel and write its row; where it cannot run, write why.
+        """Time a kernel and write its row. Where it cannot run, write why.
 
         Whatever a library raises counts: an assertion, a missing compiler, a key that it does not know. In a group
         every rank says how it went, so that none waits for one that has failed.
@@ -338,7 +343,7 @@ class _Run:
         self._result.new += 1
 
     def _row(self, shape: Shape) -> dict[str, str]:
-        """Time a kernel; return the cells of its row, but for the state of the board."""
+        """Time a kernel. Return the cells of its row, but for the state of the board."""
         if shape.suite == "collectives":
             kernel, timing = self._message(shape)
         else:
@@ -415,8 +420,9 @@ class _Run:
 def probes(kind: str, formats: Sequence[str], facts: Facts) -> list[Shape]:
     """Return what shows a device's peaks and bandwidth: the rooflines that bound the kernels that are worth timing.
 
-    kind: cpu or cuda; formats: those it multiplies. One copy is larger than the last cache where an eighth of the
-    memory has room for it: without it no bandwidth of the memory is known, and no device file is written.
+    kind: cpu or cuda.
+    formats: those it multiplies. One copy is larger than the last cache where an eighth of the memory has room for it:
+    without it no bandwidth of the memory is known, and no device file is written.
     """
     sizes = _PROBES if kind == "cpu" else _LARGE_PROBES
     products = [

@@ -21,7 +21,8 @@ Array = npt.NDArray[np.float64]
 class _Family(MutableRecord):
     """Kernels of one family: their places in units of its diameter, weights, and distances to the nearest measured one.
 
-    count: of the measured ones; settled: what a weight falls to when there are `ENOUGH` of them.
+    count: of the measured ones.
+    settled: what a weight falls to when there are `ENOUGH` of them.
     """
 
     name: tuple[str, ...]
@@ -42,7 +43,7 @@ class _Family(MutableRecord):
         return self.leads and self.count < ENOUGH
 
     def find(self) -> None:
-        """Find the largest weight x distance, and where it is; below zero where all are measured."""
+        """Find the largest weight x distance, and where it is. Below zero where all are measured."""
         weights = self.weights if self.count < ENOUGH else np.minimum(self.weights, self.settled)
         scores = weights * self.distances
         self.place = int(np.argmax(scores))
@@ -67,16 +68,18 @@ def most_informative(
 
         next = argmax over i of w_i * min over measured j of the same family of |x_i - x_j| / D / sqrt(c)
 
-    A greedy farthest-point design (Gonzalez, Theoretical Computer Science 38, 1985) in log-shape space: x are
-    binary logarithms of the sizes, D the diameter of the family, w the half width of the kernel's predicted 80 %
-    interval over its time; when a family has the rows that a fit needs, at most the median of all w below one. A family
-    of which nothing is measured is as far away as its own diameter, and begins in its middle. c is what a row of the
-    family has cost so far [s], with all that is planned and compiled before it runs; a family that has no row yet costs
-    the mean; the root is that of the optimal allocation n ~ S / sqrt(c) of samples to strata (Cochran, Sampling
-    Techniques, 5.5). Families that lead (products and attention, both ways) come first, until each can be fitted.
+    A greedy farthest-point design (Gonzalez, Theoretical Computer Science 38, 1985) in log-shape space: x are binary
+    logarithms of the sizes, D the diameter of the family, w the half width of the kernel's predicted 80 % interval over
+    its time. When a family has the rows that a fit needs, at most the median of all w below one. A family of which
+    nothing is measured is as far away as its own diameter, and begins in its middle. c is what a row of the family has
+    cost so far [s], with all that is planned and compiled before it runs. A family that has no row yet costs the mean.
+    The root is that of the optimal allocation n ~ S / sqrt(c) of samples to strata (Cochran, Sampling Techniques, 5.5).
+    Families that lead (products and attention, both ways) come first, until each can be fitted.
 
-    shapes: candidates and measured ones; measured: `row_id` of those; widths: w, of all shapes; costs: seconds a row by
-    family, read anew for every kernel.
+    shapes: candidates and measured ones.
+    measured: `row_id` of those.
+    widths: w, of all shapes.
+    costs: seconds a row by family, read anew for every kernel.
     """
     families = _families(shapes, measured, widths)
     for family in families:
@@ -117,7 +120,7 @@ def _families(shapes: Sequence[Shape], measured: frozenset[str], widths: Array) 
 
 
 def _distances(places: Array, done: npt.NDArray[np.bool_]) -> Array:
-    """Return how far every place is from the nearest that is done; those themselves are never the farthest."""
+    """Return how far every place is from the nearest that is done. Those themselves are never the farthest."""
     if not done.any():
         off_centre = np.sqrt(((places - np.median(places, axis=0)) ** 2).sum(axis=1))
         nearest: Array = 1.0 + 1e-3 * (1.0 - off_centre)

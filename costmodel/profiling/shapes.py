@@ -65,7 +65,8 @@ class Shape(ValueRecord, dict=True):  # without slots: what is derived is kept
     """One kernel to time.
 
     op, sub_op, dtype, sizes, causal: as in the columns of the measurement schema.
-    library, version: who runs it; backend: which of the library's kernels, blank where it has one.
+    library, version: who runs it.
+    backend: which of the library's kernels, blank where it has one.
     load: of a kernel that runs for seconds, one of SUSTAINED_LOADS.
     secondary: the row is context for people and no kernel of a model, such as an empty launch.
     """
@@ -167,10 +168,15 @@ class Shape(ValueRecord, dict=True):  # without slots: what is derived is kept
 class ProfileLimits(ValueRecord):
     """What a device can time: kernels that its roofline takes at most `longest` for, whose operands fit.
 
-    peaks: dense rate by number format [FLOP/s]; bandwidth: of its memory [B/s]; memory: for operands [B].
-    versions: of the libraries that can be imported; cudnn: its version.
-    gpu: it has a host, graphs, and kernels for queries that share a key head; hopper: kernels of its architecture run.
-    ranks: of a group that runs collectives; local: of them on one node.
+    peaks: dense rate by number format [FLOP/s].
+    bandwidth: of its memory [B/s].
+    memory: for operands [B].
+    versions: of the libraries that can be imported.
+    cudnn: its version.
+    gpu: it has a host, graphs, and kernels for queries that share a key head.
+    hopper: kernels of its architecture run.
+    ranks: of a group that runs collectives.
+    local: of them on one node.
     """
 
     peaks: Mapping[str, float]
@@ -213,7 +219,7 @@ def _is_shared(shape: Shape) -> bool:
 
 
 def shapes(suites: Sequence[str], reach: ProfileLimits) -> list[Shape]:
-    """Return the kernels of some suites (none: all) that a device can time; raise InputError on an unknown suite.
+    """Return the kernels of some suites (none: all) that a device can time. Raises InputError on an unknown suite.
 
     With `DESIGNED` among them, five of each family of the others.
     """
@@ -258,7 +264,7 @@ def _designed(candidates: Sequence[Shape], reach: ProfileLimits) -> Iterator[Sha
 def sustained(reach: ProfileLimits) -> list[Shape]:
     """Return loads of seconds that show the clock which a board holds under its power limit.
 
-    Products by number format, of random numbers, of zeros, and of random numbers for half of the time; attention; a
+    Products by number format, of random numbers, of zeros, and of random numbers for half of the time; attention. A
     copy of the memory.
     """
     narrow = {"fp8_e4m3": "tensor_fast", "fp8_e4m3_blk128": "block"}
@@ -314,7 +320,7 @@ def launches() -> list[Shape]:
 
 
 def collectives(reach: ProfileLimits) -> list[Shape]:
-    """Return the messages of a group; none in a group of one."""
+    """Return the messages of a group, none in a group of one."""
     if reach.ranks < 2:
         return []
     return [
@@ -330,8 +336,8 @@ def collectives(reach: ProfileLimits) -> list[Shape]:
 def _gemm(dtype: str, *, gpu: bool) -> Iterator[Shape]:
     """Yield products of a linear layer: forward, input gradient (`dgrad`), weight gradient.
 
-    FP8 kernels read both operands along the summed dimension in all three, so that input gradients are forward
-    products of other sizes; with block scales the weight gradient scales both sides by 1 x 128.
+    FP8 kernels read both operands along the summed dimension in all three, so that input gradients are forward products
+    of other sizes. With block scales the weight gradient scales both sides by 1 x 128.
     """
     for m, n, k in itertools.product(_ROWS, _WIDTHS, _WIDTHS):
         forward = Shape("gemm", "gemm", dtype, (("m", m), ("n", n), ("k", k)))

@@ -17,8 +17,9 @@ Maker: TypeAlias = "Callable[[], Call]"
 class Series(ValueRecord):
     """Calls that were timed one after the other.
 
-    seconds: of each call on the device, those left out that something disturbed; host: seconds that it took to start
-    one; queued: the device never waited for the host.
+    seconds: of each call on the device, those left out that something disturbed.
+    host: seconds that it took to start one.
+    queued: the device never waited for the host.
     """
 
     seconds: Sequence[float]
@@ -47,7 +48,8 @@ class Rule(ValueRecord):
 class Timing(ValueRecord):
     """A kernel's median time [s], half its interquartile range over it, and of how many repeats.
 
-    host: seconds to start a call; queued: the device never waited for the host.
+    host: seconds to start a call.
+    queued: the device never waited for the host.
     """
 
     seconds: float
@@ -61,7 +63,7 @@ def measure(make: Maker, watch: Stopwatch, rule: Rule = Rule()) -> Timing:
     """Return the time of one kernel.
 
     After the warm-up a series of repeats is taken, and another one as long as the spread is above `rule.quiet` or the
-    device has waited for the host; of the series in which it did not, the one with the least median counts, since what
+    device has waited for the host. Of the series in which it did not, the one with the least median counts, since what
     else runs on a machine only adds time.
     """
     repeats, series = _effort(make, watch, rule)
@@ -80,7 +82,7 @@ def fixed_series(make: Maker, watch: Stopwatch, warm: int, repeats: int) -> Timi
 
 
 def _effort(make: Maker, watch: Stopwatch, rule: Rule) -> tuple[int, int]:
-    """Warm up; return how many repeats a series has, and how many series there are at most.
+    """Warm up. Return how many repeats a series has, and how many series there are at most.
 
     The first call may compile and plan, and is not timed. A kernel of which one call takes longer than a series should
     is timed in one short series.

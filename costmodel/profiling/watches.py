@@ -23,7 +23,7 @@ _BATCH = 0.05  # seconds of a sustained load between two readings
 class HostWatch(ValueRecord):
     """Times calls on a CPU by the host's clock.
 
-    alone: the calling thread does the work, so that calls that the system has interrupted need not count; of work that
+    alone: the calling thread does the work, so that calls that the system has interrupted need not count. Of work that
     others do, or wait for, the whole time counts.
     """
 
@@ -32,7 +32,7 @@ class HostWatch(ValueRecord):
     def series(self, calls: Sequence[Call]) -> Series:
         """Return how long each call took that no other process displaced [s].
 
-        Where none was spared: the processor time of each, which one thread does not share; of several threads, some of
+        Where none was spared: the processor time of each, which one thread does not share. Of several threads, some of
         which may have had nothing to do, the whole times.
         """
         every: list[tuple[float, float]] = []
@@ -65,7 +65,7 @@ class EventWatch:
 
     A delay that the device runs first lets the host queue all calls, so that no kernel waits for its launch: the host
     has finished before the first event passes, or the series says that it has not, and the next delay is longer. What
-    calls return stays alive until the end, so that each writes to memory of its own; the caches hold none of it, nor of
+    calls return stays alive until the end, so that each writes to memory of its own. The caches hold none of it, nor of
     the operands: as much as they hold is written in between.
     """
 

@@ -60,14 +60,15 @@ class Explanation(ValueRecord, kw_only=True):
     """One operator explained.
 
     equation: of its time, term by term.
-    file: that computes it; section: of docs/method.md that explains it.
-    work: where its FLOP and traffic are counted; empty for what has none.
+    file: that computes it.
+    section: of docs/method.md that explains it.
+    work: where its FLOP and traffic are counted, empty for what has none.
     inputs: name -> (value, dimension).
     parameters: of a fitted form, name -> (value, its declaration).
     terms: every term of the equation, by the name that it has there.
     parts: of the time, by what bounds it.
     origins: path -> where the value was written.
-    considered: fits that were looked at, in the order of the choice; the last one answers.
+    considered: fits that were looked at, in the order of the choice. The last one answers.
     """
 
     name: str
@@ -116,7 +117,7 @@ def refused(workload: Workload, scenario: str) -> str | None:
 
 
 def lines(workload: Workload, scenario: str) -> list[Line]:
-    """Return where a scenario's time goes, the longest first; as if memory sufficed where it does not."""
+    """Return where a scenario's time goes, the longest first. As if memory sufficed where it does not."""
     evaluation = _evaluated(workload, scenario)
     headline, entries = evaluation.metrics(None)[evaluation.headline], evaluation.breakdown()
     whole = whole_of(None if headline is None else float(headline), entries)
@@ -197,7 +198,7 @@ def _unknown(workload: Workload, scenario: str, name: str, known: list[str]) -> 
 
 
 def routing(workload: Workload, scenario: str) -> dict[str, float] | None:
-    """Return how full the fullest rank is and which experts it runs; null without expert layers."""
+    """Return how full the fullest rank is and which experts it runs, null without expert layers."""
     facts = routing_facts(workload.scenario(scenario))
     return None if facts is None else {name: float(value) for name, value in facts.items()}
 
@@ -241,7 +242,7 @@ _ANCHORED = (
 
 
 def _considered(calibration: Calibration, operator: Operator) -> tuple[str, ...]:
-    """Return the fits that were looked at for an operator; nothing where a calibration was made in Python."""
+    """Return the fits that were looked at for an operator, nothing where a calibration was made in Python."""
     if not isinstance(calibration.families, FitLookup):
         return ()
     key = f"{operator.family}/{operator.variant}" if operator.variant else operator.family
@@ -253,7 +254,7 @@ def _considered(calibration: Calibration, operator: Operator) -> tuple[str, ...]
 
 
 def _parameters(form: Form) -> dict[str, tuple[float, Parameter]]:
-    """Return the fitted parameters of a form; those of mechanisms that it lacks are left out."""
+    """Return the fitted parameters of a form. Those of mechanisms that it lacks are left out."""
     fitted = {}
     for name, declaration in declarations(type(form)).items():
         number = value(form, declaration)
@@ -263,7 +264,7 @@ def _parameters(form: Form) -> dict[str, tuple[float, Parameter]]:
 
 
 def _pool(scenario: Scenario, operator: str) -> Pool | None:
-    """Return the pool that an operator runs in, of two; null where there is one engine, or between the pools."""
+    """Return the pool that an operator runs in, of two. Null where there is one engine, or between the pools."""
     plan = scenario.plan
     if not isinstance(plan, Disaggregated):
         return None
@@ -336,7 +337,7 @@ def _wait(evaluation: Evaluation, scenario: Scenario, line: Line) -> Explanation
 
 
 def _line_time(workload: Workload, scenario: Scenario, name: str) -> float:
-    """Return the time of a line of the breakdown; zero where it has none."""
+    """Return the time of a line of the breakdown, zero where it has none."""
     return next((line.time for line in lines(workload, scenario.name) if line.name == name), 0.0)
 
 

@@ -26,7 +26,7 @@ idle_time       = span_time - compute_time                                      
 def pass_terms(
     scenario: Scenario, plan: Prefill | Decode, calibration: Calibration
 ) -> tuple[dict[str, float], Inputs, str]:
-    """Return the terms of a pass [s], its sizes, and what bounds it; those of a stage are those of the longest one."""
+    """Return the terms of a pass [s], its sizes, and what bounds it. Those of a stage are those of the longest one."""
     model = pass_model(scenario, plan, calibration)
     times, stages = pass_times(model, None), stage_times(model, None)
     longest = max(stages, key=lambda stage: float(stage.span + stage.contention))

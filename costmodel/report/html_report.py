@@ -48,7 +48,7 @@ class ReportPart(Record):
 
 
 def write_report(sources: Sequence[Path], folder: Path) -> tuple[list[Path], int]:
-    """Write the plots of all sources and the page; return the files, and the number of combinations without a plot.
+    """Write the plots of all sources and the page. Return the files, and the number of combinations without a plot.
 
     Raises InputError on an invalid source, InfeasibleError where nothing in any of them can run.
     """

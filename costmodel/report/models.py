@@ -73,7 +73,7 @@ def show_support(document: Mapping[str, Any]) -> None:
 def attention(architecture: Architecture) -> str:
     """Return the kinds of attention of a model: MLA heads, or MHA, GQA, MQA with query and key-value heads.
 
-    A kind ends with `~` if any of its layers has a window or another sparse pattern; one that follows another of its
+    A kind ends with `~` if any of its layers has a window or another sparse pattern. One that follows another of its
     name is shown by its heads alone.
     """
     kinds = dict.fromkeys(_kind(layer.mixer) for layer in architecture.kinds if not isinstance(layer.mixer, NoMixer))
@@ -141,7 +141,7 @@ def show_model(facts: Mapping[str, Any], model: ModelDocument) -> None:
 
 
 def _layer_lines(layers: list[Mapping[str, Any]], indent: str = "") -> Iterator[str]:
-    """Yield one line for each run of identical layers; those of a group are indented below it."""
+    """Yield one line for each run of identical layers. Those of a group are indented below it."""
     for layer in layers:
         if "layers" in layer:
             yield f"{indent}{layer['repeat']} times:"

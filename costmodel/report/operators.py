@@ -33,7 +33,8 @@ def show_lines(
 ) -> None:
     """Print where a scenario's time goes, and how to ask for more.
 
-    routing: of its expert layers; has_step: how the lines compose can be asked for.
+    routing: of its expert layers.
+    has_step: how the lines compose can be asked for.
     """
     rows = table("operator", ">time", ">share", "|", ">hidden", "bound", "basis")
     longest = max((line.time for line in lines), default=0.0) or 1.0

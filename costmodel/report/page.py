@@ -113,7 +113,7 @@ def printing(form: str) -> Iterator[None]:
 def show(content: str | Table = "", style: str = "") -> None:
     """Print a line or a table to standard output.
 
-    style: rich's name of the style of a whole line; Markdown and CSV leave out what is `dim`, hints to readers.
+    style: rich's name of the style of a whole line. Markdown and CSV leave out what is `dim`, hints to readers.
     """
     form = _format.get()
     if form == "csv":
@@ -171,7 +171,7 @@ def _fit_to_terminal(content: Table) -> tuple[Table, list[str], list[str]]:
 
 
 def _is_constant(content: Table, i: int) -> bool:
-    """Tell whether column i has the same text in every row; a mark without a heading has to stay in its row."""
+    """Tell whether column i has the same text in every row. A mark without a heading has to stay in its row."""
     texts = {cell_text(row[i]) for row in content.rows}
     return len(texts) == 1 and (bool(content.names[i]) or texts == {""})
 
@@ -219,7 +219,7 @@ def _markdown(content: str | Table, style: str) -> str:
 
 
 def _csv(content: Table) -> str:
-    """Return a table as CSV. An interval takes two columns; a unit is in the heading, or in a column of its own."""
+    """Return a table as CSV. An interval takes two columns. A unit is in the heading, or in a column of its own."""
     columns = [
         column
         for i, name in enumerate(content.names)

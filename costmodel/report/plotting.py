@@ -34,7 +34,7 @@ FORMS: tuple[Form, ...] = ("svg", "png")
 
 
 def draw(source: Source, folder: Path, forms: Sequence[Form] = FORMS, prefix: str = "") -> list[Path]:
-    """Write the plots of the JSON output of a command, of a sweep or of a trace; return the files.
+    """Write the plots of the JSON output of a command, of a sweep or of a trace. Return the files.
 
     prefix: of the names of all files.
     """
@@ -77,7 +77,7 @@ def _result_plots(name: str, result: ScenarioResult) -> Iterator[NamedPlot]:
 
 
 def by_class(results: ReproducedFile) -> dict[str, list[ReproducedValue]]:
-    """Return the published results of each class; those that are not compared have none."""
+    """Return the published results of each class. Those that are not compared have none."""
     classes: dict[str, list[ReproducedValue]] = {}
     for result in results.root:
         if result.case_class is not None and result.published is not None:
@@ -88,7 +88,7 @@ def by_class(results: ReproducedFile) -> dict[str, list[ReproducedValue]]:
 def write_plots(
     plots: Iterable[NamedPlot], folder: Path, forms: Sequence[Form] = FORMS, prefix: str = ""
 ) -> list[Path]:
-    """Write plots and their data; return the files."""
+    """Write plots and their data. Return the files."""
     written: list[Path] = []
     make_folder(folder)
     with styled():

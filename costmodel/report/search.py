@@ -24,7 +24,8 @@ _METRIC_OF = {"e2e": "latency"}  # percentile -> the metric whose it is
 def show_search(result: SearchResult, first: str, scenario: str) -> None:
     """Print how many layouts were considered, the best ones, and the Pareto front of the two token rates.
 
-    first: the arguments that name the workload in the best layout; scenario: its name there.
+    first: the arguments that name the workload in the best layout.
+    scenario: its name there.
     """
     show(f"{result.scenario}: {considered(result, f' on {_device_counts(result.devices)} devices')}", "bold")
     if result.stages is not None:

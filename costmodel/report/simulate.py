@@ -61,7 +61,7 @@ def show_simulation(
 
 
 def _title(workload: Workload) -> str:
-    """Return what is simulated; a workload's own title does not name another cluster."""
+    """Return what is simulated. A workload's own title does not name another cluster."""
     cluster = workload.asked()["cluster"]
     on = ", ".join(cluster) if isinstance(cluster, list) else cluster
     return f"{workload.name} on {on}" if on else workload.resolved.title or workload.name
@@ -126,14 +126,14 @@ def _tails(percentiles: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _uneven_load(point: Point) -> str:
-    """Return how the load of the experts deviates from an even one, short and to follow on a line; nothing if even."""
+    """Return how the load of the experts deviates from an even one, short and to follow on a line, nothing if even."""
     if point.routing is None or is_even(point.routing):
         return ""
     return f"; {load_phrase(point.routing)}"
 
 
 def _show_bases(points: Mapping[str, Point]) -> None:
-    """Print the share of the time by basis; scenarios with the same shares are on one line.
+    """Print the share of the time by basis. Scenarios with the same shares are on one line.
 
     A closed formula beside other scenarios is left out: its interval says that it is exact.
     """
@@ -183,7 +183,7 @@ def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
 
 
 def _verdict(point: Point) -> str:
-    """Return that a server does not keep up with its load, to follow on a line; nothing where it does."""
+    """Return that a server does not keep up with its load, to follow on a line, nothing where it does."""
     return "" if point.verdict in (None, "stable") else f", {point.verdict}"
 
 
@@ -219,7 +219,7 @@ def _replica_line(workload: Workload, name: str, point: Point) -> str | None:
 
 
 def _slo_line(workload: Workload, name: str, point: Point) -> str | None:
-    """Return for each limit of a serving scenario the highest percentile that keeps it; nothing without limits."""
+    """Return for each limit of a serving scenario the highest percentile that keeps it, nothing without limits."""
     plan = workload.scenario(name).plan
     if not isinstance(plan, Serving) or plan.slo is None or not point.percentiles:
         return None

@@ -16,7 +16,8 @@ MOST_REASONS = 4  # of one kind that are shown; --json and the table have them a
 def show_sweep(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str, Any]], output: str) -> None:
     """Print the axes, one line per scenario, which points cannot run and why, and the next step.
 
-    document: what `study.json` contains; output: the sweep's folder as a shell reads it.
+    document: what `study.json` contains.
+    output: the sweep's folder as a shell reads it.
     """
     show(f"{document['workload']}: {document['points']:,} points", "bold")
     dimensions = {axis["path"]: axis["dimension"] for axis in document["axes"]}

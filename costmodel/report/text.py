@@ -88,7 +88,7 @@ def _gib() -> float:
 
 
 def interval(name: str, low: float, high: float) -> str:
-    """Return an interval of a metric; the unit is written once where both ends have the same."""
+    """Return an interval of a metric. The unit is written once where both ends have the same."""
     unit = _unit_text(unit_of(name))
     if low == high:
         return Number("exact", low, unit, high)

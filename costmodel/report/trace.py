@@ -1,8 +1,8 @@
 """Timelines as a file in the Chrome trace-event format, which Perfetto and chrome://tracing show.
 
-A process is a pipeline rank or a stage, a thread one of its streams; categories are those of the PyTorch profiler.
+A process is a pipeline rank or a stage, a thread one of its streams. Categories are those of the PyTorch profiler.
 Above the streams are the actions of the schedule. Counters show the messages in flight, the load of the busiest link
-where links are shared, and the activations that a rank keeps; arrows follow results to other ranks. [Trace Event
+where links are shared, and the activations that a rank keeps. Arrows follow results to other ranks. [Trace Event
 Format, Google, 2016; PyTorch, libkineto.]
 """
 
@@ -53,7 +53,7 @@ def _write(path: Path, events: Iterable[Event]) -> None:
 
 
 def document_lines(events: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
-    """Yield the JSON document of events, one per line; the same events give the same bytes."""
+    """Yield the JSON document of events, one per line. The same events give the same bytes."""
     yield b'{"schemaVersion": 1, "displayTimeUnit": "ms", "traceEvents": [\n'
     separator = ""
     chunk: list[str] = []
@@ -171,7 +171,7 @@ def _tasks(timeline: Timeline, first: int) -> Iterator[Event]:
 
 
 def _arrows(timeline: Timeline, first: int) -> Iterator[Event]:
-    """Yield an arrow from each message between ranks to what it triggers; viewers draw those that begin in a slice."""
+    """Yield an arrow from each message between ranks to what it triggers. Viewers draw those that begin in a slice."""
     graph = timeline.graph
     for number, ends in enumerate(graph.arrows):
         for task, kind in zip(ends, "sf", strict=True):
@@ -187,7 +187,8 @@ def _arrows(timeline: Timeline, first: int) -> Iterator[Event]:
 def _counters(timeline: Timeline, first: int) -> Iterator[Event]:
     """Yield the counters of each process as they change.
 
-    messages: in flight; busiest link: its load in per cent at the mean rate of each message; memory: activations [B].
+    messages: in flight. Busiest link: its load in per cent at the mean rate of each message.
+    memory: activations [B].
     """
     for (device, name, unit), changes in sorted(_counter_changes(timeline).items()):
         level = 0.0

@@ -17,7 +17,7 @@ COMMAND = "costmodel what-if"
 
 
 def show_worths(scenarios: Mapping[str, Sequence[Worth]]) -> None:
-    """Print what each change saves of each scenario, the largest first; apart, what is measured against another one.
+    """Print what each change saves of each scenario, the largest first. Apart, what is measured against another one.
 
     What changes nothing, and what cannot be had and why, is told in a line each.
     """

@@ -1,7 +1,7 @@
 """Files: parsing, checking, resolving. The only room that knows YAML and pydantic.
 
 Most commands start with `resolve`. Single files are in `costmodel.schema.files`, published cases in
-`costmodel.schema.case`, the description of the formats in `costmodel.schema.export`; import them when needed.
+`costmodel.schema.case`, the description of the formats in `costmodel.schema.export`. Import them when needed.
 """
 
 from costmodel.schema.quantity import SI

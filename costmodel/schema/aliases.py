@@ -31,7 +31,7 @@ def alias_of(mapping: str, key: str) -> str | None:
 
 
 def without_aliases(tree: Tree, mapping: str) -> Tree:
-    """Return a document with our keys for aliases; raise InputError where a mapping has both names of one key.
+    """Return a document with our keys for aliases. Raises InputError where a mapping has both names of one key.
 
     mapping: the key of the document, for a whole file its kind.
     """

@@ -52,7 +52,7 @@ class AnchorStepFile(MeasuredStepFile):
 
 
 class AnchorFile(Strict):
-    """Measured steps of one framework on one cluster; predictions that name the file rest on them."""
+    """Measured steps of one framework on one cluster. Predictions that name the file rest on them."""
 
     name: str = Field(description="name in references")
     steps: list[AnchorStepFile] = Field(min_length=1, description="the measured steps")
@@ -160,7 +160,7 @@ class RunReader(Record):
 
 
 def run_of(workload: Tree, name: str, changes: Mapping[str, object], reader: RunReader) -> Scenario:
-    """Return a scenario of a workload with changes; raise InputError where it is not one of training."""
+    """Return a scenario of a workload with changes. Raises InputError where it is not one of training."""
     overrides = {
         path
         if path == "model" or path.startswith(("model.", "hardware.", "scenarios."))
@@ -180,7 +180,7 @@ def run_of(workload: Tree, name: str, changes: Mapping[str, object], reader: Run
 
 
 def _at_anchor(problem: Problem, name: str, reader: RunReader) -> Problem:
-    """Return a problem of a run; that of a change stands where the run is stated."""
+    """Return a problem of a run. That of a change stands where the run is stated."""
     if problem.location is None or problem.location.line:
         return problem
     path = problem.field.removeprefix(f"scenarios.{name}.")
@@ -188,7 +188,7 @@ def _at_anchor(problem: Problem, name: str, reader: RunReader) -> Problem:
 
 
 def read_steps(document: Tree, library: Library, resolve: Resolve) -> Iterator[MeasuredStep]:
-    """Yield the measured steps of an anchor file; raise InputError with the problems of a step."""
+    """Yield the measured steps of an anchor file. Raises InputError with the problems of a step."""
     _checked(AnchorFile, document, "")
     seen: set[str] = set()
     for item in document.value["steps"].value:

@@ -35,7 +35,7 @@ class FoundLayout(OutputModel):
 
 
 class FoundScenario(OutputModel):
-    """The search results of a scenario. front: best rate per device against rate per user; empty for training."""
+    """The search results of a scenario. front: best rate per device against rate per user, empty for training."""
 
     looked_at: int
     feasible: int
@@ -78,7 +78,7 @@ class SensitivityFile(OutputModel):
 
 
 class ReproducedValue(OutputModel):
-    """A published value and its prediction; null where there is none, or where they are not compared."""
+    """A published value and its prediction. Null where there is none, or where they are not compared."""
 
     id: str
     publication: str
@@ -119,7 +119,7 @@ Answer: TypeAlias = "ResultFile | SearchFile | SensitivityFile | ReproducedFile 
 
 
 def read_answer(path: Path) -> Answer:
-    """Return the output of a command; raise InputError if it is incomplete, newer, or of another command."""
+    """Return the output of a command. Raises InputError if it is incomplete, newer, or of another command."""
     document = read_json(path, HINT)
     if isinstance(document, list) and document and isinstance(document[0], dict):
         if "verdict" in document[0]:

@@ -31,7 +31,7 @@ class DocumentPart(Record, Generic[File]):
 
     @property
     def file(self) -> File:
-        """Return the checked document; stop if it has problems."""
+        """Return the checked document. Stop if it has problems."""
         if self._file is None:
             raise Stop
         return self._file
@@ -45,8 +45,8 @@ class DocumentPart(Record, Generic[File]):
 class Assembly:
     """Reads and checks documents, once for all scenarios that share them, and collects every problem.
 
-    notes: what users should know about the files read, such as ignored keys of a config.json; warnings: values that
-    are unlike all that is known, which `validate` reports as problems.
+    notes: what users should know about the files read, such as ignored keys of a config.json.
+    warnings: values that are unlike all that is known, which `validate` reports as problems.
     """
 
     def __init__(self, library: Library, overrides: Sequence[Override] = ()) -> None:
@@ -96,7 +96,7 @@ class Assembly:
         """Return the model that a reference names or holds, and the field of that document.
 
         Besides a name and a mapping it may be a config.json or its folder: a path to it, or `{hf: PATH}`, whose other
-        keys replace imported ones; `as` names the family to read it by.
+        keys replace imported ones. `as` names the family to read it by.
         """
         path = reference.child("hf") if reference.is_mapping else None
         if path is not None:

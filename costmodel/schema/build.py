@@ -1,6 +1,6 @@
 """Checked files to the frozen records that the other rooms compute with.
 
-A record's fields have the names of the file's keys; only those that differ, in name or in value, are listed here.
+A record's fields have the names of the file's keys. Only those that differ, in name or in value, are listed here.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _quote(file: DeviceFile, name: str) -> hardware.Quote | None:
 
 
 def _power(file: PowerFile) -> hardware.Power:
-    """Return the power of a board; energies that the file leaves out are none."""
+    """Return the power of a board. Energies that the file leaves out are none."""
     work = {name: getattr(file, name) for name in ("busy", "tensor", "memory", "link")}
     return record(hardware.Power, file, **{name: 0.0 if value is None else value for name, value in work.items()})
 
@@ -95,7 +95,7 @@ def _memory_level(level: MemoryLevelFile, processors: Count) -> hardware.MemoryL
 
 
 def node(file: NodeFile, node_device: hardware.Device) -> hardware.Node:
-    """Return the node; its link `intra` must be one of the device's."""
+    """Return the node. Its link `intra` must be one of the device's."""
     return record(
         hardware.Node,
         file,
@@ -108,7 +108,7 @@ def node(file: NodeFile, node_device: hardware.Device) -> hardware.Node:
 
 
 def _facility(file: FacilityFile) -> hardware.Facility:
-    """Return the power around the devices; what the file leaves out is not counted."""
+    """Return the power around the devices. What the file leaves out is not counted."""
     return hardware.Facility(0.0 if file.network is None else file.network, 1.0 if file.pue is None else file.pue)
 
 
@@ -134,8 +134,9 @@ def network(file: NetworkFile) -> hardware.Network:
 class Ranks(Record):
     """The ranks of a job, for the nodes that hold them.
 
-    devices: how many; tp, block: sizes of its tensor-parallel and expert groups; is_whole: all nodes may hold as many,
-    which two pools that stand apart do not.
+    devices: how many.
+    tp, block: sizes of its tensor-parallel and expert groups.
+    is_whole: all nodes may hold as many, which two pools that stand apart do not.
     """
 
     devices: Count
@@ -188,14 +189,14 @@ def _part(file: PartFormatsFile) -> scenario.PartFormats:
 def parallelism(
     file: workload.ParallelFile, schedule: str | None = None, *, slices_experts: bool = False
 ) -> scenario.Parallelism:
-    """Return the degrees of parallelism; virtual stages default to those that the schedule implies."""
+    """Return the degrees of parallelism. Virtual stages default to those that the schedule implies."""
     implied = 1.0 if schedule is None else float(implied_virtual(schedule))
     virtual = implied if file.virtual is None else file.virtual
     return record(scenario.Parallelism, file, virtual=virtual, slices_experts=slices_experts)
 
 
 def communication(file: workload.CommunicationFile, kernels: scenario.Framework) -> scenario.Communication:
-    """Return the communication settings; who sets up an all-to-all has one."""
+    """Return the communication settings. Who sets up an all-to-all has one."""
     stated = _OF_ALL_TO_ALLS & file.model_fields_set
     return record(
         scenario.Communication, file, exchange=file.exchange or ("all_to_all" if stated else kernels.expert_exchange)
@@ -306,7 +307,7 @@ def _serving(
 
 
 def _mean(lengths: requests_files.LengthsFile | None, stated: Count | None, least: float) -> Count:
-    """Return the mean length in whole tokens: of the requests' own, else as stated; 0 where their file has it."""
+    """Return the mean length in whole tokens: of the requests' own, else as stated. 0 where their file has it."""
     own = _lengths(lengths)
     if own is not None:
         return maximum(floor(own.average + 0.5), least)
@@ -404,7 +405,7 @@ def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, devic
 
 
 def _engine_memory(file: workload.EngineMemoryChoiceFile, kernels: scenario.Framework) -> engine.EngineMemory | None:
-    """Return the engine's memory; null where neither the scenario nor the framework states any of it."""
+    """Return the engine's memory, null where neither the scenario nor the framework states any of it."""
     defaults = None if kernels.engine is None else kernels.engine.memory
     tiers = tuple(record(engine.CacheTier, tier) for tier in file.tiers)
     if defaults is None and not tiers and file.utilization is None and file.block is None and file.blocks is None:
@@ -420,7 +421,7 @@ def _first(stated: Count | None, default: Count | None) -> Count | None:
 
 
 def layout(file: workload.PlanFile, *, slices_experts: bool = False) -> scenario.Parallelism:
-    """Return the layout of a scenario; of two pools, that of the decoding one.
+    """Return the layout of a scenario. Of two pools, that of the decoding one.
 
     slices_experts: what the framework does in training unless the scenario states otherwise.
     """
@@ -433,7 +434,7 @@ def layout(file: workload.PlanFile, *, slices_experts: bool = False) -> scenario
 
 
 def ranks(file: workload.PlanFile) -> Ranks:
-    """Return the ranks of a scenario's layout; with two pools, those of both together."""
+    """Return the ranks of a scenario's layout. With two pools, those of both together."""
     of = layout(file)
     if isinstance(file, workload.ServingFile) and file.prefill is not None:
         return Ranks(parallelism(file.prefill.parallel).devices + of.devices, is_whole=False)

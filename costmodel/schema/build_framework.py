@@ -17,7 +17,7 @@ from costmodel.workload.tuned_tiles import TunedTiles
 
 
 def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario.Framework:
-    """Return what belongs to kernels and hosts; each family has one or several kernel libraries.
+    """Return what belongs to kernels and hosts. Each family has one or several kernel libraries.
 
     One kernel for prompts and decoding requests together is taken only where the device has a fit of it: elsewhere the
     two that are fitted apart say more than a mixed kernel that nobody measured.
@@ -69,7 +69,7 @@ def _eager_prompts(file: EagerPromptsFile | None, device: DeviceFile | None) -> 
 
 
 def _fused_norms(file: FusedNormsFile | None, device: DeviceFile | None) -> scenario.FusedNorms | None:
-    """Return what all-reduces do beside on a device; null where it lacks such kernels."""
+    """Return what all-reduces do beside on a device, null where it lacks such kernels."""
     if file is None or device is None or device.die not in file.dies:
         return None
     return record(scenario.FusedNorms, file, rows=np.inf if file.rows is None else file.rows)

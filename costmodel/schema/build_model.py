@@ -44,7 +44,7 @@ def _encoder(file: EncoderFile) -> arch.Encoder:
 
 
 def _layers(file: ModelFile) -> tuple[arch.Layer, ...]:
-    """Return the runs of layers of the list; a run that recurs is the same object, so that it is costed once."""
+    """Return the runs of layers of the list. A run that recurs is the same object, so that it is costed once."""
     known: dict[str, arch.Layer] = {}
 
     def run(layer: LayerFile) -> arch.Layer:
@@ -76,7 +76,7 @@ _MIXERS: Mapping[type[Strict], type[arch.Mixer]] = {
 
 
 def _mixer(file: mixers.AnyMixer, hidden: Count) -> arch.Mixer:
-    """Return the mixer; by default heads split the residual stream's width, and each has keys of its own."""
+    """Return the mixer. By default heads split the residual stream's width, and each has keys of its own."""
     if isinstance(file, mixers.AttentionFile):
         return _attention(file, hidden)
     if isinstance(file, mixers.RecurrenceFile):
@@ -107,7 +107,7 @@ def _attention(file: mixers.AttentionFile, hidden: Count) -> arch.Attention:
 
 
 def _head_groups(file: mixers.AttentionFile) -> tuple[arch.HeadGroup, ...]:
-    """Return the groups of heads with their patterns; with an indexer all heads attend to what it selects."""
+    """Return the groups of heads with their patterns. With an indexer all heads attend to what it selects."""
     if file.indexer is not None:
         return (arch.HeadGroup(1.0, patterns.Selected(top_k=file.indexer.top_k)),)
     return _groups(file.head_groups, file.q_heads)
@@ -130,7 +130,7 @@ _NEIGHBOURHOOD_TILES = {1: 64.0, 2: 8.0, 3: 4.0}  # along each axis, 64 places i
 
 
 def _axis(file: AxisFile, tile: float) -> neighbourhood.Axis:
-    """Return an axis; where it states no tile, kernels have `tile` places of it, and with tiles of one none."""
+    """Return an axis. Where it states no tile, kernels have `tile` places of it, and with tiles of one none."""
     if file.query_tile is None:
         return record(neighbourhood.Axis, file, query_tile=tile, key_tile=tile)
     untiled = {"query_tile": None, "key_tile": None} if file.query_tile == 1 and file.key_tile == 1 else {}

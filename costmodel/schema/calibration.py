@@ -140,7 +140,7 @@ class FitsFile(Strict):
 
 
 class ScatterFile(Strict):
-    """How alike errors of runs are, shares of the variance of log(measured / predicted time); the rest is own."""
+    """How alike errors of runs are, shares of the variance of log(measured / predicted time). The rest is own."""
 
     site: ShareOrZero = Field(description="share that all runs of one framework on one cluster have in common")
     alike: ShareOrZero = Field(description="share that runs have in common the more, the more alike they are")

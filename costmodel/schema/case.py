@@ -127,12 +127,12 @@ class Expectation(Record):
 
 
 class Case(Record, kw_only=True):
-    """One published case of a scenario, a device or a kernel; the other two are null.
+    """One published case of a scenario, a device or a kernel. The other two are null.
 
     skip: why it cannot be computed, null if it can.
     publication: name that groups results.
-    group: cases with the same one count as one figure; null: each scenario by itself.
-    identity, assumed: why its values are compared but not scored; null: they are.
+    group: cases with the same one count as one figure. Null: each scenario by itself.
+    identity, assumed: why its values are compared but not scored. Null: they are.
     overrides: path -> value, from the row of a table.
     """
 
@@ -167,7 +167,7 @@ class CaseReferenceFile(Strict):
 
 
 def load_case_file(path: str | Path, search_path: Sequence[str | Path] = ()) -> tuple[Case, ...]:
-    """Return the cases of a file, their scenarios not yet resolved; raise InputError with every problem."""
+    """Return the cases of a file, their scenarios not yet resolved. Raises InputError with every problem."""
     cases, problems = readable_cases(path, search_path)
     if problems:
         raise InputError(problems)
@@ -386,7 +386,7 @@ def _scenario_name(tree: Tree | None) -> str:
 
 
 def _target(column: Any, tree: Tree) -> tuple[str, str]:
-    """Return the (path, unit) of a column; the unit is empty where the table contains it."""
+    """Return the (path, unit) of a column. The unit is empty where the table contains it."""
     if isinstance(column, str):
         return column, ""
     if isinstance(column, dict) and "path" in column and set(column) <= {"path", "unit"}:

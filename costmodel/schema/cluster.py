@@ -40,7 +40,7 @@ class NicFile(Strict):
 
 
 class HostFile(Strict):
-    """The CPU side of a node; null: unknown."""
+    """The CPU side of a node. Null: unknown."""
 
     memory: Size | None = Field(default=None, description="host memory")
     bandwidth: Bandwidth | None = Field(default=None, description="host memory bandwidth of all sockets")
@@ -82,14 +82,14 @@ class NodeFile(Strict):
 
 
 class FabricLatencyFile(Strict):
-    """End-to-end time of a small message; null: unknown."""
+    """End-to-end time of a small message. Null: unknown."""
 
     same_leaf: Latency | None = Field(default=None, description="between endpoints on the same leaf switch")
     cross_leaf: Latency | None = Field(default=None, description="between endpoints on different leaf switches")
 
 
 class FabricPriceFile(Strict):
-    """Prices of network parts; null: unknown."""
+    """Prices of network parts. Null: unknown."""
 
     switch: Money | None = Field(default=None, description="per switch")
     link: Money | None = Field(default=None, description="per cable between switches, transceivers included")
@@ -161,7 +161,7 @@ class ClusterFile(Strict):
 
 
 class TopologyFile(Strict):
-    """A network by itself, for part counts and prices; same keys as the network of a cluster."""
+    """A network by itself, for part counts and prices. Same keys as the network of a cluster."""
 
     name: str = Field(description="name for `costmodel topology`")
     network: NetworkFile = Field(description="the network, as in a cluster file")

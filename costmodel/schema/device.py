@@ -127,7 +127,7 @@ class PowerFile(Strict):
 
 
 class PriceFile(Strict):
-    """Prices of the device; null: unknown."""
+    """Prices of the device. Null: unknown."""
 
     rental: Rent | None = Field(default=None, description="rent per device")
     purchase: Purchase | None = Field(default=None, description="purchase price per device")
@@ -136,7 +136,7 @@ class PriceFile(Strict):
     @model_validator(mode="wrap")
     @classmethod
     def _keep_quotes(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Keep the kinds and dates that mappings state; fields hold the bare prices."""
+        """Keep the kinds and dates that mappings state. Fields hold the bare prices."""
         found = handler(data)
         entries = data.items() if isinstance(data, dict) else ()
         found._quotes.update(

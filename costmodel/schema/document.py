@@ -61,7 +61,7 @@ def scenario_document(
 
 
 def device_document(hardware: Installation, scenario: Scenario) -> dict[str, Any]:
-    """Return the document of a device; with overrides, its peaks are those at the final processors and clock."""
+    """Return the document of a device. With overrides, its peaks are those at the final processors and clock."""
     file: DeviceFile = hardware.device_part.file
     document = file.model_dump(exclude=_PROVENANCE)
     is_overridden = hardware.device_part.tree is not hardware.device_part.original
@@ -86,12 +86,12 @@ def _network(scenario: Scenario) -> dict[str, Any] | None:
 
 
 def find(document: Mapping[str, Any], target: OverrideTarget, scenario: str, path: str) -> Any:
-    """Return the value at a target; raise InputError, at `path`, that names the fields that exist."""
+    """Return the value at a target. Raises InputError, at `path`, that names the fields that exist."""
     return entry(document, _route(target, scenario), path)
 
 
 def entry(document: Mapping[str, Any], route: Sequence[str], path: str) -> Any:
-    """Return the value at the end of a route; raise InputError, at `path`, that names the fields that exist."""
+    """Return the value at the end of a route. Raises InputError, at `path`, that names the fields that exist."""
     current: Any = document
     for part in route:
         entries = _entries(current)

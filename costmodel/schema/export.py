@@ -70,7 +70,8 @@ def _scenario_schema() -> tuple[dict[str, Any], dict[str, Any]]:
 def _add_aliases(schema: Any, mapping: str, definitions: dict[str, Any]) -> None:
     """Add the aliases of a schema's keys, and of the mappings inside it, in place.
 
-    mapping: the key of the schema's mapping; definitions: the document's `$defs`.
+    mapping: the key of the schema's mapping.
+    definitions: the document's `$defs`.
     """
     if isinstance(schema, list):
         for part in schema:

@@ -41,7 +41,7 @@ def number_at(root: type[Strict], path: Sequence[str]) -> NumberType | None:
 
 
 def read_number(number: NumberType, text: str, label: Location, field: str) -> float:
-    """Return a number in SI, written as for `--set`; raise InputError with its location and fix."""
+    """Return a number in SI, written as for `--set`. Raises InputError with its location and fix."""
     try:
         return float(number.check(to_python(parse_tree(text, label.source, label=label))))
     except PydanticCustomError as error:

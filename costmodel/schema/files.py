@@ -129,7 +129,7 @@ def load_cluster(
     devices: float = 1.0,
     changes: Mapping[str, object] | None = None,
 ) -> Cluster:
-    """Return the cluster of a name or a file; for a node, a cluster of as many as hold `devices`.
+    """Return the cluster of a name or a file. For a node, a cluster of as many as hold `devices`.
 
     changes: paths of `hardware.…` and their new values, as for `--set`. Warns of implausible values.
     """

@@ -1,5 +1,5 @@
-"""The fit plan: which measured rows make which calibration file, and by which recipe each family is fitted; and which
-terms of frameworks are fitted to published figures of whole runs."""
+"""The fit plan: which measured rows make which calibration file, and by which recipe each family is fitted. And
+which terms of frameworks are fitted to published figures of whole runs."""
 
 from __future__ import annotations
 

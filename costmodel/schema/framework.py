@@ -187,7 +187,7 @@ class FusedNormsFile(Strict):
 
 
 class TrainingDefaultsFile(Strict):
-    """What a framework does in training unless it is told otherwise; a scenario that states it replaces it."""
+    """What a framework does in training unless it is told otherwise. A scenario that states it replaces it."""
 
     gradients: DType | None = Field(default=None, description="format of gradients of BF16 runs; null: the precision's")
     zero: Annotated[int, Whole(0, high=3, single=True)] | None = Field(default=None, description="ZeRO stage; null: 0")
@@ -405,7 +405,7 @@ Part: TypeAlias = Literal["attention", "ffn", "experts", "shared_experts"]
 
 
 class QuantizationFile(Strict):
-    """The number formats in which a model's weights are published; what is null is as in `bf16`."""
+    """The number formats in which a model's weights are published. What is null is as in `bf16`."""
 
     linear: LinearType | None = Field(default=None, description="GEMMs of linear layers")
     weights: StoredType | None = Field(default=None, description="stored linear weights")

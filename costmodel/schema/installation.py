@@ -45,7 +45,7 @@ def install(
     """Return the hardware that a scenario's `cluster` means.
 
     scenario: null for a cluster file by itself.
-    ranks: those of the layout; a node in place of a cluster means as many such nodes as hold them.
+    ranks: those of the layout. A node in place of a cluster means as many such nodes as hold them.
     limit: the scenario's `devices`: only the first so many are used.
     """
     ranks = ranks if limit is None else replace(ranks, devices=limit)

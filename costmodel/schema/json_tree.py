@@ -18,7 +18,7 @@ _CONSTANTS = {"true": True, "false": False, "null": None}
 
 
 def parse_json(text: str, source: str) -> Tree:
-    """Return the document in `text`; raise InputError if it is not valid JSON. NaN and infinity are numbers."""
+    """Return the document in `text`. Raises InputError if it is not valid JSON. NaN and infinity are numbers."""
     try:
         return _Scanner(text, source).document()
     except RecursionError:
@@ -26,7 +26,7 @@ def parse_json(text: str, source: str) -> Tree:
 
 
 class _Scanner:
-    """Reads one value after another; `position` is an offset in the text."""
+    """Reads one value after another. `position` is an offset in the text."""
 
     def __init__(self, text: str, source: str) -> None:
         self._text, self._source = text, source
@@ -112,7 +112,7 @@ class _Scanner:
         return Location(self._source, line, position - self._lines[line - 1] + 1)
 
     def _error(self, position: int, message: str, hint: str) -> InputError:
-        """Return the error at a position; at the end of the text, that the file is truncated."""
+        """Return the error at a position. At the end of the text, that the file is truncated."""
         if position >= len(self._text.rstrip()):
             message, hint = "the file ends too early", "copy it again: it is truncated"
         return InputError.single(f"is not valid JSON: {message}", hint=hint, location=self._locate(position))

@@ -89,7 +89,7 @@ def _is_shipped(item: Tree) -> bool:
 
 
 def _of_frameworks(library: Library) -> Iterator[str]:
-    """Yield the implementations that shipped frameworks name; those of a user's own could be misspelt themselves."""
+    """Yield the implementations that shipped frameworks name. Those of a user's own could be misspelt themselves."""
     for path in sorted((package_root() / "hardware/frameworks").glob("*.yaml")):
         tree = library.read_unextended(path, "framework").child("implementations")
         for named in tree.value.values() if tree is not None and tree.is_mapping else ():

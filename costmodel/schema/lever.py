@@ -18,7 +18,7 @@ PHASES: tuple[Phase, ...] = ("training", "prefill", "decode", "generate", "servi
 
 
 class SwitchFile(Strict):
-    """One change, and what both sides of the comparison have; paths as `--set` takes them."""
+    """One change, and what both sides of the comparison have. Paths as `--set` takes them."""
 
     name: str = Field(description="name for `--lever`")
     term: str | None = Field(default=None, description="what is changed, in a few words; null: as the lever")
@@ -83,7 +83,7 @@ class LeversFile(Strict):
 
 
 def load_levers(name: str, search_path: tuple[str, ...] = ()) -> LeversFile:
-    """Return the levers of a file or a name under `workloads/levers`; raise InputError with every problem."""
+    """Return the levers of a file or a name under `workloads/levers`. Raises InputError with every problem."""
     assembly = Assembly(Library(search_path))
     with assembly.collecting_problems():
         return assembly.part(LeversFile, assembly.library.named(name, "levers", "lever")).file

@@ -55,7 +55,7 @@ class _Composer(yaml.CSafeLoader):
 
 
 def read_text(path: Path, label: str, limit: int, *, missing_hint: str = "check the path") -> str:
-    """Return the text of a UTF-8 file; otherwise as `read_data`."""
+    """Return the text of a UTF-8 file. Otherwise as `read_data`."""
     try:
         return read_data(path, label, limit, missing_hint=missing_hint).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -65,9 +65,10 @@ def read_text(path: Path, label: str, limit: int, *, missing_hint: str = "check 
 
 
 def read_data(path: Path, label: str, limit: int, *, missing_hint: str = "check the path") -> bytes:
-    """Return the content of a file; raise InputError if there is none, or if it has more than `limit` bytes.
+    """Return the content of a file. Raises InputError if there is none, or if it has more than `limit` bytes.
 
-    label: the file's name in messages; missing_hint: what to do if it does not exist.
+    label: the file's name in messages.
+    missing_hint: what to do if it does not exist.
     """
     location = Location(label)
     try:
@@ -95,7 +96,7 @@ def _too_large(size: int, limit: int, location: Location) -> InputError:
 
 
 def read_tree(path: Path, label: str) -> Tree:
-    """Return the document of a file, one object for the same text; `label` names the file in messages."""
+    """Return the document of a file, one object for the same text. `label` names the file in messages."""
     if path.is_dir():
         raise InputError.single("is a directory", hint="name a YAML file inside it", location=Location(label))
     return _document(read_text(path, label, MAX_BYTES), label)
@@ -114,7 +115,7 @@ def _document(text: str, label: str) -> Tree:
 
 
 def parse_tree(text: str, source: str, *, label: Location | None = None) -> Tree:
-    """Return the document in `text`; a `label` is the location of every value, instead of a line of `source`."""
+    """Return the document in `text`. A `label` is the location of every value, instead of a line of `source`."""
     try:
         composer = _Composer(text)
         try:
@@ -135,7 +136,7 @@ def kind_of(value: object) -> str:
 
 
 class _Walk:
-    """Turns the parser's nodes into trees; counts them, because an alias may repeat a subtree any number of times."""
+    """Turns the parser's nodes into trees. Counts them, because an alias may repeat a subtree any number of times."""
 
     def __init__(self, source: str, label: Location | None) -> None:
         self._source = source
@@ -198,7 +199,7 @@ def duplicate_key(key: str, first: Location | None, location: Location) -> Input
 
 
 def _typed(text: str) -> Any:
-    """Return a plain scalar by its type; raise ValueError with the fix where readers of YAML disagree about it."""
+    """Return a plain scalar by its type. Raises ValueError with the fix where readers of YAML disagree about it."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if text[0] in _BEGIN_NUMBERS:
@@ -212,7 +213,7 @@ def _typed(text: str) -> Any:
 
 
 def _number(text: str) -> Any:
-    """Return a number, or text that only begins like one; raise ValueError where readers of YAML disagree about it."""
+    """Return a number, or text that only begins like one. Raises ValueError where readers of YAML disagree about it."""
     if _LEADING_ZEROS.fullmatch(text):
         raise ValueError(f"{text} has leading zeros, which some read as octal", f"write {int(text)}, or quote it")
     if _INTEGER.fullmatch(text):

@@ -63,11 +63,11 @@ def dimension_of(metric: str) -> str | None:
 
 
 def unit_of(metric: str) -> str:
-    """Return the unit of a metric's value in a result; `1` for a ratio, a count or an unknown metric."""
+    """Return the unit of a metric's value in a result. `1` for a ratio, a count or an unknown metric."""
     return _RATES.get(metric) or base_unit(dimension_of(metric) or "count")
 
 
 def metric_names() -> list[str]:
-    """Return the names of all metrics; sections as `memory.NAME`."""
+    """Return the names of all metrics. Sections as `memory.NAME`."""
     sections, fields = (f"{section}.NAME" for section in _BY_SECTION), (f"device.….{name}" for name in _OF_DEVICE)
     return [*_BY_METRIC, *sections, "work.NAME.flop", *fields]

@@ -81,7 +81,7 @@ class KvSourceFile(Strict):
 
 
 class IndexerFile(Strict):
-    """Small heads that score every earlier key; a query attends to the best (DeepSeek sparse attention)."""
+    """Small heads that score every earlier key. A query attends to the best (DeepSeek sparse attention)."""
 
     heads: Number = Field(description="query heads of the indexer")
     head_dim: Number = Field(description="width of its heads and of the one key that it caches per token")

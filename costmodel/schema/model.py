@@ -31,7 +31,7 @@ class NoFfnFile(Strict):
 
 
 class DenseFile(Strict):
-    """A dense FFN; `glu` has a gate, `mlp` has none."""
+    """A dense FFN. `glu` has a gate, `mlp` has none."""
 
     type: Literal["glu", "mlp"] = Field(description="this FFN")
     intermediate: Number | None = Field(default=None, description="inner width; null: 4 * hidden, for mlp only")
@@ -191,7 +191,7 @@ class ProjectorFile(Strict):
 
 
 class EncoderFile(Strict):
-    """A tower that turns images or sound into tokens. It runs only for those; its weights are always there."""
+    """A tower that turns images or sound into tokens. It runs only for those. Its weights are always there."""
 
     hidden: Number = Field(description="width of its residual stream")
     inputs: Number = Field(description="numbers of a patch: channels * height * width * frames")

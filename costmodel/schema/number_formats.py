@@ -81,7 +81,9 @@ def wide_weights(stated: Tree | None, chosen: PrecisionFile, published: Quantiza
     """Return a note where a named set narrows something in inference, but not the weights: that the checkpoint stores
     them narrower, or where it has no formats of its own, that products take narrower ones.
 
-    stated: the scenario's `precision`; chosen: its formats; published: those of the checkpoint.
+    stated: the scenario's `precision`.
+    chosen: its formats.
+    published: those of the checkpoint.
     """
     if stated is None or stated.child("compute") is None or stated.child("weights") is not None:
         return []
@@ -118,7 +120,7 @@ def choose_formats(
 
     If the device has no math unit for a format, every field of that format takes the fallback set's. Payloads of
     dispatch and combine need no math unit and stay.
-    own: the framework's fields of BF16 runs, which a scenario may replace; null: the set's.
+    own: the framework's fields of BF16 runs, which a scenario may replace. Null: the set's.
     """
     named = _named_set(assembly, chosen, "compute", field)
     if named.text("residual") == "bf16":

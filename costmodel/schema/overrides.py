@@ -34,7 +34,7 @@ class OverrideTarget(Record):
     path: tuple[str, ...]
 
     def is_in(self, scenario: str | None) -> bool:
-        """Tell whether an override applies in a scenario; null: in the workload as a whole."""
+        """Tell whether an override applies in a scenario. Null: in the workload as a whole."""
         return self.scenario is None or (scenario is not None and is_of(self.scenario, scenario))
 
     def for_number(self) -> OverrideTarget:
@@ -44,7 +44,7 @@ class OverrideTarget(Record):
 
 
 class Override(Record):
-    """A new value at a target; its location is the override as the user wrote it."""
+    """A new value at a target. Its location is the override as the user wrote it."""
 
     target: OverrideTarget
     value: Tree
@@ -70,7 +70,7 @@ def runs(scenarios: Sequence[str], clusters: Sequence[str]) -> dict[str, tuple[s
 
 
 def is_of(named: str, scenario: str) -> bool:
-    """Tell whether a name is that of a scenario; one without a cluster is that of the runs on all clusters."""
+    """Tell whether a name is that of a scenario. One without a cluster is that of the runs on all clusters."""
     return named in (scenario, scenario.partition(ON)[0])
 
 
@@ -145,7 +145,7 @@ def _in_scenario(name: str, path: Sequence[str]) -> OverrideTarget:
 
 
 def _in_hardware(scenario: str | None, path: Sequence[str]) -> OverrideTarget:
-    """Return the target of what follows `hardware`; everything but `node` and `network` is a field of the device."""
+    """Return the target of what follows `hardware`. Everything but `node` and `network` is a field of the device."""
     match list(path):
         case ["device"]:
             return OverrideTarget(scenario, "node", ("device",))

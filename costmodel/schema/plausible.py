@@ -40,8 +40,9 @@ _WHOLE = (1.0, 3.0)  # FLOP a cycle of a processor are a power of two times one 
 class Band(ValueRecord):
     """The values of a field in shipped files, in SI, and how far beyond them a new one may be: a factor.
 
-    files: that state the field; year: in which the device with the largest value was presented; growth: of the largest
-    values in a year, a factor.
+    files: that state the field.
+    year: in which the device with the largest value was presented.
+    growth: of the largest values in a year, a factor.
     """
 
     dimension: str
@@ -68,7 +69,8 @@ class Band(ValueRecord):
 class Bands(ValueRecord):
     """What is learnt. fields: path in a kind of file -> band; flop_per_cycle: largest distance from a whole number.
 
-    newest: year of the newest shipped device; generation: mean time from one largest value of a field to the next [a].
+    newest: year of the newest shipped device.
+    generation: mean time from one largest value of a field to the next [a].
     """
 
     fields: Mapping[str, Band]
@@ -141,7 +143,7 @@ def balances(file: DeviceFile) -> Iterator[tuple[str, str, float]]:
 
 
 def _numbers(path: str, band: str, value: Any) -> Iterator[tuple[str, str, float]]:
-    """Yield a value that is one number above zero; nothing of a grid, of null and of zero, which turns a part off."""
+    """Yield a value that is one number above zero. Nothing of a grid, of null and of zero, which turns a part off."""
     if value is not None and is_single(value) and value > 0:
         yield path, band, float(value)
 
@@ -149,8 +151,9 @@ def _numbers(path: str, band: str, value: Any) -> Iterator[tuple[str, str, float
 def implausible(kind: str, file: Strict, tree: Tree, *, original: Tree | None = None) -> list[Problem]:
     """Return what is unlike all hardware that is known, but for the fields that the file says are meant.
 
-    kind: `device`, `node` or `cluster`; original: the document before overrides, whose arithmetic a cycle is judged.
-    Raises InputError where `plausible` names a field that the file does not have.
+    kind: `device`, `node` or `cluster`.
+    original: the document before overrides, whose arithmetic a cycle is judged. Raises InputError where `plausible`
+    names a field that the file does not have.
     """
     meant = _meant(tree)
     found = dict(_outside(kind, file))
@@ -167,7 +170,7 @@ def implausible(kind: str, file: Strict, tree: Tree, *, original: Tree | None = 
 
 
 def _hint(hint: str, path: str, place: Location | None) -> str:
-    """Return what to do; a change on the command line cannot be marked as meant, and is only a warning."""
+    """Return what to do. A change on the command line cannot be marked as meant, and is only a warning."""
     is_change = place is not None and place.line is None
     return hint.rstrip("; ") if is_change else f"{hint}if it is meant, add `plausible: [{path}]`"
 
@@ -186,7 +189,7 @@ def _outside(kind: str, file: Strict) -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 def _meant_value(value: float, step: float, dimension: str) -> str:
-    """Return what was probably meant; bits for bytes in both."""
+    """Return what was probably meant. Bits for bytes in both."""
     shown = _shown(value * step, dimension)
     is_bits = dimension == "bandwidth" and step == 1 / 8
     return f"{_shown(value, dimension).replace('B/s', 'bit/s')} ({shown})" if is_bits else shown
@@ -255,7 +258,7 @@ def _candidates(per_cycle: float) -> list[float]:
 
 
 def _meant(tree: Tree) -> list[str]:
-    """Return the fields that a file calls plausible; raise InputError where it has no such field."""
+    """Return the fields that a file calls plausible. Raises InputError where it has no such field."""
     stated = tree.child("plausible")
     items = stated.value if stated is not None and isinstance(stated.value, list) else []
     for item in items:

@@ -1,7 +1,7 @@
 """The value types of fields: quantities with a unit, counts, and whole numbers that fix a structure.
 
 Each checks a raw value once and returns it in SI. A value from Python may be `SI(number or array)`, already in SI
-units; every element of an array must be within the field's bounds.
+units. Every element of an array must be within the field's bounds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FieldType(ValueRecord):
     """Base of the field types: pydantic calls `check` and nothing else."""
 
     def check(self, value: Any) -> Any:
-        """Return the value of the field in SI; raise the error that `wrong` makes."""
+        """Return the value of the field in SI. Raises the error that `wrong` makes."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -280,7 +280,7 @@ class Positive(FieldType):
 
 
 class Named(FieldType):
-    """A reference to a file of `folder`, or its content inline as a mapping; kept as written."""
+    """A reference to a file of `folder`, or its content inline as a mapping. Kept as written."""
 
     folder: str
 
@@ -337,7 +337,7 @@ class OneOf(FieldType):
 
 
 class NameSet(FieldType):
-    """A named set, or a list of members; becomes a frozen set of the names written, empty for `none`."""
+    """A named set, or a list of members. Becomes a frozen set of the names written, empty for `none`."""
 
     sets: tuple[str, ...]
     members: tuple[str, ...]
@@ -364,7 +364,7 @@ class NameSet(FieldType):
 
 
 def _number(value: Any, expected: str, example: str) -> float:
-    """Return a Python number; raise where `value` is none. expected, example: what to write, for the error."""
+    """Return a Python number. Raise where `value` is none. expected, example: what to write, for the error."""
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         given = repr(value) if isinstance(value, str) else kind_of(value)
@@ -391,7 +391,7 @@ def _finite(value: float | npt.NDArray[Any], written: str) -> Quantity:
 
 
 def exceeds(value: Quantity, limit: Quantity) -> bool:
-    """Tell whether a number is larger than another; for grids, whether it is at every point."""
+    """Tell whether a number is larger than another. For grids, whether it is at every point."""
     return bool(np.all(np.greater(value, limit)))
 
 

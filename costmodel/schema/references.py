@@ -164,7 +164,7 @@ class Library:
                 )  # fmt: skip
 
     def _find_alias(self, name: str, kind: str, origin: Location | None, field: str) -> Path | None:
-        """Return the file that has `name` as an alias; raise InputError if two files of a root have it."""
+        """Return the file that has `name` as an alias. Raises InputError if two files of a root have it."""
         claims = self.aliases(kind).get(name, [])
         if len(claims) > 1:
             raise InputError.single(
@@ -174,7 +174,7 @@ class Library:
         return claims[0] if claims else None
 
     def _aliases_in(self, path: Path) -> list[str]:
-        """Return the aliases in a file; none of an unreadable file, whose error is reported where it is used."""
+        """Return the aliases in a file. None of an unreadable file, whose error is reported where it is used."""
         try:
             return [item.value for item in self._alias_items(path) if isinstance(item.value, str)]
         except InputError:
@@ -263,7 +263,7 @@ class Library:
         return self._tree(path)
 
     def schema_of(self, path: Path) -> str:
-        """Return the kind that a file's `schema:` line states; raise InputError if it is missing or unknown."""
+        """Return the kind that a file's `schema:` line states. Raises InputError if it is missing or unknown."""
         tree = self._tree(path)
         schema = tree.child("schema")
         if schema is None:
@@ -334,7 +334,7 @@ def relative_path(reference: str, origin: Location | None) -> Path:
 
 
 def _real(path: Path) -> Path:
-    """Return a path without links; itself where these lead to each other, which is told when it is read."""
+    """Return a path without links. Itself where these lead to each other, which is told when it is read."""
     return Path(os.path.realpath(path))
 
 

@@ -74,7 +74,8 @@ class ResolvedWorkload(Record):
 
     document: `model`, and `scenarios.NAME` each with its `hardware`, as nested dicts in SI.
     scenarios: the same as records.
-    notes: what the files say that is ignored, for people; warnings: values unlike all hardware that is known.
+    notes: what the files say that is ignored, for people.
+    warnings: values unlike all hardware that is known.
     """
 
     name: str
@@ -87,7 +88,7 @@ class ResolvedWorkload(Record):
     warnings: tuple[Problem, ...] = ()
 
     def value(self, path: str) -> Any:
-        """Return the value at a path of the document; raise InputError if there is no such path."""
+        """Return the value at a path of the document. Raises InputError if there is no such path."""
         target = locate(path, list(self.scenarios))
         return find(self.document, target, self._first(target.scenario), path)
 
@@ -103,11 +104,11 @@ class ResolvedWorkload(Record):
         return number_at(_FILES[target.document], target.path)
 
     def _first(self, scenario: str | None) -> str:
-        """Return the first scenario of a name, null for any; of a workload without scenarios, its only document."""
+        """Return the first scenario of a name, null for any. Of a workload without scenarios, its only document."""
         return next(name for name in self._trees if scenario is None or is_of(scenario, name))
 
     def origin(self, path: str) -> Location | None:
-        """Return where the value at `path` was written: a file position, `--set …` or `default`; None: no such path.
+        """Return where the value at `path` was written: a file position, `--set …` or `default`. None: no such path.
 
         A path for all scenarios (`hardware.…`) is looked up in the first one.
         """
@@ -140,7 +141,7 @@ def resolve(
     """Return the workload of a file, of a name under `workloads/` or of a document; raise InputError with all problems.
 
     overrides: path of the resolved document -> YAML text, number or `SI`.
-    cluster: replaces the cluster of every scenario; of several, each scenario runs on all, as `NAME@CLUSTER`.
+    cluster: replaces the cluster of every scenario. Of several, each scenario runs on all, as `NAME@CLUSTER`.
     scenarios: those to resolve, null: all.
     """
     library = Library(search_path)
@@ -162,7 +163,7 @@ def resolve_tree(
     cluster: str | Sequence[str] | None = None,
     scenarios: Iterable[str] | None = None,
 ) -> ResolvedWorkload:
-    """Return the workload of a document; raise InputError with every problem."""
+    """Return the workload of a document. Raises InputError with every problem."""
     entries = tree.child("scenarios")
     scenario_trees: dict[str, Tree] = entries.value if entries is not None and entries.is_mapping else {}
     known = runs(list(scenario_trees), [cluster] if isinstance(cluster, str) else cluster or ())
@@ -205,7 +206,7 @@ def resolve_tree(
 
 
 def _in_sight(sources: Iterable[Source], scenario: str, overrides: Mapping[str, object]) -> Iterator[str]:
-    """Yield notes on values of a scenario that were chosen with published ones in sight; not on those set anew."""
+    """Yield notes on values of a scenario that were chosen with published ones in sight, not on those set anew."""
     for source in sources:
         fields = [
             field.removeprefix(f"scenarios.{scenario}.")
@@ -230,7 +231,7 @@ def _without_anchors(
 
 
 def measured_steps(tree: Tree, library: Library) -> list[MeasuredStep]:
-    """Return the measured steps of an anchor file; raise InputError with the problems of the first that has any."""
+    """Return the measured steps of an anchor file. Raises InputError with the problems of the first that has any."""
     return list(read_steps(tree, library, _without_anchors))
 
 
@@ -254,7 +255,7 @@ def resolve_model(
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Return the problems without repeats, by file and line; one that several scenarios share names no scenario."""
+    """Return the problems without repeats, by file and line. One that several scenarios share names no scenario."""
     groups: dict[tuple[object, ...], list[Problem]] = {}
     for problem in problems:
         scenario, field = _split_field(problem.field)
@@ -392,7 +393,7 @@ def _by_chance(plan: PlanFile, architecture: Architecture) -> Iterator[str]:
 def _with_load(plan: PlanFile, architecture: Architecture, spread: ExpertSpreadFile | None) -> PlanFile:
     """Return the plan with a `routing.load`: by chance in training and in an engine's step, unless it is stated.
 
-    spread: of the popularity of a trained router's experts, which an engine's steps have; null: they are alike.
+    spread: of the popularity of a trained router's experts, which an engine's steps have. Null: they are alike.
     """
     if plan.routing.load is not None:
         return plan
@@ -465,7 +466,7 @@ def _unknown_phase(tree: Tree, field: str) -> InputError:
 
 
 def _naming_phases(problem: Problem, field: str, phase: str) -> Problem:
-    """Return a problem; that of a key of other phases names them."""
+    """Return a problem. That of a key of other phases names them."""
     key = problem.field.removeprefix(f"{field}.")
     others = [other for other in phases_with(key) if other != phase]
     if problem.message != "unknown key" or not others:

@@ -17,7 +17,7 @@ RESULT, SWEEP = "costmodel/result@1", "costmodel/sweep@1"
 
 
 class OutputModel(BaseModel):
-    """A mapping of a program's output: exact types, finite numbers; unknown keys are ignored."""
+    """A mapping of a program's output: exact types, finite numbers, unknown keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -130,7 +130,7 @@ def _known(dimension: str) -> str:
 
 
 def _numeric_axis(value: Any) -> Any:
-    """Return an axis of numbers; raise an error for one of names, along which nothing can be drawn."""
+    """Return an axis of numbers. Raises an error for one of names, along which nothing can be drawn."""
     if isinstance(value, dict) and value.get("dimension", "") is None:
         path = value.get("path")
         text = f"{path} is an axis of names, so the results do not form a grid; read the table files instead"
@@ -139,7 +139,7 @@ def _numeric_axis(value: Any) -> Any:
 
 
 class SweepAxis(OutputModel):
-    """One axis of a sweep; its values in SI. link: axes with the same number vary together; null: independent."""
+    """One axis of a sweep. Its values in SI. link: axes with the same number vary together. Null: independent."""
 
     path: str
     dimension: Annotated[str, AfterValidator(_known)]
@@ -200,22 +200,22 @@ Document = TypeVar("Document", bound=BaseModel)
 
 
 def read_result(path: Path) -> ResultFile:
-    """Return a result of `simulate --json`; raise InputError if the file is another document or incomplete."""
+    """Return a result of `simulate --json`. Raises InputError if the file is another document or incomplete."""
     return validate_output(path, read_json(path, RESULT_HINT), ResultFile, RESULT, RESULT_HINT)
 
 
 def read_study(path: Path) -> SweepFile:
-    """Return the `study.json` of a sweep; raise InputError if the file is another document or incomplete."""
+    """Return the `study.json` of a sweep. Raises InputError if the file is another document or incomplete."""
     return validate_output(path, read_json(path, SWEEP_HINT), SweepFile, SWEEP, SWEEP_HINT)
 
 
 def read_head(path: Path) -> StudyHead:
-    """Return what a `study.json` says of its parts; raise InputError if the file is another document or incomplete."""
+    """Return what a `study.json` says of its parts. Raises InputError if the file is another document or incomplete."""
     return validate_output(path, read_json(path, SWEEP_HINT), StudyHead, SWEEP, SWEEP_HINT)
 
 
 def read_json(path: Path, hint: str) -> Any:
-    """Return a JSON document; raise InputError if there is none or it is incomplete."""
+    """Return a JSON document. Raises InputError if there is none or it is incomplete."""
     try:
         return json.loads(read_data(path, str(path), MAX_BYTES, missing_hint=hint))
     except (ValueError, RecursionError) as error:
@@ -224,7 +224,7 @@ def read_json(path: Path, hint: str) -> Any:
 
 
 def validate_output(path: Path, document: Any, model: type[Document], schema: str, hint: str) -> Document:
-    """Return a document as its model; raise InputError if it has another schema or an invalid part."""
+    """Return a document as its model. Raises InputError if it has another schema or an invalid part."""
     actual = document.get("schema") if isinstance(document, dict) else None
     if actual != schema:
         message = "has no `schema` key" if actual is None else f"is {actual!r}, not {schema}"
@@ -234,7 +234,7 @@ def validate_output(path: Path, document: Any, model: type[Document], schema: st
 
 
 def validate_as(path: Path, document: Any, model: type[Document], hint: str) -> Document:
-    """Return a document as its model; raise InputError on the first invalid part."""
+    """Return a document as its model. Raises InputError on the first invalid part."""
     try:
         return model.model_validate(document)
     except ValidationError as error:

@@ -19,7 +19,9 @@ OPTION, VARIABLE, SHIPPED = "--path", "COSTMODEL_PATH", "shipped"
 class Root(ValueRecord):
     """A folder of the search path.
 
-    named_by: what names it; parts: those of `hardware` and `workloads` that it has; counts: files by kind;
+    named_by: what names it.
+    parts: those of `hardware` and `workloads` that it has.
+    counts: files by kind.
     shadows: `kind/name` of its files that later roots have, too, and that are read from here.
     """
 

@@ -37,7 +37,7 @@ ALIGN_STEPS = "steps that prompts wait at most until each data-parallel rank tha
 
 
 class SchedulerFile(Strict):
-    """The scheduler of a serving engine; what is null is as in the framework's `engine`."""
+    """The scheduler of a serving engine. What is null is as in the framework's `engine`."""
 
     max_num_seqs: Number | None = Field(default=None, description="requests that a step processes at most")
     token_budget: Number | None = Field(
@@ -173,7 +173,7 @@ class FailureFile(Strict):
 
 
 class BreakdownsFile(Strict):
-    """Failures of engines at random, each engine's with exponential gaps; its requests start again on others."""
+    """Failures of engines at random, each engine's with exponential gaps. Its requests start again on others."""
 
     device_mtbf: Duration = Field(description="mean time between failures of one device; an engine fails with any")
     repair: Duration = Field(description="until the engine serves again")

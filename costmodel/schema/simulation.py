@@ -37,7 +37,7 @@ class CheckpointsFile(Strict):
 
 
 class SimulationFile(Strict):
-    """Settings of the event engine; the analytic engine ignores them."""
+    """Settings of the event engine. The analytic engine ignores them."""
 
     seed: Annotated[int, Whole(0, single=True)] = Field(default=0, description="random seed")
     jitter: ShareOrZero = Field(default=0.0, description="standard deviation of the logarithm of each task's time")

@@ -57,7 +57,7 @@ _VALID: WeakKeyDictionary[Tree, dict[type[Strict], Strict]] = WeakKeyDictionary(
 
 
 def validate_tree(model: type[Model], tree: Tree, problems: list[Problem], prefix: str = "") -> Model | None:
-    """Return `tree` as a `model`, quantities in SI; on failure append every problem and return None.
+    """Return `tree` as a `model`, quantities in SI. On failure append every problem and return None.
 
     prefix: the field below which the tree's own fields are, for messages.
     """
@@ -233,7 +233,7 @@ def _literals(owner: type[Strict]) -> list[Any]:
 
 
 def _locate(tree: Tree, path: FieldPath, *, at_key: bool) -> tuple[str, Location | None]:
-    """Return the dotted field and the location of `path`; parts that are no keys (pydantic's union tags) drop out."""
+    """Return the dotted field and the location of `path`. Parts that are no keys (pydantic's union tags) drop out."""
     current, names = tree, []
     for i, part in enumerate(path):
         is_last = i == len(path) - 1

@@ -44,7 +44,7 @@ class Study(Record):
 
 
 def find_study(argument: str, search_path: Sequence[str | Path] = ()) -> Study | None:
-    """Return the study that an argument names, null for a workload; raise InputError with every problem."""
+    """Return the study that an argument names, null for a workload. Raises InputError with every problem."""
     assembly = Assembly(Library(search_path))
     library = assembly.library
     path = Path(argument)

@@ -24,7 +24,7 @@ class Tree(Record, weakref=True):
         return isinstance(self.value, dict)
 
     def child(self, part: PathPart) -> Tree | None:
-        """Return the entry under a key, or the list item with an index or name; None if there is none."""
+        """Return the entry under a key, or the list item with an index or name. None if there is none."""
         if isinstance(self.value, dict):
             entry = self.value.get(part)
             return entry if isinstance(entry, Tree) else None
@@ -90,7 +90,7 @@ def merge(base: Tree, over: Tree) -> Tree:
 
 
 def replace_at(tree: Tree, path: Sequence[PathPart], new: Tree) -> Tree:
-    """Return `tree` with `new` at `path`; missing mappings are created, everything else is shared.
+    """Return `tree` with `new` at `path`. Missing mappings are created, everything else is shared.
 
     Raise LookupError(tree, part) where a list has no such item or the path goes through a scalar.
     """

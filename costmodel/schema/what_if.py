@@ -43,7 +43,7 @@ class MessageFile(Strict):
 
 
 class AlternativeFile(Strict):
-    """One change by itself, relative to the workload; or why no path of the resolved document expresses it."""
+    """One change by itself, relative to the workload. Or why no path of the resolved document expresses it."""
 
     term: str = Field(description="what the change represents, in a few words")
     scenarios: list[str] = Field(default=[], description="names of the scenarios it changes; none: `scenario`")
@@ -108,7 +108,7 @@ class WhatIf(Record):
 
 
 def load_what_if(name: str, search_path: tuple[str, ...] = ()) -> WhatIf:
-    """Return the what-if of a file or of a name under `workloads/what_ifs`; raise InputError with every problem."""
+    """Return the what-if of a file or of a name under `workloads/what_ifs`. Raises InputError with every problem."""
     assembly = Assembly(Library(search_path))
     with assembly.collecting_problems():
         file: WhatIfFile = assembly.part(WhatIfFile, assembly.library.named(name, "what_ifs", "what_if")).file

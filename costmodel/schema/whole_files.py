@@ -54,7 +54,7 @@ def _is_stream(path: Path) -> bool:
 
 
 def _open_unnamed(temporary: Path) -> BinaryIO:
-    """Open an unnamed file in the folder of `temporary`; `temporary` itself if the system has no unnamed files."""
+    """Open an unnamed file in the folder of `temporary`. `temporary` itself if the system has no unnamed files."""
     flag = getattr(os, "O_TMPFILE", 0)
     if flag:
         try:
@@ -77,7 +77,7 @@ def _link(descriptor: int, path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents; raise InputError if that is not possible."""
+    """Create a folder and its parents. Raises InputError if that is not possible."""
     with reporting_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 

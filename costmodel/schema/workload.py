@@ -181,7 +181,7 @@ class OptimizerFile(Strict):
 
 
 class PlacementFile(Strict):
-    """The pipeline stages of embedding, head and MTP; negative ones count from the last."""
+    """The pipeline stages of embedding, head and MTP. Negative ones count from the last."""
 
     embedding: StageNumber = Field(default=0, description="stage of the embedding")
     head: StageNumber = Field(default=-1, description="stage of the output head")
@@ -392,7 +392,7 @@ class DecodePoolFile(PoolFile):
 
 
 class EngineMemoryChoiceFile(Strict):
-    """Device memory of a serving engine; what is null is as in the framework's `engine`."""
+    """Device memory of a serving engine. What is null is as in the framework's `engine`."""
 
     utilization: Share | None = Field(default=None, description="share of device memory that the engine may use")
     block: Number | None = Field(default=None, description="tokens of a block of the KV cache")

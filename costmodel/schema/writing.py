@@ -15,7 +15,7 @@ _FLOW = ("mixer", "ffn", "mtp", "sources")  # each on one line
 
 
 def yaml_of(tree: Tree, schema: str) -> str:
-    """Return the YAML file of a document; it reads back as the same document."""
+    """Return the YAML file of a document. It reads back as the same document."""
     return yaml_text(to_python(tree), schema)
 
 

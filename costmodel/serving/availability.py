@@ -73,12 +73,15 @@ class Fleet(NamedTuple):
 
     status: of each engine; ready: when one that boots will serve [s]; since: when it was last rented, rented: how long
         it was before [s].
-    outage_time, outage_engine, outage_ends: stated failures and repairs in order; next_outage: the next of them.
+    outage_time, outage_engine, outage_ends: stated failures and repairs in order.
+    next_outage: the next of them.
     breakdown: of each replica, which are neighbouring engines: when it fails next at random and when it is back [s],
         infinite while it works; dice: what it draws its gaps from; mtbf: their mean [s], 0: none; repair: until it is
         back [s].
-    outages: of each engine that are under way; failures: so far, of all replicas.
-    change: when any of this changes next [s]; tick: when the autoscaler decides next [s].
+    outages: of each engine that are under way.
+    failures: so far, of all replicas.
+    change: when any of this changes next [s].
+    tick: when the autoscaler decides next [s].
     interval: between its decisions, 0: none; least, most: engines; target:
         requests for each; start_up: until a new one serves [s].
     max_waiting: requests in an engine's queue from which on the router turns others away.
@@ -167,7 +170,7 @@ def in_engine(count: Any) -> int:
 
 @inner
 def count_requests(fleet: Fleet, counts: Any, clocks: Any) -> int:
-    """Return the requests of all engines; those that are drained are given back."""
+    """Return the requests of all engines. Those that are drained are given back."""
     requests = 0
     for engine in range(len(fleet.status)):
         own = in_engine(counts[engine])
@@ -265,7 +268,7 @@ def lose_running(requests: Requests, progress: Progress, engine: Engine, policy:
 
 @inner
 def empty_engine(engine: Engine, policy: Policy, now: float) -> None:
-    """Leave an engine without requests and cache; what it has counted so far stays."""
+    """Leave an engine without requests and cache. What it has counted so far stays."""
     count, entries = engine.count, len(engine.entry)
     for place in (HEAD, TAIL, UNSEEN, PARTIAL, ROOT):
         count[place] = -1

@@ -95,7 +95,7 @@ def free_anonymous(engine: Engine, blocks: int) -> None:
 
 @inner
 def take_blocks(engine: Engine, progress: Progress, blocks: int) -> None:
-    """Take free blocks, the longest unused first; a prefix or preempted request that had them loses them."""
+    """Take free blocks, the longest unused first. A prefix or preempted request that had them loses them."""
     while blocks > 0:
         entry = engine.count[FREE_HEAD]
         part = min(int(engine.entry[entry, SIZE]), blocks)
@@ -171,7 +171,7 @@ def share_prefix(
 
 @inner
 def free_request(requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int) -> None:
-    """Free the blocks of a request, the last one first; of a preempted one, the full ones can be found again."""
+    """Free the blocks of a request, the last one first. Of a preempted one, the full ones can be found again."""
     resumes = np.isnan(progress.time[request, FINISH]) and progress.count[request, SWAPPED] == 0
     own = progress.count[request, OWN]
     if resumes and policy.caching and own > 0:

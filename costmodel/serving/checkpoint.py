@@ -42,7 +42,7 @@ def identity(service: Service) -> str:
 
 
 def save(path: Path, service: Service, mark: str) -> None:
-    """Write the state of a service; the file is there whole or not at all. mark: its identity."""
+    """Write the state of a service. The file is there whole or not at all. mark: its identity."""
     buffer = io.BytesIO()
     np.savez(buffer, **{IDENTITY: np.array(mark), **dict(changing(service))})  # type: ignore[arg-type]
     write_whole(path, [buffer.getvalue()])

@@ -1,9 +1,8 @@
-"""Functions on arrays that numba compiles where it is installed; without it Python runs the same lines.
+"""Functions on arrays that numba compiles where it is installed. Without it Python runs the same lines.
 
-Functions marked `inner` stay plain Python; a compiled caller compiles them with it. Compiled code is kept beside the
-caller's file, or in the user's folder of caches, and renewed when that file changes, not when another one does; where
-neither can be written to, each process compiles anew.
-None of these functions may allocate arrays.
+Functions marked `inner` stay plain Python. A compiled caller compiles them with it. Compiled code is kept beside the
+caller's file, or in the user's folder of caches, and renewed when that file changes, not when another one does. Where
+neither can be written to, each process compiles anew. None of these functions may allocate arrays.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def has_numba() -> bool:
 
 @cache
 def compiled(function: Function) -> Function:
-    """Return a function compiled by numba at its first call; the function itself without numba."""
+    """Return a function compiled by numba at its first call. The function itself without numba."""
     if not has_numba():
         return function
     from numba.extending import register_jitable

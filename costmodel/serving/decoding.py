@@ -72,7 +72,7 @@ def find_next_finish(progress: Progress, engine: Engine) -> None:
 
 @inner
 def leave_decoding(progress: Progress, engine: Engine, policy: Policy, request: int) -> None:
-    """Note the cached tokens and blocks of a request that stops decoding; it stays in the list."""
+    """Note the cached tokens and blocks of a request that stops decoding. It stays in the list."""
     count = engine.count
     cached = progress.count[request, TARGET] + count[TICK] - progress.count[request, START]
     progress.count[request, COMPUTED] = cached
@@ -147,7 +147,7 @@ def give_tokens(requests: Requests, progress: Progress, engine: Engine, policy: 
 
 @inner
 def finish(requests: Requests, progress: Progress, engine: Engine, request: int, end: float) -> None:
-    """Note the last token of a request; it keeps its place until the engine knows."""
+    """Note the last token of a request. It keeps its place until the engine knows."""
     progress.time[request, FINISH] = end
     progress.count[request, GENERATED] = requests.length[request, OUTPUT]
     engine.list[ENDERS, engine.count[ENDING]] = request

@@ -25,8 +25,8 @@ Ints = npt.NDArray[np.int64]
 def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int, groups: int = 1) -> Requests:
     """Return requests drawn with a seed. The same seed gives the same requests, whatever the engines.
 
-    block: tokens of a block of the prefix cache; groups: data-parallel replicas, each of which has `concurrency`
-    requests in flight in a closed loop.
+    block: tokens of a block of the prefix cache.
+    groups: data-parallel replicas, each of which has `concurrency` requests in flight in a closed loop.
     """
     # One generator each, so that a change of one leaves the draws of the others.
     times, prompts, outputs, prefixes = (np.random.default_rng([seed, part]) for part in range(4))
@@ -64,7 +64,7 @@ def file_lengths(path: Path, tokenizer: str | None) -> tuple[Ints, Ints]:
 
 
 def draw_lengths(lengths: Lengths, count: int, draw: np.random.Generator) -> Ints:
-    """Return whole lengths, at least one token; those outside `low` to `high` are moved to the nearer end.
+    """Return whole lengths, at least one token. Those outside `low` to `high` are moved to the nearer end.
 
     A lognormal length of mean m, deviation s: exp(N(mu, sigma)), sigma^2 = ln(1 + s^2/m^2), mu = ln(m) - sigma^2/2.
     """
@@ -89,7 +89,7 @@ def draw_lengths(lengths: Lengths, count: int, draw: np.random.Generator) -> Int
 
 
 def draw_priorities(priorities: Priorities | None, count: int, draw: np.random.Generator) -> npt.NDArray[np.int32]:
-    """Return a priority of each request; none where they have none."""
+    """Return a priority of each request, none where they have none."""
     if priorities is None:
         return np.zeros(0, np.int32)
     weights = np.array(priorities.weights or np.ones(len(priorities.values)))
@@ -101,7 +101,7 @@ def draw_arrivals(
 ) -> Array:
     """Return ascending arrivals [s]. Gaps: exponential, gamma with shape 1/cv^2, equal, or none.
 
-    In a closed loop its users, `concurrency` for each of `groups`, arrive at the start; the others are called.
+    In a closed loop its users, `concurrency` for each of `groups`, arrive at the start. The others are called.
     """
     if stream.arrivals == "burst":
         return np.zeros(count)
@@ -145,7 +145,7 @@ def chain_turns(requests: Requests, sessions: Sessions, block: int, draw: np.ran
 
     A drawn prompt is what the user adds: before it stand the earlier prompts and answers, and at the start of the
     conversation the `shared` tokens of its first request's beginning. Conversations begin as the requests would have
-    arrived, `turns` times farther apart, so that the rate of requests stays; in a closed loop each user begins one, and
+    arrived, `turns` times farther apart, so that the rate of requests stays. In a closed loop each user begins one, and
     the next one when it is over.
     """
     turns, count = int(sessions.turns), len(requests.arrival)

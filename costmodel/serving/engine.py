@@ -86,7 +86,7 @@ def blocks_needed(engine: Engine, policy: Policy, tokens: int) -> int:
 
 @inner
 def preempt(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> bool:
-    """Send the request that was admitted last, or is least urgent, back to the queue; return whether there was one."""
+    """Send the request that was admitted last, or is least urgent, back to the queue. Return whether there was one."""
     count = engine.count
     place = least_urgent(requests, progress, engine, policy)
     if place < 0:
@@ -121,7 +121,7 @@ def preempt(requests: Requests, progress: Progress, engine: Engine, policy: Poli
 def least_urgent(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> int:
     """Return the place among decoding requests of the one that is preempted next, that of none -1.
 
-    Their number stands for the prompt that is computed in part. In order of arrival it is the one admitted last; with
+    Their number stands for the prompt that is computed in part. In order of arrival it is the one admitted last. With
     priorities the one of least urgency [vLLM, v1/core/sched/scheduler.py, schedule].
     """
     decoding = int(engine.count[DECODING])
@@ -152,7 +152,7 @@ def swap_out(progress: Progress, engine: Engine, policy: Policy, request: int) -
 @inner
 def blocks_of_urgent(progress: Progress, engine: Engine, policy: Policy) -> int:
     """Return the blocks that the prompt computed in part needs beside decoding requests, any of which may be less
-    urgent; 0 in order of arrival, where it is itself the last one."""
+    urgent. 0 in order of arrival, where it is itself the last one."""
     if policy.order != PRIORITY or not policy.mixed or engine.count[PARTIAL] < 0:
         return 0
     return blocks_of_partial(progress, engine, policy, policy.budget - engine.count[DECODING] * (1 + policy.drafts))
@@ -171,7 +171,7 @@ def blocks_of_partial(progress: Progress, engine: Engine, policy: Policy, budget
 
 @inner
 def schedule_decoding(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> bool:
-    """Give every decoding request its blocks; return whether any request was preempted."""
+    """Give every decoding request its blocks. Return whether any request was preempted."""
     count = engine.count
     tokens, preempted = growth(engine, policy), False
     needed = blocks_needed(engine, policy, tokens)
@@ -208,7 +208,7 @@ def add_chunk(requests: Requests, progress: Progress, engine: Engine, policy: Po
 
 @inner
 def continue_partial(requests: Requests, progress: Progress, engine: Engine, policy: Policy, budget: int) -> int:
-    """Continue the prompt that is computed in part; return the tokens that are left, -1 where blocks are lacking."""
+    """Continue the prompt that is computed in part. Return the tokens that are left, -1 where blocks are lacking."""
     request = engine.count[PARTIAL]
     if request < 0 or budget <= 0:
         return budget
@@ -272,7 +272,7 @@ def is_refused(policy: Policy, rows: int, computed: int) -> bool:
 def start_request(
     requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int, budget: int
 ) -> int:
-    """Start a request with its first chunk; return the chunk's tokens, 0 where blocks are lacking, -1 where tokens are.
+    """Start a request with its first chunk. Return the chunk's tokens, 0 where blocks are lacking, -1 where tokens are.
 
     What the prefix cache holds is not computed, but the last token is: it gives the next one.
     """
@@ -319,7 +319,7 @@ def start_request(
 
 @inner
 def start_moved(progress: Progress, engine: Engine, policy: Policy, requests: Requests, request: int) -> int:
-    """Start a request whose cache another engine has sent: its last token is computed; return 1, 0 without blocks."""
+    """Start a request whose cache another engine has sent: its last token is computed. Return 1, 0 without blocks."""
     hit, target = progress.count[request, MOVED], progress.count[request, TARGET]
     needed = -(-target // policy.block)
     if needed > engine.count[FREE]:
@@ -332,7 +332,7 @@ def start_moved(progress: Progress, engine: Engine, policy: Policy, requests: Re
 
 @inner
 def start_swapped(requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int) -> int:
-    """Start a request whose cache waits in host memory: its last token is computed; return 1, 0 without blocks."""
+    """Start a request whose cache waits in host memory: its last token is computed. Return 1, 0 without blocks."""
     hit, target = progress.count[request, SWAPPED], progress.count[request, TARGET]
     needed, held = -(-target // policy.block), -(-hit // policy.block)
     if needed > engine.count[FREE]:
@@ -375,7 +375,7 @@ def reclaim(progress: Progress, engine: Engine, request: int, kept: int) -> None
 
 @inner
 def schedule_alone(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> bool:
-    """Let the next step decode and start no prompt; return whether it runs anything."""
+    """Let the next step decode and start no prompt. Return whether it runs anything."""
     engine.step[:] = 0.0
     engine.count[BLOCKED] = 0
     schedule_decoding(requests, progress, engine, policy)
@@ -384,7 +384,7 @@ def schedule_alone(requests: Requests, progress: Progress, engine: Engine, polic
 
 @inner
 def schedule(requests: Requests, progress: Progress, engine: Engine, policy: Policy, now: float) -> bool:
-    """Decide what the next step runs; return whether it runs anything."""
+    """Decide what the next step runs. Return whether it runs anything."""
     engine.step[:] = 0.0
     count = engine.count
     count[BLOCKED] = 0

@@ -44,7 +44,7 @@ SLOWDOWNS = (0.8, 0.9, 1.0, 1.1, 1.25)  # of step times; replays at these give t
 
 
 class RequestEvaluation(PhaseEvaluation[Metrics]):
-    """A serving scenario with its requests simulated. why: they are though no engine was asked for; null: it was."""
+    """A serving scenario with its requests simulated. why: they are though no engine was asked for. Null: it was."""
 
     headline = "latency"
 
@@ -100,7 +100,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         return ServingEvaluation(replace(self._scenario, plan=plan), plan, self._calibration)
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
-        """Return the metrics; with families perturbed those at the closed form's change of a step's time."""
+        """Return the metrics. With families perturbed those at the closed form's change of a step's time."""
         if perturbations is None:
             return self.times()
         ratio, replays = self._slowdown(perturbations), self._replays
@@ -162,10 +162,10 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     @cached_property
     def stable_rate(self) -> float | None:
-        """Return the rate that engines serve which always have work [1/s]; none of a closed loop, of conversations, and
+        """Return the rate that engines serve which always have work [1/s]. None of a closed loop, of conversations, and
         where prompts share prefixes: all at once they would find fewer of them cached.
 
-        Some of the requests arrive at one replica at once, the first in the midst of their lives; between the end of a
+        Some of the requests arrive at one replica at once, the first in the midst of their lives. Between the end of a
         tenth and of four fifths of them it serves as many as it can.
         """
         requests = self.simulation.requests

@@ -56,7 +56,7 @@ from costmodel.serving.state import (
 def run_apart(
     requests: Requests, progress: Progress, fleet: Engine, policy: Policy, tables: Tables, until: float
 ) -> int:
-    """Run each engine over the requests that it was given; return one that is stuck, -1: none."""
+    """Run each engine over the requests that it was given. Return one that is stuck, -1: none."""
     for replica in range(len(fleet.clock)):
         if advance(requests, progress, engine_of(fleet, replica), policy, tables, until):
             return replica
@@ -104,7 +104,7 @@ def call_after(service: Service, request: int, moment: float) -> None:
 def move(service: Service, engine: Engine, replica: int, request: int) -> None:
     """Send a prompt's cache to the engines that decode, after what its link has to send before.
 
-    Its blocks here are free once the prompt is computed; the engine that starts it notes that it has JOINED.
+    Its blocks here are free once the prompt is computed. The engine that starts it notes that it has JOINED.
     """
     requests, progress, policy, fleet = service.requests, service.progress, service.policy, service.fleet
     router = service.router
@@ -119,10 +119,10 @@ def move(service: Service, engine: Engine, replica: int, request: int) -> None:
 
 
 def run_together(service: Service, until: float) -> int:
-    """Run engines in order of their moments up to `until`, so that each arrival finds all of them as they are; return
+    """Run engines in order of their moments up to `until`, so that each arrival finds all of them as they are. Return
     one that is stuck, -1: none.
 
-    Requests are in order of arrival, called ones last; those are taken from the heap of calls.
+    Requests are in order of arrival, called ones last. Those are taken from the heap of calls.
     """
     requests, router, fleet = service.requests, service.router, service.fleet
     number, state = len(requests.arrival), router.state
@@ -148,7 +148,7 @@ def run_together(service: Service, until: float) -> int:
 
 @inner
 def step(service: Service, replica: int, bound: float) -> bool:
-    """Let an engine decide on a step, with those that share its experts; return whether it is stuck.
+    """Let an engine decide on a step, with those that share its experts. Return whether it is stuck.
 
     bound: until then quiet steps may follow at once [s].
     """
@@ -206,7 +206,7 @@ def break_down(service: Service, replica: int, now: float) -> None:
 
 @inner
 def begin_outage(service: Service, engine: int, now: float) -> None:
-    """Let an engine fail; one that does not serve has nothing to lose."""
+    """Let an engine fail. One that does not serve has nothing to lose."""
     fleet = service.fleet
     fleet.outages[engine] += 1
     if fleet.status[engine] == UP or fleet.status[engine] == DRAINING:
@@ -260,7 +260,7 @@ def next_moments(engines: Engine) -> tuple[int, float, float]:
 
 @inner
 def take_arrival(service: Service) -> bool:
-    """Route the next request to an engine, or turn it away; return false where no engine will ever be up."""
+    """Route the next request to an engine, or turn it away. Return false where no engine will ever be up."""
     requests, progress, engines = service.requests, service.progress, service.engines
     router, fleet = service.router, service.fleet
     state = router.state

@@ -1,7 +1,7 @@
 """Data-parallel engines that share experts: none of them steps without the others.
 
-A step ends when the engine with most to do ends; an engine without requests takes part with none of its own
-[vLLM, docs/serving/data_parallel_deployment.md; DPEngineCoreProc runs a dummy batch].
+A step ends when the engine with most to do ends. An engine without requests takes part with none of its own [vLLM,
+docs/serving/data_parallel_deployment.md; DPEngineCoreProc runs a dummy batch].
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def prompts_wait(service: Service, first: int, number: int, now: float) -> bool:
 
 @inner
 def decide_together(service: Service, first: int, number: int) -> bool:
-    """Let engines `first` to `first + number` decide on their next step; return whether they are stuck."""
+    """Let engines `first` to `first + number` decide on their next step. Return whether they are stuck."""
     requests, progress, policy = service.requests, service.progress, service.policy
     now, longest, working, behind, host = np.inf, 0.0, 0, 0.0, 0.0
     for replica in range(first, first + number):

@@ -105,7 +105,7 @@ def run_step(
 
 @inner
 def idle(requests: Requests, engine: Engine, now: float) -> bool:
-    """Move an engine that has nothing to run to the next moment at which that may change; return whether it is stuck.
+    """Move an engine that has nothing to run to the next moment at which that may change. Return whether it is stuck.
 
     It is stuck where a request waits that can never start.
     """
@@ -172,7 +172,7 @@ def run_quiet_steps(
 
 @inner
 def decide(requests: Requests, progress: Progress, engine: Engine, policy: Policy, tables: Tables) -> bool:
-    """Let an engine decide on its next step, or wait; return whether it is stuck."""
+    """Let an engine decide on its next step, or wait. Return whether it is stuck."""
     now = engine.clock[MOMENT]
     release(requests, progress, engine, policy, now)
     seen = look(engine, policy, now)
@@ -189,7 +189,7 @@ def decide(requests: Requests, progress: Progress, engine: Engine, policy: Polic
 def advance(
     requests: Requests, progress: Progress, engine: Engine, policy: Policy, tables: Tables, until: float
 ) -> bool:
-    """Run an engine up to a moment; return whether it is stuck."""
+    """Run an engine up to a moment. Return whether it is stuck."""
     while engine.clock[MOMENT] < until:
         if decide(requests, progress, engine, policy, tables):
             return True

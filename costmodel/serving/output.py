@@ -33,7 +33,7 @@ MICRO = 1e6
 
 
 def write_requests(path: Path, served: Served) -> None:
-    """Write one row a request as CSV, in order of arrival; the file is there whole or not at all."""
+    """Write one row a request as CSV, in order of arrival. The file is there whole or not at all."""
     write_whole(path, request_lines(served))
 
 

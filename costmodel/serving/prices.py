@@ -26,14 +26,19 @@ def p_norms(p: float) -> Array:
 class Tables(NamedTuple):
     """Step times [s].
 
-    axes: points of all axes, one axis after the other; ends: where each begins, and the end of the last one.
-    by_rows: everything that depends on the tokens of a step; by_sequences: on its sequences, from 0 on.
+    axes: points of all axes, one axis after the other.
+    ends: where each begins, and the end of the last one.
+    by_rows: everything that depends on the tokens of a step.
+    by_sequences: on its sequences, from 0 on.
     decode: what decoding requests alone need, over their number (from 0 on) and mean keys.
     prompt: what prompt chunks alone need, over their number, all their tokens, and mean keys.
-    mixed: both in one kernel; fused: that it is so.
-    uneven: of `decode`, kernels that wait for the thread block of the longest context; filling, p: as of
-    `uneven_factor`; norms: p-norms of 1 and i/NORMS_PER_UNIT.
-    prompt_floor: least time of a step with prompts; ahead: the host needs it, and begins while the step before runs.
+    mixed: both in one kernel.
+    fused: that it is so.
+    uneven: of `decode`, kernels that wait for the thread block of the longest context.
+    filling, p: as of `uneven_factor`.
+    norms: p-norms of 1 and i/NORMS_PER_UNIT.
+    prompt_floor: least time of a step with prompts.
+    ahead: the host needs it, and begins while the step before runs.
     pool: of devices that hold experts only, their kernels, messages to them and from them, over the tokens of a step,
         all micro-batches and layers together; batches: micro-batches; pooled: these times layers with experts, 0: the
         experts are no devices of their own.
@@ -60,7 +65,7 @@ class Tables(NamedTuple):
 
 @inner
 def locate(tables: Tables, axis: int, value: float) -> tuple[int, float]:
-    """Return the place before `value` on an axis, and the share of the way to the next; at the ends values hold."""
+    """Return the place before `value` on an axis, and the share of the way to the next. At the ends values hold."""
     axes, first, last = tables.axes, tables.ends[axis], tables.ends[axis + 1] - 1
     if last == first or value <= axes[first]:
         return 0, 0.0
@@ -130,9 +135,9 @@ def host_time(tables: Tables, step: Any) -> float:
 def with_expert_pool(tables: Tables, own: float, rows: float) -> float:
     """Return the time of a step whose micro-batches go to and fro between devices with layers and with experts only.
 
-    A, E, T, F: seconds of the former's kernels, the latter's, messages to and from these, of m micro-batches in l
-    equal layers. What is busy all the time, with the first and last run of the others; or a micro-batch's way, with
-    the others in a row before it:
+    A, E, T, F: seconds of the former's kernels, the latter's, messages to and from these, of m micro-batches in l equal
+    layers. What is busy all the time, with the first and last run of the others. Or a micro-batch's way, with the
+    others in a row before it:
 
         X = max(A, E, T, F),  S = A + E + T + F,  max(X + (S - X)/(m*l), S/m + (m - 1)/(m*l) * X)
     """

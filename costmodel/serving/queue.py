@@ -233,7 +233,7 @@ def insert(progress: Progress, engine: Engine, request: int) -> None:
 
 @inner
 def find_key(requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int) -> None:
-    """Note the cached blocks of a request; -1 where one before it in the queue will bring its beginning."""
+    """Note the cached blocks of a request. -1 where one before it in the queue will bring its beginning."""
     first = requests.first_id[request]
     blocks, shared = requests.first_id[request + 1] - first, -(-SAME_TOKENS // policy.block)
     key = cached_blocks(requests, engine, request, blocks)

@@ -22,12 +22,14 @@ ABSENT = 1 << 40  # load of an engine that is not up
 class Router(NamedTuple):
     """A router.
 
-    kind: one of the above; delay: interval at which it learns loads [s], 0: always.
-    dice: two random engines for each request, where the router draws; loads: requests of each engine as it knows them;
+    kind: one of the above.
+    delay: interval at which it learns loads [s], 0: always.
+    dice: two random engines for each request, where the router draws.
+    loads: requests of each engine as it knows them.
     learnt: when it last learnt them [s], and how many requests it has routed to engines that compute prompts, and to
     others.
-    call_times, call_requests: a binary heap of called requests; state: next listed request, next uncalled one, size of
-    the heap of calls, number of listed ones; -1: nothing yet.
+    call_times, call_requests: a binary heap of called requests.
+    state: next listed request, next uncalled one, size of the heap of calls, number of listed ones. -1: nothing yet.
     """
 
     kind: int
@@ -79,7 +81,7 @@ def engine_of(fleet: Engine, replica: int) -> Engine:
 
 @inner
 def learn_loads(engines: Engine, fleet: Fleet, router: Router, now: float) -> None:
-    """Let the router learn how many requests each engine has, where it is time; one that is not up has too many."""
+    """Let the router learn how many requests each engine has, where it is time. One that is not up has too many."""
     if router.delay <= 0.0 or now >= router.learnt[0] + router.delay:
         router.learnt[0] = now
         for replica in range(len(engines.clock)):
@@ -93,7 +95,7 @@ def learn_loads(engines: Engine, fleet: Fleet, router: Router, now: float) -> No
 
 @inner
 def least_loaded(router: Router, first: int, low: int, high: int) -> int:
-    """Return the engine with fewest requests; of equals the one next to `first`, so that all get their turn."""
+    """Return the engine with fewest requests. Of equals the one next to `first`, so that all get their turn."""
     replicas = high - low
     best = low + first % replicas
     for i in range(1, replicas):
@@ -120,7 +122,7 @@ def longest_prefix(service: Service, request: int, low: int, high: int) -> int:
 
 @inner
 def route(service: Service, request: int, now: float, low: int, high: int) -> int:
-    """Return the engine of a request, one of those from `low` to `high`; -1 where none is up."""
+    """Return the engine of a request, one of those from `low` to `high`. -1 where none is up."""
     router, fleet, engines = service.router, service.fleet, service.engines
     number = int(router.learnt[1 if low == 0 else 2])
     router.learnt[1 if low == 0 else 2] += 1.0
@@ -149,7 +151,7 @@ def route(service: Service, request: int, now: float, low: int, high: int) -> in
 
 @inner
 def push_call(router: Router, size: int, time: float, request: int) -> int:
-    """Add a call to the heap of `size` calls; return the new size."""
+    """Add a call to the heap of `size` calls. Return the new size."""
     times, items = router.call_times, router.call_requests
     place = size
     while place > 0:
@@ -164,7 +166,7 @@ def push_call(router: Router, size: int, time: float, request: int) -> int:
 
 @inner
 def pop_call(router: Router, size: int) -> int:
-    """Remove the first call of the heap; return the new size."""
+    """Remove the first call of the heap. Return the new size."""
     times, items = router.call_times, router.call_requests
     size -= 1
     time, item, place = times[size], items[size], 0

@@ -1,6 +1,6 @@
 """Conversations of ShareGPT as pairs of lengths, counted with the tokenizer of a model.
 
-The first message is the prompt and the second one the answer; those of fewer than 4 tokens, prompts beyond 1,024 and
+The first message is the prompt and the second one the answer. Those of fewer than 4 tokens, prompts beyond 1,024 and
 requests beyond 2,048 are left out, as by vLLM's benchmark (vllm/benchmarks/datasets.py, ShareGPTDataset,
 is_valid_sequence). The file says nothing about when requests arrive.
 """
@@ -66,7 +66,7 @@ def _entries(path: Path, shown: str) -> list[Any]:
 
 
 def _messages(entry: Any, shown: str, number: int) -> tuple[str, str] | None:
-    """Return the first two messages of a conversation; null where there are fewer."""
+    """Return the first two messages of a conversation, null where there are fewer."""
     messages = entry.get("conversations") if isinstance(entry, dict) else None
     if not isinstance(messages, list):
         raise _problem(shown, number, "is no conversation", "write {conversations: [{value: …}, …]}")

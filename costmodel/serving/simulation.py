@@ -118,14 +118,14 @@ class Simulation:
         return draw_requests(self.plan, self.stream, block, seed, groups)
 
     def _fast(self, function: Function) -> Function:
-        """Return a function, compiled where that saves more time than it takes; its results are the same."""
+        """Return a function, compiled where that saves more time than it takes. Its results are the same."""
         length, blocks = self.requests.length, len(self.requests.ids)
         chunks = -(-length[:, PROMPT] // self.policy.budget)
         events = int(length[:, OUTPUT].sum()) + CHUNK_EVENTS * int(chunks.sum()) + blocks
         return compiled(function) if events > FEW_EVENTS else function
 
     def run(self, slowdown: float = 1.0, policy: Policy | None = None, checkpoint: Path | None = None) -> Served:
-        """Return what becomes of the requests. slowdown: factor on all step times; policy: instead of the scenario's;
+        """Return what becomes of the requests. slowdown: factor on all step times; policy: instead of the scenario's
         checkpoint: file that keeps the state, from which a simulation that was stopped goes on.
 
         Raises InfeasibleError where a request can never start.
@@ -137,7 +137,7 @@ class Simulation:
         return self._served(service, stuck)
 
     def _keep(self, service: Service, path: Path) -> int:
-        """Run a deployment part by part, and write its state after parts; return an engine that is stuck, -1: none."""
+        """Run a deployment part by part, and write its state after parts. Return an engine that is stuck, -1: none."""
         mark = identity(service)
         if path.exists():
             restore(path, service, mark)
@@ -175,7 +175,8 @@ class Simulation:
         The first, one for each seat, have as much of their output left as requests in the midst of their lives, a
         random share: else requests alike would start and end together, and so would prompts of ranks in lockstep.
 
-        least: so many, and no fewer than several for each place; seats: requests of an engine that run at a time.
+        least: so many, and no fewer than several for each place.
+        seats: requests of an engine that run at a time.
         """
         groups = int(self.scenario.parallel.dp)
         count = max(least, PER_PLACE * self.policy.max_seqs * groups)
@@ -195,7 +196,7 @@ class Simulation:
         return self._served(service, self._serve(service, plan, np.inf))
 
     def _serve(self, service: Service, plan: Serving, until: float) -> int:
-        """Run a deployment up to a moment; return an engine that is stuck, -1: none."""
+        """Run a deployment up to a moment. Return an engine that is stuck, -1: none."""
         requests, progress, engines = service.requests, service.progress, service.engines
         if not is_fixed(self.scenario, plan) or not np.isfinite(requests.arrival).all():
             return int(self._fast(run_together)(service, until))
@@ -204,7 +205,7 @@ class Simulation:
         return self._serve_apart(service, until)
 
     def _serve_apart(self, service: Service, until: float) -> int:
-        """Run replicas whose requests are dealt out, which share nothing; return one that is stuck, -1: none.
+        """Run replicas whose requests are dealt out, which share nothing. Return one that is stuck, -1: none.
 
         Compiled loops hold no lock of Python's, so that threads run them beside each other, in place. Which thread runs
         a replica changes nothing of it.
@@ -252,7 +253,7 @@ def stream_of(scenario: Scenario, plan: Serving) -> RequestStream:
 
 
 def policy_of(scenario: Scenario, plan: Serving, requests: Requests) -> Policy:
-    """Return how the engines schedule; without `max_num_seqs`, a step has as many requests as its budget has tokens."""
+    """Return how the engines schedule. Without `max_num_seqs`, a step has as many requests as its budget has tokens."""
     scheduler, drafts = plan.scheduler, int(drafted_tokens(plan.speculative))
     most = len(requests.arrival)
     places = UNLIMITED_SEQUENCES if scheduler.max_num_seqs is None else int(scheduler.max_num_seqs)

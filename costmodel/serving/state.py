@@ -80,11 +80,13 @@ ANONYMOUS = -1  # owner of free blocks whose content nobody can use again
 class Requests(NamedTuple):
     """All requests of a run in order of arrival.
 
-    arrival: [s], infinite for one that another request's end calls; length: tokens of prompt and output.
+    arrival: [s], infinite for one that another request's end calls.
+    length: tokens of prompt and output.
     calls: request that each one's end calls, `NOBODY`, or `NEXT`: the first that nobody has called yet; pause: until
         the called one arrives [s].
-    first_id: of each request's blocks in `ids`, with the end of the last one; ids: chained prefix blocks: equal numbers
-    are equal content up to there. priority: of each request, the least first; empty where none is stated.
+    first_id: of each request's blocks in `ids`, with the end of the last one.
+    ids: chained prefix blocks: equal numbers are equal content up to there. priority: of each request, the least first,
+    empty where none is stated.
     """
 
     arrival: Any
@@ -117,7 +119,7 @@ class Progress(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """One engine; a fleet has one row more in front.
+    """One engine. A fleet has one row more in front.
 
     clock, count: see above.
     list: requests that decode, end and start, each in order of admission.
@@ -125,7 +127,7 @@ class Engine(NamedTuple):
     entry: of blocks: BEFORE and AFTER it among free ones, from the one that is reused first; SIZE; OWNER; REFERENCES;
         UNUSED: stack of entries not in use.
     place: entry of each prefix block, -1: not cached.
-    tier: of each prefix block: LEVEL: the tier that keeps it, 0: none; the blocks used before and after it there.
+    tier: of each prefix block: LEVEL: the tier that keeps it, 0: none. The blocks used before and after it there.
     step: decoding requests, their keys, prompt chunks, their tokens, their keys weighted by tokens, the most keys of a
         decoding request, and COPIES.
     gaps: tokens by the time since the one before, in logarithmic bins.
@@ -148,14 +150,24 @@ class Engine(NamedTuple):
 class Policy(NamedTuple):
     """How engines schedule.
 
-    max_seqs: requests at a time; budget: tokens of a step; block: tokens; overlapped: a step is decided on while the
-    one before it runs; mixed: prompts and decoding requests share steps; caching: prefix cache; reserve: a request
-    starts only when blocks for its last token are free; drafts: tokens verified beside each new one; tokens_per_step:
-    of a decoding request; jump: quiet steps at once; swap_time: of moving a block of a preempted request to host
-    memory or back [s], 0: its tokens are computed again; host_blocks: that fit there; tier_blocks: that the tiers
-    behind the cache keep; tier_time: of loading a block from each [s]; order: of waiting requests; look_steps: that
-    only decode between two looks for new requests; whole_prompts: that fit into a step are not cut; align_steps: that
-    prompts of ranks in lockstep wait at most for each other.
+    max_seqs: requests at a time.
+    budget: tokens of a step.
+    block: tokens.
+    overlapped: a step is decided on while the one before it runs.
+    mixed: prompts and decoding requests share steps.
+    caching: prefix cache.
+    reserve: a request starts only when blocks for its last token are free.
+    drafts: tokens verified beside each new one.
+    tokens_per_step: of a decoding request.
+    jump: quiet steps at once.
+    swap_time: of moving a block of a preempted request to host memory or back [s], 0: its tokens are computed again.
+    host_blocks: that fit there.
+    tier_blocks: that the tiers behind the cache keep.
+    tier_time: of loading a block from each [s].
+    order: of waiting requests.
+    look_steps: that only decode between two looks for new requests.
+    whole_prompts: that fit into a step are not cut.
+    align_steps: that prompts of ranks in lockstep wait at most for each other.
     """
 
     max_seqs: int

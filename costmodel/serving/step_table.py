@@ -21,7 +21,7 @@ SPREADS = np.array([1.0, 2.0, 4.0])  # the longest context over the mean one
 
 
 def serving_scenario(scenarios: Sequence[Scenario]) -> Scenario:
-    """Return the only scenario of one serving engine; raise InputError where there is none, or several."""
+    """Return the only scenario of one serving engine. Raises InputError where there is none, or several."""
     serving = [scenario for scenario in scenarios if isinstance(scenario.plan, Serving)]
     if len(serving) != 1:
         listed = ", ".join(scenario.name for scenario in serving)
@@ -33,8 +33,8 @@ def serving_scenario(scenarios: Sequence[Scenario]) -> Scenario:
 def step_columns(scenario: Scenario, calibration: Calibration) -> dict[str, Array]:
     """Return steps of an engine, each priced directly: sizes and seconds, decoding alone and with one prompt chunk.
 
-    longest: most keys of a decoding request; in one kernel with a prompt chunk it makes no difference.
-    Raises InfeasibleError where the model does not fit in memory.
+    longest: most keys of a decoding request. In one kernel with a prompt chunk it makes no difference. Raises
+    InfeasibleError where the model does not fit in memory.
     """
     plan, ledger = scenario.plan, ledger_of(scenario)
     assert isinstance(plan, Serving)

@@ -2,8 +2,8 @@
 
     t(step) = t_rows(tokens) + t_sequences(sequences) + t_attention(decoding requests, their keys, chunks, their keys)
 
-The first two are priced at each number of tokens and sequences up to a few hundred, and at ever wider distances beyond;
-attention over a grid of its sizes; between points tables are linear. `StepTimes.error` compares tables with direct
+The first two are priced at each number of tokens and sequences up to a few hundred, and at ever wider distances beyond.
+Attention over a grid of its sizes. Between points tables are linear. `StepTimes.error` compares tables with direct
 prices at steps drawn at random.
 """
 
@@ -50,8 +50,8 @@ class Sizes(Record):
 
 
 class Steps(Record):
-    """Some steps. decodes: requests that decode; keys: of each with the new one, on average; chunks: of prompts; rows:
-    tokens of all chunks; chunk_keys: keys of a chunk's last token, on average.
+    """Some steps. decodes: requests that decode; keys: of each with the new one, on average; chunks: of prompts;
+    rows: tokens of all chunks; chunk_keys: keys of a chunk's last token, on average.
     """
 
     decodes: Count
@@ -121,7 +121,7 @@ class StepPricer:
     def elsewhere(self, rows: Array, perturbations: Perturbations = None) -> tuple[Array, int]:
         """Return the seconds of devices that hold experts only: of their kernels, and of messages to and from them.
 
-        rows: tokens of steps; and how often a step goes there, 0 where experts are no devices of their own.
+        rows: tokens of steps. And how often a step goes there, 0 where experts are no devices of their own.
         """
         forward = self._pass((self.decoding(rows / (1.0 + self.drafts), 1.0),))
         model = pass_model_of(self._without_host, forward, pass_work(forward), self._timer)
@@ -286,8 +286,8 @@ class StepTimes(Record):
     ) -> float:  # fmt: skip
         """Return the time of a step [s].
 
-        keys, chunk_keys: of one decoding request, and of one chunk, on average; longest: most keys of a decoding
-        request, 0: all have the same.
+        keys, chunk_keys: of one decoding request, and of one chunk, on average.
+        longest: most keys of a decoding request, 0: all have the same.
         """
         step = np.array([decodes, decodes * keys, chunks, rows, rows * chunk_keys, longest])
         tokens = decodes * (1.0 + self.drafts) + rows

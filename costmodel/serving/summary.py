@@ -46,7 +46,7 @@ class RequestTimes(Record):
 
 
 def request_times(served: Served) -> RequestTimes:
-    """Return the times of each request since its client sent it; waiting is for engines, and for links between them."""
+    """Return the times of each request since its client sent it. Waiting is for engines, and for links between them."""
     arrival, time = served.requests.arrival, served.progress.time
     later = served.requests.length[:, OUTPUT] - 1
     tpot = np.divide(time[:, FINISH] - time[:, FIRST], later, out=np.full(len(later), np.nan), where=later > 0)
@@ -74,7 +74,7 @@ def percentiles(served: Served, times: RequestTimes) -> Percentiles:
 
 
 def gap_percentiles(gaps: Array) -> dict[str, float]:
-    """Return the percentiles of gaps between tokens; each is the middle of its bin."""
+    """Return the percentiles of gaps between tokens. Each is the middle of its bin."""
     total = np.cumsum(gaps)
     if total[-1] == 0:
         return {}
@@ -97,7 +97,7 @@ def duration(served: Served) -> float:
 
 
 def arrival_rate(served: Served) -> float | None:
-    """Return the rate at which requests arrive, those that are turned away too [1/s]; null where all come at once."""
+    """Return the rate at which requests arrive, those that are turned away too [1/s], null where all come at once."""
     arrival = served.requests.arrival
     span = float(arrival.max() - arrival.min())
     return (len(arrival) - 1) / span if span > 0 else None
@@ -138,7 +138,9 @@ def changes(served: Served) -> dict[str, float]:
 def totals(served: Served) -> dict[str, float]:
     """Return sums and means over the run.
 
-    busy_share: of all engines' time; running: requests of an engine while it is busy; kv_use: share of blocks then.
+    busy_share: of all engines' time.
+    running: requests of an engine while it is busy.
+    kv_use: share of blocks then.
     """
     length, engines = served.requests.length, served.engines
     elapsed, occupancy = duration(served), engines.occupancy.sum(axis=(0, 1))

@@ -1,8 +1,8 @@
 """Caches behind an engine's own: prefix blocks that are kept in host memory, and those that fall out of it on disks.
 
-A block is written to the first tier when the device gets it, beside the steps. Every tier keeps those that it got
-last; one that falls out goes to the next tier. A prompt takes blocks that the device has lost from their tier, which
-its step waits for.
+A block is written to the first tier when the device gets it, beside the steps. Every tier keeps those that it got last.
+One that falls out goes to the next tier. A prompt takes blocks that the device has lost from their tier, which its step
+waits for.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def put_in(engine: Engine, node: int, level: int) -> None:
 
 @inner
 def keep(engine: Engine, policy: Policy, node: int) -> None:
-    """Keep a block in the first tier; what falls out of a tier goes to the next one, or is lost."""
+    """Keep a block in the first tier. What falls out of a tier goes to the next one, or is lost."""
     if policy.tier_blocks[0] == 0:
         return
     take_out(engine, node)
@@ -66,7 +66,7 @@ def keep(engine: Engine, policy: Policy, node: int) -> None:
 
 @inner
 def kept_time(engine: Engine, policy: Policy, node: int) -> float:
-    """Return how long a block takes from its tier to the device [s]; negative where no tier has it."""
+    """Return how long a block takes from its tier to the device [s]. Negative where no tier has it."""
     if policy.tier_blocks[0] == 0:
         return -1.0
     level = int(engine.tier[node, LEVEL])

@@ -16,7 +16,7 @@ def block_arrays(
 ) -> tuple[Ints, npt.NDArray[np.int32]]:
     """Return the engine's blocks of each request: where they begin, and their numbers, equal for equal prefixes.
 
-    blocks: of the trace, one request's after the other's, chained: an equal number is an equal text up to there;
+    blocks: of the trace, one request's after the other's, chained: an equal number is an equal text up to there
     number: of each request. Only full blocks of the engine count.
     Raises InputError where the trace's blocks have no size, or none that the engine's goes with.
     """

@@ -1,13 +1,11 @@
 """Files of requests: traces of other projects and of serving benchmarks, each row checked.
 
-| format | columns or keys |
-|---|---|
-| requests | arrival_s, input_tokens, output_tokens, and block_ids and priority where known |
-| azure | TIMESTAMP, ContextTokens, GeneratedTokens; in Vidur arrived_at, num_prefill_tokens, num_decode_tokens |
-| burstgpt | Timestamp, Request tokens, Response tokens; requests without a response failed and are left out |
-| servegen | timestamp, input_tokens, output_tokens |
-| mooncake | JSON lines: timestamp [ms], input_length, output_length, hash_ids |
-| bench | JSON of `vllm bench serve --save-detailed` and its like: start_times, input_lens, output_lens |
+| format | columns or keys | |---|---| | requests | arrival_s, input_tokens, output_tokens, and block_ids and priority
+where known | | azure | TIMESTAMP, ContextTokens, GeneratedTokens. In Vidur arrived_at, num_prefill_tokens,
+num_decode_tokens | | burstgpt | Timestamp, Request tokens, Response tokens. Requests without a response failed and are
+left out | | servegen | timestamp, input_tokens, output_tokens | | mooncake | JSON lines: timestamp [ms], input_length,
+output_length, hash_ids | | bench | JSON of `vllm bench serve --save-detailed` and its like: start_times, input_lens,
+output_lens |
 """
 
 from __future__ import annotations
@@ -105,7 +103,7 @@ def read_trace(stream: RequestStream, block: int) -> Requests:
 
 
 def read_rows(path: Path, kind: str | None = None, count: int | None = None) -> Iterator[Row]:
-    """Yield the first `count` requests of a file, all where null; raise InputError at the row that is wrong."""
+    """Yield the first `count` requests of a file, all where null. Raises InputError at the row that is wrong."""
     shown = display_path(path)
     if not path.is_file():
         raise _problem(shown, None, "not found", "check the path")
@@ -143,7 +141,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _lines(file: IO[bytes], shown: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file that are not empty, with their numbers; lines may end as on any system.
+    """Yield the lines of a text file that are not empty, with their numbers. Lines may end as on any system.
 
     Raises InputError where it is no text, and where it goes on for too long.
     """
@@ -233,7 +231,7 @@ def _json_rows(first: Iterable[tuple[int, str]], rest: Iterator[tuple[int, str]]
 
 
 def _bench_rows(path: Path, shown: str) -> Iterator[Row]:
-    """Yield the requests of a benchmark's detailed result; numbers of rows are places in its lists."""
+    """Yield the requests of a benchmark's detailed result. Numbers of rows are places in its lists."""
     try:
         document = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -270,7 +268,7 @@ def _moment(value: Any, shown: str, line: int, known: Format) -> float:
 
 
 def _date(text: str) -> float | None:
-    """Return a date and time in seconds; digits beyond microseconds count too."""
+    """Return a date and time in seconds. Digits beyond microseconds count too."""
     whole, _, fraction = text.strip().partition(".")
     try:
         digits = "".join(character for character in fraction if character.isdigit())

@@ -135,7 +135,7 @@ def _moved(tree: Tree, output: Path) -> Any:
 
 
 def _site(names: Sequence[str], steps: Sequence[MeasuredStep], library: Library) -> AnchoredSite:
-    """Return what steps say of their site; raise InputError where they are of several."""
+    """Return what steps say of their site. Raises InputError where they are of several."""
     first = steps[0].scenario
     for name, step in zip(names, steps, strict=True):
         one = step.scenario

@@ -40,7 +40,8 @@ class Request(Record):
 class Axis(Record):
     """One path of a sweep: its values in SI, in their order. whole: they are counts.
 
-    texts: the values of a structural axis, whose `values` are then positions; link: axes of one link vary together.
+    texts: the values of a structural axis, whose `values` are then positions.
+    link: axes of one link vary together.
     """
 
     path: str
@@ -56,7 +57,7 @@ class Axis(Record):
         return None if self.texts else base_unit(self.dimension)
 
     def plain(self) -> list[Any]:
-        """Return the values as Python numbers, counts as ints; text as it is."""
+        """Return the values as Python numbers, counts as ints. Text as it is."""
         if self.texts:
             return list(self.texts)
         return [int(value) if self.whole else float(value) for value in self.values]
@@ -98,7 +99,7 @@ def is_structural(number: NumberType | None) -> bool:
 def read_axis(request: Request, number: NumberType | None, *, linked: bool = False) -> Axis:
     """Return the axis that a request asks for. number: what stands at its path, as the file model says.
 
-    Values of ranges over counts are rounded to whole numbers, and each is kept once; so are those between whole numbers
+    Values of ranges over counts are rounded to whole numbers, and each is kept once. So are those between whole numbers
     of what may be a part of one. Values of linked axes may repeat. Raises InputError with the place and the fix.
     """
     if is_structural(number):

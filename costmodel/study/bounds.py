@@ -1,6 +1,6 @@
 """What a training step takes at least, and holds at least, in each of many layouts: no schedule is run.
 
-Layers are priced once for all layouts, as arrays; what follows from the number of stages is added up rank by rank.
+Layers are priced once for all layouts, as arrays. What follows from the number of stages is added up rank by rank.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ _SHARE = 1 - 1e-9  # of a bound: what rounding may take from it
 class _Streams(NamedTuple):
     """Seconds of all passes of one layer for a micro-batch, by kind of layer: [kind, layout].
 
-    compute: kernels and the messages that they wait for; exchanges: of experts; wire: messages beside the passes;
+    compute: kernels and the messages that they wait for.
+    exchanges: of experts.
+    wire: messages beside the passes.
     starts: of the host, to start them all.
     """
 
@@ -63,8 +65,9 @@ class _Passes(NamedTuple):
 class _Split(Record):
     """How layouts with one number of stages share the layers.
 
-    stages: layers by [stage, kind]; ranks: by [rank, kind], all stages of the rank; held: of the first rank, by [its
-    first stage or its others, kind].
+    stages: layers by [stage, kind].
+    ranks: by [rank, kind], all stages of the rank.
+    held: of the first rank, by [its first stage or its others, kind].
     """
 
     stages: Array
@@ -81,19 +84,19 @@ class Splits(Record):
 
 
 class Bounder(MutableRecord, eq=False):
-    """Bounds of layouts of one scenario, whose values are arrays over `size` of them; what variants share is kept.
+    """Bounds of layouts of one scenario, whose values are arrays over `size` of them. What variants share is kept.
 
         step >= max over ranks r of (M * t_r + waits_r) + the end of the step
         t_r  = max(computation, exchanges, messages beside the passes, starts of the host) of the layers on r
 
-    M: micro-batches. One-way schedules expose the exchanges, so that computation and exchanges are a sum; there rank r
+    M: micro-batches. One-way schedules expose the exchanges, so that computation and exchanges are a sum. There rank r
     waits for the first micro-batch to come through the r stages before its own, and after its last backward pass the
     gradient goes back through them: waits_r = t of these stages, without messages that run on beside other passes. The
     end of the step: reductions, optimizer and gathers of the rank with most of the commonest layers, as far as they end
     it. Memory is that of the first rank.
 
-    stated: the step as its scenario states it, whose stages say what its ends weigh; keys: number of each layout among
-    those whose layers do the same work (`alike_layers` of `search_steps`).
+    stated: the step as its scenario states it, whose stages say what its ends weigh.
+    keys: number of each layout among those whose layers do the same work (`alike_layers` of `search_steps`).
     """
 
     calibration: Calibration
@@ -240,7 +243,8 @@ def _split(scenario: Scenario, plan: Training, stated: Training, size: int) -> S
 def _span(plan: Training, split: _Split, of: _Streams, count: Array, *, runs_on: bool) -> Array:
     """Return the least makespan of some layouts.
 
-    count: micro-batches that pass each stage of a rank; runs_on: no pass waits for its own messages.
+    count: micro-batches that pass each stage of a rank.
+    runs_on: no pass waits for its own messages.
     """
     if plan.schedule not in _ONE_WAY:
         most: Array = np.max([(split.ranks @ stream).max(axis=0) for stream in of], axis=0)

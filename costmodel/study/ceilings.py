@@ -48,7 +48,8 @@ class Whole(NamedTuple):
 def ceiling(before: Whole, scenario: Scenario, values: Mapping[str, tuple[Any, Any]]) -> float | None:
     """Return the most that changes can save of the headline, a share of it, null of a server.
 
-    scenario: without them; values: path -> its value before and after, paths without the name of a scenario.
+    scenario: without them.
+    values: path -> its value before and after, paths without the name of a scenario.
     """
     if before.phase in _SERVERS:
         return None
@@ -70,7 +71,7 @@ def with_waves(before: Whole, values: Mapping[str, tuple[Any, Any]]) -> float | 
 
 
 def _of_rates(scenario: Scenario, values: Mapping[str, tuple[Any, Any]]) -> float:
-    """Return 1 - 1/f, with f the largest factor of any change; one where a change is no number or format."""
+    """Return 1 - 1/f, with f the largest factor of any change. One where a change is no number or format."""
     largest = max((_factor(scenario, path, *pair) for path, pair in values.items()), default=1.0)
     return 1.0 - 1.0 / largest
 

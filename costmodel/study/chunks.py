@@ -35,7 +35,8 @@ Index: TypeAlias = "tuple[range, ...]"
 class Piece(Record):
     """A run of rows of one structure. scenario: null where the structure cannot be, for `reason`.
 
-    axes: the values of the numeric axes, in the dimension that each varies on; shape: of the structure's whole grid;
+    axes: the values of the numeric axes, in the dimension that each varies on.
+    shape: of the structure's whole grid.
     engine: `analytic`, or `event`, which simulates point after point.
     """
 
@@ -136,7 +137,7 @@ class Cutter(Record):
         )  # fmt: skip
 
     def _resolve(self, structure: Structure) -> tuple[Scenario | None, Calibration | None, str]:
-        """Return a structure as the engine takes it, its arrays in place; or why it cannot be."""
+        """Return a structure as the engine takes it, its arrays in place. Or why it cannot be."""
         key = id(structure)
         if key not in self._resolved:
             self._resolved.clear()  # structures come in order
@@ -150,7 +151,7 @@ def cutter(sweep: Sweep, form: str) -> Cutter:
 
 
 def resolve_structure(sweep: Sweep, structure: Structure) -> tuple[Scenario | None, Calibration | None, str]:
-    """Return a structure's scenario, its arrays in place, and its calibration; or why it cannot be.
+    """Return a structure's scenario, its arrays in place, and its calibration. Or why it cannot be.
 
     Raises InputError where there are no structural axes: then the axes are to blame.
     """
@@ -260,7 +261,7 @@ def _flat(value: Any, sizes: tuple[int, ...]) -> Array:
 
 
 def _derived_columns(chunk: Chunk, columns: Mapping[str, npt.NDArray[Any]], size: int) -> dict[str, npt.NDArray[Any]]:
-    """Return derived metrics, and which points meet the constraints; one that is broken is the reason."""
+    """Return derived metrics, and which points meet the constraints. One that is broken is the reason."""
     names = dict(columns)
     for name, formula in chunk.derived.items():
         value = np.broadcast_to(np.asarray(formula.value(names), dtype=np.float64), (size,))

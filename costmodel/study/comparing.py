@@ -22,8 +22,8 @@ SCHEMA = "costmodel/comparison@1"
 class Pair(ValueRecord):
     """One figure of both, null where a side lacks it, as operators may be lacking.
 
-    ratio: the first over the second, null where that is zero or either is lacking; inside: the first's 80 % interval
-    holds the second, null where it states none.
+    ratio: the first over the second, null where that is zero or either is lacking.
+    inside: the first's 80 % interval holds the second, null where it states none.
     """
 
     scenario: str
@@ -35,10 +35,10 @@ class Pair(ValueRecord):
 
 
 class Compared(ValueRecord):
-    """What both state. operators: lines of the breakdown of either, exposed times [s]; none for a benchmark.
+    """What both state. operators: lines of the breakdown of either, exposed times [s], none for a benchmark.
 
-    refused: scenario -> the file in which it cannot run and why, for those that have nothing to compare; prices: that
-    the costs of both rest on.
+    refused: scenario -> the file in which it cannot run and why, for those that have nothing to compare.
+    prices: that the costs of both rest on.
     """
 
     metrics: tuple[Pair, ...]
@@ -66,7 +66,7 @@ class Compared(ValueRecord):
 def compare(result: Path, other: Path, scenario: str | None = None) -> Compared:
     """Return the figures that a result and another file both state.
 
-    other: a result, or the JSON file of a serving benchmark of vLLM or SGLang. scenario: the only one to compare; a
+    other: a result, or the JSON file of a serving benchmark of vLLM or SGLang. scenario: the only one to compare. A
     benchmark needs it where the result has several. Raises InputError where a file is wrong or nothing is in common,
     InfeasibleError where all that is cannot run.
     """
@@ -102,7 +102,7 @@ def compare(result: Path, other: Path, scenario: str | None = None) -> Compared:
 
 
 def _refused(name: str, sides: Mapping[Path, ScenarioResult]) -> dict[str, str]:
-    """Return a scenario with the file in which it cannot run and why; nothing where it runs in all. sides: by file."""
+    """Return a scenario with the file in which it cannot run and why. Nothing where it runs in all. sides: by file."""
     reasons = dict.fromkeys(
         f"{path} cannot run: {one.reason or 'does not fit in memory'}"
         for path, one in sides.items()
@@ -139,7 +139,7 @@ def _is_benchmark_file(path: Path) -> bool:
 
 
 def _document(text: str, path: Path) -> Any:
-    """Return a JSON document; none where the text is no whole one."""
+    """Return a JSON document, none where the text is no whole one."""
     try:
         return parse_json(text, str(path))
     except InputError:

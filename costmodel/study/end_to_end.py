@@ -64,7 +64,7 @@ def _evenly(count: int) -> list[int]:
 
 
 def moving(case: Case, terms: Terms, library: Library) -> tuple[int, ...]:
-    """Return the terms, by position, of the framework of a case; none where its scenario is wrong."""
+    """Return the terms, by position, of the framework of a case, none where its scenario is wrong."""
     if not terms or case.skip is not None or case.scenario is None:
         return ()
     try:
@@ -101,7 +101,7 @@ def fit_terms(
 
     w: those of `weigh`, by which a publication of many figures counts a little more. A term of fewer than two
     publications among the figures stays as it is. held: what a term's prior says, or else a slight pull to its lower
-    bound, which is no effect. start: values to begin with; null: those of the files. responses: of the figures, of fits
+    bound, which is no effect. start: values to begin with. Null: those of the files. responses: of the figures, of fits
     before.
     """
     from scipy.optimize import least_squares
@@ -145,7 +145,7 @@ def fit_terms(
 def _held(terms: Terms, free: Sequence[int], units: Array) -> tuple[Array, Array]:
     """Return what holds each free term beside figures, as a log error, and its derivative. units: a row for each term.
 
-    prior: SOFT * log(value / prior) / log(factor);     else: PULL * x
+    prior: SOFT * log(value / prior) / log(factor). Else: PULL * x
     """
     residuals, slopes = PULL * units, np.full_like(units, PULL)
     for row, at in enumerate(free):
@@ -238,7 +238,7 @@ def leave_out(cases: Sequence[Case], refits: Refits, terms: Terms, library: Libr
 def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
     """Return what `leave_out` returns with the plan on the search path, fitted to all cases there.
 
-    Fits of the plan's terms that are kept beside it are taken; without such, the terms are fitted now.
+    Fits of the plan's terms that are kept beside it are taken. Without such, the terms are fitted now.
     """
     library = Library(search_path)
     plan = read(library, "fit_plans", PLAN, FitPlanFile)

@@ -9,7 +9,7 @@ _MODES = {Prefill: "normal", Decode: "low_latency", Serving: "low_latency"}
 
 
 def exchange_axis(workload: Workload, name: str) -> str | None:
-    """Return the axis, as `--vary` takes it, over a framework's own gather and DeepEP; null where there is no choice.
+    """Return the axis, as `--vary` takes it, over a framework's own gather and DeepEP, null where there is no choice.
 
     There is one where a scenario of a model with routed experts states no exchange of its own, its framework gathers by
     default and says that it can use DeepEP on the device (`low_latency_experts`). Dispatched tokens are in FP8 where

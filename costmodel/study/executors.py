@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 
 class Pool(ValueRecord):
-    """An executor and how many tasks keep it busy; null: this process itself."""
+    """An executor and how many tasks keep it busy. Null: this process itself."""
 
     executor: Executor | None = None
     busy: int = 1
@@ -58,7 +58,7 @@ def pool(workers: int | None = None, scheduler: str | None = None) -> Iterator[P
 
 
 def in_any_order(pool: Pool, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
-    """Yield the result of each task as it comes; no more than twice what keeps the executor busy is under way."""
+    """Yield the result of each task as it comes. No more than twice what keeps the executor busy is under way."""
     if pool.executor is None:
         yield from map(function, tasks)
         return

@@ -47,7 +47,7 @@ class Expression(Record):
     _quantities: Mapping[str, float]
 
     def value(self, names: Mapping[str, Any]) -> Any:
-        """Return the value: numbers and arrays broadcast; NaN where one of its names is."""
+        """Return the value: numbers and arrays broadcast, NaN where one of its names is."""
         with np.errstate(all="ignore"):
             return _value(self._tree, {**names, **self._quantities})
 
@@ -93,7 +93,7 @@ def _named(text: str, quantities: dict[str, tuple[float, str | None]], place: Lo
 
 
 def _names(node: ast.AST, text: str, place: Location, quantities: dict[str, tuple[float, str | None]]) -> Iterator[str]:
-    """Yield the names that a formula reads; raise InputError on what is not allowed in one."""
+    """Yield the names that a formula reads. Raises InputError on what is not allowed in one."""
     match node:
         case ast.Constant(value=bool() as switch):
             raise _wrong(text, place, f"{switch} is no number", "leave it out")
@@ -114,7 +114,7 @@ def _names(node: ast.AST, text: str, place: Location, quantities: dict[str, tupl
 
 
 def _operands(node: ast.AST) -> Sequence[ast.expr] | None:
-    """Return what an operator or a function is applied to; null where it is not allowed in a formula."""
+    """Return what an operator or a function is applied to, null where it is not allowed in a formula."""
     match node:
         case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
             return node.left, node.right

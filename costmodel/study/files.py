@@ -73,7 +73,7 @@ def as_json(document: object) -> bytes:
 
 
 def _same_study(path: Path, document: Mapping[str, Any]) -> bool:
-    """Tell whether a file asks what `document` asks; which version answers, and in which form, does not matter."""
+    """Tell whether a file asks what `document` asks. Which version answers, and in which form, does not matter."""
     read_head(path)  # raises what is wrong with it
     present = read_json(path, "remove the folder, or name another")
     requested = json.loads(as_json(document))

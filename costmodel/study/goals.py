@@ -82,9 +82,11 @@ class Goal(Record):
 class Candidate(Record):
     """A layout that was evaluated: where, the objective, its metrics, and the headline's 80 % interval.
 
-    objective_interval: that of the objective, null where it has none, as a formula; tied: whether this layout or a
-    neighbour in the ranking is better is open; hardware: the device and its prices, by `hardware` of a result;
-    percentiles: of a server's times, null elsewhere; notes: what a result of it says beside its numbers.
+    objective_interval: that of the objective, null where it has none, as a formula.
+    tied: whether this layout or a neighbour in the ranking is better is open.
+    hardware: the device and its prices, by `hardware` of a result.
+    percentiles: of a server's times, null elsewhere.
+    notes: what a result of it says beside its numbers.
     """
 
     at: Mapping[str, Any]
@@ -114,10 +116,13 @@ class Need(NamedTuple):
 class SearchResult(MutableRecord, eq=False):
     """What a search found. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated.
 
-    objective: its formula; names: what the goal reads; devices: numbers of them that layouts take; least: where none
-    fits, the need of the layout that needs the least memory; stages: how layers stand on them, where the scenario
-    states that and the search tries other numbers of stages; why: nothing was found, where a search knows more of it
-    than counts say; notes: on all that was found;
+    objective: its formula.
+    names: what the goal reads.
+    devices: numbers of them that layouts take.
+    least: where none fits, the need of the layout that needs the least memory.
+    stages: how layers stand on them, where the scenario states that and the search tries other numbers of stages.
+    why: nothing was found, where a search knows more of it than counts say.
+    notes: on all that was found.
     axes: path -> dimension of those of numbers.
     """
 
@@ -202,7 +207,8 @@ class SearchResult(MutableRecord, eq=False):
 class SearchRequest(Record):
     """One search. devices: numbers of them to lay out on; fixed: structural paths below the scenario that axes name.
 
-    axes: those of numbers, by dimension; is_open: no number of devices was asked for.
+    axes: those of numbers, by dimension.
+    is_open: no number of devices was asked for.
     """
 
     workload: Workload
@@ -220,9 +226,9 @@ class SearchRequest(Record):
 
 
 def default_objective(plan: Plan, result_kind: str, *, has_rent: bool) -> str | None:
-    """Return what a search looks for where nobody says it; null where its phase has no layouts.
+    """Return what a search looks for where nobody says it, null where its phase has no layouts.
 
-    Servers at a rate: the least rent, or the fewest devices where it is unknown; users who always wait for an answer:
+    Servers at a rate: the least rent, or the fewest devices where it is unknown. Users who always wait for an answer:
     the highest rate of a device.
     """
     if isinstance(plan, Serving) and plan.rate is None:
@@ -234,9 +240,10 @@ def read_goal(
     phase: str, scenario: str, objective: str | None, constraints: Iterable[str], derived: Mapping[str, str],
     axes: Sequence[str] = (),
 ) -> Goal:  # fmt: skip
-    """Return the goal of a search; raise InputError on a bad objective or constraint, or a phase without layouts.
+    """Return the goal of a search. Raises InputError on a bad objective or constraint, or a phase without layouts.
 
-    phase: what the scenario answers; axes: paths of numeric axes, which formulas may use.
+    phase: what the scenario answers.
+    axes: paths of numeric axes, which formulas may use.
     """
     if phase not in _DEFAULTS:
         raise InputError.single(

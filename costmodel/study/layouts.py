@@ -34,7 +34,7 @@ MOST_LAYOUTS = 20_000_000  # of one search, at all values of its axes
 
 
 class Space(Record):
-    """Layouts as columns, path below the scenario (of an axis: its own path) -> values; all of one length."""
+    """Layouts as columns, path below the scenario (of an axis: its own path) -> values. All of one length."""
 
     columns: Mapping[str, Array]
 
@@ -138,7 +138,7 @@ def divisors(number: int) -> list[int]:
 def training_space(scenario: Scenario, plan: Training, devices: int, batch: int | None = None) -> Space:
     """Return every layout of a training step on some devices, experts whole unless the scenario states a degree.
 
-    batch: sequences of a step; null: as the plan says.
+    batch: sequences of a step. Null: as the plan says.
     """
     architecture = scenario.architecture
     batch = int(np.max(plan.global_batch)) if batch is None else batch
@@ -160,7 +160,7 @@ def training_space(scenario: Scenario, plan: Training, devices: int, batch: int 
 
 
 def inference_space(scenario: Scenario, devices: Sequence[int], batches: Sequence[float] = BATCHES) -> Space:
-    """Return every layout of a pass on some devices; of decoding with the batches that it may hold."""
+    """Return every layout of a pass on some devices. Of decoding with the batches that it may hold."""
     rows = []
     batches = batches if isinstance(scenario.plan, Decode) else (0.0,)
     for number in devices:
@@ -195,7 +195,8 @@ def variants(plan: Training, fixed: Collection[str] = (), *, splits_sequence: bo
     """Return the structures of a training step: schedules of one family, recomputation, ZeRO stages, and with and
     without sequence parallelism.
 
-    fixed: those of `VARIED` that stay as the scenario has them; splits_sequence: whether it has sequence parallelism.
+    fixed: those of `VARIED` that stay as the scenario has them.
+    splits_sequence: whether it has sequence parallelism.
     """
     family = ("1f1b", "interleaved") if plan.schedule in ("1f1b", "interleaved") else (plan.schedule,)
     schedules = (plan.schedule,) if "schedule" in fixed else family

@@ -1,7 +1,7 @@
 """The levers of a publication in a workload: its switches as single changes, those with a side of their own too.
 
 A switch says with `against` what it replaces. Where the scenario has that, it is a change like any other. Where the
-scenario has the new part already, or where it is neither, both sides are evaluated with `against`; such a switch stays
+scenario has the new part already, or where it is neither, both sides are evaluated with `against`. Such a switch stays
 out of the chain that `together` follows.
 """
 
@@ -53,7 +53,7 @@ def _is_lever_file(name: str, search_path: tuple[str, ...]) -> bool:
 
 
 def switches(file: LeversFile, names: Sequence[str] = ()) -> list[tuple[SwitchFile, LeverFile]]:
-    """Return the switches of all levers, or all of the names given; raise InputError on an unknown name."""
+    """Return the switches of all levers, or all of the names given. Raises InputError on an unknown name."""
     found = [(switch, lever) for lever in file.levers for switch in lever.switches]
     known = [switch.name for switch, _ in found]
     for name in names:
@@ -113,7 +113,7 @@ def _alternative(switch: SwitchFile, lever: LeverFile) -> AlternativeFile:
 
 
 def _beside(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverFile) -> Worth | None:
-    """Return what a switch with a side of its own is worth, null where the scenario is that side; or why it is none."""
+    """Return what a switch with a side of its own is worth, null where the scenario is that side. Or why it is none."""
     term = switch.term or lever.term
 
     def told(refused: str) -> Worth:

@@ -14,7 +14,7 @@ _ENDS = ("embedding", "head", "mtp")
 
 
 def stage_sizes(architecture: Architecture, plan: Training, stages: int) -> tuple[int, ...] | None:
-    """Return the layers of each of `stages` stages; null for as even as possible, where the scenario states none.
+    """Return the layers of each of `stages` stages. Null for as even as possible, where the scenario states none.
 
     Stated sizes stand where the number of stages is theirs. Elsewhere layer after layer goes to the stage with the
     least on it, the first of equal ones, after each end has been put on its stage with the weight that the stated sizes

@@ -1,6 +1,6 @@
-"""The table of a sweep, in parts: a row a point, the last axis fastest, scenario after scenario; SI.
+"""The table of a sweep, in parts: a row a point, the last axis fastest, scenario after scenario. SI.
 
-Each part is written aside, flushed and then named, so that a folder holds whole parts only; what is there is not
+Each part is written aside, flushed and then named, so that a folder holds whole parts only. What is there is not
 evaluated again.
 """
 
@@ -35,10 +35,11 @@ from costmodel.study.tables import PARQUET, Columns, best_form, decode, numbers
 def write_sweep(
     sweep: Sweep, folder: Path, on_progress: OnProgress = lambda _: None, pool: Pool = HERE, form: str | None = None
 ) -> dict[str, Any]:
-    """Write `study.json`, then the parts of the table that are not there yet; return the summary of each scenario.
+    """Write `study.json`, then the parts of the table that are not there yet. Return the summary of each scenario.
 
-    on_progress: called with the points that are done; form: of a new table (default: the best that is installed).
-    Raises InputError where the folder holds something else or cannot be written.
+    on_progress: called with the points that are done.
+    form: of a new table (default: the best that is installed). Raises InputError where the folder holds something else
+    or cannot be written.
     """
     check_folder(folder, sweep.document())
     cutting = cutter(sweep, _form(folder, form))
@@ -78,7 +79,7 @@ class _Record:
 
 
 def _form(folder: Path, requested: str | None) -> str:
-    """Return the form of the table: that of the parts that are there; raise InputError where another is requested."""
+    """Return the form of the table: that of the parts that are there. Raises InputError where another is requested."""
     present = found_form(folder)
     place = Location(str(folder))
     if requested is not None and present is not None and present != requested:
@@ -89,7 +90,7 @@ def _form(folder: Path, requested: str | None) -> str:
 
 
 def _begin(folder: Path, document: Mapping[str, Any]) -> list[str | None]:
-    """Make the folder; remove what an interrupted run left half written, and parts that other inputs gave.
+    """Make the folder. Remove what an interrupted run left half written, and parts that other inputs gave.
 
     Returns the digests of the parts that are there, null for one of which none is known.
     """
@@ -109,7 +110,7 @@ def _begin(folder: Path, document: Mapping[str, Any]) -> list[str | None]:
 
 
 def _digests(study: Path, document: Mapping[str, Any]) -> list[str | None] | None:
-    """Return the digests of parts that a study states; null where other inputs gave them."""
+    """Return the digests of parts that a study states, null where other inputs gave them."""
     present, head = read_json(study, "remove the folder, or name another"), read_head(study)
     expected = json.loads(as_json(document))
     if {**present, "digests": None} != {**expected, "digests": None}:
@@ -177,9 +178,9 @@ class Table(Record):
 
 
 def read_sweep(folder: Path) -> Table:
-    """Return the sweep that a folder holds; raise InputError where it holds none, or not all of it.
+    """Return the sweep that a folder holds. Raises InputError where it holds none, or not all of it.
 
-    Only axes of numbers make a grid; those that vary together are one dimension of it.
+    Only axes of numbers make a grid. Those that vary together are one dimension of it.
     """
     study = read_study(folder / STUDY)
     place = Location(str(folder / POINTS))
@@ -215,7 +216,7 @@ def _parts(study: SweepFile, folder: Path) -> Iterator[Columns]:
 
 
 def _grid(study: SweepFile, scenario: str, columns: Columns, shape: tuple[int, ...], place: Location) -> Grid:
-    """Return the grid of one scenario's rows; raise InputError where they are not those of its points."""
+    """Return the grid of one scenario's rows. Raises InputError where they are not those of its points."""
     headline = study.scenarios[scenario].headline
     try:
         positions = dict(zip((axis.path for axis in study.dimensions), np.indices(shape), strict=True))

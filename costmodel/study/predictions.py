@@ -46,7 +46,7 @@ def going_with(metric: str) -> str:
 
 
 class Value(ValueRecord):
-    """A predicted value with its 80 % interval, in SI; null where the scenario has no such part."""
+    """A predicted value with its 80 % interval, in SI, null where the scenario has no such part."""
 
     value: float | None
     low: float | None
@@ -58,11 +58,12 @@ Interval: TypeAlias = "tuple[float, float] | None"
 
 
 class Prediction(Record):
-    """Facts of a case's model and, where it has a scenario, that scenario and its point; or a device or a kernel.
+    """Facts of a case's model and, where it has a scenario, that scenario and its point. Or a device or a kernel.
 
     fit: of a kernel, the calibration file that prices it, null for the roofline. sources: of the scenario's operators,
-    the calibration files that price them; fitted: their families that are priced by more than the roofline; kernels:
-    their families, and `family/variant`.
+    the calibration files that price them.
+    fitted: their families that are priced by more than the roofline.
+    kernels: their families, and `family/variant`.
     """
 
     facts: Mapping[str, Any]
@@ -81,7 +82,7 @@ class Prediction(Record):
         return None if self.point is None else self.point.reason
 
     def value(self, metric: str, conventions: Mapping[str, str]) -> Value:
-        """Return a metric, of a section such as `memory` or of the result; raise InputError if nothing gives it."""
+        """Return a metric, of a section such as `memory` or of the result. Raises InputError if nothing gives it."""
         _check(conventions)
         section, _, name = metric.partition(".")
         if section == "device":
@@ -128,14 +129,14 @@ class Prediction(Record):
         return _sum_of_parts(times, name, metric) if point.fits else NOTHING
 
     def _of_device(self, path: str, metric: str) -> Value:
-        """Return a figure of the case's device; null where its file states none."""
+        """Return a figure of the case's device, null where its file states none."""
         if self.device is None:
             raise InputError.single(f"{metric!r} needs a device", hint="write `device: devices/NAME` for the scenario")
         value = entry(self.device, path.split("."), metric)
         return NOTHING if value is None else _exact(value)
 
     def _part_of_step(self, point: Point, name: str, metric: str) -> Value:
-        """Return a part of a training step; null where the step is not known."""
+        """Return a part of a training step, null where the step is not known."""
         assert self.workload is not None
         if point.schedule is None:
             if not point.fits:
@@ -164,8 +165,9 @@ class Prediction(Record):
 
             rate = FLOP of a token * tokens / (step * devices);   mfu, hfu = rate / peak
 
-        flop: `model` (forward and backward) or `hardware` (and what is recomputed; always so for `hfu`); attention:
-        `causal` or `full`; peak: a number format of the device, where left out its 16-bit one.
+        flop: `model` (forward and backward) or `hardware` (and what is recomputed; always so for `hfu`).
+        attention: `causal` or `full`.
+        peak: a number format of the device, where left out its 16-bit one.
         """
         assert self.point is not None
         plan = self.scenario.plan
@@ -219,7 +221,7 @@ def predict(
     library: Library | None = None,
     runs: Mapping[str, FamilyFit] | None = None,
 ) -> Prediction:
-    """Return what a case predicts; raise InputError with every problem of its scenario.
+    """Return what a case predicts. Raises InputError with every problem of its scenario.
 
     library: has read files already, for many cases. runs: how whole runs scatter, in place of what the files say.
     """
@@ -293,7 +295,7 @@ def _attention(scenario: Scenario, plan: Training, *, causal: bool) -> float:
 
 
 def _entry(values: Mapping[str, Any], name: str, metric: str) -> Any:
-    """Return an entry; raise InputError with the nearest names where there is none."""
+    """Return an entry. Raises InputError with the nearest names where there is none."""
     if name not in values:
         raise InputError.single(f"no prediction has a metric {metric!r}", hint=suggest(name, list(values)))
     return values[name]

@@ -17,7 +17,7 @@ _NAMES = {"rental": "rents", "purchase": "purchase prices"}
 
 
 class Quoted(ValueRecord):
-    """A price of a device: rental [$/s] or purchase [$], its kind of offer, date and source; null where unknown."""
+    """A price of a device: rental [$/s] or purchase [$], its kind of offer, date and source, null where unknown."""
 
     device: str
     of: str

@@ -37,10 +37,10 @@ OF_TRAINING = frozenset({
 class Dependence(ValueRecord):
     """Something that a value on the path of a prediction rests on.
 
-    on: id of a case, name of a publication, or repository of measured rows as `owner/name`; `*` for any text.
+    on: id of a case, name of a publication, or repository of measured rows as `owner/name`. `*` for any text.
     place: the file and the fields that rest on it.
     of_interval: only the ends of the interval do.
-    fields: of a framework or device that are on the path; empty for all other files.
+    fields: of a framework or device that are on the path, empty for all other files.
     is_choice: a person chose the value with the figure in sight, which no fit can take back.
     """
 
@@ -191,7 +191,7 @@ def _of_file(
 
 
 def _tree(library: Library, kind: str, schema: str, reference: str) -> Tree | None:
-    """Return the document of a file as written; None for one that was made in Python."""
+    """Return the document of a file as written. None for one that was made in Python."""
     if not any((root / "hardware" / f"{reference}.yaml").is_file() for root in library.roots):
         return None
     return library.read_unextended(library.find(reference, kind), schema)

@@ -47,7 +47,7 @@ class Refits(Record):
 def unfitted(terms: Terms, at: int) -> tuple[float, tuple[float, float]]:
     """Return the value of a term of which no run says anything, and the ends of its 80 % interval.
 
-    That of its prior, within the factor that the prior states; else no effect, its lower bound, up to the upper one.
+    That of its prior, within the factor that the prior states. Else no effect, its lower bound, up to the upper one.
     """
     known, (low, high) = terms[at].known, terms[at].span
     if known is None:
@@ -81,7 +81,7 @@ def is_current(path: Path, terms: Terms) -> bool:
 
 
 def read_refits(path: Path, terms: Terms) -> Refits:
-    """Return the fits of a file; raise InputError where they are of other terms than the plan's."""
+    """Return the fits of a file. Raises InputError where they are of other terms than the plan's."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -92,7 +92,7 @@ def read_refits(path: Path, terms: Terms) -> Refits:
 
 
 def read_scatter(path: Path) -> dict[str, dict[str, FamilyFit]]:
-    """Return publication -> how whole runs scatter without it, by family; half-widths of a file are in logs."""
+    """Return publication -> how whole runs scatter without it, by family. Half-widths of a file are in logs."""
     found: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
     return {
         name: {

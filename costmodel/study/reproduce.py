@@ -31,7 +31,7 @@ class Refitted(Record):
     """What was fitted again without each publication.
 
     fields: of frameworks, and `composition` for the scatter of whole runs, as `provenance.state_of` takes them.
-    runs: publication -> that scatter without it, by family; none for what the files say.
+    runs: publication -> that scatter without it, by family, none for what the files say.
     """
 
     fields: frozenset[str] = frozenset()
@@ -46,8 +46,8 @@ class Comparison(ValueRecord):
 
     error: relative, (predicted - published) / published; null for checks of a side or an order, for identities and
         for settings that nobody published: no error scores these.
-    terms: what was changed in the scenario for the comparison: path -> value; null for nothing.
-    state: `unseen`, `refitted` or `in-sample`, `identity` or `assumed`; null where nothing is compared.
+    terms: what was changed in the scenario for the comparison: path -> value, null for nothing.
+    state: `unseen`, `refitted` or `in-sample`, `identity` or `assumed`, null where nothing is compared.
     because: what rests on the figure.
     interval_unseen: the ends of the interval do not rest on the figure's source either.
     group: figures with the same one follow from one another.
@@ -83,7 +83,8 @@ class Comparison(ValueRecord):
 class Summary(ValueRecord):
     """How the figures of one class or publication fare, all relative, over scored figures.
 
-    error, median: of the absolute errors, mean and median; bias: mean of the errors.
+    error, median: of the absolute errors, mean and median.
+    bias: mean of the errors.
     """
 
     name: str
@@ -97,7 +98,7 @@ class Summary(ValueRecord):
 def load_cases(
     names: Sequence[str], search_path: Sequence[str] = (), classes: Sequence[str] = ()
 ) -> tuple[list[Case], list[Problem]]:
-    """Return the cases of files, of names under `workloads/published`, or with given ids; all of them by default.
+    """Return the cases of files, of names under `workloads/published`, or with given ids. All of them by default.
 
     classes: those to keep, none: all. A case that one of these is compared with comes along, with nothing to expect.
     Cases that cannot be read come back as problems. Raises InputError on an unknown name or class.
@@ -153,8 +154,8 @@ def reproduce(
 ) -> tuple[list[Comparison], list[Problem]]:
     """Return every published figure compared, and the problems of cases that predict nothing.
 
-    A problem of one case does not stop the others; scenarios that several cases share are evaluated once.
-    changes: id of a case -> what changes in its scenario beside what the case says: path -> value, as `--set`;
+    A problem of one case does not stop the others. Scenarios that several cases share are evaluated once.
+    changes: id of a case -> what changes in its scenario beside what the case says: path -> value, as `--set`
     widening: by how much more the ends of an interval lie below and above the prediction, in quadrature.
     refitted: what else is stated anew without the publication of each case. on_progress: is told how many are done.
     """
@@ -280,7 +281,7 @@ def _widened(found: Comparison, more: Mapping[str, tuple[float, float]]) -> Comp
 
 
 def _relative(found: Value, case: Case, expected: Expectation, predictions: Mapping[str, Prediction]) -> Value:
-    """Return a prediction over that of the baseline; errors of the two are not independent, so without an interval."""
+    """Return a prediction over that of the baseline. Errors of the two are not independent, so without an interval."""
     if expected.baseline is None or expected.baseline not in predictions:
         hint = suggest(str(expected.baseline), list(predictions))
         raise InputError.single(f"no baseline case {expected.baseline!r} is compared here", hint=hint)

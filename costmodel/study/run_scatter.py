@@ -105,8 +105,9 @@ def weights(rows: Sequence[RunError]) -> Array:
 
         sum = n (1 + r) / (n + r),   from 1, of one group of figures, to 1 + r, of very many
 
-    n: groups of figures, which share a weight; r: scatter inside publications over that between them (`scatter_ratio`),
-    so that 1 / (1 + r) is how alike two figures of one publication are. [Kish, Survey Sampling, 1965, section 5.4]
+    n: groups of figures, which share a weight.
+    r: scatter inside publications over that between them (`scatter_ratio`), so that 1 / (1 + r) is how alike two
+    figures of one publication are. [Kish, Survey Sampling, 1965, section 5.4].
     """
     errors: dict[tuple[str, str], list[float]] = {}
     for row in rows:
@@ -126,7 +127,7 @@ def weights(rows: Sequence[RunError]) -> Array:
 class Likelihood(Record):
     """Minus the log posterior of the scales under which rows have their errors, and its slope.
 
-    x: log of the common scale; of each class about it; of each condition, as it is; log of the kernels' share.
+    x: log of the common scale. Of each class about it. Of each condition, as it is. Log of the kernels' share.
     """
 
     squares: Array  # of errors
@@ -172,9 +173,9 @@ def fit_scales(rows: Sequence[RunError]) -> Scales:
 
         maximise  sum_i w_i log t_4(late_i / sd_i) / sd_i  +  log prior,     sd_i^2 = (k'_i^2 + D_i^2) / NORMAL^2
 
-    k': what a run shows of half of its kernels' interval on the side of the error (`Scales.of_kernels`). Priors:
-    log D_class normal about a common value with LOG_WIDTH; D_condition half normal with CONDITION; the log of the
-    kernels' share half normal with KERNELS. Classes borrow from one another what few publications do not say.
+    k': what a run shows of half of its kernels' interval on the side of the error (`Scales.of_kernels`). Priors: log
+    D_class normal about a common value with LOG_WIDTH; D_condition half normal with CONDITION. The log of the kernels'
+    share half normal with KERNELS. Classes borrow from one another what few publications do not say.
     """
     from scipy.optimize import minimize
 
@@ -190,7 +191,7 @@ def fit_scales(rows: Sequence[RunError]) -> Scales:
 
 
 def likelihood(rows: Sequence[RunError], conditions: Sequence[str]) -> Likelihood:
-    """Return what the rows say of scales; classes in the order of their names."""
+    """Return what the rows say of scales. Classes in the order of their names."""
     names = sorted({row.case_class for row in rows})
     shares = [[row.shares.get(name, 0.0) for name in conditions] for row in rows]
     return Likelihood(
@@ -211,7 +212,7 @@ class _Scored(Record):
     weight: Sequence[float] = field(default_factory=list)
 
     def factor(self, case_class: str | None, borrowed: float) -> float | None:
-        """Return by what scales are multiplied: of the runs of a class, of rare ones for None; None without a score.
+        """Return by what scales are multiplied: of the runs of a class, of rare ones for None. None without a score.
 
         borrowed: independent figures as which runs of other classes count.
         """
@@ -232,7 +233,7 @@ def scales_of(rows: Sequence[RunError]) -> Scales:
     """Return the scales of runs that nobody had seen, those of `WHOLE` conditions wider where all runs have them wider.
 
     Errors of figures that were in sight are what a choice left of them: they may widen an interval, never narrow it. A
-    class has unseen publications enough; few meet a condition.
+    class has unseen publications enough. Few meet a condition.
     """
     unseen = conformal_scales(marked([row for row in rows if not row.is_seen]))
     if not any(row.is_seen for row in rows):
@@ -251,11 +252,11 @@ def conformal_scales(rows: Sequence[RunError]) -> Scales:
         q = the (1 + 1/N) * 80 % point of the scores, weighed by `weights`;   N: their sum, of independent figures
 
     (a condition that no other publication meets is as wide as all say), and scales are multiplied by q. Each class has
-    a q, in which the others count as `BORROWED` publications of many figures; conditions of `RARE` have one together.
+    a q, in which the others count as `BORROWED` publications of many figures. Conditions of `RARE` have one together.
     The level is that of split conformal prediction with N calibration points, for a figure of a further publication.
     Sources: Dunn, Wasserman, Ramdas, Distribution-free Prediction Sets for Two-layer Hierarchical Models, JASA 118,
-    2023; Barber, Candes, Ramdas, Tibshirani, Predictive Inference with the Jackknife+, Annals of Statistics 49, 2021
-    (scores of fits that leave out); Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005, section 4.5
+    2023. Barber, Candes, Ramdas, Tibshirani, Predictive Inference with the Jackknife+, Annals of Statistics 49, 2021
+    (scores of fits that leave out). Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005, section 4.5
     (a factor for each kind of run).
     """
     weight = weights(rows).tolist()
@@ -308,7 +309,7 @@ def tried(rows: Iterable[RunError]) -> list[str]:
 
 
 def with_classes(scales: Scales, rows: Iterable[RunError]) -> Scales:
-    """Return scales that have every class of some rows; one that no publication is left of takes the widest."""
+    """Return scales that have every class of some rows. One that no publication is left of takes the widest."""
     widest = max(scales.classes.values(), default=START)
     return replace(scales, classes={row.case_class: widest for row in rows} | dict(scales.classes))
 

@@ -33,8 +33,9 @@ SCHEMA = "costmodel/search@1"
 class Space(Record):
     """The layouts that a search tries.
 
-    devices: numbers of devices (default: as many as the scenario takes, as in `simulate`); varied: axes as `--vary`
-    takes them; fixed: parts of a layout as `PATH=VALUE`, which every layout has.
+    devices: numbers of devices (default: as many as the scenario takes, as in `simulate`).
+    varied: axes as `--vary` takes them.
+    fixed: parts of a layout as `PATH=VALUE`, which every layout has.
     """
 
     devices: Sequence[int] = ()
@@ -140,7 +141,7 @@ def search(
 
 
 def _loaded(workload: Workload, scenario: str, one: Structure) -> Workload | None:
-    """Return the workload of a structure, whether or not its own layout is one; null where there is none.
+    """Return the workload of a structure, whether or not its own layout is one, null where there is none.
 
     Degrees that are arrays are judged layout by layout, so those that the scenario states stand in the way of none.
     """

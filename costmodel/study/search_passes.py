@@ -55,7 +55,8 @@ class _Rows(NamedTuple):
     def near(self, layout: Indices, others: int) -> _Rows:
         """Return the best of each layout at each value of the other axes, those near the best of all.
 
-        layout: of each row of the grid's first dimension; others: points of the grid's other dimensions.
+        layout: of each row of the grid's first dimension.
+        others: points of the grid's other dimensions.
         """
         order = np.lexsort((-self.rate, self.score))
         row, other = np.divmod(self.place[order], others)
@@ -176,7 +177,7 @@ def _searched(
     result: SearchResult,
     on_progress: OnProgress,
 ) -> _Found | None:
-    """Evaluate all layouts of a space at all values of the axes; null where there is none. Count them in the result."""
+    """Evaluate all layouts of a space at all values of the axes, null where there is none. Count them in the result."""
     check_size(space.size * math.prod(len(together[0].values) for together in axes))
     if not space.size:
         return None
@@ -221,7 +222,8 @@ def _distinct(stages: Sequence[_Found]) -> list[tuple[_Found, Indices]]:
 def _between(stages: Sequence[_Found], step: float) -> Space | None:
     """Return layouts at batches around those that are best so far, null where there are none between.
 
-    step: share of a batch between two of them; one: whole numbers, of the best few layouts alone.
+    step: share of a batch between two of them.
+    one: whole numbers, of the best few layouts alone.
     """
     known = {tuple(stage.grid.space.at(row).items()) for stage in stages for row in range(stage.grid.space.size)}
     rows = []

@@ -59,7 +59,7 @@ class _Layout(Record):
 def most_servers(scenario: Scenario) -> tuple[int, ...]:
     """Return the numbers of devices of servers where none is asked for.
 
-    Engines on each divisor of a node, or on up to `_ENGINE_NODES` whole nodes; of them 1 to 16, then an eighth more
+    Engines on each divisor of a node, or on up to `_ENGINE_NODES` whole nodes. Of them 1 to 16, then an eighth more
     each time, up to 512 devices, or as many as the cluster has.
     """
     node, cluster = int(scenario.cluster.node.count), scenario.cluster
@@ -75,8 +75,8 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
     """Search the layouts of servers: those that keep up with the rate, and whose slowest requests keep the objective.
 
     A layout counts where the verdict is `stable` and the 99th percentile of each time that the scenario's `slo` limits
-    is within it; means, where there are no percentiles (a closed loop). The best by the objective are looked at one by
-    one until enough of different layouts have been found; where it goes with the number of devices, the fewest first,
+    is within it. Means, where there are no percentiles (a closed loop). The best by the objective are looked at one by
+    one until enough of different layouts have been found. Where it goes with the number of devices, the fewest first,
     and none with more than the best few.
     """
     original = request.workload.scenario(request.scenario)
@@ -115,7 +115,7 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
 
 
 def _beyond(scenario: Scenario, calibration: Calibration) -> str | None:
-    """Return where the first layout is one of which only requests one by one tell the times; null where it is not."""
+    """Return where the first layout is one of which only requests one by one tell the times, null where it is not."""
     closed = evaluate(scenario, calibration)
     why = closed.beyond() if isinstance(closed, OpenLoopEvaluation) else None
     return None if why is None else f"the first layout: {why}; simulate it, which takes its requests one by one"
@@ -249,7 +249,7 @@ def _engine(one: _Layout) -> tuple[object, ...]:
 
 
 def _doubt(point: Point, scenario: Scenario) -> str | None:
-    """Return that a server may not keep up where its kernels are as slow as its interval says; null where it does."""
+    """Return that a server may not keep up where its kernels are as slow as its interval says, null where it does."""
     ends, plan = point.intervals.get(_HIGHEST_RATE), scenario.plan
     if ends is None or not isinstance(plan, Serving) or plan.rate is None or ends[0] >= float(plan.rate):
         return None

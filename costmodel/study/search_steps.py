@@ -2,7 +2,7 @@
 
 Each layout has a lower bound on its time, and on its memory, that needs no schedule. With the bound as its time it has
 the best value of an objective that follows from the step's time, whatever else the axes change. The first few are
-evaluated one by one, so that there is something to beat; what is left and promises more is evaluated together by what
+evaluated one by one, so that there is something to beat. What is left and promises more is evaluated together by what
 fixes its order.
 """
 
@@ -54,7 +54,7 @@ class _Group(Record):
 
 
 class _Race(MutableRecord, eq=False):
-    """Evaluates layouts and keeps the best. head: of the `SearchRequest`; result: counts them and what they need;
+    """Evaluates layouts and keeps the best. head: of the `SearchRequest`; result: counts them and what they need
     larger: layouts that do not fit by the bound of their memory."""
 
     base: Scenario
@@ -78,7 +78,7 @@ class _Race(MutableRecord, eq=False):
     def promise(self, variant: int, rows: Indices, seconds: Array) -> Array:
         """Return the best that layouts could be, less being better, whose steps take at least some seconds.
 
-        The objective's value, or the time where all have the same number of devices, which is looked for; no bound
+        The objective's value, or the time where all have the same number of devices, which is looked for. No bound
         where the objective is a formula of its own.
         """
         if self.goal.is_fewest:
@@ -128,7 +128,7 @@ class _Race(MutableRecord, eq=False):
             self._fits(take(self.placed(group.variant, int(rows[0])), (rows,), (self.space.size,)), len(rows))
 
     def _fits(self, scenario: Scenario, size: int) -> npt.NDArray[np.bool_]:
-        """Tell which layouts of one order fit into memory; count them, and note what the smallest needs."""
+        """Tell which layouts of one order fit into memory. Count them, and note what the smallest needs."""
         ledger, capacity = ledger_of(scenario), np.broadcast_to(scenario.cluster.device.device_memory.capacity, (size,))
         assert ledger is not None, "a training step has a ledger"
         total = np.broadcast_to(ledger.total, (size,))
@@ -154,7 +154,7 @@ class _Race(MutableRecord, eq=False):
         return {path: column[rows] for path, column in zip(paths, columns, strict=True)}
 
     def _keep(self, layouts: Sequence[_Layout]) -> None:
-        """Keep the best; of variants of a layout that take the same time, such as two ZeRO stages, the first."""
+        """Keep the best. Of variants of a layout that take the same time, such as two ZeRO stages, the first."""
         distinct = {(one.score, one.time, one.row): one for one in sorted([*self.best, *layouts], reverse=True)}
         self.best = sorted(distinct.values())[:KEPT]
 
@@ -221,7 +221,7 @@ def _space(request: SearchRequest, original: Scenario, devices: int) -> Space:
 
 
 def _placement(plan: Training) -> str | None:
-    """Return how layers are placed where the scenario states its `stages`; null where it does not."""
+    """Return how layers are placed where the scenario states its `stages`, null where it does not."""
     if plan.stages is None:
         return None
     weights = {place: weight for place, weight in end_weights(plan).items() if weight}
@@ -278,7 +278,7 @@ def _by_order(variant: int, rows: Indices, bounds: Array, order: Indices) -> Ite
 
 
 def _memory(race: _Race, bounder: Bounder) -> Iterator[tuple[Indices, Array]]:
-    """Yield the layouts of each variant whose degrees divide, and what each holds at least [B]; count those that are
+    """Yield the layouts of each variant whose degrees divide, and what each holds at least [B]. Count those that are
     looked at."""
     lowest = min(variant.zero for variant in race.plans)
     for variant in race.plans:

@@ -3,7 +3,7 @@
     change     = metric with a tenth more (less) of the parameter / metric - 1, by evaluation; counts stay whole
     elasticity = d ln(metric) / d ln(parameter), from a step of 1 % up and one down (a tenth, for counts)
 
-Processors and clocks carry the peaks with them, so they vary in an evaluation of their own; all others share one.
+Processors and clocks carry the peaks with them, so they vary in an evaluation of their own. All others share one.
 """
 
 from __future__ import annotations
@@ -45,11 +45,14 @@ _LESS_IS_BETTER = (
 class Sensitivity(Record):
     """One parameter: its value, how the metric changes with it, and what a tenth better saves.
 
-    up, down: elasticity with the step up alone and down alone, which differ at a kink; low, high: the span of all
-    three; better: the metric with the parameter a tenth better, and its 80 % interval; saved: dollars per trillion
-    tokens, null where nothing has a price; more, less: change of the metric with a tenth more and less of the
-    parameter, a share of it, null where it cannot run so; values: of the parameter less and more; tied: a part a tenth
-    worse ranks it otherwise against a neighbour in the ranking.
+    up, down: elasticity with the step up alone and down alone, which differ at a kink.
+    low, high: the span of all three.
+    better: the metric with the parameter a tenth better, and its 80 % interval.
+    saved: dollars per trillion tokens, null where nothing has a price.
+    more, less: change of the metric with a tenth more and less of the parameter, a share of it, null where it cannot
+    run so.
+    values: of the parameter less and more.
+    tied: a part a tenth worse ranks it otherwise against a neighbour in the ranking.
     """
 
     path: str
@@ -185,7 +188,7 @@ def _grid(values: Any, size: int) -> Array:
 
 
 class _Steps(NamedTuple):
-    """A parameter a step up and a step down, a tenth better, a tenth more and a tenth less; or the metric there."""
+    """A parameter a step up and a step down, a tenth better, a tenth more and a tenth less. Or the metric there."""
 
     up: float
     down: float
@@ -195,7 +198,7 @@ class _Steps(NamedTuple):
 
 
 def _steps(path: str, value: float, number: NumberType) -> _Steps:
-    """Return the values of a parameter that are tried; as it is where its field allows no such value."""
+    """Return the values of a parameter that are tried. As it is where its field allows no such value."""
     more, less = value * (1 + BETTER), value * (1 - BETTER)
     better = value / (1 + BETTER) if _is_less_better(path) else more
     wanted = (value * (1 + STEP), value * (1 - STEP), better, more, less)
@@ -219,7 +222,7 @@ def _allowed(number: NumberType, value: float) -> bool:
 
 
 def _slope(steps: _Steps, value: float, base: float, moved: _Steps) -> tuple[float, float, float]:
-    """Return the elasticity over both steps, up alone, and down alone; of one step where the other cannot run."""
+    """Return the elasticity over both steps, up alone, and down alone. Of one step where the other cannot run."""
     with np.errstate(all="ignore"):
         up = np.log(moved.up / base) / np.log(steps.up / value)
         down = np.log(moved.down / base) / np.log(steps.down / value)

@@ -21,7 +21,8 @@ FIRST_COLUMN = b"request_id,"  # what such a table begins with
 class ServedRequests(Record):
     """Requests in order of arrival, NaN where one was turned away or has no such time [s].
 
-    arrival, scheduled, end: moments; ttft, tpot, latency: as its client sees them.
+    arrival, scheduled, end: moments.
+    ttft, tpot, latency: as its client sees them.
     """
 
     arrival: Array

@@ -161,7 +161,7 @@ class Sweep(Record, dict=True):
 
     @cached_property
     def derived(self) -> dict[str, Expression]:
-        """Return the derived metrics, each from those before it; raise InputError on what is no formula."""
+        """Return the derived metrics, each from those before it. Raises InputError on what is no formula."""
         known = self._known
         formulas: dict[str, Expression] = {}
         for name, text in self.wanted.derived.items():
@@ -176,7 +176,7 @@ class Sweep(Record, dict=True):
 
     @cached_property
     def constraints(self) -> tuple[Expression, ...]:
-        """Return the conditions; raise InputError on what is none."""
+        """Return the conditions. Raises InputError on what is none."""
         known = [*self._known, *self.derived]
         return tuple(
             read_expression(text, known, Location("constraint"), condition=True) for text in self.wanted.constraints
@@ -225,7 +225,7 @@ class Sweep(Record, dict=True):
 
     @cached_property
     def rents(self) -> list[Quoted]:
-        """Return the distinct rents that costs rest on; of devices whose rent is an axis, none."""
+        """Return the distinct rents that costs rest on. Of devices whose rent is an axis, none."""
         hardware = {
             one.workload.scenario(one.scenario).cluster.device for one in self.structures if one.workload is not None
         }
@@ -238,7 +238,7 @@ class Sweep(Record, dict=True):
 
 
 def _reason(error: InputError, scenario: str) -> str:
-    """Return an error as the table says it: without its place; of a layout, as of one that numeric axes make."""
+    """Return an error as the table says it: without its place. Of a layout, as of one that numeric axes make."""
     first = error.problems[0]
     if first.of_layout:
         return f"{REASONS[BAD_LAYOUT]}: {first.field.removeprefix(f'scenarios.{scenario}.')}: {first.message}"
@@ -264,7 +264,7 @@ def plan_sweep(
 ) -> Sweep:  # fmt: skip
     """Return the sweep that `--vary` arguments ask for. engine: that evaluates its points, one of `ENGINES`.
 
-    Scenarios without one of the paths are left out; with `every` they are an error. Raises InputError on bad arguments,
+    Scenarios without one of the paths are left out. With `every` they are an error. Raises InputError on bad arguments,
     a path that no scenario has, a path that is set as well, and on too many points.
     """
     requests = read_requests(varied)
@@ -332,7 +332,7 @@ def _as_text(axis: Axis, request: Request) -> Axis:
 
 
 def _number(workload: Workload, request: Request, scenario: str) -> NumberType | None:
-    """Return what kind of number a scenario has at a path; raise InputError where it has no such path."""
+    """Return what kind of number a scenario has at a path. Raises InputError where it has no such path."""
     path, head = request.path, f"scenarios.{scenario}."
     try:
         if path.startswith("scenarios.") and not is_of(path.split(".")[1], scenario):

@@ -32,7 +32,7 @@ def encode(columns: Columns, form: str, counts: Collection[str]) -> bytes:
 
 
 def decode(data: bytes, form: str, place: Location) -> Columns:
-    """Return the columns of a part: those of numbers as floats, others as text; raise InputError on other bytes."""
+    """Return the columns of a part: those of numbers as floats, others as text. Raises InputError on other bytes."""
     try:
         return _from_parquet(data, place) if form == PARQUET else _from_csv(data)
     except InputError:
@@ -51,7 +51,7 @@ def _csv(columns: Columns, counts: Collection[str]) -> bytes:
 
 
 def _texts(column: npt.NDArray[Any], *, whole: bool) -> list[str]:
-    """Return a column as text, numbers to full precision; a missing one is empty."""
+    """Return a column as text, numbers to full precision. A missing one is empty."""
     if column.dtype == bool:
         return ["true" if value else "false" for value in column.tolist()]
     if column.dtype.kind == "U":
@@ -101,7 +101,7 @@ def _from_parquet(data: bytes, place: Location) -> Columns:
 
 
 def numbers(column: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return a column as floats, NaN where nothing stands; raise ValueError where it holds none."""
+    """Return a column as floats, NaN where nothing stands. Raises ValueError where it holds none."""
     if column.dtype.kind == "U":
         return np.array([float(text) if text else math.nan for text in column.tolist()])
     return column.astype(np.float64)

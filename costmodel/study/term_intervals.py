@@ -29,8 +29,8 @@ def ends_of(
         C(x) = sum of w * soft(error of a figure at x) + (held(x) / SOFT)^2;   C(low) = C(high) = C(fitted) + RISE
 
     x runs over one term at a time. w: those of `weigh`, by which a publication's mean counts as one observation or
-    less; held: residuals of what is known of the terms beside figures, for columns of units. An end that the
-    bounds do not reach is the bound: the figures do not determine it.
+    less; held: residuals of what is known of the terms beside figures, for columns of units. An end that the bounds do
+    not reach is the bound: the figures do not determine it.
     """
     scans = [np.clip(unit + np.concatenate([-DISTANCES, DISTANCES]), 0.0, 1.0) for unit in units]
     rises = _of_what_is_known(scans, units, held)
@@ -74,7 +74,7 @@ def _of_a_figure(
 
 
 def _reach(distances: Array, rises: Array) -> float:
-    """Return the distance at which the rise reaches `RISE`, infinite where it does not; its root is about straight."""
+    """Return the distance at which the rise reaches `RISE`, infinite where it does not. Its root is about straight."""
     roots = np.sqrt(np.maximum(rises, 0.0))
     over = np.flatnonzero(roots >= np.sqrt(RISE))
     if not len(over):

@@ -28,8 +28,8 @@ Ends: TypeAlias = "tuple[tuple[float, float] | None, ...]"  # of their 80 % inte
 
 
 class PublishedValue(Record):
-    """A published figure that terms can move. of: the terms, by position; gap: log(predicted / published) at the values
-    of the files; metric: of the result, which moves as the published one does."""
+    """A published figure that terms can move. of: the terms, by position; gap: log(predicted / published) at the
+    values of the files; metric: of the result, which moves as the published one does."""
 
     case: Case
     of: tuple[int, ...]
@@ -71,8 +71,10 @@ def moved(case: Case, of: Sequence[int], terms: Terms, points: Array, library: L
 class Response(Record):
     """By how much the terms of a case move one of its metrics from where the files have it.
 
-    nodes: values of each term in turn, ascending; times: over those of the files, at every combination of them, between
-    which they are multilinear, as sums of parts are of which each term slows some; is_rate: the metric falls with them.
+    nodes: values of each term in turn, ascending.
+    times: over those of the files, at every combination of them, between which they are multilinear, as sums of parts
+    are of which each term slows some.
+    is_rate: the metric falls with them.
     """
 
     nodes: tuple[Array, ...]
@@ -93,7 +95,7 @@ class Responses(MutableRecord, eq=False):
     _known: dict[tuple[str, tuple[int, ...]], dict[str, Response]] = field(default_factory=dict)
 
     def of(self, one: PublishedValue, of: tuple[int, ...]) -> Response:
-        """Return the response of a figure to some of its terms; the others stay as the files have them."""
+        """Return the response of a figure to some of its terms. The others stay as the files have them."""
         key = one.case.id, of
         if key not in self._known:
             nodes = tuple(np.linspace(*self.terms[at].span, NODES) for at in of)
@@ -110,7 +112,7 @@ class Responses(MutableRecord, eq=False):
 
 
 def logs(metric: Array) -> Array:
-    """Return the logs of a metric; where a point does not fit, it has not moved."""
+    """Return the logs of a metric. Where a point does not fit, it has not moved."""
     with np.errstate(all="ignore"):
         return np.log(np.where(np.isnan(metric), metric[0], metric))
 

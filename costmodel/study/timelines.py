@@ -74,7 +74,7 @@ def is_trace_file(path: Path) -> bool:
 
 
 def read_slices(path: Path) -> list[Slice]:
-    """Return the work of devices, and actions above it, of a trace; raise InputError where it is none or has none."""
+    """Return the work of devices, and actions above it, of a trace. Raises InputError where it is none or has none."""
     document = parse_json(read_bytes(path, str(path)).decode("utf-8", errors="replace"), str(path))
     if not is_trace(document):
         hint = "write one with `costmodel simulate … --engine event --trace FILE`, or with the PyTorch profiler"
@@ -125,7 +125,7 @@ def _time(value: Any, field: str, path: Path) -> float:
 
 
 def class_of(name: str, category: str) -> str:
-    """Return the class of a measured kernel, by words of its name; `elementwise` for those without any of them."""
+    """Return the class of a measured kernel, by words of its name. `elementwise` for those without any of them."""
     if category in ("gpu_memcpy", "gpu_memset"):
         return "copy"
     plain = name.casefold()

@@ -33,11 +33,14 @@ class ScoredValue(Record):
 class Errors(ValueRecord):
     """Errors of figures, relative to the published values; figures that follow from one another share one weight.
 
-    groups: figures that do not follow from one another; publications: that they are from.
-    mean, median, worst: of the absolute errors; bias: mean of the errors; intervals: figures whose prediction has an
-    80 % interval that rests on none of them; inside: share of these that it holds; half_width: median of half an
-    interval over the prediction, relative to the median absolute error of the same figures. Null where no figure has an
-    interval.
+    groups: figures that do not follow from one another.
+    publications: that they are from.
+    mean, median, worst: of the absolute errors.
+    bias: mean of the errors.
+    intervals: figures whose prediction has an 80 % interval that rests on none of them.
+    inside: share of these that it holds.
+    half_width: median of half an interval over the prediction, relative to the median absolute error of the same
+    figures. Null where no figure has an interval.
     """
 
     figures: int
@@ -97,7 +100,7 @@ def has_interval(one: Comparison) -> bool:
 
 
 def errors_of(comparisons: Iterable[Comparison]) -> Errors | None:
-    """Return the errors of the figures that are scored; null where there is none."""
+    """Return the errors of the figures that are scored, null where there is none."""
     scored = [one for one in comparisons if one.error is not None]
     if not scored:
         return None
@@ -144,7 +147,7 @@ def is_unseen(one: Comparison) -> bool:
 
 
 def judge(figures: Sequence[ScoredValue], asked: AccuracyTargetFile) -> Judged:
-    """Return what was asked of some figures beside what they show; the verdict is that of the unseen figures."""
+    """Return what was asked of some figures beside what they show. The verdict is that of the unseen figures."""
     found = [one for one in chosen(figures, asked.figures) if is_unseen(one.unseen)]
     before, without = (errors_of(column) for column in columns(found))
     stated, unseen = (None if each is None else getattr(each, asked.statistic) for each in (before, without))

@@ -17,12 +17,13 @@ MOST = 40.0  # of a ratio of variances: beyond it publications do not differ, an
 def weights_of(publications: Sequence[str], errors: Sequence[float]) -> Array:
     """Return a weight for each figure, those of a publication of very many summing to one.
 
-    publications: of the figures; errors: logs of predicted over published time.
+    publications: of the figures.
+    errors: logs of predicted over published time.
 
         w = 1 / (n + r),     r = s^2 / t^2
 
-    n: figures of the publication. s: standard deviation of log errors inside a publication; t: between publications,
-    over those of several figures, whose mean of n has the variance t^2 + s^2/n:
+    n: figures of the publication. s: standard deviation of log errors inside a publication.
+    t: between publications, over those of several figures, whose mean of n has the variance t^2 + s^2/n:
 
         s^2 = mean of (NORMAL * median absolute deviation)^2,     t^2 = variance of medians - s^2 * mean(1/n)
 

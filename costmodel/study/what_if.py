@@ -37,13 +37,16 @@ Base = Literal["scenario", "without", "another"]
 class Worth(ValueRecord):
     """What a lever is worth in a scenario.
 
-    before, after: the headline without it and with it alone; ratio: 80 % interval of after over before, in which the
-    errors that both share cancel; ceiling: the most that it can save, a share of the headline; with_waves: of freed
-    processors, the most where kernels need whole waves of tiles fewer, null for others; together: the headline with it
-    and all levers above it that help, null where it does not help; refused: why it cannot be had, null where it can.
-    name, section: of a publication's lever, null of others; against: what its switch replaces, null for nothing. base:
-    what it is measured against: the `scenario` as it is; the scenario `without` what it has already, so that `after` is
-    the scenario; or `another` scenario, which `against` makes.
+    before, after: the headline without it and with it alone.
+    ratio: 80 % interval of after over before, in which the errors that both share cancel.
+    ceiling: the most that it can save, a share of the headline.
+    with_waves: of freed processors, the most where kernels need whole waves of tiles fewer, null for others.
+    together: the headline with it and all levers above it that help, null where it does not help.
+    refused: why it cannot be had, null where it can.
+    name, section: of a publication's lever, null of others.
+    against: what its switch replaces, null for nothing. base: what it is measured against: the `scenario` as it is. The
+    scenario `without` what it has already, so that `after` is the scenario. Or `another` scenario, which `against`
+    makes.
     """
 
     term: str
@@ -95,7 +98,7 @@ class Worth(ValueRecord):
 def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile]) -> list[Worth]:
     """Return what each lever that a scenario could have is worth in it, in the order given.
 
-    Raises InputError on an unknown scenario; a lever without meaning there is told as refused.
+    Raises InputError on an unknown scenario. A lever without meaning there is told as refused.
     """
     chosen = workload.scenario(scenario)
     metric = PHASES[chosen.result_kind][0]
@@ -190,7 +193,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def changes_of(workload: Workload, scenario: str, lever: AlternativeFile) -> Iterator[tuple[str, Any]]:
-    """Yield (path, value) of a lever's changes in a scenario, for it alone; scaled numbers from its own ones.
+    """Yield (path, value) of a lever's changes in a scenario, for it alone. Scaled numbers from its own ones.
 
     Raises InputError where the scenario has no such number.
     """

@@ -49,14 +49,16 @@ class MoeFfn(Record, kw_only=True):
 
     shared_intermediate: width of one shared expert (null: as a routed one).
     groups, group_top_k: equal groups of experts, and how many a token may use: node-limited routing (null: free).
-    gated, bias: as of a dense FFN; clamped: inputs of the activation are; router_bias: one number per expert.
+    gated, bias: as of a dense FFN.
+    clamped: inputs of the activation are.
+    router_bias: one number per expert.
     shared_gate: one more output in the router's format weighs the shared experts.
     masked: share of the routed experts that are off and get no tokens (MoTE).
     router_extra: `token_similarity` (S^2*d: scores are smoothed by the similarity of tokens) or `attention_matrix`
         (S^2*E: by the layer's attention); null: neither.
     latent: width to which tokens are projected before the routed experts, and from which their sum is projected back
         (null: experts work on the residual stream's width); latent_norm: their sum is normalised before that.
-    zero: experts without weights that the router may choose as well; `top_k` is then the mean of the others.
+    zero: experts without weights that the router may choose as well. `top_k` is then the mean of the others.
     """
 
     experts: Count
@@ -84,12 +86,14 @@ Ffn: TypeAlias = "DenseFfn | MoeFfn | NoFfn"
 class Layer(Record):
     """`repeat` equal layers in a row.
 
-    norm: `rms` (a scale), `layer` (scale and bias) or `layer_no_bias` (a scale); `none`: no residual sums either.
+    norm: `rms` (a scale), `layer` (scale and bias) or `layer_no_bias` (a scale).
+    `none`: no residual sums either.
     norm_position: `before` mixer and FFN, `after` them (before the residual add), or `both`.
-    block: `sequential`, or `parallel`: mixer and FFN read the same input; shared_norm: through one norm.
+    block: `sequential`, or `parallel`: mixer and FFN read the same input.
+    shared_norm: through one norm.
     width: of the residual stream here (null: the model's).
     scale: tokens here per token of the input, for stages that shrink a grid.
-    plain: no residual sum; the mixer's norm is folded into it, and an activation follows.
+    plain: no residual sum. The mixer's norm is folded into it, and an activation follows.
     """
 
     repeat: int
@@ -118,7 +122,7 @@ class Mtp(Record):
 class LayerEmbedding(Record):
     """Per-layer embeddings: a table of `rows` x (layers * width), whose row a gate adds to every layer [Gemma 3n].
 
-    Each layer has d x width and width x d around the product with its part of the row, and a norm; the model projects
+    Each layer has d x width and width x d around the product with its part of the row, and a norm. The model projects
     the embedding's output to layers * width and normalises it.
     """
 
@@ -149,7 +153,7 @@ class Encoder(Record, kw_only=True):
 
 
 class Architecture(Record):
-    """A transformer. `layers` are its runs of equal layers in order; a run that recurs is the same object.
+    """A transformer. `layers` are its runs of equal layers in order. A run that recurs is the same object.
 
     vocabulary: rows of the embedding as stored, padding included.
     positions: length of a learned position table (null: rotary or none).
@@ -161,7 +165,7 @@ class Architecture(Record):
     residual_block: layers of a block whose sum stays apart; attention over the blocks feeds every mixer and FFN (null:
         a plain residual).
     layer_embedding: null without one.
-    encoder: a tower for images or sound (null: none); it runs only for those.
+    encoder: a tower for images or sound (null: none). It runs only for those.
     """
 
     name: str

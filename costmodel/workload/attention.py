@@ -39,7 +39,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
 
     Parameters: d*(H*q + G*q + G*v) + H*v*d, without what is shared or borrowed of keys and values; d*H or d*H*v of a
     gate, H of sinks. Kernel: 2*P*(q + v) FLOP per head and sequence, one kernel per head group. Where routing skips
-    heads, the active share applies to query and output projections and kernels; keys and values exist for all heads,
+    heads, the active share applies to query and output projections and kernels. Keys and values exist for all heads,
     unless heads choose their tokens, and queries where a router looks at their norms. norm: kind of query-key norm.
     """
     tp = context.parallel.tp
@@ -77,7 +77,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
 
 
 def _add_qkv(builder: WorkBuilder, context: Context, mixer: Attention) -> tuple[Count, Count]:
-    """Add the projections; return the rows of keys and values on this rank, and the elements of a token's queries."""
+    """Add the projections. Return the rows of keys and values on this rank, and the elements of a token's queries."""
     tp, tokens = context.parallel.tp, context.tokens
     entering = context.architecture.hidden if mixer.partial is None else mixer.partial
     heads = mixer.q_heads / tp
@@ -181,7 +181,7 @@ def _add_qk_norm(
 ) -> None:
     """Add the norms of queries and keys: one pass over both, recomputed with the projection as rotary is.
 
-    Parameters: 2*q where the heads share a vector, (H + G)*q over the whole projection; of borrowed keys none. heads:
+    Parameters: 2*q where the heads share a vector, (H + G)*q over the whole projection. Of borrowed keys none. heads:
     of this rank.
     """
     width = (heads[0] + heads[1]) * mixer.head_dim
@@ -309,7 +309,7 @@ def _add_decoding(builder: WorkBuilder, context: Context, mixer: Attention, head
 
 
 def _add_fetch(builder: WorkBuilder, context: Context, mixer: Attention, pattern: Pattern, kv_heads: Count) -> None:
-    """Add the copy of the selected keys and values from the host; it follows their selection."""
+    """Add the copy of the selected keys and values from the host. It follows their selection."""
     keys = pattern.fetched_keys(context.new_tokens, context.kv_len)
     if is_single(keys) and keys == 0:
         return

@@ -19,7 +19,7 @@ def key_context(context: Context, mixer: Attention) -> Context:
 
 
 def add_source_projections(builder: WorkBuilder, context: Context, mixer: Attention, source: KvSource) -> Count:
-    """Add the projection of queries, and that of keys and values of their own rows; return these rows on this rank.
+    """Add the projection of queries, and that of keys and values of their own rows. Return these rows on this rank.
 
         query             tokens x d x (H*q + gate)
         key and value     B*keys x width x G*(q + v)

@@ -49,7 +49,7 @@ def named_groups(groups: Sequence[HeadGroup]) -> Iterator[tuple[str, HeadGroup]]
 
 
 def add_fused_attention(builder: WorkBuilder, context: Context, sizes: HeadSizes, kernel: FusedAttention) -> None:
-    """Add a fused attention kernel. Forward 2*P*(q + v) FLOP per head; backward recomputes the scores: 2*P*(3*q + 2*v).
+    """Add a fused attention kernel. Forward 2*P*(q + v) FLOP per head. Backward recomputes the scores: 2*P*(3*q + 2*v).
 
     It saves no scores, so selective recomputation (`attention_core`) has nothing to drop here.
     """
@@ -141,7 +141,7 @@ def _softmax(
 ) -> tuple[Elementwise, Elementwise]:
     """Return scale, mask and softmax of scores in device memory, and their gradient.
 
-    Bytes per pair: scale with mask, and softmax, each e in and e out: 4*e; the gradient the same. A fused kernel reads
+    Bytes per pair: scale with mask, and softmax, each e in and e out: 4*e. The gradient the same. A fused kernel reads
     the unmasked pairs, a share c, and writes all: (1 + c)*e, its gradient (1 + 2*c)*e [NVIDIA Megatron-LM,
     fused_kernels/scaled_upper_triang_masked_softmax.h]. Dropout adds 2*e + 1 each way, there in a kernel of its own.
     That framework also copies the result into the order of the next GEMM, 2*e per element, and scales the gradients of
@@ -168,8 +168,9 @@ def add_cache_write(builder: WorkBuilder, context: Context, width: Count, cached
         written   tokens * width * (e + e_kv)
         copied    2 * B * cached_tokens * width * e_kv
 
-    width: cached elements per token on this rank; cached_tokens: of a sequence before the step.
-    Keys and values are a kernel each. [transformers, cache_utils.py, DynamicCache.update: torch.cat]
+    width: cached elements per token on this rank.
+    cached_tokens: of a sequence before the step. Keys and values are a kernel each. [transformers, cache_utils.py,
+    DynamicCache.update: torch.cat].
     """
     element = context.precision.kv_element
     if context.phase == "training":
@@ -217,7 +218,8 @@ def add_output_gate(builder: WorkBuilder, context: Context, outputs: Count) -> N
 def add_gate_product(builder: WorkBuilder, context: Context, elements: Count, gate_share: Quantity) -> None:
     """Add the product of a result with the sigmoid of its gate: it reads both and writes one.
 
-    elements: of the result on this rank; gate_share: numbers of the gate over those of the result.
+    elements: of the result on this rank.
+    gate_share: numbers of the gate over those of the result.
     """
     size = (2.0 + gate_share) * elements * context.residual
     gradient = Elementwise("output gating gradient", (3.0 + 2.0 * gate_share) * elements * context.residual)

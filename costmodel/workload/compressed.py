@@ -60,7 +60,7 @@ def _add_rotary(builder: WorkBuilder, context: Context, mixer: CompressedAttenti
 def _add_pooling(builder: WorkBuilder, context: Context, mixer: CompressedAttention) -> None:
     """Add the pooling of tokens into entries: a softmax of the gates weighs the values of `pools * ratio` tokens.
 
-    It reads values and gates of the new tokens, and in decoding those that wait, in FP32; it writes an entry for each
+    It reads values and gates of the new tokens, and in decoding those that wait, in FP32. It writes an entry for each
     `ratio` tokens. Parameters: a bias per place and channel of the gates, and a norm of the entries.
     """
     if mixer.ratio is None:
@@ -86,7 +86,7 @@ def _add_kernel(builder: WorkBuilder, context: Context, mixer: CompressedAttenti
 
         pairs = sum over queries of min(window, earlier) + min(selected, earlier / ratio)       4*h FLOP a pair and head
 
-    Bytes: queries and results, and each key and entry once; a decoding step reads those that it attends to.
+    Bytes: queries and results, and each key and entry once. A decoding step reads those that it attends to.
     """
     heads, h = mixer.heads / context.parallel.tp, mixer.head_dim
     decodes, near = context.phase == "decode", Pattern("window", mixer.window)

@@ -114,7 +114,7 @@ class Context(Record, kw_only=True):
     def gemm_weight(self) -> Bytes:
         """Return the bytes of one weight as a linear layer's GEMM reads it.
 
-        Wider weights were cast before; narrower ones are expanded in the kernel.
+        Wider weights were cast before. Narrower ones are expanded in the kernel.
         """
         precision = self.precision
         if ELEMENT_BYTES[precision.weights] <= ELEMENT_BYTES[precision.linear]:

@@ -13,7 +13,8 @@ from costmodel.workload.work import WorkBuilder
 class AttentionShard(Record):
     """The part of an attention kernel that one rank computes.
 
-    q_len: its queries of one head and sequence; qk_pairs: their (query, key) pairs.
+    q_len: its queries of one head and sequence.
+    qk_pairs: their (query, key) pairs.
     calls: kernels in sequence, each over its share of the keys.
     """
 
@@ -36,7 +37,7 @@ class ContextExchange(Record):
 def attention_shard(context: Context, heads: Count, kv_heads: Count, pairs: Count) -> AttentionShard:
     """Return this rank's part of a kernel of `heads` heads, `pairs` of whose pairs belong to its own queries.
 
-    Ulysses: all queries of heads/cp heads, hence cp times the pairs; fewer key-value heads than ranks are replicated.
+    Ulysses: all queries of heads/cp heads, hence cp times the pairs. Fewer key-value heads than ranks are replicated.
     Ring: its own queries, one block of keys after the other. The work is the same in all schemes.
     """
     cp = context.parallel.cp
@@ -53,9 +54,9 @@ def kv_replicas(context: Context, kv_heads: Count) -> Count:
 def gather_kv(builder: WorkBuilder, context: Context, width: Count) -> None:
     """Add the gathering of all keys and values, `width` elements per token, unless ranks use a ring or Ulysses.
 
-    All-gather forward; all-gather and reduce-scatter backward [Llama 3, arXiv 2407.21783, section 3.3.2; Transformer
-    Engine, context_parallel.py, `cp_comm_type: all_gather`]. Each rank holds one layer's keys of the whole sequence.
-    In every scheme the cached keys of earlier tokens are exchanged too.
+    All-gather forward. All-gather and reduce-scatter backward [Llama 3, arXiv 2407.21783, section 3.3.2; Transformer
+    Engine, context_parallel.py, `cp_comm_type: all_gather`]. Each rank holds one layer's keys of the whole sequence. In
+    every scheme the cached keys of earlier tokens are exchanged too.
     """
     if context.parallel.context != "gather":
         return
@@ -98,7 +99,7 @@ def ring_exchange(
 ) -> ContextExchange:
     """Return the ring messages that overlap the blocks' attention, and the merging of the blocks' results.
 
-    Each of cp steps computes one block while keys and values move on to the next rank; the last step sends nothing.
+    Each of cp steps computes one block while keys and values move on to the next rank. The last step sends nothing.
     Backward, the first step sends keys and values, the last one their gradients, all others both [Liu et al., arXiv
     2310.01889, section 3; Transformer Engine, context_parallel.py, `cp_comm_type: p2p`]:
 

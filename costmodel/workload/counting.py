@@ -65,7 +65,7 @@ def parameter_count(architecture: Architecture) -> ParameterCount:
 
 
 def _on_one_rank(architecture: Architecture) -> Context:
-    """Return a context in which one rank holds the whole model; formats and batch do not affect a count."""
+    """Return a context in which one rank holds the whole model. Formats and batch do not affect a count."""
     dtype, tiles = "bf16", (Tile(1, 1),)
     precision = Precision(
         linear=dtype, attention=dtype, router=dtype, head=dtype, residual=dtype, weights=dtype, master=None,
@@ -83,7 +83,8 @@ def _on_one_rank(architecture: Architecture) -> Context:
 def kv_bytes_per_token(architecture: Architecture, dtype: str = "bf16", tp: Count = 1.0) -> Bytes:
     """Return the KV cache that one token writes, over all layers, on one tensor-parallel rank [B].
 
-    MHA/GQA: G*(q + v)*e per layer, split over tp down to one head; MLA: (c + r)*e, shared by all heads and never split.
+    MHA/GQA: G*(q + v)*e per layer, split over tp down to one head.
+    MLA: (c + r)*e, shared by all heads and never split.
     """
     element = ELEMENT_BYTES[dtype]
     return sum_of(layer.repeat * written_bytes(layer.mixer, element, tp) for layer in architecture.layers)

@@ -16,9 +16,11 @@ FREE, TOTAL, STATIC = "free", "total", "static"
 class SchedulerRule(Record, kw_only=True):
     """Defaults of a scheduler on some devices.
 
-    from_capacity: of the memory that programs see [B]; except_architectures: that keep the next rule's.
+    from_capacity: of the memory that programs see [B].
+    except_architectures: that keep the next rule's.
     ranks: tensor-parallel ranks from which the rule holds.
-    max_num_seqs: requests that one step processes at most; token_budget: tokens of a step, prompts and decodes.
+    max_num_seqs: requests that one step processes at most.
+    token_budget: tokens of a step, prompts and decodes.
     """
 
     from_capacity: Bytes = 0.0
@@ -32,11 +34,15 @@ class SchedulerRule(Record, kw_only=True):
 class Scheduler(Record, kw_only=True):
     """The scheduler of one engine. Null: no limit, and without a budget prompts run in steps of their own.
 
-    policy: order of waiting requests; overlapped: the host prepares the next step while one runs; preemption: what
-    becomes of the cache of a request that loses its place, `none`: it starts when there are blocks for all its tokens;
-    mixed: prompts run in steps that decode as well; look_steps: that only decode between two looks for new requests;
-    whole_prompts: those that fit into a step are not cut; align_steps: that prompts wait at most until every rank that
-    shares experts has one, 0: not at all; recurrent_overlapped: `overlapped` for models with recurrences, null: alike.
+    policy: order of waiting requests.
+    overlapped: the host prepares the next step while one runs.
+    preemption: what becomes of the cache of a request that loses its place, `none`: it starts when there are blocks for
+    all its tokens.
+    mixed: prompts run in steps that decode as well.
+    look_steps: that only decode between two looks for new requests.
+    whole_prompts: those that fit into a step are not cut.
+    align_steps: that prompts wait at most until every rank that shares experts has one, 0: not at all.
+    recurrent_overlapped: `overlapped` for models with recurrences, null: alike.
     """
 
     max_num_seqs: Count | None = None
@@ -66,7 +72,8 @@ class EngineMemory(Record, kw_only=True):
     process, rank: outside its allocator for every process, and in addition for one of several ranks [B].
     workspace: of libraries, within the allocator [B].
     logit: of sampling, per sequence and word [B].
-    graph, first_graph: per CUDA graph and of the first one [B]; graphs_in_budget: counted in its share.
+    graph, first_graph: per CUDA graph and of the first one [B].
+    graphs_in_budget: counted in its share.
     reserve: left free: fixed, per token of the budget, per sequence of the largest graph, per rank [B].
     tiers: that keep prefix blocks which the device loses, the nearest first.
     """
@@ -104,8 +111,9 @@ class Reserve(Record, kw_only=True):
 class Engine(Record):
     """What a framework is as a serving engine.
 
-    version: whose defaults these are; rules: of its scheduler, of which the first that holds counts.
-    graph_sizes: sequences that CUDA graphs are captured for, ascending; steps are padded to the next one.
+    version: whose defaults these are.
+    rules: of its scheduler, of which the first that holds counts.
+    graph_sizes: sequences that CUDA graphs are captured for, ascending. Steps are padded to the next one.
     prompt_graphs: graphs are captured for steps with prompts too.
     request, request_token: time that client and front end add to a request's first token, and for each token of its
         prompt [s].
@@ -121,7 +129,7 @@ class Engine(Record):
     request_token: Quantity = 0.0
 
     def rule(self, device: Device, tp: Count) -> SchedulerRule:
-        """Return the first rule that holds on a device; the last one holds everywhere.
+        """Return the first rule that holds on a device. The last one holds everywhere.
 
         Where capacity or ranks vary over a grid so do the limits, each point's those of its own rule.
         """

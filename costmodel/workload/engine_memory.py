@@ -25,8 +25,11 @@ PROFILED_TOKENS = 2048.0  # of an engine whose scheduler has no budget, and of n
 class KvPool(Record):
     """The blocks of an engine's KV cache, on the rank that has least room for them.
 
-    blocks: whole ones; block_bytes: of one [B]; tokens: of one; ledger: of the device, with all blocks; profiled: the
-    engine's largest step, and its operators.
+    blocks: whole ones.
+    block_bytes: of one [B].
+    tokens: of one.
+    ledger: of the device, with all blocks.
+    profiled: the engine's largest step, and its operators.
     """
 
     blocks: Count
@@ -58,9 +61,9 @@ def kv_pool(scenario: Scenario, plan: Serving) -> KvPool:
         activations = max(pass of `token_budget` tokens, their hidden states + sampling) + workspace
         sampling    = max_num_seqs * vocabulary * bytes per logit
 
-    `visible` is what the driver reports; `rank` counts where an engine has several. Where blocks are stated, those.
-    vLLM, Worker.determine_available_memory and GPUModelRunner.profile_run; SGLang, ServerArgs (mem_fraction_static) and
-    ModelRunner.profile_max_num_token; TensorRT-LLM, KvCacheConfig.free_gpu_memory_fraction.
+    `visible` is what the driver reports. `rank` counts where an engine has several. Where blocks are stated, those.
+    vLLM, Worker.determine_available_memory and GPUModelRunner.profile_run. SGLang, ServerArgs (mem_fraction_static) and
+    ModelRunner.profile_max_num_token. TensorRT-LLM, KvCacheConfig.free_gpu_memory_fraction.
     """
     memory, layout = memory_of(scenario, plan), stage_layout(scenario.architecture, uniform_int(scenario.parallel.pp))
     batch = _profiled_pass(scenario, plan)
@@ -83,7 +86,7 @@ def kv_pool(scenario: Scenario, plan: Serving) -> KvPool:
 
 
 def memory_of(scenario: Scenario, plan: Serving) -> EngineMemory:
-    """Return the engine's memory; of no engine in particular, all of the device but the framework's reserve."""
+    """Return the engine's memory. Of no engine in particular, all of the device but the framework's reserve."""
     if plan.memory is not None:
         return plan.memory
     return EngineMemory(utilization=1.0, process=scenario.framework.reserve)
@@ -124,7 +127,7 @@ def profiled_tokens(plan: Serving) -> Count:
 def _profiled_ledger(
     scenario: Scenario, plan: Serving, profiled: tuple[Pass, PassWork], layout: Sequence[Stage]
 ) -> Ledger:
-    """Return the ledger of that step without a KV cache; after it, hidden states and logits are alive together."""
+    """Return the ledger of that step without a KV cache. After it, hidden states and logits are alive together."""
     ledger = inference_ledger([profiled], layout, CachedSequences(0.0, 1.0))
     architecture, context, memory = scenario.architecture, profiled[0].parts[0], memory_of(scenario, plan)
     sequences = minimum(

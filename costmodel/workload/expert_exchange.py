@@ -24,7 +24,7 @@ Messages: TypeAlias = "tuple[list[Operator], list[Operator]]"  # forward, backwa
 
 
 def own_rows(context: Context, load: ExpertLoad) -> Count:
-    """Return the rows of this work on the rank's experts; a pass reads their weights once for all its work."""
+    """Return the rows of this work on the rank's experts. A pass reads their weights once for all its work."""
     return load.rows * served_tokens(context) / routed_tokens(context)
 
 
@@ -53,7 +53,7 @@ def exchange_messages(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[
         all-gather D*T*d*e,   reduce-scatter D*T*d*e_residual      over ranks `tp` apart; nothing where D is one
 
     [vLLM, `allgather_reducescatter`; SGLang, attention data parallelism without an all-to-all backend]. Ranks of one
-    tensor-parallel group have the same tokens; their results are added up by its own all-reduce.
+    tensor-parallel group have the same tokens. Their results are added up by its own all-reduce.
     """
     hidden, parallel = context.architecture.hidden, context.parallel
     narrow, wide = travelling_element(context), context.residual
@@ -75,7 +75,7 @@ def pool_messages(context: Context, pool: Context, ffn: MoeFfn, load: ExpertLoad
 
         tokens = max(T/tp * k, rows of the most loaded of them)          sent by one device, received by another
 
-    One copy for each expert of a token; messages to all devices of the pool start together.
+    One copy for each expert of a token. Messages to all devices of the pool start together.
     """
     parallel, plan = context.parallel, context.communication
     copies = maximum(context.tokens / parallel.tp * ffn.top_k, own_rows(pool, load))

@@ -22,7 +22,8 @@ class ExpertLoad(Record, kw_only=True):
     rows: rows that its experts compute.
     load: rows over the mean demand of tokens, k*T.
     imbalance: rows over the mean rank's.
-    local_experts: experts and replicas on the rank; active_experts: those with rows.
+    local_experts: experts and replicas on the rank.
+    active_experts: those with rows.
     rows_std: standard deviation of the rows of an active expert.
     dropped: share of the token copies that exceed the capacity.
     padded: buffers are sent full.
@@ -86,8 +87,9 @@ def _stated_spread(load: Quantity, rows: Count, ranks: Count, local: Count) -> C
 
         s^2 = (rows/load * (load - 1)/e(R))^2 * (d(R)^2 + l - 1) + f*(1 - f)
 
-    e, d: mean and standard deviation of the largest of R standard normal numbers; l: experts of the rank; f: the part
-    of the mean rows beyond a whole one. Of one rank only the last term is left.
+    e, d: mean and standard deviation of the largest of R standard normal numbers.
+    l: experts of the rank.
+    f: the part of the mean rows beyond a whole one. Of one rank only the last term is left.
     """
     part = rows - floor(rows)
     ratio = where(ranks > 1, 1.0 / maximum(normal_maximum(ranks), LEAST_MAXIMUM), 0.0)

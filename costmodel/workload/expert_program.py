@@ -9,7 +9,7 @@ from costmodel.records import ValueRecord
 class ExpertProgram(ValueRecord):
     """How a training program runs the routed experts of a rank.
 
-    streams: over which experts are dealt, each a GEMM of its own; null: one grouped GEMM.
+    streams: over which experts are dealt, each a GEMM of its own. Null: one grouped GEMM.
     sorts: passes that order rows by expert, on each way.
     unfused: rows travel in the residual's format and are cast by each GEMM; padding to what FP8 GEMMs ask for, clamps,
         and biases of the down projection are passes of their own.

@@ -27,8 +27,8 @@ def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count
 
         E = R/g * (1 - C(R-g, k) / C(R, k)),   C(R-g, k)/C(R, k) = prod_i (R-g-i)/(R-i)
 
-    reachable: R equally likely experts; per_target: g experts per target. With V3's R = 128, k = 8: 3.63 nodes of 32
-    experts, 7.36 ranks of 4.
+    reachable: R equally likely experts.
+    per_target: g experts per target. With V3's R = 128, k = 8: 3.63 nodes of 32 experts, 7.36 ranks of 4.
     """
     return reachable / per_target * (1 - _miss_probability(choices, reachable, per_target))
 
@@ -42,7 +42,7 @@ def _miss_probability(choices: int, reachable: Count, local: Count) -> Quantity:
 
 
 def _binomial(items: Count, choices: int) -> Quantity:
-    """Return items choose `choices`; zero where there are fewer items than choices."""
+    """Return items choose `choices`, zero where there are fewer items than choices."""
     ways: Quantity = 1.0
     for i in range(choices):
         ways = ways * maximum(items - i, 0.0) / (i + 1)

@@ -41,7 +41,7 @@ from costmodel.workload.work import WorkBuilder
 def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, owns_input: bool = True) -> None:
     """Add up projection (with its gate), activation, down projection. Parameters: 2 or 3 * d * f.
 
-    owns_input: it casts and saves its input; otherwise the parallel mixer does.
+    owns_input: it casts and saves its input. Otherwise the parallel mixer does.
     """
     mlp = _Mlp(
         "ffn", width=ffn.intermediate, gated=ffn.gated, bias=ffn.bias, casts_input=owns_input, saves_input=owns_input
@@ -88,8 +88,8 @@ def add_activation(
 ) -> None:
     """Add the activation between two GEMMs. Saved: its inputs, in the format of saved activations.
 
-    Forward reads its one or two inputs and writes one; backward reads them and dy, writes one or two gradients.
-    Unfused, the product with the gate is a kernel of its own, which reads two inputs and writes one; backward two.
+    Forward reads its one or two inputs and writes one. Backward reads them and dy, writes one or two gradients.
+    Unfused, the product with the gate is a kernel of its own, which reads two inputs and writes one. Backward two.
     """
     inputs = 2.0 if gated else 1.0
     size = rows * width * context.residual
@@ -112,7 +112,7 @@ def add_activation(
 def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: bool = True) -> None:
     """Add router, dispatch, routed and shared experts, combine.
 
-    Parameters: (E + n_s)*3*d*f + d*(E + z), 2 for 3 without gates and z experts without weights; a token visits k
+    Parameters: (E + n_s)*3*d*f + d*(E + z), 2 for 3 without gates and z experts without weights. A token visits k
     routed and n_s shared experts. With a latent width l, routed experts are l wide instead of d, and there are 2*d*l
     more. owns_input: as of a dense FFN.
     """
@@ -163,7 +163,7 @@ def _add_score_smoothing(builder: WorkBuilder, context: Context, ffn: MoeFfn) ->
 
 
 def _add_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: bool) -> None:
-    """Add shared and routed experts, one after the other; concurrently where the host computes the routed ones."""
+    """Add shared and routed experts, one after the other. Concurrently where the host computes the routed ones."""
     has_shared = not (is_single(ffn.shared) and ffn.shared == 0) and not _routes_shared_expert(context, ffn)
     on_host = context.offload.hosts_experts
     if context.parallel.expert_pool is not None:
@@ -211,7 +211,7 @@ def _add_latent(
 
 
 def _add_shared_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: bool) -> None:
-    """Add the shared experts as one dense FFN on every token; their input is cast with the dispatched tokens.
+    """Add the shared experts as one dense FFN on every token. Their input is cast with the dispatched tokens.
 
     A gate is a GEMM with one column. Its factor is applied in the expert sum, and its gradient needs their result.
     """
@@ -230,7 +230,7 @@ def _add_shared_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, 
 def _add_pooled_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     """Add routed experts that devices of their own hold: P of them, for the tokens of D data-parallel groups.
 
-    They are what P expert-parallel ranks of D*T/P tokens each have; a message carries tokens there, another one back.
+    They are what P expert-parallel ranks of D*T/P tokens each have. A message carries tokens there, another one back.
     [MegaScale-Infer, Zhu et al., arXiv 2504.02263, section 3; Step-3, arXiv 2507.19427, section 5]
     """
     parallel = context.parallel
@@ -336,9 +336,9 @@ def _add_padding(builder: WorkBuilder, context: Context, name: str, elements: Co
 def _add_clamps(builder: WorkBuilder, context: Context, ffn: MoeFfn, elements: Count) -> None:
     """Add the clamps of an activation's inputs, each a pass, and the copy that joins them again.
 
-    Bytes an element of the result, of width e:     forward 4 * 2*e;     backward (3 + 2) * 2*e
+    Bytes an element of the result, of width e:     forward 4 * 2*e. Backward (3 + 2) * 2*e
 
-    Backward a clamp reads what it has clamped as well; what it gave is kept, unless the activation runs again.
+    Backward a clamp reads what it has clamped as well. What it gave is kept, unless the activation runs again.
     [Megatron-LM, core/fusions/fused_bias_geglu.py, weighted_bias_quick_geglu_impl]
     """
     if not (context.expert_program.unfused and ffn.clamped):
@@ -406,7 +406,7 @@ def _with_shared_expert(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tupl
 def _add_host_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     """Add the routed experts where the host computes them: tokens there, two GEMMs, and each token's sum back.
 
-    The host reads the experts that tokens visit; activations stay in its caches. The shared experts run on the device
+    The host reads the experts that tokens visit. Activations stay in its caches. The shared experts run on the device
     meanwhile [KTransformers, github.com/kvcache-ai/ktransformers].
     """
     size = served_tokens(context) * context.architecture.hidden * context.residual

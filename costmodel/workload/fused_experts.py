@@ -15,12 +15,15 @@ class FusedExperts(Record):
         sum         (copies + tokens)*d*e                  each token's results, weighted: one kernel
 
     Kernels that copy together have copies = rows, those of this rank's experts, and read a row for each. Kernels in
-    place (Triton, Marlin) read tokens where they are and keep a row for each of the top_k copies of every token.
-    zeros = (copies - rows)*(inputs*f + d)*e. [vllm-project/vllm, fused_moe.py: moe_align_block_size, moe_sum;
+    place (Triton, Marlin) read tokens where they are and keep a row for each of the top_k copies of every token. zeros
+    = (copies - rows)*(inputs*f + d)*e. [vllm-project/vllm, fused_moe.py: moe_align_block_size, moe_sum;
     NVIDIA/TensorRT-LLM, moe_kernels.cu: expandInputRows, finalizeMoeRouting]
 
-    tokens: that the rank sees, whichever experts they choose; rows: on its own experts; top_k: experts of a token.
-    hidden, width: d and f on this rank; inputs: of the activation, 2 with a gate.
+    tokens: that the rank sees, whichever experts they choose.
+    rows: on its own experts.
+    top_k: experts of a token.
+    hidden, width: d and f on this rank.
+    inputs: of the activation, 2 with a gate.
     wide, narrow: bytes of an element, and of one as the GEMMs read it.
     product: `family/variant` of the GEMMs.
     """

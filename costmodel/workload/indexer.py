@@ -15,12 +15,12 @@ INDEX_BYTES = 4.0  # one int32 per selected key
 
 
 def add_indexer(builder: WorkBuilder, context: Context, indexer: Indexer, *, query_inputs: Count, ratio: Count) -> None:
-    """Add projections of an indexer, its scores, and the selection; nothing where the layer reuses a selection.
+    """Add projections of an indexer, its scores, and the selection, nothing where the layer reuses a selection.
 
     Parameters: query_inputs*H_i*d_i + d*d_i, d*H_i of the heads' weights, and a norm of keys with 2*d_i. Every rank of
     a tensor-parallel group has them whole and repeats the work [vllm-project/vllm, deepseek_v2.py: ReplicatedLinear].
     query_inputs: width from which queries are projected, the residual stream's or a query latent's.
-    ratio: tokens per scored key; with pooled keys (> 1) the caller projects these.
+    ratio: tokens per scored key. With pooled keys (> 1) the caller projects these.
     """
     if indexer.reused:
         return
@@ -65,7 +65,8 @@ def _scores(context: Context, indexer: Indexer, pairs: Count, keys: Count) -> tu
 
         I(t, s) = sum over heads of w(t, h) * relu(q(t, h) . k(s))          2*H_i*d_i FLOP a pair; one FP32 score a pair
 
-    pairs: (query, key) pairs of a sequence; keys: of a sequence.
+    pairs: (query, key) pairs of a sequence.
+    keys: of a sequence.
     """
     dtype = context.precision.linear if context.precision.linear == "fp8" else context.precision.attention
     queries = context.sequences * context.q_len * indexer.heads * indexer.head_dim * ELEMENT_BYTES[dtype]

@@ -18,8 +18,8 @@ from costmodel.workload.dtypes import ELEMENT_BYTES
 def state_bytes(mixer: Mixer, hidden: Count, element: Bytes, tp: Count) -> Bytes:
     """Return the state of a sequence, whatever its length, of one layer on one tensor-parallel rank [B].
 
-    Recurrence: M states per head of q*v, and the convolution's last inputs; selective scan: n FP32 numbers a channel
-    and the same; neural memory: its weights, and momentum; compressed attention: what waits for its pooled entry, in
+    Recurrence: M states per head of q*v, and the convolution's last inputs. Selective scan: n FP32 numbers a channel
+    and the same. Neural memory: its weights, and momentum. Compressed attention: what waits for its pooled entry, in
     FP32 on every rank. Others: nothing. element: one cached element [B].
     """
     if isinstance(mixer, Recurrence):
@@ -36,10 +36,10 @@ def state_bytes(mixer: Mixer, hidden: Count, element: Bytes, tp: Count) -> Bytes
 def cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Bytes:
     """Return the KV cache of a sequence of `tokens` in one layer on one tensor-parallel rank [B].
 
-    MHA/GQA: G*(q + v)*e per token within its pattern, split over tp down to one head; MLA: (c + r)*e within its widest
-    pattern, shared by all heads and never split; compressed attention: h*e for each token of the window and each pooled
-    entry, never split; an indexer's keys beside them, whole on every rank. Other mixers, and attention without a cache:
-    nothing. element: one cached element, scales included [B].
+    MHA/GQA: G*(q + v)*e per token within its pattern, split over tp down to one head.
+    MLA: (c + r)*e within its widest pattern, shared by all heads and never split. Compressed attention: h*e for each
+    token of the window and each pooled entry, never split. An indexer's keys beside them, whole on every rank. Other
+    mixers, and attention without a cache: nothing. element: one cached element, scales included [B].
     """
     if isinstance(mixer, Mla):
         own = mixer.cached_tokens(tokens) * (mixer.kv_lora + mixer.rope_dim) * element

@@ -66,7 +66,7 @@ from costmodel.workload.work import LayerWork, Parameters, WorkBuilder
 
 
 class ModelWork(Record):
-    """The work of every kind of layer; `layers` follows the architecture's `kinds`; `mtp` is null without one."""
+    """The work of every kind of layer. `layers` follows the architecture's `kinds`. `mtp` is null without one."""
 
     embedding: LayerWork
     layers: tuple[LayerWork, ...]
@@ -94,7 +94,7 @@ def draft_work(context: Context) -> LayerWork:
     """Return one MTP module that drafts: over all new tokens, with logits of the last token of each sequence.
 
     It covers all new tokens because its own layer has to cache their keys and values. Decoding requests are split over
-    context-parallel ranks; all ranks have a prompt's last token.
+    context-parallel ranks. All ranks have a prompt's last token.
     """
     return _mtp(context, context.sequences / context.parallel.cp if context.phase == "decode" else context.sequences)
 
@@ -146,7 +146,7 @@ def add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
 
 
 def _add_plain_block(builder: WorkBuilder, context: Context, layer: Layer) -> None:
-    """Add a mixer and the activation behind it, one pass; its norm has parameters but is folded into the GEMM."""
+    """Add a mixer and the activation behind it, one pass. Its norm has parameters but is folded into the GEMM."""
     context = context.in_branch
     _add_mixer(builder, context, layer)
     size = _layer_input(context)
@@ -204,7 +204,7 @@ def _tensor_parallel_ffn(context: Context, ffn: Ffn) -> Context:
 
 
 def _enter_branch(builder: WorkBuilder, context: Context, name: str) -> Context:
-    """Return the context inside a branch; add the cast of its input where the branch has a format of its own.
+    """Return the context inside a branch. Add the cast of its input where the branch has a format of its own.
 
     bytes = tokens * d * (e + e_branch)          and of its gradient on the way back
     """
@@ -274,9 +274,9 @@ def _add_ffn(builder: WorkBuilder, context: Context, layer: Layer, *, owns_input
 
 
 def _embedding(context: Context) -> LayerWork:
-    """Return the table look-up; its gradient is a scatter into the gradient's format. Parameters: V*d (+ positions*d).
+    """Return the table look-up. Its gradient is a scatter into the gradient's format. Parameters: V*d (+ positions*d).
 
-    A token reads one row. `active` is the whole table, the usual way of counting; callers leave the embedding out where
+    A token reads one row. `active` is the whole table, the usual way of counting. Callers leave the embedding out where
     the convention says so. Inputs that are features are in memory already.
     """
     architecture, element = context.architecture, context.residual
@@ -413,7 +413,7 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, ti
 def _loss_tensors(context: Context) -> Count:
     """Return how many FP32 tensors of logits the loss's backward pass holds beside the logarithms that were kept.
 
-    Of PyTorch's own kernels a gradient filled with zeros, and its own; with a vocabulary split by DTensor the zeros,
+    Of PyTorch's own kernels a gradient filled with zeros, and its own. With a vocabulary split by DTensor the zeros,
     exponentials and their sum [PyTorch, nn/functional.py; distributed/tensor/parallel/loss.py,
     _nll_loss_and_log_softmax_backward]. A fused one, or Megatron's, writes the gradient over what was kept.
     """
@@ -424,10 +424,10 @@ def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, logits: Cou
     """Add the cross-entropy of `tokens` with `logits` in all on this rank: e + 8 bytes per logit, fused.
 
     Unfused: cast, log-softmax, a gradient filled with zeros, the softmax gradient and its cast: e + 12 bytes per logit
-    forward, e + 20 backward [PyTorch, torch/nn/functional.py, cross_entropy under autocast].
-    With a split vocabulary: cast, maximum, difference, exponential, sum and quotient, e + 36; backward product and
-    cast, e + 12. 16 kernels and 8 look up the targets and mask and average their losses, FP32 numbers per token in and
-    out [NVIDIA Megatron-LM, core/tensor_parallel/cross_entropy.py; pretrain_gpt.py].
+    forward, e + 20 backward [PyTorch, torch/nn/functional.py, cross_entropy under autocast]. With a split vocabulary:
+    cast, maximum, difference, exponential, sum and quotient, e + 36. Backward product and cast, e + 12. 16 kernels and
+    8 look up the targets and mask and average their losses, FP32 numbers per token in and out [NVIDIA Megatron-LM,
+    core/tensor_parallel/cross_entropy.py; pretrain_gpt.py].
     """
     element, fp32 = context.residual, ELEMENT_BYTES["fp32"]
     if context.framework.fused_masked_softmax:

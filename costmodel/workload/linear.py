@@ -32,7 +32,7 @@ def add_residual_norm(
     and the residual's gradient, writes dx. Recomputation reads the saved sum and writes each y.
     branches: 2 in a parallel block, with one or two `norms`.
 
-    Unfused: 3 passes per addition, 2 per norm; backward 3 per sum of gradients, 3 per norm and 2 for its parameters
+    Unfused: 3 passes per addition, 2 per norm. Backward 3 per sum of gradients, 3 per norm and 2 for its parameters
     [PyTorch, native/cuda/layer_norm_kernel.cu]. The parameter gradients take two kernels, partial sums and their sum,
     and one per vector that adds to earlier micro-batches.
     """
@@ -88,7 +88,7 @@ def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str)
 
 
 def norm_vectors(kind: str) -> float:
-    """Return the parameter vectors of a norm: a scale, in a layer norm a bias too; without a norm none."""
+    """Return the parameter vectors of a norm: a scale, in a layer norm a bias too. Without a norm none."""
     return {"layer": 2.0, "none": 0.0}.get(kind, 1.0)
 
 
@@ -156,7 +156,8 @@ def overlap_tensor_parallel(builder: WorkBuilder, context: Context) -> None:
 class ExpertGroups(Record, kw_only=True):
     """The experts of one rank in a grouped GEMM.
 
-    active: experts with rows, one GEMM group each; local: all experts on this rank.
+    active: experts with rows, one GEMM group each.
+    local: all experts on this rank.
     rows_std: standard deviation of the rows of an active expert.
     load: rows of this rank over the mean rank's.
     masked: each expert has a buffer of fixed size.
@@ -179,15 +180,17 @@ class ExpertGroups(Record, kw_only=True):
 class Linear(Record):
     """A matrix of `inputs` x `outputs`, applied to `rows` tokens of this rank (of each active expert).
 
-    operator: its own recompute name; producer: the recompute name of what makes its input.
+    operator: its own recompute name.
+    producer: the recompute name of what makes its input.
     split: `columns` (outputs over tp), `rows` (inputs over tp), or null: the sizes are this rank's.
     total, active: parameters in the whole model, and those of one token (null: inputs * outputs, and all).
     stored_ratio: weights that this rank stores over those that the GEMM reads.
-    dtype: null is the precision of linear layers; weight_bytes: one weight as the GEMM reads it (null: as stored) [B].
+    dtype: null is the precision of linear layers.
+    weight_bytes: one weight as the GEMM reads it (null: as stored) [B].
     replicas: ranks that repeat the work.
     cast_input, cast_gradient: the layer casts its input, or its output's gradient (false: another kernel did).
     saved_element: bytes of an input element saved for backward (null: the activation format) [B].
-    gathered: the input comes from an all-gather over tp; only this rank's part is saved, and backward gathers again.
+    gathered: the input comes from an all-gather over tp. Only this rank's part is saved, and backward gathers again.
     bias: bias elements in the whole model.
     tied: another layer owns the matrix.
     host_computed: the host computes the GEMM.
@@ -223,7 +226,7 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         y = x W;   dx = dy W^T;   dW += x^T dy
 
     A compute format narrower than the residual stream casts x and dy before the GEMMs, and re-quantises both along the
-    other dimension for dW. Where casts are fused, one kernel writes both orders of what a rank holds itself; what is
+    other dimension for dW. Where casts are fused, one kernel writes both orders of what a rank holds itself. What is
     gathered is cast before, by each rank its part, and turned afterwards.
     """
     local = _LocalLinear(context, linear)
@@ -248,8 +251,10 @@ def forward_product(context: Context, linear: Linear) -> Operator:
 class _LocalLinear:
     """A linear layer as one rank computes it.
 
-    rows: of all its experts; x_elements, dy_elements: of its input and of its output's gradient; operand, weight: bytes
-    of an element of x or dy, and of W, as the GEMMs read them [B]; narrow: x and dy have to be cast.
+    rows: of all its experts.
+    x_elements, dy_elements: of its input and of its output's gradient.
+    operand, weight: bytes of an element of x or dy, and of W, as the GEMMs read them [B].
+    narrow: x and dy have to be cast.
     """
 
     __slots__ = (
@@ -294,7 +299,7 @@ class _LocalLinear:
         return elements * (self.context.residual + 2.0 * self.operand)
 
     def _turned_bytes(self) -> Bytes | None:
-        """Return the traffic that x and dy take to be quantised along the other dimension as well; null without any."""
+        """Return the traffic that x and dy take to be quantised along the other dimension as well, null without any."""
         x, dy, cast_gradient = self.x_elements, self.dy_elements, self.linear.cast_gradient
         if not self.context.fuses_casts:
             return x * 2 * self.operand + dy * (

@@ -38,7 +38,7 @@ class Ledger(Record, kw_only=True):
     communication: receive buffers, those between pipeline stages, and layers with gathered weights or gradients that
         are not yet scattered.
     reserve: context and libraries, and the tensors that the backward pass of one layer rebuilds or makes.
-    host, host_cache: what the device keeps in its host's memory, the KV cache apart; no parts of the total.
+    host, host_cache: what the device keeps in its host's memory, the KV cache apart. No parts of the total.
     """
 
     weights: Bytes = 0.0
@@ -76,9 +76,9 @@ class _Placed(NamedTuple):
 
 
 def fits_in_host(ledger: Ledger, node: Node, devices: Count) -> Mask:
-    """Tell whether the host's memory holds what the devices of a node keep there; one of unknown size holds all.
+    """Tell whether the host's memory holds what the devices of a node keep there. One of unknown size holds all.
 
-    devices: of the layout; a node has at most its count of them.
+    devices: of the layout. A node has at most its count of them.
     """
     memory = node.host.memory
     return True if memory is None else ledger.on_host * minimum(node.count, devices) <= memory
@@ -89,7 +89,8 @@ def host_batch_limit(ledger: Ledger, node: Node, devices: Count, batch: Count, u
 
         (memory / devices of a node - what else a device keeps there) / (its cache of a request)
 
-    ledger: that of `batch` requests; unit: of which the result is a whole multiple.
+    ledger: that of `batch` requests.
+    unit: of which the result is a whole multiple.
     """
     memory = node.host.memory
     if memory is None:
@@ -134,9 +135,9 @@ def minimum_memory(
 
         weights + gradients + optimizer + activations + the largest need of one of its layers + reserve
 
-    stage_chunks: of some of its stages, the layers and the chunks in flight at the same time; replicas: ranks that hold
-    each stage. Neighbouring layers that are both gathered count once, and a tied head's copy of the embedding not at
-    all.
+    stage_chunks: of some of its stages, the layers and the chunks in flight at the same time.
+    replicas: ranks that hold each stage. Neighbouring layers that are both gathered count once, and a tied head's copy
+    of the embedding not at all.
     """
     layers = [layer for stage, _ in stage_chunks for layer in stage]
     sharding = StateSharding(context, plan, replicas)
@@ -162,7 +163,7 @@ def stage_work(work: ModelWork, stage: Stage) -> list[tuple[int, LayerWork]]:
 
 @lru_cache(maxsize=ORDERS)
 def in_flight(schedule: Schedule) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Return the peak states of each rank; cached, because it replays the schedule's order."""
+    """Return the peak states of each rank. Cached, because it replays the schedule's order."""
     return tuple(schedule.in_flight(rank) for rank in range(len(schedule.ranks)))
 
 
@@ -188,7 +189,7 @@ def _message_buffers(context: Context, stages: Sequence[_Placed], chunks: Sequen
 
         (m - chunks) [a stage before] + (m + chunks) [a stage after]    messages of tokens * d * e, over tp if split
 
-    Inputs and gradients of all m micro-batches have buffers, and results of chunks in flight are kept; inputs of these
+    Inputs and gradients of all m micro-batches have buffers, and results of chunks in flight are kept. Inputs of these
     are what their first layer keeps. [PyTorch, torch/distributed/pipelining/stage.py]
     """
     if not context.framework.buffers_all:
@@ -301,7 +302,7 @@ def with_expert_pool(ledger: Ledger, batch: Pass, work: PassWork, capacity: Byte
 
 
 def draft_modules(batch: Pass) -> int:
-    """Return the MTP modules that a pass drafts with; with more drafts than modules the last one drafts again."""
+    """Return the MTP modules that a pass drafts with. With more drafts than modules the last one drafts again."""
     mtp = batch.parts[0].architecture.mtp
     return 0 if mtp is None else min(batch.drafts, mtp.depth)
 

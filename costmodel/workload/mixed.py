@@ -2,7 +2,7 @@
 
 A step of continuous batching runs both together [Orca, Yu et al., OSDI 2022, "selective batching"; Sarathi-Serve,
 Agrawal et al., arXiv 2403.02310, section 4]. Engines whose attention kernel takes sequences of any length run both in
-one kernel; they name it as the implementation of `attention_mixed`.
+one kernel. They name it as the implementation of `attention_mixed`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _merges(operator: Operator, other: Operator, *, fuse_attention: bool) -> boo
 
 
 def _merge(operator: Operator, other: Operator) -> Operator:
-    """Return one operator that does the work of two; in a mixed attention kernel the prompt chunk comes first."""
+    """Return one operator that does the work of two. In a mixed attention kernel the prompt chunk comes first."""
     if isinstance(operator, AttentionKernel) and isinstance(other, AttentionKernel):
         decodes = operator.family == "attention_decode"
         return MixedAttention(operator.name, (other, operator) if decodes else (operator, other))
@@ -137,7 +137,7 @@ def _add(operator: _OperatorT, other: Any) -> _OperatorT:
 
 
 def label_operators(work: LayerWork, label: str) -> LayerWork:
-    """Return the work with operators renamed to `LABEL: NAME`; without a label unchanged."""
+    """Return the work with operators renamed to `LABEL: NAME`. Without a label unchanged."""
     if not label:
         return work
 

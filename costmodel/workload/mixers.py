@@ -11,7 +11,7 @@ from costmodel.workload.patterns import Pattern, Selected
 
 
 class HeadGroup(Record):
-    """A share of the key-value heads that follow one pattern; the shares of a mixer sum to one."""
+    """A share of the key-value heads that follow one pattern. The shares of a mixer sum to one."""
 
     share: Quantity
     pattern: Pattern
@@ -69,7 +69,7 @@ class HeadRoute(Record):
 
     @property
     def active_share(self) -> Quantity:
-        """Return (shared + top_k) / (shared + routed); where heads choose, top_k = tokens*routed."""
+        """Return (shared + top_k) / (shared + routed). Where heads choose, top_k = tokens*routed."""
         active = self.top_k if self.tokens is None else self.tokens * self.routed
         assert active is not None, "the file's own check"
         return (self.shared + active) / (self.shared + self.routed)
@@ -78,7 +78,7 @@ class HeadRoute(Record):
 class Indexer(Record, kw_only=True):
     """Small heads that score every earlier key, of which a query then attends to the best [arXiv 2512.02556, 2.1].
 
-    heads, head_dim: of its queries; one key of `head_dim` per token is cached.
+    heads, head_dim: of its queries. One key of `head_dim` per token is cached.
     top_k: tokens that a query attends to, in blocks of `block` tokens whose scores are pooled.
     weighted: the heads' scores are summed with weights of the token, d x heads.
     cache: format of its keys, with one FP32 scale each where it has one byte or less (null: as the KV cache).
@@ -111,12 +111,14 @@ class Attention(Record):
     """Multi-head attention with `kv_heads` key-value heads (MHA, GQA and MQA).
 
     rotary_dim: rotated elements of a query or key head (null: all).
-    alibi: slopes on the scores replace positions; no parameters, part of the kernel.
-    bias: of the query, key and value projections; output_bias: of the output projection (null: as `bias`).
+    alibi: slopes on the scores replace positions. No parameters, part of the kernel.
+    bias: of the query, key and value projections.
+    output_bias: of the output projection (null: as `bias`).
     qk_norm: queries and keys are normalised after their projection, per head with one shared vector (`head`), without
         parameters (`plain`), or over the whole projection (`projection`).
-    kernel: how it is computed; route: which heads work for a token (null: all).
-    partial: channels that enter the projections; the others join before the output's (SHViT; null: all enter).
+    kernel: how it is computed.
+    route: which heads work for a token (null: all).
+    partial: channels that enter the projections. The others join before the output's (SHViT; null: all enter).
     keeps: keys and values are cached (null: if causal; a model that sees later tokens cannot continue token by token).
     output_gate: a sigmoid of the layer's input scales the result of each `head`, or each `element` of it (null: none).
     sinks: every head has a learned logit in its softmax.
@@ -228,9 +230,9 @@ class Mla(Record, kw_only=True):
     """Multi-head latent attention: keys and values are cached as one latent of `kv_lora + rope_dim` per token.
 
     q_lora is null where queries have no low-rank projection (DeepSeek-V2-Lite).
-    rotary: the `rope_dim` part is rotated; without it all positions are alike (Kimi Linear).
+    rotary: the `rope_dim` part is rotated. Without it all positions are alike (Kimi Linear).
     output_gate: a sigmoid of the layer's input scales each element of the result, d x H*v.
-    head_groups: groups of heads with the patterns of their keys; latents are those that any group attends to.
+    head_groups: groups of heads with the patterns of their keys. Latents are those that any group attends to.
     indexer: selects the latents of each query (null: those of the head groups' patterns).
     """
 
@@ -248,7 +250,7 @@ class Mla(Record, kw_only=True):
 
     @property
     def groups(self) -> tuple[HeadGroup, ...]:
-        """Return the head groups; with an indexer all heads attend to what it selects."""
+        """Return the head groups. With an indexer all heads attend to what it selects."""
         return self.head_groups if self.indexer is None else (HeadGroup(1.0, Selected(top_k=self.indexer.top_k)),)
 
     def cached_tokens(self, tokens: Count) -> Count:
@@ -261,8 +263,8 @@ class CompressedAttention(Record, kw_only=True):
 
     Every query sees the last `window` tokens, and one pooled entry for each `ratio` tokens (null: none): all of these,
     or those that an indexer selects. With `overlap`, an entry pools twice `ratio` tokens.
-    q_lora: rank of the query projection; output_groups, output_rank: the result is projected in groups of heads, each
-    to `output_rank`, and then together.
+    q_lora: rank of the query projection.
+    output_groups, output_rank: the result is projected in groups of heads, each to `output_rank`, and then together.
 
     [DeepSeek-V4: huggingface/transformers, models/deepseek_v4/modular_deepseek_v4.py; CSA has an indexer, HCA has none]
     """
@@ -317,14 +319,15 @@ class Memories(Record):
 
 
 class Recurrence(Record):
-    """Causal linear attention: every head carries a state of key_dim x value_dim; no key is cached.
+    """Causal linear attention: every head carries a state of key_dim x value_dim. No key is cached.
 
     key_heads: heads that share a query and key each among heads / key_heads values (null: as `heads`).
     chunk: tokens that are computed at once, by GEMMs.
     decay: `none`, `scalar` (one number per head), `gated` (per head and token), `delta` (gated; each key's old value is
         subtracted) or `channel_delta` (the same, with a decay per channel of a key).
     memories: null for one state per head.
-    short_conv: taps of a convolution on queries, keys and values (0: none); conv_bias: with one bias a channel.
+    short_conv: taps of a convolution on queries, keys and values (0: none).
+    conv_bias: with one bias a channel.
     output_gate: a d x H*v gate on the result.
     gate_rank: rank of the projections to the channels' decay and to the output gate (null: full rank);
         decay_rank: of the former alone (null: as `gate_rank`).
@@ -395,8 +398,9 @@ class Recurrence(Record):
 class SelectiveScan(Record, kw_only=True):
     """A diagonal state-space layer: `inner` channels, each with a state of `state` numbers [Mamba, arXiv 2312.00752].
 
-    rank: of the projection to the channels' time steps; short_conv: taps of the convolution before it; normed: norms of
-    time step, input and output projections (Jamba).
+    rank: of the projection to the channels' time steps.
+    short_conv: taps of the convolution before it.
+    normed: norms of time step, input and output projections (Jamba).
     """
 
     inner: Count
@@ -410,7 +414,8 @@ class SelectiveScan(Record, kw_only=True):
 class NeuralMemory(Record):
     """A small MLP whose weights are the state: each chunk of tokens trains it by one step [Titans, arXiv 2501.00663].
 
-    depth: its matrices; width: of its hidden layers over that of the residual stream.
+    depth: its matrices.
+    width: of its hidden layers over that of the residual stream.
     momentum: the step has a second moving average of the same size.
     """
 

@@ -27,8 +27,8 @@ from costmodel.workload.work import Parameters, WorkBuilder
 def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) -> None:
     """Add multi-head latent attention: expanded in training and prefill, absorbed in decoding.
 
-    Parameters: d*(c_q + c + r) + c_q*H*(n + r) + c*H*(n + v) + H*v*d, with a norm on each latent; d*H*v of a gate.
-    With an indexer, inference is absorbed throughout: each query has keys of its own, which no expansion could share.
+    Parameters: d*(c_q + c + r) + c_q*H*(n + r) + c*H*(n + v) + H*v*d, with a norm on each latent; d*H*v of a gate. With
+    an indexer, inference is absorbed throughout: each query has keys of its own, which no expansion could share.
     """
     hidden, tokens = context.architecture.hidden, context.tokens
     queries = mixer.heads * (mixer.nope_dim + mixer.rope_dim)
@@ -102,7 +102,7 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
 def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     """Add attention in the latent space: W_uk is absorbed into the query, W_uv into the output.
 
-    Kernel: 2*(c + r) + 2*c FLOP per pair; every head of a group reads the same c + r cached elements, whatever tp is. A
+    Kernel: 2*(c + r) + 2*c FLOP per pair. Every head of a group reads the same c + r cached elements, whatever tp is. A
     prompt's queries that select keys read each latent of the sequence at least once.
     """
     heads, tokens, dtype = mixer.heads / context.parallel.tp, context.tokens, context.precision.attention

@@ -28,9 +28,9 @@ class Axis(Record):
     def density(self) -> float:
         """Return the mean share of the axis that a query computes.
 
-        Exact: min(w, n/dilation) / n; if causal the windows of the first queries are shorter. With tiles q and k, a
+        Exact: min(w, n/dilation) / n. If causal the windows of the first queries are shorter. With tiles q and k, a
         tile of queries inside the axis visits k * (floor((q - 1 + ceil(w/2) - 1) / k) - floor(-floor(w/2) / k) + 1)
-        keys in whole tiles; with one window per query tile (stride a multiple of q): ceil(w/k)*k.
+        keys in whole tiles. With one window per query tile (stride a multiple of q): ceil(w/k)*k.
         """
         line = math.ceil(self.size / self.dilation)
         window = min(self.window, line)

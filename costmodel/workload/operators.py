@@ -19,7 +19,7 @@ TINY = 1e-12  # a group of one has no most loaded rank
 class Gemm(Record):
     """`groups` equal GEMMs [m,k] x [k,n]. Where rows differ between groups, m is their mean.
 
-    a_bytes, b_bytes, out_bytes: one element of A, B and the result [B]; a result that accumulates counts a read too.
+    a_bytes, b_bytes, out_bytes: one element of A, B and the result [B]. A result that accumulates counts a read too.
     replicas: ranks that repeat this very GEMM.
     m_std: standard deviation of the rows of a group.
     expert_load: FLOP of this rank over the mean rank's.
@@ -91,12 +91,12 @@ class Gemm(Record):
 
 
 class AttentionKernel(Record):
-    """Fused softmax(Q K^T) V of `sequences` sequences; the scores stay on the chip.
+    """Fused softmax(Q K^T) V of `sequences` sequences. The scores stay on the chip.
 
     q_len: query rows of one head and sequence.
     qk_pairs: (query, key) pairs of one head and sequence.
     macs_per_pair: multiply-adds of a pair: qk_dim + v_dim forward, 3*qk_dim + 2*v_dim backward with recomputed scores.
-    forward_macs_per_pair: of a backward kernel, those of its forward kernel; 0 for a forward kernel.
+    forward_macs_per_pair: of a backward kernel, those of its forward kernel. 0 for a forward kernel.
     traffic: bytes of Q, K, V and results, shared by `calls` kernels in sequence [B].
     kv_heads, kv_len: key-value heads, and tokens that each holds of a sequence.
     kv_token_bytes: keys and values of one token and key-value head [B].
@@ -104,7 +104,8 @@ class AttentionKernel(Record):
     last_query_kv_len: keys of the last query (null: all).
     selected: keys that each query may select, of which fewer may exist (0: none is selected).
     relative_speed: over the device's fused kernel at equal pairs.
-    serial_cycles: cycles of a thread block that scans its sequence chunk by chunk; blocks: of them per processor.
+    serial_cycles: cycles of a thread block that scans its sequence chunk by chunk.
+    blocks: of them per processor.
     kind: what it computes, where kernels of a family differ by that (empty: they do not).
     """
 
@@ -209,7 +210,7 @@ class Elementwise(Record):
 
     @property
     def flop(self) -> Flop:
-        """Return the FLOP that count as model work; the arithmetic never bounds the kernel."""
+        """Return the FLOP that count as model work. The arithmetic never bounds the kernel."""
         return self.work
 
 
@@ -253,7 +254,7 @@ class ExpertAllToAll(Record):
 
     tokens: of one rank, each copied to `top_k` distinct experts of `experts`.
     token_bytes: one copy [B].
-    expert_groups, group_top_k: equal groups of experts, and how many a token may use; 1 and 1 if routing is free.
+    expert_groups, group_top_k: equal groups of experts, and how many a token may use. 1 and 1 if routing is free.
     mode: `normal` or `low_latency`.
     expert_load: rows of the most loaded rank over the mean.
     popularity: distribution of tokens over experts (null: all experts alike).
@@ -328,7 +329,7 @@ class HostTransfer(Record):
     """A copy over a device's link to its host, of `size` bytes [B].
 
     direction: `in` to the device or `out` of it.
-    devices: all devices that copy at the same time; those of a node share its host's memory.
+    devices: all devices that copy at the same time. Those of a node share its host's memory.
     per_pass: one copy serves all micro-batches of a pass.
     """
 
@@ -374,7 +375,8 @@ class HostGemm(Record):
 class HostTime(Record):
     """Time in which the device waits for the host's program: scheduling, sampling, code between kernels.
 
-    step_seconds: of every step; sequence_seconds: more for each of the rank's `sequences` [s].
+    step_seconds: of every step.
+    sequence_seconds: more for each of the rank's `sequences` [s].
     """
 
     name: str

@@ -27,7 +27,9 @@ from costmodel.workload.work import LayerWork, Parameters
 class OptimizerOperators(Record):
     """The operators of one pipeline rank after its last micro-batch.
 
-    serial: in sequence; on_host: the host's own update; host_transfers: its copies from and to the device meanwhile.
+    serial: in sequence.
+    on_host: the host's own update.
+    host_transfers: its copies from and to the device meanwhile.
     """
 
     serial: tuple[Operator, ...]
@@ -36,7 +38,7 @@ class OptimizerOperators(Record):
 
 
 def stage_parameters(context: Context, stage_layers: Sequence[tuple[int, LayerWork]]) -> list[tuple[int, Parameters]]:
-    """Return (how many, parameters) of one rank; a tied head away from its embedding has a copy of the table.
+    """Return (how many, parameters) of one rank. A tied head away from its embedding has a copy of the table.
 
     stage_layers: (how many, work) of each kind of layer on it.
     """
@@ -110,7 +112,7 @@ def _weight_casts(context: Context, owned: Sequence[tuple[int, Parameters]]) -> 
 def _host_update(context: Context, plan: Training, name: str, shard: RankParameters) -> Iterable[Operator]:
     """Yield the host's update of its states: what AdamW moves, through the host's memory.
 
-    28 bytes per parameter for 16-bit gradients. Source: Ren et al., ZeRO-Offload, arXiv 2101.06840; DeepSpeed,
+    28 bytes per parameter for 16-bit gradients. Source: Ren et al., ZeRO-Offload, arXiv 2101.06840. DeepSpeed,
     csrc/adam.
     """
     share = context.offload.optimizer

@@ -23,8 +23,8 @@ def expected_maximum(mean: Array, variance: Array, multiplicity: Array) -> Array
     variance exceeds the mean. Because the sum is fixed, ranks are negatively correlated: with variances R/(R-1) times
     as large, independent ranks have the same expected maximum in the normal limit, where it is exact.
 
-    mean, variance: [kinds of ranks, points]; multiplicity: ranks of each kind [kinds]. Of many possible values POINTS
-    are evaluated (midpoint rule).
+    mean, variance: [kinds of ranks, points].
+    multiplicity: ranks of each kind [kinds]. Of many possible values POINTS are evaluated (midpoint rule).
     """
     ranks = multiplicity.sum()
     if ranks == 1:
@@ -56,7 +56,7 @@ def _distribution(values: Array, mean: Array, variance: Array) -> Array:
 
 
 def _normal_quantile(probability: Quantity) -> Quantity:
-    """Return Phi^-1 of probabilities, few of which differ; without SciPy, whose import takes longer than all else."""
+    """Return Phi^-1 of probabilities, few of which differ. Without SciPy, whose import takes longer than all else."""
     if not isinstance(probability, np.ndarray):
         return STANDARD.inv_cdf(probability)
     distinct, member = np.unique(probability, return_inverse=True)
@@ -65,7 +65,7 @@ def _normal_quantile(probability: Quantity) -> Quantity:
 
 
 def normal_maximum(count: Count) -> Quantity:
-    """Return the expected largest of `count` standard normal numbers, zero of one; within 5 % of the exact value.
+    """Return the expected largest of `count` standard normal numbers, zero of one. Within 5 % of the exact value.
 
     Phi^-1((n - 3/8) / (n + 1/4))    [Blom, Statistical Estimates and Transformed Beta-Variables, 1958]
     """
@@ -116,7 +116,8 @@ def expected_surplus(trials: Quantity, probability: Array, limit: Quantity) -> A
 
         E[(X - c)+] = n*p * P(B(n-1, p) >= c) - c * P(B(n, p) >= c+1)
 
-    trials: n, limit: c, whole and above zero, of the shape of a point; probability: p, with one more axis in front.
+    trials: n, limit: c, whole and above zero, of the shape of a point.
+    probability: p, with one more axis in front.
     """
     from scipy.special import betainc
 

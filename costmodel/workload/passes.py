@@ -57,7 +57,7 @@ class PassWork(Record):
         return (self.body.embedding, *self.body.layers, self.body.head, *(work for _, work in self.drafts))
 
     def repeats(self, stage: Stage) -> tuple[int, ...]:
-        """Return how often each kind runs on a stage; drafts run on the stage of the head."""
+        """Return how often each kind runs on a stage. Drafts run on the stage of the head."""
         return (stage.embedding, *stage.layers, stage.head, *(stage.head * count for count, _ in self.drafts))
 
     def runs(self, stage: Stage, layers: LayerRuns) -> LayerRuns:
@@ -125,8 +125,8 @@ def co_batched(parts: Sequence[Context]) -> list[Context]:
 def prompt_context(scenario: Scenario, sequences: Count, new_tokens: Count, kv_len: Count) -> Context:
     """Return one rank's view of `sequences` prompts, shared by its tp*cp group.
 
-    new_tokens: tokens of each that are computed; kv_len: all tokens of each, cached ones included. Their images are
-    those of a prompt by the share of its tokens.
+    new_tokens: tokens of each that are computed.
+    kv_len: all tokens of each, cached ones included. Their images are those of a prompt by the share of its tokens.
     """
     context, plan = rank_context(scenario, "prefill", sequences, new_tokens, kv_len), scenario.plan
     if not isinstance(plan, Prefill | Generate | Serving) or plan.images is None:
@@ -138,7 +138,8 @@ def prompt_context(scenario: Scenario, sequences: Count, new_tokens: Count, kv_l
 def request_context(scenario: Scenario, sequences: Count, kv_len: Count, drafts: Count = 0.0) -> Context:
     """Return one rank's view of `sequences` decoding requests, shared by its tp*cp group.
 
-    kv_len: tokens of each with the new one; drafts: tokens that are verified in addition.
+    kv_len: tokens of each with the new one.
+    drafts: tokens that are verified in addition.
     """
     return rank_context(scenario, "decode", sequences, 1.0 + drafts, kv_len + drafts)
 
@@ -151,8 +152,10 @@ def computed_tokens(input_tokens: Count, prefix_hit_rate: Quantity) -> Count:
 class PromptPasses(Record):
     """The passes in which an engine computes prompts, all of the same size.
 
-    count: how many; sequences: prompts that a pass works on; new_tokens: of each of these; kv_len: tokens that the last
-    new one attends to, the mean of the passes over a prompt.
+    count: how many.
+    sequences: prompts that a pass works on.
+    new_tokens: of each of these.
+    kv_len: tokens that the last new one attends to, the mean of the passes over a prompt.
     """
 
     count: Count
@@ -170,7 +173,7 @@ def prompt_passes(prompts: Count, computed: Count, kv_len: Count, chunk: Count |
         keys   = kv_len - (computed - new) / 2
 
     Attention sees as many pairs as in one pass: the keys of a prompt's first chunk and of its last one have this mean.
-    chunk: tokens of a pass at most; null: one pass. [Agrawal et al., SARATHI, arXiv 2308.16369, section 4.2]
+    chunk: tokens of a pass at most. Null: one pass. [Agrawal et al., SARATHI, arXiv 2308.16369, section 4.2]
     """
     if chunk is None:
         return PromptPasses(1.0, prompts, computed, kv_len)

@@ -30,8 +30,8 @@ class Pattern(Record):
     def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
         """Return the (query, key) pairs of the last `q_len` of `kv_len` tokens.
 
-        causal: prefix*S + S*(S+1)/2; bidirectional: S*T; window w: at most w keys per query. The first `ramp` new
-        queries have a shorter past than w.
+        causal: prefix*S + S*(S+1)/2.
+        bidirectional: S*T. Window w: at most w keys per query. The first `ramp` new queries have a shorter past than w.
         """
         width, prefix = self.max_keys(kv_len), kv_len - q_len
         causal = causal and not self.uniform
@@ -73,7 +73,7 @@ class Pattern(Record):
     def mean_keys(self, sequence: Count, *, causal: bool) -> Count:
         """Return the mean keys of a query, by the usual convention of model FLOP.
 
-        T/2 if causal, else T; with a window w - w^2/(2*T), else w.
+        T/2 if causal, else T. With a window w - w^2/(2*T), else w.
         """
         width = self.last_query_keys(sequence)
         return width - width * width / (2 * sequence) if causal and not self.uniform else width
@@ -140,7 +140,7 @@ class SinkRecent(Pattern):
 class Selected(Pattern):
     """The `top_k` best keys of each query, whichever these are: all keys are cached [arXiv 2512.02556, section 2.1].
 
-    pairs = sum over queries of min(top_k, earlier keys); queries that are verified together select on their own.
+    pairs = sum over queries of min(top_k, earlier keys). Queries that are verified together select on their own.
     """
 
     kind: str = "selected"
@@ -180,7 +180,7 @@ class Chunked(Pattern):
         return self.chunk
 
     def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
-        """Return the pairs inside chunks; those of one decoding query on the mean of its places."""
+        """Return the pairs inside chunks. Those of one decoding query on the mean of its places."""
         if not causal:
             return q_len * minimum(self.chunk, kv_len)
         prompt = self._first_pairs(kv_len) - self._first_pairs(kv_len - q_len)
@@ -247,7 +247,7 @@ class StridedBlocks(Pattern):
         return self.block * self._blocks(floor(maximum(kv_len - 1.0, 0.0) / self.block))
 
     def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
-        """Return the pairs of whole blocks of keys; a bidirectional head sees both sides."""
+        """Return the pairs of whole blocks of keys. A bidirectional head sees both sides."""
         if not causal:
             return q_len * self.last_query_keys(kv_len)
         return self._first_pairs(kv_len) - self._first_pairs(kv_len - q_len)
@@ -279,7 +279,7 @@ class ChunkTopK(Pattern):
     """The best chunks of `chunk` tokens, `attend` keys in all, the first and last among them [arXiv 2402.10685].
 
     A query scores one pooled key per chunk. All keys are cached, and the pooled ones. offload: on the host, from where
-    a decoding step copies those that it attends to; the pooled keys stay.
+    a decoding step copies those that it attends to. The pooled keys stay.
     """
 
     kind: str = "chunk_topk"
@@ -292,7 +292,7 @@ class ChunkTopK(Pattern):
         return self.attend
 
     def cached_tokens(self, tokens: Count) -> Count:
-        """Return T + T/(2c), as a pooled key has no value; with offload the attended keys and T/(2c)."""
+        """Return T + T/(2c), as a pooled key has no value. With offload the attended keys and T/(2c)."""
         local = minimum(tokens, self.attend) if self.offload else tokens
         return local + 0.5 * tokens / self.chunk
 
@@ -301,13 +301,13 @@ class ChunkTopK(Pattern):
         return tokens if self.offload else 0.0
 
     def selection(self, q_len: Count, kv_len: Count, head_dim: Count) -> tuple[Count, Count]:
-        """Return the scores of pooled keys: pairs / c multiply-adds of a key's width, over T/c keys; none if T <= A."""
+        """Return the scores of pooled keys: pairs / c multiply-adds of a key's width, over T/c keys, none if T <= A."""
         scored = Pattern().pairs(q_len, kv_len, causal=True) / self.chunk
         selects = kv_len > self.attend
         return where(selects, scored * head_dim, 0.0), where(selects, kv_len / self.chunk, 0.0)
 
     def fetched_keys(self, q_len: Count, kv_len: Count) -> Count:
-        """Return the attended keys if they are offloaded; those of earlier steps are not reused."""
+        """Return the attended keys if they are offloaded. Those of earlier steps are not reused."""
         return minimum(kv_len, self.attend) * q_len if self.offload else 0.0
 
     @property
@@ -361,7 +361,7 @@ class PredictedSparse(Pattern):
         return self.keep * kv_len
 
     def selection(self, q_len: Count, kv_len: Count, head_dim: Count) -> tuple[Count, Count]:
-        """Return the predictor's multiply-adds; it reads all keys."""
+        """Return the predictor's multiply-adds. It reads all keys."""
         projected = (q_len + kv_len) * head_dim * self.rank + self.rank * kv_len * self.reduced
         return projected + q_len * self.rank * self.reduced + self.basis * self.reduced * q_len * kv_len, kv_len
 
@@ -393,7 +393,7 @@ class Mixed(Pattern):
         pairs = S * sum of S_a*T_a / sum of S_a;    keys held = the most that a set has: a smaller set's are among them
 
     Keys may be fewer than the sequence's tokens (a pooled grid) or more (reference images, an encoder's states,
-    retrieved passages). projected: of the latter, a prompt's pass projects max(T_a) - T from their hidden states; else
+    retrieved passages). projected: of the latter, a prompt's pass projects max(T_a) - T from their hidden states. Else
     they are given. They are cached, and a decoding step reads them, in either case.
     """
 

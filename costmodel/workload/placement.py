@@ -1,6 +1,6 @@
 """Placement of experts and their replicas: sequential, or balanced by load as DeepSeek's EPLB does.
 
-EPLB: github.com/deepseek-ai/EPLB (hierarchical and global load balancing); redundant experts: arXiv 2412.19437, section
+EPLB: github.com/deepseek-ai/EPLB (hierarchical and global load balancing). Redundant experts: arXiv 2412.19437, section
 3.4. Both steps are greedy and deterministic.
 """
 
@@ -35,7 +35,7 @@ def balanced(loads: Array, ranks: int, redundant: int, groups: int, nodes: int) 
 
 
 def replicate(loads: Array, slots: int) -> Array:
-    """Return the load of each of `slots` replicas; each further one goes to the expert with most load per replica."""
+    """Return the load of each of `slots` replicas. Each further one goes to the expert with most load per replica."""
     replicas = np.ones(len(loads))
     owner = [*range(len(loads))]
     for _ in range(slots - len(loads)):
@@ -48,7 +48,7 @@ def replicate(loads: Array, slots: int) -> Array:
 def pack(loads: Array, packs: int) -> Indices:
     """Return the items of each pack, equally many in all: the largest first, into the least loaded pack.
 
-    [packs, items per pack]; with one item per pack, items stay in their order.
+    [packs, items per pack]. With one item per pack, items stay in their order.
     """
     size = len(loads) // packs
     if size == 1:

@@ -14,7 +14,7 @@ from costmodel.workload.requests import Replicas, RequestStream, Slo
 
 
 class Placement(ValueRecord):
-    """The pipeline stages of embedding, head and MTP modules; negative ones count from the last, as in Python."""
+    """The pipeline stages of embedding, head and MTP modules. Negative ones count from the last, as in Python."""
 
     embedding: int = 0
     head: int = -1
@@ -24,10 +24,12 @@ class Placement(ValueRecord):
 class Sharding(Record):
     """How ranks that hold the same parameters reduce gradients and gather weights. Null: as the ZeRO stage implies.
 
-    overlap: layer by layer, beside computation (null: in stage 3 only); reduce: gradients after every `micro_batch` or
-    once a `step` (null: every micro-batch from stage 2 on, where no rank has room for all of them); keep_gathered:
-    weights of stage 3 stay from the forward to the backward pass; group: ranks that share one copy of the states, which
-    others repeat (null: all of them); gradients: the format that gradients travel in (null: the one they are kept in).
+    overlap: layer by layer, beside computation (null: in stage 3 only).
+    reduce: gradients after every `micro_batch` or once a `step` (null: every micro-batch from stage 2 on, where no rank
+    has room for all of them).
+    keep_gathered: weights of stage 3 stay from the forward to the backward pass.
+    group: ranks that share one copy of the states, which others repeat (null: all of them).
+    gradients: the format that gradients travel in (null: the one they are kept in).
     """
 
     overlap: bool | None = None
@@ -41,7 +43,8 @@ class Training(Record):
     """A training step. global_batch: sequences a step; recompute: operators whose forward the backward pass repeats.
 
     stages: layers of each pipeline stage in order (all stages, virtual ones included), null: as even as possible with
-    the shorter stages last. zero: ZeRO stage; sharding: its options."""
+    the shorter stages last. zero: ZeRO stage.
+    sharding: its options."""
 
     phase: ClassVar[str] = "training"
     schedule: str
@@ -115,7 +118,7 @@ class Speculative(Record):
     def tokens_per_step(self) -> Count:
         """Return the expected tokens of a request in a step: those kept, and the one that the pass itself adds.
 
-        1 + a_1 + a_1*a_2 + ...; with one a (1 - a^(depth + 1)) / (1 - a)  [Leviathan et al., arXiv 2211.17192, eq. 1]
+        1 + a_1 + a_1*a_2 + .... With one a (1 - a^(depth + 1)) / (1 - a)  [Leviathan et al., arXiv 2211.17192, eq. 1]
         """
         total: Quantity = 1.0
         kept: Quantity = 1.0
@@ -145,9 +148,11 @@ class Images(Record):
 class Prefill(Record):
     """Prompts of `input_tokens` until `tokens_per_device` are in flight, in `micro_batches` that overlap.
 
-    tokens_per_device: over all devices of a tp*cp group there are whole prompts; prefix_hit_rate: share of a prompt
-    that a cache holds: it is read and not computed; denoising: the passes repeat over a sequence, null: one pass;
-    chunk_tokens: prompt tokens of a tp*cp group that one pass computes at most, null: all; images: in every prompt.
+    tokens_per_device: over all devices of a tp*cp group there are whole prompts.
+    prefix_hit_rate: share of a prompt that a cache holds: it is read and not computed.
+    denoising: the passes repeat over a sequence, null: one pass.
+    chunk_tokens: prompt tokens of a tp*cp group that one pass computes at most, null: all.
+    images: in every prompt.
     """
 
     phase: ClassVar[str] = "prefill"
@@ -207,9 +212,11 @@ class Decode(Record):
 class Generate(Record):
     """A static batch: `batch` prompts of `input_tokens` at once, then `output_tokens` for each of them.
 
-    batch: requests of the whole scenario, all data-parallel replicas together; pipeline_batches: parts of a replica's
-    batch that follow one another through the pipeline, null: one a stage, or fewer where there are fewer sequences;
-    chunk_tokens: prompt tokens of a part that one pass computes at most, null: all; images: in every prompt.
+    batch: requests of the whole scenario, all data-parallel replicas together.
+    pipeline_batches: parts of a replica's batch that follow one another through the pipeline, null: one a stage, or
+    fewer where there are fewer sequences.
+    chunk_tokens: prompt tokens of a part that one pass computes at most, null: all.
+    images: in every prompt.
     """
 
     phase: ClassVar[str] = "generate"
@@ -227,12 +234,15 @@ class Serving(Record):
     """Continuous batching in steady state.
 
     Closed loop: `concurrency` requests in flight in one data-parallel replica (a tp*cp*pp group), one that ends is
-    replaced at once. Open loop: requests arrive at a `rate` [1/s] of all replicas; at most one of both is stated, none
+    replaced at once. Open loop: requests arrive at a `rate` [1/s] of all replicas. At most one of both is stated, none
     where a trace says when requests arrive.
-    arrival_scv: squared coefficient of variation of the times between arrivals, 1 of a Poisson process;
-    prefix_hit_rate: share of a prompt that a cache holds; memory: of the engine, null: requests are admitted until a
-    device is full; blocks: of its KV cache, null: what fits.
-    requests: over time, null: Poisson at `rate`, or a closed loop; replicas: engines of the deployment; slo: objective;
+    arrival_scv: squared coefficient of variation of the times between arrivals, 1 of a Poisson process
+    prefix_hit_rate: share of a prompt that a cache holds.
+    memory: of the engine, null: requests are admitted until a device is full.
+    blocks: of its KV cache, null: what fits.
+    requests: over time, null: Poisson at `rate`, or a closed loop.
+    replicas: engines of the deployment.
+    slo: objective.
     images: in every prompt.
     """
 

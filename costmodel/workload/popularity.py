@@ -33,7 +33,8 @@ LEARNED = "lognormal"  # that of a trained router
 class RoutingLaw(ValueRecord):
     """How tokens choose experts, apart from sizes.
 
-    load: `uniform`, `zipf`, `lognormal` or `counts`; counts: tokens of each expert.
+    load: `uniform`, `zipf`, `lognormal` or `counts`.
+    counts: tokens of each expert.
     placement: `balanced` or `sequential` (null: balanced with replicas).
     group_top_k: groups that a token may use (null: routing is free).
     """
@@ -46,17 +47,19 @@ class RoutingLaw(ValueRecord):
 
     @property
     def is_random(self) -> bool:
-        """Tell whether tokens are drawn; measured counts are exact."""
+        """Tell whether tokens are drawn. Measured counts are exact."""
         return self.load != "counts"
 
 
 def expert_probabilities(law: RoutingLaw, experts: int, skew: float) -> Array:
-    """Return for every expert the probability that a token chooses it; together `top_k`.
+    """Return for every expert the probability that a token chooses it. Together `top_k`.
 
-    uniform: k/E; counts: k * count / all counts; zipf: min(1, c * r^-skew) for the expert of popularity rank r, c
-    such that the sum is k: a token chooses an expert at most once; lognormal: min(1, c * exp(skew * z)), z the
-    quantile (E + 1/2 - r)/E of the standard normal distribution. Experts are numbered so that the popular ones spread
-    over any number of ranks and nodes (van der Corput's sequence).
+    uniform: k/E.
+    counts: k * count / all counts.
+    zipf: min(1, c * r^-skew) for the expert of popularity rank r, c such that the sum is k: a token chooses an expert
+    at most once.
+    lognormal: min(1, c * exp(skew * z)), z the quantile (E + 1/2 - r)/E of the standard normal distribution. Experts
+    are numbered so that the popular ones spread over any number of ranks and nodes (van der Corput's sequence).
     """
     if law.counts is not None:
         counts = np.array(law.counts)
@@ -91,7 +94,8 @@ class PlacedExperts(Record):
     """Experts on their ranks, equal ranks once.
 
     probabilities: that a token comes to each slot [ranks, slots per rank].
-    kinds: the distinct ranks [kinds, slots]; multiplicity: ranks of each kind.
+    kinds: the distinct ranks [kinds, slots].
+    multiplicity: ranks of each kind.
     mean, variance: rows of one token on a rank of each kind.
     """
 
@@ -104,7 +108,7 @@ class PlacedExperts(Record):
 
 @lru_cache(maxsize=1024)
 def place_experts(law: RoutingLaw, layout: ExpertLayout) -> PlacedExperts | None:
-    """Return the experts on their ranks; null for an impossible layout (experts that do not divide).
+    """Return the experts on their ranks, null for an impossible layout (experts that do not divide).
 
     Variance of the rows that a token gives a rank, from the probabilities p of its slots [Hájek, Annals of Mathematical
     Statistics 35(4), 1964; exact for equal probabilities]:
@@ -253,7 +257,7 @@ _Evaluated: TypeAlias = Callable[..., Array]
 def _by_layout(
     function: _Evaluated, law: RoutingLaw, layout: tuple[Quantity, ...], sizes: tuple[Quantity, ...], outputs: int
 ) -> list[Quantity]:
-    """Return what `function` gives at every point; it is called once per distinct layout, for distinct sizes."""
+    """Return what `function` gives at every point. It is called once per distinct layout, for distinct sizes."""
     if not any(isinstance(value, np.ndarray) for value in (*layout, *sizes)):
         return list(_at_one_point(function, law, tuple(map(float, layout)), tuple(map(float, sizes))))
     shape = np.broadcast_shapes(*(np.shape(value) for value in (*layout, *sizes)))

@@ -52,7 +52,7 @@ def add_recurrence(builder: WorkBuilder, context: Context, mixer: Recurrence) ->
 
 
 def _ranked_gates(mixer: Recurrence) -> list[tuple[Count, Count | None]]:
-    """Return (outputs, rank) of the projections to the output gate and to the channels' decay; rank null: full."""
+    """Return (outputs, rank) of the projections to the output gate and to the channels' decay. Rank null: full."""
     gates: list[tuple[Count, Count | None]] = []
     if mixer.output_gate:
         gates.append((mixer.heads * mixer.value_dim, mixer.gate_rank))
@@ -78,7 +78,7 @@ def _add_ranked_gate(builder: WorkBuilder, context: Context, outputs: Count, ran
 def _add_short_convolution(builder: WorkBuilder, context: Context, mixer: Recurrence, size: Bytes) -> None:
     """Add the convolution of queries, keys and values over a few tokens: `size` bytes in and out, taps per channel.
 
-    A decoding step reads and writes the inputs that still wait, taps - 1 of each channel; a channel of a prompt is a
+    A decoding step reads and writes the inputs that still wait, taps - 1 of each channel. A channel of a prompt is a
     row. Layers whose channels decay each by itself have three convolutions of a prompt [moonshotai/Kimi-Linear,
     modeling_kimi.py: q_conv1d, k_conv1d, v_conv1d].
     """
@@ -148,7 +148,7 @@ def _add_scan(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None
 
         serial = ceil(B*H*ceil(v/columns) / (processors*blocks)) * ceil(S/C) * chunk_cycles / clock
 
-    Bytes: q, k, v and the result once; a decoding step reads and writes the visited states. Backward: chunks again and
+    Bytes: q, k, v and the result once. A decoding step reads and writes the visited states. Backward: chunks again and
     two gradients of each GEMM, in two scans, unless the kernels' own cycles of a chunk were measured.
     """
     heads, q, v = mixer.heads / context.parallel.tp, mixer.key_dim, mixer.value_dim
@@ -225,7 +225,7 @@ def add_selective_scan(builder: WorkBuilder, context: Context, mixer: SelectiveS
 def add_memory(builder: WorkBuilder, context: Context, mixer: NeuralMemory) -> None:
     """Add query, key and value projections with three gates per head, retrieval, the memory's update, the output.
 
-    Retrieval 2*P FLOP per token; update 6*P (forward, and gradients of inputs and weights), as GEMMs over a chunk with
+    Retrieval 2*P FLOP per token. Update 6*P (forward, and gradients of inputs and weights), as GEMMs over a chunk with
     each sequence's own weights. Each chunk's step reads gradient, weights and momentum and writes two.
     """
     hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens

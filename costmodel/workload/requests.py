@@ -12,7 +12,8 @@ class Lengths(Record, kw_only=True):
     """Lengths of prompts or outputs, whole tokens from `low` to `high`.
 
     distribution: `constant`, `uniform` from low to high, `exponential`, `normal`, `lognormal`, or `values`.
-    deviation: standard deviation; values, weights: lengths that are drawn, and how often (empty: all as often).
+    deviation: standard deviation.
+    values, weights: lengths that are drawn, and how often (empty: all as often).
     """
 
     distribution: str = "constant"
@@ -35,7 +36,7 @@ class Lengths(Record, kw_only=True):
 
 
 class SharedPrefix(Record, kw_only=True):
-    """Prompts begin with one of `groups` texts of `tokens` tokens; how often each: r^-exponent of its rank."""
+    """Prompts begin with one of `groups` texts of `tokens` tokens. How often each: r^-exponent of its rank."""
 
     groups: Count
     tokens: Count
@@ -55,7 +56,8 @@ class Sessions(Record, kw_only=True):
 class Priorities(Record, kw_only=True):
     """Priorities of drawn requests, the least first.
 
-    values: that are drawn; weights: how often each is, empty: all as often.
+    values: that are drawn.
+    weights: how often each is, empty: all as often.
     """
 
     values: tuple[int, ...]
@@ -65,10 +67,13 @@ class Priorities(Record, kw_only=True):
 class RequestStream(Record, kw_only=True):
     """The requests that a deployment serves.
 
-    trace: path of a file that lists them, null: they are drawn; format: of the file; speed: factor on its rate.
+    trace: path of a file that lists them, null: they are drawn.
+    format: of the file.
+    speed: factor on its rate.
     arrivals: `poisson`, `gamma` with gaps of coefficient of variation `cv`, `even`, `burst` (all at once), or
         `closed_loop` (each request that ends calls the next).
-    rate: of the whole deployment [1/s], null: of the scenario; count: requests.
+    rate: of the whole deployment [1/s], null: of the scenario.
+    count: requests.
     input, output: lengths, null: the scenario's; pairs: path of a file from which both are drawn together; tokenizer:
         file that counts its texts, null: it has lengths.
     """
@@ -98,8 +103,8 @@ class Failure(Record, kw_only=True):
 
 
 class Breakdowns(Record, kw_only=True):
-    """Engines fail at random. device_mtbf: mean time between failures of one device; repair: until the engine is back
-    [s].
+    """Engines fail at random. device_mtbf: mean time between failures of one device; repair: until the engine is
+    back [s].
     """
 
     device_mtbf: Seconds
@@ -114,7 +119,8 @@ class Breakdowns(Record, kw_only=True):
 class Autoscale(Record, kw_only=True):
     """Engines are started and given back: every `interval` there should be one for each `target` requests.
 
-    least, most: engines; start_up: until a new one serves [s].
+    least, most: engines.
+    start_up: until a new one serves [s].
     """
 
     most: Count
@@ -136,7 +142,7 @@ class Replicas(Record, kw_only=True):
 
     routing: `round_robin`, `random`, `least_loaded` (fewest requests), `power_of_two` (the less loaded of two drawn) or
         `prefix` (the longest cached prefix, unless that engine has many more requests than the least loaded one).
-    signal_delay: the router learns loads and caches at this interval [s]; 0: always.
+    signal_delay: the router learns loads and caches at this interval [s]. 0: always.
     max_waiting: an engine with so many waiting requests turns others away, null: none; failures: of engines, stated;
         breakdowns: at random, null: none; autoscale: null: `count` engines serve all the time.
     prefill: of all engines so many compute prompts only, and the others decode; transfer: of the prompts' caches, null:
@@ -159,7 +165,7 @@ class Replicas(Record, kw_only=True):
 
 
 class Slo(Record, kw_only=True):
-    """What a request may take at most to count as good [s]; null: anything."""
+    """What a request may take at most to count as good [s]. Null: anything."""
 
     ttft: Seconds | None = None
     tpot: Seconds | None = None

@@ -23,7 +23,7 @@ def add_stream_reads(builder: WorkBuilder, context: Context, name: str, *, outpu
         w = x W,   x: T x n*d, W: n*d x `outputs`;   h = sum over streams of w_i * x_i
 
     The GEMM runs in the router's format. Bytes: n*d read and d written per token. Parameters: W, a bias per output, and
-    three scales. Before a branch `outputs` is n*(n + 2), weights of reading, writing and mixing; before the head n.
+    three scales. Before a branch `outputs` is n*(n + 2), weights of reading, writing and mixing. Before the head n.
 
     [Xie et al., mHC, arXiv 2512.24880; transformers, models/deepseek_v4/modular_deepseek_v4.py,
     DeepseekV4HyperConnection]

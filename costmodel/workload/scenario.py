@@ -33,7 +33,7 @@ class Parallelism(Record, kw_only=True):
     slices_experts: it is `tp` wherever none is stated.
     expert_pool: devices of their own that hold the routed experts and nothing else (null: the `ep` ranks hold them).
     sequence_parallel: activations outside the tensor-parallel region are split over tp too.
-    context: how `cp` ranks exchange keys: `gather`, `ring` or `ulysses`; decoding always splits the cache over them.
+    context: how `cp` ranks exchange keys: `gather`, `ring` or `ulysses`. Decoding always splits the cache over them.
     """
 
     tp: Count = 1.0
@@ -77,7 +77,7 @@ class Parallelism(Record, kw_only=True):
 
 
 class PartFormats(Record, kw_only=True):
-    """The formats of one part's linear layers, where a checkpoint has others there; fields as of `Precision`."""
+    """The formats of one part's linear layers, where a checkpoint has others there. Fields as of `Precision`."""
 
     linear: str
     weights: str
@@ -95,7 +95,8 @@ class Precision(Record, kw_only=True):
     weight_scaling: scales of stored weights (without a group: one per `scale_block` squared, or none).
     weight_bits: mean bits of a stored weight, scales included, for a mixture of formats (null: by the format).
     kv_scaling: scales of cached elements of one token and head.
-    activations: saved inputs of GEMMs; attention_output: saved output of attention (null: as `activations`).
+    activations: saved inputs of GEMMs.
+    attention_output: saved output of attention (null: as `activations`).
     scale_block: elements per FP32 scale of an FP8 activation (null: one scale per tensor).
     parts: formats of the linear layers of `attention`, the dense `ffn`, `experts` and `shared_experts`, where they
         differ; of_part: these are those of one part, whose weights are stored in formats of their own.
@@ -155,7 +156,7 @@ class Communication(Record):
     checksum: relative time added to all-to-alls of experts by kernels that check what arrives.
     fences: round trips that an all-to-all waits for its data to be ordered before the flag that announces it.
     in_network: switches replicate what is dispatched and reduce what is combined, both at once.
-    multicast, reduction: they do one of the two; both together are `in_network`.
+    multicast, reduction: they do one of the two. Both together are `in_network`.
     exchange: of tokens and experts' results in inference, `all_to_all` or `gather`.
     host_link: who gives way where messages and copies meet on the link to the host: `shared`, `messages_first`,
         `copies_first` or `separate`.
@@ -241,7 +242,8 @@ class Tile(Record):
 class HostTimes(Record):
     """What the host's program adds to a step [s].
 
-    step: per step; sequence: per sequence of a rank.
+    step: per step.
+    sequence: per sequence of a rank.
     layer: per layer; parallel: more with tensor parallelism; experts: more with experts; group: more for each group of
         heads beyond the first; recurrence: per layer with a recurrence in passes with prompts.
     unprepared: per step of a server that prepares none while the one before it runs.
@@ -269,7 +271,8 @@ class HostTimes(Record):
 class FusedNorms(Record, kw_only=True):
     """All-reduces that also add up the residual stream and normalise it.
 
-    rows: tokens of a message at most; experts_only: only in models with experts.
+    rows: tokens of a message at most.
+    experts_only: only in models with experts.
     """
 
     rows: Count = np.inf
@@ -279,7 +282,8 @@ class FusedNorms(Record, kw_only=True):
 class UnevenContexts(Record):
     """Decoding kernels in which one thread block reads a whole context.
 
-    load_rate: of one thread block [B/cycle]; overlap_p: p-norm that joins its time with that of all contexts together.
+    load_rate: of one thread block [B/cycle].
+    overlap_p: p-norm that joins its time with that of all contexts together.
     """
 
     load_rate: Quantity
@@ -290,11 +294,11 @@ class Framework(Record):
     """What belongs to kernels and hosts rather than to devices.
 
     gemm_tiles, attention_tiles: candidates of which the fastest is taken.
-    weight_only_tiles: those of GEMMs that expand narrow weights; empty: as of the others.
+    weight_only_tiles: those of GEMMs that expand narrow weights. Empty: as of the others.
     promotion_interval: elements of K between two promotions of an FP8 accumulator.
     launch: time of an empty kernel on a stream [s].
     reserve: device memory that the context and libraries keep [B].
-    implementations: operator family or `family/variant` -> kernel libraries; the first that the device has is used.
+    implementations: operator family or `family/variant` -> kernel libraries. The first that the device has is used.
     moe_comm_slowdown: slowdown of kernels that overlap an expert all-to-all of whole chunks, beside their loss of
         processors.
     dp_comm_slowdown: slowdown of kernels that overlap a gather or reduction of data-parallel ranks.
@@ -314,10 +318,11 @@ class Framework(Record):
     weight_exchange: ZeRO stages 1 and 2 `gather` updated weights, or each rank in turn makes a `broadcast` of its own.
     host: what the host's program adds to a step.
     options: what a change of a training scenario is called there: `gradients`, `zero`, `full`, ... -> option.
-    kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
+    kv_layout: `static` and `paged` caches reserve room for new tokens. A `concat` cache is copied whole in every step.
     expert_exchange: how tokens reach experts of other ranks in inference, where the scenario does not say.
     routed_shared_expert: a layer's only shared expert is one more routed one in inference without expert parallelism.
-    engine: its defaults as a serving engine; fused_norms: what all-reduces of inference do beside; null: nothing.
+    engine: its defaults as a serving engine.
+    fused_norms: what all-reduces of inference do beside (null: nothing).
     scores: format of attention scores in memory (null: the residual's).
     expands_above: rows beyond which narrow weights are expanded before a product (null: products read them narrow).
     prompt_chunk: prompt tokens of one pass at most (null: as its engine, or all); uneven_contexts: of its decoding
@@ -326,7 +331,8 @@ class Framework(Record):
         holds [s]; eager_within: those that another one's call starts; eager_experts_only: of models with experts.
     padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one has; whole_blocks: of one
         scale a block, weights are split at blocks only; not_on, not_formats: architectures and formats it lacks.
-    tuned_tiles: layers of experts for which it ships tiles tuned on the device; experts: how they run in training.
+    tuned_tiles: layers of experts for which it ships tiles tuned on the device.
+    experts: how they run in training.
     """
 
     name: str
@@ -374,7 +380,7 @@ class Framework(Record):
     experts: ExpertProgram = GROUPED
 
     def comm_slowdown(self, communication: Communication) -> Quantity:
-        """Return the slowdown of kernels beside exchanges of whole chunks (`normal` mode); one in low-latency mode.
+        """Return the slowdown of kernels beside exchanges of whole chunks (`normal` mode). One in low-latency mode.
 
         The kernels' loss of processors is priced apart. What remains is made of the exchange's traffic through memory
         and L2 and of its power, which stay when a unit other than the processors moves the same bytes.
@@ -392,7 +398,7 @@ class Framework(Record):
         return self.implementations.get("attention_prefill") == (MASKED,)
 
     def eager_time(self, *, has_experts: bool) -> Seconds:
-        """Return the host time of a layer in passes with prompts of a model; zero where CUDA graphs hold them."""
+        """Return the host time of a layer in passes with prompts of a model, zero where CUDA graphs hold them."""
         return 0.0 if self.eager_experts_only and not has_experts else self.eager_layer
 
     def tiles_of(self, family: str) -> tuple[Tile, ...]:
@@ -473,7 +479,7 @@ class Scenario(Record):
 
     @property
     def eager_layer(self) -> Seconds:
-        """Return the host time of a layer in passes with prompts; zero where a CUDA graph holds them."""
+        """Return the host time of a layer in passes with prompts, zero where a CUDA graph holds them."""
         return self.framework.eager_time(has_experts=self.architecture.has_experts)
 
     @property

@@ -24,8 +24,10 @@ class ShardGroups(Record):
 class LayerTransfers(Record):
     """What one kind of layer moves for a rank, apart from its own work.
 
-    weights_in: from the host; gather: weights from other ranks, before a pass.
-    reduce: gradients after a pass; gradients_out: to the host.
+    weights_in: from the host.
+    gather: weights from other ranks, before a pass.
+    reduce: gradients after a pass.
+    gradients_out: to the host.
     activations_out, activations_in: to the host and back.
     """
 
@@ -57,7 +59,7 @@ def shard_groups(context: Context, plan: Training, stage_replicas: int, *, exper
 
 
 def shard_size(context: Context, plan: Training, stage_replicas: int, *, expert: bool) -> Count:
-    """Return the ranks over which optimizer states are sharded; one without ZeRO."""
+    """Return the ranks over which optimizer states are sharded. One without ZeRO."""
     return shard_groups(context, plan, stage_replicas, expert=expert).shard.size if plan.zero >= 1 else 1.0
 
 
@@ -169,7 +171,7 @@ def layer_transfers(
 
 
 def host_copies(context: Context, name: str, share: Quantity, size: Bytes, direction: str) -> tuple[Operator, ...]:
-    """Return the copy of a share of some bytes between a device and its host; nothing where the share is zero."""
+    """Return the copy of a share of some bytes between a device and its host, nothing where the share is zero."""
     if is_single(share) and share == 0:
         return ()
     return (HostTransfer(name, share * size, direction, context.parallel.devices),)

@@ -9,7 +9,9 @@ from costmodel.records import Record
 class Slowdown(Record):
     """A rank, or all of them where it is null, that runs `speed` times as fast from `begin` to `end` [s].
 
-    slows: `compute`, `network` or `everything`; end: null for good; speed: 0 where it stands still.
+    slows: `compute`, `network` or `everything`.
+    end: null for good.
+    speed: 0 where it stands still.
     """
 
     rank: int | None
@@ -20,7 +22,7 @@ class Slowdown(Record):
 
 
 class Checkpoints(Record):
-    """How a run outlives failures: a checkpoint every `interval`, `write` long; `restart` after a failure [s].
+    """How a run outlives failures: a checkpoint every `interval`, `write` long. `restart` after a failure [s].
 
     device_mtbf: mean time between failures of one device [s].
     """
@@ -34,11 +36,12 @@ class Checkpoints(Record):
 class Simulation(Record):
     """How a scenario is simulated.
 
-    seed, jitter: of the factors on each task's time and of failures; shares_processors: kernels take the processors of
-    communication while that is idle; contention: messages share the links of the cluster; experts: `expected` waits for
-    uneven ones, or loads `drawn` for each micro-batch; patience: time without any
-    progress after which the run is given up, null: never [s]; replicas: data-parallel ones that are simulated one by
-    one, null: one for all.
+    seed, jitter: of the factors on each task's time and of failures.
+    shares_processors: kernels take the processors of communication while that is idle.
+    contention: messages share the links of the cluster.
+    experts: `expected` waits for uneven ones, or loads `drawn` for each micro-batch.
+    patience: time without any progress after which the run is given up, null: never [s].
+    replicas: data-parallel ones that are simulated one by one, null: one for all.
     """
 
     seed: int = 0

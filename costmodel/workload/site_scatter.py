@@ -13,8 +13,9 @@ from costmodel.records import Record
 class Apart(Record):
     """How far apart runs are.
 
-    sizes: sum of squared logs of the ratios of their sizes; kinds: 1 where number formats of GEMMs or recomputation
-    differ, else 0; same: 1 for one and the same run, else 0.
+    sizes: sum of squared logs of the ratios of their sizes.
+    kinds: 1 where number formats of GEMMs or recomputation differ, else 0.
+    same: 1 for one and the same run, else 0.
     """
 
     sizes: Quantity
@@ -26,7 +27,7 @@ class SiteScatter(Record, kw_only=True):
     """How alike the errors of runs are: r = log(measured / predicted step time), over the deviation of each.
 
     site: share of the variance that all runs of one framework on one cluster have in common.
-    alike: share that runs have in common the more, the more alike they are; the rest is a run's own.
+    alike: share that runs have in common the more, the more alike they are. The rest is a run's own.
     repeat: standard deviation of log time between repetitions of one run.
     length: distance in size at which runs are hardly alike, in factors of e.
     kinds: distance between runs of other number formats or recomputation, in lengths.
@@ -59,7 +60,9 @@ class SiteScatter(Record, kw_only=True):
 
             mean / s = g K^-1 r,     left = sqrt(1 - g K^-1 g'),     K = s_i s_j c_ij + repeat^2 [i = j],   g = s_i c_i
 
-        residuals: r of the measured runs; deviations: s, of each without measured ones; among: c, their correlations;
+        residuals: r of the measured runs.
+        deviations: s, of each without measured ones.
+        among: c, their correlations.
         between: c of each with the other runs, arrays of one shape. A Gaussian process whose variance is that of each
         run, with a prior mean of zero [Rasmussen, Williams, Gaussian Processes for Machine Learning, 2006, chapter 2].
         """

@@ -45,7 +45,7 @@ def stage_layout(
 ) -> tuple[Stage, ...]:
     """Return the stages in order. sizes: layers of each (default: even). Raises InputError where they do not add up.
 
-    placement: where the ends stand; by default the embedding on the first stage, head and MTP modules on the last.
+    placement: where the ends stand. By default the embedding on the first stage, head and MTP modules on the last.
     """
     sizes = even_split(architecture.depth, stages) if sizes is None else sizes
     if len(sizes) != stages or sum(sizes) != architecture.depth or min(sizes) < 0:

@@ -20,7 +20,9 @@ class TunedTiles(Record):
     def of(self, experts: Count, width: Count, variant: str) -> Quantity:
         """Return one where tiles were tuned for a layer, else zero.
 
-        experts: on a rank; width: of an expert's intermediate activations there; variant: of the products.
+        experts: on a rank.
+        width: of an expert's intermediate activations there.
+        variant: of the products.
         """
         known = self.layers.get(_ALIKE.get(variant, variant), {})
         if is_single(experts) and is_single(width):

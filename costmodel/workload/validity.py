@@ -266,7 +266,7 @@ def _expert_rule(scenario: Scenario, ffn: MoeFfn) -> Rule:
 
 
 def _routing_rules(scenario: Scenario) -> Iterator[Rule]:
-    """Yield what replicas, placement and capacity ask; nothing where routing is left as it is."""
+    """Yield what replicas, placement and capacity ask, nothing where routing is left as it is."""
     routing, plan = scenario.routing, scenario.plan
     replicated = routing.redundant > 0
     if routing.load != "balanced" or routing.capacity is not None or np.any(replicated):

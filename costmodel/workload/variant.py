@@ -11,9 +11,10 @@ _ENDINGS = {
 
 
 class Variant(ValueRecord):
-    """Kernels of a family that are measured and fitted apart; in files the text that `str` gives.
+    """Kernels of a family that are measured and fitted apart. In files the text that `str` gives.
 
-    kind: number format, kind of element-wise kernel or kind of collective; blank: the family as a whole.
+    kind: number format, kind of element-wise kernel or kind of collective.
+    blank: the family as a whole.
     block_scaled: operands carry a scale for every block of elements.
     masked: groups have buffers of fixed size.
     is_wgrad: weight gradient of block-scaled operands, whose scales run along their rows.

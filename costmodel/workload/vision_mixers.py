@@ -63,8 +63,8 @@ def _add_convolution_gemm(
 def add_spectral(builder: WorkBuilder, context: Context, mixer: Spectral) -> None:
     """Add two Fourier transforms around a complex gate, in FP32.
 
-    FLOP: C*(2*2.5*N*log2(N) + 6*h*(w/2 + 1)), N = h*w; bytes: 8*N*C*4, two passes per transform; parameters
-    2*h*(w/2 + 1)*C.
+    FLOP: C*(2*2.5*N*log2(N) + 6*h*(w/2 + 1)), N = h*w.
+    bytes: 8*N*C*4, two passes per transform. Parameters 2*h*(w/2 + 1)*C.
     """
     channels, cells = context.architecture.hidden, mixer.height * mixer.width
     half = mixer.height * (mixer.width // 2 + 1)
@@ -77,7 +77,7 @@ def add_spectral(builder: WorkBuilder, context: Context, mixer: Spectral) -> Non
 
 
 def add_gate(builder: WorkBuilder, context: Context, mixer: Gate) -> None:
-    """Add element-wise weights: a read and a write per pass, 8 operations per element and head; 2 numbers per head."""
+    """Add element-wise weights: a read and a write per pass, 8 operations per element and head. 2 numbers per head."""
     elements, passes = context.tokens * context.architecture.hidden, mixer.passes
     size, work = 2.0 * passes * elements * context.residual, 8.0 * elements * mixer.heads
     forward = Elementwise("feature gate", size, calls=passes, work=work)

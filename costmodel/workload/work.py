@@ -13,7 +13,7 @@ TO_EXPERTS, EXPERTS, FROM_EXPERTS = "to experts", "experts", "from experts"
 
 
 class SavedTensor(Record):
-    """A tensor kept from forward to backward [B]; `producer` is the recompute name that drops it."""
+    """A tensor kept from forward to backward [B]. `producer` is the recompute name that drops it."""
 
     name: str
     producer: str
@@ -24,7 +24,7 @@ class Parameters(Record):
     """Trainable numbers: `total` in the model, `local` on one rank, `active` for one token.
 
     expert: they belong to routed experts, which fewer ranks share.
-    linear: stored in the weights' format; others (norms, router, embedding, head) are at least as wide as the residual.
+    linear: stored in the weights' format. Others (norms, router, embedding, head) are at least as wide as the residual.
     element_bytes: of a format of their own (null: none) [B].
     host_computed: the host computes with them.
     """
@@ -72,7 +72,7 @@ class LayerWork(Record, kw_only=True):
 class WorkBuilder(MutableRecord):
     """Collects a `LayerWork` in the order of the forward pass, and reverses the input gradients at the end.
 
-    recompute: operator names whose forward pass the backward pass repeats; `layer` repeats everything.
+    recompute: operator names whose forward pass the backward pass repeats. `layer` repeats everything.
     stops_early: a repeated layer ends with the last step whose result is kept for the backward pass.
     """
 
@@ -160,7 +160,7 @@ class WorkBuilder(MutableRecord):
         self._working_bytes = self._working_bytes + size
 
     def add_receive_buffers(self, size: Bytes) -> None:
-        """Add the buffers that an exchange fills; the largest exchange counts for all."""
+        """Add the buffers that an exchange fills. The largest exchange counts for all."""
         self._receive_buffers = maximum(self._receive_buffers, size)
 
     @property

@@ -38,8 +38,9 @@ def async_reduce_span(
 ) -> AsyncReduceSpan:
     """Return how the program goes.
 
-    reduces: of each slot, whether its actions reduce; times: heads, rests and trails, each with a row for each of
-    `program.slots` and a column for each point [s]; transfer: one for all or one a point [s].
+    reduces: of each slot, whether its actions reduce.
+    times: heads, rests and trails, each with a row for each of `program.slots` and a column for each point [s].
+    transfer: one for all or one a point [s].
     """
     if program.steady is not None:
         return _long_span(program, reduces, times, transfer)
@@ -62,7 +63,7 @@ def async_reduce_span(
 def _long_span(
     program: Program[K], reduces: Sequence[bool], times: tuple[Array, Array, Array], transfer: Seconds
 ) -> AsyncReduceSpan:
-    """Return how a program goes whose steady state two shorter ones show; waits add up evenly over its actions."""
+    """Return how a program goes whose steady state two shorter ones show. Waits add up evenly over its actions."""
     assert program.steady is not None, "its steady state is known"
     own, longer, periods = program.steady
     one, two = (async_reduce_span(part, reduces, times, transfer) for part in (own, longer))
@@ -72,7 +73,7 @@ def _long_span(
 
 
 def _earlier(program: Program[K], reduces: Indices) -> Indices:
-    """Return, of each event that reduces, the one before it on its stream that does; a row for none elsewhere."""
+    """Return, of each event that reduces, the one before it on its stream that does. A row for none elsewhere."""
     found = np.full(len(program.stream), len(program.stream) + 1)
     own = np.flatnonzero(reduces)
     own = own[np.argsort(program.stream[own], kind="stable")]

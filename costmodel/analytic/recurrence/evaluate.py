@@ -16,7 +16,8 @@ FEW = 64  # points that are evaluated sooner wave by wave than a tape is recorde
 def makespan(program: Program[K], durations: Array, transfer: Seconds = 0.0, chunk: int = CHUNK) -> Array:
     """Return when the last event of the program is done, at each point [s].
 
-    durations: a row for each of `program.slots`, a column for each point [s]; transfer: one for all or one a point [s].
+    durations: a row for each of `program.slots`, a column for each point [s].
+    transfer: one for all or one a point [s].
     """
     if durations.ndim != 2 or len(durations) != len(program.slots):
         raise ValueError(f"durations of shape {durations.shape} for {len(program.slots)} slots")

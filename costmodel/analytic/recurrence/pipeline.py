@@ -27,10 +27,10 @@ class Slot(NamedTuple):
 def compile_schedule(
     schedule: str, pp: int, virtual: int, micro_batches: int, stage_class: tuple[int, ...] | None = None
 ) -> Program[Slot]:
-    """Return the program of a pipeline schedule, one stream a rank; mirrored ranks are folded into one, exactly.
+    """Return the program of a pipeline schedule, one stream a rank. Mirrored ranks are folded into one, exactly.
 
     A step longer than its steady state needs is two shorter programs. stage_class: a label for each stage (default: its
-    number); stages of one label take equally long and share slots.
+    number). Stages of one label take equally long and share slots.
     """
     steady = steady_state(schedule, pp, virtual, micro_batches)
     program = program_of(folded_order(schedule, pp, virtual, steady.shorter), stage_class)

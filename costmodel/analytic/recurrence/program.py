@@ -16,7 +16,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Event(NamedTuple, Generic[K]):
-    """One piece of work on a stream; `slot` names its duration.
+    """One piece of work on a stream. `slot` names its duration.
 
     Events of a stream run in the order in which they are listed. after: positions in the list of the events that must
     have finished; receives: of those whose result must have arrived, one transfer time after they finished.
@@ -67,7 +67,7 @@ class Program(Record, Generic[K]):
 def compile_events(events: Sequence[Event[K]], slots: Sequence[K]) -> Program[K]:
     """Return the program of events that are listed such that each one waits for earlier ones only.
 
-    slots: order of the rows in which durations will be given; every event's slot is among them.
+    slots: order of the rows in which durations will be given. Every event's slot is among them.
     """
     for index, event in enumerate(events):
         if any(not 0 <= needed < index for needed in (*event.after, *event.receives)):

@@ -43,7 +43,7 @@ class Workspace(Generic[K]):
         self._result: Array = registers[tape.result, :points]
 
     def makespan(self) -> Array:
-        """Return when the last event is done, at each point [s]; valid until the next call."""
+        """Return when the last event is done, at each point [s]. Valid until the next call."""
         for call, a, b, out in self._calls:
             call(a, b, out=out)
         return self._result
@@ -82,7 +82,7 @@ def _record(program: Program[K], *, transfers: bool) -> _Tape:
 def _necessary_waits(program: Program[K], *, transfers: bool) -> list[list[_Wait]]:
     """Return what each event has to wait for once what the rest implies, for any times >= 0, is left out.
 
-    A stream finishes its events in order, so of several on one stream only the latest matters; one that is waited for
+    A stream finishes its events in order, so of several on one stream only the latest matters. One that is waited for
     plainly is implied by the transfer of a later one too, but not the other way round.
     """
     streams = program.stream.tolist()
@@ -133,7 +133,7 @@ class _Recorder:
             self._register[arrived] = self.reduce([done], self._fixed - 1)
 
     def reduce(self, waits: list[_Wait], addend: int | None) -> int:
-        """Return a register with the largest of the values, plus that of the register `addend`; each is read once."""
+        """Return a register with the largest of the values, plus that of the register `addend`. Each is read once."""
         dying, lasting = list[int](), list[int]()
         for wait in waits:
             self._readers[wait] -= 1

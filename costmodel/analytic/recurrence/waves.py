@@ -21,7 +21,8 @@ _NUMBERS = 1 << 22  # that the finish times of all events take at most
 class Waves(Record):
     """Events in groups of which none waits for another, one of a stream at most, and what each one waits for.
 
-    bounds: where the groups begin, and where the last one ends; previous: by event, the one before it on its stream;
+    bounds: where the groups begin, and where the last one ends.
+    previous: by event, the one before it on its stream.
     receives: by event, some whose result must have arrived, by group whether any event of it has such. Rows past the
     last event stand for no event: the first of them for one before all others, the second for one that is not needed.
     """
@@ -49,7 +50,8 @@ def waves_of(sizes: Sequence[int], stream: Indices, receives: Indices) -> Waves:
 def makespan_by_waves(waves: Waves, slot: Indices, durations: Array, transfer: Array) -> Array:
     """Return when the last event is done, at each point [s].
 
-    slot: of each event, a row of `durations`, which has a column for each point [s]; transfer: one a point [s].
+    slot: of each event, a row of `durations`, which has a column for each point [s].
+    transfer: one a point [s].
     """
     points = durations.shape[1]
     parts = points_together(len(slot), points)

@@ -69,7 +69,7 @@ def _inflate(data: bytes, shown: str, most: int) -> bytes:
 
 
 def parse_json(text: str, shown: str) -> Any:
-    """Return the document of a JSON text; raise MeasurementError at the line and column that is wrong."""
+    """Return the document of a JSON text. Raises MeasurementError at the line and column that is wrong."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -14,7 +14,7 @@ _SHOWN = 60  # characters of a value in a message
 
 
 class Document(BaseModel):
-    """A mapping whose known keys have their types; others are ignored."""
+    """A mapping whose known keys have their types. Others are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -67,7 +67,7 @@ class NcclConfig(Document):
 
 
 class NcclTimes(Document):
-    """Times of one size [us]; a test on the CPU's clock has its own key."""
+    """Times of one size [us]. A test on the CPU's clock has its own key."""
 
     time: Positive | None = None
     cpu_time: Positive | None = None
@@ -113,9 +113,10 @@ class ServingBenchmark(Document):
 
 
 def checked(model: type[_Model], value: Any, shown: str, where: str = "") -> _Model:
-    """Return a value as a model; raise MeasurementError at the first part of it that is not as it must be.
+    """Return a value as a model. Raises MeasurementError at the first part of it that is not as it must be.
 
-    shown: the file, as in messages; where: path of the value in it.
+    shown: the file, as in messages.
+    where: path of the value in it.
     """
     try:
         return model.model_validate(value)

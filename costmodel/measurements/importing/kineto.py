@@ -125,7 +125,7 @@ def _operators(
 
 
 def _described(sizes_of: Sizing, args: Arguments) -> Sizes | None:
-    """Return the columns of an operator; None where the trace has no shapes of it or it is none of the schema."""
+    """Return the columns of an operator. None where the trace has no shapes of it or it is none of the schema."""
     if args.dims is None or args.types is None:
         return None
     tensors = [size for size in args.dims if isinstance(size, list) and size and all(isinstance(x, int) for x in size)]
@@ -137,7 +137,7 @@ def _described(sizes_of: Sizing, args: Arguments) -> Sizes | None:
 
 
 def _device_of(work: Sequence[Work], devices: Sequence[str]) -> str:
-    """Return the name of the device that some work ran on; blank where the trace does not say."""
+    """Return the name of the device that some work ran on. Blank where the trace does not say."""
     number = (work[0].args.device or 0) if work else 0
     return devices[number] if isinstance(number, int) and 0 <= number < len(devices) else ""
 
@@ -184,7 +184,8 @@ def _bmm(tensors: list[list[int]], _: Sequence[Any]) -> Sizes | None:
 def _attention(causal_at: int, first: int = 0, op: str = "") -> Sizing:
     """Return the columns of attention over [batch, heads, tokens, width].
 
-    causal_at: place of `is_causal` among the arguments; first: of the queries among the tensors.
+    causal_at: place of `is_causal` among the arguments.
+    first: of the queries among the tensors.
     """
 
     def sizes(tensors: list[list[int]], concrete: Sequence[Any]) -> Sizes | None:

@@ -42,7 +42,7 @@ def is_report(document: Any) -> bool:
 
 
 def rows_of_text(text: str, path: Path, shown: str) -> list[Row]:
-    """Return one row a line of results, the out-of-place time; raise MeasurementError at a line that is wrong."""
+    """Return one row a line of results, the out-of-place time. Raises MeasurementError at a line that is wrong."""
     lines = text.splitlines()
     hosts = [(match[1], match[2]) for line in lines if (match := _RANK.match(line))]
     if len(hosts) < 2:
@@ -67,7 +67,7 @@ def rows_of_text(text: str, path: Path, shown: str) -> list[Row]:
 
 
 def rows_of_report(document: Mapping[str, Any], shown: str) -> list[Row]:
-    """Return one row a result of a JSON report; raise MeasurementError where a value is missing."""
+    """Return one row a result of a JSON report. Raises MeasurementError where a value is missing."""
     report = checked(NcclReport, document, shown)
     hosts = [(device.hostname, device.device_info) for device in report.config.devices]
     if len(hosts) == 1:  # without MPI only the first device of the process is written
@@ -104,7 +104,7 @@ def _row(
 
 
 def _operation(named: re.Match[str] | None, redop: str, shown: str, line: int | None) -> str:
-    """Return the operation that the file names; a sum over ranks alone does not say which it is."""
+    """Return the operation that the file names. A sum over ranks alone does not say which it is."""
     if named is not None:
         return _OPERATIONS[named[1]]
     said = "a reduction" if redop not in ("none", "") else "no reduction"

@@ -30,7 +30,7 @@ class _Bar(ValueRecord):
 
 
 def breakdown_plot(name: str, scenario: ScenarioResult) -> Plot | None:
-    """Return the breakdown of a scenario, null where it cannot run; exposed times sum to its headline metric."""
+    """Return the breakdown of a scenario, null where it cannot run. Exposed times sum to its headline metric."""
     if not scenario.breakdown:
         return None
     bars = _bars(scenario)

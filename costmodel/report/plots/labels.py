@@ -71,7 +71,7 @@ def _box(centre: Any, offset: tuple[float, float], half: tuple[float, float], do
 
 
 def _positions(radius: float) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Yield (gap to the marker, position of the text), the nearest first; a gap below zero is inside the marker."""
+    """Yield (gap to the marker, position of the text), the nearest first. A gap below zero is inside the marker."""
     common = {"textcoords": "offset points", "fontsize": 7, "zorder": 5, "ha": "center", "va": "center"}
     if radius >= ROOMY:
         yield -1.0, {**common, "xytext": (0, 0), "color": "white", "fontweight": "bold"}

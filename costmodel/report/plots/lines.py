@@ -1,4 +1,4 @@
-"""A metric over one axis as lines with their 80 % bands; infeasible points are marked at the foot."""
+"""A metric over one axis as lines with their 80 % bands. Infeasible points are marked at the foot."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _marks(axes: Axes, x: Array, view: View, part: Grid, look: tuple[str, float]
 
 
 def _scale(axes: Axes, view: View) -> None:
-    """Label both axes; the vertical one starts at zero unless the range of the metric is wide."""
+    """Label both axes. The vertical one starts at zero unless the range of the metric is wide."""
     axis, what = view.axes[0], view.name(0)
     low, high = min(axis.values), max(axis.values)
     steps = np.diff(np.sort(axis.values))

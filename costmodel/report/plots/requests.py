@@ -72,7 +72,7 @@ def _load(requests: ServedRequests) -> Plot:
 
 
 def _queue(requests: ServedRequests) -> Plot | None:
-    """Draw how often so many requests waited at such a rate of arrivals; none where all arrive at once."""
+    """Draw how often so many requests waited at such a rate of arrivals, none where all arrive at once."""
     arrival = requests.arrival[np.isfinite(requests.arrival)]
     windows = max(min(WINDOWS, len(arrival) // PER_WINDOW), 1)
     edges = np.linspace(0.0, float(arrival.max()), windows + 1)

@@ -1,7 +1,7 @@
 """The roofline of a scenario: every operator with FLOPs, below the roofs of its device.
 
 Williams, Waterman, Patterson, CACM 52(4), 2009. An operator is drawn at its arithmetic intensity, FLOP over compulsory
-bytes of device memory, and at its achieved rate; its area is its share of the time.
+bytes of device memory, and at its achieved rate. Its area is its share of the time.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _set_axes(axes: Axes, lines: list[BreakdownLine], peaks: list[float]) -> Non
 
 
 def _draw_roofs(axes: Axes, device: HardwareResult, colours: Mapping[str, str]) -> list[Line2D]:
-    """Draw the peak of each number format and the bandwidth of each memory level; return the lines for a legend."""
+    """Draw the peak of each number format and the bandwidth of each memory level. Return the lines for a legend."""
     low, high = axes.get_xlim()
     top = max((device.peaks[dtype] for dtype in colours), default=axes.get_ylim()[1])
     roofs: list[Line2D] = []

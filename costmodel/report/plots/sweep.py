@@ -21,7 +21,7 @@ MOST_PLOTS = 12  # of one scenario, where more than two axes vary
 def sweep_plots(sweep: Table, scenario: str) -> Iterator[Plot]:
     """Yield the plots of a scenario, one for each combination of the third and further axes.
 
-    A combination at which nothing can run has no plot; at most `MOST_PLOTS` are drawn.
+    A combination at which nothing can run has no plot, at most `MOST_PLOTS` are drawn.
     """
     for view in islice(_views(sweep, scenario), MOST_PLOTS):
         as_lines = len(view.axes) < 2 or len(view.axes[1].values) <= MOST_LINES

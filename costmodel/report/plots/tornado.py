@@ -17,7 +17,7 @@ COLUMNS = ("path", "value", "elasticity", "low", "high", "better", "saved", "mor
 
 
 def tornado_plot(scenario: str, metric: str, slopes: Sequence[ParameterSensitivity]) -> Plot | None:
-    """Return the elasticities of a metric as bars to both sides; whiskers show those of a step up and a step down."""
+    """Return the elasticities of a metric as bars to both sides. Whiskers show those of a step up and a step down."""
     if not slopes:
         return None
     shown = slopes[:SHOWN]

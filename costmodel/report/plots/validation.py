@@ -34,7 +34,7 @@ NUMBERS = ("published", "predicted", "low", "high", "error")
 
 
 def reproduced_plot(name: str, rows: Sequence[ReproducedValue]) -> Plot | None:
-    """Return the predictions of a class, as `reproduce` printed them, against published values; null for none."""
+    """Return the predictions of a class, as `reproduce` printed them, against published values, null for none."""
     scored = [
         row for row in rows if row.error is not None and row.predicted and row.published and not _is_unitless(row)
     ]
@@ -50,7 +50,7 @@ def _is_unitless(row: ReproducedValue) -> bool:
 
 
 def compared_figure(title: str, rows: Sequence[Compared]) -> Figure | None:
-    """Return one panel per kind of quantity, both axes logarithmic; null where nothing is compared."""
+    """Return one panel per kind of quantity, both axes logarithmic, null where nothing is compared."""
     panels = _panels(rows)
     if not panels:
         return None
@@ -77,7 +77,7 @@ def compared_figure(title: str, rows: Sequence[Compared]) -> Figure | None:
 
 
 def _panels(rows: Sequence[Compared]) -> dict[str, list[Compared]]:
-    """Return the results by kind of quantity, most results first; kinds of few only where no kind has many."""
+    """Return the results by kind of quantity, most results first. Kinds of few only where no kind has many."""
     panels: dict[str, list[Compared]] = {}
     for row in rows:
         panels.setdefault(quantity_kind(row.metric or ""), []).append(row)

@@ -23,8 +23,10 @@ WIDE = 10.0  # ratio of a range's ends from which on it is drawn on a logarithmi
 class View(Record, kw_only=True):
     """A metric over the first axis, with a line or a row for each value of a second one.
 
-    linked: for each axis, those that vary together with it; short: path -> short name; grid: its arrays have the axes'
-    shape; fixed: the values of other axes, as text.
+    linked: for each axis, those that vary together with it.
+    short: path -> short name.
+    grid: its arrays have the axes' shape.
+    fixed: the values of other axes, as text.
     """
 
     scenario: str
@@ -72,7 +74,7 @@ class View(Record, kw_only=True):
 
     @property
     def dimension(self) -> str:
-        """Return the dimension of the metric; a duration is shown as a time."""
+        """Return the dimension of the metric. A duration is shown as a time."""
         dimension = dimension_of(self.metric) or "count"
         return "time" if dimension == "duration" else dimension
 

@@ -1,4 +1,4 @@
-"""A Hugging Face config.json as a model document: read by the table of its family; ignored keys are listed."""
+"""A Hugging Face config.json as a model document: read by the table of its family. Ignored keys are listed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class Imported(Record):
 
 
 def import_config(path: Path, origin: Location | None = None, chosen: str | None = None) -> Imported:
-    """Return the model of a config.json or of a folder that contains one; raise InputError at the invalid key.
+    """Return the model of a config.json or of a folder that contains one. Raises InputError at the invalid key.
 
-    origin: where the path was written; chosen: the family to read it by (null: as the file says).
+    origin: where the path was written.
+    chosen: the family to read it by (null: as the file says).
     """
     file = path / CONFIG if path.is_dir() else path
     if not file.is_file():

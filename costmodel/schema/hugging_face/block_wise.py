@@ -14,7 +14,7 @@ _UNREAD = ("sparsify", "num_sink_tokens", "window_length")
 
 
 def block_layers(config: Config, depth: int) -> list[Tree]:
-    """Return the layer list: runs of equal blocks; raise InputError at a block that a model file cannot express.
+    """Return the layer list: runs of equal blocks. Raises InputError at a block that a model file cannot express.
 
     A block that neither mixes nor has an FFN passes its input on, and is no layer.
     """
@@ -60,7 +60,7 @@ def _mixer(config: Config, block: dict[str, Any]) -> dict[str, Tree]:
 
 
 def _ffn(config: Config, block: dict[str, Any]) -> dict[str, Tree]:
-    """Return a gated FFN as wide as 2/3 of `ffn_mult` times the stream, rounded up; or none, or a plain projection."""
+    """Return a gated FFN as wide as 2/3 of `ffn_mult` times the stream, rounded up. Or none, or a plain projection."""
     if block.get("no_op"):
         return {"type": Tree("none")}
     if block.get("replace_with_linear"):

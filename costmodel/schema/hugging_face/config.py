@@ -17,7 +17,7 @@ BY_HAND = "write the model as YAML: `costmodel init model` prints one to start f
 
 
 class Config:
-    """The facts of a config.json by its family's table; raises InputError if a required key is missing.
+    """The facts of a config.json by its family's table. Raises InputError if a required key is missing.
 
     kind: the kind of layer whose facts stand over those of the model (null: the model's own).
     """

@@ -1,7 +1,7 @@
 """Towers for images in front of a language model: what the keys of a `vision_config` mean, and the encoder they make.
 
-Source: huggingface/transformers 4.57 and 5, src/transformers/models/FAMILY/modeling_*.py (vision models, projectors);
-for kimi_k25 the modeling file beside the weights (moonshotai/Kimi-K2.5), for internvl_chat OpenGVLab/InternVL3-8B, for
+Source: huggingface/transformers 4.57 and 5, src/transformers/models/FAMILY/modeling_*.py (vision models, projectors).
+For kimi_k25 the modeling file beside the weights (moonshotai/Kimi-K2.5), for internvl_chat OpenGVLab/InternVL3-8B, for
 kimi_k3 NVIDIA-NeMo/Automodel, components/models/kimi_k3 (KimiK3VisionConfig, KimiK3PatchMergerProjector).
 """
 

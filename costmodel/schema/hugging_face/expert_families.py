@@ -1,6 +1,6 @@
 """Families of mixtures of experts with ordinary attention.
 
-Source: huggingface/transformers 4.57 and 5, src/transformers/models/FAMILY/configuration_*.py and modeling_*.py; for
+Source: huggingface/transformers 4.57 and 5, src/transformers/models/FAMILY/configuration_*.py and modeling_*.py. For
 minimax_m2 the modeling file beside the weights (MiniMaxAI/MiniMax-M2).
 """
 

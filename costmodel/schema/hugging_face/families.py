@@ -1,10 +1,10 @@
 """What the keys of a Hugging Face config.json mean, by family: a table, no code.
 
 Each family maps our words to keys of its config.json, or to constants fixed by its code. Defaults are those of the
-family's own configuration class; a config.json need not repeat them.
+family's own configuration class. A config.json need not repeat them.
 
-Source: huggingface/transformers 4.57, src/transformers/models/FAMILY/configuration_*.py and modeling_*.py; for mpt also
-mosaicml/llm-foundry; for internlm the modeling files beside the weights (internlm/internlm-7b, internlm/internlm2-7b).
+Source: huggingface/transformers 4.57, src/transformers/models/FAMILY/configuration_*.py and modeling_*.py. For mpt also
+mosaicml/llm-foundry. For internlm the modeling files beside the weights (internlm/internlm-7b, internlm/internlm2-7b).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Families with recurrences beside attention.
 
-Sources: huggingface/transformers 4.57 and 5, src/transformers/models/FAMILY/modeling_*.py; for nemotron_h, kimi_linear
+Sources: huggingface/transformers 4.57 and 5, src/transformers/models/FAMILY/modeling_*.py. For nemotron_h, kimi_linear
 and minimax also the modeling files beside the weights (nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16,
-moonshotai/Kimi-Linear-48B-A3B-Instruct, MiniMaxAI/MiniMax-Text-01); for Kimi K3 vllm-project/vllm,
+moonshotai/Kimi-Linear-48B-A3B-Instruct, MiniMaxAI/MiniMax-Text-01). For Kimi K3 vllm-project/vllm,
 vllm/models/kimi_k3/nvidia.
 """
 

@@ -13,7 +13,7 @@ REQUIRED: Final = object()
 class Key(ValueRecord):
     """A key of config.json, dotted if it is inside another.
 
-    default: value if the file omits the key or sets it to null; REQUIRED: the file must have it.
+    default: value if the file omits the key or sets it to null. REQUIRED: the file must have it.
     older_name: spelling of older files.
     """
 

@@ -16,8 +16,9 @@ _SPARSE = {1: True, 0: False, "sparse": True, "dense": False, "moe": True, "hash
 class LayerKind(ValueRecord):
     """The kind of a layer's mixer, a key of the family's `kinds`, and of its FFN.
 
-    windowed: the mixer has the model's window; borrowed: its keys and values are an earlier layer's; doubled: its FFN
-    is twice as wide.
+    windowed: the mixer has the model's window.
+    borrowed: its keys and values are an earlier layer's.
+    doubled: its FFN is twice as wide.
     """
 
     mixer: str

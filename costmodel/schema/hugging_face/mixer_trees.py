@@ -213,7 +213,7 @@ def _state_format(config: Config) -> str | None:
 
 
 def _selective_scan(config: Config) -> dict[str, Tree]:
-    """Return a diagonal state-space layer; by default time steps have a rank of hidden / 16."""
+    """Return a diagonal state-space layer. By default time steps have a rank of hidden / 16."""
     hidden = config.size("hidden")
     stated = config.value("rank")
     rank = -(-hidden // 16) if stated == "auto" else config.size("rank")

@@ -17,7 +17,7 @@ _MOST_BEFORE_GROUP, _LONGEST_PERIOD = 8, 64  # layers before a repeated group, a
 
 
 def model_tree(config: Config, name: Tree) -> Tree:
-    """Return the model document of a config.json; raise InputError where its fields contradict each other."""
+    """Return the model document of a config.json. Raises InputError where its fields contradict each other."""
     depth = _depth(config)
     ends = entries(
         config,
@@ -96,7 +96,7 @@ def _layers(config: Config, kinds: list[LayerKind]) -> Iterator[Tree]:
 
 
 def _longest_group(kinds: list[LayerKind]) -> tuple[int, int, int]:
-    """Return where the group that shortens the list most begins, its layers, and its repetitions; zeros for none."""
+    """Return where the group that shortens the list most begins, its layers, and its repetitions. Zeros for none."""
     numbers: dict[LayerKind, int] = {}
     order = [numbers.setdefault(kind, len(numbers)) for kind in kinds]
     depth = len(order)

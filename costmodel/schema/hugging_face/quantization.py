@@ -56,10 +56,13 @@ _EXPERT_FORMATS: Mapping[str, Formats] = {"fp4": {"linear": "fp8", "weights": "m
 def quantization_of(
     config: Mapping[str, Any], beside: Mapping[str, Any] | None, depth: int, named: Modules
 ) -> Formats | str | None:
-    """Return the formats of a checkpoint as a model file's `quantization`; null for one that is not quantised.
+    """Return the formats of a checkpoint as a model file's `quantization`, null for one that is not quantised.
 
-    config: config.json; beside: hf_quant_config.json; depth: layers of the model; named: modules of the family's own
-    names. A method that is not known is returned by its name, as is a list that cannot be read.
+    config: config.json.
+    beside: hf_quant_config.json.
+    depth: layers of the model.
+    named: modules of the family's own names. A method that is not known is returned by its name, as is a list that
+    cannot be read.
     """
     stated = config.get("quantization_config")
     if stated is None and beside is not None:
@@ -82,7 +85,7 @@ def quantization_of(
 
 
 def _base(stated: Mapping[str, Any]) -> tuple[Formats, Mapping[str, str]] | str:
-    """Return the formats of most modules, and the algorithms of those that a list names; or the method's name."""
+    """Return the formats of most modules, and the algorithms of those that a list names. Or the method's name."""
     method = str(stated.get("quant_method", ""))
     if method == "mxfp4":
         return {"linear": "bf16", "weights": "mxfp4"}, {}

@@ -1,7 +1,7 @@
 """Families whose queries select keys or attend to pooled ones.
 
 Sources: deepseek-ai/DeepSeek-V3.2-Exp, inference/model.py; huggingface/transformers 5, src/transformers/models/
-deepseek_v32, deepseek_v4, glm_moe_dsa; vllm-project/vllm, vllm/models/minimax_m3/nvidia/model.py.
+deepseek_v32, deepseek_v4, glm_moe_dsa. Vllm-project/vllm, vllm/models/minimax_m3/nvidia/model.py.
 """
 
 from __future__ import annotations

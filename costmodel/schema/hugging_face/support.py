@@ -1,4 +1,4 @@
-"""Which config.json files are read, by family, tower and class of the weights; which are refused, and why."""
+"""Which config.json files are read, by family, tower and class of the weights. Which are refused, and why."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Families whose layers differ in the reach of attention: windows, chunks, layers without positions.
 
-Source: huggingface/transformers 4.57 and 5, src/transformers/models/FAMILY/configuration_*.py and modeling_*.py; for
-mimo and mimo_v2_flash the modeling files beside the weights (XiaomiMiMo/MiMo-7B-Base, MiMo-V2-Flash); for step3p5
+Source: huggingface/transformers 4.57 and 5, src/transformers/models/FAMILY/configuration_*.py and modeling_*.py. For
+mimo and mimo_v2_flash the modeling files beside the weights (XiaomiMiMo/MiMo-7B-Base, MiMo-V2-Flash). For step3p5
 vllm-project/vllm, vllm/model_executor/models/step3p5.py.
 """
 

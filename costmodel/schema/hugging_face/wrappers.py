@@ -43,7 +43,9 @@ ARCHITECTURES = {  # the class that reads the weights -> the family, where `mode
 class Source(Record):
     """What a config.json says of a language model.
 
-    tree: its own keys; family: the table that they are read by; alias: how the family was found, where not by its name.
+    tree: its own keys.
+    family: the table that they are read by.
+    alias: how the family was found, where not by its name.
     wrapper: the whole file.
     """
 
@@ -59,7 +61,7 @@ class Source(Record):
 
 
 def find_source(file: Tree, chosen: str | None = None) -> Source:
-    """Return the language model of a config.json and its family; raise InputError where no table reads it.
+    """Return the language model of a config.json and its family. Raises InputError where no table reads it.
 
     chosen: the family that the user names (null: by `model_type`, or else `architectures`).
     """
@@ -136,7 +138,7 @@ def _unknown(kind: str, place: Tree | None, file: Tree) -> InputError:
 
 
 def encoder_of(source: Source, text_hidden: int) -> Tree | None:
-    """Return the tower for images of a config.json, null without one; raise InputError where no table reads it."""
+    """Return the tower for images of a config.json, null without one. Raises InputError where no table reads it."""
     vision = source.wrapper.child(_VISION)
     if vision is None or not vision.is_mapping or not vision.value:
         return None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Kind(Enum):
-    """What a rank does. `BACKWARD` makes both gradients at once; `FORWARD_BACKWARD` overlaps two chunks."""
+    """What a rank does. `BACKWARD` makes both gradients at once. `FORWARD_BACKWARD` overlaps two chunks."""
 
     FORWARD = "forward"
     BACKWARD_INPUT = "backward_input"

@@ -11,8 +11,8 @@ from costmodel.workload.schedules.schedule import Schedule
 def dualpipe(pp: int, virtual: int, micro_batches: int) -> Schedule:  # noqa: ARG001  every schedule has this signature
     """Return DualPipe: micro-batches enter at both ends, and a forward overlaps the other direction's backward.
 
-    Rank i holds stages i and PP-1-i; the first half of the micro-batches enters at rank 0, the second at rank PP-1.
-    The order is that of DeepSeek's published implementation (github.com/deepseek-ai/DualPipe, method `step`).
+    Rank i holds stages i and PP-1-i. The first half of the micro-batches enters at rank 0, the second at rank PP-1. The
+    order is that of DeepSeek's published implementation (github.com/deepseek-ai/DualPipe, method `step`).
     """
     half = micro_batches // 2
     ranks = []
@@ -28,8 +28,8 @@ def dualpipe(pp: int, virtual: int, micro_batches: int) -> Schedule:  # noqa: AR
 def dualpipe_v(pp: int, virtual: int, micro_batches: int) -> Schedule:  # noqa: ARG001
     """Return DualPipeV: the first half of a DualPipe of 2*PP ranks, which needs no second copy of the stages.
 
-    Rank r holds stages r and 2*PP-1-r; every micro-batch goes down the ranks and comes back up. Source: Qi et al.,
-    DualPipe could be better without the Dual, 2025; in github.com/deepseek-ai/DualPipe since (`dualpipev.py`).
+    Rank r holds stages r and 2*PP-1-r. Every micro-batch goes down the ranks and comes back up. Source: Qi et al.,
+    DualPipe could be better without the Dual, 2025. In github.com/deepseek-ai/DualPipe since (`dualpipev.py`).
     """
     placement = tuple((rank, 2 * pp - 1 - rank) for rank in range(pp))
     ranks = tuple(_Rank(((down, 0), (up, 0)), down, pp - down - 1, micro_batches).order() for down, up in placement)
@@ -39,9 +39,10 @@ def dualpipe_v(pp: int, virtual: int, micro_batches: int) -> Schedule:  # noqa: 
 class _Rank:
     """Writes the order of one rank, step by step.
 
-    ways: the (stage, first micro-batch) of either way through the model, first the one that enters at the nearer end;
-    near: ranks between this one and that end; far: and the middle, where the other way comes from; micro_batches: of
-    each way.
+    ways: the (stage, first micro-batch) of either way through the model, first the one that enters at the nearer end.
+    near: ranks between this one and that end.
+    far: and the middle, where the other way comes from.
+    micro_batches: of each way.
     """
 
     __slots__ = ("_actions", "_deferred", "_far", "_micro_batches", "_near", "_next_backward", "_next_forward", "_ways")

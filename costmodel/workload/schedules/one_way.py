@@ -36,7 +36,7 @@ def one_forward_one_backward(pp: int, virtual: int, micro_batches: int) -> Sched
 def interleaved(pp: int, virtual: int, micro_batches: int) -> Schedule:
     """Return interleaved 1F1B: rank r holds `virtual` stages, r + i*PP, and takes PP micro-batches at a time.
 
-    A group of PP micro-batches passes the rank's stages one after the other, backwards in reverse; rank r warms up with
+    A group of PP micro-batches passes the rank's stages one after the other, backwards in reverse. Rank r warms up with
     2*(PP-1-r) + (virtual-1)*PP chunks. Source: Narayanan et al., SC 2021, section 2.2.2; NVIDIA/Megatron-LM,
     `forward_backward_pipelining_with_interleaving`.
     """

@@ -12,7 +12,9 @@ from costmodel.workload.schedules.table import NONE, Table, peak_states, table_o
 class Schedule(Record):
     """The orders of all ranks of one pipeline.
 
-    ranks: actions of each rank in order; placement: stages that each rank holds; micro_batches: of the whole step.
+    ranks: actions of each rank in order.
+    placement: stages that each rank holds.
+    micro_batches: of the whole step.
     directions: 2 where the second half of the micro-batches runs through a second copy of the stages, placed the other
     way round (DualPipe), else 1. folded: only the first PP/2 ranks are kept, each standing for its mirror as well.
     """
@@ -39,7 +41,7 @@ class Schedule(Record):
         return self.placement[rank]
 
     def fold(self) -> Schedule:
-        """Return the same schedule with one rank for each pair of mirrored ranks; itself where nothing mirrors.
+        """Return the same schedule with one rank for each pair of mirrored ranks. Itself where nothing mirrors.
 
         Exact: rank PP-1-i runs the order of rank i with the two halves of the micro-batches exchanged, on the same
         stages, so both keep the same clock.

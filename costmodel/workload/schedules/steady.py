@@ -31,7 +31,7 @@ class SteadyState(NamedTuple):
 
 
 def steady_state(schedule: str, pp: int, virtual: int, micro_batches: int) -> SteadyState:
-    """Return two short steps that say how long a step of many micro-batches takes; itself where it is no longer.
+    """Return two short steps that say how long a step of many micro-batches takes. Itself where it is no longer.
 
     GPipe has no steady state: it keeps all micro-batches.
     """

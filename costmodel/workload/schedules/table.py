@@ -23,7 +23,7 @@ class Table(Record):
     """The actions of all ranks as arrays, one rank after the other.
 
     rank, kind (a position in `KINDS`), forward and backward (stages): one number an action; needs: for its forward and
-    its backward pass the action that makes its input; comes_over_a_link: the same of whether another rank makes it;
+    its backward pass the action that makes its input; comes_over_a_link: the same of whether another rank makes it
     micro_batch: the same of which one passes.
     """
 
@@ -87,8 +87,8 @@ def _neighbours(
 ) -> tuple[Indices, _Flags]:
     """Return which action makes the input of each action's pass, and whether it comes from another rank.
 
-    stage, micro_batch: what each action passes through, `NONE` where it does not; source: by stage, where its input is
-    made, outside the model where there is none.
+    stage, micro_batch: what each action passes through, `NONE` where it does not.
+    source: by stage, where its input is made, outside the model where there is none.
     """
     made = np.full((len(source), micro_batches), NONE)
     passing = np.flatnonzero(stage != NONE)

@@ -34,7 +34,7 @@ def _late_weights(rank: int, pp: int, micro_batches: int) -> tuple[Action, ...]:
 def zb_v(pp: int, virtual: int, micro_batches: int) -> Schedule:  # noqa: ARG001
     """Return ZB-V: rank r holds stages r and 2*PP-1-r, so that the model goes down the ranks and comes back up.
 
-    Source: Qi et al., arXiv 2401.10241; the order is the handcrafted one, for F = B_in = W, of their implementation
+    Source: Qi et al., arXiv 2401.10241. The order is the handcrafted one, for F = B_in = W, of their implementation
     (github.com/sail-sg/zero-bubble-pipeline-parallelism). With fewer than 2*PP-1 micro-batches it is the order of that
     many with those that do not exist left out.
     """
