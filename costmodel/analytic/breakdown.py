@@ -323,7 +323,7 @@ def add_pass(lines: BreakdownLines, model: PassModel, times: PassTimes, count: f
     )
     send = float(model.hops) * float(model.send.time.seconds)
     waiting = float(times.latency) - float(times.busy) - float(times.host) - send
-    slower = max(waiting - elsewhere, 0.0) + float(times.shared)  # than any of it takes alone
+    slower = max(waiting - elsewhere, 0.0)  # than any of it takes alone, in a simulation
     exposed = 0.0 if elsewhere == 0.0 else min(waiting / elsewhere, 1.0)
     for segment, number in runs:
         is_compute = segment.placement.stream == COMPUTE

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from costmodel.analytic.breakdown import SHARED_LINKS, BreakdownLines, add_pass
+from costmodel.analytic.breakdown import BreakdownLines, add_pass
 from costmodel.analytic.inference import (
     PassModel,
     PassTimes,
@@ -35,23 +35,15 @@ from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
 
 class PoolTimes(Record):
-    """Seconds of both pools' passes, and of sending the KV cache of a prefill pass.
-
-    sending, taking: how many times as long caches take to leave and to arrive as they do beside nothing else
-    """
+    """Seconds of both pools' passes, and of sending the KV cache of a prefill pass."""
 
     prefill: PassTimes
     decode: PassTimes
     transfer: Seconds
-    sending: Quantity = 1.0
-    taking: Quantity = 1.0
 
 
 class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
-    """Serving from two pools, with as many prefill devices as keep one decode instance busy.
-
-    prefill_pass, decode_pass: of each pool, with the caches that come and go beside it
-    """
+    """Serving from two pools, with as many prefill devices as keep one decode instance busy."""
 
     headline = "latency"
 
@@ -65,18 +57,9 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         self._sets = plan.decode.parallel.pp
         self._passes = prefill_passes(scenario.of_pool(plan.prefill), prefill).count
         self.ledger: Ledger | None = pools_ledger(scenario, plan)
-        self.prefill_pass = _pool_pass(
-            scenario, plan.prefill, "prefill", calibration, self._caches(self._prompts / self._passes)
-        )
-        self.decode_pass = _pool_pass(
-            scenario, plan.decode, "decode", calibration, self._caches(self._batch / self._steps)
-        )
+        self._prefill_pass = _pool_pass(scenario, plan.prefill, "prefill", calibration)
+        self._decode_pass = _pool_pass(scenario, plan.decode, "decode", calibration)
         self._transfer = operator_timer(scenario, calibration).time_operator(transfer(scenario, plan))
-
-    def _caches(self, requests: Quantity) -> Collective:
-        """Return the message of the caches of so many requests of a device, all stages together."""
-        size = requests * delivered_cache(self._scenario, self._plan)
-        return Collective("kv transfer", "send_recv", size, _pair(self._plan), family="send_recv")
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics of the two pools together, in the ratio in which neither waits for the other.
@@ -128,16 +111,15 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
 
         prefill  prompts per device / (pp * passes * slowest stage)
         decode   requests per device / (steps * round)
-        either   at most bandwidth / (KV cache per request): what one device's link can send or receive, less what
-                 expert traffic takes
+        either   at most bandwidth / (KV cache per request): what one device's link can send or receive
         """
         link = self._link_rate()
         return (
             minimum(
                 self._prompts / (self._plan.prefill.parallel.pp * self._passes * times.prefill.slowest),
-                link / times.sending,
+                link,
             ),
-            minimum(self._batch / (self._steps * times.decode.round(self._sets)), link / times.taking),
+            minimum(self._batch / (self._steps * times.decode.round(self._sets)), link),
         )
 
     def _link_rate(self) -> Quantity:
@@ -153,29 +135,20 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         return max_batch_per_device(pool, decode, pass_ledger(pool, decode))
 
     def _evaluate(self, perturbations: Perturbations) -> PoolTimes:
-        models = self.prefill_pass, self.decode_pass
-        prefill, decode = (pass_times(model, perturbations) for model in models)
-        slower = [
-            times.background / _alone(model, perturbations)
-            for model, times in zip(models, (prefill, decode), strict=True)
-        ]
-        transfer = seconds_of(self._transfer, perturbations) * maximum(*slower)
-        return PoolTimes(prefill, decode, transfer, *slower)
+        prefill, decode = (pass_times(model, perturbations) for model in (self._prefill_pass, self._decode_pass))
+        return PoolTimes(prefill, decode, seconds_of(self._transfer, perturbations))
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of the prefill pool, the transfer, and those of the decode pool."""
-        return [*self.prefill_pass.operators(), self._transfer, *operators_of((self.decode_pass,))]
+        return [*self._prefill_pass.operators(), self._transfer, *operators_of((self._decode_pass,))]
 
     def breakdown(self) -> list[Entry]:
         """Return what a request's latency consists of: prefill, transfer and all decoding steps."""
         lines, times, steps = BreakdownLines(), self.times(), float(self._steps)
         prefill = times.prefill
-        add_pass(lines, self.prefill_pass, prefill, float(prefill.following(self._passes) / prefill.latency))
+        add_pass(lines, self._prefill_pass, prefill, float(prefill.following(self._passes) / prefill.latency))
         lines.add(self._transfer, 1.0)
-        alone = float(self._transfer.time.seconds)
-        if float(times.transfer) > alone:
-            lines.add_wait(SHARED_LINKS, float(times.transfer) - alone, "network")
-        add_pass(lines, self.decode_pass, times.decode, steps)
+        add_pass(lines, self._decode_pass, times.decode, steps)
         waiting = steps * (float(times.decode.round(self._sets)) - float(times.decode.latency))
         lines.add_wait("decode: pipeline wait", waiting, "latency")
         return lines.sorted()
@@ -184,8 +157,7 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         """Return which devices the rates of both pools together are of, and whether links limit them."""
         times = self.times()
         rates, link = self._rates(times), self._link_rate()
-        limits = {"prefill": float(link / times.sending), "decode": float(link / times.taking)}
-        limited = {name: limit for (name, limit), rate in zip(limits.items(), rates, strict=True) if rate >= limit}
+        limited = [name for name, rate in zip(("prefill", "decode"), rates, strict=True) if rate >= link]
         decode, prefill = (float(pool.parallel.devices) for pool in (self._plan.decode, self._plan.prefill))
         per_prefill, per_decode = map(float, rates)
         busy = decode * per_decode / per_prefill
@@ -193,25 +165,18 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
             f"rates are for one decode instance ({decode:,.0f} devices) and the {busy:,.1f} prefill devices "
             f"({busy / prefill:.3g} instances) needed to keep it busy",
             *(
-                f"the {name} pool is limited by its links, which carry {limit:.3g} KV caches per second"
-                for name, limit in limited.items()
+                f"the {name} pool is limited by its links, which carry {float(link):.3g} KV caches per second"
+                for name in limited
             ),
         )
 
 
-def _pool_pass(scenario: Scenario, pool: Pool, label: str, calibration: Calibration, caches: Collective) -> PassModel:
-    """Return one pool's pass. caches: of the requests that come and go with a pass, of all stages together."""
+def _pool_pass(scenario: Scenario, pool: Pool, label: str, calibration: Calibration) -> PassModel:
+    """Return one pool's pass."""
     own = scenario.of_pool(pool)
     assert isinstance(own.plan, Prefill | Decode)
     forward = replace(plan_pass(own, own.plan), label=label)
-    of_stage = replace(caches, size=caches.size / pool.parallel.pp)
-    return pass_model_of(own, forward, pass_work(forward), operator_timer(own, calibration), of_stage)
-
-
-def _alone(model: PassModel, perturbations: Perturbations) -> Seconds:
-    """Return how long caches take that meet nothing [s]."""
-    assert model.background is not None, "pools send caches"
-    return seconds_of(model.background, perturbations)
+    return pass_model_of(own, forward, pass_work(forward), operator_timer(own, calibration))
 
 
 def transfer(scenario: Scenario, plan: Disaggregated) -> Collective:

@@ -7,27 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from costmodel.analytic.link_sharing import Meetings, Moving, shared_layout
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.recurrence import Program, makespan
 from costmodel.analytic.segments import (
     ALL_TO_ALL,
     COMPUTE,
-    D2H,
     ELSEWHERE,
-    H2D,
     Segment,
     SegmentKey,
     compile_pass,
     segments_of,
 )
-from costmodel.analytic.shared_links import BACKGROUND, beside_background, moving_of, with_background
 from costmodel.analytic.stream_times import Perturbations, StreamTimes, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw, work_joules
-from costmodel.network.link_shares import SHARED
-from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, uniform_int, where
-from costmodel.records import Record, field, replace
+from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, uniform_int
+from costmodel.records import Record, replace
 from costmodel.workload.context import Context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, with_expert_pool
 from costmodel.workload.operators import Collective, Group, Operator
@@ -66,10 +61,7 @@ class PassModel(Record):
     send: one hop between pipeline stages, of which there are `hops`
     moe_comm_slowdown: factor on kernel times while expert all-to-alls run
     joules: of the work of a device of each stage, all micro-batches [J]
-    moving: what segments move over links that others cross meanwhile, empty where nothing meets
     pool_share: of the devices that hold experts only; joules and kernels are means over all
-    host_link: who gives way there.
-    background: a message beside each stage's pass, which nothing in it waits for.
     """
 
     segments: tuple[tuple[Segment, ...], ...]
@@ -79,15 +71,7 @@ class PassModel(Record):
     hops: Count
     moe_comm_slowdown: Quantity = 1.0
     joules: Joules = 0.0
-    moving: Mapping[SegmentKey, Moving] = field(default_factory=dict)
-    host_link: str = SHARED
-    background: TimedOperator | None = None
     pool_share: Quantity = 0.0
-
-    @property
-    def has_copies(self) -> bool:
-        """Tell whether weights or caches are copied beside the pass."""
-        return any(segment.placement.stream in (H2D, D2H) for layer in self.segments for segment in layer)
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of all kinds of layers."""
@@ -105,8 +89,6 @@ class PassTimes(Record):
     contention: extra time of kernels due to concurrent expert all-to-alls
     host: in which devices wait for the host to start kernels
     joules: energy of the work of kernels and messages, beside what a board draws while they run [J]
-    shared: extra time of messages of the compute streams that cross a link beside copies
-    background: the message beside the pass, on the stage that takes longest for it
     """
 
     latency: Seconds
@@ -115,8 +97,6 @@ class PassTimes(Record):
     kernels: Seconds
     contention: Seconds = 0.0
     joules: Joules = 0.0
-    shared: Seconds = 0.0
-    background: Seconds = 0.0
     host: Seconds = 0.0
 
     def draw(self, seconds: Seconds, passes: Count = 1.0) -> Draw:
@@ -143,8 +123,6 @@ class StageTimes(Record):
     contention: of its kernels.
     compute, all_to_all: in which each stream is busy.
     kernels: of the compute stream, without collectives.
-    shared: of `compute`, what its messages take longer beside copies.
-    background: the message beside the pass.
     """
 
     count: int
@@ -153,8 +131,6 @@ class StageTimes(Record):
     compute: Seconds
     all_to_all: Seconds
     kernels: Seconds
-    shared: Seconds = 0.0
-    background: Seconds = 0.0
     host: Seconds = 0.0
 
 
@@ -164,17 +140,14 @@ def pass_model(scenario: Scenario, plan: Prefill | Decode, calibration: Calibrat
     return pass_model_of(scenario, forward, pass_work(forward), operator_timer(scenario, calibration))
 
 
-def pass_model_of(
-    scenario: Scenario, forward: Pass, work: PassWork, timer: OperatorTimer, background: Operator | None = None
-) -> PassModel:
-    """Return a pass with every operator timed. background: a message that every device sends or takes beside it."""
+def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: OperatorTimer) -> PassModel:
+    """Return a pass with every operator timed."""
     segments = tuple(segments_of(kind, timer, split=scenario.communication.split_attention) for kind in work.kinds)
     shape = tuple(tuple(segment.placement for segment in layer) for layer in segments)
     overlap = scenario.offload.overlap
     layout = inference_layout(scenario)
     stages = Counter(zip(layout, layer_runs(scenario.architecture, layout), strict=True))
     power = scenario.cluster.device.power
-    beside = None if background is None else timer.time_operator(background)
     joules: Quantity = 0.0
     for (stage, _), count in stages.items():
         for repeats, layer in zip(work.repeats(stage), segments, strict=True):
@@ -199,9 +172,6 @@ def pass_model_of(
         send=timer.time_operator(_send(scenario, forward)),
         hops=scenario.parallel.pp - 1,
         moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication),
-        moving=moving_of(segments, beside, scenario.cluster, scenario.communication.host_link),
-        host_link=scenario.communication.host_link,
-        background=beside,
         pool_share=scenario.parallel.pool_share,
     )
 
@@ -311,32 +281,22 @@ def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
     busy: Quantity = 0.0
     kernels: Quantity = 0.0
     contention: Quantity = 0.0
-    shared: Quantity = 0.0
-    background: Quantity = 0.0
     host: Quantity = 0.0
     for stage in stage_times(model, perturbations):
         span, extra = stage.span + stage.contention, stage.contention
         contention = contention + stage.count * extra
-        shared, background = shared + stage.count * stage.shared, maximum(background, stage.background)
         host = host + stage.count * stage.host
         latency = stage.count * span + latency
         slowest = maximum(slowest, span)
         busy = busy + stage.count * (stage.compute + extra)
         kernels = kernels + stage.count * (stage.kernels + extra)
-    return PassTimes(latency, slowest, busy, kernels, contention, model.joules, shared, background, host)
+    return PassTimes(latency, slowest, busy, kernels, contention, model.joules, host)
 
 
 def stage_times(model: PassModel, perturbations: Perturbations) -> list[StageTimes]:
     """Return the times of each kind of pipeline stage."""
     segments = _segment_times(model, perturbations)
-    background = 0.0 if model.background is None else seconds_of(model.background, perturbations)
-    found = [
-        _shared_stage(model, stage, segments, background)
-        if model.moving or (model.has_copies and np.any(np.greater(model.moe_comm_slowdown, 1.0)))
-        else replace(_stage(model, stage, segments), background=background)
-        for stage in model.stages
-    ]
-    return [_started(stage, times) for stage, times in zip(model.stages, found, strict=True)]
+    return [_started(stage, _stage(model, stage, segments)) for stage in model.stages]
 
 
 def _started(stage: StageModel, times: StageTimes) -> StageTimes:
@@ -346,7 +306,7 @@ def _started(stage: StageModel, times: StageTimes) -> StageTimes:
 
 
 def _stage(model: PassModel, stage: StageModel, segments: Mapping[SegmentKey, StreamTimes]) -> StageTimes:
-    """Return the times of a stage whose streams share no links."""
+    """Return the times of a stage whose kernels wait for no host."""
     times = [segments[slot] for slot in stage.program.slots]
     durations, shape = _stacked([segment.total for segment in times])
     kernel_times, kernel_shape = _stacked([segment.kernels for segment in times])
@@ -360,48 +320,6 @@ def _stage(model: PassModel, stage: StageModel, segments: Mapping[SegmentKey, St
         kernels = kernels + model.pool_share * (experts - kernels)
     extra = stage_contention(span, compute, all_to_all, model.moe_comm_slowdown)
     return StageTimes(stage.count, span, extra, compute, all_to_all, kernels)
-
-
-def _shared_stage(
-    model: PassModel, stage: StageModel, segments: Mapping[SegmentKey, StreamTimes], background: Seconds
-) -> StageTimes:
-    """Return the times of a stage in which copies, messages and the one beside the pass meet on links.
-
-    Beside copies kernels that exchanges slow are laid out too: what a stream waits for hides little of it then.
-    """
-    alone, program = _stage(model, stage, segments), stage.program
-    rows: list[Quantity] = [segments[slot].total for slot in program.slots]
-    if model.background is not None:
-        program, rows = with_background(program, model.moving), [*rows, background]
-    known = [model.moving.get(slot) for slot in program.slots]
-    shares = [each for item in known if item is not None for each in (item.wire, *item.shares.values())]
-    stacked, shape = _stacked([*rows, model.moe_comm_slowdown, *shares])
-    durations = stacked[: len(rows)]
-    is_copy = np.isin(program.stream, (H2D, D2H))
-    copies = (durations[program.slot][is_copy].sum(axis=0) > 0).reshape(shape)
-    slowdown = where(copies, model.moe_comm_slowdown, 1.0)
-    moving = [None if item is None else item.over(shape) for item in known]
-    meetings = Meetings(
-        moving, model.host_link, beside_background(model.background), COMPUTE, ALL_TO_ALL,
-        np.broadcast_to(slowdown, shape).reshape(-1),
-    )  # fmt: skip
-    layout = shared_layout(program, durations, meetings)
-
-    def total(events: Array) -> Seconds:
-        return np.asarray(layout.seconds[events].sum(axis=0).reshape(shape))
-
-    messages = np.isin(program.slot, [slot for slot, item in enumerate(moving) if item is not None])
-    on_compute = program.stream == COMPUTE
-    shared = total(on_compute & messages) - (durations[program.slot][on_compute & messages].sum(axis=0)).reshape(shape)
-    all_to_all, own = total(program.stream == ALL_TO_ALL), program.stream != BACKGROUND
-    span, compute = layout.finish[own].max(axis=0).reshape(shape), alone.compute + shared
-    laid_out = where(np.greater(slowdown, 1.0), total(on_compute) - compute, 0.0)
-    contention = stage_contention(span, compute, all_to_all, model.moe_comm_slowdown)
-    extra, span = where(copies, laid_out, contention), where(copies, span - laid_out, span)
-    return replace(
-        alone, span=span, contention=extra, compute=compute, all_to_all=all_to_all, shared=shared,
-        background=total(~own) if model.background is not None else 0.0,
-    )  # fmt: skip
 
 
 def stage_contention(span: Seconds, compute: Seconds, all_to_all: Seconds, slowdown: Quantity) -> Seconds:

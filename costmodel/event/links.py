@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.link_sharing import Moving
 from costmodel.analytic.operator_timing import TimedOperator
+from costmodel.event.device_links import LinkUse
 from costmodel.event.graph import MESSAGE, Graph, Message, Task
 from costmodel.event.task_groups import ALL_TO_ALL, TaskGroup
-from costmodel.network.link_shares import COPIES_FIRST, HOST_IN, HOST_OUT, MESSAGES_FIRST, SEPARATE, SHARED
+from costmodel.network.link_shares import COPIES_FIRST, MESSAGES_FIRST, SHARED
 from costmodel.network.sharing import Flags
 from costmodel.quantities import Array
 from costmodel.records import MutableRecord, field
@@ -89,39 +89,34 @@ class Links(MutableRecord):
         kind: str,
         after: tuple[int, ...],
         device: int,
-        moving: Moving | None = None,
+        use: LinkUse | None = None,
     ) -> Task:
         """Return a group as a task on a stream of a device. kind: of a group that is no message.
 
-        moving: what it moves over links of the device that others cross meanwhile
+        use: what it takes of links of the device that others cross, too
         """
         seconds, message = self.message(group.seconds, group.wire, group.message, (device, stream))
-        if moving is not None:
-            seconds, message = self.crossing(group.seconds, moving, (device, stream), message)
+        if use is not None:
+            seconds, message = self.crossing(group.seconds, use, (device, stream), message)
         return Task(
             group.name, stream, seconds, after, kind if group.message is None else MESSAGE, group.processor_bound_share,
             group.processors, message, group.classes, slows_kernels=group.stream == ALL_TO_ALL,
         )  # fmt: skip
 
     def crossing(
-        self, seconds: float, moving: Moving, sender: Sender, message: Message | None = None
+        self, seconds: float, use: LinkUse, sender: Sender, message: Message | None = None
     ) -> tuple[float, Message]:
         """Return (time before bytes move [s], their message) of what loads the device's own links.
 
         message: the same on links of the cluster, null without contention
         """
-        wire = seconds * float(moving.wire)
+        wire = seconds * use.wire
         if message is None:
-            key = (id(moving), seconds, sender)
+            key = (id(use), seconds, sender)
             message = (self._known.get(key) or (0.0, None))[1] or Message({}, wire, 1.0)
             self._known[key] = seconds - wire, message
-        message.priority = int(self.host_link == (COPIES_FIRST if moving.is_copy else MESSAGES_FIRST))
-        shares = {
-            link: float(share)
-            for link, share in moving.shares.items()
-            if share and not (self.host_link == SEPARATE and link in (HOST_OUT, HOST_IN) and not moving.is_copy)
-        }
-        self._on_device[id(message)] = _OnDevice(message, sender[0], wire, shares)
+        message.priority = int(self.host_link == (COPIES_FIRST if use.is_copy else MESSAGES_FIRST))
+        self._on_device[id(message)] = _OnDevice(message, sender[0], wire, use.shares)
         return seconds - wire, message
 
     def assign_links(self, graph: Graph, replicas: int = 1, of: int = 1) -> None:

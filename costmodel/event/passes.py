@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from costmodel.analytic import segments
 from costmodel.analytic.inference import PassModel, PassTimes, StageModel
-from costmodel.analytic.link_sharing import Moving
 from costmodel.analytic.recurrence.waves import NOTHING
 from costmodel.analytic.segments import Segment, SegmentKey
-from costmodel.analytic.shared_links import BACKGROUND_SLOT, first_message
 from costmodel.analytic.stream_times import seconds_of, stream_times
+from costmodel.event.device_links import LinkUse, pass_link_use
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, Graph, Span, Task
 from costmodel.event.links import Links, links_of
@@ -27,14 +26,13 @@ _STREAMS = {
     **{number: (place, KERNEL if place == EXPERTS else MESSAGE) for place, number in segments.ELSEWHERE.items()},
 }  # fmt: skip
 """Name of each stream, and the kind of its tasks."""
-SEND, BACKGROUND_STREAM = "send activations", "message beside the pass"
+SEND = "send activations"
 
 
 class PassGraph(Record):
     """A pass as a graph.
 
     stages: of each that is simulated, how many it represents, its first and its last task, in the first replica
-    background: the message beside the pass of each stage, if any
     replicas: how many are simulated, with `tasks` tasks each
     """
 
@@ -42,7 +40,6 @@ class PassGraph(Record):
     stages: tuple[tuple[float, int, int], ...]
     replicas: int
     tasks: int
-    background: tuple[int, ...] = ()
 
 
 def pass_graph(scenario: Scenario, model: PassModel, replicas: Replicas, *, full: bool = False) -> PassGraph:
@@ -61,7 +58,7 @@ def pass_graph(scenario: Scenario, model: PassModel, replicas: Replicas, *, full
         for number, segment in enumerate(layer)
     }
     stages: list[tuple[float, int, int]] = []
-    background: list[int] = []
+    uses = pass_link_use(scenario, model)
     previous: tuple[int, ...] = ()
     for stage in model.stages:
         for _ in range(stage.count if full else 1):
@@ -71,10 +68,7 @@ def pass_graph(scenario: Scenario, model: PassModel, replicas: Replicas, *, full
             if stages:
                 previous = (builder.send(model, graph.stream(process, device, SEND), previous, device),)
             first = len(graph.tasks)
-            done = builder.stage(stage, model.moving, groups, streams, previous, device)
-            if BACKGROUND_SLOT in model.moving:
-                beside = graph.stream(process, device, BACKGROUND_STREAM)
-                background.append(builder.background(model, stage, beside, done, previous, device))
+            done = builder.stage(stage, uses, groups, streams, previous, device)
             last = graph.mark(streams[segments.COMPUTE], done)
             graph.spans.append(Span(first, last, device, "pass", process))
             stages.append((1.0 if full else float(stage.count), first, last))
@@ -82,7 +76,7 @@ def pass_graph(scenario: Scenario, model: PassModel, replicas: Replicas, *, full
     count = replicas.simulated(len(graph.tasks))
     links.assign_links(graph, count, replicas.of)
     whole = replicated(graph, count, builder.synchronised, links.per_replica)
-    return PassGraph(whole, tuple(stages), count, len(graph.tasks), tuple(background))
+    return PassGraph(whole, tuple(stages), count, len(graph.tasks))
 
 
 def _groups(segment: Segment, processors: float, *, split_collectives: bool) -> list[TaskGroup]:
@@ -109,29 +103,10 @@ class _Builder(Record):
         before, message = self.links.message(seconds, wire, model.send, (device - 1, stream), device)
         return self.graph.add(Task("pipeline send", stream, before, after, MESSAGE, message=message))
 
-    def background(
-        self,
-        model: PassModel,
-        stage: StageModel,
-        stream: int,
-        done: list[int],
-        before_pass: tuple[int, ...],
-        device: int,
-    ) -> int:
-        """Add the message beside the pass of a stage, whose events' last tasks are `done`, and return its task."""
-        assert model.background is not None, "it moves something"
-        first = first_message(stage.program, model.moving)
-        needs = () if first is None else stage.program.after[:, first].tolist()
-        after = tuple(done[need] for need in needs if need != NOTHING) or before_pass
-        seconds = float(seconds_of(model.background, None))
-        before, message = self.links.crossing(seconds, model.moving[BACKGROUND_SLOT], (device, stream))
-        name = model.background.operator.name
-        return self.graph.add(Task(name, stream, before, after, MESSAGE, message=message))
-
     def stage(
         self,
         stage: StageModel,
-        moving: Mapping[SegmentKey, Moving],
+        uses: Mapping[SegmentKey, LinkUse],
         groups: Mapping[SegmentKey, Sequence[TaskGroup]],
         streams: Mapping[int, int],
         before: tuple[int, ...],
@@ -145,7 +120,7 @@ class _Builder(Record):
             key = program.slots[slot]
             for group in groups[key]:
                 task = self.graph.add(
-                    self.links.task(group, streams[stream], _STREAMS[stream][1], needs, device, moving.get(key))
+                    self.links.task(group, streams[stream], _STREAMS[stream][1], needs, device, uses.get(key))
                 )
                 spanned = 1 if group.message is None else replicas_spanned(group.message.operator, self.unit)
                 if spanned > 1:
@@ -185,8 +160,4 @@ def pass_times_of(model: PassModel, pass_: PassGraph, timeline: Timeline) -> Pas
                     times = stream_times(segment.operators, None)
                     compute, kernels = compute + runs * float(times.total), kernels + runs * float(times.kernels)
     contention = busy - compute
-    beside = 0.0 if model.background is None else float(seconds_of(model.background, None))
-    beside = max([float((finish[:, task] - start[:, task]).max()) for task in pass_.background], default=beside)
-    return PassTimes(
-        latency, slowest, busy, kernels + contention, contention, model.joules, background=beside, host=host
-    )
+    return PassTimes(latency, slowest, busy, kernels + contention, contention, model.joules, host)

@@ -6,22 +6,19 @@ nodes cross the same one [arXiv 2505.09343, section 4.5.1].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import numpy as np
 
 from costmodel.hardware import Cluster
 from costmodel.network.expert_all_to_all import token_copies
 from costmodel.network.group_links import GroupLinks, group_links
-from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum, where
+from costmodel.quantities import Bytes, Quantity, Seconds, minimum, where
 from costmodel.workload.operators import Collective, ExpertAllToAll, HostTransfer, Operator
 
-HOST_OUT, HOST_IN, NIC_OUT, NIC_IN = LINKS = ("host out", "host in", "NIC out", "NIC in")
-SHARED, MESSAGES_FIRST, COPIES_FIRST, SEPARATE = POLICIES = ("shared", "messages_first", "copies_first", "separate")
+HOST_OUT, HOST_IN, NIC_OUT, NIC_IN = ("host out", "host in", "NIC out", "NIC in")
+SHARED, MESSAGES_FIRST, COPIES_FIRST, SEPARATE = ("shared", "messages_first", "copies_first", "separate")
 """Who gives way on the link to the host: both alike, copies, messages, or nobody, as each has a link of its own."""
-
-Shares: TypeAlias = "Mapping[str, Quantity]"  # by link, the share of its time that something takes while it runs alone
 
 
 def link_shares(operator: Operator, wire: Seconds, cluster: Cluster, efficiency: Quantity = 1.0) -> dict[str, Quantity]:
@@ -84,39 +81,3 @@ def message_bytes(operator: Collective | ExpertAllToAll, links: GroupLinks) -> t
     volume = size if operator.kind == "broadcast" else (n - 1.0) / n * size
     volume = 2.0 * volume if operator.kind == "all_reduce" else volume
     return volume * where(links.nodes > 1, (local - 1.0) / local, 1.0), volume / local * several
-
-
-def paired_speeds(message: Shares, copy: Shares, policy: str = SHARED) -> tuple[Quantity, Quantity]:
-    """Return the speeds of a message and of a copy while both run, 1 for that of each alone.
-
-    On each link that both cross, with the shares w_m and w_c of its time that they take alone:
-
-        shared           r_m = r_c = 1/max(w_m + w_c, 1)       a link that is full slows all alike, as in 20
-        messages_first   r_m = 1,   r_c = min((1 - w_m)/w_c, 1)
-        copies_first     r_c = 1,   r_m = min((1 - w_c)/w_m, 1)
-        separate         r_m = r_c = 1 on the link to the host
-
-    The slowest link counts.
-    """
-    speeds: list[tuple[Quantity, Quantity]] = [(1.0, 1.0)]
-    for link in message.keys() & copy.keys():
-        if policy != SEPARATE or link in (NIC_OUT, NIC_IN):
-            speeds.append(_SPEEDS.get(policy, _alike)(message[link], copy[link]))
-    return minimum(*(first for first, _ in speeds), 1.0), minimum(*(second for _, second in speeds), 1.0)
-
-
-def _alike(first: Quantity, second: Quantity) -> tuple[Quantity, Quantity]:
-    speed = 1.0 / maximum(first + second, 1.0)
-    return speed, speed
-
-
-def _what_is_left(first: Quantity, second: Quantity) -> Quantity:
-    """Return the speed of the second while the first takes what it wants."""
-    wanted = where(np.greater(second, 0), second, 1.0)
-    return where(np.greater(second, 0), minimum(maximum(1.0 - first, 0.0) / wanted, 1.0), 1.0)
-
-
-_SPEEDS: dict[str, Callable[[Quantity, Quantity], tuple[Quantity, Quantity]]] = {
-    MESSAGES_FIRST: lambda message, copy: (1.0, _what_is_left(message, copy)),
-    COPIES_FIRST: lambda message, copy: (_what_is_left(copy, message), 1.0),
-}

@@ -103,9 +103,9 @@ class CommunicationFile(Strict):
     )
     host_link: Literal["shared", "messages_first", "copies_first", "separate"] = Field(
         default="shared",
-        description="in inference, who gives way where a device's messages to other nodes and its copies of weights or "
-        "of the KV cache meet on the link to the host: both alike, the copies, the messages, or neither (each has a "
-        "link of its own)",
+        description="in inference by events, who gives way where a device's messages to other nodes and its copies of "
+        "weights or of the KV cache meet on the link to the host: both alike, the copies, the messages, or neither "
+        "(each has a link of its own); the closed form shares no link",
     )
     split_attention: bool = Field(
         default=False, description="in inference, micro-batches also alternate inside attention, before its kernel"

@@ -102,7 +102,7 @@ def test_the_cache_of_a_set_of_prompts_crosses_the_network() -> None:
     alone = 4 * request / 50e9 + 2e-6 + 1e-6  # one leaf, and a launch
     sent = next(timed for timed in evaluate(chosen, Calibration()).operators() if timed.operator.name == "kv transfer")
     assert sent.time.seconds == pytest.approx(alone)
-    assert metrics(chosen)["kv_transfer_time"] > alone  # it meets exchanges on the NIC
+    assert metrics(chosen)["kv_transfer_time"] == pytest.approx(alone)
 
 
 def test_tensor_parallel_ranks_share_what_is_sent_and_hold_copies_of_latents() -> None:
