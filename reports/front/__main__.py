@@ -21,7 +21,7 @@ from costmodel.report.plotting import write_plots
 from costmodel.report.style import styled
 from costmodel.report.text import gib, quantity
 from costmodel.schema.files import list_names, load_document, read_models
-from costmodel.schema.hugging_face.families import FAMILIES
+from costmodel.schema.hugging_face.tables import families
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.accuracy import HEADINGS, by_class
 from costmodel.study.provenance import IN_SAMPLE, UNSEEN
@@ -159,11 +159,11 @@ def _hardware() -> Iterator[str]:
 def _models() -> Iterator[str]:
     yield "| family | models | parameters | attention |"
     yield "|---|---|---:|---|"
-    families: dict[str, list[str]] = {}
+    by_family: dict[str, list[str]] = {}
     models, _ = read_models(())
     for name in models:
-        families.setdefault(re.split(r"[-\d]", name)[0], []).append(name)
-    for family, names in families.items():
+        by_family.setdefault(re.split(r"[-\d]", name)[0], []).append(name)
+    for family, names in by_family.items():
         sizes = [float(parameter_count(models[name].architecture).total) / 1e9 for name in names]
         kinds = {word for name in names for word in re.findall(r"[A-Z]{3}", attention(models[name].architecture))}
         ends = " to ".join(
@@ -173,7 +173,7 @@ def _models() -> Iterator[str]:
         yield f"| {family} | {listed} | {ends} B | {', '.join(sorted(kinds)) or 'other'} |"
     yield ""
     yield (
-        f"A `config.json` of {len(FAMILIES)} architectures of Hugging Face is read as it is: "
+        f"A `config.json` of {len(families())} architectures of Hugging Face is read as it is: "
         "`costmodel model show path/to/config.json`."
     )
 

@@ -10,10 +10,9 @@ from typing import Any
 from costmodel.errors import InputError, Location
 from costmodel.records import Record
 from costmodel.schema.hugging_face.config import Config
-from costmodel.schema.hugging_face.inert import INERT
-from costmodel.schema.hugging_face.keys import Family, keys_of
 from costmodel.schema.hugging_face.model import model_tree
 from costmodel.schema.hugging_face.quantization import quantization_of
+from costmodel.schema.hugging_face.tables import Family, keys_of, table
 from costmodel.schema.hugging_face.wrappers import Source, audio_of, encoder_of, find_source
 from costmodel.schema.json_tree import parse_json
 from costmodel.schema.loader import MAX_BYTES, kind_of, read_text
@@ -98,8 +97,8 @@ def _notes(source: Source, file: str, formats: object) -> Iterator[str]:
 
 def _ignored(tree: Tree, family: Family, prefix: str) -> Iterator[str]:
     """Yield `key = value` of every key that is neither in the family's table nor known to affect no cost."""
-    read = {name for key in keys_of(family) for name in (key.name, key.older_name)}
-    known = read | set(family.get("must", {})) | set(family.get("inert", ())) | INERT | {_QUANTISED}
+    read = {name for key in keys_of(family) for name in key.names}
+    known = read.union(family.get("must", ()), family.get("inert", ()), table("names")["inert"], (_QUANTISED,))
     for name, item in tree.value.items():
         path = f"{prefix}{name}"
         if path in known or item.value is None:

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.fields import NumberType, field_error
-from costmodel.schema.hugging_face.keys import REQUIRED, Fact, Family, First, Key, Switch, keys_of
+from costmodel.schema.hugging_face.tables import REQUIRED, Fact, Family, Key, Switch
 from costmodel.schema.quantity import Measure, Whole
 from costmodel.schema.tree import Tree, to_python
 
@@ -39,19 +39,16 @@ class Config:
 
     def _check_required(self, family: Family) -> None:
         """Raise InputError if a key is missing that every file of the family has."""
-        own = {name: fact for name, fact in family.items() if name != "kinds"}
-        optional = {
-            key for fact in own.values() if isinstance(fact, Switch | First) for key in keys_of({"": fact})
-        }  # a switch or a choice of keys needs one only where it is asked
         missing = [
-            key for key in keys_of(own)
-            if key.default is REQUIRED and key not in optional and self._entry(key) is None
+            fact for fact in family.values()
+            if isinstance(fact, Key) and fact.default is REQUIRED and self._entry(fact) is None
         ]  # fmt: skip
-        for fact in own.values():
-            if isinstance(fact, First) and fact.keys[-1].default is REQUIRED and self._first(fact) is None:
-                missing.append(fact.keys[-1])
         if missing:
-            raise InputError([Problem(self._tree.location, key.name, "is missing", "add it") for key in missing])
+            raise InputError([self._missing(key) for key in missing])
+
+    def _missing(self, key: Key) -> Problem:
+        hint = " or ".join(["add it", *(f"`{name}`" for name in key.names[1:])])
+        return Problem(self._tree.location, key.names[0], "is missing", hint)
 
     @property
     def location(self) -> Location | None:
@@ -72,33 +69,27 @@ class Config:
             if not isinstance(stated, bool | int | float | str) or stated not in source.values:
                 raise self._unknown_variant(source.key, stated)
             return self._value(source.values[stated], fact)
-        if isinstance(source, First):
-            key = self._first(source)
-            return source.keys[-1].default if key is None else self._value(key, fact)
         if not isinstance(source, Key):
             return source
         entry = self._entry(source)
         if entry is None and source.default is REQUIRED:
-            raise InputError([Problem(self._tree.location, source.name, "is missing", "add it")])
+            raise InputError([self._missing(source)])
         return source.default if entry is None else to_python(entry)
-
-    def _first(self, source: First) -> Key | None:
-        """Return the first of several keys that the file states."""
-        return next((key for key in source.keys if self._entry(key) is not None), None)
 
     def _key(self, fact: str) -> Key | None:
         """Return the key that a fact is read from, null for a constant."""
         source = self._family.get(fact)
-        if isinstance(source, First):
-            return self._first(source) or source.keys[0]
-        if isinstance(source, Switch):
-            return source.key
-        return source if isinstance(source, Key) else None
+        key = source.key if isinstance(source, Switch) else source
+        return key if isinstance(key, Key) else None
+
+    def _name(self, key: Key) -> str:
+        """Return the name that the file states, else the first."""
+        return next((name for name in key.names if self._at(name) is not None), key.names[0])
 
     def _unknown_variant(self, key: Key, stated: Any) -> InputError:
         entry = self._entry(key)
         return InputError.single(
-            f"this variant cannot be imported: {json.dumps(stated)}", hint=BY_HAND, field=key.name,
+            f"this variant cannot be imported: {json.dumps(stated)}", hint=BY_HAND, field=self._name(key),
             location=self._default if entry is None else entry.location,
         )  # fmt: skip
 
@@ -110,15 +101,16 @@ class Config:
         return None if value is None else int(self._checked(fact, Whole(low, single=True), value))
 
     def size(self, fact: str) -> int:
-        """Return a fact that is a whole number and that every file of the family has."""
+        """Return a fact that is a whole number; raise InputError without one."""
         count = self.count(fact)
-        assert count is not None, fact
+        if count is None:
+            raise self.error(fact, "is missing", "add it")
         return count
 
     def depth(self) -> int:
         """Return the layers: as many as the file states, else as it names one by one."""
         stated = self.count("depth")
-        return len(self.value("types")) if stated is None else stated
+        return len(self.names("types") or "") if stated is None else stated
 
     def flag(self, fact: str, *, default: bool = False) -> bool:
         """Return a fact that is true or false."""
@@ -143,6 +135,11 @@ class Config:
             raise self.error(fact, "must be a list", "write a list in brackets")
         return value
 
+    def names(self, fact: str) -> list[Any] | str | None:
+        """Return a fact that names layers one by one, in a list or by letters, None without one."""
+        value = self.value(fact)
+        return value if isinstance(value, str) else self.items(fact)
+
     def drops_out(self) -> bool:
         """Tell whether any dropout rate is above zero."""
         entries = [(key, self._entry(key)) for key in self._family.get("dropout", ())]
@@ -152,7 +149,7 @@ class Config:
     def name_of(self, fact: str) -> str:
         """Return the key of a fact."""
         key = self._key(fact)
-        return fact if key is None else key.name
+        return fact if key is None else self._name(key)
 
     def leaf(self, value: Any, fact: str) -> Tree:
         """Return a value at the location of the fact that it comes from."""
@@ -165,11 +162,12 @@ class Config:
         return InputError.single(message, hint=hint, field=self.name_of(fact), location=self.leaf(None, fact).location)
 
     def _entry(self, key: Key) -> Tree | None:
-        for name in (key.name, key.older_name):
-            entry = self._tree.at(name.split(".")) if name else None
-            if entry is not None and entry.value is not None and entry.value != []:
-                return entry
-        return None
+        return next((entry for name in key.names if (entry := self._at(name)) is not None), None)
+
+    def _at(self, name: str) -> Tree | None:
+        """Return what the file states under a name; a null and an empty list state nothing."""
+        entry = self._tree.at(name.split("."))
+        return None if entry is None or entry.value is None or entry.value == [] else entry
 
     def _checked(self, fact: str, number: NumberType, value: Any) -> Any:
         try:

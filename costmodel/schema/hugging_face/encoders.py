@@ -1,9 +1,4 @@
-"""Towers for images in front of a language model: what the keys of a `vision_config` mean, and the encoder they make.
-
-Source: huggingface/transformers 4.57 and 5, src/transformers/models/FAMILY/modeling_*.py (vision models, projectors).
-For kimi_k25 the modeling file beside the weights (moonshotai/Kimi-K2.5), for internvl_chat OpenGVLab/InternVL3-8B, for
-kimi_k3 NVIDIA-NeMo/Automodel, components/models/kimi_k3 (KimiK3VisionConfig, KimiK3PatchMergerProjector).
-"""
+"""The tower for images in front of a language model, from the facts of a `vision_config` (encoders.yaml)."""
 
 from __future__ import annotations
 
@@ -11,139 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from costmodel.schema.hugging_face.config import Config
-from costmodel.schema.hugging_face.keys import Family, Key
 from costmodel.schema.hugging_face.mixer_trees import entries
 from costmodel.schema.tree import Tree
 
 _Matrices: TypeAlias = "list[tuple[int, int]]"
-
-# fmt: off
-_SIGLIP: Family = {
-    "hidden": Key("hidden_size", default=768),
-    "depth": Key("num_hidden_layers", default=12),
-    "heads": Key("num_attention_heads", default=12),
-    "intermediate": Key("intermediate_size", default=3072),
-    "patch": Key("patch_size", default=16),
-    "channels": Key("num_channels", default=3),
-    "image": Key("image_size", default=224),
-    "bias": True, "patch_bias": True, "norm": "layer", "final_norm": "layer", "merge_side": 1,
-}
-_QWEN_3: Family = {
-    "hidden": Key("hidden_size", default=1152),
-    "depth": Key("depth", default=27),
-    "heads": Key("num_heads", default=16),
-    "intermediate": Key("intermediate_size", default=4304),
-    "patch": Key("patch_size", default=16),
-    "channels": Key("in_channels", default=3),
-    "frames": Key("temporal_patch_size", default=2),
-    "positions": Key("num_position_embeddings", default=2304),
-    "merge_side": Key("spatial_merge_size", default=2),
-    "outputs": Key("out_hidden_size"),
-    "deep_layers": Key("deepstack_visual_indexes", default=None),
-    "bias": True, "patch_bias": True, "norm": "layer", "projector": "merger",
-}
-_QWEN_2: Family = {
-    "hidden": Key("embed_dim", default=1280),
-    "depth": Key("depth", default=32),
-    "heads": Key("num_heads", default=16),
-    "expansion": Key("mlp_ratio", default=4),
-    "patch": Key("patch_size", default=14, older_name="spatial_patch_size"),
-    "channels": Key("in_channels", default=3, older_name="in_chans"),
-    "frames": Key("temporal_patch_size", default=2),
-    "merge_side": Key("spatial_merge_size", default=2),
-    "outputs": Key("hidden_size"),
-    "bias": True, "rotary": True, "norm": "layer", "projector": "merger",
-}
-_MOON: Family = {
-    "hidden": Key("vt_hidden_size", default=1152, older_name="hidden_size"),
-    "depth": Key("vt_num_hidden_layers", default=27, older_name="num_hidden_layers"),
-    "heads": Key("vt_num_attention_heads", default=16, older_name="num_attention_heads"),
-    "intermediate": Key("vt_intermediate_size", default=4304, older_name="intermediate_size"),
-    "patch": Key("patch_size", default=14),
-    "channels": 3,
-    "grid_height": Key("init_pos_emb_height", default=64),
-    "grid_width": Key("init_pos_emb_width", default=64),
-    "merge_side": 2,
-    "bias": True, "patch_bias": True, "rotary": True, "norm": "layer", "final_norm": "layer", "projector": "merger",
-}
-ENCODERS: dict[str, Family] = {
-    "siglip_vision_model": _SIGLIP,
-    "clip_vision_model": _SIGLIP | {"patch_bias": False, "class_token": 1, "projector": "mlp"},
-    "qwen3_vl": _QWEN_3,
-    "qwen2_vl": _QWEN_2,
-    "qwen2_5_vl": _QWEN_2 | {
-        "hidden": Key("hidden_size", default=1280),
-        "intermediate": Key("intermediate_size", default=3420),
-        "outputs": Key("out_hidden_size", default=3584),
-        "gated": True, "norm": "rms",
-    },
-    "gemma4_vision": {
-        "hidden": Key("hidden_size", default=768),
-        "depth": Key("num_hidden_layers", default=16),
-        "heads": Key("num_attention_heads", default=12),
-        "kv_heads": Key("num_key_value_heads", default=12),
-        "head_dim": Key("head_dim", default=64),
-        "intermediate": Key("intermediate_size", default=3072),
-        "patch": Key("patch_size", default=16),
-        "channels": 3,
-        "position_rows": Key("position_embedding_size", default=10_240),  # a table for each axis
-        "merge_side": Key("pooling_kernel_size", default=3),
-        "rotary": True, "gated": True, "norm": "rms", "norm_position": "both", "qk_norm": "head", "projector": "linear",
-    },
-    "pixtral": {
-        "hidden": Key("hidden_size", default=1024),
-        "depth": Key("num_hidden_layers", default=24),
-        "heads": Key("num_attention_heads", default=16),
-        "intermediate": Key("intermediate_size", default=4096),
-        "patch": Key("patch_size", default=16),
-        "channels": Key("num_channels", default=3),
-        "merge_side": 2,
-        "rotary": True, "gated": True, "norm": "rms", "final_norm": "rms", "projector": "pixtral",
-    },
-    "llama4_vision_model": {
-        "hidden": Key("hidden_size", default=768),
-        "depth": Key("num_hidden_layers", default=34),
-        "heads": Key("num_attention_heads", default=16),
-        "intermediate": Key("intermediate_size", default=5632),
-        "patch": Key("patch_size", default=14),
-        "channels": Key("num_channels", default=3),
-        "image": Key("image_size", default=448),
-        "class_token": 2,  # a vector, and its row of the position table
-        "inner": Key("projector_input_dim", default=4096),
-        "merge_side": 2,
-        "bias": True, "rotary": True, "norm": "layer", "final_norm": "layer", "projector": "llama4",
-    },
-    "intern_vit_6b": {
-        "hidden": Key("hidden_size", default=3200),
-        "depth": Key("num_hidden_layers", default=48),
-        "heads": Key("num_attention_heads", default=25),
-        "intermediate": Key("intermediate_size", default=12_800),
-        "patch": Key("patch_size", default=14),
-        "channels": Key("num_channels", default=3),
-        "image": Key("image_size", default=224),
-        "class_token": 2,
-        "bias": Key("qkv_bias", default=False),
-        "ffn_bias": True, "output_bias": True, "patch_bias": True, "norm": Key("norm_type", default="rms_norm"),
-        "merge_side": 2, "projector": "internvl",
-    },
-    "kimi_k25": _MOON,
-    "moonvit": _MOON,
-    "kimi_k3": _MOON | {
-        "hidden": Key("vt_hidden_size", default=1024, older_name="hidden_size"),
-        "heads": Key("vt_num_attention_heads", default=12, older_name="num_attention_heads"),
-        "attended": Key("qkv_hidden_size", default=1536),
-        "intermediate": Key("vt_intermediate_size", default=4096, older_name="intermediate_size"),
-        "bias": Key("linear_bias", default=False),
-        "patch_bias": Key("patch_embed_proj_bias", default=False),
-        "norm": "rms", "final_norm": "rms", "projector": "moon_v2",
-    },
-}
-# fmt: on
-"""`model_type` of a `vision_config` -> the meaning of its keys."""
-for _name in ("qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen3_5_vision", "qwen3_5_moe_vision", "qwen3_vl_vision"):
-    ENCODERS[_name] = _QWEN_3
-ENCODERS["kimi_k3_vision"] = ENCODERS["kimi_k3"]
-ENCODERS["internvl_vision"] = ENCODERS["intern_vit_6b"]
 
 
 def encoder_tree(config: Config, text_hidden: int) -> Tree:

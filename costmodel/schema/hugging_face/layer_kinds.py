@@ -51,7 +51,7 @@ def mtp_kinds(config: Config) -> list[LayerKind] | None:
     """Return the kinds of the layers of an MTP module, null where one is like the last layer."""
     if config.has("mtp_kind"):
         return [LayerKind(*config.value("mtp_kind"))]
-    types = config.value("mtp_types") if config.has("mtp_types") else None
+    types = config.names("mtp_types")
     if types is None:
         return None
     names = config.value("type_names")
@@ -63,7 +63,7 @@ def mtp_kinds(config: Config) -> list[LayerKind] | None:
 
 def _named_kinds(config: Config, depth: int) -> list[Any] | None:
     """Return the kind of each layer by the family's names, null where only windows and experts tell layers apart."""
-    types = config.value("types") if config.has("types") else None
+    types = config.names("types")
     if types is not None:
         return _listed(config, types, depth)
     if config.has("types_from_one"):
@@ -84,7 +84,7 @@ def _named_kinds(config: Config, depth: int) -> list[Any] | None:
     return [FULL] * depth if config.has("kinds") else None
 
 
-def _listed(config: Config, types: Any, depth: int) -> list[Any]:
+def _listed(config: Config, types: list[Any] | str, depth: int) -> list[Any]:
     """Return the kinds that a list, or the letters of a pattern, name one by one."""
     names = config.value("type_names")
     more = config.flag("longer_types") and len(types) > depth
@@ -152,7 +152,7 @@ def _with_experts(config: Config, depth: int) -> list[bool]:
         return [layer % period == offset for layer in range(depth)]
     begin, freq = config.count("moe_from", 0) or 0, config.count("moe_every") or 1
     step, dense = config.count("moe_step") or 1, config.items("dense_layers") or []
-    until = config.value("moe_until") if config.has("moe_until") else None
+    until = config.count("moe_until", low=-1)
     end = depth - 1 if until is None or until < 0 else until
     return [
         begin <= layer <= end and layer % freq == 0 and (layer + 1) % step == 0 and layer not in dense

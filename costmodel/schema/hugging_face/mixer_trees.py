@@ -207,7 +207,7 @@ def _state_format(config: Config) -> str | None:
     stated = config.value("state")
     if stated is None:
         return None
-    if stated not in _FORMATS:
+    if not isinstance(stated, str) or stated not in _FORMATS:
         raise config.error("state", f"unknown format {stated!r}", f"write one of {', '.join(_FORMATS)}")
     return _FORMATS[stated]
 

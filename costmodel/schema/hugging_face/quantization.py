@@ -15,42 +15,12 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from costmodel.records import ValueRecord
+from costmodel.schema.hugging_face.tables import table
 
 Formats: TypeAlias = "dict[str, Any]"
-Modules: TypeAlias = "Mapping[str, tuple[str, ...]]"
+Modules: TypeAlias = "dict[str, tuple[str, ...]]"
 
-_PREFIXES = (
-    "model.layers.{}.", "model.language_model.layers.{}.", "language_model.model.layers.{}.", "backbone.layers.{}.",
-    "layers.{}.",
-)  # fmt: skip
-_MODULES: Modules = {  # part of the model -> names that frameworks give one of its matrices
-    "attention": (
-        "self_attn.q_proj", "self_attn.o_proj", "self_attn.q_b_proj", "attn.wq_b", "linear_attn.in_proj_qkv",
-        "mixer.q_proj", "mixer.in_proj",
-    ),
-    "ffn": ("mlp.gate_proj", "mlp.up_proj", "feed_forward.up_proj"),
-    "experts": (
-        "mlp.experts.0.up_proj", "block_sparse_moe.experts.0.w1", "ffn.experts.0.w1", "mixer.experts.0.up_proj",
-        "moe.experts.0.up_proj", "experts.0.up_proj", "feed_forward.experts.0.up_proj",
-    ),
-    "shared_experts": (
-        "mlp.shared_experts.up_proj", "mlp.shared_expert.up_proj", "ffn.shared_experts.w1",
-        "mixer.shared_experts.up_proj", "moe.share_expert.up_proj",
-    ),
-}  # fmt: skip
 _WIDE: Formats = {"linear": "bf16", "weights": "bf16"}
-_ALGORITHMS: Mapping[str, Formats] = {  # of ModelOpt
-    "FP8": {"linear": "fp8", "weights": "fp8"},
-    "FP8_PER_CHANNEL_PER_TOKEN": {"linear": "fp8", "weights": "fp8"},
-    "FP8_PB_WO": {"linear": "fp8", "weights": "fp8", "scale_block": 128},
-    "NVFP4": {"linear": "nvfp4", "weights": "nvfp4"},
-    "W4A16_NVFP4": {"linear": "bf16", "weights": "nvfp4"},
-    "W4A8_NVFP4_FP8": {"linear": "fp8", "weights": "nvfp4"},
-    "W4A16_AWQ": {"linear": "bf16", "weights": "int4", "weight_group": 128},
-    "W4A8_AWQ": {"linear": "fp8", "weights": "int4", "weight_group": 128},
-    "MXFP4": {"linear": "mxfp4", "weights": "mxfp4"},
-}
-_EXPERT_FORMATS: Mapping[str, Formats] = {"fp4": {"linear": "fp8", "weights": "mxfp4", "scale_block": 128}}
 
 
 def quantization_of(
@@ -74,14 +44,25 @@ def quantization_of(
         return found
     formats, by_module = found
     try:
-        parts = _parts(stated, (formats, by_module), depth, {**_MODULES, **named})
+        parts = _parts(stated, (formats, by_module), depth, _modules() | named)
     except re.error as error:
         return f"the ignored pattern {error.pattern!r} ({error.msg})"
-    experts = _EXPERT_FORMATS.get(str(config.get("expert_dtype")))
+    experts = table("quantization")["experts"].get(str(config.get("expert_dtype")))
     if experts is not None and "experts" not in parts and stated.get("moe_quant_algo") is None:
         parts["experts"] = experts
     kv = _kv_format(stated)
     return {**formats, **({} if kv is None else {"kv_cache": kv}), **({"parts": parts} if parts else {})}
+
+
+def _modules() -> Modules:
+    """Return the names that frameworks give the matrices of each part of a model."""
+    return {part: tuple(names) for part, names in table("quantization")["modules"].items()}
+
+
+def _algorithms() -> dict[str, Formats]:
+    """Return the formats of ModelOpt's algorithms by name."""
+    algorithms: dict[str, Formats] = table("quantization")["algorithms"]
+    return algorithms
 
 
 def _base(stated: Mapping[str, Any]) -> tuple[Formats, Mapping[str, str]] | str:
@@ -105,8 +86,8 @@ def _base(stated: Mapping[str, Any]) -> tuple[Formats, Mapping[str, str]] | str:
         return {"linear": "fp8", "weights": "fp8", **({} if block is None else {"scale_block": block})}, by_module
     if algorithm == "MIXED_PRECISION" and by_module:
         return dict(_WIDE), by_module
-    if str(algorithm) in _ALGORITHMS:
-        return dict(_ALGORITHMS[str(algorithm)]), by_module
+    if str(algorithm) in _algorithms():
+        return dict(_algorithms()[str(algorithm)]), by_module
     if stated.get("config_groups"):
         return _of_groups(stated["config_groups"])
     return str(algorithm or method or "an unnamed method")
@@ -171,7 +152,7 @@ def _parts(
         if by_module and len(votes) > 1:
             del votes[""]  # layers without this part
         winner = votes.most_common(1)[0][0]
-        own = _WIDE if winner == "ignored" else _ALGORITHMS.get(winner, formats)
+        own = _WIDE if winner == "ignored" else _algorithms().get(winner, formats)
         if own != formats:
             parts[part] = dict(own)
     if str(stated.get("quant_method")) == "mxfp4":
@@ -221,4 +202,4 @@ def _vote(layer: int, modules: tuple[str, ...], ignored: _Ignored, by_module: Ma
 @lru_cache(maxsize=4096)
 def _names(layer: int, modules: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names that frameworks give some modules of a layer."""
-    return tuple(prefix.format(layer) + module for prefix in _PREFIXES for module in modules)
+    return tuple(prefix.format(layer) + module for prefix in table("quantization")["prefixes"] for module in modules)

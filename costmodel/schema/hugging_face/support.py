@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from costmodel.schema.hugging_face.encoders import ENCODERS
-from costmodel.schema.hugging_face.families import FAMILIES
-from costmodel.schema.hugging_face.refused import REFUSED
-from costmodel.schema.hugging_face.wrappers import ALIASES, ARCHITECTURES, TEXT_FAMILIES
+from costmodel.schema.hugging_face.tables import encoders, families, table
 
 
 def support() -> dict[str, Any]:
     """Return what is read and what is not, by name, with the counts."""
-    families = {
-        name: sorted({alias for table in (ALIASES, TEXT_FAMILIES) for alias, family in table.items() if family == name})
-        for name in sorted(FAMILIES)
-    }
+    names = table("names")
+    others = {**names["aliases"], **names["text_families"]}
+    read = {name: sorted(other for other, family in others.items() if family == name) for name in sorted(families())}
     return {
-        "families": families,
-        "encoders": sorted(ENCODERS),
-        "architectures": dict(sorted(ARCHITECTURES.items())),
-        "refused": dict(sorted(REFUSED.items())),
-        "counts": {"families": len(families), "encoders": len(ENCODERS), "refused": len(REFUSED)},
+        "families": read,
+        "encoders": sorted(encoders()),
+        "architectures": dict(sorted(names["architectures"].items())),
+        "refused": dict(sorted(names["refused"].items())),
+        "counts": {"families": len(read), "encoders": len(encoders()), "refused": len(names["refused"])},
     }

@@ -5,39 +5,14 @@ from __future__ import annotations
 from costmodel.errors import InputError, Location
 from costmodel.records import Record, replace
 from costmodel.schema.hugging_face.config import BY_HAND, Config
-from costmodel.schema.hugging_face.encoders import ENCODERS, encoder_tree
-from costmodel.schema.hugging_face.families import FAMILIES
-from costmodel.schema.hugging_face.keys import Family
-from costmodel.schema.hugging_face.refused import REFUSED
+from costmodel.schema.hugging_face.encoders import encoder_tree
+from costmodel.schema.hugging_face.tables import Family, encoders, families, table
 from costmodel.schema.references import available, did_you_mean
 from costmodel.schema.tree import Tree
 
 _TEXT = ("text_config", "llm_config", "language_config")
 _VISION, _AUDIO = "vision_config", "audio_config"
 _INHERITED = ("tie_word_embeddings", "quantization_config")  # keys of a wrapper that hold for its language model
-TEXT_FAMILIES = {  # wrapper -> the family of a language model whose own `model_type` is not stated
-    "gemma3": "gemma3_text", "gemma4": "gemma4_text", "llama4": "llama4_text", "qwen3_vl": "qwen3",
-    "qwen3_vl_moe": "qwen3_moe", "mistral3": "mistral", "llava": "llama", "llava_next": "llama", "kimi_k25": "kimi_k2",
-    "kimi_k3": "kimi_linear", "kimi_vl": "deepseek_v3", "minimax_m3_vl": "minimax_m3",
-}  # fmt: skip
-ALIASES = {  # other names of a family
-    "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "qwen2_vl": "qwen2", "qwen2_vl_text": "qwen2",
-    "qwen2_5_vl": "qwen2", "qwen2_5_vl_text": "qwen2", "glm4_moe_text": "glm4_moe", "glm4v_moe_text": "glm4_moe",
-    "glm4v_text": "glm4", "mistral_large_3": "deepseek_v3", "deepseek_vl_v2": "deepseek_v2",
-    "minimax_m3_vl": "minimax_m3", "minimax_m3_vl_text": "minimax_m3",
-}  # fmt: skip
-ARCHITECTURES = {  # the class that reads the weights -> the family, where `model_type` is a name of somebody's own
-    "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "MixtralForCausalLM": "mixtral",
-    "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3", "Qwen3MoeForCausalLM": "qwen3_moe",
-    "Qwen3NextForCausalLM": "qwen3_next", "DeepseekV2ForCausalLM": "deepseek_v2",
-    "DeepseekV3ForCausalLM": "deepseek_v3", "DeepseekV32ForCausalLM": "deepseek_v32",
-    "DeepseekV4ForCausalLM": "deepseek_v4", "GlmMoeDsaForCausalLM": "glm_moe_dsa", "Glm4MoeForCausalLM": "glm4_moe",
-    "MiniMaxM2ForCausalLM": "minimax_m2", "MiniMaxM3ForCausalLM": "minimax_m3",
-    "MiniMaxM3SparseForCausalLM": "minimax_m3", "MiniMaxText01ForCausalLM": "minimax_text_01",
-    "MiniMaxM1ForCausalLM": "minimax_m1", "NemotronHForCausalLM": "nemotron_h", "GptOssForCausalLM": "gpt_oss",
-    "MiMoForCausalLM": "mimo", "MiMoV2FlashForCausalLM": "mimo_v2_flash", "Step3p5ForCausalLM": "step3p5",
-    "Step3p7FlashForCausalLM": "step3p7", "KimiLinearForCausalLM": "kimi_linear", "KimiK3ForCausalLM": "kimi_linear",
-}  # fmt: skip
 
 
 class Source(Record):
@@ -54,11 +29,6 @@ class Source(Record):
     wrapper: Tree
     alias: str | None = None
 
-    @property
-    def is_wrapped(self) -> bool:
-        """Tell whether the language model's keys are inside another mapping."""
-        return self.tree is not self.wrapper
-
 
 def find_source(file: Tree, chosen: str | None = None) -> Source:
     """Return the language model of a config.json and its family. Raises InputError where no table reads it.
@@ -67,29 +37,27 @@ def find_source(file: Tree, chosen: str | None = None) -> Source:
     """
     tree = _text_tree(file)
     if chosen is not None:
-        if chosen not in FAMILIES:
-            hints = [did_you_mean(chosen, list(FAMILIES)), available(list(FAMILIES))]
+        if chosen not in families():
+            hints = [did_you_mean(chosen, list(families())), available(list(families()))]
             raise InputError.single(
                 f"unknown family {chosen!r}", hint="; ".join(filter(None, hints)), field="as", location=file.location
             )
-        return Source(tree, FAMILIES[chosen], file, f"as {chosen}")
+        return Source(tree, families()[chosen], file, f"as {chosen}")
     kind = _kind(tree, file)
-    if kind in FAMILIES:
-        return Source(tree, FAMILIES[kind], file)
-    name = ALIASES.get(kind)
-    if name is not None:
-        return Source(tree, FAMILIES[name], file)
-    for owner in (tree, file):
-        for item in _architectures(owner):
-            if item in ARCHITECTURES:
-                name = ARCHITECTURES[item]
-                return Source(tree, FAMILIES[name], file, f"model_type {kind!r} as {name}, by its architecture {item}")
+    name = table("names")["aliases"].get(kind, kind)
+    if name in families():
+        return Source(tree, families()[name], file)
+    by_class = table("names")["architectures"]
+    for item in (*_architectures(tree), *_architectures(file)):
+        if item in by_class:
+            name = by_class[item]
+            return Source(tree, families()[name], file, f"model_type {kind!r} as {name}, by its architecture {item}")
     raise _unknown(kind, tree.child("model_type") or file.child("model_type"), file)
 
 
 def _text_tree(file: Tree) -> Tree:
     """Return the mapping that holds the language model's keys, with those that a wrapper states for it."""
-    if (file.text("model_type") or "") in FAMILIES and not any(file.child(key) for key in _TEXT):
+    if (file.text("model_type") or "") in families() and not any(file.child(key) for key in _TEXT):
         return file
     for key in _TEXT:
         inner = file.child(key)
@@ -108,9 +76,10 @@ def _kind(tree: Tree, file: Tree) -> str:
     if own is not None and isinstance(own.value, str):
         return own.value
     wrapper = file.text("model_type") or ""
-    if tree is not file and wrapper in TEXT_FAMILIES:
-        return TEXT_FAMILIES[wrapper]
-    hint = f"add it; {available(list(FAMILIES))}"
+    implied = table("names")["text_families"]
+    if tree is not file and wrapper in implied:
+        return str(implied[wrapper])
+    hint = f"add it; {available(list(families()))}"
     raise InputError.single("is missing", hint=hint, field="model_type", location=tree.location)
 
 
@@ -122,10 +91,11 @@ def _architectures(tree: Tree) -> list[str]:
 
 def _unknown(kind: str, place: Tree | None, file: Tree) -> InputError:
     """Return the error of an architecture that no table reads, with what its grammar lacks where that is known."""
-    lacks = REFUSED.get(kind) or REFUSED.get(file.text("model_type") or "")
+    refused, names = table("names")["refused"], list(families())
+    lacks = refused.get(kind) or refused.get(file.text("model_type") or "")
     hints = [
         None if lacks is None else f"a model file cannot express {lacks}",
-        did_you_mean(kind, list(FAMILIES)), available(list(FAMILIES)),
+        did_you_mean(kind, names), available(names),
         "if its keys mean what those of one of them do, name that with `as`", f"or {BY_HAND}",
     ]  # fmt: skip
     location: Location | None = file.location if place is None else place.location
@@ -142,18 +112,17 @@ def encoder_of(source: Source, text_hidden: int) -> Tree | None:
     vision = source.wrapper.child(_VISION)
     if vision is None or not vision.is_mapping or not vision.value:
         return None
-    kind = vision.text("model_type") or source.wrapper.text("model_type") or ""
-    if kind not in ENCODERS and source.wrapper.text("model_type") in ENCODERS:
-        kind = source.wrapper.text("model_type") or ""
-    if kind not in ENCODERS:
+    stated = [text for text in (vision.text("model_type"), source.wrapper.text("model_type")) if text]
+    kind = next((text for text in stated if text in encoders()), None)
+    if kind is None:
         hint = (
-            f"{available(list(ENCODERS))}; to leave the tower out, put the language model's keys in a file of its own"
+            f"{available(list(encoders()))}; to leave the tower out, put the language model's keys in a file of its own"
         )
         raise InputError.single(
-            f"{kind!r}: this tower for images cannot be imported", hint=hint, field=f"{_VISION}.model_type",
-            location=(vision.child("model_type") or vision).location,
+            f"{stated[0] if stated else ''!r}: this tower for images cannot be imported", hint=hint,
+            field=f"{_VISION}.model_type", location=(vision.child("model_type") or vision).location,
         )  # fmt: skip
-    return encoder_tree(Config(vision, ENCODERS[kind]), text_hidden)
+    return encoder_tree(Config(vision, encoders()[kind]), text_hidden)
 
 
 def audio_of(source: Source) -> Tree | None:

@@ -11,7 +11,7 @@ import pytest
 from small_world import edit, problems_of
 
 from costmodel.schema.files import imported_yaml, load_model, read_model, validate
-from costmodel.schema.hugging_face.families import FAMILIES
+from costmodel.schema.hugging_face.tables import families
 from costmodel.schema.resolve import resolve
 from costmodel.workload.architecture import Architecture, Attention, DenseFfn, Mla, MoeFfn
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
@@ -422,6 +422,11 @@ def test_the_yaml_of_an_imported_model_is_the_same_model(tmp_path: Path, name: s
          "sliding_window: is missing, but `layer_types` has sliding_attention"),
         ("qwen2-7b", {"layer_types": "all"}, "layer_types: must be a list"),
         ("redpajama-3b", {"rotary_pct": 1.5}, "rotary_pct: 1.5 is too large; write at most 1"),
+        ("families/step3.5-flash", {"layer_types": 1}, "layer_types: must be a list"),
+        ("families/nemotron-h-8b", {"hybrid_override_pattern": ...},
+         "hybrid_override_pattern: is missing; add it or `layers_block_type`"),
+        ("families/nemotron-h-8b", {"hybrid_override_pattern": True}, "hybrid_override_pattern: must be a list"),
+        ("families/ernie-4.5-300b", {"moe_layer_end_index": {}}, "moe_layer_end_index: must be a whole number"),
     ],
 )  # fmt: skip
 def test_an_inconsistent_config_is_an_error_at_its_key(
@@ -467,7 +472,7 @@ def test_a_binary_config_is_an_error(tmp_path: Path) -> None:
     assert "is not UTF-8 text" in error.message
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(families()))
 def test_every_family_reports_the_missing_keys_of_an_empty_file(tmp_path: Path, family: str) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"model_type": family}), encoding="utf-8")
