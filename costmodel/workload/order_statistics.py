@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 
 import numpy as np
 
 from costmodel.quantities import Array, Count, Quantity, ceil, is_single, maximum
+from costmodel.workload.special_functions import beta_below, binomial_density, gamma_above
 
 STANDARD = NormalDist()
 POINTS = 48  # of a sum over possible maxima; a finer one moves no result by more than 1e-5
 STEPS = 8  # row tiles of a GEMM that are summed one by one
 _LEAST = 1e-3  # of |1 - variance/mean|: nearer to one the count is as good as Poisson
+_MOST = 10**5  # counts of one point whose probabilities are added up one by one
 
 
 def expected_maximum(mean: Array, variance: Array, multiplicity: Array) -> Array:
@@ -42,7 +45,12 @@ def expected_maximum(mean: Array, variance: Array, multiplicity: Array) -> Array
 
 
 def _distribution(values: Array, mean: Array, variance: Array) -> Array:
-    """Return the probability that a count of that mean and variance is at most each of `values`."""
+    """Return the probability that a count of that mean and variance is at most each of `values`.
+
+    [values, points], whole steps apart. Of one point without SciPy, which takes longer to import than the point.
+    """
+    if mean.size == 1 and values[-1, 0] - values[0, 0] <= _MOST:
+        return _single_distribution(values[:, 0], mean.item(), variance.item())[:, None]
     from scipy.special import betainc
 
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -53,6 +61,30 @@ def _distribution(values: Array, mean: Array, variance: Array) -> Array:
         at_most = betainc(failures, values + 1, np.where(success > 0, 1 - success, 1 / (1 - success)))
     certain = (mean <= 0) | ((success > 0) & (values >= trials - 1e-9))
     return np.where(certain, 1.0, at_most)
+
+
+def _single_distribution(values: Array, mean: float, variance: float) -> Array:
+    """Return the same of one point: from the first value on the probabilities of single counts are added.
+
+    P(X = v+1) = P(X = v) (n - v) p / ((v + 1) (1 - p)),   r = -n of the negative binomial distribution
+    """
+    success = 1.0 - variance / mean if mean > 0.0 else 1.0
+    success = math.copysign(_LEAST, success) if abs(success) < _LEAST else success
+    trials, first = mean / success, values[0].item()
+    if mean <= 0.0 or (success > 0.0 and first >= trials - 1e-9):
+        return np.ones(len(values))
+    if success > 0.0:
+        at_most = beta_below(trials - first, first + 1.0, 1.0 - success, success)
+        density = binomial_density(first, trials, success, 1.0 - success)
+    else:
+        share, rest = 1.0 / (1.0 - success), -success / (1.0 - success)
+        at_most = beta_below(-trials, first + 1.0, share, rest)
+        density = trials / (trials - first) * binomial_density(-trials, first - trials, share, rest)
+    counts = first + np.arange(round(values[-1] - first))
+    ratios = np.maximum((trials - counts) * success / (1.0 - success), 0.0) / (counts + 1.0)
+    sums = np.concatenate(([0.0], np.cumsum(density * np.cumprod(ratios))))
+    known = at_most + sums[np.rint(values - first).astype(np.intp)]
+    return np.where((success > 0.0) & (values >= trials - 1e-9), 1.0, known)
 
 
 def _normal_quantile(probability: Quantity) -> Quantity:
@@ -94,8 +126,6 @@ def expected_tiles(mean: Count, deviation: Count, height: Quantity) -> Quantity:
     """
     if is_single(deviation) and deviation == 0:
         return ceil(mean / height)
-    from scipy.special import gammaincc
-
     exact = np.asarray(deviation) == 0
     spread = np.maximum(deviation, 1e-3 * mean)
     shape, scale = (mean / spread) ** 2, spread**2 / mean
@@ -103,12 +133,21 @@ def expected_tiles(mean: Count, deviation: Count, height: Quantity) -> Quantity:
     first = np.where(wide, 0.0, np.floor(np.maximum(mean / height - STEPS / 2, 0.0)))
     tiles = 1.0 + first
     for step in range(1, STEPS + 1):
-        tiles = tiles + gammaincc(shape, ((first + step) * height + 0.5) / scale)
+        tiles = tiles + _gamma_above(shape, ((first + step) * height + 0.5) / scale)
     rest = (STEPS + 0.5) * height
-    beyond = mean * gammaincc(shape + 1, rest / scale) - rest * gammaincc(shape, rest / scale)
+    beyond = mean * _gamma_above(shape + 1, rest / scale) - rest * _gamma_above(shape, rest / scale)
     tiles = tiles + np.where(wide, np.maximum(beyond, 0.0) / height, 0.0)
     tiles = np.where(exact, np.ceil(mean / height), np.clip(tiles, np.maximum(mean / height, 1.0), 1 + mean / height))
     return float(tiles) if tiles.ndim == 0 else tiles
+
+
+def _gamma_above(shape: Quantity, size: Quantity) -> Quantity:
+    """Return the probability that a gamma-distributed number of that shape and of scale one is above a size."""
+    if np.ndim(shape) == np.ndim(size) == 0:
+        return gamma_above(float(shape), float(size))
+    from scipy.special import gammaincc
+
+    return np.asarray(gammaincc(shape, size))
 
 
 def expected_surplus(trials: Quantity, probability: Array, limit: Quantity) -> Array:

@@ -11,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.quantities import Array
-from costmodel.workload.order_statistics import expected_maximum, expected_surplus, expected_tiles, normal_maximum
+from costmodel.workload.order_statistics import (
+    expected_maximum,
+    expected_surplus,
+    expected_tiles,
+    normal_maximum,
+)
 
 
 def column(*values: float) -> Array:
@@ -139,3 +144,18 @@ def test_the_largest_of_standard_normals_is_that_of_draws(places: int) -> None:
     drawn = np.random.default_rng(3).normal(size=(20_000, places)).max(axis=1).mean()
     assert normal_maximum(float(places)) == pytest.approx(drawn, rel=0.06)
     assert normal_maximum(1.0) == 0
+
+
+@given(mean=st.floats(0.2, 1e5), share=st.floats(3e-3, 20.0), height=st.floats(1.0, 512.0))
+def test_tiles_of_one_count_are_as_scipys_gamma_function_has_them(mean: float, share: float, height: float) -> None:
+    """A single count goes by a series of its own, an array by SciPy."""
+    single = expected_tiles(mean, share * mean, height)
+    assert isinstance(single, float)
+    assert single == pytest.approx(float(expected_tiles(mean, np.array([share * mean]), height)[0]), rel=1e-12)
+
+
+@given(mean=st.floats(1e-3, 1e4), variance=st.floats(1e-3, 30.0), places=st.integers(2, 64))
+def test_the_maximum_at_one_point_is_that_among_several(mean: float, variance: float, places: int) -> None:
+    """One point adds the probabilities of single counts up, several take SciPy's incomplete beta function."""
+    several = expected_maximum(np.full((1, 2), mean), np.full((1, 2), variance * mean), np.array([float(places)]))
+    assert maximum(mean, variance * mean, places) == pytest.approx(several[0], rel=1e-9, abs=1e-9)
