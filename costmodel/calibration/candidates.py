@@ -73,7 +73,7 @@ def transferred(candidate: Candidate, key: str, *, has_form: bool) -> Candidate:
     assert candidate.fit is not None
     if has_form and candidate.fit.form is None:
         return Candidate(candidate.source, key, role, passed_over="states shares of the peaks, of its own kernels only")
-    return Candidate(candidate.source, key, role, with_rivals_alike(candidate.fit, _elsewhere))
+    return Candidate(candidate.source, key, role, with_competitors(candidate.fit, _elsewhere))
 
 
 def _elsewhere(fit: FamilyFit) -> FamilyFit:
@@ -88,13 +88,13 @@ def as_backward(backward: FamilyFit, forward: FamilyFit) -> FamilyFit:
     )  # fmt: skip
 
 
-def with_rivals_alike(fit: FamilyFit, change: Callable[[FamilyFit], FamilyFit]) -> FamilyFit:
-    """Return a fit that is changed, and its rivals in the same way."""
-    rivals = None if fit.rivals is None else partial(_changed, fit.rivals, change)
-    return replace(change(fit), rivals=rivals)
+def with_competitors(fit: FamilyFit, change: Callable[[FamilyFit], FamilyFit]) -> FamilyFit:
+    """Return a fit that is changed, and its competitors in the same way."""
+    competitors = None if fit.competitors is None else partial(_changed, fit.competitors, change)
+    return replace(change(fit), competitors=competitors)
 
 
 def _changed(
-    rivals: Callable[[], Sequence[FamilyFit]], change: Callable[[FamilyFit], FamilyFit]
+    competitors: Callable[[], Sequence[FamilyFit]], change: Callable[[FamilyFit], FamilyFit]
 ) -> tuple[FamilyFit, ...]:
-    return tuple(map(change, rivals()))
+    return tuple(map(change, competitors()))

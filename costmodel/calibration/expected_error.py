@@ -42,7 +42,7 @@ def relation(own: DeviceFile | None, other: DeviceFile | None, *, same: bool) ->
 
 
 def distance(own: DeviceFile, other: DeviceFile) -> float:
-    """Return how far two devices are apart: the sum of |log| of processors, bandwidth, peak and shared memory.
+    """Return the distance between two devices: the sum of |log| of processors, bandwidth, peak and shared memory.
 
     Tiles of kernels are as large as a processor's shared memory lets them be.
     """
@@ -136,10 +136,10 @@ class StepErrors(ValueRecord):
         """
         if related == OWN or not self.families:
             return 0.0
-        place, family = RELATIONS.index(related), key.partition("/")[0]
-        farther = [one for one in RELATIONS[place:] if (related, one) != (REBALANCED, REFRESH)]
+        first, family = RELATIONS.index(related), key.partition("/")[0]
+        farther = [one for one in RELATIONS[first:] if (related, one) != (REBALANCED, REFRESH)]
         steps = [f"{one}{name}" for name in (f"/{key}", f"/{family}", "") for one in farther]
-        steps += [f"{one}{name}" for name in (f"/{key}", f"/{family}", "") for one in reversed(RELATIONS[:place])]
+        steps += [f"{one}{name}" for name in (f"/{key}", f"/{family}", "") for one in reversed(RELATIONS[:first])]
         return next((self._error(step) for step in steps if step in self.families), 0.0)
 
     def stand_in(self, wanted: str, library: str, key: str) -> float:
@@ -174,7 +174,7 @@ def _log_balance(device: DeviceFile) -> float:
 
 
 def _peak(device: DeviceFile) -> float:
-    """Return a device's peak in the first of the formats that tell devices apart [FLOP/s]."""
+    """Return a device's peak in the first of the formats that distinguish devices [FLOP/s]."""
     return next((float(device.math[name].peak) for name in _UNITS if name in device.math), math.nan)
 
 

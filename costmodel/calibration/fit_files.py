@@ -60,7 +60,7 @@ UNSEEN_GROUPS = "unseen_groups"  # calibrations/unseen_groups: kernels of heads,
 UNSEEN_FORMS = "unseen_forms"  # calibrations/unseen_forms: the same of families with several forms, form by form
 SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation held out single shapes
 TRANSFER = "transfer"  # calibrations/transfer: what another device, library or version costs
-AGREEMENT = "agreement"  # calibrations/agreement: how the error of joined fits follows from how far they are apart
+AGREEMENT = "agreement"  # calibrations/agreement: how the error of joined fits follows from the distance between they
 PRIOR = "prior"  # calibrations/prior: expected times of kernels on devices without rows
 _LABELS = {"schema", "extends", "name", "aliases", "announced", "price", "sources", "plausible"}  # change no time
 _SHARES = "claimed", "apart"  # of `calibrations/agreement`
@@ -83,14 +83,14 @@ class DeviceFits(Record):
             return None
         basis = self.file.basis if self.device == device else "transferred"
         source = f"{CALIBRATIONS}/{self.file.name}"
-        found = replace(family_fit(family, basis, self.residuals.get(key)), source=source)
+        fit = replace(family_fit(family, basis, self.residuals.get(key)), source=source)
         single_shapes = family.accuracy is None or family.accuracy.held_out == SINGLE_SHAPES
         if key.partition("/")[0] in EXPERTS and COMPANION in self.file.families:
-            beside = replace(family_fit(self.file.families[COMPANION], basis), source=source)
-            found = replace(found, companions={COMPANION: beside})
+            companion = replace(family_fit(self.file.families[COMPANION], basis), source=source)
+            fit = replace(fit, companions={COMPANION: companion})
         form = "" if family.form is None else family.form.kind
         unseen = unseen_groups(self.unseen, key, form, is_shape_wise=single_shapes)
-        return replace(found, in_place=self.file.library in IN_PLACE, unseen=unseen)
+        return replace(fit, in_place=self.file.library in IN_PLACE, unseen=unseen)
 
 
 class FitStore:
@@ -131,24 +131,24 @@ class FitStore:
     @cached_property
     def _implementations(self) -> Mapping[str, list[str]]:
         """Return the implementations of every device that has a file, sorted."""
-        found: dict[str, list[str]] = {}
+        names: dict[str, list[str]] = {}
         for name in self._library.names(CALIBRATIONS):
             device, _, implementation = name.partition("/")
             if implementation and "/" not in implementation:
-                found.setdefault(device, []).append(implementation)
-        return found
+                names.setdefault(device, []).append(implementation)
+        return names
 
     def roofline(self) -> FitsFile:
         """Return the spread of the bare cost functions."""
         return read(self._library, CALIBRATIONS, ROOFLINE, FitsFile)
 
-    def source_agreement(self, kin: str, family: str, variant: str) -> Spread | None:
+    def source_agreement(self, library: str, family: str, variant: str) -> Spread | None:
         """Return how far two sources differ that timed the same kernels. None without a file.
 
-        kin: `same` or `other` library. That of the very variant, else of its family, else of all kernels.
+        library: `same` or `other` library. That of the very variant, else of its family, else of all kernels.
         """
         families = self._families(SOURCES)
-        names = (f"{kin}/{family}/{variant}", f"{kin}/{family}", kin)
+        names = (f"{library}/{family}/{variant}", f"{library}/{family}", library)
         return next((family_fit(families[name], "fitted").spread for name in names if name in families), None)
 
     def backward(self, family: str, device: str) -> FamilyFit:
@@ -189,7 +189,7 @@ class FitStore:
         inherit = None if calibration is None else calibration.child("inherit")
         return inherit is None or inherit.value is not None
 
-    def strangers(self, device: str) -> list[str]:
+    def of_other_dies(self, device: str) -> list[str]:
         """Return the devices of other dies and of the same maker that have fits, the nearest first."""
         own = self._device_file(device)
         if own is None:
@@ -232,7 +232,7 @@ class FitStore:
         return {**self._families(UNSEEN_GROUPS), **self._families(UNSEEN_FORMS)}
 
     def agreement(self) -> Agreement | None:
-        """Return how the error of joined fits follows from how far they are apart. None without a file."""
+        """Return how the error of joined fits follows from the distance between they. None without a file."""
         shares = [math.log(float(fit.spread[0].high)) for fit in map(self._families(AGREEMENT).get, _SHARES) if fit]
         return Agreement(*shares) if shares else None
 
@@ -268,8 +268,8 @@ class FitStore:
     def likeness(self, device: str, lender: str) -> Likeness | None:
         """Return in which of compute and bandwidth a device equals another one of its die. None: in neither or both.
 
-        What tells devices apart that are equal in both is in no datasheet: a step between them may concern any kernel.
-        """
+        What distinguishes devices that are equal in both is in no datasheet: a step between them may concern any
+        kernel."""
         own, other = self._device_file(device), self._device_file(lender)
         if own is None or other is None or self.relation(device, lender) != DIE:
             return None
@@ -304,10 +304,10 @@ class FitStore:
         own = self._device_file(device)
         if own is None or own.die is None:
             return 1.0
-        kin = (
+        relatives = (
             file for file in map(self._device_file, self._implementations) if file is not None and file.die == own.die
         )
-        return min(cycle_rate(own) / max(map(cycle_rate, kin), default=cycle_rate(own)), 1.0)
+        return min(cycle_rate(own) / max(map(cycle_rate, relatives), default=cycle_rate(own)), 1.0)
 
     def _device_file(self, device: str) -> DeviceFile | None:
         """Return a device's file. None for a device that was made in Python."""
@@ -351,8 +351,8 @@ def unseen_groups(
 
     def half(kind: str) -> float | None:
         names = (f"{kind}/{own}", f"{kind}/{operators}", f"{kind}/{shared}", f"{kind}/any")
-        found = next((scatter[name] for name in names if name in scatter), None)
-        return None if found is None else float(np.log(float(found.spread[0].high)))
+        family = next((scatter[name] for name in names if name in scatter), None)
+        return None if family is None else float(np.log(float(family.spread[0].high)))
 
     operators = key.partition("/")[0]
     own = f"{operators}/{form}"
@@ -396,7 +396,7 @@ def _check_axes(path: Path, fits: DeviceFits) -> None:
 
 
 def _distance(own: DeviceFile, other: DeviceFile) -> float:
-    """Return how far two devices of one die are apart: the sum of |log| of what they differ in."""
+    """Return the distance between two devices of one die: the sum of |log| of what they differ in."""
 
     def sizes(file: DeviceFile) -> tuple[float, float]:
         return float(file.processors), float(file.memory[-1].bandwidth or np.nan)
@@ -426,7 +426,7 @@ def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, st
 
 
 def _defaults(own: Tree) -> dict[str, str]:
-    """Return the defaults that a device's file states itself. What it extends has a place of its own in the chain."""
+    """Return the defaults that a device's file states itself. What it extends is an entry of its own in the chain."""
     calibration = own.child("calibration")
     default = None if calibration is None else calibration.child("default")
     if default is None:
@@ -481,7 +481,7 @@ def read(library: Library, kind: str, name: str, model: type[File], schema: str 
 
 
 def family_fit(file: FamilyFitFile, basis: str, residual: Residual | None = None) -> FamilyFit:
-    """Return the fit that a file states, with its residual from the file beside it."""
+    """Return the fit that a file states, with its residual from the file next to it."""
     knots = sorted(file.spread, key=lambda knot: knot.time)
     spread = Spread(
         tuple(float(knot.time) for knot in knots),

@@ -15,7 +15,7 @@ from costmodel.calibration.candidates import (
     first,
     passed_over,
     transferred,
-    with_rivals_alike,
+    with_competitors,
 )
 from costmodel.calibration.expected_error import expected
 from costmodel.calibration.fit_files import CALIBRATIONS, ROOFLINE, FitStore, family_fit, framework_of
@@ -51,8 +51,7 @@ def load_calibration(
     for the family or its variant, else that of the device's own `calibration: {default: …}`, in
     `calibrations/DEVICE/IMPLEMENTATION`. Where the device has none, the same of the devices that it inherits from in
     turn, which lowers the basis to `transferred`. Files are read when an operator first asks for them. hidden: devices
-    whose fits are taken as not there. Raises InputError with the problems of a file that is found.
-    """
+    whose fits are taken as not there. Raises InputError with the problems of a file that is determined."""
     library = Library(search_path)
     if isinstance(framework, str):
         framework = framework_of(framework, library)
@@ -65,22 +64,22 @@ def load_calibration(
 @functools.lru_cache(maxsize=256)
 def _loaded(
     device: str,
-    place: tuple[str | None, tuple[Path, ...]],
+    library_key: tuple[str | None, tuple[Path, ...]],
     implementations: tuple[tuple[str, tuple[str, ...]], ...],
     hidden: frozenset[str],
 ) -> Calibration:
-    file, roots = place
+    file, roots = library_key
     store = _fit_store(roots, (device, file) if file else None, hidden)
     fits = FitLookup(store, store.same_device(device), dict(implementations))
     return Calibration(ROOFLINE, fits, fits.notes, fits.notes_of)
 
 
 @functools.lru_cache(maxsize=8)
-def _fit_store(roots: tuple[Path, ...], beside: tuple[str, str] | None, hidden: frozenset[str]) -> FitStore:
+def _fit_store(roots: tuple[Path, ...], own_file: tuple[str, str] | None, hidden: frozenset[str]) -> FitStore:
     """Return the files of a search path, which all devices and frameworks share. beside: a device not on it."""
     library = Library(roots)
-    if beside is not None:
-        library.know("devices", beside[0], Path(beside[1]))
+    if own_file is not None:
+        library.know("devices", own_file[0], Path(own_file[1]))
     return FitStore(library, hidden)
 
 
@@ -101,25 +100,25 @@ class FitLookup(Mapping[str, FamilyFit]):
         self._without = store.without(device)
         self._base = _rooflines(store)
         self._resolutions: dict[str, Resolution] = {}
-        self._rivals_of: dict[tuple[str, tuple[str, ...]], tuple[Candidate, ...]] = {}
+        self._competitors_of: dict[tuple[str, tuple[str, ...]], tuple[Candidate, ...]] = {}
         self._anchored: dict[str, AnchoredFit] = {}
         self.notes: list[str] = []
         self._notes_of: dict[str, tuple[str, ...]] = {}
         self._asked: list[dict[str, None]] = []  # notes so far of each key that is being looked up, the innermost last
 
     def __getitem__(self, key: str) -> FamilyFit:
-        found = self._resolve(key)
-        if found.fit is None:
+        resolved = self._resolve(key)
+        if resolved.fit is None:
             raise KeyError(key)
         anchors = self._anchors.get(key)
-        if anchors is None or found.fit.form is None or found.considered[-1].device == self._device:
-            return found.fit
+        if anchors is None or resolved.fit.form is None or resolved.considered[-1].device == self._device:
+            return resolved.fit
         if key not in self._anchored:
             count = len(anchors.errors)
             moved = f"{key}: moved by {count} row{'' if count == 1 else 's'} of {anchors.source}"
             self._note(moved)
             self._notes_of[key] = (*self._notes_of[key], moved)
-            self._anchored[key] = AnchoredFit.of(found.fit, anchors)
+            self._anchored[key] = AnchoredFit.of(resolved.fit, anchors)
         return self._anchored[key]
 
     def read_anchors(self) -> None:
@@ -128,14 +127,14 @@ class FitLookup(Mapping[str, FamilyFit]):
 
     @cached_property
     def _anchors(self) -> Mapping[str, KernelAnchors]:
-        """Return the rows of the device that move lent fits, by `family/variant`."""
+        """Return the rows of the device that move transferred fits, by `family/variant`."""
         name = self._store.anchor(self._device) if self._is_anchored else None
         if name is None:
             return {}
         from costmodel.calibration.kernel_anchors import read_anchors  # few devices have rows: tables load with them
 
-        lent = FitLookup(self._store, self._device, self._implementations, is_anchored=False)
-        return read_anchors(self._store.library, self._device, name, lent)
+        donor = FitLookup(self._store, self._device, self._implementations, is_anchored=False)
+        return read_anchors(self._store.library, self._device, name, donor)
 
     def __iter__(self) -> Iterator[str]:
         known = (key for key, each in self._resolutions.items() if each.fit is not None)
@@ -146,21 +145,21 @@ class FitLookup(Mapping[str, FamilyFit]):
 
     def considered(self, key: str) -> tuple[Candidate, ...]:
         """Return the candidates for a `family/variant` in the order of the choice. The last one answers."""
-        found = self._resolve(key)
+        resolved = self._resolve(key)
         family, _, variant = key.partition("/")
-        return found.considered if found.fit is not None or not variant else (
-            *found.considered, *self._resolve(family).considered
+        return resolved.considered if resolved.fit is not None or not variant else (
+            *resolved.considered, *self._resolve(family).considered
         )  # fmt: skip
 
     def considered_at(self, key: str, operator: Operator) -> tuple[Candidate, ...]:
         """Return the candidates for an operator with their expected errors at its shape. The last one answers."""
         considered = self.considered(key)
         taken = considered[-1] if considered else None
-        if taken is None or taken.fit is None or taken.fit.rivals is None:
+        if taken is None or taken.fit is None or taken.fit.competitors is None:
             return considered
-        fits = {fit.source: fit for fit in (*taken.fit.rivals(), taken.fit)}
-        own_last = sorted(self._rivals_of.items(), key=lambda item: item[0][0] == key)
-        known = {each.source: each for _, found in own_last for each in found} | {taken.source: taken}
+        fits = {fit.source: fit for fit in (*taken.fit.competitors(), taken.fit)}
+        own_last = sorted(self._competitors_of.items(), key=lambda item: item[0][0] == key)
+        known = {each.source: each for _, fits_of_key in own_last for each in fits_of_key} | {taken.source: taken}
         answer, weights = taken.fit.at(operator), {taken.source: 1.0}
         if isinstance(answer, JoinedFit):
             weights = {part.source: float(weight) for part, weight in zip(answer.parts, answer.weights, strict=True)}
@@ -174,23 +173,23 @@ class FitLookup(Mapping[str, FamilyFit]):
 
     def _resolve(self, key: str) -> Resolution:
         if key not in self._resolutions:
-            told: dict[str, None] = {}
-            self._asked.append(told)
+            notes: dict[str, None] = {}
+            self._asked.append(notes)
             try:
                 self._resolutions[key] = first(self._candidates(key))
             finally:
                 self._asked.pop()
-            self._notes_of[key] = tuple(told)
+            self._notes_of[key] = tuple(notes)
         for outer in self._asked[-1:]:
             outer.update(dict.fromkeys(self._notes_of[key]))
         return self._resolutions[key]
 
     def notes_of(self, key: str) -> tuple[str, ...]:
         """Return what stands in for the fit of a `family/variant`, and for that of its family where it has none."""
-        found = self._resolve(key)
+        resolved = self._resolve(key)
         family, _, variant = key.partition("/")
         own = self._notes_of[key]
-        return own if found.fit is not None or not variant else (*own, *self.notes_of(family))
+        return own if resolved.fit is not None or not variant else (*own, *self.notes_of(family))
 
     def _candidates(self, key: str) -> Iterator[Candidate]:
         """Yield what may answer for a key, the best first: its family's fits, other families', the roofline."""
@@ -216,7 +215,7 @@ class FitLookup(Mapping[str, FamilyFit]):
             yield from self._search.shared(key)
 
     def _in_family(self, key: str, seen: set[str]) -> Iterator[Candidate]:
-        """Yield the fits that files state of a key, then those of the variants whose kernels are most alike.
+        """Yield the fits that files state of a key, then those of the variants whose kernels are most similar.
 
         A stream of no kind in particular is timed as the nearest kind that is known.
         """
@@ -236,8 +235,8 @@ class FitLookup(Mapping[str, FamilyFit]):
 
         A fit of this very device answers if the framework names its implementation, or if it names none and the device
         has a default. Else all are compared: the named kernels on the devices inherited from and on others of the same
-        die, other builds of their library here, and the devices' defaults. Either meets all others as rivals where it
-        is asked for shapes far from those that it was made from.
+        die, other builds of their library here, and the devices' defaults. Either meets all others as competitors where
+        it is asked for shapes far from those that it was made from.
         """
         named = self._named(key)
         compared: list[Candidate] = []
@@ -246,12 +245,12 @@ class FitLookup(Mapping[str, FamilyFit]):
                 yield candidate
             elif candidate.device == self._device and (not named or candidate.role == NAMED):
                 yield from map(passed_over, compared)
-                yield self._with_rivals(key, replace(candidate, error=self._search.held_out(candidate)))
+                yield self._with_competitors(key, replace(candidate, error=self._search.held_out(candidate)))
                 return
             else:
                 compared.append(candidate)
         if not compared:
-            compared = list(self._search.lent(key, named))
+            compared = list(self._search.donors(key, named))
         best = self._search.least(key, named, compared) if compared else None
         if named:
             self._tell(key, named, best)
@@ -259,14 +258,14 @@ class FitLookup(Mapping[str, FamilyFit]):
             yield from (
                 passed_over(each) for each in self._search.measured(key, named, compared) if each.source != best.source
             )
-            yield self._with_rivals(key, best)
+            yield self._with_competitors(key, best)
 
     def _named(self, key: str) -> Sequence[str]:
         """Return what the framework names for a key, of libraries that run on the device."""
         named = self._implementations.get(key, self._implementations.get(key.partition("/")[0], ()))
         return [name for name in named if library_of(name) not in self._without]
 
-    def _with_rivals(self, key: str, best: Candidate) -> Candidate:
+    def _with_competitors(self, key: str, best: Candidate) -> Candidate:
         """Return a candidate whose fit gives way to others at shapes where they are expected to miss less.
 
         Where the framework names kernels and this device was measured with some of them, others stand in for these. Of
@@ -278,14 +277,21 @@ class FitLookup(Mapping[str, FamilyFit]):
         stands_in = bool(named) and best.role != NAMED
         is_own = best.device == self._device and not stands_in and not key.startswith(COLLECTIVE)
         wanted = (best.implementation,) if named and is_own else named
-        rivals = partial(self._rivals, key, wanted, best)
-        away, agreement = self._search.away(key, named, best), self._store.agreement()
+        competitors = partial(self._competitors, key, wanted, best)
+        transfer_error, agreement = self._search.transfer_error(key, named, best), self._store.agreement()
         likeness = self._store.likeness(self._device, best.device)
-        fit = replace(best.fit, error=best.error, rivals=rivals, away=away, agreement=agreement, likeness=likeness)
+        fit = replace(
+            best.fit,
+            error=best.error,
+            competitors=competitors,
+            transfer_error=transfer_error,
+            agreement=agreement,
+            likeness=likeness,
+        )
         return replace(best, fit=fit)
 
-    def _rivals(self, key: str, wanted: tuple[str, ...], best: Candidate) -> tuple[FamilyFit, ...]:
-        """Return the fits that may answer for a key beside the best. Those of its device equal this one as it does."""
+    def _competitors(self, key: str, wanted: tuple[str, ...], best: Candidate) -> tuple[FamilyFit, ...]:
+        """Return the fits that may answer for a key besides the best. Those of its device equal this one as it does."""
         likeness = self._store.likeness(self._device, best.device)
         return tuple(
             replace(each.fit, likeness=likeness) if each.device == best.device else each.fit
@@ -295,33 +301,37 @@ class FitLookup(Mapping[str, FamilyFit]):
 
     def _all(self, key: str, wanted: tuple[str, ...]) -> tuple[Candidate, ...]:
         """Return all that may answer for a key with their errors inside what they were made from. Read once."""
-        if (key, wanted) not in self._rivals_of:
+        if (key, wanted) not in self._competitors_of:
             candidates = itertools.chain(self._search.compared(key, wanted), self._search.of_the_die(key, wanted))
             by_source: dict[str, Candidate] = {}
             for each in candidates:
                 if each.fit is not None:
                     by_source.setdefault(each.source, each)
-            compared, found = list(by_source.values()), []
+            compared, competitors = list(by_source.values()), []
             for each in (*self._search.measured(key, wanted, compared), *self._search.shared(key)):
                 if each.fit is not None and each.fit.form is not None and each.error is not None:
                     steps = self._search.steps(key, wanted, each) if each.device else 0.0
                     spread = each.fit.spread.widened(steps)
-                    found.append(replace(each, fit=replace(each.fit, error=each.error, spread=spread)))
-            self._rivals_of[key, wanted] = (*found, *self._of_other_messages(key))
-        return self._rivals_of[key, wanted]
+                    competitors.append(replace(each, fit=replace(each.fit, error=each.error, spread=spread)))
+            self._competitors_of[key, wanted] = (*competitors, *self._of_other_messages(key))
+        return self._competitors_of[key, wanted]
 
     def _of_other_messages(self, key: str) -> Iterator[Candidate]:
         """Yield what moves a message between two ranks as well: the collectives that are made of such messages."""
         family, _, variant = key.partition("/")
         for other in nearest_keys(family, variant) if family == SEND_RECV else ():
-            found = self._resolve(other)
-            if found.fit is None or found.fit.form is None or found.considered[-1].error is None:
+            resolved = self._resolve(other)
+            if resolved.fit is None or resolved.fit.form is None or resolved.considered[-1].error is None:
                 continue
-            candidate = transferred(found.considered[-1], other, has_form=True)
+            candidate = transferred(resolved.considered[-1], other, has_form=True)
             step = self._search.version(other)
-            error = expected(found.considered[-1].error, step)
+            error = expected(resolved.considered[-1].error, step)
             fit = replace(
-                found.fit, basis="transferred", error=error, spread=found.fit.spread.widened(step), rivals=None
+                resolved.fit,
+                basis="transferred",
+                error=error,
+                spread=resolved.fit.spread.widened(step),
+                competitors=None,
             )
             yield replace(candidate, source=f"{candidate.source}, {other}", fit=fit, error=error)
 
@@ -347,22 +357,22 @@ class FitLookup(Mapping[str, FamilyFit]):
         if donor is None:
             return
         key = f"{donor}/{variant}"
-        found = self._resolve(key)
-        if found.fit is None:
-            yield from found.considered
+        resolved = self._resolve(key)
+        if resolved.fit is None:
+            yield from resolved.considered
             return
-        yield from found.considered[:-1]
-        candidate = transferred(found.considered[-1], key, has_form=True)
+        yield from resolved.considered[:-1]
+        candidate = transferred(resolved.considered[-1], key, has_form=True)
         if candidate.fit is not None and family in GRADIENTS:
             backward = self._store.backward(family, self._device)
-            candidate = replace(candidate, fit=with_rivals_alike(candidate.fit, partial(as_backward, backward)))
+            candidate = replace(candidate, fit=with_competitors(candidate.fit, partial(as_backward, backward)))
         yield candidate
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
-        for told in self._asked[-1:]:
-            told[text] = None
+        for notes in self._asked[-1:]:
+            notes[text] = None
 
 
 _EXPERT_MESSAGES = "moe_"  # families of which the links say more than another device
@@ -377,8 +387,8 @@ def _rooflines(store: FitStore) -> dict[str, FamilyFit]:
     base = store.roofline()
     known = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
     gradients = dict.fromkeys(GRADIENTS, "attention_backward")
-    alike = {**EXPANDING, **ROOFLINE_ALIKE, **gradients, "attention_mixed": "attention_prefill"}
-    borrowed = {family: known[other] for family, other in alike.items() if other in known}
+    same_form = {**EXPANDING, **ROOFLINE_ALIKE, **gradients, "attention_mixed": "attention_prefill"}
+    borrowed = {family: known[other] for family, other in same_form.items() if other in known}
     whole = {**store.composition(), **store.power()}
     runs = {family: family_fit(fit, base.basis) for family, fit in whole.items()}
     return borrowed | known | runs

@@ -75,11 +75,11 @@ class FitSearch:
             ]
             for name in dict.fromkeys((*names, defaults.get(key, defaults.get(family, "")))):
                 fits = self._store.device_fits(device, name) if name else None
-                found = None if fits is None else self._candidate(fits, key, f"of the same die, {device}")
-                if found is not None and found.fit is not None:
-                    yield found
+                candidate = None if fits is None else self._candidate(fits, key, f"of the same die, {device}")
+                if candidate is not None and candidate.fit is not None:
+                    yield candidate
 
-    def lent(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
+    def donors(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
         """Yield fits of the nearest other device: of the named kernels, else of its default.
 
         Where neither this device nor those that it inherits from were measured at all. Devices of its die come first.
@@ -87,17 +87,17 @@ class FitSearch:
         """
         if not self._is_unmeasured:
             return
-        family, kin = key.partition("/")[0], self._store.same_die(self._device)
+        family, same_die = key.partition("/")[0], self._store.same_die(self._device)
         named = () if tuple(named) == (UNKNOWN,) else named
-        for device in (*kin, *self._store.strangers(self._device)):
+        for device in (*same_die, *self._store.of_other_dies(self._device)):
             defaults = self._store.chain(device)[0][1]
             names = named or (defaults.get(key, defaults.get(family, "")),)
             role = NAMED if named else f"default of {device}"
             files = (self._store.device_fits(device, name) for name in names if name and "/" not in name)
-            found = (self._candidate(fits, key, role) for fits in files if fits is not None)
-            lent = [each for each in found if each.fit is not None]
-            if lent:
-                yield from lent
+            candidates = (self._candidate(fits, key, role) for fits in files if fits is not None)
+            named_fits = [each for each in candidates if each.fit is not None]
+            if named_fits:
+                yield from named_fits
                 return
 
     @cached_property
@@ -172,13 +172,13 @@ class FitSearch:
 
         Messages run on links, not on the die that devices have in common: what theirs share was not measured.
         """
-        found, is_message = [], key.startswith((COLLECTIVE, SEND_RECV))
+        candidates, is_message = [], key.startswith((COLLECTIVE, SEND_RECV))
         for each in compared:
             relation, step = ("", 0.0) if is_message else self._between_devices(key, each)
             alike = self._alike(key, named, each)
             fit = None if each.fit is None else replace(each.fit, step=step, relation=relation, alike=alike)
-            found.append(replace(each, fit=fit, error=expected(self.held_out(each), self.steps(key, named, each))))
-        return found
+            candidates.append(replace(each, fit=fit, error=expected(self.held_out(each), self.steps(key, named, each))))
+        return candidates
 
     def held_out(self, candidate: Candidate) -> float:
         """Return the held-out error of a candidate's own rows."""
@@ -191,8 +191,8 @@ class FitSearch:
         _, transfer = self._between_devices(key, candidate)
         return expected(transfer, self._of_a_program(key, named, candidate))
 
-    def away(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
-        """Return the part of it that others may mend: all but the step within a die, which runs a kernel alike."""
+    def transfer_error(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
+        """Return the part of it that others may mend: all but the step within a die, which runs a kernel equally."""
         related, transfer = self._between_devices(key, candidate)
         return expected(0.0 if related == DIE else transfer, self._of_a_program(key, named, candidate))
 
@@ -250,9 +250,9 @@ class FitSearch:
         """Return the error of a fit for other kernels of its library on the same device."""
         return self._store.step_errors().version(key)
 
-    def _defaults(self, place: int, named: str) -> Iterator[DeviceFits]:
+    def _defaults(self, link: int, named: str) -> Iterator[DeviceFits]:
         """Yield the files of a device's default: its own, then those of the devices it inherits from."""
-        devices = [device for device, _ in self._chain[place:]]
+        devices = [device for device, _ in self._chain[link:]]
         is_known = False
         for device in devices:
             fits = self._store.device_fits(device, named)
@@ -269,7 +269,7 @@ class FitSearch:
     def _candidate(self, fits: DeviceFits, key: str, role: str, *, is_meant: bool = False) -> Candidate:
         """Return a file's fit of the very variant, else of the family as a whole. is_meant: named with its device."""
         family, source = key.partition("/")[0], f"{CALIBRATIONS}/{fits.file.name}"
-        place = fits.file.name.partition("/")
+        parts = fits.file.name.partition("/")
         for name in (key, family):
             fit = fits.fit(name, self._device)
             if fit is not None and name in fits.file.untuned and not is_meant:
@@ -278,7 +278,7 @@ class FitSearch:
                 return Candidate(source, name, role, passed_over=f"copies the cache first, as {fits.file.library} does")
             if fit is not None:
                 fit = self._store.on_device(fit, self._device, fits.device)
-                return Candidate(source, name, role, fit, device=fits.device, implementation=place[2] or fits.file.name)
+                return Candidate(source, name, role, fit, device=fits.device, implementation=parts[2] or fits.file.name)
         return Candidate(source, key, role, passed_over=f"has no fit of {key}")
 
 

@@ -90,7 +90,7 @@ class _Candidate(Record):
         """Tell whether the file may answer for a kernel while another has rows: one that states a rate may not."""
         return self.is_measured or self.names_rows or self.is_named(kernel)
 
-    def kin(self, kernel: Kernel) -> str | None:
+    def library_relation(self, kernel: Kernel) -> str | None:
         """Return whether a kernel of another source is of the `same` library or an `other`. None: it is of this source.
 
         A row that names its framework or its kernel alone, and not how it was timed, is of some other source. Of which
@@ -150,11 +150,11 @@ class Chooser:
             if covering:
                 best = min(covering, key=lambda candidate: candidate.order(kernel, key))
                 is_stand_in = best.distance > 0 and best.is_measured and best.is_of_other_library(kernel)
-                found = self._standing_in(kernel, requested) if is_stand_in else None
-                return found or self._choice(best, kernel, requested, key)
-        lent = self._of_others(kernel, requested)
-        if lent is not None:
-            return lent
+                substitute = self._standing_in(kernel, requested) if is_stand_in else None
+                return substitute or self._choice(best, kernel, requested, key)
+        other = self._of_others(kernel, requested)
+        if other is not None:
+            return other
         fits = FitLookup(self._store, self._device, {})
         return Choice(Calibration(self._device, fits), f"no fit of {requested} for {self._device}; roofline used")
 
@@ -179,14 +179,14 @@ class Chooser:
         """
         if self._candidates or not self._store.may_borrow(self._device):
             return None
-        kin, strangers = self._store.same_die(self._device), self._store.strangers(self._device)
-        for devices in (kin, strangers):
+        same_die, other_dies = self._store.same_die(self._device), self._store.of_other_dies(self._device)
+        for devices in (same_die, other_dies):
             others = self._files_of([self._store.chain(device)[0] for device in devices])
             covering = [each for each in others if each.covers(requested) and each.names_rows]
             if covering:
                 best = min(covering, key=lambda each: (*each.mismatch(kernel)[:3], *each.order(kernel, requested)))
-                found = self._standing_in(kernel, requested) if best.is_of_other_library(kernel) else None
-                return found or self._choice(best, kernel, requested, requested)
+                substitute = self._standing_in(kernel, requested) if best.is_of_other_library(kernel) else None
+                return substitute or self._choice(best, kernel, requested, requested)
         return None
 
     def _standing_in(self, kernel: Kernel, requested: str) -> Choice | None:
@@ -213,7 +213,7 @@ class Chooser:
         A name that files of several libraries have is that of a framework's path: it means what the framework runs on
         the nearest device.
         """
-        others = self._files_of([self._store.chain(device)[0] for device in self._store.strangers(self._device)])
+        others = self._files_of([self._store.chain(device)[0] for device in self._store.of_other_dies(self._device)])
         covering = [each for each in others if each.covers(requested) and each.names_rows]
         libraries = {each.fits.file.library for each in others if kernel.kernel in each.fits.file.kernels}
         if len(libraries) > 1 and kernel.framework:
@@ -233,9 +233,9 @@ class Chooser:
             self._device, FitLookup(self._store, self._device, self._elementwise(kernel) | scopes)
         )  # fmt: skip
         instead = "" if key == requested else f", {key} substitutes for {requested}"
-        kin = best.kin(kernel)
+        relation = best.library_relation(kernel)
         family, _, variant = requested.partition("/")
-        across = None if kin is None else self._store.source_agreement(kin, family, variant)
+        across = None if relation is None else self._store.source_agreement(relation, family, variant)
         return Choice(calibration, _why(best, kernel) + instead, across)
 
     def _elementwise(self, kernel: Kernel) -> dict[str, tuple[str, ...]]:

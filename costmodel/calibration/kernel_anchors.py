@@ -27,7 +27,7 @@ _FIELD = "calibration.anchor"
 
 
 def read_anchors(
-    library: Library, device: str, name: str, lent: Mapping[str, FamilyFit]
+    library: Library, device: str, name: str, donor_fits: Mapping[str, FamilyFit]
 ) -> Mapping[str, KernelAnchors]:
     """Return the rows of a device's table by the `family/variant` that they move.
 
@@ -37,10 +37,10 @@ def read_anchors(
     path = _find(library, device, name)
     catalogue = Catalogue(library.roots, only=(device,))
     table = read_tables(path, otherwise=device)
-    strangers = sorted({alias for alias in table.text("device").astype(str) if catalogue.known(alias) is None})
-    if strangers:
+    unknown = sorted({alias for alias in table.text("device").astype(str) if catalogue.known(alias) is None})
+    if unknown:
         raise InputError.single(
-            f"{display_path(path)} has rows of {', '.join(strangers)}",
+            f"{display_path(path)} has rows of {', '.join(unknown)}",
             field=_FIELD,
             hint=f"leave rows of {device} alone in it",
         )  # fmt: skip
@@ -51,15 +51,15 @@ def read_anchors(
             f"{display_path(path)} cannot move a fit: {reasons}", field=_FIELD, hint="remove these rows"
         )
     source = f"{CALIBRATIONS}/{device}/{name}"
-    return anchors_of(table, mapped, Calibration(source, lent), shared_errors(library), source)
+    return anchors_of(table, mapped, Calibration(source, donor_fits), shared_errors(library), source)
 
 
 def anchors_of(
-    table: Table, mapped: list[OperatorRows], lent: Calibration, shared: SharedErrors, source: str
+    table: Table, mapped: list[OperatorRows], donor_fits: Calibration, shared: SharedErrors, source: str
 ) -> dict[str, KernelAnchors]:
     """Return rows of one device by the `family/variant` that they move. lent: the fits that they move."""
-    framework, choice = default_framework(), Choice(lent, "")
-    found: dict[str, list[tuple[Array, Array]]] = {}
+    framework, choice = default_framework(), Choice(donor_fits, "")
+    scores: dict[str, list[tuple[Array, Array]]] = {}
     for part in mapped:
         if not moves(part):
             raise InputError.single(
@@ -67,10 +67,10 @@ def anchors_of(
                 hint="give `costmodel calibrate` enough of them for a fit",
             )  # fmt: skip
         key = "/".join(filter(None, (part.family, variant_of(part))))
-        found.setdefault(key, []).append(standardised(part, table, choice, framework)[:2])
+        scores.setdefault(key, []).append(standardised(part, table, choice, framework)[:2])
     machine = mapped[0].machine(framework)
     anchors = {}
-    for key, parts in found.items():
+    for key, parts in scores.items():
         shares, errors = (np.concatenate(side) for side in zip(*parts, strict=True))
         anchors[key] = KernelAnchors.of(shares, errors, shared, machine, source)
     return anchors
@@ -112,7 +112,7 @@ def shared_errors(library: Library) -> SharedErrors:
 def _find(library: Library, device: str, name: str) -> Path:
     folders = [root / FOLDERS[CALIBRATIONS] / CALIBRATIONS / device for root in library.roots] if is_name(name) else []
     places = [folder / f"{name}.csv" for folder in folders]
-    path = next((place for place in places if place.is_file()), None)
+    path = next((file for file in places if file.is_file()), None)
     if path is None:
         raise InputError.single(
             f"devices/{device} names `{name}`, but there is no {CALIBRATIONS}/{device}/{name}.csv", field=_FIELD,

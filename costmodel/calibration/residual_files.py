@@ -1,4 +1,4 @@
-"""The residuals of a calibration: a JSON file beside it, read only for the families that are asked for."""
+"""The residuals of a calibration: a JSON file next to it, read only for the families that are asked for."""
 
 from __future__ import annotations
 

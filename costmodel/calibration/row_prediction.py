@@ -91,14 +91,15 @@ def predict_mapped(
     return Predictions(seconds, low, high, basis, why, fits)
 
 
-def write_predictions(path: Path, columns: Mapping[str, Sequence[str]], found: Predictions) -> None:
+def write_predictions(path: Path, columns: Mapping[str, Sequence[str]], predictions: Predictions) -> None:
     """Write a table's columns with the predictions as further ones. The file is whole or it is not there.
 
     Times in microseconds, blank where nothing is predicted. Columns of earlier predictions are replaced.
     """
     added = {
-        "predicted_us": _written(found.seconds), "low_us": _written(found.low), "high_us": _written(found.high),
-        "basis": found.basis.tolist(), "why": found.why.tolist(),
+        "predicted_us": _written(predictions.seconds), "low_us": _written(predictions.low),
+        "high_us": _written(predictions.high),
+        "basis": predictions.basis.tolist(), "why": predictions.why.tolist(),
     }  # fmt: skip
     whole = {**{name: column for name, column in columns.items() if name not in added}, **added}
     make_folder(path.parent)

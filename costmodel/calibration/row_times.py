@@ -41,11 +41,11 @@ def times_of(part: OperatorRows, choice: Choice, framework: Framework) -> tuple[
     by_family: dict[str, list[Array]] = {}
     for operator in part.operators:
         fit = choice.calibration.fit(operator)
-        found = operator_time(operator, machine, part.cluster, fit)
-        time = np.broadcast_to(found.seconds, part.rows.shape)
+        timed = operator_time(operator, machine, part.cluster, fit)
+        time = np.broadcast_to(timed.seconds, part.rows.shape)
         middle = np.broadcast_to(likely_time(operator, machine, part.cluster, fit), part.rows.shape)
         spans = by_family.setdefault(operator.family, [np.zeros(part.rows.shape) for _ in range(2)])
-        width, more = fit.width(operator), hypot(fit.unseen_half_width(operator), fit.added_half_width(found))
+        width, more = fit.width(operator), hypot(fit.unseen_half_width(operator), fit.added_half_width(timed))
         below = width * np.maximum(middle - time * _ratio(fit, time, 1.0, 0.0), 0.0)
         above = width * np.maximum(time * _ratio(fit, time, 0.0, 1.0) - middle, 0.0)
         spans[0] += np.hypot(below, -middle * np.expm1(-more))

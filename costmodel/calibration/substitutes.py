@@ -19,7 +19,7 @@ IN_PLACE = ("triton", "marlin")  # libraries whose experts read tokens where the
 # Attention whose queries select their keys reads a latent cache as the dense kernels do, of fewer keys.
 _LATENT = {"sparse_mla_decode": "mla_decode", "compressed_attention_decode": "mla_decode"}
 SUBSTITUTES = {**GRADIENTS, **EXPANDING, **_LATENT, "bmm": "gemm"}
-# Family without rows of its own beside the roofline -> the one whose kernels are as far from it.
+# Family without rows of its own besides the roofline -> the one whose kernels are as far from it.
 ROOFLINE_ALIKE = {
     "mqa_logits_backward": "attention_backward", "compressed_attention_prefill": "attention_prefill",
     "compressed_attention_decode": "mla_decode", "compressed_attention_backward": "attention_backward",
@@ -28,7 +28,7 @@ ROOFLINE_ALIKE = {
 _ATTENTION = ("attention_prefill", "attention_decode")  # whose FP8 kernels read a cache as narrow as 16-bit ones may
 _SCAN = "linear_attention"  # whose variants are what they compute, none like another
 _ELEMENTWISE_KINDS = ("activation", "add", "norm", "rotary")  # a kernel of another kind streams as these do
-_COLLECTIVES = {  # kinds by those that move alike
+_COLLECTIVES = {  # kinds by those that move equal amounts
     "all_reduce": ("reduce_scatter", "all_gather"), "all_gather": ("reduce_scatter",),
     "reduce_scatter": ("all_gather",), "broadcast": ("all_gather", "reduce_scatter"),
     "all_to_all": ("all_gather", "reduce_scatter"),
@@ -37,7 +37,7 @@ _PAIRWISE = ("all_to_all", "all_gather")  # of a message between two ranks
 
 
 def nearest_keys(family: str, variant: str) -> tuple[str, ...]:
-    """Return the `family/variant` of the kernels that substitute for those of another one, the most alike first."""
+    """Return the `family/variant` of the kernels that substitute for those of another one, the most similar first."""
     if family == SEND_RECV:
         return tuple(f"{COLLECTIVE}/{kind}" for kind in _PAIRWISE)
     if family == COLLECTIVE:
@@ -46,11 +46,10 @@ def nearest_keys(family: str, variant: str) -> tuple[str, ...]:
 
 
 def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
-    """Return the variants of a family whose kernels substitute for those of `variant`, the most alike first.
+    """Return the variants of a family whose kernels substitute for those of `variant`, the most similar first.
 
-    Kernels without what sets a variant apart. Then those of the other 16-bit format, or FP8 with the other kind of
-    scales. FP8 attention reads a cache as 16-bit attention with a narrow cache does.
-    """
+    Kernels without what distinguishes a variant. Then those of the other 16-bit format, or FP8 with the other kind of
+    scales. FP8 attention reads a cache as 16-bit attention with a narrow cache does."""
     if family == ELEMENTWISE:
         return tuple(kind for kind in _ELEMENTWISE_KINDS if kind != variant)
     if family.startswith(_SCAN):

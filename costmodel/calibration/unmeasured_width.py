@@ -26,9 +26,9 @@ def half_widths(rows: Sequence[Mapping[str, str]], search_path: Sequence[str | P
         return np.zeros(0)
     names = dict.fromkeys([*REQUIRED, *(name for row in rows for name in row)])
     columns = {name: [row.get(name, "") for row in rows] for name in names} | {"time_us": ["-1"] * len(rows)}
-    found = predict(table_of(RawTable(Path("rows"), columns, range(1, len(rows) + 1))), search_path, is_own=True)
-    widths = (found.high - found.low) / 2.0 / found.seconds
-    fitted = np.isfinite(widths) & (found.basis != "roofline")
+    predictions = predict(table_of(RawTable(Path("rows"), columns, range(1, len(rows) + 1))), search_path, is_own=True)
+    widths = (predictions.high - predictions.low) / 2.0 / predictions.seconds
+    fitted = np.isfinite(widths) & (predictions.basis != "roofline")
     return np.where(fitted, widths, np.fmax(widths, UNKNOWN))
 
 

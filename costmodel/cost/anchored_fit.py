@@ -1,6 +1,6 @@
 """A fit that measured rows of the device itself move: where they are too few for a fit of their own.
 
-With z = log(measured / predicted) / half, half of the 80 % interval that the lent fit has at the kernel, errors of two
+With z = log(measured / predicted) / half, half of the 80 % interval that the donor fit has at the kernel, errors of two
 kernels x, y of one family on one device go together by what they spend their time on:
 
     cov(z_x, z_y) = common + launch s_x s_y + compute c_x c_y + memory m_x m_y + own [x is y]
@@ -150,56 +150,56 @@ class _NarrowedSpread(Spread, kw_only=True):
 
 
 class AnchoredFit(FamilyFit, kw_only=True):
-    """A lent fit that rows of the device move and narrow.
+    """A transferred fit that rows of the device move and narrow.
 
     left: the share of half an interval that the rows leave, at the shape of an operator.
     """
 
-    lent: FamilyFit
+    donor: FamilyFit
     anchors: KernelAnchors
     left: Array | float = 1.0
 
     @classmethod
-    def of(cls, lent: FamilyFit, anchors: KernelAnchors) -> AnchoredFit:
+    def of(cls, donor: FamilyFit, anchors: KernelAnchors) -> AnchoredFit:
         """Return a fit moved by rows."""
-        stated = {name: getattr(lent, name) for name in fields(FamilyFit)}
-        return cls(**(stated | {"basis": ANCHORED, "rivals": None}), lent=lent, anchors=anchors)
+        stated = {name: getattr(donor, name) for name in fields(FamilyFit)}
+        return cls(**(stated | {"basis": ANCHORED, "competitors": None}), donor=donor, anchors=anchors)
 
     def at(self, operator: Any) -> FamilyFit:
         """Return the fit at the shape of an operator, its spread as narrow as the rows leave it there."""
-        moved, left = AnchoredFit.of(self.lent.at(operator), self.anchors), self.anchors.left(operator)
-        return replace(moved, left=left, spread=_NarrowedSpread(whole=moved.lent.spread, left=left))
+        moved, left = AnchoredFit.of(self.donor.at(operator), self.anchors), self.anchors.left(operator)
+        return replace(moved, left=left, spread=_NarrowedSpread(whole=moved.donor.spread, left=left))
 
     def added_half_width(self, time: Time) -> Quantity:
-        """Return what the lent fit adds to half of the interval of a time, as far as rows leave it [log]."""
-        return self.lent.added_half_width(time) * self.left
+        """Return what the donor fit adds to half of the interval of a time, as far as rows leave it [log]."""
+        return self.donor.added_half_width(time) * self.left
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Return the files that have a part in its times."""
-        return (*self.lent.sources, self.anchors.source)
+        return (*self.donor.sources, self.anchors.source)
 
     def width(self, operator: Any) -> Quantity:
         """Return how wide the spread is at the shape of an operator, over what the fit states."""
-        return self.lent.width(operator)
+        return self.donor.width(operator)
 
     def unseen_half_width(self, operator: Any) -> Quantity:
         """Return what an unmeasured group of shapes adds to half of the interval at the shape of an operator [log]."""
-        return self.lent.unseen_half_width(operator) * self.anchors.left(operator)
+        return self.donor.unseen_half_width(operator) * self.anchors.left(operator)
 
     def fitted_time(self, form: Form, operator: Any, machine: Machine) -> Time:
-        """Return the time of the lent fit, moved."""
-        time = self.lent.fitted_time(form, operator, machine)
+        """Return the time of the donor fit, moved."""
+        time = self.donor.fitted_time(form, operator, machine)
         return time.scaled(self._factor(operator, time))
 
     def fitted_terms(self, form: Form, operator: Any, machine: Machine) -> tuple[Terms, str]:
-        """Return the terms of the lent fit of one size, and the factor that the rows put to it."""
-        terms, time = self.lent.fitted_terms(form, operator, machine)
-        lent = self.lent.fitted_time(form, operator, machine)
-        return {**terms, _FACTOR: self._factor(operator, lent)}, f"{time} * {_FACTOR}"
+        """Return the terms of the donor fit of one size, and the factor that the rows put to it."""
+        terms, time = self.donor.fitted_terms(form, operator, machine)
+        time_of_donor = self.donor.fitted_time(form, operator, machine)
+        return {**terms, _FACTOR: self._factor(operator, time_of_donor)}, f"{time} * {_FACTOR}"
 
     def _factor(self, operator: Any, time: Time) -> Quantity:
-        return np.exp(half_width(self.lent, operator, time) * self.anchors.expected(operator))
+        return np.exp(half_width(self.donor, operator, time) * self.anchors.expected(operator))
 
 
 def half_width(fit: FamilyFit, operator: Operator, time: Time) -> Quantity:

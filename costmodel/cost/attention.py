@@ -193,7 +193,7 @@ def load_on_memory(rate: float, ratio: float, l2_load: float) -> float:
     rate: where it was fitted.
     ratio: what memory gives a processor in a cycle, over that.
     l2_load: what L2 gives it. A kernel keeps as many bytes on the way as its device's memory needs, so that a rate that
-    was found on a slower memory is a lower bound.
+    was determined on a slower memory is a lower bound.
     """
     return max(rate, min(rate * ratio, l2_load))
 

@@ -90,18 +90,18 @@ class FamilyFit(Record, kw_only=True):
         nearness: how much narrower the spread is there.
     Of a backward kernel, over the forward one whose form it borrows:
         backward_rate: multiply-adds per second, over the forward kernel's.
-        extra_keys_per_query: keys that each query costs beside those that it sees, in the forward kernel.
+        extra_keys_per_query: keys that each query costs besides those that it sees, in the forward kernel.
     spread: measured over predicted time.
     unseen: what groups of shapes that were not measured add to it.
     basis: where the numbers come from.
     source: the file that states them.
     error: expected inside the measured sizes, half of the 80 % interval of log(measured / predicted).
     step: the part of it that the step from another device costs, which all fits of that `relation` share.
-    rivals: gives other fits that may answer for the same kernels, none where this one answers at any shape.
-    agreement: how the error of joined fits follows from how far they are apart. None: the leading fit's is taken.
-    away: the part of it that steps to another die, build or library cost, zero where it is of the very kernels.
+    competitors: gives other fits that may answer for the same kernels, none where this one answers at any shape.
+    agreement: how the error of joined fits follows from the distance between they. None: the leading fit's is taken.
+    transfer_error: the part of it that steps to another die, build or library cost, zero for a fit of the very kernels.
     likeness: in what this device equals the one of its die that lends the fit. None: in nothing, in all, or none does.
-    alike: what of the squares of both falls away for layers with tuned tiles, which another build runs as well.
+    alike: what of the squares of both is dropped for layers with tuned tiles, which another build runs as well.
     companions: fits of streams in the same rows, made together with this one, by `family/variant`.
     in_place: its kernels leave rows where they are.
     """
@@ -123,19 +123,19 @@ class FamilyFit(Record, kw_only=True):
     error: float = 0.0
     step: float = 0.0
     relation: str = ""
-    rivals: Callable[[], Sequence[FamilyFit]] | None = None
+    competitors: Callable[[], Sequence[FamilyFit]] | None = None
     agreement: Agreement | None = None
-    away: float = 0.0
+    transfer_error: float = 0.0
     likeness: Likeness | None = None
     alike: float = 0.0
     companions: Mapping[str, FamilyFit] = field(default_factory=dict)
     in_place: bool = False
 
     def at(self, operator: Operator) -> FamilyFit:
-        """Return the fit at the shape of an operator: this one, joined by its rivals as far as they are to be heard.
+        """Return the fit at the shape of an operator: this one, joined by its competitors as far as they count.
 
             log t = sum_i w_i * log t_i / sum_i w_i
-            w_0   = v_0,   w_i = far * v_i,   far = (beyond^2 + away^2) / (beyond^2 + error^2)
+            w_0   = v_0,   w_i = far * v_i,   far = (beyond^2 + transfer_error^2) / (beyond^2 + error^2)
             v_i   = 1/d_i * (1 - k_i + k_i / (1 + step^2 sum_j k_j/d_j)),   d_i = error_i^2 - (k_i * step)^2
             k_0   = share of the roofline in which the lending device differs,   k_i = 1;   j: fits of the same relation
 
@@ -143,16 +143,16 @@ class FamilyFit(Record, kw_only=True):
         step: its part that fits of one relation share.
         beyond: what the distance adds to this fit's own. Of such errors the mean with weights v has the least of all
         (generalised least squares: row sums of the inverse covariance). `far` is the share of this fit's squared error
-        that is not its own: it lets the rivals in as the shape leaves what was measured, or the fit its device. The fit
-        of the least error leads, a rival's over sqrt(far).
+        that is not its own: it lets competitors in as the shape leaves what was measured, or the fit its device. That
+        of the least error leads, of a competitor over sqrt(far).
         """
-        beyond = 0.0 if self.rivals is None else self._beyond(operator)
+        beyond = 0.0 if self.competitors is None else self._beyond(operator)
         is_outside = beyond.any() if isinstance(beyond, np.ndarray) else beyond > 0.0
-        if self.rivals is None or not (self.away > 0.0 or is_outside):
+        if self.competitors is None or not (self.transfer_error > 0.0 or is_outside):
             return self
-        parts = (self, *self.rivals())
+        parts = (self, *self.competitors())
         less, own = self._alike(operator), self._equal(operator)
-        far = (beyond * beyond + self.away**2 - less) / (beyond * beyond + self.error**2 - less - own)
+        far = (beyond * beyond + self.transfer_error**2 - less) / (beyond * beyond + self.error**2 - less - own)
         admitted = (1.0, *(far,) * (len(parts) - 1))
         errors = [maximum(part.expected_error(operator), LEAST_ERROR) for part in parts]
         weights = [
@@ -162,7 +162,7 @@ class FamilyFit(Record, kw_only=True):
         total = sum_of(weights)
         precisions = [share / (error * error) for share, error in zip(admitted, errors, strict=True)]
         joined = JoinedFit.of(parts, tuple(weight / total for weight in weights), place_of_largest(precisions))
-        return joined if self.agreement is None else joined.agreeing(self.agreement, is_lent=self.away > 0.0)
+        return joined if self.agreement is None else joined.agreeing(self.agreement, is_lent=self.transfer_error > 0.0)
 
     def expected_error(self, operator: Operator) -> Quantity:
         """Return the expected error at a shape: sqrt(error^2 - alike - equal + unseen_half_width^2)."""
@@ -174,11 +174,11 @@ class FamilyFit(Record, kw_only=True):
         return 1.0 if self.likeness is None else self.likeness.differing(operator)
 
     def _equal(self, operator: Operator) -> Quantity:
-        """Return what of the squared error falls away where what bounds a kernel is equal on the fit's device."""
+        """Return what of the squared error is dropped where what bounds a kernel is equal on the fit's device."""
         return 0.0 if self.likeness is None else self.step**2 * (1.0 - self.stepped(operator) ** 2)
 
     def _alike(self, operator: Operator) -> Quantity:
-        """Return what of the squared error falls away at a layer."""
+        """Return what of the squared error is dropped at a layer."""
         return self.alike * operator.tuned if self.alike > 0.0 and isinstance(operator, Gemm) else 0.0
 
     def _beyond(self, operator: Operator) -> Quantity:
@@ -216,7 +216,7 @@ class FamilyFit(Record, kw_only=True):
         return str(self.bases(operator, time).item())
 
     def ratio(self, time: Time, seconds: Seconds, low: Quantity, high: Quantity) -> Quantity:
-        """Return measured over predicted time, as `Spread.ratio` does, its ends as far away as joined fits are apart.
+        """Return measured over predicted time, as `Spread.ratio` does, its ends as distant as joined fits are apart.
 
         time: of the operator.
         seconds: of one call.
@@ -372,7 +372,7 @@ class JoinedFit(FamilyFit, kw_only=True):
 
     parts: each has a form.
     weights: of the parts, their sum one.
-    leading: the place of the part of the least expected error, by shape. One number where that is the same for all.
+    leading: the position of the part of the least expected error, by shape. One number where that is the same for all.
     claimed: the share of its interval that the leading one keeps.
     """
 
@@ -398,7 +398,7 @@ class JoinedFit(FamilyFit, kw_only=True):
     def agreeing(self, agreement: Agreement, *, is_lent: bool) -> JoinedFit:
         """Return the fits with an interval that follows their agreement.
 
-        A fit that only the distance from its own rows lets rivals in keeps its interval, beside what they add.
+        A fit that only the distance from its own rows lets competitors in keeps its interval, besides what they add.
         """
         claimed = agreement.claimed if is_lent else 1.0
         return replace(self, spread=self.spread.narrowed(claimed), claimed=claimed, agreement=agreement)
@@ -459,7 +459,7 @@ ROOFLINE = FamilyFit()
 
 
 class Calibration(Record):
-    """Fits by operator family, or by `family/variant` where kernels of one family are fitted apart.
+    """Fits by operator family, or by `family/variant` where kernels of one family are fitted separately.
 
     A family without one is timed by the roofline, with the roofline's own spread. notes: which fit substitutes for
     which missing one, of all that was asked so far; notes_of: those of a `family/variant`.
@@ -473,7 +473,7 @@ class Calibration(Record):
     def told(self, operators: Iterable[Operator]) -> tuple[str, ...]:
         """Return the notes of some operators, `FAMILY/VARIANT: TEXT`, those of one family with the same text as one.
 
-        A calibration is kept for all runs of a device and framework. Each is told what stands in for its own kernels.
+        A calibration is kept for all runs of a device and framework. Each is stated what stands in for its own kernels.
         """
         notes: Iterable[str] = self.notes
         if self.notes_of is not None:

@@ -68,7 +68,7 @@ class HostBridge(DeclaredRecord, kw_only=True):
 
 
 class ClusterSteps(DeclaredRecord, kw_only=True):
-    """What a step of messages takes on several nodes, in place of the links' latencies.
+    """What a step of messages takes on several nodes, instead of the links' latencies.
 
     NCCL, src/graph/tuning.cc, LL128 of large messages and LL of small ones.
     """

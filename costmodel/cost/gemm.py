@@ -194,7 +194,7 @@ def scaled_droop(droop: float, density: float) -> float:
 
 
 def _hardware(gemm: Gemm, machine: Machine) -> tuple[Quantity, ...]:
-    """Return what the time depends on beside the shape, any of which may be an array."""
+    """Return what the time depends on besides the shape, any of which may be an array."""
     unit, vector = machine.device.math[gemm.dtype], machine.device.math[VECTOR_DTYPE]
     return (
         machine.processors, machine.device.processors, machine.hbm_bandwidth, unit.flop_per_cycle, unit.clock,

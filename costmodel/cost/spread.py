@@ -76,7 +76,7 @@ EXACT = Spread()
 
 
 class SpreadByShape(Spread):
-    """Spreads of which each shape has one. which: the place of a shape's in `parts`."""
+    """Spreads of which each shape has one. which: the position of a shape's in `parts`."""
 
     parts: tuple[Spread, ...] = ()
     which: Indices | int = 0

@@ -34,7 +34,7 @@ class MmhaKernel(DeclaredRecord, kw_only=True):
 
 
 class NarrowHeadKernel(DeclaredRecord, kw_only=True):
-    """The kernel that takes the place of XQA's for narrow heads."""
+    """The kernel that replaces XQA's for narrow heads."""
 
     launch: float = like(DecodeForm, "launch")
     cta_overhead: float = like(DecodeForm, "cta_overhead")

@@ -6,7 +6,7 @@ that may change, and when it does, its remaining time is rescaled:
     speed = s / c / (1 - e + e * p / p_free)
 
 s: factor of the slowdown windows.
-c: `moe_comm_slowdown` of kernels beside expert all-to-alls, 1 without any.
+c: `moe_comm_slowdown` of kernels during expert all-to-alls, 1 without any.
 e: the processor-bound share of a kernel.
 p: processors at which its time was taken.
 p_free: those that resident communication kernels leave, without any queueing. Messages with links share them max-min

@@ -50,7 +50,7 @@ class EventEngine(MutableRecord):
     """Evaluates scenarios by simulation and keeps their timelines, by name of the scenario.
 
     conditions: instead of those of scenarios
-    full: symmetric ranks, stages and replicas are simulated one by one, as ranks are where something tells them apart
+    full: symmetric ranks, stages and replicas are simulated one by one, as ranks are where something distinguishes them
     perturbed: intervals come from a simulation per operator family and side, not from the closed form's (null: where
         that is `FEW_TASKS`)
     requests: evaluates serving scenarios over time (null: in closed form).
@@ -200,8 +200,8 @@ class _SimulatedStep(_Simulated[StepModel, StepTimes]):
         _check_periodic(self._scenario, model.pipeline.order[-1])
         shorter, timeline, notes = self._run(model, steady.shorter)
         longer, _, _ = self._run(model, steady.longer)
-        told = f"the timeline has the first {steady.shorter:,} micro-batches; after them each period repeats the last"
-        return shorter.grown(longer, steady), timeline, (*notes, told)
+        note = f"the timeline has the first {steady.shorter:,} micro-batches; after them each period repeats the last"
+        return shorter.grown(longer, steady), timeline, (*notes, note)
 
     def _run(self, model: StepModel, micro_batches: int) -> tuple[StepTimes, Timeline, tuple[str, ...]]:
         """Return times, timeline and notes of a step of some micro-batches."""

@@ -95,9 +95,9 @@ def replicated(graph: Graph, replicas: int, synchronised: Mapping[int, int], per
     streams: dict[tuple[int, int], int] = {}  # barriers of a stream are in order
     for number, first in barriers:
         task = graph.tasks[number]
-        beside = whole.streams[first * len(graph.streams) + task.stream]
+        own_stream = whole.streams[first * len(graph.streams) + task.stream]
         if (task.stream, first) not in streams:
-            streams[task.stream, first] = whole.stream(beside.process, beside.device, SYNCHRONISATION)
+            streams[task.stream, first] = whole.stream(own_stream.process, own_stream.device, SYNCHRONISATION)
         members = range(first, min(first + synchronised[number], replicas))
         after = [member * count + needed for member in members for needed in needs[number]]
         whole.mark(streams[task.stream, first], after, f"{task.name} of replicas {members[0]} to {members[-1]}")

@@ -43,7 +43,7 @@ class CalibrationRun(Record):
     kernels: how many different ones, by framework and name, share these fits.
     inherits: the device whose fits stand in for families without.
     backends: runs of the same rows' other backends, by the file that each has written.
-    anchors: table of rows that are too few for a fit and move those that other devices lend, none without any.
+    anchors: table of rows that are too few for a fit and move those transferred from other devices, none without any.
     moved: their number by family.
     frameworks: those that would use these fits once they are the device's defaults, with the families.
     """
@@ -90,11 +90,10 @@ def calibrate(
     """Fit every `family/variant` that a device's rows measure, by the default recipes, and write the calibration file.
 
     Where the rows of one `family/variant` are of several backends of a library, the file has the one with the most
-    rows, and every other one a file of its own beside it, named `OUTPUT-BACKEND.yaml`: their times differ at equal
+    rows, and every other one a file of its own next to it, named `OUTPUT-BACKEND.yaml`: their times differ at equal
     sizes. Kernels that have too few rows for a fit stand in `OUTPUT.csv`: named as the device's anchor, they move and
-    narrow the fits that other devices lend. Raises InputError where the device is unknown, no row is of it, or no row
-    is of use.
-    """
+    narrow the fits transferred from other devices. Raises InputError where the device is unknown, no row is of it, or
+    no row is of use."""
     if output.suffix != ".yaml":
         raise InputError.single(f"{output} is no .yaml file", hint="name one, such as torch.yaml", field="--output")
     if not is_name(output.stem):
@@ -268,10 +267,10 @@ def _file(device: str, output: Path, rows: Table, families: Mapping[str, str]) -
     )  # fmt: skip
 
 
-def _nothing_fitted(outcome: ImplementationFits, without: Mapping[str, int], found: Screened) -> InputError:
+def _nothing_fitted(outcome: ImplementationFits, without: Mapping[str, int], screened: Screened) -> InputError:
     reasons = [f"{key}: {rows} rows" for key, rows in outcome.skipped.items()]
     reasons += [f"{key}: {rows} rows, and no recipe" for key, rows in without.items()]
-    reasons += [f"{one.op}: {one.rows} rows left out, {one.reason}" for one in found.omissions]
+    reasons += [f"{one.op}: {one.rows} rows left out, {one.reason}" for one in screened.omissions]
     return InputError.single(
         f"no kernel has the {FEWEST} rows that a fit needs", hint="; ".join(reasons), field="measurements"
     )

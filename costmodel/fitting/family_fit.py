@@ -161,7 +161,7 @@ def fit_family(samples: Samples, recipe: Recipe) -> FamilyFitResult:
         near, far, samples.seconds, Shapes(rows.axes, rows.features[0], bumps.lengths), fold_of_row
     )  # fmt: skip
     errors = {name: Errors.of(predicted, samples.seconds) for name, predicted in predictions.items()}
-    errors |= {name: Errors.of(found.seconds, samples.seconds) for name, found in (("residual", far), ("near", near))}
+    errors |= {name: Errors.of(fitted.seconds, samples.seconds) for name, fitted in (("residual", far), ("near", near))}
     residual = _growing(samples.key, whole.form, rows, bumps, machine)
     return FamilyFitResult(
         recipe=recipe, estimate=whole.estimate, residual=replace(residual, dispersion=widths.dispersion),
@@ -398,8 +398,8 @@ class _FormFit(Record):
 
         weights = np.concatenate([np.full(len(rows), SIBLING if i else 1.0) for i, rows in enumerate(sets)])
         seconds = np.concatenate([rows.seconds for rows in sets])
-        found = estimate(predict, seconds, bounds, weights)
-        own, others = (Estimate(*pair) for pair in zip(_parted(found.values), _parted(found.errors), strict=True))
+        fitted = estimate(predict, seconds, bounds, weights)
+        own, others = (Estimate(*pair) for pair in zip(_parted(fitted.values), _parted(fitted.errors), strict=True))
         joint = CompanionFit(recipe.companion, others) if companion else None
         return _FormFit(recipe, own, recipe.build(own.values), joint)
 

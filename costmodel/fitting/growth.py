@@ -85,10 +85,10 @@ def growing(key: str, fit: FamilyFit, machine: Machine, rows: FittedRows, ridge:
     curvature, error = rows.curvature(residual, ridge), rows.mean_error(residual)
     for fall in FALLS:
         heights = _nearest(residual.weights, curvature, steps, least - fall)
-        found = replace(residual, weights=heights)
-        if rows.mean_error(found) <= WORTH * error:
-            return found
-    return found if rows.mean_error(found) <= TOO_MUCH * error else None
+        raised = replace(residual, weights=heights)
+        if rows.mean_error(raised) <= WORTH * error:
+            return raised
+    return raised if rows.mean_error(raised) <= TOO_MUCH * error else None
 
 
 def bumps(residual: Residual, points: Array) -> Array:
@@ -119,17 +119,17 @@ def _nearest(weights: Array, curvature: Array, steps: Array, least: Array) -> Ar
     """
     root = np.linalg.cholesky(curvature)  # distance^2 = |root^T (w - w_0)|^2
     kept = np.zeros(0, dtype=np.intp)
-    found = weights
+    raised = weights
     for _ in range(ROUNDS):
-        lacking = least - steps @ found
+        lacking = least - steps @ raised
         worst = np.argsort(-lacking)[:MOST]
         worst = worst[lacking[worst] > ENOUGH]
         if not len(worst):
             break
         kept = np.union1d(kept, worst)
         limits = np.linalg.solve(root, steps[kept].T).T
-        found = weights + np.linalg.solve(root.T, _shortest(limits, least[kept] - steps[kept] @ weights))
-    return found
+        raised = weights + np.linalg.solve(root.T, _shortest(limits, least[kept] - steps[kept] @ weights))
+    return raised
 
 
 def _shortest(limits: Array, least: Array) -> Array:

@@ -23,7 +23,7 @@ FARTHEST = 5.0  # errors count as this many times what they are expected to be, 
 ROUNDS = 30  # of the search for a dispersion's weights, at most
 ENOUGH = 1e-4  # a step after which it ends
 POINTS = (10.0, 50.0, 90.0)  # per cent of the rows
-EDGES = (0.0, 1e-5, 1e-4, 1e-3, np.inf)  # of predicted time [s]: short kernels are off by more of their fixed time
+EDGES = (0.0, 1e-5, 1e-4, 1e-3, np.inf)  # of predicted time [s]: short kernels err by more of their fixed time
 FEWEST = 30  # rows behind a point; fewer join the next shorter group of rows
 
 
@@ -74,7 +74,7 @@ class HeldOutPredictions(Record):
 
 
 class HalfWidths(Record):
-    """What an interval reaches below and above a predicted time, as shares of it, where all shapes are alike."""
+    """What an interval reaches below and above a predicted time, as shares of it, where all shapes are equal."""
 
     below: Array
     above: Array

@@ -53,8 +53,8 @@ class GroupRows(Record):
 
     def errors(self, theta: Array) -> Array:
         """Return log(measured / predicted) of every row."""
-        found: Array = np.log(self.seconds / self.predict(theta))
-        return found
+        log_errors: Array = np.log(self.seconds / self.predict(theta))
+        return log_errors
 
 
 class GroupEffect(Record):
@@ -74,9 +74,9 @@ def group_effect(rows: GroupRows) -> GroupEffect:
     def misfit(theta: Array) -> Array:
         return np.concatenate([weight * rows.errors(theta), (theta - START) / LOOSE])
 
-    found = least_squares(misfit, START, loss="soft_l1")
-    jacobian = np.asarray(found.jac)
-    return GroupEffect(rows, np.asarray(found.x), np.linalg.inv(jacobian.T @ jacobian))
+    solution = least_squares(misfit, START, loss="soft_l1")
+    jacobian = np.asarray(solution.jac)
+    return GroupEffect(rows, np.asarray(solution.x), np.linalg.inv(jacobian.T @ jacobian))
 
 
 def pooled_effect(groups: Sequence[GroupEffect]) -> Array:

@@ -67,11 +67,11 @@ def estimate(
     offsets = np.random.default_rng(0).normal(0.0, APART, size=(STARTS - 1, len(start)))
     starts = [start, *np.clip(start + offsets, low + STEP, high - STEP)]
     tried = [search(point, FIRST) for point in starts]
-    found = search(min(tried, key=lambda each: float(each.cost)).x, EVALUATIONS)
+    best = search(min(tried, key=lambda each: float(each.cost)).x, EVALUATIONS)
     rows = slice(len(target))  # what the prior says is no evidence
     return Estimate(
-        dict(zip(names, np.exp(found.x).tolist(), strict=True)),
-        dict(zip(names, _standard_errors(found.jac[rows], found.fun[rows], found.active_mask), strict=True)),
+        dict(zip(names, np.exp(best.x).tolist(), strict=True)),
+        dict(zip(names, _standard_errors(best.jac[rows], best.fun[rows], best.active_mask), strict=True)),
     )
 
 

@@ -67,7 +67,7 @@ def score(table: Table, search_path: Sequence[str | Path] = (), by: Sequence[str
     """Return the scores of all groups of a table. Every row is either scored or left out with the reason.
 
     Left out are rows of the secondary tier, rows that measure no kernel and rows that no rule maps. by: columns whose
-    values are told apart beside device, operation and number format. InputError where the schema has no such column.
+    values are distinguished besides device, operation and number format. InputError where the schema has no such column.
     """
     for column in by:
         if column not in (*TEXTS, *NUMBERS):
@@ -75,9 +75,9 @@ def score(table: Table, search_path: Sequence[str | Path] = (), by: Sequence[str
             raise InputError.single(f"measurements have no column {column!r}", hint=hint, field="--by")
         if not table.has(column):
             raise InputError.single(f"no row states `{column}`", hint="name a column that the table has", field="--by")
-    found = screen(table, Catalogue(search_path))
-    predictions = predict_mapped(found.rows, found.mapped, found.unmapped, search_path)
-    return Evaluation(scores_of(found.rows, predictions, by), found.omissions)
+    screened = screen(table, Catalogue(search_path))
+    predictions = predict_mapped(screened.rows, screened.mapped, screened.unmapped, search_path)
+    return Evaluation(scores_of(screened.rows, predictions, by), screened.omissions)
 
 
 def scores_of(rows: Table, predictions: Predictions, by: Sequence[str] = ()) -> list[Score]:
@@ -88,15 +88,15 @@ def scores_of(rows: Table, predictions: Predictions, by: Sequence[str] = ()) -> 
     ]
 
 
-def _score(key: Sequence[str], by: Mapping[str, str], group: Indices, table: Table, found: Predictions) -> Score:
-    known = group[np.isfinite(found.seconds[group]) & np.isfinite(table.seconds[group])]
+def _score(key: Sequence[str], by: Mapping[str, str], group: Indices, table: Table, predictions: Predictions) -> Score:
+    known = group[np.isfinite(predictions.seconds[group]) & np.isfinite(table.seconds[group])]
     device, op, dtype = key
     mean = median = bias = within = half_width = None
     if len(known):
-        measured, predicted = table.seconds[known], found.seconds[known]
+        measured, predicted = table.seconds[known], predictions.seconds[known]
         misses = np.abs(predicted / measured - 1.0)
-        inside = (measured >= found.low[known]) & (measured <= found.high[known])
-        half = (found.high[known] - found.low[known]) / 2.0 / predicted
+        inside = (measured >= predictions.low[known]) & (measured <= predictions.high[known])
+        half = (predictions.high[known] - predictions.low[known]) / 2.0 / predicted
         mean, median, within = float(misses.mean()), float(np.median(misses)), float(inside.mean())
         bias, half_width = float(np.median(predicted / measured)) - 1.0, float(np.median(half))
     return Score(

@@ -1,4 +1,4 @@
-"""Writes what a fit found as a calibration file for people and the residuals beside it."""
+"""Writes what a fit found as a calibration file for people and the residuals next to it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ PUBLIC = Origin(
 
 
 def write_calibration(path: Path, evidence: Evidence, origin: Origin) -> None:
-    """Write a calibration file and, beside it as .json, its residuals, nothing where no family was fitted."""
+    """Write a calibration file and, next to it as .json, its residuals, nothing where no family was fitted."""
     if not evidence.fitted:
         return
     make_folder(path.parent)

@@ -10,7 +10,7 @@ from costmodel.quantities import Count
 from costmodel.records import replace
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group, Operator, expert_all_to_all_family
 
-# Fabrics slower than any link of their devices. The notes beside the tables name A100 across two nodes (6-22 GB/s).
+# Fabrics slower than any link of their devices. The notes next to the tables name A100 across two nodes (6-22 GB/s).
 # A40 pairs move every size at 4 GB/s, where their bridge has 56 and their PCIe 32. Keys: how a table names the device;
 # values: devices, and nodes, that still work well.
 _SLOW_BEYOND = {"A100_SXM4_80GB": (8, 1), "A40": (1, 1)}

@@ -43,7 +43,7 @@ class Screened(Record):
 
 
 def screen(table: Table, catalogue: Catalogue) -> Screened:
-    """Return the rows of a table that measure a kernel. Every other row is told in `omissions`."""
+    """Return the rows of a table that measure a kernel. Every other row is stated in `omissions`."""
     secondary = context(table)
     rows = table.take(~secondary)
     mapped, unmapped = map_rows(rows, catalogue)

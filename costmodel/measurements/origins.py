@@ -1,4 +1,4 @@
-"""Where measured rows come from: the public repository of each, as the files beside the tables say."""
+"""Where measured rows come from: the public repository of each, as the files next to the tables say."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from costmodel.schema.loader import MAX_TABLE_BYTES, read_data, read_text
 from costmodel.schema.references import display_path
 
 SUFFIXES = (".csv", ".parquet")
-FOREIGN = (".json", ".gz", ".txt", ".log", ".out")  # of files that are no tables, told apart by their content
+FOREIGN = (".json", ".gz", ".txt", ".log", ".out")  # of files that are no tables, distinguished by their content
 _BESIDE = ("meta.csv", "sources.csv")  # of a folder of tables, but no tables
 
 
@@ -57,7 +57,7 @@ def table_files(measurements: Path) -> list[Path]:
 
 
 def read_raw_table(path: Path) -> RawTable:
-    """Return the cells of a file. Raises MeasurementError where it is missing, empty, cut off or no such file."""
+    """Return the cells of a file. Raises MeasurementError where it is missing, empty, truncated or no such file."""
     if path.suffix == ".parquet":
         return _parquet(path)
     return _foreign(path) if path.suffix in FOREIGN else _csv(path)
@@ -76,7 +76,7 @@ def read_columns(measurements: Path) -> dict[str, Sequence[str]]:
 def table_error(
     path: Path, message: str, *, line: int | None = None, field: str = "", hint: str = ""
 ) -> MeasurementError:
-    """Return an error at a place in a file."""
+    """Return an error at a position in a file."""
     return MeasurementError([Problem(Location(display_path(path), line), field, message, hint)])
 
 

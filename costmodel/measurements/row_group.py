@@ -110,8 +110,8 @@ class RowGroup(Record):
     @property
     def expands_weights(self) -> bool:
         """Tell whether weights are narrower than what they are multiplied as."""
-        found = self.format("dtype_in")
-        return bool(found.right < ELEMENT_BYTES[found.unit])
+        formats = self.format("dtype_in")
+        return bool(formats.right < ELEMENT_BYTES[formats.unit])
 
     @property
     def includes(self) -> frozenset[str]:
@@ -120,7 +120,7 @@ class RowGroup(Record):
 
     @property
     def says(self) -> str:
-        """Return what the tables say of the kernel beside its name."""
+        """Return what the tables say of the kernel next to its name."""
         return f"{self.text('kernel')}; {self.text('notes')}"
 
 

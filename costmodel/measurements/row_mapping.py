@@ -141,8 +141,8 @@ def _needed(table: Table, rows: Indices, catalogue: Catalogue) -> str:
             continue
         except Unmapped:
             pass
-        told = ", ".join(f"`{name}`" for name in columns)
-        return f"{told} {'is' if len(columns) == 1 else 'are'} empty, which the operation needs"
+        names = ", ".join(f"`{name}`" for name in columns)
+        return f"{names} {'is' if len(columns) == 1 else 'are'} empty, which the operation needs"
 
 
 def by_operation(

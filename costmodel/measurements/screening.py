@@ -95,8 +95,8 @@ def slowness(mapped: Sequence[OperatorRows], table: Table, launch: Seconds) -> d
         ratio = table.seconds[part.rows] / least
         for file in np.unique(table.files[part.rows].astype(str)):
             ratios.setdefault(str(file), []).append(ratio[table.files[part.rows] == file])
-    found = {file: np.concatenate(each) for file, each in ratios.items()}
-    timed = {file: each[np.isfinite(each)] for file, each in found.items()}
+    by_file = {file: np.concatenate(each) for file, each in ratios.items()}
+    timed = {file: each[np.isfinite(each)] for file, each in by_file.items()}
     return {file: (float(np.median(each)), len(each)) for file, each in timed.items() if len(each)}
 
 

@@ -136,8 +136,9 @@ def read_tables(
     otherwise: the same where a row of another tool's file has none. Traces of the PyTorch profiler and output of
     nccl-tests are read as tables.
 
-    Joins `meta.csv`, beside the tables or above them, on `meta_id`. A column that a table has itself is kept. Raises
-    MeasurementError with file and line: a missing column, one in another unit, a row that is cut off, a number that is
+    Joins `meta.csv`, next to the tables or above them, on `meta_id`. A column that a table has itself is kept. Raises
+    MeasurementError with file and line: a missing column, one in another unit, a row that is truncated, a number
+    that is
     none, not above zero or not whole.
     """
     files = table_files(measurements)
@@ -158,8 +159,8 @@ def ignored_note(headers: Iterable[str]) -> str | None:
     """Return what to say of the columns that no operation reads, with what may be meant, nothing where all are read."""
     known = (*TEXTS, *NUMBERS, *REQUIRED)
     meant = ((name, get_close_matches(name, known, n=1, cutoff=_ALIKE)) for name in ignored_columns(headers))
-    told = [f"`{name}`" + (f" (did you mean `{close[0]}`?)" if close else "") for name, close in meant]
-    return f"no operation reads the columns {', '.join(told)}" if told else None
+    names = [f"`{name}`" + (f" (did you mean `{close[0]}`?)" if close else "") for name, close in meant]
+    return f"no operation reads the columns {', '.join(names)}" if names else None
 
 
 def _sheet(path: Path) -> RawTable:
@@ -167,12 +168,12 @@ def _sheet(path: Path) -> RawTable:
     return translated(sheet) if is_nccl(sheet) else sheet
 
 
-def single_row(cells: Mapping[str, str], place: Location) -> Table:
+def single_row(cells: Mapping[str, str], location: Location) -> Table:
     """Return a table of one row that no file holds. cells: column -> text; place: where it is written.
 
     Raises MeasurementError as `read_tables` does.
     """
-    sheet = RawTable(Path(place.source), {name: [cell] for name, cell in cells.items()}, [place.line or 1])
+    sheet = RawTable(Path(location.source), {name: [cell] for name, cell in cells.items()}, [location.line or 1])
     for name in cells:
         if name not in (*TEXTS, *NUMBERS):
             raise sheet.error(
@@ -225,8 +226,8 @@ def _refuse_other_units(sheet: RawTable) -> None:
 def table_of(sheet: RawTable, meta: Mapping[str, Mapping[str, str]] | None = None) -> Table:
     """Return the rows of a sheet. Raises MeasurementError at the first that is wrong. meta: what `meta.csv` says."""
     if missing := [name for name in REQUIRED if name not in sheet.columns]:
-        told = "the column is missing" if len(missing) == 1 else "the columns are missing"
-        raise sheet.error(told, field=", ".join(missing), hint=suggest(missing[0], list(sheet.columns)))
+        message = "the column is missing" if len(missing) == 1 else "the columns are missing"
+        raise sheet.error(message, field=", ".join(missing), hint=suggest(missing[0], list(sheet.columns)))
     for name in REQUIRED[:-1]:
         cells = sheet.column(name)
         if "" in cells:

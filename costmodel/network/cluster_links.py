@@ -174,10 +174,10 @@ def _port_numbers(leaf: Indices) -> Indices:
     """Return the port of each device: its place on its leaf, after as many for each leaf before as the fullest has."""
     order = np.argsort(leaf, kind="stable")
     counts = np.bincount(leaf)
-    place = np.empty(len(leaf), np.intp)
-    place[order] = np.arange(len(leaf)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rank = np.empty(len(leaf), np.intp)
+    rank[order] = np.arange(len(leaf)) - np.repeat(np.cumsum(counts) - counts, counts)
     number = np.cumsum(counts > 0) - 1
-    return number[leaf] * int(counts.max()) + place
+    return number[leaf] * int(counts.max()) + rank
 
 
 def _one_switch(devices: int) -> nx.MultiGraph:

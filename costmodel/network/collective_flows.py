@@ -162,7 +162,7 @@ def _both_ways(one_way: Maker) -> Maker:
 
 
 def _halving_doubling(size: float, rank_layout: Layout) -> Iterator[Phase]:
-    """Yield log2(n) exchanges with partners ever farther away. The nearest gets the most."""
+    """Yield log2(n) exchanges with partners ever more distant. The nearest gets the most."""
     n = rank_layout.ranks
     if n & (n - 1):
         raise InputError.single(f"halving_doubling takes a power of two of ranks, not {n}")

@@ -58,10 +58,10 @@ def expert_all_to_all_time(exchange: ExpertAllToAll, links: GroupLinks) -> Secon
         t = max(T*k*load*(1 - l/n)*b / B_out, T*k*load*(l-1)/n*b / B_in) + a
     T: tokens of a rank; b: bytes of a copy; N nodes of l ranks, n = N*l.
 
-    The second is `collectives.direct_all_to_all` of S = T*k*load*b. All ranks send alike in a dispatch and receive
-    alike in a combine. The other side is that of the most loaded node or rank, which is never less: load_N of nodes and
-    load_n of ranks in deduplicated copies, load in copies an expert. A node's copies share its NICs evenly. Fitted
-    kernels (`cost.expert_all_to_all`) move the same copies and add the work of the processors that send them.
-    """
+    The second is `collectives.direct_all_to_all` of S = T*k*load*b. All ranks send equal amounts in a dispatch and
+    receive equal amounts in a combine. The other side is that of the most loaded node or rank, which is never less:
+    load_N of nodes and load_n of ranks in deduplicated copies, load in copies an expert. A node's copies share its NICs
+    evenly. Fitted kernels (`cost.expert_all_to_all`) move the same copies and add the work of the processors that send
+    them."""
     sent, copies = exchange.tokens * exchange.token_bytes, token_copies(exchange, links)
     return where(links.size > 1, both_links(sent * copies.intra, sent * copies.inter, links), 0.0)

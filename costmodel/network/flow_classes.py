@@ -1,4 +1,4 @@
-"""Equivalent flows and links as classes: the rates of a class are found once."""
+"""Equivalent flows and links as classes: the rates of a class are determined once."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def _quotient(
     """
     links_per_class = np.bincount(link_class)
     key = class_of[incidence.flow_of] * len(class_links) + link_class[incidence.links]
-    entry, place = np.unique(key, return_inverse=True)
+    entry, inverse = np.unique(key, return_inverse=True)
     flow, link = entry // len(class_links), entry % len(class_links)
-    weights = np.bincount(place, incidence.entry_weights(), len(entry)) / links_per_class[link]
+    weights = np.bincount(inverse, incidence.entry_weights(), len(entry)) / links_per_class[link]
     start = np.concatenate(([0], np.cumsum(np.bincount(flow, minlength=classes))))
     return Incidence(start.astype(np.int64), link.astype(np.int32), weights, incidence.capacity[class_links])
 

@@ -65,7 +65,7 @@ def cut(network: Network) -> Count:
 
 
 def exchange_load(network: Network, endpoints: Count) -> Bytes:
-    """Return the bytes on the fullest link for each byte that every one of `endpoints` sends to all alike."""
+    """Return the bytes on the fullest link for each byte that every one of `endpoints` sends to all equally."""
     load: Bytes = 0.0
     per_router = endpoints_per_router(network)
     for (extent, closes), side in zip(_sides(network, endpoints / per_router), network.shape, strict=True):
@@ -94,10 +94,10 @@ def neighbour_load(network: Network, stride: Count) -> Count:
 
 def neighbour_hops(network: Network, stride: Count) -> Count:
     """Return the links between routers of ranks that are `stride` endpoints apart."""
-    apart, below = stride / endpoints_per_router(network), 1.0
+    distance, below = stride / endpoints_per_router(network), 1.0
     hops: Count = 1.0
     for side in network.shape:
-        hops = where(apart >= below, maximum(ceil(apart / below), 1.0), hops)
+        hops = where(distance >= below, maximum(ceil(distance / below), 1.0), hops)
         below = below * side
     return hops
 

@@ -108,27 +108,26 @@ def group_links(group: Group, cluster: Cluster) -> GroupLinks:
 def _on_grid(links: GroupLinks, cluster: Cluster, network: Network, endpoints: Count) -> GroupLinks:
     """Return the links of a group whose first and last device are `endpoints` apart on a mesh or torus.
 
-    neighbours   min(B_nic, B_link / neighbour_load): as many rings interleave
-    all alike    min(B_nic, B_link * (n-l)/n / exchange_load)
-    """
+    neighbours   min(B_nic, B_link / neighbour_load): as many rings interleave all equally    min(B_nic, B_link *
+    (n-l)/n / exchange_load)"""
     nic = cluster.node.nic
     assert nic is not None
     out = nic.bandwidth * nic.per_device
     link = (nic.bandwidth if network.bandwidth is None else network.bandwidth) * nic.per_device
     stride = endpoints / links.nodes
     near = minimum(out, link / grids.neighbour_load(network, stride))
-    away = (links.size - links.ranks_per_node) / links.size
-    even = minimum(out, link * away / maximum(grids.exchange_load(network, endpoints), SHORTEST_LOAD))
+    share_outside = (links.size - links.ranks_per_node) / links.size
+    even = minimum(out, link * share_outside / maximum(grids.exchange_load(network, endpoints), SHORTEST_LOAD))
     same = nic.latency or 0.0 if network.latency_same_leaf is None else network.latency_same_leaf
     cross = same if network.latency_cross_leaf is None else network.latency_cross_leaf
     farthest, ring = (
         same + hops / 2.0 * (cross - same)
         for hops in (grids.farthest_hops(network, endpoints), grids.ring_hops(network, endpoints, stride))
     )
-    is_away = links.nodes > 1
+    leaves_node = links.nodes > 1
     return replace(
-        links, inter=near, inter_latency=farthest, exchange_share=where(is_away, even / near, 1.0),
-        step_share=where(is_away & (farthest > 0), ring / where(farthest > 0, farthest, 1.0), 1.0),
+        links, inter=near, inter_latency=farthest, exchange_share=where(leaves_node, even / near, 1.0),
+        step_share=where(leaves_node & (farthest > 0), ring / where(farthest > 0, farthest, 1.0), 1.0),
     )  # fmt: skip
 
 
@@ -140,10 +139,10 @@ def _on_circuits(links: GroupLinks, network: Network) -> GroupLinks:
     """
     others = maximum(links.nodes - 1.0, 1.0)
     slots = ceil(others / network.planes)
-    is_away = where(links.nodes > 1, 1.0, 0.0)
+    leaves_node = where(links.nodes > 1, 1.0, 0.0)
     return replace(
-        links, exchange_share=lit_share(others, network.planes), setup=is_away * network.reconfiguration,
-        exchange_setup=is_away * slots * network.reconfiguration,
+        links, exchange_share=lit_share(others, network.planes), setup=leaves_node * network.reconfiguration,
+        exchange_setup=leaves_node * slots * network.reconfiguration,
     )  # fmt: skip
 
 
@@ -213,7 +212,7 @@ def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPe
 
 
 def _check_ports(network: Network, endpoints: Count) -> None:
-    """Raise InputError where a group's first and last device are farther apart than the fabric has ports."""
+    """Raise InputError where a group's first and last device are more distant than the fabric has ports."""
     if not all(map(is_single, (endpoints, network.radix, network.planes, network.oversubscription))):
         return  # points of a grid that cannot be wired stay bounds
     full = full_fabric(network, endpoints)

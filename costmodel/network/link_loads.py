@@ -150,7 +150,7 @@ class LinkLoads(MutableRecord, dict=True):
     def _unit_load(self, sequence: Sequence[Phase], members: Indices) -> _UnitLoad:
         """Return what phases take by themselves, and the links that their flows load.
 
-        Adaptive routes give way to whatever else is under way: what they load beside others is spread over all paths.
+        Adaptive routes give way to whatever else is under way: what they load besides others is spread over all paths.
         """
         unit = _UnitLoad([], 0.0, 0.0)
         for phase in sequence:

@@ -74,7 +74,7 @@ def route(links: ClusterLinks, flows: Flows, policy: str, seed: int = 0) -> Flow
 
 
 class _Entries(MutableRecord):
-    """(flow, link, weight) as they are found."""
+    """(flow, link, weight) in the order of `add`."""
 
     flows: int
     _owner: list[Indices] = field(default_factory=list)
@@ -154,9 +154,9 @@ def _add_pcie(
         if count < 2:
             continue
         branches = [device // local * count + device % local * count // local for device in ends]
-        apart = branches[0] != branches[1]
+        differs = branches[0] != branches[1]
         for side, number in zip(sides, branches, strict=True):
-            entries.add(flow[apart], numbers[f"{branch}_{side}"][number[apart]], weights[apart])
+            entries.add(flow[differs], numbers[f"{branch}_{side}"][number[differs]], weights[differs])
 
 
 def inside_latency(cluster: Cluster) -> float:

@@ -62,12 +62,12 @@ def _flows_by_link(start: Any, links: Any, weights: Any, count: int) -> Any:
     for link in links:
         first[link + 1] += 1
     first = np.cumsum(first)
-    place, members, load = first[:-1].copy(), np.empty(len(links), np.int32), np.zeros(count)
+    cursor, members, load = first[:-1].copy(), np.empty(len(links), np.int32), np.zeros(count)
     for flow in range(len(start) - 1):
         for entry in range(start[flow], start[flow + 1]):
             link = links[entry]
-            members[place[link]] = flow
-            place[link] += 1
+            members[cursor[link]] = flow
+            cursor[link] += 1
             load[link] += weights[entry] if len(weights) else 1.0
     return first, members, load
 

@@ -157,9 +157,9 @@ def _farthest(flows: UniformFlows, cluster: Cluster) -> float:
     """Return the latency of the farthest class [s]."""
     inside = inside_latency(cluster)
     times = np.full(len(flows.count), inside)
-    away = flows.outside
-    if away.any():
-        times[away] = fabric_latency(cluster, flows.hops[away]) + flows.forwarded[away] * inside
+    outside = flows.outside
+    if outside.any():
+        times[outside] = fabric_latency(cluster, flows.hops[outside]) + flows.forwarded[outside] * inside
     return float(times.max())
 
 

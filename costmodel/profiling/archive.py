@@ -13,7 +13,7 @@ _ASIDE = (".json", ".failed.jsonl")
 
 
 def write_archive(path: Path, table: Path) -> None:
-    """Write a table, the files beside it and its device files to a .zip, under their names relative to the table.
+    """Write a table, the files next to it and its device files to a .zip, under their names relative to the table.
 
     Raises InputError where the name has another ending.
     """

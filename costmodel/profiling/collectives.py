@@ -76,8 +76,8 @@ class Ranks:
         """Return the timing of the slowest rank."""
         every: list[Any] = [None] * self.size
         dist.all_gather_object(every, timing, group=self._words)
-        found: Timing = max(every, key=lambda each: each.seconds)
-        return found
+        slowest: Timing = max(every, key=lambda each: each.seconds)
+        return slowest
 
     def close(self) -> None:
         """Leave the group."""

@@ -111,9 +111,9 @@ def write_device(root: Path, name: str, facts: Facts, rates: Rates, table: str) 
     kept = _KEPT.search(path.read_text(encoding="utf-8")) if path.is_file() else None
     lines = list(_device(name, facts, rates, table))
     text = "\n".join(lines) + "\n" + ("" if kept is None else kept.group().rstrip("\n") + "\n")
-    for place, content in ((path, text), (folder / "nodes" / f"{name}.yaml", _node(name, facts.link))):
-        make_folder(place.parent)
-        write_whole(place, [content.encode("utf-8")])
+    for target, content in ((path, text), (folder / "nodes" / f"{name}.yaml", _node(name, facts.link))):
+        make_folder(target.parent)
+        write_whole(target, [content.encode("utf-8")])
     return path
 
 

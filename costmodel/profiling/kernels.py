@@ -170,7 +170,7 @@ def _attention(shape: Shape, operands: Operands) -> Kernel:
 
 
 def _options(shape: Shape) -> dict[str, bool]:
-    """Return what torch's attention is told of a shape: a single query sees every key, so it needs no mask."""
+    """Return what torch's attention gets of a shape: a single query sees every key, so it needs no mask."""
     shared = shape.size("q_heads") != shape.size("kv_heads")
     return {"is_causal": shape.size("q_len") > 1} | ({"enable_gqa": True} if shared else {})
 

@@ -78,7 +78,7 @@ class Machine(MutableRecord):
             raise InputError.single(f"{kernel} has stopped the device: {said}", hint=hint, field="profile") from None
 
     def describe(self) -> dict[str, Any]:
-        """Return what ran the measurements, for the file beside the table."""
+        """Return what ran the measurements, for the file next to the table."""
         return {
             "product": self.facts.product, "processors": self.facts.processors, "framework": self.framework,
             "build": torch.__version__, "cuda": torch.version.cuda, "cudnn": self.cudnn,

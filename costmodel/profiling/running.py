@@ -125,7 +125,7 @@ def run(request: ProfileRequest, names: Names, widths: Widths, on_progress: Prog
         raise InputError.single(
             f"{request.output} is no .csv file", hint="name one, such as mine.csv", field="--output"
         )
-    shapes(request.suites, ProfileLimits({}, 1.0, 0.0, 0.0))  # an unknown suite is told before anything is imported
+    shapes(request.suites, ProfileLimits({}, 1.0, 0.0, 0.0))  # an unknown suite is stated before anything is imported
     if importlib.util.find_spec("torch") is None:
         raise InputError.single("torch is not installed", hint="pip install 'costmodel[profile]'", field="profile")
     from costmodel.profiling.collectives import Ranks
@@ -303,7 +303,7 @@ class _Run:
     ) -> None:
         """Time some kernels until the time is over, and one at least, so that each run goes on. count: how many."""
         self._result.left = count
-        for place, shape in enumerate(order):
+        for index, shape in enumerate(order):
             spent = (self._bench.now() - self._begin) / self._request.seconds
             if self._ranks.agree(spent >= 1.0 and self._result.new > 0):
                 return
@@ -311,8 +311,8 @@ class _Run:
             if self._ranks.agree(done or self._costs.hopeless(shape.family)):
                 continue
             self._one(shape, table, failures)
-            self._result.left = count - place - 1
-            on_progress(max(spent, (place + 1) / count))
+            self._result.left = count - index - 1
+            on_progress(max(spent, (index + 1) / count))
 
     def _one(self, shape: Shape, table: RowTable, failures: FailureLog) -> None:
         """Time a kernel and write its row. Where it cannot run, write why.
@@ -406,7 +406,7 @@ class _Run:
             )  # fmt: skip
 
     def _write_aside(self, table: RowTable, failures: FailureLog) -> None:
-        """Write what ran the measurements beside the table, as JSON."""
+        """Write what ran the measurements next to the table, as JSON."""
         if not self._ranks.first:
             return
         document: dict[str, Any] = {

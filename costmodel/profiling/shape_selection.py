@@ -50,10 +50,10 @@ class _Family(MutableRecord):
         self.score = float(scores[self.place])
 
     def take(self) -> Shape:
-        """Return the kernel that was found, which counts as measured from here on."""
+        """Return the chosen kernel, which counts as measured from here on."""
         chosen = self.place
-        away = np.sqrt(((self.places - self.places[chosen]) ** 2).sum(axis=1))
-        self.distances = np.minimum(self.distances, away)
+        distance = np.sqrt(((self.places - self.places[chosen]) ** 2).sum(axis=1))
+        self.distances = np.minimum(self.distances, distance)
         self.distances[chosen] = -1.0
         self.count += 1
         self.find()
@@ -71,7 +71,7 @@ def most_informative(
     A greedy farthest-point design (Gonzalez, Theoretical Computer Science 38, 1985) in log-shape space: x are binary
     logarithms of the sizes, D the diameter of the family, w the half width of the kernel's predicted 80 % interval over
     its time. When a family has the rows that a fit needs, at most the median of all w below one. A family of which
-    nothing is measured is as far away as its own diameter, and begins in its middle. c is what a row of the family has
+    nothing is measured is as distant as its own diameter, and begins in its middle. c is what a row of the family has
     cost so far [s], with all that is planned and compiled before it runs. A family that has no row yet costs the mean.
     The root is that of the optimal allocation n ~ S / sqrt(c) of samples to strata (Cochran, Sampling Techniques, 5.5).
     Families that lead (products and attention, both ways) come first, until each can be fitted.
@@ -126,7 +126,7 @@ def _distances(places: Array, done: npt.NDArray[np.bool_]) -> Array:
         nearest: Array = 1.0 + 1e-3 * (1.0 - off_centre)
         return nearest
     nearest = np.full(len(places), np.inf)
-    for place in places[done]:
-        nearest = np.minimum(nearest, np.sqrt(((places - place) ** 2).sum(axis=1)))
+    for row in places[done]:
+        nearest = np.minimum(nearest, np.sqrt(((places - row) ** 2).sum(axis=1)))
     nearest[done] = -1.0
     return nearest

@@ -93,7 +93,7 @@ class Shape(ValueRecord, dict=True):  # without slots: what is derived is kept
 
     @property
     def family(self) -> tuple[str, ...]:
-        """Return what kernels have in common whose times are alike where their sizes are."""
+        """Return what kernels have in common whose times are equal where their sizes are."""
         return self.op, self.sub_op, self.dtype, self.library, self.backend, self.load
 
     @property
@@ -218,7 +218,7 @@ def _is_shared(shape: Shape) -> bool:
     return shape.suite == "attention" and shape.size("q_heads") != shape.size("kv_heads")
 
 
-def shapes(suites: Sequence[str], reach: ProfileLimits) -> list[Shape]:
+def shapes(suites: Sequence[str], limits: ProfileLimits) -> list[Shape]:
     """Return the kernels of some suites (none: all) that a device can time. Raises InputError on an unknown suite.
 
     With `DESIGNED` among them, five of each family of the others.
@@ -234,34 +234,33 @@ def shapes(suites: Sequence[str], reach: ProfileLimits) -> list[Shape]:
     candidates: list[Shape] = []
     for name in [name for name in suites if name != DESIGNED] or SUITES:
         if name == "copies":
-            candidates += copies(gpu=reach.gpu)
+            candidates += copies(gpu=limits.gpu)
         elif name == "launch":
             candidates += launches()
         elif name == "collectives":
-            candidates += collectives(reach)
+            candidates += collectives(limits)
         else:
-            candidates += [shape for dtype in reach.peaks for shape in by_format[name](dtype, gpu=reach.gpu)]
-    held = [reach.named(shape) for shape in candidates if reach.holds(shape)]
-    return list(_designed(held, reach)) if DESIGNED in suites else held
+            candidates += [shape for dtype in limits.peaks for shape in by_format[name](dtype, gpu=limits.gpu)]
+    held = [limits.named(shape) for shape in candidates if limits.holds(shape)]
+    return list(_designed(held, limits)) if DESIGNED in suites else held
 
 
-def _designed(candidates: Sequence[Shape], reach: ProfileLimits) -> Iterator[Shape]:
+def _designed(candidates: Sequence[Shape], limits: ProfileLimits) -> Iterator[Shape]:
     """Yield the five kernels of each family that say most of its launch, its memory and its arithmetic.
 
     The shortest, and of the longer half the two with the fewest and the two with the most FLOP a byte: where few rows
-    move a lent fit, those like them move the most. Rows that are context for people are left out.
-    """
+    move a transferred fit, those like them move the most. Rows that are context for people are left out."""
     families: dict[tuple[str, ...], list[Shape]] = {}
     for shape in candidates:
         if not shape.secondary:
             families.setdefault(shape.family, []).append(shape)
     for own in families.values():
-        by_time = sorted(own, key=reach.least_time)
+        by_time = sorted(own, key=limits.least_time)
         longer = sorted(by_time[len(by_time) // 2 :], key=lambda shape: shape.flop / max(shape.traffic, 1.0))
         yield from dict.fromkeys((by_time[0], *longer[:2], *longer[-2:]))
 
 
-def sustained(reach: ProfileLimits) -> list[Shape]:
+def sustained(limits: ProfileLimits) -> list[Shape]:
     """Return loads of seconds that show the clock which a board holds under its power limit.
 
     Products by number format, of random numbers, of zeros, and of random numbers for half of the time; attention. A
@@ -273,7 +272,7 @@ def sustained(reach: ProfileLimits) -> list[Shape]:
             "sustained", "gemm", dtype, (("m", m), ("n", n), ("k", k)), backend=narrow.get(dtype, ""), load=load,
             secondary=True,
         )
-        for dtype in reach.peaks
+        for dtype in limits.peaks
         for m, n, k in _SUSTAINED
         for load in (SUSTAINED_LOADS if (m, dtype) == (_SUSTAINED[0][0], "bf16") else SUSTAINED_LOADS[:1])
     ]  # fmt: skip
@@ -283,12 +282,12 @@ def sustained(reach: ProfileLimits) -> list[Shape]:
             "sustained", "attention_prefill", "bf16", prompt, causal="1", backend=backend, load="random",
             secondary=True,
         )
-        for backend in (_SAME_WIDTH if reach.gpu else ("",))
+        for backend in (_SAME_WIDTH if limits.gpu else ("",))
     ]  # fmt: skip
     copy = (("m", 1), ("n", 2**28))
     loads.append(Shape("sustained", "elementwise", "fp32", copy, "copy", load="random", secondary=True))
-    fitting = [load for load in loads if load.dtype in (*reach.peaks, "fp32") and load.traffic <= reach.memory]
-    return [reach.named(load) for load in fitting]
+    fitting = [load for load in loads if load.dtype in (*limits.peaks, "fp32") and load.traffic <= limits.memory]
+    return [limits.named(load) for load in fitting]
 
 
 def copies(*, gpu: bool = True) -> list[Shape]:
@@ -319,14 +318,14 @@ def launches() -> list[Shape]:
     return [Shape("launch", "launch", "fp32", (("m", 1),), how, secondary=True) for how in ("eager", "cuda_graph")]
 
 
-def collectives(reach: ProfileLimits) -> list[Shape]:
+def collectives(limits: ProfileLimits) -> list[Shape]:
     """Return the messages of a group, none in a group of one."""
-    if reach.ranks < 2:
+    if limits.ranks < 2:
         return []
     return [
         Shape(
             "collectives", kind, "bf16",
-            (("bytes", size * reach.ranks), ("world_size", reach.ranks), ("gpus_per_node", reach.local)),
+            (("bytes", size * limits.ranks), ("world_size", limits.ranks), ("gpus_per_node", limits.local)),
         )
         for kind in _COLLECTIVES
         for size in _MESSAGES

@@ -14,7 +14,7 @@ _COLUMNS = ("devices", "nodes", "clusters", "frameworks", "models", "workloads")
 
 
 def show_doctor(document: Mapping[str, Any]) -> None:
-    """Print versions, extras, data folders, accelerator and the place of compiled code. document: that of `--json`."""
+    """Print versions, extras, data folders, accelerator and the folder of compiled code. document: that of `--json`."""
     _show_versions(document["versions"])
     _show_extras(document["extras"])
     _show_roots(document["data_roots"])
@@ -70,18 +70,18 @@ def _show_roots(roots: Sequence[Mapping[str, Any]]) -> None:
             show(f"{root['path']} hides files of the same name in later folders: {hidden}")
 
 
-def _show_accelerator(found: Mapping[str, Any] | None) -> None:
+def _show_accelerator(facts: Mapping[str, Any] | None) -> None:
     show("\naccelerator", "bold")
-    if found is None:
+    if facts is None:
         show("none: torch is needed to find one; pip install 'costmodel[profile]'")
         return
-    build = f"CUDA {found['cuda']}" if found["cuda"] else "no CUDA"
-    show(f"{found['name']}, {found['memory'] / _GIB:.1f} GiB; torch {found['torch']} built for {build}")
-    if found["kind"] == "cpu":
+    build = f"CUDA {facts['cuda']}" if facts["cuda"] else "no CUDA"
+    show(f"{facts['name']}, {facts['memory'] / _GIB:.1f} GiB; torch {facts['torch']} built for {build}")
+    if facts["kind"] == "cpu":
         show("torch finds no GPU: `costmodel profile` times this CPU")
         return
-    show(f"driver {found['driver'] or 'unknown (nvidia-smi does not run)'}")
-    file = found["device_file"]
+    show(f"driver {facts['driver'] or 'unknown (nvidia-smi does not run)'}")
+    file = facts["device_file"]
     show(f"described by devices/{file}" if file else "no device file describes it: `costmodel profile` writes one")
 
 

@@ -44,14 +44,14 @@ def drawn_line(workload: Workload, name: str, point: Point) -> str | None:
     if not (is_pass and assumed and point.fits) or point.routing is None or not is_even(point.routing):
         return None
     drawn = replace(scenario, routing=replace(scenario.routing, load=DRAWN))
-    even, found = (
+    even, uneven = (
         each[point.headline] for each in (point.metrics, evaluate(drawn, workload.calibration(scenario)).metrics(None))
     )
-    if even is None or found is None:
+    if even is None or uneven is None:
         return None
     return (
         f"even ranks are assumed; experts drawn at random for each token give {readable(point.headline)} "
-        f"{metric(point.headline, float(found))} ({float(found) / even - 1.0:+.1%}): "
+        f"{metric(point.headline, float(uneven))} ({float(uneven) / even - 1.0:+.1%}): "
         f"--set scenarios.{name}.routing.load={DRAWN}"
     )
 

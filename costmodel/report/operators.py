@@ -66,13 +66,13 @@ def show_explanations(explanations: Sequence[Explanation], line: Line | None, ar
     _show_line(line)
 
 
-def _show_list(found: Sequence[Explanation], argument: str) -> None:
+def _show_list(explanations: Sequence[Explanation], argument: str) -> None:
     """Print operators with the time of one run each."""
     rows = table("operator", ">one run", "bound", "basis", "equation")
-    for each in sorted(found, key=lambda each: -each.time):
+    for each in sorted(explanations, key=lambda each: -each.time):
         rows.add(each.name, quantity(each.time, "time"), each.bound, each.basis, f"{each.file}; {each.section}")
     show(rows)
-    show(f'next: costmodel explain {argument} --op "{max(found, key=lambda each: each.time).name}"', "dim")
+    show(f'next: costmodel explain {argument} --op "{max(explanations, key=lambda each: each.time).name}"', "dim")
 
 
 def _show_line(line: Line | None) -> None:

@@ -39,8 +39,8 @@ def show_accuracy(classes: Sequence[Accuracy]) -> None:
     for one in classes:
         rows.add(*one.cells())
     show(rows if classes else "no figure is unseen")
-    apart = sum(one.in_sample for one in classes)
-    show(f"{apart:,} in-sample figures of these classes count in no row", "dim")
+    in_sample = sum(one.in_sample for one in classes)
+    show(f"{in_sample:,} in-sample figures of these classes count in no row", "dim")
 
 
 def results_table(results: Sequence[Compared]) -> Table:

@@ -44,7 +44,7 @@ def show_exclusions(exclusions: Sequence[Exclusion]) -> None:
         return
     rows = table(">skipped", "operator", "reason", "rows")
     for group in exclusions:
-        places = ", ".join(_FOLDERS.sub("", place) for place in group.places)
+        places = ", ".join(_FOLDERS.sub("", path) for path in group.places)
         rows.add(f"{group.rows:,}", group.op, group.reason, places + (", …" if group.rows > len(group.places) else ""))
     show(rows)
 
@@ -87,7 +87,7 @@ def _show_errors(run: CalibrationRun) -> None:
 
 
 def show_use(run: CalibrationRun, output: Path) -> None:
-    """Print how a scenario comes to use a calibration file, and rows that move lent fits."""
+    """Print how a scenario comes to use a calibration file, and rows that move transferred fits."""
     file = run.outcome.evidence.file
     if run.anchors is not None:
         show(

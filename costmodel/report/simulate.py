@@ -118,11 +118,11 @@ def _show_quotes(point: Point) -> None:
 
 def _tails(percentiles: Mapping[str, Mapping[str, float]]) -> str:
     """Return the percentiles of the times of requests on a line."""
-    told = []
+    parts = []
     for name, each in percentiles.items():
         values = " / ".join(quantity(value, "time") for value in each.values())
-        told += [f"{TIMES_OF_REQUESTS.get(name, name)} {'/'.join(each)} {values}"] if each else []
-    return ", ".join(told)
+        parts += [f"{TIMES_OF_REQUESTS.get(name, name)} {'/'.join(each)} {values}"] if each else []
+    return ", ".join(parts)
 
 
 def _uneven_load(point: Point) -> str:
@@ -135,8 +135,7 @@ def _uneven_load(point: Point) -> str:
 def _show_bases(points: Mapping[str, Point]) -> None:
     """Print the share of the time by basis. Scenarios with the same shares are on one line.
 
-    A closed formula beside other scenarios is left out: its interval says that it is exact.
-    """
+    A closed formula besides other scenarios is left out: its interval says that it is exact."""
     bases: dict[str, list[str]] = {}
     formulas_only = all(point.phase == ExpertBound.phase for point in points.values())
     for name, point in points.items():
@@ -223,15 +222,15 @@ def _slo_line(workload: Workload, name: str, point: Point) -> str | None:
     plan = workload.scenario(name).plan
     if not isinstance(plan, Serving) or plan.slo is None or not point.percentiles:
         return None
-    told = []
+    parts = []
     for metric_name, limit in asdict(plan.slo).items():
         known = point.percentiles.get(metric_name)
         if limit is None or not known:
             continue
         kept = [key for key, value in known.items() if value <= limit]
         said = f"{kept[-1]} keeps it ({quantity(known[kept[-1]], 'time')})" if kept else "the median does not keep it"
-        told.append(f"{TIMES_OF_REQUESTS.get(metric_name, metric_name)} of {quantity(limit, 'time')}: {said}")
-    return f"slo: {'; '.join(told)}" if told else None
+        parts.append(f"{TIMES_OF_REQUESTS.get(metric_name, metric_name)} of {quantity(limit, 'time')}: {said}")
+    return f"slo: {'; '.join(parts)}" if parts else None
 
 
 def _energy_line(workload: Workload, name: str, point: Point) -> str | None:

@@ -19,17 +19,16 @@ COMMAND = "costmodel what-if"
 def show_worths(scenarios: Mapping[str, Sequence[Worth]]) -> None:
     """Print what each change saves of each scenario, the largest first. Apart, what is measured against another one.
 
-    What changes nothing, and what cannot be had and why, is told in a line each.
-    """
+    What changes nothing, and what cannot be had and why, is stated in a line each."""
     for scenario, rows in scenarios.items():
         own, *others = (
             sorted((row for row in rows if _shown(row) and row.base == base), key=lambda row: -(row.saved or 0.0))
             for base in ("scenario", "without", "another")
         )
         _show_own(scenario, own)
-        for found, heading in zip(others, _APART, strict=True):
-            if found:
-                _show_apart(f"{scenario}: {heading}", found)
+        for levers, heading in zip(others, _APART, strict=True):
+            if levers:
+                _show_apart(f"{scenario}: {heading}", levers)
         if any(row.saved is not None and row.ceiling is None for row in own):
             show("no ceiling: shorter steps leave fewer requests at once on a server, which shortens them again", "dim")
             if any(row.ratio is None for row in own):
@@ -84,7 +83,7 @@ def _show_apart(heading: str, rows: Sequence[Worth]) -> None:
 
 
 def _has_names(rows: Sequence[Worth]) -> bool:
-    """Tell whether changes have short names beside what they are."""
+    """Tell whether changes have short names besides what they are."""
     return any(row.name not in (None, row.term) for row in rows)
 
 

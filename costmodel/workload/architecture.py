@@ -162,7 +162,8 @@ class Architecture(Record):
     features: inputs are vectors instead of rows of a table, such as image patches; the head sees the last layer's
         tokens.
     streams: copies of the residual stream that hyper-connections mix around every mixer and FFN (1: a plain residual).
-    residual_block: layers of a block whose sum stays apart; attention over the blocks feeds every mixer and FFN (null:
+    residual_block: layers of a block whose sum is a stream of its own; attention over the blocks feeds every mixer and
+    FFN (null:
         a plain residual).
     layer_embedding: null without one.
     encoder: a tower for images or sound (null: none). It runs only for those.

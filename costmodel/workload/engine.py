@@ -36,7 +36,7 @@ class Scheduler(Record, kw_only=True):
 
     policy: order of waiting requests.
     overlapped: the host prepares the next step while one runs.
-    preemption: what becomes of the cache of a request that loses its place, `none`: it starts when there are blocks for
+    preemption: what becomes of the cache of a request that loses its seat, `none`: it starts when there are blocks for
     all its tokens.
     mixed: prompts run in steps that decode as well.
     look_steps: that only decode between two looks for new requests.
@@ -59,14 +59,15 @@ class Scheduler(Record, kw_only=True):
 
     @property
     def mixes(self) -> bool:
-        """Tell whether a step carries chunks of prompts beside decoding requests."""
+        """Tell whether a step carries chunks of prompts and decoding requests."""
         return self.mixed and self.token_budget is not None
 
 
 class EngineMemory(Record, kw_only=True):
     """What an engine takes of a device before its KV cache.
 
-    utilization: its share, of the `total` memory, of what is `free` beside weights and activations, or what weights and
+    utilization: its share, of the `total` memory, of what is `free` besides weights and activations, or what
+    weights and
         cache take of all (`static`); null: all but `reserve`.
     block: tokens of a block.
     process, rank: outside its allocator for every process, and in addition for one of several ranks [B].
@@ -133,12 +134,12 @@ class Engine(Record):
 
         Where capacity or ranks vary over a grid so do the limits, each point's those of its own rule.
         """
-        capacity, found = device.device_memory.visible_capacity, self.rules[-1]
+        capacity, room = device.device_memory.visible_capacity, self.rules[-1]
         for rule in reversed(self.rules[:-1]):
             if device.architecture not in rule.except_architectures:
                 holds = np.logical_and(capacity >= rule.from_capacity, tp >= rule.ranks)
-                found = self._either(holds, rule, found)
-        return found
+                room = self._either(holds, rule, room)
+        return room
 
     def _either(self, holds: Mask, rule: SchedulerRule, other: SchedulerRule) -> SchedulerRule:
         """Return the limits of a rule where it holds, of another one elsewhere."""
@@ -176,7 +177,7 @@ def padded_rows(sizes: Sequence[int], rows: Count) -> Count:
     if not sizes:
         return rows
     known = np.asarray(sizes, dtype=np.float64)
-    place = np.minimum(np.searchsorted(known, rows, side="left"), len(known) - 1)
-    found = known[place]
-    padded: Quantity = found if isinstance(rows, np.ndarray) else float(found)
+    index = np.minimum(np.searchsorted(known, rows, side="left"), len(known) - 1)
+    size = known[index]
+    padded: Quantity = size if isinstance(rows, np.ndarray) else float(size)
     return where(rows <= known[-1], padded, rows)

@@ -27,7 +27,7 @@ class ExpertLoad(Record, kw_only=True):
     rows_std: standard deviation of the rows of an active expert.
     dropped: share of the token copies that exceed the capacity.
     padded: buffers are sent full.
-    popularity: null where experts are alike.
+    popularity: null where experts are equal.
     """
 
     rows: Count
@@ -50,7 +50,7 @@ def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
 
         local_experts    (E + r)/R
         rows             load * T*k
-        active_experts   local_experts * (1 - (1 - k/(E+r))^(load*n)), at least one, where experts are alike
+        active_experts   local_experts * (1 - (1 - k/(E+r))^(load*n)), at least one, where experts are equal
         rows_std         `_stated_spread` where `expert_load` states the load; zero where it is balanced
 
     With a share of the experts off, the most loaded rank has none off: its load is 1/(1 - off) of that.

@@ -20,4 +20,4 @@ class ExpertProgram(ValueRecord):
     unfused: bool = False
 
 
-GROUPED = ExpertProgram()  # one grouped GEMM for all experts of a rank, nothing beside it
+GROUPED = ExpertProgram()  # one grouped GEMM for all experts of a rank, nothing next to it

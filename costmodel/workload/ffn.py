@@ -377,10 +377,10 @@ def _routes_shared_expert(context: Context, ffn: MoeFfn) -> bool:
     """
     alone = all(is_single(size) and size == 1.0 for size in (ffn.shared, context.parallel.ep))
     alone = alone and context.parallel.expert_pool is None
-    alike = ffn.shared_intermediate is None and not ffn.shared_gate and ffn.latent is None
+    same_shape = ffn.shared_intermediate is None and not ffn.shared_gate and ffn.latent is None
     formats = [(each.linear, each.weights) for each in map(context.precision.part, ("experts", "shared_experts"))]
     enabled = context.framework.routed_shared_expert and context.phase != "training"
-    return enabled and alone and alike and formats[0] == formats[1] and not context.offload.hosts_experts
+    return enabled and alone and same_shape and formats[0] == formats[1] and not context.offload.hosts_experts
 
 
 def _with_shared_expert(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[MoeFfn, ExpertLoad]:

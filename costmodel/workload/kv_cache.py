@@ -38,7 +38,7 @@ def cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Byte
 
     MHA/GQA: G*(q + v)*e per token within its pattern, split over tp down to one head.
     MLA: (c + r)*e within its widest pattern, shared by all heads and never split. Compressed attention: h*e for each
-    token of the window and each pooled entry, never split. An indexer's keys beside them, whole on every rank. Other
+    token of the window and each pooled entry, never split. An indexer's keys besides them, whole on every rank. Other
     mixers, and attention without a cache: nothing. element: one cached element, scales included [B].
     """
     if isinstance(mixer, Mla):

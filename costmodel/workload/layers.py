@@ -159,8 +159,7 @@ def _add_plain_block(builder: WorkBuilder, context: Context, layer: Layer) -> No
 def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str) -> None:
     """Add mixer or FFN with the norms around it: x + F(N(x)), x + N(F(x)), or x + N(F(N(x))).
 
-    Hyper-connections take the place of the residual sum: they join the streams before the norm, and mix them after.
-    """
+    Hyper-connections replace the residual sum: they join the streams before the norm, and mix them after."""
     hidden, rows = context.architecture.hidden, context.residual_tokens
     if context.architecture.residual_block is not None:
         add_block_attention(builder, context, name)
@@ -256,7 +255,7 @@ _ADD: Mapping[type, Callable[[WorkBuilder, Context, Any], None]] = {
 
 
 def _add_plain_projection(builder: WorkBuilder, context: Context) -> None:
-    """Add a d x d matrix in place of attention. Parameters: d^2."""
+    """Add a d x d matrix instead of attention. Parameters: d^2."""
     width = context.architecture.hidden
     projection = Linear(
         "plain projection", operator="output_projection", producer="norm", rows=context.tokens, inputs=width,
@@ -411,7 +410,7 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, ti
 
 
 def _loss_tensors(context: Context) -> Count:
-    """Return how many FP32 tensors of logits the loss's backward pass holds beside the logarithms that were kept.
+    """Return how many FP32 tensors of logits the loss's backward pass holds besides the logarithms that were kept.
 
     Of PyTorch's own kernels a gradient filled with zeros, and its own. With a vocabulary split by DTensor the zeros,
     exponentials and their sum [PyTorch, nn/functional.py; distributed/tensor/parallel/loss.py,

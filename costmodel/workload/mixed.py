@@ -144,7 +144,7 @@ def label_operators(work: LayerWork, label: str) -> LayerWork:
     def labelled(operators: Iterable[_OperatorT]) -> tuple[_OperatorT, ...]:
         return tuple(replace(operator, name=f"{label}: {operator.name}") for operator in operators)
 
-    elsewhere = {f"{label}: {name}": place for name, place in work.elsewhere.items()}
+    elsewhere = {f"{label}: {name}": stream for name, stream in work.elsewhere.items()}
     return replace(
         work, forward=labelled(work.forward), host_transfers=labelled(work.host_transfers), elsewhere=elsewhere
     )

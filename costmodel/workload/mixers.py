@@ -128,7 +128,7 @@ class Attention(Record):
     kv_source: keys and values are those of another sequence, or of fewer tokens (null: of every token).
     conv_taps: taps of depth-wise convolutions of queries, keys and values (0: none).
     score: `dot`; `relative`: a second product, of queries and projected positions [Transformer-XL, arXiv 1901.02860];
-        `phase`: a cosine for every pair and two elements of a key (a phase beside each amplitude).
+        `phase`: a cosine for every pair and two elements of a key (each amplitude has a phase).
     output_activation: an activation before the output projection.
     """
 
@@ -200,7 +200,7 @@ class Attention(Record):
         return sum_of(group.share * group.pattern.held_keys(kv_len) for group in self.head_groups)
 
     def foreign_keys(self, kv_len: Count) -> Count:
-        """Return the keys that a pass projects beside the sequence's own, in whichever heads has the most."""
+        """Return the keys that a pass projects besides the sequence's own, in whichever heads has the most."""
         return maximum(0.0, *(group.pattern.foreign_keys(kv_len) for group in self.head_groups))
 
     @property
@@ -230,7 +230,7 @@ class Mla(Record, kw_only=True):
     """Multi-head latent attention: keys and values are cached as one latent of `kv_lora + rope_dim` per token.
 
     q_lora is null where queries have no low-rank projection (DeepSeek-V2-Lite).
-    rotary: the `rope_dim` part is rotated. Without it all positions are alike (Kimi Linear).
+    rotary: the `rope_dim` part is rotated. Without it all positions are equal (Kimi Linear).
     output_gate: a sigmoid of the layer's input scales each element of the result, d x H*v.
     head_groups: groups of heads with the patterns of their keys. Latents are those that any group attends to.
     indexer: selects the latents of each query (null: those of the head groups' patterns).
@@ -474,7 +474,7 @@ class MilPool(Record):
 
 
 class PlainProjection(Record):
-    """One d x d matrix in place of attention: tokens do not mix [Puzzle, arXiv 2411.19146]."""
+    """One d x d matrix instead of attention: tokens do not mix [Puzzle, arXiv 2411.19146]."""
 
 
 class NoMixer(Record):

@@ -384,7 +384,7 @@ class HostTime(Record):
     sequence_seconds: Seconds
     sequences: Count
     family: str = "host_time"
-    variant: ClassVar[str] = ""  # the framework tells programs apart
+    variant: ClassVar[str] = ""  # the framework distinguishes programs
 
     @property
     def seconds(self) -> Seconds:

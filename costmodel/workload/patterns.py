@@ -59,7 +59,7 @@ class Pattern(Record):
         return kv_len
 
     def foreign_keys(self, kv_len: Count) -> Count:
-        """Return the keys that a pass projects beside those of the sequence's own tokens."""
+        """Return the keys that a pass projects besides those of the sequence's own tokens."""
         return 0.0
 
     def cached_tokens(self, tokens: Count) -> Count:

@@ -24,7 +24,7 @@ class Placement(ValueRecord):
 class Sharding(Record):
     """How ranks that hold the same parameters reduce gradients and gather weights. Null: as the ZeRO stage implies.
 
-    overlap: layer by layer, beside computation (null: in stage 3 only).
+    overlap: layer by layer, during computation (null: in stage 3 only).
     reduce: gradients after every `micro_batch` or once a `step` (null: every micro-batch from stage 2 on, where no rank
     has room for all of them).
     keep_gathered: weights of stage 3 stay from the forward to the backward pass.
@@ -59,7 +59,7 @@ class Training(Record):
 
     @property
     def overlaps_communication(self) -> bool:
-        """Tell whether gathers and reductions run beside computation."""
+        """Tell whether gathers and reductions run during computation."""
         return self.zero == 3 if self.sharding.overlap is None else self.sharding.overlap
 
     @property
@@ -69,7 +69,7 @@ class Training(Record):
 
     @property
     def has_async_reduce(self) -> bool:
-        """Tell whether reductions of a pass run on beside those that follow it: those of stage 2, where they overlap.
+        """Tell whether reductions of a pass run on during those that follow it: those of stage 2, where they overlap.
 
         Its weights stay whole until the step ends, and what keeps them so does not wait for reductions in between
         [PyTorch, FSDPModule.set_is_last_backward]. With stage 3 every backward pass ends with a wait for its own

@@ -31,7 +31,7 @@ LEARNED = "lognormal"  # that of a trained router
 
 
 class RoutingLaw(ValueRecord):
-    """How tokens choose experts, apart from sizes.
+    """How tokens choose experts, whatever the sizes.
 
     load: `uniform`, `zipf`, `lognormal` or `counts`.
     counts: tokens of each expert.
@@ -78,7 +78,7 @@ def expert_probabilities(law: RoutingLaw, experts: int, skew: float) -> Array:
 def _normal_quantiles(count: int) -> Array:
     """Return as many quantiles of the standard normal distribution as lie in the middle of equal shares, descending."""
     normal = NormalDist()
-    return np.array([normal.inv_cdf((count - 0.5 - place) / count) for place in range(count)])
+    return np.array([normal.inv_cdf((count - 0.5 - index) / count) for index in range(count)])
 
 
 def _van_der_corput(count: int) -> Array:
@@ -195,9 +195,8 @@ class Popularity(Record, kw_only=True):
     def most_loaded_target(self, targets: Count, probability: Quantity) -> Quantity:
         """Return the distinct tokens that reach the most loaded of `targets` (nodes or ranks), over the mean.
 
-        probability: that a token reaches one of them if experts are alike. Unequal ones share the exponent that makes
-        1 - prod(1-p)^exponent right for equal p.
-        """
+        probability: that a token reaches one of them if experts are equal. Unequal ones share the exponent that makes 1
+        - prod(1-p)^exponent right for equal p."""
         (load,) = _by_layout(_most_loaded_target, self.law, (*self._layout, targets), (self.tokens, probability), 1)
         return load
 
@@ -262,7 +261,7 @@ def _by_layout(
         return list(_at_one_point(function, law, tuple(map(float, layout)), tuple(map(float, sizes))))
     shape = np.broadcast_shapes(*(np.shape(value) for value in (*layout, *sizes)))
     columns = [np.broadcast_to(np.asarray(value, np.float64), shape).reshape(-1) for value in (*layout, *sizes)]
-    first, place = distinct_rows(columns)
+    first, index = distinct_rows(columns)
     rows = [column[first] for column in columns]
     keys, points = rows[: len(layout)], rows[len(layout) :]
     first_of, member = distinct_rows(keys)
@@ -270,7 +269,7 @@ def _by_layout(
     for number, at in enumerate(first_of.tolist()):
         chosen = np.flatnonzero(member == number)
         results[:, chosen] = function(law, tuple(float(key[at]) for key in keys), *(value[chosen] for value in points))
-    return [row[place].reshape(shape) for row in results]
+    return [row[index].reshape(shape) for row in results]
 
 
 @lru_cache(maxsize=4096)

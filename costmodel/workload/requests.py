@@ -143,7 +143,7 @@ class Replicas(Record, kw_only=True):
     routing: `round_robin`, `random`, `least_loaded` (fewest requests), `power_of_two` (the less loaded of two drawn) or
         `prefix` (the longest cached prefix, unless that engine has many more requests than the least loaded one).
     signal_delay: the router learns loads and caches at this interval [s]. 0: always.
-    max_waiting: an engine with so many waiting requests turns others away, null: none; failures: of engines, stated;
+    max_waiting: an engine with so many waiting requests rejects others, null: none; failures: of engines, stated;
         breakdowns: at random, null: none; autoscale: null: `count` engines serve all the time.
     prefill: of all engines so many compute prompts only, and the others decode; transfer: of the prompts' caches, null:
         over the NICs of the engine's devices.

@@ -188,7 +188,7 @@ class Routing(Record):
 
     load: `balanced` (all ranks equal), `uniform` (experts alike), `zipf` (popularity r^-exponent), `lognormal` (its
         logarithm's deviation is `spread`) or `counts` (measured tokens of each expert).
-    redundant: replicas beside the experts; placement: `sequential` or `balanced` (null: balanced with replicas);
+    redundant: replicas besides the experts; placement: `sequential` or `balanced` (null: balanced with replicas);
         capacity: room of an expert over its mean share (null: no token is dropped).
     """
 
@@ -299,7 +299,7 @@ class Framework(Record):
     launch: time of an empty kernel on a stream [s].
     reserve: device memory that the context and libraries keep [B].
     implementations: operator family or `family/variant` -> kernel libraries. The first that the device has is used.
-    moe_comm_slowdown: slowdown of kernels that overlap an expert all-to-all of whole chunks, beside their loss of
+    moe_comm_slowdown: slowdown of kernels that overlap an expert all-to-all of whole chunks, besides their loss of
         processors.
     dp_comm_slowdown: slowdown of kernels that overlap a gather or reduction of data-parallel ranks.
     sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
@@ -380,11 +380,10 @@ class Framework(Record):
     experts: ExpertProgram = GROUPED
 
     def comm_slowdown(self, communication: Communication) -> Quantity:
-        """Return the slowdown of kernels beside exchanges of whole chunks (`normal` mode). One in low-latency mode.
+        """Return the slowdown of kernels during exchanges of whole chunks (`normal` mode). One in low-latency mode.
 
-        The kernels' loss of processors is priced apart. What remains is made of the exchange's traffic through memory
-        and L2 and of its power, which stay when a unit other than the processors moves the same bytes.
-        """
+        The kernels' loss of processors is priced separately. What remains is made of the exchange's traffic through
+        memory and L2 and of its power, which stay when a unit other than the processors moves the same bytes."""
         return self.moe_comm_slowdown if communication.mode == "normal" else 1.0
 
     @property

@@ -22,7 +22,7 @@ class ShardGroups(Record):
 
 
 class LayerTransfers(Record):
-    """What one kind of layer moves for a rank, apart from its own work.
+    """What one kind of layer moves for a rank, except for its own work.
 
     weights_in: from the host.
     gather: weights from other ranks, before a pass.

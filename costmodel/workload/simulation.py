@@ -1,4 +1,4 @@
-"""What the event engine is told beside a scenario: noise, disturbances, what shares what, checkpoints."""
+"""What the event engine needs besides a scenario: noise, disturbances, what shares what, checkpoints."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Simulation(Record):
 
     @property
     def ranks_differ(self) -> bool:
-        """Tell whether ranks that are alike come to differ."""
+        """Tell whether ranks that are equal come to differ."""
         return self.jitter > 0 or self.draws_experts or any(each.rank is not None for each in self.slowdowns)
 
     @property

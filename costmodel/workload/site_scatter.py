@@ -27,9 +27,9 @@ class SiteScatter(Record, kw_only=True):
     """How alike the errors of runs are: r = log(measured / predicted step time), over the deviation of each.
 
     site: share of the variance that all runs of one framework on one cluster have in common.
-    alike: share that runs have in common the more, the more alike they are. The rest is a run's own.
+    alike: share that runs have in common the more, the more similar they are. The rest is a run's own.
     repeat: standard deviation of log time between repetitions of one run.
-    length: distance in size at which runs are hardly alike, in factors of e.
+    length: distance in size at which runs are hardly similar, in factors of e.
     kinds: distance between runs of other number formats or recomputation, in lengths.
     """
 
@@ -44,14 +44,14 @@ class SiteScatter(Record, kw_only=True):
         """Return the share of the variance that a run has in common with none but itself."""
         return 1.0 - self.site - self.alike
 
-    def correlation(self, apart: Apart) -> Array:
+    def correlation(self, separation: Apart) -> Array:
         """Return the correlation of r between runs.
 
         c = site + alike * exp(-(sizes / length^2 + kinds^2 [other kinds]) / 2) + own [the same run]
         """
-        distance = apart.sizes / self.length**2 + self.kinds**2 * apart.kinds
+        distance = separation.sizes / self.length**2 + self.kinds**2 * separation.kinds
         alike: Array = np.exp(-0.5 * np.asarray(distance))
-        return self.site + self.alike * alike + self.own * np.asarray(apart.same)
+        return self.site + self.alike * alike + self.own * np.asarray(separation.same)
 
     def posterior(
         self, residuals: Sequence[float], deviations: Sequence[float], among: Array, between: Sequence[Array]

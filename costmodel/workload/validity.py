@@ -25,8 +25,8 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     """Yield every condition that the scenario's layout has to meet."""
     plan, parallel = scenario.plan, scenario.parallel
     if isinstance(plan, ExpertBound):
-        told = "the bound on the exchange of experts knows no host"
-        yield Rule("offload", not scenario.offload.is_used, told, "remove it, or change the phase")
+        reason = "the bound on the exchange of experts knows no host"
+        yield Rule("offload", not scenario.offload.is_used, reason, "remove it, or change the phase")
         yield from _bound_rules(scenario)
         return
     if isinstance(plan, Disaggregated):
@@ -105,8 +105,8 @@ def _expert_pool_rules(scenario: Scenario) -> Iterator[Rule]:
     yield Rule(
         "parallel.expert_tensor", parallel.expert_tensor is None, "experts of a pool are whole", "leave it out"
     )  # fmt: skip
-    told = "experts of a pool are in the memory of its devices"
-    yield Rule("offload", not scenario.offload.is_used, told, "remove it, or the pool")
+    reason = "experts of a pool are in the memory of its devices"
+    yield Rule("offload", not scenario.offload.is_used, reason, "remove it, or the pool")
 
 
 def _simulation_rules(scenario: Scenario) -> Iterator[Rule]:
@@ -132,13 +132,13 @@ def _simulation_rules(scenario: Scenario) -> Iterator[Rule]:
 def _bound_rules(scenario: Scenario) -> Iterator[Rule]:
     """Yield what the bound on the exchange of experts does not know: it counts bytes that leave a device."""
     plan = scenario.communication
-    told = "the bound counts the copies that leave a device as `sends` states them"
+    reason = "the bound counts the copies that leave a device as `sends` states them"
     yield Rule(
-        "communication.in_network", not plan.replicates_and_reduces, told, "set `sends` to 1, or change the phase"
+        "communication.in_network", not plan.replicates_and_reduces, reason, "set `sends` to 1, or change the phase"
     )
-    told = "in the bound nothing takes time but bytes on the wire"
+    reason = "in the bound nothing takes time but bytes on the wire"
     unused = plan.codec == 0
-    yield Rule("communication.codec", unused, told, "remove it, or change the phase")
+    yield Rule("communication.codec", unused, reason, "remove it, or change the phase")
 
 
 def _formats(precision: Precision) -> list[str]:
@@ -355,8 +355,8 @@ def _pool_rules(scenario: Scenario, plan: Disaggregated) -> Iterator[Rule]:
         for rule in rules(scenario.of_pool(pool)):
             own = "" if rule.field.startswith(("speculative", "routing")) else f"{name}."
             yield replace(rule, field=f"{own}{rule.field}")
-        told = "pools of prompts and of decoding hold their experts themselves"
-        yield Rule(f"{name}.parallel.expert_pool", pool.parallel.expert_pool is None, told, "remove it")
+        reason = "pools of prompts and of decoding hold their experts themselves"
+        yield Rule(f"{name}.parallel.expert_pool", pool.parallel.expert_pool is None, reason, "remove it")
     taken, cluster = scenario.devices, scenario.cluster.devices
     yield Rule(
         "cluster",

@@ -1,4 +1,4 @@
-"""Which kernels of a family run an operator: those of a number format and what sets them apart, or those of a kind."""
+"""Which kernels of a family run an operator: those of a number format with their marks, or those of a kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ENDINGS = {
 
 
 class Variant(ValueRecord):
-    """Kernels of a family that are measured and fitted apart. In files the text that `str` gives.
+    """Kernels of a family that are measured and fitted separately. In files the text that `str` gives.
 
     kind: number format, kind of element-wise kernel or kind of collective.
     blank: the family as a whole.
@@ -32,16 +32,16 @@ class Variant(ValueRecord):
     @staticmethod
     def parse(text: str) -> Variant:
         """Return the variant that a file names."""
-        found: dict[str, bool] = {}
+        flags: dict[str, bool] = {}
         for name, ending in reversed(_ENDINGS.items()):
-            found[name] = text.endswith(ending)
+            flags[name] = text.endswith(ending)
             text = text.removesuffix(ending)
-        return Variant(text, **found)
+        return Variant(text, **flags)
 
     def __str__(self) -> str:
         return self.kind + "".join(ending for name, ending in _ENDINGS.items() if getattr(self, name))
 
     @property
     def base(self) -> Variant:
-        """Return the variant of the same format without what sets its kernels apart."""
+        """Return the variant of the same format without what distinguishes its kernels."""
         return replace(self, masked=False, is_wgrad=False, quantized_kv=False, microscaled=False)

@@ -22,8 +22,7 @@ _WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say gzip
 def read_bytes(path: Path, shown: str, most: int = MOST_BYTES) -> bytes:
     """Return the content of a file, decompressed where it is gzip.
 
-    Raises MeasurementError where it is missing, cannot be read, is cut off, or has more than `most` bytes.
-    """
+    Raises MeasurementError where it is missing, cannot be read, is truncated, or has more than `most` bytes."""
     try:
         with open_regular(path) as file:
             data = file.read(most + 1)
@@ -41,8 +40,8 @@ def read_bytes(path: Path, shown: str, most: int = MOST_BYTES) -> bytes:
 def _inflate(data: bytes, shown: str, most: int) -> bytes:
     """Return what gzip members hold, part by part, so that no more than the limit is ever in memory."""
     parts: list[bytes] = []
-    size = place = members = 0
-    while data.startswith(_GZIP, place):
+    size = offset = members = 0
+    while data.startswith(_GZIP, offset):
         members += 1
         if members > MOST_MEMBERS:
             raise _problem(shown, f"has more than {MOST_MEMBERS:,} gzip members", "compress it again, as one")
@@ -50,8 +49,8 @@ def _inflate(data: bytes, shown: str, most: int) -> bytes:
         rest = b""
         while not member.eof:
             if not rest:
-                rest = data[place : place + _PIECE]
-                place += len(rest)
+                rest = data[offset : offset + _PIECE]
+                offset += len(rest)
             ended = not rest
             try:
                 part = member.decompress(rest, _PART)
@@ -64,7 +63,7 @@ def _inflate(data: bytes, shown: str, most: int) -> bytes:
             if ended and not part and not member.eof:
                 raise _problem(shown, "is cut off: its gzip stream has no end", "copy it again")
             parts.append(part)
-        place -= len(member.unused_data)
+        offset -= len(member.unused_data)
     return b"".join(parts)
 
 
@@ -73,9 +72,9 @@ def parse_json(text: str, shown: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        place = Location(shown, error.lineno, error.colno)
+        location = Location(shown, error.lineno, error.colno)
         raise MeasurementError(
-            [Problem(place, "", f"is no valid JSON: {error.msg}", "complete the file: it may be cut off")]
+            [Problem(location, "", f"is no valid JSON: {error.msg}", "complete the file: it may be cut off")]
         ) from None
     except (RecursionError, ValueError) as error:
         raise _problem(shown, f"is no readable JSON: {error}", "") from None

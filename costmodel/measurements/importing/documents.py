@@ -1,4 +1,4 @@
-"""What documents of other tools have to look like to be read. What they hold beside that is nobody's business here."""
+"""What documents of other tools have to look like to be read. What they hold besides that is nobody's business here."""
 
 from __future__ import annotations
 

@@ -43,11 +43,11 @@ def rows(document: Mapping[str, Any], shown: str) -> list[Row]:
     MeasurementError where the trace has no shapes or no operator that the schema has.
     """
     events = [
-        checked(Event, event, shown, f"traceEvents[{place}]") for place, event in enumerate(document["traceEvents"])
+        checked(Event, event, shown, f"traceEvents[{index}]") for index, event in enumerate(document["traceEvents"])
     ]
     timed = [
-        Work(event, checked(Arguments, event.args, shown, f"traceEvents[{place}].args"))
-        for place, event in enumerate(events)
+        Work(event, checked(Arguments, event.args, shown, f"traceEvents[{index}].args"))
+        for index, event in enumerate(events)
         if event.ph == "X" and event.cat in _KNOWN and event.args is not None
     ]
     launched = _launched(timed)
@@ -60,8 +60,8 @@ def rows(document: Mapping[str, Any], shown: str) -> list[Row]:
     if not known:
         raise _problem(shown, "has no product, attention or message with its shape", _HINT)
     return [
-        (place, {**dict(row), "time_us": f"{statistics.median(times):.6g}", "repeats": str(len(times))})
-        for place, (row, times) in enumerate(known.items(), start=1)
+        (index, {**dict(row), "time_us": f"{statistics.median(times):.6g}", "repeats": str(len(times))})
+        for index, (row, times) in enumerate(known.items(), start=1)
     ]
 
 
@@ -97,7 +97,7 @@ def _devices(document: Mapping[str, Any], shown: str) -> list[str]:
     properties = document.get("deviceProperties")
     listed = properties if isinstance(properties, list) else []
     return [
-        checked(DeviceProperties, each, shown, f"deviceProperties[{place}]").name for place, each in enumerate(listed)
+        checked(DeviceProperties, each, shown, f"deviceProperties[{index}]").name for index, each in enumerate(listed)
     ]
 
 
@@ -130,10 +130,10 @@ def _described(sizes_of: Sizing, args: Arguments) -> Sizes | None:
         return None
     tensors = [size for size in args.dims if isinstance(size, list) and size and all(isinstance(x, int) for x in size)]
     known = [_TYPES[kind] for kind in args.types if isinstance(kind, str) and kind in _TYPES]
-    found = sizes_of(tensors, args.concrete or [])
-    if found is None or not known or "0" in (value for name, value in found.items() if name != "causal"):
+    sizes = sizes_of(tensors, args.concrete or [])
+    if sizes is None or not known or "0" in (value for name, value in sizes.items() if name != "causal"):
         return None
-    return {"op": found.pop("op"), "dtype_in": known[0], **found}
+    return {"op": sizes.pop("op"), "dtype_in": known[0], **sizes}
 
 
 def _device_of(work: Sequence[Work], devices: Sequence[str]) -> str:
@@ -177,8 +177,8 @@ def _addmm(tensors: list[list[int]], _: Sequence[Any]) -> Sizes | None:
 def _bmm(tensors: list[list[int]], _: Sequence[Any]) -> Sizes | None:
     if len(tensors) < 2 or any(len(size) != 3 for size in tensors[:2]):
         return None
-    found = _gemm(tensors[0][1:], tensors[1][1:])
-    return None if found is None else found | {"op": "bmm", "batch": str(tensors[0][0])}
+    sizes = _gemm(tensors[0][1:], tensors[1][1:])
+    return None if sizes is None else sizes | {"op": "bmm", "batch": str(tensors[0][0])}
 
 
 def _attention(causal_at: int, first: int = 0, op: str = "") -> Sizing:

@@ -76,16 +76,16 @@ def rows_of_report(document: Mapping[str, Any], shown: str) -> list[Row]:
         raise _problem(shown, None, "config.devices names fewer than two ranks", "write the report of a group of ranks")
     arguments = " ".join(map(str, report.args))
     rows: list[Row] = []
-    for place, result in enumerate(report.results):
+    for index, result in enumerate(report.results):
         times = result.out_of_place or result.in_place or NcclTimes()
         microseconds = times.cpu_time if times.time is None else times.time
         if microseconds is None:
-            raise _problem(shown, None, f"results[{place}] states no time", "the file may be cut off")
+            raise _problem(shown, None, f"results[{index}] states no time", "the file may be cut off")
         named = _TEST.search(result.experiment_name) or _TEST.search(arguments)
         operation = _operation(named, result.redop, shown, None)
         if result.size > 0 and microseconds > 0:
             version = str(report.nccl_version)
-            rows.append((place + 1, _row(operation, result.type, result.size, microseconds, hosts, version)))
+            rows.append((index + 1, _row(operation, result.type, result.size, microseconds, hosts, version)))
     if not rows:
         raise _problem(shown, None, "holds no result", "the run may have stopped before its first size")
     return rows

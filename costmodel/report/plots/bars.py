@@ -11,7 +11,7 @@ from costmodel.records import ValueRecord
 from costmodel.report.style import BLACK, BLUE, WIDTH, add_tooltip, display_name, linear_axis
 from costmodel.report.text import interval, metric
 
-LONGEST_LABEL = 44  # characters of a line beside a bar
+LONGEST_LABEL = 44  # characters of a line next to a bar
 ROOM, NOTE_ROOM = 1.34, 0.045  # end of the axis in lengths of the longest bar, and more per character of a note
 WHOLE = 1.15  # end of an axis of shares
 

@@ -128,7 +128,7 @@ def _has_interval(row: Compared) -> bool:
 
 
 def _label(axis: Axis, what: str, kind: str, ends: tuple[float, float]) -> None:
-    """Label an axis: short units at the ticks, long ones beside the name."""
+    """Label an axis: short units at the ticks, long ones next to the name."""
     dimension = kind if kind in LONG_UNITS or kind == "time" else "ratio" if kind == "share" else "count"
     log_axis(axis, what, dimension, ends)
     if dimension in LONG_UNITS:

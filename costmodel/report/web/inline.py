@@ -15,7 +15,7 @@ from costmodel.report.web.markup import download, html_table, text
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 _DROPPED = {"metadata", "style"}  # the page has its own style
 MOST_ROWS = 500  # of a table on the page; its CSV has them all
-MOST_DATA = 1_000_000  # bytes of CSV that a page embeds; further files are beside it
+MOST_DATA = 1_000_000  # bytes of CSV that a page embeds; further files are next to it
 
 
 class EmbeddedPlot(MutableRecord):

@@ -74,10 +74,10 @@ def _scenario(
 
 def _prices(scenario: ScenarioResult) -> Iterator[str]:
     """Yield the prices that costs rest on, with their kinds, dates and sources."""
-    told = [] if scenario.hardware is None else [scenario.hardware.model_dump()]
+    models = [] if scenario.hardware is None else [scenario.hardware.model_dump()]
     for of, name in (("rental", "cost_rate"), ("purchase", "capital_cost")):
         if scenario.metrics.get(name) is not None:
-            yield from (f"{of} price: {one}" for one in quotes(told, of))
+            yield from (f"{of} price: {one}" for one in quotes(models, of))
 
 
 def _basis(scenario: ScenarioResult) -> str:

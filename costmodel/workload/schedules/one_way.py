@@ -53,7 +53,7 @@ def interleaved(pp: int, virtual: int, micro_batches: int) -> Schedule:
 def combined(pp: int, virtual: int, micro_batches: int) -> Schedule:
     """Return combined 1F1B: interleaved 1F1B whose pairs of passes overlap, after one more forward pass of warm-up.
 
-    The exchanges of experts of either pass run beside the other one's kernels. Source: Megatron Core Developer Guide,
+    The exchanges of experts of either pass run during the other one's kernels. Source: Megatron Core Developer Guide,
     Combined 1F1B: Expert-Parallel All-to-All Overlap (`--overlap-moe-expert-parallel-comm`).
     """
     ranks = []

@@ -95,13 +95,13 @@ def _neighbours(
     made[stage[passing], micro_batch[passing]] = passing
     taking = passing[np.isin(np.array(source)[stage[passing]], np.arange(len(source)))]
     before, number = np.array(source)[stage[taking]], micro_batch[taking]
-    found = made[before, number]
-    mirrored = found == NONE
-    found[mirrored] = made[before[mirrored], (number[mirrored] + micro_batches // 2) % micro_batches]
-    if (found == NONE).any():
-        lost = taking[found == NONE][0]
+    producer = made[before, number]
+    mirrored = producer == NONE
+    producer[mirrored] = made[before[mirrored], (number[mirrored] + micro_batches // 2) % micro_batches]
+    if (producer == NONE).any():
+        lost = taking[producer == NONE][0]
         raise ValueError(f"no rank makes what stage {stage[lost]} takes for micro-batch {micro_batch[lost]}")
     needed, linked = np.full(len(rank), NONE), np.zeros(len(rank), dtype=bool)
-    needed[taking] = found
-    linked[taking] = mirrored | (rank[found] != rank[taking])
+    needed[taking] = producer
+    linked[taking] = mirrored | (rank[producer] != rank[taking])
     return needed, linked

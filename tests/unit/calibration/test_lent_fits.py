@@ -40,7 +40,7 @@ def test_the_nearest_device_of_another_die_lends_the_named_kernels_and_the_prior
     assert (answer.source, answer.role) == ("calibrations/h200-sxm/cublas-sglang", "named by the framework")
     fit = fits["gemm/bf16"]
     assert fit.basis == "transferred"
-    assert 0.0 < fit.away < fit.error
+    assert 0.0 < fit.transfer_error < fit.error
     joined = fit.at(PRODUCT)
     assert isinstance(joined, JoinedFit)
     assert {part.source for part in joined.parts} >= {answer.source, "calibrations/prior"}
@@ -94,7 +94,7 @@ def test_fits_of_another_balance_are_joined_at_any_shape_and_those_of_the_die_ar
     assert isinstance(joined, JoinedFit)
     assert "calibrations/prior" in joined.sources
     key = "grouped_gemm_weight_only/bf16"  # of H100's or H200's either way
-    assert h20[key].away > h800[key].away == 0.0
+    assert h20[key].transfer_error > h800[key].transfer_error == 0.0
     assert h800[key].error > 0.0
 
 
@@ -149,10 +149,10 @@ def test_a_kernel_that_the_die_lacks_is_stood_in_for(family, variant, kernel, le
     choice = Chooser("h100-sxm", (), frozenset({"h100-sxm"})).choose(family, variant, kernel)
     assert choice.why == f"{lender} (fit of b200-sxm) stands in for kernel {kernel.kernel}"
     fit = choice.calibration.families[f"{family}/{variant}"]
-    assert fit.away > 0.0
-    rivals = {rival.source.removeprefix("calibrations/") for rival in fit.rivals()}
-    assert rivals >= others
-    assert "h200-sxm/mla-sglang" in others or "h200-sxm/mla-sglang" not in rivals
+    assert fit.transfer_error > 0.0
+    competitors = {rival.source.removeprefix("calibrations/") for rival in fit.competitors()}
+    assert competitors >= others
+    assert "h200-sxm/mla-sglang" in others or "h200-sxm/mla-sglang" not in competitors
 
 
 def test_a_kernel_that_nobody_measured_is_stood_in_for_by_what_the_die_runs() -> None:
@@ -160,9 +160,9 @@ def test_a_kernel_that_nobody_measured_is_stood_in_for_by_what_the_die_runs() ->
     choice = Chooser("h100-sxm", (), hidden).choose("mla_decode", "bf16", Kernel("new 1", "novel", ""))
     stated = choice.calibration.families["mla_decode/bf16"]
     assert choice.why.endswith("stands in for kernel novel")
-    sources = {each.source.removeprefix("calibrations/") for each in (stated, *stated.rivals())}
+    sources = {each.source.removeprefix("calibrations/") for each in (stated, *stated.competitors())}
     assert sources == {"h20/flashinfer", "h200-sxm/mla-sglang", "h800-sxm/flashinfer", "prior"}
-    assert all(each.error > stated.step for each in (stated, *stated.rivals()))
+    assert all(each.error > stated.step for each in (stated, *stated.competitors()))
 
 
 def test_untuned_rows_answer_for_their_own_device_alone() -> None:
@@ -172,7 +172,7 @@ def test_untuned_rows_answer_for_their_own_device_alone() -> None:
     assert own.source == untuned
     sibling = Chooser("h100-sxm", (), frozenset({"h100-sxm"})).choose("grouped_gemm", "fp8", kernel).calibration
     found = sibling.families["grouped_gemm/fp8"]
-    assert untuned not in {each.source for each in (found, *(found.rivals() if found.rivals else ()))}
+    assert untuned not in {each.source for each in (found, *(found.competitors() if found.competitors else ()))}
     simulated = load_calibration(load_device("h200-sxm"), "vllm").families
     assert simulated["grouped_gemm/fp8"].source == "calibrations/h100-sxm/trtllm-moe-fp8"
     passed = [str(each) for each in simulated.considered("grouped_gemm/fp8") if each.source == untuned]
@@ -212,4 +212,4 @@ def test_devices_are_near_whose_sizes_are_alike(near, far) -> None:
 def test_devices_are_near_whose_tiles_are_as_large() -> None:
     """Processors, bandwidth and peak of RTX PRO 6000 are nearer to H100's than B200's, its shared memory is not."""
     assert distance(device("h100-sxm"), device("b200-sxm")) < distance(device("h100-sxm"), device("rtx-pro-6000"))
-    assert FitStore(Library(())).strangers("h100-sxm")[0] == "b200-sxm"
+    assert FitStore(Library(())).of_other_dies("h100-sxm")[0] == "b200-sxm"

@@ -35,7 +35,7 @@ def test_vllm_runs_tensorrt_llm_s_attention_on_blackwell(device: str, related: s
     fit = load_calibration(device, "vllm").families[f"{phase}/bf16"]
     assert fit.source == "calibrations/b200-sxm/trtllm-gen-sglang"
     step = FitStore(Library(())).step_errors().transfer(related, f"{phase}/bf16")
-    assert fit.away == step  # named: nothing stands in for it, and a die runs a kernel alike
+    assert fit.transfer_error == step  # named: nothing stands in for it, and a die runs a kernel alike
 
 
 def test_disturbed_rows_of_a_device_say_nothing() -> None:

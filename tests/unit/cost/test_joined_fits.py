@@ -83,8 +83,8 @@ def test_fits_that_share_the_error_of_a_step_have_one_vote(calibration):
     operator, form = experts(512.0), calibration.fit(experts(512.0)).form
 
     def share_of_own(lent: int, step: float) -> float:
-        rivals = [FamilyFit(form=form, error=0.5, step=step, relation="die") for _ in range(lent)]
-        joined = FamilyFit(form=form, error=0.5, away=0.5, rivals=lambda: rivals).at(operator)
+        competitors = [FamilyFit(form=form, error=0.5, step=step, relation="die") for _ in range(lent)]
+        joined = FamilyFit(form=form, error=0.5, transfer_error=0.5, competitors=lambda: competitors).at(operator)
         assert isinstance(joined, JoinedFit)
         return float(joined.weights[0])
 
@@ -99,7 +99,7 @@ def test_others_are_heard_as_far_as_a_fits_error_is_not_its_own(calibration):
     rival = FamilyFit(form=form, error=0.5)
 
     def share(away: float) -> float:
-        fit = FamilyFit(form=form, error=0.5, away=away, rivals=lambda: (rival,)).at(operator)
+        fit = FamilyFit(form=form, error=0.5, transfer_error=away, competitors=lambda: (rival,)).at(operator)
         return float(fit.weights[0]) if isinstance(fit, JoinedFit) else 1.0
 
     assert share(0.0) == 1.0
@@ -116,7 +116,7 @@ def test_a_step_counts_by_what_the_devices_differ_in(calibration):
     def own_weight(rows: float, alike: str) -> float:
         operator = experts(rows)
         likeness = Likeness(compute=alike == "compute", peaks={"bf16": 1e13}, bandwidth=1e12)
-        own = replace(lent, likeness=likeness if alike else None, away=0.1, rivals=lambda: (rival,))
+        own = replace(lent, likeness=likeness if alike else None, transfer_error=0.1, competitors=lambda: (rival,))
         joined = own.at(operator)
         assert isinstance(joined, JoinedFit)
         assert math.sqrt(0.4**2 - 0.36**2) <= own.expected_error(operator) <= 0.4
@@ -151,9 +151,9 @@ def test_another_build_is_no_stranger_where_tiles_were_tuned(calibration):
     operator = experts(512.0)
     tuned = replace(operator, tuned=1.0)
     form = calibration.fit(operator).form
-    build = FamilyFit(form=form, error=0.5, away=0.4, alike=0.4**2)
+    build = FamilyFit(form=form, error=0.5, transfer_error=0.4, alike=0.4**2)
     prior = FamilyFit(form=form, error=0.5)
-    leading = replace(build, rivals=lambda: (prior,))
+    leading = replace(build, competitors=lambda: (prior,))
     assert float(build.expected_error(operator)) == 0.5
     assert float(build.expected_error(tuned)) == pytest.approx(0.3)
 
@@ -170,7 +170,7 @@ def test_the_fit_of_the_least_expected_error_leads_though_kin_share_their_vote(c
     operator, form = experts(512.0), calibration.fit(experts(512.0)).form
     kin = [FamilyFit(form=form, error=0.5, step=0.45, relation="die", source=f"kin {i}") for i in range(4)]
     prior = FamilyFit(form=form, error=0.6, source="prior")
-    joined = replace(kin[0], away=0.5, rivals=lambda: (*kin[1:], prior)).at(operator)
+    joined = replace(kin[0], transfer_error=0.5, competitors=lambda: (*kin[1:], prior)).at(operator)
     assert isinstance(joined, JoinedFit)
     assert place_of_largest(joined.weights) == 4
     assert (joined.source, joined.error) == ("kin 0", 0.5)
@@ -201,9 +201,9 @@ def joined_of(factor: float, agreement: Agreement | None, *, away: float = 0.3) 
     spread, place = Spread((1.0,), (0.8,), (1.0,), (1.25,)), np.array([form.features(operator)], dtype=float)
     everywhere = Residual(tuple(form.AXES), np.full(place.size, 1e6), place, np.array([math.log(factor)]))
     slow = FamilyFit(form=form, spread=spread, error=0.3, residual=everywhere)
-    fit = FamilyFit(form=form, spread=spread, error=0.3, away=away, rivals=lambda: (slow,), agreement=agreement).at(
-        operator
-    )
+    fit = FamilyFit(
+        form=form, spread=spread, error=0.3, transfer_error=away, competitors=lambda: (slow,), agreement=agreement
+    ).at(operator)
     assert isinstance(fit, JoinedFit)
     return fit, operator
 
