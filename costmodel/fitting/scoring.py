@@ -67,7 +67,7 @@ def score(table: Table, search_path: Sequence[str | Path] = (), by: Sequence[str
     """Return the scores of all groups of a table. Every row is either scored or left out with the reason.
 
     Left out are rows of the secondary tier, rows that measure no kernel and rows that no rule maps. by: columns whose
-    values are distinguished besides device, operation and number format. InputError where the schema has no such column.
+    values are keys besides device, operation and number format. InputError where the schema has no such column.
     """
     for column in by:
         if column not in (*TEXTS, *NUMBERS):

@@ -102,14 +102,14 @@ def _of_ranks(evaluation: OpenLoopEvaluation | ServingEvaluation) -> dict[str, Q
 
 def _at_a_rate(evaluation: OpenLoopEvaluation, scenario: Scenario) -> dict[str, dict[str, Quantity]]:
     """Return the terms of every wait of an engine whose requests arrive at a rate."""
-    plan, solution = scenario.plan, evaluation.solution()
+    plan, found = scenario.plan, evaluation.solution()
     assert isinstance(plan, Serving)
-    queue, gathering, state = solution.spread.seats, solution.spread.gathering, solution.state
-    busy = busy_share(solution.in_system * padded_ranks(scenario), plan.arrival_scv)
+    queue, gathering, state = found.spread.seats, found.spread.gathering, found.state
+    busy = busy_share(found.in_system * padded_ranks(scenario), plan.arrival_scv)
     seated = max(busy - queue.waiting, 0.0)
-    alone = solution.decode_only - solution.behind_ranks
+    alone = found.decode_only - found.behind_ranks
     share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
-    share += (1.0 - share) * solution.behind_ranks / max(solution.with_prompts - alone, 1e-12)
+    share += (1.0 - share) * found.behind_ranks / max(found.with_prompts - alone, 1e-12)
     aligned = aligned_wait(state.rate, scenario.parallel.lockstep, plan.scheduler.align_steps)[0]
     seat = {"waiting": queue.waiting, "variability": queue.variability, "gap_time": queue.service / queue.seats}
     if queue.requests is None:
@@ -122,14 +122,14 @@ def _at_a_rate(evaluation: OpenLoopEvaluation, scenario: Scenario) -> dict[str, 
     return {
         CLIENT: {"front_end_time": front_end(scenario, plan), "hidden_time": 0.0},
         REST: {
-            "seated": seated, "residual_time": residual_step(solution.with_prompts, alone, share),
-            "gathered_time": gathering.longer, "look_time": 0.5 * (plan.scheduler.look_steps - 1.0) * solution.decode_only,
+            "seated": seated, "residual_time": residual_step(found.with_prompts, alone, share),
+            "gathered_time": gathering.longer, "look_time": 0.5 * (plan.scheduler.look_steps - 1.0) * found.decode_only,
         },
         SCHEDULED: {"busy": busy, "waiting": queue.waiting, "step_time": gathering.mean},
         SEAT: seat,
         PROMPTS: {
-            "full_steps_time": gathering.behind(solution.waits[REST], seated), "seated": seated,
+            "full_steps_time": gathering.behind(found.waits[REST], seated), "seated": seated,
             "beside_time": gathering.beside,
         },
-        ALIGNED: {"busy": busy, "aligned_steps": aligned, "decode_step_time": solution.decode_only},
+        ALIGNED: {"busy": busy, "aligned_steps": aligned, "decode_step_time": found.decode_only},
     }  # fmt: skip
