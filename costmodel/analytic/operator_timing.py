@@ -11,7 +11,7 @@ from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
-from costmodel.quantities import Count, Quantity, Seconds
+from costmodel.quantities import Count, Seconds
 from costmodel.records import MutableRecord, Record, field
 from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, MixedAttention, Operator
@@ -81,7 +81,7 @@ class OperatorTimer(MutableRecord):
             machine = Machine(self.cluster.device, self.framework, self.processors, cluster=self.cluster)
             time = self._over_grid(operator, machine, fit)
             if self.is_training and isinstance(operator, KERNELS):
-                time = time.scaled(slowdown_of(operator, self.framework)[1])
+                time = time.scaled(self.framework.sustained_slowdown)
             least = least_time(operator, machine) if fit.form is not None else 0.0
             known = self._by_size[sizes] = time, fit, least
         return known
@@ -111,16 +111,8 @@ class OperatorTimer(MutableRecord):
 
 
 def operator_timer(scenario: Scenario, calibration: Calibration) -> OperatorTimer:
-    """Return the timer of a scenario. In training kernels are slower, as `slowdown_of` says."""
+    """Return the timer of a scenario; in training kernels take `sustained_slowdown` times as long."""
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
     is_training = isinstance(scenario.plan, Training)
     return OperatorTimer(scenario.cluster, scenario.framework, calibration, processors, is_training=is_training)
-
-
-def slowdown_of(operator: Operator, framework: Framework) -> tuple[str, Quantity]:
-    """Return how much longer a kernel takes in a training step than in a loop that times it, after the field's name."""
-    own = framework.attention_slowdown
-    if own is not None and isinstance(operator, AttentionKernel | MixedAttention):
-        return "attention_slowdown", own
-    return "sustained_slowdown", framework.sustained_slowdown

@@ -9,7 +9,7 @@ from costmodel.analytic.bound import bound_times
 from costmodel.analytic.breakdown import ALL_TO_ALL_CONTENTION
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
-from costmodel.analytic.operator_timing import KERNELS, TimedOperator, slowdown_of
+from costmodel.analytic.operator_timing import KERNELS, TimedOperator
 from costmodel.calibration.candidates import Candidate
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.cost.calibration import ANCHORED, Calibration, Form
@@ -217,9 +217,9 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     machine = Machine(scenario.cluster.device, scenario.framework, processors, cluster=scenario.cluster)
     derived = derivation(operator, machine, scenario.cluster, fit)
     terms = {name: float(number) for name, number in derived.terms.items()}
-    composition, (name, slowdown) = derived.composition, slowdown_of(operator, scenario.framework)
+    composition, slowdown = derived.composition, scenario.framework.sustained_slowdown
     if isinstance(operator, KERNELS) and isinstance(scenario.plan, Training) and float(slowdown) != 1.0:
-        terms[name], composition = float(slowdown), f"{composition} * {name}"
+        terms["sustained_slowdown"], composition = float(slowdown), f"{composition} * sustained_slowdown"
     calibration = workload.calibration(scenario)
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
     return Explanation(

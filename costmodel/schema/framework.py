@@ -300,9 +300,6 @@ class FrameworkFile(Strict):
     sustained_slowdown: LoadFactor = Field(
         default=1.0, description="slowdown of kernels in a training step relative to benchmark loops"
     )
-    attention_slowdown: LoadFactor | None = Field(
-        default=None, description="the same of fused attention cores; null: `sustained_slowdown`"
-    )
     dp_comm_slowdown: LoadFactor = Field(
         default=1.0, description="slowdown of kernels that run concurrently with data-parallel gathers and reductions"
     )

@@ -303,7 +303,6 @@ class Framework(Record):
         processors.
     dp_comm_slowdown: slowdown of kernels that overlap a gather or reduction of data-parallel ranks.
     sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
-    attention_slowdown: that of fused attention cores, null: the same.
     unfused_elementwise: element-wise operators run as separate kernels.
     eager_loss: each part of the cross-entropy is a kernel of its own, whose result is in memory.
     keeps_gathered: inputs gathered over tp are kept whole for the backward pass, not gathered again.
@@ -352,7 +351,6 @@ class Framework(Record):
     fuses_casts: bool = False
     tensor_overlap: str = "none"
     sustained_slowdown: Quantity = 1.0
-    attention_slowdown: Quantity | None = None
     accumulation: str = "product"
     reduction: str = "scatter"
     recompute_stops_early: bool = False

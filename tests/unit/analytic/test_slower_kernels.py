@@ -37,16 +37,6 @@ def test_throttle_makes_a_step_of_kernels_alone_so_much_longer() -> None:
     assert step_of(slowed(of, 1.25)) == pytest.approx(1.25 * step_of(of), rel=1e-12)
 
 
-def test_attention_has_a_slowdown_of_its_own_where_its_framework_says_so() -> None:
-    of = slowed(scenario(STEP, DENSE_MODEL, ALONE), 1.25)
-    own = replace(of, framework=replace(of.framework, attention_slowdown=1.05))
-    before, after = ({e.name: e.time for e in evaluate_point(each, Calibration()).breakdown} for each in (of, own))
-    cores = [name for name in before if name.startswith("attention core")]
-    assert cores
-    for name, seconds in after.items():
-        assert seconds == pytest.approx(before[name] * (1.05 / 1.25 if name in cores else 1.0), rel=1e-12)
-
-
 def test_throttle_leaves_messages_and_inference_alone() -> None:
     both = scenario(STEP, DENSE_MODEL, Parallelism(dp=8.0))
     before, after = (evaluate_point(slowed(both, factor), Calibration()) for factor in (1.0, 1.5))
