@@ -69,7 +69,6 @@ REASONS = (
 # Lines of a breakdown that are no operators: the name in results -> the name that people read.
 SHOWN_LINES = {
     "slowed by exchanges": "all-to-all contention",
-    "interference of collectives": "DP communication slowdown",
     "waits between streams": "stream stalls",
     "shared links": "copies beside messages",
 }

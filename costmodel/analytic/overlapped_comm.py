@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-import numpy as np
-
 from costmodel.analytic.layer_overlap import (
     COMMUNICATION,
     COMPUTE,
@@ -17,11 +15,10 @@ from costmodel.analytic.layer_overlap import (
 )
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.analytic.stream_times import Perturbations, seconds_of
-from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
-from costmodel.records import Record, fields, replace
+from costmodel.quantities import Quantity, Seconds, maximum
+from costmodel.records import Record, fields
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork
-from costmodel.workload.operators import Collective, Group
 from costmodel.workload.optimizer import tied_table
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Offload, Scenario
@@ -35,11 +32,9 @@ from costmodel.workload.sharding import (
 )
 from costmodel.workload.work import LayerWork
 
-DP_COMM_SLOWDOWN = "interference of collectives"  # name in results of what collectives add to concurrent kernels
 REMOTE_TIED_HEAD = "tied head"  # a head tied to an embedding on another stage
-SLOWDOWN = "slowdown"  # the part of a pass that collectives add to the kernels that run beside them
 Works: TypeAlias = "Sequence[tuple[int, LayerWork]]"  # (how many, work) along a stage
-PartOperator: TypeAlias = "tuple[str, TimedOperator]"  # (one of `layer_overlap.PARTS` or `SLOWDOWN`, operator)
+PartOperator: TypeAlias = "tuple[str, TimedOperator]"  # (one of `layer_overlap.PARTS`, operator)
 
 _GATHERING = (Kind.BACKWARD, Kind.BACKWARD_INPUT)
 _REDUCING = (Kind.BACKWARD, Kind.BACKWARD_WEIGHT)
@@ -49,7 +44,7 @@ class OverlappedComm(Record):
     """Communication that passes overlap.
 
     one_link: ranks reach each other over the link to the host
-    layers: by kind of layer, its timed operators by field of `LayerTransfers`, and `SLOWDOWN` of some of them
+    layers: by kind of layer, its timed operators by field of `LayerTransfers`
     """
 
     plan: Training
@@ -72,8 +67,6 @@ class OverlappedComm(Record):
 
     def is_blocking(self, part: str) -> bool:
         """Tell whether a pass waits for the operators of a part."""
-        if part == SLOWDOWN:
-            return True
         return not (self.plan.overlaps_communication if part in ("gather", "reduce") else self.offload.overlap)
 
     def stream(self, part: str) -> str:
@@ -92,7 +85,6 @@ class OverlappedComm(Record):
         def part_of(part: str, *names: str) -> Iterator[PartOperator]:
             for name in names:
                 yield from ((part, timed) for timed in layer[name])
-                yield from ((SLOWDOWN, timed) for timed in layer.get(_slowdown_of(name), ()))
 
         if kind is Kind.FORWARD:
             yield from part_of("h2d", "weights_in")
@@ -212,8 +204,6 @@ def overlapped_comm(
     for name, (parameters, kept) in listed.items():
         traffic = layer_transfers(context, plan, copies, parameters, saved=kept, stage=stage)
         layers[name] = {part: timer.time_all(getattr(traffic, part)) for part in fields(LayerTransfers)}
-        if plan.overlaps_communication:
-            layers[name] |= _dp_comm_slowdown(layers[name], timer)
     node = scenario.cluster.node
     return OverlappedComm(plan, offload, node.host.link == node.intra.name, layers)
 
@@ -226,44 +216,3 @@ def _mean_stage(context: Context, work: ModelWork) -> dict[bool, RankParameters]
         expert: RankParameters(of.parameters / context.parallel.pp, of.weights / context.parallel.pp)
         for expert, of in parameters_by_kind(context, owned).items()
     }
-
-
-def _dp_comm_slowdown(
-    layer: Mapping[str, tuple[TimedOperator, ...]], timer: OperatorTimer
-) -> dict[str, tuple[TimedOperator, ...]]:
-    """Return the extra time of kernels due to concurrent data-parallel collectives, as operators.
-
-        min(t, t_node) * (1 - 1/dp_comm_slowdown)        [as `all_to_all_contention` of `actions`]
-
-    t: of the collective.
-    t_node: the same bytes between the devices of one node, where it has several. NCCL runs on as many processors as a
-    fabric's bandwidth needs: on few for long over a slow one [NCCL, src/graph/search.cc].
-    """
-    slowdown = timer.framework.dp_comm_slowdown
-    if np.all(np.asarray(slowdown) == 1.0):
-        return {}
-    share = 1.0 - 1.0 / slowdown
-    return {
-        _slowdown_of(name): tuple(_kernel_slowdown(timed, share, timer) for timed in layer[name])
-        for name in ("gather", "reduce")
-    }
-
-
-def _kernel_slowdown(timed: TimedOperator, share: Quantity, timer: OperatorTimer) -> TimedOperator:
-    """Return a collective's extra time of kernels: a share of the time that it keeps processors busy."""
-    operator, busy = replace(timed.operator, name=DP_COMM_SLOWDOWN), timed.time
-    devices = timer.cluster.node.count
-    if isinstance(operator, Collective) and np.all(np.asarray(devices) > 1):
-        in_node = timer.time_operator(within_node(operator, devices)).time.seconds
-        busy = busy.scaled(minimum(1.0, in_node / where(busy.seconds > 0, busy.seconds, 1.0)))
-    return replace(timed, operator=operator, time=busy.scaled(share))
-
-
-def within_node(operator: Collective, ranks: Count) -> Collective:
-    """Return the collective in which each of some neighbours sends the same bytes: (n-1)/n of a buffer in rings."""
-    size = operator.size * (operator.group.size - 1.0) / operator.group.size * ranks / (ranks - 1.0)
-    return replace(operator, size=size, group=Group(ranks))
-
-
-def _slowdown_of(name: str) -> str:
-    return f"{name} {SLOWDOWN}"

@@ -300,9 +300,6 @@ class FrameworkFile(Strict):
     sustained_slowdown: LoadFactor = Field(
         default=1.0, description="slowdown of kernels in a training step relative to benchmark loops"
     )
-    dp_comm_slowdown: LoadFactor = Field(
-        default=1.0, description="slowdown of kernels that run concurrently with data-parallel gathers and reductions"
-    )
     host: HostTimesFile = Field(default_factory=HostTimesFile, description="host time per step")
     kv_layout: Literal["static", "paged", "concat"] = Field(
         default="static", description="static: preallocated; paged; concat: copied as a whole in every step"

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from costmodel.analytic.breakdown import ALL_TO_ALL_CONTENTION
-from costmodel.analytic.overlapped_comm import DP_COMM_SLOWDOWN
 from costmodel.quantities import maximum
 from costmodel.result import Entry
 from costmodel.workload.dtypes import ELEMENT_BYTES, LOGARITHMIC, payload_width
@@ -30,7 +29,7 @@ KERNELS = ("hardware.memory", "hardware.math", "hardware.clock", "hardware.proce
 _KEYS = "dispatch", "combine", "in_network", "multicast", "reduction", "codec", "checksum", "fences", "host_link"
 OF_EXCHANGE = tuple(f"communication.{key}" for key in _KEYS)
 SENDING = "communication.processors"
-_SLOWED = (ALL_TO_ALL_CONTENTION, DP_COMM_SLOWDOWN)  # lines that grow with what runs beside kernels
+_SLOWED = (ALL_TO_ALL_CONTENTION,)  # lines that grow with what runs beside kernels
 _SERVERS = ("serving", "disaggregated")
 _WAITS = ("wait", "bubble")
 _MATH = "hardware.math."

@@ -27,7 +27,7 @@ ENERGY = ("energy", "power")
 COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 """What metrics begin with that no calibration and no time of a framework moves."""
 OF_TRAINING = frozenset({
-    "sustained_slowdown", "dp_comm_slowdown", "tensor_overlap", "accumulation", "reduction",
+    "sustained_slowdown", "tensor_overlap", "accumulation", "reduction",
     "unfused_elementwise", "eager_loss", "keeps_gathered", "buffers_all", "weight_exchange", "recompute_stops_early",
     "host.operator", "experts", "fuses_casts", "training.context", "training.slices_experts",
 })  # fmt: skip

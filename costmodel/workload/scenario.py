@@ -301,7 +301,6 @@ class Framework(Record):
     implementations: operator family or `family/variant` -> kernel libraries. The first that the device has is used.
     moe_comm_slowdown: slowdown of kernels that overlap an expert all-to-all of whole chunks, besides their loss of
         processors.
-    dp_comm_slowdown: slowdown of kernels that overlap a gather or reduction of data-parallel ranks.
     sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
     unfused_elementwise: element-wise operators run as separate kernels.
     eager_loss: each part of the cross-entropy is a kernel of its own, whose result is in memory.
@@ -347,7 +346,6 @@ class Framework(Record):
     eager_loss: bool = False
     keeps_gathered: bool = False
     buffers_all: bool = False
-    dp_comm_slowdown: Quantity = 1.0
     fuses_casts: bool = False
     tensor_overlap: str = "none"
     sustained_slowdown: Quantity = 1.0

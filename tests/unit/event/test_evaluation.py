@@ -123,10 +123,9 @@ def both_engines_reduce_alike(schedule: str, overlap: bool, bandwidth: float) ->
     device = CLUSTER.device
     link = replace(device.links["nvlink"], bandwidth=bandwidth)
     of = scenario(plan, DENSE_MODEL, layout, cluster=with_device(CLUSTER, replace(device, links={"nvlink": link})))
-    slowed = replace(of, framework=replace(of.framework, dp_comm_slowdown=1.5))
-    closed = evaluate_point(slowed, Calibration())
+    closed = evaluate_point(of, Calibration())
     for full in (False, True):
-        found = simulated(slowed, full=full)
+        found = simulated(of, full=full)
         assert headline(found) == pytest.approx(headline(closed), rel=1e-9)
         for name in ("bubble_time", "exposed_communication_time"):
             assert found.metrics[name] == pytest.approx(closed.metrics[name], abs=3e-4 * headline(closed)), name

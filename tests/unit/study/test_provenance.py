@@ -64,7 +64,7 @@ def test_a_figure_is_unseen_only_if_nothing_rests_on_it_its_publication_or_its_r
 def test_a_value_that_was_fitted_again_makes_a_figure_refitted(world: Path) -> None:
     again = frozenset({"sustained_slowdown"})
     assert _state(world, "rests_on", "paper", refitted=again) == REFITTED
-    assert _state(world, "rests_on", "paper", refitted=frozenset({"dp_comm_slowdown"})) == IN_SAMPLE
+    assert _state(world, "rests_on", "paper", refitted=frozenset({"moe_comm_slowdown"})) == IN_SAMPLE
 
 
 def test_no_fit_takes_back_a_choice_that_was_made_with_the_figure_in_sight(world: Path) -> None:
@@ -183,7 +183,7 @@ def _written(place: str) -> set[str]:
     """Return what a file says that any of its values rests on."""
     root = package_root()
     document = _document(root / ("" if place.startswith("workloads/") else "hardware") / f"{place}.yaml")
-    fields = ("host", "host.operator", "sustained_slowdown", "dp_comm_slowdown", "moe_comm_slowdown")
+    fields = ("host", "host.operator", "sustained_slowdown", "moe_comm_slowdown")
     return {
         name
         for entry in document.get("sources", ())
