@@ -265,11 +265,6 @@ class FrameworkFile(Strict):
         description="a pipeline stage allocates what it receives, inputs and gradients, for all micro-batches of a "
         "step",
     )
-    fuses_casts: bool = Field(
-        default=False,
-        description="operands of FP8 products with one scale a tensor are cast where they lie, gathered over tensor "
-        "parallelism in FP8, and written in both orders by one kernel",
-    )
     moe_comm_slowdown: LoadFactor = Field(
         default=1.0,
         description="slowdown of kernels that run concurrently with expert all-to-alls in normal mode, beside their "

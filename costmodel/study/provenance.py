@@ -29,7 +29,7 @@ COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 OF_TRAINING = frozenset({
     "sustained_slowdown", "tensor_overlap", "accumulation", "reduction",
     "unfused_elementwise", "eager_loss", "keeps_gathered", "buffers_all", "weight_exchange", "recompute_stops_early",
-    "host.operator", "experts", "fuses_casts", "training.context", "training.slices_experts",
+    "host.operator", "experts", "training.context", "training.slices_experts",
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""
 

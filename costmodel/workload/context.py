@@ -154,17 +154,6 @@ class Context(Record, kw_only=True):
         return ELEMENT_BYTES[self.precision.linear] < ELEMENT_BYTES[self.precision.residual]
 
     @property
-    def fuses_casts(self) -> bool:
-        """Tell whether a cast writes an operand of narrow GEMMs in both orders, and gathers carry what was cast."""
-        fused = self.framework.fuses_casts and self.phase == "training"
-        return fused and self.casts_inputs and self.precision.scale_block is None
-
-    @property
-    def gathered_element(self) -> Bytes:
-        """Return the bytes of an element of linear layers' operands that is gathered over tp."""
-        return self.gemm_element if self.fuses_casts else self.residual
-
-    @property
     def tp_group(self) -> Group:
         """Return the tensor-parallel group: neighbours."""
         return Group(self.parallel.tp)

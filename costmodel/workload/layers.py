@@ -171,12 +171,12 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str)
         add_residual_norm(builder, context, f"{name} norm", layer.norm)
     inner = _enter_branch(builder, context, name)
     around = inner if name == "attention" else _tensor_parallel_ffn(inner, layer.ffn)
-    enter_tensor_parallel(builder, around, name, around.gathered_element)
+    enter_tensor_parallel(builder, around, name)
     if name == "attention":
         _add_mixer(builder, inner, layer)
     else:
         _add_ffn(builder, inner, layer)
-    leave_tensor_parallel(builder, around, name, around.gathered_element)
+    leave_tensor_parallel(builder, around, name)
     if layer.dropout:
         add_dropout(builder, context, f"{name} dropout")
     if has_streams(context):

@@ -112,13 +112,13 @@ def add_dropout(builder: WorkBuilder, context: Context, name: str) -> None:
     builder.save(f"{name} mask", "dropout", elements)
 
 
-def enter_tensor_parallel(builder: WorkBuilder, context: Context, name: str, element: Bytes | None = None) -> None:
-    """Add the collectives before a column-parallel GEMM. element: bytes of what is gathered (null: the residual's).
+def enter_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
+    """Add the collectives before a column-parallel GEMM.
 
     Sequence parallel: all-gather, backward reduce-scatter. Otherwise: nothing, backward all-reduce.
     """
     if context.parallel.sequence_parallel:
-        forward = [_tp_collective(context, name, "all_gather", element)]
+        forward = [_tp_collective(context, name, "all_gather")]
         backward = [_tp_collective(context, f"{name} gradient", "reduce_scatter")]
     else:
         forward, backward = [], [_tp_collective(context, f"{name} gradient", "all_reduce")]
@@ -126,19 +126,19 @@ def enter_tensor_parallel(builder: WorkBuilder, context: Context, name: str, ele
     builder.mark_entry()
 
 
-def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str, element: Bytes | None = None) -> None:
+def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
     """Add the collectives after a row-parallel GEMM, the mirror image of entering."""
     if context.parallel.sequence_parallel:
         forward = [_tp_collective(context, name, "reduce_scatter")]
-        backward = [_tp_collective(context, f"{name} gradient", "all_gather", element)]
+        backward = [_tp_collective(context, f"{name} gradient", "all_gather")]
     else:
         forward, backward = [_tp_collective(context, name, "all_reduce")], []
     builder.step("tensor_parallel", forward, backward)
     builder.mark_exit()
 
 
-def _tp_collective(context: Context, name: str, kind: str, element: Bytes | None = None) -> Collective:
-    size = context.tokens * context.architecture.hidden * (context.residual if element is None else element)
+def _tp_collective(context: Context, name: str, kind: str) -> Collective:
+    size = context.tokens * context.architecture.hidden * context.residual
     return Collective(f"{name} {kind.replace('_', '-')}", kind, size, context.tp_group)
 
 
@@ -226,12 +226,11 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         y = x W;   dx = dy W^T;   dW += x^T dy
 
     A compute format narrower than the residual stream casts x and dy before the GEMMs, and re-quantises both along the
-    other dimension for dW. Where casts are fused, one kernel writes both orders of what a rank holds itself. What is
-    gathered is cast before, by each rank its part, and turned afterwards.
+    other dimension for dW.
     """
     local = _LocalLinear(context, linear)
     if local.narrow and linear.cast_input:
-        size = local.cast_bytes(local.x_elements, is_gathered=local.gathers_input)
+        size = local.cast_bytes(local.x_elements)
         builder.step(linear.producer, [Elementwise(f"{linear.name} cast", size, kind="cast", rows=local.rows)])
     products = [*local.expansion(), local.forward()]
     builder.step(linear.operator, products, local.input_gradient(), local.weight_gradient())
@@ -280,35 +279,14 @@ class _LocalLinear:
         else:
             self.weight = ELEMENT_BYTES[linear.dtype] if linear.weight_bytes is None else linear.weight_bytes
 
-    @property
-    def gathers_input(self) -> bool:
-        """Tell whether x comes from a gather over tp."""
-        return self.linear.gathered and self.context.parallel.sequence_parallel
-
-    @property
-    def gathers_gradient(self) -> bool:
-        """Tell whether dy comes from a gather over tp."""
-        return self.linear.split == "rows" and self.context.parallel.sequence_parallel
-
-    def cast_bytes(self, elements: Count, *, is_gathered: bool) -> Bytes:
+    def cast_bytes(self, elements: Count) -> Bytes:
         """Return the traffic of the cast of x or dy."""
-        if not self.context.fuses_casts:
-            return elements * (self.context.residual + self.operand)
-        if is_gathered:
-            return elements / self.context.parallel.tp * (self.context.residual + self.operand)
-        return elements * (self.context.residual + 2.0 * self.operand)
+        return elements * (self.context.residual + self.operand)
 
-    def _turned_bytes(self) -> Bytes | None:
-        """Return the traffic that x and dy take to be quantised along the other dimension as well, null without any."""
-        x, dy, cast_gradient = self.x_elements, self.dy_elements, self.linear.cast_gradient
-        if not self.context.fuses_casts:
-            return x * 2 * self.operand + dy * (
-                (self.context.residual if cast_gradient else self.operand) + self.operand
-            )
-        turns_x, turns_dy = self.gathers_input or not self.linear.cast_input, self.gathers_gradient or not cast_gradient
-        if not (turns_x or turns_dy):
-            return None
-        return 2.0 * self.operand * ((x if turns_x else 0.0) + (dy if turns_dy else 0.0))
+    def _turned_bytes(self) -> Bytes:
+        """Return the traffic that x and dy take to be quantised along the other dimension as well."""
+        read = self.context.residual if self.linear.cast_gradient else self.operand
+        return self.x_elements * 2 * self.operand + self.dy_elements * (read + self.operand)
 
     def expansion(self) -> list[Operator]:
         """Return the kernel that expands narrow weights before the product where a framework does so for its rows."""
@@ -333,7 +311,7 @@ class _LocalLinear:
         gemm = self._gemm(" input gradient", shape, (self.operand, self.weight, residual))
         if not (self.narrow and self.linear.cast_gradient):
             return [gemm]
-        size = self.cast_bytes(self.dy_elements, is_gathered=self.gathers_gradient)
+        size = self.cast_bytes(self.dy_elements)
         return [Elementwise(f"{self.linear.name} gradient cast", size, kind="cast"), gemm]
 
     def weight_gradient(self) -> list[Operator]:
@@ -347,8 +325,8 @@ class _LocalLinear:
         operators: list[Operator] = []
         if context.framework.unfused_elementwise and not (is_single(linear.bias) and linear.bias == 0):
             operators.append(Elementwise(f"{linear.name} bias gradient", self.dy_elements * residual, calls=2.0))
-        if self.narrow and (turned := self._turned_bytes()) is not None:
-            operators.append(Elementwise(f"{linear.name} transposed casts", turned))
+        if self.narrow:
+            operators.append(Elementwise(f"{linear.name} transposed casts", self._turned_bytes()))
         separate = context.framework.accumulation != "product"
         element = self.operand, self.operand, residual if separate else 2.0 * gradient
         shape = self.inputs, self.outputs, linear.rows

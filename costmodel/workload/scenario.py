@@ -306,8 +306,6 @@ class Framework(Record):
     eager_loss: each part of the cross-entropy is a kernel of its own, whose result is in memory.
     keeps_gathered: inputs gathered over tp are kept whole for the backward pass, not gathered again.
     buffers_all: a pipeline stage has buffers of its own for what it receives of every micro-batch.
-    fuses_casts: operands of narrow GEMMs with one scale a tensor are cast where they lie, gathered over tp in that
-        format, and written in both orders by one kernel.
     tensor_overlap: tensor-parallel messages that overlap GEMMs: `none`, those of input `gradients`, or `all`.
     accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
         `buffer` always, by `autograd` for all but the first.
@@ -346,7 +344,6 @@ class Framework(Record):
     eager_loss: bool = False
     keeps_gathered: bool = False
     buffers_all: bool = False
-    fuses_casts: bool = False
     tensor_overlap: str = "none"
     sustained_slowdown: Quantity = 1.0
     accumulation: str = "product"

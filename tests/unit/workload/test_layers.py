@@ -236,38 +236,6 @@ def test_narrow_products_cast_their_inputs_both_ways_and_turn_them_for_the_weigh
     ]
 
 
-@pytest.mark.parametrize("sequence_parallel", [True, False])
-def test_fused_casts_write_both_orders_of_what_a_rank_has_and_gathers_carry_what_was_cast(
-    sequence_parallel: bool,
-) -> None:
-    """Of one scale a tensor. A gathered operand is cast by each rank's part, and turned behind the gather."""
-    tp, tokens, hidden, inner = 4.0, 1024.0, DENSE_MODEL.hidden, 2816.0
-    narrow = replace(BF16, linear="fp8", activations="fp8")
-    parallel = Parallelism(tp=tp, sequence_parallel=sequence_parallel)
-    seen = replace(context(DENSE_MODEL, parallel, new_tokens=tokens), precision=narrow)
-    work = model_work(replace(seen, framework=replace(seen.framework, fuses_casts=True))).layers[0]
-    whole, part = 2.0 + 2 * 1.0, (2.0 + 1.0) / tp  # read once, written twice; one order of a part
-    assert traffic(named(work.forward, "ffn down cast")) == pytest.approx(tokens * inner / tp * whole)
-    assert traffic(named(work.forward, "ffn up cast")) == pytest.approx(
-        tokens * hidden * (part if sequence_parallel else whole)
-    )
-    assert traffic(named(work.input_gradient, "ffn down gradient cast")) == pytest.approx(
-        tokens * hidden * (part if sequence_parallel else whole)
-    )
-    turned = {item.name: traffic(item) for item in work.weight_gradient if "transposed" in item.name}
-    wanted = {"ffn up transposed casts", "ffn down transposed casts"} if sequence_parallel else set()
-    assert wanted <= set(turned)
-    assert all(turned[name] == pytest.approx(tokens * hidden * 2.0) for name in wanted)
-    assert sequence_parallel or not turned
-    grid = replace(seen, framework=replace(seen.framework, fuses_casts=True), new_tokens=np.array([1024.0, 2048.0]))
-    over_grid = model_work(grid).layers[0].weight_gradient
-    assert [item.name for item in over_grid] == [item.name for item in work.weight_gradient]
-    if sequence_parallel:
-        for operators, name in ((work.forward, "ffn all-gather"), (work.input_gradient, "ffn gradient all-gather")):
-            assert named(operators, name).size == tokens * hidden  # type: ignore[union-attr]
-        assert named(work.forward, "ffn reduce-scatter").size == 2 * tokens * hidden  # type: ignore[union-attr]
-
-
 def test_absorbed_decoding_reads_the_latent_once_for_all_heads() -> None:
     seen = context(MOE_MODEL, phase="decode", sequences=32.0, new_tokens=1.0, kv_len=1000.0)
     core = named(model_work(seen).layers[0].forward, "attention core")
