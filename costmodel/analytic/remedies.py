@@ -110,7 +110,7 @@ def described(scenario: Scenario, found: list[Priced], step: Seconds) -> str:
     """Return changes as text. step: the time of the step that does not fit [s]."""
     parts = []
     for one in found:
-        option = scenario.framework.options.get(one.remedy.key)
+        option = scenario.framework.training.options.get(one.remedy.key)
         of = f" ({scenario.framework.name}: {option})" if option else ""
         price = float(one.step) / float(step) - 1.0
         settings = ", ".join(f"`{setting}`" for setting in one.remedy.settings)

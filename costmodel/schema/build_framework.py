@@ -12,7 +12,7 @@ from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile, FusedNormsFile, TileFile
 from costmodel.schema.records import optional, record
 from costmodel.workload import engine, scenario
-from costmodel.workload.expert_program import ExpertProgram
+from costmodel.workload.training_program import TrainingProgram
 from costmodel.workload.tuned_tiles import TunedTiles
 
 
@@ -35,14 +35,13 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
         host=record(scenario.HostTimes, file.host),
         engine=None if file.engine is None else _engine(file.engine),
         uneven_contexts=optional(scenario.UnevenContexts, file.uneven_contexts),
-        options=dict(file.training.options),
+        training=record(TrainingProgram, file.training, options=dict(file.training.options)),
         not_on=tuple(file.not_on),
         not_formats=tuple(file.not_formats),
         fused_norms=_fused_norms(file.fused_norms, device),
         routed_shared_expert=device is not None and device.architecture in file.routed_shared_expert,
         **_eager_prompts(file.eager_prompts, device),
         tuned_tiles=tuned_tiles(file, None if device is None else device.name),
-        experts=record(ExpertProgram, file.experts),
     )
 
 

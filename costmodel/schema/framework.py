@@ -198,28 +198,15 @@ class TrainingDefaultsFile(Strict):
     slices_experts: bool = Field(
         default=False, description="experts are split over tp as all other layers are unless `expert_tensor` is stated"
     )
-    options: dict[str, str] = Field(
-        default={},
-        description="what sets it there: gradients (in BF16), zero, overlap, selective and full (recomputation), "
-        "sequence_parallel -> option",
-    )
-
-
-class ExpertProgramFile(Strict):
-    """How a training program runs the routed experts of a rank."""
-
-    streams: Annotated[int, Whole(1, single=True)] | None = Field(
+    expert_streams: Annotated[int, Whole(1, single=True)] | None = Field(
         default=None,
         description="streams over which the products of experts are dealt, each one of the library's; null: a grouped "
         "kernel",
     )
-    sorts: Annotated[int, Whole(1, single=True)] = Field(
-        default=1, description="passes over the rows that order them by expert, on the way there and on the way back"
-    )
-    unfused: bool = Field(
-        default=False,
-        description="rows travel in the residual's format and are cast by each product; padding to what FP8 products "
-        "ask for, clamps of activations and biases of the down projection are passes over the rows of their own",
+    options: dict[str, str] = Field(
+        default={},
+        description="what sets it there: gradients (in BF16), zero, overlap, selective and full (recomputation), "
+        "sequence_parallel -> option",
     )
 
 
@@ -372,9 +359,6 @@ class FrameworkFile(Strict):
     )
     eager_prompts: EagerPromptsFile | None = Field(
         default=None, description="passes with prompts that the host limits; null: none"
-    )
-    experts: ExpertProgramFile = Field(
-        default_factory=ExpertProgramFile, description="how routed experts run in training"
     )
     sources: list[Source] = Field(default=[], description="sources of the values")
 

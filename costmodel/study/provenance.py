@@ -29,7 +29,7 @@ COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 OF_TRAINING = frozenset({
     "sustained_slowdown", "tensor_overlap", "accumulation", "reduction",
     "unfused_elementwise", "eager_loss", "keeps_gathered", "buffers_all", "weight_exchange", "recompute_stops_early",
-    "host.operator", "experts", "training.context", "training.slices_experts",
+    "host.operator", "training.expert_streams", "training.context", "training.slices_experts",
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""
 
@@ -118,7 +118,7 @@ def _unused(scenario: Scenario) -> frozenset[str]:
     """Return the fields of a framework that a scenario takes no notice of."""
     unused = frozenset[str]() if isinstance(scenario.plan, Training) else OF_TRAINING
     if not any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.layers):
-        unused |= {"experts", "training.slices_experts"}
+        unused |= {"training.expert_streams", "training.slices_experts"}
     if not scenario.architecture.has_recurrences:
         unused |= {"host.recurrence", "engine.scheduler.recurrent_async"}
     if not isinstance(scenario.plan, Serving) or scenario.plan.scheduler.overlapped:

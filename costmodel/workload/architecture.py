@@ -49,9 +49,7 @@ class MoeFfn(Record, kw_only=True):
 
     shared_intermediate: width of one shared expert (null: as a routed one).
     groups, group_top_k: equal groups of experts, and how many a token may use: node-limited routing (null: free).
-    gated, bias: as of a dense FFN.
-    clamped: inputs of the activation are.
-    router_bias: one number per expert.
+    gated, bias: as of a dense FFN; router_bias: one number per expert.
     shared_gate: one more output in the router's format weighs the shared experts.
     masked: share of the routed experts that are off and get no tokens (MoTE).
     router_extra: `token_similarity` (S^2*d: scores are smoothed by the similarity of tokens) or `attention_matrix`
@@ -70,7 +68,6 @@ class MoeFfn(Record, kw_only=True):
     group_top_k: int | None = None
     gated: bool = True
     bias: bool = False
-    clamped: bool = False
     router_bias: bool = False
     shared_gate: bool = False
     masked: Quantity = 0.0

@@ -8,7 +8,6 @@ from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, where
 from costmodel.records import Record, field, replace
 from costmodel.workload.architecture import Architecture, Pattern
 from costmodel.workload.dtypes import BITS_PER_BYTE, ELEMENT_BYTES, element_bytes
-from costmodel.workload.expert_program import ExpertProgram
 from costmodel.workload.operators import Group
 from costmodel.workload.scenario import (
     Communication,
@@ -61,9 +60,9 @@ class Context(Record, kw_only=True):
         return 0.0 if self.framework.accumulation == "product" else 1.0
 
     @property
-    def expert_program(self) -> ExpertProgram:
-        """Return how routed experts run: as the framework does it in training, else the shortest way."""
-        return self.framework.experts if self.phase == "training" else ExpertProgram()
+    def expert_streams(self) -> Count | None:
+        """Return the streams over which a framework deals experts in training; null: one grouped GEMM."""
+        return self.framework.training.expert_streams if self.phase == "training" else None
 
     @property
     def q_len(self) -> Count:

@@ -125,7 +125,7 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: 
     has_shared = not (is_single(ffn.shared) and ffn.shared == 0)
     if is_fused:
         has_shared = has_shared and not _routes_shared_expert(context, ffn)
-    if routed.casts_inputs and owns_input and (has_shared or not (context.expert_program.unfused or is_fused)):
+    if routed.casts_inputs and owns_input and (has_shared or not is_fused):
         # One cast serves the dispatched tokens and the shared expert.
         size = tokens * hidden * (routed.residual + routed.gemm_element)
         builder.step("norm", [Elementwise("expert input cast", size, kind="cast", rows=tokens)])
@@ -308,66 +308,15 @@ def _add_expert_kernels(
     builder.step("dispatch", *first)
     builder.step("dispatch", gather[:1], scatter[1:])
     if not is_packed:
-        builder.step("permute", *_sorts(context, "expert permute", elements, 2 * narrow, 2 * wide))
-    _add_padding(builder, context, "expert padding", elements)
+        builder.step("permute", *_sort("expert permute", elements, 2 * narrow, 2 * wide))
     add_linear(builder, context, up)
     width = ffn.intermediate / context.parallel.etp
-    _add_clamps(builder, context, ffn, rows * width)
     add_activation(builder, context, "expert activation", rows, width, gated=ffn.gated)
     add_linear(builder, context, down)
-    _add_padding(builder, context, "expert unpadding", elements)
-    _add_expert_bias(builder, context, ffn, elements)
     if not is_packed:
-        builder.step("permute", *_sorts(context, "expert unpermute", elements, 2 * wide, 2 * narrow))
+        builder.step("permute", *_sort("expert unpermute", elements, 2 * wide, 2 * narrow))
     builder.step("combine", scatter[:1], gather[1:])
     builder.step("combine", *last)
-
-
-def _add_padding(builder: WorkBuilder, context: Context, name: str, elements: Count) -> None:
-    """Add the copy of all rows that pads each expert's to what FP8 products ask for, or takes the padding away.
-
-    [Transformer Engine, pytorch/module/fp8_padding.py; Megatron-LM, core/transformer/moe/experts.py]
-    """
-    if context.expert_program.unfused and context.casts_inputs:
-        size = 2 * elements * context.residual
-        builder.step("permute", [Elementwise(name, size, kind="permute")], [Elementwise(f"{name} gradient", size)])
-
-
-def _add_clamps(builder: WorkBuilder, context: Context, ffn: MoeFfn, elements: Count) -> None:
-    """Add the clamps of an activation's inputs, each a pass, and the copy that joins them again.
-
-    Bytes an element of the result, of width e:     forward 4 * 2*e. Backward (3 + 2) * 2*e
-
-    Backward a clamp reads what it has clamped as well. What it gave is kept, unless the activation runs again.
-    [Megatron-LM, core/fusions/fused_bias_geglu.py, weighted_bias_quick_geglu_impl]
-    """
-    if not (context.expert_program.unfused and ffn.clamped):
-        return
-    both = (2.0 if ffn.gated else 1.0) * elements * context.residual
-    forward = Elementwise("expert clamps", 4 * both, kind="add", calls=3.0)
-    builder.step("activation", [forward], [Elementwise("expert clamps gradient", 5 * both, kind="add", calls=3.0)])
-    builder.save("expert clamps", "activation", both)
-
-
-def _add_expert_bias(builder: WorkBuilder, context: Context, ffn: MoeFfn, elements: Count) -> None:
-    """Add the biases of the down projections, times the router's weights, in its format; elements of width e and f.
-
-        forward     product f, sum e + 2*f, joined 2*f, cast f + e
-        backward    two casts, results joined 2*e, gradients of biases 3*f and of weights 3*f
-
-    Without the casts where f = e. [Megatron-LM, core/transformer/moe/experts.py, TEGroupedMLP._apply_bias; PyTorch,
-    promotion of formats]
-    """
-    if not (context.expert_program.unfused and ffn.bias):
-        return
-    e = context.residual
-    f = max(ELEMENT_BYTES[context.precision.router], e)
-    casts = f + e if f > e else 0.0
-    experts = expert_load(context, ffn).active_experts
-    forward = Elementwise("expert bias", elements * (5 * f + e + casts), kind="add", calls=2 * experts + 1)
-    size = elements * (6 * f + 2 * e + 2 * casts)
-    backward = Elementwise("expert bias gradient", size, kind="add", calls=4 * experts + 1)
-    builder.step("ffn_down", [forward], [backward])
 
 
 def _routes_shared_expert(context: Context, ffn: MoeFfn) -> bool:
@@ -428,29 +377,26 @@ def _expert_gemms(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[Line
     experts = ExpertGroups(
         active=load.active_experts, local=load.local_experts, rows_std=load.rows_std, load=load.imbalance,
         masked=context.communication.mode == "low_latency", experts=ffn.experts + context.routing.redundant,
-        tokens=routed_tokens(context) * context.parallel.ep, width=width, streams=context.expert_program.streams,
+        tokens=routed_tokens(context) * context.parallel.ep, width=width, streams=context.expert_streams,
     )  # fmt: skip
     up = Linear(
         "expert up", operator="ffn_up", producer="dispatch", rows=own_rows(context, load) / load.active_experts,
         inputs=hidden, outputs=matrices * width, total=matrices * matrix, active=(matrices * matrix + up_bias) * active,
-        cast_input=context.expert_program.unfused, bias=up_bias, experts=experts,
+        cast_input=False, bias=up_bias, experts=experts,
     )  # fmt: skip
     down = replace(
         up, name="expert down", operator="ffn_down", producer="activation", inputs=width, outputs=hidden, total=matrix,
-        active=(matrix + down_bias) * active, cast_input=True, cast_gradient=up.cast_input, bias=down_bias,
+        active=(matrix + down_bias) * active, cast_input=True, cast_gradient=False, bias=down_bias,
     )  # fmt: skip
     return up, down
 
 
-def _sorts(
-    context: Context, name: str, elements: Count, forward: Bytes, backward: Bytes
-) -> tuple[list[Operator], list[Operator]]:
-    """Return the passes that order rows by expert, and their gradients.
+def _sort(name: str, elements: Count, forward: Bytes, backward: Bytes) -> tuple[list[Operator], list[Operator]]:
+    """Return the pass that orders rows by expert, and its gradient.
 
     forward, backward: bytes that one reads and writes per element.
     """
-    sorts = context.expert_program.sorts
     return (
-        [Elementwise(name, sorts * elements * forward, kind="permute", calls=sorts)],
-        [Elementwise(f"{name} gradient", sorts * elements * backward, kind="permute", calls=sorts)],
+        [Elementwise(name, elements * forward, kind="permute")],
+        [Elementwise(f"{name} gradient", elements * backward, kind="permute")],
     )

@@ -14,11 +14,11 @@ from costmodel.records import Record, field, replace
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, GroupScaling
 from costmodel.workload.engine import Engine
-from costmodel.workload.expert_program import GROUPED, ExpertProgram
 from costmodel.workload.operators import WEIGHT_ONLY
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training
 from costmodel.workload.simulation import Simulation
 from costmodel.workload.site_scatter import SiteScatter
+from costmodel.workload.training_program import TrainingProgram
 from costmodel.workload.tuned_tiles import NOTHING_TUNED, TunedTiles
 
 UNFUSED = "unfused"  # attention with its scores in device memory
@@ -313,8 +313,7 @@ class Framework(Record):
     recompute_stops_early: a recomputed layer ends with the last tensor that its backward pass needs.
     weight_exchange: ZeRO stages 1 and 2 `gather` updated weights, or each rank in turn makes a `broadcast` of its own.
     host: what the host's program adds to a step.
-    options: what a change of a training scenario is called there: `gradients`, `zero`, `full`, ... -> option.
-    kv_layout: `static` and `paged` caches reserve room for new tokens. A `concat` cache is copied whole in every step.
+    kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
     expert_exchange: how tokens reach experts of other ranks in inference, where the scenario does not say.
     routed_shared_expert: a layer's only shared expert is one more routed one in inference without expert parallelism.
     engine: its defaults as a serving engine.
@@ -327,8 +326,7 @@ class Framework(Record):
         holds [s]; eager_within: those that another one's call starts; eager_experts_only: of models with experts.
     padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one has; whole_blocks: of one
         scale a block, weights are split at blocks only; not_on, not_formats: architectures and formats it lacks.
-    tuned_tiles: layers of experts for which it ships tiles tuned on the device.
-    experts: how they run in training.
+    tuned_tiles: layers of experts for which it ships tiles tuned on the device; training: what its program does.
     """
 
     name: str
@@ -352,7 +350,7 @@ class Framework(Record):
     weight_exchange: str = "gather"
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
-    options: Mapping[str, str] = field(default_factory=dict)
+    training: TrainingProgram = TrainingProgram()
     expert_exchange: str = "all_to_all"
     fused_norms: FusedNorms | None = None
     routed_shared_expert: bool = False
@@ -370,7 +368,6 @@ class Framework(Record):
     not_on: tuple[str, ...] = ()
     not_formats: tuple[str, ...] = ()
     tuned_tiles: TunedTiles = NOTHING_TUNED
-    experts: ExpertProgram = GROUPED
 
     def comm_slowdown(self, communication: Communication) -> Quantity:
         """Return the slowdown of kernels during exchanges of whole chunks (`normal` mode). One in low-latency mode.

@@ -14,8 +14,9 @@ from costmodel.analytic.remedies import priced
 from costmodel.cost.calibration import Calibration
 from costmodel.records import replace
 from costmodel.workload.scenario import Parallelism, Scenario
+from costmodel.workload.training_program import TrainingProgram
 
-NAMED = replace(FRAMEWORK, options={"gradients": "--narrow"})
+NAMED = replace(FRAMEWORK, training=TrainingProgram(options={"gradients": "--narrow"}))
 RUN = scenario(replace(STEP, zero=0), parallel=Parallelism(dp=8.0, tp=2.0), framework=NAMED)
 
 
