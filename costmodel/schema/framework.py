@@ -242,16 +242,6 @@ class FrameworkFile(Strict):
         description="the cross-entropy is PyTorch's own, whose kernels each leave a result in memory, even where other "
         "element-wise operators are fused",
     )
-    keeps_gathered: bool = Field(
-        default=False,
-        description="under sequence parallelism inputs of products that are gathered over tensor parallelism stay "
-        "whole until the backward pass, which does not gather them again",
-    )
-    buffers_all: bool = Field(
-        default=False,
-        description="a pipeline stage allocates what it receives, inputs and gradients, for all micro-batches of a "
-        "step",
-    )
     moe_comm_slowdown: LoadFactor = Field(
         default=1.0,
         description="slowdown of kernels that run concurrently with expert all-to-alls in normal mode, beside their "
@@ -269,11 +259,6 @@ class FrameworkFile(Strict):
     )
     reduction: Literal["scatter", "all_reduce"] = Field(
         default="scatter", description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
-    )
-    recompute_stops_early: bool = Field(
-        default=False,
-        description="a layer that is recomputed as a whole ends with the last tensor that its backward pass needs: its "
-        "last GEMM and what follows are not repeated",
     )
     weight_exchange: Literal["gather", "broadcast"] = Field(
         default="gather",

@@ -28,7 +28,7 @@ COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 """What metrics begin with that no calibration and no time of a framework moves."""
 OF_TRAINING = frozenset({
     "sustained_slowdown", "tensor_overlap", "accumulation", "reduction",
-    "unfused_elementwise", "eager_loss", "keeps_gathered", "buffers_all", "weight_exchange", "recompute_stops_early",
+    "unfused_elementwise", "eager_loss", "weight_exchange",
     "host.operator", "training.expert_streams", "training.context", "training.slices_experts",
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""

@@ -81,13 +81,8 @@ class Context(Record, kw_only=True):
 
     @property
     def gathered_share(self) -> Quantity:
-        """Return the share of a gathered activation that one rank saves: 1/tp under sequence parallelism, else all.
-
-        All of it too where the framework does not gather it again in the backward pass.
-        """
-        if self.framework.keeps_gathered or not self.parallel.sequence_parallel:
-            return 1.0
-        return 1.0 / self.parallel.tp
+        """Return the share of a gathered activation that one rank saves: 1/tp under sequence parallelism, else all."""
+        return 1.0 / self.parallel.tp if self.parallel.sequence_parallel else 1.0
 
     @property
     def residual(self) -> Bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -67,14 +67,6 @@ class Ledger(Record, kw_only=True):
         return self.host + self.host_cache
 
 
-class _Placed(NamedTuple):
-    """A stage of a rank, and whether there are stages before and after it."""
-
-    stage: Stage
-    has_before: bool
-    has_after: bool
-
-
 def fits_in_host(ledger: Ledger, node: Node, devices: Count) -> Mask:
     """Tell whether the host's memory holds what the devices of a node keep there. One of unknown size holds all.
 
@@ -113,18 +105,14 @@ def training_ledger(
     gathered or not yet scattered. Reserve: that of the framework, and what one layer's backward pass rebuilds or makes.
     Host: the shares that are offloaded, and the gradients of those states.
     """
-    peaks: dict[tuple[_Placed, ...], list[tuple[int, ...]]] = {}  # ranks with equal stages differ in chunks alone
-    last = schedule.stages - 1
+    peaks: dict[tuple[Stage, ...], list[tuple[int, ...]]] = {}  # ranks with equal stages differ in chunks alone
     for rank, states in enumerate(in_flight(schedule)):
-        placed = tuple(_Placed(layout[stage], stage > 0, stage < last) for stage in schedule.stages_of(rank))
-        peaks.setdefault(placed, []).extend(states)
+        peaks.setdefault(tuple(layout[stage] for stage in schedule.stages_of(rank)), []).extend(states)
     ledgers = []
     for stages, rank_states in peaks.items():
         chunks = list(zip(*rank_states, strict=True))  # by stage: chunks in flight in each peak state
-        stage_chunks = [(stage_work(work, placed.stage), count) for placed, count in zip(stages, chunks, strict=True)]
-        ledger = _rank_ledger(context, plan, schedule.stage_replicas, stage_chunks)
-        buffers = _message_buffers(context, stages, [max(count) for count in chunks])
-        ledgers.append(replace(ledger, communication=ledger.communication + buffers))
+        stage_chunks = [(stage_work(work, stage), count) for stage, count in zip(stages, chunks, strict=True)]
+        ledgers.append(_rank_ledger(context, plan, schedule.stage_replicas, stage_chunks))
     return most_loaded(ledgers)
 
 
@@ -182,24 +170,6 @@ def _rank_ledger(
         + sharding.transient_bytes([stage for stage, _ in stage_chunks]),
         reserve=context.framework.reserve + maximum(0.0, *(work.working_bytes for _, work in layers)),
     )
-
-
-def _message_buffers(context: Context, stages: Sequence[_Placed], chunks: Sequence[int]) -> Bytes:
-    """Return what stages hold of the messages between them, where a framework has buffers for all micro-batches.
-
-        (m - chunks) [a stage before] + (m + chunks) [a stage after]    messages of tokens * d * e, over tp if split
-
-    Inputs and gradients of all m micro-batches have buffers, and results of chunks in flight are kept. Inputs of these
-    are what their first layer keeps. [PyTorch, torch/distributed/pipelining/stage.py]
-    """
-    if not context.framework.buffers_all:
-        return 0.0
-    message = context.residual_tokens * context.architecture.streams * context.architecture.hidden * context.residual
-    count: Count = 0.0
-    for stage, held in zip(stages, chunks, strict=True):
-        received = maximum(context.micro_batches - held, 0.0) if stage.has_before else 0.0
-        count = count + received + (context.micro_batches + held if stage.has_after else 0.0)
-    return message * count
 
 
 def _resident_ledger(

@@ -304,13 +304,10 @@ class Framework(Record):
     sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
     unfused_elementwise: element-wise operators run as separate kernels.
     eager_loss: each part of the cross-entropy is a kernel of its own, whose result is in memory.
-    keeps_gathered: inputs gathered over tp are kept whole for the backward pass, not gathered again.
-    buffers_all: a pipeline stage has buffers of its own for what it receives of every micro-batch.
     tensor_overlap: tensor-parallel messages that overlap GEMMs: `none`, those of input `gradients`, or `all`.
     accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
         `buffer` always, by `autograd` for all but the first.
     reduction: ZeRO stages 1 and 2 `scatter` gradients or `all_reduce` them.
-    recompute_stops_early: a recomputed layer ends with the last tensor that its backward pass needs.
     weight_exchange: ZeRO stages 1 and 2 `gather` updated weights, or each rank in turn makes a `broadcast` of its own.
     host: what the host's program adds to a step.
     kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
@@ -340,13 +337,10 @@ class Framework(Record):
     moe_comm_slowdown: Quantity = 1.0
     unfused_elementwise: bool = False
     eager_loss: bool = False
-    keeps_gathered: bool = False
-    buffers_all: bool = False
     tensor_overlap: str = "none"
     sustained_slowdown: Quantity = 1.0
     accumulation: str = "product"
     reduction: str = "scatter"
-    recompute_stops_early: bool = False
     weight_exchange: str = "gather"
     host: HostTimes = HostTimes()
     kv_layout: str = "static"

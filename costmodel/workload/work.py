@@ -72,15 +72,11 @@ class LayerWork(Record, kw_only=True):
 class WorkBuilder(MutableRecord):
     """Collects a `LayerWork` in the order of the forward pass, and reverses the input gradients at the end.
 
-    recompute: operator names whose forward pass the backward pass repeats. `layer` repeats everything.
-    stops_early: a repeated layer ends with the last step whose result is kept for the backward pass.
+    recompute: operator names whose forward pass the backward pass repeats; `layer` repeats everything.
     """
 
     name: str
     recompute: frozenset[str] = frozenset()
-    stops_early: bool = False
-    _ends: dict[str, int] = field(default_factory=dict)  # step -> forward operators up to its end
-    _kept: set[str] = field(default_factory=set)  # steps whose results the backward pass needs
     _forward: list[Operator] = field(default_factory=list)
     _backward: _Steps = field(default_factory=list)
     _weight: list[Operator] = field(default_factory=list)
@@ -109,7 +105,6 @@ class WorkBuilder(MutableRecord):
         """
         forward = tuple(forward)
         self._forward.extend(forward)
-        self._ends[producer] = len(self._forward)
         repeats = producer in self.recompute and "layer" not in self.recompute
         repeated = forward if recomputed is None else tuple(recomputed)
         self._backward.append((*(repeated if repeats else ()), *backward))
@@ -149,7 +144,6 @@ class WorkBuilder(MutableRecord):
 
     def save(self, name: str, producer: str, size: Bytes) -> None:
         """Save a tensor of `size` bytes for the backward pass, unless the step that produces it is recomputed."""
-        self._kept.add(producer)
         if producer not in self.recompute and "layer" not in self.recompute:
             self._saved.append(SavedTensor(name, producer, size))
         else:
@@ -200,8 +194,7 @@ class WorkBuilder(MutableRecord):
         backward = [operator for step in reversed(self._backward) for operator in step]
         saved = self._saved
         if "layer" in self.recompute:
-            end = max((self._ends.get(step, 0) for step in self._kept), default=0) if self.stops_early else None
-            backward = [*self._forward[:end], *backward]
+            backward = [*self._forward, *backward]
             saved = [SavedTensor("layer input", "input", layer_input)]
         return LayerWork(
             name=self.name,

@@ -165,34 +165,6 @@ def test_activations_compare_with_those_of_1f1b_as_published(schedule: str, virt
     assert other / once == pytest.approx(published, rel=0.02)  # the ends keep a little
 
 
-@pytest.mark.parametrize(("micro_batches", "messages"), [(4.0, 4 + 4), (32.0, 32 + 4)])
-def test_a_stage_may_hold_buffers_for_what_it_receives_of_all_micro_batches(
-    micro_batches: float, messages: float
-) -> None:
-    """The first of four stages receives gradients alone, and keeps its results in flight; the others receive more."""
-    step = replace(STEP, schedule="1f1b", global_batch=micro_batches, micro_batch=1.0, zero=0)
-    layout = Parallelism(pp=4.0)
-    plain, buffered = (
-        held(scenario(step, GPT_22B, layout, framework=replace(UNFUSED, buffers_all=buffers_all)))
-        for buffers_all in (False, True)
-    )
-    message = step.sequence * 6144 * 2
-    assert buffered.communication - plain.communication == pytest.approx(messages * message)
-    assert buffered.activations == plain.activations
-
-
-def test_gathered_inputs_that_are_kept_are_whole() -> None:
-    parallel = Parallelism(tp=8.0, sequence_parallel=True)
-    step = replace(STEP, global_batch=4.0, micro_batch=4.0)
-    plain, kept = (
-        held(scenario(step, GPT_22B, parallel, framework=replace(UNFUSED, keeps_gathered=keeps_gathered)))
-        for keeps_gathered in (False, True)
-    )
-    inputs = 2 * 48 + 1  # of attention, of the feed-forward network, and of the head
-    whole = 2 * 4 * step.sequence * 6144
-    assert kept.activations - plain.activations == pytest.approx(inputs * whole * 7 / 8)
-
-
 def test_dualpipe_holds_every_stage_twice() -> None:
     step = replace(STEP, global_batch=16.0, zero=0)
     once = held(scenario(step, DENSE_MODEL, Parallelism(pp=4.0)))

@@ -149,19 +149,6 @@ def test_full_recomputation_repeats_layers_and_not_the_embedding() -> None:
     assert [item.name for item in full.input_gradient] == [item.name for item in plain.input_gradient]
 
 
-def test_recomputation_that_stops_early_repeats_all_up_to_the_last_input_of_a_gradient() -> None:
-    """The down projection's input is the last tensor that is kept: the projection itself, a third of 24*d^2, is not."""
-    seen = replace(context(DENSE_MODEL, Parallelism(tp=8.0)), framework=UNFUSED, recompute=SETS["full"])
-    early = replace(seen, framework=replace(UNFUSED, recompute_stops_early=True))
-    full, short = (model_work(each).layers[0] for each in (seen, early))
-    dropped = len(full.input_gradient) - len(short.input_gradient)
-    names = [item.name for item in full.forward]
-    last = names.index("ffn down")
-    assert [item.name for item in full.forward[len(names) - dropped :]] == names[last:]
-    assert any("all-reduce" in name for name in names[last:])
-    assert kept(short) == kept(full)
-
-
 def test_selective_recomputation_repeats_the_scores_that_go_through_memory() -> None:
     plain, again = gpt(Parallelism()), gpt(Parallelism(), "selective")
     repeated = [item.name for item in again.input_gradient if item.name not in {o.name for o in plain.input_gradient}]
