@@ -198,6 +198,29 @@ class TrainingDefaultsFile(Strict):
     slices_experts: bool = Field(
         default=False, description="experts are split over tp as all other layers are unless `expert_tensor` is stated"
     )
+    eager: Literal["none", "loss", "layers", "all"] = Field(
+        default="none",
+        description="what runs as PyTorch's own kernels, one an operator: loss: the cross-entropy, each part of which "
+        "leaves a result in memory; layers: element-wise operators, such as residual additions, gates and gradients of "
+        "biases and norms; all: both",
+    )
+    tensor_overlap: Literal["none", "gradients", "all"] = Field(
+        default="none",
+        description="tensor-parallel messages of training that overlap with GEMMs: those of input gradients with the "
+        "weight gradients of the same layer, or all, in one part per rank, with the GEMM that they belong to",
+    )
+    accumulation: Literal["product", "buffer", "autograd"] = Field(
+        default="product",
+        description="how gradients of micro-batches are added up: in the GEMM itself, or in a separate kernel, into a "
+        "buffer for every micro-batch, or by autograd for all but the first",
+    )
+    reduction: Literal["scatter", "all_reduce"] = Field(
+        default="scatter", description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
+    )
+    weight_exchange: Literal["gather", "broadcast"] = Field(
+        default="gather",
+        description="updated weights in ZeRO stages 1 and 2: an all-gather, or a broadcast by each rank in turn",
+    )
     expert_streams: Annotated[int, Whole(1, single=True)] | None = Field(
         default=None,
         description="streams over which the products of experts are dealt, each one of the library's; null: a grouped "
@@ -232,37 +255,10 @@ class FrameworkFile(Strict):
         "which the first available is used. `attention_prefill: unfused` materialises the scores; so does "
         "`masked-softmax`, with scale, causal mask and softmax in one kernel",
     )
-    unfused_elementwise: bool = Field(
-        default=False,
-        description="separate kernels for element-wise operators: residual additions, gates, gradients of biases and "
-        "norms, and the parts of the cross-entropy are not fused",
-    )
-    eager_loss: bool = Field(
-        default=False,
-        description="the cross-entropy is PyTorch's own, whose kernels each leave a result in memory, even where other "
-        "element-wise operators are fused",
-    )
     moe_comm_slowdown: LoadFactor = Field(
         default=1.0,
         description="slowdown of kernels that run concurrently with expert all-to-alls in normal mode, beside their "
         "loss of processors",
-    )
-    tensor_overlap: Literal["none", "gradients", "all"] = Field(
-        default="none",
-        description="tensor-parallel messages of training that overlap with GEMMs: those of input gradients with the "
-        "weight gradients of the same layer, or all, in one part per rank, with the GEMM that they belong to",
-    )
-    accumulation: Literal["product", "buffer", "autograd"] = Field(
-        default="product",
-        description="how gradients of micro-batches are added up: in the GEMM itself, or in a separate kernel, into a "
-        "buffer for every micro-batch, or by autograd for all but the first",
-    )
-    reduction: Literal["scatter", "all_reduce"] = Field(
-        default="scatter", description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
-    )
-    weight_exchange: Literal["gather", "broadcast"] = Field(
-        default="gather",
-        description="updated weights in ZeRO stages 1 and 2: an all-gather, or a broadcast by each rank in turn",
     )
     sustained_slowdown: LoadFactor = Field(
         default=1.0, description="slowdown of kernels in a training step relative to benchmark loops"

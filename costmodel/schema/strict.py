@@ -29,7 +29,7 @@ _OUR_NAMES = {
     "osl": "output_tokens", "input_len": "input_tokens", "output_len": "output_tokens",
     "global_batch_size": "global_batch", "kv_lora_rank": "kv_lora", "q_lora_rank": "q_lora", "num_nodes": "count",
     "gpu": "device", "gpus": "devices", "throttle": "sustained_slowdown", "contention": "moe_comm_slowdown",
-    "eager": "unfused_elementwise", "scheduler_recv_interval": "look_steps",
+    "unfused_elementwise": "training.eager", "scheduler_recv_interval": "look_steps",
     "max_num_batched_tokens": "token_budget", "chunked_prefill_size": "token_budget", "max_num_tokens": "token_budget",
     "max_running_requests": "max_num_seqs", "gpu_memory_utilization": "utilization",
     "mem_fraction_static": "utilization",

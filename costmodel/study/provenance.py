@@ -27,9 +27,11 @@ ENERGY = ("energy", "power")
 COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 """What metrics begin with that no calibration and no time of a framework moves."""
 OF_TRAINING = frozenset({
-    "sustained_slowdown", "tensor_overlap", "accumulation", "reduction",
-    "unfused_elementwise", "eager_loss", "weight_exchange",
-    "host.operator", "training.expert_streams", "training.context", "training.slices_experts",
+    "sustained_slowdown", "host.operator",
+    *(f"training.{name}" for name in (
+        "eager", "tensor_overlap", "accumulation", "reduction", "weight_exchange", "expert_streams", "context",
+        "slices_experts",
+    )),
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""
 

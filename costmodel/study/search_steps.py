@@ -240,7 +240,7 @@ def alike_layers(base: Scenario, columns: Mapping[str, Array], count: Array) -> 
     count: micro-batches, of whose gradients autograd adds all but the first to others.
     """
     work = [column for name, column in columns.items() if name not in _OF_STAGES]
-    return _numbered([*work, count] if base.framework.accumulation == "autograd" else work)
+    return _numbered([*work, count] if base.framework.training.accumulation == "autograd" else work)
 
 
 def _groups(race: _Race, on_progress: OnProgress) -> Iterator[_Group]:

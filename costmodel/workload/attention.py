@@ -148,7 +148,7 @@ def _add_split(builder: WorkBuilder, context: Context, elements: Count, *, biase
     SplitBackward: at::cat]. Megatron-LM adds the bias of this GEMM in a kernel of its own, 2*e forward [NVIDIA
     Megatron-LM, core/tensor_parallel/layers.py, linear_with_grad_accumulation_and_async_allreduce: output + bias].
     """
-    if context.phase != "training" or not context.framework.unfused_elementwise:
+    if context.phase != "training" or not context.framework.training.is_unfused:
         return
     size, rows = 2 * elements * context.residual, context.tokens
     adds_bias = biased and context.framework.fused_masked_softmax

@@ -55,9 +55,9 @@ class Context(Record, kw_only=True):
     @property
     def accumulated_share(self) -> Quantity:
         """Return the share of micro-batches whose gradients a separate kernel accumulates."""
-        if self.framework.accumulation == "autograd":
+        if self.framework.training.accumulation == "autograd":
             return 1.0 - 1.0 / self.micro_batches
-        return 0.0 if self.framework.accumulation == "product" else 1.0
+        return 0.0 if self.framework.training.accumulation == "product" else 1.0
 
     @property
     def expert_streams(self) -> Count | None:

@@ -93,7 +93,7 @@ def add_activation(
     """
     inputs = 2.0 if gated else 1.0
     size = rows * width * context.residual
-    if gated and context.framework.unfused_elementwise:
+    if gated and context.framework.training.is_unfused:
         forward = [
             Elementwise(name, 2 * size, kind="activation", rows=rows),
             Elementwise(f"{name} gate", 3 * size, kind="add", rows=rows),
@@ -264,7 +264,7 @@ def _is_fused(context: Context) -> bool:
     """Tell whether routed experts are an inference engine's fused layer: where its ranks gather tokens."""
     gathers = context.phase != "training" and context.communication.exchange == "gather"
     elsewhere = context.parallel.expert_pool is not None or context.offload.hosts_experts
-    return gathers and not elsewhere and not context.framework.unfused_elementwise
+    return gathers and not elsewhere and not context.framework.training.is_unfused
 
 
 def _add_fused_experts(

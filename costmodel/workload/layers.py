@@ -416,7 +416,7 @@ def _loss_tensors(context: Context) -> Count:
     exponentials and their sum [PyTorch, nn/functional.py; distributed/tensor/parallel/loss.py,
     _nll_loss_and_log_softmax_backward]. A fused one, or Megatron's, writes the gradient over what was kept.
     """
-    return where(context.parallel.tp > 1, 3.0, 2.0) if context.framework.eager_loss else 0.0
+    return where(context.parallel.tp > 1, 3.0, 2.0) if context.framework.training.has_eager_loss else 0.0
 
 
 def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, logits: Count) -> None:
@@ -439,7 +439,7 @@ def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, logits: Cou
             Elementwise("loss gradient", logits * (element + 3 * fp32), kind="softmax", calls=2.0),
             Elementwise("loss gradient of targets", 8 * size, calls=8.0),
         ]
-    elif context.framework.unfused_elementwise or context.framework.eager_loss:
+    elif context.framework.training.eager != "none":
         forward = [Elementwise("loss", logits * (element + 3 * fp32), kind="softmax", calls=2.0)]
         gradients = [Elementwise("loss gradient", logits * (element + 5 * fp32), kind="softmax", calls=3.0)]
     else:

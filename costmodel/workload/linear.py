@@ -16,7 +16,7 @@ def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows:
     """Add a norm on its own: forward reads x and writes y, backward reads dy and x and writes dx."""
     size = rows * width * context.residual
     gradients = [Elementwise(f"{name} gradient", 3 * size, rows=rows)]
-    if context.framework.unfused_elementwise:
+    if context.framework.training.is_unfused:
         calls = 2.0 + norm_vectors(kind)
         gradients.append(Elementwise(f"{name} parameter gradients", 2 * size, rows=rows, calls=calls))
     builder.step("norm", [Elementwise(name, 2 * size, kind="norm", rows=rows)], gradients)
@@ -38,7 +38,7 @@ def add_residual_norm(
     """
     rows, count = context.residual_tokens, float(norms)
     size = rows * context.architecture.hidden * context.residual
-    if context.framework.unfused_elementwise:
+    if context.framework.training.is_unfused:
         norm = Elementwise(name, 2 * norms * size, kind="norm", rows=rows, calls=count)
         calls = norms * (2.0 + norm_vectors(kind))
         builder.step(
@@ -106,7 +106,7 @@ def add_dropout(builder: WorkBuilder, context: Context, name: str) -> None:
     """
     elements = context.residual_tokens * context.architecture.hidden
     size = elements * (2 * context.residual + 1.0)
-    unfused = context.framework.unfused_elementwise
+    unfused = context.framework.training.is_unfused
     forward = Elementwise(name, elements, calls=0.0) if unfused else Elementwise(name, size)
     builder.step("dropout", [forward], [Elementwise(f"{name} gradient", size)])
     builder.save(f"{name} mask", "dropout", elements)
@@ -148,7 +148,7 @@ def overlap_tensor_parallel(builder: WorkBuilder, context: Context) -> None:
     [NVIDIA Megatron-LM, core/tensor_parallel/layers.py, LinearWithGradAccumulationAndAsyncCommunication; Transformer
     Engine, userbuffers]
     """
-    overlap = context.framework.tensor_overlap
+    overlap = context.framework.training.tensor_overlap
     if context.phase == "training" and overlap != "none":
         builder.overlap_collectives(context.parallel.tp if overlap == "all" else None)
 
@@ -323,11 +323,11 @@ class _LocalLinear:
         context, linear = self.context, self.linear
         residual, gradient = context.residual, ELEMENT_BYTES[context.precision.gradients]
         operators: list[Operator] = []
-        if context.framework.unfused_elementwise and not (is_single(linear.bias) and linear.bias == 0):
+        if context.framework.training.is_unfused and not (is_single(linear.bias) and linear.bias == 0):
             operators.append(Elementwise(f"{linear.name} bias gradient", self.dy_elements * residual, calls=2.0))
         if self.narrow:
             operators.append(Elementwise(f"{linear.name} transposed casts", self._turned_bytes()))
-        separate = context.framework.accumulation != "product"
+        separate = context.framework.training.accumulation != "product"
         element = self.operand, self.operand, residual if separate else 2.0 * gradient
         shape = self.inputs, self.outputs, linear.rows
         operators.append(self._gemm(" weight gradient", shape, element, is_wgrad=True))

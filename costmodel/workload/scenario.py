@@ -302,13 +302,6 @@ class Framework(Record):
     moe_comm_slowdown: slowdown of kernels that overlap an expert all-to-all of whole chunks, besides their loss of
         processors.
     sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
-    unfused_elementwise: element-wise operators run as separate kernels.
-    eager_loss: each part of the cross-entropy is a kernel of its own, whose result is in memory.
-    tensor_overlap: tensor-parallel messages that overlap GEMMs: `none`, those of input `gradients`, or `all`.
-    accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
-        `buffer` always, by `autograd` for all but the first.
-    reduction: ZeRO stages 1 and 2 `scatter` gradients or `all_reduce` them.
-    weight_exchange: ZeRO stages 1 and 2 `gather` updated weights, or each rank in turn makes a `broadcast` of its own.
     host: what the host's program adds to a step.
     kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
     expert_exchange: how tokens reach experts of other ranks in inference, where the scenario does not say.
@@ -335,13 +328,7 @@ class Framework(Record):
     implementations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weight_only_tiles: tuple[Tile, ...] = ()
     moe_comm_slowdown: Quantity = 1.0
-    unfused_elementwise: bool = False
-    eager_loss: bool = False
-    tensor_overlap: str = "none"
     sustained_slowdown: Quantity = 1.0
-    accumulation: str = "product"
-    reduction: str = "scatter"
-    weight_exchange: str = "gather"
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
     training: TrainingProgram = TrainingProgram()

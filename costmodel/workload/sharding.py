@@ -87,7 +87,7 @@ def gradient_reductions(
         everyone = Group(groups.shard.size * groups.replicas.size, groups.shard.stride)
         yield Collective(f"{name} gradient all-reduce", "all_reduce", size, everyone)
         return
-    if plan.zero < 3 and context.framework.reduction == "all_reduce":
+    if plan.zero < 3 and context.framework.training.reduction == "all_reduce":
         yield Collective(f"{name} gradient all-reduce", "all_reduce", size, groups.shard)
     else:
         yield Collective(f"{name} gradient reduce-scatter", "reduce_scatter", size, groups.shard)
@@ -105,7 +105,7 @@ def weight_gather(
     broadcasts of weights / (n * share). share: of a rank's weights, that `weights` are.
     """
     ranks = groups.shard.size * share
-    if plan.zero < 3 and context.framework.weight_exchange == "broadcast":
+    if plan.zero < 3 and context.framework.training.weight_exchange == "broadcast":
         return Collective(f"{name} weight broadcasts", "broadcast", weights / ranks, groups.shard, calls=ranks)
     return Collective(f"{name} weight all-gather", "all_gather", weights, groups.shard)
 

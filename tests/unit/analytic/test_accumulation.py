@@ -10,6 +10,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.scenario import Parallelism, Scenario
+from costmodel.workload.training_program import TrainingProgram
 
 BATCHES = 8  # micro-batches of a step
 PRODUCTS = 8 * (1024 * (16 + 2 * 4) * 64 + 1024 * 1024 + 3 * 1024 * 2816) + 32_000 * 1024  # weights of layers and head
@@ -18,7 +19,7 @@ PRODUCTS = 8 * (1024 * (16 + 2 * 4) * 64 + 1024 * 1024 + 3 * 1024 * 2816) + 32_0
 def step(how: str = "product", reduction: str = "scatter", batches: float = BATCHES, zero: int = 1) -> Scenario:
     plan = replace(STEP, zero=zero, global_batch=8.0 * batches, sequence=1024.0)
     of = scenario(plan, DENSE_MODEL, Parallelism(dp=8.0))
-    return replace(of, framework=replace(of.framework, accumulation=how, reduction=reduction))
+    return replace(of, framework=replace(of.framework, training=TrainingProgram(accumulation=how, reduction=reduction)))
 
 
 def point(of: Scenario) -> Point:
@@ -52,7 +53,7 @@ def test_kernels_of_their_own_are_never_faster_than_none() -> None:
 
 def test_narrow_products_and_experts_add_up_likewise() -> None:
     of = scenario(STEP, MOE_MODEL, Parallelism(dp=16.0, ep=16.0), FP8)
-    apart = replace(of, framework=replace(of.framework, accumulation="buffer"))
+    apart = replace(of, framework=replace(of.framework, training=TrainingProgram(accumulation="buffer")))
     assert summed(apart) > 0
     assert (point(apart).metrics["step_time"] or 0.0) > (point(of).metrics["step_time"] or 0.0)
 

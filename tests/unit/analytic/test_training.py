@@ -24,6 +24,7 @@ from costmodel.workload.optimizer import step_operators
 from costmodel.workload.plans import Sharding, Training
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
 from costmodel.workload.schedules import Kind
+from costmodel.workload.training_program import TrainingProgram
 
 DUALPIPE = replace(STEP, schedule="dualpipe")
 LAYOUT = Parallelism(pp=4.0, dp=8.0, ep=8.0)
@@ -263,7 +264,8 @@ def tail(
 ) -> list[Collective | Elementwise]:
     plan: Training = replace(STEP, zero=zero)
     base = scenario(plan, MOE_MODEL, parallel)
-    seen = training_context(replace(base, framework=replace(base.framework, weight_exchange=weight_exchange)), plan)
+    program = TrainingProgram(weight_exchange=weight_exchange)
+    seen = training_context(replace(base, framework=replace(base.framework, training=program)), plan)
     found = step_operators(seen, plan, [(1, model_work(seen).layers[-1])], copies)
     assert found.on_host == found.host_transfers == ()
     return [item for item in found.serial if isinstance(item, Collective | Elementwise)]
@@ -332,7 +334,7 @@ def test_broadcasts_that_overlap_are_as_many_over_all_layers_as_those_at_the_end
     """A layer has its share of them, so that what passes overlap is what would follow them."""
     plan = replace(STEP, zero=1, sharding=Sharding(overlap=True))
     base = scenario(plan, MOE_MODEL, Parallelism(dp=16.0, ep=8.0))
-    base = replace(base, framework=replace(base.framework, weight_exchange="broadcast"))
+    base = replace(base, framework=replace(base.framework, training=TrainingProgram(weight_exchange="broadcast")))
     assert isinstance(base.plan, Training)
     comm = step_model(base, base.plan, Calibration()).overlapped_comm
     assert comm is not None

@@ -123,7 +123,7 @@ SLOW = {
 }  # fmt: skip
 
 
-SUMS = {"scenarios.selective.framework.accumulation": "autograd"}
+SUMS = {"scenarios.selective.framework.training.accumulation": "autograd"}
 
 
 ANCHORED = {"scenarios.selective.anchor": "{metric: step_time, value: 10 s}"}

@@ -18,9 +18,10 @@ from costmodel.workload.operators import AttentionKernel, Collective, Elementwis
 from costmodel.workload.order_statistics import expected_tiles, normal_maximum
 from costmodel.workload.recompute import OPERATORS, SETS, expand
 from costmodel.workload.scenario import MASKED, Communication, Framework, Parallelism
+from costmodel.workload.training_program import TrainingProgram
 from costmodel.workload.work import LayerWork
 
-MEGATRON = replace(UNFUSED, implementations={"attention_prefill": (MASKED,)}, unfused_elementwise=True)
+MEGATRON = replace(UNFUSED, implementations={"attention_prefill": (MASKED,)}, training=TrainingProgram(eager="layers"))
 SEQUENCE, BATCH, HIDDEN, HEADS = 2048, 4, 6144, 64  # of Megatron's 22B
 
 
@@ -420,7 +421,7 @@ def test_gradients_of_queries_keys_and_values_are_joined_where_nothing_is_fused(
     assert traffic(joined) == 2 * 2 * BATCH * SEQUENCE * 3 * HIDDEN / 2
     order = [item.name for item in layer.input_gradient]
     assert order.index(joined.name) < order.index("qkv projection input gradient")
-    plain = model_work(replace(seen, framework=replace(framework, unfused_elementwise=False))).layers[0]
+    plain = model_work(replace(seen, framework=replace(framework, training=TrainingProgram()))).layers[0]
     assert all(item.name != joined.name for item in plain.input_gradient)
 
 
@@ -428,8 +429,8 @@ def test_gradients_of_queries_keys_and_values_are_joined_where_nothing_is_fused(
 def test_the_backward_pass_of_an_eager_loss_holds_more_of_its_logits(tp: int, held: float) -> None:
     seen = context(GPT_22B, Parallelism(tp=float(tp)))
     fused, eager = (
-        model_work(replace(seen, framework=replace(seen.framework, eager_loss=is_eager))).head
-        for is_eager in (False, True)
+        model_work(replace(seen, framework=replace(seen.framework, training=TrainingProgram(eager=eager)))).head
+        for eager in ("none", "loss")
     )
     logits = float(named(eager.forward, "vocabulary projection").m) * GPT_22B.vocabulary / tp  # type: ignore[union-attr]
     assert fused.working_bytes == 0.0
