@@ -63,9 +63,6 @@ class MoeFile(Strict):
     group_top_k: Integer | None = Field(default=None, description="groups that a token is limited to")
     gated: bool = Field(default=True, description="experts have a gate, like `glu`")
     bias: bool = Field(default=False, description="the experts' matrices have biases")
-    clamped: bool = Field(
-        default=False, description="what the experts' activation takes is clamped first, in the same kernel"
-    )
     router_bias: bool = Field(default=False, description="the router has a bias")
     shared_gate: bool = Field(default=False, description="a separate gate scales the shared experts")
     masked: ShareOrZero = Field(default=0.0, description="share of the routed experts that are switched off")

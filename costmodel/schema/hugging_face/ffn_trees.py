@@ -61,7 +61,6 @@ def _moe(config: Config) -> dict[str, Tree]:
             "group_top_k": (None if is_free else config.count("group_top_k"), "group_top_k"),
             "gated": (None if config.flag("gated") else False, "gated"),
             "bias": (config.flag("expert_bias") or None, "expert_bias"),
-            "clamped": (config.flag("clamped") or None, "clamped"),
             "router_bias": (config.flag("router_bias") or None, "router_bias"),
             "latent": (config.count("latent"), "latent"),
             "latent_norm": (config.flag("latent_norm") or None, "latent_norm"),
