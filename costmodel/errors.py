@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from costmodel.records import ValueRecord
 
+_MAX_LISTED = 10  # names that a hint lists
 _HIDDEN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"} | {
     code: f"\\u{code:04x}"
     for code in (0x061C, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
@@ -97,3 +99,30 @@ class UncalibratedError(CostModelError):
 
 class MeasurementError(InputError):
     """A measurement table cannot be read or holds impossible rows."""
+
+
+def kind_of(value: object) -> str:
+    """Return the YAML word for a value's type."""
+    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Return a hint with the names nearest to `word`, empty if none is near."""
+    import difflib  # few words are wrong
+
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    close = close or [name for name in known if word in re.split("[/_-]", name)][:3]
+    return "did you mean " + " or ".join(f"`{name}`" for name in close) + "?" if close else ""
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """Return a hint with the names nearest to `word`, or else with those that are available."""
+    return did_you_mean(word, known) or available(known)
+
+
+def available(known: Sequence[str]) -> str:
+    """Return a hint that lists names, the first ones of many."""
+    listed = ", ".join(sorted(known)[:_MAX_LISTED])
+    more = f", … ({len(known)} in all)" if len(known) > _MAX_LISTED else ""
+    return f"available: {listed}{more}" if known else "none available"

@@ -14,10 +14,9 @@ from costmodel.cost.attention import DecodeForm
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import ExpectedForm
 from costmodel.cost.two_tile_gemm import TwoTileForm
-from costmodel.errors import InputError
+from costmodel.errors import InputError, suggest
 from costmodel.records import replace
 from costmodel.schema.calibration import FamilyFitFile
-from costmodel.schema.references import suggest
 
 NAMED = "named by the framework"
 UNKNOWN = "unknown"  # named where a row's kernel is none that any file is of

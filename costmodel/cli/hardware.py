@@ -41,9 +41,8 @@ def list_command(*, as_json: bool, search_path: tuple[str, ...]) -> int:
 @path_option
 def show_command(*, name: str, as_json: bool, search_path: tuple[str, ...]) -> int:
     """Show a device, node, cluster or framework with the source of every value. For a cluster, also its cost."""
-    from costmodel.errors import InputError
+    from costmodel.errors import InputError, suggest
     from costmodel.schema.files import list_names, load_cluster, load_document
-    from costmodel.schema.references import suggest
 
     listed = {kind: list_names(kind, search_path) for kind in KINDS}
     kind = next((kind for kind in KINDS if name.removeprefix(f"{kind}/") in listed[kind]), None)

@@ -27,7 +27,7 @@ _TABLES = "measurement tables are CSV files: docs/measurements.md lists their co
 
 def unknown_kind(kind: str, kinds: Iterable[str]) -> InputError:
     """Return the error for a kind of file that does not exist. kinds: the available ones."""
-    from costmodel.schema.references import suggest
+    from costmodel.errors import suggest
 
     hint = _TABLES if kind.startswith("measurement") else suggest(kind, list(kinds))
     return InputError.single(f"unknown kind of file `{kind}`", hint=hint)

@@ -21,9 +21,9 @@ def command(*, asked: Asked, metric: str, as_json: bool) -> int:
     """
     from costmodel.analytic.model_start import DEFAULT_PHASES
     from costmodel.analytic.model_start import PHASES as MODEL_PHASES
+    from costmodel.errors import suggest
     from costmodel.result import PHASES
     from costmodel.schema.metrics import unit_of
-    from costmodel.schema.references import suggest
     from costmodel.study.sensitivity import SCHEMA, sensitivities
 
     defaults = [phase for phase in DEFAULT_PHASES if metric in PHASES[phase][1]]

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from costmodel.calibration.row_prediction import Predictions, predict_mapped
-from costmodel.errors import InputError
+from costmodel.errors import InputError, suggest
 from costmodel.measurements.exclusions import Exclusion, screen
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import NUMBERS, TEXTS, Table
 from costmodel.quantities import Indices
 from costmodel.records import Record, ValueRecord, asdict, field
-from costmodel.schema.references import suggest
 
 SCHEMA = "costmodel/evaluation@1"
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.cost.machine import Machine
+from costmodel.errors import suggest
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Array, Bytes, Count, Indices, Mask
 from costmodel.records import Record, field
 from costmodel.schema.files import list_names, load_device, load_document, load_node, load_tuned_tiles
-from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework

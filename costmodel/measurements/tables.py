@@ -11,12 +11,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.errors import Location
+from costmodel.errors import Location, suggest
 from costmodel.measurements.nccl_tables import is_nccl, translated
 from costmodel.measurements.raw_tables import FOREIGN, RawTable, read_raw_table, table_files
 from costmodel.quantities import Array, Indices
 from costmodel.records import Record, replace
-from costmodel.schema.references import display_path, suggest
+from costmodel.schema.references import display_path
 
 Texts: TypeAlias = "npt.NDArray[np.object_]"  # of str: notes are long, and few are distinct
 

@@ -16,14 +16,13 @@ from costmodel.cost.calibration import ANCHORED, Calibration, Form
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import derivation
 from costmodel.cost.parameter import Parameter, declarations, value
-from costmodel.errors import InputError
+from costmodel.errors import InputError, suggest
 from costmodel.network.group_links import group_links
 from costmodel.records import ValueRecord, field
 from costmodel.report import explain_cost, explain_pass, explain_step, explain_wait
 from costmodel.report.explain_inputs import Inputs, inputs_of, link_paths, locations, origins_of, work_section
 from costmodel.report.explain_step import BUBBLE, STEP
 from costmodel.result import shown_line, whole_of
-from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import Elementwise, Group, Operator, base_name
 from costmodel.workload.plans import Decode, ExpertBound, Prefill, Serving, Training

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from costmodel.declared import Measure
 from costmodel.report.page import Number, show, table
 from costmodel.report.text import NONE, count, metric, setting
 from costmodel.schema import ResolvedWorkload
-from costmodel.schema.quantity import Measure
 from costmodel.study.sensitivity import Sensitivity
 
 MOST_ROWS = 20  # parameters that are shown; --json has them all

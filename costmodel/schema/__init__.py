@@ -4,7 +4,7 @@ Most commands start with `resolve`. Single files are in `costmodel.schema.files`
 `costmodel.schema.case`, the description of the formats in `costmodel.schema.export`. Import them when needed.
 """
 
-from costmodel.schema.quantity import SI
+from costmodel.declared import SI
 from costmodel.schema.resolve import ResolvedWorkload, resolve
 
 __all__ = ["SI", "ResolvedWorkload", "resolve"]

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
-from pydantic_core import PydanticCustomError
 
+from costmodel.declared import Measure, Verbatim, Wrong
 from costmodel.errors import InputError, Location, Problem
 from costmodel.records import MutableRecord, Record, fields, replace
 from costmodel.schema.calibration import SiteScatterFile
 from costmodel.schema.device import Source
 from costmodel.schema.fields import field_error
 from costmodel.schema.metrics import dimension_of
-from costmodel.schema.quantity import Measure, Verbatim
 from costmodel.schema.references import Library, folder_of
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, to_python
@@ -231,7 +230,7 @@ def _step(file: MeasuredStepFile, tree: Tree, field: str, scenario: Scenario) ->
     value = tree.value["value"]
     try:
         number = float(measure.check(to_python(value)))
-    except PydanticCustomError as error:
+    except Wrong as error:
         raise field_error(error, f"{field}.value", value.location) from None
     if not math.isfinite(number) or number <= 0.0:
         raise InputError.single("must be above zero", field=f"{field}.value", location=value.location)

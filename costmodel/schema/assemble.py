@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-from costmodel.errors import InputError, Problem
+from costmodel.errors import InputError, Problem, kind_of
 from costmodel.records import Record
-from costmodel.schema.loader import kind_of
 from costmodel.schema.model_names import is_config
 from costmodel.schema.overrides import Override, apply_overrides
 from costmodel.schema.references import Library, folder_of, relative_path

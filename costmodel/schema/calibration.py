@@ -4,10 +4,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from costmodel.declared import Measure, NumberOrZero, Ratio, Share, ShareOrZero, Time, Value, Wrong
 from costmodel.schema.device import Source
 from costmodel.schema.earlier_names import ACCURACY_KEYS, FAMILY_FIT_KEYS, name_of_today
 from costmodel.schema.forms import FormFile
-from costmodel.schema.quantity import Measure, NumberOrZero, Ratio, Share, ShareOrZero, Time, Value, wrong
 from costmodel.schema.references import is_name
 from costmodel.schema.strict import Strict
 
@@ -15,13 +15,13 @@ from costmodel.schema.strict import Strict
 def _of_today(key: str) -> str:
     today = name_of_today(key)
     if today != key:
-        raise wrong(f"is now `{today}`", f"write `{today}`")
+        raise Wrong(f"is now `{today}`", f"write `{today}`")
     return key
 
 
 def _a_name(name: str) -> str:
     if not all(map(is_name, name.split("/"))):
-        raise wrong(f"{name!r} is no name of a file", "write `DEVICE/IMPLEMENTATION`")
+        raise Wrong(f"{name!r} is no name of a file", "write `DEVICE/IMPLEMENTATION`")
     return name
 
 
@@ -43,7 +43,7 @@ class SpreadFile(Strict):
     def _points_are_in_order(self) -> Self:
         points = (self.low, self.median, self.high)
         if all(isinstance(point, float) for point in points) and not self.low <= self.median <= self.high:
-            raise wrong(f"{self.low:g}, {self.median:g}, {self.high:g} are not in order", "write low <= median <= high")
+            raise Wrong(f"{self.low:g}, {self.median:g}, {self.high:g} are not in order", "write low <= median <= high")
         return self
 
 
@@ -85,7 +85,7 @@ class NearnessFile(Strict):
     @model_validator(mode="after")
     def _near_is_nearer(self) -> Self:
         if isinstance(self.near, float) and isinstance(self.far, float) and not self.near < self.far:
-            raise wrong(f"near {self.near:g} is not below far {self.far:g}", "write near < far")
+            raise Wrong(f"near {self.near:g} is not below far {self.far:g}", "write near < far")
         return self
 
 
@@ -153,7 +153,7 @@ class ScatterFile(Strict):
     @model_validator(mode="after")
     def _shares_are_of_a_whole(self) -> Self:
         if isinstance(self.site, float) and isinstance(self.alike, float) and self.site + self.alike > 1.0:
-            raise wrong(f"site {self.site:g} and alike {self.alike:g} are more than a whole", "write site + alike <= 1")
+            raise Wrong(f"site {self.site:g} and alike {self.alike:g} are more than a whole", "write site + alike <= 1")
         return self
 
 

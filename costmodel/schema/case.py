@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
-from pydantic_core import PydanticCustomError
 
-from costmodel.errors import InputError, Location, Problem
+from costmodel.declared import Measure, Named, Ratio, Verbatim, Wrong
+from costmodel.errors import InputError, Location, Problem, kind_of, suggest
 from costmodel.records import Record, replace
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.fields import field_error
-from costmodel.schema.loader import MAX_TABLE_BYTES, kind_of, parse_tree, read_text
+from costmodel.schema.loader import MAX_TABLE_BYTES, parse_tree, read_text
 from costmodel.schema.metrics import dimension_of, metric_names
-from costmodel.schema.quantity import Measure, Named, Ratio, Verbatim
-from costmodel.schema.references import Library, display_path, suggest
+from costmodel.schema.references import Library, display_path
 from costmodel.schema.resolve import ResolvedWorkload, in_order, resolve_model, resolve_tree
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge, replace_at
@@ -338,7 +337,7 @@ def _expected_value(file: ExpectFile, dimension: str, tree: Tree, field: str) ->
         )  # fmt: skip
     try:
         checked = [float(measure.check(value)) for value in values]
-    except PydanticCustomError as error:
+    except Wrong as error:
         raise field_error(error, field, tree.location) from None
     return (checked[0], checked[1]) if file.check == "range" else checked[0]
 

@@ -5,8 +5,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from costmodel.schema.device import PLAUSIBLE, DType, Source
-from costmodel.schema.quantity import (
+from costmodel.declared import (
     Bandwidth,
     Latency,
     LoadFactor,
@@ -20,8 +19,9 @@ from costmodel.schema.quantity import (
     Watts,
     WattsOrZero,
     Whole,
-    wrong,
+    Wrong,
 )
+from costmodel.schema.device import PLAUSIBLE, DType, Source
 from costmodel.schema.strict import Strict
 
 TOPOLOGIES = (
@@ -132,18 +132,18 @@ class NetworkFile(Strict):
     @model_validator(mode="after")
     def _check_grid(self) -> Self:
         if self.topology != "ocs" and self.reconfiguration is not None:
-            raise wrong(f"a {self.topology} has no circuits", "take reconfiguration out, or write topology: ocs")
+            raise Wrong(f"a {self.topology} has no circuits", "take reconfiguration out, or write topology: ocs")
         if self.topology not in GRIDS:
             if self.shape:
-                raise wrong(f"a {self.topology} has no shape", f"take shape out, or write {' or '.join(GRIDS)}")
+                raise Wrong(f"a {self.topology} has no shape", f"take shape out, or write {' or '.join(GRIDS)}")
             return self
         if not 1 <= len(self.shape) <= 3:
-            raise wrong(f"a {self.topology} needs one to three sides", "write shape: [8, 8]")
+            raise Wrong(f"a {self.topology} needs one to three sides", "write shape: [8, 8]")
         if np.any(np.not_equal(self.planes, 1.0)):
-            raise wrong(f"a {self.topology} has one plane", "take planes out")
+            raise Wrong(f"a {self.topology} has one plane", "take planes out")
         if np.any(np.less_equal(self.radix, 2 * len(self.shape))):
             least = 2 * len(self.shape) + 1
-            raise wrong("no port of a router is left for an endpoint", f"write radix: {least} or more")
+            raise Wrong("no port of a router is left for an endpoint", f"write radix: {least} or more")
         return self
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
-from costmodel.schema.quantity import (
+from costmodel.declared import (
     Bandwidth,
     Energy,
     Factor,
@@ -16,15 +16,14 @@ from costmodel.schema.quantity import (
     Number,
     OneOf,
     Peak,
-    Purchase,
-    Rent,
     ShareOrZero,
     Size,
     Watts,
     WattsOrZero,
     Whole,
-    wrong,
+    Wrong,
 )
+from costmodel.hardware.device import Purchase, Rent
 from costmodel.schema.strict import Strict
 
 DType = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "e5m6", "fp8", "fp8_fp16", "fp4", "int8", "int4"]
@@ -122,7 +121,7 @@ class PowerFile(Strict):
     @model_validator(mode="after")
     def _check_idle(self) -> Self:
         if self.tdp is not None and self.idle is not None and not np.all(np.less_equal(self.idle, self.tdp)):
-            raise wrong("idle must not exceed tdp", "write the power limit as tdp and the idle power as idle")
+            raise Wrong("idle must not exceed tdp", "write the power limit as tdp and the idle power as idle")
         return self
 
 
@@ -207,11 +206,11 @@ class DeviceFile(Strict):
         if self.memory[-1].bandwidth is None:
             name = self.memory[-1].name
             hint, at = f"write `memory.{name}.bandwidth`", ("memory", len(self.memory) - 1, "bandwidth")
-            raise wrong(f"{name}, the device memory, lacks a bandwidth", hint, at)
+            raise Wrong(f"{name}, the device memory, lacks a bandwidth", hint, at)
         return self
 
     @model_validator(mode="after")
     def _check_vector_unit(self) -> Self:
         if "fp32" not in self.math:
-            raise wrong("math lacks fp32, the rate of the CUDA cores", "add `fp32: {peak: …}`")
+            raise Wrong("math lacks fp32, the rate of the CUDA cores", "add `fp32: {peak: …}`")
         return self

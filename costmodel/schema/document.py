@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from costmodel.errors import InputError
+from costmodel.errors import InputError, suggest
 from costmodel.quantities import Quantity
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.installation import Installation
 from costmodel.schema.model import ModelFile
 from costmodel.schema.overrides import OverrideTarget
-from costmodel.schema.references import suggest
 from costmodel.schema.workload import PlanFile
 from costmodel.workload.scenario import Scenario
 

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from types import UnionType
 from typing import Any, TypeAlias
 
-from pydantic_core import PydanticCustomError
-
+from costmodel.declared import Measure, Positive, Whole, Wrong
 from costmodel.errors import InputError, Location
 from costmodel.schema.loader import parse_tree
-from costmodel.schema.quantity import Measure, Positive, Whole
 from costmodel.schema.strict import Strict, file_models, union_members
 from costmodel.schema.tree import to_python
 
@@ -44,14 +42,13 @@ def read_number(number: NumberType, text: str, label: Location, field: str) -> f
     """Return a number in SI, written as for `--set`. Raises InputError with its location and fix."""
     try:
         return float(number.check(to_python(parse_tree(text, label.source, label=label))))
-    except PydanticCustomError as error:
+    except Wrong as error:
         raise field_error(error, field, label) from None
 
 
-def field_error(error: PydanticCustomError, field: str, location: Location | None) -> InputError:
+def field_error(error: Wrong, field: str, location: Location | None) -> InputError:
     """Return what a field's check found, at its place in a file."""
-    context = error.context or {}
-    return InputError.single(str(context["message"]), hint=str(context["hint"]), field=field, location=location)
+    return InputError.single(error.message, hint=error.hint, field=field, location=location)
 
 
 def _notes(annotation: Any) -> list[Any]:

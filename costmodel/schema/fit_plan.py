@@ -9,14 +9,14 @@ from pydantic import Field, model_validator
 
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.parameter import Parameter, declarations
+from costmodel.declared import Integer, LoadFactor, Ratio, Verbatim, Wrong
+from costmodel.errors import suggest
 from costmodel.schema.calibration import UNTUNED, FamilyKey
 from costmodel.schema.case import CaseClass
 from costmodel.schema.device import Source
 from costmodel.schema.earlier_names import FORM_KEYS, FORM_KINDS, RECIPE_KEYS
 from costmodel.schema.fields import number_at
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.quantity import Integer, LoadFactor, Ratio, Verbatim, wrong
-from costmodel.schema.references import suggest
 from costmodel.schema.strict import Strict
 
 FRAMEWORK = "framework."  # what the path of a term begins with
@@ -42,17 +42,17 @@ class RecipeFile(Strict):
         if self.form not in FORMS:
             today = FORM_KINDS.get(self.form)
             told = f"`{self.form}` is now `{today}`" if today else f"unknown form {self.form!r}"
-            raise wrong(told, suggest(today or self.form, list(FORMS)))
+            raise Wrong(told, suggest(today or self.form, list(FORMS)))
         known, earlier = declarations(FORMS[self.form]), FORM_KEYS.get(self.form, {})
         for name in self.constants:
             if name not in known:
                 today = earlier.get(name)
                 told = f"`{name}` is now `{today}`" if today else f"`{self.form}` has no constant `{name}`"
-                raise wrong(told, suggest(today or name, list(known)))
+                raise Wrong(told, suggest(today or name, list(known)))
         terms = {each.term for each in known.values() if each.term and isinstance(each.kind, Parameter)}
         for term in self.terms:
             if term not in terms:
-                raise wrong(f"`{self.form}` has no term `{term}`", f"available: {', '.join(sorted(terms)) or 'none'}")
+                raise Wrong(f"`{self.form}` has no term `{term}`", f"available: {', '.join(sorted(terms)) or 'none'}")
         return self
 
 
@@ -132,15 +132,15 @@ class TermFile(Strict):
     def _is_a_number_of_frameworks(self) -> Self:
         stated = self.path.startswith(FRAMEWORK)
         if not stated or number_at(FrameworkFile, self.path.removeprefix(FRAMEWORK).split(".")) is None:
-            raise wrong(f"{self.path!r} is no number of a framework", "write one like `framework.launch`")
+            raise Wrong(f"{self.path!r} is no number of a framework", "write one like `framework.launch`")
         low, high = self.span
         if not low < high:
-            raise wrong("the bounds enclose nothing", "write the lower bound first")
+            raise Wrong("the bounds enclose nothing", "write the lower bound first")
         if len(set(self.publications)) < len(self.publications):
-            raise wrong("a publication stands twice", "name at least two different ones")
+            raise Wrong("a publication stands twice", "name at least two different ones")
         if self.known is not None and not (0.0 < low <= self.known[0] <= high and self.known[1] > 1.0):
             hint = "write a value between bounds above zero, and a factor above 1"
-            raise wrong("the prior is outside the bounds or has no spread", hint)
+            raise Wrong("the prior is outside the bounds or has no spread", hint)
         return self
 
 
@@ -172,6 +172,6 @@ class FitPlanFile(Strict):
         for term in self.terms:
             pairs = {(term.path, framework) for framework in term.frameworks}
             if told & pairs:
-                raise wrong(f"{term.path} of {min(told & pairs)[1]} is fitted twice", "write one term of it")
+                raise Wrong(f"{term.path} of {min(told & pairs)[1]} is fitted twice", "write one term of it")
             told |= pairs
         return self

@@ -13,8 +13,8 @@ from pydantic import Field, create_model, model_validator
 from costmodel import quantities
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.parameter import Constant, Declaration, declarations
+from costmodel.declared import Integer, Measure, Value, Wrong
 from costmodel.schema.earlier_names import FORM_KEYS
-from costmodel.schema.quantity import Integer, Measure, Value, wrong
 from costmodel.schema.strict import Strict
 
 _PLAIN_UNITS = ("1", "count", "s", "B", "B/s")  # no number that stands bare has to name these
@@ -37,7 +37,7 @@ class _FormFile(Strict):
             missing = [name for name, is_stated in stated.items() if not is_stated]
             if missing and len(missing) < len(stated):
                 names = ", ".join(stated)
-                raise wrong(f"{names} are stated together: {', '.join(missing)} is missing", "state all, or none")
+                raise Wrong(f"{names} are stated together: {', '.join(missing)} is missing", "state all, or none")
         return self
 
 

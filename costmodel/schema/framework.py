@@ -4,8 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints
 
-from costmodel.schema.device import DType, LinearType, Source, StoredType
-from costmodel.schema.quantity import (
+from costmodel.declared import (
     Bits,
     Exponent,
     Integer,
@@ -20,6 +19,7 @@ from costmodel.schema.quantity import (
     Time,
     Whole,
 )
+from costmodel.schema.device import DType, LinearType, Source, StoredType
 from costmodel.schema.serving import ALIGN_STEPS, PREEMPTION, WHOLE_PROMPTS
 from costmodel.schema.strict import Strict
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.errors import InputError
+from costmodel.declared import SI
+from costmodel.errors import InputError, suggest
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.quantities import Count, ceil, is_single, minimum
 from costmodel.records import Record, replace
@@ -17,8 +18,6 @@ from costmodel.schema.device import DeviceFile
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.overrides import apply_overrides
 from costmodel.schema.plausible import implausible
-from costmodel.schema.quantity import SI
-from costmodel.schema.references import suggest
 from costmodel.schema.tree import Tree
 
 

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from costmodel.errors import Problem
+from costmodel.errors import Problem, suggest
 from costmodel.schema.earlier_names import name_of_today
-from costmodel.schema.references import Library, package_root, suggest
+from costmodel.schema.references import Library, package_root
 from costmodel.schema.tree import Tree
 from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from costmodel.declared import PositiveNumber, Verbatim, Wrong
 from costmodel.errors import InputError
 from costmodel.schema.assemble import Assembly
-from costmodel.schema.quantity import PositiveNumber, Verbatim, wrong
 from costmodel.schema.references import Library
 from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict
@@ -40,7 +40,7 @@ class SwitchFile(Strict):
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
         if not self.set and not self.times and not self.against_times:
-            raise wrong("a switch changes nothing", "write `set`, `times` or `against_times`")
+            raise Wrong("a switch changes nothing", "write `set`, `times` or `against_times`")
         return self
 
 
@@ -57,7 +57,7 @@ class LeverFile(Strict):
     @model_validator(mode="after")
     def _is_answered(self) -> Self:
         if not self.switches and self.path is None and self.why is None:
-            raise wrong("a lever needs a switch, a path or a reason", "write `switches`, `path` or `why`")
+            raise Wrong("a lever needs a switch, a path or a reason", "write `switches`, `path` or `why`")
         return self
 
 
@@ -73,7 +73,7 @@ class LeversFile(Strict):
         names = [switch.name for lever in self.levers for switch in lever.switches]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise wrong(f"two switches are named {twice[0]}", "rename one")
+            raise Wrong(f"two switches are named {twice[0]}", "rename one")
         return self
 
     @classmethod

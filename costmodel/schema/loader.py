@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from costmodel import units
-from costmodel.errors import InputError, Location
+from costmodel.errors import InputError, Location, kind_of
 from costmodel.reading import open_regular
 from costmodel.schema.tree import Tree
 
@@ -127,12 +127,6 @@ def parse_tree(text: str, source: str, *, label: Location | None = None) -> Tree
         raise _syntax_error(error, source, label) from None
     except RecursionError:
         raise InputError.single("is nested too deeply to read", location=label or Location(source)) from None
-
-
-def kind_of(value: object) -> str:
-    """Return the YAML word for a value's type."""
-    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 class _Walk:

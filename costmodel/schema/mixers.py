@@ -7,10 +7,10 @@ from typing import Literal, Self, TypeAlias
 import numpy as np
 from pydantic import Field, model_validator
 
+from costmodel.declared import Integer, Number, NumberOrZero, PositiveNumber, Ratio, Share, Wrong, exceeds
 from costmodel.quantities import Quantity
 from costmodel.schema.device import StoredType
 from costmodel.schema.patterns import HeadGroupFile, HeadsFile, LatentGroupFile, PatternFile
-from costmodel.schema.quantity import Integer, Number, NumberOrZero, PositiveNumber, Ratio, Share, exceeds, wrong
 from costmodel.schema.strict import Strict
 
 
@@ -36,7 +36,7 @@ class KernelTraitsFile(Strict):
     @model_validator(mode="after")
     def _check_permuted(self) -> Self:
         if self.permuted and self.materialised:
-            raise wrong("permuted has no effect if scores are materialised", "remove `permuted`, or `materialised`")
+            raise Wrong("permuted has no effect if scores are materialised", "remove `permuted`, or `materialised`")
         return self
 
 
@@ -54,9 +54,9 @@ class HeadRouteFile(Strict):
     @model_validator(mode="after")
     def _check_choices(self) -> Self:
         if (self.top_k is None) == (self.tokens is None):
-            raise wrong("needs either `top_k` or `tokens`", "write one of the two")
+            raise Wrong("needs either `top_k` or `tokens`", "write one of the two")
         if self.top_k is not None and exceeds(self.top_k, self.routed):
-            raise wrong("top_k must not exceed routed", "write at most the routed heads")
+            raise Wrong("top_k must not exceed routed", "write at most the routed heads")
         return self
 
 
@@ -74,9 +74,9 @@ class KvSourceFile(Strict):
     @model_validator(mode="after")
     def _check_source(self) -> Self:
         if self.tokens is None and self.width is not None:
-            raise wrong("`width` is that of another sequence", "write its `tokens`, or remove `width`")
+            raise Wrong("`width` is that of another sequence", "write its `tokens`, or remove `width`")
         if self.tokens is not None and np.any(np.asarray(self.share) != 1.0):
-            raise wrong("`share` is of the layer's own tokens", "remove it, or `tokens`")
+            raise Wrong("`share` is of the layer's own tokens", "remove it, or `tokens`")
         return self
 
 
@@ -111,8 +111,8 @@ def _check_groups(groups: Sequence[HeadsFile], heads: Quantity, name: str) -> No
         return
     if all(group.heads is not None for group in groups):
         found = total * float(heads)
-        raise wrong(f"the heads of head_groups sum to {found:g} of {heads:g}", f"make them sum to {name}")
-    raise wrong(f"the shares of head_groups sum to {total:g}", "make them sum to 1")
+        raise Wrong(f"the heads of head_groups sum to {found:g} of {heads:g}", f"make them sum to {name}")
+    raise Wrong(f"the shares of head_groups sum to {total:g}", "make them sum to 1")
 
 
 class AttentionFile(Strict):
@@ -176,25 +176,25 @@ class AttentionFile(Strict):
     @model_validator(mode="after")
     def _check_route(self) -> Self:
         if self.route is not None and np.any(self.route.shared + self.route.routed != self.q_heads):
-            raise wrong("shared and routed heads of `route` do not sum to q_heads", "correct one of them")
+            raise Wrong("shared and routed heads of `route` do not sum to q_heads", "correct one of them")
         return self
 
     @model_validator(mode="after")
     def _check_positions(self) -> Self:
         if self.rotary and self.alibi:
-            raise wrong("rotary and alibi exclude each other", "write `rotary: false` with `alibi: true`")
+            raise Wrong("rotary and alibi exclude each other", "write `rotary: false` with `alibi: true`")
         if self.rotary_dim is not None and not self.rotary:
-            raise wrong("rotary_dim has no effect without rotary", "remove it, or write `rotary: true`")
+            raise Wrong("rotary_dim has no effect without rotary", "remove it, or write `rotary: true`")
         if self.rotary_dim is not None and self.head_dim is not None and exceeds(self.rotary_dim, self.head_dim):
-            raise wrong("rotary_dim must not exceed head_dim", "write at most head_dim")
+            raise Wrong("rotary_dim must not exceed head_dim", "write at most head_dim")
         return self
 
     @model_validator(mode="after")
     def _check_shared(self) -> Self:
         if self.shared_values and self.v_head_dim is not None and np.any(self.v_head_dim != self.head_dim):
-            raise wrong("shared_values needs values as wide as keys", "remove v_head_dim, or shared_values")
+            raise Wrong("shared_values needs values as wide as keys", "remove v_head_dim, or shared_values")
         if self.indexer is not None and any(group.pattern.kind != "full" for group in self.head_groups):
-            raise wrong("an indexer and a pattern of head_groups both select keys", "remove one of them")
+            raise Wrong("an indexer and a pattern of head_groups both select keys", "remove one of them")
         return self
 
     @model_validator(mode="after")
@@ -202,23 +202,23 @@ class AttentionFile(Strict):
         if self.kv_source is None:
             return self
         if self.causal:
-            raise wrong("keys of `kv_source` have no causal order with the queries", "write `causal: false`")
+            raise Wrong("keys of `kv_source` have no causal order with the queries", "write `causal: false`")
         if self.shared_values or self.borrowed_kv or self.indexer is not None or self.partial is not None:
-            raise wrong("kv_source excludes shared_values, borrowed_kv, indexer and partial", "remove one of them")
+            raise Wrong("kv_source excludes shared_values, borrowed_kv, indexer and partial", "remove one of them")
         return self
 
     @model_validator(mode="after")
     def _check_scores(self) -> Self:
         if self.score != "dot" and not self.kernel.materialised:
-            raise wrong(f"no fused kernel has score: {self.score}", "write `kernel: {materialised: true}`")
+            raise Wrong(f"no fused kernel has score: {self.score}", "write `kernel: {materialised: true}`")
         return self
 
     @model_validator(mode="after")
     def _check_kv_heads(self) -> Self:
         if self.kv_heads is not None and exceeds(self.kv_heads, self.q_heads):
-            raise wrong("kv_heads must not exceed q_heads", "write at most q_heads: query heads share key-value heads")
+            raise Wrong("kv_heads must not exceed q_heads", "write at most q_heads: query heads share key-value heads")
         if self.kv_heads is not None and np.all(np.mod(self.q_heads, self.kv_heads)):
-            raise wrong(
+            raise Wrong(
                 f"{self.q_heads:g} query heads do not group over {self.kv_heads:g} key-value heads",
                 "write a divisor of q_heads as kv_heads",
             )
@@ -253,7 +253,7 @@ class MlaFile(Strict):
     def _check_patterns(self) -> Self:
         _check_groups(self.head_groups, self.heads, "heads")
         if self.indexer is not None and any(group.pattern.kind != "full" for group in self.head_groups):
-            raise wrong("an indexer and a pattern of head_groups both select keys", "remove one of them")
+            raise Wrong("an indexer and a pattern of head_groups both select keys", "remove one of them")
         return self
 
 
@@ -275,7 +275,7 @@ class CompressedFile(Strict):
     @model_validator(mode="after")
     def _check_entries(self) -> Self:
         if self.ratio is None and (self.overlap or self.indexer is not None):
-            raise wrong("overlap and indexer need `ratio`", "add it, or remove them")
+            raise Wrong("overlap and indexer need `ratio`", "add it, or remove them")
         return self
 
 
@@ -289,7 +289,7 @@ class MemoriesFile(Strict):
     @model_validator(mode="after")
     def _check_choices(self) -> Self:
         if exceeds(self.top_k, self.number):
-            raise wrong("top_k must not exceed number", "write at most the number of states")
+            raise Wrong("top_k must not exceed number", "write at most the number of states")
         return self
 
 

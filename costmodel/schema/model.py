@@ -6,18 +6,18 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from costmodel.schema.device import Source
-from costmodel.schema.framework import QuantizationFile
-from costmodel.schema.mixers import AnyMixer, AttentionFile, NoMixerFile
-from costmodel.schema.quantity import (
+from costmodel.declared import (
     Integer,
     Number,
     NumberOrZero,
     PositiveNumber,
     ShareOrZero,
+    Wrong,
     exceeds,
-    wrong,
 )
+from costmodel.schema.device import Source
+from costmodel.schema.framework import QuantizationFile
+from costmodel.schema.mixers import AnyMixer, AttentionFile, NoMixerFile
 from costmodel.schema.strict import Strict
 
 MAX_LAYERS = 10_000  # published transformers have up to 1,000 (DeepNet, arXiv 2203.00555)
@@ -44,7 +44,7 @@ class DenseFile(Strict):
     @model_validator(mode="after")
     def _check_gated_width(self) -> Self:
         if self.intermediate is None and self.type == "glu":
-            raise wrong("`intermediate` is missing", "add it: only an mlp has a default, 4 * hidden")
+            raise Wrong("`intermediate` is missing", "add it: only an mlp has a default, 4 * hidden")
         return self
 
 
@@ -80,30 +80,30 @@ class MoeFile(Strict):
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
         if (self.groups is None) != (self.group_top_k is None):
-            raise wrong("groups and group_top_k must be set together", "write both or neither")
+            raise Wrong("groups and group_top_k must be set together", "write both or neither")
         return self
 
     @model_validator(mode="after")
     def _check_choices(self) -> Self:
         if exceeds(self.top_k, self.experts):
-            raise wrong("top_k must not exceed experts", "write at most the number of experts")
+            raise Wrong("top_k must not exceed experts", "write at most the number of experts")
         if self.groups is not None and self.group_top_k is not None and exceeds(self.group_top_k, self.groups):
-            raise wrong("group_top_k must not exceed groups", "write at most the number of groups")
+            raise Wrong("group_top_k must not exceed groups", "write at most the number of groups")
         if self.groups is not None and np.all(np.mod(self.experts, self.groups)):
-            raise wrong(
+            raise Wrong(
                 f"{self.experts:g} experts do not divide over {self.groups:g} groups", "write a divisor of experts"
             )
         if self.groups is not None and self.group_top_k is not None:
             reachable = self.group_top_k * self.experts / self.groups
             if exceeds(self.top_k, reachable):
-                raise wrong(
+                raise Wrong(
                     f"the chosen groups have {np.max(reachable):g} experts, fewer than top_k = {self.top_k}",
                     "raise group_top_k, or lower top_k",
                 )
         if exceeds(self.top_k, (1.0 - self.masked) * self.experts):
-            raise wrong("top_k exceeds the number of active experts", "lower `masked`")
+            raise Wrong("top_k exceeds the number of active experts", "lower `masked`")
         if self.shared_gate and isinstance(self.shared, float) and self.shared == 0:
-            raise wrong("shared_gate has no effect without shared experts", "remove it, or write `shared`")
+            raise Wrong("shared_gate has no effect without shared experts", "remove it, or write `shared`")
         return self
 
 
@@ -136,21 +136,21 @@ class LayerFile(Strict):
     @model_validator(mode="after")
     def _check_block(self) -> Self:
         if self.norm == "none" and (self.block == "parallel" or self.norm_position != "before"):
-            raise wrong("a layer without norms cannot be parallel, and has no norm_position", "remove them")
+            raise Wrong("a layer without norms cannot be parallel, and has no norm_position", "remove them")
         if self.shared_norm and self.block != "parallel":
-            raise wrong("shared_norm needs a parallel block", "remove it, or write `block: parallel`")
+            raise Wrong("shared_norm needs a parallel block", "remove it, or write `block: parallel`")
         if isinstance(self.mixer, NoMixerFile) and isinstance(self.ffn, NoFfnFile):
-            raise wrong("a layer needs a mixer or an FFN", "write one of the two")
+            raise Wrong("a layer needs a mixer or an FFN", "write one of the two")
         if isinstance(self.mixer, NoMixerFile) and (self.block == "parallel" or self.plain):
-            raise wrong("a layer without a mixer cannot be parallel or plain", "remove `block` and `plain`")
+            raise Wrong("a layer without a mixer cannot be parallel or plain", "remove `block` and `plain`")
         if self.plain and (self.block == "parallel" or not isinstance(self.ffn, NoFfnFile)):
-            raise wrong(
+            raise Wrong(
                 "a plain layer cannot have an FFN or a parallel block", "write `ffn: {type: none}`, or remove `plain`"
             )
         if self.block == "parallel" and isinstance(self.ffn, NoFfnFile):
-            raise wrong("a parallel block needs an FFN", "remove `block`, or write an FFN")
+            raise Wrong("a parallel block needs an FFN", "remove `block`, or write an FFN")
         if self.block == "parallel" and self.norm_position != "before":
-            raise wrong("a parallel block needs norm_position: before", "remove norm_position, or `block`")
+            raise Wrong("a parallel block needs norm_position: before", "remove norm_position, or `block`")
         return self
 
 
@@ -253,7 +253,7 @@ class ModelFile(Strict):
             mixer = layer.mixer
             width = self.hidden if layer.width is None else layer.width
             if isinstance(mixer, AttentionFile) and mixer.head_dim is None and np.all(width % mixer.q_heads):
-                raise wrong(
+                raise Wrong(
                     f"hidden = {width:g} is not a multiple of q_heads = {mixer.q_heads:g}",
                     "write `head_dim`, or correct one of them",
                 )
@@ -263,32 +263,32 @@ class ModelFile(Strict):
     def _check_norms(self) -> Self:
         bare = any(layer.norm == "none" and not layer.plain for _, layer in self.kinds())
         if bare and (np.any(np.asarray(self.streams) != 1.0) or self.residual_block is not None):
-            raise wrong(
+            raise Wrong(
                 "a layer without residual sums has no streams and no residual_block", "remove these, or the norm"
             )
         if bare and self.mtp is not None:
-            raise wrong("modules of multi-token prediction need norms", "remove `mtp`, or write a norm")
+            raise Wrong("modules of multi-token prediction need norms", "remove `mtp`, or write a norm")
         return self
 
     @model_validator(mode="after")
     def _check_streams(self) -> Self:
         several = np.any(np.asarray(self.streams) != 1.0)
         if several and any(layer.block == "parallel" or layer.norm_position != "before" for _, layer in self.kinds()):
-            raise wrong("streams need sequential blocks with norms before", "remove `block` and `norm_position`")
+            raise Wrong("streams need sequential blocks with norms before", "remove `block` and `norm_position`")
         if several and self.residual_block is not None:
-            raise wrong("streams and residual_block both replace the residual sum", "remove one of them")
+            raise Wrong("streams and residual_block both replace the residual sum", "remove one of them")
         return self
 
     @model_validator(mode="after")
     def _check_features(self) -> Self:
         if self.features and (self.tied_embeddings or self.positions is not None or self.embedding_norm is not None):
             hint = "remove tied_embeddings, positions and embedding_norm, or `features`"
-            raise wrong("a model with `features` has no embedding", hint)
+            raise Wrong("a model with `features` has no embedding", hint)
         return self
 
     @model_validator(mode="after")
     def _check_depth(self) -> Self:
         depth = sum(count for count, _ in self.kinds())
         if depth > MAX_LAYERS:
-            raise wrong(f"{depth:,} layers exceed the limit of {MAX_LAYERS:,}", "check `repeat`")
+            raise Wrong(f"{depth:,} layers exceed the limit of {MAX_LAYERS:,}", "check `repeat`")
         return self

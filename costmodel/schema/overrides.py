@@ -12,12 +12,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from costmodel.errors import InputError, Location, Problem
+from costmodel.declared import SI
+from costmodel.errors import InputError, Location, Problem, did_you_mean, kind_of, suggest
 from costmodel.records import Record, replace
 from costmodel.schema.aliases import path_without_aliases, without_aliases
-from costmodel.schema.loader import kind_of, parse_tree
-from costmodel.schema.quantity import SI
-from costmodel.schema.references import did_you_mean, suggest
+from costmodel.schema.loader import parse_tree
 from costmodel.schema.tree import Tree, replace_at
 
 DocumentName: TypeAlias = str  # "workload", "model", "scenario", "cluster", "node", "device" or "framework"

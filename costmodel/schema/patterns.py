@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
+from costmodel.declared import Integer, Number, NumberOrZero, Offset, Share, ShareOrZero, Wrong, exceeds
 from costmodel.quantities import Quantity
-from costmodel.schema.quantity import Integer, Number, NumberOrZero, Offset, Share, ShareOrZero, exceeds, wrong
 from costmodel.schema.strict import Strict
 
 
@@ -19,7 +19,7 @@ class PatternFile(Strict):
     def _check_window(self) -> Self:
         if (self.kind == "window") != (self.window is not None):
             message = "`window` is required for kind: window and not allowed otherwise"
-            raise wrong(message, "write {kind: window, window: 4096}")
+            raise Wrong(message, "write {kind: window, window: 4096}")
         return self
 
 
@@ -46,7 +46,7 @@ class ChunkedFile(Strict):
     @model_validator(mode="after")
     def _check_prefix(self) -> Self:
         if exceeds(self.prefix + 1.0, self.chunk):
-            raise wrong("prefix must be smaller than chunk", "lower it, or raise `chunk`: it counts the prefix too")
+            raise Wrong("prefix must be smaller than chunk", "lower it, or raise `chunk`: it counts the prefix too")
         return self
 
 
@@ -89,9 +89,9 @@ class AxisFile(Strict):
     @model_validator(mode="after")
     def _check_window(self) -> Self:
         if self.window * self.dilation > self.size:
-            raise wrong("window * dilation exceeds the axis", "write at most `size`")
+            raise Wrong("window * dilation exceeds the axis", "write at most `size`")
         if (self.query_tile is None) != (self.key_tile is None):
-            raise wrong("query_tile and key_tile must be set together", "write both or neither")
+            raise Wrong("query_tile and key_tile must be set together", "write both or neither")
         return self
 
 
@@ -123,7 +123,7 @@ class KvBudgetFile(Strict):
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
         if exceeds(self.full_share, self.budget):
-            raise wrong("full_share must not exceed budget", "lower full_share, or raise budget")
+            raise Wrong("full_share must not exceed budget", "lower full_share, or raise budget")
         return self
 
 
@@ -147,7 +147,7 @@ class SpansFile(Strict):
     @model_validator(mode="after")
     def _check_span(self) -> Self:
         if self.span is not None and self.scheme != "fixed":
-            raise wrong("`span` needs scheme: fixed", "remove it, or write `scheme: fixed`")
+            raise Wrong("`span` needs scheme: fixed", "remove it, or write `scheme: fixed`")
         return self
 
 
@@ -197,7 +197,7 @@ class HeadsFile(Strict):
     @model_validator(mode="after")
     def _check_size(self) -> Self:
         if (self.share is None) == (self.heads is None):
-            raise wrong("needs either `share` or `heads`", "write one of the two")
+            raise Wrong("needs either `share` or `heads`", "write one of the two")
         return self
 
     def share_of(self, heads: Quantity) -> Quantity:

@@ -20,12 +20,12 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from costmodel.errors import InputError, Location, Problem
+from costmodel.errors import InputError, Location, Problem, suggest
 from costmodel.quantities import is_single
 from costmodel.records import ValueRecord
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
-from costmodel.schema.references import package_root, suggest
+from costmodel.schema.references import package_root
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
 from costmodel.units import parse, render

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from costmodel.errors import InputError, Location, Problem
+from costmodel.errors import InputError, Location, Problem, available, did_you_mean, kind_of, suggest
 from costmodel.schema.aliases import without_aliases
-from costmodel.schema.loader import KEPT, kind_of, read_tree
+from costmodel.schema.loader import KEPT, read_tree
 from costmodel.schema.tree import Tree, merge
 
 FOLDERS: dict[str, str] = {
@@ -37,7 +37,6 @@ _LONGEST = 200  # characters of a part of a name: file systems take 255 with wha
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _WORKLOADS = "workloads"
 _ENDING = ".yaml"
-_MAX_LISTED = 10  # names that a hint lists
 
 
 def package_root() -> Path:
@@ -55,25 +54,6 @@ def folder_of(schema: str) -> str:
 def is_name(text: str) -> bool:
     """Tell whether files can refer to a file of this name, without extension."""
     return "/" not in text and _NAME.fullmatch(text) is not None
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Return a hint with the names nearest to `word`, empty if none is near."""
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    close = close or [name for name in known if word in re.split("[/_-]", name)][:3]
-    return "did you mean " + " or ".join(f"`{name}`" for name in close) + "?" if close else ""
-
-
-def suggest(word: str, known: Sequence[str]) -> str:
-    """Return a hint with the names nearest to `word`, or else with those that are available."""
-    return did_you_mean(word, known) or available(known)
-
-
-def available(known: Sequence[str]) -> str:
-    """Return a hint that lists names, the first ones of many."""
-    listed = ", ".join(sorted(known)[:_MAX_LISTED])
-    more = f", … ({len(known)} in all)" if len(known) > _MAX_LISTED else ""
-    return f"available: {listed}{more}" if known else "none available"
 
 
 class Library:

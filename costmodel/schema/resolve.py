@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from costmodel.errors import InputError, LayoutError, Location, Problem
+from costmodel.errors import InputError, LayoutError, Location, Problem, available, suggest
 from costmodel.hardware import Device
 from costmodel.quantities import is_single, minimum, where
 from costmodel.records import Record, replace
@@ -43,7 +43,7 @@ from costmodel.schema.number_formats import (
     wide_weights,
 )
 from costmodel.schema.overrides import DocumentName, apply_overrides, is_of, locate, read_overrides, runs
-from costmodel.schema.references import Library, as_reference, available, suggest
+from costmodel.schema.references import Library, as_reference
 from costmodel.schema.serving import locate_files
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge

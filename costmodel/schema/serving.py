@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 import numpy as np
 from pydantic import Field, model_validator
 
-from costmodel.errors import InputError
-from costmodel.schema.quantity import (
+from costmodel.declared import (
     Bandwidth,
     Duration,
     EventRate,
@@ -21,8 +20,9 @@ from costmodel.schema.quantity import (
     PositiveNumber,
     RatioOrZero,
     Size,
-    wrong,
+    Wrong,
 )
+from costmodel.errors import InputError
 from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
@@ -79,14 +79,14 @@ class LengthsFile(Strict):
         kind = self.distribution
         if kind == "values":
             if not self.values or (self.weights and len(self.weights) != len(self.values)):
-                raise wrong("needs `values`, and a weight for each or none", "write values: [128, 512]")
+                raise Wrong("needs `values`, and a weight for each or none", "write values: [128, 512]")
         elif kind == "uniform":
             if self.high is None:
-                raise wrong("needs `high`", "write {distribution: uniform, low: 1, high: 1024}")
+                raise Wrong("needs `high`", "write {distribution: uniform, low: 1, high: 1024}")
         elif self.mean is None:
-            raise wrong("needs `mean`", f"write {{distribution: {kind}, mean: 512}}")
+            raise Wrong("needs `mean`", f"write {{distribution: {kind}, mean: 512}}")
         if kind in ("normal", "lognormal") and self.deviation is None:
-            raise wrong("needs `deviation`", f"write {{distribution: {kind}, mean: 512, deviation: 256}}")
+            raise Wrong("needs `deviation`", f"write {{distribution: {kind}, mean: 512, deviation: 256}}")
         return self
 
 
@@ -116,7 +116,7 @@ class PrioritiesFile(Strict):
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
         if self.weights and (len(self.weights) != len(self.values) or not sum(map(float, self.weights))):
-            raise wrong("needs a weight for each value, one of them above zero", "write weights: [0.1, 0.9]")
+            raise Wrong("needs a weight for each value, one of them above zero", "write weights: [0.1, 0.9]")
         return self
 
 
@@ -149,11 +149,11 @@ class RequestsFile(Strict):
         drawn = ("arrivals", "rate", "cv", "input", "output", "pairs", "tokenizer", "prefix", "sessions", "priority")
         stray = [key for key in drawn if key in self.model_fields_set]
         if self.trace is not None and stray:
-            raise wrong(f"`{stray[0]}` is not allowed with a trace", f"remove `{stray[0]}` or `trace`")
+            raise Wrong(f"`{stray[0]}` is not allowed with a trace", f"remove `{stray[0]}` or `trace`")
         if self.pairs is not None and (self.input is not None or self.output is not None):
-            raise wrong("`pairs` gives both lengths", "remove `input` and `output`, or `pairs`")
+            raise Wrong("`pairs` gives both lengths", "remove `input` and `output`, or `pairs`")
         if self.tokenizer is not None and self.pairs is None:
-            raise wrong("`tokenizer` counts the texts of `pairs`", "add `pairs: FILE`, or remove `tokenizer`")
+            raise Wrong("`tokenizer` counts the texts of `pairs`", "add `pairs: FILE`, or remove `tokenizer`")
         return self
 
 
@@ -220,17 +220,17 @@ class ReplicasFile(Strict):
     @model_validator(mode="after")
     def _check_engines(self) -> Self:
         if np.any(self.prefill >= self.count) and np.any(self.prefill > 0):
-            raise wrong("leaves no engine that decodes", "write a `count` above `prefill`")
+            raise Wrong("leaves no engine that decodes", "write a `count` above `prefill`")
         if self.autoscale is not None and np.any(self.prefill > 0):
-            raise wrong("`autoscale` is not allowed with `prefill`", "remove one of both")
+            raise Wrong("`autoscale` is not allowed with `prefill`", "remove one of both")
         if self.autoscale is not None and np.any(self.autoscale.least > self.autoscale.most):
-            raise wrong("has `least` above `most`", "write least: 1")
+            raise Wrong("has `least` above `most`", "write least: 1")
         if self.transfer is not None and not np.any(self.prefill > 0):
-            raise wrong("`transfer` needs engines that only compute prompts", "write `prefill: 1`")
+            raise Wrong("`transfer` needs engines that only compute prompts", "write `prefill: 1`")
         engines = self.count if self.autoscale is None else self.autoscale.most
         missing = [failure.replica for failure in self.failures if np.any(failure.replica >= engines)]
         if missing:
-            raise wrong(f"engine {missing[0]:g} does not exist", f"number the {engines:g} engines from 0 on")
+            raise Wrong(f"engine {missing[0]:g} does not exist", f"number the {engines:g} engines from 0 on")
         return self
 
 

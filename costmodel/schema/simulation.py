@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from costmodel.schema.quantity import Duration, Moment, ShareOrZero, Whole, wrong
+from costmodel.declared import Duration, Moment, ShareOrZero, Whole, Wrong
 from costmodel.schema.strict import Strict
 
 
@@ -23,7 +23,7 @@ class SlowdownFile(Strict):
     @model_validator(mode="after")
     def _check_times(self) -> Self:
         if self.end is not None and np.any(np.less_equal(self.end, self.begin)):
-            raise wrong("end must come after begin", "write a later end, or leave it out")
+            raise Wrong("end must come after begin", "write a later end, or leave it out")
         return self
 
 

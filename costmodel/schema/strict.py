@@ -11,10 +11,9 @@ from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
-from costmodel.errors import Location, Problem
+from costmodel.declared import Wrong
+from costmodel.errors import Location, Problem, kind_of, suggest
 from costmodel.schema.earlier_names import FORM_KINDS
-from costmodel.schema.loader import kind_of
-from costmodel.schema.references import suggest
 from costmodel.schema.tree import PathPart, Tree, to_python
 
 Model = TypeVar("Model", bound="Strict")
@@ -98,7 +97,8 @@ def _problem(finding: dict[str, Any], model: type[Strict], tree: Tree, prefix: s
     kind: str = finding["type"]
     at_key = kind == "extra_forbidden" or finding["loc"][-1:] == ("[key]",)
     path = _without_tags(model, [part for part in finding["loc"] if part != "[key]"])
-    path = (*path, *finding.get("ctx", {}).get("at", ()))
+    stated = finding.get("ctx", {}).get("error")
+    path = (*path, *(stated.at if isinstance(stated, Wrong) else ()))
     if kind == "extra_forbidden":
         known = keys_at(model, path[:-1])
         today = _earlier(model, path)
@@ -115,8 +115,8 @@ def _problem(finding: dict[str, Any], model: type[Strict], tree: Tree, prefix: s
 
 def _message_and_hint(kind: str, finding: dict[str, Any]) -> tuple[str, str]:
     value, context = finding["input"], finding.get("ctx", {})
-    if kind == "costmodel":
-        return context["message"], context["hint"]
+    if isinstance(context.get("error"), Wrong):
+        return context["error"].message, context["error"].hint
     given = repr(value) if isinstance(value, (str, bool, int, float)) else kind_of(value)
     if kind == "literal_error":
         return f"unknown value {given}", suggest(str(value), _listed(context["expected"].replace(" or ", ", ")))

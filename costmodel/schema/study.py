@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from costmodel.declared import Verbatim
 from costmodel.errors import InputError
 from costmodel.records import Record
 from costmodel.schema.assemble import Assembly
-from costmodel.schema.quantity import Verbatim
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict

@@ -6,8 +6,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
+from costmodel.declared import Ratio
 from costmodel.schema.case import CaseClass, CaseSourceFile
-from costmodel.schema.quantity import Ratio
 from costmodel.schema.strict import Strict
 
 Statistic: TypeAlias = Literal["mean", "median", "worst", "inside", "half_width"]

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from costmodel.declared import Verbatim, Whole, Wrong
 from costmodel.errors import InputError
 from costmodel.records import Record
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.metrics import dimension_of
-from costmodel.schema.quantity import Verbatim, Whole, wrong
 from costmodel.schema.references import Library
 from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict
@@ -62,7 +62,7 @@ class AlternativeFile(Strict):
     @model_validator(mode="after")
     def _is_one_or_the_other(self) -> Self:
         if bool(self.set or self.scale) == bool(self.why):
-            raise wrong("an alternative has either `set` or `why`", "write the changes, or why there are none")
+            raise Wrong("an alternative has either `set` or `why`", "write the changes, or why there are none")
         return self
 
 

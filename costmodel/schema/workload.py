@@ -5,9 +5,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 import numpy as np
 from pydantic import Field, model_validator
 
-from costmodel.schema.device import DType, LinearType, Source, StoredType
-from costmodel.schema.framework import Part, PartFormatsFile
-from costmodel.schema.quantity import (
+from costmodel.declared import (
     Bits,
     EventRate,
     Exponent,
@@ -26,8 +24,10 @@ from costmodel.schema.quantity import (
     Value,
     Verbatim,
     Whole,
-    wrong,
+    Wrong,
 )
+from costmodel.schema.device import DType, LinearType, Source, StoredType
+from costmodel.schema.framework import Part, PartFormatsFile
 from costmodel.schema.serving import CacheTierFile, ReplicasFile, RequestsFile, SchedulerFile, SloFile
 from costmodel.schema.simulation import SimulationFile
 from costmodel.schema.strict import Strict
@@ -146,7 +146,7 @@ class RoutingFile(Strict):
         ):
             if (self.load == load) != (getattr(self, key) is not None):
                 message = f"`{key}` is required for load: {load} and not allowed otherwise"
-                raise wrong(message, f"write {{load: {load}, {key}: {example}}}")
+                raise Wrong(message, f"write {{load: {load}, {key}: {example}}}")
         return self
 
 
@@ -291,10 +291,10 @@ class SpeculativeFile(Strict):
     @model_validator(mode="after")
     def _check_levels(self) -> Self:
         if (self.acceptance is None) == (self.acceptances is None):
-            raise wrong("needs either `acceptance` or `acceptances`", "write one of the two")
+            raise Wrong("needs either `acceptance` or `acceptances`", "write one of the two")
         for name, levels in (("acceptances", self.acceptances), ("branches", self.branches)):
             if levels is not None and np.any(np.asarray(self.depth) != len(levels)):
-                raise wrong(f"{name} has {len(levels)} levels, depth differs", "write one entry for each level")
+                raise Wrong(f"{name} has {len(levels)} levels, depth differs", "write one entry for each level")
         return self
 
 
@@ -443,26 +443,26 @@ class ServingFile(ScenarioFile):
     def _check_pools(self) -> Self:
         pools = self.prefill is not None or self.decode is not None
         if pools and (self.prefill is None or self.decode is None):
-            raise wrong("`prefill` and `decode` must be set together", "set both pools, or neither and `concurrency`")
+            raise Wrong("`prefill` and `decode` must be set together", "set both pools, or neither and `concurrency`")
         given = self.requests
         drawn = given is not None and (given.trace is not None or given.pairs is not None)
         for name, own in (("input", given and given.input), ("output", given and given.output)):
             if getattr(self, f"{name}_tokens") is None and not drawn and own is None:
-                raise wrong(f"needs `{name}_tokens`", f"write `{name}_tokens: 512`, or lengths of `requests`")
+                raise Wrong(f"needs `{name}_tokens`", f"write `{name}_tokens: 512`, or lengths of `requests`")
         if not pools and self.concurrency is None and self.rate is None and self.requests is None:
             message = "needs `rate`, `concurrency`, or the pools `prefill` and `decode`"
-            raise wrong(message, "write `rate: 8 /s` or `concurrency: 64`")
+            raise Wrong(message, "write `rate: 8 /s` or `concurrency: 64`")
         if self.rate is not None and self.concurrency is not None:
-            raise wrong("`rate` and `concurrency` exclude one another", "keep the one that is given, the other follows")
+            raise Wrong("`rate` and `concurrency` exclude one another", "keep the one that is given, the other follows")
         if self.chunk_tokens is not None and self.scheduler.token_budget is not None:
-            raise wrong("`chunk_tokens` is the older name of `scheduler.token_budget`", "keep `scheduler.token_budget`")
+            raise Wrong("`chunk_tokens` is the older name of `scheduler.token_budget`", "keep `scheduler.token_budget`")
         one_engine = (
             "rate", "concurrency", "requests", "replicas", "slo", "chunk_tokens", "micro_batches", "parallel",
             "communication", "devices",
         )  # fmt: skip
         stray = [key for key in one_engine if key in self.model_fields_set and getattr(self, key) is not None]
         if pools and stray:
-            raise wrong(f"`{stray[0]}` is not allowed with pools", f"remove `{stray[0]}`, or `prefill` and `decode`")
+            raise Wrong(f"`{stray[0]}` is not allowed with pools", f"remove `{stray[0]}`, or `prefill` and `decode`")
         return self
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.analytic.capital import COST
-from costmodel.errors import InfeasibleError, InputError, Location
+from costmodel.errors import InfeasibleError, InputError, Location, suggest
 from costmodel.measurements.importing.compressed import parse_json, read_bytes
 from costmodel.measurements.importing.serving import is_benchmark, read_benchmark
 from costmodel.records import ValueRecord, asdict, field
 from costmodel.result import stored_line
-from costmodel.schema.references import suggest
 from costmodel.schema.results import ResultFile, ScenarioResult, read_result
 from costmodel.study.prices import KINDS, Quoted, quotes, unlike
 

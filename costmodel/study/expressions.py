@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.errors import InputError, Location
+from costmodel.errors import InputError, Location, suggest
 from costmodel.quantities import Quantity
 from costmodel.records import Record
 from costmodel.schema.metrics import dimension_of
-from costmodel.schema.references import suggest
 from costmodel.units import DIMENSIONS, example_unit, parse, spellings
 
 _ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from costmodel.api import Workload
-from costmodel.errors import CostModelError, ImplausibleInput, InputError
+from costmodel.errors import CostModelError, ImplausibleInput, InputError, suggest
 from costmodel.records import replace
 from costmodel.schema.lever import LeverFile, LeversFile, SwitchFile, load_levers
-from costmodel.schema.references import FOLDERS, Library, suggest
+from costmodel.schema.references import FOLDERS, Library
 from costmodel.schema.what_if import AlternativeFile, load_what_if
 from costmodel.study.what_if import Worth, changes_of, exchanges_otherwise, no_all_to_all, reason_of, same, worths
 from costmodel.workload.scenario import Disaggregated, Scenario

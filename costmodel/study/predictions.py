@@ -19,7 +19,7 @@ from costmodel.api import Workload, architecture_facts
 from costmodel.calibration.fit_files import ROOFLINE
 from costmodel.calibration.row_prediction import predict_mapped
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.errors import InputError, Location
+from costmodel.errors import InputError, Location, suggest
 from costmodel.hardware import Device
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_all
@@ -28,7 +28,7 @@ from costmodel.records import Record, ValueRecord, replace
 from costmodel.result import Point
 from costmodel.schema.case import Case, resolve_case, resolve_device
 from costmodel.schema.document import entry
-from costmodel.schema.references import Library, suggest
+from costmodel.schema.references import Library
 from costmodel.workload.counting import attention_flop_per_token
 from costmodel.workload.operators import AttentionKernel, Gemm
 from costmodel.workload.plans import Training

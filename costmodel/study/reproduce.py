@@ -11,11 +11,11 @@ from typing import Any, TypeAlias, get_args
 
 from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.cost.calibration import FamilyFit
-from costmodel.errors import CostModelError, InputError, Problem
+from costmodel.errors import CostModelError, InputError, Problem, suggest
 from costmodel.records import Record, ValueRecord, asdict, field, replace
 from costmodel.schema import SI
 from costmodel.schema.case import Case, CaseClass, Expectation, readable_cases
-from costmodel.schema.references import Library, suggest
+from costmodel.schema.references import Library
 from costmodel.schema.tree import to_python
 from costmodel.study.predictions import Prediction, Value, going_with, predict
 from costmodel.study.provenance import Dependence, dependences, state_of

@@ -13,16 +13,14 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic_core import PydanticCustomError
 
 from costmodel.api import Workload
-from costmodel.errors import InfeasibleError, InputError
+from costmodel.declared import SI, Whole, Wrong
+from costmodel.errors import InfeasibleError, InputError, suggest
 from costmodel.quantities import Array
 from costmodel.records import Record, fields, replace
 from costmodel.result import PHASES
 from costmodel.schema.fields import NumberType
-from costmodel.schema.quantity import SI, Whole
-from costmodel.schema.references import suggest
 
 SCHEMA = "costmodel/sensitivity@1"
 STEP = 0.01  # of a parameter, each way: small against its kinks, large against rounding
@@ -216,7 +214,7 @@ def _is_less_better(path: str) -> bool:
 def _allowed(number: NumberType, value: float) -> bool:
     try:
         number.check(SI(value))
-    except PydanticCustomError:
+    except Wrong:
         return False
     return True
 

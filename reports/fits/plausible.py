@@ -24,13 +24,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from costmodel.declared import Measure
 from costmodel.errors import InputError
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.fields import number_at
 from costmodel.schema.plausible import BANDS, FORM, distance_from_whole, values_of
-from costmodel.schema.quantity import Measure
 from costmodel.schema.references import Library, folder_of
 from costmodel.schema.strict import Strict
 from costmodel.schema.whole_files import write_whole

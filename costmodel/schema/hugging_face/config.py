@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic_core import PydanticCustomError
-
+from costmodel.declared import Measure, Whole, Wrong
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.fields import NumberType, field_error
 from costmodel.schema.hugging_face.tables import REQUIRED, Fact, Family, Key, Switch
-from costmodel.schema.quantity import Measure, Whole
 from costmodel.schema.tree import Tree, to_python
 
 BY_HAND = "write the model as YAML: `costmodel init model` prints one to start from"
@@ -172,7 +170,7 @@ class Config:
     def _checked(self, fact: str, number: NumberType, value: Any) -> Any:
         try:
             return number.check(value)
-        except PydanticCustomError as error:
+        except Wrong as error:
             raise field_error(error, self.name_of(fact), self.leaf(None, fact).location) from None
 
     def _check_variant(self) -> None:

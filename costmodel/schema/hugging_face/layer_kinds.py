@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from costmodel.errors import available
 from costmodel.records import ValueRecord
 from costmodel.schema.hugging_face.config import BY_HAND, Config
-from costmodel.schema.references import available
 
 FULL, WINDOW, DENSE, EXPERTS, NONE = "full", "window", "dense", "moe", "none"
 _BORROWED = "borrowed "  # prefix of the kinds whose keys and values are an earlier layer's

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from costmodel.errors import InputError, Location
+from costmodel.errors import InputError, Location, available, did_you_mean
 from costmodel.records import Record, replace
 from costmodel.schema.hugging_face.config import BY_HAND, Config
 from costmodel.schema.hugging_face.encoders import encoder_tree
 from costmodel.schema.hugging_face.tables import Family, encoders, families, table
-from costmodel.schema.references import available, did_you_mean
 from costmodel.schema.tree import Tree
 
 _TEXT = ("text_config", "llm_config", "language_config")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from small_world import FILES, edit, problems_of, write
 
+from costmodel.declared import SI
 from costmodel.schema.files import load_model, read_model, validate
-from costmodel.schema.quantity import SI
 from costmodel.schema.resolve import resolve
 from costmodel.workload.architecture import Attention, DenseFfn
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from small_world import FILES, problems_of, write
 
+from costmodel.errors import did_you_mean
 from costmodel.schema.files import list_names, load_cluster, load_device, load_model, load_node
-from costmodel.schema.references import Library, did_you_mean
+from costmodel.schema.references import Library
 from costmodel.schema.resolve import resolve
 
 

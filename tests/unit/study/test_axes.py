@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import costmodel
+from costmodel.declared import Measure, Positive, Whole
 from costmodel.errors import InputError
-from costmodel.schema.quantity import Measure, Positive, Whole
 from costmodel.study.axes import MOST_VALUES, Axis, read_axis, read_requests
 
 BANDWIDTH, COUNT = Measure("bandwidth"), Whole(1)

@@ -12,16 +12,11 @@ from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import PydanticCustomError, core_schema
 
 from costmodel import units
-from costmodel.errors import InputError
-from costmodel.hardware.device import PURCHASES, RENTS
+from costmodel.errors import InputError, available, kind_of, suggest
 from costmodel.quantities import Array, Quantity
 from costmodel.records import Record, ValueRecord
-from costmodel.schema.loader import kind_of
-from costmodel.schema.references import available, suggest
 
 MOST = 10**12  # of anything counted, unless a field says less
 _MAX = 1e30  # SI units of anything; its inverse is the least: beyond, arithmetic under- and overflows
@@ -36,16 +31,22 @@ class SI(Record):
         return f"SI({'array' if isinstance(self.value, np.ndarray) else self.value})"
 
 
-def wrong(message: str, hint: str = "", at: tuple[str | int, ...] = ()) -> PydanticCustomError:
-    """Return the error that a field's check raises: what is wrong, and what to write instead. at: the field below."""
-    return PydanticCustomError("costmodel", "{message}", {"message": message, "hint": hint, "at": at})
+class Wrong(ValueError):
+    """What a field's check raises: what is wrong, and what to write instead.
+
+    at: the field below it that is wrong.
+    """
+
+    def __init__(self, message: str, hint: str = "", at: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.at = message, hint, at
 
 
 class FieldType(ValueRecord):
     """Base of the field types: pydantic calls `check` and nothing else."""
 
     def check(self, value: Any) -> Any:
-        """Return the value of the field in SI. Raises the error that `wrong` makes."""
+        """Return the value of the field in SI. Raises `Wrong`."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -56,12 +57,10 @@ class FieldType(ValueRecord):
         """Return the JSON Schema of what to write."""
         raise NotImplementedError
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.check)
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "function-plain", "function": {"type": "no-info", "function": self.check}}
 
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         return self.json_schema()
 
 
@@ -92,10 +91,10 @@ class Measure(FieldType):
         if is_number and self.dimension in ("ratio", "count"):
             return self._bounded(float(value), str(value))
         if isinstance(value, np.ndarray):
-            raise wrong("is an array without a unit", "pass SI(array), in SI units")
+            raise Wrong("is an array without a unit", "pass SI(array), in SI units")
         if is_number:
-            raise wrong(f"{value} has no unit", f'write "{self._suggest(value)}"')
-        raise wrong(f"must be a quantity, not {kind_of(value)}", f'write a quantity such as "{self._suggest(10)}"')
+            raise Wrong(f"{value} has no unit", f'write "{self._suggest(value)}"')
+        raise Wrong(f"must be a quantity, not {kind_of(value)}", f'write a quantity such as "{self._suggest(10)}"')
 
     def _parsed(self, text: str) -> Quantity:
         try:
@@ -103,7 +102,7 @@ class Measure(FieldType):
         except InputError as error:
             problem = error.problems[0]
             hint = "write a plain number" if self.dimension == "count" else problem.hint
-            raise wrong(problem.message, hint) from None
+            raise Wrong(problem.message, hint) from None
 
     def _suggest(self, value: float) -> str:
         """Return `value` in the field's usual unit, or in SI if it is so large or small that it must be that.
@@ -119,7 +118,7 @@ class Measure(FieldType):
 
     def _half(self, value: dict[str, Any]) -> Quantity:
         if list(value) != ["bidirectional"]:
-            raise wrong(
+            raise Wrong(
                 "must be a one-way value or {bidirectional: …}, not a mapping with "
                 f"{', '.join(map(str, value)) or 'no key'}",
                 f'write "{self._suggest(50)}" or {{bidirectional: {self._suggest(100)}}}',
@@ -133,11 +132,11 @@ class Measure(FieldType):
             bound = units.render(self.low, self.dimension) if self.low else "zero"
             example = "" if self.low or self.dimension in ("ratio", "count") else f', such as "{self._suggest(0.0)}"'
             hint = f"write a value {'of at least' if self.zero else 'above'} {bound}{example}"
-            raise wrong(f"{written} is too small", hint)
+            raise Wrong(f"{written} is too small", hint)
         if high > self.high:
-            raise wrong(f"{written} is too large", f"write at most {units.render(self.high, self.dimension)}")
+            raise Wrong(f"{written} is too large", f"write at most {units.render(self.high, self.dimension)}")
         if high > _MAX or 0.0 < low < 1.0 / _MAX:
-            raise wrong(f"{written} is implausible", "check the exponent and the unit")
+            raise Wrong(f"{written} is implausible", "check the exponent and the unit")
         return checked
 
     def describe(self) -> str:
@@ -180,15 +179,15 @@ class Quoted(Measure):
         if not isinstance(value, dict):
             return Measure.check(self, value)
         if set(value) != {"price", "kind", "date"}:
-            raise wrong(
+            raise Wrong(
                 "must be a price or a mapping of price, kind and date, not a mapping with "
                 f"{', '.join(map(str, value)) or 'no key'}",
                 f'write "{self._suggest(2)}" or {self._example()}',
             )
         if value["kind"] not in self.kinds:
-            raise wrong(f"unknown kind of price {value['kind']!r}", suggest(str(value["kind"]), self.kinds))
+            raise Wrong(f"unknown kind of price {value['kind']!r}", suggest(str(value["kind"]), self.kinds))
         if not _DATE.fullmatch(str(value["date"])):
-            raise wrong(f"{value['date']!r} is no date", "write the year, `2026-05` or `2026-05-18`")
+            raise Wrong(f"{value['date']!r} is no date", "write the year, `2026-05` or `2026-05-18`")
         return Measure.check(self, value["price"])
 
     def _example(self) -> str:
@@ -226,18 +225,18 @@ class Whole(FieldType):
         if isinstance(value, np.ndarray) and not self.single and value.dtype.kind in "iuf":
             return self._bounded(_finite(value, "the array"), "the array")
         if isinstance(value, np.ndarray):
-            raise wrong("cannot be an array", "write one whole number")
+            raise Wrong("cannot be an array", "write one whole number")
         checked = self._bounded(_finite(_number(value, "a whole number", str(max(self.low, 8))), written), written)
         return int(checked) if self.single else checked
 
     def _bounded(self, value: Quantity, written: str) -> Quantity:
         low, high = _range(value)
         if low < self.low:
-            raise wrong(f"{written} is too small", f"write at least {self.low}")
+            raise Wrong(f"{written} is too small", f"write at least {self.low}")
         if high > self.most:
-            raise wrong(f"{written} is too large", f"write at most {self.most}")
+            raise Wrong(f"{written} is too large", f"write at most {self.most}")
         if value % 1 if isinstance(value, float) else np.any(np.mod(value, 1)):
-            raise wrong(f"{written} is not a whole number", f"write {max(self.low, math.floor(low))}")
+            raise Wrong(f"{written} is not a whole number", f"write {max(self.low, math.floor(low))}")
         return value
 
     def describe(self) -> str:
@@ -257,7 +256,7 @@ class Positive(FieldType):
         """Return the number."""
         written = str(value)
         if isinstance(value, np.ndarray):
-            raise wrong("is an array without a unit", "pass SI(array)")
+            raise Wrong("is an array without a unit", "pass SI(array)")
         raw = value.value if isinstance(value, SI) else value
         if isinstance(raw, np.ndarray):
             checked = _finite(raw, "the array")
@@ -265,9 +264,9 @@ class Positive(FieldType):
             checked = _finite(_number(raw, "a number", "8 or 0.125"), written)
         least, largest = _range(checked)
         if least <= 0:
-            raise wrong(f"{written} is too small", "write a number above zero")
+            raise Wrong(f"{written} is too small", "write a number above zero")
         if largest > MOST or least < 1.0 / MOST:
-            raise wrong(f"{written} is implausible", f"write a number between {1.0 / MOST:g} and {MOST:g}")
+            raise Wrong(f"{written} is implausible", f"write a number between {1.0 / MOST:g} and {MOST:g}")
         return checked
 
     def describe(self) -> str:
@@ -288,7 +287,7 @@ class Named(FieldType):
         """Return the reference or mapping."""
         if isinstance(value, (str, dict)) and value:
             return value
-        raise wrong(f"must be a file name or a mapping, not {kind_of(value)}", f"write `{self.folder}/NAME`")
+        raise Wrong(f"must be a file name or a mapping, not {kind_of(value)}", f"write `{self.folder}/NAME`")
 
     def describe(self) -> str:
         """Return the form of the reference."""
@@ -325,7 +324,7 @@ class OneOf(FieldType):
         if value in self.names:
             return str(value)
         given = repr(value) if isinstance(value, str) else kind_of(value)
-        raise wrong(f"unknown value {given}", suggest(str(value), self.names))
+        raise Wrong(f"unknown value {given}", suggest(str(value), self.names))
 
     def describe(self) -> str:
         """Return the names."""
@@ -346,11 +345,11 @@ class NameSet(FieldType):
         """Return the names."""
         known = (*self.sets, *self.members)
         if not isinstance(value, (str, list)):
-            raise wrong(f"must be a named set or a list of names, not {kind_of(value)}", available(known))
+            raise Wrong(f"must be a named set or a list of names, not {kind_of(value)}", available(known))
         names = [value] if isinstance(value, str) else value
         for name in names:
             if name not in known:
-                raise wrong(f"unknown name {name!r}", suggest(str(name), known))
+                raise Wrong(f"unknown name {name!r}", suggest(str(name), known))
         return frozenset(names) - {"none"}
 
     def describe(self) -> str:
@@ -368,7 +367,7 @@ def _number(value: Any, expected: str, example: str) -> float:
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         given = repr(value) if isinstance(value, str) else kind_of(value)
-        raise wrong(f"must be {expected}, not {given}", f"write a number such as {example}")
+        raise Wrong(f"must be {expected}, not {given}", f"write a number such as {example}")
     return value
 
 
@@ -376,17 +375,17 @@ def _finite(value: float | npt.NDArray[Any], written: str) -> Quantity:
     """Return `value` as float or float array, every element finite."""
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "iuf" or value.size == 0:
-            raise wrong("must be an array of numbers, with at least one")
+            raise Wrong("must be an array of numbers, with at least one")
         array: Array = value.astype(np.float64)
         if not np.isfinite(array).all():
-            raise wrong("has an element that is not finite", "remove NaN and infinity")
+            raise Wrong("has an element that is not finite", "remove NaN and infinity")
         return array
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise wrong(f"{written} is out of range") from None
+        raise Wrong(f"{written} is out of range") from None
     if not math.isfinite(number):
-        raise wrong(f"{written} is not a finite number", "write a finite number")
+        raise Wrong(f"{written} is not a finite number", "write a finite number")
     return number
 
 
@@ -417,8 +416,6 @@ Watts: TypeAlias = Annotated[Value, Measure("power")]
 WattsOrZero: TypeAlias = Annotated[Value, Measure("power", zero=True)]
 Energy: TypeAlias = Annotated[Value, Measure("energy", zero=True)]
 Money: TypeAlias = Annotated[Value, Measure("money", zero=True)]
-Rent: TypeAlias = Annotated[Value, Quoted("money_rate", zero=True, kinds=tuple(RENTS))]
-Purchase: TypeAlias = Annotated[Value, Quoted("money", zero=True, kinds=tuple(PURCHASES))]
 Share: TypeAlias = Annotated[Value, Measure("ratio", high=1.0)]
 ShareOrZero: TypeAlias = Annotated[Value, Measure("ratio", high=1.0, zero=True)]
 Ratio: TypeAlias = Annotated[Value, Measure("ratio")]
