@@ -51,4 +51,4 @@ def search_layouts(workload: str, scenario: str, devices: int, target: float) ->
 if __name__ == "__main__":
     sweep_a_million()
     search_layouts("gpt3_175b_a100", "selective", 64, 2)
-    search_layouts("deepseek_v3", "training", 2048, 15)
+    search_layouts("deepseek_v3", "training", 2048, 4)

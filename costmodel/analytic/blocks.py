@@ -103,6 +103,11 @@ def take(value: T, index: tuple[Indices, ...], shape: tuple[int, ...]) -> T:
     return cast(T, _map(value, selected))
 
 
+def gathered(value: T, positions: Indices) -> T:
+    """Return a copy of a tree of records whose arrays of one axis have the values at some positions, one for each."""
+    return cast(T, _map(value, lambda array: array[positions] if len(array) > 1 else array))
+
+
 def single(value: T, index: tuple[int, ...]) -> T:
     """Return a copy of a tree of records at one position: every array is a float."""
 

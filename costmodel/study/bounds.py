@@ -5,172 +5,191 @@ Layers are priced once for all layouts, as arrays. What follows from the number 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from costmodel.analytic.actions import all_to_all_contention
 from costmodel.analytic.anchors import standing
-from costmodel.analytic.blocks import take
+from costmodel.analytic.blocks import gathered, take
 from costmodel.analytic.evaluation import unanchored_step
 from costmodel.analytic.intervals import run_deviation
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.overlapped_comm import OverlappedComm, overlapped_comm
 from costmodel.analytic.step_model import micro_batch_count, training_context
-from costmodel.analytic.stream_times import StreamTimes, seconds_of, stream_times
+from costmodel.analytic.stream_times import seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices, Quantity
-from costmodel.records import MutableRecord, Record, field
+from costmodel.records import Record, replace
+from costmodel.study.layouts import Variant
 from costmodel.study.placement import stage_sizes
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
-from costmodel.workload.memory import minimum_memory
+from costmodel.workload.memory import minimum_memory, receive_buffers
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import Kind, first_rank_chunks, placement_of
+from costmodel.workload.schedules import Kind, concurrent_messages, first_rank_chunks, placement_of
+from costmodel.workload.sharding import saved_bytes
 from costmodel.workload.stages import stage_layout
-from costmodel.workload.work import LayerWork
+from costmodel.workload.work import LayerWork, SavedTensor
 
 _ONE_WAY = ("gpipe", "1f1b", "interleaved")  # a chunk's backward pass is one, and all micro-batches go the same way
 _TWICE = ("dualpipe",)  # schedules that keep each stage on two ranks
 _SHARE = 1 - 1e-9  # of a bound: what rounding may take from it
 
 
-class _Streams(NamedTuple):
-    """Seconds of all passes of one layer for a micro-batch, by kind of layer: [kind, layout].
+class _Passes(NamedTuple):
+    """Seconds of all passes of one layer for a micro-batch, by [kind, layout].
 
-    compute: kernels and the messages that they wait for.
-    exchanges: of experts.
-    wire: messages beside the passes.
-    starts: of the host, to start them all.
+    compute: kernels and the messages that they wait for
+    exchanges: of experts
+    contention: what exchanges at the same time make kernels longer, at least
+    starts: of the host, to start them all
+    forward: the forward pass alone, its exchanges after its kernels
     """
 
     compute: Array
     exchanges: Array
-    wire: Array
+    contention: Array
     starts: Array
+    forward: Array
 
-
-class _Passes(NamedTuple):
-    """What layers take, by key in their order: seconds and starts by [kind, key]."""
-
-    keys: Indices
-    compute: Array
-    exchanges: Array
-    starts: Array
+    def at(self, layouts: Indices | npt.NDArray[np.bool_]) -> _Passes:
+        """Return the times of some layouts."""
+        return _Passes(*(each[:, layouts] for each in self))
 
 
 class _Split(Record):
     """How layouts with one number of stages share the layers.
 
-    stages: layers by [stage, kind].
-    ranks: by [rank, kind], all stages of the rank.
-    held: of the first rank, by [its first stage or its others, kind].
+    stages: layers by [stage, kind]
+    ranks: by [rank, kind], all stages of the rank
+    held: of the first rank, by [its first stage or its others, kind]
+    before: stages before the first one of each rank
     """
 
     stages: Array
     ranks: Array
     held: Array
+    before: Indices
+
+    def until(self, seconds: Array) -> Array:
+        """Return how long the stages before each rank take, by [rank, layout]. seconds: of a layer, [kind, layout]."""
+        through = np.cumsum(self.stages[: self.before.max()] @ seconds, axis=0)
+        return np.concatenate([np.zeros((1, seconds.shape[1])), through])[self.before]
 
 
-class Splits(Record):
-    """How all layouts share the layers. member: which of `of` each one has; held: theirs, on a new last axis."""
+class _Splits(Record):
+    """How all layouts share the layers. member: which of `of` each one has."""
 
     member: Indices
     of: Sequence[_Split]
-    held: Array
+
+    def by_layout(self, part: Callable[[_Split], Array]) -> Array:
+        """Return a part of each layout's split, layouts on a new last axis."""
+        return np.stack([part(one) for one in self.of], axis=-1)[..., self.member]
 
 
-class Bounder(MutableRecord, eq=False):
-    """Bounds of layouts of one scenario, whose values are arrays over `size` of them. What variants share is kept.
+class Bounder:
+    """Bounds of layouts of one scenario, whose values are arrays over all of them. What variants share is kept.
 
         step >= max over ranks r of (M * t_r + waits_r) + the end of the step
         t_r  = max(computation, exchanges, messages beside the passes, starts of the host) of the layers on r
 
-    M: micro-batches. One-way schedules expose the exchanges, so that computation and exchanges are a sum. There rank r
-    waits for the first micro-batch to come through the r stages before its own, and after its last backward pass the
-    gradient goes back through them: waits_r = t of these stages, without messages that run on beside other passes. The
-    end of the step: reductions, optimizer and gathers of the rank with most of the commonest layers, as far as they end
-    it. Memory is that of the first rank.
+    M: micro-batches.
 
-    stated: the step as its scenario states it, whose stages say what its ends weigh.
-    keys: number of each layout among those whose layers do the same work (`alike_layers` of `search_steps`).
+    Where passes of two micro-batches overlap, exchanges overlap computation and slow it down. Elsewhere the two add up.
+    Rank r waits for the first forward pass to come through the stages before its own. One-way schedules send
+    the gradient back through these stages after the rank's last backward pass: there waits_r = t of them, without
+    messages that run on beside other passes. The end of the step: reductions, optimizer and gathers of the rank with
+    most of the commonest layers, as far as they end it. Memory is that of the first rank.
     """
 
-    calibration: Calibration
-    stated: Training
-    keys: Indices
-    _splits: Splits | None = None
-    _passes: dict[tuple[frozenset[str], bool], _Passes] = field(default_factory=dict)
+    def __init__(self, calibration: Calibration, base: Scenario, keys: Indices) -> None:
+        """Start with nothing priced.
 
-    def memory(self, scenario: Scenario, plan: Training) -> Array:
+        base: the step as its scenario states it, whose stages say what its ends weigh
+        keys: number of each layout among those whose layers do the same work (`alike_layers` of `search_steps`)
+        """
+        self._calibration, self._base, self._keys = calibration, base, keys
+        first = np.unique(keys, return_index=True)[1]
+        self._distinct = take(base, (first,), (len(keys),))  # one layout of each key
+        self._timer, self._layer_timer = (operator_timer(one, calibration) for one in (base, self._distinct))
+        self._splits: _Splits | None = None
+        self._works: dict[tuple[frozenset[str], bool], tuple[ModelWork, ModelWork]] = {}
+        self._passes: dict[tuple[frozenset[str], bool], _Passes] = {}
+
+    @np.errstate(all="ignore")  # layouts whose degrees do not divide
+    def memory(self, variant: Variant) -> Array:
         """Return the bytes that the fullest device holds at least, in every layout of a variant."""
-        context = training_context(scenario, plan)
-        kinds = _kinds(model_work(context))
-        size = len(self.keys)
-        splits = self._split(scenario, plan)
+        scenario, plan = variant.planned(self._base)
+        size, kinds = len(self._keys), self._work(variant)[1].kinds
         chunks = first_rank_chunks(plan.schedule, scenario.parallel.pp, _row(micro_batch_count(scenario, plan), size))
-        held = splits.held[:, :, splits.member]
+        held = self._split(plan).by_layout(lambda one: one.held)
         stages = [(list(zip(of, kinds, strict=True)), each) for of, each in zip(held, chunks, strict=True)]
-        return _SHARE * _row(minimum_memory(context, plan, _copies(plan), stages), size)
+        return _SHARE * _row(minimum_memory(training_context(scenario, plan), plan, _copies(plan), stages), size)
 
-    def price(self, scenario: Scenario, rows: Indices) -> None:
-        """Price the layers of some layouts, which all variants with the same work of layers share."""
-        keys, first = np.unique(self.keys[rows], return_index=True)
-        part, plan = self._some(scenario, rows[first])
-        price = operator_timer(part, self.calibration)
-        sums = [_passes(price, kind) for kind in _kinds(model_work(training_context(part, plan)))]
-        streams = zip(*((one.compute, one.expert_all_to_alls, one.launches) for one in sums), strict=True)
-        self._passes[plan.recompute, part.parallel.sequence_parallel] = _Passes(
-            keys, *(_rows(stream, len(keys)) for stream in streams)
-        )
+    @np.errstate(all="ignore")
+    def step(self, variant: Variant) -> Array:
+        """Return the seconds that a step takes at least, in every layout of a variant."""
+        scenario, plan = variant.planned(self._base)
+        size, splits, copies = len(self._keys), self._split(plan), _copies(plan)
+        context, work = training_context(scenario, plan), self._work(variant)[1]
+        traffic = overlapped_comm(scenario, plan, context, work, copies, self._timer)
+        beside = zip(*_overlapped(traffic, work.kinds), strict=True)
+        waited, wire = (_rows(stream, size) for stream in beside)
+        passes = self._priced(variant).at(self._keys)
+        passes = passes._replace(compute=passes.compute + waited)
+        count = _row(micro_batch_count(scenario, plan), size) / copies
+        seconds, runs_on = np.empty(size), traffic is not None and traffic.reduces_async
+        for number, split in enumerate(splits.of):
+            own = splits.member == number
+            seconds[own] = _span(plan, split, passes.at(own), wire[:, own], count[own], runs_on=runs_on)
+        end = _end(self._timer, context, plan, work, splits)
+        return _SHARE * self._factor(scenario, context) * (seconds + end)
 
-    def step(self, scenario: Scenario, rows: Indices) -> Array:
-        """Return the seconds that a step takes at least, in some layouts of a variant that have been priced."""
-        part, plan = self._some(scenario, rows)
-        context = training_context(part, plan)
-        work, price, size = model_work(context), operator_timer(part, self.calibration), len(rows)
-        passes, splits = self._passes[plan.recompute, part.parallel.sequence_parallel], self._splits
-        assert splits is not None, "memory was asked for first"
-        at = np.searchsorted(passes.keys, self.keys[rows])
-        traffic = overlapped_comm(part, plan, context, work, _copies(plan), price)
-        overlapped = _overlapped(traffic, _kinds(work))
-        waited, wire = (_rows(stream, size) for stream in zip(*overlapped, strict=True))
-        starts = part.framework.host.operator * passes.starts[:, at]
-        streams = _Streams(passes.compute[:, at] + waited, passes.exchanges[:, at], wire, starts)
-        count = _row(micro_batch_count(part, plan), size) / _copies(plan)
-        member, seconds = splits.member[rows], np.empty(size)
-        for number in np.unique(member):
-            own = member == number
-            of = _Streams(*(stream[:, own] for stream in streams))
-            seconds[own] = _span(
-                plan, splits.of[number], of, count[own], runs_on=traffic is not None and traffic.reduces_async
-            )
-        end = _end(price, context, plan, work, [splits.of[number] for number in member])
-        return _SHARE * _factor(part, work, price, self.calibration) * (seconds + end)
+    def _work(self, variant: Variant) -> tuple[ModelWork, ModelWork]:
+        """Return the work of a variant's layers: that of each key, and that of each layout without its operators."""
+        if variant.layer_work not in self._works:
+            work = model_work(training_context(*variant.planned(self._distinct)))
+            layers, mtp = tuple(map(_kept, work.layers)), None if work.mtp is None else _kept(work.mtp)
+            kept = ModelWork(_kept(work.embedding), layers, _kept(work.head), mtp)
+            self._works[variant.layer_work] = work, gathered(kept, self._keys)
+        return self._works[variant.layer_work]
 
-    def _some(self, scenario: Scenario, rows: Indices) -> tuple[Scenario, Training]:
-        """Return the scenario of some layouts, and its step."""
-        part = take(scenario, (rows,), (len(self.keys),))
-        assert isinstance(part.plan, Training)
-        return part, part.plan
+    def _priced(self, variant: Variant) -> _Passes:
+        """Return the times of a variant's layers, by key in place of the layout."""
+        if variant.layer_work not in self._passes:
+            slowdown = self._distinct.framework.comm_slowdown(self._distinct.communication)
+            each = [_passes(self._layer_timer, kind, slowdown) for kind in self._work(variant)[0].kinds]
+            size = 1 + int(self._keys.max())
+            self._passes[variant.layer_work] = _Passes(*(_rows(stream, size) for stream in zip(*each, strict=True)))
+        return self._passes[variant.layer_work]
 
-    def _split(self, scenario: Scenario, plan: Training) -> Splits:
+    def _split(self, plan: Training) -> _Splits:
         """Return how layouts share the layers: the same in all variants of a family of schedules."""
         if self._splits is None:
-            self._splits = _split(scenario, plan, self.stated, len(self.keys))
+            self._splits = _split(self._base, plan, len(self._keys))
         return self._splits
 
+    def _factor(self, scenario: Scenario, context: Context) -> Quantity:
+        """Return by what measured steps multiply a step's time, as `Anchored` has it."""
+        if scenario.anchor is None:
+            return 1.0
+        passes = [each for kind in model_work(context).kinds for each in _timed(self._timer, kind)]
+        known = standing(scenario, scenario.anchor, partial(unanchored_step, calibration=self._calibration))
+        timed = [one for each in passes for one in each]
+        return np.exp(run_deviation(scenario, self._calibration, timed) * known.mean)
 
-def _factor(part: Scenario, work: ModelWork, price: OperatorTimer, calibration: Calibration) -> Quantity:
-    """Return by what measured steps multiply a step's time, as `Anchored` has it."""
-    if part.anchor is None:
-        return 1.0
-    timed = [one for kind in _kinds(work) for each in _timed(price, kind) for one in each]
-    known = standing(part, part.anchor, partial(unanchored_step, calibration=calibration))
-    return np.exp(run_deviation(part, calibration, timed) * known.mean)
+
+def _kept(work: LayerWork) -> LayerWork:
+    """Return a layer's work without operators, its saved tensors as one: its memory is the same, and arrays are few."""
+    saved, buffers = (SavedTensor("all", "all", saved_bytes(work)),), receive_buffers([work])
+    return replace(work, forward=(), input_gradient=(), weight_gradient=(), saved=saved, receive_buffers=buffers)
 
 
 def _timed(price: OperatorTimer, kind: LayerWork) -> tuple[tuple[TimedOperator, ...], ...]:
@@ -191,15 +210,14 @@ def _rows(values: Sequence[Quantity], size: int) -> Array:
     return np.stack([_row(value, size) for value in values])
 
 
-def _kinds(work: ModelWork) -> list[LayerWork]:
-    """Return the work of every kind of layer: embedding, layers, head and MTP module."""
-    return [work.embedding, *work.layers, work.head, *([] if work.mtp is None else [work.mtp])]
-
-
-def _passes(price: OperatorTimer, kind: LayerWork) -> StreamTimes:
-    """Return the times of all passes of one layer for one micro-batch."""
-    forward, *backward = (stream_times(part, None) for part in _timed(price, kind))
-    return forward + backward[0] + backward[1]
+def _passes(price: OperatorTimer, kind: LayerWork, slowdown: Quantity) -> tuple[Quantity, ...]:
+    """Return the times of one layer as `_Passes` has them. slowdown: of kernels beside exchanges of experts."""
+    forward, *gradients = (stream_times(part, None) for part in _timed(price, kind))
+    backward = gradients[0] + gradients[1]
+    both = forward + backward
+    contention = all_to_all_contention(forward, slowdown) + all_to_all_contention(backward, slowdown)
+    starts = price.framework.host.operator * both.launches
+    return both.compute, both.expert_all_to_alls, contention, starts, forward.total
 
 
 def _overlapped(traffic: OverlappedComm | None, kinds: Sequence[LayerWork]) -> list[tuple[Quantity, Quantity]]:
@@ -221,9 +239,10 @@ def _overlapped(traffic: OverlappedComm | None, kinds: Sequence[LayerWork]) -> l
     return streams
 
 
-def _split(scenario: Scenario, plan: Training, stated: Training, size: int) -> Splits:
+def _split(scenario: Scenario, plan: Training, size: int) -> _Splits:
     """Return how layouts share the layers, number of stages by number of stages."""
-    architecture, parallel = scenario.architecture, scenario.parallel
+    architecture, parallel, stated = scenario.architecture, scenario.parallel, scenario.plan
+    assert isinstance(stated, Training)
     degrees = [_row(each, size).astype(np.intp) for each in (parallel.pp, parallel.virtual)]
     distinct, member = np.unique(np.stack(degrees), axis=1, return_inverse=True)
     several = "interleaved" if plan.schedule == "1f1b" else plan.schedule  # the same where virtual is 1
@@ -236,45 +255,45 @@ def _split(scenario: Scenario, plan: Training, stated: Training, size: int) -> S
         stages = np.array([(one.embedding, *one.layers, one.head, one.mtp)[:kinds] for one in layout], dtype=np.float64)
         ranks = np.array([stages[list(rank)].sum(axis=0) for rank in placement])
         first, *others = placement[0]
-        found.append(_Split(stages, ranks, np.array([stages[first], stages[others].sum(axis=0)])))
-    return Splits(member.reshape(-1), found, np.stack([one.held for one in found], axis=-1))
+        held = np.array([stages[first], stages[others].sum(axis=0)])
+        found.append(_Split(stages, ranks, held, np.array([min(rank) for rank in placement])))
+    return _Splits(member.reshape(-1), found)
 
 
-def _span(plan: Training, split: _Split, of: _Streams, count: Array, *, runs_on: bool) -> Array:
+def _span(plan: Training, split: _Split, passes: _Passes, wire: Array, count: Array, *, runs_on: bool) -> Array:
     """Return the least makespan of some layouts.
 
-    count: micro-batches that pass each stage of a rank.
-    runs_on: no pass waits for its own messages.
+    wire: seconds of the messages beside a layer's passes, by [kind, layout]
+    count: micro-batches that pass each stage of a rank
+    runs_on: no pass waits for its own messages
     """
-    if plan.schedule not in _ONE_WAY:
-        most: Array = np.max([(split.ranks @ stream).max(axis=0) for stream in of], axis=0)
-        return most * count
-    pp = len(split.ranks)
+    if concurrent_messages(plan.schedule) > 1:  # a pass overlaps another micro-batch's
+        kernels = [passes.compute + passes.contention, passes.exchanges]
+    else:
+        kernels = [passes.compute + passes.exchanges]
+    first = split.until(passes.forward)
     longest = []
-    for stream in (of.compute + of.exchanges, of.wire, of.starts):
-        through = np.cumsum(split.stages[: pp - 1] @ stream, axis=0)
-        waits = np.concatenate([np.zeros((1, stream.shape[1])), through])
-        if runs_on and stream is of.wire:
-            waits[:] = 0.0
+    for stream in (*kernels, wire, passes.starts):
+        returns = plan.schedule in _ONE_WAY and not (runs_on and stream is wire)
+        waits = np.maximum(first, split.until(stream)) if returns else first
         longest.append((count * (split.ranks @ stream) + waits).max(axis=0))
     span: Array = np.max(longest, axis=0)
     return span
 
 
-def _end(price: OperatorTimer, context: Context, plan: Training, work: ModelWork, splits: Sequence[_Split]) -> Array:
-    """Return what ends the step on the rank with most of the commonest layers. splits: of each layout.
+def _end(price: OperatorTimer, context: Context, plan: Training, work: ModelWork, splits: _Splits) -> Array:
+    """Return what ends the step on the rank with most of the commonest layers, in every layout.
 
     Left out: other layers with experts, of which the rank may have none, and a head that is tied to the embedding.
     """
-    kinds = _kinds(work)
     main = 1 + int(np.argmax([context.architecture.kinds[layer] for layer in context.architecture.kinds]))
-    held = np.stack([split.ranks[np.argmax(split.ranks[:, main])] for split in splits], axis=-1)
+    held = splits.by_layout(lambda one: one.ranks[np.argmax(one.ranks[:, main])])
     ends = (work.embedding, work.head) if context.architecture.tied_embeddings else ()
     counted = [
         (count, kind)
-        for at, (count, kind) in enumerate(zip(held, kinds, strict=True))
+        for at, (count, kind) in enumerate(zip(held, work.kinds, strict=True))
         if at == main or not (kind in ends or any(item.expert for item in kind.parameters))
     ]
     ending = step_operators(context, plan, counted, _copies(plan))
     found = stream_times(price.time_all(ending.serial), None).compute + context.framework.host.step
-    return _row(found, len(splits))
+    return _row(found, len(splits.member))

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 
 from costmodel.errors import InputError
-from costmodel.quantities import Array
+from costmodel.quantities import Array, Indices
 from costmodel.records import Record, replace
 from costmodel.study.axes import Axis
 from costmodel.workload.architecture import Architecture, MoeFfn
@@ -51,6 +51,10 @@ class Space(Record):
         """Return the values of one layout, whole numbers as ints."""
         found = {name: float(column[row]) for name, column in self.columns.items()}
         return {name: int(value) if value.is_integer() else value for name, value in found.items()}
+
+    def select(self, rows: Indices) -> Space:
+        """Return some of the layouts."""
+        return Space({name: column[rows] for name, column in self.columns.items()})
 
     def crossed(self, axes: Sequence[Sequence[Axis]], head: str) -> Space:
         """Return these layouts at every value of some axes, dimension by dimension.

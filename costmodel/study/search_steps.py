@@ -9,7 +9,7 @@ fixes its order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
 
+Mask: TypeAlias = "npt.NDArray[np.bool_]"
 _OF_STAGES = ("parallel.pp", "parallel.virtual", "parallel.dp")  # what the work of one layer does not depend on
 _FIRST = 24  # layouts that are evaluated one by one before any together, unless the best are certain before
 _BOUNDING = 1.0 / 3.0  # of a search that is done, at most, before a layout is evaluated
@@ -75,7 +76,7 @@ class _Race(MutableRecord, eq=False):
             return np.inf
         return self.best[-1].time if self.goal.is_fewest else self.best[-1].score
 
-    def promise(self, variant: int, rows: Indices, seconds: Array) -> Array:
+    def promise(self, variant: int, seconds: Array) -> Array:
         """Return the best that layouts could be, less being better, whose steps take at least some seconds.
 
         The objective's value, or the time where all have the same number of devices, which is looked for. No bound
@@ -84,10 +85,8 @@ class _Race(MutableRecord, eq=False):
         if self.goal.is_fewest:
             return seconds
         if not self.goal.by_step:
-            return np.full(len(rows), -np.inf)
-        part = take(self.plans[variant].of(self.base), (rows,), (self.space.size,))
-        assert isinstance(part.plan, Training)
-        value = rates_of_step(part, part.plan, seconds)[self.goal.objective.text]
+            return np.full(len(seconds), -np.inf)
+        value = rates_of_step(*self.plans[variant].planned(self.base), seconds)[self.goal.objective.text]
         return SENSES[self.goal.sense] * np.broadcast_to(np.asarray(value, dtype=np.float64), seconds.shape)
 
     def placed(self, variant: int, row: int) -> Scenario:
@@ -127,12 +126,12 @@ class _Race(MutableRecord, eq=False):
                 return
             self._fits(take(self.placed(group.variant, int(rows[0])), (rows,), (self.space.size,)), len(rows))
 
-    def _fits(self, scenario: Scenario, size: int) -> npt.NDArray[np.bool_]:
+    def _fits(self, scenario: Scenario, size: int) -> Mask:
         """Tell which layouts of one order fit into memory. Count them, and note what the smallest needs."""
         ledger, capacity = ledger_of(scenario), np.broadcast_to(scenario.cluster.device.device_memory.capacity, (size,))
         assert ledger is not None, "a training step has a ledger"
         total = np.broadcast_to(ledger.total, (size,))
-        fits: npt.NDArray[np.bool_] = total <= capacity
+        fits: Mask = total <= capacity
         self.result.scheduled += int(fits.sum())
         self.result.needs(total, capacity)
         return fits
@@ -170,9 +169,17 @@ def search_steps(request: SearchRequest, result: SearchResult, on_progress: OnPr
     assert isinstance(base.plan, Training), "search has checked it"
     result.stages = _placement(base.plan)
     plans = variants(base.plan, request.fixed, splits_sequence=base.parallel.sequence_parallel)
+    least = min(variant.zero for variant in plans)
+    means, divides = zip(*(_layouts(base, variant, space.columns, least) for variant in plans), strict=True)
+    result.looked_at += int(np.sum(means))
+    result.feasible += int(np.sum(divides))
+    rows = np.flatnonzero(np.any(divides, axis=0))
+    if not len(rows):
+        return
+    base, space = take(base, (rows,), (space.size,)), space.select(rows)
     calibration = workload.calibration(base)
     race = _Race(base, calibration, space, head, goal, plans, result)
-    bounding = _groups(race, lambda share: on_progress(_BOUNDING * share))
+    bounding = _groups(race, [each[rows] for each in divides], lambda share: on_progress(_BOUNDING * share))
     groups = sorted(bounding, key=lambda group: float(group.bounds.min()))
     _run(race, groups, lambda share: on_progress(_BOUNDING + (1.0 - _BOUNDING) * share))
     if result.scheduled:
@@ -243,54 +250,34 @@ def alike_layers(base: Scenario, columns: Mapping[str, Array], count: Array) -> 
     return _numbered([*work, count] if base.framework.training.accumulation == "autograd" else work)
 
 
-def _groups(race: _Race, on_progress: OnProgress) -> Iterator[_Group]:
-    """Yield the layouts of each variant that may fit by what fixes an order, with a lower bound of each."""
-    base, columns, plans = race.base, race.space.columns, race.plans
+def _groups(race: _Race, layouts: Sequence[Mask], on_progress: OnProgress) -> Iterator[_Group]:
+    """Yield the layouts of each variant that may fit by what fixes an order, with a lower bound of each.
+
+    layouts: of each variant, those of the space that it has.
+    """
+    base, columns = race.base, race.space.columns
     assert isinstance(base.plan, Training)
     capacity = base.cluster.device.device_memory.capacity
     count = np.asarray(base.plan.global_batch) / (columns["parallel.dp"] * columns["micro_batch"])
     order = _numbered([columns["parallel.pp"], columns["parallel.virtual"], count])
-    bounder = Bounder(race.calibration, base.plan, alike_layers(base, columns, count))
-    candidates = []
-    for number, (rows, memory) in enumerate(_memory(race, bounder)):
-        may_fit = memory <= np.broadcast_to(capacity, order.shape)[rows]
-        race.larger += _by_order(number, rows[~may_fit], memory[~may_fit], order)
-        candidates.append(rows[may_fit])
-    for work in dict.fromkeys(variant.layer_work for variant in plans):
-        with_it = [number for number, variant in enumerate(plans) if variant.layer_work == work]
-        rows = np.unique(np.concatenate([candidates[number] for number in with_it]))
+    bounder = Bounder(race.calibration, base, alike_layers(base, columns, count))
+    for number, (variant, own) in enumerate(zip(race.plans, layouts, strict=True)):
+        on_progress(number / len(race.plans))
+        memory = bounder.memory(variant)
+        fits = memory <= capacity
+        race.larger += _by_order(number, np.flatnonzero(own & ~fits), memory, order)
+        rows = np.flatnonzero(own & fits)
         if len(rows):
-            bounder.price(plans[with_it[0]].of(base), rows)
-    for number, (variant, rows) in enumerate(zip(plans, candidates, strict=True)):
-        on_progress(number / len(plans))
-        if len(rows):
-            yield from _by_order(number, rows, race.promise(number, rows, bounder.step(variant.of(base), rows)), order)
+            yield from _by_order(number, rows, race.promise(number, bounder.step(variant)), order)
 
 
 def _by_order(variant: int, rows: Indices, bounds: Array, order: Indices) -> Iterator[_Group]:
-    """Yield some layouts of a variant by their order. order: a number for each layout of the space."""
+    """Yield some layouts of a variant by their order. bounds, order: of each layout of the space."""
     if not len(rows):
         return
-    sort = np.argsort(order[rows], kind="stable")
-    cuts = np.flatnonzero(np.diff(order[rows[sort]])) + 1
-    for part, each in zip(np.split(rows[sort], cuts), np.split(bounds[sort], cuts), strict=True):
-        yield _Group(variant, part, each)
-
-
-def _memory(race: _Race, bounder: Bounder) -> Iterator[tuple[Indices, Array]]:
-    """Yield the layouts of each variant whose degrees divide, and what each holds at least [B]. Count those that are
-    looked at."""
-    lowest = min(variant.zero for variant in race.plans)
-    for variant in race.plans:
-        scenario, plan = variant.planned(race.base)
-        own = _own(variant, race.space.columns, lowest)
-        layout = np.broadcast_to(feasible_layout(scenario), own.shape) & own
-        race.result.looked_at += int(own.sum())
-        race.result.feasible += int(layout.sum())
-        with np.errstate(all="ignore"):
-            memory = np.broadcast_to(bounder.memory(scenario, plan), own.shape)
-        rows = np.flatnonzero(layout)
-        yield rows, memory[rows]
+    rows = rows[np.argsort(order[rows], kind="stable")]
+    for part in np.split(rows, np.flatnonzero(np.diff(order[rows])) + 1):
+        yield _Group(variant, part, bounds[part])
 
 
 def _numbered(columns: Sequence[Array]) -> Indices:
@@ -298,11 +285,15 @@ def _numbered(columns: Sequence[Array]) -> Indices:
     return np.unique(np.stack(columns), axis=1, return_inverse=True)[1].reshape(-1)
 
 
-def _own(variant: Variant, columns: Mapping[str, Array], least: int) -> npt.NDArray[np.bool_]:
-    """Return the layouts that a variant means: several stages a rank are interleaved; one replica shards nothing, so
-    that all ZeRO stages are the `least` one there; and one tensor-parallel rank has no one to split a sequence with."""
+def _layouts(base: Scenario, variant: Variant, columns: Mapping[str, Array], least: int) -> tuple[Mask, Mask]:
+    """Return the layouts that a variant means, and those of them whose degrees divide.
+
+    Several stages a rank are interleaved; one replica shards nothing, so that all ZeRO stages are the `least` one
+    there; and one tensor-parallel rank has no one to split a sequence with.
+    """
     virtual = columns["parallel.virtual"]
     several = virtual > 1 if variant.schedule == "interleaved" else virtual == 1
     own = several if variant.schedule in ("1f1b", "interleaved") else np.ones(len(virtual), dtype=bool)
     splits = (columns["parallel.tp"] > 1) | (not variant.sequence_parallel)
-    return own & splits & ((columns["parallel.dp"] * columns["parallel.cp"] > 1) | (variant.zero == least))
+    own = own & splits & ((columns["parallel.dp"] * columns["parallel.cp"] > 1) | (variant.zero == least))
+    return own, own & np.broadcast_to(feasible_layout(variant.of(base)), own.shape)

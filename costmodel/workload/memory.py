@@ -134,7 +134,7 @@ def minimum_memory(
     )
     largest: Bytes = 0.0
     for count, work in layers:
-        need = _receive_buffers([work]) + sharding.transient_bytes([[(1, work)]]) + work.working_bytes
+        need = receive_buffers([work]) + sharding.transient_bytes([[(1, work)]]) + work.working_bytes
         largest = maximum(largest, where(count > 0, need, 0.0))
     owned = [(count, parameters) for count, work in layers for parameters in work.parameters]
     resident = _resident_ledger(context, plan, sharding, owned, activations)
@@ -166,7 +166,7 @@ def _rank_ledger(
     activations = [sum_of(chunks * size for chunks, size in zip(state, saved, strict=True)) for state in states]
     return replace(
         _resident_ledger(context, plan, sharding, owned, maximum(*activations, 0.0)),
-        communication=_receive_buffers(work for _, work in layers)
+        communication=receive_buffers(work for _, work in layers)
         + sharding.transient_bytes([stage for stage, _ in stage_chunks]),
         reserve=context.framework.reserve + maximum(0.0, *(work.working_bytes for _, work in layers)),
     )
@@ -322,7 +322,7 @@ def _working_memory(batch: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, B
     residual = 2 * batch.residual_tokens * width * context.residual
     own = (each for kind in kinds for each in kind.forward if each.name not in kind.elsewhere)
     largest = maximum(0.0, *map(_operand_bytes, own))
-    return batch.micro_batches * residual + largest, batch.micro_batches * _receive_buffers(kinds)
+    return batch.micro_batches * residual + largest, batch.micro_batches * receive_buffers(kinds)
 
 
 def _state_bytes(precision: Precision) -> Bytes:
@@ -344,7 +344,7 @@ def _operand_bytes(operator: Operator) -> Bytes:
     return 0.0
 
 
-def _receive_buffers(layers: Iterable[LayerWork]) -> Bytes:
+def receive_buffers(layers: Iterable[LayerWork]) -> Bytes:
     """Return a rank's receive buffers: of its largest dispatch, combine, and context-parallel exchange."""
     largest: dict[str, Bytes] = {}
     for work in layers:

@@ -47,20 +47,23 @@ def goal_of(
 
 @dataclass(frozen=True)
 class Tried:
-    """Layouts of eight devices, and step time and fit of each variant of a step in all of them, as one grid."""
+    """Layouts of some devices, and step time and fit of each variant of a step in all of them, as one grid."""
 
     columns: Mapping[str, Array]
     results: list[tuple[Variant, Array, npt.NDArray[np.bool_]]]
     base: Scenario
 
     @classmethod
-    def of(cls, workload: costmodel.Workload, some: Callable[[Sequence[Variant]], Sequence[Variant]] = tuple) -> Tried:
+    def of(
+        cls, workload: costmodel.Workload, some: Callable[[Sequence[Variant]], Sequence[Variant]] = tuple,
+        scenario: str = "selective", devices: int = 8,
+    ) -> Tried:  # fmt: skip
         """Try some of the variants, by default all."""
-        chosen = workload.scenario("selective")
+        chosen = workload.scenario(scenario)
         assert isinstance(chosen.plan, Training)
-        space = training_space(chosen, chosen.plan, 8)
-        paths = {tuple(f"scenarios.selective.{name}" for name in space.columns): tuple(space.columns.values())}
-        base, shape = workload.varied("selective", paths)
+        space = training_space(chosen, chosen.plan, devices)
+        paths = {tuple(f"scenarios.{scenario}.{name}" for name in space.columns): tuple(space.columns.values())}
+        base, shape = workload.varied(scenario, paths)
         calibration = workload.calibration(base)
         found = []
         for variant in some(variants(chosen.plan)):
@@ -90,27 +93,23 @@ def found(small: costmodel.Workload) -> SearchResult:
     return search(small, "selective", goal_of(small, "selective"), [8])
 
 
-def test_the_winner_is_that_of_trying_every_layout(tried: Tried, found: SearchResult) -> None:
-    best = tried.sorted()[0]
-    assert found.best[0].objective == pytest.approx(best[0], rel=1e-9)
-    assert found.best[0].at == best[1]
+def test_the_best_three_are_those_of_trying_every_layout(tried: Tried, found: SearchResult) -> None:
+    layouts = [(f"{time:.12g}", *(at[name] for name in tried.columns)) for time, at in tried.sorted()]
+    best = [float(time) for time, *_ in dict.fromkeys(layouts)]  # ZeRO stages that take the same time are one
+    assert [one.objective for one in found.best] == pytest.approx(best[:3], rel=1e-9)
+    assert found.best[0].at == tried.sorted()[0][1]
     assert found.scheduled < found.feasible < found.looked_at
 
 
 def assert_no_layout_beats_its_bounds(workload: costmodel.Workload, tried: Tried) -> None:
-    plan, calibration = workload.scenario("selective").plan, workload.calibration(tried.base)
+    plan, calibration = tried.base.plan, workload.calibration(tried.base)
     assert isinstance(plan, Training)
     count = np.asarray(plan.global_batch) / (tried.columns["parallel.dp"] * tried.columns["micro_batch"])
     capacity = tried.base.cluster.device.device_memory.capacity
+    bounder = Bounder(calibration, tried.base, alike_layers(tried.base, tried.columns, count))
     for variant, times, runs in tried.results:
-        scenario = variant.of(tried.base)
-        assert isinstance(scenario.plan, Training)
-        bounder = Bounder(calibration, plan, alike_layers(tried.base, tried.columns, count))
-        memory = bounder.memory(scenario, scenario.plan)
-        rows = np.arange(len(times))
-        bounder.price(scenario, rows)
-        assert np.all(times[runs] >= bounder.step(scenario, rows)[runs])
-        assert np.all(memory[runs] <= capacity)
+        assert np.all(times[runs] >= bounder.step(variant)[runs])
+        assert np.all(bounder.memory(variant)[runs] <= capacity)
 
 
 def test_no_layout_beats_its_bounds(small: costmodel.Workload, tried: Tried) -> None:
@@ -143,6 +142,19 @@ def test_no_layout_beats_its_bounds_under_other_options_either(
 ) -> None:
     workload = costmodel.load("gpt3_175b_a100", set=SMALL | also, scenarios=["selective"])
     assert_no_layout_beats_its_bounds(workload, Tried.of(workload, some))
+
+
+@pytest.mark.parametrize("schedule", ["dualpipe", "dualpipe-v", "combined-1f1b", "zb-h1", "zb-v"])
+def test_no_layout_of_a_mixture_beats_its_bounds_in_any_schedule(schedule: str) -> None:
+    """Exchanges of experts run beside kernels, and slow them, where passes of two micro-batches overlap."""
+    training = {"stages": None, "schedule": schedule, "global_batch": 16, "parallel.dp": 2, "parallel.pp": 2,
+                "parallel.ep": 2, "parallel.virtual": 1 if schedule in ("dualpipe", "zb-h1") else 2}  # fmt: skip
+    changes = {f"scenarios.training.{name}": value for name, value in training.items()}
+    sizes = {"model.layers.0.repeat": 1, "model.layers.1.repeat": 7, "hardware.memory.hbm.capacity": "100 TiB"}
+    workload = costmodel.load("deepseek_v3", set=changes | sizes, scenarios=["training"])
+    tried = Tried.of(workload, lambda every: [every[3], every[24]], "training", 4)
+    assert all(runs.any() for _, _, runs in tried.results)
+    assert_no_layout_beats_its_bounds(workload, tried)
 
 
 def test_the_fewest_devices_that_meet_a_target_are_found(small: costmodel.Workload, found: SearchResult) -> None:
