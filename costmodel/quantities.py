@@ -173,7 +173,7 @@ class ArrayKey(Record):
 
     def __hash__(self) -> int:
         ends = (self.values.item(0), self.values.item(-1)) if self.values.size else ()
-        return hash((self.values.shape, ends))
+        return hash((self.values.shape, *(end for end in ends if not math.isnan(end))))  # NaN: another hash each time
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ArrayKey):

@@ -13,7 +13,8 @@ from msgspec import Struct, StructMeta, field
 from msgspec.structs import force_setattr, replace
 
 __all__ = [
-    "MutableRecord", "Record", "ValueRecord", "asdict", "field", "fields", "force_setattr", "is_record", "replace",
+    "MutableRecord", "Record", "Struct", "ValueRecord", "asdict", "field", "fields", "force_setattr", "is_record",
+    "replace",
 ]  # fmt: skip
 
 

@@ -26,12 +26,11 @@ class LayerTimes(Record):
 
     def of(self, kind: Kind) -> StreamTimes:
         """Return the times of one kind of pass that overlaps no other."""
-        return {
-            Kind.FORWARD: self.forward,
-            Kind.BACKWARD: self.backward,
-            Kind.BACKWARD_INPUT: self.input_gradient,
-            Kind.BACKWARD_WEIGHT: self.weight_gradient,
-        }[kind]
+        if kind is Kind.BACKWARD:
+            return self.backward
+        if kind is Kind.FORWARD:
+            return self.forward
+        return self.input_gradient if kind is Kind.BACKWARD_INPUT else self.weight_gradient
 
 
 class ActionTimes(Record):

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from costmodel.cost.distinct_sizes import grid_shape
 from costmodel.quantities import Array, Indices, Quantity, maximum, where
 from costmodel.records import Record, fields, is_record
 from costmodel.workload.plans import ExpertBound, Training, drafted_tokens
@@ -81,14 +82,7 @@ def _order(scenario: Scenario) -> tuple[Quantity, ...]:
 
 def dimensions(value: object) -> int:
     """Return the axes of a tree of records: those of its arrays, none where it has no array."""
-    found = [0]
-
-    def note(array: Array) -> Array:
-        found.append(array.ndim)
-        return array
-
-    _map(value, note)
-    return max(found)
+    return len(grid_shape(value))
 
 
 def take(value: T, index: tuple[Indices, ...], shape: tuple[int, ...]) -> T:

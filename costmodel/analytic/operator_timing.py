@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import TypeAlias
+
+import numpy as np
 
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.cost.distinct_sizes import DistinctSizes, is_uniform
+from costmodel.cost.distinct_sizes import DistinctSizes, grid_shape
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
+from costmodel.cost.stack import Stack
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
-from costmodel.quantities import Count, Seconds
+from costmodel.quantities import Count, Seconds, as_key, is_single
 from costmodel.records import MutableRecord, Record, field
-from costmodel.workload.operator_key import operator_key
+from costmodel.workload.operator_key import form_key, operator_key
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, MixedAttention, Operator
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Framework, Scenario
@@ -22,18 +28,49 @@ from costmodel.workload.work import LayerWork
 KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # computed by the device; all others move data
 
 
-class TimedOperator(Record):
-    """An operator, its time and the fit behind it.
+class Sized(Record, dict=True):
+    """What the time of operators of one size rests on.
 
+    operator: the first of them.
+    machine: that runs them.
+    """
+
+    operator: Operator
+    machine: Machine
+    calibration: Calibration
+
+    @cached_property
+    def fit(self) -> FamilyFit:
+        """Return the fit at the size."""
+        return self.calibration.fit(self.operator)
+
+    @cached_property
+    def least(self) -> Seconds:
+        """Return what no interval goes below [s]."""
+        return least_time(self.operator, self.machine) if self.fit.form is not None else 0.0
+
+
+class TimedOperator(Record):
+    """An operator and its time.
+
+    sized: what its time rests on.
     overlapped_gemm: the one that a tensor-parallel message overlaps.
-    least: what no interval goes below [s].
     """
 
     operator: Operator
     time: Time
-    fit: FamilyFit
+    sized: Sized
     overlapped_gemm: TimedOperator | None = None
-    least: Seconds = 0.0
+
+    @property
+    def fit(self) -> FamilyFit:
+        """Return the fit that the time comes from."""
+        return self.sized.fit
+
+    @property
+    def least(self) -> Seconds:
+        """Return what no interval goes below [s]."""
+        return self.sized.least
 
 
 class TimedWork(Record):
@@ -45,11 +82,15 @@ class TimedWork(Record):
     weight_gradient: tuple[TimedOperator, ...]
 
 
+_Times: TypeAlias = "dict[Hashable, tuple[Time, Sized]]"
+
+
 class OperatorTimer(MutableRecord):
     """Times the operators of one scenario. Operators of equal sizes are evaluated once, whatever their names.
 
     processors: available to compute kernels.
     is_training: kernels are slower than in benchmark loops.
+    known: times of single sizes, kept for other evaluations on the same machine.
     """
 
     cluster: Cluster
@@ -57,57 +98,105 @@ class OperatorTimer(MutableRecord):
     calibration: Calibration
     processors: Count
     is_training: bool = False
+    known: _Times = field(default_factory=dict)
     _by_identity: dict[int, tuple[Operator, TimedOperator]] = field(default_factory=dict)
-    _by_size: dict[Hashable, tuple[Time, FamilyFit, Seconds]] = field(default_factory=dict)
-    _uniform: bool | None = None
+    _by_size: _Times = field(default_factory=dict)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Return the shape of the grid that the machine's numbers span."""
+        return np.broadcast_shapes(_grid_of(self.cluster, self.framework), np.shape(self.processors))
 
     def time_operator(self, operator: Operator) -> TimedOperator:
         """Return the operator, as the kernels run it that price it, with its time."""
-        known = self._by_identity.get(id(operator))
-        if known is None:
-            run = self.calibration.as_run(operator)
-            time, fit, least = self._time(run)
-            gemm = operator.overlapped_gemm if isinstance(operator, Collective) else None
-            overlapped = None if gemm is None else self.time_operator(gemm)
-            known = self._by_identity[id(operator)] = operator, TimedOperator(run, time, fit, overlapped, least)
-        return known[1]
-
-    def _time(self, operator: Operator) -> tuple[Time, FamilyFit, Seconds]:
-        """Return an operator's time, the fit that it comes from, and the least time that the device allows."""
-        sizes = operator_key(operator)
-        known = self._by_size.get(sizes)
-        if known is None:
-            fit = self.calibration.fit(operator)
-            machine = Machine(self.cluster.device, self.framework, self.processors, cluster=self.cluster)
-            time = self._over_grid(operator, machine, fit)
-            if self.is_training and isinstance(operator, KERNELS):
-                time = time.scaled(self.framework.sustained_slowdown)
-            least = least_time(operator, machine) if fit.form is not None else 0.0
-            known = self._by_size[sizes] = time, fit, least
-        return known
-
-    def _over_grid(self, operator: Operator, machine: Machine, fit: FamilyFit) -> Time:
-        """Return an operator's time. Of a kernel over a grid on one machine, each size is evaluated once."""
-        sizes = DistinctSizes.of(operator) if isinstance(operator, KERNELS) and fit.form is not None else None
-        if sizes is None or not self._is_uniform(machine):
-            return operator_time(operator, machine, self.cluster, fit)
-        reduced = sizes.reduced(operator)
-        return sizes.over_grid(operator_time(reduced, machine, self.cluster, self.calibration.fit(reduced)))
-
-    def _is_uniform(self, machine: Machine) -> bool:
-        """Tell whether nothing of the machine differs over the grid."""
-        if self._uniform is None:
-            self._uniform = is_uniform(machine)
-        return self._uniform
+        return self.time_all([operator])[0]
 
     def time_all(self, operators: Iterable[Operator]) -> tuple[TimedOperator, ...]:
         """Return operators with their times, in order."""
-        return tuple(self.time_operator(operator) for operator in operators)
+        operators, known = tuple(operators), self._by_identity
+        new = [each for each in operators if id(each) not in known]
+        if new:
+            self._time(new)
+        return tuple([known[id(each)][1] for each in operators])
 
     def time_work(self, work: LayerWork) -> TimedWork:
         """Return the three passes of one kind of layer."""
         passes = (work.forward, work.input_gradient, work.weight_gradient)
         return TimedWork(work.name, *(self.time_all(operators) for operators in passes))
+
+    def _time(self, operators: Sequence[Operator]) -> None:
+        """Time operators that are new here, and the GEMMs that they overlap."""
+        gemms = [each.overlapped_gemm for each in operators if isinstance(each, Collective) and each.overlapped_gemm]
+        if gemms:
+            self.time_all(gemms)
+        run = [self.calibration.as_run(operator) for operator in operators]
+        sizes = [operator_key(each) for each in run]
+        known, own = self.known, self._by_size
+        new = {size: each for size, each in zip(sizes, run, strict=True) if size not in known and size not in own}
+        if new:
+            self._evaluate(new)
+        for operator, each, size in zip(operators, run, sizes, strict=True):
+            gemm = each.overlapped_gemm if isinstance(each, Collective) else None
+            overlapped = None if gemm is None else self.time_operator(gemm)
+            time, sized = known.get(size) or own[size]
+            self._by_identity[id(operator)] = operator, TimedOperator(each, time, sized, overlapped)
+
+    def _evaluate(self, sizes: Mapping[Hashable, Operator]) -> None:
+        """Evaluate operators of sizes that are new here, those that differ in numbers only together."""
+        machine = Machine(self.cluster.device, self.framework, self.processors, cluster=self.cluster)
+        groups: dict[Hashable, dict[Hashable, Operator]] = {}
+        for size, operator in sizes.items():
+            groups.setdefault(form_key(operator), {})[size] = operator
+        for group in groups.values():
+            self._together(group, machine)
+
+    def _together(self, group: Mapping[Hashable, Operator], machine: Machine) -> None:
+        """Evaluate operators of one `form_key`; those with one fit apart from those with several."""
+        stack = Stack.of(list(group.values()), len(self.grid))
+        if stack is None:
+            times = [self._one(operator, machine) for operator in group.values()]
+        else:
+            joined = [bool(np.any(each)) for each in stack.each(self.calibration.is_joined(stack.whole))]
+            if any(joined) and not all(joined):
+                for which in (True, False):
+                    part = zip(group.items(), joined, strict=True)
+                    self._together(dict(item for item, is_joined in part if is_joined is which), machine)
+                return
+            times = stack.times(self._one(stack.whole, machine))
+        for (size, operator), time in zip(group.items(), times, strict=True):
+            kept = self.known if is_single(time.seconds) else self._by_size
+            kept[size] = time, Sized(operator, machine, self.calibration)
+
+    def _one(self, operator: Operator, machine: Machine) -> Time:
+        """Return an operator's time in the scenario's phase."""
+        time = self._over_grid(operator, machine, self.calibration.fit(operator))
+        if self.is_training and isinstance(operator, KERNELS):
+            return time.scaled(self.framework.sustained_slowdown)
+        return time
+
+    def _over_grid(self, operator: Operator, machine: Machine, fit: FamilyFit) -> Time:
+        """Return an operator's time; of a kernel over a grid on one machine, each size is evaluated once."""
+        sizes = DistinctSizes.of(operator) if isinstance(operator, KERNELS) and fit.form is not None else None
+        if sizes is None or math.prod(self.grid) > 1:
+            return operator_time(operator, machine, self.cluster, fit)
+        reduced = sizes.reduced(operator)
+        return sizes.over_grid(operator_time(reduced, machine, self.cluster, self.calibration.fit(reduced)))
+
+
+MACHINES = 16  # whose times are kept
+KEPT = 8192  # times of a machine that are kept
+
+
+@lru_cache(maxsize=MACHINES)
+def _known(*machine: Hashable) -> _Times:  # noqa: ARG001  records, each of which is one by itself and does not change
+    """Return the times that are known on a machine."""
+    return {}
+
+
+@lru_cache(maxsize=64)
+def _grid_of(cluster: Cluster, framework: Framework) -> tuple[int, ...]:
+    """Return the shape of the grid that the numbers of a cluster and a framework span."""
+    return np.broadcast_shapes(grid_shape(cluster), grid_shape(framework))
 
 
 def operator_timer(scenario: Scenario, calibration: Calibration) -> OperatorTimer:
@@ -115,4 +204,9 @@ def operator_timer(scenario: Scenario, calibration: Calibration) -> OperatorTime
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
     is_training = isinstance(scenario.plan, Training)
-    return OperatorTimer(scenario.cluster, scenario.framework, calibration, processors, is_training=is_training)
+    timer = OperatorTimer(scenario.cluster, scenario.framework, calibration, processors, is_training=is_training)
+    if not timer.grid:
+        timer.known = _known(timer.cluster, timer.framework, calibration, as_key(processors), is_training)
+        if len(timer.known) > KEPT:
+            timer.known.clear()
+    return timer

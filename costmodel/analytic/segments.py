@@ -76,7 +76,7 @@ def segments_of(work: LayerWork, timer: OperatorTimer, *, split: bool = False) -
     own = [
         Segment(
             Placement(stream, overlaps_host, second_half=half),
-            tuple(timer.time_operator(operator) for _, operator in run),
+            timer.time_all(operator for _, operator in run),
         )
         for (stream, overlaps_host, half, _), run in itertools.groupby(placed, key=lambda item: item[0])
     ]

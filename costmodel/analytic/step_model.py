@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from costmodel.analytic.recurrence import Program, Slot, compile_schedule
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import work_joules
-from costmodel.quantities import Count, Flop, Joules, Quantity, Seconds, uniform_int
+from costmodel.quantities import Count, Flop, Joules, Quantity, Seconds, sum_of, uniform_int
 from costmodel.records import Record, replace
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.layers import ModelWork, model_work
@@ -142,11 +142,14 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
     timer = operator_timer(scenario, calibration)
     pipeline = _pipeline(scenario, plan)
     schedule, layout = pipeline.schedule, pipeline.layout
-    copies = schedule.stage_replicas
+    copies, runs = schedule.stage_replicas, runs_of_layers(work, layout)
     kinds_of_ranks = dict.fromkeys(
         (tuple(layout[stage] for stage in stages), last_pass(plan, schedule, rank))
         for rank, stages in enumerate(schedule.placement)
     )
+    ends = [step_operators(context, plan, _rank_work(work, stages), copies) for stages, _ in kinds_of_ranks]
+    of_layers, of_ends = ([each for part in parts for each in part.operators] for parts in (work.kinds, ends))
+    timer.time_all([*of_layers, *of_ends])
     is_random = scenario.communication.expert_load is not None or scenario.routing.load == "uniform"
     return StepModel(
         work=work,
@@ -154,18 +157,17 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         pipeline=pipeline,
         p2p=_stage_messages(scenario, plan, context, timer),
         optimizer_steps=tuple(
-            _optimizer_step(timer, step_operators(context, plan, _rank_work(work, stages), copies), stages, last)
-            for stages, last in kinds_of_ranks
+            _optimizer_step(timer, end, stages, last) for end, (stages, last) in zip(ends, kinds_of_ranks, strict=True)
         ),
         overlapped_comm=overlapped_comm(scenario, plan, context, work, copies, timer),
         imbalance=ExpertImbalance(
             context.ep_group.size if is_random else 1.0, scenario.communication.expert_load is not None
         ),
         ledger=training_ledger(context, plan, work, schedule, layout),
-        executed_flop=executed_flop(work, layout),
+        executed_flop=executed_flop(runs),
         moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication),
         launch_time=scenario.framework.host.operator,
-        joules=step_joules(work, layout, scenario, schedule.micro_batches),
+        joules=step_joules(runs, scenario, schedule.micro_batches),
     )
 
 
@@ -231,28 +233,33 @@ def training_context(scenario: Scenario, plan: Training) -> Context:
     return replace(context, recompute=expand(plan.recompute), micro_batches=micro_batch_count(scenario, plan))
 
 
-def executed_flop(work: ModelWork, layout: tuple[Stage, ...]) -> Flop:
+def runs_of_layers(work: ModelWork, layout: tuple[Stage, ...]) -> list[tuple[int, LayerWork]]:
+    """Return how often a micro-batch runs each kind of layer, on one rank of each stage."""
+    runs: dict[str, tuple[int, LayerWork]] = {}
+    for stage, copies in Counter(layout).items():
+        for count, part in stage_work(work, stage):
+            known, _ = runs.get(part.name, (0, part))
+            runs[part.name] = known + copies * count, part
+    return list(runs.values())
+
+
+def executed_flop(runs: Sequence[tuple[int, LayerWork]]) -> Flop:
     """Return the FLOP that one rank of each stage executes for a micro-batch, recomputation and MTP included.
 
     Routed experts are counted at the mean load: the work of the busiest rank over its load.
     """
     total: Quantity = 0.0
-    for stage, copies in Counter(layout).items():
-        for count, part in stage_work(work, stage):
-            for operator in (*part.forward, *part.input_gradient, *part.weight_gradient):
-                if isinstance(operator, Gemm):
-                    total = total + copies * count * operator.flop / operator.expert_load
-                elif isinstance(operator, AttentionKernel):
-                    total = total + copies * count * operator.flop
+    for count, work in runs:
+        for operator in work.operators:
+            if isinstance(operator, Gemm):
+                total = total + count * operator.flop / operator.expert_load
+            elif isinstance(operator, AttentionKernel):
+                total = total + count * operator.flop
     return total
 
 
-def step_joules(work: ModelWork, layout: tuple[Stage, ...], scenario: Scenario, micro_batches: Count) -> Joules:
+def step_joules(runs: Sequence[tuple[int, LayerWork]], scenario: Scenario, micro_batches: Count) -> Joules:
     """Return the energy of the work of a device in a step, the mean over pipeline ranks, recomputation included."""
     power = scenario.cluster.device.power
-    total: Quantity = 0.0
-    for stage, copies in Counter(layout).items():
-        for count, part in stage_work(work, stage):
-            operators = (*part.forward, *part.input_gradient, *part.weight_gradient)
-            total = total + copies * count * work_joules(operators, power)
-    return total * micro_batches / scenario.parallel.pp
+    joules = sum_of(count * work_joules(work.operators, power) for count, work in runs)
+    return joules * micro_batches / scenario.parallel.pp

@@ -19,6 +19,7 @@ from costmodel.cost.time import Time
 from costmodel.quantities import (
     Count,
     Indices,
+    Mask,
     Quantity,
     Seconds,
     exp,
@@ -146,10 +147,10 @@ class FamilyFit(Record, kw_only=True):
         that is not its own: it lets competitors in as the shape leaves what was measured, or the fit its device. That
         of the least error leads, of a competitor over sqrt(far).
         """
-        beyond = 0.0 if self.competitors is None else self._beyond(operator)
-        is_outside = beyond.any() if isinstance(beyond, np.ndarray) else beyond > 0.0
-        if self.competitors is None or not (self.transfer_error > 0.0 or is_outside):
+        joined = self.is_joined(operator)
+        if self.competitors is None or not (joined.any() if isinstance(joined, np.ndarray) else joined):
             return self
+        beyond = self._beyond(operator)
         parts = (self, *self.competitors())
         less, own = self._alike(operator), self._equal(operator)
         far = (beyond * beyond + self.transfer_error**2 - less) / (beyond * beyond + self.error**2 - less - own)
@@ -161,8 +162,14 @@ class FamilyFit(Record, kw_only=True):
         ]
         total = sum_of(weights)
         precisions = [share / (error * error) for share, error in zip(admitted, errors, strict=True)]
-        joined = JoinedFit.of(parts, tuple(weight / total for weight in weights), place_of_largest(precisions))
-        return joined if self.agreement is None else joined.agreeing(self.agreement, is_lent=self.transfer_error > 0.0)
+        fit = JoinedFit.of(parts, tuple(weight / total for weight in weights), place_of_largest(precisions))
+        return fit if self.agreement is None else fit.agreeing(self.agreement, is_lent=self.transfer_error > 0.0)
+
+    def is_joined(self, operator: Operator) -> Mask:
+        """Tell where competitors have a part in the fit at the shape of an operator."""
+        if self.competitors is None:
+            return False
+        return self.transfer_error > 0.0 or self._beyond(operator) > 0.0
 
     def expected_error(self, operator: Operator) -> Quantity:
         """Return the expected error at a shape: sqrt(error^2 - alike - equal + unseen_half_width^2)."""
@@ -384,15 +391,17 @@ class JoinedFit(FamilyFit, kw_only=True):
     @classmethod
     def of(cls, parts: Sequence[FamilyFit], weights: tuple[Quantity, ...], leading: Indices | int) -> JoinedFit:
         """Return the fits joined."""
-        places = [place for place in range(len(parts)) if np.any(leading == place)]
+        places = [leading] if isinstance(leading, int) else np.unique(leading).tolist()
         led = [parts[place] for place in places]
-        spread = SpreadByShape(parts=tuple(part.spread for part in parts), which=leading)
+        spread = led[0].spread
+        if len(led) > 1:
+            spread = SpreadByShape(parts=tuple(part.spread for part in parts), which=leading)
         bases = {part.basis for part in led}
         return cls(
-            form=led[0].form, spread=led[0].spread if len(led) == 1 else spread, error=led[0].error,
+            form=led[0].form, spread=spread, error=led[0].error,
             basis=bases.pop() if len(bases) == 1 else "transferred",
             source=", ".join(dict.fromkeys(part.source for part in led)), parts=tuple(parts), weights=weights,
-            leading=leading if len(places) > 1 else places[0],
+            leading=leading if len(led) > 1 else places[0],
         )  # fmt: skip
 
     def agreeing(self, agreement: Agreement, *, is_lent: bool) -> JoinedFit:
@@ -400,7 +409,9 @@ class JoinedFit(FamilyFit, kw_only=True):
 
         A fit that only the distance from its own rows lets competitors in keeps its interval, besides what they add.
         """
-        claimed = agreement.claimed if is_lent else 1.0
+        if not is_lent:
+            return replace(self, agreement=agreement)
+        claimed = agreement.claimed
         return replace(self, spread=self.spread.narrowed(claimed), claimed=claimed, agreement=agreement)
 
     @property
@@ -498,10 +509,16 @@ class Calibration(Record):
 
         Of a stream around products it is the one that was made together with that of the products, if any.
         """
-        fit = self.companion(operator)
-        if fit is None:
-            fit = self.families.get(f"{operator.family}/{operator.variant}")
-        return (self.family(operator.family) if fit is None else fit).at(operator)
+        return self._at_any_shape(operator).at(operator)
+
+    def is_joined(self, operator: Operator) -> Mask:
+        """Tell where several fits give the time of an operator together."""
+        return self._at_any_shape(operator).is_joined(operator)
+
+    def _at_any_shape(self, operator: Operator) -> FamilyFit:
+        """Return the fit of an operator before competitors join it."""
+        fit = self.companion(operator) or self.families.get(f"{operator.family}/{operator.variant}")
+        return self.family(operator.family) if fit is None else fit
 
     def companion(self, operator: Operator) -> FamilyFit | None:
         """Return the fit of a stream around products that was made together with theirs, if any."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -72,12 +72,18 @@ def _varied(operator: Operator) -> Iterator[tuple[str, Array]]:
             yield name, value
 
 
-def is_uniform(whole: Any) -> bool:
-    """Tell whether nothing in a record differs over a grid."""
+def grid_shape(whole: Any) -> tuple[int, ...]:
+    """Return the shape of the grid that the arrays of a record span; empty where it has none."""
     if isinstance(whole, np.ndarray):
-        return whole.size == 1
+        return tuple(whole.shape)
     if is_record(whole):
-        return all(is_uniform(getattr(whole, name)) for name in fields(whole))
+        return _spanned(getattr(whole, name) for name in fields(whole))
     if isinstance(whole, Mapping):
-        return all(map(is_uniform, whole.values()))
-    return all(map(is_uniform, whole)) if isinstance(whole, tuple | list) else True
+        return _spanned(whole.values())
+    return _spanned(whole) if isinstance(whole, tuple | list) else ()
+
+
+def _spanned(parts: Iterable[Any]) -> tuple[int, ...]:
+    """Return the shape that the arrays of some parts span together."""
+    shapes = [shape for part in parts if (shape := grid_shape(part))]
+    return np.broadcast_shapes(*shapes) if shapes else ()

@@ -1,4 +1,4 @@
-"""Keys of operators that take the same time: equal in all but their name."""
+"""Keys of operators: of those that take the same time, and of those that differ in numbers only."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.quantities import ArrayKey
-from costmodel.records import fields
+from costmodel.quantities import ArrayKey, Quantity
+from costmodel.records import Struct, fields
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -31,6 +31,32 @@ def operator_key(operator: Operator) -> Hashable:
     return _key(operator)
 
 
+def form_key(operator: Operator) -> Hashable:
+    """Return what operators have in common that differ in numbers only, so that arrays of these stand for all.
+
+    A number that is the default, such as one call, is not one of these: it often means that a term is absent.
+    """
+    kind = type(operator)
+    defaults = _DEFAULTS[kind]
+    return kind, *[
+        (... if number == default else float) if type(number) is float else _shape(number)
+        for number, default in zip(_READERS[kind](operator), defaults, strict=True)
+    ]
+
+
+def _shape(part: Any) -> Hashable:
+    """Return the shape of an array, any other thing as a key."""
+    if type(part) in _PLAIN:
+        return part  # type: ignore[no-any-return]
+    return part.shape if type(part) is np.ndarray else _key(part)
+
+
+def numbers(operator: Operator) -> dict[str, Quantity]:
+    """Return the fields of an operator that hold numbers or arrays."""
+    values = {name: getattr(operator, name) for name in fields(operator)}
+    return {name: value for name, value in values.items() if type(value) in (float, np.ndarray)}
+
+
 def _key(whole: Any) -> Hashable:
     """Return an operator, or a field of one, as a key."""
     kind = type(whole)
@@ -46,6 +72,12 @@ def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter(*(name for name in fields(kind) if name != "name"))
 
 
+def _defaults(kind: type[Struct]) -> dict[str, object]:
+    """Return the default of every field, null where it has none."""
+    names, values = kind.__struct_fields__, kind.__struct_defaults__
+    return dict.fromkeys(names) | dict(zip(names[len(names) - len(values) :], values, strict=True))
+
+
 _PLAIN = {float, int, str, bool, type(None)}
 _READERS = {
     kind: _reader(kind)
@@ -54,3 +86,4 @@ _READERS = {
         HostGemm, HostTime,
     )
 }  # fmt: skip
+_DEFAULTS = {kind: tuple(value for name, value in _defaults(kind).items() if name != "name") for kind in _READERS}

@@ -36,6 +36,11 @@ class OptimizerOperators(Record):
     on_host: tuple[Operator, ...] = ()
     host_transfers: tuple[Operator, ...] = ()
 
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """Return all of them."""
+        return (*self.serial, *self.on_host, *self.host_transfers)
+
 
 def stage_parameters(context: Context, stage_layers: Sequence[tuple[int, LayerWork]]) -> list[tuple[int, Parameters]]:
     """Return (how many, parameters) of one rank. A tied head away from its embedding has a copy of the table.

@@ -68,6 +68,11 @@ class LayerWork(Record, kw_only=True):
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     pool_parameters: tuple[Parameters, ...] = ()
 
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """Return the operators of all passes."""
+        return (*self.forward, *self.input_gradient, *self.weight_gradient)
+
 
 class WorkBuilder(MutableRecord):
     """Collects a `LayerWork` in the order of the forward pass, and reverses the input gradients at the end.

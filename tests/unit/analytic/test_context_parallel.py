@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 
 from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.operator_timing import TimedOperator, operator_timer
+from costmodel.analytic.operator_timing import Sized, TimedOperator, operator_timer
 from costmodel.analytic.stream_times import Perturbation, exposed_seconds, seconds_of, stream_times
-from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit
+from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.records import replace
@@ -177,7 +177,7 @@ def test_one_rank_moves_nothing_and_takes_the_same_time(kind: str) -> None:
 
 
 def priced(operator: Operator, seconds: float) -> TimedOperator:
-    return TimedOperator(operator, Time(seconds), ROOFLINE)
+    return TimedOperator(operator, Time(seconds), Sized(operator, machine(), Calibration()))
 
 
 def ring_by_hand(sends: list[float], block: float) -> float:
@@ -245,7 +245,8 @@ def test_a_moved_family_moves_every_call_by_the_ratio_of_one_call() -> None:
     fit = replace(
         fit, spread=replace(fit.spread, times=(1e-3, 4e-3), low=(0.5, 1.0), median=(1.0, 1.0), high=(2.0, 1.0))
     )
-    four = TimedOperator(Collective("ring", "send_recv", 1.0, Group(4.0), calls=4.0), Time(4e-3), fit)
+    ring = Collective("ring", "send_recv", 1.0, Group(4.0), calls=4.0)
+    four = TimedOperator(ring, Time(4e-3), Sized(ring, machine(), Calibration(families={"collective": fit})))
     assert seconds_of(four, {"collective": Perturbation(0.0, 1.0)}) == pytest.approx(8e-3)
 
 

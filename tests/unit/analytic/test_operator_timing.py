@@ -8,6 +8,7 @@ from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, ONE_NODE, links_of, sc
 
 import costmodel
 from costmodel.analytic.operator_timing import OperatorTimer, operator_timer
+from costmodel.analytic.step_model import training_context
 from costmodel.analytic.stream_times import Perturbation, seconds_of, stream_times
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit
 from costmodel.cost.distinct_sizes import DistinctSizes
@@ -15,10 +16,13 @@ from costmodel.cost.kernels import gemm_time
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.spread import Spread
+from costmodel.cost.time import Time
 from costmodel.network.collectives import collective_time
-from costmodel.records import replace
+from costmodel.records import fields, replace
+from costmodel.workload.layers import model_work
 from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Group, base_name
+from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Communication
 
 PRODUCT = Gemm("product", m=4096.0, n=4096.0, k=4096.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
@@ -205,3 +209,34 @@ def test_equal_sizes_of_a_grid_are_priced_once_with_the_same_times() -> None:
             np.testing.assert_allclose(np.broadcast_to(getattr(found, part), rows.shape), expected, rtol=1e-11)
     assert DistinctSizes.of(replace(PRODUCT, m=np.arange(1.0, 6001.0))) is None  # all differ
     assert DistinctSizes.of(replace(PRODUCT, m=rows[:5])) is None  # few
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "gpt3_175b_a100"])
+def test_operators_that_differ_in_numbers_take_together_the_times_that_they_take_alone(name: str) -> None:
+    """All of a training step, with one fit and with several that are joined, at a point and over a grid."""
+    workload = costmodel.load(name)
+    chosen = workload.scenario(next(iter(workload.scenarios)))
+    assert isinstance(chosen.plan, Training)
+    calibration, processors = workload.calibration(chosen), chosen.cluster.device.processors
+    for sequence in (chosen.plan.sequence, np.array([1024.0]), 256.0 * np.arange(1.0, 4.0)):
+        plan = replace(chosen.plan, sequence=sequence)
+        work = model_work(training_context(replace(chosen, plan=plan), plan))
+        operators = [operator for kind in work.kinds for operator in kind.operators]
+        together = OperatorTimer(chosen.cluster, chosen.framework, calibration, processors).time_all(operators)
+        for operator, timed in zip(operators, together, strict=True):
+            alone = OperatorTimer(chosen.cluster, chosen.framework, calibration, processors).time_operator(operator)
+            for part in fields(Time):
+                np.testing.assert_allclose(getattr(timed.time, part), getattr(alone.time, part), rtol=1e-11, atol=1e-18)
+
+
+def test_times_are_kept_for_the_same_machine_and_fits_alone() -> None:
+    workload = costmodel.load("deepseek_v3")
+    chosen = workload.scenario("training")
+    calibration, memory = workload.calibration(chosen), chosen.cluster.device.device_memory
+    first = operator_timer(chosen, calibration).time_operator(STREAM).time
+    assert operator_timer(chosen, calibration).time_operator(STREAM).time is first
+    assert operator_timer(chosen, Calibration()).time_operator(STREAM).time.seconds != first.seconds
+    slow = replace(memory, bandwidth=memory.bandwidth / 2.0)
+    device = replace(chosen.cluster.device, memory=(*chosen.cluster.device.memory[:-1], slow))
+    slower = replace(chosen, cluster=replace(chosen.cluster, node=replace(chosen.cluster.node, device=device)))
+    assert operator_timer(slower, calibration).time_operator(STREAM).time.seconds > first.seconds

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import costmodel
-from costmodel.analytic.operator_timing import TimedOperator
+from costmodel.analytic.operator_timing import operator_timer
 from costmodel.api import event_engine
-from costmodel.cost.calibration import ROOFLINE
+from costmodel.cost.calibration import Calibration
 from costmodel.cost.time import message
 from costmodel.event.links import binding_links
 from costmodel.event.task_groups import wire_seconds
@@ -23,6 +23,7 @@ from costmodel.network.flows import run_flows
 from costmodel.network.link_loads import LinkLoad, LinkLoads
 from costmodel.network.routing import Flows, route
 from costmodel.quantities import Array
+from costmodel.records import replace
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group
 
 PLACE = "scenarios.training.simulation"
@@ -151,7 +152,9 @@ def test_two_sends_end_when_all_of_their_flows_do(network: dict[str, str], longe
 
 
 def test_of_what_is_exposed_the_same_share_is_on_the_wire() -> None:
-    sent = TimedOperator(Collective("sum", "all_reduce", 1e6, Group(8.0)), message(4e-6, 1e-6), ROOFLINE)
+    reduction = Collective("sum", "all_reduce", 1e6, Group(8.0))
+    sent = operator_timer(costmodel.load("deepseek_v3").scenario("training"), Calibration()).time_operator(reduction)
+    sent = replace(sent, time=message(4e-6, 1e-6))
     assert wire_seconds(sent, 2e-6) == pytest.approx(1.5e-6)
 
 
