@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 import numpy as np
 
+from costmodel.analytic.operator_stack import Stack
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.distinct_sizes import DistinctSizes, grid_shape
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
-from costmodel.cost.stack import Stack
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.quantities import Count, Seconds, as_key, is_single
