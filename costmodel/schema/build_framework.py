@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.earlier_names import name_of_today
-from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile, FusedNormsFile, TileFile
+from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile, TileFile
 from costmodel.schema.records import optional, record
 from costmodel.workload import engine, scenario
 from costmodel.workload.training_program import TrainingProgram
@@ -38,8 +36,6 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
         training=record(TrainingProgram, file.training, options=dict(file.training.options)),
         not_on=tuple(file.not_on),
         not_formats=tuple(file.not_formats),
-        fused_norms=_fused_norms(file.fused_norms, device),
-        routed_shared_expert=device is not None and device.architecture in file.routed_shared_expert,
         **_eager_prompts(file.eager_prompts, device),
         tuned_tiles=tuned_tiles(file, None if device is None else device.name),
     )
@@ -65,13 +61,6 @@ def _eager_prompts(file: EagerPromptsFile | None, device: DeviceFile | None) -> 
         "eager_layer": times[0], "eager_operator": times[1], "eager_within": within,
         "eager_experts_only": of_experts and not of_all,
     }  # fmt: skip
-
-
-def _fused_norms(file: FusedNormsFile | None, device: DeviceFile | None) -> scenario.FusedNorms | None:
-    """Return what all-reduces do beside on a device, null where it lacks such kernels."""
-    if file is None or device is None or device.die not in file.dies:
-        return None
-    return record(scenario.FusedNorms, file, rows=np.inf if file.rows is None else file.rows)
 
 
 def _engine(file: EngineFile) -> engine.Engine:

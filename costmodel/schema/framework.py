@@ -178,14 +178,6 @@ class ExpertSpreadFile(Strict):
     experts: Number = Field(description="fewest routed experts of a layer for which it holds; fewer are alike")
 
 
-class FusedNormsFile(Strict):
-    """Where an all-reduce of an inference step, the residual sum and the norm behind it are one kernel."""
-
-    dies: list[str] = Field(min_length=1, description="dies of the devices that have such kernels")
-    rows: Number | None = Field(default=None, description="tokens of a message at most; null: any number")
-    experts_only: bool = Field(default=False, description="only models with experts")
-
-
 class TrainingDefaultsFile(Strict):
     """What a framework does in training unless it is told otherwise. A scenario that states it replaces it."""
 
@@ -274,19 +266,6 @@ class FrameworkFile(Strict):
         default=[],
         description="where it gathers by default: dies of the devices on which it can have DeepEP in its place "
         "(`communication: {mode: low_latency}`), which `simulate` then says",
-    )
-    router: DType | None = Field(
-        default=None,
-        description="format of the product that scores experts, in inference in BF16; null: the precision's",
-    )
-    fused_norms: FusedNormsFile | None = Field(
-        default=None,
-        description="all-reduces of inference that add up the residual stream and normalise as well; null: none",
-    )
-    routed_shared_expert: list[str] = Field(
-        default=[],
-        description="architectures of the devices on which the only shared expert of a layer, if it is as wide as the "
-        "routed ones, is one more of them in inference without expert parallelism",
     )
     mxfp8_experts: list[str] = Field(
         default=[],

@@ -23,9 +23,7 @@ def with_defaults(plan: PlanFile, defaults: TrainingDefaultsFile) -> PlanFile:
 
 def formats_of(plan: PlanFile, framework: FrameworkFile) -> dict[str, str | None]:
     """Return fields of a precision set that a framework has in BF16 runs, each null where it does not say."""
-    if isinstance(plan, TrainingFile):
-        return {"gradients": framework.training.gradients}
-    return {"router": framework.router}
+    return {"gradients": framework.training.gradients} if isinstance(plan, TrainingFile) else {}
 
 
 def with_exchange(

@@ -123,8 +123,6 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: 
         _add_score_smoothing(builder, context, ffn)
     routed, is_fused = context.part("experts"), _is_fused(context)
     has_shared = not (is_single(ffn.shared) and ffn.shared == 0)
-    if is_fused:
-        has_shared = has_shared and not _routes_shared_expert(context, ffn)
     if routed.casts_inputs and owns_input and (has_shared or not is_fused):
         # One cast serves the dispatched tokens and the shared expert.
         size = tokens * hidden * (routed.residual + routed.gemm_element)
@@ -164,7 +162,7 @@ def _add_score_smoothing(builder: WorkBuilder, context: Context, ffn: MoeFfn) ->
 
 def _add_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: bool) -> None:
     """Add shared and routed experts, one after the other. Concurrently where the host computes the routed ones."""
-    has_shared = not (is_single(ffn.shared) and ffn.shared == 0) and not _routes_shared_expert(context, ffn)
+    has_shared = not (is_single(ffn.shared) and ffn.shared == 0)
     on_host = context.offload.hosts_experts
     if context.parallel.expert_pool is not None:
         if has_shared:
@@ -254,8 +252,6 @@ def _add_routed_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> 
     their results.
     """
     load = expert_load(context, ffn)
-    if _routes_shared_expert(context, ffn):
-        ffn, load = _with_shared_expert(context, ffn, load)
     add = _add_fused_experts if _is_fused(context) else _add_expert_kernels
     add(builder, context, ffn, load, exchange_messages(context, ffn, load))
 
@@ -317,39 +313,6 @@ def _add_expert_kernels(
         builder.step("permute", *_sort("expert unpermute", elements, 2 * wide, 2 * narrow))
     builder.step("combine", scatter[:1], gather[1:])
     builder.step("combine", *last)
-
-
-def _routes_shared_expert(context: Context, ffn: MoeFfn) -> bool:
-    """Tell whether the shared expert runs as one more routed expert, which every token visits.
-
-    Both need one width and format, and the ranks of a group all experts.
-    """
-    alone = all(is_single(size) and size == 1.0 for size in (ffn.shared, context.parallel.ep))
-    alone = alone and context.parallel.expert_pool is None
-    same_shape = ffn.shared_intermediate is None and not ffn.shared_gate and ffn.latent is None
-    formats = [(each.linear, each.weights) for each in map(context.precision.part, ("experts", "shared_experts"))]
-    enabled = context.framework.routed_shared_expert and context.phase != "training"
-    return enabled and alone and same_shape and formats[0] == formats[1] and not context.offload.hosts_experts
-
-
-def _with_shared_expert(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[MoeFfn, ExpertLoad]:
-    """Return the experts and their load with the shared expert among them; T tokens, a active experts with m rows.
-
-    experts E + 1,   top_k k + 1,   rows + T,   active a + 1,   mean m' = (a*m + T)/(a + 1)
-    rows_std^2  (a*(rows_std^2 + (m - m')^2) + (T - m')^2) / (a + 1)
-    """
-    tokens, active = routed_tokens(context), load.active_experts
-    mean = load.rows / active
-    joint = (load.rows + tokens) / (active + 1.0)
-    squares = active * (load.rows_std**2 + (mean - joint) ** 2) + (tokens - joint) ** 2
-    both = replace(
-        load,
-        rows=load.rows + tokens,
-        local_experts=load.local_experts + 1.0,
-        active_experts=active + 1.0,
-        rows_std=(squares / (active + 1.0)) ** 0.5,
-    )
-    return replace(ffn, experts=ffn.experts + 1.0, top_k=ffn.top_k + 1, shared=0.0), both
 
 
 def _add_host_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:

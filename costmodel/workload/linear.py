@@ -54,24 +54,11 @@ def add_residual_norm(
     else:
         builder.step(
             "norm",
-            [Elementwise(name, (2 + branches + norms) * size, kind="norm", rows=rows, calls=_own_starts(context))],
+            [Elementwise(name, (2 + branches + norms) * size, kind="norm", rows=rows)],
             [Elementwise(f"{name} gradient", (3 + branches) * size, rows=rows)],
             recomputed=[Elementwise(name, (1 + norms) * size, kind="norm", rows=rows)],
         )
     _save_norm(builder, name, kind, size, norms * context.architecture.hidden)
-
-
-def _own_starts(context: Context) -> Count:
-    """Return how often the kernel of a residual sum and its norm is started by itself: once, or never.
-
-    Where the all-reduce before it does its work as well, its bytes still move, but no kernel starts.
-    """
-    fused, parallel = context.framework.fused_norms, context.parallel
-    if fused is None or context.phase == "training" or parallel.sequence_parallel:
-        return 1.0
-    if fused.experts_only and not context.architecture.has_experts:
-        return 1.0
-    return where((parallel.tp > 1) & (context.tokens <= fused.rows), 0.0, 1.0)
 
 
 def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str) -> None:

@@ -268,17 +268,6 @@ class HostTimes(Record):
         return not any(np.any(np.asarray(part)) for part in parts)
 
 
-class FusedNorms(Record, kw_only=True):
-    """All-reduces that also add up the residual stream and normalise it.
-
-    rows: tokens of a message at most.
-    experts_only: only in models with experts.
-    """
-
-    rows: Count = np.inf
-    experts_only: bool = False
-
-
 class UnevenContexts(Record):
     """Decoding kernels in which one thread block reads a whole context.
 
@@ -305,9 +294,7 @@ class Framework(Record):
     host: what the host's program adds to a step.
     kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
     expert_exchange: how tokens reach experts of other ranks in inference, where the scenario does not say.
-    routed_shared_expert: a layer's only shared expert is one more routed one in inference without expert parallelism.
     engine: its defaults as a serving engine.
-    fused_norms: what all-reduces of inference do beside (null: nothing).
     scores: format of attention scores in memory (null: the residual's).
     expands_above: rows beyond which narrow weights are expanded before a product (null: products read them narrow).
     prompt_chunk: prompt tokens of one pass at most (null: as its engine, or all); uneven_contexts: of its decoding
@@ -333,8 +320,6 @@ class Framework(Record):
     kv_layout: str = "static"
     training: TrainingProgram = TrainingProgram()
     expert_exchange: str = "all_to_all"
-    fused_norms: FusedNorms | None = None
-    routed_shared_expert: bool = False
     scores: str | None = None
     expands_above: Count | None = None
     prompt_chunk: Count | None = None

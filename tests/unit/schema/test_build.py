@@ -45,7 +45,7 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (
         framework.FrameworkFile,
         scenario.Framework,
-        {"description", "training", "low_latency_experts", "mxfp8_experts", "router", "eager_prompts", "expert_spread"},
+        {"description", "training", "low_latency_experts", "mxfp8_experts", "eager_prompts", "expert_spread"},
     ),
     (framework.HostTimesFile, scenario.HostTimes, set()),
     (framework.TileFile, scenario.Tile, set()),

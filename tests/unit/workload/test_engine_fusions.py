@@ -1,4 +1,4 @@
-"""What inference engines fuse, and what they do in kernels of their own."""
+"""How inference engines exchange tokens, and what they do in kernels of their own."""
 
 from __future__ import annotations
 
@@ -8,25 +8,18 @@ from builders import DENSE_MODEL, FRAMEWORK, MOE_MODEL, context
 
 from costmodel.quantities import Count
 from costmodel.records import replace
-from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Operator
 from costmodel.workload.passes import Pass, PassWork, pass_work
-from costmodel.workload.scenario import Communication, FusedNorms, Parallelism, Routing
+from costmodel.workload.scenario import Communication, Parallelism
 from costmodel.workload.tuned_tiles import TunedTiles
 
-FUSING = replace(FRAMEWORK, routed_shared_expert=True, fused_norms=FusedNorms(rows=64.0))
 GATHER = Communication(exchange="gather")
 
 
 def decoding(parallel: Parallelism, sequences: Count = 16.0, phase: str = "decode") -> Context:
     new = 1.0 if phase == "decode" else 128.0
-    found = context(MOE_MODEL, parallel, phase, sequences=sequences, new_tokens=new, kv_len=900.0)
-    return replace(found, framework=FUSING)
-
-
-def moe(model: Architecture) -> MoeFfn:
-    return next(layer.ffn for layer in model.layers if isinstance(layer.ffn, MoeFfn))
+    return context(MOE_MODEL, parallel, phase, sequences=sequences, new_tokens=new, kv_len=900.0)
 
 
 def named(found: list[Operator], start: str) -> list[Operator]:
@@ -37,97 +30,22 @@ def work(*contexts: Context) -> PassWork:
     return pass_work(Pass(contexts, 1))
 
 
-def parameters(found: PassWork) -> float:
-    return sum(float(item.local) for kind in found.kinds for item in kind.parameters)
-
-
 def expert_gemms(found: PassWork) -> list[Gemm]:
     return [one for one in found.operators() if isinstance(one, Gemm) and "expert" in one.name]
 
 
-@pytest.mark.parametrize("routing", [Routing(), Routing(load="uniform")], ids=["balanced", "by chance"])
-def test_a_routed_shared_expert_does_the_same_work_in_fewer_kernels(routing: Routing) -> None:
-    alone = replace(decoding(Parallelism(tp=2.0)), routing=routing)
-    together, apart = work(alone), work(replace(alone, framework=FRAMEWORK))
-    assert not named(list(together.operators()), "shared expert")
-    assert named(list(apart.operators()), "shared expert")
-    flop = [sum(gemm.flop for gemm in expert_gemms(found)) for found in (together, apart)]
-    assert flop[0] == pytest.approx(flop[1], rel=1e-12)
-    assert parameters(together) == pytest.approx(parameters(apart), rel=1e-12)
-
-
-def test_the_shared_expert_is_one_more_group_with_a_row_of_every_token() -> None:
-    alone = decoding(Parallelism(tp=2.0))
-    (routed,) = [gemm for gemm in expert_gemms(work(replace(alone, framework=FRAMEWORK))) if gemm.name == "expert up"]
-    (both,) = [gemm for gemm in expert_gemms(work(alone)) if gemm.name == "expert up"]
-    rows = np.append(np.full(1000, float(routed.m)), 16.0)
-    weights = np.append(np.full(1000, float(routed.groups) / 1000), 1.0)
-    mean = np.average(rows, weights=weights)
-    assert both.groups == pytest.approx(routed.groups + 1.0)
-    assert both.m == pytest.approx(mean)
-    assert both.m_std == pytest.approx(np.sqrt(np.average((rows - mean) ** 2, weights=weights)))
-
-
 def test_layers_of_experts_with_tuned_tiles_say_so() -> None:
-    tuned = TunedTiles({"bf16": {65: (256,), 64: (512,), 32: (512, 128)}})
-    ranks = np.array([1.0, 2.0, 4.0])  # 64 routed experts of 512 and one shared, which `tp` ranks split
-    alone = replace(decoding(Parallelism(tp=ranks)), framework=replace(FUSING, tuned_tiles=tuned))
-    assert [one.tuned.tolist() for one in expert_gemms(work(alone))] == [[0.0, 1.0, 0.0]] * 2
+    tuned = TunedTiles({"bf16": {64: (512,), 32: (512, 128)}})
+    ranks = np.array([1.0, 2.0, 4.0])  # 64 routed experts of 512, which `tp` ranks split
+    alone = replace(decoding(Parallelism(tp=ranks)), framework=replace(FRAMEWORK, tuned_tiles=tuned))
+    routed = [one for one in expert_gemms(work(alone)) if one.family == "grouped_gemm"]
+    assert [one.tuned.tolist() for one in routed] == [[1.0, 0.0, 0.0]] * 2
     apart = replace(alone, framework=replace(FRAMEWORK, tuned_tiles=tuned), parallel=Parallelism(dp=2.0, ep=ranks))
     routed = [one for one in expert_gemms(work(apart)) if one.family == "grouped_gemm"]
     assert [np.asarray(one.tuned).tolist() for one in routed] == [[1.0, 1.0, 0.0]] * 2
     single = replace(apart, parallel=Parallelism(dp=2.0, ep=2.0))
     routed = [one for one in expert_gemms(work(single)) if one.family == "grouped_gemm"]
     assert [one.tuned for one in routed] == [1.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"phase": "training"},
-        {"parallel": Parallelism(tp=2.0, dp=8.0, ep=16.0)},
-        {"shared": 2.0},
-        {"shared_intermediate": 64.0},
-        {"shared_gate": True},
-    ],
-    ids=str,
-)
-def test_it_stays_apart_where_engines_keep_it_so(changed: dict[str, object]) -> None:
-    of_ffn = {key: value for key, value in changed.items() if key not in ("phase", "parallel")}
-    ffn = replace(moe(MOE_MODEL), **of_ffn)  # type: ignore[arg-type]
-    layers = tuple(replace(each, ffn=ffn if isinstance(each.ffn, MoeFfn) else each.ffn) for each in MOE_MODEL.layers)
-    base = decoding(Parallelism(tp=2.0), phase="training" if "phase" in changed else "decode")
-    here = replace(base, architecture=replace(MOE_MODEL, layers=layers))
-    here = replace(here, parallel=changed.get("parallel", here.parallel))  # type: ignore[arg-type]
-    assert named(list(work(here).operators()), "shared expert")
-
-
-def norms(tp: Count, sequences: Count = 16.0) -> list[Elementwise]:
-    found = [one for one in work(decoding(Parallelism(tp=tp), sequences)).operators() if isinstance(one, Elementwise)]
-    return [one for one in found if one.name in ("attention norm", "ffn norm")]
-
-
-def test_a_norm_behind_an_all_reduce_starts_no_kernel_of_its_own() -> None:
-    assert {float(np.max(one.calls)) for one in norms(2.0)} == {0.0}
-    assert {float(np.max(one.calls)) for one in norms(1.0)} == {1.0}  # no all-reduce
-    assert {float(np.max(one.calls)) for one in norms(2.0, sequences=65.0)} == {1.0}  # a longer message
-    for one, same in zip(norms(np.array([1.0, 2.0])), norms(2.0), strict=True):
-        assert np.asarray(one.calls).tolist() == [1.0, 0.0]
-        assert np.max(one.traffic) == same.traffic > 0  # its bytes still move
-
-
-def test_a_mixed_step_fuses_norms_only_if_its_message_is_short_enough() -> None:
-    chunk = decoding(Parallelism(tp=2.0), sequences=1.0, phase="prefill")
-    found = [one for one in work(decoding(Parallelism(tp=2.0)), chunk).operators() if one.name == "ffn norm"]
-    assert {float(one.calls) for one in found if isinstance(one, Elementwise)} == {1.0}
-
-
-def test_only_models_with_experts_fuse_norms_where_the_engine_says_so() -> None:
-    dense = replace(MOE_MODEL, layers=tuple(each for each in MOE_MODEL.layers if not isinstance(each.ffn, MoeFfn)))
-    engine = replace(FRAMEWORK, fused_norms=FusedNorms(experts_only=True))
-    here = replace(decoding(Parallelism(tp=2.0)), framework=engine)
-    found = (named(list(work(each).operators()), "ffn norm") for each in (here, replace(here, architecture=dense)))
-    assert [{float(one.calls) for one in each if isinstance(one, Elementwise)} for each in found] == [{0.0}, {1.0}]
 
 
 def messages(parallel: Parallelism) -> dict[str, Collective]:
