@@ -207,7 +207,7 @@ def _optimizer_step(
     serial, on_host, copies = map(timer.time_all, (operators.serial, operators.on_host, operators.host_transfers))
     step = timer.framework.host.step
     if np.any(np.asarray(step)):
-        serial = (*serial, timer.time_operator(HostTime("host", step, 0.0, 0.0)))
+        serial = (*serial, timer.time_operator(HostTime("host", step)))
     return OptimizerStep(serial, on_host, copies, stages, last)
 
 

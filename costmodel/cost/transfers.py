@@ -33,7 +33,7 @@ HOST_UPDATE_EQUATION = """
     t = memory_time = traffic / (hbm_efficiency * B_host / devices of a node)
 """
 HOST_TIME_EQUATION = """
-    t = step_time + sequence_time * sequences
+    t = host_time
 """
 HOST_GEMM_EQUATION = """
     t               = max(arithmetic_time, memory_time)
@@ -97,4 +97,4 @@ def host_gemm_terms(operator: HostGemm, _: Machine, cluster: Cluster, fit: Famil
 
 def host_time_terms(operator: HostTime) -> Terms:
     """Return the terms of the host's program."""
-    return {"t": operator.seconds, "step_time": operator.step_seconds, "sequence_time": operator.sequence_seconds}
+    return {"t": operator.seconds, "host_time": operator.seconds}

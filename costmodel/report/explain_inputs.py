@@ -50,7 +50,7 @@ def inputs_of(timed: TimedOperator, scenario: Scenario) -> Inputs:
     if isinstance(operator, HostTransfer | HostUpdate | HostGemm):
         return _host(operator, scenario)
     if isinstance(operator, HostTime):
-        return {"sequences": (float(operator.sequences), "count")}
+        return {}
     links = group_links(operator.group, scenario.cluster)
     if isinstance(operator, Collective):
         several = {} if operator.calls == 1 else {"messages, one after the other": (float(operator.calls), "count")}

@@ -41,14 +41,7 @@ class HostTimesFile(Strict):
     """Host time per step: scheduling, sampling, the code between kernels."""
 
     step: Latency = Field(default=0.0, description="per step")
-    sequence: Latency = Field(default=0.0, description="per sequence of a rank")
-    layer: Latency = Field(default=0.0, description="per layer")
-    parallel: Latency = Field(default=0.0, description="per layer under tensor parallelism")
-    experts: Latency = Field(default=0.0, description="per layer with experts")
-    group: Latency = Field(default=0.0, description="per head group of a layer beyond the first")
-    unprepared: Latency = Field(
-        default=0.0, description="per step of a server that prepares none while the one before it runs"
-    )
+    layer: Latency = Field(default=0.0, description="per layer of an inference engine's step")
     recurrence: Latency = Field(
         default=0.0,
         description="per layer with a recurrence in passes with prompts, whose CUDA graphs end there",

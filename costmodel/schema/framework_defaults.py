@@ -6,8 +6,7 @@ from costmodel.records import replace
 from costmodel.schema.framework import FrameworkFile, TrainingDefaultsFile
 from costmodel.schema.workload import PlanFile, TrainingFile
 from costmodel.workload.architecture import Architecture
-from costmodel.workload.plans import Serving
-from costmodel.workload.scenario import Framework, Plan
+from costmodel.workload.scenario import Framework
 from costmodel.workload.split_rules import passes_keys_on
 
 
@@ -45,10 +44,3 @@ def for_model(kernels: Framework, architecture: Architecture) -> Framework:
         return kernels
     scheduler = replace(engine.scheduler, overlapped=engine.scheduler.recurrent_overlapped)
     return replace(kernels, engine=replace(engine, scheduler=scheduler))
-
-
-def with_unprepared_steps(kernels: Framework, plan: Plan) -> Framework:
-    """Return a framework in whose steps a device waits for the host where a server prepares none ahead."""
-    if not isinstance(plan, Serving) or plan.scheduler.overlapped:
-        return kernels
-    return replace(kernels, host=replace(kernels.host, step=kernels.host.step + kernels.host.unprepared))

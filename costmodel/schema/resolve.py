@@ -29,7 +29,6 @@ from costmodel.schema.framework_defaults import (
     formats_of,
     with_defaults,
     with_exchange,
-    with_unprepared_steps,
 )
 from costmodel.schema.installation import Installation, install
 from costmodel.schema.kernel_names import unknown_names
@@ -360,7 +359,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         parallel=layout,
         precision=build.precision(formats.file),
         communication=build.communication(plan.communication, kernels),
-        framework=with_unprepared_steps(kernels, work),
+        framework=kernels,
         offload=build.offload(plan.offload),
         notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan, hardware), *by_chance, *gathers),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, field)),

@@ -17,7 +17,7 @@ from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree, to_python
 from costmodel.study.predictions import Prediction, going_with
 from costmodel.workload.architecture import MoeFfn
-from costmodel.workload.plans import Serving, Training
+from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
 
 UNSEEN, REFITTED, IN_SAMPLE = "unseen", "refitted", "in-sample"
@@ -123,8 +123,6 @@ def _unused(scenario: Scenario) -> frozenset[str]:
         unused |= {"training.expert_streams", "training.slices_experts"}
     if not scenario.architecture.has_recurrences:
         unused |= {"host.recurrence", "engine.scheduler.recurrent_async"}
-    if not isinstance(scenario.plan, Serving) or scenario.plan.scheduler.overlapped:
-        unused |= {"host.unprepared"}
     parallel = scenario.parallel
     if not np.any(np.greater(parallel.cp, 1)):
         unused |= {"training.context"}

@@ -1,11 +1,11 @@
-"""Time of the host's program in passes of an inference engine, during kernels."""
+"""Time of the host's program in passes of an inference engine, beside kernels."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from costmodel.quantities import Quantity, where
-from costmodel.workload.architecture import Attention, Layer, Mla, MoeFfn, Recurrence, SelectiveScan
+from costmodel.quantities import Seconds, where
+from costmodel.workload.architecture import Layer, Recurrence, SelectiveScan
 from costmodel.workload.context import Context
 from costmodel.workload.operators import HostTime
 from costmodel.workload.work import WorkBuilder
@@ -13,29 +13,15 @@ from costmodel.workload.work import WorkBuilder
 
 def add_host_time(builder: WorkBuilder, context: Context, layer: Layer | None = None) -> None:
     """Add what the host's program adds to a layer of an inference step, or to the step itself."""
-    host = context.framework.host
-    if context.phase == "prefill" and layer is not None and isinstance(layer.mixer, Recurrence | SelectiveScan):
-        _add_graph_break(builder, context)
-    if context.phase == "training" or host.is_none:
+    if context.phase == "training":
         return
-    if layer is None:
-        operator = HostTime("host", host.step, host.sequence, context.sequences)
-    else:
-        seconds: Quantity = host.layer + where(context.parallel.tp > 1, host.parallel, 0.0)
-        if isinstance(layer.ffn, MoeFfn):
-            seconds = seconds + host.experts
-        if isinstance(layer.mixer, Attention | Mla):
-            seconds = seconds + host.group * (len(layer.mixer.head_groups) - 1)
-        operator = HostTime("host", seconds, 0.0, context.sequences)
-    builder.step("host", [operator])
+    host, eager = context.framework.host, context.framework.eager_time(has_experts=context.architecture.has_experts)
+    is_recurrent = layer is not None and isinstance(layer.mixer, Recurrence | SelectiveScan)
+    if context.phase == "prefill" and is_recurrent:  # a CUDA graph ends, where one holds the pass
+        _add(builder, "graph break", where(np.asarray(eager) == 0.0, host.recurrence, 0.0))
+    _add(builder, "host", host.step if layer is None else host.layer)
 
 
-def _add_graph_break(builder: WorkBuilder, context: Context) -> None:
-    """Add the time in which a device waits at a recurrence, before which the CUDA graph of a pass ends.
-
-    None where no graph holds the pass: the host's time of all its layers bounds it then.
-    """
-    eager = context.framework.eager_time(has_experts=context.architecture.has_experts)
-    seconds = where(np.asarray(eager) == 0.0, context.framework.host.recurrence, 0.0)
-    if np.any(seconds):
-        builder.step("host", [HostTime("graph break", seconds, 0.0, context.sequences)])
+def _add(builder: WorkBuilder, name: str, seconds: Seconds) -> None:
+    if np.any(np.asarray(seconds)):
+        builder.step("host", [HostTime(name, seconds)])

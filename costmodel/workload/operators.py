@@ -373,23 +373,12 @@ class HostGemm(Record):
 
 
 class HostTime(Record):
-    """Time in which the device waits for the host's program: scheduling, sampling, code between kernels.
-
-    step_seconds: of every step.
-    sequence_seconds: more for each of the rank's `sequences` [s].
-    """
+    """Time in which the device waits for the host's program: scheduling, sampling, code between kernels [s]."""
 
     name: str
-    step_seconds: Seconds
-    sequence_seconds: Seconds
-    sequences: Count
+    seconds: Seconds
     family: str = "host_time"
-    variant: ClassVar[str] = ""  # the framework distinguishes programs
-
-    @property
-    def seconds(self) -> Seconds:
-        """Return step_seconds + sequence_seconds * sequences [s]."""
-        return self.step_seconds + self.sequence_seconds * self.sequences
+    variant: ClassVar[str] = ""  # the framework tells programs apart
 
 
 HostWork: TypeAlias = "HostUpdate | HostGemm"

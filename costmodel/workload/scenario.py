@@ -243,29 +243,15 @@ class HostTimes(Record):
     """What the host's program adds to a step [s].
 
     step: per step.
-    sequence: per sequence of a rank.
-    layer: per layer; parallel: more with tensor parallelism; experts: more with experts; group: more for each group of
-        heads beyond the first; recurrence: per layer with a recurrence in passes with prompts.
-    unprepared: per step of a server that prepares none while the one before it runs.
+    layer: per layer of an inference engine's step.
+    recurrence: per layer with a recurrence in passes with prompts, whose CUDA graphs end there.
     operator: to launch one kernel or message of a training pass, which takes at least as long as all its launches.
-    All but `step` and `operator` belong to inference engines.
     """
 
     step: Seconds = 0.0
-    sequence: Seconds = 0.0
     layer: Seconds = 0.0
-    parallel: Seconds = 0.0
-    experts: Seconds = 0.0
-    operator: Seconds = 0.0
-    group: Seconds = 0.0
     recurrence: Seconds = 0.0
-    unprepared: Seconds = 0.0
-
-    @property
-    def is_none(self) -> bool:
-        """Tell whether it adds nothing to an inference step at any point, but where graphs end."""
-        parts = (self.step, self.sequence, self.layer, self.parallel, self.experts, self.group)
-        return not any(np.any(np.asarray(part)) for part in parts)
+    operator: Seconds = 0.0
 
 
 class UnevenContexts(Record):

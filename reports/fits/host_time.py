@@ -25,43 +25,42 @@ from costmodel.study.predictions import predict
 from costmodel.study.reproduce import load_cases
 from costmodel.workload.scenario import HostTimes, Scenario
 
-STEP, SEQUENCE = 1e-3, 1e-4  # s: what the response to a term is measured with
+STEP = 1e-3  # s: what the response is measured with
 SOFT = 0.1  # of log(predicted / published), from where on an error counts less than its square
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print, for each engine, its time per step and per sequence of a step, and the errors before and after."""
+    """Print, for each engine, its time per step, and the errors before and after."""
     parser = argparse.ArgumentParser(prog="python -m reports.fits.host_time", description=main.__doc__)
     parser.add_argument("frameworks", nargs="+", help="names of frameworks whose cases are fitted")
     for name in parser.parse_args(arguments).frameworks:
         rows = np.array(list(_rows(name)))
         if not len(rows):
             raise CostModelError(f"no published run of inference names the framework {name}")
-        step, sequence = fit(rows)
-        before, after = (np.abs(np.log(rows[:, 1:] @ [1.0, *x] / rows[:, 0])) for x in ((0.0, 0.0), (step, sequence)))
+        step = fit(rows)
+        before, after = (np.abs(np.log(rows[:, 1:] @ [1.0, x] / rows[:, 0])) for x in (0.0, step))
         sys.stdout.write(
-            f"{name}: {len(rows)} runs, step {step * 1e3:.3g} ms, sequence {sequence * 1e6:.3g} us; "
-            f"mean |log error| {before.mean():.3f} without, {after.mean():.3f} with\n"
+            f"{name}: {len(rows)} runs, step {step * 1e3:.3g} ms; mean |log error| {before.mean():.3f} without, "
+            f"{after.mean():.3f} with\n"
         )
 
 
-def fit(rows: Array) -> tuple[float, float]:
-    """Return the seconds per step and per sequence with the least robust squares of log(predicted / published).
+def fit(rows: Array) -> float:
+    """Return the seconds per step with the least robust squares of log(predicted / published).
 
-    rows: published time [s], predicted without host time [s], steps, and sequences of all steps: a time is linear in
-    both terms, which are not negative.
+    rows: published time [s], predicted without host time [s], steps. A time is linear in the term, which is not
+    negative.
     """
-    published, base, steps, sequences = rows.T
+    published, base, steps = rows.T
 
     def gaps(x: Array) -> Array:
-        gap: Array = np.log((base + x[0] * STEP * steps + x[1] * SEQUENCE * sequences) / published)
+        gap: Array = np.log((base + x[0] * STEP * steps) / published)
         return gap
 
-    found = least_squares(gaps, [0.1, 0.1], bounds=(0.0, np.inf), loss="soft_l1", f_scale=SOFT).x
-    return float(found[0] * STEP), float(found[1] * SEQUENCE)
+    return float(least_squares(gaps, [0.1], bounds=(0.0, np.inf), loss="soft_l1", f_scale=SOFT).x[0] * STEP)
 
 
-def _rows(framework: str) -> Iterator[tuple[float, float, float, float]]:
+def _rows(framework: str) -> Iterator[tuple[float, float, float]]:
     """Yield the rows of `fit`: of runs whose whole time is published."""
     library = Library()
     for case in load_cases([], classes=["inference"])[0]:
@@ -75,11 +74,8 @@ def _rows(framework: str) -> Iterator[tuple[float, float, float, float]]:
         if prediction.workload is None or prediction.infeasible or not wanted:
             continue
         scenario, calibration = prediction.scenario, prediction.workload.calibration(prediction.scenario)
-        none, step, sequence = (
-            _latency(scenario, calibration, HostTimes(step=of_step, sequence=of_sequence))
-            for of_step, of_sequence in ((0.0, 0.0), (STEP, 0.0), (0.0, SEQUENCE))
-        )
-        yield wanted[0], none, (step - none) / STEP, (sequence - none) / SEQUENCE
+        none, step = (_latency(scenario, calibration, HostTimes(step=seconds)) for seconds in (0.0, STEP))
+        yield wanted[0], none, (step - none) / STEP
 
 
 def _latency(scenario: Scenario, calibration: Calibration, host: HostTimes) -> float:

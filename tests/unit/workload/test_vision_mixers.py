@@ -5,25 +5,22 @@ from __future__ import annotations
 import math
 
 import pytest
-from builders import DENSE_MODEL, FRAMEWORK, GQA, context
+from builders import DENSE_MODEL, GQA, context
 
 from costmodel.records import replace
 from costmodel.workload.architecture import (
     Convolution,
     DenseFfn,
     Gate,
-    HeadGroup,
     Layer,
     MilPool,
     Mixer,
     MoeFfn,
     NoFfn,
-    Pattern,
     Spectral,
 )
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, HostTime
-from costmodel.workload.scenario import HostTimes
+from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm
 from costmodel.workload.work import LayerWork
 
 
@@ -124,17 +121,3 @@ def test_masked_experts_send_their_tokens_to_the_others() -> None:
 def test_routers_that_look_at_other_tokens(extra: str, work: int) -> None:
     ffn = MoeFfn(experts=16.0, intermediate=64.0, top_k=2)
     assert flop(moe(replace(ffn, router_extra=extra))) - flop(moe(ffn)) == 2 * work
-
-
-def test_the_host_takes_time_for_each_further_group_of_heads() -> None:
-    host = replace(FRAMEWORK, host=HostTimes(layer=1e-6, group=5e-6))
-    groups = (
-        HeadGroup(0.5, Pattern()),
-        HeadGroup(0.25, Pattern("window", 64.0)),
-        HeadGroup(0.25, Pattern("window", 8.0)),
-    )
-    for chosen, expected in ((GQA.head_groups, 1e-6), (groups, 1e-6 + 2 * 5e-6)):
-        model = replace(DENSE_MODEL, layers=(Layer(1, replace(GQA, head_groups=chosen), NoFfn()),))
-        seen = replace(context(model, phase="decode", new_tokens=1.0, kv_len=64.0), framework=host)
-        (time,) = (each for each in model_work(seen).layers[0].forward if isinstance(each, HostTime))
-        assert time.seconds == pytest.approx(expected)
