@@ -73,6 +73,8 @@ def _single_distribution(values: Array, mean: float, variance: float) -> Array:
     trials, first = mean / success, values[0].item()
     if mean <= 0.0 or (success > 0.0 and first >= trials - 1e-9):
         return np.ones(len(values))
+    if success >= 1.0:  # every trial succeeds
+        return np.where(values >= trials - 1e-9, 1.0, 0.0)
     if success > 0.0:
         at_most = beta_below(trials - first, first + 1.0, 1.0 - success, success)
         density = binomial_density(first, trials, success, 1.0 - success)
