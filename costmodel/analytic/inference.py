@@ -184,10 +184,10 @@ def _share(parallel: Parallelism, segment: Segment) -> Quantity:
 
 def _eager_time(scenario: Scenario, forward: Pass, layers: Count, starts: Count) -> Seconds:
     """Return the host time of a stage: layer * L * micro-batches + operator * starts, if no graph holds prompts [s]."""
-    framework, has_prompts = scenario.framework, any(part.phase == "prefill" for part in forward.parts)
-    if not has_prompts or (framework.eager_experts_only and not scenario.architecture.has_experts):
+    eager, has_prompts = scenario.framework.eager_prompts, any(part.phase == "prefill" for part in forward.parts)
+    if not has_prompts or (eager.experts_only and not scenario.architecture.has_experts):
         return 0.0
-    return scenario.eager_layer * layers * forward.micro_batches + framework.eager_operator * starts
+    return eager.layer * layers * forward.micro_batches + eager.operator * starts
 
 
 def _starts(
@@ -197,7 +197,7 @@ def _starts(
 
     Neither those that take no time nor those that the framework starts within another one's call.
     """
-    within, starts = scenario.framework.eager_within, 0.0
+    within, starts = scenario.framework.eager_prompts.within, 0.0
     for count, layer in zip(repeats, segments, strict=True):
         for segment in layer:
             named = (each for each in segment.operators if each.operator.name.rpartition(": ")[2] not in within)

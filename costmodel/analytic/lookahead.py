@@ -21,7 +21,8 @@ def starts_ahead(scenario: Scenario, plan: Serving) -> Quantity:
     Not where a time of a `layer` bounds the step: it was fitted to whole runs, so that what was hidden is not in it.
     """
     is_one_stage = where(scenario.parallel.pp > 1, 0.0, 1.0)
-    starts_each = where(scenario.framework.eager_operator > 0.0, 1.0, 0.0) * where(scenario.eager_layer > 0.0, 0.0, 1.0)
+    eager = scenario.framework.eager_prompts
+    starts_each = where(eager.operator > 0.0, 1.0, 0.0) * where(scenario.eager_layer > 0.0, 0.0, 1.0)
     return where(plan.scheduler.overlapped, is_one_stage * starts_each, 0.0)
 
 

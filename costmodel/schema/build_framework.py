@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.earlier_names import name_of_today
@@ -34,9 +33,10 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
         engine=None if file.engine is None else _engine(file.engine),
         uneven_contexts=optional(scenario.UnevenContexts, file.uneven_contexts),
         training=record(TrainingProgram, file.training, options=dict(file.training.options)),
-        not_on=tuple(file.not_on),
-        not_formats=tuple(file.not_formats),
-        **_eager_prompts(file.eager_prompts, device),
+        unsupported=scenario.Unsupported(
+            architectures=tuple(file.unsupported.architectures), formats=tuple(file.unsupported.formats)
+        ),
+        eager_prompts=_eager_prompts(file.eager_prompts, device),
         tuned_tiles=tuned_tiles(file, None if device is None else device.name),
     )
 
@@ -49,18 +49,16 @@ def tuned_tiles(file: FrameworkFile, device: str | None) -> TunedTiles:
     )  # fmt: skip
 
 
-def _eager_prompts(file: EagerPromptsFile | None, device: DeviceFile | None) -> Mapping[str, Any]:
+def _eager_prompts(file: EagerPromptsFile | None, device: DeviceFile | None) -> scenario.EagerPrompts:
     """Return the host times of prompts on a device, and of which models, where no CUDA graph holds them."""
-    of_all = file is not None and (
-        file.architectures is None or (device is not None and device.architecture in file.architectures)
-    )
-    of_experts = file is not None and device is not None and device.die in file.expert_dies
-    times = (file.layer, file.operator) if file is not None and (of_all or of_experts) else (0.0, 0.0)
-    within = () if file is None else tuple(file.within)
-    return {
-        "eager_layer": times[0], "eager_operator": times[1], "eager_within": within,
-        "eager_experts_only": of_experts and not of_all,
-    }  # fmt: skip
+    if file is None:
+        return scenario.EagerPrompts()
+    of_all = file.architectures is None or (device is not None and device.architecture in file.architectures)
+    of_experts = device is not None and device.die in file.expert_dies
+    within = tuple(file.within)
+    if not (of_all or of_experts):
+        return scenario.EagerPrompts(within=within)
+    return record(scenario.EagerPrompts, file, within=within, experts_only=not of_all)
 
 
 def _engine(file: EngineFile) -> engine.Engine:

@@ -218,6 +218,17 @@ class TrainingDefaultsFile(Strict):
     )
 
 
+class UnsupportedFile(Strict):
+    """What a framework lacks."""
+
+    architectures: list[str] = Field(
+        default=[], description="beginnings of the names of architectures that it does not run on, such as `cdna`"
+    )
+    formats: list[str] = Field(
+        default=[], description="number formats of weights, products and the KV cache that it does not have"
+    )
+
+
 class FrameworkFile(Strict):
     """Kernel libraries and host software, as opposed to the device."""
 
@@ -300,15 +311,10 @@ class FrameworkFile(Strict):
         description="weights with one scale a block are split between ranks at blocks only; a layout that cuts through "
         "one is refused",
     )
-    not_on: list[str] = Field(
-        default=[], description="beginnings of the names of architectures that it does not run on, such as `cdna`"
-    )
+    unsupported: UnsupportedFile = Field(default_factory=UnsupportedFile, description="what it does not run")
     expert_spread: ExpertSpreadFile | None = Field(
         default=None,
         description="`routing` of an engine's steps where the scenario states no load; null: experts are alike",
-    )
-    not_formats: list[str] = Field(
-        default=[], description="number formats of weights, products and the KV cache that it does not have"
     )
     eager_prompts: EagerPromptsFile | None = Field(
         default=None, description="passes with prompts that the host limits; null: none"

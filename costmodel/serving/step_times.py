@@ -31,7 +31,7 @@ from costmodel.workload.mixed import fuses_mixed_attention
 from costmodel.workload.operators import AttentionKernel, HostTime, MixedAttention, Operator
 from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Serving, drafted_tokens
-from costmodel.workload.scenario import Framework, Scenario
+from costmodel.workload.scenario import EagerPrompts, Framework, Scenario
 from costmodel.workload.work import EXPERTS, FROM_EXPERTS, TO_EXPERTS, LayerWork
 
 EVERY = 256  # tokens of a step up to which each number has a price of its own
@@ -66,7 +66,7 @@ def _without_floor(scenario: Scenario) -> Framework:
     framework = scenario.framework
     if np.any(scenario.eager_layer):  # no graph that a recurrence could end
         framework = replace(framework, host=replace(framework.host, recurrence=0.0))
-    return replace(framework, eager_layer=0.0, eager_operator=0.0)
+    return replace(framework, eager_prompts=EagerPrompts())
 
 
 class StepPricer:
@@ -138,7 +138,7 @@ class StepPricer:
 
     def prompt_floor(self) -> float:
         """Return the least time of a step with prompts, which the host sets [s]."""
-        if not np.any(self._scenario.eager_layer) and not np.any(self._scenario.framework.eager_operator):
+        if not np.any(self._scenario.eager_layer) and not np.any(self._scenario.framework.eager_prompts.operator):
             return 0.0
         parts = (self.prompt(1.0, 1.0, 1.0),)
         model = pass_model_of(self._scenario, self._pass(parts), self._work(parts), self._timer)

@@ -254,6 +254,30 @@ class HostTimes(Record):
     operator: Seconds = 0.0
 
 
+class EagerPrompts(Record, kw_only=True):
+    """Passes with prompts that no CUDA graph holds: the host starts their kernels one by one.
+
+    layer: least host time of a layer; operator: that of a kernel or message [s].
+    within: kernels that another one's call starts; experts_only: it is so for models with experts alone.
+    """
+
+    layer: Seconds = 0.0
+    operator: Seconds = 0.0
+    within: tuple[str, ...] = ()
+    experts_only: bool = False
+
+    def layer_time(self, *, has_experts: bool) -> Seconds:
+        """Return the host time of a layer of a model; zero where CUDA graphs hold its prompts."""
+        return 0.0 if self.experts_only and not has_experts else self.layer
+
+
+class Unsupported(Record, kw_only=True):
+    """What a framework lacks: beginnings of the names of architectures, and number formats."""
+
+    architectures: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+
+
 class UnevenContexts(Record):
     """Decoding kernels in which one thread block reads a whole context.
 
@@ -278,18 +302,19 @@ class Framework(Record):
         processors.
     sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
     host: what the host's program adds to a step.
-    kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
+    kv_layout: `static` and `paged` caches reserve room for new tokens. A `concat` cache is copied whole in every step.
     expert_exchange: how tokens reach experts of other ranks in inference, where the scenario does not say.
     engine: its defaults as a serving engine.
     scores: format of attention scores in memory (null: the residual's).
     expands_above: rows beyond which narrow weights are expanded before a product (null: products read them narrow).
-    prompt_chunk: prompt tokens of one pass at most (null: as its engine, or all); uneven_contexts: of its decoding
-        kernels, null: contexts of unequal length take no longer than equal ones.
-    eager_layer, eager_operator: least host time of a layer, and of a kernel or message, of prompts that no CUDA graph
-        holds [s]; eager_within: those that another one's call starts; eager_experts_only: of models with experts.
-    padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one has; whole_blocks: of one
-        scale a block, weights are split at blocks only; not_on, not_formats: architectures and formats it lacks.
-    tuned_tiles: layers of experts for which it ships tiles tuned on the device; training: what its program does.
+    prompt_chunk: prompt tokens of one pass at most (null: as its engine, or all).
+    uneven_contexts: of its decoding kernels (null: contexts of unequal length take no longer than equal ones).
+    eager_prompts: passes with prompts that no CUDA graph holds.
+    padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one has.
+    whole_blocks: of one scale a block, weights are split at blocks only.
+    unsupported: architectures and formats that it lacks.
+    tuned_tiles: layers of experts for which it ships tiles tuned on the device.
+    training: what its program does in training.
     """
 
     name: str
@@ -311,14 +336,10 @@ class Framework(Record):
     prompt_chunk: Count | None = None
     engine: Engine | None = None
     uneven_contexts: UnevenContexts | None = None
-    eager_layer: Seconds = 0.0
-    eager_operator: Seconds = 0.0
-    eager_within: tuple[str, ...] = ()
-    eager_experts_only: bool = False
+    eager_prompts: EagerPrompts = EagerPrompts()
     padded_ranks: bool = False
     whole_blocks: bool = False
-    not_on: tuple[str, ...] = ()
-    not_formats: tuple[str, ...] = ()
+    unsupported: Unsupported = Unsupported()
     tuned_tiles: TunedTiles = NOTHING_TUNED
 
     def comm_slowdown(self, communication: Communication) -> Quantity:
@@ -337,10 +358,6 @@ class Framework(Record):
     def fused_masked_softmax(self) -> bool:
         """Tell whether scale, mask and softmax of scores in memory are one kernel."""
         return self.implementations.get("attention_prefill") == (MASKED,)
-
-    def eager_time(self, *, has_experts: bool) -> Seconds:
-        """Return the host time of a layer in passes with prompts of a model, zero where CUDA graphs hold them."""
-        return 0.0 if self.eager_experts_only and not has_experts else self.eager_layer
 
     def tiles_of(self, family: str) -> tuple[Tile, ...]:
         """Return the candidate tiles of a GEMM family."""
@@ -421,7 +438,7 @@ class Scenario(Record):
     @property
     def eager_layer(self) -> Seconds:
         """Return the host time of a layer in passes with prompts, zero where a CUDA graph holds them."""
-        return self.framework.eager_time(has_experts=self.architecture.has_experts)
+        return self.framework.eager_prompts.layer_time(has_experts=self.architecture.has_experts)
 
     @property
     def result_kind(self) -> str:

@@ -35,11 +35,11 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     device, framework = scenario.cluster.device, scenario.framework
     yield Rule(
         "framework",
-        not device.architecture.startswith(framework.not_on),
+        not device.architecture.startswith(framework.unsupported.architectures),
         f"{framework.name} does not run on {device.name} ({device.architecture})",
         "name another framework, such as vllm or sglang",
     )
-    lacking = [each for each in _formats(scenario.precision) if each in framework.not_formats]
+    lacking = [each for each in _formats(scenario.precision) if each in framework.unsupported.formats]
     yield Rule(
         "precision",
         not lacking,

@@ -15,7 +15,7 @@ from costmodel.result import Point
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 from costmodel.workload.plans import Decode, Prefill
-from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
+from costmodel.workload.scenario import Communication, EagerPrompts, Parallelism, Plan, Scenario
 
 EXPERTS = Parallelism(dp=16.0, ep=16.0)
 LOW_LATENCY = Communication(mode="low_latency", dispatch="fp8")
@@ -52,7 +52,7 @@ CASES = {
 
 
 def eager(chosen: Scenario, seconds: float) -> Scenario:
-    return replace(chosen, framework=replace(chosen.framework, eager_layer=seconds))
+    return replace(chosen, framework=replace(chosen.framework, eager_prompts=EagerPrompts(layer=seconds)))
 
 
 @pytest.mark.parametrize("name", ["prefill", "dense prefill", "pipeline"])
@@ -70,7 +70,7 @@ def test_prompts_take_no_less_than_the_host_that_starts_their_kernels(name: str)
 def test_prompts_take_no_less_than_the_starts_of_their_kernels_and_messages(name: str) -> None:
     """What takes no time, such as an exchange with nobody, is not started."""
     chosen = CASES[name]
-    started = replace(chosen, framework=replace(chosen.framework, eager_operator=1.0))
+    started = replace(chosen, framework=replace(chosen.framework, eager_prompts=EagerPrompts(operator=1.0)))
     plain, found = point(chosen), point(started)
     batches = getattr(chosen.plan, "micro_batches", 1)
     lines = [line for line in plain.breakdown if line.time + line.hidden > 0 and "pipeline send" not in line.name]
@@ -78,8 +78,10 @@ def test_prompts_take_no_less_than_the_starts_of_their_kernels_and_messages(name
     starts = found.metrics["ttft"] - sends
     assert starts == pytest.approx(round(starts))
     assert chosen.architecture.depth * 5 < starts < chosen.architecture.depth * max(len(lines), 5) * 2
-    assert headline(replace(chosen, framework=replace(chosen.framework, eager_operator=1e-12))) == headline(chosen)
-    within = replace(started, framework=replace(started.framework, eager_within=("attention core",)))
+    shortest = EagerPrompts(operator=1e-12)
+    assert headline(replace(chosen, framework=replace(chosen.framework, eager_prompts=shortest))) == headline(chosen)
+    calls = EagerPrompts(operator=1.0, within=("attention core",))
+    within = replace(started, framework=replace(started.framework, eager_prompts=calls))
     assert point(within).metrics["ttft"] == pytest.approx(found.metrics["ttft"] - chosen.architecture.depth * batches)
 
 
@@ -88,7 +90,8 @@ def test_only_models_with_experts_have_no_graphs_of_prompts_where_a_framework_sa
     name: str, seconds: float
 ) -> None:
     chosen = eager(CASES[name], 1.0)
-    with_experts = replace(chosen, framework=replace(chosen.framework, eager_experts_only=True))
+    of_experts = EagerPrompts(layer=1.0, experts_only=True)
+    with_experts = replace(chosen, framework=replace(chosen.framework, eager_prompts=of_experts))
     assert headline(with_experts) == headline(eager(chosen, seconds))
 
 

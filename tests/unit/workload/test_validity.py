@@ -28,7 +28,7 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.records import replace
-from costmodel.workload.scenario import Communication, Offload, Parallelism, Plan, Scenario
+from costmodel.workload.scenario import Communication, Offload, Parallelism, Plan, Scenario, Unsupported
 from costmodel.workload.validity import feasible_layout, rules
 
 DUALPIPE = replace(STEP, schedule="dualpipe")
@@ -98,7 +98,8 @@ def test_a_framework_is_refused_on_an_architecture_that_it_does_not_run_on() -> 
     chosen = scenario(DECODE, MOE_MODEL, Parallelism())
     architecture = chosen.cluster.device.architecture
     for beginning, told in {architecture: {"framework"}, architecture[:2]: {"framework"}, "cdna": set()}.items():
-        assert broken(replace(chosen, framework=replace(chosen.framework, not_on=(beginning,)))) == told
+        lacking = Unsupported(architectures=(beginning,))
+        assert broken(replace(chosen, framework=replace(chosen.framework, unsupported=lacking))) == told
 
 
 def test_deepep_is_refused_where_an_engine_that_gathers_has_no_ranks_of_experts() -> None:
@@ -112,7 +113,7 @@ def test_deepep_is_refused_where_an_engine_that_gathers_has_no_ranks_of_experts(
 
 def test_formats_that_a_framework_lacks_are_refused_wherever_they_stand() -> None:
     chosen = scenario(DECODE, MOE_MODEL, Parallelism())
-    lacking = replace(chosen, framework=replace(chosen.framework, not_formats=("fp8",)))
+    lacking = replace(chosen, framework=replace(chosen.framework, unsupported=Unsupported(formats=("fp8",))))
     plain = replace(chosen.precision, linear="bf16", weights="bf16", kv_cache="bf16", parts={})
     assert broken(replace(lacking, precision=plain)) == set()
     for name in ("linear", "weights", "kv_cache"):
