@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from costmodel.analytic.layer_overlap import AsyncReduceTimes
 from costmodel.analytic.overlapped_comm import Works
 from costmodel.analytic.stream_times import NO_TIME, StreamTimes
+from costmodel.equations import equation
 from costmodel.quantities import Quantity, Seconds, maximum, minimum
 from costmodel.records import Record
 from costmodel.workload.schedules import Kind
@@ -70,12 +71,13 @@ def stage_times(works: Works, layers: Mapping[str, LayerTimes]) -> LayerTimes:
     return total
 
 
+@equation
 def all_to_all_contention(pair: StreamTimes, slowdown: Quantity) -> Seconds:
     """Return the extra time of an overlapped pair's kernels due to concurrent expert all-to-alls.
 
     Kernels take `slowdown` times as long while both run, which is min(all_to_alls, slowdown * compute):
 
-        contention = min(all_to_alls, slowdown * compute) * (1 - 1/slowdown)
+        slower = min(pair.expert_all_to_alls, slowdown * pair.compute) * (1 - 1 / slowdown)
     """
     return minimum(pair.expert_all_to_alls, slowdown * pair.compute) * (1.0 - 1.0 / slowdown)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from costmodel.equations import equation
 from costmodel.network.group_links import group_links
 from costmodel.quantities import Seconds
 from costmodel.records import Record
@@ -19,16 +20,19 @@ class BoundTimes(Record):
     tpot: Seconds
 
 
+@equation
 def bound_times(scenario: Scenario, plan: ExpertBound) -> BoundTimes:
     """Return the bound: computation takes no time, and two micro-batches share the wire.
 
-        all_to_all = (b_dispatch + b_combine) * tokens * sends * hidden / B
-        layer = 2 * all_to_all;   tpot = layers * layer
+        tpot = layers * 2 * all_to_all
+        layer = 2 * all_to_all
+        all_to_all = width * plan.tokens_per_device * plan.sends * plan.hidden / bandwidth
 
-    B: the slowest link that the expert-parallel group crosses [B/s]. Latency, scales and deduplication are excluded, as
-    in the paper.
+    width: of an element, dispatched and combined [B]; bandwidth: of the slowest link that the expert-parallel group
+    crosses [B/s]. Latency, scales and deduplication are excluded, as in the paper.
     """
     width = payload_width(scenario.communication.dispatch) + payload_width(scenario.communication.combine)
     bandwidth = group_links(Group(scenario.parallel.ep), scenario.cluster).slowest
+    layers = scenario.architecture.depth
     all_to_all = width * plan.tokens_per_device * plan.sends * plan.hidden / bandwidth
-    return BoundTimes(all_to_all, 2 * all_to_all, scenario.architecture.depth * 2 * all_to_all)
+    return BoundTimes(all_to_all, 2 * all_to_all, layers * 2 * all_to_all)

@@ -22,6 +22,8 @@ from costmodel.analytic.training import (
     optimizer_times,
     pipeline_times,
 )
+from costmodel.equations import equation
+from costmodel.quantities import Count
 from costmodel.records import replace
 from costmodel.result import Entry
 from costmodel.workload.memory import stage_work
@@ -101,25 +103,33 @@ def _work(operator: Operator) -> tuple[float, float | None, str | None]:
     return float(operator.flop), float(operator.traffic), dtype
 
 
+@equation
 def step_breakdown(step: StepModel, streams: StepStreams) -> list[Entry]:
     """Return the operators of a training step, means over pipeline ranks. With the bubble they sum to the step time.
 
     streams: of the step without perturbations.
+
+        slowed_by_exchanges = sum(counts * contentions)      of all actions, each `all_to_all_contention`
+        host = sum(counts * host_waits)
     """
     lines, parts = BreakdownLines(), _StepParts(step, streams)
-    contention = host = 0.0
     program = step.pipeline.program
+    counts = program.mean_counts.tolist()
+    contentions, host_waits = list[float](), list[float]()
     runs: dict[tuple[TimedOperator, float], float] = defaultdict(float)  # of an operator as far as it is exposed
-    for slot, count in zip(program.slots, program.mean_counts.tolist(), strict=True):
-        contention += count * parts.contention(slot)
-        host += count * parts.host_wait(slot)
+    for slot, count in zip(program.slots, counts, strict=True):
+        contentions.append(parts.contention(slot))
+        host_waits.append(parts.host_wait(slot))
         for timed, repeats, exposed in (*parts.operators(slot), *parts.communication(slot)):
             runs[timed, exposed] += count * repeats
     for timed, repeats, exposed in (*parts.async_reductions(), *parts.optimizer()):
         runs[timed, exposed] += repeats
     for (timed, exposed), repeats in runs.items():
         lines.add(timed, repeats, exposed)
-    lines.add_wait(ALL_TO_ALL_CONTENTION, contention, "memory")
+    slowed_by_exchanges, host = (
+        sum(count * each for count, each in zip(counts, times, strict=True)) for times in (contentions, host_waits)
+    )
+    lines.add_wait(ALL_TO_ALL_CONTENTION, slowed_by_exchanges, "memory")
     lines.add_wait(HOST, host, "latency")
     return lines.sorted()
 
@@ -305,10 +315,17 @@ def _exposed(operators: Sequence[TimedOperator], count: float) -> Iterator[_Expo
         yield timed, count, float(seconds) / total if total else 1.0
 
 
+@equation
 def add_pass(lines: BreakdownLines, model: PassModel, times: PassTimes, count: float = 1.0) -> None:
     """Add `count` runs of a pass: the compute streams in full, and the exposed time of the other streams.
 
     The entries sum to count * latency.
+
+        slowed_by_exchanges = count * times.contention
+        waiting_for_kernel_starts = count * times.host
+        shared_links = count * slower
+        slower = max(waiting - elsewhere, 0)        than any of it takes alone, in a simulation
+        waiting = times.latency - times.busy - times.host - send
     """
     runs = [
         (segment, repeats * stage.count * segment.runs(model.micro_batches))
@@ -323,15 +340,29 @@ def add_pass(lines: BreakdownLines, model: PassModel, times: PassTimes, count: f
     )
     send = float(model.hops) * float(model.send.time.seconds)
     waiting = float(times.latency) - float(times.busy) - float(times.host) - send
-    slower = max(waiting - elsewhere, 0.0)  # than any of it takes alone, in a simulation
+    slower = max(waiting - elsewhere, 0.0)
     exposed = 0.0 if elsewhere == 0.0 else min(waiting / elsewhere, 1.0)
     for segment, number in runs:
         is_compute = segment.placement.stream == COMPUTE
         for timed, repeats, share in _exposed(segment.operators, number * count):
             lines.add(timed, repeats, share if is_compute else exposed)
-    lines.add_wait(ALL_TO_ALL_CONTENTION, count * float(times.contention), "memory")
-    lines.add_wait("waiting for kernel starts", count * float(times.host), "latency")
+    slowed_by_exchanges, waiting_for_kernel_starts = count * float(times.contention), count * float(times.host)
+    shared_links = count * slower
+    lines.add_wait(ALL_TO_ALL_CONTENTION, slowed_by_exchanges, "memory")
+    lines.add_wait("waiting for kernel starts", waiting_for_kernel_starts, "latency")
     if slower > ROUNDING * float(times.latency):
-        lines.add_wait(SHARED_LINKS, count * slower, "network")
+        lines.add_wait(SHARED_LINKS, shared_links, "network")
     if send:
         lines.add(model.send, float(model.hops) * count)
+
+
+@equation
+def add_pipeline_wait(lines: BreakdownLines, name: str, times: PassTimes, sets: Count, count: float = 1.0) -> float:
+    """Add and return what `count` passes wait for the sets of requests before theirs in the pipeline [s].
+
+    pipeline_wait = count * (step - times.latency)
+    """
+    step = float(times.round(sets))
+    pipeline_wait = count * (step - float(times.latency))
+    lines.add_wait(name, pipeline_wait, "latency")
+    return pipeline_wait

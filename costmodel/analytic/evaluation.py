@@ -8,7 +8,7 @@ from typing import Protocol
 
 from costmodel.analytic.anchors import Anchored, Predicted, anchored
 from costmodel.analytic.bound import BoundTimes, bound_times
-from costmodel.analytic.breakdown import BreakdownLines, add_pass, step_breakdown
+from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait, step_breakdown
 from costmodel.analytic.disaggregation import DisaggregatedEvaluation, pools_ledger
 from costmodel.analytic.generation import GenerateEvaluation, generate_ledger
 from costmodel.analytic.inference import PassTimes, pass_ledger, pass_model, pass_times, prefill_passes
@@ -191,7 +191,7 @@ class PassEvaluation(PhaseEvaluation[PassTimes]):
             return lines.sorted(), total
         step, tokens = float(times.round(self._scenario.parallel.pp)), float(tokens_per_step(self._plan.speculative))
         add_pass(lines, self.model, times, 1.0 / tokens)
-        lines.add_wait("pipeline wait", (step - float(times.latency)) / tokens, "latency")
+        add_pipeline_wait(lines, "pipeline wait", times, self._scenario.parallel.pp, 1.0 / tokens)
         return lines.sorted(), step / tokens
 
 

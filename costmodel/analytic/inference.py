@@ -21,6 +21,7 @@ from costmodel.analytic.segments import (
 from costmodel.analytic.stream_times import Perturbations, StreamTimes, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw, work_joules
+from costmodel.equations import equation
 from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, uniform_int
 from costmodel.records import Record, replace
 from costmodel.workload.context import Context
@@ -99,19 +100,31 @@ class PassTimes(Record):
     joules: Joules = 0.0
     host: Seconds = 0.0
 
+    @equation
     def draw(self, seconds: Seconds, passes: Count = 1.0) -> Draw:
-        """Return what a device does that works on `passes` in that time, all stages of them."""
+        """Return what a device does that works on `passes` in that time, all stages of them.
+
+        busy = passes * kernels / seconds
+        work = passes * joules / seconds
+        """
         return Draw(passes * self.kernels / seconds, passes * self.joules / seconds)
 
+    @equation
     def round(self, sets: Count) -> Seconds:
         """Return the time in which each of `sets` sets passes once through the pipeline, all of them in it.
 
-        max(latency, sets * slowest stage): the next token of a set needs its last one, a stage works on one set.
+            step = max(latency, sets * slowest)
+
+        The next token of a set needs its last one, a stage works on one set.
         """
         return maximum(self.latency, sets * self.slowest)
 
+    @equation
     def following(self, sets: Count) -> Seconds:
-        """Return the time in which `sets` sets follow one another through the pipeline: the slowest stage works on."""
+        """Return the time in which `sets` sets follow one another through the pipeline: the slowest stage works on.
+
+        all_sets = latency + (sets - 1) * slowest
+        """
         return self.latency + (sets - 1.0) * self.slowest
 
 
@@ -270,19 +283,24 @@ def pass_ledger(scenario: Scenario, plan: Prefill | Decode) -> Ledger:
     return with_expert_pool(ledger, forward, work, scenario.cluster.device.device_memory.capacity)
 
 
+@equation
 def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
     """Return the times of a pass.
 
     A stage takes the makespan of its program: its micro-batches alternate on the compute stream, and while one computes
     the all-to-alls of another run. Stages follow one another, a message apart.
+
+        latency = model.hops * send + sum(stages.count * (stages.span + stages.contention))
+        slowest = largest(stages.span + stages.contention)
     """
-    latency: Quantity = model.hops * seconds_of(model.send, perturbations)
+    send, stages = seconds_of(model.send, perturbations), stage_times(model, perturbations)
+    latency: Quantity = model.hops * send
     slowest: Quantity = 0.0
     busy: Quantity = 0.0
     kernels: Quantity = 0.0
     contention: Quantity = 0.0
     host: Quantity = 0.0
-    for stage in stage_times(model, perturbations):
+    for stage in stages:
         span, extra = stage.span + stage.contention, stage.contention
         contention = contention + stage.count * extra
         host = host + stage.count * stage.host
@@ -299,22 +317,32 @@ def stage_times(model: PassModel, perturbations: Perturbations) -> list[StageTim
     return [_started(stage, _stage(model, stage, segments)) for stage in model.stages]
 
 
+@equation
 def _started(stage: StageModel, times: StageTimes) -> StageTimes:
-    """Return the times of a stage that waits for the host where this takes longer to start its kernels."""
+    """Return the times of a stage that waits for the host where this takes longer to start its kernels.
+
+    span = times.span + host
+    host = max(stage.host - times.span - times.contention, 0)
+    """
     host = maximum(stage.host - times.span - times.contention, 0.0)
     return replace(times, span=times.span + host, host=host)
 
 
+@equation
 def _stage(model: PassModel, stage: StageModel, segments: Mapping[SegmentKey, StreamTimes]) -> StageTimes:
-    """Return the times of a stage whose kernels wait for no host."""
+    """Return the times of a stage whose kernels wait for no host.
+
+    compute = sum(runs * durations)     of the segments of the compute stream
+    """
     times = [segments[slot] for slot in stage.program.slots]
     durations, shape = _stacked([segment.total for segment in times])
     kernel_times, kernel_shape = _stacked([segment.kernels for segment in times])
     counts = stage.program.counts
     span = makespan(stage.program, durations).reshape(shape)
-    compute = (counts[COMPUTE] @ durations).reshape(shape)
+    runs = counts[COMPUTE]
+    compute = (runs @ durations).reshape(shape)
     all_to_all = (counts[ALL_TO_ALL] @ durations).reshape(shape) if len(counts) > ALL_TO_ALL else 0.0
-    kernels = (counts[COMPUTE] @ kernel_times).reshape(kernel_shape)
+    kernels = (runs @ kernel_times).reshape(kernel_shape)
     if len(counts) > ELSEWHERE[EXPERTS]:
         experts = (counts[ELSEWHERE[EXPERTS]] @ kernel_times).reshape(kernel_shape)
         kernels = kernels + model.pool_share * (experts - kernels)
@@ -322,12 +350,13 @@ def _stage(model: PassModel, stage: StageModel, segments: Mapping[SegmentKey, St
     return StageTimes(stage.count, span, extra, compute, all_to_all, kernels)
 
 
+@equation
 def stage_contention(span: Seconds, compute: Seconds, all_to_all: Seconds, slowdown: Quantity) -> Seconds:
     """Return how much longer a stage takes because concurrent all-to-alls slow its kernels.
 
-    Both run during compute + all_to_all - span. Idle time of the compute stream absorbs some of the extra time:
-
-        contention = max(0, (compute + all_to_all - span) * (1 - 1/slowdown) - (span - compute))
+    contention = max(overlap * (1 - 1 / slowdown) - idle, 0)
+    overlap = max(compute + all_to_all - span, 0)      both streams run
+    idle = max(span - compute, 0)                      the compute stream waits, which absorbs some of it
     """
     overlap = maximum(compute + all_to_all - span, 0.0)
     idle = maximum(span - compute, 0.0)  # rounding may make the sum longer than the span

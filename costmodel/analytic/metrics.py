@@ -11,6 +11,7 @@ from costmodel.analytic.step_model import StepModel
 from costmodel.analytic.training import StepTimes
 from costmodel.cost.money import rental_cost
 from costmodel.cost.power import Draw, energy
+from costmodel.equations import equation
 from costmodel.hardware import Device, Node
 from costmodel.quantities import Count, FlopPerSecond, Quantity, Seconds, maximum, minimum
 from costmodel.result import PHASES, Metrics
@@ -23,45 +24,74 @@ SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600.0, 86400.0
 MILLION, TRILLION = 1e6, 1e12
 
 
+@equation
 def training_metrics(scenario: Scenario, plan: Training, model: StepModel, times: StepTimes) -> Metrics:
     """Return the metrics of a training step.
 
-    mfu = model FLOP of the step's tokens / (step * devices * 16-bit peak), causal attention, no recompute, no MTP.
     Devices compute outside of bubbles, exposed messages and the host's update.
+
+        flop_per_token = model.executed_flop * ranks / rank_tokens
+        bubble_time = bubble
+        exposed_communication_time = times.exposed_communication
+        energy_per_token = joules_per_token
+        energy_per_trillion_tokens = joules_per_trillion
+        busy = 1 - (times.bubble + times.exposed_communication + times.host) / times.step
+        per_token = times.step / (plan.global_batch * plan.sequence)
     """
     devices, node = scenario.parallel.devices, scenario.cluster.node
     per_token = times.step / (plan.global_batch * plan.sequence)
     rank_tokens = plan.micro_batch * plan.sequence
+    ranks, bubble = scenario.parallel.tp * scenario.parallel.cp, times.bubble
     busy = 1 - (times.bubble + times.exposed_communication + times.host) / times.step
     draw = Draw(busy, model.joules / times.step)
+    joules_per_token = energy(node, devices, per_token, draw)
+    joules_per_trillion = energy(node, devices, TRILLION * per_token, draw)
     metrics = {
         **rates_of_step(scenario, plan, times.step),
-        "flop_per_token": model.executed_flop * scenario.parallel.tp * scenario.parallel.cp / rank_tokens,
-        "bubble_time": times.bubble,
+        "flop_per_token": model.executed_flop * ranks / rank_tokens,
+        "bubble_time": bubble,
         "exposed_communication_time": times.exposed_communication,
-        "energy_per_token": energy(node, devices, per_token, draw),
-        "energy_per_trillion_tokens": energy(node, devices, TRILLION * per_token, draw),
+        "energy_per_token": joules_per_token,
+        "energy_per_trillion_tokens": joules_per_trillion,
         **invested(scenario, devices),
     }
     return {name: metrics[name] for name in PHASES["training"][1]}
 
 
+@equation
 def rates_of_step(scenario: Scenario, plan: Training, step: Seconds) -> Metrics:
-    """Return the metrics of a training step that nothing but its time decides: the keys of `anchors.POWERS`."""
+    """Return the metrics of a training step that nothing but its time decides: the keys of `anchors.POWERS`.
+
+    step_time = step
+    tokens_per_second = tokens / step
+    tokens_per_day = SECONDS_PER_DAY * tokens / step
+    tokens_per_second_per_device = tokens / step / devices
+    mfu = causal_flop * tokens / offered             model FLOP: no recompute, no MTP
+    mfu_noncausal = full_flop * tokens / offered     as if every token saw all others
+    device_hours_per_trillion_tokens = TRILLION * per_token * devices / SECONDS_PER_HOUR
+    cost_per_trillion_tokens = cost
+    offered = step * devices * peak                  of the 16-bit format
+    tokens = plan.global_batch * plan.sequence
+    per_token = step / tokens
+    """
     devices, device, architecture = scenario.parallel.devices, scenario.cluster.device, scenario.architecture
     tokens = plan.global_batch * plan.sequence
     active = parameter_count(architecture).active
-    offered = step * devices * sixteen_bit_peak(device)
+    peak = sixteen_bit_peak(device)
+    offered = step * devices * peak
     per_token = step / tokens
+    causal_flop = training_flop_per_token(architecture, active, plan.sequence)
+    full_flop = training_flop_per_token(architecture, active, plan.sequence, causal=False)
+    cost = rental_cost(device, devices, TRILLION * per_token)
     return {
         "step_time": step,
         "tokens_per_second": tokens / step,
         "tokens_per_day": SECONDS_PER_DAY * tokens / step,
         "tokens_per_second_per_device": tokens / step / devices,
-        "mfu": training_flop_per_token(architecture, active, plan.sequence) * tokens / offered,
-        "mfu_noncausal": training_flop_per_token(architecture, active, plan.sequence, causal=False) * tokens / offered,
+        "mfu": causal_flop * tokens / offered,
+        "mfu_noncausal": full_flop * tokens / offered,
         "device_hours_per_trillion_tokens": TRILLION * per_token * devices / SECONDS_PER_HOUR,
-        "cost_per_trillion_tokens": rental_cost(device, devices, TRILLION * per_token),
+        "cost_per_trillion_tokens": cost,
     }
 
 
@@ -85,36 +115,47 @@ def pass_metrics(scenario: Scenario, plan: Prefill | Decode, ledger: Ledger, tim
     return _decode_metrics(scenario, plan, ledger, times)
 
 
+@equation
 def _prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Metrics:
     """Return the metrics of a prefill.
 
-    ttft: latency of a device's whole batch through all stages, in passes that follow one another.
-    rate: tokens_per_device / (pp * passes * slowest stage), cached tokens of the prompts included. Where sequences are
-    denoised in steps, of all steps one after the other.
+    A device's whole batch goes through all stages in passes that follow one another. The rate includes cached tokens of
+    the prompts. Where sequences are denoised in steps, these follow one another.
+
+        ttft = plan.steps * all_sets
+        tokens_per_second_per_device = plan.tokens_per_device / period
+        period = plan.steps * passes * stages * times.slowest
     """
-    passes = prefill_passes(scenario, plan).count
-    period = plan.steps * passes * scenario.parallel.pp * times.slowest
+    passes, stages = prefill_passes(scenario, plan).count, scenario.parallel.pp
+    all_sets, period = times.following(passes), plan.steps * passes * stages * times.slowest
     rate = plan.tokens_per_device / period
     return {
-        "ttft": plan.steps * times.following(passes),
+        "ttft": plan.steps * all_sets,
         "tokens_per_second_per_device": rate,
         **_spent(scenario, rate, times.draw(period, plan.steps * passes)),
     }
 
 
+@equation
 def _decode_metrics(scenario: Scenario, plan: Decode, ledger: Ledger, times: PassTimes) -> Metrics:
     """Return the metrics of decoding. In a round of the pipeline's pp sets every request gets its tokens of a step.
 
     batch_per_device: of devices that hold layers. Rates are over all devices, those with experts only included.
+
+        tpot = step / tokens                               tokens of a request in a step
+        tokens_per_second_per_device = plan.batch_per_device / tpot * (1 - pool_share)
+        tokens_per_second_per_user = 1 / tpot
+        max_batch_per_device = largest_batch
     """
-    step = times.round(scenario.parallel.pp)
-    tpot = step / tokens_per_step(plan.speculative)
-    rate = plan.batch_per_device / tpot * (1.0 - scenario.parallel.pool_share)
+    step, tokens = times.round(scenario.parallel.pp), tokens_per_step(plan.speculative)
+    tpot, pool_share = step / tokens, scenario.parallel.pool_share
+    rate = plan.batch_per_device / tpot * (1.0 - pool_share)
+    largest_batch = max_batch_per_device(scenario, plan, ledger)
     return {
         "tpot": tpot,
         "tokens_per_second_per_device": rate,
         "tokens_per_second_per_user": 1 / tpot,
-        "max_batch_per_device": max_batch_per_device(scenario, plan, ledger),
+        "max_batch_per_device": largest_batch,
         **_spent(scenario, rate, times.draw(step)),
     }
 
@@ -124,27 +165,39 @@ def _spent(scenario: Scenario, rate: Quantity, draw: Draw) -> Metrics:
     return {**spent(scenario.cluster.node, 1.0, rate, draw), **invested(scenario, scenario.devices)}
 
 
+@equation
 def spent(node: Node, devices: Count, rate: Quantity, draw: Draw) -> Metrics:
     """Return money and energy of `devices` that together generate `rate` tokens per second.
 
     draw: what one of them does.
+
+        cost_per_million_tokens = cost      of a million tokens
+        energy_per_token = joules           of a token
     """
-    return {
-        "cost_per_million_tokens": rental_cost(node.device, devices, MILLION / rate),
-        "energy_per_token": energy(node, devices, 1 / rate, draw),
-    }
+    cost, joules = rental_cost(node.device, devices, MILLION / rate), energy(node, devices, 1 / rate, draw)
+    return {"cost_per_million_tokens": cost, "energy_per_token": joules}
 
 
+@equation
 def invested(scenario: Scenario, devices: Count) -> Metrics:
-    """Return what `devices` cost a second to rent [$/s], and to buy with their share of nodes and fabric [$]."""
-    return {
-        "cost_rate": rental_cost(scenario.cluster.device, devices, 1.0),
-        "capital_cost": capital(scenario.cluster, devices).total,
-    }
+    """Return what `devices` cost a second to rent [$/s], and to buy with their share of nodes and fabric [$].
+
+    cost_rate = cost                    of a second
+    capital_cost = parts.devices + parts.hosts + parts.network
+    """
+    cost, parts = rental_cost(scenario.cluster.device, devices, 1.0), capital(scenario.cluster, devices)
+    return {"cost_rate": cost, "capital_cost": parts.total}
 
 
+@equation
 def bound_metrics(times: BoundTimes) -> Metrics:
-    """Return the metrics of the closed-form bound."""
+    """Return the metrics of the closed-form bound.
+
+    all_to_all_time = times.all_to_all
+    layer_time = times.layer
+    tpot = times.tpot
+    tokens_per_second_per_user = 1 / times.tpot
+    """
     return {
         "all_to_all_time": times.all_to_all,
         "layer_time": times.layer,
@@ -162,15 +215,21 @@ def max_batch_per_device(scenario: Scenario, plan: Decode, ledger: Ledger) -> Qu
     return largest_batch(scenario, ledger, plan.batch_per_device, unit)
 
 
+@equation
 def largest_batch(scenario: Scenario, ledger: Ledger, batch: Count, unit: Count) -> Count:
     """Return the largest batch that fits in memory, a whole multiple of `unit`. ledger: of `batch`.
 
-    (capacity - weights - reserve) / (bytes that grow with the batch, per request), rounded down. Or what fits in the
-    host's memory, where it keeps a share of the cache
+        largest_batch = max(min(floor(free / (per_request * unit)) * unit, hosted), 0)
+        free = capacity - fixed
+        per_request = (ledger.total - fixed) / batch      bytes that grow with the batch
+        fixed = ledger.weights + ledger.reserve
+
+    hosted: what fits in the host's memory, where it keeps a share of the cache.
     """
     fixed = ledger.weights + ledger.reserve
     per_request = (ledger.total - fixed) / batch
-    free = scenario.cluster.device.device_memory.capacity - fixed
+    capacity = scenario.cluster.device.device_memory.capacity
+    free = capacity - fixed
     hosted = host_batch_limit(ledger, scenario.cluster.node, scenario.parallel.devices, batch, unit)
     return maximum(minimum(free // (per_request * unit) * unit, hosted), 0.0)
 

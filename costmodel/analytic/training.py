@@ -19,6 +19,7 @@ from costmodel.analytic.layer_overlap import async_reduce_times
 from costmodel.analytic.recurrence import Program, Slot, async_reduce_span, makespan
 from costmodel.analytic.step_model import OptimizerStep, StepModel
 from costmodel.analytic.stream_times import Perturbations, stream_times
+from costmodel.equations import equation
 from costmodel.quantities import Array, Quantity, Seconds, is_single, maximum, where
 from costmodel.records import Record
 from costmodel.workload.memory import stage_work
@@ -49,8 +50,14 @@ class StepTimes(Record):
         kinds = {kind: steady.at(seconds, longer.by_kind[kind]) for kind, seconds in self.by_kind.items()}
         return StepTimes(by_kind=kinds, **rest)
 
+    @equation
     def scaled(self, factor: Quantity) -> StepTimes:
-        """Return the times, all longer by a factor."""
+        """Return the times, all longer by a factor.
+
+        step = self.step * factor
+        bubble = self.bubble * factor
+        exposed_communication = self.exposed_communication * factor
+        """
         return StepTimes(
             step=self.step * factor,
             by_kind={kind: seconds * factor for kind, seconds in self.by_kind.items()},
@@ -201,8 +208,16 @@ def once_per_step(step: StepModel, end: OptimizerStep, streams: StepStreams) -> 
     return added[0], added[1]
 
 
+@equation
 def _combined(program: Program[Slot], pipeline: PipelineTimes, ends: Sequence[OptimizerTimes]) -> StepTimes:
-    """Return the times of a step, means over ranks, from those of its passes and of its ends."""
+    """Return the times of a step, means over ranks, from those of its passes and of its ends.
+
+    step = span + optimizer
+    optimizer = pipeline.reduce_tail + slowest       of the rank that ends the step last
+    bubble = where(idle > ROUNDING * span, idle, 0)
+    idle = span - sum(by_kind)                       seconds of all actions, mean over ranks
+    exposed_communication = sum(by_kind) - kernels + waiting
+    """
     counts, slots, span = program.mean_counts, program.slots, pipeline.span
     share = np.array(
         [[count if slot.kind is kind else 0.0 for slot, count in zip(slots, counts, strict=True)] for kind in KINDS]
@@ -219,35 +234,46 @@ def _combined(program: Program[Slot], pipeline: PipelineTimes, ends: Sequence[Op
         slowest = maximum(slowest, end.seconds)
     optimizer, waiting = pipeline.reduce_tail + slowest, pipeline.reduce_tail + waiting
     idle = span - busy.reshape(span.shape)
+    kernels = counts @ pipeline.kernels
     return StepTimes(
         step=span + optimizer,
         by_kind={kind.value: row.reshape(span.shape) for kind, row in zip(KINDS, by_kind, strict=True)},
         bubble=np.where(idle > ROUNDING * span, idle, 0.0),
         optimizer=optimizer,
-        exposed_communication=(busy - counts @ pipeline.kernels).reshape(span.shape) + waiting,
+        exposed_communication=(busy - kernels).reshape(span.shape) + waiting,
         host=host,
     )
 
 
+@equation
 def action_times(step: StepModel, slot: Slot, streams: StepStreams) -> ActionTimes:
-    """Return the times of one kind of action, without its wait for earlier reductions."""
+    """Return the times of one kind of action, without its wait for earlier reductions.
+
+    seconds = max(busy, sent)             of a pair: the computation of one chunk hides the other's all-to-alls
+    seconds = max(busy, launches)         of a lone chunk
+    busy = max(pair.compute + slower, pair_launches)
+    busy = lone.total                     kernels, then messages
+    seconds := with communication beside it, as far as that makes it longer
+    """
     comm, perturbations = step.overlapped_comm, streams.perturbations
     if slot.forward is not None and slot.backward is not None:
         pair = streams.stages[slot.forward].forward + streams.stages[slot.backward].backward
         slower = all_to_all_contention(pair, step.moe_comm_slowdown)
-        compute, kernels = pair.compute + slower, pair.kernels + slower
-        compute, all_to_alls = maximum(compute, step.launch_time * pair.launches), pair.expert_all_to_alls
+        pair_launches, kernels = step.launch_time * pair.launches, pair.kernels + slower
+        busy, all_to_alls = maximum(pair.compute + slower, pair_launches), pair.expert_all_to_alls
         if comm is None:
-            return ActionTimes(maximum(compute, all_to_alls), kernels)
+            sent = all_to_alls
+            return ActionTimes(maximum(busy, sent), kernels)
         works = step.works_of(slot.forward), step.works_of(slot.backward)
         if comm.has_async_reduce(slot.kind):
-            return with_async_reduce(comm.async_reduce_pair(works, compute, all_to_alls, perturbations), kernels, 0.0)
-        return ActionTimes(comm.overlapped_pair(works, compute, all_to_alls, perturbations), kernels)
+            return with_async_reduce(comm.async_reduce_pair(works, busy, all_to_alls, perturbations), kernels, 0.0)
+        return ActionTimes(comm.overlapped_pair(works, busy, all_to_alls, perturbations), kernels)
     label = lone_stage(slot)
     lone = streams.stages[label].of(slot.kind)
     launches = step.launch_time * lone.launches
     if comm is None:
-        return ActionTimes(maximum(lone.total, launches), lone.kernels)
+        busy = lone.total
+        return ActionTimes(maximum(busy, launches), lone.kernels)
     stage, compute_of = step.works_of(label), layer_seconds(streams.layers, slot.kind)
     if comm.has_async_reduce(slot.kind) and stage:
         chain = comm.chain([stage], slot.kind, compute_of, perturbations)

@@ -1,4 +1,4 @@
-"""`costmodel explain`: one operator in full."""
+"""`costmodel explain`: one operator, metric, wait or part of memory in full."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from costmodel.records import asdict
     "--op",
     "operator",
     metavar="NAME",
-    help="An operator or a line of the list, or `step`: how they compose; without it all are listed.",
+    help="An operator or a line of the list, a metric, a part of memory or a term; without it all are listed.",
 )
 @workload_options()
 @json_option
 def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
-    """Show formula, inputs, numbers, bound and basis of one operator of WORKLOAD, or list its operators.
+    """Show equation, file, numbers, bound and basis of an operator, a wait, a metric or a part of memory of WORKLOAD.
+
+    Equations are those of the code: each is printed with the file and line of the function that computes it.
 
     WORKLOAD may be a model, with --cluster. Of several scenarios the first is explained, unless --scenario names one. A
     scenario that does not fit in memory is explained as if it did. It says so, and exits with 3.
@@ -37,14 +39,15 @@ def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
     again = f"{asked.arguments} --scenario {name}" if asked.scenarios else asked.arguments
     if operator is None:
         lines, routing = explain.lines(loaded, name), explain.routing(loaded, name)
+        names = explain.names_of(loaded, name)
         if as_json:
-            listed = {"operators": [asdict(line) for line in lines]}
+            listed = {"operators": [asdict(line) for line in lines], **names}
             print_json({**head, **({} if routing is None else {"routing": routing}), **listed})
         else:
             from costmodel.report.operators import show_lines, show_refused
 
             show_refused(refused)
-            show_lines(lines, again, routing, has_step=explain.has_step(loaded, name))
+            show_lines(lines, again, names, routing)
         return code
     found = explain.explain(loaded, name, stored_line(operator))
     if as_json:

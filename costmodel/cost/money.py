@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from costmodel.equations import equation
 from costmodel.hardware import Device, Node
 from costmodel.quantities import Count, Dollars, Seconds
 
 
+@equation
 def rental_cost(device: Device, devices: Count, seconds: Seconds) -> Dollars | None:
-    """Return rental * devices * time [$], null where the device file states no rental price."""
+    """Return the rent of devices for a time [$], null where the device file states no rental price.
+
+    cost = device.price.rental * devices * seconds
+    """
     rental = device.price.rental
     return None if rental is None else rental * devices * seconds
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from costmodel.equations import equation
 from costmodel.hardware import Device, Node, Power
 from costmodel.quantities import Bytes, Count, Joules, Quantity, Seconds, Watts, minimum, sum_of
 from costmodel.records import Record
@@ -28,10 +29,11 @@ class Draw(Record):
     work: Watts
 
 
+@equation
 def work_joules(operators: Iterable[Operator], power: Power) -> Joules:
     """Return the energy of the work of some operators, one run of each.
 
-        tensor * (bytes of an element / 2) * FLOP + memory * bytes of device memory + link * bytes sent
+        joules := tensor * (bytes of an element / 2) * FLOP + memory * bytes of device memory + link * bytes sent
 
     Energy of a multiply-add goes by the bits that it moves and multiplies. [Horowitz, ISSCC 2014, figure 1.1.9]
     """
@@ -57,10 +59,11 @@ def _sent(operator: Operator) -> Bytes:
     return 0.0
 
 
+@equation
 def board_power(device: Device, draw: Draw) -> Watts | None:
     """Return what a board draws, at most its limit, null without a stated limit.
 
-        power = min(idle + busy * (share of the time in which kernels run) + work, TDP)
+        board = min(power.idle + power.busy * draw.busy + draw.work, power.tdp)
 
     Where the device states no energy of its work, power goes linearly from idle to the limit with the busy share [Fan,
     Weber, Barroso, ISCA 2007, section 3.4], an upper bound: kernels that wait for memory draw less. Without an idle
@@ -76,10 +79,11 @@ def board_power(device: Device, draw: Draw) -> Watts | None:
     return minimum(power.idle + power.busy * draw.busy + draw.work, power.tdp)
 
 
+@equation
 def energy(node: Node, devices: Count, seconds: Seconds, draw: Draw) -> Joules | None:
     """Return what `devices` and their share of hosts, network and cooling take in that time.
 
-        energy = (board power + host power / devices a node + network power) * PUE * devices * time
+        joules = (board + host + node.facility.network) * node.facility.pue * devices * seconds
 
     Hosts, network and PUE count where the node file states them, null without a power limit of the device.
     """

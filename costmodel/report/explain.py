@@ -1,13 +1,15 @@
-"""What `explain` shows of one operator: its equation with every term, its inputs, fit, bound and basis."""
+"""What `explain` shows: operators, and all that equations of the code state, with every term, inputs, fit and basis."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from costmodel.analytic.bound import bound_times
-from costmodel.analytic.breakdown import ALL_TO_ALL_CONTENTION
-from costmodel.analytic.evaluation import Evaluation, evaluate
+import numpy as np
+
+from costmodel.analytic.evaluation import Evaluation, TrainingEvaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.operator_timing import KERNELS, TimedOperator
 from costmodel.calibration.candidates import Candidate
@@ -17,14 +19,14 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import derivation
 from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.errors import InputError, suggest
-from costmodel.network.group_links import group_links
-from costmodel.records import ValueRecord, field
-from costmodel.report import explain_cost, explain_pass, explain_step, explain_wait
-from costmodel.report.explain_inputs import Inputs, inputs_of, link_paths, locations, origins_of, work_section
-from costmodel.report.explain_step import BUBBLE, STEP
+from costmodel.records import Record, ValueRecord, field, replace
+from costmodel.report import explain_wait
+from costmodel.report.equations import Block, Chain, Value, traced
+from costmodel.report.explain_inputs import Inputs, inputs_of, locations, origins_of, work_section
+from costmodel.report.explain_step import actions_of
 from costmodel.result import shown_line, whole_of
-from costmodel.workload.dtypes import payload_width
-from costmodel.workload.operators import Elementwise, Group, Operator, base_name
+from costmodel.study.prices import quotes
+from costmodel.workload.operators import Elementwise, Operator, base_name
 from costmodel.workload.plans import Decode, ExpertBound, Prefill, Serving, Training
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
@@ -32,11 +34,7 @@ if TYPE_CHECKING:
     from costmodel.api import Workload
 
 SCHEMA = "costmodel/explanation@2"
-BOUND = "all-to-all"  # the one line of a bound
-BOUND_EQUATION = """\
-tpot       = layers * layer
-layer      = 2 * all_to_all
-all_to_all = (b_dispatch + b_combine) * tokens * sends * hidden / B"""
+COSTS = ("cost_per_million_tokens", "cost_per_trillion_tokens", "cost_rate")
 
 
 class Line(ValueRecord):
@@ -56,16 +54,19 @@ class Line(ValueRecord):
 
 
 class Explanation(ValueRecord, kw_only=True):
-    """One operator explained.
+    """An operator explained, or what an equation states: a metric, a part of memory, a wait.
 
-    equation: of its time, term by term.
+    equation: of its time or value, term by term.
     file: that computes it.
-    section: of docs/method.md that explains it.
+    section: of docs/method.md that explains a kernel or a message.
+    blocks: of the code that computes what is no operator: the equations of each function, with their values.
     work: where its FLOP and traffic are counted, empty for what has none.
     inputs: name -> (value, dimension).
     parameters: of a fitted form, name -> (value, its declaration).
     terms: every term of the equation, by the name that it has there.
     parts: of the time, by what bounds it.
+    time: of one run, null of what is no time.
+    value: of whatever it is, in its dimension.
     origins: path -> where the value was written.
     considered: fits that were looked at, in the order of the choice. The last one answers.
     """
@@ -74,13 +75,16 @@ class Explanation(ValueRecord, kw_only=True):
     family: str
     equation: str
     file: str
-    section: str
+    section: str = ""
+    blocks: tuple[Block, ...] = ()
     work: str = ""
-    inputs: Inputs
+    inputs: Inputs = field(default_factory=dict)
     parameters: dict[str, tuple[float, Parameter]] = field(default_factory=dict)
-    terms: dict[str, float] = field(default_factory=dict)
-    parts: dict[str, float]
-    time: float
+    terms: dict[str, Value] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
+    time: float | None
+    value: Value
+    dimension: str = "time"
     bound: str
     basis: str
     origins: dict[str, str] = field(default_factory=dict)
@@ -95,18 +99,32 @@ class Explanation(ValueRecord, kw_only=True):
             "equation": self.equation,
             "file": self.file,
             "section": self.section,
+            "blocks": [_document(block) for block in self.blocks],
             "work": self.work,
             "inputs": {name: number for name, (number, _) in self.inputs.items()},
             "parameters": {name: number for name, (number, _) in self.parameters.items()},
-            "terms": self.terms,
+            "terms": _finite(self.terms),
             "parts": self.parts,
             "time": self.time,
+            "value": self.value,
+            "dimension": self.dimension,
             "bound": self.bound,
             "basis": self.basis,
             "origins": self.origins,
             "considered": list(self.considered),
             "notes": list(self.notes),
         }
+
+
+def _document(block: Block) -> dict[str, Any]:
+    """Return equations of a function as JSON."""
+    equations = [str(line.equation) for line in block.lines]
+    return {"function": block.function, "place": block.place, "equations": equations, "terms": _finite(block.terms)}
+
+
+def _finite(terms: Mapping[str, Value]) -> dict[str, Value | None]:
+    """Return terms as JSON can hold them: null for what has no end."""
+    return {name: each if np.isfinite(each).all() else None for name, each in terms.items()}
 
 
 def refused(workload: Workload, scenario: str) -> str | None:
@@ -117,7 +135,7 @@ def refused(workload: Workload, scenario: str) -> str | None:
 
 def lines(workload: Workload, scenario: str) -> list[Line]:
     """Return where a scenario's time goes, the longest first. As if memory sufficed where it does not."""
-    evaluation = _evaluated(workload, scenario)
+    evaluation = _run(workload, scenario).evaluation
     headline, entries = evaluation.metrics(None)[evaluation.headline], evaluation.breakdown()
     whole = whole_of(None if headline is None else float(headline), entries)
     names = dict.fromkeys(priced.operator.name for priced in evaluation.operators())
@@ -136,64 +154,69 @@ def lines(workload: Workload, scenario: str) -> list[Line]:
     ]
 
 
-def has_step(workload: Workload, scenario: str) -> bool:
-    """Tell whether `step` explains how a scenario's operators compose."""
-    return isinstance(workload.scenario(scenario).plan, Training | Prefill | Decode)
+def names_of(workload: Workload, scenario: str) -> dict[str, list[str]]:
+    """Return what can be explained beside the lines of the breakdown: metrics, parts of memory, terms of equations."""
+    run = _run(workload, scenario)
+    known = {
+        "metrics": [name for name, number in run.metrics.items() if run.chain.derivations(name, number)],
+        "memory": [name for name, size in run.memory.items() if size and run.chain.derivations(name, size)],
+    }
+    return {**known, "terms": sorted({*run.chain.names}.difference(*known.values()))}
 
 
 def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
-    """Return an operator, or all those that a line of the breakdown stands for, explained.
+    """Return an operator, or all those that a line of the breakdown stands for, or what an equation states, explained.
 
     Operators of one name that differ in size are explained one by one. Raises InputError on an unknown name, with the
     nearest ones.
     """
-    chosen = workload.scenario(scenario)
-    if isinstance(chosen.plan, Training) and name in (STEP, BUBBLE, ALL_TO_ALL_CONTENTION):
-        return [_step(workload, chosen, chosen.plan, name)]
-    if isinstance(chosen.plan, Prefill | Decode) and name in (STEP, ALL_TO_ALL_CONTENTION):
-        return [_pass(workload, chosen, chosen.plan, name)]
-    if name in explain_cost.NAMES:
-        return [_cost(workload, scenario)]
-    if isinstance(chosen.plan, Serving) and name in explain_wait.WAITS:
-        waiting = next((line for line in lines(workload, scenario) if line.name == name), None)
-        if waiting is not None:
-            return [_wait(_evaluated(workload, scenario), chosen, waiting)]
-    if isinstance(chosen.plan, ExpertBound):
-        known, explanations = {BOUND}, [_bound(workload, chosen, chosen.plan)] if name == BOUND else []
-    else:
-        distinct = {
-            (priced.operator.name, float(priced.time.seconds)): priced
-            for priced in _evaluated(workload, scenario).operators()
-            if float(priced.time.seconds)
-        }.values()
-        known = {each for priced in distinct for each in (priced.operator.name, base_name(priced.operator.name))}
-        named = [priced for priced in distinct if priced.operator.name == name]
-        explanations = [
-            _explained(workload, chosen, priced)
-            for priced in named or [each for each in distinct if base_name(each.operator.name) == name]
-        ]
-    if not explanations:
-        raise _unknown(workload, scenario, name, sorted(known))
-    return explanations
+    chosen, run = workload.scenario(scenario), _run(workload, scenario)
+    distinct = {
+        (timed.operator.name, float(timed.time.seconds)): timed
+        for timed in run.evaluation.operators()
+        if float(timed.time.seconds)
+    }.values()
+    named = [timed for timed in distinct if timed.operator.name == name]
+    named = named or [timed for timed in distinct if base_name(timed.operator.name) == name]
+    if named:
+        return [_explained(workload, chosen, timed) for timed in named]
+    listed = lines(workload, scenario)
+    waiting = next((line for line in listed if line.name == name and name in explain_wait.WAITS), None)
+    if waiting is not None and isinstance(chosen.plan, Serving):
+        return [_wait(run.evaluation, chosen, waiting)]
+    found = [each for one in _asked(chosen, name) for each in _stated(workload, chosen, one, listed)]
+    if found:
+        return found
+    if name.replace(" ", "_") in ("cost", *COSTS):
+        raise _without_cost(workload, scenario)
+    names = [each for some in names_of(workload, scenario).values() for each in some]
+    known = {each for timed in distinct for each in (timed.operator.name, base_name(timed.operator.name))}
+    hint = suggest(name, sorted({*known, *names, *(line.name for line in listed)}))
+    raise InputError.single(
+        f"scenario {scenario} has no operator, metric or term {name!r}", field="--op",
+        hint=hint if hint.endswith("?") else "run without --op to list all",
+    )  # fmt: skip
 
 
-def _unknown(workload: Workload, scenario: str, name: str, known: list[str]) -> InputError:
-    """Return the error of a name that no operator has: a wait between operators, or nothing at all."""
-    everything = "run without --op to list all operators"
-    listed = [line.name for line in lines(workload, scenario)]
-    if name in listed:
-        text = f"{name!r} of scenario {scenario} is waiting or slowdown time, not an operator"
-        return InputError.single(text, hint=everything, field="--op")
-    if name.replace(" ", "_") in {
-        metric.removesuffix("_time") for metric in _evaluated(workload, scenario).metrics(None)
-    }:
-        text = f"{name!r} is a metric of scenario {scenario}, not an operator"
-        step, waits = has_step(workload, scenario), ", ".join(each for each in listed if each in explain_wait.WAITS)
-        more = ", with `--op step` to see how they compose" if step else f"; `--op` also takes its waits: {waits}"
-        return InputError.single(text, hint=everything + (more if step or waits else ""), field="--op")
-    hint = suggest(name, known)
-    text = f"scenario {scenario} has no operator {name!r}"
-    return InputError.single(text, hint=hint if hint.endswith("?") else everything, field="--op")
+def _asked(scenario: Scenario, name: str) -> tuple[str, ...]:
+    """Return what equations call a thing that people ask for."""
+    plan = scenario.plan
+    headlines = ((Training, "step_time"), (Prefill, "ttft"), (Decode, "tpot"))
+    others: dict[str, tuple[str, ...]] = {
+        "step": tuple(headline for kind, headline in headlines if isinstance(plan, kind)),
+        "bubble": ("bubble_time",),
+        "cost": COSTS,
+        "memory": ("total",),
+        "all-to-all": ("tpot",) if isinstance(plan, ExpertBound) else (),
+    }
+    return others.get(name) or (name,)
+
+
+def _without_cost(workload: Workload, scenario: str) -> InputError:
+    point = workload.points([scenario])[scenario]
+    why = next((point.reasons[each] for each in COSTS if each in point.reasons), None)
+    hint = why or "explain a scenario of training, prefill, decode, generate or serving"
+    return InputError.single(f"scenario {scenario} has no cost", hint=hint, field="--op")
 
 
 def routing(workload: Workload, scenario: str) -> dict[str, float] | None:
@@ -202,10 +225,80 @@ def routing(workload: Workload, scenario: str) -> dict[str, float] | None:
     return None if facts is None else {name: float(value) for name, value in facts.items()}
 
 
+class _Run(Record):
+    """An evaluation, its metrics, the parts of its memory [B], and the equations of the functions that it called."""
+
+    evaluation: Evaluation
+    metrics: dict[str, float]
+    memory: dict[str, float]
+    chain: Chain
+
+
 @lru_cache(maxsize=1)  # a command asks for several things of one scenario
-def _evaluated(workload: Workload, scenario: str) -> Evaluation:
+def _run(workload: Workload, scenario: str) -> _Run:
     chosen = workload.scenario(scenario)
-    return evaluate(chosen, workload.calibration(chosen))
+    with traced() as calls:
+        evaluation = evaluate(chosen, workload.calibration(chosen))
+        metrics = evaluation.metrics(None)
+        evaluation.breakdown()
+        ledger = evaluation.ledger
+        memory = {} if ledger is None else {**ledger.on_device, "total": ledger.total}
+    numbers = {name: float(number) for name, number in metrics.items() if number is not None}
+    return _Run(evaluation, numbers, {name: float(size) for name, size in memory.items()}, Chain(calls))
+
+
+def _stated(workload: Workload, scenario: Scenario, name: str, listed: Sequence[Line]) -> list[Explanation]:
+    """Return what equations state: a metric, a part of memory, a line in which no operator runs, or a term."""
+    run, line = _run(workload, scenario.name), next((line for line in listed if line.name == name), None)
+    own = re.sub(r"\W+", "_", name.rpartition(": ")[2])
+    own = next((each for each in (own, f"{own}_time") if each in run.metrics), own)  # as people write it
+    known = {**run.memory, **run.metrics, **({} if line is None else {own: line.time})}
+    family = "metric" if own in run.metrics else "memory" if own in run.memory else "term" if line is None else "wait"
+    bounds: dict[str, float] = {}
+    for each in listed if line is None else [line]:
+        bounds[each.bound] = bounds.get(each.bound, 0.0) + each.time
+    bound = "capacity" if family == "memory" else max(bounds, key=lambda each: bounds[each], default="")
+    basis = "counted" if family == "memory" else "derived from the operators' times"
+    found = []
+    for blocks in run.chain.derivations(own, known.get(own), "count" if line is None else "time"):
+        first = blocks[0].lines[0]
+        is_time = first.dimension in ("time", "duration")
+        explanation = Explanation(
+            name=shown_line(name), family=family, file=blocks[0].place.rpartition(":")[0], blocks=tuple(blocks),
+            equation="\n".join(str(each.equation) for block in blocks for each in block.lines),
+            terms={key: each for block in reversed(blocks) for key, each in block.terms.items()},
+            time=first.value if is_time and isinstance(first.value, float) else None, value=first.value,
+            dimension=first.dimension, bound=bound, basis=basis,
+        )  # fmt: skip
+        found.append(_with_context(workload, scenario, own, explanation))
+    return found
+
+
+def _with_context(workload: Workload, scenario: Scenario, name: str, explanation: Explanation) -> Explanation:
+    """Return an explanation with what is known beside equations: prices of costs, actions of a training step."""
+    evaluation, chain = _run(workload, scenario.name).evaluation, _run(workload, scenario.name).chain
+    if name in COSTS:
+        offer = workload.points([scenario.name])[scenario.name].offer
+        rents = quotes([] if offer is None else [offer.document()], "rental")
+        prices = locations(workload, scenario, ["hardware.price.rental"])
+        return replace(explanation, origins=prices, notes=tuple(f"rental price: {each}" for each in rents))
+    if isinstance(evaluation, TrainingEvaluation) and name in ("step_time", "bubble_time", "slowed_by_exchanges"):
+        actions, bound, largest, seconds = actions_of(evaluation.model)
+        of_action = [block for blocks in chain.derivations("seconds", seconds) for block in blocks]
+        note = f"`action_times` is of the action with most time: {largest}"
+        blocks = tuple(dict.fromkeys((*explanation.blocks, *of_action)))
+        return replace(explanation, blocks=blocks, inputs=actions, bound=bound, notes=(note,))
+    return explanation
+
+
+def _wait(evaluation: Evaluation, scenario: Scenario, line: Line) -> Explanation:
+    """Return a request's wait explained: no operator runs in it."""
+    wait, terms = explain_wait.explained(evaluation, scenario, line.name)
+    return Explanation(
+        name=line.name, family="wait", equation=f"time = {wait.equation}", file=wait.file, section=explain_wait.SECTION,
+        terms=dict(terms), parts={line.bound: line.time}, time=line.time, value=line.time,
+        bound=line.bound, basis=f"derived from the operators' times, most of them {line.basis}", notes=(wait.told,),
+    )  # fmt: skip
 
 
 def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> Explanation:
@@ -215,7 +308,7 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     processors = scenario.cluster.device.processors - scenario.communication.processors
     machine = Machine(scenario.cluster.device, scenario.framework, processors, cluster=scenario.cluster)
     derived = derivation(operator, machine, scenario.cluster, fit)
-    terms = {name: float(number) for name, number in derived.terms.items()}
+    terms: dict[str, Value] = {name: float(number) for name, number in derived.terms.items()}
     composition, slowdown = derived.composition, scenario.framework.sustained_slowdown
     if isinstance(operator, KERNELS) and isinstance(scenario.plan, Training) and float(slowdown) != 1.0:
         terms["sustained_slowdown"], composition = float(slowdown), f"{composition} * sustained_slowdown"
@@ -227,7 +320,7 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
         work=work_section(operator),
         inputs=inputs_of(timed, scenario), parameters={} if fit.form is None else _parameters(fit.form), terms=terms,
         parts={part: float(seconds) for part, seconds in parts.items() if float(seconds)},
-        time=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator, time),
+        time=float(time.seconds), value=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator, time),
         origins=origins_of(workload, scenario, timed, None if pool is None else _part(operator.name)),
         considered=_considered(calibration, operator),
         notes=(*calibration.told([operator]), *((_ANCHORED,) if fit.basis == ANCHORED else ())),
@@ -273,90 +366,3 @@ def _pool(scenario: Scenario, operator: str) -> Pool | None:
 def _part(operator: str) -> str:
     """Return the part of a phase that an operator's name begins with."""
     return operator.partition(":")[0].removesuffix(" draft")
-
-
-def _step(workload: Workload, scenario: Scenario, plan: Training, name: str) -> Explanation:
-    """Return a training step explained, its bubble, or what exchanges add to it."""
-    terms, actions, bound, shown = explain_step.step_terms(scenario, plan, workload.calibration(scenario))
-    parts = {key.removesuffix("_time"): terms[key] for key in ("busy_time", "bubble_time", "optimizer_time")}
-    time = terms.get(f"{name}_time", 0.0)
-    if name == ALL_TO_ALL_CONTENTION:
-        time = _line_time(workload, scenario, name)
-        parts = {"all actions of a rank": time}
-    notes: tuple[str, ...] = (shown,)
-    known = evaluate(scenario, workload.calibration(scenario)).anchored
-    if known is not None:
-        factor = float(known.factor)
-        terms = {**terms, "anchor_factor": factor}
-        if name != ALL_TO_ALL_CONTENTION:  # a line of the breakdown has the factor
-            time, parts = factor * time, {key: factor * seconds for key, seconds in parts.items()}
-        notes = (shown, "measured steps of the site make all times anchor_factor times as long: method, section 15.11")
-    return Explanation(
-        name=shown_line(name), family="schedule", equation=explain_step.EQUATION, file=explain_step.FILES,
-        section="docs/method.md, section 10.2", inputs=actions, terms=terms, parts=parts, time=time, bound=bound,
-        basis="derived from the operators' times", notes=notes,
-    )  # fmt: skip
-
-
-def _pass(workload: Workload, scenario: Scenario, plan: Prefill | Decode, name: str) -> Explanation:
-    """Return a prefill or a decoding step explained, or what exchanges add to it."""
-    terms, sizes, bound = explain_pass.pass_terms(scenario, plan, workload.calibration(scenario))
-    stage = {key.removesuffix("_time"): terms[key] for key in ("compute_time", "contention_time")}
-    parts, time = {**stage, "waits for other streams": terms["idle_time"]}, next(iter(terms.values()))
-    if name == ALL_TO_ALL_CONTENTION:
-        time = _line_time(workload, scenario, name)
-        parts = {"all stages": time}
-    return Explanation(
-        name=shown_line(name), family="pass", equation=explain_pass.EQUATION, file=explain_pass.FILE,
-        section="docs/method.md, section 12.1", inputs=sizes, terms=terms, parts=parts, time=time, bound=bound,
-        basis="derived from the operators' times",
-    )  # fmt: skip
-
-
-def _cost(workload: Workload, scenario: str) -> Explanation:
-    """Return what tokens cost, explained: the rent of the system for the time that they take."""
-    inputs, seconds, notes = explain_cost.cost_inputs(workload, scenario)
-    point = workload.points([scenario])[scenario]
-    return Explanation(
-        name="cost", family="money", equation=explain_cost.EQUATION, file=explain_cost.FILE,
-        section="docs/method.md, section 16", inputs=inputs, parts={"the tokens on the whole system": seconds},
-        time=seconds, bound=point.bound, basis="derived from the scenario's rate and the device's price",
-        origins=locations(workload, workload.scenario(scenario), ["hardware.price.rental"]), notes=notes,
-    )  # fmt: skip
-
-
-def _wait(evaluation: Evaluation, scenario: Scenario, line: Line) -> Explanation:
-    """Return a request's wait explained: no operator runs in it."""
-    wait, terms = explain_wait.explained(evaluation, scenario, line.name)
-    return Explanation(
-        name=line.name, family="wait", equation=f"time = {wait.equation}", file=wait.file, section=explain_wait.SECTION,
-        inputs={}, terms=terms, parts={line.bound: line.time}, time=line.time,
-        bound=line.bound, basis=f"derived from the operators' times, most of them {line.basis}", notes=(wait.told,),
-    )  # fmt: skip
-
-
-def _line_time(workload: Workload, scenario: Scenario, name: str) -> float:
-    """Return the time of a line of the breakdown, zero where it has none."""
-    return next((line.time for line in lines(workload, scenario.name) if line.name == name), 0.0)
-
-
-def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explanation:
-    """Return the closed-form bound explained: it has one equation and no operators."""
-    times, communication = bound_times(scenario, plan), scenario.communication
-    links = group_links(Group(scenario.parallel.ep), scenario.cluster)
-    inputs = {
-        "bytes of a dispatched element": (payload_width(communication.dispatch), "size"),
-        "bytes of a combined element": (payload_width(communication.combine), "size"),
-        "tokens": (float(plan.tokens_per_device), "count"),
-        "sends": (float(plan.sends), "count"),
-        "hidden": (float(plan.hidden), "count"),
-        "layers": (float(scenario.architecture.depth), "count"),
-        "bandwidth of the slowest link": (float(links.slowest), "bandwidth"),
-    }
-    parts = {"all_to_all": float(times.all_to_all), "layer": float(times.layer)}
-    paths = [link_paths(scenario, links)[-1], "sends", "hidden", "tokens_per_device"]
-    return Explanation(
-        name=BOUND, family="bound", equation=BOUND_EQUATION, file="costmodel/analytic/bound.py",
-        section="docs/method.md, section 13", inputs=inputs, terms=parts, parts=parts, time=float(times.tpot),
-        bound="network", basis="roofline", origins=locations(workload, scenario, paths),
-    )  # fmt: skip

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from costmodel.cost.parameter import Parameter
 from costmodel.cost.terms import dimension_of
+from costmodel.report.equations import Block, Value
 from costmodel.report.expert_load import routing_line
 from costmodel.report.explain import Explanation, Line
 from costmodel.report.page import show, table
-from costmodel.report.text import quantity, share
+from costmodel.report.text import quantity, readable, share
 from costmodel.result import shown_line
 
 MOST_EXPLAINED = 4  # operators in full; more are listed
@@ -29,12 +30,12 @@ def show_refused(reason: str | None) -> None:
 
 
 def show_lines(
-    lines: Sequence[Line], argument: str, routing: Mapping[str, float] | None = None, *, has_step: bool = False
+    lines: Sequence[Line], argument: str, names: Mapping[str, Sequence[str]], routing: Mapping[str, float] | None = None
 ) -> None:
     """Print where a scenario's time goes, and how to ask for more.
 
+    names: of all else that can be explained, by kind.
     routing: of its expert layers.
-    has_step: how the lines compose can be asked for.
     """
     rows = table("operator", ">time", ">share", "|", ">hidden", "bound", "basis")
     longest = max((line.time for line in lines), default=0.0) or 1.0
@@ -47,10 +48,12 @@ def show_lines(
     show(rows)
     if routing is not None:
         show(routing_line(routing))
-    if lines:
-        show(f'next: costmodel explain {argument} --op "{lines[0].name}"', "dim")
-        if has_step:
-            show(f"      costmodel explain {argument} --op step", "dim")
+    for kind, some in names.items():
+        if some:
+            show(f"{kind}: {', '.join(some)}")
+    asked = [lines[0].name] if lines else []
+    for word, name in zip(("next:", "     "), [*asked, *names["metrics"][:1]], strict=False):
+        show(f'{word} costmodel explain {argument} --op "{name}"', "dim")
 
 
 def show_explanations(explanations: Sequence[Explanation], line: Line | None, argument: str) -> None:
@@ -69,10 +72,11 @@ def show_explanations(explanations: Sequence[Explanation], line: Line | None, ar
 def _show_list(explanations: Sequence[Explanation], argument: str) -> None:
     """Print operators with the time of one run each."""
     rows = table("operator", ">one run", "bound", "basis", "equation")
-    for each in sorted(explanations, key=lambda each: -each.time):
+    longest, *_ = ordered = sorted(explanations, key=lambda each: -(each.time or 0.0))
+    for each in ordered:
         rows.add(each.name, quantity(each.time, "time"), each.bound, each.basis, f"{each.file}; {each.section}")
     show(rows)
-    show(f'next: costmodel explain {argument} --op "{max(explanations, key=lambda each: each.time).name}"', "dim")
+    show(f'next: costmodel explain {argument} --op "{longest.name}"', "dim")
 
 
 def _show_line(line: Line | None) -> None:
@@ -97,22 +101,50 @@ def _show_values(heading: str, values: Mapping[str, tuple[float, str]]) -> None:
     show(rows)
 
 
+def _show_block(block: Block, stated: set[str]) -> None:
+    """Print the equations of a function with their values. stated: names whose equations are printed anywhere."""
+    rows = table(f"{block.place} {block.function}", ">value", "")
+    for line in block.lines:
+        rows.add(str(line.equation), _value(line.value, line.dimension), line.equation.note if line.terms else "")
+        for name, value in line.terms.items():
+            if name.rpartition(".")[2] not in stated:
+                rows.add(f"    {name}", _value(value, line.dimensions[name]), "")
+    show(rows)
+
+
+def _value(value: Value, dimension: str) -> str:
+    """Return a number in its unit, of several how many and the largest."""
+    if isinstance(value, list):
+        return f"{len(value)}, up to {quantity(max(value), dimension)}"
+    return quantity(value, dimension, 6)
+
+
+def _show_equations(explanation: Explanation) -> None:
+    """Print the equations with their values, and where they are computed."""
+    stated = {line.equation.name for block in explanation.blocks for line in block.lines}
+    for block in explanation.blocks:
+        _show_block(block, stated)
+    if not explanation.blocks:
+        show(explanation.equation)
+        show(f"{explanation.file}; {explanation.section}", "dim")
+        single = {name: each for name, each in explanation.terms.items() if isinstance(each, float)}
+        _show_values("term", {name: (value, dimension_of(name)) for name, value in single.items()})
+
+
 def _show(explanation: Explanation) -> None:
-    show(f"{explanation.name} ({explanation.family})", "bold")
-    show(explanation.equation)
-    show(f"{explanation.file}; {explanation.section}", "dim")
+    show(f"{readable(explanation.name)} ({explanation.family})", "bold")
+    _show_equations(explanation)
     if explanation.work:
         show(f"FLOP and traffic: {explanation.work}", "dim")
-    _show_values("term", {name: (value, dimension_of(name)) for name, value in explanation.terms.items()})
     _show_values("input", {SYMBOLS.get(name, name): each for name, each in explanation.inputs.items()})
     if explanation.parameters:
         rows = table("fitted parameter", ">value", "meaning")
         for name, (value, parameter) in explanation.parameters.items():
             rows.add(name, _parameter(value, parameter), parameter.meaning)
         show(rows)
-    parts = ", ".join(f"{name} {quantity(value, 'time')}" for name, value in explanation.parts.items())
-    takes = "takes" if explanation.family in ("schedule", "pass", "wait", "money") else "one run takes"
-    show(f"{takes} {quantity(explanation.time, 'time')}: {parts}")
+    if explanation.parts:
+        parts = ", ".join(f"{name} {quantity(value, 'time')}" for name, value in explanation.parts.items())
+        show(f"one run takes {quantity(explanation.time, 'time')}: {parts}")
     show(f"bound: {explanation.bound}; basis: {explanation.basis}")
     if explanation.considered:
         *passed_over, taken = explanation.considered

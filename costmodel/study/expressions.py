@@ -7,6 +7,7 @@ becomes its SI value. Names are metrics, derived metrics, `devices`, `fits` and 
 from __future__ import annotations
 
 import ast
+import functools
 import operator
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,6 +32,10 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "min": (2, np.minimum), "max": (2, np.maximum), "abs": (1, np.abs), "sqrt": (1, np.sqrt), "log": (1, np.log),
     "exp": (1, np.exp), "floor": (1, np.floor), "ceil": (1, np.ceil),
 }  # fmt: skip
+_OF_LISTS: dict[str, tuple[int, Callable[..., Any]]] = {
+    "sum": (1, np.sum), "largest": (1, np.max), "where": (3, np.where), "log2": (1, np.log2),
+}  # fmt: skip
+_ALL = _FUNCTIONS | _OF_LISTS
 _QUANTITY = re.compile(r"(?<![\w.])(\d+\.?\d*(?:[eE][+-]?\d+)?)\s*(%|\$/h|[A-Za-zµμ$][\w/$]*)")
 _WORDS = ("and", "or", "not", "if", "else", "in", "is")  # may follow a number without being its unit
 _LONGEST = 1000  # characters of one expression
@@ -51,8 +56,12 @@ class Expression(Record):
             return _value(self._tree, {**names, **self._quantities})
 
 
-def read_expression(text: str, known: Collection[str], place: Location, *, condition: bool = False) -> Expression:
+def read_expression(
+    text: str, known: Collection[str], place: Location, *, condition: bool = False, lists: bool = False
+) -> Expression:
     """Return the formula of a text. known: names that it may use; condition: it has to be true or false.
+
+    lists: names may stand for several values, which `sum` and `largest` make one.
 
     Raises InputError on what is no formula, on an unknown name or unit, and where a bound has another dimension.
     """
@@ -64,6 +73,9 @@ def read_expression(text: str, known: Collection[str], place: Location, *, condi
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise _wrong(text, place, "is no formula", "write one such as `tpot <= 50 ms`") from None
     names = tuple(dict.fromkeys(_names(tree, text, place, quantities)))
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    if not lists and called & _OF_LISTS.keys():
+        raise _wrong(text, place, f"`{min(called & _OF_LISTS.keys())}` is not allowed", f"use {', '.join(_FUNCTIONS)}")
     for name in names:
         if name not in known:
             raise _wrong(text, place, f"{name!r} is no metric of this study", suggest(name, list(known)))
@@ -123,8 +135,10 @@ def _operands(node: ast.AST) -> Sequence[ast.expr] | None:
             return node.values
         case ast.Compare(ops=[op]) if type(op) in _COMPARED:
             return node.left, node.comparators[0]
-        case ast.Call(func=ast.Name(id=called), keywords=[]) if called in _FUNCTIONS:
-            return node.args if len(node.args) == _FUNCTIONS[called][0] else None
+        case ast.Call(func=ast.Name(id=called), keywords=[]) if called in _ALL:
+            number = len(node.args)
+            several = called in ("min", "max") and number > 2
+            return node.args if several or number == _ALL[called][0] else None
     return None
 
 
@@ -190,7 +204,9 @@ def _value(node: ast.AST, names: Mapping[str, Any]) -> Any:
         case ast.Compare():
             return _COMPARED[type(node.ops[0])](_value(node.left, names), _value(node.comparators[0], names))
         case ast.Call(func=ast.Name(id=called)):
-            return _FUNCTIONS[called][1](*(_value(part, names) for part in node.args))
+            parts = [_value(part, names) for part in node.args]
+            function = _ALL[called][1]
+            return functools.reduce(function, parts) if called in ("min", "max") else function(*parts)
     name = _dotted(node)
     assert name is not None, "the whitelist lets only names through"
     return names[name]

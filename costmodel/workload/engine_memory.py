@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, ceil, floor, maximum, minimum, uniform_int, where
 from costmodel.records import Record, replace
 from costmodel.workload.engine import FREE, STATIC, EngineMemory
@@ -50,18 +51,18 @@ class KvPool(Record):
         return stage_cache_bytes(self.profiled[0], self.layout, length) / self.block_bytes
 
 
+@equation
 def kv_pool(scenario: Scenario, plan: Serving) -> KvPool:
     """Return the KV cache of one engine.
 
-        blocks = floor(room / block bytes)
-        room   = share * visible - weights - activations - buffers - process - rank - graphs        share of `total`
-               = share * (visible - all that)                                                       share of `free`
-               = share * visible - weights - process - rank                                         `static` share
-               = visible - weights - process - rank - reserve                                       without a share
-        activations = max(pass of `token_budget` tokens, their hidden states + sampling) + workspace
-        sampling    = max_num_seqs * vocabulary * bytes per logit
+        blocks = max(floor(room / block_bytes), 0)     where none are stated
+        block_bytes := KV cache of `memory.block` tokens on the rank with most layers, each `cached_bytes`
+        kv_cache = max(blocks, least) * block_bytes
+        reserve = max(device.capacity - used, 0)
+        weights = base.weights
+        activations = base.activations                 of the engine's largest step
+        communication = base.communication
 
-    `visible` is what the driver reports. `rank` counts where an engine has several. Where blocks are stated, those.
     vLLM, Worker.determine_available_memory and GPUModelRunner.profile_run. SGLang, ServerArgs (mem_fraction_static) and
     ModelRunner.profile_max_num_token. TensorRT-LLM, KvCacheConfig.free_gpu_memory_fraction.
     """
@@ -75,13 +76,13 @@ def kv_pool(scenario: Scenario, plan: Serving) -> KvPool:
     blocks = maximum(floor(room / block_bytes), 0.0) if plan.blocks is None else plan.blocks
     pool = KvPool(blocks, block_bytes, memory.block, base, profiled, layout)
     least = pool.blocks_of(plan.input_tokens + plan.output_tokens + drafted_tokens(plan.speculative))
-    cache = maximum(blocks, least) * block_bytes
     device = scenario.cluster.device.device_memory
     if memory.utilization is None or memory.of == STATIC:  # activations come out of what the engine left free
         left = maximum(device.capacity - base.weights - base.communication - room, 0.0)
         base = replace(base, activations=minimum(base.activations, left))
-    used = base.weights + base.activations + base.communication + (room if plan.blocks is None else cache)
-    ledger = replace(base, kv_cache=cache, reserve=maximum(device.capacity - used, 0.0))
+    kv_cache = maximum(blocks, least) * block_bytes
+    used = base.weights + base.activations + base.communication + (room if plan.blocks is None else kv_cache)
+    ledger = replace(base, kv_cache=kv_cache, reserve=maximum(device.capacity - used, 0.0))
     return replace(pool, ledger=with_expert_pool(ledger, *profiled, device.capacity))
 
 
@@ -92,24 +93,36 @@ def memory_of(scenario: Scenario, plan: Serving) -> EngineMemory:
     return EngineMemory(utilization=1.0, process=scenario.framework.reserve)
 
 
+@equation
 def _room(scenario: Scenario, plan: Serving, base: Ledger) -> Bytes:
-    """Return the bytes that are left for the KV cache, negative where there are none."""
+    """Return the bytes that are left for the KV cache, negative where there are none.
+
+        room = share * (visible - shared) - taken
+
+    visible: what the driver reports.
+    share: of it, that the engine may use. Of that go weights, activations, buffers,
+    graphs and what a process and a rank take beside them (`total`), a share of what they leave free (`free`), or all
+    but the activations (`static`). Without a share it keeps a reserve instead.
+    """
     memory, parallel = memory_of(scenario, plan), scenario.parallel
     reserve = memory.reserve
     visible = scenario.cluster.device.device_memory.visible_capacity
     ranks = parallel.tp * parallel.pp * parallel.cp
     outside = memory.process + where(parallel.devices > 1, memory.rank, 0.0)
-    if memory.utilization is None:
+    taken, share = base.weights + outside, memory.utilization
+    shared: Bytes = 0.0
+    if share is None:
         budget = profiled_tokens(plan)
         free = reserve.fixed + reserve.token * maximum(budget, PROFILED_TOKENS) + reserve.rank * ranks
         free = free + reserve.graph_sequence * largest_graph(scenario, plan)
-        return visible - base.weights - outside - free
-    if memory.of == STATIC:
-        return memory.utilization * visible - base.weights - outside
-    taken = base.weights + base.activations + base.communication + outside
-    if memory.graphs_in_budget:
-        taken = taken + graph_bytes(scenario, plan)
-    return memory.utilization * (visible - taken) if memory.of == FREE else memory.utilization * visible - taken
+        share, taken = 1.0, taken + free
+    elif memory.of != STATIC:
+        taken = taken + base.activations + base.communication
+        if memory.graphs_in_budget:
+            taken = taken + graph_bytes(scenario, plan)
+        if memory.of == FREE:
+            shared, taken = taken, 0.0
+    return share * (visible - shared) - taken
 
 
 def _profiled_pass(scenario: Scenario, plan: Serving) -> Pass:
@@ -124,10 +137,15 @@ def profiled_tokens(plan: Serving) -> Count:
     return PROFILED_TOKENS if plan.scheduler.token_budget is None else plan.scheduler.token_budget
 
 
+@equation
 def _profiled_ledger(
     scenario: Scenario, plan: Serving, profiled: tuple[Pass, PassWork], layout: Sequence[Stage]
 ) -> Ledger:
-    """Return the ledger of that step without a KV cache. After it, hidden states and logits are alive together."""
+    """Return the ledger of that step without a KV cache. After it, hidden states and logits are alive together.
+
+    activations = max(ledger.activations, hidden + sampling) + memory.workspace
+    sampling = sequences * architecture.vocabulary * memory.logit
+    """
     ledger = inference_ledger([profiled], layout, CachedSequences(0.0, 1.0))
     architecture, context, memory = scenario.architecture, profiled[0].parts[0], memory_of(scenario, plan)
     sequences = minimum(

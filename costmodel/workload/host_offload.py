@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, Quantity, maximum, minimum, sum_of, where
 from costmodel.workload.architecture import Layer
 from costmodel.workload.context import Context
@@ -55,11 +56,15 @@ def add_host_transfers(builder: WorkBuilder, context: Context, layer: Layer) -> 
             builder.add_host_transfer(HostTransfer(name, size, direction, devices))
 
 
+@equation
 def weights_by_memory(context: Context, layers: LayerCounts, others: LayerCounts) -> tuple[Bytes, Bytes]:
     """Return the bytes of a rank's weights on the device and on its host.
 
     The host alone holds what it computes with, and its share of the layers' other weights, which stream through buffers
     of two layers on the device. others: embedding, head and drafting modules, which stay on the device.
+
+        weights = resident + kept
+        resident := of embedding, head and drafting modules: how many, times parameters of the rank, times bytes of each
     """
     host_computed = sum_of(
         count * item.local * weight_bytes(context, item)
@@ -69,8 +74,9 @@ def weights_by_memory(context: Context, layers: LayerCounts, others: LayerCounts
     )
     resident = sum_of(count * streamable_bytes(context, work.parameters) for count, work in others)
     sizes = [(count, streamable_bytes(context, work.parameters)) for count, work in layers]
-    on_device, on_host = _split(sizes, context.offload.weights)
-    return resident + on_device, host_computed + on_host
+    kept, on_host = _split(sizes, context.offload.weights)
+    weights = resident + kept
+    return weights, host_computed + on_host
 
 
 def cache_by_memory(context: Context, layers: Sequence[tuple[Quantity, Bytes]]) -> tuple[Bytes, Bytes]:
@@ -78,14 +84,20 @@ def cache_by_memory(context: Context, layers: Sequence[tuple[Quantity, Bytes]]) 
     return _split(layers, context.offload.kv_cache)
 
 
+@equation
 def _split(layers: Sequence[tuple[Quantity, Bytes]], share: Quantity) -> tuple[Bytes, Bytes]:
     """Return the bytes on the device and on the host, which holds a share of the layers' (how many, bytes).
 
     The device holds the rest, and buffers of two layers that the copies pass through.
+
+        kept = min(whole, (1 - share) * whole + 2 * share * largest)
+        whole := over all kinds of layers, how many times the bytes of one
+        largest := bytes of the largest layer
     """
     whole = sum_of(count * size for count, size in layers)
     largest = maximum(0.0, *(where(count > 0, size, 0.0) for count, size in layers))
-    return minimum(whole, (1 - share) * whole + 2 * share * largest), share * whole
+    kept = minimum(whole, (1 - share) * whole + 2 * share * largest)
+    return kept, share * whole
 
 
 def _is_offloaded(share: Quantity) -> bool:

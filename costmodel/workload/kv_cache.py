@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, minimum
 from costmodel.workload.architecture import (
     Attention,
@@ -33,23 +34,28 @@ def state_bytes(mixer: Mixer, hidden: Count, element: Bytes, tp: Count) -> Bytes
     return mixer.state(hidden) * element / tp if isinstance(mixer, NeuralMemory) else 0.0
 
 
+@equation
 def cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Bytes:
     """Return the KV cache of a sequence of `tokens` in one layer on one tensor-parallel rank [B].
 
-    MHA/GQA: G*(q + v)*e per token within its pattern, split over tp down to one head.
-    MLA: (c + r)*e within its widest pattern, shared by all heads and never split. Compressed attention: h*e for each
-    token of the window and each pooled entry, never split. An indexer's keys besides them, whole on every rank. Other
-    mixers, and attention without a cache: nothing. element: one cached element, scales included [B].
+        layer_cache = kept_tokens * token_bytes + tokens * index_bytes       kept: within the pattern
+
+    MHA/GQA: `_token_bytes`.
+    MLA: c + r elements, shared by all heads and never split. Compressed attention: h elements for each token of the
+    window and each pooled entry, never split. An indexer's keys besides them, whole on every rank. Other mixers, and
+    attention without a cache: nothing. element: one cached element, scales included [B].
     """
     if isinstance(mixer, Mla):
-        own = mixer.cached_tokens(tokens) * (mixer.kv_lora + mixer.rope_dim) * element
+        token_bytes = (mixer.kv_lora + mixer.rope_dim) * element
     elif isinstance(mixer, CompressedAttention):
         return _compressed_bytes(mixer, tokens, element)
     elif isinstance(mixer, Attention) and mixer.has_kv_cache:
-        own = mixer.cached_tokens(tokens) * _token_bytes(mixer, element, tp)
+        token_bytes = _token_bytes(mixer, element, tp)
     else:
         return 0.0
-    return own if mixer.indexer is None else own + tokens * mixer.indexer.key_bytes(element)
+    kept_tokens = mixer.cached_tokens(tokens)
+    index_bytes = 0.0 if mixer.indexer is None else mixer.indexer.key_bytes(element)
+    return kept_tokens * token_bytes + tokens * index_bytes
 
 
 def written_bytes(mixer: Mixer, element: Bytes, tp: Count) -> Bytes:
@@ -78,7 +84,12 @@ def host_cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) ->
     return mixer.host_tokens(tokens) * _token_bytes(mixer, element, tp)
 
 
+@equation
 def _token_bytes(mixer: Attention, element: Bytes, tp: Count) -> Bytes:
-    """Return the keys and values of one token in all heads of one rank [B]."""
+    """Return the keys and values of one token in all heads of one rank [B], split over ranks down to one head.
+
+    token_bytes = mixer.kv_share * width / min(tp, mixer.kv_heads)
+    width = mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim) * element
+    """
     width = mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim) * element
     return mixer.kv_share * width / minimum(tp, mixer.kv_heads)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from costmodel.equations import equation
 from costmodel.hardware import Node
 from costmodel.quantities import Bytes, Count, Mask, maximum, minimum, sum_of, where
 from costmodel.records import Record, fields, replace
@@ -52,8 +53,12 @@ class Ledger(Record, kw_only=True):
     host_cache: Bytes = 0.0
 
     @property
+    @equation
     def total(self) -> Bytes:
-        """Return the sum of all parts on the device."""
+        """Return the sum of all parts on the device.
+
+        total = weights + gradients + optimizer + activations + kv_cache + communication + reserve
+        """
         return sum_of(self.on_device.values())
 
     @property
@@ -76,10 +81,12 @@ def fits_in_host(ledger: Ledger, node: Node, devices: Count) -> Mask:
     return True if memory is None else ledger.on_host * minimum(node.count, devices) <= memory
 
 
+@equation
 def host_batch_limit(ledger: Ledger, node: Node, devices: Count, batch: Count, unit: Count) -> Count:
     """Return the requests whose caches fit in the host's memory, without limit where it holds none.
 
-        (memory / devices of a node - what else a device keeps there) / (its cache of a request)
+        hosted = floor(free / (per_request * unit)) * unit
+        free = max(memory / min(node.count, devices) - ledger.host, 0)     what a device has left there
 
     ledger: that of `batch` requests.
     unit: of which the result is a whole multiple.
@@ -89,6 +96,8 @@ def host_batch_limit(ledger: Ledger, node: Node, devices: Count, batch: Count, u
         return np.inf
     free = maximum(memory / minimum(node.count, devices) - ledger.host, 0.0)
     caches = ledger.host_cache > 0
+    if not np.any(caches):
+        return np.inf
     per_request = where(caches, ledger.host_cache, 1.0) / batch
     return where(caches, free // (per_request * unit) * unit, np.inf)
 
@@ -155,31 +164,49 @@ def in_flight(schedule: Schedule) -> tuple[tuple[tuple[int, ...], ...], ...]:
     return tuple(schedule.in_flight(rank) for rank in range(len(schedule.ranks)))
 
 
+@equation
 def _rank_ledger(
     context: Context, plan: Training, replicas: int, stage_chunks: Sequence[tuple[_StageLayers, tuple[int, ...]]]
 ) -> Ledger:
-    """Return the ledger of one rank. stage_chunks: by stage, its layers and its chunks in flight in each peak state."""
+    """Return the ledger of one rank. stage_chunks: by stage, its layers and its chunks in flight in each peak state.
+
+    kept = largest(activations)      of the peak states: chunks in flight times what their layers save
+    communication = received + gathered
+    reserve = context.framework.reserve + rebuilt
+    received := buffers of its largest dispatch, combine and context-parallel exchange
+    gathered := layers with gathered weights, and gradients that are not yet scattered
+    rebuilt := what the backward pass of one layer rebuilds or makes, of the layer with most
+    """
     layers = [layer for stage, _ in stage_chunks for layer in stage]
     owned, sharding = stage_parameters(context, layers), StateSharding(context, plan, replicas)
     saved = [sum_of(count * saved_bytes(work) for count, work in stage) for stage, _ in stage_chunks]
     states = zip(*(chunks for _, chunks in stage_chunks), strict=True)
     activations = [sum_of(chunks * size for chunks, size in zip(state, saved, strict=True)) for state in states]
+    kept = maximum(*activations, 0.0)
+    received = receive_buffers(work for _, work in layers)
+    gathered = sharding.transient_bytes([stage for stage, _ in stage_chunks])
+    rebuilt = maximum(0.0, *(work.working_bytes for _, work in layers))
     return replace(
-        _resident_ledger(context, plan, sharding, owned, maximum(*activations, 0.0)),
-        communication=receive_buffers(work for _, work in layers)
-        + sharding.transient_bytes([stage for stage, _ in stage_chunks]),
-        reserve=context.framework.reserve + maximum(0.0, *(work.working_bytes for _, work in layers)),
+        _resident_ledger(context, plan, sharding, owned, kept),
+        communication=received + gathered,
+        reserve=context.framework.reserve + rebuilt,
     )
 
 
+@equation
 def _resident_ledger(
-    context: Context,
-    plan: Training,
-    sharding: StateSharding,
-    owned: Sequence[tuple[Count, Parameters]],
-    activations: Bytes,
+    context: Context, plan: Training, sharding: StateSharding, owned: Sequence[tuple[Count, Parameters]], kept: Bytes
 ) -> Ledger:
-    """Return what a rank holds of its parameters, (how many, parameters), and activations."""
+    """Return what a rank holds of its parameters, (how many, parameters), and of activations, `kept` [B].
+
+    weights = resident
+    gradients = gradient_share * rank_gradients
+    optimizer = (1 - offload.optimizer) * states
+    activations = (1 - offload.activations) * kept
+    resident := parameters of the rank times bytes of each, over its group under ZeRO-3, without what the host holds
+    rank_gradients := parameters of the rank times bytes of a gradient, over its group from ZeRO-2
+    states := parameters of the rank times (master + 2 moments), over its group from ZeRO-1
+    """
     offload = context.offload
 
     def rank_bytes(bytes_of: Callable[[Parameters], Bytes], *, sharded: bool) -> Bytes:
@@ -188,17 +215,18 @@ def _resident_ledger(
     weights = rank_bytes(lambda item: weight_bytes(context, item), sharded=plan.zero == 3)
     states = rank_bytes(lambda _: _state_bytes(context.precision), sharded=plan.zero >= 1)
     sent = rank_bytes(lambda _: ELEMENT_BYTES[gradient_format(context, plan)], sharded=plan.zero >= 1)
-    gradients = rank_bytes(lambda _: ELEMENT_BYTES[context.precision.gradients], sharded=plan.shards_gradients)
+    rank_gradients = rank_bytes(lambda _: ELEMENT_BYTES[context.precision.gradients], sharded=plan.shards_gradients)
+    gradient_share = 1 - offload.optimizer if plan.reduces_each_micro_batch else 1.0
     if plan.zero == 3 and plan.sharding.keep_gathered:
         resident = rank_bytes(lambda item: weight_bytes(context, item), sharded=False)
     else:
         resident = (1 - offload.weights) * weights
     return Ledger(
         weights=resident,
-        gradients=(1 - offload.optimizer if plan.reduces_each_micro_batch else 1.0) * gradients,
+        gradients=gradient_share * rank_gradients,
         optimizer=(1 - offload.optimizer) * states,
-        activations=(1 - offload.activations) * activations,
-        host=offload.weights * weights + offload.optimizer * (states + sent) + offload.activations * activations,
+        activations=(1 - offload.activations) * kept,
+        host=offload.weights * weights + offload.optimizer * (states + sent) + offload.activations * kept,
     )
 
 
@@ -220,8 +248,15 @@ def inference_ledger(
     return most_loaded([_stage_ledger(passes, stage, cached) for stage in dict.fromkeys(layout)])
 
 
+@equation
 def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached: CachedSequences) -> Ledger:
-    """Return the ledger of a rank of one pipeline stage."""
+    """Return the ledger of a rank of one pipeline stage.
+
+    kv_cache = kept + modules * drafts      of layers, each `cached_bytes` of a sequence, and of drafting modules
+    activations = largest(pass_activations)
+    communication = largest(pass_buffers)
+    reserve = context.framework.reserve
+    """
     (first, work), *_ = passes
     context = first.parts[0]
     modules = stage.head * draft_modules(first)
@@ -234,15 +269,16 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
     weights, host_weights = weights_by_memory(context, layers, others)
     cp = context.parallel.cp
     *caches, drafts = (cached.sequences * size / cp for size in _cache_by_layer(context, cached.kv_len))
-    cache, host_cache = cache_by_memory(context, list(zip(stage.layers, caches, strict=True)))
+    kept, host_cache = cache_by_memory(context, list(zip(stage.layers, caches, strict=True)))
     host_layers = zip(stage.layers, _host_cache_by_layer(context, cached.kv_len), strict=True)
     host_keys = sum_of(cached.sequences * count * size / cp for count, size in host_layers)
     working = [_working_memory(batch, pass_work, stage) for batch, pass_work in passes]
+    pass_activations, pass_buffers = zip(*working, strict=True)
     return Ledger(
         weights=weights,
-        activations=maximum(0.0, *(activations for activations, _ in working)),
-        kv_cache=cache + modules * drafts,
-        communication=maximum(0.0, *(buffers for _, buffers in working)),
+        activations=maximum(0.0, *pass_activations),
+        kv_cache=kept + modules * drafts,
+        communication=maximum(0.0, *pass_buffers),
         reserve=context.framework.reserve,
         host=host_weights,
         host_cache=host_cache + host_keys,
@@ -314,15 +350,22 @@ def _host_cache_by_layer(context: Context, kv_len: Count) -> list[Bytes]:
     return [host_cached_bytes(layer.mixer, kv_len, element, tp) for layer in context.architecture.kinds]
 
 
+@equation
 def _working_memory(batch: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, Bytes]:
-    """Return the activations and the receive buffers of one kind of pass on a stage [B]."""
+    """Return the activations and the receive buffers of one kind of pass on a stage [B].
+
+    pass_activations = batch.micro_batches * residual + largest_operands
+    residual = 2 * batch.residual_tokens * width * context.residual      two copies of the residual stream
+    pass_buffers = batch.micro_batches * received                        of its largest exchanges
+    """
     context = batch.parts[0]
     kinds = [kind for kind, count in zip(work.kinds, work.repeats(stage), strict=True) if count]
     width = context.architecture.streams * context.architecture.hidden
     residual = 2 * batch.residual_tokens * width * context.residual
     own = (each for kind in kinds for each in kind.forward if each.name not in kind.elsewhere)
-    largest = maximum(0.0, *map(_operand_bytes, own))
-    return batch.micro_batches * residual + largest, batch.micro_batches * receive_buffers(kinds)
+    largest_operands, received = maximum(0.0, *map(_operand_bytes, own)), receive_buffers(kinds)
+    pass_activations, pass_buffers = batch.micro_batches * residual + largest_operands, batch.micro_batches * received
+    return pass_activations, pass_buffers
 
 
 def _state_bytes(precision: Precision) -> Bytes:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 
@@ -72,11 +73,11 @@ def test_a_changed_value_is_said_to_come_from_the_command_line(run):
 
 def test_the_closed_form_bound_is_explained_by_its_formula(run):
     (found,) = explained(run, "--scenario", "decode_ep_bound", "--op", "all-to-all")["operators"]
-    inputs = found["inputs"]
-    width = inputs["bytes of a dispatched element"] + inputs["bytes of a combined element"]
-    once = width * inputs["tokens"] * inputs["sends"] * inputs["hidden"] / inputs["bandwidth of the slowest link"]
-    assert found["parts"]["all_to_all"] == pytest.approx(once)
-    assert found["time"] == pytest.approx(2 * inputs["layers"] * once)
+    terms = found["terms"]
+    once = terms["width"] * terms["plan.tokens_per_device"] * terms["plan.sends"] * terms["plan.hidden"]
+    once /= terms["bandwidth"]
+    assert terms["all_to_all"] == pytest.approx(once)
+    assert found["time"] == pytest.approx(2 * terms["layers"] * once)
 
 
 SKEWED = ("--set", "scenarios.prefill.routing={load: zipf, exponent: 0.5, redundant: 32}")
@@ -235,20 +236,22 @@ def test_a_wait_of_serving_is_explained_by_its_equation(run, tmp_path):
     assert (shown.code, "a request that arrives waits" in shown.out) == (0, True)
 
 
-def test_a_wait_is_told_to_be_none(run):
+def test_a_wait_in_the_pipeline_is_explained_by_its_equation(run):
     layout = [f"scenarios.decode.parallel.{each}" for each in ("pp=2", "dp=64", "ep=64")]
     changes = [word for change in layout for word in ("--set", change)]
-    done = run("explain", FLAGSHIP, "--scenario", "decode", *changes, "--op", "pipeline wait")
-    assert (done.code, done.out) == (2, "")
-    assert "is waiting or slowdown time, not an operator; run without --op to list all operators" in done.err
+    (found,) = explained(run, "--scenario", "decode", *changes, "--op", "pipeline wait")["operators"]
+    terms = found["terms"]
+    assert found["family"] == "wait"
+    assert found["time"] == pytest.approx(terms["count"] * (terms["step"] - terms["times.latency"]))
+    assert found["time"] > 0
+    assert terms["step"] == pytest.approx(2 * terms["slowest"])  # a stage works on one of two sets
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("exposed communication", "is a metric of scenario training, not an operator; run without --op"),
-        ("rooter", "has no operator 'rooter'; did you mean `router`"),
-        ("gizmo", "has no operator 'gizmo'; run without --op to list all operators"),
+        ("rooter", "has no operator, metric or term 'rooter'; did you mean `router`"),
+        ("gizmo", "has no operator, metric or term 'gizmo'; run without --op to list all"),
     ],
 )
 def test_a_name_that_no_operator_has_is_told_in_one_line(run, name, told):
@@ -297,28 +300,28 @@ def test_a_step_is_explained_by_what_adds_up_and_what_overlaps(run, scenario, he
     (found,) = explained(run, "--scenario", scenario, "--op", "step")["operators"]
     simulated = json.loads(run("simulate", FLAGSHIP, "--scenario", scenario, "--json").out)["scenarios"][scenario]
     assert found["time"] == found["terms"][headline] == pytest.approx(simulated["metrics"][headline], rel=1e-12)
-    assert all(
-        term in found["equation"] for term in found["terms"] if term.split("_")[0] not in ("forward", "backward")
-    )
+    assert found["blocks"][0]["equations"][0].startswith(f"{headline} = ")
+    assert all(re.fullmatch(r"costmodel/[\w/]+\.py:\d+", block["place"]) for block in found["blocks"])
+    assert "span: when the last event ends" in found["equation"]
 
 
 def test_a_pass_is_its_streams_and_their_contention(run):
     (found,) = explained(run, "--scenario", "prefill", "--op", "step")["operators"]
     terms = found["terms"]
-    assert terms["overlap_time"] == terms["compute_time"] + terms["all_to_all_time"] - terms["span_time"]
-    hidden = terms["overlap_time"] * (1 - 1 / terms["moe_comm_slowdown"]) - terms["idle_time"]
+    assert terms["overlap"] == terms["compute"] + terms["all_to_all"] - terms["times.span"]
+    hidden = terms["overlap"] * (1 - 1 / terms["slowdown"]) - terms["idle"]
     assert hidden > 0
-    assert terms["contention_time"] == pytest.approx(hidden)
-    assert found["time"] == pytest.approx(terms["span_time"] + terms["contention_time"])  # one pipeline stage
+    assert terms["contention"] == pytest.approx(hidden)
+    assert found["time"] == pytest.approx(terms["span"] + terms["contention"])  # one pipeline stage
 
 
 def test_an_overlapped_action_of_a_step_is_computation_with_contention(run):
     (found,) = explained(run, "--scenario", "training", "--op", "step")["operators"]
-    terms = found["terms"]
-    busy = max(terms["compute_time"] + terms["contention_time"], terms["all_to_all_time"])
+    terms = next(each["terms"] for each in found["blocks"] if each["function"] == "action_times")
+    busy = max(terms["pair.compute"] + terms["slower"], terms["sent"])
     name = found["notes"][0].rpartition("time: ")[2]
     assert busy == pytest.approx(next(value for key, value in found["inputs"].items() if key.endswith(name)))
-    assert terms["jitter_time"] > 0  # experts are loaded unevenly
+    assert "all_to_all_contention" in [each["function"] for each in found["blocks"]]
 
 
 @pytest.mark.parametrize("scenario", ["training", "prefill"])
@@ -328,8 +331,18 @@ def test_what_exchanges_add_is_explained_by_the_step(run, scenario):
     )
     for name in ("slowed by exchanges", "all-to-all contention"):
         (found,) = explained(run, "--scenario", scenario, "--op", name)["operators"]
-        assert found["time"] == line["time"]
-        assert "contention_time = " in found["equation"]
+        assert found["time"] == pytest.approx(line["time"])
+        assert "(1 - 1 / slowdown)" in found["equation"]
+
+
+def test_metrics_are_listed_and_each_name_works_with_spaces(run):
+    listed = explained(run, "--scenario", "training")
+    assert {"step_time", "mfu", "cost_per_trillion_tokens", "energy_per_token"} <= set(listed["metrics"])
+    assert {"weights", "activations", "total"} <= set(listed["memory"])
+    shown = run("explain", FLAGSHIP, "--scenario", "training").out
+    assert "metrics: step_time, " in shown
+    (found,) = explained(run, "--scenario", "training", "--op", "exposed communication")["operators"]
+    assert (found["family"], "exposed_communication_time" in found["terms"]) == ("metric", True)
 
 
 def test_the_runs_of_an_operator_are_said_to_make_its_line(run):

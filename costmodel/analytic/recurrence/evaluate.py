@@ -7,14 +7,18 @@ import numpy as np
 from costmodel.analytic.recurrence.program import K, Program
 from costmodel.analytic.recurrence.tape import Workspace
 from costmodel.analytic.recurrence.waves import makespan_by_waves
+from costmodel.equations import equation
 from costmodel.quantities import Array, Seconds
 
 CHUNK = 4096  # points evaluated together: enough to hide numpy's cost per call, few enough for a second-level cache
 FEW = 64  # points that are evaluated sooner wave by wave than a tape is recorded
 
 
+@equation
 def makespan(program: Program[K], durations: Array, transfer: Seconds = 0.0, chunk: int = CHUNK) -> Array:
     """Return when the last event of the program is done, at each point [s].
+
+        span := when the last event ends. One starts when those end that it waits for, of other ranks a transfer later
 
     durations: a row for each of `program.slots`, a column for each point [s].
     transfer: one for all or one a point [s].

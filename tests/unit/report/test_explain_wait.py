@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import costmodel
-from costmodel.errors import InputError
 from costmodel.report.explain import explain, lines
 from costmodel.report.explain_wait import WAITS
 
@@ -52,18 +51,3 @@ def test_the_terms_of_a_wait_give_its_time(case: str, tmp_path: Path) -> None:
         value = eval(equation, {"__builtins__": {}, "max": max}, dict(found.terms))
         assert math.isclose(value, time, rel_tol=1e-9), (name, equation, found.terms)
         assert found.time == time
-
-
-def test_a_metric_of_a_server_leads_to_its_waits_and_each_is_explained(tmp_path: Path) -> None:
-    (model, node, parallel), framework, more, _ = CASES["at a rate"]
-    path = tmp_path / "serving.yaml"
-    path.write_text(TEXT.format(model=model, node=node, parallel=parallel, framework=framework, more=more))
-    workload = costmodel.load(path)
-    with pytest.raises(InputError, match="is a metric") as refused:
-        explain(workload, "serving", "ttft")
-    hint = refused.value.problems[0].hint
-    assert hint is not None
-    assert "step` to see" not in hint
-    waits = hint.rsplit(": ", 1)[1].split(", ")
-    assert "rest of the running step" in waits
-    assert [each.name for wait in waits for each in explain(workload, "serving", wait)] == waits

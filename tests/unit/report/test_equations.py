@@ -1,0 +1,104 @@
+"""Equations that `explain` prints are those of the code: their terms give the printed values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+
+import costmodel
+from costmodel.equations import equation, equations_of
+from costmodel.report.equations import Chain, evaluated, traced
+from costmodel.report.explain import explain, lines, names_of
+
+CASES = [
+    ("deepseek_v3", "training"),
+    ("deepseek_v3", "prefill"),
+    ("deepseek_v3", "decode"),
+    ("deepseek_v3", "decode_ep_bound"),
+    ("gpt3_175b_a100", "selective"),
+]
+
+
+def _asked(workload: costmodel.Workload, scenario: str) -> Iterator[tuple[str, float]]:
+    """Yield all that no operator explains, with its value: metrics, parts of memory, lines in which none runs."""
+    result = workload.evaluate(scenario).point()
+    yield from ((name, value) for name, value in result.metrics.items() if value is not None)
+    yield from ((name, value) for name, value in (result.memory or {}).items() if value)
+    yield from ((line.name, line.time) for line in lines(workload, scenario) if not line.operators)
+
+
+@pytest.mark.parametrize(("name", "scenario"), CASES, ids=map(" ".join, CASES))
+def test_the_printed_terms_give_the_printed_value(name: str, scenario: str) -> None:
+    workload = costmodel.load(name)
+    for asked, value in _asked(workload, scenario):
+        documents = [each.document() for each in explain(workload, scenario, asked)]
+        assert math.isclose(math.fsum(each["value"] for each in documents), value, rel_tol=1e-9), asked
+        for block in (block for each in documents for block in each["blocks"]):
+            assert block["place"].startswith("costmodel/")
+            terms = {term: math.inf if each is None else each for term, each in block["terms"].items()}
+            for text in block["equations"]:
+                stated, sign, expression = text.partition(" = ")
+                if sign:
+                    assert evaluated(expression, terms) == pytest.approx(terms[stated], rel=1e-9), (asked, text, terms)
+
+
+def test_the_list_names_all_metrics_and_parts_of_memory() -> None:
+    workload = costmodel.load("deepseek_v3")
+    names = names_of(workload, "decode")
+    point = workload.evaluate("decode").point()
+    assert names["metrics"] == [name for name, value in point.metrics.items() if value is not None]
+    assert {name for name, size in (point.memory or {}).items() if size} < set(names["memory"])
+    assert "contention" in names["terms"]
+
+
+@equation
+def _area(width: float, heights: list[float]) -> dict[str, float]:
+    """Return an area.
+
+        area = width * total      of all strips, each
+        total = sum(heights)
+        note := an algorithm (`_strip`)
+
+    Not an equation: area is large.
+    """
+    total = sum(heights)
+    return {"area": width * total, "note": _strip(width)}
+
+
+@equation
+def _strip(width: float) -> float:
+    """Return half of it.
+
+    half = width / 2
+    """
+    return width / 2
+
+
+def test_equations_are_read_from_docstrings_with_their_notes() -> None:
+    first, second, third = equations_of(_area)
+    assert (first.name, first.expression, first.note) == ("area", "width * total", "of all strips, each")
+    assert str(second) == "total = sum(heights)"
+    assert (third.expression, third.note) == ("", "an algorithm (`_strip`)")
+
+
+def test_values_are_those_of_the_call_and_lead_to_what_they_follow_from() -> None:
+    with traced() as calls:
+        _area(2.0, [1.0, 3.0])
+        _area(5.0, [1.0, 1.0])
+    ((block,),) = Chain(calls).derivations("area", 8.0)
+    assert block.terms == {"area": 8.0, "width": 2.0, "total": 4.0, "heights": [1.0, 3.0]}
+    assert block.place.startswith("tests/unit/report/test_equations.py:")
+    ((_, strip),) = Chain(calls).derivations("note", 1.0)
+    assert [str(line.equation) for line in strip.lines] == ["half = width / 2"]
+    assert Chain(calls).derivations("area", 9.0) == []
+    parts = Chain(calls).derivations("area", 18.0)  # what both calls add to
+    assert [block.lines[0].value for (block,) in parts] == [10.0, 8.0]
+
+
+def test_nothing_is_noted_of_what_runs_later() -> None:
+    with traced() as calls:
+        pass
+    _strip(2.0)
+    assert calls == []
