@@ -19,7 +19,7 @@ from costmodel.records import Record
 Array: TypeAlias = npt.NDArray[np.float64]
 Indices: TypeAlias = npt.NDArray[np.intp]
 Mask: TypeAlias = "bool | npt.NDArray[np.bool_]"
-Quantity: TypeAlias = "float | Array"
+Quantity: TypeAlias = float | Array
 
 Count: TypeAlias = Quantity  # a number of things: tokens, ranks, processors
 Seconds: TypeAlias = Quantity

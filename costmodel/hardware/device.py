@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 
-from costmodel.declared import Quoted, Value
+from costmodel.declared import Quoted
 from costmodel.quantities import (
     Bytes,
     BytesPerSecond,
@@ -113,8 +113,8 @@ PURCHASES = {
     "derived": "derived from another price",
 }
 """Kinds of a rent and of a purchase price -> what they are."""
-Rent: TypeAlias = Annotated[Value, Quoted("money_rate", zero=True, kinds=tuple(RENTS))]
-Purchase: TypeAlias = Annotated[Value, Quoted("money", zero=True, kinds=tuple(PURCHASES))]
+Rent: TypeAlias = Annotated[Quantity, Quoted("money_rate", zero=True, kinds=tuple(RENTS))]
+Purchase: TypeAlias = Annotated[Quantity, Quoted("money", zero=True, kinds=tuple(PURCHASES))]
 NOT_AN_OFFER = ("assumption", "derived")  # kinds that nobody sells at
 
 

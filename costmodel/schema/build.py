@@ -18,7 +18,6 @@ from costmodel.schema.framework import PartFormatsFile, PrecisionFile
 from costmodel.schema.records import optional, record
 from costmodel.schema.simulation import SimulationFile
 from costmodel.workload import engine, plans, scenario
-from costmodel.workload import requests as streams
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.schedules import implied_virtual
 from costmodel.workload.simulation import Checkpoints, Simulation, Slowdown
@@ -278,9 +277,6 @@ def _serving(
             input_tokens=_mean(None if drawn is None else drawn.input, file.input_tokens, 1.0),
             output_tokens=_mean(None if drawn is None else drawn.output, file.output_tokens, 2.0),
             speculative=drafts,
-            requests=_requests(drawn),
-            replicas=_replicas(file.replicas),
-            slo=record(streams.Slo, file.slo),
             rate=_first(file.rate, None if drawn is None else drawn.rate),
             arrival_scv=_arrival_scv(drawn),
             scheduler=_scheduler(file, kernels.engine, device),
@@ -308,9 +304,8 @@ def _serving(
 
 def _mean(lengths: requests_files.LengthsFile | None, stated: Count | None, least: float) -> Count:
     """Return the mean length in whole tokens: of the requests' own, else as stated. 0 where their file has it."""
-    own = _lengths(lengths)
-    if own is not None:
-        return maximum(floor(own.average + 0.5), least)
+    if lengths is not None:
+        return maximum(floor(lengths.made().average + 0.5), least)
     return 0.0 if stated is None else stated
 
 
@@ -340,50 +335,6 @@ def _arrival_scv(file: requests_files.RequestsFile | None) -> Quantity:
     return file.cv**2 if file.arrivals == "gamma" else 0.0
 
 
-def _requests(file: requests_files.RequestsFile | None) -> streams.RequestStream | None:
-    """Return the requests over time of a scenario."""
-    if file is None:
-        return None
-    return record(
-        streams.RequestStream,
-        file,
-        input=_lengths(file.input),
-        output=_lengths(file.output),
-        prefix=optional(streams.SharedPrefix, file.prefix),
-        sessions=optional(streams.Sessions, file.sessions),
-        priority=None
-        if file.priority is None
-        else streams.Priorities(
-            values=tuple(file.priority.values), weights=tuple(float(weight) for weight in file.priority.weights)
-        ),
-    )
-
-
-def _replicas(file: requests_files.ReplicasFile) -> streams.Replicas:
-    """Return the engines of a deployment."""
-    return record(
-        streams.Replicas,
-        file,
-        failures=tuple(record(streams.Failure, failure) for failure in file.failures),
-        breakdowns=optional(streams.Breakdowns, file.breakdowns),
-        autoscale=optional(streams.Autoscale, file.autoscale),
-        transfer=optional(streams.Transfer, file.transfer),
-    )
-
-
-def _lengths(file: requests_files.LengthsFile | None) -> streams.Lengths | None:
-    if file is None:
-        return None
-    return record(
-        streams.Lengths,
-        file,
-        mean=1.0 if file.mean is None else file.mean,
-        deviation=0.0 if file.deviation is None else file.deviation,
-        values=tuple(float(value) for value in file.values),
-        weights=tuple(float(weight) for weight in file.weights),
-    )
-
-
 def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, device: hardware.Device) -> engine.Scheduler:
     """Return the scheduler that a scenario states, completed by the engine's defaults on its device."""
     stated = file.scheduler
@@ -407,7 +358,7 @@ def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, devic
 def _engine_memory(file: workload.EngineMemoryChoiceFile, kernels: scenario.Framework) -> engine.EngineMemory | None:
     """Return the engine's memory, null where neither the scenario nor the framework states any of it."""
     defaults = None if kernels.engine is None else kernels.engine.memory
-    tiers = tuple(record(engine.CacheTier, tier) for tier in file.tiers)
+    tiers = tuple(tier.made() for tier in file.tiers)
     if defaults is None and not tiers and file.utilization is None and file.block is None and file.blocks is None:
         return None
     known = engine.EngineMemory(utilization=1.0, process=kernels.reserve) if defaults is None else defaults

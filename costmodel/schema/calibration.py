@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from costmodel.declared import Measure, NumberOrZero, Ratio, Share, ShareOrZero, Time, Value, Wrong
+from costmodel.declared import Measure, NumberOrZero, Ratio, Share, ShareOrZero, Time, Wrong
+from costmodel.quantities import Quantity
 from costmodel.schema.device import Source
 from costmodel.schema.earlier_names import ACCURACY_KEYS, FAMILY_FIT_KEYS, name_of_today
 from costmodel.schema.forms import FormFile
@@ -26,8 +27,8 @@ def _a_name(name: str) -> str:
 
 
 FamilyKey = Annotated[str, AfterValidator(_of_today)]  # `family` or `family/variant`
-Signed = Annotated[Value, Measure("ratio", low=-1.0)]
-RatioOrZero = Annotated[Value, Measure("ratio", zero=True)]
+Signed = Annotated[Quantity, Measure("ratio", low=-1.0)]
+RatioOrZero = Annotated[Quantity, Measure("ratio", zero=True)]
 
 
 class SpreadFile(Strict):

@@ -15,12 +15,12 @@ from costmodel.declared import (
     OneOf,
     Peak,
     Size,
-    Value,
     Watts,
     WattsOrZero,
     Whole,
     Wrong,
 )
+from costmodel.quantities import Quantity
 from costmodel.schema.device import PLAUSIBLE, DType, Source
 from costmodel.schema.strict import Strict
 
@@ -34,7 +34,7 @@ GRIDS = ("mesh", "torus")
 class NicFile(Strict):
     """The NICs of a node."""
 
-    per_device: Annotated[Value, Whole(1, 64)] = Field(default=1.0, description="NICs per device")
+    per_device: Annotated[Quantity, Whole(1, 64)] = Field(default=1.0, description="NICs per device")
     bandwidth: NicBandwidth = Field(description="one NIC, one direction")
     latency: Latency | None = Field(description="time of a small message; null: unknown")
 
@@ -152,7 +152,7 @@ class ClusterFile(Strict):
 
     name: str = Field(default="inline", description="name in references")
     node: str = Field(description="the node file, `nodes/NAME`")
-    count: Annotated[Value, Whole(1, 10**6)] = Field(description="nodes in the cluster")
+    count: Annotated[Quantity, Whole(1, 10**6)] = Field(description="nodes in the cluster")
     network: NetworkFile | None = Field(
         default=None, description="the network; null: several nodes with NICs share one switch, at the NIC's latency"
     )

@@ -13,7 +13,8 @@ from pydantic import Field, create_model, model_validator
 from costmodel import quantities
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.parameter import Constant, Declaration, declarations
-from costmodel.declared import Integer, Measure, Value, Wrong
+from costmodel.declared import Integer, Measure, Wrong
+from costmodel.quantities import Quantity
 from costmodel.schema.earlier_names import FORM_KEYS
 from costmodel.schema.strict import Strict
 
@@ -75,7 +76,7 @@ def _type(declaration: Declaration) -> Any:
     if isinstance(kind, Constant) and kind.unit == "count":
         return Integer
     if kind.dimension is not None:
-        return Annotated[Value, Measure(kind.dimension)]
+        return Annotated[Quantity, Measure(kind.dimension)]
     annotation = _type_hints(declaration.owner)[declaration.path[-1]]
     if typing.get_origin(annotation) is not tuple:
         return annotation  # a truth value, or one of some words

@@ -1,23 +1,125 @@
-"""From a checked mapping of a file to the frozen record of the same fields."""
+"""Records and the mappings of files that state them: a record declares its keys, and the mapping follows from it.
+
+A key is a field of a record whose annotation says what it means: `Annotated[Latency, "of one cache"]`. Its type has
+dimension and bounds (`costmodel.declared`), its default is the field's. Fields without a meaning are not in files.
+"""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
-from msgspec import Struct
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import fields as struct_fields
+from pydantic import Field
 
+from costmodel.declared import FieldType
 from costmodel.records import fields
 from costmodel.schema.strict import Strict
 
 Record = TypeVar("Record", bound=Struct)
 
+_FILES: dict[type[Struct], type[Declared]] = {}  # record -> its mapping
+
+
+class Declared(Strict):
+    """A mapping of a file whose keys a record declares: `class NicFile(Declared, of=Nic)`.
+
+    What it states itself is in place of the record's, or before it.
+    """
+
+    record_type: ClassVar[type[Struct]]
+
+    def __init_subclass__(cls, of: type[Struct] | None = None, **options: Any) -> None:
+        """Add the keys that a record declares, in its order, before pydantic looks for them."""
+        super().__init_subclass__(**options)
+        if of is None:
+            return
+        own = inspect.get_annotations(cls)
+        keys = {key: (kind, field) for key, kind, field in _keys(of) if key not in own}
+        further = [key for key in own if key not in fields(of)]
+        order = [*further, *(key for key in fields(of) if key in keys or key in own)]
+        cls.__annotations__ = {key: keys[key][0] if key in keys else own[key] for key in order}
+        for key, (_, field) in keys.items():
+            setattr(cls, key, field)
+        cls.record_type, _FILES[of] = of, cls
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Take the options of a class, of which pydantic knows none."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def made(self) -> Any:
+        """Return the record."""
+        keys = type(self).model_fields
+        return self.record_type(**{key: _made(getattr(self, key)) for key in fields(self.record_type) if key in keys})
+
+
+def file_of(made: type[Struct]) -> type[Declared]:
+    """Return the mapping that states a record."""
+    if made not in _FILES:
+        document = {"__doc__": made.__doc__}
+        types.new_class(f"{made.__name__}File", (Declared,), {"of": made}, lambda body: body.update(document))
+    return _FILES[made]
+
+
+def _keys(made: type[Struct]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, type and field of every key that a record declares."""
+    hints = typing.get_type_hints(made, include_extras=True)
+    for field in struct_fields(made):
+        hint = hints[field.name]
+        notes = hint.__metadata__ if typing.get_origin(hint) is Annotated else ()
+        meaning = next((note for note in notes if isinstance(note, str)), None)
+        if meaning is None:
+            continue
+        default: dict[str, Any] = {}
+        if field.default is not NODEFAULT:
+            default = {"default": [] if field.default == () else field.default}
+        elif field.default_factory is not NODEFAULT:
+            default = {"default_factory": _file_type(field.default_factory)}
+        if isinstance(default.get("default"), Struct):
+            default = {"default_factory": file_of(type(default["default"]))}
+        yield field.name, _file_type(hint), Field(**default, description=meaning)
+
+
+def _file_type(hint: Any) -> Any:
+    """Return the type of a key from that of its field: mappings for records, lists for tuples."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        notes = [note for note in hint.__metadata__ if isinstance(note, FieldType)]
+        inner = _file_type(hint.__origin__)
+        return Annotated[(inner, *notes)] if notes else inner
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(map(_file_type, arguments))]  # noqa: UP007  of types known only here
+    if origin is tuple:
+        return list[_file_type(arguments[0])]  # type: ignore[misc]
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return dict[arguments[0], _file_type(arguments[1])]  # type: ignore[misc, valid-type]
+    return file_of(hint) if isinstance(hint, type) and issubclass(hint, Struct) else hint
+
 
 def record(kind: type[Record], file: Strict, **given: object) -> Record:
     """Return a record: the `given` fields, and for every other one the file's value of the same name."""
-    values = {name: getattr(file, name) for name in fields(kind) if name not in given}
+    values = {name: _made(getattr(file, name)) for name in fields(kind) if name not in given}
     return kind(**values, **given)
 
 
 def optional(kind: type[Record], file: Strict | None) -> Record | None:
     """Return the record of a mapping that may be missing."""
     return None if file is None else record(kind, file)
+
+
+def _made(value: Any) -> Any:
+    """Return a value of a file as a record holds it: records for the mappings that state them, tuples for lists."""
+    if isinstance(value, Declared):
+        return value.made()
+    if isinstance(value, dict):
+        return {key: _made(each) for key, each in value.items()}
+    is_list = isinstance(value, list) and any(isinstance(each, Declared) for each in value)
+    return tuple(map(_made, value)) if is_list else value

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from costmodel.declared import (
-    Bandwidth,
-    Duration,
-    EventRate,
-    Exponent,
     Integer,
-    Latency,
-    Moment,
     Number,
     NumberOrZero,
     PositiveNumber,
     RatioOrZero,
-    Size,
     Wrong,
 )
 from costmodel.errors import InputError
+from costmodel.schema.records import Declared, record
 from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
+from costmodel.workload.engine import CacheTier
+from costmodel.workload.requests import Lengths, Priorities, Replicas, RequestStream, Slo
 
 LARGEST = 2**31 - 1  # priority
-TraceFormat: TypeAlias = Literal["requests", "azure", "mooncake", "burstgpt", "servegen", "bench"]
 PREEMPTION = (
     "what becomes of the cache of a preempted request; none: a request starts when there are blocks for all its tokens"
 )
@@ -56,18 +51,18 @@ class SchedulerFile(Strict):
     align_steps: NumberOrZero | None = Field(default=None, description=ALIGN_STEPS)
 
 
-class LengthsFile(Strict):
+class LengthsFile(Declared, of=Lengths):
     """Lengths in tokens. A number alone is short for `{mean: NUMBER}`."""
 
-    distribution: Literal["constant", "uniform", "exponential", "normal", "lognormal", "values"] = Field(
-        default="constant", description="of lengths; `uniform` from `low` to `high`, `values` from a list"
-    )
     mean: PositiveNumber | None = Field(default=None, description="mean; not for `uniform` and `values`")
     deviation: RatioOrZero | None = Field(default=None, description="standard deviation in tokens")
-    low: Number = Field(default=1.0, description="least length")
-    high: Number | None = Field(default=None, description="largest length; null: any")
     values: list[Integer] = Field(default=[], description="lengths that are drawn")
-    weights: list[RatioOrZero] = Field(default=[], description="how often each is drawn; empty: all as often")
+
+    def made(self) -> Lengths:
+        """Return the lengths."""
+        mean, deviation = 1.0 if self.mean is None else self.mean, 0.0 if self.deviation is None else self.deviation
+        values, weights = tuple(map(float, self.values)), tuple(map(float, self.weights))
+        return record(Lengths, self, mean=mean, deviation=deviation, values=values, weights=weights)
 
     @model_validator(mode="before")
     @classmethod
@@ -90,28 +85,16 @@ class LengthsFile(Strict):
         return self
 
 
-class SharedPrefixFile(Strict):
-    """Beginnings that prompts share."""
-
-    groups: Number = Field(default=1.0, description="different beginnings")
-    tokens: Number = Field(description="tokens of each, which prompts have in addition to `input`, before it")
-    exponent: Exponent = Field(default=0.0, description="of Zipf's law of how often each is used; 0: all as often")
-
-
-class SessionsFile(Strict):
-    """Conversations: a prompt holds all earlier prompts and answers."""
-
-    turns: Number = Field(description="requests of a conversation")
-    think_time: Moment = Field(default=0.0, description="mean pause after an answer, exponentially distributed")
-
-
-class PrioritiesFile(Strict):
+class PrioritiesFile(Declared, of=Priorities):
     """Priorities of drawn requests, for `scheduler: {policy: priority}`."""
 
     values: Annotated[list[Annotated[int, Field(strict=True, ge=-LARGEST, le=LARGEST)]], Field(min_length=1)] = Field(
         description="that are drawn; a lower one is served earlier"
     )
-    weights: list[RatioOrZero] = Field(default=[], description="how often each is drawn; empty: all as often")
+
+    def made(self) -> Priorities:
+        """Return the priorities."""
+        return Priorities(values=tuple(self.values), weights=tuple(map(float, self.weights)))
 
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
@@ -120,29 +103,8 @@ class PrioritiesFile(Strict):
         return self
 
 
-class RequestsFile(Strict):
+class RequestsFile(Declared, of=RequestStream):
     """The requests: a trace, or drawn at random."""
-
-    trace: str | None = Field(default=None, description="file of requests, relative to this file; null: drawn")
-    format: TraceFormat | None = Field(default=None, description="of the trace; null: by its columns")
-    speed: PositiveNumber = Field(default=1.0, description="factor on the trace's rate")
-    arrivals: Literal["poisson", "gamma", "even", "closed_loop", "burst"] = Field(
-        default="poisson", description="how drawn requests arrive"
-    )
-    rate: EventRate | None = Field(default=None, description="of the whole deployment; null: the scenario's `rate`")
-    cv: PositiveNumber = Field(default=1.0, description="coefficient of variation of gaps; gamma only")
-    count: Number | None = Field(default=None, description="requests; null: 10,000, or all of the trace")
-    input: LengthsFile | None = Field(default=None, description="prompts; null: all of `input_tokens`")
-    output: LengthsFile | None = Field(default=None, description="outputs; null: all of `output_tokens`")
-    pairs: str | None = Field(
-        default=None, description="file whose `input_tokens` and `output_tokens` are drawn together"
-    )
-    tokenizer: str | None = Field(
-        default=None, description="tokenizer.json that counts the texts of `pairs`, a ShareGPT file; null: lengths"
-    )
-    prefix: SharedPrefixFile | None = Field(default=None, description="beginnings that prompts share; null: none")
-    sessions: SessionsFile | None = Field(default=None, description="conversations; null: every request by itself")
-    priority: PrioritiesFile | None = Field(default=None, description="priorities of drawn requests; null: none")
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
@@ -157,65 +119,8 @@ class RequestsFile(Strict):
         return self
 
 
-class CacheTierFile(Strict):
-    """Memory behind the KV cache of an engine, of each of its devices."""
-
-    capacity: Size = Field(description="for blocks of one device")
-    bandwidth: Bandwidth = Field(description="to one device")
-
-
-class FailureFile(Strict):
-    """A failure of an engine: its requests start again on others."""
-
-    replica: NumberOrZero = Field(description="engine that fails, from 0 on")
-    at: Moment = Field(description="when, since the first arrival")
-    lasts: Duration = Field(description="until it serves again")
-
-
-class BreakdownsFile(Strict):
-    """Failures of engines at random, each engine's with exponential gaps. Its requests start again on others."""
-
-    device_mtbf: Duration = Field(description="mean time between failures of one device; an engine fails with any")
-    repair: Duration = Field(description="until the engine serves again")
-
-
-class AutoscaleFile(Strict):
-    """Engines that are started and given back as requests come and go."""
-
-    most: Number = Field(description="engines at most")
-    least: Number = Field(default=1.0, description="engines at least, and at first")
-    target: PositiveNumber = Field(description="requests for each engine")
-    interval: Duration = Field(default=10.0, description="between two decisions")
-    start_up: Moment = Field(default=60.0, description="until a new engine serves; it is paid for meanwhile")
-
-
-class TransferFile(Strict):
-    """How a prompt's cache gets to the engine that decodes."""
-
-    bandwidth: Bandwidth = Field(description="of one engine's link, which sends one cache after the other")
-    latency: Latency = Field(default=0.0, description="of one cache")
-
-
-class ReplicasFile(Strict):
+class ReplicasFile(Declared, of=Replicas):
     """Equal engines behind a router."""
-
-    count: Number = Field(default=1.0, description="engines, each of the scenario's layout")
-    routing: Literal["round_robin", "random", "least_loaded", "power_of_two", "prefix"] = Field(
-        default="round_robin", description="how the router chooses the engine of a request"
-    )
-    signal_delay: Moment = Field(default=0.0, description="interval at which the router learns loads; 0: always")
-    max_waiting: Number | None = Field(
-        default=None, description="waiting requests of an engine from which on others are turned away; null: never"
-    )
-    failures: list[FailureFile] = Field(default=[], description="engines that fail for a while")
-    breakdowns: BreakdownsFile | None = Field(default=None, description="failures at random; null: none")
-    autoscale: AutoscaleFile | None = Field(default=None, description="instead of `count` engines all the time")
-    prefill: NumberOrZero = Field(
-        default=0.0, description="of the engines, those that only compute prompts; the others decode"
-    )
-    transfer: TransferFile | None = Field(
-        default=None, description="of prompts' caches between them; null: over the NICs of the engine's devices"
-    )
 
     @model_validator(mode="after")
     def _check_engines(self) -> Self:
@@ -234,12 +139,12 @@ class ReplicasFile(Strict):
         return self
 
 
-class SloFile(Strict):
+class SloFile(Declared, of=Slo):
     """What a good request takes at most."""
 
-    ttft: Moment | None = Field(default=None, description="time to first token")
-    tpot: Moment | None = Field(default=None, description="mean time per token after the first")
-    e2e: Moment | None = Field(default=None, description="time to last token")
+
+class CacheTierFile(Declared, of=CacheTier):
+    """Memory behind the KV cache of an engine, of each of its devices."""
 
 
 def locate_files(file: RequestsFile | None, scenario: Tree, field: str) -> RequestsFile | None:

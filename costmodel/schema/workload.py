@@ -21,11 +21,11 @@ from costmodel.declared import (
     RatioOrZero,
     Share,
     ShareOrZero,
-    Value,
     Verbatim,
     Whole,
     Wrong,
 )
+from costmodel.quantities import Quantity
 from costmodel.schema.device import DType, LinearType, Source, StoredType
 from costmodel.schema.framework import Part, PartFormatsFile
 from costmodel.schema.serving import CacheTierFile, ReplicasFile, RequestsFile, SchedulerFile, SloFile
@@ -410,7 +410,7 @@ class ServingFile(ScenarioFile):
     input_tokens: Number | None = Field(
         default=None, description="tokens per prompt; null: the mean of `requests`, whose own lengths count"
     )
-    output_tokens: Annotated[Value, Whole(2)] | None = Field(
+    output_tokens: Annotated[Quantity, Whole(2)] | None = Field(
         default=None, description="output tokens per request, including the first; null: the mean of `requests`"
     )
     prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in the prefix cache")

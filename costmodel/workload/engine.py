@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
+from costmodel.declared import Bandwidth, Size
 from costmodel.hardware import Device
 from costmodel.quantities import Bytes, Count, Mask, Quantity, Seconds, where
 from costmodel.records import Record, field
@@ -94,10 +96,10 @@ class EngineMemory(Record, kw_only=True):
 
 
 class CacheTier(Record, kw_only=True):
-    """Memory behind an engine's KV cache. capacity: for blocks of one device [B]; bandwidth: to it [B/s]."""
+    """Memory behind the KV cache of an engine, of each of its devices."""
 
-    capacity: Bytes
-    bandwidth: Quantity
+    capacity: Annotated[Size, "for blocks of one device"]
+    bandwidth: Annotated[Bandwidth, "to one device"]
 
 
 class Reserve(Record, kw_only=True):

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal, TypeAlias
+
 import numpy as np
 
-from costmodel.quantities import Count, Quantity, Seconds
+from costmodel.declared import (
+    Bandwidth,
+    Duration,
+    EventRate,
+    Exponent,
+    Latency,
+    Moment,
+    Number,
+    NumberOrZero,
+    PositiveNumber,
+    Weight,
+)
+from costmodel.quantities import Count, Quantity
 from costmodel.records import Record
+
+TraceFormat: TypeAlias = Literal["requests", "azure", "mooncake", "burstgpt", "servegen", "bench"]
 
 
 class Lengths(Record, kw_only=True):
-    """Lengths of prompts or outputs, whole tokens from `low` to `high`.
+    """Lengths in tokens. A number alone is short for `{mean: NUMBER}`."""
 
-    distribution: `constant`, `uniform` from low to high, `exponential`, `normal`, `lognormal`, or `values`.
-    deviation: standard deviation.
-    values, weights: lengths that are drawn, and how often (empty: all as often).
-    """
-
-    distribution: str = "constant"
+    distribution: Annotated[
+        Literal["constant", "uniform", "exponential", "normal", "lognormal", "values"],
+        "of lengths; `uniform` from `low` to `high`, `values` from a list",
+    ] = "constant"
     mean: Count = 1.0
-    deviation: Count = 0.0
-    low: Count = 1.0
-    high: Count | None = None
+    deviation: Count = 0.0  # standard deviation
+    low: Annotated[Number, "least length"] = 1.0
+    high: Annotated[Number | None, "largest length; null: any"] = None
     values: tuple[float, ...] = ()
-    weights: tuple[float, ...] = ()
+    weights: Annotated[tuple[Weight, ...], "how often each is drawn; empty: all as often"] = ()
 
     @property
     def average(self) -> Count:
@@ -36,79 +50,63 @@ class Lengths(Record, kw_only=True):
 
 
 class SharedPrefix(Record, kw_only=True):
-    """Prompts begin with one of `groups` texts of `tokens` tokens. How often each: r^-exponent of its rank."""
+    """Beginnings that prompts share."""
 
-    groups: Count
-    tokens: Count
-    exponent: Quantity = 0.0
+    groups: Annotated[Number, "different beginnings"] = 1.0
+    tokens: Annotated[Number, "tokens of each, which prompts have in addition to `input`, before it"]
+    exponent: Annotated[Exponent, "of Zipf's law of how often each is used; 0: all as often"] = 0.0
 
 
 class Sessions(Record, kw_only=True):
-    """Requests come in conversations of `turns`, each after the answer to the last and a pause of mean `think_time`.
+    """Conversations: a prompt holds all earlier prompts and answers."""
 
-    A prompt holds all earlier prompts and answers of its conversation.
-    """
-
-    turns: Count
-    think_time: Seconds = 0.0
+    turns: Annotated[Number, "requests of a conversation"]
+    think_time: Annotated[Moment, "mean pause after an answer, exponentially distributed"] = 0.0
 
 
 class Priorities(Record, kw_only=True):
-    """Priorities of drawn requests, the least first.
-
-    values: that are drawn.
-    weights: how often each is, empty: all as often.
-    """
+    """Priorities of drawn requests, for `scheduler: {policy: priority}`."""
 
     values: tuple[int, ...]
-    weights: tuple[float, ...] = ()
+    weights: Annotated[tuple[Weight, ...], "how often each is drawn; empty: all as often"] = ()
 
 
 class RequestStream(Record, kw_only=True):
-    """The requests that a deployment serves.
+    """The requests: a trace, or drawn at random."""
 
-    trace: path of a file that lists them, null: they are drawn.
-    format: of the file.
-    speed: factor on its rate.
-    arrivals: `poisson`, `gamma` with gaps of coefficient of variation `cv`, `even`, `burst` (all at once), or
-        `closed_loop` (each request that ends calls the next).
-    rate: of the whole deployment [1/s], null: of the scenario.
-    count: requests.
-    input, output: lengths, null: the scenario's; pairs: path of a file from which both are drawn together; tokenizer:
-        file that counts its texts, null: it has lengths.
-    """
-
-    trace: str | None = None
-    format: str | None = None
-    speed: Quantity = 1.0
-    arrivals: str = "poisson"
-    rate: Quantity | None = None
-    cv: Quantity = 1.0
-    count: Count | None = None
-    input: Lengths | None = None
-    output: Lengths | None = None
-    pairs: str | None = None
-    tokenizer: str | None = None
-    prefix: SharedPrefix | None = None
-    sessions: Sessions | None = None
-    priority: Priorities | None = None
+    trace: Annotated[str | None, "file of requests, relative to this file; null: drawn"] = None
+    format: Annotated[TraceFormat | None, "of the trace; null: by its columns"] = None
+    speed: Annotated[PositiveNumber, "factor on the trace's rate"] = 1.0
+    arrivals: Annotated[Literal["poisson", "gamma", "even", "closed_loop", "burst"], "how drawn requests arrive"] = (
+        "poisson"
+    )
+    rate: Annotated[EventRate | None, "of the whole deployment; null: the scenario's `rate`"] = None
+    cv: Annotated[PositiveNumber, "coefficient of variation of gaps; gamma only"] = 1.0
+    count: Annotated[Number | None, "requests; null: 10,000, or all of the trace"] = None
+    input: Annotated[Lengths | None, "prompts; null: all of `input_tokens`"] = None
+    output: Annotated[Lengths | None, "outputs; null: all of `output_tokens`"] = None
+    pairs: Annotated[str | None, "file whose `input_tokens` and `output_tokens` are drawn together"] = None
+    tokenizer: Annotated[
+        str | None, "tokenizer.json that counts the texts of `pairs`, a ShareGPT file; null: lengths"
+    ] = None
+    prefix: Annotated[SharedPrefix | None, "beginnings that prompts share; null: none"] = None
+    sessions: Annotated[Sessions | None, "conversations; null: every request by itself"] = None
+    priority: Annotated[Priorities | None, "priorities of drawn requests; null: none"] = None
 
 
 class Failure(Record, kw_only=True):
-    """An engine fails. replica: its number from 0; at: when, since the first arrival; lasts: until it is back [s]."""
+    """A failure of an engine: its requests start again on others."""
 
-    replica: Count
-    at: Seconds
-    lasts: Seconds
+    replica: Annotated[NumberOrZero, "engine that fails, from 0 on"]
+    at: Annotated[Moment, "when, since the first arrival"]
+    lasts: Annotated[Duration, "until it serves again"]
 
 
 class Breakdowns(Record, kw_only=True):
-    """Engines fail at random. device_mtbf: mean time between failures of one device; repair: until the engine is
-    back [s].
-    """
+    """Failures of engines at random, each engine's with exponential gaps. Its requests start again on others."""
 
-    device_mtbf: Seconds
-    repair: Seconds
+    device_mtbf: Annotated[Duration, "mean time between failures of one device; an engine fails with any"]
+    repair: Annotated[Duration, "until the engine serves again"]
 
     def up_share(self, devices: Count) -> Quantity:
         """Return the share of time in which an engine of so many devices serves: MTBF / (MTBF + repair)."""
@@ -117,47 +115,46 @@ class Breakdowns(Record, kw_only=True):
 
 
 class Autoscale(Record, kw_only=True):
-    """Engines are started and given back: every `interval` there should be one for each `target` requests.
+    """Engines that are started and given back as requests come and go."""
 
-    least, most: engines.
-    start_up: until a new one serves [s].
-    """
-
-    most: Count
-    target: Quantity
-    least: Count = 1.0
-    interval: Seconds = 10.0
-    start_up: Seconds = 60.0
+    most: Annotated[Number, "engines at most"]
+    least: Annotated[Number, "engines at least, and at first"] = 1.0
+    target: Annotated[PositiveNumber, "requests for each engine"]
+    interval: Annotated[Duration, "between two decisions"] = 10.0
+    start_up: Annotated[Moment, "until a new engine serves; it is paid for meanwhile"] = 60.0
 
 
 class Transfer(Record, kw_only=True):
-    """How the cache of a prompt gets to the engine that decodes. bandwidth: of one engine [B/s]; latency: [s]."""
+    """How a prompt's cache gets to the engine that decodes."""
 
-    bandwidth: Quantity
-    latency: Seconds = 0.0
+    bandwidth: Annotated[Bandwidth, "of one engine's link, which sends one cache after the other"]
+    latency: Annotated[Latency, "of one cache"] = 0.0
 
 
 class Replicas(Record, kw_only=True):
     """Equal engines behind a router.
 
-    routing: `round_robin`, `random`, `least_loaded` (fewest requests), `power_of_two` (the less loaded of two drawn) or
-        `prefix` (the longest cached prefix, unless that engine has many more requests than the least loaded one).
-    signal_delay: the router learns loads and caches at this interval [s]. 0: always.
-    max_waiting: an engine with so many waiting requests rejects others, null: none; failures: of engines, stated;
-        breakdowns: at random, null: none; autoscale: null: `count` engines serve all the time.
-    prefill: of all engines so many compute prompts only, and the others decode; transfer: of the prompts' caches, null:
-        over the NICs of the engine's devices.
+    least_loaded: the engine of the fewest requests.
+    power_of_two: the less loaded of two that are drawn.
+    prefix: of the longest cached prefix, unless it has many more requests than the least loaded one.
     """
 
-    count: Count = 1.0
-    routing: str = "round_robin"
-    signal_delay: Seconds = 0.0
-    max_waiting: Count | None = None
-    failures: tuple[Failure, ...] = ()
-    breakdowns: Breakdowns | None = None
-    autoscale: Autoscale | None = None
-    prefill: Count = 0.0
-    transfer: Transfer | None = None
+    count: Annotated[Number, "engines, each of the scenario's layout"] = 1.0
+    routing: Annotated[
+        Literal["round_robin", "random", "least_loaded", "power_of_two", "prefix"],
+        "how the router chooses the engine of a request",
+    ] = "round_robin"
+    signal_delay: Annotated[Moment, "interval at which the router learns loads; 0: always"] = 0.0
+    max_waiting: Annotated[
+        Number | None, "waiting requests of an engine from which on others are turned away; null: never"
+    ] = None
+    failures: Annotated[tuple[Failure, ...], "engines that fail for a while"] = ()
+    breakdowns: Annotated[Breakdowns | None, "failures at random; null: none"] = None
+    autoscale: Annotated[Autoscale | None, "instead of `count` engines all the time"] = None
+    prefill: Annotated[NumberOrZero, "of the engines, those that only compute prompts; the others decode"] = 0.0
+    transfer: Annotated[
+        Transfer | None, "of prompts' caches between them; null: over the NICs of the engine's devices"
+    ] = None
 
     def serving(self, devices: Count) -> Quantity:
         """Return the engines that serve on average, those of `devices` each that broke down not counted."""
@@ -165,8 +162,8 @@ class Replicas(Record, kw_only=True):
 
 
 class Slo(Record, kw_only=True):
-    """What a request may take at most to count as good [s]. Null: anything."""
+    """What a good request takes at most."""
 
-    ttft: Seconds | None = None
-    tpot: Seconds | None = None
-    e2e: Seconds | None = None
+    ttft: Annotated[Moment | None, "time to first token"] = None
+    tpot: Annotated[Moment | None, "mean time per token after the first"] = None
+    e2e: Annotated[Moment | None, "time to last token"] = None
