@@ -13,7 +13,8 @@ from costmodel.cost.operator_time import CLOSED_FORMS
 from costmodel.report.explain_inputs import WORK_SECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
-METHOD = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+CHAPTERS = sorted((ROOT / "docs" / "method").glob("*.md"))
+METHOD = "\n".join(path.read_text(encoding="utf-8") for path in CHAPTERS)
 HEADING = re.compile(r"^#+ (\d+(?:\.\d+)?)\.? ", re.MULTILINE)
 SECTIONS = dict(zip(HEADING.findall(METHOD), HEADING.split(METHOD)[2::2], strict=True))
 TEXTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
