@@ -40,6 +40,11 @@ def test_the_section_that_explains_a_form_exists(name: str) -> None:
     assert SECTIONS_OF_FORMS[name] in SECTIONS
 
 
+def test_the_contents_list_every_section_once() -> None:
+    contents = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    assert re.findall(r"\[(\d+(?:\.\d+)?)[].]", contents) == list(SECTIONS)
+
+
 def _current(path: Path) -> bool:
     return not any(part in HISTORY for part in path.relative_to(ROOT).parts)
 
