@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -429,3 +429,12 @@ Number: TypeAlias = Annotated[Quantity, Whole(1)]
 PositiveNumber: TypeAlias = Annotated[Quantity, Positive()]
 NumberOrZero: TypeAlias = Annotated[Quantity, Whole(0)]
 Integer: TypeAlias = Annotated[int, Whole(1, single=True)]
+
+DType = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "e5m6", "fp8", "fp8_fp16", "fp4", "int8", "int4"]
+"""Number formats. `X_Y` is a math unit for format X that accumulates in Y, where a device has several."""
+
+LinearType = Literal[DType, "mxfp4", "nvfp4"]
+"""Number formats of linear layers: block-scaled FP4 formats run on the math unit `fp4`."""
+
+StoredType = Literal[LinearType, "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
+"""Number formats of stored tensors, including the blocks of GGUF files."""

@@ -3,43 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
+from costmodel.declared import Bandwidth, Latency, LoadFactor, Money, NicBandwidth, Number, OneOf, Size, Watts
 from costmodel.hardware.device import Device, Link
-from costmodel.quantities import Bytes, BytesPerSecond, Count, Dollars, FlopPerSecond, Quantity, Seconds, Watts
+from costmodel.quantities import BytesPerSecond, Count, FlopPerSecond, Quantity, Seconds
 from costmodel.records import Record, field
+
+TOPOLOGIES = (
+    "ft2", "ft3", "fat-tree", "mrft", "rail", "mpft", "sf", "df", "mesh", "torus", "ocs", "nvlink", "pcie",
+    "unspecified",
+)  # fmt: skip
 
 
 class Nic(Record):
     """The way out of a node: bandwidth of one NIC in one direction, how many a device has, and latency."""
 
-    bandwidth: BytesPerSecond
+    bandwidth: Annotated[NicBandwidth, "one NIC, one direction"]
     per_device: Count
-    latency: Seconds | None
+    latency: Annotated[Latency | None, "time of a small message; null: unknown"]
 
 
 class Host(Record):
     """The node's CPU side, all sockets together. Null, and a format that `peak` leaves out: no source.
 
-    memory: its capacity [B].
-    bandwidth: of that memory [B/s].
-    sockets: how many share both.
     peak: dense arithmetic by number format [FLOP/s].
-    link: name of the link of each device that leads to the host.
-    price: the node without its devices [$].
-    switches: PCIe switches between the devices and the sockets, none where null.
-    interconnect: of a socket to the others, one direction [B/s].
-    power: of a node without its devices, not counted where null [W].
     """
 
-    memory: Bytes | None
-    bandwidth: BytesPerSecond | None
-    sockets: Count | None
+    memory: Annotated[Size | None, "host memory"] = None
+    bandwidth: Annotated[Bandwidth | None, "host memory bandwidth of all sockets"] = None
+    sockets: Annotated[Number | None, "CPU sockets"] = None
     peak: Mapping[str, FlopPerSecond] = field(default_factory=dict)
-    link: str = "pcie"
-    price: Dollars | None = None
-    switches: Count | None = None
-    interconnect: BytesPerSecond | None = None
-    power: Watts | None = None
+    link: Annotated[str, "name of the device's link to the host"] = "pcie"
+    price: Annotated[Money | None, "price of a node without its devices; null: unknown"] = None
+    switches: Annotated[Number | None, "PCIe switches below the sockets; null: none"] = None
+    interconnect: Annotated[Bandwidth | None, "one-way bandwidth from a socket to the others"] = None
+    power: Annotated[Watts | None, "power of a node without its devices; null: not counted"] = None
 
 
 class Facility(Record):
@@ -63,43 +62,38 @@ class Node(Record):
 
 
 class FabricPrice(Record):
-    """What the parts of a fabric cost [$], null where no source states it.
+    """What the parts of a fabric cost [$], null where no source states it."""
 
-    switch: one switch.
-    link: a cable between two switches with its transceivers.
-    endpoint_link: one between a NIC and a switch.
-    """
-
-    switch: Dollars | None = None
-    link: Dollars | None = None
-    endpoint_link: Dollars | None = None
+    switch: Annotated[Money | None, "per switch"] = None
+    link: Annotated[Money | None, "per cable between switches, transceivers included"] = None
+    endpoint_link: Annotated[Money | None, "per cable between a NIC and a switch"] = None
 
 
 class Network(Record):
     """The fabric between nodes.
 
-    bandwidth: one endpoint port in one direction, null where ports are as fast as the NIC.
     latencies: small message, end to end, null where no source states one.
-    groups: of a dragonfly, or host bridges of a PCIe tree, null for as many as the radix allows.
-    oversubscription: ports of a leaf to endpoints over those to spines.
-    pxn: messages between rails change rail inside the node, over the link that joins its devices.
-    failed: names of parts that do not work.
-    shape: routers along each side of a mesh or torus.
     reconfiguration: time in which optical circuits change [s].
     """
 
-    topology: str
+    topology: Annotated[Annotated[str, OneOf(TOPOLOGIES)], "how switches are wired; `unspecified` has no part counts"]
     planes: Count
-    radix: Count
+    radix: Annotated[
+        Number,
+        "ports per switch; nvlink: devices; pcie: devices per switch; mesh, torus: two a dimension, and "
+        "endpoints of a router; ocs: endpoints",
+    ]
     bandwidth: BytesPerSecond | None
     latency_same_leaf: Seconds | None
     latency_cross_leaf: Seconds | None
     routing: str
-    price: FabricPrice = field(default_factory=FabricPrice)
-    groups: Count | None = None
-    oversubscription: Count = 1.0
-    pxn: bool = True
-    failed: tuple[str, ...] = ()
+    price: Annotated[FabricPrice, "prices of parts"] = field(default_factory=FabricPrice)
+    groups: Annotated[
+        Number | None, "groups of a dragonfly (null: as many as radix allows), host bridges of a PCIe tree (null: one)"
+    ] = None
+    oversubscription: Annotated[LoadFactor, "leaf ports to endpoints over leaf ports to spines"] = 1.0
+    pxn: Annotated[bool, "change rails inside the node, over the link between its devices"] = True
+    failed: Annotated[tuple[str, ...], "failed parts: plane0, nic12, leaf0.3, leaf0.3-spine0.1 (flow engine only)"] = ()
     shape: tuple[float, ...] = ()
     reconfiguration: Seconds = 0.0
 

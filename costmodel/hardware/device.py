@@ -7,19 +7,15 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 
-from costmodel.declared import Quoted
+from costmodel.declared import Latency, LinkBandwidth, Quoted, ShareOrZero, Watts
 from costmodel.quantities import (
     Bytes,
     BytesPerSecond,
     Count,
-    Dollars,
-    DollarsPerSecond,
     FlopPerSecond,
     Hertz,
     Joules,
     Quantity,
-    Seconds,
-    Watts,
 )
 from costmodel.records import Record
 
@@ -61,28 +57,29 @@ class Link(Record):
     """A connection: bandwidth in one direction per device, and the latency of a small message, null where unsourced."""
 
     name: str
-    bandwidth: BytesPerSecond
-    latency: Seconds | None
+    bandwidth: Annotated[LinkBandwidth, "one direction, all lanes of one device together"]
+    latency: Annotated[Latency | None, "time of a small message; null: unknown"]
 
 
 class Power(Record):
     """Electrical power of a board, null where no source states it.
 
-    tdp: its limit.
-    idle: with nothing to do [W].
     busy: more while kernels run [W].
     tensor: energy of a FLOP of 16-bit operands [J].
     memory, link: energy of a byte of device memory, and of one sent [J].
-    error: half of the 80 % interval of such a power, over it (null: not known).
     """
 
-    tdp: Watts | None
-    idle: Watts | None = None
+    tdp: Annotated[Watts | None, "board power limit; null: unknown"] = None
+    idle: Annotated[Watts | None, "idle board power; null: unknown"] = None
     busy: Watts = 0.0
     tensor: Joules = 0.0
     memory: Joules = 0.0
     link: Joules = 0.0
-    error: Quantity | None = None
+    error: Annotated[
+        ShareOrZero | None,
+        "half of the 80 % interval of a predicted power, over it; null: that of boards without a fit, "
+        "`calibrations/power`",
+    ] = None
 
     @property
     def states_work(self) -> bool:
@@ -124,8 +121,8 @@ class Price(Record):
     rental_quote, purchase_quote: where each is from, null where a person states the bare number.
     """
 
-    rental: DollarsPerSecond | None
-    purchase: Dollars | None
+    rental: Annotated[Rent | None, "rent per device"] = None
+    purchase: Annotated[Purchase | None, "purchase price per device"] = None
     rental_quote: Quote | None = None
     purchase_quote: Quote | None = None
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Array
 from costmodel.workload.architecture import Recurrence
 from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.mixers import Decay
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator
 from costmodel.workload.recurrences import scan_macs
 
-_DECAYS = {"gdn": "delta", "kda": "channel_delta", "mamba2": "gated"}  # the tables' names of recurrences
+# The tables' names of recurrences.
+_DECAYS: Mapping[str, Decay] = {"gdn": "delta", "kda": "channel_delta", "mamba2": "gated"}
 _CHUNK = {"gdn": 64.0, "kda": 64.0, "mamba2": 128.0}  # the models' files
 _STATE = ELEMENT_BYTES["fp32"]  # SGLang's and vLLM's default of a state (mamba_ssm_cache_dtype float32)
 _SCORE, _INDEX = ELEMENT_BYTES["fp32"], 4.0

@@ -15,12 +15,10 @@ from costmodel.schema import workload
 from costmodel.schema.cluster import ClusterFile, FacilityFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile, PowerFile
 from costmodel.schema.framework import PartFormatsFile, PrecisionFile
-from costmodel.schema.records import optional, record
-from costmodel.schema.simulation import SimulationFile
+from costmodel.schema.records import record
 from costmodel.workload import engine, plans, scenario
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.schedules import implied_virtual
-from costmodel.workload.simulation import Checkpoints, Simulation, Slowdown
 
 _OF_ALL_TO_ALLS = {
     "processors",
@@ -100,7 +98,6 @@ def node(file: NodeFile, node_device: hardware.Device) -> hardware.Node:
         file,
         device=node_device,
         intra=node_device.links[file.intra],
-        nic=optional(hardware.Nic, file.nic),
         host=record(hardware.Host, file.host, peak=dict(file.host.peak or {})),
         facility=_facility(file.facility),
     )
@@ -123,8 +120,6 @@ def network(file: NetworkFile) -> hardware.Network:
         file,
         latency_same_leaf=file.latency.same_leaf,
         latency_cross_leaf=file.latency.cross_leaf,
-        price=record(hardware.FabricPrice, file.price),
-        failed=tuple(file.failed),
         shape=tuple(map(float, file.shape)),
         reconfiguration=0.0 if file.reconfiguration is None else file.reconfiguration,
     )
@@ -202,22 +197,6 @@ def communication(file: workload.CommunicationFile, kernels: scenario.Framework)
     )
 
 
-def offload(file: workload.OffloadFile) -> scenario.Offload:
-    """Return the shares that are kept in host memory."""
-    return record(scenario.Offload, file)
-
-
-def simulation(file: SimulationFile) -> Simulation:
-    """Return the settings of the event engine."""
-    return record(
-        Simulation,
-        file,
-        jitter=float(file.jitter),
-        slowdowns=tuple(record(Slowdown, slowdown, speed=float(slowdown.speed)) for slowdown in file.slowdowns),
-        checkpoints=optional(Checkpoints, file.checkpoints),
-    )
-
-
 def routing(file: workload.RoutingFile, counts: tuple[float, ...] | None) -> scenario.Routing:
     """Return how tokens are routed to experts. counts: the content of the file that `counts` names."""
     skews = {key: getattr(file, key) for key in ("exponent", "spread")}
@@ -231,11 +210,8 @@ def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.
     if isinstance(file, workload.TrainingFile):
         return _training(file)
     if isinstance(file, workload.PrefillFile):
-        denoising = optional(plans.Denoising, file.denoising)
-        chunk = None if denoising is not None else _chunk(file.chunk_tokens, kernels, device, file.parallel.tp)
-        return record(
-            plans.Prefill, file, speculative=None, denoising=denoising, chunk_tokens=chunk, images=_images(file.images)
-        )
+        chunk = None if file.denoising is not None else _chunk(file.chunk_tokens, kernels, device, file.parallel.tp)
+        return record(plans.Prefill, file, speculative=None, chunk_tokens=chunk)
     if isinstance(file, workload.ExpertBoundFile):
         return record(plans.ExpertBound, file)
     drafts = None if file.speculative is None else _speculative(file.speculative)
@@ -243,7 +219,7 @@ def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.
         return record(plans.Decode, file, speculative=drafts)
     if isinstance(file, workload.GenerateFile):
         chunk = _chunk(file.chunk_tokens, kernels, device, file.parallel.tp)
-        return record(plans.Generate, file, speculative=drafts, chunk_tokens=chunk, images=_images(file.images))
+        return record(plans.Generate, file, speculative=drafts, chunk_tokens=chunk)
     return _serving(file, drafts, kernels, device)
 
 
@@ -253,7 +229,6 @@ def _training(file: workload.TrainingFile) -> plans.Training:
         file,
         zero=file.optimizer.zero,
         stages=tuple(file.stages) if file.stages else None,
-        placement=record(plans.Placement, file.placement),
         sharding=_sharding(file.optimizer),
     )
 
@@ -282,14 +257,13 @@ def _serving(
             scheduler=_scheduler(file, kernels.engine, device),
             memory=_engine_memory(file.memory, kernels),
             blocks=file.memory.blocks,
-            images=_images(file.images),
         )
     assert file.input_tokens is not None, "pools have no `requests`"
     assert file.output_tokens is not None, "pools have no `requests`"
     prompts = plans.Prefill(
         file.input_tokens, file.prefill.tokens_per_device, file.prefill.micro_batches, file.prefix_hit_rate, drafts,
         chunk_tokens=_chunk(file.prefill.chunk_tokens, kernels, device, file.prefill.parallel.tp),
-        images=_images(file.images),
+        images=None if file.images is None else file.images.made(),
     )  # fmt: skip
     requests = plans.Decode(
         file.decode.batch_per_device, file.input_tokens, file.output_tokens, file.decode.micro_batches, drafts
@@ -307,10 +281,6 @@ def _mean(lengths: requests_files.LengthsFile | None, stated: Count | None, leas
     if lengths is not None:
         return maximum(floor(lengths.made().average + 0.5), least)
     return 0.0 if stated is None else stated
-
-
-def _images(file: workload.ImagesFile | None) -> plans.Images | None:
-    return optional(plans.Images, file)
 
 
 def _speculative(file: workload.SpeculativeFile) -> plans.Speculative:

@@ -8,8 +8,7 @@ from costmodel.quantities import Count
 from costmodel.schema import mixers
 from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
 from costmodel.schema.patterns import AnyPattern, AxisFile, HeadGroupFile, LatentGroupFile, MixedFile, NeighbourhoodFile
-from costmodel.schema.records import optional, record
-from costmodel.schema.strict import Strict
+from costmodel.schema.records import record
 from costmodel.workload import architecture as arch
 from costmodel.workload import neighbourhood, patterns
 
@@ -21,7 +20,6 @@ def architecture(file: ModelFile) -> arch.Architecture:
         file,
         layers=_layers(file),
         mtp=_mtp(file),
-        layer_embedding=optional(arch.LayerEmbedding, file.layer_embedding),
         encoder=None if file.encoder is None else _encoder(file.encoder),
     )
 
@@ -67,27 +65,18 @@ def _layer(file: LayerFile, hidden: Count) -> arch.Layer:
     return record(arch.Layer, file, mixer=_mixer(file.mixer, hidden), ffn=_ffn(file.ffn, hidden))
 
 
-_MIXERS: Mapping[type[Strict], type[arch.Mixer]] = {
-    mixers.SelectiveScanFile: arch.SelectiveScan, mixers.PlainProjectionFile: arch.PlainProjection,
-    mixers.NoMixerFile: arch.NoMixer, mixers.NeuralMemoryFile: arch.NeuralMemory,
-    mixers.ConvolutionFile: arch.Convolution, mixers.SpectralFile: arch.Spectral, mixers.GateFile: arch.Gate,
-    mixers.MilPoolFile: arch.MilPool,
-}  # fmt: skip
-
-
 def _mixer(file: mixers.AnyMixer, hidden: Count) -> arch.Mixer:
     """Return the mixer. By default heads split the residual stream's width, and each has keys of its own."""
     if isinstance(file, mixers.AttentionFile):
         return _attention(file, hidden)
     if isinstance(file, mixers.RecurrenceFile):
         value_dim = file.key_dim if file.value_dim is None else file.value_dim
-        return record(arch.Recurrence, file, value_dim=value_dim, memories=optional(arch.Memories, file.memories))
+        return record(arch.Recurrence, file, value_dim=value_dim)
     if isinstance(file, mixers.MlaFile):
-        groups = _groups(file.head_groups, file.heads)
-        return record(arch.Mla, file, head_groups=groups, indexer=optional(arch.Indexer, file.indexer))
-    if isinstance(file, mixers.CompressedFile):
-        return record(arch.CompressedAttention, file, indexer=optional(arch.Indexer, file.indexer))
-    return record(_MIXERS[type(file)], file)
+        return record(arch.Mla, file, head_groups=_groups(file.head_groups, file.heads))
+    if isinstance(file, mixers.PlainProjectionFile):
+        return arch.PlainProjection()
+    return arch.NoMixer() if isinstance(file, mixers.NoMixerFile) else file.made()
 
 
 def _attention(file: mixers.AttentionFile, hidden: Count) -> arch.Attention:
@@ -99,10 +88,6 @@ def _attention(file: mixers.AttentionFile, hidden: Count) -> arch.Attention:
         head_dim=head_dim,
         v_head_dim=head_dim if file.v_head_dim is None else file.v_head_dim,
         head_groups=_head_groups(file),
-        indexer=optional(arch.Indexer, file.indexer),
-        kernel=record(arch.KernelTraits, file.kernel),
-        route=optional(arch.HeadRoute, file.route),
-        kv_source=optional(arch.KvSource, file.kv_source),
     )
 
 

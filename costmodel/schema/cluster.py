@@ -6,52 +6,36 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from costmodel.declared import (
-    Bandwidth,
+    DType,
     Latency,
     LoadFactor,
-    Money,
     NicBandwidth,
     Number,
-    OneOf,
     Peak,
-    Size,
-    Watts,
     WattsOrZero,
     Whole,
     Wrong,
 )
+from costmodel.hardware.cluster import FabricPrice, Host, Network, Nic
 from costmodel.quantities import Quantity
-from costmodel.schema.device import PLAUSIBLE, DType, Source
+from costmodel.schema.device import PLAUSIBLE, Source
+from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
 
-TOPOLOGIES = (
-    "ft2", "ft3", "fat-tree", "mrft", "rail", "mpft", "sf", "df", "mesh", "torus", "ocs", "nvlink", "pcie",
-    "unspecified",
-)  # fmt: skip
 GRIDS = ("mesh", "torus")
 
 
-class NicFile(Strict):
+class NicFile(Declared, of=Nic):
     """The NICs of a node."""
 
     per_device: Annotated[Quantity, Whole(1, 64)] = Field(default=1.0, description="NICs per device")
-    bandwidth: NicBandwidth = Field(description="one NIC, one direction")
-    latency: Latency | None = Field(description="time of a small message; null: unknown")
 
 
-class HostFile(Strict):
+class HostFile(Declared, of=Host):
     """The CPU side of a node. Null: unknown."""
 
-    memory: Size | None = Field(default=None, description="host memory")
-    bandwidth: Bandwidth | None = Field(default=None, description="host memory bandwidth of all sockets")
-    sockets: Number | None = Field(default=None, description="CPU sockets")
     cpu: str | None = Field(default=None, description="CPU model")
     peak: dict[DType, Peak] | None = Field(default=None, description="format -> dense peak, all sockets; null: unknown")
-    link: str = Field(default="pcie", description="name of the device's link to the host")
-    price: Money | None = Field(default=None, description="price of a node without its devices; null: unknown")
-    switches: Number | None = Field(default=None, description="PCIe switches below the sockets; null: none")
-    interconnect: Bandwidth | None = Field(default=None, description="one-way bandwidth from a socket to the others")
-    power: Watts | None = Field(default=None, description="power of a node without its devices; null: not counted")
 
 
 class FacilityFile(Strict):
@@ -88,46 +72,25 @@ class FabricLatencyFile(Strict):
     cross_leaf: Latency | None = Field(default=None, description="between endpoints on different leaf switches")
 
 
-class FabricPriceFile(Strict):
+class FabricPriceFile(Declared, of=FabricPrice):
     """Prices of network parts. Null: unknown."""
 
-    switch: Money | None = Field(default=None, description="per switch")
-    link: Money | None = Field(default=None, description="per cable between switches, transceivers included")
-    endpoint_link: Money | None = Field(default=None, description="per cable between a NIC and a switch")
 
-
-class NetworkFile(Strict):
+class NetworkFile(Declared, of=Network):
     """The network between nodes."""
 
-    topology: Annotated[str, OneOf(TOPOLOGIES)] = Field(
-        description="how switches are wired; `unspecified` has no part counts"
-    )
     planes: Number = Field(
         default=1.0, description="parallel independent planes; nvlink: switch chips; ocs: optical switches"
     )
-    radix: Number = Field(
-        description="ports per switch; nvlink: devices; pcie: devices per switch; mesh, torus: two a dimension, and "
-        "endpoints of a router; ocs: endpoints"
-    )
+    bandwidth: NicBandwidth | None = Field(default=None, description="per port, one direction; null: as the NIC")
+    routing: Literal["static", "ecmp", "adaptive", "spray"] = Field(default="static", description="path selection")
     shape: list[Annotated[int, Whole(1, 4096, single=True)]] = Field(
         default=[], description="mesh, torus: routers along each side, the first in which endpoints are numbered first"
     )
     reconfiguration: Latency | None = Field(
         default=None, description="ocs: time in which the optical circuits change; null: none"
     )
-    groups: Number | None = Field(
-        default=None,
-        description="groups of a dragonfly (null: as many as radix allows), host bridges of a PCIe tree (null: one)",
-    )
-    oversubscription: LoadFactor = Field(default=1.0, description="leaf ports to endpoints over leaf ports to spines")
-    pxn: bool = Field(default=True, description="change rails inside the node, over the link between its devices")
-    failed: list[str] = Field(
-        default=[], description="failed parts: plane0, nic12, leaf0.3, leaf0.3-spine0.1 (flow engine only)"
-    )
-    bandwidth: NicBandwidth | None = Field(default=None, description="per port, one direction; null: as the NIC")
     latency: FabricLatencyFile = Field(default_factory=FabricLatencyFile, description="latencies")
-    routing: Literal["static", "ecmp", "adaptive", "spray"] = Field(default="static", description="path selection")
-    price: FabricPriceFile = Field(default_factory=FabricPriceFile, description="prices of parts")
 
     @model_validator(mode="after")
     def _check_grid(self) -> Self:

@@ -8,33 +8,22 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from costmodel.declared import (
     Bandwidth,
+    DType,
     Energy,
     Factor,
     Frequency,
     Latency,
-    LinkBandwidth,
     Number,
     OneOf,
     Peak,
-    ShareOrZero,
     Size,
-    Watts,
     WattsOrZero,
     Whole,
     Wrong,
 )
-from costmodel.hardware.device import Purchase, Rent
+from costmodel.hardware.device import Link, Power, Price
+from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
-
-DType = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "e5m6", "fp8", "fp8_fp16", "fp4", "int8", "int4"]
-"""Number formats. `X_Y` is a math unit for format X that accumulates in Y, where a device has several."""
-
-LinearType = Literal[DType, "mxfp4", "nvfp4"]
-"""Number formats of linear layers: block-scaled FP4 formats run on the math unit `fp4`."""
-
-StoredType = Literal[LinearType, "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
-"""Number formats of stored tensors, including the blocks of GGUF files."""
-
 
 LEVELS = ("smem", "l1", "l2", "l3", "mall", "hbm", "dram")
 
@@ -90,18 +79,13 @@ class MemoryLevelFile(Strict):
     )
 
 
-class LinkFile(Strict):
+class LinkFile(Declared, of=Link):
     """A connection of the device to others."""
 
-    bandwidth: LinkBandwidth = Field(description="one direction, all lanes of one device together")
-    latency: Latency | None = Field(description="time of a small message; null: unknown")
 
-
-class PowerFile(Strict):
+class PowerFile(Declared, of=Power):
     """Electrical power."""
 
-    tdp: Watts | None = Field(default=None, description="board power limit; null: unknown")
-    idle: Watts | None = Field(default=None, description="idle board power; null: unknown")
     busy: WattsOrZero | None = Field(
         default=None, description="more than idle while kernels run, whatever they do; null: none"
     )
@@ -112,11 +96,6 @@ class PowerFile(Strict):
         default=None, description="per byte of device memory; null: power goes linearly with busy time"
     )
     link: Energy | None = Field(default=None, description="per byte sent to other devices; null: not counted")
-    error: ShareOrZero | None = Field(
-        default=None,
-        description="half of the 80 % interval of a predicted power, over it; null: that of boards without a fit, "
-        "`calibrations/power`",
-    )
 
     @model_validator(mode="after")
     def _check_idle(self) -> Self:
@@ -125,11 +104,9 @@ class PowerFile(Strict):
         return self
 
 
-class PriceFile(Strict):
+class PriceFile(Declared, of=Price):
     """Prices of the device. Null: unknown."""
 
-    rental: Rent | None = Field(default=None, description="rent per device")
-    purchase: Purchase | None = Field(default=None, description="purchase price per device")
     _quotes: dict[str, tuple[str, str]] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="wrap")

@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from costmodel.declared import DType
 from costmodel.errors import InputError, suggest
 from costmodel.schema.aliases import ALIASES, alias_of
 from costmodel.schema.case import CaseReferenceFile, EntryFile, TableFile
-from costmodel.schema.device import DType, Source
+from costmodel.schema.device import Source
 from costmodel.schema.files import FILES
 from costmodel.schema.strict import Strict
 from costmodel.schema.workload import PHASES, ScenarioFile

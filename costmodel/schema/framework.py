@@ -6,9 +6,11 @@ from pydantic import Field, StringConstraints
 
 from costmodel.declared import (
     Bits,
+    DType,
     Exponent,
     Integer,
     Latency,
+    LinearType,
     LoadFactor,
     Moment,
     Number,
@@ -16,10 +18,11 @@ from costmodel.declared import (
     PositiveNumber,
     Share,
     SizeOrZero,
+    StoredType,
     Time,
     Whole,
 )
-from costmodel.schema.device import DType, LinearType, Source, StoredType
+from costmodel.schema.device import Source
 from costmodel.schema.serving import ALIGN_STEPS, PREEMPTION, WHOLE_PROMPTS
 from costmodel.schema.strict import Strict
 

@@ -1,7 +1,7 @@
 """The model file: a list of layers, each a mixer and a feed-forward network (FFN)."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -9,19 +9,17 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from costmodel.declared import (
     Integer,
     Number,
-    NumberOrZero,
-    PositiveNumber,
-    ShareOrZero,
     Wrong,
     exceeds,
 )
 from costmodel.schema.device import Source
 from costmodel.schema.framework import QuantizationFile
 from costmodel.schema.mixers import AnyMixer, AttentionFile, NoMixerFile
+from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
+from costmodel.workload.architecture import Architecture, DenseFfn, Encoder, Layer, LayerEmbedding, MoeFfn, Mtp
 
 MAX_LAYERS = 10_000  # published transformers have up to 1,000 (DeepNet, arXiv 2203.00555)
-NormKind: TypeAlias = Literal["rms", "layer", "layer_no_bias"]
 
 
 class NoFfnFile(Strict):
@@ -30,16 +28,11 @@ class NoFfnFile(Strict):
     type: Literal["none"] = Field(description="the layer is a mixer alone")
 
 
-class DenseFile(Strict):
+class DenseFile(Declared, of=DenseFfn):
     """A dense FFN. `glu` has a gate, `mlp` has none."""
 
     type: Literal["glu", "mlp"] = Field(description="this FFN")
     intermediate: Number | None = Field(default=None, description="inner width; null: 4 * hidden, for mlp only")
-    bias: bool = Field(default=False, description="matrices have biases")
-    channels_first: bool = Field(
-        default=False,
-        description="matrices are 1 x 1 convolutions of channels-first tensors, transposed before and after",
-    )
 
     @model_validator(mode="after")
     def _check_gated_width(self) -> Self:
@@ -48,34 +41,10 @@ class DenseFile(Strict):
         return self
 
 
-class MoeFile(Strict):
+class MoeFile(Declared, of=MoeFfn):
     """Routed experts, plus shared ones."""
 
     type: Literal["moe"] = Field(description="this FFN")
-    experts: Number = Field(description="routed experts")
-    intermediate: Number = Field(description="inner width of a routed expert")
-    top_k: Integer = Field(description="routed experts per token")
-    shared: NumberOrZero = Field(default=0.0, description="shared experts, which every token visits")
-    shared_intermediate: Number | None = Field(
-        default=None, description="inner width of a shared expert; null: as a routed expert"
-    )
-    groups: Number | None = Field(default=None, description="equal groups of experts; null: no groups")
-    group_top_k: Integer | None = Field(default=None, description="groups that a token is limited to")
-    gated: bool = Field(default=True, description="experts have a gate, like `glu`")
-    bias: bool = Field(default=False, description="the experts' matrices have biases")
-    router_bias: bool = Field(default=False, description="the router has a bias")
-    shared_gate: bool = Field(default=False, description="a separate gate scales the shared experts")
-    masked: ShareOrZero = Field(default=0.0, description="share of the routed experts that are switched off")
-    router_extra: Literal["token_similarity", "attention_matrix"] | None = Field(
-        default=None, description="scores are smoothed by token similarity, or by the layer's attention; null: not"
-    )
-    latent: Number | None = Field(
-        default=None, description="width that tokens are projected to for the routed experts; null: the model's"
-    )
-    latent_norm: bool = Field(default=False, description="the experts' sum is normalised before it is projected back")
-    zero: NumberOrZero = Field(
-        default=0.0, description="experts without weights among the router's choices; top_k is the mean of the others"
-    )
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
@@ -107,30 +76,11 @@ class MoeFile(Strict):
         return self
 
 
-class LayerFile(Strict):
+class LayerFile(Declared, of=Layer):
     """Consecutive identical layers."""
 
     repeat: Integer = Field(default=1, description="number of identical layers")
-    norm: Literal["rms", "layer", "layer_no_bias", "none"] = Field(
-        default="rms", description="kind of normalisation; `layer` has a bias; none: neither norms nor residual sums"
-    )
-    norm_position: Literal["before", "after", "both"] = Field(
-        default="before", description="norms before mixer and FFN, after them (before the residual add), or both"
-    )
-    block: Literal["sequential", "parallel"] = Field(
-        default="sequential", description="the FFN reads the mixer's output, or both read the same input"
-    )
-    shared_norm: bool = Field(default=False, description="mixer and FFN of a parallel block share one norm")
-    dropout: bool = Field(default=False, description="dropout in training: its masks are stored")
     mixer: Annotated[AnyMixer, Field(discriminator="type")] = Field(description="attention, recurrence or vision mixer")
-    width: Number | None = Field(default=None, description="residual width in this layer; null: the model's")
-    scale: PositiveNumber = Field(
-        default=1.0, description="tokens in this layer per input token, if stages shrink a grid or drop tokens"
-    )
-    plain: bool = Field(
-        default=False,
-        description="plain layer: no residual connection, norm folded into the mixer, activation after it",
-    )
     ffn: Annotated[DenseFile | MoeFile | NoFfnFile, Field(discriminator="type")] = Field(description="the FFN")
 
     @model_validator(mode="after")
@@ -166,20 +116,16 @@ def _layer_or_group(value: Any) -> str:
     return "group" if is_group else "layer"
 
 
-class MtpFile(Strict):
+class MtpFile(Declared, of=Mtp):
     """Multi-token prediction."""
 
-    depth: Integer = Field(description="MTP modules")
     layers: list[LayerFile] | None = Field(
         default=None, min_length=1, description="layers of a module, in order; null: one like the model's last"
     )
 
 
-class LayerEmbeddingFile(Strict):
+class LayerEmbeddingFile(Declared, of=LayerEmbedding):
     """Per-layer embeddings: one more table, of which every layer adds its part of a token's row."""
-
-    rows: Number = Field(description="rows of the table")
-    width: Number = Field(description="elements of each layer's part of a row")
 
 
 class ProjectorFile(Strict):
@@ -189,44 +135,16 @@ class ProjectorFile(Strict):
     outputs: Number = Field(description="output width")
 
 
-class EncoderFile(Strict):
+class EncoderFile(Declared, of=Encoder):
     """A tower that turns images or sound into tokens. It runs only for those. Its weights are always there."""
 
-    hidden: Number = Field(description="width of its residual stream")
-    inputs: Number = Field(description="numbers of a patch: channels * height * width * frames")
-    bias: bool = Field(default=False, description="the projection of patches has a bias")
-    positions: NumberOrZero = Field(default=0.0, description="rows of a learned position table; 0: none")
     layers: list[LayerFile] = Field(min_length=1, description="its layers, in order")
-    final_norm: NormKind | None = Field(default=None, description="norm behind its layers; null: none")
-    merge: Number = Field(default=1.0, description="patches per token of the language model")
     projectors: list[ProjectorFile] = Field(default=[], description="matrices to the language model's width")
-    projector_bias: bool = Field(default=False, description="projectors have biases")
-    projector_norms: NumberOrZero = Field(default=0.0, description="elements of the projectors' norms, with biases")
 
 
-class ModelFile(Strict):
+class ModelFile(Declared, of=Architecture):
     """A transformer."""
 
-    name: str = Field(description="name in references")
-    hidden: Number = Field(description="width of the residual stream")
-    vocabulary: Number = Field(description="rows of the stored embedding, including padding")
-    positions: Number | None = Field(default=None, description="rows of a learned position table; null: none")
-    tied_embeddings: bool = Field(default=False, description="LM head and embedding share their weights")
-    head_bias: bool = Field(default=False, description="the LM head has a bias")
-    embedding_norm: NormKind | None = Field(default=None, description="norm after the embedding; null: none")
-    final_norm: NormKind | Literal["none"] | None = Field(
-        default=None, description="norm before the LM head; null: as the last layer's"
-    )
-    features: bool = Field(default=False, description="inputs are vectors, such as image patches, not token ids")
-    mtp: MtpFile | None = Field(default=None, description="multi-token prediction; null: none")
-    streams: Number = Field(
-        default=1.0, description="residual streams that hyper-connections mix; 1: a plain residual stream"
-    )
-    residual_block: Number | None = Field(
-        default=None, description="layers per block, over whose sums every mixer and FFN attends; null: plain sums"
-    )
-    layer_embedding: LayerEmbeddingFile | None = Field(default=None, description="per-layer embeddings; null: none")
-    encoder: EncoderFile | None = Field(default=None, description="tower for images or sound; null: none")
     layers: list[
         Annotated[
             Annotated[LayerFile, Tag("layer")] | Annotated[LayerGroupFile, Tag("group")], Discriminator(_layer_or_group)

@@ -6,7 +6,9 @@ from pydantic import Field, model_validator
 
 from costmodel.declared import Integer, Number, NumberOrZero, Offset, Share, ShareOrZero, Wrong, exceeds
 from costmodel.quantities import Quantity
+from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
+from costmodel.workload.neighbourhood import Axis
 
 
 class PatternFile(Strict):
@@ -71,20 +73,11 @@ class StridedBlocksFile(Strict):
     stride: Number = Field(description="distance between attended earlier blocks")
 
 
-class AxisFile(Strict):
+class AxisFile(Declared, of=Axis):
     """One axis of a neighbourhood."""
 
-    size: Integer = Field(description="positions")
-    window: Integer = Field(description="positions that a query attends to")
     dilation: Integer = Field(default=1, description="distance between attended positions")
     stride: Integer = Field(default=1, description="consecutive queries with the same window")
-    causal: bool = Field(default=False, description="causal: positions before the query only")
-    query_tile: Integer | None = Field(
-        default=None, description="queries per kernel tile; null: 64 of all axes together; 1: pairs one by one"
-    )
-    key_tile: Integer | None = Field(
-        default=None, description="keys per kernel tile; null: 64 of all axes together; 1: pairs one by one"
-    )
 
     @model_validator(mode="after")
     def _check_window(self) -> Self:

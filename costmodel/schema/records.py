@@ -121,5 +121,4 @@ def _made(value: Any) -> Any:
         return value.made()
     if isinstance(value, dict):
         return {key: _made(each) for key, each in value.items()}
-    is_list = isinstance(value, list) and any(isinstance(each, Declared) for each in value)
-    return tuple(map(_made, value)) if is_list else value
+    return tuple(map(_made, value)) if isinstance(value, list) else value

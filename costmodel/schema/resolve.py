@@ -360,10 +360,10 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         precision=build.precision(formats.file),
         communication=build.communication(plan.communication, kernels),
         framework=kernels,
-        offload=build.offload(plan.offload),
+        offload=plan.offload.made(),
         notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan, hardware), *by_chance, *gathers),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, field)),
-        simulation=build.simulation(plan.simulation),
+        simulation=plan.simulation.made(),
     )
     trees = {
         "scenario": tree.with_entries(precision=merge(formats.tree, chosen)), "cluster": hardware.cluster_part.tree,

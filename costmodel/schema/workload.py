@@ -7,114 +7,60 @@ from pydantic import Field, model_validator
 
 from costmodel.declared import (
     Bits,
+    DType,
     EventRate,
     Exponent,
     Integer,
-    LoadFactor,
+    LinearType,
     Named,
     NameSet,
     Number,
     NumberOrZero,
     OneOf,
     PositiveNumber,
-    Ratio,
-    RatioOrZero,
     Share,
     ShareOrZero,
+    StoredType,
     Verbatim,
     Whole,
     Wrong,
 )
 from costmodel.quantities import Quantity
-from costmodel.schema.device import DType, LinearType, Source, StoredType
+from costmodel.schema.device import Source
 from costmodel.schema.framework import Part, PartFormatsFile
+from costmodel.schema.records import Declared
 from costmodel.schema.serving import CacheTierFile, ReplicasFile, RequestsFile, SchedulerFile, SloFile
 from costmodel.schema.simulation import SimulationFile
 from costmodel.schema.strict import Strict
+from costmodel.workload.plans import Denoising, Images, Placement, Sharding, Speculative
 from costmodel.workload.recompute import OPERATORS, SETS
+from costmodel.workload.scenario import Communication, Offload, Parallelism, Routing
 from costmodel.workload.schedules import SCHEDULES
 
-Payload: TypeAlias = Literal[DType, "logfmt8", "logfmt10"]
-StageNumber: TypeAlias = Annotated[int, Whole(-(2**16), single=True)]
 
-
-class ParallelFile(Strict):
+class ParallelFile(Declared, of=Parallelism):
     """Degrees of parallelism."""
 
-    tp: Number = Field(default=1.0, description="tensor parallel")
-    pp: Number = Field(default=1.0, description="pipeline parallel")
-    dp: Number = Field(default=1.0, description="data parallel")
-    ep: Number = Field(default=1.0, description="expert parallel; spans tp * cp * dp ranks")
-    cp: Number = Field(default=1.0, description="context parallel")
     virtual: Number | None = Field(default=None, description="stages per rank; null: 2 for zb-v and dualpipe-v, else 1")
-    expert_tensor: Number | None = Field(
-        default=None,
-        description="tp inside an expert; null: tp if ep is 1 or the framework slices experts in training, else 1",
-    )
-    expert_pool: Number | None = Field(
-        default=None,
-        description="devices of their own for routed experts, which tokens reach and leave in every layer (decode and "
-        "serving); null: the ep ranks have them",
-    )
-    sequence_parallel: bool = Field(default=False, description="also split activations outside tp regions over tp")
-    context: Literal["gather", "ring", "ulysses"] = Field(
-        default="gather",
-        description="how cp ranks exchange keys: all-gather, block by block around a ring, or redistribution of heads",
-    )
 
 
-class CommunicationFile(Strict):
+class CommunicationFile(Declared, of=Communication):
     """Communication settings."""
 
-    processors: NumberOrZero = Field(default=0.0, description="SMs reserved for communication")
-    dispatch: Payload = Field(default="bf16", description="format of dispatched tokens; needs no math unit")
-    combine: Payload = Field(default="bf16", description="format of combined tokens; needs no math unit")
-    codec: RatioOrZero = Field(
-        default=0.0,
-        description="extra time of logfmt8/logfmt10 all-to-alls when their kernels encode and decode; 0: hardware does",
-    )
-    in_network: bool = Field(
-        default=False, description="in-network multicast (dispatch) and reduction (combine), running concurrently"
-    )
-    multicast: bool = Field(
-        default=False, description="switches copy what is dispatched; without `reduction` receivers bind as before"
-    )
-    reduction: bool = Field(
-        default=False, description="switches add up what is combined; without `multicast` senders bind as before"
-    )
-    fences: NumberOrZero = Field(
-        default=0.0,
-        description="round trips that each all-to-all of experts waits to order data before its flag; 0: none",
-    )
-    checksum: RatioOrZero = Field(
-        default=0.0,
-        description="extra time of all-to-alls of experts whose kernels check what arrives",
-    )
-    mode: Literal["normal", "low_latency"] = Field(default="normal", description="one copy per node, or one per expert")
     exchange: Literal["all_to_all", "gather"] | None = Field(
         default=None,
         description="in inference, how tokens reach experts of other ranks: by an all-to-all, or all ranks gather all "
         "tokens and scatter the sums of their results; null: as the framework, or `all_to_all` where another key of "
         "it is stated",
     )
-    expert_load: LoadFactor | None = Field(
-        default=None,
-        description="load of the busiest expert rank relative to the mean; overrides `routing`; null: from `routing`",
-    )
-    host_link: Literal["shared", "messages_first", "copies_first", "separate"] = Field(
-        default="shared",
-        description="in inference by events, who gives way where a device's messages to other nodes and its copies of "
-        "weights or of the KV cache meet on the link to the host: both alike, the copies, the messages, or neither "
-        "(each has a link of its own); the closed form shares no link",
-    )
-    split_attention: bool = Field(
-        default=False, description="in inference, micro-batches also alternate inside attention, before its kernel"
-    )
 
 
-class RoutingFile(Strict):
+class RoutingFile(Declared, of=Routing):
     """How tokens are routed to experts and where experts are placed."""
 
+    counts: str | None = Field(
+        default=None, description="CSV file with columns `expert,tokens`, `./` relative to this file; counts only"
+    )
     load: Literal["balanced", "uniform", "zipf", "lognormal", "counts"] | None = Field(
         default=None,
         description="balanced: all ranks equal; uniform / zipf / lognormal: random routing; counts: from a file; null: "
@@ -124,17 +70,6 @@ class RoutingFile(Strict):
     exponent: Exponent | None = Field(default=None, description="of Zipf's law, popularity = rank^-exponent; zipf only")
     spread: Exponent | None = Field(
         default=None, description="standard deviation of the logarithm of popularity; lognormal only"
-    )
-    counts: str | None = Field(
-        default=None, description="CSV file with columns `expert,tokens`, `./` relative to this file; counts only"
-    )
-    redundant: NumberOrZero = Field(default=0.0, description="additional replicas of the most-loaded experts")
-    placement: Literal["sequential", "balanced"] | None = Field(
-        default=None, description="experts in order or by load; null: by load if there are replicas"
-    )
-    capacity: Ratio | None = Field(
-        default=None,
-        description="capacity factor: tokens an expert accepts, relative to its mean share; null: no token is dropped",
     )
 
     @model_validator(mode="after")
@@ -150,42 +85,22 @@ class RoutingFile(Strict):
         return self
 
 
-class OffloadFile(Strict):
+class OffloadFile(Declared, of=Offload):
     """Shares that are kept in host memory instead of device memory."""
 
-    optimizer: ShareOrZero = Field(default=0.0, description="optimizer states (training), updated by the host")
-    weights: ShareOrZero = Field(default=0.0, description="weights, copied to the device for every use")
-    activations: ShareOrZero = Field(default=0.0, description="activations kept for the backward pass (training)")
-    overlap: bool = Field(default=True, description="transfers overlap with computation")
-    kv_cache: ShareOrZero = Field(default=0.0, description="KV cache in host memory, copied for every pass (inference)")
-    experts: Literal["device", "host"] = Field(
-        default="device", description="host: the CPU computes the routed experts from host memory (inference)"
-    )
 
-
-class OptimizerFile(Strict):
+class OptimizerFile(Declared, of=Sharding):
     """The optimizer, and how ranks with the same parameters share its states and work."""
 
     zero: Annotated[int, Whole(0, high=3, single=True)] = Field(default=0, description="ZeRO stage")
-    overlap: bool | None = Field(
-        default=None, description="overlap gathers and reductions with computation, layer by layer; null: stage 3 only"
-    )
-    reduce: Literal["micro_batch", "step"] | None = Field(
-        default=None, description="when gradients are reduced; null: after every micro-batch from stage 2 on"
-    )
-    keep_gathered: bool = Field(default=False, description="stage 3 keeps gathered weights for the backward pass")
     shard_group: Number | None = Field(
         default=None, description="ranks that shard one copy of the states (hybrid sharding); null: all cp * dp ranks"
     )
     gradient_communication: DType | None = Field(default=None, description="format of gradients sent; null: as stored")
 
 
-class PlacementFile(Strict):
+class PlacementFile(Declared, of=Placement):
     """The pipeline stages of embedding, head and MTP. Negative ones count from the last."""
-
-    embedding: StageNumber = Field(default=0, description="stage of the embedding")
-    head: StageNumber = Field(default=-1, description="stage of the output head")
-    mtp: StageNumber = Field(default=-1, description="stage of the MTP modules")
 
 
 class PrecisionChoiceFile(Strict):
@@ -267,14 +182,9 @@ class TrainingFile(ScenarioFile):
     )
 
 
-class SpeculativeFile(Strict):
+class SpeculativeFile(Declared, of=Speculative):
     """Speculative decoding with the model's MTP modules."""
 
-    depth: Number = Field(description="tokens drafted per step, verified by the next pass; levels of a tree")
-    acceptance: ShareOrZero | None = Field(
-        default=None,
-        description="probability that a drafted token is accepted, given that all earlier ones were; null: by level",
-    )
     acceptances: list[ShareOrZero] | None = Field(
         default=None, description="the same for each level of `depth`; null: `acceptance`"
     )
@@ -283,9 +193,9 @@ class SpeculativeFile(Strict):
         description="a tree: candidates of each level behind each one of the level before, all of them verified; an "
         "acceptance is then that of the best candidate; null: one each",
     )
-    assumed: bool = Field(
-        default=False,
-        description="acceptances were not measured: intervals hold how far serving with such drafts was off elsewhere",
+    acceptance: ShareOrZero | None = Field(
+        default=None,
+        description="probability that a drafted token is accepted, given that all earlier ones were; null: by level",
     )
 
     @model_validator(mode="after")
@@ -298,21 +208,14 @@ class SpeculativeFile(Strict):
         return self
 
 
-class DenoisingFile(Strict):
+class DenoisingFile(Declared, of=Denoising):
     """Diffusion: repeated passes over every sequence."""
 
-    steps: Number = Field(description="consecutive passes over every sequence")
-    branches: Number = Field(default=1.0, description="copies of a sequence per pass: guidance, samplers")
-    active: Share = Field(default=1.0, description="share of a sequence that is denoised, attending to all of it")
 
-
-class ImagesFile(Strict):
+class ImagesFile(Declared, of=Images):
     """Images in every prompt, which the model's encoder turns into some of its tokens."""
 
     count: Number = Field(default=1.0, description="images of a prompt")
-    patches: Number = Field(
-        description="patches of an image: (height / patch size) * (width / patch size); `merge` of them are a token"
-    )
 
 
 _IMAGES = "images in every prompt, whose tokens are among `input_tokens`; null: none"

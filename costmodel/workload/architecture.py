@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from costmodel.quantities import Count, Quantity
+from costmodel.declared import Integer, Number, NumberOrZero, PositiveNumber, ShareOrZero
+from costmodel.quantities import Count
 from costmodel.records import Record
 from costmodel.workload.mixers import Attention as Attention
 from costmodel.workload.mixers import CompressedAttention as CompressedAttention
@@ -27,54 +28,50 @@ from costmodel.workload.mixers import SelectiveScan as SelectiveScan
 from costmodel.workload.mixers import Spectral as Spectral
 from costmodel.workload.patterns import Pattern as Pattern
 
+NormKind: TypeAlias = Literal["rms", "layer", "layer_no_bias"]
+
 
 class NoFfn(Record):
     """No feed-forward part: the layer is a mixer alone, such as a memory before attention."""
 
 
 class DenseFfn(Record):
-    """Two matrices around an activation, or three with a gate (`gated`: SwiGLU and kin).
-
-    channels_first: they are 1 x 1 convolutions of NCHW tensors, transposed before and after.
-    """
+    """Two matrices around an activation, or three with a gate (`gated`: SwiGLU and kin)."""
 
     intermediate: Count
     gated: bool
-    bias: bool = False
-    channels_first: bool = False
+    bias: Annotated[bool, "matrices have biases"] = False
+    channels_first: Annotated[
+        bool, "matrices are 1 x 1 convolutions of channels-first tensors, transposed before and after"
+    ] = False
 
 
 class MoeFfn(Record, kw_only=True):
-    """Routed experts, each an FFN, of which a token visits `top_k`, plus `shared` experts that it always visits.
+    """Routed experts, each an FFN, of which a token visits `top_k`, plus `shared` experts that it always visits."""
 
-    shared_intermediate: width of one shared expert (null: as a routed one).
-    groups, group_top_k: equal groups of experts, and how many a token may use: node-limited routing (null: free).
-    gated, bias: as of a dense FFN; router_bias: one number per expert.
-    shared_gate: one more output in the router's format weighs the shared experts.
-    masked: share of the routed experts that are off and get no tokens (MoTE).
-    router_extra: `token_similarity` (S^2*d: scores are smoothed by the similarity of tokens) or `attention_matrix`
-        (S^2*E: by the layer's attention); null: neither.
-    latent: width to which tokens are projected before the routed experts, and from which their sum is projected back
-        (null: experts work on the residual stream's width); latent_norm: their sum is normalised before that.
-    zero: experts without weights that the router may choose as well. `top_k` is then the mean of the others.
-    """
-
-    experts: Count
-    intermediate: Count
-    top_k: int
-    shared: Count = 0.0
-    shared_intermediate: Count | None = None
-    groups: Count | None = None
-    group_top_k: int | None = None
-    gated: bool = True
-    bias: bool = False
-    router_bias: bool = False
-    shared_gate: bool = False
-    masked: Quantity = 0.0
-    router_extra: str | None = None
-    latent: Count | None = None
-    latent_norm: bool = False
-    zero: Count = 0.0
+    experts: Annotated[Number, "routed experts"]
+    intermediate: Annotated[Number, "inner width of a routed expert"]
+    top_k: Annotated[Integer, "routed experts per token"]
+    shared: Annotated[NumberOrZero, "shared experts, which every token visits"] = 0.0
+    shared_intermediate: Annotated[Number | None, "inner width of a shared expert; null: as a routed expert"] = None
+    groups: Annotated[Number | None, "equal groups of experts; null: no groups"] = None
+    group_top_k: Annotated[Integer | None, "groups that a token is limited to"] = None
+    gated: Annotated[bool, "experts have a gate, like `glu`"] = True
+    bias: Annotated[bool, "the experts' matrices have biases"] = False
+    router_bias: Annotated[bool, "the router has a bias"] = False
+    shared_gate: Annotated[bool, "a separate gate scales the shared experts"] = False
+    masked: Annotated[ShareOrZero, "share of the routed experts that are switched off"] = 0.0
+    router_extra: Annotated[
+        Literal["token_similarity", "attention_matrix"] | None,
+        "scores are smoothed by token similarity, or by the layer's attention; null: not",
+    ] = None
+    latent: Annotated[Number | None, "width that tokens are projected to for the routed experts; null: the model's"] = (
+        None
+    )
+    latent_norm: Annotated[bool, "the experts' sum is normalised before it is projected back"] = False
+    zero: Annotated[
+        NumberOrZero, "experts without weights among the router's choices; top_k is the mean of the others"
+    ] = 0.0
 
 
 Ffn: TypeAlias = "DenseFfn | MoeFfn | NoFfn"
@@ -83,27 +80,31 @@ Ffn: TypeAlias = "DenseFfn | MoeFfn | NoFfn"
 class Layer(Record):
     """`repeat` equal layers in a row.
 
-    norm: `rms` (a scale), `layer` (scale and bias) or `layer_no_bias` (a scale).
     `none`: no residual sums either.
-    norm_position: `before` mixer and FFN, `after` them (before the residual add), or `both`.
-    block: `sequential`, or `parallel`: mixer and FFN read the same input.
-    shared_norm: through one norm.
-    width: of the residual stream here (null: the model's).
-    scale: tokens here per token of the input, for stages that shrink a grid.
-    plain: no residual sum. The mixer's norm is folded into it, and an activation follows.
     """
 
     repeat: int
     mixer: Mixer
     ffn: Ffn
-    norm: str = "rms"
-    dropout: bool = False
-    norm_position: str = "before"
-    block: str = "sequential"
-    shared_norm: bool = False
-    width: Count | None = None
-    scale: Quantity = 1.0
-    plain: bool = False
+    norm: Annotated[
+        Literal["rms", "layer", "layer_no_bias", "none"],
+        "kind of normalisation; `layer` has a bias; none: neither norms nor residual sums",
+    ] = "rms"
+    dropout: Annotated[bool, "dropout in training: its masks are stored"] = False
+    norm_position: Annotated[
+        Literal["before", "after", "both"], "norms before mixer and FFN, after them (before the residual add), or both"
+    ] = "before"
+    block: Annotated[
+        Literal["sequential", "parallel"], "the FFN reads the mixer's output, or both read the same input"
+    ] = "sequential"
+    shared_norm: Annotated[bool, "mixer and FFN of a parallel block share one norm"] = False
+    width: Annotated[Number | None, "residual width in this layer; null: the model's"] = None
+    scale: Annotated[PositiveNumber, "tokens in this layer per input token, if stages shrink a grid or drop tokens"] = (
+        1.0
+    )
+    plain: Annotated[bool, "plain layer: no residual connection, norm folded into the mixer, activation after it"] = (
+        False
+    )
 
 
 class Mtp(Record):
@@ -112,7 +113,7 @@ class Mtp(Record):
     layers: of one module, in order (null: one more layer like the last).
     """
 
-    depth: int
+    depth: Annotated[Integer, "MTP modules"]
     layers: tuple[Layer, ...] | None = None
 
 
@@ -123,64 +124,51 @@ class LayerEmbedding(Record):
     the embedding's output to layers * width and normalises it.
     """
 
-    rows: Count
-    width: Count
+    rows: Annotated[Number, "rows of the table"]
+    width: Annotated[Number, "elements of each layer's part of a row"]
 
 
 class Encoder(Record, kw_only=True):
     """A tower for images or sound before the language model: its layers see patches, `merge` of which are a token.
 
-    inputs: numbers of a patch, projected to `hidden` by a d x inputs matrix, with `bias`.
-    positions: rows of its learned position table (0: none).
-    final_norm: kind of the norm behind its layers (null: none).
     projectors: matrices (inputs, outputs) that make tokens of the language model; projector_bias: with biases;
         projector_norms: elements of their norms, biases included.
     """
 
-    hidden: Count
-    inputs: Count
+    hidden: Annotated[Number, "width of its residual stream"]
+    inputs: Annotated[Number, "numbers of a patch: channels * height * width * frames"]
     layers: tuple[Layer, ...]
-    merge: Count
+    merge: Annotated[Number, "patches per token of the language model"] = 1.0
     projectors: tuple[tuple[Count, Count], ...]
-    bias: bool = False
-    positions: Count = 0.0
-    final_norm: str | None = None
-    projector_bias: bool = False
-    projector_norms: Count = 0.0
+    bias: Annotated[bool, "the projection of patches has a bias"] = False
+    positions: Annotated[NumberOrZero, "rows of a learned position table; 0: none"] = 0.0
+    final_norm: Annotated[NormKind | None, "norm behind its layers; null: none"] = None
+    projector_bias: Annotated[bool, "projectors have biases"] = False
+    projector_norms: Annotated[NumberOrZero, "elements of the projectors' norms, with biases"] = 0.0
 
 
 class Architecture(Record):
-    """A transformer. `layers` are its runs of equal layers in order. A run that recurs is the same object.
+    """A transformer. `layers` are its runs of equal layers in order. A run that recurs is the same object."""
 
-    vocabulary: rows of the embedding as stored, padding included.
-    positions: length of a learned position table (null: rotary or none).
-    final_norm: the norm before the head (`none`: none; null: as of the last layer).
-    embedding_norm: a norm on the embedding's output (null: none).
-    features: inputs are vectors instead of rows of a table, such as image patches; the head sees the last layer's
-        tokens.
-    streams: copies of the residual stream that hyper-connections mix around every mixer and FFN (1: a plain residual).
-    residual_block: layers of a block whose sum is a stream of its own; attention over the blocks feeds every mixer and
-    FFN (null:
-        a plain residual).
-    layer_embedding: null without one.
-    encoder: a tower for images or sound (null: none). It runs only for those.
-    """
-
-    name: str
-    hidden: Count
-    vocabulary: Count
+    name: Annotated[str, "name in references"]
+    hidden: Annotated[Number, "width of the residual stream"]
+    vocabulary: Annotated[Number, "rows of the stored embedding, including padding"]
     layers: tuple[Layer, ...]
-    tied_embeddings: bool = False
-    positions: Count | None = None
-    mtp: Mtp | None = None
-    head_bias: bool = False
-    final_norm: str | None = None
-    embedding_norm: str | None = None
-    features: bool = False
-    streams: Count = 1.0
-    residual_block: Count | None = None
-    layer_embedding: LayerEmbedding | None = None
-    encoder: Encoder | None = None
+    tied_embeddings: Annotated[bool, "LM head and embedding share their weights"] = False
+    positions: Annotated[Number | None, "rows of a learned position table; null: none"] = None
+    mtp: Annotated[Mtp | None, "multi-token prediction; null: none"] = None
+    head_bias: Annotated[bool, "the LM head has a bias"] = False
+    final_norm: Annotated[NormKind | Literal["none"] | None, "norm before the LM head; null: as the last layer's"] = (
+        None
+    )
+    embedding_norm: Annotated[NormKind | None, "norm after the embedding; null: none"] = None
+    features: Annotated[bool, "inputs are vectors, such as image patches, not token ids"] = False
+    streams: Annotated[Number, "residual streams that hyper-connections mix; 1: a plain residual stream"] = 1.0
+    residual_block: Annotated[
+        Number | None, "layers per block, over whose sums every mixer and FFN attends; null: plain sums"
+    ] = None
+    layer_embedding: Annotated[LayerEmbedding | None, "per-layer embeddings; null: none"] = None
+    encoder: Annotated[Encoder | None, "tower for images or sound; null: none"] = None
 
     @property
     def depth(self) -> int:

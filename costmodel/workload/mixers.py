@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
+from costmodel.declared import Integer, Number, NumberOrZero, PositiveNumber, Ratio, Share, StoredType
 from costmodel.quantities import Bytes, Count, Quantity, ceil, floor, is_single, maximum, minimum, sum_of
 from costmodel.records import Record
 from costmodel.workload.dtypes import ELEMENT_BYTES, SCALE_BYTES
 from costmodel.workload.patterns import Pattern, Selected
+
+Decay: TypeAlias = Literal["none", "scalar", "gated", "delta", "channel_delta"]
 
 
 class HeadGroup(Record):
@@ -18,35 +21,31 @@ class HeadGroup(Record):
 
 
 class KernelTraits(Record):
-    """How a system's own code computes attention.
+    """How a system's own code computes attention."""
 
-    realised: `fused` (only the pairs of the pattern), `gathered` (their keys are copied together first) or `masked`
-        (all pairs, those outside the pattern discarded).
-    materialised: scores pass through memory, as edits after the softmax require.
-    rate: speed over that of the device's fused kernel at equal pairs.
-    permuted: tokens are permuted into the order of the kernel's tiles before it and back after it.
-    head_edit: a kernel of its own scales, masks or shifts the heads' results.
-    channels_first: projections are 1 x 1 convolutions of NCHW tensors, transposed before and after.
-    """
-
-    realised: str = "fused"
-    materialised: bool = False
-    rate: Quantity = 1.0
-    permuted: bool = False
-    head_edit: bool = False
-    channels_first: bool = False
+    realised: Annotated[
+        Literal["fused", "gathered", "masked"],
+        "fused: pairs of the pattern only; gathered: after a copy of their keys; masked: all pairs",
+    ] = "fused"
+    materialised: Annotated[bool, "scores are written to memory, as for edits after softmax"] = False
+    rate: Annotated[Ratio, "speed over the device's fused kernel at equal pairs; cite the source"] = 1.0
+    permuted: Annotated[
+        bool, "tokens are permuted into the order of the kernel's tiles before it, and back after it"
+    ] = False
+    head_edit: Annotated[bool, "a separate kernel scales, masks or shifts the outputs of heads"] = False
+    channels_first: Annotated[
+        bool, "projections are 1 x 1 convolutions of channels-first tensors, transposed before and after"
+    ] = False
 
 
 class KvSource(Record, kw_only=True):
-    """Where keys and values come from, if not from each of the layer's own tokens.
+    """Where keys and values come from, if not from each of the layer's own tokens [CvT, arXiv 2103.15808]."""
 
-    tokens, width: another sequence, such as a text or an image, and its width (null: the layer's own tokens).
-    share: of the own tokens that a strided convolution leaves keys and values of [CvT, arXiv 2103.15808].
-    """
-
-    tokens: Count | None = None
-    width: Count | None = None
-    share: Quantity = 1.0
+    tokens: Annotated[
+        Number | None, "tokens of another sequence, such as a text or an image; null: the layer's own"
+    ] = None
+    width: Annotated[Number | None, "width of that sequence; null: the layer's"] = None
+    share: Annotated[Share, "share of the own tokens that have keys and values, after a strided convolution"] = 1.0
 
     def keys(self, own: Count) -> Count:
         """Return the keys of a sequence with `own` tokens."""
@@ -54,18 +53,15 @@ class KvSource(Record, kw_only=True):
 
 
 class HeadRoute(Record):
-    """Query heads of which some always work, and others for some tokens [MoH, arXiv 2410.11842; UoE].
+    """Query heads of which some always work, and others for some tokens [MoH, arXiv 2410.11842; UoE]."""
 
-    top_k: `routed` heads that each token chooses (null: heads choose).
-    tokens: share of a sequence that each routed head chooses and attends among (null: tokens choose).
-    router: `linear` (hidden x (routed + shared + 2) weights) or `query_norm` (no weights).
-    """
-
-    shared: Count
-    routed: Count
-    top_k: Count | None
-    router: str = "linear"
-    tokens: Quantity | None = None
+    shared: Annotated[NumberOrZero, "query heads that are always active"]
+    routed: Annotated[Number, "routed query heads"]
+    top_k: Annotated[Number | None, "routed heads per token; null: see `tokens`"] = None
+    router: Annotated[Literal["linear", "query_norm"], "linear layer, or norms of queries"] = "linear"
+    tokens: Annotated[
+        Share | None, "share of a sequence that each routed head selects and attends to; null: see `top_k`"
+    ] = None
 
     @property
     def active_share(self) -> Quantity:
@@ -76,22 +72,17 @@ class HeadRoute(Record):
 
 
 class Indexer(Record, kw_only=True):
-    """Small heads that score every earlier key, of which a query then attends to the best [arXiv 2512.02556, 2.1].
+    """Small heads that score every earlier key, of which a query then attends to the best [arXiv 2512.02556, 2.1]."""
 
-    heads, head_dim: of its queries. One key of `head_dim` per token is cached.
-    top_k: tokens that a query attends to, in blocks of `block` tokens whose scores are pooled.
-    weighted: the heads' scores are summed with weights of the token, d x heads.
-    cache: format of its keys, with one FP32 scale each where it has one byte or less (null: as the KV cache).
-    reused: the layer attends to what an earlier layer has selected: no weights, keys or scores of its own.
-    """
-
-    heads: Count
-    head_dim: Count
-    top_k: Count
-    block: Count = 1.0
-    weighted: bool = True
-    cache: str | None = None
-    reused: bool = False
+    heads: Annotated[Number, "query heads of the indexer"]
+    head_dim: Annotated[Number, "width of its heads and of the one key that it caches per token"]
+    top_k: Annotated[Number, "tokens, or pooled entries, that a query attends to"]
+    block: Annotated[Number, "tokens that are selected together"] = 1.0
+    weighted: Annotated[bool, "scores of the heads are summed with weights of each token"] = True
+    cache: Annotated[
+        StoredType | None, "format of its cached keys, with one FP32 scale each; null: as the KV cache"
+    ] = None
+    reused: Annotated[bool, "the layer uses the selection of an earlier one: no weights, keys or scores"] = False
 
     def attended(self, keys: Count) -> Count:
         """Return the keys that a query with `keys` earlier ones attends to: min(top_k, keys)."""
@@ -108,55 +99,47 @@ class Indexer(Record, kw_only=True):
 
 
 class Attention(Record):
-    """Multi-head attention with `kv_heads` key-value heads (MHA, GQA and MQA).
+    """Multi-head attention with `kv_heads` key-value heads (MHA, GQA and MQA)."""
 
-    rotary_dim: rotated elements of a query or key head (null: all).
-    alibi: slopes on the scores replace positions. No parameters, part of the kernel.
-    bias: of the query, key and value projections.
-    output_bias: of the output projection (null: as `bias`).
-    qk_norm: queries and keys are normalised after their projection, per head with one shared vector (`head`), without
-        parameters (`plain`), or over the whole projection (`projection`).
-    kernel: how it is computed.
-    route: which heads work for a token (null: all).
-    partial: channels that enter the projections. The others join before the output's (SHViT; null: all enter).
-    keeps: keys and values are cached (null: if causal; a model that sees later tokens cannot continue token by token).
-    output_gate: a sigmoid of the layer's input scales the result of each `head`, or each `element` of it (null: none).
-    sinks: every head has a learned logit in its softmax.
-    shared_values: values are the keys before norm and rotation: no projection of their own.
-    borrowed_kv: keys and values are those of an earlier layer: neither projected nor cached here.
-    indexer: selects the keys of each query (null: those of the head groups' patterns).
-    kv_source: keys and values are those of another sequence, or of fewer tokens (null: of every token).
-    conv_taps: taps of depth-wise convolutions of queries, keys and values (0: none).
-    score: `dot`; `relative`: a second product, of queries and projected positions [Transformer-XL, arXiv 1901.02860];
-        `phase`: a cosine for every pair and two elements of a key (each amplitude has a phase).
-    output_activation: an activation before the output projection.
-    """
-
-    q_heads: Count
+    q_heads: Annotated[Number, "query heads"]
     kv_heads: Count
     head_dim: Count
     v_head_dim: Count
-    causal: bool = True
-    rotary: bool = True
-    bias: bool = False
+    causal: Annotated[bool, "causal mask"] = True
+    rotary: Annotated[bool, "rotary position embedding"] = True
+    bias: Annotated[bool, "projections have biases"] = False
     head_groups: tuple[HeadGroup, ...] = (HeadGroup(1.0, Pattern()),)
-    output_bias: bool | None = None
-    rotary_dim: Count | None = None
-    alibi: bool = False
-    qk_norm: str | None = None
-    kernel: KernelTraits = KernelTraits()
-    route: HeadRoute | None = None
-    partial: Count | None = None
-    keeps: bool | None = None
-    output_gate: str | None = None
-    sinks: bool = False
-    shared_values: bool = False
-    borrowed_kv: bool = False
-    indexer: Indexer | None = None
-    kv_source: KvSource | None = None
-    conv_taps: Count = 0.0
-    score: str = "dot"
-    output_activation: bool = False
+    output_bias: Annotated[bool | None, "bias of the output projection; null: as `bias`"] = None
+    rotary_dim: Annotated[Number | None, "rotated elements of a head; null: all"] = None
+    alibi: Annotated[bool, "ALiBi: position slopes on the scores, at no cost"] = False
+    qk_norm: Annotated[
+        Literal["head", "projection", "plain"] | None,
+        "norm of queries and keys: one vector for all heads, over the projection, or without parameters; null: none",
+    ] = None
+    kernel: Annotated[KernelTraits, "how attention is computed"] = KernelTraits()
+    route: Annotated[HeadRoute | None, "routed heads; null: all heads are always active"] = None
+    partial: Annotated[
+        Number | None, "channels that are projected; the others join before the output projection; null: all"
+    ] = None
+    keeps: Annotated[bool | None, "inference caches keys and values; null: if causal"] = None
+    output_gate: Annotated[
+        Literal["head", "element"] | None, "a sigmoid gate on the result, one per head or per element; null: none"
+    ] = None
+    sinks: Annotated[bool, "a learned logit per head in the softmax (attention sinks)"] = False
+    shared_values: Annotated[bool, "values are the projected keys: no projection of their own"] = False
+    borrowed_kv: Annotated[bool, "keys and values are those of an earlier layer: neither projected nor cached here"] = (
+        False
+    )
+    indexer: Annotated[Indexer | None, "selects the keys of each query, instead of `head_groups`; null: none"] = None
+    kv_source: Annotated[
+        KvSource | None, "keys and values of another sequence, or of fewer tokens; null: of every token"
+    ] = None
+    conv_taps: Annotated[NumberOrZero, "taps of depth-wise convolutions of queries, keys and values; 0: none"] = 0.0
+    score: Annotated[
+        Literal["dot", "relative", "phase"],
+        "relative: a second product with projected positions; phase: a cosine per pair and phase of a key",
+    ] = "dot"
+    output_activation: Annotated[bool, "an activation before the output projection"] = False
 
     def keys_of(self, tokens: Count) -> Count:
         """Return the keys of a sequence of `tokens`: as many, fewer, or those of another sequence."""
@@ -230,23 +213,20 @@ class Mla(Record, kw_only=True):
     """Multi-head latent attention: keys and values are cached as one latent of `kv_lora + rope_dim` per token.
 
     q_lora is null where queries have no low-rank projection (DeepSeek-V2-Lite).
-    rotary: the `rope_dim` part is rotated. Without it all positions are equal (Kimi Linear).
-    output_gate: a sigmoid of the layer's input scales each element of the result, d x H*v.
     head_groups: groups of heads with the patterns of their keys. Latents are those that any group attends to.
-    indexer: selects the latents of each query (null: those of the head groups' patterns).
     """
 
-    heads: Count
-    q_lora: Count | None
-    kv_lora: Count
-    nope_dim: Count
-    rope_dim: Count
-    v_head_dim: Count
-    causal: bool = True
-    rotary: bool = True
-    output_gate: bool = False
+    heads: Annotated[Number, "heads"]
+    q_lora: Annotated[Number | None, "rank of the query projection; null: full rank"]
+    kv_lora: Annotated[Number, "width of the cached latent"]
+    nope_dim: Annotated[Number, "width of the non-rotary part of a head"]
+    rope_dim: Annotated[Number, "width of the rotary part of a head"]
+    v_head_dim: Annotated[Number, "width of a value head"]
+    causal: Annotated[bool, "causal mask"] = True
+    rotary: Annotated[bool, "the rotary part is rotated; false: no positions"] = True
+    output_gate: Annotated[bool, "a sigmoid gate on every element of the result"] = False
     head_groups: tuple[HeadGroup, ...] = (HeadGroup(1.0, Pattern()),)
-    indexer: Indexer | None = None
+    indexer: Annotated[Indexer | None, "selects the latents of each query, instead of `head_groups`; null: none"] = None
 
     @property
     def groups(self) -> tuple[HeadGroup, ...]:
@@ -263,22 +243,20 @@ class CompressedAttention(Record, kw_only=True):
 
     Every query sees the last `window` tokens, and one pooled entry for each `ratio` tokens (null: none): all of these,
     or those that an indexer selects. With `overlap`, an entry pools twice `ratio` tokens.
-    q_lora: rank of the query projection.
-    output_groups, output_rank: the result is projected in groups of heads, each to `output_rank`, and then together.
 
     [DeepSeek-V4: huggingface/transformers, models/deepseek_v4/modular_deepseek_v4.py; CSA has an indexer, HCA has none]
     """
 
-    heads: Count
-    head_dim: Count
-    rotary_dim: Count
-    q_lora: Count
-    output_groups: Count
-    output_rank: Count
-    window: Count
-    ratio: Count | None = None
-    overlap: bool = False
-    indexer: Indexer | None = None
+    heads: Annotated[Number, "query heads"]
+    head_dim: Annotated[Number, "width of a head and of the shared key"]
+    rotary_dim: Annotated[Number, "rotated elements of a head"]
+    q_lora: Annotated[Number, "rank of the query projection"]
+    output_groups: Annotated[Number, "groups of heads that the output projection treats apart"]
+    output_rank: Annotated[Number, "width to which each group is projected"]
+    window: Annotated[Number, "near keys that every query attends to"]
+    ratio: Annotated[Number | None, "tokens per pooled entry; null: near keys only"] = None
+    overlap: Annotated[bool, "an entry pools twice `ratio` tokens"] = False
+    indexer: Annotated[Indexer | None, "selects the entries of each query; null: all"] = None
 
     @property
     def pools(self) -> float:
@@ -313,52 +291,46 @@ class Memories(Record):
     Each has key and value projections of its own.
     """
 
-    number: Count
-    top_k: Count
-    shared: Count = 0.0
+    number: Annotated[Number, "routed states"]
+    top_k: Annotated[Number, "routed states per token"]
+    shared: Annotated[NumberOrZero, "additional states that every token visits"] = 0.0
 
 
 class Recurrence(Record):
-    """Causal linear attention: every head carries a state of key_dim x value_dim. No key is cached.
+    """Causal linear attention: every head carries a state of key_dim x value_dim. No key is cached."""
 
-    key_heads: heads that share a query and key each among heads / key_heads values (null: as `heads`).
-    chunk: tokens that are computed at once, by GEMMs.
-    decay: `none`, `scalar` (one number per head), `gated` (per head and token), `delta` (gated; each key's old value is
-        subtracted) or `channel_delta` (the same, with a decay per channel of a key).
-    memories: null for one state per head.
-    short_conv: taps of a convolution on queries, keys and values (0: none).
-    conv_bias: with one bias a channel.
-    output_gate: a d x H*v gate on the result.
-    gate_rank: rank of the projections to the channels' decay and to the output gate (null: full rank);
-        decay_rank: of the former alone (null: as `gate_rank`).
-    output_norm: a norm of the result before the output projection, with v (`head`) or H*v numbers (`projection`).
-    head_parameters: learned numbers of a head, such as decay rates, time-step biases and skips.
-    state: format in which states are kept (null: as the KV cache).
-    chunk_cycles: cycles in which a thread block of the kernel steps from one chunk to the next.
-    gradient_cycles: of the backward kernels, per chunk, in thread blocks of the forward one (null: twice these).
-    blocks: thread blocks that one processor runs concurrently.
-    columns: of a state's values that one thread block carries (null: all).
-    """
-
-    heads: Count
-    key_dim: Count
+    heads: Annotated[Number, "heads"]
+    key_dim: Annotated[Number, "width of a query and key head"]
     value_dim: Count
-    chunk: Count
-    decay: str = "none"
-    memories: Memories | None = None
-    short_conv: Count = 0.0
-    output_gate: bool = False
-    chunk_cycles: Count = 0.0
-    gradient_cycles: Count | None = None
-    blocks: Count = 1.0
-    columns: Count | None = None
-    key_heads: Count | None = None
-    conv_bias: bool = False
-    gate_rank: Count | None = None
-    decay_rank: Count | None = None
-    output_norm: str | None = None
-    head_parameters: Count = 0.0
-    state: str | None = None
+    chunk: Annotated[Number, "chunk length of the chunkwise-parallel kernel"]
+    decay: Annotated[
+        Decay,
+        "decay of the state: none, one scalar per head, a gate per token, a gated delta rule, or one with "
+        "a decay per channel",
+    ] = "none"
+    memories: Annotated[Memories | None, "several states per head; null: one"] = None
+    short_conv: Annotated[NumberOrZero, "taps of a convolution on q, k and v; 0: none"] = 0.0
+    output_gate: Annotated[bool, "a gate on the output"] = False
+    chunk_cycles: Annotated[NumberOrZero, "clock cycles per chunk of a thread block; cite the source"] = 0.0
+    gradient_cycles: Annotated[
+        Number | None, "the same of the backward pass, in forward thread blocks; null: twice chunk_cycles"
+    ] = None
+    blocks: Annotated[Number, "concurrent thread blocks per processor"] = 1.0
+    columns: Annotated[Number | None, "value columns of a state per thread block; null: all"] = None
+    key_heads: Annotated[
+        Number | None, "heads of queries and keys, each shared by several value heads; null: as heads"
+    ] = None
+    conv_bias: Annotated[bool, "the convolution has a bias per channel"] = False
+    gate_rank: Annotated[Number | None, "rank of the projections to output gate and channel decay; null: full rank"] = (
+        None
+    )
+    decay_rank: Annotated[Number | None, "rank of the projection to the channel decay; null: as gate_rank"] = None
+    output_norm: Annotated[
+        Literal["head", "projection"] | None,
+        "norm of the result: one vector for all heads, or over all of them; null: none",
+    ] = None
+    head_parameters: Annotated[NumberOrZero, "learned numbers of a head: decay rates, time-step biases, skips"] = 0.0
+    state: Annotated[StoredType | None, "format of cached states; null: as the KV cache"] = None
 
     @property
     def key_width(self) -> Count:
@@ -396,34 +368,24 @@ class Recurrence(Record):
 
 
 class SelectiveScan(Record, kw_only=True):
-    """A diagonal state-space layer: `inner` channels, each with a state of `state` numbers [Mamba, arXiv 2312.00752].
+    """A diagonal state-space layer: channels with a state each [Mamba, arXiv 2312.00752]."""
 
-    rank: of the projection to the channels' time steps.
-    short_conv: taps of the convolution before it.
-    normed: norms of time step, input and output projections (Jamba).
-    """
-
-    inner: Count
-    state: Count
-    rank: Count
-    short_conv: Count
-    conv_bias: bool = True
-    normed: bool = False
+    inner: Annotated[Number, "channels"]
+    state: Annotated[Number, "numbers of a channel's state"]
+    rank: Annotated[Number, "rank of the projection to the channels' time steps"]
+    short_conv: Annotated[Number, "taps of the convolution before the scan"]
+    conv_bias: Annotated[bool, "the convolution has a bias per channel"] = True
+    normed: Annotated[bool, "norms of time step, input and output projections"] = False
 
 
-class NeuralMemory(Record):
-    """A small MLP whose weights are the state: each chunk of tokens trains it by one step [Titans, arXiv 2501.00663].
+class NeuralMemory(Record, kw_only=True):
+    """A small MLP whose weights are the state: each chunk of tokens trains it by one step [arXiv 2501.00663]."""
 
-    depth: its matrices.
-    width: of its hidden layers over that of the residual stream.
-    momentum: the step has a second moving average of the same size.
-    """
-
-    heads: Count
-    depth: int
-    width: Count
-    chunk: Count
-    momentum: bool = True
+    heads: Annotated[Number, "heads, each with three gates"]
+    depth: Annotated[Integer, "matrices of the MLP"]
+    width: Annotated[PositiveNumber, "width of its hidden layers relative to the model"] = 1.0
+    chunk: Annotated[Number, "tokens per update step"]
+    momentum: Annotated[bool, "updates have momentum"] = True
 
     def weights(self, hidden: Count) -> Count:
         """Return its weights: P = d^2 for one matrix, else (2 + (depth - 2) * width) * width * d^2."""
@@ -437,40 +399,35 @@ class NeuralMemory(Record):
 
 
 class Convolution(Record):
-    """A convolution over a grid: kernel^2 taps from `inputs` to `outputs` channels (null: the layer's width).
+    """A convolution over a grid: kernel^2 taps from `inputs` to `outputs` channels (null: the layer's width)."""
 
-    stride: each token of the result covers stride^2 tokens of the input.
-    depthwise: each channel on its own.
-    channels_first: NCHW tensors, which tensor-core kernels transpose before and after.
-    """
-
-    kernel: Count
-    inputs: Count | None = None
-    outputs: Count | None = None
-    stride: Count = 1.0
-    depthwise: bool = False
-    channels_first: bool = False
+    kernel: Annotated[Number, "taps along each of two axes"]
+    inputs: Annotated[Number | None, "input channels; null: as outputs"] = None
+    outputs: Annotated[Number | None, "output channels; null: the layer's width"] = None
+    stride: Annotated[Number, "stride on each axis"] = 1.0
+    depthwise: Annotated[bool, "depthwise convolution"] = False
+    channels_first: Annotated[bool, "channels-first tensors, transposed before and after the GEMM"] = False
 
 
 class Spectral(Record):
     """A complex gate between a real 2-D Fourier transform and its inverse [GFNet; SpectFormer, arXiv 2304.06446]."""
 
-    height: Count
-    width: Count
+    height: Annotated[Number, "rows of the grid"]
+    width: Annotated[Number, "columns of the grid"]
 
 
 class Gate(Record):
     """Element-wise weights from a distribution of the features, `passes` over memory [GAAM, arXiv 2401.11143]."""
 
-    heads: Count
-    passes: Count = 2.0
+    heads: Annotated[Number, "heads, each with two parameters"]
+    passes: Annotated[Number, "times that features are read and written"] = 2.0
 
 
 class MilPool(Record):
     """Gated attention over a bag of instances: two layers of width `inner`, `branches` scores and sums [ACMIL]."""
 
-    branches: Count
-    inner: Count
+    branches: Annotated[Number, "weighted sums"]
+    inner: Annotated[Number, "width of the two gates"]
 
 
 class PlainProjection(Record):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from costmodel.declared import Integer
 from costmodel.quantities import Count
 from costmodel.records import Record
 from costmodel.workload.patterns import Pattern
@@ -14,16 +15,19 @@ class Axis(Record):
     """One axis of a neighbourhood: windows of `window` places among `size`, every `dilation`-th.
 
     stride: queries that share a window.
-    query_tile, key_tile: of the kernel (null: pairs are counted one by one).
     """
 
-    size: float
-    window: float
+    size: Annotated[Integer, "positions"]
+    window: Annotated[Integer, "positions that a query attends to"]
     dilation: float = 1.0
     stride: float = 1.0
-    causal: bool = False
-    query_tile: float | None = None
-    key_tile: float | None = None
+    causal: Annotated[bool, "causal: positions before the query only"] = False
+    query_tile: Annotated[
+        Integer | None, "queries per kernel tile; null: 64 of all axes together; 1: pairs one by one"
+    ] = None
+    key_tile: Annotated[Integer | None, "keys per kernel tile; null: 64 of all axes together; 1: pairs one by one"] = (
+        None
+    )
 
     def density(self) -> float:
         """Return the mean share of the axis that a query computes.

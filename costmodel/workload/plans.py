@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
+from costmodel.declared import Number, Share, Whole
 from costmodel.quantities import Count, Quantity, where
 from costmodel.records import Record, ValueRecord, field
 from costmodel.workload.engine import EngineMemory, Scheduler
 from costmodel.workload.requests import Replicas, RequestStream, Slo
 
+StageNumber: TypeAlias = Annotated[int, Whole(-(2**16), single=True)]
+
 
 class Placement(ValueRecord):
     """The pipeline stages of embedding, head and MTP modules. Negative ones count from the last, as in Python."""
 
-    embedding: int = 0
-    head: int = -1
-    mtp: int = -1
+    embedding: Annotated[StageNumber, "stage of the embedding"] = 0
+    head: Annotated[StageNumber, "stage of the output head"] = -1
+    mtp: Annotated[StageNumber, "stage of the MTP modules"] = -1
 
 
 class Sharding(Record):
     """How ranks that hold the same parameters reduce gradients and gather weights. Null: as the ZeRO stage implies.
 
-    overlap: layer by layer, during computation (null: in stage 3 only).
-    reduce: gradients after every `micro_batch` or once a `step` (null: every micro-batch from stage 2 on, where no rank
-    has room for all of them).
-    keep_gathered: weights of stage 3 stay from the forward to the backward pass.
     group: ranks that share one copy of the states, which others repeat (null: all of them).
     gradients: the format that gradients travel in (null: the one they are kept in).
     """
 
-    overlap: bool | None = None
-    reduce: str | None = None
-    keep_gathered: bool = False
+    overlap: Annotated[
+        bool | None, "overlap gathers and reductions with computation, layer by layer; null: stage 3 only"
+    ] = None
+    reduce: Annotated[
+        Literal["micro_batch", "step"] | None,
+        "when gradients are reduced; null: after every micro-batch from stage 2 on",
+    ] = None
+    keep_gathered: Annotated[bool, "stage 3 keeps gathered weights for the backward pass"] = False
     group: Count | None = None
     gradients: str | None = None
 
@@ -91,18 +95,16 @@ class Training(Record):
 class Speculative(Record):
     """Tokens that MTP modules draft and that one pass of the model verifies.
 
-    depth: levels drafted a step, one pass of the modules each.
     acceptance: chance that a level has a token that is kept, those before it having been kept.
-    acceptances: the same of each level (null: `acceptance` everywhere).
-    branches: candidates that a level drafts behind each one of the level before, a tree (null: one each, a chain).
-    assumed: nobody measured the chances.
     """
 
-    depth: Count
+    depth: Annotated[Number, "tokens drafted per step, verified by the next pass; levels of a tree"]
     acceptance: Quantity
     acceptances: tuple[float, ...] | None = None
     branches: tuple[float, ...] | None = None
-    assumed: bool = False
+    assumed: Annotated[
+        bool, "acceptances were not measured: intervals hold how far serving with such drafts was off elsewhere"
+    ] = False
 
     @property
     def candidates(self) -> Count:
@@ -142,7 +144,9 @@ class Images(Record):
     """Images in every prompt: `count` of them, each of `patches` that the model's tower sees."""
 
     count: Count
-    patches: Count
+    patches: Annotated[
+        Number, "patches of an image: (height / patch size) * (width / patch size); `merge` of them are a token"
+    ]
 
 
 class Prefill(Record):
@@ -185,9 +189,9 @@ class Prefill(Record):
 class Denoising(Record):
     """Diffusion: `steps` passes over `branches` copies of a sequence (guided and not), computing a share `active`."""
 
-    steps: Count
-    branches: Count = 1.0
-    active: Quantity = 1.0
+    steps: Annotated[Number, "consecutive passes over every sequence"]
+    branches: Annotated[Number, "copies of a sequence per pass: guidance, samplers"] = 1.0
+    active: Annotated[Share, "share of a sequence that is denoised, attending to all of it"] = 1.0
 
 
 class Decode(Record):

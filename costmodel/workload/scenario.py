@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
+from costmodel.declared import DType, LoadFactor, Number, NumberOrZero, Ratio, RatioOrZero, ShareOrZero
 from costmodel.errors import Location
 from costmodel.hardware import Cluster
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
@@ -24,29 +25,36 @@ from costmodel.workload.tuned_tiles import NOTHING_TUNED, TunedTiles
 UNFUSED = "unfused"  # attention with its scores in device memory
 MASKED = "masked-softmax"  # unfused, but scale, causal mask and softmax are one kernel
 
+Payload: TypeAlias = Literal[DType, "logfmt8", "logfmt10"]
+
 
 class Parallelism(Record, kw_only=True):
     """Degrees of parallelism. Rank order is tp fastest, then cp, dp, pp; ep spans tp*cp*dp ranks in that order.
 
     virtual: stages per pipeline rank.
-    expert_tensor: tensor parallelism inside an expert (null: `tp` where `ep` is one, else one).
     slices_experts: it is `tp` wherever none is stated.
-    expert_pool: devices of their own that hold the routed experts and nothing else (null: the `ep` ranks hold them).
-    sequence_parallel: activations outside the tensor-parallel region are split over tp too.
-    context: how `cp` ranks exchange keys: `gather`, `ring` or `ulysses`. Decoding always splits the cache over them.
     """
 
-    tp: Count = 1.0
-    pp: Count = 1.0
-    dp: Count = 1.0
-    ep: Count = 1.0
-    cp: Count = 1.0
+    tp: Annotated[Number, "tensor parallel"] = 1.0
+    pp: Annotated[Number, "pipeline parallel"] = 1.0
+    dp: Annotated[Number, "data parallel"] = 1.0
+    ep: Annotated[Number, "expert parallel; spans tp * cp * dp ranks"] = 1.0
+    cp: Annotated[Number, "context parallel"] = 1.0
     virtual: Count = 1.0
-    expert_tensor: Count | None = None
+    expert_tensor: Annotated[
+        Number | None, "tp inside an expert; null: tp if ep is 1 or the framework slices experts in training, else 1"
+    ] = None
     slices_experts: bool = False
-    expert_pool: Count | None = None
-    sequence_parallel: bool = False
-    context: str = "gather"
+    expert_pool: Annotated[
+        Number | None,
+        "devices of their own for routed experts, which tokens reach and leave in every layer (decode and "
+        "serving); null: the ep ranks have them",
+    ] = None
+    sequence_parallel: Annotated[bool, "also split activations outside tp regions over tp"] = False
+    context: Annotated[
+        Literal["gather", "ring", "ulysses"],
+        "how cp ranks exchange keys: all-gather, block by block around a ring, or redistribution of heads",
+    ] = "gather"
 
     @property
     def etp(self) -> Count:
@@ -147,35 +155,37 @@ class Precision(Record, kw_only=True):
 class Communication(Record):
     """How ranks communicate.
 
-    processors: those that communication kernels take from compute.
-    dispatch, combine: formats of the expert all-to-all's payload.
-    mode: `normal` (one copy per node, forwarded over the intra-node link) or `low_latency` (one copy per expert).
-    expert_load: tokens of the most loaded rank over the mean, whatever the routing (null: by the routing).
-    split_attention: micro-batches also alternate within the attention of a layer, before its kernel, one turn apart.
-    codec: relative time added to all-to-alls in a logarithmic format by kernels that encode and decode it.
-    checksum: relative time added to all-to-alls of experts by kernels that check what arrives.
-    fences: round trips that an all-to-all waits for its data to be ordered before the flag that announces it.
-    in_network: switches replicate what is dispatched and reduce what is combined, both at once.
-    multicast, reduction: they do one of the two. Both together are `in_network`.
     exchange: of tokens and experts' results in inference, `all_to_all` or `gather`.
-    host_link: who gives way where messages and copies meet on the link to the host: `shared`, `messages_first`,
-        `copies_first` or `separate`.
     """
 
-    processors: Count = 0.0
-    dispatch: str = "bf16"
-    combine: str = "bf16"
-    mode: str = "normal"
-    expert_load: Count | None = None
-    split_attention: bool = False
-    codec: Quantity = 0.0
-    in_network: bool = False
+    processors: Annotated[NumberOrZero, "SMs reserved for communication"] = 0.0
+    dispatch: Annotated[Payload, "format of dispatched tokens; needs no math unit"] = "bf16"
+    combine: Annotated[Payload, "format of combined tokens; needs no math unit"] = "bf16"
+    mode: Annotated[Literal["normal", "low_latency"], "one copy per node, or one per expert"] = "normal"
+    expert_load: Annotated[
+        LoadFactor | None,
+        "load of the busiest expert rank relative to the mean; overrides `routing`; null: from `routing`",
+    ] = None
+    split_attention: Annotated[
+        bool, "in inference, micro-batches also alternate inside attention, before its kernel"
+    ] = False
+    codec: Annotated[
+        RatioOrZero, "extra time of logfmt8/logfmt10 all-to-alls when their kernels encode and decode; 0: hardware does"
+    ] = 0.0
+    in_network: Annotated[bool, "in-network multicast (dispatch) and reduction (combine), running concurrently"] = False
     exchange: str = "all_to_all"
-    multicast: bool = False
-    reduction: bool = False
-    fences: Count = 0.0
-    checksum: Quantity = 0.0
-    host_link: str = "shared"
+    multicast: Annotated[bool, "switches copy what is dispatched; without `reduction` receivers bind as before"] = False
+    reduction: Annotated[bool, "switches add up what is combined; without `multicast` senders bind as before"] = False
+    fences: Annotated[
+        NumberOrZero, "round trips that each all-to-all of experts waits to order data before its flag; 0: none"
+    ] = 0.0
+    checksum: Annotated[RatioOrZero, "extra time of all-to-alls of experts whose kernels check what arrives"] = 0.0
+    host_link: Annotated[
+        Literal["shared", "messages_first", "copies_first", "separate"],
+        "in inference by events, who gives way where a device's messages to other nodes and its copies of "
+        "weights or of the KV cache meet on the link to the host: both alike, the copies, the messages, or neither "
+        "(each has a link of its own); the closed form shares no link",
+    ] = "shared"
 
     @property
     def replicates_and_reduces(self) -> bool:
@@ -188,36 +198,32 @@ class Routing(Record):
 
     load: `balanced` (all ranks equal), `uniform` (experts alike), `zipf` (popularity r^-exponent), `lognormal` (its
         logarithm's deviation is `spread`) or `counts` (measured tokens of each expert).
-    redundant: replicas besides the experts; placement: `sequential` or `balanced` (null: balanced with replicas);
-        capacity: room of an expert over its mean share (null: no token is dropped).
     """
 
     load: str = "balanced"
     exponent: Count = 0.0
     spread: Count = 0.0
     counts: tuple[float, ...] | None = None
-    redundant: Count = 0.0
-    placement: str | None = None
-    capacity: Quantity | None = None
+    redundant: Annotated[NumberOrZero, "additional replicas of the most-loaded experts"] = 0.0
+    placement: Annotated[
+        Literal["sequential", "balanced"] | None, "experts in order or by load; null: by load if there are replicas"
+    ] = None
+    capacity: Annotated[
+        Ratio | None, "capacity factor: tokens an expert accepts, relative to its mean share; null: no token is dropped"
+    ] = None
 
 
 class Offload(Record):
-    """Shares, 0 to 1, that the host's memory holds instead of the device's.
+    """Shares, 0 to 1, that the host's memory holds instead of the device's."""
 
-    optimizer: states, which the host then updates itself.
-    weights: those that layers compute with.
-    activations: saved for the backward pass.
-    kv_cache: keys and values, which every decoding pass copies to the device.
-    overlap: transfers overlap computation.
-    experts: `device`, or `host`: its processors compute the routed experts from its memory.
-    """
-
-    optimizer: Quantity = 0.0
-    weights: Quantity = 0.0
-    activations: Quantity = 0.0
-    overlap: bool = True
-    kv_cache: Quantity = 0.0
-    experts: str = "device"
+    optimizer: Annotated[ShareOrZero, "optimizer states (training), updated by the host"] = 0.0
+    weights: Annotated[ShareOrZero, "weights, copied to the device for every use"] = 0.0
+    activations: Annotated[ShareOrZero, "activations kept for the backward pass (training)"] = 0.0
+    overlap: Annotated[bool, "transfers overlap with computation"] = True
+    kv_cache: Annotated[ShareOrZero, "KV cache in host memory, copied for every pass (inference)"] = 0.0
+    experts: Annotated[
+        Literal["device", "host"], "host: the CPU computes the routed experts from host memory (inference)"
+    ] = "device"
 
     @property
     def hosts_experts(self) -> bool:

@@ -2,57 +2,52 @@
 
 from __future__ import annotations
 
-from costmodel.quantities import Seconds
+from typing import Annotated, Literal
+
+from costmodel.declared import Duration, Moment, Whole
 from costmodel.records import Record
 
 
 class Slowdown(Record):
-    """A rank, or all of them where it is null, that runs `speed` times as fast from `begin` to `end` [s].
-
-    slows: `compute`, `network` or `everything`.
-    end: null for good.
-    speed: 0 where it stands still.
-    """
+    """A rank, or all of them where it is null, that runs `speed` times as fast from `begin` to `end` [s]."""
 
     rank: int | None
-    slows: str
+    slows: Annotated[Literal["compute", "network", "everything"], "what is slower"]
     speed: float
-    begin: Seconds = 0.0
-    end: Seconds | None = None
+    begin: Annotated[Moment, "start time, from the start of the step or pass"] = 0.0
+    end: Annotated[Moment | None, "end time; null: until the end"] = None
 
 
 class Checkpoints(Record):
-    """How a run outlives failures: a checkpoint every `interval`, `write` long. `restart` after a failure [s].
+    """How a run outlives failures: a checkpoint every `interval`, `write` long. `restart` after a failure [s]."""
 
-    device_mtbf: mean time between failures of one device [s].
-    """
-
-    interval: Seconds
-    write: Seconds
-    restart: Seconds
-    device_mtbf: Seconds
+    interval: Annotated[Duration, "training time between two checkpoints"]
+    write: Annotated[Moment, "training time lost to writing one"]
+    restart: Annotated[Moment, "time from a failure until training resumes"]
+    device_mtbf: Annotated[Duration, "mean time between failures of one device"]
 
 
 class Simulation(Record):
-    """How a scenario is simulated.
+    """How a scenario is simulated."""
 
-    seed, jitter: of the factors on each task's time and of failures.
-    shares_processors: kernels take the processors of communication while that is idle.
-    contention: messages share the links of the cluster.
-    experts: `expected` waits for uneven ones, or loads `drawn` for each micro-batch.
-    patience: time without any progress after which the run is given up, null: never [s].
-    replicas: data-parallel ones that are simulated one by one, null: one for all.
-    """
-
-    seed: int = 0
+    seed: Annotated[Annotated[int, Whole(0, single=True)], "random seed"] = 0
     jitter: float = 0.0
-    shares_processors: bool = False
-    contention: bool = False
-    experts: str = "expected"
-    slowdowns: tuple[Slowdown, ...] = ()
-    patience: Seconds | None = None
-    checkpoints: Checkpoints | None = None
-    replicas: int | None = None
+    shares_processors: Annotated[bool, "kernels may use communication SMs while these are idle"] = False
+    contention: Annotated[bool, "concurrent messages share links, max-min fairly"] = False
+    experts: Annotated[
+        Literal["expected", "drawn"],
+        "what uneven experts cost a training step: the wait that the closed form expects, or loads drawn "
+        "for each micro-batch, whose waits follow from the events",
+    ] = "expected"
+    slowdowns: Annotated[tuple[Slowdown, ...], "temporary slowdowns"] = ()
+    patience: Annotated[
+        Duration | None, "time without progress after which a run counts as deadlocked; null: never"
+    ] = None
+    checkpoints: Annotated[Checkpoints | None, "checkpoints (training); null: no failures"] = None
+    replicas: Annotated[
+        Annotated[int, Whole(1, single=True)] | None,
+        "number of data-parallel replicas to simulate; null: one represents all",
+    ] = None
 
     @property
     def ranks_differ(self) -> bool:
