@@ -54,6 +54,24 @@ def by_flows(batches: tuple[float, ...]) -> tuple[float, list[float]]:
     return time.perf_counter() - start, [coarse, *(makespan(batch, ENDPOINTS) for batch in batches[1:])]
 
 
+def by_hashes(ranks: int) -> float:
+    """Return the processor time of an all-to-all by ECMP on a tree of three levels, without the time to compile [s]."""
+    from costmodel.network.layout import layout
+    from costmodel.network.simulation import FlowRun, run_collective
+    from costmodel.schema.files import load_cluster
+
+    cluster = load_cluster("h800-2048-mrft")
+    assert cluster.network is not None
+    network = replace(cluster.network, topology="ft3", radix=64.0, routing="ecmp")
+
+    def run(count: int) -> None:
+        single = replace(cluster, node=replace(cluster.node, count=1.0), network=network, count=float(count))
+        run_collective("all_to_all", 1e9, FlowRun(single, layout(single, count)))
+
+    run(256)  # compiles
+    return seconds(lambda: run(ranks), repeats=1)
+
+
 def main() -> None:
     """Measure and print; `--flows N` runs the flow-by-flow part alone, with the first N batches."""
     if "--flows" in sys.argv:
@@ -67,6 +85,7 @@ def main() -> None:
     for ranks, target in ((2_048, 10.0), (16_384, 200.0)):
         what = f"uniform all-to-all of {ranks:,} endpoints"
         report(what, 1e3 * by_symmetry(ranks), target, "ms", at_most=True)
+    report("all-to-all of 16,384 endpoints by ECMP", by_hashes(16_384), 10, "s", at_most=True)
     subprocess.run([sys.executable, "-m", "benchmarks.network", "--flows", "1"], check=True, capture_output=True)
     start = time.perf_counter()
     told = subprocess.run(

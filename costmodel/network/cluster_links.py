@@ -10,7 +10,7 @@ import numpy as np
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Network
-from costmodel.network.graphs import fabric_graph
+from costmodel.network.graphs import RAILED, fabric_graph
 from costmodel.network.grids import GRIDS
 from costmodel.network.sharing import Flags, check_capacity
 from costmodel.network.shortest_paths import Switches, switches_of
@@ -45,6 +45,14 @@ class ClusterLinks(Record):
     port: Indices
     works: Flags
     graph: nx.MultiGraph | None = None
+
+    @property
+    def changes_rail(self) -> bool:
+        """Tell whether a message changes to its target's rail before it leaves: with PXN, or a plane for each rail."""
+        network = self.cluster.network
+        if network is None or network.topology not in RAILED or self.ranks_per_node == 1:
+            return False
+        return bool(network.pxn or network.planes > 1)
 
 
 def build_cluster_links(cluster: Cluster, nodes: int, shares: Mapping[str, float] | None = None) -> ClusterLinks:

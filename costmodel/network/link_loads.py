@@ -12,13 +12,12 @@ from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import build_cluster_links
 from costmodel.network.collective_flows import Phase, algorithms, expert_phases, phases
 from costmodel.network.collectives import LIBRARY, algorithm_time
-from costmodel.network.flow_classes import run_collapsed
+from costmodel.network.flow_classes import drained
 from costmodel.network.group_links import group_links
 from costmodel.network.layout import Layout, pairs
 from costmodel.network.nominal import nominal_cluster
 from costmodel.network.routing import Flows, route
 from costmodel.network.sharing import Incidence
-from costmodel.network.simulation import BATCH, MAX_EXACT_FLOWS
 from costmodel.quantities import Array, Indices
 from costmodel.records import MutableRecord, Record, field, replace
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group
@@ -161,7 +160,7 @@ class LinkLoads(MutableRecord, dict=True):
             is_same = all(
                 np.array_equal(*ends) for ends in ((routed.start, uncontended.start), (routed.links, uncontended.links))
             )
-            unit.isolated_time += time if is_same else _makespan(flows, routed)
+            unit.isolated_time += time if is_same else drained(routed, flows.size)[0]
             unit.uncontended_time += time
             if self._policy == "adaptive" and not is_same:
                 routed = route(self.cluster_links, flows, "spray").incidence
@@ -174,18 +173,12 @@ class LinkLoads(MutableRecord, dict=True):
         first = int(flows.source.min()) // local * local
         key = ((flows.source - first).tobytes(), (flows.target - first).tobytes(), flows.size.tobytes())
         if key not in self._uncontended_times:
-            self._uncontended_times[key] = _makespan(flows, incidence)
+            self._uncontended_times[key] = drained(incidence, flows.size)[0]
         return self._uncontended_times[key]
 
     @property
     def _policy(self) -> str:
         return "static" if self.cluster.network is None else self.cluster.network.routing
-
-
-def _makespan(flows: Flows, incidence: Incidence) -> float:
-    """Return when the last of some flows has completed [s]."""
-    batch = 0.0 if incidence.flows <= MAX_EXACT_FLOWS else BATCH
-    return run_collapsed(incidence, flows.size, batch=batch).makespan
 
 
 def _flows(phase: Phase, members: Indices) -> Flows:

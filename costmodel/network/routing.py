@@ -12,10 +12,9 @@ from scipy.sparse import coo_matrix
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import UNBOUNDED, ClusterLinks
-from costmodel.network.graphs import RAILED
 from costmodel.network.grids import GRIDS, grid_paths
 from costmodel.network.sharing import Incidence
-from costmodel.network.shortest_paths import Paths, shortest_paths
+from costmodel.network.shortest_paths import NextHops, Paths, check_number, places_within, shortest_paths
 from costmodel.quantities import Array, Indices
 from costmodel.records import MutableRecord, Record, field
 
@@ -169,14 +168,11 @@ def inside_latency(cluster: Cluster) -> float:
 def _nic_hops(links: ClusterLinks, flows: Flows, outside: Indices) -> _NicHops:
     """Return by which NICs each flow between nodes leaves and enters.
 
-    With rails and PXN, or with a plane a rail, a message changes to the rail of its target before it leaves. Else the
-    devices' own NICs carry it.
+    A message that changes rails does so before it leaves. Else the devices' own NICs carry it.
     """
-    local, network = links.ranks_per_node, links.cluster.network
+    local, changes_rail = links.ranks_per_node, links.changes_rail
     is_all = len(outside) == len(flows.source)
     source, target = (ends if is_all else ends[outside] for ends in (flows.source, flows.target))
-    has_rails = network is not None and network.topology in RAILED and local > 1
-    changes_rail = has_rails and network is not None and bool(network.pxn or network.planes > 1)
     egress = source // local * local + target % local if changes_rail else source
     lost = ~(links.works[egress] & links.works[target])
     if not lost.any():
@@ -258,33 +254,32 @@ def _add_fabric(entries: _Entries, traffic: _Traffic, hops: _NicHops, latency: A
     pair = (np.cumsum(is_used) - 1)[ends]
     between = pairs // count, pairs % count
     network = links.cluster.network
+    paths: Paths | NextHops
     if network is not None and network.topology in GRIDS and not network.failed:
         paths = grid_paths(network, links.switches, between, one_order=traffic.policy == "static")
     else:
         paths = shortest_paths(links.switches, *between)
-    times = fabric_latency(links.cluster, paths.hops[paths.first[pair]])
+    times = fabric_latency(links.cluster, paths.hops[pair])
     if hops.is_whole:
         latency[hops.flow] += times
     else:
         np.maximum.at(latency, hops.flow, latency[hops.flow] + times)
-    if paths.rows.shape[1] == 0:
+    if not paths.hops.any():
         return
-    share: Array | float
+    share: Array | float = 1.0 if hops.is_whole else hops.share
+    flow = hops.flow
     if traffic.policy == "spray":
-        number = paths.count[pair]
-        part = np.repeat(np.arange(len(pair)), number)
-        offset = np.arange(len(part)) - np.repeat(np.cumsum(number) - number, number)
-        row = np.repeat(paths.first[pair], number) + offset
-        flow, share = hops.flow[part], (hops.share / number)[part]
+        check_number(paths.count)
+        number = places_within(paths.count[pair])
+        part = np.repeat(np.arange(len(pair)), paths.count[pair])
+        flow, share, pair = flow[part], (hops.share / paths.count[pair])[part], pair[part]
     else:
-        flow, share = hops.flow, 1.0 if hops.is_whole else hops.share
-        row = paths.first[pair] + _chosen_path(traffic, paths, pair, hops)
-    for column in paths.rows.T:
-        numbers = column[row]
-        entries.add(flow, np.where(numbers < 0, UNBOUNDED, numbers + links.fabric), share)
+        number = _chosen_path(traffic, paths, pair, hops)
+    for column in paths.links(pair, number).T:
+        entries.add(flow, np.where(column < 0, UNBOUNDED, column + links.fabric), share)
 
 
-def _chosen_path(traffic: _Traffic, paths: Paths, pair: Indices, hops: _NicHops) -> Indices:
+def _chosen_path(traffic: _Traffic, paths: Paths | NextHops, pair: Indices, hops: _NicHops) -> Indices:
     """Return which of its equal paths each flow takes."""
     links, seed, number = traffic.links, traffic.seed, paths.count[pair]
     if traffic.policy == "static":
@@ -295,7 +290,9 @@ def _chosen_path(traffic: _Traffic, paths: Paths, pair: Indices, hops: _NicHops)
     size = traffic.flows.size[hops.flow]
     order = np.lexsort((hops.ingress, size, hops.target, hops.source))
     chosen = np.empty(len(pair), np.intp)
-    chosen[order] = _least_loaded(paths, pair[order], (size * hops.share)[order], len(links.capacity) - links.fabric)
+    chosen[order] = _least_loaded(
+        paths.listed(), pair[order], (size * hops.share)[order], len(links.capacity) - links.fabric
+    )
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""Least-loaded paths, compiled by numba where it is installed."""
+"""Least-loaded paths, and all-to-alls by ECMP, compiled by numba where it is installed."""
 
 from __future__ import annotations
 
@@ -43,3 +43,66 @@ def least_loaded(paths: Any, pair: Any, sizes: Any, links: int) -> Any:
             if link >= 0:
                 load[link] += sizes[flow]
     return chosen
+
+
+@cache
+def hashed_kernel() -> Any:
+    """Return `count_hashed` compiled, null without numba."""
+    try:
+        from numba.extending import register_jitable
+    except ImportError:
+        return None
+    register_jitable(_hash)
+    return compiled(count_hashed, nogil=True)
+
+
+def count_hashed(hops: Any, starts: Any, rails: tuple[int, bool], devices: Any, seed: int) -> Any:
+    """Return the messages on each link between switches where each of some devices sends one to each other by ECMP.
+
+    Beside them the most links on the way of a message that leaves by its own NIC, and of one that changes rails.
+
+    hops: (ways, first, width, onward, after) of `NextHops`, and how many links there are.
+    starts: (the leaf of each device, the goal of each leaf, the first case of a path by [goal, leaf]).
+    rails: devices of a node, and whether a message changes to its target's rail before it leaves.
+    devices: in the order of their leaves.
+    """
+    ways, first, width, onward, after, links = hops
+    leaf, goal_of, case = starts
+    local, changes_rail = rails
+    nodes, ranks = devices // local, devices % local
+    count, farthest = np.zeros(links, np.int64), np.full(2, -1)
+    start, total = 0, len(devices)
+    while start < total:  # the targets of one leaf, whose links then stay in cache
+        end, goal = start, goal_of[leaf[devices[start]]]
+        while end < total and leaf[devices[end]] == leaf[devices[start]]:
+            end += 1
+        for source, node in zip(devices, nodes):  # noqa: B905  compiled
+            for place in range(start, end):
+                if nodes[place] == node:
+                    continue
+                target = devices[place]
+                leaves_by = node * local + ranks[place] if changes_rail else source
+                here = case[goal, leaf[leaves_by]]
+                rest = np.uint32(_hash(source, target * (2 * seed + 1) + seed) % np.uint64(ways[here]))
+                passed = 0
+                while width[here] > 0:
+                    link = first[here]
+                    if width[here] > 1:
+                        link += rest % width[here]
+                        rest //= width[here]
+                    count[onward[link]] += 1
+                    passed += 1
+                    here = after[link]
+                forwarded = 1 if leaves_by != source else 0
+                farthest[forwarded] = max(farthest[forwarded], passed)
+        start = end
+    return count, farthest
+
+
+def _hash(first: int, second: int) -> Any:
+    """Return the bits of `routing.hashed` of two numbers."""
+    mixed = np.uint64(first) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(second)
+    mixed += np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

@@ -19,6 +19,7 @@ Integers = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
 
 MAX_NUMPY_FLOWS = 256 * 255  # an all-to-all of 256 endpoints; numba shares more
+MOST_FLOWS = 2**25  # an all-to-all of 5,792 endpoints: 6 GB
 _TIE = 1e-12  # shares that differ by less are one bottleneck
 
 
@@ -90,7 +91,11 @@ def fair_rates(incidence: Incidence) -> Array:
 
 
 def check_flow_count(flows: int) -> None:
-    """Raise InputError where there are more flows than numpy alone shares and numba is not installed."""
+    """Raise InputError where there are more flows than memory holds, or than numpy alone shares without numba."""
+    if flows > MOST_FLOWS:
+        raise InputError.single(
+            f"{flows:,} flows are too many to route one by one, {MOST_FLOWS:,} are the most", hint="use fewer ranks"
+        )
     if flows > MAX_NUMPY_FLOWS and compiled() is None:
         raise InputError.single(
             f"{flows:,} flows need numba (without it at most {MAX_NUMPY_FLOWS:,}, an all-to-all of 256 endpoints)",

@@ -10,9 +10,10 @@ from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import KINDS, UNBOUNDED, ClusterLinks, build_cluster_links, ports
 from costmodel.network.collective_flows import Phase, algorithms, expert_phases, phases
-from costmodel.network.flow_classes import run_collapsed
-from costmodel.network.flows import Completed, run_flows
+from costmodel.network.flow_classes import MAX_EXACT_FLOWS, drained
+from costmodel.network.flows import run_flows
 from costmodel.network.group_links import lit_share
+from costmodel.network.hashed_all_to_all import hashed_all_to_all
 from costmodel.network.layout import Layout, pairs
 from costmodel.network.routing import FlowRoutes, Flows, fabric_latency, inside_latency, route
 from costmodel.network.sharing import Incidence, check_flow_count
@@ -25,8 +26,6 @@ LINK_NAMES = {
     "intra": "links between devices of a node", "pcie": "links to the host", "nic": "NICs", "memory": "host memory",
     "socket": "links between sockets", "fabric": "links between switches", "core": "links between spines and cores",
 }  # fmt: skip
-BATCH = 0.05  # completions closer than this are one event: halving it moves makespans by less than 0.5 %
-MAX_EXACT_FLOWS = 20_000  # up to here every completion is an event
 
 
 class Outcome(Record):
@@ -129,16 +128,16 @@ def _by_symmetry(phase: Phase, run: FlowRun) -> Outcome | None:
         return None
     done = run_flows(flows.incidence, np.full(len(flows.count), phase.size[0]))
     latency = phase.steps * _farthest(flows, run.cluster)
-    fullest, busy = _fullest(done, flows.incidence.capacity)
+    fullest, busy = _fullest(done.makespan, done.carried, flows.incidence.capacity)
     kind = [name for name in LINKS if name in capacity][fullest]
     return Outcome("", done.makespan + latency, latency, kind, busy=busy)
 
 
-def _fullest(done: Completed, capacity: Array) -> tuple[int, float]:
-    """Return the fullest link and the share of the time for which it is full."""
-    seconds = done.carried / capacity
+def _fullest(time: float, carried: Array, capacity: Array) -> tuple[int, float]:
+    """Return the fullest link and the share of some time for which it is full."""
+    seconds = carried / capacity
     fullest = int(np.argmax(seconds))
-    return fullest, float(seconds[fullest] / done.makespan) if done.makespan else 0.0
+    return fullest, float(seconds[fullest] / time) if time else 0.0
 
 
 def _one_of_each(run: FlowRun) -> dict[str, float]:
@@ -165,10 +164,37 @@ def _farthest(flows: UniformFlows, cluster: Cluster) -> float:
 
 def phase_outcome(phase: Phase, run: FlowRun, before: Phase | None = None) -> Outcome:
     """Return a phase flow by flow, equivalent ones as one. before: the phase whose circuits are set."""
+    links = run.links
+    time, carried, latency = _by_hashes(phase, run) or _by_flows(phase, run, before)
+    kind, name, busy = "none", "", 0.0
+    if len(links.capacity):
+        fullest, busy = _fullest(time, carried, links.capacity)
+        kind, name = KINDS[links.kind[fullest]], links.names[fullest]
+    return Outcome("", time + latency, latency, kind, link=name, busy=busy, carried=carried, cluster_links=links)
+
+
+def _by_hashes(phase: Phase, run: FlowRun) -> tuple[float, Array, float] | None:
+    """Return what `_by_flows` does of a large all-to-all of equal messages by ECMP, none of which is kept."""
+    if not phase.uniform or run.policy != "ecmp" or _uniform_flows(run.rank_layout) <= MAX_EXACT_FLOWS:
+        return None
+    counted = hashed_all_to_all(run.links, run.rank_layout, run.seed)
+    if counted is None:
+        return None
+    carried = counted[0] * phase.size[0]
+    return float((carried / run.links.capacity).max()), carried, phase.steps * counted[1]
+
+
+def _uniform_flows(rank_layout: Layout) -> int:
+    """Return the messages of an all-to-all in all groups."""
+    return rank_layout.ranks * (rank_layout.ranks - 1) * rank_layout.groups
+
+
+def _by_flows(phase: Phase, run: FlowRun, before: Phase | None) -> tuple[float, Array, float]:
+    """Return the time in which the bytes of a phase move [s], those over each link [B], and the latency [s]."""
     links, rank_layout = run.links, run.rank_layout
     source, target, size = phase.source, phase.target, phase.size
     if phase.uniform:
-        check_flow_count(rank_layout.ranks * (rank_layout.ranks - 1) * rank_layout.groups)
+        check_flow_count(_uniform_flows(rank_layout))
         source, target = pairs(rank_layout.ranks)
         size = np.full(len(source), phase.size[0])
     ends = [
@@ -185,15 +211,8 @@ def phase_outcome(phase: Phase, run: FlowRun, before: Phase | None = None) -> Ou
     incidence = _lightened(routes.incidence, links, phase.lighter)
     dark, setup = _circuits(links, ends)
     setup = 0.0 if before is not None and _has_pairs_of(phase, before) else setup
-    done = run_collapsed(incidence, size * dark, batch=0.0 if incidence.flows <= MAX_EXACT_FLOWS else BATCH)
-    latency = phase.steps * float(routes.latency.max(initial=0.0)) + setup
-    kind, name, busy = "none", "", 0.0
-    if len(links.capacity):
-        fullest, busy = _fullest(done, links.capacity)
-        kind, name = KINDS[links.kind[fullest]], links.names[fullest]
-    return Outcome(
-        "", done.makespan + latency, latency, kind, link=name, busy=busy, carried=done.carried, cluster_links=links
-    )  # fmt: skip
+    time, carried = drained(incidence, size * dark)
+    return time, carried, phase.steps * float(routes.latency.max(initial=0.0)) + setup
 
 
 def _has_pairs_of(phase: Phase, before: Phase) -> bool:

@@ -9,8 +9,10 @@ from builders import CLUSTER, NODE
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Host, Network
 from costmodel.network.cluster_links import KINDS, ClusterLinks, build_cluster_links, ports
+from costmodel.network.hashed_all_to_all import hashed_all_to_all
 from costmodel.network.layout import layout, pairs
 from costmodel.network.routing import POLICIES, FlowRoutes, Flows, route
+from costmodel.network.shortest_paths import NextHops, shortest_paths
 from costmodel.quantities import Array
 from costmodel.records import replace
 from costmodel.schema.files import load_cluster, load_topology
@@ -233,3 +235,60 @@ def test_groups_interleave_and_share_no_device() -> None:
     devices = np.concatenate([rank_layout.device(rank, 8, group) for group in range(8)])
     assert sorted(devices) == list(range(128))
     assert list(rank_layout.device(rank, 8, 1)[[0, 8]]) == [8, 40]  # node 1, and the fourth after it
+
+
+def test_a_path_follows_from_its_number_where_all_choices_are_alike() -> None:
+    """Of a tree of three levels: the first link's choice changes fastest."""
+    links = build_cluster_links(cluster("ft3", nodes=32, local=1), 32)
+    switches = links.switches
+    assert switches is not None
+    leaf, other = np.unique(links.leaf)[[0, -1]]  # of two pods
+    paths = shortest_paths(switches, np.array([leaf, leaf]), np.array([other, leaf]))
+    assert isinstance(paths, NextHops)
+    assert paths.count.tolist() == [16, 1]
+    assert paths.hops.tolist() == [4, 0]
+    rows = paths.listed().rows
+    assert len(np.unique(rows[:16], axis=0)) == 16
+    assert (rows[16] == -1).all()
+    for row in rows[:16]:
+        assert switches.tail[row[0]] == leaf
+        assert switches.head[row[-1]] == other
+        assert (switches.head[row[:-1]] == switches.tail[row[1:]]).all()
+    assert rows[:16, 0].tolist() == rows[:4, 0].tolist() * 4
+
+
+def test_too_many_paths_around_failures_are_refused_before_they_are_listed() -> None:
+    whole = cluster("ft3", nodes=4096, local=1)
+    assert whole.network is not None
+    broken = replace(whole, network=replace(whole.network, radix=32.0, failed=("spine0.0.0-core0.3",)))
+    links = build_cluster_links(broken, 4096)
+    leaves = np.unique(links.leaf)
+    ends = [side.ravel() for side in np.meshgrid(leaves, leaves)]
+    assert links.switches is not None
+    with pytest.raises(InputError, match=r"more than 4,000,000 equal paths"):
+        shortest_paths(links.switches, *ends)
+
+
+@pytest.mark.parametrize(
+    ("topology", "more"),
+    [
+        ("ft2", {}), ("ft3", {}), ("mrft", {}), ("mrft", {"pxn": False}), ("mpft", {"planes": 4}),
+        ("mpft", {"planes": 4, "pxn": False}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("groups", [{}, {"stride": 2, "groups": 2}])
+def test_an_exchange_that_is_counted_loads_what_its_routes_load(
+    topology: str, more: dict[str, object], groups: dict[str, int]
+) -> None:
+    pytest.importorskip("numba")
+    hardware = cluster(topology, **more)  # type: ignore[arg-type]
+    part = layout(hardware, 16, **groups)
+    links = build_cluster_links(hardware, part.last_node)
+    counted = hashed_all_to_all(links, part, 5)
+    assert counted is not None
+    source, target = (
+        np.concatenate([part.device(rank, 4, group) for group in range(part.groups)]) for rank in pairs(16)
+    )
+    routes = route(links, Flows(source, target, np.ones(len(source))), "ecmp", 5)
+    assert counted[0] == pytest.approx(routes.incidence.load(np.ones(len(source))), abs=1e-9)
+    assert counted[1] == pytest.approx(routes.latency.max(), rel=1e-12)

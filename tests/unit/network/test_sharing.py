@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.errors import InputError
-from costmodel.network.flow_classes import flow_classes, run_collapsed
+from costmodel.network.flow_classes import drained, flow_classes, run_collapsed
 from costmodel.network.flow_session import FlowSession, _by_arrays
 from costmodel.network.flows import run_flows
 from costmodel.network.sharing import MAX_NUMPY_FLOWS, Incidence, check_capacity, compiled, fair_rates, numpy_rates
@@ -138,6 +138,21 @@ def test_batches_err_to_the_long_side_and_converge() -> None:
     assert exact * (1 - 1e-9) <= coarse
     assert coarse == pytest.approx(fine, rel=0.005)
     assert fine == pytest.approx(exact, rel=0.005)
+
+
+@given(systems(), st.floats(0.1, 10.0))
+def test_flows_of_one_size_end_when_the_fullest_link_has_carried_its_bytes(system: Incidence, size: float) -> None:
+    sizes = np.full(system.flows, size)
+    done = run_flows(system, sizes)
+    time, carried = drained(system, sizes)
+    assert time == pytest.approx(done.makespan, rel=1e-9)
+    assert carried == pytest.approx(done.carried)
+
+
+@given(systems(), st.lists(st.floats(0.1, 10.0), min_size=14, max_size=14))
+def test_flows_of_several_sizes_end_when_the_last_one_does(system: Incidence, sizes: list[float]) -> None:
+    some = np.array(sizes[: system.flows])
+    assert drained(system, some)[0] == pytest.approx(run_flows(system, some).makespan, rel=1e-9)
 
 
 def test_a_session_takes_flows_one_by_one() -> None:
