@@ -14,16 +14,16 @@ import numpy as np
 from costmodel.analytic.evaluation import Evaluation
 from costmodel.analytic.evaluation import evaluate as closed_form
 from costmodel.analytic.grid import Engine, evaluate_grid, evaluate_point, evaluate_single
-from costmodel.calibration.fit_lookup import load_calibration
+from costmodel.calibration.compiled_fits import load_calibration
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import ImplausibleInput, InputError, Location
 from costmodel.quantities import Array
 from costmodel.records import Record, field, replace
 from costmodel.result import SCHEMA, Point, Result
-from costmodel.schema import SI, ResolvedWorkload, resolve
-from costmodel.schema.fields import read_number
+from costmodel.schema import SI, ResolvedWorkload
+from costmodel.schema.compiled_workload import DocumentsOfFiles
+from costmodel.schema.inputs import Answers, noting
 from costmodel.schema.model_names import is_model
-from costmodel.schema.overrides import ON
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree
 from costmodel.version import __version__
@@ -118,10 +118,7 @@ class Workload(Record):
     def _resolve(self, changes: Mapping[str, object], scenarios: Iterable[str]) -> ResolvedWorkload:
         """Return some scenarios with all changes. The workload that a model starts names its clusters itself."""
         cluster = self._cluster if self.start is None else None
-        resolved = resolve(
-            self._source, overrides=changes, cluster=cluster, search_path=self._search_path, scenarios=scenarios
-        )
-        return _with_lengths(resolved)
+        return _with_lengths(_resolve(self._source, changes, cluster, self._search_path, scenarios))
 
     def changed(self, changes: Mapping[str, object], scenarios: Iterable[str] | None = None) -> Workload:
         """Return some scenarios (default: all) with more fields changed. Takes and raises what `load` does."""
@@ -211,9 +208,11 @@ class Workload(Record):
 
     def without_fits_of(self, devices: Iterable[str], before: Sequence[str | Path] = ()) -> Workload:
         """Return the same as if kernels of some devices had not been measured. before: folders to search first."""
+        from costmodel.calibration import fit_lookup
+
         path, hidden = (*before, *self._search_path), frozenset(devices)
         known = {
-            _calibration_key(each): load_calibration(each.cluster.device, each.framework, path, hidden)
+            _calibration_key(each): fit_lookup.load_calibration(each.cluster.device, each.framework, path, hidden)
             for each in self.resolved.scenarios.values()
         }
         return replace(self, _calibrations=known)
@@ -247,6 +246,8 @@ class Workload(Record):
         number = self.resolved.number(f"scenarios.{scenario}.{path}" if path.startswith("hardware.") else path)
         if number is None:
             raise _no_axis(path)
+        from costmodel.schema.fields import read_number
+
         label = Location(f"vary {path}")
         return _as_numbers(
             path, [read_number(number, each, label, path) if isinstance(each, str) else each for each in values]
@@ -344,18 +345,34 @@ def load(
     """
     changes, search_path = _in_si(set or {}), tuple(search_path)
     clusters = (cluster,) if isinstance(cluster, str) else tuple(cluster or ())
-    start = None if isinstance(path, Tree) else _start(str(path), clusters, phases, search_path, changes)
     scenarios = None if scenarios is None else tuple(scenarios)
-    if start is not None:
-        _check_phases(scenarios or (), phases)
     asked = clusters if len(clusters) > 1 else next(iter(clusters), None)
-    resolved = resolve(
-        path if start is None else start.tree, overrides=changes, cluster=asked if start is None else None,
-        search_path=search_path, scenarios=scenarios,
-    )  # fmt: skip
+    files = None
+    if not (changes or phases or isinstance(path, Tree)):
+        files = DocumentsOfFiles(path, asked, search_path, scenarios)
+    kept = None if files is None else files.recall()
+    if kept is not None:
+        return Workload(_with_lengths(kept), path, changes, asked, search_path)
+    rests_on: Answers = {}
+    with noting(rests_on):
+        start = None if isinstance(path, Tree) else _start(str(path), clusters, phases, search_path, changes)
+        if start is not None:
+            _check_phases(scenarios or (), phases)
+        source, cluster = (path, asked) if start is None else (start.tree, None)
+        resolved = _resolve(source, changes, cluster, search_path, scenarios)
+    if files is not None and start is None:
+        files.keep(resolved, rests_on)
     _warn(resolved)
-    source = path if start is None else start.tree
     return Workload(_with_lengths(resolved), source, changes, asked, search_path, start=start)
+
+
+def _resolve(
+    source: str | Path | Tree, changes: Mapping[str, object], cluster: str | tuple[str, ...] | None,
+    search_path: Sequence[str | Path], scenarios: Iterable[str] | None,
+) -> ResolvedWorkload:  # fmt: skip
+    from costmodel.schema.resolve import resolve  # YAML and pydantic load where files are read
+
+    return resolve(source, overrides=changes, cluster=cluster, search_path=search_path, scenarios=scenarios)
 
 
 def _start(
@@ -384,6 +401,7 @@ def _start(
 def _check_phases(scenarios: Iterable[str], phases: Sequence[str]) -> None:
     """Raise InputError on a scenario of a model that is a phase which was not asked for."""
     from costmodel.analytic.model_start import DEFAULT_PHASES, PHASES
+    from costmodel.schema.overrides import ON
 
     for phase in (name.partition(ON)[0] for name in scenarios):
         if phase in PHASES and phase not in (phases or DEFAULT_PHASES):

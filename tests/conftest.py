@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there are as many workers as processors
 os.environ.setdefault("NUMBA_OPT", "1")  # compiled in three quarters of the time, and as fast
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "numba"))  # and kept apart
+os.environ["COSTMODEL_CACHE"] = ""  # every test reads its files; those of the catalogue name a folder of their own
 
 import costmodel
 

@@ -18,12 +18,12 @@ from costmodel.errors import ImplausibleInput, InputError, LayoutError
 from costmodel.hardware import Cluster
 from costmodel.quantities import is_single
 from costmodel.records import Record, ValueRecord, replace
-from costmodel.schema import resolve
 from costmodel.schema.files import ModelDocument, load_cluster, read_model
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model_names import model_reference
 from costmodel.schema.overrides import ON, is_of
 from costmodel.schema.references import as_reference
+from costmodel.schema.resolve import resolve
 from costmodel.schema.training_recipes import TrainingRecipe, nearest_recipe
 from costmodel.schema.tree import Tree
 from costmodel.workload.architecture import MoeFfn

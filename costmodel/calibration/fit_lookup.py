@@ -76,7 +76,12 @@ def _loaded(
 
 @functools.lru_cache(maxsize=8)
 def _fit_store(roots: tuple[Path, ...], own_file: tuple[str, str] | None, hidden: frozenset[str]) -> FitStore:
-    """Return the files of a search path, which all devices and frameworks share. beside: a device not on it."""
+    """Return the files of a search path, which all devices and frameworks share. own_file: a device not on it."""
+    return store_of(roots, own_file, hidden)
+
+
+def store_of(roots: Sequence[Path], own_file: tuple[str, str] | None, hidden: frozenset[str] = frozenset()) -> FitStore:
+    """Return the calibration files of a search path. own_file: name and file of a device not on it."""
     library = Library(roots)
     if own_file is not None:
         library.know("devices", own_file[0], Path(own_file[1]))
@@ -120,6 +125,16 @@ class FitLookup(Mapping[str, FamilyFit]):
             self._notes_of[key] = (*self._notes_of[key], moved)
             self._anchored[key] = AnchoredFit.of(resolved.fit, anchors)
         return self._anchored[key]
+
+    @property
+    def base(self) -> tuple[str, ...]:
+        """Return the families that every device has."""
+        return tuple(self._base)
+
+    @property
+    def has_rows(self) -> bool:
+        """Tell whether rows of the device move what others lend it."""
+        return bool(self._anchors)
 
     def read_anchors(self) -> None:
         """Read the rows that the device's file names. Raises InputError where they cannot move a fit."""

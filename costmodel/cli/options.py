@@ -63,7 +63,7 @@ class Asked(ValueRecord):
         from costmodel.api import load
         from costmodel.schema.model_names import is_model
 
-        chosen = self.phases or (phases if is_model(self.workload, self.search_path) else ())
+        chosen = self.phases or (phases if phases and is_model(self.workload, self.search_path) else ())
         loaded = load(
             self.workload, set=self.changes, cluster=self.clusters, search_path=self.search_path,
             scenarios=self.scenarios or None, phases=chosen,

@@ -13,6 +13,7 @@ from costmodel.analytic.evaluation import Evaluation, TrainingEvaluation, evalua
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.operator_timing import KERNELS, TimedOperator
 from costmodel.calibration.candidates import Candidate
+from costmodel.calibration.compiled_fits import CompiledFits
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.cost.calibration import ANCHORED, Calibration, Form
 from costmodel.cost.machine import Machine
@@ -335,14 +336,15 @@ _ANCHORED = (
 
 def _considered(calibration: Calibration, operator: Operator) -> tuple[str, ...]:
     """Return the fits that were looked at for an operator, nothing where a calibration was made in Python."""
-    if not isinstance(calibration.families, FitLookup):
+    fits = calibration.families.files if isinstance(calibration.families, CompiledFits) else calibration.families
+    if not isinstance(fits, FitLookup):
         return ()
     key = f"{operator.family}/{operator.variant}" if operator.variant else operator.family
     made_with = calibration.companion(operator)
     if made_with is not None and isinstance(operator, Elementwise):
         role = f"made together with that of {operator.product}"
         return (str(Candidate(made_with.source, key, role, made_with, error=made_with.error or None)),)
-    return tuple(map(str, calibration.families.considered_at(key, operator)))
+    return tuple(map(str, fits.considered_at(key, operator)))
 
 
 def _parameters(form: Form) -> dict[str, tuple[float, Parameter]]:

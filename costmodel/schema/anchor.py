@@ -14,6 +14,7 @@ from costmodel.records import MutableRecord, Record, fields, replace
 from costmodel.schema.calibration import SiteScatterFile
 from costmodel.schema.device import Source
 from costmodel.schema.fields import field_error
+from costmodel.schema.inputs import note_folder
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library, folder_of
 from costmodel.schema.strict import Strict, validate_tree
@@ -234,6 +235,7 @@ def _step(file: MeasuredStepFile, tree: Tree, field: str, scenario: Scenario) ->
         raise field_error(error, f"{field}.value", value.location) from None
     if not math.isfinite(number) or number <= 0.0:
         raise InputError.single("must be above zero", field=f"{field}.value", location=value.location)
+    note_folder()  # the value's place is relative to it
     return MeasuredStep(scenario, file.metric, number, f"{field}.value", value.location)
 
 

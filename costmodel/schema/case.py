@@ -20,7 +20,8 @@ from costmodel.schema.fields import field_error
 from costmodel.schema.loader import MAX_TABLE_BYTES, parse_tree, read_text
 from costmodel.schema.metrics import dimension_of, metric_names
 from costmodel.schema.references import Library, display_path
-from costmodel.schema.resolve import ResolvedWorkload, in_order, resolve_model, resolve_tree
+from costmodel.schema.resolve import in_order, resolve_model, resolve_tree
+from costmodel.schema.resolved import ResolvedWorkload
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge, replace_at
 

@@ -7,14 +7,21 @@ from typing import Any
 
 from costmodel.errors import InputError, suggest
 from costmodel.quantities import Quantity
+from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
+from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.installation import Installation
 from costmodel.schema.model import ModelFile
-from costmodel.schema.overrides import OverrideTarget
-from costmodel.schema.workload import PlanFile
+from costmodel.schema.overrides import DocumentName, OverrideTarget
+from costmodel.schema.strict import Strict
+from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile
 from costmodel.workload.scenario import Scenario
 
+_FILES: dict[DocumentName, type[Strict]] = {
+    "workload": WorkloadFile, "model": ModelFile, "cluster": ClusterFile, "node": NodeFile, "device": DeviceFile,
+    "framework": FrameworkFile,
+}  # fmt: skip
 _PROVENANCE = {"sources", "aliases", "announced", "calibration", "plausible"}
 
 
@@ -82,6 +89,11 @@ def _network(scenario: Scenario) -> dict[str, Any] | None:
         "shape": list(network.shape), "reconfiguration": network.reconfiguration,
         "price": {"switch": price.switch, "link": price.link, "endpoint_link": price.endpoint_link},
     }  # fmt: skip
+
+
+def number_type(target: OverrideTarget, phase: str) -> NumberType | None:
+    """Return the type of the number at a target, null for what is none. phase: of the scenario, where it is in one."""
+    return number_at(PHASES[phase] if target.document == "scenario" else _FILES[target.document], target.path)
 
 
 def find(document: Mapping[str, Any], target: OverrideTarget, scenario: str, path: str) -> Any:

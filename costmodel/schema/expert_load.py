@@ -11,6 +11,7 @@ from pathlib import Path
 from costmodel.errors import InputError, Location
 from costmodel.quantities import is_single
 from costmodel.records import ValueRecord
+from costmodel.schema.inputs import is_file
 from costmodel.schema.loader import MAX_TABLE_BYTES, read_text
 from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.tree import Tree
@@ -62,7 +63,7 @@ def _path(reference: str, origin: Location | None, field: str) -> Path:
             field=field, location=origin,
         )  # fmt: skip
     path = relative_path(reference, origin)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError.single(f"{display_path(path)} not found", hint="check the path", field=field, location=origin)
     return path
 

@@ -17,12 +17,12 @@ import yaml
 from costmodel import units
 from costmodel.errors import InputError, Location, kind_of
 from costmodel.reading import open_regular
-from costmodel.schema.tree import Tree
+from costmodel.schema.inputs import note_content
+from costmodel.schema.tree import KEPT, Tree
 
 MAX_BYTES = 16 * 2**20  # of a YAML or JSON file; far above any real one
 MAX_TABLE_BYTES = 64 * 2**20  # of a table, which Python holds at ten times its size
 MAX_SWEEP_BYTES = 256 * 2**20  # of the table of a sweep: one of a million points must be readable
-KEPT = 1024  # documents of files that are kept: all shipped ones and some more
 _MAX_NODES = 100_000  # far above any real file; reached only by aliases that multiply
 _MAX_REPEATS = 10_000  # of these, values that aliases repeat
 _TAGS: dict[type[yaml.Node], str] = {
@@ -79,10 +79,13 @@ def read_data(path: Path, label: str, limit: int, *, missing_hint: str = "check 
             data = file.read(limit + 1)
         if len(data) > limit:  # it grew, or is of the kernel's and states no size
             raise _too_large(len(data), limit, location)
+        note_content(path, data)
         return data
     except FileNotFoundError:
+        note_content(path, None)
         raise InputError.single("does not exist", hint=missing_hint, location=location) from None
     except OSError as error:
+        note_content(path, None)
         raise InputError.single(f"cannot be read: {error.strerror}", location=location) from None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from costmodel.errors import InputError
+from costmodel.schema.inputs import exists, is_file
 from costmodel.schema.references import Library
 
 CONFIG = "config.json"
@@ -21,14 +22,14 @@ def is_model(argument: str, search_path: Sequence[str | Path] = ()) -> bool:
     """Tell whether an argument names a model, by a file, a folder, a name or an id in the cache, not a workload."""
     library = Library(search_path)
     path = Path(argument)
-    if path.is_file() and path.suffix in (".yaml", ".yml"):
+    if is_file(path) and path.suffix in (".yaml", ".yml"):
         return library.schema_of(path) == "model"
     if argument.removeprefix("workloads/").removesuffix(".yaml") in library.names("workloads"):
         return False
     name = argument.removeprefix("models/")
     known = name in library.names("models") or name in library.aliases("models")
     reference = model_reference(argument)
-    return known or reference != argument or (argument.startswith("./") and path.exists())
+    return known or reference != argument or (argument.startswith("./") and exists(path))
 
 
 def model_reference(argument: str) -> str:
@@ -37,7 +38,7 @@ def model_reference(argument: str) -> str:
     The catalogue comes before the cache of Hugging Face. Raises InputError for a folder without a config.json.
     """
     path = Path(argument)
-    if path.is_file() or is_config(path):
+    if is_file(path) or is_config(path):
         return f"./{os.path.relpath(path)}"
     library = Library()
     if argument in library.names("models") or argument in library.aliases("models"):
@@ -54,7 +55,7 @@ def model_reference(argument: str) -> str:
 
 def is_config(path: Path) -> bool:
     """Tell whether a path means a config.json: a JSON file, or a folder that contains one."""
-    return path.suffix == ".json" or (path / CONFIG).is_file()
+    return path.suffix == ".json" or is_file(path / CONFIG)
 
 
 def _cached_config(model: str) -> Path | None:

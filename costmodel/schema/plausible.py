@@ -25,6 +25,7 @@ from costmodel.quantities import is_single
 from costmodel.records import ValueRecord
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
+from costmodel.schema.loader import MAX_BYTES, read_text
 from costmodel.schema.references import package_root
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
@@ -84,10 +85,15 @@ class Bands(ValueRecord):
         return (self.newest if announced is None else announced) + self.generation
 
 
-@lru_cache(maxsize=1)
 def bands() -> Bands:
     """Return the bands of the package's data."""
-    document = json.loads((package_root() / "hardware" / BANDS).read_text(encoding="utf-8"))
+    path = package_root() / "hardware" / BANDS
+    return _bands(read_text(path, str(path), MAX_BYTES))
+
+
+@lru_cache(maxsize=1)
+def _bands(text: str) -> Bands:
+    document = json.loads(text)
     fields = {path: Band(**band) for path, band in document.pop("fields").items()}
     return Bands(fields, document["flop_per_cycle"], document["newest"], document["generation"])
 

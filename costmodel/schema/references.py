@@ -12,8 +12,8 @@ from pathlib import Path
 
 from costmodel.errors import InputError, Location, Problem, available, did_you_mean, kind_of, suggest
 from costmodel.schema.aliases import without_aliases
-from costmodel.schema.loader import KEPT, read_tree
-from costmodel.schema.tree import Tree, merge
+from costmodel.schema.inputs import exists, is_file, yaml_names
+from costmodel.schema.tree import KEPT, Tree, merge
 
 FOLDERS: dict[str, str] = {
     **dict.fromkeys(
@@ -36,7 +36,6 @@ _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _LONGEST = 200  # characters of a part of a name: file systems take 255 with what follows it
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _WORKLOADS = "workloads"
-_ENDING = ".yaml"
 
 
 def package_root() -> Path:
@@ -82,7 +81,7 @@ class Library:
         if not _NAME.fullmatch(name) or max(map(len, name.split("/"))) > _LONGEST:
             return None
         paths = (self._folder(root, kind) / f"{name}.yaml" for root in self.roots)
-        return next((path for path in paths if path.is_file()), self._known.get((kind, name)))
+        return next((path for path in paths if is_file(path)), self._known.get((kind, name)))
 
     def names(self, kind: str) -> list[str]:
         """Return the names of all files of a kind (a key of FOLDERS, or `workloads`), sorted."""
@@ -93,7 +92,7 @@ class Library:
 
     def names_in(self, root: Path, kind: str) -> set[str]:
         """Return the names of the files of a kind that one root of the search path holds."""
-        return set(_names_in(os.fspath(self._folder(root, kind)), deep=kind != _WORKLOADS))
+        return yaml_names(self._folder(root, kind), deep=kind != _WORKLOADS)
 
     def find(self, reference: str, kind: str, *, origin: Location | None = None, field: str = "") -> Path:
         """Return the file of a reference: `./path` relative to the referring file, `kind/name` or `name`."""
@@ -116,7 +115,7 @@ class Library:
         aliases: dict[str, list[Path]] = {}
         for root in self.roots if kind in ALIASED else ():
             of_root: dict[str, list[Path]] = {}
-            for path in sorted(self._folder(root, kind).glob("**/*.yaml")):
+            for path in sorted(self._folder(root, kind) / f"{name}.yaml" for name in self.names_in(root, kind)):
                 for alias in self._aliases_in(path):
                     of_root.setdefault(alias, []).append(path)
             aliases = of_root | aliases
@@ -167,17 +166,17 @@ class Library:
     def has_workload(self, argument: str | Path) -> bool:
         """Tell whether a name is that of a file under `workloads/`."""
         name = _workload_name(argument)
-        return any((root / _WORKLOADS / f"{name}.yaml").is_file() for root in self.roots)
+        return any(is_file(root / _WORKLOADS / f"{name}.yaml") for root in self.roots)
 
     def find_workload(self, argument: str | Path) -> Path:
         """Return the file of a WORKLOAD argument: an existing path, else a name under `workloads/`."""
         text = os.fspath(argument)
-        if Path(text).exists():
+        if exists(Path(text)):
             return Path(text)
         name = _workload_name(argument)
         for root in self.roots:
             path = root / _WORKLOADS / f"{name}.yaml"
-            if path.is_file():
+            if is_file(path):
                 return path
         near = did_you_mean(name, (*self.names(_WORKLOADS), *self.names("models")))
         hint = near or f"{available(self.names(_WORKLOADS))}; models: `costmodel model list`"
@@ -196,8 +195,8 @@ class Library:
     def named(self, name: str, kind: str, schema: str) -> Tree:
         """Return the document of a file, or of a name in the folder of its kind, `extends` applied."""
         path = Path(name)
-        is_file = path.suffix in (".yaml", ".yml") and path.exists()
-        return self.read(path, schema) if is_file else self.document(Tree(name), kind, schema, "")
+        is_path = path.suffix in (".yaml", ".yml") and exists(path)
+        return self.read(path, schema) if is_path else self.document(Tree(name), kind, schema, "")
 
     def read(self, path: Path, schema: str) -> Tree:
         """Return the document of a file of that schema (`device`, `node` …), `extends` applied."""
@@ -264,6 +263,8 @@ class Library:
     def _tree(self, path: Path) -> Tree:
         key = self._resolved(path)
         if key not in self._trees:
+            from costmodel.schema.loader import read_tree  # YAML loads where a file is read
+
             self._trees[key] = _with_our_keys(read_tree(path, display_path(path)))
         return self._trees[key]
 
@@ -288,19 +289,6 @@ def _with_our_keys(tree: Tree) -> Tree:
 def _extended(base: Tree, tree: Tree) -> Tree:
     """Return a document merged over the one that it extends, one object for the same ones."""
     return merge(base, tree.without("extends"))
-
-
-def _names_in(folder: str, prefix: str = "", *, deep: bool) -> Iterator[str]:
-    """Yield the names of the YAML files in a folder, and in those below it if `deep`."""
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:  # none, or not ours to read
-        return
-    for entry in entries:
-        if deep and entry.is_dir(follow_symlinks=False):
-            yield from _names_in(entry.path, f"{prefix}{entry.name}/", deep=True)
-        elif entry.name.endswith(_ENDING):
-            yield prefix + entry.name.removesuffix(_ENDING)
 
 
 def _kind_of_version(version: object) -> str | None:

@@ -17,12 +17,10 @@ from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
-from costmodel.schema.cluster import ClusterFile, NodeFile
-from costmodel.schema.device import DeviceFile, Source
-from costmodel.schema.document import find, model_document, scenario_document
+from costmodel.schema.device import Source
+from costmodel.schema.document import model_document, scenario_document
 from costmodel.schema.exchange_notes import exchange_notes
 from costmodel.schema.expert_load import expert_counts
-from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import ExpertSpreadFile, FrameworkFile
 from costmodel.schema.framework_defaults import (
     for_model,
@@ -41,10 +39,11 @@ from costmodel.schema.number_formats import (
     shipped_formats,
     wide_weights,
 )
-from costmodel.schema.overrides import DocumentName, apply_overrides, is_of, locate, read_overrides, runs
+from costmodel.schema.overrides import apply_overrides, is_of, read_overrides, runs
 from costmodel.schema.references import Library, as_reference
+from costmodel.schema.resolved import KnownDocuments, ResolvedWorkload
 from costmodel.schema.serving import locate_files
-from costmodel.schema.strict import Strict, validate_tree
+from costmodel.schema.strict import validate_tree
 from costmodel.schema.tree import Tree, merge
 from costmodel.schema.workload import (
     PHASES,
@@ -61,64 +60,6 @@ from costmodel.workload.scenario import MeasuredStep, Parallelism, Scenario
 from costmodel.workload.validity import rules
 
 _Model: TypeAlias = "tuple[Architecture | None, DocumentPart[ModelFile] | None]"
-_DEFAULT = Location("default")
-_FILES: dict[DocumentName, type[Strict]] = {
-    "workload": WorkloadFile, "model": ModelFile, "cluster": ClusterFile, "node": NodeFile, "device": DeviceFile,
-    "framework": FrameworkFile,
-}  # fmt: skip
-
-
-class ResolvedWorkload(Record):
-    """A workload whose every value is known.
-
-    document: `model`, and `scenarios.NAME` each with its `hardware`, as nested dicts in SI.
-    scenarios: the same as records.
-    notes: what the files say that is ignored, for people.
-    warnings: values unlike all hardware that is known.
-    """
-
-    name: str
-    title: str | None
-    document: dict[str, Any]
-    scenarios: dict[str, Scenario]
-    architecture: Architecture
-    _trees: dict[str, dict[str, Tree]]
-    notes: tuple[str, ...] = ()
-    warnings: tuple[Problem, ...] = ()
-
-    def value(self, path: str) -> Any:
-        """Return the value at a path of the document. Raises InputError if there is no such path."""
-        target = locate(path, list(self.scenarios))
-        return find(self.document, target, self._first(target.scenario), path)
-
-    def number(self, path: str) -> NumberType | None:
-        """Return the type of the number at a path, null for text, a switch, a list or a mapping.
-
-        Raises InputError if there is no such path.
-        """
-        self.value(path)
-        target = locate(path, list(self.scenarios)).for_number()
-        if target.document == "scenario":
-            return number_at(PHASES[self.scenarios[self._first(target.scenario)].plan.phase], target.path)
-        return number_at(_FILES[target.document], target.path)
-
-    def _first(self, scenario: str | None) -> str:
-        """Return the first scenario of a name, null for any. Of a workload without scenarios, its only document."""
-        return next(name for name in self._trees if scenario is None or is_of(scenario, name))
-
-    def origin(self, path: str) -> Location | None:
-        """Return where the value at `path` was written: a file position, `--set …` or `default`. None: no such path.
-
-        A path for all scenarios (`hardware.…`) is looked up in the first one.
-        """
-        try:
-            target = locate(path, list(self.scenarios))
-            self.value(path)
-        except InputError:
-            return None
-        trees = self._trees[self._first(target.scenario)]
-        tree = trees[target.document].at(target.path)
-        return (tree.location or tree.key or _DEFAULT) if tree is not None else _DEFAULT
 
 
 class _Resolved(Record):
@@ -189,7 +130,6 @@ def resolve_tree(
     return ResolvedWorkload(
         name=name,
         title=head.file.title,
-        document={"model": model_document(model.file), "scenarios": {key: part.document for key, part in parts}},
         scenarios={
             key: replace(
                 part.scenario,
@@ -198,7 +138,10 @@ def resolve_tree(
             for key, part in parts
         },
         architecture=architecture,
-        _trees={key: part.trees | {"model": model.tree, "workload": head.tree} for key, part in parts},
+        documents=KnownDocuments(
+            {"model": model_document(model.file), "scenarios": {key: part.document for key, part in parts}},
+            {key: part.trees | {"model": model.tree, "workload": head.tree} for key, part in parts},
+        ),
         notes=tuple(assembly.notes),
         warnings=tuple(in_order(assembly.warnings)),
     )
@@ -244,10 +187,11 @@ def resolve_model(
         return ResolvedWorkload(
             name=name,
             title=None,
-            document={"model": model_document(model.file), "scenarios": {}},
             scenarios={},
             architecture=build_model.architecture(model.file),
-            _trees={"": {"model": model.tree, "workload": tree}},
+            documents=KnownDocuments(
+                {"model": model_document(model.file), "scenarios": {}}, {"": {"model": model.tree, "workload": tree}}
+            ),
             notes=tuple(assembly.notes),
         )
     raise InputError(in_order(assembly.problems))

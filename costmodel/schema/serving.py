@@ -16,6 +16,7 @@ from costmodel.declared import (
     Wrong,
 )
 from costmodel.errors import InputError
+from costmodel.schema.inputs import is_file, note_folder
 from costmodel.schema.records import Declared, record
 from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.strict import Strict
@@ -162,7 +163,8 @@ def locate_files(file: RequestsFile | None, scenario: Tree, field: str) -> Reque
         tree = scenario.at(("requests", key))
         origin = None if tree is None else tree.location
         path = relative_path(reference, origin)
-        if not path.is_file():
+        note_folder()
+        if not is_file(path):
             raise InputError.single(
                 f"{display_path(path)} not found", hint="check the path", field=f"{field}.requests.{key}",
                 location=origin,

@@ -9,6 +9,7 @@ from costmodel.errors import Location
 from costmodel.records import Record, replace
 
 PathPart: TypeAlias = "str | int"
+KEPT = 1024  # documents of files that are kept: all shipped ones and some more
 
 
 class Tree(Record, weakref=True):

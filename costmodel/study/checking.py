@@ -10,12 +10,12 @@ from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.errors import InputError, Problem, suggest
 from costmodel.records import replace
 from costmodel.result import PHASES
-from costmodel.schema import resolve
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.files import load_device, validate
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.model_names import is_config
 from costmodel.schema.references import Library
+from costmodel.schema.resolve import resolve
 from costmodel.schema.study import find_study
 from costmodel.schema.tree import Tree
 from costmodel.schema.what_if import WhatIfFile

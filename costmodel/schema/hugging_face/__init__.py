@@ -14,6 +14,7 @@ from costmodel.schema.hugging_face.model import model_tree
 from costmodel.schema.hugging_face.quantization import quantization_of
 from costmodel.schema.hugging_face.tables import Family, keys_of, table
 from costmodel.schema.hugging_face.wrappers import Source, audio_of, encoder_of, find_source
+from costmodel.schema.inputs import is_file
 from costmodel.schema.json_tree import parse_json
 from costmodel.schema.loader import MAX_BYTES, read_text
 from costmodel.schema.model_names import CONFIG
@@ -39,7 +40,7 @@ def import_config(path: Path, origin: Location | None = None, chosen: str | None
     chosen: the family to read it by (null: as the file says).
     """
     file = path / CONFIG if path.is_dir() else path
-    if not file.is_file():
+    if not is_file(file):
         message = f"{display_path(path)} {f'is a folder without a {CONFIG}' if path.is_dir() else 'not found'}"
         hint = f"name a {CONFIG} or a folder that contains one"
         raise InputError.single(message, hint=hint, field="model.hf", location=origin)
@@ -72,7 +73,7 @@ def _formats(source: Source, file: Path, depth: int) -> dict[str, Any] | str | N
     """Return the number formats of the checkpoint: of config.json, or of the file that ModelOpt writes beside it."""
     beside = file.parent / _QUANTISED_BESIDE
     more = None
-    if beside.is_file() and file.name == CONFIG:
+    if is_file(beside) and file.name == CONFIG:
         more = to_python(parse_json(read_text(beside, display_path(beside), MAX_BYTES), display_path(beside)))
     return quantization_of(to_python(source.tree), more, depth, source.family.get("modules", {}))
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from small_world import edit, problems_of, write
 
-from costmodel.schema import resolve
 from costmodel.schema.aliases import ALIASES
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.export import json_schema
 from costmodel.schema.files import load_device, validate
 from costmodel.schema.model import ModelFile, MoeFile
+from costmodel.schema.resolve import resolve
 from costmodel.schema.strict import Strict
 from costmodel.schema.workload import (
     CommunicationFile,

@@ -11,7 +11,8 @@ import yaml
 from small_world import edit, problems_of, write
 
 from costmodel.errors import Problem
-from costmodel.schema import SI, ResolvedWorkload, resolve
+from costmodel.schema import SI, ResolvedWorkload
+from costmodel.schema.resolve import resolve
 from costmodel.workload.scenario import Routing
 
 COUNTS = "expert,tokens\n0,10\n1,20\n2,30\n3,4\n"

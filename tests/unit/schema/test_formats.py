@@ -9,8 +9,9 @@ import pytest
 from small_world import problems_of, write
 
 from costmodel.quantities import Quantity
-from costmodel.schema import SI, ResolvedWorkload, resolve
+from costmodel.schema import SI, ResolvedWorkload
 from costmodel.schema.files import list_names
+from costmodel.schema.resolve import resolve
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.scenario import Precision
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from small_world import edit, write
 
-from costmodel.schema import SI, ResolvedWorkload, resolve
+from costmodel.schema import SI, ResolvedWorkload
 from costmodel.schema.files import validate
+from costmodel.schema.resolve import resolve
 from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Speculative
 from costmodel.workload.scenario import Disaggregated, Scenario
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from small_world import FILES, edit, problems_of, write
 
-from costmodel.schema import SI, ResolvedWorkload, resolve
+from costmodel.schema import SI, ResolvedWorkload
 from costmodel.schema.build import Ranks, share_of_node
+from costmodel.schema.resolve import resolve
 from costmodel.workload.plans import Decode, Training
 
 

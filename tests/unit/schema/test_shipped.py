@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from costmodel.errors import LayoutError
-from costmodel.schema import resolve
 from costmodel.schema.files import load_model, validate
 from costmodel.schema.references import package_root
+from costmodel.schema.resolve import resolve
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import parameter_count
 

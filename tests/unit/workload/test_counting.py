@@ -7,7 +7,7 @@ from builders import DENSE_MODEL, GPT_22B, GQA, MOE_MODEL, context
 
 import costmodel
 from costmodel.records import replace
-from costmodel.schema import resolve
+from costmodel.schema.resolve import resolve
 from costmodel.workload.architecture import Architecture, DenseFfn, HeadGroup, Layer, Pattern
 from costmodel.workload.counting import (
     attention_flop_per_token,

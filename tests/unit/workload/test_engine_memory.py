@@ -12,7 +12,7 @@ import costmodel
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.records import replace
-from costmodel.schema import resolve
+from costmodel.schema.resolve import resolve
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 from costmodel.workload.engine import Engine, EngineMemory, Reserve, Scheduler, SchedulerRule, padded_rows
 from costmodel.workload.engine_memory import KvPool, kv_pool
