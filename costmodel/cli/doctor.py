@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import time
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ _CACHE = "NUMBA_CACHE_DIR"
 @json_option
 @path_option
 def command(*, as_json: bool, search_path: tuple[str, ...]) -> int:
-    """Show versions, extras, data folders, the accelerator that `profile` would time, and where compiled code is kept.
+    """Show versions, extras, data folders, the accelerator that `profile` would time, and what is kept between runs.
 
     An extra that is not installed comes with the command that adds it and is no problem. Problems go to standard error,
     each with its fix, and make the exit code 2.
@@ -34,6 +35,7 @@ def command(*, as_json: bool, search_path: tuple[str, ...]) -> int:
     document = {
         "versions": _versions(problems), "extras": _extras(), "data_roots": _data_roots(search_path, problems),
         "accelerator": _accelerator(search_path, problems), "numba": _numba(problems),
+        "catalogue": _catalogue(problems),
     }  # fmt: skip
     if as_json:
         print_json(document | {"problems": [str(problem) for problem in problems]})
@@ -91,6 +93,8 @@ def _data_roots(search_path: tuple[str, ...], problems: list[Problem]) -> list[d
     """Return the folders that are searched, in that order, nothing where what reads files cannot be imported."""
     try:
         from costmodel.schema.roots import roots
+
+        import_module("costmodel.schema.loader")
     except ImportError as error:
         problems.append(Problem(None, "data_roots", f"files cannot be read: {error}", "install what is missing first"))
         return []
@@ -154,3 +158,20 @@ def _numba(problems: list[Problem]) -> dict[str, Any] | None:
         problems.append(Problem(None, _CACHE, f"{named} cannot be written; compiled code goes to {folder}", hint))
     compiled = len(list(Path(folder).glob("*.nbi"))) if folder else 0
     return {"version": version, "folder": folder or None, "writable": bool(folder), "compiled": compiled}
+
+
+def _catalogue(problems: list[Problem]) -> dict[str, Any] | None:
+    """Return where the compiled catalogue is kept, null where its modules cannot be imported."""
+    try:
+        from costmodel.schema.catalogue import VARIABLE, entries, folder
+    except ImportError:
+        return None  # what is missing is among the versions
+    kept = folder()
+    there = next((place for place in (kept, *kept.parents) if os.path.lexists(place)), None) if kept else None
+    writable = there is not None and there.is_dir() and os.access(there, os.W_OK)
+    if kept is not None and not writable:
+        said = f"{kept} cannot be written: every run reads its files anew"
+        hint = f"set {VARIABLE} to a folder that can be written, or to nothing"
+        problems.append(Problem(None, "catalogue", said, hint))
+    count = len(entries(kept)) if kept is not None else 0
+    return {"folder": None if kept is None else str(kept), "writable": writable, "entries": count}

@@ -20,6 +20,7 @@ def show_doctor(document: Mapping[str, Any]) -> None:
     _show_roots(document["data_roots"])
     _show_accelerator(document["accelerator"])
     _show_compiled(document["numba"])
+    _show_catalogue(document["catalogue"])
 
 
 def _show_versions(versions: Mapping[str, Any]) -> None:
@@ -94,3 +95,11 @@ def _show_compiled(numba: Mapping[str, Any] | None) -> None:
         show(f"numba {numba['version']} keeps that of serving in {numba['folder']} ({some})")
     else:
         show(f"numba {numba['version']} keeps none")
+
+
+def _show_catalogue(catalogue: Mapping[str, Any] | None) -> None:
+    show("\ncompiled catalogue", "bold")
+    if catalogue is None or catalogue["folder"] is None:
+        show("none: every run reads its files anew")
+    else:
+        show(f"{catalogue['entries']:,} entries in {catalogue['folder']}")

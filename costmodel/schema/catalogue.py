@@ -137,8 +137,12 @@ def _absolute(answers: Answers) -> Answers:
     }
 
 
+def entries(kept: Path) -> list[Path]:
+    """Return the entries in a folder, the oldest first."""
+    found = {path: path.stat().st_mtime_ns for path in kept.glob(f"*{_ENDING}")}
+    return sorted(found, key=lambda path: found[path])
+
+
 def _forget_oldest(kept: Path) -> None:
-    """Delete the oldest entries where there are more than are kept."""
-    entries = sorted(kept.glob(f"*{_ENDING}"), key=lambda path: path.stat().st_mtime_ns)
-    for path in entries[:-MOST]:
+    for path in entries(kept)[:-MOST]:
         path.unlink(missing_ok=True)

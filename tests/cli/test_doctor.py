@@ -12,7 +12,7 @@ import pytest
 from command_line import run_on_a_terminal
 from small_world import FILES, write
 
-KEYS = ["versions", "extras", "data_roots", "accelerator", "numba", "problems"]
+KEYS = ["versions", "extras", "data_roots", "accelerator", "numba", "catalogue", "problems"]
 HIDE = """
 import importlib.util as u, sys
 class Hidden:
@@ -258,3 +258,19 @@ def test_a_terminal_is_styled_and_a_pipe_and_no_color_are_plain(run, monkeypatch
     assert "\x1b[" not in run_on_a_terminal("doctor", NO_COLOR="1")
     assert "\x1b[" not in run("doctor").out
     assert "| extra |" in run("doctor", "--format", "md").out
+
+
+def test_where_the_compiled_catalogue_is_kept(process, tmp_path):
+    for _ in range(2):
+        process("simulate", "deepseek_v3", "--scenario", "decode", COSTMODEL_CACHE=str(tmp_path / "kept"))
+    found = json.loads(process("doctor", "--json", COSTMODEL_CACHE=str(tmp_path / "kept")).out)
+    assert found["catalogue"] == {"folder": str(tmp_path / "kept"), "writable": True, "entries": 2}
+    assert "2 entries" in process("doctor", COSTMODEL_CACHE=str(tmp_path / "kept")).out
+
+
+def test_a_compiled_catalogue_that_cannot_be_written_is_a_problem(process, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = process("doctor", "--json", COSTMODEL_CACHE=str(tmp_path / "file/kept"))
+    assert (done.code, json.loads(done.out)["catalogue"]["writable"]) == (2, False)
+    assert "COSTMODEL_CACHE" in done.err
+    assert json.loads(process("doctor", "--json", COSTMODEL_CACHE="").out)["catalogue"]["folder"] is None
