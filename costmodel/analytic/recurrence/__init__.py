@@ -5,8 +5,8 @@
     makespan  = max over e of finish(e)
 
 Pipeline schedules (`compile_schedule`) and overlapping micro-batches (`compile_events`) are such programs. A program
-is structure only, compiled once. Two ways evaluate it, with the same result: wave by wave at a few points, and from a
-tape at many.
+is structure only, compiled once. Three ways evaluate it, with the same result: wave by wave at a few points, by its
+longest paths where there are few of them, and from a tape at all others.
 """
 
 from costmodel.analytic.recurrence.async_reduce import AsyncReduceSpan, async_reduce_span

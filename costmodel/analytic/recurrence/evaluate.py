@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from costmodel.analytic.recurrence.paths import makespan_by_paths
 from costmodel.analytic.recurrence.program import K, Program
 from costmodel.analytic.recurrence.tape import Workspace
 from costmodel.analytic.recurrence.waves import makespan_by_waves
@@ -32,11 +33,22 @@ def makespan(program: Program[K], durations: Array, transfer: Seconds = 0.0, chu
         return np.asarray(np.maximum(shorter + periods * (longer - shorter), busiest))
     points = durations.shape[1]
     transfers = np.broadcast_to(np.asarray(transfer, dtype=np.float64), (points,))
-    result = np.empty(points)
     if not points:
-        return result
+        return np.empty(0)
     if program.waves is not None and points <= FEW:
         return makespan_by_waves(program.waves, program.slot, durations, transfers)
+    result = makespan_by_paths(program, durations, transfers)
+    left = np.flatnonzero(np.isnan(result))
+    if len(left):
+        some = slice(None) if len(left) == points else left
+        result[some] = _by_tape(program, durations[:, some], transfers[some], chunk)
+    return result
+
+
+def _by_tape(program: Program[K], durations: Array, transfers: Array, chunk: int) -> Array:
+    """Return when the last event is done, at each point [s], from a tape. transfers: one a point [s]."""
+    points = durations.shape[1]
+    result = np.empty(points)
     width = -(-points // -(-points // chunk))  # chunks as equal as can be
     workspace = Workspace(program, width, transfers=bool(transfers.any()))
     for start in range(0, points, width):

@@ -17,6 +17,7 @@ from costmodel.analytic.recurrence import (
     makespan,
     program_of,
 )
+from costmodel.analytic.recurrence.paths import makespan_by_paths
 from costmodel.quantities import Array
 from costmodel.workload.schedules import SCHEDULES, Action, Chunk, Kind, Schedule, order, rules_of
 
@@ -134,7 +135,8 @@ def test_results_do_not_depend_on_how_points_are_chunked() -> None:
     durations, transfer = random.random((len(program.slots), 101)), random.random(101)
     whole = makespan(program, durations, transfer)
     np.testing.assert_array_equal(makespan(program, durations, transfer, chunk=7), whole)
-    np.testing.assert_array_equal(makespan(program, durations[:, 50:51], transfer[50:51]), whole[50:51])
+    alone = makespan(program, durations[:, 50:51], transfer[50:51])
+    np.testing.assert_allclose(alone, whole[50:51], rtol=1e-14)  # sums in another order
     assert makespan(program, durations[:, :0]).shape == (0,)
 
 
@@ -186,6 +188,42 @@ def test_a_longer_way_round_with_fewer_transfers_does_not_hide_a_transfer() -> N
     events = [Event(0, "a"), Event(1, "b", after=(0,)), Event(1, "c", receives=(0,))]
     program = compile_events(events, ("a", "b", "c"))
     assert list(makespan(program, np.array([[1.0, 1.0], [0.5, 9.0], [1.0, 1.0]]), 2.0)) == [4.0, 11.0]
+
+
+def layers_of_two_micro_batches(layers: int) -> Program[str]:
+    """Return a chain in which two micro-batches compute in turn and send meanwhile, a copy before every layer."""
+    events: list[Event[str]] = []
+    for layer in range(layers):
+        copy = len(events)
+        events.append(Event(2, "copy", (copy - 1,) if layer else ()))
+        for _ in range(2):
+            before = (len(events) - 4,) if layer else ()
+            events.append(Event(0, "compute", before, receives=(copy,)))
+            events.append(Event(1, "send", (len(events) - 1,)))
+    return compile_events(events, ("compute", "send", "copy"))
+
+
+@pytest.mark.parametrize(
+    ("program", "settled"),
+    [
+        (layers_of_two_micro_batches(58), 1.0),
+        (compile_schedule("1f1b", 2, 1, 8), 0.5),
+        (compile_schedule("dualpipe", 4, 1, 12), 0.0),  # too many waits may be longer
+    ],
+)
+def test_longest_paths_give_the_makespans_of_a_tape(program: Program[str], settled: float) -> None:
+    rng = np.random.default_rng(0)
+    durations = np.where(rng.random((len(program.slots), 999)) < 0.3, 1.0, rng.uniform(0.0, 2.0, (1, 999)))
+    durations[:, 500], durations[0, 7] = 0.0, np.nan
+    transfer = rng.integers(0, 3, 999) / 4.0
+    workspace = Workspace(program, 999, transfers=True)
+    workspace.durations[:], workspace.transfer[:] = durations, transfer
+    for _ in range(2):  # the second time with the paths of the first
+        spans = makespan_by_paths(program, durations, transfer)
+        known = np.isfinite(spans)
+        assert known.mean() >= min(settled, 998 / 999)
+        np.testing.assert_allclose(spans[known], workspace.makespan()[known], rtol=1e-12)
+    np.testing.assert_allclose(makespan(program, durations, transfer), workspace.makespan(), rtol=1e-12)
 
 
 def test_events_that_wait_for_later_ones_are_refused() -> None:
