@@ -7,7 +7,6 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from costmodel.cost.distinct_sizes import grid_shape
 from costmodel.quantities import Array, Indices, Quantity, maximum, where
 from costmodel.records import Record, fields, is_record
 from costmodel.workload.plans import ExpertBound, Training, drafted_tokens
@@ -78,11 +77,6 @@ def _order(scenario: Scenario) -> tuple[Quantity, ...]:
         drafted = drafted_tokens(plan.decode.plan.speculative)
         return plan.prefill.parallel.pp, plan.decode.parallel.pp, drafted, *copies
     return parallel.pp, drafted_tokens(plan.speculative), *copies
-
-
-def dimensions(value: object) -> int:
-    """Return the axes of a tree of records: those of its arrays, none where it has no array."""
-    return len(grid_shape(value))
 
 
 def take(value: T, index: tuple[Indices, ...], shape: tuple[int, ...]) -> T:

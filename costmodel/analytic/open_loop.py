@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 
-from costmodel.analytic.blocks import dimensions
 from costmodel.analytic.breakdown import BreakdownLines, add_pass
 from costmodel.analytic.gathering import Gathering
 from costmodel.analytic.inference import PassModel, PassTimes, operators_of, pass_model_of, pass_times
@@ -39,6 +38,7 @@ from costmodel.analytic.serving import (
 from costmodel.analytic.steady_state import SteadyState
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.cost.calibration import Calibration
+from costmodel.cost.distinct_sizes import grid_shape
 from costmodel.cost.power import Draw
 from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, floor, maximum, minimum, where
 from costmodel.records import Record
@@ -129,7 +129,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     headline = "latency"
 
     def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
-        self._scenario, self._plan, self._dimensions = scenario, plan, dimensions(scenario)
+        self._scenario, self._plan, self._dimensions = scenario, plan, len(grid_shape(scenario))
         self._timer = operator_timer(scenario, calibration)
         self._ranks = padded_ranks(scenario)
         self._pool = kv_pool(scenario, plan)

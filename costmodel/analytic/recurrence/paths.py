@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from costmodel.analytic.recurrence.program import K, Program
 from costmodel.analytic.recurrence.waves import NOTHING
@@ -35,14 +34,6 @@ class LongestPath(Record):
 
     makespan: Array
     longer: Array
-
-    def holds(self, times: Array, spans: Array) -> npt.NDArray[np.bool_]:
-        """Tell at which points no other wait is longer.
-
-        times: durations and transfer [s].
-        spans: the makespans [s].
-        """
-        return np.asarray(((self.longer @ times) >= -ROUNDING * spans).all(axis=0))
 
 
 class _Known(MutableRecord):
@@ -89,7 +80,7 @@ def _fill(program: Program[K], known: _Known, times: Array, spans: Array) -> Non
         path = known.paths[tried]
         some = times if len(left) == times.shape[1] else times[:, left]
         found = path.makespan @ some
-        holds = path.holds(some, found)
+        holds = ((path.longer @ some) >= -ROUNDING * found).all(axis=0)
         spans[left[holds]] = found[holds]
         left, tried = left[~holds], tried + 1
 
