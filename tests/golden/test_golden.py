@@ -2,8 +2,8 @@
 
 A change that moves one shows by how much.
 
-`--update-golden` rewrites the files and prints what moved in per cent. Cases are compared by key, so that a new key of
-a result moves nothing else.
+`--update-golden` rewrites the files and prints the largest moves in per cent. Cases are compared by key, so that a new
+key of a result moves nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.core
 FOLDER = Path(__file__).parent
 TOLERANCE = 1e-9  # relative: rounding of other processors and libraries, and nothing else
 LINES = 8  # of a breakdown, the longest first
+SHOWN = 10  # moves of an update, the largest first
 
 
 @dataclass(frozen=True)
@@ -100,51 +101,73 @@ def leaves_of(scenario: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     yield from ((f"breakdown.{line['name']}", line["time"]) for line in scenario["breakdown"][:LINES])
 
 
-def moved(before: object, after: object) -> str | None:
+@dataclass(frozen=True)
+class Move:
+    """A key that moved. size: |log(after / before)|, infinite of one that is new, gone or no number; text: as shown."""
+
+    size: float
+    text: str
+
+
+def moved(before: object, after: object) -> Move | None:
     """Return how a value moved, None where it did not."""
     if isinstance(before, int | float) and isinstance(after, int | float):
         if math.isclose(before, after, rel_tol=TOLERANCE, abs_tol=0.0):
             return None
-        return f"{before:.6g} -> {after:.6g}" + (f" ({100 * (after / before - 1):+.3g} %)" if before else "")
-    return None if before == after else f"{before} -> {after}"
+        text = f"{before:.6g} -> {after:.6g}" + (f" ({100 * (after / before - 1):+.3g} %)" if before else "")
+        return Move(abs(math.log(after / before)) if before and after / before > 0 else math.inf, text)
+    return None if before == after else Move(math.inf, f"{before} -> {after}")
 
 
-def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """Return one line for each key that moved, appeared or went."""
-    lines = [f"{key}: gone" for key in before if key not in after]
-    lines += [f"{key}: new, {after[key]}" for key in after if key not in before]
+def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[Move]:
+    """Return the keys that moved, appeared or went, the largest moves first."""
+    moves = [Move(math.inf, f"{key}: gone") for key in before if key not in after]
+    moves += [Move(math.inf, f"{key}: new, {after[key]}") for key in after if key not in before]
     both = ((key, moved(before[key], after[key])) for key in after if key in before)
-    return lines + [f"{key}: {text}" for key, text in both if text]
+    moves += [Move(move.size, f"{key}: {move.text}") for key, move in both if move]
+    return sorted(moves, key=lambda move: -move.size)
+
+
+def largest(moves: Sequence[Move]) -> list[str]:
+    """Return the lines of the largest moves and how many more there are."""
+    more = len(moves) - SHOWN
+    lines = [move.text for move in sorted(moves, key=lambda move: -move.size)[:SHOWN]]
+    return [*lines, f"and {more:,} smaller moves"] if more > 0 else lines
+
+
+@pytest.fixture(scope="module")
+def updated(pytestconfig: pytest.Config) -> Iterator[list[Move]]:
+    """Yield the moves that an update accepts, of all cases. The largest are printed at its end."""
+    moves: list[Move] = []
+    yield moves
+    plugins = pytestconfig.pluginmanager
+    with plugins.get_plugin("capturemanager").global_and_fixture_disabled():
+        for line in largest(moves):
+            plugins.get_plugin("terminalreporter").write_line(f"  {line}")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_case_gives_its_golden_numbers(case: Case, pytestconfig: pytest.Config) -> None:
-    _compare(case.name, answers(case), pytestconfig)
+def test_a_case_gives_its_golden_numbers(case: Case, pytestconfig: pytest.Config, updated: list[Move]) -> None:
+    _compare(case.name, answers(case), pytestconfig, updated)
 
 
-def test_messages_take_their_golden_times(pytestconfig: pytest.Config) -> None:
-    _compare("network", message_times(), pytestconfig)
+def test_messages_take_their_golden_times(pytestconfig: pytest.Config, updated: list[Move]) -> None:
+    _compare("network", message_times(), pytestconfig, updated)
 
 
-def _compare(name: str, now: Mapping[str, object], pytestconfig: pytest.Config) -> None:
+def _compare(name: str, now: Mapping[str, object], pytestconfig: pytest.Config, updated: list[Move]) -> None:
     path = FOLDER / f"{name}.json"
     is_update = pytestconfig.getoption("--update-golden")
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() or not is_update else {}
-    lines = differences(before, now)
-    if is_update and lines:
+    moves = differences(before, now)
+    if is_update and moves:
         path.write_text(json.dumps(now, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
-        reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-        reporter.write_line(f"\n{name}: {len(lines)} keys moved" if before else f"\n{name}: new")
-        for line in lines if before else ():
-            reporter.write_line(f"  {line}")
-        return
-    _fail_if_moved(lines)
-
-
-def _fail_if_moved(lines: list[str]) -> None:
-    if lines:
-        moved = ["moved (--update-golden accepts it; say by how much in CHANGELOG):", *lines]
-        pytest.fail("\n".join(moved), pytrace=False)
+        updated += (
+            [Move(move.size, f"{name}: {move.text}") for move in moves] if before else [Move(math.inf, f"{name}: new")]
+        )
+    elif moves:
+        shown = ["moved (--update-golden accepts it; say by how much in CHANGELOG):", *largest(moves)]
+        pytest.fail("\n".join(shown), pytrace=False)
 
 
 def test_every_kind_of_attention_has_a_golden_case() -> None:
@@ -158,5 +181,12 @@ def test_every_kind_of_attention_has_a_golden_case() -> None:
 
 
 def test_a_moved_number_is_shown_in_per_cent_and_by_key() -> None:
-    lines = differences({"a": 2.0, "b": 1, "gone": 3}, {"a": 2.1, "b": 1, "new": 4})
-    assert lines == ["gone: gone", "new: new, 4", "a: 2 -> 2.1 (+5 %)"]
+    moves = differences({"a": 2.0, "b": 1, "gone": 3}, {"a": 2.1, "b": 1, "new": 4})
+    assert largest(moves) == ["gone: gone", "new: new, 4", "a: 2 -> 2.1 (+5 %)"]
+
+
+def test_only_the_largest_moves_are_shown() -> None:
+    before = {str(i): 100.0 for i in range(1, 13)}
+    lines = largest(differences(before, {key: 100.0 + int(key) for key in before}))
+    assert lines[0] == "12: 100 -> 112 (+12 %)"
+    assert lines[-2:] == ["3: 100 -> 103 (+3 %)", "and 2 smaller moves"]
