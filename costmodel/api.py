@@ -111,8 +111,8 @@ class Workload(Record):
         shape = tuple(len(next(iter(axis.values()))) for axis in axes)
         changes = dict(self._changes)
         for number, axis in enumerate(axes):
-            place = tuple(-1 if other == number else 1 for other in range(len(axes)))
-            changes |= {path: SI(values.reshape(place)) for path, values in axis.items()}
+            own_shape = tuple(-1 if other == number else 1 for other in range(len(axes)))
+            changes |= {path: SI(values.reshape(own_shape)) for path, values in axis.items()}
         return self._resolve(changes, [scenario]).scenarios[scenario], shape
 
     def _resolve(self, changes: Mapping[str, object], scenarios: Iterable[str]) -> ResolvedWorkload:
@@ -154,8 +154,8 @@ class Workload(Record):
 
     def _warnings(self) -> dict[str, list[str]]:
         """Return what is implausible, under its key, nothing where all is as known."""
-        told = [str(problem) for problem in self.resolved.warnings]
-        return {"warnings": told} if told else {}
+        warnings = [str(problem) for problem in self.resolved.warnings]
+        return {"warnings": warnings} if warnings else {}
 
     def _seed(self, scenarios: Iterable[str] | None) -> int | None:
         """Return the seed of what is random in some scenarios, null where nothing is."""
@@ -198,7 +198,7 @@ class Workload(Record):
         return self._calibrations[key]
 
     def with_families(self, families: Mapping[str, FamilyFit]) -> Workload:
-        """Return the same with some fits in place of those of the files."""
+        """Return the same with some fits instead of those of the files."""
         known = {
             _calibration_key(each): replace(own, families=ChainMap(dict(families), own.families))  # type: ignore[arg-type]
             for each in self.resolved.scenarios.values()
@@ -282,7 +282,7 @@ def _answer(scenarios: Iterable[Scenario], requests: Requests | None) -> Engine:
 def event_engine(*, full: bool = False, requests: Requests | None = None) -> EventEngine:
     """Return an event engine.
 
-    full: it simulates ranks and stages that are alike one by one.
+    full: it simulates ranks and stages that are equal one by one.
     requests: simulates those of serving scenarios.
     """
     from costmodel.event.evaluation import EventEngine  # SimPy loads when it is used
@@ -297,7 +297,7 @@ def request_engine(
 
     checkpoint: file that keeps the state of a simulation.
     workers: threads for replicas that serve independently of each other.
-    on_progress: is told the share of its runs that are done.
+    on_progress: receives the share of its runs that are done.
     """
 
     def requests(scenario: Scenario, plan: Serving, calibration: Calibration) -> Evaluation:
@@ -340,7 +340,7 @@ def load(
     set: path of the resolved document -> value, a string with its unit or an SI number.
     cluster: stands for every scenario's own, of several each scenario runs on all, as `NAME@CLUSTER`.
     search_path: folders that are searched before $COSTMODEL_PATH and the package's data.
-    scenarios: those to load (default: all). Raises InputError with every problem, each with its place and fix. Warns of
+    scenarios: those to load (default: all). Raises InputError with every problem, its location and its fix. Warns of
     implausible hardware.
     """
     changes, search_path = _in_si(set or {}), tuple(search_path)

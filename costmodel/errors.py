@@ -1,4 +1,4 @@
-"""Every error that a user can cause or meet, each with its place and its fix."""
+"""Every error that a user can cause or meet, each with its location and its fix."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Problem(ValueRecord):
 
 
 class InputError(CostModelError):
-    """The input is wrong: carries every problem that was found, not only the first."""
+    """The input is wrong: carries every problem that was determined, not only the first."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)

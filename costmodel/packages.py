@@ -1,4 +1,4 @@
-"""What is installed: the package's own metadata beside that of what it requires. Imports none of these packages."""
+"""What is installed: the package's own metadata besides that of what it requires. Imports none of these packages."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def _stated_by(package: str) -> Iterator[tuple[Required, frozenset[str]]]:
     except metadata.PackageNotFoundError:
         return
     for line in lines:
-        if (found := _REQUIREMENT.match(line)) is not None:
-            name, own, versions, marker = found.groups()
+        if (match := _REQUIREMENT.match(line)) is not None:
+            name, own, versions, marker = match.groups()
             asked = tuple(part.strip() for part in (own or "")[1:-1].split(",") if part.strip())
             yield Required(name, versions.strip(), version_of(name), asked), frozenset(_EXTRA.findall(marker or ""))
 

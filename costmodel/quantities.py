@@ -128,7 +128,7 @@ def where(condition: Mask, yes: Quantity, no: Quantity) -> Quantity:
 
 
 def place_of_largest(values: Sequence[Quantity]) -> Indices | int:
-    """Return the place of the largest of some values, point by point. The first of equal ones."""
+    """Return the position of the largest of some values, point by point. The first of equal ones."""
     largest: Quantity = values[0]
     place: Any = 0
     for i, value in enumerate(values[1:], 1):
@@ -140,7 +140,7 @@ def place_of_largest(values: Sequence[Quantity]) -> Indices | int:
 def distinct_rows(columns: Sequence[Array]) -> tuple[Indices, Indices]:
     """Return the first position of each distinct row of equally long columns, and of each position the row's number.
 
-    A column that follows from those before it, or is the same everywhere, is found to be so without sorting it.
+    A column that follows from those before it, or is the same everywhere, is determined to be so without sorting it.
     """
     first, place = np.zeros(1, dtype=np.intp), np.zeros(len(columns[0]), dtype=np.intp)
     for column in columns:
@@ -167,7 +167,7 @@ def is_single(value: Quantity) -> bool:
 
 
 class ArrayKey(Record):
-    """An array as a key: it equals another one of the same numbers, so that what follows from both is found once."""
+    """An array as a key: it equals another one of the same numbers, so that what follows is computed once."""
 
     values: Array
 

@@ -13,7 +13,7 @@ _ROOFLINE = "roofline"  # basis of what no device's own rows determine
 
 
 class Candidate(Record):
-    """A fit that may answer for a kernel, or a place where one was looked for in vain.
+    """A fit that may answer for a kernel, or where one was looked for in vain.
 
     source: the file.
     key: `family/variant` or family whose kernels it is of.

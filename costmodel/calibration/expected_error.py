@@ -56,7 +56,7 @@ def distance(own: DeviceFile, other: DeviceFile) -> float:
 
 
 def has_equal_compute(own: DeviceFile, other: DeviceFile) -> bool:
-    """Tell whether two devices of a die compute alike: as many processors at one peak, on the same power."""
+    """Tell whether two devices of a die compute equally: as many processors at one peak, on the same power."""
     same = own.processors == other.processors and own.power.tdp == other.power.tdp
     return same and math.isclose(_peak(own), _peak(other), rel_tol=EQUAL)
 
@@ -120,7 +120,7 @@ def held_out_error(fit: FamilyFitFile) -> float:
 
 
 class StepErrors(ValueRecord):
-    """The measured errors of a step away from what a fit was made from.
+    """The measured errors of a step from what a fit was made from.
 
     families: of `calibrations/transfer`: what the step is, alone, with a family, or with a `family/variant`.
     """

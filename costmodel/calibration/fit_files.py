@@ -223,7 +223,7 @@ class FitStore:
         return self._families(PRIOR)
 
     def step_errors(self) -> StepErrors:
-        """Return what steps away from a fit's own rows cost, nothing without a file."""
+        """Return what steps from a fit's own rows cost, nothing without a file."""
         return StepErrors(self._families(TRANSFER))
 
     @property

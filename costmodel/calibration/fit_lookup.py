@@ -57,8 +57,8 @@ def load_calibration(
         framework = framework_of(framework, library)
     name, file = (device, None) if isinstance(device, str) else (device.name, device.path)
     implementations = tuple(sorted(framework.implementations.items()))
-    place = (file, tuple(map(Path.resolve, library.roots)))
-    return _loaded(name.removeprefix("devices/"), place, implementations, hidden)
+    library_key = (file, tuple(map(Path.resolve, library.roots)))
+    return _loaded(name.removeprefix("devices/"), library_key, implementations, hidden)
 
 
 @functools.lru_cache(maxsize=256)

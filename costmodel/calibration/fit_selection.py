@@ -193,7 +193,7 @@ class Chooser:
         """Return the fits that stand in for a kernel of a library that no device so near has, null without any.
 
         They are those that a simulation takes whose framework names the kernel: it on the nearest device that has it,
-        and what the die's devices run in its place, each by its expected error.
+        and what the die's devices run instead, each by its expected error.
         """
         scope: dict[str, tuple[str, ...]] = {requested: (self._name_elsewhere(kernel, requested),)}
         fits = FitLookup(self._store, self._device, self._elementwise(kernel) | scope)

@@ -31,7 +31,7 @@ def read_anchors(
 ) -> Mapping[str, KernelAnchors]:
     """Return the rows of a device's table by the `family/variant` that they move.
 
-    lent: the fits that they move. Raises InputError where the table is not there, has rows of another device, or rows
+    donor_fits: those that they move. Raises InputError where the table is missing, has rows of another device, or rows
     that move no fit.
     """
     path = _find(library, device, name)
@@ -57,7 +57,7 @@ def read_anchors(
 def anchors_of(
     table: Table, mapped: list[OperatorRows], donor_fits: Calibration, shared: SharedErrors, source: str
 ) -> dict[str, KernelAnchors]:
-    """Return rows of one device by the `family/variant` that they move. lent: the fits that they move."""
+    """Return rows of one device by the `family/variant` that they move. donor_fits: those fits."""
     framework, choice = default_framework(), Choice(donor_fits, "")
     scores: dict[str, list[tuple[Array, Array]]] = {}
     for part in mapped:
@@ -84,7 +84,7 @@ def moves(part: OperatorRows) -> bool:
 
 def standardised(part: OperatorRows, table: Table, choice: Choice, framework: Framework) -> tuple[Array, Array, Array]:
     """Return the shares of launch, compute and memory in rows' time, (rows, 3), log(measured / predicted) over half of
-    the lent interval, and that half, (rows,): of several kernels the mean by their times.
+    the interval of the donor's fit, and that half, (rows,): of several kernels the mean by their times.
     """
     machine, operators = part.machine(framework), _named(part)
     whole: Any = 0.0

@@ -1,4 +1,4 @@
-"""`costmodel doctor`: what is installed, what is found, and what is wrong with it."""
+"""`costmodel doctor`: what is installed, what is there, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from costmodel.errors import InputError, Problem
 from costmodel.records import fields
 
 SHOWN_KINDS = ("devices", "nodes", "clusters", "frameworks", "models", "workloads")
-_LONG = 1.0  # seconds of an import that a person is told about
+_LONG = 1.0  # seconds of an import that a person is stated about
 _CACHE = "NUMBA_CACHE_DIR"
 
 

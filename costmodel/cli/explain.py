@@ -49,13 +49,13 @@ def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
             show_refused(refused)
             show_lines(lines, again, names, routing)
         return code
-    found = explain.explain(loaded, name, stored_line(operator))
+    shown = explain.explain(loaded, name, stored_line(operator))
     if as_json:
-        print_json({**head, "operators": [each.document() for each in found]})
+        print_json({**head, "operators": [each.document() for each in shown]})
     else:
         from costmodel.report.operators import show_explanations, show_refused
 
         show_refused(refused)
-        line = next((line for line in explain.lines(loaded, name) if line.name == base_name(found[0].name)), None)
-        show_explanations(found, line, again)
+        line = next((line for line in explain.lines(loaded, name) if line.name == base_name(shown[0].name)), None)
+        show_explanations(shown, line, again)
     return code

@@ -91,8 +91,8 @@ def root() -> None:
 
 
 def _warnings_once() -> Callable[..., None]:
-    """Return what writes warnings to standard error: of implausible input a line, once. Others with their place."""
-    told: set[str] = set()
+    """Return what writes warnings to standard error: of implausible input a line, once. Others with their location."""
+    said: set[str] = set()
 
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
@@ -100,8 +100,8 @@ def _warnings_once() -> Callable[..., None]:
     ) -> None:  # fmt: skip
         own = issubclass(category, ImplausibleInput)
         text = f"warning: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
-        if not own or text not in told:
-            told.add(text)
+        if not own or text not in said:
+            said.add(text)
             (sys.stderr if file is None else file).write(visible(text.rstrip("\n")) + "\n")
 
     return show
@@ -138,8 +138,8 @@ def _told(error: OSError) -> int:
     """Say what the system refuses, leave a broken output alone, and return the exit code of bad input."""
     name = "standard output" if error.filename is None else visible(os.fsdecode(error.filename))
     with contextlib.suppress(OSError):
-        place = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
-        click.echo(f"{place}: {error.strerror or error}", err=True)
+        shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+        click.echo(f"{shown}: {error.strerror or error}", err=True)
     if error.filename is None and sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter flushes it again at its end
     return InputError.exit_code

@@ -88,8 +88,8 @@ def command(
         from costmodel.report.search import show_clusters, show_search
 
         for result in results:
-            found = settings(loaded, result) if result.best else {}
-            one, name = _alone(replace(asked, changes={**values, **found}), result.scenario)
+            layout = settings(loaded, result) if result.best else {}
+            one, name = _alone(replace(asked, changes={**values, **layout}), result.scenario)
             show_search(result, one.arguments, name)
         show_clusters(results)
     return 0 if all(result.best for result in results) else InfeasibleError.exit_code

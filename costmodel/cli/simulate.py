@@ -101,7 +101,7 @@ def _event_engine(loaded: Workload, engine: str | None, option: str) -> str:
 
 
 def _say_next(asked: Asked, loaded: Workload) -> None:
-    """Print how the workload of a model is changed, and how faster layouts of training are found."""
+    """Print how the workload of a model is changed, and how to search for faster layouts of training."""
     if loaded.start is None:
         return
     named = [("--cluster", name) for name in asked.clusters] + [("--phase", name) for name in asked.phases]

@@ -40,13 +40,13 @@ def command(*, asked: Asked, source: str, names: tuple[str, ...], as_json: bool)
             show_levers(file)
         return 0
     loaded = asked.load()
-    found = {}
+    by_scenario = {}
     with hypothetical(loaded, source), progress("what-if", len(loaded.scenarios)) as on_progress:
         for done, name in enumerate(loaded.scenarios):
-            found[name] = worths_of(loaded, name, file, names, lambda share, done=done: on_progress(done + share))  # type: ignore[misc]
+            by_scenario[name] = worths_of(loaded, name, file, names, lambda share, done=done: on_progress(done + share))  # type: ignore[misc]
     if as_json:
-        rows = {name: [row.document() for row in rows] for name, rows in found.items()}
+        rows = {name: [row.document() for row in rows] for name, rows in by_scenario.items()}
         print_json({"schema": SCHEMA, **loaded.asked(), "levers": source, "scenarios": rows})
     else:
-        show_worths(found)
+        show_worths(by_scenario)
     return 0

@@ -21,18 +21,18 @@ class Replicas(ValueRecord):
 
     of: how many there are.
     differ: their times may differ, so that one cannot represent all.
-    place: of the keys of the file that ask for them.
+    path: of the keys of the file that ask for them.
     """
 
     count: int = 1
     of: int = 1
     differ: bool = False
-    place: str = "simulation"
+    path: str = "simulation"
 
     def __post_init__(self) -> None:
         if self.count > self.of:
             raise InputError.single(
-                f"{self.count:,} replicas are more than the {self.of:,} that there are", field=f"{self.place}.replicas",
+                f"{self.count:,} replicas are more than the {self.of:,} that there are", field=f"{self.path}.replicas",
                 hint=f"write {self.of:,} or fewer",
             )  # fmt: skip
 
@@ -48,7 +48,7 @@ class Replicas(ValueRecord):
         room = max(MOST_TASKS // tasks, 1)
         raise InputError.single(
             f"{self.count:,} replicas of a pipeline with {tasks:,} tasks each have more than {MOST_TASKS:,} tasks",
-            field=f"{self.place}.replicas",
+            field=f"{self.path}.replicas",
             hint=f"simulate {room:,} of them with `replicas: {room}`, or take fewer micro-batches",
         )
 

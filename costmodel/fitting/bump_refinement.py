@@ -12,7 +12,7 @@ from costmodel.quantities import Array
 from costmodel.records import Record, replace
 
 STEPS = 400  # of the descent, at most
-TIE = 0.003  # how strongly a bump is held to its place and lengths, against a row's misfit
+TIE = 0.003  # how strongly a bump is held to its position and lengths, against a row's misfit
 FURTHEST = 4.0  # by what a bump's own lengths differ from those that all start with, at most
 
 

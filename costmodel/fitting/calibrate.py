@@ -34,7 +34,7 @@ _JSON_NAMES = {"shape_only": "data"}  # of the document, whose keys other progra
 
 
 class CalibrationRun(Record):
-    """What a calibration found, and what it did not.
+    """What a calibration fitted, and what it did not.
 
     too_few: rows of families that have fewer than a fit needs.
     without_recipe: rows of families that the plan has no recipe for.

@@ -27,10 +27,10 @@ from costmodel.workload.scenario import Framework
 FOLDS = 5
 ROWS = 800  # that the form's few parameters are fitted to; the residual sees all
 SCALES = (0.7, 1.4, 2.0)  # of the residual's lengths, among which cross-validation chooses
-THOROUGH = (0.7, 1.0, 1.4)  # of the lengths found, once more with supports chosen among many candidates
+THOROUGH = (0.7, 1.0, 1.4)  # of the best lengths, once more with supports chosen among many candidates
 RIDGES = (0.3, 3.0, 30.0)  # of the residual's weights, likewise: the last leaves hardly any residual
 REFINED_RIDGES = (0.1, 1.0)  # of the weights of refined bumps, likewise
-SHORTER = (0.7, 0.5)  # of the lengths found, from which refined bumps may start as well
+SHORTER = (0.7, 0.5)  # of the best lengths, from which refined bumps may start as well
 GAIN = 0.01  # of the error: what a length of its own has to win
 NEAR = 1.0  # octaves: a shape this near to a support point is as good as measured
 SIBLING = 0.1  # what a row of a sibling weighs: it tells of the form, not of this device
@@ -249,7 +249,7 @@ def _best_bumps(folds: Sequence[_Fold], start: Array, seconds: Array) -> _Bumps:
     All lengths are scaled together first, then each axis by itself, in its turn. What helps by less than `GAIN` is
     left, so that the choice follows the rows and not their noise. The ridge comes first: it says how far the residual
     is to be believed at all. The search takes the centres of clusters as supports. From there bumps are refined, at
-    ridges of their own and then from shorter lengths, where that helps by more than `GAIN`. Else, for the lengths found
+    ridges of their own and then from shorter lengths, where that helps by more than `GAIN`. Else, for the best lengths
     and their neighbours, those supports are chosen that explain most.
     """
 

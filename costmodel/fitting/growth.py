@@ -1,6 +1,6 @@
 """Residuals under which more work hardly ever takes less time.
 
-A smooth residual follows rows that scatter, and fades away from them: along a size it may fall faster than the physical
+A smooth residual follows rows that scatter, and fades between them: along a size it may fall faster than the physical
 form grows. What the form itself does, such as the teeth of whole waves, stays.
 """
 

@@ -74,7 +74,7 @@ class HeldOutPredictions(Record):
 
 
 class HalfWidths(Record):
-    """What an interval reaches below and above a predicted time, as shares of it, where all shapes are equal."""
+    """What an interval spans below and above a predicted time, as shares of it, where all shapes are equal."""
 
     below: Array
     above: Array
@@ -89,7 +89,7 @@ class HalfWidths(Record):
         return HalfWidths(np.maximum(1.0 - low, LEAST), np.maximum(high - 1.0, LEAST))
 
     def errors(self, ratio: Array) -> Array:
-        """Return how far measured times are off, in halves of the interval on their side."""
+        """Return the errors of measured times, in halves of the interval on their side."""
         errors: Array = np.where(ratio < 1.0, (1.0 - ratio) / self.below, (ratio - 1.0) / self.above)
         return errors
 

@@ -18,7 +18,7 @@ SPANS = {
     "sequences": (1.0, 512.0),
 }  # fmt: skip
 """Sizes of kernels, from the least to the largest that is asked for."""
-RUNGS = 40  # of a ladder: sizes from the least to the largest, a third of an octave apart or so
+RUNGS = 40  # of a ladder: sizes from the least to the largest, a third of an octave between two or so
 TRIED = 100  # sizes that are drawn for each that is asked for
 NEAR = 1.0  # octaves outside what was measured, at most, that a ladder passes through
 

@@ -44,7 +44,7 @@ def estimate(
     """Return the parameters that make predicted times nearest to measured ones.
 
     Minimises sum rho((weight * (log predicted - log measured))^2) with rho that of a soft absolute value beyond
-    `ROBUST`, over the logarithms of the parameters, beside (PRIOR * log(parameter / start))^2 of each: what no row
+    `ROBUST`, over the logarithms of the parameters, plus (PRIOR * log(parameter / start))^2 of each: what no row
     determines stays where it starts. Of several starts that which a few steps bring nearest goes on: forms have
     valleys. predict: parameters -> predicted seconds of every row; seconds: measured.
     """

@@ -86,17 +86,17 @@ def fit_families(
         rule = plan.recipes[file.families[key]]
         fits = {name: fit.fit() for name, fit in fitted.items()}
         others = Calibration(known.name, {**known.families, **companions, **fits})
-        found = samples_of(key, rows.table, rows.mapped, rule, others)
+        rows_of_key = samples_of(key, rows.table, rows.mapped, rule, others)
         siblings = tuple(each[key] for each in rows.siblings if key in each)
-        if found is None or sum(map(len, (found, *siblings))) < (rule.fewest or FEWEST):
-            skipped[key] = 0 if found is None else len(found)
+        if rows_of_key is None or sum(map(len, (rows_of_key, *siblings))) < (rule.fewest or FEWEST):
+            skipped[key] = 0 if rows_of_key is None else len(rows_of_key)
             continue
         held_out[key] = " x ".join(rule.held_out)
-        if len(np.unique(found.groups)) < FOLDS:
-            found, held_out[key] = replace(found, groups=_shapes(rows.table, found)), SHAPE
-        samples[key] = replace(found, siblings=siblings)
+        if len(np.unique(rows_of_key.groups)) < FOLDS:
+            rows_of_key, held_out[key] = replace(rows_of_key, groups=_shapes(rows.table, rows_of_key)), SHAPE
+        samples[key] = replace(rows_of_key, siblings=siblings)
         recipe = recipe_of(rule)
-        if recipe.companion in companions:  # found in the rows of an earlier family
+        if recipe.companion in companions:  # fitted in the rows of an earlier family
             recipe = replace(recipe, companion="")
         fitted[key] = fit_family(samples[key], recipe)
         companion = fitted[key].companion

@@ -1,4 +1,4 @@
-"""Writes what a fit found as a calibration file for people and the residuals next to it."""
+"""Writes a fit as a calibration file for people and the residuals next to it."""
 
 from __future__ import annotations
 

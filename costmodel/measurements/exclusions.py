@@ -58,7 +58,7 @@ def exclusions(table: Table, left_out: Sequence[ExcludedRows]) -> list[Exclusion
         places = rows_by_reason.setdefault((one.op, one.reason), [])
         for row in one.rows:
             earlier = one.repeats.get(int(row))
-            places.append(f"{table.place(row)}{'' if earlier is None else f' repeats {table.place(earlier)}'}")
+            places.append(f"{table.location(row)}{'' if earlier is None else f' repeats {table.location(earlier)}'}")
     listed = (
         Exclusion(op, reason, len(places), tuple(places[:SHOWN])) for (op, reason), places in rows_by_reason.items()
     )

@@ -80,7 +80,7 @@ class Table(Record):
         """Return a column of numbers."""
         return self.numbers[name]
 
-    def place(self, row: int | np.intp) -> Location:
+    def location(self, row: int | np.intp) -> Location:
         """Return where a row is written."""
         return Location(str(self.files[row]), int(self.lines[row]))
 
@@ -169,7 +169,7 @@ def _sheet(path: Path) -> RawTable:
 
 
 def single_row(cells: Mapping[str, str], location: Location) -> Table:
-    """Return a table of one row that no file holds. cells: column -> text; place: where it is written.
+    """Return a table of one row that no file holds. cells: column -> text; location: where it is written.
 
     Raises MeasurementError as `read_tables` does.
     """

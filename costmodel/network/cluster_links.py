@@ -179,7 +179,7 @@ def _fabric(cluster: Cluster, network: Network, nodes: int) -> tuple[nx.MultiGra
 
 
 def _port_numbers(leaf: Indices) -> Indices:
-    """Return the port of each device: its place on its leaf, after as many for each leaf before as the fullest has."""
+    """Return the port of each device: its rank on its leaf, after as many for each leaf before as the fullest has."""
     order = np.argsort(leaf, kind="stable")
     counts = np.bincount(leaf)
     rank = np.empty(len(leaf), np.intp)

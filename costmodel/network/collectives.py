@@ -129,7 +129,7 @@ def halving_doubling(size: Bytes, links: GroupLinks) -> Seconds:
     """Return log2(n) exchanges, the nearest with half of the buffer, infinite where n or l is no power of two.
 
     Inside nodes (l-1)/l * S/B_in + log2(l)*a_in, then between them (1/l - 1/n) * S/B_all + log2(N)*(a_out + setup).
-    Partners far apart share links as all ranks together do: B_all, that of an even exchange.
+    Distant partners share links as all ranks together do: B_all, that of an even exchange.
     """
     local, n = links.ranks_per_node, links.size
     inner = (local - 1) / local * size / links.intra + log2(local) * links.intra_latency
@@ -170,7 +170,7 @@ def chain(size: Bytes, links: GroupLinks) -> Seconds:
 def both_links(intra: Bytes, inter: Bytes, links: GroupLinks) -> Seconds:
     """Return the slower of both links, used at once: max(intra/B_in, inter/B_all) + a + setup.
 
-    intra, inter: what a rank sends over its link inside the node and, to all other nodes alike, over its NIC [B].
+    intra, inter: what a rank sends over its link inside the node and, to all other nodes equally, over its NIC [B].
     """
     return maximum(intra / links.intra, inter / links.exchange) + links.latency + links.exchange_setup
 

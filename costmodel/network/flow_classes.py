@@ -106,7 +106,7 @@ def _quotient(
 
 
 def _summed(values: Bits, places: npt.NDArray[np.integer], count: int) -> Bits:
-    """Return the sum, modulo 2^64, of the values at each place."""
+    """Return the sum, modulo 2^64, of the values at each index."""
     total = np.zeros(count, np.uint64)
     low = np.bincount(places, (values & np.uint64(0xFFFFFFFF)).astype(float), count)
     high = np.bincount(places, (values >> np.uint64(32)).astype(float), count)

@@ -104,7 +104,7 @@ class FlowSession:
         return flow is not None and flow.version == entry[2]
 
     def _remove(self, number: int) -> list[int]:
-        """Take a flow away and return those on its links."""
+        """Remove a flow and return those on its links."""
         neighbours: dict[int, None] = {}
         for link in self._flows.pop(number).loads:
             del self._flows_on[link][number]

@@ -36,7 +36,7 @@ class GroupLinks(Record):
     intra, inter: bandwidth inside and between nodes [B/s].
     intra_latency, inter_latency: of a small message [s]. A latency that no source states counts as zero: the time stays
     a lower bound.
-    exchange_share: bandwidth of a rank that sends to all others alike, over `inter`, which neighbours have.
+    exchange_share: bandwidth of a rank that sends to all others equally, over `inter`, which neighbours have.
     step_share: latency between neighbours over `inter_latency`, that of the farthest pair.
     setup, exchange_setup: time in which circuits are set for neighbours, and for all others one after the other [s].
     """
@@ -63,7 +63,7 @@ class GroupLinks(Record):
 
     @property
     def exchange(self) -> BytesPerSecond:
-        """Return the bandwidth of a rank that sends to all other nodes alike."""
+        """Return the bandwidth of a rank that sends to all other nodes equally."""
         return self.inter * self.exchange_share
 
     @property

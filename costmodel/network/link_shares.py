@@ -18,7 +18,7 @@ from costmodel.workload.operators import Collective, ExpertAllToAll, HostTransfe
 
 HOST_OUT, HOST_IN, NIC_OUT, NIC_IN = ("host out", "host in", "NIC out", "NIC in")
 SHARED, MESSAGES_FIRST, COPIES_FIRST, SEPARATE = ("shared", "messages_first", "copies_first", "separate")
-"""Who gives way on the link to the host: both alike, copies, messages, or nobody, as each has a link of its own."""
+"""Who gives way on the link to the host: both equally, copies, messages, or nobody, as each has a link of its own."""
 
 
 def link_shares(operator: Operator, wire: Seconds, cluster: Cluster, efficiency: Quantity = 1.0) -> dict[str, Quantity]:
@@ -27,8 +27,8 @@ def link_shares(operator: Operator, wire: Seconds, cluster: Cluster, efficiency:
         w = bytes / (B * wire), at most one
 
     wire: seconds in which its bytes move.
-    efficiency: of the link to the host, which what its protocol adds leaves to data, of copies and messages alike.
-    Ranks of a group send and receive alike, but for a message to one other rank.
+    efficiency: of the link to the host, which what its protocol adds leaves to data, of both copies and messages.
+    Ranks of a group send and receive equal amounts, but for a message to one other rank.
     """
     if isinstance(operator, HostTransfer):
         return _of_bytes(

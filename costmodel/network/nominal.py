@@ -1,4 +1,4 @@
-"""Clusters as measurements found them: times before failures and narrow fabrics slow them down."""
+"""Clusters as measurements had them: times before failures and narrow fabrics slow them down."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from costmodel.records import replace
 
 
 def nominal_cluster(cluster: Cluster, topology: str | None = None) -> Cluster:
-    """Return the cluster as measurements found it: nothing has failed, no uplink is narrower than what it joins.
+    """Return the cluster as measurements had it: nothing has failed, no uplink is narrower than what it joins.
 
     Grids and optical circuits count as one switch.
 

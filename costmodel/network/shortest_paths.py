@@ -129,7 +129,7 @@ def check_number(count: Indices) -> None:
 
 
 def shortest_paths(switches: Switches, sources: Indices, targets: Indices) -> Paths | NextHops:
-    """Return all shortest paths from each source to the target at the same place.
+    """Return all shortest paths from each source to the target of the same index.
 
     Paths of a pair are ordered with the first link's choice changing fastest, so that path i of a fat tree leaves by
     spine i modulo their number. Raises InfeasibleError where a pair is not connected, and InputError where paths differ

@@ -175,7 +175,7 @@ def _nodes(rank_layout: Layout, group: int) -> Indices:
 
 
 def _even(places: Indices) -> int | None:
-    """Return how many there are of each place that occurs, null where that differs."""
+    """Return how many there are of each that occurs, null where that differs."""
     counts = np.bincount(places)
     counts = counts[counts > 0]
     return int(counts[0]) if (counts == counts[0]).all() else None

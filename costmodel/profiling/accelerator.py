@@ -1,4 +1,4 @@
-"""The device that a profile would time: found as `profile --device auto` finds it, with nothing run on it."""
+"""The device that a profile would time: as `profile --device auto` chooses it, with nothing run on it."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class _Family(MutableRecord):
     count: int
     settled: float
     score: float = 0.0
-    place: int = 0
+    row: int = 0
 
     @property
     def begins(self) -> bool:
@@ -46,12 +46,12 @@ class _Family(MutableRecord):
         """Find the largest weight x distance, and where it is. Below zero where all are measured."""
         weights = self.weights if self.count < ENOUGH else np.minimum(self.weights, self.settled)
         scores = weights * self.distances
-        self.place = int(np.argmax(scores))
-        self.score = float(scores[self.place])
+        self.row = int(np.argmax(scores))
+        self.score = float(scores[self.row])
 
     def take(self) -> Shape:
         """Return the chosen kernel, which counts as measured from here on."""
-        chosen = self.place
+        chosen = self.row
         distance = np.sqrt(((self.places - self.places[chosen]) ** 2).sum(axis=1))
         self.distances = np.minimum(self.distances, distance)
         self.distances[chosen] = -1.0
@@ -120,7 +120,7 @@ def _families(shapes: Sequence[Shape], measured: frozenset[str], widths: Array) 
 
 
 def _distances(places: Array, done: npt.NDArray[np.bool_]) -> Array:
-    """Return how far every place is from the nearest that is done. Those themselves are never the farthest."""
+    """Return the distance of every kernel to the nearest that is done. Those themselves are never the farthest."""
     if not done.any():
         off_centre = np.sqrt(((places - np.median(places, axis=0)) ** 2).sum(axis=1))
         nearest: Array = 1.0 + 1e-3 * (1.0 - off_centre)

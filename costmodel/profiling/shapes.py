@@ -110,7 +110,7 @@ class Shape(ValueRecord, dict=True):  # without slots: what is derived is kept
         return otherwise
 
     def point(self) -> tuple[float, ...]:
-        """Return the place in log-shape space [octaves]."""
+        """Return the position in log-shape space [octaves]."""
         return tuple(math.log2(value) for _, value in self.sizes)
 
     def columns(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The terminal view of `calibrate --run`: measured steps beside predictions, and what they say of their site."""
+"""The terminal view of `calibrate --run`: measured steps next to predictions, and what they say of their site."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def show_site(site: AnchoredSite, output: Path) -> None:
     """Print the steps, the site's factor, and how to use the file."""
     show(f"{site.framework} on {site.cluster} ({site.device})", "bold")
     rows = table("run", "metric", ">measured", ">predicted", ">time: measured/predicted")
-    for (name, step), ratio in zip(site.steps.items(), site.found.ratios, strict=True):
+    for (name, step), ratio in zip(site.steps.items(), site.anchored.ratios, strict=True):
         rows.add(
             name,
             step.metric,
@@ -23,6 +23,6 @@ def show_site(site: AnchoredSite, output: Path) -> None:
             f"{ratio:.3f}",
         )
     show(rows)
-    logs = [math.log(ratio) for ratio in site.found.ratios]
+    logs = [math.log(ratio) for ratio in site.anchored.ratios]
     show(f"times of these runs are {math.exp(sum(logs) / len(logs)):.3f} times the predicted ones (geometric mean)")
     show(f"wrote {output}; name it in a training scenario of this framework and device: anchor: ./{output.name}")

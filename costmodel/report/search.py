@@ -32,7 +32,7 @@ def show_search(result: SearchResult, first: str, scenario: str) -> None:
         show(f"stages: {result.stages}")
     if not result.best:
         show(_why_none(result), "yellow")
-        for note in result.told:
+        for note in result.all_notes:
             show(f"note: {note}")
         return
     if "schedule" in result.best[0].at:
@@ -51,7 +51,7 @@ def show_search(result: SearchResult, first: str, scenario: str) -> None:
         show("Pareto front: tokens/s per device against tokens/s per user", "bold")
         show(_layouts(result.front, result, front=True))
     show_rents(result.rents)
-    for note in result.told:
+    for note in result.all_notes:
         show(f"note: {note}")
     show(f"next: costmodel simulate {first} --scenario {scenario}", "dim")
     if result.best[0].percentiles is not None:
@@ -96,7 +96,7 @@ def _device_counts(counts: Sequence[int]) -> str:
 
 
 def _why_none(result: SearchResult) -> str:
-    """Return why a search found no layout."""
+    """Return why a search has no layout."""
     if result.why is not None:
         return result.why
     if not result.looked_at:

@@ -39,7 +39,7 @@ class AnchoredSite(Record):
     cluster: str
     steps: Mapping[str, MeasuredStep]
     predicted: Mapping[str, float]
-    found: Anchored
+    anchored: Anchored
 
     def document(self) -> dict[str, Any]:
         """Return the report as JSON holds it."""
@@ -50,9 +50,9 @@ class AnchoredSite(Record):
                     "name": name, "metric": step.metric, "measured": step.value, "predicted": self.predicted[name],
                     "ratio": ratio,
                 }
-                for (name, step), ratio in zip(self.steps.items(), self.found.ratios, strict=True)
+                for (name, step), ratio in zip(self.steps.items(), self.anchored.ratios, strict=True)
             ],
-            "site": {"factor": float(self.found.factor), "deviation": float(self.found.deviation)},
+            "site": {"factor": float(self.anchored.factor), "deviation": float(self.anchored.deviation)},
         }  # fmt: skip
 
 
@@ -152,9 +152,9 @@ def _site(names: Sequence[str], steps: Sequence[MeasuredStep], library: Library)
         name: float(evaluated(step.scenario).metrics(None)[step.metric] or 0.0)
         for name, step in zip(names, steps, strict=True)
     }
-    found = evaluated(replace(first, anchor=Anchor(tuple(steps), read_scatter(library)))).anchored
-    assert found is not None, "an anchored step"
+    anchored = evaluated(replace(first, anchor=Anchor(tuple(steps), read_scatter(library)))).anchored
+    assert anchored is not None, "an anchored step"
     return AnchoredSite(
         first.framework.name, first.cluster.device.name, first.cluster.name,
-        dict(zip(names, steps, strict=True)), predicted, found,
+        dict(zip(names, steps, strict=True)), predicted, anchored,
     )  # fmt: skip

@@ -98,16 +98,15 @@ class Bounder:
     """Bounds of layouts of one scenario, whose values are arrays over all of them. What variants share is kept.
 
         step >= max over ranks r of (M * t_r + waits_r) + the end of the step
-        t_r  = max(computation, exchanges, messages beside the passes, starts of the host) of the layers on r
+        t_r  = max(computation, exchanges, messages during the passes, starts of the host) of the layers on r
 
     M: micro-batches.
 
     Where passes of two micro-batches overlap, exchanges overlap computation and slow it down. Elsewhere the two add up.
-    Rank r waits for the first forward pass to come through the stages before its own. One-way schedules send
-    the gradient back through these stages after the rank's last backward pass: there waits_r = t of them, without
-    messages that run on beside other passes. The end of the step: reductions, optimizer and gathers of the rank with
-    most of the commonest layers, as far as they end it. Memory is that of the first rank.
-    """
+    Rank r waits for the first forward pass to come through the stages before its own. One-way schedules send the
+    gradient back through these stages after the rank's last backward pass: there waits_r = t of them, without messages
+    that run on during other passes. The end of the step: reductions, optimizer and gathers of the rank with most of
+    the commonest layers, as far as they end it. Memory is that of the first rank."""
 
     def __init__(self, calibration: Calibration, base: Scenario, keys: Indices) -> None:
         """Start with nothing priced.
@@ -140,8 +139,8 @@ class Bounder:
         size, splits, copies = len(self._keys), self._split(plan), _copies(plan)
         context, work = training_context(scenario, plan), self._work(variant)[1]
         traffic = overlapped_comm(scenario, plan, context, work, copies, self._timer)
-        beside = zip(*_overlapped(traffic, work.kinds), strict=True)
-        waited, wire = (_rows(stream, size) for stream in beside)
+        overlapped = zip(*_overlapped(traffic, work.kinds), strict=True)
+        waited, wire = (_rows(stream, size) for stream in overlapped)
         passes = self._priced(variant).at(self._keys)
         passes = passes._replace(compute=passes.compute + waited)
         count = _row(micro_batch_count(scenario, plan), size) / copies
@@ -162,7 +161,7 @@ class Bounder:
         return self._works[variant.layer_work]
 
     def _priced(self, variant: Variant) -> _Passes:
-        """Return the times of a variant's layers, by key in place of the layout."""
+        """Return the times of a variant's layers, by key instead of the layout."""
         if variant.layer_work not in self._passes:
             slowdown = self._distinct.framework.comm_slowdown(self._distinct.communication)
             each = [_passes(self._layer_timer, kind, slowdown) for kind in self._work(variant)[0].kinds]
@@ -211,7 +210,7 @@ def _rows(values: Sequence[Quantity], size: int) -> Array:
 
 
 def _passes(price: OperatorTimer, kind: LayerWork, slowdown: Quantity) -> tuple[Quantity, ...]:
-    """Return the times of one layer as `_Passes` has them. slowdown: of kernels beside exchanges of experts."""
+    """Return the times of one layer as `_Passes` has them. slowdown: of kernels during exchanges of experts."""
     forward, *gradients = (stream_times(part, None) for part in _timed(price, kind))
     backward = gradients[0] + gradients[1]
     both = forward + backward
@@ -221,7 +220,7 @@ def _passes(price: OperatorTimer, kind: LayerWork, slowdown: Quantity) -> tuple[
 
 
 def _overlapped(traffic: OverlappedComm | None, kinds: Sequence[LayerWork]) -> list[tuple[Quantity, Quantity]]:
-    """Return what moves beside all passes of one layer of each kind: what passes wait for, and the ranks' messages."""
+    """Return what moves during all passes of one layer of each kind: what passes wait for, and the ranks' messages."""
     if traffic is None:
         return [(0.0, 0.0)] * len(kinds)
     streams = []
@@ -246,7 +245,7 @@ def _split(scenario: Scenario, plan: Training, size: int) -> _Splits:
     degrees = [_row(each, size).astype(np.intp) for each in (parallel.pp, parallel.virtual)]
     distinct, member = np.unique(np.stack(degrees), axis=1, return_inverse=True)
     several = "interleaved" if plan.schedule == "1f1b" else plan.schedule  # the same where virtual is 1
-    found = []
+    splits = []
     for pp, virtual in distinct.T.tolist():
         placement = placement_of(several, pp, virtual)
         number = 1 + max(stage for rank in placement for stage in rank)
@@ -256,14 +255,14 @@ def _split(scenario: Scenario, plan: Training, size: int) -> _Splits:
         ranks = np.array([stages[list(rank)].sum(axis=0) for rank in placement])
         first, *others = placement[0]
         held = np.array([stages[first], stages[others].sum(axis=0)])
-        found.append(_Split(stages, ranks, held, np.array([min(rank) for rank in placement])))
-    return _Splits(member.reshape(-1), found)
+        splits.append(_Split(stages, ranks, held, np.array([min(rank) for rank in placement])))
+    return _Splits(member.reshape(-1), splits)
 
 
 def _span(plan: Training, split: _Split, passes: _Passes, wire: Array, count: Array, *, runs_on: bool) -> Array:
     """Return the least makespan of some layouts.
 
-    wire: seconds of the messages beside a layer's passes, by [kind, layout]
+    wire: seconds of the messages during a layer's passes, by [kind, layout]
     count: micro-batches that pass each stage of a rank
     runs_on: no pass waits for its own messages
     """
@@ -295,5 +294,5 @@ def _end(price: OperatorTimer, context: Context, plan: Training, work: ModelWork
         if at == main or not (kind in ends or any(item.expert for item in kind.parameters))
     ]
     ending = step_operators(context, plan, counted, _copies(plan))
-    found = stream_times(price.time_all(ending.serial), None).compute + context.framework.host.step
-    return _row(found, len(splits.member))
+    seconds = stream_times(price.time_all(ending.serial), None).compute + context.framework.host.step
+    return _row(seconds, len(splits.member))

@@ -4,8 +4,8 @@ share    of the lines of a breakdown that the change touches, of what slows them
          else can shrink
 f        the largest factor by which the change improves any rate or reduces any size: no time shrinks by more
 
-saved <= share * (1 - 1/f)           of kernels: what runs beside them does not get shorter
-saved <= min(share, 1 - 1/f)         of messages: what is exposed of one goes wholly where the rest is hidden
+saved <= share * (1 - 1/f)           of kernels: what runs during them does not get shorter saved <= min(share, 1 - 1/f)
+of messages: what is exposed of one goes wholly where the rest is hidden
 
 A server at a rate has none: shorter steps leave fewer requests at once, which shortens those of other lines as well.
 """
@@ -29,7 +29,7 @@ KERNELS = ("hardware.memory", "hardware.math", "hardware.clock", "hardware.proce
 _KEYS = "dispatch", "combine", "in_network", "multicast", "reduction", "codec", "checksum", "fences", "host_link"
 OF_EXCHANGE = tuple(f"communication.{key}" for key in _KEYS)
 SENDING = "communication.processors"
-_SLOWED = (ALL_TO_ALL_CONTENTION,)  # lines that grow with what runs beside kernels
+_SLOWED = (ALL_TO_ALL_CONTENTION,)  # lines that grow with what runs during kernels
 _SERVERS = ("serving", "disaggregated")
 _WAITS = ("wait", "bubble")
 _MATH = "hardware.math."
@@ -37,7 +37,7 @@ _MATH = "hardware.math."
 
 class Whole(NamedTuple):
     """A scenario whose parts changes shorten. headline: the metric that the lines of its breakdown make up, or bubble
-    beside them."""
+    besides them."""
 
     phase: str
     headline: float
@@ -60,9 +60,8 @@ def ceiling(before: Whole, scenario: Scenario, values: Mapping[str, tuple[Any, A
 def with_waves(before: Whole, values: Mapping[str, tuple[Any, Any]]) -> float | None:
     """Return the most that freed processors save where their share does not bound it, null for other changes.
 
-    A kernel of two waves of tiles may need one: half of its time. What sends in place of a few processors may send as
-    fast as the library's own number of them: an exchange may be hidden whole.
-    """
+    A kernel of two waves of tiles may need one: half of its time. What sends instead of a few processors may send as
+    fast as the library's own number of them: an exchange may be hidden whole."""
     if SENDING not in values or before.phase in _SERVERS:
         return None
     exchanges = {path: pair for path, pair in values.items() if path != SENDING} | {OF_EXCHANGE[0]: (None, None)}
@@ -100,7 +99,7 @@ def _of_lines(before: Whole, values: Mapping[str, tuple[Any, Any]]) -> float:
     """Return the share of the headline that the lines make which any of the changes touches."""
     touched = [entry for entry in before.breakdown if any(_touches(path, entry) for path in values)]
     listed = math.fsum(entry.time for entry in before.breakdown)
-    bubble = max(before.headline - listed, 0.0)  # of a training step, beside its lines
+    bubble = max(before.headline - listed, 0.0)  # of a training step, besides its lines
     return min((math.fsum(entry.time for entry in touched) + bubble) / before.headline, 1.0)
 
 

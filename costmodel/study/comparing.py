@@ -1,4 +1,4 @@
-"""A scenario of one result beside the same of another, or beside what a serving benchmark measured."""
+"""A scenario of one result next to the same of another, or next to what a serving benchmark measured."""
 
 from __future__ import annotations
 

@@ -46,12 +46,12 @@ def figures_of(cases: Iterable[Case], terms: Terms, library: Library) -> list[Pu
         wanted = [at for at, term in enumerate(terms) if _is_fitted_to(term, case)]
         if wanted:
             by_publication.setdefault(case.publication, []).append((case, wanted))
-    found: list[PublishedValue] = []
+    figures: list[PublishedValue] = []
     for rows in by_publication.values():
         for case, wanted in (rows[at] for at in _evenly(len(rows))):
             of = tuple(at for at in moving(case, terms, library) if at in wanted)
-            found.extend(_figures(case, of, library) if of else ())
-    return found
+            figures.extend(_figures(case, of, library) if of else ())
+    return figures
 
 
 def _is_fitted_to(term: TermFile, case: Case) -> bool:
@@ -76,7 +76,7 @@ def moving(case: Case, terms: Terms, library: Library) -> tuple[int, ...]:
 
 
 def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[PublishedValue]:
-    found = []
+    published = []
     try:
         prediction = predict(case, library.roots, library)
         metrics = PHASES[prediction.scenario.result_kind][1]
@@ -85,10 +85,10 @@ def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Publishe
             if expected.check == "value" and metric in metrics and not prediction.infeasible:
                 value = prediction.value(expected.metric, case.conventions).value
                 if value and isinstance(expected.value, float):
-                    found.append(PublishedValue(case, of, math.log(value / expected.value), metric))
+                    published.append(PublishedValue(case, of, math.log(value / expected.value), metric))
     except CostModelError:
         return []
-    return found
+    return published
 
 
 def fit_terms(
@@ -129,15 +129,15 @@ def fit_terms(
         weighed: Array = weights * np.array([2.0 * (root - 1.0), 1.0 / root, -0.5 / root**3])
         return weighed
 
-    found: Any = least_squares(
+    solution: Any = least_squares(
         lambda units: np.concatenate([at_point(units.tobytes())[0], _held(terms, free, units)[0]]),
         np.clip((origin - lows) / (highs - lows), 0.0, 1.0),
         jac=lambda units: np.vstack([at_point(units.tobytes())[1], np.diag(_held(terms, free, units)[1])]),
         bounds=(0.0, 1.0), loss=soft, f_scale=SOFT, xtol=1e-3, ftol=1e-4, max_nfev=12,
     )  # fmt: skip
-    ends = ends_of(used, terms, free, found.x, lambda units: _held(terms, free, units)[0], known)
-    after = float(np.mean(np.abs(at_point(np.asarray(found.x).tobytes())[0])))
-    by_term = dict(zip(free, zip((lows + found.x * (highs - lows)).tolist(), ends, strict=True), strict=True))
+    ends = ends_of(used, terms, free, solution.x, lambda units: _held(terms, free, units)[0], known)
+    after = float(np.mean(np.abs(at_point(np.asarray(solution.x).tobytes())[0])))
+    by_term = dict(zip(free, zip((lows + solution.x * (highs - lows)).tolist(), ends, strict=True), strict=True))
     values, reached = zip(*(by_term.get(at, (None, None)) for at in range(len(terms))), strict=True)
     return FittedTerms(values, reached, len(used), float(np.mean([abs(one.gap) for one in used])), after)
 
@@ -177,16 +177,16 @@ def _errors(
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return log(predicted / published) of all figures at a point, and its derivatives by the free terms."""
     errors, slopes = np.empty(len(figures)), np.zeros((len(figures), len(free)))
-    place = {at: column for column, at in enumerate(free)}
+    column_of = {at: column for column, at in enumerate(free)}
     for row, one in enumerate(figures):
-        columns = [place[at] for at in one.of]
+        columns = [column_of[at] for at in one.of]
         steps = np.where(units[columns] + STEP <= 1.0, STEP, -STEP)
         shifted = np.repeat(units[columns][:, None], len(columns) + 1, axis=1)
         shifted[np.arange(len(columns)), np.arange(len(columns)) + 1] += steps
         lows, highs = spans[list(one.of)].T[..., None]
-        found = responses.of(one, one.of).at(lows + shifted * (highs - lows))
-        errors[row] = one.gap + found[0]
-        slopes[row, columns] = (found[1:] - found[0]) / steps
+        logs = responses.of(one, one.of).at(lows + shifted * (highs - lows))
+        errors[row] = one.gap + logs[0]
+        slopes[row, columns] = (logs[1:] - logs[0]) / steps
     return errors, slopes
 
 
@@ -238,8 +238,7 @@ def leave_out(cases: Sequence[Case], refits: Refits, terms: Terms, library: Libr
 def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
     """Return what `leave_out` returns with the plan on the search path, fitted to all cases there.
 
-    Fits of the plan's terms that are kept beside it are taken. Without such, the terms are fitted now.
-    """
+    Fits of the plan's terms that are kept next to it are taken. Without such, the terms are fitted now."""
     library = Library(search_path)
     plan = read(library, "fit_plans", PLAN, FitPlanFile)
     if not plan.terms:
@@ -247,8 +246,8 @@ def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
     folder = library.find(PLAN, "fit_plans").parent
     if plan.refits is None or not is_current(folder / plan.refits, plan.terms):
         return leave_out(cases, refit(load_cases([], search_path)[0], plan.terms, library), plan.terms, library)
-    found = leave_out(cases, read_refits(folder / plan.refits, plan.terms), plan.terms, library)
+    without = leave_out(cases, read_refits(folder / plan.refits, plan.terms), plan.terms, library)
     if plan.run_refits is None or not (folder / plan.run_refits).is_file():
-        return found
-    refitted = Refitted(found.refitted.fields | {COMPOSITION}, read_scatter(folder / plan.run_refits))
-    return replace(found, widening={}, refitted=refitted)  # the scatter holds what refitted terms miss as well
+        return without
+    refitted = Refitted(without.refitted.fields | {COMPOSITION}, read_scatter(folder / plan.run_refits))
+    return replace(without, widening={}, refitted=refitted)  # the scatter holds what refitted terms miss as well

@@ -18,7 +18,7 @@ from costmodel.errors import InputError
 from costmodel.records import ValueRecord
 
 EMBEDDED = "embedded"
-CONNECT = 10.0  # seconds until a scheduler that does not answer is told
+CONNECT = 10.0  # seconds until a scheduler that does not answer is stated
 _WATCH = 1.0  # seconds between two looks at whether the process that asked still lives
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ def pool(workers: int | None = None, scheduler: str | None = None) -> Iterator[P
     Raises InputError where Dask is not installed or no scheduler answers.
     """
     if scheduler is not None:
-        with _dask(workers, scheduler) as found:
-            yield found
+        with _dask(workers, scheduler) as client:
+            yield client
         return
     if workers is None or workers == 1:
         yield HERE
@@ -87,11 +87,11 @@ def _dask(workers: int | None, scheduler: str) -> Iterator[Pool]:
             local = distributed.LocalCluster(
                 n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=40
             )
-            found = opened.enter_context(local)
+            address_of = opened.enter_context(local)
         else:
             asyncio.run(_reach(distributed, scheduler))
-            found = scheduler
-        client = opened.enter_context(distributed.Client(found))
+            address_of = scheduler
+        client = opened.enter_context(distributed.Client(address_of))
         cores = sum(client.ncores().values())
         if not cores:
             raise InputError.single(

@@ -43,7 +43,7 @@ _DEEPEST = 50  # parentheses within another
 
 
 class Expression(Record):
-    """A formula that was found to be one. names: what it reads."""
+    """A formula that was checked. names: what it reads."""
 
     text: str
     names: tuple[str, ...]
@@ -57,7 +57,7 @@ class Expression(Record):
 
 
 def read_expression(
-    text: str, known: Collection[str], place: Location, *, condition: bool = False, lists: bool = False
+    text: str, known: Collection[str], location: Location, *, condition: bool = False, lists: bool = False
 ) -> Expression:
     """Return the formula of a text. known: names that it may use; condition: it has to be true or false.
 
@@ -66,27 +66,28 @@ def read_expression(
     Raises InputError on what is no formula, on an unknown name or unit, and where a bound has another dimension.
     """
     if len(text) > _LONGEST or text.count("(") > _DEEPEST:
-        raise _wrong(text[:40] + "…", place, "is too long", "write a shorter formula")
+        raise _wrong(text[:40] + "…", location, "is too long", "write a shorter formula")
     quantities: dict[str, tuple[float, str | None]] = {}
     try:
-        tree = ast.parse(_named(text, quantities, place).strip(), mode="eval").body
+        tree = ast.parse(_named(text, quantities, location).strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise _wrong(text, place, "is no formula", "write one such as `tpot <= 50 ms`") from None
-    names = tuple(dict.fromkeys(_names(tree, text, place, quantities)))
+        raise _wrong(text, location, "is no formula", "write one such as `tpot <= 50 ms`") from None
+    names = tuple(dict.fromkeys(_names(tree, text, location, quantities)))
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     if not lists and called & _OF_LISTS.keys():
-        raise _wrong(text, place, f"`{min(called & _OF_LISTS.keys())}` is not allowed", f"use {', '.join(_FUNCTIONS)}")
+        unknown = min(called & _OF_LISTS.keys())
+        raise _wrong(text, location, f"`{unknown}` is not allowed", f"use {', '.join(_FUNCTIONS)}")
     for name in names:
         if name not in known:
-            raise _wrong(text, place, f"{name!r} is no metric of this study", suggest(name, list(known)))
+            raise _wrong(text, location, f"{name!r} is no metric of this study", suggest(name, list(known)))
     if condition != _is_condition(tree):
         hint = "write one such as `tpot <= 50 ms`" if condition else "write a number, without a comparison"
-        raise _wrong(text, place, "is no condition" if condition else "is a condition", hint)
-    _check_dimensions(tree, text, place, quantities)
+        raise _wrong(text, location, "is no condition" if condition else "is a condition", hint)
+    _check_dimensions(tree, text, location, quantities)
     return Expression(text, names, tree, {name: value for name, (value, _) in quantities.items()})
 
 
-def _named(text: str, quantities: dict[str, tuple[float, str | None]], place: Location) -> str:
+def _named(text: str, quantities: dict[str, tuple[float, str | None]], location: Location) -> str:
     """Return the text with every quantity as a name, which `quantities` then explains in SI and with its dimension."""
 
     def name(match: re.Match[str]) -> str:
@@ -98,30 +99,32 @@ def _named(text: str, quantities: dict[str, tuple[float, str | None]], place: Lo
                 key = f"_quantity_{len(quantities)}"
                 quantities[key] = parse(f"{number} {unit}", dimension), dimension
                 return key
-        raise _wrong(text, place, f"{unit!r} is no unit", "write one such as ms, GB/s or %, and `*` between factors")
+        raise _wrong(text, location, f"{unit!r} is no unit", "write one such as ms, GB/s or %, and `*` between factors")
 
     return _QUANTITY.sub(name, text)
 
 
-def _names(node: ast.AST, text: str, place: Location, quantities: dict[str, tuple[float, str | None]]) -> Iterator[str]:
+def _names(
+    node: ast.AST, text: str, location: Location, quantities: dict[str, tuple[float, str | None]]
+) -> Iterator[str]:
     """Yield the names that a formula reads. Raises InputError on what is not allowed in one."""
     match node:
         case ast.Constant(value=bool() as switch):
-            raise _wrong(text, place, f"{switch} is no number", "leave it out")
+            raise _wrong(text, location, f"{switch} is no number", "leave it out")
         case ast.Constant(value=int() | float() as number) if abs(number) < 1e300:
             return
         case ast.Name() | ast.Attribute():
             name = _dotted(node)
             if name is None:
-                raise _wrong(text, place, f"{ast.unparse(node)} is not allowed", "use names, numbers and + - * / **")
+                raise _wrong(text, location, f"{ast.unparse(node)} is not allowed", "use names, numbers and + - * / **")
             if name not in quantities:
                 yield name
         case _:
             parts = _operands(node)
             if parts is None:
                 hint = f"use names, numbers, + - * / **, < <= > >=, and, or, not, and {', '.join(_FUNCTIONS)}"
-                raise _wrong(text, place, f"`{ast.unparse(node)}` is not allowed", hint)
-            yield from (name for part in parts for name in _names(part, text, place, quantities))
+                raise _wrong(text, location, f"`{ast.unparse(node)}` is not allowed", hint)
+            yield from (name for part in parts for name in _names(part, text, location, quantities))
 
 
 def _operands(node: ast.AST) -> Sequence[ast.expr] | None:
@@ -161,7 +164,7 @@ def _is_condition(node: ast.AST) -> bool:
 
 
 def _check_dimensions(
-    tree: ast.AST, text: str, place: Location, quantities: Mapping[str, tuple[float, str | None]]
+    tree: ast.AST, text: str, location: Location, quantities: Mapping[str, tuple[float, str | None]]
 ) -> None:
     """Raise InputError where a metric is held against a quantity of another dimension, or against a bare number."""
     for node in ast.walk(tree):
@@ -179,7 +182,7 @@ def _check_dimensions(
             example = example_unit(expected)
             message = f"{name} is a {expected.replace('_', ' ')}, {ast.unparse(other) if bare else 'its bound'} is none"
             raise _wrong(
-                text, place, message, f"write the bound with a unit such as {example}" if example else "no unit"
+                text, location, message, f"write the bound with a unit such as {example}" if example else "no unit"
             )
 
 
@@ -217,5 +220,5 @@ def _number(node: ast.AST, names: Mapping[str, Any]) -> Quantity:
     return np.asarray(_value(node, names), dtype=np.float64)
 
 
-def _wrong(text: str, place: Location, message: str, hint: str) -> InputError:
-    return InputError.single(message, hint=hint, field=text, location=place)
+def _wrong(text: str, location: Location, message: str, hint: str) -> InputError:
+    return InputError.single(message, hint=hint, field=text, location=location)

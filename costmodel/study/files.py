@@ -26,26 +26,26 @@ _OF_A_RUN = (
 
 def check_folder(folder: Path, document: Mapping[str, Any]) -> None:
     """Raise InputError unless a study may be written to a folder: it is new, empty, or holds the same study."""
-    place = Location(str(folder))
+    location = Location(str(folder))
     if not folder.exists():
         above = next(parent for parent in folder.absolute().parents if parent.exists())
         if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-            raise InputError.single(f"cannot be made: {above} is not writable", hint="name another", location=place)
+            raise InputError.single(f"cannot be made: {above} is not writable", hint="name another", location=location)
         return
     if not folder.is_dir():
-        raise InputError.single("is no folder", hint="name one for --output", location=place)
+        raise InputError.single("is no folder", hint="name one for --output", location=location)
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError.single("is not writable", hint="name another folder", location=place)
+        raise InputError.single("is not writable", hint="name another folder", location=location)
     with reporting_os_errors(folder):
         content = sorted(name for name in os.listdir(folder) if not name.endswith(".part"))
     if not content:
         return
     if STUDY not in content:
         others = f"{content[0]}, …" if len(content) > 1 else content[0]
-        raise InputError.single(f"holds other files: {others}", hint="name a new or an empty folder", location=place)
+        raise InputError.single(f"holds other files: {others}", hint="name a new or an empty folder", location=location)
     if not _same_study(folder / STUDY, document):
         raise InputError.single(
-            "holds another study", hint="name another folder, or remove this one first", location=place
+            "holds another study", hint="name another folder, or remove this one first", location=location
         )
 
 

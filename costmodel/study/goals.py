@@ -86,7 +86,7 @@ class Candidate(Record):
     tied: whether this layout or a neighbour in the ranking is better is open.
     hardware: the device and its prices, by `hardware` of a result.
     percentiles: of a server's times, null elsewhere.
-    notes: what a result of it says beside its numbers.
+    notes: what a result of it says besides its numbers.
     """
 
     at: Mapping[str, Any]
@@ -121,8 +121,8 @@ class SearchResult(MutableRecord, eq=False):
     devices: numbers of them that layouts take.
     least: where none fits, the need of the layout that needs the least memory.
     stages: how layers stand on them, where the scenario states that and the search tries other numbers of stages.
-    why: nothing was found, where a search knows more of it than counts say.
-    notes: on all that was found.
+    why: there is no layout, where a search knows more of it than counts say.
+    notes: on all of the result.
     axes: path -> dimension of those of numbers.
     """
 
@@ -143,7 +143,7 @@ class SearchResult(MutableRecord, eq=False):
     notes: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """Return what was found as JSON."""
+        """Return the result as JSON."""
         rows = {"best": self.best, "front": self.front}
         counts = {
             "devices": list(self.devices),
@@ -153,19 +153,19 @@ class SearchResult(MutableRecord, eq=False):
         }
         placed = {} if self.stages is None else {"stages": self.stages}
         prices: dict[str, Any] = {"prices": [asdict(one) for one in self.rents]} if self.rents else {}
-        prices |= {"notes": list(self.told)} if self.told else {}
+        prices |= {"notes": list(self.all_notes)} if self.all_notes else {}
         return {
-            **counts, **placed, **{name: [row.document() for row in found] for name, found in rows.items()}, **prices,
+            **counts, **placed, **{name: [row.document() for row in rated] for name, rated in rows.items()}, **prices,
         }  # fmt: skip
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def all_notes(self) -> tuple[str, ...]:
         """Return the notes of the search and those of the best layout, each once."""
         return tuple(dict.fromkeys((*self.notes, *(self.best[0].notes if self.best else ()))))
 
     @property
     def rents(self) -> list[Quoted]:
-        """Return the distinct rents that the costs of what was found rest on."""
+        """Return the distinct rents that the costs of the result rest on."""
         return quotes((one.hardware for one in [*self.best, *self.front]), "rental")
 
     @property
@@ -199,7 +199,7 @@ class SearchResult(MutableRecord, eq=False):
         self.front = front_of([*self.front, *front])
 
     def _order(self, one: Candidate) -> tuple[float, float, int]:
-        """Return the place of a layout: by the objective, then the headline, but for rounding, then the devices."""
+        """Return the position of a layout: by the objective, then the headline, but for rounding, then the devices."""
         headline = one.metrics.get(headline_of(one.metrics) or "") or 0.0
         return _rounded(SENSES[self.sense] * one.objective), _rounded(headline), one.devices
 

@@ -49,8 +49,8 @@ class Space(Record):
 
     def at(self, row: int) -> dict[str, float | int]:
         """Return the values of one layout, whole numbers as ints."""
-        found = {name: float(column[row]) for name, column in self.columns.items()}
-        return {name: int(value) if value.is_integer() else value for name, value in found.items()}
+        values = {name: float(column[row]) for name, column in self.columns.items()}
+        return {name: int(value) if value.is_integer() else value for name, value in values.items()}
 
     def select(self, rows: Indices) -> Space:
         """Return some of the layouts."""

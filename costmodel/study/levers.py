@@ -26,10 +26,10 @@ _FOLDER = "levers"
 
 def levers_of(name: str, search_path: Sequence[str] = ()) -> LeversFile:
     """Return the levers of a file, of a name under workloads/levers, or of a what-if file: each of its changes one."""
-    found = tuple(search_path)
-    if _is_lever_file(name, found):
-        return load_levers(name, found)
-    file = load_what_if(name, found).file
+    folders = tuple(search_path)
+    if _is_lever_file(name, folders):
+        return load_levers(name, folders)
+    file = load_what_if(name, folders).file
     levers = [
         LeverFile(term=one.term, section=one.cite or "", kind="recommendation", switches=[_switch(one)])
         for one in file.alternatives
@@ -54,12 +54,12 @@ def _is_lever_file(name: str, search_path: tuple[str, ...]) -> bool:
 
 def switches(file: LeversFile, names: Sequence[str] = ()) -> list[tuple[SwitchFile, LeverFile]]:
     """Return the switches of all levers, or all of the names given. Raises InputError on an unknown name."""
-    found = [(switch, lever) for lever in file.levers for switch in lever.switches]
-    known = [switch.name for switch, _ in found]
+    pairs = [(switch, lever) for lever in file.levers for switch in lever.switches]
+    known = [switch.name for switch, _ in pairs]
     for name in names:
         if name not in known:
             raise InputError.single(f"no lever is named {name!r}", hint=suggest(name, known), field="--lever")
-    return [one for one in found if not names or one[0].name in names]
+    return [one for one in pairs if not names or one[0].name in names]
 
 
 @contextmanager
@@ -74,11 +74,11 @@ def hypothetical(workload: Workload, name: str) -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     for one in caught:
-        told = str(one.message).partition(": ")[2]  # behind the path, which names a scenario
+        message = str(one.message).partition(": ")[2]  # behind the path, which names a scenario
         is_lever = issubclass(one.category, ImplausibleInput)
-        if not is_lever or (Path(name).exists() and told not in known):
+        if not is_lever or (Path(name).exists() and message not in known):
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-        known |= {told} if is_lever else set()
+        known |= {message} if is_lever else set()
 
 
 def worths_of(
@@ -88,15 +88,15 @@ def worths_of(
     """Return what each switch of a scenario's phase is worth, in the order of the file."""
     phase = workload.scenario(scenario).plan.phase
     asked = [one for one in switches(file, names) if _changes(one[0], scenario, phase)]
-    found = []
+    own = []
     for number, one in enumerate(asked):
-        found.append(_beside(workload, scenario, *one))
+        own.append(_beside(workload, scenario, *one))
         on_progress(number / len(asked))
-    chain = [_alternative(*one) for one, beside in zip(asked, found, strict=True) if beside is None]
+    chain = [_alternative(*one) for one, aside in zip(asked, own, strict=True) if aside is None]
     alone = iter(worths(workload, scenario, chain))
     return [
         replace(worth or next(alone), name=switch.name, section=lever.section, against=_sides(switch) or None)
-        for worth, (switch, lever) in zip(found, asked, strict=True)
+        for worth, (switch, lever) in zip(own, asked, strict=True)
     ]
 
 
@@ -116,11 +116,11 @@ def _beside(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverF
     """Return what a switch with a side of its own is worth, null where the scenario is that side. Or why it is none."""
     term = switch.term or lever.term
 
-    def told(refused: str) -> Worth:
+    def refusal(refused: str) -> Worth:
         return Worth(term, scenario, "", {}, 0.0, refused=refused, limit=switch.limit, base="another")
 
     if switch.across_nodes and not _spans_nodes(workload.scenario(scenario)):
-        return told("the scenario stays inside a node")
+        return refusal("the scenario stays inside a node")
     if not switch.against and not switch.against_times:
         return None
     factors = {path: float(str(factor)) for path, factor in switch.against_times.items()}
@@ -131,12 +131,12 @@ def _beside(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverF
         if same(workload, base, sides):
             return None
         if exchanges_otherwise(workload, base, scenario, sides):
-            return told(no_all_to_all(base.scenario(scenario)))
+            return refusal(no_all_to_all(base.scenario(scenario)))
         (worth,) = worths(base, scenario, [change])
         changes = dict(changes_of(base, scenario, change))
         has_it = same(workload, base.changed(changes, [scenario]), {**sides, **changes})
     except CostModelError as error:
-        return told(f"against its own side: {reason_of(error, scenario)}")
+        return refusal(f"against its own side: {reason_of(error, scenario)}")
     return replace(worth, base="without" if has_it else "another", together=None)
 
 

@@ -27,8 +27,8 @@ def stage_sizes(architecture: Architecture, plan: Training, stages: int) -> tupl
     if not any(weights.values()):
         return even_split(architecture.depth, stages)
     load = [0] * stages
-    for place, weight in weights.items():
-        load[place % stages] += weight
+    for stage_of, weight in weights.items():
+        load[stage_of % stages] += weight
     sizes = [0] * stages
     for _ in range(architecture.depth):
         lightest = min(range(stages), key=lambda stage: load[stage])
@@ -41,4 +41,4 @@ def end_weights(plan: Training) -> dict[int, int]:
     """Return the weight in layers of what stands on each stage with an end: place -> layers fewer than the longest."""
     sizes = plan.stages or ()
     places = {getattr(plan.placement, name) % len(sizes): getattr(plan.placement, name) for name in _ENDS}
-    return {place: max(sizes) - sizes[stage] for stage, place in places.items()}
+    return {stage_of: max(sizes) - sizes[stage] for stage, stage_of in places.items()}

@@ -81,11 +81,15 @@ class _Record:
 def _form(folder: Path, requested: str | None) -> str:
     """Return the form of the table: that of the parts that are there. Raises InputError where another is requested."""
     present = found_form(folder)
-    place = Location(str(folder))
+    location = Location(str(folder))
     if requested is not None and present is not None and present != requested:
-        raise InputError.single(f"holds parts as {present}", hint="keep their format, or name another", location=place)
+        raise InputError.single(
+            f"holds parts as {present}", hint="keep their format, or name another", location=location
+        )
     if (present or requested) == PARQUET and not find_spec("polars"):
-        raise InputError.single("Parquet needs polars", hint="install costmodel[sweep], or write CSV", location=place)
+        raise InputError.single(
+            "Parquet needs polars", hint="install costmodel[sweep], or write CSV", location=location
+        )
     return present or requested or best_form()
 
 
@@ -183,20 +187,20 @@ def read_sweep(folder: Path) -> Table:
     Only axes of numbers make a grid. Those that vary together are one dimension of it.
     """
     study = read_study(folder / STUDY)
-    place = Location(str(folder / POINTS))
+    location = Location(str(folder / POINTS))
     parts = list(_parts(study, folder))
     heading = list(study.columns)
     if any(list(part) != heading for part in parts):
-        raise InputError.single(f"is not the table of {STUDY}", hint="run the sweep again", location=place)
+        raise InputError.single(f"is not the table of {STUDY}", hint="run the sweep again", location=location)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in heading}
     shape = tuple(len(axis.values) for axis in study.dimensions)
     size = math.prod(shape)
     if len(columns["scenario"]) != study.points or study.points != size * len(study.scenarios):
-        raise InputError.single(f"is not the table of {STUDY}", hint="run the sweep again", location=place)
+        raise InputError.single(f"is not the table of {STUDY}", hint="run the sweep again", location=location)
     grids = {}
     for at, name in enumerate(study.scenarios):
         rows = slice(at * size, (at + 1) * size)
-        grids[name] = _grid(study, name, {key: column[rows] for key, column in columns.items()}, shape, place)
+        grids[name] = _grid(study, name, {key: column[rows] for key, column in columns.items()}, shape, location)
     return Table(study, grids)
 
 
@@ -215,7 +219,7 @@ def _parts(study: SweepFile, folder: Path) -> Iterator[Columns]:
         yield decode(data, study.form, Location(str(path)))
 
 
-def _grid(study: SweepFile, scenario: str, columns: Columns, shape: tuple[int, ...], place: Location) -> Grid:
+def _grid(study: SweepFile, scenario: str, columns: Columns, shape: tuple[int, ...], location: Location) -> Grid:
     """Return the grid of one scenario's rows. Raises InputError where they are not those of its points."""
     headline = study.scenarios[scenario].headline
     try:
@@ -231,6 +235,6 @@ def _grid(study: SweepFile, scenario: str, columns: Columns, shape: tuple[int, .
         )
     except (ValueError, KeyError, IndexError):
         raise InputError.single(
-            f"the rows of {scenario} are not those of {STUDY}", hint="run the sweep again", location=place
+            f"the rows of {scenario} are not those of {STUDY}", hint="run the sweep again", location=location
         ) from None
     return Grid(value, low, high, columns["reason"].reshape(shape))

@@ -88,8 +88,8 @@ class Prediction(Record):
         if section == "device":
             return self._of_device(name, metric)
         if self.kernel is not None:
-            found: Value = _entry(self.kernel, metric, metric)
-            return found
+            entry: Value = _entry(self.kernel, metric, metric)
+            return entry
         if section == "model" or metric in self.facts:
             return _exact(_entry(self.facts, name or metric, metric))
         if self.point is None or self.workload is None:
@@ -150,8 +150,8 @@ class Prediction(Record):
         scenario = self.scenario
         calibration = self.workload.calibration(scenario)
         step = evaluate(scenario, calibration)
-        found = intervals({name: value}, step.families(), 0, lambda moves: dict(step.schedule(moves) or {}))
-        pair = found[name]
+        parts = intervals({name: value}, step.families(), 0, lambda moves: dict(step.schedule(moves) or {}))
+        pair = parts[name]
         return _with(value, None if pair is None else (float(pair[0]), float(pair[1])))
 
     @property
@@ -223,8 +223,7 @@ def predict(
 ) -> Prediction:
     """Return what a case predicts. Raises InputError with every problem of its scenario.
 
-    library: has read files already, for many cases. runs: how whole runs scatter, in place of what the files say.
-    """
+    library: has read files already, for many cases. runs: how whole runs scatter, instead of what the files say."""
     if case.kernel is not None:
         figures, fit = kernel_figures(case, search_path)
         return Prediction({}, None, None, kernel=figures, fit=fit)
@@ -264,11 +263,11 @@ def kernel_figures(case: Case, search_path: Sequence[str | Path] = ()) -> tuple[
     mapped, left_out = map_all(table, _catalogue(tuple(search_path)))
     if not mapped:
         raise InputError.single("; ".join(left.reason for left in left_out), field="kernel", location=case.location)
-    found = predict_mapped(table, mapped, left_out, search_path)
-    seconds = [float(each[0]) for each in (found.seconds, found.low, found.high)]
+    predicted = predict_mapped(table, mapped, left_out, search_path)
+    seconds = [float(each[0]) for each in (predicted.seconds, predicted.low, predicted.high)]
     flop = sum(float(np.sum(each.flop)) for each in mapped[0].operators if isinstance(each, Gemm | AttentionKernel))
     rates = [flop / each if each else math.inf for each in seconds]
-    return {"time": Value(*seconds), "flop_rate": Value(rates[0], rates[2], rates[1])}, str(found.fits[0]) or None
+    return {"time": Value(*seconds), "flop_rate": Value(rates[0], rates[2], rates[1])}, str(predicted.fits[0]) or None
 
 
 @cache

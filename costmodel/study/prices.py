@@ -35,17 +35,17 @@ class Quoted(ValueRecord):
 
 def quotes(prices: Iterable[Mapping[str, Any]], of: str) -> list[Quoted]:
     """Return the distinct prices of some results. prices: `hardware` of each; of: `rental` or `purchase`."""
-    found = {}
+    quoted = {}
     for hardware in prices:
         price = (hardware.get("price") or {}).get(of)
         if price is not None:
-            found[hardware["device"], price["value"], price["kind"]] = Quoted(hardware["device"], of, **price)
-    return list(found.values())
+            quoted[hardware["device"], price["value"], price["kind"]] = Quoted(hardware["device"], of, **price)
+    return list(quoted.values())
 
 
-def unlike(found: Iterable[Quoted]) -> Iterator[str]:
+def unlike(quotes: Iterable[Quoted]) -> Iterator[str]:
     """Yield why costs that rest on some prices do not compare their devices: their kinds differ, or are no offers."""
-    known = list(found)
+    known = list(quotes)
     if len({one.device for one in known}) < 2:
         return
     pairs = [pair for pair in combinations(known, 2) if pair[0].device != pair[1].device and _differ(*pair)]

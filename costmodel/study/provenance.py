@@ -1,4 +1,4 @@
-"""Which measurements and published figures a prediction rests on, and what that makes of a figure beside it."""
+"""Which measurements and published figures a prediction rests on, and what that makes of a figure next to it."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Dependence(ValueRecord):
     """Something that a value on the path of a prediction rests on.
 
     on: id of a case, name of a publication, or repository of measured rows as `owner/name`. `*` for any text.
-    place: the file and the fields that rest on it.
+    location: the file and the fields that rest on it.
     of_interval: only the ends of the interval do.
     fields: of a framework or device that are on the path, empty for all other files.
     is_choice: a person chose the value with the figure in sight, which no fit can take back.
     """
 
     on: str
-    place: str
+    location: str
     of_interval: bool = False
     fields: tuple[str, ...] = ()
     is_choice: bool = False
@@ -77,9 +77,9 @@ def identities(case: Case) -> frozenset[str]:
 
 def dependences(case: Case, prediction: Prediction, library: Library) -> tuple[Dependence, ...]:
     """Return what the values on the path of a prediction rest on, each once."""
-    found: dict[Dependence, None] = {}
+    entries: dict[Dependence, None] = {}
     for name, of_interval in _calibrations(prediction, library):
-        found.update(dict.fromkeys(_of_file(library, CALIBRATIONS, "calibration", name, of_interval=of_interval)))
+        entries.update(dict.fromkeys(_of_file(library, CALIBRATIONS, "calibration", name, of_interval=of_interval)))
     if prediction.workload is not None:
         scenario = prediction.scenario
         device = scenario.cluster.device.name
@@ -87,14 +87,14 @@ def dependences(case: Case, prediction: Prediction, library: Library) -> tuple[D
         for one in _of_file(library, "frameworks", "framework", scenario.framework.name):
             idle = {field for field in one.fields if _is_idle(field, prediction.kernels)}
             if not (one.fields and set(one.fields) <= unused | idle):
-                found[one] = None
-        found.update(dict.fromkeys(_of_file(library, "devices", "device", device)))
-    found.update(dict.fromkeys(_of_workload(case, library)))
-    return tuple(found)
+                entries[one] = None
+        entries.update(dict.fromkeys(_of_file(library, "devices", "device", device)))
+    entries.update(dict.fromkeys(_of_workload(case, library)))
+    return tuple(entries)
 
 
 def state_of(
-    case: Case, metric: str, found: Iterable[Dependence], refitted: frozenset[str] = frozenset()
+    case: Case, metric: str, entries: Iterable[Dependence], refitted: frozenset[str] = frozenset()
 ) -> State:  # fmt: skip
     """Return what a figure of a case is to a prediction.
 
@@ -102,18 +102,18 @@ def state_of(
     publication.
     """
     names = identities(case)
-    own = [one for one in found if any(fnmatchcase(name, one.on) for name in names)]
+    own = [one for one in entries if any(fnmatchcase(name, one.on) for name in names)]
     if metric.startswith(COUNTED):
-        own = [one for one in own if one.place.startswith("workloads/")]
+        own = [one for one in own if one.location.startswith("workloads/")]
     elif going_with(metric) not in TIMES | RATES:
-        own = [one for one in own if not one.place.startswith(f"{CALIBRATIONS}/{COMPOSITION}")]
+        own = [one for one in own if not one.location.startswith(f"{CALIBRATIONS}/{COMPOSITION}")]
     if not metric.startswith(ENERGY):
-        own = [one for one in own if not (one.is_power or one.place.startswith(f"{CALIBRATIONS}/{POWER}"))]
+        own = [one for one in own if not (one.is_power or one.location.startswith(f"{CALIBRATIONS}/{POWER}"))]
     values = [one for one in own if not one.of_interval]
     fixed = [one for one in values if not _is_refitted(one, refitted)]
-    ends = [one for one in own if one.of_interval and not (COMPOSITION in refitted and COMPOSITION in one.place)]
+    ends = [one for one in own if one.of_interval and not (COMPOSITION in refitted and COMPOSITION in one.location)]
     name = IN_SAMPLE if fixed else REFITTED if values else UNSEEN
-    return State(name, tuple(dict.fromkeys(one.place for one in fixed or own)), not (ends or fixed))
+    return State(name, tuple(dict.fromkeys(one.location for one in fixed or own)), not (ends or fixed))
 
 
 def _unused(scenario: Scenario) -> frozenset[str]:
@@ -204,11 +204,11 @@ def _entries(tree: Tree) -> Sequence[Mapping[str, Any]]:
 
 
 def _entry(
-    entry: Mapping[str, Any], place: str, fields: tuple[str, ...], *, of_interval: bool
+    entry: Mapping[str, Any], location: str, fields: tuple[str, ...], *, of_interval: bool
 ) -> Iterator[Dependence]:  # fmt: skip
     for key in ("rests_on", "seen"):
         for each in entry.get(key, ()):
-            where = f"{place}: {', '.join(entry['fields'])}"
+            where = f"{location}: {', '.join(entry['fields'])}"
             yield Dependence(str(each), where, of_interval, fields, key == "seen")
 
 

@@ -1,4 +1,4 @@
-"""The terms of a fit plan fitted without each publication, kept beside the plan so that nobody fits them anew."""
+"""The terms of a fit plan fitted without each publication, kept next to the plan so that nobody fits them anew."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def without_data(fitted: FittedTerms, terms: Terms, publication: str) -> FittedT
 
 
 def write_refits(path: Path, terms: Terms, refits: Refits) -> None:
-    """Write fits as JSON beside the plan."""
+    """Write fits as JSON next to the plan."""
     document = {
         "terms": _named(terms), "everything": _written(refits.everything),
         "without": {name: _written(each) for name, each in sorted(refits.without.items())},
@@ -87,25 +87,25 @@ def read_refits(path: Path, terms: Terms) -> Refits:
     except (OSError, ValueError) as error:
         raise _stale(path, str(error)) from None
     if document["terms"] != _named(terms):
-        raise _stale(path, "is of other terms than the plan beside it")
+        raise _stale(path, "is of other terms than the plan next to it")
     return Refits(_read(document["everything"]), {name: _read(each) for name, each in document["without"].items()})
 
 
 def read_scatter(path: Path) -> dict[str, dict[str, FamilyFit]]:
     """Return publication -> how whole runs scatter without it, by family. Half-widths of a file are in logs."""
-    found: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
+    scatter: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
     return {
         name: {
             family: FamilyFit(spread=Spread((1.0,), (math.exp(-width),), (1.0,), (math.exp(width),)))
             for family, width in widths.items()
         }
-        for name, widths in found.items()
+        for name, widths in scatter.items()
     }  # fmt: skip
 
 
-def _stale(path: Path, told: str) -> InputError:
+def _stale(path: Path, what: str) -> InputError:
     hint = "make it with `python -m reports.fits.frameworks`, or remove `refits` from the plan"
-    return InputError.single(f"{display_path(path)} {told}", hint=hint, field="refits")
+    return InputError.single(f"{display_path(path)} {what}", hint=hint, field="refits")
 
 
 def _named(terms: Terms) -> list[dict[str, Any]]:
@@ -124,11 +124,11 @@ def _written(fitted: FittedTerms) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _read(found: Mapping[str, Any]) -> FittedTerms:
-    ends: Sequence[Any] = found["ends"]
+def _read(document: Mapping[str, Any]) -> FittedTerms:
+    ends: Sequence[Any] = document["ends"]
     return FittedTerms(
-        tuple(found["values"]), tuple(None if pair is None else (pair[0], pair[1]) for pair in ends),
-        found["figures"], found["before"], found["after"],
+        tuple(document["values"]), tuple(None if pair is None else (pair[0], pair[1]) for pair in ends),
+        document["figures"], document["before"], document["after"],
     )  # fmt: skip
 
 

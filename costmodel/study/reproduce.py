@@ -109,8 +109,8 @@ def load_cases(
             raise InputError.single(
                 f"no class of cases is named {wanted!r}", hint=suggest(wanted, known), field="--class"
             )
-    found, everything, problems = _load(names, search_path)
-    kept = [case for case in found if not classes or case.case_class in classes]
+    loaded, everything, problems = _load(names, search_path)
+    kept = [case for case in loaded if not classes or case.case_class in classes]
     others = {expected.baseline for case in kept for expected in case.expect} - {case.id for case in kept}
     baselines = {case.id: replace(case, expect=()) for case in everything if case.id in others}
     return [*kept, *baselines.values()], problems
@@ -128,19 +128,19 @@ def _load(names: Sequence[str], search_path: Sequence[str]) -> tuple[list[Case],
     everything = [case for cases, _ in shipped.values() for case in cases]
     for name in wanted or shipped:
         whole = shipped.get(name.removeprefix(f"{FOLDER}/"))
-        found = whole[0] if whole else [case for case in everything if case.id == name]
+        named = whole[0] if whole else [case for case in everything if case.id == name]
         if whole:
             problems.extend(whole[1])
-        elif not found:
+        elif not named:
             known = [*shipped, *(case.id for case in everything)]
             raise InputError.single(f"no case or case file {name!r}", hint=suggest(name, known))
-        chosen.extend(found)
+        chosen.extend(named)
     return chosen, [*everything, *chosen], problems
 
 
 def _read(paths: Iterable[str | Path], search_path: Sequence[str]) -> tuple[list[Case], list[Problem]]:
     read = [readable_cases(path, search_path) for path in paths]
-    return [case for cases, _ in read for case in cases], [problem for _, found in read for problem in found]
+    return [case for cases, _ in read for case in cases], [problem for _, errors in read for problem in errors]
 
 
 def reproduce(
@@ -155,9 +155,9 @@ def reproduce(
     """Return every published figure compared, and the problems of cases that predict nothing.
 
     A problem of one case does not stop the others. Scenarios that several cases share are evaluated once.
-    changes: id of a case -> what changes in its scenario beside what the case says: path -> value, as `--set`
+    changes: id of a case -> what changes in its scenario besides what the case says: path -> value, as `--set`
     widening: by how much more the ends of an interval lie below and above the prediction, in quadrature.
-    refitted: what else is stated anew without the publication of each case. on_progress: is told how many are done.
+    refitted: what else is stated anew without the publication of each case. on_progress: receives how many are done.
     """
     changed = changes or {}
     cases = [replace(case, overrides={**case.overrides, **changed.get(case.id, {})}) for case in cases]
@@ -183,19 +183,19 @@ def reproduce(
             comparisons.append(_uncompared(case, None, SKIP, case.skip))
         for expected in case.expect if case.id in predictions else ():
             with _noting(problems, case):
-                found = _widened(_compare(case, expected, predictions), (widening or {}).get(case.id, {}))
+                comparison = _widened(_compare(case, expected, predictions), (widening or {}).get(case.id, {}))
                 terms = {
                     path: value.value if isinstance(value, SI) else value
                     for path, value in changed.get(case.id, {}).items()
                 }
-                is_compared = found.verdict in (PASS, FAIL)
+                is_compared = comparison.verdict in (PASS, FAIL)
                 if is_compared and (case.identity or case.assumed):
-                    comparisons.append(_unscored(found, case))
+                    comparisons.append(_unscored(comparison, case))
                     continue
                 state = state_of(case, expected.metric, rest.get(case.id, ()), refitted.fields)
                 comparisons.append(
                     replace(
-                        found,
+                        comparison,
                         terms=terms or None,
                         state=state.name if is_compared else None,
                         because=state.because if is_compared else (),
@@ -226,8 +226,8 @@ def _noting(problems: list[Problem], case: Case) -> Iterator[None]:
     try:
         yield
     except CostModelError as error:
-        found = error.problems if isinstance(error, InputError) else (Problem(None, "", str(error)),)
-        for problem in found:
+        causes = error.problems if isinstance(error, InputError) else (Problem(None, "", str(error)),)
+        for problem in causes:
             named = problem.field if case.id in problem.field else f"{case.id}: {problem.field}".rstrip(": ")
             problems.append(replace(problem, location=problem.location or case.location, field=named))
 
@@ -237,14 +237,14 @@ def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Predic
     own = predictions[case.id]
     if own.infeasible is not None and not expected.metric.startswith(("memory.", "host_memory.", "model.", "routing.")):
         return _uncompared(case, expected, INFEASIBLE, own.infeasible)
-    found = own.value(expected.metric, case.conventions)
+    predicted = own.value(expected.metric, case.conventions)
     if expected.check in ("ratio", "ordering"):
-        found = _relative(found, case, expected, predictions)
-    if found.value is None:
+        predicted = _relative(predicted, case, expected, predictions)
+    if predicted.value is None:
         return _uncompared(case, expected, INFEASIBLE, f"nothing to compare: no {expected.metric}")
     published = 1.0 if expected.check == "ordering" else _single(expected)
     scored = expected.check in ("value", "ratio") and published
-    error = (found.value - published) / published if scored and published else None
+    error = (predicted.value - published) / published if scored and published else None
     return Comparison(
         id=case.id,
         publication=case.publication,
@@ -252,42 +252,42 @@ def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Predic
         metric=expected.metric,
         unit=_unit(expected),
         published=published,
-        predicted=found.value,
-        low=found.low,
-        high=found.high,
+        predicted=predicted.value,
+        low=predicted.low,
+        high=predicted.high,
         error=error,
-        verdict=PASS if _holds(expected, found.value, error) else FAIL,
+        verdict=PASS if _holds(expected, predicted.value, error) else FAIL,
         source=case.source.cite,
     )
 
 
-def _unscored(found: Comparison, case: Case) -> Comparison:
+def _unscored(comparison: Comparison, case: Case) -> Comparison:
     """Return the comparison of an identity, or of a case with assumed settings: shown and judged, never scored."""
     state, reason = (IDENTITY, case.identity) if case.identity else (ASSUMED, case.assumed)
-    return replace(found, error=None, state=state, reason=reason)
+    return replace(comparison, error=None, state=state, reason=reason)
 
 
-def _widened(found: Comparison, more: Mapping[str, tuple[float, float]]) -> Comparison:
+def _widened(comparison: Comparison, more: Mapping[str, tuple[float, float]]) -> Comparison:
     """Return a comparison whose interval has another independent term: log distances add up in quadrature."""
-    moved = more.get(going_with(found.metric or ""))
-    if moved is None or not found.predicted or not found.low or not found.high:
-        return found
-    down, up = math.log(found.predicted / found.low), math.log(found.high / found.predicted)
+    moved = more.get(going_with(comparison.metric or ""))
+    if moved is None or not comparison.predicted or not comparison.low or not comparison.high:
+        return comparison
+    down, up = math.log(comparison.predicted / comparison.low), math.log(comparison.high / comparison.predicted)
     return replace(
-        found,
-        low=found.predicted * math.exp(-math.hypot(down, moved[0])),
-        high=found.predicted * math.exp(math.hypot(up, moved[1])),
+        comparison,
+        low=comparison.predicted * math.exp(-math.hypot(down, moved[0])),
+        high=comparison.predicted * math.exp(math.hypot(up, moved[1])),
     )
 
 
-def _relative(found: Value, case: Case, expected: Expectation, predictions: Mapping[str, Prediction]) -> Value:
+def _relative(predicted: Value, case: Case, expected: Expectation, predictions: Mapping[str, Prediction]) -> Value:
     """Return a prediction over that of the baseline. Errors of the two are not independent, so without an interval."""
     if expected.baseline is None or expected.baseline not in predictions:
         hint = suggest(str(expected.baseline), list(predictions))
         raise InputError.single(f"no baseline case {expected.baseline!r} is compared here", hint=hint)
     metric = expected.baseline_metric or expected.metric
     other = predictions[expected.baseline].value(metric, case.conventions).value
-    return Value(None if found.value is None or not other else found.value / other, None, None)
+    return Value(None if predicted.value is None or not other else predicted.value / other, None, None)
 
 
 def _holds(expected: Expectation, value: float, error: float | None) -> bool:
@@ -340,11 +340,11 @@ def _summaries(named: Iterable[tuple[str, Comparison]]) -> list[Summary]:
     return [
         Summary(
             name,
-            len(found),
-            sum(one.verdict == PASS for _, one in found),
-            math.fsum(abs(error) for error, _ in found) / len(found),
-            median(abs(error) for error, _ in found),
-            math.fsum(error for error, _ in found) / len(found),
+            len(group),
+            sum(one.verdict == PASS for _, one in group),
+            math.fsum(abs(error) for error, _ in group) / len(group),
+            median(abs(error) for error, _ in group),
+            math.fsum(error for error, _ in group) / len(group),
         )
-        for name, found in sorted(groups.items())
+        for name, group in sorted(groups.items())
     ]

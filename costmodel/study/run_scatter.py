@@ -35,7 +35,7 @@ OF_CLASS = {"served_experts": "serving", "drafted": "serving", "first_token": "s
 
 
 class RunError(ValueRecord):
-    """One published time or rate of a whole run beside its prediction. All logs, of times.
+    """One published time or rate of a whole run and its prediction. All logs, of times.
 
     late: measured over predicted time, less the centre that the medians of its kernels give.
     down, up: ends of the interval of its kernels.
@@ -77,7 +77,7 @@ class Scales(Record):
     kernels: float = 1.0
 
     def half_width(self, row: RunError) -> float:
-        """Return half of the interval of a run beside its kernels'.
+        """Return half of the interval of a run without that of its kernels.
 
         D^2 = D_class^2 + sum over conditions b of (share_b D_b)^2
         """
@@ -92,7 +92,7 @@ class Scales(Record):
         return (self.kernels + (1.0 - self.kernels) * row.shares.get("roofline", 0.0)) * row.kernels
 
     def score(self, row: RunError) -> float:
-        """Return what an error leaves beside the kernels' interval, in half-widths."""
+        """Return what an error leaves besides the kernels' interval, in half-widths."""
         return float(np.sqrt(max(row.late**2 - self.of_kernels(row) ** 2, 0.0))) / self.half_width(row)
 
     def holds(self, row: RunError) -> bool:
@@ -106,13 +106,13 @@ def weights(rows: Sequence[RunError]) -> Array:
         sum = n (1 + r) / (n + r),   from 1, of one group of figures, to 1 + r, of very many
 
     n: groups of figures, which share a weight.
-    r: scatter inside publications over that between them (`scatter_ratio`), so that 1 / (1 + r) is how alike two
+    r: scatter inside publications over that between them (`scatter_ratio`), so that 1 / (1 + r) is how similar two
     figures of one publication are. [Kish, Survey Sampling, 1965, section 5.4].
     """
     errors: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         errors.setdefault((row.case_class, row.publication), []).append(row.late)
-    ratio = scatter_ratio([np.array(found) for found in errors.values() if len(found) > 1])
+    ratio = scatter_ratio([np.array(logs) for logs in errors.values() if len(logs) > 1])
     sizes = Counter((row.case_class, row.publication, row.group) for row in rows)
     groups = Counter((case_class, publication) for case_class, publication, _ in sizes)
     return np.array(
@@ -150,8 +150,8 @@ class Likelihood(Record):
     def __call__(self, x: npt.NDArray[np.float64]) -> tuple[float, Array]:
         """Return the cost at a point, and its slope."""
         last = 1 + self.of_class.shape[1]
-        apart, more, share = x[1:last], x[last:-1], float(np.exp(x[-1]))
-        scale = self.of_class @ np.exp(2.0 * (x[0] + apart))
+        of_classes, more, share = x[1:last], x[last:-1], float(np.exp(x[-1]))
+        scale = self.of_class @ np.exp(2.0 * (x[0] + of_classes))
         shown = share + (1.0 - share) * self.roofline
         variance = (shown * self.kernels) ** 2 + scale + self.shares @ (more**2)
         z = self.squares / variance
@@ -160,7 +160,7 @@ class Likelihood(Record):
         by_class = self.of_class.T @ (2.0 * slope * scale)
         by_share = 2.0 * share * float((slope * shown * (1.0 - self.roofline) * self.kernels**2).sum())
         gained = np.concatenate([[by_class.sum()], by_class, 2.0 * more * (self.shares.T @ slope), [by_share]])
-        widths = np.concatenate([np.full(len(apart), LOG_WIDTH), np.full(len(more), CONDITION), [KERNELS]])
+        widths = np.concatenate([np.full(len(of_classes), LOG_WIDTH), np.full(len(more), CONDITION), [KERNELS]])
         prior = np.concatenate([[0.0], x[1:] / widths**2])
         return 0.5 * float((x * prior).sum()) - float((self.weight * likely).sum()), prior - gained
 
@@ -183,11 +183,11 @@ def fit_scales(rows: Sequence[RunError]) -> Scales:
     used = [name for name in CONDITIONS if any(row.shares.get(name, 0.0) > 0.0 for row in rows)]
     cost = likelihood(rows, used)
     searches = (minimize(cost, cost.start(*at), jac=True, method="L-BFGS-B", bounds=cost.bounds()) for at in STARTS)
-    found = min(searches, key=lambda search: float(search.fun)).x
+    logs = min(searches, key=lambda search: float(search.fun)).x
     last = 1 + len(names)
-    classes = NORMAL * np.exp(found[0] + found[1:last])
-    more = dict(zip(used, (NORMAL * found[last:-1]).tolist(), strict=True))
-    return Scales(dict(zip(names, classes.tolist(), strict=True)), more, float(np.exp(found[-1])))
+    classes = NORMAL * np.exp(logs[0] + logs[1:last])
+    more = dict(zip(used, (NORMAL * logs[last:-1]).tolist(), strict=True))
+    return Scales(dict(zip(names, classes.tolist(), strict=True)), more, float(np.exp(logs[-1])))
 
 
 def likelihood(rows: Sequence[RunError], conditions: Sequence[str]) -> Likelihood:
@@ -217,9 +217,9 @@ class _Scored(Record):
         borrowed: independent figures as which runs of other classes count.
         """
         is_rare = case_class is None
-        alike = np.array([row.is_rare == is_rare for row in self.rows], dtype=bool)
-        own = alike & np.array([is_rare or row.case_class == case_class for row in self.rows], dtype=bool)
-        others = alike & ~own
+        same_kind = np.array([row.is_rare == is_rare for row in self.rows], dtype=bool)
+        own = same_kind & np.array([is_rare or row.case_class == case_class for row in self.rows], dtype=bool)
+        others = same_kind & ~own
         weight = np.where(own, self.weight, 0.0)
         if others.any():
             total = float(np.array(self.weight)[others].sum())
@@ -281,15 +281,15 @@ def conformal_scales(rows: Sequence[RunError]) -> Scales:
 
 def _scored(rows: Sequence[RunError], weight: Sequence[float], whole: Scales) -> _Scored:
     """Return the rows with their scores under scales without their publication. whole: those of all rows."""
-    found: list[tuple[RunError, float, float]] = []
+    scored: list[tuple[RunError, float, float]] = []
     for name in sorted({row.publication for row in rows}):
         rest = [row for row in rows if row.publication != name]
         if not rest:
             continue
         fitted = with_classes(fit_scales(rest), rows)
         scales = replace(fitted, conditions={**whole.conditions, **fitted.conditions})
-        found += [(row, scales.score(row), w) for row, w in zip(rows, weight, strict=True) if row.publication == name]
-    return _Scored([row for row, _, _ in found], [score for _, score, _ in found], [w for _, _, w in found])
+        scored += [(row, scales.score(row), w) for row, w in zip(rows, weight, strict=True) if row.publication == name]
+    return _Scored([row for row, _, _ in scored], [score for _, score, _ in scored], [w for _, _, w in scored])
 
 
 def marked(rows: Sequence[RunError]) -> list[RunError]:
@@ -303,8 +303,8 @@ def _is_untried(row: RunError, rows: Sequence[RunError]) -> bool:
 
 def tried(rows: Iterable[RunError]) -> list[str]:
     """Return the architectures of devices of which several publications have training steps."""
-    found = {(row.architecture, row.publication) for row in rows if row.case_class == "training"}
-    counts = Counter(architecture for architecture, _ in found)
+    pairs = {(row.architecture, row.publication) for row in rows if row.case_class == "training"}
+    counts = Counter(architecture for architecture, _ in pairs)
     return sorted(name for name, publications in counts.items() if publications > 1)
 
 

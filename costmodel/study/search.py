@@ -79,7 +79,7 @@ def settings(workload: Workload, result: SearchResult) -> dict[str, str]:
     """Return what the best layout sets that the workload does not, path -> text: `--set` of each gives that layout."""
     best, head = result.best[0].at, f"scenarios.{result.scenario}."
     paths = {name: head + name if name in (*OWN, *VARIED) else name for name in best}
-    found = {
+    settings_of = {
         paths[name]: _text(value, result.axes.get(paths[name], "count"))
         for name, value in best.items()
         if workload.start is not None or workload.resolved.value(paths[name]) != value
@@ -87,13 +87,13 @@ def settings(workload: Workload, result: SearchResult) -> dict[str, str]:
     scenario = workload.scenario(result.scenario)
     if workload.start is not None:  # of a model, whose layout and work would be chosen anew
         own = {name: getattr(scenario.plan, name, None) for name in WORK}
-        found = {**{head + name: f"{value:g}" for name, value in own.items() if value is not None}, **found}
+        settings_of = {**{head + name: f"{value:g}" for name, value in own.items() if value is not None}, **settings_of}
     if isinstance(scenario.plan, Training) and scenario.plan.stages is not None:
         number = best["parallel.pp"] * best["parallel.virtual"]
         sizes = stage_sizes(scenario.architecture, scenario.plan, number)
         if sizes != scenario.plan.stages:
-            found[head + "stages"] = str(list(sizes or ()))
-    return found
+            settings_of[head + "stages"] = str(list(sizes or ()))
+    return settings_of
 
 
 def _text(value: object, dimension: str) -> str:
@@ -199,14 +199,14 @@ def _note_the_cluster(request: SearchRequest, result: SearchResult, without: Seq
     larger = [f"{number:,}" for number, most in zip(without, has.tolist(), strict=True) if number > most]
     if not larger:
         return
-    told = f"{cluster.name} has {int(np.max(has)):,} devices"
+    has_only = f"{cluster.name} has {int(np.max(has)):,} devices"
     if len(larger) == len(request.devices):
         result.why = (
-            f"{told}, fewer than {' or '.join(larger)}: lower --devices or the degrees that --set fixes, or name a "
-            "larger cluster"
+            f"{has_only}, fewer than {' or '.join(larger)}: lower --devices or the degrees that --set fixes, or name "
+            "a larger cluster"
         )
     else:
-        result.notes = (*result.notes, f"{told}: {', '.join(larger)} were left out")
+        result.notes = (*result.notes, f"{has_only}: {', '.join(larger)} were left out")
 
 
 def _numbers(workload: Workload, scenario: str, devices: Sequence[int], sweep: Sweep | None) -> tuple[int, ...]:

@@ -43,14 +43,14 @@ _MOST_NEAR = 256  # layouts that have
 class _Rows(NamedTuple):
     """Points that may be among the best or on the front: their places in the grid, objective and rates."""
 
-    place: Indices
+    position: Indices
     score: Array
     rate: Array
     user: Array
 
     def select(self, rows: Indices) -> _Rows:
         """Return some of them."""
-        return _Rows(self.place[rows], self.score[rows], self.rate[rows], self.user[rows])
+        return _Rows(self.position[rows], self.score[rows], self.rate[rows], self.user[rows])
 
     def near(self, layout: Indices, others: int) -> _Rows:
         """Return the best of each layout at each value of the other axes, those near the best of all.
@@ -59,7 +59,7 @@ class _Rows(NamedTuple):
         others: points of the grid's other dimensions.
         """
         order = np.lexsort((-self.rate, self.score))
-        row, other = np.divmod(self.place[order], others)
+        row, other = np.divmod(self.position[order], others)
         first = np.sort(np.unique(layout[row] * others + other, return_index=True)[1])
         kept = order[first][:_MOST_NEAR]
         if not kept.size:
@@ -69,7 +69,7 @@ class _Rows(NamedTuple):
 
     def front(self) -> _Rows:
         """Return those that no other beats in both rates, the fastest for a user first."""
-        return self.select(np.array(list(front(np.arange(len(self.place)), self.rate, self.user)), dtype=np.intp))
+        return self.select(np.array(list(front(np.arange(len(self.position)), self.rate, self.user)), dtype=np.intp))
 
 
 class _Grid(Record):
@@ -79,13 +79,13 @@ class _Grid(Record):
     axes: Sequence[tuple[Axis, ...]]
     shape: tuple[int, ...]
 
-    def index(self, place: int) -> tuple[int, ...]:
+    def index(self, flat: int) -> tuple[int, ...]:
         """Return the position of a point on each dimension."""
-        return tuple(int(position) for position in np.unravel_index(place, self.shape))
+        return tuple(int(position) for position in np.unravel_index(flat, self.shape))
 
-    def at(self, place: int) -> dict[str, float | int]:
+    def at(self, position: int) -> dict[str, float | int]:
         """Return the layout and the values of all axes at a point."""
-        row, *others = self.index(place)
+        row, *others = self.index(position)
         values = {
             axis.path: axis.plain()[at] for together, at in zip(self.axes, others, strict=True) for axis in together
         }
@@ -96,13 +96,15 @@ class _Grid(Record):
         sizes = tuple(len(part) for part in places)
         columns_by_path: dict[str, Array] = {}
         for dimension, part in enumerate(places):
-            place = tuple(-1 if other == dimension else 1 for other in range(len(places)))
+            axis_shape = tuple(-1 if other == dimension else 1 for other in range(len(places)))
             columns = (
                 dict(zip(self.space.paths(head), self.space.columns.values(), strict=True))
                 if dimension == 0
                 else {axis.path: axis.values for axis in self.axes[dimension - 1]}
             )
-            columns_by_path |= {path: _flat(values[part].reshape(place), sizes) for path, values in columns.items()}
+            columns_by_path |= {
+                path: _flat(values[part].reshape(axis_shape), sizes) for path, values in columns.items()
+            }
         return columns_by_path
 
 
@@ -123,10 +125,10 @@ class _Found(Record):
         """Return some of the points in full."""
         return [
             candidate(
-                evaluate_point(single(self.scenario, self.grid.index(place)), self.calibration), self.grid.at(place),
-                score, goal,
+                evaluate_point(single(self.scenario, self.grid.index(position)), self.calibration),
+                self.grid.at(position), score, goal,
             )
-            for place, score in zip(rows.place.tolist(), rows.score.tolist(), strict=True)
+            for position, score in zip(rows.position.tolist(), rows.score.tolist(), strict=True)
         ]  # fmt: skip
 
 
@@ -152,10 +154,10 @@ def search_passes(request: SearchRequest, result: SearchResult, on_progress: OnP
     def part(number: int) -> OnProgress:
         return lambda share: on_progress((number + share) / (1 + len(finer)))
 
-    found = _searched(request, space, grid, result, part(0))
-    if found is None:
+    first_stage = _searched(request, space, grid, result, part(0))
+    if first_stage is None:
         return
-    stages = [found]
+    stages = [first_stage]
     for number, step in enumerate(finer, start=1):
         between = _between(stages, step)
         more = None if between is None else _searched(request, between, grid, result, part(number))
@@ -165,9 +167,9 @@ def search_passes(request: SearchRequest, result: SearchResult, on_progress: OnP
         [one for stage, row in chosen for one in stage.candidates(stage.near.select(row), request.goal)]
     )
     if FRONT[1] in PHASES[original.result_kind][1]:
-        result.front = front_of([*found.candidates(found.edge, request.goal), *result.best])
+        result.front = front_of([*first_stage.candidates(first_stage.edge, request.goal), *result.best])
     if not result.best:
-        note_memory(found.scenario, found.grid.shape, result)
+        note_memory(first_stage.scenario, first_stage.grid.shape, result)
 
 
 def _searched(
@@ -212,8 +214,8 @@ def _distinct(stages: Sequence[_Found]) -> list[tuple[_Found, Indices]]:
     best: dict[tuple[object, ...], tuple[float, float, int, int]] = {}
     for number, stage in enumerate(stages):
         near = stage.near
-        for row, place in enumerate(near.place.tolist()):
-            key = tuple(value for name, value in stage.grid.at(place).items() if name != BATCH)
+        for row, position in enumerate(near.position.tolist()):
+            key = tuple(value for name, value in stage.grid.at(position).items() if name != BATCH)
             one = (float(near.score[row]), -float(near.rate[row]), number, row)
             best[key] = min(best.get(key, one), one)
     return [(stages[number], np.array([row])) for _, _, number, row in sorted(best.values())]
@@ -228,10 +230,10 @@ def _between(stages: Sequence[_Found], step: float) -> Space | None:
     known = {tuple(stage.grid.space.at(row).items()) for stage in stages for row in range(stage.grid.space.size)}
     rows = []
     for stage, row in _distinct(stages)[: KEPT if step == 1.0 else _MOST_NEAR]:
-        at = stage.grid.space.at(stage.grid.index(int(stage.near.place[row[0]]))[0])
+        at = stage.grid.space.at(stage.grid.index(int(stage.near.position[row[0]]))[0])
         batch = float(at[BATCH])
-        reach = np.arange(-batch // 16.0, batch // 16.0 + 1.0) if step == 1.0 else batch * np.arange(-0.5, 1.0, step)
-        for value in np.unique(np.round(batch + reach)):
+        steps = np.arange(-batch // 16.0, batch // 16.0 + 1.0) if step == 1.0 else batch * np.arange(-0.5, 1.0, step)
+        for value in np.unique(np.round(batch + steps)):
             other = {**at, BATCH: int(value) if float(value).is_integer() else value}
             if value >= 1.0 and tuple(other.items()) not in known:
                 known.add(tuple(other.items()))
@@ -273,7 +275,7 @@ def _evaluate(request: SearchRequest, scenario: Scenario, calibration: Calibrati
 
 def _join(one: _Rows, other: _Rows) -> _Rows:
     return _Rows(
-        np.concatenate((one.place, other.place)),
+        np.concatenate((one.position, other.position)),
         *(np.concatenate(pair) for pair in zip(one[1:], other[1:], strict=True)),
     )
 

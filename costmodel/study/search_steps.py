@@ -231,11 +231,11 @@ def _placement(plan: Training) -> str | None:
     """Return how layers are placed where the scenario states its `stages`, null where it does not."""
     if plan.stages is None:
         return None
-    weights = {place: weight for place, weight in end_weights(plan).items() if weight}
+    weights = {stage: weight for stage, weight in end_weights(plan).items() if weight}
     names = {0: "the first stage's end", -1: "the last stage's end"}
     ends = " and ".join(
-        f"{names.get(place, f'the end on stage {place}')} weighs as much as {weight} layer{'s' * (weight > 1)}"
-        for place, weight in weights.items()
+        f"{names.get(stage, f'the end on stage {stage}')} weighs as much as {weight} layer{'s' * (weight > 1)}"
+        for stage, weight in weights.items()
     )
     spread = f"layers are spread evenly where {ends}, as there" if weights else "layers are spread evenly"
     return f"as the scenario states on {len(plan.stages)} stages; on other numbers {spread}"

@@ -147,9 +147,9 @@ def _evaluated(
     steps = [_steps(*parameter) for parameter in parameters]
     places = [slice(1 + at, 1 + at + len(_Steps._fields)) for at in range(0, sum(map(len, steps)), len(_Steps._fields))]
     columns = []
-    for place, (_, value, _), own in zip(places, parameters, steps, strict=True):
+    for index, (_, value, _), own in zip(places, parameters, steps, strict=True):
         column = np.full(places[-1].stop, value)
-        column[place] = own
+        column[index] = own
         columns.append(column)
     result = workload.evaluate(scenario, vary={tuple(path for path, _, _ in parameters): tuple(columns)})
     size = len(columns[0])

@@ -19,7 +19,7 @@ FIRST_COLUMN = b"request_id,"  # what such a table begins with
 
 
 class ServedRequests(Record):
-    """Requests in order of arrival, NaN where one was turned away or has no such time [s].
+    """Requests in order of arrival, NaN where one was rejected or has no such time [s].
 
     arrival, scheduled, end: moments.
     ttft, tpot, latency: as its client sees them.

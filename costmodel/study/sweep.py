@@ -37,7 +37,7 @@ RESERVED = ("scenario", "fits", "verdict", "reason", "meets", "devices")
 
 
 class Wanted(Record):
-    """What is asked of every point beside its metrics. derived: name -> formula; constraints: conditions that hold."""
+    """What is asked of every point besides its metrics. derived: name -> formula; constraints: conditions that hold."""
 
     derived: Mapping[str, str]
     constraints: tuple[str, ...] = ()
@@ -165,13 +165,13 @@ class Sweep(Record, dict=True):
         known = self._known
         formulas: dict[str, Expression] = {}
         for name, text in self.wanted.derived.items():
-            place = Location(f"derived {name}")
+            location = Location(f"derived {name}")
             if not name.isidentifier() or name in (*known, *RESERVED):
                 raise InputError.single(
                     "cannot be a derived metric's name", hint="write another, of letters, digits and _", field=name,
-                    location=place,
+                    location=location,
                 )  # fmt: skip
-            formulas[name] = read_expression(text, [*known, *formulas], place)
+            formulas[name] = read_expression(text, [*known, *formulas], location)
         return formulas
 
     @cached_property
@@ -233,8 +233,8 @@ class Sweep(Record, dict=True):
             each for each in hardware
             if not any(isinstance(one, np.ndarray) for one in (each.price.rental, each.price.purchase))
         ]  # fmt: skip
-        told = [{"device": each.name, "price": price_facts(each)} for each in known]
-        return quotes(sorted(told, key=lambda each: str(each["device"])), "rental")
+        facts = [{"device": each.name, "price": price_facts(each)} for each in known]
+        return quotes(sorted(facts, key=lambda each: str(each["device"])), "rental")
 
 
 def _reason(error: InputError, scenario: str) -> str:
@@ -301,7 +301,7 @@ def plan_sweep(
             f"the structural axes have {structures:,} combinations, {MOST_STRUCTURES:,} are the most",
             hint="name one --scenario, or sweep a part at a time", field="--vary",
         )  # fmt: skip
-    _ = sweep.constraints, sweep.structures  # what is wrong with them is told before the work
+    _ = sweep.constraints, sweep.structures  # what is wrong with them is stated before the work
     return sweep
 
 
@@ -336,7 +336,7 @@ def _number(workload: Workload, request: Request, scenario: str) -> NumberType |
     path, head = request.path, f"scenarios.{scenario}."
     try:
         if path.startswith("scenarios.") and not is_of(path.split(".")[1], scenario):
-            workload.resolved.value(path)  # a misspelt scenario is told as such
+            workload.resolved.value(path)  # a misspelt scenario is an error of its own
             raise InputError.single(f"is not a field of scenario {scenario}", hint="name its own, or leave it out")
         if path == "model":
             return None
@@ -352,16 +352,16 @@ def _check_places(workload: Workload, requests: Sequence[Request], scenarios: Se
     for scenario in scenarios:
         taken = {_place(path, names, scenario): f"--set {path}" for path in workload.asked()["changes"]}
         for request in requests:
-            place = _place(request.path, names, scenario)
-            if place in taken:
+            target = _place(request.path, names, scenario)
+            if target in taken:
                 raise InputError.single(
-                    f"stands for the same field as {taken[place]}", hint="keep one of them", field=request.path,
+                    f"stands for the same field as {taken[target]}", hint="keep one of them", field=request.path,
                     location=request.label,
                 )  # fmt: skip
-            taken[place] = f"--vary {request.path}"
+            taken[target] = f"--vary {request.path}"
 
 
 def _place(path: str, names: Sequence[str], scenario: str) -> tuple[str, tuple[str, ...]] | None:
     """Return what a path changes in a scenario, null where it changes another."""
-    place = locate(path, names).for_number()
-    return (place.document, place.path) if place.is_in(scenario) else None
+    target = locate(path, names).for_number()
+    return (target.document, target.path) if target.is_in(scenario) else None

@@ -31,15 +31,15 @@ def encode(columns: Columns, form: str, counts: Collection[str]) -> bytes:
     return _parquet(columns, counts) if form == PARQUET else _csv(columns, counts)
 
 
-def decode(data: bytes, form: str, place: Location) -> Columns:
+def decode(data: bytes, form: str, location: Location) -> Columns:
     """Return the columns of a part: those of numbers as floats, others as text. Raises InputError on other bytes."""
     try:
-        return _from_parquet(data, place) if form == PARQUET else _from_csv(data)
+        return _from_parquet(data, location) if form == PARQUET else _from_csv(data)
     except InputError:
         raise
     except Exception as error:  # polars has errors of its own
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError.single(f"cannot be read: {told}", hint="run the sweep again", location=place) from None
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError.single(f"cannot be read: {message}", hint="run the sweep again", location=location) from None
 
 
 def _csv(columns: Columns, counts: Collection[str]) -> bytes:
@@ -84,12 +84,12 @@ def _parquet(columns: Columns, counts: Collection[str]) -> bytes:
     return target.getvalue()
 
 
-def _from_parquet(data: bytes, place: Location) -> Columns:
+def _from_parquet(data: bytes, location: Location) -> Columns:
     try:
         import polars
     except ImportError:
         raise InputError.single(
-            "is a Parquet file, which needs polars", hint="install costmodel[sweep]", location=place
+            "is a Parquet file, which needs polars", hint="install costmodel[sweep]", location=location
         ) from None
     frame = polars.read_parquet(io.BytesIO(data))
     return {

@@ -65,12 +65,12 @@ def _of_a_figure(
     lengths = [len(scans[row]) for row in rows]
     begins = 1 + np.cumsum([0, *lengths])
     columns = np.repeat(units[rows][:, None], int(begins[-1]), axis=1)
-    for place, row in enumerate(rows):
-        columns[place, begins[place] : begins[place + 1]] = scans[row]
+    for index, row in enumerate(rows):
+        columns[index, begins[index] : begins[index + 1]] = scans[row]
     lows, highs = np.array([terms[at].span for at in one.of]).T[..., None]
     costs = soft(one.gap + responses.of(one, one.of).at(lows + columns * (highs - lows)))
-    for place, row in enumerate(rows):
-        yield row, costs[begins[place] : begins[place + 1]] - costs[0]
+    for index, row in enumerate(rows):
+        yield row, costs[begins[index] : begins[index + 1]] - costs[0]
 
 
 def _reach(distances: Array, rises: Array) -> float:

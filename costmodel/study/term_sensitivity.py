@@ -103,10 +103,10 @@ class Responses(MutableRecord, eq=False):
             grids = moved(one.case, of, self.terms, points, self.library)
             shape = tuple(map(len, nodes))
             self._known[key] = {
-                name: Response(nodes, np.exp(sign * (found[1:] - found[0])).reshape(shape), sign < 0.0)
+                name: Response(nodes, np.exp(sign * (grid_logs[1:] - grid_logs[0])).reshape(shape), sign < 0.0)
                 for name, grid in grids.items()
                 if name in TIMES | RATES
-                for found, sign in ((logs(grid), -1.0 if name in RATES else 1.0),)
+                for grid_logs, sign in ((logs(grid), -1.0 if name in RATES else 1.0),)
             }
         return self._known[key][one.metric]
 
@@ -134,11 +134,11 @@ def moves(
     for row, at in enumerate(known):
         points[row, 1 + 2 * row : 3 + 2 * row] = ends[at]
     try:
-        found = moved(case, known, terms, points, library)
+        grids = moved(case, known, terms, points, library)
     except CostModelError:
         return {}
     result = {}
-    for name, grid in found.items():
+    for name, grid in grids.items():
         with np.errstate(invalid="ignore"):  # of a metric that is zero, such as a bubble
             change = logs(grid)[2:] - logs(grid)[1]
         pairs = np.where(np.isfinite(change), change, 0.0).reshape(-1, 2)

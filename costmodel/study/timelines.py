@@ -1,4 +1,4 @@
-"""Timelines read back from trace files, and a predicted one beside a measured one, class by class of operators."""
+"""Timelines read back from trace files, and a predicted one next to a measured one, class by class of operators."""
 
 from __future__ import annotations
 

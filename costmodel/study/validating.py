@@ -147,9 +147,9 @@ def is_unseen(one: Comparison) -> bool:
 
 
 def judge(figures: Sequence[ScoredValue], asked: AccuracyTargetFile) -> Judged:
-    """Return what was asked of some figures beside what they show. The verdict is that of the unseen figures."""
-    found = [one for one in chosen(figures, asked.figures) if is_unseen(one.unseen)]
-    before, without = (errors_of(column) for column in columns(found))
+    """Return what was asked of some figures besides what they show. The verdict is that of the unseen figures."""
+    chosen_figures = [one for one in chosen(figures, asked.figures) if is_unseen(one.unseen)]
+    before, without = (errors_of(column) for column in columns(chosen_figures))
     stated, unseen = (None if each is None else getattr(each, asked.statistic) for each in (before, without))
     bar = float(asked.bar)
     reached = unseen is not None and (unseen >= bar if asked.statistic == "inside" else unseen <= bar)
@@ -173,11 +173,14 @@ def settings(case: Case) -> dict[str, str]:
     scenario: dict[str, Any] = to_python(case.scenario)
     if isinstance(scenario.get("model"), dict):
         scenario["model"] = scenario["model"].get("name", "")
-    found = {**_flat({key: value for key, value in scenario.items() if key != "set"}), **_flat(scenario.get("set", {}))}
-    found |= {path: str(value) for path, value in case.overrides.items()}
-    found = {_short(path): value for path, value in found.items()}
-    sizes = [int(found.get(key, "1")) for key in ("tp", "pp", "dp", "cp") if found.get(key, "1").isdigit()]
-    return found | ({"devices": str(int(np.prod(sizes)))} if "dp" in found or "tp" in found else {})
+    stated = {
+        **_flat({key: value for key, value in scenario.items() if key != "set"}),
+        **_flat(scenario.get("set", {})),
+    }
+    stated |= {path: str(value) for path, value in case.overrides.items()}
+    stated = {_short(path): value for path, value in stated.items()}
+    sizes = [int(stated.get(key, "1")) for key in ("tp", "pp", "dp", "cp") if stated.get(key, "1").isdigit()]
+    return stated | ({"devices": str(int(np.prod(sizes)))} if "dp" in stated or "tp" in stated else {})
 
 
 def _flat(tree: object, path: str = "") -> dict[str, str]:

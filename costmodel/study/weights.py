@@ -10,7 +10,7 @@ import numpy as np
 from costmodel.quantities import Array
 
 NORMAL = 1.4826  # standard deviation of normal numbers over their median absolute deviation
-FEWEST = 3  # publications of several figures from which a scatter between publications is told
+FEWEST = 3  # publications of several figures from which a scatter between publications is estimated
 MOST = 40.0  # of a ratio of variances: beyond it publications do not differ, and figures count alike
 
 
@@ -34,7 +34,7 @@ def weights_of(publications: Sequence[str], errors: Sequence[float]) -> Array:
     by_publication: defaultdict[str, list[float]] = defaultdict(list)
     for name, error in zip(publications, errors, strict=True):
         by_publication[name].append(error)
-    ratio = scatter_ratio([np.array(found) for found in by_publication.values() if len(found) > 1])
+    ratio = scatter_ratio([np.array(logs) for logs in by_publication.values() if len(logs) > 1])
     return np.array([1.0 / (len(by_publication[name]) + ratio) for name in publications])
 
 
@@ -42,8 +42,8 @@ def scatter_ratio(several: Sequence[Array]) -> float:
     """Return the variance inside a publication over that between publications, as `weights_of` has it."""
     if len(several) < FEWEST:
         return 0.0
-    medians = np.array([np.median(found) for found in several])
-    deviations = [np.median(np.abs(found - median)) for found, median in zip(several, medians, strict=True)]
+    medians = np.array([np.median(logs) for logs in several])
+    deviations = [np.median(np.abs(logs - median)) for logs, median in zip(several, medians, strict=True)]
     inside = float(np.mean((NORMAL * np.array(deviations)) ** 2))
-    between = float(np.var(medians, ddof=1)) - inside * float(np.mean([1.0 / len(found) for found in several]))
+    between = float(np.var(medians, ddof=1)) - inside * float(np.mean([1.0 / len(logs) for logs in several]))
     return 0.0 if not inside else inside / max(between, inside / MOST)

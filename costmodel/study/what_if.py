@@ -98,14 +98,13 @@ class Worth(ValueRecord):
 def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile]) -> list[Worth]:
     """Return what each lever that a scenario could have is worth in it, in the order given.
 
-    Raises InputError on an unknown scenario. A lever without meaning there is told as refused.
-    """
+    Raises InputError on an unknown scenario. A lever without meaning there is stated as refused."""
     chosen = workload.scenario(scenario)
     metric = PHASES[chosen.result_kind][0]
-    found = _run(workload, scenario, metric)
-    if isinstance(found, str):
-        raise InputError.single(f"scenario {scenario} cannot run: {found}", field="--scenario")
-    base, before = found
+    outcome = _run(workload, scenario, metric)
+    if isinstance(outcome, str):
+        raise InputError.single(f"scenario {scenario} cannot run: {outcome}", field="--scenario")
+    base, before = outcome
     whole = Whole(chosen.plan.phase, base, before.breakdown())
     listed: list[Worth] = []
     kept: dict[str, Any] = {}
@@ -129,7 +128,7 @@ def _worth(
     whole, before = base
     value = whole.headline
 
-    def told(refused: str, changes: Mapping[str, Any]) -> Worth:
+    def refusal(refused: str, changes: Mapping[str, Any]) -> Worth:
         return Worth(lever.term, scenario, metric, changes, value, refused=refused, limit=lever.limit, cite=lever.cite)
 
     try:
@@ -137,15 +136,15 @@ def _worth(
         changed = workload.changed(changes, [scenario])
         has_it = same(workload, changed, changes)
     except InputError as error:  # also of what the hardware lacks altogether, such as a NIC
-        return told(reason_of(error, scenario), {})
+        return refusal(reason_of(error, scenario), {})
     if has_it:
-        return told(_HAS_IT, changes)
+        return refusal(_HAS_IT, changes)
     if exchanges_otherwise(workload, changed, scenario, changes):
-        return told(no_all_to_all(workload.scenario(scenario)), changes)
-    found = _run(changed, scenario, metric)
-    if isinstance(found, str):
-        return told(found, changes)
-    after, altered = found
+        return refusal(no_all_to_all(workload.scenario(scenario)), changes)
+    outcome = _run(changed, scenario, metric)
+    if isinstance(outcome, str):
+        return refusal(outcome, changes)
+    after, altered = outcome
     own = {
         path.removeprefix(f"scenarios.{scenario}."): (_read(workload, path), _read(changed, path)) for path in changes
     }
@@ -239,10 +238,10 @@ def _run(workload: Workload, scenario: str, metric: str) -> tuple[float, Evaluat
 def _together(workload: Workload, scenario: str, changes: Mapping[str, Any], metric: str) -> float | None:
     """Return the headline with some changes, null where it cannot run or where they contradict each other."""
     try:
-        found = _run(workload.changed(changes, [scenario]), scenario, metric)
+        outcome = _run(workload.changed(changes, [scenario]), scenario, metric)
     except InputError:
         return None
-    return None if isinstance(found, str) else found[0]
+    return None if isinstance(outcome, str) else outcome[0]
 
 
 def change_interval(before: Evaluation, after: Evaluation, metric: str, point: float) -> tuple[float, float] | None:

@@ -184,7 +184,7 @@ def _bmm(tensors: list[list[int]], _: Sequence[Any]) -> Sizes | None:
 def _attention(causal_at: int, first: int = 0, op: str = "") -> Sizing:
     """Return the columns of attention over [batch, heads, tokens, width].
 
-    causal_at: place of `is_causal` among the arguments.
+    causal_at: position of `is_causal` among the arguments.
     first: of the queries among the tensors.
     """
 

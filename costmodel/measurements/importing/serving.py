@@ -40,7 +40,7 @@ def is_benchmark(document: Any) -> bool:
 def read_benchmark(path: Path, shown: str) -> Benchmark:
     """Return the figures of a benchmark's JSON file, or of the only run of a JSON-lines file.
 
-    Raises MeasurementError with the place where the file is missing, truncated, no benchmark, or holds several runs.
+    Raises MeasurementError with the location where the file is missing, truncated, no benchmark, or holds several runs.
     """
     text = read_bytes(path, shown).decode("utf-8", errors="replace")
     lines = [line for line in text.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Short texts in or beside round markers, where they cover neither each other nor other markers."""
+"""Short texts in or next to round markers, where they cover neither each other nor other markers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _half_size(
 
 
 def _box(centre: Any, offset: tuple[float, float], half: tuple[float, float], dot: float) -> Bbox:
-    """Return the box of a centred text, `offset` points away from a marker's centre."""
+    """Return the box of a centred text, `offset` points from a marker's centre."""
     x, y = centre[0] + offset[0] * dot, centre[1] + offset[1] * dot
     return Bbox.from_extents(x - half[0], y - half[1], x + half[0], y + half[1])
 

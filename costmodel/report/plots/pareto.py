@@ -1,4 +1,4 @@
-"""The layouts that a search found: the Pareto front of two rates, and the best ones side by side."""
+"""The layouts of a search: the Pareto front of two rates, and the best ones side by side."""
 
 from __future__ import annotations
 

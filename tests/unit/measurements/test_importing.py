@@ -225,7 +225,7 @@ def test_text_of_nccl_tests_is_read_line_by_line(tmp_path):
     assert set(table.number("world_size")) == {4}
     assert set(table.number("gpus_per_node")) == {2}
     assert table.text("device")[0] == "NVIDIA H100 80GB HBM3"
-    assert str(table.place(0)).endswith("all_reduce_perf.txt:13")
+    assert str(table.location(0)).endswith("all_reduce_perf.txt:13")
 
 
 def test_the_test_is_named_by_the_output_before_the_file(tmp_path):

@@ -167,8 +167,8 @@ def test_rows_know_their_file_and_line(tmp_path):
     write(tmp_path, "a.csv", HEADER + "1,CHIP,gemm,bf16,8,4,16,1,,\n2,CHIP,gemm,bf16,8,4,16,2,,\n")
     write(tmp_path, "b.csv", HEADER + "3,CHIP,gemm,bf16,8,4,16,3,,\n")
     table = read_tables(tmp_path)
-    assert [str(table.place(row)).rpartition("/")[2] for row in range(3)] == ["a.csv:2", "a.csv:3", "b.csv:2"]
-    assert str(table.take(np.array([2])).place(0)).endswith("b.csv:2")
+    assert [str(table.location(row)).rpartition("/")[2] for row in range(3)] == ["a.csv:2", "a.csv:3", "b.csv:2"]
+    assert str(table.take(np.array([2])).location(0)).endswith("b.csv:2")
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_more_devices_than_the_cluster_has_are_left_out_by_name(small: costmodel
     goal = goal_of(pod, "selective")
     some = search(pod, "selective", goal, (8, most + 8))
     assert some.best[0].devices == 8
-    assert [note for note in some.told if "left out" in note] == [
+    assert [note for note in some.all_notes if "left out" in note] == [
         f"a100-superpod has {most:,} devices: {most + 8:,} were left out"
     ]
     none = search(pod, "selective", goal, (most + 8,))
@@ -228,7 +228,7 @@ def test_more_devices_than_the_cluster_has_are_left_out_by_name(small: costmodel
     assert f"has {most:,} devices, fewer than {most + 8:,}" in (none.why or "")
     several = search(small, "selective", goal, (16,))
     assert several.best[0].devices == 16
-    assert not [note for note in several.told if "left out" in note]
+    assert not [note for note in several.all_notes if "left out" in note]
 
 
 @pytest.mark.parametrize("phase", ["training", "decode"])
@@ -243,7 +243,9 @@ def test_progress_only_grows_up_to_the_whole(small: costmodel.Workload, phase: s
 
 def test_a_step_that_arithmetic_hardly_limits_says_what_does(small: costmodel.Workload) -> None:
     slow = small.changed({"hardware.node.device.links.nvlink.bandwidth": "20 GB/s"})
-    (note,) = [each for each in search(slow, "selective", goal_of(slow, "selective"), [16]).told if "mfu is" in each]
+    (note,) = [
+        each for each in search(slow, "selective", goal_of(slow, "selective"), [16]).all_notes if "mfu is" in each
+    ]
     assert "network" in note
     assert "global_batch" in note
 
@@ -253,8 +255,8 @@ def test_a_search_says_once_what_a_result_of_its_best_layout_says(small: costmod
     found = search(small, "selective", goal, (8, 16))
     best = small.changed(settings(small, found)).points()["selective"]
     assert best.notes
-    assert set(best.notes) <= set(found.told)
-    assert len(set(found.told)) == len(found.told)
+    assert set(best.notes) <= set(found.all_notes)
+    assert len(set(found.all_notes)) == len(found.all_notes)
 
 
 def test_a_search_of_decoding_gives_the_best_rate_under_a_limit_and_the_front() -> None:
