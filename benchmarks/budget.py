@@ -11,7 +11,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,9 @@ import yaml
 
 import costmodel
 from benchmarks.processor_time import UNIT, command_seconds, seconds, unit_seconds
-from costmodel.records import fields
+from costmodel.analytic.grid import evaluate_single
+from costmodel.records import fields, replace
+from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Framework
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +54,8 @@ def counts() -> Iterator[Figure]:
     yield Figure("decisions", len(list((ROOT / "docs/decisions").glob("0*.md"))), limits["decisions"], "pages")
     yield Figure("fields of Framework", len(fields(Framework)), limits["framework"], "fields")
     yield Figure(f"modules of `{' '.join(COMMAND)}`", modules(), limits["modules"], "modules")
-    yield Figure(f"Python calls of a point of {WORKLOAD}'s {SCENARIO}", calls(), limits["calls"], "calls")
+    for kind, count in zip(("a point", "a point of new sizes"), calls(), strict=True):
+        yield Figure(f"Python calls of {kind} of {WORKLOAD}'s {SCENARIO}", count, limits["calls"][kind], "calls")
 
 
 def times() -> Iterator[Figure]:
@@ -89,10 +92,19 @@ def modules() -> int:
     return int(ran.stdout.splitlines()[-1])
 
 
-def calls() -> int:
-    """Return how many Python functions one evaluation of a point calls, its calibration read before."""
+def calls() -> tuple[int, int]:
+    """Return how many Python functions a point calls, evaluated again and with sequences of another length."""
     workload = costmodel.load(WORKLOAD, scenarios=[SCENARIO])
-    workload.evaluate(SCENARIO)
+    chosen = workload.scenario(SCENARIO)
+    assert isinstance(chosen.plan, Training)
+    shorter = replace(chosen, plan=replace(chosen.plan, sequence=chosen.plan.sequence / 2.0))
+    fits = workload.calibration(chosen)
+    evaluate_single(chosen, fits)
+    return _counted(lambda: evaluate_single(chosen, fits)), _counted(lambda: evaluate_single(shorter, fits))
+
+
+def _counted(run: Callable[[], object]) -> int:
+    """Return how many Python functions a run calls."""
     count = 0
 
     def counting(_frame: object, event: str, _argument: object) -> None:
@@ -102,7 +114,7 @@ def calls() -> int:
     before = sys.getprofile()
     sys.setprofile(counting)
     try:
-        workload.evaluate(SCENARIO)
+        run()
     finally:
         sys.setprofile(before)
     return count
