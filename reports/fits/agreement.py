@@ -13,30 +13,21 @@ of the least quantile loss at 80 %, each `family/variant` of a device with the s
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
 
-from costmodel.calibration.fit_files import AGREEMENT, default_framework, read
+from costmodel.calibration.fit_files import AGREEMENT, default_framework
 from costmodel.calibration.fit_selection import Chooser
 from costmodel.calibration.row_times import times_of
 from costmodel.cost.calibration import JoinedFit
 from costmodel.cost.operator_time import operator_time
-from costmodel.fitting.run_plan import KIND, PLAN
-from costmodel.measurements.origins import origins, repositories
-from costmodel.measurements.row_group import Catalogue
-from costmodel.measurements.tables import read_tables
+from costmodel.fitting.run_plan import KIND
 from costmodel.quantities import Array
 from costmodel.records import Record
-from costmodel.schema.fit_plan import FitPlanFile
-from costmodel.schema.references import Library
-from costmodel.schema.whole_files import write_whole
-from reports.fits.backcasts import Measured
-from reports.fits.half_widths import family_lines, source_lines
+from reports.fits.backcasts import Backcasts
+from reports.fits.measured import Origin, calibration, options, publish, spread_lines
 
 INSIDE = 0.8  # of measured times, in an interval
 
@@ -60,7 +51,7 @@ class Joined(Record):
         return np.hypot(claimed * self.expected, apart * self.apart)
 
 
-def joined_of(measured: Measured, device: str) -> Iterator[Joined]:
+def joined_of(measured: Backcasts, device: str) -> Iterator[Joined]:
     """Yield the kernels of a device that several fits answer for while its own are hidden."""
     chooser, framework = Chooser(device, measured.path, frozenset({device})), default_framework(measured.path)
     found: dict[str, list[tuple[Array, Array, Array]]] = {}
@@ -103,40 +94,28 @@ def render(cases: Sequence[Joined], rests_on: Sequence[str], command: str) -> st
         held_out += [each.inside(*others) for each in own]
         before += [each.inside(1.0, 0.0) for each in own]
     rows = sum(len(each.errors) for each in cases)
-    lines = [
-        "schema: costmodel/calibration@1", f"name: {AGREEMENT}", "device: null", "basis: fitted",
-        "families:                                        # of half an interval: as high is over one, a logarithm",
-    ]  # fmt: skip
+    lines: list[str] = []
     shares = agreement_of(cases)
     for name, share in zip(("claimed", "apart"), shares, strict=True):
-        lines += family_lines(name, share, rows)
+        lines += spread_lines(name, share, rows)
     note = (
         f"Made by `{command}`.",
         f"{len(cases)} kinds of kernels of {len(devices)} devices, each hidden by itself. Of a device that the",
         f"two numbers have not seen intervals hold {100 * np.mean(held_out):.0f} % in the mean of the kinds,",
         f"{100 * np.mean(before):.0f} % with what the leading fit expects of itself.",
     )
-    return "\n".join([*lines, *source_lines(rests_on, note)]) + "\n"
+    comment = "of half an interval: as high is over one, a logarithm"
+    return calibration(AGREEMENT, lines, Origin(note, "derived", rests_on), comment=comment)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit how the error of joined fits follows from their agreement."""
-    parser = argparse.ArgumentParser(prog="python -m reports.fits.agreement", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
-    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
-    parser.add_argument("--every", type=int, default=16, help="take every so many-th row of the tables")
-    chosen = parser.parse_args(arguments)
-    table = read_tables(chosen.measurements)
-    table = table.take(np.arange(len(table)) % chosen.every == 0)
-    plan = read(Library(()), "fit_plans", PLAN, FitPlanFile)
-    measured = Measured(table, plan, Catalogue(), ())
-    devices = dict.fromkeys(file.device[len(KIND) :] for file in plan.implementations)
-    cases = [each for device in devices for each in joined_of(measured, device)]
+    chosen = options("fits.agreement", main, "calibration file", every=16).parse_args(arguments)
+    measured = Backcasts.read(chosen.measurements, chosen.every)
+    cases = [each for device in measured.planned for each in joined_of(measured, device)]
     every = f"--every {chosen.every}"
     command = f"python -m reports.fits.agreement MEASUREMENTS {every} --output {chosen.output.as_posix()}"
-    text = render(cases, origins(table, repositories(chosen.measurements)), command)
-    write_whole(chosen.output, [text.encode()])
-    sys.stdout.write(text)
+    publish(chosen.output, render(cases, measured.rests_on, command))
 
 
 if __name__ == "__main__":

@@ -9,27 +9,22 @@ hidden architecture: `reports.fits.prior` and `reports.fits.transfer` take `--wi
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.fit_files import default_framework, read
+from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.calibration.row_times import Choice, times_of, variant_of
-from costmodel.fitting.run_plan import KIND, PLAN, rows_of
-from costmodel.fitting.samples import RowMask
-from costmodel.measurements.row_group import Catalogue, OperatorRows
-from costmodel.measurements.row_mapping import map_rows
-from costmodel.measurements.tables import Table, join, read_tables
+from costmodel.fitting.run_plan import KIND
+from costmodel.measurements.row_group import OperatorRows
+from costmodel.measurements.tables import Table
 from costmodel.quantities import Array
 from costmodel.records import Record
 from costmodel.schema.files import list_names
-from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
-from costmodel.schema.references import Library
-from costmodel.schema.whole_files import write_whole
+from costmodel.schema.fit_plan import ImplementationFile
+from reports.fits.measured import Measured, options, publish
 from reports.fits.prior import FAMILIES
 from reports.fits.transfer import OWN_KIND
 
@@ -64,13 +59,13 @@ class Found(Record):
         return float(np.exp(np.median(self.high - self.low) / 2.0))
 
 
-class Measured(Record):
-    """Measurements, the plan of which rows are of which implementation, and where files are searched first."""
+class Backcasts(Measured):
+    """Measured rows beside what `predict` says of them while the fits of some devices are hidden."""
 
-    table: Table
-    plan: FitPlanFile
-    catalogue: Catalogue
-    path: Sequence[Path]
+    def of_architecture(self, name: str) -> frozenset[str]:
+        """Return the devices of an architecture."""
+        known = self.catalogue
+        return frozenset(each for each in list_names("devices") if known.device(each).architecture == name)
 
     def backcast(self, device: str, hidden: frozenset[str]) -> Iterator[Found]:
         """Yield the errors of every `family/variant` of a device while the fits of some are hidden."""
@@ -92,21 +87,13 @@ class Measured(Record):
 
     def chosen(self, file: ImplementationFile, chooser: Chooser) -> Iterator[tuple[str, OperatorRows, Table, Choice]]:
         """Yield (family/variant, operators, their table, fits that answer) of the rows of an implementation."""
-        rows = self.table.take(self.is_of(file.device[len(KIND) :]) & rows_of(file, self.table))
-        mapped, _ = map_rows(rows, self.catalogue)
+        rows, mapped = self.parts(file)
         for part in mapped:
             key = f"{part.family}/{variant_of(part)}"
             is_own = file.library == OWN_KIND and part.family.startswith("attention")
             if part.family in FAMILIES and not is_own and {key, part.family} & set(file.families):
                 said = (str(rows.text(column)[part.rows[0]]) for column in ("framework", "kernel", "timing"))
                 yield key, part, rows, chooser.choose(part.family, variant_of(part), Kernel(*said))
-
-    def is_of(self, device: str) -> RowMask:
-        """Return a mask of the rows of a device."""
-        names = self.table.text("device").astype(str)
-        own = [name for name in np.unique(names) if self.catalogue.name(name) == device]
-        mask: RowMask = np.isin(names, own)
-        return mask
 
 
 def lines_of(title: str, cases: Sequence[Found]) -> list[str]:
@@ -126,23 +113,14 @@ def lines_of(title: str, cases: Sequence[Found]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Predict the rows of devices whose fits are hidden; write the page."""
-    parser = argparse.ArgumentParser(prog="python -m reports.fits.backcasts", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
-    parser.add_argument("--table", type=Path, required=True, help="page to write")
-    parser.add_argument("--every", type=int, default=16, help="take every so many-th row of the tables")
-    parser.add_argument("--path", type=Path, action="append", default=[], help="prior and steps made without it")
-    chosen = parser.parse_args(arguments)
-    table = join([read_tables(path) for path in chosen.measurements])
-    table = table.take(np.arange(len(table)) % chosen.every == 0)
-    plan, catalogue = read(Library(()), "fit_plans", PLAN, FitPlanFile), Catalogue()
-    known, apart = Measured(table, plan, catalogue, ()), Measured(table, plan, catalogue, chosen.path)
-    devices = dict.fromkeys(file.device[len(KIND) :] for file in plan.implementations)
-    new = frozenset(
-        name for name in list_names("devices") if catalogue.device(name).architecture == NEW
-    )  # fmt: skip
+    asked = options("fits.backcasts", main, table=Path("reports/backcasts.md"), every=16, path=[])
+    chosen = asked.parse_args(arguments)
+    known = Backcasts.read(chosen.measurements, chosen.every)
+    apart = Backcasts(known.table, known.plan, chosen.path)
+    new = known.of_architecture(NEW)
     one_by_one = [each for name in DIE for each in known.backcast(name, frozenset({name}))]
     balance = [each for name in BALANCE for each in known.backcast(name, frozenset({name}))]
-    without = [each for name in devices if name in new for each in apart.backcast(name, new)]
+    without = [each for name in known.planned if name in new for each in apart.backcast(name, new)]
     lines = [
         "# Predicting devices without their fits", "", f"Made by `{COMMAND} --every {chosen.every}`.", "",
         "Rows of a device predicted as `predict` does for one without any, while its fits are hidden.",
@@ -151,9 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *lines_of("Without the device, of another balance of peak and bandwidth", balance),
         *lines_of("Without all devices of Blackwell", without),
     ]  # fmt: skip
-    text = "\n".join(lines) + "\n"
-    write_whole(chosen.table, [text.encode("utf-8")])
-    sys.stdout.write(text)
+    publish(chosen.table, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

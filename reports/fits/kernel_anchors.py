@@ -9,30 +9,23 @@ abs(log) with none, one and five rows of a family known: of its devices, or of t
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
 
-from costmodel.calibration.fit_files import default_framework, read
+from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_selection import Chooser
 from costmodel.calibration.kernel_anchors import moves, standardised
 from costmodel.calibration.row_times import times_of
 from costmodel.cost.anchored_fit import SharedErrors
-from costmodel.fitting.run_plan import KIND, PLAN
-from costmodel.measurements.origins import origins, repositories
-from costmodel.measurements.row_group import Catalogue
-from costmodel.measurements.tables import join, read_tables
+from costmodel.fitting.run_plan import KIND
 from costmodel.quantities import Array, Indices
 from costmodel.records import Record
-from costmodel.schema.files import list_names
-from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
-from costmodel.schema.references import Library
-from costmodel.schema.whole_files import write_whole
-from reports.fits.backcasts import Measured
+from costmodel.schema.fit_plan import ImplementationFile
+from reports.fits.backcasts import Backcasts
+from reports.fits.measured import Origin, options, publish
 
 COMMAND = "python -m reports.fits.kernel_anchors MEASUREMENTS --output hardware/calibrations/kernel_anchors.yaml"
 FEWEST = 8  # rows of a family of an implementation
@@ -76,7 +69,7 @@ class Family(Record):
         return np.unique([int(np.argmin(self.middle)), *order[:2], *order[-2:]])
 
 
-def families(measured: Measured, device: str, hidden: frozenset[str]) -> Iterator[Family]:
+def families(measured: Backcasts, device: str, hidden: frozenset[str]) -> Iterator[Family]:
     """Yield the families of all implementations of a device, predicted while the fits of some devices are hidden."""
     chooser = Chooser(device, measured.path, hidden)
     for file in measured.plan.implementations:
@@ -84,7 +77,7 @@ def families(measured: Measured, device: str, hidden: frozenset[str]) -> Iterato
             yield from _of(file, measured, chooser)
 
 
-def _of(file: ImplementationFile, measured: Measured, chooser: Chooser) -> Iterator[Family]:
+def _of(file: ImplementationFile, measured: Backcasts, chooser: Chooser) -> Iterator[Family]:
     device, framework = file.device[len(KIND) :], default_framework(measured.path)
     found: dict[str, list[tuple[Array, ...]]] = {}
     for key, part, rows, choice in measured.chosen(file, chooser):
@@ -145,43 +138,30 @@ def _after(family: Family, draws: Indices, shared: SharedErrors) -> tuple[Array,
 
 def render(shared: SharedErrors, known: Sequence[Family], rests_on: Sequence[str], made: str) -> str:
     """Return the text of the calibration file. rests_on: sources of the rows; made: the command that made it."""
-    rows = sum(len(each.errors) for each in known)
+    rows, names = sum(len(each.errors) for each in known), ("common", "launch", "compute", "memory", "own")
+    note = (
+        "Likeliest shares of the variance of log(measured / predicted) of kernels on devices whose own fits are",
+        f"hidden. Made by `{made}`.",
+    )
     return "\n".join([
         "schema: costmodel/kernel_anchors@1", "name: kernel_anchors",
-        *(f"{name}: {getattr(shared, name):g}" for name in ("common", "launch", "compute", "memory", "own")),
-        f"rows: {rows}", f"groups: {len(known)}", "sources:",
-        "  - fields: [common, launch, compute, memory, own]",
-        '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
-        "    kind: derived", f"    rests_on: [{', '.join(rests_on)}]", "    note: >-",
-        "      Likeliest shares of the variance of log(measured / predicted) of kernels on devices whose own fits are",
-        f"      hidden. Made by `{made}`.",
+        *(f"{name}: {getattr(shared, name):g}" for name in names), f"rows: {rows}", f"groups: {len(known)}",
+        *Origin(note, "derived", rests_on).lines(", ".join(names)),
     ]) + "\n"  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Predict devices without their fits; write the calibration file, and the page of what few rows are worth."""
-    parser = argparse.ArgumentParser(prog="python -m reports.fits.kernel_anchors", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
-    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
-    parser.add_argument("--table", type=Path, help="page to write")
-    parser.add_argument("--without", default="blackwell", help="architecture whose devices are left out of the shares")
-    parser.add_argument("--every", type=int, default=16, help="take every so many-th row of the tables")
-    parser.add_argument("--path", type=Path, action="append", default=[], help="prior made without the architecture")
-    chosen = parser.parse_args(arguments)
-    table = join([read_tables(path) for path in chosen.measurements])
-    table = table.take(np.arange(len(table)) % chosen.every == 0)
-    plan, catalogue = read(Library(()), "fit_plans", PLAN, FitPlanFile), Catalogue()
-    devices = dict.fromkeys(file.device[len(KIND) :] for file in plan.implementations)
-    new = frozenset(name for name in list_names("devices") if catalogue.device(name).architecture == chosen.without)
-    here, apart = Measured(table, plan, catalogue, ()), Measured(table, plan, catalogue, chosen.path)
-    known = [each for name in devices if name not in new for each in families(here, name, frozenset({name}))]
+    asked = options("fits.kernel_anchors", main, "calibration file", without="blackwell", every=16, path=[])
+    asked.add_argument("--table", type=Path, help="page to write")
+    chosen = asked.parse_args(arguments)
+    here = Backcasts.read(chosen.measurements, chosen.every)
+    apart, new = Backcasts(here.table, here.plan, chosen.path), here.of_architecture(chosen.without)
+    known = [each for name in here.planned if name not in new for each in families(here, name, frozenset({name}))]
     shared = likeliest(known)
-    repository = {meta: name for path in chosen.measurements for meta, name in repositories(path).items()}
-    text = render(shared, known, origins(table, repository), f"{COMMAND} --every {chosen.every}")
-    write_whole(chosen.output, [text.encode("utf-8")])
-    sys.stdout.write(text)
+    publish(chosen.output, render(shared, known, here.rests_on, f"{COMMAND} --every {chosen.every}"))
     if chosen.table is not None:
-        unseen = [each for name in devices if name in new for each in families(apart, name, new)]
+        unseen = [each for name in here.planned if name in new for each in families(apart, name, new)]
         head = [
             "| kernels | rows | no row | one row | five rows | families that get worse with one and with five |",
             "|---|---|---|---|---|---|",
@@ -197,9 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "", "## Without the device itself (the shares are fitted to these rows)", "", *head,
             *lines_of(known, shared),
         ]  # fmt: skip
-        page = "\n".join(lines) + "\n"
-        write_whole(chosen.table, [page.encode("utf-8")])
-        sys.stdout.write(page)
+        publish(chosen.table, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

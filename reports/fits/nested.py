@@ -10,31 +10,27 @@ says of the same family.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.fit_files import FitStore, read, unseen_groups
+from costmodel.calibration.fit_files import FitStore, unseen_groups
 from costmodel.calibration.row_times import Choice, times_of
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.spread import Spread
 from costmodel.errors import CostModelError
 from costmodel.fitting.family_fit import FOLDS, FamilyFitResult, Recipe, fit_family
 from costmodel.fitting.interval_width import HalfWidths, spread_knots
-from costmodel.fitting.run_plan import KIND, PLAN, recipe_of, rooflines_of, rows_of, samples_of
+from costmodel.fitting.run_plan import KIND, recipe_of, rooflines_of
 from costmodel.fitting.samples import RowMask, Samples
-from costmodel.measurements.row_group import Catalogue
-from costmodel.measurements.row_mapping import map_rows
-from costmodel.measurements.tables import Table, read_tables
 from costmodel.quantities import Array
 from costmodel.records import Record, replace
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
+from reports.fits.measured import Measured, options
 
 FEWEST = 50  # rows of a family
 LARGEST = 150  # of which a fit sees at most so many, whole groups of them
@@ -81,28 +77,19 @@ class Candidate(Record):
         return self.file.device, self.key.partition("/")[0]
 
 
-def candidates(plan: FitPlanFile, table: Table, devices: Sequence[str]) -> Iterator[Candidate]:
+def candidates(measured: Measured, devices: Sequence[str]) -> Iterator[Candidate]:
     """Yield the families that can be fitted without a third of their groups, with a sample of their rows, at random.
 
     devices: of which to take, by a part of the name.
     """
-    catalogue = Catalogue()
-    names = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
-    of_row = np.array([names[name] for name in table.text("device")], dtype=np.object_)
+    plan = measured.plan
     for at in np.random.default_rng(SEED).permutation(len(plan.implementations)).tolist():
         file = plan.implementations[at]
         if not any(part in file.device for part in devices):
             continue
-        own = table.take(of_row == file.device[len(KIND) :])
-        rows = own.take(rows_of(file, own))
-        if len(rows) < FEWEST:
-            continue
-        mapped, _ = map_rows(rows, catalogue)
-        known = Calibration(file.name, rooflines_of())
-        for key, rule in file.families.items():
-            recipe = plan.recipes[rule]
-            found = None if recipe.companion else samples_of(key, rows, mapped, recipe, known)
-            if found is not None and len(found) >= FEWEST and len(np.unique(found.groups)) >= 2 * FOLDS:
+        for key, found in measured.samples(file, Calibration(file.name, rooflines_of())):
+            is_companion = plan.recipes[file.families[key]].companion
+            if not is_companion and len(found) >= FEWEST and len(np.unique(found.groups)) >= 2 * FOLDS:
                 yield Candidate(file, key, _fewer(found))
 
 
@@ -226,26 +213,16 @@ def _summary(rows: Sequence[Nested]) -> Iterator[str]:
         )
 
 
-def options(program: str, description: str | None) -> argparse.ArgumentParser:
-    """Return the options of a command that fits a sample of families again, with a page as its output."""
-    parser = argparse.ArgumentParser(prog=program, description=description)
-    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
-    parser.add_argument("--output", type=Path, required=True, help="page to write")
-    parser.add_argument("--each", type=int, default=1, help="families of a device and operator")
-    parser.add_argument("--most", type=int, default=1000, help="families in all")
-    parser.add_argument("--only", default="", help="devices whose name contains one of these, by comma")
-    return parser
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit a sample of families again without some of their rows; write how plain errors and intervals fare."""
-    chosen = options("python -m reports.fits.nested", main.__doc__).parse_args(arguments)
-    plan = read(Library(()), "fit_plans", PLAN, FitPlanFile)
+    wanted = options("fits.nested", main, "page", each=1, most=1000, only="")
+    chosen = wanted.parse_args(arguments)
+    measured = Measured.read(chosen.measurements)
     asked = f" --each {chosen.each} --most {chosen.most}" + (f" --only {chosen.only}" if chosen.only else "")
     command = f"python -m reports.fits.nested MEASUREMENTS --output {chosen.output.as_posix()}{asked}"
-    found = candidates(plan, read_tables(chosen.measurements), chosen.only.split(","))
+    found = candidates(measured, chosen.only.split(","))
     rows: list[Nested] = []
-    for row in sample(plan, found, chosen.each, chosen.most):
+    for row in sample(measured.plan, found, chosen.each, chosen.most):
         rows.append(row)
         plain, nest = np.abs(row.plain).mean(), np.abs(row.groups.errors).mean()
         sys.stdout.write(f"{row.device} {row.implementation} {row.family}: plain {plain:.1%}, nested {nest:.1%}\n")

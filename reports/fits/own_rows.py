@@ -9,25 +9,19 @@ rows are missed by more on one side than half of what it states as its held-out 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from costmodel.calibration.expected_error import held_out_error
-from costmodel.calibration.fit_files import FitStore, default_framework, read
+from costmodel.calibration.fit_files import FitStore, default_framework
 from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.calibration.row_times import times_of, variant_of
-from costmodel.fitting.run_plan import KIND, PLAN, rows_of
-from costmodel.measurements.row_group import Catalogue
-from costmodel.measurements.row_mapping import map_rows
-from costmodel.measurements.tables import Table, read_tables
 from costmodel.quantities import Array
-from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
+from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.references import Library
-from reports.fits.backcasts import Measured
+from reports.fits.measured import Measured, device_of, options
 
 FEW = 8  # rows from which on a median says something
 LEAST = 0.05  # of log(measured / predicted): nothing is called stale below
@@ -35,10 +29,10 @@ LEAST = 0.05  # of log(measured / predicted): nothing is called stale below
 
 def logs_of(file: ImplementationFile, measured: Measured) -> dict[str, Array]:
     """Return log(measured / predicted) of the rows of a calibration file, by `family/variant`."""
-    device, framework = file.device[len(KIND) :], default_framework(())
-    rows: Table = measured.table.take(measured.is_of(device) & rows_of(file, measured.table))
+    device, framework = device_of(file), default_framework(())
+    rows, mapped = measured.parts(file)
     chooser, found = Chooser(device), dict[str, list[Array]]()
-    for part in map_rows(rows, measured.catalogue)[0]:
+    for part in mapped:
         key = f"{part.family}/{variant_of(part)}".rstrip("/")
         if not {key, part.family} & set(file.families):
             continue
@@ -52,7 +46,7 @@ def stale(measured: Measured) -> Iterator[str]:
     """Yield a line for each family of a file that is off on its own rows."""
     store = FitStore(Library(()))
     for file in measured.plan.implementations:
-        fits = store.device_fits(file.device[len(KIND) :], file.name.partition("/")[2])
+        fits = store.device_fits(device_of(file), file.name.partition("/")[2])
         for key, logs in (logs_of(file, measured) if fits is not None else {}).items():
             families = fits.file.families if fits is not None else {}
             fit = families.get(key, families.get(key.partition("/")[0]))
@@ -63,14 +57,8 @@ def stale(measured: Measured) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict the rows of every shipped fit; list those that are off."""
-    parser = argparse.ArgumentParser(prog="python -m reports.fits.own_rows", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
-    parser.add_argument("--every", type=int, default=4, help="take every so many-th row of the tables")
-    chosen = parser.parse_args(arguments)
-    table = read_tables(chosen.measurements)
-    table = table.take(np.arange(len(table)) % chosen.every == 0)
-    plan = read(Library(()), "fit_plans", PLAN, FitPlanFile)
-    found = list(stale(Measured(table, plan, Catalogue(), ())))
+    chosen = options("fits.own_rows", main, every=4).parse_args(arguments)
+    found = list(stale(Measured.read(chosen.measurements, chosen.every)))
     sys.stdout.write("".join(f"{line}\n" for line in found) or "every fit predicts its own rows\n")
     return int(bool(found))
 

@@ -5,8 +5,6 @@ python -m reports.fits.prior MEASUREMENTS --output hardware/calibrations/prior.y
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,24 +12,22 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel import units
-from costmodel.calibration.fit_files import FitStore, default_framework, read
+from costmodel.calibration.fit_files import FitStore, default_framework
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.cost.attention import l2_miss_bytes
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.expected_roofline import bare_times
 from costmodel.fitting.pooled_effects import GroupEffect, GroupRows, group_effect, pooled_effect
-from costmodel.fitting.run_plan import KIND, PLAN, rows_of, samples_of
 from costmodel.fitting.samples import Samples
 from costmodel.measurements.row_group import Catalogue
-from costmodel.measurements.row_mapping import map_rows
-from costmodel.measurements.tables import Table, join, read_tables
+from costmodel.measurements.tables import Table
 from costmodel.quantities import Array
 from costmodel.records import ValueRecord
-from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
-from reports.fits.transfer import OWN_KIND, some_rows, without
+from reports.fits.measured import Measured, Origin, calibration, device_of, options, publish
+from reports.fits.transfer import OWN_KIND, leave_out, some_rows
 
 FAMILIES = (
     "gemm", "bmm", "grouped_gemm", "grouped_gemm_weight_only", "attention_prefill", "attention_decode", "mla_prefill",
@@ -48,21 +44,13 @@ COMMAND = (
 )
 
 
-def groups(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStore) -> dict[str, list[GroupEffect]]:
+def groups(measured: Measured, store: FitStore) -> dict[str, list[GroupEffect]]:
     """Return the effects of every implementation by `family/variant`."""
     found: dict[str, list[GroupEffect]] = {}
-    devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
-    of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
-    for file in plan.implementations:
-        device = file.device[len(KIND) :]
-        rows = table.take((of_row == device) & rows_of(file, table))
-        mapped, _ = map_rows(rows, catalogue)
-        known = Calibration(file.name, FitLookup(store, device, {}))
-        for key, recipe in file.families.items():
+    for file in measured.plan.implementations:
+        device = device_of(file)
+        for key, samples in measured.samples(file, Calibration(file.name, FitLookup(store, device, {}))):
             if key.partition("/")[0] in FAMILIES and not (file.library == OWN_KIND and key.startswith("attention")):
-                samples = samples_of(key, rows, mapped, plan.recipes[recipe], known)
-                if samples is None:
-                    continue
                 group = _rows(some_rows(samples), file.name, store.rate_on_die(device))
                 if len(group.seconds) >= FEWEST:
                     found.setdefault(key, []).append(group_effect(group))
@@ -139,7 +127,7 @@ def render(found: Mapping[str, Sequence[GroupEffect]], cases: Sequence[Backcast]
     families: dict[str, list[GroupEffect]] = {}
     for key, effects in found.items():
         families.setdefault(key.partition("/")[0], []).extend(effects)
-    lines = ["schema: costmodel/calibration@1", "name: prior", "device: null", "basis: roofline", "families:"]
+    lines: list[str] = []
     for key, effects in sorted({**families, **found}.items()):
         launch, compute, memory = np.exp(pooled_effect(effects))
         rows = sum(len(each.rows.seconds) for each in effects)
@@ -152,13 +140,11 @@ def render(found: Mapping[str, Sequence[GroupEffect]], cases: Sequence[Backcast]
             f"    rows: {rows}",
             f'    note: "{len(effects)} groups, {devices}."',
         ]
-    return "\n".join([
-        *lines, "sources:", "  - fields: [families]",
-        '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
-        "    kind: measurement", "    note: >-",
-        "      Effects that groups of rows share; spreads are backcasts that leave the device's architecture out,",
-        "      every device with the same weight.", f"      Made by `{COMMAND}`.",
-    ]) + "\n"  # fmt: skip
+    note = (
+        "Effects that groups of rows share; spreads are backcasts that leave the device's architecture out,",
+        "every device with the same weight.", f"Made by `{COMMAND}`.",
+    )  # fmt: skip
+    return calibration("prior", lines, Origin(note), basis="roofline")
 
 
 def _points(key: str, cases: Sequence[Backcast]) -> str:
@@ -208,23 +194,16 @@ def _percent(error: float | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pool what kernels share over devices; write the calibration file and the page of backcasts."""
-    parser = argparse.ArgumentParser(prog="python -m reports.fits.prior", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
-    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
-    parser.add_argument("--table", type=Path, required=True, help="page of backcasts to write")
-    parser.add_argument("--without", default="", help="architecture whose devices are left out, for a backcast")
-    parser.add_argument("--every", type=int, default=16, help="take every so many-th row of the tables")
-    chosen = parser.parse_args(arguments)
-    library = Library(())
-    plan = read(library, "fit_plans", PLAN, FitPlanFile)
-    table = join([read_tables(path) for path in chosen.measurements])
-    catalogue, store = Catalogue(), FitStore(library)
-    table = table.take((np.arange(len(table)) % chosen.every == 0) | _is_slowed(table, catalogue, store))
-    found = groups(table, without(plan, chosen.without, catalogue), catalogue, store)
+    asked = options("fits.prior", main, "calibration file", table=Path("reports/transfer.md"), without="", every=16)
+    chosen = asked.parse_args(arguments)
+    measured, store = Measured.read(chosen.measurements), FitStore(Library(()))
+    of_all = np.arange(len(measured.table)) % chosen.every == 0
+    measured.table = measured.table.take(of_all | _is_slowed(measured.table, measured.catalogue, store))
+    leave_out(measured, chosen.without)
+    found = groups(measured, store)
     cases = list(backcasts(found))
     write_whole(chosen.output, [render(found, cases).encode("utf-8")])
-    write_whole(chosen.table, [table_of(cases).encode("utf-8")])
-    sys.stdout.write(table_of(cases))
+    publish(chosen.table, table_of(cases))
 
 
 if __name__ == "__main__":

@@ -7,37 +7,26 @@ python -m reports.fits.provenance MEASUREMENTS workloads/published/deepep.csv --
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.fit_files import BACKWARD, PRIOR, ROOFLINE, SOURCES, TRANSFER, read
+from costmodel.calibration.fit_files import BACKWARD, PRIOR, ROOFLINE, SOURCES, TRANSFER
 from costmodel.calibration.kernel_anchors import SHARED
 from costmodel.errors import InputError
-from costmodel.fitting.run_plan import KIND, PLAN, rows_of
-from costmodel.measurements.origins import origins, repositories
-from costmodel.measurements.row_group import Catalogue
-from costmodel.measurements.tables import Table, join, read_tables
-from costmodel.schema.fit_plan import FitPlanFile
-from costmodel.schema.references import Library
+from costmodel.fitting.run_plan import PLAN
+from costmodel.measurements.origins import origins
 from costmodel.schema.whole_files import write_whole
+from reports.fits.measured import Measured, options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write `rests_on` into the calibration files of a plan, and into those that all tables make."""
-    parser = argparse.ArgumentParser(prog="python -m reports.fits.provenance", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
-    parser.add_argument("--output", type=Path, required=True, help="folder of calibration files")
-    parser.add_argument("--plan", default=PLAN, help="fit plan, by name")
-    chosen = parser.parse_args(arguments)
-    plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
-    table = join([read_tables(path) for path in chosen.measurements])
-    known = {meta: name for path in chosen.measurements for meta, name in repositories(path).items()}
-    for name, found in rests_on(plan, table, known).items():
+    asked = options("fits.provenance", main, "folder of calibration files", plan=PLAN)
+    chosen = asked.parse_args(arguments)
+    for name, found in rests_on(Measured.read(chosen.measurements, plan=chosen.plan)).items():
         path = chosen.output / f"{name}.yaml"
         if path.is_file():
             field = "common" if name == SHARED else "families"
@@ -45,18 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.write(f"{name}: {', '.join(found)}\n")
 
 
-def rests_on(plan: FitPlanFile, table: Table, known: dict[str, str]) -> dict[str, list[str]]:
+def rests_on(measured: Measured) -> dict[str, list[str]]:
     """Return calibration file -> what its fits rest on."""
-    catalogue = Catalogue()
-    devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
-    of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
-    own = {
-        file.name: table.take(of_row == file.device[len(KIND) :]) for file in plan.implementations
-    }  # fmt: skip
-    rows = {file.name: own[file.name].take(rows_of(file, own[file.name])) for file in plan.implementations}
+    table, known = measured.table, measured.repository
+    rows = {file.name: measured.rows(file) for file in measured.plan.implementations}
     found = {
         file.name: sorted({each for name in (file.name, *file.siblings) for each in origins(rows[name], known)})
-        for file in plan.implementations
+        for file in measured.plan.implementations
     }
     whole = origins(table, known)
     backward = table.take(np.isin(table.text("op").astype(str), ["attention_backward"]))

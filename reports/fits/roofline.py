@@ -5,12 +5,10 @@ python -m reports.fits.roofline MEASUREMENTS --output hardware/calibrations/roof
 
 from __future__ import annotations
 
-import argparse
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -20,11 +18,12 @@ from costmodel.fitting.family_fit import roofline_time
 from costmodel.fitting.interval_width import groups, spread
 from costmodel.measurements.row_group import Catalogue, ExcludedRows
 from costmodel.measurements.row_mapping import map_rows
-from costmodel.measurements.tables import Table, read_tables
+from costmodel.measurements.tables import Table
 from costmodel.quantities import Array, Indices
 from costmodel.records import Record
 from costmodel.schema.whole_files import write_whole
 from costmodel.workload.scenario import Framework
+from reports.fits.measured import CITE, Measured, options
 
 _METHOD = (
     "10, 50 and 90 % points of measured over predicted time, each row with the same weight, both tiers, in groups by "
@@ -95,7 +94,7 @@ def render(ratios: Sequence[Ratios], left_out: Sequence[ExcludedRows]) -> str:
     lines += [
         "sources:",
         "  - fields: [families]",
-        '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
+        f'    cite: "{CITE}"',
         "    kind: measurement",
         "    note: >-",
         *_wrapped(f"{_METHOD} Made by `{_COMMAND}`. {_left_out_sentence(left_out)}"),
@@ -140,11 +139,9 @@ def _line(family: str, device: str, parts: Sequence[Ratios]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare all rows of a folder of tables with the roofline; print the points, write the calibration file."""
-    parser = argparse.ArgumentParser(prog="python -m reports.fits.roofline", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
-    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
-    chosen = parser.parse_args(arguments)
-    ratios, left_out = measured_over_roofline(read_tables(chosen.measurements), default_framework(), Catalogue())
+    chosen = options("fits.roofline", main, "calibration file").parse_args(arguments)
+    table = Measured.read(chosen.measurements).table
+    ratios, left_out = measured_over_roofline(table, default_framework(), Catalogue())
     sys.stdout.write(report(ratios, left_out) + "\n")
     write_whole(chosen.output, [render(ratios, left_out).encode()])
 

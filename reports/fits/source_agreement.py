@@ -5,31 +5,24 @@ python -m reports.fits.source_agreement MEASUREMENTS --output hardware/calibrati
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from costmodel import units
-from costmodel.calibration.fit_files import read
 from costmodel.calibration.row_times import variant_of
-from costmodel.fitting.run_plan import KIND, PLAN, rows_of
+from costmodel.fitting.run_plan import KIND, rows_of
 from costmodel.measurements.exclusions import screen
 from costmodel.measurements.row_group import Catalogue, OperatorRows
-from costmodel.measurements.tables import NUMBERS, Table, Texts, read_tables
+from costmodel.measurements.tables import NUMBERS, Table, Texts
 from costmodel.quantities import Array, Indices
 from costmodel.schema.fit_plan import FitPlanFile
-from costmodel.schema.references import Library
-from costmodel.schema.whole_files import write_whole
+from reports.fits.measured import Measured, Origin, calibration, options, publish, spread_lines
 
 SAME, OTHER = "same", "other"  # whether both sources run kernels of one library
 POINT = 0.8  # of the absolute logarithms of the ratios, each pair of sources with the same weight
 FEWEST = 20  # shapes that two sources share
 _WORDS = ("sub_op", "distribution")
-_WEIGHT = ", each with the same weight"
 _COMMAND = "python -m reports.fits.source_agreement MEASUREMENTS --output hardware/calibrations/sources.yaml"
 
 Pair = tuple[str, str]  # names of two implementations of one device
@@ -116,34 +109,20 @@ def render(found: Mapping[str, Mapping[Pair, Array]]) -> str:
 
 def render_file(name: str, points: Iterable[tuple[str, float, int, int]], note: Sequence[str]) -> str:
     """Return a calibration file of how far times of pairs differ. points: as `pooled` yields them; note: its lines."""
-    comment = " " * 40 + "# one source's times over another's, same shapes and device" if name == "sources" else ""
-    lines = ["schema: costmodel/calibration@1", f"name: {name}", "device: null", "basis: fitted", f"families:{comment}"]
+    lines: list[str] = []
     for key, reach, rows, pairs in points:
-        low, high = float(f"{np.exp(-reach):.3g}"), float(f"{np.exp(reach):.3g}")
-        time = units.render(1.0, "time")
-        lines += [
-            f"  {key}:",
-            f"    spread: [{{time: {time}, low: {low:g}, median: 1, high: {high:g}, rows: {rows}}}]",
-            f"    rows: {rows}",
-            f'    note: "{"One pair" if pairs == 1 else f"{pairs} pairs"} of sources{_WEIGHT if pairs > 1 else ""}."',
-        ]
-    return "\n".join([
-        *lines, "sources:", "  - fields: [families]",
-        '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
-        "    kind: measurement", "    note: >-", *(f"      {line}" for line in note),
-    ]) + "\n"  # fmt: skip
+        weight = ", each with the same weight" if pairs > 1 else ""
+        of = f'    note: "{"One pair" if pairs == 1 else f"{pairs} pairs"} of sources{weight}."'
+        lines += [*spread_lines(key, reach, rows, digits=3), of]
+    comment = "one source's times over another's, same shapes and device" if name == "sources" else ""
+    return calibration(name, lines, Origin(note), comment=comment)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare the sources of measurement tables; write the calibration file."""
-    parser = argparse.ArgumentParser(prog="python -m reports.fits.source_agreement", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, help="measurement table, or folder of them")
-    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
-    chosen = parser.parse_args(arguments)
-    plan = read(Library(()), "fit_plans", PLAN, FitPlanFile)
-    text = render(ratios(read_tables(chosen.measurements), plan, Catalogue()))
-    write_whole(chosen.output, [text.encode("utf-8")])
-    sys.stdout.write(text)
+    chosen = options("fits.source_agreement", main, "calibration file").parse_args(arguments)
+    measured = Measured.read(chosen.measurements)
+    publish(chosen.output, render(ratios(measured.table, measured.plan, measured.catalogue)))
 
 
 if __name__ == "__main__":

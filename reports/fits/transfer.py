@@ -5,13 +5,10 @@ python -m reports.fits.transfer MEASUREMENTS --output hardware/calibrations/tran
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 
@@ -27,21 +24,18 @@ from costmodel.calibration.expected_error import (
     held_out_error,
     pair_of,
 )
-from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framework, read
+from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framework
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.row_times import Choice, times_of, variant_of
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.two_tile_gemm import TwoTileForm
-from costmodel.fitting.run_plan import KIND, PLAN, rows_of, samples_of
 from costmodel.fitting.samples import Samples
-from costmodel.measurements.row_group import Catalogue, OperatorRows
-from costmodel.measurements.row_mapping import map_rows
-from costmodel.measurements.tables import Table, join, read_tables
+from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
-from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import Gemm
+from reports.fits.measured import Measured, device_of, options, publish
 from reports.fits.source_agreement import Pair, pooled, render_file
 
 MOST = 100  # rows of one family of an implementation that are predicted
@@ -92,22 +86,18 @@ class _Forced(Mapping[str, FamilyFit]):
         return sum(1 for _ in self)
 
 
-def errors(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStore) -> dict[str, dict[Pair, Array]]:
+def errors(measured: Measured, store: FitStore) -> dict[str, dict[Pair, Array]]:
     """Return what the step alone adds to the squared errors of every implementation's rows by the fits of others.
 
     By step and kernels, `die/gemm/bf16`; then by the pair of the rows' and the fit's implementation.
     """
     found: dict[str, dict[Pair, Array]] = {}
-    devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
-    of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
-    defaults = {file.device: FitLookup(store, file.device[len(KIND) :], {}) for file in plan.implementations}
+    plan = measured.plan
+    defaults = {device: FitLookup(store, device, {}) for device in measured.planned}
     for file in plan.implementations:
-        rows = table.take((of_row == file.device[len(KIND) :]) & rows_of(file, table))
-        mapped, _ = map_rows(rows, catalogue)
-        known = Calibration(file.name, defaults[file.device])
-        for key, recipe in file.families.items():
-            samples = samples_of(key, rows, mapped, plan.recipes[recipe], known)
-            if samples is None or len(samples) < FEWEST:
+        device = device_of(file)
+        for key, samples in measured.samples(file, Calibration(file.name, defaults[device])):
+            if len(samples) < FEWEST:
                 continue
             some, kernels = some_rows(samples), _kernels(key, samples)
             if not _has(file, kernels, store):
@@ -117,7 +107,7 @@ def errors(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStor
                 if step is not None:
                     fits = store.device_fits(*other.name.split("/"))
                     assert fits is not None
-                    forced = _Forced(fits, file.device[len(KIND) :], defaults[file.device], store)
+                    forced = _Forced(fits, device, defaults[device], store)
                     of_tiles = by_tiles(samples, kernels, forced) if step == (VERSION,) else {kernels: some}
                     for (name, rows_of_step), one in product(of_tiles.items(), step):
                         added = _added(rows_of_step, kernels, forced)
@@ -154,21 +144,17 @@ def of_one_build(pairs: Mapping[Pair, Array]) -> dict[Pair, Array]:
     return same or dict(pairs)
 
 
-def refreshes(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStore) -> dict[str, dict[Pair, Array]]:
+def refreshes(measured: Measured, store: FitStore) -> dict[str, dict[Pair, Array]]:
     """Return the same of rows of devices whose die is another one of the size of an implementation's."""
     found: dict[str, dict[Pair, Array]] = {}
-    for name in dict.fromkeys(map(catalogue.known, np.unique(table.text("device").astype(str)))):
-        for file in plan.implementations:
-            device, fits = file.device[len(KIND) :], store.device_fits(*file.name.split("/"))
-            if name is None or fits is None or store.relation(name, device) != REFRESH:
+    for name in dict.fromkeys(measured.devices.values()):
+        for file in measured.plan.implementations:
+            fits = store.device_fits(*file.name.split("/"))
+            if name is None or fits is None or store.relation(name, device_of(file)) != REFRESH:
                 continue
-            of_row = np.array([catalogue.known(alias) == name for alias in table.text("device").astype(str)])
-            rows = table.take(of_row & rows_of(file, table))
-            mapped, _ = map_rows(rows, catalogue)
             others = FitLookup(store, name, {})
-            for key, recipe in file.families.items():
-                samples = samples_of(key, rows, mapped, plan.recipes[recipe], Calibration(file.name, others))
-                if samples is not None and len(samples) >= FEWEST and _has(file, key, store):
+            for key, samples in measured.samples(file, Calibration(file.name, others), name):
+                if len(samples) >= FEWEST and _has(file, key, store):
                     forced = _Forced(fits, name, others, store)
                     added = _added(some_rows(samples), key, forced)
                     found.setdefault(f"{REFRESH}/{key}", {})[f"{name}/{file.name}", file.name] = added
@@ -182,7 +168,7 @@ def _step(
     plan, store = known
     if other.name == file.name or store.device_fits(*other.name.split("/")) is None or not _has(other, key, store):
         return None
-    related = store.relation(file.device[len(KIND) :], other.device[len(KIND) :])
+    related = store.relation(device_of(file), device_of(other))
     if related == REFRESH:
         return None  # of all rows there are: `refreshes`
     is_written_anew = file.library == OWN_KIND and key.startswith("attention")
@@ -203,7 +189,7 @@ def _nearest(file: ImplementationFile, key: str, plan: FitPlanFile, store: FitSt
     """
     implementation = file.name.partition("/")[2]
     planned = {each.name: each for each in plan.implementations}
-    names = (f"{device}/{implementation}" for device in store.of_other_dies(file.device[len(KIND) :]))
+    names = (f"{device}/{implementation}" for device in store.of_other_dies(device_of(file)))
     having = (name for name in names if name in planned and _has(planned[name], key, store))
     return next((name for name in having if _form(planned[name], key, plan) == _form(file, key, plan)), None)
 
@@ -215,14 +201,13 @@ def _form(file: ImplementationFile, key: str, plan: FitPlanFile) -> tuple[str, b
     return None if recipe is None else (recipe.form, "widening" in recipe.terms)
 
 
-def without(plan: FitPlanFile, architecture: str, catalogue: Catalogue) -> FitPlanFile:
-    """Return a plan without the implementations of an architecture's devices."""
-    if not architecture:
-        return plan
+def leave_out(measured: Measured, architecture: str) -> None:
+    """Take the implementations of an architecture's devices from the plan of measured rows; none where it is blank."""
     kept = [
-        file for file in plan.implementations if catalogue.device(file.device[len(KIND) :]).architecture != architecture
-    ]
-    return plan.model_copy(update={"implementations": kept})
+        file for file in measured.plan.implementations
+        if not architecture or measured.catalogue.device(device_of(file)).architecture != architecture
+    ]  # fmt: skip
+    measured.plan = measured.plan.model_copy(update={"implementations": kept})
 
 
 def _has(file: ImplementationFile, key: str, store: FitStore) -> bool:
@@ -266,23 +251,15 @@ def steps(found: Mapping[str, Mapping[Pair, Array]]) -> Iterator[tuple[str, floa
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Predict every implementation's rows by the fits of others; write the calibration file."""
-    parser = argparse.ArgumentParser(prog="python -m reports.fits.transfer", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
-    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
-    parser.add_argument("--without", default="", help="architecture whose devices are left out, for a backcast")
-    parser.add_argument("--path", action="append", default=[], help="folder to search first; repeatable")
-    chosen = parser.parse_args(arguments)
-    library = Library(chosen.path)
-    plan = read(library, "fit_plans", PLAN, FitPlanFile)
-    table = join([read_tables(path) for path in chosen.measurements])
-    catalogue = Catalogue(chosen.path)
-    store = FitStore(library)
-    found = errors(table, without(plan, chosen.without, catalogue), catalogue, store)
-    found |= refreshes(table, plan, catalogue, store)
+    chosen = options("fits.transfer", main, "calibration file", without="", path=[]).parse_args(arguments)
+    measured, store = Measured.read(chosen.measurements, path=chosen.path), FitStore(Library(chosen.path))
+    whole = measured.plan
+    leave_out(measured, chosen.without)
+    found = errors(measured, store)
+    measured.plan = whole
+    found |= refreshes(measured, store)
     made = f"{COMMAND} --without {chosen.without}" if chosen.without else COMMAND
-    text = render_file("transfer", steps(dict(sorted(found.items()))), (*NOTE, f"Made by `{made}`."))
-    write_whole(chosen.output, [text.encode("utf-8")])
-    sys.stdout.write(text)
+    publish(chosen.output, render_file("transfer", steps(dict(sorted(found.items()))), (*NOTE, f"Made by `{made}`.")))
 
 
 if __name__ == "__main__":

@@ -13,34 +13,27 @@ made, decoding kilobytes.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
 
-from costmodel.calibration.fit_files import FitStore, read
+from costmodel.calibration.fit_files import FitStore
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.parameter import parameters
 from costmodel.cost.residual import GROUP_AXES
 from costmodel.errors import CostModelError
 from costmodel.fitting.family_fit import FOLDS, Recipe, predict_groups
-from costmodel.fitting.run_plan import KIND, PLAN, recipe_of, rows_of, samples_of
+from costmodel.fitting.run_plan import PLAN, recipe_of
 from costmodel.fitting.samples import RowMask, Samples
-from costmodel.measurements.origins import origins, repositories
-from costmodel.measurements.row_group import Catalogue
-from costmodel.measurements.row_mapping import map_rows
-from costmodel.measurements.tables import Table, read_tables
 from costmodel.quantities import Array
 from costmodel.records import Record, replace
-from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
+from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.references import Library
-from costmodel.schema.whole_files import write_whole
-from reports.fits.half_widths import family_lines, source_lines
+from reports.fits.measured import Measured, Origin, calibration, device_of, options, publish, spread_lines
 
 SEEN = (1, 2, 3)  # groups that a fit sees, one draw each
 SHARES = (0.25, 0.5)  # of the rows, the smallest or largest sizes of all groups, that a fit sees
@@ -70,18 +63,15 @@ class Errors(Record):
     has_new_groups: bool
 
 
-def errors_of(file: ImplementationFile, plan: FitPlanFile, table: Table, catalogue: Catalogue) -> Iterator[Errors]:
+def errors_of(file: ImplementationFile, measured: Measured) -> Iterator[Errors]:
     """Yield the errors of each family of an implementation that has many groups, from fits to part of its rows.
 
     Streams in the same rows are taken as the device's own files have them.
     """
-    rows = table.take(rows_of(file, table))
-    mapped, _ = map_rows(rows, catalogue)
-    known = Calibration(file.name, FitLookup(FitStore(Library(())), file.device[len(KIND) :], {}))
-    for key, rule in file.families.items():
-        recipe = replace(recipe_of(plan.recipes[rule]), companion="")
-        samples = samples_of(key, rows, mapped, plan.recipes[rule], known)
-        if samples is None or len(np.unique(samples.groups)) <= FOLDS:
+    known = Calibration(file.name, FitLookup(FitStore(Library(())), device_of(file), {}))
+    for key, samples in measured.samples(file, known):
+        recipe = replace(recipe_of(measured.plan.recipes[file.families[key]]), companion="")
+        if len(np.unique(samples.groups)) <= FOLDS:
             continue
         draws = [(*_drawn(samples, number), True) for number in SEEN]
         draws += [(*_end(samples, recipe, share), False) for share in SHARES]
@@ -196,51 +186,35 @@ def _covering(scores: Array, weight: Array) -> float:
 
 def render(name: str, by_family: Mapping[str, Sequence[Errors]], rests_on: Sequence[str], command: str) -> str:
     """Return the text of a calibration file. command: that made it."""
-    lines = [
-        "schema: costmodel/calibration@1",
-        f"name: {name}",
-        "device: null",
-        "basis: fitted",
-        "families:                                        # measured over predicted, fits that saw part of the rows",
-    ]
+    lines: list[str] = []
     for family, errors in by_family.items():
         rows = sum(len(one.beyond) for one in errors)
         note = f"{len(errors)} fits to one to three groups of shapes, or to the smaller sizes of all"
         halves = saturating_scatter(errors) if "/" in family else scatter(errors)
         for kind, half in zip(_KINDS, halves, strict=False):
-            lines += [*family_lines(f"{kind}/{family}", half, rows), f'    note: "{note}{_KINDS[kind]}"']
-    return "\n".join([*lines, *source_lines(rests_on, (f"Made by `{command}`.",))]) + "\n"
+            lines += [*spread_lines(f"{kind}/{family}", half, rows), f'    note: "{note}{_KINDS[kind]}"']
+    comment = "measured over predicted, fits that saw part of the rows"
+    return calibration(name, lines, Origin((f"Made by `{command}`.",), "derived", rests_on), comment=comment)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit few groups of every family that has many; write how far the others lie off."""
-    parser = argparse.ArgumentParser(prog="python -m reports.fits.unseen_groups", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
-    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
-    parser.add_argument("--plan", default=PLAN, help="fit plan, by name")
-    parser.add_argument("--only", default="", help="implementations whose name contains one of these, by comma")
-    parser.add_argument("--by-form", action="store_true", help="each form of a family by itself")
-    chosen = parser.parse_args(arguments)
-    plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
-    table, catalogue = read_tables(chosen.measurements), Catalogue()
-    devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
-    of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
+    asked = options("fits.unseen_groups", main, "calibration file", plan=PLAN, only="", by_form=False)
+    chosen = asked.parse_args(arguments)
+    measured = Measured.read(chosen.measurements, plan=chosen.plan)
     found: dict[str, list[Errors]] = {}
-    for file in plan.implementations:
+    for file in measured.plan.implementations:
         if not any(part in file.name for part in chosen.only.split(",")):
             continue
         try:
-            for one in errors_of(file, plan, table.take(of_row == file.device[len(KIND) :]), catalogue):
+            for one in errors_of(file, measured):
                 for name in _names(one, by_form=chosen.by_form):
                     found.setdefault(name, []).append(one)
         except CostModelError as error:
             sys.stderr.write(f"{file.name}: {error}\n")
     only = (" --by-form" if chosen.by_form else "") + (f" --only={chosen.only}" if chosen.only else "")
     command = f"python -m reports.fits.unseen_groups MEASUREMENTS{only} --output {chosen.output.as_posix()}"
-    rests_on = origins(table, repositories(chosen.measurements))
-    text = render(chosen.output.stem, dict(sorted(found.items())), rests_on, command)
-    write_whole(chosen.output, [text.encode()])
-    sys.stdout.write(text)
+    publish(chosen.output, render(chosen.output.stem, dict(sorted(found.items())), measured.rests_on, command))
 
 
 if __name__ == "__main__":
