@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.earlier_names import name_of_today
-from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile, TileFile
-from costmodel.schema.records import optional, record
+from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile
+from costmodel.schema.records import record
 from costmodel.workload import engine, scenario
-from costmodel.workload.training_program import TrainingProgram
 from costmodel.workload.tuned_tiles import TunedTiles
 
 
@@ -25,17 +22,8 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
     return record(
         scenario.Framework,
         file,
-        gemm_tiles=_tiles(file.gemm_tiles),
-        attention_tiles=_tiles(file.attention_tiles),
-        weight_only_tiles=_tiles(file.weight_only_tiles),
         implementations={name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()},
-        host=record(scenario.HostTimes, file.host),
         engine=None if file.engine is None else _engine(file.engine),
-        uneven_contexts=optional(scenario.UnevenContexts, file.uneven_contexts),
-        training=record(TrainingProgram, file.training, options=dict(file.training.options)),
-        unsupported=scenario.Unsupported(
-            architectures=tuple(file.unsupported.architectures), formats=tuple(file.unsupported.formats)
-        ),
         eager_prompts=_eager_prompts(file.eager_prompts, device),
         tuned_tiles=tuned_tiles(file, None if device is None else device.name),
     )
@@ -55,10 +43,9 @@ def _eager_prompts(file: EagerPromptsFile | None, device: DeviceFile | None) -> 
         return scenario.EagerPrompts()
     of_all = file.architectures is None or (device is not None and device.architecture in file.architectures)
     of_experts = device is not None and device.die in file.expert_dies
-    within = tuple(file.within)
     if not (of_all or of_experts):
-        return scenario.EagerPrompts(within=within)
-    return record(scenario.EagerPrompts, file, within=within, experts_only=not of_all)
+        return scenario.EagerPrompts(within=tuple(file.within))
+    return record(scenario.EagerPrompts, file, experts_only=not of_all)
 
 
 def _engine(file: EngineFile) -> engine.Engine:
@@ -66,15 +53,7 @@ def _engine(file: EngineFile) -> engine.Engine:
     return record(
         engine.Engine,
         file,
-        rules=tuple(
-            record(engine.SchedulerRule, rule, except_architectures=tuple(rule.except_architectures))
-            for rule in file.rules
-        ),
         scheduler=record(engine.Scheduler, file.scheduler, max_num_seqs=None, token_budget=None, graph_limit=None),
-        memory=record(engine.EngineMemory, file.memory, reserve=record(engine.Reserve, file.memory.reserve), tiers=()),
+        memory=record(engine.EngineMemory, file.memory, tiers=()),
         graph_sizes=tuple(sorted(file.graph_sizes)),
     )
-
-
-def _tiles(files: Sequence[TileFile]) -> tuple[scenario.Tile, ...]:
-    return tuple(record(scenario.Tile, tile) for tile in files)

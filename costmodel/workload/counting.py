@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
@@ -66,7 +67,8 @@ def parameter_count(architecture: Architecture) -> ParameterCount:
 
 def _on_one_rank(architecture: Architecture) -> Context:
     """Return a context in which one rank holds the whole model. Formats and batch do not affect a count."""
-    dtype, tiles = "bf16", (Tile(1, 1),)
+    dtype: Literal["bf16"] = "bf16"
+    tiles = (Tile(1, 1),)
     precision = Precision(
         linear=dtype, attention=dtype, router=dtype, head=dtype, residual=dtype, weights=dtype, master=None,
         gradients=dtype, moments=dtype, kv_cache=dtype, activations=dtype,

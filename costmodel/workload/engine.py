@@ -7,30 +7,25 @@ from typing import Annotated
 
 import numpy as np
 
-from costmodel.declared import Bandwidth, Size
+from costmodel.declared import Bandwidth, Moment, Number, Share, Size, SizeOrZero, Whole
 from costmodel.hardware import Device
-from costmodel.quantities import Bytes, Count, Mask, Quantity, Seconds, where
+from costmodel.quantities import Count, Mask, Quantity, Seconds, where
 from costmodel.records import Record, field
 
 FREE, TOTAL, STATIC = "free", "total", "static"
 
 
 class SchedulerRule(Record, kw_only=True):
-    """Defaults of a scheduler on some devices.
+    """Defaults of a scheduler on some devices."""
 
-    from_capacity: of the memory that programs see [B].
-    except_architectures: that keep the next rule's.
-    ranks: tensor-parallel ranks from which the rule holds.
-    max_num_seqs: requests that one step processes at most.
-    token_budget: tokens of a step, prompts and decodes.
-    """
-
-    from_capacity: Bytes = 0.0
-    except_architectures: tuple[str, ...] = ()
-    ranks: Count = 1.0
-    max_num_seqs: Count
-    token_budget: Count
-    graph_limit: Count | None = None
+    from_capacity: Annotated[SizeOrZero, "least memory that the driver reports"] = 0.0
+    except_architectures: Annotated[tuple[str, ...], "architectures that the rule leaves out"] = ()
+    ranks: Annotated[Number, "least tensor-parallel ranks"] = 1.0
+    max_num_seqs: Annotated[Number, "requests that a step processes at most"]
+    token_budget: Annotated[Number, "tokens of a step at most, prompts and decoding requests together"]
+    graph_limit: Annotated[
+        Number | None, "sequences that CUDA graphs are captured for at most; null: all of `graph_sizes`"
+    ] = None
 
 
 class Scheduler(Record, kw_only=True):
@@ -65,33 +60,32 @@ class Scheduler(Record, kw_only=True):
         return self.mixed and self.token_budget is not None
 
 
+class Reserve(Record, kw_only=True):
+    """Memory that an engine leaves free: fixed, per token of a step, per sequence of a graph, per rank [B]."""
+
+    fixed: Annotated[SizeOrZero, "whatever the limits"] = 0.0
+    token: Annotated[SizeOrZero, "per token of `token_budget`"] = 0.0
+    graph_sequence: Annotated[SizeOrZero, "per sequence of the largest CUDA graph"] = 0.0
+    rank: Annotated[SizeOrZero, "per tensor- and pipeline-parallel rank"] = 0.0
+
+
 class EngineMemory(Record, kw_only=True):
     """What an engine takes of a device before its KV cache.
 
-    utilization: its share, of the `total` memory, of what is `free` besides weights and activations, or what
-    weights and
-        cache take of all (`static`); null: all but `reserve`.
-    block: tokens of a block.
-    process, rank: outside its allocator for every process, and in addition for one of several ranks [B].
-    workspace: of libraries, within the allocator [B].
-    logit: of sampling, per sequence and word [B].
-    graph, first_graph: per CUDA graph and of the first one [B].
-    graphs_in_budget: counted in its share.
-    reserve: left free: fixed, per token of the budget, per sequence of the largest graph, per rank [B].
     tiers: that keep prefix blocks which the device loses, the nearest first.
     """
 
-    utilization: Quantity | None
+    utilization: Annotated[Share | None, "share of the memory named by `of`; null: all but `reserve`"] = None
     of: str = TOTAL
-    block: Count = 16.0
-    process: Bytes = 0.0
-    rank: Bytes = 0.0
-    workspace: Bytes = 0.0
-    logit: Bytes = 0.0
-    graph: Bytes = 0.0
-    first_graph: Bytes = 0.0
-    graphs_in_budget: bool = False
-    reserve: Reserve = field(default_factory=lambda: Reserve())
+    block: Annotated[Number, "tokens of a block of the KV cache"] = 16.0
+    process: Annotated[SizeOrZero, "outside the allocator, per process"] = 0.0
+    rank: Annotated[SizeOrZero, "outside the allocator, in addition where there are several ranks"] = 0.0
+    workspace: Annotated[SizeOrZero, "of libraries, in the allocator"] = 0.0
+    logit: Annotated[SizeOrZero, "of sampling, per sequence of `max_num_seqs` and word"] = 0.0
+    graph: Annotated[SizeOrZero, "per CUDA graph"] = 0.0
+    first_graph: Annotated[SizeOrZero, "of the first CUDA graph, in addition"] = 0.0
+    graphs_in_budget: Annotated[bool, "CUDA graphs count in the share"] = False
+    reserve: Annotated[Reserve, "what is left free"] = field(default_factory=Reserve)
     tiers: tuple[CacheTier, ...] = ()
 
 
@@ -102,34 +96,23 @@ class CacheTier(Record, kw_only=True):
     bandwidth: Annotated[Bandwidth, "to one device"]
 
 
-class Reserve(Record, kw_only=True):
-    """Memory that an engine leaves free: fixed, per token of a step, per sequence of a graph, per rank [B]."""
-
-    fixed: Bytes = 0.0
-    token: Bytes = 0.0
-    graph_sequence: Bytes = 0.0
-    rank: Bytes = 0.0
-
-
 class Engine(Record):
     """What a framework is as a serving engine.
 
-    version: whose defaults these are.
     rules: of its scheduler, of which the first that holds counts.
-    graph_sizes: sequences that CUDA graphs are captured for, ascending. Steps are padded to the next one.
-    prompt_graphs: graphs are captured for steps with prompts too.
-    request, request_token: time that client and front end add to a request's first token, and for each token of its
-        prompt [s].
     """
 
-    version: str
+    version: Annotated[str, "version whose defaults these are"]
     rules: tuple[SchedulerRule, ...]
     scheduler: Scheduler
     memory: EngineMemory
-    graph_sizes: tuple[int, ...] = ()
-    prompt_graphs: bool = False
-    request: Quantity = 0.0
-    request_token: Quantity = 0.0
+    graph_sizes: Annotated[
+        tuple[Annotated[int, Whole(1, single=True)], ...],
+        "sequences that CUDA graphs are captured for; steps are padded to the next one",
+    ] = ()
+    prompt_graphs: Annotated[bool, "CUDA graphs of steps with prompts as well"] = False
+    request: Annotated[Moment, "time that client and front end add to the first token of a request"] = 0.0
+    request_token: Annotated[Moment, "the same for each token of its prompt, whose text they split"] = 0.0
 
     def rule(self, device: Device, tp: Count) -> SchedulerRule:
         """Return the first rule that holds on a device. The last one holds everywhere.

@@ -7,7 +7,23 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from costmodel.declared import DType, LoadFactor, Number, NumberOrZero, Ratio, RatioOrZero, ShareOrZero
+from costmodel.declared import (
+    Bits,
+    DType,
+    Integer,
+    Latency,
+    LinearType,
+    LoadFactor,
+    Number,
+    NumberOrZero,
+    PositiveNumber,
+    Ratio,
+    RatioOrZero,
+    ShareOrZero,
+    SizeOrZero,
+    StoredType,
+    Time,
+)
 from costmodel.errors import Location
 from costmodel.hardware import Cluster
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
@@ -87,47 +103,41 @@ class Parallelism(Record, kw_only=True):
 class PartFormats(Record, kw_only=True):
     """The formats of one part's linear layers, where a checkpoint has others there. Fields as of `Precision`."""
 
-    linear: str
-    weights: str
-    scale_block: Count | None = None
+    linear: Annotated[LinearType, "its GEMMs"]
+    weights: Annotated[StoredType, "its stored weights; if narrower than `linear`, GEMMs expand them"]
+    scale_block: Annotated[Number | None, "elements per FP32 scale; null: one scale per tensor"] = None
     weight_scaling: GroupScaling = field(default_factory=GroupScaling)
 
 
 class Precision(Record, kw_only=True):
     """The number format of each operator family and of each kind of stored tensor.
 
-    linear: GEMMs of projections and FFN.
-    branches: what mixers and FFNs pass on between a norm and the sum behind them, as under autocast (null: `residual`).
-    weights, head_weights: as linear layers and the head store them (null: as `head`); a kernel expands weights that
-        are narrower than its GEMM.
     weight_scaling: scales of stored weights (without a group: one per `scale_block` squared, or none).
-    weight_bits: mean bits of a stored weight, scales included, for a mixture of formats (null: by the format).
     kv_scaling: scales of cached elements of one token and head.
-    activations: saved inputs of GEMMs.
-    attention_output: saved output of attention (null: as `activations`).
-    scale_block: elements per FP32 scale of an FP8 activation (null: one scale per tensor).
     parts: formats of the linear layers of `attention`, the dense `ffn`, `experts` and `shared_experts`, where they
         differ; of_part: these are those of one part, whose weights are stored in formats of their own.
     """
 
-    linear: str
-    attention: str
-    router: str
-    head: str
-    residual: str
-    weights: str
-    master: str | None
-    gradients: str
-    moments: str
-    kv_cache: str
-    activations: str
-    attention_output: str | None = None
-    scale_block: Count | None = None
-    head_weights: str | None = None
+    linear: Annotated[LinearType, "GEMMs of projections and FFNs"]
+    attention: Annotated[DType, "scores and their product with the values"]
+    router: Annotated[DType, "expert router"]
+    head: Annotated[DType, "LM head"]
+    residual: Annotated[DType, "residual stream, norms and embedding output"]
+    weights: Annotated[StoredType, "stored linear weights; if narrower than `linear`, GEMMs expand them"]
+    master: Annotated[DType | None, "master weights of the optimizer; null: none"]
+    gradients: Annotated[DType, "accumulated gradients"]
+    moments: Annotated[DType, "optimizer moments"]
+    kv_cache: Annotated[StoredType, "cached keys and values"]
+    activations: Annotated[DType, "activations kept for the backward pass"]
+    attention_output: Annotated[DType | None, "saved attention output; null: as `activations`"] = None
+    scale_block: Annotated[Number | None, "elements per FP32 scale; null: one scale per tensor"] = None
+    head_weights: Annotated[StoredType | None, "weights of the LM head; null: as `head`"] = None
     weight_scaling: GroupScaling = field(default_factory=GroupScaling)
-    weight_bits: Quantity | None = None
+    weight_bits: Annotated[Bits | None, "average bits per weight with scales; null: by the format"] = None
     kv_scaling: GroupScaling = field(default_factory=GroupScaling)
-    branches: str | None = None
+    branches: Annotated[
+        DType | None, "activations between norm and residual add, as under autocast; null: as `residual`"
+    ] = None
     parts: Mapping[str, PartFormats] = field(default_factory=dict)
     of_part: bool = False
 
@@ -240,36 +250,32 @@ class Offload(Record):
 class Tile(Record):
     """A kernel's output tile `m` x `n`, and the thread blocks that share its K loop."""
 
-    m: int
-    n: int
-    split: int = 1
+    m: Annotated[Integer, "rows"]
+    n: Annotated[Integer, "columns"]
+    split: Annotated[Integer, "thread blocks that share the K loop of a tile (split-K)"] = 1
 
 
 class HostTimes(Record):
-    """What the host's program adds to a step [s].
+    """What the host's program adds to a step [s]."""
 
-    step: per step.
-    layer: per layer of an inference engine's step.
-    recurrence: per layer with a recurrence in passes with prompts, whose CUDA graphs end there.
-    operator: to launch one kernel or message of a training pass, which takes at least as long as all its launches.
-    """
-
-    step: Seconds = 0.0
-    layer: Seconds = 0.0
-    recurrence: Seconds = 0.0
-    operator: Seconds = 0.0
+    step: Annotated[Latency, "per step"] = 0.0
+    layer: Annotated[Latency, "per layer of an inference engine's step"] = 0.0
+    recurrence: Annotated[
+        Latency, "per layer with a recurrence in passes with prompts, whose CUDA graphs end there"
+    ] = 0.0
+    operator: Annotated[
+        Latency, "per kernel or message start of a training pass; their sum is a lower bound of its time"
+    ] = 0.0
 
 
 class EagerPrompts(Record, kw_only=True):
-    """Passes with prompts that no CUDA graph holds: the host starts their kernels one by one.
+    """Passes with prompts that no CUDA graph holds: the host starts their kernels one by one."""
 
-    layer: least host time of a layer; operator: that of a kernel or message [s].
-    within: kernels that another one's call starts; experts_only: it is so for models with experts alone.
-    """
-
-    layer: Seconds = 0.0
-    operator: Seconds = 0.0
-    within: tuple[str, ...] = ()
+    layer: Annotated[Time, "host time of a layer; a pass takes no less than that of its layers"] = 0.0
+    operator: Annotated[Time, "host time of each kernel and message of such a pass, in addition"] = 0.0
+    within: Annotated[
+        tuple[str, ...], "operators that one call starts together with another one: their names in a breakdown"
+    ] = ()
     experts_only: bool = False
 
     def layer_time(self, *, has_experts: bool) -> Seconds:
@@ -280,72 +286,87 @@ class EagerPrompts(Record, kw_only=True):
 class Unsupported(Record, kw_only=True):
     """What a framework lacks: beginnings of the names of architectures, and number formats."""
 
-    architectures: tuple[str, ...] = ()
-    formats: tuple[str, ...] = ()
+    architectures: Annotated[
+        tuple[str, ...], "beginnings of the names of architectures that it does not run on, such as `cdna`"
+    ] = ()
+    formats: Annotated[
+        tuple[str, ...], "number formats of weights, products and the KV cache that it does not have"
+    ] = ()
 
 
 class UnevenContexts(Record):
-    """Decoding kernels in which one thread block reads a whole context.
+    """Decoding kernels in which one thread block reads a whole context."""
 
-    load_rate: of one thread block [B/cycle].
-    overlap_p: p-norm that joins its time with that of all contexts together.
-    """
-
-    load_rate: Quantity
-    overlap_p: float
+    load_rate: Annotated[PositiveNumber, "what one thread block loads, bytes a cycle"]
+    overlap_p: Annotated[PositiveNumber, "p-norm of the longest context's time and that of all contexts together"]
 
 
 class Framework(Record):
     """What belongs to kernels and hosts rather than to devices.
 
     gemm_tiles, attention_tiles: candidates of which the fastest is taken.
-    weight_only_tiles: those of GEMMs that expand narrow weights. Empty: as of the others.
-    promotion_interval: elements of K between two promotions of an FP8 accumulator.
-    launch: time of an empty kernel on a stream [s].
-    reserve: device memory that the context and libraries keep [B].
     implementations: operator family or `family/variant` -> kernel libraries. The first that the device has is used.
-    moe_comm_slowdown: slowdown of kernels that overlap an expert all-to-all of whole chunks, besides their loss of
-        processors.
-    sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
-    host: what the host's program adds to a step.
-    kv_layout: `static` and `paged` caches reserve room for new tokens. A `concat` cache is copied whole in every step.
-    expert_exchange: how tokens reach experts of other ranks in inference, where the scenario does not say.
     engine: its defaults as a serving engine.
-    scores: format of attention scores in memory (null: the residual's).
-    expands_above: rows beyond which narrow weights are expanded before a product (null: products read them narrow).
-    prompt_chunk: prompt tokens of one pass at most (null: as its engine, or all).
-    uneven_contexts: of its decoding kernels (null: contexts of unequal length take no longer than equal ones).
     eager_prompts: passes with prompts that no CUDA graph holds.
-    padded_ranks: data-parallel ranks that share experts pad their tokens to the most that one has.
-    whole_blocks: of one scale a block, weights are split at blocks only.
-    unsupported: architectures and formats that it lacks.
     tuned_tiles: layers of experts for which it ships tiles tuned on the device.
     training: what its program does in training.
     """
 
-    name: str
+    name: Annotated[str, "name in references"]
     gemm_tiles: tuple[Tile, ...]
     attention_tiles: tuple[Tile, ...]
-    promotion_interval: Count
-    launch: Seconds
-    reserve: Bytes
+    promotion_interval: Annotated[Number, "elements of K between promotions of an FP8 accumulator"]
+    launch: Annotated[Time, "time of an empty kernel on a stream"]
+    reserve: Annotated[SizeOrZero, "device memory reserved by the CUDA context and libraries"]
     implementations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    weight_only_tiles: tuple[Tile, ...] = ()
-    moe_comm_slowdown: Quantity = 1.0
-    sustained_slowdown: Quantity = 1.0
-    host: HostTimes = HostTimes()
-    kv_layout: str = "static"
+    weight_only_tiles: Annotated[
+        tuple[Tile, ...], "candidate tiles of weight-only quantised GEMMs; empty: as `gemm_tiles`"
+    ] = ()
+    moe_comm_slowdown: Annotated[
+        LoadFactor,
+        "slowdown of kernels that run concurrently with expert all-to-alls in normal mode, beside their "
+        "loss of processors",
+    ] = 1.0
+    sustained_slowdown: Annotated[LoadFactor, "slowdown of kernels in a training step relative to benchmark loops"] = (
+        1.0
+    )
+    host: Annotated[HostTimes, "host time per step"] = HostTimes()
+    kv_layout: Annotated[
+        Literal["static", "paged", "concat"], "static: preallocated; paged; concat: copied as a whole in every step"
+    ] = "static"
     training: TrainingProgram = TrainingProgram()
-    expert_exchange: str = "all_to_all"
-    scores: str | None = None
-    expands_above: Count | None = None
-    prompt_chunk: Count | None = None
+    expert_exchange: Annotated[
+        Literal["all_to_all", "gather"], "`communication.exchange` of inference where the scenario does not say"
+    ] = "all_to_all"
+    scores: Annotated[
+        DType | None,
+        "format of attention scores in memory, to and from which kernels of their own convert them for the "
+        "products; null: that of the residual stream",
+    ] = None
+    expands_above: Annotated[
+        Number | None,
+        "rows of a product beyond which a kernel of its own expands narrow weights to 16 bits, for the "
+        "plain product to read; null: products read them narrow at any number of rows",
+    ] = None
+    prompt_chunk: Annotated[
+        Number | None, "prompt tokens that one pass computes at most; null: the engine's budget of a step, or all"
+    ] = None
     engine: Engine | None = None
-    uneven_contexts: UnevenContexts | None = None
+    uneven_contexts: Annotated[
+        UnevenContexts | None, "decoding over contexts of unequal length; null: as long as over equal ones"
+    ] = None
     eager_prompts: EagerPrompts = EagerPrompts()
-    padded_ranks: bool = False
-    whole_blocks: bool = False
-    unsupported: Unsupported = Unsupported()
+    padded_ranks: Annotated[
+        bool,
+        "data-parallel ranks that share experts pad their tokens to the most that one of them has: where "
+        "one has a prompt, all take as long as if each had",
+    ] = False
+    whole_blocks: Annotated[
+        bool,
+        "weights with one scale a block are split between ranks at blocks only; a layout that cuts through "
+        "one is refused",
+    ] = False
+    unsupported: Annotated[Unsupported, "what it does not run"] = Unsupported()
     tuned_tiles: TunedTiles = NOTHING_TUNED
 
     def comm_slowdown(self, communication: Communication) -> Quantity:

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from costmodel.quantities import Count
+from costmodel.declared import Whole
 from costmodel.records import Record, field
 
 
 class TrainingProgram(Record, kw_only=True):
     """What a training program's code does.
 
-    eager: what runs as PyTorch's own kernels, one an operator: `none`, the `loss`, element-wise operators of `layers`,
-        or `all`.
-    tensor_overlap: tensor-parallel messages that overlap GEMMs: `none`, those of input `gradients`, or `all`.
-    accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
-        `buffer` always, by `autograd` for all but the first.
-    reduction: ZeRO stages 1 and 2 `scatter` gradients or `all_reduce` them.
-    weight_exchange: ZeRO stages 1 and 2 `gather` updated weights, or each rank in turn makes a `broadcast` of its own.
-    expert_streams: over which the experts of a rank are dealt, each a GEMM of its own; null: one grouped GEMM.
     options: what a change of a training scenario is called there: `gradients`, `zero`, `full`, ... -> option.
     """
 
-    eager: str = "none"
-    tensor_overlap: str = "none"
-    accumulation: str = "product"
-    reduction: str = "scatter"
-    weight_exchange: str = "gather"
-    expert_streams: Count | None = None
+    eager: Annotated[
+        Literal["none", "loss", "layers", "all"],
+        "what runs as PyTorch's own kernels, one an operator: loss: the cross-entropy, each part of which "
+        "leaves a result in memory; layers: element-wise operators, such as residual additions, gates and gradients of "
+        "biases and norms; all: both",
+    ] = "none"
+    tensor_overlap: Annotated[
+        Literal["none", "gradients", "all"],
+        "tensor-parallel messages of training that overlap with GEMMs: those of input gradients with the "
+        "weight gradients of the same layer, or all, in one part per rank, with the GEMM that they belong to",
+    ] = "none"
+    accumulation: Annotated[
+        Literal["product", "buffer", "autograd"],
+        "how gradients of micro-batches are added up: in the GEMM itself, or in a separate kernel, into a "
+        "buffer for every micro-batch, or by autograd for all but the first",
+    ] = "product"
+    reduction: Annotated[
+        Literal["scatter", "all_reduce"], "reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
+    ] = "scatter"
+    weight_exchange: Annotated[
+        Literal["gather", "broadcast"],
+        "updated weights in ZeRO stages 1 and 2: an all-gather, or a broadcast by each rank in turn",
+    ] = "gather"
+    expert_streams: Annotated[
+        Annotated[int, Whole(1, single=True)] | None,
+        "streams over which the products of experts are dealt, each one of the library's; null: a grouped kernel",
+    ] = None
     options: Mapping[str, str] = field(default_factory=dict)
 
     @property
