@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import yaml
 
 from costmodel.records import ValueRecord
+from costmodel.schema.loader import MAX_BYTES, read_text
 
 REQUIRED: Final = object()
 _CONSTANTS = {"null": None, "true": True, "false": False}
@@ -36,24 +37,31 @@ Fact: TypeAlias = Any  # a constant, a Key or a Switch
 Family: TypeAlias = dict[str, Fact]
 
 
-@cache
 def table(name: str) -> dict[str, Any]:
     """Return the content of a file beside this one."""
-    text = Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8")
-    document: dict[str, Any] = yaml.load(text, Loader=yaml.CSafeLoader)
-    return document
+    return _parsed(_text(name))
 
 
-@cache
 def families() -> dict[str, Family]:
     """Return the facts of every family of language models."""
-    return _families("families")
+    return _families(_text("families"))
+
+
+def encoders() -> dict[str, Family]:
+    """Return the facts of every family of towers for images."""
+    return _families(_text("encoders"))
+
+
+def _text(name: str) -> str:
+    """Return the text of a file beside this one, read anew: what is kept of an answer rests on it."""
+    path = Path(__file__).with_name(f"{name}.yaml")
+    return read_text(path, str(path), MAX_BYTES)
 
 
 @cache
-def encoders() -> dict[str, Family]:
-    """Return the facts of every family of towers for images."""
-    return _families("encoders")
+def _parsed(text: str) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.load(text, Loader=yaml.CSafeLoader)
+    return document
 
 
 def keys_of(family: Family) -> Iterator[Key]:
@@ -69,8 +77,9 @@ def keys_of(family: Family) -> Iterator[Key]:
             yield from keys_of(fact)
 
 
-def _families(name: str) -> dict[str, Family]:
-    document = table(name)
+@cache
+def _families(text: str) -> dict[str, Family]:
+    document = _parsed(text)
     stated = document["groups"] | document["families"]
     made: dict[str, Family] = {}
     return {family: _family(stated[family], stated, made) for family in document["families"]}
