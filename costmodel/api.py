@@ -179,7 +179,7 @@ class Workload(Record):
             _check_engine(engine)
         chosen = [self.scenario(name) for name in (self.scenarios if scenarios is None else scenarios)]
         if engine != "event":
-            answer = closed_form if engine == "analytic" else _answer(chosen, requests)
+            answer = _answer(chosen, engine, requests)
             return {each.name: evaluate_point(each, self.calibration(each), answer) for each in chosen}
         used = event_engine() if simulation is None else simulation
         return {each.name: used.point(each, self.calibration(each)) for each in chosen}
@@ -270,12 +270,17 @@ def engine_of(points: Mapping[str, Point]) -> str:
     return "event" if any("engine" in point.details for point in points.values()) else "analytic"
 
 
-def _answer(scenarios: Iterable[Scenario], requests: Requests | None) -> Engine:
-    """Return what evaluates scenarios where no engine is asked for. requests: simulates those of servers."""
+def _answer(scenarios: Iterable[Scenario], engine: str | None, requests: Requests | None) -> Engine:
+    """Return what evaluates scenarios in closed form, or where no engine is asked for by what answers each.
+
+    requests: simulates those of servers.
+    """
     if not any(isinstance(each.plan, Serving) for each in scenarios):
         return closed_form
-    from costmodel.serving.choice import answering  # loads when it is used
+    from costmodel.serving.choice import answering, with_tails  # loads when it is used
 
+    if engine == "analytic":
+        return with_tails
     return partial(answering, requests=request_engine() if requests is None else requests)
 
 

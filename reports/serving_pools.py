@@ -29,7 +29,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 import costmodel
-from costmodel.analytic.seats import SeatQueue
+from costmodel.analytic.waiting import queue_wait, waiting_share
 from costmodel.api import Workload
 from costmodel.records import ValueRecord
 from costmodel.workload.scenario import Scenario
@@ -103,8 +103,8 @@ class Prefilling(ValueRecord):
         busy = during * math.exp(during) / (1.0 + during * math.exp(during))
         places = self.instances * self.groups * largest
         load = min(rate / self.most, 1.0 - 1e-9)
-        queue = SeatQueue(load=load, seats=places, service=full, variability=1.0)
-        return float(np.interp(number, self.prompts, self.first)) + 0.5 * busy * own + float(queue.wait)
+        queued = queue_wait(waiting_share(load, places), 1.0, full, places, load)
+        return float(np.interp(number, self.prompts, self.first)) + 0.5 * busy * own + float(queued)
 
 
 def figures(file: Path, row: Row) -> dict[str, Any]:

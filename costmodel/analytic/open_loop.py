@@ -1,30 +1,23 @@
-"""Serving at a rate of requests: the number in flight follows from it, and so do times of steps and of waiting."""
+"""Serving at a rate of requests: the number in flight follows from it, and so do times of steps and of waiting.
+
+Means only: percentiles, and what ends, aligns or starts ahead, are the request engine's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
 
 from costmodel.analytic.breakdown import BreakdownLines, add_pass
-from costmodel.analytic.gathering import Gathering
 from costmodel.analytic.inference import PassModel, PassTimes, operators_of, pass_model_of, pass_times
-from costmodel.analytic.lookahead import with_lookahead
 from costmodel.analytic.metrics import invested, spent
+from costmodel.analytic.nodes import NodePlace, batch_nodes, last_node, with_nodes
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.queueing import (
-    Life,
-    Spread,
-    aligned_wait,
-    busy_share,
-    others_share,
-    residual_step,
-)
-from costmodel.analytic.seats import SeatQueue
 from costmodel.analytic.serving import (
-    aligns,
+    WAITING_RANKS,
     decode_steps,
     demand,
     engine_passes,
@@ -32,15 +25,26 @@ from costmodel.analytic.serving import (
     left_to_requests,
     mean_keys,
     most_running,
-    padded_ranks,
+    ranks_wait,
     steady_state,
 )
 from costmodel.analytic.steady_state import SteadyState
-from costmodel.analytic.stream_times import Perturbation, Perturbations
+from costmodel.analytic.stream_times import Perturbations
+from costmodel.analytic.waiting import (
+    beside_prompts,
+    busy_share,
+    equivalent_load,
+    front_end_wait,
+    queue_wait,
+    residual_step,
+    scheduled_step,
+    upper_tail,
+    waiting_share,
+)
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.distinct_sizes import grid_shape
 from costmodel.cost.power import Draw
-from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, floor, maximum, minimum, where
+from costmodel.quantities import Count, Joules, Quantity, Seconds, floor, maximum, minimum, sum_of, where
 from costmodel.records import Record
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
@@ -49,70 +53,114 @@ from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 
+_TINY = 1e-12  # where nothing ever comes
 _MANY = 1e6  # prompts in a step of an engine without a budget of tokens
-HALVINGS = 30  # of an interval of rates
-NODES = 16  # batches at which steps are priced; between them times are interpolated
 NEAR, OVER = 0.75, 1.1  # chosen by the grid of method 12.4: of the highest stable rate, between them means are off
 FEW_STEPS = 7.0  # chosen by the same grid: of decoding, with fewer of which it matters which step a request meets
 VERDICTS = ("stable", "backlogged", "overloaded")
-QUANTILES = {"p50": (0.5, 0.0), "p90": (0.9, 1.2815515655446004), "p99": (0.99, 2.3263478740408408)}
-"""Name -> the quantile, and that of the standard normal distribution."""
+QUANTILES = {"p50": 0.0, "p90": 1.2815515655446004, "p99": 2.3263478740408408}
+"""Name -> that quantile of the standard normal distribution."""
+CLIENT, REST, SCHEDULED, SEAT, PROMPTS, CROWD = (
+    "client and front end", "rest of the running step", "step scheduled already", "waiting for a seat",
+    "behind other prompts", "prompts of the same step",
+)  # fmt: skip
+"""Lines of a result: what a request waits for before its own steps."""
 
 
 class StepTable(Record):
-    """Seconds of both kinds of steps at every node, the nodes along one axis before those of the grid.
-
-    decode_only: of the rank itself; behind_ranks, full_behind: what it then waits for prompts of other ranks, which
-        come at random, or at once where requests end since all ranks always have work.
-    """
+    """Seconds of both kinds of steps at every node, the nodes along one axis before those of the grid."""
 
     with_prompts: Quantity
     decode_only: Quantity
-    behind_ranks: Seconds
-    full_behind: Seconds
     prompt_kernels: Quantity
     decode_kernels: Quantity
     prompt_joules: Joules
     decode_joules: Joules
 
 
-class Solution(Record, kw_only=True):
-    """An engine at a rate.
+class Steps(Record, kw_only=True):
+    """The steps of an engine with so many requests.
 
     running: requests in a step as one of them meets it, itself included.
-    in_system: mean number that steps work on.
-    state: the steps of such a request; with_prompts, decode_only: seconds of its steps; behind_ranks: of the latter,
-        what waits for prompts of other ranks; kernels, joules: of the mean step
-    capacity: highest rate [1/s].
-    load: rate over that.
-    waits: seconds of a request by cause, before its own steps.
+    with_prompts, decode_only: of the two kinds [s].
+    kernels, joules: of the mean step.
     """
 
     running: Count
-    in_system: Count
     state: SteadyState
     with_prompts: Seconds
     decode_only: Seconds
-    behind_ranks: Seconds
     kernels: Seconds
     joules: Joules
+
+    @property
+    def own(self) -> Seconds:
+        """Return the time of the steps with a request's prompt."""
+        return self.state.first_token_steps * self.with_prompts
+
+    @property
+    def later(self) -> Seconds:
+        """Return the time from a request's first token to its last."""
+        return self.state.after_first(self.with_prompts, self.decode_only)
+
+    @property
+    def mean(self) -> Seconds:
+        """Return the mean time of a step: E[T]."""
+        return self.state.step(self.with_prompts, self.decode_only)
+
+
+class PromptSteps(Record, kw_only=True):
+    """The prompts that share steps. Those longer than a step's room are counted in chunks, of which one fits.
+
+        square = f*T_p^2 + (1 - f)*T_d^2 + b^2*x*crowd
+        crowd  = 1 + x - q      of Poisson arrivals: a prompt is one of E[k^2]/E[k] in its step
+
+    f: share of steps with prompts, which take T_p, the others T_d.
+    started: x, prompts that start in a step on average.
+    most: m, that fit into one.
+    each: b, what one adds to a step [s].
+    full: time of a step with m of them [s].
+    crowd: of those that a prompt's own step has, how many more than the mean step with prompts, q.
+    square: E[T^2] of a step [s^2].
+    """
+
+    started: Count
+    most: Count
+    each: Seconds
+    full: Seconds
+    crowd: Count
+    square: Quantity
+
+
+class Solution(Record, kw_only=True):
+    """An engine at a rate.
+
+    in_system: mean number of requests that steps work on.
+    capacity: highest rate [1/s].
+    load: rate over that.
+    terms: of each wait.
+    waits: seconds of a request by cause, before its own steps.
+    """
+
+    steps: Steps
+    prompts: PromptSteps
+    in_system: Count
     capacity: Quantity
     load: Quantity
+    terms: Mapping[str, Mapping[str, Quantity]]
     waits: Mapping[str, Seconds]
-    spread: Spread
 
     @property
     def first(self) -> Seconds:
         """Return the time to first token."""
-        total: Quantity = self.state.first_token_steps * self.with_prompts
-        for wait in self.waits.values():
-            total = total + wait
-        return total
+        return sum_of([self.steps.own, *self.waits.values()])
 
-    @property
-    def later(self) -> Seconds:
-        """Return the time from the first token to the last."""
-        return self.state.after_first(self.with_prompts, self.decode_only)
+
+WAITS: Mapping[str, Callable[..., Seconds]] = {
+    CLIENT: front_end_wait, REST: residual_step, SCHEDULED: scheduled_step, SEAT: queue_wait, PROMPTS: queue_wait,
+    CROWD: beside_prompts,
+}  # fmt: skip
+"""What computes each wait from its terms."""
 
 
 class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
@@ -123,20 +171,23 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
 
         L = rate * R(M),    M = max(L + c_a^2, 1)
 
-    c_a^2: 1 of Poisson arrivals, which see time averages [PASTA, Wolff, 1982], 0 of even ones.
+    c_a^2: 1 of Poisson arrivals, which see time averages [PASTA, Wolff, 1982], 0 of even ones. Engines that get them in
+    turn see every n-th, whose gaps vary less: c_a^2/n.
     """
 
     headline = "latency"
 
     def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
-        self._scenario, self._plan, self._dimensions = scenario, plan, len(grid_shape(scenario))
+        self._scenario, self._plan, self._calibration = scenario, plan, calibration
+        self._dimensions = len(grid_shape(scenario))
+        dealt = scenario.parallel.dp * plan.replicas.count if plan.replicas.routing == "round_robin" else 1.0
+        self._arrival_scv = plan.arrival_scv / dealt
         self._timer = operator_timer(scenario, calibration)
-        self._ranks = padded_ranks(scenario)
         self._pool = kv_pool(scenario, plan)
         self.ledger: Ledger | None = self._pool.ledger
         sets = scenario.parallel.pp
         self._most = maximum(most_running(scenario, plan, self._pool) / sets, 1.0)
-        self._nodes = _nodes(self._most, self._dimensions)
+        self._nodes = batch_nodes(self._most, self._dimensions)
         self._states = steady_state(scenario, plan, self._nodes * sets)
         self._models = self._priced(self._states)
 
@@ -145,36 +196,12 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return [pass_model_of(self._scenario, step, pass_work(step), self._timer) for step in passes]
 
     def _evaluate(self, perturbations: Perturbations) -> StepTable:
-        wider = None if perturbations is None else _with_nodes(perturbations, self._dimensions)
+        wider = None if perturbations is None else with_nodes(perturbations, self._dimensions)
         sets = self._scenario.parallel.pp
-        alone = pass_times(self._models[0], wider), pass_times(self._models[1], wider)
-        prompts, decodes = with_lookahead(self._scenario, self._plan, self._states, self._ranks, alone)
-        with_prompts, decode_only = prompts.round(sets), decodes.round(sets)
-        full = self._states.behind_ranks(with_prompts, decode_only, self._ranks)
+        prompts, decodes = (pass_times(model, wider) for model in self._models)
         return StepTable(
-            with_prompts, decode_only, self._behind(with_prompts, decode_only), full,
-            prompts.kernels, decodes.kernels, prompts.joules, decodes.joules,
-        )  # fmt: skip
-
-    def _behind(self, with_prompts: Quantity, decode_only: Quantity) -> Seconds:
-        """Return what a step that only decodes waits for prompts of other ranks at every node.
-
-        Their rate is the node's own, rate * R = M - c_a^2 with R the time of its requests, which the wait lengthens:
-        rate * R grows with the rate, which is halved in on.
-        """
-        states, scv, steps = self._states, self._plan.arrival_scv, (with_prompts, decode_only)
-        longer = maximum(with_prompts - decode_only, 0.0)
-        if not np.any(np.asarray(self._ranks) > 1.0):
-            return 0.0 * longer
-        alone = states.first_token_steps * with_prompts + states.after_first(*steps)
-        others = maximum(self._nodes - minimum(scv, 1.0), 0.0)
-        low, high, wait = 0.0 * alone, others / alone, 0.0 * alone
-        for _ in range(HALVINGS):
-            rate = 0.5 * (low + high)
-            wait = longer * others_share(rate, steps, states.first_token_steps, self._ranks, scv)
-            above = rate * (alone + states.later_decode_only_steps * wait) > others
-            low, high = where(above, low, rate), where(above, rate, high)
-        return wait
+            prompts.round(sets), decodes.round(sets), prompts.kernels, decodes.kernels, prompts.joules, decodes.joules
+        )
 
     def solution(self, perturbations: Perturbations = None) -> Solution:
         """Return the engine at the rate, or with all seats taken where it cannot keep up. Unperturbed it is kept."""
@@ -184,122 +211,146 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     def _kept(self) -> Solution:
         return self._solve(None)
 
-    def _solve(self, perturbations: Perturbations) -> Solution:
-        plan, parallel, states = self._plan, self._scenario.parallel, self._states
-        assert plan.rate is not None
-        table, axis = self.times(perturbations), -1 - self._dimensions
-        rate = plan.rate / (parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices))
-        first = states.first_token_steps * table.with_prompts
-        served, served_full = (
-            first + states.after_first(table.with_prompts, table.decode_only + behind)
-            for behind in (table.behind_ranks, table.full_behind)
-        )
-        full = _last(served_full, axis)
-        full_steps = table.with_prompts, table.decode_only + table.full_behind
-        capacity = minimum(self._most / full, _last(states.throughput(*full_steps), axis))
-        load = rate / capacity
-        alone = minimum(plan.arrival_scv, 1.0)
-        started = states.throughput(table.with_prompts, table.decode_only + table.behind_ranks)
-        reached = minimum((self._nodes - alone) / served, started)
-        place = _Place.at(reached, where(load < 1.0, rate, np.inf), axis)
-        running = place.read(self._nodes)
-        behind = where(load < 1.0, place.read(table.behind_ranks), _last(table.full_behind, axis))
-        with_prompts, decode_only = place.read(table.with_prompts), place.read(table.decode_only) + behind
-        state = steady_state(self._scenario, plan, running * parallel.pp)
-        resident = state.first_token_steps * with_prompts + state.after_first(with_prompts, decode_only)
-        in_system = minimum(rate * resident, self._most)
-        share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
-        kernels = share * place.read(table.prompt_kernels) + (1.0 - share) * place.read(table.decode_kernels)
-        joules = share * place.read(table.prompt_joules) + (1.0 - share) * place.read(table.decode_joules)
-        service = where(load < 1.0, minimum(_last(served, axis), full), full)  # one rank is full, the others are not
-        seats = SeatQueue(
-            load=rate * service / self._most, seats=self._most, service=service, variability=plan.arrival_scv,
-            taken=in_system / self._most, requests=self._requests,
-        )  # fmt: skip
-        gathering = self._gathering(state, minimum(rate, capacity), with_prompts, decode_only)
-        life = Life(
-            mean=state.after_first(with_prompts, decode_only), in_system=in_system, arrival_scv=plan.arrival_scv,
-            slowing=minimum(place.slope(served, self._nodes) * in_system / resident, 1.0),
-            prompts=gathering.rate * gathering.chunks * gathering.each,
-        )  # fmt: skip
-        waits, spread = self._waits((state, gathering, behind), seats, in_system, life)
-        return Solution(
-            running=running,
-            in_system=in_system,
-            state=state,
-            with_prompts=with_prompts,
-            decode_only=decode_only,
-            behind_ranks=behind,
-            kernels=kernels,
-            joules=joules,
-            capacity=capacity * parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices),
-            load=load,
-            waits=waits,
-            spread=spread,
-        )
-
     @property
-    def _requests(self) -> Count | None:
-        """Return the requests of a run at each pipeline set of a replica, null where it has no end."""
-        stream, parallel = self._plan.requests, self._scenario.parallel
-        if stream is None or stream.count is None:
-            return None
-        return stream.count / (parallel.pp * parallel.dp * self._plan.replicas.serving(parallel.all_devices))
+    def _engines(self) -> Count:
+        """Return the pipeline sets of all replicas, each of which gets an equal share of the requests."""
+        parallel = self._scenario.parallel
+        return parallel.pp * parallel.dp * self._plan.replicas.serving(parallel.all_devices)
 
-    def _gathering(self, state: SteadyState, rate: Quantity, with_prompts: Seconds, decode_only: Seconds) -> Gathering:
-        """Return the prompts that wait for one another, with as many of them in a step as its tokens leave room for."""
-        plan, most = self._plan, _MANY + 0.0 * state.active
+    def _solve(self, perturbations: Perturbations) -> Solution:
+        assert self._plan.rate is not None
+        table, states, axis = self.times(perturbations), self._states, -1 - self._dimensions
+        rate, random = self._plan.rate / self._engines, minimum(self._arrival_scv, 1.0)
+        kinds = table.with_prompts, table.decode_only
+        residence, throughput = (
+            states.first_token_steps * table.with_prompts + states.after_first(*kinds), states.throughput(*kinds),
+        )  # fmt: skip
+        capacity = minimum(self._most / last_node(residence, axis), last_node(throughput, axis))
+        load = rate / capacity
+        reached = minimum((self._nodes - random) / residence, throughput)
+        steps = self._steps_at(table, NodePlace.at(reached, where(load < 1.0, rate, np.inf), axis))
+        in_system = minimum(rate * (steps.own + steps.later), self._most)
+        prompts = self._prompt_steps(steps, minimum(rate, capacity))
+        terms = self._terms(steps, prompts, in_system, capacity)
+        return Solution(
+            steps=steps, prompts=prompts, in_system=in_system, capacity=capacity * self._engines, load=load,
+            terms=terms, waits={name: WAITS[name](**each) for name, each in terms.items()},
+        )  # fmt: skip
+
+    def _steps_at(self, table: StepTable, place: NodePlace) -> Steps:
+        """Return the steps at a place between the nodes."""
+        running = place.read(self._nodes)
+        state = steady_state(self._scenario, self._plan, running * self._scenario.parallel.pp)
+        share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
+
+        def mean(with_prompts: Quantity, decode_only: Quantity) -> Quantity:
+            return share * place.read(with_prompts) + (1.0 - share) * place.read(decode_only)
+
+        return Steps(
+            running=running, state=state,
+            with_prompts=place.read(table.with_prompts), decode_only=place.read(table.decode_only),
+            kernels=mean(table.prompt_kernels, table.decode_kernels),
+            joules=mean(table.prompt_joules, table.decode_joules),
+        )  # fmt: skip
+
+    def _prompt_steps(self, steps: Steps, rate: Quantity) -> PromptSteps:
+        """Return the prompts that share steps, with as many in one as its tokens leave room for."""
+        plan, state = self._plan, steps.state
+        most: Count = _MANY + 0.0 * state.active
         if plan.scheduler.token_budget is not None:
             computed = maximum(demand(plan).computed, 1.0)
-            room = maximum(plan.scheduler.token_budget - state.co_batched, 1.0)
-            most = maximum(room / computed, 1.0)
+            most = maximum(maximum(plan.scheduler.token_budget - state.co_batched, 1.0) / computed, 1.0)
             most = maximum(floor(most) if plan.scheduler.whole_prompts else most, state.prompts)
-        return Gathering(
-            rate=rate, chunks=state.first_token_steps, most=most, with_prompts=with_prompts, decode_only=decode_only,
-            base=decode_only if plan.scheduler.mixes else 0.0 * decode_only,
-            mean=state.step(with_prompts, decode_only), prompts=state.prompts, arrival_scv=self._plan.arrival_scv,
-        )  # fmt: skip
-
-    def _waits(
-        self, steps: tuple[SteadyState, Gathering, Seconds], queue: SeatQueue, in_system: Count, life: Life
-    ) -> tuple[dict[str, Seconds], Spread]:
-        """Return what a request waits for before its own steps, by cause, and what differs from request to request.
-
-        busy * (E[T^2]/(2*E[T]) + (k - 1)/2 * T_decode)   rest of the running step and of those until the next look
-        busy * [async] E[T]                          the step that is scheduled already
-        seats, other prompts                         `SeatQueue`, `Gathering`
-        request                                      client and front end
-        """
-        plan, (state, gathering, behind_ranks) = self._plan, steps
-        with_prompts, decode_only, mean = gathering.with_prompts, gathering.decode_only, gathering.mean
-        alone = decode_only - behind_ranks
+        base = steps.decode_only if plan.scheduler.mixes else 0.0
+        each = maximum(steps.with_prompts - base, 0.0) / state.prompts
+        started = minimum(rate * state.first_token_steps * steps.mean, most)
+        crowd = minimum(maximum(1.0 + started - state.prompts, 0.0), most - state.prompts)
+        crowd = minimum(self._arrival_scv, 1.0) * crowd
         share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
-        share = share + (1.0 - share) * behind_ranks / maximum(with_prompts - alone, 1e-12)
-        seats = queue.waiting
-        busy = busy_share(in_system * self._ranks, plan.arrival_scv)
+        square = share * steps.with_prompts * steps.with_prompts
+        square = square + (1.0 - share) * steps.decode_only * steps.decode_only + each * each * started * crowd
+        return PromptSteps(started=started, most=most, each=each, full=base + each * most, crowd=crowd, square=square)
+
+    def _terms(
+        self, steps: Steps, prompts: PromptSteps, in_system: Count, capacity: Quantity
+    ) -> dict[str, dict[str, Quantity]]:
+        """Return the terms of what a request waits for before its own steps, by cause."""
+        plan, scv = self._plan, self._arrival_scv
+        assert plan.rate is not None
+        rate = plan.rate / self._engines
+        load, busy = rate / capacity, busy_share(in_system, scv)
+        seats = waiting_share(equivalent_load(load, in_system / self._most), self._most)
         seated = maximum(busy - seats, 0.0)
-        unseen = 0.5 * (plan.scheduler.look_steps - 1.0) * decode_only
-        rest = seated * (residual_step(with_prompts, alone, share) + gathering.longer + unseen)
-        aligned: Quantity = 0.0 * mean
-        if aligns(self._scenario, plan):
-            ranks, most = self._scenario.parallel.lockstep, plan.scheduler.align_steps
-            aligned = busy * aligned_wait(state.rate, ranks, most)[0] * decode_only
-        queued = maximum(busy, seats) * mean if plan.scheduler.overlapped else 0.0 * mean
-        request = front_end(self._scenario, plan)
-        waits = {
-            "client and front end": request,
-            "rest of the running step": rest,
-            "step scheduled already": queued,
-            "waiting for a seat": queue.wait,
-            "behind other prompts": gathering.behind(rest, seated) + seated * gathering.beside,
-            "prompts that ranks align": aligned,
-        }
-        spread = Spread(
-            fixed=request + aligned + seated * unseen, own=queued + state.first_token_steps * with_prompts,
-            busy=minimum(busy / maximum(1.0 - seats, 1e-12), 1.0), gathering=gathering,
-            ahead=plan.scheduler.overlapped, seats=queue, life=life,
-        )  # fmt: skip
-        return waits, spread
+        service = steps.state.first_token_steps * prompts.full
+        full = minimum(rate * service / prompts.most, load)
+        scheduled = maximum(busy, seats) if plan.scheduler.overlapped else 0.0 * busy
+        return {
+            CLIENT: {"front_end_time": front_end(self._scenario, plan), "hidden_time": 0.0},
+            REST: {
+                "seated": seated, "square": prompts.square, "mean": steps.mean,
+                "unseen": 0.5 * (plan.scheduler.look_steps - 1.0) * steps.decode_only,
+            },
+            SCHEDULED: {"busy": scheduled, "mean": steps.mean},
+            SEAT: {
+                "waiting": seats, "variability": scv, "service": self._most / capacity, "servers": self._most,
+                "load": load,
+            },
+            PROMPTS: {
+                "waiting": minimum(waiting_share(full, prompts.most), seated), "variability": scv, "service": service,
+                "servers": prompts.most, "load": full,
+            },
+            CROWD: {"seated": seated, "crowd": prompts.crowd, "prompt": prompts.each},
+        }  # fmt: skip
+
+    def wait_terms(self) -> Mapping[str, Mapping[str, Quantity]]:
+        """Return what a request's waits consist of, by their lines of the breakdown."""
+        return self.solution().terms
+
+    def percentiles(self) -> Mapping[str, Mapping[str, float]]:
+        """Return about the quantiles of the times of requests at a single point, none where the queue only grows [s].
+
+        Rough: two moments of each part, as if they were independent, and the quantile of a gamma or normal distribution
+        with the sums. The number in flight has the variance 2/3*L, averaged over a life [M/G/infinity]. Prompts that
+        come in a life are Poisson's. The request engine knows them.
+        """
+        found, tokens = self.solution(), self._plan.output_tokens - 1
+        if found.load >= 1.0:
+            return {}
+        steps, variance = found.steps, self._variance(found)
+        random = sum_of(found.waits[name] for name in (REST, SCHEDULED, SEAT, PROMPTS, CROWD))
+        quantiles: dict[str, dict[str, float]] = {"ttft": {}, "tpot": {}, "e2e": {}}
+        for name, normal in QUANTILES.items():
+            first = found.first - random + upper_tail(random, variance, normal)
+            later = self._life(found, normal)
+            quantiles["ttft"][name] = float(first)
+            quantiles["tpot"][name] = float(later / tokens)
+            quantiles["e2e"][name] = float(max(first + steps.later, found.first + later))
+        return quantiles
+
+    def _life(self, found: Solution, normal: float) -> Seconds:
+        """Return the time after the first token where so many deviations more requests, and prompts, come meanwhile."""
+        steps, random = found.steps, minimum(self._arrival_scv, 1.0)
+        more = normal * (2.0 / 3.0 * random * found.in_system) ** 0.5
+        place = NodePlace.at(self._nodes, steps.running + more, -1 - self._dimensions)
+        crowded = self._steps_at(self.times(), place)
+        delays = normal * steps.state.later_prompt_steps**0.5
+        return crowded.later + delays * (crowded.with_prompts - crowded.decode_only)
+
+    def _variance(self, found: Solution) -> Quantity:
+        """Return the variance of the time to first token: of the step that runs, of those after it, of queues [s^2].
+
+        E[T^3]/(3*E[T]) - E[R]^2,   E[T^2] - E[T]^2,   x*b^2,   W^2*(2/P - 1) of exponential waits
+        """
+        steps, prompts, terms = found.steps, found.prompts, found.terms
+        share = steps.state.prompt_steps / (steps.state.prompt_steps + steps.state.decode_only_steps)
+        cube = share * steps.with_prompts**3 + (1.0 - share) * steps.decode_only**3
+        rest = found.waits[REST]
+        variance = terms[REST]["seated"] * cube / (3.0 * steps.mean) - rest * rest
+        scheduled = maximum(prompts.square - steps.mean * steps.mean, 0.0) * terms[SCHEDULED]["busy"]
+        variance = maximum(variance, 0.0) + scheduled + prompts.started * prompts.each * prompts.each
+        for name in (SEAT, PROMPTS):
+            variance = variance + found.waits[name] ** 2 * (2.0 / maximum(terms[name]["waiting"], _TINY) - 1.0)
+        return variance
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics at the rate. Where it is more than the engine can serve, of an engine that is full."""
@@ -307,20 +358,19 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         assert plan.rate is not None
         rate = minimum(plan.rate, found.capacity)
         tokens, devices = rate * plan.output_tokens, parallel.all_devices * plan.replicas.count
-        busy = busy_share(found.in_system, plan.arrival_scv)
-        step = found.state.step(found.with_prompts, found.decode_only)
-        draw = Draw(busy * found.kernels / step, busy * found.joules / step)
+        busy, steps = busy_share(found.in_system, self._arrival_scv), found.steps
+        draw = Draw(busy * steps.kernels / steps.mean, busy * steps.joules / steps.mean)
         held = found.in_system * parallel.pp * self._pool.mean_blocks_of(mean_keys(plan))
         return {
             "ttft": found.first,
-            "tpot": found.later / (plan.output_tokens - 1),
-            "latency": found.first + found.later,
+            "tpot": steps.later / (plan.output_tokens - 1),
+            "latency": found.first + steps.later,
             "requests_per_second": rate,
             "highest_stable_rate": found.capacity,
             "input_tokens_per_second": rate * plan.input_tokens,
             "tokens_per_second": tokens,
             "tokens_per_second_per_device": tokens / devices,
-            "tokens_per_second_per_user": (plan.output_tokens - 1) / found.later,
+            "tokens_per_second_per_user": (plan.output_tokens - 1) / steps.later,
             "concurrency": found.in_system * parallel.pp,
             "max_concurrency": self._most * parallel.pp,
             "kv_blocks": self._pool.blocks,
@@ -335,27 +385,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         found = self.solution()
         if found.load >= 1.0:
             return VERDICTS[2]
-        return VERDICTS[1] if found.spread.seats.waiting > 0.5 else VERDICTS[0]
-
-    def percentiles(self) -> dict[str, dict[str, float]]:
-        """Return quantiles of the times of alike requests, none where the queue grows without end."""
-        found, tokens = self.solution(), self._plan.output_tokens - 1
-        if not np.isfinite(found.first):
-            return {}
-        life, deviation = float(found.later), found.spread.life.deviation()
-        first, whole = found.spread.quantiles(np.array([share for share, _ in QUANTILES.values()]))
-        later = {name: life + normal * deviation for name, (_, normal) in QUANTILES.items()}
-        return {
-            "ttft": dict(zip(QUANTILES, first.tolist(), strict=True)),
-            "tpot": {name: value / float(tokens) for name, value in later.items()},
-            "e2e": dict(zip(QUANTILES, whole.tolist(), strict=True)),
-        }
-
-    def steps_of_ranks(self) -> tuple[float, float, float, float]:
-        """Return a request's steps that only decode, seconds of steps of either kind, and what of the latter waits."""
-        found = self.solution()
-        steps = found.state.later_decode_only_steps
-        return float(steps), float(found.with_prompts), float(found.decode_only), float(found.behind_ranks)
+        return VERDICTS[1] if found.terms[SEAT]["waiting"] > 0.5 else VERDICTS[0]
 
     def families(self) -> frozenset[str]:
         """Return the families of the operators."""
@@ -365,7 +395,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     def _exact(self) -> tuple[Solution, list[PassModel]]:
         """Return the solution of a single point, and both kinds of steps priced at its batch."""
         found = self.solution()
-        return found, self._priced(found.state)
+        return found, self._priced(found.steps.state)
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of steps with prompts, then of those that only decode, at a single point's batch."""
@@ -377,10 +407,9 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         Operators are priced at the batch itself. Their sum is scaled to the table's, which the metrics rest on.
         """
         found, models = self._exact
-        lines, sets, state = BreakdownLines(), float(self._scenario.parallel.pp), found.state
+        lines, sets, state = BreakdownLines(), float(self._scenario.parallel.pp), found.steps.state
         counts = float(state.first_token_steps + state.later_prompt_steps), float(state.later_decode_only_steps)
-        behind = float(found.behind_ranks)
-        seconds = float(found.with_prompts), float(found.decode_only) - behind
+        seconds = float(found.steps.with_prompts), float(found.steps.decode_only)
         labels = [step.label for step in engine_passes(self._scenario, self._plan, state)]
         for name, model, count, step in zip(labels, models, counts, seconds, strict=True):
             times: PassTimes = pass_times(model, None)
@@ -389,8 +418,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             lines.add_wait(
                 f"{name}: pipeline wait", scaled * (float(times.round(sets)) - float(times.latency)), "latency"
             )
-        lines.add_wait("prompts of other ranks", counts[1] * behind, "latency")
-        bounds = {"waiting for a seat": "capacity", "behind other prompts": "compute"}
+        bounds = {SEAT: "capacity", PROMPTS: "compute", CROWD: "compute"}
         for cause, wait in found.waits.items():
             if np.isfinite(wait):
                 lines.add_wait(cause, float(wait), bounds.get(cause, "latency"))
@@ -401,15 +429,16 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
 
         Against the request engine its means are within a sixth below `NEAR`, and up to half as long or twice as long
         from there on and for outputs of a few tokens (docs/method.md, 12.4). Far above the highest stable rate the
-        engine is full, whatever the order of its requests.
+        engine is full, whatever the order of its requests. Ranks that wait for each other's prompts are not in it.
         """
-        load, endless = float(self.solution().load), self._requests is None
+        stream = self._plan.requests
+        load, endless = float(self.solution().load), stream is None or stream.count is None
         if load >= NEAR and not (endless and load >= OVER):
             return f"the rate is {load:.0%} of the highest stable one, near which queues come and go"
         steps = float(decode_steps(self._plan.output_tokens, self._plan.speculative))
         if steps < FEW_STEPS and load < NEAR:
             return f"outputs are decoded in {steps:.3g} steps, few enough for which ones they are to matter"
-        return None
+        return WAITING_RANKS if load < NEAR and ranks_wait(self._scenario, self._plan) else None
 
     def notes(self) -> tuple[str, ...]:
         """Return the load, that the engine cannot keep up, or nearly so, and what of the requests is left out."""
@@ -428,70 +457,3 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         if verdict == VERDICTS[1]:
             return (f"backlogged: at {load} most requests wait for a seat", *left)
         return (f"load: {load}", *left)
-
-
-class _Place(Record):
-    """Where between two nodes a value lies. index: of the upper node; weight: its share, 0 to 1; axis: of the nodes."""
-
-    index: np.ndarray
-    weight: Array
-    axis: int
-
-    @classmethod
-    def at(cls, values: Quantity, target: Quantity, axis: int) -> _Place:
-        """Return the place of a target among values that grow along an axis. At an end where it lies outside."""
-        target = np.expand_dims(np.asarray(target), axis=axis) if np.ndim(target) >= -1 - axis else np.asarray(target)
-        known, aim = np.broadcast_arrays(np.asarray(values), target)
-        aim = aim.take([0], axis=axis)
-        index = np.clip((known < aim).sum(axis=axis, keepdims=True), 1, known.shape[axis] - 1)
-        low, high = (np.take_along_axis(known, place, axis=axis) for place in (index - 1, index))
-        width = np.where(high > low, high - low, 1.0)
-        return cls(index, np.clip((aim - low) / width, 0.0, 1.0), axis)
-
-    def read(self, values: Quantity) -> Quantity:
-        """Return the values of the place, interpolated between its nodes."""
-        low, high = self._ends(values)
-        return _reduced(low + self.weight * (high - low), self.axis)
-
-    def slope(self, values: Quantity, nodes: Quantity) -> Quantity:
-        """Return the change of the values per node unit."""
-        (low, high), (left, right) = self._ends(values), self._ends(nodes)
-        return _reduced((high - low) / np.where(right > left, right - left, 1.0), self.axis)
-
-    def _ends(self, values: Quantity) -> tuple[Array, Array]:
-        dimensions = self.index.ndim
-        found = np.asarray(values, dtype=np.float64)
-        shape = list(np.broadcast_shapes(found.shape, self.index.shape))
-        shape[self.axis] = found.shape[self.axis]
-        found = np.broadcast_to(found.reshape((1,) * (dimensions - found.ndim) + found.shape), shape)
-        index = np.broadcast_to(
-            self.index, [*shape[: self.axis], 1, *(shape[self.axis + 1 :] if self.axis < -1 else [])]
-        )
-        return np.take_along_axis(found, index - 1, axis=self.axis), np.take_along_axis(found, index, axis=self.axis)
-
-
-def _reduced(values: Array, axis: int) -> Quantity:
-    """Return values without the axis of the nodes, a float where nothing else varies."""
-    found = values.squeeze(axis=axis)
-    return float(found) if found.ndim == 0 else found
-
-
-def _last(values: Quantity, axis: int) -> Quantity:
-    """Return the values at the last node."""
-    return _reduced(np.asarray(values).take([-1], axis=axis), axis)
-
-
-def _nodes(most: Count, dimensions: int) -> Array:
-    """Return batches from one to the most, each the same factor above the one before, along a leading axis."""
-    steps = np.linspace(0.0, 1.0, NODES).reshape(-1, *(1,) * dimensions)
-    return np.asarray(np.asarray(most, dtype=np.float64) ** steps)
-
-
-def _with_nodes(perturbations: Mapping[str, Perturbation], dimensions: int) -> dict[str, Perturbation]:
-    """Return perturbations with an axis of nodes between their own and those of the grid."""
-
-    def widened(value: Quantity) -> Quantity:
-        array = np.asarray(value)
-        return array.reshape(array.shape[0], 1, *array.shape[1:]) if array.ndim > dimensions else value
-
-    return {name: Perturbation(widened(each.low), widened(each.high)) for name, each in perturbations.items()}

@@ -16,13 +16,12 @@ from costmodel.analytic.inference import (
     pass_model_of,
     pass_times,
 )
-from costmodel.analytic.lookahead import with_lookahead
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.queueing import aligned_wait
 from costmodel.analytic.steady_state import Arrival, Demand, SteadyState, budgeted, separate
 from costmodel.analytic.stream_times import Perturbations
+from costmodel.analytic.waiting import front_end_wait
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.errors import InputError
@@ -41,7 +40,7 @@ from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_c
 from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
-_ALIGNED = 4  # iterations: starts a step, and the wait that they leave
+WAITING_RANKS = "data-parallel ranks wait for each other's prompts"  # why requests are simulated one by one
 StepTimes: TypeAlias = "tuple[PassTimes, PassTimes]"  # of a step with prompts, and of one that only decodes
 
 
@@ -85,10 +84,10 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         """
         plan, parallel, state = self._plan, self._scenario.parallel, self._state
         assert plan.concurrency is not None
-        with_prompts, decode_only, _ = self._steps(perturbations)
+        with_prompts, decode_only = self._steps(perturbations)
         throughput, request = state.throughput(with_prompts, decode_only), front_end(self._scenario, plan)
         waiting = (state.waiting + self._not_admitted) / throughput
-        idle = maximum(request - waiting, 0.0)  # that no queue hides
+        idle = front_end_wait(request, waiting)
         first = state.until_first(with_prompts, decode_only) + self._not_admitted / throughput + idle
         throughput = throughput / (1.0 + idle * throughput / (plan.concurrency / parallel.pp))
         later = state.after_first(with_prompts, decode_only)
@@ -116,26 +115,19 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
     def draw(self, perturbations: Perturbations = None) -> Draw:
         """Return what a device does in the steady state."""
         state, times = self._state, self.times(perturbations)
-        with_prompts, decode_only, _ = self._steps(perturbations)
+        with_prompts, decode_only = self._steps(perturbations)
         period = state.period(with_prompts, decode_only)
         kernels, joules = state.period(*(one.kernels for one in times)), state.period(*(one.joules for one in times))
         return Draw(kernels / period, joules / period)
 
-    def _steps(self, perturbations: Perturbations = None) -> tuple[Seconds, Seconds, Seconds]:
-        """Return the times of steps with prompts and of those that only decode, and what of these waits for others."""
-        parallel = self._scenario.parallel
-        with_prompts, decode_only = (step.round(parallel.pp) for step in self.times(perturbations))
-        behind = self._state.behind_ranks(with_prompts, decode_only, padded_ranks(self._scenario))
-        return with_prompts, decode_only + behind, behind
-
-    def steps_of_ranks(self) -> tuple[float, float, float, float]:
-        """Return a request's steps that only decode, seconds of steps of either kind, and what of the latter waits."""
-        with_prompts, decode_only, behind = self._steps()
-        return float(self._state.later_decode_only_steps), float(with_prompts), float(decode_only), float(behind)
+    def _steps(self, perturbations: Perturbations = None) -> tuple[Seconds, Seconds]:
+        """Return the times of steps with prompts and of those that only decode."""
+        with_prompts, decode_only = (step.round(self._scenario.parallel.pp) for step in self.times(perturbations))
+        return with_prompts, decode_only
 
     def wait_terms(self) -> dict[str, dict[str, Quantity]]:
         """Return what a request's waits consist of, by their lines of the breakdown: requests, steps, 1/s and s."""
-        with_prompts, decode_only, _ = self._steps()
+        with_prompts, decode_only = self._steps()
         state, rate = self._state, self._state.throughput(with_prompts, decode_only)
         return {
             "waiting for memory": {"not_admitted": self._not_admitted, "rate": rate},
@@ -158,8 +150,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
 
     def _evaluate(self, perturbations: Perturbations) -> StepTimes:
         with_prompts, decode_only = (pass_times(model, perturbations) for model in self._models)
-        ranks = padded_ranks(self._scenario)
-        return with_lookahead(self._scenario, self._plan, self._state, ranks, (with_prompts, decode_only))
+        return with_prompts, decode_only
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of steps with prompts, then of those that only decode."""
@@ -173,12 +164,11 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
             add_pass(lines, model, times, count)
             waiting = count * (float(times.round(sets)) - float(times.latency))
             lines.add_wait(f"{name}: pipeline wait", waiting, "latency")
-        with_prompts, decode_only, behind = self._steps()
+        with_prompts, decode_only = self._steps()
         rate = float(state.throughput(with_prompts, decode_only))
         lines.add_wait("waiting for memory", float(self._not_admitted) / rate, "capacity")
         lines.add_wait("waiting for a chunk", float(state.waiting) / rate, "compute")
         step = state.step(with_prompts, decode_only)
-        lines.add_wait("prompts of other ranks", float(state.later_decode_only_steps * behind), "latency")
         arriving = float(state.arrival_steps * step + state.unseen_steps * decode_only)
         lines.add_wait("steps under way", arriving, "latency")
         waiting = (float(state.waiting) + float(self._not_admitted)) / rate
@@ -196,7 +186,9 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         """Return that memory limits the concurrency, where it does, and what of the requests the closed form leaves."""
         assert self._plan.concurrency is not None
         requested, admitted = float(self._plan.concurrency), float(self._admission.admitted)
-        left = left_to_requests(self._plan)
+        ranks = ranks_wait(self._scenario, self._plan)
+        left = (f"closed form: {WAITING_RANKS}; `--engine event` has them",) if ranks else ()
+        left = (*left, *left_to_requests(self._plan))
         if admitted >= requested:
             return left
         return (f"only {admitted:g} of {requested:g} requests fit into the KV cache; the others wait", *left)
@@ -229,15 +221,9 @@ def only_requests(plan: Serving) -> tuple[str, ...]:
     return tuple(told)
 
 
-def left_to_requests(plan: Serving, *, goodput: bool = True) -> tuple[str, ...]:
+def left_to_requests(plan: Serving) -> tuple[str, ...]:
     """Return what a scenario says of its requests and engines that the closed form leaves out, as a note."""
-    told = [*only_requests(plan)]
-    if (
-        goodput
-        and plan.slo is not None
-        and any(each is not None for each in (plan.slo.ttft, plan.slo.tpot, plan.slo.e2e))
-    ):
-        told.append("goodput within `slo`")
+    told = only_requests(plan)
     left = (f"closed form: without {', '.join(told)}; `--engine event` has them",) if told else ()
     return (*left, *without_effect(plan))
 
@@ -263,26 +249,13 @@ def decode_steps(output_tokens: Count, speculative: Speculative | None) -> Count
 def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> SteadyState:
     """Return the steady state of one pipeline set with its share of a replica's `concurrency` requests.
 
-    An engine that looks for new requests every k steps meets one after any of 1 to k: it waits (k - 1)/2 more. Prompts
-    that ranks in lockstep align wait by the requests that start a step, which this makes fewer: iterated.
+    An engine that looks for new requests every k steps meets one after any of 1 to k: it waits (k - 1)/2 more.
     """
     share, looks = concurrency / scenario.parallel.pp, plan.scheduler.look_steps
     waits = 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
     random = minimum(plan.arrival_scv, 1.0)
     unseen = 0.5 * (looks - 1.0) * minimum(waits, 1.0)
-    state = _steady_state(plan, share, Arrival(waits, unseen, looks, random))
-    if not aligns(scenario, plan):
-        return state
-    for _ in range(_ALIGNED):
-        aligned, cycle = aligned_wait(state.rate, scenario.parallel.lockstep, plan.scheduler.align_steps)
-        behind = 0.0 if plan.rate is not None else aligned * minimum(waits, 1.0)
-        state = _steady_state(plan, share, Arrival(waits, unseen + behind, maximum(looks, cycle), random))
-    return state
-
-
-def aligns(scenario: Scenario, plan: Serving) -> bool:
-    """Tell whether prompts of ranks that share experts wait until each of them has one."""
-    return bool(np.any(plan.scheduler.align_steps > 0.0) and np.any(scenario.parallel.lockstep > 1.0))
+    return _steady_state(plan, share, Arrival(waits, unseen, looks, random))
 
 
 def _steady_state(plan: Serving, share: Count, arrival: Arrival) -> SteadyState:
@@ -305,9 +278,11 @@ def arrival_steps(scenario: Scenario, plan: Serving, requests: Count) -> Count:
     return minimum(maximum(requests - 1.0, 0.0), 1.0) * (2.0 if plan.scheduler.overlapped else 1.0)
 
 
-def padded_ranks(scenario: Scenario) -> Count:
-    """Return the engines whose steps all last as long as those with prompts where one of them has some."""
-    return scenario.parallel.lockstep if scenario.framework.padded_ranks else 1.0
+def ranks_wait(scenario: Scenario, plan: Serving) -> bool:
+    """Tell whether ranks that share experts step together and wait for each other's prompts, which the closed form
+    takes no notice of: they pad their tokens to the most of any, or start prompts together."""
+    waits = np.any(plan.scheduler.align_steps > 0.0) or scenario.framework.padded_ranks
+    return bool(waits and np.any(scenario.parallel.lockstep > 1.0))
 
 
 def front_end(scenario: Scenario, plan: Serving) -> Seconds:

@@ -78,17 +78,6 @@ class SteadyState(Record, kw_only=True):
     later_prompt_steps: Count
     later_decode_only_steps: Count
 
-    def behind_ranks(self, with_prompts: Seconds, decode_only: Seconds, ranks: Count) -> Seconds:
-        """Return how much longer a step that only decodes takes among `ranks` that always have work and step together.
-
-        Prompts start where requests end, in any step alike. Another rank has one by chance, f: a rank's share of steps
-        with prompts. All wait for the longest step:
-
-            (1 - (1 - f)^(ranks - 1)) * max(t_prompts - t_decode, 0)
-        """
-        share = self.prompt_steps / (self.prompt_steps + self.decode_only_steps)
-        return (1.0 - (1.0 - share) ** (ranks - 1.0)) * maximum(with_prompts - decode_only, 0.0)
-
     def period(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
         """Return the time in which `rate` requests end. with_prompts, decode_only: of a step of each kind [s]."""
         return self.prompt_steps * with_prompts + self.decode_only_steps * decode_only

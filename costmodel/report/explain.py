@@ -184,7 +184,7 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
     listed = lines(workload, scenario)
     waiting = next((line for line in listed if line.name == name and name in explain_wait.WAITS), None)
     if waiting is not None and isinstance(chosen.plan, Serving):
-        return [_wait(run.evaluation, chosen, waiting)]
+        return [_wait(run.evaluation, waiting)]
     found = [each for one in _asked(chosen, name) for each in _stated(workload, chosen, one, listed)]
     if found:
         return found
@@ -292,9 +292,9 @@ def _with_context(workload: Workload, scenario: Scenario, name: str, explanation
     return explanation
 
 
-def _wait(evaluation: Evaluation, scenario: Scenario, line: Line) -> Explanation:
+def _wait(evaluation: Evaluation, line: Line) -> Explanation:
     """Return a request's wait explained: no operator runs in it."""
-    wait, terms = explain_wait.explained(evaluation, scenario, line.name)
+    wait, terms = explain_wait.explained(evaluation, line.name)
     return Explanation(
         name=line.name, family="wait", equation=f"time = {wait.equation}", file=wait.file, section=explain_wait.SECTION,
         terms=dict(terms), parts={line.bound: line.time}, time=line.time, value=line.time,

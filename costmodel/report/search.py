@@ -126,8 +126,8 @@ def _layouts(rows: Sequence[Candidate], result: SearchResult, *, front: bool = F
     headline = headline_of(known)
     named = [name for name in result.names if name != headline]
     listed = [name for name in dict.fromkeys((*_RATES, *_COSTS, *named)) if known.get(name) is not None]
-    percentiles = rows[0].percentiles or {}
-    tails = [name for name, each in percentiles.items() if PERCENTILE in each]
+    percentiles = [row.percentiles or {} for row in rows]
+    tails = [name for name in percentiles[0] if all(PERCENTILE in each.get(name, {}) for each in percentiles)]
     droppable = dict.fromkeys(("mfu", *_COSTS), "?") | {"tokens_per_second_per_user": "" if front else "??"}
     droppable |= dict.fromkeys(named, "")
     layouts = table(

@@ -1,4 +1,4 @@
-"""Which engine answers a serving scenario where none is asked for: the closed form, or its requests one by one."""
+"""Which engine answers a serving scenario: the closed form, with tails of a short run, or its requests one by one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from costmodel.analytic.open_loop import OpenLoopEvaluation
 from costmodel.analytic.serving import only_requests
 from costmodel.cost.calibration import Calibration
 from costmodel.serving.evaluation import RequestEvaluation
+from costmodel.serving.replay import ReplayedServer
 from costmodel.serving.simulation import unsupported
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
@@ -22,13 +23,13 @@ def answering(
     requests: evaluates them. Scenarios whose requests cannot be simulated stay with the closed form and its notes.
     """
     plan = scenario.plan
+    closed = with_tails(scenario, calibration)
     if not isinstance(plan, Serving) or unsupported(scenario, plan) is not None:
-        return evaluate(scenario, calibration)
+        return closed
     keys, why = only_requests(plan), None
     if keys:
         why = f"the closed form takes no notice of {', '.join(keys)}"
     else:
-        closed = evaluate(scenario, calibration)
         why = closed.beyond() if isinstance(closed, OpenLoopEvaluation) else None
         if why is None:
             return closed
@@ -36,6 +37,14 @@ def answering(
     assert isinstance(served, RequestEvaluation), "the engine that simulates requests"
     served.why = why
     return served
+
+
+def with_tails(scenario: Scenario, calibration: Calibration) -> Evaluation:
+    """Return the closed form of a scenario, at a rate with percentiles and goodput of a short run of its requests."""
+    plan = scenario.plan
+    if isinstance(plan, Serving) and plan.rate is not None:
+        return ReplayedServer(scenario, plan, calibration)
+    return evaluate(scenario, calibration)
 
 
 def by_requests(scenario: Scenario, calibration: Calibration) -> bool:

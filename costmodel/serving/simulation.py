@@ -12,6 +12,7 @@ import numpy as np
 
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError
+from costmodel.network.sharing import Flags
 from costmodel.quantities import Array
 from costmodel.records import Record, replace
 from costmodel.serving.availability import OFF, Fleet
@@ -73,13 +74,14 @@ class Served(Record, kw_only=True):
     @property
     def done(self) -> Served:
         """Return the requests that were served: all, but for those that were turned away."""
-        if not self.fleet.rejected[0]:
-            return self
-        ended = np.isfinite(self.progress.time[:, FINISH])
-        arrival, length, calls, pause = (each[ended] for each in self.requests[:4])
+        return self.of(np.isfinite(self.progress.time[:, FINISH])) if self.fleet.rejected[0] else self
+
+    def of(self, some: Flags) -> Served:
+        """Return the same with some of the requests, whose times and counts metrics are of."""
+        arrival, length, calls, pause = (each[some] for each in self.requests[:4])
         requests = self.requests._replace(arrival=arrival, length=length, calls=calls, pause=pause)
-        progress = Progress(self.progress.time[ended], self.progress.count[ended])
-        return replace(self, requests=requests, progress=progress, front_end=self.front_end[ended])
+        progress = Progress(self.progress.time[some], self.progress.count[some])
+        return replace(self, requests=requests, progress=progress, front_end=self.front_end[some])
 
     @property
     def rented(self) -> float:
@@ -90,16 +92,21 @@ class Served(Record, kw_only=True):
 
 
 class Simulation:
-    """One serving scenario, ready to run. workers: threads for replicas that serve independently of each other.
+    """One serving scenario, ready to run.
+
+    workers: threads for replicas that serve independently of each other.
+    compiles: a long run is compiled by numba, which may take seconds the first time, and runs the same.
 
     Raises InputError where the scenario cannot be simulated, and where a request is longer than an engine's cache.
     """
 
-    def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration, workers: int = 1) -> None:
+    def __init__(
+        self, scenario: Scenario, plan: Serving, calibration: Calibration, workers: int = 1, *, compiles: bool = True,
+    ) -> None:  # fmt: skip
         problem = unsupported(scenario, plan)
         if problem is not None:
             raise problem
-        self.scenario, self.plan, self.workers = scenario, plan, workers
+        self.scenario, self.plan, self.workers, self.compiles = scenario, plan, workers, compiles
         self.stream = stream_of(scenario, plan)
         block = int(memory_of(scenario, plan).block)
         self.requests = in_order_of_arrival(self._requests(block))
@@ -119,6 +126,8 @@ class Simulation:
 
     def _fast(self, function: Function) -> Function:
         """Return a function, compiled where that saves more time than it takes. Its results are the same."""
+        if not self.compiles:
+            return function
         length, blocks = self.requests.length, len(self.requests.ids)
         chunks = -(-length[:, PROMPT] // self.policy.budget)
         events = int(length[:, OUTPUT].sum()) + CHUNK_EVENTS * int(chunks.sum()) + blocks

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.analytic.inference import draft_passes, pass_model_of, pass_times
-from costmodel.analytic.lookahead import starts_ahead
 from costmodel.analytic.operator_timing import operator_timer
 from costmodel.analytic.segments import ELSEWHERE
 from costmodel.analytic.stream_times import Perturbations, stream_times
@@ -69,6 +68,16 @@ def _without_floor(scenario: Scenario) -> Framework:
     return replace(framework, eager_prompts=EagerPrompts())
 
 
+def starts_ahead(scenario: Scenario, plan: Serving) -> bool:
+    """Tell whether the host starts kernels of a step with prompts while the one before runs.
+
+    One loop of the host launches step i and then waits for step i - 1 [TensorRT-LLM documentation, Overlap Scheduler].
+    Not where a time of a `layer` bounds the step: it was fitted to whole runs, so that what was hidden is not in it.
+    """
+    starts_each = scenario.framework.eager_prompts.operator > 0.0 and not scenario.eager_layer > 0.0
+    return bool(plan.scheduler.overlapped and scenario.parallel.pp == 1 and starts_each)
+
+
 class StepPricer:
     """Prices steps of one engine directly, any number at once, whole or in part."""
 
@@ -77,7 +86,7 @@ class StepPricer:
         self._without_host = replace(scenario, framework=_without_floor(scenario))
         self._timer = operator_timer(scenario, calibration)
         self.drafts, self.batches = float(drafted_tokens(plan.speculative)), plan.micro_batches
-        self.ahead = bool(np.any(starts_ahead(scenario, plan)))
+        self.ahead = starts_ahead(scenario, plan)
         self.has_pool = scenario.parallel.expert_pool is not None
         decode, prompt = (self._work((part,)) for part in (self.decoding(1.0, 64.0), self.prompt(1.0, 64.0, 64.0)))
         names = [{operator.name for operator in work.operators()} for work in (decode, prompt)]

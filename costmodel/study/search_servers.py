@@ -18,6 +18,7 @@ from costmodel.errors import InfeasibleError
 from costmodel.quantities import Array, Indices
 from costmodel.records import MutableRecord, Record, asdict, field, replace
 from costmodel.result import FITS, Point
+from costmodel.serving.choice import with_tails
 from costmodel.study.goals import KEPT, OnProgress, SearchRequest, SearchResult, candidate, ranked
 from costmodel.study.layouts import REPLICAS, Space, check_size, divisors, server_space
 from costmodel.study.search_passes import note_memory
@@ -27,16 +28,14 @@ from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
 
 PERCENTILE = "p99"  # of the times that an objective of the scenario limits
+ROUGH = "p90"  # that the closed form, which is rough, has to keep before requests are simulated
 STABLE = "stable"
 _HIGHEST_RATE = "highest_stable_rate"
-_METRICS = {"ttft": "ttft", "tpot": "tpot", "itl": "tpot", "e2e": "latency"}  # limit or percentile -> its metric
+_METRICS = {"ttft": "ttft", "tpot": "tpot", "e2e": "latency"}  # limit or percentile -> its metric
 _ENGINE_NODES = 8  # nodes of one engine at most, where no number of devices is asked for
 _MOST_DEVICES = 512  # of all engines, where none is asked for
 _DENSE, _GROWTH = 8, 1.25  # engines: each number up to, then so many times as many
-_TAILS = (
-    "percentiles are the closed form's, of requests alike: near the highest stable rate, or where lengths and arrivals "
-    "spread, slow ones are slower"
-)
+_TAILS = "percentiles are of requests of one replica simulated one by one; those of pipelines are rough"
 _MOST_TRIED = 512  # layouts whose percentiles are looked at
 _PIECE = 512  # layouts of one evaluation
 _BY_DEVICES = ("devices", "cost_rate")  # objectives that only more devices raise
@@ -102,7 +101,7 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
         race.run(part, lambda share, at=start: on_progress((at + _PIECE * share) / space.size))  # type: ignore[misc]
         result.scheduled += int(fits[rows].sum())
     kept = race.kept[:KEPT]
-    points = [evaluate_point(single(one.scenario, (one.row,)), calibration) for one in kept]
+    points = [evaluate_point(single(one.scenario, (one.row,)), calibration, with_tails) for one in kept]
     found = zip(kept, points, strict=True)
     result.best = ranked([candidate(point, one.space.at(one.row), one.score, request.goal) for one, point in found])
     if not kept:
@@ -110,7 +109,7 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
         result.why = None if race.nearest is None else _why_none(request, calibration, *race.nearest)
         return
     doubts = (_TAILS, _doubt(points[0], original), _beyond(single(kept[0].scenario, (kept[0].row,)), calibration))
-    left = left_to_requests(original.plan, goodput=False) if isinstance(original.plan, Serving) else ()
+    left = left_to_requests(original.plan) if isinstance(original.plan, Serving) else ()
     result.notes = (*result.notes, *left, *(each for each in doubts if each is not None))
 
 
@@ -173,14 +172,15 @@ class _Race(MutableRecord, eq=False):
     def _try(self, one: _Layout) -> bool:
         """Tell whether a layout keeps the objective, and keep it where it is the best of the same engine."""
         scenario = single(one.scenario, (one.row,))
-        try:
-            evaluation = evaluate(scenario, self.calibration)
-        except InfeasibleError:
-            return False
-        if not keeps(evaluation, scenario):
-            beyond = max(value / limit for _, value, limit in _times(evaluation, scenario))
-            self._near(_SLOW_TAIL, replace(one, score=beyond))
-            return False
+        for engine_of, percentile in ((evaluate, ROUGH), (with_tails, PERCENTILE)):
+            try:
+                evaluation = engine_of(scenario, self.calibration)
+            except InfeasibleError:
+                return False
+            if not keeps(evaluation, scenario, percentile):
+                beyond = max(value / limit for _, value, limit in _times(evaluation, scenario, percentile))
+                self._near(_SLOW_TAIL, replace(one, score=beyond))
+                return False
         engine = _engine(one)
         self.best[engine] = min(self.best.get(engine, one), one)
         return True
@@ -259,18 +259,20 @@ def _doubt(point: Point, scenario: Scenario) -> str | None:
     )
 
 
-def keeps(evaluation: Evaluation, scenario: Scenario) -> bool:
+def keeps(evaluation: Evaluation, scenario: Scenario, percentile: str = PERCENTILE) -> bool:
     """Tell whether a server keeps up with its requests, the slowest of them within the scenario's objective."""
     return evaluation.verdict() in (None, STABLE) and all(
-        value <= limit for _, value, limit in _times(evaluation, scenario)
+        value <= limit for _, value, limit in _times(evaluation, scenario, percentile)
     )
 
 
-def _times(evaluation: Evaluation, scenario: Scenario) -> Iterator[tuple[str, float, float]]:
-    """Yield each time that the scenario's objective limits: its name, its 99th percentile, else its mean, and the
+def _times(
+    evaluation: Evaluation, scenario: Scenario, percentile: str = PERCENTILE
+) -> Iterator[tuple[str, float, float]]:
+    """Yield each time that the scenario's objective limits: its name, its percentile, else its mean, and the
     limit [s]."""
     percentiles, metrics = evaluation.percentiles() or {}, evaluation.metrics(None)
-    tails = {_METRICS[name]: each[PERCENTILE] for name, each in percentiles.items() if PERCENTILE in each}
+    tails = {_METRICS[name]: each[percentile] for name, each in percentiles.items() if name in _METRICS}
     for name, limit in _limits(scenario):
         value = tails.get(name, metrics[name])
         yield name, float("inf") if value is None else float(np.max(value)), limit
@@ -279,7 +281,7 @@ def _times(evaluation: Evaluation, scenario: Scenario) -> Iterator[tuple[str, fl
 def _why_none(request: SearchRequest, calibration: Calibration, reason: int, one: _Layout) -> str:
     """Return why no layout counts: what the nearest one lacks, and by how much."""
     scenario = single(one.scenario, (one.row,))
-    evaluation = evaluate(scenario, calibration)
+    evaluation = with_tails(scenario, calibration)
     values = one.space.at(one.row).items()
     parts = ", ".join(f"{name.removesuffix('.count').rpartition('.')[2]} {value:g}" for name, value in values)
     where = f"on {int(scenario.devices):,} devices ({parts})"

@@ -214,23 +214,22 @@ def test_a_users_own_mix_of_patterns_shows_the_pairs_bytes_and_bound_of_each(run
         assert found["bound"] in ("compute", "memory")
 
 
-RANKS = """
+BUSY = """
 schema: costmodel/workload@1
-model: models/qwen3-235b-a22b
+model: models/llama-3-8b
 scenarios:
-  serving: {phase: serving, cluster: nodes/dgx-h100, framework: vllm, precision: {compute: fp8-inference}, rate: 2 /s,
-    parallel: {dp: 8, ep: 8}, input_tokens: 3000, output_tokens: 500}
+  serving: {phase: serving, cluster: nodes/h100-x1, framework: vllm, rate: 4 /s, input_tokens: 3000, output_tokens: 500}
 """
 
 
 def test_a_wait_of_serving_is_explained_by_its_equation(run, tmp_path):
-    path = tmp_path / "ranks.yaml"
-    path.write_text(RANKS, encoding="utf-8")
+    path = tmp_path / "busy.yaml"
+    path.write_text(BUSY, encoding="utf-8")
     listed = json.loads(run("explain", str(path), "--json").out)["operators"]
-    time = {line["name"]: line["time"] for line in listed}["prompts of other ranks"]
-    (found,) = json.loads(run("explain", str(path), "--op", "prompts of other ranks", "--json").out)["operators"]
+    time = {line["name"]: line["time"] for line in listed}["prompts of the same step"]
+    (found,) = json.loads(run("explain", str(path), "--op", "prompts of the same step", "--json").out)["operators"]
     terms = found["terms"]
-    product = terms["steps"] * terms["chance"] * (terms["prompt_step_time"] - terms["decode_step_time"])
+    product = terms["seated"] * terms["crowd"] * terms["prompt"]
     assert found["time"] == time == pytest.approx(product)
     shown = run("explain", str(path), "--op", "rest of the running step")
     assert (shown.code, "a request that arrives waits" in shown.out) == (0, True)

@@ -210,7 +210,7 @@ def test_a_degree_of_servers_that_is_set_is_no_number_of_devices(run, tmp_path):
     assert (done.code, done.err) == (0, "")
     assert "p99 tpot" in done.out
     assert "--engine event" in done.out
-    assert "of requests alike" in done.out
+    assert "requests of one replica simulated one by one" in done.out
     assert run("search", str(path), "--devices", "1", "--constraint", "tpot <= 1 ms").code == 3
 
 

@@ -180,7 +180,7 @@ def test_requests_without_room_for_their_cache_wait_and_the_result_says_so() -> 
             ("`requests.input`, taken at the mean",),
         ),
         (RequestStream(sessions=Sessions(turns=3.0), arrivals="burst"), None, ("sessions", "arrivals: burst")),
-        (None, Slo(ttft=0.5), ("`slo`",)),
+        (None, Slo(ttft=0.5), ()),
         (RequestStream(trace="calls.csv"), None, ("`requests.trace`",)),
         (RequestStream(prefix=SharedPrefix(groups=1.0, tokens=100.0)), None, ("`requests.prefix`",)),
     ],
@@ -261,16 +261,3 @@ def test_a_request_s_lines_have_what_client_and_front_end_add_and_no_queue_hides
     lines = {line.name: line.time for line in point(chosen).breakdown}
     assert lines["client and front end"] == pytest.approx(5e-3 + 2e-6 * SERVING.input_tokens, rel=1e-9)
     assert sum(lines.values()) == pytest.approx(metrics(chosen)["latency"], rel=1e-9)
-
-
-@pytest.mark.parametrize("load", [{"concurrency": 64.0}, {"concurrency": None, "rate": 40.0}])
-def test_ranks_that_pad_their_tokens_wait_for_each_others_prompts(load: dict[str, float | None]) -> None:
-    chosen = of(replace(SERVING, **load), MOE_MODEL, EXPERTS)
-    padded = replace(chosen, framework=replace(chosen.framework, padded_ranks=True))
-    alone, together = metrics(chosen), metrics(padded)
-    assert together["tpot"] > alone["tpot"]
-    waits = sum(line.time for line in point(padded).breakdown if line.name == "prompts of other ranks")
-    assert waits > 0.0
-    assert sum(line.time for line in point(padded).breakdown) == pytest.approx(together["latency"])
-    own = replace(padded, parallel=Parallelism(tp=16.0))
-    assert not any(line.name == "prompts of other ranks" for line in point(own).breakdown)

@@ -174,22 +174,6 @@ def test_an_engine_that_looks_seldom_answers_later(tmp_path: Path, load: dict[st
     assert later == pytest.approx(9.5 * often.metrics["tpot"], rel=0.3)
 
 
-@pytest.mark.parametrize("load", [{"concurrency": 2}, {"concurrency": None, "rate": "0.5 /s"}])
-def test_prompts_that_few_ranks_bring_wait_half_the_steps(tmp_path: Path, load: dict[str, Any]) -> None:
-    layout = {
-        "cluster": "nodes/hgx-b200",
-        "parallel": {"dp": 8, "ep": 8},
-        "framework": "trt-llm",
-        "output_tokens": 4000,
-    }
-    precision = {"compute": "fp8-inference", "fallback": "bf16"}
-    alone, aligned = (
-        served(tmp_path, "deepseek-v3", precision=precision, scheduler=scheduler, **layout, **load).points()["run"]
-        for scheduler in ({}, {"align_steps": 40})
-    )
-    assert aligned.metrics["ttft"] - alone.metrics["ttft"] == pytest.approx(20 * alone.metrics["tpot"], rel=0.1)
-
-
 def test_an_engine_that_preempts_nobody_has_blocks_for_every_last_token(tmp_path: Path) -> None:
     lengths = {"output_tokens": 2000, "framework": "trt-llm", "concurrency": 5000}
     none, some = (

@@ -179,20 +179,6 @@ def test_a_budget_that_holds_all_prompts_is_none() -> None:
     assert (free.prompts, free.prompt_steps) == (wide.prompts, wide.prompt_steps)
 
 
-@given(requests=COUNTS, computed=COUNTS, steps=COUNTS, chunk=COUNTS, carrying=SECONDS, plain=SECONDS)
-def test_steps_among_ranks_wait_for_the_prompts_of_others(
-    requests: float, computed: float, steps: float, chunk: float, carrying: float, plain: float
-) -> None:
-    for state in states(requests, Demand(computed, steps), chunk):
-        behind = [float(state.behind_ranks(carrying, plain, ranks)) for ranks in (1.0, 2.0, 8.0, 1e9)]
-        assert behind[0] == 0.0
-        assert behind == sorted(behind)
-        longest = max(carrying - plain, 0.0)
-        assert behind[-1] == pytest.approx(longest, abs=1e-6 * longest + 1e-12) or state.prompt_steps < 1e-6
-        share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
-        assert behind[1] == pytest.approx(share * longest)
-
-
 def test_whole_prompts_fill_no_step_to_the_last_token() -> None:
     demand, looks = Demand(900.0, 100.0), Arrival(1.0, 9.5, 20.0)
     cut, whole = (budgeted(64.0, demand, 1850.0, 1.0, looks, whole=each) for each in (False, True))

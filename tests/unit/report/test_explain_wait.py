@@ -18,19 +18,12 @@ scenarios:
   serving: {{phase: serving, cluster: nodes/{node}, framework: {framework}, parallel: {{{parallel}}},
     input_tokens: 3000, output_tokens: 500, {more}}}
 """
-SEAT = "waiting for a seat"
-DENSE, EXPERTS = ("llama-3-8b", "h100-x1", "tp: 1"), ("qwen3-235b-a22b", "dgx-h100", "dp: 8, ep: 8")
+DENSE = "llama-3-8b", "h100-x1", "tp: 1"
 CASES = {
     "at a rate": (DENSE, "vllm", "rate: 4 /s", "rest of the running step"),
-    "prompts that gather": (DENSE, "vllm", "rate: 9 /s, scheduler: {token_budget: 8192}", "step scheduled already"),
+    "prompts that gather": (DENSE, "vllm", "rate: 6 /s, scheduler: {token_budget: 8192}", "prompts of the same step"),
     "few seats": (DENSE, "vllm", "rate: 2 /s, scheduler: {max_num_seqs: 16}", "waiting for a seat"),
-    "a run": (DENSE, "vllm", "rate: 2.5 /s, scheduler: {max_num_seqs: 16}, requests: {count: 400}", SEAT),
     "a look every ten steps": (DENSE, "sglang", "rate: 4 /s, scheduler: {look_steps: 10}", "behind other prompts"),
-    "ranks that pad": (EXPERTS, "vllm", "rate: 4 /s, precision: {compute: fp8-inference}", "prompts of other ranks"),
-    "ranks that align": (
-        EXPERTS, "trt-llm", "rate: 4 /s, precision: {compute: fp8-inference}, scheduler: {align_steps: 20}",
-        "prompts that ranks align",
-    ),
     "a closed loop": (DENSE, "vllm", "concurrency: 64", "steps under way"),
     "a closed loop beyond memory": (DENSE, "vllm", "concurrency: 900", "waiting for memory"),
     "full steps": (DENSE, "vllm", "concurrency: 200, scheduler: {token_budget: 512}", "waiting for a chunk"),

@@ -108,3 +108,37 @@ def test_priorities_that_no_scheduler_looks_at_are_told(engine: str) -> None:
     note = "`requests.priority` has no effect: `scheduler.policy` is fcfs, not priority"
     assert note in answer(engine, requests=requests)[1]["notes"]
     assert note not in answer(engine, requests=requests, scheduler={"policy": "priority"})[1]["notes"]
+
+
+def test_the_tails_of_the_closed_form_are_those_of_some_requests_of_one_replica() -> None:
+    """Four replicas at four times the rate get requests in turn, so that fewer come together. All else is means."""
+    _, one = answer(rate="4 /s", requests=None)
+    _, four = answer(rate="16 /s", requests=None, replicas={"count": 4}, cluster="nodes/rtx-4090-x8")
+    _, asked = answer(
+        "event", rate="16 /s", requests={"count": 4000}, replicas={"count": 4}, cluster="nodes/rtx-4090-x8"
+    )
+    for name in ("ttft", "tpot", "e2e"):
+        assert four["percentiles"][name]["p99"] == pytest.approx(asked["percentiles"][name]["p99"], rel=0.1)
+        assert four["percentiles"][name]["p99"] < one["percentiles"][name]["p99"]
+    assert any("requests simulated one by one (seed 0)" in note for note in one["notes"])
+    assert four["metrics"]["goodput"] == pytest.approx(16.0)
+    assert one["percentiles"]["tpot"]["p50"] == pytest.approx(one["metrics"]["tpot"], rel=0.1)
+
+
+def test_goodput_is_the_share_of_requests_within_the_objective() -> None:
+    tails = answer(rate="4 /s", requests=None)[1]["percentiles"]["ttft"]
+    _, found = answer(rate="4 /s", requests=None, slo={"ttft": f"{tails['p90']} s"})
+    assert found["metrics"]["goodput"] == pytest.approx(0.9 * 4.0, rel=0.01)
+
+
+def test_pipelines_have_rough_tails_and_a_queue_without_end_has_none() -> None:
+    given = {"parallel": {"pp": 2}, "cluster": "nodes/rtx-4090-x8", "rate": "4 /s", "requests": None}
+    _, found = answer(**given)
+    assert found["percentiles"]["ttft"]["p50"] < found["percentiles"]["ttft"]["p99"]
+    assert found["metrics"]["goodput"] is None
+    assert any(
+        "percentiles are rough: the request engine does not simulate pipeline stages" in note for note in found["notes"]
+    )
+    _, over = answer("analytic", rate="100 /s", requests=None)
+    assert over["verdict"] == "overloaded"
+    assert over["percentiles"] == {}

@@ -1,0 +1,75 @@
+"""Values at nodes along an axis of batches, and what lies between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from costmodel.analytic.stream_times import Perturbation
+from costmodel.quantities import Array, Count, Quantity
+from costmodel.records import Record
+
+NODES = 16
+
+
+def batch_nodes(most: Count, dimensions: int) -> Array:
+    """Return batches from one to the most, each the same factor above the one before, along a leading axis."""
+    steps = np.linspace(0.0, 1.0, NODES).reshape(-1, *(1,) * dimensions)
+    return np.asarray(np.asarray(most, dtype=np.float64) ** steps)
+
+
+def with_nodes(perturbations: Mapping[str, Perturbation], dimensions: int) -> dict[str, Perturbation]:
+    """Return perturbations with an axis of nodes between their own and those of the grid."""
+
+    def widened(value: Quantity) -> Quantity:
+        array = np.asarray(value)
+        return array.reshape(array.shape[0], 1, *array.shape[1:]) if array.ndim > dimensions else value
+
+    return {name: Perturbation(widened(each.low), widened(each.high)) for name, each in perturbations.items()}
+
+
+def last_node(values: Quantity, axis: int) -> Quantity:
+    """Return the values at the last node."""
+    return _reduced(np.asarray(values).take([-1], axis=axis), axis)
+
+
+class NodePlace(Record):
+    """Where between two nodes a value lies. index: of the upper node; weight: its share, 0 to 1; axis: of the nodes."""
+
+    index: np.ndarray
+    weight: Array
+    axis: int
+
+    @classmethod
+    def at(cls, values: Quantity, target: Quantity, axis: int) -> NodePlace:
+        """Return the place of a target among values that grow along an axis. At an end where it lies outside."""
+        target = np.expand_dims(np.asarray(target), axis=axis) if np.ndim(target) >= -1 - axis else np.asarray(target)
+        known, aim = np.broadcast_arrays(np.asarray(values), target)
+        aim = aim.take([0], axis=axis)
+        index = np.clip((known < aim).sum(axis=axis, keepdims=True), 1, known.shape[axis] - 1)
+        low, high = (np.take_along_axis(known, place, axis=axis) for place in (index - 1, index))
+        width = np.where(high > low, high - low, 1.0)
+        return cls(index, np.clip((aim - low) / width, 0.0, 1.0), axis)
+
+    def read(self, values: Quantity) -> Quantity:
+        """Return the values of the place, interpolated between its nodes."""
+        low, high = self._ends(values)
+        return _reduced(low + self.weight * (high - low), self.axis)
+
+    def _ends(self, values: Quantity) -> tuple[Array, Array]:
+        dimensions = self.index.ndim
+        found = np.asarray(values, dtype=np.float64)
+        shape = list(np.broadcast_shapes(found.shape, self.index.shape))
+        shape[self.axis] = found.shape[self.axis]
+        found = np.broadcast_to(found.reshape((1,) * (dimensions - found.ndim) + found.shape), shape)
+        index = np.broadcast_to(
+            self.index, [*shape[: self.axis], 1, *(shape[self.axis + 1 :] if self.axis < -1 else [])]
+        )
+        return np.take_along_axis(found, index - 1, axis=self.axis), np.take_along_axis(found, index, axis=self.axis)
+
+
+def _reduced(values: Array, axis: int) -> Quantity:
+    """Return values without the axis of the nodes, a float where nothing else varies."""
+    found = values.squeeze(axis=axis)
+    return float(found) if found.ndim == 0 else found

@@ -1,0 +1,104 @@
+"""Mean waits of requests in front of an engine: for a running step, for a seat, behind the prompts of others.
+
+Queues of servers that are alike, in steady state. What comes by chance is that requests arrive at random: steps and
+service times are those of the mean request. Each wait is a function of the terms that `explain` prints.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from costmodel.quantities import Count, Quantity, Seconds, exp, maximum, minimum, where
+
+_TINY = 1e-12  # where nothing ever comes
+
+
+def busy_share(in_system: Count, arrival_scv: Quantity) -> Quantity:
+    """Return the share of arrivals that find the engine at work [-].
+
+        1 - exp(-L)     of L requests whose number is Poisson [M/G/infinity],   min(L, 1) of evenly spaced ones
+
+    arrival_scv: squared coefficient of variation of the times between arrivals, between these in proportion to it.
+    """
+    poisson = minimum(arrival_scv, 1.0)
+    return poisson * (1.0 - exp(-in_system)) + (1.0 - poisson) * minimum(in_system, 1.0)
+
+
+def front_end_wait(front_end_time: Seconds, hidden_time: Seconds) -> Seconds:
+    """Return what client and front end take before and after the engine, but for what a queue hides of it [s]."""
+    return maximum(front_end_time - hidden_time, 0.0)
+
+
+def residual_step(seated: Quantity, square: Quantity, mean: Seconds, unseen: Seconds) -> Seconds:
+    """Return the wait for the step that runs when a request arrives [s].
+
+        seated * (E[T^2]/(2*E[T]) + unseen)     of any renewal process that a random arrival looks into [Cox, 1962]
+
+    seated: share of arrivals that find the engine at work and a seat free.
+    square, mean: E[T^2] [s^2] and E[T] of a step.
+    unseen: steps that go by until the engine looks for requests.
+    """
+    return seated * (square / (2.0 * mean) + unseen)
+
+
+def scheduled_step(busy: Quantity, mean: Seconds) -> Seconds:
+    """Return the wait for a step whose requests were chosen while the one before ran: busy * E[T] [s]."""
+    return busy * mean
+
+
+def waiting_share(load: Quantity, servers: Count) -> Quantity:
+    """Return the share of requests that wait for one of `servers` at a load of up to one [Sakasegawa, 1977].
+
+    load^(sqrt(2*(m + 1)) - 1)
+    """
+    return minimum(load, 1.0) ** ((2.0 * (servers + 1.0)) ** 0.5 - 1.0)
+
+
+def queue_wait(waiting: Quantity, variability: Quantity, service: Seconds, servers: Count, load: Quantity) -> Seconds:
+    """Return the mean wait for one of m servers, infinite from a load of one on [s].
+
+        W = P * (c_a^2 + c_s^2)/2 * S / (m * (1 - rho))
+
+    Exact for one server and Poisson arrivals [Pollaczek and Khinchine], else Allen and Cunneen's formula with
+    Sakasegawa's share of requests that wait [Annals of the Institute of Statistical Mathematics 29, 1977].
+
+    waiting: P, of `waiting_share`.
+    variability: c_a^2 + c_s^2, of the times between arrivals and of service.
+    """
+    free = maximum(1.0 - load, 0.0)
+    wait = waiting * variability / 2.0 * service / (servers * where(free > 0.0, free, 1.0))
+    return where(free > 0.0, wait, np.inf)
+
+
+def equivalent_load(load: Quantity, taken: Quantity) -> Quantity:
+    """Return the load of servers of one speed that are all taken as often as seats whose speed falls with their number.
+
+    The last seat is beta standard deviations of the number taken from its mean, m*taken [Halfin and Whitt, Operations
+    Research 29(3), 1981]:
+
+        beta^2 = m * (1 - taken) * (1 - rho)/rho = m * (1 - r)^2/r,     solved for r
+    """
+    load = minimum(load, 1.0)
+    distance = (1.0 - minimum(taken, 1.0)) * (1.0 - load) / maximum(load, _TINY)
+    return 1.0 / (1.0 + distance / 2.0 + (distance + distance * distance / 4.0) ** 0.5)
+
+
+def beside_prompts(seated: Quantity, crowd: Count, prompt: Seconds) -> Seconds:
+    """Return by how much a prompt's own step is longer for the others that start with it: seated * crowd * prompt [s].
+
+    seated: share of arrivals that find the engine at work and a seat free.
+    crowd: of those that start with a prompt, how many more than in the mean step with prompts.
+    prompt: what each adds to a step.
+    """
+    return seated * crowd * prompt
+
+
+def upper_tail(mean: Seconds, variance: Quantity, normal: float) -> Seconds:
+    """Return a quantile of a time with these moments, as that of a gamma distribution [Wilson and Hilferty, 1931].
+
+        q = mean * (1 - 1/(9k) + z/(3*sqrt(k)))^3,   k = mean^2/variance
+
+    normal: z, the quantile of the standard normal distribution.
+    """
+    inverse = variance / maximum(mean * mean, _TINY)
+    return mean * maximum(1.0 - inverse / 9.0 + normal * inverse**0.5 / 3.0, 0.0) ** 3

@@ -1,0 +1,76 @@
+"""The closed form's means of a server at a rate, with percentiles and goodput of a short run of its requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from costmodel.analytic.open_loop import QUANTILES, OpenLoopEvaluation
+from costmodel.analytic.serving import only_requests
+from costmodel.analytic.stream_times import Perturbations
+from costmodel.records import replace
+from costmodel.result import Metrics
+from costmodel.serving.simulation import FEW_EVENTS, Served, Simulation, stream_of, unsupported
+from costmodel.serving.state import FINISH
+from costmodel.serving.summary import RequestTimes, percentiles, request_times, within
+from costmodel.workload.requests import Replicas, RequestStream
+
+REQUESTS = 1000  # of a run, ten of which are slower than the 99th percentile
+FEWEST = 250  # where outputs are long, of which more would take Python seconds
+
+
+class ReplayedServer(OpenLoopEvaluation):
+    """A server at a rate whose requests differ: the tails are those of some of them, simulated one by one."""
+
+    @cached_property
+    def _replayed(self) -> tuple[Served, RequestTimes] | None:
+        """Return what became of a few requests of one replica, null where the queue only grows or none is simulated.
+
+        Without those that came before the first of them ended: the engine was still filling up. Of a scenario whose
+        requests the closed form knows only at their mean, alike and at random.
+        """
+        scenario, plan = self._scenario, self._plan
+        if self.solution().load >= 1.0 or unsupported(scenario, plan) is not None:
+            return None
+        if only_requests(plan):
+            plan = replace(plan, requests=RequestStream(), scheduler=replace(plan.scheduler, policy="fcfs"))
+        stream, engines = stream_of(scenario, plan), plan.replicas.serving(scenario.parallel.all_devices)
+        if plan.replicas.routing == "round_robin" and stream.arrivals == "poisson":
+            stream = replace(stream, arrivals="gamma", cv=engines**-0.5)  # gaps between every n-th of them
+        few = min(max(FEW_EVENTS // plan.output_tokens, FEWEST), REQUESTS)
+        count = float(few if stream.count is None else min(stream.count, few))
+        assert plan.rate is not None, "an open loop"
+        own = replace(
+            plan, rate=plan.rate / engines, requests=replace(stream, count=count, rate=None), replicas=Replicas()
+        )
+        served = Simulation(replace(scenario, plan=own), own, self._calibration, compiles=False).run().done
+        late = served.requests.arrival > served.progress.time[:, FINISH].min()
+        served = served.of(late) if late.any() else served
+        return served, request_times(served)
+
+    def metrics(self, perturbations: Perturbations) -> Metrics:
+        """Return the means, and the goodput: of the requests that are served, the share that keeps to the `slo`."""
+        metrics = super().metrics(perturbations)
+        rate, goodput = metrics["requests_per_second"], None
+        if self._replayed is not None and rate is not None:
+            goodput = rate * float(within(self._replayed[1], self._plan.slo).mean())
+        return {**metrics, "goodput": goodput}
+
+    def percentiles(self) -> Mapping[str, Mapping[str, float]]:
+        """Return quantiles of the times of the requests that were simulated, else the closed form's rough ones."""
+        if self._replayed is None:
+            return super().percentiles()
+        known = percentiles(*self._replayed)
+        return {name: {key: each[key] for key in QUANTILES if key in each} for name, each in known.items()}
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what the closed form says, and what percentiles are of."""
+        told = super().notes()
+        if self._replayed is not None:
+            count, seed = len(self._replayed[0].requests.arrival), self._scenario.simulation.seed
+            run = (
+                f"percentiles and goodput: of {count:,} requests simulated one by one (seed {seed}); all else is means"
+            )
+            return (*told, run)
+        problem = unsupported(self._scenario, self._plan)
+        return told if problem is None else (*told, f"percentiles are rough: {problem.problems[0].message}")
