@@ -1,21 +1,12 @@
-"""A published figure taken apart: a chain of evaluations that differ by one change each.
-
-python -m reports.waterfall deepseek_v3_gap --output reports/v3_gap.md
-"""
+"""A published figure taken apart: a chain of evaluations that differ by one change each."""
 
 from __future__ import annotations
-
-import argparse
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from costmodel.api import load
 from costmodel.errors import InfeasibleError
 from costmodel.records import ValueRecord
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.what_if import WhatIf, load_what_if
-from costmodel.schema.whole_files import write_whole
 from costmodel.units import render
 
 
@@ -107,20 +98,3 @@ def markdown(result: Waterfall) -> str:
         lines.append(f"| *unexplained* | no model computes it | {result.unexplained:+.3f} s | {shown(published)} | |")
         lines.append(f"| **published** | | | **{shown(published)}** | {file.published.cite} |")
     return "\n".join(lines) + "\n"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the waterfall of a what-if file as a Markdown page, and print it."""
-    parser = argparse.ArgumentParser(prog="python -m reports.waterfall", description=main.__doc__)
-    parser.add_argument("name", help="what-if file, by name")
-    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
-    parser.add_argument("--path", action="append", default=[], help="folder to search first")
-    chosen = parser.parse_args(arguments)
-    page = markdown(waterfall(chosen.name, tuple(chosen.path)))
-    again = f"\nRegenerate: `python -m reports.waterfall {chosen.name} --output {chosen.output}`\n"
-    write_whole(chosen.output, [(page + again).encode()])
-    sys.stdout.write(page)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,43 +11,26 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from costmodel.calibration.fit_files import default_framework
+from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.machine import Machine
-from costmodel.fitting.interval_width import spread
-from costmodel.quantities import Array
-from costmodel.records import Record
 from costmodel.schema.files import load_device
-from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import Gemm
-from reports.fits.two_parameters import fitted, memory_rate
+from reports.fits.measured import publish
+from reports.fits.product_rates import NOTHING, UNBOUNDED, Rates, TwoParameters, domain, parameters
 
 DEVICE, GPU, FORMAT = "h100-sxm", "h100", "fp8"
 TILES = ((128, 256), (256, 128), (128, 128))  # of cuBLASLt's largest kernels: cublasLtMatmulTile_t
 MEASURED = "gemm/bf16"  # whose share of the memory's bandwidth is taken: memory bounds one row here
-UNBOUNDED = 1e5  # a limit that no row meets
-NOTHING = 1e-3  # a loss that none shows; the clock's droop at this power is in compute_efficiency already
+# The clock's droop at this power is in compute_efficiency already.
 OVERLAP_P = 2.0
 FP8, BF16 = 1.0, 2.0  # bytes of an operand and of a result
-_START = (0.7, 2e-6)
-
-
-class Rates(Record):
-    """Products and their times [s]."""
-
-    products: tuple[Gemm, ...]
-    seconds: Array
-
-    def without(self, place: int) -> Rates:
-        """Return all rows but one."""
-        kept = [at for at in range(len(self.seconds)) if at != place]
-        return Rates(tuple(self.products[at] for at in kept), self.seconds[kept])
+START = (0.7, 2e-6)
 
 
 def read(path: Path) -> Rates:
@@ -61,8 +44,7 @@ def read(path: Path) -> Rates:
              out_bytes=BF16)
         for row in rows
     )  # fmt: skip
-    rates = np.array([1e12 * float(row["value"]) for row in rows])
-    return Rates(products, np.array([product.flop for product in products]) / rates)
+    return Rates.of(products, [row["value"] for row in rows])
 
 
 def form_of(compute: float, launch: float) -> GemmForm:
@@ -75,40 +57,17 @@ def form_of(compute: float, launch: float) -> GemmForm:
     )  # fmt: skip
 
 
-def times(form: GemmForm, products: Sequence[Gemm], machine: Machine) -> Array:
-    """Return the predicted times of products [s]."""
-    return np.array([float(form.time(product, machine).seconds) for product in products])
+@cache
+def memory_rate(device: str, family: str) -> float:
+    """Return the share of the memory's bandwidth that the device's own kernels of a family reach, by their fit."""
+    form = load_calibration(device, default_framework()).families[family].form
+    assert isinstance(form, GemmForm), "a family with a fit"
+    return float(f"{form.hbm_efficiency:.3g}")
 
 
-def fit(rates: Rates, machine: Machine) -> tuple[float, float]:
-    """Return (compute, launch): those of the least squares of log times."""
-
-    def predicted(compute: float, launch: float) -> Array:
-        return times(form_of(compute, launch), rates.products, machine)
-
-    return fitted(predicted, rates.seconds, _START)
-
-
-def render(rates: Rates, machine: Machine) -> str:
+def render(rates: Rates, model: TwoParameters) -> str:
     """Return the text of the calibration file; the same rows give the same bytes."""
-    compute, launch = fit(rates, machine)
-    low, median, high = spread(rates.seconds / times(form_of(compute, launch), rates.products, machine))
-    held_out = [
-        float(times(form_of(*fit(rates.without(place), machine)), [product], machine)[0] / rates.seconds[place] - 1)
-        for place, product in enumerate(rates.products)
-    ]
-    sizes = {axis: [getattr(each, axis) for each in rates.products] for axis in ("m", "n", "k", "groups")}
-    domain = ", ".join(f"{axis}: [{min(each):g}, {max(each):g}]" for axis, each in sizes.items())
-    memory = memory_rate(DEVICE, MEASURED)
-    parameters = {
-        "kind": "gemm", "launch": f"{1e6 * launch:g} us", "compute_efficiency": f"{compute:g}",
-        "hbm_efficiency": f"{memory:g}", "cta_load_rate": f"{UNBOUNDED:g}", "l2_rate": f"{UNBOUNDED:g}",
-        "cta_overhead": "1", "k_step": f"{NOTHING:g}", "small_tile_loss": f"{NOTHING:g}", "overlap_p": f"{OVERLAP_P:g}",
-        "clock_droop": f"{NOTHING:g}",
-        "tiles": str([list(tile) for tile in TILES]), "has_split_k": "false",
-    }  # fmt: skip
-    written = ", ".join(f"{name}: {value}" for name, value in parameters.items())
-    middle = 1e6 * float(np.median(rates.seconds))
+    error = 100 * model.held_out(rates, lambda each: (each.m, each.n, each.k))
     return f"""\
 schema: costmodel/calibration@1
 name: {DEVICE}/cublaslt
@@ -118,12 +77,12 @@ basis: fitted
 frameworks: []                                   # no table of kernels has rows of it
 families:
   gemm/{FORMAT}:
-    form: {{{written}}}
-    domain: {{{domain}}}
+    form: {{{parameters(form_of(*model.fit(rates)), droop=True)}}}
+    domain: {{{domain(rates)}}}
     radius: 1.0
-    spread: [{{time: {middle:.3g} us, low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(rates.seconds)}}}]
+    spread: [{model.points(rates)}]
     rows: {len(rates.seconds)}
-    note: "Rows held out one after the other: {100 * float(np.mean(np.abs(held_out))):.3g} % mean error."
+    note: "Rows held out one after the other: {error:.3g} % mean error."
 sources:
   - fields: [families]
     cite: "Azure/AI-benchmarking-guide: cuBLASLt on ND H100 v5, random operands, after 10,000 iterations; nine products"
@@ -140,9 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
     chosen = parser.parse_args(arguments)
     device = load_device(DEVICE)
-    text = render(read(chosen.rates), Machine(device, default_framework(), device.processors))
-    write_whole(chosen.output, [text.encode()])
-    sys.stdout.write(text)
+    machine = Machine(device, default_framework(), device.processors)
+    publish(chosen.output, render(read(chosen.rates), TwoParameters(form_of, START, machine)))
 
 
 if __name__ == "__main__":

@@ -10,42 +10,26 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from scipy.optimize import least_squares
 
 from costmodel.calibration.fit_files import default_framework
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.machine import Machine
-from costmodel.fitting.interval_width import spread
-from costmodel.quantities import Array
-from costmodel.records import Record
+from costmodel.records import replace
 from costmodel.schema.files import load_device
-from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import Gemm
+from reports.fits.measured import publish
+from reports.fits.product_rates import NOTHING, UNBOUNDED, Rates, TwoParameters, domain, parameters
 
 TILE = (128, 152)  # the tile of every row, as the source states
 LAUNCH, HBM_EFFICIENCY, OVERLAP_P = 2.52e-6, 0.955, 2.0  # those of DeepGEMM's other kernels: h800-sxm/deepgemm
-UNBOUNDED, NOTHING = 1e5, 1e-3  # a limit that no row meets; a loss that none shows
 OPERAND = 1 + 4 / 128  # bytes of an FP8 number with its share of an FP32 scale
 ACCUMULATED = 8.0  # bytes of a sum, read and written
 SPEED_UP = 1.2  # of DeepGEMM's kernels over DeepSeek's own CUTLASS ones, "about 20 %"
 
 
-class Rates(Record):
-    """Published products and their times [s]."""
-
-    products: tuple[Gemm, ...]
-    seconds: Array
-
-    def without(self, place: int) -> Rates:
-        """Return all but those of one weight's shape."""
-        shape = (self.products[place].m, self.products[place].n)
-        kept = [at for at, each in enumerate(self.products) if (each.m, each.n) != shape]
-        return Rates(tuple(self.products[at] for at in kept), self.seconds[kept])
+START = (0.6, 5000.0)
 
 
 def read(path: Path) -> Rates:
@@ -58,8 +42,7 @@ def read(path: Path) -> Rates:
              block_scaled=True, is_wgrad=True)
         for row in rows
     )  # fmt: skip
-    rates = np.array([1e12 * float(row["TFLOP/s"]) for row in rows])
-    return Rates(products, np.array([product.flop for product in products]) / rates)
+    return Rates.of(products, [row["TFLOP/s"] for row in rows])
 
 
 def form_of(compute: float, overhead: float) -> GemmForm:
@@ -75,35 +58,9 @@ def form_of(compute: float, overhead: float) -> GemmForm:
     )  # fmt: skip
 
 
-def times(form: GemmForm, products: Sequence[Gemm], machine: Machine) -> Array:
-    """Return the predicted times of products [s]."""
-    return np.array([float(form.time(product, machine).seconds) for product in products])
-
-
-def fit(rates: Rates, machine: Machine) -> tuple[float, float]:
-    """Return (compute, overhead): those of the least squares of log times."""
-
-    def residuals(logs: Array) -> Array:
-        return np.asarray(np.log(times(form_of(*np.exp(logs)), rates.products, machine) / rates.seconds))
-
-    solved = least_squares(residuals, np.log([0.6, 5000.0]), loss="soft_l1", f_scale=0.05)
-    compute, overhead = np.exp(solved.x)
-    return float(f"{compute:.3g}"), float(f"{overhead:.3g}")
-
-
-def render(name: str, rates: Rates, machine: Machine, slower: float) -> str:
+def render(name: str, rates: Rates, model: TwoParameters, slower: float) -> str:
     """Return the text of the calibration of kernels that take `slower` times as long as the published ones."""
-    compute, overhead = fit(rates, machine)
-    ratio = rates.seconds / times(form_of(compute, overhead), rates.products, machine)
-    held_out = [
-        float(times(form_of(*fit(rates.without(place), machine)), [product], machine)[0] / rates.seconds[place] - 1)
-        for place, product in enumerate(rates.products)
-    ]
-    low, median, high = spread(ratio)
-    middle = 1e6 * slower * float(np.median(rates.seconds))
-    sizes = {axis: [getattr(each, axis) for each in rates.products] for axis in ("m", "n", "k", "groups")}
-    domain = ", ".join(f"{axis}: [{min(each):g}, {max(each):g}]" for axis, each in sizes.items())
-    error = f"{100 * float(np.mean(np.abs(held_out))):.3g} %"
+    error = f"{100 * model.held_out(rates, lambda each: (each.m, each.n)):.3g} %"
     return f"""\
 schema: costmodel/calibration@1
 name: {name}
@@ -113,11 +70,11 @@ basis: fitted
 frameworks: []                                   # no table has rows of it
 families:                                        # weight gradients
   gemm/fp8_block_wgrad: &rates
-    form: {{{_parameters(compute, overhead, slower)}}}
-    domain: {{{domain}}}
+    form: {{{parameters(slowed(form_of(*model.fit(rates)), slower))}}}
+    domain: {{{domain(rates)}}}
     radius: 0.5
-    spread: [{{time: {middle:.3g} us, low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(ratio)}}}]
-    rows: {len(ratio)}
+    spread: [{model.points(rates, slower)}]
+    rows: {len(rates.seconds)}
     note: >-
       {_kernels(slower)}
       Both operands have vectors of scales, sums are FP32. Weights held out one after the other: {error} mean error.
@@ -131,22 +88,12 @@ sources:
 """
 
 
-def _parameters(compute: float, overhead: float, slower: float) -> str:
-    """Return the form's parameters as the file has them, of kernels that take `slower` times as long."""
-    found = {
-        "launch": f"{1e6 * slower * LAUNCH:.4g} us",
-        "compute_efficiency": f"{compute / slower:.4g}",
-        "hbm_efficiency": f"{HBM_EFFICIENCY / slower:.4g}",
-        "cta_load_rate": f"{UNBOUNDED:g}",
-        "l2_rate": f"{UNBOUNDED:g}",
-        "cta_overhead": f"{overhead * slower:.4g}",
-        "k_step": f"{NOTHING:g}",
-        "small_tile_loss": f"{NOTHING:g}",
-        "overlap_p": f"{OVERLAP_P:g}",
-        "tiles": f"[{list(TILE)}]",
-        "has_split_k": "false",
-    }
-    return ", ".join(f"{name}: {value}" for name, value in {"kind": "gemm", **found}.items())
+def slowed(form: GemmForm, slower: float) -> GemmForm:
+    """Return the form of kernels that take `slower` times as long."""
+    return replace(
+        form, launch=form.launch * slower, compute_efficiency=form.compute_efficiency / slower,
+        hbm_efficiency=form.hbm_efficiency / slower, cta_overhead=form.cta_overhead * slower,
+    )  # fmt: skip
 
 
 def _kernels(slower: float) -> str:
@@ -166,11 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of calibration files")
     chosen = parser.parse_args(arguments)
     device = load_device("h800-sxm")
-    machine, rates = Machine(device, default_framework(), device.processors), read(chosen.rates)
+    machine = Machine(device, default_framework(), device.processors)
+    rates, model = read(chosen.rates), TwoParameters(form_of, START, machine)
     for name, slower in (("h800-sxm/deepgemm-wgrad", 1.0), ("h800-sxm/cutlass-wgrad", SPEED_UP)):
-        text = render(name, rates, machine, slower)
-        write_whole(chosen.output / f"{name}.yaml", [text.encode()])
-        sys.stdout.write(text)
+        publish(chosen.output / f"{name}.yaml", render(name, rates, model, slower))
 
 
 if __name__ == "__main__":

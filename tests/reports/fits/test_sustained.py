@@ -10,7 +10,8 @@ import pytest
 from costmodel.calibration.fit_files import default_framework
 from costmodel.cost.machine import Machine
 from costmodel.schema.files import load_device
-from reports.fits.sustained import fit, form_of, main, read, times
+from reports.fits.product_rates import TwoParameters, times
+from reports.fits.sustained import START, form_of, main, read
 
 FOLDER = Path(__file__).parents[3]
 DEVICE = load_device("h100-sxm")
@@ -42,7 +43,7 @@ def test_only_products_of_the_device_and_format_are_read(table: Path) -> None:
 
 def test_the_plateau_of_large_products_is_the_share_of_the_peak(table: Path) -> None:
     rates = read(table)
-    compute, launch = fit(rates, MACHINE)
+    compute, launch = TwoParameters(form_of, START, MACHINE).fit(rates)
     assert compute == pytest.approx(1380 / 1978.9, rel=0.03)
     assert np.abs(times(form_of(compute, launch), rates.products, MACHINE) / rates.seconds - 1).max() < 0.1
 

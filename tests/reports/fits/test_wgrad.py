@@ -12,22 +12,24 @@ from costmodel.cost.machine import Machine
 from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm
-from reports.fits.wgrad import SPEED_UP, Rates, fit, form_of, main, read, times
+from reports.fits.product_rates import Rates, TwoParameters, times
+from reports.fits.wgrad import SPEED_UP, START, form_of, main, read, slowed
 
 FOLDER = Path(__file__).parents[3] / "hardware" / "calibrations"
 TABLE = FOLDER / "h800-sxm" / "deepgemm-wgrad.csv"
 MACHINE = Machine(load_device("h800-sxm"), default_framework(), 132.0)
+MODEL = TwoParameters(form_of, START, MACHINE)
 
 
 def test_the_fit_finds_the_parameters_that_made_the_times() -> None:
     products = read(TABLE).products
-    found = fit(Rates(products, times(form_of(0.55, 4000.0), products, MACHINE)), MACHINE)
+    found = MODEL.fit(Rates(products, times(form_of(0.55, 4000.0), products, MACHINE)))
     assert found == (pytest.approx(0.55, rel=0.01), pytest.approx(4000, rel=0.02))
 
 
 def test_published_rates_are_met_within_five_percent_in_the_mean() -> None:
     rates = read(TABLE)
-    predicted = times(form_of(*fit(rates, MACHINE)), rates.products, MACHINE)
+    predicted = times(form_of(*MODEL.fit(rates)), rates.products, MACHINE)
     assert np.abs(predicted / rates.seconds - 1).mean() < 0.05
 
 
@@ -63,8 +65,6 @@ def test_the_command_writes_the_shipped_files(tmp_path: Path) -> None:
 
 def test_the_kernels_before_take_as_much_longer_as_stated() -> None:
     product = read(TABLE).products[:1]
-    compute, fill = fit(read(TABLE), MACHINE)
-    slower = replace(
-        form_of(compute / SPEED_UP, fill * SPEED_UP), launch=2.52e-6 * SPEED_UP, hbm_efficiency=0.955 / SPEED_UP
-    )
+    compute, fill = MODEL.fit(read(TABLE))
+    slower = slowed(form_of(compute, fill), SPEED_UP)
     assert times(slower, product, MACHINE) == pytest.approx(SPEED_UP * times(form_of(compute, fill), product, MACHINE))

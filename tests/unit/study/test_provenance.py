@@ -105,7 +105,7 @@ def test_a_value_that_a_framework_replaces_is_not_on_its_path(world: Path) -> No
     write(world, "hardware/frameworks/mine.yaml", child)
     case, library = _case(world, "mine"), Library([world])
     found = dependences(case, predict(case, [world], library), library)
-    frameworks = {one.on for one in found if "frameworks/" in one.place}
+    frameworks = {one.on for one in found if "frameworks/" in one.location}
     assert frameworks == {"other"}
 
 
@@ -148,7 +148,7 @@ def test_no_shipped_figure_counts_as_unseen_that_a_fit_on_its_path_shares_a_sour
         if row.state == UNSEEN:
             case = by_id[row.id]
             prediction = predict(case, (), library)
-            places = {one.place.partition(":")[0] for one in dependences(case, prediction, library)}
+            places = {one.location.partition(":")[0] for one in dependences(case, prediction, library)}
             values = {place for place in places if not place.endswith(("/composition", "/roofline", "/sources"))}
             assert not {name for place in values for name in _written(place)} & identities(case), row.id
 
@@ -158,7 +158,7 @@ def test_every_file_of_a_joined_fit_is_on_the_path_of_a_prediction() -> None:
     (case,), _ = load_cases(["pd_decode_tps"])
     library = Library()
     prediction = predict(case, (), library)
-    places = {one.place.partition(":")[0] for one in dependences(case, prediction, library)}
+    places = {one.location.partition(":")[0] for one in dependences(case, prediction, library)}
     scenario = prediction.scenario
     assert prediction.workload is not None
     fits = [one.fit for one in evaluate(scenario, prediction.workload.calibration(scenario)).operators()]
