@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.cost.calibration import Calibration
+from costmodel.equations import equation
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import KINDS
@@ -126,10 +127,14 @@ class _Answer(NamedTuple):
     outcome: Outcome | None = None
 
 
+@equation
 def answer(
     request: CollectiveRequest, cluster: Cluster, calibration: Calibration, framework: Framework, engine: str
 ) -> CollectiveTime:
-    """Return the time of a collective or exchange. Raises InputError where it does not fit the cluster."""
+    """Return the time of a collective or exchange. Raises InputError where it does not fit the cluster.
+
+    time = found.latency + found.transfer
+    """
     if engine not in ENGINES:
         raise InputError.single(f"no engine is named {engine!r}", hint=f"write one of {', '.join(ENGINES)}")
     if request.kind not in COLLECTIVES:
@@ -191,16 +196,21 @@ def _check_engine(request: CollectiveRequest, engine: str) -> None:
         raise InputError.single("flows know no chunks", hint="leave chunks out, or write --engine analytic")
 
 
+@equation
 def _wire(timed: TimedOperator, framework: Framework, network: Seconds, transfer: Callable[[], float]) -> Wire:
     """Return the part of the links' bandwidth that a fit says is achieved at an operator's size, and what is fixed.
 
     Without a fitted form: the fit's share of the network. With one: the engine's transfer over the fit's, `network`: of
     flows both on a fabric where none meet, so that flows that meet no others take the fitted time.
+
+        share = unimpeded / network      network: of the fit's own time (`_terms`, `terms`)
+        fixed = time.fixed
     """
     fit, time = timed.fit, timed.time
     if fit.form is None or float(network) <= 0:
         return Wire(float(framework.launch * fit.launch_factor), float(fit.network_efficiency), None)
-    return Wire(0.0, transfer() / float(network), float(time.fixed))
+    unimpeded = transfer()
+    return Wire(0.0, unimpeded / float(network), float(time.fixed))
 
 
 def _without_latency(links: GroupLinks) -> GroupLinks:
@@ -253,16 +263,31 @@ def _link_time(operator: Collective | ExpertAllToAll, links: GroupLinks, algorit
     return fastest_time(operator.kind, operator.size, links)
 
 
+@equation
 def _closed(request: CollectiveRequest, operator: Collective | ExpertAllToAll, cluster: Cluster, wire: Wire) -> _Answer:
-    """Return what the closed form says."""
+    """Return what the closed form says.
+
+    transfer = wire_time / share                wire_time: of the bytes alone
+    whole = wire_time / wire.share
+    latency = launch + steps
+    latency = of_fit                            where a fit knows it
+    steps = with_latency / wire.share - whole
+    """
     algorithm, links = request.algorithm, group_links(operator.group, cluster)
-    transfer = float(_link_time(operator, _without_latency(links), algorithm)) / wire.share
-    steps = float(_link_time(operator, links, algorithm)) / wire.share - transfer
-    latency = wire.launch + steps if wire.fixed is None else wire.fixed
+    wire_time = float(_link_time(operator, _without_latency(links), algorithm))
+    with_latency = float(_link_time(operator, links, algorithm))
+    whole = wire_time / wire.share
+    steps = with_latency / wire.share - whole
     if request.ranks == 1:
         return _Answer(0.0, 0.0, "none", algorithm or "")
     if request.chunks is not None:
-        transfer, latency = _chunked(request.chunks, transfer, steps, float(links.latency), wire)
+        transfer, latency = _chunked(request.chunks, whole, steps, float(links.latency), wire)
+    elif wire.fixed is None:
+        share, launch = wire.share, wire.launch
+        transfer, latency = wire_time / share, launch + steps
+    else:
+        share, of_fit = wire.share, wire.fixed
+        transfer, latency = wire_time / share, of_fit
     kind = "latency" if latency > transfer else _slowest(operator, _without_latency(links), algorithm)
     if kind == "nic" and _is_narrow_outside(operator, links, cluster):
         kind = "fabric"
@@ -278,17 +303,24 @@ def _fastest(operator: Collective | ExpertAllToAll, links: GroupLinks) -> str:
     )
 
 
-def _chunked(chunks: int, transfer: float, latencies: float, latency: float, wire: Wire) -> tuple[float, float]:
-    """Return (transfer, latencies) of a pipeline with so many chunks [s]. 0 chunks: the best number.
+@equation
+def _chunked(chunks: int, whole: float, latencies: float, step: float, wire: Wire) -> tuple[float, float]:
+    """Return (transfer, latency) of a pipeline with so many chunks [s]. 0 chunks: the best number.
 
     latencies: of all steps, without chunks.
-    latency: of one.
+    step: the latency of one.
+
+        transfer = total - piped
+        total = (steps - 1 + number) * (whole / number + step)
+        latency = piped + wire.launch
+        piped = (steps - 1 + number) * step
     """
-    steps = max(round(latencies / latency), 1) if latency else 1
-    number = float(chunks or best_chunks(transfer, float(steps), latency))
-    total = float(pipelined(transfer, float(steps), latency, number))
-    latencies = (steps - 1 + number) * latency
-    return total - latencies, latencies + wire.launch
+    steps = max(round(latencies / step), 1) if step else 1
+    number = float(chunks or best_chunks(whole, float(steps), step))
+    total = float(pipelined(whole, float(steps), step, number))
+    piped = (steps - 1 + number) * step
+    transfer, latency = total - piped, piped + wire.launch
+    return transfer, latency
 
 
 def _slowest(operator: Collective | ExpertAllToAll, links: GroupLinks, algorithm: str | None) -> str:
@@ -304,19 +336,27 @@ def _is_narrow_outside(operator: Collective | ExpertAllToAll, links: GroupLinks,
     return nic is not None and float(links.exchange if even else links.inter) < float(nic.bandwidth * nic.per_device)
 
 
+@equation
 def _by_flows(
     request: CollectiveRequest, operator: Collective | ExpertAllToAll, cluster: Cluster, rank_layout: Layout, wire: Wire
 ) -> _Answer:
-    """Return what the flow level says."""
+    """Return what the flow level says.
+
+    transfer = outcome.transfer                 flows share links max-min fairly, on planes (`leaf_assignment`)
+    latency = outcome.latency / wire.share + launch
+    latency = wire.fixed + outcome.latency - usual
+    """
     run = FlowRun(cluster, rank_layout, dict.fromkeys(KINDS, wire.share), request.seed)
     is_fitted = wire.fixed is not None
     outcome = _flows(operator, run, request.algorithm, in_network=request.in_network, bytes_alone=is_fitted)
     if rank_layout.ranks == 1:
         return _Answer(0.0, 0.0, "none", outcome.algorithm, outcome)
     if wire.fixed is None:
-        latency = outcome.latency / wire.share + wire.launch
+        launch = wire.launch
+        latency = outcome.latency / wire.share + launch
     else:  # the fit knows the latency of ranks that are side by side, on a network that is sound
-        latency = wire.fixed + outcome.latency - _usual_latency(operator, cluster, outcome.algorithm)
+        usual = _usual_latency(operator, cluster, outcome.algorithm)
+        latency = wire.fixed + outcome.latency - usual
     transfer = outcome.transfer
     bottleneck = "latency" if latency > transfer else outcome.bottleneck_text
     return _Answer(transfer, latency, bottleneck, outcome.algorithm, outcome)

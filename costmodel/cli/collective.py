@@ -45,17 +45,20 @@ def command(
     logfmt8, logfmt10), low_latency, in_network. For dispatch and combine, S is the size of one rank's tokens in 16-bit
     format.
     """
+    from costmodel.report.equations import Chain, traced
     from costmodel.study.messages import answered, read_message
 
     cluster, *others = clusters
     if others:
         raise InputError.single("is given twice", hint="ask for one cluster at a time", field="--cluster")
     request = read_message(kind, ranks, size, model, search_path)
-    answer, on_cluster = answered(request, cluster, engine, read_changes(changes), search_path)
+    with traced() as calls:
+        answer, on_cluster = answered(request, cluster, engine, read_changes(changes), search_path)
+    blocks = next(iter(Chain(calls).derivations("time", answer.time, "time")), ())
     if as_json:
-        print_json(answer.document())
+        print_json({**answer.document(), "blocks": [block.document() for block in blocks]})
         return 0
     from costmodel.report.network import show_collective
 
-    show_collective(answer, on_cluster)
+    show_collective(answer, on_cluster, blocks)
     return 0

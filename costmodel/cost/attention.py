@@ -11,6 +11,7 @@ from costmodel.cost.residual import Features
 from costmodel.cost.split_kv import UNEVEN, SplitKvRule, split_keys
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
+from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, ceil, floor, log2, maximum, minimum, where
 from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel
@@ -28,22 +29,6 @@ class PrefillForm(DeclaredRecord, kw_only=True):
     """
 
     SECTION: ClassVar[str] = "19.1"
-    EQUATION: ClassVar[str] = """
-        t               = launch + busy_time
-        busy_time       = (cta_time^p + hbm_time^p)^(1/p)                          p = overlap_p
-        cta_time        = (longest_cycles^c + grid_cycles^c)^(1/c) / clock         c = critical_path_p
-        longest_cycles  = overhead_cycles + serial_tiles * step_cycles / single_cta_efficiency + combine_cycles
-        serial_tiles    = ceil(kv_tiles / splits) + masked_tiles * (causal_kv_tiles - kv_tiles) of the last queries
-        mean_kv_tiles   = of the mask + masked_tiles * (causal ones - of the mask)
-        combine_cycles  = combine_latency * clock                                  where splits > 1
-        grid_cycles     = waves * (overhead_cycles + mean_kv_tiles / splits * step_cycles / compute_efficiency)
-        waves           = max(filled + wave_tail_loss * (ceil(filled) - filled), 1)
-        filled          = ctas / processors
-        step_cycles     = 2*m_t*n_t*(q + v) / flop_per_cycle * (1 + fragment_loss * 16 / rows of a warp)
-        overhead_cycles = cta_overhead + cta_overhead_per_dim * (q + v)
-        hbm_time        = l2_miss_bytes / (hbm_efficiency * hbm_bandwidth)
-        l2_miss_bytes   = of traffic + paged_kv_penalty * kv_bytes, in warm benchmarks where warm_l2_share is stated
-    """
     AXES: ClassVar[dict[str, float]] = {
         "q_len": 2.0, "kv_len": 4.0, "batch_heads": 2.0, "heads": 4.0, "q_per_kv": 3.0, "head_dims": 2.0,
     }  # fmt: skip
@@ -78,8 +63,12 @@ class PrefillForm(DeclaredRecord, kw_only=True):
         )
         return busy_kernel(self.launch, terms["busy_time"], terms["hbm_time"], self.overlap_p)
 
+    @equation
     def terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
-        """Return the terms of the equation at one size, of the tile that runs."""
+        """Return the terms at one size, of the tile that runs.
+
+        t = launch + busy_time
+        """
         tiles = [self._tile_terms(attention, machine, at) for at in range(len(self.tiles))]
         if self.tile_q_limits:
             taken = tiles[int(self._of_rule(attention, range(len(tiles))))]
@@ -103,8 +92,15 @@ class PrefillForm(DeclaredRecord, kw_only=True):
             taken = where(rows <= limit, value, taken)
         return taken
 
+    @equation
     def _total_terms(self, attention: AttentionKernel, machine: Machine, cta_time: Seconds) -> Terms:
-        """Return the terms that all tiles share. cta_time: of the tile that runs."""
+        """Return the terms that all tiles share. cta_time: of the tile that runs.
+
+        busy_time = (cta_time**overlap_p + hbm_time**overlap_p) ** (1 / overlap_p)
+        hbm_time = hbm_bytes / (hbm_efficiency * machine.hbm_bandwidth)
+        hbm_bytes = attention.traffic + paged_kv_penalty * kv_bytes      less what a warm benchmark finds in L2
+        kv_bytes = attention.sequences * attention.kv_heads * attention.kv_len * attention.kv_token_bytes
+        """
         kv_bytes = attention.sequences * attention.kv_heads * attention.kv_len * attention.kv_token_bytes
         hbm_bytes = attention.traffic + self.paged_kv_penalty * kv_bytes
         if self.warm_l2_share:
@@ -113,13 +109,25 @@ class PrefillForm(DeclaredRecord, kw_only=True):
         busy = p_norm(self.overlap_p, cta_time, hbm_time)
         return {"busy_time": busy, "hbm_time": hbm_time, "kv_bytes": kv_bytes, "l2_miss_bytes": hbm_bytes}
 
+    @equation
     def _tile_terms(self, attention: AttentionKernel, machine: Machine, at: int) -> Terms:
-        """Return the terms of one of the tiles: the time of all CTAs on the processors."""
+        """Return the terms of one of the tiles: the time of all CTAs on the processors.
+
+        cta_time = (longest**critical_path_p + grid**critical_path_p) ** (1 / critical_path_p) / unit.clock
+        longest = overhead + serial_tiles * step / single_cta_efficiency + combine
+        serial_tiles = ceil(kv_tiles / splits) + masked_tiles * (all_tiles - kv_tiles)      of the last queries
+        grid = waves * (overhead + mean / splits * step / compute_efficiency)
+        waves = max(filled + wave_tail_loss * (ceil(filled) - filled), 1)
+        filled = ctas / machine.processors
+        ctas = unsplit * splits
+        overhead = cta_overhead + cta_overhead_per_dim * attention.macs_per_pair
+        step = 2 * q_tile * kv_tile * attention.macs_per_pair / unit.flop_per_cycle * fragments
+        mean := key tiles of a CTA, those that a window masks whole at `masked_tiles` of the others
+        """
         q_tile, kv_tile = map(float, self.tiles[at])
         unit = machine.device.math[attention.dtype]
-        step = 2.0 * q_tile * kv_tile * attention.macs_per_pair / unit.flop_per_cycle
-        if self.warp_rows:
-            step = step * (1.0 + self.fragment_loss * 16.0 / self.warp_rows[at])
+        fragments = 1.0 + self.fragment_loss * 16.0 / self.warp_rows[at] if self.warp_rows else 1.0
+        step = 2.0 * q_tile * kv_tile * attention.macs_per_pair / unit.flop_per_cycle * fragments
         overhead = self.cta_overhead + self.cta_overhead_per_dim * attention.macs_per_pair
         q_per_kv = attention.heads / attention.kv_heads
         q_tiles = ceil(attention.q_len * (q_per_kv if self.pack_gqa else 1.0) / q_tile)
@@ -239,26 +247,6 @@ class DecodeForm(DeclaredRecord, kw_only=True):
     """
 
     SECTION: ClassVar[str] = "19.2"
-    EQUATION: ClassVar[str] = """
-        t               = fixed_time + widening_time + busy_time
-        fixed_time      = launch + gqa_gather + gqa_regroup + head_dim_pad            the copies that the shape needs
-        widening_time   = (1 + widening_factor) * cache / (widening_rate * hbm_bandwidth)
-                          of a copy that the kernel reads in place of the cache, where the form states it; else zero
-        busy_time       = full_waves * wave_time + last_wave_time + combine_time
-        wave_time       = ((occupancy * (1 + tpc_contention) * cta_time)^p + (occupancy*processors*share_time)^p)^(1/p)
-        last_wave_time  = ((ceil(last_ctas/processors) * contention * cta_time)^p + (last_ctas * share_time)^p)^(1/p)
-        last_ctas       = ctas - full_waves * occupancy * processors
-        contention      = 1 + tpc_contention * min(max(2*last_ctas/processors - 1, 0), 1)
-        share_time      = (hbm_time^p + l2_time^p)^(1/p) / ctas                       p = overlap_p
-        cta_time        = (max(load_cycles, math_cycles) + cta_overhead + head_dim_cycles) / clock
-        load_cycles     = min(piece_keys, kv_len) * kv_token_bytes / cta_load_rate
-        math_cycles     = 2*q_tile * piece_keys * (q + v) / (compute_efficiency * flop_per_cycle)
-                          with unsplit_q_tile and unsplit_compute_efficiency where splits = 1 and the form states them
-        head_dim_cycles = (cta_overhead_per_dim + epilogue_per_q_dim * queries) * (q + v)
-        hbm_time        = l2_miss_bytes / (hbm_efficiency * hbm_bandwidth)
-        l2_time         = traffic / (l2_rate * processors * clock)
-        combine_time    = combine_latency + combine_per_split * splits                where splits > 1
-    """
     AXES: ClassVar[dict[str, float]] = {
         "kv_len": 2.0, "sequences": 2.0, "heads": 2.0, "q_per_kv": 2.0, "head_dims": 2.0,
     }  # fmt: skip
@@ -304,16 +292,25 @@ class DecodeForm(DeclaredRecord, kw_only=True):
             return busy_kernel(fixed, terms["busy_time"], terms["hbm_time"], self.overlap_p)
         return busy_kernel(fixed, copied + terms["busy_time"], copied + terms["hbm_time"], self.overlap_p)
 
+    @equation
     def terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
-        """Return the terms of the equation."""
+        """Return the terms.
+
+        t = fixed_time + busy_time
+        t = fixed_time + widening_time + busy_time      where the cache is copied in another format before it is read
+        """
         if self.widening is not None:
             cache = attention.sequences * attention.kv_heads * attention.kv_len * attention.kv_token_bytes
             copied = {"widening_time": self.widening.time(cache, machine)}
             return copied | self._kernel_terms(self.widening.read(attention, cache), machine)
         return self._kernel_terms(attention, machine)
 
+    @equation
     def _kernel_terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
-        """Return the terms of the attention kernel itself."""
+        """Return the terms of the attention kernel itself.
+
+        hbm_time = miss / (hbm_efficiency * machine.hbm_bandwidth)      of all bytes, none in L2 from a run before
+        """
         miss = l2_miss_bytes(attention.traffic, machine, self.warm_l2_share)
         hbm_time = miss / (self.hbm_efficiency * machine.hbm_bandwidth)
         cta = self._cta_terms(attention, machine)
@@ -328,8 +325,22 @@ class DecodeForm(DeclaredRecord, kw_only=True):
             log2(attention.heads / attention.kv_heads), log2(attention.macs_per_pair),
         )  # fmt: skip
 
+    @equation
     def _wave_terms(self, attention: AttentionKernel, machine: Machine, cta: Terms, hbm_time: Seconds) -> Terms:
-        """Return the terms of all waves and of joining the pieces. cta: terms of a CTA; hbm_time: of all bytes."""
+        """Return the terms of all waves and of joining the pieces. cta: terms of a CTA; hbm_time: of all bytes.
+
+        busy_time = full_waves * wave_time + last_wave_time + combine_time
+        wave_time = ((occupancy * (1 + tpc_contention) * cta_time) ** p
+                     + (occupancy * processors * share) ** p) ** (1 / p)
+        last_wave_time = where(last_ctas > 0, ((max(ceil(last_ctas / processors), 1) * contention * cta_time) ** p
+                               + (last_ctas * share) ** p) ** (1 / p), 0)
+        last_ctas = ctas - full * occupancy * processors
+        full = floor(ctas / (occupancy * processors))
+        contention = 1 + tpc_contention * min(max(2 * last_ctas / processors - 1, 0), 1)
+        share = (hbm_time**p + l2_time**p) ** (1 / p) / ctas
+        l2_time = attention.traffic / (l2_rate * machine.device.processors * clock)
+        combine_time = where(cta.splits > 1, combine_latency + combine_per_split * cta.splits, 0)
+        """
         clock, processors, p = machine.device.math[attention.dtype].clock, machine.processors, self.overlap_p
         ctas, cta_time = cta["ctas"], cta["cta_time"]
         l2_time = attention.traffic / (self.l2_rate * machine.device.processors * clock)
@@ -349,8 +360,18 @@ class DecodeForm(DeclaredRecord, kw_only=True):
             "share_time": share, "l2_time": l2_time,
         }  # fmt: skip
 
+    @equation
     def _cta_terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
-        """Return the terms of a CTA over one piece of the keys, whole tiles."""
+        """Return the terms of a CTA over one piece of the keys, whole tiles.
+
+        cta_time = cta_cycles / unit.clock
+        cta_cycles = max(load, math_cycles) + cta_overhead + head_dim_cycles
+        load = min(keys, attention.kv_len) * attention.kv_token_bytes / rate
+        math_cycles = 2 * rows_per_peak * keys * attention.macs_per_pair / unit.flop_per_cycle
+        head_dim_cycles = per_dim * attention.macs_per_pair
+        keys = piece * kv_tile                           of a piece
+        ctas = unsplit * splits
+        """
         unit = machine.device.math[attention.dtype]
         q_per_kv = attention.heads / attention.kv_heads
         kv_tile = self.kv_tile or self.kv_tile_elements / attention.macs_per_pair

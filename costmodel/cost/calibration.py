@@ -49,21 +49,19 @@ BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
 class Form(Protocol):
     """The physical form of a family's kernels: few parameters, each with a unit, that measurements determine.
 
-    SECTION: of docs/method.md, which quotes the equation.
-    EQUATION: of its time, term by term.
+    SECTION: of docs/method.md, which explains it.
     AXES: of the family's log-shape space, with the length of the residual's bumps along each before cross-validation
         scales it [octaves].
     """
 
     SECTION: ClassVar[str]
-    EQUATION: ClassVar[str]
     AXES: ClassVar[dict[str, float]]
 
     def time(self, operator: Any, machine: Machine) -> Time:
         """Return the time of one kernel."""
 
     def terms(self, operator: Any, machine: Machine) -> Terms:
-        """Return the terms of the equation of one kernel of one size, by the names that it gives them."""
+        """Return the terms of one kernel of one size by name. Its equations state how they follow from one another."""
 
     def features(self, operator: Any) -> Features:
         """Return where a kernel lies in the family's log-shape space [octaves]."""
@@ -294,10 +292,10 @@ class FamilyFit(Record, kw_only=True):
             factors["calls"] = calls
         factors = {name: value for name, value in factors.items() if name == "residual_factor" or np.any(value != 1.0)}
         longer = self._with_extra_keys(call)
-        time = " * ".join(("t" if longer is call else "t(keys + extra_keys_per_query)", *factors))
+        time = " * ".join(("t", *factors))
         if isinstance(operator, Elementwise) and np.any(calls != 1.0):
             time = " * ".join(("(t + (calls - 1) * launch)", *factors))
-            factors["calls"] = calls
+            factors |= {"calls": calls, "launch": getattr(form, "launch", 0.0)}
         if longer is not call:
             factors["extra_keys_per_query"] = self.extra_keys_per_query
         call_terms = {"t": form.time(longer, machine).seconds, **form.terms(longer, machine)}

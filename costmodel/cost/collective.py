@@ -12,6 +12,7 @@ from costmodel.cost.parameter import DeclaredRecord, constant, fitted, mechanism
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, message
+from costmodel.equations import equation
 from costmodel.network.collectives import doublings, nccl_time, ring_transfer
 from costmodel.network.group_links import GroupLinks, require_group_links
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, log2, maximum, minimum, where
@@ -30,8 +31,13 @@ class Nvls(DeclaredRecord, kw_only=True):
     nvls_efficiency: float = fitted("1", 0.65, 0.5, 1.0, "of the bandwidth where switches add up")
     nvls_latency: float = fitted("s", 1e-5, 1e-8, 1e-3, "fixed time of large messages where switches add up")
 
+    @equation
     def time(self, size: Bytes, links: GroupLinks) -> Seconds:
-        """Return the time of an all-reduce inside a node."""
+        """Return the time of an all-reduce inside a node.
+
+        nvls_time = nvls_latency + wire + links.intra_latency
+        wire = size * (1 + 1 / links.size) / (nvls_efficiency * links.intra)
+        """
         wire = size * (1.0 + 1.0 / links.size) / (self.nvls_efficiency * links.intra)
         return self.nvls_latency + wire + links.intra_latency
 
@@ -42,12 +48,21 @@ class CustomAllReduce(DeclaredRecord, kw_only=True):
     one_shot_efficiency: float = fitted("1", 0.7, 0.01, 1.0, "of the bandwidth of an all-reduce in one shot")
     two_shot_efficiency: float = fitted("1", 0.7, 0.01, 1.0, "the same in two shots")
 
+    @equation
     def time(self, size: Bytes, links: GroupLinks, small_step: float) -> Seconds:
-        """Return the faster of one shot and two."""
+        """Return the faster of one shot and two.
+
+        custom_time = min(one_shot, two_shots)
+        one_shot = latency + (links.size - 1) * size / (one_shot_efficiency * links.intra)
+        two_shots = 2 * latency + volume / (two_shot_efficiency * links.intra)
+        volume = 2 * (links.size - 1) / links.size * size
+        latency = small_step * links.intra_latency
+        """
         others, latency = links.size - 1.0, small_step * links.intra_latency
         one_shot = latency + others * size / (self.one_shot_efficiency * links.intra)
         volume = 2.0 * others / links.size * size
-        return minimum(one_shot, 2.0 * latency + volume / (self.two_shot_efficiency * links.intra))
+        two_shots = 2.0 * latency + volume / (self.two_shot_efficiency * links.intra)
+        return minimum(one_shot, two_shots)
 
 
 class HostBridge(DeclaredRecord, kw_only=True):
@@ -103,16 +118,6 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
     """
 
     SECTION: ClassVar[str] = "8.6"
-    EQUATION: ClassVar[str] = """
-        t                = launch + (1 - large_share) * small_time + large_share * large_time
-        large_share      = x / (1 + x),     x = (size / protocol_switch)^switch_sharpness
-        small_time       = bare(size; small_efficiency * B, small_step * a), or inside a node custom_time
-        custom_time      = min(small_step*a + (n-1)*size / (one_shot_efficiency*B),
-                               2*small_step*a + 2*(n-1)/n*size / (two_shot_efficiency*B))
-        large_time       = min(ring_time, nvls_time)
-        ring_time        = large_latency + bare(size; large_efficiency * B, large_step * a)
-        nvls_time        = nvls_latency + size * (1 + 1/n) / (nvls_efficiency * B) + a
-    """
     AXES: ClassVar[dict[str, float]] = {"size": 2.0, "ranks": 1.0}
 
     launch: float = fitted("s", 3e-6, 3e-7, 3e-4, "kernel overhead")
@@ -137,8 +142,8 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
     def time(self, operator: Collective, machine: Machine) -> Time:
         """Return the time of one collective, zero in a group of one."""
         links = self._links(operator, machine)
-        seconds = self._terms(operator, links, operator.size)["t"]
         fixed = self._terms(operator, links, 0.0 * operator.size)["t"]
+        seconds = self._terms(operator, links, operator.size)["t"]
         has_peers = links.size > 1
         return message(
             where(has_peers, seconds, 0.0), where(has_peers, minimum(fixed, seconds), 0.0),
@@ -172,20 +177,37 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
             return replace(links, intra=links.intra * staged) if staged else links
         return links if self.host_bridge is None else self.host_bridge.narrowed(links)
 
+    @equation
     def _terms(self, operator: Collective, links: GroupLinks, size: Bytes) -> Terms:
-        """Return the terms of moving `size` bytes by the protocols that the operator's own size takes."""
+        """Return the terms of moving `size` bytes by the protocols that the operator's own size takes.
+
+        t = launch + (1 - large_share) * small_time + large_share * large_time
+        """
         share = self._large_share(operator.size)
         small = self._small_terms(operator.kind, size, links)
         large = self._large_terms(operator.kind, size, links)
         seconds = self.launch + (1.0 - share) * small["small_time"] + share * large["large_time"]
         return {"t": seconds, "large_share": share, **small, **large}
 
+    @equation
     def _large_share(self, size: Bytes) -> Quantity:
+        """Return the share of the protocol for large messages.
+
+        large_share = power / (1 + power)
+        power = 2 ** min(max(exponent, -LARGEST_EXPONENT), LARGEST_EXPONENT)
+        exponent = switch_sharpness * (log2(max(size, 1)) - log2(protocol_switch))
+        """
         exponent = self.switch_sharpness * (log2(maximum(size, 1.0)) - log2(self.protocol_switch))
         power = 2.0 ** minimum(maximum(exponent, -LARGEST_EXPONENT), LARGEST_EXPONENT)
         return power / (1.0 + power)
 
+    @equation
     def _small_terms(self, kind: str, size: Bytes, links: GroupLinks) -> Terms:
+        """Return the terms of small messages.
+
+        small_time = where(links.nodes > 1, across, inside)      of NCCL (`nccl_time`), its own steps between nodes
+        small_time = where(links.nodes > 1, across, custom)
+        """
         across = inside = nccl_time(kind, size, links.scaled(self.small_efficiency, self.small_step))
         if self.small_cluster_steps is not None and kind in STEPPED:
             share = min(self.small_efficiency, LL_SHARE)
@@ -196,15 +218,23 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
         custom = self.custom_all_reduce.time(size, links, self.small_step)
         return {"small_time": where(links.nodes > 1, across, custom), "custom_time": custom}
 
+    @equation
     def _large_terms(self, kind: str, size: Bytes, links: GroupLinks) -> Terms:
+        """Return the terms of large messages.
+
+        large_time = where(links.nodes > 1, ring, min(ring, nvls))
+        large_time = ring_time                             without switches that add up
+        ring_time = large_latency + bare
+        bare := of NCCL (`nccl_time`, `_least`) at large_efficiency and large_step, between nodes with its own steps
+        """
         scaled = links.scaled(self.large_efficiency, self.large_step)
         if self.inter_efficiency:
             scaled = replace(scaled, inter=self.inter_efficiency * links.inter)
-        ring = self.large_latency + nccl_time(kind, size, scaled)
+        bare = nccl_time(kind, size, scaled)
         if self.cluster_steps is not None and kind in STEPPED:
-            steps = self.cluster_steps.time(kind, links) + links.setup
-            stepped = self.large_latency + steps + _transfer(kind, size, scaled)
-            ring = where(links.nodes > 1, stepped, ring)
+            steps, transfer = self.cluster_steps.time(kind, links) + links.setup, _transfer(kind, size, scaled)
+            bare = where(links.nodes > 1, steps + transfer, bare)
+        ring = self.large_latency + bare
         if self.nvls is None or kind != ALL_REDUCE:
             return {"large_time": ring, "ring_time": ring}
         nvls = self.nvls.time(size, links)

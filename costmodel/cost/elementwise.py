@@ -9,6 +9,7 @@ from costmodel.cost.parameter import DeclaredRecord, constant, fitted, mechanism
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
+from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, Seconds, log2, maximum, minimum, where
 from costmodel.workload.operators import Elementwise
 
@@ -33,15 +34,6 @@ class ElementwiseForm(DeclaredRecord, kw_only=True):
     """Kernels that only stream, one CTA a row. A kernel that does not state its rows has neither term of them."""
 
     SECTION: ClassVar[str] = "7.6"
-    EQUATION: ClassVar[str] = """
-        t            = launch + busy_time + serial_time
-        serial_time  = rows * serial_row where rows <= serial_rows_limit, else 0
-        busy_time    = (stream_time^4 + row_time^4)^(1/4)
-        row_time     = bytes of a row / (cta_load_rate * clock)
-        stream_time  = hbm_time + rows * row_cycles / (processors * clock)
-        hbm_time     = (l2_hit_bytes / l2_efficiency + (traffic - l2_hit_bytes) / hbm_efficiency) / hbm_bandwidth
-        l2_hit_bytes = min(traffic, l2_share * l2_capacity)
-    """
     AXES: ClassVar[dict[str, float]] = {"rows": 2.0, "row_bytes": 2.0}
 
     launch: float = fitted("s", 3e-6, 3e-7, 3e-4, "kernel overhead")
@@ -59,14 +51,26 @@ class ElementwiseForm(DeclaredRecord, kw_only=True):
         busy = terms["busy_time"] + terms.get("serial_time", 0.0)
         return busy_kernel(self.launch, busy, terms["hbm_time"], OVERLAP_P)
 
+    @equation
     def terms(self, operator: Elementwise, machine: Machine) -> Terms:
-        """Return the terms of the equation."""
+        """Return the terms.
+
+        t = launch + busy_time
+        t = launch + busy_time + serial_time               where a kernel takes a few rows in turn
+        busy_time = (stream**OVERLAP_P + row**OVERLAP_P) ** (1 / OVERLAP_P)
+        row = where(operator.rows > 0, row_bytes, 0) / (cta_load_rate * clock)
+        stream = hbm + operator.rows * row_cycles / (machine.processors * clock)
+        hbm = (hits / l2_efficiency + misses / hbm_efficiency) / machine.hbm_bandwidth
+        hits = min(operator.traffic, l2_share * level.capacity)      bytes that stay in L2
+        misses = operator.traffic - hits
+        """
         level, clock = machine.device.level("l2"), machine.device.math[VECTOR_DTYPE].clock
         hits = 0.0 if level is None else minimum(operator.traffic, self.l2_share * level.capacity)
         misses = operator.traffic - hits
         hbm = (hits / self.l2_efficiency + misses / self.hbm_efficiency) / machine.hbm_bandwidth
         stream = hbm + operator.rows * self.row_cycles / (machine.processors * clock)
-        row = where(operator.rows > 0, _row_bytes(operator), 0.0) / (self.cta_load_rate * clock)
+        row_bytes = _row_bytes(operator)
+        row = where(operator.rows > 0, row_bytes, 0.0) / (self.cta_load_rate * clock)
         few = {} if self.serial_rows is None else {"serial_time": self.serial_rows.time(operator.rows)}
         return few | {
             "busy_time": p_norm(OVERLAP_P, stream, row), "row_time": row, "stream_time": stream, "hbm_time": hbm,

@@ -14,6 +14,7 @@ from costmodel.cost.promotion import expected_loop
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
+from costmodel.equations import equation
 from costmodel.quantities import Quantity, Seconds, log2, maximum, power, where
 from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention
@@ -31,12 +32,6 @@ class ExpectedForm(DeclaredRecord, kw_only=True):
     """
 
     SECTION: ClassVar[str] = "15.4"
-    EQUATION: ClassVar[str] = """
-        t         = launch + busy_time
-        busy_time = ((chip_time / compute_efficiency)^4 + (hbm_time / hbm_efficiency)^4)^(1/4)
-        chip_time = of the bare closed form, in whole tiles and waves, FP8's loop as expected (7.2)
-        hbm_time  = traffic / hbm_bandwidth
-    """
     AXES: ClassVar[dict[str, float]] = {"flop": 3.0, "bytes": 3.0}
 
     launch: float = like(GemmForm, "launch")
@@ -52,8 +47,15 @@ class ExpectedForm(DeclaredRecord, kw_only=True):
         terms = self.terms(operator, machine)
         return busy_kernel(self.launch, terms["busy_time"], terms["hbm_time"] / self.hbm_efficiency, OVERLAP_P)
 
+    @equation
     def terms(self, operator: Kernel, machine: Machine) -> Terms:
-        """Return the terms of the equation."""
+        """Return the terms.
+
+        t = launch + busy_time
+        busy_time = ((chip / compute_efficiency) ** OVERLAP_P + (hbm / hbm_efficiency) ** OVERLAP_P) ** (1 / OVERLAP_P)
+        chip := of the bare closed form, in whole tiles and waves, FP8's loop as expected
+        hbm := traffic / bandwidth of the bare closed form
+        """
         chip, hbm = bare_times(operator, machine, self.compute_efficiency / self.hbm_efficiency)
         busy = p_norm(OVERLAP_P, chip / self.compute_efficiency, hbm / self.hbm_efficiency)
         return {"busy_time": busy, "chip_time": chip, "hbm_time": hbm}

@@ -12,6 +12,7 @@ from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import SHORTEST, Terms, p_norm
 from costmodel.cost.time import Time, message
+from costmodel.equations import equation
 from costmodel.network.expert_all_to_all import TokenCopies, token_copies
 from costmodel.network.group_links import GroupLinks, require_group_links
 from costmodel.quantities import Count, Mask, Quantity, Seconds, ceil, log2, maximum, minimum, where
@@ -29,16 +30,6 @@ class LowLatencyForm(DeclaredRecord, kw_only=True):
     """
 
     SECTION: ClassVar[str] = "9.1"
-    EQUATION: ClassVar[str] = """
-        t          = fixed_time + busy_time
-        fixed_time = launch + links_latency + rank_latency * ranks + expert_latency * experts
-        links_latency = a_in + inter_hops * a_out + inter_setup        the latter two where the NIC is used
-        busy_time  = (send_time^p + intra_time^p + inter_time^p)^(1/p)       p = overlap_p
-        send_time  = tokens / ctas * (token_latency + token_bytes / send_bandwidth)
-        ctas       = experts / ceil(experts / processors)
-        intra_time = tokens * intra_copies * token_bytes / (intra_efficiency * B_in)
-        inter_time = tokens * inter_copies * token_bytes / (inter_efficiency * B_out)
-    """
     AXES: ClassVar[dict[str, float]] = AXES
 
     launch: float = fitted("s", 1e-5, 1e-6, 3e-4, "kernel overhead, notification included")
@@ -60,8 +51,16 @@ class LowLatencyForm(DeclaredRecord, kw_only=True):
         """Return the time of one direction, zero in a group of one."""
         return _message(self.terms(operator, machine), _links(operator, machine))
 
+    @equation
     def terms(self, operator: ExpertAllToAll, machine: Machine) -> Terms:
-        """Return the terms of the equation."""
+        """Return the terms.
+
+        t = fixed_time + busy_time
+        fixed_time = launch + latency + rank_latency * links.size + expert_latency * operator.experts
+        busy_time = (send**overlap_p + intra**overlap_p + inter**overlap_p) ** (1 / overlap_p)
+        send = operator.tokens / ctas * (token_latency + operator.token_bytes / send_bandwidth)
+        ctas = operator.experts / ceil(operator.experts / machine.device.processors)
+        """
         links = _links(operator, machine)
         ctas = operator.experts / ceil(operator.experts / machine.device.processors)
         send = operator.tokens / ctas * (self.token_latency + operator.token_bytes / self.send_bandwidth)
@@ -87,17 +86,6 @@ class NormalForm(DeclaredRecord, kw_only=True):
     """Kernels that send a copy of a token to every node and rank, on the processors that communication holds."""
 
     SECTION: ClassVar[str] = "9.1"
-    EQUATION: ClassVar[str] = """
-        t          = fixed_time + busy_time
-        fixed_time = launch + links_latency + rank_latency * ranks
-        links_latency = a_in + inter_hops * a_out + inter_setup        the latter two where the NIC is used
-        busy_time  = (send_time^p + intra_time^p + inter_time^p)^(1/p)       p = overlap_p
-        send_time  = tokens / senders * (token_latency + copies_sent * token_bytes / send_bandwidth)
-        copies_sent = copies to ranks + forward_cost * inter_copies
-        intra_time = tokens * intra_copies * token_bytes / (intra_efficiency * B_in)
-        inter_time = tokens * inter_copies * token_bytes / (inter_efficiency * B_out) * fabric_slowdown
-        fabric_slowdown = max(min(nodes, fabric_max_nodes)/2, 1)^fabric_exponent
-    """
     AXES: ClassVar[dict[str, float]] = AXES
 
     launch: float = like(LowLatencyForm, "launch")
@@ -124,17 +112,27 @@ class NormalForm(DeclaredRecord, kw_only=True):
         unlimited = replace(self, fabric_max_nodes=math.inf).terms(operator, machine) if is_wider else None
         return _message(self.terms(operator, machine), links, unlimited)
 
+    @equation
     def terms(self, operator: ExpertAllToAll, machine: Machine) -> Terms:
-        """Return the terms of the equation."""
+        """Return the terms.
+
+        t = fixed_time + busy_time
+        fixed_time = launch + latency + rank_latency * links.size
+        busy_time = (send**overlap_p + intra**overlap_p + inter**overlap_p) ** (1 / overlap_p)
+        send = operator.tokens / senders * (token_latency + sent * operator.token_bytes / send_bandwidth)
+        sent = copies.reached + forward_cost * copies.inter
+        inter = nic_time * slowdown
+        slowdown = max(min(links.nodes, fabric_max_nodes) / 2, 1) ** fabric_exponent
+        """
         links = _links(operator, machine)
         comm_processors = machine.device.processors - machine.processors
         senders = where(comm_processors > 0, comm_processors, self.processors)
         copies = token_copies(operator, links)
         sent = copies.reached + self.forward_cost * copies.inter
         send = operator.tokens / senders * (self.token_latency + sent * operator.token_bytes / self.send_bandwidth)
-        intra, inter = _wire_times(operator, links, copies, self.intra_efficiency, self.inter_efficiency)
+        intra, nic_time = _wire_times(operator, links, copies, self.intra_efficiency, self.inter_efficiency)
         slowdown = maximum(minimum(links.nodes, self.fabric_max_nodes) / 2.0, 1.0) ** self.fabric_exponent
-        inter = inter * slowdown
+        inter = nic_time * slowdown
         latency = _links_latency(self, links, links.nodes > 1)
         return {
             "fixed_time": self.launch + latency + self.rank_latency * links.size,
@@ -152,18 +150,33 @@ def _links(operator: ExpertAllToAll, machine: Machine) -> GroupLinks:
     return require_group_links(operator.group, machine.cluster, operator.name)
 
 
+@equation
 def _wire_times(
-    operator: ExpertAllToAll, links: GroupLinks, copies: TokenCopies, intra: Quantity, inter: Quantity
+    operator: ExpertAllToAll,
+    links: GroupLinks,
+    copies: TokenCopies,
+    intra_efficiency: Quantity,
+    inter_efficiency: Quantity,
 ) -> tuple[Seconds, Seconds]:
-    """Return what the links inside and between nodes take [s]. intra, inter: efficiencies."""
+    """Return what the links inside and between nodes take [s].
+
+    intra_time = operator.tokens * operator.token_bytes * copies.intra / (intra_efficiency * links.intra)
+    nic_time = operator.tokens * operator.token_bytes * copies.inter / (inter_efficiency * links.exchange)
+    """
     sent = operator.tokens * operator.token_bytes
-    return sent * copies.intra / (intra * links.intra), sent * copies.inter / (inter * links.exchange)
+    intra_time = sent * copies.intra / (intra_efficiency * links.intra)
+    nic_time = sent * copies.inter / (inter_efficiency * links.exchange)
+    return intra_time, nic_time
 
 
+@equation
 def _links_latency(form: LowLatencyForm | NormalForm, links: GroupLinks, uses_nic: Mask) -> Seconds:
     """Return the latency of the links: inside the node, and where the NIC is used of each message that is waited for.
 
     What else an exchange between nodes takes at any latency of its links, is `inter_setup`: a quicker NIC keeps it.
+
+        latency = links.intra_latency + where(uses_nic, outside, 0)
+        outside = form.inter_hops * links.inter_latency + form.inter_setup + links.exchange_setup
     """
     outside = form.inter_hops * links.inter_latency + form.inter_setup + links.exchange_setup
     return links.intra_latency + where(uses_nic, outside, 0.0)

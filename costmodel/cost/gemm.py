@@ -16,6 +16,7 @@ from costmodel.cost.promotion import promotion_cycles
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import SHORTEST, Terms, p_norm_below, term_at
 from costmodel.cost.time import Time, busy_kernel
+from costmodel.equations import equation
 from costmodel.quantities import Quantity, ceil, is_single, log2, maximum, minimum, where
 from costmodel.records import replace
 from costmodel.workload.operators import Gemm
@@ -32,25 +33,6 @@ class GemmForm(DeclaredRecord, kw_only=True):
     """
 
     SECTION: ClassVar[str] = "7.5"
-    EQUATION: ClassVar[str] = """
-        t                 = fixed_time + busy_time + droop_time
-        fixed_time        = launch + group_latency * local_experts
-        busy_time         = (cta_time^p + l2_time^p + hbm_time^p)^(1/p) + splitk_time          p = overlap_p
-        droop_time        = clock_droop * ideal_time^2 / busy_time
-        ideal_time        = 2*m*n*k*groups / (compute_efficiency * peak)
-        cta_time          = waves * (work_cycles * partial_tile_factor + cta_overhead) / clock
-        work_cycles       = max(math_cycles, load_cycles, k_step_cycles)
-        waves             = ceil(ctas / processors)
-        math_cycles       = m_t*n_t*k_s * (tensor_per_mac + promotion_per_mac)
-        tensor_per_mac    = 2 / (compute_efficiency * flop_per_cycle) * (1 + small_tile_loss * (16/m_t + 16/n_t))
-        promotion_per_mac = exposed_promotion / (fp32_lanes * promotion_interval)
-        load_cycles       = cta_bytes / cta_load_rate
-        cta_bytes         = (min(m, m_t)*a_bytes + min(n, n_t)*b_bytes) * k_s
-        k_step_cycles     = (k_step + multicast_sync) * k_s*a_bytes / 128
-        l2_time           = ctas * cta_bytes / (l2_rate * processors * clock)
-        hbm_time          = hbm_bytes / (hbm_efficiency * hbm_bandwidth)
-        hbm_bytes         = compulsory_bytes + writeback_bytes - l2_saved_bytes + reread_bytes + partial_sum_bytes
-    """
     AXES: ClassVar[dict[str, float]] = {"m": 2.0, "n": 3.0, "k": 3.0, "groups": 3.0}
 
     launch: float = fitted("s", 3e-6, 3e-7, 3e-4, "kernel overhead")
@@ -97,8 +79,12 @@ class GemmForm(DeclaredRecord, kw_only=True):
         hbm = gemm.traffic / (self.hbm_efficiency * machine.hbm_bandwidth)
         return busy_kernel(terms["fixed_time"], terms["busy_time"] + terms["droop_time"], hbm, self.overlap_p)
 
+    @equation
     def terms(self, gemm: Gemm, machine: Machine) -> Terms:
-        """Return the terms of the equation at one size, of the tile that runs."""
+        """Return the terms at one size, of the tile that runs.
+
+        t = fixed_time + busy_time + droop_time
+        """
         memory = self._memory_terms(gemm, machine)
         candidates = (
             term_at(terms := self._tile_terms(gemm, machine, tile, memory), int(np.argmin(terms["busy_time"])))
@@ -125,10 +111,18 @@ class GemmForm(DeclaredRecord, kw_only=True):
         choice = TileChoice(self.tiles, self.cluster_shapes, self.has_split_k, self.tile_rule, self.tile_m_limits)
         return choice.candidates(gemm, machine.processors, axes, one_by_one=one_by_one)
 
+    @equation
     def _total_terms(self, gemm: Gemm, machine: Machine, busy: Quantity) -> Terms:
-        """Return the terms that all tiles share. busy: time of the tile that runs."""
+        """Return the terms that all tiles share. busy: time of the tile that runs.
+
+        fixed_time = launch + group_latency * gemm.local_experts
+        droop_time = clock_droop * ideal_time**2 / max(busy, SHORTEST)
+        ideal_time = gemm.flop / rate
+        rate = compute_efficiency * machine.processors * peak
+        """
         fixed = self.launch + self.group_latency * gemm.local_experts if self.group_latency else self.launch
-        rate = self.compute_efficiency * machine.processors * machine.processor_peak(gemm.dtype)
+        peak = machine.processor_peak(gemm.dtype)
+        rate = self.compute_efficiency * machine.processors * peak
         ideal = gemm.flop / rate
         droop = self.clock_droop * ideal * ideal / maximum(busy, SHORTEST)
         return {"fixed_time": fixed, "busy_time": busy, "droop_time": droop, "ideal_time": ideal}
@@ -140,12 +134,32 @@ class GemmForm(DeclaredRecord, kw_only=True):
         saved = 0.0 if self.warm_l2 is None else self.warm_l2.saved_traffic(gemm, machine, self.hbm_efficiency)
         return {"compulsory_bytes": traffic, "writeback_bytes": writeback, "l2_saved_bytes": saved}
 
+    @equation
     def _tile_terms(
         self, gemm: Gemm, machine: Machine, tile: CtaTile, memory: Terms, bound: Quantity = math.inf
     ) -> Terms:
         """Return the terms of one tile. memory: those of the traffic that all tiles share.
 
         bound: time from which on only that the tile takes as long or longer is asked.
+
+            busy_time = splitk_time + (cta_time**overlap_p + l2_time**overlap_p + hbm_time**overlap_p
+                                       ) ** (1 / overlap_p)
+            cta_time = waves * (work + cta_overhead) / unit.clock
+            work = max(math_cycles, load_cycles, k_step_cycles) * partial_tile
+            waves = ceil(ctas / processors)
+            ctas = tiles * splits
+            tiles = gemm.groups * tiles_m * tiles_n              row tiles in expectation
+            math_cycles = tile.m * tile.n * k * (tensor + promotion)
+            k = gemm.k / splits
+            tensor = 2 / (compute_efficiency * unit.flop_per_cycle) * small_tile
+            small_tile = 1 + small_tile_loss * (16 / tile.m + 16 / tile.n)
+            load_cycles = cta_bytes / cta_load_rate
+            cta_bytes = (min(gemm.m, tile.m) * gemm.a_bytes + min(gemm.n, tile.n) * gemm.b_bytes) * k
+            k_step_cycles = (k_step + sync) / K_STEP_BYTES * gemm.a_bytes * k
+            l2_time = ctas * cta_bytes / (l2_rate * machine.device.processors * unit.clock)
+            hbm_time = hbm_bytes / (hbm_efficiency * machine.hbm_bandwidth)
+            hbm_bytes = (memory.compulsory_bytes + memory.writeback_bytes - memory.l2_saved_bytes
+                         + reread + partial_sums)
         """
         unit, processors = machine.device.math[gemm.dtype], machine.processors
         tiles_m, tiles_n = tile.grid(gemm)

@@ -16,40 +16,13 @@ from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.promotion import Overlap, promoted, shortest_loop, warpgroups
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, kernel
+from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, Seconds, ceil, maximum, minimum, where
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention
 from costmodel.workload.scenario import Tile
 
 PAGED_LOGITS = "paged_mqa_logits"  # scores of a decoding step's queries with all cached keys, split as in decoding
 SCAN = "linear_attention"  # families of kernels that scan a sequence chunk by chunk
-GEMM_EQUATION = """
-    t              = launch + max(chip_time, hbm_time)                         of the fastest tile m_t x n_t, split s
-    chip_time      = max(loop_time, l2_time) / compute_efficiency
-    loop_time      = max(tensor_time, promotion_time, (tensor_time + promotion_time) / warpgroups)
-    tensor_time    = waves * 2*m_t*n_t*k/s / peak of a processor
-    waves          = ceil(ctas / processors)
-    ctas           = groups * ceil(m/m_t) * ceil(n/n_t) * s                    row tiles in expectation
-    promotion_time = waves * 2*m_t*n_t*k/s / (promotion_interval * FP32 peak)  FP8 with block scales in software
-    warpgroups     = 1 up to 64 rows of a tile, 2 beyond
-    l2_time        = ctas * k/s * (min(m, m_t)*a_bytes + min(n, n_t)*b_bytes) / l2_bandwidth
-    hbm_time       = (traffic + 8*groups*m*n*(s-1)) / (hbm_efficiency * hbm_bandwidth)
-"""
-ATTENTION_EQUATION = """
-    t            = launch + max(compute_time, hbm_time)
-    compute_time = max(padding * FLOP / (peak * relative_speed * compute_efficiency), serial_time)
-    padding      = q_tiles*m_t/q_len * ceil(ctas/processors) * processors/ctas     1 in decoding, which splits the keys
-    serial_time  = ceil(sequences*heads / (processors*blocks)) * serial_cycles / clock     of a scan
-    hbm_time     = traffic / (hbm_efficiency * hbm_bandwidth)
-"""
-MIXED_EQUATION = """
-    t            = launch + max(compute_time, hbm_time)
-    compute_time = sum over parts of padding * FLOP / (compute_efficiency * peak)
-    hbm_time     = sum over parts of traffic / (hbm_efficiency * hbm_bandwidth)
-"""
-ELEMENTWISE_EQUATION = """
-    t        = calls * launch + hbm_time
-    hbm_time = traffic / (hbm_efficiency * hbm_bandwidth)
-"""
 
 
 def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
@@ -70,11 +43,26 @@ def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
     return Time(launch + busy, compute=busy, memory=memory, fixed=launch).scaled(calls)
 
 
+@equation
 def gemm_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Terms:
-    """Return the terms of one call of a GEMM of one size, of the fastest tile."""
+    """Return the terms of one call of a GEMM of one size, of the fastest tile.
+
+    t = launch + max(chip_time, hbm_time)
+    launch = machine.framework.launch * fit.launch_factor
+    chip_time = max(loop_time, l2_time) / fit.compute_efficiency
+    loop_time := of tensor cores and the promotion of their sums, which overlap in two warpgroups
+    tensor_time = waves * 2 * m_t * n_t * gemm.k / s / rate
+    waves = ceil(ctas / machine.processors)
+    ctas := groups * row tiles in expectation * column tiles * s
+    l2_time = ctas * gemm.k / s * (min(gemm.m, m_t) * gemm.a_bytes + min(gemm.n, n_t) * gemm.b_bytes) / l2_bandwidth
+    hbm_time = hbm_bytes / (fit.hbm_efficiency * machine.hbm_bandwidth)
+    hbm_bytes = gemm.traffic + where(s > 1, 8 * gemm.groups * gemm.m * gemm.n * (s - 1), 0)      partial sums
+    """
     gemm = gemm.one
     fastest = min(tile_terms(gemm, machine, fit), key=lambda terms: max(terms["chip_time"], terms["hbm_time"]))
-    return {"launch": machine.framework.launch * fit.launch_factor} | fastest
+    rate, l2 = machine.processor_peak(gemm.dtype), machine.device.level("l2")
+    found = {"launch": machine.framework.launch * fit.launch_factor, "rate": rate} | fastest
+    return found if l2 is None or l2.bandwidth is None else found | {"l2_bandwidth": l2.bandwidth}
 
 
 def tile_terms(
@@ -105,7 +93,7 @@ def tile_terms(
             "hbm_time": traffic / machine.hbm_bandwidth / fit.hbm_efficiency,
             "loop_time": loop, "tensor_time": tensor, "promotion_time": promotion, "warpgroups": float(groups),
             "l2_time": cache, "m_t": float(tile.m), "n_t": float(tile.n), "s": float(tile.split), "ctas": ctas,
-            "waves": waves,
+            "waves": waves, "hbm_bytes": traffic,
         }  # fmt: skip
 
 
@@ -125,8 +113,17 @@ def attention_time(attention: AttentionKernel, machine: Machine, fit: FamilyFit)
     return kernel(terms["compute_time"], terms["hbm_time"], terms["launch"])
 
 
+@equation
 def attention_terms(attention: AttentionKernel, machine: Machine, fit: FamilyFit) -> Terms:
-    """Return the terms of a fused attention kernel."""
+    """Return the terms of a fused attention kernel.
+
+    t = launch + max(compute_time, hbm_time)
+    launch = attention.calls * machine.framework.launch * fit.launch_factor
+    compute_time = max(padding * attention.flop / peak, serial * fit.compute_efficiency) / fit.compute_efficiency
+    padding := whole query tiles in whole waves over an even share, 1 in decoding, which splits the keys
+    serial := of a scan, whose CTAs pass a state from chunk to chunk
+    hbm_time = attention.traffic / machine.hbm_bandwidth / fit.hbm_efficiency
+    """
     padding: Quantity = 1.0
     serial: Seconds = 0.0
     if attention.family.startswith(SCAN):
@@ -145,8 +142,15 @@ def attention_terms(attention: AttentionKernel, machine: Machine, fit: FamilyFit
     }  # fmt: skip
 
 
+@equation
 def mixed_terms(mixed: MixedAttention, machine: Machine, fit: FamilyFit) -> Terms:
-    """Return the terms of several populations in one kernel: all tensor work, all traffic."""
+    """Return the terms of several populations in one kernel: all tensor work, all traffic.
+
+    t = launch + max(compute_time, hbm_time)
+    launch = machine.framework.launch * fit.launch_factor
+    compute_time := sum over parts, each `attention_terms`
+    hbm_time := sum over parts
+    """
     compute: Seconds = 0.0
     memory: Seconds = 0.0
     for part in mixed.parts:
@@ -169,7 +173,13 @@ def elementwise_time(operator: Elementwise, machine: Machine, fit: FamilyFit) ->
     return kernel(0.0, terms["hbm_time"], terms["launch"])
 
 
+@equation
 def elementwise_terms(operator: Elementwise, machine: Machine, fit: FamilyFit) -> Terms:
-    """Return the terms of a kernel that only streams."""
+    """Return the terms of a kernel that only streams.
+
+    t = launch + hbm_time
+    launch = operator.calls * machine.framework.launch * fit.launch_factor
+    hbm_time = operator.traffic / machine.hbm_bandwidth / fit.hbm_efficiency
+    """
     launch = operator.calls * machine.framework.launch * fit.launch_factor
     return {"launch": launch, "hbm_time": operator.traffic / machine.hbm_bandwidth / fit.hbm_efficiency}

@@ -10,6 +10,7 @@ from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
+from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, ceil, log2, maximum, minimum, where
 from costmodel.workload.operators import AttentionKernel, MixedAttention, clamp_sizes
 
@@ -26,20 +27,6 @@ class VarlenForm(DeclaredRecord, kw_only=True):
     """
 
     SECTION: ClassVar[str] = "19.3"
-    EQUATION: ClassVar[str] = """
-        t              = launch + busy_time
-        busy_time      = (cta_time^p + hbm_time^p)^(1/p)                               p = overlap_p
-        cta_time       = (longest_cycles^c + (tail_factor * grid_cycles / processors)^c)^(1/c) / clock
-        longest_cycles = max over parts of cta_overhead + kv_tiles * step / single_cta_efficiency    c = critical_path_p
-        grid_cycles    = sum over parts of ctas * (cta_overhead + mean_kv_tiles * step / compute_efficiency)
-                         + empty ctas * empty_cta_cycles,     step = 2*m_t*n_t*(q + v) / flop_per_cycle
-        tail_factor    = 1 + wave_tail_loss * (ceil(filled) - filled) / filled
-        filled         = ctas / processors
-        hbm_time       = (traffic + reload_bytes) / (hbm_efficiency * hbm_bandwidth)
-        reload_bytes   = l2_misses * (q_per_kv / joint_heads - 1) * the bytes of all caches
-        joint_heads    = occupancy * processors / (ctas of one head), from 1 to q_per_kv
-        l2_misses      = min(max(caches of one key head / (l2_share * l2_capacity) - 1, 0), 1)
-    """
     AXES: ClassVar[dict[str, float]] = {
         "q_len": 2.0, "kv_len": 2.0, "sequences": 2.0, "last_kv_len": 2.0, "last_sequences": 2.0, "q_per_kv": 4.0,
     }  # fmt: skip
@@ -63,8 +50,20 @@ class VarlenForm(DeclaredRecord, kw_only=True):
         terms = self.terms(attention, machine)
         return busy_kernel(self.launch, terms["busy_time"], terms["hbm_time"], self.overlap_p)
 
+    @equation
     def terms(self, attention: MixedAttention, machine: Machine) -> Terms:
-        """Return the terms of the equation."""
+        """Return the terms.
+
+        t = launch + busy_time
+        busy_time = (cta_time**overlap_p + hbm_time**overlap_p) ** (1 / overlap_p)
+        cta_time = (longest**critical_path_p + (tail * grid / machine.processors) ** critical_path_p
+                    ) ** (1 / critical_path_p) / unit.clock
+        longest := of the parts: cta_overhead + key tiles * cycles of a tile / single_cta_efficiency
+        grid := of all CTAs: cta_overhead + mean key tiles * cycles of a tile / compute_efficiency, less of empty ones
+        tail = 1 + wave_tail_loss * (ceil(filled) - filled) / filled
+        filled = ctas / machine.processors
+        hbm_time = (attention.traffic + reload.reload_bytes) / (hbm_efficiency * machine.hbm_bandwidth)
+        """
         unit, kv_tile = machine.device.math[attention.parts[0].dtype], self.tile[1]
         most = maximum(*(self._q_tiles(part) for part in attention.parts))
         grid, longest, ctas = 0.0, 0.0, 0.0  # type: tuple[Quantity, Quantity, Quantity]
@@ -99,8 +98,14 @@ class VarlenForm(DeclaredRecord, kw_only=True):
         """Return the query tiles of one sequence and head."""
         return ceil(part.q_len / self.tile[0])
 
+    @equation
     def _reload_terms(self, attention: MixedAttention, machine: Machine, ctas: Count) -> Terms:
-        """Return what is read again from memory because query heads that share a cache run one after another."""
+        """Return what is read again from memory because query heads that share a cache run one after another.
+
+        reload_bytes = misses * (q_per_kv / joint - 1) * caches * first.kv_heads
+        joint = min(max(occupancy * machine.processors * first.heads / ctas, 1), q_per_kv)
+        misses = min(max(caches / (l2_share * level.capacity) - 1, 0), 1)
+        """
         first, level = attention.parts[0], machine.device.level("l2")
         if level is None:
             return {"reload_bytes": 0.0, "joint_heads": 1.0, "l2_misses": 0.0}

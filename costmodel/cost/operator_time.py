@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -36,25 +35,24 @@ from costmodel.workload.operators import (
 
 
 class ClosedForm(ValueRecord):
-    """The time of a kind of operators without a fit. section: of docs/method.md, which quotes the equation."""
+    """The time of a kind of operators without a fit. section: of docs/method.md, which explains it."""
 
     section: str
-    equation: str
     terms: Callable[..., Terms]
 
 
 KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)
 CLOSED_FORMS: dict[type, ClosedForm] = {
-    Gemm: ClosedForm("7.1", kernels.GEMM_EQUATION, kernels.gemm_terms),
-    AttentionKernel: ClosedForm("7.3", kernels.ATTENTION_EQUATION, kernels.attention_terms),
-    MixedAttention: ClosedForm("7.3", kernels.MIXED_EQUATION, kernels.mixed_terms),
-    Elementwise: ClosedForm("7.4", kernels.ELEMENTWISE_EQUATION, kernels.elementwise_terms),
-    Collective: ClosedForm("8.2", transfers.COLLECTIVE_EQUATION, transfers.collective_terms),
-    ExpertAllToAll: ClosedForm("9", transfers.EXPERT_ALL_TO_ALL_EQUATION, transfers.expert_all_to_all_terms),
-    HostTransfer: ClosedForm("12.6", transfers.HOST_TRANSFER_EQUATION, transfers.host_transfer_terms),
-    HostUpdate: ClosedForm("12.6", transfers.HOST_UPDATE_EQUATION, transfers.host_update_terms),
-    HostGemm: ClosedForm("12.6", transfers.HOST_GEMM_EQUATION, transfers.host_gemm_terms),
-    HostTime: ClosedForm("12.7", transfers.HOST_TIME_EQUATION, transfers.host_time_terms),
+    Gemm: ClosedForm("7.1", kernels.gemm_terms),
+    AttentionKernel: ClosedForm("7.3", kernels.attention_terms),
+    MixedAttention: ClosedForm("7.3", kernels.mixed_terms),
+    Elementwise: ClosedForm("7.4", kernels.elementwise_terms),
+    Collective: ClosedForm("8.2", transfers.collective_terms),
+    ExpertAllToAll: ClosedForm("9", transfers.expert_all_to_all_terms),
+    HostTransfer: ClosedForm("12.6", transfers.host_transfer_terms),
+    HostUpdate: ClosedForm("12.6", transfers.host_update_terms),
+    HostGemm: ClosedForm("12.6", transfers.host_gemm_terms),
+    HostTime: ClosedForm("12.7", transfers.host_time_terms),
 }
 
 
@@ -93,14 +91,12 @@ def likely_time(operator: Operator, machine: Machine, cluster: Cluster | None, f
 class Derivation(ValueRecord):
     """How an operator's time comes about.
 
-    equation: of t, the time of one call.
-    composition: of the operator's time, from t and further terms.
+    composition: of the operator's time, from t, the time of one call, and further terms.
     section: of docs/method.md that explains it.
     module: that computes it.
-    terms: every value, by the name that the equation gives it.
+    terms: every value by its name.
     """
 
-    equation: str
     composition: str
     section: str
     module: str
@@ -116,10 +112,10 @@ def derivation(operator: Operator, machine: Machine, cluster: Cluster | None, fi
         least = least_time(operator, machine)
         if np.any(least > fit.fitted_time(form, operator, machine).seconds):
             terms["least_time"], composition = least, f"max({composition}, least_time)"
-        equation, section, module = form.EQUATION, form.SECTION, type(form).__module__
+        section, module = form.SECTION, type(form).__module__
     else:
         closed, composition = CLOSED_FORMS[type(operator)], "t"
-        equation, section, module = closed.equation, closed.section, closed.terms.__module__
+        section, module = closed.section, closed.terms.__module__
         one = operator.one if isinstance(operator, Gemm) else operator
         terms = _closed_terms(one, machine, cluster, fit)
         terms = {"t": _time(one, machine, cluster, fit).seconds} | terms
@@ -129,7 +125,7 @@ def derivation(operator: Operator, machine: Machine, cluster: Cluster | None, fi
         terms["codec"], composition = operator.codec, f"{composition} * (1 + codec)"
     if isinstance(operator, ExpertAllToAll) and operator.fences:
         terms["fence_time"], composition = fence_time(operator, cluster), f"{composition} + fence_time"
-    return Derivation(inspect.cleandoc(equation), composition, section, module, terms)
+    return Derivation(composition, section, module, terms)
 
 
 def _closed_terms(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Terms:

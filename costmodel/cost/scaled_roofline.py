@@ -10,6 +10,7 @@ from costmodel.cost.parameter import DeclaredRecord, like
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
+from costmodel.equations import equation
 from costmodel.quantities import log2, maximum
 from costmodel.workload.operators import AttentionKernel, Gemm
 
@@ -20,12 +21,6 @@ class ScaledRooflineForm(DeclaredRecord, kw_only=True):
     """Kernels of which few sizes are measured: the roofline with a share of either peak."""
 
     SECTION: ClassVar[str] = "7.5"
-    EQUATION: ClassVar[str] = """
-        t            = launch + busy_time
-        busy_time    = (compute_time^4 + hbm_time^4)^(1/4)
-        compute_time = FLOP / (compute_efficiency * peak)
-        hbm_time     = traffic / (hbm_efficiency * hbm_bandwidth)
-    """
     AXES: ClassVar[dict[str, float]] = {"flop": 3.0, "bytes": 3.0}
 
     launch: float = like(GemmForm, "launch")
@@ -37,8 +32,15 @@ class ScaledRooflineForm(DeclaredRecord, kw_only=True):
         terms = self.terms(operator, machine)
         return busy_kernel(self.launch, terms["busy_time"], terms["hbm_time"], OVERLAP_P)
 
+    @equation
     def terms(self, operator: Gemm | AttentionKernel, machine: Machine) -> Terms:
-        """Return the terms of the equation."""
+        """Return the terms.
+
+        t = launch + busy_time
+        busy_time = (compute**OVERLAP_P + hbm**OVERLAP_P) ** (1 / OVERLAP_P)
+        compute = operator.flop / (compute_efficiency * peak)
+        hbm = operator.traffic / (hbm_efficiency * machine.hbm_bandwidth)
+        """
         peak = machine.processors * machine.processor_peak(operator.dtype)
         compute = operator.flop / (self.compute_efficiency * peak)
         hbm = operator.traffic / (self.hbm_efficiency * machine.hbm_bandwidth)

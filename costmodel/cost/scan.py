@@ -10,6 +10,7 @@ from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
+from costmodel.equations import equation
 from costmodel.quantities import ceil, log2
 from costmodel.workload.operators import AttentionKernel
 
@@ -26,15 +27,6 @@ class ScanForm(DeclaredRecord, kw_only=True):
     """
 
     SECTION: ClassVar[str] = "19.5"
-    EQUATION: ClassVar[str] = """
-        t            = launch + state_time + chunk_time + row_time
-        state_time   = chunks * state_step / clock
-        chunks       = ceil(q_len / chunk)
-        chunk_time   = sequences * heads * chunks * chunk_cycles / (processors * clock)
-        row_time     = (compute_time^4 + hbm_time^4)^(1/4)
-        compute_time = FLOP / (compute_efficiency * peak)
-        hbm_time     = traffic / (hbm_efficiency * hbm_bandwidth)
-    """
     AXES: ClassVar[dict[str, float]] = {"q_len": 2.0, "batch_heads": 2.0, "heads": 4.0}
 
     launch: float = like(GemmForm, "launch")
@@ -51,12 +43,23 @@ class ScanForm(DeclaredRecord, kw_only=True):
         busy = terms["state_time"] + terms["chunk_time"] + terms["row_time"]
         return busy_kernel(self.launch, busy, terms["hbm_time"], OVERLAP_P)
 
+    @equation
     def terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
-        """Return the terms of the equation."""
+        """Return the terms.
+
+        t = launch + state_time + chunk_time + row_time
+        state_time = chunks * state_step / clock
+        chunks = ceil(attention.q_len / chunk)
+        chunk_time = attention.sequences * attention.heads * chunks * chunk_cycles / (processors * clock)
+        row_time = (compute**OVERLAP_P + hbm**OVERLAP_P) ** (1 / OVERLAP_P)
+        compute = attention.flop / (compute_efficiency * processors * peak)
+        hbm = attention.traffic / (hbm_efficiency * machine.hbm_bandwidth)
+        """
         clock, processors = machine.device.math[attention.dtype].clock, machine.processors
         chunks = ceil(attention.q_len / self.chunk)
         chunk_time = attention.sequences * attention.heads * chunks * self.chunk_cycles / (processors * clock)
-        compute = attention.flop / (self.compute_efficiency * processors * machine.processor_peak(attention.dtype))
+        peak = machine.processor_peak(attention.dtype)
+        compute = attention.flop / (self.compute_efficiency * processors * peak)
         hbm = attention.traffic / (self.hbm_efficiency * machine.hbm_bandwidth)
         return {
             "state_time": chunks * self.state_step / clock, "chunks": chunks, "chunk_time": chunk_time,

@@ -10,6 +10,7 @@ from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
+from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, ceil, log2, maximum, where
 from costmodel.workload.operators import AttentionKernel
 
@@ -26,17 +27,6 @@ class SelectedForm(DeclaredRecord, kw_only=True):
     """
 
     SECTION: ClassVar[str] = "19.6"
-    EQUATION: ClassVar[str] = """
-        t           = launch + busy_time
-        busy_time   = (cta_time^4 + hbm_time^4)^(1/4)
-        cta_time    = waves * (cta_overhead + math_cycles) / clock
-        waves       = max(filled + wave_tail_loss * (ceil(filled) - filled), 1)
-        filled      = ctas / processors
-        ctas        = sequences * q_len * ceil(heads / head_tile)
-        math_cycles = 2 * head_tile * slots * macs_per_pair / (compute_efficiency * flop_per_cycle)
-        slots       = selected, or qk_pairs / q_len where no selection has empty slots
-        hbm_time    = traffic / (hbm_efficiency * hbm_bandwidth)
-    """
     AXES: ClassVar[dict[str, float]] = {"queries": 2.0, "kv_len": 3.0, "heads": 2.0, "slots": 2.0}
 
     launch: float = like(PrefillForm, "launch")
@@ -52,8 +42,21 @@ class SelectedForm(DeclaredRecord, kw_only=True):
         terms = self.terms(attention, machine)
         return busy_kernel(self.launch, terms["busy_time"], terms["hbm_time"], OVERLAP_P)
 
+    @equation
     def terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
-        """Return the terms of the equation."""
+        """Return the terms.
+
+        t = launch + busy_time
+        busy_time = (cta**OVERLAP_P + hbm**OVERLAP_P) ** (1 / OVERLAP_P)
+        cta = waves * (cta_overhead + math) / unit.clock
+        waves = max(filled + wave_tail_loss * (ceil(filled) - filled), 1)
+        filled = ctas / machine.processors
+        ctas = attention.sequences * attention.q_len * ceil(attention.heads / head_tile)
+        math = 2 * head_tile * slots * attention.macs_per_pair / peak
+        peak = compute_efficiency * unit.flop_per_cycle
+        hbm = attention.traffic / (hbm_efficiency * machine.hbm_bandwidth)
+        slots := keys that a query may select, or the pairs of a query where no selection has empty slots
+        """
         unit, slots = machine.device.math[attention.dtype], _slots(attention)
         ctas = attention.sequences * attention.q_len * ceil(attention.heads / self.head_tile)
         filled = ctas / machine.processors

@@ -5,6 +5,7 @@ from __future__ import annotations
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.terms import Terms
+from costmodel.equations import equation
 from costmodel.hardware import Cluster
 from costmodel.network.collectives import collective_time
 from costmodel.network.expert_all_to_all import expert_all_to_all_time, token_copies
@@ -12,34 +13,6 @@ from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.host import arithmetic_time, host_link, stream_time, transfer_time
 from costmodel.quantities import Count, Seconds, where
 from costmodel.workload.operators import Collective, ExpertAllToAll, HostGemm, HostTime, HostTransfer, HostUpdate
-
-COLLECTIVE_EQUATION = """
-    t          = calls * (launch + wire_time / network_efficiency)
-    wire_time  = fastest of the algorithms of this kind over the links that the group crosses
-    fixed_time = calls * (launch + latency)
-"""
-EXPERT_ALL_TO_ALL_EQUATION = """
-    t          = launch + wire_time / network_efficiency
-    wire_time  = max(inter_time, intra_time) + latency
-    inter_time = tokens * inter_copies * token_bytes / B_out
-    intra_time = tokens * intra_copies * token_bytes / B_in
-"""
-HOST_TRANSFER_EQUATION = """
-    t          = fixed_time + wire_time / network_efficiency
-    fixed_time = launch + latency
-    wire_time  = size / min(B_link, B_host / devices of a node)
-"""
-HOST_UPDATE_EQUATION = """
-    t = memory_time = traffic / (hbm_efficiency * B_host / devices of a node)
-"""
-HOST_TIME_EQUATION = """
-    t = host_time
-"""
-HOST_GEMM_EQUATION = """
-    t               = max(arithmetic_time, memory_time)
-    arithmetic_time = FLOP / (compute_efficiency * host peak / devices of a node)
-    memory_time     = traffic / (hbm_efficiency * B_host / devices of a node)
-"""
 
 
 def collective_terms(operator: Collective, machine: Machine, cluster: Cluster, fit: FamilyFit) -> Terms:
@@ -49,8 +22,15 @@ def collective_terms(operator: Collective, machine: Machine, cluster: Cluster, f
     return _wire_terms(links, launch, collective_time(operator.kind, operator.size, links), fit, operator.calls)
 
 
+@equation
 def expert_all_to_all_terms(operator: ExpertAllToAll, machine: Machine, cluster: Cluster, fit: FamilyFit) -> Terms:
-    """Return the terms of one direction of the expert all-to-all."""
+    """Return the terms of one direction of the expert all-to-all.
+
+    wire_time = max(inter_time, intra_time) + links.latency + links.exchange_setup
+    inter_time = sent * copies.inter / links.exchange
+    intra_time = sent * copies.intra / links.intra
+    sent = operator.tokens * operator.token_bytes
+    """
     links = group_links(operator.group, cluster)
     copies = token_copies(operator, links)
     sent = operator.tokens * operator.token_bytes
@@ -62,8 +42,13 @@ def expert_all_to_all_terms(operator: ExpertAllToAll, machine: Machine, cluster:
     }  # fmt: skip
 
 
+@equation
 def _wire_terms(links: GroupLinks, launch: Seconds, wire: Seconds, fit: FamilyFit, calls: Count = 1.0) -> Terms:
-    """Return the terms of messages that follow each other. Their time is zero in a group of one."""
+    """Return the terms of messages that follow each other. Their time is zero in a group of one.
+
+    t = where(links.size > 1, calls * (launch + wire_time / fit.network_efficiency), 0)
+    fixed_time = where(links.size > 1, calls * (launch + links.latency), 0)
+    """
     has_peers = links.size > 1
     return {
         "t": where(has_peers, calls * (launch + wire / fit.network_efficiency), 0.0),
@@ -72,8 +57,13 @@ def _wire_terms(links: GroupLinks, launch: Seconds, wire: Seconds, fit: FamilyFi
     }  # fmt: skip
 
 
+@equation
 def host_transfer_terms(operator: HostTransfer, machine: Machine, cluster: Cluster, fit: FamilyFit) -> Terms:
-    """Return the terms of a copy to the host or from it. Its time is zero without bytes."""
+    """Return the terms of a copy to the host or from it. Its time is zero without bytes.
+
+    t = where(operator.size > 0, fixed + wire / fit.network_efficiency, 0)
+    wire := size / min(bandwidth of the link, of the host's memory over devices of a node)
+    """
     latency = host_link(cluster).latency
     fixed = machine.framework.launch * fit.launch_factor + (0.0 if latency is None else latency)
     wire = transfer_time(operator, cluster)
@@ -84,17 +74,33 @@ def host_transfer_terms(operator: HostTransfer, machine: Machine, cluster: Clust
     }  # fmt: skip
 
 
+@equation
 def host_update_terms(operator: HostUpdate, _: Machine, cluster: Cluster, fit: FamilyFit) -> Terms:
-    """Return the terms of the host's work that only streams its memory."""
-    return {"memory_time": stream_time(operator, cluster) / fit.hbm_efficiency}
+    """Return the terms of the host's work that only streams its memory.
+
+    t = memory_time
+    memory_time = stream / fit.hbm_efficiency      traffic over a device's share of the host's bandwidth
+    """
+    stream = stream_time(operator, cluster)
+    return {"memory_time": stream / fit.hbm_efficiency}
 
 
+@equation
 def host_gemm_terms(operator: HostGemm, _: Machine, cluster: Cluster, fit: FamilyFit) -> Terms:
-    """Return the terms of a GEMM of the host."""
-    arithmetic = arithmetic_time(operator, cluster) / fit.compute_efficiency
-    return {"arithmetic_time": arithmetic, "memory_time": stream_time(operator, cluster) / fit.hbm_efficiency}
+    """Return the terms of a GEMM of the host.
+
+    t = max(arithmetic_time, memory_time)
+    arithmetic_time = arithmetic / fit.compute_efficiency      FLOP over a device's share of the host's peak
+    memory_time = stream / fit.hbm_efficiency                  traffic over its share of the bandwidth
+    """
+    arithmetic, stream = arithmetic_time(operator, cluster), stream_time(operator, cluster)
+    return {"arithmetic_time": arithmetic / fit.compute_efficiency, "memory_time": stream / fit.hbm_efficiency}
 
 
+@equation
 def host_time_terms(operator: HostTime) -> Terms:
-    """Return the terms of the host's program."""
+    """Return the terms of the host's program.
+
+    t = operator.seconds
+    """
     return {"t": operator.seconds, "host_time": operator.seconds}

@@ -43,7 +43,6 @@ class TwoTileForm(DeclaredRecord, kw_only=True):
     """
 
     SECTION: ClassVar[str] = "7.5"
-    EQUATION: ClassVar[str] = GemmForm.EQUATION
     AXES: ClassVar[dict[str, float]] = {
         "m": 2.0, "n": 3.0, "k": 3.0, "groups": 3.0, "large_tile": 1.0, "ranks": 2.0,
     }  # fmt: skip

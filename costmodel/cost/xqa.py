@@ -59,7 +59,6 @@ class XqaForm(DeclaredRecord, kw_only=True):
     """
 
     SECTION: ClassVar[str] = "19.2"
-    EQUATION: ClassVar[str] = DecodeForm.EQUATION
     AXES: ClassVar[dict[str, float]] = {"kv_len": 2.0, "ctas": 2.0, "q_tile": 1.0, "head_dims": 2.0}
 
     launch: float = like(DecodeForm, "launch")

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from costmodel.equations import equation
 from costmodel.errors import InputError
 from costmodel.network.group_links import GroupLinks
 from costmodel.quantities import (
@@ -53,9 +54,14 @@ def fastest_algorithm(kind: str, size: Bytes, links: GroupLinks) -> str:
     return min(names, key=lambda name: float(CLOSED_FORMS[kind][name](size, links)))
 
 
+@equation
 def _least(kind: str, names: Sequence[str], size: Bytes, links: GroupLinks) -> Seconds:
-    times = [CLOSED_FORMS[kind][name](size, links) for name in names]
-    return where(links.size > 1, minimum(*times), 0.0)
+    """Return the time of the fastest of some algorithms of a collective [s].
+
+    wire_time = where(links.size > 1, algorithm_time, 0)
+    """
+    algorithm_time = minimum(*(CLOSED_FORMS[kind][name](size, links) for name in names))
+    return where(links.size > 1, algorithm_time, 0.0)
 
 
 def algorithm_time(kind: str, algorithm: str, size: Bytes, links: GroupLinks) -> Seconds:
@@ -73,27 +79,35 @@ def algorithm_time(kind: str, algorithm: str, size: Bytes, links: GroupLinks) ->
     return time
 
 
+@equation
 def nccl_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
     """Return the time of a collective of NCCL [s], the base of fitted collectives.
 
     It is `collective_time`, but of an all-reduce the volume of rings and the steps of double binary trees, which are
     chains inside a node: NCCL takes trees for small messages and rings for large ones [NCCL, src/graph/tuning.cc].
 
-        2*(n-1)/n * S/B_ring + 2*(l-1)*a_in + 2*ceil(log2 N)*a_out + setup
+        bare = where(links.size > 1, 2 * ring_time + 2 * steps + links.setup, 0)
+        steps = (links.ranks_per_node - 1) * links.intra_latency + ceil(log2(links.nodes)) * links.inter_latency
     """
     if kind != "all_reduce":
         return collective_time(kind, size, links)
     steps = (links.ranks_per_node - 1) * links.intra_latency + doublings(links.nodes) * links.inter_latency
-    return where(links.size > 1, 2 * ring_transfer(size, links) + 2 * steps + links.setup, 0.0)
+    ring_time = ring_transfer(size, links)
+    return where(links.size > 1, 2 * ring_time + 2 * steps + links.setup, 0.0)
 
 
+@equation
 def ring_bandwidth(links: GroupLinks) -> BytesPerSecond:
-    """Return the bandwidth of l rings over all NICs of a node: min(B_in * l/(l-1), l*B_out); B_in in one node.
+    """Return the bandwidth of l rings over all NICs of a node.
+
+        bandwidth = where(links.nodes > 1, crossing, links.intra)
+        crossing = where(local > 1, min(inside, local * links.inter), links.inter)
+        inside = links.intra * local / where(local > 1, local - 1, 1)
 
     Each ring carries S/l. It enters a node by the NIC of one rank, passes all l ranks and leaves by the NIC of another
     one: l hops a node, of which l-1 are over inner links and one over a NIC. The rings leave by different ranks, so
-    that a rank sends l-1 of the l rings over its inner link and one over its NIC, both at the same time. With
-    V = (n-1)/n * S over all rings its inner link carries V*(l-1)/l and its NIC V/l.
+    that a rank sends l-1 of the l rings over its inner link and one over its NIC, both at the same time. Of the volume
+    V of all rings, (n-1)/n * S, its inner link carries V*(l-1)/l and its NIC V/l.
 
     NCCL does so where links inside nodes bound: NCCL_CROSS_NIC and "Alternate rings" in src/graph/connect.cc, issues
     1411 (rings over two H800 nodes are faster than NVLink) and 1494 of NVIDIA/nccl. Rings that leave a node by the NIC
@@ -105,41 +119,66 @@ def ring_bandwidth(links: GroupLinks) -> BytesPerSecond:
     return where(links.nodes > 1, crossing, links.intra)
 
 
+@equation
 def ring_transfer(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return the time of the bytes of one pass of a ring, without latencies: (n-1)/n * S/B_ring."""
-    return (links.size - 1) / links.size * size / ring_bandwidth(links)
+    """Return the time of the bytes of one pass of a ring, without latencies.
+
+    ring_time = (links.size - 1) / links.size * size / bandwidth
+    """
+    bandwidth = ring_bandwidth(links)
+    return (links.size - 1) / links.size * size / bandwidth
 
 
+@equation
 def ring(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return one pass of a ring: (n-1)/n * S/B_ring + (n-1)*a_step + setup."""
-    return ring_transfer(size, links) + (links.size - 1) * links.step_latency + links.setup
+    """Return the time of one pass of a ring.
+
+    one_way = ring_time + (links.size - 1) * links.step_latency + links.setup
+    algorithm_time = ring_time + (links.size - 1) * links.step_latency + links.setup
+    """
+    ring_time = ring_transfer(size, links)
+    return ring_time + (links.size - 1) * links.step_latency + links.setup
 
 
+@equation
 def hierarchical(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return rings along the rails, then in the nodes.
+    """Return the time of rings along the rails, then in the nodes.
 
-    (N-1)/N * S/l / B_out + (N-1)*a_step + setup + (l-1)/l * S/B_in + (l-1)*a_in
+    one_way = outer + links.setup + inner
+    algorithm_time = outer + links.setup + inner
+    outer = (nodes - 1) / nodes * size / local / links.inter + (nodes - 1) * links.inter_latency * links.step_share
+    inner = (local - 1) / local * size / links.intra + (local - 1) * links.intra_latency
     """
     local, nodes = links.ranks_per_node, links.nodes
     outer = (nodes - 1) / nodes * size / local / links.inter + (nodes - 1) * links.inter_latency * links.step_share
-    return outer + links.setup + (local - 1) / local * size / links.intra + (local - 1) * links.intra_latency
+    inner = (local - 1) / local * size / links.intra + (local - 1) * links.intra_latency
+    return outer + links.setup + inner
 
 
+@equation
 def halving_doubling(size: Bytes, links: GroupLinks) -> Seconds:
     """Return log2(n) exchanges, the nearest with half of the buffer, infinite where n or l is no power of two.
 
-    Inside nodes (l-1)/l * S/B_in + log2(l)*a_in, then between them (1/l - 1/n) * S/B_all + log2(N)*(a_out + setup).
+        one_way = inner + outer
+        algorithm_time = inner + outer
+        inner = (local - 1) / local * size / links.intra + log2(local) * links.intra_latency
+        outer = sent / links.exchange + log2(links.nodes) * (links.inter_latency + links.setup)
+        sent = (1 / local - 1 / n) * size
+
     Distant partners share links as all ranks together do: B_all, that of an even exchange.
     """
     local, n = links.ranks_per_node, links.size
     inner = (local - 1) / local * size / links.intra + log2(local) * links.intra_latency
-    outer = (1 / local - 1 / n) * size / links.exchange
-    outer = outer + log2(links.nodes) * (links.inter_latency + links.setup)
+    sent = (1 / local - 1 / n) * size
+    outer = sent / links.exchange + log2(links.nodes) * (links.inter_latency + links.setup)
     return where(_is_power_of_two(n) & _is_power_of_two(local), inner + outer, np.inf)
 
 
+@equation
 def trees(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return the bound of two complementary binary trees, up and down at once: 2*S/B + 2*ceil(log2 n)*a + setup.
+    """Return the bound of two complementary binary trees, up and down at once.
+
+        algorithm_time = 2 * size / slowest + 2 * ceil(log2(links.size)) * links.latency + links.setup
 
     A rank inside one tree sends its half to a parent and to two children, and as a leaf of the other to a parent. Which
     of these leave a node depends on the ranks. The flow level counts them.
@@ -148,49 +187,83 @@ def trees(size: Bytes, links: GroupLinks) -> Seconds:
     return 2 * size / slowest + 2 * doublings(links.size) * links.latency + links.setup
 
 
+@equation
 def in_switch(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return a reduction in the switches: S/B_in + a. Between nodes S/l / B_out + a_out, between rings in the nodes."""
+    """Return a reduction in the switches, between nodes between rings in the nodes.
+
+    algorithm_time = where(links.nodes > 1, between, size / links.intra + links.intra_latency)
+    between = 2 * inside + size / local / links.inter + links.inter_latency
+    inside = (local - 1) / local * size / links.intra + (local - 1) * links.intra_latency
+    """
     local = links.ranks_per_node
     inside = (local - 1) / local * size / links.intra + (local - 1) * links.intra_latency
     between = 2 * inside + size / local / links.inter + links.inter_latency
     return where(links.nodes > 1, between, size / links.intra + links.intra_latency)
 
 
+@equation
 def multicast(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return one copy in and one out of every rank, which switches make: S/B + a."""
+    """Return one copy in and one out of every rank, which switches make.
+
+    algorithm_time = size / where(links.nodes > 1, links.inter, links.intra) + links.latency
+    """
     return size / where(links.nodes > 1, links.inter, links.intra) + links.latency
 
 
+@equation
 def chain(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return the bound of a broadcast in many small chunks: S/B_ring + min(n-1, ceil(log2 n))*a_step + setup."""
-    steps = minimum(links.size - 1, doublings(links.size))
-    return size / ring_bandwidth(links) + steps * links.step_latency + links.setup
+    """Return the bound of a broadcast in many small chunks.
+
+    algorithm_time = size / bandwidth + steps * links.step_latency + links.setup
+    steps = min(links.size - 1, ceil(log2(links.size)))
+    """
+    steps, bandwidth = minimum(links.size - 1, doublings(links.size)), ring_bandwidth(links)
+    return size / bandwidth + steps * links.step_latency + links.setup
 
 
+@equation
 def both_links(intra: Bytes, inter: Bytes, links: GroupLinks) -> Seconds:
-    """Return the slower of both links, used at once: max(intra/B_in, inter/B_all) + a + setup.
+    """Return the slower of both links, used at once.
+
+        algorithm_time = max(intra / links.intra, inter / links.exchange) + links.latency + links.exchange_setup
 
     intra, inter: what a rank sends over its link inside the node and, to all other nodes equally, over its NIC [B].
     """
     return maximum(intra / links.intra, inter / links.exchange) + links.latency + links.exchange_setup
 
 
+@equation
 def direct_all_to_all(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return a message from every rank to every other: max((l-1)/n * S/B_in, (n-l)/n * S/B_out) + a."""
+    """Return a message from every rank to every other, over both links at once.
+
+    intra = (local - 1) / n * size
+    inter = (n - local) / n * size
+    """
     local, n = links.ranks_per_node, links.size
-    return both_links((local - 1) / n * size, (n - local) / n * size, links)
+    intra, inter = (local - 1) / n * size, (n - local) / n * size
+    return both_links(intra, inter, links)
 
 
+@equation
 def hierarchical_all_to_all(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return one exchange after the other: (l-1)/l * S/B_in + a_in + (N-1)/N * S/B_out + a_out."""
+    """Return one exchange after the other.
+
+    algorithm_time = inner + where(nodes > 1, outer, 0)
+    inner = where(local > 1, (local - 1) / local * size / links.intra + links.intra_latency, 0)
+    outer = (nodes - 1) / nodes * size / links.exchange + links.inter_latency + links.exchange_setup
+    """
     local, nodes = links.ranks_per_node, links.nodes
     inner = where(local > 1, (local - 1) / local * size / links.intra + links.intra_latency, 0.0)
     outer = (nodes - 1) / nodes * size / links.exchange + links.inter_latency + links.exchange_setup
     return inner + where(nodes > 1, outer, 0.0)
 
 
+@equation
 def message(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return a message to the next rank of the group, over the slowest link that any pair uses: S/B + a."""
+    """Return a message to the next rank of the group, over the slowest link that any pair uses.
+
+    algorithm_time = size / links.slowest + links.step_latency + links.setup
+    """
     return size / links.slowest + links.step_latency + links.setup
 
 
@@ -207,12 +280,22 @@ def _is_power_of_two(count: Count) -> Mask:
 ClosedForm: TypeAlias = Callable[[Bytes, GroupLinks], Seconds]
 
 
-def _both_ways(one_way: ClosedForm) -> ClosedForm:
+def _both_ways(form: ClosedForm) -> ClosedForm:
     """Return an all-reduce: a reduce-scatter, and an all-gather of the same volume and steps the way back.
 
     The second pass begins with the circuits that the first one ended with.
     """
-    return lambda size, links: 2 * one_way(size, links) - links.setup
+
+    @equation
+    def both_ways(size: Bytes, links: GroupLinks) -> Seconds:
+        """Return the time of both.
+
+        algorithm_time = 2 * one_way - links.setup
+        """
+        one_way = form(size, links)
+        return 2 * one_way - links.setup
+
+    return both_ways
 
 
 _GATHERS: dict[str, ClosedForm] = {"ring": ring, "hierarchical": hierarchical, "halving_doubling": halving_doubling}

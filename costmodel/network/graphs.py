@@ -14,6 +14,7 @@ from itertools import combinations
 import networkx as nx
 import numpy as np
 
+from costmodel.equations import equation
 from costmodel.errors import InputError
 from costmodel.hardware import Network
 from costmodel.network.grids import endpoints_per_router, grid_cables
@@ -71,8 +72,11 @@ def fabric_graph(network: Network, endpoints: int, rails: int = 1) -> nx.MultiGr
     return graph
 
 
+@equation
 def leaf_assignment(network: Network, endpoints: int, rails: int) -> tuple[list[int], list[int], Ports]:
     """Return (plane of each endpoint, its leaf inside the plane, ports of a leaf) of a fat tree.
+
+        planes := fabrics side by side: an endpoint is on that of its number modulo planes, or of its rail's
 
     mpft: NIC i of node n is in plane i.
     mrft: on leaf floor(n/d) of rail i.

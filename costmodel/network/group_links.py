@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from costmodel.equations import equation
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Network
 from costmodel.network import grids
@@ -62,8 +63,12 @@ class GroupLinks(Record):
         )  # fmt: skip
 
     @property
+    @equation
     def exchange(self) -> BytesPerSecond:
-        """Return the bandwidth of a rank that sends to all other nodes equally."""
+        """Return the bandwidth of a rank that sends to all other nodes equally.
+
+        exchange = inter * exchange_share
+        """
         return self.inter * self.exchange_share
 
     @property
@@ -131,8 +136,13 @@ def _on_grid(links: GroupLinks, cluster: Cluster, network: Network, endpoints: C
     )  # fmt: skip
 
 
+@equation
 def _on_circuits(links: GroupLinks, network: Network) -> GroupLinks:
     """Return the links of a group on optical circuit switches, `planes` of them, each with a port of every endpoint.
+
+        exchange_share := lit ports, of `planes` of them (`lit_share`)
+        slots = ceil(others / network.planes)
+        exchange_setup = is_away * slots * network.reconfiguration
 
     A ring's circuits are set once. An even exchange goes through the nodes - 1 pairings that reach all others, `planes`
     at a time: slots = ceil((nodes - 1) / planes), each set anew. [Mellette et al., RotorNet, SIGCOMM 2017]
@@ -146,10 +156,12 @@ def _on_circuits(links: GroupLinks, network: Network) -> GroupLinks:
     )  # fmt: skip
 
 
+@equation
 def lit_share(others: Count, ports: Count) -> Quantity:
     """Return the share of a device's optical ports that are in use where it reaches `others` nodes, each as often.
 
-    others / (ports * slots) of several slots. Of one, floor(ports / others) ports to each.
+    exchange_share = where(others <= ports, one_slot, others / (ports * ceil(others / ports)))
+    one_slot = floor(ports / min(others, ports)) * others / ports      so many ports to each
     """
     one_slot = floor(ports / minimum(others, ports)) * others / ports
     return where(others <= ports, one_slot, others / (ports * ceil(others / ports)))
@@ -178,8 +190,12 @@ def _inside_node(cluster: Cluster) -> tuple[BytesPerSecond, Seconds]:
     return minimum(staged, shared), 2 * latency
 
 
+@equation
 def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPerSecond, Seconds]:
     """Return bandwidth and latency between nodes, for one device. span: nodes from the group's first to its last.
+
+        inter = bandwidth * nic.per_device      a NIC a plane, which lie side by side: they add endpoints (`in_planes`)
+        bandwidth = port / narrowing            of a NIC or its port, over the uplinks' share where a leaf is left
 
     The NIC and the fabric's port both bound. A fabric's latency is end to end and stands for the NIC's. Without a NIC
     the ranks cannot reach each other: an error at a single point, NaN on a grid.
@@ -203,12 +219,15 @@ def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPe
         _check_whole(network)
         _check_ports(network, span * cluster.node.count)
         if network.topology in (*GRIDS, "ocs"):
-            return bandwidth * nic.per_device, same
+            inter = bandwidth * nic.per_device
+            return inter, same
         # One plane has one port a node. Beyond a leaf all ranks may have to go through the spines at once.
         in_leaf = span <= leaf_ports(network.radix, network.oversubscription).down
         latency = where(in_leaf, same, cross)
-        bandwidth = bandwidth / where(in_leaf, 1.0, network.oversubscription)
-    return bandwidth * nic.per_device, latency
+        port, narrowing = bandwidth, where(in_leaf, 1.0, network.oversubscription)
+        bandwidth = port / narrowing
+    inter = bandwidth * nic.per_device
+    return inter, latency
 
 
 def _check_ports(network: Network, endpoints: Count) -> None:

@@ -26,7 +26,7 @@ from costmodel.study.expressions import read_expression
 Value: TypeAlias = "float | list[float]"
 _DIMENSIONS = {
     "Seconds": "time", "Bytes": "size", "BytesPerSecond": "bandwidth", "Flop": "flop", "FlopPerSecond": "flop_rate",
-    "Joules": "energy", "Watts": "power", "Dollars": "money", "DollarsPerSecond": "money_rate",
+    "Joules": "energy", "Watts": "power", "Dollars": "money", "DollarsPerSecond": "money_rate", "Count": "count",
 }  # fmt: skip
 _Chosen: TypeAlias = "dict[int, tuple[Call, list[Equation]]]"  # calls by identity, and which of their equations
 _MENTIONED = re.compile(r"`(\w+)`")
@@ -34,45 +34,69 @@ _PLACE = Location("equation", None)
 
 
 class Call(Record):
-    """One call of a function that states equations. names: its local variables when it returned `result`."""
+    """One call of a function that states equations.
+
+    names: its local variables when it returned `result`.
+    candidate: of several whose values are arrays, the place of the one that is meant, and how many there are.
+    """
 
     function: Callable[..., Any]
     names: Mapping[str, Any]
     result: Any
+    candidate: tuple[int, int] | None = None
 
     def equations(self) -> list[Equation]:
         """Return the equations of the function that hold in this call: those of which it has all values."""
         return [each for each in equations_of(self.function) if self._holds(each)]
 
-    def stated(self, name: str) -> Value | None:
-        """Return the value of what an equation states: by its name, else what the function returns."""
-        value = _as_value(self._find(name, last=True))
-        return _as_value(self.result) if value is None else value
+    def stated(self, equation: Equation) -> Value | None:
+        """Return the value of what an equation states: by its name, else what the function returns or the equation."""
+        value = self._number(self._find(equation.name, last=True))
+        if value is not None or equation.name in self.function.__code__.co_varnames:
+            return value
+        value = self._number(self.result)
+        if value is None and equation.expression:
+            terms = self.terms(equation)
+            return evaluated(equation.expression, terms) if len(terms) == len(_names(equation)) else None
+        return value
 
     def value(self, path: str) -> Value | None:
         """Return the value of a name that an equation reads, null where it has none."""
-        return _as_value(self._find(path))
+        return self._number(self._find(path))
+
+    def at(self, equation: Equation, value: Value | None) -> Call | None:
+        """Return the call where an equation states a value: itself, or one of several candidates in arrays."""
+        stated = self.stated(equation)
+        if isinstance(stated, list) and isinstance(value, float):
+            near = [place for place, each in enumerate(stated) if _equal(each, value)]
+            return replace(self, candidate=(near[0], len(stated))) if near else None
+        return self if stated is not None and _equal(stated, value) else None
+
+    def _number(self, found: Any) -> Value | None:
+        value = _as_value(found)
+        place, count = self.candidate or (0, 0)
+        return value[place] if isinstance(value, list) and len(value) == count else value
 
     def terms(self, equation: Equation) -> dict[str, Value]:
         """Return the values of the names that an equation reads."""
         return {name: value for name in _names(equation) if (value := self.value(name)) is not None}
 
-    def dimension(self, path: str) -> str:
+    def dimension(self, path: str, *, is_stated: bool = False) -> str:
         """Return the dimension of a name: as its type says, else as the name does."""
         first, *rest = path.split(".")
-        kind = self.function.__annotations__.get(first)
-        holder: Any = self._find(first)
+        kind, holder = self.function.__annotations__.get(first), self._find(first)
         for name in rest:
-            holder = holder[0] if isinstance(holder, list | tuple) and holder else holder
+            holder = holder[0] if isinstance(holder, list) and holder else holder
             kind, holder = _annotation(holder, name), getattr(holder, name, None)
         if kind is None and first not in self.names:
-            kind = next((_annotation(part, first) for part in _parts(self.result) if hasattr(part, first)), None)
-            kind = kind or self.function.__annotations__.get("return")
+            records = [self.names.get("self"), *_parts(self.result)]
+            kind = next((_annotation(part, first) for part in records if hasattr(part, first)), None)
+            kind = kind or (self.function.__annotations__.get("return") if is_stated else None)
         words = set(re.findall(r"\w+", str(kind))) - {"tuple", "None"}
         return (_DIMENSIONS.get(words.pop()) if len(words) == 1 else None) or _by_name(path.rpartition(".")[2])
 
     def _holds(self, equation: Equation) -> bool:
-        return self.stated(equation.name) is not None and len(self.terms(equation)) == len(_names(equation))
+        return self.stated(equation) is not None and len(self.terms(equation)) == len(_names(equation))
 
     def _find(self, path: str, *, last: bool = False) -> Any:
         """Return what a path leads to. last: of what is stated, which a local variable may share its name with."""
@@ -84,7 +108,8 @@ class Call(Record):
         if found is None and not last:
             found = self.function.__globals__.get(first)
         for name in rest:
-            found = [_member(each, name) for each in found] if isinstance(found, list | tuple) else _member(found, name)
+            several = isinstance(found, list | tuple) and not hasattr(found, name)
+            found = [_member(each, name) for each in found or ()] if several else _member(found, name)
         return found
 
 
@@ -117,6 +142,16 @@ class Block(Record):
             terms |= {line.equation.name: line.value, **line.terms}
         return terms
 
+    def document(self) -> dict[str, Any]:
+        """Return the block as JSON."""
+        equations = [str(line.equation) for line in self.lines]
+        return {"function": self.function, "place": self.place, "equations": equations, "terms": finite(self.terms)}
+
+
+def finite(terms: Mapping[str, Value]) -> dict[str, Value | None]:
+    """Return terms as JSON can hold them: null for what has no end."""
+    return {name: each if np.isfinite(each).all() else None for name, each in terms.items()}
+
 
 @contextmanager
 def traced() -> Iterator[list[Call]]:
@@ -140,7 +175,7 @@ class Chain:
     """The equations of a run by the names that they state, and those that follow from some of them."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
-        self._calls = calls
+        self._calls, self._candidates = calls, dict[tuple[int, Any], Call]()
         self._stated: dict[str, list[tuple[Call, Equation]]] = {}
         for call in reversed(calls):
             for each in call.equations():
@@ -158,8 +193,8 @@ class Chain:
         a list the largest. Of a function that a note mentions all equations follow. Several derivations add up to the
         value; none is returned where nothing does. dimension: of the value, if the name does not say it.
         """
-        states = [(call, each, call.stated(name)) for call, each in self._stated.get(name, [])]
-        known = [(call, each, number) for call, each, number in states if _equal(number, value)][:1]
+        states = [(call, each, call.stated(each)) for call, each in self._stated.get(name, [])]
+        known = [(call, each, value) for call, each in self._where(name, value)][:1]
         if not known:
             parts = {id(call): (call, each, number) for call, each, number in states if isinstance(number, float)}
             if len(parts) > 1 and _equal(math.fsum(number for _, _, number in parts.values()), value):
@@ -187,14 +222,29 @@ class Chain:
 
     def _look_up(self, chosen: _Chosen, name: str, value: Value, reader: Call) -> None:
         """Add the equation of a name with this value: the reader's own before others', of zero its own alone."""
-        known = [
-            (call, each)
-            for call, each in self._stated.get(name, [])
-            if _equal(call.stated(name), value) and each not in chosen.get(id(call), (call, []))[1]
-        ]
-        own = [pair for pair in known if pair[0] is reader]
-        for call, each in (own or (known if value else []))[:1]:
-            self._follow(chosen, call, each)
+        own = [(reader, each) for each in reader.equations() if each.name == name and reader.at(each, value) is reader]
+        others = [pair for pair in self._where(name, value) if pair[0].names is not reader.names] if value else []
+        for call, each in (*own, *others):
+            if each not in chosen.get(id(call), (call, []))[1]:
+                self._follow(chosen, call, each)
+                return
+
+    def _where(self, name: str, value: Value | None) -> list[tuple[Call, Equation]]:
+        """Return the calls that state a name with this value, and their equation. Any value where none is asked for."""
+        found = []
+        for call, each in self._stated.get(name, []):
+            one = call.at(each, value)
+            if one is not None:
+                found.append((self._candidates.setdefault((id(call), one.candidate), one), each))
+        return found
+
+
+def composed(function: Callable[..., Any], expression: str, time: Value, terms: Mapping[str, Value]) -> Block:
+    """Return an equation of a time that a function puts together. terms: of which it reads some."""
+    equation = Equation("time", expression, "")
+    read = {name: terms[name] for name in _names(equation)}
+    dimensions = {"time": "time", **{name: _by_name(name) for name in read}}
+    return Block(function.__qualname__, place_of(function), (Line(equation, time, read, dimensions),))
 
 
 def evaluated(text: str, terms: Mapping[str, Any]) -> Value | None:
@@ -206,9 +256,11 @@ def evaluated(text: str, terms: Mapping[str, Any]) -> Value | None:
 def _block(call: Call, equations: Sequence[Equation]) -> Block:
     lines = []
     for each in equations:
-        terms, value = call.terms(each), call.stated(each.name)
+        terms, value = call.terms(each), call.stated(each)
         assert value is not None, "an equation that holds has a value"
-        lines.append(Line(each, value, terms, {name: call.dimension(name) for name in (each.name, *terms)}))
+        dimensions = {name: call.dimension(name) for name in terms}
+        dimensions[each.name] = call.dimension(each.name, is_stated=True)
+        lines.append(Line(each, value, terms, dimensions))
     return Block(call.function.__qualname__, place_of(call.function), tuple(lines))
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from costmodel.analytic.evaluation import Evaluation, TrainingEvaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
@@ -17,12 +15,12 @@ from costmodel.calibration.compiled_fits import CompiledFits
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.cost.calibration import ANCHORED, Calibration, Form
 from costmodel.cost.machine import Machine
-from costmodel.cost.operator_time import derivation
+from costmodel.cost.operator_time import derivation, operator_time
 from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.errors import InputError, suggest
 from costmodel.records import Record, ValueRecord, field, replace
 from costmodel.report import explain_wait
-from costmodel.report.equations import Block, Chain, Value, traced
+from costmodel.report.equations import Block, Chain, Value, composed, finite, traced
 from costmodel.report.explain_inputs import Inputs, inputs_of, locations, origins_of, work_section
 from costmodel.report.explain_step import actions_of
 from costmodel.result import shown_line, whole_of
@@ -100,11 +98,11 @@ class Explanation(ValueRecord, kw_only=True):
             "equation": self.equation,
             "file": self.file,
             "section": self.section,
-            "blocks": [_document(block) for block in self.blocks],
+            "blocks": [block.document() for block in self.blocks],
             "work": self.work,
             "inputs": {name: number for name, (number, _) in self.inputs.items()},
             "parameters": {name: number for name, (number, _) in self.parameters.items()},
-            "terms": _finite(self.terms),
+            "terms": finite(self.terms),
             "parts": self.parts,
             "time": self.time,
             "value": self.value,
@@ -115,17 +113,6 @@ class Explanation(ValueRecord, kw_only=True):
             "considered": list(self.considered),
             "notes": list(self.notes),
         }
-
-
-def _document(block: Block) -> dict[str, Any]:
-    """Return equations of a function as JSON."""
-    equations = [str(line.equation) for line in block.lines]
-    return {"function": block.function, "place": block.place, "equations": equations, "terms": _finite(block.terms)}
-
-
-def _finite(terms: Mapping[str, Value]) -> dict[str, Value | None]:
-    """Return terms as JSON can hold them: null for what has no end."""
-    return {name: each if np.isfinite(each).all() else None for name, each in terms.items()}
 
 
 def refused(workload: Workload, scenario: str) -> str | None:
@@ -266,13 +253,21 @@ def _stated(workload: Workload, scenario: Scenario, name: str, listed: Sequence[
         is_time = first.dimension in ("time", "duration")
         explanation = Explanation(
             name=shown_line(name), family=family, file=blocks[0].place.rpartition(":")[0], blocks=tuple(blocks),
-            equation="\n".join(str(each.equation) for block in blocks for each in block.lines),
-            terms={key: each for block in reversed(blocks) for key, each in block.terms.items()},
+            equation=_text(blocks), terms=_terms(blocks),
             time=first.value if is_time and isinstance(first.value, float) else None, value=first.value,
             dimension=first.dimension, bound=bound, basis=basis,
         )  # fmt: skip
         found.append(_with_context(workload, scenario, own, explanation))
     return found
+
+
+def _text(blocks: Sequence[Block]) -> str:
+    return "\n".join(str(line.equation) for block in blocks for line in block.lines)
+
+
+def _terms(blocks: Sequence[Block]) -> dict[str, Value]:
+    """Return the values of all names, of several with one name the first."""
+    return {name: each for block in reversed(blocks) for name, each in block.terms.items()}
 
 
 def _with_context(workload: Workload, scenario: Scenario, name: str, explanation: Explanation) -> Explanation:
@@ -308,18 +303,22 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     scenario = scenario if pool is None else scenario.of_pool(pool)
     processors = scenario.cluster.device.processors - scenario.communication.processors
     machine = Machine(scenario.cluster.device, scenario.framework, processors, cluster=scenario.cluster)
-    derived = derivation(operator, machine, scenario.cluster, fit)
+    with traced() as calls:
+        derived = derivation(operator, machine, scenario.cluster, fit)
     terms: dict[str, Value] = {name: float(number) for name, number in derived.terms.items()}
     composition, slowdown = derived.composition, scenario.framework.sustained_slowdown
     if isinstance(operator, KERNELS) and isinstance(scenario.plan, Training) and float(slowdown) != 1.0:
         terms["sustained_slowdown"], composition = float(slowdown), f"{composition} * sustained_slowdown"
+    first = composed(operator_time, composition, float(time.seconds), terms)
+    blocks = (first, *next(iter(Chain(calls).derivations("t", terms["t"], "time")), ()))
     calibration = workload.calibration(scenario)
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
     return Explanation(
-        name=operator.name, family=operator.family, equation=f"time = {composition}\n{derived.equation}",
+        name=operator.name, family=operator.family, equation=_text(blocks), blocks=blocks,
         file=f"{derived.module.replace('.', '/')}.py", section=f"docs/method.md, section {derived.section}",
         work=work_section(operator),
-        inputs=inputs_of(timed, scenario), parameters={} if fit.form is None else _parameters(fit.form), terms=terms,
+        inputs=inputs_of(timed, scenario), parameters={} if fit.form is None else _parameters(fit.form),
+        terms={**_terms(blocks), **terms},
         parts={part: float(seconds) for part, seconds in parts.items() if float(seconds)},
         time=float(time.seconds), value=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator, time),
         origins=origins_of(workload, scenario, timed, None if pool is None else _part(operator.name)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from costmodel.report.equation_blocks import show_blocks
 from costmodel.report.page import Number, Table, show, table
 from costmodel.report.text import NONE, dollars, quantity, whole
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from costmodel.analytic.fabrics import FabricFacts
     from costmodel.analytic.messages import CollectiveTime
     from costmodel.hardware import Cluster
+    from costmodel.report.equations import Block
 
 
 def show_topologies(topologies: Sequence[FabricFacts]) -> None:
@@ -35,8 +37,8 @@ def topologies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return topologies
 
 
-def show_collective(answer: CollectiveTime, cluster: Cluster) -> None:
-    """Print the time of a collective, its bandwidths, and what limits it."""
+def show_collective(answer: CollectiveTime, cluster: Cluster, blocks: Sequence[Block]) -> None:
+    """Print the time of a collective, its bandwidths, what limits it, and the equations that it follows from."""
     request, document = answer.request, answer.document()
     devices = "1 device" if request.ranks == 1 else f"{request.ranks:,} devices"
     show(f"{request.kind} of {quantity(request.size, 'size')} on {devices} of {cluster.name}", "bold")
@@ -51,7 +53,6 @@ def show_collective(answer: CollectiveTime, cluster: Cluster) -> None:
         return
     engine = "closed form" if answer.engine == "analytic" else "flow simulation"
     show(f"bound: {answer.bottleneck}; algorithm: {answer.algorithm}; engine: {engine}; basis: {answer.basis}")
-    for equation in answer.equations:
-        show(f"equation: {equation}", "dim")
+    show_blocks(blocks)
     if answer.fit:
         show(f"fit: {answer.fit}", "dim")

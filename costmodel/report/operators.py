@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from costmodel.cost.parameter import Parameter
 from costmodel.cost.terms import dimension_of
-from costmodel.report.equations import Block, Value
+from costmodel.report.equation_blocks import show_blocks
 from costmodel.report.expert_load import routing_line
 from costmodel.report.explain import Explanation, Line
 from costmodel.report.page import show, table
@@ -101,29 +101,9 @@ def _show_values(heading: str, values: Mapping[str, tuple[float, str]]) -> None:
     show(rows)
 
 
-def _show_block(block: Block, stated: set[str]) -> None:
-    """Print the equations of a function with their values. stated: names whose equations are printed anywhere."""
-    rows = table(f"{block.place} {block.function}", ">value", "")
-    for line in block.lines:
-        rows.add(str(line.equation), _value(line.value, line.dimension), line.equation.note if line.terms else "")
-        for name, value in line.terms.items():
-            if name.rpartition(".")[2] not in stated:
-                rows.add(f"    {name}", _value(value, line.dimensions[name]), "")
-    show(rows)
-
-
-def _value(value: Value, dimension: str) -> str:
-    """Return a number in its unit, of several how many and the largest."""
-    if isinstance(value, list):
-        return f"{len(value)}, up to {quantity(max(value), dimension)}"
-    return quantity(value, dimension, 6)
-
-
 def _show_equations(explanation: Explanation) -> None:
     """Print the equations with their values, and where they are computed."""
-    stated = {line.equation.name for block in explanation.blocks for line in block.lines}
-    for block in explanation.blocks:
-        _show_block(block, stated)
+    show_blocks(explanation.blocks)
     if not explanation.blocks:
         show(explanation.equation)
         show(f"{explanation.file}; {explanation.section}", "dim")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from command_line import run_here
 
 import costmodel
 from costmodel.equations import equation, equations_of
@@ -35,13 +39,63 @@ def test_the_printed_terms_give_the_printed_value(name: str, scenario: str) -> N
     for asked, value in _asked(workload, scenario):
         documents = [each.document() for each in explain(workload, scenario, asked)]
         assert math.isclose(math.fsum(each["value"] for each in documents), value, rel_tol=1e-9), asked
-        for block in (block for each in documents for block in each["blocks"]):
-            assert block["place"].startswith("costmodel/")
-            terms = {term: math.inf if each is None else each for term, each in block["terms"].items()}
-            for text in block["equations"]:
-                stated, sign, expression = text.partition(" = ")
-                if sign:
-                    assert evaluated(expression, terms) == pytest.approx(terms[stated], rel=1e-9), (asked, text, terms)
+        _check([block for each in documents for block in each["blocks"]])
+
+
+def _check(blocks: list[dict[str, Any]]) -> None:
+    """Check that every equation holds for the printed values of its terms."""
+    for block in blocks:
+        assert re.fullmatch(r"costmodel/[\w/]+\.py:\d+", block["place"])
+        terms = {term: math.inf if each is None else each for term, each in block["terms"].items()}
+        for text in block["equations"]:
+            stated, sign, expression = text.partition(" = ")
+            if sign:
+                assert evaluated(expression, terms) == pytest.approx(terms[stated], rel=1e-9), (text, terms)
+
+
+@pytest.mark.parametrize(
+    ("name", "scenario", "files"),
+    [
+        ("deepseek_v3", "decode", {"gemm", "elementwise", "expert_all_to_all", "kernels"}),
+        ("deepseek_v3_hybrid", "decode", {"transfers", "expected_roofline"}),
+        ("mixtral_8x7b_h100", "prefill", {"gemm", "attention", "collective"}),
+    ],
+)
+def test_the_printed_terms_of_an_operator_give_its_time(name: str, scenario: str, files: set[str]) -> None:
+    workload, seen = costmodel.load(name), set()
+    for line in lines(workload, scenario):
+        for each in explain(workload, scenario, line.name) if line.operators else ():
+            document = each.document()
+            first, second, *_ = document["blocks"]
+            assert (first["function"], first["terms"]["time"]) == ("operator_time", document["time"])
+            assert second["equations"][0].startswith("t = ")
+            assert second["terms"]["t"] == pytest.approx(document["terms"]["t"], rel=1e-9)
+            _check(document["blocks"])
+            seen.add(document["file"].rpartition("/")[2].removesuffix(".py"))
+    assert seen >= files
+
+
+@pytest.mark.parametrize("kind", ["all_reduce:tree", "all_gather", "reduce_scatter:hierarchical", "broadcast:chunks=8",
+                                  "all_to_all", "send_recv", "dispatch", "combine:low_latency"])  # fmt: skip
+@pytest.mark.parametrize("engine", ["analytic", "flow"])
+def test_the_printed_terms_of_a_message_give_its_time(kind: str, engine: str) -> None:
+    if engine == "flow" and ("chunks" in kind or "low" in kind):
+        return
+    asked = ("collective", kind, "--cluster", "clusters/h800-2048-mpft", "--ranks", "32", "--size", "8MiB")
+    done = run_here(*asked, "--engine", engine, "--json")
+    document = json.loads(done.out)
+    first, second, *_ = document["blocks"]
+    assert first["terms"]["time"] == document["time"]
+    assert any(text.startswith("transfer = ") for text in second["equations"])
+    _check(document["blocks"])
+
+
+def test_a_message_between_nodes_says_where_planes_enter() -> None:
+    asked = ("collective", "all_gather", "--cluster", "clusters/h800-2048-mpft", "--ranks", "64", "--size", "64MiB")
+    shown = run_here(*asked).out
+    assert "inter = bandwidth * nic.per_device" in shown
+    assert "endpoints = planes * plane.endpoints" in shown
+    assert "costmodel/network/topologies.py:" in shown
 
 
 def test_the_list_names_all_metrics_and_parts_of_memory() -> None:
