@@ -28,7 +28,10 @@ _OUR_NAMES = {
     "osl": "output_tokens", "input_len": "input_tokens", "output_len": "output_tokens",
     "global_batch_size": "global_batch", "kv_lora_rank": "kv_lora", "q_lora_rank": "q_lora", "num_nodes": "count",
     "gpu": "device", "gpus": "devices", "throttle": "sustained_slowdown", "contention": "moe_comm_slowdown",
-    "unfused_elementwise": "training.eager", "scheduler_recv_interval": "look_steps",
+    "scheduler_recv_interval": "look_steps", "unfused_elementwise": "training.eager", "eager_loss": "training.eager",
+    "tensor_overlap": "training.tensor_overlap", "accumulation": "training.accumulation",
+    "weight_exchange": "training.weight_exchange", "not_on": "unsupported.architectures",
+    "not_formats": "unsupported.formats",
     "max_num_batched_tokens": "token_budget", "chunked_prefill_size": "token_budget", "max_num_tokens": "token_budget",
     "max_running_requests": "max_num_seqs", "gpu_memory_utilization": "utilization",
     "mem_fraction_static": "utilization",
@@ -103,7 +106,7 @@ def _problem(finding: dict[str, Any], model: type[Strict], tree: Tree, prefix: s
         known = keys_at(model, path[:-1])
         today = _earlier(model, path)
         ours = today or _OUR_NAMES.get(str(path[-1]))
-        hint = f"write `{ours}`" if ours in known else suggest(str(path[-1]), known)
+        hint = f"write `{ours}`" if ours and ours.partition(".")[0] in known else suggest(str(path[-1]), known)
         message = f"is now `{today}`" if today else "unknown key"
     elif kind == "missing":
         message, hint = "is missing", "add it" + _what_to_add(model, path)

@@ -61,16 +61,16 @@ def rows_of(cases: Sequence[Case], library: Library) -> Iterator[RunError]:
             continue
 
 
-def chosen(cases: Sequence[Case]) -> list[Case]:
-    """Return the whole runs that were read at their source, at most `MOST` of each class and publication, evenly."""
+def chosen(cases: Sequence[Case], classes: Sequence[str] = CLASSES, most: int = MOST) -> list[Case]:
+    """Return the whole runs that were read at their source, at most so many of each class and publication, evenly."""
     by_publication: dict[tuple[str | None, str], list[Case]] = {}
     for case in cases:
-        if case.skip is None and case.scenario is not None and case.case_class in CLASSES and case.source.verified:
+        if case.skip is None and case.scenario is not None and case.case_class in classes and case.source.verified:
             by_publication.setdefault((case.case_class, case.publication), []).append(case)
     return [
         of[at]
         for of in by_publication.values()
-        for at in sorted({round(each) for each in np.linspace(0, len(of) - 1, min(MOST, len(of))).tolist()})
+        for at in sorted({round(each) for each in np.linspace(0, len(of) - 1, min(most, len(of))).tolist()})
     ]
 
 

@@ -205,3 +205,14 @@ def test_offloaded_shares_have_a_range_and_need_a_host(world: Path, offload: str
     assert any(
         "small.yaml:9:" in problem and message in problem for problem in problem_texts(world, "workloads/small.yaml")
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "today"),
+    [("tensor_overlap: all", "training.tensor_overlap"), ("not_on: [cdna]", "unsupported.architectures")],
+)
+def test_a_key_that_a_framework_had_is_named_with_the_one_of_today(tmp_path: Path, line: str, today: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"schema: costmodel/framework@1\nextends: frameworks/default\nname: mine\n{line}\n")
+    (problem,) = validate(path)
+    assert problem.hint == f"write `{today}`"
