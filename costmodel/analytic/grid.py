@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -40,6 +40,7 @@ from costmodel.workload.memory import Ledger, fits_in_host
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
+KEPT = 4  # blocks of a grid whose evaluations are kept for its intervals
 Engine: TypeAlias = "Callable[[Scenario, Calibration], Evaluation]"
 
 
@@ -221,7 +222,8 @@ def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
     reason = np.where(layout, FITS, BAD_LAYOUT).astype(np.int8)
     metrics: dict[str, Array] = {name: empty_grid(shape) for name in names}
     absent: set[str] = set()  # metrics that need a missing price or power limit
-    for block, points in _feasible_blocks(scenario, shape, layout):
+    kept: list[_Evaluated] = []
+    for number, (block, points) in enumerate(_feasible_blocks(scenario, shape, layout)):
         try:
             evaluation = evaluate(block.scenario, calibration)
         except InfeasibleError:
@@ -235,6 +237,7 @@ def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
                 absent.add(name)
             else:
                 metrics[name][points] = value
+        kept = [*kept, _Evaluated(block.scenario, points, evaluation)] if number < KEPT else []
     fits = reason == FITS
     for grid in metrics.values():
         grid[~fits] = np.nan
@@ -243,10 +246,24 @@ def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
         {name: None if name in absent else grid for name, grid in metrics.items()},
         fits,
         reason,
-        lambda chosen: _grid_intervals(scenario, calibration, fits, chosen),
+        lambda chosen: _grid_intervals(kept or _evaluated(scenario, calibration, fits), calibration, fits, chosen),
         lambda index: evaluate_point(_at(scenario, index, shape), calibration),
         lambda: routing_grid(scenario, shape, layout),
     )
+
+
+class _Evaluated(Record):
+    """A block of a grid, the index of its points, and its evaluation."""
+
+    scenario: Scenario
+    points: tuple[Indices, ...]
+    evaluation: Evaluation
+
+
+def _evaluated(scenario: Scenario, calibration: Calibration, fits: npt.NDArray[np.bool_]) -> Iterator[_Evaluated]:
+    """Yield the blocks of a grid with any point that fits, evaluated."""
+    for block, points in _feasible_blocks(scenario, fits.shape, fits):
+        yield _Evaluated(block.scenario, points, evaluate(block.scenario, calibration))
 
 
 def _feasible_blocks(
@@ -272,22 +289,21 @@ def _reason(evaluation: Evaluation, scenario: Scenario, headline: Quantity | Non
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def _grid_intervals(
-    scenario: Scenario, calibration: Calibration, fits: npt.NDArray[np.bool_], names: Collection[str]
+    blocks: Iterable[_Evaluated], calibration: Calibration, fits: npt.NDArray[np.bool_], names: Collection[str]
 ) -> dict[str, Interval]:
-    """Return the intervals of some metrics over the grid."""
+    """Return the intervals of some metrics over the grid, of which blocks hold all points that fit."""
     shape = fits.shape
     lows, highs = ({name: empty_grid(shape) for name in names} for _ in range(2))
     absent: set[str] = set()
-    for block, points in _feasible_blocks(scenario, shape, fits):
-        evaluation = evaluate(block.scenario, calibration)
-        metrics = evaluation.metrics(None)
+    for block in blocks:
+        metrics = block.evaluation.metrics(None)
         chosen = {name: metrics[name] for name in names}
-        spans = _spans(evaluation, calibration, block.scenario, chosen, len(shape))
+        spans = _spans(block.evaluation, calibration, block.scenario, chosen, len(shape))
         for name, pair in spans.items():
             if pair is None:
                 absent.add(name)
             else:
-                lows[name][points], highs[name][points] = pair
+                lows[name][block.points], highs[name][block.points] = pair
     for grid in (*lows.values(), *highs.values()):
         grid[~fits] = np.nan
     return {name: None if name in absent else (lows[name], highs[name]) for name in names}

@@ -155,6 +155,7 @@ def pass_model(scenario: Scenario, plan: Prefill | Decode, calibration: Calibrat
 
 def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: OperatorTimer) -> PassModel:
     """Return a pass with every operator timed."""
+    timer.time_all(operator for kind in work.kinds for operator in kind.forward)
     segments = tuple(segments_of(kind, timer, split=scenario.communication.split_attention) for kind in work.kinds)
     shape = tuple(tuple(segment.placement for segment in layer) for layer in segments)
     overlap = scenario.offload.overlap

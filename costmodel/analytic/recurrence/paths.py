@@ -15,38 +15,19 @@ import numpy as np
 from costmodel.analytic.recurrence.program import K, Program
 from costmodel.analytic.recurrence.waves import NOTHING
 from costmodel.quantities import Array
-from costmodel.records import MutableRecord, Record, field
 
 PATHS = 16  # of a program that are kept
 WAITS = 16  # comparisons of a path up to which it takes less time than a tape
-TOGETHER = 32_768  # points: their comparisons stay in the cache
+TOGETHER = 8192  # points: their comparisons stay in the cache
 ROUNDING = 1e-13  # of a makespan
 _BITS = 32  # of a count: all counts of an event are one number, which adds up quickly
 _HALF = 1 << (_BITS - 1)
 
 
-class LongestPath(Record):
-    """Counts of the durations of each slot, then of the transfer time.
-
-    makespan: of the last event's finish.
-    longer: by how much each wait that binds is longer than another one, a row for each that may be negative.
-    """
-
-    makespan: Array
-    longer: Array
-
-
-class _Known(MutableRecord):
-    """What is known of a program. is_simple: its paths have few waits to compare."""
-
-    paths: list[LongestPath] = field(default_factory=list)
-    is_simple: bool = True
-
-
 @lru_cache(maxsize=64)
-def _known(program: Program[K]) -> _Known:  # noqa: ARG001  kept by object
-    """Return what is known of a program, nothing yet."""
-    return _Known()
+def _known(program: Program[K]) -> list[Array]:  # noqa: ARG001  kept by object
+    """Return the longest paths that are known of a program, none yet."""
+    return []
 
 
 def makespan_by_paths(program: Program[K], durations: Array, transfer: Array) -> Array:
@@ -58,35 +39,38 @@ def makespan_by_paths(program: Program[K], durations: Array, transfer: Array) ->
     spans, known = np.full(len(transfer), np.nan), _known(program)
     for first in range(0, len(spans), TOGETHER):
         part = slice(first, first + TOGETHER)
-        if known.is_simple:
-            _fill(program, known, np.vstack([durations[:, part], transfer[part]]), spans[part])
+        _fill(program, known, np.vstack([durations[:, part], transfer[part]]), spans[part])
     return spans
 
 
-def _fill(program: Program[K], known: _Known, times: Array, spans: Array) -> None:
+def _fill(program: Program[K], known: list[Array], times: Array, spans: Array) -> None:
     """Write the makespans at points whose longest path is known, or is that of another point among them.
 
     times: durations and transfer [s].
     """
-    tried = 0
-    left = np.flatnonzero(np.isfinite(times).all(axis=0))
+    tried, left = 0, np.flatnonzero(np.isfinite(times).all(axis=0))
     while len(left) and tried < PATHS:
-        if tried == len(known.paths):
-            path = longest_path(program, times[:, left[len(left) // 2]].tolist())
-            if len(path.longer) > WAITS:
-                known.is_simple = False
-                return
-            known.paths.append(path)
-        path = known.paths[tried]
-        some = times if len(left) == times.shape[1] else times[:, left]
-        found = path.makespan @ some
-        holds = ((path.longer @ some) >= -ROUNDING * found).all(axis=0)
+        if tried == len(known):
+            known.append(longest_path(program, times[:, left[len(left) // 2]].tolist()))
+        path = known[tried]
+        if len(path) > 1 + WAITS:
+            return
+        found, *longer = path @ (times if len(left) == times.shape[1] else times[:, left])
+        holds = np.ones(len(left), dtype=np.bool_)
+        for each in longer:
+            holds &= each >= -ROUNDING * found
         spans[left[holds]] = found[holds]
         left, tried = left[~holds], tried + 1
 
 
-def longest_path(program: Program[K], times: Sequence[float]) -> LongestPath:
-    """Return the longest path at one point. times: durations of `program.slots`, then the transfer time [s]."""
+def longest_path(program: Program[K], times: Sequence[float]) -> Array:
+    """Return the longest path at one point as rows that count the durations of each slot, then the transfer time.
+
+    The first row is the last event's finish. The others are by how much each wait that binds is longer than another
+    one, where that may be negative.
+
+    times: durations of `program.slots`, then the transfer time [s].
+    """
     transfer, moved = times[-1], 1 << _BITS * len(program.slots)
     waits, slots = _waits(program), program.slot.tolist()
     finish: list[float] = []
@@ -104,7 +88,8 @@ def longest_path(program: Program[K], times: Sequence[float]) -> LongestPath:
     last = [counts[event] for event in range(len(waits)) if event not in ended]
     whole = max((finish[event], counts[event]) for event in range(len(waits)) if event not in ended)[1]
     longer.update(whole - other for other in last)
-    return LongestPath(_row(whole, len(times)), _necessary([_row(each, len(times)) for each in longer], len(times)))
+    waits_longer = _necessary([_row(each, len(times)) for each in longer], len(times))
+    return np.vstack([_row(whole, len(times)), waits_longer])
 
 
 def _waits(program: Program[K]) -> list[list[tuple[int, bool]]]:
