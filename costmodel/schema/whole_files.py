@@ -28,18 +28,37 @@ def write_whole(path: Path, parts: Iterable[bytes]) -> None:
                 stream.writelines(parts)
             return
         path = Path(os.path.realpath(path))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        temporary = _written_aside(path, parts)
         try:
-            with _open_unnamed(temporary) as file:
-                for part in parts:
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-                _link(file.fileno(), temporary)
             temporary.replace(path)
-        except BaseException:  # an interrupt, too, leaves nothing half written
+        except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def write_aside(path: Path, parts: Iterable[bytes]) -> Path:
+    """Write what a file will hold beside it and flush it to the disk. Return where it is, for `replace` to name.
+
+    Raises InputError as `write_whole` does.
+    """
+    with reporting_os_errors(path):
+        return _written_aside(path, parts)
+
+
+def _written_aside(path: Path, parts: Iterable[bytes]) -> Path:
+    """Return the hidden file that holds some bytes, whole and flushed. An interrupt leaves nothing half written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with _open_unnamed(temporary) as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+            _link(file.fileno(), temporary)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
 
 
 def _is_stream(path: Path) -> bool:

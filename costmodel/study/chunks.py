@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +21,10 @@ from costmodel.errors import CostModelError
 from costmodel.quantities import Array
 from costmodel.records import Record
 from costmodel.result import BAD_LAYOUT, FITS, OVERLOADED, REASONS, Result
+from costmodel.schema.whole_files import write_aside
 from costmodel.study.expressions import Expression
+from costmodel.study.files import digest, part_name
+from costmodel.study.summary import Reader, reader_of
 from costmodel.study.sweep import INTERVAL, Structure, Sweep
 from costmodel.study.tables import Columns, encode
 from costmodel.version import __version__
@@ -32,8 +38,29 @@ STRUCTURES = 64  # of one chunk at most: each is a workload of some 60 kB
 Index: TypeAlias = "tuple[range, ...]"
 
 
+class Given:
+    """A structure's scenario and calibration, which are pickled once however many chunks carry them."""
+
+    __slots__ = ("_packed", "calibration", "scenario")
+
+    def __init__(self, scenario: Scenario, calibration: Calibration) -> None:
+        self.scenario, self.calibration = scenario, calibration
+        self._packed: bytes | None = None
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Given], tuple[bytes]]:
+        """Return how a worker gets them, once for all of its chunks."""
+        if self._packed is None:
+            self._packed = pickle.dumps((self.scenario, self.calibration), pickle.HIGHEST_PROTOCOL)
+        return _unpacked, (self._packed,)
+
+
+@lru_cache(maxsize=4)
+def _unpacked(packed: bytes) -> Given:
+    return Given(*pickle.loads(packed))  # as the executor unpickles the chunk around it
+
+
 class Piece(Record):
-    """A run of rows of one structure. scenario: null where the structure cannot be, for `reason`.
+    """A run of rows of one structure. given: null where the structure cannot be, for `reason`.
 
     axes: the values of the numeric axes, in the dimension that each varies on.
     shape: of the structure's whole grid.
@@ -43,8 +70,7 @@ class Piece(Record):
     name: str
     headline: str
     choices: Mapping[str, str]
-    scenario: Scenario | None
-    calibration: Calibration | None
+    given: Given | None
     reason: str
     axes: Mapping[str, tuple[int, Array]]
     shape: tuple[int, ...]
@@ -67,6 +93,7 @@ class Chunk(Record):
     counts: frozenset[str]
     derived: Mapping[str, Expression]
     constraints: tuple[Expression, ...]
+    reader: Reader
     pieces: tuple[Piece, ...]
 
     @property
@@ -113,7 +140,8 @@ class Cutter(Record):
     sweep: Sweep
     form: str
     runs: Sequence[Sequence[tuple[Structure, Index]]]
-    _resolved: dict[int, tuple[Scenario | None, Calibration | None, str]]
+    reader: Reader
+    _resolved: dict[int, tuple[Given | None, str]]
 
     def chunk(self, number: int) -> Chunk:
         """Return one chunk."""
@@ -121,22 +149,21 @@ class Cutter(Record):
         axes = {axis.path: (at, axis.values) for at, together in enumerate(sweep.numeric) for axis in together}
         pieces = []
         for structure, index in self.runs[number]:
-            scenario, calibration, reason = self._resolve(structure)
+            given, reason = self._resolve(structure)
             headline = sweep.answers(structure.scenario)[0]
             pieces.append(
                 Piece(
-                    structure.scenario, headline=headline, choices=structure.choices, scenario=scenario,
-                    calibration=calibration, reason=reason, axes=axes, shape=sweep.shape,
-                    index=index, engine=sweep.engine,
+                    structure.scenario, headline=headline, choices=structure.choices, given=given,
+                    reason=reason, axes=axes, shape=sweep.shape, index=index, engine=sweep.engine,
                 )
             )  # fmt: skip
         return Chunk(
             number=number, version=__version__, form=self.form, columns=tuple(sweep.columns()),
             counts=frozenset(axis.path for axis in sweep.axes if axis.whole and not axis.texts), derived=sweep.derived,
-            constraints=sweep.constraints, pieces=tuple(pieces),
+            constraints=sweep.constraints, reader=self.reader, pieces=tuple(pieces),
         )  # fmt: skip
 
-    def _resolve(self, structure: Structure) -> tuple[Scenario | None, Calibration | None, str]:
+    def _resolve(self, structure: Structure) -> tuple[Given | None, str]:
         """Return a structure as the engine takes it, its arrays in place. Or why it cannot be."""
         key = id(structure)
         if key not in self._resolved:
@@ -147,42 +174,69 @@ class Cutter(Record):
 
 def cutter(sweep: Sweep, form: str) -> Cutter:
     """Return what makes the chunks of a sweep."""
-    return Cutter(sweep, form, runs_of(sweep), {})
+    return Cutter(sweep, form, runs_of(sweep), reader_of(sweep), {})
 
 
-def resolve_structure(sweep: Sweep, structure: Structure) -> tuple[Scenario | None, Calibration | None, str]:
-    """Return a structure's scenario, its arrays in place, and its calibration. Or why it cannot be.
+def resolve_structure(sweep: Sweep, structure: Structure) -> tuple[Given | None, str]:
+    """Return a structure's scenario, its arrays in place, with its calibration. Or why it cannot be.
 
     Raises InputError where there are no structural axes: then the axes are to blame.
     """
     if structure.workload is None:
-        return None, None, structure.reason
+        return None, structure.reason
     try:
         scenario, _ = structure.workload.varied(structure.scenario, sweep.vary())
-        return scenario, structure.workload.calibration(scenario), ""
+        return Given(scenario, structure.workload.calibration(scenario)), ""
     except CostModelError as error:
         if not structure.choices:
             raise
-        return None, None, str(error).splitlines()[0]
+        return None, str(error).splitlines()[0]
 
 
-def evaluate_chunk(chunk: Chunk) -> tuple[int, bytes, Columns]:
-    """Return the number of a chunk, its part of the table, and what a summary reads of it.
+class Part(NamedTuple):
+    """A part of the table that a worker has made.
+
+    summary: what its `Reader` says.
+    aside: the file that holds it, whole and flushed, for the client to name. Null where the worker does not see the
+        client's folder, and sends the bytes.
+    """
+
+    number: int
+    digest: str
+    summary: list[dict[str, Any]]
+    aside: str | None
+    data: bytes | None
+
+
+class Desk(NamedTuple):
+    """Where workers put parts: a folder, and the name and content of a file by which they know that they see it."""
+
+    folder: str
+    name: str
+    content: str
+
+    @property
+    def is_seen(self) -> bool:
+        """Tell whether the folder is this one, not one of the same name on another machine."""
+        try:
+            return Path(self.folder, self.name).read_text() == self.content
+        except OSError:
+            return False
+
+
+def make_part(chunk: Chunk, desk: Desk) -> Part:
+    """Return a part of the table, written aside where the client's folder is seen.
 
     Raises RuntimeError where another version of the program asks.
     """
     if chunk.version != __version__:
         raise RuntimeError(f"this worker runs costmodel {__version__}, the sweep {chunk.version}")
     columns = rows(chunk)
-    summarised = {name: column for name, column in columns.items() if name in _summary_columns(chunk)}
-    return chunk.number, encode(columns, chunk.form, chunk.counts), summarised
-
-
-def _summary_columns(chunk: Chunk) -> set[str]:
-    """Return the columns that a summary reads."""
-    headlines = {piece.headline for piece in chunk.pieces}
-    axes = {name for piece in chunk.pieces for name in (*piece.axes, *piece.choices)}
-    return {"scenario", "reason", "fits", *axes, *headlines, *(f"{one}_{end}" for one in headlines for end in INTERVAL)}
+    data, summary = encode(columns, chunk.form, chunk.counts), chunk.reader.read(columns)
+    if not desk.is_seen:
+        return Part(chunk.number, digest(data), summary, None, data)
+    path = Path(desk.folder) / part_name(chunk.number, chunk.form)
+    return Part(chunk.number, digest(data), summary, str(write_aside(path, [data])), None)
 
 
 def rows(chunk: Chunk) -> Columns:
@@ -200,7 +254,7 @@ def _rows(chunk: Chunk, piece: Piece) -> Columns:
         for name in chunk.columns
     }
     columns = {**blank, **names}
-    if piece.scenario is None:
+    if piece.given is None:
         columns |= {"meets": np.zeros(size, dtype=bool)}
     else:
         columns |= _derived_columns(chunk, columns, size)
@@ -215,12 +269,12 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
     places = np.indices(sizes).reshape(len(sizes), piece.points)
     for path, (dimension, values) in piece.axes.items():
         columns[path] = values[places[dimension] + piece.index[dimension].start]
-    if piece.scenario is None or piece.calibration is None:
+    if piece.given is None:
         reason = np.full(piece.points, piece.reason)
         return {**columns, **_refused(piece.points), "reason": reason}
     index = tuple(np.arange(part.start, part.stop) for part in piece.index)
-    scenario = take(piece.scenario, index, piece.shape)
-    result = _evaluated(scenario, piece.calibration, sizes, piece.engine)
+    scenario = take(piece.given.scenario, index, piece.shape)
+    result = _evaluated(scenario, piece.given.calibration, sizes, piece.engine)
     codes = np.broadcast_to(np.asarray(result.reason), sizes).reshape(-1)
     metrics = {name: value for name, value in result.metrics.items() if value is not None}
     ends = result.interval(piece.headline)

@@ -1,7 +1,7 @@
 """The table of a sweep, in parts: a row a point, the last axis fastest, scenario after scenario. SI.
 
 Each part is written aside, flushed and then named, so that a folder holds whole parts only. What is there is not
-evaluated again.
+evaluated again. Workers write what they make where they see the folder. The client notes it and names it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from costmodel.records import Record
 from costmodel.schema.loader import MAX_SWEEP_BYTES, read_data
 from costmodel.schema.results import SweepFile, read_head, read_json, read_study
 from costmodel.schema.whole_files import make_folder, reporting_os_errors, write_whole
-from costmodel.study.chunks import Cutter, cutter, evaluate_chunk
+from costmodel.study.chunks import Cutter, Desk, cutter, make_part
 from costmodel.study.executors import HERE, Pool, in_any_order
 from costmodel.study.files import POINTS, STUDY, as_json, check_folder, digest, found_form, part_path
 from costmodel.study.fingerprint import fingerprint
@@ -47,21 +50,39 @@ def write_sweep(
         **sweep.document(), "form": cutting.form, "parts": len(cutting.runs), "inputs": fingerprint(sweep),
     }  # fmt: skip
     record = _Record(folder, document, _begin(folder, document))
-    summary = Summary(sweep)
+    summary, reader = Summary(sweep), cutting.reader
     missing = []
     for number in range(len(cutting.runs)):
         columns = _present(cutting, folder, number, record.digests[number])
         if columns is None:
             missing.append(number)
         else:
-            summary.add(number, columns)
+            summary.add(number, reader.read(columns))
     on_progress(summary.points)
-    for number, data, columns in in_any_order(pool, evaluate_chunk, map(cutting.chunk, missing)):
-        record.add(number, data)  # first, so that a part that is there is known
-        write_whole(part_path(folder, number, cutting.form), [data])
-        summary.add(number, columns)
-        on_progress(summary.points)
+    with _desk(folder / POINTS) as desk:
+        for part in in_any_order(pool, partial(make_part, desk=desk), map(cutting.chunk, missing)):
+            record.add(part.number, part.digest)  # first, so that a part that is there is known
+            path = part_path(folder, part.number, cutting.form)
+            if part.aside is not None:
+                with reporting_os_errors(path):
+                    Path(part.aside).replace(path)
+            elif part.data is not None:
+                write_whole(path, [part.data])
+            summary.add(part.number, part.summary)
+            on_progress(summary.points)
     return summary.scenarios()
+
+
+@contextmanager
+def _desk(folder: Path) -> Iterator[Desk]:
+    """Give a folder with a file of its own meanwhile, which tells it from all others of its name."""
+    mark = folder.absolute() / f".desk.{os.getpid()}.part"
+    content = secrets.token_hex()
+    write_whole(mark, [content.encode()])
+    try:
+        yield Desk(str(mark.parent), mark.name, content)
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 class _Record:
@@ -70,9 +91,8 @@ class _Record:
     def __init__(self, folder: Path, document: Mapping[str, Any], digests: list[str | None]) -> None:
         self._path, self._document, self.digests = folder / STUDY, document, digests
 
-    def add(self, number: int, data: bytes) -> None:
-        """Note a part."""
-        known = digest(data)
+    def add(self, number: int, known: str) -> None:
+        """Note the digest of a part."""
         if self.digests[number] != known:
             self.digests[number] = known
             write_whole(self._path, [as_json({**self._document, "digests": self.digests})])

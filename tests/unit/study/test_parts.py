@@ -7,10 +7,13 @@ import importlib.util
 import json
 import math
 import os
+import pickle
 import socket
 import sys
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ import costmodel
 from costmodel.errors import InputError
 from costmodel.study import chunks
 from costmodel.study.chunks import cut
-from costmodel.study.executors import pool
+from costmodel.study.executors import Pool, pool
 from costmodel.study.points import read_sweep, write_sweep
 from costmodel.study.sweep import Wanted, plan_sweep
 from costmodel.study.tables import Columns, decode, numbers
@@ -125,6 +128,35 @@ def test_processes_give_the_same_files(
             assert files(tmp_path / name / "here") == files(tmp_path / name / "there")
             assert len(files(tmp_path / name / "here")) == 1 + parts
     assert np.diff(numbers(table(tmp_path / "simulated" / "here")["ttft"]))[0] > 0
+
+
+class Elsewhere(Executor):
+    """Runs tasks as on a machine that has another folder of the client's name, or none."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def submit(self, function: Any, /, *tasks: Any, **_: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        desk = function.keywords["desk"]._replace(folder=str(self._folder))
+        done.set_result(function.func(*pickle.loads(pickle.dumps(tasks)), desk=desk))
+        return done
+
+
+@pytest.mark.parametrize("has_one", [False, True])
+def test_workers_that_do_not_see_the_folder_send_their_parts(
+    decode_only: costmodel.Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_one: bool
+) -> None:
+    monkeypatch.setattr(chunks, "POINTS", 8)
+    sweep = plan_sweep(decode_only, (f"{BATCH}=16,32,64,128", f"{HBM}=2TB/s..4TB/s:6"))
+    write_sweep(sweep, tmp_path / "here", form="csv")
+    other = tmp_path / "other"
+    if has_one:
+        other.mkdir()
+        (other / f".desk.{os.getpid()}.part").write_text("that of another client")
+    write_sweep(sweep, tmp_path / "there", pool=Pool(Elsewhere(other), 2), form="csv")
+    assert files(tmp_path / "here") == files(tmp_path / "there")
+    assert len(files(other)) == has_one
 
 
 def test_only_missing_and_damaged_parts_are_made_again(
