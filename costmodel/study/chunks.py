@@ -23,7 +23,7 @@ from costmodel.records import Record
 from costmodel.result import BAD_LAYOUT, FITS, OVERLOADED, REASONS, Result
 from costmodel.schema.whole_files import write_aside
 from costmodel.study.expressions import Expression
-from costmodel.study.files import digest, part_name
+from costmodel.study.files import digest, part_path
 from costmodel.study.summary import Reader, reader_of
 from costmodel.study.sweep import INTERVAL, Structure, Sweep
 from costmodel.study.tables import Columns, encode
@@ -235,7 +235,7 @@ def make_part(chunk: Chunk, desk: Desk) -> Part:
     data, summary = encode(columns, chunk.form, chunk.counts), chunk.reader.read(columns)
     if not desk.is_seen:
         return Part(chunk.number, digest(data), summary, None, data)
-    path = Path(desk.folder) / part_name(chunk.number, chunk.form)
+    path = part_path(Path(desk.folder).parent, chunk.number, chunk.form)
     return Part(chunk.number, digest(data), summary, str(write_aside(path, [data])), None)
 
 
@@ -270,8 +270,8 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
     for path, (dimension, values) in piece.axes.items():
         columns[path] = values[places[dimension] + piece.index[dimension].start]
     if piece.given is None:
-        reason = np.full(piece.points, piece.reason)
-        return {**columns, **_refused(piece.points), "reason": reason}
+        verdict, reason = (np.full(piece.points, text) for text in (VERDICTS[2], piece.reason))
+        return {**columns, "fits": np.zeros(piece.points, dtype=bool), "verdict": verdict, "reason": reason}
     index = tuple(np.arange(part.start, part.stop) for part in piece.index)
     scenario = take(piece.given.scenario, index, piece.shape)
     result = _evaluated(scenario, piece.given.calibration, sizes, piece.engine)
@@ -290,10 +290,6 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
     columns["verdict"] = np.where(overloaded, VERDICTS[1], np.where(columns["fits"], VERDICTS[0], VERDICTS[2]))
     columns["reason"] = np.where(overloaded, OVERLOADED, reason)
     return {name: _ended(column) if name in metrics else column for name, column in columns.items()}
-
-
-def _refused(points: int) -> dict[str, npt.NDArray[Any]]:
-    return {"fits": np.zeros(points, dtype=bool), "verdict": np.full(points, VERDICTS[2])}
 
 
 def _evaluated(scenario: Scenario, calibration: Calibration, sizes: tuple[int, ...], engine: str) -> Result:

@@ -51,12 +51,7 @@ def check_folder(folder: Path, document: Mapping[str, Any]) -> None:
 
 def part_path(folder: Path, number: int, form: str) -> Path:
     """Return where a part of the table stands."""
-    return folder / POINTS / part_name(number, form)
-
-
-def part_name(number: int, form: str) -> str:
-    """Return the name of a part's file."""
-    return f"part-{number:05d}.{form}"
+    return folder / POINTS / f"part-{number:05d}.{form}"
 
 
 def found_form(folder: Path) -> str | None:

@@ -1,9 +1,8 @@
 """The best layouts of a training step: the most promising first, and none that cannot be among the best.
 
 Each layout has a lower bound on its time, and on its memory, that needs no schedule. With the bound as its time it has
-the best value of an objective that follows from the step's time, whatever else the axes change. The first few are
-evaluated one by one, so that there is something to beat. What is left and promises more is evaluated together by what
-fixes its order.
+the best value of an objective that follows from the step's time, whatever else the axes change. Layouts of one variant
+and order are evaluated together, those that promise most first, until no other promises to be among the best.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from costmodel.workload.validity import feasible_layout
 
 Mask: TypeAlias = "npt.NDArray[np.bool_]"
 _OF_STAGES = ("parallel.pp", "parallel.virtual", "parallel.dp")  # what the work of one layer does not depend on
-_FIRST = 24  # layouts that are evaluated one by one before any together, unless the best are certain before
 _BOUNDING = 1.0 / 3.0  # of a search that is done, at most, before a layout is evaluated
 _FEW = 4  # layouts of one order that are sooner evaluated one by one than together
 
@@ -67,7 +65,6 @@ class _Race(MutableRecord, eq=False):
     result: SearchResult
     larger: list[_Group] = field(default_factory=list)
     best: list[_Layout] = field(default_factory=list)
-    tried: set[tuple[int, int]] = field(default_factory=set)
 
     @property
     def limit(self) -> float:
@@ -96,26 +93,23 @@ class _Race(MutableRecord, eq=False):
         number = int(columns["parallel.pp"][row] * columns["parallel.virtual"][row])
         return self.plans[variant].of(self.base, stage_sizes(self.base.architecture, self.base.plan, number))
 
-    def one(self, variant: int, row: int) -> Scenario:
-        """Return one layout, its values floats."""
-        return single(self.placed(variant, row), (row,))
-
     def evaluate(self, variant: int, rows: Indices) -> None:
-        """Evaluate some layouts of one order, and count those that fit."""
-        rows = np.array([row for row in rows.tolist() if (variant, row) not in self.tried], dtype=np.intp)
-        self.tried |= {(variant, row) for row in rows.tolist()}
-        if len(rows) <= _FEW:
-            for row in rows.tolist():
-                self._alone(variant, row)
-            return
-        scenario = self.placed(variant, int(rows[0]))
-        rows = rows[self._fits(take(scenario, (rows,), (self.space.size,)), len(rows))]
-        if len(rows):
-            part = take(scenario, (rows,), (self.space.size,))
-            result = evaluate_grid(part, self.calibration, (len(rows),))
-            score, meets = self.goal.judged(result, len(rows), part.devices, self._names(rows))
-            times = np.broadcast_to(np.asarray(result.metrics["step_time"]), (len(rows),))
-            self._keep([_Layout(score[at], times[at], variant, rows[at]) for at in np.flatnonzero(meets).tolist()])
+        """Evaluate some layouts of one order, and count those that fit. A few are sooner done one by one, as floats."""
+        whole = self.placed(variant, int(rows[0]))
+        rows = rows[self._fits(take(whole, (rows,), (self.space.size,)), len(rows))]
+        for some in rows.reshape(-1, 1) if len(rows) <= _FEW else [rows]:
+            if len(some) == 1:
+                part = single(whole, (int(some[0]),))
+                result = evaluate_single(part, self.calibration)
+            else:
+                part = take(whole, (some,), (self.space.size,))
+                result = evaluate_grid(part, self.calibration, some.shape)
+            score, meets = self.goal.judged(result, len(some), part.devices, self._names(some))
+            times = np.broadcast_to(np.asarray(result.metrics["step_time"], dtype=np.float64), some.shape)
+            layouts = [
+                _Layout(float(score[at]), float(times[at]), variant, int(some[at])) for at in np.flatnonzero(meets)
+            ]
+            self._keep(layouts)
 
     def note_least(self) -> None:
         """Note the least memory that any layout needs, where none fits: that of the lowest bounds first."""
@@ -135,17 +129,6 @@ class _Race(MutableRecord, eq=False):
         self.result.scheduled += int(fits.sum())
         self.result.needs(total, capacity)
         return fits
-
-    def _alone(self, variant: int, row: int) -> None:
-        """Evaluate one layout as floats."""
-        one = self.one(variant, row)
-        if not self._fits(one, 1)[0]:
-            return
-        result = evaluate_single(one, self.calibration)
-        score, meets = self.goal.judged(result, 1, one.devices, self._names(np.array([row])))
-        time = result.metrics["step_time"]
-        if meets[0] and time is not None:
-            self._keep([_Layout(float(score[0]), float(time), variant, row)])
 
     def _names(self, rows: Indices) -> dict[str, Array]:
         """Return the values of some layouts by the paths that formulas use."""
@@ -186,7 +169,7 @@ def search_steps(request: SearchRequest, result: SearchResult, on_progress: OnPr
         result.least = None
     else:
         race.note_least()
-    points = [evaluate_point(race.one(one.variant, one.row), calibration) for one in race.best]
+    points = [evaluate_point(single(race.placed(*one[2:]), (one.row,)), calibration) for one in race.best]
     result.best = ranked([
         candidate(point, {**space.at(one.row), **plans[one.variant].document()}, one.score, goal)
         for one, point in zip(race.best, points, strict=True)
@@ -195,21 +178,12 @@ def search_steps(request: SearchRequest, result: SearchResult, on_progress: OnPr
 
 def _run(race: _Race, groups: Sequence[_Group], on_progress: OnProgress) -> None:
     """Evaluate layouts until no other can be among the best."""
-    if groups and (race.goal.by_step or race.goal.is_fewest):
-        bounds = np.concatenate([group.bounds for group in groups])
-        owner = np.repeat(np.arange(len(groups)), [len(group.rows) for group in groups])
-        rows = np.concatenate([group.rows for group in groups])
-        for at in np.argsort(bounds, kind="stable")[:_FIRST]:
-            if bounds[at] >= race.limit:
-                break
-            race.evaluate(groups[owner[at]].variant, rows[at : at + 1])
-            on_progress(len(race.tried) / (_FIRST + len(groups)))
     promises = np.array([group.bounds.min() for group in groups])
     for number, group in enumerate(groups):
         if promises[number] >= race.limit:
             break
         race.evaluate(group.variant, group.rows[group.bounds < race.limit])
-        on_progress((_FIRST + number) / (_FIRST + int(np.searchsorted(promises, race.limit))))
+        on_progress((1 + number) / (1 + int(np.searchsorted(promises, race.limit))))
 
 
 def _space(request: SearchRequest, original: Scenario, devices: int) -> Space:
