@@ -85,6 +85,10 @@ class ImplausibleInput(UserWarning):
     """A value that no known hardware has: probably a wrong unit. `validate` calls it a problem."""
 
 
+class Notice(UserWarning):
+    """What a person who waits should know of a run. It changes no result."""
+
+
 class InfeasibleError(CostModelError):
     """The scenario is well formed but cannot run: it does not fit or no plan exists."""
 

@@ -15,7 +15,7 @@ from typing import TextIO
 
 import click
 
-from costmodel.errors import CostModelError, ImplausibleInput, InputError, visible
+from costmodel.errors import CostModelError, ImplausibleInput, InputError, Notice, visible
 from costmodel.version import __version__
 
 # Command -> its line in `costmodel --help`; each is in the module of its name, with `_` for `-`.
@@ -91,15 +91,16 @@ def root() -> None:
 
 
 def _warnings_once() -> Callable[..., None]:
-    """Return what writes warnings to standard error: of implausible input a line, once. Others with their location."""
+    """Return what writes warnings to standard error: our own as a line, once. Others with their location."""
     said: set[str] = set()
 
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
         line: str | None = None,
     ) -> None:  # fmt: skip
-        own = issubclass(category, ImplausibleInput)
-        text = f"warning: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
+        word = "warning" if issubclass(category, ImplausibleInput) else "note"
+        own = issubclass(category, ImplausibleInput | Notice)
+        text = f"{word}: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
         if not own or text not in said:
             said.add(text)
             (sys.stderr if file is None else file).write(visible(text.rstrip("\n")) + "\n")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from costmodel.network.numba_cache import compiled as compile_and_keep
@@ -41,6 +42,13 @@ def compiled(function: Function) -> Function:
     while _inner:
         register_jitable(**uncounted)(_inner.pop())
     return cast(Function, compile_and_keep(function, nogil=True, **uncounted))
+
+
+def is_kept(function: Callable[..., Any]) -> bool:
+    """Tell whether a function of this room was compiled before, and numba has kept it. Needs numba."""
+    folder, source = kept_in(), Path(function.__code__.co_filename)
+    indices = Path(folder).glob(f"{source.stem}.{function.__name__}-*.nbi") if folder else ()
+    return any(index.stat().st_mtime >= source.stat().st_mtime for index in indices)
 
 
 def kept_in() -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,9 +19,10 @@ from costmodel.quantities import Array
 from costmodel.records import Record, replace
 from costmodel.serving.availability import OFF, Fleet
 from costmodel.serving.checkpoint import identity, is_over, restore, save
-from costmodel.serving.compiled import Function, compiled, has_numba
+from costmodel.serving.compiled import Function, compiled, has_numba, is_kept
 from costmodel.serving.deployment import is_fixed, lockstep_of, new_service
 from costmodel.serving.draw import draw_requests, in_order_of_arrival
+from costmodel.serving.first_run import run_as_python
 from costmodel.serving.fleet import deal_out, run_apart, run_together
 from costmodel.serving.prices import Tables
 from costmodel.serving.routing import Service
@@ -54,6 +57,7 @@ PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts;
 FEW_PLACES = 256  # that an engine keeps though fewer requests come: its highest stable rate needs them
 PARTS_OF_WORKER = 4  # in which replicas are run beside each other: some have more to do
 PER_PLACE = 8  # requests of a saturated replica for each that it runs at a time
+Faster: TypeAlias = "Callable[[Any], Any]"
 ORDERS = {"fcfs": FCFS, "priority": PRIORITY, "lpm": LONGEST_PREFIX}
 UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step: the largest of their defaults
 
@@ -126,12 +130,17 @@ class Simulation:
 
     def _fast(self, function: Function) -> Function:
         """Return a function, compiled where that saves more time than it takes. Its results are the same."""
+        return compiled(function) if self._is_long else function
+
+    @property
+    def _is_long(self) -> bool:
+        """Tell whether the run is so long that compiling it saves time."""
         if not self.compiles:
-            return function
+            return False
         length, blocks = self.requests.length, len(self.requests.ids)
         chunks = -(-length[:, PROMPT] // self.policy.budget)
         events = int(length[:, OUTPUT].sum()) + CHUNK_EVENTS * int(chunks.sum()) + blocks
-        return compiled(function) if events > FEW_EVENTS else function
+        return events > FEW_EVENTS
 
     def run(self, slowdown: float = 1.0, policy: Policy | None = None, checkpoint: Path | None = None) -> Served:
         """Return what becomes of the requests. slowdown: factor on all step times; policy: instead of the scenario's
@@ -206,20 +215,28 @@ class Simulation:
 
     def _serve(self, service: Service, plan: Serving, until: float) -> int:
         """Run a deployment up to a moment. Return an engine that is stuck, -1: none."""
-        requests, progress, engines = service.requests, service.progress, service.engines
-        if not is_fixed(self.scenario, plan) or not np.isfinite(requests.arrival).all():
-            return int(self._fast(run_together)(service, until))
-        if not (engines.count[:, STEPS].any() or engines.count[:, WAITING].any()):
-            self._fast(deal_out)(requests, progress, engines)
-        return self._serve_apart(service, until)
+        together = not is_fixed(self.scenario, plan) or not np.isfinite(service.requests.arrival).all()
+        serve = self._serve_together if together else self._serve_apart
+        if has_numba() and self._is_long and not is_kept(run_together if together else run_apart):
+            stuck = run_as_python(partial(serve, service, _as_it_is), service, until)
+            if stuck is not None:
+                return stuck
+        return serve(service, self._fast, until)
 
-    def _serve_apart(self, service: Service, until: float) -> int:
+    def _serve_together(self, service: Service, fast: Faster, until: float) -> int:
+        """Run engines that share a router. fast: what makes their loop run faster."""
+        return int(fast(run_together)(service, until))
+
+    def _serve_apart(self, service: Service, fast: Faster, until: float) -> int:
         """Run replicas whose requests are dealt out, which share nothing. Return one that is stuck, -1: none.
 
         Compiled loops hold no lock of Python's, so that threads run them beside each other, in place. Which thread runs
         a replica changes nothing of it.
         """
-        run, number = self._fast(run_apart), len(service.engines.clock)
+        requests, progress, engines = service.requests, service.progress, service.engines
+        if not (engines.count[:, STEPS].any() or engines.count[:, WAITING].any()):
+            fast(deal_out)(requests, progress, engines)
+        run, number = fast(run_apart), len(engines.clock)
         workers = min(self.workers, number) if has_numba() else 1
         bounds = np.linspace(0, number, min(workers * PARTS_OF_WORKER, number) + 1).astype(int)
 
@@ -233,6 +250,10 @@ class Simulation:
         with ThreadPoolExecutor(workers) as threads:
             stuck = threads.map(run_part, bounds[:-1], bounds[1:])
             return next((each for each in stuck if each >= 0), -1)
+
+
+def _as_it_is(function: Function) -> Function:
+    return function
 
 
 def slower(tables: Tables, factor: float) -> Tables:

@@ -1,0 +1,96 @@
+"""Long runs whose loops are not compiled yet: the same numbers in parts, and compiled where parts take too long."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import costmodel
+from costmodel.cli.main import _warnings_once
+from costmodel.errors import Notice
+from costmodel.schema import catalogue
+from costmodel.serving import first_run
+from costmodel.serving.checkpoint import is_over
+from costmodel.serving.deployment import new_service
+from costmodel.serving.first_run import run_as_python
+from costmodel.serving.routing import Service
+from costmodel.serving.simulation import Simulation
+from costmodel.workload.plans import Serving
+
+CHANGES = {
+    "scenarios.serving.concurrency": None, "scenarios.serving.rate": "4 /s", "scenarios.serving.output_tokens": 24,
+    "scenarios.serving.scheduler.max_num_seqs": 16, "scenarios.serving.requests": {"count": 200},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def simulation() -> Simulation:
+    workload = costmodel.load("llama3_8b_rtx4090", set=CHANGES, scenarios=["serving"])
+    scenario = workload.scenario("serving")
+    assert isinstance(scenario.plan, Serving)
+    return Simulation(scenario, scenario.plan, workload.calibration(scenario))
+
+
+def new(simulation: Simulation) -> Service:
+    requests = simulation.requests._replace(arrival=simulation.requests.arrival.copy())
+    return new_service(simulation.scenario, simulation.plan, requests, simulation.policy, simulation.times.tables)
+
+
+def runner(simulation: Simulation, service: Service, way: str) -> partial[int]:
+    serve = simulation._serve_together if way == "together" else simulation._serve_apart
+    return partial(serve, service, lambda function: function)
+
+
+@pytest.mark.parametrize("way", ["together", "apart"])
+def test_parts_give_the_numbers_of_the_whole(simulation: Simulation, way: str) -> None:
+    whole, parts = new(simulation), new(simulation)
+    assert runner(simulation, whole, way)(np.inf) == -1
+    with pytest.warns(Notice, match="run as Python"):
+        assert run_as_python(runner(simulation, parts, way), parts, np.inf) == -1
+    assert is_over(parts)
+    np.testing.assert_array_equal(parts.progress.time, whole.progress.time)
+    np.testing.assert_array_equal(parts.engines.gaps, whole.engines.gaps)
+
+
+def test_what_takes_too_long_goes_on_compiled_where_it_was(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_run, "COMPILATION", 1e-9)  # over after the first part
+    service = new(simulation)
+    run = runner(simulation, service, "together")
+    with pytest.warns(Notice, match="run as Python"), pytest.warns(Notice, match="compiling"):
+        assert run_as_python(run, service, np.inf) is None
+    assert not is_over(service)
+    assert np.isfinite(service.progress.time).any()
+    run(np.inf)
+    np.testing.assert_array_equal(service.progress.time, simulation.run().progress.time)
+
+
+def test_time_as_python_adds_up_over_programs(
+    simulation: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(catalogue.VARIABLE, str(tmp_path))
+
+    def run() -> int | None:
+        service = new(simulation)
+        with pytest.warns(Notice):
+            return run_as_python(runner(simulation, service, "together"), service, np.inf)
+
+    assert run() == -1
+    found = catalogue.recall(first_run._SPENT)
+    assert found is not None
+    assert found.answer > 0.0
+    monkeypatch.setattr(first_run, "COMPILATION", found.answer)
+    assert run() is None
+
+
+def test_a_notice_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show = _warnings_once()
+    with warnings.catch_warnings():
+        for _ in range(2):
+            show(first_run.COMPILING, Notice, "file.py", 1)
+    assert capsys.readouterr().err == f"note: {first_run.COMPILING}\n"
