@@ -66,8 +66,10 @@ class CompiledFits(Mapping[str, FamilyFit]):
         self._kept: KeptFits = KeptFits((), {}, {}) if found is None else found.answer
         self._rests_on: Answers = {} if found is None else found.rests_on
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "files"}  # another process reads its own
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how another process makes it: what is known comes along, and one is enough for all that come."""
+        path = None if self._own_file is None else self._own_file[1]
+        return _arrived, (self._device, path, self._implementations, self._roots, self._kept)
 
     @cached_property
     def files(self) -> FitLookup:
@@ -115,6 +117,11 @@ class CompiledFits(Mapping[str, FamilyFit]):
             yield self.files
         _changed[self._question] = self
 
+    def learn(self, kept: KeptFits) -> None:
+        """Take over what another process knows."""
+        own = self._kept
+        own.base, own.fits, own.notes = own.base or kept.base, kept.fits | own.fits, kept.notes | own.notes
+
     def keep(self) -> None:
         """Keep what is known; not of a device whose own rows move what others lend it, which are in tables."""
         if not self.files.has_rows:
@@ -146,6 +153,16 @@ _changed: dict[Question, CompiledFits] = {}
 def _loaded(device: str, path: str | None, implementations: Implementations, roots: tuple[Path, ...]) -> Calibration:
     fits = CompiledFits(device, path, implementations, roots)
     return Calibration(_NAME, fits, notes_of=fits.notes_of)
+
+
+def _arrived(
+    device: str, path: str | None, implementations: Implementations, roots: tuple[Path, ...], kept: KeptFits
+) -> Mapping[str, FamilyFit]:
+    """Return the fits of a device in this process, with what another one knows of them."""
+    fits = _loaded(device, path, implementations, roots).families
+    assert isinstance(fits, CompiledFits)
+    fits.learn(kept)
+    return fits
 
 
 @lru_cache(maxsize=8)
