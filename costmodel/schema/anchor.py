@@ -11,12 +11,12 @@ from pydantic import Field
 from costmodel.declared import Measure, Verbatim, Wrong
 from costmodel.errors import InputError, Location, Problem
 from costmodel.records import MutableRecord, Record, fields, replace
-from costmodel.schema.calibration import SiteScatterFile
 from costmodel.schema.device import Source
 from costmodel.schema.fields import field_error
 from costmodel.schema.inputs import note_folder
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library, folder_of
+from costmodel.schema.site_scatter import SiteScatterFile
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, to_python
 from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from costmodel.declared import Measure, NumberOrZero, Ratio, Share, ShareOrZero, Time, Wrong
+from costmodel.declared import Measure, NumberOrZero, Ratio, Share, Time, Wrong
 from costmodel.quantities import Quantity
 from costmodel.schema.device import Source
 from costmodel.schema.earlier_names import ACCURACY_KEYS, FAMILY_FIT_KEYS, name_of_today
@@ -137,32 +137,6 @@ class FitsFile(Strict):
     residuals: str | None = Field(default=None, description="JSON file beside this one with the families' residuals")
     families: dict[FamilyKey, FamilyFitFile] = Field(min_length=1, description="operator family -> fit")
     basis: Literal["fitted", "measured", "roofline"] = Field(description="where the efficiencies come from")
-    sources: list[Source] = Field(default=[], description="where the values come from")
-
-
-class ScatterFile(Strict):
-    """How alike errors of runs are, shares of the variance of log(measured / predicted time). The rest is own."""
-
-    site: ShareOrZero = Field(description="share that all runs of one framework on one cluster have in common")
-    alike: ShareOrZero = Field(description="share that runs have in common the more, the more alike they are")
-    repeat: Ratio = Field(description="standard deviation of log time between repetitions of one run")
-    length: Ratio = Field(description="distance in size at which runs are hardly alike, in factors of e")
-    kinds: RatioOrZero = Field(description="distance between runs of other number formats or recomputation, in lengths")
-    rows: NumberOrZero = Field(description="published figures behind it")
-    publications: NumberOrZero = Field(description="publications behind it")
-
-    @model_validator(mode="after")
-    def _shares_are_of_a_whole(self) -> Self:
-        if isinstance(self.site, float) and isinstance(self.alike, float) and self.site + self.alike > 1.0:
-            raise Wrong(f"site {self.site:g} and alike {self.alike:g} are more than a whole", "write site + alike <= 1")
-        return self
-
-
-class SiteScatterFile(Strict):
-    """How runs of a site scatter about predictions: what measured steps of the site say of others."""
-
-    name: str = Field(description="name in references")
-    training: ScatterFile = Field(description="of training steps")
     sources: list[Source] = Field(default=[], description="where the values come from")
 
 

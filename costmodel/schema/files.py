@@ -15,7 +15,7 @@ from costmodel.records import Record
 from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.anchor import AnchorFile
 from costmodel.schema.assemble import Assembly
-from costmodel.schema.calibration import FitsFile, KernelAnchorsFile, SiteScatterFile
+from costmodel.schema.calibration import FitsFile, KernelAnchorsFile
 from costmodel.schema.case import CaseFile, check_cases
 from costmodel.schema.cluster import ClusterFile, NodeFile, TopologyFile
 from costmodel.schema.device import DeviceFile
@@ -32,6 +32,7 @@ from costmodel.schema.model_names import is_config, model_reference
 from costmodel.schema.overrides import read_overrides
 from costmodel.schema.references import Library, as_reference, folder_of
 from costmodel.schema.resolve import in_order, measured_steps, resolve_tree
+from costmodel.schema.site_scatter import SiteScatterFile
 from costmodel.schema.strict import Strict
 from costmodel.schema.study import StudyFile
 from costmodel.schema.tree import Tree
