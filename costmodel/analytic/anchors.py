@@ -143,9 +143,9 @@ def apart(one: Scenario, other: Scenario) -> Apart:
     """Return how far apart two runs of a site are. Their sizes are those of `_sizes`."""
     sizes = sum_of(np.log(a / b) ** 2 for a, b in zip(_sizes(one), _sizes(other), strict=True))
     kinds = float(_kinds(one) != _kinds(other))
-    alike = not kinds and _structure(one) == _structure(other)
+    same_structure = not kinds and _structure(one) == _structure(other)
     degrees = (np.equal(a, b) for a, b in zip(_degrees(one), _degrees(other), strict=True))
-    same = np.all(np.broadcast_arrays(np.equal(sizes, 0.0), *degrees), axis=0) & alike
+    same = np.all(np.broadcast_arrays(np.equal(sizes, 0.0), *degrees), axis=0) & same_structure
     return Apart(sizes, kinds, 1.0 * same)
 
 

@@ -37,12 +37,12 @@ def price_facts(device: Device) -> dict[str, dict[str, Any] | None]:
     """Return a single device's `rental` [$/s] and `purchase` [$]: value, kind, date, source, null where unknown."""
     price = device.price
     named = {"rental": (price.rental, price.rental_quote), "purchase": (price.purchase, price.purchase_quote)}
-    found: dict[str, dict[str, Any] | None] = {}
+    prices: dict[str, dict[str, Any] | None] = {}
     for name, (value, quote) in named.items():
         known = ("stated", None, None) if quote is None else (quote.kind, quote.date, quote.source)
-        told = dict(zip(("kind", "date", "source"), known, strict=True))
-        found[name] = None if value is None else {"value": float(value), **told}
-    return found
+        facts = dict(zip(("kind", "date", "source"), known, strict=True))
+        prices[name] = None if value is None else {"value": float(value), **facts}
+    return prices
 
 
 def endpoints(cluster: Cluster, devices: Count) -> Count:

@@ -34,7 +34,8 @@ from costmodel.workload.scenario import Disaggregated, Scenario
 
 class Evaluation(Protocol):
     """What every phase answers. `headline` names the metric that a breakdown sums to, `anchored` what measured
-    steps say."""
+    steps say.
+    """
 
     headline: str
     ledger: Ledger | None

@@ -81,8 +81,8 @@ def _too_much(scenario: Scenario, ledger: Ledger, calibration: Calibration) -> s
         return evaluate(changed, calibration).metrics(None)["step_time"] or 0.0
 
     try:
-        found = priced(scenario, ledger_of, step_time)
-        return f"{text}. Fits with {described(scenario, found, step_time(scenario))}" if found else text
+        remedies = priced(scenario, ledger_of, step_time)
+        return f"{text}. Fits with {described(scenario, remedies, step_time(scenario))}" if remedies else text
     except InfeasibleError:  # its devices cannot reach each other
         return text
 
@@ -137,7 +137,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         parts = evaluation.schedule()
     facts = routing_facts(scenario)
     timed = [] if evaluation is None else evaluation.operators()
-    told = calibration.told(each.operator for each in timed)
+    notes = calibration.told(each.operator for each in timed)
     return Point(
         phase=scenario.plan.phase,
         cluster=scenario.cluster.name,
@@ -150,7 +150,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         capacity=float(scenario.cluster.device.device_memory.capacity),
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
-        notes=(*scenario.notes, *(() if evaluation is None else evaluation.notes()), *told),
+        notes=(*scenario.notes, *(() if evaluation is None else evaluation.notes()), *notes),
         reasons=_reasons(scenario, metrics, attempt.explanation),
         offer=_offer(scenario.cluster.device),
         routing=None if facts is None else {name: float(value) for name, value in facts.items()},

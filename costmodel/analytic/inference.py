@@ -89,7 +89,7 @@ class PassTimes(Record):
     kernels: without the collectives
     contention: extra time of kernels due to concurrent expert all-to-alls
     host: in which devices wait for the host to start kernels
-    joules: energy of the work of kernels and messages, beside what a board draws while they run [J]
+    joules: energy of the work of kernels and messages, besides what a board draws while they run [J]
     """
 
     latency: Seconds

@@ -157,13 +157,13 @@ def ratio_interval(before: Array, after: Array) -> tuple[float, float, float]:
 
 
 class RunScatter(Record):
-    """How far a run that nobody here has seen lies from its prediction, beside what its kernels say.
+    """How far a run that nobody here has seen lies from its prediction, besides what its kernels say.
 
     centre: log of measured over predicted time.
     down, up: to the ends of the 80 % interval from there.
     first_token: what the time to the first token adds to both, in quadrature.
     power: likewise what the power of a board adds to energies, down and up. kernels: the share of the interval of its
-    kernels that a run shows, since their errors are not all alike.
+    kernels that a run shows, since their errors are not all equal.
     """
 
     centre: Quantity
@@ -217,8 +217,8 @@ def _power(power: Power, calibration: Calibration) -> tuple[Quantity, Quantity]:
     if power.error is not None:
         own = np.log1p(power.error)
         return own, own
-    found = _logs(calibration, "power_limit" if power.idle is None else "power_busy")
-    return (0.0, 0.0) if found is None else (found[1], found[2])
+    logs = _logs(calibration, "power_limit" if power.idle is None else "power_busy")
+    return (0.0, 0.0) if logs is None else (logs[1], logs[2])
 
 
 def run_deviation(scenario: Scenario, calibration: Calibration, operators: Sequence[TimedOperator]) -> Quantity:
@@ -282,13 +282,13 @@ def _drafts_by_assumption(plan: Plan) -> bool:
 
 def rests_on(operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
     """Return the share of the time of kernels and messages, each kind taken once, by what it rests on."""
-    alike: dict[int, tuple[TimedOperator, int]] = {}  # operators of equal sizes have one time, which names them
+    equal: dict[int, tuple[TimedOperator, int]] = {}  # operators of equal sizes have one time, which names them
     for timed in operators:
-        first, count = alike.get(id(timed.time), (timed, 0))
-        alike[id(timed.time)] = first, count + 1
+        first, count = equal.get(id(timed.time), (timed, 0))
+        equal[id(timed.time)] = first, count + 1
     totals: dict[str, Quantity] = {}
     whole: Quantity = 0.0
-    for timed, count in alike.values():
+    for timed, count in equal.values():
         seconds = count * np.nan_to_num(timed.time.seconds, posinf=0.0)
         whole = whole + seconds
         bases = timed.fit.bases(timed.operator, timed.time)

@@ -1,4 +1,4 @@
-"""Passes whose layers overlap transfers: host copies, gathers and reductions on streams beside the compute stream.
+"""Passes whose layers overlap transfers: host copies, gathers and reductions on streams next to the compute stream.
 
 At most two layers are resident: one computes while the next is fetched. With layer i+1 fetched before layer i reduces,
 and one transfer at a time on each stream,

@@ -35,7 +35,7 @@ from costmodel.workload.scenario import Parallelism, Scenario
 TRAINING = "training"
 REQUESTS = (32, 16, 8, 4, 2, 1)  # in flight: as many as fit
 _INPUT, _OUTPUT = 1024, 1024
-_MOST_DEVICES = 1024  # of a node in place of a cluster: as many nodes as the layout needs
+_MOST_DEVICES = 1024  # of a node instead of a cluster: as many nodes as the layout needs
 _LEAST_BYTES = 0.5  # of a stored weight: layouts that cannot hold even these are not tried
 _PLAIN = re.compile(r"[\w./-]+")  # YAML reads such a name as text
 
@@ -131,14 +131,14 @@ def question_of(
 def choose(question: Question) -> Found:
     """Return the first choice with which all phases fit, else the one that needs least. Raise where none is valid."""
     most, *less = _eased(question)
-    found = _first_layout(question, most)
-    if found.holds:
-        return _larger_micro_batch(question, found)
+    first = _first_layout(question, most)
+    if first.holds:
+        return _larger_micro_batch(question, first)
     least = _first_layout(question, less[-1])
     if not least.holds:
         return least
     between = (_first_layout(question, eased) for eased in less[:-1])
-    return next((found for found in between if found.holds), least)
+    return next((first for first in between if first.holds), least)
 
 
 def _first_layout(question: Question, eased: Choice) -> Found:
@@ -173,19 +173,19 @@ def _stated(failed: InputError | None) -> InputError | None:
     return LayoutError(of_changes) if of_changes else failed
 
 
-def _larger_micro_batch(question: Question, found: Found) -> Found:
+def _larger_micro_batch(question: Question, chosen: Found) -> Found:
     """Return the same with the largest power of two of sequences a micro-batch that fits. One through a pipeline.
 
     Without a pipeline nothing waits for a larger one, and its kernels are larger.
     """
-    (name, choice), *_ = found.choices.items()
+    (name, choice), *_ = chosen.choices.items()
     if question.recipe is None or choice.pp > 1 or question.states(name, "micro_batch"):
-        return found
+        return chosen
     try:
         larger = _try(question, replace(choice, micro_batch=2 * choice.micro_batch))
     except LayoutError:  # it does not divide a rank's share of the batch
-        return found
-    return _larger_micro_batch(question, larger) if larger.holds else found
+        return chosen
+    return _larger_micro_batch(question, larger) if larger.holds else chosen
 
 
 def _eased(question: Question) -> list[Choice]:

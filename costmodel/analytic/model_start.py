@@ -81,9 +81,9 @@ def start_workload(
         here = {name: phase for name, (phase, where) in of.items() if where == cluster}
         for together in _groups(here):
             question = question_of(model, cluster, together, single, search_path)
-            found = choose(question)
-            texts.update({name: scenario_lines(question, name, found.choices[name]) for name in together})
-            lines += [*_told(question, found), *([] if found.holds else [_shortfall(question, found)])]
+            layouts = choose(question)
+            texts.update({name: scenario_lines(question, name, layouts.choices[name]) for name in together})
+            lines += [*_told(question, layouts), *([] if layouts.holds else [_shortfall(question, layouts)])]
     text = [*head_lines(model), *(line for name in of for line in texts[name])]
     return ModelStart("\n".join(text) + "\n", tuple(lines), model)
 
@@ -101,10 +101,10 @@ def _groups(phases: Mapping[str, str]) -> Iterator[dict[str, str]]:
             yield group
 
 
-def _told(question: Question, found: Found) -> list[str]:
+def _told(question: Question, chosen: Found) -> list[str]:
     """Return what is assumed of some phases on a cluster, for people: a line for each layout."""
     by_layout: dict[str, list[str]] = {}
-    for name, scenario in found.scenarios.items():
+    for name, scenario in chosen.scenarios.items():
         parallel = scenario.parallel
         count = float(parallel.all_devices)
         further = {"dp": parallel.dp, "ep": parallel.ep}
@@ -113,13 +113,13 @@ def _told(question: Question, found: Found) -> list[str]:
             *(f"{each} {value:g}" for each, value in further.items() if value != 1),
         ]
         on = f"{count:,.0f} device{'' if count == 1 else 's'} of {question.cluster} ({', '.join(degrees)})"
-        by_layout.setdefault(on, []).append(_phase_told(question, found, name))
+        by_layout.setdefault(on, []).append(_phase_told(question, chosen, name))
     return [f"{question.model} on {on}: {'; '.join(phases)}" for on, phases in by_layout.items()]
 
 
-def _phase_told(question: Question, found: Found, name: str) -> str:
+def _phase_told(question: Question, chosen: Found, name: str) -> str:
     """Return what is assumed of a phase, for people: its values, whoever chose them."""
-    scenario = found.scenarios[name]
+    scenario = chosen.scenarios[name]
     plan, parallel, under = scenario.plan, scenario.parallel, scenario.framework.name
     group = parallel.tp * parallel.cp * parallel.dp
     if isinstance(plan, Training):
@@ -129,7 +129,7 @@ def _phase_told(question: Question, found: Found, name: str) -> str:
         own = recipe is not None and (batch, sequence) == batch_of(question, recipe)
         like = f", as {recipe.model} was trained" if own and recipe is not None else ""
         at_once = f", micro-batches of {plan.micro_batch:g}" if plan.micro_batch != 1 else ""
-        again = ", layers recomputed" if found.choices[name].recompute else ""
+        again = ", layers recomputed" if chosen.choices[name].recompute else ""
         of = f"{batch:,.0f} sequences of {sequence:,.0f} tokens a step ({tokens}{like})"
         return f"training on {of}{at_once}{again} under {under}"
     if isinstance(plan, Prefill):
@@ -145,21 +145,21 @@ def _phase_told(question: Question, found: Found, name: str) -> str:
         in_flight = plan.concurrency
     lengths = f"{plan.input_tokens:,.0f} tokens in and {plan.output_tokens:,.0f} out"  # type: ignore[union-attr]
     requests = "requests" if in_flight is None else f"{in_flight:,g} request{'' if in_flight == 1 else 's'}"
-    fewer = " (more do not fit)" if found.holds and in_flight == found.choices[name].requests < REQUESTS[0] else ""
+    fewer = " (more do not fit)" if chosen.holds and in_flight == chosen.choices[name].requests < REQUESTS[0] else ""
     return f"{question.phases[name]} of {requests}{fewer}, {lengths}, under {under}"
 
 
-def _shortfall(question: Question, found: Found) -> str:
+def _shortfall(question: Question, chosen: Found) -> str:
     """Return by how much a model does not fit, and the quantisation and the number of devices with which it does."""
-    name, scenario = next((name, each) for name, each in found.scenarios.items() if not holds_all(each))
+    name, scenario = next((name, each) for name, each in chosen.scenarios.items() if not holds_all(each))
     ledger, capacity = full_ledger(scenario), scenario.cluster.device.device_memory.capacity
     count, formats = scenario.devices, scenario.precision.weights
     alone = "the device" if count == 1 else f"each of {count:,.0f} devices"
-    told = (
+    shortfall = (
         f"{question.model} does not fit: {name} needs {gib(ledger.total)} > {gib(capacity)} of {alone} of "
         f"{question.cluster} (weights in {formats}: {gib(ledger.weights)})"
     )
-    return "; ".join([told, *_quantised(question), *_devices_needed(question, formats)])
+    return "; ".join([shortfall, *_quantised(question), *_devices_needed(question, formats)])
 
 
 def _quantised(question: Question) -> Iterator[str]:
@@ -172,20 +172,20 @@ def _quantised(question: Question) -> Iterator[str]:
     for precision in _of_inference(question.search_path):
         changes = {**question.changes, **dict.fromkeys(paths, precision)}
         try:
-            found = choose(replace(question, changes=changes))
+            chosen = choose(replace(question, changes=changes))
         except InputError:  # the device has no such unit, or the framework no such format
             continue
-        if found.holds:
+        if chosen.holds:
             fitting.append(
-                (max(float(full_ledger(each).weights) for each in found.scenarios.values()), precision, found)
+                (max(float(full_ledger(each).weights) for each in chosen.scenarios.values()), precision, chosen)
             )
     if fitting:
-        _, precision, found = max(fitting, key=lambda each: each[0])
+        _, precision, chosen = max(fitting, key=lambda each: each[0])
         ask = " ".join(f"--set {path}={precision}" for path in paths)
-        needed = gib(max(float(full_ledger(each).total) for each in found.scenarios.values()))
-        devices = float(next(iter(found.scenarios.values())).devices)
-        place = "" if devices == 1 else f" on {devices:,.0f} devices"
-        yield f"{precision} fits{place} ({needed} with {next(iter(found.choices.values())).requests} in flight): {ask}"
+        needed = gib(max(float(full_ledger(each).total) for each in chosen.scenarios.values()))
+        devices = float(next(iter(chosen.scenarios.values())).devices)
+        on = "" if devices == 1 else f" on {devices:,.0f} devices"
+        yield f"{precision} fits{on} ({needed} with {next(iter(chosen.choices.values())).requests} in flight): {ask}"
 
 
 def _of_inference(search_path: Sequence[str | Path]) -> Iterator[str]:
@@ -199,14 +199,14 @@ def _of_inference(search_path: Sequence[str | Path]) -> Iterator[str]:
 def _devices_needed(question: Question, formats: str) -> Iterator[str]:
     """Yield the fewest devices of the kind that hold a model, and a node that has them."""
     device, library = question.hardware.node.device.name, Library(question.search_path)
-    found: list[tuple[int, str]] = []
+    counts: list[tuple[int, str]] = []
     for node in (f"nodes/{name}" for name in library.names("nodes")):
         if load_node(node, question.search_path).device.name == device:
             choice = choose(question_of(question.model, node, question.phases, question.changes, question.search_path))
             if choice.holds:
-                found.append((int(next(iter(choice.scenarios.values())).parallel.all_devices), node))
-    if found:
-        count, node = min(found)
+                counts.append((int(next(iter(choice.scenarios.values())).parallel.all_devices), node))
+    if counts:
+        count, node = min(counts)
         yield f"in {formats} it takes {count:,} devices: --cluster {node}"
     else:
         yield f"in {formats} no node of {device} holds it"

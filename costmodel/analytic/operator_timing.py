@@ -151,7 +151,7 @@ class OperatorTimer(MutableRecord):
             self._together(group, machine)
 
     def _together(self, group: Mapping[Hashable, Operator], machine: Machine) -> None:
-        """Evaluate operators of one `form_key`; those with one fit apart from those with several."""
+        """Evaluate operators of one `form_key`; those with one fit except for those with several."""
         stack = Stack.of(list(group.values()), len(self.grid))
         if stack is None:
             times = [self._one(operator, machine) for operator in group.values()]

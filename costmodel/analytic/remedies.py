@@ -96,20 +96,20 @@ def priced(
     plan, capacity = scenario.plan, scenario.cluster.device.device_memory.capacity
     if not isinstance(plan, Training):
         return []
-    found = []
+    fitting = []
     for remedy in remedies(scenario, plan):
         if not all(rule.holds for rule in rules(remedy.scenario)):
             continue
         ledger = ledger_of(remedy.scenario)
         if ledger is not None and float(ledger.total) <= float(capacity):
-            found.append(Priced(remedy, ledger.total, step_of(remedy.scenario)))
-    return sorted(found, key=lambda one: float(one.step))
+            fitting.append(Priced(remedy, ledger.total, step_of(remedy.scenario)))
+    return sorted(fitting, key=lambda one: float(one.step))
 
 
-def described(scenario: Scenario, found: list[Priced], step: Seconds) -> str:
+def described(scenario: Scenario, fitting: list[Priced], step: Seconds) -> str:
     """Return changes as text. step: the time of the step that does not fit [s]."""
     parts = []
-    for one in found:
+    for one in fitting:
         option = scenario.framework.training.options.get(one.remedy.key)
         of = f" ({scenario.framework.name}: {option})" if option else ""
         price = float(one.step) / float(step) - 1.0

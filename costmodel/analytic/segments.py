@@ -27,7 +27,7 @@ from costmodel.workload.work import EXPERTS, FROM_EXPERTS, TO_EXPERTS, LayerWork
 
 COMPUTE, ALL_TO_ALL, HOST, H2D, D2H = range(5)
 """Streams: the device's kernels, its expert all-to-alls, its host's work, and both directions of the host's link."""
-ELSEWHERE = {TO_EXPERTS: 6, EXPERTS: 7, FROM_EXPERTS: 8}  # 5 is that of a message beside a stage's pass
+ELSEWHERE = {TO_EXPERTS: 6, EXPERTS: 7, FROM_EXPERTS: 8}  # 5 is that of a message during a stage's pass
 """Streams of devices that hold experts only: messages to them, their kernels, messages from them."""
 
 SegmentKey: TypeAlias = "tuple[int, int]"  # (kind of layer, segment)

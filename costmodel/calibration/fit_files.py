@@ -269,7 +269,8 @@ class FitStore:
         """Return in which of compute and bandwidth a device equals another one of its die. None: in neither or both.
 
         What distinguishes devices that are equal in both is in no datasheet: a step between them may concern any
-        kernel."""
+        kernel.
+        """
         own, other = self._device_file(device), self._device_file(lender)
         if own is None or other is None or self.relation(device, lender) != DIE:
             return None

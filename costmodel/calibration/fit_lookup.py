@@ -51,7 +51,8 @@ def load_calibration(
     for the family or its variant, else that of the device's own `calibration: {default: …}`, in
     `calibrations/DEVICE/IMPLEMENTATION`. Where the device has none, the same of the devices that it inherits from in
     turn, which lowers the basis to `transferred`. Files are read when an operator first asks for them. hidden: devices
-    whose fits are taken as not there. Raises InputError with the problems of a file that is determined."""
+    whose fits are taken as not there. Raises InputError with the problems of a file that is determined.
+    """
     library = Library(search_path)
     if isinstance(framework, str):
         framework = framework_of(framework, library)

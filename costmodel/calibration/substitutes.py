@@ -49,7 +49,8 @@ def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
     """Return the variants of a family whose kernels substitute for those of `variant`, the most similar first.
 
     Kernels without what distinguishes a variant. Then those of the other 16-bit format, or FP8 with the other kind of
-    scales. FP8 attention reads a cache as 16-bit attention with a narrow cache does."""
+    scales. FP8 attention reads a cache as 16-bit attention with a narrow cache does.
+    """
     if family == ELEMENTWISE:
         return tuple(kind for kind in _ELEMENTWISE_KINDS if kind != variant)
     if family.startswith(_SCAN):

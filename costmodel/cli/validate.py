@@ -15,7 +15,8 @@ def command(files: tuple[str, ...], search_path: tuple[str, ...]) -> int:
     """Check FILES, or shipped workloads by name, and the files they refer to.
 
     Studies, what-ifs and fit plans are planned too, without evaluating anything. Prints one line per problem:
-    file:line:column: field: problem; fix."""
+    file:line:column: field: problem; fix.
+    """
     from costmodel.study.checking import check_file
 
     problems = dict.fromkeys(str(problem) for file in files for problem in check_file(file, search_path))

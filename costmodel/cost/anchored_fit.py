@@ -65,9 +65,9 @@ class SharedErrors(ValueRecord):
         heavy = np.ones(len(errors))
         for _ in range(_ROUNDS):
             inverse = np.linalg.inv(among + np.diag(self.own * heavy))
-            apart = errors - among @ inverse @ errors
+            misfit = errors - among @ inverse @ errors
             spread = np.diag(among - among @ inverse @ among)
-            heavy = (_TAIL + (apart * apart + spread) / self.own) / (_TAIL + 1.0)
+            heavy = (_TAIL + (misfit * misfit + spread) / self.own) / (_TAIL + 1.0)
         return np.asarray(np.linalg.inv(among + np.diag(self.own * heavy)))
 
     def variance(self, shares: Array) -> Array:
@@ -205,5 +205,5 @@ class AnchoredFit(FamilyFit, kw_only=True):
 def half_width(fit: FamilyFit, operator: Operator, time: Time) -> Quantity:
     """Return half of the 80 % interval that a fit has at an operator of a time [log]."""
     ratio = fit.spread.ratio(time.seconds, 0.0, 1.0) / fit.spread.ratio(time.seconds, 1.0, 0.0)
-    beside = np.hypot(fit.unseen_half_width(operator), fit.added_half_width(time))
-    return np.hypot(fit.width(operator) * np.log(ratio) / 2.0, beside)
+    other_half = np.hypot(fit.unseen_half_width(operator), fit.added_half_width(time))
+    return np.hypot(fit.width(operator) * np.log(ratio) / 2.0, other_half)

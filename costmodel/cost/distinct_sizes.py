@@ -20,12 +20,12 @@ Kernel = TypeVar("Kernel", bound=Operator)
 class DistinctSizes(Record):
     """The sizes of a kernel that differ, along one axis.
 
-    place: of each point among them.
+    inverse: of each point among them.
     first: point that has each of them.
     shape: of the grid.
     """
 
-    place: Indices
+    inverse: Indices
     first: Indices
     shape: tuple[int, ...]
 
@@ -45,8 +45,8 @@ class DistinctSizes(Record):
         most = WORTH * len(some[0])
         if len(np.unique(some[0])) > most or len(distinct_rows(some)[0]) > most:
             return None
-        first, place = distinct_rows(columns)
-        return cls(place, first, shape) if len(first) < WORTH * points else None
+        first, inverse = distinct_rows(columns)
+        return cls(inverse, first, shape) if len(first) < WORTH * points else None
 
     def reduced(self, operator: Kernel) -> Kernel:
         """Return the kernel at the distinct sizes."""
@@ -61,7 +61,7 @@ class DistinctSizes(Record):
         return Time(*(self._spread(part) for part in parts))
 
     def _spread(self, value: Quantity) -> Quantity:
-        return value[self.place].reshape(self.shape) if isinstance(value, np.ndarray) else value
+        return value[self.inverse].reshape(self.shape) if isinstance(value, np.ndarray) else value
 
 
 def _varied(operator: Operator) -> Iterator[tuple[str, Array]]:

@@ -172,10 +172,10 @@ def parameters(form: type[Any], terms: Sequence[str] = ()) -> dict[str, Paramete
     for each in declarations(form).values():
         if isinstance(each.kind, Parameter):
             by_term.setdefault(each.term, {})[each.name] = each.kind
-    found: dict[str, Parameter] = {}
+    declared: dict[str, Parameter] = {}
     for term in ("", *terms):
-        found |= by_term[term]
-    return found
+        declared |= by_term[term]
+    return declared
 
 
 def build(form: type[_Form], values: Mapping[str, Any]) -> _Form:

@@ -198,9 +198,9 @@ class _Curve(Record):
 
     def read(self, known: Array, values: Array) -> Array:
         """Return values between those known at all places [Lagrange]."""
-        place = (values - self.places[0]) / self.step
-        first = np.clip(place.astype(np.intp), 1, len(known) - 3)
-        t = place - first
+        offset = (values - self.places[0]) / self.step
+        first = np.clip(offset.astype(np.intp), 1, len(known) - 3)
+        t = offset - first
         middle = (1.0 - t) * known[first] + t * known[first + 1]
         ends = (2.0 - t) * known[first - 1] + (1.0 + t) * known[first + 2]
         return np.asarray((1.0 + t) * (2.0 - t) / 2.0 * middle - t * (1.0 - t) / 6.0 * ends)

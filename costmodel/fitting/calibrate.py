@@ -93,7 +93,8 @@ def calibrate(
     rows, and every other one a file of its own next to it, named `OUTPUT-BACKEND.yaml`: their times differ at equal
     sizes. Kernels that have too few rows for a fit stand in `OUTPUT.csv`: named as the device's anchor, they move and
     narrow the fits transferred from other devices. Raises InputError where the device is unknown, no row is of it, or
-    no row is of use."""
+    no row is of use.
+    """
     if output.suffix != ".yaml":
         raise InputError.single(f"{output} is no .yaml file", hint="name one, such as torch.yaml", field="--output")
     if not is_name(output.stem):

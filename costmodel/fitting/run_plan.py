@@ -76,7 +76,8 @@ def fit_families(
 ) -> ImplementationFits:
     """Return the fits of a file's families to some rows.
 
-    Families whose rows hold kernels of others as well are fitted after them, with what was determined of those."""
+    Families whose rows hold kernels of others as well are fitted after them, with what was determined of those.
+    """
     fitted: dict[str, FamilyFitResult] = {}
     companions: dict[str, FamilyFit] = {}
     samples: dict[str, Samples] = {}

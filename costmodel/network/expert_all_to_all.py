@@ -62,6 +62,7 @@ def expert_all_to_all_time(exchange: ExpertAllToAll, links: GroupLinks) -> Secon
     receive equal amounts in a combine. The other side is that of the most loaded node or rank, which is never less:
     load_N of nodes and load_n of ranks in deduplicated copies, load in copies an expert. A node's copies share its NICs
     evenly. Fitted kernels (`cost.expert_all_to_all`) move the same copies and add the work of the processors that send
-    them."""
+    them.
+    """
     sent, copies = exchange.tokens * exchange.token_bytes, token_copies(exchange, links)
     return where(links.size > 1, both_links(sent * copies.intra, sent * copies.inter, links), 0.0)

@@ -38,7 +38,8 @@ class FlowSession:
     """Flows that share links max-min fairly while they come and go, those of a class after all of higher ones.
 
     capacity: of each link [B/s]. `add` flows, ask for `next_completion`, `advance` to it or to any earlier time. Rates
-    are determined anew only for flows that share links, directly or through others, with one that starts or ends."""
+    are determined anew only for flows that share links, directly or through others, with one that starts or ends.
+    """
 
     def __init__(self, capacity: Array) -> None:
         self._capacity = [float(value) for value in capacity]

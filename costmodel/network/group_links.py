@@ -113,8 +113,9 @@ def group_links(group: Group, cluster: Cluster) -> GroupLinks:
 def _on_grid(links: GroupLinks, cluster: Cluster, network: Network, endpoints: Count) -> GroupLinks:
     """Return the links of a group whose first and last device are `endpoints` apart on a mesh or torus.
 
-    neighbours   min(B_nic, B_link / neighbour_load): as many rings interleave all equally    min(B_nic, B_link *
-    (n-l)/n / exchange_load)"""
+    neighbours   min(B_nic, B_link / neighbour_load): as many rings interleave
+    exchange     min(B_nic, B_link * (n-l)/n / exchange_load)
+    """
     nic = cluster.node.nic
     assert nic is not None
     out = nic.bandwidth * nic.per_device

@@ -50,7 +50,8 @@ def build(shape: Shape, operands: Operands) -> Kernel:
 def _flash_attn(shape: Shape, operands: Operands) -> Kernel:
     """Return a kernel of flash-attn. Version 3, for Hopper, is a module of its own with the same functions.
 
-    Some builds of version 3 return the sums of the softmax next to the output."""
+    Some builds of version 3 return the sums of the softmax next to the output.
+    """
     module = importlib.import_module(MODULES.get(shape.library, shape.library))
     name = f"{shape.library} {shape.version}".strip()
     if shape.op == "attention_decode":

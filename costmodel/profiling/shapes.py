@@ -249,7 +249,8 @@ def _designed(candidates: Sequence[Shape], limits: ProfileLimits) -> Iterator[Sh
     """Yield the five kernels of each family that say most of its launch, its memory and its arithmetic.
 
     The shortest, and of the longer half the two with the fewest and the two with the most FLOP a byte: where few rows
-    move a transferred fit, those like them move the most. Rows that are context for people are left out."""
+    move a transferred fit, those like them move the most. Rows that are context for people are left out.
+    """
     families: dict[tuple[str, ...], list[Shape]] = {}
     for shape in candidates:
         if not shape.secondary:

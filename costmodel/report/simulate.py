@@ -135,7 +135,8 @@ def _uneven_load(point: Point) -> str:
 def _show_bases(points: Mapping[str, Point]) -> None:
     """Print the share of the time by basis. Scenarios with the same shares are on one line.
 
-    A closed formula besides other scenarios is left out: its interval says that it is exact."""
+    A closed formula besides other scenarios is left out: its interval says that it is exact.
+    """
     bases: dict[str, list[str]] = {}
     formulas_only = all(point.phase == ExpertBound.phase for point in points.values())
     for name, point in points.items():

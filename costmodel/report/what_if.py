@@ -19,7 +19,8 @@ COMMAND = "costmodel what-if"
 def show_worths(scenarios: Mapping[str, Sequence[Worth]]) -> None:
     """Print what each change saves of each scenario, the largest first. Apart, what is measured against another one.
 
-    What changes nothing, and what cannot be had and why, is stated in a line each."""
+    What changes nothing, and what cannot be had and why, gets a line each.
+    """
     for scenario, rows in scenarios.items():
         own, *others = (
             sorted((row for row in rows if _shown(row) and row.base == base), key=lambda row: -(row.saved or 0.0))

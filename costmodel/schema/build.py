@@ -67,7 +67,7 @@ def _math_unit(unit: MathUnitFile, file: DeviceFile, stated_for: DeviceFile) -> 
 
 
 def _quote(file: DeviceFile, name: str) -> hardware.Quote | None:
-    """Return where a price is from: kind and date that stand beside it, and the source that the file names for it."""
+    """Return where a price is from: kind and date that stand next to it, and the source that the file names for it."""
     stated = file.price.quote(name)
     cited = (source.cite for source in file.sources if {"price", f"price.{name}"} & set(source.fields))
     return None if stated is None else hardware.Quote(*stated, next(cited, None))
@@ -130,7 +130,7 @@ class Ranks(Record):
 
     devices: how many.
     tp, block: sizes of its tensor-parallel and expert groups.
-    is_whole: all nodes may hold as many, which two pools that stand apart do not.
+    is_whole: all nodes may hold as many, which two separate pools do not.
     """
 
     devices: Count
@@ -153,8 +153,8 @@ def share_of_node(ranks: Ranks, per_node: Count, most_nodes: Count) -> Count:
         used = per_node - idle
         cuts_none = (divides(tp, used) | divides(used, tp)) & (divides(block, used) | (block > per_node))
         fits = (2 * used > per_node) & (ranks.devices / used <= most_nodes)
-        found = is_open & divides(used, ranks.devices) & cuts_none & fits
-        share, is_open = where(found, used, share), is_open & ~found
+        fitting = is_open & divides(used, ranks.devices) & cuts_none & fits
+        share, is_open = where(fitting, used, share), is_open & ~fitting
     return share
 
 

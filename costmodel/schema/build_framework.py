@@ -14,7 +14,7 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
     """Return what belongs to kernels and hosts. Each family has one or several kernel libraries.
 
     One kernel for prompts and decoding requests together is taken only where the device has a fit of it: elsewhere the
-    two that are fitted apart say more than a mixed kernel that nobody measured.
+    two that are fitted separately say more than a mixed kernel that nobody measured.
     """
     named = {key: [names] if isinstance(names, str) else names for key, names in file.implementations.items()}
     if device is not None and (device.calibration is None or "attention_mixed" not in device.calibration.default):

@@ -123,7 +123,7 @@ class FamilyFitFile(Strict):
 
 
 class FitsFile(Strict):
-    """Efficiencies of operator families, found by `device` and implementation: `calibrations/DEVICE/IMPLEMENTATION`."""
+    """Efficiencies of operator families by `device` and implementation: `calibrations/DEVICE/IMPLEMENTATION`."""
 
     name: Annotated[str, AfterValidator(_a_name)] = Field(
         description="`DEVICE/IMPLEMENTATION`, as the file is found: results and other fits call it so"

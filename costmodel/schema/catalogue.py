@@ -60,11 +60,11 @@ class Kept(Record):
 
 def recall(question: Question) -> Kept | None:
     """Return the kept answer to a question, null where none is kept or what it rests on has changed."""
-    place = _place(question)
-    if place is None:
+    path = _place(question)
+    if path is None:
         return None
     try:
-        data = place.read_bytes()
+        data = path.read_bytes()
     except OSError:
         return None
     return _kept(data, question.text(program()))
@@ -75,14 +75,14 @@ def keep(question: Question, rests_on: Answers, answer: object) -> None:
 
     Nothing is kept where the folder cannot be written, or where the answer holds more than data.
     """
-    place = _place(question)
-    if place is None:
+    path = _place(question)
+    if path is None:
         return
     with suppress(InputError, UnpackableError):
         body = pack((question.text(program()), _relative(rests_on), pack(answer)))
-        make_folder(place.parent)
-        write_whole(place, [source_hash(body), body])
-        _forget_oldest(place.parent)
+        make_folder(path.parent)
+        write_whole(path, [source_hash(body), body])
+        _forget_oldest(path.parent)
 
 
 @cache
@@ -139,8 +139,8 @@ def _absolute(answers: Answers) -> Answers:
 
 def entries(kept: Path) -> list[Path]:
     """Return the entries in a folder, the oldest first."""
-    found = {path: path.stat().st_mtime_ns for path in kept.glob(f"*{_ENDING}")}
-    return sorted(found, key=lambda path: found[path])
+    by_age = {path: path.stat().st_mtime_ns for path in kept.glob(f"*{_ENDING}")}
+    return sorted(by_age, key=lambda path: by_age[path])
 
 
 def _forget_oldest(kept: Path) -> None:

@@ -35,8 +35,8 @@ class DocumentsOfFiles(MutableRecord, eq=False):
 
     def recall(self) -> ResolvedWorkload | None:
         """Return the workload as the catalogue has it, null where it has none that its files still make."""
-        found = catalogue.recall(self._question)
-        return None if found is None else replace(found.answer, documents=self)
+        recalled = catalogue.recall(self._question)
+        return None if recalled is None else replace(recalled.answer, documents=self)
 
     def keep(self, resolved: ResolvedWorkload, rests_on: Answers) -> None:
         """Let the catalogue keep the workload, unless there is something to warn of, at its place in a file."""

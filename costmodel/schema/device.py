@@ -113,12 +113,12 @@ class PriceFile(Declared, of=Price):
     @classmethod
     def _keep_quotes(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Keep the kinds and dates that mappings state. Fields hold the bare prices."""
-        found = handler(data)
+        file = handler(data)
         entries = data.items() if isinstance(data, dict) else ()
-        found._quotes.update(
+        file._quotes.update(
             {name: (entry["kind"], str(entry["date"])) for name, entry in entries if isinstance(entry, dict)}
         )
-        return found
+        return file
 
     def quote(self, name: str) -> tuple[str, str] | None:
         """Return the kind and the date of a price, null where only its number is stated."""

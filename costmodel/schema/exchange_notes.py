@@ -1,4 +1,4 @@
-"""What a reader is told of a framework's own way of carrying tokens to the experts of other ranks."""
+"""Notes for a reader on a framework's own way of carrying tokens to the experts of other ranks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def exchange_notes(
 ) -> Iterator[str]:
     """Yield a note where ranks of expert parallelism gather all tokens only because the framework does by default.
 
-    It does so where groups of ranks have tokens of their own, ep*etp/tp > 1, as of `exchange_messages`. has_deepep:
-    the framework can use DeepEP on the device. A scenario that states its exchange is told nothing.
+    It does so where groups of ranks have tokens of their own, ep*etp/tp > 1, as of `exchange_messages`. has_deepep: the
+    framework can use DeepEP on the device. A scenario that states its exchange gets none.
     """
     if isinstance(plan, TrainingFile | ExpertBoundFile) or not architecture.has_experts:
         return
@@ -45,8 +45,8 @@ def exchange_notes(
 def _pools(plan: PlanFile) -> Iterator[tuple[str, ParallelFile, CommunicationFile]]:
     """Yield (path of the communication settings, degrees, settings) of a scenario, or of each of two pools."""
     pools = (("prefill", plan.prefill), ("decode", plan.decode)) if isinstance(plan, ServingFile) else ()
-    found = [(f"{name}.communication", pool.parallel, pool.communication) for name, pool in pools if pool is not None]
-    yield from found or [("communication", plan.parallel, plan.communication)]
+    parts = [(f"{name}.communication", pool.parallel, pool.communication) for name, pool in pools if pool is not None]
+    yield from parts or [("communication", plan.parallel, plan.communication)]
 
 
 def _gathers(parallel: ParallelFile, own: CommunicationFile, kernels: Framework) -> bool:

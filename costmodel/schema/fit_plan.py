@@ -1,5 +1,6 @@
 """The fit plan: which measured rows make which calibration file, and by which recipe each family is fitted. And
-which terms of frameworks are fitted to published figures of whole runs."""
+which terms of frameworks are fitted to published figures of whole runs.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +42,14 @@ class RecipeFile(Strict):
     def _form_has_what_is_named(self) -> Self:
         if self.form not in FORMS:
             today = FORM_KINDS.get(self.form)
-            told = f"`{self.form}` is now `{today}`" if today else f"unknown form {self.form!r}"
-            raise Wrong(told, suggest(today or self.form, list(FORMS)))
+            message = f"`{self.form}` is now `{today}`" if today else f"unknown form {self.form!r}"
+            raise Wrong(message, suggest(today or self.form, list(FORMS)))
         known, earlier = declarations(FORMS[self.form]), FORM_KEYS.get(self.form, {})
         for name in self.constants:
             if name not in known:
                 today = earlier.get(name)
-                told = f"`{name}` is now `{today}`" if today else f"`{self.form}` has no constant `{name}`"
-                raise Wrong(told, suggest(today or name, list(known)))
+                message = f"`{name}` is now `{today}`" if today else f"`{self.form}` has no constant `{name}`"
+                raise Wrong(message, suggest(today or name, list(known)))
         terms = {each.term for each in known.values() if each.term and isinstance(each.kind, Parameter)}
         for term in self.terms:
             if term not in terms:
@@ -168,10 +169,10 @@ class FitPlanFile(Strict):
 
     @model_validator(mode="after")
     def _terms_are_told_apart(self) -> Self:
-        told: set[tuple[str, str]] = set()
+        message: set[tuple[str, str]] = set()
         for term in self.terms:
             pairs = {(term.path, framework) for framework in term.frameworks}
-            if told & pairs:
-                raise Wrong(f"{term.path} of {min(told & pairs)[1]} is fitted twice", "write one term of it")
-            told |= pairs
+            if message & pairs:
+                raise Wrong(f"{term.path} of {min(message & pairs)[1]} is fitted twice", "write one term of it")
+            message |= pairs
         return self

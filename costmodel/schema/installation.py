@@ -45,18 +45,18 @@ def install(
     """Return the hardware that a scenario's `cluster` means.
 
     scenario: null for a cluster file by itself.
-    ranks: those of the layout. A node in place of a cluster means as many such nodes as hold them.
+    ranks: those of the layout. A node instead of a cluster means as many such nodes as hold them.
     limit: the scenario's `devices`: only the first so many are used.
     """
     ranks = ranks if limit is None else replace(ranks, devices=limit)
-    place = f"scenarios.{scenario}.cluster" if scenario else ""
-    document, field, is_node = _cluster_document(assembly, reference, place)
+    above = f"scenarios.{scenario}.cluster" if scenario else ""
+    document, field, is_node = _cluster_document(assembly, reference, above)
     overrides = assembly.overrides_of("cluster", scenario)
     of_node = [override for override in overrides if override.target.path[0] == "node"]
     name = apply_overrides(document, of_node, field).child("node")
     inner: NodeInstallation | None = None
     with assembly.collecting_problems():
-        inner = _install_named_node(assembly, name, scenario, place)
+        inner = _install_named_node(assembly, name, scenario, above)
     if inner is not None:
         share = build.share_of_node(ranks, inner.node.count, np.inf)
         needed = ceil(ranks.devices / share) if is_node else None
@@ -80,18 +80,18 @@ def install(
     return Installation(inner.device_part, inner.node_part, part, cluster)
 
 
-def _install_named_node(assembly: Assembly, name: Tree | None, scenario: str | None, place: str) -> NodeInstallation:
+def _install_named_node(assembly: Assembly, name: Tree | None, scenario: str | None, above: str) -> NodeInstallation:
     if name is None or not isinstance(name.value, str):
         raise Stop
-    document = assembly.library.document(name, "nodes", "node", f"{place}.node".lstrip("."))
+    document = assembly.library.document(name, "nodes", "node", f"{above}.node".lstrip("."))
     return install_node(assembly, document, scenario)
 
 
 def _with_defaults(document: Tree, node: Node, needed: Count | None, reference: Tree) -> Tree:
     """Return a cluster's document with its defaults.
 
-    A node in place of a cluster gets its name and the count that is needed. Several nodes with a NIC but without
-    a network share one switch, as wide as they need and without a latency of its own.
+    A node instead of a cluster gets its name and the count that is needed. Several nodes with a NIC but without a
+    network share one switch, as wide as they need and without a latency of its own.
     """
     location = reference.location
     if needed is not None:
@@ -129,24 +129,24 @@ def install_node(assembly: Assembly, document: Tree, scenario: str | None = None
     return NodeInstallation(device_part, part, build.node(part.file, device))
 
 
-def _cluster_document(assembly: Assembly, reference: Tree, place: str) -> tuple[Tree, str, bool]:
-    """Return the cluster's document, its field, and whether it is a node in place of a cluster."""
+def _cluster_document(assembly: Assembly, reference: Tree, above: str) -> tuple[Tree, str, bool]:
+    """Return the cluster's document, its field, and whether it is a node instead of a cluster."""
     if reference.is_mapping:
-        return (*assembly.inline_or_named(reference, "cluster", place), False)
+        return (*assembly.inline_or_named(reference, "cluster", above), False)
     text, library = str(reference.value), assembly.library
     if text.startswith("./"):
-        is_node = library.schema_of(library.find(text, "clusters", origin=reference.location, field=place)) == "node"
+        is_node = library.schema_of(library.find(text, "clusters", origin=reference.location, field=above)) == "node"
     else:
         known = [f"{kind}/{name}" for kind in ("clusters", "nodes") for name in library.names(kind)]
         full_name = next((name for name in (text, f"clusters/{text}", f"nodes/{text}") if name in known), None)
         if full_name is None:
             raise InputError.single(
-                f"unknown cluster or node {text!r}", hint=suggest(text, known), field=place, location=reference.location
+                f"unknown cluster or node {text!r}", hint=suggest(text, known), field=above, location=reference.location
             )
         is_node = full_name.startswith("nodes/")
     if is_node:
-        return Tree({"node": reference}, reference.location), place, True
-    return (*assembly.inline_or_named(reference, "cluster", place), False)
+        return Tree({"node": reference}, reference.location), above, True
+    return (*assembly.inline_or_named(reference, "cluster", above), False)
 
 
 def install_device(

@@ -84,8 +84,10 @@ def _unknown_variant(named: Tree, family: str, variant: str, field: str) -> Iter
 
 def _is_shipped(item: Tree) -> bool:
     """Tell whether a value is written in the package's own data, which may name kernels that nobody has measured."""
-    place = item.location
-    return place is not None and place.line is not None and Path(place.source).resolve().is_relative_to(package_root())
+    written = item.location
+    if written is None or written.line is None:
+        return False
+    return Path(written.source).resolve().is_relative_to(package_root())
 
 
 def _of_frameworks(library: Library) -> Iterator[str]:

@@ -83,8 +83,8 @@ def _check_groups(groups: Sequence[HeadsFile], heads: Quantity, name: str) -> No
     if not isinstance(total, float) or math.isclose(total, 1.0, rel_tol=1e-9):
         return
     if all(group.heads is not None for group in groups):
-        found = total * float(heads)
-        raise Wrong(f"the heads of head_groups sum to {found:g} of {heads:g}", f"make them sum to {name}")
+        share_sum = total * float(heads)
+        raise Wrong(f"the heads of head_groups sum to {share_sum:g} of {heads:g}", f"make them sum to {name}")
     raise Wrong(f"the shares of head_groups sum to {total:g}", "make them sum to 1")
 
 
@@ -244,7 +244,7 @@ class MilPoolFile(Declared, of=MilPool):
 
 
 class PlainProjectionFile(Strict):
-    """One square matrix in place of attention."""
+    """One square matrix instead of attention."""
 
     type: Literal["projection"] = Field(description="this mixer")
 

@@ -67,5 +67,5 @@ def _cached_config(model: str) -> Path | None:
         return None
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
-    found = list((hub / f"models--{model.replace('/', '--')}" / "snapshots").glob(f"*/{CONFIG}"))
-    return max(found, key=lambda file: file.stat().st_mtime).parent if found else None
+    snapshots = list((hub / f"models--{model.replace('/', '--')}" / "snapshots").glob(f"*/{CONFIG}"))
+    return max(snapshots, key=lambda file: file.stat().st_mtime).parent if snapshots else None

@@ -61,8 +61,8 @@ def shipped_formats(file: QuantizationFile, device: Device, *, mxfp8_experts: bo
         parts["experts"] = experts | _MXFP8
     chosen = {"compute": wide} | own | ({"parts": parts} if parts else {})
     stored = [("weights", own), *parts.items()]
-    told = ", ".join(f"{name} {formats['weights']}" for name, formats in stored if "weights" in formats)
-    note = f"number formats as published ({told}); write `precision` for others"
+    start = ", ".join(f"{name} {formats['weights']}" for name, formats in stored if "weights" in formats)
+    note = f"number formats as published ({start}); write `precision` for others"
     if expanded:
         units = " and ".join(unit.upper() for unit in sorted(expanded))
         note += f"; {device.name} has no unit for {units}: GEMMs expand these weights to {wide}"
@@ -98,15 +98,15 @@ def wide_weights(stated: Tree | None, chosen: PrecisionFile, published: Quantiza
     if published is not None:
         stored = {published.weights, *(part.weights for part in published.parts.values())}
         narrow = " and ".join(sorted(dtype for dtype in stored if dtype is not None and _is_narrow(dtype)))
-        told = f"{name} keeps weights in {chosen.weights}, the published ones are {narrow}; "
-        return [f"{told}`precision: {{{changes}}}` changes the published formats"] if narrow and changes else []
+        start = f"{name} keeps weights in {chosen.weights}, the published ones are {narrow}; "
+        return [f"{start}`precision: {{{changes}}}` changes the published formats"] if narrow and changes else []
     if not _is_narrow(chosen.linear):
         return []
-    told = f"{name} is a recipe of training: products in {chosen.linear}, weights in memory in {chosen.weights}; "
+    start = f"{name} is a recipe of training: products in {chosen.linear}, weights in memory in {chosen.weights}; "
     if chosen.linear != "fp8":
-        return [f"{told}`weights: {chosen.linear}` keeps them in {chosen.linear}"]
+        return [f"{start}`weights: {chosen.linear}` keeps them in {chosen.linear}"]
     keeps = "fp8-tensor" if chosen.scale_block is None else "fp8-inference"
-    return [f"{told}`precision: {keeps}` keeps them in fp8"]
+    return [f"{start}`precision: {keeps}` keeps them in fp8"]
 
 
 def _is_narrow(dtype: str) -> bool:

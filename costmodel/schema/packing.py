@@ -32,7 +32,7 @@ def pack(thing: object) -> bytes:
     packer = _Packer()
     packer.add((thing,))
     count = len(packer.leaves)
-    nodes = [[kind, *(place if place >= 0 else count + ~place for place in places)] for kind, places in packer.nodes]
+    nodes = [[kind, *(index if index >= 0 else count + ~index for index in places)] for kind, places in packer.nodes]
     return msgspec.msgpack.encode((list(packer.classes), list(packer.leaves.values()), nodes))
 
 
@@ -42,7 +42,7 @@ def unpack(data: bytes) -> Any:
         classes, known, nodes = msgspec.msgpack.decode(data, type=tuple[list[list[str]], list[Any], list[list[int]]])
         makers = (*_CONTAINERS.values(), *(_maker(*each) for each in classes))
         for kind, *places in nodes:
-            known.append(makers[kind]([known[place] for place in places]))
+            known.append(makers[kind]([known[index] for index in places]))
         return known[-1][0]
     except (msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError, ImportError) as error:
         raise UnpackableError(str(error)) from None
@@ -59,7 +59,7 @@ class _Packer:
         self._known: dict[int, tuple[int, Any]] = {}  # objects are kept, so that no other one takes the same number
 
     def add(self, thing: Any) -> int:
-        """Return the place of a thing, which is added unless it is there."""
+        """Return the number of a thing, which is added unless it is there."""
         if type(thing) in _LEAVES:
             key = (type(thing), repr(thing))  # 1, 1.0 and True are equal, 0.0 and -0.0 as well
             self.leaves.setdefault(key, thing)
@@ -75,8 +75,8 @@ class _Packer:
         own = type(thing)
         if is_record(thing):
             names = fields(thing)
-            number = self.classes.setdefault((own.__module__, own.__qualname__, *names), len(self.classes))
-            return len(_CONTAINERS) + number, [getattr(thing, name) for name in names]
+            index = self.classes.setdefault((own.__module__, own.__qualname__, *names), len(self.classes))
+            return len(_CONTAINERS) + index, [getattr(thing, name) for name in names]
         if own is dict:
             return _KINDS[dict], [part for item in thing.items() for part in item]
         if own in (tuple, list, frozenset, set):

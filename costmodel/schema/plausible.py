@@ -162,14 +162,14 @@ def implausible(kind: str, file: Strict, tree: Tree, *, original: Tree | None = 
     names a field that the file does not have.
     """
     meant = _meant(tree)
-    found = dict(_outside(kind, file))
-    if isinstance(file, DeviceFile) and not found:  # else what follows from a wrong value would be told as well
-        found |= dict(_disordered(file)) or dict(_unbalanced(file))
+    problems = dict(_outside(kind, file))
+    if isinstance(file, DeviceFile) and not problems:  # else what follows from a wrong value would be told as well
+        problems |= dict(_disordered(file)) or dict(_unbalanced(file))
         if original is None or original is tree:
-            found = dict(_not_whole(file)) | found
+            problems = dict(_not_whole(file)) | problems
     return [
         Problem(place, path, message, _hint(hint, path, place))
-        for path, (message, hint) in found.items()
+        for path, (message, hint) in problems.items()
         if not any(path == field or path.startswith(f"{field}.") for field in meant)
         for place in [_place(tree, path)]
     ]
@@ -206,8 +206,8 @@ def _unbalanced(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
     for path, name, value in balances(file):
         band = bands().fields[name]
         if not band.holds(value, bands().ahead(file)):
-            told = f"{value:.3g} FLOP for each byte of device memory; shipped devices have {band}"
-            yield path, (f"is implausible: {told}", "check peak and bandwidth; ")
+            message = f"{value:.3g} FLOP for each byte of device memory; shipped devices have {band}"
+            yield path, (f"is implausible: {message}", "check peak and bandwidth; ")
 
 
 def _disordered(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -220,15 +220,15 @@ def _disordered(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
         one, two = near.bandwidth * number, far.bandwidth * other  # type: ignore[operator]
         if is_single(one) and is_single(two) and one < two:
             rates = [_shown(float(rate), "bandwidth") for rate in (one, two)]
-            told = f"is implausible: {rates[1]}, but {near.name} has {rates[0]}, and no nearer level is slower"
-            yield f"memory.{far.name}.bandwidth", (told, "")
+            message = f"is implausible: {rates[1]}, but {near.name} has {rates[0]}, and no nearer level is slower"
+            yield f"memory.{far.name}.bandwidth", (message, "")
     last = file.memory[-1]
     for level in file.memory[:-1]:
         total = level.capacity * (file.processors if level.per == "processor" else 1.0)
         if is_single(total) and is_single(last.capacity) and total >= last.capacity:
             shown = _shown(float(last.capacity), "size")
-            told = f"is implausible: {shown}, no more than {level.name}"
-            yield f"memory.{last.name}.capacity", (told, "order the levels from the nearest; ")
+            message = f"is implausible: {shown}, no more than {level.name}"
+            yield f"memory.{last.name}.capacity", (message, "order the levels from the nearest; ")
 
 
 def _not_whole(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:

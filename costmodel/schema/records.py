@@ -28,7 +28,7 @@ _FILES: dict[type[Struct], type[Declared]] = {}  # record -> its mapping
 class Declared(Strict):
     """A mapping of a file whose keys a record declares: `class NicFile(Declared, of=Nic)`.
 
-    What it states itself is in place of the record's, or before it.
+    What it states itself replaces the record's, or comes before it.
     """
 
     record_type: ClassVar[type[Struct]]

@@ -1,4 +1,4 @@
-"""How files are found: `kind/name` references, the search path, and `extends`."""
+"""How files are looked up: `kind/name` references, the search path, and `extends`."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ class Library:
     def names(self, kind: str) -> list[str]:
         """Return the names of all files of a kind (a key of FOLDERS, or `workloads`), sorted."""
         if kind not in self._names:
-            found = (self.names_in(root, kind) for root in self.roots)
-            self._names[kind] = sorted(set(itertools.chain.from_iterable(found)))
+            names = (self.names_in(root, kind) for root in self.roots)
+            self._names[kind] = sorted(set(itertools.chain.from_iterable(names)))
         return list(self._names[kind])
 
     def names_in(self, root: Path, kind: str) -> set[str]:
@@ -302,7 +302,7 @@ def relative_path(reference: str, origin: Location | None) -> Path:
 
 
 def _real(path: Path) -> Path:
-    """Return a path without links. Itself where these lead to each other, which is told when it is read."""
+    """Return a path without links. Itself where these lead to each other, which reading it reports."""
     return Path(os.path.realpath(path))
 
 

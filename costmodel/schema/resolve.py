@@ -276,14 +276,14 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     assembly.problems.extend(unknown_names(assembly.library, framework.tree))
     device = hardware.cluster.device
     mxfp8_experts = hardware.device_part.file.die in framework.file.mxfp8_experts
-    chosen, told = _formats(tree, plan, model, device, mxfp8_experts=mxfp8_experts)
+    chosen, notes = _formats(tree, plan, model, device, mxfp8_experts=mxfp8_experts)
     plan = with_defaults(plan, framework.file.training)
     own = formats_of(plan, framework.file)
     formats, replaced = choose_formats(assembly, chosen, device, f"{field}.precision", own)
     if isinstance(plan, TrainingFile):
         check_masters(assembly, chosen, f"{field}.precision")
     elif model is not None and not isinstance(plan, ExpertBoundFile):
-        told += wide_weights(tree.child("precision"), formats.file, model.file.quantization)
+        notes += wide_weights(tree.child("precision"), formats.file, model.file.quantization)
     if architecture is None:
         raise Stop
     by_chance = list(_by_chance(plan, architecture))
@@ -305,7 +305,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         communication=build.communication(plan.communication, kernels),
         framework=kernels,
         offload=plan.offload.made(),
-        notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan, hardware), *by_chance, *gathers),
+        notes=(*notes, *fallbacks, *_uneven(architecture, layout), *_unused(plan, hardware), *by_chance, *gathers),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, field)),
         simulation=plan.simulation.made(),
     )
@@ -336,7 +336,7 @@ def _by_chance(plan: PlanFile, architecture: Architecture) -> Iterator[str]:
 def _with_load(plan: PlanFile, architecture: Architecture, spread: ExpertSpreadFile | None) -> PlanFile:
     """Return the plan with a `routing.load`: by chance in training and in an engine's step, unless it is stated.
 
-    spread: of the popularity of a trained router's experts, which an engine's steps have. Null: they are alike.
+    spread: of the popularity of a trained router's experts, which an engine's steps have. Null: they are equal.
     """
     if plan.routing.load is not None:
         return plan

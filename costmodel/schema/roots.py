@@ -34,7 +34,7 @@ class Root(ValueRecord):
 
     @property
     def problem(self) -> Problem | None:
-        """Return why nothing is found in it, null where something is."""
+        """Return why nothing is in it, null where something is."""
         if self.parts:
             return None
         if self.named_by == SHIPPED:
@@ -54,7 +54,7 @@ def roots(search_path: Sequence[str | Path] = ()) -> tuple[Root, ...]:
     library = Library(search_path)
     names = [{kind: library.names_in(root, kind) for kind in KINDS} for root in library.roots]
     real = [os.path.realpath(root) for root in library.roots]
-    found = []
+    listed = []
     for i, path in enumerate(library.roots):
         named_by = OPTION if i < len(search_path) else VARIABLE if i < len(library.roots) - 1 else SHIPPED
         later = [names[j] for j in range(i + 1, len(names)) if real[j] != real[i]]
@@ -66,5 +66,5 @@ def roots(search_path: Sequence[str | Path] = ()) -> tuple[Root, ...]:
         )
         parts = tuple(part for part in PARTS if os.path.isdir(path / part))  # Path's raises where it may not look
         counts = {kind: len(names[i][kind]) for kind in KINDS}
-        found.append(Root(path, named_by, os.path.isdir(path), parts, counts, tuple(shadows)))
-    return tuple(found)
+        listed.append(Root(path, named_by, os.path.isdir(path), parts, counts, tuple(shadows)))
+    return tuple(listed)

@@ -155,7 +155,7 @@ def locate_files(file: RequestsFile | None, scenario: Tree, field: str) -> Reque
     """
     if file is None:
         return None
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for key in ("trace", "pairs", "tokenizer"):
         reference = getattr(file, key)
         if reference is None:
@@ -169,5 +169,5 @@ def locate_files(file: RequestsFile | None, scenario: Tree, field: str) -> Reque
                 f"{display_path(path)} not found", hint="check the path", field=f"{field}.requests.{key}",
                 location=origin,
             )  # fmt: skip
-        found[key] = str(path)
-    return file.model_copy(update=found)
+        paths[key] = str(path)
+    return file.model_copy(update=paths)

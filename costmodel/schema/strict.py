@@ -70,8 +70,8 @@ def validate_tree(model: type[Model], tree: Tree, problems: list[Problem], prefi
     if isinstance(raw, dict):
         raw = {key: value for key, value in raw.items() if key not in ("schema", "extends")}
     try:
-        known[model] = found = model.model_validate(raw)
-        return found
+        known[model] = document = model.model_validate(raw)
+        return document
     except ValidationError as error:
         findings = [dict(finding) for finding in error.errors(include_url=False)]
         misnamed = _misnamed(findings, model)

@@ -1,4 +1,4 @@
-"""Which engines of a fleet serve: failures and repairs, an autoscaler, requests that are turned away."""
+"""Which engines of a fleet serve: failures and repairs, an autoscaler, requests that are rejected."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ class Fleet(NamedTuple):
     tick: when the autoscaler decides next [s].
     interval: between its decisions, 0: none; least, most: engines; target:
         requests for each; start_up: until a new one serves [s].
-    max_waiting: requests in an engine's queue from which on the router turns others away.
-    lost, rejected: requests that lost their engine, and that were turned away, so far.
+    max_waiting: requests in an engine's queue from which on the router rejects others.
+    lost, rejected: requests that lost their engine, and that were rejected, so far.
     prefill: the first engines, which compute prompts only, 0: all do everything; token_time, latency: of moving a
         prompt's cache to another engine [s]; link_free: when each engine's link is free again [s].
     lockstep: neighbouring engines that step together, 1: each by itself.
@@ -270,19 +270,19 @@ def lose_running(requests: Requests, progress: Progress, engine: Engine, policy:
 def empty_engine(engine: Engine, policy: Policy, now: float) -> None:
     """Leave an engine without requests and cache. What it has counted so far stays."""
     count, entries = engine.count, len(engine.entry)
-    for place in (HEAD, TAIL, UNSEEN, PARTIAL, ROOT):
-        count[place] = -1
-    for place in (DECODING, ENDING, STARTING, KEYS, SETTLED, WAITING, FREE_HEAD, FREE_TAIL):
-        count[place] = 0
+    for slot in (HEAD, TAIL, UNSEEN, PARTIAL, ROOT):
+        count[slot] = -1
+    for slot in (DECODING, ENDING, STARTING, KEYS, SETTLED, WAITING, FREE_HEAD, FREE_TAIL):
+        count[slot] = 0
     count[NEXT_FINISH], count[LONGEST], count[FREE], count[SPARE] = NEVER, -NEVER, policy.blocks, entries - 1
     for entry in range(entries):
         engine.entry[entry, UNUSED] = entries - 1 - entry
     engine.entry[0, SIZE], engine.entry[0, OWNER] = policy.blocks, ANONYMOUS
     engine.entry[0, 0] = engine.entry[0, 1] = -1
-    for place in range(len(engine.phase)):
-        engine.phase[place] = 0
-    for node in range(len(engine.place)):
-        engine.place[node] = -1
+    for slot in range(len(engine.phase)):
+        engine.phase[slot] = 0
+    for node in range(len(engine.cached_entry)):
+        engine.cached_entry[node] = -1
     count[HOST_FREE] = policy.host_blocks
     for node in range(len(engine.tier)):
         engine.tier[node, LEVEL] = 0

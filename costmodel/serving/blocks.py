@@ -106,7 +106,7 @@ def take_blocks(engine: Engine, progress: Progress, blocks: int) -> None:
             remove_free(engine, entry)
             owner = int(engine.entry[entry, OWNER])
             if owner >= 0:
-                engine.place[owner] = -1
+                engine.cached_entry[owner] = -1
             elif owner != ANONYMOUS:
                 progress.count[-2 - owner, SEGMENT] = -1
             drop_entry(engine, entry)
@@ -117,10 +117,10 @@ def cached_blocks(requests: Requests, engine: Engine, request: int, most: int) -
     """Return how many leading blocks of a request the prefix cache holds, at most `most`."""
     first = requests.first_id[request]
     number = min(most, requests.first_id[request + 1] - first)
-    found = 0
-    while found < number and engine.place[requests.ids[first + found]] >= 0:
-        found += 1
-    return found
+    cached = 0
+    while cached < number and engine.cached_entry[requests.ids[first + cached]] >= 0:
+        cached += 1
+    return cached
 
 
 @inner
@@ -128,7 +128,7 @@ def idle_cached(requests: Requests, engine: Engine, request: int, cached: int) -
     """Return how many of a request's leading `cached` blocks are free: no other request holds them."""
     first, idle = requests.first_id[request], 0
     for i in range(cached):
-        if engine.entry[engine.place[requests.ids[first + i]], REFERENCES] == 0:
+        if engine.entry[engine.cached_entry[requests.ids[first + i]], REFERENCES] == 0:
             idle += 1
     return idle
 
@@ -138,7 +138,7 @@ def hold_prefix(requests: Requests, progress: Progress, engine: Engine, request:
     """Let a request hold its leading `cached` blocks."""
     first = requests.first_id[request]
     for i in range(cached):
-        entry = int(engine.place[requests.ids[first + i]])
+        entry = int(engine.cached_entry[requests.ids[first + i]])
         if engine.entry[entry, REFERENCES] == 0:
             remove_free(engine, entry)
         engine.entry[entry, REFERENCES] += 1
@@ -154,10 +154,10 @@ def share_prefix(
     number = min(tokens // policy.block, requests.first_id[request + 1] - first)
     for i in range(progress.count[request, HELD], number):
         node = int(requests.ids[first + i])
-        entry = int(engine.place[node])
+        entry = int(engine.cached_entry[node])
         if entry < 0:
             entry = new_entry(engine, node, 1)
-            engine.place[node] = entry
+            engine.cached_entry[node] = entry
             keep(engine, policy, node)
         else:  # another request computed it meanwhile: its block serves both
             if engine.entry[entry, REFERENCES] == 0:
@@ -171,7 +171,7 @@ def share_prefix(
 
 @inner
 def free_request(requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int) -> None:
-    """Free the blocks of a request, the last one first. Of a preempted one, the full ones can be found again."""
+    """Free the blocks of a request, the last one first. Of a preempted one, the full ones can be taken again."""
     resumes = np.isnan(progress.time[request, FINISH]) and progress.count[request, SWAPPED] == 0
     own = progress.count[request, OWN]
     if resumes and policy.caching and own > 0:
@@ -186,7 +186,7 @@ def free_request(requests: Requests, progress: Progress, engine: Engine, policy:
     first = requests.first_id[request]
     for i in range(progress.count[request, HELD] - 1, -1, -1):
         node = int(requests.ids[first + i])
-        entry = int(engine.place[node])
+        entry = int(engine.cached_entry[node])
         engine.entry[entry, REFERENCES] -= 1
         if engine.entry[entry, REFERENCES] == 0:
             append_free(engine, entry)

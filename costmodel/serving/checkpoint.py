@@ -17,7 +17,7 @@ from costmodel.schema.whole_files import write_whole
 from costmodel.serving.routing import Service
 from costmodel.serving.state import FINISH
 
-IDENTITY = "identity"  # name of what tells simulations apart
+IDENTITY = "identity"  # name of what distinguishes simulations
 INPUTS = ("length", "calls", "pause", "first_id", "ids", "priority")  # of the requests; the rest of a service changes
 
 
@@ -50,20 +50,20 @@ def save(path: Path, service: Service, mark: str) -> None:
 
 def restore(path: Path, service: Service, mark: str) -> None:
     """Give a service the state of a file. Raises InputError where it is damaged, or of another simulation."""
-    place = Location(display_path(path))
+    location = Location(display_path(path))
     try:
         with np.load(path, allow_pickle=False) as file:
             if str(file[IDENTITY]) != mark:
                 raise InputError.single(
-                    "is of another simulation", location=place, hint="remove it, or name another file"
+                    "is of another simulation", location=location, hint="remove it, or name another file"
                 )
             for name, array in changing(service):
                 array[...] = file[name]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError.single(f"is no checkpoint: {error}", location=place, hint="remove it") from None
+        raise InputError.single(f"is no checkpoint: {error}", location=location, hint="remove it") from None
 
 
 def is_over(service: Service) -> bool:
-    """Tell whether all requests were served or turned away."""
+    """Tell whether all requests were served or rejected."""
     ended = int(np.isfinite(service.progress.time[:, FINISH]).sum())
     return ended + int(service.fleet.rejected[0]) == len(service.requests.arrival)

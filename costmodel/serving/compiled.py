@@ -1,6 +1,6 @@
 """Functions on arrays that numba compiles where it is installed. Without it Python runs the same lines.
 
-Functions marked `inner` stay plain Python. A compiled caller compiles them with it. Compiled code is kept beside the
+Functions marked `inner` stay plain Python. A compiled caller compiles them with it. Compiled code is kept next to the
 caller's file, or in the user's folder of caches, and renewed when that file changes, not when another one does. Where
 neither can be written to, each process compiles anew. None of these functions may allocate arrays.
 """
@@ -54,9 +54,9 @@ def is_kept(function: Callable[..., Any]) -> bool:
 def kept_in() -> str | None:
     """Return the folder where compiled functions of this room are kept, null where numba can write to none.
 
-    Found as numba finds it: $NUMBA_CACHE_DIR, else `__pycache__` beside the file, else the user's folder of caches, the
-    first in which it can create a file [numba.readthedocs.io/en/stable/developer/caching.html]. Without such a folder
-    each process compiles anew. Blank where NUMBA_DISABLE_JIT switches it off. Needs numba.
+    Found as numba finds it: $NUMBA_CACHE_DIR, else `__pycache__` next to the file, else the user's folder of caches,
+    the first in which it can create a file [numba.readthedocs.io/en/stable/developer/caching.html]. Without such a
+    folder each process compiles anew. Blank where NUMBA_DISABLE_JIT switches it off. Needs numba.
     """
     placed = compile_and_keep(kept_in)
     if not hasattr(placed, "stats"):

@@ -157,8 +157,8 @@ def finish(requests: Requests, progress: Progress, engine: Engine, request: int,
 @inner
 def note_gap(engine: Engine, gap: float, tokens: int) -> None:
     """Count tokens by the time since the one before."""
-    place = int(math.log(max(gap, SHORTEST_GAP) / SHORTEST_GAP) * GAPS_PER_FACTOR_E)
-    engine.gaps[min(place, GAP_BINS - 1)] += tokens
+    bucket = int(math.log(max(gap, SHORTEST_GAP) / SHORTEST_GAP) * GAPS_PER_FACTOR_E)
+    engine.gaps[min(bucket, GAP_BINS - 1)] += tokens
 
 
 @inner

@@ -145,7 +145,7 @@ def chain_turns(requests: Requests, sessions: Sessions, block: int, draw: np.ran
 
     A drawn prompt is what the user adds: before it stand the earlier prompts and answers, and at the start of the
     conversation the `shared` tokens of its first request's beginning. Conversations begin as the requests would have
-    arrived, `turns` times farther apart, so that the rate of requests stays. In a closed loop each user begins one, and
+    arrived, at `turns` times the interval: the rate of requests stays. In a closed loop each user begins one, and
     the next one when it is over.
     """
     turns, count = int(sessions.turns), len(requests.arrival)
@@ -175,11 +175,11 @@ def _session_blocks(requests: Requests, blocks: Ints, session: Ints) -> tuple[In
     np.maximum.at(most, session, blocks)
     own = np.cumsum(most) - most + (requests.ids.max() + 1 if len(requests.ids) else 0)
     first_id = np.concatenate([[0], np.cumsum(blocks)])
-    place = np.arange(first_id[-1]) - np.repeat(first_id[:-1], blocks)
-    ids: Any = place + np.repeat(own[session], blocks)
+    position = np.arange(first_id[-1]) - np.repeat(first_id[:-1], blocks)
+    ids: Any = position + np.repeat(own[session], blocks)
     opening = np.searchsorted(session, session)  # the first request of each one's conversation
-    known = place < requests.first_id[1]  # blocks of a beginning, as many in every request
-    ids[known] = requests.ids[(place + np.repeat(requests.first_id[opening], blocks))[known]]
+    known = position < requests.first_id[1]  # blocks of a beginning, as many in every request
+    ids[known] = requests.ids[(position + np.repeat(requests.first_id[opening], blocks))[known]]
     return first_id, ids.astype(np.int32)
 
 
@@ -188,8 +188,8 @@ def in_order_of_arrival(requests: Requests) -> Requests:
     order = np.argsort(requests.arrival, kind="stable")
     if np.array_equal(order, np.arange(len(order))):
         return requests
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
     calls = requests.calls[order]
     number = np.diff(requests.first_id)[order]
     first_id = np.concatenate([[0], np.cumsum(number)])
@@ -197,7 +197,7 @@ def in_order_of_arrival(requests: Requests) -> Requests:
     return Requests(
         requests.arrival[order],
         requests.length[order],
-        np.where(calls >= 0, place[np.maximum(calls, 0)], calls),
+        np.where(calls >= 0, position[np.maximum(calls, 0)], calls),
         requests.pause[order],
         first_id,
         requests.ids[source],

@@ -1,6 +1,6 @@
 """What an engine's next step runs: requests that decode, chunks of prompts, and who makes room.
 
-Continuous batching [Orca, Yu et al., OSDI 2022] with chunks of prompts beside decoding requests [Sarathi-Serve, Agrawal
+Continuous batching [Orca, Yu et al., OSDI 2022] with chunks of prompts in decoding steps [Sarathi-Serve, Agrawal
 et al., arXiv 2403.02310] and paged blocks [vLLM, Kwon et al., arXiv 2309.06180]: every decoding request gets its tokens
 first, then the prompt that is computed in part, then waiting requests in their order, while tokens, places and blocks
 last. A request that finds no block for its next token sends the last one admitted back to the head of the queue.
@@ -88,21 +88,21 @@ def blocks_needed(engine: Engine, policy: Policy, tokens: int) -> int:
 def preempt(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> bool:
     """Send the request that was admitted last, or is least urgent, back to the queue. Return whether there was one."""
     count = engine.count
-    place = least_urgent(requests, progress, engine, policy)
-    if place < 0:
+    victim = least_urgent(requests, progress, engine, policy)
+    if victim < 0:
         return False
-    if place == count[DECODING]:
+    if victim == count[DECODING]:
         request = count[PARTIAL]
         count[PARTIAL] = -1
     else:
-        request = engine.list[DECODERS, place]
+        request = engine.list[DECODERS, victim]
         count[DECODING] -= 1
-        for i in range(place, count[DECODING]):
+        for i in range(victim, count[DECODING]):
             engine.list[DECODERS, i] = engine.list[DECODERS, i + 1]
         leave_decoding(progress, engine, policy, request)
         progress.count[request, GENERATED] += count[TICK] - progress.count[request, START]
         progress.count[request, TARGET] = requests.length[request, PROMPT] + progress.count[request, GENERATED]
-        if place < count[SETTLED]:
+        if victim < count[SETTLED]:
             count[SETTLED] -= 1
             progress.time[request, LAST] = engine.clock[TOKEN_END]
         if policy.caching:
@@ -151,8 +151,9 @@ def swap_out(progress: Progress, engine: Engine, policy: Policy, request: int) -
 
 @inner
 def blocks_of_urgent(progress: Progress, engine: Engine, policy: Policy) -> int:
-    """Return the blocks that the prompt computed in part needs beside decoding requests, any of which may be less
-    urgent. 0 in order of arrival, where it is itself the last one."""
+    """Return the blocks that the prompt computed in part needs next to decoding requests, any of which may be less
+    urgent. 0 in order of arrival, where it is itself the last one.
+    """
     if policy.order != PRIORITY or not policy.mixed or engine.count[PARTIAL] < 0:
         return 0
     return blocks_of_partial(progress, engine, policy, policy.budget - engine.count[DECODING] * (1 + policy.drafts))

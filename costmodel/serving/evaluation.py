@@ -230,18 +230,18 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         return sorted([*own, *entries], key=lambda entry: -entry.time)
 
     def notes(self) -> tuple[str, ...]:
-        """Return why requests were simulated, what arrived and was turned away, and whether prompts gathered."""
+        """Return why requests were simulated, what arrived and was rejected, and whether prompts gathered."""
         why = () if self.why is None else (f"by requests one by one (`--engine event`): {self.why}",)
         served, stable = self.times()["requests_per_second"], self.times()["highest_stable_rate"]
         assert served is not None
         load = self._of_load(float(served), None if stable is None else float(stable))
-        told = [*why, *load, *self._of_fleet(), *without_effect(self._plan)]
+        notes = [*why, *load, *self._of_fleet(), *without_effect(self._plan)]
         if stable is not None and served > stable and self._scenario.parallel.lockstep > 1:
-            told.append(
+            notes.append(
                 f"this run served {float(served):.3g} requests/s, more than the highest stable rate: prompts of ranks "
                 "in lockstep shared steps, which ends once a burst takes every seat"
             )
-        return tuple(told)
+        return tuple(notes)
 
     def _of_load(self, served: float, stable: float | None) -> Iterator[str]:
         """Yield what arrives as a share of the highest stable rate, and that it is more than is served."""
@@ -258,7 +258,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             )
 
     def _of_fleet(self) -> Iterator[str]:
-        """Yield which requests were turned away, and that none of the breakdowns that may come did."""
+        """Yield which requests were rejected, and that none of the breakdowns that may come did."""
         fleet, count = self.served.fleet, len(self.served.requests.arrival)
         rejected, random = int(fleet.rejected[0]), self._plan.replicas.breakdowns
         if rejected:

@@ -176,12 +176,12 @@ def apply_change(service: Service, now: float) -> None:
         if fleet.status[replica] == BOOTING and fleet.ready[replica] <= now:
             fleet.status[replica] = UP
     while fleet.next_outage[0] < len(fleet.outage_time) and fleet.outage_time[fleet.next_outage[0]] <= now:
-        place = fleet.next_outage[0]
+        outage = fleet.next_outage[0]
         fleet.next_outage[0] += 1
-        if fleet.outage_ends[place] == 1:
-            end_outage(fleet, fleet.outage_engine[place])
+        if fleet.outage_ends[outage] == 1:
+            end_outage(fleet, fleet.outage_engine[outage])
         else:
-            begin_outage(service, fleet.outage_engine[place], now)
+            begin_outage(service, fleet.outage_engine[outage], now)
     for replica in range(len(fleet.breakdown)):
         break_down(service, replica, now)
     if fleet.tick[0] <= now:
@@ -260,7 +260,7 @@ def next_moments(engines: Engine) -> tuple[int, float, float]:
 
 @inner
 def take_arrival(service: Service) -> bool:
-    """Route the next request to an engine, or turn it away. Return false where no engine will ever be up."""
+    """Route the next request to an engine, or rejects it. Return false where no engine will ever be up."""
     requests, progress, engines = service.requests, service.progress, service.engines
     router, fleet = service.router, service.fleet
     state = router.state

@@ -52,22 +52,22 @@ def account(engine: Engine, policy: Policy, start: float, seconds: float) -> Non
     """Add a step to the engine's occupancy over time."""
     count, occupancy = engine.count, engine.occupancy
     bins = len(occupancy)
-    place = int(start / engine.clock[BIN_WIDTH])
-    while place >= bins:
+    index = int(start / engine.clock[BIN_WIDTH])
+    while index >= bins:
         half = bins // 2
         for i in range(half):
             for j in range(occupancy.shape[1]):
                 occupancy[i, j] = occupancy[2 * i, j] + occupancy[2 * i + 1, j]
         occupancy[half:] = 0.0
         engine.clock[BIN_WIDTH] *= 2.0
-        place = int(start / engine.clock[BIN_WIDTH])
+        index = int(start / engine.clock[BIN_WIDTH])
     running = engine.step[0] + engine.step[2]
-    occupancy[place, 0] += seconds
-    occupancy[place, 1] += running * seconds
-    occupancy[place, 2] += (policy.blocks - count[FREE]) * seconds
-    occupancy[place, 3] += count[KEYS] * seconds
-    occupancy[place, 4] += engine.step[3]
-    occupancy[place, 5] += engine.step[0]
+    occupancy[index, 0] += seconds
+    occupancy[index, 1] += running * seconds
+    occupancy[index, 2] += (policy.blocks - count[FREE]) * seconds
+    occupancy[index, 3] += count[KEYS] * seconds
+    occupancy[index, 4] += engine.step[3]
+    occupancy[index, 5] += engine.step[0]
 
 
 @inner
@@ -137,7 +137,7 @@ def run_quiet_steps(
     step[:] = 0.0
     step[0] = decoding
     linear = rows_time(tables, decoding * (1 + policy.drafts), decoding)
-    place, _ = locate(tables, DECODE_KEYS, (count[KEYS] + decoding) / decoding)
+    index, _ = locate(tables, DECODE_KEYS, (count[KEYS] + decoding) / decoding)
     while True:
         now, tokens = clock[MOMENT], growth(engine, policy)
         if now >= until or count[TICK] + tokens >= count[NEXT_FINISH]:
@@ -153,8 +153,8 @@ def run_quiet_steps(
         step[1] = count[KEYS] + decoding
         step[5] = count[LONGEST] + count[TICK] + 1
         keys = step[1] / decoding
-        place, share = locate_from(tables, DECODE_KEYS, keys, place)
-        seconds = linear + decode_time(tables, decoding, keys, step[5], place, share)
+        index, share = locate_from(tables, DECODE_KEYS, keys, index)
+        seconds = linear + decode_time(tables, decoding, keys, step[5], index, share)
         seconds = with_expert_pool(tables, seconds, decoding * (1 + policy.drafts))
         start = max(now, clock[BUSY_UNTIL])
         account(engine, policy, start, seconds)

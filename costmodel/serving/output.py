@@ -69,9 +69,9 @@ def track_events(served: Served) -> Iterator[dict[str, Any]]:
 def _counters(served: Served, replica: int) -> Iterator[dict[str, Any]]:
     """Yield the mean requests, and the share of blocks in use, of each bin of time."""
     occupancy, width = served.engines.occupancy[replica], float(served.engines.clock[replica, BIN_WIDTH])
-    for place in range(1 + int(np.max(np.flatnonzero(occupancy[:, 0]), initial=0))):
-        busy = float(occupancy[place, 0])
-        running = float(occupancy[place, 1]) / busy if busy else 0.0
-        use = float(occupancy[place, 2]) / busy / served.policy.blocks if busy else 0.0
+    for bucket in range(1 + int(np.max(np.flatnonzero(occupancy[:, 0]), initial=0))):
+        busy = float(occupancy[bucket, 0])
+        running = float(occupancy[bucket, 1]) / busy if busy else 0.0
+        use = float(occupancy[bucket, 2]) / busy / served.policy.blocks if busy else 0.0
         for name, value in (("running requests", running), ("KV use", use), ("busy", min(busy / width, 1.0))):
-            yield {"ph": "C", "pid": replica, "name": name, "ts": place * width * MICRO, "args": {name: value}}
+            yield {"ph": "C", "pid": replica, "name": name, "ts": bucket * width * MICRO, "args": {name: value}}

@@ -82,31 +82,31 @@ def locate(tables: Tables, axis: int, value: float) -> tuple[int, float]:
 
 
 @inner
-def locate_from(tables: Tables, axis: int, value: float, place: int) -> tuple[int, float]:
+def locate_from(tables: Tables, axis: int, value: float, index: int) -> tuple[int, float]:
     """Return as `locate` for a value that is not before `place`, which is close to it."""
     axes, first, last = tables.axes, tables.ends[axis], tables.ends[axis + 1] - 1
     if last == first or value <= axes[first] or value >= axes[last]:
         return locate(tables, axis, value)
-    place += first
-    while axes[place + 1] <= value:
-        place += 1
-    return place - first, (value - axes[place]) / (axes[place + 1] - axes[place])
+    index += first
+    while axes[index + 1] <= value:
+        index += 1
+    return index - first, (value - axes[index]) / (axes[index + 1] - axes[index])
 
 
 @inner
-def between(values: Any, place: int, share: float) -> float:
+def between(values: Any, index: int, share: float) -> float:
     """Return the value on the way from one place to the next."""
     if share == 0.0:
-        return float(values[place])
-    return float(values[place] + share * (values[place + 1] - values[place]))
+        return float(values[index])
+    return float(values[index] + share * (values[index + 1] - values[index]))
 
 
 @inner
 def rows_time(tables: Tables, rows: float, sequences: int) -> float:
     """Return the time of everything but attention."""
-    place, share = locate(tables, ROWS, rows)
+    index, share = locate(tables, ROWS, rows)
     sequences = min(sequences, len(tables.by_sequences) - 1)
-    return between(tables.by_rows, place, share) + float(tables.by_sequences[sequences])
+    return between(tables.by_rows, index, share) + float(tables.by_sequences[sequences])
 
 
 @inner
@@ -143,9 +143,9 @@ def with_expert_pool(tables: Tables, own: float, rows: float) -> float:
     """
     if tables.pooled == 0:
         return own
-    place, share = locate(tables, ROWS, rows)
-    experts = between(tables.pool[0], place, share)
-    there, back = between(tables.pool[1], place, share), between(tables.pool[2], place, share)
+    index, share = locate(tables, ROWS, rows)
+    experts = between(tables.pool[0], index, share)
+    there, back = between(tables.pool[1], index, share), between(tables.pool[2], index, share)
     busiest, total = max(own, experts, there, back), own + experts + there + back
     one_run = 1.0 / tables.pooled
     return max(busiest + (total - busiest) * one_run, total / tables.batches + (tables.batches - 1) * one_run * busiest)
@@ -157,40 +157,40 @@ def attention_time(tables: Tables, step: Any) -> float:
     decodes, chunks = step[0], step[2]
     keys = step[1] / decodes if decodes > 0 else 0.0
     if chunks == 0.0:
-        place, share = locate(tables, DECODE_KEYS, keys)
-        return decode_time(tables, int(decodes), keys, step[5], place, share)
+        index, share = locate(tables, DECODE_KEYS, keys)
+        return decode_time(tables, int(decodes), keys, step[5], index, share)
     chunk_keys = step[4] / step[3]
     if decodes > 0 and tables.fused:
         return mixed_time(tables, (decodes, keys, chunks, step[3], chunk_keys))
     seconds = prompt_time(tables, chunks, step[3], chunk_keys)
     if decodes > 0:
-        place, share = locate(tables, DECODE_KEYS, keys)
-        seconds += decode_time(tables, int(decodes), keys, step[5], place, share)
+        index, share = locate(tables, DECODE_KEYS, keys)
+        seconds += decode_time(tables, int(decodes), keys, step[5], index, share)
     return seconds
 
 
 @inner
-def decode_time(tables: Tables, decodes: int, keys: float, longest: float, place: int, share: float) -> float:
+def decode_time(tables: Tables, decodes: int, keys: float, longest: float, index: int, share: float) -> float:
     """Return the time of attention of decoding requests with `keys` keys each on average, at most `longest`.
 
     place, share: of the mean on its axis.
     """
-    seconds = between(tables.decode[decodes], place, share)
+    seconds = between(tables.decode[decodes], index, share)
     if tables.filling == 0.0 or longest <= keys:
         return seconds
     equal = tables.filling / decodes
     factor = joined(tables, equal * longest / keys) / joined(tables, equal)
-    return seconds + (factor - 1.0) * between(tables.uneven[decodes], place, share)
+    return seconds + (factor - 1.0) * between(tables.uneven[decodes], index, share)
 
 
 @inner
 def joined(tables: Tables, ratio: float) -> float:
     """Return the p-norm of 1 and a ratio, from the table of it: a power takes longer than all the rest of a step."""
     at = ratio * NORMS_PER_UNIT
-    place = int(at)
-    if place >= len(tables.norms) - 1:
+    index = int(at)
+    if index >= len(tables.norms) - 1:
         return float((1.0 + ratio**tables.p) ** (1.0 / tables.p))
-    return between(tables.norms, place, at - place)
+    return between(tables.norms, index, at - index)
 
 
 @inner

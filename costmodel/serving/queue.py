@@ -221,10 +221,10 @@ def sort_by_prefix(requests: Requests, progress: Progress, engine: Engine, polic
 @inner
 def insert(progress: Progress, engine: Engine, request: int) -> None:
     """Put a request into the sorted list behind those of which as much is cached, or more."""
-    before, place = -1, int(engine.count[HEAD])
-    while place >= 0 and progress.count[place, KEY] >= progress.count[request, KEY]:
-        before, place = place, int(progress.count[place, FOLLOWING])
-    progress.count[request, FOLLOWING] = place
+    before, other = -1, int(engine.count[HEAD])
+    while other >= 0 and progress.count[other, KEY] >= progress.count[request, KEY]:
+        before, other = other, int(progress.count[other, FOLLOWING])
+    progress.count[request, FOLLOWING] = other
     if before < 0:
         engine.count[HEAD] = request
     else:

@@ -75,7 +75,8 @@ def engine_of(fleet: Engine, replica: int) -> Engine:
     """Return one engine: views of its rows."""
     return Engine(
         fleet.clock[replica], fleet.count[replica], fleet.list[replica], fleet.phase[replica], fleet.entry[replica],
-        fleet.place[replica], fleet.tier[replica], fleet.step[replica], fleet.gaps[replica], fleet.occupancy[replica],
+        fleet.cached_entry[replica], fleet.tier[replica],
+        fleet.step[replica], fleet.gaps[replica], fleet.occupancy[replica],
     )  # fmt: skip
 
 
@@ -114,9 +115,9 @@ def longest_prefix(service: Service, request: int, low: int, high: int) -> int:
     for replica in range(low, high):
         if router.loads[replica] > router.loads[least] + MOST_UNBALANCED:
             continue
-        found = cached_blocks(service.requests, engine_of(service.engines, replica), request, 1 << 60)
-        if found > most or (found == most and found > 0 and router.loads[replica] < router.loads[best]):
-            best, most = replica, found
+        cached = cached_blocks(service.requests, engine_of(service.engines, replica), request, 1 << 60)
+        if cached > most or (cached == most and cached > 0 and router.loads[replica] < router.loads[best]):
+            best, most = replica, cached
     return best
 
 
@@ -153,14 +154,14 @@ def route(service: Service, request: int, now: float, low: int, high: int) -> in
 def push_call(router: Router, size: int, time: float, request: int) -> int:
     """Add a call to the heap of `size` calls. Return the new size."""
     times, items = router.call_times, router.call_requests
-    place = size
-    while place > 0:
-        parent = (place - 1) >> 1
+    index = size
+    while index > 0:
+        parent = (index - 1) >> 1
         if times[parent] <= time:
             break
-        times[place], items[place] = times[parent], items[parent]
-        place = parent
-    times[place], items[place] = time, request
+        times[index], items[index] = times[parent], items[parent]
+        index = parent
+    times[index], items[index] = time, request
     return size + 1
 
 
@@ -169,16 +170,16 @@ def pop_call(router: Router, size: int) -> int:
     """Remove the first call of the heap. Return the new size."""
     times, items = router.call_times, router.call_requests
     size -= 1
-    time, item, place = times[size], items[size], 0
+    time, item, index = times[size], items[size], 0
     while True:
-        child = 2 * place + 1
+        child = 2 * index + 1
         if child >= size:
             break
         if child + 1 < size and times[child + 1] < times[child]:
             child += 1
         if times[child] >= time:
             break
-        times[place], items[place] = times[child], items[child]
-        place = child
-    times[place], items[place] = time, item
+        times[index], items[index] = times[child], items[child]
+        index = child
+    times[index], items[index] = time, item
     return size

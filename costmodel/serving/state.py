@@ -126,7 +126,7 @@ class Engine(NamedTuple):
     phase: decoding requests by (cached tokens - tick) modulo the block.
     entry: of blocks: BEFORE and AFTER it among free ones, from the one that is reused first; SIZE; OWNER; REFERENCES;
         UNUSED: stack of entries not in use.
-    place: entry of each prefix block, -1: not cached.
+    cached_entry: entry of each prefix block, -1: not cached.
     tier: of each prefix block: LEVEL: the tier that keeps it, 0: none. The blocks used before and after it there.
     step: decoding requests, their keys, prompt chunks, their tokens, their keys weighted by tokens, the most keys of a
         decoding request, and COPIES.
@@ -140,7 +140,7 @@ class Engine(NamedTuple):
     list: Any
     phase: Any
     entry: Any
-    place: Any
+    cached_entry: Any
     tier: Any
     step: Any
     gaps: Any
@@ -157,7 +157,7 @@ class Policy(NamedTuple):
     mixed: prompts and decoding requests share steps.
     caching: prefix cache.
     reserve: a request starts only when blocks for its last token are free.
-    drafts: tokens verified beside each new one.
+    drafts: tokens verified with each new one.
     tokens_per_step: of a decoding request.
     jump: quiet steps at once.
     swap_time: of moving a block of a preempted request to host memory or back [s], 0: its tokens are computed again.
@@ -218,13 +218,13 @@ def new_fleet(replicas: int, policy: Policy, requests: Requests, bins: int) -> E
         list=np.zeros((replicas, 3, policy.max_seqs), dtype=np.int64),
         phase=np.zeros((replicas, policy.block), dtype=np.int64),
         entry=np.zeros((replicas, entries, 6), dtype=np.int32),
-        place=np.full((replicas, nodes), -1, dtype=np.int32),
+        cached_entry=np.full((replicas, nodes), -1, dtype=np.int32),
         tier=np.zeros((replicas, nodes if policy.tier_blocks[0] else 0, 3), dtype=np.int32),
         step=np.zeros((replicas, 7)), gaps=np.zeros((replicas, GAP_BINS)), occupancy=np.zeros((replicas, bins, 6)),
     )  # fmt: skip
     fleet.clock[:, MOMENT] = np.inf
     fleet.clock[:, BIN_WIDTH] = FIRST_BIN_WIDTH
-    for place in (
+    for slot in (
         HEAD,
         TAIL,
         UNSEEN,
@@ -232,7 +232,7 @@ def new_fleet(replicas: int, policy: Policy, requests: Requests, bins: int) -> E
         ROOT,
         *(first + tier for first in (TIER_OLDEST, TIER_NEWEST) for tier in (1, 2)),
     ):
-        fleet.count[:, place] = -1
+        fleet.count[:, slot] = -1
     fleet.count[:, HOST_FREE] = policy.host_blocks
     fleet.count[:, NEXT_FINISH], fleet.count[:, LONGEST] = NEVER, -NEVER
     fleet.count[:, FREE] = policy.blocks

@@ -218,7 +218,7 @@ def axis(first: float, last: float, ratio: float, every: float = 0.0) -> Array:
 
 
 def distinct_prompts(chunks: Array, rows: Array, keys: Array) -> tuple[Array, npt.NDArray[np.intp]]:
-    """Return the prompts of a grid that can be, each once, and the place of every point of the grid among them.
+    """Return the prompts of a grid that can be, each once, and the position of every point of the grid among them.
 
     A chunk has a token at least, and its last token as many keys as it has tokens: points that lie below are those.
     """

@@ -50,7 +50,7 @@ def request_times(served: Served) -> RequestTimes:
     arrival, time = served.requests.arrival, served.progress.time
     later = served.requests.length[:, OUTPUT] - 1
     tpot = np.divide(time[:, FINISH] - time[:, FIRST], later, out=np.full(len(later), np.nan), where=later > 0)
-    first, last = (time[:, place] - arrival + served.front_end for place in (FIRST, FINISH))
+    first, last = (time[:, index] - arrival + served.front_end for index in (FIRST, FINISH))
     apart = np.isfinite(time[:, JOINED])
     joining = np.where(apart, time[:, JOINED] - time[:, FIRST] - transfers(served), 0.0)
     return RequestTimes(first, tpot, last, time[:, SCHEDULED] - arrival + joining)
@@ -79,7 +79,7 @@ def gap_percentiles(gaps: Array) -> dict[str, float]:
     if total[-1] == 0:
         return {}
     places = {key: int(np.searchsorted(total, share * total[-1])) for key, share in QUANTILES.items()}
-    return {key: float(SHORTEST_GAP * np.exp((place + 0.5) / GAPS_PER_FACTOR_E)) for key, place in places.items()}
+    return {key: float(SHORTEST_GAP * np.exp((index + 0.5) / GAPS_PER_FACTOR_E)) for key, index in places.items()}
 
 
 def within(times: RequestTimes, slo: Slo) -> Array:
@@ -97,7 +97,7 @@ def duration(served: Served) -> float:
 
 
 def arrival_rate(served: Served) -> float | None:
-    """Return the rate at which requests arrive, those that are turned away too [1/s], null where all come at once."""
+    """Return the rate at which requests arrive, those that are rejected too [1/s], null where all come at once."""
     arrival = served.requests.arrival
     span = float(arrival.max() - arrival.min())
     return (len(arrival) - 1) / span if span > 0 else None
@@ -107,7 +107,7 @@ def verdict(served: Served, times: RequestTimes) -> str:
     """Return `overloaded` where waiting grows with arrival, `backlogged` where most requests queue, else `stable`.
 
     At load rho > 1 a queue's waiting time grows by 1 - 1/rho per time of arrival, be it that of an engine or, where
-    prompts are computed apart, of a link or an engine that decodes. One queues that waits longer than
+    prompts are computed separately, of a link or an engine that decodes. One queues that waits longer than
     three prompts take on average, each from its first computed token to its first returned one: the steps with prompts
     that may run, are decided on already and come before it on an engine that has seats left.
     """
@@ -123,7 +123,7 @@ def verdict(served: Served, times: RequestTimes) -> str:
 
 def changes(served: Served) -> dict[str, float]:
     """Return what failures, an autoscaler and a full queue did: requests that lost their engine, requests that were
-    turned away, failures at random, and the engines that were paid for on average.
+    rejected, failures at random, and the engines that were paid for on average.
     """
     fleet = served.fleet
     end = float(np.nanmax(served.progress.time[:, FINISH]))

@@ -1,8 +1,8 @@
 """Caches behind an engine's own: prefix blocks that are kept in host memory, and those that fall out of it on disks.
 
-A block is written to the first tier when the device gets it, beside the steps. Every tier keeps those that it got last.
-One that falls out goes to the next tier. A prompt takes blocks that the device has lost from their tier, which its step
-waits for.
+A block is written to the first tier when the device gets it, during the steps. Every tier keeps those that it got
+last. One that falls out goes to the next tier. A prompt takes blocks that the device has lost from their tier, which
+its step waits for.
 """
 
 from __future__ import annotations

@@ -60,10 +60,10 @@ def trace_block(number: Ints, prompt: Ints, shown: str) -> int:
 def infinite_hit_rate(first_id: Ints, ids: npt.NDArray[np.int32]) -> float:
     """Return the share of blocks that earlier requests had, as a cache of any size would find them."""
     seen = np.zeros(int(ids.max()) + 1 if len(ids) else 0, dtype=bool)
-    found = 0
+    hits = 0
     for request in range(len(first_id) - 1):
         own = ids[first_id[request] : first_id[request + 1]]
         new = np.flatnonzero(~seen[own])
-        found += int(new[0]) if len(new) else len(own)
+        hits += int(new[0]) if len(new) else len(own)
         seen[own] = True
-    return found / len(ids) if len(ids) else 0.0
+    return hits / len(ids) if len(ids) else 0.0

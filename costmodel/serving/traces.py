@@ -178,20 +178,20 @@ def _too_large(shown: str, line: int | None) -> InputError:
 def _table_rows(head: str, lines: Iterator[tuple[int, str]], shown: str, kind: str | None) -> Iterator[Row]:
     columns = [name.strip() for name in next(csv.reader([head]), [])]
     known = _format_of(columns, shown, kind)
-    place = {name: columns.index(name) for name in (known.arrival, known.prompt, known.output)}
+    column_of = {name: columns.index(name) for name in (known.arrival, known.prompt, known.output)}
     blocks = next((columns.index(name) for name in OTHER_BLOCKS if name in columns), None)
     priority = columns.index(PRIORITY) if PRIORITY in columns else None
     for number, line in lines:
         cells = next(csv.reader([line]))
         if len(cells) != len(columns):
             raise _problem(shown, number, f"has {len(cells)} values for {len(columns)} columns", "complete the row")
-        output = _tokens(cells[place[known.output]], shown, number, known.output, least=0 if known.failed else 1)
+        output = _tokens(cells[column_of[known.output]], shown, number, known.output, least=0 if known.failed else 1)
         if output == 0:
             continue
         yield Row(
             number,
-            _moment(cells[place[known.arrival]], shown, number, known),
-            _tokens(cells[place[known.prompt]], shown, number, known.prompt),
+            _moment(cells[column_of[known.arrival]], shown, number, known),
+            _tokens(cells[column_of[known.prompt]], shown, number, known.prompt),
             output,
             () if blocks is None else _blocks(cells[blocks].split(), shown, number),
             None if priority is None else _priority(cells[priority], shown, number),

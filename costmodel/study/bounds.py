@@ -106,7 +106,8 @@ class Bounder:
     Rank r waits for the first forward pass to come through the stages before its own. One-way schedules send the
     gradient back through these stages after the rank's last backward pass: there waits_r = t of them, without messages
     that run on during other passes. The end of the step: reductions, optimizer and gathers of the rank with most of
-    the commonest layers, as far as they end it. Memory is that of the first rank."""
+    the commonest layers, as far as they end it. Memory is that of the first rank.
+    """
 
     def __init__(self, calibration: Calibration, base: Scenario, keys: Indices) -> None:
         """Start with nothing priced.

@@ -4,8 +4,8 @@ share    of the lines of a breakdown that the change touches, of what slows them
          else can shrink
 f        the largest factor by which the change improves any rate or reduces any size: no time shrinks by more
 
-saved <= share * (1 - 1/f)           of kernels: what runs during them does not get shorter saved <= min(share, 1 - 1/f)
-of messages: what is exposed of one goes wholly where the rest is hidden
+saved <= share * (1 - 1/f)           of kernels: what overlaps them does not get shorter
+saved <= min(share, 1 - 1/f)         of messages: what is exposed of one goes wholly where the rest is hidden
 
 A server at a rate has none: shorter steps leave fewer requests at once, which shortens those of other lines as well.
 """
@@ -36,8 +36,9 @@ _MATH = "hardware.math."
 
 
 class Whole(NamedTuple):
-    """A scenario whose parts changes shorten. headline: the metric that the lines of its breakdown make up, or bubble
-    besides them."""
+    """A scenario whose parts changes shorten. headline: the metric that the lines of its breakdown and the bubble
+    make up.
+    """
 
     phase: str
     headline: float
@@ -61,7 +62,8 @@ def with_waves(before: Whole, values: Mapping[str, tuple[Any, Any]]) -> float | 
     """Return the most that freed processors save where their share does not bound it, null for other changes.
 
     A kernel of two waves of tiles may need one: half of its time. What sends instead of a few processors may send as
-    fast as the library's own number of them: an exchange may be hidden whole."""
+    fast as the library's own number of them: an exchange may be hidden whole.
+    """
     if SENDING not in values or before.phase in _SERVERS:
         return None
     exchanges = {path: pair for path, pair in values.items() if path != SENDING} | {OF_EXCHANGE[0]: (None, None)}

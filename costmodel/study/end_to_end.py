@@ -199,7 +199,8 @@ def changes(case: Case, terms: Terms, values: Values, library: Library) -> dict[
 
 class Unseen(Record):
     """By the id of a case: what the terms change in it when they are fitted without its publication, and by how much
-    their uncertainty moves the log of each of its metrics, down and up. refitted: what else is stated anew."""
+    their uncertainty moves the log of each of its metrics, down and up. refitted: what else is stated anew.
+    """
 
     changes: Mapping[str, Mapping[str, object]]
     widening: Widening
@@ -238,7 +239,8 @@ def leave_out(cases: Sequence[Case], refits: Refits, terms: Terms, library: Libr
 def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
     """Return what `leave_out` returns with the plan on the search path, fitted to all cases there.
 
-    Fits of the plan's terms that are kept next to it are taken. Without such, the terms are fitted now."""
+    Fits of the plan's terms that are kept next to it are taken. Without such, the terms are fitted now.
+    """
     library = Library(search_path)
     plan = read(library, "fit_plans", PLAN, FitPlanFile)
     if not plan.terms:

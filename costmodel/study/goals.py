@@ -165,7 +165,7 @@ class SearchResult(MutableRecord, eq=False):
 
     @property
     def rents(self) -> list[Quoted]:
-        """Return the distinct rents that the costs of the result rest on."""
+        """Return the distinct rents that costs of the result rest on."""
         return quotes((one.hardware for one in [*self.best, *self.front]), "rental")
 
     @property

@@ -223,7 +223,8 @@ def predict(
 ) -> Prediction:
     """Return what a case predicts. Raises InputError with every problem of its scenario.
 
-    library: has read files already, for many cases. runs: how whole runs scatter, instead of what the files say."""
+    library: has read files already, for many cases. runs: how whole runs scatter, instead of what the files say.
+    """
     if case.kernel is not None:
         figures, fit = kernel_figures(case, search_path)
         return Prediction({}, None, None, kernel=figures, fit=fit)

@@ -98,7 +98,8 @@ class Worth(ValueRecord):
 def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile]) -> list[Worth]:
     """Return what each lever that a scenario could have is worth in it, in the order given.
 
-    Raises InputError on an unknown scenario. A lever without meaning there is stated as refused."""
+    Raises InputError on an unknown scenario. A lever without meaning there is refused.
+    """
     chosen = workload.scenario(scenario)
     metric = PHASES[chosen.result_kind][0]
     outcome = _run(workload, scenario, metric)

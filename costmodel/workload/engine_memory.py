@@ -101,7 +101,7 @@ def _room(scenario: Scenario, plan: Serving, base: Ledger) -> Bytes:
 
     visible: what the driver reports.
     share: of it, that the engine may use. Of that go weights, activations, buffers,
-    graphs and what a process and a rank take beside them (`total`), a share of what they leave free (`free`), or all
+    graphs and what a process and a rank take besides them (`total`), a share of what they leave free (`free`), or all
     but the activations (`static`). Without a share it keeps a reserve instead.
     """
     memory, parallel = memory_of(scenario, plan), scenario.parallel

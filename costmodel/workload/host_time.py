@@ -1,4 +1,4 @@
-"""Time of the host's program in passes of an inference engine, beside kernels."""
+"""Time of the host's program in passes of an inference engine, during kernels."""
 
 from __future__ import annotations
 

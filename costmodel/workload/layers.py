@@ -159,7 +159,8 @@ def _add_plain_block(builder: WorkBuilder, context: Context, layer: Layer) -> No
 def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str) -> None:
     """Add mixer or FFN with the norms around it: x + F(N(x)), x + N(F(x)), or x + N(F(N(x))).
 
-    Hyper-connections replace the residual sum: they join the streams before the norm, and mix them after."""
+    Hyper-connections replace the residual sum: they join the streams before the norm, and mix them after.
+    """
     hidden, rows = context.architecture.hidden, context.residual_tokens
     if context.architecture.residual_block is not None:
         add_block_attention(builder, context, name)

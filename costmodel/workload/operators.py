@@ -378,7 +378,7 @@ class HostTime(Record):
     name: str
     seconds: Seconds
     family: str = "host_time"
-    variant: ClassVar[str] = ""  # the framework tells programs apart
+    variant: ClassVar[str] = ""  # the framework distinguishes programs
 
 
 HostWork: TypeAlias = "HostUpdate | HostGemm"

@@ -48,7 +48,8 @@ class Training(Record):
 
     stages: layers of each pipeline stage in order (all stages, virtual ones included), null: as even as possible with
     the shorter stages last. zero: ZeRO stage.
-    sharding: its options."""
+    sharding: its options.
+    """
 
     phase: ClassVar[str] = "training"
     schedule: str

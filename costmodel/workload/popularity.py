@@ -196,7 +196,8 @@ class Popularity(Record, kw_only=True):
         """Return the distinct tokens that reach the most loaded of `targets` (nodes or ranks), over the mean.
 
         probability: that a token reaches one of them if experts are equal. Unequal ones share the exponent that makes 1
-        - prod(1-p)^exponent right for equal p."""
+        - prod(1-p)^exponent right for equal p.
+        """
         (load,) = _by_layout(_most_loaded_target, self.law, (*self._layout, targets), (self.tokens, probability), 1)
         return load
 

@@ -373,7 +373,8 @@ class Framework(Record):
         """Return the slowdown of kernels during exchanges of whole chunks (`normal` mode). One in low-latency mode.
 
         The kernels' loss of processors is priced separately. What remains is made of the exchange's traffic through
-        memory and L2 and of its power, which stay when a unit other than the processors moves the same bytes."""
+        memory and L2 and of its power, which stay when a unit other than the processors moves the same bytes.
+        """
         return self.moe_comm_slowdown if communication.mode == "normal" else 1.0
 
     @property

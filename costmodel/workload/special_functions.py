@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 
 _STIRLING = 10.0  # from which on five terms of the series of log Gamma are exact to 1e-15
-_NEGLIGIBLE = 1e-17  # beside one
+_NEGLIGIBLE = 1e-17  # compared with one
 _PRECISION = 1e-15
 
 
@@ -73,12 +73,12 @@ def binomial_density(successes: float, trials: float, chance: float, rest: float
 
 def _deviance(count: float, mean: float) -> float:
     """Return k log(k/m) + m - k."""
-    away = (mean - count) / count
-    if abs(away) > 0.1:
+    excess = (mean - count) / count
+    if abs(excess) > 0.1:
         return mean - count - count * math.log(mean / count)
-    half = away / (2.0 + away)  # log(1+u) = 2 (h + h^3/3 + h^5/5 + ...),   h = u/(2+u)
+    half = excess / (2.0 + excess)  # log(1+u) = 2 (h + h^3/3 + h^5/5 + ...),   h = u/(2+u)
     odd = sum(half ** (2 * n) / (2 * n + 1) for n in range(1, 7))
-    return count * half * (away - 2.0 * odd)
+    return count * half * (excess - 2.0 * odd)
 
 
 def _stirling_rest(number: float) -> float:

@@ -1,4 +1,4 @@
-"""The recurrence with reductions that run on beside the actions that follow them, one at a time on each stream.
+"""The recurrence with reductions that run on during the actions that follow them, one at a time on each stream.
 
     start(e)  = as without
     wait(e)   = max(start(e) + head(e), free)
@@ -74,13 +74,13 @@ def _long_span(
 
 def _earlier(program: Program[K], reduces: Indices) -> Indices:
     """Return, of each event that reduces, the one before it on its stream that does. A row for none elsewhere."""
-    found = np.full(len(program.stream), len(program.stream) + 1)
+    earlier = np.full(len(program.stream), len(program.stream) + 1)
     own = np.flatnonzero(reduces)
     own = own[np.argsort(program.stream[own], kind="stable")]
     before, after = own[:-1], own[1:]
     same = program.stream[before] == program.stream[after]
-    found[after[same]] = before[same]
-    return found
+    earlier[after[same]] = before[same]
+    return earlier
 
 
 def _run(

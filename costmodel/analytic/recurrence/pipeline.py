@@ -51,9 +51,9 @@ def program_of(schedule: Schedule, stage_class: tuple[int, ...] | None = None) -
     table = schedule.table()
     groups = side_by_side(table, schedule.name)
     order = np.concatenate(groups)
-    place = np.full(len(order) + 1, NOTHING)  # one more, which `NONE` points at
-    place[order] = np.arange(len(order))
-    receives = place[np.where(table.is_transfer, table.needs, NONE)][:, order]
+    position = np.full(len(order) + 1, NOTHING)  # one more, which `NONE` points at
+    position[order] = np.arange(len(order))
+    receives = position[np.where(table.is_transfer, table.needs, NONE)][:, order]
     stream, (slots, slot) = table.rank[order], _slots(table, label)
     waves = waves_of([len(group) for group in groups], stream, receives)
     return Program(stream, slot[order], receives[:0], receives, slots, waves)

@@ -14,7 +14,7 @@ import numpy as np
 from costmodel.quantities import Array, Indices
 from costmodel.records import Record
 
-NOTHING = -1  # in place of an event that another one waits for
+NOTHING = -1  # instead of an event that another one waits for
 _NUMBERS = 1 << 22  # that the finish times of all events take at most
 
 

@@ -25,7 +25,8 @@ class Foreign(ValueRecord):
 def read_foreign(path: Path, shown: str) -> Foreign:
     """Return the rows of a Kineto trace or of nccl-tests' output, distinguished by their content.
 
-    Raises MeasurementError with the location: a file that is missing, too large, truncated, or of no known tool."""
+    Raises MeasurementError with the location: a file that is missing, too large, truncated, or of no known tool.
+    """
     data = read_bytes(path, shown)
     text = data.decode("utf-8", errors="replace")
     if text.lstrip()[:1] in ("{", "["):

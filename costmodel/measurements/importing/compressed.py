@@ -22,7 +22,8 @@ _WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say gzip
 def read_bytes(path: Path, shown: str, most: int = MOST_BYTES) -> bytes:
     """Return the content of a file, decompressed where it is gzip.
 
-    Raises MeasurementError where it is missing, cannot be read, is truncated, or has more than `most` bytes."""
+    Raises MeasurementError where it is missing, cannot be read, is truncated, or has more than `most` bytes.
+    """
     try:
         with open_regular(path) as file:
             data = file.read(most + 1)

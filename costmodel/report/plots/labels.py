@@ -26,7 +26,8 @@ LINE = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrin
 def place_labels(axes: Axes, labels: Sequence[Label]) -> None:
     """Write each text in its marker, or next to it with a line to it, the first ones nearest.
 
-    A text without a free position is left out: the table next to the figure has it."""
+    A text without a free position is left out: the table next to the figure has it.
+    """
     figure = axes.figure
     assert isinstance(figure, Figure)
     layout = figure.get_layout_engine()

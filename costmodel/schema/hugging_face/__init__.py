@@ -70,11 +70,11 @@ def import_config(path: Path, origin: Location | None = None, chosen: str | None
 
 
 def _formats(source: Source, file: Path, depth: int) -> dict[str, Any] | str | None:
-    """Return the number formats of the checkpoint: of config.json, or of the file that ModelOpt writes beside it."""
-    beside = file.parent / _QUANTISED_BESIDE
+    """Return the number formats of the checkpoint: of config.json, or of the file that ModelOpt writes next to it."""
+    other = file.parent / _QUANTISED_BESIDE
     more = None
-    if is_file(beside) and file.name == CONFIG:
-        more = to_python(parse_json(read_text(beside, display_path(beside), MAX_BYTES), display_path(beside)))
+    if is_file(other) and file.name == CONFIG:
+        more = to_python(parse_json(read_text(other, display_path(other), MAX_BYTES), display_path(other)))
     return quantization_of(to_python(source.tree), more, depth, source.family.get("modules", {}))
 
 
@@ -86,7 +86,7 @@ def _name(tree: Tree, file: Path) -> Tree:
 
 
 def _notes(source: Source, file: str, formats: object) -> Iterator[str]:
-    """Yield a note on the ignored keys of a config.json, and on how its family was found."""
+    """Yield a note on the ignored keys of a config.json, and on what named its family."""
     if source.alias is not None:
         yield f"{file}: read {source.alias}"
     ignored = list(_ignored(source.tree, source.family, ""))

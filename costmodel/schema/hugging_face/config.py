@@ -95,7 +95,7 @@ class Config:
         """Return a fact that is a whole number, None without one."""
         value = self.value(fact)
         if isinstance(value, list) and value and all(item == value[0] for item in value):
-            value = value[0]  # one number for each layer, all alike
+            value = value[0]  # one number for each layer, all equal
         return None if value is None else int(self._checked(fact, Whole(low, single=True), value))
 
     def size(self, fact: str) -> int:

@@ -62,7 +62,7 @@ def mtp_kinds(config: Config) -> list[LayerKind] | None:
 
 
 def _named_kinds(config: Config, depth: int) -> list[Any] | None:
-    """Return the kind of each layer by the family's names, null where only windows and experts tell layers apart."""
+    """Return the kind of each layer by the family's names, null where only windows and experts distinguish layers."""
     types = config.names("types")
     if types is not None:
         return _listed(config, types, depth)

@@ -65,17 +65,17 @@ def _attention(config: Config, kind: LayerKind) -> dict[str, Tree]:
 
 def _head_groups(config: Config, kind: LayerKind) -> list[Tree] | None:
     """Return one group with a window or chunks, null where all keys are seen."""
-    reach = "window" if kind.windowed else config.value("reach")
-    if reach is None:
+    span = "window" if kind.windowed else config.value("reach")
+    if span is None:
         return None
-    fact = "window" if reach == "window" else "chunk_length"
+    fact = "window" if span == "window" else "chunk_length"
     size = config.count(fact)
     if size is None:
-        if reach == "chunked":
+        if span == "chunked":
             return None  # no chunk: every layer sees all earlier keys
         raise config.error(fact, "is missing, but some layers have a window", "add it")
-    key = "window" if reach == "window" else "chunk"
-    pattern = Tree({"kind": Tree(reach), key: config.leaf(size, fact)})
+    key = "window" if span == "window" else "chunk"
+    pattern = Tree({"kind": Tree(span), key: config.leaf(size, fact)})
     return [Tree({"share": Tree(1.0), "pattern": pattern})]
 
 

@@ -1,4 +1,4 @@
-"""The number formats of a checkpoint: `quantization_config` of config.json, or `hf_quant_config.json` beside it.
+"""The number formats of a checkpoint: `quantization_config` of config.json, or `hf_quant_config.json` next to it.
 
 A part of the model (attention, dense FFN, experts, shared experts) has the formats of most of its layers: checkpoints
 may leave the first or last layers wide. [transformers, utils/quantization_config.py; NVIDIA TensorRT Model Optimizer,
@@ -24,7 +24,7 @@ _WIDE: Formats = {"linear": "bf16", "weights": "bf16"}
 
 
 def quantization_of(
-    config: Mapping[str, Any], beside: Mapping[str, Any] | None, depth: int, named: Modules
+    config: Mapping[str, Any], modelopt: Mapping[str, Any] | None, depth: int, named: Modules
 ) -> Formats | str | None:
     """Return the formats of a checkpoint as a model file's `quantization`, null for one that is not quantised.
 
@@ -35,14 +35,14 @@ def quantization_of(
     cannot be read.
     """
     stated = config.get("quantization_config")
-    if stated is None and beside is not None:
-        stated = {**beside.get("quantization", {}), "quant_method": "modelopt"}
+    if stated is None and modelopt is not None:
+        stated = {**modelopt.get("quantization", {}), "quant_method": "modelopt"}
     if not isinstance(stated, Mapping):
         return None
-    found = _base(stated)
-    if isinstance(found, str):
-        return found
-    formats, by_module = found
+    base = _base(stated)
+    if isinstance(base, str):
+        return base
+    formats, by_module = base
     try:
         parts = _parts(stated, (formats, by_module), depth, _modules() | named)
     except re.error as error:

@@ -38,7 +38,7 @@ Family: TypeAlias = dict[str, Fact]
 
 
 def table(name: str) -> dict[str, Any]:
-    """Return the content of a file beside this one."""
+    """Return the content of a file next to this one."""
     return _parsed(_text(name))
 
 
@@ -53,7 +53,7 @@ def encoders() -> dict[str, Family]:
 
 
 def _text(name: str) -> str:
-    """Return the text of a file beside this one, read anew: what is kept of an answer rests on it."""
+    """Return the text of a file next to this one, read anew: what is kept of an answer rests on it."""
     path = Path(__file__).with_name(f"{name}.yaml")
     return read_text(path, str(path), MAX_BYTES)
 

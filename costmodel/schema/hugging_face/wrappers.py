@@ -1,4 +1,4 @@
-"""Configs that wrap a language model: where its own keys are, of which family it is, which towers are beside it."""
+"""Configs that wrap a language model: where its own keys are, of which family it is, which towers are next to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Source(Record):
 
     tree: its own keys.
     family: the table that they are read by.
-    alias: how the family was found, where not by its name.
+    alias: what named the family, where not its name.
     wrapper: the whole file.
     """
 
@@ -88,7 +88,7 @@ def _architectures(tree: Tree) -> list[str]:
     return [item.value for item in items if isinstance(item.value, str)]
 
 
-def _unknown(kind: str, place: Tree | None, file: Tree) -> InputError:
+def _unknown(kind: str, tree: Tree | None, file: Tree) -> InputError:
     """Return the error of an architecture that no table reads, with what its grammar lacks where that is known."""
     refused, names = table("names")["refused"], list(families())
     lacks = refused.get(kind) or refused.get(file.text("model_type") or "")
@@ -97,7 +97,7 @@ def _unknown(kind: str, place: Tree | None, file: Tree) -> InputError:
         did_you_mean(kind, names), available(names),
         "if its keys mean what those of one of them do, name that with `as`", f"or {BY_HAND}",
     ]  # fmt: skip
-    location: Location | None = file.location if place is None else place.location
+    location: Location | None = file.location if tree is None else tree.location
     return InputError.single(
         f"{kind!r}: this architecture cannot be imported",
         hint="; ".join(filter(None, hints)),

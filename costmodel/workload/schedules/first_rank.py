@@ -28,8 +28,13 @@ def placement_of(name: str, pp: int, virtual: int) -> tuple[tuple[int, ...], ...
 def first_rank_chunks(name: str, pp: Count, micro_batches: Count) -> PeakChunks:
     """Return a state that the first rank passes through, one of its fullest: as of `Schedule.in_flight(0)`.
 
-    gpipe M. 1f1b and zb-h1 min(PP, M); interleaved min(2*PP - 1, M) and min(PP, M) combined-1f1b min(2*PP, M) and
-    min(PP, M); zb-v min(2*PP - 1, M) and 1; dualpipe PP and 1; dualpipe-v 2*PP and 1
+    gpipe            M
+    1f1b, zb-h1      min(PP, M)
+    interleaved      min(2*PP - 1, M) and min(PP, M)
+    combined-1f1b    min(2*PP, M) and min(PP, M)
+    zb-v             min(2*PP - 1, M) and 1
+    dualpipe         PP and 1
+    dualpipe-v       2*PP and 1
     """
     if name == "gpipe":
         return PeakChunks(micro_batches, 0.0)

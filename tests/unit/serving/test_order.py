@@ -125,7 +125,7 @@ def test_by_prefix_is_a_stable_sort_of_those_that_have_arrived(rows, arrived):
     progress, engines = new_progress(requests, LONGEST_PREFIX), new_fleet(1, policy, requests, 4)
     engine = engine_of(engines, 0)
     for node in (0, 1, 2, 3, 100):  # four blocks of the first text, one of the second
-        engine.place[node : node + 1] = 7
+        engine.cached_entry[node : node + 1] = 7
     for request in range(len(rows)):
         enqueue(progress, engine, request, float(request))
     sort_by_prefix(requests, progress, engine, policy, float(arrived))
