@@ -37,8 +37,7 @@ _MATH = "hardware.math."
 
 class Whole(NamedTuple):
     """A scenario whose parts changes shorten. headline: the metric that the lines of its breakdown and the bubble
-    make up.
-    """
+    make up."""
 
     phase: str
     headline: float

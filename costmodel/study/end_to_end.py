@@ -199,8 +199,7 @@ def changes(case: Case, terms: Terms, values: Values, library: Library) -> dict[
 
 class Unseen(Record):
     """By the id of a case: what the terms change in it when they are fitted without its publication, and by how much
-    their uncertainty moves the log of each of its metrics, down and up. refitted: what else is stated anew.
-    """
+    their uncertainty moves the log of each of its metrics, down and up. refitted: what else is stated anew."""
 
     changes: Mapping[str, Mapping[str, object]]
     widening: Widening

@@ -97,8 +97,7 @@ def check_size(layouts: int) -> None:
 
 class Variant(Record):
     """What of a layout is structure: the schedule, what the backward pass computes again, the ZeRO stage, and whether
-    activations outside the tensor-parallel region are split too.
-    """
+    activations outside the tensor-parallel region are split too."""
 
     schedule: str
     recompute: frozenset[str]

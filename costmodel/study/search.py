@@ -188,8 +188,7 @@ def _add(result: SearchResult, request: SearchRequest, on_progress: OnProgress) 
 
 def _note_the_cluster(request: SearchRequest, result: SearchResult, without: Sequence[int]) -> None:
     """Note which of the numbers of devices without a layout the cluster does not have. A node means as many as hold
-    them.
-    """
+    them."""
     if not without:
         return
     degrees = {"tp": np.ones(len(without)), "cp": np.ones(len(without)), "pp": np.ones(len(without))}

@@ -113,8 +113,7 @@ _NONE = _Rows(np.zeros(0, dtype=np.intp), np.zeros(0), np.zeros(0), np.zeros(0))
 
 class _Found(Record):
     """Points of one grid that fit and meet the constraints. near: the best of each layout, at one of its batches, at
-    each value of the other axes, where it is near the best of all; edge: those on the front.
-    """
+    each value of the other axes, where it is near the best of all; edge: those on the front."""
 
     scenario: Scenario
     calibration: Calibration

@@ -45,8 +45,7 @@ class _Layout(NamedTuple):
 
 class _Group(Record):
     """Layouts of one variant that share an order of work, and a bound of each: the best that it could be
-    (`_Race.promise`), or the least memory that it needs [B].
-    """
+    (`_Race.promise`), or the least memory that it needs [B]."""
 
     variant: int
     rows: Indices
@@ -55,8 +54,7 @@ class _Group(Record):
 
 class _Race(MutableRecord, eq=False):
     """Evaluates layouts and keeps the best. head: of the `SearchRequest`; result: counts them and what they need
-    larger: layouts that do not fit by the bound of their memory.
-    """
+    larger: layouts that do not fit by the bound of their memory."""
 
     base: Scenario
     calibration: Calibration

@@ -29,8 +29,7 @@ Ends: TypeAlias = "tuple[tuple[float, float] | None, ...]"  # of their 80 % inte
 
 class PublishedValue(Record):
     """A published figure that terms can move. of: the terms, by position; gap: log(predicted / published) at the
-    values of the files; metric: of the result, which moves as the published one does.
-    """
+    values of the files; metric: of the result, which moves as the published one does."""
 
     case: Case
     of: tuple[int, ...]
