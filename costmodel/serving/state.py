@@ -101,17 +101,28 @@ class Requests(NamedTuple):
 class Progress(NamedTuple):
     """What became of each request.
 
-    time: QUEUED: its engine took it in; SCHEDULED: it was first computed; FIRST, FINISH: first and last token; LAST:
-        token before it was preempted, or before it decodes; JOINED: the engine that decodes it started it, where
-        another one computed its prompt [s].
-    count: COMPUTED: tokens in the cache before it decodes; TARGET: tokens that are computed before its next token;
-        GENERATED: tokens returned when it began to decode, START: the engine's tick then, END: the tick of its last
-        token; HELD: leading blocks shared by the prefix cache; OWN: its other blocks, until it decodes; HIT: prompt
-        tokens found in the cache at first; PREEMPTED: how often; SEGMENT: entry of the free list that holds its blocks
-        since it was preempted, -1: none; FOLLOWING: next in the engine's queue, -1: none; REPLICA: its engine;
-        CALLED: 1: its end has called the next request; MOVED: cached tokens that come with it from another engine;
-        SWAPPED: tokens whose cache waits in host memory, 0: none; KEY: priority, or cached blocks when the queue was
-        last sorted; CHILD: in the heap, the first of those behind it, whose FOLLOWING are its others.
+    time [s]:
+        QUEUED: its engine took it in.
+        SCHEDULED: it was first computed.
+        FIRST, FINISH: first and last token.
+        LAST: token before it was preempted, or before it decodes.
+        JOINED: the engine that decodes it started it, where another one computed its prompt.
+    count:
+        COMPUTED: tokens in the cache before it decodes.
+        TARGET: tokens that are computed before its next token.
+        GENERATED: tokens returned when it began to decode.
+        START, END: the engine's tick then, and that of its last token.
+        HELD, OWN: leading blocks shared by the prefix cache, and its other blocks until it decodes.
+        HIT: prompt tokens found in the cache at first.
+        PREEMPTED: how often.
+        SEGMENT: entry of the free list that holds its blocks since it was preempted, -1: none.
+        FOLLOWING: next in the engine's queue, -1: none.
+        REPLICA: its engine.
+        CALLED: 1: its end has called the next request.
+        MOVED: cached tokens that come with it from another engine.
+        SWAPPED: tokens whose cache waits in host memory, 0: none.
+        KEY: priority, or cached blocks when the queue was last sorted.
+        CHILD: in the heap, the first of those behind it, whose FOLLOWING are its others.
     """
 
     time: Any

@@ -186,9 +186,11 @@ def test_an_engine_that_preempts_nobody_has_blocks_for_every_last_token(tmp_path
 
 @pytest.mark.parametrize(
     ("framework", "stated", "found"),
-    [("sglang", {}, "bf16"), ("sglang", {"router": "fp32"}, "fp32"), ("default", {}, "fp32")],
+    [("sglang", {}, "fp32"), ("sglang", {"router": "bf16"}, "bf16")],
 )
-def test_engines_score_experts_in_the_model_s_format(tmp_path: Path, framework: str, stated: Any, found: str) -> None:
+def test_engines_score_experts_in_32_bits_unless_another_format_is_stated(
+    tmp_path: Path, framework: str, stated: Any, found: str
+) -> None:
     precision = {"compute": "fp8-inference", **stated}
     changes = {"cluster": "nodes/hgx-h200", "parallel": {"tp": 8}, "framework": framework, "precision": precision}
     assert served(tmp_path, "deepseek-v3", **changes).scenario("run").precision.router == found
