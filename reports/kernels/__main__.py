@@ -26,6 +26,7 @@ from costmodel.schema.references import Library
 from costmodel.schema.whole_files import make_folder, write_whole
 from reports.kernels.accuracy import ENOUGH, MODELS, Accuracy, Pooled, pooled, stated_accuracies
 from reports.kernels.plot import Points, kernels_figure
+from reports.page import percent, table
 
 _ROOFLINE = ": roofline"  # ends the reason of a prediction that rests on no fit
 _LEAST, _MOST, _WIDEST = 0.6, 0.95, 2.5  # of rows in 80 % intervals, and half of these over the median error
@@ -88,15 +89,15 @@ def _head() -> Iterator[str]:
 
 
 def _by_operator(rows: Sequence[Pooled]) -> Iterator[str]:
-    yield from _table(
+    yield from table(
         "Held-out rows, by device and operator",
         ("device", "operator", "rows", *MODELS, "median", "bias", "bar / aim", "reached", "in interval", "width"),
         (
             (
-                one.device, one.family, f"{one.rows:,.0f}", *(_percent(one.errors[model]) for model in MODELS),
-                _percent(one.median), _percent(one.bias, sign=True),
+                one.device, one.family, f"{one.rows:,.0f}", *(percent(one.errors[model]) for model in MODELS),
+                percent(one.median), percent(one.bias, sign=True),
                 "" if one.bar is None else f"{100 * one.bar:g} / {100 * (one.aim or 0.0):g} %", one.verdict,
-                _percent(one.coverage), "" if one.width is None else f"{one.width:.1f}",
+                percent(one.coverage), "" if one.width is None else f"{one.width:.1f}",
             )
             for one in rows
         ),
@@ -119,14 +120,14 @@ def _interval_bars(rows: Sequence[Pooled]) -> Iterator[str]:
 
 
 def _by_file(accuracies: Sequence[Accuracy]) -> Iterator[str]:
-    yield from _table(
+    yield from table(
         "Held-out rows, by calibration file",
         ("file", "family", "rows", "held out together", "groups", *MODELS, "median", "bias"),
         (
             (
                 one.file, one.family, f"{one.rows:,.0f}", one.stated.held_out, f"{one.stated.groups:,.0f}",
-                *(_percent(float(getattr(one.stated, model))) for model in MODELS),
-                _median(one), _percent(float(one.stated.bias), sign=True),
+                *(percent(float(getattr(one.stated, model))) for model in MODELS),
+                _median(one), percent(float(one.stated.bias), sign=True),
             )
             for one in accuracies
         ),
@@ -136,18 +137,18 @@ def _by_file(accuracies: Sequence[Accuracy]) -> Iterator[str]:
 def _median(one: Accuracy) -> str:
     """Return a median error, with its 80 % interval where few rows stand behind it."""
     low, high = one.stated.median_low, one.stated.median_high
-    own = _percent(float(one.stated.median))
-    return own if low is None or high is None else f"{own} ({_percent(float(low))} to {_percent(float(high))})"
+    own = percent(float(one.stated.median))
+    return own if low is None or high is None else f"{own} ({percent(float(low))} to {percent(float(high))})"
 
 
 def _scores(scores: Sequence[Score]) -> Iterator[str]:
-    yield from _table(
+    yield from table(
         "All rows, those that the fits were made from included",
         ("device", "operator", "format", "rows", "mean", "median", "bias", "in 80 % interval", "half width / median"),
         (
             (
-                one.device, one.op, one.dtype, f"{one.rows:,}", _percent(one.mean), _percent(one.median),
-                _percent(one.bias, sign=True), _percent(one.inside),
+                one.device, one.op, one.dtype, f"{one.rows:,}", percent(one.mean), percent(one.median),
+                percent(one.bias, sign=True), percent(one.inside),
                 f"{one.half_width / one.median:.1f}" if one.half_width and one.median else "",
             )
             for one in scores
@@ -166,14 +167,14 @@ def _borrowed(
     lent = predict_mapped(found.rows, parts, (), search_path, known)
     lent.seconds[np.array([why.endswith(_ROOFLINE) for why in lent.why], dtype=bool)] = np.nan
     own = {(one.device, one.op, one.dtype): one for one in scores}
-    yield from _table(
+    yield from table(
         "With the fits of the device that it inherits from, and no row of its own",
         ("device", "fits of", "operator", "format", "rows", "mean", "median", "bias", "mean with its own rows"),
         (
             (
-                one.device, known[catalogue.name(one.device)], one.op, one.dtype, f"{one.rows:,}", _percent(one.mean),
-                _percent(one.median), _percent(one.bias, sign=True),
-                _percent(own[one.device, one.op, one.dtype].mean),
+                one.device, known[catalogue.name(one.device)], one.op, one.dtype, f"{one.rows:,}", percent(one.mean),
+                percent(one.median), percent(one.bias, sign=True),
+                percent(own[one.device, one.op, one.dtype].mean),
             )
             for one in scores_of(found.rows, lent)
             if one.rows
@@ -184,7 +185,7 @@ def _borrowed(
 
 
 def _left_out(left_out: Sequence[Exclusion]) -> Iterator[str]:
-    yield from _table(
+    yield from table(
         "Rows left out", ("rows", "operator", "reason"), ((f"{one.rows:,}", one.op, one.reason) for one in left_out)
     )
 
@@ -196,22 +197,6 @@ def _figures(figures: dict[str, str]) -> Iterator[str]:
         yield ""
         yield f"![{device}: predicted against measured times]({name})"
     yield ""
-
-
-def _table(title: str, headings: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
-    yield ""
-    yield f"## {title}"
-    yield ""
-    yield f"| {' | '.join(headings)} |"
-    yield f"|{'---|' * len(headings)}"
-    for row in rows:
-        yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"
-
-
-def _percent(value: float | None, *, sign: bool = False) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value:+.1f} %" if sign else f"{100 * value:.1f} %"
 
 
 @click.command()

@@ -35,6 +35,7 @@ from costmodel.schema.references import package_root
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.units import parse
 from reports.network.plot import Cable, fabric_figure
+from reports.page import line
 
 COMMAND = "python -m reports.network --output reports/network"
 PAPER = "DeepSeek-AI, Insights into DeepSeek-V3, arXiv 2505.09343"
@@ -72,14 +73,10 @@ def _head() -> Iterator[str]:
     yield f"Regenerate: `{COMMAND}`"
 
 
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
 def _heading(*cells: str) -> Iterator[str]:
     yield ""
-    yield _row(*cells)
-    yield _row(*["---"] * len(cells))
+    yield line(*cells)
+    yield line(*["---"] * len(cells))
 
 
 # ---- prices ---------------------------------------------------------------------------------------------------------
@@ -104,7 +101,7 @@ def _prices() -> Iterator[str]:
     for name, row in rows.items():
         total, each = (parse(table[name][field], "money") for field in ("cost", "cost_per_endpoint"))
         cost = row.cost or 0.0
-        yield _row(
+        yield line(
             f"`{name}`", f"{row.endpoints:,.0f}", f"{row.switches:,.0f}", f"{row.links:,.0f}", f"{cost / 1e6:,.1f} M$",
             f"{total / 1e6:,.0f} M$", f"{cost / total - 1:+.1%}", f"{cost / row.endpoints:,.0f} $", f"{each:,.0f} $",
         )  # fmt: skip
@@ -126,7 +123,7 @@ def _prices() -> Iterator[str]:
     names = ("a switch", "a link between switches", "a link to an endpoint")
     for part, (name, value) in enumerate(zip(names, in_use, strict=True)):
         low, high = (_extreme(parts, totals, part, sign) for sign in (1.0, -1.0))
-        yield _row(name, f"{value or 0:,.0f} $", f"{low:,.0f} $", f"{high:,.0f} $")
+        yield line(name, f"{value or 0:,.0f} $", f"{low:,.0f} $", f"{high:,.0f} $")
     yield ""
     cited = facts("ft2-cited-prices", *load_topology("ft2-cited-prices"))
     yield (
@@ -165,7 +162,7 @@ def _latencies() -> Iterator[str]:
         if stride and cluster is ib:
             one = replace(one, network=replace(ib.network, planes=1.0))  # type: ignore[type-var]
         time = run_collective("send_recv", 64.0, FlowRun(one, layout(one, 2, stride=max(stride, 1)))).time
-        yield _row(link, "device 0", f"device {max(stride, 1)}", quantity(time, "time"), text)
+        yield line(link, "device 0", f"device {max(stride, 1)}", quantity(time, "time"), text)
 
 
 # ---- planes and rails -----------------------------------------------------------------------------------------------
@@ -183,7 +180,7 @@ def _planes_and_rails() -> Iterator[str]:
         for text in SIZES:
             size = parse(text, "size")
             times = [_all_to_all(cluster, ranks, size) for cluster in (mpft, mrft)]
-            yield _row(ranks, text, *(f"{size / time / 1e9:.2f}" for time in times), f"{times[0] / times[1] - 1:+.2%}")
+            yield line(ranks, text, *(f"{size / time / 1e9:.2f}" for time in times), f"{times[0] / times[1] - 1:+.2%}")
     yield ""
     yield "The same with one thing changed, time over that of the first table, for 1 GiB:"
     yield from _heading("GPUs", "what", "MPFT", "MRFT", "by hand")
@@ -193,12 +190,12 @@ def _planes_and_rails() -> Iterator[str]:
         nodes = ranks // 8
         hand = (1 + 7 / 8) * float(mpft.node.nic.bandwidth) / float(mpft.device.links["pcie"].bandwidth)  # type: ignore[union-attr]
         without = [_all_to_all(_with(cluster, pxn=False), ranks, size) / base for cluster in (mpft, mrft)]
-        yield _row(
+        yield line(
             ranks, "PXN off", *(f"{ratio:.3f}" for ratio in without), f"MPFT (1 + 7/8) * 50/64 = {hand:.3f}, MRFT 1"
         )  # fmt: skip
         lost = _all_to_all(_with(mpft, failed=("plane0",)), ranks, size)
         nic = _all_to_all(_with(mrft, failed=tuple(f"nic{8 * node}" for node in range(nodes))), ranks, size)
-        yield _row(
+        yield line(
             ranks,
             "a plane, or a NIC of each node, failed",
             f"{lost / base:.3f}",
@@ -213,7 +210,7 @@ def _planes_and_rails() -> Iterator[str]:
             / _all_to_all(cluster, ranks, size, **spread)
             for cluster in (mpft, mrft)
         ]
-        yield _row(
+        yield line(
             ranks, "2:1 oversubscription", *(f"{ratio:.3f}" for ratio in over),
             f"2 * {nodes - in_leaf}/{nodes - 1} = {by_hand:.3f}",
         )  # fmt: skip
@@ -263,7 +260,7 @@ def _routing() -> Iterator[str]:
             return size * (members - 1) / members / run_collective("all_gather", size, run, "ring").time / 1e9
 
         ecmp = [speed("ecmp", seed) for seed in SEEDS]
-        yield _row(
+        yield line(
             members, *(f"{speed(policy):.1f}" for policy in ("static", "adaptive", "spray")), f"{np.mean(ecmp):.1f}",
             f"{min(ecmp):.1f} .. {max(ecmp):.1f}",
         )  # fmt: skip
@@ -301,7 +298,7 @@ def _fits() -> Iterator[str]:
             request = CollectiveRequest(kind, count, parse(text, "size"), routing=routing)
             fitted, flows = (answer(request, cluster, calibration, framework, engine) for engine in ENGINES)
             worst, bases = max(worst, abs(flows.time / fitted.time - 1)), bases | {fitted.basis}
-        yield _row(f"`{name}`", ", ".join(map(str, ranks)), ", ".join(kinds), ", ".join(sorted(bases)), f"{worst:.1e}")
+        yield line(f"`{name}`", ", ".join(map(str, ranks)), ", ".join(kinds), ", ".join(sorted(bases)), f"{worst:.1e}")
 
 
 # ---- diagrams -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ python -m reports.validation --output reports/validation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -32,6 +32,7 @@ from costmodel.study.validating import (
     judge,
     settings,
 )
+from reports.page import percent, table
 from reports.validation.plot import validation_plot
 
 PLAN = "public"
@@ -118,10 +119,10 @@ def _by_page(pages: Mapping[str, Sequence[ScoredValue]]) -> Iterator[str]:
                 yield (
                     f"[{page}]({page}.md)", f"{unseen.figures:,}", f"{unseen.groups:,}", f"{unseen.publications}",
                     *_both(stated, unseen, "mean", "median", "bias"),
-                    f"{unseen.intervals:,}", _percent(unseen.inside), _times(unseen.half_width),
+                    f"{unseen.intervals:,}", percent(unseen.inside), _times(unseen.half_width),
                 )  # fmt: skip
 
-    yield from _table(
+    yield from table(
         "By class, unseen and refitted figures",
         (
             "class", "figures", "groups", "publications", "as shipped: mean", "median", "bias", "refitted: mean",
@@ -146,9 +147,9 @@ def _in_sample(figures: Sequence[ScoredValue]) -> Iterator[str]:
             errors = errors_of(one.stated for one in values)
             if errors is not None:
                 places = ", ".join(f"`{place}`" for place in because)
-                yield publication, f"{errors.figures:,}", _percent(errors.mean), _percent(errors.median), places
+                yield publication, f"{errors.figures:,}", percent(errors.mean), percent(errors.median), places
 
-    yield from _table(
+    yield from table(
         "In-sample values", ("publication", "values", "mean error", "median", "what rests on them"), rows()
     )
     yield ""
@@ -169,7 +170,7 @@ def _bars(figures: Sequence[ScoredValue], bars: Sequence[AccuracyTargetFile]) ->
                     show(one.stated), show(one.unseen), "reached" if one.reached else "**missed**",
                 )  # fmt: skip
 
-    yield from _table(
+    yield from table(
         "What was asked for", ("figures", "how many", "measure", "bar", "as shipped", "refitted", "verdict"), rows()
     )
     yield ""
@@ -177,7 +178,7 @@ def _bars(figures: Sequence[ScoredValue], bars: Sequence[AccuracyTargetFile]) ->
 
 
 def _tools(said: ValidationFile) -> Iterator[str]:
-    yield from _table(
+    yield from table(
         "What other tools say of themselves",
         ("tool", "compared with", "error", "source"),
         (
@@ -194,7 +195,7 @@ def _source(cite: str, *, verified: bool) -> str:
 
 
 def _discrepancies(figures: Sequence[ScoredValue], said: ValidationFile) -> Iterator[str]:
-    yield from _table(
+    yield from table(
         "Discrepancies of the publications themselves",
         ("publication", "figures", "what", "source"),
         (
@@ -219,13 +220,13 @@ def _not_compared(figures: Sequence[ScoredValue], problems: Sequence[str]) -> It
     for one in figures:
         if one.stated.verdict == SKIP and one.stated.reason:
             reasons[one.stated.reason] = reasons.get(one.stated.reason, 0) + 1
-    yield from _table(
+    yield from table(
         "Figures left out",
         ("figures", "reason"),
         ((str(count), reason) for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
     )
     if problems:
-        yield from _table("Cases that cannot be predicted", ("problem",), ((each,) for each in problems))
+        yield from table("Cases that cannot be predicted", ("problem",), ((each,) for each in problems))
 
 
 # ---- the page of a class --------------------------------------------------------------------------------------------
@@ -265,11 +266,11 @@ def _by_publication(by_publication: Mapping[str, Sequence[ScoredValue]]) -> Iter
             if stated is not None and unseen is not None:
                 yield (
                     publication, _states(figures), f"{unseen.figures:,}", f"{unseen.groups:,}",
-                    *_both(stated, unseen, "mean", "median", "bias"), _percent(unseen.inside),
+                    *_both(stated, unseen, "mean", "median", "bias"), percent(unseen.inside),
                     _times(unseen.half_width),
                 )  # fmt: skip
 
-    yield from _table(
+    yield from table(
         "By publication",
         (
             "publication", "state", "figures", "groups", "as shipped: mean", "median", "bias", "refitted: mean",
@@ -289,13 +290,13 @@ def _worst(figures: Sequence[ScoredValue], causes: Sequence[RemarkFile]) -> Iter
     scored = [one for one in figures if one.unseen.error is not None and is_unseen(one.unseen)]
     scored.sort(key=lambda one: (-abs(one.unseen.error or 0.0), one.case.id))
     reasons = [_why(one, causes) for one in scored[:WORST]]
-    yield from _table(
+    yield from table(
         "The worst figures",
         ("publication", "case", "metric", "published", "predicted", "as shipped", "refitted", "why"),
         (
             (
                 one.case.publication, f"`{one.case.id}`", one.unseen.metric or "", *_values(one),
-                _signed(one.stated.error), _signed(one.unseen.error),
+                percent(one.stated.error, sign=True), percent(one.unseen.error, sign=True),
                 "as above" if reason != NOT_KNOWN and reason in reasons[:at] else reason,
             )
             for at, (one, reason) in enumerate(zip(scored, reasons, strict=False))
@@ -328,18 +329,19 @@ def _causes(figures: Sequence[ScoredValue], causes: Sequence[RemarkFile]) -> Ite
             if errors is not None:
                 span = [one.unseen.error or 0.0 for one in found]
                 yield (
-                    _publications(found), _ids(found), f"{_signed(min(span))} .. {_signed(max(span))}",
-                    _percent(errors.median), causes[at].text,
+                    _publications(found), _ids(found), " .. ".join(percent(one(span), sign=True) for one in (min, max)),
+                    percent(errors.median), causes[at].text,
                 )  # fmt: skip
 
-    yield from _table("Why", ("publication", "cases", "refitted: error", "median", "what is known"), rows())
+    yield from table("Why", ("publication", "cases", "refitted: error", "median", "what is known"), rows())
 
 
 def _each(publication: str, figures: Sequence[ScoredValue]) -> Iterator[str]:
     rows = (
         (
             f"`{one.case.id}`", _configuration(one.case), one.unseen.metric or "", *_values(one),
-            _signed(one.stated.error), _signed(one.unseen.error), one.unseen.state or "", _held(one),
+            percent(one.stated.error, sign=True), percent(one.unseen.error, sign=True), one.unseen.state or "",
+            _held(one),
         )
         for one in figures
     )  # fmt: skip
@@ -354,7 +356,7 @@ def _each(publication: str, figures: Sequence[ScoredValue]) -> Iterator[str]:
         "state",
         "inside 80 %",
     )
-    yield from _table(publication, headings, rows)
+    yield from table(publication, headings, rows)
 
 
 def _held(one: ScoredValue) -> str:
@@ -392,13 +394,13 @@ def _by_setting(publication: str, figures: Sequence[ScoredValue]) -> Iterator[st
                 assert unseen is not None
                 yield (
                     key.replace("_", " "), name.split("/")[-1] or "-", f"{unseen.figures:,}",
-                    *_both(stated, unseen, "mean", "median", "bias"), _percent(unseen.inside),
+                    *_both(stated, unseen, "mean", "median", "bias"), percent(unseen.inside),
                 )  # fmt: skip
 
     headings = (
         "setting", "value", "figures", "mean", "median", "bias", "refitted: mean", "median", "bias", "inside 80 %",
     )  # fmt: skip
-    yield from _table(f"{publication}, {len(figures):,} figures", headings, rows())
+    yield from table(f"{publication}, {len(figures):,} figures", headings, rows())
 
 
 def _ranges(values: Sequence[str]) -> tuple[list[str], Callable[[str], str]]:
@@ -417,7 +419,7 @@ def _order(value: str) -> tuple[bool, float, str]:
 
 def _unscored(figures: Sequence[ScoredValue]) -> Iterator[str]:
     """Yield figures that are only asked to lie on a side or in a range, or that have no prediction."""
-    yield from _table(
+    yield from table(
         "Figures of a side, a range or none",
         ("publication", "case", "metric", "published", "predicted", "verdict"),
         (
@@ -430,26 +432,11 @@ def _unscored(figures: Sequence[ScoredValue]) -> Iterator[str]:
     )  # fmt: skip
 
 
-# ---- tables ---------------------------------------------------------------------------------------------------------
-
-
-def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield a table under its heading; nothing for no rows."""
-    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
-    if lines:
-        yield from ("", f"## {title}", "", f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}", *lines)
+# ---- cells ----------------------------------------------------------------------------------------------------------
 
 
 def _both(stated: Errors, unseen: Errors, *names: str) -> tuple[str, ...]:
-    return tuple(
-        (_signed if name == "bias" else _percent)(getattr(errors, name))
-        for errors in (stated, unseen)
-        for name in names
-    )
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
+    return tuple(percent(getattr(errors, name), sign=name == "bias") for errors in (stated, unseen) for name in names)
 
 
 def _finely(value: float | None) -> str:
@@ -459,10 +446,6 @@ def _finely(value: float | None) -> str:
 
 def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:+.1f} %"
 
 
 def _times(value: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.what_if import WhatIf
 from costmodel.units import render
+from reports.page import line
 from reports.waterfall import Waterfall
 
 if TYPE_CHECKING:
@@ -30,15 +31,15 @@ def _lines(what_if: WhatIf, found: Sequence[ChangeEffect], ladder: Waterfall | N
     alone = [one for one in found if one.term in messages]
     if alone:
         yield from ("", "## Messages by themselves", "", "Flow by flow, with the cluster's links shared.", "")
-        yield from _row("change", "message", "time", "limit", "source")
-        yield from _row("---", "---", "---:", "---", "---")
+        yield line("change", "message", "time", "limit", "source")
+        yield line("---", "---", "---:", "---", "---")
         for one in alone:
-            yield from _row(one.term, one.scenario, _cell(one), one.limit or "", one.cite or "")
+            yield line(one.term, one.scenario, _cell(one), one.limit or "", one.cite or "")
     if ladder is not None:
         yield from ("", "## One after the other", "", "| change | total |", "|---|---:|")
-        yield from _row(what_if.file.begin, _shown(what_if.file.metric, ladder.start))
+        yield line(what_if.file.begin, _shown(what_if.file.metric, ladder.start))
         for term in ladder.terms:
-            yield from _row(term.name, _shown(what_if.file.metric, term.after))
+            yield line(term.name, _shown(what_if.file.metric, term.after))
     others = [one for one in what_if.file.alternatives if not one.set]
     if others:
         yield from (
@@ -49,7 +50,7 @@ def _lines(what_if: WhatIf, found: Sequence[ChangeEffect], ladder: Waterfall | N
             "|---|---|---|",
         )
         for other in others:
-            yield from _row(other.term, other.why or "", other.cite or "")
+            yield line(other.term, other.why or "", other.cite or "")
 
 
 def _changes(found: Sequence[ChangeEffect]) -> Iterator[str]:
@@ -62,8 +63,8 @@ def _changes(found: Sequence[ChangeEffect]) -> Iterator[str]:
             "change touches is uncertain. `~`: it may be worth nothing."
         )
     yield ""
-    yield from _row("change", *(f"{scenario}, `{metric}`" for scenario, metric in columns.items()), "limit", "source")
-    yield from _row("---", *("---:" for _ in columns), "---", "---")
+    yield line("change", *(f"{scenario}, `{metric}`" for scenario, metric in columns.items()), "limit", "source")
+    yield line("---", *("---:" for _ in columns), "---", "---")
     terms = list(dict.fromkeys(one.term for one in found))
     for term in terms:
         rows = [one for one in found if one.term == term]
@@ -72,7 +73,7 @@ def _changes(found: Sequence[ChangeEffect]) -> Iterator[str]:
             " ".join(dict.fromkeys(filter(None, texts)))
             for texts in zip(*((one.limit, one.cite) for one in rows), strict=True)
         )
-        yield from _row(term, *cells, *told)
+        yield line(term, *cells, *told)
     yield from ("", "## How each is stated", "")
     for term in terms:
         paths = dict.fromkeys(change for one in found if one.term == term for change in one.changes)
@@ -83,10 +84,6 @@ def _changes(found: Sequence[ChangeEffect]) -> Iterator[str]:
 
 def _listed(paths: Iterable[str]) -> str:
     return ", ".join(f"`{path}`" for path in paths)
-
-
-def _row(*cells: str) -> Iterator[str]:
-    yield f"| {' | '.join(cells)} |"
 
 
 def _cell(one: ChangeEffect) -> str:
