@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from costmodel.quantities import Count
 from costmodel.schema import mixers
 from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
-from costmodel.schema.patterns import AnyPattern, AxisFile, HeadGroupFile, LatentGroupFile, MixedFile, NeighbourhoodFile
+from costmodel.schema.patterns import (
+    AnyPattern,
+    AxisFile,
+    HeadGroupFile,
+    LatentGroupFile,
+    MixedFile,
+    NeighbourhoodFile,
+    PatternFile,
+)
 from costmodel.schema.records import record
 from costmodel.workload import architecture as arch
 from costmodel.workload import neighbourhood, patterns
@@ -102,15 +110,6 @@ def _groups(groups: Sequence[HeadGroupFile | LatentGroupFile], heads: Count) -> 
     return tuple(arch.HeadGroup(group.share_of(heads), _pattern(group.pattern)) for group in groups)
 
 
-_PATTERNS: Mapping[str, type[patterns.Pattern]] = {
-    "full": patterns.Pattern, "window": patterns.Pattern, "chunked": patterns.Chunked,
-    "sink_recent": patterns.SinkRecent, "elastic_window": patterns.ElasticWindow,
-    "strided_blocks": patterns.StridedBlocks, "chunk_topk": patterns.ChunkTopK, "kv_budget": patterns.KvBudget,
-    "predicted_sparse": patterns.PredictedSparse,
-    "spans": patterns.Spans,
-}  # fmt: skip
-
-
 _NEIGHBOURHOOD_TILES = {1: 64.0, 2: 8.0, 3: 4.0}  # along each axis, 64 places in all: NATTEN, docs, tile sizes of SM80
 
 
@@ -130,7 +129,10 @@ def _pattern(file: AnyPattern) -> patterns.Pattern:
     if isinstance(file, MixedFile):
         sets = tuple((group.queries, group.keys) for group in file.sets)
         return patterns.Mixed(sets=sets, projected=file.projected)
-    return _PATTERNS[file.kind](**file.model_dump())
+    if isinstance(file, PatternFile):
+        return patterns.Pattern(file.kind, file.window)
+    made: patterns.Pattern = file.made()
+    return made
 
 
 def _ffn(file: DenseFile | MoeFile | NoFfnFile, hidden: Count) -> arch.Ffn:

@@ -4,11 +4,21 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from costmodel.declared import Integer, Number, NumberOrZero, Offset, Share, ShareOrZero, Wrong, exceeds
+from costmodel.declared import Integer, Number, NumberOrZero, Share, Wrong, exceeds
 from costmodel.quantities import Quantity
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
 from costmodel.workload.neighbourhood import Axis
+from costmodel.workload.patterns import (
+    Chunked,
+    ChunkTopK,
+    ElasticWindow,
+    KvBudget,
+    PredictedSparse,
+    SinkRecent,
+    Spans,
+    StridedBlocks,
+)
 
 
 class PatternFile(Strict):
@@ -25,25 +35,17 @@ class PatternFile(Strict):
         return self
 
 
-class SinkRecentFile(Strict):
+class SinkRecentFile(Declared, of=SinkRecent):
     """Sink tokens and the most recent ones."""
 
     kind: Literal["sink_recent"] = Field(description="this pattern")
     sink: NumberOrZero = Field(description="first tokens, always attended to")
-    recent: Number = Field(description="most recent tokens")
-    chunk: Number | None = Field(
-        default=None, description="prompts are processed in chunks with full causal attention inside; null: not chunked"
-    )
 
 
-class ChunkedFile(Strict):
+class ChunkedFile(Declared, of=Chunked):
     """The earlier keys of a query's own chunk."""
 
     kind: Literal["chunked"] = Field(description="this pattern")
-    chunk: Number = Field(description="tokens per chunk")
-    prefix: NumberOrZero = Field(
-        default=0.0, description="first tokens of every chunk that are no text, so that no decoded query is among them"
-    )
 
     @model_validator(mode="after")
     def _check_prefix(self) -> Self:
@@ -52,25 +54,16 @@ class ChunkedFile(Strict):
         return self
 
 
-class ElasticWindowFile(Strict):
+class ElasticWindowFile(Declared, of=ElasticWindow):
     """A window that grows with the sequence length T: alpha + beta*T."""
 
     kind: Literal["elastic_window"] = Field(description="this pattern")
-    alpha: Offset = Field(description="tokens at length zero, may be negative")
-    beta: ShareOrZero = Field(description="tokens per token of the length")
-    sink: NumberOrZero = Field(default=0.0, description="first tokens, always attended to; the window exceeds them")
-    rule: Literal["length", "length_minus_alpha"] = Field(
-        default="length", description="beta applies to all tokens, or to those beyond alpha"
-    )
 
 
-class StridedBlocksFile(Strict):
+class StridedBlocksFile(Declared, of=StridedBlocks):
     """The last blocks of keys, and one in `stride` of the earlier blocks."""
 
     kind: Literal["strided_blocks"] = Field(description="this pattern")
-    block: Number = Field(description="tokens per block")
-    local: Number = Field(description="last blocks, all attended to")
-    stride: Number = Field(description="distance between attended earlier blocks")
 
 
 class AxisFile(Declared, of=Axis):
@@ -95,23 +88,16 @@ class NeighbourhoodFile(Strict):
     axes: list[AxisFile] = Field(min_length=1, max_length=3, description="the axes of the grid, one to three")
 
 
-class ChunkTopKFile(Strict):
+class ChunkTopKFile(Declared, of=ChunkTopK):
     """The chunks whose pooled keys score best (top-k chunks)."""
 
     kind: Literal["chunk_topk"] = Field(description="this pattern")
-    chunk: Number = Field(description="tokens per chunk")
-    attend: Number = Field(description="keys per query")
-    offload: bool = Field(default=False, description="keys are in host memory; selected ones are copied in every step")
 
 
-class KvBudgetFile(Strict):
+class KvBudgetFile(Declared, of=KvBudget):
     """KV-cache eviction: full attention over the prompt, of which a share of the keys is kept."""
 
     kind: Literal["kv_budget"] = Field(description="this pattern")
-    budget: Share = Field(description="share of the keys kept, mean over heads")
-    sink: NumberOrZero = Field(default=0.0, description="first tokens, always kept")
-    recent: NumberOrZero = Field(default=0.0, description="most recent tokens, always kept")
-    full_share: ShareOrZero = Field(default=0.0, description="share of the heads that keep all keys")
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
@@ -120,22 +106,17 @@ class KvBudgetFile(Strict):
         return self
 
 
-class PredictedSparseFile(Strict):
+class PredictedSparseFile(Declared, of=PredictedSparse):
     """The keys that a low-rank predictor selects."""
 
     kind: Literal["predicted_sparse"] = Field(description="this pattern")
-    keep: Share = Field(description="share of the keys per query")
-    reduced: Number = Field(description="tokens that keys are reduced to for the prediction")
-    rank: Number = Field(description="width of a head in the prediction")
-    basis: Share = Field(default=1.0, description="nonzero share of the basis of the back-projection")
 
 
-class SpansFile(Strict):
+class SpansFile(Declared, of=Spans):
     """Individual keys, and summaries of spans."""
 
-    kind: Literal["spans"] = Field(description="this pattern")
     scheme: Literal["fixed", "axial", "logsparse"] = Field(description="how tokens are grouped")
-    span: Number | None = Field(default=None, description="tokens per span, for scheme fixed; null: sqrt(length)")
+    kind: Literal["spans"] = Field(description="this pattern")
 
     @model_validator(mode="after")
     def _check_span(self) -> Self:

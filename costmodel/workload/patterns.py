@@ -6,8 +6,9 @@ head of one sequence. Pairs are those that a kernel computes: patterns of blocks
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
+from costmodel.declared import Number, NumberOrZero, Offset, Share, ShareOrZero
 from costmodel.quantities import Count, Quantity, ceil, floor, log2, maximum, minimum, sum_of, where
 from costmodel.records import Record
 
@@ -92,11 +93,9 @@ class Pattern(Record):
         return () if self.window is None else (self.window,)
 
 
-class SinkRecent(Pattern):
+class SinkRecent(Pattern, kw_only=True):
     """The first `sink` tokens and the last `recent` ones: at most sink + recent keys.
 
-    chunk: prompts come in chunks, inside which a query sees all earlier tokens, and sink + recent older ones (null:
-    every query follows the pattern):
 
         pairs = sum over chunks of c*(c+1)/2 + c*min(sink + recent, older)
 
@@ -105,8 +104,10 @@ class SinkRecent(Pattern):
 
     kind: str = "sink_recent"
     sink: Count = 0.0
-    recent: Count = 0.0
-    chunk: Count | None = None
+    recent: Annotated[Number, "most recent tokens"]
+    chunk: Annotated[
+        Number | None, "prompts are processed in chunks with full causal attention inside; null: not chunked"
+    ] = None
 
     def max_keys(self, kv_len: Count) -> Count:
         """Return sink + recent."""
@@ -161,19 +162,19 @@ class Selected(Pattern):
         return (self.top_k,)
 
 
-class Chunked(Pattern):
+class Chunked(Pattern, kw_only=True):
     """The earlier keys of a query's own chunk of `chunk` tokens [Llama 4: attention_chunk_size].
 
         pairs of T tokens = floor(T/c) * c*(c+1)/2 + r*(r+1)/2,    r = T mod c
 
     A decoding step reads, on the mean of the places in a chunk, (c + p + 1)/2 keys beyond the first chunk.
-    prefix: p tokens at the start of every chunk that are no text, such as persistent and retrieved ones [Titans MAC,
-        arXiv 2501.00663, equations 21-25].
     """
 
     kind: str = "chunked"
-    chunk: Count = 8192.0
-    prefix: Count = 0.0
+    chunk: Annotated[Number, "tokens per chunk"]
+    prefix: Annotated[
+        NumberOrZero, "first tokens of every chunk that are no text, so that no decoded query is among them"
+    ] = 0.0
 
     def max_keys(self, kv_len: Count) -> Count:
         """Return the chunk."""
@@ -212,17 +213,16 @@ class Chunked(Pattern):
         return (self.chunk,)
 
 
-class ElasticWindow(Pattern):
-    """A window that grows with the length: w = alpha + beta*T, from sink + 1 to T [MoA, arXiv 2406.14909].
-
-    rule: `length`, or `length_minus_alpha`: w = alpha + beta*(T - alpha) beyond alpha.
-    """
+class ElasticWindow(Pattern, kw_only=True):
+    """A window that grows with the length: w = alpha + beta*T, from sink + 1 to T [MoA, arXiv 2406.14909]."""
 
     kind: str = "elastic_window"
-    alpha: Count = 0.0
-    beta: Count = 0.0
-    sink: Count = 0.0
-    rule: str = "length"
+    alpha: Annotated[Offset, "tokens at length zero, may be negative"]
+    beta: Annotated[ShareOrZero, "tokens per token of the length"]
+    sink: Annotated[NumberOrZero, "first tokens, always attended to; the window exceeds them"] = 0.0
+    rule: Annotated[Literal["length", "length_minus_alpha"], "beta applies to all tokens, or to those beyond alpha"] = (
+        "length"
+    )
 
     def max_keys(self, kv_len: Count) -> Count:
         """Return min(max(alpha + beta*T, sink + 1), T)."""
@@ -230,7 +230,7 @@ class ElasticWindow(Pattern):
         return minimum(maximum(self.alpha + self.beta * grown, self.sink + 1.0), kv_len)
 
 
-class StridedBlocks(Pattern):
+class StridedBlocks(Pattern, kw_only=True):
     """The last `local` blocks of keys and one in every `stride` before them [S2-Attention, arXiv 2407.17678].
 
     Query block i (from 0) computes min(i+1, L) + floor(max(0, i+1-L) / V) whole blocks of b keys. Which one of each V
@@ -238,9 +238,9 @@ class StridedBlocks(Pattern):
     """
 
     kind: str = "strided_blocks"
-    block: Count = 64.0
-    local: Count = 1.0
-    stride: Count = 1.0
+    block: Annotated[Number, "tokens per block"]
+    local: Annotated[Number, "last blocks, all attended to"]
+    stride: Annotated[Number, "distance between attended earlier blocks"]
 
     def max_keys(self, kv_len: Count) -> Count:
         """Return the keys of the last query's blocks."""
@@ -275,7 +275,7 @@ class StridedBlocks(Pattern):
         return self.pairs(sequence, sequence, causal=causal) / sequence
 
 
-class ChunkTopK(Pattern):
+class ChunkTopK(Pattern, kw_only=True):
     """The best chunks of `chunk` tokens, `attend` keys in all, the first and last among them [arXiv 2402.10685].
 
     A query scores one pooled key per chunk. All keys are cached, and the pooled ones. offload: on the host, from where
@@ -283,9 +283,9 @@ class ChunkTopK(Pattern):
     """
 
     kind: str = "chunk_topk"
-    chunk: Count = 256.0
-    attend: Count = 4096.0
-    offload: bool = False
+    chunk: Annotated[Number, "tokens per chunk"]
+    attend: Annotated[Number, "keys per query"]
+    offload: Annotated[bool, "keys are in host memory; selected ones are copied in every step"] = False
 
     def max_keys(self, kv_len: Count) -> Count:
         """Return the attended keys."""
@@ -316,18 +316,14 @@ class ChunkTopK(Pattern):
         return (self.attend,)
 
 
-class KvBudget(Pattern):
-    """A prompt read in full, of which `budget` of the keys stay, at least sink + recent [Task-KV, SnapKV, H2O].
-
-    full_share: heads that keep all keys. The others keep sink, recent and as many middle tokens as the budget leaves,
-    (budget - full_share)*T/(1 - full_share) - sink - recent.
-    """
+class KvBudget(Pattern, kw_only=True):
+    """A prompt read in full, of which `budget` of the keys stay, at least sink + recent [Task-KV, SnapKV, H2O]."""
 
     kind: str = "kv_budget"
-    budget: Quantity = 1.0
-    sink: Count = 0.0
-    recent: Count = 0.0
-    full_share: Quantity = 0.0
+    budget: Annotated[Share, "share of the keys kept, mean over heads"]
+    sink: Annotated[NumberOrZero, "first tokens, always kept"] = 0.0
+    recent: Annotated[NumberOrZero, "most recent tokens, always kept"] = 0.0
+    full_share: Annotated[ShareOrZero, "share of the heads that keep all keys"] = 0.0
 
     def cached_tokens(self, tokens: Count) -> Count:
         """Return max(budget*T, min(T, sink + recent)), the mean of the heads."""
@@ -342,7 +338,7 @@ class KvBudget(Pattern):
         return where(q_len > 1, Pattern.pairs(self, q_len, kv_len, causal=causal), q_len * self.cached_tokens(kv_len))
 
 
-class PredictedSparse(Pattern):
+class PredictedSparse(Pattern, kw_only=True):
     """A share `keep` of the keys, which a low-rank predictor selects for each query [Sparsifiner, arXiv 2303.13755].
 
     Multiply-adds of the predictor, per head of width d: queries and keys to `rank` (2*N*d*c), keys to `reduced` tokens
@@ -350,10 +346,10 @@ class PredictedSparse(Pattern):
     """
 
     kind: str = "predicted_sparse"
-    keep: Quantity = 1.0
-    reduced: Count = 1.0
-    rank: Count = 1.0
-    basis: Quantity = 1.0
+    keep: Annotated[Share, "share of the keys per query"]
+    reduced: Annotated[Number, "tokens that keys are reduced to for the prediction"]
+    rank: Annotated[Number, "width of a head in the prediction"]
+    basis: Annotated[Share, "nonzero share of the basis of the back-projection"] = 1.0
     caches_all: ClassVar[bool] = True
 
     def max_keys(self, kv_len: Count) -> Count:
@@ -366,7 +362,7 @@ class PredictedSparse(Pattern):
         return projected + q_len * self.rank * self.reduced + self.basis * self.reduced * q_len * kv_len, kv_len
 
 
-class Spans(Pattern):
+class Spans(Pattern, kw_only=True):
     """Direct keys and summaries of spans, which together reach all tokens [Combiner, arXiv 2107.05768].
 
     A query attends to s + 2*T/s keys (`fixed`, span s, null: sqrt(T)), m + 2*m for T as an m x m grid (`axial`), or
@@ -375,7 +371,7 @@ class Spans(Pattern):
 
     kind: str = "spans"
     scheme: str = "fixed"
-    span: Count | None = None
+    span: Annotated[Number | None, "tokens per span, for scheme fixed; null: sqrt(length)"] = None
     caches_all: ClassVar[bool] = True
     uniform: ClassVar[bool] = True
 
