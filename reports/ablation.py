@@ -26,7 +26,7 @@ from costmodel.records import Record, field, replace
 from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.fit_plan import FRAMEWORK
 from costmodel.schema.references import Library, package_root
-from costmodel.schema.resolve import ResolvedWorkload
+from costmodel.schema.resolved import ResolvedWorkload
 from costmodel.schema.tree import to_python
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.end_to_end import leave_out, read_terms, refit
