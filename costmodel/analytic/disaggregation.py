@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from costmodel.analytic.breakdown import BreakdownLines, add_pass
+from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
 from costmodel.analytic.inference import (
     PassModel,
     PassTimes,
@@ -23,6 +23,7 @@ from costmodel.analytic.serving import decode_steps
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
+from costmodel.equations import equation
 from costmodel.network.group_links import group_links
 from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
 from costmodel.records import Record, replace
@@ -61,21 +62,38 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         self._decode_pass = _pool_pass(scenario, plan.decode, "decode", calibration)
         self._transfer = operator_timer(scenario, calibration).time_operator(transfer(scenario, plan))
 
+    @equation
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics of the two pools together, in the ratio in which neither waits for the other.
 
         per_prefill, per_decode: requests per second and device; ratio = per_decode / per_prefill: prefill devices per
         decode device, and as many nodes, which have as many devices in both pools
+
+            ttft = all_sets + times.transfer
+            tpot = later / (plan.output_tokens - 1)
+            latency = first + later
+            later = steps * step
+            kv_transfer_time = times.transfer
+            requests_per_second = rate
+            rate = per_decode * plan.decode.parallel.devices
+            input_tokens_per_second = rate * plan.input_tokens
+            tokens_per_second = rate * plan.output_tokens
+            tokens_per_second_per_device = tokens / devices
+            devices = plan.decode.parallel.devices * (1 + ratio)
+            tokens_per_second_per_user = (plan.output_tokens - 1) / later
+            prefill_tokens_per_second_per_device = per_prefill * plan.input_tokens
+            decode_tokens_per_second_per_device = per_decode * (plan.output_tokens - 1)
+            prefill_nodes_per_decode_node = per_decode / per_prefill
+            max_batch_per_device = largest_batch
         """
         plan, times = self._plan, self.times(perturbations)
         per_prefill, per_decode = self._rates(times)
         ratio = per_decode / per_prefill
         rate = per_decode * plan.decode.parallel.devices
         devices = plan.decode.parallel.devices * (1 + ratio)
-        first, later = (
-            times.prefill.following(self._passes) + times.transfer,
-            self._steps * times.decode.round(self._sets),
-        )
+        all_sets, steps, step = times.prefill.following(self._passes), self._steps, times.decode.round(self._sets)
+        first, later = all_sets + times.transfer, steps * step
+        largest_batch = self._max_batch()
         tokens = rate * plan.output_tokens
         return {
             "ttft": first,
@@ -90,7 +108,7 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
             "prefill_tokens_per_second_per_device": per_prefill * plan.input_tokens,
             "decode_tokens_per_second_per_device": per_decode * (plan.output_tokens - 1),
             "prefill_nodes_per_decode_node": ratio,
-            "max_batch_per_device": self._max_batch(),
+            "max_batch_per_device": largest_batch,
             **spent(self._scenario.cluster.node, devices, tokens, self._draw(times, ratio)),
             **invested(self._scenario, devices),
         }
@@ -106,21 +124,20 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         work = decode * times.decode.joules + prefill * times.prefill.joules
         return Draw(per_decode * busy / (1 + ratio), per_decode * work / (1 + ratio))
 
+    @equation
     def _rates(self, times: PoolTimes) -> tuple[Quantity, Quantity]:
         """Return the requests per second of a prefill and of a decode device.
 
-        prefill  prompts per device / (pp * passes * slowest stage)
-        decode   requests per device / (steps * round)
-        either   at most bandwidth / (KV cache per request): what one device's link can send or receive
+        per_prefill = min(prompts / (stages * passes * times.prefill.slowest), link)
+        per_decode = min(batch / (steps * step), link)
+
+        Either is at most bandwidth / (KV cache per request): what one device's link can send or receive.
         """
-        link = self._link_rate()
-        return (
-            minimum(
-                self._prompts / (self._plan.prefill.parallel.pp * self._passes * times.prefill.slowest),
-                link,
-            ),
-            minimum(self._batch / (self._steps * times.decode.round(self._sets)), link),
-        )
+        link, stages, step = self._link_rate(), self._plan.prefill.parallel.pp, times.decode.round(self._sets)
+        prompts, passes, batch, steps = self._prompts, self._passes, self._batch, self._steps
+        per_prefill = minimum(prompts / (stages * passes * times.prefill.slowest), link)
+        per_decode = minimum(batch / (steps * step), link)
+        return per_prefill, per_decode
 
     def _link_rate(self) -> Quantity:
         """Return the requests per second whose cache one device's link can carry, of all that its group serves."""
@@ -149,8 +166,7 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         add_pass(lines, self._prefill_pass, prefill, float(prefill.following(self._passes) / prefill.latency))
         lines.add(self._transfer, 1.0)
         add_pass(lines, self._decode_pass, times.decode, steps)
-        waiting = steps * (float(times.decode.round(self._sets)) - float(times.decode.latency))
-        lines.add_wait("decode: pipeline wait", waiting, "latency")
+        add_pipeline_wait(lines, "decode: pipeline wait", times.decode, self._sets, steps)
         return lines.sorted()
 
     def notes(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
+from costmodel.equations import equation
 from costmodel.quantities import Count, Joules, Quantity, Seconds, maximum, minimum, where
 from costmodel.records import Record
 from costmodel.result import Entry, Metrics
@@ -83,8 +84,18 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
             models.append(pass_model_of(scenario, forward, work, timer))
         self._prefill, *self._decode = models
 
+    @equation
     def metrics(self, perturbations: Perturbations) -> Metrics:
-        """Return the metrics of the batch."""
+        """Return the metrics of the batch.
+
+        ttft = times.first
+        tpot = times.later
+        latency = times.first + (plan.output_tokens - 1) * times.later
+        tokens_per_second = plan.batch * plan.output_tokens / latency
+        tokens_per_second_per_device = rate / devices
+        tokens_per_second_per_user = 1 / times.later
+        max_batch = most
+        """
         plan, devices = self._plan, self._scenario.devices
         times = self.times(perturbations)
         latency = times.first + (plan.output_tokens - 1) * times.later
@@ -93,6 +104,7 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
         draw = Draw(share * times.kernels / latency, share * times.joules / latency)
         unit = self._scenario.parallel.dp * plan.micro_batches
         assert self.ledger is not None
+        most = largest_batch(self._scenario, self.ledger, plan.batch, unit)
         return {
             "ttft": times.first,
             "tpot": times.later,
@@ -100,44 +112,52 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
             "tokens_per_second": rate,
             "tokens_per_second_per_device": rate / devices,
             "tokens_per_second_per_user": 1 / times.later,
-            "max_batch": largest_batch(self._scenario, self.ledger, plan.batch, unit),
+            "max_batch": most,
             **spent(self._scenario.cluster.node, devices, rate, draw),
             **invested(self._scenario, devices),
         }
 
+    @equation
     def _evaluate(self, perturbations: Perturbations) -> GenerationTimes:
         """Return the times of the batch.
 
-        first = latency + (sets * passes - 1) * slowest stage of the prefill
-        later = mean over the steps of max(latency, sets * slowest stage) / tokens per step
+        first = all_sets
+        later = sum(weights * steps) / tokens      steps at several lengths of the KV cache
         """
         prefill = pass_times(self._prefill, perturbations)
         decode = tuple(pass_times(model, perturbations) for model in self._decode)
         step: Quantity = 0.0
+        weights, steps = self._weights, [times.round(self._sets) for times in decode]
         kernels, joules = self._passes * prefill.kernels, self._passes * prefill.joules
-        for weight, times in zip(self._weights, decode, strict=True):
-            step = step + weight * times.round(self._sets)
+        for weight, times, each in zip(weights, decode, steps, strict=True):
+            step = step + weight * each
             kernels = kernels + self._steps * weight * times.kernels
             joules = joules + self._steps * weight * times.joules
-        first = prefill.following(self._sets * self._passes)
-        return GenerationTimes(prefill, decode, first, step / tokens_per_step(self._plan.speculative), kernels, joules)
+        all_sets, tokens = prefill.following(self._sets * self._passes), tokens_per_step(self._plan.speculative)
+        return GenerationTimes(prefill, decode, all_sets, step / tokens, kernels, joules)
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of the prefill, then those of decoding, attention at every evaluated KV length."""
         return operators_of((self._prefill, *self._decode))
 
+    @equation
     def breakdown(self) -> list[Entry]:
-        """Return the operators of both parts. With the time that stages wait, they sum to the latency."""
+        """Return the operators of both parts. With the time that stages wait, they sum to the latency.
+
+        prefill_pipeline_wait = (sets - 1) * passes * prefill.slowest
+        decode_pipeline_wait = sum(waits)      of steps at several lengths of the KV cache
+        """
         lines, times, sets = BreakdownLines(), self.times(), float(self._sets)
         steps = float(self._steps)
         passes, prefill = float(self._passes), times.prefill
         add_pass(lines, self._prefill, prefill, float(prefill.following(passes) / prefill.latency))
-        waiting = 0.0
+        waits = list[float]()
         for weight, model, step in zip(map(float, self._weights), self._decode, times.decode, strict=True):
             add_pass(lines, model, step, steps * weight)
-            waiting += steps * weight * (float(step.round(sets)) - float(step.latency))
-        lines.add_wait("prefill: pipeline wait", (sets - 1.0) * passes * float(prefill.slowest), "latency")
-        lines.add_wait("decode: pipeline wait", waiting, "latency")
+            waits.append(steps * weight * (float(step.round(sets)) - float(step.latency)))
+        prefill_pipeline_wait, decode_pipeline_wait = (sets - 1.0) * passes * float(prefill.slowest), sum(waits)
+        lines.add_wait("prefill: pipeline wait", prefill_pipeline_wait, "latency")
+        lines.add_wait("decode: pipeline wait", decode_pipeline_wait, "latency")
         return lines.sorted()
 
 

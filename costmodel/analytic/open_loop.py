@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from costmodel.analytic.breakdown import BreakdownLines, add_pass
+from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
 from costmodel.analytic.inference import PassModel, PassTimes, operators_of, pass_model_of, pass_times
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.nodes import NodePlace, batch_nodes, last_node, with_nodes
@@ -44,6 +44,7 @@ from costmodel.analytic.waiting import (
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.distinct_sizes import grid_shape
 from costmodel.cost.power import Draw
+from costmodel.equations import equation
 from costmodel.quantities import Count, Joules, Quantity, Seconds, floor, maximum, minimum, sum_of, where
 from costmodel.records import Record
 from costmodel.result import Entry, Metrics
@@ -94,8 +95,12 @@ class Steps(Record, kw_only=True):
     joules: Joules
 
     @property
+    @equation
     def own(self) -> Seconds:
-        """Return the time of the steps with a request's prompt."""
+        """Return the time of the steps with a request's prompt.
+
+        own = state.first_token_steps * with_prompts
+        """
         return self.state.first_token_steps * self.with_prompts
 
     @property
@@ -151,8 +156,14 @@ class Solution(Record, kw_only=True):
     waits: Mapping[str, Seconds]
 
     @property
+    @equation
     def first(self) -> Seconds:
-        """Return the time to first token."""
+        """Return the time to first token.
+
+        first = (steps.own + waits.client_and_front_end + waits.rest_of_the_running_step
+                 + waits.step_scheduled_already + waits.waiting_for_a_seat + waits.behind_other_prompts
+                 + waits.prompts_of_the_same_step)
+        """
         return sum_of([self.steps.own, *self.waits.values()])
 
 
@@ -217,7 +228,15 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         parallel = self._scenario.parallel
         return parallel.pp * parallel.dp * self._plan.replicas.serving(parallel.all_devices)
 
+    @equation
     def _solve(self, perturbations: Perturbations) -> Solution:
+        """Return the engine at the rate.
+
+        load = rate / served
+        capacity = served * engines
+        served = min(most / full_residence, full_throughput)      an engine with all seats taken
+        in_system = min(rate * (steps.own + steps.later), most)   Little's law
+        """
         assert self._plan.rate is not None
         table, states, axis = self.times(perturbations), self._states, -1 - self._dimensions
         rate, random = self._plan.rate / self._engines, minimum(self._arrival_scv, 1.0)
@@ -225,15 +244,17 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         residence, throughput = (
             states.first_token_steps * table.with_prompts + states.after_first(*kinds), states.throughput(*kinds),
         )  # fmt: skip
-        capacity = minimum(self._most / last_node(residence, axis), last_node(throughput, axis))
-        load = rate / capacity
+        most, engines = self._most, self._engines
+        full_residence, full_throughput = last_node(residence, axis), last_node(throughput, axis)
+        served = minimum(most / full_residence, full_throughput)
+        load = rate / served
         reached = minimum((self._nodes - random) / residence, throughput)
         steps = self._steps_at(table, NodePlace.at(reached, where(load < 1.0, rate, np.inf), axis))
-        in_system = minimum(rate * (steps.own + steps.later), self._most)
-        prompts = self._prompt_steps(steps, minimum(rate, capacity))
-        terms = self._terms(steps, prompts, in_system, capacity)
+        in_system = minimum(rate * (steps.own + steps.later), most)
+        prompts = self._prompt_steps(steps, minimum(rate, served))
+        terms = self._terms(steps, prompts, in_system, served)
         return Solution(
-            steps=steps, prompts=prompts, in_system=in_system, capacity=capacity * self._engines, load=load,
+            steps=steps, prompts=prompts, in_system=in_system, capacity=served * engines, load=load,
             terms=terms, waits={name: WAITS[name](**each) for name, each in terms.items()},
         )  # fmt: skip
 
@@ -271,10 +292,18 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         square = square + (1.0 - share) * steps.decode_only * steps.decode_only + each * each * started * crowd
         return PromptSteps(started=started, most=most, each=each, full=base + each * most, crowd=crowd, square=square)
 
+    @equation
     def _terms(
         self, steps: Steps, prompts: PromptSteps, in_system: Count, capacity: Quantity
     ) -> dict[str, dict[str, Quantity]]:
-        """Return the terms of what a request waits for before its own steps, by cause."""
+        """Return the terms of what a request waits for before its own steps, by cause.
+
+        seated = max(busy - seats, 0)                     find the engine at work and a seat free
+        seats := of requests, that wait for a seat (`waiting_share`)
+        load = rate / capacity
+        service = steps.state.first_token_steps * prompts.full
+        full = min(rate * service / prompts.most, load)
+        """
         plan, scv = self._plan, self._arrival_scv
         assert plan.rate is not None
         rate = plan.rate / self._engines
@@ -301,10 +330,6 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             },
             CROWD: {"seated": seated, "crowd": prompts.crowd, "prompt": prompts.each},
         }  # fmt: skip
-
-    def wait_terms(self) -> Mapping[str, Mapping[str, Quantity]]:
-        """Return what a request's waits consist of, by their lines of the breakdown."""
-        return self.solution().terms
 
     def percentiles(self) -> Mapping[str, Mapping[str, float]]:
         """Return about the quantiles of the times of requests at a single point, none where the queue only grows [s].
@@ -352,15 +377,36 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             variance = variance + found.waits[name] ** 2 * (2.0 / maximum(terms[name]["waiting"], _TINY) - 1.0)
         return variance
 
+    @equation
     def metrics(self, perturbations: Perturbations) -> Metrics:
-        """Return the metrics at the rate. Where it is more than the engine can serve, of an engine that is full."""
+        """Return the metrics at the rate. Where it is more than the engine can serve, of an engine that is full.
+
+        ttft = found.first
+        tpot = steps.later / (plan.output_tokens - 1)
+        latency = found.first + steps.later
+        requests_per_second = rate
+        rate = min(plan.rate, found.capacity)
+        highest_stable_rate = found.capacity
+        input_tokens_per_second = rate * plan.input_tokens
+        tokens_per_second = rate * plan.output_tokens
+        tokens_per_second_per_device = tokens / devices
+        tokens_per_second_per_user = (plan.output_tokens - 1) / steps.later
+        concurrency = found.in_system * parallel.pp
+        max_concurrency = most * parallel.pp
+        kv_blocks = pool.blocks                           what memory leaves for the KV cache
+        kv_use = held / max(pool.blocks, 1)
+        held = found.in_system * parallel.pp * blocks_of_one
+        prefix_hit_rate = plan.prefix_hit_rate            cached tokens are not computed (`computed_tokens`)
+        """
         plan, parallel, found = self._plan, self._scenario.parallel, self.solution(perturbations)
         assert plan.rate is not None
         rate = minimum(plan.rate, found.capacity)
         tokens, devices = rate * plan.output_tokens, parallel.all_devices * plan.replicas.count
         busy, steps = busy_share(found.in_system, self._arrival_scv), found.steps
         draw = Draw(busy * steps.kernels / steps.mean, busy * steps.joules / steps.mean)
-        held = found.in_system * parallel.pp * self._pool.mean_blocks_of(mean_keys(plan))
+        pool, most = self._pool, self._most
+        blocks_of_one = pool.mean_blocks_of(mean_keys(plan))
+        held = found.in_system * parallel.pp * blocks_of_one
         return {
             "ttft": found.first,
             "tpot": steps.later / (plan.output_tokens - 1),
@@ -372,9 +418,9 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             "tokens_per_second_per_device": tokens / devices,
             "tokens_per_second_per_user": (plan.output_tokens - 1) / steps.later,
             "concurrency": found.in_system * parallel.pp,
-            "max_concurrency": self._most * parallel.pp,
-            "kv_blocks": self._pool.blocks,
-            "kv_use": held / maximum(self._pool.blocks, 1.0),
+            "max_concurrency": most * parallel.pp,
+            "kv_blocks": pool.blocks,
+            "kv_use": held / maximum(pool.blocks, 1.0),
             "prefix_hit_rate": plan.prefix_hit_rate,
             **spent(self._scenario.cluster.node, devices, tokens, draw),
             **invested(self._scenario, devices),
@@ -415,9 +461,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             times: PassTimes = pass_times(model, None)
             scaled = count * step / float(times.round(sets))
             add_pass(lines, model, times, scaled)
-            lines.add_wait(
-                f"{name}: pipeline wait", scaled * (float(times.round(sets)) - float(times.latency)), "latency"
-            )
+            add_pipeline_wait(lines, f"{name}: pipeline wait", times, sets, scaled)
         bounds = {SEAT: "capacity", PROMPTS: "compute", CROWD: "compute"}
         for cause, wait in found.waits.items():
             if np.isfinite(wait):

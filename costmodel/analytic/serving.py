@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.breakdown import BreakdownLines, add_pass
+from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
 from costmodel.analytic.inference import (
     PassModel,
     PassTimes,
@@ -24,6 +24,7 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.analytic.waiting import front_end_wait
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
+from costmodel.equations import equation
 from costmodel.errors import InputError
 from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
 from costmodel.records import Record, replace
@@ -77,36 +78,55 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         self._models: list[PassModel] = [pass_model_of(scenario, step, pass_work(step), timer) for step in passes]
         self._labels = [step.label for step in passes]
 
+    @equation
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics of the steady state.
 
         Every pipeline stage's set of requests is an engine of its own. A step takes a round of the pipeline.
+
+            ttft = until_first + unadmitted + idle
+            tpot = later / (plan.output_tokens - 1)
+            latency = ttft + later
+            unadmitted = not_admitted / throughput          memory holds the others' caches
+            requests_per_second = rate
+            rate = throughput / (1 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
+            input_tokens_per_second = rate * plan.input_tokens
+            tokens_per_second = rate * plan.output_tokens
+            tokens_per_second_per_device = tokens / devices
+            tokens_per_second_per_user = (plan.output_tokens - 1) / later
+            concurrency = admission.running
+            max_concurrency = admission.most
+            kv_blocks = admission.blocks                    what memory leaves for the KV cache
+            kv_use = admission.used
+            prefix_hit_rate = plan.prefix_hit_rate          cached tokens are not computed (`computed_tokens`)
         """
         plan, parallel, state = self._plan, self._scenario.parallel, self._state
         assert plan.concurrency is not None
         with_prompts, decode_only = self._steps(perturbations)
         throughput, request = state.throughput(with_prompts, decode_only), front_end(self._scenario, plan)
-        waiting = (state.waiting + self._not_admitted) / throughput
+        not_admitted, admission = self._not_admitted, self._admission
+        waiting, unadmitted = (state.waiting + not_admitted) / throughput, not_admitted / throughput
         idle = front_end_wait(request, waiting)
-        first = state.until_first(with_prompts, decode_only) + self._not_admitted / throughput + idle
-        throughput = throughput / (1.0 + idle * throughput / (plan.concurrency / parallel.pp))
+        until_first = state.until_first(with_prompts, decode_only)
+        ttft = until_first + unadmitted + idle
         later = state.after_first(with_prompts, decode_only)
-        rate = throughput * parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices)
+        engines = parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices)
+        rate = throughput / (1.0 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
         tokens, devices = rate * plan.output_tokens, parallel.all_devices * plan.replicas.count
         return {
-            "ttft": first,
+            "ttft": ttft,
             "tpot": later / (plan.output_tokens - 1),
-            "latency": first + later,
+            "latency": ttft + later,
             "requests_per_second": rate,
             "highest_stable_rate": None,
             "input_tokens_per_second": rate * plan.input_tokens,
             "tokens_per_second": tokens,
             "tokens_per_second_per_device": tokens / devices,
             "tokens_per_second_per_user": (plan.output_tokens - 1) / later,
-            "concurrency": self._admission.running,
-            "max_concurrency": self._admission.most,
-            "kv_blocks": self._admission.blocks,
-            "kv_use": self._admission.used,
+            "concurrency": admission.running,
+            "max_concurrency": admission.most,
+            "kv_blocks": admission.blocks,
+            "kv_use": admission.used,
             "prefix_hit_rate": plan.prefix_hit_rate,
             **spent(self._scenario.cluster.node, devices, tokens, self.draw(perturbations)),
             **invested(self._scenario, devices),
@@ -125,23 +145,6 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         with_prompts, decode_only = (step.round(self._scenario.parallel.pp) for step in self.times(perturbations))
         return with_prompts, decode_only
 
-    def wait_terms(self) -> dict[str, dict[str, Quantity]]:
-        """Return what a request's waits consist of, by their lines of the breakdown: requests, steps, 1/s and s."""
-        with_prompts, decode_only = self._steps()
-        state, rate = self._state, self._state.throughput(with_prompts, decode_only)
-        return {
-            "waiting for memory": {"not_admitted": self._not_admitted, "rate": rate},
-            "waiting for a chunk": {"queued": state.waiting, "rate": rate},
-            "steps under way": {
-                "arrival_steps": state.arrival_steps, "step_time": state.step(with_prompts, decode_only),
-                "unseen_steps": state.unseen_steps, "decode_step_time": decode_only,
-            },
-            "client and front end": {
-                "front_end_time": front_end(self._scenario, self._plan),
-                "hidden_time": (state.waiting + self._not_admitted) / rate,
-            },
-        }  # fmt: skip
-
     @property
     def _not_admitted(self) -> Count:
         """Return the requests of one pipeline set that wait for memory."""
@@ -156,24 +159,30 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         """Return the operators of steps with prompts, then of those that only decode."""
         return operators_of(self._models)
 
+    @equation
     def breakdown(self) -> list[Entry]:
-        """Return what a request's latency consists of: operators of all the steps of its life, and waiting."""
+        """Return what a request's latency consists of: operators of all the steps of its life, and waiting.
+
+        waiting_for_memory = not_admitted / throughput
+        waiting_for_a_chunk = state.waiting / throughput
+        steps_under_way = state.arrival_steps * step + state.unseen_steps * decode_only
+        """
         lines, state, sets = BreakdownLines(), self._state, float(self._scenario.parallel.pp)
         counts = float(state.first_token_steps + state.later_prompt_steps), float(state.later_decode_only_steps)
         for name, model, times, count in zip(self._labels, self._models, self.times(), counts, strict=True):
             add_pass(lines, model, times, count)
-            waiting = count * (float(times.round(sets)) - float(times.latency))
-            lines.add_wait(f"{name}: pipeline wait", waiting, "latency")
+            add_pipeline_wait(lines, f"{name}: pipeline wait", times, sets, count)
         with_prompts, decode_only = self._steps()
-        rate = float(state.throughput(with_prompts, decode_only))
-        lines.add_wait("waiting for memory", float(self._not_admitted) / rate, "capacity")
-        lines.add_wait("waiting for a chunk", float(state.waiting) / rate, "compute")
+        throughput, not_admitted = float(state.throughput(with_prompts, decode_only)), float(self._not_admitted)
+        waiting_for_memory, waiting_for_a_chunk = not_admitted / throughput, float(state.waiting) / throughput
         step = state.step(with_prompts, decode_only)
-        arriving = float(state.arrival_steps * step + state.unseen_steps * decode_only)
-        lines.add_wait("steps under way", arriving, "latency")
-        waiting = (float(state.waiting) + float(self._not_admitted)) / rate
+        steps_under_way = float(state.arrival_steps * step + state.unseen_steps * decode_only)
+        lines.add_wait("waiting for memory", waiting_for_memory, "capacity")
+        lines.add_wait("waiting for a chunk", waiting_for_a_chunk, "compute")
+        lines.add_wait("steps under way", steps_under_way, "latency")
+        hidden = waiting_for_memory + waiting_for_a_chunk
         lines.add_wait(
-            "client and front end", max(float(front_end(self._scenario, self._plan)) - waiting, 0.0), "latency"
+            "client and front end", float(front_end_wait(front_end(self._scenario, self._plan), hidden)), "latency"
         )
         return lines.sorted()
 

@@ -8,6 +8,7 @@ arXiv 2309.06180]. Chunks of prompts in steps of decoding: Sarathi-Serve [Agrawa
 
 from __future__ import annotations
 
+from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
 from costmodel.records import Record
 
@@ -78,26 +79,52 @@ class SteadyState(Record, kw_only=True):
     later_prompt_steps: Count
     later_decode_only_steps: Count
 
+    @equation
     def period(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
-        """Return the time in which `rate` requests end. with_prompts, decode_only: of a step of each kind [s]."""
+        """Return the time in which `rate` requests end. with_prompts, decode_only: of a step of each kind [s].
+
+        period = prompt_steps * with_prompts + decode_only_steps * decode_only
+        """
         return self.prompt_steps * with_prompts + self.decode_only_steps * decode_only
 
+    @equation
     def throughput(self, with_prompts: Seconds, decode_only: Seconds) -> Quantity:
-        """Return the requests that end per second."""
-        return self.rate / self.period(with_prompts, decode_only)
+        """Return the requests that end per second.
 
+        throughput = rate / period
+        """
+        period = self.period(with_prompts, decode_only)
+        return self.rate / period
+
+    @equation
     def until_first(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
-        """Return the time to first token: waiting requests over their rate [Little, 1961], then the request's steps."""
-        arriving = self.arrival_steps * self.step(with_prompts, decode_only) + self.unseen_steps * decode_only
-        waiting = self.waiting / self.throughput(with_prompts, decode_only)
-        return waiting + arriving + self.first_token_steps * with_prompts
+        """Return the time to first token: waiting requests over their rate [Little, 1961], then the request's steps.
 
+        until_first = waited + arriving + first_token_steps * with_prompts
+        arriving = arrival_steps * step + unseen_steps * decode_only
+        waited = waiting / throughput
+        """
+        throughput, step = self.throughput(with_prompts, decode_only), self.step(with_prompts, decode_only)
+        arriving = self.arrival_steps * step + self.unseen_steps * decode_only
+        waited = self.waiting / throughput
+        return waited + arriving + self.first_token_steps * with_prompts
+
+    @equation
     def step(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
-        """Return the mean time of a step."""
-        return self.period(with_prompts, decode_only) / (self.prompt_steps + self.decode_only_steps)
+        """Return the mean time of a step.
 
+        step = period / (prompt_steps + decode_only_steps)
+        mean = period / (prompt_steps + decode_only_steps)
+        """
+        period = self.period(with_prompts, decode_only)
+        return period / (self.prompt_steps + self.decode_only_steps)
+
+    @equation
     def after_first(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
-        """Return the time from the first to the last token."""
+        """Return the time from the first to the last token.
+
+        later = later_prompt_steps * with_prompts + later_decode_only_steps * decode_only
+        """
         return self.later_prompt_steps * with_prompts + self.later_decode_only_steps * decode_only
 
 

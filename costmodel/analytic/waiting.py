@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, Seconds, exp, maximum, minimum, where
 
 _TINY = 1e-12  # where nothing ever comes
 
 
+@equation
 def busy_share(in_system: Count, arrival_scv: Quantity) -> Quantity:
     """Return the share of arrivals that find the engine at work [-].
 
-        1 - exp(-L)     of L requests whose number is Poisson [M/G/infinity],   min(L, 1) of evenly spaced ones
+        busy = poisson * (1 - exp(-in_system)) + (1 - poisson) * min(in_system, 1)
+
+    The first of requests whose number is Poisson [M/G/infinity], the second of evenly spaced ones.
 
     arrival_scv: squared coefficient of variation of the times between arrivals, between these in proportion to it.
     """
@@ -24,15 +28,22 @@ def busy_share(in_system: Count, arrival_scv: Quantity) -> Quantity:
     return poisson * (1.0 - exp(-in_system)) + (1.0 - poisson) * minimum(in_system, 1.0)
 
 
+@equation
 def front_end_wait(front_end_time: Seconds, hidden_time: Seconds) -> Seconds:
-    """Return what client and front end take before and after the engine, but for what a queue hides of it [s]."""
+    """Return what client and front end take before and after the engine, but for what a queue hides of it [s].
+
+    client_and_front_end = max(front_end_time - hidden_time, 0)
+    """
     return maximum(front_end_time - hidden_time, 0.0)
 
 
+@equation
 def residual_step(seated: Quantity, square: Quantity, mean: Seconds, unseen: Seconds) -> Seconds:
     """Return the wait for the step that runs when a request arrives [s].
 
-        seated * (E[T^2]/(2*E[T]) + unseen)     of any renewal process that a random arrival looks into [Cox, 1962]
+        rest_of_the_running_step = seated * (square / (2 * mean) + unseen)
+
+    It is what is left of any renewal process that a random arrival looks into [Cox, 1962].
 
     seated: share of arrivals that find the engine at work and a seat free.
     square, mean: E[T^2] [s^2] and E[T] of a step.
@@ -41,23 +52,31 @@ def residual_step(seated: Quantity, square: Quantity, mean: Seconds, unseen: Sec
     return seated * (square / (2.0 * mean) + unseen)
 
 
+@equation
 def scheduled_step(busy: Quantity, mean: Seconds) -> Seconds:
-    """Return the wait for a step whose requests were chosen while the one before ran: busy * E[T] [s]."""
+    """Return the wait for a step whose requests were chosen while the one before ran [s].
+
+    step_scheduled_already = busy * mean
+    """
     return busy * mean
 
 
+@equation
 def waiting_share(load: Quantity, servers: Count) -> Quantity:
     """Return the share of requests that wait for one of `servers` at a load of up to one [Sakasegawa, 1977].
 
-    load^(sqrt(2*(m + 1)) - 1)
+    waiting = min(load, 1) ** (sqrt(2 * (servers + 1)) - 1)
     """
     return minimum(load, 1.0) ** ((2.0 * (servers + 1.0)) ** 0.5 - 1.0)
 
 
+@equation
 def queue_wait(waiting: Quantity, variability: Quantity, service: Seconds, servers: Count, load: Quantity) -> Seconds:
     """Return the mean wait for one of m servers, infinite from a load of one on [s].
 
-        W = P * (c_a^2 + c_s^2)/2 * S / (m * (1 - rho))
+        waiting_for_a_seat = waiting * variability / 2 * service / (servers * free)
+        behind_other_prompts = waiting * variability / 2 * service / (servers * free)
+        free = max(1 - load, 0)
 
     Exact for one server and Poisson arrivals [Pollaczek and Khinchine], else Allen and Cunneen's formula with
     Sakasegawa's share of requests that wait [Annals of the Institute of Statistical Mathematics 29, 1977].
@@ -83,8 +102,11 @@ def equivalent_load(load: Quantity, taken: Quantity) -> Quantity:
     return 1.0 / (1.0 + distance / 2.0 + (distance + distance * distance / 4.0) ** 0.5)
 
 
+@equation
 def beside_prompts(seated: Quantity, crowd: Count, prompt: Seconds) -> Seconds:
-    """Return by how much a prompt's own step is longer for the others that start with it: seated * crowd * prompt [s].
+    """Return by how much a prompt's own step is longer for the others that start with it [s].
+
+        prompts_of_the_same_step = seated * crowd * prompt
 
     seated: share of arrivals that find the engine at work and a seat free.
     crowd: of those that start with a prompt, how many more than in the mean step with prompts.

@@ -63,7 +63,8 @@ def _sent(operator: Operator) -> Bytes:
 def board_power(device: Device, draw: Draw) -> Watts | None:
     """Return what a board draws, at most its limit, null without a stated limit.
 
-        board = min(power.idle + power.busy * draw.busy + draw.work, power.tdp)
+        board = min(power.idle + power.busy * draw.busy + draw.work, limit)
+        board = power.idle + draw.busy * span              where the device states no energy of its work
 
     Where the device states no energy of its work, power goes linearly from idle to the limit with the busy share [Fan,
     Weber, Barroso, ISCA 2007, section 3.4], an upper bound: kernels that wait for memory draw less. Without an idle
@@ -75,8 +76,10 @@ def board_power(device: Device, draw: Draw) -> Watts | None:
     if power.idle is None:
         return power.tdp
     if not power.states_work:
-        return power.idle + draw.busy * (power.tdp - power.idle)
-    return minimum(power.idle + power.busy * draw.busy + draw.work, power.tdp)
+        span = power.tdp - power.idle
+        return power.idle + draw.busy * span
+    limit = power.tdp
+    return minimum(power.idle + power.busy * draw.busy + draw.work, limit)
 
 
 @equation

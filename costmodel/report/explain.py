@@ -19,14 +19,13 @@ from costmodel.cost.operator_time import derivation, operator_time
 from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.errors import InputError, suggest
 from costmodel.records import Record, ValueRecord, field, replace
-from costmodel.report import explain_wait
 from costmodel.report.equations import Block, Chain, Value, composed, finite, traced
 from costmodel.report.explain_inputs import Inputs, inputs_of, locations, origins_of, work_section
 from costmodel.report.explain_step import actions_of
 from costmodel.result import shown_line, whole_of
 from costmodel.study.prices import quotes
 from costmodel.workload.operators import Elementwise, Operator, base_name
-from costmodel.workload.plans import Decode, ExpertBound, Prefill, Serving, Training
+from costmodel.workload.plans import Decode, ExpertBound, Prefill, Training
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
 if TYPE_CHECKING:
@@ -169,9 +168,6 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
     if named:
         return [_explained(workload, chosen, timed) for timed in named]
     listed = lines(workload, scenario)
-    waiting = next((line for line in listed if line.name == name and name in explain_wait.WAITS), None)
-    if waiting is not None and isinstance(chosen.plan, Serving):
-        return [_wait(run.evaluation, waiting)]
     found = [each for one in _asked(chosen, name) for each in _stated(workload, chosen, one, listed)]
     if found:
         return found
@@ -238,7 +234,8 @@ def _run(workload: Workload, scenario: str) -> _Run:
 def _stated(workload: Workload, scenario: Scenario, name: str, listed: Sequence[Line]) -> list[Explanation]:
     """Return what equations state: a metric, a part of memory, a line in which no operator runs, or a term."""
     run, line = _run(workload, scenario.name), next((line for line in listed if line.name == name), None)
-    own = re.sub(r"\W+", "_", name.rpartition(": ")[2])
+    own = re.sub(r"\W+", "_", name)
+    own = own if own in run.chain.names else re.sub(r"\W+", "_", name.rpartition(": ")[2])
     own = next((each for each in (own, f"{own}_time") if each in run.metrics), own)  # as people write it
     known = {**run.memory, **run.metrics, **({} if line is None else {own: line.time})}
     family = "metric" if own in run.metrics else "memory" if own in run.memory else "term" if line is None else "wait"
@@ -285,16 +282,6 @@ def _with_context(workload: Workload, scenario: Scenario, name: str, explanation
         blocks = tuple(dict.fromkeys((*explanation.blocks, *of_action)))
         return replace(explanation, blocks=blocks, inputs=actions, bound=bound, notes=(note,))
     return explanation
-
-
-def _wait(evaluation: Evaluation, line: Line) -> Explanation:
-    """Return a request's wait explained: no operator runs in it."""
-    wait, terms = explain_wait.explained(evaluation, line.name)
-    return Explanation(
-        name=line.name, family="wait", equation=f"time = {wait.equation}", file=wait.file, section=explain_wait.SECTION,
-        terms=dict(terms), parts={line.bound: line.time}, time=line.time, value=line.time,
-        bound=line.bound, basis=f"derived from the operators' times, most of them {line.basis}", notes=(wait.told,),
-    )  # fmt: skip
 
 
 def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> Explanation:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial, reduce
 from typing import TypeAlias
 
+from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, ceil, maximum, minimum, sum_of, where
 from costmodel.records import Record, replace
 from costmodel.workload.context import Context, rank_context
@@ -144,8 +145,12 @@ def request_context(scenario: Scenario, sequences: Count, kv_len: Count, drafts:
     return rank_context(scenario, "decode", sequences, 1.0 + drafts, kv_len + drafts)
 
 
+@equation
 def computed_tokens(input_tokens: Count, prefix_hit_rate: Quantity) -> Count:
-    """Return the tokens of a prompt that no cache holds: (1 - h)*input, at least the last, for its logits."""
+    """Return the tokens of a prompt that no cache holds, at least the last, for its logits.
+
+    computed = max((1 - prefix_hit_rate) * input_tokens, 1)
+    """
     return maximum((1.0 - prefix_hit_rate) * input_tokens, 1.0)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ CASES = [
     ("deepseek_v3", "decode"),
     ("deepseek_v3", "decode_ep_bound"),
     ("gpt3_175b_a100", "selective"),
+    ("deepseek_v3_serving", "online"),
+    ("llama3_8b_rtx4090", "batch"),
 ]
 
 
@@ -105,6 +108,58 @@ def test_the_list_names_all_metrics_and_parts_of_memory() -> None:
     assert names["metrics"] == [name for name, value in point.metrics.items() if value is not None]
     assert {name for name, size in (point.memory or {}).items() if size} < set(names["memory"])
     assert "contention" in names["terms"]
+
+
+TEXT = """
+schema: costmodel/workload@1
+model: models/{model}
+scenarios:
+  serving: {{phase: serving, cluster: nodes/{node}, framework: {framework}, parallel: {{{parallel}}},
+    input_tokens: 3000, output_tokens: 500, {more}}}
+"""
+DENSE = "llama-3-8b", "h100-x1", "tp: 1"
+SERVERS = {
+    "at a rate": (DENSE, "vllm", "rate: 4 /s", "rest of the running step"),
+    "prompts that gather": (DENSE, "vllm", "rate: 6 /s, scheduler: {token_budget: 8192}", "prompts of the same step"),
+    "few seats": (DENSE, "vllm", "rate: 2 /s, scheduler: {max_num_seqs: 16}", "waiting for a seat"),
+    "a look every ten steps": (DENSE, "sglang", "rate: 4 /s, scheduler: {look_steps: 10}", "behind other prompts"),
+    "a closed loop": (DENSE, "vllm", "concurrency: 64", "steps under way"),
+    "a closed loop beyond memory": (DENSE, "vllm", "concurrency: 900", "waiting for memory"),
+    "full steps": (DENSE, "vllm", "concurrency: 200, scheduler: {token_budget: 512}", "waiting for a chunk"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SERVERS)
+def test_the_printed_terms_of_a_server_give_its_metrics_and_waits(case: str, tmp_path: Path) -> None:
+    (model, node, parallel), framework, more, shown = SERVERS[case]
+    path = tmp_path / "serving.yaml"
+    path.write_text(TEXT.format(model=model, node=node, parallel=parallel, framework=framework, more=more))
+    workload = costmodel.load(path)
+    asked = dict(_asked(workload, "serving"))
+    assert {shown, "ttft", "tpot", "kv_blocks", "kv_use", "prefix_hit_rate", "kv_cache"} <= asked.keys()
+    for name, value in asked.items():
+        documents = [each.document() for each in explain(workload, "serving", name)]
+        assert math.fsum(each["value"] for each in documents) == pytest.approx(value, rel=1e-9), name
+        _check([block for each in documents for block in each["blocks"]])
+        assert documents[0]["blocks"], name
+
+
+def test_the_time_to_first_token_of_a_server_leads_to_its_queues_and_prefix_hits_to_what_they_save(
+    tmp_path: Path,
+) -> None:
+    (model, node, parallel), framework, more, _ = SERVERS["few seats"]
+    path = tmp_path / "serving.yaml"
+    more += ", prefix_hit_rate: 0.5"
+    path.write_text(TEXT.format(model=model, node=node, parallel=parallel, framework=framework, more=more))
+
+    def functions(name: str) -> list[str]:
+        shown = json.loads(run_here("explain", path, "--op", name, "--json").out)["operators"][0]
+        return [block["function"] for block in shown["blocks"]]
+
+    assert {"OpenLoopEvaluation.metrics", "Solution.first", "queue_wait", "waiting_share"} <= set(functions("ttft"))
+    assert {"kv_pool", "_room"} <= set(functions("kv_blocks"))
+    assert "computed_tokens" in functions("prefix_hit_rate")
+    assert functions("waiting for a seat")[0] == "queue_wait"
 
 
 @equation
