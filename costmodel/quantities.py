@@ -130,11 +130,11 @@ def where(condition: Mask, yes: Quantity, no: Quantity) -> Quantity:
 def place_of_largest(values: Sequence[Quantity]) -> Indices | int:
     """Return the position of the largest of some values, point by point. The first of equal ones."""
     largest: Quantity = values[0]
-    place: Any = 0
+    inverse: Any = 0
     for i, value in enumerate(values[1:], 1):
-        place = where(value > largest, i, place)
+        inverse = where(value > largest, i, inverse)
         largest = maximum(largest, value)
-    return place  # type: ignore[no-any-return]
+    return inverse  # type: ignore[no-any-return]
 
 
 def distinct_rows(columns: Sequence[Array]) -> tuple[Indices, Indices]:
@@ -142,13 +142,13 @@ def distinct_rows(columns: Sequence[Array]) -> tuple[Indices, Indices]:
 
     A column that follows from those before it, or is the same everywhere, is determined to be so without sorting it.
     """
-    first, place = np.zeros(1, dtype=np.intp), np.zeros(len(columns[0]), dtype=np.intp)
+    first, inverse = np.zeros(1, dtype=np.intp), np.zeros(len(columns[0]), dtype=np.intp)
     for column in columns:
-        if np.array_equal(column[first][place], column):
+        if np.array_equal(column[first][inverse], column):
             continue
         distinct, own = np.unique(column, return_inverse=True)
-        _, first, place = np.unique(place * len(distinct) + own, return_index=True, return_inverse=True)
-    return first, place
+        _, first, inverse = np.unique(inverse * len(distinct) + own, return_index=True, return_inverse=True)
+    return first, inverse
 
 
 def divides(divisor: Quantity, value: Quantity) -> Mask:

@@ -59,17 +59,17 @@ class NodePlace(Record):
 
     def _ends(self, values: Quantity) -> tuple[Array, Array]:
         dimensions = self.index.ndim
-        found = np.asarray(values, dtype=np.float64)
-        shape = list(np.broadcast_shapes(found.shape, self.index.shape))
-        shape[self.axis] = found.shape[self.axis]
-        found = np.broadcast_to(found.reshape((1,) * (dimensions - found.ndim) + found.shape), shape)
+        array = np.asarray(values, dtype=np.float64)
+        shape = list(np.broadcast_shapes(array.shape, self.index.shape))
+        shape[self.axis] = array.shape[self.axis]
+        array = np.broadcast_to(array.reshape((1,) * (dimensions - array.ndim) + array.shape), shape)
         index = np.broadcast_to(
             self.index, [*shape[: self.axis], 1, *(shape[self.axis + 1 :] if self.axis < -1 else [])]
         )
-        return np.take_along_axis(found, index - 1, axis=self.axis), np.take_along_axis(found, index, axis=self.axis)
+        return np.take_along_axis(array, index - 1, axis=self.axis), np.take_along_axis(array, index, axis=self.axis)
 
 
 def _reduced(values: Array, axis: int) -> Quantity:
     """Return values without the axis of the nodes, a float where nothing else varies."""
-    found = values.squeeze(axis=axis)
-    return float(found) if found.ndim == 0 else found
+    array = values.squeeze(axis=axis)
+    return float(array) if array.ndim == 0 else array

@@ -62,9 +62,9 @@ class CompiledFits(Mapping[str, FamilyFit]):
         self._device, self._implementations, self._roots = device, implementations, roots
         self._own_file = None if path is None else (device, path)
         self._question = Question("fits", (device, path, implementations), roots)
-        found = catalogue.recall(self._question)
-        self._kept: KeptFits = KeptFits((), {}, {}) if found is None else found.answer
-        self._rests_on: Answers = {} if found is None else found.rests_on
+        fits = catalogue.recall(self._question)
+        self._kept: KeptFits = KeptFits((), {}, {}) if fits is None else fits.answer
+        self._rests_on: Answers = {} if fits is None else fits.rests_on
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return how another process makes it: what is known comes along, and one is enough for all that come."""

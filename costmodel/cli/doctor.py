@@ -98,14 +98,14 @@ def _data_roots(search_path: tuple[str, ...], problems: list[Problem]) -> list[d
     except ImportError as error:
         problems.append(Problem(None, "data_roots", f"files cannot be read: {error}", "install what is missing first"))
         return []
-    found = roots(search_path)
-    problems.extend(root.problem for root in found if root.problem is not None)
+    listed = roots(search_path)
+    problems.extend(root.problem for root in listed if root.problem is not None)
     return [
         {
             "path": str(root.path.absolute()), "named_by": root.named_by, "exists": root.is_there,
             "counts": {kind: root.counts[kind] for kind in SHOWN_KINDS}, "shadows": list(root.shadows),
         }
-        for root in found
+        for root in listed
     ]  # fmt: skip
 
 
@@ -125,13 +125,13 @@ def _accelerator(search_path: tuple[str, ...], problems: list[Problem]) -> dict[
 
             return device_names(search_path)
 
-        found = accelerator(names)
+        listed = accelerator(names)
     except (ImportError, OSError, RuntimeError) as error:
         said = str(error).partition("\n")[0] or type(error).__name__
         hint = "install torch again for this driver: https://pytorch.org/get-started/locally"
         problems.append(Problem(None, "accelerator", f"torch is installed but does not work: {said}", hint))
         return None
-    return {name: getattr(found, name) for name in fields(found)}
+    return {name: getattr(listed, name) for name in fields(listed)}
 
 
 def _numba(problems: list[Problem]) -> dict[str, Any] | None:

@@ -97,7 +97,7 @@ def bare_times(operator: Kernel, machine: Machine, balance: Quantity) -> tuple[S
     if isinstance(operator, Elementwise):
         return 0.0, elementwise_terms(operator, machine, _BARE)["hbm_time"]
     if isinstance(operator, MixedAttention):
-        found = mixed_terms(operator, machine, _BARE)
+        parts = mixed_terms(operator, machine, _BARE)
     else:
-        found = attention_terms(operator, machine, _BARE)
-    return found["compute_time"], found["hbm_time"]
+        parts = attention_terms(operator, machine, _BARE)
+    return parts["compute_time"], parts["hbm_time"]

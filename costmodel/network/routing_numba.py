@@ -77,11 +77,11 @@ def count_hashed(hops: Any, starts: Any, rails: tuple[int, bool], devices: Any, 
         while end < total and leaf[devices[end]] == leaf[devices[start]]:
             end += 1
         for source, node in zip(devices, nodes):  # noqa: B905  compiled
-            for place in range(start, end):
-                if nodes[place] == node:
+            for index in range(start, end):
+                if nodes[index] == node:
                     continue
-                target = devices[place]
-                leaves_by = node * local + ranks[place] if changes_rail else source
+                target = devices[index]
+                leaves_by = node * local + ranks[index] if changes_rail else source
                 here = case[goal, leaf[leaves_by]]
                 rest = np.uint32(_hash(source, target * (2 * seed + 1) + seed) % np.uint64(ways[here]))
                 passed = 0

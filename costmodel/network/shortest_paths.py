@@ -152,10 +152,10 @@ def shortest_paths(switches: Switches, sources: Indices, targets: Indices) -> Pa
     after = case[np.repeat(keys // count, width) * count + switches.head[onward]]
     ways, is_regular = _ways(distance.reshape(-1)[keys], first, width, after)
     hops = distance[goal, sources].astype(np.intp)
-    found = NextHops(
+    links_of = NextHops(
         switches, goals, sources, goal, hops, case.reshape(distance.shape), ways, first, width, onward, after
     )
-    return found if is_regular else _one_by_one(found)
+    return links_of if is_regular else _one_by_one(links_of)
 
 
 def _onward(switches: Switches, distance: Array, starts: Indices) -> tuple[Indices, Indices, Indices]:
@@ -209,21 +209,21 @@ def places_within(counts: Indices) -> Indices:
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def _one_by_one(found: NextHops) -> Paths:
+def _one_by_one(links_of: NextHops) -> Paths:
     """Return all paths one by one, where their choices differ."""
-    count = found.count
+    count = links_of.count
     check_number(count)
-    pair, node = np.arange(len(count)), found.source
+    pair, node = np.arange(len(count)), links_of.source
     hops: list[Indices] = []
     choices: list[Indices] = []
-    for _ in range(int(found.hops.max(initial=0))):
-        case = found.case[found.goal[pair], node]
-        ways = np.maximum(found.width[case], 1)  # at the goal there is one link, -1
+    for _ in range(int(links_of.hops.max(initial=0))):
+        case = links_of.case[links_of.goal[pair], node]
+        ways = np.maximum(links_of.width[case], 1)  # at the goal there is one link, -1
         row, choice = np.repeat(np.arange(len(node)), ways), places_within(ways)
-        on_way = found.width[case[row]] > 0
+        on_way = links_of.width[case[row]] > 0
         link = np.full(len(row), -1)
-        link[on_way] = found.onward[(found.first[case[row]] + choice)[on_way]]
-        node, pair = np.where(on_way, found.switches.head[link], node[row]), pair[row]
+        link[on_way] = links_of.onward[(links_of.first[case[row]] + choice)[on_way]]
+        node, pair = np.where(on_way, links_of.switches.head[link], node[row]), pair[row]
         hops, choices = ([*(column[row] for column in each), new] for each, new in ((hops, link), (choices, choice)))
     order = np.lexsort((*choices, pair)) if choices else np.arange(len(pair))
     rows = np.stack(hops, axis=1)[order] if hops else np.empty((len(pair), 0), np.intp)

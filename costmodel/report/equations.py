@@ -68,14 +68,14 @@ class Call(Record):
         """Return the call where an equation states a value: itself, or one of several candidates in arrays."""
         stated = self.stated(equation)
         if isinstance(stated, list) and isinstance(value, float):
-            near = [place for place, each in enumerate(stated) if _equal(each, value)]
+            near = [where_from for where_from, each in enumerate(stated) if _equal(each, value)]
             return replace(self, candidate=(near[0], len(stated))) if near else None
         return self if stated is not None and _equal(stated, value) else None
 
-    def _number(self, found: Any) -> Value | None:
-        value = _as_value(found)
-        place, count = self.candidate or (0, 0)
-        return value[place] if isinstance(value, list) and len(value) == count else value
+    def _number(self, member: Any) -> Value | None:
+        value = _as_value(member)
+        where_from, count = self.candidate or (0, 0)
+        return value[where_from] if isinstance(value, list) and len(value) == count else value
 
     def terms(self, equation: Equation) -> dict[str, Value]:
         """Return the values of the names that an equation reads."""
@@ -104,13 +104,13 @@ class Call(Record):
         results, own = _parts(self.result), self.names.get("self")
         stated = [*(part for part in results if isinstance(part, Mapping)), *(filter(is_record, results))]
         holders = [*stated, self.names] if last else [self.names, *([] if own is None else [own]), *stated]
-        found = next((_member(holder, first) for holder in holders if _has(holder, first)), None)
-        if found is None and not last:
-            found = self.function.__globals__.get(first)
+        member = next((_member(holder, first) for holder in holders if _has(holder, first)), None)
+        if member is None and not last:
+            member = self.function.__globals__.get(first)
         for name in rest:
-            several = isinstance(found, list | tuple) and not hasattr(found, name)
-            found = [_member(each, name) for each in found or ()] if several else _member(found, name)
-        return found
+            several = isinstance(member, list | tuple) and not hasattr(member, name)
+            member = [_member(each, name) for each in member or ()] if several else _member(member, name)
+        return member
 
 
 class Line(Record):
@@ -199,13 +199,13 @@ class Chain:
             parts = {id(call): (call, each, number) for call, each, number in states if isinstance(number, float)}
             if len(parts) > 1 and _equal(math.fsum(number for _, _, number in parts.values()), value):
                 known = [part for part in parts.values() if part[2]]
-        found = []
+        member = []
         for call, each, number in known:
             chosen: _Chosen = {}
             self._follow(chosen, call, each)
             blocks = [_block(one, some) for one, some in chosen.values()]
-            found.append(_with_dimensions(blocks, {} if dimension == "count" else {_key(name, number): dimension}))
-        return found
+            member.append(_with_dimensions(blocks, {} if dimension == "count" else {_key(name, number): dimension}))
+        return member
 
     def _follow(self, chosen: _Chosen, call: Call, equation: Equation) -> None:
         """Add an equation, and those that state what it reads."""
@@ -231,12 +231,12 @@ class Chain:
 
     def _where(self, name: str, value: Value | None) -> list[tuple[Call, Equation]]:
         """Return the calls that state a name with this value, and their equation. Any value where none is asked for."""
-        found = []
+        member = []
         for call, each in self._stated.get(name, []):
             one = call.at(each, value)
             if one is not None:
-                found.append((self._candidates.setdefault((id(call), one.candidate), one), each))
-        return found
+                member.append((self._candidates.setdefault((id(call), one.candidate), one), each))
+        return member
 
 
 def composed(function: Callable[..., Any], expression: str, time: Value, terms: Mapping[str, Value]) -> Block:
@@ -294,12 +294,12 @@ def _with_dimensions(blocks: Sequence[Block], known: dict[tuple[str, str], str])
 
 def _added(equation: Equation) -> list[str]:
     """Return the names whose values an equation adds up or compares, so that all have its dimension."""
-    found: list[str] = []
+    member: list[str] = []
 
     def visit(node: ast.expr) -> None:
         match node:
             case ast.Name() | ast.Attribute():
-                found.append(ast.unparse(node))
+                member.append(ast.unparse(node))
             case ast.BinOp(op=ast.Add() | ast.Sub()):
                 visit(node.left)
                 visit(node.right)
@@ -314,7 +314,7 @@ def _added(equation: Equation) -> list[str]:
 
     if equation.expression:
         visit(ast.parse(equation.expression, mode="eval").body)
-    return found
+    return member
 
 
 def _names(equation: Equation) -> tuple[str, ...]:
@@ -364,16 +364,16 @@ def _by_name(name: str) -> str:
     return metrics.dimension_of(name) or dimension_of(name)
 
 
-def _as_value(found: Any) -> Value | None:
+def _as_value(member: Any) -> Value | None:
     """Return a number, or the numbers of a list; null for what is neither."""
-    if found is None or isinstance(found, str | Mapping) or is_record(found) or callable(found):
+    if member is None or isinstance(member, str | Mapping) or is_record(member) or callable(member):
         return None
-    if isinstance(found, list | tuple):
-        values = [_as_value(each) for each in found]
+    if isinstance(member, list | tuple):
+        values = [_as_value(each) for each in member]
         flat = [each for each in values if isinstance(each, float)]
         return flat if flat and len(flat) == len(values) else None
     try:
-        array = np.asarray(found, dtype=np.float64)
+        array = np.asarray(member, dtype=np.float64)
     except (TypeError, ValueError):
         return None
     return float(array.item()) if array.size == 1 else array.reshape(-1).tolist()

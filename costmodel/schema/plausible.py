@@ -168,16 +168,16 @@ def implausible(kind: str, file: Strict, tree: Tree, *, original: Tree | None = 
         if original is None or original is tree:
             problems = dict(_not_whole(file)) | problems
     return [
-        Problem(place, path, message, _hint(hint, path, place))
+        Problem(location, path, message, _hint(hint, path, location))
         for path, (message, hint) in problems.items()
         if not any(path == field or path.startswith(f"{field}.") for field in meant)
-        for place in [_place(tree, path)]
+        for location in [_place(tree, path)]
     ]
 
 
-def _hint(hint: str, path: str, place: Location | None) -> str:
+def _hint(hint: str, path: str, location: Location | None) -> str:
     """Return what to do. A change on the command line cannot be marked as meant, and is only a warning."""
-    is_change = place is not None and place.line is None
+    is_change = location is not None and location.line is None
     return hint.rstrip("; ") if is_change else f"{hint}if it is meant, add `plausible: [{path}]`"
 
 
@@ -269,11 +269,11 @@ def _meant(tree: Tree) -> list[str]:
     items = stated.value if stated is not None and isinstance(stated.value, list) else []
     for item in items:
         path = str(item.value).split(".")
-        place: Tree | None = tree
+        location: Tree | None = tree
         for part in path:
-            known: Sequence[str] = _known(place)
-            place = None if place is None else place.child(part)
-            if place is None:
+            known: Sequence[str] = _known(location)
+            location = None if location is None else location.child(part)
+            if location is None:
                 raise InputError.single(
                     f"names no field of this file: {item.value!r}", hint=suggest(part, known), field="plausible",
                     location=item.location,

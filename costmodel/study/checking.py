@@ -78,13 +78,13 @@ def _what_if(tree: Tree, path: str, search_path: Sequence[str]) -> Iterator[Prob
             loaded.resolved.value(step.path)
 
     yield from _problems(judged, tree, ("metric",))
-    for place, changes, scenarios in _changes(file):
+    for spot, changes, scenarios in _changes(file):
 
         def made(changes: Mapping[str, object] = changes, scenarios: Sequence[str] = scenarios) -> None:
             for name in scenarios or (own,):
                 _load(workload, {_placed(key, name): value for key, value in changes.items()}, [name], search_path)
 
-        yield from _problems(made, tree, place)
+        yield from _problems(made, tree, spot)
 
 
 def _changes(file: WhatIfFile) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, object], Sequence[str]]]:
@@ -115,38 +115,38 @@ def _fit_plan(tree: Tree, path: str, search_path: Sequence[str]) -> Iterator[Pro
         "devices": library.names("devices"), "frameworks": library.names("frameworks"), "recipes": list(file.recipes),
         "implementations": [each.name for each in file.implementations],
     }  # fmt: skip
-    place: tuple[str | int, ...]
+    spot: tuple[str | int, ...]
     asked: list[tuple[str, str, tuple[str | int, ...]]] = []
     for number, each in enumerate(file.implementations):
-        place = ("implementations", number)
-        asked.append(("devices", each.device.removeprefix("devices/"), (*place, "device")))
-        asked.extend(("recipes", recipe, (*place, "families", family)) for family, recipe in each.families.items())
-        asked.extend(("implementations", name, (*place, "siblings")) for name in each.siblings)
+        spot = ("implementations", number)
+        asked.append(("devices", each.device.removeprefix("devices/"), (*spot, "device")))
+        asked.extend(("recipes", recipe, (*spot, "families", family)) for family, recipe in each.families.items())
+        asked.extend(("implementations", name, (*spot, "siblings")) for name in each.siblings)
     for number, bar in enumerate(file.bars):
         asked.append(("devices", bar.device.removeprefix("devices/"), ("bars", number, "device")))
     for number, term in enumerate(file.terms):
         asked.extend(("frameworks", name, ("terms", number, "frameworks")) for name in term.frameworks)
-    for kind, name, place in asked:
+    for kind, name, spot in asked:
         if name not in known[kind]:
-            at, field = tree.at(place) or tree, ".".join(map(str, place))
+            at, field = tree.at(spot) or tree, ".".join(map(str, spot))
             yield Problem(at.location, field, f"unknown name {name!r}", suggest(name, known[kind]))
 
 
-def _problems(plan: Callable[[], None], tree: Tree, place: Sequence[str | int]) -> Iterator[Problem]:
+def _problems(plan: Callable[[], None], tree: Tree, spot: Sequence[str | int]) -> Iterator[Problem]:
     """Yield what planning finds, at its place in the file."""
     try:
         plan()
     except InputError as error:
-        nearest = tree.at(place) or tree
+        nearest = tree.at(spot) or tree
         for problem in error.problems:
             is_line = problem.location is not None and problem.location.line is not None
-            field = ".".join((*map(str, place), problem.field)).strip(".")
+            field = ".".join((*map(str, spot), problem.field)).strip(".")
             yield problem if is_line else replace(problem, location=nearest.location, field=field)
 
 
 def _device(tree: Tree, path: str, search_path: Sequence[str]) -> Iterator[Problem]:
     """Yield what is wrong with the measured rows that a device file names as its anchor."""
-    place = tree.at(("calibration", "anchor"))
+    spot = tree.at(("calibration", "anchor"))
     try:
         fits = load_calibration(load_device(path, search_path), "default", search_path).families
         assert isinstance(fits, FitLookup)
@@ -154,7 +154,7 @@ def _device(tree: Tree, path: str, search_path: Sequence[str]) -> Iterator[Probl
     except InputError as error:
         for problem in error.problems:
             is_line = problem.location is not None and problem.location.line is not None
-            yield problem if is_line or place is None else replace(problem, location=place.location)
+            yield problem if is_line or spot is None else replace(problem, location=spot.location)
 
 
 _PLANNERS = {"study": _study, "what_if": _what_if, "fit_plan": _fit_plan, "device": _device}

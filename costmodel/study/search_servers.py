@@ -102,8 +102,10 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
         result.scheduled += int(fits[rows].sum())
     kept = race.kept[:KEPT]
     points = [evaluate_point(single(one.scenario, (one.row,)), calibration, with_tails) for one in kept]
-    found = zip(kept, points, strict=True)
-    result.best = ranked([candidate(point, one.space.at(one.row), one.score, request.goal) for one, point in found])
+    ranked_points = zip(kept, points, strict=True)
+    result.best = ranked(
+        [candidate(point, one.space.at(one.row), one.score, request.goal) for one, point in ranked_points]
+    )
     if not kept:
         note_memory(scenario, shape, result)
         result.why = None if race.nearest is None else _why_none(request, calibration, *race.nearest)

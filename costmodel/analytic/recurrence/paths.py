@@ -55,11 +55,11 @@ def _fill(program: Program[K], known: list[Array], times: Array, spans: Array) -
         path = known[tried]
         if len(path) > 1 + WAITS:
             return
-        found, *longer = path @ (times if len(left) == times.shape[1] else times[:, left])
+        makespan, *longer = path @ (times if len(left) == times.shape[1] else times[:, left])
         holds = np.ones(len(left), dtype=np.bool_)
         for each in longer:
-            holds &= each >= -ROUNDING * found
-        spans[left[holds]] = found[holds]
+            holds &= each >= -ROUNDING * makespan
+        spans[left[holds]] = makespan[holds]
         left, tried = left[~holds], tried + 1
 
 
