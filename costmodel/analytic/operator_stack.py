@@ -11,9 +11,8 @@ import numpy as np
 from costmodel.cost.time import Time
 from costmodel.records import Record, fields, replace
 from costmodel.workload.operator_key import numbers
-from costmodel.workload.operators import Gemm, Operator
+from costmodel.workload.operators import Operator
 
-FEWEST = 4  # operators whose forms compute with numbers; those of GEMMs compute with arrays, of tiles
 LARGEST = 4096  # numbers of an array that stays in the cache
 
 
@@ -31,15 +30,15 @@ class Stack(Record):
 
     @classmethod
     def of(cls, operators: Sequence[Operator], hardware: int) -> Stack | None:
-        """Return the operators as one; null where that would take longer than one by one.
+        """Return the operators as one; null where each is timed by itself.
 
+        Single sizes are: what is kept of them must not depend, to the last digit, on what else a pass times.
         hardware: axes of the grid that their machine spans. A number that all share stays a number.
         """
         first = numbers(operators[0])
         shape = np.broadcast_shapes(*map(np.shape, first.values()))
         axes, points = max(len(shape), hardware), math.prod(shape) * len(operators)
-        are_arrays = axes > 0 or isinstance(operators[0], Gemm)
-        if not (2 if are_arrays else FEWEST) <= len(operators) or points > LARGEST:
+        if not axes or len(operators) < 2 or points > LARGEST:
             return None
         changed: dict[str, Any] = {}
         for name, one in first.items():
