@@ -8,7 +8,6 @@ of like layers has a handful of such paths, whatever its length, each with a few
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -24,19 +23,13 @@ _BITS = 32  # of a count: all counts of an event are one number, which adds up q
 _HALF = 1 << (_BITS - 1)
 
 
-@lru_cache(maxsize=64)
-def _known(program: Program[K]) -> list[Array]:  # noqa: ARG001  kept by object
-    """Return the longest paths that are known of a program, none yet."""
-    return []
-
-
 def makespan_by_paths(program: Program[K], durations: Array, transfer: Array) -> Array:
     """Return when the last event is done, at each point [s]; NaN where no known path is the longest.
 
     durations: a row for each of `program.slots`, a column for each point [s].
     transfer: one a point [s].
     """
-    spans, known = np.full(len(transfer), np.nan), _known(program)
+    spans, known = np.full(len(transfer), np.nan), list[Array]()
     for first in range(0, len(spans), TOGETHER):
         part = slice(first, first + TOGETHER)
         _fill(program, known, np.vstack([durations[:, part], transfer[part]]), spans[part])
