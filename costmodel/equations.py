@@ -45,14 +45,14 @@ def declared() -> dict[CodeType, Callable[..., Any]]:
 @cache
 def equations_of(function: Callable[..., Any]) -> list[Equation]:
     """Return the equations of a function; a line with an open bracket goes on in the next one."""
-    found: list[Equation] = []
+    equations: list[Equation] = []
     text = (function.__doc__ or "").splitlines()
     for number, line in enumerate(text):
         match = _LINE.fullmatch(line)
         if match is None:
             continue
         if match["sign"] == ":=":
-            found.append(Equation(match["name"], "", match["rest"].strip()))
+            equations.append(Equation(match["name"], "", match["rest"].strip()))
             continue
         expression, _, note = match["rest"].partition("   ")
         for more in text[number + 1 :]:
@@ -60,8 +60,8 @@ def equations_of(function: Callable[..., Any]) -> list[Equation]:
                 break
             part, _, note = more.strip().partition("   ")
             expression += f" {part}"
-        found.append(Equation(match["name"], expression.strip(), note.strip()))
-    return found
+        equations.append(Equation(match["name"], expression.strip(), note.strip()))
+    return equations
 
 
 def place_of(function: Callable[..., Any]) -> str:

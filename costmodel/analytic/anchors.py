@@ -15,7 +15,7 @@ from costmodel.units import render
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario
-from costmodel.workload.site_scatter import Apart
+from costmodel.workload.site_scatter import Separation
 
 UNUSUAL = 3.0  # robust standard deviations, beyond which the fit of the scatter cuts figures too
 POWERS = {
@@ -57,12 +57,12 @@ class Anchored(Record):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return which measured steps lie further off than sites scatter."""
+        """Return which measured steps deviate more than sites scatter."""
         return tuple(
-            f"anchor: a measured step takes {ratio:.3g} times its predicted time, {abs(off):.1f} standard deviations "
+            f"anchor: a measured step takes {ratio:.3g} times its predicted time, {abs(score):.1f} standard deviations "
             "of how sites scatter: check its value, and that the scenario is what ran"
-            for ratio, off in zip(self.ratios, self.off, strict=True)
-            if abs(off) > UNUSUAL
+            for ratio, score in zip(self.ratios, self.off, strict=True)
+            if abs(score) > UNUSUAL
         )
 
     def interval(self, value: Quantity, unanchored: Interval) -> Interval:
@@ -97,8 +97,8 @@ def standing(scenario: Scenario, anchor: Anchor, predict: Callable[[Scenario], P
     scatter, runs = anchor.scatter, [step.scenario for step in anchor.steps]
     predictions = [predict(run) for run in runs]
     residuals = [_residual(step, one) for step, one in zip(anchor.steps, predictions, strict=True)]
-    among = np.array([[float(scatter.correlation(apart(one, other))) for other in runs] for one in runs])
-    between = np.broadcast_arrays(*(scatter.correlation(apart(run, scenario)) for run in runs))
+    among = np.array([[float(scatter.correlation(separation(one, other))) for other in runs] for one in runs])
+    between = np.broadcast_arrays(*(scatter.correlation(separation(run, scenario)) for run in runs))
     deviations = [float(one.deviation) for one in predictions]
     mean, left = scatter.posterior(residuals, deviations, among, between)
     off = (each / math.hypot(own, scatter.repeat) for each, own in zip(residuals, deviations, strict=True))
@@ -139,14 +139,14 @@ def _seconds(time: float) -> str:
     return render(float(f"{time:.3g}"), "time")
 
 
-def apart(one: Scenario, other: Scenario) -> Apart:
-    """Return how far apart two runs of a site are. Their sizes are those of `_sizes`."""
+def separation(one: Scenario, other: Scenario) -> Separation:
+    """Return the separation of two runs of a site. Their sizes are those of `_sizes`."""
     sizes = sum_of(np.log(a / b) ** 2 for a, b in zip(_sizes(one), _sizes(other), strict=True))
     kinds = float(_kinds(one) != _kinds(other))
     same_structure = not kinds and _structure(one) == _structure(other)
     degrees = (np.equal(a, b) for a, b in zip(_degrees(one), _degrees(other), strict=True))
     same = np.all(np.broadcast_arrays(np.equal(sizes, 0.0), *degrees), axis=0) & same_structure
-    return Apart(sizes, kinds, 1.0 * same)
+    return Separation(sizes, kinds, 1.0 * same)
 
 
 def _plan(scenario: Scenario) -> Training:

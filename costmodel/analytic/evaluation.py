@@ -33,8 +33,10 @@ from costmodel.workload.scenario import Disaggregated, Scenario
 
 
 class Evaluation(Protocol):
-    """What every phase answers. `headline` names the metric that a breakdown sums to, `anchored` what measured
-    steps say.
+    """What every phase answers.
+
+    headline: name of the metric that a breakdown sums to.
+    anchored: the correction by measured steps, null without them.
     """
 
     headline: str
@@ -42,7 +44,7 @@ class Evaluation(Protocol):
     anchored: Anchored | None
 
     def __hash__(self) -> int:
-        """Return a number of the object: what follows from it may be kept."""
+        """Return the hash of the object itself: what follows from it may be cached."""
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics with families perturbed within their spread."""
@@ -51,7 +53,7 @@ class Evaluation(Protocol):
         """Return the operator families whose times are uncertain."""
 
     def breakdown(self) -> list[Entry]:
-        """Return where the time of a single point goes."""
+        """Return the parts that the headline of a single point sums over [s]."""
 
     def operators(self) -> list[TimedOperator]:
         """Return every distinct operator, in the order of a pass."""
@@ -87,9 +89,7 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
 
     def deviation(self, calibration: Calibration) -> Quantity:
         """Return the deviation of log(measured / predicted time) without anchors, by the kernels of the layers [-]."""
-        works = self.model.timed_works.values()
-        layers = [timed for work in works for timed in (*work.forward, *work.input_gradient, *work.weight_gradient)]
-        return run_deviation(self._scenario, calibration, layers)
+        return run_deviation(self._scenario, calibration, self._layer_operators())
 
     @cached_property
     def _streams(self) -> StepStreams:
@@ -110,16 +110,19 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
     def operators(self) -> list[TimedOperator]:
         """Return the operators of all layers and passes, overlapped communication, sends, then the optimizer's."""
         model, comm = self.model, self.model.overlapped_comm
-        works = model.timed_works.values()
         return [
-            *(timed for work in works for timed in (*work.forward, *work.input_gradient, *work.weight_gradient)),
+            *self._layer_operators(),
             *([] if comm is None else comm.operators()),
             *(timed for timed in (model.p2p.send, model.p2p.gather) if timed is not None),
             *(timed for end in model.optimizer_steps for timed in (*end.serial, *end.on_host, *end.copies)),
         ]
 
+    def _layer_operators(self) -> list[TimedOperator]:
+        works = self.model.timed_works.values()
+        return [timed for work in works for timed in (*work.forward, *work.input_gradient, *work.weight_gradient)]
+
     def breakdown(self) -> list[Entry]:
-        """Return the operators of the step."""
+        """Return the operators of the step, with their shares of its time [s]."""
         lines = step_breakdown(self.model, self._streams)
         return lines if self.anchored is None else [line.scaled(float(self.anchored.factor)) for line in lines]
 
@@ -128,7 +131,7 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
         return schedule_times(self.times(perturbations))
 
     def notes(self) -> tuple[str, ...]:
-        """Return which measured steps lie further off than sites scatter."""
+        """Return which measured steps deviate more than sites scatter."""
         return () if self.anchored is None else self.anchored.notes
 
     def least_time(self) -> Seconds:
@@ -179,11 +182,11 @@ class PassEvaluation(PhaseEvaluation[PassTimes]):
         return self.model.operators()
 
     def breakdown(self) -> list[Entry]:
-        """Return the operators of the pass."""
+        """Return the operators of the pass, with their shares of the headline [s]."""
         return self.breakdown_of(self.times())[0]
 
     def breakdown_of(self, times: PassTimes) -> tuple[list[Entry], float]:
-        """Return the operators of a pass of such times, and the headline that they sum to."""
+        """Return the operators of a pass of such times, and the headline that they sum to [s]."""
         lines = BreakdownLines()
         if isinstance(self._plan, Prefill):
             passes = prefill_passes(self._scenario, self._plan).count
@@ -224,7 +227,7 @@ class BoundEvaluation(PhaseEvaluation[BoundTimes]):
 
 
 def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
-    """Return the evaluation of a scenario. Raises InfeasibleError where its devices cannot reach each other."""
+    """Return the evaluation of a scenario. Raises InfeasibleError where its devices are not connected."""
     plan = scenario.plan
     if isinstance(plan, Training):
         return TrainingEvaluation(scenario, plan, calibration)

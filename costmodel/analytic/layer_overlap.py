@@ -36,7 +36,7 @@ Order: TypeAlias = "Iterator[tuple[LayerPart, tuple[LayerPart, ...]]]"  # (part,
 
 
 def stream_of(part: str, *, one_link: bool = False) -> str:
-    """Return the stream of a part. one_link: ranks reach each other over the link to the host."""
+    """Return the stream of a part. one_link: ranks communicate over the link to the host."""
     if part == "compute":
         return COMPUTE
     return COMMUNICATION if one_link or part in ("gather", "reduce") else part

@@ -133,7 +133,7 @@ def answer(
 ) -> CollectiveTime:
     """Return the time of a collective or exchange. Raises InputError where it does not fit the cluster.
 
-    time = found.latency + found.transfer
+    time = result.latency + result.transfer
     """
     if engine not in ENGINES:
         raise InputError.single(f"no engine is named {engine!r}", hint=f"write one of {', '.join(ENGINES)}")
@@ -150,23 +150,23 @@ def answer(
         flat = _flat(cluster)
         alone = OperatorTimer(flat, framework, calibration, cluster.device.processors).time_operator(operator)
         wire = _wire(timed, framework, alone.time.network, lambda: _uncontended_transfer(operator, flat))
-        found = _by_flows(request, operator, cluster, rank_layout, wire)
+        result = _by_flows(request, operator, cluster, rank_layout, wire)
     else:
         own = timed.time.network
         wire = _wire(timed, framework, own, lambda: float(_link_time(operator, _without_latency(links))))
-        found = _closed(request, operator, cluster, wire)
+        result = _closed(request, operator, cluster, wire)
     return CollectiveTime(
         request=request,
         engine=engine,
-        time=found.latency + found.transfer,
-        latency=found.latency,
-        bottleneck=found.bottleneck,
-        algorithm=found.algorithm,
+        time=result.latency + result.transfer,
+        latency=result.latency,
+        bottleneck=result.bottleneck,
+        algorithm=result.algorithm,
         basis=timed.fit.basis_at(operator, timed.time),
         bus_bytes=_bus_bytes(request, operator, links),
         equations=_equations(engine, timed),
         fit=timed.fit.source,
-        outcome=found.outcome,
+        outcome=result.outcome,
     )
 
 
@@ -175,12 +175,12 @@ def _equations(engine: str, timed: TimedOperator) -> tuple[str, ...]:
     is_exchange = isinstance(timed.operator, ExpertAllToAll)
     own = ("expert_all_to_all.py", "9") if is_exchange else ("collectives.py", "8.2")
     file, section = own if engine == "analytic" else ("simulation.py", "8.5")
-    found = [f"costmodel/network/{file}; docs/method.md, section {section}"]
+    files = [f"costmodel/network/{file}; docs/method.md, section {section}"]
     form = timed.fit.form
     if form is not None:
         module = type(form).__module__.replace(".", "/")
-        found.append(f"{module}.py; docs/method.md, section {form.SECTION}")
-    return tuple(found)
+        files.append(f"{module}.py; docs/method.md, section {form.SECTION}")
+    return tuple(files)
 
 
 def _check_engine(request: CollectiveRequest, engine: str) -> None:

@@ -43,17 +43,17 @@ class NodePlace(Record):
 
     @classmethod
     def at(cls, values: Quantity, target: Quantity, axis: int) -> NodePlace:
-        """Return the place of a target among values that grow along an axis. At an end where it lies outside."""
+        """Return the position of a target among values that grow along an axis. At an end where it lies outside."""
         target = np.expand_dims(np.asarray(target), axis=axis) if np.ndim(target) >= -1 - axis else np.asarray(target)
         known, aim = np.broadcast_arrays(np.asarray(values), target)
         aim = aim.take([0], axis=axis)
         index = np.clip((known < aim).sum(axis=axis, keepdims=True), 1, known.shape[axis] - 1)
-        low, high = (np.take_along_axis(known, place, axis=axis) for place in (index - 1, index))
+        low, high = (np.take_along_axis(known, node, axis=axis) for node in (index - 1, index))
         width = np.where(high > low, high - low, 1.0)
         return cls(index, np.clip((aim - low) / width, 0.0, 1.0), axis)
 
     def read(self, values: Quantity) -> Quantity:
-        """Return the values of the place, interpolated between its nodes."""
+        """Return the values at the position, interpolated between its nodes."""
         low, high = self._ends(values)
         return _reduced(low + self.weight * (high - low), self.axis)
 

@@ -56,7 +56,7 @@ from costmodel.workload.scenario import Scenario
 
 _TINY = 1e-12  # where nothing ever comes
 _MANY = 1e6  # prompts in a step of an engine without a budget of tokens
-NEAR, OVER = 0.75, 1.1  # chosen by the grid of method 12.4: of the highest stable rate, between them means are off
+NEAR, OVER = 0.75, 1.1  # chosen by the grid of method 12.4: of the highest stable rate, between them means err
 FEW_STEPS = 7.0  # chosen by the same grid: of decoding, with fewer of which it matters which step a request meets
 VERDICTS = ("stable", "backlogged", "overloaded")
 QUANTILES = {"p50": 0.0, "p90": 1.2815515655446004, "p99": 2.3263478740408408}
@@ -258,18 +258,18 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             terms=terms, waits={name: WAITS[name](**each) for name, each in terms.items()},
         )  # fmt: skip
 
-    def _steps_at(self, table: StepTable, place: NodePlace) -> Steps:
-        """Return the steps at a place between the nodes."""
-        running = place.read(self._nodes)
+    def _steps_at(self, table: StepTable, position: NodePlace) -> Steps:
+        """Return the steps at a position between the nodes."""
+        running = position.read(self._nodes)
         state = steady_state(self._scenario, self._plan, running * self._scenario.parallel.pp)
         share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
 
         def mean(with_prompts: Quantity, decode_only: Quantity) -> Quantity:
-            return share * place.read(with_prompts) + (1.0 - share) * place.read(decode_only)
+            return share * position.read(with_prompts) + (1.0 - share) * position.read(decode_only)
 
         return Steps(
             running=running, state=state,
-            with_prompts=place.read(table.with_prompts), decode_only=place.read(table.decode_only),
+            with_prompts=position.read(table.with_prompts), decode_only=position.read(table.decode_only),
             kernels=mean(table.prompt_kernels, table.decode_kernels),
             joules=mean(table.prompt_joules, table.decode_joules),
         )  # fmt: skip
@@ -338,86 +338,86 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         with the sums. The number in flight has the variance 2/3*L, averaged over a life [M/G/infinity]. Prompts that
         come in a life are Poisson's. The request engine knows them.
         """
-        found, tokens = self.solution(), self._plan.output_tokens - 1
-        if found.load >= 1.0:
+        solution, tokens = self.solution(), self._plan.output_tokens - 1
+        if solution.load >= 1.0:
             return {}
-        steps, variance = found.steps, self._variance(found)
-        random = sum_of(found.waits[name] for name in (REST, SCHEDULED, SEAT, PROMPTS, CROWD))
+        steps, variance = solution.steps, self._variance(solution)
+        random = sum_of(solution.waits[name] for name in (REST, SCHEDULED, SEAT, PROMPTS, CROWD))
         quantiles: dict[str, dict[str, float]] = {"ttft": {}, "tpot": {}, "e2e": {}}
         for name, normal in QUANTILES.items():
-            first = found.first - random + upper_tail(random, variance, normal)
-            later = self._life(found, normal)
+            first = solution.first - random + upper_tail(random, variance, normal)
+            later = self._life(solution, normal)
             quantiles["ttft"][name] = float(first)
             quantiles["tpot"][name] = float(later / tokens)
-            quantiles["e2e"][name] = float(max(first + steps.later, found.first + later))
+            quantiles["e2e"][name] = float(max(first + steps.later, solution.first + later))
         return quantiles
 
-    def _life(self, found: Solution, normal: float) -> Seconds:
+    def _life(self, solution: Solution, normal: float) -> Seconds:
         """Return the time after the first token where so many deviations more requests, and prompts, come meanwhile."""
-        steps, random = found.steps, minimum(self._arrival_scv, 1.0)
-        more = normal * (2.0 / 3.0 * random * found.in_system) ** 0.5
-        place = NodePlace.at(self._nodes, steps.running + more, -1 - self._dimensions)
-        crowded = self._steps_at(self.times(), place)
+        steps, random = solution.steps, minimum(self._arrival_scv, 1.0)
+        more = normal * (2.0 / 3.0 * random * solution.in_system) ** 0.5
+        position = NodePlace.at(self._nodes, steps.running + more, -1 - self._dimensions)
+        crowded = self._steps_at(self.times(), position)
         delays = normal * steps.state.later_prompt_steps**0.5
         return crowded.later + delays * (crowded.with_prompts - crowded.decode_only)
 
-    def _variance(self, found: Solution) -> Quantity:
+    def _variance(self, solution: Solution) -> Quantity:
         """Return the variance of the time to first token: of the step that runs, of those after it, of queues [s^2].
 
         E[T^3]/(3*E[T]) - E[R]^2,   E[T^2] - E[T]^2,   x*b^2,   W^2*(2/P - 1) of exponential waits
         """
-        steps, prompts, terms = found.steps, found.prompts, found.terms
+        steps, prompts, terms = solution.steps, solution.prompts, solution.terms
         share = steps.state.prompt_steps / (steps.state.prompt_steps + steps.state.decode_only_steps)
         cube = share * steps.with_prompts**3 + (1.0 - share) * steps.decode_only**3
-        rest = found.waits[REST]
+        rest = solution.waits[REST]
         variance = terms[REST]["seated"] * cube / (3.0 * steps.mean) - rest * rest
         scheduled = maximum(prompts.square - steps.mean * steps.mean, 0.0) * terms[SCHEDULED]["busy"]
         variance = maximum(variance, 0.0) + scheduled + prompts.started * prompts.each * prompts.each
         for name in (SEAT, PROMPTS):
-            variance = variance + found.waits[name] ** 2 * (2.0 / maximum(terms[name]["waiting"], _TINY) - 1.0)
+            variance = variance + solution.waits[name] ** 2 * (2.0 / maximum(terms[name]["waiting"], _TINY) - 1.0)
         return variance
 
     @equation
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics at the rate. Where it is more than the engine can serve, of an engine that is full.
 
-        ttft = found.first
+        ttft = solution.first
         tpot = steps.later / (plan.output_tokens - 1)
-        latency = found.first + steps.later
+        latency = solution.first + steps.later
         requests_per_second = rate
-        rate = min(plan.rate, found.capacity)
-        highest_stable_rate = found.capacity
+        rate = min(plan.rate, solution.capacity)
+        highest_stable_rate = solution.capacity
         input_tokens_per_second = rate * plan.input_tokens
         tokens_per_second = rate * plan.output_tokens
         tokens_per_second_per_device = tokens / devices
         tokens_per_second_per_user = (plan.output_tokens - 1) / steps.later
-        concurrency = found.in_system * parallel.pp
+        concurrency = solution.in_system * parallel.pp
         max_concurrency = most * parallel.pp
         kv_blocks = pool.blocks                           what memory leaves for the KV cache
         kv_use = held / max(pool.blocks, 1)
-        held = found.in_system * parallel.pp * blocks_of_one
+        held = solution.in_system * parallel.pp * blocks_of_one
         prefix_hit_rate = plan.prefix_hit_rate            cached tokens are not computed (`computed_tokens`)
         """
-        plan, parallel, found = self._plan, self._scenario.parallel, self.solution(perturbations)
+        plan, parallel, solution = self._plan, self._scenario.parallel, self.solution(perturbations)
         assert plan.rate is not None
-        rate = minimum(plan.rate, found.capacity)
+        rate = minimum(plan.rate, solution.capacity)
         tokens, devices = rate * plan.output_tokens, parallel.all_devices * plan.replicas.count
-        busy, steps = busy_share(found.in_system, self._arrival_scv), found.steps
+        busy, steps = busy_share(solution.in_system, self._arrival_scv), solution.steps
         draw = Draw(busy * steps.kernels / steps.mean, busy * steps.joules / steps.mean)
         pool, most = self._pool, self._most
         blocks_of_one = pool.mean_blocks_of(mean_keys(plan))
-        held = found.in_system * parallel.pp * blocks_of_one
+        held = solution.in_system * parallel.pp * blocks_of_one
         return {
-            "ttft": found.first,
+            "ttft": solution.first,
             "tpot": steps.later / (plan.output_tokens - 1),
-            "latency": found.first + steps.later,
+            "latency": solution.first + steps.later,
             "requests_per_second": rate,
-            "highest_stable_rate": found.capacity,
+            "highest_stable_rate": solution.capacity,
             "input_tokens_per_second": rate * plan.input_tokens,
             "tokens_per_second": tokens,
             "tokens_per_second_per_device": tokens / devices,
             "tokens_per_second_per_user": (plan.output_tokens - 1) / steps.later,
-            "concurrency": found.in_system * parallel.pp,
+            "concurrency": solution.in_system * parallel.pp,
             "max_concurrency": most * parallel.pp,
             "kv_blocks": pool.blocks,
             "kv_use": held / maximum(pool.blocks, 1.0),
@@ -428,10 +428,10 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
 
     def verdict(self) -> str:
         """Return `overloaded` where the rate is more than the engine serves, `backlogged` where most requests wait."""
-        found = self.solution()
-        if found.load >= 1.0:
+        solution = self.solution()
+        if solution.load >= 1.0:
             return VERDICTS[2]
-        return VERDICTS[1] if found.terms[SEAT]["waiting"] > 0.5 else VERDICTS[0]
+        return VERDICTS[1] if solution.terms[SEAT]["waiting"] > 0.5 else VERDICTS[0]
 
     def families(self) -> frozenset[str]:
         """Return the families of the operators."""
@@ -440,8 +440,8 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     @cached_property
     def _exact(self) -> tuple[Solution, list[PassModel]]:
         """Return the solution of a single point, and both kinds of steps priced at its batch."""
-        found = self.solution()
-        return found, self._priced(found.steps.state)
+        solution = self.solution()
+        return solution, self._priced(solution.steps.state)
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of steps with prompts, then of those that only decode, at a single point's batch."""
@@ -452,10 +452,10 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
 
         Operators are priced at the batch itself. Their sum is scaled to the table's, which the metrics rest on.
         """
-        found, models = self._exact
-        lines, sets, state = BreakdownLines(), float(self._scenario.parallel.pp), found.steps.state
+        solution, models = self._exact
+        lines, sets, state = BreakdownLines(), float(self._scenario.parallel.pp), solution.steps.state
         counts = float(state.first_token_steps + state.later_prompt_steps), float(state.later_decode_only_steps)
-        seconds = float(found.steps.with_prompts), float(found.steps.decode_only)
+        seconds = float(solution.steps.with_prompts), float(solution.steps.decode_only)
         labels = [step.label for step in engine_passes(self._scenario, self._plan, state)]
         for name, model, count, step in zip(labels, models, counts, seconds, strict=True):
             times: PassTimes = pass_times(model, None)
@@ -463,7 +463,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             add_pass(lines, model, times, scaled)
             add_pipeline_wait(lines, f"{name}: pipeline wait", times, sets, scaled)
         bounds = {SEAT: "capacity", PROMPTS: "compute", CROWD: "compute"}
-        for cause, wait in found.waits.items():
+        for cause, wait in solution.waits.items():
             if np.isfinite(wait):
                 lines.add_wait(cause, float(wait), bounds.get(cause, "latency"))
         return lines.sorted()
@@ -486,18 +486,18 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
 
     def notes(self) -> tuple[str, ...]:
         """Return the load, that the engine cannot keep up, or nearly so, and what of the requests is left out."""
-        found, verdict, left = self.solution(), self.verdict(), left_to_requests(self._plan)
-        load = f"{float(found.load):.0%} of the highest stable rate"
+        solution, verdict, left = self.solution(), self.verdict(), left_to_requests(self._plan)
+        load = f"{float(solution.load):.0%} of the highest stable rate"
         beyond = self.beyond()
         if beyond is not None:
             left = (f"closed form: {beyond}; its times are off there, `--engine event` has them", *left)
         if verdict == VERDICTS[2]:
-            arriving, served = float(self._plan.rate or 0.0), float(found.capacity)
-            told = (
+            arriving, served = float(self._plan.rate or 0.0), float(solution.capacity)
+            overload = (
                 f"overloaded: {arriving:g} requests/s arrive, {served:.3g} can be served; the queue only grows; "
                 "rates, cost and energy are of what is served"
             )
-            return (told, *left)
+            return (overload, *left)
         if verdict == VERDICTS[1]:
             return (f"backlogged: at {load} most requests wait for a seat", *left)
         return (f"load: {load}", *left)

@@ -43,7 +43,7 @@ _REDUCING = (Kind.BACKWARD, Kind.BACKWARD_WEIGHT)
 class OverlappedComm(Record):
     """Communication that passes overlap.
 
-    one_link: ranks reach each other over the link to the host
+    one_link: ranks communicate over the link to the host
     layers: by kind of layer, its timed operators by field of `LayerTransfers`
     """
 
@@ -82,22 +82,21 @@ class OverlappedComm(Record):
         plan, layer = self.plan, self.layers[label]
         once = once_per_step and plan.overlaps_communication
 
-        def part_of(part: str, *names: str) -> Iterator[PartOperator]:
-            for name in names:
-                yield from ((part, timed) for timed in layer[name])
+        def operators(part: str, *names: str) -> Iterator[PartOperator]:
+            return ((part, timed) for name in names for timed in layer[name])
 
         if kind is Kind.FORWARD:
-            yield from part_of("h2d", "weights_in")
+            yield from operators("h2d", "weights_in")
             if plan.zero == 3 or (once and plan.zero in (1, 2)):
-                yield from part_of("gather", "gather")
-            yield from part_of("d2h", "activations_out")
+                yield from operators("gather", "gather")
+            yield from operators("d2h", "activations_out")
         if kind in _GATHERING:
-            yield from part_of("h2d", "weights_in", "activations_in")
+            yield from operators("h2d", "weights_in", "activations_in")
             if plan.regathers_weights:
-                yield from part_of("gather", "gather")
+                yield from operators("gather", "gather")
         if kind in _REDUCING and (plan.reduces_each_micro_batch or once):
-            yield from part_of("reduce", "reduce")
-            yield from part_of("d2h", "gradients_out")
+            yield from operators("reduce", "reduce")
+            yield from operators("d2h", "gradients_out")
 
     def operators(self) -> list[TimedOperator]:
         """Return the distinct operators of all passes and kinds of layers."""
@@ -170,7 +169,7 @@ class OverlappedComm(Record):
     def async_reduce_pair(
         self, pair: tuple[Works, Works], compute: Seconds, all_to_alls: Seconds, perturbations: Perturbations
     ) -> AsyncReduceTimes:
-        """Return an overlapped pair that earlier reductions may delay. Its own end with it [s].
+        """Return the times of an overlapped pair that earlier reductions may delay [s]. Its own reductions end with it.
 
         max(compute, all-to-alls, collectives), where its collectives wait for the earlier ones.
         """
@@ -209,10 +208,10 @@ def overlapped_comm(
 
 
 def _mean_stage(context: Context, work: ModelWork) -> dict[bool, RankParameters]:
-    """Return the parameters of a rank, those of routed experts and the rest: of a stage of mean size."""
+    """Return the parameters of a rank of a mean stage: of routed experts (true), and all others (false)."""
     counts = (1, *context.architecture.kinds.values(), 1, 1)
     owned = [(count, item) for count, kind in zip(counts, work.kinds, strict=False) for item in kind.parameters]
     return {
-        expert: RankParameters(of.parameters / context.parallel.pp, of.weights / context.parallel.pp)
-        for expert, of in parameters_by_kind(context, owned).items()
+        expert: RankParameters(total.parameters / context.parallel.pp, total.weights / context.parallel.pp)
+        for expert, total in parameters_by_kind(context, owned).items()
     }

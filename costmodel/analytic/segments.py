@@ -62,7 +62,7 @@ def segments_of(work: LayerWork, timer: OperatorTimer, *, split: bool = False) -
     """Return a layer's forward pass cut where the stream changes; split: and before its attention kernel.
 
     Copies from the host come first, copies to it last. Tokens on their way to the host's work and back belong to it.
-    Beside copies, collectives that kernels wait for are segments of their own: they may meet on the host's link.
+    With copies, collectives that kernels wait for are segments of their own: they may meet on the host's link.
     """
     copies = [
         Segment(Placement(H2D if copy.direction == "in" else D2H, once=copy.per_pass), (timer.time_operator(copy),))
@@ -111,7 +111,10 @@ def _stream(operator: Operator, work: LayerWork) -> int:
 
 
 class _ChainSegment(NamedTuple):
-    """One segment of one layer of the chain. layer: its number in the chain; has_copies: shared by micro-batches."""
+    """One segment of one layer of the chain. layer: its number in the chain.
+
+    has_copies: its layer copies weights once for all micro-batches.
+    """
 
     layer: int
     key: SegmentKey
@@ -183,7 +186,7 @@ class _Order(MutableRecord):
     _ready: by micro-batch, what its next segment waits for
     _fork: by micro-batch, what its last segment on the host waited for
     _layer: by micro-batch, the layer that it is in
-    _left: by layer, what ends it
+    _ends: by layer, its last events
     _shared: by layer and segment, copies that serve all micro-batches
     """
 
@@ -193,7 +196,7 @@ class _Order(MutableRecord):
     _ready: defaultdict[int, tuple[int, ...]] = field(default_factory=lambda: defaultdict(tuple))
     _fork: defaultdict[int, tuple[int, ...]] = field(default_factory=lambda: defaultdict(tuple))
     _layer: dict[int, int] = field(default_factory=dict)
-    _left: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    _ends: dict[int, tuple[int, ...]] = field(default_factory=dict)
     _shared: dict[tuple[int, SegmentKey], int] = field(default_factory=dict)
 
     def add(self, part: _ChainSegment, batch: int) -> None:
@@ -208,7 +211,7 @@ class _Order(MutableRecord):
         event = self._event(part.placement.stream, part.key, after)
         self._ready[batch] = (*self._ready[batch], event) if part.placement.overlaps_host else (event,)
         if all(placement.stream == D2H for placement in placements[part.key[1] + 1 :]):
-            self._left[part.layer] = (*self._left.get(part.layer, ()), *self._ready[batch])
+            self._ends[part.layer] = (*self._ends.get(part.layer, ()), *self._ready[batch])
             self._copy_out(part, placements, batch)
 
     def _copy_in(self, part: _ChainSegment, placements: tuple[Placement, ...], batch: int) -> None:
@@ -219,8 +222,8 @@ class _Order(MutableRecord):
             key = (part.key[0], number)
             event = self._shared.get((part.layer, key))
             if event is None:
-                room = self._left.get(part.layer - 2, ())
-                event = self._event(H2D, key, room if self.overlap else self._all_ready())
+                ends = self._ends.get(part.layer - 2, ())
+                event = self._event(H2D, key, ends if self.overlap else self._all_ready())
                 if placement.once:
                     self._shared[part.layer, key] = event
             self._ready[batch] = (*self._ready[batch], event)

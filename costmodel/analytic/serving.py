@@ -204,36 +204,36 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
 
 
 def only_requests(plan: Serving) -> tuple[str, ...]:
-    """Return the keys of a scenario that a closed form of alike requests on alike engines takes no notice of."""
-    stream, replicas, told = plan.requests, plan.replicas, []
+    """Return the keys of a scenario that the closed form leaves out: it is of equal requests on equal engines."""
+    stream, replicas, unmodelled = plan.requests, plan.replicas, []
     if stream is not None:
         lengths = (("input", stream.input), ("output", stream.output))
         spread = [name for name, each in lengths if each is not None and each.distribution != "constant"]
         files = [name for name in ("trace", "pairs") if getattr(stream, name) is not None]
-        told += [f"the spread of `requests.{name}`, taken at the mean" for name in spread]
-        told += [f"the lengths of `requests.{name}` one by one, taken at the scenario's mean" for name in files]
-        told += [f"`requests.{name}`" for name in ("prefix", "sessions") if getattr(stream, name) is not None]
+        unmodelled += [f"the spread of `requests.{name}`, taken at the mean" for name in spread]
+        unmodelled += [f"the lengths of `requests.{name}` one by one, taken at the scenario's mean" for name in files]
+        unmodelled += [f"`requests.{name}`" for name in ("prefix", "sessions") if getattr(stream, name) is not None]
         if stream.arrivals not in ("poisson", "closed_loop"):
-            told.append(f"`requests.arrivals: {stream.arrivals}`")
+            unmodelled.append(f"`requests.arrivals: {stream.arrivals}`")
     if plan.scheduler.policy != "fcfs":
-        told.append("`scheduler.policy`")
+        unmodelled.append("`scheduler.policy`")
     if plan.scheduler.preemption == "swap":
-        told.append("`scheduler.preemption: swap`")
+        unmodelled.append("`scheduler.preemption: swap`")
     if plan.memory is not None and plan.memory.tiers:
-        told.append("`memory.tiers`")
+        unmodelled.append("`memory.tiers`")
     parts = {"prefill": replicas.prefill, "autoscale": replicas.autoscale, "failures": replicas.failures}
-    told += [f"`replicas.{name}`" for name, each in parts.items() if each]
+    unmodelled += [f"`replicas.{name}`" for name, each in parts.items() if each]
     if replicas.breakdowns is not None:
-        told.append("the outages of `replicas.breakdowns`, taken as their mean share of the time")
-    told += ["`replicas.max_waiting`"] if replicas.max_waiting is not None else []
-    told += ["`replicas.routing`"] if replicas.routing != "round_robin" and replicas.count > 1 else []
-    return tuple(told)
+        unmodelled.append("the outages of `replicas.breakdowns`, taken as their mean share of the time")
+    unmodelled += ["`replicas.max_waiting`"] if replicas.max_waiting is not None else []
+    unmodelled += ["`replicas.routing`"] if replicas.routing != "round_robin" and replicas.count > 1 else []
+    return tuple(unmodelled)
 
 
 def left_to_requests(plan: Serving) -> tuple[str, ...]:
     """Return what a scenario says of its requests and engines that the closed form leaves out, as a note."""
-    told = only_requests(plan)
-    left = (f"closed form: without {', '.join(told)}; `--engine event` has them",) if told else ()
+    unmodelled = only_requests(plan)
+    left = (f"closed form: without {', '.join(unmodelled)}; `--engine event` has them",) if unmodelled else ()
     return (*left, *without_effect(plan))
 
 

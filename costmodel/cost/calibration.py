@@ -390,7 +390,7 @@ class JoinedFit(FamilyFit, kw_only=True):
     def of(cls, parts: Sequence[FamilyFit], weights: tuple[Quantity, ...], leading: Indices | int) -> JoinedFit:
         """Return the fits joined."""
         places = [leading] if isinstance(leading, int) else np.unique(leading).tolist()
-        led = [parts[place] for place in places]
+        led = [parts[index] for index in places]
         spread = led[0].spread
         if len(led) > 1:
             spread = SpreadByShape(parts=tuple(part.spread for part in parts), which=leading)

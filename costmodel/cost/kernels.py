@@ -61,8 +61,8 @@ def gemm_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Terms:
     gemm = gemm.one
     fastest = min(tile_terms(gemm, machine, fit), key=lambda terms: max(terms["chip_time"], terms["hbm_time"]))
     rate, l2 = machine.processor_peak(gemm.dtype), machine.device.level("l2")
-    found = {"launch": machine.framework.launch * fit.launch_factor, "rate": rate} | fastest
-    return found if l2 is None or l2.bandwidth is None else found | {"l2_bandwidth": l2.bandwidth}
+    terms = {"launch": machine.framework.launch * fit.launch_factor, "rate": rate} | fastest
+    return terms if l2 is None or l2.bandwidth is None else terms | {"l2_bandwidth": l2.bandwidth}
 
 
 def tile_terms(

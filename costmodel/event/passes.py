@@ -23,7 +23,7 @@ from costmodel.workload.work import EXPERTS
 _STREAMS = {
     segments.COMPUTE: (COMPUTE, KERNEL), segments.ALL_TO_ALL: (ALL_TO_ALL, MESSAGE), segments.HOST: (HOST, KERNEL),
     segments.H2D: (H2D, COPY), segments.D2H: (D2H, COPY),
-    **{number: (place, KERNEL if place == EXPERTS else MESSAGE) for place, number in segments.ELSEWHERE.items()},
+    **{number: (part, KERNEL if part == EXPERTS else MESSAGE) for part, number in segments.ELSEWHERE.items()},
 }  # fmt: skip
 """Name of each stream, and the kind of its tasks."""
 SEND = "send activations"

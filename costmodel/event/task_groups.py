@@ -28,20 +28,21 @@ _CLASSES = (
     ("attention", "attention"), ("mla", "attention"), ("moe_dispatch", "dispatch"), ("moe_combine", "combine"),
     ("send_recv", "collective"), ("bmm", "gemm"), ("host", "copy"),
 )  # fmt: skip
+"""Prefix of a family, and the class of its operators. Other families are their own class."""
 
 
 class TaskGroup(NamedTuple):
     """Operators that run back to back on one stream.
 
-    seconds: of all of them.
-    kernels: without messages [s].
-    processor_bound_share: share of `seconds` that shrinks with more processors
-    processors: that it takes from kernels
-    wire: of `seconds`, those in which bytes move
-    classes: seconds by class of operator
-    message: the operator of a group that is a message, null for others
-    imbalance: of `seconds`, what the busiest rank's experts take beyond the mean rank's
-    layer: of a stage, counted in the order of its forward pass, where there is such an imbalance
+    seconds: of all of them [s].
+    kernels: of `seconds`, without messages [s].
+    processor_bound_share: share of `seconds` that shrinks with more processors [-].
+    processors: that it takes from kernels.
+    wire: of `seconds`, those in which bytes move [s].
+    classes: seconds by class of operator [s].
+    message: the operator of a group that is a message, null for others.
+    imbalance: of `seconds`, what the busiest rank's experts take beyond the mean rank's [s].
+    layer: of a stage, counted in the order of its forward pass, where there is such an imbalance.
     """
 
     name: str
@@ -103,11 +104,11 @@ def _computation(run: Sequence[_Timed], name: str) -> TaskGroup:
     bound = sum(time for timed, time in run if timed.time.bound == "compute")
     return TaskGroup(
         _title(run, name), COMPUTE, seconds, kernels, bound / seconds if seconds else 0.0, classes=_classes(run),
-        imbalance=sum(time * _uneven(timed.operator) for timed, time in run),
+        imbalance=sum(time * _imbalance(timed.operator) for timed, time in run),
     )  # fmt: skip
 
 
-def _uneven(operator: Operator) -> float:
+def _imbalance(operator: Operator) -> float:
     """Return the share of an operator's time that the busiest rank takes beyond the mean one."""
     return 1.0 - 1.0 / float(operator.expert_load) if isinstance(operator, Gemm) else 0.0
 
@@ -137,7 +138,7 @@ def wire_seconds(timed: TimedOperator, seconds: float) -> float:
 
 
 def _classes(run: Sequence[_Timed]) -> tuple[tuple[str, float], ...]:
-    """Return the seconds of each class of operators, in which kernels of measured traces are compared."""
+    """Return the seconds of each class of operators, by which measured traces are compared [s]."""
     times: dict[str, float] = defaultdict(float)
     for timed, seconds in run:
         family = timed.operator.family

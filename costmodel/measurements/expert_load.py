@@ -1,4 +1,4 @@
-"""How many rows the fullest rank of an expert-parallel group gets, as the benchmarks of moe_layer draw routing."""
+"""Rows of the fullest rank of an expert-parallel group, as the benchmarks of moe_layer draw routing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _POWER_LAW = "power_law_"
 _REPLICATED = "_eplb"
 _BALANCED = ("balanced", "uniform_random")
 _TO_FULLEST = ("trtllm 1.0.0",)  # frameworks whose benchmark gives what rounding leaves to full experts
-_TO_EMPTIEST = ("vllm 0.14.0",)  # … to empty experts, wherever they stand; later ones go round the ranks
+_TO_EMPTIEST = ("vllm 0.14.0",)  # to empty experts of any rank; later ones take the ranks in turn
 
 
 def expected_routing(batch: RowGroup) -> tuple[Array, Array, Array]:
-    """Return rows of the timed rank, its experts that get any, and the deviation of their rows, over the draw.
+    """Return the rows of the timed rank, its experts with rows, and the standard deviation of these experts' rows [-].
 
     balanced: T*k/ep rows, over all local experts as long as each gets one. power_law_a: weights of the experts come
     from a power law with exponent a on [1, 0.8*T] where T*k > E, else on [0.01, 2]. They are scaled to T*k rows and
@@ -25,13 +25,11 @@ def expected_routing(batch: RowGroup) -> tuple[Array, Array, Array]:
     distributions). What rounding and the cap leave over, most of all rows where these are few, goes where the
     benchmark's revision sends it [ai-dynamo/aiconfigurator, collector/helper.py].
     """
-    columns = ("num_tokens", "topk", "num_experts", "ep_size")
     slots = np.fmax(batch.number("num_experts"), batch.rows.number("num_slots"))
-    numbers = (slots if name == "num_experts" else batch.number(name) for name in columns)
-    shapes = np.stack([*numbers, _exponents(batch)], axis=1)
-    distinct, which = np.unique(shapes, axis=0, return_inverse=True)
-    rule = batch.text("framework")
-    loads = np.array([_fullest(rule, *(float(value) for value in shape)) for shape in distinct])
+    columns = (batch.number("num_tokens"), batch.number("topk"), slots, batch.number("ep_size"), _exponents(batch))
+    distinct, which = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
+    framework = batch.text("framework")
+    loads = np.array([_fullest(framework, *shape) for shape in distinct.tolist()])
     rows, active, deviation = loads[which.ravel()].T
     return rows, active, deviation
 
@@ -53,9 +51,9 @@ def _exponent(name: str) -> float:
 
 
 def _fullest(
-    rule: str, tokens: float, choices: float, experts: float, ranks: float, exponent: float
+    framework: str, tokens: float, choices: float, experts: float, ranks: float, exponent: float
 ) -> tuple[float, float, float]:
-    """Return rows, experts with any, and the deviation of the rows of these, on the fullest rank."""
+    """Return the fullest rank's rows, its experts with rows, and the standard deviation of these experts' rows [-]."""
     local = experts / ranks
     if local != int(local):
         raise Unmapped("the experts do not divide over the ranks")
@@ -63,7 +61,7 @@ def _fullest(
     if not exponent:
         rows = max(total / ranks, 1.0)
         return rows, min(local, rows), 0.0
-    loads = _loads(rule, tokens, total, int(experts), int(ranks), exponent).reshape(_DRAWS, int(ranks), int(local))
+    loads = _loads(framework, tokens, total, int(experts), int(ranks), exponent).reshape(_DRAWS, int(ranks), int(local))
     heaviest = loads[np.arange(_DRAWS), loads.sum(axis=2).argmax(axis=1)]
     rows = max(float(heaviest.sum(axis=1).mean()), 1.0)
     active = max(float((heaviest > 0).sum(axis=1).mean()), 1.0)
@@ -71,7 +69,7 @@ def _fullest(
     return rows, active, max(squares / active - (rows / active) ** 2, 0.0) ** 0.5
 
 
-def _loads(rule: str, tokens: float, total: float, experts: int, ranks: int, exponent: float) -> Array:
+def _loads(framework: str, tokens: float, total: float, experts: int, ranks: int, exponent: float) -> Array:
     """Return rows of every expert, one line a draw.
 
     Inverse of the law's distribution function: x = (u*(b^(1-a) - c^(1-a)) + c^(1-a))^(1/(1-a)) on [c, b].
@@ -81,10 +79,10 @@ def _loads(rule: str, tokens: float, total: float, experts: int, ranks: int, exp
     uniform = np.random.default_rng([_SEED, experts]).random((_DRAWS, experts))
     weights = (uniform * (high**power - low**power) + low**power) ** (1.0 / power)
     loads = np.rint(total * weights / weights.sum(axis=1, keepdims=True))
-    if rule.startswith(_TO_FULLEST):
+    if framework.startswith(_TO_FULLEST):
         loads = _to_fullest(loads, total)
     loads = np.minimum(loads, tokens)
-    shape = (_DRAWS, 1 if rule.startswith((*_TO_FULLEST, *_TO_EMPTIEST)) else ranks, -1)
+    shape = (_DRAWS, 1 if framework.startswith((*_TO_FULLEST, *_TO_EMPTIEST)) else ranks, -1)
     return _levelled(loads.reshape(shape), total, tokens).reshape(_DRAWS, experts)
 
 
@@ -120,7 +118,7 @@ def _filled(loads: Array, more: Array, most: float) -> Array:
     if not more.any():
         return loads
     low, high = loads.min(axis=2), np.minimum(loads.min(axis=2) + more, most)
-    for _ in range(40):  # the highest whole level that the rows reach
+    for _ in range(40):  # bisection: the highest whole level that the rows fill
         middle = np.ceil((low + high) / 2)
         fits = np.maximum(middle[:, :, None] - loads, 0.0).sum(axis=2) <= more
         low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
@@ -128,5 +126,5 @@ def _filled(loads: Array, more: Array, most: float) -> Array:
             break
     raised = np.maximum(loads, low[:, :, None])
     rest = more - (raised - loads).sum(axis=2)
-    open_places = (raised == low[:, :, None]) & (raised < most)
-    return np.asarray(raised + (open_places & (np.cumsum(open_places, axis=2) <= rest[:, :, None])), dtype=np.float64)
+    below_most = (raised == low[:, :, None]) & (raised < most)
+    return np.asarray(raised + (below_most & (np.cumsum(below_most, axis=2) <= rest[:, :, None])), dtype=np.float64)

@@ -196,8 +196,8 @@ def _ways(distance: Array, first: Indices, width: Indices, after: Indices) -> tu
     ways, is_regular = np.ones(len(distance), np.intp), True
     for hops in range(1, int(distance.max(initial=0.0)) + 1):
         cases = np.flatnonzero(distance == hops)
-        place = np.repeat(first[cases], width[cases]) + places_within(width[cases])
-        onward, starts = ways[after[place]], np.cumsum(width[cases]) - width[cases]
+        link = np.repeat(first[cases], width[cases]) + places_within(width[cases])
+        onward, starts = ways[after[link]], np.cumsum(width[cases]) - width[cases]
         if len(cases):
             ways[cases] = np.add.reduceat(onward, starts)
             is_regular &= bool((np.maximum.reduceat(onward, starts) == np.minimum.reduceat(onward, starts)).all())

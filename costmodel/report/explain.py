@@ -168,9 +168,9 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
     if named:
         return [_explained(workload, chosen, timed) for timed in named]
     listed = lines(workload, scenario)
-    found = [each for one in _asked(chosen, name) for each in _stated(workload, chosen, one, listed)]
-    if found:
-        return found
+    explanations = [each for one in _asked(chosen, name) for each in _stated(workload, chosen, one, listed)]
+    if explanations:
+        return explanations
     if name.replace(" ", "_") in ("cost", *COSTS):
         raise _without_cost(workload, scenario)
     names = [each for some in names_of(workload, scenario).values() for each in some]
@@ -244,7 +244,7 @@ def _stated(workload: Workload, scenario: Scenario, name: str, listed: Sequence[
         bounds[each.bound] = bounds.get(each.bound, 0.0) + each.time
     bound = "capacity" if family == "memory" else max(bounds, key=lambda each: bounds[each], default="")
     basis = "counted" if family == "memory" else "derived from the operators' times"
-    found = []
+    explanations = []
     for blocks in run.chain.derivations(own, known.get(own), "count" if line is None else "time"):
         first = blocks[0].lines[0]
         is_time = first.dimension in ("time", "duration")
@@ -254,8 +254,8 @@ def _stated(workload: Workload, scenario: Scenario, name: str, listed: Sequence[
             time=first.value if is_time and isinstance(first.value, float) else None, value=first.value,
             dimension=first.dimension, bound=bound, basis=basis,
         )  # fmt: skip
-        found.append(_with_context(workload, scenario, own, explanation))
-    return found
+        explanations.append(_with_context(workload, scenario, own, explanation))
+    return explanations
 
 
 def _text(blocks: Sequence[Block]) -> str:

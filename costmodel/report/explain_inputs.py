@@ -72,14 +72,14 @@ def work_section(operator: Operator) -> str:
 
 def _links(links: GroupLinks) -> Inputs:
     """Return the links that a group crosses."""
-    found: Inputs = {
+    inputs: Inputs = {
         "ranks": (float(links.size), "count"),
         "ranks per node": (float(links.ranks_per_node), "count"),
         "bandwidth inside a node": (float(links.intra), "bandwidth"),
         "bandwidth between nodes": (float(links.inter), "bandwidth"),
         "latency inside a node": (float(links.intra_latency), "time"),
     }
-    return found | ({"latency between nodes": (float(links.inter_latency), "time")} if float(links.nodes) > 1 else {})
+    return inputs | ({"latency between nodes": (float(links.inter_latency), "time")} if float(links.nodes) > 1 else {})
 
 
 def _shares(timed: TimedOperator) -> Inputs:

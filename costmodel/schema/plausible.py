@@ -58,9 +58,9 @@ class Band(ValueRecord):
         """Return the largest value that is expected in a year."""
         return self.high * math.pow(self.growth, max(year - self.year, 0.0))
 
-    def holds(self, value: float, year: float, reach: float | None = None) -> bool:
-        """Tell whether a value is within reach (null: the band's) of the shipped values and of their trend."""
-        factor = self.reach if reach is None else reach
+    def holds(self, value: float, year: float, margin: float | None = None) -> bool:
+        """Tell whether a value is within a factor (null: the band's) of the shipped values and of their trend."""
+        factor = self.reach if margin is None else margin
         return self.low / factor <= value <= self.trend(year) * factor
 
     def __str__(self) -> str:
@@ -187,7 +187,7 @@ def _outside(kind: str, file: Strict) -> Iterator[tuple[str, tuple[str, str]]]:
         band = known.get(name)
         if name == BALANCE or band is None or band.holds(value, year):
             continue
-        near = (step for reach in (1.0, band.reach) for step in _STEPS if band.holds(value * step, year, reach))
+        near = (step for margin in (1.0, band.reach) for step in _STEPS if band.holds(value * step, year, margin))
         meant = next(near, None)
         hint = "check the unit; " if meant is None else f"did you mean {_meant_value(value, meant, band.dimension)}? "
         trend = f", and {_shown(band.trend(year), band.dimension)} by their trend" if value > band.high else ""

@@ -249,9 +249,9 @@ def admit(requests: Requests, progress: Progress, engine: Engine, policy: Policy
             count[BLOCKED] = 0 if policy.order == LONGEST_PREFIX else 1
             return
         budget -= rows
-        place = JOINED if moved else SCHEDULED
-        if np.isnan(progress.time[request, place]):
-            progress.time[request, place] = max(now, engine.clock[BUSY_UNTIL])
+        column = JOINED if moved else SCHEDULED
+        if np.isnan(progress.time[request, column]):
+            progress.time[request, column] = max(now, engine.clock[BUSY_UNTIL])
         remove_first(requests, progress, engine, policy)
 
 

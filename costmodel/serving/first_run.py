@@ -33,8 +33,8 @@ def run_as_python(run: Callable[[float], int], service: Service, until: float) -
 
     run: runs it up to a moment, and returns an engine that is stuck, -1: none, as this does.
     """
-    found = catalogue.recall(_SPENT)
-    before: float = 0.0 if found is None else found.answer
+    known = catalogue.recall(_SPENT)
+    before: float = 0.0 if known is None else known.answer
     if before >= COMPILATION:
         warnings.warn(COMPILING, stacklevel=2)
         return None

@@ -65,12 +65,12 @@ class ReplayedServer(OpenLoopEvaluation):
 
     def notes(self) -> tuple[str, ...]:
         """Return what the closed form says, and what percentiles are of."""
-        told = super().notes()
+        notes = super().notes()
         if self._replayed is not None:
             count, seed = len(self._replayed[0].requests.arrival), self._scenario.simulation.seed
             run = (
                 f"percentiles and goodput: of {count:,} requests simulated one by one (seed {seed}); all else is means"
             )
-            return (*told, run)
+            return (*notes, run)
         problem = unsupported(self._scenario, self._plan)
-        return told if problem is None else (*told, f"percentiles are rough: {problem.problems[0].message}")
+        return notes if problem is None else (*notes, f"percentiles are rough: {problem.problems[0].message}")

@@ -327,12 +327,12 @@ def _behind(scenario: Scenario, plan: Serving, block: float) -> dict[str, Any]:
     """
     tiers = [tier for tier in memory_of(scenario, plan).tiers if tier.capacity >= block]
     lacking = LEVELS - len(tiers)
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "tier_blocks": (*(int(tier.capacity // block) for tier in tiers), *[0] * lacking),
         "tier_time": (*(block / float(tier.bandwidth) for tier in tiers), *[0.0] * lacking),
     }
     if plan.scheduler.preemption != "swap":
-        return found
+        return fields
     node = scenario.cluster.node
     if node.host.memory is None:
         raise InputError.single(
@@ -340,7 +340,7 @@ def _behind(scenario: Scenario, plan: Serving, block: float) -> dict[str, Any]:
             hint="write `--set hardware.node.host.memory=\"1 TB\"`, or `preemption: recompute`",
         )  # fmt: skip
     bandwidth = float(node.device.links[node.host.link].bandwidth)
-    return {**found, "swap_time": block / bandwidth, "host_blocks": int(node.host.memory / node.count // block)}
+    return {**fields, "swap_time": block / bandwidth, "host_blocks": int(node.host.memory / node.count // block)}
 
 
 def unsupported(scenario: Scenario, plan: Serving) -> InputError | None:

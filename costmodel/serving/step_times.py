@@ -138,11 +138,11 @@ class StepPricer:
         places = {ELSEWHERE[EXPERTS]: 0, ELSEWHERE[TO_EXPERTS]: 1, ELSEWHERE[FROM_EXPERTS]: 2}
         for repeats, layer in zip(model.stages[0].repeats, model.segments, strict=True):
             for segment in layer:
-                place = places.get(segment.placement.stream)
-                if place is not None:
+                row = places.get(segment.placement.stream)
+                if row is not None:
                     number = repeats * segment.runs(forward.micro_batches)
-                    seconds[place] += number * np.asarray(stream_times(segment.operators, perturbations).total)
-                    runs += number if place == 0 else 0
+                    seconds[row] += number * np.asarray(stream_times(segment.operators, perturbations).total)
+                    runs += number if row == 0 else 0
         return seconds, runs
 
     def prompt_floor(self) -> float:
@@ -318,11 +318,11 @@ class StepTimes(Record):
             "decode": pricer.time(pricer.decoding(decodes, keys)),
             "mixed": pricer.seconds(Steps(decodes, keys, chunks, rows, chunk_keys)),
         }
-        found = {
+        interpolated = {
             "decode": [self(*point) for point in zip(decodes, keys, strict=True)],
             "mixed": [self(*point) for point in zip(decodes, keys, chunks, rows, chunk_keys, strict=True)],
         }
-        errors = {name: np.abs(np.array(found[name]) / direct[name] - 1.0) for name in direct}
+        errors = {name: np.abs(np.array(interpolated[name]) / direct[name] - 1.0) for name in direct}
         return {
             f"{name}_{kind}": float(take(error))
             for name, error in errors.items()

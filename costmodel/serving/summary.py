@@ -51,8 +51,8 @@ def request_times(served: Served) -> RequestTimes:
     later = served.requests.length[:, OUTPUT] - 1
     tpot = np.divide(time[:, FINISH] - time[:, FIRST], later, out=np.full(len(later), np.nan), where=later > 0)
     first, last = (time[:, index] - arrival + served.front_end for index in (FIRST, FINISH))
-    apart = np.isfinite(time[:, JOINED])
-    joining = np.where(apart, time[:, JOINED] - time[:, FIRST] - transfers(served), 0.0)
+    is_transferred = np.isfinite(time[:, JOINED])
+    joining = np.where(is_transferred, time[:, JOINED] - time[:, FIRST] - transfers(served), 0.0)
     return RequestTimes(first, tpot, last, time[:, SCHEDULED] - arrival + joining)
 
 

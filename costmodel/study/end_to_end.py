@@ -19,7 +19,7 @@ from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.fit_plan import FRAMEWORK, FitPlanFile, TermFile
 from costmodel.schema.references import Library
-from costmodel.study.predictions import going_with, predict
+from costmodel.study.predictions import predict, proportional_metric
 from costmodel.study.refits import FittedTerms, Refits, is_current, read_refits, read_scatter, without_data
 from costmodel.study.reproduce import NOTHING_REFITTED, Refitted, Widening, load_cases
 from costmodel.study.term_intervals import SOFT, ends_of
@@ -81,7 +81,7 @@ def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Publishe
         prediction = predict(case, library.roots, library)
         metrics = PHASES[prediction.scenario.result_kind][1]
         for expected in case.expect:
-            metric = going_with(expected.metric)
+            metric = proportional_metric(expected.metric)
             if expected.check == "value" and metric in metrics and not prediction.infeasible:
                 value = prediction.value(expected.metric, case.conventions).value
                 if value and isinstance(expected.value, float):

@@ -112,9 +112,9 @@ async def _reach(distributed: Any, address: str) -> None:
         connected = distributed.comm.connect(address, timeout=CONNECT, **options)
         await (await asyncio.wait_for(connected, 2.0 * CONNECT)).close()  # the first limit is not that of a greeting
     except (OSError, ValueError, TypeError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError.single(
-            f"no scheduler answers at {address}: {told}",
+            f"no scheduler answers at {address}: {reason}",
             hint="start one with `dask scheduler`, or write its address",
             field="--cluster-scheduler",
         ) from None  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a search looks for, and the layouts that it finds."""
+"""The goal of a search, and its result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FRONT = ("tokens_per_second_per_device", "tokens_per_second_per_user")  # the tw
 
 
 class Goal(Record):
-    """What is looked for. derived: name -> formula, each from metrics and those before it."""
+    """The goal of a search. derived: name -> formula, each from metrics and those before it."""
 
     sense: str
     objective: Expression
@@ -114,7 +114,7 @@ class Need(NamedTuple):
 
 
 class SearchResult(MutableRecord, eq=False):
-    """What a search found. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated.
+    """The result of a search. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated.
 
     objective: its formula.
     names: what the goal reads.
@@ -144,19 +144,17 @@ class SearchResult(MutableRecord, eq=False):
 
     def document(self) -> dict[str, Any]:
         """Return the result as JSON."""
-        rows = {"best": self.best, "front": self.front}
-        counts = {
+        return {
             "devices": list(self.devices),
             "looked_at": self.looked_at,
             "feasible": self.feasible,
             "scheduled": self.scheduled,
+            **({} if self.stages is None else {"stages": self.stages}),
+            "best": [one.document() for one in self.best],
+            "front": [one.document() for one in self.front],
+            **({"prices": [asdict(one) for one in self.rents]} if self.rents else {}),
+            **({"notes": list(self.all_notes)} if self.all_notes else {}),
         }
-        placed = {} if self.stages is None else {"stages": self.stages}
-        prices: dict[str, Any] = {"prices": [asdict(one) for one in self.rents]} if self.rents else {}
-        prices |= {"notes": list(self.all_notes)} if self.all_notes else {}
-        return {
-            **counts, **placed, **{name: [row.document() for row in rated] for name, rated in rows.items()}, **prices,
-        }  # fmt: skip
 
     @property
     def all_notes(self) -> tuple[str, ...]:
@@ -181,7 +179,7 @@ class SearchResult(MutableRecord, eq=False):
             self.least = one if self.least is None else min(self.least, one)
 
     def merge(self, other: SearchResult, choices: Mapping[str, str]) -> None:
-        """Add what a search of another structure found, with the structural values that it had."""
+        """Add the result of a search of another structure. choices: its structural values."""
         if self.fits_memory or other.fits_memory:
             self.least = None
         elif other.least is not None:

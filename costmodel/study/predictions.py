@@ -20,7 +20,6 @@ from costmodel.calibration.fit_files import ROOFLINE
 from costmodel.calibration.row_prediction import predict_mapped
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import InputError, Location, suggest
-from costmodel.hardware import Device
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_all
 from costmodel.measurements.tables import single_row
@@ -37,11 +36,11 @@ from costmodel.workload.scenario import Scenario
 
 CONVENTIONS = {"attention": ("causal", "full"), "flop": ("model", "hardware")}
 UTILISATIONS = ("mfu", "hfu", "flop_rate_per_device")
-RATE = "tokens_per_second_per_device"  # what rates and utilisations of a run go with
+RATE = "tokens_per_second_per_device"  # proportional to the utilisations of a run
 
 
-def going_with(metric: str) -> str:
-    """Return the metric of the result that moves as a published one does."""
+def proportional_metric(metric: str) -> str:
+    """Return the metric of the result to which a published one is proportional."""
     return RATE if metric in UTILISATIONS else metric
 
 
@@ -58,7 +57,7 @@ Interval: TypeAlias = "tuple[float, float] | None"
 
 
 class Prediction(Record):
-    """Facts of a case's model and, where it has a scenario, that scenario and its point. Or a device or a kernel.
+    """Facts of a case's model, with the point of its scenario if it has one. Or a device, or a kernel.
 
     fit: of a kernel, the calibration file that prices it, null for the roofline. sources: of the scenario's operators,
     the calibration files that price them.
@@ -88,8 +87,8 @@ class Prediction(Record):
         if section == "device":
             return self._of_device(name, metric)
         if self.kernel is not None:
-            entry: Value = _entry(self.kernel, metric, metric)
-            return entry
+            figure: Value = _entry(self.kernel, metric, metric)
+            return figure
         if section == "model" or metric in self.facts:
             return _exact(_entry(self.facts, name or metric, metric))
         if self.point is None or self.workload is None:
@@ -102,7 +101,7 @@ class Prediction(Record):
             return sections[section](self.point, name, metric)
         if metric in UTILISATIONS and (conventions or metric not in self.point.metrics):
             return self._utilisation(metric, conventions)
-        return _with(_entry(self.point.metrics, metric, metric), self.point.intervals[metric])
+        return _with_interval(_entry(self.point.metrics, metric, metric), self.point.intervals[metric])
 
     def _memory(self, point: Point, name: str, metric: str) -> Value:
         if point.memory is None:
@@ -146,13 +145,13 @@ class Prediction(Record):
         if not value:
             return _exact(value)
         if name == "bubble":
-            return _with(value, point.intervals["bubble_time"])
+            return _with_interval(value, point.intervals["bubble_time"])
         scenario = self.scenario
         calibration = self.workload.calibration(scenario)
         step = evaluate(scenario, calibration)
         parts = intervals({name: value}, step.families(), 0, lambda moves: dict(step.schedule(moves) or {}))
         pair = parts[name]
-        return _with(value, None if pair is None else (float(pair[0]), float(pair[1])))
+        return _with_interval(value, None if pair is None else (float(pair[0]), float(pair[1])))
 
     @property
     def scenario(self) -> Scenario:
@@ -177,15 +176,14 @@ class Prediction(Record):
             return NOTHING
         causal = conventions.get("attention", "causal") == "causal"
         used = self.point.metrics["mfu" if causal else "mfu_noncausal"]
-        tokens = self.point.metrics["tokens_per_second_per_device"]
-        span = self.point.intervals["tokens_per_second_per_device"]
+        tokens, span = self.point.metrics[RATE], self.point.intervals[RATE]
         assert used is not None
         assert tokens is not None
-        flop = used * sixteen_bit_peak_of(self.scenario.cluster.device) / tokens
+        flop = used * float(sixteen_bit_peak(self.scenario.cluster.device)) / tokens
         if metric == "hfu" or conventions.get("flop") == "hardware":
             flop += self._recomputed_flop(plan, causal=causal)
         scale = flop / (1.0 if metric == "flop_rate_per_device" else self._peak(conventions))
-        return _with(scale * tokens, None if span is None else (scale * span[0], scale * span[1]))
+        return _with_interval(scale * tokens, None if span is None else (scale * span[0], scale * span[1]))
 
     def _recomputed_flop(self, plan: Training, *, causal: bool) -> float:
         """Return the FLOP of a token that recomputation adds.
@@ -209,7 +207,7 @@ class Prediction(Record):
     def _peak(self, conventions: Mapping[str, str]) -> float:
         device, stated = self.scenario.cluster.device, conventions.get("peak")
         if stated is None:
-            return sixteen_bit_peak_of(device)
+            return float(sixteen_bit_peak(device))
         if stated not in device.math:
             raise InputError.single(f"{device.name} has no {stated} peak", hint=suggest(stated, list(device.math)))
         return float(device.peak(stated))
@@ -239,12 +237,12 @@ def predict(
     (name,) = workload.scenarios
     evaluations: list[Evaluation] = []
 
-    def kept(scenario: Scenario, calibration: Calibration) -> Evaluation:
+    def record(scenario: Scenario, calibration: Calibration) -> Evaluation:
         evaluations.append(evaluate(scenario, calibration))
         return evaluations[-1]
 
     scenario = workload.scenario(name)
-    point = evaluate_point(scenario, workload.calibration(scenario), kept)
+    point = evaluate_point(scenario, workload.calibration(scenario), record)
     operators = [timed for evaluation in evaluations for timed in evaluation.operators()]
     fits = {id(timed.fit): timed for timed in operators}.values()
     sources = tuple(sorted({source for timed in fits for source in timed.fit.sources}))
@@ -255,7 +253,7 @@ def predict(
 
 
 def kernel_figures(case: Case, search_path: Sequence[str | Path] = ()) -> tuple[dict[str, Value], str | None]:
-    """Return time and FLOP rate of the kernel of a case, as `costmodel predict` prices a row, and the file behind them.
+    """Return time [s] and FLOP rate [FLOP/s] of the kernel of a case, priced as a row, and the calibration file.
 
     Raises InputError where the row holds no kernel of the package.
     """
@@ -285,11 +283,6 @@ def _check(conventions: Mapping[str, str]) -> None:
             raise InputError.single(f"unknown convention {name}: {word}", hint=suggest(word, CONVENTIONS[name]))
 
 
-def sixteen_bit_peak_of(device: Device) -> float:
-    """Return the peak that utilisations divide by unless a convention says otherwise [FLOP/s]."""
-    return float(sixteen_bit_peak(device))
-
-
 def _attention(scenario: Scenario, plan: Training, *, causal: bool) -> float:
     return float(attention_flop_per_token(scenario.architecture, plan.sequence, causal=causal))
 
@@ -310,5 +303,5 @@ def _exact(value: Any) -> Value:
     return Value(float(value), float(value), float(value))
 
 
-def _with(value: float | None, interval: Interval) -> Value:
+def _with_interval(value: float | None, interval: Interval) -> Value:
     return NOTHING if value is None else Value(value, *(interval or (None, None)))

@@ -15,7 +15,7 @@ from costmodel.records import ValueRecord
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree, to_python
-from costmodel.study.predictions import Prediction, going_with
+from costmodel.study.predictions import Prediction, proportional_metric
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
@@ -105,7 +105,7 @@ def state_of(
     own = [one for one in entries if any(fnmatchcase(name, one.on) for name in names)]
     if metric.startswith(COUNTED):
         own = [one for one in own if one.location.startswith("workloads/")]
-    elif going_with(metric) not in TIMES | RATES:
+    elif proportional_metric(metric) not in TIMES | RATES:
         own = [one for one in own if not one.location.startswith(f"{CALIBRATIONS}/{COMPOSITION}")]
     if not metric.startswith(ENERGY):
         own = [one for one in own if not (one.is_power or one.location.startswith(f"{CALIBRATIONS}/{POWER}"))]

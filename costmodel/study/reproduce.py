@@ -17,7 +17,7 @@ from costmodel.schema import SI
 from costmodel.schema.case import Case, CaseClass, Expectation, readable_cases
 from costmodel.schema.references import Library
 from costmodel.schema.tree import to_python
-from costmodel.study.predictions import Prediction, Value, going_with, predict
+from costmodel.study.predictions import Prediction, Value, predict, proportional_metric
 from costmodel.study.provenance import Dependence, dependences, state_of
 from costmodel.units import base_unit
 
@@ -213,7 +213,7 @@ def group_of(case: Case, metric: str) -> str:
     """
     if case.group is not None:
         return case.group
-    if case.scenario is None or going_with(metric) not in TIMES | RATES:
+    if case.scenario is None or proportional_metric(metric) not in TIMES | RATES:
         return f"{case.id} {metric}"
     overrides = {path: str(value) for path, value in case.overrides.items()}
     kind = metric if metric in ("ttft", "tpot") else "run"
@@ -269,7 +269,7 @@ def _unscored(comparison: Comparison, case: Case) -> Comparison:
 
 def _widened(comparison: Comparison, more: Mapping[str, tuple[float, float]]) -> Comparison:
     """Return a comparison whose interval has another independent term: log distances add up in quadrature."""
-    moved = more.get(going_with(comparison.metric or ""))
+    moved = more.get(proportional_metric(comparison.metric or ""))
     if moved is None or not comparison.predicted or not comparison.low or not comparison.high:
         return comparison
     down, up = math.log(comparison.predicted / comparison.low), math.log(comparison.high / comparison.predicted)

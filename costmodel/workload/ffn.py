@@ -29,11 +29,7 @@ from costmodel.workload.linear import (
     batched_gemm,
     forward_product,
 )
-from costmodel.workload.operators import (
-    Elementwise,
-    HostTransfer,
-    Operator,
-)
+from costmodel.workload.operators import Elementwise, HostTransfer, Operator
 from costmodel.workload.scenario import Parallelism
 from costmodel.workload.work import WorkBuilder
 
@@ -55,7 +51,7 @@ def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, owns
 
 
 class _Mlp(Record):
-    """Up projection, activation and down projection on every token, for `count` experts side by side."""
+    """Up projection, activation and down projection on every token, for `count` experts in parallel."""
 
     name: str
     width: Count
@@ -79,11 +75,13 @@ def _add_mlp(builder: WorkBuilder, context: Context, mlp: _Mlp) -> None:
         split="rows", bias=mlp.count * hidden if mlp.bias else 0.0,
     )  # fmt: skip
     add_linear(builder, context, up)
-    add_activation(builder, context, f"{mlp.name} activation", tokens, mlp.width / context.parallel.tp, gated=mlp.gated)
+    _add_activation(
+        builder, context, f"{mlp.name} activation", tokens, mlp.width / context.parallel.tp, gated=mlp.gated
+    )
     add_linear(builder, context, down)
 
 
-def add_activation(
+def _add_activation(
     builder: WorkBuilder, context: Context, name: str, rows: Count, width: Count, *, gated: bool
 ) -> None:
     """Add the activation between two GEMMs. Saved: its inputs, in the format of saved activations.
@@ -122,7 +120,7 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: 
     if ffn.router_extra is not None:
         _add_score_smoothing(builder, context, ffn)
     routed, is_fused = context.part("experts"), _is_fused(context)
-    has_shared = not (is_single(ffn.shared) and ffn.shared == 0)
+    has_shared = _may_exist(ffn.shared)
     if routed.casts_inputs and owns_input and (has_shared or not is_fused):
         # One cast serves the dispatched tokens and the shared expert.
         size = tokens * hidden * (routed.residual + routed.gemm_element)
@@ -132,8 +130,13 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: 
     if not is_fused:
         forward = Elementwise("expert sum", 4 * size, kind="permute")
         builder.step("combine", [forward], [Elementwise("expert sum gradient", 4 * size)])
-    elif has_shared or not (is_single(ffn.zero) and ffn.zero == 0):
+    elif has_shared or _may_exist(ffn.zero):
         builder.step("combine", [Elementwise("shared expert sum", 3 * size, kind="add", rows=tokens)])
+
+
+def _may_exist(count: Count) -> bool:
+    """Tell whether some point of a grid has more than none."""
+    return not (is_single(count) and count == 0)
 
 
 def _add_router(builder: WorkBuilder, context: Context, name: str, outputs: Count, bias: Count = 0.0) -> None:
@@ -162,7 +165,7 @@ def _add_score_smoothing(builder: WorkBuilder, context: Context, ffn: MoeFfn) ->
 
 def _add_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: bool) -> None:
     """Add shared and routed experts, one after the other. Concurrently where the host computes the routed ones."""
-    has_shared = not (is_single(ffn.shared) and ffn.shared == 0)
+    has_shared = _may_exist(ffn.shared)
     on_host = context.offload.hosts_experts
     if context.parallel.expert_pool is not None:
         if has_shared:
@@ -307,7 +310,7 @@ def _add_expert_kernels(
         builder.step("permute", *_sort("expert permute", elements, 2 * narrow, 2 * wide))
     add_linear(builder, context, up)
     width = ffn.intermediate / context.parallel.etp
-    add_activation(builder, context, "expert activation", rows, width, gated=ffn.gated)
+    _add_activation(builder, context, "expert activation", rows, width, gated=ffn.gated)
     add_linear(builder, context, down)
     if not is_packed:
         builder.step("permute", *_sort("expert unpermute", elements, 2 * wide, 2 * narrow))

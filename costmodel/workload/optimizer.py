@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from costmodel.quantities import Bytes, is_single, maximum, sum_of, where
 from costmodel.records import Record
@@ -38,22 +38,22 @@ class OptimizerOperators(Record):
 
     @property
     def operators(self) -> tuple[Operator, ...]:
-        """Return all of them."""
+        """Return the operators of the device, of the host and of the copies between them."""
         return (*self.serial, *self.on_host, *self.host_transfers)
 
 
 def stage_parameters(context: Context, stage_layers: Sequence[tuple[int, LayerWork]]) -> list[tuple[int, Parameters]]:
-    """Return (how many, parameters) of one rank. A tied head away from its embedding has a copy of the table.
+    """Return (how many, parameters) of one rank. A tied head on another stage has a copy of the embedding's table.
 
     stage_layers: (how many, work) of each kind of layer on it.
     """
     owned = [(count, parameters) for count, work in stage_layers for parameters in work.parameters]
-    if needs_tied_table(context, stage_layers):
+    if _needs_tied_table(context, stage_layers):
         owned.append((1, tied_table(context)))
     return owned
 
 
-def needs_tied_table(context: Context, stage_layers: Sequence[tuple[int, LayerWork]]) -> bool:
+def _needs_tied_table(context: Context, stage_layers: Sequence[tuple[int, LayerWork]]) -> bool:
     """Tell whether a head is tied to an embedding that is not among these layers."""
     names = {work.name for _, work in stage_layers}
     return context.architecture.tied_embeddings and "head" in names and "embedding" not in names
@@ -68,7 +68,7 @@ def tied_table(context: Context) -> Parameters:
 def step_operators(
     context: Context, plan: Training, stage_layers: Sequence[tuple[int, LayerWork]], stage_replicas: int
 ) -> OptimizerOperators:
-    """Return what one pipeline rank does after its last micro-batch.
+    """Return the operators of one pipeline rank after its last micro-batch.
 
     stage_replicas: ranks of a pipeline that hold each stage (2 under DualPipe), which share gradients as data-parallel
     ranks do. Reductions of every micro-batch, gathers of stage 3, and whatever overlaps the passes belong to the passes
@@ -98,7 +98,7 @@ def step_operators(
     return OptimizerOperators(tuple(serial), tuple(on_host), tuple(transfers))
 
 
-def _weight_casts(context: Context, owned: Sequence[tuple[int, Parameters]]) -> Iterable[Operator]:
+def _weight_casts(context: Context, owned: Sequence[tuple[int, Parameters]]) -> Iterator[Operator]:
     """Yield the cast of updated weights to the products' narrower format, once a step: e_stored + 2 * e_read a weight.
 
     Two copies are written, along either side of the weight: y = x W and dx = dy W^T contract different ones. Hopper's
@@ -108,13 +108,11 @@ def _weight_casts(context: Context, owned: Sequence[tuple[int, Parameters]]) -> 
     stored, read = context.stored_weight, context.gemm_weight
     if read >= stored:
         return
-    count = sum_of(
-        number * item.local for number, item in owned if item.linear and item.element_bytes is None
-    )  # fmt: skip
+    count = sum_of(number * item.local for number, item in owned if item.linear and item.element_bytes is None)
     yield Elementwise("weight cast", count * (stored + 2.0 * read), kind="cast")
 
 
-def _host_update(context: Context, plan: Training, name: str, shard: RankParameters) -> Iterable[Operator]:
+def _host_update(context: Context, plan: Training, name: str, shard: RankParameters) -> Iterator[Operator]:
     """Yield the host's update of its states: what AdamW moves, through the host's memory.
 
     28 bytes per parameter for 16-bit gradients. Source: Ren et al., ZeRO-Offload, arXiv 2101.06840. DeepSpeed,
@@ -126,7 +124,7 @@ def _host_update(context: Context, plan: Training, name: str, shard: RankParamet
         yield HostUpdate(f"{name} optimizer on the host", traffic, context.parallel.devices)
 
 
-def _updated_weights(context: Context, size: Bytes) -> Iterable[Operator]:
+def _updated_weights(context: Context, size: Bytes) -> Iterator[Operator]:
     """Yield the copies of updated weights between the side that updates them and the side that stores them.
 
     The host stores first the weights of the parameters whose states it has. size: of all weights [B].

@@ -96,7 +96,9 @@ class Training(Record):
 class Speculative(Record):
     """Tokens that MTP modules draft and that one pass of the model verifies.
 
-    acceptance: chance that a level has a token that is kept, those before it having been kept.
+    acceptance: probability that a level has a token that is kept, if those before it were kept.
+    acceptances: the same level by level, null: `acceptance` for all.
+    branches: children of a node by level of a tree of drafts, null: a chain.
     """
 
     depth: Annotated[Number, "tokens drafted per step, verified by the next pass; levels of a tree"]
@@ -177,7 +179,7 @@ class Prefill(Record):
 
     @property
     def branches(self) -> Count:
-        """Return the sequences of a pass for each prompt: one a branch."""
+        """Return the copies of each prompt's sequence in a pass."""
         return 1.0 if self.denoising is None else self.denoising.branches
 
     @property

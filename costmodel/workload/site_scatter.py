@@ -10,8 +10,8 @@ from costmodel.quantities import Array, Quantity
 from costmodel.records import Record
 
 
-class Apart(Record):
-    """How far apart runs are.
+class Separation(Record):
+    """The separation of two runs.
 
     sizes: sum of squared logs of the ratios of their sizes.
     kinds: 1 where number formats of GEMMs or recomputation differ, else 0.
@@ -24,7 +24,7 @@ class Apart(Record):
 
 
 class SiteScatter(Record, kw_only=True):
-    """How alike the errors of runs are: r = log(measured / predicted step time), over the deviation of each.
+    """How the errors of runs correlate: r = log(measured / predicted step time), over the deviation of each.
 
     site: share of the variance that all runs of one framework on one cluster have in common.
     alike: share that runs have in common the more, the more similar they are. The rest is a run's own.
@@ -44,14 +44,14 @@ class SiteScatter(Record, kw_only=True):
         """Return the share of the variance that a run has in common with none but itself."""
         return 1.0 - self.site - self.alike
 
-    def correlation(self, separation: Apart) -> Array:
+    def correlation(self, separation: Separation) -> Array:
         """Return the correlation of r between runs.
 
         c = site + alike * exp(-(sizes / length^2 + kinds^2 [other kinds]) / 2) + own [the same run]
         """
         distance = separation.sizes / self.length**2 + self.kinds**2 * separation.kinds
-        alike: Array = np.exp(-0.5 * np.asarray(distance))
-        return self.site + self.alike * alike + self.own * np.asarray(separation.same)
+        similarity: Array = np.exp(-0.5 * np.asarray(distance))
+        return self.site + self.alike * similarity + self.own * np.asarray(separation.same)
 
     def posterior(
         self, residuals: Sequence[float], deviations: Sequence[float], among: Array, between: Sequence[Array]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import count
 
 _STIRLING = 10.0  # from which on five terms of the series of log Gamma are exact to 1e-15
 _NEGLIGIBLE = 1e-17  # compared with one
@@ -27,7 +28,7 @@ def gamma_above(shape: float, size: float) -> float:
     density = math.exp(-_deviance(shape, size) - _stirling_rest(shape)) / math.sqrt(2.0 * math.pi * shape)
     if size >= shape + 1.0:
         below = size + 1.0 - shape
-        steps = ((step * (shape - step), below + 2.0 * step) for step in _count())
+        steps = ((step * (shape - step), below + 2.0 * step) for step in count(1))
         return shape * density / _continued_fraction(below, steps)
     term = total = 1.0
     step = shape
@@ -38,29 +39,29 @@ def gamma_above(shape: float, size: float) -> float:
     return 1.0 - density * total
 
 
-def beta_below(first: float, second: float, share: float, rest: float) -> float:
-    """Return the probability that a beta-distributed number of those parameters is below a share. rest: one less it.
+def beta_below(a: float, b: float, share: float, rest: float) -> float:
+    """Return the probability that a beta-distributed number of those parameters is below a share. rest: 1 - share.
 
     I_x(a, b) = x^a (1-x)^b / (a B(a, b)) / (1 + d_1/(1 + d_2/(1 + ...))),   above the mean 1 - I_(1-x)(b, a)
     d_(2m) = m (b-m) x / ((a+2m-1)(a+2m)),   d_(2m+1) = -(a+m)(a+b+m) x / ((a+2m)(a+2m+1))
     """
-    if share > (first + 1.0) / (first + second + 2.0):
-        return 1.0 - beta_below(second, first, rest, share)
+    if share > (a + 1.0) / (a + b + 2.0):
+        return 1.0 - beta_below(b, a, rest, share)
     if share <= 0.0:
         return 0.0
-    a, both = first, first + second
-    scale = second / both * binomial_density(first, both, share, rest)
+    total = a + b
+    scale = b / total * binomial_density(a, total, share, rest)
 
     def steps() -> Iterator[tuple[float, float]]:
-        for m in _count():
-            yield -(a + m - 1.0) * (both + m - 1.0) * share / ((a + 2.0 * m - 2.0) * (a + 2.0 * m - 1.0)), 1.0
-            yield m * (second - m) * share / ((a + 2.0 * m - 1.0) * (a + 2.0 * m)), 1.0
+        for m in count(1):
+            yield -(a + m - 1.0) * (total + m - 1.0) * share / ((a + 2.0 * m - 2.0) * (a + 2.0 * m - 1.0)), 1.0
+            yield m * (b - m) * share / ((a + 2.0 * m - 1.0) * (a + 2.0 * m)), 1.0
 
     return scale / _continued_fraction(1.0, steps())
 
 
 def binomial_density(successes: float, trials: float, chance: float, rest: float) -> float:
-    """Return Gamma(n+1) / (Gamma(k+1) Gamma(n-k+1)) p^k q^(n-k), of whole numbers and others. rest: q, one less p."""
+    """Return Gamma(n+1) / (Gamma(k+1) Gamma(n-k+1)) p^k q^(n-k), for real n, k. rest: q = 1 - p."""
     failures = trials - successes
     if successes <= 0.0:
         return math.exp(trials * math.log(rest))
@@ -71,14 +72,14 @@ def binomial_density(successes: float, trials: float, chance: float, rest: float
     return math.exp(rests - deviance) * math.sqrt(trials / (2.0 * math.pi * successes * failures))
 
 
-def _deviance(count: float, mean: float) -> float:
+def _deviance(number: float, mean: float) -> float:
     """Return k log(k/m) + m - k."""
-    excess = (mean - count) / count
+    excess = (mean - number) / number
     if abs(excess) > 0.1:
-        return mean - count - count * math.log(mean / count)
+        return mean - number - number * math.log(mean / number)
     half = excess / (2.0 + excess)  # log(1+u) = 2 (h + h^3/3 + h^5/5 + ...),   h = u/(2+u)
     odd = sum(half ** (2 * n) / (2 * n + 1) for n in range(1, 7))
-    return count * half * (excess - 2.0 * odd)
+    return number * half * (excess - 2.0 * odd)
 
 
 def _stirling_rest(number: float) -> float:
@@ -87,13 +88,6 @@ def _stirling_rest(number: float) -> float:
         return math.lgamma(number + 1.0) - (number + 0.5) * math.log(number) + number - 0.5 * math.log(2.0 * math.pi)
     square = number * number
     return (1 / 12 - (1 / 360 - (1 / 1260 - (1 / 1680 - 1 / 1188 / square) / square) / square) / square) / number
-
-
-def _count() -> Iterator[int]:
-    step = 0
-    while True:
-        step += 1
-        yield step
 
 
 def _continued_fraction(first: float, steps: Iterator[tuple[float, float]]) -> float:

@@ -27,7 +27,7 @@ from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.end_to_end import left_out
-from costmodel.study.predictions import going_with, predict
+from costmodel.study.predictions import predict, proportional_metric
 from costmodel.study.provenance import IN_SAMPLE, Dependence, dependences, state_of
 from costmodel.study.reproduce import group_of, load_cases
 from costmodel.study.run_scatter import (
@@ -85,7 +85,7 @@ def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[Ru
     shares = {name: float(share) for name, share in met.items()}
     found = dependences(case, prediction, library)
     for expected in case.expect:
-        metric = going_with(expected.metric)
+        metric = proportional_metric(expected.metric)
         value = prediction.value(expected.metric, case.conventions).value
         if expected.check != "value" or not isinstance(expected.value, float) or not value or metric not in kernels:
             continue

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from costmodel.analytic.anchors import POWERS, apart
+from costmodel.analytic.anchors import POWERS, separation
 from costmodel.analytic.evaluation import TrainingEvaluation, evaluate
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.errors import CostModelError
@@ -32,7 +32,7 @@ from costmodel.study.provenance import dependences
 from costmodel.study.reproduce import Refitted, load_cases
 from costmodel.study.weights import NORMAL
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.site_scatter import Apart, SiteScatter
+from costmodel.workload.site_scatter import Separation, SiteScatter
 from reports.fits.composition import is_evidence
 
 FEWEST = 4  # figures of a site of which anchors are tried
@@ -67,15 +67,15 @@ class Site(Record):
     deviations: Array
     without: Array
     evidence: npt.NDArray[np.bool_]
-    apart: Apart
+    separation: Separation
 
     def part(self, rows: npt.NDArray[np.bool_]) -> Site:
         """Return the site with some of its figures."""
         grid = np.ix_(rows, rows)
-        apart = Apart(*(np.asarray(getattr(self.apart, name))[grid] for name in fields(Apart)))
+        separation = Separation(*(np.asarray(getattr(self.separation, name))[grid] for name in fields(Separation)))
         return replace(
             self, logs=self.logs[rows], deviations=self.deviations[rows], without=self.without[rows],
-            evidence=self.evidence[rows], apart=apart,
+            evidence=self.evidence[rows], separation=separation,
         )  # fmt: skip
 
     @property
@@ -140,13 +140,13 @@ def _site(key: tuple[str, str, str], found: Sequence[_Figure]) -> Site:
     """Return a site, the first figure of each run."""
     rows: list[_Figure] = []
     for one in found:
-        if not any(float(apart(one.scenario, other.scenario).same) for other in rows):
+        if not any(float(separation(one.scenario, other.scenario).same) for other in rows):
             rows.append(one)
-    pairs = [[apart(one.scenario, other.scenario) for other in rows] for one in rows]
-    grids = (np.array([[float(getattr(pair, name)) for pair in row] for row in pairs]) for name in fields(Apart))
+    pairs = [[separation(one.scenario, other.scenario) for other in rows] for one in rows]
+    grids = (np.array([[float(getattr(pair, name)) for pair in row] for row in pairs]) for name in fields(Separation))
     logs, deviations, without = np.array([(one.log, one.deviation, one.without) for one in rows]).T
     evidence = np.array([one.is_evidence for one in rows], dtype=bool)
-    return Site(*key, logs, deviations, without, evidence, Apart(*grids))
+    return Site(*key, logs, deviations, without, evidence, Separation(*grids))
 
 
 def fit(sites: Sequence[Site]) -> SiteScatter:
@@ -165,7 +165,7 @@ def fit(sites: Sequence[Site]) -> SiteScatter:
     def loss(point: Array) -> float:
         scatter, total = _scatter(point), 0.5 * float(point @ point)
         for site, scaled in zip(used, errors, strict=True):
-            matrix = scatter.correlation(site.apart)
+            matrix = scatter.correlation(site.separation)
             likely = float(np.linalg.slogdet(matrix)[1]) + float(scaled @ np.linalg.solve(matrix, scaled))
             total += 0.5 * min(1.0, MOST / len(scaled)) * likely
         return total
@@ -195,7 +195,7 @@ class Score(ValueRecord):
 
 def score(site: Site, scatter: SiteScatter, anchors: int) -> Score:
     """Return the errors of a site's other figures, over all sets of so many of its figures as anchors, or `TRIALS`."""
-    size, matrix, rng = len(site.logs), scatter.correlation(site.apart), np.random.default_rng(0)
+    size, matrix, rng = len(site.logs), scatter.correlation(site.separation), np.random.default_rng(0)
     sets = list(itertools.islice(itertools.combinations(range(size), anchors), 10 * TRIALS))
     if len(sets) > TRIALS:
         sets = [tuple(rng.choice(size, anchors, replace=False).tolist()) for _ in range(TRIALS)]

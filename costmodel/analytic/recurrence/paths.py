@@ -103,7 +103,7 @@ def _waits(program: Program[K]) -> list[list[tuple[int, bool]]]:
 
 def _row(counts: int, size: int) -> Array:
     """Return counts, or the difference of two of them, one by one."""
-    offset = sum(_HALF << _BITS * place for place in range(size))
+    offset = sum(_HALF << _BITS * digit for digit in range(size))
     digits = np.frombuffer((counts + offset).to_bytes(_BITS // 8 * size, "little"), "<u4")
     return digits.astype(np.float64) - _HALF
 

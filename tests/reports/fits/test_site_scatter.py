@@ -7,7 +7,7 @@ import pytest
 
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.records import replace
-from costmodel.workload.site_scatter import Apart, SiteScatter
+from costmodel.workload.site_scatter import Separation, SiteScatter
 from reports.fits.site_scatter import Site, fit, least, score
 
 TRUE = SiteScatter(site=0.4, alike=0.4, repeat=0.0021, length=1.0, kinds=1.0)
@@ -17,10 +17,10 @@ def drawn(name: str, deviation: float, runs: int = 12) -> Site:
     """Return a site whose errors are a draw of the model, its runs a third of a length apart."""
     generator = np.random.default_rng(sum(map(ord, name)))
     places = np.arange(runs) / 3.0
-    apart = Apart(np.subtract.outer(places, places) ** 2, np.zeros((runs, runs)), np.eye(runs))
-    errors = np.linalg.cholesky(TRUE.correlation(apart)) @ generator.standard_normal(runs)
+    separation = Separation(np.subtract.outer(places, places) ** 2, np.zeros((runs, runs)), np.eye(runs))
+    errors = np.linalg.cholesky(TRUE.correlation(separation)) @ generator.standard_normal(runs)
     spread = np.full(runs, deviation)
-    return Site(name, "nemo", "h100-sxm", spread * errors, spread, spread, np.full(runs, fill_value=True), apart)
+    return Site(name, "nemo", "h100-sxm", spread * errors, spread, spread, np.full(runs, fill_value=True), separation)
 
 
 @pytest.fixture(scope="module")

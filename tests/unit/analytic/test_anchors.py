@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from builders import STEP, scenario
 
-from costmodel.analytic.anchors import Predicted, anchored, apart
+from costmodel.analytic.anchors import Predicted, anchored, separation
 from costmodel.analytic.evaluation import TrainingEvaluation
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import NORMAL_90
@@ -16,7 +16,7 @@ from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.spread import Spread
 from costmodel.records import replace
 from costmodel.workload.scenario import Anchor, MeasuredStep, Parallelism, Scenario
-from costmodel.workload.site_scatter import Apart, SiteScatter
+from costmodel.workload.site_scatter import Separation, SiteScatter
 
 SCATTER = SiteScatter(site=0.5, alike=0.3, repeat=0.003, length=1.0, kinds=1.0)
 NOTHING_SHARED = SiteScatter(site=0.0, alike=0.0, repeat=0.003, length=1.0, kinds=1.0)
@@ -55,7 +55,7 @@ def half_width(one: Scenario, calibration: Calibration = RUNS) -> float:
 
 
 def test_one_run_moves_and_narrows_others_by_the_share_of_the_variance_that_they_have_in_common() -> None:
-    residual, distance = math.log(1.2), apart(RUN, OTHER)
+    residual, distance = math.log(1.2), separation(RUN, OTHER)
     common = 0.5 + 0.3 * math.exp(-0.5 * (math.log(4.0) ** 2 + 3 * math.log(2.0) ** 2))
     assert distance.same == 0.0
     known = DEVIATION**2 + 0.003**2
@@ -154,8 +154,8 @@ def test_a_grid_is_its_points() -> None:
 
 
 def test_alike_runs_share_more_the_nearer_they_are() -> None:
-    shared = [float(SCATTER.correlation(Apart(size**2, 0.0, 0.0))) for size in (0.0, 0.5, 1.0, 4.0)]
+    shared = [float(SCATTER.correlation(Separation(size**2, 0.0, 0.0))) for size in (0.0, 0.5, 1.0, 4.0)]
     assert shared == sorted(shared, reverse=True)
-    assert float(SCATTER.correlation(Apart(0.0, 1.0, 0.0))) < shared[0]
-    assert float(SCATTER.correlation(Apart(0.0, 0.0, 1.0))) == pytest.approx(1.0)
+    assert float(SCATTER.correlation(Separation(0.0, 1.0, 0.0))) < shared[0]
+    assert float(SCATTER.correlation(Separation(0.0, 0.0, 1.0))) == pytest.approx(1.0)
     assert shared[-1] == pytest.approx(0.5, rel=0.01)
