@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import sys
@@ -40,6 +41,19 @@ def mutations() -> list[Mutation]:
     return [Mutation(row["module"], row["old"], row["new"], " ".join(row["tests"])) for row in rows]
 
 
+def mutated(text: str, mutation: Mutation) -> str:
+    """Return a module with a changed formula, whose docstring may state it as well.
+
+    Raises ValueError where the code does not have the formula exactly once.
+    """
+    parts = re.split(r'(""".*?""")', text, flags=re.DOTALL)
+    count = sum(part.count(mutation.old) for part in parts[::2])
+    if count != 1:
+        raise ValueError(f"the code of {mutation.module} has {count} of {mutation.old!r}, not one")
+    parts[::2] = [part.replace(mutation.old, mutation.new) for part in parts[::2]]
+    return "".join(parts)
+
+
 def main(numbers: Sequence[str]) -> int:
     """Print which mutations no test notices, and the share that one does."""
     listed = mutations()
@@ -68,11 +82,10 @@ def _is_killed(copy: Path, mutation: Mutation) -> bool:
     """Tell whether a test fails with a mutation. Raises ValueError where the formula is not there exactly once."""
     path = copy / "costmodel" / mutation.module
     text = path.read_text(encoding="utf-8")
-    if text.count(mutation.old) != 1:
-        raise ValueError(f"{mutation.module} has {text.count(mutation.old)} of {mutation.old!r}, not one")
+    changed = mutated(text, mutation)
     stamp = time.time() + 10.0 * len(mutation.old)  # compiled files are told apart by time
     try:
-        path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+        path.write_text(changed, encoding="utf-8")
         os.utime(path, (stamp, stamp))
         process = multiprocessing.get_context("spawn").Process(target=_tested, args=(str(copy), mutation.tests))
         process.start()

@@ -200,11 +200,12 @@ class Chain:
             if len(parts) > 1 and _equal(math.fsum(number for _, _, number in parts.values()), value):
                 known = [part for part in parts.values() if part[2]]
         member = []
-        for call, each, number in known:
+        for call, each, _ in known:
             chosen: _Chosen = {}
             self._follow(chosen, call, each)
             blocks = [_block(one, some) for one, some in chosen.values()]
-            member.append(_with_dimensions(blocks, {} if dimension == "count" else {_key(name, number): dimension}))
+            stated = _key(name, call.stated(each))  # to the last digit, which the caller's value need not be
+            member.append(_with_dimensions(blocks, {} if dimension == "count" else {stated: dimension}))
         return member
 
     def _follow(self, chosen: _Chosen, call: Call, equation: Equation) -> None:
