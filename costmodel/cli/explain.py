@@ -35,7 +35,9 @@ def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
     loaded, name = asked.load_one()
     refused = explain.refused(loaded, name)
     code = 0 if refused is None else InfeasibleError.exit_code
-    head = {"workload": loaded.name, "scenario": name, **({} if refused is None else {"reason": refused})}
+    note = explain.engine_note(loaded, name)
+    said = {"reason": refused, "note": note}
+    head = {"workload": loaded.name, "scenario": name, **{key: text for key, text in said.items() if text is not None}}
     again = f"{asked.arguments} --scenario {name}" if asked.scenarios else asked.arguments
     if operator is None:
         lines, routing = explain.lines(loaded, name), explain.routing(loaded, name)
@@ -46,7 +48,7 @@ def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
         else:
             from costmodel.report.operators import show_lines, show_refused
 
-            show_refused(refused)
+            show_refused(refused, note)
             show_lines(lines, again, names, routing)
         return code
     shown = explain.explain(loaded, name, stored_line(operator))
@@ -55,7 +57,7 @@ def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
     else:
         from costmodel.report.operators import show_explanations, show_refused
 
-        show_refused(refused)
+        show_refused(refused, note)
         line = next((line for line in explain.lines(loaded, name) if line.name == base_name(shown[0].name)), None)
         show_explanations(shown, line, again)
     return code

@@ -23,6 +23,7 @@ from costmodel.report.equations import Block, Chain, Value, composed, finite, tr
 from costmodel.report.explain_inputs import Inputs, inputs_of, locations, origins_of, work_section
 from costmodel.report.explain_step import actions_of
 from costmodel.result import shown_line, whole_of
+from costmodel.serving.choice import why_requests
 from costmodel.study.prices import quotes
 from costmodel.workload.operators import Elementwise, Operator, base_name
 from costmodel.workload.plans import Decode, ExpertBound, Prefill, Training
@@ -118,6 +119,14 @@ def refused(workload: Workload, scenario: str) -> str | None:
     """Return why a scenario cannot run, null where it can."""
     result = workload.evaluate(scenario)
     return None if result.fits else result.point().reason
+
+
+def engine_note(workload: Workload, scenario: str) -> str | None:
+    """Return that what is explained is the closed form, where `simulate` simulates requests; null elsewhere."""
+    why = why_requests(workload.scenario(scenario), _run(workload, scenario).evaluation)
+    if why is None:
+        return None
+    return f"the closed form is explained; `simulate` runs requests one by one (costmodel/serving/engine.py): {why}"
 
 
 def lines(workload: Workload, scenario: str) -> list[Line]:

@@ -22,8 +22,13 @@ SYMBOLS = {  # inputs that equations and docs/method.md have a symbol for
 }
 
 
-def show_refused(reason: str | None) -> None:
-    """Print that the scenario cannot run, where it cannot: its times are those that it would take with more memory."""
+def show_refused(reason: str | None, note: str | None) -> None:
+    """Print that the scenario cannot run, where it cannot: its times are those that it would take with more memory.
+
+    note: of the engine that `simulate` runs, where that is another one than what is explained.
+    """
+    if note is not None:
+        show(f"note: {note}")
     if reason is not None:
         show(f"infeasible: {reason}", "red")
         show("times below assume enough memory")

@@ -22,21 +22,25 @@ def answering(
 
     requests: evaluates them. Scenarios whose requests cannot be simulated stay with the closed form and its notes.
     """
-    plan = scenario.plan
     closed = with_tails(scenario, calibration)
-    if not isinstance(plan, Serving) or unsupported(scenario, plan) is not None:
+    why, plan = why_requests(scenario, closed), scenario.plan
+    if why is None or not isinstance(plan, Serving):
         return closed
-    keys, why = only_requests(plan), None
-    if keys:
-        why = f"the closed form takes no notice of {', '.join(keys)}"
-    else:
-        why = closed.beyond() if isinstance(closed, OpenLoopEvaluation) else None
-        if why is None:
-            return closed
     served = requests(scenario, plan, calibration)
     assert isinstance(served, RequestEvaluation), "the engine that simulates requests"
     served.why = why
     return served
+
+
+def why_requests(scenario: Scenario, closed: Evaluation) -> str | None:
+    """Return why a scenario's requests alone answer it where no engine is asked for; null where `closed` form does."""
+    plan = scenario.plan
+    if not isinstance(plan, Serving) or unsupported(scenario, plan) is not None:
+        return None
+    keys = only_requests(plan)
+    if keys:
+        return f"the closed form takes no notice of {', '.join(keys)}"
+    return closed.beyond() if isinstance(closed, OpenLoopEvaluation) else None
 
 
 def with_tails(scenario: Scenario, calibration: Calibration) -> Evaluation:
@@ -49,6 +53,4 @@ def with_tails(scenario: Scenario, calibration: Calibration) -> Evaluation:
 
 def by_requests(scenario: Scenario, calibration: Calibration) -> bool:
     """Tell whether a scenario's requests one by one answer it where no engine is asked for."""
-    if not isinstance(scenario.plan, Serving):
-        return False
-    return isinstance(answering(scenario, calibration, RequestEvaluation), RequestEvaluation)
+    return why_requests(scenario, evaluate(scenario, calibration)) is not None

@@ -373,3 +373,16 @@ def test_a_stream_of_experts_names_the_file_of_its_products(run, tmp_path):
     )
     assert "(made together with that of grouped_gemm/bf16)" in total
     assert total.partition(" ")[0] == up.partition(" ")[0] == "calibrations/h100-sxm/triton-sglang"
+
+
+PREFIXES = BUSY.replace("output_tokens: 500", "output_tokens: 50, requests: {prefix: {tokens: 300, groups: 4}}")
+
+
+def test_explaining_a_closed_form_that_simulate_leaves_says_so(run, tmp_path):
+    path = tmp_path / "prefixes.yaml"
+    path.write_text(PREFIXES, encoding="utf-8")
+    shown, plain = run("explain", str(path), "--op", "ttft"), run("explain", FLAGSHIP, "--op", "step_time")
+    assert "requests one by one" in shown.out
+    assert "requests.prefix" in shown.out
+    assert "one by one" not in plain.out
+    assert "requests.prefix" in json.loads(run("explain", str(path), "--json").out)["note"]
