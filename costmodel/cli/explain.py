@@ -35,8 +35,7 @@ def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
     loaded, name = asked.load_one()
     refused = explain.refused(loaded, name)
     code = 0 if refused is None else InfeasibleError.exit_code
-    note = explain.engine_note(loaded, name)
-    said = {"reason": refused, "note": note}
+    said = {"reason": refused, "note": explain.engine_note(loaded, name)}
     head = {"workload": loaded.name, "scenario": name, **{key: text for key, text in said.items() if text is not None}}
     again = f"{asked.arguments} --scenario {name}" if asked.scenarios else asked.arguments
     if operator is None:
@@ -48,7 +47,7 @@ def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
         else:
             from costmodel.report.operators import show_lines, show_refused
 
-            show_refused(refused, note)
+            show_refused(**said)
             show_lines(lines, again, names, routing)
         return code
     shown = explain.explain(loaded, name, stored_line(operator))
@@ -57,7 +56,7 @@ def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
     else:
         from costmodel.report.operators import show_explanations, show_refused
 
-        show_refused(refused, note)
+        show_refused(**said)
         line = next((line for line in explain.lines(loaded, name) if line.name == base_name(shown[0].name)), None)
         show_explanations(shown, line, again)
     return code
