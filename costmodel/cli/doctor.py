@@ -18,7 +18,7 @@ from costmodel.errors import InputError, Problem
 from costmodel.records import fields
 
 SHOWN_KINDS = ("devices", "nodes", "clusters", "frameworks", "models", "workloads")
-_LONG = 1.0  # seconds of an import that a person is stated about
+_LONG = 1.0  # seconds of an import after which a person sees what is loaded
 _CACHE = "NUMBA_CACHE_DIR"
 
 

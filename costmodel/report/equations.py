@@ -68,14 +68,14 @@ class Call(Record):
         """Return the call where an equation states a value: itself, or one of several candidates in arrays."""
         stated = self.stated(equation)
         if isinstance(stated, list) and isinstance(value, float):
-            near = [where_from for where_from, each in enumerate(stated) if _equal(each, value)]
+            near = [candidate for candidate, each in enumerate(stated) if _equal(each, value)]
             return replace(self, candidate=(near[0], len(stated))) if near else None
         return self if stated is not None and _equal(stated, value) else None
 
     def _number(self, member: Any) -> Value | None:
         value = _as_value(member)
-        where_from, count = self.candidate or (0, 0)
-        return value[where_from] if isinstance(value, list) and len(value) == count else value
+        candidate, count = self.candidate or (0, 0)
+        return value[candidate] if isinstance(value, list) and len(value) == count else value
 
     def terms(self, equation: Equation) -> dict[str, Value]:
         """Return the values of the names that an equation reads."""
@@ -199,14 +199,14 @@ class Chain:
             parts = {id(call): (call, each, number) for call, each, number in states if isinstance(number, float)}
             if len(parts) > 1 and _equal(math.fsum(number for _, _, number in parts.values()), value):
                 known = [part for part in parts.values() if part[2]]
-        member = []
+        derivations = []
         for call, each, _ in known:
             chosen: _Chosen = {}
             self._follow(chosen, call, each)
             blocks = [_block(one, some) for one, some in chosen.values()]
             stated = _key(name, call.stated(each))  # to the last digit, which the caller's value need not be
-            member.append(_with_dimensions(blocks, {} if dimension == "count" else {stated: dimension}))
-        return member
+            derivations.append(_with_dimensions(blocks, {} if dimension == "count" else {stated: dimension}))
+        return derivations
 
     def _follow(self, chosen: _Chosen, call: Call, equation: Equation) -> None:
         """Add an equation, and those that state what it reads."""
@@ -232,12 +232,12 @@ class Chain:
 
     def _where(self, name: str, value: Value | None) -> list[tuple[Call, Equation]]:
         """Return the calls that state a name with this value, and their equation. Any value where none is asked for."""
-        member = []
+        calls = []
         for call, each in self._stated.get(name, []):
             one = call.at(each, value)
             if one is not None:
-                member.append((self._candidates.setdefault((id(call), one.candidate), one), each))
-        return member
+                calls.append((self._candidates.setdefault((id(call), one.candidate), one), each))
+        return calls
 
 
 def composed(function: Callable[..., Any], expression: str, time: Value, terms: Mapping[str, Value]) -> Block:
@@ -295,12 +295,12 @@ def _with_dimensions(blocks: Sequence[Block], known: dict[tuple[str, str], str])
 
 def _added(equation: Equation) -> list[str]:
     """Return the names whose values an equation adds up or compares, so that all have its dimension."""
-    member: list[str] = []
+    names: list[str] = []
 
     def visit(node: ast.expr) -> None:
         match node:
             case ast.Name() | ast.Attribute():
-                member.append(ast.unparse(node))
+                names.append(ast.unparse(node))
             case ast.BinOp(op=ast.Add() | ast.Sub()):
                 visit(node.left)
                 visit(node.right)
@@ -315,7 +315,7 @@ def _added(equation: Equation) -> list[str]:
 
     if equation.expression:
         visit(ast.parse(equation.expression, mode="eval").body)
-    return member
+    return names
 
 
 def _names(equation: Equation) -> tuple[str, ...]:

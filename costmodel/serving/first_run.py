@@ -20,7 +20,7 @@ from costmodel.serving.checkpoint import is_over
 from costmodel.serving.routing import Service
 from costmodel.serving.state import MOMENT
 
-COMPILATION = 20.0  # seconds of the processor
+COMPILATION = 20.0  # seconds of the processor that Numba took, where a million additions take 30 ms
 INTERPRETING = Notice("requests run as Python, since their loops are not compiled yet")
 COMPILING = Notice("compiling the loops over requests, once for all later runs: half a minute")
 _SOON = 0.5  # seconds of the processor: parts that take less are followed by longer ones

@@ -18,7 +18,7 @@ from costmodel.errors import InputError
 from costmodel.records import ValueRecord
 
 EMBEDDED = "embedded"
-CONNECT = 10.0  # seconds until a scheduler that does not answer is stated
+CONNECT = 10.0  # seconds to wait for a scheduler that does not answer
 _WATCH = 1.0  # seconds between two looks at whether the process that asked still lives
 
 T = TypeVar("T")

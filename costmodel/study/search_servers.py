@@ -174,7 +174,8 @@ class _Race(MutableRecord, eq=False):
     def _try(self, one: _Layout) -> bool:
         """Tell whether a layout keeps the objective, and keep it where it is the best of the same engine."""
         scenario = single(one.scenario, (one.row,))
-        for engine_of, percentile in ((evaluate, ROUGH), (with_tails, PERCENTILE)):
+        tails = [(with_tails, PERCENTILE)] if list(_limits(scenario)) else []
+        for engine_of, percentile in [(evaluate, ROUGH), *tails]:
             try:
                 evaluation = engine_of(scenario, self.calibration)
             except InfeasibleError:

@@ -274,9 +274,7 @@ def test_what_does_not_fit_is_explained_as_such(run):
     assert "reason" not in explained(run, "--scenario", "decode")
 
 
-@pytest.mark.parametrize(
-    "name", ["deepep", "deepseek_v2", "deepseek_v3_serving", "gpt3_175b_a100", "mixtral_8x7b_h100"]
-)
+@pytest.mark.parametrize("name", ["deepep", "deepseek_v3_serving", "gpt3_175b_a100", "mixtral_8x7b_h100"])
 def test_every_operator_of_the_shipped_workloads_can_be_explained(name):
     workload = costmodel.load(name)
     for scenario in workload.scenarios:
