@@ -30,7 +30,7 @@ from costmodel.measurements.tables import read_tables
 from costmodel.schema.references import package_root
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.messages import answered, read_message
-from costmodel.study.reproduce import load_cases, reproduce
+from costmodel.study.published.reproduce import load_cases, reproduce
 
 Leaf: TypeAlias = "float | str | bool | None"
 Digest: TypeAlias = "dict[str, Leaf]"

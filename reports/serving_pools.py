@@ -29,7 +29,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 import costmodel
-from costmodel.analytic.waiting import queue_wait, waiting_share
+from costmodel.analytic.serving.waiting import queue_wait, waiting_share
 from costmodel.api import Workload
 from costmodel.records import ValueRecord
 from costmodel.workload.scenario import Scenario

@@ -12,9 +12,9 @@ import numpy as np
 from costmodel.records import ValueRecord
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
-from costmodel.study.provenance import IN_SAMPLE
-from costmodel.study.reproduce import load_cases
-from costmodel.study.validating import Errors, ScoredValue, errors_of, figures_of, is_unseen, settings
+from costmodel.study.published.provenance import IN_SAMPLE
+from costmodel.study.published.reproduce import load_cases
+from costmodel.study.published.validating import Errors, ScoredValue, errors_of, figures_of, is_unseen, settings
 from reports.fits.site_scatter import Score, Site, least, sites_of, table
 from reports.page import write_page
 

@@ -15,7 +15,7 @@ from costmodel.report.text import interval
 from costmodel.result import Point
 from costmodel.schema.case import Case, Expectation
 from costmodel.schema.what_if import WhatIf, load_what_if
-from costmodel.study.reproduce import load_cases
+from costmodel.study.published.reproduce import load_cases
 from reports.page import write_page
 from reports.waterfall import markdown, waterfall
 

@@ -6,15 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
-from costmodel.analytic.actions import all_to_all_contention, layer_seconds
 from costmodel.analytic.inference import PassModel, PassTimes
 from costmodel.analytic.operator_timing import TimedOperator
-from costmodel.analytic.overlapped_comm import OverlappedComm, Works
 from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.segments import COMPUTE
-from costmodel.analytic.step_model import StepModel
 from costmodel.analytic.stream_times import exposed_seconds
-from costmodel.analytic.training import (
+from costmodel.analytic.training.actions import all_to_all_contention, layer_seconds
+from costmodel.analytic.training.overlapped_comm import OverlappedComm, Works
+from costmodel.analytic.training.step_model import StepModel
+from costmodel.analytic.training.step_times import (
     StepStreams,
     action_times,
     lone_stage,

@@ -9,18 +9,18 @@ from typing import Protocol
 from costmodel.analytic.anchors import Anchored, Predicted, anchored
 from costmodel.analytic.bound import BoundTimes, bound_times
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait, step_breakdown
-from costmodel.analytic.disaggregation import DisaggregatedEvaluation, pools_ledger
-from costmodel.analytic.generation import GenerateEvaluation, generate_ledger
 from costmodel.analytic.inference import PassTimes, pass_ledger, pass_model, pass_times, prefill_passes
 from costmodel.analytic.intervals import run_deviation
 from costmodel.analytic.metrics import bound_metrics, pass_metrics, schedule_times, training_metrics
-from costmodel.analytic.open_loop import OpenLoopEvaluation
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.serving import ServingEvaluation, admission
-from costmodel.analytic.step_model import step_model, step_schedule, training_context
+from costmodel.analytic.serving.continuous_batching import ServingEvaluation, admission
+from costmodel.analytic.serving.disaggregation import DisaggregatedEvaluation, pools_ledger
+from costmodel.analytic.serving.generation import GenerateEvaluation, generate_ledger
+from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
 from costmodel.analytic.stream_times import Perturbations
-from costmodel.analytic.training import StepStreams, StepTimes, step_streams, step_times, times_of
+from costmodel.analytic.training.step_model import step_model, step_schedule, training_context
+from costmodel.analytic.training.step_times import StepStreams, StepTimes, step_streams, step_times, times_of
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Quantity, Seconds, maximum, sum_of
 from costmodel.records import replace

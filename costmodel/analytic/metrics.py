@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from costmodel.analytic.bound import BoundTimes
 from costmodel.analytic.capital import capital
 from costmodel.analytic.inference import PassTimes, prefill_passes
-from costmodel.analytic.step_model import StepModel
-from costmodel.analytic.training import StepTimes
+from costmodel.analytic.training.step_model import StepModel
+from costmodel.analytic.training.step_times import StepTimes
 from costmodel.cost.money import rental_cost
 from costmodel.cost.power import Draw, energy
 from costmodel.equations import equation

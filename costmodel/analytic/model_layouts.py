@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.analytic.evaluation import ledger_of
-from costmodel.analytic.serving import admission
+from costmodel.analytic.serving.continuous_batching import admission
 from costmodel.errors import ImplausibleInput, InputError, LayoutError
 from costmodel.hardware import Cluster
 from costmodel.quantities import is_single

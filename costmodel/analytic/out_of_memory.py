@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from costmodel.analytic.generation import prompt_passes_of
 from costmodel.analytic.inference import pass_ledger, prefill_passes
+from costmodel.analytic.serving.generation import prompt_passes_of
 from costmodel.quantities import Bytes, Count, maximum, minimum
 from costmodel.result import NO_HOST_MEMORY, NO_MEMORY, REASONS
 from costmodel.workload.dtypes import ELEMENT_BYTES

@@ -27,19 +27,19 @@ def command(
 ) -> int:  # fmt: skip
     """Compare predictions with published results: all shipped cases, or those in FILE or with ID."""
     from costmodel.cli.progress import progress
-    from costmodel.study.reproduce import load_cases, reproduce, summarise, summarise_publications
+    from costmodel.study.published.reproduce import load_cases, reproduce, summarise, summarise_publications
 
     chosen, unread = load_cases(cases, search_path, classes)
     unseen = None
     if leave_out or summary:
-        from costmodel.study.end_to_end import left_out
+        from costmodel.study.published.end_to_end import left_out
 
         unseen = left_out(chosen, search_path)
     again = () if unseen is None else (unseen.changes, unseen.widening, unseen.refitted)
     with progress("comparing", len(chosen)) as on_progress:
         comparisons, problems = reproduce(chosen, search_path, *again, on_progress=on_progress)
     if summary:
-        from costmodel.study.accuracy import by_class
+        from costmodel.study.published.accuracy import by_class
 
         accuracy = list(by_class(comparisons))
         if as_json:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.recurrence import Slot
-from costmodel.analytic.step_model import StepModel
-from costmodel.analytic.training import StepStreams, lone_stage
+from costmodel.analytic.training.step_model import StepModel
+from costmodel.analytic.training.step_times import StepStreams, lone_stage
 from costmodel.event.list_scheduling import FILLER, ActionTask, chain, list_schedule
 from costmodel.event.overlap import overlapped_group, overlapped_pass
 from costmodel.event.task_groups import HOST, TaskGroup, merged, task_groups

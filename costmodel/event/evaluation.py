@@ -15,9 +15,9 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import PassModel, PassTimes
 from costmodel.analytic.metrics import pass_metrics, schedule_times, training_metrics
 from costmodel.analytic.operator_timing import TimedOperator
-from costmodel.analytic.step_model import StepModel, last_pass
 from costmodel.analytic.stream_times import Perturbation, Perturbations
-from costmodel.analytic.training import StepTimes
+from costmodel.analytic.training.step_model import StepModel, last_pass
+from costmodel.analytic.training.step_times import StepTimes
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.event.conditions import Conditions

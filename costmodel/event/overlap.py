@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from costmodel.analytic import layer_overlap
-from costmodel.analytic.layer_overlap import LayerPart, async_reduce_order, layer_order
 from costmodel.analytic.operator_timing import TimedOperator
-from costmodel.analytic.overlapped_comm import OverlappedComm, PartOperator, Works
 from costmodel.analytic.stream_times import seconds_of
+from costmodel.analytic.training import layer_overlap
+from costmodel.analytic.training.layer_overlap import LayerPart, async_reduce_order, layer_order
+from costmodel.analytic.training.overlapped_comm import OverlappedComm, PartOperator, Works
 from costmodel.event.list_scheduling import ActionTask
 from costmodel.event.task_groups import COLLECTIVE, COMPUTE, D2H, H2D, TaskGroup, wire_seconds
 from costmodel.workload.operators import Collective

@@ -10,10 +10,10 @@ import numpy as np
 from costmodel.analytic.inference import PassModel, StageModel
 from costmodel.analytic.intervals import LINEAR
 from costmodel.analytic.operator_timing import TimedOperator, TimedWork
-from costmodel.analytic.overlapped_comm import OverlappedComm
 from costmodel.analytic.segments import Segment
-from costmodel.analytic.step_model import OptimizerStep, StageMessages, StepModel
 from costmodel.analytic.stream_times import Perturbation, seconds_of
+from costmodel.analytic.training.overlapped_comm import OverlappedComm
+from costmodel.analytic.training.step_model import OptimizerStep, StageMessages, StepModel
 from costmodel.quantities import Quantity
 from costmodel.records import fields, is_record, replace
 from costmodel.result import Metrics

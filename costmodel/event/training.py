@@ -8,9 +8,9 @@ import numpy as np
 
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.recurrence import Slot
-from costmodel.analytic.step_model import OptimizerStep, StepModel
 from costmodel.analytic.stream_times import BLOCKING, seconds_of, stream_times
-from costmodel.analytic.training import StepTimes, jitter, once_per_step, step_streams
+from costmodel.analytic.training.step_model import OptimizerStep, StepModel
+from costmodel.analytic.training.step_times import StepTimes, jitter, once_per_step, step_streams
 from costmodel.event.action_tasks import ActionTasks
 from costmodel.event.engine import Timeline
 from costmodel.event.expert_draws import ExpertDraws, expert_draws

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from costmodel.analytic.recurrence import Slot
-from costmodel.analytic.step_model import StepModel
-from costmodel.analytic.training import pipeline_times, step_streams
+from costmodel.analytic.training.step_model import StepModel
+from costmodel.analytic.training.step_times import pipeline_times, step_streams
 from costmodel.quantities import Array
 from costmodel.report.explain_inputs import Inputs
 from costmodel.workload.stages import Stage

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from costmodel.report.page import Table, show, table
 from costmodel.report.text import interval, percent, published_value
-from costmodel.study.accuracy import HEADINGS
+from costmodel.study.published.accuracy import HEADINGS
 
 if TYPE_CHECKING:
     from costmodel.schema.answers import ReproducedValue
-    from costmodel.study.accuracy import Accuracy
-    from costmodel.study.reproduce import Comparison, Summary
+    from costmodel.study.published.accuracy import Accuracy
+    from costmodel.study.published.reproduce import Comparison, Summary
 
 Compared: TypeAlias = "Comparison | ReproducedValue"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
-from costmodel.analytic.open_loop import OpenLoopEvaluation
-from costmodel.analytic.serving import only_requests
+from costmodel.analytic.serving.continuous_batching import only_requests
+from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.serving.replay import ReplayedServer

@@ -11,7 +11,7 @@ import numpy as np
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.serving import ServingEvaluation, most_running, without_effect
+from costmodel.analytic.serving.continuous_batching import ServingEvaluation, most_running, without_effect
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw

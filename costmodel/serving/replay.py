@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
-from costmodel.analytic.open_loop import QUANTILES, OpenLoopEvaluation
-from costmodel.analytic.serving import only_requests
+from costmodel.analytic.serving.continuous_batching import only_requests
+from costmodel.analytic.serving.open_loop import QUANTILES, OpenLoopEvaluation
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.records import replace
 from costmodel.result import Metrics

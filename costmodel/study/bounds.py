@@ -12,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.analytic.actions import all_to_all_contention
 from costmodel.analytic.anchors import standing
 from costmodel.analytic.blocks import gathered, take
 from costmodel.analytic.evaluation import unanchored_step
 from costmodel.analytic.intervals import run_deviation
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
-from costmodel.analytic.overlapped_comm import OverlappedComm, overlapped_comm
-from costmodel.analytic.step_model import micro_batch_count, training_context
 from costmodel.analytic.stream_times import seconds_of, stream_times
+from costmodel.analytic.training.actions import all_to_all_contention
+from costmodel.analytic.training.overlapped_comm import OverlappedComm, overlapped_comm
+from costmodel.analytic.training.step_model import micro_batch_count, training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices, Quantity
 from costmodel.records import Record, replace

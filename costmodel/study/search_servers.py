@@ -11,8 +11,8 @@ import numpy.typing as npt
 from costmodel.analytic.blocks import single, take
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
-from costmodel.analytic.open_loop import OpenLoopEvaluation
-from costmodel.analytic.serving import left_to_requests
+from costmodel.analytic.serving.continuous_batching import left_to_requests
+from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError
 from costmodel.quantities import Array, Indices

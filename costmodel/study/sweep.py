@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.analytic.capital import price_facts
-from costmodel.analytic.serving import left_to_requests
+from costmodel.analytic.serving.continuous_batching import left_to_requests
 from costmodel.api import Vary, Workload
 from costmodel.errors import InputError, LayoutError, Location
 from costmodel.records import Record, asdict, replace

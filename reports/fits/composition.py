@@ -26,11 +26,11 @@ from costmodel.records import replace
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
-from costmodel.study.end_to_end import left_out
-from costmodel.study.predictions import predict, proportional_metric
-from costmodel.study.provenance import IN_SAMPLE, Dependence, dependences, state_of
-from costmodel.study.reproduce import group_of, load_cases
-from costmodel.study.run_scatter import (
+from costmodel.study.published.end_to_end import left_out
+from costmodel.study.published.predictions import predict, proportional_metric
+from costmodel.study.published.provenance import IN_SAMPLE, Dependence, dependences, state_of
+from costmodel.study.published.reproduce import group_of, load_cases
+from reports.fits.run_scatter import (
     RunError,
     Scales,
     coverage,

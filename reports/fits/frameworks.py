@@ -16,10 +16,10 @@ from pathlib import Path
 from costmodel.schema.fit_plan import FRAMEWORK
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
-from costmodel.study.end_to_end import PLAN, read_terms, refit
-from costmodel.study.refits import FittedTerms, write_refits
-from costmodel.study.reproduce import load_cases
-from costmodel.study.term_sensitivity import Terms
+from costmodel.study.published.end_to_end import PLAN, read_terms, refit
+from costmodel.study.published.refits import FittedTerms, write_refits
+from costmodel.study.published.reproduce import load_cases
+from costmodel.study.published.term_sensitivity import Terms
 from reports.fits.provenance import sourced_fields, stated
 
 

@@ -21,8 +21,8 @@ from costmodel.quantities import Array
 from costmodel.records import replace
 from costmodel.schema.case import resolve_case
 from costmodel.schema.references import Library
-from costmodel.study.predictions import predict
-from costmodel.study.reproduce import load_cases
+from costmodel.study.published.predictions import predict
+from costmodel.study.published.reproduce import load_cases
 from costmodel.workload.scenario import HostTimes, Scenario
 
 STEP = 1e-3  # s: what the response is measured with

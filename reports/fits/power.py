@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 from scipy.optimize import nnls
 
-from costmodel.analytic.serving import ServingEvaluation
+from costmodel.analytic.serving.continuous_batching import ServingEvaluation
 from costmodel.api import load
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import SIXTEEN_BIT

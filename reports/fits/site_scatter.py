@@ -26,11 +26,11 @@ from costmodel.records import Record, ValueRecord, fields, replace
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
-from costmodel.study.end_to_end import left_out
-from costmodel.study.predictions import UTILISATIONS, Prediction, predict
-from costmodel.study.provenance import dependences
-from costmodel.study.reproduce import Refitted, load_cases
-from costmodel.study.weights import NORMAL
+from costmodel.study.published.end_to_end import left_out
+from costmodel.study.published.predictions import UTILISATIONS, Prediction, predict
+from costmodel.study.published.provenance import dependences
+from costmodel.study.published.reproduce import Refitted, load_cases
+from costmodel.study.published.weights import NORMAL
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.site_scatter import Separation, SiteScatter
 from reports.fits.composition import is_evidence

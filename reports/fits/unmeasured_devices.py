@@ -30,8 +30,8 @@ from costmodel.measurements.row_group import Catalogue
 from costmodel.records import ValueRecord
 from costmodel.schema.files import list_names
 from costmodel.schema.whole_files import write_whole
-from costmodel.study.predictions import predict
-from costmodel.study.reproduce import load_cases
+from costmodel.study.published.predictions import predict
+from costmodel.study.published.reproduce import load_cases
 from reports.serving import document, rows
 
 COMMAND = (

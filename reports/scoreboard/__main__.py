@@ -26,9 +26,9 @@ import click
 from costmodel.errors import InputError
 from costmodel.records import ValueRecord, replace
 from costmodel.schema.whole_files import make_folder, write_whole
-from costmodel.study.provenance import IN_SAMPLE
-from costmodel.study.reproduce import Comparison
-from costmodel.study.validating import Errors, errors_of, is_unseen
+from costmodel.study.published.provenance import IN_SAMPLE
+from costmodel.study.published.reproduce import Comparison
+from costmodel.study.published.validating import Errors, errors_of, is_unseen
 from costmodel.version import __version__
 from reports.front.__main__ import read_validation
 from reports.scoreboard.tables import predicted

@@ -18,8 +18,8 @@ from costmodel.measurements.tables import read_tables
 from costmodel.records import Record, replace
 from costmodel.schema.calibration import FitsFile
 from costmodel.schema.references import Library
-from costmodel.study.provenance import IN_SAMPLE, UNSEEN
-from costmodel.study.reproduce import Comparison, load_cases, reproduce
+from costmodel.study.published.provenance import IN_SAMPLE, UNSEEN
+from costmodel.study.published.reproduce import Comparison, load_cases, reproduce
 
 Row = Mapping[str, str]
 KERNELS = (

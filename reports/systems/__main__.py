@@ -20,7 +20,7 @@ from costmodel.report.text import metric, setting
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import make_folder, write_whole
-from costmodel.study.reproduce import ASSUMED, IDENTITY, PASS, SKIP, Comparison, load_cases, reproduce
+from costmodel.study.published.reproduce import ASSUMED, IDENTITY, PASS, SKIP, Comparison, load_cases, reproduce
 from reports.systems.curves import FOLDER, Curves, curves, figure_of
 
 COMMAND = "python -m reports.systems --output reports/systems"

@@ -19,9 +19,9 @@ from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.validation import AccuracyTargetFile, RemarkFile, ValidationFile
 from costmodel.schema.whole_files import make_folder, write_whole
-from costmodel.study.provenance import IN_SAMPLE, STATES
-from costmodel.study.reproduce import SKIP, load_cases
-from costmodel.study.validating import (
+from costmodel.study.published.provenance import IN_SAMPLE, STATES
+from costmodel.study.published.reproduce import SKIP, load_cases
+from costmodel.study.published.validating import (
     Errors,
     ScoredValue,
     chosen,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.plots.validation import NUMBERS, compared_figure
-from costmodel.study.provenance import IN_SAMPLE, UNSEEN
-from costmodel.study.validating import ScoredValue
+from costmodel.study.published.provenance import IN_SAMPLE, UNSEEN
+from costmodel.study.published.validating import ScoredValue
 
 
 def validation_plot(name: str, values: Sequence[ScoredValue]) -> Plot | None:

@@ -232,7 +232,7 @@ def test_a_wait_of_serving_is_explained_by_its_equation(run, tmp_path):
     product = terms["seated"] * terms["crowd"] * terms["prompt"]
     assert found["time"] == time == pytest.approx(product)
     shown = run("explain", str(path), "--op", "rest of the running step")
-    assert (shown.code, "costmodel/analytic/waiting.py:" in shown.out) == (0, True)
+    assert (shown.code, "costmodel/analytic/serving/waiting.py:" in shown.out) == (0, True)
 
 
 def test_a_wait_in_the_pipeline_is_explained_by_its_equation(run):

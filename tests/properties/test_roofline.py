@@ -8,7 +8,7 @@ from strategies import few, scenarios
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.step_model import training_context
+from costmodel.analytic.training.step_model import training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.network.group_links import group_links
 from costmodel.workload.layers import model_work

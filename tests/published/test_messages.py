@@ -13,7 +13,7 @@ from costmodel.cost.operator_time import operator_time
 from costmodel.hardware import Cluster
 from costmodel.records import replace
 from costmodel.schema.files import load_node
-from costmodel.study.reproduce import load_cases, reproduce
+from costmodel.study.published.reproduce import load_cases, reproduce
 from costmodel.workload.operators import Collective, Group
 
 

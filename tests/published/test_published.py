@@ -11,7 +11,7 @@ import pytest
 from costmodel.schema.case import Case
 from costmodel.schema.references import package_root
 from costmodel.schema.tree import to_python
-from costmodel.study.reproduce import (
+from costmodel.study.published.reproduce import (
     ASSUMED,
     IDENTITY,
     Comparison,

@@ -11,7 +11,7 @@ import pytest
 import costmodel
 from costmodel.schema.files import validate
 from costmodel.schema.references import Library
-from costmodel.study.reproduce import ASSUMED, IDENTITY, PASS, SKIP, Comparison, load_cases, reproduce
+from costmodel.study.published.reproduce import ASSUMED, IDENTITY, PASS, SKIP, Comparison, load_cases, reproduce
 from costmodel.workload.architecture import Attention
 from reports.systems.__main__ import CASES, _is_check, scored
 

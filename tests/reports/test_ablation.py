@@ -11,7 +11,7 @@ import yaml
 from costmodel.records import replace
 from costmodel.schema.case import resolve_case
 from costmodel.schema.references import Library, package_root
-from costmodel.study.reproduce import load_cases
+from costmodel.study.published.reproduce import load_cases
 from reports.ablation import (
     TABLE,
     Effect,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.study.accuracy import by_class
-from costmodel.study.provenance import IN_SAMPLE
+from costmodel.study.published.accuracy import by_class
+from costmodel.study.published.provenance import IN_SAMPLE
 from reports.front.__main__ import read_validation, rows_of, tables, with_tables
 
 ROOT = Path(__file__).resolve().parents[2]

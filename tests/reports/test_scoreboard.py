@@ -11,7 +11,7 @@ import yaml
 
 from costmodel.errors import InputError
 from costmodel.records import replace
-from costmodel.study.reproduce import Comparison
+from costmodel.study.published.reproduce import Comparison
 from reports.scoreboard.__main__ import add, compared, freeze, regressions
 from reports.scoreboard.tables import TABLES, PublicTable, case_file, kernel_table, predicted, rows_of
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import yaml
 
-from costmodel.study.run_scatter import RunError, Scales
 from reports.fits.composition import document, render
+from reports.fits.run_scatter import RunError, Scales
 
 SCALES = Scales(classes={"training": 0.13, "serving": 0.14}, conditions={"unknown": 0.33}, kernels=0.5)
 

@@ -7,9 +7,9 @@ import re
 import pytest
 from builders import CLUSTER, DENSE_MODEL, DEVICE, FRAMEWORK, GENERATE, UNFUSED, pools, scenario, with_level
 
-from costmodel.analytic.generation import prompt_passes_of
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import pass_ledger, pass_model, pass_times, prefill_passes
+from costmodel.analytic.serving.generation import prompt_passes_of
 from costmodel.analytic.work_counts import TOTAL, counted_work
 from costmodel.api import load
 from costmodel.cost.calibration import Calibration

@@ -9,7 +9,7 @@ import pytest
 from builders import MOE, MOE_MODEL, STEP, context, scenario
 
 from costmodel.analytic.evaluation import ledger_of
-from costmodel.analytic.step_model import training_context
+from costmodel.analytic.training.step_model import training_context
 from costmodel.records import replace
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.layers import model_work

@@ -9,7 +9,7 @@ from builders import BF16, CLUSTER, DECODE, DENSE_MODEL, DRAFTS, MOE_MODEL, PREF
 import costmodel
 from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_point, evaluate_single
-from costmodel.analytic.layer_overlap import LayerSegment, pass_seconds
+from costmodel.analytic.training.layer_overlap import LayerSegment, pass_seconds
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Host

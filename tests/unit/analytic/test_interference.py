@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from builders import FP8, FRAMEWORK, MOE_MODEL, PREFILL, STEP, scenario
 
-from costmodel.analytic.actions import all_to_all_contention
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import stage_contention
 from costmodel.analytic.stream_times import StreamTimes
+from costmodel.analytic.training.actions import all_to_all_contention
 from costmodel.api import load
 from costmodel.cost.calibration import Calibration
 from costmodel.records import replace

@@ -9,9 +9,9 @@ from builders import BF16, DECODE, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, PREFIL
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.intervals import deviations, intervals
-from costmodel.analytic.step_model import step_model
 from costmodel.analytic.stream_times import Perturbation, Perturbations
-from costmodel.analytic.training import step_times
+from costmodel.analytic.training.step_model import step_model
+from costmodel.analytic.training.step_times import step_times
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.spread import Spread
 from costmodel.hardware import Power

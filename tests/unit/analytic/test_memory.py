@@ -24,7 +24,7 @@ from builders import (
 import costmodel
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.step_model import training_context
+from costmodel.analytic.training.step_model import training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.records import fields, replace
 from costmodel.workload.architecture import Attention, DenseFfn

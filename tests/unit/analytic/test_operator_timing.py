@@ -8,8 +8,8 @@ from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, ONE_NODE, links_of, sc
 
 import costmodel
 from costmodel.analytic.operator_timing import OperatorTimer, operator_timer
-from costmodel.analytic.step_model import training_context
 from costmodel.analytic.stream_times import Perturbation, seconds_of, stream_times
+from costmodel.analytic.training.step_model import training_context
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit
 from costmodel.cost.distinct_sizes import DistinctSizes
 from costmodel.cost.kernels import gemm_time

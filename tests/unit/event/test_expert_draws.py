@@ -9,9 +9,9 @@ import pytest
 from builders import FP8, LATENT, MOE, STEP, scenario
 
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.jitter import relative_deviation
-from costmodel.analytic.step_model import step_model
-from costmodel.analytic.training import step_streams
+from costmodel.analytic.training.jitter import relative_deviation
+from costmodel.analytic.training.step_model import step_model
+from costmodel.analytic.training.step_times import step_streams
 from costmodel.cost.calibration import Calibration
 from costmodel.event.evaluation import EventEngine
 from costmodel.event.expert_draws import expected_largest, expert_draws

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import costmodel
-from costmodel.analytic.step_model import step_model
+from costmodel.analytic.training.step_model import step_model
 from costmodel.api import event_engine
 from costmodel.event.engine import Timeline
 from costmodel.report.trace import document_lines, trace_events, write_trace

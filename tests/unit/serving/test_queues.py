@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from unit.serving.test_engine import POLICY, serve, stream
 
-from costmodel.analytic.waiting import queue_wait, waiting_share
+from costmodel.analytic.serving.waiting import queue_wait, waiting_share
 from costmodel.serving.state import FINISH, SCHEDULED
 
 ONE_SEAT = POLICY._replace(max_seqs=1, overlapped=False, blocks=10_000)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import costmodel
-from costmodel.analytic.open_loop import OpenLoopEvaluation
+from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
 from costmodel.api import event_engine, request_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError

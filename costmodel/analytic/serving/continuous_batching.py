@@ -1,0 +1,416 @@
+"""Continuous batching on one kind of engine: times of its two kinds of steps, combined by the steady state."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+
+from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
+from costmodel.analytic.inference import (
+    PassModel,
+    PassTimes,
+    draft_passes,
+    inference_layout,
+    operators_of,
+    pass_model_of,
+    pass_times,
+)
+from costmodel.analytic.metrics import invested, spent
+from costmodel.analytic.operator_timing import TimedOperator, operator_timer
+from costmodel.analytic.phase_evaluation import PhaseEvaluation
+from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, separate
+from costmodel.analytic.serving.waiting import front_end_wait
+from costmodel.analytic.stream_times import Perturbations
+from costmodel.cost.calibration import Calibration
+from costmodel.cost.power import Draw
+from costmodel.equations import equation
+from costmodel.errors import InputError
+from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
+from costmodel.records import Record, replace
+from costmodel.result import Entry, Metrics
+from costmodel.workload.engine_memory import KvPool, kv_pool
+from costmodel.workload.memory import (
+    CachedSequences,
+    Ledger,
+    host_batch_limit,
+    inference_ledger,
+    with_expert_pool,
+)
+from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, request_context
+from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
+from costmodel.workload.scenario import Scenario
+
+WAITING_RANKS = "data-parallel ranks wait for each other's prompts"  # why requests are simulated one by one
+StepTimes: TypeAlias = "tuple[PassTimes, PassTimes]"  # of a step with prompts, and of one that only decodes
+
+
+class Admission(Record):
+    """Requests of one replica.
+
+    most: those whose KV cache fits in memory
+    admitted: of those in flight, those that memory admits
+    running: those that steps process, fewer where chunks of prompts are full
+    ledger: with the running requests, or with all blocks of an engine
+    blocks: of the engine's KV cache, and the share of them that running requests hold, null for no engine in particular
+    """
+
+    most: Count
+    admitted: Count
+    running: Count
+    ledger: Ledger
+    blocks: Count | None = None
+    used: Quantity | None = None
+
+
+class ServingEvaluation(PhaseEvaluation[StepTimes]):
+    """Continuous batching in steady state."""
+
+    headline = "latency"
+
+    def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
+        self._scenario, self._plan = scenario, plan
+        self._admission = admission(scenario, plan)
+        self.ledger: Ledger | None = self._admission.ledger
+        self._state = steady_state(scenario, plan, self._admission.admitted)
+        passes = engine_passes(scenario, plan, self._state)
+        timer = operator_timer(scenario, calibration)
+        self._models: list[PassModel] = [pass_model_of(scenario, step, pass_work(step), timer) for step in passes]
+        self._labels = [step.label for step in passes]
+
+    @equation
+    def metrics(self, perturbations: Perturbations) -> Metrics:
+        """Return the metrics of the steady state.
+
+        Every pipeline stage's set of requests is an engine of its own. A step takes a round of the pipeline.
+
+            ttft = until_first + unadmitted + idle
+            tpot = later / (plan.output_tokens - 1)
+            latency = ttft + later
+            unadmitted = not_admitted / throughput          memory holds the others' caches
+            requests_per_second = rate
+            rate = throughput / (1 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
+            input_tokens_per_second = rate * plan.input_tokens
+            tokens_per_second = rate * plan.output_tokens
+            tokens_per_second_per_device = tokens / devices
+            tokens_per_second_per_user = (plan.output_tokens - 1) / later
+            concurrency = admission.running
+            max_concurrency = admission.most
+            kv_blocks = admission.blocks                    what memory leaves for the KV cache
+            kv_use = admission.used
+            prefix_hit_rate = plan.prefix_hit_rate          cached tokens are not computed (`computed_tokens`)
+        """
+        plan, parallel, state = self._plan, self._scenario.parallel, self._state
+        assert plan.concurrency is not None
+        with_prompts, decode_only = self._steps(perturbations)
+        throughput, request = state.throughput(with_prompts, decode_only), front_end(self._scenario, plan)
+        not_admitted, admission = self._not_admitted, self._admission
+        waiting, unadmitted = (state.waiting + not_admitted) / throughput, not_admitted / throughput
+        idle = front_end_wait(request, waiting)
+        until_first = state.until_first(with_prompts, decode_only)
+        ttft = until_first + unadmitted + idle
+        later = state.after_first(with_prompts, decode_only)
+        engines = parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices)
+        rate = throughput / (1.0 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
+        tokens, devices = rate * plan.output_tokens, parallel.all_devices * plan.replicas.count
+        return {
+            "ttft": ttft,
+            "tpot": later / (plan.output_tokens - 1),
+            "latency": ttft + later,
+            "requests_per_second": rate,
+            "highest_stable_rate": None,
+            "input_tokens_per_second": rate * plan.input_tokens,
+            "tokens_per_second": tokens,
+            "tokens_per_second_per_device": tokens / devices,
+            "tokens_per_second_per_user": (plan.output_tokens - 1) / later,
+            "concurrency": admission.running,
+            "max_concurrency": admission.most,
+            "kv_blocks": admission.blocks,
+            "kv_use": admission.used,
+            "prefix_hit_rate": plan.prefix_hit_rate,
+            **spent(self._scenario.cluster.node, devices, tokens, self.draw(perturbations)),
+            **invested(self._scenario, devices),
+        }
+
+    def draw(self, perturbations: Perturbations = None) -> Draw:
+        """Return what a device does in the steady state."""
+        state, times = self._state, self.times(perturbations)
+        with_prompts, decode_only = self._steps(perturbations)
+        period = state.period(with_prompts, decode_only)
+        kernels, joules = state.period(*(one.kernels for one in times)), state.period(*(one.joules for one in times))
+        return Draw(kernels / period, joules / period)
+
+    def _steps(self, perturbations: Perturbations = None) -> tuple[Seconds, Seconds]:
+        """Return the times of steps with prompts and of those that only decode."""
+        with_prompts, decode_only = (step.round(self._scenario.parallel.pp) for step in self.times(perturbations))
+        return with_prompts, decode_only
+
+    @property
+    def _not_admitted(self) -> Count:
+        """Return the requests of one pipeline set that wait for memory."""
+        assert self._plan.concurrency is not None
+        return (self._plan.concurrency - self._admission.admitted) / self._scenario.parallel.pp
+
+    def _evaluate(self, perturbations: Perturbations) -> StepTimes:
+        with_prompts, decode_only = (pass_times(model, perturbations) for model in self._models)
+        return with_prompts, decode_only
+
+    def operators(self) -> list[TimedOperator]:
+        """Return the operators of steps with prompts, then of those that only decode."""
+        return operators_of(self._models)
+
+    @equation
+    def breakdown(self) -> list[Entry]:
+        """Return what a request's latency consists of: operators of all the steps of its life, and waiting.
+
+        waiting_for_memory = not_admitted / throughput
+        waiting_for_a_chunk = state.waiting / throughput
+        steps_under_way = state.arrival_steps * step + state.unseen_steps * decode_only
+        """
+        lines, state, sets = BreakdownLines(), self._state, float(self._scenario.parallel.pp)
+        counts = float(state.first_token_steps + state.later_prompt_steps), float(state.later_decode_only_steps)
+        for name, model, times, count in zip(self._labels, self._models, self.times(), counts, strict=True):
+            add_pass(lines, model, times, count)
+            add_pipeline_wait(lines, f"{name}: pipeline wait", times, sets, count)
+        with_prompts, decode_only = self._steps()
+        throughput, not_admitted = float(state.throughput(with_prompts, decode_only)), float(self._not_admitted)
+        waiting_for_memory, waiting_for_a_chunk = not_admitted / throughput, float(state.waiting) / throughput
+        step = state.step(with_prompts, decode_only)
+        steps_under_way = float(state.arrival_steps * step + state.unseen_steps * decode_only)
+        lines.add_wait("waiting for memory", waiting_for_memory, "capacity")
+        lines.add_wait("waiting for a chunk", waiting_for_a_chunk, "compute")
+        lines.add_wait("steps under way", steps_under_way, "latency")
+        hidden = waiting_for_memory + waiting_for_a_chunk
+        lines.add_wait(
+            "client and front end", float(front_end_wait(front_end(self._scenario, self._plan), hidden)), "latency"
+        )
+        return lines.sorted()
+
+    def verdict(self) -> str:
+        """Return `backlogged` where requests of the closed loop wait for a seat or for memory, else `stable`."""
+        waiting = self._state.waiting + self._not_admitted
+        return "backlogged" if float(waiting) > 1e-9 * float(self._state.active) else "stable"
+
+    def notes(self) -> tuple[str, ...]:
+        """Return that memory limits the concurrency, where it does, and what of the requests the closed form leaves."""
+        assert self._plan.concurrency is not None
+        requested, admitted = float(self._plan.concurrency), float(self._admission.admitted)
+        ranks = ranks_wait(self._scenario, self._plan)
+        left = (f"closed form: {WAITING_RANKS}; `--engine event` has them",) if ranks else ()
+        left = (*left, *left_to_requests(self._plan))
+        if admitted >= requested:
+            return left
+        return (f"only {admitted:g} of {requested:g} requests fit into the KV cache; the others wait", *left)
+
+
+def only_requests(plan: Serving) -> tuple[str, ...]:
+    """Return the keys of a scenario that the closed form leaves out: it is of equal requests on equal engines."""
+    stream, replicas, unmodelled = plan.requests, plan.replicas, []
+    if stream is not None:
+        lengths = (("input", stream.input), ("output", stream.output))
+        spread = [name for name, each in lengths if each is not None and each.distribution != "constant"]
+        files = [name for name in ("trace", "pairs") if getattr(stream, name) is not None]
+        unmodelled += [f"the spread of `requests.{name}`, taken at the mean" for name in spread]
+        unmodelled += [f"the lengths of `requests.{name}` one by one, taken at the scenario's mean" for name in files]
+        unmodelled += [f"`requests.{name}`" for name in ("prefix", "sessions") if getattr(stream, name) is not None]
+        if stream.arrivals not in ("poisson", "closed_loop"):
+            unmodelled.append(f"`requests.arrivals: {stream.arrivals}`")
+    if plan.scheduler.policy != "fcfs":
+        unmodelled.append("`scheduler.policy`")
+    if plan.scheduler.preemption == "swap":
+        unmodelled.append("`scheduler.preemption: swap`")
+    if plan.memory is not None and plan.memory.tiers:
+        unmodelled.append("`memory.tiers`")
+    parts = {"prefill": replicas.prefill, "autoscale": replicas.autoscale, "failures": replicas.failures}
+    unmodelled += [f"`replicas.{name}`" for name, each in parts.items() if each]
+    if replicas.breakdowns is not None:
+        unmodelled.append("the outages of `replicas.breakdowns`, taken as their mean share of the time")
+    unmodelled += ["`replicas.max_waiting`"] if replicas.max_waiting is not None else []
+    unmodelled += ["`replicas.routing`"] if replicas.routing != "round_robin" and replicas.count > 1 else []
+    return tuple(unmodelled)
+
+
+def left_to_requests(plan: Serving) -> tuple[str, ...]:
+    """Return what a scenario says of its requests and engines that the closed form leaves out, as a note."""
+    unmodelled = only_requests(plan)
+    left = (f"closed form: without {', '.join(unmodelled)}; `--engine event` has them",) if unmodelled else ()
+    return (*left, *without_effect(plan))
+
+
+def without_effect(plan: Serving) -> tuple[str, ...]:
+    """Return what a scenario says of its requests that its scheduler does not look at, as a note."""
+    if plan.requests is None or plan.requests.priority is None or plan.scheduler.policy == "priority":
+        return ()
+    return (f"`requests.priority` has no effect: `scheduler.policy` is {plan.scheduler.policy}, not priority",)
+
+
+def demand(plan: Serving) -> Demand:
+    """Return the work of a request: its first token comes from the prompt, the others from decoding."""
+    computed = computed_tokens(plan.input_tokens, plan.prefix_hit_rate)
+    return Demand(computed, decode_steps(plan.output_tokens, plan.speculative))
+
+
+def decode_steps(output_tokens: Count, speculative: Speculative | None) -> Count:
+    """Return the decoding steps of a request: (output - 1) / tokens per step, at least one."""
+    return maximum((output_tokens - 1) / tokens_per_step(speculative), 1.0)
+
+
+def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> SteadyState:
+    """Return the steady state of one pipeline set with its share of a replica's `concurrency` requests.
+
+    An engine that looks for new requests every k steps meets one after any of 1 to k: it waits (k - 1)/2 more.
+    """
+    share, looks = concurrency / scenario.parallel.pp, plan.scheduler.look_steps
+    waits = 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
+    random = minimum(plan.arrival_scv, 1.0)
+    unseen = 0.5 * (looks - 1.0) * minimum(waits, 1.0)
+    return _steady_state(plan, share, Arrival(waits, unseen, looks, random))
+
+
+def _steady_state(plan: Serving, share: Count, arrival: Arrival) -> SteadyState:
+    """Return the steady state of `share` requests in flight that an engine takes as `arrival` says."""
+    budget = plan.scheduler.token_budget
+    if budget is None or not plan.scheduler.mixed:
+        return separate(share, demand(plan), budget, arrival)
+    decode_tokens, whole = 1.0 + drafted_tokens(plan.speculative), plan.scheduler.whole_prompts
+    return budgeted(share, demand(plan), budget, decode_tokens, arrival, whole=whole)
+
+
+def arrival_steps(scenario: Scenario, plan: Serving, requests: Count) -> Count:
+    """Return the steps between a request's arrival and the one that takes it, of an engine with a closed loop.
+
+    A request follows one that ended with a step, when the next step has begun: it waits for that one, and where steps
+    are scheduled while others run, for the one after it. Alone it finds the engine idle.
+    """
+    if scenario.framework.engine is None:
+        return 0.0
+    return minimum(maximum(requests - 1.0, 0.0), 1.0) * (2.0 if plan.scheduler.overlapped else 1.0)
+
+
+def ranks_wait(scenario: Scenario, plan: Serving) -> bool:
+    """Tell whether ranks that share experts step together and wait for each other's prompts, which the closed form
+    takes no notice of: they pad their tokens to the most of any, or start prompts together."""
+    waits = np.any(plan.scheduler.align_steps > 0.0) or scenario.framework.padded_ranks
+    return bool(waits and np.any(scenario.parallel.lockstep > 1.0))
+
+
+def front_end(scenario: Scenario, plan: Serving) -> Seconds:
+    """Return the time that client and front end add to a request's first token."""
+    engine = scenario.framework.engine
+    return 0.0 if engine is None else engine.front_end(plan.input_tokens)
+
+
+def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tuple[Pass, Pass]:
+    """Return the step with prompts, and the one that only decodes.
+
+    The tokens of a prompt are those of its chunk in the middle: earlier chunks have fewer keys, later ones more.
+    """
+    split, drafts = plan.micro_batches, drafted_tokens(plan.speculative)
+    keys = plan.input_tokens + plan.output_tokens / 2
+    middle = plan.input_tokens - (demand(plan).computed - state.prompt_tokens) / 2
+    chunk = prompt_context(scenario, state.prompts / split, state.prompt_tokens, middle)
+    passes = draft_passes(plan.speculative)
+    decode_only = Pass((request_context(scenario, state.active / split, keys, drafts),), split, passes, "decode")
+    if not plan.scheduler.mixes:
+        return Pass((chunk,), split, passes, "prefill"), decode_only
+    co_batched = request_context(scenario, state.co_batched / split, keys, drafts)
+    return Pass((co_batched, chunk), split, passes, "mixed"), decode_only
+
+
+def admission(scenario: Scenario, plan: Serving) -> Admission:
+    """Return how many requests fit in memory, each with its mean context, in whole micro-batches.
+
+        room = (capacity - weights - reserve) / (KV cache per request)
+        most = (capacity - all but the cache, with min(A, room) requests) / (KV cache per request),   rounded down
+
+    both at most what fits in the host's memory, where it keeps a share of the cache. A: the requests that steps would
+    process with unlimited memory, which alone have a KV cache. What steps process grows with their number, so those
+    that are admitted do fit. An engine whose memory is known admits by blocks instead, and none more than its scheduler
+    has seats.
+    """
+    if plan.concurrency is None:
+        raise InputError.single(
+            "the closed form needs `rate` or `concurrency`", field=f"scenarios.{scenario.name}",
+            hint="write `rate: 8 /s`, or simulate the requests with `--engine event`",
+        )  # fmt: skip
+    if plan.memory is not None:
+        return _engine_admission(scenario, plan)
+    sets, unit = scenario.parallel.pp, plan.micro_batches * scenario.parallel.pp
+    capacity = scenario.cluster.device.device_memory.capacity
+    state = steady_state(scenario, plan, plan.concurrency)
+    wanted = state.active * sets
+    full = _ledger(scenario, plan, state, wanted)
+    per_request = full.kv_cache / wanted
+    hosted = host_batch_limit(full, scenario.cluster.node, scenario.parallel.devices, wanted, unit)
+    room = minimum((capacity - full.weights - full.reserve) / per_request, hosted)
+    bounded = _ledger(scenario, plan, state, maximum(minimum(wanted, room), unit))
+    free = capacity - (bounded.total - bounded.kv_cache)
+    most = maximum(minimum(free // (per_request * unit) * unit, hosted, _seats(plan)), 0.0)
+    running = minimum(wanted, maximum(most, unit))
+    admitted = where(wanted > most, running, plan.concurrency)
+    ledger = _ledger(scenario, plan, state, running)
+    if scenario.parallel.expert_pool is not None:
+        step = engine_passes(scenario, plan, state)[1]
+        ledger = with_expert_pool(ledger, step, pass_work(step), capacity)
+    return Admission(most, admitted, running, ledger)
+
+
+def _engine_admission(scenario: Scenario, plan: Serving) -> Admission:
+    """Return how many requests an engine admits by the blocks of its KV cache and by its seats."""
+    sets, unit = scenario.parallel.pp, plan.micro_batches * scenario.parallel.pp
+    assert plan.concurrency is not None
+    pool, keys = kv_pool(scenario, plan), mean_keys(plan)
+    wanted = steady_state(scenario, plan, plan.concurrency).active * sets
+    most = most_running(scenario, plan, pool)
+    running = minimum(wanted, maximum(most, unit))
+    admitted = where(wanted > most, running, plan.concurrency)
+    used = running * pool.mean_blocks_of(keys) / maximum(pool.blocks, 1.0)
+    return Admission(most, admitted, running, pool.ledger, pool.blocks, used)
+
+
+def most_running(scenario: Scenario, plan: Serving, pool: KvPool) -> Count:
+    """Return the requests that an engine runs at most, in whole micro-batches.
+
+    most = min(blocks / blocks of a request, max_num_seqs, what fits in the host's memory)
+
+    with the blocks of its mean context, or where nothing is preempted of its last token.
+    """
+    unit, keys = plan.micro_batches * scenario.parallel.pp, mean_keys(plan)
+    held_blocks = pool.mean_blocks_of(keys)
+    if plan.scheduler.preemption == "none":
+        held_blocks = pool.blocks_of(plan.input_tokens + plan.output_tokens + drafted_tokens(plan.speculative))
+    hosted: Count = np.inf
+    if scenario.offload.is_used:
+        held = inference_ledger([pool.profiled], pool.layout, CachedSequences(unit, keys))
+        hosted = host_batch_limit(held, scenario.cluster.node, scenario.parallel.devices, unit, unit)
+    most = minimum(pool.blocks / held_blocks, _seats(plan), hosted)
+    return maximum(floor(most / unit) * unit, 0.0)
+
+
+def full_state(scenario: Scenario, plan: Serving) -> SteadyState:
+    """Return the steps of an engine all of whose seats are taken."""
+    most = most_running(scenario, plan, kv_pool(scenario, plan))
+    return steady_state(scenario, plan, maximum(most, plan.micro_batches * scenario.parallel.pp))
+
+
+def _seats(plan: Serving) -> Count:
+    """Return the requests that the scheduler runs at most."""
+    return np.inf if plan.scheduler.max_num_seqs is None else plan.scheduler.max_num_seqs
+
+
+def mean_keys(plan: Serving) -> Count:
+    """Return the mean context over a request's life, with the tokens that are drafted: input + output/2 + drafts."""
+    return plan.input_tokens + plan.output_tokens / 2 + drafted_tokens(plan.speculative)
+
+
+def _ledger(scenario: Scenario, plan: Serving, state: SteadyState, running: Count) -> Ledger:
+    """Return the ledger with `running` requests of a replica, as if all of them were decoding.
+
+    state: of all requested ones, whose chunks are the fullest. Prompts in steps of their own are as many as the running
+    requests bring.
+    """
+    share = running / scenario.parallel.pp
+    state = state if plan.scheduler.mixes else steady_state(scenario, plan, running)
+    passes = engine_passes(scenario, plan, replace(state, co_batched=share, active=share))
+    cached = CachedSequences(running, mean_keys(plan))
+    return inference_ledger([(step, pass_work(step)) for step in passes], inference_layout(scenario), cached)

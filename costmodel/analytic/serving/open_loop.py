@@ -1,0 +1,503 @@
+"""Serving at a rate of requests: the number in flight follows from it, and so do times of steps and of waiting.
+
+Means only: percentiles, and what ends, aligns or starts ahead, are the request engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import numpy as np
+
+from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
+from costmodel.analytic.inference import PassModel, PassTimes, operators_of, pass_model_of, pass_times
+from costmodel.analytic.metrics import invested, spent
+from costmodel.analytic.operator_timing import TimedOperator, operator_timer
+from costmodel.analytic.phase_evaluation import PhaseEvaluation
+from costmodel.analytic.serving.continuous_batching import (
+    WAITING_RANKS,
+    decode_steps,
+    demand,
+    engine_passes,
+    front_end,
+    left_to_requests,
+    mean_keys,
+    most_running,
+    ranks_wait,
+    steady_state,
+)
+from costmodel.analytic.serving.nodes import NodePlace, batch_nodes, last_node, with_nodes
+from costmodel.analytic.serving.steady_state import SteadyState
+from costmodel.analytic.serving.waiting import (
+    beside_prompts,
+    busy_share,
+    equivalent_load,
+    front_end_wait,
+    queue_wait,
+    residual_step,
+    scheduled_step,
+    upper_tail,
+    waiting_share,
+)
+from costmodel.analytic.stream_times import Perturbations
+from costmodel.cost.calibration import Calibration
+from costmodel.cost.distinct_sizes import grid_shape
+from costmodel.cost.power import Draw
+from costmodel.equations import equation
+from costmodel.quantities import Count, Joules, Quantity, Seconds, floor, maximum, minimum, sum_of, where
+from costmodel.records import Record
+from costmodel.result import Entry, Metrics
+from costmodel.workload.engine_memory import kv_pool
+from costmodel.workload.memory import Ledger
+from costmodel.workload.passes import pass_work
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Scenario
+
+_TINY = 1e-12  # where nothing ever comes
+_MANY = 1e6  # prompts in a step of an engine without a budget of tokens
+NEAR, OVER = 0.75, 1.1  # chosen by the grid of method 12.4: of the highest stable rate, between them means err
+FEW_STEPS = 7.0  # chosen by the same grid: of decoding, with fewer of which it matters which step a request meets
+VERDICTS = ("stable", "backlogged", "overloaded")
+QUANTILES = {"p50": 0.0, "p90": 1.2815515655446004, "p99": 2.3263478740408408}
+"""Name -> that quantile of the standard normal distribution."""
+CLIENT, REST, SCHEDULED, SEAT, PROMPTS, CROWD = (
+    "client and front end", "rest of the running step", "step scheduled already", "waiting for a seat",
+    "behind other prompts", "prompts of the same step",
+)  # fmt: skip
+"""Lines of a result: what a request waits for before its own steps."""
+
+
+class StepTable(Record):
+    """Seconds of both kinds of steps at every node, the nodes along one axis before those of the grid."""
+
+    with_prompts: Quantity
+    decode_only: Quantity
+    prompt_kernels: Quantity
+    decode_kernels: Quantity
+    prompt_joules: Joules
+    decode_joules: Joules
+
+
+class Steps(Record, kw_only=True):
+    """The steps of an engine with so many requests.
+
+    running: requests in a step as one of them meets it, itself included.
+    with_prompts, decode_only: of the two kinds [s].
+    kernels, joules: of the mean step.
+    """
+
+    running: Count
+    state: SteadyState
+    with_prompts: Seconds
+    decode_only: Seconds
+    kernels: Seconds
+    joules: Joules
+
+    @property
+    @equation
+    def own(self) -> Seconds:
+        """Return the time of the steps with a request's prompt.
+
+        own = state.first_token_steps * with_prompts
+        """
+        return self.state.first_token_steps * self.with_prompts
+
+    @property
+    def later(self) -> Seconds:
+        """Return the time from a request's first token to its last."""
+        return self.state.after_first(self.with_prompts, self.decode_only)
+
+    @property
+    def mean(self) -> Seconds:
+        """Return the mean time of a step: E[T]."""
+        return self.state.step(self.with_prompts, self.decode_only)
+
+
+class PromptSteps(Record, kw_only=True):
+    """The prompts that share steps. Those longer than a step's room are counted in chunks, of which one fits.
+
+        square = f*T_p^2 + (1 - f)*T_d^2 + b^2*x*crowd
+        crowd  = 1 + x - q      of Poisson arrivals: a prompt is one of E[k^2]/E[k] in its step
+
+    f: share of steps with prompts, which take T_p, the others T_d.
+    started: x, prompts that start in a step on average.
+    most: m, that fit into one.
+    each: b, what one adds to a step [s].
+    full: time of a step with m of them [s].
+    crowd: of those that a prompt's own step has, how many more than the mean step with prompts, q.
+    square: E[T^2] of a step [s^2].
+    """
+
+    started: Count
+    most: Count
+    each: Seconds
+    full: Seconds
+    crowd: Count
+    square: Quantity
+
+
+class Solution(Record, kw_only=True):
+    """An engine at a rate.
+
+    in_system: mean number of requests that steps work on.
+    capacity: highest rate [1/s].
+    load: rate over that.
+    terms: of each wait.
+    waits: seconds of a request by cause, before its own steps.
+    """
+
+    steps: Steps
+    prompts: PromptSteps
+    in_system: Count
+    capacity: Quantity
+    load: Quantity
+    terms: Mapping[str, Mapping[str, Quantity]]
+    waits: Mapping[str, Seconds]
+
+    @property
+    @equation
+    def first(self) -> Seconds:
+        """Return the time to first token.
+
+        first = (steps.own + waits.client_and_front_end + waits.rest_of_the_running_step
+                 + waits.step_scheduled_already + waits.waiting_for_a_seat + waits.behind_other_prompts
+                 + waits.prompts_of_the_same_step)
+        """
+        return sum_of([self.steps.own, *self.waits.values()])
+
+
+WAITS: Mapping[str, Callable[..., Seconds]] = {
+    CLIENT: front_end_wait, REST: residual_step, SCHEDULED: scheduled_step, SEAT: queue_wait, PROMPTS: queue_wait,
+    CROWD: beside_prompts,
+}  # fmt: skip
+"""What computes each wait from its terms."""
+
+
+class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
+    """Continuous batching where requests arrive at a rate.
+
+    In every pipeline set of every replica the number L of requests that steps work on follows from its rate and their
+    time R [Little, Operations Research 9(3), 1961], which a request spends among L others where arrivals are random:
+
+        L = rate * R(M),    M = max(L + c_a^2, 1)
+
+    c_a^2: 1 of Poisson arrivals, which see time averages [PASTA, Wolff, 1982], 0 of even ones. Engines that get them in
+    turn see every n-th, whose gaps vary less: c_a^2/n.
+    """
+
+    headline = "latency"
+
+    def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
+        self._scenario, self._plan, self._calibration = scenario, plan, calibration
+        self._dimensions = len(grid_shape(scenario))
+        dealt = scenario.parallel.dp * plan.replicas.count if plan.replicas.routing == "round_robin" else 1.0
+        self._arrival_scv = plan.arrival_scv / dealt
+        self._timer = operator_timer(scenario, calibration)
+        self._pool = kv_pool(scenario, plan)
+        self.ledger: Ledger | None = self._pool.ledger
+        sets = scenario.parallel.pp
+        self._most = maximum(most_running(scenario, plan, self._pool) / sets, 1.0)
+        self._nodes = batch_nodes(self._most, self._dimensions)
+        self._states = steady_state(scenario, plan, self._nodes * sets)
+        self._models = self._priced(self._states)
+
+    def _priced(self, state: SteadyState) -> list[PassModel]:
+        passes = engine_passes(self._scenario, self._plan, state)
+        return [pass_model_of(self._scenario, step, pass_work(step), self._timer) for step in passes]
+
+    def _evaluate(self, perturbations: Perturbations) -> StepTable:
+        wider = None if perturbations is None else with_nodes(perturbations, self._dimensions)
+        sets = self._scenario.parallel.pp
+        prompts, decodes = (pass_times(model, wider) for model in self._models)
+        return StepTable(
+            prompts.round(sets), decodes.round(sets), prompts.kernels, decodes.kernels, prompts.joules, decodes.joules
+        )
+
+    def solution(self, perturbations: Perturbations = None) -> Solution:
+        """Return the engine at the rate, or with all seats taken where it cannot keep up. Unperturbed it is kept."""
+        return self._kept if perturbations is None else self._solve(perturbations)
+
+    @cached_property
+    def _kept(self) -> Solution:
+        return self._solve(None)
+
+    @property
+    def _engines(self) -> Count:
+        """Return the pipeline sets of all replicas, each of which gets an equal share of the requests."""
+        parallel = self._scenario.parallel
+        return parallel.pp * parallel.dp * self._plan.replicas.serving(parallel.all_devices)
+
+    @equation
+    def _solve(self, perturbations: Perturbations) -> Solution:
+        """Return the engine at the rate.
+
+        load = rate / served
+        capacity = served * engines
+        served = min(most / full_residence, full_throughput)      an engine with all seats taken
+        in_system = min(rate * (steps.own + steps.later), most)   Little's law
+        """
+        assert self._plan.rate is not None
+        table, states, axis = self.times(perturbations), self._states, -1 - self._dimensions
+        rate, random = self._plan.rate / self._engines, minimum(self._arrival_scv, 1.0)
+        kinds = table.with_prompts, table.decode_only
+        residence, throughput = (
+            states.first_token_steps * table.with_prompts + states.after_first(*kinds), states.throughput(*kinds),
+        )  # fmt: skip
+        most, engines = self._most, self._engines
+        full_residence, full_throughput = last_node(residence, axis), last_node(throughput, axis)
+        served = minimum(most / full_residence, full_throughput)
+        load = rate / served
+        reached = minimum((self._nodes - random) / residence, throughput)
+        steps = self._steps_at(table, NodePlace.at(reached, where(load < 1.0, rate, np.inf), axis))
+        in_system = minimum(rate * (steps.own + steps.later), most)
+        prompts = self._prompt_steps(steps, minimum(rate, served))
+        terms = self._terms(steps, prompts, in_system, served)
+        return Solution(
+            steps=steps, prompts=prompts, in_system=in_system, capacity=served * engines, load=load,
+            terms=terms, waits={name: WAITS[name](**each) for name, each in terms.items()},
+        )  # fmt: skip
+
+    def _steps_at(self, table: StepTable, position: NodePlace) -> Steps:
+        """Return the steps at a position between the nodes."""
+        running = position.read(self._nodes)
+        state = steady_state(self._scenario, self._plan, running * self._scenario.parallel.pp)
+        share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
+
+        def mean(with_prompts: Quantity, decode_only: Quantity) -> Quantity:
+            return share * position.read(with_prompts) + (1.0 - share) * position.read(decode_only)
+
+        return Steps(
+            running=running, state=state,
+            with_prompts=position.read(table.with_prompts), decode_only=position.read(table.decode_only),
+            kernels=mean(table.prompt_kernels, table.decode_kernels),
+            joules=mean(table.prompt_joules, table.decode_joules),
+        )  # fmt: skip
+
+    def _prompt_steps(self, steps: Steps, rate: Quantity) -> PromptSteps:
+        """Return the prompts that share steps, with as many in one as its tokens leave room for."""
+        plan, state = self._plan, steps.state
+        most: Count = _MANY + 0.0 * state.active
+        if plan.scheduler.token_budget is not None:
+            computed = maximum(demand(plan).computed, 1.0)
+            most = maximum(maximum(plan.scheduler.token_budget - state.co_batched, 1.0) / computed, 1.0)
+            most = maximum(floor(most) if plan.scheduler.whole_prompts else most, state.prompts)
+        base = steps.decode_only if plan.scheduler.mixes else 0.0
+        each = maximum(steps.with_prompts - base, 0.0) / state.prompts
+        started = minimum(rate * state.first_token_steps * steps.mean, most)
+        crowd = minimum(maximum(1.0 + started - state.prompts, 0.0), most - state.prompts)
+        crowd = minimum(self._arrival_scv, 1.0) * crowd
+        share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
+        square = share * steps.with_prompts * steps.with_prompts
+        square = square + (1.0 - share) * steps.decode_only * steps.decode_only + each * each * started * crowd
+        return PromptSteps(started=started, most=most, each=each, full=base + each * most, crowd=crowd, square=square)
+
+    @equation
+    def _terms(
+        self, steps: Steps, prompts: PromptSteps, in_system: Count, capacity: Quantity
+    ) -> dict[str, dict[str, Quantity]]:
+        """Return the terms of what a request waits for before its own steps, by cause.
+
+        seated = max(busy - seats, 0)                     find the engine at work and a seat free
+        seats := of requests, that wait for a seat (`waiting_share`)
+        load = rate / capacity
+        service = steps.state.first_token_steps * prompts.full
+        full = min(rate * service / prompts.most, load)
+        """
+        plan, scv = self._plan, self._arrival_scv
+        assert plan.rate is not None
+        rate = plan.rate / self._engines
+        load, busy = rate / capacity, busy_share(in_system, scv)
+        seats = waiting_share(equivalent_load(load, in_system / self._most), self._most)
+        seated = maximum(busy - seats, 0.0)
+        service = steps.state.first_token_steps * prompts.full
+        full = minimum(rate * service / prompts.most, load)
+        scheduled = maximum(busy, seats) if plan.scheduler.overlapped else 0.0 * busy
+        return {
+            CLIENT: {"front_end_time": front_end(self._scenario, plan), "hidden_time": 0.0},
+            REST: {
+                "seated": seated, "square": prompts.square, "mean": steps.mean,
+                "unseen": 0.5 * (plan.scheduler.look_steps - 1.0) * steps.decode_only,
+            },
+            SCHEDULED: {"busy": scheduled, "mean": steps.mean},
+            SEAT: {
+                "waiting": seats, "variability": scv, "service": self._most / capacity, "servers": self._most,
+                "load": load,
+            },
+            PROMPTS: {
+                "waiting": minimum(waiting_share(full, prompts.most), seated), "variability": scv, "service": service,
+                "servers": prompts.most, "load": full,
+            },
+            CROWD: {"seated": seated, "crowd": prompts.crowd, "prompt": prompts.each},
+        }  # fmt: skip
+
+    def percentiles(self) -> Mapping[str, Mapping[str, float]]:
+        """Return about the quantiles of the times of requests at a single point, none where the queue only grows [s].
+
+        Rough: two moments of each part, as if they were independent, and the quantile of a gamma or normal distribution
+        with the sums. The number in flight has the variance 2/3*L, averaged over a life [M/G/infinity]. Prompts that
+        come in a life are Poisson's. The request engine knows them.
+        """
+        solution, tokens = self.solution(), self._plan.output_tokens - 1
+        if solution.load >= 1.0:
+            return {}
+        steps, variance = solution.steps, self._variance(solution)
+        random = sum_of(solution.waits[name] for name in (REST, SCHEDULED, SEAT, PROMPTS, CROWD))
+        quantiles: dict[str, dict[str, float]] = {"ttft": {}, "tpot": {}, "e2e": {}}
+        for name, normal in QUANTILES.items():
+            first = solution.first - random + upper_tail(random, variance, normal)
+            later = self._life(solution, normal)
+            quantiles["ttft"][name] = float(first)
+            quantiles["tpot"][name] = float(later / tokens)
+            quantiles["e2e"][name] = float(max(first + steps.later, solution.first + later))
+        return quantiles
+
+    def _life(self, solution: Solution, normal: float) -> Seconds:
+        """Return the time after the first token where so many deviations more requests, and prompts, come meanwhile."""
+        steps, random = solution.steps, minimum(self._arrival_scv, 1.0)
+        more = normal * (2.0 / 3.0 * random * solution.in_system) ** 0.5
+        position = NodePlace.at(self._nodes, steps.running + more, -1 - self._dimensions)
+        crowded = self._steps_at(self.times(), position)
+        delays = normal * steps.state.later_prompt_steps**0.5
+        return crowded.later + delays * (crowded.with_prompts - crowded.decode_only)
+
+    def _variance(self, solution: Solution) -> Quantity:
+        """Return the variance of the time to first token: of the step that runs, of those after it, of queues [s^2].
+
+        E[T^3]/(3*E[T]) - E[R]^2,   E[T^2] - E[T]^2,   x*b^2,   W^2*(2/P - 1) of exponential waits
+        """
+        steps, prompts, terms = solution.steps, solution.prompts, solution.terms
+        share = steps.state.prompt_steps / (steps.state.prompt_steps + steps.state.decode_only_steps)
+        cube = share * steps.with_prompts**3 + (1.0 - share) * steps.decode_only**3
+        rest = solution.waits[REST]
+        variance = terms[REST]["seated"] * cube / (3.0 * steps.mean) - rest * rest
+        scheduled = maximum(prompts.square - steps.mean * steps.mean, 0.0) * terms[SCHEDULED]["busy"]
+        variance = maximum(variance, 0.0) + scheduled + prompts.started * prompts.each * prompts.each
+        for name in (SEAT, PROMPTS):
+            variance = variance + solution.waits[name] ** 2 * (2.0 / maximum(terms[name]["waiting"], _TINY) - 1.0)
+        return variance
+
+    @equation
+    def metrics(self, perturbations: Perturbations) -> Metrics:
+        """Return the metrics at the rate. Where it is more than the engine can serve, of an engine that is full.
+
+        ttft = solution.first
+        tpot = steps.later / (plan.output_tokens - 1)
+        latency = solution.first + steps.later
+        requests_per_second = rate
+        rate = min(plan.rate, solution.capacity)
+        highest_stable_rate = solution.capacity
+        input_tokens_per_second = rate * plan.input_tokens
+        tokens_per_second = rate * plan.output_tokens
+        tokens_per_second_per_device = tokens / devices
+        tokens_per_second_per_user = (plan.output_tokens - 1) / steps.later
+        concurrency = solution.in_system * parallel.pp
+        max_concurrency = most * parallel.pp
+        kv_blocks = pool.blocks                           what memory leaves for the KV cache
+        kv_use = held / max(pool.blocks, 1)
+        held = solution.in_system * parallel.pp * blocks_of_one
+        prefix_hit_rate = plan.prefix_hit_rate            cached tokens are not computed (`computed_tokens`)
+        """
+        plan, parallel, solution = self._plan, self._scenario.parallel, self.solution(perturbations)
+        assert plan.rate is not None
+        rate = minimum(plan.rate, solution.capacity)
+        tokens, devices = rate * plan.output_tokens, parallel.all_devices * plan.replicas.count
+        busy, steps = busy_share(solution.in_system, self._arrival_scv), solution.steps
+        draw = Draw(busy * steps.kernels / steps.mean, busy * steps.joules / steps.mean)
+        pool, most = self._pool, self._most
+        blocks_of_one = pool.mean_blocks_of(mean_keys(plan))
+        held = solution.in_system * parallel.pp * blocks_of_one
+        return {
+            "ttft": solution.first,
+            "tpot": steps.later / (plan.output_tokens - 1),
+            "latency": solution.first + steps.later,
+            "requests_per_second": rate,
+            "highest_stable_rate": solution.capacity,
+            "input_tokens_per_second": rate * plan.input_tokens,
+            "tokens_per_second": tokens,
+            "tokens_per_second_per_device": tokens / devices,
+            "tokens_per_second_per_user": (plan.output_tokens - 1) / steps.later,
+            "concurrency": solution.in_system * parallel.pp,
+            "max_concurrency": most * parallel.pp,
+            "kv_blocks": pool.blocks,
+            "kv_use": held / maximum(pool.blocks, 1.0),
+            "prefix_hit_rate": plan.prefix_hit_rate,
+            **spent(self._scenario.cluster.node, devices, tokens, draw),
+            **invested(self._scenario, devices),
+        }
+
+    def verdict(self) -> str:
+        """Return `overloaded` where the rate is more than the engine serves, `backlogged` where most requests wait."""
+        solution = self.solution()
+        if solution.load >= 1.0:
+            return VERDICTS[2]
+        return VERDICTS[1] if solution.terms[SEAT]["waiting"] > 0.5 else VERDICTS[0]
+
+    def families(self) -> frozenset[str]:
+        """Return the families of the operators."""
+        return frozenset(timed.operator.family for timed in operators_of(self._models))
+
+    @cached_property
+    def _exact(self) -> tuple[Solution, list[PassModel]]:
+        """Return the solution of a single point, and both kinds of steps priced at its batch."""
+        solution = self.solution()
+        return solution, self._priced(solution.steps.state)
+
+    def operators(self) -> list[TimedOperator]:
+        """Return the operators of steps with prompts, then of those that only decode, at a single point's batch."""
+        return operators_of(self._exact[1])
+
+    def breakdown(self) -> list[Entry]:
+        """Return what a request's latency consists of: operators of the steps of its life, and waiting.
+
+        Operators are priced at the batch itself. Their sum is scaled to the table's, which the metrics rest on.
+        """
+        solution, models = self._exact
+        lines, sets, state = BreakdownLines(), float(self._scenario.parallel.pp), solution.steps.state
+        counts = float(state.first_token_steps + state.later_prompt_steps), float(state.later_decode_only_steps)
+        seconds = float(solution.steps.with_prompts), float(solution.steps.decode_only)
+        labels = [step.label for step in engine_passes(self._scenario, self._plan, state)]
+        for name, model, count, step in zip(labels, models, counts, seconds, strict=True):
+            times: PassTimes = pass_times(model, None)
+            scaled = count * step / float(times.round(sets))
+            add_pass(lines, model, times, scaled)
+            add_pipeline_wait(lines, f"{name}: pipeline wait", times, sets, scaled)
+        bounds = {SEAT: "capacity", PROMPTS: "compute", CROWD: "compute"}
+        for cause, wait in solution.waits.items():
+            if np.isfinite(wait):
+                lines.add_wait(cause, float(wait), bounds.get(cause, "latency"))
+        return lines.sorted()
+
+    def beyond(self) -> str | None:
+        """Return why requests have to be simulated one by one at a single point, null where the closed form holds.
+
+        Against the request engine its means are within a sixth below `NEAR`, and up to half as long or twice as long
+        from there on and for outputs of a few tokens (docs/method.md, 12.4). Far above the highest stable rate the
+        engine is full, whatever the order of its requests. Ranks that wait for each other's prompts are not in it.
+        """
+        stream = self._plan.requests
+        load, endless = float(self.solution().load), stream is None or stream.count is None
+        if load >= NEAR and not (endless and load >= OVER):
+            return f"the rate is {load:.0%} of the highest stable one, near which queues come and go"
+        steps = float(decode_steps(self._plan.output_tokens, self._plan.speculative))
+        if steps < FEW_STEPS and load < NEAR:
+            return f"outputs are decoded in {steps:.3g} steps, few enough for which ones they are to matter"
+        return WAITING_RANKS if load < NEAR and ranks_wait(self._scenario, self._plan) else None
+
+    def notes(self) -> tuple[str, ...]:
+        """Return the load, that the engine cannot keep up, or nearly so, and what of the requests is left out."""
+        solution, verdict, left = self.solution(), self.verdict(), left_to_requests(self._plan)
+        load = f"{float(solution.load):.0%} of the highest stable rate"
+        beyond = self.beyond()
+        if beyond is not None:
+            left = (f"closed form: {beyond}; its times are off there, `--engine event` has them", *left)
+        if verdict == VERDICTS[2]:
+            arriving, served = float(self._plan.rate or 0.0), float(solution.capacity)
+            overload = (
+                f"overloaded: {arriving:g} requests/s arrive, {served:.3g} can be served; the queue only grows; "
+                "rates, cost and energy are of what is served"
+            )
+            return (overload, *left)
+        if verdict == VERDICTS[1]:
+            return (f"backlogged: at {load} most requests wait for a seat", *left)
+        return (f"load: {load}", *left)

@@ -1,0 +1,288 @@
+"""The times of a training step: the schedule's recurrence over stage times, then gradient reduction and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from costmodel.analytic.recurrence import Program, Slot, async_reduce_span, makespan
+from costmodel.analytic.stream_times import Perturbations, stream_times
+from costmodel.analytic.training.actions import (
+    ActionTimes,
+    LayerTimes,
+    all_to_all_contention,
+    layer_seconds,
+    stage_times,
+    with_async_reduce,
+)
+from costmodel.analytic.training.jitter import coupling, deviation, is_balanced, relative_deviation
+from costmodel.analytic.training.layer_overlap import async_reduce_times
+from costmodel.analytic.training.step_model import OptimizerStep, StepModel
+from costmodel.equations import equation
+from costmodel.quantities import Array, Quantity, Seconds, is_single, maximum, where
+from costmodel.records import Record
+from costmodel.workload.memory import stage_work
+from costmodel.workload.schedules import Kind, SteadyState
+
+KINDS = tuple(Kind)
+ROUNDING = 1e-12  # of a makespan: difference between sums of the same times in another order
+
+
+class StepTimes(Record):
+    """Seconds of a step.
+
+    by_kind: means over pipeline ranks. With bubble and optimizer they sum to the step
+    host: of the optimizer's time, the host's own update, while devices compute nothing
+    """
+
+    step: Seconds
+    by_kind: Mapping[str, Seconds]
+    bubble: Seconds
+    optimizer: Seconds
+    exposed_communication: Seconds
+    host: Seconds
+
+    def grown(self, longer: StepTimes, steady: SteadyState) -> StepTimes:
+        """Return the times of a step of many micro-batches. These and `longer` are of its two shorter ones."""
+        names = ("step", "bubble", "optimizer", "exposed_communication", "host")
+        rest = {name: steady.at(getattr(self, name), getattr(longer, name)) for name in names}
+        kinds = {kind: steady.at(seconds, longer.by_kind[kind]) for kind, seconds in self.by_kind.items()}
+        return StepTimes(by_kind=kinds, **rest)
+
+    @equation
+    def scaled(self, factor: Quantity) -> StepTimes:
+        """Return the times, all longer by a factor.
+
+        step = self.step * factor
+        bubble = self.bubble * factor
+        exposed_communication = self.exposed_communication * factor
+        """
+        return StepTimes(
+            step=self.step * factor,
+            by_kind={kind: seconds * factor for kind, seconds in self.by_kind.items()},
+            bubble=self.bubble * factor,
+            optimizer=self.optimizer * factor,
+            exposed_communication=self.exposed_communication * factor,
+            host=self.host * factor,
+        )
+
+
+class PipelineTimes(Record):
+    """Times of a step's passes [s].
+
+    span: until the last pass is done.
+    reduce_tail: what asynchronous reductions take beyond it.
+    durations, kernels: of the actions of each slot, at each point; durations hold the mean wait for earlier reductions
+    """
+
+    span: Array
+    reduce_tail: Seconds
+    durations: Array
+    kernels: Array
+
+
+class OptimizerTimes(Record):
+    """Seconds in which a rank ends the step. Of them, kernels of its device, and its host's update."""
+
+    seconds: Seconds
+    kernels: Seconds
+    host: Seconds
+
+
+class StepStreams(Record):
+    """Times by stream of a step's layers, by name, and of its stages, by class, under some perturbations."""
+
+    perturbations: Perturbations
+    layers: Mapping[str, LayerTimes]
+    stages: Sequence[LayerTimes]
+
+
+def step_streams(step: StepModel, perturbations: Perturbations) -> StepStreams:
+    """Return the times by stream of a step's layers and stages."""
+    layers = {
+        name: LayerTimes(
+            *(stream_times(part, perturbations) for part in (work.forward, work.input_gradient, work.weight_gradient))
+        )
+        for name, work in step.timed_works.items()
+    }
+    labels = range(len(step.pipeline.classes))
+    return StepStreams(perturbations, layers, [stage_times(step.works_of(label), layers) for label in labels])
+
+
+def step_times(step: StepModel, perturbations: Perturbations) -> StepTimes:
+    """Return the times of a step, operator families perturbed within their spread.
+
+        step = makespan of the schedule + max over ranks of (exposed reductions and gathers + optimizer)
+
+    A lone chunk runs its pass, then its all-to-alls. A DualPipe pair hides the all-to-alls of both chunks behind their
+    computation, which they slow down: max(all-to-alls, compute + contention). Communication that is not hidden, in its
+    pass or, if asynchronous, in later ones, makes passes longer.
+    """
+    return times_of(step, step_streams(step, perturbations))
+
+
+def times_of(step: StepModel, streams: StepStreams) -> StepTimes:
+    """Return the times of a step from those of its layers and stages."""
+    return _combined(step.pipeline.program, pipeline_times(step, streams), optimizer_times(step, streams))
+
+
+def pipeline_times(step: StepModel, streams: StepStreams) -> PipelineTimes:
+    """Return the times of a step's passes, from the recurrence of its schedule."""
+    program = step.pipeline.program
+    actions = [action_times(step, slot, streams) for slot in program.slots]
+    p2p = step.p2p.seconds(streams.perturbations)
+    reduces = [action.async_reduce is not None for action in actions]
+    rows = [(*(action.parts if any(reduces) else action.parts[:1]), action.kernels) for action in actions]
+    shape = np.broadcast_shapes(*(np.shape(part) for row in rows for part in row), np.shape(p2p))
+    times = np.empty((len(rows[0]), len(actions), *shape))
+    for slot_number, row in enumerate(rows):
+        for part_number, value in enumerate(row):
+            times[part_number, slot_number] = value
+    head, *later, kernels = times.reshape(len(rows[0]), len(actions), -1)
+    transfer = np.broadcast_to(p2p, shape).reshape(-1) if step.pipeline.schedule.stages > 1 else 0.0
+    extra = jitter(step, streams.layers)
+    idle = np.zeros_like(head) if extra else np.zeros(1)
+    for slot, seconds in extra.items():
+        idle[program.slots.index(slot)] = np.broadcast_to(seconds, shape).reshape(-1)
+    if not later:
+        return PipelineTimes(makespan(program, head + idle, transfer).reshape(shape), 0.0, head, kernels)
+    rest, trail = later  # reductions continue while a rank is idle
+    span = async_reduce_span(program, reduces, (head, rest + idle, trail - idle), transfer)
+    return PipelineTimes(span.span.reshape(shape), span.left.reshape(shape), head + rest + span.waits, kernels)
+
+
+def jitter(step: StepModel, layers: Mapping[str, LayerTimes]) -> dict[Slot, Seconds]:
+    """Return the idle time that varying expert load adds to each action, as chunks vary about their mean time [s].
+
+    The share of an action's standard deviation that the schedule loses. A stated load comes from the texts of a
+    micro-batch, which all layers process. Equivalent experts are uneven by chance, anew in each layer.
+    """
+    imbalance = step.imbalance
+    is_constant = is_single(imbalance.ranks) and imbalance.ranks == 1
+    if is_constant or is_balanced({name: (times.forward, times.backward) for name, times in layers.items()}):
+        return {}
+    shared, relative = imbalance.shared_by_layers, relative_deviation(imbalance.ranks)
+    lost = coupling(*step.pipeline.order, shared=shared)
+    extra: dict[Slot, Seconds] = {}
+    for slot in step.pipeline.program.slots:
+        backward = Kind.BACKWARD if slot.kind is Kind.FORWARD_BACKWARD else slot.kind
+        passes = [
+            [(count, layers[work.name].of(kind)) for count, work in step.works_of(label)]
+            for label, kind in ((slot.forward, Kind.FORWARD), (slot.backward, backward))
+            if label is not None
+        ]
+        extra[slot] = lost * deviation(passes, relative, shared=shared)
+    return extra
+
+
+def optimizer_times(step: StepModel, streams: StepStreams) -> list[OptimizerTimes]:
+    """Return how long each kind of rank takes to end the step."""
+    perturbations, times = streams.perturbations, []
+    for end in step.optimizer_steps:
+        exposed = sum(once_per_step(step, end, streams))
+        serial, host = stream_times(end.serial, perturbations), stream_times(end.on_host, perturbations).kernels
+        copies = stream_times(end.copies, perturbations).collectives
+        hosted = maximum(host, copies) if step.host_overlaps else host + copies
+        times.append(OptimizerTimes(serial.compute + hosted + exposed, serial.kernels, host))
+    return times
+
+
+def once_per_step(step: StepModel, end: OptimizerStep, streams: StepStreams) -> tuple[Seconds, Seconds]:
+    """Return the exposed time of gathers in the first forward pass, and of reductions in the last backward pass.
+
+    One micro-batch hides them: its passes through all stages of the rank, one after the other. Of the last one the
+    weight gradients alone, where they run by themselves.
+    """
+    comm = step.overlapped_comm
+    if comm is None or not comm.plan.overlaps_communication:
+        return 0.0, 0.0
+    stages = [stage_work(step.work, stage) for stage in end.stages]
+    added = []
+    for kind in (Kind.FORWARD, end.last):
+        compute = layer_seconds(streams.layers, kind)
+        longer, usual = (
+            comm.lone_pass(stages, kind, compute, streams.perturbations, once_per_step=once) for once in (True, False)
+        )
+        added.append(maximum(longer - usual, 0.0))
+    return added[0], added[1]
+
+
+@equation
+def _combined(program: Program[Slot], pipeline: PipelineTimes, ends: Sequence[OptimizerTimes]) -> StepTimes:
+    """Return the times of a step, means over ranks, from those of its passes and of its ends.
+
+    step = span + optimizer
+    optimizer = pipeline.reduce_tail + slowest       of the rank that ends the step last
+    bubble = where(idle > ROUNDING * span, idle, 0)
+    idle = span - sum(by_kind)                       seconds of all actions, mean over ranks
+    exposed_communication = sum(by_kind) - kernels + waiting
+    """
+    counts, slots, span = program.mean_counts, program.slots, pipeline.span
+    share = np.array(
+        [[count if slot.kind is kind else 0.0 for slot, count in zip(slots, counts, strict=True)] for kind in KINDS]
+    )
+    by_kind = share @ pipeline.durations
+    busy = by_kind.sum(axis=0)
+    slowest: Quantity = 0.0
+    waiting: Quantity = 0.0
+    host: Quantity = 0.0
+    for end in ends:
+        is_slower = end.seconds > slowest
+        waiting = where(is_slower, end.seconds - end.kernels - end.host, waiting)
+        host = where(is_slower, end.host, host)
+        slowest = maximum(slowest, end.seconds)
+    optimizer, waiting = pipeline.reduce_tail + slowest, pipeline.reduce_tail + waiting
+    idle = span - busy.reshape(span.shape)
+    kernels = counts @ pipeline.kernels
+    return StepTimes(
+        step=span + optimizer,
+        by_kind={kind.value: row.reshape(span.shape) for kind, row in zip(KINDS, by_kind, strict=True)},
+        bubble=np.where(idle > ROUNDING * span, idle, 0.0),
+        optimizer=optimizer,
+        exposed_communication=(busy - kernels).reshape(span.shape) + waiting,
+        host=host,
+    )
+
+
+@equation
+def action_times(step: StepModel, slot: Slot, streams: StepStreams) -> ActionTimes:
+    """Return the times of one kind of action, without its wait for earlier reductions.
+
+    seconds = max(busy, sent)             of a pair: the computation of one chunk hides the other's all-to-alls
+    seconds = max(busy, launches)         of a lone chunk
+    busy = max(pair.compute + slower, pair_launches)
+    busy = lone.total                     kernels, then messages
+    seconds := with communication beside it, as far as that makes it longer
+    """
+    comm, perturbations = step.overlapped_comm, streams.perturbations
+    if slot.forward is not None and slot.backward is not None:
+        pair = streams.stages[slot.forward].forward + streams.stages[slot.backward].backward
+        slower = all_to_all_contention(pair, step.moe_comm_slowdown)
+        pair_launches, kernels = step.launch_time * pair.launches, pair.kernels + slower
+        busy, all_to_alls = maximum(pair.compute + slower, pair_launches), pair.expert_all_to_alls
+        if comm is None:
+            sent = all_to_alls
+            return ActionTimes(maximum(busy, sent), kernels)
+        works = step.works_of(slot.forward), step.works_of(slot.backward)
+        if comm.has_async_reduce(slot.kind):
+            return with_async_reduce(comm.async_reduce_pair(works, busy, all_to_alls, perturbations), kernels, 0.0)
+        return ActionTimes(comm.overlapped_pair(works, busy, all_to_alls, perturbations), kernels)
+    label = lone_stage(slot)
+    lone = streams.stages[label].of(slot.kind)
+    launches = step.launch_time * lone.launches
+    if comm is None:
+        busy = lone.total
+        return ActionTimes(maximum(busy, launches), lone.kernels)
+    stage, compute_of = step.works_of(label), layer_seconds(streams.layers, slot.kind)
+    if comm.has_async_reduce(slot.kind) and stage:
+        chain = comm.chain([stage], slot.kind, compute_of, perturbations)
+        return with_async_reduce(async_reduce_times(chain), lone.kernels, launches)
+    return ActionTimes(maximum(comm.lone_pass([stage], slot.kind, compute_of, perturbations), launches), lone.kernels)
+
+
+def lone_stage(slot: Slot) -> int:
+    """Return the class of stages that an action of a single chunk works on."""
+    label = slot.backward if slot.forward is None else slot.forward
+    assert label is not None, "an action works on a stage"
+    return label

@@ -1,0 +1,1 @@
+"""Published figures beside predictions: what these rest on, and how accurate they are without it."""

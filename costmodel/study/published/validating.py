@@ -1,0 +1,204 @@
+"""Published figures held against predictions twice, as the files say and without what was fitted to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from costmodel.errors import Problem
+from costmodel.quantities import Array
+from costmodel.records import Record, ValueRecord
+from costmodel.schema.case import Case
+from costmodel.schema.tree import to_python
+from costmodel.schema.validation import AccuracyTargetFile, ValueSelectionFile
+from costmodel.study.published.end_to_end import left_out
+from costmodel.study.published.provenance import REFITTED, UNSEEN
+from costmodel.study.published.reproduce import Comparison, reproduce
+
+EXACT = 1e-9  # an interval narrower than this share of its value is none
+
+
+class ScoredValue(Record):
+    """A published figure and two predictions: as the files say, and with the terms fitted without its publication."""
+
+    case: Case
+    stated: Comparison
+    unseen: Comparison
+
+
+class Errors(ValueRecord):
+    """Errors of figures, relative to the published values; figures that follow from one another share one weight.
+
+    groups: figures that do not follow from one another.
+    publications: that they are from.
+    mean, median, worst: of the absolute errors.
+    bias: mean of the errors.
+    intervals: figures whose prediction has an 80 % interval that rests on none of them.
+    inside: share of these that it holds.
+    half_width: median of half an interval over the prediction, relative to the median absolute error of the same
+    figures. Null where no figure has an interval.
+    """
+
+    figures: int
+    groups: int
+    publications: int
+    mean: float
+    median: float
+    worst: float
+    bias: float
+    intervals: int
+    inside: float | None
+    half_width: float | None
+
+
+class Judged(ValueRecord):
+    """What was asked of some figures. stated, unseen: the two columns' values, null where they have none."""
+
+    asked: AccuracyTargetFile
+    figures: int
+    stated: float | None
+    unseen: float | None
+    reached: bool
+
+
+def figures_of(cases: Sequence[Case], search_path: Sequence[str] = ()) -> tuple[list[ScoredValue], list[Problem]]:
+    """Return every compared figure of the cases, and the problems of those that cannot be predicted."""
+    stated, problems = reproduce(cases, search_path)
+    without = left_out(cases, search_path)
+    unseen, _ = reproduce(cases, search_path, without.changes, without.widening, without.refitted)
+    by_id = {case.id: case for case in cases}
+    again = {(one.id, one.metric): one for one in unseen}
+    return [
+        ScoredValue(by_id[one.id], one, again[one.id, one.metric]) for one in stated if (one.id, one.metric) in again
+    ], problems
+
+
+def chosen(figures: Iterable[ScoredValue], wanted: ValueSelectionFile) -> list[ScoredValue]:
+    """Return the figures that meet every condition."""
+    return [one for one in figures if _meets(one.stated, wanted)]
+
+
+def _meets(one: Comparison, wanted: ValueSelectionFile) -> bool:
+    def any_of(patterns: Sequence[str], text: str | None) -> bool:
+        return not patterns or any(fnmatchcase(text or "", pattern) for pattern in patterns)
+
+    return (
+        any_of(wanted.classes, one.case_class)
+        and any_of(wanted.publications, one.publication)
+        and any_of(wanted.cases, one.id)
+        and any_of(wanted.metrics, one.metric)
+    )
+
+
+def has_interval(one: Comparison) -> bool:
+    """Tell whether a prediction has an interval of any width."""
+    return one.low is not None and one.high is not None and one.high - one.low > EXACT * abs(one.high)
+
+
+def errors_of(comparisons: Iterable[Comparison]) -> Errors | None:
+    """Return the errors of the figures that are scored, null where there is none."""
+    scored = [one for one in comparisons if one.error is not None]
+    if not scored:
+        return None
+    weights = weights_in_groups(scored)
+    errors = np.array([one.error for one in scored], dtype=float)
+    sizes = np.abs(errors)
+    wide = np.array([has_interval(one) and one.interval_unseen for one in scored])
+    held = [one for one, has in zip(scored, wide, strict=True) if has]
+    ends = np.array([(one.published, one.predicted, one.low, one.high) for one in held], dtype=float).reshape(-1, 4)
+    published, predicted, low, high = ends.T
+    inside, of_held = (published >= low) & (published <= high), weights[wide]
+    typical = weighted_median(sizes[wide], of_held) if held else 0.0
+    half = weighted_median((high - low) / 2.0 / predicted, of_held) if held else 0.0
+    return Errors(
+        figures=len(scored), groups=len({one.group or id(one) for one in scored}),
+        publications=len({one.publication for one in scored}),
+        mean=float(np.average(sizes, weights=weights)), median=weighted_median(sizes, weights),
+        worst=float(sizes.max()), bias=float(np.average(errors, weights=weights)),
+        intervals=len(held), inside=float(np.average(inside, weights=of_held)) if held else None,
+        half_width=half / typical if typical else None,
+    )  # fmt: skip
+
+
+def weights_in_groups(comparisons: Sequence[Comparison]) -> Array:
+    """Return a weight for each figure, those of a group summing to one."""
+    names = [one.group or str(at) for at, one in enumerate(comparisons)]
+    sizes = Counter(names)
+    return np.array([1.0 / sizes[name] for name in names])
+
+
+def weighted_median(values: Array, weights: Array) -> float:
+    """Return the value at half of the weight, the mean of two where it lies between them."""
+    order = np.argsort(values, kind="stable")
+    ordered, reached = values[order], np.cumsum(weights[order])
+    half = reached[-1] / 2.0
+    first = int(np.searchsorted(reached, half * (1.0 - EXACT)))
+    last = min(int(np.searchsorted(reached, half * (1.0 + EXACT), side="right")), len(ordered) - 1)
+    return float((ordered[first] + ordered[last]) / 2.0)
+
+
+def is_unseen(one: Comparison) -> bool:
+    """Tell whether a figure says how accurate predictions are: nothing on its path rests on it, or was refitted."""
+    return one.state in (UNSEEN, REFITTED)
+
+
+def judge(figures: Sequence[ScoredValue], asked: AccuracyTargetFile) -> Judged:
+    """Return what was asked of some figures besides what they show. The verdict is that of the unseen figures."""
+    chosen_figures = [one for one in chosen(figures, asked.figures) if is_unseen(one.unseen)]
+    before, without = (errors_of(column) for column in columns(chosen_figures))
+    stated, unseen = (None if each is None else getattr(each, asked.statistic) for each in (before, without))
+    bar = float(asked.bar)
+    reached = unseen is not None and (unseen >= bar if asked.statistic == "inside" else unseen <= bar)
+    return Judged(asked, 0 if without is None else without.figures, stated, unseen, reached)
+
+
+def columns(figures: Sequence[ScoredValue]) -> tuple[list[Comparison], list[Comparison]]:
+    """Return the figures as the files predict them, and as they are predicted without their publication."""
+    return [one.stated for one in figures], [one.unseen for one in figures]
+
+
+def settings(case: Case) -> dict[str, str]:
+    """Return what a case is of: path in its scenario -> value as text, and the number of devices of its layout.
+
+    Paths are without the words that all scenarios share, such as `parallel.`.
+    """
+    if case.kernel is not None:
+        return dict(case.kernel)
+    if case.scenario is None:
+        return {"device": "" if case.device is None else str(to_python(case.device))}
+    scenario: dict[str, Any] = to_python(case.scenario)
+    if isinstance(scenario.get("model"), dict):
+        scenario["model"] = scenario["model"].get("name", "")
+    stated = {
+        **_flat({key: value for key, value in scenario.items() if key != "set"}),
+        **_flat(scenario.get("set", {})),
+    }
+    stated |= {path: str(value) for path, value in case.overrides.items()}
+    stated = {_short(path): value for path, value in stated.items()}
+    sizes = [int(stated.get(key, "1")) for key in ("tp", "pp", "dp", "cp") if stated.get(key, "1").isdigit()]
+    return stated | ({"devices": str(int(np.prod(sizes)))} if "dp" in stated or "tp" in stated else {})
+
+
+def _flat(tree: object, path: str = "") -> dict[str, str]:
+    """Return the leaves of a tree as text by their paths."""
+    if not isinstance(tree, dict):
+        return {path: str(tree)}
+    return {
+        name: value for key, below in tree.items() for name, value in _flat(below, f"{path}.{key}".strip(".")).items()
+    }
+
+
+def _short(path: str) -> str:
+    """Return a path without its scenario and without the words that tell nothing."""
+    words = path.split(".")
+    if words[0] == "scenarios" and len(words) > 2:
+        words = words[2:]
+    if words[0] in ("parallel", "optimizer", "framework") and len(words) > 1:
+        words = words[1:]
+    if words[0] == "model" and len(words) > 1:
+        words = ["layers" if words[-1] == "repeat" else words[-1]]
+    return ".".join(words)
