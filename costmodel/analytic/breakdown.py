@@ -27,26 +27,13 @@ from costmodel.quantities import Count
 from costmodel.records import replace
 from costmodel.result import Entry
 from costmodel.workload.memory import stage_work
-from costmodel.workload.operators import (
-    AttentionKernel,
-    Collective,
-    ExpertAllToAll,
-    Gemm,
-    HostGemm,
-    HostTime,
-    HostTransfer,
-    HostUpdate,
-    MixedAttention,
-    Operator,
-    base_name,
-)
+from costmodel.workload.operators import Elementwise, ExpertAllToAll, HostGemm, Kernel, Operator, base_name
 from costmodel.workload.schedules import Kind
 
 ROUNDING = 1e-13  # of a pass: difference of floats that are equal but for rounding
 HOST = "host"  # line of the time that passes wait for the host to launch their kernels
 ALL_TO_ALL_CONTENTION = "slowed by exchanges"  # line of what concurrent expert all-to-alls add to kernels
 SHARED_LINKS = "shared links"  # line of what messages and copies that meet on a device's links take longer
-_UNCOUNTED = (Collective, ExpertAllToAll, HostTransfer, HostUpdate, HostTime)
 _Counted: TypeAlias = "tuple[TimedOperator, float]"  # an operator and how often it runs
 _Exposed: TypeAlias = "tuple[TimedOperator, float, float]"  # an operator, how often it runs, and its exposed share
 
@@ -95,12 +82,11 @@ class BreakdownLines:
 
 def _work(operator: Operator) -> tuple[float, float | None, str | None]:
     """Return (FLOP, bytes of device memory or null, number format of GEMMs or null) of one run."""
-    if isinstance(operator, _UNCOUNTED):
-        return 0.0, None, None
     if isinstance(operator, HostGemm):
         return float(operator.flop), None, operator.gemm.dtype
-    dtype = operator.dtype if isinstance(operator, Gemm | AttentionKernel | MixedAttention) else None
-    return float(operator.flop), float(operator.traffic), dtype
+    if not isinstance(operator, Kernel):
+        return 0.0, None, None
+    return float(operator.flop), float(operator.traffic), None if isinstance(operator, Elementwise) else operator.dtype
 
 
 @equation

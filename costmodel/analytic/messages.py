@@ -20,7 +20,7 @@ from costmodel.network.simulation import LINK_NAMES, FlowRun, Outcome, run_colle
 from costmodel.quantities import Seconds
 from costmodel.records import Record, replace
 from costmodel.workload.architecture import Architecture, MoeFfn
-from costmodel.workload.operators import Collective, ExpertAllToAll, Group, expert_all_to_all_family
+from costmodel.workload.operators import Collective, ExpertAllToAll, Group, Message, expert_all_to_all_family
 from costmodel.workload.scenario import Framework
 
 ENGINES = ("analytic", "flow")
@@ -225,7 +225,7 @@ def _flat(cluster: Cluster) -> Cluster:
     return replace(cluster, network=network)
 
 
-def _uncontended_transfer(operator: Collective | ExpertAllToAll, flat: Cluster) -> float:
+def _uncontended_transfer(operator: Message, flat: Cluster) -> float:
     """Return the time of an operator's flows without latencies where no flows meet [s]."""
     outcome = _flows(operator, FlowRun(flat, layout(flat, int(operator.group.size))), bytes_alone=True)
     return outcome.transfer
@@ -236,7 +236,7 @@ def _sound(cluster: Cluster) -> Any:
     return None if cluster.network is None else replace(cluster.network, failed=(), pxn=True)
 
 
-def _operator(request: CollectiveRequest) -> Collective | ExpertAllToAll:
+def _operator(request: CollectiveRequest) -> Message:
     group = Group(float(request.ranks))
     if request.kind not in EXCHANGES:
         family = "send_recv" if request.kind == "send_recv" else "collective"
@@ -254,7 +254,7 @@ def _operator(request: CollectiveRequest) -> Collective | ExpertAllToAll:
     )  # fmt: skip
 
 
-def _link_time(operator: Collective | ExpertAllToAll, links: GroupLinks, algorithm: str | None = None) -> Seconds:
+def _link_time(operator: Message, links: GroupLinks, algorithm: str | None = None) -> Seconds:
     """Return the time of an operator on its links, by the fastest algorithm where none is named [s]."""
     if isinstance(operator, ExpertAllToAll):
         return expert_all_to_all_time(operator, links)
@@ -264,7 +264,7 @@ def _link_time(operator: Collective | ExpertAllToAll, links: GroupLinks, algorit
 
 
 @equation
-def _closed(request: CollectiveRequest, operator: Collective | ExpertAllToAll, cluster: Cluster, wire: Wire) -> _Answer:
+def _closed(request: CollectiveRequest, operator: Message, cluster: Cluster, wire: Wire) -> _Answer:
     """Return what the closed form says.
 
     transfer = wire_time / share                wire_time: of the bytes alone
@@ -294,7 +294,7 @@ def _closed(request: CollectiveRequest, operator: Collective | ExpertAllToAll, c
     return _Answer(transfer, latency, LINK_NAMES.get(kind, kind), algorithm or _fastest(operator, links))
 
 
-def _fastest(operator: Collective | ExpertAllToAll, links: GroupLinks) -> str:
+def _fastest(operator: Message, links: GroupLinks) -> str:
     """Return the algorithm whose closed form is shortest."""
     return (
         operator.mode
@@ -323,13 +323,13 @@ def _chunked(chunks: int, whole: float, latencies: float, step: float, wire: Wir
     return transfer, latency
 
 
-def _slowest(operator: Collective | ExpertAllToAll, links: GroupLinks, algorithm: str | None) -> str:
+def _slowest(operator: Message, links: GroupLinks, algorithm: str | None) -> str:
     """Return the kind of link that would help most if it were twice as fast."""
     faster = {"intra": replace(links, intra=2 * links.intra), "nic": replace(links, inter=2 * links.inter)}
     return min(faster, key=lambda kind: float(_link_time(operator, faster[kind], algorithm)))
 
 
-def _is_narrow_outside(operator: Collective | ExpertAllToAll, links: GroupLinks, cluster: Cluster) -> bool:
+def _is_narrow_outside(operator: Message, links: GroupLinks, cluster: Cluster) -> bool:
     """Tell whether the fabric gives a rank less than its NICs can send."""
     even = isinstance(operator, ExpertAllToAll) or operator.kind == "all_to_all"
     nic = cluster.node.nic
@@ -338,7 +338,7 @@ def _is_narrow_outside(operator: Collective | ExpertAllToAll, links: GroupLinks,
 
 @equation
 def _by_flows(
-    request: CollectiveRequest, operator: Collective | ExpertAllToAll, cluster: Cluster, rank_layout: Layout, wire: Wire
+    request: CollectiveRequest, operator: Message, cluster: Cluster, rank_layout: Layout, wire: Wire
 ) -> _Answer:
     """Return what the flow level says.
 
@@ -362,14 +362,14 @@ def _by_flows(
     return _Answer(transfer, latency, bottleneck, outcome.algorithm, outcome)
 
 
-def _usual_latency(operator: Collective | ExpertAllToAll, cluster: Cluster, algorithm: str) -> float:
+def _usual_latency(operator: Message, cluster: Cluster, algorithm: str) -> float:
     """Return the latency of an algorithm with ranks side by side on a sound network [s]."""
     sound = replace(cluster, network=_sound(cluster))
     return _flows(operator, FlowRun(sound, layout(sound, int(operator.group.size))), algorithm).latency
 
 
 def _flows(
-    operator: Collective | ExpertAllToAll, run: FlowRun, algorithm: str | None = None, *,
+    operator: Message, run: FlowRun, algorithm: str | None = None, *,
     in_network: bool = False, bytes_alone: bool = False,
 ) -> Outcome:  # fmt: skip
     if isinstance(operator, ExpertAllToAll):
@@ -377,7 +377,7 @@ def _flows(
     return run_collective(operator.kind, float(operator.size), run, algorithm, bytes_alone=bytes_alone)
 
 
-def _bus_bytes(request: CollectiveRequest, operator: Collective | ExpertAllToAll, links: GroupLinks) -> float:
+def _bus_bytes(request: CollectiveRequest, operator: Message, links: GroupLinks) -> float:
     """Return the bytes that bus bandwidth counts: nccl-tests' share of the buffer. Of an exchange what DeepEP counts.
 
     Copies to nodes, or to ranks in one node, those that stay included. In low-latency mode one an expert.

@@ -20,12 +20,10 @@ from costmodel.hardware import Cluster
 from costmodel.quantities import Count, Seconds, as_key, is_single
 from costmodel.records import MutableRecord, Record, field
 from costmodel.workload.operator_key import form_key, operator_key
-from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, MixedAttention, Operator
+from costmodel.workload.operators import Collective, Kernel, Operator
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import LayerWork
-
-KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # computed by the device; all others move data
 
 
 class Sized(Record, dict=True):
@@ -170,13 +168,13 @@ class OperatorTimer(MutableRecord):
     def _one(self, operator: Operator, machine: Machine) -> Time:
         """Return an operator's time in the scenario's phase."""
         time = self._over_grid(operator, machine, self.calibration.fit(operator))
-        if self.is_training and isinstance(operator, KERNELS):
+        if self.is_training and isinstance(operator, Kernel):
             return time.scaled(self.framework.sustained_slowdown)
         return time
 
     def _over_grid(self, operator: Operator, machine: Machine, fit: FamilyFit) -> Time:
         """Return an operator's time; of a kernel over a grid on one machine, each size is evaluated once."""
-        sizes = DistinctSizes.of(operator) if isinstance(operator, KERNELS) and fit.form is not None else None
+        sizes = DistinctSizes.of(operator) if isinstance(operator, Kernel) and fit.form is not None else None
         if sizes is None or math.prod(self.grid) > 1:
             return operator_time(operator, machine, self.cluster, fit)
         reduced = sizes.reduced(operator)

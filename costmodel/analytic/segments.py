@@ -16,9 +16,8 @@ from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
     ExpertAllToAll,
-    HostGemm,
     HostTransfer,
-    HostUpdate,
+    HostWork,
     MixedAttention,
     Operator,
 )
@@ -105,7 +104,7 @@ def _is_awaited(operator: Operator) -> bool:
 def _stream(operator: Operator, work: LayerWork) -> int:
     if operator.name in work.elsewhere:
         return ELSEWHERE[work.elsewhere[operator.name]]
-    if isinstance(operator, HostGemm | HostUpdate | HostTransfer):
+    if isinstance(operator, HostTransfer | HostWork):
         return HOST
     return ALL_TO_ALL if isinstance(operator, ExpertAllToAll) else COMPUTE
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from costmodel.network.group_links import require_group_links
 from costmodel.quantities import Quantity, Seconds, is_single, where
 from costmodel.records import ValueRecord
 from costmodel.workload.operators import (
+    KINDS,
     AttentionKernel,
     Collective,
     Elementwise,
@@ -27,32 +28,25 @@ from costmodel.workload.operators import (
     HostTime,
     HostTransfer,
     HostUpdate,
+    HostWork,
+    Kernel,
     MixedAttention,
     Operator,
     clamp_sizes,
     has_work,
 )
 
-
-class ClosedForm(ValueRecord):
-    """The time of a kind of operators without a fit. section: of docs/method.md, which explains it."""
-
-    section: str
-    terms: Callable[..., Terms]
-
-
-KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)
-CLOSED_FORMS: dict[type, ClosedForm] = {
-    Gemm: ClosedForm("7.1", kernels.gemm_terms),
-    AttentionKernel: ClosedForm("7.3", kernels.attention_terms),
-    MixedAttention: ClosedForm("7.3", kernels.mixed_terms),
-    Elementwise: ClosedForm("7.4", kernels.elementwise_terms),
-    Collective: ClosedForm("8.2", transfers.collective_terms),
-    ExpertAllToAll: ClosedForm("9", transfers.expert_all_to_all_terms),
-    HostTransfer: ClosedForm("12.6", transfers.host_transfer_terms),
-    HostUpdate: ClosedForm("12.6", transfers.host_update_terms),
-    HostGemm: ClosedForm("12.6", transfers.host_gemm_terms),
-    HostTime: ClosedForm("12.7", transfers.host_time_terms),
+TERMS: Mapping[type, Callable[..., Terms]] = {  # of the time of each kind of operators without a fit
+    Gemm: kernels.gemm_terms,
+    AttentionKernel: kernels.attention_terms,
+    MixedAttention: kernels.mixed_terms,
+    Elementwise: kernels.elementwise_terms,
+    Collective: transfers.collective_terms,
+    ExpertAllToAll: transfers.expert_all_to_all_terms,
+    HostTransfer: transfers.host_transfer_terms,
+    HostUpdate: transfers.host_update_terms,
+    HostGemm: transfers.host_gemm_terms,
+    HostTime: transfers.host_time_terms,
 }
 
 
@@ -114,8 +108,8 @@ def derivation(operator: Operator, machine: Machine, cluster: Cluster | None, fi
             terms["least_time"], composition = least, f"max({composition}, least_time)"
         section, module = form.SECTION, type(form).__module__
     else:
-        closed, composition = CLOSED_FORMS[type(operator)], "t"
-        section, module = closed.section, closed.terms.__module__
+        kind, composition = type(operator), "t"
+        section, module = KINDS[kind].time_section, TERMS[kind].__module__
         one = operator.one if isinstance(operator, Gemm) else operator
         terms = _closed_terms(one, machine, cluster, fit)
         terms = {"t": _time(one, machine, cluster, fit).seconds} | terms
@@ -130,8 +124,8 @@ def derivation(operator: Operator, machine: Machine, cluster: Cluster | None, fi
 
 def _closed_terms(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Terms:
     """Return the terms of an operator without a fit."""
-    terms = CLOSED_FORMS[type(operator)].terms
-    if isinstance(operator, KERNELS):
+    terms = TERMS[type(operator)]
+    if isinstance(operator, Kernel):
         return terms(operator, machine, fit)
     if isinstance(operator, HostTime):
         return terms(operator)
@@ -147,10 +141,10 @@ def _time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: Fa
     if isinstance(operator, Gemm):
         return kernels.gemm_time(operator, machine, fit)
     terms = _closed_terms(operator, machine, cluster, fit)
-    if isinstance(operator, HostUpdate | HostGemm):
+    if isinstance(operator, HostWork):
         return kernel(terms.get("arithmetic_time", 0.0), terms["memory_time"], 0.0)
     if isinstance(operator, HostTime):
         return Time(terms["t"], fixed=terms["t"])
-    if isinstance(operator, KERNELS):
+    if isinstance(operator, Kernel):
         return kernel(terms.get("compute_time", 0.0), terms["hbm_time"], terms["launch"])
     return message(terms["t"], terms["fixed_time"])

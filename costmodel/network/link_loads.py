@@ -20,7 +20,7 @@ from costmodel.network.routing import Flows, route
 from costmodel.network.sharing import Incidence
 from costmodel.quantities import Array, Indices
 from costmodel.records import MutableRecord, Record, field, replace
-from costmodel.workload.operators import Collective, ExpertAllToAll, Group
+from costmodel.workload.operators import ExpertAllToAll, Group, Message
 
 ONE_SWITCH = "one switch"  # a fabric on which no two flows meet but at the NICs
 
@@ -88,7 +88,7 @@ class LinkLoads(MutableRecord, dict=True):
         self.cluster_links = build_cluster_links(self.cluster, nodes)
         self._uncontended_links = build_cluster_links(nominal_cluster(self.cluster, ONE_SWITCH), nodes)
 
-    def collective(self, operator: Collective | ExpertAllToAll, rank: int, block: Block = WHOLE) -> LinkLoad:
+    def collective(self, operator: Message, rank: int, block: Block = WHOLE) -> LinkLoad:
         """Return the load of a collective of all groups of a pipeline rank, or of a block of its devices."""
         members = self._members(operator.group, rank)
         local = _ranks_per_node(operator.group, int(self.cluster.node.count))
@@ -100,7 +100,7 @@ class LinkLoads(MutableRecord, dict=True):
         members = np.stack([np.arange(self.width) + end * self.width for end in (rank, target)], axis=1)
         return self._load([Phase(np.array([0]), np.array([1]), np.array([size]))], members, rank, block)
 
-    def _phases(self, operator: Collective | ExpertAllToAll, rank_layout: Layout) -> list[Phase]:
+    def _phases(self, operator: Message, rank_layout: Layout) -> list[Phase]:
         """Return what moves one after the other, by the library's algorithm that is fastest in closed form."""
         if isinstance(operator, ExpertAllToAll):
             return expert_phases(operator, rank_layout)

@@ -14,7 +14,7 @@ from costmodel.hardware import Cluster
 from costmodel.network.expert_all_to_all import token_copies
 from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.quantities import Bytes, Quantity, Seconds, minimum, where
-from costmodel.workload.operators import Collective, ExpertAllToAll, HostTransfer, Operator
+from costmodel.workload.operators import ExpertAllToAll, HostTransfer, Message, Operator
 
 HOST_OUT, HOST_IN, NIC_OUT, NIC_IN = ("host out", "host in", "NIC out", "NIC in")
 SHARED, MESSAGES_FIRST, COPIES_FIRST, SEPARATE = ("shared", "messages_first", "copies_first", "separate")
@@ -34,7 +34,7 @@ def link_shares(operator: Operator, wire: Seconds, cluster: Cluster, efficiency:
         return _of_bytes(
             {HOST_IN if operator.direction == "in" else HOST_OUT: operator.size}, wire, cluster, efficiency
         )
-    if not isinstance(operator, Collective | ExpertAllToAll):
+    if not isinstance(operator, Message):
         return {}
     intra, inter = message_bytes(operator, group_links(operator.group, cluster))
     node = cluster.node
@@ -58,7 +58,7 @@ def _of_bytes(sent: Mapping[str, Bytes], wire: Seconds, cluster: Cluster, effici
     }
 
 
-def message_bytes(operator: Collective | ExpertAllToAll, links: GroupLinks) -> tuple[Bytes, Bytes]:
+def message_bytes(operator: Message, links: GroupLinks) -> tuple[Bytes, Bytes]:
     """Return the bytes that a rank sends over its link inside the node and over its NIC [B].
 
     Of an exchange tokens * token_bytes * copies of section 9. Of a collective, with V the volume of a rank, l ranks on

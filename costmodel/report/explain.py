@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from costmodel.analytic.evaluation import Evaluation, TrainingEvaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
-from costmodel.analytic.operator_timing import KERNELS, TimedOperator
+from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.calibration.candidates import Candidate
 from costmodel.calibration.compiled_fits import CompiledFits
 from costmodel.calibration.fit_lookup import FitLookup
@@ -25,7 +25,7 @@ from costmodel.report.explain_step import actions_of
 from costmodel.result import shown_line, whole_of
 from costmodel.serving.choice import why_requests
 from costmodel.study.prices import quotes
-from costmodel.workload.operators import Elementwise, Operator, base_name
+from costmodel.workload.operators import Elementwise, Kernel, Operator, base_name
 from costmodel.workload.plans import Decode, ExpertBound, Prefill, Training
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
@@ -303,7 +303,7 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
         derived = derivation(operator, machine, scenario.cluster, fit)
     terms: dict[str, Value] = {name: float(number) for name, number in derived.terms.items()}
     composition, slowdown = derived.composition, scenario.framework.sustained_slowdown
-    if isinstance(operator, KERNELS) and isinstance(scenario.plan, Training) and float(slowdown) != 1.0:
+    if isinstance(operator, Kernel) and isinstance(scenario.plan, Training) and float(slowdown) != 1.0:
         terms["sustained_slowdown"], composition = float(slowdown), f"{composition} * sustained_slowdown"
     first = composed(operator_time, composition, float(time.seconds), terms)
     blocks = (first, *next(iter(Chain(calls).derivations("t", terms["t"], "time")), ()))

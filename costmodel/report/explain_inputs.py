@@ -14,6 +14,7 @@ from costmodel.network.host import host_bandwidth, host_link, host_peak
 from costmodel.quantities import Quantity
 from costmodel.records import fields
 from costmodel.workload.operators import (
+    KINDS,
     AttentionKernel,
     Collective,
     Elementwise,
@@ -23,7 +24,9 @@ from costmodel.workload.operators import (
     HostTime,
     HostTransfer,
     HostUpdate,
-    MixedAttention,
+    HostWork,
+    Kernel,
+    Message,
     Operator,
 )
 from costmodel.workload.scenario import HostTimes, Scenario
@@ -33,13 +36,11 @@ if TYPE_CHECKING:
 
 Inputs: TypeAlias = "dict[str, tuple[float, str]]"  # name -> (value, dimension)
 
-WORK_SECTIONS: dict[type, str] = {Gemm: "2.2", AttentionKernel: "2.3", MixedAttention: "2.3", Elementwise: "2.4"}
-
 
 def inputs_of(timed: TimedOperator, scenario: Scenario) -> Inputs:
     """Return the sizes and the hardware that enter an operator's equation."""
     operator, is_fitted = timed.operator, timed.fit.form is not None
-    if isinstance(operator, Gemm | AttentionKernel | MixedAttention | Elementwise):
+    if isinstance(operator, Kernel):
         device = _device(operator, scenario)
         decodes = isinstance(operator, AttentionKernel) and operator.family.endswith("decode")
         width = scenario.precision.kv_element
@@ -47,7 +48,7 @@ def inputs_of(timed: TimedOperator, scenario: Scenario) -> Inputs:
         if is_fitted:
             return _work(operator) | cache | {name: value for name, value in device.items() if name != "launch"}
         return _work(operator) | cache | device | _shares(timed)
-    if isinstance(operator, HostTransfer | HostUpdate | HostGemm):
+    if isinstance(operator, HostTransfer | HostWork):
         return _host(operator, scenario)
     if isinstance(operator, HostTime):
         return {}
@@ -66,8 +67,8 @@ def inputs_of(timed: TimedOperator, scenario: Scenario) -> Inputs:
 
 def work_section(operator: Operator) -> str:
     """Return where the FLOP and the traffic of an operator are counted, nothing for what moves between devices."""
-    section = next((section for kind, section in WORK_SECTIONS.items() if isinstance(operator, kind)), None)
-    return "" if section is None else f"costmodel/workload/operators.py; docs/method.md, section {section}"
+    section = KINDS[type(operator)].work_section
+    return f"costmodel/workload/operators.py; docs/method.md, section {section}" if section else ""
 
 
 def _links(links: GroupLinks) -> Inputs:
@@ -89,7 +90,7 @@ def _shares(timed: TimedOperator) -> Inputs:
     return {name: (float(share), "ratio") for name, share in shares.items() if float(share) != 1.0}
 
 
-def _host(operator: HostTransfer | HostUpdate | HostGemm, scenario: Scenario) -> Inputs:
+def _host(operator: HostTransfer | HostWork, scenario: Scenario) -> Inputs:
     """Return what a copy to the host, or the host's own work, rests on."""
     bandwidth = host_bandwidth(scenario.cluster, operator.devices)
     shared: Inputs = {} if bandwidth is None else {"host bandwidth per device": (float(bandwidth), "bandwidth")}
@@ -116,7 +117,7 @@ def _loads(exchange: ExpertAllToAll, links: GroupLinks) -> Inputs:
     return loads
 
 
-def _work(operator: Gemm | AttentionKernel | MixedAttention | Elementwise) -> Inputs:
+def _work(operator: Kernel) -> Inputs:
     """Return the sizes of a kernel, its FLOP and its compulsory bytes."""
     work = {"FLOP": (float(operator.flop), "flop"), "traffic": (float(operator.traffic), "size")}
     if isinstance(operator, Gemm):
@@ -150,7 +151,7 @@ def _attention_shape(operator: AttentionKernel) -> dict[str, Quantity]:
     return shape if operator.calls == 1 else shape | {"blocks of keys, a kernel each": operator.calls}
 
 
-def _device(operator: Gemm | AttentionKernel | MixedAttention | Elementwise, scenario: Scenario) -> Inputs:
+def _device(operator: Kernel, scenario: Scenario) -> Inputs:
     """Return the numbers of the device that a kernel's time depends on."""
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
@@ -174,13 +175,13 @@ def origins_of(workload: Workload, scenario: Scenario, timed: TimedOperator, poo
     """Return where the values that enter were written. pool: that the operator runs in, of two."""
     operator, fit = timed.operator, timed.fit
     paths = [*_kernel_paths(timed, scenario, pool), *_message_paths(timed, scenario), *_host_paths(timed, scenario)]
-    is_fitted = fit.form is not None or isinstance(operator, Gemm | AttentionKernel | MixedAttention | Elementwise)
+    is_fitted = fit.form is not None or isinstance(operator, Kernel)
     return locations(workload, scenario, paths) | ({"fit": fit.source} if fit.source and is_fitted else {})
 
 
 def _kernel_paths(timed: TimedOperator, scenario: Scenario, pool: str | None) -> list[str]:
     operator = timed.operator
-    if not isinstance(operator, Gemm | AttentionKernel | MixedAttention | Elementwise):
+    if not isinstance(operator, Kernel):
         return []
     paths = ["hardware.device.memory.hbm.bandwidth", *([] if timed.fit.form is not None else ["framework.launch"])]
     if not isinstance(operator, Elementwise):
@@ -194,7 +195,7 @@ def _kernel_paths(timed: TimedOperator, scenario: Scenario, pool: str | None) ->
 
 def _message_paths(timed: TimedOperator, scenario: Scenario) -> list[str]:
     operator = timed.operator
-    if not isinstance(operator, Collective | ExpertAllToAll):
+    if not isinstance(operator, Message):
         return []
     links = group_links(operator.group, scenario.cluster)
     load = [_load_path(scenario)] if isinstance(operator, ExpertAllToAll) else []
@@ -205,7 +206,7 @@ def _host_paths(timed: TimedOperator, scenario: Scenario) -> list[str]:
     operator = timed.operator
     if isinstance(operator, HostTime):
         return [f"framework.host.{name}" for name in fields(HostTimes)]
-    if not isinstance(operator, HostTransfer | HostUpdate | HostGemm):
+    if not isinstance(operator, HostTransfer | HostWork):
         return []
     paths = ["hardware.node.host.bandwidth"]
     if isinstance(operator, HostTransfer):

@@ -18,14 +18,12 @@ from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import (
     GEMM_FAMILIES,
+    KINDS,
     WEIGHT_ONLY,
     AttentionKernel,
-    Collective,
     Elementwise,
-    ExpertAllToAll,
     Gemm,
     HostGemm,
-    HostTime,
     HostTransfer,
     MixedAttention,
     Operator,
@@ -113,27 +111,15 @@ def _merge(operator: Operator, other: Operator) -> Operator:
 
 def _add(operator: _OperatorT, other: Any) -> _OperatorT:
     """Return one operator with the rows, bytes or tokens of two."""
-    if isinstance(operator, Gemm):
-        return replace(operator, m=operator.m + other.m)
-    if isinstance(operator, Elementwise):
-        return replace(
-            operator,
-            traffic=operator.traffic + other.traffic,
-            rows=operator.rows + other.rows,
-            calls=maximum(operator.calls, other.calls),
-            in_place=None if operator.in_place is None else _add(operator.in_place, other.in_place),
-        )
-    if isinstance(operator, Collective):
-        return replace(operator, size=operator.size + other.size)
-    if isinstance(operator, HostTransfer):
-        # Weights that are copied once serve the rows of both.
-        return operator if operator.per_pass else replace(operator, size=operator.size + other.size)
-    if isinstance(operator, HostTime):
-        return operator
+    if isinstance(operator, HostTransfer) and operator.per_pass:
+        return operator  # weights that are copied once serve the rows of both
     if isinstance(operator, HostGemm):
         return replace(operator, gemm=_add(operator.gemm, other.gemm))
-    assert isinstance(operator, ExpertAllToAll)
-    return replace(operator, tokens=operator.tokens + other.tokens)
+    both = {name: getattr(operator, name) + getattr(other, name) for name in KINDS[type(operator)].adds}
+    if isinstance(operator, Elementwise):
+        both["calls"] = maximum(operator.calls, other.calls)
+        both["in_place"] = None if operator.in_place is None else _add(operator.in_place, other.in_place)
+    return replace(operator, **both) if both else operator
 
 
 def label_operators(work: LayerWork, label: str) -> LayerWork:

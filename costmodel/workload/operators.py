@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, is_single, maximum, minimum, where
-from costmodel.records import Record, replace
+from costmodel.records import Record, ValueRecord, replace
 from costmodel.workload.expert_targets import targets_of, targets_of_point
 from costmodel.workload.order_statistics import normal_maximum
 from costmodel.workload.popularity import Popularity
@@ -381,10 +382,38 @@ class HostTime(Record):
     variant: ClassVar[str] = ""  # the framework distinguishes programs
 
 
-HostWork: TypeAlias = "HostUpdate | HostGemm"
-Kernel: TypeAlias = "Gemm | AttentionKernel | MixedAttention | Elementwise"
-Operator: TypeAlias = "Kernel | Collective | ExpertAllToAll | HostTransfer | HostUpdate | HostGemm | HostTime"
+Kernel: TypeAlias = Gemm | AttentionKernel | MixedAttention | Elementwise  # of the device
+Message: TypeAlias = Collective | ExpertAllToAll
+HostWork: TypeAlias = HostUpdate | HostGemm
+Operator: TypeAlias = Kernel | Message | HostTransfer | HostWork | HostTime
 _OperatorT = TypeVar("_OperatorT", bound=Operator)
+
+
+class Kind(ValueRecord):
+    """What holds for all operators of a class.
+
+    time_section: of docs/method.md, which states their time without a fit.
+    work_section: that counts their FLOP and their bytes, empty for what has neither of its own.
+    adds: fields that add up where one operator serves the rows of two.
+    """
+
+    time_section: str
+    work_section: str = ""
+    adds: tuple[str, ...] = ()
+
+
+KINDS: Mapping[type, Kind] = {
+    Gemm: Kind("7.1", "2.2", ("m",)),
+    AttentionKernel: Kind("7.3", "2.3"),
+    MixedAttention: Kind("7.3", "2.3", ("parts",)),
+    Elementwise: Kind("7.4", "2.4", ("traffic", "rows")),
+    Collective: Kind("8.2", adds=("size",)),
+    ExpertAllToAll: Kind("9", adds=("tokens",)),
+    HostTransfer: Kind("12.6", adds=("size",)),
+    HostUpdate: Kind("12.6", adds=("traffic",)),
+    HostGemm: Kind("12.6"),
+    HostTime: Kind("12.7"),
+}
 
 
 def has_work(operator: Operator) -> Mask:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from costmodel.cost.form_registry import FORMS
-from costmodel.cost.operator_time import CLOSED_FORMS
-from costmodel.report.explain_inputs import WORK_SECTIONS
+from costmodel.workload.operators import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted((ROOT / "docs" / "method").glob("*.md"))
@@ -31,7 +30,7 @@ OWN_REFERENCE = re.compile(r"\((?:sections? )?([1-9]\d?\.\d+|1\d|2\d)\)")
 
 SECTIONS_OF_FORMS = {
     **{name: form.SECTION for name, form in FORMS.items()},
-    **{kind.__name__: closed.section for kind, closed in CLOSED_FORMS.items()},
+    **{kind.__name__: known.time_section for kind, known in KINDS.items()},
 }
 
 
@@ -81,4 +80,4 @@ def test_every_section_that_is_referred_to_exists() -> None:
     missing += [f"docs/method.md: ({number})" for number in OWN_REFERENCE.findall(METHOD) if number not in SECTIONS]
     assert named
     assert not missing
-    assert set(WORK_SECTIONS.values()) <= set(SECTIONS)
+    assert {kind.work_section for kind in KINDS.values()} <= {"", *SECTIONS}
