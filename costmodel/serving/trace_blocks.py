@@ -55,15 +55,3 @@ def trace_block(number: Ints, prompt: Ints, shown: str) -> int:
         "its numbers of blocks go with no size of a block" if not fits else "any size of a block goes with it",
         field="requests.trace", hint="give every prompt the blocks of all its tokens", location=Location(shown),
     )  # fmt: skip
-
-
-def infinite_hit_rate(first_id: Ints, ids: npt.NDArray[np.int32]) -> float:
-    """Return the share of blocks that earlier requests had, as a cache of any size would find them."""
-    seen = np.zeros(int(ids.max()) + 1 if len(ids) else 0, dtype=bool)
-    hits = 0
-    for request in range(len(first_id) - 1):
-        own = ids[first_id[request] : first_id[request + 1]]
-        new = np.flatnonzero(~seen[own])
-        hits += int(new[0]) if len(new) else len(own)
-        seen[own] = True
-    return hits / len(ids) if len(ids) else 0.0

@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 import costmodel
-from reports import cache_hits, serving, serving_pools
+from reports import serving, serving_pools
 from reports.serving_requests import over_time
 
 ROW = {
@@ -158,13 +158,6 @@ def test_drafts_are_those_of_the_engine() -> None:
     run = content["scenarios"]["run"]
     assert run["speculative"] == {"depth": 3, "acceptances": list(serving.ACCEPTANCES), "assumed": True}
     assert serving.framework({"framework": "vllm", "version": "v0.13.0"}) == "vllm-0.11"
-
-
-def test_an_infinite_cache_finds_blocks_that_came_before(tmp_path: Path) -> None:
-    path = tmp_path / "trace.csv"
-    lines = ["arrival_s,input_tokens,output_tokens,block_ids", "0,1024,5,0 1", "1,1300,5,0 1 2", "2,600,5,3 4"]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert cache_hits.line(str(path)).endswith(f"3 requests, {2 / 5:.1%} of blocks, {1024 / 2924:.1%} of prompt tokens")
 
 
 def test_versions_of_sglang_have_files_of_their_own() -> None:

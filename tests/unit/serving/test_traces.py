@@ -8,7 +8,7 @@ import pytest
 
 from costmodel.errors import InputError
 from costmodel.serving import traces
-from costmodel.serving.trace_blocks import block_arrays, infinite_hit_rate
+from costmodel.serving.trace_blocks import block_arrays
 from costmodel.serving.traces import read_rows, read_trace
 from costmodel.workload.requests import RequestStream
 
@@ -138,8 +138,3 @@ def test_blocks_of_a_trace_become_those_of_the_engine():
     one, other = ids[:4], ids[4:]
     assert (one[:2] == other[:2]).all()
     assert not set(one[2:]) & set(other[2:])
-
-
-def test_hits_of_an_infinite_cache_are_leading_blocks_seen_before():
-    first, ids = np.array([0, 3, 6, 8]), np.array([0, 1, 2, 0, 1, 3, 4, 1], dtype=np.int32)
-    assert infinite_hit_rate(first, ids) == pytest.approx(2 / 8)

@@ -1,1 +1,0 @@
-"""Frozen predictions and scores of releases."""
