@@ -1,4 +1,4 @@
-"""What reports share: tables in Markdown, shares in per cent, command lines that write one page."""
+"""What reports share: tables in Markdown, shares in per cent, command lines that write a page or a folder."""
 
 from __future__ import annotations
 
@@ -7,17 +7,31 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from costmodel.schema.whole_files import write_whole
+from costmodel.schema.whole_files import make_folder, write_whole
 
 
 def write_page(name: str, page: Callable[[], str], arguments: Sequence[str] | None = None) -> None:
     """Write the page of a report beside its module, or where `--output` says, and print it."""
-    parser = argparse.ArgumentParser(prog=f"python -m reports.{name}", description=page.__doc__)
-    parser.add_argument("--output", type=Path, default=Path(f"reports/{name}.md"), help="Markdown file to write")
-    chosen = parser.parse_args(arguments)
+    chosen = _output(name, page, Path(f"reports/{name}.md"), arguments)
     text = page()
-    write_whole(chosen.output, [text.encode()])
+    write_whole(chosen, [text.encode()])
     sys.stdout.write(text)
+
+
+def write_folder(
+    name: str, publish: Callable[[Path], Iterable[Path]], arguments: Sequence[str] | None = None
+) -> None:  # fmt: skip
+    """Write the page of a report and its files into its folder, or where `--output` says, and print their paths."""
+    folder = _output(name, publish, Path(f"reports/{name}"), arguments)
+    make_folder(folder)
+    sys.stdout.writelines(f"{path}\n" for path in publish(folder))
+
+
+def _output(name: str, makes: Callable[..., object], default: Path, arguments: Sequence[str] | None) -> Path:
+    parser = argparse.ArgumentParser(prog=f"python -m reports.{name}", description=makes.__doc__)
+    parser.add_argument("--output", type=Path, default=default, help="what to write")
+    output: Path = parser.parse_args(arguments).output
+    return output
 
 
 def line(*cells: object) -> str:

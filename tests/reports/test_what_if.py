@@ -11,11 +11,13 @@ import pytest
 
 from costmodel.report.style import styled
 from costmodel.schema.files import load_model
+from costmodel.schema.what_if import load_what_if
+from costmodel.study.messages import answered, read_message
+from costmodel.study.what_if import Worth
 from costmodel.workload.counting import kv_bytes_per_token
-from reports.what_if.alternatives import ChangeEffect
 from reports.what_if.hardware import of_dollars
 from reports.what_if.model import MODELS, of_cache
-from reports.what_if.recommendations import of_recommendations
+from reports.what_if.recommendations import ranked
 
 FOLDER = Path(__file__).resolve().parents[2] / "reports" / "what_if"
 
@@ -60,21 +62,27 @@ def test_a_token_costs_its_share_of_the_rent() -> None:
 
 
 def test_recommendations_are_ranked_and_what_gains_nothing_is_named() -> None:
-    def worth(term: str, after: float) -> ChangeEffect:
-        return ChangeEffect(
-            term=term,
-            scenario="decode",
-            metric="tpot",
-            against=(),
-            changes=(),
-            before=1.0,
-            after=after,
-            ratio=(after * 0.9, after * 1.1),
-            limit=None,
-            cite=None,
-        )
+    def worth(term: str, after: float) -> Worth:
+        return Worth(term, "decode", "tpot", {}, before=1.0, after=after, ratio=(after * 0.9, after * 1.1))
 
-    asked = of_recommendations([worth("small", 0.98), worth("none", 1.0), worth("large", 0.5)], "some")
+    refused = Worth("another", "decode", "tpot", {}, before=1.0, refused="the scenario has it already")
+    asked = ranked("some", {"decode": [worth("small", 0.98), worth("none", 1.0), refused, worth("large", 0.5)]})
     assert [row["bar"] for row in rows(asked)] == ["large", "small"]
     assert [row["note"] for row in rows(asked)] == ["", "~"]
     assert asked.says[0] == "decode: no gain by this model from none."
+
+
+def test_a_change_of_a_fabric_is_worth_what_flows_take() -> None:
+    changes = load_what_if("insights_deepseek_v3").file.alternatives
+    (routing,) = (one for one in changes if one.message is not None)
+    message = routing.message
+    assert message is not None
+    asked = read_message(message.kind, message.ranks, message.size, "deepseek-v3")
+    before, after = (
+        answered(asked, message.cluster, "flow", side)[0].time
+        for side in (routing.against, {**routing.against, **routing.set})
+    )
+    assert after < before
+    derived = next(one for one in changes if "23.85 GB/s" in one.term)
+    assert derived.against == {"hardware.node.nic.bandwidth": "23.85 GB/s"}
+    assert 50 * after / before == pytest.approx(23.85, rel=2e-3)
