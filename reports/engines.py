@@ -5,10 +5,7 @@ python -m reports.engines --output reports/engines.md
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -18,8 +15,8 @@ from costmodel.event.evaluation import EventEngine
 from costmodel.event.graph import MESSAGE
 from costmodel.records import ValueRecord, field
 from costmodel.result import Point
-from costmodel.schema.whole_files import write_whole
 from costmodel.workload.plans import Decode, Prefill, Training
+from reports.page import line, write_page
 
 WORKLOADS = (
     "deepseek_v3", "deepseek_v2", "gpt3_175b_a100", "llama2_70b_a100", "llama3_8b_rtx4090", "mixtral_8x7b_h100",
@@ -28,7 +25,6 @@ FLAGSHIP, MPFT, MRFT = WORKLOADS[0], "clusters/h800-2048-mpft", "clusters/h800-2
 WORTH_WORDS = 0.02  # a difference of more than this is explained
 NARROW = {"hardware.network.oversubscription": "2"}
 HASHED = {"hardware.network.routing": "ecmp"}
-LOST = {"hardware.network.failed": "[plane3]"}
 
 
 class Case(ValueRecord):
@@ -162,38 +158,32 @@ def plain_cases() -> Iterator[Case]:
     yield Case(FLAGSHIP, "training", MRFT)
 
 
-def markdown(cases: Sequence[Case]) -> list[str]:
-    """Return a table of both engines' times."""
-    found = [each for each in map(compared, cases) if each is not None]
-    told = [f"{round(row.relative, 6) + 0.0:+.2%} | {row.reason}" for row in found]
-    return [
-        "| workload | scenario | cluster | simulated with | closed form | event engine | difference | why |",
-        "|---|---|---|---|---:|---:|---:|---|",
-        *(
-            f"| {row.case.workload} | {row.case.scenario} | {row.cluster} | {row.case.told} "
-            f"| {1e3 * row.closed:,.2f} ms | {1e3 * row.event:,.2f} ms | {words} |"
-            for row, words in zip(found, told, strict=True)
-        ),
-    ]
+def differences(cases: Sequence[Case]) -> Iterator[str]:
+    """Yield a table of both engines' times."""
+    yield line("workload", "scenario", "cluster", "simulated with", "closed form", "event engine", "difference", "why")
+    yield "|---|---|---|---|---:|---:|---:|---|"
+    for row in filter(None, map(compared, cases)):
+        yield line(
+            row.case.workload, row.case.scenario, row.cluster, row.case.told, f"{1e3 * row.closed:,.2f} ms",
+            f"{1e3 * row.event:,.2f} ms", f"{round(row.relative, 6) + 0.0:+.2%}", row.reason,
+        )  # fmt: skip
 
 
-def interval_table(cases: Sequence[Case]) -> list[str]:
-    """Return a table of intervals that are moved as far as the closed form's, and of those of perturbed simulations."""
-    lines = [
-        "| workload | scenario | simulated with | metric | moved as closed form | perturbed simulations | farthest |",
-        "|---|---|---|---|---:|---:|---:|",
-    ]
+def intervals(cases: Sequence[Case]) -> Iterator[str]:
+    """Yield a table of intervals that are moved as far as the closed form's, and of those of perturbed simulations."""
+    yield line(
+        "workload", "scenario", "simulated with", "metric", "moved as closed form", "perturbed simulations", "farthest"
+    )
+    yield "|---|---|---|---|---:|---:|---:|"
     for case in cases:
         both = [case.point("event", EventEngine(perturbed=own)) for own in (False, True)]
         for metric in (both[0].headline, "bubble_time", "exposed_communication_time"):
             spans = [point.intervals.get(metric) for point in both]
             if spans[0] is None or spans[1] is None:
                 continue
-            apart = float(np.max(np.abs(np.array(spans[0]) / np.array(spans[1]) - 1)))
-            told = [f"{1e3 * low:,.2f} .. {1e3 * high:,.2f} ms" for low, high in (spans[0], spans[1])]
-            cells = (case.workload, case.scenario, case.told, f"`{metric}`", *told, f"{apart:.3%}")
-            lines.append(f"| {' | '.join(cells)} |")
-    return lines
+            farthest = float(np.max(np.abs(np.array(spans[0]) / np.array(spans[1]) - 1)))
+            ends = [f"{1e3 * low:,.2f} .. {1e3 * high:,.2f} ms" for low, high in (spans[0], spans[1])]
+            yield line(case.workload, case.scenario, case.told, f"`{metric}`", *ends, f"{farthest:.3%}")
 
 
 def page() -> str:
@@ -204,7 +194,7 @@ def page() -> str:
         "The same operators and times, without jitter, contention or shared processors.",
         f"Differences of more than {WORTH_WORDS:.0%} are explained.",
         "",
-        *markdown(list(plain_cases())),
+        *differences(list(plain_cases())),
         "",
         "## Links that messages share",
         "",
@@ -213,13 +203,13 @@ def page() -> str:
         "Both fabrics take equally long: the 16 nodes of a pipeline rank stand under one leaf of each rail, so that",
         "its exchanges cross no spine, and what goes to other ranks stays on its rail in both.",
         "",
-        *markdown(SHARED),
+        *differences(SHARED),
         "",
         "## Noise, stragglers and processors",
         "",
         "Replicas that are simulated one by one wait for each other at every expert exchange and reduction.",
         "",
-        *markdown(DISTURBED),
+        *differences(DISTURBED),
         "",
         "## Intervals",
         "",
@@ -228,21 +218,12 @@ def page() -> str:
         "Both ways side by side; the last column is how far their ends are apart at most. Training has 32",
         "micro-batches.",
         "",
-        *interval_table(INTERVALS),
+        *intervals(INTERVALS),
+        "",
+        "Regenerate: `python -m reports.engines --output reports/engines.md`",
         "",
     ])  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the comparison as a Markdown page, and print it."""
-    parser = argparse.ArgumentParser(prog="python -m reports.engines", description=main.__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
-    chosen = parser.parse_args(arguments)
-    text = page()
-    again = f"\nRegenerate: `python -m reports.engines --output {chosen.output}`\n"
-    write_whole(chosen.output, [(text + again).encode()])
-    sys.stdout.write(text)
-
-
 if __name__ == "__main__":
-    main()
+    write_page("engines", page)

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from costmodel.api import load
+from costmodel.errors import InfeasibleError
+from costmodel.records import ValueRecord
 from costmodel.report.text import interval
 from costmodel.result import Point
 from costmodel.schema.case import Case, Expectation
 from costmodel.schema.what_if import WhatIf, load_what_if
 from costmodel.study.published.reproduce import load_cases
-from reports.page import write_page
-from reports.waterfall import markdown, waterfall
+from reports.page import line, write_page
 
 NAME = "deepseek_v3_gap"
 CASES = "insights_deepseek_v3"
@@ -38,7 +39,7 @@ def page() -> str:
     published = _published()
     lines = [
         *_head(), *_stories(what_if, published), *_assumptions(what_if, published), *_equally_good(what_if, published),
-        "", *markdown(waterfall(NAME)).replace("# From", "## From", 1).splitlines(), "", *_decoding(), "",
+        *_ladder(waterfall(what_if)), "", *_decoding(), "",
         "Regenerate: `python -m reports.v3_gap --output reports/v3_gap.md`",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -152,6 +153,83 @@ def _equally_good(what_if: WhatIf, published: Mapping[str, float]) -> Iterator[s
         point = _point(what_if, {load_path: float(LOADS[row]), slowdown_path: float(SLOWDOWNS[column])})
         parts = " | ".join(_part(point, name, published) for name in PARTS)
         yield f"| {LOADS[row]:g} | {SLOWDOWNS[column]:g} | {errors[row, column]:+.1%} | {parts} |"
+
+
+class Term(ValueRecord):
+    """One step of the chain: the metric before and after it."""
+
+    name: str
+    change: str
+    before: float
+    after: float
+    cite: str | None
+
+
+class Waterfall(ValueRecord):
+    """All terms, and what is left between the last evaluation and the published figure.
+
+    own: how many of the terms lead to the workload's own prediction.
+    """
+
+    what_if: WhatIf
+    start: float
+    terms: tuple[Term, ...]
+    own: int
+
+    @property
+    def unexplained(self) -> float | None:
+        """Return the published figure less the last evaluation."""
+        published = self.what_if.published
+        return None if published is None else published - self.terms[-1].after
+
+
+def waterfall(what_if: WhatIf) -> Waterfall:
+    """Return the terms of a what-if file. Each is the difference of two evaluations, one change apart."""
+    changes = dict(what_if.file.start)
+    start = before = _evaluate(what_if, changes)
+    terms: list[Term] = []
+    own = 0
+    for step in what_if.file.steps:
+        if step.value is None:
+            shown = f"{step.path}={changes.pop(step.path)}"
+            change = f"without `{shown}`"
+        else:
+            changes[step.path] = step.value
+            change = f"with `{step.path}={step.value}`"
+        after = _evaluate(what_if, changes)
+        terms.append(Term(step.term, change, before, after, step.cite))
+        before = after
+        if not changes:
+            own = len(terms)
+    return Waterfall(what_if, start, tuple(terms), own)
+
+
+def _evaluate(what_if: WhatIf, changes: Mapping[str, object]) -> float:
+    value = _point(what_if, changes).metrics[what_if.file.metric]
+    if value is None:
+        raise InfeasibleError(f"{what_if.file.scenario} with {changes} does not run")
+    return value
+
+
+def _ladder(result: Waterfall) -> Iterator[str]:
+    """Yield the waterfall as a table."""
+    file, published = result.what_if.file, result.what_if.published
+    first = f"`{file.scenario}` of `{file.workload}` with all changes of `start` in the what-if file"
+    yield f"\n## {file.title}"
+    yield ""
+    yield f"`{file.metric}`. Each term is the difference of two evaluations, one `--set` apart; the terms add up."
+    yield ""
+    yield "| term | change | difference | total | source |"
+    yield "|---|---|---:|---:|---|"
+    yield line(file.begin, first, "", f"{result.start:.3f} s", "")
+    for number, term in enumerate(result.terms, start=1):
+        cite = term.cite or "the workload's own value"
+        yield line(term.name, term.change, f"{term.after - term.before:+.3f} s", f"{term.after:.3f} s", cite)
+        if number == result.own:
+            yield line("**prediction**", "the workload as it stands", "", f"**{term.after:.3f} s**", "")
+    if file.published is not None and published is not None and result.unexplained is not None:
+        yield line("*unexplained*", "no model computes it", f"{result.unexplained:+.3f} s", f"{published:.3f} s", "")
+        yield line("**published**", "", "", f"**{published:.3f} s**", file.published.cite)
 
 
 def _decoding() -> Iterator[str]:

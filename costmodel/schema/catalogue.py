@@ -139,7 +139,10 @@ def _absolute(answers: Answers) -> Answers:
 
 def entries(kept: Path) -> list[Path]:
     """Return the entries in a folder, the oldest first."""
-    by_age = {path: path.stat().st_mtime_ns for path in kept.glob(f"*{_ENDING}")}
+    by_age: dict[Path, int] = {}
+    for path in kept.glob(f"*{_ENDING}"):
+        with suppress(FileNotFoundError):  # another process has just deleted it
+            by_age[path] = path.stat().st_mtime_ns
     return sorted(by_age, key=lambda path: by_age[path])
 
 

@@ -9,8 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
-
 from costmodel.api import Workload, load
 from costmodel.records import ValueRecord
 from costmodel.report.plotting import draw
@@ -19,6 +17,7 @@ from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.files import as_json
 from costmodel.study.points import read_sweep, write_sweep
 from costmodel.study.sweep import plan_sweep
+from reports.page import write_folder
 
 WORKLOAD = "deepseek_v3"
 
@@ -104,13 +103,5 @@ def _page(names: list[str], folder: Path) -> Iterator[str]:
     yield ""
 
 
-@click.command()
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-def main(output: Path) -> None:
-    """Write the published figures of DeepSeek-V3 and the page that shows them."""
-    for path in publish(output):
-        click.echo(path)
-
-
 if __name__ == "__main__":
-    main()
+    write_folder("deepseek_v3", publish)

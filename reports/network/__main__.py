@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import click
 import networkx as nx
 import numpy as np
 from scipy.optimize import linprog
@@ -28,14 +27,15 @@ from costmodel.network.simulation import FlowRun, Outcome, phase_outcome, run_co
 from costmodel.quantities import Array
 from costmodel.records import replace
 from costmodel.report.plots.plot import Plot
-from costmodel.report.style import figure_bytes, styled
+from costmodel.report.plotting import write_plots
+from costmodel.report.style import styled
 from costmodel.report.text import quantity
 from costmodel.schema.files import load_cluster, load_model, load_topology
 from costmodel.schema.references import package_root
-from costmodel.schema.whole_files import make_folder, write_whole
+from costmodel.schema.whole_files import write_whole
 from costmodel.units import parse
 from reports.network.plot import Cable, fabric_figure
-from reports.page import line
+from reports.page import line, write_folder
 
 COMMAND = "python -m reports.network --output reports/network"
 PAPER = "DeepSeek-AI, Insights into DeepSeek-V3, arXiv 2505.09343"
@@ -47,19 +47,12 @@ SEEDS = range(20)
 
 def publish(folder: Path) -> list[Path]:
     """Write the page, a picture of each topology as SVG, and the data beside it."""
-    make_folder(folder)
-    files: list[Path] = []
-    pictures: list[tuple[str, str]] = []
     with styled():
-        for name, caption, drawn in _pictures():
-            pictures.append((name, caption))
-            content = {f"{name}.svg": figure_bytes(drawn.figure, "svg")}
-            content |= {f"{name}{suffix}.csv": data for suffix, data in drawn.data.items()}
-            for file, data in content.items():
-                write_whole(folder / file, [data])
-                files.append(folder / file)
+        pictures = list(_pictures())
+    files = write_plots([(name, drawn) for name, _, drawn in pictures], folder, ("svg",))
     page = [
-        *_head(), *_prices(), *_latencies(), *_planes_and_rails(), *_routing(), *_fits(), *_shown(pictures)
+        *_head(), *_prices(), *_latencies(), *_planes_and_rails(), *_routing(), *_fits(),
+        *_shown([(name, caption) for name, caption, _ in pictures]),
     ]  # fmt: skip
     write_whole(folder / "README.md", ["\n".join([*page, ""]).encode()])
     return [*files, folder / "README.md"]
@@ -393,13 +386,5 @@ def _shown(pictures: Sequence[tuple[str, str]]) -> Iterator[str]:
         yield f"![{caption}]({name}.svg)"
 
 
-@click.command()
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-def main(output: Path) -> None:
-    """Write the published evidence of the network."""
-    for path in publish(output):
-        click.echo(path)
-
-
 if __name__ == "__main__":
-    main()
+    write_folder("network", publish)

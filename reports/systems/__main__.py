@@ -5,12 +5,9 @@ python -m reports.systems --output reports/systems
 
 from __future__ import annotations
 
-import csv
-import io
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-import click
 
 from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.api import load
@@ -19,8 +16,9 @@ from costmodel.report.style import figure_bytes, styled
 from costmodel.report.text import metric, setting
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library
-from costmodel.schema.whole_files import make_folder, write_whole
+from costmodel.schema.whole_files import write_whole
 from costmodel.study.published.reproduce import ASSUMED, IDENTITY, PASS, SKIP, Comparison, load_cases, reproduce
+from reports.page import percent, table, write_folder
 from reports.systems.curves import FOLDER, Curves, curves, figure_of
 
 COMMAND = "python -m reports.systems --output reports/systems"
@@ -53,57 +51,37 @@ MISSES = (
 )
 
 
-def publish(folder: Path, search_path: Sequence[str] = ()) -> list[Path]:
-    """Write the page, its tables as CSV, and the figures; the same files and fits give the same bytes."""
-    cases, problems = load_cases(list(CASES), search_path)
-    comparisons, more = reproduce(cases, search_path)
-    for problem in (*problems, *more):
-        click.echo(str(problem), err=True)
-    make_folder(folder)
-    devices = list(_on_devices(search_path))
-    figures = curves(search_path)
-    written = []
+def publish(folder: Path) -> Iterator[Path]:
+    """Write the figures and the page with the tables, and yield their paths."""
+    cases, problems = load_cases(list(CASES))
+    comparisons, more = reproduce(cases)
+    sys.stderr.writelines(f"{problem}\n" for problem in (*problems, *more))
+    figures = curves()
     for name, shown in figures.items():
         with styled():
-            written.append(_write(folder / f"{name}.svg", figure_bytes(figure_of(shown)(), "svg")))
-    written.append(_write(folder / "devices.csv", _table(("system", "scenario", *DEVICES), devices)))
-    rows = [tuple("" if cell is None else cell for cell in _claim(one)) for one in comparisons if one.verdict != SKIP]
-    header = ("id", "metric", "unit", "published", "predicted", "error", "verdict", "state")
-    written.append(_write(folder / "claims.csv", _table(header, rows)))
-    page = [*_head(comparisons), *_claims(comparisons), *_left_out(comparisons), *_devices(devices), *_links(figures)]
-    written.append(_write(folder / "README.md", "\n".join(page).encode()))
-    return written
+            image = figure_bytes(figure_of(shown), "svg")
+        write_whole(folder / f"{name}.svg", [image])
+        yield folder / f"{name}.svg"
+    page = [*_head(comparisons), *_claims(comparisons), *_left_out(comparisons), *_devices(), *_links(figures), ""]
+    write_whole(folder / "README.md", ["\n".join(page).encode()])
+    yield folder / "README.md"
 
 
-def _write(path: Path, content: bytes) -> Path:
-    write_whole(path, [content])
-    return path
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _claim(one: Comparison) -> tuple[object, ...]:
-    numbers = [None if value is None else f"{value:.5g}" for value in (one.published, one.predicted, one.error)]
-    return one.id, one.metric, one.unit, *numbers, one.verdict, one.state
-
-
-def _on_devices(search_path: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _devices() -> Iterator[str]:
     """Yield every scenario of every system: its headline and limit on each device, or why it does not run."""
-    for name in Library(search_path).names(FOLDER):
-        reference = f"{FOLDER}/{name}"
-        for scenario in load(reference, search_path=search_path).scenarios:
-            yield name, scenario, *(_cell(reference, scenario, node, search_path) for node in DEVICES.values())
+    rows = (
+        (name, scenario, *(_cell(f"{FOLDER}/{name}", scenario, node) for node in DEVICES.values()))
+        for name in Library().names(FOLDER)
+        for scenario in load(f"{FOLDER}/{name}").scenarios
+    )
+    yield from table("Every system on three devices", ("system", "scenario", *DEVICES), rows)
+    yield ""
+    yield "The headline of each scenario, and the operator that takes most of it with what limits that."
 
 
-def _cell(reference: str, scenario: str, node: str, search_path: Sequence[str]) -> str:
+def _cell(reference: str, scenario: str, node: str) -> str:
     try:
-        workload = load(reference, cluster=node, search_path=search_path, scenarios=[scenario])
+        workload = load(reference, cluster=node, scenarios=[scenario])
     except InputError as error:
         return error.problems[0].message
     point = workload.points([scenario])[scenario]
@@ -140,7 +118,7 @@ def _head(comparisons: Sequence[Comparison]) -> Iterator[str]:
         f"that nobody published: they are shown, not counted. {sum(_is_check(one.id) for one in compared)} rows check "
         "structure that no paper puts a number to. "
         f"{sum(one.verdict == SKIP for one in comparisons)} rows are left out, with the reason.", "",
-        BEFOREHAND, "", MISSES, "",
+        BEFOREHAND, "", MISSES,
     )  # fmt: skip
 
 
@@ -155,19 +133,15 @@ def _share(claims: Sequence[Comparison]) -> str:
 
 
 def _claims(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    yield from (
-        "## Claims",
-        "",
-        "| id | metric | published | predicted | error | verdict | state |",
-        "|---|---|---|---|---|---|---|",
-    )
-    for one in comparisons:
-        if one.verdict != SKIP:
-            error = "" if one.error is None else f"{one.error:+.1%}"
-            values = [_shown(one, value) for value in (one.published, one.predicted)]
-            cells = one.id, one.metric, *values, error, one.verdict, one.state or ""
-            yield f"| {' | '.join(map(str, cells))} |"
-    yield ""
+    rows = (
+        (
+            one.id, one.metric, _shown(one, one.published), _shown(one, one.predicted),
+            percent(one.error, sign=True), one.verdict, one.state or "",
+        )
+        for one in comparisons
+        if one.verdict != SKIP
+    )  # fmt: skip
+    yield from table("Claims", ("id", "metric", "published", "predicted", "error", "verdict", "state"), rows)
 
 
 def _shown(one: Comparison, value: float | None) -> str:
@@ -180,35 +154,15 @@ def _shown(one: Comparison, value: float | None) -> str:
 
 
 def _left_out(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    yield from ("## Rows left out", "", "| id | reason |", "|---|---|")
-    yield from (f"| {one.id} | {one.reason} |" for one in comparisons if one.verdict == SKIP)
-    yield ""
-
-
-def _devices(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield from (
-        "## Every system on three devices", "",
-        "The headline of each scenario, and the operator that takes most of it with what limits that.", "",
-        f"| system | scenario | {' | '.join(DEVICES)} |", "|---|---|---|---|---|",
-    )  # fmt: skip
-    yield from (f"| {' | '.join(row)} |" for row in rows)
-    yield ""
+    skipped = ((one.id, one.reason) for one in comparisons if one.verdict == SKIP)
+    yield from table("Rows left out", ("id", "reason"), skipped)
 
 
 def _links(figures: Mapping[str, Curves]) -> Iterator[str]:
-    yield from ("## Figures", "")
+    yield from ("", "## Figures")
     for name, shown in figures.items():
-        yield from (f"![{shown.title}]({name}.svg)", "", shown.told, "")
-
-
-@click.command()
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-@click.option("--path", "search_path", multiple=True, help="Folder to search first; repeatable.")
-def main(output: Path, search_path: tuple[str, ...]) -> None:
-    """Write the evidence of attention and MoE systems: figures, and a page with the tables."""
-    for path in publish(output, search_path):
-        click.echo(path)
+        yield from ("", f"![{shown.title}]({name}.svg)", "", shown.told)
 
 
 if __name__ == "__main__":
-    main()
+    write_folder("systems", publish)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from matplotlib.figure import Figure
@@ -76,34 +76,34 @@ class Curves(ValueRecord):
     joined: bool = True
 
 
-def curves(search_path: Sequence[str]) -> dict[str, Curves]:
+def curves() -> dict[str, Curves]:
     """Return the figures by the name of their file."""
-    latency, memory = against_context(search_path)
+    latency, memory = against_context()
     context, one = ("tokens of context", "count"), "one A100, one sequence"
     return {
         "decode_latency": Curves(f"A decoding step, {one}", OF_CONTEXT, context, ("time of a step", "time"), latency),
         "kv_memory": Curves(f"Keys, values and states, {one}", OF_MEMORY, context, ("device memory", "size"), memory),
         "attention_time": Curves(
             "A core of 32 heads of 128, one A100", OF_LENGTH,
-            ("tokens of a prompt", "count"), ("time of a layer's core", "time"), against_length(search_path),
+            ("tokens of a prompt", "count"), ("time of a layer's core", "time"), against_length(),
         ),
         "images": Curves(
             "Networks of images, one A100, FP16", OF_IMAGES, ("work of an image", "flop"), ("images a second", "count"),
-            of_images(search_path), joined=False,
+            of_images(), joined=False,
         ),
     }  # fmt: skip
 
 
-def against_context(search_path: Sequence[str]) -> tuple[Series, Series]:
+def against_context() -> tuple[Series, Series]:
     """Return the decoding step and the bytes on the device of systems that save cache, against the context."""
     latency: Series = {}
     memory: Series = {}
     for title, name in KEEPERS.items():
-        first = next(each for each in load(f"{FOLDER}/{name}", search_path=search_path).scenarios if "decode" in each)
+        first = next(each for each in load(f"{FOLDER}/{name}").scenarios if "decode" in each)
         path = f"scenarios.{first}"
         for tokens in CONTEXTS:
             changes = {f"{path}.input_tokens": tokens, f"{path}.batch_per_device": 1}
-            workload = load(f"{FOLDER}/{name}", changes, cluster=ONE, search_path=search_path, scenarios=[first])
+            workload = load(f"{FOLDER}/{name}", changes, cluster=ONE, scenarios=[first])
             point = workload.points()[first]
             value = point.metrics["tpot"]
             if point.fits and value is not None and point.memory is not None:
@@ -112,18 +112,18 @@ def against_context(search_path: Sequence[str]) -> tuple[Series, Series]:
     return latency, memory
 
 
-def against_length(search_path: Sequence[str]) -> Series:
+def against_length() -> Series:
     """Return the time of one layer's core of 32 heads, and of what chooses its keys, against the length of a prompt."""
     found: Series = {}
     place = "model.layers.0.mixer.head_groups"
     named: list[tuple[str, str, dict[str, object]]]
     named = [(title, CORE, {place: [{"share": 1.0, "pattern": pattern}]}) for title, pattern in PATTERNS.items()]
     for title, name, changes in (*named, (LINEAR, RECURRENCE, {})):
-        first = load(f"{FOLDER}/{name}", search_path=search_path).scenarios[0]
+        first = load(f"{FOLDER}/{name}").scenarios[0]
         path = f"scenarios.{first}"
         for tokens in LENGTHS:
             sized = {**changes, f"{path}.input_tokens": tokens, f"{path}.tokens_per_device": tokens}
-            workload = load(f"{FOLDER}/{name}", sized, cluster=ONE, search_path=search_path, scenarios=[first])
+            workload = load(f"{FOLDER}/{name}", sized, cluster=ONE, scenarios=[first])
             point = workload.points()[first]
             if point.fits:
                 spent = sum(line.time for line in point.breakdown if line.name in ATTENTION)
@@ -131,12 +131,12 @@ def against_length(search_path: Sequence[str]) -> Series:
     return found
 
 
-def of_images(search_path: Sequence[str]) -> Series:
+def of_images() -> Series:
     """Return (FLOP, images a second) of networks of images, by family."""
     found: Series = {}
     for family, names in IMAGES.items():
         for name in names:
-            workload = load(f"{FOLDER}/{name}", cluster=ONE, search_path=search_path)
+            workload = load(f"{FOLDER}/{name}", cluster=ONE)
             (first,) = workload.scenarios
             plan, rate = workload.scenario(first).plan, workload.points()[first].metrics["tokens_per_second_per_device"]
             assert isinstance(plan, Prefill)
@@ -147,27 +147,21 @@ def of_images(search_path: Sequence[str]) -> Series:
     return found
 
 
-def figure_of(shown: Curves) -> Callable[[], Figure]:
-    """Return what draws the curves on logarithmic axes; names beyond the colours are dashed."""
-
-    def draw() -> Figure:
-        figure, axes = canvas(HEIGHT)
-        for at, (name, points) in enumerate(shown.series.items()):
-            again = at >= len(CYCLE)
-            line = ("--" if again else "-") if shown.joined else ""
-            axes.plot(
-                *zip(*points, strict=True), marker="s" if again else "o", markersize=4, linestyle=line,
-                color=CYCLE[at % len(CYCLE)], label=name, linewidth=WIDEST if at == 0 else None,
-            )  # fmt: skip
-        axes.set(xscale="log", yscale="log")
-        flat = [point for points in shown.series.values() for point in points]
-        ends = zip(*flat, strict=True)
-        for axis, (what, dimension), values in zip(
-            (axes.xaxis, axes.yaxis), (shown.across, shown.up), ends, strict=True
-        ):
-            log_axis(axis, what, dimension, (min(values) / ROOM, max(values) * ROOM))
-        axes.set_title(shown.title, loc="left", fontsize=10)
-        figure.legend(loc="outside lower center", ncols=3)
-        return figure
-
-    return draw
+def figure_of(shown: Curves) -> Figure:
+    """Return the curves on logarithmic axes; names beyond the colours are dashed."""
+    figure, axes = canvas(HEIGHT)
+    for at, (name, points) in enumerate(shown.series.items()):
+        again = at >= len(CYCLE)
+        line = ("--" if again else "-") if shown.joined else ""
+        axes.plot(
+            *zip(*points, strict=True), marker="s" if again else "o", markersize=4, linestyle=line,
+            color=CYCLE[at % len(CYCLE)], label=name, linewidth=WIDEST if at == 0 else None,
+        )  # fmt: skip
+    axes.set(xscale="log", yscale="log")
+    flat = [point for points in shown.series.values() for point in points]
+    ends = zip(*flat, strict=True)
+    for axis, (what, dimension), values in zip((axes.xaxis, axes.yaxis), (shown.across, shown.up), ends, strict=True):
+        log_axis(axis, what, dimension, (min(values) / ROOM, max(values) * ROOM))
+    axes.set_title(shown.title, loc="left", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure

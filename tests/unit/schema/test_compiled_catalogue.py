@@ -211,3 +211,12 @@ def test_the_oldest_entries_go(monkeypatch: pytest.MonkeyPatch) -> None:
     for question in questions:
         catalogue.keep(question, {}, "answer")
     assert [catalogue.recall(question) is not None for question in questions] == [False, False, True, True, True]
+
+
+def test_an_entry_that_another_process_deletes_is_none(kept: Path) -> None:
+    kept.mkdir(exist_ok=True)
+    (kept / "gone.compiled").symlink_to(kept / "nowhere")  # listed, but not there
+    catalogue.keep(QUESTION, {}, "answer")
+    found = catalogue.recall(QUESTION)
+    assert found is not None
+    assert found.answer == "answer"
