@@ -10,7 +10,6 @@ from costmodel.hardware.device import NOT_AN_OFFER, PURCHASES, RENTS
 from costmodel.records import ValueRecord
 from costmodel.units import render
 
-STATED = "stated"  # kind of a bare number, which a person wrote
 KINDS = {"rental": RENTS, "purchase": PURCHASES}
 _DIMENSIONS = {"rental": "money_rate", "purchase": "money"}
 _NAMES = {"rental": "rents", "purchase": "purchase prices"}

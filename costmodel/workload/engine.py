@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 
 from costmodel.declared import Bandwidth, Moment, Number, Share, Size, SizeOrZero, Whole
 from costmodel.hardware import Device
-from costmodel.quantities import Count, Mask, Quantity, Seconds, where
+from costmodel.quantities import Count, Mask, Seconds, where
 from costmodel.records import Record, field
 
 FREE, TOTAL, STATIC = "free", "total", "static"
@@ -155,14 +154,3 @@ class Engine(Record):
         prompts = np.searchsorted(sizes, np.minimum(2.0 * np.asarray(max_num_seqs), token_budget), side="right")
         total = decoding + (prompts if self.prompt_graphs else 0)
         return total.astype(np.float64) if np.ndim(total) else float(total)
-
-
-def padded_rows(sizes: Sequence[int], rows: Count) -> Count:
-    """Return the rows of a decoding step with those that pad it to the next captured size."""
-    if not sizes:
-        return rows
-    known = np.asarray(sizes, dtype=np.float64)
-    index = np.minimum(np.searchsorted(known, rows, side="left"), len(known) - 1)
-    size = known[index]
-    padded: Quantity = size if isinstance(rows, np.ndarray) else float(size)
-    return where(rows <= known[-1], padded, rows)

@@ -267,11 +267,6 @@ class CompressedAttention(Record, kw_only=True):
         """Return the pooled entries of `tokens`: floor(T / ratio)."""
         return 0.0 if self.ratio is None else floor(tokens / self.ratio)
 
-    def attended_entries(self, tokens: Count) -> Count:
-        """Return the entries that the last query of `tokens` attends to."""
-        entries = self.entries(tokens)
-        return entries if self.indexer is None else self.indexer.attended(entries)
-
     @property
     def pooling_width(self) -> Count:
         """Return the outputs of the pooled branch's projections: values and gates of keys, and those of the indexer."""

@@ -6,6 +6,8 @@ service times are those of the mean request. Each wait is a function of the term
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from costmodel.equations import equation
@@ -124,3 +126,15 @@ def upper_tail(mean: Seconds, variance: Quantity, normal: float) -> Seconds:
     """
     inverse = variance / maximum(mean * mean, _TINY)
     return mean * maximum(1.0 - inverse / 9.0 + normal * inverse**0.5 / 3.0, 0.0) ** 3
+
+
+CLIENT, REST, SCHEDULED, SEAT, PROMPTS, CROWD = (
+    "client and front end", "rest of the running step", "step scheduled already", "waiting for a seat",
+    "behind other prompts", "prompts of the same step",
+)  # fmt: skip
+"""Lines of a result: what a request waits for before its own steps."""
+WAITS: Mapping[str, Callable[..., Seconds]] = {
+    CLIENT: front_end_wait, REST: residual_step, SCHEDULED: scheduled_step, SEAT: queue_wait, PROMPTS: queue_wait,
+    CROWD: beside_prompts,
+}  # fmt: skip
+"""What computes each wait from its terms."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from builders import CLUSTER, DENSE_MODEL, DEVICE, DRAFTS, FRAMEWORK, SERVING, scenario, with_device, with_level
 
@@ -14,7 +13,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.records import replace
 from costmodel.schema.resolve import resolve
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
-from costmodel.workload.engine import Engine, EngineMemory, Reserve, Scheduler, SchedulerRule, padded_rows
+from costmodel.workload.engine import Engine, EngineMemory, Reserve, Scheduler, SchedulerRule
 from costmodel.workload.engine_memory import KvPool, kv_pool
 from costmodel.workload.plans import Serving, Speculative
 from costmodel.workload.scenario import Parallelism, Scenario
@@ -164,8 +163,6 @@ def test_graphs_are_counted_by_size_and_kind() -> None:
     engine = Engine("1", rules=(rule,), scheduler=Scheduler(), memory=MEMORY, graph_sizes=(1, 2, 4, 8, 16, 32))
     assert engine.graphs(8.0, 64.0) == 4
     assert replace(engine, prompt_graphs=True).graphs(8.0, 64.0) == 4 + 5
-    assert padded_rows(engine.graph_sizes, 5.0) == 8
-    assert list(padded_rows(engine.graph_sizes, np.array([1.0, 9.0, 33.0]))) == [1, 16, 33]
 
 
 def test_graphs_in_the_budget_cost_blocks() -> None:
