@@ -23,10 +23,9 @@ from costmodel.report.text import gib, quantity
 from costmodel.schema.files import list_names, load_document, read_models
 from costmodel.schema.hugging_face.tables import families
 from costmodel.schema.whole_files import write_whole
-from costmodel.study.published.accuracy import HEADINGS, by_class
+from costmodel.study.published.accuracy import HEADINGS, by_class, is_unseen
 from costmodel.study.published.provenance import IN_SAMPLE, UNSEEN
 from costmodel.study.published.reproduce import Comparison
-from costmodel.study.published.validating import is_unseen
 from costmodel.workload.counting import parameter_count
 from reports.front.plot import Row, accuracy_figure
 from reports.validation.__main__ import PAGES

@@ -19,21 +19,12 @@ from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.validation import AccuracyTargetFile, RemarkFile, ValidationFile
 from costmodel.schema.whole_files import make_folder, write_whole
+from costmodel.study.published.accuracy import Errors, errors_of, is_unseen
 from costmodel.study.published.provenance import IN_SAMPLE, STATES
 from costmodel.study.published.reproduce import SKIP, load_cases
-from costmodel.study.published.validating import (
-    Errors,
-    ScoredValue,
-    chosen,
-    columns,
-    errors_of,
-    figures_of,
-    is_unseen,
-    judge,
-    settings,
-)
 from reports.page import percent, table
 from reports.validation.plot import validation_plot
+from reports.validation.scored import ScoredValue, chosen, columns, figures_of, judge, settings
 
 PLAN = "public"
 COMMAND = "python -m reports.validation --output reports/validation"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.plots.validation import NUMBERS, compared_figure
 from costmodel.study.published.provenance import IN_SAMPLE, UNSEEN
-from costmodel.study.published.validating import ScoredValue
+from reports.validation.scored import ScoredValue
 
 
 def validation_plot(name: str, values: Sequence[ScoredValue]) -> Plot | None:

@@ -12,10 +12,11 @@ from costmodel.report.plots.validation import POINTS, quantity_kind
 from costmodel.report.style import figure_bytes, styled
 from costmodel.schema.references import Library
 from costmodel.schema.validation import AccuracyTargetFile, ValidationFile, ValueSelectionFile
+from costmodel.study.published.accuracy import errors_of
 from costmodel.study.published.reproduce import Comparison, load_cases
-from costmodel.study.published.validating import ScoredValue, chosen, errors_of, figures_of, judge, settings
 from reports.validation.__main__ import main, publish
 from reports.validation.plot import validation_plot
+from reports.validation.scored import ScoredValue, chosen, figures_of, judge, settings
 
 CASES = """
 schema: costmodel/case@1

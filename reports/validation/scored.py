@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,16 +9,13 @@ from typing import Any
 import numpy as np
 
 from costmodel.errors import Problem
-from costmodel.quantities import Array
 from costmodel.records import Record, ValueRecord
 from costmodel.schema.case import Case
 from costmodel.schema.tree import to_python
 from costmodel.schema.validation import AccuracyTargetFile, ValueSelectionFile
+from costmodel.study.published.accuracy import errors_of, is_unseen
 from costmodel.study.published.end_to_end import left_out
-from costmodel.study.published.provenance import REFITTED, UNSEEN
 from costmodel.study.published.reproduce import Comparison, reproduce
-
-EXACT = 1e-9  # an interval narrower than this share of its value is none
 
 
 class ScoredValue(Record):
@@ -28,31 +24,6 @@ class ScoredValue(Record):
     case: Case
     stated: Comparison
     unseen: Comparison
-
-
-class Errors(ValueRecord):
-    """Errors of figures, relative to the published values; figures that follow from one another share one weight.
-
-    groups: figures that do not follow from one another.
-    publications: that they are from.
-    mean, median, worst: of the absolute errors.
-    bias: mean of the errors.
-    intervals: figures whose prediction has an 80 % interval that rests on none of them.
-    inside: share of these that it holds.
-    half_width: median of half an interval over the prediction, relative to the median absolute error of the same
-    figures. Null where no figure has an interval.
-    """
-
-    figures: int
-    groups: int
-    publications: int
-    mean: float
-    median: float
-    worst: float
-    bias: float
-    intervals: int
-    inside: float | None
-    half_width: float | None
 
 
 class Judged(ValueRecord):
@@ -92,58 +63,6 @@ def _meets(one: Comparison, wanted: ValueSelectionFile) -> bool:
         and any_of(wanted.cases, one.id)
         and any_of(wanted.metrics, one.metric)
     )
-
-
-def has_interval(one: Comparison) -> bool:
-    """Tell whether a prediction has an interval of any width."""
-    return one.low is not None and one.high is not None and one.high - one.low > EXACT * abs(one.high)
-
-
-def errors_of(comparisons: Iterable[Comparison]) -> Errors | None:
-    """Return the errors of the figures that are scored, null where there is none."""
-    scored = [one for one in comparisons if one.error is not None]
-    if not scored:
-        return None
-    weights = weights_in_groups(scored)
-    errors = np.array([one.error for one in scored], dtype=float)
-    sizes = np.abs(errors)
-    wide = np.array([has_interval(one) and one.interval_unseen for one in scored])
-    held = [one for one, has in zip(scored, wide, strict=True) if has]
-    ends = np.array([(one.published, one.predicted, one.low, one.high) for one in held], dtype=float).reshape(-1, 4)
-    published, predicted, low, high = ends.T
-    inside, of_held = (published >= low) & (published <= high), weights[wide]
-    typical = weighted_median(sizes[wide], of_held) if held else 0.0
-    half = weighted_median((high - low) / 2.0 / predicted, of_held) if held else 0.0
-    return Errors(
-        figures=len(scored), groups=len({one.group or id(one) for one in scored}),
-        publications=len({one.publication for one in scored}),
-        mean=float(np.average(sizes, weights=weights)), median=weighted_median(sizes, weights),
-        worst=float(sizes.max()), bias=float(np.average(errors, weights=weights)),
-        intervals=len(held), inside=float(np.average(inside, weights=of_held)) if held else None,
-        half_width=half / typical if typical else None,
-    )  # fmt: skip
-
-
-def weights_in_groups(comparisons: Sequence[Comparison]) -> Array:
-    """Return a weight for each figure, those of a group summing to one."""
-    names = [one.group or str(at) for at, one in enumerate(comparisons)]
-    sizes = Counter(names)
-    return np.array([1.0 / sizes[name] for name in names])
-
-
-def weighted_median(values: Array, weights: Array) -> float:
-    """Return the value at half of the weight, the mean of two where it lies between them."""
-    order = np.argsort(values, kind="stable")
-    ordered, reached = values[order], np.cumsum(weights[order])
-    half = reached[-1] / 2.0
-    first = int(np.searchsorted(reached, half * (1.0 - EXACT)))
-    last = min(int(np.searchsorted(reached, half * (1.0 + EXACT), side="right")), len(ordered) - 1)
-    return float((ordered[first] + ordered[last]) / 2.0)
-
-
-def is_unseen(one: Comparison) -> bool:
-    """Tell whether a figure says how accurate predictions are: nothing on its path rests on it, or was refitted."""
-    return one.state in (UNSEEN, REFITTED)
 
 
 def judge(figures: Sequence[ScoredValue], asked: AccuracyTargetFile) -> Judged:
