@@ -21,7 +21,6 @@ import click
 
 from costmodel.errors import visible
 from costmodel.records import MutableRecord, field
-from costmodel.report.spreadsheet import harmless
 
 Cell: TypeAlias = "str | tuple[str, str] | float"  # text, text and its style, or the share that a bar shows
 GAP = "  "
@@ -29,6 +28,7 @@ BAR = 12  # characters of a full bar
 _MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which spreadsheets begin one
 _format: ContextVar[str] = ContextVar("format", default="text")
 
 
@@ -254,6 +254,17 @@ def _raw(cell: Cell, end: str) -> str:
     if text == "-":
         return ""
     return text.replace(",", "") if _GROUPED.fullmatch(text) else text
+
+
+def harmless(cell: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe before it."""
+    if not cell.startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def _show_styled(line: str, style: str) -> None:

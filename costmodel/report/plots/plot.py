@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from matplotlib.figure import Figure
 
 from costmodel.records import Record
-from costmodel.report.spreadsheet import harmless
+from costmodel.report.page import harmless
 
 
 class Plot(Record):
