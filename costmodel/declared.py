@@ -64,6 +64,12 @@ class FieldType(ValueRecord):
         return self.json_schema()
 
 
+class Key(ValueRecord):
+    """The name that a field has in files, where that is no name in Python."""
+
+    name: str
+
+
 class Measure(FieldType):
     """A quantity of one dimension, written as a string with its unit.
 

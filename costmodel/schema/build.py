@@ -9,7 +9,7 @@ import numpy as np
 
 from costmodel import hardware
 from costmodel.quantities import Count, Quantity, divides, floor, maximum, where
-from costmodel.records import Record, replace
+from costmodel.records import Record, fields, replace
 from costmodel.schema import serving as requests_files
 from costmodel.schema import workload
 from costmodel.schema.cluster import ClusterFile, FacilityFile, NetworkFile, NodeFile
@@ -311,18 +311,13 @@ def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, devic
     budget = file.chunk_tokens if stated.token_budget is None else stated.token_budget
     rule = None if defaults is None else defaults.rule(device, file.parallel.tp)
     known = engine.Scheduler() if defaults is None else defaults.scheduler
-    return engine.Scheduler(
-        max_num_seqs=_first(stated.max_num_seqs, None if rule is None else rule.max_num_seqs),
-        token_budget=_first(budget, None if rule is None else rule.token_budget),
-        graph_limit=None if rule is None else rule.graph_limit,
-        policy=stated.policy or known.policy,
-        overlapped=known.overlapped if stated.overlapped is None else stated.overlapped,
-        preemption=stated.preemption or known.preemption,
-        mixed=known.mixed,
-        look_steps=known.look_steps if stated.look_steps is None else stated.look_steps,
-        whole_prompts=known.whole_prompts if stated.whole_prompts is None else stated.whole_prompts,
-        align_steps=known.align_steps if stated.align_steps is None else stated.align_steps,
-    )
+    chosen = {key: value for key in fields(known) if (value := getattr(stated, key, None)) is not None}
+    limits = {
+        "max_num_seqs": _first(stated.max_num_seqs, None if rule is None else rule.max_num_seqs),
+        "token_budget": _first(budget, None if rule is None else rule.token_budget),
+        "graph_limit": None if rule is None else rule.graph_limit,
+    }
+    return replace(known, **{**chosen, **limits})
 
 
 def _engine_memory(file: workload.EngineMemoryChoiceFile, kernels: scenario.Framework) -> engine.EngineMemory | None:

@@ -50,10 +50,4 @@ def _eager_prompts(file: EagerPromptsFile | None, device: DeviceFile | None) -> 
 
 def _engine(file: EngineFile) -> engine.Engine:
     """Return the defaults of a serving engine."""
-    return record(
-        engine.Engine,
-        file,
-        scheduler=record(engine.Scheduler, file.scheduler, max_num_seqs=None, token_budget=None, graph_limit=None),
-        memory=record(engine.EngineMemory, file.memory, tiers=()),
-        graph_sizes=tuple(sorted(file.graph_sizes)),
-    )
+    return record(engine.Engine, file, graph_sizes=tuple(sorted(file.graph_sizes)))

@@ -16,7 +16,7 @@ from costmodel.declared import (
     Whole,
     Wrong,
 )
-from costmodel.hardware.cluster import FabricPrice, Host, Network, Nic
+from costmodel.hardware.cluster import Host, Network, Nic
 from costmodel.quantities import Quantity
 from costmodel.schema.device import PLAUSIBLE, Source
 from costmodel.schema.records import Declared
@@ -70,10 +70,6 @@ class FabricLatencyFile(Strict):
 
     same_leaf: Latency | None = Field(default=None, description="between endpoints on the same leaf switch")
     cross_leaf: Latency | None = Field(default=None, description="between endpoints on different leaf switches")
-
-
-class FabricPriceFile(Declared, of=FabricPrice):
-    """Prices of network parts. Null: unknown."""
 
 
 class NetworkFile(Declared, of=Network):

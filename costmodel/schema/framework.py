@@ -10,24 +10,19 @@ from costmodel.declared import (
     Integer,
     LinearType,
     Number,
-    NumberOrZero,
     StoredType,
     Whole,
 )
 from costmodel.schema.device import Source
 from costmodel.schema.records import Declared
-from costmodel.schema.serving import ALIGN_STEPS, PREEMPTION, WHOLE_PROMPTS
 from costmodel.schema.strict import Strict
-from costmodel.workload.engine import Engine, EngineMemory, Reserve, SchedulerRule
+from costmodel.workload.engine import Engine, SchedulerRule
 from costmodel.workload.scenario import (
     EagerPrompts,
     Framework,
-    HostTimes,
     PartFormats,
     Precision,
     Tile,
-    UnevenContexts,
-    Unsupported,
 )
 from costmodel.workload.training_program import TrainingProgram
 
@@ -39,14 +34,6 @@ ExpertCount: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*
 
 class TileFile(Declared, of=Tile):
     """A kernel's output tile."""
-
-
-class HostTimesFile(Declared, of=HostTimes):
-    """Host time per step: scheduling, sampling, the code between kernels."""
-
-
-class UnevenContextsFile(Declared, of=UnevenContexts):
-    """Decoding kernels in which one thread block reads a whole context, where the library splits no keys."""
 
 
 class EagerPromptsFile(Declared, of=EagerPrompts):
@@ -62,50 +49,12 @@ class SchedulerRuleFile(Declared, of=SchedulerRule):
     """Limits of a scheduler on some devices."""
 
 
-class EngineSchedulerFile(Strict):
-    """How a scheduler works, where the scenario does not say."""
-
-    policy: Literal["fcfs", "priority", "lpm"] = Field(default="fcfs", description="order of waiting requests")
-    overlapped: bool = Field(
-        default=False, alias="async", description="the host prepares a step while the one before it runs"
-    )
-    recurrent_overlapped: bool | None = Field(
-        default=None, alias="recurrent_async", description="the same for models with recurrences; null: as for others"
-    )
-    preemption: Literal["recompute", "swap", "none"] = Field(default="recompute", description=PREEMPTION)
-    mixed: bool = Field(
-        default=True, description="chunks of prompts run beside decoding requests; else in steps of their own, first"
-    )
-    look_steps: Number = Field(
-        default=1.0,
-        description="steps that only decode between two looks for requests; an idle engine sees them",
-    )
-    whole_prompts: bool = Field(default=False, description=WHOLE_PROMPTS)
-    align_steps: NumberOrZero = Field(default=0.0, description=ALIGN_STEPS)
-
-
-class ReserveFile(Declared, of=Reserve):
-    """Device memory that an engine leaves free."""
-
-
-class EngineMemoryFile(Declared, of=EngineMemory):
-    """What an engine takes of a device before its KV cache."""
-
-    of: Literal["total", "free", "static"] = Field(
-        default="total",
-        description="total: what the driver reports, weights and activations come out of it; free: what these leave; "
-        "static: as total, but activations come out of the rest",
-    )
-
-
 class EngineFile(Declared, of=Engine):
     """A framework as a serving engine: what its flags are where the scenario does not say."""
 
     rules: list[SchedulerRuleFile] = Field(
         min_length=1, description="limits of the scheduler: the first that holds; the last one holds everywhere"
     )
-    scheduler: EngineSchedulerFile = Field(default_factory=EngineSchedulerFile, description="how it schedules")
-    memory: EngineMemoryFile = Field(default_factory=EngineMemoryFile, description="memory beside the KV cache")
 
 
 class ExpertSpreadFile(Strict):
@@ -132,10 +81,6 @@ class TrainingDefaultsFile(Declared, of=TrainingProgram):
         description="what sets it there: gradients (in BF16), zero, overlap, selective and full (recomputation), "
         "sequence_parallel -> option",
     )
-
-
-class UnsupportedFile(Declared, of=Unsupported):
-    """What a framework lacks."""
 
 
 class FrameworkFile(Declared, of=Framework):

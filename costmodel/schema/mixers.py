@@ -18,7 +18,6 @@ from costmodel.workload.mixers import (
     Convolution,
     Gate,
     HeadRoute,
-    Indexer,
     KernelTraits,
     KvSource,
     Memories,
@@ -65,10 +64,6 @@ class KvSourceFile(Declared, of=KvSource):
         return self
 
 
-class IndexerFile(Declared, of=Indexer):
-    """Small heads that score every earlier key. A query attends to the best (DeepSeek sparse attention)."""
-
-
 def _one_full_group() -> list[HeadGroupFile]:
     return [HeadGroupFile(share=1.0, pattern=PatternFile(kind="full"))]
 
@@ -88,10 +83,9 @@ def _check_groups(groups: Sequence[HeadsFile], heads: Quantity, name: str) -> No
     raise Wrong(f"the shares of head_groups sum to {total:g}", "make them sum to 1")
 
 
-class AttentionFile(Declared, of=Attention):
+class AttentionFile(Declared, of=Attention, mixer="attention"):
     """Multi-head, grouped-query or multi-query attention."""
 
-    type: Literal["attention"] = Field(description="this mixer")
     kv_heads: Number | None = Field(default=None, description="key-value heads; null: as q_heads")
     head_dim: Number | None = Field(default=None, description="width of a query and key head; null: hidden / q_heads")
     v_head_dim: Number | None = Field(default=None, description="width of a value head; null: as head_dim")
@@ -159,10 +153,9 @@ class AttentionFile(Declared, of=Attention):
 
 
 # Patterns that follow from positions alone.
-class MlaFile(Declared, of=Mla):
+class MlaFile(Declared, of=Mla, mixer="mla"):
     """Multi-head latent attention."""
 
-    type: Literal["mla"] = Field(description="this mixer")
     head_groups: list[LatentGroupFile] = Field(
         default_factory=_one_full_latent_group,
         min_length=1,
@@ -178,10 +171,8 @@ class MlaFile(Declared, of=Mla):
         return self
 
 
-class CompressedFile(Declared, of=CompressedAttention):
+class CompressedFile(Declared, of=CompressedAttention, mixer="compressed"):
     """Attention on a window of near keys and pooled far ones, with one key, also its value, for all heads."""
-
-    type: Literal["compressed"] = Field(description="this mixer")
 
     @model_validator(mode="after")
     def _check_entries(self) -> Self:
@@ -200,47 +191,34 @@ class MemoriesFile(Declared, of=Memories):
         return self
 
 
-class RecurrenceFile(Declared, of=Recurrence):
+class RecurrenceFile(Declared, of=Recurrence, mixer="linear"):
     """Causal linear attention, with a state of constant size."""
 
-    type: Literal["linear"] = Field(description="this mixer")
     value_dim: Number | None = Field(default=None, description="width of a value head; null: as key_dim")
 
 
-class SelectiveScanFile(Declared, of=SelectiveScan):
+class SelectiveScanFile(Declared, of=SelectiveScan, mixer="selective_scan"):
     """A diagonal state-space layer (Mamba)."""
 
-    type: Literal["selective_scan"] = Field(description="this mixer")
 
-
-class NeuralMemoryFile(Declared, of=NeuralMemory):
+class NeuralMemoryFile(Declared, of=NeuralMemory, mixer="memory"):
     """Neural memory: a small MLP whose weights are the state."""
 
-    type: Literal["memory"] = Field(description="this mixer")
 
-
-class ConvolutionFile(Declared, of=Convolution):
+class ConvolutionFile(Declared, of=Convolution, mixer="conv"):
     """A convolution over a grid."""
 
-    type: Literal["conv"] = Field(description="this mixer")
 
-
-class SpectralFile(Declared, of=Spectral):
+class SpectralFile(Declared, of=Spectral, mixer="spectral"):
     """A gate between a 2-D Fourier transform and its inverse."""
 
-    type: Literal["spectral"] = Field(description="this mixer")
 
-
-class GateFile(Declared, of=Gate):
+class GateFile(Declared, of=Gate, mixer="gate"):
     """Element-wise weighting of features."""
 
-    type: Literal["gate"] = Field(description="this mixer")
 
-
-class MilPoolFile(Declared, of=MilPool):
+class MilPoolFile(Declared, of=MilPool, mixer="mil_pool"):
     """Gated attention pooling over a bag of instances (MIL)."""
-
-    type: Literal["mil_pool"] = Field(description="this mixer")
 
 
 class PlainProjectionFile(Strict):

@@ -17,7 +17,7 @@ from costmodel.schema.framework import QuantizationFile
 from costmodel.schema.mixers import AnyMixer, AttentionFile, NoMixerFile
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
-from costmodel.workload.architecture import Architecture, DenseFfn, Encoder, Layer, LayerEmbedding, MoeFfn, Mtp
+from costmodel.workload.architecture import Architecture, DenseFfn, Encoder, Layer, MoeFfn, Mtp
 
 MAX_LAYERS = 10_000  # published transformers have up to 1,000 (DeepNet, arXiv 2203.00555)
 
@@ -122,10 +122,6 @@ class MtpFile(Declared, of=Mtp):
     layers: list[LayerFile] | None = Field(
         default=None, min_length=1, description="layers of a module, in order; null: one like the model's last"
     )
-
-
-class LayerEmbeddingFile(Declared, of=LayerEmbedding):
-    """Per-layer embeddings: one more table, of which every layer adds its part of a token's row."""
 
 
 class ProjectorFile(Strict):

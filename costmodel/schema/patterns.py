@@ -35,17 +35,14 @@ class PatternFile(Strict):
         return self
 
 
-class SinkRecentFile(Declared, of=SinkRecent):
+class SinkRecentFile(Declared, of=SinkRecent, pattern="sink_recent"):
     """Sink tokens and the most recent ones."""
 
-    kind: Literal["sink_recent"] = Field(description="this pattern")
     sink: NumberOrZero = Field(description="first tokens, always attended to")
 
 
-class ChunkedFile(Declared, of=Chunked):
+class ChunkedFile(Declared, of=Chunked, pattern="chunked"):
     """The earlier keys of a query's own chunk."""
-
-    kind: Literal["chunked"] = Field(description="this pattern")
 
     @model_validator(mode="after")
     def _check_prefix(self) -> Self:
@@ -54,16 +51,12 @@ class ChunkedFile(Declared, of=Chunked):
         return self
 
 
-class ElasticWindowFile(Declared, of=ElasticWindow):
+class ElasticWindowFile(Declared, of=ElasticWindow, pattern="elastic_window"):
     """A window that grows with the sequence length T: alpha + beta*T."""
 
-    kind: Literal["elastic_window"] = Field(description="this pattern")
 
-
-class StridedBlocksFile(Declared, of=StridedBlocks):
+class StridedBlocksFile(Declared, of=StridedBlocks, pattern="strided_blocks"):
     """The last blocks of keys, and one in `stride` of the earlier blocks."""
-
-    kind: Literal["strided_blocks"] = Field(description="this pattern")
 
 
 class AxisFile(Declared, of=Axis):
@@ -88,16 +81,12 @@ class NeighbourhoodFile(Strict):
     axes: list[AxisFile] = Field(min_length=1, max_length=3, description="the axes of the grid, one to three")
 
 
-class ChunkTopKFile(Declared, of=ChunkTopK):
+class ChunkTopKFile(Declared, of=ChunkTopK, pattern="chunk_topk"):
     """The chunks whose pooled keys score best (top-k chunks)."""
 
-    kind: Literal["chunk_topk"] = Field(description="this pattern")
 
-
-class KvBudgetFile(Declared, of=KvBudget):
+class KvBudgetFile(Declared, of=KvBudget, pattern="kv_budget"):
     """KV-cache eviction: full attention over the prompt, of which a share of the keys is kept."""
-
-    kind: Literal["kv_budget"] = Field(description="this pattern")
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
@@ -106,17 +95,14 @@ class KvBudgetFile(Declared, of=KvBudget):
         return self
 
 
-class PredictedSparseFile(Declared, of=PredictedSparse):
+class PredictedSparseFile(Declared, of=PredictedSparse, pattern="predicted_sparse"):
     """The keys that a low-rank predictor selects."""
 
-    kind: Literal["predicted_sparse"] = Field(description="this pattern")
 
-
-class SpansFile(Declared, of=Spans):
+class SpansFile(Declared, of=Spans, pattern="spans"):
     """Individual keys, and summaries of spans."""
 
     scheme: Literal["fixed", "axial", "logsparse"] = Field(description="how tokens are grouped")
-    kind: Literal["spans"] = Field(description="this pattern")
 
     @model_validator(mode="after")
     def _check_span(self) -> Self:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import fields as struct_fields
 from pydantic import Field
 
-from costmodel.declared import FieldType
+from costmodel.declared import FieldType, Key
 from costmodel.records import fields
 from costmodel.schema.strict import Strict
 
@@ -29,23 +29,35 @@ class Declared(Strict):
     """A mapping of a file whose keys a record declares: `class NicFile(Declared, of=Nic)`.
 
     What it states itself replaces the record's, or comes before it.
+    optional: null is allowed for every key, and means as elsewhere; such a mapping makes no record.
+    without: keys of the record that it does not have.
+    mixer, pattern: the tag of one of several mappings, under the key `type` or `kind`.
     """
 
     record_type: ClassVar[type[Struct]]
 
-    def __init_subclass__(cls, of: type[Struct] | None = None, **options: Any) -> None:
+    def __init_subclass__(
+        cls, of: type[Struct] | None = None, *, optional: bool = False, without: Collection[str] = (),
+        mixer: str = "", pattern: str = "", **options: Any,
+    ) -> None:  # fmt: skip
         """Add the keys that a record declares, in its order, before pydantic looks for them."""
         super().__init_subclass__(**options)
         if of is None:
             return
-        own = inspect.get_annotations(cls)
-        keys = {key: (kind, field) for key, kind, field in _keys(of) if key not in own}
+        own: dict[str, Any] = inspect.get_annotations(cls)
+        for key, word, what in (("type", mixer, "mixer"), ("kind", pattern, "pattern")):
+            if word:
+                own = {key: Literal[word], **own}
+                setattr(cls, key, Field(description=f"this {what}"))
+        keys = {key: (kind, field) for key, kind, field in _keys(of, optional=optional) if key not in (*own, *without)}
         further = [key for key in own if key not in fields(of)]
         order = [*further, *(key for key in fields(of) if key in keys or key in own)]
         cls.__annotations__ = {key: keys[key][0] if key in keys else own[key] for key in order}
         for key, (_, field) in keys.items():
             setattr(cls, key, field)
-        cls.record_type, _FILES[of] = of, cls
+        cls.record_type = of
+        if not optional:
+            _FILES[of] = cls
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -69,7 +81,7 @@ def file_of(made: type[Struct]) -> type[Declared]:
     return _FILES[made]
 
 
-def _keys(made: type[Struct]) -> Iterator[tuple[str, Any, Any]]:
+def _keys(made: type[Struct], *, optional: bool) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, type and field of every key that a record declares."""
     hints = typing.get_type_hints(made, include_extras=True)
     for field in struct_fields(made):
@@ -78,14 +90,17 @@ def _keys(made: type[Struct]) -> Iterator[tuple[str, Any, Any]]:
         meaning = next((note for note in notes if isinstance(note, str)), None)
         if meaning is None:
             continue
-        default: dict[str, Any] = {}
-        if field.default is not NODEFAULT:
+        kind, default = _file_type(hint), dict[str, Any]()
+        if optional:
+            kind, default = kind | None, {"default": None}
+        elif field.default is not NODEFAULT:
             default = {"default": [] if field.default == () else field.default}
         elif field.default_factory is not NODEFAULT:
             default = {"default_factory": _file_type(field.default_factory)}
         if isinstance(default.get("default"), Struct):
             default = {"default_factory": file_of(type(default["default"]))}
-        yield field.name, _file_type(hint), Field(**default, description=meaning)
+        alias = next((note.name for note in notes if isinstance(note, Key)), None)
+        yield field.name, kind, Field(**default, alias=alias, description=meaning)
 
 
 def _file_type(hint: Any) -> Any:

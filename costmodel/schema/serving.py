@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from costmodel.declared import (
     Integer,
     Number,
-    NumberOrZero,
     PositiveNumber,
     RatioOrZero,
     Wrong,
@@ -19,37 +18,20 @@ from costmodel.errors import InputError
 from costmodel.schema.inputs import is_file, note_folder
 from costmodel.schema.records import Declared, record
 from costmodel.schema.references import display_path, relative_path
-from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
-from costmodel.workload.engine import CacheTier
+from costmodel.workload.engine import CacheTier, Scheduler
 from costmodel.workload.requests import Lengths, Priorities, Replicas, RequestStream, Slo
 
 LARGEST = 2**31 - 1  # priority
-PREEMPTION = (
-    "what becomes of the cache of a preempted request; none: a request starts when there are blocks for all its tokens"
-)
-WHOLE_PROMPTS = "prompts that fit into a step are not cut into chunks"
-ALIGN_STEPS = "steps that prompts wait at most until each data-parallel rank that shares experts has one"
 
 
-class SchedulerFile(Strict):
+class SchedulerFile(Declared, of=Scheduler, optional=True, without=("mixed", "recurrent_overlapped")):
     """The scheduler of a serving engine. What is null is as in the framework's `engine`."""
 
     max_num_seqs: Number | None = Field(default=None, description="requests that a step processes at most")
     token_budget: Number | None = Field(
         default=None, description="tokens of a step at most, prompts and decoding requests together"
     )
-    policy: Literal["fcfs", "priority", "lpm"] | None = Field(default=None, description="order of waiting requests")
-    overlapped: bool | None = Field(
-        default=None, alias="async", description="the host prepares a step while the one before it runs"
-    )
-    preemption: Literal["recompute", "swap", "none"] | None = Field(default=None, description=PREEMPTION)
-    look_steps: Number | None = Field(
-        default=None,
-        description="steps that only decode between two looks for requests; an idle engine sees them",
-    )
-    whole_prompts: bool | None = Field(default=None, description=WHOLE_PROMPTS)
-    align_steps: NumberOrZero | None = Field(default=None, description=ALIGN_STEPS)
 
 
 class LengthsFile(Declared, of=Lengths):

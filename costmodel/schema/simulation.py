@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from costmodel.declared import ShareOrZero, Whole, Wrong
 from costmodel.schema.records import Declared, record
-from costmodel.workload.simulation import Checkpoints, Simulation, Slowdown
+from costmodel.workload.simulation import Simulation, Slowdown
 
 
 class SlowdownFile(Declared, of=Slowdown):
@@ -27,10 +27,6 @@ class SlowdownFile(Declared, of=Slowdown):
         if self.end is not None and np.any(np.less_equal(self.end, self.begin)):
             raise Wrong("end must come after begin", "write a later end, or leave it out")
         return self
-
-
-class CheckpointsFile(Declared, of=Checkpoints):
-    """Checkpoints and failures of a training run."""
 
 
 class SimulationFile(Declared, of=Simulation):

@@ -6,12 +6,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from costmodel.declared import (
-    Bits,
     DType,
     EventRate,
     Exponent,
     Integer,
-    LinearType,
     Named,
     NameSet,
     Number,
@@ -20,7 +18,6 @@ from costmodel.declared import (
     PositiveNumber,
     Share,
     ShareOrZero,
-    StoredType,
     Verbatim,
     Whole,
     Wrong,
@@ -34,7 +31,7 @@ from costmodel.schema.simulation import SimulationFile
 from costmodel.schema.strict import Strict
 from costmodel.workload.plans import Denoising, Images, Placement, Sharding, Speculative
 from costmodel.workload.recompute import OPERATORS, SETS
-from costmodel.workload.scenario import Communication, Offload, Parallelism, Routing
+from costmodel.workload.scenario import Communication, Offload, Parallelism, Precision, Routing
 from costmodel.workload.schedules import SCHEDULES
 
 
@@ -103,7 +100,7 @@ class PlacementFile(Declared, of=Placement):
     """The pipeline stages of embedding, head and MTP. Negative ones count from the last."""
 
 
-class PrecisionChoiceFile(Strict):
+class PrecisionChoiceFile(Declared, of=Precision, optional=True):
     """A precision set, or the formats of the model's `quantization`, and changes to it.
 
     A name alone is short for `{compute: NAME}`.
@@ -113,29 +110,13 @@ class PrecisionChoiceFile(Strict):
         default="bf16", description="the precision set, `precisions/NAME`; unstated in inference: the model's formats"
     )
     fallback: str | None = Field(default=None, description="the set that replaces formats without a math unit")
-    linear: LinearType | None = Field(default=None, description="replaces the set's")
-    attention: DType | None = Field(default=None, description="replaces the set's")
-    router: DType | None = Field(default=None, description="replaces the set's")
-    head: DType | None = Field(default=None, description="replaces the set's")
-    residual: DType | None = Field(default=None, description="replaces the set's")
-    weights: StoredType | None = Field(default=None, description="replaces the set's")
-    master: DType | None = Field(default=None, description="replaces the set's; null: no master copy")
-    gradients: DType | None = Field(default=None, description="replaces the set's")
-    moments: DType | None = Field(default=None, description="replaces the set's")
-    kv_cache: StoredType | None = Field(default=None, description="replaces the set's")
-    activations: DType | None = Field(default=None, description="replaces the set's")
-    attention_output: DType | None = Field(default=None, description="replaces the set's; null: as `activations`")
-    scale_block: Number | None = Field(default=None, description="replaces the set's; null: one scale per tensor")
-    head_weights: StoredType | None = Field(default=None, description="replaces the set's; null: as `head`")
-    weight_group: Number | None = Field(default=None, description="replaces the set's; null: one scale per channel")
-    weight_scale: DType | None = Field(default=None, description="replaces the set's")
-    weight_zero: DType | None = Field(default=None, description="replaces the set's; null: symmetric")
-    weight_bits: Bits | None = Field(default=None, description="replaces the set's; null: by the format")
-    kv_group: Number | None = Field(default=None, description="replaces the set's; null: one scale per tensor")
-    kv_scale: DType | None = Field(default=None, description="replaces the set's")
-    kv_zero: DType | None = Field(default=None, description="replaces the set's; null: symmetric")
-    branches: DType | None = Field(default=None, description="replaces the set's; null: as `residual`")
-    parts: dict[Part, PartFormatsFile] = Field(default={}, description="replaces the set's")
+    weight_group: Number | None = Field(default=None, description="weights along K per scale; null: one per channel")
+    weight_scale: DType | None = Field(default=None, description="format of weight scales")
+    weight_zero: DType | None = Field(default=None, description="format of weight zero points; null: symmetric")
+    kv_group: Number | None = Field(default=None, description="cached elements per scale; null: one per tensor")
+    kv_scale: DType | None = Field(default=None, description="format of KV-cache scales")
+    kv_zero: DType | None = Field(default=None, description="format of KV-cache zero points; null: symmetric")
+    parts: dict[Part, PartFormatsFile] = Field(default={}, description="formats of the linear layers of one part")
 
 
 class ScenarioFile(Strict):

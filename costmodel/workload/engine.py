@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
-from costmodel.declared import Bandwidth, Moment, Number, Share, Size, SizeOrZero, Whole
+from costmodel.declared import Bandwidth, Key, Moment, Number, NumberOrZero, Share, Size, SizeOrZero, Whole
 from costmodel.hardware import Device
 from costmodel.quantities import Count, Mask, Seconds, where
 from costmodel.records import Record, field
@@ -28,30 +28,29 @@ class SchedulerRule(Record, kw_only=True):
 
 
 class Scheduler(Record, kw_only=True):
-    """The scheduler of one engine. Null: no limit, and without a budget prompts run in steps of their own.
-
-    policy: order of waiting requests.
-    overlapped: the host prepares the next step while one runs.
-    preemption: what becomes of the cache of a request that loses its seat, `none`: it starts when there are blocks for
-    all its tokens.
-    mixed: prompts run in steps that decode as well.
-    look_steps: that only decode between two looks for new requests.
-    whole_prompts: those that fit into a step are not cut.
-    align_steps: that prompts wait at most until every rank that shares experts has one, 0: not at all.
-    recurrent_overlapped: `overlapped` for models with recurrences, null: alike.
-    """
+    """The scheduler of one engine. Null: no limit, and without a budget prompts run in steps of their own."""
 
     max_num_seqs: Count | None = None
     token_budget: Count | None = None
-    policy: str = "fcfs"
-    overlapped: bool = False
-    preemption: str = "recompute"
+    policy: Annotated[Literal["fcfs", "priority", "lpm"], "order of waiting requests"] = "fcfs"
+    overlapped: Annotated[bool, Key("async"), "the host prepares a step while the one before it runs"] = False
+    preemption: Annotated[
+        Literal["recompute", "swap", "none"],
+        "what becomes of the cache of a preempted request; none: a request starts when there are blocks for all its "
+        "tokens",
+    ] = "recompute"
     graph_limit: Count | None = None
-    mixed: bool = True
-    look_steps: Count = 1.0
-    whole_prompts: bool = False
-    align_steps: Count = 0.0
-    recurrent_overlapped: bool | None = None
+    mixed: Annotated[bool, "chunks of prompts run beside decoding requests; else in steps of their own, first"] = True
+    look_steps: Annotated[Number, "steps that only decode between two looks for requests; an idle engine sees them"] = (
+        1.0
+    )
+    whole_prompts: Annotated[bool, "prompts that fit into a step are not cut into chunks"] = False
+    align_steps: Annotated[
+        NumberOrZero, "steps that prompts wait at most until each data-parallel rank that shares experts has one"
+    ] = 0.0
+    recurrent_overlapped: Annotated[
+        bool | None, Key("recurrent_async"), "the same for models with recurrences; null: as for others"
+    ] = None
 
     @property
     def mixes(self) -> bool:
@@ -75,7 +74,11 @@ class EngineMemory(Record, kw_only=True):
     """
 
     utilization: Annotated[Share | None, "share of the memory named by `of`; null: all but `reserve`"] = None
-    of: str = TOTAL
+    of: Annotated[
+        Literal["total", "free", "static"],
+        "total: what the driver reports, weights and activations come out of it; free: what these leave; static: as "
+        "total, but activations come out of the rest",
+    ] = "total"
     block: Annotated[Number, "tokens of a block of the KV cache"] = 16.0
     process: Annotated[SizeOrZero, "outside the allocator, per process"] = 0.0
     rank: Annotated[SizeOrZero, "outside the allocator, in addition where there are several ranks"] = 0.0
@@ -103,8 +106,8 @@ class Engine(Record):
 
     version: Annotated[str, "version whose defaults these are"]
     rules: tuple[SchedulerRule, ...]
-    scheduler: Scheduler
-    memory: EngineMemory
+    scheduler: Annotated[Scheduler, "how it schedules"] = field(default_factory=Scheduler)
+    memory: Annotated[EngineMemory, "memory beside the KV cache"] = field(default_factory=EngineMemory)
     graph_sizes: Annotated[
         tuple[Annotated[int, Whole(1, single=True)], ...],
         "sequences that CUDA graphs are captured for; steps are padded to the next one",

@@ -24,7 +24,6 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (cluster.HostFile, hardware.Host, {"cpu"}),  # for people
     (cluster.ClusterFile, hardware.Cluster, set()),
     (cluster.NetworkFile, hardware.Network, {"latency"}),
-    (cluster.FabricPriceFile, hardware.FabricPrice, set()),
     (model.ModelFile, architecture.Architecture, {"quantization"}),
     (model.MtpFile, architecture.Mtp, set()),
     (model.LayerFile, architecture.Layer, set()),
@@ -47,7 +46,6 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
         scenario.Framework,
         {"description", "training", "low_latency_experts", "mxfp8_experts", "eager_prompts", "expert_spread"},
     ),
-    (framework.HostTimesFile, scenario.HostTimes, set()),
     (framework.TileFile, scenario.Tile, set()),
     (framework.PrecisionFile, scenario.Precision, {"name", *GROUP_SCALING}),
     (workload.ParallelFile, scenario.Parallelism, set()),
@@ -58,7 +56,6 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (workload.PlacementFile, plans.Placement, set()),
     (events.SimulationFile, simulation.Simulation, set()),
     (events.SlowdownFile, simulation.Slowdown, set()),
-    (events.CheckpointsFile, simulation.Checkpoints, set()),
     (workload.SpeculativeFile, plans.Speculative, set()),
     (workload.DenoisingFile, plans.Denoising, set()),
     (workload.ImagesFile, plans.Images, set()),
