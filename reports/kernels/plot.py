@@ -10,17 +10,14 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
 
 from costmodel.quantities import Array
 from costmodel.records import Record
+from costmodel.report.plots.validation import BAND, compare_axes, ends_of
 from costmodel.report.style import CYCLE, GREY, display_name, log_axis
 
 COLUMNS, FEWEST_COLUMNS, PANEL = 3, 2, 2.5  # panels side by side; width and height of one [inches]
-TICKS = 4  # of a panel's axis at most: their labels have to fit beside each other
 POINTS = 200  # of a panel at most: a sample is as telling, and the file stays small
-BAND = 1.2  # the dashed lines: predicted over measured, and its inverse
-ROOM = 1.3  # beyond the outermost points, on both logarithmic axes
 SEED = 0
 
 
@@ -63,34 +60,10 @@ def kernels_figure(device: str, operators: Mapping[str, Points]) -> Figure:
 
 def _draw(axes: Axes, operator: str, points: Points, colours: Mapping[str, str]) -> None:
     shown = points.sample()
-    ends = _ends(shown)
-    line = np.array(ends)
-    axes.plot(line, line, color=GREY, linewidth=0.8, zorder=1)
-    for factor in (BAND, 1.0 / BAND):
-        axes.plot(line, line * factor, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
+    ends = ends_of([*shown.measured, *shown.predicted])
     for name, colour in colours.items():
         of = shown.formats == name
-        axes.scatter(
-            shown.measured[of], shown.predicted[of], 5.0, colour, alpha=0.5, linewidths=0, zorder=2
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlim(*ends)
-    axes.set_ylim(*ends)
-    log_axis(axes.xaxis, "measured", "time", ends)
-    log_axis(axes.yaxis, "predicted", "time", ends)
-    span = ends[1] / ends[0]
-    steps = (1.0, 2.0, 5.0) if span < 15.0 else (1.0, 3.0) if span < 60.0 else (1.0,)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(10, subs=steps, numticks=TICKS))
-    axes.tick_params(labelsize=7)
+        axes.scatter(shown.measured[of], shown.predicted[of], 5.0, colour, alpha=0.5, linewidths=0, zorder=2)
+    compare_axes(axes, ends, lambda axis, what: log_axis(axis, what, "time", ends))
     kept = "" if len(shown.measured) == len(points.measured) else f", {len(shown.measured)} shown"
     axes.set_title(f"{display_name(operator)}\n{len(points.measured):,} rows{kept}", loc="left", fontsize=8)
-
-
-def _ends(points: Points) -> tuple[float, float]:
-    """Return the ends of both axes [s]: all points, and some room, at least a decade."""
-    both = np.concatenate([points.measured, points.predicted])
-    low, high = float(both.min()) / ROOM, float(both.max()) * ROOM
-    short = max(math.sqrt(10.0 * low / high), 1.0)
-    return low / short, high * short

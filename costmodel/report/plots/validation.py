@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -94,11 +94,7 @@ def quantity_kind(metric: str) -> str:
 
 
 def _draw(axes: Axes, kind: str, shown: Sequence[Compared], marks: Mapping[str, tuple[str, str]]) -> None:
-    ends = _ends(shown)
-    line = np.array(ends)
-    axes.plot(line, line, color=GREY, linewidth=0.8, zorder=1)
-    for factor in (BAND, 1.0 / BAND):
-        axes.plot(line, line * factor, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
+    ends = ends_of([value for row in shown for value in (row.published, row.predicted, row.low, row.high) if value])
     drawn = 0
     for publication, (shape, colour) in marks.items():
         rows = _sample([row for row in shown if row.publication == publication])
@@ -108,18 +104,27 @@ def _draw(axes: Axes, kind: str, shown: Sequence[Compared], marks: Mapping[str, 
         positions, lows, highs = np.array(wide, dtype=float).reshape(-1, 3).T
         axes.vlines(positions, lows, highs, color=colour, linewidth=0.5, alpha=0.35, zorder=2)
         axes.scatter(x, y, 11.0, colour, marker=shape, alpha=0.8, linewidths=0, zorder=3)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlim(*ends)
-    axes.set_ylim(*ends)
-    decades = ends[1] / ends[0]
-    steps = (1.0, 2.0, 5.0) if decades < 15.0 else (1.0, 3.0) if decades < 60.0 else (1.0,)
-    for axis, what in ((axes.xaxis, "published"), (axes.yaxis, "predicted")):
-        _label(axis, what, kind, ends)
-        axis.set_major_locator(LogLocator(10, subs=steps, numticks=TICKS))
-    axes.tick_params(labelsize=7)
+    compare_axes(axes, ends, lambda axis, what: _label(axis, "published" if what == "measured" else what, kind, ends))
     sampled = "" if drawn == len(shown) else f", {drawn} shown"
     axes.set_title(f"{readable(kind)}: {len(shown):,}{sampled}", loc="left", fontsize=8)
+
+
+def compare_axes(axes: Axes, ends: tuple[float, float], label: Callable[[Axis, str], None]) -> None:
+    """Give predicted against measured values logarithmic axes, a diagonal, and the lines of `BAND` on its sides.
+
+    label: names an axis, which is that of `measured` or of `predicted` values.
+    """
+    line = np.array(ends)
+    axes.plot(line, line, color=GREY, linewidth=0.8, zorder=1)
+    for factor in (BAND, 1.0 / BAND):
+        axes.plot(line, line * factor, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
+    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    span = ends[1] / ends[0]
+    steps = (1.0, 2.0, 5.0) if span < 15.0 else (1.0, 3.0) if span < 60.0 else (1.0,)
+    for axis, what in ((axes.xaxis, "measured"), (axes.yaxis, "predicted")):
+        label(axis, what)
+        axis.set_major_locator(LogLocator(10, subs=steps, numticks=TICKS))
+    axes.tick_params(labelsize=7)
 
 
 def _has_interval(row: Compared) -> bool:
@@ -144,9 +149,8 @@ def _sample(rows: Sequence[Compared]) -> list[Compared]:
     return [rows[i] for i in np.sort(np.random.default_rng(SEED).permutation(len(rows))[:POINTS])]
 
 
-def _ends(shown: Sequence[Compared]) -> tuple[float, float]:
-    """Return the ends of both axes: all points and intervals with some room, at least a decade."""
-    values = [value for row in shown for value in (row.published, row.predicted, row.low, row.high) if value]
+def ends_of(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of both axes: all values with some room, at least a decade."""
     low, high = min(values) / ROOM, max(values) * ROOM
     widening = max(math.sqrt(10.0 * low / high), 1.0)
     return low / widening, high * widening
