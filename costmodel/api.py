@@ -52,7 +52,7 @@ class Workload(Record):
     _source: str | Path | Tree
     _changes: Mapping[str, object]
     _cluster: str | tuple[str, ...] | None
-    _search_path: tuple[str | Path, ...]
+    _library: Library
     _calibrations: dict[Hashable, Calibration] = field(default_factory=dict)
     start: ModelStart | None = None
 
@@ -72,7 +72,7 @@ class Workload(Record):
     @property
     def roots(self) -> tuple[Path, ...]:
         """Return the folders whose files the workload may rest on, in the order in which they are searched."""
-        return Library(self._search_path).roots
+        return self._library.roots
 
     def asked(self) -> dict[str, Any]:
         """Return what was asked for, as text: the workload, the cluster that stands in or all of them, the changes."""
@@ -118,7 +118,7 @@ class Workload(Record):
     def _resolve(self, changes: Mapping[str, object], scenarios: Iterable[str]) -> ResolvedWorkload:
         """Return some scenarios with all changes. The workload that a model starts names its clusters itself."""
         cluster = self._cluster if self.start is None else None
-        return _with_lengths(_resolve(self._source, changes, cluster, self._search_path, scenarios))
+        return _with_lengths(_resolve(self._source, changes, cluster, self._library, scenarios))
 
     def changed(self, changes: Mapping[str, object], scenarios: Iterable[str] | None = None) -> Workload:
         """Return some scenarios (default: all) with more fields changed. Takes and raises what `load` does."""
@@ -194,7 +194,9 @@ class Workload(Record):
         """Return the calibration of the scenario's device and framework."""
         key = _calibration_key(scenario)
         if key not in self._calibrations:
-            self._calibrations[key] = load_calibration(scenario.cluster.device, scenario.framework, self._search_path)
+            self._calibrations[key] = load_calibration(
+                scenario.cluster.device, scenario.framework, self._library.search_path
+            )
         return self._calibrations[key]
 
     def with_families(self, families: Mapping[str, FamilyFit]) -> Workload:
@@ -210,7 +212,7 @@ class Workload(Record):
         """Return the same as if kernels of some devices had not been measured. before: folders to search first."""
         from costmodel.calibration import fit_lookup
 
-        path, hidden = (*before, *self._search_path), frozenset(devices)
+        path, hidden = (*before, *self._library.search_path), frozenset(devices)
         known = {
             _calibration_key(each): fit_lookup.load_calibration(each.cluster.device, each.framework, path, hidden)
             for each in self.resolved.scenarios.values()
@@ -357,27 +359,28 @@ def load(
         files = DocumentsOfFiles(path, asked, search_path, scenarios)
     kept = None if files is None else files.recall()
     if kept is not None:
-        return Workload(_with_lengths(kept), path, changes, asked, search_path)
+        return Workload(_with_lengths(kept), path, changes, asked, Library(search_path))
     rests_on: Answers = {}
+    library = Library(search_path)
     with noting(rests_on):
         start = None if isinstance(path, Tree) else _start(str(path), clusters, phases, search_path, changes)
         if start is not None:
             _check_phases(scenarios or (), phases)
         source, cluster = (path, asked) if start is None else (start.tree, None)
-        resolved = _resolve(source, changes, cluster, search_path, scenarios)
+        resolved = _resolve(source, changes, cluster, library, scenarios)
     if files is not None and start is None:
         files.keep(resolved, rests_on)
     _warn(resolved)
-    return Workload(_with_lengths(resolved), source, changes, asked, search_path, start=start)
+    return Workload(_with_lengths(resolved), source, changes, asked, library, start=start)
 
 
 def _resolve(
     source: str | Path | Tree, changes: Mapping[str, object], cluster: str | tuple[str, ...] | None,
-    search_path: Sequence[str | Path], scenarios: Iterable[str] | None,
+    library: Library, scenarios: Iterable[str] | None,
 ) -> ResolvedWorkload:  # fmt: skip
     from costmodel.schema.resolve import resolve  # YAML and pydantic load where files are read
 
-    return resolve(source, overrides=changes, cluster=cluster, search_path=search_path, scenarios=scenarios)
+    return resolve(source, overrides=changes, cluster=cluster, library=library, scenarios=scenarios)
 
 
 def _start(

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, dataclass_transform
 
+import numpy as np
 from msgspec import Struct, StructMeta, field
+from msgspec.msgpack import Encoder
 from msgspec.structs import force_setattr, replace
 
 __all__ = [
-    "MutableRecord", "Record", "Struct", "ValueRecord", "asdict", "field", "fields", "force_setattr", "is_record",
-    "replace",
+    "MutableRecord", "Record", "Struct", "ValueRecord", "asdict", "content", "field", "fields", "force_setattr",
+    "is_record", "replace",
 ]  # fmt: skip
 
 
@@ -40,6 +42,11 @@ def fields(record: Struct | type[Struct]) -> tuple[str, ...]:
     return record.__struct_fields__
 
 
+def content(record: Struct) -> bytes:
+    """Return what a record of a class holds: the same bytes for equal values, whichever objects hold them."""
+    return _CONTENT.encode(record)
+
+
 def is_record(thing: object) -> bool:
     """Tell whether a thing is a record, a value or a state. Classes are not."""
     return isinstance(thing, Struct)
@@ -48,6 +55,16 @@ def is_record(thing: object) -> bool:
 def asdict(record: Struct) -> dict[str, Any]:
     """Return the fields by name, those of records within as dicts, too."""
     return {name: _plain(getattr(record, name)) for name in fields(record)}
+
+
+def _numbers(value: object) -> object:
+    """Return NumPy's numbers as Python's."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value)} is no data")
+
+
+_CONTENT = Encoder(enc_hook=_numbers)
 
 
 def _plain(value: object) -> object:

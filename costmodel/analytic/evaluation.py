@@ -9,7 +9,7 @@ from typing import Protocol
 from costmodel.analytic.anchors import Anchored, Predicted, anchored
 from costmodel.analytic.bound import BoundTimes, bound_times
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait, step_breakdown
-from costmodel.analytic.inference import PassTimes, pass_ledger, pass_model, pass_times, prefill_passes
+from costmodel.analytic.inference import PassTimes, pass_ledger, pass_model, pass_times, plan_pass, prefill_passes
 from costmodel.analytic.intervals import run_deviation
 from costmodel.analytic.metrics import bound_metrics, pass_metrics, schedule_times, training_metrics
 from costmodel.analytic.operator_timing import TimedOperator
@@ -28,6 +28,7 @@ from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger, training_ledger
+from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training, tokens_per_step
 from costmodel.workload.scenario import Disaggregated, Scenario
 
@@ -161,8 +162,9 @@ class PassEvaluation(PhaseEvaluation[PassTimes]):
 
     def __init__(self, scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> None:
         self._scenario, self._plan = scenario, plan
-        self.model = pass_model(scenario, plan, calibration)
-        self.ledger: Ledger | None = pass_ledger(scenario, plan)
+        work = pass_work(plan_pass(scenario, plan))
+        self.model = pass_model(scenario, plan, calibration, work)
+        self.ledger: Ledger | None = pass_ledger(scenario, plan, work)
         self.headline = "ttft" if isinstance(plan, Prefill) else "tpot"
 
     def _evaluate(self, perturbations: Perturbations) -> PassTimes:

@@ -147,10 +147,12 @@ class StageTimes(Record):
     host: Seconds = 0.0
 
 
-def pass_model(scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> PassModel:
-    """Return one pass of a prefill or decode scenario with every operator timed."""
+def pass_model(
+    scenario: Scenario, plan: Prefill | Decode, calibration: Calibration, work: PassWork | None = None
+) -> PassModel:
+    """Return one pass of a prefill or decode scenario with every operator timed. work: its own, null: not known yet."""
     forward = plan_pass(scenario, plan)
-    return pass_model_of(scenario, forward, pass_work(forward), operator_timer(scenario, calibration))
+    return pass_model_of(scenario, forward, work or pass_work(forward), operator_timer(scenario, calibration))
 
 
 def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: OperatorTimer) -> PassModel:
@@ -267,19 +269,21 @@ def _prompts(scenario: Scenario, plan: Prefill) -> Count:
     return plan.branches * plan.tokens_per_device * scenario.parallel.tp * scenario.parallel.cp / plan.input_tokens
 
 
-def pass_ledger(scenario: Scenario, plan: Prefill | Decode) -> Ledger:
+def pass_ledger(scenario: Scenario, plan: Prefill | Decode, work: PassWork | None = None) -> Ledger:
     """Return the ledger with the sequences of all micro-batches, and of a set for each pipeline stage, in the cache.
 
-    Of prompts in chunks the last one works, on whole prompts.
+    Of prompts in chunks the last one works, on whole prompts. work: of the pass, null: not known yet.
     """
     forward = plan_pass(scenario, plan)
     context = forward.parts[0]
     sequences = context.sequences * plan.micro_batches
     if isinstance(plan, Prefill):
-        sequences, context = _prompts(scenario, plan), replace(context, kv_len=plan.input_tokens)
-        forward = replace(forward, parts=(context,))
+        sequences = _prompts(scenario, plan)
+        if not np.array_equal(context.kv_len, plan.input_tokens):
+            context, work = replace(context, kv_len=plan.input_tokens), None
+            forward = replace(forward, parts=(context,))
     cached = CachedSequences(sequences * scenario.parallel.pp, context.kv_len)
-    work = pass_work(forward)
+    work = work or pass_work(forward)
     ledger = inference_ledger([(forward, work)], inference_layout(scenario), cached)
     return with_expert_pool(ledger, forward, work, scenario.cluster.device.device_memory.capacity)
 

@@ -18,7 +18,7 @@ from costmodel.cost.physical_bound import least_time
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.quantities import Count, Seconds, as_key, is_single
-from costmodel.records import MutableRecord, Record, field
+from costmodel.records import MutableRecord, Record, content, field
 from costmodel.workload.operator_key import form_key, operator_key
 from costmodel.workload.operators import Collective, Kernel, Operator
 from costmodel.workload.plans import Training
@@ -88,7 +88,7 @@ class OperatorTimer(MutableRecord):
 
     processors: available to compute kernels.
     is_training: kernels are slower than in benchmark loops.
-    known: times of single sizes, kept for other evaluations on the same machine.
+    kernels, messages: times of single sizes, kept for evaluations on equal devices, and on equal clusters.
     """
 
     cluster: Cluster
@@ -96,7 +96,8 @@ class OperatorTimer(MutableRecord):
     calibration: Calibration
     processors: Count
     is_training: bool = False
-    known: _Times = field(default_factory=dict)
+    kernels: _Times = field(default_factory=dict)
+    messages: _Times = field(default_factory=dict)
     _by_identity: dict[int, tuple[Operator, TimedOperator]] = field(default_factory=dict)
     _by_size: _Times = field(default_factory=dict)
 
@@ -129,11 +130,12 @@ class OperatorTimer(MutableRecord):
             self.time_all(gemms)
         run = [self.calibration.as_run(operator) for operator in operators]
         sizes = [operator_key(each) for each in run]
-        known, own = self.known, self._by_size
-        new = {size: each for size, each in zip(sizes, run, strict=True) if size not in known and size not in own}
+        own, kept = self._by_size, [self.kernels if isinstance(each, Kernel) else self.messages for each in run]
+        unknown = zip(sizes, run, kept, strict=True)
+        new = {size: each for size, each, known in unknown if size not in known and size not in own}
         if new:
             self._evaluate(new)
-        for operator, each, size in zip(operators, run, sizes, strict=True):
+        for operator, each, size, known in zip(operators, run, sizes, kept, strict=True):
             gemm = each.overlapped_gemm if isinstance(each, Collective) else None
             overlapped = None if gemm is None else self.time_operator(gemm)
             time, sized = known.get(size) or own[size]
@@ -141,11 +143,12 @@ class OperatorTimer(MutableRecord):
 
     def _evaluate(self, sizes: Mapping[Hashable, Operator]) -> None:
         """Evaluate operators of sizes that are new here, those that differ in numbers only together."""
-        machine = Machine(self.cluster.device, self.framework, self.processors, cluster=self.cluster)
         groups: dict[Hashable, dict[Hashable, Operator]] = {}
         for size, operator in sizes.items():
             groups.setdefault(form_key(operator), {})[size] = operator
         for group in groups.values():
+            cluster = None if isinstance(next(iter(group.values())), Kernel) else self.cluster
+            machine = Machine(self.cluster.device, self.framework, self.processors, cluster=cluster)
             self._together(group, machine)
 
     def _together(self, group: Mapping[Hashable, Operator], machine: Machine) -> None:
@@ -161,8 +164,9 @@ class OperatorTimer(MutableRecord):
                     self._together(dict(item for item, is_joined in part if is_joined is which), machine)
                 return
             times = stack.times(self._one(stack.whole, machine))
+        known = self.kernels if machine.cluster is None else self.messages
         for (size, operator), time in zip(group.items(), times, strict=True):
-            kept = self.known if is_single(time.seconds) else self._by_size
+            kept = known if is_single(time.seconds) else self._by_size
             kept[size] = time, Sized(operator, machine, self.calibration)
 
     def _one(self, operator: Operator, machine: Machine) -> Time:
@@ -181,12 +185,12 @@ class OperatorTimer(MutableRecord):
         return sizes.over_grid(operator_time(reduced, machine, self.cluster, self.calibration.fit(reduced)))
 
 
-MACHINES = 16  # whose times are kept
+MACHINES = 32  # whose times are kept
 KEPT = 8192  # times of a machine that are kept
 
 
 @lru_cache(maxsize=MACHINES)
-def _known(*machine: Hashable) -> _Times:  # noqa: ARG001  records, each of which is one by itself and does not change
+def _known(*machine: Hashable) -> _Times:  # noqa: ARG001  what times depend on besides the operators
     """Return the times that are known on a machine."""
     return {}
 
@@ -204,7 +208,9 @@ def operator_timer(scenario: Scenario, calibration: Calibration) -> OperatorTime
     is_training = isinstance(scenario.plan, Training)
     timer = OperatorTimer(scenario.cluster, scenario.framework, calibration, processors, is_training=is_training)
     if not timer.grid:
-        timer.known = _known(timer.cluster, timer.framework, calibration, as_key(processors), is_training)
-        if len(timer.known) > KEPT:
-            timer.known.clear()
+        machine = (content(scenario.framework), calibration, as_key(processors), is_training)
+        timer.kernels, timer.messages = (_known(content(each), *machine) for each in (device, scenario.cluster))
+        for known in (timer.kernels, timer.messages):
+            if len(known) > KEPT:
+                known.clear()
     return timer

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -21,7 +22,7 @@ from costmodel.equations import Equation, declared, equations_of, place_of
 from costmodel.errors import Location
 from costmodel.records import Record, is_record, replace
 from costmodel.schema import metrics
-from costmodel.study.expressions import read_expression
+from costmodel.study.expressions import Expression, read_expression
 
 Value: TypeAlias = "float | list[float]"
 _DIMENSIONS = {
@@ -251,7 +252,13 @@ def composed(function: Callable[..., Any], expression: str, time: Value, terms: 
 def evaluated(text: str, terms: Mapping[str, Any]) -> Value | None:
     """Return the value of an expression in the values of its names."""
     numbers = {name: np.asarray(value, dtype=np.float64) for name, value in terms.items()}
-    return _as_value(read_expression(text, list(terms), _PLACE, lists=True).value(numbers))
+    return _as_value(_read(text).value(numbers))
+
+
+@cache
+def _read(text: str) -> Expression:
+    """Return an expression of the code, in which no name is unknown."""
+    return read_expression(text, _EVERY_NAME, _PLACE, lists=True)
 
 
 def _block(call: Call, equations: Sequence[Equation]) -> Block:
@@ -320,8 +327,7 @@ def _added(equation: Equation) -> list[str]:
 
 def _names(equation: Equation) -> tuple[str, ...]:
     """Return the names that an equation reads."""
-    expression = equation.expression
-    return read_expression(expression, _EVERY_NAME, _PLACE, lists=True).names if expression else ()
+    return _read(equation.expression).names if equation.expression else ()
 
 
 class _EveryName(list[str]):
@@ -384,4 +390,6 @@ def _equal(value: Value | None, other: Value | None) -> bool:
     """Tell whether two values are the same but for rounding; any is where none is known."""
     if value is None or other is None:
         return other is None
+    if isinstance(value, float) and isinstance(other, float):
+        return math.isclose(value, other, rel_tol=1e-9) or (math.isnan(value) and math.isnan(other))
     return np.shape(value) == np.shape(other) and bool(np.allclose(value, other, rtol=1e-9, atol=0.0, equal_nan=True))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from costmodel.declared import SI
-from costmodel.errors import InputError, suggest
+from costmodel.errors import InputError, Problem, suggest
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.quantities import Count, ceil, is_single, minimum
 from costmodel.records import Record, replace
@@ -19,7 +20,11 @@ from costmodel.schema.inputs import note_folder
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.overrides import apply_overrides
 from costmodel.schema.plausible import implausible
-from costmodel.schema.tree import Tree
+from costmodel.schema.references import Library
+from costmodel.schema.strict import Strict, validate_tree
+from costmodel.schema.tree import KEPT, Tree
+
+_KINDS: dict[type[Strict], str] = {DeviceFile: "device", NodeFile: "node", ClusterFile: "cluster"}
 
 
 class NodeInstallation(Record):
@@ -72,7 +77,8 @@ def install(
     part = assembly.part(ClusterFile, document, overrides, field)
     if inner is None:
         raise Stop
-    assembly.warnings.extend(implausible("cluster", part.file, part.tree))
+    part.require()
+    assembly.warnings.extend(_implausible(assembly.library, ClusterFile, part.tree))
     cluster = build.cluster(part.file, inner.node)
     used = build.share_of_node(ranks, cluster.node.count, cluster.count)
     cluster = replace(cluster, node=replace(cluster.node, count=used))
@@ -125,7 +131,7 @@ def install_node(assembly: Assembly, document: Tree, scenario: str | None = None
                 f"{device.name} has no link {link.value!r}", hint=suggest(link.value, list(device.links)),
                 field=field, location=link.location,
             )  # fmt: skip
-    assembly.warnings.extend(implausible("node", part.file, part.tree))
+    assembly.warnings.extend(_implausible(assembly.library, NodeFile, part.tree))
     return NodeInstallation(device_part, part, build.node(part.file, device))
 
 
@@ -155,7 +161,8 @@ def install_device(
     """Return a device's document and the device."""
     part = assembly.part(DeviceFile, document, assembly.overrides_of("device", scenario))
     original = assembly.part(DeviceFile, document)
-    assembly.warnings.extend(implausible("device", part.file, part.tree, original=document))
+    part.require()
+    assembly.warnings.extend(_implausible(assembly.library, DeviceFile, part.tree, document))
     assembly.problems.extend(unknown_names(assembly.library, part.tree))
     restated = frozenset(
         name for name in part.file.math
@@ -166,6 +173,19 @@ def install_device(
         return part, device
     note_folder()
     return part, replace(device, path=str(Path(document.location.source).resolve()))
+
+
+@lru_cache(maxsize=KEPT)
+def _implausible(
+    library: Library,  # noqa: ARG001  the same answer for as long as its files are not read again
+    model: type[Strict],
+    tree: Tree,
+    original: Tree | None = None,
+) -> tuple[Problem, ...]:
+    """Return what is unlike all known hardware in a document that is valid."""
+    file = validate_tree(model, tree, [])
+    assert file is not None, "a valid document"
+    return tuple(implausible(_KINDS[model], file, tree, original=original))
 
 
 def _first_devices(limit: Count, cluster: Cluster, scenario: str | None) -> Cluster:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from costmodel.errors import Problem, suggest
 from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.references import Library, package_root
-from costmodel.schema.tree import Tree
+from costmodel.schema.tree import KEPT, Tree
 from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
 
 _ATTENTION = ("attention", "mla", "sparse_mla", "compressed_attention", "linear_attention")
@@ -49,15 +50,21 @@ def unknown_names(library: Library, document: Tree) -> Iterator[Problem]:
                 inherit.location, "calibration.inherit", f"unknown device {inherit.value!r}",
                 suggest(name, library.names("devices")),
             )  # fmt: skip
-    if calibration is not None and calibration.child("default") is not None:
-        yield from _unknown_kernels(library, calibration.child("default"), "calibration.default")
-    if document.child("implementations") is not None:
-        yield from _unknown_kernels(library, document.child("implementations"), "implementations")
+    for path in (("calibration", "default"), ("implementations",)):
+        names = document.at(path)
+        if names is not None:
+            yield from _unknown_kernels(library, names, ".".join(path))
 
 
-def _unknown_kernels(library: Library, names: Tree | None, field: str) -> Iterator[Problem]:
+@lru_cache(maxsize=KEPT)
+def _unknown_kernels(library: Library, names: Tree, field: str) -> tuple[Problem, ...]:
+    """Return the problems of a mapping from families to implementations, once for all documents that share it."""
+    return tuple(_each_unknown_kernel(library, names, field))
+
+
+def _each_unknown_kernel(library: Library, names: Tree, field: str) -> Iterator[Problem]:
     measured = library.implementations()
-    for key, named in names.value.items() if names is not None and names.is_mapping else ():
+    for key, named in names.value.items() if names.is_mapping else ():
         family = name_of_today(key).partition("/")[0]
         if family not in FAMILIES:
             hint = suggest(family, FAMILIES)

@@ -161,12 +161,12 @@ def implausible(kind: str, file: Strict, tree: Tree, *, original: Tree | None = 
     original: the document before overrides, whose arithmetic a cycle is judged. Raises InputError where `plausible`
     names a field that the file does not have.
     """
-    meant = _meant(tree)
-    problems = dict(_outside(kind, file))
+    meant, known = _meant(tree), bands()
+    problems = dict(_outside(kind, file, known))
     if isinstance(file, DeviceFile) and not problems:  # else what follows from a wrong value would be told as well
-        problems |= dict(_disordered(file)) or dict(_unbalanced(file))
+        problems |= dict(_disordered(file)) or dict(_unbalanced(file, known))
         if original is None or original is tree:
-            problems = dict(_not_whole(file)) | problems
+            problems = dict(_not_whole(file, known)) | problems
     return [
         Problem(location, path, message, _hint(hint, path, location))
         for path, (message, hint) in problems.items()
@@ -181,10 +181,10 @@ def _hint(hint: str, path: str, location: Location | None) -> str:
     return hint.rstrip("; ") if is_change else f"{hint}if it is meant, add `plausible: [{path}]`"
 
 
-def _outside(kind: str, file: Strict) -> Iterator[tuple[str, tuple[str, str]]]:
-    known, year = bands().fields, bands().ahead(file)
+def _outside(kind: str, file: Strict, known: Bands) -> Iterator[tuple[str, tuple[str, str]]]:
+    year = known.ahead(file)
     for path, name, value in values_of(file):
-        band = known.get(name)
+        band = known.fields.get(name)
         if name == BALANCE or band is None or band.holds(value, year):
             continue
         near = (step for margin in (1.0, band.reach) for step in _STEPS if band.holds(value * step, year, margin))
@@ -201,11 +201,11 @@ def _meant_value(value: float, step: float, dimension: str) -> str:
     return f"{_shown(value, dimension).replace('B/s', 'bit/s')} ({shown})" if is_bits else shown
 
 
-def _unbalanced(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
+def _unbalanced(file: DeviceFile, known: Bands) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield peaks that no memory feeds, or that no memory needs: FLOP a byte unlike all known."""
     for path, name, value in balances(file):
-        band = bands().fields[name]
-        if not band.holds(value, bands().ahead(file)):
+        band = known.fields[name]
+        if not band.holds(value, known.ahead(file)):
             message = f"{value:.3g} FLOP for each byte of device memory; shipped devices have {band}"
             yield path, (f"is implausible: {message}", "check peak and bandwidth; ")
 
@@ -231,7 +231,7 @@ def _disordered(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
             yield f"memory.{last.name}.capacity", (message, "order the levels from the nearest; ")
 
 
-def _not_whole(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
+def _not_whole(file: DeviceFile, known: Bands) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield peaks that are no whole number of FLOP a cycle: peak / (processors * clock) is 2^k or 3 * 2^k.
 
     A rounded peak is known to half of its last digit: 4 PFLOP/s are 3.5 to 4.5.
@@ -242,7 +242,7 @@ def _not_whole(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
         if name == "fp64" or not is_single(ratio):
             continue
         per_cycle = float(ratio)
-        if distance_from_whole(per_cycle) > max(bands().flop_per_cycle, _rounding(float(unit.peak))):
+        if distance_from_whole(per_cycle) > max(known.flop_per_cycle, _rounding(float(unit.peak))):
             nearest = min(_candidates(per_cycle), key=lambda one: abs(math.log(one / per_cycle)))
             shown = f"{per_cycle:.5g} FLOP a cycle of a processor, not {nearest:g}"
             yield f"math.{name}.peak", (f"is implausible: {shown}", "check peak, processors and clock; ")

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from costmodel.errors import InputError, Location, Problem, available, did_you_mean, kind_of, suggest
@@ -38,6 +38,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)
 _WORKLOADS = "workloads"
 
 
+@cache
 def package_root() -> Path:
     """Return the folder that holds the shipped `hardware/` and `workloads/`: the wheel's data, else the checkout."""
     package = Path(__file__).resolve().parents[1]
@@ -56,9 +57,13 @@ def is_name(text: str) -> bool:
 
 
 class Library:
-    """Finds files on the search path and reads each one once."""
+    """Finds files on the search path and reads each one once.
+
+    search_path: folders that are searched before $COSTMODEL_PATH and the package's data.
+    """
 
     def __init__(self, search_path: Sequence[str | Path] = ()) -> None:
+        self.search_path = tuple(search_path)
         from_environment = [part for part in os.environ.get("COSTMODEL_PATH", "").split(os.pathsep) if part]
         self.roots = (*map(Path, (*search_path, *from_environment)), package_root())
         self._known: dict[tuple[str, str], Path] = {}

@@ -77,14 +77,16 @@ def resolve(
     cluster: str | Sequence[str] | None = None,
     search_path: Sequence[str | Path] = (),
     scenarios: Iterable[str] | None = None,
+    library: Library | None = None,
 ) -> ResolvedWorkload:
     """Return the workload of a file, of a name under `workloads/` or of a document; raise InputError with all problems.
 
     overrides: path of the resolved document -> YAML text, number or `SI`.
     cluster: replaces the cluster of every scenario. Of several, each scenario runs on all, as `NAME@CLUSTER`.
     scenarios: those to resolve, null: all.
+    library: the files of several resolutions, each read once, null: those of `search_path`.
     """
-    library = Library(search_path)
+    library = library or Library(search_path)
     if isinstance(workload, Tree):
         name = workload.location.source if workload.location else "workload"
         document = library.extend(without_aliases(workload.without("schema"), "workload"), "workload")

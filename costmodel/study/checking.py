@@ -42,7 +42,7 @@ def _load(
 ) -> Workload:
     """Return a workload as it is asked for, its files resolved, without a word on what is meant to be unlike others."""
     resolved = resolve(workload, overrides=changes, search_path=search_path, scenarios=scenarios or None)
-    return Workload(resolved, workload, changes, None, tuple(search_path))
+    return Workload(resolved, workload, changes, None, Library(search_path))
 
 
 def _study(tree: Tree, path: str, search_path: Sequence[str]) -> Iterator[Problem]:

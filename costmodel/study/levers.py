@@ -18,7 +18,8 @@ from costmodel.records import replace
 from costmodel.schema.lever import LeverFile, LeversFile, SwitchFile, load_levers
 from costmodel.schema.references import FOLDERS, Library
 from costmodel.schema.what_if import AlternativeFile, load_what_if
-from costmodel.study.what_if import Worth, changes_of, exchanges_otherwise, no_all_to_all, reason_of, same, worths
+from costmodel.study import what_if
+from costmodel.study.what_if import Worth, changes_of, reason_of, same, worths
 from costmodel.workload.scenario import Disaggregated, Scenario
 
 _FOLDER = "levers"
@@ -130,11 +131,12 @@ def _beside(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverF
         base = workload.changed(sides, [scenario])
         if same(workload, base, sides):
             return None
-        if exchanges_otherwise(workload, base, scenario, sides):
-            return refusal(no_all_to_all(base.scenario(scenario)))
-        (worth,) = worths(base, scenario, [change])
+        if what_if.exchanges_otherwise(workload, base, scenario, sides):
+            return refusal(what_if.no_all_to_all(base.scenario(scenario)))
         changes = dict(changes_of(base, scenario, change))
-        has_it = same(workload, base.changed(changes, [scenario]), {**sides, **changes})
+        changed = base.changed(changes, [scenario])
+        has_it = same(workload, changed, {**sides, **changes})
+        worth = what_if.worth_between(base, workload if has_it else changed, scenario, change, changes)
     except CostModelError as error:
         return refusal(f"against its own side: {reason_of(error, scenario)}")
     return replace(worth, base="without" if has_it else "another", together=None)

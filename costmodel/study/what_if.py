@@ -100,21 +100,14 @@ def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile])
 
     Raises InputError on an unknown scenario. A lever without meaning there is refused.
     """
-    chosen = workload.scenario(scenario)
-    metric = PHASES[chosen.result_kind][0]
-    outcome = _run(workload, scenario, metric)
-    if isinstance(outcome, str):
-        raise InputError.single(f"scenario {scenario} cannot run: {outcome}", field="--scenario")
-    base, before = outcome
-    whole = Whole(chosen.plan.phase, base, before.breakdown())
     listed: list[Worth] = []
     kept: dict[str, Any] = {}
-    shortest = base
+    shortest = _base(workload, scenario)[0].headline
     for lever in levers:
-        one = _worth(workload, scenario, lever, (whole, before), metric)
+        one = _worth(workload, scenario, lever)
         if one.after is not None:
             wider = {**kept, **one.changes}
-            total = _together(workload, scenario, wider, metric) if kept else one.after
+            total = _together(workload, scenario, wider) if kept else one.after
             if total is not None and total <= shortest:
                 kept, shortest = wider, total
                 one = replace(one, together=total)
@@ -122,39 +115,46 @@ def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile])
     return listed
 
 
-def _worth(
-    workload: Workload, scenario: str, lever: AlternativeFile, base: tuple[Whole, Evaluation], metric: str
-) -> Worth:
+def _worth(workload: Workload, scenario: str, lever: AlternativeFile) -> Worth:
     """Return what a lever is worth alone."""
-    whole, before = base
-    value = whole.headline
-
-    def refusal(refused: str, changes: Mapping[str, Any]) -> Worth:
-        return Worth(lever.term, scenario, metric, changes, value, refused=refused, limit=lever.limit, cite=lever.cite)
-
+    unknown = _unknown(workload, scenario, lever, {})
     try:
         changes = dict(changes_of(workload, scenario, lever))
-        changed = workload.changed(changes, [scenario])
-        has_it = same(workload, changed, changes)
+        return worth_between(workload, workload.changed(changes, [scenario]), scenario, lever, changes)
     except InputError as error:  # also of what the hardware lacks altogether, such as a NIC
-        return refusal(reason_of(error, scenario), {})
-    if has_it:
-        return refusal(_HAS_IT, changes)
+        return replace(unknown, refused=reason_of(error, scenario))
+
+
+def worth_between(
+    workload: Workload, changed: Workload, scenario: str, lever: AlternativeFile, changes: Mapping[str, Any]
+) -> Worth:
+    """Return what a lever is worth alone. Raises InputError where the scenario cannot run without it.
+
+    workload, changed: without its changes and with them.
+    """
+    unknown, chosen = _unknown(workload, scenario, lever, changes), workload.scenario(scenario)
+    if same(workload, changed, changes):
+        return replace(unknown, refused=_HAS_IT)
     if exchanges_otherwise(workload, changed, scenario, changes):
-        return refusal(no_all_to_all(workload.scenario(scenario)), changes)
-    outcome = _run(changed, scenario, metric)
+        return replace(unknown, refused=no_all_to_all(chosen))
+    outcome = _run(changed, scenario)
     if isinstance(outcome, str):
-        return refusal(outcome, changes)
+        return replace(unknown, refused=outcome)
     after, altered = outcome
+    whole, before = _base(workload, scenario)
     own = {
         path.removeprefix(f"scenarios.{scenario}."): (_read(workload, path), _read(changed, path)) for path in changes
     }
-    return Worth(
-        lever.term, scenario, metric, changes, value, after,
-        ratio=change_interval(before, altered, metric, after / value),
-        ceiling=ceiling(whole, workload.scenario(scenario), own), with_waves=with_waves(whole, own),
-        limit=lever.limit, cite=lever.cite,
+    return replace(
+        unknown, after=after, ratio=change_interval(before, altered, unknown.metric, after / whole.headline),
+        ceiling=ceiling(whole, chosen, own), with_waves=with_waves(whole, own),
     )  # fmt: skip
+
+
+def _unknown(workload: Workload, scenario: str, lever: AlternativeFile, changes: Mapping[str, Any]) -> Worth:
+    """Return a worth of which the scenario without the lever is known alone."""
+    value = _base(workload, scenario)[0].headline
+    return Worth(lever.term, scenario, _metric(workload, scenario), changes, value, limit=lever.limit, cite=lever.cite)
 
 
 def reason_of(error: CostModelError, scenario: str) -> str:
@@ -219,9 +219,25 @@ def _read(workload: Workload, path: str) -> Any:
     return workload.resolved.value(path)
 
 
-def _run(workload: Workload, scenario: str, metric: str) -> tuple[float, Evaluation] | str:
+def _metric(workload: Workload, scenario: str) -> str:
+    """Return the headline of a scenario."""
+    return PHASES[workload.scenario(scenario).result_kind][0]
+
+
+@lru_cache(maxsize=8)  # all changes of a scenario have it as one side
+def _base(workload: Workload, scenario: str) -> tuple[Whole, Evaluation]:
+    """Return a scenario and its evaluation. Raises InputError where it cannot run."""
+    outcome = _run(workload, scenario)
+    if isinstance(outcome, str):
+        raise InputError.single(f"scenario {scenario} cannot run: {outcome}", field="--scenario")
+    value, evaluation = outcome
+    return Whole(workload.scenario(scenario).plan.phase, value, evaluation.breakdown()), evaluation
+
+
+@lru_cache(maxsize=8)  # what some changes start from, others end at
+def _run(workload: Workload, scenario: str) -> tuple[float, Evaluation] | str:
     """Return the headline and the evaluation that gives it, or why the scenario cannot run, in a sentence."""
-    chosen = workload.scenario(scenario)
+    chosen, metric = workload.scenario(scenario), _metric(workload, scenario)
     made: list[Evaluation] = []
 
     def engine(one: Scenario, calibration: Calibration) -> Evaluation:
@@ -236,10 +252,10 @@ def _run(workload: Workload, scenario: str, metric: str) -> tuple[float, Evaluat
     return (point.reason or point.reasons[metric]).partition(". ")[0]
 
 
-def _together(workload: Workload, scenario: str, changes: Mapping[str, Any], metric: str) -> float | None:
+def _together(workload: Workload, scenario: str, changes: Mapping[str, Any]) -> float | None:
     """Return the headline with some changes, null where it cannot run or where they contradict each other."""
     try:
-        outcome = _run(workload.changed(changes, [scenario]), scenario, metric)
+        outcome = _run(workload.changed(changes, [scenario]), scenario)
     except InputError:
         return None
     return None if isinstance(outcome, str) else outcome[0]

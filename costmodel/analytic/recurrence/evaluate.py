@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from costmodel.analytic.recurrence.paths import makespan_by_paths
+from costmodel.analytic.recurrence.paths import makespan_at, makespan_by_paths
 from costmodel.analytic.recurrence.program import K, Program
 from costmodel.analytic.recurrence.tape import Workspace
 from costmodel.analytic.recurrence.waves import makespan_by_waves
@@ -37,6 +37,8 @@ def makespan(program: Program[K], durations: Array, transfer: Seconds = 0.0, chu
         return np.empty(0)
     if program.waves is not None and points <= FEW:
         return makespan_by_waves(program.waves, program.slot, durations, transfers)
+    if points == 1 and np.isfinite(durations).all():
+        return np.array([makespan_at(program, [*durations[:, 0].tolist(), transfers.item()])])
     result = makespan_by_paths(program, durations, transfers)
     left = np.flatnonzero(np.isnan(result))
     if len(left):

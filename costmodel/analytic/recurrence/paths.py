@@ -8,6 +8,7 @@ of like layers has a handful of such paths, whatever its length, each with a few
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,12 +16,22 @@ from costmodel.analytic.recurrence.program import K, Program
 from costmodel.analytic.recurrence.waves import NOTHING
 from costmodel.quantities import Array
 
+PROGRAMS = 256  # of which is kept what each event waits for
 PATHS = 16  # of a program that are kept
 WAITS = 16  # comparisons of a path up to which it takes less time than a tape
 TOGETHER = 8192  # points: their comparisons stay in the cache
 ROUNDING = 1e-13  # of a makespan
 _BITS = 32  # of a count: all counts of an event are one number, which adds up quickly
 _HALF = 1 << (_BITS - 1)
+
+
+def makespan_at(program: Program[K], times: Sequence[float]) -> float:
+    """Return when the last event is done at one point [s]. times: durations of `program.slots`, then the transfer."""
+    finish: list[float] = []
+    for needed, slot in zip(_waits(program), program.slot.tolist(), strict=True):
+        start = max([finish[event] + times[-1] if sent else finish[event] for event, sent in needed], default=0.0)
+        finish.append(start + times[slot])
+    return max(finish)
 
 
 def makespan_by_paths(program: Program[K], durations: Array, transfer: Array) -> Array:
@@ -85,6 +96,7 @@ def longest_path(program: Program[K], times: Sequence[float]) -> Array:
     return np.vstack([_row(whole, len(times)), waits_longer])
 
 
+@lru_cache(maxsize=PROGRAMS)
 def _waits(program: Program[K]) -> list[list[tuple[int, bool]]]:
     """Return what each event waits for: another one, and whether its result must have arrived."""
     waits: list[list[tuple[int, bool]]] = [[] for _ in range(len(program.slot))]

@@ -231,7 +231,7 @@ def predict(
     resolved = resolve_case(case, search_path, library)
     if not resolved.scenarios:
         return Prediction(architecture_facts(resolved.architecture), None, None)
-    workload = Workload(resolved, case.id, {}, None, tuple(search_path))
+    workload = Workload(resolved, case.id, {}, None, library or Library(search_path))
     if runs is not None:
         workload = workload.with_families(runs)
     (name,) = workload.scenarios
