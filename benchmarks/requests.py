@@ -17,7 +17,6 @@ from pathlib import Path
 
 import costmodel
 from costmodel.serving.simulation import Simulation
-from costmodel.serving.state import STEPS
 from costmodel.workload.plans import Serving
 
 WORKLOAD = """schema: costmodel/workload@1
@@ -55,7 +54,7 @@ def run(name: str) -> None:
         begin, wall = time.process_time(), time.perf_counter()
         served = simulation.run()
         spent, wall = time.process_time() - begin, time.perf_counter() - wall
-        steps = served.engines.count[:, STEPS].sum()
+        steps = served.engines.state["steps"].sum()
         print(f"{name}: {call} run {spent:.3f} s, {wall:.3f} s by the clock, {workers} threads, {steps:,} steps")
         del served
     print(f"{name}: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")

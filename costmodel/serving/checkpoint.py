@@ -15,16 +15,14 @@ from costmodel.quantities import Array
 from costmodel.schema.references import display_path
 from costmodel.schema.whole_files import write_whole
 from costmodel.serving.routing import Service
-from costmodel.serving.state import FINISH
 
 IDENTITY = "identity"  # name of what distinguishes simulations
-INPUTS = ("length", "calls", "pause", "first_id", "ids", "priority")  # of the requests; the rest of a service changes
 
 
 def changing(service: Service) -> Iterator[tuple[str, Array]]:
     """Yield every array of a service that a run changes, with a name."""
-    yield "requests.arrival", service.requests.arrival
-    for part in ("progress", "engines", "router", "fleet"):
+    yield "requests", np.asarray(service.requests)
+    for part in ("engines", "router", "fleet"):
         record = getattr(service, part)
         for name in record._fields:
             if isinstance(getattr(record, name), np.ndarray):
@@ -34,7 +32,7 @@ def changing(service: Service) -> Iterator[tuple[str, Array]]:
 def identity(service: Service) -> str:
     """Return what tells a simulation from others: its requests, step times and policy, before anything has run."""
     digest = hashlib.sha256()
-    parts = [*(getattr(service.requests, name) for name in INPUTS), service.requests.arrival, *service.tables]
+    parts = [service.requests, service.ids, *service.tables]
     for part in parts:
         digest.update(np.ascontiguousarray(part).tobytes())
     digest.update(repr((service.policy, [(name, each.shape) for name, each in changing(service)])).encode())
@@ -64,6 +62,7 @@ def restore(path: Path, service: Service, mark: str) -> None:
 
 
 def is_over(service: Service) -> bool:
-    """Tell whether all requests were served or rejected."""
-    ended = int(np.isfinite(service.progress.time[:, FINISH]).sum())
-    return ended + int(service.fleet.rejected[0]) == len(service.requests.arrival)
+    """Tell whether no request is to come, and no engine has anything to decide."""
+    state = service.router.state
+    comes = state["listed"][0] < state["known"][0] or state["calls"][0] > 0
+    return not comes and bool(np.isinf(service.engines.state["moment"]).all())

@@ -16,12 +16,18 @@ from typing import Any, TypeVar, cast
 from costmodel.network.numba_cache import compiled as compile_and_keep
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_inner: list[Callable[..., Any]] = []
+_inner: dict[Callable[..., Any], dict[str, Any]] = {}  # with options of its compilation
 
 
 def inner(function: Function) -> Function:
     """Mark a function that compiled callers call."""
-    _inner.append(function)
+    _inner[function] = {}
+    return function
+
+
+def spliced(function: Function) -> Function:
+    """Mark a function that is compiled into its callers, since it returns records: Numba returns none from a call."""
+    _inner[function] = {"inline": "always"}
     return function
 
 
@@ -39,8 +45,9 @@ def compiled(function: Function) -> Function:
 
     # No function allocates: counting references to the arrays of each call would take longer than the calls themselves.
     uncounted: dict[str, Any] = {"_nrt": False}
-    while _inner:
-        register_jitable(**uncounted)(_inner.pop())
+    while _inner:  # nothing but compiled code calls these
+        own, options = _inner.popitem()
+        register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True, **uncounted, **options)(own)
     return cast(Function, compile_and_keep(function, nogil=True, **uncounted))
 
 

@@ -8,150 +8,116 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from costmodel.serving.blocks import free_request, share_prefix
 from costmodel.serving.compiled import inner
-from costmodel.serving.state import (
-    COMPUTED,
-    DECODE_STEPS,
-    DECODERS,
-    DECODING,
-    END,
-    ENDERS,
-    ENDING,
-    FINISH,
-    FIRST,
-    GAP_BINS,
-    GAPS_PER_FACTOR_E,
-    GENERATED,
-    HELD,
-    KEYS,
-    LAST,
-    LONGEST,
-    MOVED,
-    NEVER,
-    NEXT_FINISH,
-    OUTPUT,
-    OWN,
-    PROMPTS_ONLY,
-    SETTLED,
-    SHORTEST_GAP,
-    START,
-    STARTERS,
-    STARTING,
-    TARGET,
-    TICK,
-    TOKEN_END,
-    Engine,
-    Policy,
-    Progress,
-    Requests,
-)  # fmt: skip
+from costmodel.serving.state import GAP_BINS, GAPS_PER_FACTOR_E, NEVER, SHORTEST_GAP, Engine
 
 
 @inner
-def growth(engine: Engine, policy: Policy) -> int:
+def growth(engine: Engine) -> int:
     """Return the tokens that the next decoding step gives each request: floor((s+1) a) - floor(s a) for a per step."""
+    policy = engine.policy
     if policy.tokens_per_step == 1.0:
         return 1
-    steps = engine.count[DECODE_STEPS]
+    steps = engine.state.decode_steps
     return int(math.floor((steps + 1) * policy.tokens_per_step) - math.floor(steps * policy.tokens_per_step))
 
 
 @inner
-def find_next_finish(progress: Progress, engine: Engine) -> None:
+def find_next_finish(engine: Engine) -> None:
     """Note the tick at which the next decoding request ends, and how long the longest one is."""
+    state = engine.state
     least, longest = NEVER, -NEVER
-    for i in range(engine.count[DECODING]):
-        request = engine.list[DECODERS, i]
-        least = min(least, progress.count[request, END])
-        longest = max(longest, progress.count[request, TARGET] - progress.count[request, START])
-    engine.count[NEXT_FINISH], engine.count[LONGEST] = least, longest
+    for i in range(state.decoding):
+        request = engine.decoders[i]
+        least = min(least, engine.requests[request].end)
+        longest = max(longest, engine.requests[request].target - engine.requests[request].start)
+    state.next_finish, state.longest = least, longest
 
 
 @inner
-def leave_decoding(progress: Progress, engine: Engine, policy: Policy, request: int) -> None:
+def leave_decoding(engine: Engine, request: int) -> None:
     """Note the cached tokens and blocks of a request that stops decoding. It stays in the list."""
-    count = engine.count
-    cached = progress.count[request, TARGET] + count[TICK] - progress.count[request, START]
-    progress.count[request, COMPUTED] = cached
-    count[KEYS] -= cached
+    row, policy, state = engine.requests[request], engine.policy, engine.state
+    cached = row.target + state.tick - row.start
+    row.computed = cached
+    state.keys -= cached
     if not policy.reserve:
-        progress.count[request, OWN] = -(-cached // policy.block) - progress.count[request, HELD]
-        engine.phase[(cached - count[TICK]) % policy.block] -= 1
+        row.own = -(-cached // policy.block) - row.held
+        engine.phase[(cached - state.tick) % policy.block] -= 1
 
 
 @inner
-def give_first_tokens(requests: Requests, progress: Progress, engine: Engine, policy: Policy, end: float) -> None:
+def give_first_tokens(engine: Engine, end: float) -> None:
     """Let requests whose prompt is computed begin to decode."""
-    count = engine.count
-    for i in range(count[STARTING]):
-        request = engine.list[STARTERS, i]
-        progress.count[request, GENERATED] += 1
-        if np.isnan(progress.time[request, FIRST]):
-            progress.time[request, FIRST] = end
+    requests, state = engine.requests, engine.state
+    for i in range(state.starting):
+        request = engine.starters[i]
+        requests[request].generated += 1
+        if math.isnan(requests[request].first):
+            requests[request].first = end
         else:
-            note_gap(engine, end - progress.time[request, LAST], 1)
-        progress.time[request, LAST] = end
-        left = requests.length[request, OUTPUT] - progress.count[request, GENERATED]
+            note_gap(engine, end - requests[request].last, 1)
+        requests[request].last = end
+        left = requests[request].output - requests[request].generated
         if left == 0:
-            finish(requests, progress, engine, request, end)
+            finish(engine, request, end)
             continue
-        if count[PROMPTS_ONLY] == 1:
-            progress.time[request, FINISH] = end
-            progress.count[request, MOVED] = progress.count[request, TARGET]
-            engine.list[ENDERS, count[ENDING]] = request
-            count[ENDING] += 1
+        if state.prompts_only == 1:
+            requests[request].finish = end
+            requests[request].moved = requests[request].target
+            engine.enders[state.ending] = request
+            state.ending += 1
             continue
-        cached = progress.count[request, TARGET]
-        progress.count[request, START], progress.count[request, END] = count[TICK], count[TICK] + left
-        engine.list[DECODERS, count[DECODING]] = request
-        count[DECODING] += 1
-        count[KEYS] += cached
-        if not policy.reserve:
-            engine.phase[(cached - count[TICK]) % policy.block] += 1
-        count[NEXT_FINISH] = min(count[NEXT_FINISH], progress.count[request, END])
-        count[LONGEST] = max(count[LONGEST], cached - count[TICK])
-    count[STARTING] = 0
+        cached = requests[request].target
+        requests[request].start, requests[request].end = state.tick, state.tick + left
+        engine.decoders[state.decoding] = request
+        state.decoding += 1
+        state.keys += cached
+        if not engine.policy.reserve:
+            engine.phase[(cached - state.tick) % engine.policy.block] += 1
+        state.next_finish = min(state.next_finish, requests[request].end)
+        state.longest = max(state.longest, cached - state.tick)
+    state.starting = 0
 
 
 @inner
-def give_tokens(requests: Requests, progress: Progress, engine: Engine, policy: Policy, end: float) -> None:
+def give_tokens(engine: Engine, end: float) -> None:
     """Give the tokens of a step that ends at `end` to the requests that decoded in it."""
-    count = engine.count
-    decoding = count[DECODING]
-    if count[SETTLED] > 0:
-        note_gap(engine, end - engine.clock[TOKEN_END], count[SETTLED])
-    for i in range(count[SETTLED], decoding):
-        note_gap(engine, end - progress.time[engine.list[DECODERS, i], LAST], 1)
-    tokens = growth(engine, policy)
-    count[TICK] += tokens
-    count[DECODE_STEPS] += 1
-    count[KEYS] += decoding * tokens
-    engine.clock[TOKEN_END] = end
-    if count[TICK] >= count[NEXT_FINISH]:
+    state = engine.state
+    decoding = state.decoding
+    if state.settled > 0:
+        note_gap(engine, end - state.token_end, state.settled)
+    for i in range(state.settled, decoding):
+        note_gap(engine, end - engine.requests[engine.decoders[i]].last, 1)
+    tokens = growth(engine)
+    state.tick += tokens
+    state.decode_steps += 1
+    state.keys += decoding * tokens
+    state.token_end = end
+    if state.tick >= state.next_finish:
         kept = 0
         for i in range(decoding):
-            request = engine.list[DECODERS, i]
-            if progress.count[request, END] > count[TICK]:
-                engine.list[DECODERS, kept] = request
+            request = engine.decoders[i]
+            if engine.requests[request].end > state.tick:
+                engine.decoders[kept] = request
                 kept += 1
                 continue
-            leave_decoding(progress, engine, policy, request)
-            finish(requests, progress, engine, request, end)
-        count[DECODING] = kept
-        find_next_finish(progress, engine)
-    count[SETTLED] = count[DECODING]
+            leave_decoding(engine, request)
+            finish(engine, request, end)
+        state.decoding = kept
+        find_next_finish(engine)
+    state.settled = state.decoding
 
 
 @inner
-def finish(requests: Requests, progress: Progress, engine: Engine, request: int, end: float) -> None:
+def finish(engine: Engine, request: int, end: float) -> None:
     """Note the last token of a request. It keeps its place until the engine knows."""
-    progress.time[request, FINISH] = end
-    progress.count[request, GENERATED] = requests.length[request, OUTPUT]
-    engine.list[ENDERS, engine.count[ENDING]] = request
-    engine.count[ENDING] += 1
+    row = engine.requests[request]
+    row.finish = end
+    row.generated = row.output
+    engine.enders[engine.state.ending] = request
+    engine.state.ending += 1
 
 
 @inner
@@ -162,16 +128,16 @@ def note_gap(engine: Engine, gap: float, tokens: int) -> None:
 
 
 @inner
-def release(requests: Requests, progress: Progress, engine: Engine, policy: Policy, now: float) -> None:
+def release(engine: Engine, now: float) -> None:
     """Free places and blocks of requests whose last token has been returned."""
     kept = 0
-    for i in range(engine.count[ENDING]):
-        request = engine.list[ENDERS, i]
-        if progress.time[request, FINISH] > now:
-            engine.list[ENDERS, kept] = request
+    for i in range(engine.state.ending):
+        request = engine.enders[i]
+        if engine.requests[request].finish > now:
+            engine.enders[kept] = request
             kept += 1
             continue
-        if policy.caching:
-            share_prefix(requests, progress, engine, policy, request, progress.count[request, COMPUTED])
-        free_request(requests, progress, engine, policy, request)
-    engine.count[ENDING] = kept
+        if engine.policy.caching:
+            share_prefix(engine, request, engine.requests[request].computed)
+        free_request(engine, request)
+    engine.state.ending = kept

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from costmodel.errors import InputError
-from costmodel.serving.availability import FAILS, MODULUS, OFF, UP, Fleet, draw_gap, next_change
+from costmodel.serving.availability import (
+    MODULUS,
+    OFF,
+    UP,
+    Breakdown,
+    Fleet,
+    FleetState,
+    Member,
+    Outage,
+    draw_gap,
+    next_change,
+)
 from costmodel.serving.prices import Tables
 from costmodel.serving.routing import (
     LEAST_LOADED,
@@ -18,7 +27,8 @@ from costmodel.serving.routing import (
     Service,
     new_router,
 )
-from costmodel.serving.state import NEVER, PROMPTS_ONLY, REPLICA, Policy, Requests, new_fleet, new_progress
+from costmodel.serving.rows import Records, as_objects
+from costmodel.serving.state import NEVER, Engines, Policy, Requests, new_engines, new_records
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.plans import Serving
 from costmodel.workload.requests import Replicas, Transfer
@@ -68,70 +78,77 @@ def new_service(scenario: Scenario, plan: Serving, requests: Requests, policy: P
     """Return a deployment that has served nothing. The first arrival is at 0."""
     number, count, seed = engine_count(scenario, plan), len(requests.arrival), scenario.simulation.seed
     kind = KINDS[plan.replicas.routing]
-    progress, engines = new_progress(requests, policy.order), new_fleet(number, policy, requests, BINS)
-    router = new_router(kind, float(plan.replicas.signal_delay), number, count, seed)
+    records, engines = new_records(requests), new_engines(number, policy, requests, BINS)
+    router = new_router(kind, float(plan.replicas.signal_delay), number, requests.arrival, seed)
     fleet = fleet_of(scenario, plan, number)
-    engines.count[: fleet.prefill, PROMPTS_ONLY] = 1
-    if is_fixed(scenario, plan):
-        turns = np.arange(count) % number
-        progress.count[:, REPLICA] = turns if kind == ROUND_ROBIN else router.dice[:, 0]
-    return Service(requests, progress, engines, policy, tables, router, fleet)
+    engines.state["prompts_only"][: fleet.prefill] = 1
+    if is_fixed(scenario, plan) and np.isfinite(requests.arrival).all():
+        records["replica"] = np.arange(count) % number if kind == ROUND_ROBIN else router.dice
+        deal_out(records, engines)
+        np.asarray(router.state)["listed"] = router.state["known"]
+    return Service(records, requests.ids, engines, policy, tables, router, fleet)
+
+
+def deal_out(requests: Records, engines: Engines) -> None:
+    """Queue requests, whose engines are known, at these."""
+    order = np.argsort(requests["replica"], kind="stable")
+    chosen = requests["replica"][order]
+    same = chosen[1:] == chosen[:-1]
+    requests["following"][order[:-1][same]] = order[1:][same]
+    first, last = order[np.append(True, ~same)], order[np.append(~same, True)]
+    state, own = engines.state, chosen[np.append(True, ~same)]
+    state["head"][own] = state["unseen"][own] = first
+    state["tail"][own], state["moment"][own] = last, requests["arrival"][first]
+    state["waiting"] += np.bincount(chosen, minlength=len(state))
 
 
 def fleet_of(scenario: Scenario, plan: Serving, number: int) -> Fleet:
     """Return who serves when, of `number` engines."""
     replicas, scale = plan.replicas, plan.replicas.autoscale
     groups = int(scenario.parallel.dp)  # a failure takes all data-parallel groups of a replica
-    outages = sorted(
-        (moment, int(failure.replica) * groups + group, ends)
+    stated = sorted(
+        (float(moment), int(failure.replica) * groups + group, ends)
         for failure in replicas.failures
         for group in range(groups)
-        for moment, ends in ((float(failure.at), 0), (float(failure.at + failure.lasts), 1))
+        for moment, ends in ((failure.at, 0), (failure.at + failure.lasts, 1))
     )
-    at, which, ends = (np.array(column) for column in zip(*outages, strict=True)) if outages else (np.zeros(0),) * 3
-    status = np.full(number, UP)
+    outages = np.array(stated, dtype=Outage.dtype)
+    members, state = Member.zeros(number), FleetState.zeros(1)
+    members["status"] = UP
+    state["tick"] = np.inf if scale is None else float(scale.interval)
     if scale is not None:
-        status[int(scale.least) * groups :] = OFF
+        members["status"][int(scale.least) * groups :] = OFF
     prefill = int(replicas.prefill) * groups
     transfer = transfer_of(scenario, replicas) if prefill else Transfer(bandwidth=1.0)
     pool = kv_pool(scenario, plan)
     token_bytes = float(pool.block_bytes) / float(pool.tokens) * int(scenario.parallel.tp)
+    random = replicas.breakdowns
     fleet = Fleet(
-        status=status, ready=np.zeros(number), since=np.zeros(number), rented=np.zeros(number),
-        outage_time=at.astype(np.float64), outage_engine=which.astype(np.int64), outage_ends=ends.astype(np.int64),
-        next_outage=np.zeros(1, np.int64), change=np.zeros(1), **_breakdowns(scenario, replicas, number),
-        tick=np.array([np.inf if scale is None else float(scale.interval)]),
+        state, members, outages, _breakdowns(scenario, replicas, number),
+        mtbf=0.0 if random is None else float(random.device_mtbf) / float(scenario.parallel.all_devices),
+        repair=0.0 if random is None else float(random.repair),
         interval=0.0 if scale is None else float(scale.interval),
         least=0 if scale is None else int(scale.least) * groups,
         most=number, target=1.0 if scale is None else float(scale.target),
         start_up=0.0 if scale is None else float(scale.start_up),
-        max_waiting=int(NEVER) if replicas.max_waiting is None else int(replicas.max_waiting),
-        lost=np.zeros(1, np.int64), rejected=np.zeros(1, np.int64), prefill=prefill,
+        max_waiting=int(NEVER) if replicas.max_waiting is None else int(replicas.max_waiting), prefill=prefill,
         token_time=token_bytes / float(transfer.bandwidth) if prefill else 0.0,
-        latency=float(transfer.latency) if prefill else 0.0, link_free=np.zeros(number),
-        lockstep=lockstep_of(scenario),
+        latency=float(transfer.latency) if prefill else 0.0, lockstep=lockstep_of(scenario),
     )  # fmt: skip
-    for replica in range(len(fleet.breakdown)):
-        fleet.breakdown[replica, FAILS] = draw_gap(fleet, replica)
-    fleet.change[0] = next_change(fleet)
+    with as_objects(fleet) as objects:
+        for replica in range(len(fleet.breakdowns)):
+            objects.breakdowns[replica].fails = draw_gap(objects, replica)
+        objects.state[0].change = next_change(objects)
     return fleet
 
 
-def _breakdowns(scenario: Scenario, replicas: Replicas, number: int) -> dict[str, Any]:
-    """Return what makes engines fail at random, as fields of the fleet. number: of engines.
-
-    A replica fails with any of its devices, all data-parallel groups of it.
-    """
-    random = replicas.breakdowns
-    count = 0 if random is None else number // int(scenario.parallel.dp)
-    return {
-        "breakdown": np.full((count, 2), np.inf),
-        "dice": np.random.default_rng([scenario.simulation.seed, 5]).integers(1, MODULUS, count),
-        "mtbf": 0.0 if random is None else float(random.device_mtbf) / float(scenario.parallel.all_devices),
-        "repair": 0.0 if random is None else float(random.repair),
-        "outages": np.zeros(number, np.int64),
-        "failures": np.zeros(1, np.int64),
-    }
+def _breakdowns(scenario: Scenario, replicas: Replicas, number: int) -> Records:
+    """Return the replicas of `number` engines that fail at random: with any device, and all their engines."""
+    count = 0 if replicas.breakdowns is None else number // int(scenario.parallel.dp)
+    breakdowns = Breakdown.zeros(count)
+    breakdowns["fails"] = breakdowns["back"] = np.inf
+    breakdowns["die"] = np.random.default_rng([scenario.simulation.seed, 5]).integers(1, MODULUS, count)
+    return breakdowns
 
 
 def transfer_of(scenario: Scenario, replicas: Replicas) -> Transfer:

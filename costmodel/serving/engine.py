@@ -8,7 +8,7 @@ last. A request that finds no block for its next token sends the last one admitt
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
 from costmodel.serving.blocks import (
     cached_blocks,
@@ -24,243 +24,212 @@ from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import find_next_finish, growth, leave_decoding
 from costmodel.serving.prices import ROWS, Tables, device_time, step_time
 from costmodel.serving.queue import come_back, first_waiting, remove_first, sort_by_prefix, stands_before
-from costmodel.serving.state import (
-    BLOCKED,
-    BUSY_UNTIL,
-    COMPUTED,
-    COPIES,
-    DECODERS,
-    DECODING,
-    ENDING,
-    FREE,
-    GENERATED,
-    HELD,
-    HIT,
-    HOST_FREE,
-    JOINED,
-    KEYS,
-    LAST,
-    LOADED,
-    LONGEST,
-    LONGEST_PREFIX,
-    MOVED,
-    OUTPUT,
-    OUTSIDE,
-    OWN,
-    OWNER,
-    PARTIAL,
-    PREEMPTED,
-    PREEMPTIONS,
-    PRIORITY,
-    PROMPT,
-    PROMPT_TOKENS,
-    RECOMPUTED,
-    SCHEDULED,
-    SEGMENT,
-    SETTLED,
-    SIZE,
-    START,
-    STARTERS,
-    STARTING,
-    SWAPPED,
-    SWAPPED_OUT,
-    TARGET,
-    TICK,
-    TOKEN_END,
-    Engine,
-    Policy,
-    Progress,
-    Requests,
-)  # fmt: skip
+from costmodel.serving.state import LONGEST_PREFIX, PRIORITY, Engine, Policy, Step
 from costmodel.serving.tiers import kept_time
 
 
 @inner
-def blocks_needed(engine: Engine, policy: Policy, tokens: int) -> int:
+def clear(step: Step) -> None:
+    """Let a step run nothing."""
+    step.decodes = step.keys = step.chunks = step.rows = step.chunk_keys = step.longest = step.copies = 0.0
+
+
+@inner
+def blocks_needed(engine: Engine, tokens: int) -> int:
     """Return the blocks that decoding requests need for their next `tokens` tokens."""
     needed = 0
     for i in range(tokens):
-        needed += engine.phase[(-engine.count[TICK] - i) % policy.block]
+        needed += engine.phase[(-engine.state.tick - i) % engine.policy.block]
     return needed
 
 
 @inner
-def preempt(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> bool:
+def preempt(engine: Engine) -> bool:
     """Send the request that was admitted last, or is least urgent, back to the queue. Return whether there was one."""
-    count = engine.count
-    victim = least_urgent(requests, progress, engine, policy)
+    requests, state = engine.requests, engine.state
+    victim = least_urgent(engine)
     if victim < 0:
         return False
-    if victim == count[DECODING]:
-        request = count[PARTIAL]
-        count[PARTIAL] = -1
+    if victim == state.decoding:
+        request = state.partial
+        state.partial = -1
     else:
-        request = engine.list[DECODERS, victim]
-        count[DECODING] -= 1
-        for i in range(victim, count[DECODING]):
-            engine.list[DECODERS, i] = engine.list[DECODERS, i + 1]
-        leave_decoding(progress, engine, policy, request)
-        progress.count[request, GENERATED] += count[TICK] - progress.count[request, START]
-        progress.count[request, TARGET] = requests.length[request, PROMPT] + progress.count[request, GENERATED]
-        if victim < count[SETTLED]:
-            count[SETTLED] -= 1
-            progress.time[request, LAST] = engine.clock[TOKEN_END]
-        if policy.caching:
-            share_prefix(requests, progress, engine, policy, request, progress.count[request, COMPUTED])
-        find_next_finish(progress, engine)
-        swap_out(progress, engine, policy, request)
-    free_request(requests, progress, engine, policy, request)
-    come_back(requests, progress, engine, policy, request)
-    progress.count[request, PREEMPTED] += 1
-    count[PREEMPTIONS] += 1
-    count[BLOCKED] = 0
+        request = engine.decoders[victim]
+        state.decoding -= 1
+        for i in range(victim, state.decoding):
+            engine.decoders[i] = engine.decoders[i + 1]
+        leave_decoding(engine, request)
+        requests[request].generated += state.tick - requests[request].start
+        requests[request].target = requests[request].prompt + requests[request].generated
+        if victim < state.settled:
+            state.settled -= 1
+            requests[request].last = state.token_end
+        if engine.policy.caching:
+            share_prefix(engine, request, requests[request].computed)
+        find_next_finish(engine)
+        swap_out(engine, request)
+    free_request(engine, request)
+    come_back(engine, request)
+    requests[request].preempted += 1
+    state.preemptions += 1
+    state.blocked = 0
     return True
 
 
 @inner
-def least_urgent(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> int:
+def least_urgent(engine: Engine) -> int:
     """Return the place among decoding requests of the one that is preempted next, that of none -1.
 
     Their number stands for the prompt that is computed in part. In order of arrival it is the one admitted last. With
     priorities the one of least urgency [vLLM, v1/core/sched/scheduler.py, schedule].
     """
-    decoding = int(engine.count[DECODING])
-    partial = int(engine.count[PARTIAL])
+    decoding = int(engine.state.decoding)
+    partial = int(engine.state.partial)
     last = decoding if partial >= 0 else decoding - 1
-    if policy.order != PRIORITY:
+    if engine.policy.order != PRIORITY:
         return last
     for i in range(decoding):
-        request = int(engine.list[DECODERS, i])
-        worst = partial if last == decoding else int(engine.list[DECODERS, last])
-        if request != worst and stands_before(requests, progress, worst, request):
+        request = int(engine.decoders[i])
+        worst = partial if last == decoding else int(engine.decoders[last])
+        if request != worst and stands_before(engine.requests, worst, request):
             last = i
     return last
 
 
 @inner
-def swap_out(progress: Progress, engine: Engine, policy: Policy, request: int) -> None:
+def swap_out(engine: Engine, request: int) -> None:
     """Move the cache of a preempted request to host memory, where the engine does so and there is room."""
-    tokens = progress.count[request, COMPUTED]
+    row, state, policy = engine.requests[request], engine.state, engine.policy
+    tokens = row.computed
     blocks = -(-tokens // policy.block)
-    if policy.swap_time > 0.0 and blocks <= engine.count[HOST_FREE]:
-        progress.count[request, SWAPPED] = tokens
-        engine.count[HOST_FREE] -= blocks
-        engine.count[SWAPPED_OUT] += tokens
-        engine.step[COPIES] += blocks * policy.swap_time
+    if policy.swap_time > 0.0 and blocks <= state.host_free:
+        row.swapped = tokens
+        state.host_free -= blocks
+        state.swapped_out += tokens
+        engine.step.copies += blocks * policy.swap_time
 
 
 @inner
-def blocks_of_urgent(progress: Progress, engine: Engine, policy: Policy) -> int:
+def blocks_of_urgent(engine: Engine) -> int:
     """Return the blocks that the prompt computed in part needs next to decoding requests, any of which may be less
     urgent. 0 in order of arrival, where it is itself the last one.
     """
-    if policy.order != PRIORITY or not policy.mixed or engine.count[PARTIAL] < 0:
+    policy = engine.policy
+    if policy.order != PRIORITY or not policy.mixed or engine.state.partial < 0:
         return 0
-    return blocks_of_partial(progress, engine, policy, policy.budget - engine.count[DECODING] * (1 + policy.drafts))
+    return blocks_of_partial(engine, policy.budget - engine.state.decoding * (1 + policy.drafts))
 
 
 @inner
-def blocks_of_partial(progress: Progress, engine: Engine, policy: Policy, budget: int) -> int:
+def blocks_of_partial(engine: Engine, budget: int) -> int:
     """Return the blocks that the prompt which is computed in part needs for its next tokens."""
-    request = engine.count[PARTIAL]
-    computed = progress.count[request, COMPUTED] + min(
-        budget, progress.count[request, TARGET] - progress.count[request, COMPUTED]
-    )
-    held = progress.count[request, HELD] + progress.count[request, OWN]
-    return int(max(-(-computed // policy.block) - held, 0))
+    requests = engine.requests
+    request = engine.state.partial
+    computed = requests[request].computed + min(budget, requests[request].target - requests[request].computed)
+    held = requests[request].held + requests[request].own
+    return int(max(-(-computed // engine.policy.block) - held, 0))
 
 
 @inner
-def schedule_decoding(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> bool:
+def schedule_decoding(engine: Engine) -> bool:
     """Give every decoding request its blocks. Return whether any request was preempted."""
-    count = engine.count
-    tokens, preempted = growth(engine, policy), False
-    needed = blocks_needed(engine, policy, tokens)
-    while needed + blocks_of_urgent(progress, engine, policy) > count[FREE]:
-        if not preempt(requests, progress, engine, policy):
+    state = engine.state
+    tokens, preempted = growth(engine), False
+    needed = blocks_needed(engine, tokens)
+    while needed + blocks_of_urgent(engine) > state.free:
+        if not preempt(engine):
             break
         preempted = True
-        needed = blocks_needed(engine, policy, tokens)
-    take_blocks(engine, progress, needed)
-    engine.step[0] = count[DECODING]
-    engine.step[1] = count[KEYS] + count[DECODING]
-    engine.step[5] = count[LONGEST] + count[TICK] + 1 if count[DECODING] > 0 else 0
+        needed = blocks_needed(engine, tokens)
+    take_blocks(engine, needed)
+    engine.step.decodes = state.decoding
+    engine.step.keys = state.keys + state.decoding
+    engine.step.longest = state.longest + state.tick + 1 if state.decoding > 0 else 0
     return preempted
 
 
 @inner
-def add_chunk(requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int, rows: int) -> None:
+def add_chunk(engine: Engine, request: int, rows: int) -> None:
     """Let the next step compute `rows` tokens of a prompt, whose blocks the request holds."""
-    count, step = engine.count, engine.step
-    progress.count[request, COMPUTED] += rows
-    computed = progress.count[request, COMPUTED]
-    step[2] += 1
-    step[3] += rows
-    step[4] += float(rows) * computed  # counts may have 32 bits
-    count[PROMPT_TOKENS] += rows
-    if policy.caching:
-        share_prefix(requests, progress, engine, policy, request, computed)
-    if computed == progress.count[request, TARGET]:
-        engine.list[STARTERS, count[STARTING]] = request
-        count[STARTING] += 1
+    row, state, step = engine.requests[request], engine.state, engine.step
+    row.computed += rows
+    computed = row.computed
+    step.chunks += 1
+    step.rows += rows
+    step.chunk_keys += float(rows) * computed
+    state.prompt_tokens += rows
+    if engine.policy.caching:
+        share_prefix(engine, request, computed)
+    if computed == row.target:
+        engine.starters[state.starting] = request
+        state.starting += 1
     else:
-        count[PARTIAL] = request
+        state.partial = request
 
 
 @inner
-def continue_partial(requests: Requests, progress: Progress, engine: Engine, policy: Policy, budget: int) -> int:
+def continue_partial(engine: Engine, budget: int) -> int:
     """Continue the prompt that is computed in part. Return the tokens that are left, -1 where blocks are lacking."""
-    request = engine.count[PARTIAL]
+    state = engine.state
+    request = state.partial
     if request < 0 or budget <= 0:
         return budget
-    rows = min(budget, progress.count[request, TARGET] - progress.count[request, COMPUTED])
-    needed, preempted = blocks_of_partial(progress, engine, policy, budget), False
-    while needed > engine.count[FREE]:
-        preempt(requests, progress, engine, policy)
+    rows = min(budget, engine.requests[request].target - engine.requests[request].computed)
+    needed, preempted = blocks_of_partial(engine, budget), False
+    while needed > state.free:
+        preempt(engine)
         preempted = True
-        if engine.count[PARTIAL] != request:  # it is itself the one admitted last, or least urgent
+        if state.partial != request:  # it is itself the one admitted last, or least urgent
             return -1
-    take_blocks(engine, progress, needed)
-    progress.count[request, OWN] += needed
-    engine.count[PARTIAL] = -1
-    add_chunk(requests, progress, engine, policy, request, rows)
+    take_blocks(engine, needed)
+    engine.requests[request].own += needed
+    state.partial = -1
+    add_chunk(engine, request, rows)
     return 0 if preempted else int(budget - rows)
 
 
 @inner
-def admit(requests: Requests, progress: Progress, engine: Engine, policy: Policy, now: float, budget: int) -> None:
+def admit(engine: Engine, now: float, budget: int) -> None:
     """Start waiting requests while tokens, places and blocks last."""
-    count = engine.count
-    if has_place(engine, policy):
-        sort_by_prefix(requests, progress, engine, policy, now)
+    state = engine.state
+    if has_place(engine):
+        sort_by_prefix(engine, now)
     while budget > 0:
-        request = first_waiting(requests, engine, policy, now)
+        request = first_waiting(engine, now)
         if request < 0:
             return
-        if not has_place(engine, policy):
-            count[BLOCKED] = 1
+        if not has_place(engine):
+            state.blocked = 1
             return
-        moved = progress.count[request, MOVED] > 0
-        rows = start_request(requests, progress, engine, policy, request, budget)
+        moved = engine.requests[request].moved
+        rows = start_request(engine, request, budget)
         if rows < 0:
             return
         if rows == 0:
             # Blocks that decoding requests take may put another request first, which needs fewer.
-            count[BLOCKED] = 0 if policy.order == LONGEST_PREFIX else 1
+            state.blocked = 0 if engine.policy.order == LONGEST_PREFIX else 1
             return
         budget -= rows
-        column = JOINED if moved else SCHEDULED
-        if np.isnan(progress.time[request, column]):
-            progress.time[request, column] = max(now, engine.clock[BUSY_UNTIL])
-        remove_first(requests, progress, engine, policy)
+        note_start(engine, request, now, moved)
+        remove_first(engine)
 
 
 @inner
-def has_place(engine: Engine, policy: Policy) -> bool:
+def note_start(engine: Engine, request: int, now: float, moved: int) -> None:
+    """Note when a request starts for the first time, on the engine that decodes it where its prompt was moved there."""
+    row, start = engine.requests[request], max(now, engine.state.busy_until)
+    if moved > 0 and math.isnan(row.joined):
+        row.joined = start
+    if moved == 0 and math.isnan(row.scheduled):
+        row.scheduled = start
+
+
+@inner
+def has_place(engine: Engine) -> bool:
     """Tell whether one request more may run."""
-    count = engine.count
-    running = count[DECODING] + count[ENDING] + count[STARTING] + (1 if count[PARTIAL] >= 0 else 0)
-    return bool(running < policy.max_seqs)
+    state = engine.state
+    running = state.decoding + state.ending + state.starting + (1 if state.partial >= 0 else 0)
+    return bool(running < engine.policy.max_seqs)
 
 
 @inner
@@ -270,91 +239,91 @@ def is_refused(policy: Policy, rows: int, computed: int) -> bool:
 
 
 @inner
-def start_request(
-    requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int, budget: int
-) -> int:
+def start_request(engine: Engine, request: int, budget: int) -> int:
     """Start a request with its first chunk. Return the chunk's tokens, 0 where blocks are lacking, -1 where tokens are.
 
     What the prefix cache holds is not computed, but the last token is: it gives the next one.
     """
-    block, target = policy.block, progress.count[request, TARGET]
-    if progress.count[request, MOVED] > 0:
-        return start_moved(progress, engine, policy, requests, request)
-    if progress.count[request, SWAPPED] > 0:
-        return start_swapped(requests, progress, engine, policy, request)
+    row, state, policy = engine.requests[request], engine.state, engine.policy
+    block, target = policy.block, row.target
+    if row.moved > 0:
+        return start_moved(engine, request)
+    if row.swapped > 0:
+        return start_swapped(engine, request)
     cached, kept, idle = 0, 0, 0
     loaded, copies = 0, 0.0
-    segment = progress.count[request, SEGMENT]
+    segment = row.segment
     if policy.caching:
         most = (target - 1) // block
-        cached = cached_blocks(requests, engine, request, most)
-        idle = idle_cached(requests, engine, request, cached)
-        whole = cached == min(most, requests.first_id[request + 1] - requests.first_id[request])
+        cached = cached_blocks(engine, request, most)
+        idle = idle_cached(engine, request, cached)
+        whole = cached == min(most, row.blocks)
         if segment >= 0 and whole:
-            kept = min(engine.entry[segment, SIZE], most - cached)
+            kept = min(engine.entry[segment].size, most - cached)
         if segment < 0:
-            loaded, copies = from_tiers(requests, engine, policy, request, cached, most)
+            loaded, copies = from_tiers(engine, request, cached, most)
     hit = (cached + kept + loaded) * block
     rows = min(budget, target - hit)
-    last = requests.length[request, PROMPT] + requests.length[request, OUTPUT] - 1 if policy.reserve else hit + rows
+    last = row.prompt + row.output - 1 if policy.reserve else hit + rows
     needed = -(-last // block) - cached - kept
-    lacking = needed > engine.count[FREE] - idle - kept
+    lacking = needed > state.free - idle - kept
     if lacking or is_refused(policy, rows, target - hit):
         return 0 if lacking else -1
     if policy.caching:
-        hold_prefix(requests, progress, engine, request, cached)
+        hold_prefix(engine, request, cached)
     if segment >= 0:
-        reclaim(progress, engine, request, kept)
-    take_blocks(engine, progress, needed)
-    engine.step[COPIES] += copies
-    engine.count[LOADED] += loaded * block
-    progress.count[request, OWN] = needed + kept
-    progress.count[request, COMPUTED] = hit
-    if progress.count[request, PREEMPTED] == 0:
-        progress.count[request, HIT] = hit
+        reclaim(engine, request, kept)
+    take_blocks(engine, needed)
+    engine.step.copies += copies
+    state.loaded += loaded * block
+    row.own = needed + kept
+    row.computed = hit
+    if row.preempted == 0:
+        row.hit = hit
     else:
-        engine.count[RECOMPUTED] += target - hit
-    add_chunk(requests, progress, engine, policy, request, rows)
+        state.recomputed += target - hit
+    add_chunk(engine, request, rows)
     return int(rows)
 
 
 @inner
-def start_moved(progress: Progress, engine: Engine, policy: Policy, requests: Requests, request: int) -> int:
+def start_moved(engine: Engine, request: int) -> int:
     """Start a request whose cache another engine has sent: its last token is computed. Return 1, 0 without blocks."""
-    hit, target = progress.count[request, MOVED], progress.count[request, TARGET]
-    needed = -(-target // policy.block)
-    if needed > engine.count[FREE]:
+    row = engine.requests[request]
+    hit, target = row.moved, row.target
+    needed = -(-target // engine.policy.block)
+    if needed > engine.state.free:
         return 0
-    take_blocks(engine, progress, needed)
-    progress.count[request, OWN], progress.count[request, COMPUTED], progress.count[request, MOVED] = needed, hit, 0
-    add_chunk(requests, progress, engine, policy, request, target - hit)
+    take_blocks(engine, needed)
+    row.own, row.computed, row.moved = needed, hit, 0
+    add_chunk(engine, request, target - hit)
     return int(target - hit)
 
 
 @inner
-def start_swapped(requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int) -> int:
+def start_swapped(engine: Engine, request: int) -> int:
     """Start a request whose cache waits in host memory: its last token is computed. Return 1, 0 without blocks."""
-    hit, target = progress.count[request, SWAPPED], progress.count[request, TARGET]
+    row, policy = engine.requests[request], engine.policy
+    hit, target = row.swapped, row.target
     needed, held = -(-target // policy.block), -(-hit // policy.block)
-    if needed > engine.count[FREE]:
+    if needed > engine.state.free:
         return 0
-    take_blocks(engine, progress, needed)
-    engine.count[HOST_FREE] += held
-    engine.step[COPIES] += held * policy.swap_time
-    progress.count[request, OWN], progress.count[request, COMPUTED], progress.count[request, SWAPPED] = needed, hit, 0
-    add_chunk(requests, progress, engine, policy, request, target - hit)
+    take_blocks(engine, needed)
+    engine.state.host_free += held
+    engine.step.copies += held * policy.swap_time
+    row.own, row.computed, row.swapped = needed, hit, 0
+    add_chunk(engine, request, target - hit)
     return int(target - hit)
 
 
 @inner
-def from_tiers(
-    requests: Requests, engine: Engine, policy: Policy, request: int, cached: int, most: int
-) -> tuple[int, float]:
+def from_tiers(engine: Engine, request: int, cached: int, most: int) -> tuple[int, float]:
     """Return how many blocks behind the `cached` ones the tiers have, and how long they take to the device [s]."""
-    first, loaded, seconds = requests.first_id[request], 0, 0.0
-    last = min(most, requests.first_id[request + 1] - first)
+    row = engine.requests[request]
+    first, loaded, seconds = row.first_id, 0, 0.0
+    last = min(most, row.blocks)
     while cached + loaded < last:
-        time = kept_time(engine, policy, int(requests.ids[first + cached + loaded]))
+        time = kept_time(engine, int(engine.ids[first + cached + loaded]))
         if time < 0.0:
             break
         loaded, seconds = loaded + 1, seconds + time
@@ -362,54 +331,56 @@ def from_tiers(
 
 
 @inner
-def reclaim(progress: Progress, engine: Engine, request: int, kept: int) -> None:
+def reclaim(engine: Engine, request: int, kept: int) -> None:
     """Take `kept` blocks of a preempted request back from the list of free ones, and forget the others."""
-    segment = progress.count[request, SEGMENT]
-    progress.count[request, SEGMENT] = -1
-    engine.entry[segment, SIZE] -= kept
-    engine.count[FREE] -= kept
-    engine.entry[segment, OWNER] = -1
-    if engine.entry[segment, SIZE] == 0:
+    row = engine.requests[request]
+    segment = row.segment
+    row.segment = -1
+    engine.entry[segment].size -= kept
+    engine.state.free -= kept
+    engine.entry[segment].owner = -1
+    if engine.entry[segment].size == 0:
         remove_free(engine, segment)
         drop_entry(engine, segment)
 
 
 @inner
-def schedule_alone(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> bool:
+def schedule_alone(engine: Engine) -> bool:
     """Let the next step decode and start no prompt. Return whether it runs anything."""
-    engine.step[:] = 0.0
-    engine.count[BLOCKED] = 0
-    schedule_decoding(requests, progress, engine, policy)
-    return bool(engine.step[0] > 0)
+    clear(engine.step)
+    engine.state.blocked = 0
+    schedule_decoding(engine)
+    return bool(engine.step.decodes > 0)
 
 
 @inner
-def schedule(requests: Requests, progress: Progress, engine: Engine, policy: Policy, now: float) -> bool:
+def schedule(engine: Engine, now: float) -> bool:
     """Decide what the next step runs. Return whether it runs anything."""
-    engine.step[:] = 0.0
-    count = engine.count
-    count[BLOCKED] = 0
+    policy = engine.policy
+    clear(engine.step)
+    state = engine.state
+    state.blocked = 0
     if policy.mixed:
-        preempted = schedule_decoding(requests, progress, engine, policy)
-        budget = policy.budget - count[DECODING] * (1 + policy.drafts)
-        budget = continue_partial(requests, progress, engine, policy, budget)
+        preempted = schedule_decoding(engine)
+        budget = policy.budget - state.decoding * (1 + policy.drafts)
+        budget = continue_partial(engine, budget)
         if not preempted and budget > 0:
-            admit(requests, progress, engine, policy, now, budget)
+            admit(engine, now, budget)
     else:  # prompts first, alone
-        budget = continue_partial(requests, progress, engine, policy, policy.budget)
+        budget = continue_partial(engine, policy.budget)
         if budget > 0:
-            admit(requests, progress, engine, policy, now, budget)
-        if engine.step[2] == 0.0:
-            schedule_decoding(requests, progress, engine, policy)
-    return bool(engine.step[0] + engine.step[2] > 0)
+            admit(engine, now, budget)
+        if engine.step.chunks == 0.0:
+            schedule_decoding(engine)
+    return bool(engine.step.decodes + engine.step.chunks > 0)
 
 
 @inner
-def price(tables: Tables, engine: Engine, policy: Policy) -> float:
+def price(engine: Engine, tables: Tables) -> float:
     """Return the time of the step that was decided on, without waiting for a host that begins ahead [s]."""
     step = engine.step
-    rows = step[0] * (1 + policy.drafts) + step[3]
+    rows = step.decodes * (1 + engine.policy.drafts) + step.rows
     if rows > tables.axes[tables.ends[ROWS + 1] - 1]:
-        engine.count[OUTSIDE] = 1
+        engine.state.outside = 1
     seconds = device_time(tables, step, rows) if tables.ahead else step_time(tables, step, rows)
-    return seconds + float(step[COPIES])
+    return seconds + float(step.copies)

@@ -20,7 +20,6 @@ from costmodel.records import replace
 from costmodel.result import Entry, Metrics
 from costmodel.serving.deployment import replica_count
 from costmodel.serving.simulation import Served, Simulation
-from costmodel.serving.state import FINISH
 from costmodel.serving.summary import (
     RequestTimes,
     arrival_rate,
@@ -89,13 +88,13 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         It tells how the operators share the time of a step, and how uncertain they are.
         """
         running = max(round(totals(self._done)["running"]), 1)
-        length = self._done.requests.length
+        requests = self._done.requests
         plan = replace(
             self._plan,
             concurrency=float(running),
             rate=None,
-            input_tokens=max(float(np.rint(length[:, 0].mean())), 1.0),
-            output_tokens=max(float(np.rint(length[:, 1].mean())), 2.0),
+            input_tokens=max(float(np.rint(requests["prompt"].mean())), 1.0),
+            output_tokens=max(float(np.rint(requests["output"].mean())), 2.0),
         )
         return ServingEvaluation(replace(self._scenario, plan=plan), plan, self._calibration)
 
@@ -157,8 +156,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         """Return the devices that are paid for: of all engines, or on average of those that an autoscaler rents."""
         own = float(self._scenario.parallel.all_devices) / float(self._scenario.parallel.dp)
         if self._plan.replicas.autoscale is None:
-            return own * len(served.engines.clock)
-        return own * served.rented / float(np.nanmax(served.progress.time[:, FINISH]))
+            return own * len(served.engines.state)
+        return own * served.rented / float(np.nanmax(served.requests["finish"]))
 
     @cached_property
     def stable_rate(self) -> float | None:
@@ -173,7 +172,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         if not is_open or self._plan.replicas.prefill or totals(self._done)["cached_tokens"]:
             return None
         seats = int(most_running(self._scenario, self._plan, self._pool))
-        ends = np.sort(self._counted(self.simulation.saturated(SATURATING, seats)).progress.time[:, FINISH])
+        ends = np.sort(self._counted(self.simulation.saturated(SATURATING, seats)).requests["finish"])
         first, last = round(EARLY * (len(ends) - 1)), round(LATE * (len(ends) - 1))
         if ends[last] <= ends[first]:
             return None
@@ -259,17 +258,17 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def _of_fleet(self) -> Iterator[str]:
         """Yield which requests were rejected, and that none of the breakdowns that may come did."""
-        fleet, count = self.served.fleet, len(self.served.requests.arrival)
-        rejected, random = int(fleet.rejected[0]), self._plan.replicas.breakdowns
+        fleet, count = self.served.fleet, len(self.served.requests)
+        rejected, random = int(fleet.state["rejected"][0]), self._plan.replicas.breakdowns
         if rejected:
             yield (
                 f"{rejected / count:.0%} turned away: {rejected:,} of {count:,} requests met a full queue "
                 "(`replicas.max_waiting`); times, rates and the verdict are of the others"
             )
-        if random is not None and not fleet.failures[0]:
+        if random is not None and not fleet.state["failures"][0]:
             elapsed = duration(self._done)
             yield (
                 f"no breakdown fell into this run of {elapsed:.3g} s, in which "
-                f"{elapsed * len(fleet.breakdown) / fleet.mtbf:.2g} are expected: its times are those without; more "
+                f"{elapsed * len(fleet.breakdowns) / fleet.mtbf:.2g} are expected: its times are those without; more "
                 "`requests` make it longer"
             )

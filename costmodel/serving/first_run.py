@@ -1,6 +1,6 @@
-"""The first long runs after an installation: as Python, until they have taken what compilation takes.
+"""Long runs whose loops are not compiled yet: as Python, until they have taken what compilation takes.
 
-Numba compiles the loops over requests once, for half a minute, and most runs are over sooner as Python. So they run as
+Numba compiles the loops over requests once, for some seconds, and most runs are over sooner as Python. So they run as
 Python first, in parts of simulated time, which changes no number. Only when this run and those before it have taken as
 long as compilation does are the loops compiled: all in all at most twice the time of who knew what is to come.
 """
@@ -18,7 +18,7 @@ from costmodel.schema import catalogue
 from costmodel.schema.catalogue import Question
 from costmodel.serving.checkpoint import is_over
 from costmodel.serving.routing import Service
-from costmodel.serving.state import MOMENT
+from costmodel.serving.rows import as_objects
 
 COMPILATION = 20.0  # seconds of the processor that Numba took, where a million additions take 30 ms
 INTERPRETING = Notice("requests run as Python, since their loops are not compiled yet")
@@ -26,12 +26,19 @@ COMPILING = Notice("compiling the loops over requests, once for all later runs: 
 _SOON = 0.5  # seconds of the processor: parts that take less are followed by longer ones
 _FIRST_PART = 1.0  # simulated seconds
 _SPENT = Question("seconds", ("requests as Python",), ())
+Loop = Callable[[Service, float], int]
 
 
-def run_as_python(run: Callable[[float], int], service: Service, until: float) -> int | None:
+def run_as_python(run: Loop, service: Service, until: float) -> int:
+    """Run a deployment up to a moment as Python. Return an engine that is stuck, -1: none."""
+    with as_objects(service) as objects:
+        return run(objects, until)
+
+
+def try_python(run: Loop, service: Service, until: float) -> int | None:
     """Run a deployment up to a moment, as long as Python is worth it. Null where it should go on compiled.
 
-    run: runs it up to a moment, and returns an engine that is stuck, -1: none, as this does.
+    Returns an engine that is stuck, -1: none.
     """
     known = catalogue.recall(_SPENT)
     before: float = 0.0 if known is None else known.answer
@@ -40,14 +47,16 @@ def run_as_python(run: Callable[[float], int], service: Service, until: float) -
         return None
     warnings.warn(INTERPRETING, stacklevel=2)
     begin, spent, part = process_time(), 0.0, _FIRST_PART
-    moment, stuck = float(np.nanmin(np.append(service.engines.clock[:, MOMENT], 0.0))), -1
-    while stuck < 0 and moment < until and not is_over(service) and before + spent < COMPILATION:
-        moment = min(moment + part, until)
-        stuck = run(moment)
-        part *= 2.0 if process_time() - begin - spent < _SOON else 1.0
-        spent = process_time() - begin
+    moment, stuck = float(np.nanmin(np.append(service.engines.state["moment"], 0.0))), -1
+    with as_objects(service) as objects:
+        while stuck < 0 and moment < until and not is_over(objects) and before + spent < COMPILATION:
+            moment = min(moment + part, until)
+            stuck = run(objects, moment)
+            part *= 2.0 if process_time() - begin - spent < _SOON else 1.0
+            spent = process_time() - begin
+        over = is_over(objects)
     catalogue.keep(_SPENT, {}, before + spent)
-    if stuck >= 0 or moment >= until or is_over(service):
+    if stuck >= 0 or moment >= until or over:
         return stuck
     warnings.warn(COMPILING, stacklevel=2)
     return None

@@ -15,7 +15,6 @@ from costmodel.serving.loop import idle, run_step, with_starts
 from costmodel.serving.prices import host_time
 from costmodel.serving.queue import first_waiting, look, see_arrivals
 from costmodel.serving.routing import Service, engine_of
-from costmodel.serving.state import BUSY_UNTIL, DECODING, MOMENT, PARTIAL, UNALIGNED
 
 
 @inner
@@ -25,58 +24,55 @@ def prompts_wait(service: Service, first: int, number: int, now: float) -> bool:
     It does where every engine has one that may start, where one of them has nothing to decode, and after `align_steps`
     steps without a start [TensorRT-LLM, PyExecutor._balance_adp_requests].
     """
-    requests, policy, ready, idle_ones = service.requests, service.policy, 0, 0
+    ready, idle_ones = 0, 0
     for replica in range(first, first + number):
-        engine = engine_of(service.engines, replica)
-        if engine.count[DECODING] == 0:
+        engine = engine_of(service, replica)
+        if engine.state.decoding == 0:
             idle_ones += 1
-        waiting = first_waiting(requests, engine, policy, look(engine, policy, now)) >= 0
-        if engine.count[PARTIAL] >= 0 or (waiting and has_place(engine, policy)):
+        waiting = first_waiting(engine, look(engine, now)) >= 0
+        if engine.state.partial >= 0 or (waiting and has_place(engine)):
             ready += 1
-    count = service.engines.count[first]
-    count[UNALIGNED] += 1
-    if ready < number and idle_ones == 0 and count[UNALIGNED] < policy.align_steps:
+    state = service.engines.state[first]
+    state.unaligned += 1
+    if ready < number and idle_ones == 0 and state.unaligned < service.policy.align_steps:
         return True
-    count[UNALIGNED] = 0
+    state.unaligned = 0
     return False
 
 
 @inner
 def decide_together(service: Service, first: int, number: int) -> bool:
     """Let engines `first` to `first + number` decide on their next step. Return whether they are stuck."""
-    requests, progress, policy = service.requests, service.progress, service.policy
-    now, longest, working, behind, host = np.inf, 0.0, 0, 0.0, 0.0
+    policy, now, behind = service.policy, np.inf, 0.0
     for replica in range(first, first + number):
-        now = min(now, service.engines.clock[replica, MOMENT])
+        now = min(now, service.engines.state[replica].moment)
     for replica in range(first, first + number):
-        engine = engine_of(service.engines, replica)
-        behind = max(behind, engine.clock[BUSY_UNTIL])
-        release(requests, progress, engine, policy, now)
-        see_arrivals(requests, progress, engine, policy, look(engine, policy, now))
+        engine = engine_of(service, replica)
+        behind = max(behind, engine.state.busy_until)
+        release(engine, now)
+        see_arrivals(engine, look(engine, now))
     waits = policy.align_steps > 0 and prompts_wait(service, first, number, now)
+    longest, working, host = 0.0, 0, 0.0
     for replica in range(first, first + number):
-        engine = engine_of(service.engines, replica)
-        if waits:
-            runs = schedule_alone(requests, progress, engine, policy)
-        else:
-            runs = schedule(requests, progress, engine, policy, look(engine, policy, now))
+        engine = engine_of(service, replica)
+        runs = schedule_alone(engine) if waits else schedule(engine, look(engine, now))
         if runs:
-            longest = max(longest, price(service.tables, engine, policy))
+            longest = max(longest, price(engine, service.tables))
             host = max(host, host_time(service.tables, engine.step))
             working += 1
     if working == 0:
         stuck = True
         for replica in range(first, first + number):
-            stuck = idle(requests, engine_of(service.engines, replica), now) and stuck
+            stuck = idle(engine_of(service, replica), now) and stuck
         return stuck
     start = max(now, behind)
-    longest = with_starts(engine_of(service.engines, first), now, start, longest, host)
+    longest = with_starts(engine_of(service, first), now, start, longest, host)
     end = start + longest
     for replica in range(first, first + number):
-        engine = engine_of(service.engines, replica)
-        engine.clock[BUSY_UNTIL] = behind
-        if engine.step[0] + engine.step[2] > 0:
-            run_step(requests, progress, engine, policy, now, longest)
-        engine.clock[BUSY_UNTIL] = end
-        engine.clock[MOMENT] = start if policy.overlapped else end
+        engine = engine_of(service, replica)
+        engine.state.busy_until = behind
+        if engine.step.decodes + engine.step.chunks > 0:
+            run_step(engine, now, longest)
+        engine.state.busy_until = end
+        engine.state.moment = start if policy.overlapped else end
     return False

@@ -7,7 +7,7 @@ import numpy as np
 from costmodel.serving.blocks import take_blocks
 from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import give_first_tokens, give_tokens, growth, note_gap, release
-from costmodel.serving.engine import blocks_needed, price, schedule
+from costmodel.serving.engine import blocks_needed, clear, price, schedule
 from costmodel.serving.prices import (
     DECODE_KEYS,
     Tables,
@@ -19,55 +19,48 @@ from costmodel.serving.prices import (
     with_expert_pool,
 )
 from costmodel.serving.queue import look, may_start, see_arrivals
-from costmodel.serving.state import (
-    BIN_WIDTH,
-    BUSY,
-    BUSY_UNTIL,
-    DECODE_STEPS,
-    DECODING,
-    ENDING,
-    FREE,
-    HEAD,
-    KEYS,
-    LONGEST,
-    MOMENT,
-    NEXT_FINISH,
-    PARTIAL,
-    ROOT,
-    SETTLED,
-    STARTED,
-    STEPS,
-    TICK,
-    TOKEN_END,
-    UNLOOKED,
-    Engine,
-    Policy,
-    Progress,
-    Requests,
-)  # fmt: skip
+from costmodel.serving.state import Engine, Occupancy
 
 
 @inner
-def account(engine: Engine, policy: Policy, start: float, seconds: float) -> None:
+def merge(both: Occupancy, one: Occupancy, other: Occupancy) -> None:
+    """Make a bin of time the sum of two, the first of which it may be itself."""
+    both.busy = one.busy + other.busy
+    both.requests = one.requests + other.requests
+    both.blocks = one.blocks + other.blocks
+    both.keys = one.keys + other.keys
+    both.prompt_tokens = one.prompt_tokens + other.prompt_tokens
+    both.decoded = one.decoded + other.decoded
+
+
+@inner
+def empty(bin_: Occupancy) -> None:
+    """Let nothing have run in a bin of time."""
+    bin_.busy = bin_.requests = bin_.blocks = bin_.keys = bin_.prompt_tokens = bin_.decoded = 0.0
+
+
+@inner
+def account(engine: Engine, start: float, seconds: float) -> None:
     """Add a step to the engine's occupancy over time."""
-    count, occupancy = engine.count, engine.occupancy
+    state, occupancy = engine.state, engine.occupancy
     bins = len(occupancy)
-    index = int(start / engine.clock[BIN_WIDTH])
+    index = int(start / state.bin_width)
     while index >= bins:
         half = bins // 2
         for i in range(half):
-            for j in range(occupancy.shape[1]):
-                occupancy[i, j] = occupancy[2 * i, j] + occupancy[2 * i + 1, j]
-        occupancy[half:] = 0.0
-        engine.clock[BIN_WIDTH] *= 2.0
-        index = int(start / engine.clock[BIN_WIDTH])
-    running = engine.step[0] + engine.step[2]
-    occupancy[index, 0] += seconds
-    occupancy[index, 1] += running * seconds
-    occupancy[index, 2] += (policy.blocks - count[FREE]) * seconds
-    occupancy[index, 3] += count[KEYS] * seconds
-    occupancy[index, 4] += engine.step[3]
-    occupancy[index, 5] += engine.step[0]
+            merge(occupancy[i], occupancy[2 * i], occupancy[2 * i + 1])
+        for i in range(half, bins):
+            empty(occupancy[i])
+        state.bin_width *= 2.0
+        index = int(start / state.bin_width)
+    step, here = engine.step, occupancy[index]
+    running = step.decodes + step.chunks
+    here.busy += seconds
+    here.requests += running * seconds
+    here.blocks += (engine.policy.blocks - state.free) * seconds
+    here.keys += state.keys * seconds
+    here.prompt_tokens += step.rows
+    here.decoded += step.decodes
 
 
 @inner
@@ -79,120 +72,114 @@ def with_starts(engine: Engine, now: float, start: float, seconds: float, host: 
     """
     if host == 0.0:
         return seconds
-    started = max(now, engine.clock[STARTED]) + host
-    engine.clock[STARTED] = started
+    started = max(now, engine.state.started) + host
+    engine.state.started = started
     return float(max(seconds, started - start))
 
 
 @inner
-def run_step(
-    requests: Requests, progress: Progress, engine: Engine, policy: Policy, now: float, seconds: float
-) -> None:
+def run_step(engine: Engine, now: float, seconds: float) -> None:
     """Run the step that was decided on at `now`: it takes `seconds` from the end of the one before it."""
-    clock, count = engine.clock, engine.count
-    start = max(now, clock[BUSY_UNTIL])
+    state = engine.state
+    start = max(now, state.busy_until)
     end = start + seconds
-    account(engine, policy, start, seconds)
-    clock[BUSY_UNTIL] = end
-    clock[BUSY] += seconds
-    count[STEPS] += 1
-    count[UNLOOKED] = policy.look_steps if engine.step[2] > 0 else count[UNLOOKED] + 1
-    if engine.step[0] > 0:
-        give_tokens(requests, progress, engine, policy, end)
-    give_first_tokens(requests, progress, engine, policy, end)
-    clock[MOMENT] = start if policy.overlapped else end
+    account(engine, start, seconds)
+    state.busy_until = end
+    state.busy += seconds
+    state.steps += 1
+    state.unlooked = engine.policy.look_steps if engine.step.chunks > 0 else state.unlooked + 1
+    if engine.step.decodes > 0:
+        give_tokens(engine, end)
+    give_first_tokens(engine, end)
+    state.moment = start if engine.policy.overlapped else end
 
 
 @inner
-def idle(requests: Requests, engine: Engine, now: float) -> bool:
+def idle(engine: Engine, now: float) -> bool:
     """Move an engine that has nothing to run to the next moment at which that may change. Return whether it is stuck.
 
     It is stuck where a request waits that can never start.
     """
-    clock, head = engine.clock, engine.count[HEAD]
-    if clock[BUSY_UNTIL] > now:
-        clock[MOMENT] = clock[BUSY_UNTIL]
+    state, head = engine.state, engine.state.head
+    if state.busy_until > now:
+        state.moment = state.busy_until
         return False
-    if engine.count[ROOT] >= 0:
+    if state.root >= 0:
         return True
     if head < 0:
-        clock[MOMENT] = np.inf
+        state.moment = np.inf
         return False
-    clock[MOMENT] = requests.arrival[head]
-    return bool(clock[MOMENT] <= now)
+    state.moment = engine.requests[head].arrival
+    return bool(state.moment <= now)
 
 
 @inner
-def run_quiet_steps(
-    requests: Requests, progress: Progress, engine: Engine, policy: Policy, tables: Tables, until: float
-) -> None:
+def run_quiet_steps(engine: Engine, tables: Tables, until: float) -> None:
     """Run the steps in which only counts grow: nobody starts, ends, or lacks a block.
 
     They are those that `advance` would run one by one, with the same numbers.
     """
-    count, clock, step = engine.count, engine.clock, engine.step
-    if count[PARTIAL] >= 0 or count[ENDING] > 0 or count[DECODING] == 0 or count[SETTLED] < count[DECODING]:
+    policy, state, step = engine.policy, engine.state, engine.step
+    if state.partial >= 0 or state.ending > 0 or state.decoding == 0 or state.settled < state.decoding:
         return
-    decoding = count[DECODING]
-    step[:] = 0.0
-    step[0] = decoding
+    decoding = state.decoding
+    clear(step)
+    step.decodes = decoding
     linear = rows_time(tables, decoding * (1 + policy.drafts), decoding)
-    index, _ = locate(tables, DECODE_KEYS, (count[KEYS] + decoding) / decoding)
+    index, _ = locate(tables, DECODE_KEYS, (state.keys + decoding) / decoding)
     while True:
-        now, tokens = clock[MOMENT], growth(engine, policy)
-        if now >= until or count[TICK] + tokens >= count[NEXT_FINISH]:
+        now, tokens = state.moment, growth(engine)
+        if now >= until or state.tick + tokens >= state.next_finish:
             return
-        seen = look(engine, policy, now)
-        if may_start(requests, engine, policy, seen):
+        seen = look(engine, now)
+        if may_start(engine, seen):
             return
-        needed = blocks_needed(engine, policy, tokens)
-        if needed > count[FREE]:
+        needed = blocks_needed(engine, tokens)
+        if needed > state.free:
             return
-        see_arrivals(requests, progress, engine, policy, seen)
-        take_blocks(engine, progress, needed)
-        step[1] = count[KEYS] + decoding
-        step[5] = count[LONGEST] + count[TICK] + 1
-        keys = step[1] / decoding
+        see_arrivals(engine, seen)
+        take_blocks(engine, needed)
+        step.keys = state.keys + decoding
+        step.longest = state.longest + state.tick + 1
+        keys = step.keys / decoding
         index, share = locate_from(tables, DECODE_KEYS, keys, index)
-        seconds = linear + decode_time(tables, decoding, keys, step[5], index, share)
+        seconds = linear + decode_time(tables, decoding, keys, step.longest, index, share)
         seconds = with_expert_pool(tables, seconds, decoding * (1 + policy.drafts))
-        start = max(now, clock[BUSY_UNTIL])
-        account(engine, policy, start, seconds)
-        clock[BUSY_UNTIL] = start + seconds
-        clock[BUSY] += seconds
-        count[STEPS] += 1
-        count[UNLOOKED] += 1
-        note_gap(engine, clock[BUSY_UNTIL] - clock[TOKEN_END], decoding)
-        count[TICK] += tokens
-        count[DECODE_STEPS] += 1
-        count[KEYS] += decoding * tokens
-        clock[TOKEN_END] = clock[BUSY_UNTIL]
-        clock[MOMENT] = start if policy.overlapped else clock[BUSY_UNTIL]
+        start = max(now, state.busy_until)
+        account(engine, start, seconds)
+        state.busy_until = start + seconds
+        state.busy += seconds
+        state.steps += 1
+        state.unlooked += 1
+        note_gap(engine, state.busy_until - state.token_end, decoding)
+        state.tick += tokens
+        state.decode_steps += 1
+        state.keys += decoding * tokens
+        state.token_end = state.busy_until
+        state.moment = start if policy.overlapped else state.busy_until
 
 
 @inner
-def decide(requests: Requests, progress: Progress, engine: Engine, policy: Policy, tables: Tables) -> bool:
+def decide(engine: Engine, tables: Tables) -> bool:
     """Let an engine decide on its next step, or wait. Return whether it is stuck."""
-    now = engine.clock[MOMENT]
-    release(requests, progress, engine, policy, now)
-    seen = look(engine, policy, now)
-    see_arrivals(requests, progress, engine, policy, seen)
-    if not schedule(requests, progress, engine, policy, seen):
-        return idle(requests, engine, now)
-    seconds, start = price(tables, engine, policy), max(now, engine.clock[BUSY_UNTIL])
+    now = engine.state.moment
+    release(engine, now)
+    seen = look(engine, now)
+    see_arrivals(engine, seen)
+    if not schedule(engine, seen):
+        return idle(engine, now)
+    seconds, start = price(engine, tables), max(now, engine.state.busy_until)
     seconds = with_starts(engine, now, start, seconds, host_time(tables, engine.step))
-    run_step(requests, progress, engine, policy, now, seconds)
+    run_step(engine, now, seconds)
     return False
 
 
 @inner
-def advance(
-    requests: Requests, progress: Progress, engine: Engine, policy: Policy, tables: Tables, until: float
-) -> bool:
+def advance(engine: Engine, tables: Tables, until: float) -> bool:
     """Run an engine up to a moment. Return whether it is stuck."""
-    while engine.clock[MOMENT] < until:
-        if decide(requests, progress, engine, policy, tables):
+    while engine.state.moment < until:
+        if decide(engine, tables):
             return True
-        if policy.jump:
-            run_quiet_steps(requests, progress, engine, policy, tables, until)
+        if engine.policy.jump:
+            run_quiet_steps(engine, tables, until)
     return False

@@ -10,18 +10,6 @@ import numpy as np
 
 from costmodel.schema.whole_files import write_whole
 from costmodel.serving.simulation import Served
-from costmodel.serving.state import (
-    BIN_WIDTH,
-    FINISH,
-    FIRST,
-    HIT,
-    OUTPUT,
-    PREEMPTED,
-    PROMPT,
-    QUEUED,
-    REPLICA,
-    SCHEDULED,
-)
 from costmodel.serving.summary import request_times
 
 # The first seven are the fields that `vllm bench serve` keeps of a request (RequestFuncOutput); times in seconds.
@@ -29,6 +17,7 @@ COLUMNS = (
     "request_id", "start_time", "prompt_len", "output_tokens", "ttft", "tpot", "latency", "queued", "scheduled",
     "first_token", "last_token", "prefix_hit_tokens", "preemptions", "replica",
 )  # fmt: skip
+RECORDED = ("queued", "scheduled", "first", "finish", "hit", "preempted", "replica")
 MICRO = 1e6
 
 
@@ -39,14 +28,12 @@ def write_requests(path: Path, served: Served) -> None:
 
 def request_lines(served: Served) -> Iterator[bytes]:
     """Yield the lines of the table of requests."""
-    prioritised = len(served.requests.priority) > 0
+    prioritised = served.has_priorities
     yield (",".join((*COLUMNS, *(["priority"] if prioritised else []))) + "\n").encode()
-    times, time, count = request_times(served), served.progress.time, served.progress.count
-    length = served.requests.length
+    requests, times = served.requests, request_times(served)
     columns = (
-        np.arange(len(length)), served.requests.arrival, length[:, PROMPT], length[:, OUTPUT], times.ttft, times.tpot,
-        times.e2e, time[:, QUEUED], time[:, SCHEDULED], time[:, FIRST], time[:, FINISH], count[:, HIT],
-        count[:, PREEMPTED], count[:, REPLICA], *([served.requests.priority] if prioritised else []),
+        np.arange(len(requests)), requests["arrival"], requests["prompt"], requests["output"], times.ttft, times.tpot,
+        times.e2e, *(requests[name] for name in (*RECORDED, *(["priority"] if prioritised else []))),
     )  # fmt: skip
     for row in zip(*(column.tolist() for column in columns), strict=True):
         yield (",".join("" if value != value else str(value) for value in row) + "\n").encode()
@@ -54,24 +41,27 @@ def request_lines(served: Served) -> Iterator[bytes]:
 
 def track_events(served: Served) -> Iterator[dict[str, Any]]:
     """Yield Chrome trace events: a process for each engine, with its requests as slices and its load as counters."""
-    for replica in range(len(served.engines.clock)):
+    for replica in range(len(served.engines.state)):
         yield {"ph": "M", "pid": replica, "name": "process_name", "args": {"name": f"engine {replica}"}}
         yield from _counters(served, replica)
-    time, replicas = served.progress.time * MICRO, served.progress.count[:, REPLICA].tolist()
-    parts = (("prompt", SCHEDULED, FIRST), ("decode", FIRST, FINISH))
+    time = {name: served.requests[name] * MICRO for name in ("scheduled", "first", "finish")}
+    replicas, parts = (
+        served.requests["replica"].tolist(),
+        (("prompt", "scheduled", "first"), ("decode", "first", "finish")),
+    )
     for request, replica in enumerate(replicas):
         for name, begin, end in parts:
             event = {"cat": "request", "id": request, "pid": replica, "tid": 0, "name": name}
-            yield {**event, "ph": "b", "ts": float(time[request, begin]), "args": {"request": request}}
-            yield {**event, "ph": "e", "ts": float(time[request, end])}
+            yield {**event, "ph": "b", "ts": float(time[begin][request]), "args": {"request": request}}
+            yield {**event, "ph": "e", "ts": float(time[end][request])}
 
 
 def _counters(served: Served, replica: int) -> Iterator[dict[str, Any]]:
     """Yield the mean requests, and the share of blocks in use, of each bin of time."""
-    occupancy, width = served.engines.occupancy[replica], float(served.engines.clock[replica, BIN_WIDTH])
-    for bucket in range(1 + int(np.max(np.flatnonzero(occupancy[:, 0]), initial=0))):
-        busy = float(occupancy[bucket, 0])
-        running = float(occupancy[bucket, 1]) / busy if busy else 0.0
-        use = float(occupancy[bucket, 2]) / busy / served.policy.blocks if busy else 0.0
+    occupancy, width = served.engines.occupancy[replica], float(served.engines.state["bin_width"][replica])
+    for bucket in range(1 + int(np.max(np.flatnonzero(occupancy["busy"]), initial=0))):
+        busy = float(occupancy["busy"][bucket])
+        running = float(occupancy["requests"][bucket]) / busy if busy else 0.0
+        use = float(occupancy["blocks"][bucket]) / busy / served.policy.blocks if busy else 0.0
         for name, value in (("running requests", running), ("KV use", use), ("busy", min(busy / width, 1.0))):
             yield {"ph": "C", "pid": replica, "name": name, "ts": bucket * width * MICRO, "args": {name: value}}

@@ -8,6 +8,7 @@ import numpy as np
 
 from costmodel.quantities import Array
 from costmodel.serving.compiled import inner
+from costmodel.serving.state import Step
 
 # Axes of the tables.
 ROWS, DECODE_KEYS, CHUNKS, CHUNK_ROWS, CHUNK_KEYS = 0, 1, 2, 3, 4
@@ -24,43 +25,25 @@ def p_norms(p: float) -> Array:
 
 
 class Tables(NamedTuple):
-    """Step times [s].
+    """Step times [s]."""
 
-    axes: points of all axes, one axis after the other.
-    ends: where each begins, and the end of the last one.
-    by_rows: everything that depends on the tokens of a step.
-    by_sequences: on its sequences, from 0 on.
-    decode: what decoding requests alone need, over their number (from 0 on) and mean keys.
-    prompt: what prompt chunks alone need, over their number, all their tokens, and mean keys.
-    mixed: both in one kernel.
-    fused: that it is so.
-    uneven: of `decode`, kernels that wait for the thread block of the longest context.
-    filling, p: as of `uneven_factor`.
-    norms: p-norms of 1 and i/NORMS_PER_UNIT.
-    prompt_floor: least time of a step with prompts.
-    ahead: the host needs it, and begins while the step before runs.
-    pool: of devices that hold experts only, their kernels, messages to them and from them, over the tokens of a step,
-        all micro-batches and layers together; batches: micro-batches; pooled: these times layers with experts, 0: the
-        experts are no devices of their own.
-    """
-
-    axes: Any
-    ends: Any
-    by_rows: Any
-    by_sequences: Any
-    decode: Any
-    prompt: Any
-    mixed: Any
-    fused: bool
-    uneven: Any
-    filling: float
-    p: float
-    norms: Any
-    prompt_floor: float = 0.0
-    ahead: bool = False
-    pool: Any = np.zeros((3, 1))
-    batches: int = 1
-    pooled: int = 0
+    axes: Any  # points of all axes, one axis after the other
+    ends: Any  # where each begins, and the end of the last one
+    by_rows: Any  # everything that depends on the tokens of a step
+    by_sequences: Any  # on its sequences, from 0 on
+    decode: Any  # what decoding requests alone need, over their number (from 0 on) and mean keys
+    prompt: Any  # what prompt chunks alone need, over their number, all their tokens, and mean keys
+    mixed: Any  # both in one kernel
+    fused: bool  # that it is so
+    uneven: Any  # of `decode`, kernels that wait for the thread block of the longest context
+    filling: float  # as of `uneven_factor`
+    p: float  # as of `uneven_factor`
+    norms: Any  # p-norms of 1 and i/NORMS_PER_UNIT
+    prompt_floor: float = 0.0  # least time of a step with prompts
+    ahead: bool = False  # the host needs it, and begins while the step before runs
+    pool: Any = np.zeros((3, 1))  # of devices with experts only: kernels, messages there and back, over a step's tokens
+    batches: int = 1  # micro-batches
+    pooled: int = 0  # these times layers with experts, 0: the experts are no devices of their own
 
 
 @inner
@@ -110,25 +93,25 @@ def rows_time(tables: Tables, rows: float, sequences: int) -> float:
 
 
 @inner
-def step_time(tables: Tables, step: Any, rows: float) -> float:
+def step_time(tables: Tables, step: Step, rows: float) -> float:
     """Return the time of a step that begins on an idle device. step: as of `Engine`; rows: its tokens."""
     seconds = device_time(tables, step, rows)
-    return max(seconds, tables.prompt_floor) if step[2] > 0 else seconds
+    return max(seconds, tables.prompt_floor) if step.chunks > 0 else seconds
 
 
 @inner
-def device_time(tables: Tables, step: Any, rows: float) -> float:
+def device_time(tables: Tables, step: Step, rows: float) -> float:
     """Return the time of a step whose kernels do not wait for the host. step: as of `Engine`; rows: its tokens."""
-    own = rows_time(tables, rows, int(step[0] + step[2])) + attention_time(tables, step)
+    own = rows_time(tables, rows, int(step.decodes + step.chunks)) + attention_time(tables, step)
     return with_expert_pool(tables, own, rows)
 
 
 @inner
-def host_time(tables: Tables, step: Any) -> float:
+def host_time(tables: Tables, step: Step) -> float:
     """Return what the host takes to start a step's kernels, where it begins while the step before runs. step: as of
     `Engine`.
     """
-    return tables.prompt_floor if tables.ahead and step[2] > 0 else 0.0
+    return tables.prompt_floor if tables.ahead and step.chunks > 0 else 0.0
 
 
 @inner
@@ -152,20 +135,20 @@ def with_expert_pool(tables: Tables, own: float, rows: float) -> float:
 
 
 @inner
-def attention_time(tables: Tables, step: Any) -> float:
+def attention_time(tables: Tables, step: Step) -> float:
     """Return the time of attention. step: as of `Engine`."""
-    decodes, chunks = step[0], step[2]
-    keys = step[1] / decodes if decodes > 0 else 0.0
+    decodes, chunks = step.decodes, step.chunks
+    keys = step.keys / decodes if decodes > 0 else 0.0
     if chunks == 0.0:
         index, share = locate(tables, DECODE_KEYS, keys)
-        return decode_time(tables, int(decodes), keys, step[5], index, share)
-    chunk_keys = step[4] / step[3]
+        return decode_time(tables, int(decodes), keys, step.longest, index, share)
+    chunk_keys = step.chunk_keys / step.rows
     if decodes > 0 and tables.fused:
-        return mixed_time(tables, (decodes, keys, chunks, step[3], chunk_keys))
-    seconds = prompt_time(tables, chunks, step[3], chunk_keys)
+        return mixed_time(tables, (decodes, keys, chunks, step.rows, chunk_keys))
+    seconds = prompt_time(tables, chunks, step.rows, chunk_keys)
     if decodes > 0:
         index, share = locate(tables, DECODE_KEYS, keys)
-        seconds += decode_time(tables, int(decodes), keys, step[5], index, share)
+        seconds += decode_time(tables, int(decodes), keys, step.longest, index, share)
     return seconds
 
 

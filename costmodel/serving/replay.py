@@ -11,7 +11,6 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.records import replace
 from costmodel.result import Metrics
 from costmodel.serving.simulation import FEW_EVENTS, Served, Simulation, stream_of, unsupported
-from costmodel.serving.state import FINISH
 from costmodel.serving.summary import RequestTimes, percentiles, request_times, within
 from costmodel.workload.requests import Replicas, RequestStream
 
@@ -44,7 +43,7 @@ class ReplayedServer(OpenLoopEvaluation):
             plan, rate=plan.rate / engines, requests=replace(stream, count=count, rate=None), replicas=Replicas()
         )
         served = Simulation(replace(scenario, plan=own), own, self._calibration, compiles=False).run().done
-        late = served.requests.arrival > served.progress.time[:, FINISH].min()
+        late = served.requests["arrival"] > served.requests["finish"].min()
         served = served.of(late) if late.any() else served
         return served, request_times(served)
 
@@ -67,7 +66,7 @@ class ReplayedServer(OpenLoopEvaluation):
         """Return what the closed form says, and what percentiles are of."""
         notes = super().notes()
         if self._replayed is not None:
-            count, seed = len(self._replayed[0].requests.arrival), self._scenario.simulation.seed
+            count, seed = len(self._replayed[0].requests), self._scenario.simulation.seed
             run = (
                 f"percentiles and goodput: of {count:,} requests simulated one by one (seed {seed}); all else is means"
             )

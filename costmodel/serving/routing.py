@@ -8,9 +8,10 @@ import numpy as np
 
 from costmodel.serving.availability import UP, Fleet, in_engine
 from costmodel.serving.blocks import cached_blocks
-from costmodel.serving.compiled import inner
+from costmodel.serving.compiled import inner, spliced
 from costmodel.serving.prices import Tables
-from costmodel.serving.state import Engine, Policy, Progress, Requests
+from costmodel.serving.rows import Row, Rows
+from costmodel.serving.state import Engine, Engines, Policy
 
 ROUND_ROBIN, RANDOM, LEAST_LOADED, POWER_OF_TWO, PREFIX = 0, 1, 2, 3, 4
 # The router follows a cached prefix unless its engine has so many requests more than the least loaded one:
@@ -19,79 +20,85 @@ MOST_UNBALANCED = 64
 ABSENT = 1 << 40  # load of an engine that is not up
 
 
+class Call(Row):
+    """A request that is called. time: when it arrives [s]."""
+
+    time: float
+    request: int
+
+
+class RouterState(Row):
+    """What changes of a router as a whole."""
+
+    learnt: float  # when it last learnt loads [s]
+    routed: int  # requests so far to engines that compute prompts
+    routed_late: int  # requests so far to those that only decode
+    listed: int  # the next request of those that arrive without being called
+    known: int  # number of these
+    uncalled: int  # the next one that nobody has called
+    calls: int  # size of the heap of calls
+
+
 class Router(NamedTuple):
-    """A router.
+    """A router."""
 
-    kind: one of the above.
-    delay: interval at which it learns loads [s], 0: always.
-    dice: two random engines for each request, where the router draws.
-    loads: requests of each engine as it knows them.
-    learnt: when it last learnt them [s], and how many requests it has routed to engines that compute prompts, and to
-    others.
-    call_times, call_requests: a binary heap of called requests.
-    state: next listed request, next uncalled one, size of the heap of calls, number of listed ones. -1: nothing yet.
-    """
-
-    kind: int
-    delay: float
-    dice: Any
-    loads: Any
-    learnt: Any
-    call_times: Any
-    call_requests: Any
-    state: Any
+    kind: int  # one of the above
+    delay: float  # interval at which it learns loads [s], 0: always
+    dice: Any  # a random engine for each request, where the router draws
+    second_dice: Any  # another one
+    loads: Any  # requests of each engine as it knows them
+    calls: Rows[Call]  # a binary heap of called requests
+    state: Rows[RouterState]  # one row: what changes
 
 
-def new_router(kind: int, delay: float, replicas: int, count: int, seed: int) -> Router:
-    """Return a router that has routed nothing."""
+def new_router(kind: int, delay: float, replicas: int, arrival: Any, seed: int) -> Router:
+    """Return a router that has routed nothing. arrival: of all requests [s], infinite for those that are called."""
+    count = len(arrival)
     rolls = count if kind in (RANDOM, POWER_OF_TWO) else 0
     dice = np.random.default_rng([seed, 4]).integers(0, replicas, (rolls, 2))
-    return Router(
-        kind,
-        delay,
-        dice,
-        np.zeros(replicas, np.int64),
-        np.array([-np.inf, 0.0, 0.0]),
-        np.zeros(count),
-        np.zeros(count, np.int64),
-        np.full(4, -1),
-    )
+    state = RouterState.zeros(1)
+    state["learnt"] = -np.inf
+    state["known"] = state["uncalled"] = np.count_nonzero(np.isfinite(arrival))
+    loads = np.zeros(replicas, np.int64)
+    return Router(kind, delay, dice[:, 0].copy(), dice[:, 1].copy(), loads, Call.zeros(count), state)
 
 
 class Service(NamedTuple):
-    """A deployment under way. engines: one a row of each array."""
+    """A deployment under way. ids: prefix blocks of all requests; engines: one a row of each array."""
 
-    requests: Requests
-    progress: Progress
-    engines: Engine
+    requests: Any
+    ids: Any
+    engines: Engines
     policy: Policy
     tables: Tables
     router: Router
     fleet: Fleet
 
 
-@inner
-def engine_of(fleet: Engine, replica: int) -> Engine:
+@spliced
+def engine_of(service: Service, replica: int) -> Engine:
     """Return one engine: views of its rows."""
+    engines = service.engines
     return Engine(
-        fleet.clock[replica], fleet.count[replica], fleet.list[replica], fleet.phase[replica], fleet.entry[replica],
-        fleet.cached_entry[replica], fleet.tier[replica],
-        fleet.step[replica], fleet.gaps[replica], fleet.occupancy[replica],
+        service.requests, service.ids, service.policy, engines.state[replica], engines.step[replica],
+        engines.decoders[replica], engines.enders[replica], engines.starters[replica], engines.phase[replica],
+        engines.entry[replica], engines.cached_entry[replica], engines.tiers[replica], engines.tier_block[replica],
+        engines.gaps[replica], engines.occupancy[replica],
     )  # fmt: skip
 
 
 @inner
-def learn_loads(engines: Engine, fleet: Fleet, router: Router, now: float) -> None:
+def learn_loads(engines: Engines, fleet: Fleet, router: Router, now: float) -> None:
     """Let the router learn how many requests each engine has, where it is time. One that is not up has too many."""
-    if router.delay <= 0.0 or now >= router.learnt[0] + router.delay:
-        router.learnt[0] = now
-        for replica in range(len(engines.clock)):
-            router.loads[replica] = in_engine(engines.count[replica])
-    for replica in range(len(engines.clock)):
-        if fleet.status[replica] != UP:
+    if router.delay <= 0.0 or now >= router.state[0].learnt + router.delay:
+        router.state[0].learnt = now
+        for replica in range(len(engines.state)):
+            router.loads[replica] = in_engine(engines.state[replica])
+    for replica in range(len(engines.state)):
+        if fleet.members[replica].status != UP:
             router.loads[replica] = ABSENT
         elif router.loads[replica] >= ABSENT:
-            router.loads[replica] = in_engine(engines.count[replica])
+            router.loads[replica] = in_engine(engines.state[replica])
 
 
 @inner
@@ -115,7 +122,7 @@ def longest_prefix(service: Service, request: int, low: int, high: int) -> int:
     for replica in range(low, high):
         if router.loads[replica] > router.loads[least] + MOST_UNBALANCED:
             continue
-        cached = cached_blocks(service.requests, engine_of(service.engines, replica), request, 1 << 60)
+        cached = cached_blocks(engine_of(service, replica), request, 1 << 60)
         if cached > most or (cached == most and cached > 0 and router.loads[replica] < router.loads[best]):
             best, most = replica, cached
     return best
@@ -125,18 +132,22 @@ def longest_prefix(service: Service, request: int, low: int, high: int) -> int:
 def route(service: Service, request: int, now: float, low: int, high: int) -> int:
     """Return the engine of a request, one of those from `low` to `high`. -1 where none is up."""
     router, fleet, engines = service.router, service.fleet, service.engines
-    number = int(router.learnt[1 if low == 0 else 2])
-    router.learnt[1 if low == 0 else 2] += 1.0
+    state = router.state[0]
+    number = state.routed if low == 0 else state.routed_late
+    if low == 0:
+        state.routed += 1
+    else:
+        state.routed_late += 1
     if router.kind in (ROUND_ROBIN, RANDOM):
-        first = number if router.kind == ROUND_ROBIN else int(router.dice[request, 0])
+        first = number if router.kind == ROUND_ROBIN else int(router.dice[request])
         for i in range(high - low):
             replica = low + (first + i) % (high - low)
-            if fleet.status[replica] == UP:
+            if fleet.members[replica].status == UP:
                 return replica
         return -1
     learn_loads(engines, fleet, router, now)
     if router.kind == POWER_OF_TWO:
-        first, second = low + router.dice[request, 0] % (high - low), low + router.dice[request, 1] % (high - low)
+        first, second = low + router.dice[request] % (high - low), low + router.second_dice[request] % (high - low)
         replica = int(second if router.loads[second] < router.loads[first] else first)
         if router.loads[replica] >= ABSENT:
             replica = least_loaded(router, number, low, high)
@@ -151,35 +162,40 @@ def route(service: Service, request: int, now: float, low: int, high: int) -> in
 
 
 @inner
-def push_call(router: Router, size: int, time: float, request: int) -> int:
-    """Add a call to the heap of `size` calls. Return the new size."""
-    times, items = router.call_times, router.call_requests
-    index = size
+def push_call(router: Router, time: float, request: int) -> None:
+    """Add a call to the heap."""
+    calls, index = router.calls, router.state[0].calls
+    router.state[0].calls += 1
     while index > 0:
         parent = (index - 1) >> 1
-        if times[parent] <= time:
+        if calls[parent].time <= time:
             break
-        times[index], items[index] = times[parent], items[parent]
+        set_call(calls[index], calls[parent].time, calls[parent].request)
         index = parent
-    times[index], items[index] = time, request
-    return size + 1
+    set_call(calls[index], time, request)
 
 
 @inner
-def pop_call(router: Router, size: int) -> int:
-    """Remove the first call of the heap. Return the new size."""
-    times, items = router.call_times, router.call_requests
-    size -= 1
-    time, item, index = times[size], items[size], 0
+def pop_call(router: Router) -> None:
+    """Remove the first call of the heap."""
+    calls = router.calls
+    router.state[0].calls -= 1
+    size, index = router.state[0].calls, 0
+    time, request = calls[size].time, calls[size].request
     while True:
         child = 2 * index + 1
         if child >= size:
             break
-        if child + 1 < size and times[child + 1] < times[child]:
+        if child + 1 < size and calls[child + 1].time < calls[child].time:
             child += 1
-        if times[child] >= time:
+        if calls[child].time >= time:
             break
-        times[index], items[index] = times[child], items[child]
+        set_call(calls[index], calls[child].time, calls[child].request)
         index = child
-    times[index], items[index] = time, item
-    return size
+    set_call(calls[index], time, request)
+
+
+@inner
+def set_call(call: Call, time: float, request: int) -> None:
+    """Let a place in the heap hold a call."""
+    call.time, call.request = time, request

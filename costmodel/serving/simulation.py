@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -19,32 +17,27 @@ from costmodel.quantities import Array
 from costmodel.records import Record, replace
 from costmodel.serving.availability import OFF, Fleet
 from costmodel.serving.checkpoint import identity, is_over, restore, save
-from costmodel.serving.compiled import Function, compiled, has_numba, is_kept
+from costmodel.serving.compiled import compiled, has_numba, is_kept
 from costmodel.serving.deployment import is_fixed, lockstep_of, new_service
 from costmodel.serving.draw import draw_requests, in_order_of_arrival
-from costmodel.serving.first_run import run_as_python
-from costmodel.serving.fleet import deal_out, run_apart, run_together
+from costmodel.serving.first_run import Loop, run_as_python, try_python
+from costmodel.serving.fleet import run_apart, run_together
 from costmodel.serving.prices import Tables
 from costmodel.serving.routing import Service
+from costmodel.serving.rows import Records
 from costmodel.serving.state import (
     FCFS,
-    FINISH,
+    LEVELS,
     LONGEST_PREFIX,
-    MOMENT,
     NOBODY,
     OUTPUT,
-    OUTSIDE,
     PRIORITY,
     PROMPT,
-    STEPS,
-    WAITING,
-    Engine,
+    Engines,
     Policy,
-    Progress,
     Requests,
 )
 from costmodel.serving.step_times import Sizes, StepPricer, StepTimes, make_tables
-from costmodel.serving.tiers import LEVELS
 from costmodel.serving.traces import read_trace
 from costmodel.workload.engine_memory import kv_pool, memory_of
 from costmodel.workload.plans import Serving, drafted_tokens, tokens_per_step
@@ -57,42 +50,43 @@ PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts;
 FEW_PLACES = 256  # that an engine keeps though fewer requests come: its highest stable rate needs them
 PARTS_OF_WORKER = 4  # in which replicas are run beside each other: some have more to do
 PER_PLACE = 8  # requests of a saturated replica for each that it runs at a time
-Faster: TypeAlias = "Callable[[Any], Any]"
 ORDERS = {"fcfs": FCFS, "priority": PRIORITY, "lpm": LONGEST_PREFIX}
 UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step: the largest of their defaults
 
 
 class Served(Record, kw_only=True):
-    """What became of the requests. engines: one row for each; front_end: what client and front end add to the first
-    token of each [s]; fleet: who served when.
+    """What became of the requests.
+
+    requests: records of `Request`.
+    engines: one row for each.
+    front_end: what client and front end add to the first token of each request [s].
+    fleet: who served when.
+    has_priorities: requests have some.
     """
 
-    requests: Requests
-    progress: Progress
-    engines: Engine
+    requests: Records
+    engines: Engines
     policy: Policy
     times: StepTimes
     front_end: Array
     fleet: Fleet
+    has_priorities: bool = False
 
     @property
     def done(self) -> Served:
         """Return the requests that were served: all, but for those that were turned away."""
-        return self.of(np.isfinite(self.progress.time[:, FINISH])) if self.fleet.rejected[0] else self
+        return self.of(np.isfinite(self.requests["finish"])) if self.fleet.state["rejected"][0] else self
 
     def of(self, some: Flags) -> Served:
         """Return the same with some of the requests, whose times and counts metrics are of."""
-        arrival, length, calls, pause = (each[some] for each in self.requests[:4])
-        requests = self.requests._replace(arrival=arrival, length=length, calls=calls, pause=pause)
-        progress = Progress(self.progress.time[some], self.progress.count[some])
-        return replace(self, requests=requests, progress=progress, front_end=self.front_end[some])
+        return replace(self, requests=self.requests[some], front_end=self.front_end[some])
 
     @property
     def rented(self) -> float:
         """Return for how long engines were paid for, all together [s]."""
-        end = float(np.nanmax(self.progress.time[:, FINISH])) if len(self.progress.time) else 0.0
-        still = np.where(self.fleet.status == OFF, 0.0, np.maximum(end - self.fleet.since, 0.0))
-        return float(np.sum(self.fleet.rented + still))
+        end, members = float(np.nanmax(self.requests["finish"])) if len(self.requests) else 0.0, self.fleet.members
+        still = np.where(members["status"] == OFF, 0.0, np.maximum(end - members["since"], 0.0))
+        return float(np.sum(members["rented"] + still))
 
 
 class Simulation:
@@ -128,12 +122,8 @@ class Simulation:
         groups = int(parallel.dp * self.plan.replicas.count)
         return draw_requests(self.plan, self.stream, block, seed, groups)
 
-    def _fast(self, function: Function) -> Function:
-        """Return a function, compiled where that saves more time than it takes. Its results are the same."""
-        return compiled(function) if self._is_long else function
-
     @property
-    def _is_long(self) -> bool:
+    def is_long(self) -> bool:
         """Tell whether the run is so long that compiling it saves time."""
         if not self.compiles:
             return False
@@ -149,8 +139,7 @@ class Simulation:
         Raises InfeasibleError where a request can never start.
         """
         policy = self.policy if policy is None else policy
-        requests = self.requests._replace(arrival=self.requests.arrival.copy())
-        service = new_service(self.scenario, self.plan, requests, policy, slower(self.times.tables, slowdown))
+        service = new_service(self.scenario, self.plan, self.requests, policy, slower(self.times.tables, slowdown))
         stuck = self._serve(service, self.plan, np.inf) if checkpoint is None else self._keep(service, checkpoint)
         return self._served(service, stuck)
 
@@ -159,9 +148,9 @@ class Simulation:
         mark = identity(service)
         if path.exists():
             restore(path, service, mark)
-        arrival = service.requests.arrival
+        arrival = service.requests["arrival"]
         part = max(float(np.max(arrival[np.isfinite(arrival)])), 1.0) / PARTS
-        until, stuck, saved = float(np.nanmin(np.append(service.engines.clock[:, MOMENT], part))), -1, monotonic()
+        until, stuck, saved = float(np.nanmin(np.append(service.engines.state["moment"], part))), -1, monotonic()
         while stuck < 0 and not is_over(service):
             until += part
             part *= GROWTH
@@ -175,16 +164,16 @@ class Simulation:
         """Return what became of a deployment's requests. Raises InfeasibleError where one can never start."""
         if stuck >= 0:
             raise InfeasibleError(f"engine {stuck} has a request that never starts, or no engine is up")
-        assert not service.engines.count[:, OUTSIDE].any(), "no step is larger than the policy allows"
+        assert not service.engines.state["outside"].any(), "no step is larger than the policy allows"
         return Served(
-            requests=service.requests, progress=service.progress, engines=service.engines, policy=service.policy,
+            requests=service.requests, engines=service.engines, policy=service.policy,
             times=replace(self.times, tables=service.tables), front_end=self._front_end(service.requests),
-            fleet=service.fleet,
+            fleet=service.fleet, has_priorities=len(self.requests.priority) > 0,
         )  # fmt: skip
 
-    def _front_end(self, requests: Requests) -> Array:
+    def _front_end(self, requests: Records) -> Array:
         """Return what client and front end add to the first token of each request [s]."""
-        engine, prompt = self.scenario.framework.engine, requests.length[:, PROMPT]
+        engine, prompt = self.scenario.framework.engine, requests["prompt"]
         return np.zeros(len(prompt)) if engine is None else np.asarray(engine.front_end(prompt.astype(np.float64)))
 
     def saturated(self, least: int, seats: int) -> Served:
@@ -215,34 +204,30 @@ class Simulation:
 
     def _serve(self, service: Service, plan: Serving, until: float) -> int:
         """Run a deployment up to a moment. Return an engine that is stuck, -1: none."""
-        together = not is_fixed(self.scenario, plan) or not np.isfinite(service.requests.arrival).all()
-        serve = self._serve_together if together else self._serve_apart
-        if has_numba() and self._is_long and not is_kept(run_together if together else run_apart):
-            stuck = run_as_python(partial(serve, service, _as_it_is), service, until)
+        together = not is_fixed(self.scenario, plan) or service.router.state["known"][0] < len(service.requests)
+        loop = run_together if together else run_apart
+        if not self.is_long or not has_numba():
+            return run_as_python(loop, service, until)
+        if not is_kept(loop):
+            stuck = try_python(loop, service, until)
             if stuck is not None:
                 return stuck
-        return serve(service, self._fast, until)
+        run = compiled(loop)
+        return int(run(service, until)) if together else self.serve_apart(run, service, until)
 
-    def _serve_together(self, service: Service, fast: Faster, until: float) -> int:
-        """Run engines that share a router. fast: what makes their loop run faster."""
-        return int(fast(run_together)(service, until))
-
-    def _serve_apart(self, service: Service, fast: Faster, until: float) -> int:
+    def serve_apart(self, run: Loop, service: Service, until: float) -> int:
         """Run replicas whose requests are dealt out, which share nothing. Return one that is stuck, -1: none.
 
         Compiled loops hold no lock of Python's, so that threads run them beside each other, in place. Which thread runs
         a replica changes nothing of it.
         """
-        requests, progress, engines = service.requests, service.progress, service.engines
-        if not (engines.count[:, STEPS].any() or engines.count[:, WAITING].any()):
-            fast(deal_out)(requests, progress, engines)
-        run, number = fast(run_apart), len(engines.clock)
-        workers = min(self.workers, number) if has_numba() else 1
+        number = len(service.engines.state)
+        workers = min(self.workers, number)
         bounds = np.linspace(0, number, min(workers * PARTS_OF_WORKER, number) + 1).astype(int)
 
         def run_part(first: int, last: int) -> int:
-            part = Engine(*(rows[first:last] for rows in service.engines))
-            stuck = int(run(service.requests, service.progress, part, service.policy, service.tables, until))
+            part = Engines(*(rows[first:last] for rows in service.engines))
+            stuck = int(run(service._replace(engines=part), until))
             return stuck if stuck < 0 else first + stuck
 
         if workers == 1:
@@ -250,10 +235,6 @@ class Simulation:
         with ThreadPoolExecutor(workers) as threads:
             stuck = threads.map(run_part, bounds[:-1], bounds[1:])
             return next((each for each in stuck if each >= 0), -1)
-
-
-def _as_it_is(function: Function) -> Function:
-    return function
 
 
 def slower(tables: Tables, factor: float) -> Tables:

@@ -25,6 +25,7 @@ from costmodel.cost.uneven_contexts import filling_sequences, reads_whole_contex
 from costmodel.quantities import Array, Count
 from costmodel.records import Record, replace
 from costmodel.serving.prices import Tables, p_norms, step_time
+from costmodel.serving.state import Step
 from costmodel.workload.context import Context
 from costmodel.workload.mixed import fuses_mixed_attention
 from costmodel.workload.operators import AttentionKernel, HostTime, MixedAttention, Operator
@@ -298,7 +299,7 @@ class StepTimes(Record):
         keys, chunk_keys: of one decoding request, and of one chunk, on average.
         longest: most keys of a decoding request, 0: all have the same.
         """
-        step = np.array([decodes, decodes * keys, chunks, rows, rows * chunk_keys, longest])
+        step = Step(decodes, decodes * keys, chunks, rows, rows * chunk_keys, longest, 0.0)
         tokens = decodes * (1.0 + self.drafts) + rows
         return float(step_time(self.tables, step, tokens))
 

@@ -8,24 +8,9 @@ import numpy as np
 
 from costmodel.quantities import Array
 from costmodel.records import Record
+from costmodel.serving.rows import Records
 from costmodel.serving.simulation import Served
-from costmodel.serving.state import (
-    FINISH,
-    FIRST,
-    GAPS_PER_FACTOR_E,
-    HIT,
-    JOINED,
-    LOADED,
-    OUTPUT,
-    PREEMPTIONS,
-    PROMPT,
-    QUEUED,
-    RECOMPUTED,
-    SCHEDULED,
-    SHORTEST_GAP,
-    STEPS,
-    SWAPPED_OUT,
-)  # fmt: skip
+from costmodel.serving.state import GAPS_PER_FACTOR_E, SHORTEST_GAP
 from costmodel.workload.requests import Slo
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -47,19 +32,21 @@ class RequestTimes(Record):
 
 def request_times(served: Served) -> RequestTimes:
     """Return the times of each request since its client sent it. Waiting is for engines, and for links between them."""
-    arrival, time = served.requests.arrival, served.progress.time
-    later = served.requests.length[:, OUTPUT] - 1
-    tpot = np.divide(time[:, FINISH] - time[:, FIRST], later, out=np.full(len(later), np.nan), where=later > 0)
-    first, last = (time[:, index] - arrival + served.front_end for index in (FIRST, FINISH))
-    is_transferred = np.isfinite(time[:, JOINED])
-    joining = np.where(is_transferred, time[:, JOINED] - time[:, FIRST] - transfers(served), 0.0)
-    return RequestTimes(first, tpot, last, time[:, SCHEDULED] - arrival + joining)
+    requests = served.requests
+    arrival, first, finish, joined = (requests[name] for name in ("arrival", "first", "finish", "joined"))
+    later = requests["output"] - 1
+    tpot = np.divide(finish - first, later, out=np.full(len(later), np.nan), where=later > 0)
+    joining = np.where(np.isfinite(joined), joined - first - transfers(served), 0.0)
+    return RequestTimes(
+        first - arrival + served.front_end, tpot, finish - arrival + served.front_end,
+        requests["scheduled"] - arrival + joining,
+    )  # fmt: skip
 
 
 def transfers(served: Served) -> Array:
     """Return how long a link sends each prompt's cache to the engine that decodes, 0 where the same one does [s]."""
-    fleet, prompt = served.fleet, served.requests.length[:, PROMPT]
-    return np.where(np.isfinite(served.progress.time[:, JOINED]), prompt * fleet.token_time + fleet.latency, 0.0)
+    fleet, prompt = served.fleet, served.requests["prompt"]
+    return np.where(np.isfinite(served.requests["joined"]), prompt * fleet.token_time + fleet.latency, 0.0)
 
 
 def percentiles(served: Served, times: RequestTimes) -> Percentiles:
@@ -93,12 +80,12 @@ def within(times: RequestTimes, slo: Slo) -> Array:
 
 def duration(served: Served) -> float:
     """Return the time from the first arrival to the last token [s]."""
-    return float(served.progress.time[:, FINISH].max() - served.requests.arrival.min())
+    return float(served.requests["finish"].max() - served.requests["arrival"].min())
 
 
 def arrival_rate(served: Served) -> float | None:
     """Return the rate at which requests arrive, those that are rejected too [1/s], null where all come at once."""
-    arrival = served.requests.arrival
+    arrival = served.requests["arrival"]
     span = float(arrival.max() - arrival.min())
     return (len(arrival) - 1) / span if span > 0 else None
 
@@ -111,13 +98,13 @@ def verdict(served: Served, times: RequestTimes) -> str:
     three prompts take on average, each from its first computed token to its first returned one: the steps with prompts
     that may run, are decided on already and come before it on an engine that has seats left.
     """
-    arrival = served.requests.arrival
+    arrival = served.requests["arrival"]
     spread = arrival - arrival.mean()
     across = float(spread @ spread)
     slope = float(spread @ times.wait) / across if across > 0 else 0.0
     if slope > GROWING:
         return "overloaded"
-    prompt = float(np.mean(served.progress.time[:, FIRST] - served.progress.time[:, SCHEDULED]))
+    prompt = float(np.mean(served.requests["first"] - served.requests["scheduled"]))
     return "backlogged" if float(np.mean(times.wait > AHEAD * prompt)) > MOST else "stable"
 
 
@@ -125,14 +112,20 @@ def changes(served: Served) -> dict[str, float]:
     """Return what failures, an autoscaler and a full queue did: requests that lost their engine, requests that were
     rejected, failures at random, and the engines that were paid for on average.
     """
-    fleet = served.fleet
-    end = float(np.nanmax(served.progress.time[:, FINISH]))
+    state = served.fleet.state
+    end = float(np.nanmax(served.requests["finish"]))
     return {
-        "lost_requests": float(fleet.lost[0]),
-        "rejected_requests": float(fleet.rejected[0]),
-        "breakdowns": float(fleet.failures[0]),
-        "engines": served.rented / end if end > 0 else float(len(served.engines.clock)),
+        "lost_requests": float(state["lost"][0]),
+        "rejected_requests": float(state["rejected"][0]),
+        "breakdowns": float(state["failures"][0]),
+        "engines": served.rented / end if end > 0 else float(len(served.engines.state)),
     }
+
+
+def sums(occupancy: Records) -> dict[str, float]:
+    """Return the sums of all fields over engines and bins of time."""
+    fields = occupancy.dtype.names or ()
+    return dict(zip(fields, occupancy.view(np.float64).reshape(-1, len(fields)).sum(axis=0).tolist(), strict=True))
 
 
 def totals(served: Served) -> dict[str, float]:
@@ -142,24 +135,23 @@ def totals(served: Served) -> dict[str, float]:
     running: requests of an engine while it is busy.
     kv_use: share of blocks then.
     """
-    length, engines = served.requests.length, served.engines
-    elapsed, occupancy = duration(served), engines.occupancy.sum(axis=(0, 1))
-    busy = max(float(occupancy[0]), 1e-300)
-    first = served.progress.time[:, FIRST]
+    requests, state, elapsed = served.requests, served.engines.state, duration(served)
+    occupancy = sums(served.engines.occupancy)
+    busy = max(occupancy["busy"], 1e-300)
     return {
-        "requests": float(len(first)),
+        "requests": float(len(requests)),
         "duration": elapsed,
-        "input_tokens": float(length[:, PROMPT].sum()),
-        "output_tokens": float(length[:, OUTPUT].sum()),
-        "cached_tokens": float(served.progress.count[:, HIT].sum()),
-        "preemptions": float(engines.count[:, PREEMPTIONS].sum()),
-        "recomputed_tokens": float(engines.count[:, RECOMPUTED].sum()),
-        "swapped_tokens": float(engines.count[:, SWAPPED_OUT].sum()),
-        "loaded_tokens": float(engines.count[:, LOADED].sum()),
-        "steps": float(engines.count[:, STEPS].sum()),
-        "busy_share": float(occupancy[0]) / max(served.rented, 1e-300),
-        "running": float(occupancy[1]) / busy,
-        "kv_use": float(occupancy[2]) / busy / served.policy.blocks,
-        "queue_time": float(np.mean(served.progress.time[:, QUEUED] - served.requests.arrival)),
-        "wait_time": float(np.mean(served.progress.time[:, SCHEDULED] - served.requests.arrival)),
+        "input_tokens": float(requests["prompt"].sum()),
+        "output_tokens": float(requests["output"].sum()),
+        "cached_tokens": float(requests["hit"].sum()),
+        "preemptions": float(state["preemptions"].sum()),
+        "recomputed_tokens": float(state["recomputed"].sum()),
+        "swapped_tokens": float(state["swapped_out"].sum()),
+        "loaded_tokens": float(state["loaded"].sum()),
+        "steps": float(state["steps"].sum()),
+        "busy_share": occupancy["busy"] / max(served.rented, 1e-300),
+        "running": occupancy["requests"] / busy,
+        "kv_use": occupancy["blocks"] / busy / served.policy.blocks,
+        "queue_time": float(np.mean(requests["queued"] - requests["arrival"])),
+        "wait_time": float(np.mean(requests["scheduled"] - requests["arrival"])),
     }

@@ -8,66 +8,66 @@ its step waits for.
 from __future__ import annotations
 
 from costmodel.serving.compiled import inner
-from costmodel.serving.state import LEVEL, NEWER, OLDER, TIER_NEWEST, TIER_OLDEST, TIER_USED, Engine, Policy
+from costmodel.serving.state import LEVELS, Engine
 
-LEVELS = 2
 NOWHERE = 0
 
 
 @inner
 def take_out(engine: Engine, node: int) -> None:
     """Take a block out of its tier."""
-    tier, count = engine.tier, engine.count
-    level = int(tier[node, LEVEL])
+    tier_block = engine.tier_block
+    level = int(tier_block[node].level)
     if level == NOWHERE:
         return
-    older, newer = int(tier[node, OLDER]), int(tier[node, NEWER])
+    older, newer = int(tier_block[node].older), int(tier_block[node].newer)
     if older < 0:
-        count[TIER_OLDEST + level] = newer
+        engine.tiers[level].oldest = newer
     else:
-        tier[older, NEWER] = newer
+        tier_block[older].newer = newer
     if newer < 0:
-        count[TIER_NEWEST + level] = older
+        engine.tiers[level].newest = older
     else:
-        tier[newer, OLDER] = older
-    tier[node, LEVEL] = NOWHERE
-    count[TIER_USED + level] -= 1
+        tier_block[newer].older = older
+    tier_block[node].level = NOWHERE
+    engine.tiers[level].used -= 1
 
 
 @inner
 def put_in(engine: Engine, node: int, level: int) -> None:
     """Put a block into a tier, as the one used last."""
-    tier, count = engine.tier, engine.count
-    newest = int(count[TIER_NEWEST + level])
-    tier[node, LEVEL], tier[node, OLDER], tier[node, NEWER] = level, newest, -1
+    tier_block = engine.tier_block
+    newest = int(engine.tiers[level].newest)
+    tier_block[node].level, tier_block[node].older, tier_block[node].newer = level, newest, -1
     if newest < 0:
-        count[TIER_OLDEST + level] = node
+        engine.tiers[level].oldest = node
     else:
-        tier[newest, NEWER] = node
-    count[TIER_NEWEST + level] = node
-    count[TIER_USED + level] += 1
+        tier_block[newest].newer = node
+    engine.tiers[level].newest = node
+    engine.tiers[level].used += 1
 
 
 @inner
-def keep(engine: Engine, policy: Policy, node: int) -> None:
+def keep(engine: Engine, node: int) -> None:
     """Keep a block in the first tier. What falls out of a tier goes to the next one, or is lost."""
+    policy = engine.policy
     if policy.tier_blocks[0] == 0:
         return
     take_out(engine, node)
     put_in(engine, node, 1)
     for level in range(1, LEVELS + 1):
-        if engine.count[TIER_USED + level] <= policy.tier_blocks[level - 1]:
+        if engine.tiers[level].used <= policy.tier_blocks[level - 1]:
             return
-        oldest = int(engine.count[TIER_OLDEST + level])
+        oldest = int(engine.tiers[level].oldest)
         take_out(engine, oldest)
         if level < LEVELS and policy.tier_blocks[level] > 0:
             put_in(engine, oldest, level + 1)
 
 
 @inner
-def kept_time(engine: Engine, policy: Policy, node: int) -> float:
+def kept_time(engine: Engine, node: int) -> float:
     """Return how long a block takes from its tier to the device [s]. Negative where no tier has it."""
-    if policy.tier_blocks[0] == 0:
+    if engine.policy.tier_blocks[0] == 0:
         return -1.0
-    level = int(engine.tier[node, LEVEL])
-    return -1.0 if level == NOWHERE else float(policy.tier_time[level - 1])
+    level = int(engine.tier_block[node].level)
+    return -1.0 if level == NOWHERE else float(engine.policy.tier_time[level - 1])

@@ -6,33 +6,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving_reference import Job, Reference
 
-from costmodel.serving.availability import OFF, UP, Fleet, draw_gap, next_change
-from costmodel.serving.fleet import deal_out, run_apart, run_together
+from costmodel.serving.availability import OFF, UP, Breakdown, Fleet, FleetState, Member, Outage, draw_gap, next_change
+from costmodel.serving.deployment import deal_out
+from costmodel.serving.first_run import run_as_python
+from costmodel.serving.fleet import run_apart, run_together
 from costmodel.serving.prices import Tables, attention_time, p_norms, rows_time
 from costmodel.serving.routing import LEAST_LOADED, POWER_OF_TWO, PREFIX, ROUND_ROBIN, Service, new_router
+from costmodel.serving.rows import as_objects
 from costmodel.serving.state import (
-    FINISH,
-    FIRST,
-    FREE,
-    HIT,
-    HOST_FREE,
-    LOADED,
     NEVER,
     NEXT,
     NOBODY,
-    PREEMPTED,
-    PREEMPTIONS,
-    PROMPT_TOKENS,
-    PROMPTS_ONLY,
-    RECOMPUTED,
-    REPLICA,
-    SCHEDULED,
-    STEPS,
-    SWAPPED_OUT,
     Policy,
     Requests,
-    new_fleet,
-    new_progress,
+    Step,
+    new_engines,
+    new_records,
 )
 
 POLICY = Policy(
@@ -61,24 +50,24 @@ def direct(decodes, chunks):
     keys = sum(job.computed for job in decodes)
     weighted = sum(rows * job.computed for job, rows in chunks)
     longest = max((job.computed for job in decodes), default=0)
-    step = np.array([len(decodes), keys, len(chunks), rows, weighted, longest], dtype=float)
+    step = Step(float(len(decodes)), float(keys), len(chunks), float(rows), float(weighted), float(longest), 0.0)
     return rows_time(tables(), len(decodes) + rows, len(decodes) + len(chunks)) + attention_time(tables(), step)
 
 
-def fleet(number, prefill=0, **changes):
-    """Return a fleet that is up all the time, or as changed."""
-    none = np.zeros(0)
-    always = Fleet(
-        status=np.full(number, UP), ready=np.zeros(number), since=np.zeros(number), rented=np.zeros(number),
-        outage_time=none, outage_engine=none.astype(int), outage_ends=none.astype(int), next_outage=np.zeros(1, int),
-        breakdown=np.zeros((0, 2)), dice=np.zeros(0, int), mtbf=0.0, repair=0.0, outages=np.zeros(number, int),
-        failures=np.zeros(1, int), change=np.full(1, np.inf), tick=np.full(1, np.inf), interval=0.0, least=0,
-        most=number, target=1.0, start_up=0.0, max_waiting=int(NEVER), lost=np.zeros(1, int), rejected=np.zeros(1, int),
-        prefill=prefill,
-        token_time=0.01, latency=0.5, link_free=np.zeros(number), lockstep=1,
-    )  # fmt: skip
-    changed = always._replace(**changes)
-    changed.change[0] = next_change(changed)
+def fleet(number, prefill=0, outages=(), breakdowns=0, scaled=None, **changes):
+    """Return a fleet that is up all the time, or as changed. scaled: when an autoscaler decides first."""
+    members, state, failing = Member.zeros(number), FleetState.zeros(1), Breakdown.zeros(breakdowns)
+    members["status"] = UP
+    state["change"], state["tick"] = np.inf, np.inf if scaled is None else scaled
+    failing["fails"] = failing["back"] = np.inf
+    failing["die"] = np.arange(1, breakdowns + 1)
+    changed = Fleet(
+        state, members, np.array(list(outages), dtype=Outage.dtype), failing, mtbf=0.0, repair=0.0, interval=0.0,
+        least=0, most=number, target=1.0, start_up=0.0, max_waiting=int(NEVER), prefill=prefill, token_time=0.01,
+        latency=0.5, lockstep=1,
+    )._replace(**changes)  # fmt: skip
+    with as_objects(changed) as objects:
+        objects.state[0].change = next_change(objects)
     return changed
 
 
@@ -96,20 +85,27 @@ def shared(requests, ids):
     return requests._replace(first_id=first, ids=np.array([i for each in ids for i in each], dtype=np.int32))
 
 
+def times(progress):
+    """Return when each request was taken in, was first computed, and got its first and last token."""
+    return np.stack([progress[name] for name in ("queued", "scheduled", "first", "finish")])
+
+
 def serve(requests, policy=POLICY, replicas=1, kind=None):
     """Return progress and engines after all requests."""
-    requests = requests._replace(arrival=requests.arrival.copy())
-    progress, engines = new_progress(requests), new_fleet(replicas, policy, requests, 16)
+    service = new(requests, policy, fleet(replicas), ROUND_ROBIN if kind is None else kind)
     if kind is None:
-        progress.count[:, REPLICA] = np.arange(len(requests.arrival)) % replicas
-        deal_out(requests, progress, engines)
-        assert run_apart(requests, progress, engines, policy, tables(), np.inf) == -1
-    else:
-        router = new_router(kind, 0.0, replicas, len(requests.arrival), 0)
-        assert (
-            run_together(Service(requests, progress, engines, policy, tables(), router, fleet(replicas)), np.inf) == -1
-        )
-    return requests, progress, engines
+        service.requests["replica"] = np.arange(len(requests.arrival)) % replicas
+        deal_out(service.requests, service.engines)
+    assert run_as_python(run_apart if kind is None else run_together, service, np.inf) == -1
+    return requests, service.requests, service.engines
+
+
+def new(requests, policy, of, kind):
+    """Return a deployment that has served nothing. of: the fleet."""
+    number = len(of.members)
+    router = new_router(kind, 0.0, number, requests.arrival, 0)
+    engines = new_engines(number, policy, requests, 16)
+    return Service(new_records(requests), requests.ids, engines, policy, tables(), router, of)
 
 
 LENGTHS = st.tuples(st.integers(1, 120), st.integers(1, 40))
@@ -132,9 +128,9 @@ def test_counting_equals_walking_every_request(requests, policy):
         Job(i, a, int(p), int(o)) for i, (a, (p, o)) in enumerate(zip(requests.arrival, requests.length, strict=True))
     ]
     Reference(tables(), policy, direct).serve(jobs)
-    assert [job.preempted for job in jobs] == progress.count[:, PREEMPTED].tolist()
-    np.testing.assert_allclose(progress.time[:, FIRST], [job.first for job in jobs], rtol=1e-12)
-    np.testing.assert_allclose(progress.time[:, FINISH], [job.finish for job in jobs], rtol=1e-12)
+    assert [job.preempted for job in jobs] == progress["preempted"].tolist()
+    np.testing.assert_allclose(progress["first"], [job.first for job in jobs], rtol=1e-12)
+    np.testing.assert_allclose(progress["finish"], [job.finish for job in jobs], rtol=1e-12)
 
 
 @pytest.mark.parametrize("prompt", [70_000, 350_000])
@@ -144,7 +140,7 @@ def test_long_chunks_of_long_prompts_are_counted_as_they_are(prompt):
     _, progress, _ = serve(stream([0.0], [(prompt, 2)]), policy)
     job = Job(0, 0.0, prompt, 2)
     Reference(tables(), policy, direct).serve([job])
-    assert progress.time[0, FIRST] == pytest.approx(job.first, rel=1e-9)
+    assert progress["first"][0] == pytest.approx(job.first, rel=1e-9)
 
 
 @given(STREAMS, POLICIES, st.booleans(), st.booleans(), st.sampled_from([(1.0, 1), (1.7, 1), (2.5, 7), (1.0, 3)]))
@@ -153,7 +149,7 @@ def test_a_jump_changes_nothing(requests, policy, mixed, caching, steps):
     policy = policy._replace(mixed=mixed, caching=caching, tokens_per_step=steps[0], look_steps=steps[1])
     results = [serve(requests, policy._replace(jump=jump)) for jump in (True, False)]
     for (_, progress, engines), (_, other, others) in [results]:
-        np.testing.assert_array_equal(progress.time[:, :4], other.time[:, :4])
+        np.testing.assert_array_equal(times(progress), times(other))
         for mine, theirs in zip(engines, others, strict=True):
             np.testing.assert_array_equal(mine, theirs)
 
@@ -164,18 +160,18 @@ def test_a_swapped_cache_is_not_computed_again(requests, policy, room, caching):
     policy = policy._replace(blocks=45, caching=caching, swap_time=0.25, host_blocks=room)
     results = [serve(requests, policy._replace(jump=jump)) for jump in (True, False)]
     (_, progress, engines), (_, other, others) = results
-    np.testing.assert_array_equal(progress.time[:, :4], other.time[:, :4])
+    np.testing.assert_array_equal(times(progress), times(other))
     for mine, theirs in zip(engines, others, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    count = engines.count[0]
-    assert np.isfinite(progress.time[:, FINISH]).all()
-    assert (count[FREE], count[HOST_FREE]) == (policy.blocks, room)
+    count = engines.state[0]
+    assert np.isfinite(progress["finish"]).all()
+    assert (count["free"], count["host_free"]) == (policy.blocks, room)
     if room == 60 and not caching:
-        lost = count[PREEMPTIONS] * 90  # at most a step of a prompt that was computed in part
-        assert count[PROMPT_TOKENS] - requests.length[:, 0].sum() <= lost
-    if count[SWAPPED_OUT] == 0:
+        lost = count["preemptions"] * 90  # at most a step of a prompt that was computed in part
+        assert count["prompt_tokens"] - requests.length[:, 0].sum() <= lost
+    if count["swapped_out"] == 0:
         _, recomputed, _ = serve(requests, policy._replace(swap_time=0.0))
-        np.testing.assert_array_equal(progress.time[:, FINISH], recomputed.time[:, FINISH])
+        np.testing.assert_array_equal(progress["finish"], recomputed["finish"])
 
 
 def test_a_swap_takes_two_copies():
@@ -184,9 +180,9 @@ def test_a_swap_takes_two_copies():
     finish = {}
     for seconds in (1e-9, 1.0):
         _, progress, engines = serve(requests, policy._replace(swap_time=seconds))
-        finish[seconds] = progress.time[:, FINISH].max()
-        moved = -(-int(engines.count[0, SWAPPED_OUT]) // policy.block)
-        assert engines.count[0, PREEMPTIONS] == 1
+        finish[seconds] = progress["finish"].max()
+        moved = -(-int(engines.state["swapped_out"][0]) // policy.block)
+        assert engines.state["preemptions"][0] == 1
     assert finish[1.0] - finish[1e-9] == pytest.approx(2 * moved)
 
 
@@ -195,20 +191,20 @@ def test_a_tier_gives_back_what_the_device_has_lost():
     requests = shared(stream([0.0, 100.0, 200.0], [(44, 2)] * 3), [first, second, first])
     policy = POLICY._replace(blocks=12, caching=True, overlapped=False)
     _, without, _ = serve(requests, policy)
-    assert without.count[2, HIT] < 40
+    assert without["hit"][2] < 40
     for blocks, seconds in ((20, 0.1), (100, 0.1), (20, 0.2)):
         tiers = policy._replace(tier_blocks=(blocks, 0), tier_time=(seconds, 0.0))
         _, progress, engines = serve(requests, tiers)
-        assert progress.count[2, HIT] == 40
-        loaded = engines.count[0, LOADED] // policy.block
-        assert loaded == 10 - without.count[2, HIT] // policy.block
-        computed = progress.time[2, FIRST] - 200.0 - loaded * seconds
-        assert computed < without.time[2, FIRST] - 200.0
+        assert progress["hit"][2] == 40
+        loaded = engines.state["loaded"][0] // policy.block
+        assert loaded == 10 - without["hit"][2] // policy.block
+        computed = progress["first"][2] - 200.0 - loaded * seconds
+        assert computed < without["first"][2] - 200.0
     _, progress, _ = serve(requests, policy._replace(tier_blocks=(10, 0), tier_time=(0.1, 0.0)))
-    assert progress.count[2, HIT] == without.count[2, HIT]  # the tier has kept the second prompt's blocks only
+    assert progress["hit"][2] == without["hit"][2]  # the tier has kept the second prompt's blocks only
     _, progress, engines = serve(requests, policy._replace(tier_blocks=(10, 10), tier_time=(0.1, 7.0)))
-    assert progress.count[2, HIT] == 40
-    assert progress.time[2, FIRST] > 200.0 + 7.0 * engines.count[0, LOADED] / policy.block
+    assert progress["hit"][2] == 40
+    assert progress["first"][2] > 200.0 + 7.0 * engines.state["loaded"][0] / policy.block
 
 
 @given(STREAMS, POLICIES, st.data())
@@ -218,14 +214,14 @@ def test_tokens_blocks_and_requests_are_conserved(requests, policy, data):
     ids = [list(range(min(n, int(p) // 4))) for n, p in zip(prefixes, requests.length[:, 0], strict=True)]
     requests = shared(requests, ids)
     _, progress, engines = serve(requests, policy._replace(caching=True))
-    count, prompt = engines.count[0], int(requests.length[:, 0].sum())
-    assert np.isfinite(progress.time[:, FINISH]).all()
-    assert count[FREE] == policy.blocks
-    hits = int(progress.count[:, 7].sum())
-    computed_again = count[PROMPT_TOKENS] - (prompt - hits)
-    preempted_prompts = computed_again - count[RECOMPUTED]
-    assert -prompt * (1 + count[PREEMPTIONS]) <= preempted_prompts <= 0
-    if count[PREEMPTIONS] == 0:
+    count, prompt = engines.state[0], int(requests.length[:, 0].sum())
+    assert np.isfinite(progress["finish"]).all()
+    assert count["free"] == policy.blocks
+    hits = int(progress["hit"].sum())
+    computed_again = count["prompt_tokens"] - (prompt - hits)
+    preempted_prompts = computed_again - count["recomputed"]
+    assert -prompt * (1 + count["preemptions"]) <= preempted_prompts <= 0
+    if count["preemptions"] == 0:
         assert computed_again == 0
     gaps = engines.gaps.sum()
     assert gaps == requests.length[:, 1].sum() - len(requests.arrival)
@@ -235,9 +231,9 @@ def test_a_request_alone_takes_its_steps():
     _, progress, engines = serve(stream([5.0], [(100, 3)]), POLICY._replace(overlapped=False))
     chunks = 1.0 + 0.01 * 64 + 0.01 + 1e-6 * 64 * 64, 1.0 + 0.01 * 36 + 0.01 + 1e-6 * 36 * 100
     decodes = sum(1.0 + 0.01 + 0.01 + 0.001 * keys for keys in (101, 102))
-    assert progress.time[0, FIRST] == pytest.approx(5.0 + sum(chunks), rel=1e-12)
-    assert progress.time[0, FINISH] == pytest.approx(5.0 + sum(chunks) + decodes, rel=1e-12)
-    assert engines.count[0, STEPS] == 4
+    assert progress["first"][0] == pytest.approx(5.0 + sum(chunks), rel=1e-12)
+    assert progress["finish"][0] == pytest.approx(5.0 + sum(chunks) + decodes, rel=1e-12)
+    assert engines.state["steps"][0] == 4
 
 
 def test_an_arrival_waits_for_the_running_and_the_decided_step():
@@ -246,8 +242,8 @@ def test_an_arrival_waits_for_the_running_and_the_decided_step():
     ends = {}
     for overlapped in (False, True):
         _, progress, _ = serve(both, POLICY._replace(overlapped=overlapped))
-        ends[overlapped] = progress.time[1, FIRST] - 10.2
-        assert serve(alone, POLICY._replace(overlapped=overlapped))[1].time[0, FINISH] > 10.2
+        ends[overlapped] = progress["first"][1] - 10.2
+        assert serve(alone, POLICY._replace(overlapped=overlapped))[1]["finish"][0] > 10.2
     assert 0.9 < ends[True] - ends[False] < 1.2  # a step
 
 
@@ -255,34 +251,34 @@ def test_an_arrival_waits_for_the_running_and_the_decided_step():
 def test_an_engine_that_looks_seldom_sees_a_request_after_so_many_steps_or_when_idle(arrival):
     policy = POLICY._replace(overlapped=False, mixed=False, look_steps=6)
     _, progress, _ = serve(stream([0.0, arrival], [(4, 20), (4, 2)]), policy)
-    ends = progress.time[0, FIRST] + np.cumsum([1.02 + 0.001 * (4 + token) for token in range(1, 20)])
-    assert progress.time[1, SCHEDULED] == pytest.approx(ends[5] if arrival < ends[-1] else arrival, rel=1e-12)
+    ends = progress["first"][0] + np.cumsum([1.02 + 0.001 * (4 + token) for token in range(1, 20)])
+    assert progress["scheduled"][1] == pytest.approx(ends[5] if arrival < ends[-1] else arrival, rel=1e-12)
 
 
 def test_a_prefix_is_computed_once():
     requests = shared(stream([0.0, 100.0], [(40, 2), (42, 2)]), [range(10), range(10)])
     _, progress, _ = serve(requests, POLICY._replace(caching=True))
-    assert progress.count[:, 7].tolist() == [0, 40]
+    assert progress["hit"].tolist() == [0, 40]
 
 
 def test_of_a_prompt_that_is_cached_whole_the_last_block_is_computed():
     requests = shared(stream([0.0, 100.0], [(40, 2), (40, 2)]), [range(10), range(10)])
     _, progress, _ = serve(requests, POLICY._replace(caching=True))
-    assert progress.count[:, 7].tolist() == [0, 36]
+    assert progress["hit"].tolist() == [0, 36]
 
 
 def test_the_end_of_an_old_prefix_is_evicted_first():
     old, new = list(range(10)), list(range(10, 21))
     requests = shared(stream([0.0, 100.0, 200.0], [(40, 2), (44, 2), (41, 2)]), [old, new, old])
     _, progress, _ = serve(requests, POLICY._replace(caching=True, blocks=18))
-    assert 0 < progress.count[2, 7] < 40
+    assert 0 < progress["hit"][2] < 40
 
 
 def test_a_closed_loop_keeps_its_requests_in_flight():
     requests = stream([0.0] * 3 + [np.inf] * 9, [(8, 5)] * 12, NEXT)
-    served, progress, _ = serve(requests, kind=ROUND_ROBIN)
-    finish = np.sort(progress.time[:, FINISH])
-    np.testing.assert_array_equal(np.sort(served.arrival[3:]), finish[:9])
+    _, progress, _ = serve(requests, kind=ROUND_ROBIN)
+    finish = np.sort(progress["finish"])
+    np.testing.assert_array_equal(np.sort(progress["arrival"][3:]), finish[:9])
 
 
 @pytest.mark.parametrize("kind", [ROUND_ROBIN, LEAST_LOADED, POWER_OF_TWO, PREFIX])
@@ -291,15 +287,15 @@ def test_every_router_serves_all_and_jumps_change_nothing(kind):
     requests = stream(np.cumsum(draw.exponential(2.0, 60)), draw.integers(1, 50, (60, 2)))
     requests = shared(requests, [list(range(i % 3, i % 3 + int(p) // 4)) for i, p in enumerate(requests.length[:, 0])])
     results = [serve(requests, POLICY._replace(caching=True, jump=jump), 3, kind)[1] for jump in (True, False)]
-    assert np.isfinite(results[0].time[:, FINISH]).all()
-    np.testing.assert_array_equal(results[0].time[:, :4], results[1].time[:, :4])
+    assert np.isfinite(results[0]["finish"]).all()
+    np.testing.assert_array_equal(times(results[0]), times(results[1]))
 
 
 def test_round_robin_is_the_same_apart_and_together():
     draw = np.random.default_rng(2)
     requests = stream(np.cumsum(draw.exponential(2.0, 60)), draw.integers(1, 50, (60, 2)))
     apart, together = serve(requests, replicas=3)[1], serve(requests, replicas=3, kind=ROUND_ROBIN)[1]
-    np.testing.assert_array_equal(apart.time[:, :4], together.time[:, :4])
+    np.testing.assert_array_equal(times(apart), times(together))
 
 
 def test_least_loaded_waits_less_than_round_robin():
@@ -307,21 +303,24 @@ def test_least_loaded_waits_less_than_round_robin():
     requests = stream(
         np.cumsum(draw.exponential(6.0, 100)), np.stack([draw.integers(1, 20, 100), draw.geometric(0.05, 100)], 1)
     )
-    waits = [np.mean(serve(requests, replicas=4, kind=kind)[1].time[:, FIRST] - requests.arrival)
+    waits = [np.mean(serve(requests, replicas=4, kind=kind)[1]["first"] - requests.arrival)
              for kind in (ROUND_ROBIN, LEAST_LOADED)]  # fmt: skip
     assert waits[1] < waits[0]
 
 
 def together(requests, changed, policy=POLICY, kind=LEAST_LOADED, until=np.inf):
     """Return the service after all requests, with a fleet that changes."""
-    requests = requests._replace(arrival=requests.arrival.copy())
-    number = len(changed.status)
-    engines = new_fleet(number, policy, requests, 16)
-    engines.count[: changed.prefill, PROMPTS_ONLY] = 1
-    router = new_router(kind, 0.0, number, len(requests.arrival), 0)
-    service = Service(requests, new_progress(requests), engines, policy, tables(), router, changed)
-    assert run_together(service, until) == -1
+    service = new(requests, policy, changed, kind)
+    service.engines.state["prompts_only"][: changed.prefill] = 1
+    assert run_as_python(run_together, service, until) == -1
     return service
+
+
+def scaled(number, **changes):
+    """Return a fleet of an autoscaler, which starts with one engine."""
+    found = fleet(number, scaled=5.0, **changes)
+    found.members["status"][1:] = OFF
+    return found
 
 
 def many(seed=4, count=40):
@@ -330,50 +329,49 @@ def many(seed=4, count=40):
 
 
 def outage(at, lasts, replica=0):
-    times = np.array([at, at + lasts])
-    return {
-        "outage_time": times, "outage_engine": np.array([replica] * 2), "outage_ends": np.array([0, 1]),
-    }  # fmt: skip
+    return {"outages": [(at, replica, 0), (at + lasts, replica, 1)]}
 
 
 @pytest.mark.parametrize("jump", [True, False])
 def test_a_failure_loses_no_request_and_no_block(jump):
     policy = POLICY._replace(caching=True, jump=jump)
     service = together(many(), fleet(2, **outage(30.0, 40.0)), policy)
-    assert np.isfinite(service.progress.time[:, FINISH]).all()
-    assert service.fleet.lost[0] > 0
-    np.testing.assert_array_equal(service.engines.count[:, FREE], policy.blocks)
+    assert np.isfinite(service.requests["finish"]).all()
+    assert service.fleet.state["lost"][0] > 0
+    np.testing.assert_array_equal(service.engines.state["free"], policy.blocks)
     undisturbed = together(many(), fleet(2), policy)
-    assert service.progress.time[:, FINISH].mean() > undisturbed.progress.time[:, FINISH].mean()
+    assert service.requests["finish"].mean() > undisturbed.requests["finish"].mean()
 
 
 def test_while_all_engines_are_down_requests_wait():
     service = together(stream([50.0], [(4, 3)]), fleet(1, **outage(10.0, 100.0)))
-    assert service.progress.time[0, FIRST] > 110.0
+    assert service.requests["first"][0] > 110.0
 
 
 def test_an_engine_serves_again_when_its_last_outage_is_over():
     """One from 10 to 110 s, another from 60 to 160 s."""
-    twice = {"outage_time": np.array([10.0, 60.0, 110.0, 160.0]), "outage_engine": np.zeros(4, int),
-             "outage_ends": np.array([0, 0, 1, 1])}  # fmt: skip
-    service = together(stream([50.0], [(4, 3)]), fleet(1, **twice))
-    assert service.progress.time[0, FIRST] > 160.0
+    twice = [(10.0, 0, 0), (60.0, 0, 0), (110.0, 0, 1), (160.0, 0, 1)]
+    service = together(stream([50.0], [(4, 3)]), fleet(1, outages=twice))
+    assert service.requests["first"][0] > 160.0
 
 
 def breaking(replicas, mtbf, repair, number=None):
     """Return a fleet whose replicas, each of several engines, fail at random."""
     dice = np.random.default_rng(2).integers(1, 2**31 - 1, replicas)
-    found = fleet(number or replicas, breakdown=np.full((replicas, 2), np.inf), dice=dice, mtbf=mtbf, repair=repair)
-    found.breakdown[:, 0] = [draw_gap(found, replica) for replica in range(replicas)]
-    found.change[0] = next_change(found)
+    found = fleet(number or replicas, breakdowns=replicas, mtbf=mtbf, repair=repair)
+    found.breakdowns["die"] = dice
+    with as_objects(found) as objects:
+        for replica in range(replicas):
+            objects.breakdowns[replica].fails = draw_gap(objects, replica)
+        objects.state[0].change = next_change(objects)
     return found
 
 
 def test_gaps_between_breakdowns_are_exponential():
     """The generator's 10,000th state from 1 on is its authors' own check."""
-    found = fleet(1, breakdown=np.full((1, 2), np.inf), dice=np.ones(1, int), mtbf=50.0)
-    gaps = np.array([draw_gap(found, 0) for _ in range(10_000)])
-    assert found.dice[0] == 1_043_618_065
+    with as_objects(fleet(1, breakdowns=1, mtbf=50.0)) as found:
+        gaps = np.array([draw_gap(found, 0) for _ in range(10_000)])
+    assert found.breakdowns[0].die == 1_043_618_065
     assert gaps.mean() == pytest.approx(50.0, rel=0.03)
     assert (gaps > 100.0).mean() == pytest.approx(np.exp(-2.0), rel=0.1)
 
@@ -381,13 +379,13 @@ def test_gaps_between_breakdowns_are_exponential():
 def test_engines_that_break_down_lose_no_request_and_serve_as_often_as_they_work():
     requests = many(count=120)
     service = together(requests, breaking(3, 60.0, 20.0, number=6))
-    assert np.isfinite(service.progress.time[:, FINISH]).all()
-    assert service.fleet.lost[0] > 0
-    np.testing.assert_array_equal(service.engines.count[:, FREE], POLICY.blocks)
-    expected = 3 * service.progress.time[:, FINISH].max() / (60.0 + 20.0)
-    assert service.fleet.failures[0] == pytest.approx(expected, abs=3.0 * expected**0.5)
+    assert np.isfinite(service.requests["finish"]).all()
+    assert service.fleet.state["lost"][0] > 0
+    np.testing.assert_array_equal(service.engines.state["free"], POLICY.blocks)
+    expected = 3 * service.requests["finish"].max() / (60.0 + 20.0)
+    assert service.fleet.state["failures"][0] == pytest.approx(expected, abs=3.0 * expected**0.5)
     lasting = together(requests, breaking(3, 60.0, 60.0, number=6))
-    assert lasting.progress.time[:, FINISH].mean() > service.progress.time[:, FINISH].mean()
+    assert lasting.requests["finish"].mean() > service.requests["finish"].mean()
 
 
 def test_jumps_change_nothing_with_failures_pools_and_an_autoscaler():
@@ -395,47 +393,45 @@ def test_jumps_change_nothing_with_failures_pools_and_an_autoscaler():
         lambda: fleet(3, **outage(20.0, 30.0)),
         lambda: breaking(3, 40.0, 10.0),
         lambda: fleet(3, prefill=1),
-        lambda: fleet(3, status=np.array([UP, OFF, OFF]), tick=np.full(1, 5.0), interval=5.0, least=1, target=4.0,
-                      start_up=7.0),
-    ):  # fmt: skip
+        lambda: scaled(3, interval=5.0, least=1, target=4.0, start_up=7.0),
+    ):
         results = [together(many(), make(), POLICY._replace(jump=jump)) for jump in (True, False)]
-        np.testing.assert_array_equal(*(each.progress.time[:, :4] for each in results))
+        np.testing.assert_array_equal(*(times(each.requests) for each in results))
 
 
 def test_an_autoscaler_starts_engines_under_load_and_gives_them_back():
     busy = stream([1.0 * i for i in range(60)] + [5000.0], [(10, 30)] * 61)
-    scale = {"tick": np.full(1, 5.0), "interval": 5.0, "least": 1, "target": 8.0, "start_up": 20.0}
-    scaled = together(busy, fleet(4, status=np.array([UP, OFF, OFF, OFF]), **scale))
+    some = together(busy, scaled(4, interval=5.0, least=1, target=8.0, start_up=20.0))
     alone = together(busy, fleet(1))
-    assert (np.bincount(scaled.progress.count[:, REPLICA], minlength=4) > 0).all()
-    assert scaled.progress.time[:60, FINISH].max() < alone.progress.time[:60, FINISH].max()
-    assert scaled.fleet.status.tolist().count(OFF) == 3
-    assert 0.0 < scaled.fleet.rented[1] < 1000.0
+    assert (np.bincount(some.requests["replica"], minlength=4) > 0).all()
+    assert some.requests["finish"][:60].max() < alone.requests["finish"][:60].max()
+    assert some.fleet.members["status"].tolist().count(OFF) == 3
+    assert 0.0 < some.fleet.members["rented"][1] < 1000.0
 
 
 def test_a_full_queue_turns_requests_away():
     burst = stream([0.0] * 50, [(10, 10)] * 50)
     service = together(burst, fleet(1, max_waiting=10))
-    served = np.isfinite(service.progress.time[:, FINISH])
-    assert service.fleet.rejected[0] == 50 - served.sum() == 40
-    assert (service.progress.count[~served, REPLICA] == -1).all()
+    served = np.isfinite(service.requests["finish"])
+    assert service.fleet.state["rejected"][0] == 50 - served.sum() == 40
+    assert (service.requests["replica"][~served] == -1).all()
 
 
 def test_a_prompt_moves_to_the_engine_that_decodes_it():
     service = together(stream([0.0], [(100, 3)]), fleet(2, prefill=1), POLICY._replace(overlapped=False))
     prompts = 1.0 + 0.01 * 64 + 0.01 + 1e-6 * 64 * 64 + 1.0 + 0.01 * 36 + 0.01 + 1e-6 * 36 * 100
-    assert service.progress.time[0, FIRST] == pytest.approx(prompts, rel=1e-12)
+    assert service.requests["first"][0] == pytest.approx(prompts, rel=1e-12)
     moved = prompts + 100 * 0.01 + 0.5
     first = 1.0 + 0.01 + 0.01 + 1e-6 * 101
     second = 1.0 + 0.01 + 0.01 + 0.001 * 102
-    assert service.progress.time[0, FINISH] == pytest.approx(moved + first + second, rel=1e-9)
-    assert service.engines.count[:, FREE].tolist() == [POLICY.blocks] * 2
+    assert service.requests["finish"][0] == pytest.approx(moved + first + second, rel=1e-9)
+    assert service.engines.state["free"].tolist() == [POLICY.blocks] * 2
 
 
 def test_links_send_one_cache_after_the_other():
     both = stream([0.0, 0.0], [(30, 3)] * 2)
     service = together(both, fleet(2, prefill=1))
-    begins = service.fleet.link_free[0] - service.progress.time[:, FIRST].max()
+    begins = service.fleet.members["link_free"][0] - service.requests["first"].max()
     assert begins == pytest.approx(2 * 30 * 0.01, rel=1e-9)
 
 
@@ -443,23 +439,23 @@ def test_links_send_one_cache_after_the_other():
 def test_pools_conserve_requests_and_blocks(caching):
     policy = POLICY._replace(caching=caching, blocks=120)
     service = together(many(seed=7), fleet(4, prefill=2), policy)
-    assert np.isfinite(service.progress.time[:, FINISH]).all()
-    np.testing.assert_array_equal(service.engines.count[:, FREE], policy.blocks)
+    assert np.isfinite(service.requests["finish"]).all()
+    np.testing.assert_array_equal(service.engines.state["free"], policy.blocks)
 
 
 def test_engines_that_share_experts_wait_for_the_one_with_most_to_do():
     policy = POLICY._replace(overlapped=False)
     requests = stream([0.0, 5.5], [(4, 12), (120, 2)])
     apart, locked = (together(requests, fleet(2, lockstep=number), policy, ROUND_ROBIN) for number in (1, 2))
-    assert locked.progress.time[0, FINISH] > apart.progress.time[0, FINISH] + 1.0
-    assert apart.progress.time[1, FINISH] <= locked.progress.time[1, FINISH]
+    assert locked.requests["finish"][0] > apart.requests["finish"][0] + 1.0
+    assert apart.requests["finish"][1] <= locked.requests["finish"][1]
 
 
 def test_engines_that_share_experts_conserve_requests_and_blocks():
     service = together(many(seed=9), fleet(4, lockstep=2), POLICY)
-    assert np.isfinite(service.progress.time[:, FINISH]).all()
-    np.testing.assert_array_equal(service.engines.count[:, FREE], POLICY.blocks)
-    ends = service.engines.clock[:, 1]
+    assert np.isfinite(service.requests["finish"]).all()
+    np.testing.assert_array_equal(service.engines.state["free"], POLICY.blocks)
+    ends = service.engines.state["busy_until"]
     assert ends[0] == ends[1]
     assert ends[2] == ends[3]
 
@@ -468,7 +464,7 @@ def test_equal_engines_that_share_experts_take_as_long_as_one():
     policy = POLICY._replace(overlapped=False)
     alone = together(stream([0.0], [(30, 9)]), fleet(1), policy)
     locked = together(stream([0.0, 0.0], [(30, 9)] * 2), fleet(2, lockstep=2), policy, ROUND_ROBIN)
-    assert (locked.progress.time[:, FINISH] == alone.progress.time[0, FINISH]).all()
+    assert (locked.requests["finish"] == alone.requests["finish"][0]).all()
 
 
 @pytest.mark.parametrize(("lengths", "steps"), [((4, 60), 6), ((4, 2), 1)])
@@ -476,18 +472,18 @@ def test_engines_that_align_prompts_wait_for_each_other(lengths, steps):
     """The second prompt of one engine waits while the other decodes, and has none to start, but not for ever."""
     policy = POLICY._replace(overlapped=False, align_steps=6)
     requests = stream([0.0, 0.0, 1.5], [(4, 60), lengths, (4, 2)])
-    progress = together(requests, fleet(2, lockstep=2), policy, ROUND_ROBIN).progress
-    decoded = np.round((progress.time[2, SCHEDULED] - progress.time[0, FIRST]) / 1.02, 0)
-    assert progress.count[2, REPLICA] == 0
+    progress = together(requests, fleet(2, lockstep=2), policy, ROUND_ROBIN).requests
+    decoded = np.round((progress["scheduled"][2] - progress["first"][0]) / 1.02, 0)
+    assert progress["replica"][2] == 0
     assert decoded == pytest.approx(steps - 1, abs=1)
-    free = together(requests, fleet(2, lockstep=2), POLICY._replace(overlapped=False), ROUND_ROBIN).progress
-    assert free.time[2, FIRST] <= progress.time[2, FIRST]
+    free = together(requests, fleet(2, lockstep=2), POLICY._replace(overlapped=False), ROUND_ROBIN).requests
+    assert free["first"][2] <= progress["first"][2]
 
 
 def test_whole_prompts_wait_for_a_step_that_holds_them():
     requests = stream([0.0, 0.0], [(40, 3), (40, 3)])
     cut, whole = (serve(requests, POLICY._replace(whole_prompts=each)) for each in (False, True))
-    assert cut[2].count[0, STEPS] == whole[2].count[0, STEPS]
-    assert cut[1].time[1, SCHEDULED] == cut[1].time[0, SCHEDULED]
-    assert whole[1].time[1, SCHEDULED] > whole[1].time[0, SCHEDULED]
-    assert np.isfinite(serve(stream([0.0], [(100, 3)]), POLICY._replace(whole_prompts=True))[1].time[0, FINISH])
+    assert cut[2].state["steps"][0] == whole[2].state["steps"][0]
+    assert cut[1]["scheduled"][1] == cut[1]["scheduled"][0]
+    assert whole[1]["scheduled"][1] > whole[1]["scheduled"][0]
+    assert np.isfinite(serve(stream([0.0], [(100, 3)]), POLICY._replace(whole_prompts=True))[1]["finish"][0])

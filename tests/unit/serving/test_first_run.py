@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,8 @@ from costmodel.schema import catalogue
 from costmodel.serving import first_run
 from costmodel.serving.checkpoint import is_over
 from costmodel.serving.deployment import new_service
-from costmodel.serving.first_run import run_as_python
+from costmodel.serving.first_run import Loop, run_as_python, try_python
+from costmodel.serving.fleet import run_apart, run_together
 from costmodel.serving.routing import Service
 from costmodel.serving.simulation import Simulation
 from costmodel.workload.plans import Serving
@@ -36,23 +36,18 @@ def simulation() -> Simulation:
 
 
 def new(simulation: Simulation) -> Service:
-    requests = simulation.requests._replace(arrival=simulation.requests.arrival.copy())
-    return new_service(simulation.scenario, simulation.plan, requests, simulation.policy, simulation.times.tables)
+    tables = simulation.times.tables
+    return new_service(simulation.scenario, simulation.plan, simulation.requests, simulation.policy, tables)
 
 
-def runner(simulation: Simulation, service: Service, way: str) -> partial[int]:
-    serve = simulation._serve_together if way == "together" else simulation._serve_apart
-    return partial(serve, service, lambda function: function)
-
-
-@pytest.mark.parametrize("way", ["together", "apart"])
-def test_parts_give_the_numbers_of_the_whole(simulation: Simulation, way: str) -> None:
+@pytest.mark.parametrize("loop", [run_apart, run_together])
+def test_parts_give_the_numbers_of_the_whole(simulation: Simulation, loop: Loop) -> None:
     whole, parts = new(simulation), new(simulation)
-    assert runner(simulation, whole, way)(np.inf) == -1
+    assert run_as_python(loop, whole, np.inf) == -1
     with pytest.warns(Notice, match="run as Python"):
-        assert run_as_python(runner(simulation, parts, way), parts, np.inf) == -1
+        assert try_python(loop, parts, np.inf) == -1
     assert is_over(parts)
-    np.testing.assert_array_equal(parts.progress.time, whole.progress.time)
+    np.testing.assert_array_equal(parts.requests["finish"], whole.requests["finish"])
     np.testing.assert_array_equal(parts.engines.gaps, whole.engines.gaps)
 
 
@@ -61,13 +56,12 @@ def test_what_takes_too_long_goes_on_compiled_where_it_was(
 ) -> None:
     monkeypatch.setattr(first_run, "COMPILATION", 1e-9)  # over after the first part
     service = new(simulation)
-    run = runner(simulation, service, "together")
     with pytest.warns(Notice, match="run as Python"), pytest.warns(Notice, match="compiling"):
-        assert run_as_python(run, service, np.inf) is None
+        assert try_python(run_apart, service, np.inf) is None
     assert not is_over(service)
-    assert np.isfinite(service.progress.time).any()
-    run(np.inf)
-    np.testing.assert_array_equal(service.progress.time, simulation.run().progress.time)
+    assert np.isfinite(service.requests["finish"]).any()
+    run_as_python(run_apart, service, np.inf)
+    np.testing.assert_array_equal(service.requests["finish"], simulation.run().requests["finish"])
 
 
 def test_time_as_python_adds_up_over_programs(
@@ -78,7 +72,7 @@ def test_time_as_python_adds_up_over_programs(
     def run() -> int | None:
         service = new(simulation)
         with pytest.warns(Notice):
-            return run_as_python(runner(simulation, service, "together"), service, np.inf)
+            return try_python(run_apart, service, np.inf)
 
     assert run() == -1
     found = catalogue.recall(first_run._SPENT)

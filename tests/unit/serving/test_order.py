@@ -5,39 +5,40 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving_reference import Job, Reference
-from unit.serving.test_engine import POLICIES, POLICY, STREAMS, direct, fleet, outage, shared, stream, tables
+from unit.serving.test_engine import (
+    POLICIES,
+    POLICY,
+    STREAMS,
+    direct,
+    fleet,
+    new,
+    outage,
+    shared,
+    stream,
+    tables,
+    times,
+    together,
+)  # fmt: skip
 
 from costmodel.serving.compiled import compiled, has_numba
-from costmodel.serving.fleet import deal_out, run_apart, run_together
+from costmodel.serving.deployment import deal_out
+from costmodel.serving.first_run import run_as_python
+from costmodel.serving.fleet import run_apart
 from costmodel.serving.queue import enqueue, pop, push, sort_by_prefix
-from costmodel.serving.routing import LEAST_LOADED, Service, engine_of, new_router
-from costmodel.serving.state import (
-    FINISH,
-    FIRST,
-    FOLLOWING,
-    FREE,
-    HEAD,
-    LONGEST_PREFIX,
-    PREEMPTED,
-    PREEMPTIONS,
-    PRIORITY,
-    ROOT,
-    SCHEDULED,
-    TAIL,
-    new_fleet,
-    new_progress,
-)
+from costmodel.serving.routing import ROUND_ROBIN, engine_of
+from costmodel.serving.rows import as_objects
+from costmodel.serving.state import LONGEST_PREFIX, PRIORITY
 
 URGENT = POLICY._replace(order=PRIORITY)
 
 
 def serve(requests, policy, *, fast=False):
     """Return progress and engines after all requests; fast: as numba compiles the loop."""
-    progress, engines = new_progress(requests, policy.order), new_fleet(1, policy, requests, 16)
-    ways = [compiled(each) if fast else each for each in (deal_out, run_apart)]
-    ways[0](requests, progress, engines)
-    assert ways[1](requests, progress, engines, policy, tables(), np.inf) == -1
-    return progress, engines
+    service = new(requests, policy, fleet(1), ROUND_ROBIN)
+    deal_out(service.requests, service.engines)
+    stuck = compiled(run_apart)(service, np.inf) if fast else run_as_python(run_apart, service, np.inf)
+    assert stuck == -1
+    return service.requests, service.engines
 
 
 def prioritised(requests, draw):
@@ -55,10 +56,10 @@ def test_priorities_equal_walking_every_request(requests, policy, draw):
     ]
     Reference(tables(), policy, direct, by_priority=True).serve(jobs)
     progress, engines = serve(requests, policy)
-    assert [job.preempted for job in jobs] == progress.count[:, PREEMPTED].tolist()
-    np.testing.assert_allclose(progress.time[:, FIRST], [job.first for job in jobs], rtol=1e-12)
-    np.testing.assert_allclose(progress.time[:, FINISH], [job.finish for job in jobs], rtol=1e-12)
-    assert engines.count[0, FREE] == policy.blocks
+    assert [job.preempted for job in jobs] == progress["preempted"].tolist()
+    np.testing.assert_allclose(progress["first"], [job.first for job in jobs], rtol=1e-12)
+    np.testing.assert_allclose(progress["finish"], [job.finish for job in jobs], rtol=1e-12)
+    assert engines.state["free"][0] == policy.blocks
 
 
 @given(STREAMS, POLICIES, st.integers(0, 9), st.booleans(), st.booleans(), st.sampled_from([PRIORITY, LONGEST_PREFIX]))
@@ -70,29 +71,29 @@ def test_in_any_order_a_jump_changes_nothing_and_all_is_served(requests, policy,
     policy = policy._replace(mixed=mixed, caching=True, order=order, blocks=policy.blocks + 5)
     policy = policy._replace(swap_time=0.25 if swap else 0.0, host_blocks=40 if swap else 0)
     (progress, engines), (other, others) = (serve(requests, policy._replace(jump=jump)) for jump in (True, False))
-    np.testing.assert_array_equal(progress.time[:, :4], other.time[:, :4])
+    np.testing.assert_array_equal(times(progress), times(other))
     for mine, theirs in zip(engines, others, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert np.isfinite(progress.time[:, FINISH]).all()
-    assert engines.count[0, FREE] == policy.blocks
+    assert np.isfinite(progress["finish"]).all()
+    assert engines.state["free"][0] == policy.blocks
 
 
 def test_an_urgent_request_passes_those_that_wait_and_takes_the_blocks_of_the_least_urgent():
     requests = stream([0.0, 1.0, 2.0], [(8, 30)] * 3)._replace(priority=np.array([0, 1, 0], np.int32))
     progress, _ = serve(requests, URGENT._replace(max_seqs=1))
-    assert progress.time[0, FINISH] < progress.time[2, FIRST] < progress.time[2, FINISH] < progress.time[1, FIRST]
+    assert progress["finish"][0] < progress["first"][2] < progress["finish"][2] < progress["first"][1]
     crowded = stream([0.0, 0.0, 0.0], [(40, 40)] * 3)._replace(priority=np.array([2, 0, 1], np.int32))
     progress, engines = serve(crowded, URGENT._replace(blocks=40, budget=256))
-    assert engines.count[0, PREEMPTIONS] > 0
-    assert progress.count[0, PREEMPTED] >= progress.count[2, PREEMPTED] >= progress.count[1, PREEMPTED] == 0
-    assert progress.time[1, FINISH] <= progress.time[2, FINISH] < progress.time[0, FINISH]
+    assert engines.state["preemptions"][0] > 0
+    assert progress["preempted"][0] >= progress["preempted"][2] >= progress["preempted"][1] == 0
+    assert progress["finish"][1] <= progress["finish"][2] < progress["finish"][0]
 
 
 def test_equal_priorities_are_the_order_of_arrival():
     draw = np.random.default_rng(7)
     requests = stream(np.cumsum(draw.exponential(2.0, 60)), draw.integers(1, 50, (60, 2)))
     alike = serve(requests._replace(priority=np.full(60, 3, np.int32)), URGENT)[0]
-    np.testing.assert_array_equal(alike.time[:, :4], serve(requests, POLICY)[0].time[:, :4])
+    np.testing.assert_array_equal(times(alike), times(serve(requests, POLICY)[0]))
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.floats(0, 9)), min_size=1, max_size=40), st.data())
@@ -101,18 +102,19 @@ def test_the_heap_gives_the_most_urgent(rows, data):
     """Pushes and pops in any order, against a sorted list."""
     requests = stream([arrival for _, arrival in rows], [(1, 1)] * len(rows))
     requests = requests._replace(priority=np.array([priority for priority, _ in rows], np.int32))
-    progress, engine = new_progress(requests, PRIORITY), engine_of(new_fleet(1, URGENT, requests, 4), 0)
     held = []
+    with as_objects(new(requests, URGENT, fleet(1), ROUND_ROBIN)) as service:
+        engine = engine_of(service, 0)
     for request in range(len(rows)):
-        push(requests, progress, engine, request)
+        push(engine, request)
         held.append((*rows[request], request))
         if data.draw(st.booleans()):
-            assert pop(requests, progress, engine) == min(held)[2]
+            assert pop(engine) == min(held)[2]
             held.remove(min(held))
     while held:
-        assert pop(requests, progress, engine) == min(held)[2]
+        assert pop(engine) == min(held)[2]
         held.remove(min(held))
-    assert engine.count[ROOT] == -1
+    assert engine.state.root == -1
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=20), st.integers(0, 20))
@@ -122,13 +124,13 @@ def test_by_prefix_is_a_stable_sort_of_those_that_have_arrived(rows, arrived):
     policy = POLICY._replace(order=LONGEST_PREFIX, caching=True, block=16)
     texts = [[100 * text + i for i in range(length)] for length, text in rows]
     requests = shared(stream(np.arange(len(rows), dtype=float), [(160, 1)] * len(rows)), texts)
-    progress, engines = new_progress(requests, LONGEST_PREFIX), new_fleet(1, policy, requests, 4)
-    engine = engine_of(engines, 0)
+    with as_objects(new(requests, policy, fleet(1), ROUND_ROBIN)) as service:
+        engine = engine_of(service, 0)
     for node in (0, 1, 2, 3, 100):  # four blocks of the first text, one of the second
-        engine.cached_entry[node : node + 1] = 7
+        engine.cached_entry[node : node + 1] = [7] * len(engine.cached_entry[node : node + 1])
     for request in range(len(rows)):
-        enqueue(progress, engine, request, float(request))
-    sort_by_prefix(requests, progress, engine, policy, float(arrived))
+        enqueue(engine, request, float(request))
+    sort_by_prefix(engine, float(arrived))
     cached = [min(length, (4, 1, 0, 0)[text]) for length, text in rows]
     key, brought = [], set()
     for (length, text), blocks in zip(rows, cached, strict=True):
@@ -138,12 +140,12 @@ def test_by_prefix_is_a_stable_sort_of_those_that_have_arrived(rows, arrived):
             brought.add(text)
     waiting = [i for i in range(len(rows)) if i <= arrived]
     expected = sorted(waiting, key=lambda i: -key[i]) + [i for i in range(len(rows)) if i > arrived]
-    found, request = [], int(engine.count[HEAD])
+    found, request = [], engine.state.head
     while request >= 0:
         found.append(request)
-        request = int(progress.count[request, FOLLOWING])
+        request = engine.requests[request].following
     assert found == expected
-    assert engine.count[TAIL] == found[-1]
+    assert engine.state.tail == found[-1]
 
 
 def test_what_is_cached_starts_first():
@@ -154,7 +156,7 @@ def test_what_is_cached_starts_first():
     starts = {}
     for order in (0, LONGEST_PREFIX):
         progress, _ = serve(requests, policy._replace(order=order))
-        starts[order] = progress.time[:, SCHEDULED]
+        starts[order] = progress["scheduled"]
     assert starts[0][1] < starts[0][2]
     assert starts[LONGEST_PREFIX][2] < starts[LONGEST_PREFIX][1]
 
@@ -170,8 +172,8 @@ def test_compiled_orders_are_the_same(order, long):
     )
     policy = POLICY._replace(order=order, caching=True, blocks=45)
     (plain, _), (fast, _) = (serve(prioritised(requests, 1), policy, fast=fast) for fast in (False, True))
-    np.testing.assert_array_equal(plain.time[:, :4], fast.time[:, :4])
-    assert plain.count[:, PREEMPTED].sum() > 0
+    np.testing.assert_array_equal(times(plain), times(fast))
+    assert plain["preempted"].sum() > 0
 
 
 @pytest.mark.parametrize("order", [PRIORITY, LONGEST_PREFIX])
@@ -179,10 +181,6 @@ def test_a_failure_loses_no_request_that_waits(order):
     draw = np.random.default_rng(4)
     requests = prioritised(stream(np.cumsum(draw.exponential(1.0, 60)), draw.integers(1, 50, (60, 2))), 3)
     policy = POLICY._replace(order=order, max_seqs=2, caching=True)
-    engines = new_fleet(2, policy, requests, 16)
-    router = new_router(LEAST_LOADED, 0.0, 2, 60, 0)
-    progress = new_progress(requests, order)
-    service = Service(requests, progress, engines, policy, tables(), router, fleet(2, **outage(30.0, 40.0)))
-    assert run_together(service, np.inf) == -1
-    assert np.isfinite(progress.time[:, FINISH]).all()
-    np.testing.assert_array_equal(engines.count[:, FREE], policy.blocks)
+    service = together(requests, fleet(2, **outage(30.0, 40.0)), policy)
+    assert np.isfinite(service.requests["finish"]).all()
+    np.testing.assert_array_equal(service.engines.state["free"], policy.blocks)

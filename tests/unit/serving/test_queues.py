@@ -5,7 +5,6 @@ import pytest
 from unit.serving.test_engine import POLICY, serve, stream
 
 from costmodel.analytic.serving.waiting import queue_wait, waiting_share
-from costmodel.serving.state import FINISH, SCHEDULED
 
 ONE_SEAT = POLICY._replace(max_seqs=1, overlapped=False, blocks=10_000)
 COUNT = 3000
@@ -14,14 +13,14 @@ COUNT = 3000
 def service_time(output: int) -> float:
     """Return how long a request with a prompt of one token takes alone."""
     _, progress, _ = serve(stream([0.0], [(1, output)]), ONE_SEAT)
-    return float(progress.time[0, FINISH])
+    return float(progress["finish"][0])
 
 
 def waits(arrival: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     """Return how long each request waits for the seat."""
     requests = stream(arrival, np.stack([np.ones(len(arrival)), outputs], axis=1))
     _, progress, _ = serve(requests, ONE_SEAT)
-    return progress.time[:, SCHEDULED] - arrival
+    return progress["scheduled"] - arrival
 
 
 @pytest.mark.parametrize("load", [0.3, 0.7])
@@ -66,13 +65,13 @@ def test_requests_wait_for_one_of_several_seats_as_in_closed_form(load: float) -
     seats, count, output = ONE_SEAT._replace(max_seqs=8), 2000, 20
     lengths = np.tile([1, output], (count, 1))
     _, full, _ = serve(stream(np.zeros(400), lengths[:400]), seats)
-    ends = np.sort(full.time[:, FINISH])
+    ends = np.sort(full["finish"])
     rate = float((400 - 48) / (ends[-9] - ends[39]))
     expected = queue_wait(waiting_share(load, 8.0), 1.0, 8.0 / rate, 8.0, load)
     means = []
     for seed in range(4):
         arrival = np.cumsum(np.random.default_rng(seed).exponential(1.0 / (load * rate), count))
         _, progress, _ = serve(stream(arrival, lengths), seats)
-        means.append(float((progress.time[:, SCHEDULED] - arrival).mean()))
+        means.append(float((progress["scheduled"] - arrival).mean()))
     step = 8.0 / rate / output
     assert np.mean(means) == pytest.approx(expected + 0.5 * step, rel=0.2)

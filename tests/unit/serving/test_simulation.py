@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from costmodel.errors import InputError
 from costmodel.serving import checkpoint
 from costmodel.serving.deployment import new_service
 from costmodel.serving.evaluation import RequestEvaluation
+from costmodel.serving.first_run import run_as_python
+from costmodel.serving.fleet import run_apart
 from costmodel.serving.output import track_events
 from costmodel.serving.simulation import Simulation
-from costmodel.serving.state import BIN_WIDTH, FINISH, FIRST, FIRST_BIN_WIDTH, PROMPT, SCHEDULED
+from costmodel.serving.state import FIRST_BIN_WIDTH
 from costmodel.serving.step_times import distinct_prompts
 from costmodel.serving.summary import request_times
 from costmodel.workload.plans import Serving
@@ -50,8 +53,8 @@ def test_the_front_end_takes_its_time_and_more_for_longer_prompts() -> None:
     chosen = evaluation({**BASE, **changed})
     served, engine = chosen.served, chosen.simulation.scenario.framework.engine
     assert engine is not None
-    prompt = served.requests.length[:, PROMPT]
-    taken = request_times(served).ttft - (served.progress.time[:, FIRST] - served.requests.arrival)
+    prompt = served.requests["prompt"]
+    taken = request_times(served).ttft - (served.requests["first"] - served.requests["arrival"])
     np.testing.assert_allclose(taken, engine.request + engine.request_token * prompt, rtol=1e-6)
     assert len(np.unique(prompt)) > 10
 
@@ -61,15 +64,15 @@ def test_counters_of_a_track_stand_one_bin_apart_and_reach_to_the_last_token(sim
     busy = [event for event in track_events(served) if event["ph"] == "C" and "busy" in event["args"]]
     width = 1e6 * FIRST_BIN_WIDTH
     assert [event["ts"] for event in busy] == [place * width for place in range(len(busy))]
-    assert 0.0 <= 1e6 * served.progress.time[:, FINISH].max() - busy[-1]["ts"] <= 2.0 * width
+    assert 0.0 <= 1e6 * served.requests["finish"].max() - busy[-1]["ts"] <= 2.0 * width
     assert all(0.0 <= event["args"]["busy"] <= 1.0 for event in busy)
 
 
 def test_wider_bins_hold_what_the_narrow_ones_held() -> None:
     """A run of an hour has wider bins than one of seconds, and the same prompts: its requests come one by one."""
     long = evaluation({**BASE, "scenarios.serving.rate": "0.02 /s"}).simulation.run()
-    assert long.engines.clock[0, BIN_WIDTH] > FIRST_BIN_WIDTH
-    assert long.engines.occupancy[0, :, 4].sum() == pytest.approx(long.requests.length[:, PROMPT].sum())
+    assert long.engines.state["bin_width"][0] > FIRST_BIN_WIDTH
+    assert long.engines.occupancy[0]["prompt_tokens"].sum() == pytest.approx(long.requests["prompt"].sum())
 
 
 def test_a_table_has_each_prompt_that_can_be_once() -> None:
@@ -84,8 +87,8 @@ def test_a_table_has_each_prompt_that_can_be_once() -> None:
 
 def half(simulation: Simulation, path: Path) -> None:
     """Write a checkpoint of a simulation that was stopped in the middle."""
-    requests = simulation.requests._replace(arrival=simulation.requests.arrival.copy())
-    service = new_service(simulation.scenario, simulation.plan, requests, simulation.policy, simulation.times.tables)
+    requests, tables = simulation.requests, simulation.times.tables
+    service = new_service(simulation.scenario, simulation.plan, requests, simulation.policy, tables)
     mark = checkpoint.identity(service)
     simulation._serve(service, simulation.plan, float(requests.arrival[30]))
     assert not checkpoint.is_over(service)
@@ -96,7 +99,7 @@ def test_a_simulation_that_was_stopped_ends_as_one_that_was_not(simulation: Simu
     path = tmp_path / "state.npz"
     half(simulation, path)
     for served in (simulation.run(checkpoint=path), simulation.run(checkpoint=tmp_path / "new.npz")):
-        np.testing.assert_array_equal(served.progress.time, simulation.run().progress.time)
+        np.testing.assert_array_equal(served.requests["finish"], simulation.run().requests["finish"])
         np.testing.assert_array_equal(served.engines.gaps, simulation.run().engines.gaps)
 
 
@@ -175,7 +178,7 @@ def test_a_scenario_with_failures_and_a_full_queue_says_what_they_did() -> None:
     assert isinstance(counted, dict)
     assert counted["lost_requests"] > 0
     assert counted["requests"] + counted["rejected_requests"] == 60
-    assert np.isfinite(found.served.done.progress.time[:, FINISH]).all()
+    assert np.isfinite(found.served.done.requests["finish"]).all()
 
 
 def test_replicas_that_break_down_serve_the_share_of_time_in_which_they_work(tmp_path: Path) -> None:
@@ -184,10 +187,10 @@ def test_replicas_that_break_down_serve_the_share_of_time_in_which_they_work(tmp
     counted = found.details()["requests"]
     assert isinstance(counted, dict)
     assert counted["breakdowns"] > 0
-    assert np.isfinite(found.served.progress.time[:, FINISH]).all()
+    assert np.isfinite(found.served.requests["finish"]).all()
     half(found.simulation, tmp_path / "state.npz")
     gone_on = found.simulation.run(checkpoint=tmp_path / "state.npz")
-    np.testing.assert_array_equal(gone_on.progress.time, found.served.progress.time)
+    np.testing.assert_array_equal(gone_on.requests["finish"], found.served.requests["finish"])
     rates = []
     for replicas in ({"count": 2}, {"count": 2, "breakdowns": breakdowns}):
         given = {**BASE, "scenarios.serving.replicas": replicas}
@@ -197,11 +200,13 @@ def test_replicas_that_break_down_serve_the_share_of_time_in_which_they_work(tmp
 
 
 def test_any_number_of_threads_gives_the_same_bytes() -> None:
-    simulation = evaluation(count=5).simulation
-    alone = simulation.run()
-    simulation.workers = 2
-    for one, other in zip((*alone.progress, *alone.engines), (*(both := simulation.run()).progress, *both.engines),
-                          strict=True):  # fmt: skip
+    simulation, services = evaluation(count=5).simulation, []
+    for simulation.workers in (1, 2):
+        tables = simulation.times.tables
+        service = new_service(simulation.scenario, simulation.plan, simulation.requests, simulation.policy, tables)
+        simulation.serve_apart(partial(run_as_python, run_apart), service, np.inf)
+        services.append((service.requests, *service.engines))
+    for one, other in zip(*services, strict=True):
         assert one.tobytes() == other.tobytes()
 
 
@@ -312,7 +317,7 @@ def test_urgent_requests_wait_less_and_priorities_have_to_be_stated() -> None:
     scenario = workload.scenario("serving")
     assert isinstance(scenario.plan, Serving)
     served = Simulation(scenario, scenario.plan, workload.calibration(scenario)).run()
-    priority, wait = served.requests.priority, served.progress.time[:, SCHEDULED] - served.requests.arrival
+    priority, wait = served.requests["priority"], served.requests["scheduled"] - served.requests["arrival"]
     assert set(priority.tolist()) == {0, 7}
     assert 5 < (priority == 0).sum() < 40
     assert wait[priority == 0].mean() < 0.5 * wait[priority == 7].mean()
@@ -337,11 +342,7 @@ def test_python_alone_serves_few_tokens_chunks_and_prefixes(changes: dict[str, A
     """A chunk of a prompt and a block of a prefix take it time, too."""
     stated = {f"scenarios.serving.{key}": value for key, value in changes.items()}
     simulation = evaluation({**BASE, "scenarios.serving.memory.blocks": 100_000, **stated}).simulation
-
-    def function() -> None:
-        return None
-
-    assert (simulation._fast(function) is function) == few
+    assert simulation.is_long != few
 
 
 def test_every_run_for_an_answer_and_its_intervals_is_told_once() -> None:
@@ -367,7 +368,7 @@ def test_requests_of_one_token_have_no_time_per_token_and_say_so() -> None:
 def test_the_load_is_of_what_arrives_and_an_overloaded_run_says_what_is_served() -> None:
     many = {**BASE, "scenarios.serving.rate": "40 /s", "scenarios.serving.requests": {"count": 300}}
     found = evaluation(many)
-    metrics, arrival = found.times(), found.served.requests.arrival
+    metrics, arrival = found.times(), found.served.requests["arrival"]
     stable, served = metrics["highest_stable_rate"], metrics["requests_per_second"]
     assert stable is not None
     assert served is not None
@@ -381,7 +382,7 @@ def test_the_load_is_of_what_arrives_and_an_overloaded_run_says_what_is_served()
 def test_requests_that_are_turned_away_arrive_too_and_a_note_counts_them() -> None:
     many = {**BASE, "scenarios.serving.rate": "40 /s", "scenarios.serving.requests": {"count": 300}}
     every, fewer = evaluation(many), evaluation(many, count=1, max_waiting=1)
-    rejected = int(fewer.served.fleet.rejected[0])
+    rejected = int(fewer.served.fleet.state["rejected"][0])
     assert rejected > 100
     load, turned_away = fewer.notes()
     assert load == every.notes()[0]
@@ -392,8 +393,8 @@ def test_requests_that_are_turned_away_arrive_too_and_a_note_counts_them() -> No
 def test_the_concurrency_is_what_arrives_times_how_long_it_is_worked_on(rate: float) -> None:
     """Little's law: of the time between first arrival and last token, not of busy time alone."""
     found = evaluation({**BASE, "scenarios.serving.rate": rate})
-    metrics, time = found.times(), found.served.progress.time
-    worked = float(np.mean(time[:, FINISH] - time[:, SCHEDULED]))
+    metrics, requests = found.times(), found.served.requests
+    worked = float(np.mean(requests["finish"] - requests["scheduled"]))
     assert metrics["concurrency"] == pytest.approx(float(metrics["requests_per_second"] or 0.0) * worked, rel=0.03)
 
 
@@ -411,14 +412,14 @@ def test_the_verdict_counts_what_caches_wait_for_their_link_and_to_decode(
     latency, lines = found.times()["latency"], {entry.name: entry.time for entry in found.breakdown()}
     assert sum(lines.values()) == pytest.approx(latency)
     assert (lines["waiting for the engine"] > 0.5 * float(latency or 0.0)) == (verdict == "overloaded")
-    tokens = float(np.mean(found.served.requests.length[:, PROMPT]))
+    tokens = float(np.mean(found.served.requests["prompt"]))
     assert lines["transfer of the prompt's cache"] == pytest.approx(tokens * found.served.fleet.token_time)
 
 
 def test_a_run_without_a_breakdown_says_how_many_were_to_come_and_what_replicas_serve_that_have_some() -> None:
     found = evaluation(count=2, breakdowns={"device_mtbf": "1000 h", "repair": "250 h"})
-    elapsed = float(np.max(found.served.progress.time[:, FINISH]) - found.served.requests.arrival.min())
-    assert found.served.fleet.failures[0] == 0
+    elapsed = float(np.max(found.served.requests["finish"]) - found.served.requests["arrival"].min())
+    assert found.served.fleet.state["failures"][0] == 0
     note = found.notes()[-1]
     assert note.startswith(
         f"no breakdown fell into this run of {elapsed:.3g} s, in which {elapsed * 2 / 3.6e6:.2g} are "

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import pytest
 import yaml
 
 import costmodel
 from costmodel.serving.loop import with_starts
-from costmodel.serving.state import CLOCKS, Engine
+from costmodel.serving.state import Engine, EngineState
 
 
 def served(folder: Path, **changes: Any) -> costmodel.Workload:
@@ -45,14 +44,14 @@ def test_an_engine_that_prepares_no_step_hides_nothing_and_one_user_has_no_step_
 
 
 class OneEngine(NamedTuple):
-    """The clocks of an engine."""
+    """What an engine knows of its time."""
 
-    clock: Any
+    state: EngineState
 
 
 def test_the_host_of_the_event_engine_begins_when_it_has_started_the_step_before() -> None:
     """Of two prompt steps in a row the first begins 20 ms ahead of the device, the second has no head start."""
-    engine = OneEngine(np.zeros(CLOCKS))
+    engine = OneEngine(EngineState(*[0.0] * len(EngineState.__annotations__)))
     first = with_starts(cast(Engine, engine), 1.0, 1.02, 0.04, 0.094)
     second = with_starts(cast(Engine, engine), 1.02, 1.02 + first, 0.04, 0.094)
     assert [first, second] == pytest.approx([0.074, 0.094])
