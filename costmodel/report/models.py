@@ -11,23 +11,9 @@ from costmodel.report.page import show, table
 from costmodel.report.text import quantity, readable
 from costmodel.schema.files import ModelDocument
 from costmodel.units import parse
+from costmodel.workload import mixers
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
-from costmodel.workload.mixers import (
-    Attention,
-    CompressedAttention,
-    Convolution,
-    Gate,
-    MilPool,
-    Mixer,
-    Mla,
-    NeuralMemory,
-    NoMixer,
-    PlainProjection,
-    Recurrence,
-    SelectiveScan,
-    Spectral,
-)
 
 _SIZES = ((1e9, "B"), (1e6, "M"))
 MANY = 999.95  # of a unit; from here on its tenths are not shown
@@ -76,7 +62,9 @@ def attention(architecture: Architecture) -> str:
     A kind ends with `~` if any of its layers has a window or another sparse pattern. One that follows another of its
     name is shown by its heads alone.
     """
-    kinds = dict.fromkeys(_kind(layer.mixer) for layer in architecture.kinds if not isinstance(layer.mixer, NoMixer))
+    kinds = dict.fromkeys(
+        _kind(layer.mixer) for layer in architecture.kinds if not isinstance(layer.mixer, mixers.NoMixer)
+    )
     names = dict.fromkeys(kind.rstrip("~") for kind in kinds)
     parts: list[str] = []
     before = ""
@@ -88,23 +76,23 @@ def attention(architecture: Architecture) -> str:
     return ", ".join(parts)
 
 
-_NAMES: dict[type[Mixer], str] = {
-    Convolution: "convolution", Spectral: "spectral", Gate: "gate", MilPool: "pooling", SelectiveScan: "scan",
-    PlainProjection: "projection", NoMixer: "none",
+_NAMES: dict[type[mixers.Mixer], str] = {
+    mixers.Convolution: "convolution", mixers.Spectral: "spectral", mixers.Gate: "gate", mixers.MilPool: "pooling",
+    mixers.SelectiveScan: "scan", mixers.PlainProjection: "projection", mixers.NoMixer: "none",
 }  # fmt: skip
-_HEADS: dict[type[Mixer], str] = {
-    Recurrence: "rec.",
-    NeuralMemory: "memory",
-    Mla: "MLA",
-    CompressedAttention: "compressed",
+_HEADS: dict[type[mixers.Mixer], str] = {
+    mixers.Recurrence: "rec.",
+    mixers.NeuralMemory: "memory",
+    mixers.Mla: "MLA",
+    mixers.CompressedAttention: "compressed",
 }
 
 
-def _kind(mixer: Mixer) -> str:
-    if isinstance(mixer, Recurrence | NeuralMemory | Mla | CompressedAttention):
-        narrow = isinstance(mixer, Mla) and any(group.pattern.kind != "full" for group in mixer.head_groups)
+def _kind(mixer: mixers.Mixer) -> str:
+    if isinstance(mixer, mixers.Recurrence | mixers.NeuralMemory | mixers.Mla | mixers.CompressedAttention):
+        narrow = isinstance(mixer, mixers.Mla) and any(group.pattern.kind != "full" for group in mixer.head_groups)
         return f"{_HEADS[type(mixer)]} {mixer.heads:g}{'~' if narrow else ''}"
-    if not isinstance(mixer, Attention):
+    if not isinstance(mixer, mixers.Attention):
         return _NAMES[type(mixer)]
     window = "~" if any(group.pattern.kind != "full" for group in mixer.head_groups) else ""
     if mixer.kv_heads == mixer.q_heads:

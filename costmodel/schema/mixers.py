@@ -12,25 +12,10 @@ from costmodel.quantities import Quantity
 from costmodel.schema.patterns import HeadGroupFile, HeadsFile, LatentGroupFile, PatternFile
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
-from costmodel.workload.mixers import (
-    Attention,
-    CompressedAttention,
-    Convolution,
-    Gate,
-    HeadRoute,
-    KernelTraits,
-    KvSource,
-    Memories,
-    MilPool,
-    Mla,
-    NeuralMemory,
-    Recurrence,
-    SelectiveScan,
-    Spectral,
-)
+from costmodel.workload import mixers as workload_mixers
 
 
-class KernelTraitsFile(Declared, of=KernelTraits):
+class KernelTraitsFile(Declared, of=workload_mixers.KernelTraits):
     """How a system's own code computes attention."""
 
     @model_validator(mode="after")
@@ -40,7 +25,7 @@ class KernelTraitsFile(Declared, of=KernelTraits):
         return self
 
 
-class HeadRouteFile(Declared, of=HeadRoute):
+class HeadRouteFile(Declared, of=workload_mixers.HeadRoute):
     """Routed heads: active for some tokens only."""
 
     @model_validator(mode="after")
@@ -52,7 +37,7 @@ class HeadRouteFile(Declared, of=HeadRoute):
         return self
 
 
-class KvSourceFile(Declared, of=KvSource):
+class KvSourceFile(Declared, of=workload_mixers.KvSource):
     """Where keys and values come from, if not from each of the layer's own tokens."""
 
     @model_validator(mode="after")
@@ -83,7 +68,7 @@ def _check_groups(groups: Sequence[HeadsFile], heads: Quantity, name: str) -> No
     raise Wrong(f"the shares of head_groups sum to {total:g}", "make them sum to 1")
 
 
-class AttentionFile(Declared, of=Attention, mixer="attention"):
+class AttentionFile(Declared, of=workload_mixers.Attention, mixer="attention"):
     """Multi-head, grouped-query or multi-query attention."""
 
     kv_heads: Number | None = Field(default=None, description="key-value heads; null: as q_heads")
@@ -153,7 +138,7 @@ class AttentionFile(Declared, of=Attention, mixer="attention"):
 
 
 # Patterns that follow from positions alone.
-class MlaFile(Declared, of=Mla, mixer="mla"):
+class MlaFile(Declared, of=workload_mixers.Mla, mixer="mla"):
     """Multi-head latent attention."""
 
     head_groups: list[LatentGroupFile] = Field(
@@ -171,7 +156,7 @@ class MlaFile(Declared, of=Mla, mixer="mla"):
         return self
 
 
-class CompressedFile(Declared, of=CompressedAttention, mixer="compressed"):
+class CompressedFile(Declared, of=workload_mixers.CompressedAttention, mixer="compressed"):
     """Attention on a window of near keys and pooled far ones, with one key, also its value, for all heads."""
 
     @model_validator(mode="after")
@@ -181,7 +166,7 @@ class CompressedFile(Declared, of=CompressedAttention, mixer="compressed"):
         return self
 
 
-class MemoriesFile(Declared, of=Memories):
+class MemoriesFile(Declared, of=workload_mixers.Memories):
     """Several states of a head, of which a token visits some (mixture of memories)."""
 
     @model_validator(mode="after")
@@ -191,33 +176,33 @@ class MemoriesFile(Declared, of=Memories):
         return self
 
 
-class RecurrenceFile(Declared, of=Recurrence, mixer="linear"):
+class RecurrenceFile(Declared, of=workload_mixers.Recurrence, mixer="linear"):
     """Causal linear attention, with a state of constant size."""
 
     value_dim: Number | None = Field(default=None, description="width of a value head; null: as key_dim")
 
 
-class SelectiveScanFile(Declared, of=SelectiveScan, mixer="selective_scan"):
+class SelectiveScanFile(Declared, of=workload_mixers.SelectiveScan, mixer="selective_scan"):
     """A diagonal state-space layer (Mamba)."""
 
 
-class NeuralMemoryFile(Declared, of=NeuralMemory, mixer="memory"):
+class NeuralMemoryFile(Declared, of=workload_mixers.NeuralMemory, mixer="memory"):
     """Neural memory: a small MLP whose weights are the state."""
 
 
-class ConvolutionFile(Declared, of=Convolution, mixer="conv"):
+class ConvolutionFile(Declared, of=workload_mixers.Convolution, mixer="conv"):
     """A convolution over a grid."""
 
 
-class SpectralFile(Declared, of=Spectral, mixer="spectral"):
+class SpectralFile(Declared, of=workload_mixers.Spectral, mixer="spectral"):
     """A gate between a 2-D Fourier transform and its inverse."""
 
 
-class GateFile(Declared, of=Gate, mixer="gate"):
+class GateFile(Declared, of=workload_mixers.Gate, mixer="gate"):
     """Element-wise weighting of features."""
 
 
-class MilPoolFile(Declared, of=MilPool, mixer="mil_pool"):
+class MilPoolFile(Declared, of=workload_mixers.MilPool, mixer="mil_pool"):
     """Gated attention pooling over a bag of instances (MIL)."""
 
 

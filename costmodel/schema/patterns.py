@@ -8,17 +8,8 @@ from costmodel.declared import Integer, Number, NumberOrZero, Share, Wrong, exce
 from costmodel.quantities import Quantity
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
+from costmodel.workload import patterns as workload_patterns
 from costmodel.workload.neighbourhood import Axis
-from costmodel.workload.patterns import (
-    Chunked,
-    ChunkTopK,
-    ElasticWindow,
-    KvBudget,
-    PredictedSparse,
-    SinkRecent,
-    Spans,
-    StridedBlocks,
-)
 
 
 class PatternFile(Strict):
@@ -35,13 +26,13 @@ class PatternFile(Strict):
         return self
 
 
-class SinkRecentFile(Declared, of=SinkRecent, pattern="sink_recent"):
+class SinkRecentFile(Declared, of=workload_patterns.SinkRecent, pattern="sink_recent"):
     """Sink tokens and the most recent ones."""
 
     sink: NumberOrZero = Field(description="first tokens, always attended to")
 
 
-class ChunkedFile(Declared, of=Chunked, pattern="chunked"):
+class ChunkedFile(Declared, of=workload_patterns.Chunked, pattern="chunked"):
     """The earlier keys of a query's own chunk."""
 
     @model_validator(mode="after")
@@ -51,11 +42,11 @@ class ChunkedFile(Declared, of=Chunked, pattern="chunked"):
         return self
 
 
-class ElasticWindowFile(Declared, of=ElasticWindow, pattern="elastic_window"):
+class ElasticWindowFile(Declared, of=workload_patterns.ElasticWindow, pattern="elastic_window"):
     """A window that grows with the sequence length T: alpha + beta*T."""
 
 
-class StridedBlocksFile(Declared, of=StridedBlocks, pattern="strided_blocks"):
+class StridedBlocksFile(Declared, of=workload_patterns.StridedBlocks, pattern="strided_blocks"):
     """The last blocks of keys, and one in `stride` of the earlier blocks."""
 
 
@@ -81,11 +72,11 @@ class NeighbourhoodFile(Strict):
     axes: list[AxisFile] = Field(min_length=1, max_length=3, description="the axes of the grid, one to three")
 
 
-class ChunkTopKFile(Declared, of=ChunkTopK, pattern="chunk_topk"):
+class ChunkTopKFile(Declared, of=workload_patterns.ChunkTopK, pattern="chunk_topk"):
     """The chunks whose pooled keys score best (top-k chunks)."""
 
 
-class KvBudgetFile(Declared, of=KvBudget, pattern="kv_budget"):
+class KvBudgetFile(Declared, of=workload_patterns.KvBudget, pattern="kv_budget"):
     """KV-cache eviction: full attention over the prompt, of which a share of the keys is kept."""
 
     @model_validator(mode="after")
@@ -95,11 +86,11 @@ class KvBudgetFile(Declared, of=KvBudget, pattern="kv_budget"):
         return self
 
 
-class PredictedSparseFile(Declared, of=PredictedSparse, pattern="predicted_sparse"):
+class PredictedSparseFile(Declared, of=workload_patterns.PredictedSparse, pattern="predicted_sparse"):
     """The keys that a low-rank predictor selects."""
 
 
-class SpansFile(Declared, of=Spans, pattern="spans"):
+class SpansFile(Declared, of=workload_patterns.Spans, pattern="spans"):
     """Individual keys, and summaries of spans."""
 
     scheme: Literal["fixed", "axial", "logsparse"] = Field(description="how tokens are grouped")

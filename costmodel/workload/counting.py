@@ -10,17 +10,7 @@ import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum, sum_of
 from costmodel.records import Record
-from costmodel.workload.architecture import (
-    Architecture,
-    Attention,
-    CompressedAttention,
-    Layer,
-    Mixer,
-    Mla,
-    NeuralMemory,
-    Recurrence,
-    SelectiveScan,
-)
+from costmodel.workload import architecture as arch
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.kv_cache import cached_bytes, written_bytes
@@ -44,7 +34,7 @@ class ParameterCount(Record):
 
 
 @lru_cache(maxsize=64)
-def parameter_count(architecture: Architecture) -> ParameterCount:
+def parameter_count(architecture: arch.Architecture) -> ParameterCount:
     """Return the parameters of a model, summed over its layers.
 
     A tied head computes with the embedding's matrix, which is then active.
@@ -65,7 +55,7 @@ def parameter_count(architecture: Architecture) -> ParameterCount:
     return ParameterCount(total + embedding + head, active + head + tied, active + head + read, mtp, encoder)
 
 
-def _on_one_rank(architecture: Architecture) -> Context:
+def _on_one_rank(architecture: arch.Architecture) -> Context:
     """Return a context in which one rank holds the whole model. Formats and batch do not affect a count."""
     dtype: Literal["bf16"] = "bf16"
     tiles = (Tile(1, 1),)
@@ -82,7 +72,7 @@ def _on_one_rank(architecture: Architecture) -> Context:
     )  # fmt: skip
 
 
-def kv_bytes_per_token(architecture: Architecture, dtype: str = "bf16", tp: Count = 1.0) -> Bytes:
+def kv_bytes_per_token(architecture: arch.Architecture, dtype: str = "bf16", tp: Count = 1.0) -> Bytes:
     """Return the KV cache that one token writes, over all layers, on one tensor-parallel rank [B].
 
     MHA/GQA: G*(q + v)*e per layer, split over tp down to one head.
@@ -92,7 +82,7 @@ def kv_bytes_per_token(architecture: Architecture, dtype: str = "bf16", tp: Coun
     return sum_of(layer.repeat * written_bytes(layer.mixer, element, tp) for layer in architecture.layers)
 
 
-def kv_bytes_per_sequence(architecture: Architecture, tokens: Count, element: Bytes, tp: Count) -> Bytes:
+def kv_bytes_per_sequence(architecture: arch.Architecture, tokens: Count, element: Bytes, tp: Count) -> Bytes:
     """Return the KV cache of a sequence of `tokens` on one tensor-parallel rank, within windows [B].
 
     element: bytes of one cached element, scales included.
@@ -100,7 +90,7 @@ def kv_bytes_per_sequence(architecture: Architecture, tokens: Count, element: By
     return sum_of(layer.repeat * cached_bytes(layer.mixer, tokens, element, tp) for layer in architecture.layers)
 
 
-def kv_breakpoints(architecture: Architecture) -> list[Count]:
+def kv_breakpoints(architecture: arch.Architecture) -> list[Count]:
     """Return the lengths at which attention reads stop growing as before, ascending at every point."""
     lengths: list[Count] = []
     for layer in architecture.layers:
@@ -114,21 +104,21 @@ def kv_breakpoints(architecture: Architecture) -> list[Count]:
     return lengths
 
 
-def _mixer_breakpoints(mixer: Mixer) -> Iterator[Count]:
+def _mixer_breakpoints(mixer: arch.Mixer) -> Iterator[Count]:
     """Yield the lengths at which a mixer's reads stop growing as before."""
-    if isinstance(mixer, Attention):
+    if isinstance(mixer, arch.Attention):
         for group in mixer.head_groups:
             yield from group.pattern.breakpoints
-    elif isinstance(mixer, CompressedAttention):
+    elif isinstance(mixer, arch.CompressedAttention):
         yield mixer.window
         if mixer.indexer is not None and mixer.ratio is not None:
             yield mixer.indexer.top_k * mixer.ratio
-    elif isinstance(mixer, Mla):
+    elif isinstance(mixer, arch.Mla):
         for group in mixer.groups:
             yield from group.pattern.breakpoints
 
 
-def attention_flop_per_token(architecture: Architecture, sequence: Count, *, causal: bool) -> Flop:
+def attention_flop_per_token(architecture: arch.Architecture, sequence: Count, *, causal: bool) -> Flop:
     """Return the attention FLOP of one token, forward, over all layers.
 
     2*H*(q + v)*T per layer, with the mean keys T of a query under the layer's pattern.
@@ -140,26 +130,26 @@ def attention_flop_per_token(architecture: Architecture, sequence: Count, *, cau
     )
 
 
-def _layer_flop(layer: Layer, hidden: Count, sequence: Count, *, causal: bool) -> Iterator[Flop]:
+def _layer_flop(layer: arch.Layer, hidden: Count, sequence: Count, *, causal: bool) -> Iterator[Flop]:
     """Yield the attention FLOP of one token in the layers of a run, for each part of the heads.
 
     An indexer adds its scores of all earlier keys.
     """
     mixer = layer.mixer
     yield layer.repeat * _indexer_flop(mixer, sequence)
-    if isinstance(mixer, Mla):
+    if isinstance(mixer, arch.Mla):
         width = mixer.heads * (mixer.nope_dim + mixer.rope_dim + mixer.v_head_dim)
         for group in mixer.groups:
             yield 2 * layer.repeat * group.share * width * group.pattern.mean_keys(sequence, causal=causal)
-    elif isinstance(mixer, CompressedAttention):
+    elif isinstance(mixer, arch.CompressedAttention):
         yield 4 * layer.repeat * mixer.heads * mixer.head_dim * _compressed_keys(mixer, sequence)
-    elif isinstance(mixer, SelectiveScan):
+    elif isinstance(mixer, arch.SelectiveScan):
         yield 6 * layer.repeat * mixer.inner * mixer.state
-    elif isinstance(mixer, NeuralMemory):
+    elif isinstance(mixer, arch.NeuralMemory):
         yield layer.repeat * (8 * mixer.weights(hidden))  # retrieval and update
-    elif isinstance(mixer, Recurrence):
+    elif isinstance(mixer, arch.Recurrence):
         yield layer.repeat * (2 * mixer.heads * mixer.visited_states * scan_macs(mixer, decodes=False))
-    elif isinstance(mixer, Attention):
+    elif isinstance(mixer, arch.Attention):
         for group in mixer.head_groups:
             width = group.share * mixer.q_heads * (mixer.head_dim + mixer.v_head_dim)
             for heads, tokens in mixer.head_parts:
@@ -167,15 +157,19 @@ def _layer_flop(layer: Layer, hidden: Count, sequence: Count, *, causal: bool) -
                 yield 2 * layer.repeat * width * heads * tokens * keys
 
 
-def _indexer_flop(mixer: Mixer, sequence: Count) -> Flop:
+def _indexer_flop(mixer: arch.Mixer, sequence: Count) -> Flop:
     """Return the FLOP of a token's scores in an indexer: 2*H_i*d_i for each of the T/2 keys or entries before it."""
-    if not isinstance(mixer, Attention | Mla | CompressedAttention) or mixer.indexer is None or mixer.indexer.reused:
+    if (
+        not isinstance(mixer, arch.Attention | arch.Mla | arch.CompressedAttention)
+        or mixer.indexer is None
+        or mixer.indexer.reused
+    ):
         return 0.0
-    ratio = mixer.ratio if isinstance(mixer, CompressedAttention) and mixer.ratio is not None else 1.0
+    ratio = mixer.ratio if isinstance(mixer, arch.CompressedAttention) and mixer.ratio is not None else 1.0
     return mixer.indexer.heads * mixer.indexer.head_dim * sequence / ratio
 
 
-def _compressed_keys(mixer: CompressedAttention, sequence: Count) -> Count:
+def _compressed_keys(mixer: arch.CompressedAttention, sequence: Count) -> Count:
     """Return the mean keys of a query: those of its window, and its pooled entries or the selected ones."""
     near = Pattern("window", mixer.window).mean_keys(sequence, causal=True)
     if mixer.ratio is None:
@@ -184,7 +178,9 @@ def _compressed_keys(mixer: CompressedAttention, sequence: Count) -> Count:
     return near + far.mean_keys(sequence, causal=True) / mixer.ratio
 
 
-def training_flop_per_token(architecture: Architecture, active: Count, sequence: Count, *, causal: bool = True) -> Flop:
+def training_flop_per_token(
+    architecture: arch.Architecture, active: Count, sequence: Count, *, causal: bool = True
+) -> Flop:
     """Return the model FLOP of one trained token: 6*active + 3*attention, no recompute, no MTP.
 
     active: parameters that a token visits, without the input embedding, as in Table 2 of arXiv 2505.09343.

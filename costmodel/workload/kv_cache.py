@@ -4,38 +4,30 @@ from __future__ import annotations
 
 from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, minimum
-from costmodel.workload.architecture import (
-    Attention,
-    CompressedAttention,
-    Mixer,
-    Mla,
-    NeuralMemory,
-    Recurrence,
-    SelectiveScan,
-)
+from costmodel.workload import architecture as arch
 from costmodel.workload.dtypes import ELEMENT_BYTES
 
 
-def state_bytes(mixer: Mixer, hidden: Count, element: Bytes, tp: Count) -> Bytes:
+def state_bytes(mixer: arch.Mixer, hidden: Count, element: Bytes, tp: Count) -> Bytes:
     """Return the state of a sequence, whatever its length, of one layer on one tensor-parallel rank [B].
 
     Recurrence: M states per head of q*v, and the convolution's last inputs. Selective scan: n FP32 numbers a channel
     and the same. Neural memory: its weights, and momentum. Compressed attention: what waits for its pooled entry, in
     FP32 on every rank. Others: nothing. element: one cached element [B].
     """
-    if isinstance(mixer, Recurrence):
+    if isinstance(mixer, arch.Recurrence):
         states = mixer.states * mixer.heads * mixer.key_dim * mixer.value_dim * mixer.state_element(element)
         return (states + mixer.waiting * element) / tp
-    if isinstance(mixer, SelectiveScan):
+    if isinstance(mixer, arch.SelectiveScan):
         waiting = (mixer.short_conv - 1.0) * element
         return mixer.inner * (mixer.state * ELEMENT_BYTES["fp32"] + waiting) / tp
-    if isinstance(mixer, CompressedAttention):
+    if isinstance(mixer, arch.CompressedAttention):
         return mixer.pooling_state() * ELEMENT_BYTES["fp32"]
-    return mixer.state(hidden) * element / tp if isinstance(mixer, NeuralMemory) else 0.0
+    return mixer.state(hidden) * element / tp if isinstance(mixer, arch.NeuralMemory) else 0.0
 
 
 @equation
-def cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Bytes:
+def cached_bytes(mixer: arch.Mixer, tokens: Count, element: Bytes, tp: Count) -> Bytes:
     """Return the KV cache of a sequence of `tokens` in one layer on one tensor-parallel rank [B].
 
         layer_cache = kept_tokens * token_bytes + tokens * index_bytes       kept: within the pattern
@@ -45,11 +37,11 @@ def cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Byte
     window and each pooled entry, never split. An indexer's keys besides them, whole on every rank. Other mixers, and
     attention without a cache: nothing. element: one cached element, scales included [B].
     """
-    if isinstance(mixer, Mla):
+    if isinstance(mixer, arch.Mla):
         token_bytes = (mixer.kv_lora + mixer.rope_dim) * element
-    elif isinstance(mixer, CompressedAttention):
+    elif isinstance(mixer, arch.CompressedAttention):
         return _compressed_bytes(mixer, tokens, element)
-    elif isinstance(mixer, Attention) and mixer.has_kv_cache:
+    elif isinstance(mixer, arch.Attention) and mixer.has_kv_cache:
         token_bytes = _token_bytes(mixer, element, tp)
     else:
         return 0.0
@@ -58,34 +50,34 @@ def cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Byte
     return kept_tokens * token_bytes + tokens * index_bytes
 
 
-def written_bytes(mixer: Mixer, element: Bytes, tp: Count) -> Bytes:
+def written_bytes(mixer: arch.Mixer, element: Bytes, tp: Count) -> Bytes:
     """Return what one token adds to the cache of one layer on one tensor-parallel rank [B].
 
     Of compressed attention a key of the window, and the token's share of a pooled entry.
     """
-    if not isinstance(mixer, CompressedAttention) or mixer.ratio is None:
+    if not isinstance(mixer, arch.CompressedAttention) or mixer.ratio is None:
         return cached_bytes(mixer, 1.0, element, tp)
     entry = mixer.head_dim * element
     index = 0.0 if mixer.indexer is None else mixer.indexer.key_bytes(element)
     return entry + (entry + index) / mixer.ratio
 
 
-def _compressed_bytes(mixer: CompressedAttention, tokens: Count, element: Bytes) -> Bytes:
+def _compressed_bytes(mixer: arch.CompressedAttention, tokens: Count, element: Bytes) -> Bytes:
     """Return the near keys, the pooled entries, and the indexer's keys of these."""
     entry = mixer.head_dim * element
     index = 0.0 if mixer.indexer is None else mixer.indexer.key_bytes(element)
     return minimum(tokens, mixer.window) * entry + mixer.entries(tokens) * (entry + index)
 
 
-def host_cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Bytes:
+def host_cached_bytes(mixer: arch.Mixer, tokens: Count, element: Bytes, tp: Count) -> Bytes:
     """Return what the host's memory caches of a sequence of `tokens` in one layer, for one rank [B]."""
-    if not isinstance(mixer, Attention) or not mixer.has_kv_cache:
+    if not isinstance(mixer, arch.Attention) or not mixer.has_kv_cache:
         return 0.0
     return mixer.host_tokens(tokens) * _token_bytes(mixer, element, tp)
 
 
 @equation
-def _token_bytes(mixer: Attention, element: Bytes, tp: Count) -> Bytes:
+def _token_bytes(mixer: arch.Attention, element: Bytes, tp: Count) -> Bytes:
     """Return the keys and values of one token in all heads of one rank [B], split over ranks down to one head.
 
     token_bytes = mixer.kv_share * width / min(tp, mixer.kv_heads)

@@ -7,27 +7,7 @@ from typing import Any
 
 from costmodel.quantities import Count, divides, is_single, sum_of, where
 from costmodel.records import Record, replace
-from costmodel.workload.architecture import (
-    Architecture,
-    Attention,
-    CompressedAttention,
-    Convolution,
-    DenseFfn,
-    Encoder,
-    Ffn,
-    Gate,
-    Layer,
-    MilPool,
-    Mla,
-    MoeFfn,
-    NeuralMemory,
-    NoFfn,
-    NoMixer,
-    PlainProjection,
-    Recurrence,
-    SelectiveScan,
-    Spectral,
-)
+from costmodel.workload import architecture as arch
 from costmodel.workload.attention import add_attention
 from costmodel.workload.compressed import add_compressed_attention
 from costmodel.workload.context import Context
@@ -99,7 +79,7 @@ def draft_work(context: Context) -> LayerWork:
     return _mtp(context, context.sequences / context.parallel.cp if context.phase == "decode" else context.sequences)
 
 
-def _layer(context: Context, layer: Layer, name: str) -> LayerWork:
+def _layer(context: Context, layer: arch.Layer, name: str) -> LayerWork:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
     builder = WorkBuilder(name, context.recompute)
     context = layer_context(context, layer)
@@ -111,7 +91,7 @@ def _layer(context: Context, layer: Layer, name: str) -> LayerWork:
     return builder.build(_layer_input(context))
 
 
-def layer_context(context: Context, layer: Layer) -> Context:
+def layer_context(context: Context, layer: arch.Layer) -> Context:
     """Return the context of a layer, which may have its own width or fewer tokens than the input."""
     scaled = not (is_single(layer.scale) and layer.scale == 1.0)
     if layer.width is None and not scaled:
@@ -130,22 +110,22 @@ def _layer_input(context: Context) -> Count:
     return context.residual_tokens * context.architecture.hidden * context.residual
 
 
-def add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
+def add_layer(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None:
     """Add a layer's steps to a builder."""
     if layer.block == "parallel":
         _add_parallel_block(builder, context, layer)
     elif layer.plain:
         _add_plain_block(builder, context, layer)
     else:
-        if not isinstance(layer.mixer, NoMixer):
+        if not isinstance(layer.mixer, arch.NoMixer):
             _add_branch(builder, context, layer, "attention")
-        if not isinstance(layer.ffn, NoFfn):
+        if not isinstance(layer.ffn, arch.NoFfn):
             _add_branch(builder, context, layer, "ffn")
     if context.architecture.layer_embedding is not None:
         add_layer_embedding(builder, context, context.architecture.layer_embedding, layer.norm)
 
 
-def _add_plain_block(builder: WorkBuilder, context: Context, layer: Layer) -> None:
+def _add_plain_block(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None:
     """Add a mixer and the activation behind it, one pass. Its norm has parameters but is folded into the GEMM."""
     context = context.in_branch
     _add_mixer(builder, context, layer)
@@ -156,7 +136,7 @@ def _add_plain_block(builder: WorkBuilder, context: Context, layer: Layer) -> No
     builder.add_parameters(Parameters.replicated("folded norm", norm_vectors(layer.norm) * context.architecture.hidden))
 
 
-def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str) -> None:
+def _add_branch(builder: WorkBuilder, context: Context, layer: arch.Layer, name: str) -> None:
     """Add mixer or FFN with the norms around it: x + F(N(x)), x + N(F(x)), or x + N(F(N(x))).
 
     Hyper-connections replace the residual sum: they join the streams before the norm, and mix them after.
@@ -188,14 +168,14 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str)
         add_norm(builder, context, f"{name} output norm", layer.norm, rows, hidden)
 
 
-def _tensor_parallel_ffn(context: Context, ffn: Ffn) -> Context:
+def _tensor_parallel_ffn(context: Context, ffn: arch.Ffn) -> Context:
     """Return the context of the messages of a tensor-parallel group around an FFN.
 
     Under sequence parallelism each rank routes the tokens that it holds: only shared experts, or slices of experts
     that the group computes on the same tokens, ask for the others' [Megatron-LM, core/transformer/moe/router.py,
     shared_experts.py].
     """
-    if not isinstance(ffn, MoeFfn) or not context.parallel.sequence_parallel:
+    if not isinstance(ffn, arch.MoeFfn) or not context.parallel.sequence_parallel:
         return context
     if not (is_single(ffn.shared) and ffn.shared == 0.0):
         return context
@@ -216,7 +196,7 @@ def _enter_branch(builder: WorkBuilder, context: Context, name: str) -> Context:
     return inner
 
 
-def _add_parallel_block(builder: WorkBuilder, context: Context, layer: Layer) -> None:
+def _add_parallel_block(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None:
     """Add mixer and FFN side by side: x + A(N(x)) + F(N'(x)), where N and N' may be one norm.
 
     They enter a tensor-parallel region once per norm, and leave it with one sum of both results.
@@ -234,24 +214,24 @@ def _add_parallel_block(builder: WorkBuilder, context: Context, layer: Layer) ->
         add_dropout(builder, context, "ffn dropout")
 
 
-def _add_mixer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
+def _add_mixer(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None:
     """Add a layer's mixer between norm and residual add."""
     mixer, context = layer.mixer, context.part("attention")
-    if isinstance(mixer, Attention):
+    if isinstance(mixer, arch.Attention):
         add_attention(builder, context, mixer, norm=layer.norm, dropout=layer.dropout)
-    elif isinstance(mixer, Mla):
+    elif isinstance(mixer, arch.Mla):
         add_mla(builder, context, mixer, norm=layer.norm)
-    elif isinstance(mixer, CompressedAttention):
+    elif isinstance(mixer, arch.CompressedAttention):
         add_compressed_attention(builder, context, mixer, norm=layer.norm)
-    elif isinstance(mixer, PlainProjection):
+    elif isinstance(mixer, arch.PlainProjection):
         _add_plain_projection(builder, context)
-    elif not isinstance(mixer, NoMixer):
+    elif not isinstance(mixer, arch.NoMixer):
         _ADD[type(mixer)](builder, context, mixer)
 
 
 _ADD: Mapping[type, Callable[[WorkBuilder, Context, Any], None]] = {
-    Recurrence: add_recurrence, SelectiveScan: add_selective_scan, NeuralMemory: add_memory,
-    Convolution: add_convolution, Spectral: add_spectral, Gate: add_gate, MilPool: add_pool,
+    arch.Recurrence: add_recurrence, arch.SelectiveScan: add_selective_scan, arch.NeuralMemory: add_memory,
+    arch.Convolution: add_convolution, arch.Spectral: add_spectral, arch.Gate: add_gate, arch.MilPool: add_pool,
 }  # fmt: skip
 
 
@@ -265,11 +245,11 @@ def _add_plain_projection(builder: WorkBuilder, context: Context) -> None:
     add_linear(builder, context, projection)
 
 
-def _add_ffn(builder: WorkBuilder, context: Context, layer: Layer, *, owns_input: bool = True) -> None:
+def _add_ffn(builder: WorkBuilder, context: Context, layer: arch.Layer, *, owns_input: bool = True) -> None:
     """Add a layer's feed-forward part between norm and residual add."""
-    if isinstance(layer.ffn, DenseFfn):
+    if isinstance(layer.ffn, arch.DenseFfn):
         add_dense_ffn(builder, context.part("ffn"), layer.ffn, owns_input=owns_input)
-    elif isinstance(layer.ffn, MoeFfn):
+    elif isinstance(layer.ffn, arch.MoeFfn):
         add_moe(builder, context, layer.ffn, owns_input=owns_input)
 
 
@@ -314,7 +294,7 @@ def _embedding(context: Context) -> LayerWork:
     return builder.build()
 
 
-def tower_parallelism(context: Context, encoder: Encoder) -> Parallelism:
+def tower_parallelism(context: Context, encoder: arch.Encoder) -> Parallelism:
     """Return the layout of an encoder: split over tp as the model is if its heads divide, else every rank has it whole.
 
     Context-parallel ranks share out the images instead.
@@ -325,7 +305,7 @@ def tower_parallelism(context: Context, encoder: Encoder) -> Parallelism:
     return replace(context.parallel, tp=tp, cp=1.0, sequence_parallel=False)
 
 
-def encoder_parameters(context: Context, encoder: Encoder) -> Count:
+def encoder_parameters(context: Context, encoder: arch.Encoder) -> Count:
     """Return the parameters of a tower for images or sound: patches, positions, layers, norm, projectors.
 
     inputs*h + p*h + layers + norm + sum over projectors of inputs*outputs, with biases where there are any
@@ -333,10 +313,10 @@ def encoder_parameters(context: Context, encoder: Encoder) -> Count:
     return sum_of(_encoder_parts(context, encoder))
 
 
-def _encoder_parts(context: Context, encoder: Encoder) -> Iterator[Count]:
+def _encoder_parts(context: Context, encoder: arch.Encoder) -> Iterator[Count]:
     hidden = encoder.hidden
     yield (encoder.inputs + encoder.positions + (1.0 if encoder.bias else 0.0)) * hidden
-    tower = Architecture("encoder", hidden, 1.0, encoder.layers)
+    tower = arch.Architecture("encoder", hidden, 1.0, encoder.layers)
     for layer in encoder.layers:
         builder = WorkBuilder("encoder")
         add_layer(builder, replace(context, architecture=tower), layer)
@@ -448,7 +428,7 @@ def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, logits: Cou
     builder.step("loss", forward, gradients)
 
 
-def mtp_layers(architecture: Architecture) -> tuple[Layer, ...]:
+def mtp_layers(architecture: arch.Architecture) -> tuple[arch.Layer, ...]:
     """Return the layers of one MTP module: those that the model states, else one more like its last."""
     if architecture.mtp is not None and architecture.mtp.layers is not None:
         return architecture.mtp.layers

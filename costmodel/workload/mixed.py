@@ -14,25 +14,14 @@ import numpy as np
 
 from costmodel.quantities import is_single, maximum
 from costmodel.records import fields, is_record, replace
+from costmodel.workload import operators as ops
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork
-from costmodel.workload.operators import (
-    GEMM_FAMILIES,
-    KINDS,
-    WEIGHT_ONLY,
-    AttentionKernel,
-    Elementwise,
-    Gemm,
-    HostGemm,
-    HostTransfer,
-    MixedAttention,
-    Operator,
-)
 from costmodel.workload.work import LayerWork
 
-_LINEAR = WEIGHT_ONLY.union(GEMM_FAMILIES)  # GEMMs of rows with a weight, which more rows share
-_OperatorT = TypeVar("_OperatorT", bound=Operator)
-_Step: TypeAlias = "tuple[Operator, bool]"  # an operator; whether it overlaps the host work before it
+_LINEAR = ops.WEIGHT_ONLY.union(ops.GEMM_FAMILIES)  # GEMMs of rows with a weight, which more rows share
+_OperatorT = TypeVar("_OperatorT", bound=ops.Operator)
+_Step: TypeAlias = "tuple[ops.Operator, bool]"  # an operator; whether it overlaps the host work before it
 
 
 def fuses_mixed_attention(context: Context) -> bool:
@@ -92,31 +81,31 @@ def _merge_steps(first: Iterable[_Step], rest: list[_Step], *, fuse_attention: b
     return [*merged, *rest]
 
 
-def _merges(operator: Operator, other: Operator, *, fuse_attention: bool) -> bool:
+def _merges(operator: ops.Operator, other: ops.Operator, *, fuse_attention: bool) -> bool:
     """Tell whether two operators of a layer run as one."""
     if operator.name != other.name or type(operator) is not type(other):
         return False
-    if isinstance(operator, AttentionKernel):
+    if isinstance(operator, ops.AttentionKernel):
         return fuse_attention and {operator.family, other.family} == {"attention_prefill", "attention_decode"}
-    return not isinstance(operator, Gemm) or operator.family in _LINEAR
+    return not isinstance(operator, ops.Gemm) or operator.family in _LINEAR
 
 
-def _merge(operator: Operator, other: Operator) -> Operator:
+def _merge(operator: ops.Operator, other: ops.Operator) -> ops.Operator:
     """Return one operator that does the work of two. In a mixed attention kernel the prompt chunk comes first."""
-    if isinstance(operator, AttentionKernel) and isinstance(other, AttentionKernel):
+    if isinstance(operator, ops.AttentionKernel) and isinstance(other, ops.AttentionKernel):
         decodes = operator.family == "attention_decode"
-        return MixedAttention(operator.name, (other, operator) if decodes else (operator, other))
+        return ops.MixedAttention(operator.name, (other, operator) if decodes else (operator, other))
     return _add(operator, other)
 
 
 def _add(operator: _OperatorT, other: Any) -> _OperatorT:
     """Return one operator with the rows, bytes or tokens of two."""
-    if isinstance(operator, HostTransfer) and operator.per_pass:
+    if isinstance(operator, ops.HostTransfer) and operator.per_pass:
         return operator  # weights that are copied once serve the rows of both
-    if isinstance(operator, HostGemm):
+    if isinstance(operator, ops.HostGemm):
         return replace(operator, gemm=_add(operator.gemm, other.gemm))
-    both = {name: getattr(operator, name) + getattr(other, name) for name in KINDS[type(operator)].adds}
-    if isinstance(operator, Elementwise):
+    both = {name: getattr(operator, name) + getattr(other, name) for name in ops.KINDS[type(operator)].adds}
+    if isinstance(operator, ops.Elementwise):
         both["calls"] = maximum(operator.calls, other.calls)
         both["in_place"] = None if operator.in_place is None else _add(operator.in_place, other.in_place)
     return replace(operator, **both) if both else operator
@@ -136,9 +125,9 @@ def label_operators(work: LayerWork, label: str) -> LayerWork:
     )
 
 
-def reuse_operators(work: LayerWork, known: Iterable[Operator]) -> LayerWork:
+def reuse_operators(work: LayerWork, known: Iterable[ops.Operator]) -> LayerWork:
     """Return the work with operators that equal known ones replaced by those, so that each is timed once."""
-    by_name: dict[str, list[Operator]] = {}
+    by_name: dict[str, list[ops.Operator]] = {}
     for operator in known:
         by_name.setdefault(operator.name, []).append(operator)
     forward = (

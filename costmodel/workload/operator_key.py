@@ -10,28 +10,15 @@ import numpy as np
 
 from costmodel.quantities import ArrayKey, Quantity
 from costmodel.records import Struct, fields
-from costmodel.workload.operators import (
-    AttentionKernel,
-    Collective,
-    Elementwise,
-    ExpertAllToAll,
-    Gemm,
-    Group,
-    HostGemm,
-    HostTime,
-    HostTransfer,
-    HostUpdate,
-    MixedAttention,
-    Operator,
-)
+from costmodel.workload import operators as ops
 
 
-def operator_key(operator: Operator) -> Hashable:
+def operator_key(operator: ops.Operator) -> Hashable:
     """Return all that an operator's time depends on: every field but its name."""
     return _key(operator)
 
 
-def form_key(operator: Operator) -> Hashable:
+def form_key(operator: ops.Operator) -> Hashable:
     """Return what operators have in common that differ in numbers only, so that arrays of these stand for all.
 
     A number that is the default, such as one call, is not one of these: it often means that a term is absent.
@@ -51,7 +38,7 @@ def _shape(part: Any) -> Hashable:
     return part.shape if type(part) is np.ndarray else _key(part)
 
 
-def numbers(operator: Operator) -> dict[str, Quantity]:
+def numbers(operator: ops.Operator) -> dict[str, Quantity]:
     """Return the fields of an operator that hold numbers or arrays."""
     values = {name: getattr(operator, name) for name in fields(operator)}
     return {name: value for name, value in values.items() if type(value) in (float, np.ndarray)}
@@ -82,8 +69,8 @@ _PLAIN = {float, int, str, bool, type(None)}
 _READERS = {
     kind: _reader(kind)
     for kind in (
-        Gemm, AttentionKernel, MixedAttention, Elementwise, Group, Collective, ExpertAllToAll, HostTransfer, HostUpdate,
-        HostGemm, HostTime,
+        ops.Gemm, ops.AttentionKernel, ops.MixedAttention, ops.Elementwise, ops.Group, ops.Collective,
+        ops.ExpertAllToAll, ops.HostTransfer, ops.HostUpdate, ops.HostGemm, ops.HostTime,
     )
 }  # fmt: skip
 _DEFAULTS = {kind: tuple(value for name, value in _defaults(kind).items() if name != "name") for kind in _READERS}

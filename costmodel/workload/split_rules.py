@@ -5,50 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from costmodel.quantities import Count, Mask, divides, is_single, maximum
-from costmodel.workload.architecture import (
-    Attention,
-    CompressedAttention,
-    Mixer,
-    Mla,
-    MoeFfn,
-    NeuralMemory,
-    NoMixer,
-    PlainProjection,
-    Recurrence,
-    SelectiveScan,
-)
+from costmodel.workload import architecture as arch
 from costmodel.workload.plans import Decode, Training
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Scenario
 
 
-def heads_of(mixer: Mixer) -> Count:
+def heads_of(mixer: arch.Mixer) -> Count:
     """Return the heads, groups or channels that tensor parallelism splits.
 
     One where a mixer has none, which only a rank alone computes.
     """
-    if isinstance(mixer, Attention):
+    if isinstance(mixer, arch.Attention):
         return mixer.q_heads
-    if isinstance(mixer, CompressedAttention):
+    if isinstance(mixer, arch.CompressedAttention):
         return mixer.output_groups
-    if isinstance(mixer, SelectiveScan):
+    if isinstance(mixer, arch.SelectiveScan):
         return mixer.inner
-    return mixer.heads if isinstance(mixer, Mla | Recurrence | NeuralMemory) else 1.0
+    return mixer.heads if isinstance(mixer, arch.Mla | arch.Recurrence | arch.NeuralMemory) else 1.0
 
 
-def splits_nothing(mixer: Mixer) -> bool:
+def splits_nothing(mixer: arch.Mixer) -> bool:
     """Tell whether a layer has no heads that would have to divide: it mixes no tokens."""
-    return isinstance(mixer, NoMixer | PlainProjection)
+    return isinstance(mixer, arch.NoMixer | arch.PlainProjection)
 
 
-def passes_keys_on(mixer: Mixer) -> bool:
+def passes_keys_on(mixer: arch.Mixer) -> bool:
     """Tell whether a layer's blocks of keys may go around a ring: none has a window, and no query selects its keys."""
-    if not isinstance(mixer, Attention | Mla):
+    if not isinstance(mixer, arch.Attention | arch.Mla):
         return splits_nothing(mixer)
     return mixer.indexer is None and all(group.pattern.kind == "full" for group in mixer.head_groups)
 
 
-def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
+def context_rules(scenario: Scenario, mixer: arch.Mixer) -> Iterator[Rule]:
     """Yield what swapping heads or passing keys around asks of a layer's heads and core.
 
     Rings of blocks know no windows: so it is in Transformer Engine (context_parallel.py), where windows need one of the
@@ -56,10 +45,10 @@ def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
     """
     parallel = scenario.parallel
     alone = (parallel.cp == 1) | isinstance(scenario.plan, Decode)
-    attention = isinstance(mixer, Attention)
+    attention = isinstance(mixer, arch.Attention)
     if splits_nothing(mixer):
         return
-    if not isinstance(mixer, Attention | Mla | CompressedAttention):
+    if not isinstance(mixer, arch.Attention | arch.Mla | arch.CompressedAttention):
         yield Rule(
             "parallel.cp",
             alone,
@@ -76,14 +65,14 @@ def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
             f"tp * cp = {shown(split)} ranks do not divide the attention heads ({shown(heads)}) that they swap",
             "lower cp or tp, or use `context: ring`",
         )
-        if isinstance(mixer, Attention):
+        if isinstance(mixer, arch.Attention):
             yield Rule(
                 "parallel.cp",
                 alone | divides(split, mixer.kv_heads) | divides(mixer.kv_heads, split),
                 f"tp * cp = {shown(split)} ranks cut through {shown(mixer.kv_heads)} key-value heads",
                 f"choose cp so that tp * cp is a divisor or a multiple of {shown(mixer.kv_heads)}",
             )
-    if parallel.context != "gather" and (isinstance(mixer, CompressedAttention) or mixer.indexer is not None):
+    if parallel.context != "gather" and (isinstance(mixer, arch.CompressedAttention) or mixer.indexer is not None):
         yield Rule(
             "parallel.context", alone, "queries that select their keys need those of all ranks", "use `context: gather`"
         )
@@ -95,7 +84,7 @@ def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
             f"a ring needs a fused attention core, {scenario.framework.name} has an unfused one",
             "use `context: ulysses` or `gather`, or a framework with a fused core",
         )
-        windows = isinstance(mixer, Attention | Mla) and any(
+        windows = isinstance(mixer, arch.Attention | arch.Mla) and any(
             group.pattern.kind != "full" for group in mixer.head_groups
         )
         yield Rule(
@@ -166,7 +155,7 @@ def _hosted_expert_rules(scenario: Scenario) -> Iterator[Rule]:
     )
     yield Rule(
         "offload.experts",
-        any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.layers),
+        any(isinstance(layer.ffn, arch.MoeFfn) for layer in scenario.architecture.layers),
         f"{scenario.architecture.name} has no experts for the host to compute",
         "write `experts: device`, or name a model with experts",
     )
