@@ -18,7 +18,7 @@ from costmodel.schema.case import Case, CaseClass, Expectation, readable_cases
 from costmodel.schema.references import Library
 from costmodel.schema.tree import to_python
 from costmodel.study.published.predictions import Prediction, Value, predict, proportional_metric
-from costmodel.study.published.provenance import Dependence, dependences, state_of
+from costmodel.study.published.provenance import Dependence, State, dependences, state_of
 from costmodel.units import base_unit
 
 FOLDER = "published"
@@ -161,49 +161,63 @@ def reproduce(
     """
     changed = changes or {}
     cases = [replace(case, overrides={**case.overrides, **changed.get(case.id, {})}) for case in cases]
-    library = Library(search_path)
-    predictions: dict[str, Prediction] = {}
-    shared: dict[str, Prediction] = {}
-    rest: dict[str, tuple[Dependence, ...]] = {}
     problems: list[Problem] = []
+    predictions, rest = _predicted(cases, search_path, refitted, problems, on_progress)
     comparisons: list[Comparison] = []
-    for number, case in enumerate(cases):
-        on_progress(number)
-        if case.skip is None:
-            stated = [None if tree is None else to_python(tree) for tree in (case.scenario, case.device)]
-            key = repr((stated, case.kernel, {path: str(value) for path, value in case.overrides.items()}))
-            with _noting(problems, case):
-                runs = refitted.runs.get(case.publication)
-                key = key if runs is None else f"{case.publication} {key}"
-                shared[key] = shared.get(key) or predict(case, search_path, library, runs)
-                predictions[case.id] = shared[key]
-                rest[case.id] = dependences(case, shared[key], library)
     for case in cases:
         if case.skip is not None:
             comparisons.append(_uncompared(case, None, SKIP, case.skip))
         for expected in case.expect if case.id in predictions else ():
             with _noting(problems, case):
-                comparison = _widened(_compare(case, expected, predictions), (widening or {}).get(case.id, {}))
-                terms = {
-                    path: value.value if isinstance(value, SI) else value
-                    for path, value in changed.get(case.id, {}).items()
-                }
-                is_compared = comparison.verdict in (PASS, FAIL)
-                if is_compared and (case.identity or case.assumed):
+                compared = _compare(case, expected, predictions)
+                comparison = _widened(compared, (widening or {}).get(case.id, {}))
+                if comparison.verdict in (PASS, FAIL) and (case.identity or case.assumed):
                     comparisons.append(_unscored(comparison, case))
                     continue
                 state = state_of(case, expected.metric, rest.get(case.id, ()), refitted.fields)
-                comparisons.append(
-                    replace(
-                        comparison,
-                        terms=terms or None,
-                        state=state.name if is_compared else None,
-                        because=state.because if is_compared else (),
-                        interval_unseen=state.is_interval_unseen,
-                        group=group_of(case, expected.metric),
-                    )
-                )
+                comparisons.append(_stated(comparison, case, state, changed.get(case.id, {})))
     return comparisons, problems
+
+
+def _predicted(
+    cases: Sequence[Case],
+    search_path: Sequence[str],
+    refitted: Refitted,
+    problems: list[Problem],
+    on_progress: Callable[[float], None],
+) -> tuple[dict[str, Prediction], dict[str, tuple[Dependence, ...]]]:
+    """Return the predictions of cases, and what they rest on, by id. Problems of those that have none are added."""
+    library = Library(search_path)
+    predictions: dict[str, Prediction] = {}
+    shared: dict[str, Prediction] = {}
+    rest: dict[str, tuple[Dependence, ...]] = {}
+    for number, case in enumerate(cases):
+        on_progress(number)
+        if case.skip is not None:
+            continue
+        stated = [None if tree is None else to_python(tree) for tree in (case.scenario, case.device)]
+        key = repr((stated, case.kernel, {path: str(value) for path, value in case.overrides.items()}))
+        with _noting(problems, case):
+            runs = refitted.runs.get(case.publication)
+            key = key if runs is None else f"{case.publication} {key}"
+            shared[key] = shared.get(key) or predict(case, search_path, library, runs)
+            predictions[case.id] = shared[key]
+            rest[case.id] = dependences(case, shared[key], library)
+    return predictions, rest
+
+
+def _stated(comparison: Comparison, case: Case, state: State, changed: Mapping[str, object]) -> Comparison:
+    """Return a comparison with what was changed for it, and what rests on the figure."""
+    is_compared = comparison.verdict in (PASS, FAIL)
+    terms = {path: value.value if isinstance(value, SI) else value for path, value in changed.items()}
+    return replace(
+        comparison,
+        terms=terms or None,
+        state=state.name if is_compared else None,
+        because=state.because if is_compared else (),
+        interval_unseen=state.is_interval_unseen,
+        group=group_of(case, comparison.metric or ""),
+    )
 
 
 def group_of(case: Case, metric: str) -> str:
