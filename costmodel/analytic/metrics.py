@@ -17,8 +17,8 @@ from costmodel.quantities import Count, FlopPerSecond, Quantity, Seconds, maximu
 from costmodel.result import PHASES, Metrics
 from costmodel.workload.counting import parameter_count, training_flop_per_token
 from costmodel.workload.memory import Ledger, host_batch_limit
-from costmodel.workload.plans import Decode, Prefill, Training, tokens_per_step
-from costmodel.workload.scenario import Scenario
+from costmodel.workload.plans import Decode, Prefill, Serving, Training, tokens_per_step
+from costmodel.workload.scenario import Disaggregated, Scenario
 
 SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600.0, 86400.0
 MILLION, TRILLION = 1e6, 1e12
@@ -187,6 +187,44 @@ def invested(scenario: Scenario, devices: Count) -> Metrics:
     """
     cost, parts = rental_cost(scenario.cluster.device, devices, 1.0), capital(scenario.cluster, devices)
     return {"cost_rate": cost, "capital_cost": parts.total}
+
+
+@equation
+def serving_metrics(
+    scenario: Scenario, rate: Quantity, devices: Count, request: tuple[Seconds, Seconds], draw: Draw, own: Metrics
+) -> Metrics:  # fmt: skip
+    """Return the metrics of devices that serve requests at a rate.
+
+    request: seconds until its first token, `first`, and from then to its last, `later`.
+    draw: of one device.
+    own: metrics of this kind of serving alone.
+
+        ttft = first
+        tpot = later / (plan.output_tokens - 1)
+        latency = first + later
+        requests_per_second = rate
+        input_tokens_per_second = rate * plan.input_tokens
+        tokens_per_second = rate * plan.output_tokens
+        tokens_per_second_per_device = tokens / devices
+        tokens_per_second_per_user = (plan.output_tokens - 1) / later
+    """
+    plan, (first, later) = scenario.plan, request
+    assert isinstance(plan, Serving | Disaggregated), "others have no rate of requests"
+    tokens = rate * plan.output_tokens
+    metrics = {
+        "ttft": first,
+        "tpot": later / (plan.output_tokens - 1),
+        "latency": first + later,
+        "requests_per_second": rate,
+        "input_tokens_per_second": rate * plan.input_tokens,
+        "tokens_per_second": tokens,
+        "tokens_per_second_per_device": tokens / devices,
+        "tokens_per_second_per_user": (plan.output_tokens - 1) / later,
+        **spent(scenario.cluster.node, devices, tokens, draw),
+        **invested(scenario, devices),
+        **own,
+    }
+    return {name: metrics[name] for name in PHASES[scenario.result_kind][1]}
 
 
 @equation

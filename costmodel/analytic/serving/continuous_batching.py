@@ -16,7 +16,7 @@ from costmodel.analytic.inference import (
     pass_model_of,
     pass_times,
 )
-from costmodel.analytic.metrics import invested, spent
+from costmodel.analytic.metrics import serving_metrics
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, separate
@@ -84,16 +84,9 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
 
         Every pipeline stage's set of requests is an engine of its own. A step takes a round of the pipeline.
 
-            ttft = until_first + unadmitted + idle
-            tpot = later / (plan.output_tokens - 1)
-            latency = ttft + later
+            first = until_first + unadmitted + idle
             unadmitted = not_admitted / throughput          memory holds the others' caches
-            requests_per_second = rate
             rate = throughput / (1 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
-            input_tokens_per_second = rate * plan.input_tokens
-            tokens_per_second = rate * plan.output_tokens
-            tokens_per_second_per_device = tokens / devices
-            tokens_per_second_per_user = (plan.output_tokens - 1) / later
             concurrency = admission.running
             max_concurrency = admission.most
             kv_blocks = admission.blocks                    what memory leaves for the KV cache
@@ -108,29 +101,20 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         waiting, unadmitted = (state.waiting + not_admitted) / throughput, not_admitted / throughput
         idle = front_end_wait(request, waiting)
         until_first = state.until_first(with_prompts, decode_only)
-        ttft = until_first + unadmitted + idle
+        first = until_first + unadmitted + idle
         later = state.after_first(with_prompts, decode_only)
         engines = parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices)
         rate = throughput / (1.0 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
-        tokens, devices = rate * plan.output_tokens, parallel.all_devices * plan.replicas.count
-        return {
-            "ttft": ttft,
-            "tpot": later / (plan.output_tokens - 1),
-            "latency": ttft + later,
-            "requests_per_second": rate,
+        devices = parallel.all_devices * plan.replicas.count
+        own: Metrics = {
             "highest_stable_rate": None,
-            "input_tokens_per_second": rate * plan.input_tokens,
-            "tokens_per_second": tokens,
-            "tokens_per_second_per_device": tokens / devices,
-            "tokens_per_second_per_user": (plan.output_tokens - 1) / later,
             "concurrency": admission.running,
             "max_concurrency": admission.most,
             "kv_blocks": admission.blocks,
             "kv_use": admission.used,
             "prefix_hit_rate": plan.prefix_hit_rate,
-            **spent(self._scenario.cluster.node, devices, tokens, self.draw(perturbations)),
-            **invested(self._scenario, devices),
         }
+        return serving_metrics(self._scenario, rate, devices, (first, later), self.draw(perturbations), own)
 
     def draw(self, perturbations: Perturbations = None) -> Draw:
         """Return what a device does in the steady state."""

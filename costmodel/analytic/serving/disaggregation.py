@@ -16,7 +16,7 @@ from costmodel.analytic.inference import (
     plan_pass,
     prefill_passes,
 )
-from costmodel.analytic.metrics import invested, max_batch_per_device, spent
+from costmodel.analytic.metrics import max_batch_per_device, serving_metrics
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import decode_steps
@@ -69,18 +69,11 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         per_prefill, per_decode: requests per second and device; ratio = per_decode / per_prefill: prefill devices per
         decode device, and as many nodes, which have as many devices in both pools
 
-            ttft = all_sets + times.transfer
-            tpot = later / (plan.output_tokens - 1)
-            latency = first + later
+            first = all_sets + times.transfer
             later = steps * step
             kv_transfer_time = times.transfer
-            requests_per_second = rate
             rate = per_decode * plan.decode.parallel.devices
-            input_tokens_per_second = rate * plan.input_tokens
-            tokens_per_second = rate * plan.output_tokens
-            tokens_per_second_per_device = tokens / devices
             devices = plan.decode.parallel.devices * (1 + ratio)
-            tokens_per_second_per_user = (plan.output_tokens - 1) / later
             prefill_tokens_per_second_per_device = per_prefill * plan.input_tokens
             decode_tokens_per_second_per_device = per_decode * (plan.output_tokens - 1)
             prefill_nodes_per_decode_node = per_decode / per_prefill
@@ -94,24 +87,14 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
         all_sets, steps, step = times.prefill.following(self._passes), self._steps, times.decode.round(self._sets)
         first, later = all_sets + times.transfer, steps * step
         largest_batch = self._max_batch()
-        tokens = rate * plan.output_tokens
-        return {
-            "ttft": first,
-            "tpot": later / (plan.output_tokens - 1),
-            "latency": first + later,
+        own: Metrics = {
             "kv_transfer_time": times.transfer,
-            "requests_per_second": rate,
-            "input_tokens_per_second": rate * plan.input_tokens,
-            "tokens_per_second": tokens,
-            "tokens_per_second_per_device": tokens / devices,
-            "tokens_per_second_per_user": (plan.output_tokens - 1) / later,
             "prefill_tokens_per_second_per_device": per_prefill * plan.input_tokens,
             "decode_tokens_per_second_per_device": per_decode * (plan.output_tokens - 1),
             "prefill_nodes_per_decode_node": ratio,
             "max_batch_per_device": largest_batch,
-            **spent(self._scenario.cluster.node, devices, tokens, self._draw(times, ratio)),
-            **invested(self._scenario, devices),
         }
+        return serving_metrics(self._scenario, rate, devices, (first, later), self._draw(times, ratio), own)
 
     def _draw(self, times: PoolTimes, ratio: Quantity) -> Draw:
         """Return what a device of both pools does on the mean. ratio: prefill devices of a decoding one.

@@ -12,7 +12,7 @@ import numpy as np
 
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
 from costmodel.analytic.inference import PassModel, PassTimes, operators_of, pass_model_of, pass_times
-from costmodel.analytic.metrics import invested, spent
+from costmodel.analytic.metrics import serving_metrics
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import (
@@ -272,16 +272,8 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics at the rate. Where it is more than the engine can serve, of an engine that is full.
 
-        ttft = solution.first
-        tpot = steps.later / (plan.output_tokens - 1)
-        latency = solution.first + steps.later
-        requests_per_second = rate
         rate = min(plan.rate, solution.capacity)
         highest_stable_rate = solution.capacity
-        input_tokens_per_second = rate * plan.input_tokens
-        tokens_per_second = rate * plan.output_tokens
-        tokens_per_second_per_device = tokens / devices
-        tokens_per_second_per_user = (plan.output_tokens - 1) / steps.later
         concurrency = solution.in_system * parallel.pp
         max_concurrency = most * parallel.pp
         kv_blocks = pool.blocks                           what memory leaves for the KV cache
@@ -292,30 +284,21 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         plan, parallel, solution = self._plan, self._scenario.parallel, self.solution(perturbations)
         assert plan.rate is not None
         rate = minimum(plan.rate, solution.capacity)
-        tokens, devices = rate * plan.output_tokens, parallel.all_devices * plan.replicas.count
+        devices = parallel.all_devices * plan.replicas.count
         busy, steps = busy_share(solution.in_system, self._arrival_scv), solution.steps
         draw = Draw(busy * steps.kernels / steps.mean, busy * steps.joules / steps.mean)
         pool, most = self._pool, self._most
         blocks_of_one = pool.mean_blocks_of(mean_keys(plan))
         held = solution.in_system * parallel.pp * blocks_of_one
-        return {
-            "ttft": solution.first,
-            "tpot": steps.later / (plan.output_tokens - 1),
-            "latency": solution.first + steps.later,
-            "requests_per_second": rate,
+        own: Metrics = {
             "highest_stable_rate": solution.capacity,
-            "input_tokens_per_second": rate * plan.input_tokens,
-            "tokens_per_second": tokens,
-            "tokens_per_second_per_device": tokens / devices,
-            "tokens_per_second_per_user": (plan.output_tokens - 1) / steps.later,
             "concurrency": solution.in_system * parallel.pp,
             "max_concurrency": most * parallel.pp,
             "kv_blocks": pool.blocks,
             "kv_use": held / maximum(pool.blocks, 1.0),
             "prefix_hit_rate": plan.prefix_hit_rate,
-            **spent(self._scenario.cluster.node, devices, tokens, draw),
-            **invested(self._scenario, devices),
         }
+        return serving_metrics(self._scenario, rate, devices, (solution.first, steps.later), draw, own)
 
     def verdict(self) -> str:
         """Return `overloaded` where the rate is more than the engine serves, `backlogged` where most requests wait."""
