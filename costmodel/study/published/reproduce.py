@@ -180,12 +180,9 @@ def reproduce(
 
 
 def _predicted(
-    cases: Sequence[Case],
-    search_path: Sequence[str],
-    refitted: Refitted,
-    problems: list[Problem],
+    cases: Sequence[Case], search_path: Sequence[str], refitted: Refitted, problems: list[Problem],
     on_progress: Callable[[float], None],
-) -> tuple[dict[str, Prediction], dict[str, tuple[Dependence, ...]]]:
+) -> tuple[dict[str, Prediction], dict[str, tuple[Dependence, ...]]]:  # fmt: skip
     """Return the predictions of cases, and what they rest on, by id. Problems of those that have none are added."""
     library = Library(search_path)
     predictions: dict[str, Prediction] = {}
@@ -211,13 +208,10 @@ def _stated(comparison: Comparison, case: Case, state: State, changed: Mapping[s
     is_compared = comparison.verdict in (PASS, FAIL)
     terms = {path: value.value if isinstance(value, SI) else value for path, value in changed.items()}
     return replace(
-        comparison,
-        terms=terms or None,
-        state=state.name if is_compared else None,
-        because=state.because if is_compared else (),
-        interval_unseen=state.is_interval_unseen,
+        comparison, terms=terms or None, state=state.name if is_compared else None,
+        because=state.because if is_compared else (), interval_unseen=state.is_interval_unseen,
         group=group_of(case, comparison.metric or ""),
-    )
+    )  # fmt: skip
 
 
 def group_of(case: Case, metric: str) -> str:
@@ -260,19 +254,10 @@ def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Predic
     scored = expected.check in ("value", "ratio") and published
     error = (predicted.value - published) / published if scored and published else None
     return Comparison(
-        id=case.id,
-        publication=case.publication,
-        case_class=case.case_class,
-        metric=expected.metric,
-        unit=_unit(expected),
-        published=published,
-        predicted=predicted.value,
-        low=predicted.low,
-        high=predicted.high,
-        error=error,
-        verdict=PASS if _holds(expected, predicted.value, error) else FAIL,
-        source=case.source.cite,
-    )
+        id=case.id, publication=case.publication, case_class=case.case_class, metric=expected.metric,
+        unit=_unit(expected), published=published, predicted=predicted.value, low=predicted.low, high=predicted.high,
+        error=error, verdict=PASS if _holds(expected, predicted.value, error) else FAIL, source=case.source.cite,
+    )  # fmt: skip
 
 
 def _unscored(comparison: Comparison, case: Case) -> Comparison:
