@@ -16,6 +16,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
 from costmodel.cost.time import Time
+from costmodel.equations import equation
 from costmodel.hardware import Cluster
 from costmodel.quantities import Count, Seconds, as_key, is_single
 from costmodel.records import MutableRecord, Record, content, field
@@ -169,11 +170,16 @@ class OperatorTimer(MutableRecord):
             kept = known if is_single(time.seconds) else self._by_size
             kept[size] = time, Sized(operator, machine, self.calibration)
 
+    @equation
     def _one(self, operator: Operator, machine: Machine) -> Time:
-        """Return an operator's time in the scenario's phase."""
+        """Return an operator's time in the scenario's phase.
+
+        seconds = time.seconds * sustained_slowdown
+        """
         time = self._over_grid(operator, machine, self.calibration.fit(operator))
         if self.is_training and isinstance(operator, Kernel):
-            return time.scaled(self.framework.sustained_slowdown)
+            sustained_slowdown = self.framework.sustained_slowdown
+            return time.scaled(sustained_slowdown)
         return time
 
     def _over_grid(self, operator: Operator, machine: Machine, fit: FamilyFit) -> Time:

@@ -26,6 +26,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.spread import Spread
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time
+from costmodel.equations import equation
 from costmodel.quantities import Array, Quantity, Seconds
 from costmodel.records import Record, ValueRecord, fields, replace
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention, Operator
@@ -187,19 +188,21 @@ class AnchoredFit(FamilyFit, kw_only=True):
         """Return what an unmeasured group of shapes adds to half of the interval at the shape of an operator [log]."""
         return self.donor.unseen_half_width(operator) * self.anchors.left(operator)
 
+    @equation
     def fitted_time(self, form: Form, operator: Any, machine: Machine) -> Time:
-        """Return the time of the donor fit, moved."""
+        """Return the time of the donor fit, moved.
+
+        seconds = time.seconds * anchor_factor
+        anchor_factor = exp(half * expected)      half of the interval, and how much of it the rows expect
+        """
         time = self.donor.fitted_time(form, operator, machine)
-        return time.scaled(self._factor(operator, time))
+        half, expected = half_width(self.donor, operator, time), self.anchors.expected(operator)
+        anchor_factor = np.exp(half * expected)
+        return time.scaled(anchor_factor)
 
-    def fitted_terms(self, form: Form, operator: Any, machine: Machine) -> tuple[Terms, str]:
-        """Return the terms of the donor fit of one size, and the factor that the rows put to it."""
-        terms, time = self.donor.fitted_terms(form, operator, machine)
-        time_of_donor = self.donor.fitted_time(form, operator, machine)
-        return {**terms, _FACTOR: self._factor(operator, time_of_donor)}, f"{time} * {_FACTOR}"
-
-    def _factor(self, operator: Any, time: Time) -> Quantity:
-        return np.exp(half_width(self.donor, operator, time) * self.anchors.expected(operator))
+    def call_terms(self, operator: Any, machine: Machine) -> Terms:
+        """Return the terms of one call by the donor fit."""
+        return self.donor.call_terms(operator, machine)
 
 
 def half_width(fit: FamilyFit, operator: Operator, time: Time) -> Quantity:

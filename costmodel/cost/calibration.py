@@ -16,6 +16,7 @@ from costmodel.cost.residual import Domain, Features, Nearness, Residual
 from costmodel.cost.spread import EXACT, Agreement, Spread, SpreadByShape, UnseenGroups, opened
 from costmodel.cost.terms import SHORTEST, Terms
 from costmodel.cost.time import Time
+from costmodel.equations import equation
 from costmodel.quantities import (
     Count,
     Indices,
@@ -263,43 +264,38 @@ class FamilyFit(Record, kw_only=True):
             return 1.0
         return self.residual.factor(_features(self.form, operator))
 
+    @equation
     def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
-        """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape)).
+        """Return the time that the form and the residual give.
 
-        Calls that share an attention kernel take it each over its part of the keys, one after the other: as many times
-        the time of one. Messages and GEMMs follow each other. Streams that share their bytes each add the form's
-        fixed time.
+            seconds = t * residual_factor * repeats                   t: of one call, by the form
+            seconds = t * residual_factor + further
+            further = (operator.calls - 1) * time.fixed               streams that share their bytes
+            repeats = operator.calls * backward_factor / operator.relative_speed
+            residual_factor := exp(residual(shape)), near measured shapes
+
+        Calls that share an attention kernel take it each over its part of the keys, one after the other, of a backward
+        kernel with `extra_keys_per_query`. Messages and GEMMs follow each other.
         """
         call = one_call(operator)
-        time = form.time(self._with_extra_keys(call), machine).scaled(self.correction(call))
-        if isinstance(operator, AttentionKernel) and isinstance(call, AttentionKernel):
-            return time.scaled(operator.calls * self._products_ratio(operator, call) / operator.relative_speed)
-        if isinstance(operator, Collective | Gemm):
-            return time.scaled(operator.calls)
+        one, residual_factor = form.time(self._with_extra_keys(call), machine), self.correction(call)
+        t = one.seconds  # noqa: F841  its equation reads it
+        time = one.scaled(residual_factor)
         if isinstance(operator, Elementwise):
-            return time.after((operator.calls - 1.0) * time.fixed)
-        return time
-
-    def fitted_terms(self, form: Form, operator: Operator, machine: Machine) -> tuple[Terms, str]:
-        """Return the terms of one call by the form's equation, and how the operator's time follows from them."""
-        call = one_call(operator)
-        factors = {"residual_factor": self.correction(call)} if self.residual is not None else {}
-        calls = getattr(operator, "calls", 1.0)
+            further = (operator.calls - 1.0) * time.fixed
+            return time.after(further)
+        repeats: Quantity = 1.0
         if isinstance(operator, AttentionKernel) and isinstance(call, AttentionKernel):
-            backward, speed = self._products_ratio(operator, call), 1.0 / operator.relative_speed
-            factors |= {"backward_factor": backward, "relative_duration": speed}
-        if not isinstance(operator, Elementwise):
-            factors["calls"] = calls
-        factors = {name: value for name, value in factors.items() if name == "residual_factor" or np.any(value != 1.0)}
-        longer = self._with_extra_keys(call)
-        time = " * ".join(("t", *factors))
-        if isinstance(operator, Elementwise) and np.any(calls != 1.0):
-            time = " * ".join(("(t + (calls - 1) * launch)", *factors))
-            factors |= {"calls": calls, "launch": getattr(form, "launch", 0.0)}
-        if longer is not call:
-            factors["extra_keys_per_query"] = self.extra_keys_per_query
-        call_terms = {"t": form.time(longer, machine).seconds, **form.terms(longer, machine)}
-        return {**call_terms, **factors}, time
+            backward_factor = self._products_ratio(operator, call)
+            repeats = operator.calls * backward_factor / operator.relative_speed
+        elif isinstance(operator, Collective | Gemm):
+            repeats = operator.calls
+        return time.scaled(repeats)
+
+    def call_terms(self, operator: Operator, machine: Machine) -> Terms:
+        """Return the terms of one call by the form's equation."""
+        assert self.form is not None
+        return self.form.terms(self._with_extra_keys(one_call(operator)), machine)
 
     def _products_ratio(self, operator: AttentionKernel, call: AttentionKernel) -> Quantity:
         """Return how much longer a backward kernel takes for its more products, one of a forward kernel."""
@@ -435,10 +431,15 @@ class JoinedFit(FamilyFit, kw_only=True):
         """Return the same, and what fits that are apart add [log]."""
         return time.beyond if self.agreement is None else hypot(time.beyond, self.agreement.apart * time.apart)
 
+    @equation
     def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
         """Return the time of the leading fit, as long as the weighted mean of the logarithms of all.
 
-        log t = sum_i w_i log t_i,   apart^2 = sum_i w_i (log t_i - log t)^2,   t_i >= what the device allows
+            seconds = led.seconds * joined_factor
+            joined_factor = exp(mean - log(max(led.seconds, SHORTEST)))
+            mean := sum over fits of weight * log(time), with the time no shorter than the device allows
+
+        apart^2 = sum_i w_i (log t_i - mean)^2
         """
         times = [part.fitted_time(part.form or form, operator, machine) for part in self.parts]
         led = Time(*(self._chosen([getattr(time, name) for time in times]) for name in TIME_PARTS))
@@ -446,16 +447,13 @@ class JoinedFit(FamilyFit, kw_only=True):
         logs = [log(maximum(time.seconds, least)) for time in times]
         mean = sum_of(weight * each for weight, each in zip(self.weights, logs, strict=True))
         spread = sum_of(weight * (each - mean) ** 2 for weight, each in zip(self.weights, logs, strict=True))
-        return replace(led.scaled(exp(mean) / maximum(led.seconds, SHORTEST)), apart=power(spread, 0.5))
+        joined_factor = exp(mean) / maximum(led.seconds, SHORTEST)
+        return replace(led.scaled(joined_factor), apart=power(spread, 0.5))
 
-    def fitted_terms(self, form: Form, operator: Operator, machine: Machine) -> tuple[Terms, str]:
-        """Return the terms of the leading fit of one size, and the factor that the others put to it."""
+    def call_terms(self, operator: Operator, machine: Machine) -> Terms:
+        """Return the terms of one call by the leading fit of one size."""
         assert isinstance(self.leading, int), "an operator of one size"
-        led = self.parts[self.leading]
-        terms, time = led.fitted_terms(led.form or form, operator, machine)
-        joined = self.fitted_time(form, operator, machine).seconds
-        own = led.fitted_time(led.form or form, operator, machine).seconds
-        return {**terms, "rivals_factor": joined / own}, f"{time} * rivals_factor"
+        return self.parts[self.leading].call_terms(operator, machine)
 
     def _led(self, of: Callable[[FamilyFit], Any]) -> Any:
         return self._chosen([of(part) for part in self.parts])

@@ -15,7 +15,7 @@ from costmodel.cost.time import Time, message
 from costmodel.equations import equation
 from costmodel.network.collectives import doublings, nccl_time, ring_transfer
 from costmodel.network.group_links import GroupLinks, require_group_links
-from costmodel.quantities import Bytes, Count, Quantity, Seconds, log2, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Mask, Quantity, Seconds, log2, maximum, minimum, where
 from costmodel.records import replace
 from costmodel.workload.operators import Collective
 
@@ -35,7 +35,7 @@ class Nvls(DeclaredRecord, kw_only=True):
     def time(self, size: Bytes, links: GroupLinks) -> Seconds:
         """Return the time of an all-reduce inside a node.
 
-        nvls_time = nvls_latency + wire + links.intra_latency
+        nvls = nvls_latency + wire + links.intra_latency
         wire = size * (1 + 1 / links.size) / (nvls_efficiency * links.intra)
         """
         wire = size * (1.0 + 1.0 / links.size) / (self.nvls_efficiency * links.intra)
@@ -52,7 +52,7 @@ class CustomAllReduce(DeclaredRecord, kw_only=True):
     def time(self, size: Bytes, links: GroupLinks, small_step: float) -> Seconds:
         """Return the faster of one shot and two.
 
-        custom_time = min(one_shot, two_shots)
+        custom = min(one_shot, two_shots)
         one_shot = latency + (links.size - 1) * size / (one_shot_efficiency * links.intra)
         two_shots = 2 * latency + volume / (two_shot_efficiency * links.intra)
         volume = 2 * (links.size - 1) / links.size * size
@@ -92,18 +92,18 @@ class ClusterSteps(DeclaredRecord, kw_only=True):
     inter_step: float = constant("a step to another node, the network's latency aside", "s")
     tree_step: float = constant("a level of a tree over nodes, the network's latency aside", "s")
 
+    @equation
     def time(self, kind: str, links: GroupLinks) -> Seconds:
-        """Return the time of the steps between all ranks, whatever they carry.
+        """Return the time of the steps between all ranks, whatever they carry: of a ring, twice or a tree's if reduced.
 
-        ring (n - N) * intra_step + (N - 1) * (inter_step + a_out). Of an all-reduce twice that, or twice a tree's (l -
-        1) * intra_step + log2(N) * (tree_step + a_out): n ranks on N nodes with l on each.
+        hops = where(both_ways, 2 * min(ring_hops, tree_hops), ring_hops)
+        ring_hops = (links.size - links.nodes) * intra_step + (links.nodes - 1) * (inter_step + latency)
+        tree_hops = (links.ranks_per_node - 1) * intra_step + ceil(log2(links.nodes)) * (tree_step + latency)
         """
-        latency = links.inter_latency
-        ring = (links.size - links.nodes) * self.intra_step + (links.nodes - 1.0) * (self.inter_step + latency)
-        if kind != ALL_REDUCE:
-            return ring
-        tree = (links.ranks_per_node - 1.0) * self.intra_step + doublings(links.nodes) * (self.tree_step + latency)
-        return 2.0 * minimum(ring, tree)
+        latency, both_ways = links.inter_latency, kind == ALL_REDUCE
+        ring_hops = (links.size - links.nodes) * self.intra_step + (links.nodes - 1.0) * (self.inter_step + latency)
+        tree_hops = (links.ranks_per_node - 1.0) * self.intra_step + doublings(links.nodes) * (self.tree_step + latency)
+        return where(both_ways, 2.0 * minimum(ring_hops, tree_hops), ring_hops)
 
 
 class CollectiveForm(DeclaredRecord, kw_only=True):
@@ -205,44 +205,53 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
     def _small_terms(self, kind: str, size: Bytes, links: GroupLinks) -> Terms:
         """Return the terms of small messages.
 
-        small_time = where(links.nodes > 1, across, inside)      of NCCL (`nccl_time`), its own steps between nodes
-        small_time = where(links.nodes > 1, across, custom)
+        small_time = where(takes_custom, custom, bare)
         """
-        across = inside = nccl_time(kind, size, links.scaled(self.small_efficiency, self.small_step))
-        if self.small_cluster_steps is not None and kind in STEPPED:
-            share = min(self.small_efficiency, LL_SHARE)
-            scaled = links.scaled(share, 1.0)
-            across = self.small_cluster_steps.time(kind, links) + _transfer(kind, size, scaled) + links.setup
-        if self.custom_all_reduce is None:
-            return {"small_time": where(links.nodes > 1, across, inside)}
-        custom = self.custom_all_reduce.time(size, links, self.small_step)
-        return {"small_time": where(links.nodes > 1, across, custom), "custom_time": custom}
+        share = min(self.small_efficiency, LL_SHARE)
+        inner, outer = links.scaled(self.small_efficiency, self.small_step), links.scaled(share, 1.0)
+        bare = _bare(self.small_cluster_steps, kind, size, links, inner, outer)
+        takes_custom: Mask = False
+        custom = bare
+        if self.custom_all_reduce is not None:
+            takes_custom, custom = links.nodes <= 1, self.custom_all_reduce.time(size, links, self.small_step)
+        return {"small_time": where(takes_custom, custom, bare)}
 
     @equation
     def _large_terms(self, kind: str, size: Bytes, links: GroupLinks) -> Terms:
         """Return the terms of large messages.
 
-        large_time = where(links.nodes > 1, ring, min(ring, nvls))
-        large_time = ring_time                             without switches that add up
-        ring_time = large_latency + bare
-        bare := of NCCL (`nccl_time`, `_least`) at large_efficiency and large_step, between nodes with its own steps
+        large_time = where(links.nodes > 1, ring, min(ring, nvls))      nvls: infinite without switches that add up
+        ring = large_latency + bare
         """
         scaled = links.scaled(self.large_efficiency, self.large_step)
         if self.inter_efficiency:
             scaled = replace(scaled, inter=self.inter_efficiency * links.inter)
-        bare = nccl_time(kind, size, scaled)
-        if self.cluster_steps is not None and kind in STEPPED:
-            steps, transfer = self.cluster_steps.time(kind, links) + links.setup, _transfer(kind, size, scaled)
-            bare = where(links.nodes > 1, steps + transfer, bare)
+        bare = _bare(self.cluster_steps, kind, size, links, scaled, scaled)
         ring = self.large_latency + bare
-        if self.nvls is None or kind != ALL_REDUCE:
-            return {"large_time": ring, "ring_time": ring}
-        nvls = self.nvls.time(size, links)
-        return {"large_time": where(links.nodes > 1, ring, minimum(ring, nvls)), "ring_time": ring, "nvls_time": nvls}
+        nvls = math.inf if self.nvls is None or kind != ALL_REDUCE else self.nvls.time(size, links)
+        return {"large_time": where(links.nodes > 1, ring, minimum(ring, nvls))}
 
 
-def _transfer(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
-    """Return the time of the bytes of rings over several nodes."""
-    passes = 2.0 if kind == ALL_REDUCE else 1.0
-    sent = size * links.size / maximum(links.size - 1.0, 1.0) if kind == "broadcast" else size  # all of it
-    return passes * ring_transfer(sent, links)
+@equation
+def _bare(
+    steps: ClusterSteps | None, kind: str, size: Bytes, links: GroupLinks, inner: GroupLinks, outer: GroupLinks
+) -> Seconds:  # fmt: skip
+    """Return the time of NCCL's algorithm on links at their efficiencies [s].
+
+        bare = where(has_steps, across, inside)
+        across = hops + transfer + links.setup
+        transfer = passes * ring_time               the bytes of rings over all nodes
+
+    steps: those on several nodes, null: of the links' latencies.
+    inner, outer: links of what runs inside a node or by latencies, and of what runs on several nodes.
+    """
+    across = inside = nccl_time(kind, size, inner)
+    has_steps: Mask = False
+    if steps is not None and kind in STEPPED:
+        passes, sent = 2.0 if kind == ALL_REDUCE else 1.0, size
+        if kind == "broadcast":  # all of it, not what others lack
+            sent = size * links.size / maximum(links.size - 1.0, 1.0)
+        hops, ring_time = steps.time(kind, links), ring_transfer(sent, outer)
+        transfer = passes * ring_time
+        has_steps, across = links.nodes > 1, hops + transfer + links.setup
+    return where(has_steps, across, inside)

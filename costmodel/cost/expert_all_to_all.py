@@ -57,7 +57,7 @@ class LowLatencyForm(DeclaredRecord, kw_only=True):
 
         t = fixed_time + busy_time
         fixed_time = launch + latency + rank_latency * links.size + expert_latency * operator.experts
-        busy_time = (send**overlap_p + intra**overlap_p + inter**overlap_p) ** (1 / overlap_p)
+        busy_time = (send**overlap_p + intra_time**overlap_p + nic_time**overlap_p) ** (1 / overlap_p)
         send = operator.tokens / ctas * (token_latency + operator.token_bytes / send_bandwidth)
         ctas = operator.experts / ceil(operator.experts / machine.device.processors)
         """
@@ -67,13 +67,13 @@ class LowLatencyForm(DeclaredRecord, kw_only=True):
         copies = token_copies(operator, links)
         if not self.uses_intra_links:
             copies = replace(copies, intra=0.0, inter=operator.top_k * operator.expert_load * (1.0 - 1.0 / links.size))
-        intra, inter = _wire_times(operator, links, copies, self.intra_efficiency, self.inter_efficiency)
+        intra_time, nic_time = _wire_times(operator, links, copies, self.intra_efficiency, self.inter_efficiency)
         uses_nic = links.nodes > 1 if self.uses_intra_links else links.size > 1
         latency = _links_latency(self, links, uses_nic)
         fixed = self.launch + latency + self.rank_latency * links.size + self.expert_latency * operator.experts
         return {
-            "fixed_time": fixed, "busy_time": p_norm(self.overlap_p, SHORTEST, send, intra, inter),
-            "links_latency": latency, "send_time": send, "intra_time": intra, "inter_time": inter, "ctas": ctas,
+            "fixed_time": fixed, "busy_time": p_norm(self.overlap_p, SHORTEST, send, intra_time, nic_time),
+            "links_latency": latency, "send_time": send, "intra_time": intra_time, "inter_time": nic_time, "ctas": ctas,
             "intra_copies": copies.intra, "inter_copies": copies.inter,
         }  # fmt: skip
 
@@ -118,10 +118,10 @@ class NormalForm(DeclaredRecord, kw_only=True):
 
         t = fixed_time + busy_time
         fixed_time = launch + latency + rank_latency * links.size
-        busy_time = (send**overlap_p + intra**overlap_p + inter**overlap_p) ** (1 / overlap_p)
+        busy_time = (send**overlap_p + intra_time**overlap_p + inter_time**overlap_p) ** (1 / overlap_p)
         send = operator.tokens / senders * (token_latency + sent * operator.token_bytes / send_bandwidth)
         sent = copies.reached + forward_cost * copies.inter
-        inter = nic_time * slowdown
+        inter_time = nic_time * slowdown
         slowdown = max(min(links.nodes, fabric_max_nodes) / 2, 1) ** fabric_exponent
         """
         links = _links(operator, machine)
@@ -130,15 +130,16 @@ class NormalForm(DeclaredRecord, kw_only=True):
         copies = token_copies(operator, links)
         sent = copies.reached + self.forward_cost * copies.inter
         send = operator.tokens / senders * (self.token_latency + sent * operator.token_bytes / self.send_bandwidth)
-        intra, nic_time = _wire_times(operator, links, copies, self.intra_efficiency, self.inter_efficiency)
+        intra_time, nic_time = _wire_times(operator, links, copies, self.intra_efficiency, self.inter_efficiency)
         slowdown = maximum(minimum(links.nodes, self.fabric_max_nodes) / 2.0, 1.0) ** self.fabric_exponent
-        inter = nic_time * slowdown
+        inter_time = nic_time * slowdown
         latency = _links_latency(self, links, links.nodes > 1)
         return {
             "fixed_time": self.launch + latency + self.rank_latency * links.size,
-            "busy_time": p_norm(self.overlap_p, SHORTEST, send, intra, inter), "links_latency": latency,
-            "send_time": send, "intra_time": intra, "inter_time": inter, "senders": senders, "copies_sent": sent,
-            "intra_copies": copies.intra, "inter_copies": copies.inter, "fabric_slowdown": slowdown,
+            "busy_time": p_norm(self.overlap_p, SHORTEST, send, intra_time, inter_time), "links_latency": latency,
+            "send_time": send, "intra_time": intra_time, "inter_time": inter_time, "senders": senders,
+            "copies_sent": sent, "intra_copies": copies.intra, "inter_copies": copies.inter,
+            "fabric_slowdown": slowdown,
         }  # fmt: skip
 
     def features(self, operator: ExpertAllToAll) -> Features:

@@ -22,11 +22,15 @@ from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Mix
 from costmodel.workload.scenario import Tile
 
 PAGED_LOGITS = "paged_mqa_logits"  # scores of a decoding step's queries with all cached keys, split as in decoding
+PARTIAL_SUM_BYTES = 8.0  # in FP32, each written and read
 SCAN = "linear_attention"  # families of kernels that scan a sequence chunk by chunk
 
 
+@equation
 def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
     """Return a GEMM's time: that of the fastest candidate tile, for each call.
+
+        seconds = t * calls
 
     Of several that are as fast, one that device memory keeps busy says what bounds the GEMM.
     """
@@ -40,7 +44,8 @@ def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
     launch = machine.framework.launch * fit.launch_factor
     compulsory = gemm.traffic / machine.hbm_bandwidth / fit.hbm_efficiency
     memory = where(memory_bound <= busy, busy, compulsory)
-    return Time(launch + busy, compute=busy, memory=memory, fixed=launch).scaled(calls)
+    t = launch + busy
+    return Time(t, compute=busy, memory=memory, fixed=launch).scaled(calls)
 
 
 @equation
@@ -56,7 +61,7 @@ def gemm_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Terms:
     ctas := groups * row tiles in expectation * column tiles * s
     l2_time = ctas * gemm.k / s * (min(gemm.m, m_t) * gemm.a_bytes + min(gemm.n, n_t) * gemm.b_bytes) / l2_bandwidth
     hbm_time = hbm_bytes / (fit.hbm_efficiency * machine.hbm_bandwidth)
-    hbm_bytes = gemm.traffic + where(s > 1, 8 * gemm.groups * gemm.m * gemm.n * (s - 1), 0)      partial sums
+    hbm_bytes = gemm.traffic + where(s > 1, PARTIAL_SUM_BYTES * gemm.groups * gemm.m * gemm.n * (s - 1), 0)
     """
     gemm = gemm.one
     fastest = min(tile_terms(gemm, machine, fit), key=lambda terms: max(terms["chip_time"], terms["hbm_time"]))
@@ -87,7 +92,7 @@ def tile_terms(
             cache = ctas * depth * (m * gemm.a_bytes + n * gemm.b_bytes) / l2.bandwidth
         traffic = compulsory
         if tile.split > 1:
-            traffic = traffic + 8.0 * gemm.groups * gemm.m * gemm.n * (tile.split - 1)  # partial sums
+            traffic = traffic + PARTIAL_SUM_BYTES * gemm.groups * gemm.m * gemm.n * (tile.split - 1)
         yield {
             "chip_time": maximum(loop, cache) / fit.compute_efficiency,
             "hbm_time": traffic / machine.hbm_bandwidth / fit.hbm_efficiency,

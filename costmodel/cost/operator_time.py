@@ -9,9 +9,10 @@ import numpy as np
 from costmodel.cost import kernels, transfers
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
-from costmodel.cost.physical_bound import floor_factor, least_time
+from costmodel.cost.physical_bound import floored, least_time
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, kernel, message
+from costmodel.equations import equation
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.network.group_links import require_group_links
@@ -59,19 +60,41 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
     latency, for each of its `fences`. Raises InfeasibleError for a message where no cluster says how its ranks are
     joined.
     """
-    present = has_work(operator)
-    time = _time(clamp_sizes(operator), machine, cluster, fit)
+    present, sized = has_work(operator), clamp_sizes(operator)
+    time = _time(sized, machine, cluster, fit)
     if fit.form is not None:
-        time = time.scaled(floor_factor(time.seconds, least_time(clamp_sizes(operator), machine)))
+        time = floored(time, least_time(sized, machine))
     if isinstance(operator, ExpertAllToAll) and not (is_single(operator.codec) and operator.codec == 0):
-        time = time.scaled(1.0 + operator.codec)
+        time = _coded(time, operator.codec)
     if isinstance(operator, ExpertAllToAll) and not (is_single(operator.fences) and operator.fences == 0):
-        time = time.after(fence_time(operator, cluster))
+        time = _fenced(time, fence_time(operator, cluster))
     return time if present is True or np.all(present) else time.scaled(where(present, 1.0, 0.0))
 
 
+@equation
+def _coded(exchange: Time, codec: Quantity) -> Time:
+    """Return the time of an all-to-all whose kernels encode and decode its payload.
+
+    seconds = exchange.seconds * (1 + codec)
+    """
+    return exchange.scaled(1.0 + codec)
+
+
+@equation
+def _fenced(exchange: Time, fence_time: Seconds) -> Time:
+    """Return the time of an all-to-all that orders data before their flag.
+
+    seconds = exchange.seconds + fence_time
+    """
+    return exchange.after(fence_time)
+
+
+@equation
 def fence_time(operator: ExpertAllToAll, cluster: Cluster | None) -> Seconds:
-    """Return the time of an all-to-all's fences: a round trip between its farthest ranks each [s]."""
+    """Return the time of an all-to-all's fences: a round trip between its farthest ranks each [s].
+
+    fence_time = where(links.size > 1, 2 * operator.fences * links.latency, 0)
+    """
     links = require_group_links(operator.group, cluster, operator.name)
     return where(links.size > 1, 2.0 * operator.fences * links.latency, 0.0)
 
@@ -83,43 +106,25 @@ def likely_time(operator: Operator, machine: Machine, cluster: Cluster | None, f
 
 
 class Derivation(ValueRecord):
-    """How an operator's time comes about.
+    """What the time of one call of an operator follows from.
 
-    composition: of the operator's time, from t, the time of one call, and further terms.
     section: of docs/method.md that explains it.
     module: that computes it.
     terms: every value by its name.
     """
 
-    composition: str
     section: str
     module: str
     terms: Terms
 
 
 def derivation(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Derivation:
-    """Return how the time of an operator of one size comes about."""
-    operator = clamp_sizes(operator)
-    form = fit.form
+    """Return what the time of one call of an operator of one size follows from."""
+    operator, form = clamp_sizes(operator), fit.form
     if form is not None:
-        terms, composition = fit.fitted_terms(form, operator, machine)
-        least = least_time(operator, machine)
-        if np.any(least > fit.fitted_time(form, operator, machine).seconds):
-            terms["least_time"], composition = least, f"max({composition}, least_time)"
-        section, module = form.SECTION, type(form).__module__
-    else:
-        kind, composition = type(operator), "t"
-        section, module = KINDS[kind].time_section, TERMS[kind].__module__
-        one = operator.one if isinstance(operator, Gemm) else operator
-        terms = _closed_terms(one, machine, cluster, fit)
-        terms = {"t": _time(one, machine, cluster, fit).seconds} | terms
-        if isinstance(operator, Gemm) and one is not operator:
-            terms["calls"], composition = operator.calls, f"{composition} * calls"
-    if isinstance(operator, ExpertAllToAll) and operator.codec:
-        terms["codec"], composition = operator.codec, f"{composition} * (1 + codec)"
-    if isinstance(operator, ExpertAllToAll) and operator.fences:
-        terms["fence_time"], composition = fence_time(operator, cluster), f"{composition} + fence_time"
-    return Derivation(composition, section, module, terms)
+        return Derivation(form.SECTION, type(form).__module__, fit.call_terms(operator, machine))
+    kind, one = type(operator), operator.one if isinstance(operator, Gemm) else operator
+    return Derivation(KINDS[kind].time_section, TERMS[kind].__module__, _closed_terms(one, machine, cluster, fit))
 
 
 def _closed_terms(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Terms:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from costmodel.cost.machine import Machine
 from costmodel.cost.terms import SHORTEST
+from costmodel.cost.time import Time
+from costmodel.equations import equation
 from costmodel.hardware import Cluster
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
 from costmodel.network.group_links import group_links
-from costmodel.quantities import Bytes, Quantity, Seconds, maximum, where
+from costmodel.quantities import Bytes, Seconds, maximum, where
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -88,6 +90,10 @@ def _held(traffic: Bytes, machine: Machine) -> Bytes:
     return traffic - maximum(traffic - machine.l2_capacity, 0.0)
 
 
-def floor_factor(seconds: Seconds, least: Seconds) -> Quantity:
-    """Return by what a time is multiplied that may not be below `least`."""
-    return maximum(least / maximum(seconds, SHORTEST), 1.0)
+@equation
+def floored(fitted: Time, least: Seconds) -> Time:
+    """Return a time that is not below the least one.
+
+    seconds = max(fitted.seconds, least)      least: by work and bytes (`least_time`)
+    """
+    return fitted.scaled(maximum(least / maximum(fitted.seconds, SHORTEST), 1.0))

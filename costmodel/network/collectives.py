@@ -59,6 +59,7 @@ def _least(kind: str, names: Sequence[str], size: Bytes, links: GroupLinks) -> S
     """Return the time of the fastest of some algorithms of a collective [s].
 
     wire_time = where(links.size > 1, algorithm_time, 0)
+    inside = where(links.size > 1, algorithm_time, 0)
     """
     algorithm_time = minimum(*(CLOSED_FORMS[kind][name](size, links) for name in names))
     return where(links.size > 1, algorithm_time, 0.0)
@@ -86,7 +87,7 @@ def nccl_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
     It is `collective_time`, but of an all-reduce the volume of rings and the steps of double binary trees, which are
     chains inside a node: NCCL takes trees for small messages and rings for large ones [NCCL, src/graph/tuning.cc].
 
-        bare = where(links.size > 1, 2 * ring_time + 2 * steps + links.setup, 0)
+        inside = where(links.size > 1, 2 * ring_time + 2 * steps + links.setup, 0)
         steps = (links.ranks_per_node - 1) * links.intra_latency + ceil(log2(links.nodes)) * links.inter_latency
     """
     if kind != "all_reduce":
@@ -101,8 +102,8 @@ def ring_bandwidth(links: GroupLinks) -> BytesPerSecond:
     """Return the bandwidth of l rings over all NICs of a node.
 
         bandwidth = where(links.nodes > 1, crossing, links.intra)
-        crossing = where(local > 1, min(inside, local * links.inter), links.inter)
-        inside = links.intra * local / where(local > 1, local - 1, 1)
+        crossing = where(local > 1, min(inner, local * links.inter), links.inter)
+        inner = links.intra * local / where(local > 1, local - 1, 1)
 
     Each ring carries S/l. It enters a node by the NIC of one rank, passes all l ranks and leaves by the NIC of another
     one: l hops a node, of which l-1 are over inner links and one over a NIC. The rings leave by different ranks, so
@@ -114,8 +115,8 @@ def ring_bandwidth(links: GroupLinks) -> BytesPerSecond:
     by which they came make all l hops inside: min(B_in, l*B_out).
     """
     local = links.ranks_per_node
-    inside = links.intra * local / where(local > 1, local - 1, 1.0)
-    crossing = where(local > 1, minimum(inside, local * links.inter), links.inter)
+    inner = links.intra * local / where(local > 1, local - 1, 1.0)
+    crossing = where(local > 1, minimum(inner, local * links.inter), links.inter)
     return where(links.nodes > 1, crossing, links.intra)
 
 
@@ -222,26 +223,29 @@ def chain(size: Bytes, links: GroupLinks) -> Seconds:
 
 
 @equation
-def both_links(intra: Bytes, inter: Bytes, links: GroupLinks) -> Seconds:
+def both_links(sent_inside: Bytes, sent_outside: Bytes, links: GroupLinks) -> Seconds:
     """Return the slower of both links, used at once.
 
-        algorithm_time = max(intra / links.intra, inter / links.exchange) + links.latency + links.exchange_setup
+        algorithm_time = max(sent_inside / links.intra, sent_outside / links.exchange) + fixed
+        fixed = links.latency + links.exchange_setup
 
-    intra, inter: what a rank sends over its link inside the node and, to all other nodes equally, over its NIC [B].
+    sent_inside: what a rank sends over its link inside the node [B].
+    sent_outside: what it sends to all other nodes equally, over its NIC [B].
     """
-    return maximum(intra / links.intra, inter / links.exchange) + links.latency + links.exchange_setup
+    fixed = links.latency + links.exchange_setup
+    return maximum(sent_inside / links.intra, sent_outside / links.exchange) + fixed
 
 
 @equation
 def direct_all_to_all(size: Bytes, links: GroupLinks) -> Seconds:
     """Return a message from every rank to every other, over both links at once.
 
-    intra = (local - 1) / n * size
-    inter = (n - local) / n * size
+    sent_inside = (local - 1) / n * size
+    sent_outside = (n - local) / n * size
     """
     local, n = links.ranks_per_node, links.size
-    intra, inter = (local - 1) / n * size, (n - local) / n * size
-    return both_links(intra, inter, links)
+    sent_inside, sent_outside = (local - 1) / n * size, (n - local) / n * size
+    return both_links(sent_inside, sent_outside, links)
 
 
 @equation

@@ -143,7 +143,7 @@ def _on_circuits(links: GroupLinks, network: Network) -> GroupLinks:
 
         exchange_share := lit ports, of `planes` of them (`lit_share`)
         slots = ceil(others / network.planes)
-        exchange_setup = is_away * slots * network.reconfiguration
+        exchange_setup = leaves_node * slots * network.reconfiguration
 
     A ring's circuits are set once. An even exchange goes through the nodes - 1 pairings that reach all others, `planes`
     at a time: slots = ceil((nodes - 1) / planes), each set anew. [Mellette et al., RotorNet, SIGCOMM 2017]
@@ -195,7 +195,7 @@ def _inside_node(cluster: Cluster) -> tuple[BytesPerSecond, Seconds]:
 def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPerSecond, Seconds]:
     """Return bandwidth and latency between nodes, for one device. span: nodes from the group's first to its last.
 
-        inter = bandwidth * nic.per_device      a NIC a plane, which lie side by side: they add endpoints (`in_planes`)
+        inter = bandwidth * nic.per_device      a NIC is on one of the planes, which add endpoints, not bandwidth
         bandwidth = port / narrowing            of a NIC or its port, over the uplinks' share where a leaf is left
 
     The NIC and the fabric's port both bound. A fabric's latency is end to end and stands for the NIC's. Without a NIC

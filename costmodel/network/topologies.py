@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from costmodel.equations import equation
 from costmodel.errors import InputError
 from costmodel.hardware import FabricPrice, Network
 from costmodel.network import grids
@@ -68,12 +67,8 @@ def three_level_fat_tree(radix: Count, oversubscription: Count = 1.0) -> Fabric:
     return Fabric(pods * half * ports.down, pods * (half + ports.up) + half * ports.up, 2 * uplinks, 4.0, uplinks / 2)
 
 
-@equation
 def in_planes(plane: Fabric, planes: Count) -> Fabric:
-    """Return `planes` equal fabrics side by side. Each has endpoints of its own.
-
-    endpoints = planes * plane.endpoints
-    """
+    """Return `planes` equal fabrics side by side. Each has endpoints of its own."""
     return Fabric(
         planes * plane.endpoints, planes * plane.switches, planes * plane.links, plane.diameter, planes * plane.cut
     )

@@ -6,6 +6,7 @@ Values are those of the run itself: local variables when a function returns, and
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 import re
 import sys
@@ -17,18 +18,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from costmodel.cost.terms import dimension_of
+from costmodel.cost.parameter import DeclaredRecord
 from costmodel.equations import Equation, declared, equations_of, place_of
 from costmodel.errors import Location
 from costmodel.records import Record, is_record, replace
-from costmodel.schema import metrics
+from costmodel.report.dimensions import Units, dimension_of, inferred, units_of_kind, units_of_name
 from costmodel.study.expressions import Expression, read_expression
 
 Value: TypeAlias = "float | list[float]"
-_DIMENSIONS = {
-    "Seconds": "time", "Bytes": "size", "BytesPerSecond": "bandwidth", "Flop": "flop", "FlopPerSecond": "flop_rate",
-    "Joules": "energy", "Watts": "power", "Dollars": "money", "DollarsPerSecond": "money_rate", "Count": "count",
-}  # fmt: skip
 _Chosen: TypeAlias = "dict[int, tuple[Call, list[Equation]]]"  # calls by identity, and which of their equations
 _MENTIONED = re.compile(r"`(\w+)`")
 _PLACE = Location("equation", None)
@@ -38,12 +35,14 @@ class Call(Record):
     """One call of a function that states equations.
 
     names: its local variables when it returned `result`.
+    frames: the calls that were under way, by number, of all functions. The last one is its own.
     candidate: of several whose values are arrays, the place of the one that is meant, and how many there are.
     """
 
     function: Callable[..., Any]
     names: Mapping[str, Any]
     result: Any
+    frames: tuple[int, ...] = ()
     candidate: tuple[int, int] | None = None
 
     def equations(self) -> list[Equation]:
@@ -82,8 +81,8 @@ class Call(Record):
         """Return the values of the names that an equation reads."""
         return {name: value for name in _names(equation) if (value := self.value(name)) is not None}
 
-    def dimension(self, path: str, *, is_stated: bool = False) -> str:
-        """Return the dimension of a name: as its type says, else as the name does."""
+    def units(self, path: str, *, is_stated: bool = False) -> Units | None:
+        """Return the units of a name: as its type or its declaration says, else as the name does."""
         first, *rest = path.split(".")
         kind, holder = self.function.__annotations__.get(first), self._find(first)
         for name in rest:
@@ -93,8 +92,13 @@ class Call(Record):
             records = [self.names.get("self"), *_parts(self.result)]
             kind = next((_annotation(part, first) for part in records if hasattr(part, first)), None)
             kind = kind or (self.function.__annotations__.get("return") if is_stated else None)
-        words = set(re.findall(r"\w+", str(kind))) - {"tuple", "None"}
-        return (_DIMENSIONS.get(words.pop()) if len(words) == 1 else None) or _by_name(path.rpartition(".")[2])
+        known = units_of_kind(kind)
+        return units_of_name(path.rpartition(".")[2]) if known is None else known
+
+    def distance(self, other: Call) -> tuple[int, bool, int]:
+        """Return how many calls lead from this one to another, whether that ended later, and which of equal is last."""
+        common = len(set(self.frames) & set(other.frames))
+        return len(self.frames) + len(other.frames) - 2 * common, other.frames > self.frames, -other.frames[-1]
 
     def _holds(self, equation: Equation) -> bool:
         return self.stated(equation) is not None and len(self.terms(equation)) == len(_names(equation))
@@ -109,23 +113,27 @@ class Call(Record):
         if member is None and not last:
             member = self.function.__globals__.get(first)
         for name in rest:
-            several = isinstance(member, list | tuple) and not hasattr(member, name)
+            several = isinstance(member, list | tuple) and not hasattr(member, "_fields")
             member = [_member(each, name) for each in member or ()] if several else _member(member, name)
         return member
 
 
 class Line(Record):
-    """An equation with the values of its name and of what it reads, each with its dimension."""
+    """An equation with the values of its name and of what it reads, each with its units where they are known."""
 
     equation: Equation
     value: Value
     terms: Mapping[str, Value]
-    dimensions: Mapping[str, str]
+    units: Mapping[str, Units | None]
 
     @property
     def dimension(self) -> str:
         """Return the dimension of what it states."""
-        return self.dimensions[self.equation.name]
+        return self.dimension_of(self.equation.name)
+
+    def dimension_of(self, path: str) -> str:
+        """Return the dimension of a name."""
+        return dimension_of(path.rpartition(".")[2], self.units[path])
 
 
 class Block(Record):
@@ -158,11 +166,15 @@ def finite(terms: Mapping[str, Value]) -> dict[str, Value | None]:
 def traced() -> Iterator[list[Call]]:
     """Note the calls, in what runs within, of functions that state equations, in the order of their ends."""
     calls: list[Call] = []
-    functions = declared()
+    functions, number, frames = declared(), itertools.count(), list[int]()
 
     def note(frame: FrameType, event: str, result: Any) -> None:
-        if event == "return" and frame.f_code in functions:
-            calls.append(Call(functions[frame.f_code], dict(frame.f_locals), result))
+        if event == "call":
+            frames.append(next(number))
+        elif event == "return" and frames:  # without frames: of what began before
+            if frame.f_code in functions:
+                calls.append(Call(functions[frame.f_code], dict(frame.f_locals), result, tuple(frames)))
+            frames.pop()
 
     before = sys.getprofile()
     sys.setprofile(note)
@@ -191,12 +203,13 @@ class Chain:
         """Return how a name comes to a value: its equation, those of what it reads and so on, function by function.
 
         A name that an equation reads is that of another one where the last word of its path and its value are equal, of
-        a list the largest. Of a function that a note mentions all equations follow. Several derivations add up to the
-        value; none is returned where nothing does. dimension: of the value, if the name does not say it.
+        a list the largest. Of several that of the call that is nearest to the reader in the tree of calls. Of a
+        function that a note mentions all equations follow. Several derivations add up to the value; none is returned
+        where nothing does. dimension: of the value, if the name does not say it.
         """
-        states = [(call, each, call.stated(each)) for call, each in self._stated.get(name, [])]
         known = [(call, each, value) for call, each in self._where(name, value)][:1]
         if not known:
+            states = [(call, each, call.stated(each)) for call, each in self._stated.get(name, [])]
             parts = {id(call): (call, each, number) for call, each, number in states if isinstance(number, float)}
             if len(parts) > 1 and _equal(math.fsum(number for _, _, number in parts.values()), value):
                 known = [part for part in parts.values() if part[2]]
@@ -206,7 +219,7 @@ class Chain:
             self._follow(chosen, call, each)
             blocks = [_block(one, some) for one, some in chosen.values()]
             stated = _key(name, call.stated(each))  # to the last digit, which the caller's value need not be
-            derivations.append(_with_dimensions(blocks, {} if dimension == "count" else {stated: dimension}))
+            derivations.append(_with_units(blocks, {} if dimension == "count" else {stated: units_of_kind(dimension)}))
         return derivations
 
     def _follow(self, chosen: _Chosen, call: Call, equation: Equation) -> None:
@@ -215,19 +228,23 @@ class Chain:
         if equation in equations:
             return
         equations.append(equation)
-        for path, read in call.terms(equation).items():
-            self._look_up(chosen, path.rpartition(".")[2], max(read) if isinstance(read, list) else read, call)
+        terms = call.terms(equation)
+        for path in _effective(equation, terms):
+            read = terms[path]
+            number = max(read) if isinstance(read, list) else read
+            self._look_up(chosen, path.rpartition(".")[2], number, call, equation)
         for mentioned in _MENTIONED.findall(equation.note):
-            last = next((each for each in reversed(self._calls) if each.function.__name__ == mentioned), None)
-            for each in [] if last is None else last.equations():
-                self._follow(chosen, last or call, each)
+            named = [each for each in self._calls if each.function.__name__ == mentioned]
+            nearest = min(named, key=call.distance, default=None)
+            for each in [] if nearest is None else nearest.equations():
+                self._follow(chosen, nearest or call, each)
 
-    def _look_up(self, chosen: _Chosen, name: str, value: Value, reader: Call) -> None:
+    def _look_up(self, chosen: _Chosen, name: str, value: Value, reader: Call, equation: Equation) -> None:
         """Add the equation of a name with this value: the reader's own before others', of zero its own alone."""
         own = [(reader, each) for each in reader.equations() if each.name == name and reader.at(each, value) is reader]
         others = [pair for pair in self._where(name, value) if pair[0].names is not reader.names] if value else []
-        for call, each in (*own, *others):
-            if each not in chosen.get(id(call), (call, []))[1]:
+        for call, each in (*own, *sorted(others, key=lambda pair: reader.distance(pair[0]))):
+            if each != equation:
                 self._follow(chosen, call, each)
                 return
 
@@ -241,24 +258,38 @@ class Chain:
         return calls
 
 
-def composed(function: Callable[..., Any], expression: str, time: Value, terms: Mapping[str, Value]) -> Block:
-    """Return an equation of a time that a function puts together. terms: of which it reads some."""
-    equation = Equation("time", expression, "")
-    read = {name: terms[name] for name in _names(equation)}
-    dimensions = {"time": "time", **{name: _by_name(name) for name in read}}
-    return Block(function.__qualname__, place_of(function), (Line(equation, time, read, dimensions),))
-
-
 def evaluated(text: str, terms: Mapping[str, Any]) -> Value | None:
     """Return the value of an expression in the values of its names."""
     numbers = {name: np.asarray(value, dtype=np.float64) for name, value in terms.items()}
     return _as_value(_read(text).value(numbers))
 
 
-@cache
-def _read(text: str) -> Expression:
-    """Return an expression of the code, in which no name is unknown."""
-    return read_expression(text, _EVERY_NAME, _PLACE, lists=True)
+def _effective(equation: Equation, terms: Mapping[str, Value]) -> list[str]:
+    """Return the names whose values have an effect: not those of the branch that a condition leaves, nor times zero."""
+    names: list[str] = []
+
+    def visit(node: ast.expr) -> None:
+        match node:
+            case ast.Name() | ast.Attribute():
+                names.append(ast.unparse(node))
+            case ast.Call(func=ast.Name(id="where"), args=[condition, yes, no]):
+                visit(condition)
+                held = value(condition)
+                for part in [yes, no] if isinstance(held, list) else [yes if held else no]:
+                    visit(part)
+            case ast.BinOp(op=ast.Mult()) if 0.0 in (factors := (value(node.left), value(node.right))):
+                visit(node.left if factors[0] == 0.0 else node.right)
+            case _:
+                for part in ast.iter_child_nodes(node):
+                    if isinstance(part, ast.expr):
+                        visit(part)
+
+    def value(node: ast.expr) -> Value | None:
+        return evaluated(ast.unparse(node), terms)
+
+    if equation.expression:
+        visit(ast.parse(equation.expression, mode="eval").body)
+    return [name for name in dict.fromkeys(names) if name in terms]
 
 
 def _block(call: Call, equations: Sequence[Equation]) -> Block:
@@ -266,9 +297,9 @@ def _block(call: Call, equations: Sequence[Equation]) -> Block:
     for each in equations:
         terms, value = call.terms(each), call.stated(each)
         assert value is not None, "an equation that holds has a value"
-        dimensions = {name: call.dimension(name) for name in terms}
-        dimensions[each.name] = call.dimension(each.name, is_stated=True)
-        lines.append(Line(each, value, terms, dimensions))
+        units = {name: call.units(name) for name in terms}
+        units[each.name] = call.units(each.name, is_stated=True)
+        lines.append(Line(each, value, terms, units))
     return Block(call.function.__qualname__, place_of(call.function), tuple(lines))
 
 
@@ -277,57 +308,40 @@ def _key(path: str, value: Value | None) -> tuple[str, str]:
     return path.rpartition(".")[2], str(value)
 
 
-def _with_dimensions(blocks: Sequence[Block], known: dict[tuple[str, str], str]) -> list[Block]:
-    """Return blocks in which what is added up or compared has one dimension, wherever one of it is known."""
+def _with_units(blocks: Sequence[Block], known: dict[tuple[str, str], Units | None]) -> list[Block]:
+    """Return blocks in which a name of one value has one unit, which follows from the equations where it can."""
     lines = [line for block in blocks for line in block.lines]
 
     def key(line: Line, path: str) -> tuple[str, str]:
         return _key(path, line.value if path == line.equation.name else line.terms[path])
 
     for line in lines:
-        known |= {key(line, path): each for path, each in line.dimensions.items() if each != "count"}
-    for _ in lines:
+        known |= {key(line, path): each for path, each in line.units.items() if each is not None}
+    before = -1
+    while before != len(known):
+        before = len(known)
         for line in lines:
-            equal = [key(line, path) for path in (line.equation.name, *_added(line.equation))]
-            dimension = next((known[each] for each in equal if each in known), None)
-            known |= dict.fromkeys(equal, dimension) if dimension else {}
+            units = {path: known.get(key(line, path)) for path in line.units}
+            learnt = inferred(line.equation, units)
+            known |= {key(line, path): each for path, each in learnt.items()}
     return [
         replace(block, lines=tuple(
-            replace(line, dimensions={path: known.get(key(line, path), "count") for path in line.dimensions})
-            for line in block.lines
+            replace(line, units={path: known.get(key(line, path)) for path in line.units}) for line in block.lines
         ))
         for block in blocks
     ]  # fmt: skip
 
 
-def _added(equation: Equation) -> list[str]:
-    """Return the names whose values an equation adds up or compares, so that all have its dimension."""
-    names: list[str] = []
-
-    def visit(node: ast.expr) -> None:
-        match node:
-            case ast.Name() | ast.Attribute():
-                names.append(ast.unparse(node))
-            case ast.BinOp(op=ast.Add() | ast.Sub()):
-                visit(node.left)
-                visit(node.right)
-            case ast.BinOp(left=ast.Constant(), op=ast.Mult()):
-                visit(node.right)
-            case ast.Call(func=ast.Name(id="min" | "max" | "sum" | "largest")):
-                for each in node.args:
-                    visit(each)
-            case ast.Call(func=ast.Name(id="where")):
-                for each in node.args[1:]:
-                    visit(each)
-
-    if equation.expression:
-        visit(ast.parse(equation.expression, mode="eval").body)
-    return names
-
-
 def _names(equation: Equation) -> tuple[str, ...]:
     """Return the names that an equation reads."""
     return _read(equation.expression).names if equation.expression else ()
+
+
+@cache
+def _read(text: str) -> Expression:
+    """Return an expression of an equation, whatever the names that it reads. Its parts may be conditions."""
+    is_condition = isinstance(ast.parse(text, mode="eval").body, ast.Compare)
+    return read_expression(text, _EVERY_NAME, _PLACE, condition=is_condition, lists=True)
 
 
 class _EveryName(list[str]):
@@ -357,7 +371,9 @@ def _member(holder: Any, name: str) -> Any:
 
 
 def _annotation(holder: Any, name: str) -> Any:
-    """Return the type that a field or a property of a record is declared with."""
+    """Return the type that a field or a property of a record is declared with, of a form's number its declaration."""
+    if isinstance(holder, DeclaredRecord) and name in holder.declared:
+        return holder.declared[name].kind
     for kind in type(holder).__mro__:
         declaration = vars(kind).get(name)
         if isinstance(declaration, property) and declaration.fget is not None:
@@ -365,10 +381,6 @@ def _annotation(holder: Any, name: str) -> Any:
         if name in vars(kind).get("__annotations__", {}):
             return vars(kind)["__annotations__"][name]
     return None
-
-
-def _by_name(name: str) -> str:
-    return metrics.dimension_of(name) or dimension_of(name)
 
 
 def _as_value(member: Any) -> Value | None:

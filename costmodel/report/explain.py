@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from costmodel.analytic.evaluation import Evaluation, TrainingEvaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
-from costmodel.analytic.operator_timing import TimedOperator
+from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.calibration.candidates import Candidate
 from costmodel.calibration.compiled_fits import CompiledFits
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.cost.calibration import ANCHORED, Calibration, Form
-from costmodel.cost.machine import Machine
-from costmodel.cost.operator_time import derivation, operator_time
+from costmodel.cost.operator_time import Derivation, derivation
 from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.errors import InputError, suggest
 from costmodel.records import Record, ValueRecord, field, replace
-from costmodel.report.equations import Block, Chain, Value, composed, finite, traced
+from costmodel.report.equations import Block, Chain, Value, finite, traced
 from costmodel.report.explain_inputs import Inputs, inputs_of, locations, origins_of, work_section
 from costmodel.report.explain_step import actions_of
 from costmodel.result import shown_line, whole_of
@@ -297,30 +296,31 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     operator, time, fit = timed.operator, timed.time, timed.fit
     pool = _pool(scenario, operator.name)
     scenario = scenario if pool is None else scenario.of_pool(pool)
-    processors = scenario.cluster.device.processors - scenario.communication.processors
-    machine = Machine(scenario.cluster.device, scenario.framework, processors, cluster=scenario.cluster)
-    with traced() as calls:
-        derived = derivation(operator, machine, scenario.cluster, fit)
-    terms: dict[str, Value] = {name: float(number) for name, number in derived.terms.items()}
-    composition, slowdown = derived.composition, scenario.framework.sustained_slowdown
-    if isinstance(operator, Kernel) and isinstance(scenario.plan, Training) and float(slowdown) != 1.0:
-        terms["sustained_slowdown"], composition = float(slowdown), f"{composition} * sustained_slowdown"
-    first = composed(operator_time, composition, float(time.seconds), terms)
-    blocks = (first, *next(iter(Chain(calls).derivations("t", terms["t"], "time")), ()))
     calibration = workload.calibration(scenario)
+    derived, blocks = _time_of(timed, replace(operator_timer(scenario, calibration), known={}))
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
     return Explanation(
         name=operator.name, family=operator.family, equation=_text(blocks), blocks=blocks,
         file=f"{derived.module.replace('.', '/')}.py", section=f"docs/method.md, section {derived.section}",
         work=work_section(operator),
         inputs=inputs_of(timed, scenario), parameters={} if fit.form is None else _parameters(fit.form),
-        terms={**_terms(blocks), **terms},
+        terms={**_terms(blocks), **{name: float(number) for name, number in derived.terms.items()}},
         parts={part: float(seconds) for part, seconds in parts.items() if float(seconds)},
         time=float(time.seconds), value=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator, time),
         origins=origins_of(workload, scenario, timed, None if pool is None else _part(operator.name)),
         considered=_considered(calibration, operator),
         notes=(*calibration.told([operator]), *((_ANCHORED,) if fit.basis == ANCHORED else ())),
     )  # fmt: skip
+
+
+def _time_of(timed: TimedOperator, timer: OperatorTimer) -> tuple[Derivation, tuple[Block, ...]]:
+    """Return what the time of an operator follows from, and its equations. timer: to which no time is known."""
+    machine = timed.sized.machine
+    with traced() as calls:
+        derived = derivation(timed.operator, machine, machine.cluster, timed.fit)
+        timer.time_operator(timed.operator)
+    chain, seconds = Chain(calls), float(timed.time.seconds)
+    return derived, tuple(next(iter(chain.derivations("seconds", seconds) or chain.derivations("t", seconds))))
 
 
 _ANCHORED = (

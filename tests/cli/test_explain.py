@@ -170,7 +170,7 @@ def test_a_fitted_kernel_states_its_form_parameters_correction_and_file(run, tmp
     assert done.code == 0, done.err
     (found,) = json.loads(done.out)["operators"]
     parameters = found["parameters"]
-    assert found["equation"].startswith("time = t * residual_factor\nt ")
+    assert "\nseconds = t * residual_factor * repeats\n" in found["equation"]
     assert (found["file"], found["section"]) == ("costmodel/cost/gemm.py", "docs/method.md, section 7.5")
     assert 0 < parameters["launch"] < 1e-4
     assert 0.5 < parameters["hbm_efficiency"] <= 1.3

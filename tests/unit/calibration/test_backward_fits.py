@@ -57,9 +57,8 @@ def test_the_queries_of_a_backward_core_cost_as_much_as_some_keys_more_each(leng
     longer = replace(forward, qk_pairs=forward.qk_pairs + extra * length, kv_len=length + extra, last_query_kv_len=last)
     seconds = 2.5 / HOPPER.fit(backward).backward_rate * np.asarray(seconds_of(longer))
     assert seconds_of(backward) == pytest.approx(seconds, rel=0.05)  # fits and corrections go by the shape itself
-    terms, time = HOPPER.fit(backward).fitted_terms(HOPPER.fit(backward).form, backward, MACHINE)
-    assert "backward_factor" in time
-    assert terms["extra_keys_per_query"] == extra
+    terms, of_forward = HOPPER.fit(backward).call_terms(backward, MACHINE), HOPPER.fit(forward)
+    assert terms == of_forward.call_terms(longer, MACHINE) != of_forward.call_terms(forward, MACHINE)
 
 
 def test_a_backward_core_of_a_window_takes_less_than_that_of_all_keys():

@@ -13,13 +13,14 @@ from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.cost.calibration import FamilyFit, JoinedFit
 from costmodel.cost.likeness import Likeness
 from costmodel.cost.machine import Machine
-from costmodel.cost.operator_time import derivation, operator_time
+from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
 from costmodel.cost.residual import Residual
 from costmodel.cost.spread import Agreement, Spread
 from costmodel.cost.time import Time, time_where
 from costmodel.quantities import Quantity, place_of_largest
 from costmodel.records import replace
+from costmodel.report.equations import Chain, traced
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Gemm
@@ -187,10 +188,11 @@ def test_explain_states_the_error_and_the_weight_of_every_rival(machine, calibra
     assert sum(each.weight or 0.0 for each in compared) == pytest.approx(1.0)
     assert answer.error == min(each.error or 0.0 for each in compared)
     assert all("expected error" in str(each) for each in compared)
-    derived = derivation(operator, machine, None, calibration.fit(operator))
-    assert derived.composition.endswith("rivals_factor")
-    product = float(derived.terms["t"]) * float(derived.terms["rivals_factor"])
-    assert product == pytest.approx(float(seconds(8192.0, machine, calibration)), rel=0.2)  # a residual may be between
+    with traced() as calls:
+        operator_time(operator, machine, None, calibration.fit(operator))
+    ((_, joined, led, *_),) = Chain(calls).derivations("seconds", float(seconds(8192.0, machine, calibration)))
+    assert joined.function == "JoinedFit.fitted_time"
+    assert joined.terms["led.seconds"] == led.terms["seconds"]
 
 
 def joined_of(factor: float, agreement: Agreement | None, *, away: float = 0.3) -> tuple[JoinedFit, Gemm]:

@@ -8,7 +8,8 @@ import pytest
 from builders import DEVICE, MACHINE
 
 from costmodel.calibration.row_prediction import predict
-from costmodel.cost.physical_bound import floor_factor, least_time
+from costmodel.cost.physical_bound import floored, least_time
+from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.measurements.raw_tables import RawTable
 from costmodel.measurements.tables import table_of
@@ -72,5 +73,5 @@ def test_no_interval_of_a_message_starts_at_zero() -> None:
 
 
 def test_a_time_below_the_least_is_raised_to_it() -> None:
-    assert floor_factor(1.0, 3.0) == 3.0
-    assert floor_factor(3.0, 1.0) == 1.0
+    assert floored(Time(1.0, network=1.0), 3.0).seconds == 3.0
+    assert floored(Time(3.0), 1.0).seconds == 3.0
