@@ -8,7 +8,7 @@ what no expression says, such as a recurrence. `costmodel explain` and tests rea
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import CodeType
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _ROOT = Path(__file__).parents[1]
+_FURTHER: dict[CodeType, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {}
 _DECLARED: dict[CodeType, Callable[..., Any]] = {}
 _LINE = re.compile(r" *(?P<name>[A-Za-z_]\w*) *(?P<sign>:?=) (?P<rest>.+)")
 
@@ -24,6 +25,25 @@ def equation(function: _F) -> _F:
     """Return the function itself, whose docstring states its equations."""
     _DECLARED[function.__code__] = function
     return function
+
+
+def equation_with(further: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Callable[[_F], _F]:
+    """Return `equation` for a function whose equations read more than a run computes.
+
+    further: returns that by name, from the function's local variables.
+    """
+
+    def mark(function: _F) -> _F:
+        _FURTHER[function.__code__] = further
+        return equation(function)
+
+    return mark
+
+
+def further_values(function: Callable[..., Any], names: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what equations of a function read and a run does not compute. names: its local variables."""
+    further = _FURTHER.get(function.__code__)
+    return {} if further is None else further(names)
 
 
 class Equation(NamedTuple):

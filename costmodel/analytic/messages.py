@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.cost.calibration import Calibration
+from costmodel.cost.time import Time
 from costmodel.equations import equation
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
@@ -24,6 +25,7 @@ from costmodel.workload.operators import Collective, ExpertAllToAll, Group, Mess
 from costmodel.workload.scenario import Framework
 
 ENGINES = ("analytic", "flow")
+OWN_ALGORITHM = "of the library"  # of a fitted time
 EXCHANGES = ("dispatch", "combine")
 COLLECTIVES = (*ALGORITHMS, *EXCHANGES)
 
@@ -109,12 +111,12 @@ class Wire(Record):
 
     launch: before it [s].
     share: achieved part of the bandwidth of every link at this size.
-    fixed: the time that does not shrink with the size [s], null where the latencies of the links stand for themselves.
+    time: by the form of a fit, null where the latencies of the links stand for themselves.
     """
 
     launch: float
     share: float
-    fixed: float | None
+    time: Time | None
 
 
 class _Answer(NamedTuple):
@@ -133,6 +135,7 @@ def answer(
 ) -> CollectiveTime:
     """Return the time of a collective or exchange. Raises InputError where it does not fit the cluster.
 
+    time = fitted.seconds                          of a fit, which knows its library's algorithm
     time = result.latency + result.transfer
     """
     if engine not in ENGINES:
@@ -151,6 +154,10 @@ def answer(
         alone = OperatorTimer(flat, framework, calibration, cluster.device.processors).time_operator(operator)
         wire = _wire(timed, framework, alone.time.network, lambda: _uncontended_transfer(operator, flat))
         result = _by_flows(request, operator, cluster, rank_layout, wire)
+    elif timed.fit.form is not None and request.algorithm is None and request.chunks is None:
+        fitted = timed.time
+        result = _limited(operator, cluster, (fitted.network, fitted.fixed), None)
+        result = result._replace(algorithm=request.mode if request.kind in EXCHANGES else OWN_ALGORITHM)
     else:
         own = timed.time.network
         wire = _wire(timed, framework, own, lambda: float(_link_time(operator, _without_latency(links))))
@@ -203,14 +210,13 @@ def _wire(timed: TimedOperator, framework: Framework, network: Seconds, transfer
     Without a fitted form: the fit's share of the network. With one: the engine's transfer over the fit's, `network`: of
     flows both on a fabric where none meet, so that flows that meet no others take the fitted time.
 
-        share = unimpeded / network      network: of the fit's own time (`_terms`, `terms`)
-        fixed = time.fixed
+        share = unimpeded / network      network: of the time of the fit, without what is fixed (`fitted_time`)
     """
-    fit, time = timed.fit, timed.time
+    fit = timed.fit
     if fit.form is None or float(network) <= 0:
         return Wire(float(framework.launch * fit.launch_factor), float(fit.network_efficiency), None)
     unimpeded = transfer()
-    return Wire(0.0, unimpeded / float(network), float(time.fixed))
+    return Wire(0.0, unimpeded / float(network), timed.time)
 
 
 def _without_latency(links: GroupLinks) -> GroupLinks:
@@ -265,12 +271,12 @@ def _link_time(operator: Message, links: GroupLinks, algorithm: str | None = Non
 
 @equation
 def _closed(request: CollectiveRequest, operator: Message, cluster: Cluster, wire: Wire) -> _Answer:
-    """Return what the closed form says.
+    """Return what the closed form of an algorithm says.
 
-    transfer = wire_time / share                wire_time: of the bytes alone
+    transfer = wire_time / wire.share           wire_time: of the bytes alone
     whole = wire_time / wire.share
     latency = launch + steps
-    latency = of_fit                            where a fit knows it
+    latency = wire.time.fixed                   where a fit knows it
     steps = with_latency / wire.share - whole
     """
     algorithm, links = request.algorithm, group_links(operator.group, cluster)
@@ -278,16 +284,22 @@ def _closed(request: CollectiveRequest, operator: Message, cluster: Cluster, wir
     with_latency = float(_link_time(operator, links, algorithm))
     whole = wire_time / wire.share
     steps = with_latency / wire.share - whole
-    if request.ranks == 1:
-        return _Answer(0.0, 0.0, "none", algorithm or "")
     if request.chunks is not None:
-        transfer, latency = _chunked(request.chunks, whole, steps, float(links.latency), wire)
-    elif wire.fixed is None:
-        share, launch = wire.share, wire.launch
-        transfer, latency = wire_time / share, launch + steps
-    else:
-        share, of_fit = wire.share, wire.fixed
-        transfer, latency = wire_time / share, of_fit
+        return _limited(
+            operator, cluster, _chunked(request.chunks, whole, steps, float(links.latency), wire), algorithm
+        )
+    if wire.time is not None:
+        return _limited(operator, cluster, (whole, wire.time.fixed), algorithm)
+    launch = wire.launch
+    return _limited(operator, cluster, (whole, launch + steps), algorithm)
+
+
+def _limited(operator: Message, cluster: Cluster, times: tuple[Seconds, Seconds], algorithm: str | None) -> _Answer:
+    """Return a transfer and a latency [s] with what limits them, and the algorithm: null for the fastest."""
+    transfer, latency = map(float, times)
+    if float(operator.group.size) == 1:
+        return _Answer(0.0, 0.0, "none", algorithm or "")
+    links = group_links(operator.group, cluster)
     kind = "latency" if latency > transfer else _slowest(operator, _without_latency(links), algorithm)
     if kind == "nic" and _is_narrow_outside(operator, links, cluster):
         kind = "fabric"
@@ -342,21 +354,21 @@ def _by_flows(
 ) -> _Answer:
     """Return what the flow level says.
 
-    transfer = outcome.transfer                 flows share links max-min fairly, on planes (`leaf_assignment`)
+    transfer = outcome.transfer      flows share links, at `share` of each (`_wire`), on planes (`leaf_assignment`)
     latency = outcome.latency / wire.share + launch
-    latency = wire.fixed + outcome.latency - usual
+    latency = wire.time.fixed + outcome.latency - usual
     """
     run = FlowRun(cluster, rank_layout, dict.fromkeys(KINDS, wire.share), request.seed)
-    is_fitted = wire.fixed is not None
+    is_fitted = wire.time is not None
     outcome = _flows(operator, run, request.algorithm, in_network=request.in_network, bytes_alone=is_fitted)
     if rank_layout.ranks == 1:
         return _Answer(0.0, 0.0, "none", outcome.algorithm, outcome)
-    if wire.fixed is None:
+    if wire.time is None:
         launch = wire.launch
         latency = outcome.latency / wire.share + launch
     else:  # the fit knows the latency of ranks that are side by side, on a network that is sound
         usual = _usual_latency(operator, cluster, outcome.algorithm)
-        latency = wire.fixed + outcome.latency - usual
+        latency = float(wire.time.fixed) + outcome.latency - usual
     transfer = outcome.transfer
     bottleneck = "latency" if latency > transfer else outcome.bottleneck_text
     return _Answer(transfer, latency, bottleneck, outcome.algorithm, outcome)

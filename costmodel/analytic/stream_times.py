@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 from costmodel.analytic.operator_timing import TimedOperator
+from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, Seconds, is_single, maximum, where
 from costmodel.records import Record
 from costmodel.workload.operators import (
@@ -47,13 +48,21 @@ class StreamTimes(Record):
     imbalance_time: Seconds = 0.0
 
     @property
+    @equation
     def compute(self) -> Seconds:
-        """Return the time of the compute stream: kernels and the collectives between them."""
+        """Return the time of the compute stream.
+
+        compute = kernels + collectives      which kernels wait for
+        """
         return self.kernels + self.collectives
 
     @property
+    @equation
     def total(self) -> Seconds:
-        """Return the time of all operators, one after another."""
+        """Return the time of all operators, one after another.
+
+        total = kernels + collectives + expert_all_to_alls
+        """
         return self.kernels + self.collectives + self.expert_all_to_alls
 
     def __add__(self, other: StreamTimes) -> StreamTimes:

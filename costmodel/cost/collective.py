@@ -222,6 +222,7 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
 
         large_time = where(links.nodes > 1, ring, min(ring, nvls))      nvls: infinite without switches that add up
         ring = large_latency + bare
+        inter = inter_efficiency * links.inter                          where a fit has one of its own between nodes
         """
         scaled = links.scaled(self.large_efficiency, self.large_step)
         if self.inter_efficiency:

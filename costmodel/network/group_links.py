@@ -54,8 +54,15 @@ class GroupLinks(Record):
     setup: Seconds = 0.0
     exchange_setup: Seconds = 0.0
 
+    @equation
     def scaled(self, bandwidth: Quantity, latency: Quantity) -> GroupLinks:
-        """Return links of as many times the bandwidth and the latency."""
+        """Return links of as many times the bandwidth and the latency.
+
+        intra = bandwidth * self.intra
+        inter = bandwidth * self.inter
+        intra_latency = latency * self.intra_latency
+        inter_latency = latency * self.inter_latency
+        """
         return GroupLinks(
             self.size, self.ranks_per_node, self.nodes, bandwidth * self.intra, bandwidth * self.inter,
             latency * self.intra_latency, latency * self.inter_latency, self.exchange_share, self.step_share,

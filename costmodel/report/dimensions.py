@@ -24,6 +24,7 @@ _TYPES = {
     "Watts": "J/s", "Dollars": "$", "DollarsPerSecond": "$/s", "Hertz": "1/s", "Count": "1",
 }  # fmt: skip
 _NONE: Units = ()
+_COUNTED = ("count", "counts", "runs", "calls", "repeats", "ratio", "share")
 
 
 def _units(text: str) -> Units:
@@ -49,6 +50,8 @@ def units_of_kind(kind: Any) -> Units | None:
 def units_of_name(name: str) -> Units | None:
     """Return the units that a name itself says, null where it says none."""
     name = name.lower()
+    if name in _COUNTED:
+        return _NONE
     if metrics.unit_of(name) != "1":
         return _units(metrics.unit_of(name))
     dimension = metrics.dimension_of(name) or terms.dimension_of(name)
@@ -72,12 +75,13 @@ def inferred(equation: Equation, known: Mapping[str, Units | None]) -> dict[str,
         return learnt
     tree = ast.parse(equation.expression, mode="eval").body
     own, stated = _of(tree, known), known[equation.name]
-    if stated is None and own is not None:
-        learnt[equation.name] = own
-    elif stated is not None:
+    if stated is not None:
         _demand(tree, stated, known, learnt)
-    else:
-        _search(tree, known, learnt)
+    elif own is not None:
+        learnt[equation.name] = own
+    for part in ast.walk(tree):  # what is added to, compared with or chosen beside something that has units
+        if isinstance(part, ast.expr) and _alike(part) and (units := _of(part, known)) is not None:
+            _demand(part, units, known, learnt)
     return learnt
 
 
@@ -145,14 +149,6 @@ def _demand(node: ast.expr, units: Units, known: Mapping[str, Units | None], lea
         case _:
             for part in _alike(node):
                 _demand(part, units, known, learnt)
-
-
-def _search(node: ast.expr, known: Mapping[str, Units | None], learnt: dict[str, Units]) -> None:
-    """Learn the units of names that are added to, compared with or chosen beside something that has units."""
-    for part in ast.walk(node):
-        units = _of(part, known) if isinstance(part, ast.expr) and _alike(part) else None
-        if units is not None:
-            _demand(part, units, known, learnt)
 
 
 def _number(node: ast.expr) -> float | None:

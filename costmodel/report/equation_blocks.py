@@ -30,6 +30,7 @@ def show_blocks(blocks: Sequence[Block]) -> None:
 
 def _value(value: Value, dimension: str) -> str:
     """Return a number in its unit, of several how many and the largest."""
-    if isinstance(value, list):
+    if isinstance(value, list) and len(value) > 1:
         return f"{len(value)}, up to {quantity(max(value), dimension)}"
+    value = value[0] if isinstance(value, list) else value
     return quantity(value, dimension, 6) if math.isfinite(value) else str(value)

@@ -12,14 +12,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from types import FrameType
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from costmodel.cost.parameter import DeclaredRecord
-from costmodel.equations import Equation, declared, equations_of, place_of
+from costmodel.equations import Equation, declared, equations_of, further_values, place_of
 from costmodel.errors import Location
 from costmodel.records import Record, is_record, replace
 from costmodel.report.dimensions import Units, dimension_of, inferred, units_of_kind, units_of_name
@@ -31,7 +31,7 @@ _MENTIONED = re.compile(r"`(\w+)`")
 _PLACE = Location("equation", None)
 
 
-class Call(Record):
+class Call(Record, dict=True):
     """One call of a function that states equations.
 
     names: its local variables when it returned `result`.
@@ -84,6 +84,8 @@ class Call(Record):
     def units(self, path: str, *, is_stated: bool = False) -> Units | None:
         """Return the units of a name: as its type or its declaration says, else as the name does."""
         first, *rest = path.split(".")
+        if first in self.further:
+            return ()
         kind, holder = self.function.__annotations__.get(first), self._find(first)
         for name in rest:
             holder = holder[0] if isinstance(holder, list) and holder else holder
@@ -103,6 +105,11 @@ class Call(Record):
     def _holds(self, equation: Equation) -> bool:
         return self.stated(equation) is not None and len(self.terms(equation)) == len(_names(equation))
 
+    @cached_property
+    def further(self) -> Mapping[str, Any]:
+        """Return what its equations read and a run does not compute: counts."""
+        return further_values(self.function, self.names)
+
     def _find(self, path: str, *, last: bool = False) -> Any:
         """Return what a path leads to. last: of what is stated, which a local variable may share its name with."""
         first, *rest = path.split(".")
@@ -111,7 +118,7 @@ class Call(Record):
         holders = [*stated, self.names] if last else [self.names, *([] if own is None else [own]), *stated]
         member = next((_member(holder, first) for holder in holders if _has(holder, first)), None)
         if member is None and not last:
-            member = self.function.__globals__.get(first)
+            member = self.function.__globals__.get(first, self.further.get(first))
         for name in rest:
             several = isinstance(member, list | tuple) and not hasattr(member, "_fields")
             member = [_member(each, name) for each in member or ()] if several else _member(member, name)
@@ -157,6 +164,21 @@ class Block(Record):
         return {"function": self.function, "place": self.place, "equations": equations, "terms": finite(self.terms)}
 
 
+def joined(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """Return blocks without the equations that stand in an earlier one of the same function with the same values."""
+    known: set[tuple[str, str]] = set()
+    kept = []
+    for block in blocks:
+        lines = tuple(line for line in block.lines if (block.place, _shown(line)) not in known)
+        known |= {(block.place, _shown(line)) for line in lines}
+        kept += [replace(block, lines=lines)] if lines else []
+    return tuple(kept)
+
+
+def _shown(line: Line) -> str:
+    return f"{line.equation} {line.value} {line.terms}"
+
+
 def finite(terms: Mapping[str, Value]) -> dict[str, Value | None]:
     """Return terms as JSON can hold them: null for what has no end."""
     return {name: each if np.isfinite(each).all() else None for name, each in terms.items()}
@@ -198,6 +220,10 @@ class Chain:
     def names(self) -> list[str]:
         """Return what equations state, the last ones first."""
         return list(self._stated)
+
+    def calls(self, name: str, value: Value) -> list[Call]:
+        """Return the calls that state a name with a value."""
+        return [call for call, _ in self._where(name, value)]
 
     def derivations(self, name: str, value: Value | None = None, dimension: str = "count") -> list[list[Block]]:
         """Return how a name comes to a value: its equation, those of what it reads and so on, function by function.
@@ -275,8 +301,8 @@ def _effective(equation: Equation, terms: Mapping[str, Value]) -> list[str]:
             case ast.Call(func=ast.Name(id="where"), args=[condition, yes, no]):
                 visit(condition)
                 held = value(condition)
-                for part in [yes, no] if isinstance(held, list) else [yes if held else no]:
-                    visit(part)
+                for branch in [yes, no] if isinstance(held, list) else [yes if held else no]:
+                    visit(branch)
             case ast.BinOp(op=ast.Mult()) if 0.0 in (factors := (value(node.left), value(node.right))):
                 visit(node.left if factors[0] == 0.0 else node.right)
             case _:
@@ -372,8 +398,9 @@ def _member(holder: Any, name: str) -> Any:
 
 def _annotation(holder: Any, name: str) -> Any:
     """Return the type that a field or a property of a record is declared with, of a form's number its declaration."""
-    if isinstance(holder, DeclaredRecord) and name in holder.declared:
-        return holder.declared[name].kind
+    declared_here = getattr(holder, "declared", {}) if isinstance(holder, DeclaredRecord) else {}
+    if name in declared_here:
+        return declared_here[name].kind
     for kind in type(holder).__mro__:
         declaration = vars(kind).get(name)
         if isinstance(declaration, property) and declaration.fget is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from costmodel.analytic.evaluation import Evaluation, TrainingEvaluation, evaluate
+from costmodel.analytic.evaluation import Evaluation, PassEvaluation, TrainingEvaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.calibration.candidates import Candidate
@@ -18,13 +18,13 @@ from costmodel.cost.operator_time import Derivation, derivation
 from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.errors import InputError, suggest
 from costmodel.records import Record, ValueRecord, field, replace
-from costmodel.report.equations import Block, Chain, Value, finite, traced
+from costmodel.report.equations import Block, Chain, Value, finite, joined, traced
 from costmodel.report.explain_inputs import Inputs, inputs_of, locations, origins_of, work_section
-from costmodel.report.explain_step import actions_of
+from costmodel.report.explain_step import actions_of, path_of, segments_of
 from costmodel.result import shown_line, whole_of
 from costmodel.serving.choice import why_requests
 from costmodel.study.prices import quotes
-from costmodel.workload.operators import Elementwise, Kernel, Operator, base_name
+from costmodel.workload.operators import Elementwise, Operator, base_name
 from costmodel.workload.plans import Decode, ExpertBound, Prefill, Training
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
@@ -283,12 +283,22 @@ def _with_context(workload: Workload, scenario: Scenario, name: str, explanation
         rents = quotes([] if offer is None else [offer.document()], "rental")
         prices = locations(workload, scenario, ["hardware.price.rental"])
         return replace(explanation, origins=prices, notes=tuple(f"rental price: {each}" for each in rents))
+    path = path_of(chain, explanation.blocks)
+    if isinstance(evaluation, PassEvaluation) and path is not None:
+        return replace(explanation, inputs=segments_of(evaluation.model, path))
     if isinstance(evaluation, TrainingEvaluation) and name in ("step_time", "bubble_time", "slowed_by_exchanges"):
-        actions, bound, largest, seconds = actions_of(evaluation.model)
-        of_action = [block for blocks in chain.derivations("seconds", seconds) for block in blocks]
-        note = f"`action_times` is of the action with most time: {largest}"
-        blocks = tuple(dict.fromkeys((*explanation.blocks, *of_action)))
-        return replace(explanation, blocks=blocks, inputs=actions, bound=bound, notes=(note,))
+        actions, bound, notes, seconds = actions_of(evaluation.model, path)
+        bubble = float(evaluation.times().bubble)
+        further = [("bubble", bubble)] if bubble else []
+        added = [
+            block
+            for asked, value in (*further, ("seconds", seconds))
+            for blocks in chain.derivations(asked, value)
+            for block in blocks
+        ]
+        blocks = joined((*explanation.blocks, *added))
+        shown = {"blocks": blocks, "equation": _text(blocks), "terms": _terms(blocks)}
+        return replace(explanation, **shown, inputs=actions, bound=bound, notes=notes)
     return explanation
 
 

@@ -1,44 +1,82 @@
-"""What `explain --op step` shows of a training step beside its equations: its actions, and the rank that bounds it."""
+"""What `explain --op step` shows of a step beside its equations: its events, and what bounds it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from costmodel.analytic.inference import PassModel
 from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.training.step_model import StepModel
 from costmodel.analytic.training.step_times import pipeline_times, step_streams
+from costmodel.equations import place_of
 from costmodel.quantities import Array
+from costmodel.report.equations import Block, Call, Chain
 from costmodel.report.explain_inputs import Inputs
+from costmodel.workload.schedules import SCHEDULES
 from costmodel.workload.stages import Stage
 
 
-def actions_of(model: StepModel) -> tuple[Inputs, str, str, float]:
-    """Return the size of the pipeline with the time of its actions, and which rank bounds the step.
+def path_of(chain: Chain, blocks: Sequence[Block]) -> Call | None:
+    """Return the call that sums up the longest path of the events in some equations, null where none does."""
+    lines = (line for block in blocks for line in block.lines if "on_path" in line.terms)
+    return next((call for line in lines for call in chain.calls(line.equation.name, line.value) if call.further), None)
 
-    Then the action that takes most of the time, and its own [s].
+
+def segments_of(model: PassModel, path: Call) -> Inputs:
+    """Return how long each segment on the longest path of a pass takes [s]."""
+    segments: Inputs = {}
+    slots = zip(path.names["program"].slots, path.further["on_path"], path.names["durations"][:, 0], strict=True)
+    for (kind, number), count, seconds in slots:
+        first, last = (model.segments[kind][number].operators[place].operator.name for place in (0, -1))
+        if count:
+            name = f"{count:g} on the longest path: {first} to {last}, of layers of kind {kind + 1}"
+            segments[name] = (float(seconds), "time")
+    return segments
+
+
+def actions_of(model: StepModel, path: Call | None) -> tuple[Inputs, str, tuple[str, ...], float]:
+    """Return the size of the pipeline with the time of its actions, which rank bounds the step, and notes.
+
+    Then the time of the action that takes most of the step [s]. path: the longest one through the actions.
     """
     times = pipeline_times(model, step_streams(model, None))
     durations = times.durations.reshape(len(model.pipeline.program.slots), -1)[:, 0]
     most = int(np.argmax(model.pipeline.program.mean_counts * durations))
-    named = _named(model.pipeline.program.slots[most], model)
-    return _actions(model, durations), _bound(model, durations, float(times.span)), named, float(durations[most])
+    place = place_of(SCHEDULES[model.pipeline.order[0]].build)
+    notes = [
+        f"`action_times` is of the action with most time: {_named(model.pipeline.program.slots[most], model)}",
+        f"the order of each rank's actions: {place}; docs/method.md, sections 10.1 and 10.3",
+    ]
+    waits = 0.0 if path is None else float(path.names["durations"][most, 0] - durations[most])
+    if waits:
+        notes.append(f"on the longest path actions wait for loads of experts that vary, that one {waits * 1e3:.4g} ms")
+    bound = _bound(model, durations, float(times.span))
+    return _actions(model, durations, path), bound, tuple(notes), float(durations[most])
 
 
-def _actions(model: StepModel, durations: Array) -> Inputs:
-    """Return the size of the pipeline, and how long an action of each kind takes on which stages."""
-    pipeline = model.pipeline
-    name, ranks, virtual, micro_batches = pipeline.order
+def _actions(model: StepModel, durations: Array, path: Call | None) -> Inputs:
+    """Return the size of the pipeline, and how long an action of each kind takes on which stages.
+
+    On a longest path with what it waits on average because the load of experts varies.
+    """
+    name, ranks, virtual, micro_batches = model.pipeline.order
     sizes: Inputs = {
         f"ranks of {name}": (float(ranks), "count"),
         "stages per rank": (float(virtual), "count"),
         "micro-batches": (float(micro_batches), "count"),
     }
-    counts = pipeline.program.mean_counts
-    actions = {
-        f"{count:g} per rank: {_named(slot, model)}": (float(seconds), "time")
-        for slot, count, seconds in zip(pipeline.program.slots, counts, durations, strict=True)
+    program = model.pipeline.program
+    paths = [""] * len(durations)
+    if path is not None:
+        paths = [f", {count:g} on the longest path" for count in path.further["on_path"]]
+        durations = path.names["durations"][:, 0]
+    rows = zip(program.slots, program.mean_counts, paths, durations, strict=True)
+    return sizes | {
+        f"{count:g} per rank{path}: {_named(slot, model)}": (float(seconds), "time")
+        for slot, count, path, seconds in rows
     }
-    return {**sizes, **actions}
 
 
 def _named(slot: Slot, model: StepModel) -> str:

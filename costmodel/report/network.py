@@ -54,5 +54,11 @@ def show_collective(answer: CollectiveTime, cluster: Cluster, blocks: Sequence[B
     engine = "closed form" if answer.engine == "analytic" else "flow simulation"
     show(f"bound: {answer.bottleneck}; algorithm: {answer.algorithm}; engine: {engine}; basis: {answer.basis}")
     show_blocks(blocks)
+    network = cluster.network
+    if network is not None and network.planes > 1 and request.ranks > cluster.node.count:
+        show(
+            f"planes: {network.planes:g} fabrics side by side. A NIC is on one of them: they add endpoints, and no "
+            "bandwidth to a rank. Flows are routed plane by plane; the closed form knows a single one"
+        )
     if answer.fit:
         show(f"fit: {answer.fit}", "dim")

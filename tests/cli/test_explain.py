@@ -299,7 +299,22 @@ def test_a_step_is_explained_by_what_adds_up_and_what_overlaps(run, scenario, he
     assert found["time"] == found["terms"][headline] == pytest.approx(simulated["metrics"][headline], rel=1e-12)
     assert found["blocks"][0]["equations"][0].startswith(f"{headline} = ")
     assert all(re.fullmatch(r"costmodel/[\w/]+\.py:\d+", block["place"]) for block in found["blocks"])
-    assert "span: when the last event ends" in found["equation"]
+    terms = next(each["terms"] for each in found["blocks"] if each["function"] == "_own_span")
+    path = {name: seconds for name, seconds in found["inputs"].items() if "on the longest path" in name}
+    counts = [float(re.search(r"(\d+) on the longest path", name)[1]) for name in path]
+    on_path = math.fsum(count * seconds for count, seconds in zip(counts, path.values(), strict=True))
+    assert on_path + terms["sends"] * terms["transfer"] == pytest.approx(terms["span"])
+    assert ("\nbubble = " in found["equation"]) is (scenario == "training")
+
+
+def test_a_step_of_many_micro_batches_is_two_of_fewer_and_names_the_file_of_its_schedule(run):
+    longer = ("--set", "scenarios.selective.global_batch=15360", "--scenario", "selective", "--op", "step")
+    (found,) = json.loads(run("explain", "gpt3_175b_a100", *longer, "--json").out)["operators"]
+    span = next(each["terms"] for each in found["blocks"] if each["function"] == "makespan")
+    grown = span["shorter"] + span["periods"] * (span["longer"] - span["shorter"])
+    assert span["span"] == pytest.approx(max(grown, span["busiest"]))
+    assert [each["function"] for each in found["blocks"]].count("_own_span") == 2
+    assert any("costmodel/workload/schedules/one_way.py:" in note for note in found["notes"])
 
 
 def test_a_pass_is_its_streams_and_their_contention(run):
@@ -317,7 +332,10 @@ def test_an_overlapped_action_of_a_step_is_computation_with_contention(run):
     terms = next(each["terms"] for each in found["blocks"] if each["function"] == "action_times")
     busy = max(terms["pair.compute"] + terms["slower"], terms["sent"])
     name = found["notes"][0].rpartition("time: ")[2]
-    assert busy == pytest.approx(next(value for key, value in found["inputs"].items() if key.endswith(name)))
+    on_path = next(value for key, value in found["inputs"].items() if key.endswith(name))
+    assert found["notes"][-1].endswith(f"{1e3 * (on_path - busy):.4g} ms")
+    own = next(each["terms"] for each in found["blocks"] if "pipeline.durations" in each["terms"])
+    assert any(each == pytest.approx(busy) for each in own["pipeline.durations"])
     assert "all_to_all_contention" in [each["function"] for each in found["blocks"]]
 
 

@@ -215,7 +215,7 @@ def _combined(program: Program[Slot], pipeline: PipelineTimes, ends: Sequence[Op
     step = span + optimizer
     optimizer = pipeline.reduce_tail + slowest       of the rank that ends the step last
     bubble = where(idle > ROUNDING * span, idle, 0)
-    idle = span - sum(by_kind)                       seconds of all actions, mean over ranks
+    idle = span - sum(counts * pipeline.durations)   of a rank on average, which has `counts` actions of each kind
     exposed_communication = sum(by_kind) - kernels + waiting
     """
     counts, slots, span = program.mean_counts, program.slots, pipeline.span

@@ -78,8 +78,9 @@ def test_the_printed_terms_of_an_operator_give_its_time(name: str, scenario: str
     assert seen >= files
 
 
-@pytest.mark.parametrize("kind", ["all_reduce:tree", "all_gather", "reduce_scatter:hierarchical", "broadcast:chunks=8",
-                                  "all_to_all", "send_recv", "dispatch", "combine:low_latency"])  # fmt: skip
+@pytest.mark.parametrize("kind", ["all_reduce", "all_reduce:tree", "all_gather", "reduce_scatter:hierarchical",
+                                  "broadcast:chunks=8", "all_to_all", "send_recv", "dispatch",
+                                  "combine:low_latency"])  # fmt: skip
 @pytest.mark.parametrize("engine", ["analytic", "flow"])
 def test_the_printed_terms_of_a_message_give_its_time(kind: str, engine: str) -> None:
     if engine == "flow" and ("chunks" in kind or "low" in kind):
@@ -89,16 +90,30 @@ def test_the_printed_terms_of_a_message_give_its_time(kind: str, engine: str) ->
     document = json.loads(done.out)
     first, second, *_ = document["blocks"]
     assert first["terms"]["time"] == document["time"]
-    assert any(text.startswith("transfer = ") for text in second["equations"])
+    assert any(text.startswith(("transfer = ", "seconds = ")) for text in second["equations"])
     _check(document["blocks"])
+    links = {value for block in document["blocks"] for name, value in block["terms"].items() if name == "links.intra"}
+    assert all(bandwidth <= 200e9 for bandwidth in links), "of a link twice as fast, which only says what bounds"
 
 
 def test_a_message_between_nodes_says_where_planes_enter() -> None:
-    asked = ("collective", "all_gather", "--cluster", "clusters/h800-2048-mpft", "--ranks", "64", "--size", "64MiB")
-    shown = run_here(*asked).out
+    asked = ("collective", "all_gather", "--cluster", "clusters/h800-2048-mpft", "--size", "64MiB")
+    shown = run_here(*asked, "--ranks", "64").out
     assert "inter = bandwidth * nic.per_device" in shown
-    assert "endpoints = planes * plane.endpoints" in shown
-    assert "costmodel/network/topologies.py:" in shown
+    assert "planes: 8 fabrics side by side" in shown
+    assert "topologies.py" not in shown
+    assert "planes:" not in run_here(*asked, "--ranks", "8").out
+    assert "leaf_assignment" in run_here(*asked, "--ranks", "64", "--engine", "flow").out
+
+
+def test_a_fitted_message_is_explained_by_its_form_and_what_corrects_it() -> None:
+    asked = ("collective", "all_reduce", "--cluster", "clusters/h800-2048-mpft", "--ranks", "64", "--size", "64MiB")
+    document = json.loads(run_here(*asked, "--json").out)
+    equations = [text for block in document["blocks"] for text in block["equations"]]
+    functions = [block["function"] for block in document["blocks"]]
+    assert "seconds = t * residual_factor * repeats" in equations
+    assert "across = hops + transfer + links.setup" in equations
+    assert not {"nccl_time", "_wire"} & set(functions)  # neither is what decides between nodes
 
 
 def test_the_list_names_all_metrics_and_parts_of_memory() -> None:
