@@ -25,7 +25,6 @@ from costmodel.workload.operators import Collective, ExpertAllToAll, Group, Mess
 from costmodel.workload.scenario import Framework
 
 ENGINES = ("analytic", "flow")
-OWN_ALGORITHM = "of the library"  # of a fitted time
 EXCHANGES = ("dispatch", "combine")
 COLLECTIVES = (*ALGORITHMS, *EXCHANGES)
 
@@ -157,7 +156,6 @@ def answer(
     elif timed.fit.form is not None and request.algorithm is None and request.chunks is None:
         fitted = timed.time
         result = _limited(operator, cluster, (fitted.network, fitted.fixed), None)
-        result = result._replace(algorithm=request.mode if request.kind in EXCHANGES else OWN_ALGORITHM)
     else:
         own = timed.time.network
         wire = _wire(timed, framework, own, lambda: float(_link_time(operator, _without_latency(links))))

@@ -182,11 +182,12 @@ def spent(node: Node, devices: Count, rate: Quantity, draw: Draw) -> Metrics:
 def invested(scenario: Scenario, devices: Count) -> Metrics:
     """Return what `devices` cost a second to rent [$/s], and to buy with their share of nodes and fabric [$].
 
-    cost_rate = cost                    of a second
+    cost_rate = cost / duration
     capital_cost = parts.devices + parts.hosts + parts.network
     """
-    cost, parts = rental_cost(scenario.cluster.device, devices, 1.0), capital(scenario.cluster, devices)
-    return {"cost_rate": cost, "capital_cost": parts.total}
+    duration = 1.0  # s
+    cost, parts = rental_cost(scenario.cluster.device, devices, duration), capital(scenario.cluster, devices)
+    return {"cost_rate": None if cost is None else cost / duration, "capital_cost": parts.total}
 
 
 @equation

@@ -436,18 +436,19 @@ class JoinedFit(FamilyFit, kw_only=True):
         """Return the time of the leading fit, as long as the weighted mean of the logarithms of all.
 
             seconds = led.seconds * joined_factor
-            joined_factor = exp(mean - log(max(led.seconds, SHORTEST)))
-            mean := sum over fits of weight * log(time), with the time no shorter than the device allows
+            joined_factor = exp(mean)
+            mean := sum over fits of weight * log(time / led.seconds), no time shorter than the device allows
 
-        apart^2 = sum_i w_i (log t_i - mean)^2
+        apart^2 = sum_i w_i (log(t_i / led) - mean)^2
         """
         times = [part.fitted_time(part.form or form, operator, machine) for part in self.parts]
         led = Time(*(self._chosen([getattr(time, name) for time in times]) for name in TIME_PARTS))
         least = maximum(least_time(operator, machine), SHORTEST)
-        logs = [log(maximum(time.seconds, least)) for time in times]
+        own = maximum(led.seconds, SHORTEST)
+        logs = [log(maximum(time.seconds, least) / own) for time in times]
         mean = sum_of(weight * each for weight, each in zip(self.weights, logs, strict=True))
         spread = sum_of(weight * (each - mean) ** 2 for weight, each in zip(self.weights, logs, strict=True))
-        joined_factor = exp(mean) / maximum(led.seconds, SHORTEST)
+        joined_factor = exp(mean)
         return replace(led.scaled(joined_factor), apart=power(spread, 0.5))
 
     def call_terms(self, operator: Operator, machine: Machine) -> Terms:

@@ -12,7 +12,7 @@ Terms: TypeAlias = "dict[str, Quantity]"  # the ending of a name says its unit
 SHORTEST = 1e-12  # of times that are divided by, or whose logarithm is taken [s]
 _DIMENSIONS = {"time": "time", "latency": "time", "bytes": "size", "bandwidth": "bandwidth", "flop": "flop"}
 
-_TIMES = ("t", "launch", "ttft", "tpot", "layer", "all_to_all")
+_TIMES = ("t", "launch", "shortest", "ttft", "tpot", "layer", "all_to_all")
 
 
 def dimension_of(term: str) -> str:

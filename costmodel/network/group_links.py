@@ -55,17 +55,17 @@ class GroupLinks(Record):
     exchange_setup: Seconds = 0.0
 
     @equation
-    def scaled(self, bandwidth: Quantity, latency: Quantity) -> GroupLinks:
+    def scaled(self, wider: Quantity, longer: Quantity) -> GroupLinks:
         """Return links of as many times the bandwidth and the latency.
 
-        intra = bandwidth * self.intra
-        inter = bandwidth * self.inter
-        intra_latency = latency * self.intra_latency
-        inter_latency = latency * self.inter_latency
+        intra = wider * self.intra
+        inter = wider * self.inter
+        intra_latency = longer * self.intra_latency
+        inter_latency = longer * self.inter_latency
         """
         return GroupLinks(
-            self.size, self.ranks_per_node, self.nodes, bandwidth * self.intra, bandwidth * self.inter,
-            latency * self.intra_latency, latency * self.inter_latency, self.exchange_share, self.step_share,
+            self.size, self.ranks_per_node, self.nodes, wider * self.intra, wider * self.inter,
+            longer * self.intra_latency, longer * self.inter_latency, self.exchange_share, self.step_share,
             self.setup, self.exchange_setup,
         )  # fmt: skip
 

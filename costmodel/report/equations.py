@@ -22,7 +22,7 @@ from costmodel.cost.parameter import DeclaredRecord
 from costmodel.equations import Equation, declared, equations_of, further_values, place_of
 from costmodel.errors import Location
 from costmodel.records import Record, is_record, replace
-from costmodel.report.dimensions import Units, dimension_of, inferred, units_of_kind, units_of_name
+from costmodel.report.dimensions import Units, dimension_of, inferred, is_even, units_of_kind, units_of_name
 from costmodel.study.expressions import Expression, read_expression
 
 Value: TypeAlias = "float | list[float]"
@@ -85,13 +85,14 @@ class Call(Record, dict=True):
         """Return the units of a name: as its type or its declaration says, else as the name does."""
         first, *rest = path.split(".")
         if first in self.further:
-            return ()
+            return "1"
         kind, holder = self.function.__annotations__.get(first), self._find(first)
         for name in rest:
             holder = holder[0] if isinstance(holder, list) and holder else holder
             kind, holder = _annotation(holder, name), getattr(holder, name, None)
         if kind is None and first not in self.names:
-            records = [self.names.get("self"), *_parts(self.result)]
+            own, stated = [self.names.get("self")], _parts(self.result)
+            records = [*stated, *own] if is_stated else [*own, *stated]
             kind = next((_annotation(part, first) for part in records if hasattr(part, first)), None)
             kind = kind or (self.function.__annotations__.get("return") if is_stated else None)
         known = units_of_kind(kind)
@@ -132,6 +133,11 @@ class Line(Record):
     value: Value
     terms: Mapping[str, Value]
     units: Mapping[str, Units | None]
+
+    def holds_in(self, units: Mapping[str, Units]) -> bool:
+        """Tell whether the equation holds in any system of units where its names have some."""
+        sizes = {name: np.size(each) for name, each in self.terms.items()}
+        return is_even(_read(self.equation.expression).value, self.equation.name, units, sizes)
 
     @property
     def dimension(self) -> str:
@@ -331,7 +337,7 @@ def _block(call: Call, equations: Sequence[Equation]) -> Block:
 
 def _key(path: str, value: Value | None) -> tuple[str, str]:
     """Return what is one thing wherever it is read: the last word of its name, with its value."""
-    return path.rpartition(".")[2], str(value)
+    return path.rpartition(".")[2], str(value[0] if isinstance(value, list) and len(value) == 1 else value)
 
 
 def _with_units(blocks: Sequence[Block], known: dict[tuple[str, str], Units | None]) -> list[Block]:
@@ -347,9 +353,10 @@ def _with_units(blocks: Sequence[Block], known: dict[tuple[str, str], Units | No
     while before != len(known):
         before = len(known)
         for line in lines:
-            units = {path: known.get(key(line, path)) for path in line.units}
-            learnt = inferred(line.equation, units)
-            known |= {key(line, path): each for path, each in learnt.items()}
+            if line.equation.expression:
+                units = {path: known.get(key(line, path)) for path in line.units}
+                learnt = inferred(line.equation.expression, line.holds_in, units)
+                known |= {key(line, path): each for path, each in learnt.items()}
     return [
         replace(block, lines=tuple(
             replace(line, units={path: known.get(key(line, path)) for path in line.units}) for line in block.lines

@@ -52,7 +52,9 @@ def show_collective(answer: CollectiveTime, cluster: Cluster, blocks: Sequence[B
         show("a single device has nothing to send")
         return
     engine = "closed form" if answer.engine == "analytic" else "flow simulation"
-    show(f"bound: {answer.bottleneck}; algorithm: {answer.algorithm}; engine: {engine}; basis: {answer.basis}")
+    own = bool(answer.fit) and answer.engine == "analytic" and request.algorithm is None and request.chunks is None
+    algorithm = "the library's own" if own else answer.algorithm
+    show(f"bound: {answer.bottleneck}; algorithm: {algorithm}; engine: {engine}; basis: {answer.basis}")
     show_blocks(blocks)
     network = cluster.network
     if network is not None and network.planes > 1 and request.ranks > cluster.node.count:
