@@ -17,9 +17,7 @@ from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.network.group_links import require_group_links
 from costmodel.quantities import Quantity, Seconds, is_single, where
-from costmodel.records import ValueRecord
 from costmodel.workload.operators import (
-    KINDS,
     AttentionKernel,
     Collective,
     Elementwise,
@@ -105,26 +103,12 @@ def likely_time(operator: Operator, machine: Machine, cluster: Cluster | None, f
     return seconds * fit.spread.ratio(seconds, 0.0, 0.0) if fit.basis == "roofline" else seconds
 
 
-class Derivation(ValueRecord):
-    """What the time of one call of an operator follows from.
-
-    section: of docs/method.md that explains it.
-    module: that computes it.
-    terms: every value by its name.
-    """
-
-    section: str
-    module: str
-    terms: Terms
-
-
-def derivation(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Derivation:
-    """Return what the time of one call of an operator of one size follows from."""
-    operator, form = clamp_sizes(operator), fit.form
-    if form is not None:
-        return Derivation(form.SECTION, type(form).__module__, fit.call_terms(operator, machine))
-    kind, one = type(operator), operator.one if isinstance(operator, Gemm) else operator
-    return Derivation(KINDS[kind].time_section, TERMS[kind].__module__, _closed_terms(one, machine, cluster, fit))
+def call_terms(operator: Operator, machine: Machine, fit: FamilyFit) -> Terms:
+    """Return the terms of one call of an operator of one size."""
+    operator = clamp_sizes(operator)
+    if fit.form is not None:
+        return fit.call_terms(operator, machine)
+    return _closed_terms(operator.one if isinstance(operator, Gemm) else operator, machine, machine.cluster, fit)
 
 
 def _closed_terms(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Terms:

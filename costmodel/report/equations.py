@@ -157,6 +157,11 @@ class Block(Record):
     lines: tuple[Line, ...]
 
     @property
+    def file(self) -> str:
+        """Return the file of the function."""
+        return self.place.rpartition(":")[0]
+
+    @property
     def terms(self) -> dict[str, Value]:
         """Return the values of all names in the equations."""
         terms: dict[str, Value] = {}
@@ -168,21 +173,6 @@ class Block(Record):
         """Return the block as JSON."""
         equations = [str(line.equation) for line in self.lines]
         return {"function": self.function, "place": self.place, "equations": equations, "terms": finite(self.terms)}
-
-
-def joined(blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """Return blocks without the equations that stand in an earlier one of the same function with the same values."""
-    known: set[tuple[str, str]] = set()
-    kept = []
-    for block in blocks:
-        lines = tuple(line for line in block.lines if (block.place, _shown(line)) not in known)
-        known |= {(block.place, _shown(line)) for line in lines}
-        kept += [replace(block, lines=lines)] if lines else []
-    return tuple(kept)
-
-
-def _shown(line: Line) -> str:
-    return f"{line.equation} {line.value} {line.terms}"
 
 
 def finite(terms: Mapping[str, Value]) -> dict[str, Value | None]:
@@ -232,27 +222,39 @@ class Chain:
         return [call for call, _ in self._where(name, value)]
 
     def derivations(self, name: str, value: Value | None = None, dimension: str = "count") -> list[list[Block]]:
-        """Return how a name comes to a value: its equation, those of what it reads and so on, function by function.
+        """Return how a name comes to a value; several derivations add up to it, and there is none where nothing does.
 
-        A name that an equation reads is that of another one where the last word of its path and its value are equal, of
-        a list the largest. Of several that of the call that is nearest to the reader in the tree of calls. Of a
-        function that a note mentions all equations follow. Several derivations add up to the value; none is returned
-        where nothing does. dimension: of the value, if the name does not say it.
+        dimension: of the value, if the name does not say it.
         """
-        known = [(call, each, value) for call, each in self._where(name, value)][:1]
+        known = self._where(name, value)[:1]
         if not known:
             states = [(call, each, call.stated(each)) for call, each in self._stated.get(name, [])]
             parts = {id(call): (call, each, number) for call, each, number in states if isinstance(number, float)}
             if len(parts) > 1 and _equal(math.fsum(number for _, _, number in parts.values()), value):
-                known = [part for part in parts.values() if part[2]]
-        derivations = []
-        for call, each, _ in known:
-            chosen: _Chosen = {}
+                known = [(call, each) for call, each, number in parts.values() if number]
+        return [self._derivation([one], name, dimension) for one in known]
+
+    def derivation(self, asked: Sequence[tuple[str, Value]]) -> list[Block]:
+        """Return how some names come to their values, no equation twice. Those that nothing states are left out."""
+        known = [self._where(name, value)[:1] for name, value in asked]
+        return self._derivation([pair for some in known for pair in some])
+
+    def _derivation(
+        self, known: Sequence[tuple[Call, Equation]], name: str = "", dimension: str = "count"
+    ) -> list[Block]:
+        """Return equations, those of what they read and so on, function by function.
+
+        A name that an equation reads is that of another one where the last word of its path and its value are equal, of
+        a list the largest. Of several that of the call that is nearest to the reader in the tree of calls. Of a
+        function that a note mentions all equations follow.
+        """
+        chosen: _Chosen = {}
+        units: dict[tuple[str, str], Units | None] = {}
+        for call, each in known:
             self._follow(chosen, call, each)
-            blocks = [_block(one, some) for one, some in chosen.values()]
-            stated = _key(name, call.stated(each))  # to the last digit, which the caller's value need not be
-            derivations.append(_with_units(blocks, {} if dimension == "count" else {stated: units_of_kind(dimension)}))
-        return derivations
+            if dimension != "count":  # to the last digit, which the caller's value need not be
+                units[_key(name, call.stated(each))] = units_of_kind(dimension)
+        return _with_units([_block(one, some) for one, some in chosen.values()], units)
 
     def _follow(self, chosen: _Chosen, call: Call, equation: Equation) -> None:
         """Add an equation, and those that state what it reads."""
@@ -281,9 +283,12 @@ class Chain:
                 return
 
     def _where(self, name: str, value: Value | None) -> list[tuple[Call, Equation]]:
-        """Return the calls that state a name with this value, and their equation. Any value where none is asked for."""
+        """Return the calls that state a name with this value, and their equation. Any value where none is asked for.
+
+        The seconds of a `Time` are also those of its form's equation, t.
+        """
         calls = []
-        for call, each in self._stated.get(name, []):
+        for call, each in (*self._stated.get(name, ()), *(self._stated.get("t", ()) if name == "seconds" else ())):
             one = call.at(each, value)
             if one is not None:
                 calls.append((self._candidates.setdefault((id(call), one.candidate), one), each))

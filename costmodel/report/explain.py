@@ -14,17 +14,18 @@ from costmodel.calibration.candidates import Candidate
 from costmodel.calibration.compiled_fits import CompiledFits
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.cost.calibration import ANCHORED, Calibration, Form
-from costmodel.cost.operator_time import Derivation, derivation
+from costmodel.cost.operator_time import call_terms
 from costmodel.cost.parameter import Parameter, declarations, value
+from costmodel.cost.terms import Terms
 from costmodel.errors import InputError, suggest
-from costmodel.records import Record, ValueRecord, field, replace
-from costmodel.report.equations import Block, Chain, Value, finite, joined, traced
+from costmodel.records import Record, ValueRecord, field, fields, replace
+from costmodel.report.equations import Block, Chain, Value, finite, traced
 from costmodel.report.explain_inputs import Inputs, inputs_of, locations, origins_of, work_section
 from costmodel.report.explain_step import actions_of, path_of, segments_of
 from costmodel.result import shown_line, whole_of
 from costmodel.serving.choice import why_requests
 from costmodel.study.prices import quotes
-from costmodel.workload.operators import Elementwise, Operator, base_name
+from costmodel.workload.operators import KINDS, Elementwise, Operator, base_name
 from costmodel.workload.plans import Decode, ExpertBound, Prefill, Training
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from costmodel.api import Workload
 
 SCHEMA = "costmodel/explanation@2"
+_WITH_UNITS = ("inputs", "parameters")  # name -> (value, what says its unit)
 COSTS = ("cost_per_million_tokens", "cost_per_trillion_tokens", "cost_rate")
 
 
@@ -54,14 +56,13 @@ class Line(ValueRecord):
 class Explanation(ValueRecord, kw_only=True):
     """An operator explained, or what an equation states: a metric, a part of memory, a wait.
 
-    equation: of its time or value, term by term.
     file: that computes it.
     section: of docs/method.md that explains a kernel or a message.
-    blocks: of the code that computes what is no operator: the equations of each function, with their values.
+    blocks: the equations of its time or value, function by function, with the values of the run.
     work: where its FLOP and traffic are counted, empty for what has none.
     inputs: name -> (value, dimension).
     parameters: of a fitted form, name -> (value, its declaration).
-    terms: every term of the equation, by the name that it has there.
+    own: further terms of the operator's form.
     parts: of the time, by what bounds it.
     time: of one run, null of what is no time.
     value: of whatever it is, in its dimension.
@@ -71,14 +72,13 @@ class Explanation(ValueRecord, kw_only=True):
 
     name: str
     family: str
-    equation: str
     file: str
     section: str = ""
     blocks: tuple[Block, ...] = ()
     work: str = ""
     inputs: Inputs = field(default_factory=dict)
     parameters: dict[str, tuple[float, Parameter]] = field(default_factory=dict)
-    terms: dict[str, Value] = field(default_factory=dict)
+    own: Terms = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
     time: float | None
     value: Value
@@ -89,29 +89,23 @@ class Explanation(ValueRecord, kw_only=True):
     considered: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def equation(self) -> str:
+        """Return all equations, one a line."""
+        return "\n".join(str(line.equation) for block in self.blocks for line in block.lines)
+
+    @property
+    def terms(self) -> dict[str, Value]:
+        """Return the values of all names, of several with one name the first."""
+        terms = {name: each for block in reversed(self.blocks) for name, each in block.terms.items()}
+        return {**terms, **{name: float(number) for name, number in self.own.items()}}
+
     def document(self) -> dict[str, Any]:
         """Return the explanation as JSON: SI numbers."""
-        return {
-            "name": self.name,
-            "family": self.family,
-            "equation": self.equation,
-            "file": self.file,
-            "section": self.section,
-            "blocks": [block.document() for block in self.blocks],
-            "work": self.work,
-            "inputs": {name: number for name, (number, _) in self.inputs.items()},
-            "parameters": {name: number for name, (number, _) in self.parameters.items()},
-            "terms": finite(self.terms),
-            "parts": self.parts,
-            "time": self.time,
-            "value": self.value,
-            "dimension": self.dimension,
-            "bound": self.bound,
-            "basis": self.basis,
-            "origins": self.origins,
-            "considered": list(self.considered),
-            "notes": list(self.notes),
-        }
+        values = {name: {key: number for key, (number, _) in getattr(self, name).items()} for name in _WITH_UNITS}
+        blocks = [block.document() for block in self.blocks]
+        own = {"equation": self.equation, "blocks": blocks, "terms": finite(self.terms), **values}
+        return {name: getattr(self, name) for name in fields(self)} | own
 
 
 def refused(workload: Workload, scenario: str) -> str | None:
@@ -257,22 +251,12 @@ def _stated(workload: Workload, scenario: Scenario, name: str, listed: Sequence[
         first = blocks[0].lines[0]
         is_time = first.dimension in ("time", "duration")
         explanation = Explanation(
-            name=shown_line(name), family=family, file=blocks[0].place.rpartition(":")[0], blocks=tuple(blocks),
-            equation=_text(blocks), terms=_terms(blocks),
+            name=shown_line(name), family=family, file=blocks[0].file, blocks=tuple(blocks),
             time=first.value if is_time and isinstance(first.value, float) else None, value=first.value,
             dimension=first.dimension, bound=bound, basis=basis,
         )  # fmt: skip
         explanations.append(_with_context(workload, scenario, own, explanation))
     return explanations
-
-
-def _text(blocks: Sequence[Block]) -> str:
-    return "\n".join(str(line.equation) for block in blocks for line in block.lines)
-
-
-def _terms(blocks: Sequence[Block]) -> dict[str, Value]:
-    """Return the values of all names, of several with one name the first."""
-    return {name: each for block in reversed(blocks) for name, each in block.terms.items()}
 
 
 def _with_context(workload: Workload, scenario: Scenario, name: str, explanation: Explanation) -> Explanation:
@@ -289,16 +273,9 @@ def _with_context(workload: Workload, scenario: Scenario, name: str, explanation
     if isinstance(evaluation, TrainingEvaluation) and name in ("step_time", "bubble_time", "slowed_by_exchanges"):
         actions, bound, notes, seconds = actions_of(evaluation.model, path)
         bubble = float(evaluation.times().bubble)
-        further = [("bubble", bubble)] if bubble else []
-        added = [
-            block
-            for asked, value in (*further, ("seconds", seconds))
-            for blocks in chain.derivations(asked, value)
-            for block in blocks
-        ]
-        blocks = joined((*explanation.blocks, *added))
-        shown = {"blocks": blocks, "equation": _text(blocks), "terms": _terms(blocks)}
-        return replace(explanation, **shown, inputs=actions, bound=bound, notes=notes)
+        asked = [(name, explanation.value), *([("bubble", bubble)] if bubble else []), ("seconds", seconds)]
+        blocks = tuple(chain.derivation(asked))
+        return replace(explanation, blocks=blocks, inputs=actions, bound=bound, notes=notes)
     return explanation
 
 
@@ -307,14 +284,15 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     pool = _pool(scenario, operator.name)
     scenario = scenario if pool is None else scenario.of_pool(pool)
     calibration = workload.calibration(scenario)
-    derived, blocks = _time_of(timed, replace(operator_timer(scenario, calibration), known={}))
+    terms, blocks = _time_of(timed, replace(operator_timer(scenario, calibration), kernels={}, messages={}))
+    section = KINDS[type(operator)].time_section if fit.form is None else fit.form.SECTION
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
     return Explanation(
-        name=operator.name, family=operator.family, equation=_text(blocks), blocks=blocks,
-        file=f"{derived.module.replace('.', '/')}.py", section=f"docs/method.md, section {derived.section}",
+        name=operator.name, family=operator.family, blocks=blocks, own=terms,
+        file=next(block.file for block in blocks for line in block.lines if line.equation.name == "t"),
+        section=f"docs/method.md, section {section}",
         work=work_section(operator),
         inputs=inputs_of(timed, scenario), parameters={} if fit.form is None else _parameters(fit.form),
-        terms={**_terms(blocks), **{name: float(number) for name, number in derived.terms.items()}},
         parts={part: float(seconds) for part, seconds in parts.items() if float(seconds)},
         time=float(time.seconds), value=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator, time),
         origins=origins_of(workload, scenario, timed, None if pool is None else _part(operator.name)),
@@ -323,14 +301,13 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     )  # fmt: skip
 
 
-def _time_of(timed: TimedOperator, timer: OperatorTimer) -> tuple[Derivation, tuple[Block, ...]]:
-    """Return what the time of an operator follows from, and its equations. timer: to which no time is known."""
-    machine = timed.sized.machine
+def _time_of(timed: TimedOperator, timer: OperatorTimer) -> tuple[Terms, tuple[Block, ...]]:
+    """Return the terms of one call of an operator, and the equations of its time. timer: to which no time is known."""
     with traced() as calls:
-        derived = derivation(timed.operator, machine, machine.cluster, timed.fit)
+        terms = call_terms(timed.operator, timed.sized.machine, timed.fit)
         timer.time_operator(timed.operator)
     chain, seconds = Chain(calls), float(timed.time.seconds)
-    return derived, tuple(next(iter(chain.derivations("seconds", seconds) or chain.derivations("t", seconds))))
+    return terms, tuple(chain.derivation([("seconds", seconds)]))
 
 
 _ANCHORED = (

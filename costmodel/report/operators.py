@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from costmodel.cost.parameter import Parameter
-from costmodel.cost.terms import dimension_of
 from costmodel.report.equation_blocks import show_blocks
 from costmodel.report.expert_load import routing_line
 from costmodel.report.explain import Explanation, Line
@@ -106,19 +105,9 @@ def _show_values(heading: str, values: Mapping[str, tuple[float, str]]) -> None:
     show(rows)
 
 
-def _show_equations(explanation: Explanation) -> None:
-    """Print the equations with their values, and where they are computed."""
-    show_blocks(explanation.blocks)
-    if not explanation.blocks:
-        show(explanation.equation)
-        show(f"{explanation.file}; {explanation.section}", "dim")
-        single = {name: each for name, each in explanation.terms.items() if isinstance(each, float)}
-        _show_values("term", {name: (value, dimension_of(name)) for name, value in single.items()})
-
-
 def _show(explanation: Explanation) -> None:
     show(f"{readable(explanation.name)} ({explanation.family})", "bold")
-    _show_equations(explanation)
+    show_blocks(explanation.blocks)
     if explanation.work:
         show(f"FLOP and traffic: {explanation.work}", "dim")
     _show_values("input", {SYMBOLS.get(name, name): each for name, each in explanation.inputs.items()})
