@@ -7,13 +7,10 @@ from pydantic import Field, model_validator
 
 from costmodel.declared import (
     DType,
-    EventRate,
     Exponent,
     Integer,
     Named,
-    NameSet,
     Number,
-    NumberOrZero,
     OneOf,
     PositiveNumber,
     Share,
@@ -26,11 +23,10 @@ from costmodel.quantities import Quantity
 from costmodel.schema.device import Source
 from costmodel.schema.framework import Part, PartFormatsFile
 from costmodel.schema.records import Declared
-from costmodel.schema.serving import CacheTierFile, ReplicasFile, RequestsFile, SchedulerFile, SloFile
+from costmodel.schema.serving import CacheTierFile, SchedulerFile
 from costmodel.schema.simulation import SimulationFile
 from costmodel.schema.strict import Strict
-from costmodel.workload.plans import Denoising, Images, Placement, Sharding, Speculative
-from costmodel.workload.recompute import OPERATORS, SETS
+from costmodel.workload import plans
 from costmodel.workload.scenario import Communication, Offload, Parallelism, Precision, Routing
 from costmodel.workload.schedules import SCHEDULES
 
@@ -86,7 +82,7 @@ class OffloadFile(Declared, of=Offload):
     """Shares that are kept in host memory instead of device memory."""
 
 
-class OptimizerFile(Declared, of=Sharding):
+class OptimizerFile(Declared, of=plans.Sharding):
     """The optimizer, and how ranks with the same parameters share its states and work."""
 
     zero: Annotated[int, Whole(0, high=3, single=True)] = Field(default=0, description="ZeRO stage")
@@ -96,7 +92,7 @@ class OptimizerFile(Declared, of=Sharding):
     gradient_communication: DType | None = Field(default=None, description="format of gradients sent; null: as stored")
 
 
-class PlacementFile(Declared, of=Placement):
+class PlacementFile(Declared, of=plans.Placement):
     """The pipeline stages of embedding, head and MTP. Negative ones count from the last."""
 
 
@@ -139,23 +135,16 @@ class ScenarioFile(Strict):
     simulation: SimulationFile = Field(default_factory=SimulationFile, description="settings of the event engine")
 
 
-class TrainingFile(ScenarioFile):
+class TrainingFile(ScenarioFile, Declared, of=plans.Training):
     """A training step."""
 
     phase: Literal["training"] = Field(description="this phase")
     framework: Annotated[Any, Named("frameworks")] = Field(default="pytorch", description="kernels and host times")
     schedule: Annotated[str, OneOf(tuple(SCHEDULES))] = Field(default="1f1b", description="pipeline schedule")
-    global_batch: Number = Field(description="sequences per step")
-    sequence: Number = Field(description="tokens per sequence")
-    micro_batch: Number = Field(default=1.0, description="sequences of one micro-batch per data-parallel rank")
-    recompute: Annotated[frozenset[str], NameSet(tuple(SETS), tuple(sorted(OPERATORS)))] = Field(
-        default=frozenset(), description="operators recomputed in the backward pass"
-    )
     optimizer: OptimizerFile = Field(default_factory=OptimizerFile, description="the optimizer")
     stages: list[Annotated[int, Whole(0, single=True)]] | None = Field(
         default=None, min_length=1, description="layers of each pipeline stage in order; null: as even as possible"
     )
-    placement: PlacementFile = Field(default_factory=PlacementFile, description="stages of embedding, head and MTP")
     anchor: Annotated[Any, Verbatim()] = Field(
         default=None,
         description="measured steps of the same framework and cluster, by which predictions are moved: {metric, value, "
@@ -163,7 +152,7 @@ class TrainingFile(ScenarioFile):
     )
 
 
-class SpeculativeFile(Declared, of=Speculative):
+class SpeculativeFile(Declared, of=plans.Speculative):
     """Speculative decoding with the model's MTP modules."""
 
     acceptances: list[ShareOrZero] | None = Field(
@@ -189,67 +178,32 @@ class SpeculativeFile(Declared, of=Speculative):
         return self
 
 
-class DenoisingFile(Declared, of=Denoising):
+class DenoisingFile(Declared, of=plans.Denoising):
     """Diffusion: repeated passes over every sequence."""
 
 
-class ImagesFile(Declared, of=Images):
+class ImagesFile(Declared, of=plans.Images):
     """Images in every prompt, which the model's encoder turns into some of its tokens."""
 
     count: Number = Field(default=1.0, description="images of a prompt")
 
 
-_IMAGES = "images in every prompt, whose tokens are among `input_tokens`; null: none"
-_CHUNK = (
-    "prompt tokens that one pass of an engine computes at most, later ones attending to those before; null: the "
-    "framework's `prompt_chunk`, or the budget of its engine's steps; all at once where it has neither"
-)
-
-
-class PrefillFile(ScenarioFile):
+class PrefillFile(ScenarioFile, Declared, of=plans.Prefill):
     """Prefill: from the prompt to the first token."""
 
     phase: Literal["prefill"] = Field(description="this phase")
-    input_tokens: Number = Field(description="tokens per prompt")
-    tokens_per_device: PositiveNumber = Field(
-        description="prompt tokens in flight per device, all micro-batches together; whole prompts per tp * cp group"
-    )
-    micro_batches: Integer = Field(default=1, description="overlapping micro-batches")
-    prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in the prefix cache")
-    denoising: DenoisingFile | None = Field(default=None, description="diffusion passes per sequence; null: one")
-    chunk_tokens: Number | None = Field(default=None, description=_CHUNK)
-    images: ImagesFile | None = Field(default=None, description=_IMAGES)
 
 
-class DecodeFile(ScenarioFile):
+class DecodeFile(ScenarioFile, Declared, of=plans.Decode):
     """Decode: one step for every running request."""
 
     phase: Literal["decode"] = Field(description="this phase")
-    batch_per_device: PositiveNumber = Field(
-        description="requests per device, all micro-batches together; whole requests per tp * cp group"
-    )
-    input_tokens: Number = Field(description="tokens per prompt")
-    output_tokens: NumberOrZero = Field(default=0.0, description="output tokens per request")
-    micro_batches: Integer = Field(default=1, description="overlapping micro-batches")
-    speculative: SpeculativeFile | None = Field(default=None, description="speculative decoding; null: none")
 
 
-class GenerateFile(ScenarioFile):
+class GenerateFile(ScenarioFile, Declared, of=plans.Generate):
     """A static batch: all prompts at once, then all output tokens."""
 
     phase: Literal["generate"] = Field(description="this phase")
-    batch: Number = Field(description="requests of all data-parallel replicas together")
-    input_tokens: Number = Field(description="tokens per prompt")
-    output_tokens: Number = Field(description="output tokens per request, including the first")
-    micro_batches: Integer = Field(default=1, description="overlapping micro-batches")
-    pipeline_batches: Number | None = Field(
-        default=None,
-        description="pipeline micro-batches of a replica's batch; null: one per stage, or fewer if there are fewer "
-        "sequences",
-    )
-    speculative: SpeculativeFile | None = Field(default=None, description="speculative decoding; null: none")
-    chunk_tokens: Number | None = Field(default=None, description=_CHUNK)
-    images: ImagesFile | None = Field(default=None, description=_IMAGES)
 
 
 class PoolFile(Strict):
@@ -266,7 +220,7 @@ class PrefillPoolFile(PoolFile):
     tokens_per_device: PositiveNumber = Field(
         description="prompt tokens in flight per device, cached ones included; whole prompts per tp * cp group"
     )
-    chunk_tokens: Number | None = Field(default=None, description=_CHUNK)
+    chunk_tokens: Number | None = Field(default=None, description=plans.CHUNK)
 
 
 class DecodePoolFile(PoolFile):
@@ -287,7 +241,7 @@ class EngineMemoryChoiceFile(Strict):
     )
 
 
-class ServingFile(ScenarioFile):
+class ServingFile(ScenarioFile, Declared, of=plans.Serving):
     """Continuous batching in steady state, on one engine or on separate pools for prefill and decode."""
 
     phase: Literal["serving"] = Field(description="this phase")
@@ -297,20 +251,6 @@ class ServingFile(ScenarioFile):
     output_tokens: Annotated[Quantity, Whole(2)] | None = Field(
         default=None, description="output tokens per request, including the first; null: the mean of `requests`"
     )
-    prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in the prefix cache")
-    images: ImagesFile | None = Field(default=None, description=_IMAGES)
-    speculative: SpeculativeFile | None = Field(default=None, description="speculative decoding; null: none")
-    rate: EventRate | None = Field(
-        default=None, description="requests that arrive, of the whole deployment (open loop); not with pools"
-    )
-    concurrency: Number | None = Field(
-        default=None, description="requests in flight per replica (closed loop); not with `rate` or pools"
-    )
-    requests: RequestsFile | None = Field(
-        default=None, description="requests over time; null: Poisson at `rate`, or as many as `concurrency` in flight"
-    )
-    replicas: ReplicasFile = Field(default_factory=ReplicasFile, description="equal engines and their router")
-    slo: SloFile = Field(default_factory=SloFile, description="service-level objective")
     chunk_tokens: Number | None = Field(
         default=None,
         description="prompt tokens per step, along with decoding requests; null: separate steps for prompts",
@@ -319,7 +259,6 @@ class ServingFile(ScenarioFile):
     memory: EngineMemoryChoiceFile = Field(
         default_factory=EngineMemoryChoiceFile, description="the engine's device memory"
     )
-    micro_batches: Integer = Field(default=1, description="overlapping micro-batches; pools have their own")
     prefill: PrefillPoolFile | None = Field(default=None, description="pool for prefill; null: one engine")
     decode: DecodePoolFile | None = Field(default=None, description="pool for decode; null: one engine")
 
@@ -350,13 +289,10 @@ class ServingFile(ScenarioFile):
         return self
 
 
-class ExpertBoundFile(ScenarioFile):
+class ExpertBoundFile(ScenarioFile, Declared, of=plans.ExpertBound):
     """The closed-form bound of expert-parallel decoding."""
 
     phase: Literal["ep_bound"] = Field(description="this phase")
-    tokens_per_device: Number = Field(description="tokens per micro-batch and device")
-    sends: Number = Field(description="copies of a token sent by a device")
-    hidden: Number = Field(description="width of a sent token")
 
 
 PlanFile: TypeAlias = TrainingFile | PrefillFile | DecodeFile | GenerateFile | ServingFile | ExpertBoundFile

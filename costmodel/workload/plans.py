@@ -7,10 +7,21 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from costmodel.declared import Number, Share, Whole
+from costmodel.declared import (
+    EventRate,
+    Integer,
+    NameSet,
+    Number,
+    NumberOrZero,
+    PositiveNumber,
+    Share,
+    ShareOrZero,
+    Whole,
+)
 from costmodel.quantities import Count, Quantity, where
 from costmodel.records import Record, ValueRecord, field
 from costmodel.workload.engine import EngineMemory, Scheduler
+from costmodel.workload.recompute import OPERATORS, SETS
 from costmodel.workload.requests import Replicas, RequestStream, Slo
 
 StageNumber: TypeAlias = Annotated[int, Whole(-(2**16), single=True)]
@@ -44,22 +55,28 @@ class Sharding(Record):
 
 
 class Training(Record):
-    """A training step. global_batch: sequences a step; recompute: operators whose forward the backward pass repeats.
+    """A training step.
 
+    recompute: operators whose forward the backward pass repeats.
     stages: layers of each pipeline stage in order (all stages, virtual ones included), null: as even as possible with
-    the shorter stages last. zero: ZeRO stage.
+    the shorter stages last.
+    zero: ZeRO stage.
     sharding: its options.
     """
 
     phase: ClassVar[str] = "training"
     schedule: str
-    global_batch: Count
-    sequence: Count
-    micro_batch: Count
-    recompute: frozenset[str]
+    global_batch: Annotated[Number, "sequences per step"]
+    sequence: Annotated[Number, "tokens per sequence"]
+    micro_batch: Annotated[Number, "sequences of one micro-batch per data-parallel rank"] = 1.0
+    recompute: Annotated[
+        frozenset[str],
+        NameSet(tuple(SETS), tuple(sorted(OPERATORS))),
+        "operators recomputed in the backward pass",
+    ] = frozenset()
     zero: int = 1
     stages: tuple[int, ...] | None = None
-    placement: Placement = Placement()
+    placement: Annotated[Placement, "stages of embedding, head and MTP"] = Placement()
     sharding: Sharding = Sharding()
 
     @property
@@ -152,25 +169,39 @@ class Images(Record):
     ]
 
 
+CHUNK = (
+    "prompt tokens that one pass of an engine computes at most, later ones attending to those before; null: the "
+    "framework's `prompt_chunk`, or the budget of its engine's steps; all at once where it has neither"
+)
+ChunkTokens: TypeAlias = Annotated[Number | None, CHUNK]
+MicroBatches: TypeAlias = Annotated[Integer, "overlapping micro-batches"]
+PrefixHitRate: TypeAlias = Annotated[ShareOrZero, "share of a prompt found in the prefix cache"]
+PromptImages: TypeAlias = Annotated[
+    Images | None, "images in every prompt, whose tokens are among `input_tokens`; null: none"
+]
+Drafts: TypeAlias = Annotated[Speculative | None, "speculative decoding; null: none"]
+
+
 class Prefill(Record):
-    """Prompts of `input_tokens` until `tokens_per_device` are in flight, in `micro_batches` that overlap.
+    """Prefill: from the prompt to the first token.
 
     tokens_per_device: over all devices of a tp*cp group there are whole prompts.
-    prefix_hit_rate: share of a prompt that a cache holds: it is read and not computed.
-    denoising: the passes repeat over a sequence, null: one pass.
-    chunk_tokens: prompt tokens of a tp*cp group that one pass computes at most, null: all.
-    images: in every prompt.
+    prefix_hit_rate: that share is read and not computed.
+    chunk_tokens: of a tp*cp group, null: all.
     """
 
     phase: ClassVar[str] = "prefill"
-    input_tokens: Count
-    tokens_per_device: Count
-    micro_batches: int = 1
-    prefix_hit_rate: Quantity = 0.0
+    input_tokens: Annotated[Number, "tokens per prompt"]
+    tokens_per_device: Annotated[
+        PositiveNumber,
+        "prompt tokens in flight per device, all micro-batches together; whole prompts per tp * cp group",
+    ]
+    micro_batches: MicroBatches = 1
+    prefix_hit_rate: PrefixHitRate = 0.0
     speculative: Speculative | None = None
-    denoising: Denoising | None = None
-    chunk_tokens: Count | None = None
-    images: Images | None = None
+    denoising: Annotated[Denoising | None, "diffusion passes per sequence; null: one"] = None
+    chunk_tokens: ChunkTokens = None
+    images: PromptImages = None
 
     @property
     def steps(self) -> Count:
@@ -198,17 +229,16 @@ class Denoising(Record):
 
 
 class Decode(Record):
-    """One step for each of `batch_per_device` requests, in `micro_batches` that overlap.
-
-    batch_per_device: over all devices of a tp*cp group there are whole requests, on each pipeline stage as many.
-    """
+    """Decode: one step for every running request, on each pipeline stage as many."""
 
     phase: ClassVar[str] = "decode"
-    batch_per_device: Count
-    input_tokens: Count
-    output_tokens: Count
-    micro_batches: int = 1
-    speculative: Speculative | None = None
+    batch_per_device: Annotated[
+        PositiveNumber, "requests per device, all micro-batches together; whole requests per tp * cp group"
+    ]
+    input_tokens: Annotated[Number, "tokens per prompt"]
+    output_tokens: Annotated[NumberOrZero, "output tokens per request"] = 0.0
+    micro_batches: MicroBatches = 1
+    speculative: Drafts = None
 
     @property
     def mean_kv_len(self) -> Count:
@@ -217,24 +247,20 @@ class Decode(Record):
 
 
 class Generate(Record):
-    """A static batch: `batch` prompts of `input_tokens` at once, then `output_tokens` for each of them.
-
-    batch: requests of the whole scenario, all data-parallel replicas together.
-    pipeline_batches: parts of a replica's batch that follow one another through the pipeline, null: one a stage, or
-    fewer where there are fewer sequences.
-    chunk_tokens: prompt tokens of a part that one pass computes at most, null: all.
-    images: in every prompt.
-    """
+    """A static batch: all prompts at once, then all output tokens."""
 
     phase: ClassVar[str] = "generate"
-    batch: Count
-    input_tokens: Count
-    output_tokens: Count
-    micro_batches: int = 1
-    pipeline_batches: Count | None = None
-    speculative: Speculative | None = None
-    chunk_tokens: Count | None = None
-    images: Images | None = None
+    batch: Annotated[Number, "requests of all data-parallel replicas together"]
+    input_tokens: Annotated[Number, "tokens per prompt"]
+    output_tokens: Annotated[Number, "output tokens per request, including the first"]
+    micro_batches: MicroBatches = 1
+    pipeline_batches: Annotated[
+        Number | None,
+        "pipeline micro-batches of a replica's batch; null: one per stage, or fewer if there are fewer sequences",
+    ] = None
+    speculative: Drafts = None
+    chunk_tokens: ChunkTokens = None
+    images: PromptImages = None
 
 
 class Serving(Record):
@@ -243,32 +269,33 @@ class Serving(Record):
     Closed loop: `concurrency` requests in flight in one data-parallel replica (a tp*cp*pp group), one that ends is
     replaced at once. Open loop: requests arrive at a `rate` [1/s] of all replicas. At most one of both is stated, none
     where a trace says when requests arrive.
-    arrival_scv: squared coefficient of variation of the times between arrivals, 1 of a Poisson process
-    prefix_hit_rate: share of a prompt that a cache holds.
+    arrival_scv: squared coefficient of variation of the times between arrivals, 1 of a Poisson process.
     memory: of the engine, null: requests are admitted until a device is full.
     blocks: of its KV cache, null: what fits.
-    requests: over time, null: Poisson at `rate`, or a closed loop.
-    replicas: engines of the deployment.
-    slo: objective.
-    images: in every prompt.
     """
 
     phase: ClassVar[str] = "serving"
     input_tokens: Count
     output_tokens: Count
-    concurrency: Count | None = None
-    prefix_hit_rate: Quantity = 0.0
-    micro_batches: int = 1
-    speculative: Speculative | None = None
-    rate: Quantity | None = None
+    concurrency: Annotated[Number | None, "requests in flight per replica (closed loop); not with `rate` or pools"] = (
+        None
+    )
+    prefix_hit_rate: PrefixHitRate = 0.0
+    micro_batches: Annotated[Integer, "overlapping micro-batches; pools have their own"] = 1
+    speculative: Drafts = None
+    rate: Annotated[EventRate | None, "requests that arrive, of the whole deployment (open loop); not with pools"] = (
+        None
+    )
     arrival_scv: Quantity = 1.0
     scheduler: Scheduler = field(default_factory=Scheduler)
     memory: EngineMemory | None = None
     blocks: Count | None = None
-    requests: RequestStream | None = None
-    replicas: Replicas = field(default_factory=Replicas)
-    slo: Slo = field(default_factory=Slo)
-    images: Images | None = None
+    requests: Annotated[
+        RequestStream | None, "requests over time; null: Poisson at `rate`, or as many as `concurrency` in flight"
+    ] = None
+    replicas: Annotated[Replicas, "equal engines and their router"] = field(default_factory=Replicas)
+    slo: Annotated[Slo, "service-level objective"] = field(default_factory=Slo)
+    images: PromptImages = None
 
 
 class ExpertBound(Record):
@@ -278,6 +305,6 @@ class ExpertBound(Record):
     """
 
     phase: ClassVar[str] = "ep_bound"
-    tokens_per_device: Count
-    sends: Count
-    hidden: Count
+    tokens_per_device: Annotated[Number, "tokens per micro-batch and device"]
+    sends: Annotated[Number, "copies of a token sent by a device"]
+    hidden: Annotated[Number, "width of a sent token"]
