@@ -1,4 +1,4 @@
-"""The published evidence of the network: counts and prices, latencies, planes against rails, routing, diagrams.
+"""The published evidence of the network: counts and prices, latencies, planes against rails, routing.
 
 python -m reports.network --output reports/network
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import networkx as nx
 import numpy as np
 from scipy.optimize import linprog
 
@@ -18,23 +17,16 @@ from costmodel.analytic.fabrics import facts
 from costmodel.analytic.messages import ENGINES, CollectiveRequest, answer, routing_of
 from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_lookup import load_calibration
-from costmodel.hardware import Cluster, Network
-from costmodel.network.cluster_links import KINDS, ClusterLinks
-from costmodel.network.collective_flows import phases
-from costmodel.network.graphs import fabric_graph
+from costmodel.hardware import Cluster
 from costmodel.network.layout import Layout, layout
-from costmodel.network.simulation import FlowRun, Outcome, phase_outcome, run_collective
+from costmodel.network.simulation import FlowRun, run_collective
 from costmodel.quantities import Array
 from costmodel.records import replace
-from costmodel.report.plots.plot import Plot
-from costmodel.report.plotting import write_plots
-from costmodel.report.style import styled
 from costmodel.report.text import quantity
 from costmodel.schema.files import load_cluster, load_model, load_topology
 from costmodel.schema.references import package_root
 from costmodel.schema.whole_files import write_whole
 from costmodel.units import parse
-from reports.network.plot import Cable, fabric_figure
 from reports.page import line, write_folder
 
 COMMAND = "python -m reports.network --output reports/network"
@@ -46,16 +38,10 @@ SEEDS = range(20)
 
 
 def publish(folder: Path) -> list[Path]:
-    """Write the page, a picture of each topology as SVG, and the data beside it."""
-    with styled():
-        pictures = list(_pictures())
-    files = write_plots([(name, drawn) for name, _, drawn in pictures], folder, ("svg",))
-    page = [
-        *_head(), *_prices(), *_latencies(), *_planes_and_rails(), *_routing(), *_fits(),
-        *_shown([(name, caption) for name, caption, _ in pictures]),
-    ]  # fmt: skip
-    write_whole(folder / "README.md", ["\n".join([*page, ""]).encode()])
-    return [*files, folder / "README.md"]
+    """Write the page."""
+    page = [*_head(), *_prices(), *_latencies(), *_planes_and_rails(), *_routing(), *_fits(), ""]
+    write_whole(folder / "README.md", ["\n".join(page).encode()])
+    return [folder / "README.md"]
 
 
 def _head() -> Iterator[str]:
@@ -292,98 +278,6 @@ def _fits() -> Iterator[str]:
             fitted, flows = (answer(request, cluster, calibration, framework, engine) for engine in ENGINES)
             worst, bases = max(worst, abs(flows.time / fitted.time - 1)), bases | {fitted.basis}
         yield line(f"`{name}`", ", ".join(map(str, ranks)), ", ".join(kinds), ", ".join(sorted(bases)), f"{worst:.1e}")
-
-
-# ---- diagrams -------------------------------------------------------------------------------------------------------
-
-
-def _pictures() -> Iterator[tuple[str, str, Plot]]:
-    """Yield (name, caption, picture): small fabrics of each kind, and the links that an all-to-all fills."""
-    base = load_cluster("h800-2048-mrft")
-    four = replace(base, node=replace(base.node, count=4.0), count=8.0)
-    single = replace(base, node=replace(base.node, count=1.0), count=64.0)
-
-    def network(topology: str, radix: float, planes: float = 1.0, routing: str = "ecmp") -> Network:
-        return Network(topology, planes, radix, None, None, None, routing)
-
-    shown = (
-        ("ft2", "two-level fat tree, 8 ports, ECMP", single, network("ft2", 8.0), 32),
-        ("ft3", "three-level fat tree, 6 ports, ECMP", single, network("ft3", 6.0), 54),
-        ("mpft", "four planes of 8-port switches", four, network("mpft", 8.0, 4.0), 32),
-        ("mrft", "rails of 8-port switches, PXN off, ECMP", four, replace(network("mrft", 8.0), pxn=False), 32),
-        ("rail", "rail-optimised units of four nodes, 8 ports, PXN on, ECMP", four, network("rail", 8.0), 32),
-        ("sf", "Slim Fly, q = 5, adaptive", single, network("sf", 11.0, routing="adaptive"), 200),
-        ("df", "dragonfly, h = 2, minimal paths, adaptive", single, network("df", 7.0, routing="adaptive"), 72),
-    )
-    for name, caption, cluster, fabric, ranks in shown:
-        whole = replace(cluster, network=fabric, count=float(ranks) / cluster.node.count)
-        outcome = _link_by_link(whole, ranks)
-        links = outcome.cluster_links
-        assert links is not None
-        assert links.graph is not None
-        yield name, caption, fabric_figure(links.graph, _busy(outcome, links), f"All-to-all: {caption}")
-    yield "nvlink", "NVLink domain of eight devices", _nvlink()
-    yield "pcie", "PCIe tree of eight RTX 4090, through the host's memory", _pcie()
-
-
-def _link_by_link(cluster: Cluster, ranks: int) -> Outcome:
-    """Return an all-to-all flow by flow, so that what each link carries is known."""
-    run = FlowRun(cluster, layout(cluster, ranks))
-    (phase,) = phases("all_to_all", "direct", 1e6, run.rank_layout)
-    return phase_outcome(phase, run)
-
-
-def _busy(outcome: Outcome, links: ClusterLinks) -> dict[Cable, float]:
-    """Return the share of the time for which each cable between switches, or of a NIC, is full."""
-    assert outcome.carried is not None
-    shares = outcome.carried / links.capacity / outcome.transfer
-    busy: dict[Cable, float] = {}
-    for link, share in enumerate(shares):
-        name, kind = links.names[link], KINDS[links.kind[link]]
-        if kind == "fabric":
-            a, b = name.split(">")
-        elif kind == "nic" and links.graph is not None:
-            a = name.partition(".")[0]
-            b = next(iter(links.graph[a]))
-        else:
-            continue
-        busy[a, b] = max(busy.get((a, b), 0.0), float(share))
-    return busy
-
-
-def _nvlink() -> Plot:
-    """Return eight devices on four switch chips: every link is alike."""
-    graph = fabric_graph(replace(load_topology("nvlink-hgx-h100")[0]), 8)
-    cluster = load_cluster("nodes/dgx-h100")
-    found = _link_by_link(replace(cluster, network=None), 8)
-    return fabric_figure(graph, dict.fromkeys(graph.edges(), found.busy), "All-to-all in an NVLink domain")
-
-
-def _pcie() -> Plot:
-    """Return the tree of a node without peer-to-peer access: every byte goes up, through memory and down."""
-    cluster = load_cluster("nodes/rtx-4090-x8")
-    found = _link_by_link(cluster, 8)
-    assert found.carried is not None
-    assert found.cluster_links is not None
-    graph, busy = nx.Graph(), {}
-    for device in range(8):
-        graph.add_edge(f"gpu{device}", f"bridge{device // 4}")
-        links = [found.cluster_links.numbers[way][device] for way in ("pcie_up", "pcie_down")]
-        shares = found.carried[links] / found.cluster_links.capacity[links] / (found.time - found.latency)
-        busy[f"gpu{device}", f"bridge{device // 4}"] = float(shares.max())
-    graph.add_edges_from((f"bridge{side}", "memory") for side in range(2))
-    graph.add_edge("bridge0", "bridge1")
-    return fabric_figure(graph, busy, "All-to-all on eight RTX 4090 through the host's memory")
-
-
-def _shown(pictures: Sequence[tuple[str, str]]) -> Iterator[str]:
-    yield ""
-    yield "## Diagrams"
-    yield ""
-    yield "Small fabrics of each kind. Marked are the links that an all-to-all of equal messages fills longest."
-    for name, caption in pictures:
-        yield ""
-        yield f"![{caption}]({name}.svg)"
 
 
 if __name__ == "__main__":
