@@ -298,19 +298,22 @@ def event_engine(*, full: bool = False, requests: Requests | None = None) -> Eve
 
 
 def request_engine(
-    *, checkpoint: Path | None = None, workers: int = 1, on_progress: Callable[[float], None] | None = None
-) -> Requests:
+    *, checkpoint: Path | None = None, workers: int = 1, on_progress: Callable[[float], None] | None = None,
+    keeps: bool = False,
+) -> Requests:  # fmt: skip
     """Return what simulates the requests of a serving scenario.
 
     checkpoint: file that keeps the state of a simulation.
     workers: threads for replicas that serve independently of each other.
     on_progress: receives the share of its runs that are done.
+    keeps: every request of a long run, for a table of them.
     """
 
     def requests(scenario: Scenario, plan: Serving, calibration: Calibration) -> Evaluation:
-        from costmodel.serving.evaluation import RequestEvaluation  # loads when it is used
+        from costmodel.serving.evaluation import Options, RequestEvaluation  # loads when it is used
 
-        return RequestEvaluation(scenario, plan, calibration, checkpoint, workers, on_progress)
+        options = Options(checkpoint=checkpoint, workers=workers, on_progress=on_progress, keeps=keeps)
+        return RequestEvaluation(scenario, plan, calibration, options)
 
     return requests
 

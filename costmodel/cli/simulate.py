@@ -68,8 +68,8 @@ def command(
         raise InputError.single("keeps one scenario", field="--checkpoint", hint="choose one with --scenario")
     with progress("simulating") as on_progress:
         requests = request_engine(
-            checkpoint=checkpoint, workers=workers or os.cpu_count() or 1, on_progress=on_progress
-        )
+            checkpoint=checkpoint, workers=workers or os.cpu_count() or 1, on_progress=on_progress, keeps=bool(trace),
+        )  # fmt: skip
         simulation = event_engine(full=full, requests=requests) if engine == "event" else None
         if as_json:
             document = loaded.simulate(engine=engine, simulation=simulation, requests=requests)

@@ -17,6 +17,7 @@ from costmodel.network.numba_cache import compiled as compile_and_keep
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _inner: dict[Callable[..., Any], dict[str, Any]] = {}  # with options of its compilation
+_compiled: set[Callable[..., Any]] = set()  # by this process
 
 
 def inner(function: Function) -> Function:
@@ -48,11 +49,14 @@ def compiled(function: Function) -> Function:
     while _inner:  # nothing but compiled code calls these
         own, options = _inner.popitem()
         register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True, **uncounted, **options)(own)
+    _compiled.add(function)
     return cast(Function, compile_and_keep(function, nogil=True, **uncounted))
 
 
 def is_kept(function: Callable[..., Any]) -> bool:
-    """Tell whether a function of this room was compiled before, and numba has kept it. Needs numba."""
+    """Tell whether a function of this room was compiled before, by this process or one whose code numba has kept."""
+    if function in _compiled:
+        return True
     folder, source = kept_in(), Path(function.__code__.co_filename)
     indices = Path(folder).glob(f"{source.stem}.{function.__name__}-*.nbi") if folder else ()
     return any(index.stat().st_mtime >= source.stat().st_mtime for index in indices)

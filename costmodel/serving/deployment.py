@@ -16,17 +16,9 @@ from costmodel.serving.availability import (
     Outage,
     draw_gap,
     next_change,
-)
+)  # fmt: skip
 from costmodel.serving.prices import Tables
-from costmodel.serving.routing import (
-    LEAST_LOADED,
-    POWER_OF_TWO,
-    PREFIX,
-    RANDOM,
-    ROUND_ROBIN,
-    Service,
-    new_router,
-)
+from costmodel.serving.routing import LEAST_LOADED, POWER_OF_TWO, PREFIX, RANDOM, ROUND_ROBIN, Service, new_router
 from costmodel.serving.rows import Records, as_objects
 from costmodel.serving.state import NEVER, Engines, Policy, Requests, new_engines, new_records
 from costmodel.workload.engine_memory import kv_pool
@@ -74,32 +66,67 @@ def is_fixed(scenario: Scenario, plan: Serving) -> bool:
     )
 
 
-def new_service(scenario: Scenario, plan: Serving, requests: Requests, policy: Policy, tables: Tables) -> Service:
-    """Return a deployment that has served nothing. The first arrival is at 0."""
-    number, count, seed = engine_count(scenario, plan), len(requests.arrival), scenario.simulation.seed
-    kind = KINDS[plan.replicas.routing]
-    records, engines = new_records(requests), new_engines(number, policy, requests, BINS)
-    router = new_router(kind, float(plan.replicas.signal_delay), number, requests.arrival, seed)
+class Dice:
+    """Gives requests the engines that are known before they arrive, and the dice of routers that draw."""
+
+    def __init__(self, scenario: Scenario, plan: Serving) -> None:
+        self._draw = np.random.default_rng([scenario.simulation.seed, 4])
+        self._kind, self._engines = KINDS[plan.replicas.routing], engine_count(scenario, plan)
+        self._given = 0
+
+    def give(self, requests: Records) -> None:
+        """Give the next requests their dice, and an engine as if all of them were dealt out."""
+        number = len(requests)
+        if self._kind in (RANDOM, POWER_OF_TWO):
+            requests["die"], requests["other_die"] = self._draw.integers(0, self._engines, (number, 2)).T
+        if self._kind == ROUND_ROBIN:
+            requests["replica"] = np.arange(self._given, self._given + number) % self._engines
+        elif self._kind == RANDOM:
+            requests["replica"] = requests["die"]
+        self._given += number
+
+
+def new_service(
+    scenario: Scenario, plan: Serving, requests: Requests, policy: Policy, tables: Tables, nodes: int | None = None
+) -> Service:
+    """Return a deployment that has served nothing. The first arrival is at 0.
+
+    nodes: prefix blocks of all requests, where `requests` are only the first of them.
+    """
+    number = engine_count(scenario, plan)
+    records, engines = new_records(requests), new_engines(number, policy, requests, BINS, nodes)
+    router = new_router(KINDS[plan.replicas.routing], float(plan.replicas.signal_delay), number, requests.arrival)
     fleet = fleet_of(scenario, plan, number)
     engines.state["prompts_only"][: fleet.prefill] = 1
-    if is_fixed(scenario, plan) and np.isfinite(requests.arrival).all():
-        records["replica"] = np.arange(count) % number if kind == ROUND_ROBIN else router.dice
+    service = Service(records, requests.ids, engines, policy, tables, router, fleet)
+    Dice(scenario, plan).give(records)
+    if is_dealt_out(scenario, plan, service):
         deal_out(records, engines)
         np.asarray(router.state)["listed"] = router.state["known"]
-    return Service(records, requests.ids, engines, policy, tables, router, fleet)
+    return service
 
 
-def deal_out(requests: Records, engines: Engines) -> None:
-    """Queue requests, whose engines are known, at these."""
-    order = np.argsort(requests["replica"], kind="stable")
-    chosen = requests["replica"][order]
-    same = chosen[1:] == chosen[:-1]
-    requests["following"][order[:-1][same]] = order[1:][same]
-    first, last = order[np.append(True, ~same)], order[np.append(~same, True)]
-    state, own = engines.state, chosen[np.append(True, ~same)]
-    state["head"][own] = state["unseen"][own] = first
-    state["tail"][own], state["moment"][own] = last, requests["arrival"][first]
-    state["waiting"] += np.bincount(chosen, minlength=len(state))
+def is_dealt_out(scenario: Scenario, plan: Serving, service: Service) -> bool:
+    """Tell whether every request's engine and arrival are known beforehand."""
+    return is_fixed(scenario, plan) and bool(service.router.state["known"][0] == len(service.requests))
+
+
+def deal_out(requests: Records, engines: Engines, first: int = 0) -> None:
+    """Queue the requests from `first` on, whose engines are known, at these, behind those that are there."""
+    order, state = first + np.argsort(requests["replica"][first:], kind="stable"), engines.state
+    engine = requests["replica"][order]
+    begins = np.append(True, engine[1:] != engine[:-1])
+    ends = np.append(begins[1:], True)
+    requests["following"][order[~ends]] = order[~begins]
+    own, heads = engine[begins], order[begins]
+    behind = state["tail"][own] >= 0
+    requests["following"][state["tail"][own[behind]]] = heads[behind]
+    state["head"][own[~behind]] = heads[~behind]
+    unseen, idle = state["unseen"][own] < 0, np.isinf(state["moment"][own])
+    state["unseen"][own[unseen]], state["tail"][own] = heads[unseen], order[ends]
+    next_moment = np.maximum(requests["arrival"][heads], state["busy_until"][own])
+    state["moment"][own[idle]] = next_moment[idle]
+    state["waiting"] += np.bincount(engine, minlength=len(state))
 
 
 def fleet_of(scenario: Scenario, plan: Serving, number: int) -> Fleet:

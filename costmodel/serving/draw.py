@@ -22,34 +22,83 @@ COUNT = 10_000  # requests where none are stated
 Ints = npt.NDArray[np.int64]
 
 
-def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int, groups: int = 1) -> Requests:
-    """Return requests drawn with a seed. The same seed gives the same requests, whatever the engines.
+def comes_in_parts(stream: RequestStream) -> bool:
+    """Tell whether requests can be drawn some at a time: none of them depends on others, or on another's end."""
+    return stream.trace is None and stream.sessions is None and stream.arrivals not in ("closed_loop", "burst")
+
+
+class RequestDraw:
+    """Requests drawn with a seed. The same seed gives the same requests, whatever the engines, all at once or in parts.
 
     block: tokens of a block of the prefix cache.
     groups: data-parallel replicas, each of which has `concurrency` requests in flight in a closed loop.
+    left: requests that are not drawn yet.
     """
-    # One generator each, so that a change of one leaves the draws of the others.
-    times, prompts, outputs, prefixes = (np.random.default_rng([seed, part]) for part in range(4))
-    count = int(COUNT if stream.count is None else stream.count)
-    prompt = draw_lengths(stream.input or Lengths(mean=plan.input_tokens), count, prompts)
-    output = draw_lengths(stream.output or Lengths(mean=plan.output_tokens), count, outputs)
-    if stream.pairs is not None:
-        prompt, output = file_lengths(Path(stream.pairs), stream.tokenizer)
-        chosen = prompts.integers(0, len(prompt), count)
-        prompt, output = prompt[chosen], output[chosen]
-    arrival = draw_arrivals(plan, stream, count, times, groups)
-    calls, pause = np.full(count, NEXT if stream.arrivals == "closed_loop" else NOBODY), np.zeros(count)
-    first_id, ids = np.zeros(count + 1, np.int64), np.zeros(0, np.int32)
-    if stream.prefix is not None:
-        prompt, first_id, ids = share_beginnings(prompt, stream.prefix, block, prefixes)
-    elif stream.sessions is None and float(plan.prefix_hit_rate) > 0:
-        first_id, ids = repeated_share(prompt, float(plan.prefix_hit_rate), block)
-    priority = draw_priorities(stream.priority, count, np.random.default_rng([seed, 5]))
-    requests = Requests(arrival, np.stack([prompt, output], axis=1), calls, pause, first_id, ids, priority)
-    if stream.sessions is None:
-        return requests
-    shared = 0 if stream.prefix is None else int(stream.prefix.tokens)
-    return chain_turns(requests, stream.sessions, block, times, shared)
+
+    def __init__(self, plan: Serving, stream: RequestStream, block: int, seed: int, groups: int = 1) -> None:
+        self._plan, self._stream, self._block, self._groups = plan, stream, block, groups
+        # One generator each, so that a change of one leaves the draws of the others.
+        parts = (np.random.default_rng([seed, part]) for part in (0, 1, 2, 3, 5))
+        self._times, self._prompts, self._outputs, self._prefixes, self._priorities = parts
+        self.left = int(COUNT if stream.count is None else stream.count)
+        self._pairs = None if stream.pairs is None else file_lengths(Path(stream.pairs), stream.tokenizer)
+        self._drawn, self._last = 0, 0.0
+
+    def draw(self, count: int) -> Requests:
+        """Return the next `count` requests, fewer where fewer are left."""
+        plan, stream, block = self._plan, self._stream, self._block
+        count = min(count, self.left)
+        prompt, output = self._lengths(count)
+        arrival = self._arrivals(count)
+        called = NEXT if stream.arrivals == "closed_loop" else NOBODY
+        calls, pause = np.broadcast_to(called, count), np.broadcast_to(0.0, count)
+        first_id, ids = np.broadcast_to(0, count + 1), np.zeros(0, np.int32)
+        if stream.prefix is not None:
+            prompt, first_id, ids = share_beginnings(prompt, stream.prefix, block, self._prefixes)
+        elif stream.sessions is None and float(plan.prefix_hit_rate) > 0:
+            first_id, ids = repeated_share(prompt, float(plan.prefix_hit_rate), block)
+        priority = draw_priorities(stream.priority, count, self._priorities)
+        requests = Requests(arrival, np.stack([prompt, output], axis=1), calls, pause, first_id, ids, priority)
+        self.left, self._drawn = self.left - count, self._drawn + count
+        if stream.sessions is None:
+            return requests
+        shared = 0 if stream.prefix is None else int(stream.prefix.tokens)
+        return chain_turns(requests, stream.sessions, block, self._times, shared)
+
+    def _lengths(self, count: int) -> tuple[Ints, Ints]:
+        """Return the prompts and outputs of the next requests."""
+        plan, stream = self._plan, self._stream
+        if self._pairs is not None:
+            chosen = self._prompts.integers(0, len(self._pairs[0]), count)
+            return self._pairs[0][chosen], self._pairs[1][chosen]
+        prompt = draw_lengths(stream.input or Lengths(mean=plan.input_tokens), count, self._prompts)
+        return prompt, draw_lengths(stream.output or Lengths(mean=plan.output_tokens), count, self._outputs)
+
+    def _arrivals(self, count: int) -> Array:
+        """Return the arrivals of the next requests, ascending [s].
+
+        Gaps are exponential, of a gamma distribution with shape 1/cv^2, equal, or none.
+
+        In a closed loop its users, `concurrency` for each of `groups`, arrive at the start. The others are called.
+        """
+        plan, stream, times = self._plan, self._stream, self._times
+        if stream.arrivals == "burst":
+            return np.zeros(count)
+        if stream.arrivals == "closed_loop":
+            assert plan.concurrency is not None, "the caller has checked it"
+            users = min(int(plan.concurrency) * self._groups, count)
+            return np.concatenate([np.zeros(users), np.full(count - users, np.inf)])
+        rate = stream.rate if stream.rate is not None else plan.rate
+        assert rate is not None, "the caller has checked the rate"
+        gap = 1.0 / float(rate)
+        if stream.arrivals == "even":
+            return gap * np.arange(self._drawn, self._drawn + count, dtype=np.float64)
+        shape = 1.0 / float(stream.cv) ** 2 if stream.arrivals == "gamma" else 1.0
+        gaps = times.gamma(shape, gap / shape, count) if stream.arrivals == "gamma" else times.exponential(gap, count)
+        gaps[:1] += self._last
+        arrivals: Array = np.cumsum(gaps)
+        self._last = float(arrivals[-1])
+        return arrivals
 
 
 def file_lengths(path: Path, tokenizer: str | None) -> tuple[Ints, Ints]:
@@ -94,30 +143,6 @@ def draw_priorities(priorities: Priorities | None, count: int, draw: np.random.G
         return np.zeros(0, np.int32)
     weights = np.array(priorities.weights or np.ones(len(priorities.values)))
     return draw.choice(np.array(priorities.values, np.int32), count, p=weights / weights.sum())
-
-
-def draw_arrivals(
-    plan: Serving, stream: RequestStream, count: int, draw: np.random.Generator, groups: int = 1
-) -> Array:
-    """Return ascending arrivals [s]. Gaps: exponential, gamma with shape 1/cv^2, equal, or none.
-
-    In a closed loop its users, `concurrency` for each of `groups`, arrive at the start. The others are called.
-    """
-    if stream.arrivals == "burst":
-        return np.zeros(count)
-    if stream.arrivals == "closed_loop":
-        assert plan.concurrency is not None, "the caller has checked it"
-        users = min(int(plan.concurrency) * groups, count)
-        return np.concatenate([np.zeros(users), np.full(count - users, np.inf)])
-    rate = stream.rate if stream.rate is not None else plan.rate
-    assert rate is not None, "the caller has checked the rate"
-    gap = 1.0 / float(rate)
-    if stream.arrivals == "even":
-        return gap * np.arange(count, dtype=np.float64)
-    if stream.arrivals == "gamma":
-        shape = 1.0 / float(stream.cv) ** 2
-        return np.cumsum(draw.gamma(shape, gap / shape, count))
-    return np.cumsum(draw.exponential(gap, count))
 
 
 def share_beginnings(

@@ -19,7 +19,7 @@ from costmodel.serving.blocks import (
     remove_free,
     share_prefix,
     take_blocks,
-)
+)  # fmt: skip
 from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import find_next_finish, growth, leave_decoding
 from costmodel.serving.prices import ROWS, Tables, device_time, step_time

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,22 +17,13 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Draw
 from costmodel.quantities import Quantity
-from costmodel.records import replace
+from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
 from costmodel.serving.deployment import replica_count
-from costmodel.serving.simulation import Served, Simulation
-from costmodel.serving.summary import (
-    RequestTimes,
-    arrival_rate,
-    changes,
-    duration,
-    percentiles,
-    request_times,
-    totals,
-    transfers,
-    verdict,
-    within,
-)
+from costmodel.serving.distributions import ERROR
+from costmodel.serving.served import Served
+from costmodel.serving.simulation import MOST_KEPT, WINDOW, Simulation
+from costmodel.serving.summary import Outcome, Tally, changes, percentiles, totals, verdict
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Serving
@@ -42,18 +34,40 @@ EARLY, LATE = 0.1, 0.8  # of these, between which an engine's rate is counted
 SLOWDOWNS = (0.8, 0.9, 1.0, 1.1, 1.25)  # of step times; replays at these give the metrics between them
 
 
+Run = TypeVar("Run", Served, Outcome)
+
+
+class Options(Record, kw_only=True):
+    """How requests are run.
+
+    checkpoint: file that keeps the state.
+    workers: threads for replicas that serve independently of each other.
+    on_progress: receives the share of runs that are done.
+    keeps: every request of a long run, for a table of them.
+    """
+
+    checkpoint: Path | None = None
+    workers: int = 1
+    on_progress: Callable[[float], None] | None = None
+    keeps: bool = False
+
+
+DEFAULT = Options()
+
+
 class RequestEvaluation(PhaseEvaluation[Metrics]):
-    """A serving scenario with its requests simulated. why: they are though no engine was asked for. Null: it was."""
+    """A serving scenario with its requests simulated.
+
+    why: they are though no engine was asked for. Null: it was.
+    """
 
     headline = "latency"
 
     def __init__(
-        self, scenario: Scenario, plan: Serving, calibration: Calibration, checkpoint: Path | None = None,
-        workers: int = 1, on_progress: Callable[[float], None] | None = None,
+        self, scenario: Scenario, plan: Serving, calibration: Calibration, options: Options = DEFAULT
     ) -> None:  # fmt: skip
         self._scenario, self._plan, self._calibration = scenario, plan, calibration
-        self._checkpoint, self._workers = checkpoint, workers
-        self._on_progress, self._runs = on_progress, 0
+        self._options, self._runs = options, 0
         self.why: str | None = None
         self._pool = kv_pool(scenario, plan)
         self.ledger: Ledger | None = self._pool.ledger
@@ -61,25 +75,43 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
     @cached_property
     def simulation(self) -> Simulation:
         """Return the simulation, its step times priced."""
-        return Simulation(self._scenario, self._plan, self._calibration, self._workers)
+        options = self._options
+        keeps = options.keeps or options.checkpoint is not None
+        return Simulation(self._scenario, self._plan, self._calibration, options.workers, keeps=keeps)
 
     @cached_property
     def served(self) -> Served:
-        """Return what became of the requests."""
-        return self._counted(self.simulation.run(checkpoint=self._checkpoint))
+        """Return what became of each request, or of the first ones where not all are kept."""
+        return self._counted(self.simulation.run(checkpoint=self._options.checkpoint))
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """Return what became of the run."""
+        if self.simulation.streams:
+            return self._counted(self.simulation.streamed(self._plan.slo))
+        return self._outcome(self.served)
+
+    def _outcome(self, served: Served) -> Outcome:
+        return Outcome.of(served, Tally.of(served, self._plan.slo))
 
     @cached_property
     def _replays(self) -> list[Metrics]:
-        """Return the metrics of the requests with step times at each of `SLOWDOWNS`."""
-        others = {each: self._counted(self.simulation.run(each)) for each in SLOWDOWNS if each != 1.0}
-        return [self._metrics(self.served if each == 1.0 else others[each]) for each in SLOWDOWNS]
+        """Return the metrics of the requests, the first ones where not all are kept, with step times at each of
+        `SLOWDOWNS`.
+        """
+        usual = self._metrics(self._outcome(self.served))
+        return [usual if each == 1.0 else self._metrics(self._outcome(self._slower(each))) for each in SLOWDOWNS]
 
-    def _counted(self, served: Served) -> Served:
-        """Return what one run served, and tell how many runs are done: that, the saturated one and the replays."""
+    def _slower(self, factor: float) -> Served:
+        """Return what became of the same requests at other step times."""
+        return self._counted(self.simulation.run(factor))
+
+    def _counted(self, run: Run) -> Run:
+        """Return what one run gave, and tell how many runs are done: that, the saturated one and the replays."""
         self._runs += 1
-        if self._on_progress is not None:
-            self._on_progress(min(self._runs / (1 + len(SLOWDOWNS)), 1.0))
-        return served
+        if self._options.on_progress is not None:
+            self._options.on_progress(min(self._runs / (1 + len(SLOWDOWNS) + self.simulation.streams), 1.0))
+        return run
 
     @cached_property
     def closed(self) -> ServingEvaluation:
@@ -87,14 +119,13 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
         It tells how the operators share the time of a step, and how uncertain they are.
         """
-        running = max(round(totals(self._done)["running"]), 1)
-        requests = self._done.requests
+        tally, running = self.outcome.tally, max(round(totals(self.outcome)["running"]), 1)
         plan = replace(
             self._plan,
             concurrency=float(running),
             rate=None,
-            input_tokens=max(float(np.rint(requests["prompt"].mean())), 1.0),
-            output_tokens=max(float(np.rint(requests["output"].mean())), 2.0),
+            input_tokens=max(float(np.rint(tally.mean("input_tokens"))), 1.0),
+            output_tokens=max(float(np.rint(tally.mean("output_tokens"))), 2.0),
         )
         return ServingEvaluation(replace(self._scenario, plan=plan), plan, self._calibration)
 
@@ -109,8 +140,13 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
                 perturbed[name] = None if value is None else value / ratio
                 continue
             values = [replay[name] for replay in replays]
-            same = all(each == value for each in values)
-            perturbed[name] = value if same else np.interp(ratio, SLOWDOWNS, np.array(values, dtype=np.float64))
+            usual = values[SLOWDOWNS.index(1.0)]
+            if value is None or not usual or all(each == usual for each in values):
+                perturbed[name] = value
+                continue
+            # The first requests of a long run show by what factor all change; of others they are all.
+            factor = 1.0 if value == usual else value / usual
+            perturbed[name] = factor * np.interp(ratio, SLOWDOWNS, np.array(values, dtype=np.float64))
         return perturbed
 
     def _slowdown(self, perturbations: Perturbations) -> Quantity:
@@ -120,21 +156,17 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         return perturbed / unperturbed
 
     def _evaluate(self, perturbations: Perturbations) -> Metrics:  # noqa: ARG002  metrics handle perturbations
-        return {**self._metrics(self.served), "highest_stable_rate": self.stable_rate}
+        return {**self._metrics(self.outcome), "highest_stable_rate": self.stable_rate}
 
-    def _metrics(self, served: Served) -> Metrics:
-        served = served.done
-        times, total = request_times(served), totals(served)
-        devices = self._devices(served)
-        elapsed = duration(served)
+    def _metrics(self, run: Outcome) -> Metrics:
+        times, total, devices, elapsed = run.tally.times, totals(run), self._devices(run), run.tally.duration
         rate = total["requests"] / elapsed
         tokens = total["output_tokens"] / elapsed
-        spaced = times.tpot[np.isfinite(times.tpot)]
-        tpot = float(spaced.mean()) if len(spaced) else None
+        tpot = times["tpot"].mean if times["tpot"].count else None
         return {
-            "ttft": float(times.ttft.mean()),
+            "ttft": times["ttft"].mean,
             "tpot": tpot,
-            "latency": float(times.e2e.mean()),
+            "latency": times["e2e"].mean,
             "requests_per_second": rate,
             "input_tokens_per_second": total["input_tokens"] / elapsed,
             "tokens_per_second": tokens,
@@ -142,22 +174,22 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             "tokens_per_second_per_user": None if tpot is None else 1.0 / tpot,
             "concurrency": total["running"] * total["busy_share"],
             "max_concurrency": float(most_running(self._scenario, self._plan, self._pool)),
-            "kv_blocks": float(served.policy.blocks),
+            "kv_blocks": float(run.policy.blocks),
             "kv_use": total["kv_use"],
             "prefix_hit_rate": total["cached_tokens"] / total["input_tokens"],
             "highest_stable_rate": None,
-            "goodput": float(within(times, self._plan.slo).sum()) / elapsed,
+            "goodput": run.tally.sums["good"] / elapsed,
             "preemptions": total["preemptions"],
             **spent(self._scenario.cluster.node, devices, tokens, self._draw(total["busy_share"])),
             **invested(self._scenario, devices),
         }
 
-    def _devices(self, served: Served) -> float:
+    def _devices(self, run: Outcome) -> float:
         """Return the devices that are paid for: of all engines, or on average of those that an autoscaler rents."""
         own = float(self._scenario.parallel.all_devices) / float(self._scenario.parallel.dp)
         if self._plan.replicas.autoscale is None:
-            return own * len(served.engines.state)
-        return own * served.rented / float(np.nanmax(served.requests["finish"]))
+            return own * len(run.engines.state)
+        return own * run.rented / run.tally.end
 
     @cached_property
     def stable_rate(self) -> float | None:
@@ -169,7 +201,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         """
         requests = self.simulation.requests
         is_open = bool(np.isfinite(requests.arrival).all())
-        if not is_open or self._plan.replicas.prefill or totals(self._done)["cached_tokens"]:
+        if not is_open or self._plan.replicas.prefill or self.outcome.tally.sums["cached_tokens"]:
             return None
         seats = int(most_running(self._scenario, self._plan, self._pool))
         ends = np.sort(self._counted(self.simulation.saturated(SATURATING, seats)).requests["finish"])
@@ -187,25 +219,17 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def verdict(self) -> str | None:
         """Return whether the engines keep up with the requests."""
-        return verdict(self._done, self._request_times)
-
-    @cached_property
-    def _done(self) -> Served:
-        return self.served.done
-
-    @cached_property
-    def _request_times(self) -> RequestTimes:
-        return request_times(self._done)
+        return verdict(self.outcome.tally)
 
     def percentiles(self) -> Mapping[str, Mapping[str, float]] | None:
         """Return quantiles of the requests' times, and of gaps between tokens [s]."""
-        return percentiles(self._done, self._request_times)
+        return percentiles(self.outcome.tally, self.outcome.engines.gaps)
 
     def details(self) -> Mapping[str, object]:
         """Return what results hold beside metrics: sums over the run, and the error of the step times' tables."""
         error = self.simulation.times.error(self.simulation.pricer)
         engine = {} if self.why is None else {"engine": "event"}
-        return {**engine, "requests": {**totals(self._done), **changes(self.served), "step_time_error": error}}
+        return {**engine, "requests": {**totals(self.outcome), **changes(self.outcome), "step_time_error": error}}
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of the closed form's steps."""
@@ -213,11 +237,12 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def breakdown(self) -> list[Entry]:
         """Return what a request's latency consists of: waiting, and steps as the closed form divides them."""
-        wait = Entry("waiting for the engine", float(self._request_times.wait.mean()))
+        tally = self.outcome.tally
+        wait = Entry("waiting for the engine", tally.times["wait"].mean)
         wait.by_bound["capacity"] = wait.by_basis["fitted"] = wait.time
-        front = Entry("client and front end", float(self._done.front_end.mean()))
+        front = Entry("client and front end", tally.mean("front_end"))
         front.by_bound["latency"] = front.by_basis["fitted"] = front.time
-        moves = Entry("transfer of the prompt's cache", float(transfers(self._done).mean()))
+        moves = Entry("transfer of the prompt's cache", tally.mean("transfer"))
         moves.by_bound["latency"] = moves.by_basis["fitted"] = moves.time
         own = [wait, front, *([moves] if moves.time > 0 else [])]
         entries = [entry for entry in self.closed.breakdown() if not entry.name.startswith("waiting for")]
@@ -234,7 +259,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         served, stable = self.times()["requests_per_second"], self.times()["highest_stable_rate"]
         assert served is not None
         load = self._of_load(float(served), None if stable is None else float(stable))
-        notes = [*why, *load, *self._of_fleet(), *without_effect(self._plan)]
+        notes = [*why, *self._of_histograms(), *load, *self._of_fleet(), *without_effect(self._plan)]
         if stable is not None and served > stable and self._scenario.parallel.lockstep > 1:
             notes.append(
                 f"this run served {float(served):.3g} requests/s, more than the highest stable rate: prompts of ranks "
@@ -242,9 +267,17 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             )
         return tuple(notes)
 
+    def _of_histograms(self) -> Iterator[str]:
+        """Yield of what percentiles and intervals of a long run are."""
+        if self.simulation.streams:
+            yield (
+                f"percentiles: within {ERROR:.1%}, of a histogram of {self.outcome.tally.served:,} requests, for a run "
+                f"of more than {MOST_KEPT:,} keeps none; intervals: from its first {WINDOW:,}"
+            )
+
     def _of_load(self, served: float, stable: float | None) -> Iterator[str]:
         """Yield what arrives as a share of the highest stable rate, and that it is more than is served."""
-        arriving = arrival_rate(self.served)
+        arriving = self.outcome.tally.arrival_rate
         if arriving is None:
             return
         if stable is not None:
@@ -258,15 +291,15 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def _of_fleet(self) -> Iterator[str]:
         """Yield which requests were rejected, and that none of the breakdowns that may come did."""
-        fleet, count = self.served.fleet, len(self.served.requests)
+        fleet, tally = self.outcome.fleet, self.outcome.tally
         rejected, random = int(fleet.state["rejected"][0]), self._plan.replicas.breakdowns
         if rejected:
             yield (
-                f"{rejected / count:.0%} turned away: {rejected:,} of {count:,} requests met a full queue "
-                "(`replicas.max_waiting`); times, rates and the verdict are of the others"
+                f"{rejected / tally.arrived:.0%} turned away: {rejected:,} of {tally.arrived:,} requests met a full "
+                "queue (`replicas.max_waiting`); times, rates and the verdict are of the others"
             )
         if random is not None and not fleet.state["failures"][0]:
-            elapsed = duration(self._done)
+            elapsed = tally.duration
             yield (
                 f"no breakdown fell into this run of {elapsed:.3g} s, in which "
                 f"{elapsed * len(fleet.breakdowns) / fleet.mtbf:.2g} are expected: its times are those without; more "

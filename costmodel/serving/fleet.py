@@ -15,7 +15,7 @@ from costmodel.serving.availability import (
     lose_running,
     next_change,
     set_next_breakdown,
-)
+)  # fmt: skip
 from costmodel.serving.blocks import free_request, share_prefix
 from costmodel.serving.compiled import inner
 from costmodel.serving.lockstep import decide_together

@@ -17,7 +17,7 @@ from costmodel.serving.prices import (
     locate_from,
     rows_time,
     with_expert_pool,
-)
+)  # fmt: skip
 from costmodel.serving.queue import look, may_start, see_arrivals
 from costmodel.serving.state import Engine, Occupancy
 

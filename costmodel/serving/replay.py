@@ -10,8 +10,8 @@ from costmodel.analytic.serving.open_loop import QUANTILES, OpenLoopEvaluation
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.records import replace
 from costmodel.result import Metrics
-from costmodel.serving.simulation import FEW_EVENTS, Served, Simulation, stream_of, unsupported
-from costmodel.serving.summary import RequestTimes, percentiles, request_times, within
+from costmodel.serving.simulation import FEW_EVENTS, Simulation, stream_of, unsupported
+from costmodel.serving.summary import Outcome, Tally, percentiles
 from costmodel.workload.requests import Replicas, RequestStream
 
 REQUESTS = 1000  # of a run, ten of which are slower than the 99th percentile
@@ -22,7 +22,7 @@ class ReplayedServer(OpenLoopEvaluation):
     """A server at a rate whose requests differ: the tails are those of some of them, simulated one by one."""
 
     @cached_property
-    def _replayed(self) -> tuple[Served, RequestTimes] | None:
+    def _replayed(self) -> Outcome | None:
         """Return what became of a few requests of one replica, null where the queue only grows or none is simulated.
 
         Without those that came before the first of them ended: the engine was still filling up. Of a scenario whose
@@ -45,28 +45,28 @@ class ReplayedServer(OpenLoopEvaluation):
         served = Simulation(replace(scenario, plan=own), own, self._calibration, compiles=False).run().done
         late = served.requests["arrival"] > served.requests["finish"].min()
         served = served.of(late) if late.any() else served
-        return served, request_times(served)
+        return Outcome.of(served, Tally.of(served, plan.slo))
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the means, and the goodput: of the requests that are served, the share that keeps to the `slo`."""
         metrics = super().metrics(perturbations)
         rate, goodput = metrics["requests_per_second"], None
         if self._replayed is not None and rate is not None:
-            goodput = rate * float(within(self._replayed[1], self._plan.slo).mean())
+            goodput = rate * self._replayed.tally.mean("good")
         return {**metrics, "goodput": goodput}
 
     def percentiles(self) -> Mapping[str, Mapping[str, float]]:
         """Return quantiles of the times of the requests that were simulated, else the closed form's rough ones."""
         if self._replayed is None:
             return super().percentiles()
-        known = percentiles(*self._replayed)
+        known = percentiles(self._replayed.tally, self._replayed.engines.gaps)
         return {name: {key: each[key] for key in QUANTILES if key in each} for name, each in known.items()}
 
     def notes(self) -> tuple[str, ...]:
         """Return what the closed form says, and what percentiles are of."""
         notes = super().notes()
         if self._replayed is not None:
-            count, seed = len(self._replayed[0].requests), self._scenario.simulation.seed
+            count, seed = self._replayed.tally.served, self._scenario.simulation.seed
             run = (
                 f"percentiles and goodput: of {count:,} requests simulated one by one (seed {seed}); all else is means"
             )

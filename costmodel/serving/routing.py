@@ -44,23 +44,19 @@ class Router(NamedTuple):
 
     kind: int  # one of the above
     delay: float  # interval at which it learns loads [s], 0: always
-    dice: Any  # a random engine for each request, where the router draws
-    second_dice: Any  # another one
     loads: Any  # requests of each engine as it knows them
     calls: Rows[Call]  # a binary heap of called requests
     state: Rows[RouterState]  # one row: what changes
 
 
-def new_router(kind: int, delay: float, replicas: int, arrival: Any, seed: int) -> Router:
+def new_router(kind: int, delay: float, replicas: int, arrival: Any) -> Router:
     """Return a router that has routed nothing. arrival: of all requests [s], infinite for those that are called."""
     count = len(arrival)
-    rolls = count if kind in (RANDOM, POWER_OF_TWO) else 0
-    dice = np.random.default_rng([seed, 4]).integers(0, replicas, (rolls, 2))
     state = RouterState.zeros(1)
     state["learnt"] = -np.inf
     state["known"] = state["uncalled"] = np.count_nonzero(np.isfinite(arrival))
     loads = np.zeros(replicas, np.int64)
-    return Router(kind, delay, dice[:, 0].copy(), dice[:, 1].copy(), loads, Call.zeros(count), state)
+    return Router(kind, delay, loads, Call.zeros(count), state)
 
 
 class Service(NamedTuple):
@@ -139,7 +135,7 @@ def route(service: Service, request: int, now: float, low: int, high: int) -> in
     else:
         state.routed_late += 1
     if router.kind in (ROUND_ROBIN, RANDOM):
-        first = number if router.kind == ROUND_ROBIN else int(router.dice[request])
+        first = number if router.kind == ROUND_ROBIN else int(service.requests[request].die)
         for i in range(high - low):
             replica = low + (first + i) % (high - low)
             if fleet.members[replica].status == UP:
@@ -147,7 +143,8 @@ def route(service: Service, request: int, now: float, low: int, high: int) -> in
         return -1
     learn_loads(engines, fleet, router, now)
     if router.kind == POWER_OF_TWO:
-        first, second = low + router.dice[request] % (high - low), low + router.second_dice[request] % (high - low)
+        row = service.requests[request]
+        first, second = low + row.die % (high - low), low + row.other_die % (high - low)
         replica = int(second if router.loads[second] < router.loads[first] else first)
         if router.loads[replica] >= ABSENT:
             replica = least_loaded(router, number, low, high)

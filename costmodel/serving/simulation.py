@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
@@ -12,19 +12,19 @@ import numpy as np
 
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError
-from costmodel.network.sharing import Flags
 from costmodel.quantities import Array
 from costmodel.records import Record, replace
-from costmodel.serving.availability import OFF, Fleet
 from costmodel.serving.checkpoint import identity, is_over, restore, save
 from costmodel.serving.compiled import compiled, has_numba, is_kept
-from costmodel.serving.deployment import is_fixed, lockstep_of, new_service
-from costmodel.serving.draw import draw_requests, in_order_of_arrival
+from costmodel.serving.deployment import Dice, is_dealt_out, lockstep_of, new_service
+from costmodel.serving.distributions import Histogram
+from costmodel.serving.draw import RequestDraw, comes_in_parts, in_order_of_arrival
 from costmodel.serving.first_run import Loop, run_as_python, try_python
 from costmodel.serving.fleet import run_apart, run_together
 from costmodel.serving.prices import Tables
 from costmodel.serving.routing import Service
 from costmodel.serving.rows import Records
+from costmodel.serving.served import Served
 from costmodel.serving.state import (
     FCFS,
     LEVELS,
@@ -36,12 +36,16 @@ from costmodel.serving.state import (
     Engines,
     Policy,
     Requests,
-)
+    count_nodes,
+    new_records,
+)  # fmt: skip
 from costmodel.serving.step_times import Sizes, StepPricer, StepTimes, make_tables
+from costmodel.serving.summary import Outcome, Tally
 from costmodel.serving.traces import read_trace
+from costmodel.serving.windows import next_window, under_way
 from costmodel.workload.engine_memory import kv_pool, memory_of
 from costmodel.workload.plans import Serving, drafted_tokens, tokens_per_step
-from costmodel.workload.requests import Replicas, RequestStream
+from costmodel.workload.requests import Replicas, RequestStream, Slo
 from costmodel.workload.scenario import Scenario
 
 FEW_EVENTS = 250_000  # with which Python alone is done in less time than compilation takes
@@ -49,44 +53,10 @@ CHUNK_EVENTS = 8  # a chunk of a prompt takes Python as long as so many output t
 PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts; seconds between checkpoints
 FEW_PLACES = 256  # that an engine keeps though fewer requests come: its highest stable rate needs them
 PARTS_OF_WORKER = 4  # in which replicas are run beside each other: some have more to do
+WINDOW, MOST_KEPT = 2**19, 2**21  # requests that are drawn at once in a run of more than are kept
 PER_PLACE = 8  # requests of a saturated replica for each that it runs at a time
 ORDERS = {"fcfs": FCFS, "priority": PRIORITY, "lpm": LONGEST_PREFIX}
 UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step: the largest of their defaults
-
-
-class Served(Record, kw_only=True):
-    """What became of the requests.
-
-    requests: records of `Request`.
-    engines: one row for each.
-    front_end: what client and front end add to the first token of each request [s].
-    fleet: who served when.
-    has_priorities: requests have some.
-    """
-
-    requests: Records
-    engines: Engines
-    policy: Policy
-    times: StepTimes
-    front_end: Array
-    fleet: Fleet
-    has_priorities: bool = False
-
-    @property
-    def done(self) -> Served:
-        """Return the requests that were served: all, but for those that were turned away."""
-        return self.of(np.isfinite(self.requests["finish"])) if self.fleet.state["rejected"][0] else self
-
-    def of(self, some: Flags) -> Served:
-        """Return the same with some of the requests, whose times and counts metrics are of."""
-        return replace(self, requests=self.requests[some], front_end=self.front_end[some])
-
-    @property
-    def rented(self) -> float:
-        """Return for how long engines were paid for, all together [s]."""
-        end, members = float(np.nanmax(self.requests["finish"])) if len(self.requests) else 0.0, self.fleet.members
-        still = np.where(members["status"] == OFF, 0.0, np.maximum(end - members["since"], 0.0))
-        return float(np.sum(members["rented"] + still))
 
 
 class Simulation:
@@ -94,37 +64,51 @@ class Simulation:
 
     workers: threads for replicas that serve independently of each other.
     compiles: a long run is compiled by numba, which may take seconds the first time, and runs the same.
+    keeps: every request of a long run, too. Else `requests` are the first ones, and `streamed` runs all of them.
 
     Raises InputError where the scenario cannot be simulated, and where a request is longer than an engine's cache.
     """
 
     def __init__(
         self, scenario: Scenario, plan: Serving, calibration: Calibration, workers: int = 1, *, compiles: bool = True,
+        keeps: bool = False,
     ) -> None:  # fmt: skip
         problem = unsupported(scenario, plan)
         if problem is not None:
             raise problem
         self.scenario, self.plan, self.workers, self.compiles = scenario, plan, workers, compiles
         self.stream = stream_of(scenario, plan)
-        block = int(memory_of(scenario, plan).block)
-        self.requests = in_order_of_arrival(self._requests(block))
-        self.policy = policy_of(scenario, plan, self.requests)
-        _check_lengths(scenario, self.policy, self.requests)
-        longest = int(self.requests.length.sum(axis=1).max())
-        sizes = Sizes(self.policy.max_seqs, self.policy.budget, longest)
+        self.streams = not keeps and comes_in_parts(self.stream) and self._draw().left > MOST_KEPT
+        self.requests = in_order_of_arrival(self._requests())
+        self.extent = Extent.of(self._parts() if self.streams else [self.requests])
+        self.policy = policy_of(scenario, plan, self.requests, self.extent.longest)
+        _check_lengths(scenario, self.policy, self.extent)
+        sizes = Sizes(self.policy.max_seqs, self.policy.budget, self.extent.longest)
         self.pricer = StepPricer(scenario, plan, calibration)
         self.times = StepTimes(make_tables(self.pricer, sizes), sizes, self.pricer.drafts)
 
-    def _requests(self, block: int) -> Requests:
-        if self.stream.trace is not None:
-            return read_trace(self.stream, block)
+    def _draw(self) -> RequestDraw:
+        """Return a new draw of the requests."""
         parallel, seed = self.scenario.parallel, self.scenario.simulation.seed
         groups = int(parallel.dp * self.plan.replicas.count)
-        return draw_requests(self.plan, self.stream, block, seed, groups)
+        return RequestDraw(self.plan, self.stream, int(memory_of(self.scenario, self.plan).block), seed, groups)
+
+    def _requests(self) -> Requests:
+        """Return all requests, or the first ones of a run that is streamed."""
+        if self.stream.trace is not None:
+            return read_trace(self.stream, int(memory_of(self.scenario, self.plan).block))
+        draw = self._draw()
+        return draw.draw(WINDOW if self.streams else draw.left)
+
+    def _parts(self) -> Iterator[Requests]:
+        """Yield all requests, some at a time."""
+        draw = self._draw()
+        while draw.left:
+            yield draw.draw(WINDOW)
 
     @property
     def is_long(self) -> bool:
-        """Tell whether the run is so long that compiling it saves time."""
+        """Tell whether a run of `requests` is so long that compiling it saves time."""
         if not self.compiles:
             return False
         length, blocks = self.requests.length, len(self.requests.ids)
@@ -142,6 +126,30 @@ class Simulation:
         service = new_service(self.scenario, self.plan, self.requests, policy, slower(self.times.tables, slowdown))
         stuck = self._serve(service, self.plan, np.inf) if checkpoint is None else self._keep(service, checkpoint)
         return self._served(service, stuck)
+
+    def streamed(self, slo: Slo) -> Outcome:
+        """Return what becomes of all requests, of which only those under way are kept.
+
+        Raises InfeasibleError where a request can never start.
+        """
+        tally, dice, parts = Tally(slo, Histogram), Dice(self.scenario, self.plan), self._parts()
+        first = next(parts)
+        service = new_service(self.scenario, self.plan, first, self.policy, self.times.tables, self.extent.nodes)
+        dice.give(service.requests)
+        dealt, served = is_dealt_out(self.scenario, self.plan, service), len(first.arrival)
+        while True:
+            left = self.extent.count - served
+            until = float(service.requests["arrival"][-1]) if left else np.inf
+            stuck = self._serve(service, self.plan, until)
+            stays, run = under_way(service), self._served(service, stuck)
+            tally.add(run.of(~stays))
+            if not left:
+                return Outcome.of(run, tally)
+            more = next(parts)
+            served += len(more.arrival)
+            records = new_records(more)
+            dice.give(records)
+            service = next_window(service, stays, records, more.ids, dealt=dealt)
 
     def _keep(self, service: Service, path: Path) -> int:
         """Run a deployment part by part, and write its state after parts. Return an engine that is stuck, -1: none."""
@@ -204,7 +212,7 @@ class Simulation:
 
     def _serve(self, service: Service, plan: Serving, until: float) -> int:
         """Run a deployment up to a moment. Return an engine that is stuck, -1: none."""
-        together = not is_fixed(self.scenario, plan) or service.router.state["known"][0] < len(service.requests)
+        together = not is_dealt_out(self.scenario, plan, service)
         loop = run_together if together else run_apart
         if not self.is_long or not has_numba():
             return run_as_python(loop, service, until)
@@ -263,13 +271,36 @@ def stream_of(scenario: Scenario, plan: Serving) -> RequestStream:
     return stream
 
 
-def policy_of(scenario: Scenario, plan: Serving, requests: Requests) -> Policy:
-    """Return how the engines schedule. Without `max_num_seqs`, a step has as many requests as its budget has tokens."""
+class Extent(Record):
+    """Sizes of all requests of a run. longest: tokens of the longest one; which: its number; nodes: prefix blocks."""
+
+    count: int
+    longest: int
+    which: int
+    nodes: int
+
+    @classmethod
+    def of(cls, parts: Iterable[Requests]) -> Extent:
+        """Return the sizes of requests that come in parts."""
+        count = longest = which = nodes = 0
+        for part in parts:
+            tokens = part.length.sum(axis=1)
+            worst = int(np.argmax(tokens))
+            if tokens[worst] > longest:
+                longest, which = int(tokens[worst]), count + worst
+            count, nodes = count + len(tokens), max(nodes, count_nodes(part))
+        return cls(count, longest, which, nodes)
+
+
+def policy_of(scenario: Scenario, plan: Serving, requests: Requests, longest: int) -> Policy:
+    """Return how the engines schedule. Without `max_num_seqs`, a step has as many requests as its budget has tokens.
+
+    longest: tokens of the longest request.
+    """
     scheduler, drafts = plan.scheduler, int(drafted_tokens(plan.speculative))
     most = len(requests.arrival)
     places = UNLIMITED_SEQUENCES if scheduler.max_num_seqs is None else int(scheduler.max_num_seqs)
     mixed = scheduler.mixes
-    longest = int(requests.length.sum(axis=1).max())
     budget = longest if scheduler.token_budget is None else int(scheduler.token_budget)
     if mixed and scheduler.max_num_seqs is None:
         places = max(min(places, budget // (1 + drafts)), 1)
@@ -340,15 +371,14 @@ def unsupported(scenario: Scenario, plan: Serving) -> InputError | None:
     return None
 
 
-def _check_lengths(scenario: Scenario, policy: Policy, requests: Requests) -> None:
+def _check_lengths(scenario: Scenario, policy: Policy, extent: Extent) -> None:
     """Raise InputError where a request alone needs more blocks than an engine has."""
-    tokens = requests.length.sum(axis=1)
-    blocks = -(-tokens // policy.block)
-    worst = int(np.argmax(blocks))
-    if blocks[worst] > policy.blocks:
+    blocks = -(-extent.longest // policy.block)
+    if blocks > policy.blocks:
         capacity = policy.blocks * policy.block
         raise InputError.single(
-            f"request {worst + 1} of {tokens[worst]:,} tokens does not fit in the KV cache of {capacity:,} tokens",
+            f"request {extent.which + 1} of {extent.longest:,} tokens does not fit in the KV cache of {capacity:,} "
+            "tokens",
             field=f"scenarios.{scenario.name}.requests",
-            hint=f"at least {math.ceil(blocks[worst])} blocks of {policy.block} tokens are needed",
+            hint=f"at least {blocks} blocks of {policy.block} tokens are needed",
         )

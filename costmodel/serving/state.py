@@ -61,6 +61,8 @@ class Request(Row):
     swapped: Short  # tokens whose cache waits in host memory, 0: none
     key: Short  # cached blocks when the queue was last sorted by them
     priority: Short  # the least is served first
+    die: Short  # a random engine, where the router draws
+    other_die: Short  # another one
     child: Short  # in the heap, the first of those behind it, whose `following` are its others
 
 
@@ -239,10 +241,20 @@ def new_records(stream: Requests) -> Records:
     return requests
 
 
-def new_engines(number: int, policy: Policy, requests: Requests, bins: int) -> Engines:
-    """Return idle engines whose blocks are all free."""
-    nodes = int(requests.ids.max()) + 1 if len(requests.ids) else 0
-    entries = int(min(policy.blocks, 3 * len(requests.arrival) + len(requests.ids)) + 2)
+def count_nodes(requests: Requests) -> int:
+    """Return the number of different prefix blocks."""
+    return int(requests.ids.max()) + 1 if len(requests.ids) else 0
+
+
+def new_engines(number: int, policy: Policy, requests: Requests, bins: int, nodes: int | None = None) -> Engines:
+    """Return idle engines whose blocks are all free.
+
+    nodes: prefix blocks of all requests, where `requests` are only the first of them.
+    """
+    entries = policy.blocks + 2
+    if nodes is None:
+        nodes = count_nodes(requests)
+        entries = int(min(policy.blocks, 3 * len(requests.arrival) + len(requests.ids)) + 2)
     decoders, enders, starters = np.zeros((3, number, policy.max_seqs), dtype=np.int64)
     engines = Engines(
         EngineState.zeros(number), Step.zeros(number), decoders, enders, starters,

@@ -8,9 +8,11 @@ import numpy as np
 
 from costmodel.quantities import Array
 from costmodel.records import Record
+from costmodel.serving.availability import OFF, Fleet
+from costmodel.serving.distributions import Histogram, Sample
 from costmodel.serving.rows import Records
-from costmodel.serving.simulation import Served
-from costmodel.serving.state import GAPS_PER_FACTOR_E, SHORTEST_GAP
+from costmodel.serving.served import Served
+from costmodel.serving.state import GAPS_PER_FACTOR_E, SHORTEST_GAP, Engines, Policy
 from costmodel.workload.requests import Slo
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -49,15 +51,133 @@ def transfers(served: Served) -> Array:
     return np.where(np.isfinite(served.requests["joined"]), prompt * fleet.token_time + fleet.latency, 0.0)
 
 
-def percentiles(served: Served, times: RequestTimes) -> Percentiles:
-    """Return the percentiles of requests' times, and of gaps between tokens: those from bins 1 % wide."""
-    values = {"ttft": times.ttft, "tpot": times.tpot[np.isfinite(times.tpot)], "e2e": times.e2e}
-    exact = {
-        name: {key: float(np.quantile(each, share)) for key, share in QUANTILES.items()}
-        for name, each in values.items()
-        if len(each)
+class Tally:
+    """Sums and distributions of the requests of a run, which add up over parts of it.
+
+    kind: of distributions.
+    times: of the requests that were served, by their field of `RequestTimes`.
+    sums: over them, by name.
+    arrived: requests, those that were rejected too.
+    arrivals: first and last one of all [s].
+    first: arrival of those that were served [s].
+    end: last token of all [s].
+    """
+
+    def __init__(self, slo: Slo, kind: type[Sample] | type[Histogram]) -> None:
+        self._slo, self.times = slo, {name: kind() for name in ("ttft", "tpot", "e2e", "wait")}
+        self.sums, self.arrived, self.served = dict.fromkeys(SUMS, 0.0), 0, 0
+        self.arrivals, self.first, self.end = (np.inf, -np.inf), np.inf, -np.inf
+        self._mean_arrival, self._mean_wait, self._across, self._together = 0.0, 0.0, 0.0, 0.0
+
+    @classmethod
+    def of(cls, served: Served, slo: Slo) -> Tally:
+        """Return the tally of a whole run, with every time."""
+        tally = cls(slo, Sample)
+        tally.add(served)
+        return tally
+
+    def add(self, served: Served) -> None:
+        """Add requests that are over."""
+        arrival = served.requests["arrival"]
+        if not len(arrival):
+            return
+        self.arrived += len(arrival)
+        self.arrivals = (
+            min(self.arrivals[0], float(arrival.min())), max(self.arrivals[1], float(arrival.max()))
+        )  # fmt: skip
+        done = served.done
+        if not len(done.requests):
+            return
+        requests, times = done.requests, request_times(done)
+        for name, distribution in self.times.items():
+            distribution.add(getattr(times, name))
+        for name, value in _sums(done, times, self._slo).items():
+            self.sums[name] += value
+        self.first = min(self.first, float(requests["arrival"].min()))
+        self.end = max(self.end, float(requests["finish"].max()))
+        self._add_moments(requests["arrival"], times.wait)
+        self.served += len(requests)
+
+    def _add_moments(self, arrival: Array, wait: Array) -> None:
+        """Add what the slope of waiting over arrival needs [Chan et al., The American Statistician 37(3), 1983]."""
+        spread, number = arrival - arrival.mean(), len(arrival)
+        share = number / (self.served + number)
+        later, longer = float(arrival.mean()) - self._mean_arrival, float(wait.mean()) - self._mean_wait
+        self._across += float(spread @ spread) + later * later * self.served * share
+        self._together += float(spread @ wait) + later * longer * self.served * share
+        self._mean_arrival += later * share
+        self._mean_wait += longer * share
+
+    @property
+    def slope(self) -> float:
+        """Return the growth of waiting time per time of arrival."""
+        return self._together / self._across if self._across > 0 else 0.0
+
+    @property
+    def duration(self) -> float:
+        """Return the time from the first arrival to the last token [s]."""
+        return self.end - self.first
+
+    def mean(self, name: str) -> float:
+        """Return the mean of what `sums` has."""
+        return self.sums[name] / self.served
+
+    @property
+    def arrival_rate(self) -> float | None:
+        """Return the rate at which requests arrive, those that are rejected too [1/s], null where all come at once."""
+        span = self.arrivals[1] - self.arrivals[0]
+        return (self.arrived - 1) / span if span > 0 else None
+
+
+SUMS = (
+    "input_tokens", "output_tokens", "cached_tokens", "queue_time", "wait_time", "prompt_time", "front_end", "transfer",
+    "good",
+)  # fmt: skip
+
+
+def _sums(done: Served, times: RequestTimes, slo: Slo) -> dict[str, float]:
+    """Return sums over requests that were served, by the names of `SUMS`."""
+    requests = done.requests
+    values = (
+        requests["prompt"], requests["output"], requests["hit"], requests["queued"] - requests["arrival"],
+        requests["scheduled"] - requests["arrival"], requests["first"] - requests["scheduled"], done.front_end,
+        transfers(done), within(times, slo),
+    )  # fmt: skip
+    return {name: float(each.sum()) for name, each in zip(SUMS, values, strict=True)}
+
+
+class Outcome(Record, kw_only=True):
+    """What became of a run: of its requests, its engines and its fleet."""
+
+    tally: Tally
+    engines: Engines
+    policy: Policy
+    fleet: Fleet
+
+    @classmethod
+    def of(cls, served: Served, tally: Tally) -> Outcome:
+        """Return what became of a run whose last requests are `served`."""
+        return cls(tally=tally, engines=served.engines, policy=served.policy, fleet=served.fleet)
+
+    @property
+    def rented(self) -> float:
+        """Return for how long engines were paid for, all together [s]."""
+        end, members = max(self.tally.end, 0.0), self.fleet.members
+        still = np.where(members["status"] == OFF, 0.0, np.maximum(end - members["since"], 0.0))
+        return float(np.sum(members["rented"] + still))
+
+
+def percentiles(tally: Tally, gaps: Array) -> Percentiles:
+    """Return the percentiles of requests' times, and of gaps between tokens: those from bins 1 % wide.
+
+    gaps: tokens by their bins, a row for each engine.
+    """
+    known = {
+        name: {key: each.quantile(share) for key, share in QUANTILES.items()}
+        for name, each in tally.times.items()
+        if name != "wait" and each.count
     }
-    return exact | {"itl": gap_percentiles(served.engines.gaps.sum(axis=0))}
+    return known | {"itl": gap_percentiles(gaps.sum(axis=0))}
 
 
 def gap_percentiles(gaps: Array) -> dict[str, float]:
@@ -78,19 +198,7 @@ def within(times: RequestTimes, slo: Slo) -> Array:
     return good.astype(np.float64)
 
 
-def duration(served: Served) -> float:
-    """Return the time from the first arrival to the last token [s]."""
-    return float(served.requests["finish"].max() - served.requests["arrival"].min())
-
-
-def arrival_rate(served: Served) -> float | None:
-    """Return the rate at which requests arrive, those that are rejected too [1/s], null where all come at once."""
-    arrival = served.requests["arrival"]
-    span = float(arrival.max() - arrival.min())
-    return (len(arrival) - 1) / span if span > 0 else None
-
-
-def verdict(served: Served, times: RequestTimes) -> str:
+def verdict(tally: Tally) -> str:
     """Return `overloaded` where waiting grows with arrival, `backlogged` where most requests queue, else `stable`.
 
     At load rho > 1 a queue's waiting time grows by 1 - 1/rho per time of arrival, be it that of an engine or, where
@@ -98,27 +206,21 @@ def verdict(served: Served, times: RequestTimes) -> str:
     three prompts take on average, each from its first computed token to its first returned one: the steps with prompts
     that may run, are decided on already and come before it on an engine that has seats left.
     """
-    arrival = served.requests["arrival"]
-    spread = arrival - arrival.mean()
-    across = float(spread @ spread)
-    slope = float(spread @ times.wait) / across if across > 0 else 0.0
-    if slope > GROWING:
+    if tally.slope > GROWING:
         return "overloaded"
-    prompt = float(np.mean(served.requests["first"] - served.requests["scheduled"]))
-    return "backlogged" if float(np.mean(times.wait > AHEAD * prompt)) > MOST else "stable"
+    return "backlogged" if tally.times["wait"].share_above(AHEAD * tally.mean("prompt_time")) > MOST else "stable"
 
 
-def changes(served: Served) -> dict[str, float]:
+def changes(run: Outcome) -> dict[str, float]:
     """Return what failures, an autoscaler and a full queue did: requests that lost their engine, requests that were
     rejected, failures at random, and the engines that were paid for on average.
     """
-    state = served.fleet.state
-    end = float(np.nanmax(served.requests["finish"]))
+    state, end = run.fleet.state, run.tally.end
     return {
         "lost_requests": float(state["lost"][0]),
         "rejected_requests": float(state["rejected"][0]),
         "breakdowns": float(state["failures"][0]),
-        "engines": served.rented / end if end > 0 else float(len(served.engines.state)),
+        "engines": run.rented / end if end > 0 else float(len(run.engines.state)),
     }
 
 
@@ -128,30 +230,29 @@ def sums(occupancy: Records) -> dict[str, float]:
     return dict(zip(fields, occupancy.view(np.float64).reshape(-1, len(fields)).sum(axis=0).tolist(), strict=True))
 
 
-def totals(served: Served) -> dict[str, float]:
+def totals(run: Outcome) -> dict[str, float]:
     """Return sums and means over the run.
 
     busy_share: of all engines' time.
     running: requests of an engine while it is busy.
     kv_use: share of blocks then.
     """
-    requests, state, elapsed = served.requests, served.engines.state, duration(served)
-    occupancy = sums(served.engines.occupancy)
+    tally, state, occupancy = run.tally, run.engines.state, sums(run.engines.occupancy)
     busy = max(occupancy["busy"], 1e-300)
     return {
-        "requests": float(len(requests)),
-        "duration": elapsed,
-        "input_tokens": float(requests["prompt"].sum()),
-        "output_tokens": float(requests["output"].sum()),
-        "cached_tokens": float(requests["hit"].sum()),
+        "requests": float(tally.served),
+        "duration": tally.duration,
+        "input_tokens": tally.sums["input_tokens"],
+        "output_tokens": tally.sums["output_tokens"],
+        "cached_tokens": tally.sums["cached_tokens"],
         "preemptions": float(state["preemptions"].sum()),
         "recomputed_tokens": float(state["recomputed"].sum()),
         "swapped_tokens": float(state["swapped_out"].sum()),
         "loaded_tokens": float(state["loaded"].sum()),
         "steps": float(state["steps"].sum()),
-        "busy_share": occupancy["busy"] / max(served.rented, 1e-300),
+        "busy_share": occupancy["busy"] / max(run.rented, 1e-300),
         "running": occupancy["requests"] / busy,
-        "kv_use": occupancy["blocks"] / busy / served.policy.blocks,
-        "queue_time": float(np.mean(requests["queued"] - requests["arrival"])),
-        "wait_time": float(np.mean(requests["scheduled"] - requests["arrival"])),
+        "kv_use": occupancy["blocks"] / busy / run.policy.blocks,
+        "queue_time": tally.mean("queue_time"),
+        "wait_time": tally.mean("wait_time"),
     }

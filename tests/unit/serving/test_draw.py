@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodel.serving.draw import draw_requests
+from costmodel.serving.draw import RequestDraw
 from costmodel.serving.state import NOBODY, OUTPUT, PROMPT, Requests
 from costmodel.workload.plans import Serving
 from costmodel.workload.requests import Lengths, RequestStream, Sessions, SharedPrefix
@@ -15,7 +15,8 @@ BLOCK = 16
 
 
 def drawn(**changes: object) -> Requests:
-    return draw_requests(PLAN, RequestStream(**{"count": 24, **changes}), BLOCK, seed=0)  # type: ignore[arg-type]
+    draw = RequestDraw(PLAN, RequestStream(**{"count": 24, **changes}), BLOCK, seed=0)  # type: ignore[arg-type]
+    return draw.draw(draw.left)
 
 
 def blocks(requests: Requests, request: int) -> list[int]:

@@ -103,9 +103,11 @@ def serve(requests, policy=POLICY, replicas=1, kind=None):
 def new(requests, policy, of, kind):
     """Return a deployment that has served nothing. of: the fleet."""
     number = len(of.members)
-    router = new_router(kind, 0.0, number, requests.arrival, 0)
+    router = new_router(kind, 0.0, number, requests.arrival)
     engines = new_engines(number, policy, requests, 16)
-    return Service(new_records(requests), requests.ids, engines, policy, tables(), router, of)
+    records, dice = new_records(requests), np.random.default_rng(0).integers(0, number, (len(requests.arrival), 2))
+    records["die"], records["other_die"] = dice.T
+    return Service(records, requests.ids, engines, policy, tables(), router, of)
 
 
 LENGTHS = st.tuples(st.integers(1, 120), st.integers(1, 40))

@@ -21,7 +21,7 @@ def policy(changes):
     requests = Requests(
         arrival=none, length=np.tile([512, 256], (2000, 1)), calls=none, pause=none, first_id=none, ids=none
     )
-    return policy_of(scenario, scenario.plan, requests)
+    return policy_of(scenario, scenario.plan, requests, 768)
 
 
 def test_without_a_limit_a_step_holds_as_many_requests_as_its_budget_has_tokens():
