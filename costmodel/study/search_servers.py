@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,7 @@ _BY_DEVICES = ("devices", "cost_rate")  # objectives that only more devices rais
 _UNSTABLE, _UNMET, _SLOW, _SLOW_TAIL = range(4)  # why a layout does not count, the one that is nearest to counting last
 
 
-class _Layout(Record):
+class _Layout(Record, dict=True):
     """A layout in the order of the objective, then of its latency. row: in the space."""
 
     score: float
@@ -50,6 +51,17 @@ class _Layout(Record):
     row: int
     space: Space
     scenario: Scenario
+    calibration: Calibration
+
+    @cached_property
+    def alone(self) -> Scenario:
+        """Return the scenario of this layout."""
+        return single(self.scenario, (self.row,))
+
+    @cached_property
+    def simulated(self) -> Evaluation:
+        """Return its evaluation, with percentiles of requests one by one."""
+        return with_tails(self.alone, self.calibration)
 
     def __lt__(self, other: _Layout) -> bool:
         return (self.score, self.latency, self.row) < (other.score, other.latency, other.row)
@@ -101,23 +113,22 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
         race.run(part, lambda share, at=start: on_progress((at + _PIECE * share) / space.size))  # type: ignore[misc]
         result.scheduled += int(fits[rows].sum())
     kept = race.kept[:KEPT]
-    points = [evaluate_point(single(one.scenario, (one.row,)), calibration, with_tails) for one in kept]
+    points = [evaluate_point(one.alone, calibration, lambda *_, one=one: one.simulated) for one in kept]  # type: ignore[misc]
     ranked_points = zip(kept, points, strict=True)
     result.best = ranked(
         [candidate(point, one.space.at(one.row), one.score, request.goal) for one, point in ranked_points]
     )
     if not kept:
         note_memory(scenario, shape, result)
-        result.why = None if race.nearest is None else _why_none(request, calibration, *race.nearest)
+        result.why = None if race.nearest is None else _why_none(request, *race.nearest)
         return
-    doubts = (_TAILS, _doubt(points[0], original), _beyond(single(kept[0].scenario, (kept[0].row,)), calibration))
+    doubts = (_TAILS, _doubt(points[0], original), _beyond(kept[0].simulated))
     left = left_to_requests(original.plan) if isinstance(original.plan, Serving) else ()
     result.notes = (*result.notes, *left, *(each for each in doubts if each is not None))
 
 
-def _beyond(scenario: Scenario, calibration: Calibration) -> str | None:
+def _beyond(closed: Evaluation) -> str | None:
     """Return where the first layout is one of which only requests one by one tell the times, null where it is not."""
-    closed = evaluate(scenario, calibration)
     why = closed.beyond() if isinstance(closed, OpenLoopEvaluation) else None
     return None if why is None else f"the first layout: {why}; simulate it, which takes its requests one by one"
 
@@ -145,7 +156,7 @@ class _Race(MutableRecord, eq=False):
         if not goal.is_fewest and self.request.axes:  # that may change the rent
             return False
         last = kept[KEPT - 1]
-        return devices > float(single(last.scenario, (last.row,)).devices) * (_GROWTH if self.request.is_open else 1.0)
+        return devices > float(last.alone.devices) * (_GROWTH if self.request.is_open else 1.0)
 
     def run(self, layouts: Sequence[_Layout], on_progress: OnProgress) -> None:
         """Keep the best few, one of each engine's layout, with as few engines of it as keep the objective.
@@ -173,15 +184,13 @@ class _Race(MutableRecord, eq=False):
 
     def _try(self, one: _Layout) -> bool:
         """Tell whether a layout keeps the objective, and keep it where it is the best of the same engine."""
-        scenario = single(one.scenario, (one.row,))
-        tails = [(with_tails, PERCENTILE)] if list(_limits(scenario)) else []
-        for engine_of, percentile in [(evaluate, ROUGH), *tails]:
+        for percentile in (ROUGH, PERCENTILE) if list(_limits(one.alone)) else (ROUGH,):
             try:
-                evaluation = engine_of(scenario, self.calibration)
+                evaluation = one.simulated if percentile == PERCENTILE else evaluate(one.alone, self.calibration)
             except InfeasibleError:
                 return False
-            if not keeps(evaluation, scenario, percentile):
-                beyond = max(value / limit for _, value, limit in _times(evaluation, scenario, percentile))
+            if not keeps(evaluation, one.alone, percentile):
+                beyond = max(value / limit for _, value, limit in _times(evaluation, one.alone, percentile))
                 self._near(_SLOW_TAIL, replace(one, score=beyond))
                 return False
         engine = _engine(one)
@@ -223,7 +232,7 @@ class _Race(MutableRecord, eq=False):
 
         def layouts(some: npt.NDArray[np.bool_], scores: Array) -> list[_Layout]:
             return [
-                _Layout(float(scores[at]), float(latency[at]), int(rows[at]), space, scenario)
+                _Layout(float(scores[at]), float(latency[at]), int(rows[at]), space, scenario, self.calibration)
                 for at in np.flatnonzero(some).tolist()
             ]
 
@@ -281,10 +290,9 @@ def _times(
         yield name, float("inf") if value is None else float(np.max(value)), limit
 
 
-def _why_none(request: SearchRequest, calibration: Calibration, reason: int, one: _Layout) -> str:
+def _why_none(request: SearchRequest, reason: int, one: _Layout) -> str:
     """Return why no layout counts: what the nearest one lacks, and by how much."""
-    scenario = single(one.scenario, (one.row,))
-    evaluation = with_tails(scenario, calibration)
+    scenario, evaluation = one.alone, one.simulated
     values = one.space.at(one.row).items()
     parts = ", ".join(f"{name.removesuffix('.count').rpartition('.')[2]} {value:g}" for name, value in values)
     where = f"on {int(scenario.devices):,} devices ({parts})"

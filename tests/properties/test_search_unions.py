@@ -15,7 +15,7 @@ from costmodel.result import PHASES
 from costmodel.study.goals import SENSES, Candidate, read_goal
 from costmodel.study.search import search
 
-CHAT = {"phase": "serving", "framework": "vllm", "input_tokens": 500, "output_tokens": 100}
+CHAT = {"phase": "serving", "framework": "vllm", "input_tokens": 500, "output_tokens": 10}
 SCENARIOS: dict[str, dict[str, Any]] = {
     "training": {"phase": "training", "global_batch": 2, "sequence": 2048},
     "prefill": {"phase": "prefill", "input_tokens": 1024, "tokens_per_device": 4096},
