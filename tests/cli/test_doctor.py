@@ -45,6 +45,13 @@ def before(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
+@pytest.fixture
+def quick(tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a process whose torch, which sees no GPU, takes no seconds to import."""
+    write(tmp_path, "packages/torch/__init__.py", TORCH.format(name="", there=False))
+    return before(tmp_path / "packages")
+
+
 def stated(folder: Path, *lines: str, version: str | None = None) -> None:
     """Write metadata of the package with those lines."""
     from costmodel.version import __version__
@@ -239,16 +246,16 @@ def test_a_torch_that_cannot_be_imported_is_a_problem(process, tmp_path):
 
 
 @pytest.mark.skipif(find_spec("numba") is None, reason="needs numba: pip install 'costmodel[fast]'")
-def test_compiled_code_is_kept_where_numba_finds_room(process, tmp_path):
-    found = json.loads(process("doctor", "--json", NUMBA_CACHE_DIR=str(tmp_path / "kept")).out)["numba"]
+def test_compiled_code_is_kept_where_numba_finds_room(process, quick, tmp_path):
+    found = json.loads(process("doctor", "--json", NUMBA_CACHE_DIR=str(tmp_path / "kept"), **quick).out)["numba"]
     assert (found["writable"], found["compiled"]) == (True, 0)
     assert Path(found["folder"]).is_relative_to(tmp_path / "kept")
     write(tmp_path, "file", "")
-    done = process("doctor", "--json", NUMBA_CACHE_DIR=str(tmp_path / "file/kept"))
+    done = process("doctor", "--json", NUMBA_CACHE_DIR=str(tmp_path / "file/kept"), **quick)
     assert done.code == 2
     elsewhere = json.loads(done.out)["numba"]["folder"]
     assert f"{tmp_path}/file/kept cannot be written; compiled code goes to {elsewhere}; name a folder" in done.err
-    off = process("doctor", NUMBA_DISABLE_JIT="1")
+    off = process("doctor", NUMBA_DISABLE_JIT="1", **quick)
     assert "keeps none" in off.out
 
 
@@ -260,17 +267,18 @@ def test_a_terminal_is_styled_and_a_pipe_and_no_color_are_plain(run, monkeypatch
     assert "| extra |" in run("doctor", "--format", "md").out
 
 
-def test_where_the_compiled_catalogue_is_kept(process, tmp_path):
+def test_where_the_compiled_catalogue_is_kept(process, quick, tmp_path):
+    kept = {"COSTMODEL_CACHE": str(tmp_path / "kept"), **quick}
     for _ in range(2):
-        process("simulate", "deepseek_v3", "--scenario", "decode", COSTMODEL_CACHE=str(tmp_path / "kept"))
-    found = json.loads(process("doctor", "--json", COSTMODEL_CACHE=str(tmp_path / "kept")).out)
+        process("simulate", "deepseek_v3", "--scenario", "decode", **kept)
+    found = json.loads(process("doctor", "--json", **kept).out)
     assert found["catalogue"] == {"folder": str(tmp_path / "kept"), "writable": True, "entries": 2}
-    assert "2 entries" in process("doctor", COSTMODEL_CACHE=str(tmp_path / "kept")).out
+    assert "2 entries" in process("doctor", **kept).out
 
 
-def test_a_compiled_catalogue_that_cannot_be_written_is_a_problem(process, tmp_path):
+def test_a_compiled_catalogue_that_cannot_be_written_is_a_problem(process, quick, tmp_path):
     (tmp_path / "file").write_text("")
-    done = process("doctor", "--json", COSTMODEL_CACHE=str(tmp_path / "file/kept"))
+    done = process("doctor", "--json", COSTMODEL_CACHE=str(tmp_path / "file/kept"), **quick)
     assert (done.code, json.loads(done.out)["catalogue"]["writable"]) == (2, False)
     assert "COSTMODEL_CACHE" in done.err
-    assert json.loads(process("doctor", "--json", COSTMODEL_CACHE="").out)["catalogue"]["folder"] is None
+    assert json.loads(process("doctor", "--json", COSTMODEL_CACHE="", **quick).out)["catalogue"]["folder"] is None

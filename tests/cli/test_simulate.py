@@ -271,10 +271,11 @@ def test_what_requests_bring_is_as_sure_as_they_are(run, tmp_path):
 schema: costmodel/workload@1
 model: models/llama-3-8b
 scenarios:
-  chat: {{phase: serving, cluster: nodes/h100-x1, framework: vllm, input_tokens: 1000, output_tokens: 250, rate: {} /s}}
+  chat: {{phase: serving, cluster: nodes/h100-x1, framework: vllm, input_tokens: 1000, output_tokens: 25, rate: {} /s,
+    requests: {{count: 1000}}}}
 """
     spans = {}
-    for rate in (8, 23.9, 100):
+    for rate in (8, 39.5, 100):
         file = tmp_path / f"{rate}.yaml"
         file.write_text(workload.format(rate), encoding="utf-8")
         found = json.loads(run("simulate", str(file), "--json").out)["scenarios"]["chat"]
@@ -286,7 +287,7 @@ scenarios:
     told = run("simulate", str(tmp_path / "8.yaml"), "--set", limits).out
     assert "slo: time to first token of 500 ms: p99 keeps it" in told
     assert "time per output token of 1 ms: the median does not keep it" in told
-    near, over = (spans[rate]["requests_per_second"] for rate in (23.9, 100))
+    near, over = (spans[rate]["requests_per_second"] for rate in (39.5, 100))
     assert 1.0 < near[1] / near[0] < over[1] / over[0]
 
 
