@@ -150,7 +150,7 @@ model: models/qwen3-235b-a22b
 scenarios:
   serving: {phase: serving, cluster: nodes/dgx-h100, framework: vllm, precision: {compute: fp8-inference}, rate: 1 /s,
     parallel: {dp: 8, ep: 8}, input_tokens: 2000, output_tokens: 100, scheduler: {max_num_seqs: 8},
-    requests: {count: 100}}
+    requests: {count: 50}}
 """
 
 
@@ -166,7 +166,7 @@ def test_ranks_that_wait_for_each_others_prompts_are_simulated_unasked(tmp_path:
     assert closed is not None
     assert document["scenarios"]["serving"]["metrics"]["tpot"] > 1.05 * closed
     loop = workload.changed(
-        {"scenarios.serving.rate": None, "scenarios.serving.concurrency": 8, "scenarios.serving.requests": None}
+        {"scenarios.serving.rate": None, "scenarios.serving.concurrency": 8, "scenarios.serving.requests": {"count": 16}}
     )
     assert any("wait for each other's prompts" in note for note in loop.points()["serving"].notes)
 
