@@ -63,6 +63,11 @@ class _Layout(Record, dict=True):
         """Return its evaluation, with percentiles of requests one by one."""
         return with_tails(self.alone, self.calibration)
 
+    @cached_property
+    def point(self) -> Point:
+        """Return its result in full."""
+        return evaluate_point(self.alone, self.calibration, lambda *_: self.simulated)
+
     def __lt__(self, other: _Layout) -> bool:
         return (self.score, self.latency, self.row) < (other.score, other.latency, other.row)
 
@@ -98,13 +103,12 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
     scenario, shape = request.workload.varied(
         request.scenario, {space.paths(request.head): tuple(space.columns.values())}
     )
-    calibration = request.workload.calibration(scenario)
     fits = np.broadcast_to(feasible_layout(scenario), shape)
     result.looked_at += space.size
     result.feasible += int(fits.sum())
     devices = np.broadcast_to(np.asarray(scenario.devices), shape)
     order = np.argsort(devices, kind="stable")
-    race = _Race(request, calibration)
+    race = _Race(request, request.workload.calibration(scenario))
     for start in range(0, space.size, _PIECE):
         rows = order[start : start + _PIECE]
         if race.is_over(float(devices[rows[0]])):
@@ -113,16 +117,12 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
         race.run(part, lambda share, at=start: on_progress((at + _PIECE * share) / space.size))  # type: ignore[misc]
         result.scheduled += int(fits[rows].sum())
     kept = race.kept[:KEPT]
-    points = [evaluate_point(one.alone, calibration, lambda *_, one=one: one.simulated) for one in kept]  # type: ignore[misc]
-    ranked_points = zip(kept, points, strict=True)
-    result.best = ranked(
-        [candidate(point, one.space.at(one.row), one.score, request.goal) for one, point in ranked_points]
-    )
+    result.best = ranked([candidate(one.point, one.space.at(one.row), one.score, request.goal) for one in kept])
     if not kept:
         note_memory(scenario, shape, result)
         result.why = None if race.nearest is None else _why_none(request, *race.nearest)
         return
-    doubts = (_TAILS, _doubt(points[0], original), _beyond(kept[0].simulated))
+    doubts = (_TAILS, _doubt(kept[0].point, original), _beyond(kept[0].simulated))
     left = left_to_requests(original.plan) if isinstance(original.plan, Serving) else ()
     result.notes = (*result.notes, *left, *(each for each in doubts if each is not None))
 

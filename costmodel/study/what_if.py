@@ -142,12 +142,11 @@ def worth_between(
         return replace(unknown, refused=outcome)
     after, altered = outcome
     whole, before = _base(workload, scenario)
-    own = {
-        path.removeprefix(f"scenarios.{scenario}."): (_read(workload, path), _read(changed, path)) for path in changes
-    }
+    one, other = workload.resolved, changed.resolved
+    values = {path.removeprefix(f"scenarios.{scenario}."): (one.value(path), other.value(path)) for path in changes}
     return replace(
         unknown, after=after, ratio=change_interval(before, altered, unknown.metric, after / whole.headline),
-        ceiling=ceiling(whole, chosen, own), with_waves=with_waves(whole, own),
+        ceiling=ceiling(whole, chosen, values), with_waves=with_waves(whole, values),
     )  # fmt: skip
 
 
@@ -173,7 +172,7 @@ def no_all_to_all(scenario: Scenario) -> str:
 
 def same(one: Workload, other: Workload, paths: Iterable[str]) -> bool:
     """Tell whether two workloads have the same values at all of the paths, but for rounding."""
-    return all(_equal(_read(one, path), _read(other, path)) for path in paths)
+    return all(_equal(one.resolved.value(path), other.resolved.value(path)) for path in paths)
 
 
 def exchanges_otherwise(one: Workload, other: Workload, scenario: str, paths: Iterable[str]) -> bool:
@@ -202,7 +201,7 @@ def changes_of(workload: Workload, scenario: str, lever: AlternativeFile) -> Ite
     for path, factor in lever.scale.items():
         full = _path(scenario, path)
         try:
-            old = _read(workload, full)
+            old = workload.resolved.value(full)
         except InputError:
             old = None
         if not isinstance(old, int | float) or isinstance(old, bool):
@@ -212,11 +211,6 @@ def changes_of(workload: Workload, scenario: str, lever: AlternativeFile) -> Ite
 
 def _path(scenario: str, path: str) -> str:
     return f"scenarios.{scenario}.{path.removeprefix(_OWN)}"
-
-
-def _read(workload: Workload, path: str) -> Any:
-    """Return the value at a path of the resolved document."""
-    return workload.resolved.value(path)
 
 
 def _metric(workload: Workload, scenario: str) -> str:

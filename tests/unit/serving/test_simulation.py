@@ -166,7 +166,11 @@ def test_ranks_that_wait_for_each_others_prompts_are_simulated_unasked(tmp_path:
     assert closed is not None
     assert document["scenarios"]["serving"]["metrics"]["tpot"] > 1.05 * closed
     loop = workload.changed(
-        {"scenarios.serving.rate": None, "scenarios.serving.concurrency": 8, "scenarios.serving.requests": {"count": 16}}
+        {
+            "scenarios.serving.rate": None,
+            "scenarios.serving.concurrency": 8,
+            "scenarios.serving.requests": {"count": 16},
+        }
     )
     assert any("wait for each other's prompts" in note for note in loop.points()["serving"].notes)
 
