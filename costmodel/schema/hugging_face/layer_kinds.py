@@ -9,7 +9,6 @@ from costmodel.records import ValueRecord
 from costmodel.schema.hugging_face.config import BY_HAND, Config
 
 FULL, WINDOW, DENSE, EXPERTS, NONE = "full", "window", "dense", "moe", "none"
-_BORROWED = "borrowed "  # prefix of the kinds whose keys and values are an earlier layer's
 _SPARSE = {1: True, 0: False, "sparse": True, "dense": False, "moe": True, "hash_moe": True}
 
 

@@ -80,7 +80,3 @@ class Schedule(Record):
         so every combination that no other one contains is returned: memory is the largest weighted sum over them.
         """
         return peak_states(self.ranks[rank], self.placement[rank])
-
-    def peak_chunks(self, rank: int) -> int:
-        """Return the largest number of chunks, of all its stages together, that the rank holds at a time."""
-        return max(sum(state) for state in self.in_flight(rank))
