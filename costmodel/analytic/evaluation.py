@@ -9,7 +9,15 @@ from typing import Protocol
 from costmodel.analytic.anchors import Anchored, Predicted, anchored
 from costmodel.analytic.bound import BoundTimes, bound_times
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait, step_breakdown
-from costmodel.analytic.inference import PassTimes, pass_ledger, pass_model, pass_times, plan_pass, prefill_passes
+from costmodel.analytic.inference import (
+    PassTimes,
+    pass_clock,
+    pass_ledger,
+    pass_model,
+    pass_times,
+    plan_pass,
+    prefill_passes,
+)
 from costmodel.analytic.intervals import run_deviation
 from costmodel.analytic.metrics import bound_metrics, pass_metrics, schedule_times, training_metrics
 from costmodel.analytic.operator_timing import TimedOperator
@@ -22,6 +30,7 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.analytic.training.step_model import step_model, step_schedule, training_context
 from costmodel.analytic.training.step_times import StepStreams, StepTimes, step_streams, step_times, times_of
 from costmodel.cost.calibration import Calibration
+from costmodel.cost.power import Clock, at_clock, clock_of, is_as_timed
 from costmodel.quantities import Quantity, Seconds, maximum, sum_of
 from costmodel.records import replace
 from costmodel.result import Entry, Metrics
@@ -83,10 +92,19 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
     def __init__(self, scenario: Scenario, plan: Training, calibration: Calibration) -> None:
         self._scenario, self._plan = scenario, plan
         self.model = step_model(scenario, plan, calibration)
+        if not is_as_timed(scenario.cluster.device.power):
+            clocked = replace(scenario, cluster=at_clock(scenario.cluster, self.clock()))
+            self.model = step_model(clocked, plan, calibration)
         self.ledger: Ledger | None = self.model.ledger
         if scenario.anchor is not None:
             predict = partial(unanchored_step, calibration=calibration)
             self.anchored = anchored(scenario, scenario.anchor, self.deviation(calibration), predict)
+
+    def clock(self) -> Clock:
+        """Return the clock of boards that repeat the step, where their limit is that of the tables."""
+        work = self.model.repeated_work(self._scenario)
+        times = step_times(self.model, None)  # a bubble lasts longer than what a board averages its power over
+        return clock_of(self._scenario.cluster.device, work, times.step - times.bubble)
 
     def deviation(self, calibration: Calibration) -> Quantity:
         """Return the deviation of log(measured / predicted time) without anchors, by the kernels of the layers [-]."""
@@ -166,6 +184,10 @@ class PassEvaluation(PhaseEvaluation[PassTimes]):
         self.model = pass_model(scenario, plan, calibration, work)
         self.ledger: Ledger | None = pass_ledger(scenario, plan, work)
         self.headline = "ttft" if isinstance(plan, Prefill) else "tpot"
+
+    def clock(self) -> Clock:
+        """Return the clock of boards that repeat the pass, where their limit is that of the tables."""
+        return pass_clock(self.model, self._scenario.cluster.device)
 
     def _evaluate(self, perturbations: Perturbations) -> PassTimes:
         return pass_times(self.model, perturbations)

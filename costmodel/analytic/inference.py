@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from costmodel.analytic.segments import (
 )
 from costmodel.analytic.stream_times import Perturbations, StreamTimes, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
-from costmodel.cost.power import Draw, work_joules
+from costmodel.cost.power import NO_WORK, Clock, clock_of, is_as_timed, work_joules, work_of
 from costmodel.equations import equation
-from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, maximum, uniform_int
+from costmodel.hardware import Device
+from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, Watts, maximum, sum_of, uniform_int
 from costmodel.records import Record, replace
 from costmodel.workload.context import Context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, with_expert_pool
@@ -38,7 +39,7 @@ from costmodel.workload.passes import (
     request_context,
 )
 from costmodel.workload.plans import Decode, Prefill, Speculative, drafted_tokens
-from costmodel.workload.scenario import Parallelism, Scenario
+from costmodel.workload.scenario import Scenario
 from costmodel.workload.stages import Stage, layer_runs, stage_layout
 from costmodel.workload.work import EXPERTS
 
@@ -62,6 +63,7 @@ class PassModel(Record):
     send: one hop between pipeline stages, of which there are `hops`
     moe_comm_slowdown: factor on kernel times while expert all-to-alls run
     joules: of the work of a device of each stage, all micro-batches [J]
+    busy: what a board draws more while kernels run [W]
     pool_share: of the devices that hold experts only; joules and kernels are means over all
     """
 
@@ -72,12 +74,22 @@ class PassModel(Record):
     hops: Count
     moe_comm_slowdown: Quantity = 1.0
     joules: Joules = 0.0
+    busy: Watts = 0.0
     pool_share: Quantity = 0.0
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of all kinds of layers."""
         segments = (segment for layer in self.segments for segment in layer)
         return [*(timed for segment in segments for timed in segment.operators), self.send]
+
+    def runs(self) -> Iterator[tuple[Quantity, Segment]]:
+        """Yield how often a device runs a segment in a pass, all stages together, the mean over devices; and it."""
+        for stage in self.stages:
+            for repeats, layer in zip(stage.repeats, self.segments, strict=True):
+                for segment in layer:
+                    is_own = segment.placement.stream != ELSEWHERE[EXPERTS]
+                    share = 1.0 - self.pool_share if is_own else self.pool_share
+                    yield stage.count * repeats * segment.runs(self.micro_batches) * share, segment
 
 
 class PassTimes(Record):
@@ -89,7 +101,7 @@ class PassTimes(Record):
     kernels: without the collectives
     contention: extra time of kernels due to concurrent expert all-to-alls
     host: in which devices wait for the host to start kernels
-    joules: energy of the work of kernels and messages, besides what a board draws while they run [J]
+    joules: energy of the work of kernels and messages, idle power aside [J]
     """
 
     latency: Seconds
@@ -101,13 +113,12 @@ class PassTimes(Record):
     host: Seconds = 0.0
 
     @equation
-    def draw(self, seconds: Seconds, passes: Count = 1.0) -> Draw:
-        """Return what a device does that works on `passes` in that time, all stages of them.
+    def work(self, seconds: Seconds, passes: Count = 1.0) -> Watts:
+        """Return the power of the work of a device with so many passes in that time, all stages of them.
 
-        busy = passes * kernels / seconds
         work = passes * joules / seconds
         """
-        return Draw(passes * self.kernels / seconds, passes * self.joules / seconds)
+        return passes * self.joules / seconds
 
     @equation
     def round(self, sets: Count) -> Seconds:
@@ -156,22 +167,33 @@ def pass_model(
 
 
 def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: OperatorTimer) -> PassModel:
-    """Return a pass with every operator timed."""
+    """Return a pass with every operator timed, at the clock that the limit of the boards leaves it."""
+    model = _timed_pass(scenario, forward, work, timer)
+    device = timer.cluster.device
+    if is_as_timed(device.power):
+        return model
+    return _timed_pass(scenario, forward, work, timer.at_clock(pass_clock(model, device)))
+
+
+def pass_clock(model: PassModel, device: Device) -> Clock:
+    """Return the clock of boards that repeat a pass whose operators have the times of tables."""
+    whole = NO_WORK
+    for runs, segment in model.runs():
+        whole += work_of(((timed.operator, timed.time) for timed in segment.operators), device.power).times(runs)
+    return clock_of(device, whole, pass_times(model, None).latency)
+
+
+def _timed_pass(scenario: Scenario, forward: Pass, work: PassWork, timer: OperatorTimer) -> PassModel:
+    """Return a pass whose operators have the times of that timer."""
     timer.time_all(operator for kind in work.kinds for operator in kind.forward)
     segments = tuple(segments_of(kind, timer, split=scenario.communication.split_attention) for kind in work.kinds)
     shape = tuple(tuple(segment.placement for segment in layer) for layer in segments)
     overlap = scenario.offload.overlap
     layout = inference_layout(scenario)
     stages = Counter(zip(layout, layer_runs(scenario.architecture, layout), strict=True))
-    power = scenario.cluster.device.power
-    joules: Quantity = 0.0
-    for (stage, _), count in stages.items():
-        for repeats, layer in zip(work.repeats(stage), segments, strict=True):
-            for segment in layer:
-                runs = count * repeats * segment.runs(forward.micro_batches) * _share(scenario.parallel, segment)
-                joules = joules + runs * work_joules((timed.operator for timed in segment.operators), power)
-    return PassModel(
-        joules=joules,
+    power = timer.cluster.device.power
+    model = PassModel(
+        busy=power.busy,
         segments=segments,
         micro_batches=forward.micro_batches,
         stages=tuple(
@@ -190,12 +212,12 @@ def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: Oper
         moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication),
         pool_share=scenario.parallel.pool_share,
     )
-
-
-def _share(parallel: Parallelism, segment: Segment) -> Quantity:
-    """Return the share of the devices that run a segment."""
-    is_own = segment.placement.stream != ELSEWHERE[EXPERTS]
-    return 1.0 - parallel.pool_share if is_own else parallel.pool_share
+    return replace(
+        model,
+        joules=sum_of(
+            runs * work_joules((timed.operator for timed in segment.operators), power) for runs, segment in model.runs()
+        ),
+    )
 
 
 def _eager_time(scenario: Scenario, forward: Pass, layers: Count, starts: Count) -> Seconds:
@@ -313,7 +335,8 @@ def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
         slowest = maximum(slowest, span)
         busy = busy + stage.count * (stage.compute + extra)
         kernels = kernels + stage.count * (stage.kernels + extra)
-    return PassTimes(latency, slowest, busy, kernels, contention, model.joules, host)
+    joules = model.joules + model.busy * kernels
+    return PassTimes(latency, slowest, busy, kernels, contention, joules, host)
 
 
 def stage_times(model: PassModel, perturbations: Perturbations) -> list[StageTimes]:

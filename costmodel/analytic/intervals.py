@@ -15,7 +15,6 @@ import numpy as np
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.cost.calibration import Calibration
-from costmodel.hardware import Power
 from costmodel.quantities import Array, Quantity, maximum, minimum, sum_of
 from costmodel.records import Record
 from costmodel.result import Interval, Metrics
@@ -162,7 +161,7 @@ class RunScatter(Record):
     centre: log of measured over predicted time.
     down, up: to the ends of the 80 % interval from there.
     first_token: what the time to the first token adds to both, in quadrature.
-    power: likewise what the power of a board adds to energies, down and up. kernels: the share of the interval of its
+    power: likewise what the power of a board adds to energies. kernels: the share of the interval of its
     kernels that a run shows, since their errors are not all equal.
     """
 
@@ -170,7 +169,7 @@ class RunScatter(Record):
     down: Quantity
     up: Quantity
     first_token: float = 0.0
-    power: tuple[Quantity, Quantity] = (0.0, 0.0)
+    power: Quantity = 0.0
     kernels: Quantity = 1.0
 
 
@@ -204,21 +203,8 @@ def run_scatter(
     share = 1.0 if kept is None else kept[2]
     return RunScatter(
         centre, np.sqrt(below), np.sqrt(above), 0.0 if waiting is None else waiting[2],
-        _power(scenario.cluster.device.power, calibration), share + (1.0 - share) * shares.get("roofline", 0.0),
+        np.log1p(scenario.cluster.device.power.error or 0.0), share + (1.0 - share) * shares.get("roofline", 0.0),
     )  # fmt: skip
-
-
-def _power(power: Power, calibration: Calibration) -> tuple[Quantity, Quantity]:
-    """Return the logs from a board's predicted power to the ends of its 80 % interval, down and up.
-
-    The device's own error where its file has one, else that of the law that stands in for a fit (`board_power`): power
-    that goes with the busy share, or the limit, which no board exceeds. Nothing without a calibration of these.
-    """
-    if power.error is not None:
-        own = np.log1p(power.error)
-        return own, own
-    logs = _logs(calibration, "power_limit" if power.idle is None else "power_busy")
-    return (0.0, 0.0) if logs is None else (logs[1], logs[2])
 
 
 def run_deviation(scenario: Scenario, calibration: Calibration, operators: Sequence[TimedOperator]) -> Quantity:
@@ -309,7 +295,7 @@ def _logs(calibration: Calibration, family: str) -> tuple[float, float, float] |
 def _run_deviations(name: str, runs: RunScatter | None) -> _RunTerm:
     """Return the deviation of the log of a metric under whole runs: centre, down, up, and the share of its kernels'."""
     if runs is not None and name in ENERGIES:  # how long a run takes, and what its boards draw
-        return runs.centre, np.hypot(runs.down, runs.power[0]), np.hypot(runs.up, runs.power[1]), runs.kernels
+        return runs.centre, np.hypot(runs.down, runs.power), np.hypot(runs.up, runs.power), runs.kernels
     if runs is None or name not in TIMES | RATES:
         return _NO_RUN
     if name == "ttft":

@@ -10,10 +10,10 @@ from costmodel.analytic.inference import PassTimes, prefill_passes
 from costmodel.analytic.training.step_model import StepModel
 from costmodel.analytic.training.step_times import StepTimes
 from costmodel.cost.money import rental_cost
-from costmodel.cost.power import Draw, energy
+from costmodel.cost.power import energy
 from costmodel.equations import equation
 from costmodel.hardware import Device, Node
-from costmodel.quantities import Count, FlopPerSecond, Quantity, Seconds, maximum, minimum
+from costmodel.quantities import Count, FlopPerSecond, Quantity, Seconds, Watts, maximum, minimum
 from costmodel.result import PHASES, Metrics
 from costmodel.workload.counting import parameter_count, training_flop_per_token
 from costmodel.workload.memory import Ledger, host_batch_limit
@@ -35,6 +35,7 @@ def training_metrics(scenario: Scenario, plan: Training, model: StepModel, times
         exposed_communication_time = times.exposed_communication
         energy_per_token = joules_per_token
         energy_per_trillion_tokens = joules_per_trillion
+        work = busy * model.busy + model.joules / times.step
         busy = 1 - (times.bubble + times.exposed_communication + times.host) / times.step
         per_token = times.step / (plan.global_batch * plan.sequence)
     """
@@ -43,9 +44,9 @@ def training_metrics(scenario: Scenario, plan: Training, model: StepModel, times
     rank_tokens = plan.micro_batch * plan.sequence
     ranks, bubble = scenario.parallel.tp * scenario.parallel.cp, times.bubble
     busy = 1 - (times.bubble + times.exposed_communication + times.host) / times.step
-    draw = Draw(busy, model.joules / times.step)
-    joules_per_token = energy(node, devices, per_token, draw)
-    joules_per_trillion = energy(node, devices, TRILLION * per_token, draw)
+    work = busy * model.busy + model.joules / times.step
+    joules_per_token = energy(node, devices, per_token, work)
+    joules_per_trillion = energy(node, devices, TRILLION * per_token, work)
     metrics = {
         **rates_of_step(scenario, plan, times.step),
         "flop_per_token": model.executed_flop * ranks / rank_tokens,
@@ -132,7 +133,7 @@ def _prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Met
     return {
         "ttft": plan.steps * all_sets,
         "tokens_per_second_per_device": rate,
-        **_spent(scenario, rate, times.draw(period, plan.steps * passes)),
+        **_spent(scenario, rate, times.work(period, plan.steps * passes)),
     }
 
 
@@ -156,25 +157,25 @@ def _decode_metrics(scenario: Scenario, plan: Decode, ledger: Ledger, times: Pas
         "tokens_per_second_per_device": rate,
         "tokens_per_second_per_user": 1 / tpot,
         "max_batch_per_device": largest_batch,
-        **_spent(scenario, rate, times.draw(step)),
+        **_spent(scenario, rate, times.work(step)),
     }
 
 
-def _spent(scenario: Scenario, rate: Quantity, draw: Draw) -> Metrics:
+def _spent(scenario: Scenario, rate: Quantity, work: Watts) -> Metrics:
     """Return money and energy of a pass that generates `rate` tokens per second and device."""
-    return {**spent(scenario.cluster.node, 1.0, rate, draw), **invested(scenario, scenario.devices)}
+    return {**spent(scenario.cluster.node, 1.0, rate, work), **invested(scenario, scenario.devices)}
 
 
 @equation
-def spent(node: Node, devices: Count, rate: Quantity, draw: Draw) -> Metrics:
+def spent(node: Node, devices: Count, rate: Quantity, work: Watts) -> Metrics:
     """Return money and energy of `devices` that together generate `rate` tokens per second.
 
-    draw: what one of them does.
+    work: power of what one of them does.
 
         cost_per_million_tokens = cost      of a million tokens
         energy_per_token = joules           of a token
     """
-    cost, joules = rental_cost(node.device, devices, MILLION / rate), energy(node, devices, 1 / rate, draw)
+    cost, joules = rental_cost(node.device, devices, MILLION / rate), energy(node, devices, 1 / rate, work)
     return {"cost_per_million_tokens": cost, "energy_per_token": joules}
 
 
@@ -192,12 +193,12 @@ def invested(scenario: Scenario, devices: Count) -> Metrics:
 
 @equation
 def serving_metrics(
-    scenario: Scenario, rate: Quantity, devices: Count, request: tuple[Seconds, Seconds], draw: Draw, own: Metrics
+    scenario: Scenario, rate: Quantity, devices: Count, request: tuple[Seconds, Seconds], work: Watts, own: Metrics
 ) -> Metrics:  # fmt: skip
     """Return the metrics of devices that serve requests at a rate.
 
     request: seconds until its first token, `first`, and from then to its last, `later`.
-    draw: of one device.
+    work: power of the work of one device.
     own: metrics of this kind of serving alone.
 
         ttft = first
@@ -221,7 +222,7 @@ def serving_metrics(
         "tokens_per_second": tokens,
         "tokens_per_second_per_device": tokens / devices,
         "tokens_per_second_per_user": (plan.output_tokens - 1) / later,
-        **spent(scenario.cluster.node, devices, tokens, draw),
+        **spent(scenario.cluster.node, devices, tokens, work),
         **invested(scenario, devices),
         **own,
     }

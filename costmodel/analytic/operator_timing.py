@@ -15,6 +15,7 @@ from costmodel.cost.distinct_sizes import DistinctSizes, grid_shape
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
+from costmodel.cost.power import Clock, at_clock
 from costmodel.cost.time import Time
 from costmodel.equations import equation
 from costmodel.hardware import Cluster
@@ -106,6 +107,12 @@ class OperatorTimer(MutableRecord):
     def grid(self) -> tuple[int, ...]:
         """Return the shape of the grid that the machine's numbers span."""
         return np.broadcast_shapes(_grid_of(self.cluster, self.framework), np.shape(self.processors))
+
+    def at_clock(self, clock: Clock) -> OperatorTimer:
+        """Return the timer of the same boards at a clock."""
+        return OperatorTimer(
+            at_clock(self.cluster, clock), self.framework, self.calibration, self.processors, self.is_training
+        )
 
     def time_operator(self, operator: Operator) -> TimedOperator:
         """Return the operator, as the kernels run it that price it, with its time."""

@@ -53,7 +53,6 @@ File = TypeVar("File", bound=Strict)
 CALIBRATIONS = "calibrations"
 DEFAULT_FRAMEWORK = "default"  # names no library
 COMPOSITION = "composition"  # calibrations/composition: whole runs
-POWER = "power"  # calibrations/power: boards' power where it was not fitted
 SOURCES = "sources"  # calibrations/sources: one source's times over another's
 BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
 UNSEEN_GROUPS = "unseen_groups"  # calibrations/unseen_groups: kernels of heads, widths or models that no fit saw
@@ -239,10 +238,6 @@ class FitStore:
     def composition(self) -> Mapping[str, FamilyFitFile]:
         """Return how measured times of whole runs scatter about predicted ones, by class, nothing without a file."""
         return self._families(COMPOSITION)
-
-    def power(self) -> Mapping[str, FamilyFitFile]:
-        """Return how measured powers of boards scatter about those of laws without a fit, nothing without a file."""
-        return self._families(POWER)
 
     def _families(self, name: str) -> Mapping[str, FamilyFitFile]:
         """Return what a file of no device in particular states by family, nothing without the file."""

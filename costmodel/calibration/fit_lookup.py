@@ -405,6 +405,6 @@ def _rooflines(store: FitStore) -> dict[str, FamilyFit]:
     gradients = dict.fromkeys(GRADIENTS, "attention_backward")
     same_form = {**EXPANDING, **ROOFLINE_ALIKE, **gradients, "attention_mixed": "attention_prefill"}
     borrowed = {family: known[other] for family, other in same_form.items() if other in known}
-    whole = {**store.composition(), **store.power()}
+    whole = store.composition()
     runs = {family: family_fit(fit, base.basis) for family, fit in whole.items()}
     return borrowed | known | runs

@@ -160,4 +160,6 @@ def pass_times_of(model: PassModel, pass_: PassGraph, timeline: Timeline) -> Pas
                     times = stream_times(segment.operators, None)
                     compute, kernels = compute + runs * float(times.total), kernels + runs * float(times.kernels)
     contention = busy - compute
-    return PassTimes(latency, slowest, busy, kernels + contention, contention, model.joules, host)
+    kernels = kernels + contention
+    joules = model.joules + model.busy * kernels
+    return PassTimes(latency, slowest, busy, kernels, contention, joules, host)

@@ -17,7 +17,7 @@ from costmodel.quantities import (
     Joules,
     Quantity,
 )
-from costmodel.records import Record
+from costmodel.records import Record, replace
 
 
 class MathUnit(Record):
@@ -64,9 +64,10 @@ class Link(Record):
 class Power(Record):
     """Electrical power of a board, null where no source states it.
 
-    busy: more while kernels run [W].
-    tensor: energy of a FLOP of 16-bit operands [J].
+    busy: more while kernels run, at the highest clock [W].
+    tensor: energy of a FLOP of 16-bit operands at that clock [J].
     memory, link: energy of a byte of device memory, and of one sent [J].
+    timed: limit under which kernels were timed, that of the device's file; null: as `tdp` [W].
     """
 
     tdp: Annotated[Watts | None, "board power limit; null: unknown"] = None
@@ -75,16 +76,16 @@ class Power(Record):
     tensor: Joules = 0.0
     memory: Joules = 0.0
     link: Joules = 0.0
+    timed: Watts | None = None
     error: Annotated[
         ShareOrZero | None,
-        "half of the 80 % interval of a predicted power, over it; null: that of boards without a fit, "
-        "`calibrations/power`",
+        "half of the 80 % interval of a predicted power, over it; null: not known",
     ] = None
 
     @property
     def states_work(self) -> bool:
-        """Tell whether the energy of a board's work is known."""
-        return bool(np.any(np.asarray(self.memory) > 0))
+        """Tell whether idle power and the energy of a board's work are known."""
+        return self.idle is not None and bool(np.any(np.asarray(self.memory) > 0))
 
 
 class Quote(Record):
@@ -160,7 +161,22 @@ class Device(Record):
                 return level
         return None
 
+    def clocked(self, ratio: Quantity) -> Device:
+        """Return the device at so many times its clocks: those of its processors and of all memory but the farthest."""
+        *caches, far = self.memory
+        return replace(
+            self,
+            clock=self.clock * ratio,
+            clock_max=self.clock_max * ratio,
+            math={name: replace(unit, clock=unit.clock * ratio) for name, unit in self.math.items()},
+            memory=(*(replace(each, bandwidth=_times(each.bandwidth, ratio)) for each in caches), far),
+        )
+
     @property
     def device_memory(self) -> MemoryLevel:
         """Return the farthest level: the one whose capacity a ledger is held against."""
         return self.memory[-1]
+
+
+def _times(bandwidth: BytesPerSecond | None, ratio: Quantity) -> BytesPerSecond | None:
+    return None if bandwidth is None else bandwidth * ratio

@@ -16,6 +16,7 @@ from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.cost.calibration import ANCHORED, Calibration, Form
 from costmodel.cost.operator_time import call_terms
 from costmodel.cost.parameter import Parameter, declarations, value
+from costmodel.cost.power import is_as_timed
 from costmodel.cost.terms import Terms
 from costmodel.errors import InputError, suggest
 from costmodel.records import Record, ValueRecord, field, fields, replace
@@ -227,6 +228,8 @@ def _run(workload: Workload, scenario: str) -> _Run:
         evaluation = evaluate(chosen, workload.calibration(chosen))
         metrics = evaluation.metrics(None)
         evaluation.breakdown()
+        if isinstance(evaluation, TrainingEvaluation | PassEvaluation) and is_as_timed(chosen.cluster.device.power):
+            evaluation.clock()
         ledger = evaluation.ledger
         memory = {} if ledger is None else {**ledger.on_device, "total": ledger.total}
     numbers = {name: float(number) for name, number in metrics.items() if number is not None}
@@ -267,6 +270,9 @@ def _with_context(workload: Workload, scenario: Scenario, name: str, explanation
         rents = quotes([] if offer is None else [offer.document()], "rental")
         prices = locations(workload, scenario, ["hardware.price.rental"])
         return replace(explanation, origins=prices, notes=tuple(f"rental price: {each}" for each in rents))
+    if name == "clock":
+        is_highest = explanation.terms["share"] == 1.0
+        return replace(explanation, bound="highest clock" if is_highest else "power limit")
     path = path_of(chain, explanation.blocks)
     if isinstance(evaluation, PassEvaluation) and path is not None:
         return replace(explanation, inputs=segments_of(evaluation.model, path))
@@ -284,7 +290,8 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     pool = _pool(scenario, operator.name)
     scenario = scenario if pool is None else scenario.of_pool(pool)
     calibration = workload.calibration(scenario)
-    terms, blocks = _time_of(timed, replace(operator_timer(scenario, calibration), kernels={}, messages={}))
+    timer = replace(operator_timer(scenario, calibration), kernels={}, messages={})
+    terms, blocks = _time_of(timed, replace(timer, cluster=timed.sized.machine.cluster))
     section = KINDS[type(operator)].time_section if fit.form is None else fit.form.SECTION
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
     return Explanation(

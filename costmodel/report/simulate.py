@@ -239,9 +239,7 @@ def _energy_line(workload: Workload, name: str, point: Point) -> str | None:
     device = workload.scenario(name).cluster.device
     if point.metrics.get("energy_per_token") is None or device.power.states_work:
         return None
-    known = device.power.idle is not None
-    power = "goes from idle to the limit with the time in which kernels run" if known else "stands at the limit"
-    return f"energy: what kernels of {device.name} draw is not fitted; its power {power}, an upper bound"
+    return f"energy: what kernels of {device.name} draw is not known; its power stands at the limit, an upper bound"
 
 
 def _anchor_line(anchor: Mapping[str, Any]) -> str:

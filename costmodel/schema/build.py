@@ -53,7 +53,7 @@ def device(file: DeviceFile, original: DeviceFile, restated: frozenset[str] = fr
         math={name: _math_unit(unit, file, file if name in restated else original) for name, unit in file.math.items()},
         memory=tuple(_memory_level(level, file.processors) for level in file.memory),
         links={name: record(hardware.Link, link, name=name) for name, link in file.links.items()},
-        power=_power(file.power),
+        power=_power(file.power, original.power),
         price=record(
             hardware.Price, file.price, rental_quote=_quote(file, "rental"), purchase_quote=_quote(file, "purchase")
         ),
@@ -73,10 +73,12 @@ def _quote(file: DeviceFile, name: str) -> hardware.Quote | None:
     return None if stated is None else hardware.Quote(*stated, next(cited, None))
 
 
-def _power(file: PowerFile) -> hardware.Power:
-    """Return the power of a board. Energies that the file leaves out are none."""
+def _power(file: PowerFile, original: PowerFile) -> hardware.Power:
+    """Return the power of a board. Energies that the file leaves out are none; a `limit` stands for the board's own."""
     work = {name: getattr(file, name) for name in ("busy", "tensor", "memory", "link")}
-    return record(hardware.Power, file, **{name: 0.0 if value is None else value for name, value in work.items()})
+    work = {name: 0.0 if value is None else value for name, value in work.items()}
+    limit = file.tdp if file.limit is None else file.limit
+    return record(hardware.Power, file, **work | {"tdp": limit, "timed": original.tdp})
 
 
 def _clock(file: DeviceFile, unit: MathUnitFile) -> Quantity:

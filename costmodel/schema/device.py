@@ -17,6 +17,7 @@ from costmodel.declared import (
     OneOf,
     Peak,
     Size,
+    Watts,
     WattsOrZero,
     Whole,
     Wrong,
@@ -86,6 +87,7 @@ class LinkFile(Declared, of=Link):
 class PowerFile(Declared, of=Power):
     """Electrical power."""
 
+    limit: Watts | None = Field(default=None, description="limit that the board is set to; null: `tdp`")
     busy: WattsOrZero | None = Field(
         default=None, description="more than idle while kernels run, whatever they do; null: none"
     )
@@ -93,14 +95,18 @@ class PowerFile(Declared, of=Power):
         default=None, description="per FLOP of 16-bit operands, others in proportion to their bytes; null: none"
     )
     memory: Energy | None = Field(
-        default=None, description="per byte of device memory; null: power goes linearly with busy time"
+        default=None, description="per byte of device memory; null: power stands at the limit, which then sets no clock"
     )
     link: Energy | None = Field(default=None, description="per byte sent to other devices; null: not counted")
 
     @model_validator(mode="after")
     def _check_idle(self) -> Self:
-        if self.tdp is not None and self.idle is not None and not np.all(np.less_equal(self.idle, self.tdp)):
-            raise Wrong("idle must not exceed tdp", "write the power limit as tdp and the idle power as idle")
+        for name in ("tdp", "limit"):
+            limit = getattr(self, name)
+            if limit is not None and self.idle is not None and not np.all(np.less_equal(self.idle, limit)):
+                raise Wrong(
+                    f"idle must not exceed {name}", f"write the power limit as {name} and the idle power as idle"
+                )
         return self
 
 

@@ -15,7 +15,6 @@ from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import ServingEvaluation, most_running, without_effect
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
-from costmodel.cost.power import Draw
 from costmodel.quantities import Quantity
 from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
@@ -180,7 +179,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             "highest_stable_rate": None,
             "goodput": run.tally.sums["good"] / elapsed,
             "preemptions": total["preemptions"],
-            **spent(self._scenario.cluster.node, devices, tokens, self._draw(total["busy_share"])),
+            **spent(self._scenario.cluster.node, devices, tokens, total["busy_share"] * self.closed.work()),
             **invested(self._scenario, devices),
         }
 
@@ -211,11 +210,6 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         random, devices = self._plan.replicas.breakdowns, self._scenario.parallel.all_devices
         up = 1.0 if random is None else float(random.up_share(devices))
         return float((last - first) / (ends[last] - ends[first])) * replica_count(self._plan) * up
-
-    def _draw(self, busy: float) -> Draw:
-        """Return what a device does: while its engine is busy, what the closed form's does."""
-        full = self.closed.draw()
-        return Draw(busy * full.busy, busy * full.work)
 
     def verdict(self) -> str | None:
         """Return whether the engines keep up with the requests."""

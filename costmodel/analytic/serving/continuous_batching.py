@@ -23,10 +23,9 @@ from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState
 from costmodel.analytic.serving.waiting import front_end_wait
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
-from costmodel.cost.power import Draw
 from costmodel.equations import equation
 from costmodel.errors import InputError
-from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
+from costmodel.quantities import Count, Quantity, Seconds, Watts, floor, maximum, minimum, where
 from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import KvPool, kv_pool
@@ -114,15 +113,14 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
             "kv_use": admission.used,
             "prefix_hit_rate": plan.prefix_hit_rate,
         }
-        return serving_metrics(self._scenario, rate, devices, (first, later), self.draw(perturbations), own)
+        return serving_metrics(self._scenario, rate, devices, (first, later), self.work(perturbations), own)
 
-    def draw(self, perturbations: Perturbations = None) -> Draw:
-        """Return what a device does in the steady state."""
+    def work(self, perturbations: Perturbations = None) -> Watts:
+        """Return the power of the work of a device in the steady state."""
         state, times = self._state, self.times(perturbations)
         with_prompts, decode_only = self._steps(perturbations)
         period = state.period(with_prompts, decode_only)
-        kernels, joules = state.period(*(one.kernels for one in times)), state.period(*(one.joules for one in times))
-        return Draw(kernels / period, joules / period)
+        return state.period(*(one.joules for one in times)) / period
 
     def _steps(self, perturbations: Perturbations = None) -> tuple[Seconds, Seconds]:
         """Return the times of steps with prompts and of those that only decode."""

@@ -22,10 +22,9 @@ from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import decode_steps
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.cost.calibration import Calibration
-from costmodel.cost.power import Draw
 from costmodel.equations import equation
 from costmodel.network.group_links import group_links
-from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
+from costmodel.quantities import Bytes, Quantity, Seconds, Watts, maximum, minimum
 from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.memory import Ledger, most_loaded, sequence_cache_bytes
@@ -94,18 +93,17 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
             "prefill_nodes_per_decode_node": ratio,
             "max_batch_per_device": largest_batch,
         }
-        return serving_metrics(self._scenario, rate, devices, (first, later), self._draw(times, ratio), own)
+        return serving_metrics(self._scenario, rate, devices, (first, later), self._work(times, ratio), own)
 
-    def _draw(self, times: PoolTimes, ratio: Quantity) -> Draw:
-        """Return what a device of both pools does on the mean. ratio: prefill devices of a decoding one.
+    def _work(self, times: PoolTimes, ratio: Quantity) -> Watts:
+        """Return the power of the work of a device of both pools, the mean. ratio: prefill devices of a decoding one.
 
-        A device's requests of a set take the kernels of all stages, which its pipeline shares among as many sets.
+        A device's requests of a set take the work of all stages, which its pipeline shares among as many sets.
         """
         _, per_decode = self._rates(times)
         decode, prefill = self._steps / self._batch, self._passes / self._prompts
-        busy = decode * times.decode.kernels + prefill * times.prefill.kernels
         work = decode * times.decode.joules + prefill * times.prefill.joules
-        return Draw(per_decode * busy / (1 + ratio), per_decode * work / (1 + ratio))
+        return per_decode * work / (1 + ratio)
 
     @equation
     def _rates(self, times: PoolTimes) -> tuple[Quantity, Quantity]:

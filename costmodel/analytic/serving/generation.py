@@ -22,7 +22,6 @@ from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
-from costmodel.cost.power import Draw
 from costmodel.equations import equation
 from costmodel.quantities import Count, Joules, Quantity, Seconds, maximum, minimum, where
 from costmodel.records import Record
@@ -50,14 +49,13 @@ class GenerationTimes(Record):
 
     first: until all of it has its first token.
     later: of one more token, on average.
-    kernels, joules: of one part of the batch in all passes, on all stages [s, J]
+    joules: of the work of one part of the batch in all passes, on all stages [J]
     """
 
     prefill: PassTimes
     decode: tuple[PassTimes, ...]
     first: Seconds
     later: Seconds
-    kernels: Seconds
     joules: Joules
 
 
@@ -101,7 +99,7 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
         latency = times.first + (plan.output_tokens - 1) * times.later
         rate = plan.batch * plan.output_tokens / latency
         share = self._sets / self._scenario.parallel.pp
-        draw = Draw(share * times.kernels / latency, share * times.joules / latency)
+        work = share * times.joules / latency
         unit = self._scenario.parallel.dp * plan.micro_batches
         assert self.ledger is not None
         most = largest_batch(self._scenario, self.ledger, plan.batch, unit)
@@ -113,7 +111,7 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
             "tokens_per_second_per_device": rate / devices,
             "tokens_per_second_per_user": 1 / times.later,
             "max_batch": most,
-            **spent(self._scenario.cluster.node, devices, rate, draw),
+            **spent(self._scenario.cluster.node, devices, rate, work),
             **invested(self._scenario, devices),
         }
 
@@ -128,13 +126,12 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
         decode = tuple(pass_times(model, perturbations) for model in self._decode)
         step: Quantity = 0.0
         weights, steps = self._weights, [times.round(self._sets) for times in decode]
-        kernels, joules = self._passes * prefill.kernels, self._passes * prefill.joules
+        joules = self._passes * prefill.joules
         for weight, times, each in zip(weights, decode, steps, strict=True):
             step = step + weight * each
-            kernels = kernels + self._steps * weight * times.kernels
             joules = joules + self._steps * weight * times.joules
         all_sets, tokens = prefill.following(self._sets * self._passes), tokens_per_step(self._plan.speculative)
-        return GenerationTimes(prefill, decode, all_sets, step / tokens, kernels, joules)
+        return GenerationTimes(prefill, decode, all_sets, step / tokens, joules)
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of the prefill, then those of decoding, attention at every evaluated KV length."""

@@ -46,7 +46,6 @@ from costmodel.analytic.serving.waiting import (
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.distinct_sizes import grid_shape
-from costmodel.cost.power import Draw
 from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, sum_of, where
 from costmodel.result import Entry, Metrics
@@ -101,9 +100,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         wider = None if perturbations is None else with_nodes(perturbations, self._dimensions)
         sets = self._scenario.parallel.pp
         prompts, decodes = (pass_times(model, wider) for model in self._models)
-        return StepTable(
-            prompts.round(sets), decodes.round(sets), prompts.kernels, decodes.kernels, prompts.joules, decodes.joules
-        )
+        return StepTable(prompts.round(sets), decodes.round(sets), prompts.joules, decodes.joules)
 
     def solution(self, perturbations: Perturbations = None) -> Solution:
         """Return the engine at the rate, or with all seats taken where it cannot keep up. Unperturbed it is kept."""
@@ -161,7 +158,6 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return Steps(
             running=running, state=state,
             with_prompts=position.read(table.with_prompts), decode_only=position.read(table.decode_only),
-            kernels=mean(table.prompt_kernels, table.decode_kernels),
             joules=mean(table.prompt_joules, table.decode_joules),
         )  # fmt: skip
 
@@ -286,7 +282,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         rate = minimum(plan.rate, solution.capacity)
         devices = parallel.all_devices * plan.replicas.count
         busy, steps = busy_share(solution.in_system, self._arrival_scv), solution.steps
-        draw = Draw(busy * steps.kernels / steps.mean, busy * steps.joules / steps.mean)
+        work = busy * steps.joules / steps.mean
         pool, most = self._pool, self._most
         blocks_of_one = pool.mean_blocks_of(mean_keys(plan))
         held = solution.in_system * parallel.pp * blocks_of_one
@@ -298,7 +294,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             "kv_use": held / maximum(pool.blocks, 1.0),
             "prefix_hit_rate": plan.prefix_hit_rate,
         }
-        return serving_metrics(self._scenario, rate, devices, (solution.first, steps.later), draw, own)
+        return serving_metrics(self._scenario, rate, devices, (solution.first, steps.later), work, own)
 
     def verdict(self) -> str:
         """Return `overloaded` where the rate is more than the engine serves, `backlogged` where most requests wait."""

@@ -15,8 +15,6 @@ class StepTable(Record):
 
     with_prompts: Quantity
     decode_only: Quantity
-    prompt_kernels: Quantity
-    decode_kernels: Quantity
     prompt_joules: Joules
     decode_joules: Joules
 
@@ -26,14 +24,13 @@ class Steps(Record, kw_only=True):
 
     running: requests in a step as one of them meets it, itself included.
     with_prompts, decode_only: of the two kinds [s].
-    kernels, joules: of the mean step.
+    joules: of the work of the mean step.
     """
 
     running: Count
     state: SteadyState
     with_prompts: Seconds
     decode_only: Seconds
-    kernels: Seconds
     joules: Joules
 
     @property

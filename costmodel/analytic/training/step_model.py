@@ -13,8 +13,8 @@ from costmodel.analytic.recurrence import Program, Slot, compile_schedule
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.analytic.training.overlapped_comm import OverlappedComm, overlapped_comm
 from costmodel.cost.calibration import Calibration
-from costmodel.cost.power import work_joules
-from costmodel.quantities import Count, Flop, Joules, Quantity, Seconds, sum_of, uniform_int
+from costmodel.cost.power import NO_WORK, Work, work_joules, work_of
+from costmodel.quantities import Count, Flop, Joules, Quantity, Seconds, Watts, sum_of, uniform_int
 from costmodel.records import Record, replace
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.layers import ModelWork, model_work
@@ -109,6 +109,7 @@ class StepModel(Record, kw_only=True):
     executed_flop: per micro-batch on one rank of each stage, all stages [FLOP]
     moe_comm_slowdown: factor on kernel times while expert all-to-alls run
     joules: of the work of a device in a step, mean over pipeline ranks, without optimizer and reductions [J]
+    busy: what a board draws more while kernels run [W]
     launch_time: of the host for each kernel or message [s]
     """
 
@@ -123,7 +124,17 @@ class StepModel(Record, kw_only=True):
     executed_flop: Flop
     moe_comm_slowdown: Quantity = 1.0
     joules: Joules = 0.0
+    busy: Watts = 0.0
     launch_time: Seconds = 0.0
+
+    def repeated_work(self, scenario: Scenario) -> Work:
+        """Return the work of a device in a step as `joules` counts it, with the time of its kernels."""
+        power, whole = scenario.cluster.device.power, NO_WORK
+        for count, work in runs_of_layers(self.work, self.pipeline.layout):
+            timed = self.timed_works[work.name]
+            operators = (*timed.forward, *timed.input_gradient, *timed.weight_gradient)
+            whole += work_of(((each.operator, each.time) for each in operators), power).times(count)
+        return whole.times(self.pipeline.schedule.micro_batches / scenario.parallel.pp)
 
     def works_of(self, label: int) -> list[tuple[int, LayerWork]]:
         """Return (how many, work) of each kind of layer on a class of stages."""
@@ -168,6 +179,7 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication),
         launch_time=scenario.framework.host.operator,
         joules=step_joules(runs, scenario, schedule.micro_batches),
+        busy=scenario.cluster.device.power.busy,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.analytic.intervals import RATES, TIMES
-from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, POWER, ROOFLINE, SOURCES, FitStore
+from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, ROOFLINE, SOURCES, FitStore
 from costmodel.calibration.substitutes import GRADIENTS
 from costmodel.records import ValueRecord
 from costmodel.schema.case import Case
@@ -108,7 +108,7 @@ def state_of(
     elif proportional_metric(metric) not in TIMES | RATES:
         own = [one for one in own if not one.location.startswith(f"{CALIBRATIONS}/{COMPOSITION}")]
     if not metric.startswith(ENERGY):
-        own = [one for one in own if not (one.is_power or one.location.startswith(f"{CALIBRATIONS}/{POWER}"))]
+        own = [one for one in own if not one.is_power]
     values = [one for one in own if not one.of_interval]
     fixed = [one for one in values if not _is_refitted(one, refitted)]
     ends = [one for one in own if one.of_interval and not (COMPOSITION in refitted and COMPOSITION in one.location)]
@@ -157,7 +157,6 @@ def _calibrations(prediction: Prediction, library: Library) -> Iterator[tuple[st
             yield _backward(family, prediction.scenario.cluster.device.name, library), False
         yield ROOFLINE, True
         yield COMPOSITION, True
-        yield POWER, True
 
 
 def _backward(family: str, device: str, library: Library) -> str:

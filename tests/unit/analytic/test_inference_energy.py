@@ -38,7 +38,7 @@ PLANS: dict[str, Plan] = {
 
 def power(plan: Plan, layout: Parallelism = LAYOUT, nic: float = 50e9) -> float:
     """Return the mean power of a device: energy of a token times the tokens that a device gives in a second."""
-    cluster = with_device(CLUSTER, replace(DEVICE, power=Power(LIMIT, IDLE)))
+    cluster = with_device(CLUSTER, replace(DEVICE, power=Power(LIMIT, IDLE, busy=300.0, tensor=1e-12, memory=50e-12)))
     cluster = replace(cluster, node=replace(cluster.node, nic=Nic(nic, 1.0, 2e-6)))
     found = evaluate_point(
         scenario(plan, MOE_MODEL, layout, FP8, Communication(dispatch="fp8"), cluster), Calibration()

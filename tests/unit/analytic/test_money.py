@@ -15,7 +15,7 @@ from costmodel.hardware import Cluster, FabricPrice, Host, Power, Price
 from costmodel.records import replace
 from costmodel.workload.scenario import Parallelism
 
-IDLE = replace(DEVICE, power=Power(500.0, 100.0))
+IDLE = replace(DEVICE, power=Power(500.0, 100.0, busy=400.0, memory=1e-40))
 PRICED = replace(DEVICE, price=Price(2.0 / 3600, 20_000.0))
 
 

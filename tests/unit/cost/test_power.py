@@ -9,7 +9,8 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import pass_model, pass_times
 from costmodel.api import load
 from costmodel.cost.calibration import Calibration
-from costmodel.cost.power import Draw, board_power, energy, work_joules
+from costmodel.cost.power import board_power, energy, work_joules, work_of
+from costmodel.cost.time import Time
 from costmodel.hardware import Device, Facility, Host, Power
 from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, Group
@@ -20,8 +21,8 @@ RESOURCES = replace(DEVICE, power=POWER)
 GEMM = Gemm("gemm", m=64.0, n=32.0, k=16.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
 
 
-def board(power: Power, busy: float, work: float = 0.0) -> float | None:
-    found = board_power(replace(DEVICE, power=power), Draw(busy, work))
+def board(power: Power, work: float = 0.0) -> float | None:
+    found = board_power(power, work)
     return None if found is None else float(found)
 
 
@@ -41,26 +42,33 @@ def test_work_takes_energy_by_flop_width_and_bytes() -> None:
     assert work_joules([message], POWER) == pytest.approx(3e6 * 10e-12)
 
 
-def test_power_is_idle_and_busy_and_work_up_to_the_limit() -> None:
+def test_work_holds_the_time_of_kernels_and_what_of_it_goes_with_the_clock() -> None:
+    stream, message = Elementwise("norm", 1e6), Collective("gather", "all_gather", 1e6, Group(8.0))
+    times = (Time(3e-6, compute=2e-6, memory=1e-6), Time(4e-6, compute=2e-6, memory=2e-6), Time(9e-6, network=9e-6))
+    found = work_of(zip((GEMM, stream, message), times, strict=True), POWER).times(2.0)
+    assert (found.kernels, found.clocked) == pytest.approx((14e-6, 4e-6))
+    assert found.switched == pytest.approx(2 * 65_536e-12)
+    assert found.moved == pytest.approx(2 * (7_168 * 50e-12 + 1e6 * 50e-12 + 1e6 * 10e-12))
+
+
+def test_power_is_idle_and_work_up_to_the_limit() -> None:
     assert board(POWER, 0.0) == 100.0
-    assert board(POWER, 0.5) == 175.0
-    assert board(POWER, 1.0, 120.0) == 370.0
-    assert board(POWER, 1.0, 1e4) == 500.0
+    assert board(POWER, 120.0) == 220.0
+    assert board(POWER, 1e4) == 500.0
 
 
-@pytest.mark.parametrize(("busy", "watts"), [(0.0, 100.0), (0.5, 300.0), (1.0, 500.0)])
-def test_without_energies_power_goes_linearly_to_the_limit(busy: float, watts: float) -> None:
-    assert board(Power(500.0, 100.0), busy, 1e4) == watts
-    assert board(Power(500.0), busy) == 500.0
-    assert board(Power(None, 100.0), busy) is None
+def test_without_energies_power_stands_at_the_limit() -> None:
+    assert board(Power(500.0, 100.0), 1.0) == 500.0
+    assert board(Power(500.0)) == 500.0
+    assert board(Power(None, 100.0)) is None
 
 
 def test_hosts_network_and_the_building_add_to_the_boards() -> None:
     node = replace(NODE, device=RESOURCES)
-    assert energy(node, 4.0, 10.0, Draw(1.0, 120.0)) == pytest.approx(370.0 * 40.0)
+    assert energy(node, 4.0, 10.0, 270.0) == pytest.approx(370.0 * 40.0)
     whole = replace(node, host=Host(None, None, None, power=800.0), facility=Facility(network=30.0, pue=1.25))
-    assert energy(whole, 4.0, 10.0, Draw(1.0, 120.0)) == pytest.approx((370.0 + 800.0 / 8 + 30.0) * 1.25 * 40.0)
-    assert energy(replace(node, device=replace(DEVICE, power=Power(None))), 4.0, 10.0, Draw(1.0, 0.0)) is None
+    assert energy(whole, 4.0, 10.0, 270.0) == pytest.approx((370.0 + 800.0 / 8 + 30.0) * 1.25 * 40.0)
+    assert energy(replace(node, device=replace(DEVICE, power=Power(None))), 4.0, 10.0, 0.0) is None
 
 
 def per_token(plan: Plan, device: Device) -> float:
@@ -80,7 +88,7 @@ def test_a_decoding_step_draws_what_its_operators_take() -> None:
         for segment in layer:
             operators = [timed.operator for timed in segment.operators]
             counted += layers * DECODE.micro_batches * float(work_joules(operators, POWER))
-    assert times.joules == pytest.approx(counted, rel=1e-12)
+    assert times.joules == pytest.approx(counted + 150.0 * float(times.kernels), rel=1e-12)
     assert counted > 0.0
     step = float(times.latency)
     watts = 100.0 + 150.0 * float(times.kernels) / step + counted / step

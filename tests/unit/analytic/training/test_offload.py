@@ -196,7 +196,7 @@ def test_the_host_streams_28_bytes_a_parameter_while_weights_come_back() -> None
 @pytest.mark.parametrize("overlap", [True, False])
 def test_devices_idle_while_their_host_updates(overlap: bool) -> None:
     """Twice the host's update, twice its time at idle power: kernels of the device take no longer."""
-    device = replace(DEVICE, power=Power(500.0, 100.0))
+    device = replace(DEVICE, power=Power(500.0, 100.0, busy=400.0, memory=1e-40))
     offload = Offload(optimizer=1.0, overlap=overlap)
     fast, slow = (
         point(training(offload, cluster=with_device(hosted(2e12, bandwidth), device))).metrics
