@@ -26,12 +26,15 @@ def growth(engine: Engine) -> int:
 @inner
 def find_next_finish(engine: Engine) -> None:
     """Note the tick at which the next decoding request ends, and how long the longest one is."""
-    state = engine.state
+    requests, state = engine.requests, engine.state
     least, longest = NEVER, -NEVER
     for i in range(state.decoding):
-        request = engine.decoders[i]
-        least = min(least, engine.requests[request].end)
-        longest = max(longest, engine.requests[request].target - engine.requests[request].start)
+        row = requests[engine.decoders[i]]
+        cached = row.target - row.start
+        if row.end < least:  # twice as fast in Python as `min`
+            least = row.end
+        if cached > longest:
+            longest = cached
     state.next_finish, state.longest = least, longest
 
 
