@@ -218,7 +218,7 @@ class _StepParts:
         alone = sum(count * float(compute_of[work.name]) for count, work in works_of)
         blocked = _seconds(blocking)
         yield from _spread(blocking, blocked)
-        longer = float(comm.lone_pass([works_of], slot.kind, compute_of, None)) - alone - blocked
+        longer = float(comm.seconds(comm.chain([works_of], slot.kind, compute_of, None))) - alone - blocked
         yield from _spread(overlapped, max(longer, 0.0))
 
     def async_reductions(self) -> Iterator[_Exposed]:

@@ -123,17 +123,8 @@ class OverlappedComm(Record):
             for count, _, operators in self.by_layer(works, kind):
                 yield from ((part, count, timed) for part, timed in operators)
 
-    def lone_pass(
-        self,
-        stages: Sequence[Works],
-        kind: Kind,
-        compute: Mapping[str, Seconds],
-        perturbations: Perturbations,
-        *,
-        once_per_step: bool = False,
-    ) -> Seconds:
-        """Return the time of a pass through some stages [s]. compute: of one layer's own pass, by name [s]."""
-        chain = self.chain(stages, kind, compute, perturbations, once_per_step=once_per_step)
+    def seconds(self, chain: Sequence[LayerSegment]) -> Seconds:
+        """Return the time of a pass through a chain of layers [s]."""
         return pass_seconds(chain, one_link=self.one_link)
 
     def chain(
@@ -145,7 +136,10 @@ class OverlappedComm(Record):
         *,
         once_per_step: bool = False,
     ) -> list[LayerSegment]:
-        """Return the layers of some stages in the order of a pass, each with its communication [s]."""
+        """Return the layers of some stages in the order of a pass, each with its communication [s].
+
+        compute: of one layer's own pass, by name [s].
+        """
         chain = []
         for works in stages if kind is Kind.FORWARD else reversed(stages):
             for count, work, operators in self.by_layer(works, kind, once_per_step=once_per_step):

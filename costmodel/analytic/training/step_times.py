@@ -202,7 +202,8 @@ def once_per_step(step: StepModel, end: OptimizerStep, streams: StepStreams) -> 
     for kind in (Kind.FORWARD, end.last):
         compute = layer_seconds(streams.layers, kind)
         longer, usual = (
-            comm.lone_pass(stages, kind, compute, streams.perturbations, once_per_step=once) for once in (True, False)
+            comm.seconds(comm.chain(stages, kind, compute, streams.perturbations, once_per_step=once))
+            for once in (True, False)
         )
         added.append(maximum(longer - usual, 0.0))
     return added[0], added[1]
@@ -275,10 +276,10 @@ def action_times(step: StepModel, slot: Slot, streams: StepStreams) -> ActionTim
         busy = lone.total
         return ActionTimes(maximum(busy, launches), lone.kernels)
     stage, compute_of = step.works_of(label), layer_seconds(streams.layers, slot.kind)
+    chain = comm.chain([stage], slot.kind, compute_of, perturbations)
     if comm.has_async_reduce(slot.kind) and stage:
-        chain = comm.chain([stage], slot.kind, compute_of, perturbations)
         return with_async_reduce(async_reduce_times(chain), lone.kernels, launches)
-    return ActionTimes(maximum(comm.lone_pass([stage], slot.kind, compute_of, perturbations), launches), lone.kernels)
+    return ActionTimes(maximum(comm.seconds(chain), launches), lone.kernels)
 
 
 def lone_stage(slot: Slot) -> int:
