@@ -291,7 +291,7 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     scenario = scenario if pool is None else scenario.of_pool(pool)
     calibration = workload.calibration(scenario)
     timer = replace(operator_timer(scenario, calibration), kernels={}, messages={})
-    terms, blocks = _time_of(timed, replace(timer, cluster=timed.sized.machine.cluster))
+    terms, blocks = _time_of(timed, replace(timer, cluster=timed.sized.machine.cluster or timer.cluster))
     section = KINDS[type(operator)].time_section if fit.form is None else fit.form.SECTION
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
     return Explanation(
