@@ -28,6 +28,7 @@ BytesPerSecond: TypeAlias = Quantity
 Flop: TypeAlias = Quantity  # a multiply-add is two
 FlopPerSecond: TypeAlias = Quantity
 Hertz: TypeAlias = Quantity
+PerSecond: TypeAlias = Quantity  # requests or tokens
 Watts: TypeAlias = Quantity
 Joules: TypeAlias = Quantity
 Dollars: TypeAlias = Quantity

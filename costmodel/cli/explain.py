@@ -48,7 +48,7 @@ def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
             from costmodel.report.operators import show_lines, show_refused
 
             show_refused(**said)
-            show_lines(lines, again, names, routing)
+            show_lines(lines, again, names, routing, name)
         return code
     shown = explain.explain(loaded, name, stored_line(operator))
     if as_json:
@@ -58,5 +58,5 @@ def command(*, asked: Asked, operator: str | None, as_json: bool) -> int:
 
         show_refused(**said)
         line = next((line for line in explain.lines(loaded, name) if line.name == base_name(shown[0].name)), None)
-        show_explanations(shown, line, again)
+        show_explanations(shown, line, again, name)
     return code

@@ -24,7 +24,8 @@ _DIMENSIONS = {
 _OTHERS = {"duration": "s", "ratio": "1", "frequency": "1/s"}  # dimensions with the units of another one
 _TYPES = {
     "Seconds": "s", "Bytes": "B", "BytesPerSecond": "B/s", "Flop": "FLOP", "FlopPerSecond": "FLOP/s", "Joules": "J",
-    "Watts": "J/s", "Dollars": "$", "DollarsPerSecond": "$/s", "Hertz": "1/s", "Count": "1",
+    "Watts": "J/s", "Dollars": "$", "DollarsPerSecond": "$/s", "Hertz": "1/s",
+    "PerSecond": "1/s", "EventRate": "1/s", "Count": "1",
 }  # fmt: skip
 _SCALES = {"s": 1.37, "B": 2.11, "FLOP": 1.73, "J": 3.17, "$": 1.61}
 _COUNTED = ("count", "counts", "runs", "calls", "repeats", "ratio", "share")
@@ -38,7 +39,8 @@ def units_of_kind(kind: Any) -> Units | None:
         over, *under = (unit.replace("bytes", "B") for unit in kind.unit.split("/"))
         known = [over if over in _SCALES else "1", *(unit for unit in under if unit in _SCALES)]
         return "/".join(known) if kind.unit else None
-    words = set(re.findall(r"\w+", str(kind))) - {"tuple", "None"}
+    text = str(kind).removeprefix("Annotated[").partition(",")[0] if str(kind).startswith("Annotated") else str(kind)
+    words = set(re.findall(r"\w+", text)) - {"tuple", "None"}
     word = words.pop() if len(words) == 1 else ""
     return (_TYPES | _DIMENSIONS | _OTHERS).get(word)
 

@@ -226,6 +226,7 @@ class Chain:
 
         dimension: of the value, if the name does not say it.
         """
+        value = self._last_read(name) if value is None else value
         known = self._where(name, value)[:1]
         if not known:
             states = [(call, each, call.stated(each)) for call, each in self._stated.get(name, [])]
@@ -233,6 +234,16 @@ class Chain:
             if len(parts) > 1 and _equal(math.fsum(number for _, _, number in parts.values()), value):
                 known = [(call, each) for call, each, number in parts.values() if number]
         return [self._derivation([one], name, dimension) for one in known]
+
+    def _last_read(self, name: str) -> Value | None:
+        """Return the value of a name that the last equation of all reads it with, null where none does."""
+        read = (
+            call.value(path)
+            for call in reversed(self._calls)
+            for path in dict.fromkeys(path for each in call.equations() for path in _names(each))
+            if path.rpartition(".")[2] == name
+        )
+        return next((value for value in read if isinstance(value, float)), None)
 
     def derivation(self, asked: Sequence[tuple[str, Value]]) -> list[Block]:
         """Return how some names come to their values, no equation twice. Those that nothing states are left out."""

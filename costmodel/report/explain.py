@@ -18,6 +18,7 @@ from costmodel.cost.operator_time import call_terms
 from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.cost.power import is_as_timed
 from costmodel.cost.terms import Terms
+from costmodel.equations import equations_of, place_of
 from costmodel.errors import InputError, suggest
 from costmodel.records import Record, ValueRecord, field, fields, replace
 from costmodel.report.equations import Block, Chain, Value, finite, traced
@@ -25,6 +26,7 @@ from costmodel.report.explain_inputs import Inputs, inputs_of, locations, origin
 from costmodel.report.explain_step import actions_of, path_of, segments_of
 from costmodel.result import shown_line, whole_of
 from costmodel.serving.choice import why_requests
+from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.study.prices import quotes
 from costmodel.workload.operators import KINDS, Elementwise, Operator, base_name
 from costmodel.workload.plans import Decode, ExpertBound, Prefill, Training
@@ -273,6 +275,11 @@ def _with_context(workload: Workload, scenario: Scenario, name: str, explanation
     if name == "clock":
         is_highest = explanation.terms["share"] == 1.0
         return replace(explanation, bound="highest clock" if is_highest else "power limit")
+    if why_requests(scenario, evaluation) is not None:
+        shown = [each for each in equations_of(RequestEvaluation.metrics_of) if each.name == name]
+        place = place_of(RequestEvaluation.metrics_of)
+        told = (f"`simulate`, by requests: {each} {each.note if each.expression else ''}; {place}" for each in shown)
+        return replace(explanation, notes=tuple(told))
     path = path_of(chain, explanation.blocks)
     if isinstance(evaluation, PassEvaluation) and path is not None:
         return replace(explanation, inputs=segments_of(evaluation.model, path))

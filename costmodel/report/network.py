@@ -56,6 +56,8 @@ def show_collective(answer: CollectiveTime, cluster: Cluster, blocks: Sequence[B
     algorithm = "the library's own" if own else answer.algorithm
     show(f"bound: {answer.bottleneck}; algorithm: {algorithm}; engine: {engine}; basis: {answer.basis}")
     show_blocks(blocks)
+    for equations in answer.equations:
+        show(equations, "dim")
     network = cluster.network
     if network is not None and network.planes > 1 and request.ranks > cluster.node.count:
         show(

@@ -34,13 +34,15 @@ def show_refused(reason: str | None, note: str | None) -> None:
 
 
 def show_lines(
-    lines: Sequence[Line], argument: str, names: Mapping[str, Sequence[str]], routing: Mapping[str, float] | None = None
-) -> None:
+    lines: Sequence[Line], argument: str, names: Mapping[str, Sequence[str]], routing: Mapping[str, float] | None,
+    scenario: str,
+) -> None:  # fmt: skip
     """Print where a scenario's time goes, and how to ask for more.
 
     names: of all else that can be explained, by kind.
     routing: of its expert layers.
     """
+    show(f"scenario {scenario}", "bold")
     rows = table("operator", ">time", ">share", "|", ">hidden", "bound", "basis")
     longest = max((line.time for line in lines), default=0.0) or 1.0
     for line in lines:
@@ -60,8 +62,11 @@ def show_lines(
         show(f'{word} costmodel explain {argument} --op "{name}"', "dim")
 
 
-def show_explanations(explanations: Sequence[Explanation], line: Line | None, argument: str) -> None:
+def show_explanations(
+    explanations: Sequence[Explanation], line: Line | None, argument: str, scenario: str
+) -> None:  # fmt: skip
     """Print operators explained one after the other, as a list where they are many, then their line of the list."""
+    show(f"scenario {scenario}", "bold")
     if len(explanations) > MOST_EXPLAINED:
         _show_list(explanations, argument)
         _show_line(line)

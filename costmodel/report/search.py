@@ -18,7 +18,7 @@ from costmodel.study.search_servers import PERCENTILE
 MOST_COUNTS = 4  # device counts that are listed
 _RATES = "tokens_per_second_per_device", "tokens_per_second_per_user", "mfu"
 _COSTS = "cost_per_million_tokens", "cost_per_trillion_tokens"
-_METRIC_OF = {"e2e": "latency"}  # percentile -> the metric whose it is
+_METRIC_OF = {"e2e": "latency", "itl": "tpot"}  # percentile -> the metric whose it is
 
 
 def show_search(result: SearchResult, first: str, scenario: str) -> None:

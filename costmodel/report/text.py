@@ -16,6 +16,8 @@ SHORT = 10  # characters of a quantity
 
 _READABLE = {
     "kv_cache": "KV cache",
+    "kv_blocks": "blocks of the KV cache",
+    "kv_use": "share of the KV cache in use",
     "mtp_parameters": "MTP parameters",
     "backward_input": "backward (input)",
     "backward_weight": "backward (weight)",

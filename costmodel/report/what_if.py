@@ -13,6 +13,7 @@ _APART = (
     "what it has or counts on already, measured against itself without that",
     "what changes save of other scenarios, which differ from it on both sides",
 )
+_CEILING = "if it took no time"  # what a change could save at most
 COMMAND = "costmodel what-if"
 
 
@@ -51,9 +52,11 @@ def _show_own(scenario: str, rows: Sequence[Worth]) -> None:
         return
     headline = rows[0].metric
     show(f"{scenario}: what each change saves of {metric(headline, rows[0].before)}", "bold")
-    together = f">{headline} with those above it in the file"
+    together = f">{headline} with it and all before it in the list of changes"
     named = _has_names(rows)
-    view = table("lever", *(["?change"] if named else []), ">alone", ">80 % interval", ">at most", f"?{together}", "?")
+    view = table(
+        "lever", *(["?change"] if named else []), ">alone", ">80 % interval", f">{_CEILING}", f"?{together}", "?"
+    )
     for row in rows:
         view.add(
             *_named(row, named=named), _share(row.saved), _interval(row), _share(row.ceiling),
@@ -72,7 +75,7 @@ def _show_apart(heading: str, rows: Sequence[Worth]) -> None:
     named = _has_names(rows)
     view = table(
         "lever", *(["?change"] if named else []), "??measured against", f"?>{headline} of that", "?>with the change",
-        ">saved", ">80 % interval", ">at most", "?",
+        ">saved", ">80 % interval", f">{_CEILING}", "?",
     )  # fmt: skip
     for row in rows:
         sides = ", ".join(f"{path.removeprefix('scenario.')} {value}" for path, value in (row.against or {}).items())

@@ -15,6 +15,7 @@ from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import ServingEvaluation, most_running, without_effect
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
+from costmodel.equations import equation
 from costmodel.quantities import Quantity
 from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
@@ -98,8 +99,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         """Return the metrics of the requests, the first ones where not all are kept, with step times at each of
         `SLOWDOWNS`.
         """
-        usual = self._metrics(self._outcome(self.served))
-        return [usual if each == 1.0 else self._metrics(self._outcome(self._slower(each))) for each in SLOWDOWNS]
+        usual = self.metrics_of(self._outcome(self.served))
+        return [usual if each == 1.0 else self.metrics_of(self._outcome(self._slower(each))) for each in SLOWDOWNS]
 
     def _slower(self, factor: float) -> Served:
         """Return what became of the same requests at other step times."""
@@ -155,9 +156,21 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         return perturbed / unperturbed
 
     def _evaluate(self, perturbations: Perturbations) -> Metrics:  # noqa: ARG002  metrics handle perturbations
-        return {**self._metrics(self.outcome), "highest_stable_rate": self.stable_rate}
+        return {**self.metrics_of(self.outcome), "highest_stable_rate": self.stable_rate}
 
-    def _metrics(self, run: Outcome) -> Metrics:
+    @equation
+    def metrics_of(self, run: Outcome) -> Metrics:
+        """Return the metrics of requests that were simulated one by one.
+
+        ttft := mean of requests, from arrival to the end of the step that gives the first token
+        tpot := mean of requests, (latency - ttft) / (tokens - 1)
+        latency := mean of requests, from arrival to the last token
+        requests_per_second = total.requests / elapsed
+        tokens_per_second = total.output_tokens / elapsed
+        kv_blocks := of the cache of an engine (costmodel/workload/engine_memory.py)
+        kv_use := blocks in use over all, mean over the time in which engines work
+        prefix_hit_rate = total.cached_tokens / total.input_tokens      of a request: `start_request`, serving/engine.py
+        """
         times, total, devices, elapsed = run.tally.times, totals(run), self._devices(run), run.tally.duration
         rate = total["requests"] / elapsed
         tokens = total["output_tokens"] / elapsed

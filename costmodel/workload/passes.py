@@ -150,6 +150,7 @@ def computed_tokens(input_tokens: Count, prefix_hit_rate: Quantity) -> Count:
     """Return the tokens of a prompt that no cache holds, at least the last, for its logits.
 
     computed = max((1 - prefix_hit_rate) * input_tokens, 1)
+    prefix_hit_rate := as the scenario states it; what hits is not computed (`computed_tokens`)
     """
     return maximum((1.0 - prefix_hit_rate) * input_tokens, 1.0)
 

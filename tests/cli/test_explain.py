@@ -350,6 +350,11 @@ def test_what_exchanges_add_is_explained_by_the_step(run, scenario):
         assert "(1 - 1 / slowdown)" in found["equation"]
 
 
+def test_the_scenario_that_is_explained_is_named(run):
+    for asked in ((), ("--op", "step")):
+        assert "scenario decode\n" in run("explain", FLAGSHIP, "--scenario", "decode", *asked).out
+
+
 def test_metrics_are_listed_and_each_name_works_with_spaces(run):
     listed = explained(run, "--scenario", "training")
     assert {"step_time", "mfu", "cost_per_trillion_tokens", "energy_per_token"} <= set(listed["metrics"])

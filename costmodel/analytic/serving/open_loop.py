@@ -64,6 +64,31 @@ QUANTILES = {"p50": 0.0, "p90": 1.2815515655446004, "p99": 2.3263478740408408}
 """Name -> that quantile of the standard normal distribution."""
 
 
+@equation
+def _seat_queue(most: Count, rate: Quantity, capacity: Quantity) -> dict[str, Quantity]:
+    """Return what the wait for one of the seats follows from.
+
+    service = most / capacity
+    load = rate / capacity
+    """
+    return {"service": most / capacity, "load": rate / capacity, "servers": most}
+
+
+@equation
+def _prompt_queue(
+    steps: Steps, prompts: PromptSteps, rate: Quantity, offered: Quantity, seated: Quantity
+) -> dict[str, Quantity]:  # fmt: skip
+    """Return what the wait behind the prompts of others follows from, of requests that have a seat.
+
+    service = steps.state.first_token_steps * prompts.full
+    load = min(rate * service / prompts.most, offered)
+    """
+    service = steps.state.first_token_steps * prompts.full
+    load = minimum(rate * service / prompts.most, offered)
+    share_waiting = minimum(waiting_share(load, prompts.most), seated)
+    return {"service": service, "load": load, "servers": prompts.most, "share_waiting": share_waiting}
+
+
 class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     """Continuous batching where requests arrive at a rate.
 
@@ -185,21 +210,17 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     ) -> dict[str, dict[str, Quantity]]:
         """Return the terms of what a request waits for before its own steps, by cause.
 
-        seated = max(busy - seats, 0)                     find the engine at work and a seat free
-        seats := of requests, that wait for a seat (`waiting_share`)
-        load = rate / capacity
-        service = steps.state.first_token_steps * prompts.full
-        full = min(rate * service / prompts.most, load)
+        seated = max(busy - share_waiting, 0)             share that finds the engine at work and a seat free
+        offered = rate / capacity
+        taken = in_system / most
         """
-        plan, scv = self._plan, self._arrival_scv
+        plan, scv, most = self._plan, self._arrival_scv, self._most
         assert plan.rate is not None
         rate = plan.rate / self._engines
-        load, busy = rate / capacity, busy_share(in_system, scv)
-        seats = waiting_share(equivalent_load(load, in_system / self._most), self._most)
-        seated = maximum(busy - seats, 0.0)
-        service = steps.state.first_token_steps * prompts.full
-        full = minimum(rate * service / prompts.most, load)
-        scheduled = maximum(busy, seats) if plan.scheduler.overlapped else 0.0 * busy
+        offered, busy = rate / capacity, busy_share(in_system, scv)
+        share_waiting = waiting_share(equivalent_load(offered, in_system / most), most)
+        seated = maximum(busy - share_waiting, 0.0)
+        scheduled = maximum(busy, share_waiting) if plan.scheduler.overlapped else 0.0 * busy
         return {
             CLIENT: {"front_end_time": front_end(self._scenario, plan), "hidden_time": 0.0},
             REST: {
@@ -207,14 +228,8 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
                 "unseen": 0.5 * (plan.scheduler.look_steps - 1.0) * steps.decode_only,
             },
             SCHEDULED: {"busy": scheduled, "mean": steps.mean},
-            SEAT: {
-                "waiting": seats, "variability": scv, "service": self._most / capacity, "servers": self._most,
-                "load": load,
-            },
-            PROMPTS: {
-                "waiting": minimum(waiting_share(full, prompts.most), seated), "variability": scv, "service": service,
-                "servers": prompts.most, "load": full,
-            },
+            SEAT: {"share_waiting": share_waiting, "variability": scv, **_seat_queue(most, rate, capacity)},
+            PROMPTS: {"variability": scv, **_prompt_queue(steps, prompts, rate, offered, seated)},
             CROWD: {"seated": seated, "crowd": prompts.crowd, "prompt": prompts.each},
         }  # fmt: skip
 
@@ -261,7 +276,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         scheduled = maximum(prompts.square - steps.mean * steps.mean, 0.0) * terms[SCHEDULED]["busy"]
         variance = maximum(variance, 0.0) + scheduled + prompts.started * prompts.each * prompts.each
         for name in (SEAT, PROMPTS):
-            variance = variance + solution.waits[name] ** 2 * (2.0 / maximum(terms[name]["waiting"], _TINY) - 1.0)
+            variance = variance + solution.waits[name] ** 2 * (2.0 / maximum(terms[name]["share_waiting"], _TINY) - 1.0)
         return variance
 
     @equation
@@ -301,7 +316,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         solution = self.solution()
         if solution.load >= 1.0:
             return VERDICTS[2]
-        return VERDICTS[1] if solution.terms[SEAT]["waiting"] > 0.5 else VERDICTS[0]
+        return VERDICTS[1] if solution.terms[SEAT]["share_waiting"] > 0.5 else VERDICTS[0]
 
     def families(self) -> frozenset[str]:
         """Return the families of the operators."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from costmodel.analytic.serving.steady_state import SteadyState
 from costmodel.equations import equation
-from costmodel.quantities import Count, Joules, Quantity, Seconds, sum_of
+from costmodel.quantities import Count, Joules, PerSecond, Quantity, Seconds, sum_of
 from costmodel.records import Record
 
 
@@ -89,7 +89,7 @@ class Solution(Record, kw_only=True):
     steps: Steps
     prompts: PromptSteps
     in_system: Count
-    capacity: Quantity
+    capacity: PerSecond
     load: Quantity
     terms: Mapping[str, Mapping[str, Quantity]]
     waits: Mapping[str, Seconds]

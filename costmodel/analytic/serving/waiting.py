@@ -13,7 +13,7 @@ import numpy as np
 from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, Seconds, exp, maximum, minimum, where
 
-_TINY = 1e-12  # where nothing ever comes
+TINY = 1e-12  # where nothing ever comes
 
 
 @equation
@@ -67,40 +67,46 @@ def scheduled_step(busy: Quantity, mean: Seconds) -> Seconds:
 def waiting_share(load: Quantity, servers: Count) -> Quantity:
     """Return the share of requests that wait for one of `servers` at a load of up to one [Sakasegawa, 1977].
 
-    waiting = min(load, 1) ** (sqrt(2 * (servers + 1)) - 1)
+    share_waiting = min(load, 1) ** (sqrt(2 * (servers + 1)) - 1)
     """
     return minimum(load, 1.0) ** ((2.0 * (servers + 1.0)) ** 0.5 - 1.0)
 
 
 @equation
-def queue_wait(waiting: Quantity, variability: Quantity, service: Seconds, servers: Count, load: Quantity) -> Seconds:
+def queue_wait(
+    share_waiting: Quantity, variability: Quantity, service: Seconds, servers: Count, load: Quantity
+) -> Seconds:
     """Return the mean wait for one of m servers, infinite from a load of one on [s].
 
-        waiting_for_a_seat = waiting * variability / 2 * service / (servers * free)
-        behind_other_prompts = waiting * variability / 2 * service / (servers * free)
+        waiting_for_a_seat = share_waiting * variability / 2 * service / (servers * free)
+        behind_other_prompts = share_waiting * variability / 2 * service / (servers * free)
         free = max(1 - load, 0)
 
     Exact for one server and Poisson arrivals [Pollaczek and Khinchine], else Allen and Cunneen's formula with
     Sakasegawa's share of requests that wait [Annals of the Institute of Statistical Mathematics 29, 1977].
 
-    waiting: P, of `waiting_share`.
+    share_waiting: of requests.
     variability: c_a^2 + c_s^2, of the times between arrivals and of service.
     """
     free = maximum(1.0 - load, 0.0)
-    wait = waiting * variability / 2.0 * service / (servers * where(free > 0.0, free, 1.0))
+    wait = share_waiting * variability / 2.0 * service / (servers * where(free > 0.0, free, 1.0))
     return where(free > 0.0, wait, np.inf)
 
 
-def equivalent_load(load: Quantity, taken: Quantity) -> Quantity:
+@equation
+def equivalent_load(offered: Quantity, taken: Quantity) -> Quantity:
     """Return the load of servers of one speed that are all taken as often as seats whose speed falls with their number.
 
-    The last seat is beta standard deviations of the number taken from its mean, m*taken [Halfin and Whitt, Operations
-    Research 29(3), 1981]:
+        load = 1 / (1 + distance / 2 + sqrt(distance + distance**2 / 4))
+        distance = (1 - min(taken, 1)) * (1 - min(offered, 1)) / max(min(offered, 1), TINY)
 
-        beta^2 = m * (1 - taken) * (1 - rho)/rho = m * (1 - r)^2/r,     solved for r
+    The last seat is beta standard deviations of the number taken from its mean, m*taken [Halfin and Whitt, Operations
+    Research 29(3), 1981]: beta^2 = m * (1 - taken) * (1 - rho)/rho = m * (1 - r)^2/r, solved for r.
+
+    offered: load, rho. taken: share of the m seats.
     """
-    load = minimum(load, 1.0)
-    distance = (1.0 - minimum(taken, 1.0)) * (1.0 - load) / maximum(load, _TINY)
+    offered = minimum(offered, 1.0)
+    distance = (1.0 - minimum(taken, 1.0)) * (1.0 - offered) / maximum(offered, TINY)
     return 1.0 / (1.0 + distance / 2.0 + (distance + distance * distance / 4.0) ** 0.5)
 
 
@@ -124,7 +130,7 @@ def upper_tail(mean: Seconds, variance: Quantity, normal: float) -> Seconds:
 
     normal: z, the quantile of the standard normal distribution.
     """
-    inverse = variance / maximum(mean * mean, _TINY)
+    inverse = variance / maximum(mean * mean, TINY)
     return mean * maximum(1.0 - inverse / 9.0 + normal * inverse**0.5 / 3.0, 0.0) ** 3
 
 

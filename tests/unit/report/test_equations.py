@@ -14,6 +14,7 @@ from command_line import run_here
 
 import costmodel
 from costmodel.equations import equation, equations_of
+from costmodel.quantities import Bytes, BytesPerSecond
 from costmodel.report.equations import Chain, evaluated, traced
 from costmodel.report.explain import explain, lines, names_of
 
@@ -175,6 +176,72 @@ def test_the_time_to_first_token_of_a_server_leads_to_its_queues_and_prefix_hits
     assert {"kv_pool", "_room"} <= set(functions("kv_blocks"))
     assert "computed_tokens" in functions("prefix_hit_rate")
     assert functions("waiting for a seat")[0] == "queue_wait"
+
+
+def test_a_wait_is_that_of_the_queue_which_it_is_asked_of_by_either_name(tmp_path: Path) -> None:
+    (model, node, parallel), framework, more, _ = SERVERS["few seats"]
+    path = tmp_path / "serving.yaml"
+    path.write_text(TEXT.format(model=model, node=node, parallel=parallel, framework=framework, more=more))
+    workload = costmodel.load(path)
+    for name in ("waiting for a seat", "behind other prompts"):
+        (time,) = (line.time for line in lines(workload, "serving") if line.name == name)
+        for asked in (name, name.replace(" ", "_")):
+            (found,) = explain(workload, "serving", asked)
+            assert found.value == pytest.approx(time, rel=1e-12)
+
+
+@pytest.mark.parametrize("scenario", ["deepseek_v3 prefill", "deepseek_v3_serving online"])
+def test_hits_of_prefixes_lead_to_the_tokens_that_are_computed(scenario: str) -> None:
+    workload, name = scenario.split()
+    (found,) = explain(costmodel.load(workload), name, "prefix_hit_rate")
+    (block,) = found.document()["blocks"]
+    assert block["terms"]["computed"] == pytest.approx((1 - found.value) * block["terms"]["input_tokens"])
+
+
+def test_hits_of_requests_that_share_prefixes_have_the_equation_of_the_request_engine(tmp_path: Path) -> None:
+    path = tmp_path / "serving.yaml"
+    more = "rate: 4 /s, requests: {prefix: {tokens: 300, groups: 4}}"
+    path.write_text(TEXT.format(model="llama-3-8b", node="h100-x1", parallel="tp: 1", framework="vllm", more=more))
+    (found,) = explain(costmodel.load(path), "serving", "prefix_hit_rate")
+    assert "prefix_hit_rate = total.cached_tokens / total.input_tokens" in found.notes[0]
+    assert "costmodel/serving/evaluation.py:" in found.notes[0]
+
+
+@pytest.mark.parametrize(("name", "scenario"), CASES[:4], ids=map(" ".join, CASES[:4]))
+def test_equations_hold_in_any_system_of_units_and_a_name_has_one(name: str, scenario: str) -> None:
+    workload = costmodel.load(name)
+    for asked in dict(_asked(workload, scenario)):
+        for each in explain(workload, scenario, asked):
+            stated: dict[str, set[str | None]] = {}
+            for line in (line for block in each.blocks for line in block.lines):
+                stated.setdefault(line.equation.name, set()).add(line.units[line.equation.name])
+                units = {path: one for path, one in line.units.items() if one is not None}
+                if line.equation.expression and len(units) == len(line.units):
+                    assert line.holds_in(units), (asked, line.equation, units)
+            assert all(len(units - {None}) <= 1 for units in stated.values()), (asked, stated)
+
+
+def test_units_follow_from_equations() -> None:
+    with traced() as calls:
+        _speed(6.0, 3.0, 2.0)
+    ((block,),) = Chain(calls).derivations("speed", 4.0)
+    ((line, mean),) = [block.lines]
+    assert (line.units, mean.units) == (
+        {"speed": "B/s", "mean": "B", "seconds": "s"},
+        {"mean": "B", "one": "B", "other": "B"},  # what is added up has one unit
+    )
+    assert not line.holds_in({"speed": "B/s", "mean": "B", "seconds": "B"})
+
+
+@equation
+def _speed(one: Bytes, other: float, seconds: float) -> BytesPerSecond:
+    """Return bytes per second.
+
+    speed = mean / seconds
+    mean = max(one, other) + (one - other) * 2 / 3
+    """
+    mean = max(one, other) + (one - other) * 2 / 3
+    return mean / seconds
 
 
 @equation
