@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from costmodel import declared
 from costmodel.cost import terms
 from costmodel.cost.parameter import Constant, Parameter
 from costmodel.schema import metrics
@@ -25,7 +26,7 @@ _OTHERS = {"duration": "s", "ratio": "1", "frequency": "1/s"}  # dimensions with
 _TYPES = {
     "Seconds": "s", "Bytes": "B", "BytesPerSecond": "B/s", "Flop": "FLOP", "FlopPerSecond": "FLOP/s", "Joules": "J",
     "Watts": "J/s", "Dollars": "$", "DollarsPerSecond": "$/s", "Hertz": "1/s",
-    "PerSecond": "1/s", "EventRate": "1/s", "Count": "1",
+    "PerSecond": "1/s", "Count": "1",
 }  # fmt: skip
 _SCALES = {"s": 1.37, "B": 2.11, "FLOP": 1.73, "J": 3.17, "$": 1.61}
 _COUNTED = ("count", "counts", "runs", "calls", "repeats", "ratio", "share")
@@ -42,7 +43,10 @@ def units_of_kind(kind: Any) -> Units | None:
     text = str(kind).removeprefix("Annotated[").partition(",")[0] if str(kind).startswith("Annotated") else str(kind)
     words = set(re.findall(r"\w+", text)) - {"tuple", "None"}
     word = words.pop() if len(words) == 1 else ""
-    return (_TYPES | _DIMENSIONS | _OTHERS).get(word)
+    measures = [
+        each for each in getattr(getattr(declared, word, None), "__metadata__", ()) if hasattr(each, "dimension")
+    ]
+    return (_TYPES | _DIMENSIONS | _OTHERS).get(measures[0].dimension if measures else word)
 
 
 def units_of_name(name: str) -> Units | None:
