@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
-from costmodel.analytic.recurrence import Program, makespan
+from costmodel.analytic.recurrence import Paths, Program, makespan
 from costmodel.analytic.segments import (
     ALL_TO_ALL,
     COMPUTE,
@@ -23,8 +23,8 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import NO_WORK, Clock, clock_of, is_as_timed, work_joules, work_of
 from costmodel.equations import equation
 from costmodel.hardware import Device
-from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, Watts, maximum, sum_of, uniform_int
-from costmodel.records import Record, replace
+from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, Watts, is_single, maximum, sum_of, uniform_int
+from costmodel.records import Record, field, replace
 from costmodel.workload.context import Context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, with_expert_pool
 from costmodel.workload.operators import Collective, Group, Operator
@@ -65,6 +65,7 @@ class PassModel(Record):
     joules: of the work of a device of each stage, all micro-batches [J]
     busy: what a board draws more while kernels run [W]
     pool_share: of the devices that hold experts only; joules and kernels are means over all
+    paths: longest paths of the stages' programs, as far as evaluations have met them
     """
 
     segments: tuple[tuple[Segment, ...], ...]
@@ -76,6 +77,7 @@ class PassModel(Record):
     joules: Joules = 0.0
     busy: Watts = 0.0
     pool_share: Quantity = 0.0
+    paths: Paths = field(default_factory=dict)
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of all kinds of layers."""
@@ -352,6 +354,8 @@ def _started(stage: StageModel, times: StageTimes) -> StageTimes:
     span = times.span + host
     host = max(stage.host - times.span - times.contention, 0)
     """
+    if is_single(stage.host) and stage.host == 0.0:
+        return times
     host = maximum(stage.host - times.span - times.contention, 0.0)
     return replace(times, span=times.span + host, host=host)
 
@@ -366,7 +370,7 @@ def _stage(model: PassModel, stage: StageModel, segments: Mapping[SegmentKey, St
     durations, shape = _stacked([segment.total for segment in times])
     kernel_times, kernel_shape = _stacked([segment.kernels for segment in times])
     counts = stage.program.counts
-    span = makespan(stage.program, durations).reshape(shape)
+    span = makespan(stage.program, durations, known=model.paths).reshape(shape)
     runs = counts[COMPUTE]
     compute = (runs @ durations).reshape(shape)
     all_to_all = (counts[ALL_TO_ALL] @ durations).reshape(shape) if len(counts) > ALL_TO_ALL else 0.0
@@ -403,7 +407,10 @@ def _segment_times(model: PassModel, perturbations: Perturbations) -> dict[Segme
 def _stacked(values: Sequence[Quantity]) -> tuple[Array, tuple[int, ...]]:
     """Return quantities as rows of points, and the shape of their grid."""
     shape = np.broadcast_shapes(*(np.shape(value) for value in values))
-    return np.stack([np.broadcast_to(value, shape).reshape(-1) for value in values]), shape
+    rows = np.empty((len(values), *shape))
+    for number, value in enumerate(values):
+        rows[number] = value
+    return rows.reshape(len(values), -1), shape
 
 
 def operators_of(passes: Iterable[PassModel]) -> list[TimedOperator]:

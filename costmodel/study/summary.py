@@ -28,9 +28,12 @@ class Reader(ValueRecord):
     def read(self, columns: Columns) -> list[dict[str, Any]]:
         """Return what there is to say of each scenario of a part."""
         names = columns["scenario"]
+        different = dict.fromkeys(names.tolist())
+        if len(different) == 1:
+            return [self._of_scenario(name, columns) for name in different]
+        rows = {name: np.flatnonzero(names == name) for name in different}
         return [
-            self._of_scenario(name, {key: column[names == name] for key, column in columns.items()})
-            for name in dict.fromkeys(names.tolist())
+            self._of_scenario(name, {key: column[own] for key, column in columns.items()}) for name, own in rows.items()
         ]
 
     def _of_scenario(self, name: str, columns: Columns) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.analytic.recurrence.paths import longest_path, makespan_at, makespan_by_paths
+from costmodel.analytic.recurrence.paths import Paths, longest_path, makespan_at, makespan_by_paths
 from costmodel.analytic.recurrence.program import K, Program
 from costmodel.analytic.recurrence.tape import Workspace
 from costmodel.analytic.recurrence.waves import makespan_by_waves
@@ -27,27 +27,30 @@ def _longest(names: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @equation
-def makespan(program: Program[K], durations: Array, transfer: Seconds = 0.0, chunk: int = CHUNK) -> Array:
+def makespan(
+    program: Program[K], durations: Array, transfer: Seconds = 0.0, chunk: int = CHUNK, known: Paths | None = None
+) -> Array:
     """Return when the last event of the program is done, at each point [s].
 
         span = max(shorter + periods * (longer - shorter), busiest)      of many micro-batches: two steps of fewer
 
     durations: a row for each of `program.slots`, a column for each point [s].
     transfer: one for all or one a point [s].
+    known: longest paths of programs, to which those of this one are added.
     """
     if durations.ndim != 2 or len(durations) != len(program.slots):
         raise ValueError(f"durations of shape {durations.shape} for {len(program.slots)} slots")
     if program.steady is not None:
         *parts, periods = program.steady
-        shorter, longer = (makespan(part, durations, transfer, chunk) for part in parts)
+        shorter, longer = (makespan(part, durations, transfer, chunk, known) for part in parts)
         busiest = np.max(program.counts @ durations, axis=0)  # of a rank that only ever works: no step is shorter
         return np.asarray(np.maximum(shorter + periods * (longer - shorter), busiest))
     transfers = np.broadcast_to(np.asarray(transfer, dtype=np.float64), durations.shape[1:])
-    return _own_span(program, durations, transfers, chunk)
+    return _own_span(program, durations, transfers, chunk, known)
 
 
 @equation_with(_longest)
-def _own_span(program: Program[K], durations: Array, transfer: Array, chunk: int) -> Array:
+def _own_span(program: Program[K], durations: Array, transfer: Array, chunk: int, known: Paths | None) -> Array:
     """Return when the last event is done of a program that stands for itself, at each point [s].
 
         span = sum(on_path * durations) + sends * transfer      on_path: events of each slot on the longest path
@@ -63,7 +66,7 @@ def _own_span(program: Program[K], durations: Array, transfer: Array, chunk: int
         return makespan_by_waves(program.waves, program.slot, durations, transfer)
     if points == 1 and np.isfinite(durations).all():
         return np.array([makespan_at(program, [*durations[:, 0].tolist(), transfer.item()])])
-    result = makespan_by_paths(program, durations, transfer)
+    result = makespan_by_paths(program, durations, transfer, {} if known is None else known)
     left = np.flatnonzero(np.isnan(result))
     if len(left):
         some = slice(None) if len(left) == points else left

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from costmodel.analytic.recurrence.program import K, Program
 from costmodel.analytic.recurrence.waves import NOTHING
 from costmodel.quantities import Array
+
+Paths: TypeAlias = "dict[Program[Any], list[Array]]"  # longest paths of programs, as `longest_path` gives them
 
 PROGRAMS = 256  # of which is kept what each event waits for
 PATHS = 16  # of a program that are kept
@@ -34,35 +37,38 @@ def makespan_at(program: Program[K], times: Sequence[float]) -> float:
     return max(finish)
 
 
-def makespan_by_paths(program: Program[K], durations: Array, transfer: Array) -> Array:
+def makespan_by_paths(program: Program[K], durations: Array, transfer: Array, known: Paths) -> Array:
     """Return when the last event is done, at each point [s]; NaN where no known path is the longest.
 
     durations: a row for each of `program.slots`, a column for each point [s].
     transfer: one a point [s].
+    known: to which paths are added.
     """
-    spans, known = np.full(len(transfer), np.nan), list[Array]()
+    spans, paths, moved = np.full(len(transfer), np.nan), known.setdefault(program, []), bool(transfer.any())
     for first in range(0, len(spans), TOGETHER):
         part = slice(first, first + TOGETHER)
-        _fill(program, known, np.vstack([durations[:, part], transfer[part]]), spans[part])
+        times = durations[:, part]
+        _fill(program, paths, np.vstack([times, transfer[part]]) if moved else times, spans[part])
     return spans
 
 
 def _fill(program: Program[K], known: list[Array], times: Array, spans: Array) -> None:
     """Write the makespans at points whose longest path is known, or is that of another point among them.
 
-    times: durations and transfer [s].
+    times: durations and, unless it is zero, transfer [s].
     """
-    tried, left = 0, np.flatnonzero(np.isfinite(times).all(axis=0))
+    tried, left = 0, np.flatnonzero(np.isfinite(times.sum(axis=0)))
     while len(left) and tried < PATHS:
         if tried == len(known):
-            known.append(longest_path(program, times[:, left[len(left) // 2]].tolist()))
+            at = times[:, left[len(left) // 2]].tolist()
+            known.append(longest_path(program, at if len(at) > len(program.slots) else [*at, 0.0]))
         path = known[tried]
         if len(path) > 1 + WAITS:
             return
-        makespan, *longer = path @ (times if len(left) == times.shape[1] else times[:, left])
-        holds = np.ones(len(left), dtype=np.bool_)
+        makespan, *longer = path[:, : len(times)] @ (times if len(left) == times.shape[1] else times[:, left])
+        holds, least = np.ones(len(left), dtype=np.bool_), -ROUNDING * makespan
         for each in longer:
-            holds &= each >= -ROUNDING * makespan
+            holds &= each >= least
         spans[left[holds]] = makespan[holds]
         left, tried = left[~holds], tried + 1
 
@@ -81,11 +87,14 @@ def longest_path(program: Program[K], times: Sequence[float]) -> Array:
     counts: list[int] = []
     longer: set[int] = set()
     for needed, slot in zip(waits, slots, strict=True):
-        candidates = [
-            (finish[e] + transfer, counts[e] + moved) if sent else (finish[e], counts[e]) for e, sent in needed
-        ]
-        start, own = max(candidates, default=(0.0, 0))
-        longer.update(own - other for _, other in candidates)
+        start, own, others = 0.0, 0, list[int]()
+        for e, sent in needed:
+            done, other = (finish[e] + transfer, counts[e] + moved) if sent else (finish[e], counts[e])
+            others.append(other)
+            if done > start or (done == start and other > own):
+                start, own = done, other
+        if len(others) > 1:
+            longer.update([own - other for other in others])
         finish.append(start + times[slot])
         counts.append(own + (1 << _BITS * slot))
     ended = {event for needed in waits for event, sent in needed if not sent}

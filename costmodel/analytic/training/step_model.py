@@ -9,13 +9,13 @@ from typing import TypeAlias
 import numpy as np
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, TimedWork, operator_timer
-from costmodel.analytic.recurrence import Program, Slot, compile_schedule
+from costmodel.analytic.recurrence import Paths, Program, Slot, compile_schedule
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.analytic.training.overlapped_comm import OverlappedComm, overlapped_comm
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import NO_WORK, Work, work_joules, work_of
 from costmodel.quantities import Count, Flop, Joules, Quantity, Seconds, Watts, sum_of, uniform_int
-from costmodel.records import Record, replace
+from costmodel.records import Record, field, replace
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
@@ -111,6 +111,7 @@ class StepModel(Record, kw_only=True):
     joules: of the work of a device in a step, mean over pipeline ranks, without optimizer and reductions [J]
     busy: what a board draws more while kernels run [W]
     launch_time: of the host for each kernel or message [s]
+    paths: longest paths of the schedule, as far as evaluations have met them
     """
 
     work: ModelWork
@@ -126,6 +127,7 @@ class StepModel(Record, kw_only=True):
     joules: Joules = 0.0
     busy: Watts = 0.0
     launch_time: Seconds = 0.0
+    paths: Paths = field(default_factory=dict)
 
     def repeated_work(self, scenario: Scenario) -> Work:
         """Return the work of a device in a step as `joules` counts it, with the time of its kernels."""

@@ -146,7 +146,8 @@ def pipeline_times(step: StepModel, streams: StepStreams) -> PipelineTimes:
     for slot, seconds in extra.items():
         idle[program.slots.index(slot)] = np.broadcast_to(seconds, shape).reshape(-1)
     if not later:
-        return PipelineTimes(makespan(program, head + idle, transfer).reshape(shape), 0.0, head, kernels)
+        whole = makespan(program, head + idle, transfer, known=step.paths)
+        return PipelineTimes(whole.reshape(shape), 0.0, head, kernels)
     rest, trail = later  # reductions continue while a rank is idle
     span = async_reduce_span(program, reduces, (head, rest + idle, trail - idle), transfer)
     return PipelineTimes(span.span.reshape(shape), span.left.reshape(shape), head + rest + span.waits, kernels)

@@ -17,7 +17,7 @@ from costmodel.analytic.recurrence import (
     makespan,
     program_of,
 )
-from costmodel.analytic.recurrence.paths import makespan_by_paths
+from costmodel.analytic.recurrence.paths import Paths, makespan_by_paths
 from costmodel.quantities import Array
 from costmodel.workload.schedules import SCHEDULES, Action, Chunk, Kind, Schedule, order, rules_of
 
@@ -215,15 +215,20 @@ def test_longest_paths_give_the_makespans_of_a_tape(program: Program[str], settl
     rng = np.random.default_rng(0)
     durations = np.where(rng.random((len(program.slots), 999)) < 0.3, 1.0, rng.uniform(0.0, 2.0, (1, 999)))
     durations[:, 500], durations[0, 7] = 0.0, np.nan
-    transfer = rng.integers(0, 3, 999) / 4.0
     workspace = Workspace(program, 999, transfers=True)
-    workspace.durations[:], workspace.transfer[:] = durations, transfer
-    for _ in range(2):  # the second time with the paths of the first
-        spans = makespan_by_paths(program, durations, transfer)
-        known = np.isfinite(spans)
-        assert known.mean() >= min(settled, 998 / 999)
-        np.testing.assert_allclose(spans[known], workspace.makespan()[known], rtol=1e-12)
-    np.testing.assert_allclose(makespan(program, durations, transfer), workspace.makespan(), rtol=1e-12)
+    for transfer in (rng.integers(0, 3, 999) / 4.0, np.zeros(999)):
+        workspace.durations[:], workspace.transfer[:] = durations, transfer
+        known: Paths = {}
+        counts = []
+        for _ in range(2):  # the second time with the paths of the first
+            spans = makespan_by_paths(program, durations, transfer, known)
+            has = np.isfinite(spans)
+            assert has.mean() >= min(settled, 998 / 999)
+            np.testing.assert_allclose(spans[has], workspace.makespan()[has], rtol=1e-12)
+            counts.append(len(known[program]))
+        assert counts[0] == counts[1] > 0
+        expected = workspace.makespan()
+        np.testing.assert_allclose(makespan(program, durations, transfer, known=known), expected, rtol=1e-12)
 
 
 def test_events_that_wait_for_later_ones_are_refused() -> None:
