@@ -49,11 +49,9 @@ class Work(Record):
     def __add__(self, other: Work) -> Work:
         """Return both together."""
         return Work(
-            self.kernels + other.kernels,
-            self.clocked + other.clocked,
-            self.switched + other.switched,
-            self.moved + other.moved,
-        )
+            self.kernels + other.kernels, self.clocked + other.clocked,
+            self.switched + other.switched, self.moved + other.moved,
+        )  # fmt: skip
 
     def times(self, count: Quantity) -> Work:
         """Return so many runs."""
@@ -172,6 +170,17 @@ def _share(power: Power, limit: Watts, work: Work, seconds: Seconds, timed: Quan
         slope = slope + power.busy * share**2 * (4.0 * running * share + 3.0 * at_one)
         share = where(above > 0.0, maximum(share - value / where(above > 0.0, slope, 1.0), LOWEST), 1.0)
     return share
+
+
+def fastest(cluster: Cluster) -> Cluster:
+    """Return a cluster on which no kernel takes longer than on this one, whatever clock its limit leaves the work.
+
+    A limit above that under which kernels were timed may leave them any higher clock.
+    """
+    power = cluster.device.power
+    if power.tdp is None or power.timed is None or not np.any(np.greater(power.tdp, power.timed)):
+        return cluster
+    return at_clock(cluster, Clock(1.0, 1.0 / LOWEST))
 
 
 def at_clock(cluster: Cluster, clock: Clock) -> Cluster:

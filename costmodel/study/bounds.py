@@ -22,6 +22,7 @@ from costmodel.analytic.training.actions import all_to_all_contention
 from costmodel.analytic.training.overlapped_comm import OverlappedComm, overlapped_comm
 from costmodel.analytic.training.step_model import micro_batch_count, training_context
 from costmodel.cost.calibration import Calibration
+from costmodel.cost.power import fastest
 from costmodel.quantities import Array, Indices, Quantity
 from costmodel.records import Record, replace
 from costmodel.study.layouts import Variant
@@ -116,6 +117,7 @@ class Bounder:
         keys: number of each layout among those whose layers do the same work (`alike_layers` of `search_steps`)
         """
         self._calibration, self._base, self._keys = calibration, base, keys
+        base = replace(base, cluster=fastest(base.cluster))
         first = np.unique(keys, return_index=True)[1]
         self._distinct = take(base, (first,), (len(keys),))  # one layout of each key
         self._timer, self._layer_timer = (operator_timer(one, calibration) for one in (base, self._distinct))

@@ -8,7 +8,7 @@ from builders import CLUSTER, DEVICE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.cost.power import LOWEST, Work, at_clock, clock_of, mean_power
+from costmodel.cost.power import LOWEST, Work, at_clock, clock_of, fastest, mean_power
 from costmodel.hardware import Device, Power
 from costmodel.records import replace
 
@@ -102,3 +102,11 @@ def test_a_clock_slows_processors_and_caches_only() -> None:
 def test_a_board_whose_work_is_unknown_has_its_highest_clock() -> None:
     device = replace(DEVICE, power=Power(300.0, 100.0, timed=700.0))
     assert clock_of(device, Work(SECONDS, SECONDS, 1e9), SECONDS).share == 1.0
+
+
+def test_no_limit_leaves_kernels_more_than_the_fastest_cluster_has() -> None:
+    work = Work(SECONDS, SECONDS, SECONDS * 5000.0)
+    for limit, factor in ((500.0, 1.0), (700.0, 1.0), (1e6, 1.0 / LOWEST)):
+        cluster = replace(CLUSTER, node=replace(CLUSTER.node, device=board(limit)))
+        assert fastest(cluster).device.peak("bf16") == pytest.approx(factor * DEVICE.peak("bf16"))
+        assert clock_of(board(limit), work, SECONDS).ratio <= factor
