@@ -54,10 +54,11 @@ def test_all_scenarios_fit_one_screen_with_value_interval_limit_memory_and_next_
     assert "next: costmodel explain" in done.out
 
 
-def test_an_energy_without_a_fit_of_the_board_says_so(run):
-    told = "what kernels of h20 draw is not fitted"
-    assert told in run("simulate", FLAGSHIP, "--scenario", "decode", "--cluster", "nodes/hgx-h20").out
-    assert "not fitted; its power" not in run("simulate", FLAGSHIP, "--scenario", "decode").out
+def test_an_energy_of_a_board_whose_work_is_unknown_says_so(run):
+    told = "what kernels of h800-sxm draw is not known; its power stands at the limit"
+    unknown = ("--set", "hardware.power.memory=null")
+    assert told in run("simulate", FLAGSHIP, "--scenario", "decode", *unknown).out
+    assert "not known; its power" not in run("simulate", FLAGSHIP, "--scenario", "decode").out
 
 
 def test_one_scenario_is_shown_in_detail(run):
