@@ -201,9 +201,10 @@ def run_scatter(
     waiting = _logs(calibration, "composition_first_token") if phase == "serving" else None
     kept = _logs(calibration, "composition_kernels")
     share = 1.0 if kept is None else kept[2]
+    error = scenario.cluster.device.power.error
     return RunScatter(
         centre, np.sqrt(below), np.sqrt(above), 0.0 if waiting is None else waiting[2],
-        np.log1p(scenario.cluster.device.power.error or 0.0), share + (1.0 - share) * shares.get("roofline", 0.0),
+        np.log1p(0.0 if error is None else error), share + (1.0 - share) * shares.get("roofline", 0.0),
     )  # fmt: skip
 
 

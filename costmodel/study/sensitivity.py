@@ -32,7 +32,6 @@ _LESS_IS_BETTER = (
     "oversubscription",
     "same_leaf",
     "cross_leaf",
-    "tdp",
     "idle",
     "rental",
     "purchase",

@@ -24,6 +24,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Power
 from costmodel.records import replace
 from costmodel.result import Point
+from costmodel.study.sensitivity import sensitivities
 from costmodel.workload.scenario import Parallelism, Plan
 
 BOARD = Power(700.0, 100.0, busy=120.0, tensor=2e-12, memory=50e-12, timed=700.0)
@@ -91,3 +92,10 @@ def test_decoding_that_memory_bounds_keeps_its_clock_down_to_what_it_draws() -> 
     of = costmodel.load("mixtral_8x7b_h100", scenarios=["decode"])
     own, less = (of.changed({"hardware.power.tdp": f"{limit} W"}).evaluate("decode").metrics for limit in (700, 450))
     assert less == own
+
+
+def test_a_limit_that_binds_moves_the_step_less_than_in_proportion(v3: costmodel.Workload) -> None:
+    """Watts go at least with the clock, and not all of the step does."""
+    ranked = sensitivities(v3.changed({"hardware.power.tdp": "350 W"}, ["training"]), "training", "step_time")
+    (found,) = (one.elasticity for one in ranked if one.path.endswith("power.tdp"))
+    assert -1.0 < found < -0.1
