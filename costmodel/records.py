@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, dataclass_transform
 
-import numpy as np
 from msgspec import Struct, StructMeta, field
 from msgspec.msgpack import Encoder
 from msgspec.structs import force_setattr, replace
@@ -59,8 +58,9 @@ def asdict(record: Struct) -> dict[str, Any]:
 
 def _numbers(value: object) -> object:
     """Return NumPy's numbers as Python's."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
+    as_list = getattr(value, "tolist", None)  # NumPy's, which is not imported for it
+    if as_list is not None:
+        return as_list()
     raise TypeError(f"{type(value)} is no data")
 
 

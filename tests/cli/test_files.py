@@ -107,8 +107,8 @@ def test_a_cluster_is_shown_with_what_it_costs_and_what_keeps_it_from_being_know
     cost = document["cost"]
     assert cost["total"] == pytest.approx(2048 * 25_800.0 + 256 * 32_010.0 + cost["network"])
     board = {line.split()[0]: line.split()[-2:] for line in run("hardware", "show", "h100-sxm").out.splitlines()[2:60]}
-    assert (board["power.memory"], board["power.link"]) == (["106.1", "pJ/B"], ["10.4", "pJ/B"])
-    assert (board["power.busy"], board["memory.hbm.driver"]) == (["330", "W"], ["503.316", "MB"])
+    assert (board["power.memory"], board["power.link"]) == (["104.4", "pJ/B"], ["10.4", "pJ/B"])
+    assert (board["power.busy"], board["memory.hbm.driver"]) == (["121.6", "W"], ["503.316", "MB"])
     shown = run("hardware", "show", "clusters/a100-superpod").out
     assert "dgx-a100 has no price for the node without its devices: set hardware.node.host.price" in shown
 

@@ -17,7 +17,7 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (device.DeviceFile, hardware.Device, set()),
     (device.MathUnitFile, hardware.MathUnit, {"peak"}),  # becomes a rate per processor and cycle
     (device.LinkFile, hardware.Link, set()),
-    (device.PowerFile, hardware.Power, set()),
+    (device.PowerFile, hardware.Power, {"limit"}),  # in place of `tdp`
     (device.PriceFile, hardware.Price, set()),
     (cluster.NodeFile, hardware.Node, set()),
     (cluster.NicFile, hardware.Nic, set()),
