@@ -442,5 +442,5 @@ DType = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "e5m6", "fp8", "fp8_fp16
 LinearType = Literal[DType, "mxfp4", "nvfp4"]
 """Number formats of linear layers: block-scaled FP4 formats run on the math unit `fp4`."""
 
-StoredType = Literal[LinearType, "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
+StoredType = Literal[LinearType, "nf4", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
 """Number formats of stored tensors, including the blocks of GGUF files."""

@@ -15,7 +15,7 @@ from costmodel.equations import equation
 from costmodel.hardware import Device, Node
 from costmodel.quantities import Count, FlopPerSecond, Quantity, Seconds, Watts, maximum, minimum
 from costmodel.result import PHASES, Metrics
-from costmodel.workload.counting import parameter_count, training_flop_per_token
+from costmodel.workload.counting import adapter_parameters, parameter_count, training_flop_per_token
 from costmodel.workload.memory import Ledger, host_batch_limit
 from costmodel.workload.plans import Decode, Prefill, Serving, Training, tokens_per_step
 from costmodel.workload.scenario import Disaggregated, Scenario
@@ -37,11 +37,11 @@ def training_metrics(scenario: Scenario, plan: Training, model: StepModel, times
         energy_per_trillion_tokens = joules_per_trillion
         work = busy * model.busy + model.joules / times.step
         busy = 1 - (times.bubble + times.exposed_communication + times.host) / times.step
-        per_token = times.step / (plan.global_batch * plan.sequence)
+        per_token = times.step / plan.tokens
     """
     devices, node = scenario.parallel.devices, scenario.cluster.node
-    per_token = times.step / (plan.global_batch * plan.sequence)
-    rank_tokens = plan.micro_batch * plan.sequence
+    per_token = times.step / plan.tokens
+    rank_tokens = plan.micro_batch * plan.answers * plan.sequence
     ranks, bubble = scenario.parallel.tp * scenario.parallel.cp, times.bubble
     busy = 1 - (times.bubble + times.exposed_communication + times.host) / times.step
     work = busy * model.busy + model.joules / times.step
@@ -72,17 +72,15 @@ def rates_of_step(scenario: Scenario, plan: Training, step: Seconds) -> Metrics:
     device_hours_per_trillion_tokens = TRILLION * per_token * devices / SECONDS_PER_HOUR
     cost_per_trillion_tokens = cost
     offered = step * devices * peak                  of the 16-bit format
-    tokens = plan.global_batch * plan.sequence
+    tokens = plan.tokens
     per_token = step / tokens
     """
-    devices, device, architecture = scenario.parallel.devices, scenario.cluster.device, scenario.architecture
-    tokens = plan.global_batch * plan.sequence
-    active = parameter_count(architecture).active
+    devices, device = scenario.parallel.devices, scenario.cluster.device
+    tokens = plan.tokens
     peak = sixteen_bit_peak(device)
     offered = step * devices * peak
     per_token = step / tokens
-    causal_flop = training_flop_per_token(architecture, active, plan.sequence)
-    full_flop = training_flop_per_token(architecture, active, plan.sequence, causal=False)
+    causal_flop, full_flop = (model_flop_per_token(scenario, plan, causal=causal) for causal in (True, False))
     cost = rental_cost(device, devices, TRILLION * per_token)
     return {
         "step_time": step,
@@ -94,6 +92,19 @@ def rates_of_step(scenario: Scenario, plan: Training, step: Seconds) -> Metrics:
         "device_hours_per_trillion_tokens": TRILLION * per_token * devices / SECONDS_PER_HOUR,
         "cost_per_trillion_tokens": cost,
     }
+
+
+def model_flop_per_token(scenario: Scenario, plan: Training, *, causal: bool) -> Quantity:
+    """Return the model FLOP of a token of a step: no gradients of frozen weights, and what a reference computes."""
+    architecture = scenario.architecture
+    frozen: Quantity = 0.0
+    active = parameter_count(architecture).active
+    if plan.adapters is not None:
+        frozen, active = active, active + adapter_parameters(architecture, plan.adapters)[1]
+    passes = 0.0 if plan.reference == "none" else 1.0
+    return training_flop_per_token(
+        architecture, active, plan.sequence, causal=causal, frozen=frozen, passes=passes
+    )  # fmt: skip
 
 
 def schedule_times(times: StepTimes) -> Mapping[str, Quantity]:

@@ -87,10 +87,12 @@ def _add_qkv(builder: WorkBuilder, context: Context, mixer: Attention) -> tuple[
     stored_kv = per_rank(mixer.kv_heads, tp) * mixer.projected_width + mixer.gate_width / tp
     kv = mixer.kv_share * stored_kv
     whole = mixer.q_heads * mixer.head_dim + mixer.kv_heads * mixer.projected_width + mixer.gate_width
+    keys = kv * mixer.head_dim / (mixer.head_dim + mixer.v_head_dim)
     qkv = Linear(
         "qkv projection", operator="qkv", producer="norm", rows=tokens, inputs=entering, outputs=query + kv,
         total=entering * whole, stored_ratio=(heads * mixer.head_dim + stored_kv) / (query + kv), gathered=True,
         replicas=tp * (query + kv) / whole, bias=whole if mixer.bias else 0.0,
+        parts=(("q", query / (query + kv)), ("k", keys / (query + kv)), ("v", (kv - keys) / (query + kv))),
     )  # fmt: skip
     if mixer.kernel.channels_first:
         elements = tokens * (entering + query + kv)

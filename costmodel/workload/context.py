@@ -7,8 +7,9 @@ import math
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, where
 from costmodel.records import Record, field, replace
 from costmodel.workload.architecture import Architecture, Pattern
-from costmodel.workload.dtypes import BITS_PER_BYTE, ELEMENT_BYTES, element_bytes
+from costmodel.workload.dtypes import BITS_PER_BYTE, ELEMENT_BYTES, GroupScaling, element_bytes
 from costmodel.workload.operators import Group
+from costmodel.workload.plans import Adapters
 from costmodel.workload.scenario import (
     Communication,
     Framework,
@@ -32,6 +33,9 @@ class Context(Record, kw_only=True):
     co_batched_tokens: tokens of other work on this rank that passes the expert layers together with these.
     micro_batches: of a training step.
     images, patches: those that come with the new tokens, over all context-parallel ranks, and the patches of each.
+    adapters: that alone are trained (training), null: all weights are.
+    reference: whose pass without gradients goes along (training): `copy`, `base` or `none`.
+    loss_chunks: parts in which head and loss are computed (training).
     """
 
     architecture: Architecture
@@ -51,6 +55,29 @@ class Context(Record, kw_only=True):
     micro_batches: Count = 1.0
     images: Count = 0.0
     patches: Count | None = None
+    adapters: Adapters | None = None
+    reference: str = "none"
+    loss_chunks: Count = 1.0
+
+    @property
+    def is_frozen(self) -> bool:
+        """Tell whether the model's own weights are not trained."""
+        return self.adapters is not None
+
+    @property
+    def base(self) -> Context:
+        """Return the context of frozen linear layers, which may be stored in a format of their own."""
+        stored = None if self.adapters is None else self.adapters.base_precision
+        if stored is None:
+            return self
+        formats = {"weights": stored, "weight_bits": None, "weight_scaling": GroupScaling()}
+        return replace(self, precision=replace(self.precision, **formats))
+
+    @property
+    def of_reference(self) -> Context:
+        """Return the context of a frozen model without adapters: that of the reference."""
+        stored = None if self.adapters is None else self.adapters.base_precision
+        return replace(self, adapters=Adapters(0.0, (), stored), reference="none")
 
     @property
     def accumulated_share(self) -> Quantity:

@@ -9,13 +9,14 @@ from typing import Literal
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum, sum_of
-from costmodel.records import Record
+from costmodel.records import Record, replace
 from costmodel.workload import architecture as arch
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.kv_cache import cached_bytes, written_bytes
 from costmodel.workload.layers import encoder_parameters, model_work
 from costmodel.workload.patterns import Pattern, Selected
+from costmodel.workload.plans import Adapters
 from costmodel.workload.recurrences import scan_macs
 from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Tile
 
@@ -53,6 +54,21 @@ def parameter_count(architecture: arch.Architecture) -> ParameterCount:
     encoder = 0.0 if architecture.encoder is None else encoder_parameters(context, architecture.encoder)
     read = sum_of(item.active for item in work.embedding.parameters)
     return ParameterCount(total + embedding + head, active + head + tied, active + head + read, mtp, encoder)
+
+
+@lru_cache(maxsize=64)
+def adapter_parameters(architecture: arch.Architecture, adapters: Adapters) -> tuple[Count, Count]:
+    """Return the parameters of a model's adapters, and those that a token visits."""
+    work = model_work(replace(_on_one_rank(architecture), adapters=adapters))
+    kinds = [*zip(map(float, architecture.kinds.values()), work.layers, strict=True), (1.0, work.head)]
+    owned = [(count, item) for count, kind in kinds for item in kind.parameters if item.trains]
+    return sum_of(count * item.total for count, item in owned), sum_of(count * item.active for count, item in owned)
+
+
+@lru_cache(maxsize=256)
+def has_linear_layer(architecture: arch.Architecture, target: str) -> bool:
+    """Tell whether a model has a linear layer of that name of `adapters.targets`."""
+    return bool(np.any(np.greater(adapter_parameters(architecture, Adapters(1.0, (target,)))[0], 0)))
 
 
 def _on_one_rank(architecture: arch.Architecture) -> Context:
@@ -179,10 +195,15 @@ def _compressed_keys(mixer: arch.CompressedAttention, sequence: Count) -> Count:
 
 
 def training_flop_per_token(
-    architecture: arch.Architecture, active: Count, sequence: Count, *, causal: bool = True
-) -> Flop:
+    architecture: arch.Architecture, active: Count, sequence: Count, *, causal: bool = True, frozen: Count = 0.0,
+    passes: Count = 0.0,
+) -> Flop:  # fmt: skip
     """Return the model FLOP of one trained token: 6*active + 3*attention, no recompute, no MTP.
 
+        F = 6*(active - frozen) + 4*frozen + 3*attention + passes*(2*active + attention)
+
     active: parameters that a token visits, without the input embedding, as in Table 2 of arXiv 2505.09343.
+    frozen: of them, those without gradients; passes: forward passes of a reference.
     """
-    return 6 * active + 3 * attention_flop_per_token(architecture, sequence, causal=causal)
+    attention = attention_flop_per_token(architecture, sequence, causal=causal)
+    return 6 * active - 2 * frozen + 3 * attention + passes * (2 * active + attention)

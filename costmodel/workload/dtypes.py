@@ -21,6 +21,7 @@ ELEMENT_BYTES = {
     "fp4": 0.5,
     # Block formats: a block of (bytes / elements) holds its scales, by definition.
     "mxfp4": 17 / 32,  # 32 E2M1 and one E8M0 scale (OCP Microscaling Formats specification v1.0, section 5.3.3)
+    "nf4": (33 + 1 / 64) / 64,  # 64 NormalFloat4 and an 8-bit scale; 256 scales have one FP32 (arXiv 2305.14314)
     "nvfp4": 9 / 16,  # 16 E2M1 and one E4M3 scale; the one FP32 scale of a tensor does not count
     "q4_0": 18 / 32,  # GGUF: block_q4_0 … block_q6_K of llama.cpp, ggml/src/ggml-common.h
     "q8_0": 34 / 32,
@@ -28,8 +29,9 @@ ELEMENT_BYTES = {
     "q5_k": 176 / 256,
     "q6_k": 210 / 256,
 }
+DOUBLE_SCALED = {"nf4": 64}  # elements per scale, where scales are quantised too
 GGUF_FORMATS = frozenset(("q4_0", "q8_0", "q4_k", "q5_k", "q6_k"))
-BLOCK_FORMATS = frozenset(("mxfp4", "nvfp4")) | GGUF_FORMATS
+BLOCK_FORMATS = frozenset(("mxfp4", "nvfp4", "nf4")) | GGUF_FORMATS
 SCALE_BYTES = 4.0  # a block scale is one FP32
 # LogFMT-nBit of arXiv 2505.09343, section 3.2: a sign and n - 1 bits that count equal steps between the least and the
 # greatest logarithm of a tile of 1 x 128 values. Only messages use these formats.

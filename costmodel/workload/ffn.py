@@ -68,7 +68,7 @@ def _add_mlp(builder: WorkBuilder, context: Context, mlp: _Mlp) -> None:
     up = Linear(
         f"{mlp.name} up", operator="ffn_up", producer="norm", rows=tokens, inputs=hidden, outputs=up_width,
         split="columns", gathered=True, bias=up_width if mlp.bias else 0.0, cast_input=mlp.casts_input,
-        saved_element=None if mlp.saves_input else 0.0,
+        saved_element=None if mlp.saves_input else 0.0, parts=_halves(gated=mlp.gated),
     )  # fmt: skip
     down = Linear(
         f"{mlp.name} down", operator="ffn_down", producer="activation", rows=tokens, inputs=mlp.width, outputs=hidden,
@@ -79,6 +79,11 @@ def _add_mlp(builder: WorkBuilder, context: Context, mlp: _Mlp) -> None:
         builder, context, f"{mlp.name} activation", tokens, mlp.width / context.parallel.tp, gated=mlp.gated
     )
     add_linear(builder, context, down)
+
+
+def _halves(*, gated: bool) -> tuple[tuple[str, float], ...]:
+    """Return the layers that an up projection joins, with their shares of its outputs."""
+    return (("gate", 0.5), ("up", 0.5)) if gated else (("up", 1.0),)
 
 
 def _add_activation(
@@ -348,7 +353,7 @@ def _expert_gemms(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[Line
     up = Linear(
         "expert up", operator="ffn_up", producer="dispatch", rows=own_rows(context, load) / load.active_experts,
         inputs=hidden, outputs=matrices * width, total=matrices * matrix, active=(matrices * matrix + up_bias) * active,
-        cast_input=False, bias=up_bias, experts=experts,
+        cast_input=False, bias=up_bias, experts=experts, parts=_halves(gated=ffn.gated),
     )  # fmt: skip
     down = replace(
         up, name="expert down", operator="ffn_down", producer="activation", inputs=width, outputs=hidden, total=matrix,

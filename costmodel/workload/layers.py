@@ -22,10 +22,7 @@ from costmodel.workload.linear import (
     add_norm,
     add_norm_after,
     add_residual_norm,
-    enter_tensor_parallel,
-    leave_tensor_parallel,
     norm_vectors,
-    overlap_tensor_parallel,
 )
 from costmodel.workload.mla import add_mla
 from costmodel.workload.operators import Elementwise
@@ -41,6 +38,7 @@ from costmodel.workload.residual_streams import (
 )
 from costmodel.workload.scenario import Parallelism
 from costmodel.workload.split_rules import heads_of
+from costmodel.workload.tensor_parallel import enter_tensor_parallel, leave_tensor_parallel, overlap_tensor_parallel
 from costmodel.workload.vision_mixers import add_convolution, add_gate, add_pool, add_spectral
 from costmodel.workload.work import LayerWork, Parameters, WorkBuilder
 
@@ -60,7 +58,32 @@ class ModelWork(Record):
 
 
 def model_work(context: Context) -> ModelWork:
-    """Return the operators of every kind of layer on one rank for one micro-batch."""
+    """Return the operators of every kind of layer on one rank for one micro-batch.
+
+    A reference's forward pass follows the model's own, layer by layer. A copy has parameters of its own.
+    """
+    work = _model_work(context)
+    if context.reference == "none":
+        return work
+    reference, has_copy = _model_work(context.of_reference), context.reference == "copy"
+    pairs = zip(work.layers, reference.layers, strict=True)
+    return ModelWork(
+        _with_reference(work.embedding, reference.embedding, has_copy=has_copy),
+        tuple(_with_reference(own, other, has_copy=has_copy) for own, other in pairs),
+        _with_reference(work.head, reference.head, has_copy=has_copy),
+        work.mtp,
+    )
+
+
+def _with_reference(work: LayerWork, reference: LayerWork, *, has_copy: bool) -> LayerWork:
+    """Return a layer's work with the forward pass of the same layer of a frozen model."""
+    further = tuple(replace(each, name=f"reference: {each.name}") for each in reference.forward)
+    copies = reference.parameters if has_copy else ()
+    return replace(work, forward=(*work.forward, *further), parameters=(*work.parameters, *copies))
+
+
+def _model_work(context: Context) -> ModelWork:
+    """Return the operators of every kind of layer of the model itself."""
     architecture = context.architecture
     return ModelWork(
         _embedding(context),
@@ -81,7 +104,7 @@ def draft_work(context: Context) -> LayerWork:
 
 def _layer(context: Context, layer: arch.Layer, name: str) -> LayerWork:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
-    builder = WorkBuilder(name, context.recompute)
+    builder = WorkBuilder(name, context.recompute, context.is_frozen)
     context = layer_context(context, layer)
     add_host_time(builder, context, layer)
     add_layer(builder, context, layer)
@@ -260,7 +283,7 @@ def _embedding(context: Context) -> LayerWork:
     the convention says so. Inputs that are features are in memory already.
     """
     architecture, element = context.architecture, context.residual
-    builder = WorkBuilder("embedding")
+    builder = WorkBuilder("embedding", is_frozen=context.is_frozen)
     if architecture.features:
         return builder.build()
     elements = context.tokens * architecture.hidden
@@ -335,7 +358,7 @@ def _head(context: Context) -> LayerWork:
     context-parallel ranks. A tied head has no matrix of its own.
     """
     architecture = context.architecture
-    builder = WorkBuilder("head")
+    builder = WorkBuilder("head", is_frozen=context.is_frozen)
     add_host_time(builder, context)
     _add_final_norm(builder, layer_context(context, architecture.layers[-1]) if architecture.features else context)
     logits = context.sequences if context.phase == "prefill" else context.tokens
@@ -386,8 +409,9 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, ti
     if context.phase == "training":
         logits = tokens * (vocabulary / context.parallel.tp)
         _add_loss(builder, context, tokens, logits)
-        builder.save("logits", "head", logits * ELEMENT_BYTES["fp32"])
-        builder.add_working_memory(logits * _loss_tensors(context) * ELEMENT_BYTES["fp32"])
+        kept = logits / context.loss_chunks * ELEMENT_BYTES["fp32"]
+        builder.save("logits", "head", kept)
+        builder.add_working_memory(kept * _loss_tensors(context))
 
 
 def _loss_tensors(context: Context) -> Count:
@@ -441,7 +465,7 @@ def _mtp(context: Context, logits: Count) -> LayerWork:
     logits: tokens that the head is applied to. Source: DeepSeek-V3 report, arXiv 2412.19437, section 2.2.
     """
     last, hidden = context.architecture.layers[-1], context.architecture.hidden
-    builder = WorkBuilder("mtp", context.recompute)
+    builder = WorkBuilder("mtp", context.recompute, context.is_frozen)
     add_norm(builder, context, "mtp hidden norm", last.norm, context.residual_tokens, hidden)
     add_norm(builder, context, "mtp embedding norm", last.norm, context.residual_tokens, hidden)
     projection = Linear(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from costmodel.quantities import Bytes, Count, Mask, Quantity, is_single, minimum, where
+from costmodel.quantities import Bytes, Count, Mask, Quantity, is_single, maximum, minimum, where
 from costmodel.records import Record, replace
 from costmodel.workload.context import Context
-from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
-from costmodel.workload.operators import Collective, Elementwise, Gemm, HostGemm, Operator, gemm_family
+from costmodel.workload.dtypes import DOUBLE_SCALED, ELEMENT_BYTES, math_unit
+from costmodel.workload.operators import Collective, Elementwise, Gemm, Group, HostGemm, Operator, gemm_family
+from costmodel.workload.plans import Adapters
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -16,7 +17,7 @@ def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows:
     """Add a norm on its own: forward reads x and writes y, backward reads dy and x and writes dx."""
     size = rows * width * context.residual
     gradients = [Elementwise(f"{name} gradient", 3 * size, rows=rows)]
-    if context.framework.training.is_unfused:
+    if context.framework.training.is_unfused and not context.is_frozen:
         calls = 2.0 + norm_vectors(kind)
         gradients.append(Elementwise(f"{name} parameter gradients", 2 * size, rows=rows, calls=calls))
     builder.step("norm", [Elementwise(name, 2 * size, kind="norm", rows=rows)], gradients)
@@ -41,12 +42,13 @@ def add_residual_norm(
     if context.framework.training.is_unfused:
         norm = Elementwise(name, 2 * norms * size, kind="norm", rows=rows, calls=count)
         calls = norms * (2.0 + norm_vectors(kind))
+        trained = Elementwise(f"{name} parameter gradients", 2 * norms * size, rows=rows, calls=calls)
         builder.step(
             "norm",
             [Elementwise(f"{name} residual add", 3 * branches * size, kind="add", calls=float(branches)), norm],
             [
                 Elementwise(f"{name} gradient", 3 * norms * size, rows=rows, calls=count),
-                Elementwise(f"{name} parameter gradients", 2 * norms * size, rows=rows, calls=calls),
+                *(() if context.is_frozen else (trained,)),
                 Elementwise(f"{name} gradient sum", 3 * branches * size, kind="add", calls=float(branches)),
             ],
             recomputed=[norm],
@@ -99,47 +101,6 @@ def add_dropout(builder: WorkBuilder, context: Context, name: str) -> None:
     builder.save(f"{name} mask", "dropout", elements)
 
 
-def enter_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
-    """Add the collectives before a column-parallel GEMM.
-
-    Sequence parallel: all-gather, backward reduce-scatter. Otherwise: nothing, backward all-reduce.
-    """
-    if context.parallel.sequence_parallel:
-        forward = [_tp_collective(context, name, "all_gather")]
-        backward = [_tp_collective(context, f"{name} gradient", "reduce_scatter")]
-    else:
-        forward, backward = [], [_tp_collective(context, f"{name} gradient", "all_reduce")]
-    builder.step("tensor_parallel", forward, backward)
-    builder.mark_entry()
-
-
-def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
-    """Add the collectives after a row-parallel GEMM, the mirror image of entering."""
-    if context.parallel.sequence_parallel:
-        forward = [_tp_collective(context, name, "reduce_scatter")]
-        backward = [_tp_collective(context, f"{name} gradient", "all_gather")]
-    else:
-        forward, backward = [_tp_collective(context, name, "all_reduce")], []
-    builder.step("tensor_parallel", forward, backward)
-    builder.mark_exit()
-
-
-def _tp_collective(context: Context, name: str, kind: str) -> Collective:
-    size = context.tokens * context.architecture.hidden * context.residual
-    return Collective(f"{name} {kind.replace('_', '-')}", kind, size, context.tp_group)
-
-
-def overlap_tensor_parallel(builder: WorkBuilder, context: Context) -> None:
-    """Overlap a finished layer's tensor-parallel collectives with its GEMMs, as the framework does in training.
-
-    [NVIDIA Megatron-LM, core/tensor_parallel/layers.py, LinearWithGradAccumulationAndAsyncCommunication; Transformer
-    Engine, userbuffers]
-    """
-    overlap = context.framework.training.tensor_overlap
-    if context.phase == "training" and overlap != "none":
-        builder.overlap_collectives(context.parallel.tp if overlap == "all" else None)
-
-
 class ExpertGroups(Record, kw_only=True):
     """The experts of one rank in a grouped GEMM.
 
@@ -182,6 +143,8 @@ class Linear(Record):
     tied: another layer owns the matrix.
     host_computed: the host computes the GEMM.
     experts: of a grouped GEMM.
+    parts: layers that it joins, which may have adapters of their own: name -> share of its outputs.
+    is_adapter: it is half of an adapter, which is trained.
     """
 
     name: str
@@ -205,6 +168,29 @@ class Linear(Record):
     tied: bool = False
     host_computed: bool = False
     experts: ExpertGroups | None = None
+    parts: tuple[tuple[str, Quantity], ...] = ()
+    is_adapter: bool = False
+
+    @property
+    def target(self) -> str:
+        """Return what `adapters.targets` calls it: as frameworks do, or by its name."""
+        return _TARGETS.get(self.name, self.name.replace(" ", "_"))
+
+    def adapted(self, adapters: Adapters) -> tuple[tuple[str, Quantity], ...]:
+        """Return the adapters on it, of all or some of its parts: name, and share of the outputs."""
+        if not adapters.are_any:
+            return ()
+        if not adapters.targets:
+            whole = ((self.target, 1.0),) if self.dtype is None else ()
+            return self.parts or whole
+        if self.target in adapters.targets:
+            return ((self.target, 1.0),)
+        return tuple((name, share) for name, share in self.parts if name in adapters.targets)
+
+
+_TARGETS = {"qkv projection": "qkv", "output projection": "o"}
+_TARGETS |= {f"{kind} up": "gate_up" for kind in ("ffn", "expert", "shared expert")}
+_TARGETS |= {f"{kind} down": "down" for kind in ("ffn", "expert", "shared expert")}
 
 
 def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
@@ -213,20 +199,68 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         y = x W;   dx = dy W^T;   dW += x^T dy
 
     A compute format narrower than the residual stream casts x and dy before the GEMMs, and re-quantises both along the
-    other dimension for dW.
+    other dimension for dW. A frozen matrix has no dW, and keeps x for its adapters alone.
     """
-    local = _LocalLinear(context, linear)
+    is_frozen = context.adapters is not None and not linear.is_adapter
+    local = _LocalLinear(context.base if is_frozen else context, linear)
+    adapted = () if context.adapters is None or linear.is_adapter else linear.adapted(context.adapters)
     if local.narrow and linear.cast_input:
         size = local.cast_bytes(local.x_elements)
         builder.step(linear.producer, [Elementwise(f"{linear.name} cast", size, kind="cast", rows=local.rows)])
     products = [*local.expansion(), local.forward()]
-    builder.step(linear.operator, products, local.input_gradient(), local.weight_gradient())
-    element = linear.saved_element
-    if element is None:
-        element = context.saved_element if linear.dtype is None else ELEMENT_BYTES[linear.dtype]
-    saved = local.x_elements * element
-    builder.save(f"{linear.name} input", linear.producer, saved * context.gathered_share if linear.gathered else saved)
+    trained = () if is_frozen else local.weight_gradient()
+    builder.step(linear.operator, products, local.input_gradient(), trained, trains=linear.is_adapter)
+    if adapted or not is_frozen or linear.operator == "output_projection":
+        element = linear.saved_element
+        if element is None and is_frozen:
+            element = context.residual  # adapters read it uncast
+        elif element is None:
+            element = context.saved_element if linear.dtype is None else ELEMENT_BYTES[linear.dtype]
+        saved = local.x_elements * element
+        saved = saved * context.gathered_share if linear.gathered else saved
+        builder.save(f"{linear.name} input", linear.producer, saved)
     local.add_parameters(builder)
+    for target, share in adapted:
+        _add_adapter(builder, context, linear, local, (target, share))
+
+
+def _add_adapter(
+    builder: WorkBuilder, context: Context, linear: Linear, local: _LocalLinear, part: tuple[str, Quantity]
+) -> None:
+    """Add an adapter of a frozen matrix W: six small GEMMs, its sum with x W, and its gradients.
+
+        y = x W + s (x A) B;   dh = s dy B^T;   dB += h^T dy;   dA += x^T dh;   dx += dh A^T       with h = x A
+
+    Its products are in the residual stream's format. Scaling and sum are kernels of their own: 2*e and 3*e per element
+    [Hugging Face PEFT, tuners/lora/layer.py, Linear.forward; the sum of dx is autograd's], fused one of 3*e forward. A
+    tensor-parallel group splits B with the columns of W, or A with its rows, repeats the other one, and adds up dh, or
+    h, once: rows * r * e. part: its name, and its share of the outputs of W.
+    """
+    assert context.adapters is not None, "the caller has looked"
+    rank, (name, share) = maximum(context.adapters.rank, 1.0), part
+    outputs, element = share * local.outputs, context.residual
+    whole = linear.inputs * linear.outputs if linear.total is None else linear.total
+    is_split = linear.split is not None or linear.total is not None
+    degree = context.parallel.etp if linear.experts is not None else context.parallel.tp if is_split else 1.0
+    count = 1.0 if linear.experts is None else linear.experts.experts
+    by_rows = linear.operator in ("output_projection", "ffn_down")
+    wide_in, wide_out = (degree, 1.0) if by_rows else (1.0, degree)
+    active = 1.0 if linear.active is None else linear.active / (whole + linear.bias)
+    sizes = (("A", local.inputs, rank, wide_in), ("B", rank, outputs, wide_out))
+    for half, inputs, columns, ranks in sizes:
+        total = count * ranks * inputs * columns
+        layer = Linear(
+            f"adapter {half}", operator=linear.operator, producer=linear.operator, rows=linear.rows, inputs=inputs,
+            outputs=columns, total=total, active=active * total, dtype=context.precision.residual,
+            saved_element=0.0 if half == "A" else element, experts=linear.experts, is_adapter=True,
+        )  # fmt: skip
+        add_linear(builder, context, layer)
+    hidden = Collective(f"{name} adapter all-reduce", "all_reduce", local.rows * rank * element, Group(degree))
+    passes, calls = (5.0, 2.0) if context.framework.training.is_unfused else (3.0, 1.0)
+    scaled_sum = Elementwise("adapter sum", passes * local.rows * outputs * element, kind="add", calls=calls)
+    gradients = (2 * local.rows * outputs + 3 * local.x_elements) * element
+    gradient_sum = Elementwise("adapter sum gradient", gradients, kind="add", calls=2.0)
+    builder.step(linear.operator, [scaled_sum], [gradient_sum, hidden])
 
 
 def forward_product(context: Context, linear: Linear) -> Operator:
@@ -241,11 +275,12 @@ class _LocalLinear:
     x_elements, dy_elements: of its input and of its output's gradient.
     operand, weight: bytes of an element of x or dy, and of W, as the GEMMs read them [B].
     narrow: x and dy have to be cast.
+    dequantised: a kernel expands the frozen weights before each product.
     """
 
     __slots__ = (
-        "context", "dtype", "dy_elements", "groups", "inputs", "linear", "narrow", "operand", "outputs", "rows",
-        "weight", "x_elements",
+        "context", "dequantised", "dtype", "dy_elements", "groups", "inputs", "linear", "narrow", "operand", "outputs",
+        "rows", "weight", "x_elements",
     )  # fmt: skip
 
     def __init__(self, context: Context, linear: Linear) -> None:
@@ -258,6 +293,7 @@ class _LocalLinear:
         self.x_elements, self.dy_elements = self.rows * self.inputs, self.rows * self.outputs
         self.dtype = linear.dtype or context.precision.linear
         self.narrow = context.casts_inputs and linear.dtype is None
+        self.dequantised = context.adapters is not None and linear.dtype is None and context.precision.weight_only
         self.operand = context.gemm_element if self.narrow else ELEMENT_BYTES[self.dtype]
         if linear.host_computed:
             self.weight = context.stored_weight
@@ -281,8 +317,12 @@ class _LocalLinear:
         if not np.any(expanded):
             return []
         elements = self.groups * self.inputs * self.outputs
-        size = where(expanded, elements * (self.weight + ELEMENT_BYTES[self.dtype]), 0.0)
-        calls = where(expanded, self.groups, 0.0)
+        blocks: Count = 0.0
+        calls = self.groups
+        if self.context.precision.weights in DOUBLE_SCALED:  # a kernel expands the scales, another one shifts them
+            blocks, calls = elements / DOUBLE_SCALED[self.context.precision.weights], 3.0 * calls
+        size = elements * (self.weight + ELEMENT_BYTES[self.dtype]) + blocks * 4 * ELEMENT_BYTES["fp32"]
+        calls, size = where(expanded, calls, 0.0), where(expanded, size, 0.0)
         return [Elementwise(f"{self.linear.name} expansion", size, kind="copy", calls=calls)]
 
     def forward(self) -> Operator:
@@ -295,7 +335,10 @@ class _LocalLinear:
     def input_gradient(self) -> list[Operator]:
         """Return dx = dy W^T behind the cast of dy."""
         residual, shape = self.context.residual, (self.linear.rows, self.inputs, self.outputs)
-        gemm = self._gemm(" input gradient", shape, (self.operand, self.weight, residual))
+        weight = ELEMENT_BYTES[self.dtype] if self.dequantised else self.weight
+        gemm = self._gemm(" input gradient", shape, (self.operand, weight, residual))
+        if self.dequantised:
+            return [*self.expansion(), gemm]
         if not (self.narrow and self.linear.cast_gradient):
             return [gemm]
         size = self.cast_bytes(self.dy_elements)
@@ -353,6 +396,8 @@ class _LocalLinear:
     @property
     def _expanded(self) -> Mask:
         """Tell where narrow weights are expanded before the product: beyond the rows that its own kernel takes."""
+        if self.dequantised:
+            return True
         limit = self.context.framework.expands_above
         if limit is None or self.linear.host_computed or not self._expands_weights:
             return False
@@ -362,7 +407,7 @@ class _LocalLinear:
     def _expands_weights(self) -> bool:
         """Tell whether the GEMMs expand weights from a narrower format than they multiply in."""
         if self.linear.dtype is None:
-            return self.context.precision.weight_only
+            return self.context.precision.weight_only and not self.dequantised
         return self.linear.weight_bytes is not None and self.linear.weight_bytes < ELEMENT_BYTES[self.linear.dtype]
 
     @property
@@ -373,7 +418,8 @@ class _LocalLinear:
 
     def _own_element(self) -> Bytes | None:
         """Return the bytes of a stored weight where it has a format of its own, null where it is the model's."""
-        if self.linear.weight_bytes is None and self.context.precision.of_part and self.linear.dtype is None:
+        has_own = self.context.precision.of_part or self.dequantised
+        if self.linear.weight_bytes is None and has_own and self.linear.dtype is None:
             return self.context.stored_weight
         return self.linear.weight_bytes
 
@@ -398,7 +444,8 @@ class _LocalLinear:
                 linear=linear.dtype is None,
                 element_bytes=self._own_element(),
                 host_computed=linear.host_computed,
-            )
+            ),
+            trains=linear.is_adapter,
         )
 
 

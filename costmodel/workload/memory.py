@@ -204,8 +204,8 @@ def _resident_ledger(
     optimizer = (1 - offload.optimizer) * states
     activations = (1 - offload.activations) * kept
     resident := parameters of the rank times bytes of each, over its group under ZeRO-3, without what the host holds
-    rank_gradients := parameters of the rank times bytes of a gradient, over its group from ZeRO-2
-    states := parameters of the rank times (master + 2 moments), over its group from ZeRO-1
+    rank_gradients := trained parameters of the rank times bytes of a gradient, over its group from ZeRO-2
+    states := trained parameters of the rank times (master + 2 moments), over its group from ZeRO-1
     """
     offload = context.offload
 
@@ -213,9 +213,12 @@ def _resident_ledger(
         return sharding.rank_bytes(owned, bytes_of, sharded=sharded)
 
     weights = rank_bytes(lambda item: weight_bytes(context, item), sharded=plan.zero == 3)
-    states = rank_bytes(lambda _: _state_bytes(context.precision), sharded=plan.zero >= 1)
-    sent = rank_bytes(lambda _: ELEMENT_BYTES[gradient_format(context, plan)], sharded=plan.zero >= 1)
-    rank_gradients = rank_bytes(lambda _: ELEMENT_BYTES[context.precision.gradients], sharded=plan.shards_gradients)
+    states = rank_bytes(lambda item: item.trains * _state_bytes(context.precision), sharded=plan.zero >= 1)
+    gradient, sent_gradient = (
+        ELEMENT_BYTES[dtype] for dtype in (context.precision.gradients, gradient_format(context, plan))
+    )
+    sent = rank_bytes(lambda item: item.trains * sent_gradient, sharded=plan.zero >= 1)
+    rank_gradients = rank_bytes(lambda item: item.trains * gradient, sharded=plan.shards_gradients)
     gradient_share = 1 - offload.optimizer if plan.reduces_each_micro_batch else 1.0
     if plan.zero == 3 and plan.sharding.keep_gathered:
         resident = rank_bytes(lambda item: weight_bytes(context, item), sharded=False)

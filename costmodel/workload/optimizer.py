@@ -15,6 +15,7 @@ from costmodel.workload.sharding import (
     gradient_format,
     gradient_reductions,
     host_copies,
+    is_nothing,
     kind_name,
     parameters_by_kind,
     shard_groups,
@@ -79,21 +80,23 @@ def step_operators(
     transfers: list[Operator] = []
     listed = stage_parameters(context, stage_layers)
     for expert, owned in parameters_by_kind(context, listed).items():
+        if is_nothing(owned.trained):
+            continue
         name = kind_name(expert=expert)
         groups = shard_groups(context, plan, stage_replicas, expert=expert)
         ranks = shard_size(context, plan, stage_replicas, expert=expert)
-        shard = RankParameters(owned.parameters / ranks, owned.weights / ranks)
+        shard = RankParameters(owned.trained / ranks, owned.trained_weights / ranks, owned.weights / ranks)
         if not (plan.reduces_each_micro_batch or plan.overlaps_communication):
-            serial.extend(gradient_reductions(context, plan, name, owned.parameters, groups))
-            sent = shard.parameters * ELEMENT_BYTES[gradient_format(context, plan)]
+            serial.extend(gradient_reductions(context, plan, name, owned.trained, groups))
+            sent = shard.trained * ELEMENT_BYTES[gradient_format(context, plan)]
             serial.extend(host_copies(context, "gradients to the host", context.offload.optimizer, sent, "out"))
         if plan.zero in (1, 2) and not plan.overlaps_communication:
-            serial.append(weight_gather(context, plan, name, owned.weights, groups))
+            serial.append(weight_gather(context, plan, name, owned.trained_weights, groups))
         share = 1 - context.offload.optimizer
         update, calls = share * _adam_bytes(context, shard), where(share > 0, 1.0, 0.0)
         serial.append(Elementwise(f"{name} optimizer", update, calls=calls, kind="optimizer"))
         on_host.extend(_host_update(context, plan, name, shard))
-        transfers.extend(_updated_weights(context, shard.weights))
+        transfers.extend(_updated_weights(context, shard.trained_weights))
     serial.extend(_weight_casts(context, listed))
     return OptimizerOperators(tuple(serial), tuple(on_host), tuple(transfers))
 
@@ -108,7 +111,7 @@ def _weight_casts(context: Context, owned: Sequence[tuple[int, Parameters]]) -> 
     stored, read = context.stored_weight, context.gemm_weight
     if read >= stored:
         return
-    count = sum_of(number * item.local for number, item in owned if item.linear and item.element_bytes is None)
+    count = sum_of(number * item.local for number, item in owned if item.is_cast)
     yield Elementwise("weight cast", count * (stored + 2.0 * read), kind="cast")
 
 
@@ -140,8 +143,8 @@ def _adam_bytes(context: Context, shard: RankParameters, gradients: str | None =
 
     Without master copies the weights are a part of the states.
     """
-    precision, count = context.precision, shard.parameters
+    precision, count = context.precision, shard.trained
     masters = None if precision.master is None else count * ELEMENT_BYTES[precision.master]
     gradient = ELEMENT_BYTES[precision.gradients if gradients is None else gradients]
     states = count * (gradient + 4 * ELEMENT_BYTES[precision.moments])
-    return states + (2 * shard.weights if masters is None else 2 * masters + shard.weights)
+    return states + (2 * shard.trained_weights if masters is None else 2 * masters + shard.trained_weights)

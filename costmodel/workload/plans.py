@@ -16,6 +16,7 @@ from costmodel.declared import (
     PositiveNumber,
     Share,
     ShareOrZero,
+    StoredType,
     Whole,
 )
 from costmodel.quantities import Count, Quantity, where
@@ -54,6 +55,44 @@ class Sharding(Record):
     gradients: str | None = None
 
 
+class Adapters(Record):
+    """Low-rank adapters (LoRA) of a frozen model: y = x W + s (x A) B, where A and B alone are trained.
+
+    [Hu et al., LoRA, arXiv 2106.09685; with weights in `nf4`: Dettmers et al., QLoRA, arXiv 2305.14314]
+    """
+
+    rank: Annotated[NumberOrZero, "columns of A and rows of B; 0: nothing is trained"]
+    targets: Annotated[
+        tuple[str, ...],
+        "linear layers that have one: `q`, `k`, `v` or one for all as `qkv`, `o`, `gate`, `up` or one for both as "
+        "`gate_up`, `down`, of experts too; others by their name in a breakdown, with `_` for spaces; empty: all but "
+        "the head and routers",
+    ] = ()
+    base_precision: Annotated[
+        StoredType | None,
+        "format of the frozen linear weights, which a kernel expands before each product where it is narrower than the "
+        "product's; null: `precision.weights`",
+    ] = None
+
+    @property
+    def are_any(self) -> bool:
+        """Tell whether there are adapters: their rank is not zero."""
+        return bool(np.any(np.greater(self.rank, 0)))
+
+
+class Preference(Record):
+    """Training on pairs of an answer that is preferred and one that is not, against a reference (DPO).
+
+    [Rafailov et al., Direct Preference Optimization, arXiv 2305.18290, equation 7]
+    """
+
+    reference: Annotated[
+        Literal["copy", "base", "none"] | None,
+        "the reference's pass: of a frozen copy of the weights, of the base without its adapters, or none (its log "
+        "probabilities are in the data); null: `base` with adapters, else `copy`",
+    ] = None
+
+
 class Training(Record):
     """A training step.
 
@@ -78,6 +117,35 @@ class Training(Record):
     stages: tuple[int, ...] | None = None
     placement: Annotated[Placement, "stages of embedding, head and MTP"] = Placement()
     sharding: Sharding = Sharding()
+    adapters: Annotated[Adapters | None, "low-rank adapters of frozen weights (LoRA, QLoRA); null: all are trained"] = (
+        None
+    )
+    preference: Annotated[
+        Preference | None,
+        "preference training (DPO), `global_batch` and `micro_batch` then count pairs of sequences; null: next tokens",
+    ] = None
+    loss_chunks: Annotated[
+        Number,
+        "parts of a micro-batch whose head, loss and gradient are computed one after the other, as by a chunked or "
+        "fused linear cross-entropy; only the logits of one are in memory",
+    ] = 1.0
+
+    @property
+    def answers(self) -> Count:
+        """Return the sequences of one of `global_batch`: two of a pair, else one."""
+        return 1.0 if self.preference is None else 2.0
+
+    @property
+    def tokens(self) -> Count:
+        """Return the tokens of a step."""
+        return self.global_batch * self.answers * self.sequence
+
+    @property
+    def reference(self) -> str:
+        """Return whose pass without gradients goes along: `copy`, `base` or `none`."""
+        if self.preference is None:
+            return "none"
+        return self.preference.reference or ("copy" if self.adapters is None else "base")
 
     @property
     def overlaps_communication(self) -> bool:

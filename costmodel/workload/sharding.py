@@ -111,9 +111,10 @@ def weight_gather(
 
 
 class RankParameters(Record):
-    """Parameters of one rank: how many, and the bytes of their stored weights [B]."""
+    """Parameters of one rank: how many are trained, the bytes of their stored weights, and of all weights [B]."""
 
-    parameters: Count
+    trained: Count
+    trained_weights: Bytes
     weights: Bytes
 
 
@@ -126,8 +127,13 @@ def parameters_by_kind(context: Context, owned: Sequence[tuple[int, Parameters]]
     for expert in (False, True):
         items = [(count, item) for count, item in owned if item.expert == expert]
         if items:
-            weights = sum_of(count * item.local * weight_bytes(context, item) for count, item in items)
-            kinds[expert] = RankParameters(sum_of(count * item.local for count, item in items), weights)
+            sizes = [count * item.local * weight_bytes(context, item) for count, item in items]
+            trained = [number for number, (_, item) in enumerate(items) if item.trains]
+            kinds[expert] = RankParameters(
+                sum_of([items[number][0] * items[number][1].local for number in trained]),
+                sum_of([sizes[number] for number in trained]),
+                sum_of(sizes),
+            )
     return kinds
 
 
@@ -153,11 +159,15 @@ def layer_transfers(
     for expert, owned in parameters_by_kind(context, [(1, item) for item in parameters]).items():
         groups = shard_groups(context, plan, stage_replicas, expert=expert)
         name = kind_name(expert=expert)
-        share = owned.weights / stage[expert].weights
-        gather.append(weight_gather(context, plan, name, owned.weights, groups, share=share))
-        reduce.extend(gradient_reductions(context, plan, name, owned.parameters, groups))
+        moved, whole = (
+            each.weights if plan.zero == 3 else each.trained_weights for each in (owned, stage[expert])
+        )  # what was updated, or all where each rank has a part
+        if not is_nothing(moved):
+            gather.append(weight_gather(context, plan, name, moved, groups, share=moved / whole))
+        if not is_nothing(owned.trained):
+            reduce.extend(gradient_reductions(context, plan, name, owned.trained, groups))
         weights = weights + (owned.weights / groups.shard.size if plan.zero == 3 else owned.weights)
-        updated = updated + owned.parameters / shard_size(context, plan, stage_replicas, expert=expert)
+        updated = updated + owned.trained / shard_size(context, plan, stage_replicas, expert=expert)
     offload = context.offload
     gradients = updated * ELEMENT_BYTES[gradient_format(context, plan)]
     return LayerTransfers(
@@ -170,9 +180,14 @@ def layer_transfers(
     )
 
 
+def is_nothing(count: Quantity) -> bool:
+    """Tell whether there is none of something at any point of a grid."""
+    return is_single(count) and count == 0
+
+
 def host_copies(context: Context, name: str, share: Quantity, size: Bytes, direction: str) -> tuple[Operator, ...]:
     """Return the copy of a share of some bytes between a device and its host, nothing where the share is zero."""
-    if is_single(share) and share == 0:
+    if is_nothing(share):
         return ()
     return (HostTransfer(name, share * size, direction, context.parallel.devices),)
 
@@ -217,9 +232,10 @@ class StateSharding:
 
     def _gathered_bytes(self, work: LayerWork) -> Bytes:
         """Return the weights that a layer gathers and the gradients that it scatters."""
-        gradient = ELEMENT_BYTES[self._context.precision.gradients] if self._plan.shards_gradients else 0.0
+        scattered = ELEMENT_BYTES[self._context.precision.gradients] if self._plan.shards_gradients else 0.0
         total: Quantity = 0.0
         for item in work.parameters:
+            gradient = scattered if item.trains else 0.0
             gathered = weight_bytes(self._context, item) if self._plan.regathers_weights else 0.0
             total = total + where(self._ranks[item.expert] > 1, item.local * (gathered + gradient), 0.0)
         return total
@@ -231,7 +247,8 @@ class StateSharding:
         for item in work.parameters:
             several = self._ranks[item.expert] > 1
             weights = 0.0 if plan.zero == 3 and plan.sharding.keep_gathered else weight_bytes(context, item)
-            gradients = ELEMENT_BYTES[context.precision.gradients] if plan.reduces_each_micro_batch else 0.0
+            reduced = plan.reduces_each_micro_batch and item.trains
+            gradients = ELEMENT_BYTES[context.precision.gradients] if reduced else 0.0
             total = total + item.local * where(several & plan.regathers_weights, 0.0, offload.weights * weights)
             total = total + item.local * where(several & plan.shards_gradients, 0.0, offload.optimizer * gradients)
         return total

@@ -8,6 +8,7 @@ import numpy as np
 
 from costmodel.quantities import Mask, Quantity, divides, is_single
 from costmodel.records import replace
+from costmodel.workload.adapter_rules import adapter_rules
 from costmodel.workload.architecture import Attention, DenseFfn, MoeFfn, NoFfn, Recurrence
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.mixers import Mixer
@@ -322,6 +323,7 @@ def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
     )
     yield divides_rule("parallel.cp", parallel.cp, plan.sequence, "the sequence")
     yield from sharding_rules(scenario, plan)
+    yield from adapter_rules(scenario, plan)
     count, depth = parallel.pp * parallel.virtual, scenario.architecture.depth
     if plan.stages is not None:
         yield Rule(

@@ -21,12 +21,13 @@ class SavedTensor(Record):
 
 
 class Parameters(Record):
-    """Trainable numbers: `total` in the model, `local` on one rank, `active` for one token.
+    """Numbers that are learned: `total` in the model, `local` on one rank, `active` for one token.
 
     expert: they belong to routed experts, which fewer ranks share.
     linear: stored in the weights' format. Others (norms, router, embedding, head) are at least as wide as the residual.
     element_bytes: of a format of their own (null: none) [B].
     host_computed: the host computes with them.
+    trains: they have gradients. Frozen ones have none, and no optimizer states.
     """
 
     name: str
@@ -37,6 +38,12 @@ class Parameters(Record):
     linear: bool = False
     element_bytes: Bytes | None = None
     host_computed: bool = False
+    trains: bool = True
+
+    @property
+    def is_cast(self) -> bool:
+        """Tell whether products may read it in another format than it is stored in: a linear weight that is trained."""
+        return self.linear and self.trains and self.element_bytes is None
 
     @classmethod
     def replicated(cls, name: str, count: Count) -> Parameters:
@@ -78,10 +85,12 @@ class WorkBuilder(MutableRecord):
     """Collects a `LayerWork` in the order of the forward pass, and reverses the input gradients at the end.
 
     recompute: operator names whose forward pass the backward pass repeats; `layer` repeats everything.
+    is_frozen: parameters have no gradients, except for those that are added as trained.
     """
 
     name: str
     recompute: frozenset[str] = frozenset()
+    is_frozen: bool = False
     _forward: list[Operator] = field(default_factory=list)
     _backward: _Steps = field(default_factory=list)
     _weight: list[Operator] = field(default_factory=list)
@@ -103,17 +112,21 @@ class WorkBuilder(MutableRecord):
         backward: Iterable[Operator] = (),
         weight: Iterable[Operator] = (),
         recomputed: Iterable[Operator] | None = None,
+        *,
+        trains: bool = False,
     ) -> None:
         """Add one step: its forward, input-gradient and weight-gradient operators.
 
         recomputed: operators that rebuild its results (null: the forward ones).
+        trains: its weights are trained even if others are frozen.
         """
         forward = tuple(forward)
         self._forward.extend(forward)
         repeats = producer in self.recompute and "layer" not in self.recompute
         repeated = forward if recomputed is None else tuple(recomputed)
         self._backward.append((*(repeated if repeats else ()), *backward))
-        self._weight.extend(weight)
+        if trains or not self.is_frozen:
+            self._weight.extend(weight)
 
     def mark_entry(self) -> None:
         """Mark the last step as entry of a tensor-parallel region: its collectives feed the next GEMM."""
@@ -187,12 +200,13 @@ class WorkBuilder(MutableRecord):
 
     @property
     def parameters(self) -> tuple[Parameters, ...]:
-        """Return the trainable parameters so far."""
+        """Return the parameters so far."""
         return tuple(self._parameters)
 
-    def add_parameters(self, parameters: Parameters) -> None:
-        """Add trainable parameters."""
-        self._parameters.append(parameters)
+    def add_parameters(self, parameters: Parameters, *, trains: bool = False) -> None:
+        """Add parameters. trains: they are trained even if others are frozen."""
+        frozen = self.is_frozen and not trains
+        self._parameters.append(replace(parameters, trains=False) if frozen else parameters)
 
     def build(self, layer_input: Bytes = 0.0) -> LayerWork:
         """Return the finished work. layer_input: what a fully recomputed layer still saves [B]."""

@@ -206,6 +206,6 @@ def _mean_stage(context: Context, work: ModelWork) -> dict[bool, RankParameters]
     counts = (1, *context.architecture.kinds.values(), 1, 1)
     owned = [(count, item) for count, kind in zip(counts, work.kinds, strict=False) for item in kind.parameters]
     return {
-        expert: RankParameters(total.parameters / context.parallel.pp, total.weights / context.parallel.pp)
+        expert: RankParameters(*(getattr(total, name) / context.parallel.pp for name in fields(RankParameters)))
         for expert, total in parameters_by_kind(context, owned).items()
     }

@@ -243,8 +243,11 @@ def micro_batch_count(scenario: Scenario, plan: Training) -> Quantity:
 
 def training_context(scenario: Scenario, plan: Training) -> Context:
     """Return one rank's view of one micro-batch."""
-    context = rank_context(scenario, "training", plan.micro_batch, plan.sequence, plan.sequence)
-    return replace(context, recompute=expand(plan.recompute), micro_batches=micro_batch_count(scenario, plan))
+    context = rank_context(scenario, "training", plan.micro_batch * plan.answers, plan.sequence, plan.sequence)
+    return replace(
+        context, recompute=expand(plan.recompute), micro_batches=micro_batch_count(scenario, plan),
+        adapters=plan.adapters, reference=plan.reference, loss_chunks=plan.loss_chunks,
+    )  # fmt: skip
 
 
 def runs_of_layers(work: ModelWork, layout: tuple[Stage, ...]) -> list[tuple[int, LayerWork]]:
