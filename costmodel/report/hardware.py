@@ -50,7 +50,8 @@ def _show_devices(devices: Sequence[Mapping[str, Any]], bases: Mapping[str, str]
             device["name"], device["architecture"], _in(memory["capacity"], "1 GiB", "size", 0),
             _in(memory["bandwidth"], "1 TB/s", "bandwidth", 2),
             *(_in(math.get(dtype, {}).get("peak"), "1 TFLOP/s", "flop_rate", 0) for dtype in ("bf16", "fp8")),
-            _in(device["power"]["tdp"], "1 W", "power", 0), _price(device["price"]), bases[device["name"]],
+            _in(device["power"]["tdp"], "1 W", "power", 0), _price(device["price"]),
+            bases[device["name"]] + (", forecast" if device["forecast"] else ""),
         )  # fmt: skip
     show(rows)
 

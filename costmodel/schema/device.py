@@ -1,5 +1,6 @@
 """The device file: one accelerator, by its datasheet."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -28,6 +29,7 @@ from costmodel.schema.strict import Strict
 
 LEVELS = ("smem", "l1", "l2", "l3", "mall", "hbm", "dram")
 
+NO_SOURCE = "no source"  # cited for what stays null or is taken from another device
 PLAUSIBLE = "paths of fields whose values are meant although no known hardware has such"
 
 
@@ -170,6 +172,9 @@ class DeviceFile(Strict):
     announced: Annotated[int, Whole(1990, 2100, single=True)] | None = Field(
         default=None, description="year in which the vendor presented it; null: unknown"
     )
+    forecast: bool = Field(
+        default=False, description="announced, and measured by nobody yet; every result on the device says so"
+    )
     architecture: str = Field(description="vendor's architecture name, in lower case")
     die: str | None = Field(default=None, description="chip that the device is cut from, in lower case")
     processors: Number = Field(description="usable streaming multiprocessors (SMs)")
@@ -197,3 +202,12 @@ class DeviceFile(Strict):
         if "fp32" not in self.math:
             raise Wrong("math lacks fp32, the rate of the CUDA cores", "add `fp32: {peak: …}`")
         return self
+
+
+def forecast_notes(device: DeviceFile) -> Iterator[str]:
+    """Yield a note on a device that nobody has measured yet: since when it is announced, and what no source states."""
+    if device.forecast:
+        unknown = [field for source in device.sources if source.cite == NO_SOURCE for field in source.fields]
+        since = "announced" if device.announced is None else f"announced in {device.announced}"
+        gaps = f"; no source states {', '.join(unknown)}" if unknown else ""
+        yield f"{device.name} is a forecast: {since}, its figures are its maker's goals{gaps}"

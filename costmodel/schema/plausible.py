@@ -33,6 +33,7 @@ from costmodel.units import parse, render
 
 BANDS = "plausible.json"  # in `hardware/` of the package's data
 FORM = "costmodel/plausible@2"
+A_DEVICE = " a device"  # ends the name of a band of what grows with the devices of a node
 BALANCE = "flop_per_byte"  # the band of 16-bit peaks over the bandwidth of device memory
 _STEPS = (1e3, 1e-3, 8.0, 1 / 8, 1e6, 1e-6, 1e9, 1e-9)  # what a wrong prefix, or bits for bytes, is off by
 _WHOLE = (1.0, 3.0)  # FLOP a cycle of a processor are a power of two times one of these
@@ -58,10 +59,13 @@ class Band(ValueRecord):
         """Return the largest value that is expected in a year."""
         return self.high * math.pow(self.growth, max(year - self.year, 0.0))
 
-    def holds(self, value: float, year: float, margin: float | None = None) -> bool:
-        """Tell whether a value is within a factor (null: the band's) of the shipped values and of their trend."""
-        factor = self.reach if margin is None else margin
-        return self.low / factor <= value <= self.trend(year) * factor
+    def excess(self, value: float, year: float) -> float:
+        """Return how far a value lies outside the shipped values and their trend: a factor, 1 inside."""
+        return max(self.low / value, value / self.trend(year), 1.0)
+
+    def holds(self, value: float, year: float) -> bool:
+        """Tell whether a value lies within the band's reach of the shipped values and their trend."""
+        return self.excess(value, year) <= self.reach
 
     def __str__(self) -> str:
         return f"{_shown(self.low, self.dimension)} to {_shown(self.high, self.dimension)}"
@@ -107,8 +111,10 @@ def values_of(file: Strict) -> Iterator[tuple[str, str, float]]:
         nic = file.nic
         for name in () if nic is None else ("per_device", "bandwidth", "latency"):
             yield from _numbers(f"nic.{name}", "latency" if name == "latency" else f"nic.{name}", getattr(nic, name))
-        for name in ("memory", "bandwidth", "sockets", "price", "interconnect"):
-            yield from _numbers(f"host.{name}", f"host.{name}", getattr(file.host, name))
+        for name in ("memory", "bandwidth", "sockets", "price"):
+            value = getattr(file.host, name)
+            yield from _numbers(f"host.{name}", f"host.{name}{A_DEVICE}", None if value is None else value / file.count)
+        yield from _numbers("host.interconnect", "host.interconnect", file.host.interconnect)
     elif isinstance(file, ClusterFile) and file.network is not None:
         yield from _numbers("network.bandwidth", "nic.bandwidth", file.network.bandwidth)
         for name in ("same_leaf", "cross_leaf"):
@@ -187,11 +193,12 @@ def _outside(kind: str, file: Strict, known: Bands) -> Iterator[tuple[str, tuple
         band = known.fields.get(name)
         if name == BALANCE or band is None or band.holds(value, year):
             continue
-        near = (step for margin in (1.0, band.reach) for step in _STEPS if band.holds(value * step, year, margin))
-        meant = next(near, None)
+        near = [step for step in _STEPS if band.holds(value * step, year)]
+        meant = min(near, key=lambda step: band.excess(value * step, year), default=None)
         hint = "check the unit; " if meant is None else f"did you mean {_meant_value(value, meant, band.dimension)}? "
         trend = f", and {_shown(band.trend(year), band.dimension)} by their trend" if value > band.high else ""
-        yield path, (f"{_shown(value, band.dimension)} is implausible: shipped {kind}s have {band}{trend}", hint)
+        shown = _shown(value, band.dimension) + (A_DEVICE if name.endswith(A_DEVICE) else "")
+        yield path, (f"{shown} is implausible: shipped {kind}s have {band}{trend}", hint)
 
 
 def _meant_value(value: float, step: float, dimension: str) -> str:

@@ -17,7 +17,7 @@ from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
-from costmodel.schema.device import Source
+from costmodel.schema.device import Source, forecast_notes
 from costmodel.schema.document import model_document, scenario_document
 from costmodel.schema.exchange_notes import exchange_notes
 from costmodel.schema.expert_load import expert_counts
@@ -297,6 +297,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     work = build.plan(_located(plan, tree, field), kernels, device)
     has_deepep = hardware.device_part.file.die in framework.file.low_latency_experts
     gathers = exchange_notes(plan, kernels, architecture, has_deepep=has_deepep)
+    remarks = (*gathers, *forecast_notes(hardware.device_part.file))
     scenario = Scenario(
         name=name,
         plan=work,
@@ -307,7 +308,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         communication=build.communication(plan.communication, kernels),
         framework=kernels,
         offload=plan.offload.made(),
-        notes=(*notes, *fallbacks, *_uneven(architecture, layout), *_unused(plan, hardware), *by_chance, *gathers),
+        notes=(*notes, *fallbacks, *_uneven(architecture, layout), *_unused(plan, hardware), *by_chance, *remarks),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, field)),
         simulation=plan.simulation.made(),
     )

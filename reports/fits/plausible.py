@@ -5,6 +5,7 @@ python -m reports.fits.plausible --output hardware
 A field's reach is how far outside the others the least or the largest of them lies, so that a band which is learnt
 without any one of its values still holds it; no less than the median of all fields' reaches rounded up, since the next
 device differs by as much. Fields that fewer than five files state, or with fewer than three values, have no band.
+Devices that are a forecast, nodes of them, and fields that a file calls plausible are judged and not learnt from.
 
 The trend is that of the largest values: of each year in which a shipped device has a larger value of a field than all
 before. Their logarithms grow by one slope a dimension (all rates of arithmetic, all bandwidths …), which least squares
@@ -58,14 +59,17 @@ def learn() -> dict[str, Any]:
     library = Library()
     values: dict[str, list[tuple[float, int]]] = defaultdict(list)
     dimensions: dict[str, str] = {"flop_per_byte": "count"}
-    years: dict[str, int] = {}
+    years: dict[str, int | None] = {}
     whole = 0.0
     for kind, model in KINDS.items():
         for file in _files(kind, library):
             year = years[f"{folder_of(kind)}/{file.name}"] = _year(file, years)
+            if year is None:
+                continue
             for path, name, value in values_of(file):
-                values[name].append((value, year))
-                dimensions.setdefault(name, _dimension(model, path))
+                if not any(f"{path}.".startswith(f"{meant}.") for meant in file.plausible):
+                    values[name].append((value, year))
+                    dimensions.setdefault(name, _dimension(model, path))
             if isinstance(file, DeviceFile):
                 whole = max(whole, _distance(file))
     kept = {
@@ -89,13 +93,18 @@ def learn() -> dict[str, Any]:
         for name, each in kept.items()
     }  # fmt: skip
     return {
-        "schema": FORM, "fields": fields, "flop_per_cycle": whole, "newest": max(years.values()),
-        "generation": sum(gaps) / len(gaps),
+        "schema": FORM, "fields": fields, "flop_per_cycle": whole,
+        "newest": max(year for year in years.values() if year is not None), "generation": sum(gaps) / len(gaps),
     }  # fmt: skip
 
 
-def _year(file: Any, years: Mapping[str, int]) -> int:
-    """Return the year of a device, or of a node's or a cluster's devices. years: of the files that it may name."""
+def _year(file: Any, years: Mapping[str, int | None]) -> int | None:
+    """Return the year of a device, or of a node's or a cluster's devices, null of a forecast.
+
+    years: of the files that it may name.
+    """
+    if isinstance(file, DeviceFile) and file.forecast:
+        return None
     if isinstance(file, DeviceFile):
         if file.announced is None:
             raise InputError.single(f"{file.name} has no year", hint="add `announced: 2024`", field="announced")

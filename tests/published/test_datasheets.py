@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from costmodel.hardware import Device
-from costmodel.schema.files import list_names, load_device
+from costmodel.schema.files import list_names, load_device, load_node
 from costmodel.schema.references import package_root
 from costmodel.units import parse
 
@@ -114,9 +114,42 @@ def test_a_tensor_peak_is_a_power_of_two_of_flop_a_cycle(name: str) -> None:
     """Arrays of multipliers come in powers of two: a peak that is none was read off the wrong column or clock.
 
     Blackwell Ultra's FP4 is half as much again: 15 PFLOP/s beside 5 of FP8 (GB300 NVL72, NVIDIA's product page).
+    Rubin's 4 PFLOP/s of 16 bits are rounded to a digit.
     """
     device = load_device(name)
     for dtype in {"bf16", "fp16", "fp8", "fp8_fp16", "fp4", "int8"} & set(device.math):
         again = 1.5 if dtype == "fp4" and name in ("b300-sxm", "gb300") else 1.0
         doublings = math.log2(float(device.math[dtype].flop_per_cycle) / again)
-        assert doublings == pytest.approx(round(doublings), abs=0.01), dtype
+        known = 0.17 if device.peak(dtype) == 4e15 else 0.01  # log2 of 4.5 over 4
+        assert doublings == pytest.approx(round(doublings), abs=known), dtype
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "units", "flop", "clock", "teraflops"),
+    [
+        ("gb10", "fp4", 48, 4096, 2543e6, 500),
+        ("mi300a", "bf16", 228, 2048, 2100e6, 980.6),
+        ("vr200", "fp8", 224, 32768, 2384e6, 17500),
+        ("tpu-v6e", "bf16", 4, 2 * 256 * 256, 1751e6, 918),
+        ("tpu-v7", "fp8", 2, 2**20, 2200e6, 4614),
+        ("trainium2", "bf16", 8, 2 * 128 * 128, 2400e6, 8 * 79),
+        ("trainium3", "fp8", 8, 8 * 128 * 128, 2400e6, 2517),
+        ("ascend-910c", "bf16", 2 * 24, 2 * 16**3, 1912e6, 2 * 376),
+        ("gaudi-3", "bf16", 8, 2 * 256 * 256, 1750e6, 1835),
+        ("h100-nvl", "bf16", 132, 4096, 1545e6, 835.5),
+    ],
+)
+def test_peaks_are_units_times_clock_times_flop(
+    name: str, dtype: str, units: int, flop: int, clock: float, teraflops: float
+) -> None:
+    assert units * flop * clock == pytest.approx(teraflops * 1e12, rel=0.006)  # 79 TFLOP/s have two digits
+    assert load_device(name).peak(dtype) == pytest.approx(teraflops * 1e12)
+
+
+def test_links_of_a_chip_are_the_sum_of_its_ports() -> None:
+    for name in ("tpu-v6e", "tpu-v7", "trainium2"):
+        node = load_node("trn2-x1" if name == "trainium2" else f"{name}-x1")
+        assert node.nic is not None
+        assert node.nic.bandwidth * node.nic.per_device == pytest.approx(node.intra.bandwidth, rel=1e-3)
+    assert load_device("gaudi-3").links["ethernet"].bandwidth == 21 * 25e9
+    assert load_device("ascend-910c").links["ub"].bandwidth == 392e9  # one direction; others are stated for both

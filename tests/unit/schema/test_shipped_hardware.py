@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 import costmodel
+from costmodel.hardware import Cluster
+from costmodel.network.collectives import ring
+from costmodel.network.group_links import group_links
+from costmodel.records import replace
+from costmodel.schema.device import NO_SOURCE
 from costmodel.schema.files import list_names, load_cluster, load_document, load_node
+from costmodel.workload.operators import Group
 
 KINDS = ("devices", "nodes", "clusters", "topologies")
 FILES = [(kind, name) for kind in KINDS for name in list_names(kind)]
@@ -59,9 +65,16 @@ def test_every_quantity_has_a_source_and_every_gap_a_reason(kind: str, name: str
     assert bare == []
 
 
+def unsourced(document: dict[str, Any], field: str) -> bool:
+    """Tell whether a file says that no source states a field."""
+    return covered(field, [source for source in document["sources"] if source["cite"] == NO_SOURCE])
+
+
 @pytest.mark.parametrize("name", list_names("devices"))
-def test_every_device_has_a_rent(name: str) -> None:
-    assert load_document("devices", name)["price"]["rental"] > 0
+def test_every_device_has_a_rent_or_says_that_no_source_states_one(name: str) -> None:
+    document = load_document("devices", name)
+    rent = document["price"]["rental"]
+    assert unsourced(document, "price.rental") if rent is None else rent > 0
 
 
 @pytest.mark.parametrize("name", list_names("devices"))
@@ -78,8 +91,11 @@ def test_every_link_states_a_bandwidth_and_a_latency_or_why_not(name: str) -> No
 
 @pytest.mark.parametrize("name", list_names("devices"))
 def test_idle_power_is_a_part_of_the_limit(name: str) -> None:
-    power = load_document("devices", name)["power"]
-    assert power["tdp"] is not None
+    document = load_document("devices", name)
+    power = document["power"]
+    if power["tdp"] is None:
+        assert unsourced(document, "power.tdp")
+        return
     assert power["idle"] is None or 0.02 * power["tdp"] < power["idle"] < 0.25 * power["tdp"]
 
 
@@ -91,8 +107,9 @@ def test_a_host_s_link_is_one_of_its_devices(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [("h800-2048-mpft", 2048), ("h800-2048-mrft", 2048), ("a100-superpod", 1120), ("h100-superpod", 1016)],
-)
+    [("h800-2048-mpft", 2048), ("h800-2048-mrft", 2048), ("a100-superpod", 1120), ("h100-superpod", 1016),
+     ("tpu-v6e-256", 256), ("tpu-v7-9216", 9216), ("trn2-torus", 64)],
+)  # fmt: skip
 def test_clusters_have_as_many_devices_as_published(name: str, devices: int) -> None:
     assert load_cluster(name).devices == devices
 
@@ -109,3 +126,30 @@ def test_mi300x_is_used_like_any_other_device(tmp_path: Path) -> None:
     assert document["memory"]["fits"]
     weights = 2 * 8.03e9 / 8 / 5.3e12  # read once a token
     assert document["metrics"]["tpot"] > weights
+
+
+def test_results_on_a_device_that_is_a_forecast_say_so_and_what_is_unknown() -> None:
+    def notes(cluster: str) -> list[str]:
+        result = costmodel.load("deepseek_v3", cluster=cluster, scenarios=["decode"]).evaluate("decode")
+        return [note for note in result.point().notes if "is a forecast" in note]
+
+    (note,) = notes("nodes/vr-nvl144")
+    assert note.startswith("vr200 is a forecast: announced in 2026")
+    assert "power.idle" in note
+    assert notes("nodes/gb200-nvl72") == []
+
+
+@pytest.mark.parametrize(("node", "ranks"), [("hgx-b200", 8), ("trn2-ultraserver", 64), ("gb200-nvl72", 72),
+                                             ("trn3-ultraserver", 144), ("cloudmatrix384", 384),
+                                             ("gb200-nvl576", 576)])  # fmt: skip
+def test_a_scale_up_domain_is_one_node(node: str, ranks: int) -> None:
+    """A gather in it is one ring over its link alone: (n-1)/n of the bytes, n-1 steps."""
+    cluster = Cluster("domain", load_node(node), 1, None)
+    assert cluster.devices == ranks
+    link, size = cluster.node.intra, 1e9
+    links = group_links(Group(ranks, 1), cluster)
+    assert links.nodes == 1
+    assert ring(size, links) == pytest.approx(
+        (ranks - 1) / ranks * size / link.bandwidth + (ranks - 1) * (link.latency or 0)
+    )
+    assert ring(size, group_links(Group(2 * ranks, 1), replace(cluster, count=2))) > ring(size, links)
