@@ -18,6 +18,7 @@ from costmodel.schema.framework import PartFormatsFile, PrecisionFile
 from costmodel.schema.records import record
 from costmodel.workload import engine, plans, scenario
 from costmodel.workload.dtypes import GroupScaling
+from costmodel.workload.requests import Sessions
 from costmodel.workload.schedules import implied_virtual
 
 _OF_ALL_TO_ALLS = {
@@ -239,6 +240,14 @@ def _sharding(file: workload.OptimizerFile) -> plans.Sharding:
     return record(plans.Sharding, file, group=file.shard_group, gradients=file.gradient_communication)
 
 
+def _rate_of_sessions(drawn: requests_files.RequestsFile) -> Quantity | None:
+    """Return the rate of requests that a stated rate of sessions brings, null where none is stated."""
+    if drawn.sessions is None or drawn.sessions.rate is None:
+        return None
+    sessions: Sessions = drawn.sessions.made()
+    return sessions.rate * sessions.size
+
+
 def _serving(
     file: workload.ServingFile,
     drafts: plans.Speculative | None,
@@ -254,7 +263,7 @@ def _serving(
             input_tokens=_mean(None if drawn is None else drawn.input, file.input_tokens, 1.0),
             output_tokens=_mean(None if drawn is None else drawn.output, file.output_tokens, 2.0),
             speculative=drafts,
-            rate=_first(file.rate, None if drawn is None else drawn.rate),
+            rate=_first(file.rate, None if drawn is None else _first(drawn.rate, _rate_of_sessions(drawn))),
             arrival_scv=_arrival_scv(drawn),
             scheduler=_scheduler(file, kernels.engine, device),
             memory=_engine_memory(file.memory, kernels),

@@ -20,7 +20,7 @@ from costmodel.schema.records import Declared, record
 from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.tree import Tree
 from costmodel.workload.engine import CacheTier, Scheduler
-from costmodel.workload.requests import Lengths, Priorities, Replicas, RequestStream, Slo
+from costmodel.workload.requests import Gaps, Lengths, Priorities, Replicas, RequestStream, Slo
 
 LARGEST = 2**31 - 1  # priority
 
@@ -68,6 +68,21 @@ class LengthsFile(Declared, of=Lengths):
         return self
 
 
+class GapsFile(Declared, of=Gaps):
+    """Times between an answer and the next request of a session. A time alone is short for `{mean: TIME}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_time(cls, given: Any) -> Any:
+        return given if isinstance(given, dict) else {"mean": given}
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if (self.distribution == "lognormal") != bool(np.all(self.deviation > 0)):
+            raise Wrong("`lognormal` needs a `deviation`, and nothing else has one", "write deviation: 3 s")
+        return self
+
+
 class PrioritiesFile(Declared, of=Priorities):
     """Priorities of drawn requests, for `scheduler: {policy: priority}`."""
 
@@ -91,12 +106,18 @@ class RequestsFile(Declared, of=RequestStream):
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
-        drawn = ("arrivals", "rate", "cv", "input", "output", "pairs", "tokenizer", "prefix", "sessions", "priority")
+        drawn = ("rate", "cv", "input", "output", "pairs", "tokenizer", "prefix", "sessions", "priority")
         stray = [key for key in drawn if key in self.model_fields_set]
         if self.trace is not None and stray:
             raise Wrong(f"`{stray[0]}` is not allowed with a trace", f"remove `{stray[0]}` or `trace`")
+        if self.trace is not None and "arrivals" in self.model_fields_set and self.arrivals != "closed_loop":
+            raise Wrong("a trace has arrivals of its own", "remove `arrivals`, or write closed_loop and `concurrency`")
         if self.pairs is not None and (self.input is not None or self.output is not None):
             raise Wrong("`pairs` gives both lengths", "remove `input` and `output`, or `pairs`")
+        if self.sessions is not None and self.sessions.rate is not None and self.rate is not None:
+            raise Wrong("`rate` and `sessions.rate` exclude one another", "keep one of both")
+        if self.sessions is not None and self.sessions.rate is not None and self.arrivals in ("closed_loop", "burst"):
+            raise Wrong(f"`{self.arrivals}` has no `sessions.rate`", "remove `rate` or `arrivals`")
         if self.tokenizer is not None and self.pairs is None:
             raise Wrong("`tokenizer` counts the texts of `pairs`", "add `pairs: FILE`, or remove `tokenizer`")
         return self

@@ -277,6 +277,10 @@ class ServingFile(ScenarioFile, Declared, of=plans.Serving):
             raise Wrong(message, "write `rate: 8 /s` or `concurrency: 64`")
         if self.rate is not None and self.concurrency is not None:
             raise Wrong("`rate` and `concurrency` exclude one another", "keep the one that is given, the other follows")
+        sessions = None if given is None else given.sessions
+        if sessions is not None and sessions.rate is not None and (self.rate, self.concurrency) != (None, None):
+            hint = "remove `requests.sessions.rate`, or the other one"
+            raise Wrong("`requests.sessions.rate` excludes `rate` and `concurrency`", hint)
         if self.chunk_tokens is not None and self.scheduler.token_budget is not None:
             raise Wrong("`chunk_tokens` is the older name of `scheduler.token_budget`", "keep `scheduler.token_budget`")
         one_engine = (

@@ -224,22 +224,22 @@ def lose_running(engine: Engine) -> None:
 def empty_engine(engine: Engine, now: float) -> None:
     """Leave an engine without requests and cache. What it has counted so far stays."""
     state, policy = engine.state, engine.policy
-    entries = len(engine.entry)
+    spare = len(engine.entry) - 1
     state.head = state.tail = state.unseen = state.partial = state.root = -1
     state.decoding = state.ending = state.starting = state.settled = state.waiting = state.keys = 0
     state.free_head = state.free_tail = 0
-    state.next_finish, state.longest, state.free, state.spare = NEVER, -NEVER, policy.blocks, entries - 1
-    for entry in range(entries):
-        engine.entry[entry].unused = entries - 1 - entry
+    state.next_finish, state.longest, state.free = NEVER, -NEVER, policy.blocks
+    for place in range(state.spare, spare):  # those below were never taken
+        engine.entry[place].unused = 0
+    state.spare = spare
     engine.entry[0].size, engine.entry[0].owner = policy.blocks, ANONYMOUS
     engine.entry[0].before = engine.entry[0].after = -1
     for slot in range(len(engine.phase)):
         engine.phase[slot] = 0
-    for node in range(len(engine.cached_entry)):
-        engine.cached_entry[node] = -1
+    for run in range(len(engine.run)):
+        engine.run[run].entry = engine.run[run].stored = -1
+        engine.run[run].cached = 0
     state.host_free = policy.host_blocks
-    for node in range(len(engine.tier_block)):
-        engine.tier_block[node].level = 0
     for tier in range(1, LEVELS + 1):
         engine.tiers[tier].oldest = engine.tiers[tier].newest = -1
         engine.tiers[tier].used = 0

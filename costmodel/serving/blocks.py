@@ -1,26 +1,26 @@
-"""Blocks of the KV cache of one engine: who holds them, and which free ones still hold a prefix.
+"""Blocks of the KV cache of one engine that no request holds, in the order in which they are reused.
 
-Free blocks form a list from the one that is reused first to the one freed last. A request frees its last block first,
-so that of a prefix the end is lost before the start [vLLM, docs/design/prefix_caching.md]. Blocks that nobody can find
-again are kept as one entry with a size.
+Free blocks form a list from the one that is reused first to the one freed last. Those that were freed together are one
+entry with a size. A request frees its last block first, so that of a prefix the end is lost before the start [vLLM,
+docs/design/prefix_caching.md].
 """
 
 from __future__ import annotations
 
-import math
-
 from costmodel.serving.compiled import inner
 from costmodel.serving.state import ANONYMOUS, Engine
-from costmodel.serving.tiers import keep
 
 
 @inner
 def new_entry(engine: Engine, owner: int, size: int) -> int:
-    """Return an entry that is not in the list of free blocks."""
+    """Return an entry that is in no list."""
     engine.state.spare -= 1
-    entry = int(engine.entry[engine.state.spare].unused)
-    engine.entry[entry].owner, engine.entry[entry].size, engine.entry[entry].references = owner, size, 0
-    return entry
+    spare = engine.state.spare
+    given_back = int(engine.entry[spare].unused)
+    entry = given_back - 1 if given_back > 0 else len(engine.entry) - 1 - spare
+    row = engine.entry[entry]
+    row.owner, row.size, row.references, row.level, row.upper, row.lower = owner, size, 0, 0, -1, -1
+    return int(entry)
 
 
 @inner
@@ -56,7 +56,7 @@ def remove_free(engine: Engine, entry: int) -> None:
 @inner
 def drop_entry(engine: Engine, entry: int) -> None:
     """Give an entry back that is in no list."""
-    engine.entry[engine.state.spare].unused = entry
+    engine.entry[engine.state.spare].unused = entry + 1
     engine.state.spare += 1
 
 
@@ -74,103 +74,30 @@ def free_anonymous(engine: Engine, blocks: int) -> None:
 
 
 @inner
+def unlink(engine: Engine, entry: int) -> None:
+    """Take the last entry of a run on the device out of it."""
+    upper = int(engine.entry[entry].upper)
+    if upper < 0:
+        engine.run[int(engine.entry[entry].owner)].entry = -1
+    else:
+        engine.entry[upper].lower = -1
+
+
+@inner
 def take_blocks(engine: Engine, blocks: int) -> None:
     """Take free blocks, the longest unused first. A prefix or preempted request that had them loses them."""
     while blocks > 0:
         entry = engine.state.free_head
-        part = min(int(engine.entry[entry].size), blocks)
+        owner, part = int(engine.entry[entry].owner), min(int(engine.entry[entry].size), blocks)
+        if owner >= 0:
+            engine.run[owner].cached -= part
         engine.entry[entry].size -= part
         engine.state.free -= part
         blocks -= part
         if engine.entry[entry].size == 0:
             remove_free(engine, entry)
-            owner = int(engine.entry[entry].owner)
             if owner >= 0:
-                engine.cached_entry[owner] = -1
+                unlink(engine, entry)
             elif owner != ANONYMOUS:
                 engine.requests[-2 - owner].segment = -1
             drop_entry(engine, entry)
-
-
-@inner
-def cached_blocks(engine: Engine, request: int, most: int) -> int:
-    """Return how many leading blocks of a request the prefix cache holds, at most `most`."""
-    row = engine.requests[request]
-    first = row.first_id
-    number = min(most, row.blocks)
-    cached = 0
-    while cached < number and engine.cached_entry[engine.ids[first + cached]] >= 0:
-        cached += 1
-    return cached
-
-
-@inner
-def idle_cached(engine: Engine, request: int, cached: int) -> int:
-    """Return how many of a request's leading `cached` blocks are free: no other request holds them."""
-    first, idle = engine.requests[request].first_id, 0
-    for i in range(cached):
-        if engine.entry[engine.cached_entry[engine.ids[first + i]]].references == 0:
-            idle += 1
-    return idle
-
-
-@inner
-def hold_prefix(engine: Engine, request: int, cached: int) -> None:
-    """Let a request hold its leading `cached` blocks."""
-    row = engine.requests[request]
-    first = row.first_id
-    for i in range(cached):
-        entry = int(engine.cached_entry[engine.ids[first + i]])
-        if engine.entry[entry].references == 0:
-            remove_free(engine, entry)
-        engine.entry[entry].references += 1
-    row.held = cached
-
-
-@inner
-def share_prefix(engine: Engine, request: int, tokens: int) -> None:
-    """Put the full blocks of a request's first `tokens` tokens into the prefix cache, and the tiers behind it."""
-    row = engine.requests[request]
-    first = row.first_id
-    number = min(tokens // engine.policy.block, row.blocks)
-    for i in range(row.held, number):
-        node = int(engine.ids[first + i])
-        entry = int(engine.cached_entry[node])
-        if entry < 0:
-            entry = new_entry(engine, node, 1)
-            engine.cached_entry[node] = entry
-            keep(engine, node)
-        else:  # another request computed it meanwhile: its block serves both
-            if engine.entry[entry].references == 0:
-                remove_free(engine, entry)
-            free_anonymous(engine, 1)
-        engine.entry[entry].references += 1
-        row.own -= 1
-    if number > row.held:
-        row.held = number
-
-
-@inner
-def free_request(engine: Engine, request: int) -> None:
-    """Free the blocks of a request, the last one first. Of a preempted one, the full ones can be taken again."""
-    row = engine.requests[request]
-    resumes = math.isnan(row.finish) and row.swapped == 0
-    own = row.own
-    if resumes and engine.policy.caching and own > 0:
-        full = row.computed // engine.policy.block - row.held
-        free_anonymous(engine, own - full)
-        if full > 0:
-            entry = new_entry(engine, -2 - request, full)
-            append_free(engine, entry)
-            row.segment = entry
-    else:
-        free_anonymous(engine, own)
-    first = row.first_id
-    for i in range(row.held - 1, -1, -1):
-        node = int(engine.ids[first + i])
-        entry = int(engine.cached_entry[node])
-        engine.entry[entry].references -= 1
-        if engine.entry[entry].references == 0:
-            append_free(engine, entry)
-    row.held = 0
-    row.own = 0

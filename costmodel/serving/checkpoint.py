@@ -32,7 +32,7 @@ def changing(service: Service) -> Iterator[tuple[str, Array]]:
 def identity(service: Service) -> str:
     """Return what tells a simulation from others: its requests, step times and policy, before anything has run."""
     digest = hashlib.sha256()
-    parts = [service.requests, service.ids, *service.tables]
+    parts = [service.requests, *service.paths, *service.calls, *service.tables]
     for part in parts:
         digest.update(np.ascontiguousarray(part).tobytes())
     digest.update(repr((service.policy, [(name, each.shape) for name, each in changing(service)])).encode())

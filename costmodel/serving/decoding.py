@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from costmodel.serving.blocks import free_request, share_prefix
 from costmodel.serving.compiled import inner
+from costmodel.serving.prefix import free_request, share_prefix
 from costmodel.serving.state import GAP_BINS, GAPS_PER_FACTOR_E, NEVER, SHORTEST_GAP, Engine
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from costmodel.errors import InputError
+from costmodel.quantities import Array
 from costmodel.serving.availability import (
     MODULUS,
     OFF,
@@ -87,18 +88,19 @@ class Dice:
 
 
 def new_service(
-    scenario: Scenario, plan: Serving, requests: Requests, policy: Policy, tables: Tables, nodes: int | None = None
+    scenario: Scenario, plan: Serving, requests: Requests, policy: Policy, tables: Tables, sizes: Array | None = None
 ) -> Service:
     """Return a deployment that has served nothing. The first arrival is at 0.
 
-    nodes: prefix blocks of all requests, where `requests` are only the first of them.
+    sizes: of the runs of all requests, where `requests` are only the first of them.
     """
-    number = engine_count(scenario, plan)
-    records, engines = new_records(requests), new_engines(number, policy, requests, BINS, nodes)
-    router = new_router(KINDS[plan.replicas.routing], float(plan.replicas.signal_delay), number, requests.arrival)
+    number, count = engine_count(scenario, plan), len(requests.arrival) if sizes is None else None
+    paths = requests.paths if sizes is None else requests.paths._replace(sizes=sizes)
+    records, engines = new_records(requests), new_engines(number, policy, paths.sizes, BINS, count)
+    router = new_router(KINDS[plan.replicas.routing], float(plan.replicas.signal_delay), number, requests)
     fleet = fleet_of(scenario, plan, number)
     engines.state["prompts_only"][: fleet.prefill] = 1
-    service = Service(records, requests.ids, engines, policy, tables, router, fleet)
+    service = Service(records, paths, requests.calls, engines, policy, tables, router, fleet)
     Dice(scenario, plan).give(records)
     if is_dealt_out(scenario, plan, service):
         deal_out(records, engines)

@@ -10,22 +10,14 @@ from __future__ import annotations
 
 import math
 
-from costmodel.serving.blocks import (
-    cached_blocks,
-    drop_entry,
-    free_request,
-    hold_prefix,
-    idle_cached,
-    remove_free,
-    share_prefix,
-    take_blocks,
-)  # fmt: skip
+from costmodel.serving.blocks import drop_entry, remove_free, take_blocks
 from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import find_next_finish, growth, leave_decoding
+from costmodel.serving.prefix import cached_blocks, free_request, hold_prefix, idle_cached, share_prefix
 from costmodel.serving.prices import ROWS, Tables, device_time, step_time
 from costmodel.serving.queue import come_back, first_waiting, remove_first, sort_by_prefix, stands_before
 from costmodel.serving.state import LONGEST_PREFIX, PRIORITY, Engine, Policy, Step
-from costmodel.serving.tiers import kept_time
+from costmodel.serving.tiers import from_tiers
 
 
 @inner
@@ -314,20 +306,6 @@ def start_swapped(engine: Engine, request: int) -> int:
     row.own, row.computed, row.swapped = needed, hit, 0
     add_chunk(engine, request, target - hit)
     return int(target - hit)
-
-
-@inner
-def from_tiers(engine: Engine, request: int, cached: int, most: int) -> tuple[int, float]:
-    """Return how many blocks behind the `cached` ones the tiers have, and how long they take to the device [s]."""
-    row = engine.requests[request]
-    first, loaded, seconds = row.first_id, 0, 0.0
-    last = min(most, row.blocks)
-    while cached + loaded < last:
-        time = kept_time(engine, int(engine.ids[first + cached + loaded]))
-        if time < 0.0:
-            break
-        loaded, seconds = loaded + 1, seconds + time
-    return loaded, seconds
 
 
 @inner

@@ -16,14 +16,14 @@ from costmodel.serving.availability import (
     next_change,
     set_next_breakdown,
 )  # fmt: skip
-from costmodel.serving.blocks import free_request, share_prefix
 from costmodel.serving.compiled import inner
 from costmodel.serving.lockstep import decide_together
 from costmodel.serving.loop import advance, decide, run_quiet_steps
+from costmodel.serving.prefix import free_request, share_prefix
 from costmodel.serving.queue import enqueue
 from costmodel.serving.routing import Router, Service, engine_of, pop_call, push_call, route
 from costmodel.serving.rows import Rows
-from costmodel.serving.state import NEXT, NOBODY, Engine, Engines, Request
+from costmodel.serving.state import NEXT, Engine, Engines, Request
 
 
 def run_apart(service: Service, until: float) -> int:
@@ -36,7 +36,7 @@ def run_apart(service: Service, until: float) -> int:
 
 @inner
 def call_next(engine: Engine, service: Service, replica: int) -> None:
-    """Let requests that just ended call the next ones, and those whose prompt is computed move to another engine."""
+    """Let requests that just ended call others, and those whose prompt is computed move to another engine."""
     kept = 0
     for i in range(engine.state.ending):
         request = int(engine.enders[i])
@@ -52,16 +52,22 @@ def call_next(engine: Engine, service: Service, replica: int) -> None:
 
 @inner
 def call_after(service: Service, request: int, moment: float) -> None:
-    """Let a request that ends call the next one."""
+    """Let a request that ends call others. Each arrives when the last of those that call it has ended."""
     requests, row, state = service.requests, service.requests[request], service.router.state[0]
     row.called = 1
-    called = row.calls
-    if called == NEXT:
-        called = state.uncalled if state.uncalled < len(requests) else NOBODY
-        state.uncalled += 1
-    if called >= 0:
-        requests[called].arrival = moment + row.pause
-        push_call(service.router, requests[called].arrival, called)
+    for i in range(row.first_call, row.first_call + row.calls):
+        called = int(service.calls.called[i])
+        if called == NEXT:
+            if state.uncalled >= state.openings:
+                continue
+            called = int(state.uncalled)
+            state.uncalled += 1
+        other = requests[called]
+        other.earliest = max(other.earliest, moment + service.calls.delay[i])
+        other.waits -= 1
+        if other.waits <= 0:
+            other.arrival = other.earliest
+            push_call(service.router, other.arrival, called)
 
 
 @inner

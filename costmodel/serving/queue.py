@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from costmodel.serving.blocks import cached_blocks
 from costmodel.serving.compiled import inner
+from costmodel.serving.prefix import cached_blocks, run_with
 from costmodel.serving.rows import Rows
 from costmodel.serving.state import LONGEST_PREFIX, PRIORITY, Engine, Request
 
@@ -219,17 +219,15 @@ def insert(engine: Engine, request: int) -> None:
 def find_key(engine: Engine, request: int) -> None:
     """Note the cached blocks of a request. -1 where one before it in the queue will bring its beginning."""
     row, requests, policy = engine.requests[request], engine.requests, engine.policy
-    first = row.first_id
     blocks, shared = row.blocks, -(-SAME_TOKENS // policy.block)
     key = cached_blocks(engine, request, blocks)
     if key * policy.block <= SAME_TOKENS and blocks >= shared:
-        other = int(engine.state.head)
+        other, run = int(engine.state.head), run_with(engine, request, shared - 1)
         while other != request:
-            start = requests[other].first_id
             if (
                 0 <= requests[other].key * policy.block <= SAME_TOKENS
                 and requests[other].blocks >= shared
-                and engine.ids[start + shared - 1] == engine.ids[first + shared - 1]
+                and run_with(engine, other, shared - 1) == run
             ):
                 key = -1
                 break

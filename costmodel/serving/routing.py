@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from costmodel.serving.availability import UP, Fleet, in_engine
-from costmodel.serving.blocks import cached_blocks
 from costmodel.serving.compiled import inner, spliced
+from costmodel.serving.prefix import cached_blocks
 from costmodel.serving.prices import Tables
 from costmodel.serving.rows import Row, Rows
-from costmodel.serving.state import Engine, Engines, Policy
+from costmodel.serving.state import Calls, Engine, Engines, Paths, Policy, Requests
 
 ROUND_ROBIN, RANDOM, LEAST_LOADED, POWER_OF_TWO, PREFIX = 0, 1, 2, 3, 4
 # The router follows a cached prefix unless its engine has so many requests more than the least loaded one:
@@ -36,6 +36,7 @@ class RouterState(Row):
     listed: int  # the next request of those that arrive without being called
     known: int  # number of these
     uncalled: int  # the next one that nobody has called
+    openings: int  # requests up to the last one that no request calls by its number
     calls: int  # size of the heap of calls
 
 
@@ -49,21 +50,23 @@ class Router(NamedTuple):
     state: Rows[RouterState]  # one row: what changes
 
 
-def new_router(kind: int, delay: float, replicas: int, arrival: Any) -> Router:
-    """Return a router that has routed nothing. arrival: of all requests [s], infinite for those that are called."""
-    count = len(arrival)
+def new_router(kind: int, delay: float, replicas: int, requests: Requests) -> Router:
+    """Return a router that has routed nothing. requests: those of known arrival first, those called by number last."""
+    count = len(requests.arrival)
     state = RouterState.zeros(1)
     state["learnt"] = -np.inf
-    state["known"] = state["uncalled"] = np.count_nonzero(np.isfinite(arrival))
+    state["known"] = state["uncalled"] = np.count_nonzero(np.isfinite(requests.arrival))
+    state["openings"] = np.count_nonzero(requests.calls.callers == 0)
     loads = np.zeros(replicas, np.int64)
     return Router(kind, delay, loads, Call.zeros(count), state)
 
 
 class Service(NamedTuple):
-    """A deployment under way. ids: prefix blocks of all requests; engines: one a row of each array."""
+    """A deployment under way. engines: one a row of each array."""
 
     requests: Any
-    ids: Any
+    paths: Paths
+    calls: Calls
     engines: Engines
     policy: Policy
     tables: Tables
@@ -76,10 +79,10 @@ def engine_of(service: Service, replica: int) -> Engine:
     """Return one engine: views of its rows."""
     engines = service.engines
     return Engine(
-        service.requests, service.ids, service.policy, engines.state[replica], engines.step[replica],
+        service.requests, service.paths, service.policy, engines.state[replica], engines.step[replica],
         engines.decoders[replica], engines.enders[replica], engines.starters[replica], engines.phase[replica],
-        engines.entry[replica], engines.cached_entry[replica], engines.tiers[replica], engines.tier_block[replica],
-        engines.gaps[replica], engines.occupancy[replica],
+        engines.entry[replica], engines.run[replica], engines.tiers[replica], engines.gaps[replica],
+        engines.occupancy[replica],
     )  # fmt: skip
 
 

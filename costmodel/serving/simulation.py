@@ -29,14 +29,13 @@ from costmodel.serving.state import (
     FCFS,
     LEVELS,
     LONGEST_PREFIX,
-    NOBODY,
     OUTPUT,
     PRIORITY,
     PROMPT,
+    Calls,
     Engines,
     Policy,
     Requests,
-    count_nodes,
     new_records,
 )  # fmt: skip
 from costmodel.serving.step_times import Sizes, StepPricer, StepTimes, make_tables
@@ -49,7 +48,7 @@ from costmodel.workload.requests import Replicas, RequestStream, Slo
 from costmodel.workload.scenario import Scenario
 
 FEW_EVENTS = 250_000  # with which Python alone is done in less time than compilation takes
-CHUNK_EVENTS = 8  # a chunk of a prompt takes Python as long as so many output tokens, or blocks of a prefix
+CHUNK_EVENTS = 8  # a chunk of a prompt, or a run of its blocks, takes Python as long as so many output tokens
 PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts; seconds between checkpoints
 FEW_PLACES = 256  # that an engine keeps though fewer requests come: its highest stable rate needs them
 PARTS_OF_WORKER = 4  # in which replicas are run beside each other: some have more to do
@@ -111,9 +110,9 @@ class Simulation:
         """Tell whether a run of `requests` is so long that compiling it saves time."""
         if not self.compiles:
             return False
-        length, blocks = self.requests.length, len(self.requests.ids)
+        length, runs = self.requests.length, len(self.requests.paths.runs)
         chunks = -(-length[:, PROMPT] // self.policy.budget)
-        events = int(length[:, OUTPUT].sum()) + CHUNK_EVENTS * int(chunks.sum()) + blocks
+        events = int(length[:, OUTPUT].sum()) + CHUNK_EVENTS * (int(chunks.sum()) + runs)
         return events > FEW_EVENTS
 
     def run(self, slowdown: float = 1.0, policy: Policy | None = None, checkpoint: Path | None = None) -> Served:
@@ -134,7 +133,7 @@ class Simulation:
         """
         tally, dice, parts = Tally(slo, Histogram), Dice(self.scenario, self.plan), self._parts()
         first = next(parts)
-        service = new_service(self.scenario, self.plan, first, self.policy, self.times.tables, self.extent.nodes)
+        service = new_service(self.scenario, self.plan, first, self.policy, self.times.tables, self.extent.sizes)
         dice.give(service.requests)
         dealt, served = is_dealt_out(self.scenario, self.plan, service), len(first.arrival)
         while True:
@@ -149,7 +148,7 @@ class Simulation:
             served += len(more.arrival)
             records = new_records(more)
             dice.give(records)
-            service = next_window(service, stays, records, more.ids, dealt=dealt)
+            service = next_window(service, stays, records, more.paths, dealt=dealt)
 
     def _keep(self, service: Service, path: Path) -> int:
         """Run a deployment part by part, and write its state after parts. Return an engine that is stuck, -1: none."""
@@ -196,16 +195,14 @@ class Simulation:
         groups = int(self.scenario.parallel.dp)
         count = max(least, PER_PLACE * self.policy.max_seqs * groups)
         chosen = np.arange(count) % len(self.requests.arrival)
-        first_id = self.requests.first_id[: min(count, len(self.requests.arrival)) + 1]  # only the first have a prefix
-        blocks = np.concatenate([first_id, np.full(count + 1 - len(first_id), first_id[-1])])
         length, first = self.requests.length[chosen], min(seats * groups, count)
         left = np.random.default_rng([self.scenario.simulation.seed, 6]).random(first)
         length[:first, OUTPUT] = np.ceil(length[:first, OUTPUT] * (1.0 - left))
+        priority, paths = self.requests.priority, self.requests.paths.of(chosen)
+        paths.blocks[len(self.requests.arrival) :] = 0  # only the first have a prefix
         requests = Requests(
-            np.zeros(count), length, np.full(count, NOBODY), np.zeros(count), blocks,
-            self.requests.ids[: first_id[-1]], self.requests.priority[chosen] if len(self.requests.priority) else
-            self.requests.priority,
-        )  # fmt: skip
+            np.zeros(count), length, Calls.none(count), paths, priority[chosen] if len(priority) else priority
+        )
         plan = replace(self.plan, replicas=Replicas())
         service = new_service(self.scenario, plan, requests, self.policy, self.times.tables)
         return self._served(service, self._serve(service, plan, np.inf))
@@ -272,24 +269,27 @@ def stream_of(scenario: Scenario, plan: Serving) -> RequestStream:
 
 
 class Extent(Record):
-    """Sizes of all requests of a run. longest: tokens of the longest one; which: its number; nodes: prefix blocks."""
+    """Sizes of all requests of a run. longest: tokens of the longest one; which: its number; sizes: of runs."""
 
     count: int
     longest: int
     which: int
-    nodes: int
+    sizes: Array
 
     @classmethod
     def of(cls, parts: Iterable[Requests]) -> Extent:
         """Return the sizes of requests that come in parts."""
-        count = longest = which = nodes = 0
+        count = longest = which = 0
+        sizes = np.zeros(0, np.int32)
         for part in parts:
             tokens = part.length.sum(axis=1)
             worst = int(np.argmax(tokens))
             if tokens[worst] > longest:
                 longest, which = int(tokens[worst]), count + worst
-            count, nodes = count + len(tokens), max(nodes, count_nodes(part))
-        return cls(count, longest, which, nodes)
+            count += len(tokens)
+            short, long = sorted((sizes, part.paths.sizes), key=len)
+            sizes = np.append(np.maximum(short, long[: len(short)]), long[len(short) :])
+        return cls(count, longest, which, sizes)
 
 
 def policy_of(scenario: Scenario, plan: Serving, requests: Requests, longest: int) -> Policy:

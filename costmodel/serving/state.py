@@ -16,36 +16,95 @@ ANONYMOUS = -1  # owner of free blocks whose content nobody can use again
 LEVELS = 2  # of tiers behind the cache
 
 
+class Paths(NamedTuple):
+    """Blocks of prompts as a radix tree, whose nodes are runs of blocks: each request's path from the root on.
+
+    A run begins where texts part. Of the last one of its path a request may have only the first blocks.
+    """
+
+    first: Any  # of each request's runs in `runs`, with the end of the last one
+    runs: Any  # of all paths, one after the other; a run has one before it, the same in every path
+    blocks: Any  # of each request
+    sizes: Any  # blocks of each run
+
+    @classmethod
+    def none(cls, count: int) -> Paths:
+        """Return the paths of so many requests of whose prompts nothing is known."""
+        nothing = np.zeros(0, np.int32)
+        return cls(np.zeros(count + 1, np.int64), nothing, np.zeros(count, np.int32), nothing)
+
+    def of(self, chosen: Any) -> Paths:
+        """Return the paths of some requests."""
+        number = np.diff(self.first)[chosen]
+        first = np.concatenate([[0], np.cumsum(number)])
+        source = np.repeat(self.first[:-1][chosen] - first[:-1], number) + np.arange(first[-1])
+        return Paths(first, self.runs[source], self.blocks[chosen], self.sizes)
+
+
+class Calls(NamedTuple):
+    """Which requests the end of each one calls. One that several call arrives when the last of these has ended."""
+
+    first: Any  # of each request's calls, with the end of the last one
+    called: Any  # request, or `NEXT`: the first that nobody has called yet
+    delay: Any  # from the end until it may arrive [s]
+
+    @classmethod
+    def none(cls, count: int) -> Calls:
+        """Return that so many requests call none."""
+        return cls(np.zeros(count + 1, np.int64), np.zeros(0, np.int64), np.zeros(0))
+
+    @classmethod
+    def of(cls, count: int, caller: Any, called: Any, delay: Any) -> Calls:
+        """Return calls in the order of their callers."""
+        order = np.argsort(caller, kind="stable")
+        first = np.concatenate([[0], np.cumsum(np.bincount(caller, minlength=count))])
+        return cls(first, np.asarray(called)[order], np.asarray(delay, np.float64)[order])
+
+    def renamed(self, order: Any) -> Calls:
+        """Return the calls with requests in another order."""
+        position = np.empty_like(order)
+        position[order] = np.arange(len(order))
+        caller = np.repeat(position, np.diff(self.first))
+        called = np.where(self.called >= 0, position[np.maximum(self.called, 0)], self.called)
+        return Calls.of(len(order), caller, called, self.delay)
+
+    @property
+    def callers(self) -> Any:
+        """Return how many requests call each one by its number."""
+        return np.bincount(self.called[self.called >= 0], minlength=len(self.first) - 1)
+
+
 class Requests(NamedTuple):
-    """Requests of a run in order of arrival, before the first one arrives."""
+    """Requests of a run in order of arrival, before the first one arrives: those that are called last."""
 
     arrival: Any  # [s], infinite for one that another request's end calls
     length: Any  # tokens of prompt and output
-    calls: Any  # request that each one's end calls, `NOBODY`, or `NEXT`: the first that nobody has called yet
-    pause: Any  # until the called one arrives [s]
-    first_id: Any  # of each request's blocks in `ids`, with the end of the last one
-    ids: Any  # chained prefix blocks: equal numbers are equal content up to there
+    calls: Calls
+    paths: Paths
     priority: Any = np.zeros(0, np.int32)  # of each request, the least first; empty where none is stated
+    earliest: Any = 0.0  # before which a called one does not arrive [s]
 
 
 class Request(Row):
     """A request, and what became of it."""
 
-    arrival: float  # [s], infinite until another request calls it
-    pause: float  # from its end until the one that it calls arrives [s]
+    arrival: float  # [s], infinite until other requests have called it
+    earliest: float  # it may arrive, as known from those that have called it [s]
     queued: float  # its engine took it in [s]
     scheduled: float  # it was first computed [s]
     first: float  # first token [s]
     finish: float  # last token [s]
     last: float  # token before it was preempted, or before it decodes [s]
     joined: float  # the engine that decodes it started it, where another one computed its prompt [s]
-    first_id: int  # of its prefix blocks in the list of those of all requests
+    first_run: int  # of its path in the list of those of all requests
+    first_call: int  # of those that its end calls in the list of all
     start: int  # the engine's tick when it began to decode
     end: int  # the engine's tick at its last token
     prompt: Short  # tokens
     output: Short  # tokens
-    calls: Short  # request that its end calls, `NOBODY` or `NEXT`
-    blocks: Short  # prefix blocks
+    calls: Short  # requests that its end calls
+    waits: Short  # for so many ends until it arrives
+    blocks: Short  # of its path
     computed: Short  # tokens in the cache before it decodes
     target: Short  # tokens that are computed before its next token
     generated: Short  # tokens returned when it began to decode
@@ -56,7 +115,7 @@ class Request(Row):
     segment: Short  # entry of the free list that holds its blocks since it was preempted, -1: none
     following: Short  # next in the engine's queue, -1: none
     replica: Short  # its engine, -1: it was rejected
-    called: Short  # 1: its end has called the next request
+    called: Short  # 1: its end has called others
     moved: Short  # cached tokens that come with it from another engine
     swapped: Short  # tokens whose cache waits in host memory, 0: none
     key: Short  # cached blocks when the queue was last sorted by them
@@ -122,30 +181,33 @@ class Step(Row):
 
 
 class Entry(Row):
-    """Blocks that stand together in the list of free ones, or one block of the prefix cache."""
+    """Blocks that stand together in a list, the one that is reused first before the others: of a run a part of it."""
 
-    before: Short  # entry before it among free ones, from the one that is reused first; -1: none
+    before: Short  # entry before it in its list; -1: none
     after: Short  # entry after it, -1: none
     size: Short  # blocks
-    owner: Short  # prefix block, `ANONYMOUS`, or -2 - r: the preempted request r, which may take them again
-    references: Short  # requests that hold it
-    unused: Short  # stack of entries not in use
+    owner: Short  # run, `ANONYMOUS`, or -2 - r: the preempted request r, which may take them again
+    references: Short  # requests that hold it; it is in no list then
+    level: Short  # of its tier; 0: of the device
+    upper: Short  # entry of its run before it, nearer to the root, -1: none
+    lower: Short  # entry of its run after it, -1: none
+    unused: Short  # stack of entries not in use, each + 1; 0: one that was never used
 
 
 class Tier(Row):
-    """A tier behind the cache, whose blocks form a list from the one used first to the one used last, -1: none."""
+    """A tier behind the cache, whose entries form a list from the one used first to the one used last, -1: none."""
 
     oldest: int
     newest: int
-    used: int
+    used: int  # blocks
 
 
-class TierBlock(Row):
-    """A prefix block in the tiers. level: of its tier, 0: none; older, newer: blocks used before and after it."""
+class Run(Row):
+    """A run of blocks as an engine has it: always the first ones of it, since the last ones are reused first."""
 
-    level: Short
-    older: Short
-    newer: Short
+    entry: Short  # first one on the device, -1: none
+    cached: Short  # blocks on the device
+    stored: Short  # first entry in the tiers, -1: none
 
 
 class Occupancy(Row):
@@ -169,9 +231,8 @@ class Engines(NamedTuple):
     starters: Any  # requests that start
     phase: Any  # decoding requests by (cached tokens - tick) modulo the block
     entry: Any  # of blocks
-    cached_entry: Any  # entry of each prefix block, -1: not cached
+    run: Any  # of blocks
     tiers: Any  # by level, the first of which is no tier
-    tier_block: Any  # of each prefix block
     gaps: Any  # tokens by the time since the one before, in logarithmic bins
     occupancy: Any  # over bins of time
 
@@ -204,7 +265,7 @@ class Engine(NamedTuple):
     """One engine: as of `Engines`, with what all of them share."""
 
     requests: Rows[Request]
-    ids: Any
+    paths: Paths
     policy: Policy
     state: EngineState
     step: Step
@@ -213,9 +274,8 @@ class Engine(NamedTuple):
     starters: Any
     phase: Any
     entry: Rows[Entry]
-    cached_entry: Any
+    run: Rows[Run]
     tiers: Rows[Tier]
-    tier_block: Rows[TierBlock]
     gaps: Any
     occupancy: Rows[Occupancy]
 
@@ -227,11 +287,11 @@ NONE_AT_FIRST = ("head", "tail", "unseen", "partial", "root")
 
 def new_records(stream: Requests) -> Records:
     """Return the records of requests before the first one arrives."""
-    requests = Request.zeros(len(stream.arrival))
-    for field in ("arrival", "calls", "pause"):
-        requests[field] = getattr(stream, field)
+    requests, paths, calls = Request.zeros(len(stream.arrival)), stream.paths, stream.calls
+    requests["arrival"], requests["earliest"] = stream.arrival, stream.earliest
     requests["prompt"], requests["output"] = stream.length.T
-    requests["first_id"], requests["blocks"] = stream.first_id[:-1], np.diff(stream.first_id)
+    requests["first_run"], requests["blocks"] = paths.first[:-1], paths.blocks
+    requests["first_call"], requests["calls"], requests["waits"] = calls.first[:-1], np.diff(calls.first), calls.callers
     for moment in ("queued", "scheduled", "first", "finish", "last", "joined"):
         requests[moment] = np.nan
     if len(stream.priority):
@@ -241,36 +301,28 @@ def new_records(stream: Requests) -> Records:
     return requests
 
 
-def count_nodes(requests: Requests) -> int:
-    """Return the number of different prefix blocks."""
-    return int(requests.ids.max()) + 1 if len(requests.ids) else 0
-
-
-def new_engines(number: int, policy: Policy, requests: Requests, bins: int, nodes: int | None = None) -> Engines:
+def new_engines(number: int, policy: Policy, sizes: Any, bins: int, count: int | None = None) -> Engines:
     """Return idle engines whose blocks are all free.
 
-    nodes: prefix blocks of all requests, where `requests` are only the first of them.
+    sizes: blocks of each run; count: requests, null where these are only the first of a run.
     """
-    entries = policy.blocks + 2
-    if nodes is None:
-        nodes = count_nodes(requests)
-        entries = int(min(policy.blocks, 3 * len(requests.arrival) + len(requests.ids)) + 2)
+    shared, kept = int(np.sum(sizes, dtype=np.int64)), sum(policy.tier_blocks)
+    entries = policy.blocks if count is None else min(policy.blocks, 3 * count + shared)
+    entries = int(entries + min(shared, kept) + 2)
     decoders, enders, starters = np.zeros((3, number, policy.max_seqs), dtype=np.int64)
     engines = Engines(
         EngineState.zeros(number), Step.zeros(number), decoders, enders, starters,
         phase=np.zeros((number, policy.block), dtype=np.int64), entry=Entry.zeros(number, entries),
-        cached_entry=np.full((number, nodes), -1, dtype=np.int32), tiers=Tier.zeros(number, LEVELS + 1),
-        tier_block=TierBlock.zeros(number, nodes if policy.tier_blocks[0] else 0),
+        run=Run.zeros(number, len(sizes)), tiers=Tier.zeros(number, LEVELS + 1),
         gaps=np.zeros((number, GAP_BINS)), occupancy=Occupancy.zeros(number, bins),
     )  # fmt: skip
     state, entry = engines.state, engines.entry
     state["moment"], state["bin_width"] = np.inf, FIRST_BIN_WIDTH
     for field in NONE_AT_FIRST:
         state[field] = -1
-    engines.tiers["oldest"] = engines.tiers["newest"] = -1
+    engines.tiers["oldest"] = engines.tiers["newest"] = engines.run["entry"] = engines.run["stored"] = -1
     state["host_free"], state["free"], state["spare"] = policy.host_blocks, policy.blocks, entries - 1
     state["next_finish"], state["longest"] = NEVER, -NEVER
-    entry["unused"] = np.arange(entries - 1, -1, -1)
     first = entry[:, 0]  # holds every block; the list of free ones begins and ends with it
     first["size"], first["owner"], first["before"], first["after"] = policy.blocks, ANONYMOUS, -1, -1
     return engines

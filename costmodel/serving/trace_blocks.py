@@ -6,37 +6,35 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.errors import InputError, Location
+from costmodel.serving.radix import paths_of_blocks
+from costmodel.serving.state import Paths
 
 Ints = npt.NDArray[np.int64]
 SIZES = tuple(2**power for power in range(12))  # tokens of a trace's block
 
 
-def block_arrays(
-    blocks: Ints, number: Ints, prompt: Ints, block: int, shown: str
-) -> tuple[Ints, npt.NDArray[np.int32]]:
-    """Return the engine's blocks of each request: where they begin, and their numbers, equal for equal prefixes.
+def paths_of_trace(blocks: Ints, number: Ints, tokens: Ints, block: int, size: int) -> Paths:
+    """Return the paths of requests in blocks of the engine, of those of a trace: equal numbers are equal texts.
 
-    blocks: of the trace, one request's after the other's, chained: an equal number is an equal text up to there
-    number: of each request. Only full blocks of the engine count.
-    Raises InputError where the trace's blocks have no size, or none that the engine's goes with.
+    blocks: of the trace, one request's after the other's; number: of each request; tokens: of each prompt, with what is
+    known of its answer; size: tokens of one of the trace's. Only full blocks of the engine count.
     """
-    if not number.any():
-        return np.zeros(len(number) + 1, np.int64), np.zeros(0, np.int32)
-    size = trace_block(number, prompt, shown)
+    known = np.minimum(number * size, tokens) // block
+    step = max(block // size, 1)  # blocks of the trace in one of the engine
+    taken = known if step > 1 else -(-known * block // size)
+    first = np.cumsum(number) - number
+    place = np.arange(taken.sum()) - np.repeat(np.cumsum(taken) - taken, taken)
+    paths = paths_of_blocks(blocks[np.repeat(first, taken) + (place + 1) * step - 1], taken)
+    return paths._replace(blocks=known.astype(np.int32), sizes=paths.sizes * max(size // block, 1))
+
+
+def check_sizes(size: int, block: int, shown: str) -> None:
+    """Raise InputError where blocks of a trace and of the cache do not go together."""
     if max(size, block) % min(size, block):
         raise InputError.single(
             f"its blocks of {size} tokens do not go with the cache's of {block}", field="requests.trace",
             hint=f"write `memory: {{block: {size}}}`", location=Location(shown),
         )  # fmt: skip
-    known = np.minimum(number * size, prompt) // block
-    first = np.concatenate([[0], np.cumsum(number)])
-    first_id = np.concatenate([[0], np.cumsum(known)])
-    inside = np.arange(first_id[-1]) - np.repeat(first_id[:-1], known)  # place of an engine's block in its request
-    # The trace's block that holds the last token of the engine's one, and which part of it that is.
-    last = (inside + 1) * block - 1
-    parts = max(size // block, 1)
-    ids = blocks[np.repeat(first[:-1], known) + last // size] * parts + last % size // block
-    return first_id, np.unique(ids, return_inverse=True)[1].astype(np.int32)
 
 
 def trace_block(number: Ints, prompt: Ints, shown: str) -> int:

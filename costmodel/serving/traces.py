@@ -30,8 +30,8 @@ from costmodel.records import ValueRecord
 from costmodel.schema.references import display_path
 from costmodel.schema.serving import LARGEST
 from costmodel.serving.sharegpt import is_sharegpt
-from costmodel.serving.state import NOBODY, Requests
-from costmodel.serving.trace_blocks import block_arrays
+from costmodel.serving.state import Calls, Paths, Requests
+from costmodel.serving.trace_blocks import check_sizes, paths_of_trace, trace_block
 from costmodel.workload.requests import RequestStream
 
 MAX_TOKENS = 100_000_000  # of one request: more is a mistake
@@ -96,10 +96,13 @@ def read_trace(stream: RequestStream, block: int) -> Requests:
             priority.append(row.priority)
     lengths = np.asarray(length, np.int64).reshape(-1, 2)
     of_each = np.asarray(number, np.int64)
-    first_id, ids = block_arrays(np.asarray(blocks, np.int64), of_each, lengths[:, 0], block, display_path(path))
-    nobody, pause = np.full(len(arrival), NOBODY), np.zeros(len(arrival))
+    count, paths, shown = len(arrival), Paths.none(len(arrival)), display_path(path)
+    if of_each.any():
+        size = trace_block(of_each, lengths[:, 0], shown)
+        check_sizes(size, block, shown)
+        paths = paths_of_trace(np.asarray(blocks, np.int64), of_each, lengths[:, 0], block, size)
     moments = (np.asarray(arrival) - arrival[0]) / float(stream.speed)
-    return Requests(moments, lengths, nobody, pause, first_id, ids, np.asarray(priority, np.int32))
+    return Requests(moments, lengths, Calls.none(count), paths, np.asarray(priority, np.int32))
 
 
 def read_rows(path: Path, kind: str | None = None, count: int | None = None) -> Iterator[Row]:

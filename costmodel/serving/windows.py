@@ -13,7 +13,7 @@ from costmodel.quantities import Array
 from costmodel.serving.deployment import deal_out
 from costmodel.serving.routing import Call, Router, Service
 from costmodel.serving.rows import Records
-from costmodel.serving.state import ANONYMOUS, NONE_AT_FIRST
+from costmodel.serving.state import ANONYMOUS, NONE_AT_FIRST, Calls, Paths
 
 
 def under_way(service: Service) -> Flags:
@@ -25,16 +25,16 @@ def under_way(service: Service) -> Flags:
     return stays
 
 
-def next_window(service: Service, stays: Flags, more: Records, ids: Array, *, dealt: bool) -> Service:
-    """Return a service whose requests are those that stay and some more. ids: prefix blocks of these.
+def next_window(service: Service, stays: Flags, more: Records, paths: Paths, *, dealt: bool) -> Service:
+    """Return a service whose requests are those that stay and some more. paths: of these.
 
     dealt: each engine's requests are known; else a router sends them there.
     """
     old = service.requests[stays]
     number_of = np.append(np.cumsum(stays) - 1, -1)
     number_of[:-1][~stays] = -1
-    old_ids = _blocks(old, service.ids)
-    old["first_id"], more["first_id"] = np.cumsum(old["blocks"]) - old["blocks"], more["first_id"] + len(old_ids)
+    kept = service.paths.of(stays)
+    old["first_run"], more["first_run"] = kept.first[:-1], more["first_run"] + kept.first[-1]
     for link in ("following", "child"):
         old[link] = number_of[old[link]]
     requests = np.concatenate([old, more])
@@ -43,17 +43,15 @@ def next_window(service: Service, stays: Flags, more: Records, ids: Array, *, de
         deal_out(requests, service.engines, len(old))
     return service._replace(
         requests=requests,
-        ids=np.concatenate([old_ids, ids]),
+        paths=Paths(
+            np.concatenate([kept.first[:-1], kept.first[-1] + paths.first]),
+            np.concatenate([kept.runs, paths.runs]),
+            np.concatenate([kept.blocks, paths.blocks]),
+            service.paths.sizes,
+        ),
+        calls=Calls.none(len(requests)),
         router=_router(service, stays, len(requests), dealt=dealt),
     )
-
-
-def _blocks(requests: Records, ids: Array) -> Array:
-    """Return the prefix blocks of some requests, one after the other."""
-    number = requests["blocks"]
-    shift = requests["first_id"] - (np.cumsum(number) - number)
-    chosen: Array = ids[np.arange(number.sum()) + np.repeat(shift, number)]
-    return chosen
 
 
 def _renumber(service: Service, number_of: Array) -> None:
@@ -76,5 +74,5 @@ def _router(service: Service, stays: Flags, number: int, *, dealt: bool) -> Rout
     calls[:size] = np.asarray(router.calls)[:size]
     rows = np.asarray(state)
     rows["listed"] = number if dealt else np.count_nonzero(stays[: state["listed"][0]])
-    rows["known"] = rows["uncalled"] = number
+    rows["known"] = rows["uncalled"] = rows["openings"] = number
     return router._replace(calls=calls)

@@ -16,9 +16,10 @@ from costmodel.declared import (
     Number,
     NumberOrZero,
     PositiveNumber,
+    Ratio,
     Weight,
 )
-from costmodel.quantities import Count, Quantity
+from costmodel.quantities import Count, Quantity, maximum
 from costmodel.records import Record
 
 TraceFormat: TypeAlias = Literal["requests", "azure", "mooncake", "burstgpt", "servegen", "bench"]
@@ -48,6 +49,11 @@ class Lengths(Record, kw_only=True):
             return (self.low + self.high) / 2.0
         return self.mean
 
+    @property
+    def average_count(self) -> Quantity:
+        """Return the mean of whole numbers, at least one each."""
+        return maximum(self.average, 1.0)
+
 
 class SharedPrefix(Record, kw_only=True):
     """Beginnings that prompts share."""
@@ -57,11 +63,49 @@ class SharedPrefix(Record, kw_only=True):
     exponent: Annotated[Exponent, "of Zipf's law of how often each is used; 0: all as often"] = 0.0
 
 
-class Sessions(Record, kw_only=True):
-    """Conversations: a prompt holds all earlier prompts and answers."""
+class Gaps(Record, kw_only=True):
+    """Times between an answer and the next request of a session. A time alone is short for `{mean: TIME}`."""
 
-    turns: Annotated[Number, "requests of a conversation"]
-    think_time: Annotated[Moment, "mean pause after an answer, exponentially distributed"] = 0.0
+    distribution: Annotated[Literal["exponential", "constant", "lognormal"], "of the times"] = "exponential"
+    mean: Annotated[Moment, "mean time"] = 0.0
+    deviation: Annotated[Moment, "standard deviation; `lognormal` only"] = 0.0
+
+
+class SubAgents(Record, kw_only=True):
+    """Agents that a session starts after some of its answers. Its next request waits for the last of them to end."""
+
+    share: Annotated[Ratio, "of a session's answers, the last one not counted, after which agents start"]
+    count: Annotated[Lengths, "agents that start together"] = Lengths()
+    context: Annotated[
+        Literal["fork", "new"], "what an agent's first prompt begins with: all of the session so far, or the `prefix`"
+    ] = "new"
+    turns: Annotated[Lengths, "requests of an agent"] = Lengths()
+    input: Annotated[Lengths | None, "new tokens of each of its prompts; null: as the session's"] = None
+    output: Annotated[Lengths | None, "tokens of each of its answers; null: as the session's"] = None
+
+
+class Sessions(Record, kw_only=True):
+    """Conversations and agents: a prompt holds all earlier prompts and answers, and `input` is what is new in it."""
+
+    turns: Annotated[Lengths, "requests of a session, without those of its sub-agents"]
+    think_time: Annotated[Gaps, "from an answer to the next request: a user who thinks, or a tool"] = Gaps()
+    first: Annotated[Lengths | None, "new tokens of the first prompt; null: as of the others"] = None
+    rate: Annotated[EventRate | None, "sessions that begin, of the whole deployment; null: `rate` of requests"] = None
+    agents: Annotated[SubAgents | None, "sub-agents; null: none"] = None
+
+    @property
+    def later(self) -> Quantity:
+        """Return the mean number of requests of a session after its first one."""
+        return self.turns.average_count - 1.0
+
+    @property
+    def size(self) -> Quantity:
+        """Return the mean requests of a session: T + (T - 1) x share x agents x requests of an agent."""
+        agents = self.agents
+        own = self.turns.average_count
+        if agents is None:
+            return own
+        return own + self.later * agents.share * agents.count.average_count * agents.turns.average_count
 
 
 class Priorities(Record, kw_only=True):

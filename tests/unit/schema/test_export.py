@@ -48,9 +48,7 @@ def test_the_page_is_the_one_that_the_models_generate() -> None:
 
 def test_a_shared_beginning_is_said_to_come_in_addition_to_the_prompt() -> None:
     """As the drawn requests have it: three tokens before each prompt of two."""
-    prompts, _, _ = share_beginnings(
-        np.array([2, 2]), SharedPrefix(groups=1.0, tokens=3.0), 1, np.random.default_rng(0)
-    )
+    prompts, _ = share_beginnings(np.array([2, 2]), SharedPrefix(groups=1.0, tokens=3.0), 1, np.random.default_rng(0))
     assert list(prompts) == [5, 5]
     (row,) = (line for line in formats_markdown().splitlines() if line.startswith("| `requests.prefix.tokens`"))
     assert "in addition to `input`" in row

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from costmodel.serving.draw import RequestDraw
-from costmodel.serving.state import NOBODY, OUTPUT, PROMPT, Requests
+from costmodel.serving.state import NEXT, PROMPT, Requests
 from costmodel.workload.plans import Serving
 from costmodel.workload.requests import Lengths, RequestStream, Sessions, SharedPrefix
 
@@ -19,19 +19,24 @@ def drawn(**changes: object) -> Requests:
     return draw.draw(draw.left)
 
 
-def blocks(requests: Requests, request: int) -> list[int]:
-    return [int(each) for each in requests.ids[requests.first_id[request] : requests.first_id[request + 1]]]
+def blocks(requests: Requests, request: int) -> list[tuple[int, int]]:
+    """Return the blocks of a request: each is a run, and a place in it."""
+    paths = requests.paths
+    own = paths.runs[paths.first[request] : paths.first[request + 1]]
+    return [(int(run), place) for run in own for place in range(paths.sizes[run])][: paths.blocks[request]]
 
 
 def test_a_conversation_has_its_shared_beginning_once() -> None:
-    requests = drawn(prefix=SharedPrefix(groups=1, tokens=1000), sessions=Sessions(turns=3))
+    requests = drawn(prefix=SharedPrefix(groups=1, tokens=1000), sessions=Sessions(turns=Lengths(mean=3)))
     assert requests.length[:6, PROMPT].tolist() == [1100, 1210, 1320, 1100, 1210, 1320]
 
 
 @pytest.mark.parametrize("tokens", [1000, 1024, 5])
 def test_turns_share_what_stands_before_them_and_conversations_their_beginning(tokens: int) -> None:
     spread = Lengths(distribution="uniform", low=1, high=200)
-    requests = drawn(prefix=SharedPrefix(groups=2, tokens=tokens), sessions=Sessions(turns=4), input=spread)
+    requests = drawn(
+        prefix=SharedPrefix(groups=2, tokens=tokens), sessions=Sessions(turns=Lengths(mean=4)), input=spread
+    )
     texts = [blocks(requests, request) for request in range(24)]
     for turn in range(24):
         assert len(texts[turn]) == requests.length[turn].sum() // BLOCK
@@ -45,24 +50,26 @@ def test_turns_share_what_stands_before_them_and_conversations_their_beginning(t
 
 
 def test_without_a_beginning_conversations_share_nothing() -> None:
-    requests = drawn(sessions=Sessions(turns=4))
+    requests = drawn(sessions=Sessions(turns=Lengths(mean=4)))
     conversations = [set(blocks(requests, last)) for last in range(3, 24, 4)]
     assert sum(map(len, conversations)) == len(set.union(*conversations))
 
 
 @pytest.mark.parametrize("turns", [1, 4, 5])
-def test_every_turn_of_a_closed_loop_is_called_once_by_the_request_before_it(turns: int) -> None:
-    """Three users begin at once; a turn calls the next one, the last one the first of that user's next conversation."""
-    requests = drawn(arrivals="closed_loop", sessions=Sessions(turns=turns))
-    assert np.isfinite(requests.arrival).sum() == 3
-    called = requests.calls[requests.calls != NOBODY]
-    assert sorted([*called, *np.flatnonzero(np.isfinite(requests.arrival))]) == list(range(24))
-    of_user = np.arange(24) // turns % 3
-    assert (of_user[called] == of_user[requests.calls != NOBODY]).all()
+def test_in_a_closed_loop_a_session_that_ends_is_replaced_by_the_next_one(turns: int) -> None:
+    """Three lanes; a turn calls the next one, the last one a session that nobody has called yet."""
+    requests = drawn(arrivals="closed_loop", sessions=Sessions(turns=Lengths(mean=turns)))
+    assert np.flatnonzero(np.isfinite(requests.arrival)).tolist() == [0, turns, 2 * turns]
+    caller = np.repeat(np.arange(24), np.diff(requests.calls.first))
+    ends = [first + turns - 1 for first in range(0, 24, turns) if first + turns <= 24] + ([23] if turns == 5 else [])
+    assert caller[requests.calls.called == NEXT].tolist() == ends
+    chained = requests.calls.called != NEXT
+    assert (requests.calls.called[chained] == caller[chained] + 1).all()
 
 
-def test_conversations_of_an_open_loop_begin_as_often_as_their_requests_come() -> None:
-    alone, chained = drawn(), drawn(sessions=Sessions(turns=4))
-    np.testing.assert_array_equal(chained.arrival[::4], alone.arrival[::4])
-    assert np.isinf(chained.arrival[np.arange(24) % 4 > 0]).all()
-    assert chained.length[:, OUTPUT].tolist() == alone.length[:, OUTPUT].tolist()
+def test_sessions_of_an_open_loop_begin_as_often_as_brings_the_rate_of_requests() -> None:
+    requests = drawn(sessions=Sessions(turns=Lengths(mean=4)), count=40_000)
+    begins = requests.arrival[::4]
+    assert np.isinf(requests.arrival[np.arange(40_000) % 4 > 0]).all()
+    assert np.diff(begins).mean() == pytest.approx(4.0, rel=0.03)
+    assert np.diff(begins).std() == pytest.approx(4.0, rel=0.03), "sessions come at random"

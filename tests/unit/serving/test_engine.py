@@ -11,12 +11,15 @@ from costmodel.serving.deployment import deal_out
 from costmodel.serving.first_run import run_as_python
 from costmodel.serving.fleet import run_apart, run_together
 from costmodel.serving.prices import Tables, attention_time, p_norms, rows_time
+from costmodel.serving.radix import paths_of_blocks
 from costmodel.serving.routing import LEAST_LOADED, POWER_OF_TWO, PREFIX, ROUND_ROBIN, Service, new_router
 from costmodel.serving.rows import as_objects
 from costmodel.serving.state import (
     NEVER,
     NEXT,
     NOBODY,
+    Calls,
+    Paths,
     Policy,
     Requests,
     Step,
@@ -73,16 +76,16 @@ def fleet(number, prefill=0, outages=(), breakdowns=0, scaled=None, **changes):
 
 def stream(arrival, lengths, calls=NOBODY):
     count = len(arrival)
+    each = Calls.none(count) if calls == NOBODY else Calls.of(count, range(count), [calls] * count, [0.0] * count)
     return Requests(
-        np.array(arrival, dtype=float), np.array(lengths, dtype=np.int64).reshape(count, 2), np.full(count, calls),
-        np.zeros(count), np.zeros(count + 1, np.int64), np.zeros(0, np.int32),
-    )  # fmt: skip
+        np.array(arrival, dtype=float), np.array(lengths, dtype=np.int64).reshape(count, 2), each, Paths.none(count)
+    )
 
 
 def shared(requests, ids):
     """Return the requests with the prefix blocks of each."""
-    first = np.concatenate([[0], np.cumsum([len(each) for each in ids])]).astype(np.int64)
-    return requests._replace(first_id=first, ids=np.array([i for each in ids for i in each], dtype=np.int32))
+    number = np.array([len(each) for each in ids], np.int64)
+    return requests._replace(paths=paths_of_blocks(np.array([i for each in ids for i in each], np.int64), number))
 
 
 def times(progress):
@@ -103,11 +106,11 @@ def serve(requests, policy=POLICY, replicas=1, kind=None):
 def new(requests, policy, of, kind):
     """Return a deployment that has served nothing. of: the fleet."""
     number = len(of.members)
-    router = new_router(kind, 0.0, number, requests.arrival)
-    engines = new_engines(number, policy, requests, 16)
+    router = new_router(kind, 0.0, number, requests)
+    engines = new_engines(number, policy, requests.paths.sizes, 16, len(requests.arrival))
     records, dice = new_records(requests), np.random.default_rng(0).integers(0, number, (len(requests.arrival), 2))
     records["die"], records["other_die"] = dice.T
-    return Service(records, requests.ids, engines, policy, tables(), router, of)
+    return Service(records, requests.paths, requests.calls, engines, policy, tables(), router, of)
 
 
 LENGTHS = st.tuples(st.integers(1, 120), st.integers(1, 40))

@@ -24,6 +24,7 @@ from costmodel.serving.compiled import compiled, has_numba
 from costmodel.serving.deployment import deal_out
 from costmodel.serving.first_run import run_as_python
 from costmodel.serving.fleet import run_apart
+from costmodel.serving.prefix import run_with
 from costmodel.serving.queue import enqueue, pop, push, sort_by_prefix
 from costmodel.serving.routing import ROUND_ROBIN, engine_of
 from costmodel.serving.rows import as_objects
@@ -126,8 +127,9 @@ def test_by_prefix_is_a_stable_sort_of_those_that_have_arrived(rows, arrived):
     requests = shared(stream(np.arange(len(rows), dtype=float), [(160, 1)] * len(rows)), texts)
     with as_objects(new(requests, policy, fleet(1), ROUND_ROBIN)) as service:
         engine = engine_of(service, 0)
-    for node in (0, 1, 2, 3, 100):  # four blocks of the first text, one of the second
-        engine.cached_entry[node : node + 1] = [7] * len(engine.cached_entry[node : node + 1])
+    for request, (length, text) in enumerate(rows):  # four blocks of the first text are cached, one of the second
+        if length > 0:
+            engine.run[run_with(engine, request, 0)].cached = (4, 1, 0, 0)[text]
     for request in range(len(rows)):
         enqueue(engine, request, float(request))
     sort_by_prefix(engine, float(arrived))

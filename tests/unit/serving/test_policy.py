@@ -8,7 +8,7 @@ import pytest
 import costmodel
 from costmodel.errors import InputError
 from costmodel.serving.simulation import policy_of
-from costmodel.serving.state import Requests
+from costmodel.serving.state import Calls, Paths, Requests
 from costmodel.workload.plans import Serving
 
 
@@ -17,10 +17,7 @@ def policy(changes):
     workload = costmodel.load("llama3_8b_rtx4090", set=changes, scenarios=["serving"])
     scenario = workload.resolved.scenarios["serving"]
     assert isinstance(scenario.plan, Serving)
-    none = np.zeros(2000)
-    requests = Requests(
-        arrival=none, length=np.tile([512, 256], (2000, 1)), calls=none, pause=none, first_id=none, ids=none
-    )
+    requests = Requests(np.zeros(2000), np.tile([512, 256], (2000, 1)), Calls.none(2000), Paths.none(2000))
     return policy_of(scenario, scenario.plan, requests, 768)
 
 

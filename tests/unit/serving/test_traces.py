@@ -1,6 +1,7 @@
 """Files of requests: every format, and every mistake at its row."""
 
 import gzip
+import itertools
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from costmodel.errors import InputError
 from costmodel.serving import traces
-from costmodel.serving.trace_blocks import block_arrays
+from costmodel.serving.trace_blocks import paths_of_trace, trace_block
 from costmodel.serving.traces import read_rows, read_trace
 from costmodel.workload.requests import RequestStream
 
@@ -132,9 +133,12 @@ def test_a_trace_begins_at_zero_and_takes_its_speed(tmp_path):
 
 
 def test_blocks_of_a_trace_become_those_of_the_engine():
-    prompt = np.array([1024, 1300])
-    first, ids = block_arrays(np.array([7, 8, 7, 9, 5]), np.array([2, 3]), prompt, 256, "trace")
-    assert np.diff(first).tolist() == [4, 5]
-    one, other = ids[:4], ids[4:]
-    assert (one[:2] == other[:2]).all()
-    assert not set(one[2:]) & set(other[2:])
+    """Two prompts of one beginning: blocks of 512 tokens are two each of 256, the last one only as far as it goes."""
+    prompt, number = np.array([1024, 1300]), np.array([2, 3])
+    paths = paths_of_trace(np.array([7, 8, 7, 9, 5]), number, prompt, 256, trace_block(number, prompt, "trace"))
+    assert paths.blocks.tolist() == [4, 5]
+    one, other = (paths.runs[first:end] for first, end in itertools.pairwise(paths.first))
+    assert [each[0] for each in (one, other)] == [one[0], one[0]]
+    assert paths.sizes[one].tolist() == [2, 2]
+    assert paths.sizes[other].tolist() == [2, 4]  # of which the prompt has three
+    assert len({*one[1:], *other[1:]}) == 2
