@@ -245,6 +245,7 @@ def _rate_of_sessions(drawn: requests_files.RequestsFile) -> Quantity | None:
     if drawn.sessions is None or drawn.sessions.rate is None:
         return None
     sessions: Sessions = drawn.sessions.made()
+    assert sessions.rate is not None
     return sessions.rate * sessions.size
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from costmodel.errors import InputError
-from costmodel.quantities import Array
 from costmodel.serving.availability import (
     MODULUS,
     OFF,
@@ -88,8 +88,13 @@ class Dice:
 
 
 def new_service(
-    scenario: Scenario, plan: Serving, requests: Requests, policy: Policy, tables: Tables, sizes: Array | None = None
-) -> Service:
+    scenario: Scenario,
+    plan: Serving,
+    requests: Requests,
+    policy: Policy,
+    tables: Tables,
+    sizes: npt.NDArray[np.int32] | None = None,
+) -> Service:  # fmt: skip
     """Return a deployment that has served nothing. The first arrival is at 0.
 
     sizes: of the runs of all requests, where `requests` are only the first of them.

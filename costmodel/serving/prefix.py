@@ -13,7 +13,7 @@ import math
 from costmodel.serving.blocks import append_free, drop_entry, free_anonymous, new_entry, remove_free
 from costmodel.serving.compiled import inner
 from costmodel.serving.state import Engine
-from costmodel.serving.tiers import keep
+from costmodel.serving.tiers import keep, make_room
 
 
 @inner
@@ -208,14 +208,16 @@ def free_path(engine: Engine, request: int) -> None:
     while first + paths.sizes[paths.runs[index]] < row.held:
         first += paths.sizes[paths.runs[index]]
         index += 1
-    end = row.held - first
-    while True:
-        free_part(engine, int(paths.runs[index]), int(end))
-        keep(engine, int(paths.runs[index]), int(end))
-        if index == row.first_run:
-            return
+    last, end = index, int(row.held - first)
+    while index >= row.first_run:
+        run = int(paths.runs[index])
+        if index < last:
+            end = int(paths.sizes[run])
+        if end > 0:
+            free_part(engine, run, end)
+            keep(engine, run, end)
         index -= 1
-        end = paths.sizes[paths.runs[index]]
+    make_room(engine)
 
 
 @inner

@@ -34,14 +34,16 @@ class Turns(NamedTuple):
     @property
     def is_own(self) -> npt.NDArray[np.bool_]:
         """Tell of each row whether it is a session's own."""
-        return self.starter[self.chain] < 0
+        own: npt.NDArray[np.bool_] = self.starter[self.chain] < 0
+        return own
 
     @property
     def last(self) -> npt.NDArray[np.bool_]:
         """Tell of each row whether it is the last one of its chain that the run has."""
         ends = np.zeros(len(self.starter), np.int64)
         np.maximum.at(ends, self.chain, self.turn)
-        return self.turn == ends[self.chain]
+        last: npt.NDArray[np.bool_] = self.turn == ends[self.chain]
+        return last
 
 
 def draw_turns(sessions: Sessions, count: int, draw: np.random.Generator) -> Turns:

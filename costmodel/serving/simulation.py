@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError
@@ -274,7 +275,7 @@ class Extent(Record):
     count: int
     longest: int
     which: int
-    sizes: Array
+    sizes: npt.NDArray[np.int32]
 
     @classmethod
     def of(cls, parts: Iterable[Requests]) -> Extent:

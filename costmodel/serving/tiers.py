@@ -35,6 +35,13 @@ def keep(engine: Engine, run: int, end: int) -> None:
         engine.entry[rest].upper = first
     engine.run[run].stored = first
     put_in(engine, first, 1)
+
+
+@inner
+def make_room(engine: Engine) -> None:
+    """Let what a tier has too many blocks of fall out of it."""
+    if engine.policy.tier_blocks[0] == 0:
+        return
     for level in range(1, LEVELS + 1):
         while engine.tiers[level].used > engine.policy.tier_blocks[level - 1]:
             demote(engine, level)

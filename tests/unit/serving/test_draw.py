@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from costmodel.serving.draw import RequestDraw
-from costmodel.serving.state import NEXT, PROMPT, Requests
+from costmodel.records import replace
+from costmodel.serving.draw import RequestDraw, in_order_of_arrival
+from costmodel.serving.state import NEXT, OUTPUT, PROMPT, Requests
 from costmodel.workload.plans import Serving
-from costmodel.workload.requests import Lengths, RequestStream, Sessions, SharedPrefix
+from costmodel.workload.requests import Gaps, Lengths, RequestStream, Sessions, SharedPrefix, SubAgents
 
 PLAN = Serving(input_tokens=100.0, output_tokens=10.0, rate=1.0, concurrency=3.0)
 BLOCK = 16
@@ -73,3 +76,69 @@ def test_sessions_of_an_open_loop_begin_as_often_as_brings_the_rate_of_requests(
     assert np.isinf(requests.arrival[np.arange(40_000) % 4 > 0]).all()
     assert np.diff(begins).mean() == pytest.approx(4.0, rel=0.03)
     assert np.diff(begins).std() == pytest.approx(4.0, rel=0.03), "sessions come at random"
+
+
+AGENTS = SubAgents(
+    share=1.0, count=Lengths(mean=2), turns=Lengths(mean=2), input=Lengths(mean=40), output=Lengths(mean=8)
+)
+
+
+@pytest.mark.parametrize(("context", "begins"), [("new", 64), ("fork", 174)])
+def test_a_session_with_agents_by_hand(context: str, begins: int) -> None:
+    """Two turns of 100 + 10 tokens after 64 shared ones; two agents of two turns of 40 + 8 after the first answer.
+
+    The first prompt is 64 + 100, the second one 64 + 110 + 100. An agent's begins with 64 tokens, or with all 174.
+    """
+    agents = replace(AGENTS, context=context)
+    requests = drawn(prefix=SharedPrefix(tokens=64), sessions=Sessions(turns=Lengths(mean=2), agents=agents), count=6)
+    own = [begins + 40, begins + 88]
+    order = np.lexsort((requests.length[:, PROMPT], requests.length[:, OUTPUT]))
+    assert sorted(requests.length.tolist()) == sorted(
+        [[164, 10], [274, 10], *[[prompt, 8] for prompt in own], *[[prompt, 8] for prompt in own]]
+    )
+    agent_texts = [blocks(requests, request) for request in range(6) if requests.length[request, OUTPUT] == 8]
+    first, second = (blocks(requests, request) for request in order[-2:])
+    assert second[: len(first)] == first
+    for text in agent_texts:
+        common = [*(a == b for a, b in zip(text, second, strict=False)), False].index(False)
+        assert common == begins // BLOCK
+    assert len({block for text in [*agent_texts, second] for block in text}) == len(second) + 2 * (
+        (begins + 96) // BLOCK - begins // BLOCK
+    )
+
+
+def test_a_session_goes_on_when_all_its_agents_have_ended() -> None:
+    """Each agent is called by what starts it, and the second turn by the last turns of both."""
+    requests = drawn(sessions=Sessions(turns=Lengths(mean=2), think_time=Gaps(mean=3.0), agents=AGENTS), count=6)
+    caller = np.repeat(np.arange(6), np.diff(requests.calls.first))
+    calls = sorted(zip(caller.tolist(), requests.calls.called.tolist(), strict=True))
+    assert calls == [(0, 1), (0, 3), (1, 2), (2, 5), (3, 4), (4, 5)]
+    assert requests.calls.callers.tolist() == [0, 1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("context", ["new", "fork"])
+@given(st.integers(0, 1000), st.integers(1, 60))
+@settings(max_examples=25, deadline=None)
+def test_every_request_of_sessions_is_called_after_those_that_it_stands_on(context: str, seed: int, count: int) -> None:
+    few = Lengths(distribution="uniform", low=1, high=4)
+    agents = SubAgents(share=0.4, count=few, turns=few, context=context)  # type: ignore[arg-type]
+    stream = RequestStream(count=count, arrivals="closed_loop", prefix=SharedPrefix(groups=2, tokens=70),
+                           sessions=Sessions(turns=few, agents=agents))  # fmt: skip
+    draw = RequestDraw(PLAN, stream, BLOCK, seed)
+    requests = in_order_of_arrival(draw.draw(draw.left))
+    assert len(requests.arrival) == count
+    openings = count - np.count_nonzero(requests.calls.callers)
+    assert (requests.calls.callers[:openings] == 0).all(), "sessions come before what they call"
+    done, ready, waits = 0, list(range(openings)), requests.calls.callers.tolist()
+    while ready:
+        request = ready.pop()
+        done += 1
+        for called in requests.calls.called[requests.calls.first[request] : requests.calls.first[request + 1]]:
+            if called != NEXT:
+                waits[called] -= 1
+                ready += [called] if waits[called] == 0 else []
+    assert done == count
+    for request in range(count):
+        assert (
+            len(blocks(requests, request)) == requests.paths.blocks[request] == requests.length[request].sum() // BLOCK
+        )
