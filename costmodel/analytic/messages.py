@@ -218,7 +218,7 @@ def _wire(timed: TimedOperator, framework: Framework, network: Seconds, transfer
 
 
 def _without_latency(links: GroupLinks) -> GroupLinks:
-    return replace(links, intra_latency=0.0, inter_latency=0.0, setup=0.0, exchange_setup=0.0)
+    return replace(links, intra_latency=0.0, inter_latency=0.0, setup=0.0, exchange_setup=0.0, bucket_latency=0.0)
 
 
 def _flat(cluster: Cluster) -> Cluster:
@@ -335,7 +335,11 @@ def _chunked(chunks: int, whole: float, latencies: float, step: float, wire: Wir
 
 def _slowest(operator: Message, links: GroupLinks, algorithm: str | None) -> str:
     """Return the kind of link that would help most if it were twice as fast."""
-    faster = {"intra": replace(links, intra=2 * links.intra), "nic": replace(links, inter=2 * links.inter)}
+    sides = None if links.bucket_bandwidth is None else 2 * links.bucket_bandwidth
+    faster = {
+        "intra": replace(links, intra=2 * links.intra),
+        "nic": replace(links, inter=2 * links.inter, bucket_bandwidth=sides),
+    }
     return min(faster, key=lambda kind: float(_link_time(operator, faster[kind], algorithm)))
 
 

@@ -61,7 +61,7 @@ def algorithms(kind: str, rank_layout: Layout) -> tuple[str, ...]:
     if kind == "all_to_all":
         return ("direct",)
     two_levels = rank_layout.nodes > 1 and rank_layout.ranks_per_node > 1
-    unsuited = {*IN_SWITCHES, *(() if two_levels else ("hierarchical",))}
+    unsuited = {*IN_SWITCHES, *(() if two_levels else ("hierarchical",)), *(() if rank_layout.sides else ("bucket",))}
     if rank_layout.ranks & (rank_layout.ranks - 1):
         unsuited.add("halving_doubling")
     return tuple(name for name in ALGORITHMS[kind] if name not in unsuited)
@@ -171,6 +171,37 @@ def _halving_doubling(size: float, rank_layout: Layout) -> Iterator[Phase]:
         yield Phase(rank, rank ^ (1 << step), np.full(n, size / 2 ** (step + 1)))
 
 
+def _bucket(size: float, rank_layout: Layout) -> Iterator[Phase]:
+    """Yield rings over the sides of a mesh or torus, a part of the buffer beginning with each, both ways at once."""
+    sides = [(axis, extent, is_ring) for axis, (extent, is_ring) in enumerate(rank_layout.sides) if extent > 1]
+    if not sides:
+        raise InputError.single("bucket takes a box of a mesh or torus, one rank a router")
+    shards = np.full(len(sides), size / rank_layout.ranks / len(sides))
+    for phase in range(len(sides)):
+        taken = [sides[(part + phase) % len(sides)] for part in range(len(sides))]
+        messages = [_along(rank_layout, side, shard) for side, shard in zip(taken, shards, strict=True)]
+        steps = max(extent // 2 if is_ring else extent - 1 for _, extent, is_ring in taken)
+        source, target, sizes = (np.concatenate(column) for column in zip(*messages, strict=True))
+        yield Phase(source, target, sizes, float(steps))
+        shards = shards * [extent for _, extent, _ in taken]
+
+
+def _along(rank_layout: Layout, side: tuple[int, int, bool], shard: float) -> tuple[Indices, Indices, Array]:
+    """Return (source, target, size) along a side: half of its shards each way round a ring, else all from behind."""
+    axis, extent, is_ring = side
+    shape = [extent for extent, _ in rank_layout.sides]
+    place = list(np.unravel_index(np.arange(rank_layout.ranks), shape, order="F"))
+    source, target, sizes = [], [], []
+    for step in (1, -1):
+        there = [*place[:axis], (place[axis] + step) % extent, *place[axis + 1 :]]
+        behind = place[axis] + 1 if step == 1 else extent - place[axis]
+        sends = np.flatnonzero(is_ring | (behind < extent))
+        source.append(sends)
+        target.append(np.ravel_multi_index(there, shape, order="F")[sends])
+        sizes.append(np.where(is_ring, (extent - 1) / 2, behind)[sends] * shard)
+    return np.concatenate(source), np.concatenate(target), np.concatenate(sizes)
+
+
 def _trees(size: float, rank_layout: Layout) -> Iterator[Phase]:
     """Yield two complementary binary trees, half of the buffer each, up and down at the same time, in chunks."""
     n = rank_layout.ranks
@@ -237,7 +268,9 @@ def _message(size: float, rank_layout: Layout) -> Iterator[Phase]:
     yield Phase(rank, (rank + 1) % rank_layout.ranks, np.full(rank_layout.ranks, size))
 
 
-_GATHERS: dict[str, Maker] = {"ring": _ring, "hierarchical": _hierarchical, "halving_doubling": _halving_doubling}
+_GATHERS: dict[str, Maker] = {
+    "ring": _ring, "hierarchical": _hierarchical, "halving_doubling": _halving_doubling, "bucket": _bucket,
+}  # fmt: skip
 ALGORITHMS: dict[str, dict[str, Maker]] = {
     "all_reduce": {name: _both_ways(maker) for name, maker in _GATHERS.items()}
     | {"tree": _trees, "in_switch": _in_switch},

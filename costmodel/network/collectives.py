@@ -76,7 +76,7 @@ def algorithm_time(kind: str, algorithm: str, size: Bytes, links: GroupLinks) ->
         raise InputError.single(f"{kind} has no algorithm {algorithm!r} in closed form", hint=f"write one of {known}")
     time = where(links.size > 1, forms[algorithm](size, links), 0.0)
     if is_single(time) and time == np.inf:
-        raise InputError.single(f"{algorithm} takes a power of two of ranks, not {links.size:g}")
+        raise InputError.single(f"{algorithm} takes {_SUITED[algorithm]}, not {links.size:g} ranks here")
     return time
 
 
@@ -173,6 +173,20 @@ def halving_doubling(size: Bytes, links: GroupLinks) -> Seconds:
     sent = (1 / local - 1 / n) * size
     outer = sent / links.exchange + log2(links.nodes) * (links.inter_latency + links.setup)
     return where(_is_power_of_two(n) & _is_power_of_two(local), inner + outer, np.inf)
+
+
+@equation
+def bucket(size: Bytes, links: GroupLinks) -> Seconds:
+    """Return rings over all sides of a mesh or torus at once, infinite where the group is no box of one.
+
+    one_way = (links.size - 1) / links.size * size / links.bucket_bandwidth + links.bucket_latency
+    algorithm_time = (links.size - 1) / links.size * size / links.bucket_bandwidth + links.bucket_latency
+    """
+    if links.bucket_bandwidth is None:
+        return np.inf
+    bandwidth = where(links.bucket_bandwidth > 0, links.bucket_bandwidth, np.nan)
+    time = (links.size - 1) / links.size * size / bandwidth + links.bucket_latency
+    return where(links.bucket_bandwidth > 0, time, np.inf)
 
 
 @equation
@@ -302,7 +316,9 @@ def _both_ways(form: ClosedForm) -> ClosedForm:
     return both_ways
 
 
-_GATHERS: dict[str, ClosedForm] = {"ring": ring, "hierarchical": hierarchical, "halving_doubling": halving_doubling}
+_GATHERS: dict[str, ClosedForm] = {
+    "ring": ring, "hierarchical": hierarchical, "halving_doubling": halving_doubling, "bucket": bucket,
+}  # fmt: skip
 CLOSED_FORMS: Mapping[str, Mapping[str, ClosedForm]] = {
     "all_reduce": {name: _both_ways(form) for name, form in _GATHERS.items()} | {"tree": trees, "in_switch": in_switch},
     "all_gather": _GATHERS,
@@ -313,9 +329,9 @@ CLOSED_FORMS: Mapping[str, Mapping[str, ClosedForm]] = {
 }
 """Collective -> algorithm -> its closed form."""
 LIBRARY: Mapping[str, Sequence[str]] = {
-    "all_reduce": ("ring", "hierarchical", "halving_doubling", "tree"),
-    "all_gather": ("ring", "hierarchical"),
-    "reduce_scatter": ("ring", "hierarchical"),
+    "all_reduce": ("ring", "hierarchical", "halving_doubling", "tree", "bucket"),
+    "all_gather": ("ring", "hierarchical", "bucket"),
+    "reduce_scatter": ("ring", "hierarchical", "bucket"),
     "broadcast": ("ring",),
     "all_to_all": ("direct",),
     "send_recv": ("direct",),
@@ -323,6 +339,7 @@ LIBRARY: Mapping[str, Sequence[str]] = {
 """Collective -> algorithms that libraries have; gathers of NCCL are rings."""
 IN_SWITCHES = ("in_switch", "multicast")
 """Algorithms that need switches which add up or copy."""
+_SUITED = {"halving_doubling": "a power of two of ranks", "bucket": "a box of a mesh or torus, one rank a router"}
 
 
 def pipelined(whole: Seconds, steps: Count, latency: Seconds, chunks: Count) -> Seconds:

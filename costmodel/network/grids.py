@@ -6,8 +6,10 @@ which a group extends over e routers, an even exchange of S bytes a rank loads i
 
     h * S * floor(e^2 / 4) / e,    half of that where the side is closed
 
+Gathers may also take rings over all sides at once, a part of the buffer beginning with each (`bucket`).
+
 Sources: Dally, Towles, Principles and Practices of Interconnection Networks, 2004, chapters 3 to 5. Seo et al., ISCA
-2005 (either order of dimensions).
+2005 (either order of dimensions). Chan, Heimlich, Purkayastha, van de Geijn, Collective communication, 2007 (buckets).
 """
 
 from __future__ import annotations
@@ -17,10 +19,24 @@ from itertools import pairwise, permutations, product
 
 import numpy as np
 
+from costmodel.equations import equation
 from costmodel.errors import InputError
 from costmodel.hardware import Network
 from costmodel.network.shortest_paths import Paths, Switches
-from costmodel.quantities import Bytes, Count, Indices, ceil, floor, maximum, minimum, where
+from costmodel.quantities import (
+    Bytes,
+    BytesPerSecond,
+    Count,
+    Indices,
+    Mask,
+    Seconds,
+    ceil,
+    floor,
+    maximum,
+    minimum,
+    where,
+)
+from costmodel.records import Record
 
 GRIDS = ("mesh", "torus")
 MAX_ENTRIES = 60_000_000  # of path rows times their links: about half a gigabyte
@@ -112,6 +128,81 @@ def ring_hops(network: Network, endpoints: Count, stride: Count) -> Count:
     for extent, _ in _sides(network, routers):
         used = used + where(extent > 1, 1.0, 0.0)
     return minimum(farthest, used * neighbour_hops(network, stride))
+
+
+class Side(Record):
+    """A side of a mesh or torus for a group that is a box of it, each router with one rank of one group.
+
+    extent: ranks of the group along it.
+    interleaved: groups whose ranks lie between these, on the same links.
+    is_ring: whether its ends are joined, so that data goes round both ways.
+    """
+
+    extent: Count
+    interleaved: Count
+    is_ring: Mask
+
+    @property
+    def steps(self) -> Count:
+        """Return the steps of a gather along it: floor(extent / 2) both ways round a ring, else extent - 1."""
+        return where(self.is_ring, floor(self.extent / 2.0), self.extent - 1.0)
+
+
+def box_sides(network: Network, ranks: Count, stride: Count) -> list[Side]:
+    """Return the sides of a group, none where routers have several endpoints. Whether it fills them: `fills_box`."""
+    if np.any(np.not_equal(endpoints_per_router(network), 1.0)):
+        return []
+    spans, steps = _sides(network, ranks * stride), _sides(network, stride)
+    return [
+        Side(span / step, step, closes & (span == side))
+        for (span, closes), (step, _), side in zip(spans, steps, network.shape, strict=True)
+    ]
+
+
+def fills_box(sides: Sequence[Side], ranks: Count) -> Mask:
+    """Tell whether a group of more than one rank is a whole box: its extents are whole numbers with that product."""
+    product_of_sides: Count = 1.0
+    whole: Mask = ranks > 1
+    for side in sides:
+        product_of_sides = product_of_sides * side.extent
+        whole = whole & (side.extent == floor(side.extent)) & (side.interleaved == floor(side.interleaved))
+    return whole & (product_of_sides == ranks)
+
+
+@equation
+def bucket(sides: Sequence[Side], link: BytesPerSecond, latencies: Sequence[Seconds]) -> tuple[Count, Seconds]:
+    """Return the seconds of a gather for each byte of its buffer, and its latency [s]; 0 in a group of one.
+
+        per_byte := sum over phases of the slowest part's shard * (extent - 1) / (ways * link / interleaved) / (n * d)
+        latency := sum over phases of the longest part's steps * latency of a step
+
+    The buffer is divided into d parts, one for each side that the group extends over. Part k takes rings over the sides
+    k, k + 1, ... in turn, so that all sides are busy at once; what a rank holds of it, the shard, grows by each extent.
+    A ring that closes takes both ways at once.
+
+    latencies: of a step along each side.
+    """
+    table = np.stack(np.broadcast_arrays(*(
+        np.asarray(value, dtype=np.float64)
+        for side, latency in zip(sides, latencies, strict=True)
+        for value in (
+            side.extent, where(side.is_ring, 2.0, 1.0) * link / side.interleaved, side.steps * latency,
+        )
+    )))  # fmt: skip
+    extent, rate, wait = table[0::3], table[1::3], table[2::3]
+    order = np.argsort(extent <= 1.0, axis=0, kind="stable")  # sides that the group extends over come first
+    extent, rate, wait = (np.take_along_axis(each, order, axis=0) for each in (extent, rate, wait))
+    used = np.maximum((extent > 1.0).sum(axis=0), 1)
+    shard, per_byte, latency = np.ones_like(extent), np.zeros(used.shape), np.zeros(used.shape)
+    for phase in range(len(sides)):
+        at = (np.arange(len(sides)).reshape(-1, *([1] * used.ndim)) + phase) % used
+        taken = [np.take_along_axis(each, at, axis=0) for each in (extent, rate, wait)]
+        busy = phase < used
+        per_byte = per_byte + np.where(busy, (shard * (taken[0] - 1.0) / taken[1]).max(axis=0), 0.0)
+        latency = latency + np.where(busy, taken[2].max(axis=0), 0.0)
+        shard = shard * taken[0]
+    per_byte = per_byte / (np.prod(extent, axis=0) * used)
+    return (per_byte, latency) if used.ndim else (float(per_byte), float(latency))
 
 
 # ---- paths ----------------------------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ class GroupLinks(Record):
     exchange_share: bandwidth of a rank that sends to all others equally, over `inter`, which neighbours have.
     step_share: latency between neighbours over `inter_latency`, that of the farthest pair.
     setup, exchange_setup: time in which circuits are set for neighbours, and for all others one after the other [s].
+    bucket_bandwidth, bucket_latency: of a gather by rings over all sides of a mesh or torus [B/s, s]; null or zero
+    bandwidth where the group is no box of one.
     """
 
     size: Count
@@ -53,6 +55,8 @@ class GroupLinks(Record):
     step_share: Quantity = 1.0
     setup: Seconds = 0.0
     exchange_setup: Seconds = 0.0
+    bucket_bandwidth: BytesPerSecond | None = None
+    bucket_latency: Seconds = 0.0
 
     @equation
     def scaled(self, wider: Quantity, longer: Quantity) -> GroupLinks:
@@ -67,6 +71,7 @@ class GroupLinks(Record):
             self.size, self.ranks_per_node, self.nodes, wider * self.intra, wider * self.inter,
             longer * self.intra_latency, longer * self.inter_latency, self.exchange_share, self.step_share,
             self.setup, self.exchange_setup,
+            None if self.bucket_bandwidth is None else wider * self.bucket_bandwidth, longer * self.bucket_latency,
         )  # fmt: skip
 
     @property
@@ -138,10 +143,18 @@ def _on_grid(links: GroupLinks, cluster: Cluster, network: Network, endpoints: C
         for hops in (grids.farthest_hops(network, endpoints), grids.ring_hops(network, endpoints, stride))
     )
     leaves_node = links.nodes > 1
-    return replace(
+    links = replace(
         links, inter=near, inter_latency=farthest, exchange_share=where(leaves_node, even / near, 1.0),
         step_share=where(leaves_node & (farthest > 0), ring / where(farthest > 0, farthest, 1.0), 1.0),
     )  # fmt: skip
+    sides = grids.box_sides(network, links.size, stride) if np.all(np.equal(cluster.node.count, 1.0)) else []
+    if not sides:
+        return links
+    waits = [same + side.interleaved / 2.0 * (cross - same) for side in sides]
+    per_byte, latency = grids.bucket(sides, link, waits)
+    fits = grids.fills_box(sides, links.size)
+    fastest = (links.size - 1.0) / links.size / where(fits, per_byte, 1.0)
+    return replace(links, bucket_bandwidth=where(fits, minimum(out, fastest), 0.0), bucket_latency=latency)
 
 
 @equation

@@ -6,6 +6,7 @@ import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
+from costmodel.network.grids import GRIDS, box_sides, fills_box
 from costmodel.quantities import Indices
 from costmodel.records import Record
 
@@ -14,6 +15,7 @@ class Layout(Record):
     """A group of `ranks`, `ranks_per_node` on each of `nodes` nodes, every `stride`-th node of the cluster.
 
     groups: how many such groups work at the same time, the others on the nodes in between and after.
+    sides: extent along each side of a mesh or torus that the group is a box of, and whether it is a ring; else none.
     """
 
     ranks: int
@@ -21,6 +23,7 @@ class Layout(Record):
     nodes: int
     stride: int = 1
     groups: int = 1
+    sides: tuple[tuple[int, bool], ...] = ()
 
     def device(self, rank: Indices, per_node: int, group: int = 0) -> Indices:
         """Return the device of a rank of a group, devices numbered node by node, `per_node` on each."""
@@ -53,7 +56,8 @@ def layout(cluster: Cluster, ranks: int, *, stride: int = 1, groups: int = 1) ->
             f"{ranks} ranks do not fill whole nodes of {per_node} devices",
             hint=f"write --ranks {ranks // per_node * per_node} or {-(-ranks // per_node) * per_node}",
         )
-    rank_layout = Layout(ranks, min(ranks, per_node), max(ranks // per_node, 1), stride, groups)
+    sides = _sides(cluster, ranks, stride)
+    rank_layout = Layout(ranks, min(ranks, per_node), max(ranks // per_node, 1), stride, groups, sides)
     needed = rank_layout.last_node
     if needed > nodes:
         raise InputError.single(
@@ -61,6 +65,15 @@ def layout(cluster: Cluster, ranks: int, *, stride: int = 1, groups: int = 1) ->
             hint="use fewer ranks, or place them closer",
         )
     return rank_layout
+
+
+def _sides(cluster: Cluster, ranks: int, stride: int) -> tuple[tuple[int, bool], ...]:
+    """Return the sides of the box that a group is, none where it is none."""
+    network = cluster.network
+    if network is None or network.topology not in GRIDS or cluster.node.count != 1:
+        return ()
+    sides = box_sides(network, float(ranks), float(stride))
+    return tuple((int(side.extent), bool(side.is_ring)) for side in sides) if fills_box(sides, float(ranks)) else ()
 
 
 def pairs(ranks: int) -> tuple[Indices, Indices]:

@@ -17,6 +17,7 @@ from costmodel.network.topologies import bisection_bandwidth, full_fabric
 from costmodel.records import replace
 from costmodel.schema.build import network as build_network
 from costmodel.schema.cluster import NetworkFile
+from costmodel.schema.files import load_cluster
 from costmodel.workload.operators import Group
 
 LINK = 100e9  # B/s of a link between routers
@@ -130,6 +131,71 @@ def test_a_part_of_a_mesh_and_several_endpoints_a_router() -> None:
     assert closed("all_to_all", narrow, 64, "direct") == pytest.approx(63 / 64 * SIZE / (LINK / 4))
 
 
+@pytest.mark.parametrize(
+    ("topology", "shape", "links"),
+    [
+        ("torus", (8.0,), 7 / 2 / 8),  # seven shards of S/8 over a link, half of them each way round
+        ("torus", (4.0, 4.0), 15 / 16 / 4),  # four links of every router are busy all the time
+        (
+            "torus",
+            (8.0, 4.0),
+            (7 / 2 + 4 * 7 / 2) / 64,
+        ),  # the part that begins with the short side is the slower one twice
+        ("mesh", (4.0, 4.0), (3 + 4 * 3) / 32),  # the link to the last of a row carries what lies behind it
+        (
+            "torus",
+            (4.0, 2.0),
+            (3 / 2 + 2 * 3 / 2) / 16 + 1 / 16,
+        ),  # 1.5, then max(4 * 1, 2 * 1.5): two routers are no ring
+        ("torus", (4.0, 4.0, 4.0), 63 / 64 / 4),  # six links, but a way into the router as wide as four
+    ],
+)
+@pytest.mark.parametrize("kind", ["all_reduce", "all_gather"])
+def test_rings_over_all_sides_at_once_by_hand(topology: str, shape: tuple[float, ...], links: float, kind: str) -> None:
+    cluster, ranks = dies(topology, shape, "static"), int(np.prod(shape))
+    expected = (2 if kind == "all_reduce" else 1) * links * SIZE / LINK
+    assert closed(kind, cluster, ranks, "bucket") == pytest.approx(expected)
+    if len(shape) < 3:  # flows meet the narrow way in each phase by itself, as the closed form does not
+        assert flows(kind, cluster, ranks, "bucket") == pytest.approx(expected)
+    assert expected <= closed(kind, cluster, ranks, "ring") * (1 + 1e-9)
+
+
+def test_rings_over_sides_of_groups_that_interleave_or_fill_no_box() -> None:
+    columns = dies("torus", (4.0, 4.0), "static")  # every fourth router: a ring by itself
+    expected = 3 / 2 / 4 * SIZE / LINK
+    assert closed("all_gather", columns, 4, "bucket", 4.0) == pytest.approx(expected)
+    half = closed(
+        "all_gather", dies("torus", (8.0, 2.0), "static"), 4, "bucket", 2.0
+    )  # two groups of four share a ring
+    assert half == pytest.approx(2 * expected)
+    for cluster, ranks in ((columns, 12), (dies("torus", (8.0, 8.0)), 12), (dies("mesh", (4.0, 4.0), ports=2.0), 16)):
+        if ranks == 12 and cluster is columns:
+            continue  # three rows of four are a box, open on one side
+        with pytest.raises(InputError, match="bucket takes a box"):
+            closed("all_gather", cluster, ranks, "bucket")
+    assert closed("all_gather", columns, 12, "bucket") == pytest.approx(flows("all_gather", columns, 12, "bucket"))
+
+
+def test_rings_over_sides_wait_for_their_steps() -> None:
+    """Two steps a side both ways round: four of 1.2 us each."""
+    cluster = dies("torus", (4.0, 4.0), "static", latency_same_leaf=1e-6, latency_cross_leaf=1.4e-6)
+    expected = 15 / 16 / 4 * SIZE / LINK + 4 * 1.2e-6
+    assert closed("all_gather", cluster, 16, "bucket") == pytest.approx(expected)
+    assert flows("all_gather", cluster, 16, "bucket") == pytest.approx(expected)
+
+
+def test_a_pod_of_tpus_has_the_bandwidths_that_google_states() -> None:
+    """Cloud TPU v6e, per Pod: 102.4 TB/s of all-reduce and 3.2 TB/s of bisection bandwidth."""
+    pod = load_cluster("tpu-v6e-256")
+    assert pod.network is not None
+    links = replace(group_links(Group(256.0), pod), bucket_latency=0.0)
+    bus = 2 * 255 / 256 * SIZE / float(algorithm_time("all_reduce", "bucket", SIZE, links))
+    assert 256 * bus == pytest.approx(102.4e12)
+    fabric = full_fabric(pod.network, 256.0)
+    assert fabric is not None
+    assert bisection_bandwidth(fabric, 100e9) == pytest.approx(3.2e12)
+
+
 def test_latency_goes_by_links() -> None:
     """0.2 us a link: (cross - same) / 2. A mesh's ring goes back to its first rank, 6 links; a torus's 2 at most."""
     for topology, hops, farthest in (("mesh", 6, 6), ("torus", 2, 4)):
@@ -173,6 +239,8 @@ def test_a_grid_over_an_array_is_its_points() -> None:
     links = group_links(Group(sizes), cluster)
     whole = np.asarray(algorithm_time("all_to_all", "direct", SIZE, links))
     assert whole[1:] == pytest.approx([closed("all_to_all", cluster, int(n), "direct") for n in sizes[1:]])
+    gathered = np.asarray(algorithm_time("all_gather", "bucket", SIZE, links))
+    assert gathered == pytest.approx([0.0, *(closed("all_gather", cluster, int(n), "bucket") for n in sizes[1:])])
 
 
 @pytest.mark.parametrize(
