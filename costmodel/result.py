@@ -51,6 +51,11 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "prefill_tokens_per_second_per_device", "decode_tokens_per_second_per_device", "prefill_nodes_per_decode_node",
         "max_batch_per_device", "cost_per_million_tokens", "energy_per_token", "cost_rate", "capital_cost",
     )),
+    "diffusion": ("latency", (
+        "latency", "text_encoder_time", "encoder_time", "denoising_step_time", "denoiser_time", "decoder_time",
+        "images_per_second", "images_per_second_per_device", "max_batch", "cost_per_image", "energy_per_image",
+        "cost_rate", "capital_cost",
+    )),
     "ep_bound": ("tpot", ("all_to_all_time", "layer_time", "tpot", "tokens_per_second_per_user")),
 }  # fmt: skip
 

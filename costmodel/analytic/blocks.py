@@ -9,7 +9,7 @@ import numpy as np
 
 from costmodel.quantities import Array, Indices, Quantity, maximum, where
 from costmodel.records import Record, fields, is_record
-from costmodel.workload.plans import ExpertBound, Training, drafted_tokens
+from costmodel.workload.plans import Diffusion, ExpertBound, Training, drafted_tokens
 from costmodel.workload.scenario import Disaggregated, Scenario
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ def _order(scenario: Scenario) -> tuple[Quantity, ...]:
     if isinstance(plan, Disaggregated):
         drafted = drafted_tokens(plan.decode.plan.speculative)
         return plan.prefill.parallel.pp, plan.decode.parallel.pp, drafted, *copies
-    return parallel.pp, drafted_tokens(plan.speculative), *copies
+    return parallel.pp, 0.0 if isinstance(plan, Diffusion) else drafted_tokens(plan.speculative), *copies
 
 
 def take(value: T, index: tuple[Indices, ...], shape: tuple[int, ...]) -> T:

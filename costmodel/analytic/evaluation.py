@@ -38,7 +38,16 @@ from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger, training_ledger
 from costmodel.workload.passes import pass_work
-from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training, tokens_per_step
+from costmodel.workload.plans import (
+    Decode,
+    Diffusion,
+    ExpertBound,
+    Generate,
+    Prefill,
+    Serving,
+    Training,
+    tokens_per_step,
+)
 from costmodel.workload.scenario import Disaggregated, Scenario
 
 
@@ -257,6 +266,10 @@ def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
         return TrainingEvaluation(scenario, plan, calibration)
     if isinstance(plan, ExpertBound):
         return BoundEvaluation(scenario, plan)
+    if isinstance(plan, Diffusion):
+        from costmodel.analytic.diffusion import DiffusionEvaluation  # loads when it is used
+
+        return DiffusionEvaluation(scenario, plan, calibration)
     if isinstance(plan, Generate):
         return GenerateEvaluation(scenario, plan, calibration)
     if isinstance(plan, Serving) and plan.rate is not None:
@@ -276,6 +289,10 @@ def ledger_of(scenario: Scenario) -> Ledger | None:
     if isinstance(plan, Training):
         context, (_, schedule, layout) = training_context(scenario, plan), step_schedule(scenario, plan)
         return training_ledger(context, plan, model_work(context), schedule, layout)
+    if isinstance(plan, Diffusion):
+        from costmodel.analytic.diffusion import diffusion_ledger  # loads when it is used
+
+        return diffusion_ledger(scenario, plan)
     if isinstance(plan, Generate):
         return generate_ledger(scenario, plan)
     if isinstance(plan, Serving):

@@ -8,7 +8,7 @@ from costmodel.quantities import Bytes, Count, maximum, minimum
 from costmodel.result import NO_HOST_MEMORY, NO_MEMORY, REASONS
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.memory import Ledger
-from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Training
+from costmodel.workload.plans import Decode, Diffusion, Generate, Prefill, Serving, Training
 from costmodel.workload.scenario import Disaggregated, Plan, Scenario
 
 GIB = 2**30
@@ -70,6 +70,8 @@ def _relief(scenario: Scenario, plan: Plan, part: str) -> str:
     """Return what shrinks a part of the ledger, of what is not at its minimum already."""
     if isinstance(plan, Training):
         return _training_relief(plan, part)
+    if isinstance(plan, Diffusion):
+        return _diffusion_relief(scenario, plan, part)
     if part == "weights":
         narrower = "" if _is_narrowest(scenario.precision.weights) else " or use a narrower `precision.weights`"
         return f"{SPLIT}{narrower}"
@@ -83,6 +85,18 @@ def _relief(scenario: Scenario, plan: Plan, part: str) -> str:
     elif isinstance(plan, Serving) and part == "activations":
         ways.append("compute prompts in smaller chunks (`scheduler.token_budget`)")
     return " or ".join((", ".join(ways), SPLIT) if ways else (SPLIT,))
+
+
+def _diffusion_relief(scenario: Scenario, plan: Diffusion, part: str) -> str:
+    """Return what shrinks a part of the ledger of networks that run one after the other."""
+    if part == "weights":
+        ways = [] if plan.resident == "one" else ["keep one network at a time on the device (`resident: one`)"]
+        narrower = [] if _is_narrowest(scenario.precision.weights) else ["use a narrower `precision.weights`"]
+        return " or ".join((*ways, *narrower, "raise `parallel.tp`"))
+    ways = [] if plan.tile is not None else ["decode in tiles (`tile: 512`)"]
+    return " or ".join(
+        (*ways, *([] if plan.batch <= scenario.parallel.dp else ["lower `batch`"]), "raise `parallel.cp`")
+    )
 
 
 def _training_relief(plan: Training, part: str) -> str:

@@ -29,7 +29,7 @@ from costmodel.serving.choice import why_requests
 from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.study.prices import quotes
 from costmodel.workload.operators import KINDS, Elementwise, Operator, base_name
-from costmodel.workload.plans import Decode, ExpertBound, Prefill, Training
+from costmodel.workload.plans import Decode, Diffusion, ExpertBound, Prefill, Training
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "costmodel/explanation@2"
 _WITH_UNITS = ("inputs", "parameters")  # name -> (value, what says its unit)
-COSTS = ("cost_per_million_tokens", "cost_per_trillion_tokens", "cost_rate")
+COSTS = ("cost_per_million_tokens", "cost_per_trillion_tokens", "cost_per_image", "cost_rate")
 
 
 class Line(ValueRecord):
@@ -190,7 +190,12 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
 def _asked(scenario: Scenario, name: str) -> tuple[str, ...]:
     """Return what equations call a thing that people ask for."""
     plan = scenario.plan
-    headlines = ((Training, "step_time"), (Prefill, "ttft"), (Decode, "tpot"))
+    headlines = (
+        (Training, "step_time"),
+        (Prefill, "ttft"),
+        (Decode, "tpot"),
+        (Diffusion, "denoising_step_time"),
+    )
     others: dict[str, tuple[str, ...]] = {
         "step": tuple(headline for kind, headline in headlines if isinstance(plan, kind)),
         "bubble": ("bubble_time",),
@@ -204,7 +209,7 @@ def _asked(scenario: Scenario, name: str) -> tuple[str, ...]:
 def _without_cost(workload: Workload, scenario: str) -> InputError:
     point = workload.points([scenario])[scenario]
     why = next((point.reasons[each] for each in COSTS if each in point.reasons), None)
-    hint = why or "explain a scenario of training, prefill, decode, generate or serving"
+    hint = why or "explain a scenario of training, prefill, decode, generate, serving or diffusion"
     return InputError.single(f"scenario {scenario} has no cost", hint=hint, field="--op")
 
 

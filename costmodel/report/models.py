@@ -77,7 +77,8 @@ def attention(architecture: Architecture) -> str:
 
 
 _NAMES: dict[type[mixers.Mixer], str] = {
-    mixers.Convolution: "convolution", mixers.Spectral: "spectral", mixers.Gate: "gate", mixers.MilPool: "pooling",
+    mixers.Convolution: "convolution", mixers.ResidualBlock: "residual block",
+    mixers.Spectral: "spectral", mixers.Gate: "gate", mixers.MilPool: "pooling",
     mixers.SelectiveScan: "scan", mixers.PlainProjection: "projection", mixers.NoMixer: "none",
 }  # fmt: skip
 _HEADS: dict[type[mixers.Mixer], str] = {

@@ -217,6 +217,8 @@ def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.
         return record(plans.Prefill, file, speculative=None, chunk_tokens=chunk)
     if isinstance(file, workload.ExpertBoundFile):
         return record(plans.ExpertBound, file)
+    if isinstance(file, workload.DiffusionFile):
+        return record(plans.Diffusion, file)
     drafts = None if file.speculative is None else _speculative(file.speculative)
     if isinstance(file, workload.DecodeFile):
         return record(plans.Decode, file, speculative=drafts)

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from costmodel.quantities import Count
 from costmodel.schema import mixers
-from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
+from costmodel.schema.model import (
+    DenoiserFile,
+    DenseFile,
+    EncoderFile,
+    LayerFile,
+    LayerGroupFile,
+    ModelFile,
+    MoeFile,
+    NoFfnFile,
+    ProjectorFile,
+)
 from costmodel.schema.patterns import (
     AnyPattern,
     AxisFile,
@@ -29,6 +39,8 @@ def architecture(file: ModelFile) -> arch.Architecture:
         layers=_layers(file),
         mtp=_mtp(file),
         encoder=None if file.encoder is None else _encoder(file.encoder),
+        denoiser=None if file.denoiser is None else _denoiser(file.denoiser),
+        headless=False,
     )
 
 
@@ -45,8 +57,27 @@ def _encoder(file: EncoderFile) -> arch.Encoder:
         arch.Encoder,
         file,
         layers=tuple(_layer(layer, file.hidden) for layer in file.layers),
-        projectors=tuple((matrix.inputs, matrix.outputs) for matrix in file.projectors),
+        projectors=_matrices(file.projectors),
     )
+
+
+def _denoiser(file: DenoiserFile) -> arch.Denoiser:
+    return record(
+        arch.Denoiser,
+        file,
+        text_projectors=_matrices(file.text_projectors),
+        embedders=_matrices(file.embedders),
+        text_encoders=tuple(
+            record(arch.TextEncoder, each, layers=tuple(_layer(layer, each.hidden) for layer in each.layers))
+            for each in file.text_encoders
+        ),
+        encoder=tuple(_layer(layer, file.channels) for layer in file.encoder),
+        decoder=tuple(_layer(layer, file.channels) for layer in file.decoder),
+    )
+
+
+def _matrices(files: Sequence[ProjectorFile]) -> tuple[tuple[Count, Count], ...]:
+    return tuple((matrix.inputs, matrix.outputs) for matrix in files)
 
 
 def _layers(file: ModelFile) -> tuple[arch.Layer, ...]:

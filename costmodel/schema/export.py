@@ -93,6 +93,9 @@ def _add_aliases(schema: Any, mapping: str, definitions: dict[str, Any]) -> None
         _add_aliases(schema.get(word), mapping, definitions)
 
 
+LONG = 40  # rows of a mapping that a table shows once
+
+
 def formats_markdown() -> str:
     """Return the page that describes every kind of file: key, type or unit, default, meaning."""
     sections = [_HEADER.format(dtypes=_type_text(DType, whole=True))]
@@ -117,15 +120,20 @@ def _summary(model: type[BaseModel]) -> str:
 def _table(model: type[Strict], kind: str = "", base: type[Strict] = Strict) -> str:
     """Return a row for every field that `model` adds to `base`."""
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    rows = _rows(model, "", kind, base)
+    rows = _rows(model, "", kind, base, shown={})
     lines.extend(f"| `{key}` | {type_text} | {default} | {meaning} |" for key, type_text, default, meaning in rows)
     return "\n".join(lines) + "\n"
 
 
 def _rows(
-    model: type[Strict], prefix: str, mapping: str, base: type[Strict] = Strict, above: tuple[type[Strict], ...] = ()
-) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (key, type, default, meaning) of every field. above: mappings whose rows contain these."""
+    model: type[Strict], prefix: str, mapping: str, base: type[Strict] = Strict,
+    above: tuple[type[Strict], ...] = (), *, shown: dict[type[Strict], str],
+) -> Iterator[tuple[str, str, str, str]]:  # fmt: skip
+    """Yield (key, type, default, meaning) of every field.
+
+    above: mappings whose rows contain these.
+    shown: long mappings of the table, each with where its rows are.
+    """
     fields = {name: field for name, field in model.model_fields.items() if name not in base.model_fields}
     for name, field in fields.items():
         key = field.alias or name
@@ -140,7 +148,13 @@ def _rows(
                 tag_key, tag_field = next(iter(part.model_fields.items()))
                 tags = " or ".join(f"`{tag_key}: {tag}`" for tag in _literals(tag_field.annotation))
                 yield path, f"with {tags}" if tags else "mapping", "", _summary(part)
-            yield from _rows(part, f"{path}.", key, above=(*above, *nested))
+            if part in shown:
+                yield path, "mapping", "", f"keys as those of `{shown[part]}`"
+                continue
+            rows = list(_rows(part, f"{path}.", key, above=(*above, *nested), shown=shown))
+            if len(rows) > LONG:
+                shown[part] = path
+            yield from rows
 
 
 def _nested(annotation: Any, key: str) -> tuple[list[type[Strict]], str]:

@@ -7,23 +7,24 @@ from costmodel.units import base_unit
 _DIMENSIONS = {
     "duration": (
         "step_time", "bubble_time", "exposed_communication_time", "ttft", "tpot", "latency", "all_to_all_time",
-        "layer_time", "kv_transfer_time", "time",
+        "layer_time", "kv_transfer_time", "time", "text_encoder_time", "encoder_time", "denoising_step_time",
+        "denoiser_time", "decoder_time",
     ),
     "ratio": ("mfu", "mfu_noncausal", "hfu", "kv_use", "prefix_hit_rate"),
     "size": ("kv_cache_bytes_per_token", "size"),
     "bandwidth": ("algbw", "busbw", "bandwidth"),
     "flop": ("flop_per_token", "training_flop_per_token", "flop"),
     "flop_rate": ("flop_rate", "flop_rate_per_device"),
-    "energy": ("energy_per_token", "energy_per_trillion_tokens"),
+    "energy": ("energy_per_token", "energy_per_trillion_tokens", "energy_per_image"),
     "money_rate": ("cost_rate",),
-    "money": ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost", "capital_cost"),
+    "money": ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost_per_image", "cost", "capital_cost"),
     "count": (
         "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "tokens_per_second_per_user",
         "requests_per_second", "input_tokens_per_second", "prefill_tokens_per_second_per_device",
         "decode_tokens_per_second_per_device", "prefill_nodes_per_decode_node", "concurrency", "max_concurrency",
         "kv_blocks", "highest_stable_rate", "device_hours_per_trillion_tokens", "max_batch_per_device", "max_batch",
         "parameters", "active_parameters", "active_parameters_with_embedding", "mtp_parameters", "devices", "endpoints",
-        "switches", "links",
+        "switches", "links", "images_per_second", "images_per_second_per_device",
     ),
 }  # fmt: skip
 _TOKEN_RATES = (
@@ -33,6 +34,8 @@ _TOKEN_RATES = (
 _RATES = {
     **dict.fromkeys(_TOKEN_RATES, "token/s"),
     "tokens_per_day": "token/day",
+    "images_per_second": "image/s",
+    "images_per_second_per_device": "image/s",
     "requests_per_second": "request/s",
     "highest_stable_rate": "request/s",
     "device_hours_per_trillion_tokens": "h",

@@ -194,6 +194,10 @@ class ConvolutionFile(Declared, of=workload_mixers.Convolution, mixer="conv"):
     """A convolution over a grid."""
 
 
+class ResidualBlockFile(Declared, of=workload_mixers.ResidualBlock, mixer="residual_block"):
+    """Two convolutions, each behind a group norm and an activation, around a residual sum."""
+
+
 class SpectralFile(Declared, of=workload_mixers.Spectral, mixer="spectral"):
     """A gate between a 2-D Fourier transform and its inverse."""
 
@@ -226,6 +230,7 @@ AnyMixer: TypeAlias = (
     | SelectiveScanFile
     | NeuralMemoryFile
     | ConvolutionFile
+    | ResidualBlockFile
     | SpectralFile
     | GateFile
     | MilPoolFile

@@ -14,10 +14,19 @@ from costmodel.declared import (
 )
 from costmodel.schema.device import Source
 from costmodel.schema.framework import QuantizationFile
-from costmodel.schema.mixers import AnyMixer, AttentionFile, NoMixerFile
+from costmodel.schema.mixers import AnyMixer, AttentionFile, NoMixerFile, ResidualBlockFile
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
-from costmodel.workload.architecture import Architecture, DenseFfn, Encoder, Layer, MoeFfn, Mtp
+from costmodel.workload.architecture import (
+    Architecture,
+    Denoiser,
+    DenseFfn,
+    Encoder,
+    Layer,
+    MoeFfn,
+    Mtp,
+    TextEncoder,
+)
 
 MAX_LAYERS = 10_000  # published transformers have up to 1,000 (DeepNet, arXiv 2203.00555)
 
@@ -84,7 +93,24 @@ class LayerFile(Declared, of=Layer):
     ffn: Annotated[DenseFile | MoeFile | NoFfnFile, Field(discriminator="type")] = Field(description="the FFN")
 
     @model_validator(mode="after")
+    def _check_streams(self) -> Self:
+        if self.text not in ("own", "read"):
+            return self
+        if not isinstance(self.mixer, AttentionFile) or self.block == "parallel" or self.plain or self.norm == "none":
+            raise Wrong(f"text: {self.text} needs attention in a sequential block with norms", "write `text: joined`")
+        mixer = self.mixer
+        special = {
+            "kv_source": mixer.kv_source, "route": mixer.route, "indexer": mixer.indexer, "partial": mixer.partial,
+        }  # fmt: skip
+        for key, value in special.items():
+            if value is not None:
+                raise Wrong(f"streams of their own meet in plain attention, without `{key}`", f"remove `{key}`")
+        return self
+
+    @model_validator(mode="after")
     def _check_block(self) -> Self:
+        if isinstance(self.mixer, ResidualBlockFile) and (self.norm != "none" or self.plain):
+            raise Wrong("a residual block has norms and a sum of its own", "write `norm: none`, and no `plain`")
         if self.norm == "none" and (self.block == "parallel" or self.norm_position != "before"):
             raise Wrong("a layer without norms cannot be parallel, and has no norm_position", "remove them")
         if self.shared_norm and self.block != "parallel":
@@ -136,6 +162,28 @@ class EncoderFile(Declared, of=Encoder):
 
     layers: list[LayerFile] = Field(min_length=1, description="its layers, in order")
     projectors: list[ProjectorFile] = Field(default=[], description="matrices to the language model's width")
+
+
+class TextEncoderFile(Declared, of=TextEncoder):
+    """A language model that encodes the prompt. Its weights are besides those of the denoising network."""
+
+    layers: list[LayerFile] = Field(min_length=1, description="its layers, in order")
+
+
+class DenoiserFile(Declared, of=Denoiser):
+    """What makes a model one that denoises latents: its layers run once a step, on the tokens of a grid of latents."""
+
+    text_projectors: list[ProjectorFile] = Field(
+        default=[], description="matrices that bring features of texts to the layers' width"
+    )
+    embedders: list[ProjectorFile] = Field(
+        default=[], description="matrices of vectors of a sequence: time step, guidance, pooled text"
+    )
+    text_encoders: list[TextEncoderFile] = Field(default=[], description="what encodes prompts")
+    encoder: list[LayerFile] = Field(
+        default=[], description="layers of the autoencoder's encoder; tokens in `scale` are those of the latents' grid"
+    )
+    decoder: list[LayerFile] = Field(default=[], description="layers of its decoder, with the same grid")
 
 
 class ModelFile(Declared, of=Architecture):
@@ -198,6 +246,15 @@ class ModelFile(Declared, of=Architecture):
         if self.features and (self.tied_embeddings or self.positions is not None or self.embedding_norm is not None):
             hint = "remove tied_embeddings, positions and embedding_norm, or `features`"
             raise Wrong("a model with `features` has no embedding", hint)
+        return self
+
+    @model_validator(mode="after")
+    def _check_denoiser(self) -> Self:
+        if self.denoiser is not None and not self.features:
+            raise Wrong("a network that denoises sees latents, not tokens of a vocabulary", "write `features: true`")
+        of_text = any(layer.text != "none" or layer.modulation != "none" for _, layer in self.kinds())
+        if self.denoiser is None and of_text:
+            raise Wrong("`text` and `modulation` of layers are a denoising network's", "add `denoiser`, or remove them")
         return self
 
     @model_validator(mode="after")

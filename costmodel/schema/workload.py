@@ -293,13 +293,24 @@ class ServingFile(ScenarioFile, Declared, of=plans.Serving):
         return self
 
 
+class DiffusionFile(ScenarioFile, Declared, of=plans.Diffusion):
+    """Images or videos from noise, by a model with a `denoiser`."""
+
+    phase: Literal["diffusion"] = Field(description="this phase")
+    framework: Annotated[Any, Named("frameworks")] = Field(
+        default="torch-compile", description="kernels and host times"
+    )
+
+
 class ExpertBoundFile(ScenarioFile, Declared, of=plans.ExpertBound):
     """The closed-form bound of expert-parallel decoding."""
 
     phase: Literal["ep_bound"] = Field(description="this phase")
 
 
-PlanFile: TypeAlias = TrainingFile | PrefillFile | DecodeFile | GenerateFile | ServingFile | ExpertBoundFile
+PlanFile: TypeAlias = (
+    TrainingFile | PrefillFile | DecodeFile | GenerateFile | ServingFile | ExpertBoundFile | DiffusionFile
+)
 
 PHASES: dict[str, type[PlanFile]] = {
     "training": TrainingFile,
@@ -308,6 +319,7 @@ PHASES: dict[str, type[PlanFile]] = {
     "generate": GenerateFile,
     "serving": ServingFile,
     "ep_bound": ExpertBoundFile,
+    "diffusion": DiffusionFile,
 }
 
 

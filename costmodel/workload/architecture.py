@@ -24,11 +24,12 @@ from costmodel.workload.mixers import NeuralMemory as NeuralMemory
 from costmodel.workload.mixers import NoMixer as NoMixer
 from costmodel.workload.mixers import PlainProjection as PlainProjection
 from costmodel.workload.mixers import Recurrence as Recurrence
+from costmodel.workload.mixers import ResidualBlock as ResidualBlock
 from costmodel.workload.mixers import SelectiveScan as SelectiveScan
 from costmodel.workload.mixers import Spectral as Spectral
 from costmodel.workload.patterns import Pattern as Pattern
 
-NormKind: TypeAlias = Literal["rms", "layer", "layer_no_bias"]
+NormKind: TypeAlias = Literal["rms", "layer", "layer_no_bias", "plain", "group"]
 
 
 class NoFfn(Record):
@@ -87,8 +88,9 @@ class Layer(Record):
     mixer: Mixer
     ffn: Ffn
     norm: Annotated[
-        Literal["rms", "layer", "layer_no_bias", "none"],
-        "kind of normalisation; `layer` has a bias; none: neither norms nor residual sums",
+        Literal["rms", "layer", "layer_no_bias", "plain", "group", "none"],
+        "kind of normalisation; `layer` and `group` have a bias, `plain` has no parameters; none: neither norms nor "
+        "residual sums",
     ] = "rms"
     dropout: Annotated[bool, "dropout in training: its masks are stored"] = False
     norm_position: Annotated[
@@ -105,6 +107,22 @@ class Layer(Record):
     plain: Annotated[bool, "plain layer: no residual connection, norm folded into the mixer, activation after it"] = (
         False
     )
+    frame_scale: Annotated[PositiveNumber, "frames in this layer per frame behind the first, if stages thin them"] = 1.0
+    text: Annotated[
+        Literal["none", "joined", "own", "read"],
+        "tokens of a prompt in the layer of a denoising network: none; joined with the others; with matrices of their "
+        "own around a joint attention core; or the same, but what becomes of them is used no more",
+    ] = "none"
+    modulation: Annotated[
+        Literal["none", "matrix", "table"],
+        "scale, shift and gate of each branch by the time step: none; by a matrix of the layer; or by a table of the "
+        "layer that is added to what all layers share",
+    ] = "none"
+
+    @property
+    def two_streams(self) -> bool:
+        """Tell whether the tokens of a prompt have matrices of their own."""
+        return self.text in ("own", "read")
 
 
 class Mtp(Record):
@@ -147,6 +165,65 @@ class Encoder(Record, kw_only=True):
     projector_norms: Annotated[NumberOrZero, "elements of the projectors' norms, with biases"] = 0.0
 
 
+class TextEncoder(Record, kw_only=True):
+    """A language model that turns a prompt into what a denoising network reads: without a head."""
+
+    tokens: Annotated[Number, "tokens of a prompt, padding included"]
+    hidden: Annotated[Number, "width of its residual stream"]
+    vocabulary: Annotated[Number, "rows of its embedding"]
+    layers: tuple[Layer, ...]
+    positions: Annotated[NumberOrZero, "rows of a learned position table; 0: none"] = 0.0
+
+    @property
+    def architecture(self) -> Architecture:
+        """Return the model, whose tokens are taken from its last layer."""
+        return Architecture(
+            "text encoder", self.hidden, self.vocabulary, self.layers, positions=self.positions or None, headless=True
+        )
+
+
+class Denoiser(Record, kw_only=True):
+    """What makes a model one that denoises latents of images and videos: its latents, texts, encoders and decoder.
+
+    embedders: matrices (inputs, outputs) of vectors of a sequence: time step, guidance, pooled text.
+    text_projectors: matrices (inputs, outputs) that bring features of texts to the layers' width.
+    encoder, decoder: layers of the autoencoder, whose grid is that of the latents; their `scale` makes pixels of it.
+    """
+
+    channels: Annotated[Number, "channels of a latent, which the decoder reads"]
+    compression: Annotated[Number, "pixels of a latent along height and along width"]
+    frame_compression: Annotated[Number, "frames of a latent behind the first frame"] = 1.0
+    patch: Annotated[
+        Number | None, "latents of a token along height and along width; null: no patches, layers see each latent"
+    ] = None
+    inputs: Annotated[Number | None, "numbers of a token that enter; null: channels * patch^2"] = None
+    text_tokens: Annotated[NumberOrZero, "tokens of a prompt that layers with text have"] = 0.0
+    text_projectors: tuple[tuple[Count, Count], ...] = ()
+    embedders: tuple[tuple[Count, Count], ...] = ()
+    streamed: Annotated[
+        bool, "the decoder makes one frame of latents after the other, and keeps what the next reads"
+    ] = False
+    networks: Annotated[Integer, "networks of these layers that share the steps, by level of noise"] = 1
+    guidance: Annotated[
+        Literal["classifier_free", "embedded", "none"],
+        "how a prompt is given more weight: by a second pass without it, by an input of the network, or not",
+    ] = "classifier_free"
+    text_encoders: tuple[TextEncoder, ...] = ()
+    encoder: tuple[Layer, ...] = ()
+    decoder: tuple[Layer, ...] = ()
+
+    @property
+    def token_inputs(self) -> Count:
+        """Return the numbers of a token that enter the first matrix."""
+        return self.token_outputs if self.inputs is None else self.inputs
+
+    @property
+    def token_outputs(self) -> Count:
+        """Return the numbers of a token that leave the last matrix: channels * patch^2."""
+        patch = 1.0 if self.patch is None else self.patch
+        return self.channels * patch * patch
+
+
 class Architecture(Record):
     """A transformer. `layers` are its runs of equal layers in order. A run that recurs is the same object."""
 
@@ -169,6 +246,8 @@ class Architecture(Record):
     ] = None
     layer_embedding: Annotated[LayerEmbedding | None, "per-layer embeddings; null: none"] = None
     encoder: Annotated[Encoder | None, "tower for images or sound; null: none"] = None
+    denoiser: Annotated[Denoiser | None, "what denoises latents of images or videos; null: none"] = None
+    headless: bool = False
 
     @property
     def depth(self) -> int:

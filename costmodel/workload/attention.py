@@ -27,6 +27,7 @@ from costmodel.workload.attention_kernels import (
 )
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.context_parallel import attention_shard, gather_kv, kv_replicas
+from costmodel.workload.denoising import runs_eager_denoising
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.indexer import add_indexer
 from costmodel.workload.linear import Linear, add_linear, add_transposition, norm_vectors
@@ -159,12 +160,22 @@ def _add_split(builder: WorkBuilder, context: Context, elements: Count, *, biase
 
 
 def _add_rotary(builder: WorkBuilder, context: Context, mixer: Attention, heads: Count) -> None:
-    """Add the rotation of queries and keys in place. heads: of both, on this rank."""
+    """Add the rotation of queries and keys in place. heads: of both, on this rank.
+
+    Programs that denoise rotate in FP32, and eagerly in 8 kernels: a half is negated (1 pass over 16-bit elements) and
+    joined to the other (2), both tensors are widened (2 * 3), multiplied (2 * 4) and added (6), and the sum is narrowed
+    (3) [huggingface/diffusers, models/embeddings.py, apply_rotary_emb].
+    """
     width = mixer.head_dim if mixer.rotary_dim is None else mixer.rotary_dim
+    eager = runs_eager_denoising(context)
     size = 2 * (context.tokens * heads * width * context.residual)
+    whole = 13.0 * size if eager else size
+    rotary = Elementwise(
+        "rotary", whole, kind="add" if eager else "rotary", rows=context.tokens, calls=8.0 if eager else 1.0
+    )
     builder.step(
         "qkv",
-        [Elementwise("rotary", size, kind="rotary", rows=context.tokens)],
+        [rotary],
         [Elementwise("rotary gradient", size, rows=context.tokens)],
     )
 
@@ -183,12 +194,18 @@ def _add_qk_norm(
 ) -> None:
     """Add the norms of queries and keys: one pass over both, recomputed with the projection as rotary is.
 
+    Programs that denoise have RMS norms of PyTorch, which eagerly are seven kernels: widened to FP32 (3 passes over
+    16-bit elements), squared (4), averaged (2), multiplied (4), narrowed (3), multiplied by the weight (2)
+    [pytorch/pytorch, aten/src/ATen/native/layer_norm.cpp, rms_norm, before release 2.8].
     Parameters: 2*q where the heads share a vector, (H + G)*q over the whole projection. Of borrowed keys none. heads:
     of this rank.
     """
     width = (heads[0] + heads[1]) * mixer.head_dim
     size = context.tokens * width * context.residual
-    forward = Elementwise("query-key norm", 2 * size, kind="norm")
+    if runs_eager_denoising(context) and not context.framework.fused_norms:
+        forward = Elementwise("query-key norm", 18 * size, kind="add", calls=7.0)
+    else:
+        forward = Elementwise("query-key norm", 2 * size, kind="norm")
     builder.step("qkv", [forward], [Elementwise("query-key norm gradient", 3 * size)])
     builder.save("query-key norm input", "qkv", size)
     if mixer.qk_norm == "plain":
@@ -200,6 +217,40 @@ def _add_qk_norm(
     local = normed * mixer.head_dim if shared else width
     vectors = norm_vectors(norm)
     builder.add_parameters(Parameters("query-key norm", vectors * total, vectors * local, vectors * total))
+
+
+def add_joint_inputs(builder: WorkBuilder, context: Context, mixer: Attention, *, norm: str) -> None:
+    """Add what one stream of tokens brings to joint attention: its projections, norms and rotations."""
+    heads, kv_heads = mixer.q_heads / context.parallel.tp, per_rank(mixer.kv_heads, context.parallel.tp)
+    rows, query = _add_qkv(builder, context, mixer)
+    if mixer.qk_norm is not None:
+        _add_qk_norm(builder, context, mixer, (heads, kv_heads), norm)
+    if mixer.rotary:
+        _add_rotary(builder, context, mixer, heads + kv_heads)
+    width = query + kv_heads * (mixer.head_dim + mixer.v_head_dim)
+    builder.save("query, key, value", "qkv", rows * width * context.residual)
+
+
+def add_joint_core(builder: WorkBuilder, context: Context, mixer: Attention) -> None:
+    """Add the kernels in which tokens of all streams attend to one another. context: of all tokens.
+
+    Where operators are kernels of their own, queries, keys and values of the streams are joined first, and the result
+    is copied into the order of tokens: 2*e each [huggingface/diffusers, models/attention_processor.py].
+    """
+    heads, kv_heads = mixer.q_heads / context.parallel.tp, per_rank(mixer.kv_heads, context.parallel.tp)
+    kv = kv_heads * (mixer.head_dim + mixer.v_head_dim)
+    if context.framework.training.is_unfused:
+        size = 2 * context.tokens * (heads * (mixer.head_dim + mixer.v_head_dim) + kv) * context.residual
+        join = Elementwise("stream join", size, calls=4.0, kind="permute", rows=context.tokens)
+        builder.step("qkv", [join], [replace(join, name="stream join gradient")])
+    gather_kv(builder, context, kv)
+    for name, group in named_groups(mixer.head_groups):
+        _add_group(builder, context, mixer, _Heads(group, name), dropout=False)
+
+
+def add_joint_result(builder: WorkBuilder, context: Context, mixer: Attention) -> None:
+    """Add the output projection of one stream."""
+    _add_result(builder, context, mixer, mixer.q_heads / context.parallel.tp)
 
 
 class _Heads(Record):

@@ -14,8 +14,17 @@ _COSINE = 16.0  # FLOP: a processor starts 16 special functions a cycle, or 128 
 
 
 def key_context(context: Context, mixer: Attention) -> Context:
-    """Return the context of the kernels, whose keys may be fewer than the tokens, or those of another sequence."""
-    return context if mixer.kv_source is None else replace(context, kv_len=mixer.keys_of(context.kv_len))
+    """Return the context of the kernels, whose keys may be fewer than the tokens, or those of another sequence.
+
+    Context-parallel ranks have that sequence whole, and exchange nothing of it with their prompts' own tokens.
+    """
+    source = mixer.kv_source
+    if source is None:
+        return context
+    keys = replace(context, kv_len=mixer.keys_of(context.kv_len))
+    if source.tokens is None or context.phase == "decode":
+        return keys
+    return replace(keys, new_tokens=context.q_len, parallel=replace(context.parallel, cp=1.0))
 
 
 def add_source_projections(builder: WorkBuilder, context: Context, mixer: Attention, source: KvSource) -> Count:

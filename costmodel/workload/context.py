@@ -36,6 +36,8 @@ class Context(Record, kw_only=True):
     adapters: that alone are trained (training), null: all weights are.
     reference: whose pass without gradients goes along (training): `copy`, `base` or `none`.
     loss_chunks: parts in which head and loss are computed (training).
+    text_tokens: those of a prompt beside a sequence of latents.
+    frames: of the latents of a sequence.
     """
 
     architecture: Architecture
@@ -58,6 +60,8 @@ class Context(Record, kw_only=True):
     adapters: Adapters | None = None
     reference: str = "none"
     loss_chunks: Count = 1.0
+    text_tokens: Count = 0.0
+    frames: Count = 1.0
 
     @property
     def is_frozen(self) -> bool:
@@ -221,6 +225,7 @@ class Context(Record, kw_only=True):
 
 def rank_context(scenario: Scenario, phase: str, sequences: Count, new_tokens: Count, kv_len: Count) -> Context:
     """Return one rank's view of a micro-batch of a phase."""
+    denoiser = scenario.architecture.denoiser
     return Context(
         architecture=scenario.architecture,
         parallel=scenario.parallel,
@@ -234,6 +239,7 @@ def rank_context(scenario: Scenario, phase: str, sequences: Count, new_tokens: C
         routing=scenario.routing,
         offload=scenario.offload,
         node_devices=scenario.cluster.node.count,
+        text_tokens=0.0 if denoiser is None else denoiser.text_tokens,
     )
 
 

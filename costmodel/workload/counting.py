@@ -24,6 +24,8 @@ from costmodel.workload.scenario import Communication, Framework, Parallelism, P
 class ParameterCount(Record):
     """Parameters of a model. `total` and `active` leave MTP modules out, `active` the input embedding too.
 
+    Of networks that share the steps of denoising `total` has all, without encoders of texts and the autoencoder.
+
     encoder: those of a tower for images or sound, which are part of `total` and are not active for text.
     """
 
@@ -53,7 +55,10 @@ def parameter_count(architecture: arch.Architecture) -> ParameterCount:
         mtp = architecture.mtp.depth * sum_of(item.total for item in work.mtp.parameters)
     encoder = 0.0 if architecture.encoder is None else encoder_parameters(context, architecture.encoder)
     read = sum_of(item.active for item in work.embedding.parameters)
-    return ParameterCount(total + embedding + head, active + head + tied, active + head + read, mtp, encoder)
+    networks = 1.0 if architecture.denoiser is None else float(architecture.denoiser.networks)
+    return ParameterCount(
+        networks * (total + embedding + head), active + head + tied, active + head + read, mtp, encoder
+    )
 
 
 @lru_cache(maxsize=64)

@@ -7,15 +7,20 @@ from collections.abc import Iterator
 from costmodel.quantities import Count, divides
 from costmodel.workload.architecture import Architecture, Attention
 from costmodel.workload.passes import pipeline_batches
-from costmodel.workload.plans import Decode, Generate, Images, Prefill, Serving
+from costmodel.workload.plans import Decode, Diffusion, Generate, Images, Prefill, Serving
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Plan, Scenario
 
 
 def inference_rules(scenario: Scenario, plan: Plan) -> Iterator[Rule]:
     """Yield every condition of a prefill, decode, generate or serving scenario."""
-    assert isinstance(plan, Prefill | Decode | Generate | Serving)
     parallel, architecture = scenario.parallel, scenario.architecture
+    if isinstance(plan, Diffusion):
+        from costmodel.workload.diffusion import diffusion_rules  # loads when it is used
+
+        yield from diffusion_rules(scenario, plan)
+        return
+    assert isinstance(plan, Prefill | Decode | Generate | Serving)
     yield Rule(
         "parallel.virtual",
         parallel.virtual == 1,

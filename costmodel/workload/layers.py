@@ -8,9 +8,16 @@ from typing import Any
 from costmodel.quantities import Count, divides, is_single, sum_of, where
 from costmodel.records import Record, replace
 from costmodel.workload import architecture as arch
-from costmodel.workload.attention import add_attention
+from costmodel.workload.attention import add_attention, add_joint_core, add_joint_inputs, add_joint_result
 from costmodel.workload.compressed import add_compressed_attention
 from costmodel.workload.context import Context
+from costmodel.workload.denoising import (
+    add_branch_join,
+    add_modulation,
+    denoiser_input,
+    denoiser_output,
+    runs_eager_denoising,
+)
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
 from costmodel.workload.host_offload import add_host_transfers
@@ -26,6 +33,7 @@ from costmodel.workload.linear import (
 )
 from costmodel.workload.mla import add_mla
 from costmodel.workload.operators import Elementwise
+from costmodel.workload.output_head import add_final_norm, add_vocabulary
 from costmodel.workload.recurrences import add_memory, add_recurrence, add_selective_scan
 from costmodel.workload.residual_streams import (
     add_block_attention,
@@ -39,7 +47,13 @@ from costmodel.workload.residual_streams import (
 from costmodel.workload.scenario import Parallelism
 from costmodel.workload.split_rules import heads_of
 from costmodel.workload.tensor_parallel import enter_tensor_parallel, leave_tensor_parallel, overlap_tensor_parallel
-from costmodel.workload.vision_mixers import add_convolution, add_gate, add_pool, add_spectral
+from costmodel.workload.vision_mixers import (
+    add_convolution,
+    add_gate,
+    add_pool,
+    add_residual_block,
+    add_spectral,
+)
 from costmodel.workload.work import LayerWork, Parameters, WorkBuilder
 
 
@@ -115,16 +129,22 @@ def _layer(context: Context, layer: arch.Layer, name: str) -> LayerWork:
 
 
 def layer_context(context: Context, layer: arch.Layer) -> Context:
-    """Return the context of a layer, which may have its own width or fewer tokens than the input."""
-    scaled = not (is_single(layer.scale) and layer.scale == 1.0)
-    if layer.width is None and not scaled:
+    """Return the context of a layer, which may have its own width, other tokens than the input, or those of a text.
+
+    tokens = scale * (1 + frame_scale * (frames - 1)) / frames * tokens of the input + tokens of the text
+    """
+    scaled = not all(is_single(each) and each == 1.0 for each in (layer.scale, layer.frame_scale))
+    joined = layer.text == "joined"
+    if layer.width is None and not scaled and not joined:
         return context
     hidden = context.architecture.hidden if layer.width is None else layer.width
+    frames = 1.0 + (context.frames - 1.0) * layer.frame_scale  # the first frame stands for itself
+    scale, text = layer.scale * (frames / context.frames), context.text_tokens if joined else 0.0
     return replace(
         context,
         architecture=replace(context.architecture, hidden=hidden),
-        new_tokens=context.new_tokens * layer.scale,
-        kv_len=context.kv_len * layer.scale,
+        new_tokens=context.new_tokens * scale + text,
+        kv_len=context.kv_len * scale + text,
     )
 
 
@@ -135,7 +155,9 @@ def _layer_input(context: Context) -> Count:
 
 def add_layer(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None:
     """Add a layer's steps to a builder."""
-    if layer.block == "parallel":
+    if layer.two_streams:
+        _add_two_streams(builder, context, layer)
+    elif layer.block == "parallel":
         _add_parallel_block(builder, context, layer)
     elif layer.plain:
         _add_plain_block(builder, context, layer)
@@ -173,6 +195,7 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: arch.Layer, name:
         add_norm(builder, context, f"{name} norm", layer.norm, rows, hidden)
     elif layer.norm != "none" and layer.norm_position != "after":
         add_residual_norm(builder, context, f"{name} norm", layer.norm)
+    add_modulation(builder, context, layer, f"{name} modulation")
     inner = _enter_branch(builder, context, name)
     around = inner if name == "attention" else _tensor_parallel_ffn(inner, layer.ffn)
     enter_tensor_parallel(builder, around, name)
@@ -189,6 +212,31 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: arch.Layer, name:
         add_norm_after(builder, context, f"{name} norm", layer.norm)
     elif layer.norm_position == "both":
         add_norm(builder, context, f"{name} output norm", layer.norm, rows, hidden)
+
+
+def _add_two_streams(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None:
+    """Add a layer whose tokens of latents and of text have matrices of their own around one attention core.
+
+    [Esser et al., arXiv 2403.03206, figure 2b: MM-DiT]
+    """
+    mixer = layer.mixer
+    assert isinstance(mixer, arch.Attention), "the file's own check"
+    text = replace(context, new_tokens=context.text_tokens, kv_len=context.text_tokens)
+    both = replace(context, new_tokens=context.new_tokens + text.new_tokens, kv_len=context.kv_len + text.kv_len)
+    before, after = (WorkBuilder("text", builder.recompute, builder.is_frozen) for _ in range(2))
+    for stream, tokens in ((builder, context), (before, text)):
+        add_residual_norm(stream, tokens, "attention norm", layer.norm)
+        add_modulation(stream, tokens, layer, "attention modulation")
+        enter_tensor_parallel(stream, tokens, "attention")
+        add_joint_inputs(stream, tokens.part("attention"), mixer, norm=layer.norm)
+    builder.add_stream(before, "text")
+    add_joint_core(builder, both.part("attention"), mixer)
+    for stream, tokens in ((builder, context), (after, text)) if layer.text == "own" else ((builder, context),):
+        add_joint_result(stream, tokens.part("attention"), mixer)
+        leave_tensor_parallel(stream, tokens, "attention")
+        if not isinstance(layer.ffn, arch.NoFfn):
+            _add_branch(stream, tokens, layer, "ffn")
+    builder.add_stream(after, "text")
 
 
 def _tensor_parallel_ffn(context: Context, ffn: arch.Ffn) -> Context:
@@ -225,12 +273,15 @@ def _add_parallel_block(builder: WorkBuilder, context: Context, layer: arch.Laye
     They enter a tensor-parallel region once per norm, and leave it with one sum of both results.
     """
     add_residual_norm(builder, context, "block norm", layer.norm, branches=2, norms=1 if layer.shared_norm else 2)
+    add_modulation(builder, context, layer, "block modulation")
     inner = _enter_branch(builder, context, "block")
     enter_tensor_parallel(builder, inner, "block" if layer.shared_norm else "attention")
     _add_mixer(builder, inner, layer)
     if not layer.shared_norm:
         enter_tensor_parallel(builder, inner, "ffn")
     _add_ffn(builder, inner, layer, owns_input=not layer.shared_norm)
+    if runs_eager_denoising(context):
+        add_branch_join(builder, context, layer)
     leave_tensor_parallel(builder, inner, "block")
     if layer.dropout:
         add_dropout(builder, context, "attention dropout")
@@ -254,7 +305,8 @@ def _add_mixer(builder: WorkBuilder, context: Context, layer: arch.Layer) -> Non
 
 _ADD: Mapping[type, Callable[[WorkBuilder, Context, Any], None]] = {
     arch.Recurrence: add_recurrence, arch.SelectiveScan: add_selective_scan, arch.NeuralMemory: add_memory,
-    arch.Convolution: add_convolution, arch.Spectral: add_spectral, arch.Gate: add_gate, arch.MilPool: add_pool,
+    arch.Convolution: add_convolution, arch.ResidualBlock: add_residual_block, arch.Spectral: add_spectral,
+    arch.Gate: add_gate, arch.MilPool: add_pool,
 }  # fmt: skip
 
 
@@ -284,6 +336,8 @@ def _embedding(context: Context) -> LayerWork:
     """
     architecture, element = context.architecture, context.residual
     builder = WorkBuilder("embedding", is_frozen=context.is_frozen)
+    if architecture.denoiser is not None:
+        return denoiser_input(context, architecture.denoiser)
     if architecture.features:
         return builder.build()
     elements = context.tokens * architecture.hidden
@@ -360,96 +414,16 @@ def _head(context: Context) -> LayerWork:
     architecture = context.architecture
     builder = WorkBuilder("head", is_frozen=context.is_frozen)
     add_host_time(builder, context)
-    _add_final_norm(builder, layer_context(context, architecture.layers[-1]) if architecture.features else context)
+    if architecture.denoiser is not None:
+        return denoiser_output(builder, context, architecture.denoiser)
+    add_final_norm(builder, layer_context(context, architecture.layers[-1]) if architecture.features else context)
+    if architecture.headless:
+        return builder.build()
     logits = context.sequences if context.phase == "prefill" else context.tokens
     bias = architecture.vocabulary if architecture.head_bias else 0.0
-    _add_vocabulary(builder, context, logits, tied=architecture.tied_embeddings, bias=bias)
+    add_vocabulary(builder, context, logits, tied=architecture.tied_embeddings, bias=bias)
     overlap_tensor_parallel(builder, context)
     return builder.build()
-
-
-def _add_final_norm(builder: WorkBuilder, context: Context) -> None:
-    """Add the norm before the head, with the last residual add where the last layer has not done it."""
-    last = context.architecture.layers[-1]
-    kind, branches = context.architecture.final_norm or last.norm, 2 if last.block == "parallel" else 1
-    rows, width = context.residual_tokens, context.architecture.hidden
-    if context.architecture.residual_block is not None:
-        add_block_attention(builder, context, "final")
-    if has_streams(context):
-        add_stream_reads(builder, context, "final hyper-connection", outputs=context.architecture.streams)
-        if kind != "none":
-            add_norm(builder, context, "final norm", kind, rows, width)
-    elif last.norm_position == "after":
-        if kind != "none":
-            add_norm(builder, context, "final norm", kind, rows, width)
-    elif last.norm == "none" and kind == "none":
-        return
-    elif kind == "none":
-        size = (2 + branches) * rows * width * context.residual
-        builder.step("norm", [Elementwise("final residual add", size, kind="add")])
-    else:
-        add_residual_norm(builder, context, "final norm", kind, branches=branches)
-
-
-def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, tied: bool, bias: Count = 0.0) -> None:
-    """Add the vocabulary projection of `tokens` and, in training, the cross-entropy.
-
-    Logits are read, kept in FP32, and replaced by their gradient. tied: another layer owns the matrix.
-    """
-    vocabulary = context.architecture.vocabulary
-    enter_tensor_parallel(builder, context, "head")
-    projection = Linear(
-        "vocabulary projection", operator="head", producer="final_norm", rows=tokens, split="columns",
-        inputs=context.architecture.hidden, outputs=vocabulary, dtype=context.precision.head,
-        weight_bytes=None if context.precision.head_weights is None else context.head_weight, gathered=True,
-        # Every context-parallel rank has the last tokens of a prompt and repeats the GEMM.
-        replicas=context.parallel.cp if context.phase == "prefill" else 1.0, tied=tied, bias=bias,
-    )  # fmt: skip
-    add_linear(builder, context, projection)
-    if context.phase == "training":
-        logits = tokens * (vocabulary / context.parallel.tp)
-        _add_loss(builder, context, tokens, logits)
-        kept = logits / context.loss_chunks * ELEMENT_BYTES["fp32"]
-        builder.save("logits", "head", kept)
-        builder.add_working_memory(kept * _loss_tensors(context))
-
-
-def _loss_tensors(context: Context) -> Count:
-    """Return how many FP32 tensors of logits the loss's backward pass holds besides the logarithms that were kept.
-
-    Of PyTorch's own kernels a gradient filled with zeros, and its own. With a vocabulary split by DTensor the zeros,
-    exponentials and their sum [PyTorch, nn/functional.py; distributed/tensor/parallel/loss.py,
-    _nll_loss_and_log_softmax_backward]. A fused one, or Megatron's, writes the gradient over what was kept.
-    """
-    return where(context.parallel.tp > 1, 3.0, 2.0) if context.framework.training.has_eager_loss else 0.0
-
-
-def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, logits: Count) -> None:
-    """Add the cross-entropy of `tokens` with `logits` in all on this rank: e + 8 bytes per logit, fused.
-
-    Unfused: cast, log-softmax, a gradient filled with zeros, the softmax gradient and its cast: e + 12 bytes per logit
-    forward, e + 20 backward [PyTorch, torch/nn/functional.py, cross_entropy under autocast]. With a split vocabulary:
-    cast, maximum, difference, exponential, sum and quotient, e + 36. Backward product and cast, e + 12. 16 kernels and
-    8 look up the targets and mask and average their losses, FP32 numbers per token in and out [NVIDIA Megatron-LM,
-    core/tensor_parallel/cross_entropy.py; pretrain_gpt.py].
-    """
-    element, fp32 = context.residual, ELEMENT_BYTES["fp32"]
-    if context.framework.fused_masked_softmax:
-        size = 2 * tokens * fp32
-        forward = [
-            Elementwise("loss", logits * (element + 9 * fp32), kind="softmax", calls=6.0),
-            Elementwise("loss of targets", 16 * size, calls=16.0),
-        ]
-        gradients = [
-            Elementwise("loss gradient", logits * (element + 3 * fp32), kind="softmax", calls=2.0),
-            Elementwise("loss gradient of targets", 8 * size, calls=8.0),
-        ]
-    elif context.framework.training.eager != "none":
-        forward = [Elementwise("loss", logits * (element + 3 * fp32), kind="softmax", calls=2.0)]
-        gradients = [Elementwise("loss gradient", logits * (element + 5 * fp32), kind="softmax", calls=3.0)]
-    else:
-        forward, gradients = [Elementwise("loss", logits * (element + 2 * fp32))], []
-    builder.step("loss", forward, gradients)
 
 
 def mtp_layers(architecture: arch.Architecture) -> tuple[arch.Layer, ...]:
@@ -477,5 +451,5 @@ def _mtp(context: Context, logits: Count) -> LayerWork:
         for _ in range(layer.repeat):
             add_layer(builder, context, layer)
     add_residual_norm(builder, context, "mtp final norm", last.norm)
-    _add_vocabulary(builder, context, logits, tied=True)
+    add_vocabulary(builder, context, logits, tied=True)
     return builder.build(_layer_input(context))

@@ -20,7 +20,7 @@ def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows:
     if context.framework.training.is_unfused and not context.is_frozen:
         calls = 2.0 + norm_vectors(kind)
         gradients.append(Elementwise(f"{name} parameter gradients", 2 * size, rows=rows, calls=calls))
-    builder.step("norm", [Elementwise(name, 2 * size, kind="norm", rows=rows)], gradients)
+    builder.step("norm", [Elementwise(name, _norm_passes(kind) * size, kind="norm", rows=rows)], gradients)
     _save_norm(builder, name, kind, size, width)
 
 
@@ -40,7 +40,7 @@ def add_residual_norm(
     rows, count = context.residual_tokens, float(norms)
     size = rows * context.architecture.hidden * context.residual
     if context.framework.training.is_unfused:
-        norm = Elementwise(name, 2 * norms * size, kind="norm", rows=rows, calls=count)
+        norm = Elementwise(name, _norm_passes(kind) * norms * size, kind="norm", rows=rows, calls=count)
         calls = norms * (2.0 + norm_vectors(kind))
         trained = Elementwise(f"{name} parameter gradients", 2 * norms * size, rows=rows, calls=calls)
         builder.step(
@@ -56,7 +56,7 @@ def add_residual_norm(
     else:
         builder.step(
             "norm",
-            [Elementwise(name, (2 + branches + norms) * size, kind="norm", rows=rows)],
+            [Elementwise(name, (branches + norms + _norm_passes(kind)) * size, kind="norm", rows=rows)],
             [Elementwise(f"{name} gradient", (3 + branches) * size, rows=rows)],
             recomputed=[Elementwise(name, (1 + norms) * size, kind="norm", rows=rows)],
         )
@@ -77,8 +77,17 @@ def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str)
 
 
 def norm_vectors(kind: str) -> float:
-    """Return the parameter vectors of a norm: a scale, in a layer norm a bias too. Without a norm none."""
-    return {"layer": 2.0, "none": 0.0}.get(kind, 1.0)
+    """Return the parameter vectors of a norm: a scale, in a layer or group norm a bias too. Without any none."""
+    return {"layer": 2.0, "group": 2.0, "none": 0.0, "plain": 0.0}.get(kind, 1.0)
+
+
+def _norm_passes(kind: str) -> float:
+    """Return the passes of a norm over its tensor: a read and a write.
+
+    The statistics of a group norm are those of a grid, so that it reads twice [PyTorch, native/cuda/
+    group_norm_kernel.cu: RowwiseMomentsCUDAKernel, then the element-wise kernel].
+    """
+    return 3.0 if kind == "group" else 2.0
 
 
 def _save_norm(builder: WorkBuilder, name: str, kind: str, size: Bytes, width: Count) -> None:

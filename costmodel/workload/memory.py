@@ -302,7 +302,7 @@ def with_expert_pool(ledger: Ledger, batch: Pass, work: PassWork, capacity: Byte
     kernels = (each for kind in kinds for each in kind.forward if kind.elsewhere.get(each.name) == EXPERTS)
     pool = Ledger(
         weights=weights_by_memory(context, held, [])[0],
-        activations=batch.micro_batches * maximum(0.0, *map(_operand_bytes, kernels)),
+        activations=batch.micro_batches * maximum(0.0, *map(operand_bytes, kernels)),
         reserve=context.framework.reserve,
     )
     fails = pool.total > capacity
@@ -366,7 +366,7 @@ def _working_memory(batch: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, B
     width = context.architecture.streams * context.architecture.hidden
     residual = 2 * batch.residual_tokens * width * context.residual
     own = (each for kind in kinds for each in kind.forward if each.name not in kind.elsewhere)
-    largest_operands, received = maximum(0.0, *map(_operand_bytes, own)), receive_buffers(kinds)
+    largest_operands, received = maximum(0.0, *map(operand_bytes, own)), receive_buffers(kinds)
     pass_activations, pass_buffers = batch.micro_batches * residual + largest_operands, batch.micro_batches * received
     return pass_activations, pass_buffers
 
@@ -377,12 +377,12 @@ def _state_bytes(precision: Precision) -> Bytes:
     return master + 2 * ELEMENT_BYTES[precision.moments]
 
 
-def _operand_bytes(operator: Operator) -> Bytes:
+def operand_bytes(operator: Operator) -> Bytes:
     """Return the activation bytes that an operator reads and writes."""
     if isinstance(operator, AttentionKernel) and operator.family.endswith("decode"):
         return 0.0  # it reads the cache, which has its own line
     if isinstance(operator, MixedAttention):
-        return sum_of(_operand_bytes(part) for part in operator.parts)
+        return sum_of(operand_bytes(part) for part in operator.parts)
     if isinstance(operator, Gemm):
         return operator.groups * operator.m * (operator.k * operator.a_bytes + operator.n * operator.out_bytes)
     if isinstance(operator, Elementwise | AttentionKernel):

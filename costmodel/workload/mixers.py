@@ -394,7 +394,10 @@ class NeuralMemory(Record, kw_only=True):
 
 
 class Convolution(Record):
-    """A convolution over a grid: kernel^2 taps from `inputs` to `outputs` channels (null: the layer's width)."""
+    """A convolution over a grid: frames * kernel^2 taps from `inputs` to `outputs` channels (null: the layer's width).
+
+    A causal one over frames pads before the first frame only, and has as many taps.
+    """
 
     kernel: Annotated[Number, "taps along each of two axes"]
     inputs: Annotated[Number | None, "input channels; null: as outputs"] = None
@@ -402,6 +405,27 @@ class Convolution(Record):
     stride: Annotated[Number, "stride on each axis"] = 1.0
     depthwise: Annotated[bool, "depthwise convolution"] = False
     channels_first: Annotated[bool, "channels-first tensors, transposed before and after the GEMM"] = False
+    frames: Annotated[Number, "taps along frames"] = 1.0
+    enlarged: Annotated[Number, "places that each place is copied to before it: 4 if two axes double"] = 1.0
+
+    @property
+    def taps(self) -> Count:
+        """Return the taps of a filter: kernel^2 * frames."""
+        return self.kernel * self.kernel * self.frames
+
+
+class ResidualBlock(Record):
+    """Two convolutions to the layer's width, each behind a group norm and an activation, around a residual sum.
+
+    Where the width changes, a 1 x 1 convolution brings the input to it. [Ho et al., arXiv 2006.11239; Rombach et al.,
+    arXiv 2112.10752]
+    """
+
+    kernel: Annotated[Number, "taps along each of two axes"] = 3.0
+    inputs: Annotated[Number | None, "input channels, those of `skip` included; null: the layer's width"] = None
+    frames: Annotated[Number, "taps along frames"] = 1.0
+    time: Annotated[NumberOrZero, "width of the time step's vector, which a matrix adds to the grid; 0: none"] = 0.0
+    skip: Annotated[NumberOrZero, "channels of an earlier layer that are joined with the others; 0: none"] = 0.0
 
 
 class Spectral(Record):
@@ -434,6 +458,6 @@ class NoMixer(Record):
 
 
 Mixer: TypeAlias = (
-    "Attention | Mla | CompressedAttention | Recurrence | SelectiveScan | NeuralMemory | Convolution | Spectral | Gate "
-    "| MilPool | PlainProjection | NoMixer"
+    "Attention | Mla | CompressedAttention | Recurrence | SelectiveScan | NeuralMemory | Convolution | ResidualBlock "
+    "| Spectral | Gate | MilPool | PlainProjection | NoMixer"
 )

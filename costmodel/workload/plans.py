@@ -366,6 +366,46 @@ class Serving(Record):
     images: PromptImages = None
 
 
+class Diffusion(Record, kw_only=True):
+    """Images or videos from noise: texts are encoded, latents denoised in steps, and decoded to pixels.
+
+    guidance: null is the model's.
+    """
+
+    phase: ClassVar[str] = "diffusion"
+    height: Annotated[Number, "pixels from top to bottom"]
+    width: Annotated[Number, "pixels from left to right"]
+    frames: Annotated[Number, "frames of a video; 1: an image"] = 1.0
+    steps: Annotated[Number, "denoising steps"]
+    batch: Annotated[Number, "images or videos of all data-parallel ranks together"] = 1.0
+    guidance: Annotated[
+        Literal["classifier_free", "embedded", "none"] | None,
+        "classifier_free: two passes a step, with the prompt and without it; embedded or none: one; null: as the model",
+    ] = None
+    guidance_parallel: Annotated[
+        Number, "data-parallel ranks between which the passes of a step are divided; 1: each rank computes all"
+    ] = 1.0
+    samplers: Annotated[Number, "further sequences that are denoised along with each image, and itself"] = 1.0
+    active: Annotated[Share, "share of an image that is denoised, attending to all of it"] = 1.0
+    cached_steps: Annotated[ShareOrZero, "share of the steps that reuse layers of an earlier one"] = 0.0
+    cached_layers: Annotated[Share, "share of the layers that such a step reuses"] = 1.0
+    encoded: Annotated[NumberOrZero, "images or videos that the autoencoder encodes for each one that is made"] = 0.0
+    tile: Annotated[
+        Number | None, "pixels along height and along width of the tiles that the decoder makes one by one; null: all"
+    ] = None
+    tile_frames: Annotated[Number | None, "frames of such a tile; null: all"] = None
+    tile_overlap: Annotated[ShareOrZero, "share of a tile along each axis that the next one makes again"] = 0.25
+    resident: Annotated[
+        Literal["all", "one"],
+        "parts whose weights are in device memory: all, or one at a time, which is copied from the host before it runs",
+    ] = "all"
+
+    def passes(self, guidance: str) -> Count:
+        """Return the sequences that a step computes for an image. guidance: the model's, if this states none."""
+        own = guidance if self.guidance is None else self.guidance
+        return self.samplers * (2.0 if own == "classifier_free" else 1.0)
+
+
 class ExpertBound(Record):
     """The closed-form bound of expert-parallel decoding: two micro-batches, `sends` copies of each token both ways.
 

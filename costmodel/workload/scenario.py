@@ -32,7 +32,7 @@ from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, GroupScaling
 from costmodel.workload.engine import Engine
 from costmodel.workload.operators import WEIGHT_ONLY
-from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training
+from costmodel.workload.plans import Decode, Diffusion, ExpertBound, Generate, Prefill, Serving, Training
 from costmodel.workload.simulation import Simulation
 from costmodel.workload.site_scatter import SiteScatter
 from costmodel.workload.training_program import TrainingProgram
@@ -366,6 +366,9 @@ class Framework(Record):
         "weights with one scale a block are split between ranks at blocks only; a layout that cuts through "
         "one is refused",
     ] = False
+    fused_norms: Annotated[
+        bool, "RMS norms are one kernel, where other operators of a network that denoises are each its own"
+    ] = False
     unsupported: Annotated[Unsupported, "what it does not run"] = Unsupported()
     tuned_tiles: TunedTiles = NOTHING_TUNED
 
@@ -410,7 +413,7 @@ class Disaggregated(Record):
     decode: Pool
 
 
-Plan: TypeAlias = "Training | Prefill | Decode | Generate | Serving | Disaggregated | ExpertBound"
+Plan: TypeAlias = "Training | Prefill | Decode | Generate | Serving | Disaggregated | ExpertBound | Diffusion"
 
 
 class MeasuredStep(Record):

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from costmodel.quantities import Count, log2
-from costmodel.workload.architecture import Convolution, Gate, MilPool, Spectral
+import numpy as np
+
+from costmodel.quantities import Count, is_single, log2
+from costmodel.workload.architecture import Convolution, Gate, MilPool, ResidualBlock, Spectral
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.linear import Linear, add_linear, add_transposition, batched_gemm
+from costmodel.workload.linear import Linear, add_linear, add_norm, add_transposition, batched_gemm
 from costmodel.workload.operators import Elementwise, Gemm
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
 def add_convolution(builder: WorkBuilder, context: Context, mixer: Convolution) -> None:
-    """Add a convolution: a GEMM of [tokens, k^2*inputs] x [k^2*inputs, outputs], or element-wise where depth-wise.
+    """Add a convolution: a GEMM of [tokens, t*inputs] x [t*inputs, outputs], or element-wise where depth-wise.
 
-    Parameters: k^2*inputs*outputs, or k^2*outputs.
+    t: taps, k^2 on two axes and k^2*f over f frames as well. Parameters: t*inputs*outputs, or t*outputs. A grid that is
+    enlarged before it is copied: each place is read once and written `enlarged` times.
     """
     tokens, element = context.tokens, context.residual
     outputs = context.architecture.hidden if mixer.outputs is None else mixer.outputs
     inputs = outputs if mixer.inputs is None else mixer.inputs
-    taps, area = mixer.kernel * mixer.kernel, mixer.stride * mixer.stride
+    taps, area = mixer.taps, mixer.stride * mixer.stride
+    if not is_single(mixer.enlarged) or mixer.enlarged != 1.0:
+        copied = tokens * inputs * (1.0 + 1.0 / mixer.enlarged) * element
+        copy = Elementwise("enlargement", copied, kind="copy")
+        builder.step("qkv", [copy], [Elementwise("enlargement gradient", copied)])
     if mixer.depthwise:
         traffic, work = tokens * outputs * (area + 1.0) * element, 2.0 * tokens * taps * outputs
         forward = Elementwise("depth-wise convolution", traffic, work=work)
@@ -41,7 +48,7 @@ def _add_convolution_gemm(
     token [NVIDIA, Convolutional Layers User's Guide, DU-09794: tensor cores need NHWC, others are transposed].
     """
     tokens, element = context.tokens, context.residual
-    taps, area = mixer.kernel * mixer.kernel, mixer.stride * mixer.stride
+    taps, area = mixer.taps, mixer.stride * mixer.stride
     depth, input_element = taps * inputs, element * area / taps
 
     def gemm(name: str, shape: tuple[Count, Count, Count], a_bytes: Count, out_bytes: Count) -> Gemm:
@@ -57,6 +64,53 @@ def _add_convolution_gemm(
         [gemm("convolution", (tokens, outputs, depth), input_element, element)],
         [gemm("convolution input gradient", (tokens, depth, outputs), element, input_element)],
         [gemm("convolution weight gradient", (depth, outputs, tokens), input_element, element)],
+    )
+
+
+def add_residual_block(builder: WorkBuilder, context: Context, mixer: ResidualBlock) -> None:
+    """Add norm, activation and convolution twice, the time step's vector between them, and the residual sum.
+
+        convolutions   t*(inputs*d + d*d), and inputs*d of a 1 x 1 one where the width changes
+        time           a matrix of time x d for each sequence
+        skip           a copy that joins the channels of an earlier layer: 2*inputs*e bytes a token
+
+    Norm and activation are one kernel. Where a framework's operators are kernels of their own, they are two, the sum
+    with the time step's vector is one, and tensors lie channel by channel, as PyTorch's do unless it is told otherwise.
+    """
+    tokens, element, width = context.tokens, context.residual, context.architecture.hidden
+    inputs = width if mixer.inputs is None else mixer.inputs
+    if np.any(np.greater(mixer.skip, 0)):
+        size = 2 * tokens * inputs * element
+        join = Elementwise("skip join", size, kind="permute")
+        builder.step("norm", [join], [Elementwise("skip join gradient", size)])
+    _add_normed_convolution(builder, context, mixer, inputs)
+    if np.any(np.greater(mixer.time, 0)):
+        time = Linear(
+            "time projection", operator="time", producer="time", rows=context.sequences, inputs=mixer.time,
+            outputs=width, bias=width,
+        )  # fmt: skip
+        add_linear(builder, context, time)
+        if context.framework.training.is_unfused:
+            size = 2 * tokens * width * element
+            builder.step("time", [Elementwise("time sum", size, kind="add")], [Elementwise("time sum gradient", size)])
+    _add_normed_convolution(builder, context, mixer, width)
+    if not np.array_equal(inputs, width):
+        add_convolution(builder, context, Convolution(1.0, inputs=inputs))
+    size = 3 * tokens * width * element
+    builder.step("norm", [Elementwise("residual sum", size, kind="add")], [Elementwise("residual sum gradient", size)])
+
+
+def _add_normed_convolution(builder: WorkBuilder, context: Context, mixer: ResidualBlock, inputs: Count) -> None:
+    """Add a group norm, an activation and a convolution from `inputs` channels to the layer's width."""
+    tokens, element = context.tokens, context.residual
+    add_norm(builder, context, "group norm", "group", tokens, inputs)
+    eager = context.framework.training.is_unfused
+    if eager:
+        size = 2 * tokens * inputs * element
+        forward = Elementwise("activation", size, kind="activation")
+        builder.step("activation", [forward], [Elementwise("activation gradient", 1.5 * size)])
+    add_convolution(
+        builder, context, Convolution(mixer.kernel, inputs=inputs, frames=mixer.frames, channels_first=eager)
     )
 
 

@@ -128,6 +128,18 @@ class WorkBuilder(MutableRecord):
         if trains or not self.is_frozen:
             self._weight.extend(weight)
 
+    def add_stream(self, stream: WorkBuilder, name: str) -> None:
+        """Add all steps of another builder, for tokens of their own, with `name` before those of its operators."""
+        first = len(self._forward), len(self._backward), len(self._weight)
+        self._entries += [(f + first[0], b + first[1], w + first[2]) for f, b, w in stream._entries]
+        self._exits += [(f + first[0], b + first[1]) for f, b in stream._exits]
+        self._forward += _named(stream._forward, name)
+        self._backward += [_named(step, name) for step in stream._backward]
+        self._weight += _named(stream._weight, name)
+        self._saved += [replace(each, name=f"{name}: {each.name}") for each in stream._saved]
+        self._parameters += [replace(each, name=f"{name}: {each.name}") for each in stream._parameters]
+        self._working_bytes = self._working_bytes + stream._working_bytes
+
     def mark_entry(self) -> None:
         """Mark the last step as entry of a tensor-parallel region: its collectives feed the next GEMM."""
         self._entries.append((len(self._forward), len(self._backward) - 1, len(self._weight)))
@@ -229,6 +241,11 @@ class WorkBuilder(MutableRecord):
             elsewhere=self._elsewhere,
             pool_parameters=tuple(self._pool_parameters),
         )
+
+
+def _named(operators: Iterable[Operator], name: str) -> tuple[Operator, ...]:
+    """Return operators with a word before their names."""
+    return tuple(replace(operator, name=f"{name}: {operator.name}") for operator in operators)
 
 
 def _first_gemm(operators: Sequence[Operator]) -> Gemm | None:

@@ -21,16 +21,17 @@ from costmodel.result import FITS, REASONS, Result
 from costmodel.schema.files import list_names, load_model, load_node
 from costmodel.workload.architecture import Architecture, Recurrence
 from costmodel.workload.counting import parameter_count
-from costmodel.workload.plans import Decode, Generate, Prefill, Training
+from costmodel.workload.plans import Decode, Diffusion, Generate, Prefill, Training
 from costmodel.workload.scenario import Parallelism, Plan, Precision, Scenario
 from costmodel.workload.split_rules import heads_of, splits_nothing
 
-MODELS = list_names("models")
+MODELS = [name for name in list_names("models") if load_model(name).denoiser is None]
 DEVICES = list_names("devices")
 SMALL = "mpt-125m"  # runs on every device
 STRIDE = 5  # devices by which the models are shifted from one phase to the next
 BATCHES, CONTEXTS = np.array([1.0, 4.0, 16.0]).reshape(-1, 1), np.array([512.0, 2048.0]).reshape(1, -1)
 SHAPE = (3, 2)
+STEPS = np.array([10.0, 30.0])
 PLANS: dict[str, Plan] = {
     "prefill": Prefill(CONTEXTS, BATCHES * CONTEXTS),
     "decode": Decode(BATCHES, CONTEXTS, 0.0),
@@ -146,6 +147,28 @@ def test_every_model_answers_or_says_why_not(device: str, phase: str, long: bool
         check(result, of, phase)
         answered += bool(np.any(result.fits))
     assert answered, "no model of the catalogue runs on the device"
+
+
+@pytest.mark.parametrize("name", [name for name in list_names("models") if name not in MODELS])
+def test_every_model_that_denoises_answers_on_every_device_that_holds_it(name: str) -> None:
+    """No faster than its parameters' products at the peak: each token visits all of them, in a U-Net fewer do."""
+    architecture = model(name)
+    assert architecture.denoiser is not None
+    plan = Diffusion(height=1024.0, width=1024.0, steps=STEPS, resident="one", tile=512.0)
+    active = float(parameter_count(architecture).active)
+    tokens = 4096.0 if architecture.denoiser.patch is not None and architecture.denoiser.compression == 8 else 0.0
+    answered = 0
+    for device in DEVICES:
+        precision = BF16 if "bf16" in nodes()[device].device.math else half(BF16)
+        of = scenario(plan, architecture, Parallelism(), precision, framework=FRAMEWORK)
+        result = evaluate_grid(replace(of, cluster=Cluster(device, nodes()[device], 1.0, None)), Calibration(), (2,))
+        latency, fits = np.asarray(result.metrics["latency"]), np.asarray(result.fits)
+        peak = float(nodes()[device].device.peak("bf16" if "bf16" in nodes()[device].device.math else "fp16"))
+        half_of_text = 0.4  # matrices of text have a tenth of the tokens, and those of the time step one row
+        assert (latency[fits] >= half_of_text * 2 * tokens * active * np.ravel(STEPS)[fits] / peak).all()
+        assert (np.diff(latency[fits]) > 0).all()
+        answered += bool(fits.any())
+    assert answered > len(DEVICES) / 3
 
 
 def test_what_does_not_fit_is_told_in_one_line() -> None:

@@ -93,6 +93,10 @@ ACTIVE = {  # billions of active parameters, as printed; with the embedding or w
     "deepseek-v2": (21, True), "deepseek-v2-lite": (2.4, False), "deepseek-v3": (37, False),
     "mixtral-8x7b": (12.9, True), "qwen3-30b-a3b": (3.3, True), "qwen3-235b-a22b": (22, True),
 }  # fmt: skip
+DENOISERS = {  # billions of the denoising networks: huggingface.co/datasets/diffusers/benchmarks, model cards, papers
+    "flux.1-dev": 11.90141, "flux.1-fill-dev": 11.9, "stable-diffusion-2.1": 0.8659, "stable-diffusion-xl": 2.56746,
+    "stable-diffusion-3.5-large": 8.1, "wan-2.2-a14b": 2 * 14.3, "wan-2.2-ti2v-5b": 5.0, "hunyuan-video": 12.8,
+}  # fmt: skip
 # Counted by the formula of their layers below: no count of their own is printed to better than a billion.
 BY_FORMULA = {"falcon-7b", "falcon-40b", "grok-1", "internlm-7b", "nemotron-3-8b", "nemo-gpt-5b"}
 TEMPLATES = {"megatron-gpt"}  # of any size: cases set it
@@ -110,7 +114,7 @@ def rounding(printed: float) -> float:
 def test_every_model_of_the_catalogue_is_held_against_a_count() -> None:
     assert PROBLEMS == []
     trained = {name for name in MODELS if name.startswith("mpt-")}
-    assert set(MODELS) == set(WEIGHTS) | set(PRINTED) | set(CARDS) | BY_FORMULA | TEMPLATES | trained
+    assert set(MODELS) == set(WEIGHTS) | set(PRINTED) | set(CARDS) | BY_FORMULA | TEMPLATES | trained | set(DENOISERS)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -122,6 +126,24 @@ def test_a_model_has_the_parameters_of_its_weights(name: str) -> None:
 def test_a_model_has_its_printed_parameters(name: str) -> None:
     printed = PRINTED[name]
     assert abs(total(name) / 1e9 - printed) <= max(0.005 * printed, rounding(printed))
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_a_network_that_denoises_has_its_printed_parameters_within_a_per_cent(name: str) -> None:
+    assert total(name) / 1e9 == pytest.approx(DENOISERS[name], rel=0.01)
+
+
+def test_texts_and_pixels_are_encoded_by_networks_of_published_sizes() -> None:
+    """T5 v1.1 XXL's encoder, CLIP ViT-L/14's text half, and the halves of the autoencoder of Stable Diffusion."""
+    flux, stable = (MODELS[name].architecture.denoiser for name in ("flux.1-dev", "stable-diffusion-2.1"))
+    assert flux is not None
+    assert stable is not None
+    t5, clip = (float(parameter_count(each.architecture).total) for each in flux.text_encoders)
+    assert t5 == pytest.approx(4.762e9, rel=0.01)
+    assert clip == pytest.approx(123.06e6, rel=0.01)
+    for layers, count in ((stable.encoder, 34.16e6), (stable.decoder, 49.49e6)):
+        half = Architecture("half", 4.0, 1.0, layers, final_norm="none", features=True, headless=True)
+        assert float(parameter_count(half).total) == pytest.approx(count, rel=0.01)
 
 
 @pytest.mark.parametrize("name", CARDS)

@@ -105,6 +105,22 @@ def test_a_value_inside_a_group_is_changed_by_its_path(world: Path) -> None:
         ),
         ("  - repeat: 2", "  - repeat: 1000000000", "1,000,000,000 layers exceed the limit of 10,000"),
         ("  - repeat: 2", "  - repeat: 2\n    norm: batch", "layers.0.norm: unknown value 'batch'"),
+        (
+            "  - repeat: 2",
+            "  - repeat: 2\n    text: own",
+            "`text` and `modulation` of layers are a denoising network's",
+        ),
+        (
+            "vocabulary: 512",
+            "vocabulary: 512\ndenoiser: {channels: 4, compression: 8}",
+            "a network that denoises sees latents, not tokens of a vocabulary; write `features: true`",
+        ),
+        (
+            "  - repeat: 2",
+            "  - repeat: 2\n    text: own\n    norm: none",
+            "layers.0: text: own needs attention in a sequential block with norms; write `text: joined`",
+        ),
+        (ATTENTION, "{type: residual_block}", "layers.0: a residual block has norms and a sum of its own"),
         ("vocabulary: 512", "vocabulary: -512", "vocabulary: -512 is too small; write at least 1"),
         ("hidden: 64", "hidden: .nan", "hidden: nan is not a finite number"),
     ],
