@@ -14,6 +14,7 @@ _APART = (
     "what changes save of other scenarios, which differ from it on both sides",
 )
 _CEILING = "if it took no time"  # what a change could save at most
+_DIFFERENCE, _WORTH = "?>saved, 80 % interval", "?>may cost a device"
 COMMAND = "costmodel what-if"
 
 
@@ -31,6 +32,8 @@ def show_worths(scenarios: Mapping[str, Sequence[Worth]]) -> None:
         for levers, heading in zip(others, _APART, strict=True):
             if levers:
                 _show_apart(f"{scenario}: {heading}", levers)
+        if any(row.saved is not None and row.rent is None for row in own):
+            show("what a change may cost is not known: no source states a rent; set hardware.price.rental", "dim")
         if any(row.saved is not None and row.ceiling is None for row in own):
             show("no ceiling: shorter steps leave fewer requests at once on a server, which shortens them again", "dim")
             if any(row.ratio is None for row in own):
@@ -55,12 +58,20 @@ def _show_own(scenario: str, rows: Sequence[Worth]) -> None:
     together = f">{headline} with it and all before it in the list of changes"
     named = _has_names(rows)
     view = table(
-        "lever", *(["?change"] if named else []), ">alone", ">80 % interval", f">{_CEILING}", f"?{together}", "?"
+        "lever",
+        *(["?change"] if named else []),
+        ">alone",
+        ">80 % interval",
+        f">{_CEILING}",
+        _DIFFERENCE,
+        _WORTH,
+        f"?{together}",
+        "?",
     )
     for row in rows:
         view.add(
-            *_named(row, named=named), _share(row.saved), _interval(row), _share(row.ceiling),
-            metric(headline, row.together), _fault(row),
+            *_named(row, named=named), _share(row.saved), _interval(row), _share(row.ceiling), _difference(row),
+            _worth(row), metric(headline, row.together), _fault(row),
         )  # fmt: skip
     show(view)
     for row in rows:
@@ -75,13 +86,13 @@ def _show_apart(heading: str, rows: Sequence[Worth]) -> None:
     named = _has_names(rows)
     view = table(
         "lever", *(["?change"] if named else []), "??measured against", f"?>{headline} of that", "?>with the change",
-        ">saved", ">80 % interval", f">{_CEILING}", "?",
+        ">saved", ">80 % interval", f">{_CEILING}", _DIFFERENCE, _WORTH, "?",
     )  # fmt: skip
     for row in rows:
         sides = ", ".join(f"{path.removeprefix('scenario.')} {value}" for path, value in (row.against or {}).items())
         view.add(
             *_named(row, named=named), sides, metric(headline, row.before), metric(headline, row.after),
-            _share(row.saved), _interval(row), _share(row.ceiling), _fault(row),
+            _share(row.saved), _interval(row), _share(row.ceiling), _difference(row), _worth(row), _fault(row),
         )  # fmt: skip
     show(view)
 
@@ -116,6 +127,19 @@ def _share(value: float | None) -> str:
 
 def _interval(row: Worth) -> str:
     return NONE if row.ratio is None else f"{100 * (1 - row.ratio[1]):.2f} .. {100 * (1 - row.ratio[0]):.2f} %"
+
+
+def _difference(row: Worth) -> str:
+    """Return the interval of what a change saves, in the headline's unit."""
+    if row.difference is None:
+        return NONE
+    low, high = (metric(row.metric, end) for end in row.difference)
+    return f"{low} .. {high}"
+
+
+def _worth(row: Worth) -> str:
+    """Return the rent that a change is worth."""
+    return NONE if row.worth is None else Number(metric("cost_rate", row.worth), row.worth)
 
 
 def show_levers(file: LeversFile) -> None:

@@ -24,7 +24,10 @@ from costmodel.result import Entry
 from costmodel.workload.dtypes import ELEMENT_BYTES, LOGARITHMIC, payload_width
 from costmodel.workload.scenario import Scenario
 
-MESSAGES = ("hardware.node.nic", "hardware.node.peer", "hardware.network", "hardware.links", "hardware.node.host")
+MESSAGES = (
+    "hardware.node.nic", "hardware.node.peer", "hardware.network", "hardware.links", "hardware.node.host",
+    "hardware.node.count",
+)  # fmt: skip
 KERNELS = ("hardware.memory", "hardware.math", "hardware.clock", "hardware.processors")
 _KEYS = "dispatch", "combine", "in_network", "multicast", "reduction", "codec", "checksum", "fences", "host_link"
 OF_EXCHANGE = tuple(f"communication.{key}" for key in _KEYS)

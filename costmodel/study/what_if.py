@@ -14,6 +14,7 @@ from costmodel.analytic.grid import evaluate_single
 from costmodel.analytic.intervals import perturbations_of, ratio_interval
 from costmodel.api import Workload
 from costmodel.cost.calibration import Calibration
+from costmodel.equations import equation
 from costmodel.errors import CostModelError, InputError
 from costmodel.quantities import Array
 from costmodel.records import ValueRecord, fields, replace
@@ -39,6 +40,8 @@ class Worth(ValueRecord):
 
     before, after: the headline without it and with it alone.
     ratio: 80 % interval of after over before, in which the errors that both share cancel.
+    difference: likewise of before less after, in the headline's unit.
+    rent: of a device of the scenario [$/s], null where no source states it.
     ceiling: the most that it can save, a share of the headline.
     with_waves: of freed processors, the most where kernels need whole waves of tiles fewer, null for others.
     together: the headline with it and all levers above it that help, null where it does not help.
@@ -56,6 +59,7 @@ class Worth(ValueRecord):
     before: float
     after: float | None = None
     ratio: tuple[float, float] | None = None
+    difference: tuple[float, float] | None = None
     ceiling: float | None = None
     with_waves: float | None = None
     together: float | None = None
@@ -66,6 +70,17 @@ class Worth(ValueRecord):
     section: str | None = None
     against: Mapping[str, str] | None = None
     base: Base = "scenario"
+    rent: float | None = None
+
+    @property
+    @equation
+    def worth(self) -> float | None:
+        """Return what the change may cost an hour and device before it stops paying [$/s], null where that is unknown.
+
+        worth = rent * (before / after - 1)      a token costs rent * time: as much as before at rent + worth
+        """
+        rent, before, after = self.rent, self.before, self.after
+        return None if rent is None or after is None else rent * (before / after - 1)
 
     @property
     def saved(self) -> float | None:
@@ -91,6 +106,7 @@ class Worth(ValueRecord):
             **row,
             "changes": {path: str(value) for path, value in self.changes.items()},
             "saved": self.saved,
+            "worth": self.worth,
             "keeps_to_its_ceiling": self.keeps_to_its_ceiling,
         }
 
@@ -144,9 +160,12 @@ def worth_between(
     whole, before = _base(workload, scenario)
     one, other = workload.resolved, changed.resolved
     values = {path.removeprefix(f"scenarios.{scenario}."): (one.value(path), other.value(path)) for path in changes}
+    metric, rent = unknown.metric, chosen.cluster.device.price.rental
     return replace(
-        unknown, after=after, ratio=change_interval(before, altered, unknown.metric, after / whole.headline),
+        unknown, after=after, ratio=change_interval(before, altered, metric, after / whole.headline),
+        difference=difference_interval(before, altered, metric, whole.headline - after),
         ceiling=ceiling(whole, chosen, values), with_waves=with_waves(whole, values),
+        rent=None if rent is None else float(rent),
     )  # fmt: skip
 
 
@@ -260,14 +279,37 @@ def change_interval(before: Evaluation, after: Evaluation, metric: str, point: f
 
     Null where there is none: without fits, or where an error of one of them overloads a server.
     """
-    families = before.families() | after.families()
-    if not families:
-        return None
-    values = [_perturbed(side, families, metric) for side in (before, after)]
-    if not np.isfinite(values).all():
+    values = _both_perturbed(before, after, metric)
+    if values is None:
         return None
     _, low, high = ratio_interval(*values)
     return min(low, point), max(high, point)
+
+
+def difference_interval(
+    before: Evaluation, after: Evaluation, metric: str, point: float
+) -> tuple[float, float] | None:  # fmt: skip
+    """Return the 80 % interval of before less after, in the metric's unit, which contains that of the predictions.
+
+        d +- sqrt(sum over families f of (the largest move of before - after by f's error to that side)^2)
+
+    What both sides share cancels. Null where there is none, as `change_interval`.
+    """
+    values = _both_perturbed(before, after, metric)
+    if values is None:
+        return None
+    saved = values[0] - values[1]
+    moves = saved[1:].reshape(-1, 2) - saved[0]
+    down, up = np.minimum(moves.min(axis=1), 0.0), np.maximum(moves.max(axis=1), 0.0)
+    low, high = saved[0] - np.sqrt(down @ down), saved[0] + np.sqrt(up @ up)
+    return min(float(low), point), max(float(high), point)
+
+
+def _both_perturbed(before: Evaluation, after: Evaluation, metric: str) -> list[Array] | None:
+    """Return a metric of both sides under the same errors, null without any or where one overloads a server."""
+    families = before.families() | after.families()
+    values = [_perturbed(side, families, metric) for side in (before, after)] if families else []
+    return values if values and np.isfinite(values).all() else None
 
 
 @lru_cache(maxsize=8)  # a list of changes asks for the same side again and again

@@ -191,3 +191,61 @@ def test_a_fence_is_a_round_trip_and_a_checksum_a_share_of_the_exchange() -> Non
     assert seconds(fences=3.0) == pytest.approx(seconds() + 3 * 2 * latency)
     assert seconds(codec=0.1) == pytest.approx(1.1 * seconds())
     assert fence_time(exchange(fences=1.0, group=Group(1.0)), CLUSTER) == 0
+
+
+def test_the_paper_s_scale_up_domain_is_one_switch() -> None:
+    by_hand = {"hardware.node.count": 64, "hardware.links.nvlink.bandwidth": "900 GB/s"}
+    for scenario in ("decode", "training"):
+        one = worths(["scale-up-64"], scenario=scenario)["scale-up-64"]
+        changed = costmodel.load("deepseek_v3", set=by_hand, scenarios=[scenario]).points()[scenario]
+        assert one.after == pytest.approx(changed.metrics[changed.headline])
+    found = worths(["scale-up-64", "scale-up-group"])
+    assert (found["scale-up-group"].saved or 0.0) > (found["scale-up-64"].saved or 0.0) > 0.0
+
+
+BETTER = ("scale-up-900", "scale-up-64", "whole-nvlink", "half-latency", "no-hop", "multi-port", "optics",
+          "stacked-memory", "fp32-and-native", "wafer")  # fmt: skip
+
+
+@pytest.mark.parametrize("scenario", ["training", "decode"])
+def test_a_better_part_is_never_slower_and_its_difference_is_surer_than_either_side(scenario: str) -> None:
+    found = worths(list(BETTER), scenario=scenario)
+    whole = costmodel.load("deepseek_v3", scenarios=[scenario]).evaluate(scenario).point()
+    low, high = whole.intervals[whole.headline] or (0.0, 0.0)
+    for name in BETTER:
+        one = found[name]
+        assert one.after is not None
+        assert one.saved is not None
+        assert one.saved >= -1e-12, name
+        assert one.difference is not None
+        assert one.difference[0] <= one.before - one.after <= one.difference[1]
+        assert one.difference[1] - one.difference[0] < high - low, name
+        assert one.keeps_to_its_ceiling
+    assert (found["optics"].saved or 0.0) >= (found["multi-port"].saved or 0.0)
+
+
+def test_a_change_that_touches_no_kernel_has_a_difference_of_its_messages_alone() -> None:
+    """An end of a family's spread moves both sides equally where the change leaves the family as it is."""
+    one = worths(["no-hop"])["no-hop"]
+    assert one.difference is not None
+    assert one.after is not None
+    width = (one.difference[1] - one.difference[0]) / (one.before - one.after)
+    assert width < 0.1  # of the latencies' fits; kernels of the side by itself are known to 15 %
+
+
+def test_what_a_change_may_cost_is_the_rent_at_which_tokens_cost_as_much_as_before() -> None:
+    one = worths(["stacked-memory"])["stacked-memory"]
+    assert one.rent == pytest.approx(2 / 3600)  # 2 $/h, hardware/devices/h800-sxm.yaml
+    assert one.worth is not None
+
+    def cost(changes: dict[str, object]) -> float:
+        value = costmodel.load("deepseek_v3", set=changes, scenarios=["decode"]).points()["decode"].metrics
+        return float(value["cost_per_million_tokens"] or 0.0)
+
+    dearer = {
+        "hardware.memory.hbm.bandwidth": "6.7 TB/s",
+        "hardware.price.rental": f"{(2 / 3600 + one.worth) * 3600} $/h",
+    }
+    assert cost(dearer) == pytest.approx(cost({}))
+    unpriced = costmodel.load("deepseek_v3", set={"hardware.price.rental": None}, scenarios=["decode"])
+    assert [row.worth for row in worths_of(unpriced, "decode", FILE, ["stacked-memory"])] == [None]
