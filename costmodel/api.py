@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import ChainMap
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -30,6 +30,7 @@ from costmodel.version import __version__
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
 from costmodel.workload.plans import Serving, Training
+from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -192,6 +193,12 @@ class Workload(Record):
 
     def calibration(self, scenario: Scenario) -> Calibration:
         """Return the calibration of the scenario's device and framework."""
+        if isinstance(scenario.plan, Reinforcement):
+            from costmodel.analytic.reinforcement import PartCalibrations  # loads where there is such a step
+
+            return PartCalibrations.of(
+                *(self.calibration(each) for each in (scenario.plan.train, scenario.plan.rollout))
+            )
         key = _calibration_key(scenario)
         if key not in self._calibrations:
             self._calibrations[key] = load_calibration(
@@ -203,7 +210,7 @@ class Workload(Record):
         """Return the same with some fits instead of those of the files."""
         known = {
             _calibration_key(each): replace(own, families=ChainMap(dict(families), own.families))  # type: ignore[arg-type]
-            for each in self.resolved.scenarios.values()
+            for each in self._single_parts()
             for own in (self.calibration(each),)
         }
         return replace(self, _calibrations=known)
@@ -215,9 +222,14 @@ class Workload(Record):
         path, hidden = (*before, *self._library.search_path), frozenset(devices)
         known = {
             _calibration_key(each): fit_lookup.load_calibration(each.cluster.device, each.framework, path, hidden)
-            for each in self.resolved.scenarios.values()
+            for each in self._single_parts()
         }
         return replace(self, _calibrations=known)
+
+    def _single_parts(self) -> Iterator[Scenario]:
+        """Yield the scenarios that are no step of several parts, and the parts of those that are."""
+        for each in self.resolved.scenarios.values():
+            yield from (each.plan.train, each.plan.rollout) if isinstance(each.plan, Reinforcement) else (each,)
 
     def scenario(self, name: str) -> Scenario:
         """Return one scenario as the engines take it. Raises InputError on an unknown name."""
@@ -258,8 +270,10 @@ class Workload(Record):
 
 def _is_random(scenario: Scenario) -> bool:
     """Tell whether the event engine draws anything of a scenario at random."""
-    simulation = scenario.simulation
-    return bool(simulation.jitter or simulation.checkpoints) or isinstance(scenario.plan, Serving)
+    simulation, plan = scenario.simulation, scenario.plan
+    if isinstance(plan, Reinforcement):
+        return _is_random(plan.rollout) or _is_random(plan.train)
+    return bool(simulation.jitter or simulation.checkpoints) or isinstance(plan, Serving)
 
 
 def _calibration_key(scenario: Scenario) -> Hashable:

@@ -56,6 +56,11 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "images_per_second", "images_per_second_per_device", "max_batch", "cost_per_image", "energy_per_image",
         "cost_rate", "capital_cost",
     )),
+    "rl": ("step_time", (
+        "step_time", "rollout_time", "reward_time", "log_probability_time", "train_time", "update_time", "offload_time",
+        "samples_per_second", "tokens_per_second", "tokens_per_second_per_device", "idle_share", "cost_per_step",
+        "cost_per_sample", "energy_per_sample", "cost_rate", "capital_cost",
+    )),
     "ep_bound": ("tpot", ("all_to_all_time", "layer_time", "tpot", "tokens_per_second_per_user")),
 }  # fmt: skip
 

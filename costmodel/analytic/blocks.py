@@ -9,7 +9,8 @@ import numpy as np
 
 from costmodel.quantities import Array, Indices, Quantity, maximum, where
 from costmodel.records import Record, fields, is_record
-from costmodel.workload.plans import Diffusion, ExpertBound, Training, drafted_tokens
+from costmodel.workload.plans import Diffusion, ExpertBound, PlanOfParts, Training, drafted_tokens
+from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Disaggregated, Scenario
 
 T = TypeVar("T")
@@ -66,6 +67,9 @@ def _same_order(scenario: Scenario, grid: tuple[Indices, ...]) -> Iterator[tuple
 def _order(scenario: Scenario) -> tuple[Quantity, ...]:
     """Return what determines the order of work: stages, micro-batches or drafts, and whether there are host copies."""
     plan, parallel, offload = scenario.plan, scenario.parallel, scenario.offload
+    if isinstance(plan, PlanOfParts) and not isinstance(plan, Disaggregated):
+        assert isinstance(plan, Reinforcement), "no other plan has parts"
+        return *_order(plan.train), *_order(plan.rollout), where(plan.staleness >= 1, 1.0, 0.0)
     if isinstance(plan, Training):
         shares = (offload.optimizer, offload.weights, offload.activations, offload.kv_cache)
         hosted = maximum(*(where(share > 0, 1.0, 0.0) for share in shares))

@@ -14,8 +14,8 @@ from costmodel.quantities import Count, Dollars
 from costmodel.records import Record, asdict
 from costmodel.workload.scenario import Scenario
 
-COST = ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost_rate")
-ENERGY = ("energy_per_token", "energy_per_trillion_tokens")
+COST = ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost_per_step", "cost_per_sample", "cost_rate")
+ENERGY = ("energy_per_token", "energy_per_trillion_tokens", "energy_per_sample")
 
 
 class Capital(Record):

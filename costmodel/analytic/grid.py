@@ -166,7 +166,8 @@ def _spans(
     evaluation: Evaluation, calibration: Calibration, scenario: Scenario, metrics: Metrics, dimensions: int
 ) -> dict[str, Interval]:
     """Return the intervals of metrics. Of an anchored step, what measured steps say of its time and rates."""
-    runs = run_scatter(scenario, calibration, evaluation.operators())
+    own = getattr(evaluation, "scatter", None)  # of a plan of several parts
+    runs = run_scatter(scenario, calibration, evaluation.operators()) if own is None else own(calibration)
     spans = intervals(metrics, evaluation.families(), dimensions, evaluation.metrics, runs)
     known = evaluation.anchored
     if known is None:

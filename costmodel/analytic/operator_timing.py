@@ -227,3 +227,8 @@ def operator_timer(scenario: Scenario, calibration: Calibration) -> OperatorTime
             if len(known) > KEPT:
                 known.clear()
     return timer
+
+
+def uncertain_families(operators: Iterable[TimedOperator]) -> frozenset[str]:
+    """Return the families of operators whose times are uncertain."""
+    return frozenset(timed.operator.family for timed in operators if not timed.fit.spread.is_exact)

@@ -9,6 +9,7 @@ from costmodel.result import NO_HOST_MEMORY, NO_MEMORY, REASONS
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Decode, Diffusion, Generate, Prefill, Serving, Training
+from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Disaggregated, Plan, Scenario
 
 GIB = 2**30
@@ -46,6 +47,8 @@ def too_much_for_the_host(scenario: Scenario, ledger: Ledger) -> str:
 def largest_layout(scenario: Scenario) -> Count:
     """Return the devices of the layout, or of the larger of two pools: a node belongs to one of them."""
     plan = scenario.plan
+    if isinstance(plan, Reinforcement):
+        return maximum(largest_layout(plan.rollout), largest_layout(plan.train))
     if isinstance(plan, Disaggregated):
         return maximum(plan.prefill.parallel.devices, plan.decode.parallel.devices)
     return scenario.parallel.devices
@@ -68,6 +71,8 @@ def gib(size: Bytes) -> str:
 
 def _relief(scenario: Scenario, plan: Plan, part: str) -> str:
     """Return what shrinks a part of the ledger, of what is not at its minimum already."""
+    if isinstance(plan, Reinforcement):
+        return _step_relief(plan, part)
     if isinstance(plan, Training):
         return _training_relief(plan, part)
     if isinstance(plan, Diffusion):
@@ -97,6 +102,15 @@ def _diffusion_relief(scenario: Scenario, plan: Diffusion, part: str) -> str:
     return " or ".join(
         (*ways, *([] if plan.batch <= scenario.parallel.dp else ["lower `batch`"]), "raise `parallel.cp`")
     )
+
+
+def _step_relief(plan: Reinforcement, part: str) -> str:
+    """Return what shrinks a part of the ledger of a step of reinforcement learning."""
+    if part == "kv_cache":
+        return f"lower `memory.utilization` of {plan.rollout.name}, or keep states on the host (`offload: all`)"
+    if plan.placement == "colocated" and plan.offload != "all" and part in ("weights", "optimizer", "gradients"):
+        return f"keep states on the host while devices generate (`offload: all`), or shard those of {plan.train.name}"
+    return _training_relief(plan.training, part)
 
 
 def _training_relief(plan: Training, part: str) -> str:

@@ -6,11 +6,12 @@ import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 
-from costmodel.analytic.evaluation import Evaluation, PassEvaluation, TrainingEvaluation, evaluate
+from costmodel.analytic.evaluation import Evaluation, PassEvaluation, evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import PassModel, PassTimes
 from costmodel.analytic.metrics import pass_metrics, schedule_times, training_metrics
@@ -18,6 +19,7 @@ from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.analytic.training.step_model import StepModel, last_pass
 from costmodel.analytic.training.step_times import StepTimes
+from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.event.conditions import Conditions
@@ -27,19 +29,21 @@ from costmodel.event.graph import Graph
 from costmodel.event.passes import pass_graph, pass_times_of
 from costmodel.event.perturbation import perturbed, scaled_as_closed_form, stacked
 from costmodel.event.replicas import Replicas
+from costmodel.event.rollout import rollout_of_requests
 from costmodel.event.training import step_graph, step_times_of
 from costmodel.network.nominal import nominal_cluster
 from costmodel.quantities import Quantity
 from costmodel.records import MutableRecord, field, replace
 from costmodel.result import Entry, Metrics, Point
 from costmodel.workload.plans import Decode, Prefill, Serving, Training
+from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import folded_order, order, steady_state
 
 MOST_PASSES = 200_000  # of all ranks: about a million tasks, less than a gigabyte
 FEW_TASKS = 100_000  # in all simulations for intervals together: a second
 STREAM_STALLS = "waits between streams"  # line of results: idle time of the compute stream
-NOT_SIMULATED = "the event engine simulates training, prefill, decode and serving; this is the closed form"
+NOT_SIMULATED = "the event engine simulates training, prefill, decode, serving and rl; this is the closed form"
 
 Requests: TypeAlias = "Callable[[Scenario, Serving, Calibration], Evaluation]"
 Model = TypeVar("Model", StepModel, PassModel)
@@ -102,6 +106,12 @@ class EventEngine(MutableRecord):
         if isinstance(plan, Serving) and self.requests is not None:
             served = self.served[scenario.name] = self.requests(scenario, plan, calibration)
             return served
+        if isinstance(plan, Reinforcement):
+            from costmodel.analytic.reinforcement import ReinforcementEvaluation  # loads where there is such a step
+
+            return ReinforcementEvaluation(
+                scenario, plan, calibration, train=self.evaluate, rollout=partial(rollout_of_requests, self.requests)
+            )
         return evaluate(scenario, calibration)
 
     def point(self, scenario: Scenario, calibration: Calibration) -> Point:
@@ -109,6 +119,8 @@ class EventEngine(MutableRecord):
         point = evaluate_point(scenario, calibration, self.evaluate)
         simulation, plan, step = scenario.simulation, scenario.plan, point.metrics[point.headline]
         if isinstance(plan, Serving) and self.requests is not None:
+            return point
+        if isinstance(plan, Reinforcement):
             return point
         if not isinstance(plan, Training | Prefill | Decode):
             return replace(point, notes=(*point.notes, NOT_SIMULATED))

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from costmodel.analytic.evaluation import Evaluation, PassEvaluation, TrainingEvaluation, evaluate
+from costmodel.analytic.evaluation import Evaluation, PassEvaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
+from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.calibration.candidates import Candidate
 from costmodel.calibration.compiled_fits import CompiledFits
 from costmodel.calibration.fit_lookup import FitLookup
@@ -30,6 +31,7 @@ from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.study.prices import quotes
 from costmodel.workload.operators import KINDS, Elementwise, Operator, base_name
 from costmodel.workload.plans import Decode, Diffusion, ExpertBound, Prefill, Training
+from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
 if TYPE_CHECKING:
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
 
 SCHEMA = "costmodel/explanation@2"
 _WITH_UNITS = ("inputs", "parameters")  # name -> (value, what says its unit)
-COSTS = ("cost_per_million_tokens", "cost_per_trillion_tokens", "cost_per_image", "cost_rate")
+COSTS = (
+    "cost_per_million_tokens", "cost_per_trillion_tokens", "cost_per_image", "cost_per_step", "cost_per_sample",
+    "cost_rate",
+)  # fmt: skip
 
 
 class Line(ValueRecord):
@@ -192,6 +197,7 @@ def _asked(scenario: Scenario, name: str) -> tuple[str, ...]:
     plan = scenario.plan
     headlines = (
         (Training, "step_time"),
+        (Reinforcement, "step_time"),
         (Prefill, "ttft"),
         (Decode, "tpot"),
         (Diffusion, "denoising_step_time"),
@@ -298,6 +304,12 @@ def _with_context(workload: Workload, scenario: Scenario, name: str, explanation
 
 
 def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> Explanation:
+    if isinstance(scenario.plan, Reinforcement):
+        name, _, own = timed.operator.name.partition(": ")
+        part = scenario.plan.rollout if name == "rollout" else scenario.plan.train
+        cluster = scenario.cluster if name == "update" else part.cluster
+        plain = replace(timed, operator=replace(timed.operator, name=own))
+        return replace(_explained(workload, replace(part, cluster=cluster), plain), name=timed.operator.name)
     operator, time, fit = timed.operator, timed.time, timed.fit
     pool = _pool(scenario, operator.name)
     scenario = scenario if pool is None else scenario.of_pool(pool)

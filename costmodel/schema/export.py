@@ -62,7 +62,8 @@ def _scenario_schema() -> tuple[dict[str, Any], dict[str, Any]]:
     for model in PHASES.values():
         schema = model.model_json_schema()
         shared |= schema.pop("$defs", {})
-        schema["properties"]["precision"] = {"anyOf": [{"type": "string"}, schema["properties"]["precision"]]}
+        if "precision" in schema["properties"]:
+            schema["properties"]["precision"] = {"anyOf": [{"type": "string"}, schema["properties"]["precision"]]}
         options.append(schema)
     return {"oneOf": options}, shared
 

@@ -94,7 +94,7 @@ def _keys(made: type[Struct], *, optional: bool) -> Iterator[tuple[str, Any, Any
         if optional:
             kind, default = kind | None, {"default": None}
         elif field.default is not NODEFAULT:
-            default = {"default": [] if field.default == () else field.default}
+            default = {"default": list(field.default) if isinstance(field.default, tuple) else field.default}
         elif field.default_factory is not NODEFAULT:
             default = {"default_factory": _file_type(field.default_factory)}
         if isinstance(default.get("default"), Struct):

@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.errors import InputError, LayoutError, Location, Problem, available, suggest
 from costmodel.hardware import Device
 from costmodel.quantities import is_single, minimum, where
-from costmodel.records import Record, replace
+from costmodel.records import replace
 from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
@@ -41,6 +41,8 @@ from costmodel.schema.number_formats import (
 )
 from costmodel.schema.overrides import apply_overrides, is_of, read_overrides, runs
 from costmodel.schema.references import Library, as_reference
+from costmodel.schema.reinforcement import Resolved as _Resolved
+from costmodel.schema.reinforcement import check_layout, step_of_parts
 from costmodel.schema.resolved import KnownDocuments, ResolvedWorkload
 from costmodel.schema.serving import locate_files
 from costmodel.schema.strict import validate_tree
@@ -49,6 +51,7 @@ from costmodel.schema.workload import (
     PHASES,
     ExpertBoundFile,
     PlanFile,
+    ReinforcementFile,
     ServingFile,
     TrainingFile,
     WorkloadFile,
@@ -56,18 +59,10 @@ from costmodel.schema.workload import (
 )
 from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.popularity import DRAWN, LEARNED
+from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import MeasuredStep, Parallelism, Scenario
-from costmodel.workload.validity import rules
 
 _Model: TypeAlias = "tuple[Architecture | None, DocumentPart[ModelFile] | None]"
-
-
-class _Resolved(Record):
-    """One scenario, its part of the document, and the trees of its values by document."""
-
-    scenario: Scenario
-    document: dict[str, Any]
-    trees: dict[str, Tree]
 
 
 def resolve(
@@ -117,12 +112,18 @@ def resolve_tree(
     architecture = build_model.architecture(model.file) if model else None
     resolved: dict[str, _Resolved] = {}
     anchors = Anchors.of(tree, library, _without_anchors)
-    for scenario in _selected(list(known), scenarios):
+
+    def read(scenario: str) -> _Resolved:
         written, where = known[scenario]
+        original = scenario_trees[written]
+        if original.is_mapping and original.text("phase") == Reinforcement.phase:
+            return step_of_parts(assembly, scenario, original, list(known), read)
+        part = _scenario(assembly, scenario, original, (architecture, model), where)
+        return replace(part, scenario=anchors.apply(part.scenario, part.trees["scenario"], written))
+
+    for scenario in _selected(list(known), scenarios):
         with assembly.collecting_problems():
-            part = _scenario(assembly, scenario, scenario_trees[written], (architecture, model), where)
-            anchored = anchors.apply(part.scenario, part.trees["scenario"], written)
-            resolved[scenario] = replace(part, scenario=anchored)
+            resolved[scenario] = read(scenario)
     if not assembly.problems:
         assembly.report_unused()
     if assembly.problems or model is None or architecture is None:
@@ -316,7 +317,7 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         "scenario": tree.with_entries(precision=merge(formats.tree, chosen)), "cluster": hardware.cluster_part.tree,
         "node": hardware.node_part.tree, "device": hardware.device_part.tree, "framework": framework.tree,
     }  # fmt: skip
-    _check_layout(assembly, scenario, tree)
+    check_layout(assembly, scenario, tree)
     return _Resolved(scenario, scenario_document(plan, scenario, hardware, formats.file, framework.file), trees)
 
 
@@ -395,6 +396,7 @@ def _plan(assembly: Assembly, name: str, original: Tree, cluster: str | None) ->
     problems: list[Problem] = []
     plan = validate_tree(PHASES[phase], tree, problems, field)
     assembly.problems.extend(_naming_phases(problem, field, phase) for problem in problems)
+    assert not isinstance(plan, ReinforcementFile), "the caller has looked"
     if plan is None:
         _look_ahead(assembly, tree, name)
         raise Stop
@@ -429,16 +431,3 @@ def _look_ahead(assembly: Assembly, tree: Tree, name: str) -> None:
     if reference is not None and isinstance(reference.value, (str, dict)):
         with assembly.collecting_problems():
             install(assembly, reference, name, build.Ranks(1.0))
-
-
-def _check_layout(assembly: Assembly, scenario: Scenario, tree: Tree) -> None:
-    """Collect every rule that the layout breaks, at the value that breaks it. On a grid, the evaluator masks points."""
-    for rule in rules(scenario):
-        if isinstance(rule.holds, np.ndarray) or rule.holds:
-            continue
-        nearest: Tree = tree
-        for part in rule.field.split("."):
-            nearest = nearest.child(part) or nearest
-        field = f"scenarios.{scenario.name}.{rule.field}"
-        location = nearest.location or tree.location
-        assembly.problems.append(Problem(location, field, rule.message, rule.hint, of_layout=True))

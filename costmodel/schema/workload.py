@@ -27,6 +27,7 @@ from costmodel.schema.serving import CacheTierFile, SchedulerFile
 from costmodel.schema.simulation import SimulationFile
 from costmodel.schema.strict import Strict
 from costmodel.workload import plans
+from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Communication, Offload, Parallelism, Precision, Routing
 from costmodel.workload.schedules import SCHEDULES
 
@@ -308,16 +309,29 @@ class ExpertBoundFile(ScenarioFile, Declared, of=plans.ExpertBound):
     phase: Literal["ep_bound"] = Field(description="this phase")
 
 
+class ReinforcementFile(Declared, of=Reinforcement):
+    """A step of reinforcement learning, of a scenario that generates and one that trains."""
+
+    phase: Literal["rl"] = Field(description="this phase")
+    rollout: str = Field(description="the scenario of this file that generates answers: phase `generate` or `serving`")
+    train: str = Field(description="the scenario of this file that trains: phase `training`")
+    cluster: Annotated[Any, Named("clusters")] = Field(
+        default=None,
+        description="that holds both pools of `split`; null: that of `train`, with as many nodes as needed",
+    )
+
+
 PlanFile: TypeAlias = (
     TrainingFile | PrefillFile | DecodeFile | GenerateFile | ServingFile | ExpertBoundFile | DiffusionFile
 )
 
-PHASES: dict[str, type[PlanFile]] = {
+PHASES: dict[str, type[PlanFile | ReinforcementFile]] = {
     "training": TrainingFile,
     "prefill": PrefillFile,
     "decode": DecodeFile,
     "generate": GenerateFile,
     "serving": ServingFile,
+    "rl": ReinforcementFile,
     "ep_bound": ExpertBoundFile,
     "diffusion": DiffusionFile,
 }

@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from costmodel.analytic.anchors import standing
 from costmodel.analytic.blocks import gathered, take
-from costmodel.analytic.evaluation import unanchored_step
 from costmodel.analytic.intervals import run_deviation
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.stream_times import seconds_of, stream_times
 from costmodel.analytic.training.actions import all_to_all_contention
 from costmodel.analytic.training.overlapped_comm import OverlappedComm, overlapped_comm
 from costmodel.analytic.training.step_model import micro_batch_count, training_context
+from costmodel.analytic.training_evaluation import unanchored_step
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import fastest
 from costmodel.quantities import Array, Indices, Quantity

@@ -28,6 +28,17 @@ from costmodel.workload.requests import Replicas, RequestStream, Slo
 StageNumber: TypeAlias = Annotated[int, Whole(-(2**16), single=True)]
 
 
+class PlanOfParts(Record):
+    """A plan of several parts, each with a layout of its own."""
+
+    phase: ClassVar[str]
+
+    @property
+    def devices(self) -> Count:
+        """Return the devices of all parts."""
+        raise NotImplementedError
+
+
 class Placement(ValueRecord):
     """The pipeline stages of embedding, head and MTP modules. Negative ones count from the last, as in Python."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
@@ -38,6 +39,33 @@ class Lengths(Record, kw_only=True):
     high: Annotated[Number | None, "largest length; null: any"] = None
     values: tuple[float, ...] = ()
     weights: Annotated[tuple[Weight, ...], "how often each is drawn; empty: all as often"] = ()
+
+    def share_above(self, tokens: float) -> float:
+        """Return the share of lengths above `tokens`, those outside `low` to `high` moved to the nearer end.
+
+        Of lengths in whole tokens, as if they were not. A lognormal length of mean m and deviation s is
+        exp(N(mu, sigma)) with sigma^2 = ln(1 + s^2/m^2) and mu = ln(m) - sigma^2/2.
+        """
+        mean, deviation = float(self.mean), float(self.deviation)
+        if self.high is not None and tokens >= float(self.high):
+            return 0.0
+        if tokens < max(float(self.low), 1.0):
+            return 1.0
+        if self.distribution == "values":
+            weights = np.array(self.weights or np.ones(len(self.values)))
+            return float(weights[np.array(self.values) > tokens].sum() / weights.sum())
+        if self.distribution == "uniform":
+            assert self.high is not None, "the file has been checked"
+            return (float(self.high) - tokens) / (float(self.high) - float(self.low))
+        if self.distribution == "exponential":
+            return math.exp(-tokens / mean)
+        if self.distribution == "constant" or deviation == 0.0:
+            return float(mean > tokens)
+        if self.distribution == "normal":
+            return 0.5 * math.erfc((tokens - mean) / (deviation * math.sqrt(2.0)))
+        variance = math.log1p((deviation / mean) ** 2)
+        middle = math.log(mean) - variance / 2.0
+        return 0.5 * math.erfc((math.log(tokens) - middle) / math.sqrt(2.0 * variance))
 
     @property
     def average(self) -> Count:

@@ -32,7 +32,7 @@ from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, GroupScaling
 from costmodel.workload.engine import Engine
 from costmodel.workload.operators import WEIGHT_ONLY
-from costmodel.workload.plans import Decode, Diffusion, ExpertBound, Generate, Prefill, Serving, Training
+from costmodel.workload.plans import Decode, Diffusion, ExpertBound, Generate, PlanOfParts, Prefill, Serving, Training
 from costmodel.workload.simulation import Simulation
 from costmodel.workload.site_scatter import SiteScatter
 from costmodel.workload.training_program import TrainingProgram
@@ -403,7 +403,7 @@ class Pool(Record):
     plan: Prefill | Decode
 
 
-class Disaggregated(Record):
+class Disaggregated(PlanOfParts):
     """Serving from two pools: one prefills, sends the KV cache over the network, and the other decodes."""
 
     phase: ClassVar[str] = "serving"
@@ -412,8 +412,15 @@ class Disaggregated(Record):
     prefill: Pool
     decode: Pool
 
+    @property
+    def devices(self) -> Count:
+        """Return the devices of an instance of each pool."""
+        return self.prefill.parallel.devices + self.decode.parallel.devices
 
-Plan: TypeAlias = "Training | Prefill | Decode | Generate | Serving | Disaggregated | ExpertBound | Diffusion"
+
+Plan: TypeAlias = (
+    "Training | Prefill | Decode | Generate | Serving | Disaggregated | ExpertBound | Diffusion | PlanOfParts"
+)
 
 
 class MeasuredStep(Record):
@@ -459,9 +466,9 @@ class Scenario(Record):
 
     @property
     def devices(self) -> Count:
-        """Return the devices of the layout, of both pools of disaggregated serving, of all replicas of an engine."""
-        if isinstance(self.plan, Disaggregated):
-            return self.plan.prefill.parallel.devices + self.plan.decode.parallel.devices
+        """Return the devices of the layout, of all parts of a plan, of all replicas of an engine."""
+        if isinstance(self.plan, PlanOfParts):
+            return self.plan.devices
         if isinstance(self.plan, Serving):
             return self.parallel.all_devices * self.plan.replicas.count
         return self.parallel.all_devices

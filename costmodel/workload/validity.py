@@ -13,6 +13,8 @@ from costmodel.workload.architecture import Attention, DenseFfn, MoeFfn, NoFfn, 
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.mixers import Mixer
 from costmodel.workload.plans import Decode, ExpertBound, Serving, Training
+from costmodel.workload.reinforcement import Reinforcement
+from costmodel.workload.reinforcement_rules import reinforcement_rules
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Disaggregated, Parallelism, Precision, Scenario
 from costmodel.workload.schedules import rules_of
@@ -32,6 +34,11 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
         return
     if isinstance(plan, Disaggregated):
         yield from _pool_rules(scenario, plan)
+        return
+    if isinstance(plan, Reinforcement):
+        yield from reinforcement_rules(scenario, plan)
+        for part in (plan.rollout, plan.train):
+            yield from rules(part)
         return
     device, framework = scenario.cluster.device, scenario.framework
     yield Rule(

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 from costmodel.analytic.anchors import POWERS, separation
-from costmodel.analytic.evaluation import TrainingEvaluation, evaluate
+from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.intervals import NORMAL_90
+from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
 from costmodel.records import Record, ValueRecord, fields, replace

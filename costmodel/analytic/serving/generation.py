@@ -98,8 +98,7 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
         times = self.times(perturbations)
         latency = times.first + (plan.output_tokens - 1) * times.later
         rate = plan.batch * plan.output_tokens / latency
-        share = self._sets / self._scenario.parallel.pp
-        work = share * times.joules / latency
+        work = self.joules(perturbations) / latency
         unit = self._scenario.parallel.dp * plan.micro_batches
         assert self.ledger is not None
         most = largest_batch(self._scenario, self.ledger, plan.batch, unit)
@@ -114,6 +113,10 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
             **spent(self._scenario.cluster.node, devices, rate, work),
             **invested(self._scenario, devices),
         }
+
+    def joules(self, perturbations: Perturbations = None) -> Joules:
+        """Return the energy of the work of a device, all parts of the batch together."""
+        return self._sets / self._scenario.parallel.pp * self.times(perturbations).joules
 
     @equation
     def _evaluate(self, perturbations: Perturbations) -> GenerationTimes:

@@ -9,9 +9,9 @@ import pytest
 from builders import STEP, scenario
 
 from costmodel.analytic.anchors import Predicted, anchored, separation
-from costmodel.analytic.evaluation import TrainingEvaluation
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import NORMAL_90
+from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.spread import Spread
 from costmodel.records import replace

@@ -27,7 +27,7 @@ def test_every_kind_has_a_json_schema(kind: str) -> None:
 def test_the_schema_of_a_workload_describes_every_phase() -> None:
     options = json_schema("workload")["properties"]["scenarios"]["additionalProperties"]["oneOf"]
     assert [option["properties"]["phase"]["const"] for option in options] == [
-        "training", "prefill", "decode", "generate", "serving", "ep_bound", "diffusion",
+        "training", "prefill", "decode", "generate", "serving", "rl", "ep_bound", "diffusion",
     ]  # fmt: skip
 
 
