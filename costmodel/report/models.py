@@ -62,9 +62,8 @@ def attention(architecture: Architecture) -> str:
     A kind ends with `~` if any of its layers has a window or another sparse pattern. One that follows another of its
     name is shown by its heads alone.
     """
-    kinds = dict.fromkeys(
-        _kind(layer.mixer) for layer in architecture.kinds if not isinstance(layer.mixer, mixers.NoMixer)
-    )
+    unlisted = (mixers.NoMixer,) if architecture.denoiser is None else (mixers.NoMixer, mixers.PlainProjection)
+    kinds = dict.fromkeys(_kind(layer.mixer) for layer in architecture.kinds if not isinstance(layer.mixer, unlisted))
     names = dict.fromkeys(kind.rstrip("~") for kind in kinds)
     parts: list[str] = []
     before = ""
@@ -77,7 +76,7 @@ def attention(architecture: Architecture) -> str:
 
 
 _NAMES: dict[type[mixers.Mixer], str] = {
-    mixers.Convolution: "convolution", mixers.ResidualBlock: "residual block",
+    mixers.Convolution: "CNN", mixers.ResidualBlock: "CNN",
     mixers.Spectral: "spectral", mixers.Gate: "gate", mixers.MilPool: "pooling",
     mixers.SelectiveScan: "scan", mixers.PlainProjection: "projection", mixers.NoMixer: "none",
 }  # fmt: skip
