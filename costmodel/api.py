@@ -382,7 +382,7 @@ def load(
     with noting(rests_on):
         start = None if isinstance(path, Tree) else _start(str(path), clusters, phases, search_path, changes)
         if start is not None:
-            _check_phases(scenarios or (), phases)
+            _check_phases(scenarios or (), start.phases)
         source, cluster = (path, asked) if start is None else (start.tree, None)
         resolved = _resolve(source, changes, cluster, library, scenarios)
     if files is not None and start is None:
@@ -425,11 +425,11 @@ def _start(
 
 def _check_phases(scenarios: Iterable[str], phases: Sequence[str]) -> None:
     """Raise InputError on a scenario of a model that is a phase which was not asked for."""
-    from costmodel.analytic.model_start import DEFAULT_PHASES, PHASES
+    from costmodel.analytic.model_start import PHASES
     from costmodel.schema.overrides import ON
 
     for phase in (name.partition(ON)[0] for name in scenarios):
-        if phase in PHASES and phase not in (phases or DEFAULT_PHASES):
+        if phase in PHASES and phase not in phases:
             raise InputError.single(
                 f"{phase} is a phase of the model that was not asked for", field="--scenario",
                 hint=f"add --phase {phase}",

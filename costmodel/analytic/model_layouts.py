@@ -317,7 +317,7 @@ def scenario_lines(question: Question, name: str, choice: Choice) -> list[str]:
 
 def _framework(phase: str) -> str:
     """Return the program that a phase is taken to run under."""
-    return "megatron" if phase == TRAINING else "vllm"
+    return {TRAINING: "megatron", "diffusion": "torch-compile"}.get(phase, "vllm")
 
 
 def _work(question: Question, name: str, choice: Choice) -> list[str]:
@@ -335,12 +335,25 @@ def _work(question: Question, name: str, choice: Choice) -> list[str]:
         return [f"batch: {requests}", *lengths]
     if phase == "serving":
         return [*([] if question.states(name, "rate") else [f"concurrency: {requests}"]), *lengths]
+    if phase == "diffusion":
+        return _pixels(question)
     assert recipe is not None, "training has a recipe"
     sequences, sequence = batch_of(question, recipe)
     further = [f"micro_batch: {choice.micro_batch}"] if choice.micro_batch > 1 else []
     further += ["recompute: layer"] if choice.recompute else []
     stated = f"global_batch: {sequences}"
     return [f"{stated:<40} # {recipe.model}: {recipe.cite}", f"sequence: {sequence}", "optimizer: {zero: 1}", *further]
+
+
+def _pixels(question: Question) -> list[str]:
+    """Return the keys of an image or, of a model whose latents stand for several frames, of a video."""
+    denoiser = question.document.architecture.denoiser
+    if denoiser is None:
+        raise InputError.single(f"{question.model} denoises no latents", field="--phase", hint="ask for another phase")
+    if not np.any(np.greater(denoiser.frame_compression, 1.0)):
+        return ["height: 1024", "width: 1024", "steps: 28"]
+    tiles = [] if denoiser.streamed else ["tile: 256                             # pixels that are decoded at once"]
+    return ["height: 704", "width: 1280", "frames: 81", "steps: 50", *tiles]
 
 
 def workload_tree(lines: Sequence[str], model: str) -> Tree:

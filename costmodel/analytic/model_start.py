@@ -26,23 +26,29 @@ from costmodel.analytic.out_of_memory import gib
 from costmodel.errors import InputError
 from costmodel.records import Record, replace
 from costmodel.schema import SI
-from costmodel.schema.files import load_document, load_node
+from costmodel.schema.files import load_document, load_node, read_model
 from costmodel.schema.overrides import runs
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree
 from costmodel.workload.dtypes import GGUF_FORMATS
-from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Training
+from costmodel.workload.plans import Decode, Diffusion, Generate, Prefill, Serving, Training
 
-PHASES = ("prefill", "decode", "generate", "serving", "training")
-DEFAULT_PHASES = ("prefill", "decode")
+PHASES = ("prefill", "decode", "generate", "serving", "training", "diffusion")
+DEFAULT_PHASES = ("prefill", "decode")  # of language models
 
 
 class ModelStart(Record):
-    """A workload as text. lines: what was assumed for it, and what does not fit; name: of the model."""
+    """A workload as text.
+
+    lines: what was assumed for it, and what does not fit.
+    name: of the model.
+    phases: those that were asked for, or that it has by default.
+    """
 
     text: str
     lines: tuple[str, ...]
     name: str
+    phases: tuple[str, ...]
 
     @property
     def file(self) -> str:
@@ -69,7 +75,8 @@ def start_workload(
     nothing fits, the lines say by how much, and the quantisation and the number of devices that would. changes: paths
     of the workload and their new values, with which it has to fit.
     """
-    chosen = tuple(phases) or DEFAULT_PHASES
+    denoises = read_model(model, search_path).architecture.denoiser is not None
+    chosen = tuple(phases) or (("diffusion",) if denoises else DEFAULT_PHASES)
     unknown = next((phase for phase in chosen if phase not in PHASES), None)
     if unknown is not None:
         raise InputError.single(f"unknown phase {unknown!r}", hint=f"write one of {', '.join(PHASES)}", field="--phase")
@@ -85,7 +92,7 @@ def start_workload(
             texts.update({name: scenario_lines(question, name, layouts.choices[name]) for name in together})
             lines += [*_told(question, layouts), *([] if layouts.holds else [_shortfall(question, layouts)])]
     text = [*head_lines(model), *(line for name in of for line in texts[name])]
-    return ModelStart("\n".join(text) + "\n", tuple(lines), model)
+    return ModelStart("\n".join(text) + "\n", tuple(lines), model, chosen)
 
 
 def _is_grid(change: object) -> bool:
@@ -136,6 +143,10 @@ def _phase_told(question: Question, chosen: Found, name: str) -> str:
         prompts = float(plan.tokens_per_device * group / plan.input_tokens)
         number = "one prompt" if prompts == 1 else f"{prompts:,g} prompts"
         return f"prefill of {number} of {plan.input_tokens:,.0f} tokens"
+    if isinstance(plan, Diffusion):
+        what = "an image" if plan.frames == 1 else f"a video of {plan.frames:g} frames"
+        size = f"{plan.width:g} x {plan.height:g} pixels"
+        return f"diffusion of {what} of {size} in {plan.steps:g} steps under {under}"
     in_flight: object = None
     if isinstance(plan, Decode):
         in_flight = plan.batch_per_device * group
@@ -185,7 +196,9 @@ def _quantised(question: Question) -> Iterator[str]:
         needed = gib(max(float(full_ledger(each).total) for each in chosen.scenarios.values()))
         devices = float(next(iter(chosen.scenarios.values())).devices)
         on = "" if devices == 1 else f" on {devices:,.0f} devices"
-        yield f"{precision} fits{on} ({needed} with {next(iter(chosen.choices.values())).requests} in flight): {ask}"
+        requests = next(iter(chosen.choices.values())).requests
+        with_requests = "" if "diffusion" in question.phases.values() else f" with {requests} in flight"
+        yield f"{precision} fits{on} ({needed}{with_requests}): {ask}"
 
 
 def _of_inference(search_path: Sequence[str | Path]) -> Iterator[str]:

@@ -17,6 +17,18 @@ def test_a_model_runs_on_a_cluster_and_what_is_assumed_is_said(run):
     assert "costmodel init workload --model qwen3-8b --cluster nodes/h100-x1 > qwen3-8b.yaml" in done.err
 
 
+def test_a_model_that_denoises_makes_an_image_or_a_video(run):
+    for name, what in (("stable-diffusion-xl", "an image of 1024 x 1024"), ("wan-2.2-ti2v-5b", "a video of 81 frames")):
+        done = run("simulate", name, "--cluster", "nodes/h100-x1", "--json")
+        assert done.code == 0
+        assert list(json.loads(done.out)["scenarios"]) == ["diffusion"]
+        assert f"diffusion of {what}" in done.err
+    assert run("simulate", "wan-2.2-ti2v-5b", "--cluster", "nodes/h100-x1", "--scenario", "diffusion").code == 0
+    refused = run("simulate", "qwen3-8b", "--cluster", "nodes/h100-x1", "--phase", "diffusion")
+    assert refused.code == 2
+    assert "qwen3-8b denoises no latents" in refused.err
+
+
 def test_the_workload_of_a_model_is_what_init_writes(run, tmp_path):
     written = run("init", "workload", "--model", "qwen3-8b", "--cluster", "nodes/h100-x1", "--phase", "decode")
     assert written.code == 0
