@@ -38,7 +38,7 @@ def list_command(*, support: bool, as_json: bool, search_path: tuple[str, ...]) 
 
 def _list_support(*, as_json: bool) -> int:
     """List the families of config.json that are read, and those that are not."""
-    from costmodel.schema.hugging_face.support import support
+    from costmodel.schema.model_support import support
 
     document = support()
     if as_json:

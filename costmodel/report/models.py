@@ -51,6 +51,15 @@ def show_support(document: Mapping[str, Any]) -> None:
     for name, lacks in document["refused"].items():
         refused.add(name, lacks)
     show(refused)
+    formats = table("model", "weights", "products", "without a unit for them")
+    for name, each in document["models"].items():
+        without = sorted({device for devices in each["devices_without"].values() for device in devices})
+        formats.add(name, ", ".join(each["weights"]), ", ".join(each["products"]) or "bf16", ", ".join(without))
+    show(formats)
+    awaited = table("known by name alone", "whose config.json was not read")
+    for name, what in document["awaited"].items():
+        awaited.add(name, what)
+    show(awaited)
     counts = document["counts"]
     show(textwrap.fill(", ".join(document["encoders"]), WIDTH, initial_indent="towers for images: "))
     show(f"{counts['families']} families and {counts['encoders']} towers are read, {counts['refused']} are not")

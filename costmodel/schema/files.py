@@ -192,18 +192,22 @@ def read_models(search_path: Sequence[str | Path] = ()) -> tuple[dict[str, Model
     return models, problems
 
 
-def imported_yaml(path: str | Path, chosen: str | None = None) -> tuple[str, tuple[str, ...]]:
+def imported_yaml(
+    path: str | Path, chosen: str | None = None, stated: Mapping[str, Any] | None = None
+) -> tuple[str, tuple[str, ...]]:
     """Return a config.json, or that of a folder, as the text of a model file, and notes on its ignored keys.
 
     chosen: the family to read it by (null: as the file says).
+    stated: what no config.json says: name, aliases, sources (null: that it was imported from there).
     """
     assembly = Assembly(Library())
     with assembly.collecting_problems():
         imported = import_config(Path(path), chosen=chosen)
         assembly.part(ModelFile, imported.tree).require()
         source = {"fields": ["hidden", "vocabulary", "layers"], "cite": f"imported from {path}", "kind": "derived"}
-        sources = parse_tree(json.dumps([source]), str(path))
-        return yaml_of(imported.tree.with_entries(sources=sources), "model"), imported.notes
+        said = {"sources": [source], **(stated or {})}
+        entries = {key: parse_tree(json.dumps(value), str(path)) for key, value in said.items()}
+        return yaml_of(imported.tree.with_entries(**entries), "model"), imported.notes
     raise InputError(in_order(assembly.problems))
 
 

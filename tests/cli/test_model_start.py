@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from costmodel.schema.files import list_names, load_document, load_model
+
 
 def test_a_model_runs_on_a_cluster_and_what_is_assumed_is_said(run):
     done = run("simulate", "qwen3-8b", "--cluster", "nodes/h100-x1", "--json")
@@ -119,5 +121,26 @@ def test_what_is_implausible_is_told_once(run, tmp_path):
     assert done.code == 0
     assert [line for line in done.err.splitlines() if line.startswith("warning: ")] == [
         f"warning: {folder}/devices/mine.yaml:4:33: memory.hbm.bandwidth: 3.35 GB/s is implausible: shipped devices "
-        "have 300 GB/s to 8 TB/s; did you mean 3.35 TB/s? if it is meant, add `plausible: [memory.hbm.bandwidth]`"
+        "have 273 GB/s to 8 TB/s; did you mean 3.35 TB/s? if it is meant, add `plausible: [memory.hbm.bandwidth]`"
     ]
+
+
+def test_support_says_which_devices_have_no_unit_for_a_model_and_which_models_are_names_alone(run):
+    document = json.loads(run("model", "list", "--support", "--json").out)
+    pro = document["models"]["deepseek-v4-pro"]
+    assert (pro["weights"], pro["products"]) == (["fp8", "mxfp4"], ["fp8"])
+    assert {"a100-sxm-80gb", "ascend-910c"} <= set(pro["devices_without"]["fp8"])
+    assert not {"h100-sxm", "mi355x", "tpu-v7"} & set(pro["devices_without"]["fp8"])
+    assert not set(document["awaited"]) & set(json.loads(run("model", "list", "--json").out))
+    told = run("model", "list", "--support").out
+    assert "glm-5.3" in told
+    assert "ascend-910c" in told
+
+
+def test_models_and_devices_that_benchmarks_of_servers_name_are_known():
+    """Names as InferenceX' documentation has them."""
+    for name in ("deepseek-r1-0528", "gpt-oss-120b", "llama-3.3-70b", "kimi-k2.5", "kimi-k2.6", "qwen3.5-397b-a17b",
+                 "glm-5", "glm-5.1", "minimax-m2.5", "minimax-m2.7", "minimax-m3", "deepseek-v4-pro"):  # fmt: skip
+        assert load_model(name).layers
+    known = {alias for name in list_names("devices") for alias in load_document("devices", name)["aliases"]}
+    assert {"H100_SXM", "H200_SXM", "B200_SXM", "B300_SXM", "GB200", "GB300", "MI300X", "MI325X", "MI355X"} <= known

@@ -50,6 +50,7 @@ WEIGHTS = {
 CARDS = {  # billions that cards and papers print, total and active; None where none is printed
     "deepseek-v4-pro": (1600, 49), "ernie-4.5-300b": (300, 47), "glm-4.5": (355, 32), "glm-4.5-air": (106, 12),
     "glm-4.7-flash": (30, 3), "nemotron-h-8b": (8.1, None), "qwen3-next-80b": (80, 3), "step3.5-flash": (197, 11),
+    "kimi-k3": (2780, 104), "mistral-large-3": (673, 39),
 }  # fmt: skip
 ROUNDED = 0.025  # half of the last digit of 1.6 T, and of 80 B with its module of prediction
 
