@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from costmodel.study.goals import SearchResult
 
 
-_SEARCHED = "layouts of training, prefill, decode and servers (`phase: serving`) are, those of two pools are not"
+_SEARCHED = (
+    "layouts of training, prefill, decode, diffusion and servers (`phase: serving`) are, those of two pools are not"
+)
 
 
 @click.command("search")

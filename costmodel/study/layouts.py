@@ -29,7 +29,8 @@ VARIED = ("schedule", "recompute", "optimizer.zero", "parallel.sequence_parallel
 LAYOUT = (*(f"parallel.{name}" for name in DEGREES), "micro_batch")
 SLICES = "parallel.expert_tensor"
 REPLICAS = "replicas.count"
-OWN = (*LAYOUT, SLICES, "global_batch", "batch_per_device", REPLICAS)  # columns of layouts, by path below the scenario
+PASSES = "guidance_parallel"
+OWN = (*LAYOUT, SLICES, "global_batch", "batch_per_device", REPLICAS, PASSES)  # columns, by path below the scenario
 MOST_LAYOUTS = 20_000_000  # of one search, at all values of its axes
 
 
@@ -175,6 +176,18 @@ def inference_space(scenario: Scenario, devices: Sequence[int], batches: Sequenc
     columns = np.array(rows, dtype=np.float64).reshape(-1, 5).T
     names = [*(f"parallel.{name}" for name in DEGREES[:4]), "batch_per_device"]
     return Space(dict(zip(names[: len(names) if batches[0] else -1], columns, strict=False)))
+
+
+def diffusion_space(scenario: Scenario, devices: Sequence[int]) -> Space:
+    """Return every layout of images or videos on some devices: ranks that split a sequence, or the passes of a step."""
+    rows = []
+    for number in devices:
+        for tp, pp, _ in _degrees(scenario.architecture, number):
+            for cp in divisors(number // tp) if pp == 1 else ():
+                dp = number // (tp * cp)
+                rows += [(tp, cp, dp, passes) for passes in (1, 2) if dp % passes == 0]
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 4).T
+    return Space(dict(zip((*(f"parallel.{name}" for name in ("tp", "cp", "dp")), PASSES), columns, strict=True)))
 
 
 def server_space(scenario: Scenario, devices: Sequence[int]) -> Space:

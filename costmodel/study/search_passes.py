@@ -1,4 +1,4 @@
-"""The best layouts of a prefill or a decoding step: all of them, at all values of the axes, as one grid in pieces."""
+"""The best layouts of a prefill, a decoding step or images: all of them, at all axis values, as one grid in pieces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from costmodel.study.goals import (
     front_of,
     ranked,
 )
-from costmodel.study.layouts import BATCHES, OWN, Space, check_size, inference_space
+from costmodel.study.layouts import BATCHES, OWN, Space, check_size, diffusion_space, inference_space
+from costmodel.workload.plans import Diffusion
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
 
@@ -145,7 +146,10 @@ def search_passes(request: SearchRequest, result: SearchResult, on_progress: OnP
         axis.values.tolist() for together in request.axes for axis in together
         if axis.path == f"{head}batch_per_device"
     ]  # fmt: skip
-    space = inference_space(original, request.devices, np.unique(batches[0]).tolist() if batches else BATCHES)
+    if isinstance(original.plan, Diffusion):
+        space = diffusion_space(original, request.devices)
+    else:
+        space = inference_space(original, request.devices, np.unique(batches[0]).tolist() if batches else BATCHES)
     own = [together for together in request.axes if any(axis.path.removeprefix(head) in OWN for axis in together)]
     grid = [together for together in request.axes if together not in own]
     space = space.crossed(own, head)
