@@ -1,0 +1,1 @@
+"""The page on DeepSeek-V3 over all shipped devices."""

@@ -1,0 +1,196 @@
+"""DeepSeek-V3 trained and decoded on every shipped device: times, tokens, dollars, and which devices are forecasts.
+
+python -m reports.devices --output reports/devices
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from costmodel.analytic.capital import price_facts
+from costmodel.api import load
+from costmodel.errors import CostModelError
+from costmodel.records import ValueRecord
+from costmodel.report.plots.bars import Bar
+from costmodel.report.plotting import write_plots
+from costmodel.report.style import BLUE, ORANGE, styled
+from costmodel.report.text import metric
+from costmodel.result import Point
+from costmodel.schema.files import list_names, load_cluster, load_device, load_document, load_node
+from costmodel.schema.whole_files import write_whole
+from costmodel.study.prices import quotes, unlike
+from reports.page import line, write_folder
+from reports.what_if.bar_groups import Group, groups_plot
+
+COMMAND = "python -m reports.devices --output reports/devices"
+WORKLOAD, SCENARIOS, NAME = "deepseek_v3", ("training", "decode"), "deepseek_v3"
+RATE = "tokens_per_second_per_device"
+SHARED = 20  # processors that the workload gives to communication: chips with fewer, larger ones give none
+NO_PRODUCT = ("gb200-nvl576",)  # what a link has addresses for
+MILLION = 1e6
+INTRODUCTION = (
+    "The layouts of the shipped workload, the same everywhere: training on 2,048 devices, decoding on 128 with 128",
+    "requests each (4,096 tokens of prompt). They are not the best of each device: `costmodel search` finds that. Each",
+    "device is in its largest shipped machine. Chips of a few large processors give none of them to communication.",
+    "Devices without measurements of their own have wide intervals; forecasts are what their makers announce.",
+)
+
+
+class Row(ValueRecord):
+    """A device in a machine. points: of the scenarios that run there; refused: why the others do not."""
+
+    device: str
+    machine: str
+    announced: int | None
+    is_forecast: bool
+    rent: float | None
+    points: Mapping[str, Point]
+    refused: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """Return the device's name, marked as a forecast."""
+        return f"{self.device} (forecast)" if self.is_forecast else self.device
+
+    def per_dollar(self, scenario: str) -> float | None:
+        """Return tokens a dollar of rent, null where either is unknown."""
+        point = self.points.get(scenario)
+        rate = None if point is None else point.metrics[RATE]
+        return None if rate is None or self.rent is None else float(rate) / self.rent
+
+
+def machines() -> dict[str, str]:
+    """Return the machine of each device: a torus where chips have one, else its largest node."""
+    largest: dict[str, tuple[float, str]] = {}
+    for name in list_names("nodes"):
+        node = load_node(name)
+        if name not in NO_PRODUCT:
+            largest[node.device.name] = max(
+                largest.get(node.device.name, (0.0, "")), (float(node.count), f"nodes/{name}")
+            )
+    for name in list_names("clusters"):
+        cluster = load_cluster(name)
+        if cluster.network is not None and cluster.network.topology == "torus" and cluster.node.count == 1:
+            here = largest[cluster.device.name]
+            largest[cluster.device.name] = max(here, (float(cluster.devices), f"clusters/{name}"))
+    return {device: machine for device, (_, machine) in sorted(largest.items())}
+
+
+def rows(names: Sequence[str] = ()) -> list[Row]:
+    """Return the devices, or some of them, the latest last."""
+    made = [_row(device, machine) for device, machine in machines().items() if not names or device in names]
+    return sorted(made, key=lambda row: (row.announced or 0, row.device))
+
+
+def _row(device: str, machine: str) -> Row:
+    document, built = load_document("devices", device), load_device(device)
+    rent, points, refused = built.price.rental, {}, {}
+    for scenario in SCENARIOS:
+        own = {f"scenarios.{scenario}.communication.processors": 0} if built.processors <= SHARED else {}
+        try:
+            point = load(WORKLOAD, own, cluster=machine, scenarios=[scenario]).evaluate(scenario).point()
+            if point.metrics[point.headline] is None:
+                refused[scenario] = (point.reason or point.reasons[point.headline]).partition(". ")[0]
+            else:
+                points[scenario] = point
+        except CostModelError as error:
+            refused[scenario] = str(error).splitlines()[0].partition(": ")[2] or str(error)
+    rental = None if rent is None else float(rent)
+    return Row(device, machine, document["announced"], document["forecast"], rental, points, refused)
+
+
+def publish(folder: Path) -> list[Path]:
+    """Write the figure, its data and the page; return the files."""
+    found = rows()
+    with styled():
+        groups = [
+            Group(
+                f"{scenario}: tokens/s a device",
+                "count",
+                [_bar(row, scenario) for row in found if scenario in row.points],
+            )
+            for scenario in SCENARIOS
+        ]
+        made = write_plots([(NAME, groups_plot(groups))], folder, ("svg",))
+    write_whole(folder / "README.md", ["\n".join(page(found)).encode()])
+    return [*made, folder / "README.md"]
+
+
+def _bar(row: Row, scenario: str) -> Bar:
+    point = row.points[scenario]
+    low, high = point.intervals[RATE] or (None, None)
+    kind, colour = ("a forecast: announced, measured by nobody", ORANGE) if row.is_forecast else ("", BLUE)
+    return Bar(row.label, RATE, float(point.metrics[RATE] or 0.0), low, high, colour=colour, kind=kind)
+
+
+def page(found: Sequence[Row]) -> Iterator[str]:
+    """Yield the lines of the page."""
+    yield from ("# DeepSeek-V3 over all devices", "", *INTRODUCTION)
+    yield from ("", f"![DeepSeek-V3 over all devices]({NAME}.svg)", "")
+    heads = ("time", "80 % interval", "tokens/s a device", "M tokens/$")
+    columns = [
+        "device",
+        "machine",
+        "announced",
+        *(f"{scenario}: {head}" for scenario in SCENARIOS for head in heads),
+        "rent of",
+        "rests on",
+    ]
+    yield from (line(*columns), "|" + "---|" * len(columns))
+    for row in found:
+        if row.points:
+            cells = [cell for scenario in SCENARIOS for cell in _cells(row, scenario)]
+            yield line(row.label, row.machine, row.announced or "", *cells, _kind(row), _rests_on(row))
+    yield from _refusals(found)
+    yield from _prices(found)
+    yield from ("", f"Data: [{NAME}.csv]({NAME}.csv)", "", f"Regenerate: `{COMMAND}`", "")
+
+
+def _cells(row: Row, scenario: str) -> list[str]:
+    point = row.points.get(scenario)
+    if point is None:
+        return [""] * 4
+    name, dollars = point.headline, row.per_dollar(scenario)
+    low, high = point.intervals[name] or (None, None)
+    interval = "" if low is None else f"{metric(name, low)} .. {metric(name, high)}"
+    return [
+        metric(name, point.metrics[name]), interval, metric(RATE, point.metrics[RATE]),
+        "" if dollars is None else f"{dollars / MILLION:,.3g}",
+    ]  # fmt: skip
+
+
+def _kind(row: Row) -> str:
+    """Return the kind of a rent: tokens a dollar compare devices of one kind."""
+    rental = price_facts(load_device(row.device))["rental"]
+    return "" if rental is None else str(rental["kind"])
+
+
+def _rests_on(row: Row) -> str:
+    """Return the basis of most of the time of each scenario."""
+    bases = [max(point.basis().items(), key=lambda pair: pair[1])[0] for point in row.points.values()]
+    return ", ".join(dict.fromkeys(bases))
+
+
+def _refusals(found: Sequence[Row]) -> Iterator[str]:
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in found:
+        for scenario, why in row.refused.items():
+            reasons.setdefault((row.label, why), []).append(scenario)
+    lines = [f"- {label}, {' and '.join(scenarios)}: {why}" for (label, why), scenarios in reasons.items()]
+    yield from ("", "## What cannot run", "", *lines) if lines else ()
+
+
+def _prices(found: Sequence[Row]) -> Iterator[str]:
+    known = quotes(
+        [{"device": row.device, "price": price_facts(load_device(row.device))} for row in found if row.points], "rental"
+    )
+    yield from ("", "## Rents", "", *(f"- {one}" for one in known))
+    yield from (f"- {text[0].upper()}{text[1:]}." for text in unlike(known))
+    unknown = [row.label for row in found if row.points and row.rent is None]
+    if unknown:
+        yield f"- No source states a rent of {', '.join(unknown)}: `--set hardware.price.rental` states yours."
+
+
+if __name__ == "__main__":
+    write_folder("devices", publish)
