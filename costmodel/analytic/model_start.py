@@ -75,8 +75,7 @@ def start_workload(
     nothing fits, the lines say by how much, and the quantisation and the number of devices that would. changes: paths
     of the workload and their new values, with which it has to fit.
     """
-    denoises = read_model(model, search_path).architecture.denoiser is not None
-    chosen = tuple(phases) or (("diffusion",) if denoises else DEFAULT_PHASES)
+    chosen = tuple(phases) or default_phases(model, search_path)
     unknown = next((phase for phase in chosen if phase not in PHASES), None)
     if unknown is not None:
         raise InputError.single(f"unknown phase {unknown!r}", hint=f"write one of {', '.join(PHASES)}", field="--phase")
@@ -98,6 +97,12 @@ def start_workload(
 def _is_grid(change: object) -> bool:
     """Tell whether a change is many values, which are evaluated in the layout that fits without it."""
     return isinstance(change.value if isinstance(change, SI) else change, np.ndarray)
+
+
+def default_phases(model: str, search_path: Sequence[str | Path] = ()) -> tuple[str, ...]:
+    """Return the phases of a model that nobody has asked for."""
+    denoises = read_model(model, search_path).architecture.denoiser is not None
+    return ("diffusion",) if denoises else DEFAULT_PHASES
 
 
 def _groups(phases: Mapping[str, str]) -> Iterator[dict[str, str]]:

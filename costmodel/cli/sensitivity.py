@@ -19,14 +19,16 @@ def command(*, asked: Asked, metric: str, as_json: bool) -> int:
     Each is evaluated with 10 % more and 10 % less of it (whole numbers stay whole). Those come first of which a better
     part changes the metric most. An elasticity of -0.4 means: 1 % more of the parameter reduces the metric by 0.4 %.
     """
-    from costmodel.analytic.model_start import DEFAULT_PHASES
     from costmodel.analytic.model_start import PHASES as MODEL_PHASES
+    from costmodel.analytic.model_start import default_phases
     from costmodel.errors import suggest
     from costmodel.result import PHASES
     from costmodel.schema.metrics import unit_of
+    from costmodel.schema.model_names import is_model
     from costmodel.study.sensitivity import SCHEMA, sensitivities
 
-    defaults = [phase for phase in DEFAULT_PHASES if metric in PHASES[phase][1]]
+    starts = default_phases(asked.workload, asked.search_path) if is_model(asked.workload, asked.search_path) else ()
+    defaults = [phase for phase in starts if metric in PHASES[phase][1]]
     others = [phase for phase in MODEL_PHASES if metric in PHASES[phase][1]]
     loaded = asked.load(phases=tuple(defaults or others[:1]))
     metrics = {name: PHASES[loaded.scenario(name).result_kind][1] for name in loaded.scenarios}

@@ -84,6 +84,11 @@ def test_a_metric_that_no_scenario_has_is_told(run):
     assert "did you mean `tpot`" in done.err
 
 
+def test_sensitivities_of_a_bare_model_are_of_the_phase_that_it_has(run):
+    done = run("sensitivity", "stable-diffusion-2.1", "--cluster", "nodes/dgx-h100", "--metric", "latency", "--json")
+    assert list(json.loads(done.out)["scenarios"]) == ["diffusion"]
+
+
 def test_a_study_is_swept_and_a_wrong_one_is_told(run, tmp_path):
     study = tmp_path / "study.yaml"
     text = (
