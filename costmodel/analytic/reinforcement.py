@@ -279,7 +279,7 @@ class ReinforcementEvaluation(PhaseEvaluation[PartTimes]):
         lines = BreakdownLines()
         for passes in self._passes.values():
             for count, operator in passes.operators():
-                lines.add(operator, count)
+                lines.add(operator, float(count))
         for copy in self._swap:
             lines.add(copy, 1.0)
         parts["log probabilities"] = lines.sorted()

@@ -110,8 +110,9 @@ class EventEngine(MutableRecord):
             from costmodel.analytic.reinforcement import ReinforcementEvaluation  # loads where there is such a step
 
             return ReinforcementEvaluation(
-                scenario, plan, calibration, train=self.evaluate, rollout=partial(rollout_of_requests, self.requests)
-            )
+                scenario, plan, calibration, rollout=partial(rollout_of_requests, self.requests),
+                train=lambda part, fits: self.evaluate(replace(part, name=scenario.name), fits),  # for its timeline
+            )  # fmt: skip
         return evaluate(scenario, calibration)
 
     def point(self, scenario: Scenario, calibration: Calibration) -> Point:

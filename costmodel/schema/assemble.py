@@ -15,6 +15,7 @@ from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge
 
 File = TypeVar("File", bound=Strict)
+_HARDWARE = ("cluster", "node", "device")  # documents that the parts of a scenario share
 
 
 class Stop(Exception):
@@ -55,6 +56,7 @@ class Assembly:
         self.warnings: list[Problem] = []
         self._overrides = overrides
         self._used: set[Override] = set()
+        self._whole: str | None = None
         self._parts: dict[tuple[object, ...], Any] = {}
 
     @contextmanager
@@ -67,11 +69,22 @@ class Assembly:
         except Stop:
             pass
 
+    @contextmanager
+    def part_of(self, scenario: str) -> Iterator[None]:
+        """Read scenarios as parts of another one, whose hardware is theirs."""
+        before, self._whole = self._whole, scenario
+        try:
+            yield
+        finally:
+            self._whole = before
+
     def overrides_of(self, document: str, scenario: str | None) -> list[Override]:
         """Return the overrides of one document of a scenario, in their order."""
+        whole = self._whole if document in _HARDWARE else None
         return [
             override for override in self._overrides
-            if override.target.document == document and override.target.is_in(scenario)
+            if override.target.document == document
+            and (override.target.is_in(scenario) or (whole is not None and override.target.is_in(whole)))
         ]  # fmt: skip
 
     def part(

@@ -42,12 +42,18 @@ def step_of_parts(
     read: returns one of them.
     """
     field = f"scenarios.{name}"
-    _refuse_other_documents(assembly, name, field)
+    for override in assembly.overrides_of("framework", name):
+        if override.target.scenario is not None:
+            raise InputError.single(
+                "a step has no framework of its own", field=f"{field}.framework", location=override.value.location,
+                hint="change that of its parts",
+            )  # fmt: skip
     tree = apply_overrides(original, assembly.overrides_of("scenario", name), field)
     file = validate_tree(ReinforcementFile, tree, assembly.problems, field)
     if file is None:
         raise Stop
-    rollout, train = (_part(name, key, tree, known, read) for key in _PARTS)
+    with assembly.part_of(name):
+        rollout, train = (_part(name, key, tree, known, read) for key in _PARTS)
     keys = {key: value for key, value in file.model_dump().items() if key not in ("cluster", "phase")}
     step = record(
         Reinforcement, file, rollout=rollout.scenario, train=train.scenario,
@@ -57,7 +63,8 @@ def step_of_parts(
     if reference is None or reference.value is None:
         reference = train.trees["scenario"].child("cluster")
     assert reference is not None, "the part was read"
-    whole = install(assembly, reference, train.scenario.name, build.Ranks(step.devices, is_whole=False))
+    with assembly.part_of(name):
+        whole = install(assembly, reference, train.scenario.name, build.Ranks(step.devices, is_whole=False))
     count = np.maximum(whole.cluster.node.count, train.scenario.cluster.node.count)
     cluster = replace(whole.cluster, node=replace(whole.cluster.node, count=count))
     notes = (*train.scenario.notes, *rollout.scenario.notes)
@@ -92,17 +99,6 @@ def _part(name: str, key: str, tree: Tree, known: Sequence[str], read: Callable[
     if part.scenario.result_kind not in phases:
         raise wrong
     return part
-
-
-def _refuse_other_documents(assembly: Assembly, name: str, field: str) -> None:
-    """Raise InputError on a change of hardware or framework: those of a step are those of its parts."""
-    for document in ("cluster", "node", "device", "framework"):
-        for override in assembly.overrides_of(document, name):
-            if override.target.scenario is not None:
-                raise InputError.single(
-                    f"a step has no {document} of its own", field=field, location=override.value.location,
-                    hint="change that of its parts, or of all scenarios: `hardware.…`",
-                )  # fmt: skip
 
 
 def check_layout(assembly: Assembly, scenario: Scenario, tree: Tree) -> None:

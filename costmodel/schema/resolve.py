@@ -111,6 +111,7 @@ def resolve_tree(
         model = _model(assembly, head.tree)
     architecture = build_model.architecture(model.file) if model else None
     resolved: dict[str, _Resolved] = {}
+    parts_read: dict[str, _Resolved] = {}  # those of steps of several parts too
     anchors = Anchors.of(tree, library, _without_anchors)
 
     def read(scenario: str) -> _Resolved:
@@ -119,6 +120,7 @@ def resolve_tree(
         if original.is_mapping and original.text("phase") == Reinforcement.phase:
             return step_of_parts(assembly, scenario, original, list(known), read)
         part = _scenario(assembly, scenario, original, (architecture, model), where)
+        parts_read[scenario] = part
         return replace(part, scenario=anchors.apply(part.scenario, part.trees["scenario"], written))
 
     for scenario in _selected(list(known), scenarios):
@@ -129,7 +131,7 @@ def resolve_tree(
     if assembly.problems or model is None or architecture is None:
         problems = in_order(assembly.problems)
         raise (LayoutError if all(problem.of_layout for problem in problems) else InputError)(problems)
-    parts = resolved.items()
+    parts, known_parts = resolved.items(), {**resolved, **parts_read, **resolved}.items()
     return ResolvedWorkload(
         name=name,
         title=head.file.title,
@@ -142,8 +144,8 @@ def resolve_tree(
         },
         architecture=architecture,
         documents=KnownDocuments(
-            {"model": model_document(model.file), "scenarios": {key: part.document for key, part in parts}},
-            {key: part.trees | {"model": model.tree, "workload": head.tree} for key, part in parts},
+            {"model": model_document(model.file), "scenarios": {key: each.document for key, each in known_parts}},
+            {key: each.trees | {"model": model.tree, "workload": head.tree} for key, each in known_parts},
         ),
         notes=tuple(assembly.notes),
         warnings=tuple(in_order(assembly.warnings)),

@@ -77,7 +77,9 @@ class ResolvedWorkload(Record):
 
         self.value(path)
         target = self._target(path).for_number()
-        phase = self.scenarios[self._first(target.scenario)].plan.phase if target.document == "scenario" else ""
+        phase = ""
+        if target.document == "scenario":
+            phase = self.document["scenarios"][self._first(target.scenario)]["phase"]
         return number_type(target, phase)
 
     def origin(self, path: str) -> Location | None:
@@ -96,7 +98,7 @@ class ResolvedWorkload(Record):
     def _target(self, path: str) -> OverrideTarget:
         from costmodel.schema.overrides import locate
 
-        return locate(path, list(self.scenarios))
+        return locate(path, list(self._documents.trees) if self.scenarios else [])
 
     def _first(self, scenario: str | None) -> str:
         """Return the first scenario of a name, null for any; of a workload without scenarios, its only document."""

@@ -335,7 +335,8 @@ def _number(workload: Workload, request: Request, scenario: str) -> NumberType |
     """Return what kind of number a scenario has at a path. Raises InputError where it has no such path."""
     path, head = request.path, f"scenarios.{scenario}."
     try:
-        if path.startswith("scenarios.") and not is_of(path.split(".")[1], scenario):
+        own = (scenario, *workload.scenario(scenario).part_names)
+        if path.startswith("scenarios.") and not any(is_of(path.split(".")[1], each) for each in own):
             workload.resolved.value(path)  # a misspelt scenario is an error of its own
             raise InputError.single(f"is not a field of scenario {scenario}", hint="name its own, or leave it out")
         if path == "model":
@@ -348,8 +349,8 @@ def _number(workload: Workload, request: Request, scenario: str) -> NumberType |
 
 def _check_places(workload: Workload, requests: Sequence[Request], scenarios: Sequence[str]) -> None:
     """Raise InputError where two axes, or an axis and a change, mean the same field."""
-    names = list(workload.resolved.scenarios)
     for scenario in scenarios:
+        names = [*workload.resolved.scenarios, *workload.scenario(scenario).part_names]
         taken = {_place(path, names, scenario): f"--set {path}" for path in workload.asked()["changes"]}
         for request in requests:
             target = _place(request.path, names, scenario)
@@ -361,7 +362,7 @@ def _check_places(workload: Workload, requests: Sequence[Request], scenarios: Se
             taken[target] = f"--vary {request.path}"
 
 
-def _place(path: str, names: Sequence[str], scenario: str) -> tuple[str, tuple[str, ...]] | None:
-    """Return what a path changes in a scenario, null where it changes another."""
+def _place(path: str, names: Sequence[str], scenario: str) -> tuple[str, ...]:
+    """Return what a path changes, and in which scenario where that is not the one at hand."""
     target = locate(path, names).for_number()
-    return (target.document, target.path) if target.is_in(scenario) else None
+    return ("" if target.is_in(scenario) else str(target.scenario), target.document, *target.path)

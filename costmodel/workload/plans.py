@@ -38,6 +38,11 @@ class PlanOfParts(Record):
         """Return the devices of all parts."""
         raise NotImplementedError
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Return the names of scenarios that are its parts."""
+        return ()
+
 
 class Placement(ValueRecord):
     """The pipeline stages of embedding, head and MTP modules. Negative ones count from the last, as in Python."""

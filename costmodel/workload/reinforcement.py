@@ -77,6 +77,11 @@ class Reinforcement(PlanOfParts):
         return maximum(rollout, train) if self.placement == "colocated" else rollout + train
 
     @property
+    def part_names(self) -> tuple[str, ...]:
+        """Return the names of both scenarios."""
+        return self.rollout.name, self.train.name
+
+    @property
     def answers(self) -> Count:
         """Return the answers of a step."""
         return self.prompts * self.samples

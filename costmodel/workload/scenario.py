@@ -474,6 +474,11 @@ class Scenario(Record):
         return self.parallel.all_devices
 
     @property
+    def part_names(self) -> tuple[str, ...]:
+        """Return the names of the scenarios that it consists of, none of one that stands by itself."""
+        return self.plan.part_names if isinstance(self.plan, PlanOfParts) else ()
+
+    @property
     def eager_layer(self) -> Seconds:
         """Return the host time of a layer in passes with prompts, zero where a CUDA graph holds them."""
         return self.framework.eager_prompts.layer_time(has_experts=self.architecture.has_experts)

@@ -54,11 +54,11 @@ class ForwardPasses:
         joules = sum_of(count * work_joules(work.forward, power) for count, work in runs)
         return joules * self._count / self._scenario.parallel.pp
 
-    def operators(self) -> Iterator[tuple[float, TimedOperator]]:
+    def operators(self) -> Iterator[tuple[Count, TimedOperator]]:
         """Yield how often a device runs each operator, the mean over pipeline ranks, and the operator."""
         for count, work in runs_of_layers(self._model.work, self._model.pipeline.layout):
             for timed in self._model.timed_works[work.name].forward:
-                yield count * float(self._count) / float(self._scenario.parallel.pp), timed
+                yield count * self._count / self._scenario.parallel.pp, timed
 
 
 def forward_model(scenario: Scenario, plan: Training, calibration: Calibration, micro_batch: Count) -> StepModel:

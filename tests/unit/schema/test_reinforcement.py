@@ -125,9 +125,14 @@ def test_mistakes_are_told_at_their_place(changes: dict[str, str], told: str, hi
     assert problem.location is not None
 
 
-def test_a_step_has_no_hardware_of_its_own_to_change() -> None:
-    with pytest.raises(InputError, match="a step has no device of its own"):
-        costmodel.load(text(), set={"scenarios.step.hardware.memory.hbm.bandwidth": "1 TB/s"})
+def test_the_hardware_of_a_step_is_that_of_its_parts_and_frameworks_are_their_own() -> None:
+    change = {"scenarios.step.hardware.memory.hbm.bandwidth": "1 TB/s"}
+    workload = costmodel.load(text(), set=change)
+    for part in (step_of(workload).rollout, step_of(workload).train, workload.scenario("step")):
+        assert part.cluster.device.device_memory.bandwidth == 1e12
+    assert workload.scenario("train").cluster.device.device_memory.bandwidth != 1e12  # by itself it is as written
+    with pytest.raises(InputError, match="a step has no framework of its own"):
+        costmodel.load(text(), set={"scenarios.step.framework.launch": "1 us"})
 
 
 def test_adapters_come_from_a_file() -> None:
