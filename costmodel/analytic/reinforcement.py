@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
 from costmodel.analytic.breakdown import BreakdownLines
-from costmodel.analytic.intervals import RunScatter, run_scatter
+from costmodel.analytic.intervals import RunScatter
 from costmodel.analytic.metrics import invested
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer, uncertain_families
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
@@ -19,8 +19,8 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.money import rental_cost
 from costmodel.cost.power import energy
 from costmodel.equations import equation
-from costmodel.quantities import Bytes, Count, Joules, Seconds, maximum, sum_of, where
-from costmodel.records import Record, replace
+from costmodel.quantities import Bytes, Count, Joules, Quantity, Seconds, maximum, sum_of, where
+from costmodel.records import Record, fields, replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.memory import Ledger, most_loaded
 from costmodel.workload.plans import Adapters
@@ -28,6 +28,7 @@ from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Scenario
 
 Update: TypeAlias = "Callable[[Scenario, Calibration], TrainingStep]"
+Scatter: TypeAlias = "Callable[[Scenario, Calibration, Sequence[TimedOperator]], RunScatter | None]"
 Rollouts: TypeAlias = "Callable[[Scenario, Calibration, Count], Rollout]"
 
 
@@ -235,28 +236,30 @@ class ReinforcementEvaluation(PhaseEvaluation[PartTimes]):
         """Return the families of the parts whose times are uncertain."""
         return uncertain_families(self.operators())
 
-    def scatter(self, calibration: Calibration) -> RunScatter | None:
+    def scatter(self, of_part: Scatter) -> RunScatter | None:
         """Return how far steps lie from their prediction, of independent parts of which each has its share of the time.
 
-        down^2 = sum over parts of (share * down of its phase)^2,    up and the centre likewise
+            down^2 = sum over parts of (share * down of its phase)^2,    up likewise; means of all else
+
+        of_part: returns that of a scenario, its calibration and its operators.
         """
-        times, (engines, _) = self.times(), self._calibrations
-        parts = (
-            (self._plan.rollout, engines, self.rollout.operators(), times.rollout),
-            (self._plan.train, calibration, self.train.operators(), times.log_probabilities + times.train),
-        )
-        known = [(run_scatter(part, fits, operators), seconds) for part, fits, operators, seconds in parts]
+        times, (engines, trains) = self.times(), self._calibrations
+        known = [
+            (of_part(self._plan.rollout, engines, self.rollout.operators()), times.rollout),
+            (of_part(self._plan.train, trains, self.train.operators()), times.log_probabilities + times.train),
+        ]
         whole = sum_of(seconds for _, seconds in known)
         shares = [(each, seconds / whole) for each, seconds in known if each is not None]
         if not shares:
             return None
-        down, up = (
-            sum_of((share * getattr(each, name)) ** 2 for each, share in shares) ** 0.5 for name in ("down", "up")
-        )
-        centre, kernels = (
-            sum_of(share * getattr(each, name) for each, share in shares) for name in ("centre", "kernels")
-        )
-        return RunScatter(centre, down, up, power=shares[-1][0].power, kernels=kernels)
+
+        def combined(name: str) -> Quantity:
+            parts = [(getattr(each, name), share) for each, share in shares]
+            if name in ("down", "up"):
+                return sum_of((share * value) ** 2 for value, share in parts) ** 0.5
+            return sum_of(share * value for value, share in parts)
+
+        return RunScatter(**{name: combined(name) for name in fields(RunScatter)})  # type: ignore[arg-type]
 
     def breakdown(self) -> list[Entry]:
         """Return the lines of each part, which sum to the step. Of two pools at work at once the shorter is hidden."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 _SEARCHED = (
-    "layouts of training, prefill, decode, diffusion and servers (`phase: serving`) are, those of two pools are not"
+    "layouts of training, prefill, decode, diffusion, servers (`phase: serving`) and steps of `rl` are, those of two "
+    "pools are not"
 )
 
 
@@ -46,7 +47,8 @@ def command(
     `--set` (degree, batch, schedule, recomputation, ZeRO stage) is not searched. Without --devices, the number of
     devices is tp*cp*dp*pp, as in `simulate` with the same --set. Of a server at a `rate` (`phase: serving`) the search
     finds the cheapest engines and how many of them keep up, the 99th percentile of their times within the scenario's
-    `slo`; without --devices, on up to 512 devices. Two pools are not searched: sweep them.
+    `slo`; without --devices, on up to 512 devices. Of a step of `phase: rl` the best layouts of its training are tried
+    with all its engines. Two pools are not searched: sweep them.
     """
     from costmodel.cli.progress import progress
     from costmodel.schema.overrides import is_of
@@ -71,7 +73,10 @@ def command(
     with progress("search") as on_progress:
         for number, name in enumerate(chosen):
             of_it = [(path.split(".", 2), value) for path, value in pins.items()]
-            fixed = [f"scenarios.{name}.{path[2]}={value}" for path, value in of_it if is_of(path[1], name)]
+            own = (name, *loaded.scenario(name).part_names)
+            fixed = [
+                f"scenarios.{each}.{path[2]}={value}" for each in own for path, value in of_it if is_of(path[1], each)
+            ]
             result = searched(
                 workload=loaded,
                 scenario=name,

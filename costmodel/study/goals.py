@@ -28,7 +28,7 @@ KEPT = 3  # the best and its runners-up
 SENSES = {"minimise": 1.0, "maximise": -1.0}
 _DEFAULTS = {"training": "minimise step_time", "prefill": "maximise tokens_per_second_per_device",
              "decode": "maximise tokens_per_second_per_device", "serving": "minimise cost_rate",
-             "diffusion": "minimise latency"}  # fmt: skip
+             "diffusion": "minimise latency", "rl": "minimise step_time"}  # fmt: skip
 SEARCHED = tuple(_DEFAULTS)
 OnProgress: TypeAlias = "Callable[[float], None]"  # called with the share of a search that is done
 FRONT = ("tokens_per_second_per_device", "tokens_per_second_per_user")  # the two rates of the Pareto front

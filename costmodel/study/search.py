@@ -21,11 +21,13 @@ from costmodel.study.goals import SEARCHED, Goal, OnProgress, SearchRequest, Sea
 from costmodel.study.layouts import DEGREES, OWN, VARIED
 from costmodel.study.placement import stage_sizes
 from costmodel.study.search_passes import search_passes
+from costmodel.study.search_reinforcement import search_reinforcement
 from costmodel.study.search_servers import most_servers, search_servers
 from costmodel.study.search_steps import search_steps
 from costmodel.study.sweep import Structure, Sweep, Wanted, plan_sweep
 from costmodel.units import render
 from costmodel.workload.plans import Serving, Training
+from costmodel.workload.reinforcement import Reinforcement
 
 SCHEMA = "costmodel/search@1"
 
@@ -59,6 +61,9 @@ def searched(
     chosen = workload.scenario(scenario)
     has_rent = chosen.cluster.device.price.rental is not None
     objective = objective or default_objective(chosen.plan, phase, has_rent=has_rent)
+    if isinstance(chosen.plan, Reinforcement):
+        goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived)
+        return _of_parts(workload, scenario, goal, space, on_progress)
     exchanges = None if phase not in SEARCHED else exchange_axis(workload, scenario)
     if exchanges is not None and not any(".communication" in each for each in (*space.varied, *space.fixed)):
         space = replace(space, varied=(*space.varied, exchanges))
@@ -70,6 +75,24 @@ def searched(
     paths = [axis.path for axis in sweep.axes if not axis.texts]
     goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived, paths)
     return search(workload, scenario, goal, space.devices, sweep, on_progress)
+
+
+def _of_parts(
+    workload: Workload, scenario: str, goal: Goal, space: Space, on_progress: OnProgress
+) -> SearchResult:  # fmt: skip
+    """Return the result of a search of a step whose training part is searched by itself."""
+    if space.varied:
+        raise InputError.single(
+            "a step of several parts is searched without axes", hint="sweep them, or search its parts", field=scenario
+        )
+    result = SearchResult(scenario, goal.sense, goal.objective.text, goal.names)
+    result.devices = _numbers(workload, scenario, space.devices, None)
+
+    def train(loaded: Workload, part: str, devices: int, fixed: Sequence[str]) -> SearchResult:
+        return searched(loaded, part, "minimise step_time", Wanted({}, ()), Space((devices,), (), fixed))
+
+    search_reinforcement(workload, result, goal, space.fixed, train, on_progress)
+    return result
 
 
 WORK = ("tokens_per_device", "batch_per_device", "batch", "concurrency")  # of a plan, that depends on its layout
