@@ -20,7 +20,7 @@ import numpy as np
 from costmodel.calibration.fit_files import default_framework, framework_of
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.calibration.row_times import Choice, times_of, variant_of
-from costmodel.cost.calibration import Calibration, JoinedFit, one_call
+from costmodel.cost.calibration import Calibration, MeanFit, one_call
 from costmodel.cost.split_kv import UNEVEN
 from costmodel.measurements.raw_tables import RawTable
 from costmodel.measurements.row_group import Catalogue, OperatorRows
@@ -166,7 +166,7 @@ class Climb:
         named = next(each for each in self.part.operators if each.family == self.part.family)
         operator = _at(named, place, len(self.sizes))
         fit = self.calibration.fit(operator)
-        led = fit.parts[int(fit.leading)] if isinstance(fit, JoinedFit) else fit
+        led = fit.parts[0] if isinstance(fit, MeanFit) else fit
         form: Any = led.form
         if form is None or getattr(form, "split_kv_rule", "") == UNEVEN:
             return fit.basis_at(operator), {}

@@ -32,7 +32,7 @@ from costmodel.schema.whole_files import write_whole
 from costmodel.study.published.end_to_end import leave_out, read_terms, refit
 from costmodel.study.published.provenance import identities
 from costmodel.study.published.reproduce import FAIL, PASS, Comparison, load_cases, reproduce
-from reports.fits.composition import chosen as whole_runs
+from reports.fits.runs import chosen as whole_runs
 
 Measured: TypeAlias = "tuple[Mechanism, list[Effect]]"
 TABLE = Path(__file__).with_suffix(".yaml")

@@ -167,7 +167,7 @@ def _spans(
 ) -> dict[str, Interval]:
     """Return the intervals of metrics. Of an anchored step, what measured steps say of its time and rates."""
     own = getattr(evaluation, "scatter", None)  # of a plan of several parts
-    runs = run_scatter(scenario, calibration, evaluation.operators()) if own is None else own(run_scatter)
+    runs = run_scatter(scenario, calibration) if own is None else own(run_scatter)
     with np.errstate(divide="ignore"):  # of parts that take no time
         spans = intervals(metrics, evaluation.families(), dimensions, evaluation.metrics, runs)
     known = evaluation.anchored

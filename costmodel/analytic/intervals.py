@@ -40,17 +40,9 @@ _OFFERED = frozenset({
 ENERGIES = frozenset({"energy_per_token", "energy_per_trillion_tokens"})
 _ROUNDING = 1e-9
 NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
-CONDITIONS = (
-    "transferred", "extrapolated", "roofline", "unknown", "experts", "served_experts", "drafted", "first_token",
-    "untried",
-)  # fmt: skip
-"""What widens the scatter of whole runs: bases of their kernels, a framework that names none, routed experts in a
-training step, and under an engine, drafts of which it is assumed how many are accepted, first tokens of served
-requests, which wait for others, and a training step on an architecture of devices that no two publications of training
-steps have."""
 TRIED = "composition_tried/"  # what names of families begin with that stand for architectures of devices
-_RunTerm: TypeAlias = "tuple[Quantity, Quantity, Quantity, Quantity]"
-_NO_RUN: _RunTerm = (0.0, 0.0, 0.0, 1.0)
+_RunTerm: TypeAlias = "tuple[Quantity, Quantity, Quantity]"
+_NO_RUN: _RunTerm = (0.0, 0.0, 0.0)
 _CLASSES = {"prefill": "inference", "decode": "inference", "generate": "inference"}
 
 
@@ -79,9 +71,9 @@ def intervals(
         low = c - sqrt(sum_f down_f^2),   high = c + sqrt(sum_f up_f^2)
 
     with c the metric at all medians, down_f and up_f its largest deviations under family f. On a logarithmic scale
-    except for `LINEAR` metrics. runs: how whole runs scatter about predictions, one more term of `TIMES` and `RATES`,
-    of which down_f and up_f then count in the share that runs show. A rate follows the scatter as far as it follows the
-    kernels: one that requests bring, and not the engine's speed, has none (`_followed`).
+    except for `LINEAR` metrics. runs: how whole runs scatter about predictions, one more term of `TIMES` and
+    `RATES`. A rate follows the scatter as far as it follows the kernels: one that requests bring, and not the engine's
+    speed, has none (`_followed`).
     """
     perturbations = perturbations_of(families, dimensions)
     if not perturbations:
@@ -101,9 +93,9 @@ def intervals(
             spans[name] = minimum(value, maximum(low, 0.0)), maximum(value, high)
         else:
             with np.errstate(invalid="ignore"):  # of a time that has no end, such as waiting for an overloaded engine
-                centre, down, up, kernels = _run_deviations(name, runs)
+                centre, down, up = _run_deviations(name, runs)
                 followed = _followed(name, values, perturbed)
-                low, high = _quadrature(np.log(values), (followed * centre, followed * down, followed * up, kernels))
+                low, high = _quadrature(np.log(values), (followed * centre, followed * down, followed * up))
             ends = (np.where(followed > 0.0, np.exp(each), value) for each in (low, high))
             spans[name] = minimum(value, next(ends)), maximum(value, next(ends))
     return spans
@@ -161,8 +153,7 @@ class RunScatter(Record):
     centre: log of measured over predicted time.
     down, up: to the ends of the 80 % interval from there.
     first_token: what the time to the first token adds to both, in quadrature.
-    power: likewise what the power of a board adds to energies. kernels: the share of the interval of its
-    kernels that a run shows, since their errors are not all equal.
+    power: likewise what the power of a board adds to energies.
     """
 
     centre: Quantity
@@ -170,20 +161,16 @@ class RunScatter(Record):
     up: Quantity
     first_token: float = 0.0
     power: Quantity = 0.0
-    kernels: Quantity = 1.0
 
 
-def run_scatter(
-    scenario: Scenario, calibration: Calibration, operators: Sequence[TimedOperator]
-) -> RunScatter | None:  # fmt: skip
+def run_scatter(scenario: Scenario, calibration: Calibration) -> RunScatter | None:
     """Return the scatter of runs such as a scenario, null where none was fitted.
 
         down^2 = D_class^2 + sum over conditions b of (x_b D_b)^2,     up likewise
 
     D_class: of the phase's class.
     x_b: `shares_of_conditions`.
-    D_b: of runs that meet b wholly. Of the interval of its kernels a run shows a share a, all of it where they are on
-    their roofline: a + (1 - a) * x_roofline.
+    D_b: of runs that meet b wholly.
     """
     phase = scenario.plan.phase
     own = _logs(calibration, f"composition_{_CLASSES.get(phase, phase)}")
@@ -192,28 +179,24 @@ def run_scatter(
     centre, down, up = own
     below: Quantity = down * down
     above: Quantity = up * up
-    shares = shares_of_conditions(scenario, operators)
-    shares |= {"untried": float(phase == "training" and not _is_tried(scenario, calibration))}
+    shares = shares_of_conditions(scenario)
+    shares["untried"] = float(phase == "training" and not _is_tried(scenario, calibration))
     for name, share in shares.items():
         more = _logs(calibration, f"composition_{name}")
         if more is not None:
             below, above = below + (share * more[1]) ** 2, above + (share * more[2]) ** 2
     waiting = _logs(calibration, "composition_first_token") if phase == "serving" else None
-    kept = _logs(calibration, "composition_kernels")
-    share = 1.0 if kept is None else kept[2]
     error = scenario.cluster.device.power.error
-    return RunScatter(
-        centre, np.sqrt(below), np.sqrt(above), 0.0 if waiting is None else waiting[2],
-        np.log1p(0.0 if error is None else error), share + (1.0 - share) * shares.get("roofline", 0.0),
-    )  # fmt: skip
+    power = np.log1p(0.0 if error is None else error)
+    return RunScatter(centre, np.sqrt(below), np.sqrt(above), 0.0 if waiting is None else waiting[2], power)
 
 
 def run_deviation(scenario: Scenario, calibration: Calibration, operators: Sequence[TimedOperator]) -> Quantity:
     """Return the standard deviation of log(measured / predicted time) of a run, without a schedule [-].
 
-        s = sqrt(D^2 + a^2 * sum over families f of k_f^2) / 1.28,   k_f = sum over kernels i of f of t_i k_i / sum of t
+        s = sqrt(D^2 + sum over families f of k_f^2) / 1.28,   k_f = sum over kernels i of f of t_i k_i / sum of t
 
-    D, a: of `run_scatter`, both ends alike.
+    D: of `run_scatter`, both ends alike.
     k_i: half of the log of the ratio of the ends of a kernel's interval. It is near half the interval of the run's
     time, in which what runs side by side counts once.
     """
@@ -227,10 +210,10 @@ def run_deviation(scenario: Scenario, calibration: Calibration, operators: Seque
         moved[family] = moved.get(family, 0.0) + seconds * 0.5 * np.abs(np.log(high / low))
         whole = whole + seconds
     shown = sum_of((each / np.maximum(whole, np.finfo(float).tiny)) ** 2 for each in moved.values())
-    runs = run_scatter(scenario, calibration, operators)
+    runs = run_scatter(scenario, calibration)
     if runs is None:
         return np.sqrt(shown) / NORMAL_90
-    return np.sqrt((0.5 * (runs.down + runs.up)) ** 2 + runs.kernels**2 * shown) / NORMAL_90
+    return np.sqrt((0.5 * (runs.down + runs.up)) ** 2 + shown) / NORMAL_90
 
 
 def _is_tried(scenario: Scenario, calibration: Calibration) -> bool:
@@ -239,10 +222,9 @@ def _is_tried(scenario: Scenario, calibration: Calibration) -> bool:
     return not known or f"{TRIED}{scenario.cluster.device.architecture}" in known
 
 
-def shares_of_conditions(scenario: Scenario, operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
-    """Return how far a run meets each of `CONDITIONS`, first tokens aside: from 0 to 1.
+def shares_of_conditions(scenario: Scenario) -> dict[str, float]:
+    """Return how far a run meets what widens the scatter of whole runs, 0 or 1.
 
-    transferred, extrapolated, roofline: the share of the kernels' time.
     unknown: the framework names no kernels.
     experts: a training step has routed experts, whose load, padding and permutations differ between programs and are
     seldom published.
@@ -252,8 +234,7 @@ def shares_of_conditions(scenario: Scenario, operators: Sequence[TimedOperator])
     """
     routed = any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.kinds)
     phase, unknown = scenario.plan.phase, not scenario.framework.implementations
-    shares: dict[str, Quantity] = {name: share for name, share in rests_on(operators).items() if name in CONDITIONS}
-    return shares | {
+    return {
         "unknown": float(unknown), "experts": float(routed and phase == "training"),
         "served_experts": float(routed and phase == "serving" and not unknown),
         "drafted": float(phase == "serving" and _drafts_by_assumption(scenario.plan)),
@@ -267,23 +248,6 @@ def _drafts_by_assumption(plan: Plan) -> bool:
     return speculative is not None and speculative.assumed
 
 
-def rests_on(operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
-    """Return the share of the time of kernels and messages, each kind taken once, by what it rests on."""
-    equal: dict[int, tuple[TimedOperator, int]] = {}  # operators of equal sizes have one time, which names them
-    for timed in operators:
-        first, count = equal.get(id(timed.time), (timed, 0))
-        equal[id(timed.time)] = first, count + 1
-    totals: dict[str, Quantity] = {}
-    whole: Quantity = 0.0
-    for timed, count in equal.values():
-        seconds = count * np.nan_to_num(timed.time.seconds, posinf=0.0)
-        whole = whole + seconds
-        bases = timed.fit.bases(timed.operator, timed.time)
-        for name in sorted(set(bases.reshape(-1).tolist())):
-            totals[name] = totals.get(name, 0.0) + np.where(bases == name, seconds, 0.0)
-    return {name: total / np.maximum(whole, np.finfo(float).tiny) for name, total in totals.items()}
-
-
 def _logs(calibration: Calibration, family: str) -> tuple[float, float, float] | None:
     """Return the centre of a family's spread, and down and up from there, as logarithms, null where it has none."""
     fit = calibration.families.get(family)
@@ -294,30 +258,30 @@ def _logs(calibration: Calibration, family: str) -> tuple[float, float, float] |
 
 
 def _run_deviations(name: str, runs: RunScatter | None) -> _RunTerm:
-    """Return the deviation of the log of a metric under whole runs: centre, down, up, and the share of its kernels'."""
+    """Return the deviation of the log of a metric under whole runs: centre, down, up."""
     if runs is not None and name in ENERGIES:  # how long a run takes, and what its boards draw
-        return runs.centre, np.hypot(runs.down, runs.power), np.hypot(runs.up, runs.power), runs.kernels
+        return runs.centre, np.hypot(runs.down, runs.power), np.hypot(runs.up, runs.power)
     if runs is None or name not in TIMES | RATES:
         return _NO_RUN
     if name == "ttft":
         down, up = np.hypot(runs.down, runs.first_token), np.hypot(runs.up, runs.first_token)
-        return runs.centre, down, up, runs.kernels
+        return runs.centre, down, up
     if name in TIMES:
-        return runs.centre, runs.down, runs.up, runs.kernels
-    return -runs.centre, runs.up, runs.down, runs.kernels
+        return runs.centre, runs.down, runs.up
+    return -runs.centre, runs.up, runs.down
 
 
 def _quadrature(values: Array, run: _RunTerm = _NO_RUN) -> tuple[Array, Array]:
     """Return centre minus and plus the root of the summed squares of each family's deviations down and up.
 
-    run: shift of the centre, deviations down and up, of whole runs, and the share of the families' that these show.
+    run: shift of the centre, deviations down and up, of whole runs.
     """
     centre, lows, highs = values[0], values[1::2], values[2::2]
     down = np.maximum(centre - np.minimum(lows, highs), 0.0)
     up = np.maximum(np.maximum(lows, highs) - centre, 0.0)
-    shift, below, above, share = run
+    shift, below, above = run
     centre = centre + shift
     return (
-        centre - np.sqrt(share * share * (down * down).sum(axis=0) + below * below),
-        centre + np.sqrt(share * share * (up * up).sum(axis=0) + above * above),
+        centre - np.sqrt((down * down).sum(axis=0) + below * below),
+        centre + np.sqrt((up * up).sum(axis=0) + above * above),
     )

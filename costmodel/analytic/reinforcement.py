@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias
 
 from costmodel.analytic.breakdown import BreakdownLines
@@ -28,7 +28,7 @@ from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Scenario
 
 Update: TypeAlias = "Callable[[Scenario, Calibration], TrainingStep]"
-Scatter: TypeAlias = "Callable[[Scenario, Calibration, Sequence[TimedOperator]], RunScatter | None]"
+Scatter: TypeAlias = "Callable[[Scenario, Calibration], RunScatter | None]"
 Rollouts: TypeAlias = "Callable[[Scenario, Calibration, Count], Rollout]"
 
 
@@ -241,12 +241,12 @@ class ReinforcementEvaluation(PhaseEvaluation[PartTimes]):
 
             down^2 = sum over parts of (share * down of its phase)^2,    up likewise; means of all else
 
-        of_part: returns that of a scenario, its calibration and its operators.
+        of_part: returns that of a scenario and its calibration.
         """
         times, (engines, trains) = self.times(), self._calibrations
         known = [
-            (of_part(self._plan.rollout, engines, self.rollout.operators()), times.rollout),
-            (of_part(self._plan.train, trains, self.train.operators()), times.log_probabilities + times.train),
+            (of_part(self._plan.rollout, engines), times.rollout),
+            (of_part(self._plan.train, trains), times.log_probabilities + times.train),
         ]
         whole = sum_of(seconds for _, seconds in known)
         shares = [(each, seconds / whole) for each, seconds in known if each is not None]

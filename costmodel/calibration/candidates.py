@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.records import Record, replace
 
+NAMED, DEFAULT, OTHER = "named by the framework", "default of", "another library"  # roles
 _ROOFLINE = "roofline"  # basis of what no device's own rows determine
 
 
@@ -20,8 +20,9 @@ class Candidate(Record):
     role: why it is looked at.
     fit: what it states. None where it is passed over.
     passed_over: why it is.
-    device, implementation: of the file. Blank where it is none of a device.
-    error: expected, half of the 80 % interval of log(measured / predicted), none where it was not compared.
+    device, implementation, library: of the file. Blank where it is none of a device.
+    held_out: its error on unseen rows of its own, half of an 80 % interval [log].
+    error: expected for the kernels that are asked for, likewise, none where it was not compared.
     weight: its share in the answer at a shape, none where no shape is asked for.
     """
 
@@ -32,12 +33,27 @@ class Candidate(Record):
     passed_over: str = ""
     device: str = ""
     implementation: str = ""
+    library: str = ""
+    held_out: float = 0.0
     error: float | None = None
     weight: float | None = None
 
     def is_of(self, name: str) -> bool:
         """Tell whether it is of an implementation, which may name its device: `rtx-4090/vllm`."""
         return name in (self.implementation, self.source.partition("/")[2])
+
+    def is_lead(self, named: Sequence[str]) -> bool:
+        """Tell whether it is of the first named implementation, or of another named one of its library.
+
+        Where none is named, of the device's default.
+        """
+        same = (name for name in named if library_of(name) == library_of(named[0]))
+        return any(map(self.is_of, same)) if named else self.role.startswith(DEFAULT)
+
+    @property
+    def away(self) -> float:
+        """Return what the steps from its own kernels to those that are asked for add to its error [log]."""
+        return 0.0 if self.error is None else math.sqrt(max(self.error**2 - self.held_out**2, 0.0))
 
     def __str__(self) -> str:
         expected = "" if self.error is None else f", expected error {100 * math.expm1(self.error):.0f} %"
@@ -73,7 +89,7 @@ def transferred(candidate: Candidate, key: str, *, has_form: bool) -> Candidate:
     assert candidate.fit is not None
     if has_form and candidate.fit.form is None:
         return Candidate(candidate.source, key, role, passed_over="states shares of the peaks, of its own kernels only")
-    return Candidate(candidate.source, key, role, with_competitors(candidate.fit, _elsewhere))
+    return replace(candidate, key=key, role=role, fit=changed(candidate.fit, _elsewhere), device="")
 
 
 def _elsewhere(fit: FamilyFit) -> FamilyFit:
@@ -88,13 +104,12 @@ def as_backward(backward: FamilyFit, forward: FamilyFit) -> FamilyFit:
     )  # fmt: skip
 
 
-def with_competitors(fit: FamilyFit, change: Callable[[FamilyFit], FamilyFit]) -> FamilyFit:
-    """Return a fit that is changed, and its competitors in the same way."""
-    competitors = None if fit.competitors is None else partial(_changed, fit.competitors, change)
-    return replace(change(fit), competitors=competitors)
+def changed(fit: FamilyFit, change: Callable[[FamilyFit], FamilyFit]) -> FamilyFit:
+    """Return a fit that is changed, and the others that join it in the same way."""
+    others = fit.others and replace(fit.others, fits=tuple(map(change, fit.others.fits)))
+    return replace(change(fit), others=others)
 
 
-def _changed(
-    competitors: Callable[[], Sequence[FamilyFit]], change: Callable[[FamilyFit], FamilyFit]
-) -> tuple[FamilyFit, ...]:
-    return tuple(map(change, competitors()))
+def library_of(implementation: str) -> str:
+    """Return the first word of the name of an implementation: `deepgemm` of `deepgemm-sglang`, mostly its library."""
+    return implementation.rpartition("/")[2].partition("-")[0]

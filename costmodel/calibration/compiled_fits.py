@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.hardware import Device
-from costmodel.records import MutableRecord, Record, replace
+from costmodel.records import MutableRecord
 from costmodel.schema import catalogue
 from costmodel.schema.catalogue import Question
 from costmodel.schema.inputs import Answers, noting
@@ -25,16 +25,6 @@ if TYPE_CHECKING:
 Implementations: TypeAlias = "tuple[tuple[str, tuple[str, ...]], ...]"
 
 _NAME = "roofline"  # what every device starts from
-
-
-class GivenFits(Record):
-    """Gives the fits that it holds."""
-
-    fits: tuple[FamilyFit, ...]
-
-    def __call__(self) -> Sequence[FamilyFit]:
-        """Return them."""
-        return self.fits
 
 
 class KeptFits(MutableRecord, eq=False):
@@ -84,8 +74,7 @@ class CompiledFits(Mapping[str, FamilyFit]):
         fits = self._kept.fits
         if key not in fits:
             with self._reading() as files:
-                fit = files.get(key)
-                fits[key] = None if fit is None else _with_given_competitors(fit)
+                fits[key] = files.get(key)
         fit = fits[key]
         if fit is None:
             raise KeyError(key)
@@ -174,10 +163,3 @@ def _store(roots: tuple[Path, ...], own_file: tuple[str, str] | None) -> tuple[F
     from costmodel.calibration.fit_lookup import store_of
 
     return store_of(roots, own_file), {}
-
-
-def _with_given_competitors(fit: FamilyFit) -> FamilyFit:
-    """Return a fit whose competitors are looked up."""
-    if fit.competitors is None:
-        return fit
-    return replace(fit, competitors=GivenFits(tuple(map(_with_given_competitors, fit.competitors()))))

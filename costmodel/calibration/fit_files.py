@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,37 +9,33 @@ from typing import TypeVar
 
 import numpy as np
 
-from costmodel.calibration.expected_error import (
-    DIE,
-    StepErrors,
-    bandwidth_of,
+from costmodel.calibration.device_relations import (
     cycle_rate,
     distance,
-    has_equal_compute,
-    has_equal_memory,
     is_of_one_maker,
     memory_step,
     relation,
 )
+from costmodel.calibration.effects import Effects
 from costmodel.calibration.residual_files import read_residuals
-from costmodel.calibration.substitutes import COLLECTIVE, COMPANION, EXPERTS, IN_PLACE, SEND_RECV
+from costmodel.calibration.substitutes import COMPANION, EXPERTS, IN_PLACE
 from costmodel.cost.attention import DecodeForm
 from costmodel.cost.calibration import FamilyFit, Form
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.gemm import GemmForm
-from costmodel.cost.likeness import Likeness
 from costmodel.cost.parameter import build, freeze
 from costmodel.cost.residual import Domain, Nearness, Residual
-from costmodel.cost.spread import Agreement, Spread, UnseenGroups
+from costmodel.cost.spread import Spread
 from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.cost.xqa import XqaForm
 from costmodel.errors import InputError, Location, Problem
-from costmodel.records import Record, field, replace
+from costmodel.records import Record, replace
 from costmodel.schema import build_framework
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.calibration import FamilyFitFile, FitsFile
 from costmodel.schema.device import DeviceFile, WholeRunsFile
 from costmodel.schema.earlier_names import name_of_today
+from costmodel.schema.effects import EffectsFile
 from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.references import Library, display_path
@@ -55,14 +50,10 @@ DEFAULT_FRAMEWORK = "default"  # names no library
 COMPOSITION = "composition"  # calibrations/composition: whole runs
 SOURCES = "sources"  # calibrations/sources: one source's times over another's
 BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
-UNSEEN_GROUPS = "unseen_groups"  # calibrations/unseen_groups: kernels of heads, widths or models that no fit saw
-UNSEEN_FORMS = "unseen_forms"  # calibrations/unseen_forms: the same of families with several forms, form by form
 SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation held out single shapes
-TRANSFER = "transfer"  # calibrations/transfer: what another device, library or version costs
-AGREEMENT = "agreement"  # calibrations/agreement: how the error of joined fits follows from the distance between they
+EFFECTS = "effects"  # calibrations/effects: what kernels of other devices, libraries and shapes do not share
 PRIOR = "prior"  # calibrations/prior: expected times of kernels on devices without rows
 _LABELS = {"schema", "extends", "name", "aliases", "announced", "price", "sources", "plausible"}  # change no time
-_SHARES = "claimed", "apart"  # of `calibrations/agreement`
 _HOST = "host_product"  # family of kernels of the host, which say nothing of the device's
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 
@@ -73,7 +64,7 @@ class DeviceFits(Record):
     file: FitsFile
     residuals: Mapping[str, Residual]
     device: str
-    unseen: Mapping[str, FamilyFitFile] = field(default_factory=dict)
+    effects: Effects | None = None
 
     def fit(self, key: str, device: str) -> FamilyFit | None:
         """Return the fit of a `family/variant` or family for a device. None where the file has none."""
@@ -87,8 +78,8 @@ class DeviceFits(Record):
         if key.partition("/")[0] in EXPERTS and COMPANION in self.file.families:
             companion = replace(family_fit(self.file.families[COMPANION], basis), source=source)
             fit = replace(fit, companions={COMPANION: companion})
-        form = "" if family.form is None else family.form.kind
-        unseen = unseen_groups(self.unseen, key, form, is_shape_wise=single_shapes)
+        effects = self.effects
+        unseen = None if effects is None else effects.unseen(key, is_shape_wise=single_shapes)
         return replace(fit, in_place=self.file.library in IN_PLACE, unseen=unseen)
 
 
@@ -221,19 +212,12 @@ class FitStore:
         """Return what kernels of all devices share, by `family/variant` and by family, nothing without a file."""
         return self._families(PRIOR)
 
-    def step_errors(self) -> StepErrors:
-        """Return what steps from a fit's own rows cost, nothing without a file."""
-        return StepErrors(self._families(TRANSFER))
-
-    @property
-    def scatter_of_groups(self) -> Mapping[str, FamilyFitFile]:
-        """Return how kernels of groups that no fit saw scatter about predictions, nothing without files."""
-        return {**self._families(UNSEEN_GROUPS), **self._families(UNSEEN_FORMS)}
-
-    def agreement(self) -> Agreement | None:
-        """Return how the error of joined fits follows from the distance between they. None without a file."""
-        shares = [math.log(float(fit.spread[0].high)) for fit in map(self._families(AGREEMENT).get, _SHARES) if fit]
-        return Agreement(*shares) if shares else None
+    @cached_property
+    def effects(self) -> Effects:
+        """Return what kernels of other devices, programs and shapes do not share, nothing without a file."""
+        has = self._library.has(CALIBRATIONS, EFFECTS)
+        families = read(self._library, CALIBRATIONS, EFFECTS, EffectsFile, EFFECTS).families if has else {}
+        return Effects(families, self.relation)
 
     def composition(self) -> Mapping[str, FamilyFitFile]:
         """Return how measured times of whole runs scatter about predicted ones, by class, nothing without a file."""
@@ -255,25 +239,10 @@ class FitStore:
         return None
 
     def relation(self, device: str, other: str) -> str:
-        """Return how the device of a fit is related to the one that it is asked for."""
+        """Return how two devices are related."""
         same = device == other
         files = (None, None) if same else (self._device_file(device), self._device_file(other))
         return relation(*files, same=same)
-
-    def likeness(self, device: str, lender: str) -> Likeness | None:
-        """Return in which of compute and bandwidth a device equals another one of its die. None: in neither or both.
-
-        What distinguishes devices that are equal in both is in no datasheet: a step between them may concern any
-        kernel.
-        """
-        own, other = self._device_file(device), self._device_file(lender)
-        if own is None or other is None or self.relation(device, lender) != DIE:
-            return None
-        compute = has_equal_compute(own, other)
-        if compute == has_equal_memory(own, other):
-            return None
-        peaks = {str(name): float(unit.peak) for name, unit in own.math.items()}
-        return Likeness(compute=compute, peaks=peaks, bandwidth=bandwidth_of(own))
 
     def on_device(self, fit: FamilyFit, device: str, lender: str) -> FamilyFit:
         """Return the fit of another device as its terms go on this one.
@@ -331,33 +300,9 @@ class FitStore:
                 location=Location(display_path(path)),
             )  # fmt: skip
         residuals = {} if file.residuals is None else read_residuals(path.parent / file.residuals)
-        fits = DeviceFits(file, residuals, device, self.scatter_of_groups)
+        fits = DeviceFits(file, residuals, device, self.effects)
         _check_axes(path, fits)
         return fits
-
-
-def unseen_groups(
-    scatter: Mapping[str, FamilyFitFile], key: str, form: str, *, is_shape_wise: bool
-) -> UnseenGroups | None:
-    """Return what unmeasured groups of shapes add to a family's interval. None where no file says.
-
-    That of the family's fits of the very form, else of the family, else of all. is_shape_wise: the family's own
-    evidence held out single shapes, so that groups inside the measured sizes add too.
-    """
-
-    def half(kind: str) -> float | None:
-        names = (f"{kind}/{own}", f"{kind}/{operators}", f"{kind}/{shared}", f"{kind}/any")
-        family = next((scatter[name] for name in names if name in scatter), None)
-        return None if family is None else float(np.log(float(family.spread[0].high)))
-
-    operators = key.partition("/")[0]
-    own = f"{operators}/{form}"
-    shared = COLLECTIVE if operators == SEND_RECV else operators.partition("_")[0]
-    inside, beyond = half("unseen"), half("beyond")
-    if inside is None or beyond is None:
-        return None
-    most = half("most")
-    return UnseenGroups(inside if is_shape_wise else 0.0, beyond, math.inf if most is None else most)
 
 
 def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
 from costmodel.calibration.candidates import (
+    NAMED,
+    OTHER,
     Candidate,
     Resolution,
     as_backward,
+    changed,
     first,
+    library_of,
     passed_over,
     transferred,
-    with_competitors,
 )
-from costmodel.calibration.expected_error import expected
 from costmodel.calibration.fit_files import CALIBRATIONS, ROOFLINE, FitStore, family_fit, framework_of
-from costmodel.calibration.fit_search import NAMED, FitSearch, library_of
+from costmodel.calibration.fit_search import Answer, FitSearch
 from costmodel.calibration.substitutes import (
     COLLECTIVE,
     ELEMENTWISE,
@@ -31,7 +33,7 @@ from costmodel.calibration.substitutes import (
     nearest_keys,
 )
 from costmodel.cost.anchored_fit import AnchoredFit, KernelAnchors
-from costmodel.cost.calibration import Calibration, FamilyFit, JoinedFit
+from costmodel.cost.calibration import Calibration, FamilyFit, MeanFit, OtherFits
 from costmodel.hardware import Device
 from costmodel.records import replace
 from costmodel.schema.references import Library
@@ -106,7 +108,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         self._without = store.without(device)
         self._base = _rooflines(store)
         self._resolutions: dict[str, Resolution] = {}
-        self._competitors_of: dict[tuple[str, tuple[str, ...]], tuple[Candidate, ...]] = {}
+        self._answers: dict[str, Answer] = {}
         self._anchored: dict[str, AnchoredFit] = {}
         self.notes: list[str] = []
         self._notes_of: dict[str, tuple[str, ...]] = {}
@@ -168,24 +170,20 @@ class FitLookup(Mapping[str, FamilyFit]):
         )  # fmt: skip
 
     def considered_at(self, key: str, operator: Operator) -> tuple[Candidate, ...]:
-        """Return the candidates for an operator with their expected errors at its shape. The last one answers."""
+        """Return the candidates for an operator, with their weights in the mean at its shape. Its first is last."""
         considered = self.considered(key)
         taken = considered[-1] if considered else None
-        if taken is None or taken.fit is None or taken.fit.competitors is None:
+        if taken is None or taken.fit is None or taken.fit.others is None:
             return considered
-        fits = {fit.source: fit for fit in (*taken.fit.competitors(), taken.fit)}
-        own_last = sorted(self._competitors_of.items(), key=lambda item: item[0][0] == key)
-        known = {each.source: each for _, fits_of_key in own_last for each in fits_of_key} | {taken.source: taken}
-        answer, weights = taken.fit.at(operator), {taken.source: 1.0}
-        if isinstance(answer, JoinedFit):
-            weights = {part.source: float(weight) for part, weight in zip(answer.parts, answer.weights, strict=True)}
-        compared = [
-            replace(known[source], fit=fit, error=float(fit.expected_error(operator)), weight=weights.get(source, 0.0))
-            for source, fit in fits.items()
-        ]
-        compared.sort(key=lambda each: each.source == answer.source)
-        passed = (each for each in considered if each.source not in fits)
-        return (*passed, *map(passed_over, compared[:-1]), compared[-1])
+        fit = taken.fit.at(operator)
+        if not isinstance(fit, MeanFit):
+            return (*considered[:-1], replace(taken, weight=1.0))
+        shares = {part.source: float(weight) for part, weight in zip(fit.parts, fit.weights, strict=True)}
+        answer = self._answers.get(key, self._answers.get(taken.key))
+        first_one, *others = () if answer is None else answer.candidates
+        joined = [passed_over(replace(each, weight=shares.get(each.source, 0.0))) for each in others]
+        rest = (each for each in considered[:-1] if each.source not in {one.source for one in others})
+        return (*rest, *joined, replace(first_one, fit=fit, weight=shares.get(first_one.source, 0.0)))
 
     def _resolve(self, key: str) -> Resolution:
         if key not in self._resolutions:
@@ -237,119 +235,70 @@ class FitLookup(Mapping[str, FamilyFit]):
         """
         family, _, variant = key.partition("/")
         seen.add(key)
-        yield from self._stated(key)
-        if not (variant or family == ELEMENTWISE):
-            return
-        for other in nearest_keys(family, variant):
+        yield from self._stated(key, self._search.near if self._search.is_measured else self._search.all)
+        for other in nearest_keys(family, variant) if variant or family == ELEMENTWISE else ():
             nearest = first(() if other in seen else self._in_family(other, seen))
             yield from nearest.considered[:-1] if nearest.fit else nearest.considered
             if nearest.fit is not None:
                 yield transferred(nearest.considered[-1], other, has_form=family != ELEMENTWISE)
 
-    def _stated(self, key: str) -> Iterator[Candidate]:
-        """Yield the fits that files state of a key: those passed over, and the one of least expected error.
+    def _stated(self, key: str, look: Callable[[str, Sequence[str]], list[Candidate]]) -> Iterator[Candidate]:
+        """Yield the fits that files state of a key: those passed over, and the one that leads the answer.
 
-        A fit of this very device answers if the framework names its implementation, or if it names none and the device
-        has a default. Else all are compared: the named kernels on the devices inherited from and on others of the same
-        die, other builds of their library here, and the devices' defaults. Either meets all others as competitors where
-        it is asked for shapes far from those that it was made from.
+        A fit of this very device answers by itself inside what it was made from, if it is of the kernels that are asked
+        for. Else fits of other devices, builds and libraries are joined in a mean (`FamilyFit.at`). look: gives them.
         """
         named = self._named(key)
-        compared: list[Candidate] = []
-        for candidate in self._search.compared(key, named):
-            if candidate.fit is None:
-                yield candidate
-            elif candidate.device == self._device and (not named or candidate.role == NAMED):
-                yield from map(passed_over, compared)
-                yield self._with_competitors(key, replace(candidate, error=self._search.held_out(candidate)))
-                return
-            else:
-                compared.append(candidate)
-        if not compared:
-            compared = list(self._search.donors(key, named))
-        best = self._search.least(key, named, compared) if compared else None
-        if named:
+        own = self._search.on_device(self._device, key, named)
+        lead = self._search.lead(key, named, own)
+        if lead is not None:
+            yield from (each for each in own if each.fit is None)
+            yield self._with_others(key, named, lead)
+            return
+        looked_at = look(key, named)
+        known = [each for each in looked_at if each.fit is not None]
+        best = self._joined(key, named, known) if known else None
+        yield from (each for each in looked_at if each.fit is None)
+        if named and (best is None or best.role != NAMED or best.device != self._device):
             self._tell(key, named, best)
         if best is not None:
-            yield from (
-                passed_over(each) for each in self._search.measured(key, named, compared) if each.source != best.source
-            )
-            yield self._with_competitors(key, best)
+            yield from (passed_over(each) for each in known if each.source != best.source)
+            yield best
+
+    def _with_others(self, key: str, named: Sequence[str], lead: Candidate) -> Candidate:
+        """Return a fit of the very kernels on this device, which others join outside what it was made from."""
+        lead = replace(lead, error=lead.held_out)
+        if lead.fit is None or lead.fit.form is None or key.startswith(_EXPERT_MESSAGES):
+            return lead
+        near = self._search.near(key, named)
+        return self._answered(key, named, [each for each in near if each.fit and each.fit.form], lead)
+
+    def _joined(self, key: str, named: Sequence[str], known: Sequence[Candidate]) -> Candidate:
+        """Return the candidate that leads the mean of what others lend. known: fits of the key, the nearest first."""
+        lead = self._search.answer(key, named, known).candidates[0]
+        formed = [each for each in known if each.fit is not None and each.fit.form is not None]
+        is_stated = lead.fit is not None and lead.fit.form is None and (lead.role != OTHER or not formed)
+        if is_stated or key.startswith(_EXPERT_MESSAGES):
+            return lead if lead.fit is None else replace(lead, fit=lead.fit.widened(lead.away))
+        return self._answered(key, named, [*formed, *self._search.shared(key)])
+
+    def _answered(
+        self, key: str, named: Sequence[str], known: Sequence[Candidate], own: Candidate | None = None
+    ) -> Candidate:
+        """Return the candidate that leads the answer of some fits with a form. own: it is of the very kernels."""
+        answer = self._answers[key] = self._search.answer(key, named, known, own)
+        lead, *rest = (replace(each, fit=each.fit and each.fit.widened(each.away)) for each in answer.candidates)
+        lead, is_own = own or lead, own is not None or key.startswith(_LINKS)
+        fits = tuple(each.fit for each in rest if each.fit is not None)
+        if lead.fit is None or not fits:
+            return lead
+        errors = answer if own is None else answer.of_own
+        return replace(lead, fit=replace(lead.fit, others=OtherFits(fits, errors.covariance, errors.tuned, is_own)))
 
     def _named(self, key: str) -> Sequence[str]:
         """Return what the framework names for a key, of libraries that run on the device."""
         named = self._implementations.get(key, self._implementations.get(key.partition("/")[0], ()))
         return [name for name in named if library_of(name) not in self._without]
-
-    def _with_competitors(self, key: str, best: Candidate) -> Candidate:
-        """Return a candidate whose fit gives way to others at shapes where they are expected to miss less.
-
-        Where the framework names kernels and this device was measured with some of them, others stand in for these. Of
-        collectives it names several since each takes messages of its own sizes.
-        """
-        if best.fit is None or best.fit.form is None or best.error is None or key.startswith(_EXPERT_MESSAGES):
-            return best
-        named = tuple(self._named(key))
-        stands_in = bool(named) and best.role != NAMED
-        is_own = best.device == self._device and not stands_in and not key.startswith(COLLECTIVE)
-        wanted = (best.implementation,) if named and is_own else named
-        competitors = partial(self._competitors, key, wanted, best)
-        transfer_error, agreement = self._search.transfer_error(key, named, best), self._store.agreement()
-        likeness = self._store.likeness(self._device, best.device)
-        fit = replace(
-            best.fit,
-            error=best.error,
-            competitors=competitors,
-            transfer_error=transfer_error,
-            agreement=agreement,
-            likeness=likeness,
-        )
-        return replace(best, fit=fit)
-
-    def _competitors(self, key: str, wanted: tuple[str, ...], best: Candidate) -> tuple[FamilyFit, ...]:
-        """Return the fits that may answer for a key besides the best. Those of its device equal this one as it does."""
-        likeness = self._store.likeness(self._device, best.device)
-        return tuple(
-            replace(each.fit, likeness=likeness) if each.device == best.device else each.fit
-            for each in self._all(key, wanted)
-            if each.source != best.source and each.fit is not None
-        )
-
-    def _all(self, key: str, wanted: tuple[str, ...]) -> tuple[Candidate, ...]:
-        """Return all that may answer for a key with their errors inside what they were made from. Read once."""
-        if (key, wanted) not in self._competitors_of:
-            candidates = itertools.chain(self._search.compared(key, wanted), self._search.of_the_die(key, wanted))
-            by_source: dict[str, Candidate] = {}
-            for each in candidates:
-                if each.fit is not None:
-                    by_source.setdefault(each.source, each)
-            compared, competitors = list(by_source.values()), []
-            for each in (*self._search.measured(key, wanted, compared), *self._search.shared(key)):
-                if each.fit is not None and each.fit.form is not None and each.error is not None:
-                    steps = self._search.steps(key, wanted, each) if each.device else 0.0
-                    spread = each.fit.spread.widened(steps)
-                    competitors.append(replace(each, fit=replace(each.fit, error=each.error, spread=spread)))
-            self._competitors_of[key, wanted] = (*competitors, *self._of_other_messages(key))
-        return self._competitors_of[key, wanted]
-
-    def _of_other_messages(self, key: str) -> Iterator[Candidate]:
-        """Yield what moves a message between two ranks as well: the collectives that are made of such messages."""
-        family, _, variant = key.partition("/")
-        for other in nearest_keys(family, variant) if family == SEND_RECV else ():
-            resolved = self._resolve(other)
-            if resolved.fit is None or resolved.fit.form is None or resolved.considered[-1].error is None:
-                continue
-            candidate = transferred(resolved.considered[-1], other, has_form=True)
-            step = self._search.version(other)
-            error = expected(resolved.considered[-1].error, step)
-            fit = replace(
-                resolved.fit,
-                basis="transferred",
-                error=error,
-                spread=resolved.fit.spread.widened(step),
-                competitors=None,
-            )
-            yield replace(candidate, source=f"{candidate.source}, {other}", fit=fit, error=error)
 
     def _tell(self, key: str, named: Sequence[str], best: Candidate | None) -> None:
         """Note what substitutes for kernels that the framework names and the device has no fit of."""
@@ -381,7 +330,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         candidate = transferred(resolved.considered[-1], key, has_form=True)
         if candidate.fit is not None and family in GRADIENTS:
             backward = self._store.backward(family, self._device)
-            candidate = replace(candidate, fit=with_competitors(candidate.fit, partial(as_backward, backward)))
+            candidate = replace(candidate, fit=changed(candidate.fit, partial(as_backward, backward)))
         yield candidate
 
     def _note(self, text: str) -> None:
@@ -392,6 +341,7 @@ class FitLookup(Mapping[str, FamilyFit]):
 
 
 _EXPERT_MESSAGES = "moe_"  # families of which the links say more than another device
+_LINKS = (COLLECTIVE, SEND_RECV)  # of which the first named implementation has messages that it is made for
 
 
 def _rooflines(store: FitStore) -> dict[str, FamilyFit]:

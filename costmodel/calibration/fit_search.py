@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from costmodel.calibration.candidates import Candidate
-from costmodel.calibration.expected_error import DIE, OWN, REBALANCED, RELATIONS, expected, held_out_error
-from costmodel.calibration.fit_files import CALIBRATIONS, PRIOR, ROOFLINE, DeviceFits, FitStore, family_fit
+from costmodel.calibration.candidates import DEFAULT, NAMED, OTHER, Candidate, library_of
+from costmodel.calibration.device_relations import DIE, OWN, RELATIONS, TWIN
+from costmodel.calibration.effects import EXACT, Covariance, Kernels, held_out_error
+from costmodel.calibration.fit_files import CALIBRATIONS, PRIOR, ROOFLINE, FitStore, family_fit
 from costmodel.calibration.substitutes import COLLECTIVE, EXPANDING, SEND_RECV
 from costmodel.cost.attention import DecodeForm
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import ExpectedForm
-from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError, suggest
-from costmodel.records import replace
+from costmodel.records import Record, replace
 from costmodel.schema.calibration import FamilyFitFile
 
-NAMED = "named by the framework"
 UNKNOWN = "unknown"  # named where a row's kernel is none that any file is of
-TIE = 1.1  # chosen: expected errors are themselves known to a tenth, of a few pairs of devices or builds
+SHARED = Kernels("", "", "")  # of all devices that have fits
+MOST = 3  # chosen: fits of devices of which a mean is taken. Four are no better on devices whose fits are hidden
+_NEAR = (OWN, TWIN, DIE)  # a named kernel on the same die comes before another one on the device itself
+_LINKS = (COLLECTIVE, SEND_RECV)  # messages run on links, not on the die that devices have in common
+
+
+class Answer(Record):
+    """Fits that answer for a key, with expected errors, the leading one first, and how their errors go together.
+
+    tuned: how they do at layers with tuned tiles, as elsewhere where it is none.
+    """
+
+    candidates: tuple[Candidate, ...]
+    covariance: Covariance
+    tuned: Covariance | None
+
+    @property
+    def of_own(self) -> Answer:
+        """Return the same without the error of the first fit, which answers alone inside what it was made from."""
+
+        def exact(covariance: Covariance) -> Covariance:
+            (_, *first), *others = covariance
+            return (EXACT**2, *first), *others
+
+        return replace(self, covariance=exact(self.covariance), tuned=self.tuned and exact(self.tuned))
 
 
 class FitSearch:
@@ -31,86 +54,184 @@ class FitSearch:
 
     def __init__(self, store: FitStore, device: str) -> None:
         self._store, self._device = store, device
-        self._chain = store.chain(device)
+        self._chain = dict(store.chain(device))
 
-    def compared(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
-        """Yield the fits that are compared for a key, and the places without one. The nearest first."""
-        chain = [device for device, _ in self._chain]
-        siblings = ((device, name) for name in named for device in self._store.same_die(self._device, name))
-        others = ((device, name) for device, name in siblings if device not in chain)
-        seen: set[str] = set()
-        for device, implementation in itertools.chain(itertools.product(chain, named), others):
-            source = implementation if "/" in implementation else f"{device}/{implementation}"
-            if source not in seen:
-                seen.add(source)
-                fits = self._store.device_fits(device, implementation)
-                if fits is None:
-                    yield Candidate(f"{CALIBRATIONS}/{source}", key, NAMED, passed_over="no such file")
-                else:
-                    yield self._candidate(fits, key, NAMED, is_meant=implementation == source)
-        builds = (
-            name for name in self._store.names(self._device) if name.partition("-")[0] in set(map(library_of, named))
-        )
-        for name in builds:
-            fits = self._store.device_fits(self._device, name)
-            if fits is not None and f"{self._device}/{name}" not in seen:
-                seen.add(f"{self._device}/{name}")
-                candidate = self._candidate(fits, key, "another build of its library")
-                if candidate.fit is not None:
-                    yield candidate
-        for i, (device, defaults) in enumerate(self._chain):
-            default = defaults.get(key, defaults.get(key.partition("/")[0]))
-            for fits in () if default is None else self._defaults(i, default):
-                if fits.file.name not in seen:
-                    yield self._candidate(fits, key, f"default of {device}")
+    def near(self, key: str, named: Sequence[str]) -> list[Candidate]:
+        """Return the fits of a key, and the files without one, of the devices of the chain and of the die.
 
-    def of_the_die(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
-        """Yield the fits of other devices of the same die: other builds of the named libraries, and their defaults."""
-        libraries, family = set(map(library_of, named)), key.partition("/")[0]
-        for device in self._store.same_die(self._device):
-            defaults = self._store.chain(device)[0][1]
-            names = [
-                name for name in self._store.names(device) if libraries == {UNKNOWN} or library_of(name) in libraries
-            ]
-            for name in dict.fromkeys((*names, defaults.get(key, defaults.get(family, "")))):
-                fits = self._store.device_fits(device, name) if name else None
-                candidate = None if fits is None else self._candidate(fits, key, f"of the same die, {device}")
-                if candidate is not None and candidate.fit is not None:
-                    yield candidate
-
-    def donors(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
-        """Yield fits of the nearest other device: of the named kernels, else of its default.
-
-        Where neither this device nor those that it inherits from were measured at all. Devices of its die come first.
-        The prior joins a fit of another die.
+        Of each device the named implementations, builds of their libraries and the default. Where none of these has a
+        named one, those of the nearest device that has.
         """
-        if not self._is_unmeasured:
-            return
-        family, same_die = key.partition("/")[0], self._store.same_die(self._device)
-        named = () if tuple(named) == (UNKNOWN,) else named
-        for device in (*same_die, *self._store.of_other_dies(self._device)):
-            defaults = self._store.chain(device)[0][1]
-            names = named or (defaults.get(key, defaults.get(family, "")),)
-            role = NAMED if named else f"default of {device}"
-            files = (self._store.device_fits(device, name) for name in names if name and "/" not in name)
-            candidates = (self._candidate(fits, key, role) for fits in files if fits is not None)
-            named_fits = [each for each in candidates if each.fit is not None]
-            if named_fits:
-                yield from named_fits
-                return
+        may_borrow = self._store.may_borrow(self._device)
+        devices = list(dict.fromkeys((*self._chain, *(self._store.same_die(self._device) if may_borrow else ()))))
+        every = (each for device in devices for each in self.on_device(device, key, named))
+        looked_at = list({each.source: each for each in every}.values())
+        is_named = any(each.fit is not None and each.is_of(name) for each in looked_at for name in named)
+        if may_borrow and named and not is_named and not key.startswith(_LINKS):
+            far = (device for device in self._far if set(named) & set(self._store.names(device)))
+            others = (self.on_device(device, key, named) for device in far)
+            of_first = next((each for each in others if any(one.fit and one.role == NAMED for one in each)), [])
+            looked_at += [one for one in of_first if one.fit is not None and one.role == NAMED]
+        return looked_at
+
+    def lead(self, key: str, named: Sequence[str], known: Sequence[Candidate]) -> Candidate | None:
+        """Return the one of some candidates that is of the very kernels. None: it has to be found among others.
+
+        It is of this device and of the first named implementation, or of another named one of its library; of the
+        device's default where none is named. One that is named with its device is meant wherever it was measured. Of
+        messages, which run on links, it is any named one of this device.
+        """
+        for each in known:
+            is_meant = bool(named) and each.source == f"{CALIBRATIONS}/{named[0]}"
+            if each.fit is not None and is_meant and each.device != self._device:
+                other = Kernels(self._device, each.implementation, each.library)
+                own = Kernels(each.device, each.implementation, each.library)
+                apart = self._store.effects.apart(key.partition("/")[0], own, other) ** 0.5
+                return replace(each, fit=each.fit.widened(apart))
+            is_of_links = key.startswith(_LINKS) and each.role == NAMED
+            if each.fit is not None and each.device == self._device and (is_of_links or each.is_lead(named)):
+                return each
+        return None
+
+    def far(self, key: str, named: Sequence[str]) -> list[Candidate]:
+        """Return the same of the nearest other devices, until as many fits are known as a mean is taken of."""
+        looked_at: list[Candidate] = []
+        if key.startswith(_LINKS) and any(map(self._store.names, self._chain)):
+            return looked_at
+        for device in self._far if self._store.may_borrow(self._device) else ():
+            looked_at += self.on_device(device, key, named)
+            if sum(each.fit is not None for each in looked_at) >= MOST:
+                break
+        return looked_at
+
+    def all(self, key: str, named: Sequence[str]) -> list[Candidate]:
+        """Return both, for a device that has no fits at all."""
+        return [*self.near(key, named), *self.far(key, named)]
 
     @cached_property
-    def _is_unmeasured(self) -> bool:
-        """Tell whether no device of the chain has any fit, and others may lend theirs."""
-        has_fits = any(self._store.names(device) for device, _ in self._chain)
-        return not has_fits and self._store.may_borrow(self._device)
+    def is_measured(self) -> bool:
+        """Tell whether a device that this one inherits from, or one of its die, has fits."""
+        return any(map(self._store.names, (*self._chain, *self._store.same_die(self._device))))
+
+    @cached_property
+    def _far(self) -> list[str]:
+        """Return the devices of other dies, the nearest first."""
+        return [each for each in self._store.of_other_dies(self._device) if each not in self._chain]
+
+    def on_device(self, device: str, key: str, named: Sequence[str]) -> list[Candidate]:
+        """Return the fits of a key on one device, and the files without one."""
+        looked_at: dict[str, Candidate] = {}
+        for name, role in self._files(device, key, named):
+            source = name if "/" in name else f"{device}/{name}"
+            if source not in looked_at:
+                looked_at[source] = self._read(source, key, role, is_meant=role == NAMED and name == source)
+        return list(looked_at.values())
+
+    def _devices(self, key: str) -> list[str]:
+        """Return the devices whose fits may answer, the nearest first."""
+        own = list(self._chain)
+        if not self._store.may_borrow(self._device):
+            return own
+        others = self._store.same_die(self._device)
+        if not key.startswith(_LINKS) or not any(map(self._store.names, own)):
+            others = [*others, *self._store.of_other_dies(self._device)]
+        return list(dict.fromkeys((*own, *others)))
+
+    def _files(self, device: str, key: str, named: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield the implementations of a device that are looked at, each with its role."""
+        names, defaults = self._store.names(device), self._chain.get(device)
+        if defaults is None:
+            defaults = self._store.chain(device)[0][1]
+        yield from ((name, NAMED) for name in named if "/" in name or name in names or device == self._device)
+        default = defaults.get(key, defaults.get(key.partition("/")[0]))
+        source = None if default is None else self._default(device, default)
+        if source is not None:
+            yield source, f"{DEFAULT} {device}"
+        libraries = set(map(library_of, named))
+        builds = [name for name in names if library_of(name) in libraries]
+        yield from ((name, "another build of its library") for name in builds)
+        yield from ((name, OTHER) for name in names if UNKNOWN in named)
+
+    def _default(self, device: str, name: str) -> str | None:
+        """Return a device's default, which one that it inherits from may have. None where another one's is not there.
+
+        Raises InputError where this device's own is not.
+        """
+        owners = (owner for owner, _ in self._store.chain(device) if self._store.device_fits(owner, name) is not None)
+        owner = next(owners, None)
+        if owner is None and device == self._device:
+            raise InputError.single(
+                f"devices/{device} names `{name}`, but there is no {CALIBRATIONS}/{device}/{name}",
+                hint=suggest(name, self._store.names(device)), field="calibration.default",
+            )  # fmt: skip
+        if owner is None or owner == device or "/" in name:
+            return None if owner is None else name
+        return f"{owner}/{name}"
+
+    def answer(
+        self, key: str, named: Sequence[str], known: Sequence[Candidate], own: Candidate | None = None
+    ) -> Answer:
+        """Return which of some fits answer.
+
+        Those of the very kernels on this device come first, then those of the least expected error. known: the nearest
+        device first. own: the one of them whose kernels are asked for.
+        """
+        effects, family = self._store.effects, key.partition("/")[0]
+        asked = Kernels(own.device, own.implementation, own.library) if own else self._asked(named, known)
+        several = key.startswith(_LINKS)  # it names several since each takes messages of its own sizes
+
+        def kernels(each: Candidate) -> Kernels:
+            if not each.device:
+                return SHARED
+            if several and any(map(each.is_of, named)):
+                return Kernels(each.device, asked.implementation, asked.library)
+            return Kernels(each.device, each.implementation, each.library)
+
+        def away(each: Candidate) -> float:
+            return effects.apart(family, kernels(each), asked)
+
+        errors = [replace(each, error=math.hypot(each.held_out, away(each) ** 0.5)) for each in known]
+
+        def order(each: Candidate) -> tuple[bool | int | float | None, ...]:
+            name = next((at for at, one in enumerate(named) if each.is_of(one)), len(named))
+            is_other = own is not None and each.source != own.source
+            return (is_other, several and name, away(each) > 0.0 or each.device != self._device, each.error)
+
+        ordered = sorted((each for each in errors if each.device), key=order)[:MOST]
+        ordered += [each for each in errors if not each.device]  # it holds at any shape
+        held_out = [each.held_out for each in ordered]
+        covariance, tuned = (
+            effects.covariance(family, asked, list(map(kernels, ordered)), held_out, is_tuned=is_tuned)
+            for is_tuned in (False, True)
+        )
+        return Answer(tuple(ordered), covariance, tuned if effects.has_tuned(family) else None)
+
+    def _asked(self, named: Sequence[str], known: Sequence[Candidate]) -> Kernels:
+        """Return whose kernels are asked for: of the first named implementation that the nearest devices have.
+
+        A framework runs later ones elsewhere. Without a name, the kernels of the nearest device's default.
+        """
+        if not named:
+            default = next((each for each in known if each.role.startswith(DEFAULT)), known[0])
+            return Kernels(self._device, default.implementation, default.library)
+        orders = ((self._rank(each), at, each) for each in known for at, name in enumerate(named) if each.is_of(name))
+        best = min(orders, key=lambda order: order[:2], default=None)
+        if best is None:
+            return Kernels(self._device, named[0], library_of(named[0]))
+        return Kernels(self._device, best[2].implementation, best[2].library)
+
+    def _rank(self, candidate: Candidate) -> int:
+        """Return how far the device of a candidate is related, those of the same die equally near."""
+        related = self._store.relation(self._device, candidate.device)
+        return 0 if related in _NEAR or not candidate.device else 1 + RELATIONS.index(related)
 
     def shared(self, key: str) -> Iterator[Candidate]:
         """Yield what kernels of all devices share, with the error of backcasts."""
         prior = self._prior(key)
         if prior is not None and prior.form is not None:
-            fit = self._as_in_whole_runs(family_fit(prior, ROOFLINE))
-            yield Candidate(fit.source, key, "kernels of other devices", fit, error=held_out_error(prior))
+            fit, error = self._as_in_whole_runs(family_fit(prior, ROOFLINE)), held_out_error(prior)
+            fit = replace(fit, error=error)
+            yield Candidate(fit.source, key, "kernels of other devices", fit, held_out=error, error=error)
 
     def _prior(self, key: str) -> FamilyFitFile | None:
         """Return what kernels of all devices share of a key. A GEMM that expands weights as its plain family does."""
@@ -138,147 +259,33 @@ class FitSearch:
         """Return the share of its die's FLOP in a cycle that a processor of the device has."""
         return self._store.rate_on_die(self._device)
 
-    def least(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> Candidate:
-        """Return the candidate of least expected error, its interval as wide as that of the steps to it.
-
-        Errors within `TIE` of the least are equal. Then a fit of this device comes first, and then their order.
-        """
-        measured = self._nearest(self.measured(key, named, compared), named)
-        least = min(each.error or 0.0 for each in measured)
-        equal = [each for each in measured if (each.error or 0.0) <= TIE * least]
-        best = next((each for each in equal if each.device == self._device), equal[0])
-        assert best.fit is not None
-        steps = self.steps(key, named, best)
-        return replace(best, fit=best.fit.widened(steps)) if steps else best
-
-    def _nearest(self, candidates: Sequence[Candidate], named: Sequence[str]) -> list[Candidate]:
-        """Return candidates without the named kernels on farther devices than the nearest that has them.
-
-        Of several names the first that devices so near have: a framework runs later ones elsewhere.
-        """
-
-        def rank(candidate: Candidate) -> int:
-            return (OWN, *RELATIONS).index(self._store.relation(self._device, candidate.device))
-
-        nearest = min((rank(each) for each in candidates if each.role == NAMED), default=0)
-        near = [each for each in candidates if each.role == NAMED and rank(each) == nearest]
-        first = next((name for name in named if any(each.is_of(name) for each in near)), "")
-        others = (each for each in candidates if each.role != NAMED)
-        return [*(each for each in near if not first or each.is_of(first)), *others]
-
-    def measured(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> list[Candidate]:
-        """Return candidates with their expected errors, and the part that kernels of one relation share.
-
-        Messages run on links, not on the die that devices have in common: what theirs share was not measured.
-        """
-        candidates, is_message = [], key.startswith((COLLECTIVE, SEND_RECV))
-        for each in compared:
-            relation, step = ("", 0.0) if is_message else self._between_devices(key, each)
-            alike = self._alike(key, named, each)
-            fit = None if each.fit is None else replace(each.fit, step=step, relation=relation, alike=alike)
-            candidates.append(replace(each, fit=fit, error=expected(self.held_out(each), self.steps(key, named, each))))
-        return candidates
-
-    def held_out(self, candidate: Candidate) -> float:
-        """Return the held-out error of a candidate's own rows."""
-        fits = self._store.device_fits(candidate.device, candidate.implementation)
-        assert fits is not None
-        return held_out_error(fits.file.families[candidate.key])
-
-    def steps(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
-        """Return the error of the steps from a candidate's own rows to the kernels that are asked for."""
-        _, transfer = self._between_devices(key, candidate)
-        return expected(transfer, self._of_a_program(key, named, candidate))
-
-    def transfer_error(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
-        """Return the part of it that others may mend: all but the step within a die, which runs a kernel equally."""
-        related, transfer = self._between_devices(key, candidate)
-        return expected(0.0 if related == DIE else transfer, self._of_a_program(key, named, candidate))
-
-    def _of_a_program(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
-        """Return the error of a candidate for kernels of another build or library, zero of what the framework names."""
-        if not named or candidate.role == NAMED:
-            return 0.0
-        fits = self._store.device_fits(candidate.device, candidate.implementation)
-        assert fits is not None
-        errors, library = self._store.step_errors(), fits.file.library or candidate.implementation
-        wanted = set(map(self._library_of, named))
-        if library in wanted:
-            return self._of_a_build(key, named)
-        return min(errors.stand_in(one, library, key) for one in wanted)
-
-    def _alike(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
-        """Return by how much the squared error is less at layers with tuned tiles, of another build with such rows.
-
-        Engines that share a kernel share the tiles that were tuned for it, and not those that they fall back on.
-        """
-        fits = self._store.device_fits(candidate.device, candidate.implementation)
-        error = self._store.step_errors().tuned(key)
-        if fits is None or candidate.fit is None or error is None or not named or candidate.role == NAMED:
-            return 0.0
-        library = fits.file.library or candidate.implementation
-        form = candidate.fit.form
-        if library not in map(self._library_of, named) or not isinstance(form, TwoTileForm) or form.tuned is None:
-            return 0.0
-        return max(self._of_a_build(key, named) ** 2 - error**2, 0.0)
-
-    def _library_of(self, implementation: str) -> str:
-        """Return the library of an implementation by its file of the nearest device, else by its name."""
-        nearest = (*(device for device, _ in self._chain), *self._store.same_die(self._device))
-        files = (self._store.device_fits(device, implementation) for device in dict.fromkeys(nearest))
-        known = (fits.file.library for fits in files if fits is not None)
-        return next((library for library in known if library), library_of(implementation))
-
-    def _between_devices(self, key: str, candidate: Candidate) -> tuple[str, float]:
-        """Return how a candidate's device is related to this one, and the error of the step between them."""
-        related = self._store.relation(self._device, candidate.device)
-        return related, self._store.step_errors().transfer(related, key)
-
-    def _of_a_build(self, key: str, named: Sequence[str]) -> float:
-        """Return the error of a fit for another build of its library on the same device.
-
-        It is at most that of the build itself on a device of another balance: own rows come before those of a sibling.
-        """
-        errors, own = self._store.step_errors(), self._device
-        siblings = (device for name in named for device in self._store.same_die(own, name))
-        is_rebalanced = any(self._store.relation(own, device) == REBALANCED for device in siblings)
-        version = errors.version(key)
-        return min(version, errors.transfer(REBALANCED, key)) if is_rebalanced else version
-
-    def version(self, key: str) -> float:
-        """Return the error of a fit for other kernels of its library on the same device."""
-        return self._store.step_errors().version(key)
-
-    def _defaults(self, link: int, named: str) -> Iterator[DeviceFits]:
-        """Yield the files of a device's default: its own, then those of the devices it inherits from."""
-        devices = [device for device, _ in self._chain[link:]]
-        is_known = False
-        for device in devices:
-            fits = self._store.device_fits(device, named)
-            if fits is not None:
-                is_known = True
-                yield fits
-        if not is_known:
-            device = devices[0]
-            raise InputError.single(
-                f"devices/{device} names `{named}`, but there is no {CALIBRATIONS}/{device}/{named}",
-                hint=suggest(named, self._store.names(device)), field="calibration.default",
-            )  # fmt: skip
-
-    def _candidate(self, fits: DeviceFits, key: str, role: str, *, is_meant: bool = False) -> Candidate:
-        """Return a file's fit of the very variant, else of the family as a whole. is_meant: named with its device."""
-        family, source = key.partition("/")[0], f"{CALIBRATIONS}/{fits.file.name}"
-        parts = fits.file.name.partition("/")
-        for name in (key, family):
+    def _read(self, source: str, key: str, role: str, *, is_meant: bool) -> Candidate:
+        """Return a file's fit of the very variant, else of the family as a whole. is_meant: its device is named."""
+        device, _, implementation = source.partition("/")
+        fits, path = self._store.device_fits(device, implementation), f"{CALIBRATIONS}/{source}"
+        if fits is None:
+            return Candidate(path, key, role, passed_over="no such file")
+        library = fits.file.library or library_of(implementation)
+        for name in (key, key.partition("/")[0], *_of_other_half(key)):
             fit = fits.fit(name, self._device)
-            if fit is not None and name in fits.file.untuned and not is_meant:
-                return Candidate(source, name, role, passed_over="ran untuned, as engines do not run it")
-            if fit is not None and role != NAMED and _is_workaround(fit):
-                return Candidate(source, name, role, passed_over=f"copies the cache first, as {fits.file.library} does")
-            if fit is not None:
-                fit = self._store.on_device(fit, self._device, fits.device)
-                return Candidate(source, name, role, fit, device=fits.device, implementation=parts[2] or fits.file.name)
-        return Candidate(source, key, role, passed_over=f"has no fit of {key}")
+            if fit is None:
+                continue
+            if name in _of_other_half(key):
+                fit = replace(fit, basis="transferred")
+            if name in fits.file.untuned and not is_meant:
+                return Candidate(path, name, role, passed_over="ran untuned, as engines do not run it")
+            if role != NAMED and _is_workaround(fit):
+                return Candidate(path, name, role, passed_over=f"copies the cache first, as {library} does")
+            error = held_out_error(fits.file.families[name])
+            fit = replace(self._store.on_device(fit, self._device, device), error=error)
+            return Candidate(path, name, role, fit, "", device, implementation, library, error)
+        return Candidate(path, key, role, passed_over=f"has no fit of {key}")
+
+
+def _of_other_half(key: str) -> tuple[str, ...]:
+    """Return the kernels of the other 16-bit format, which run on the same units over as many bytes."""
+    family, _, variant = key.partition("/")
+    return tuple(f"{family}/{two}" for one, two in (("fp16", "bf16"), ("bf16", "fp16")) if variant == one)
 
 
 def _is_workaround(fit: FamilyFit) -> bool:
@@ -287,8 +294,3 @@ def _is_workaround(fit: FamilyFit) -> bool:
     It says nothing of a library that has the kernel.
     """
     return isinstance(fit.form, DecodeForm) and fit.form.widening is not None
-
-
-def library_of(implementation: str) -> str:
-    """Return the first word of the name of an implementation: `deepgemm` of `deepgemm-sglang`, mostly its library."""
-    return implementation.rpartition("/")[2].partition("-")[0]

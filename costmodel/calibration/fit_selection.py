@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 
+from costmodel.calibration.candidates import Candidate
+from costmodel.calibration.device_relations import DIE, OWN, REBALANCED, TWIN
 from costmodel.calibration.fit_files import CALIBRATIONS, DeviceFits, FitStore
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.fit_search import UNKNOWN
@@ -32,15 +34,15 @@ class _Candidate(Record):
     """A calibration file of the chain.
 
     distance: devices between its device and the one asked for.
-    defaults: of its device, by family or `family/variant`.
     is_own: it is of the device asked for.
+    is_near: it is of that or of another one of its die.
     """
 
     fits: DeviceFits
     implementation: str
     distance: int
-    defaults: Mapping[str, str]
     is_own: bool = True
+    is_near: bool = True
 
     def covers(self, key: str) -> bool:
         """Tell whether the file has the very `family/variant`, or the family as a whole. Untuned only at home."""
@@ -102,15 +104,11 @@ class _Candidate(Record):
             return None
         return "other" if mismatch[1] or kernel == UNNAMED else "same"
 
-    def order(self, kernel: Kernel, key: str) -> tuple[int | str, ...]:
-        """Return what candidates for a kernel are ordered by.
-
-        Those of its library on any device of the chain, the nearest device, the least mismatch, the device's default.
-        """
-        default = self.defaults.get(key, self.defaults.get(key.partition("/")[0]))
+    def order(self, kernel: Kernel) -> tuple[int | str, ...]:
+        """Return what files are ordered by: library, die, kernel, device, then framework and timing."""
         mismatch = self.mismatch(kernel)
-        other_library = int(self.is_of_other_library(kernel))
-        return (other_library, self.distance, *mismatch, int(self.implementation != default), self.implementation)
+        other = int(self.is_of_other_library(kernel))
+        return (other, int(not self.is_near), *mismatch[:2], self.distance, *mismatch[2:], self.implementation)
 
 
 class Chooser:
@@ -124,13 +122,11 @@ class Chooser:
         self._choices: dict[tuple[str, str, Kernel], Choice] = {}
 
     def choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
-        """Return the fits for a kernel of a family.
+        """Return the fits for a kernel of a family: those that a simulation has whose framework names the kernel.
 
-        Order: the kernel itself on this device. Another kernel, framework or version of it here. The same on the
-        devices that this one inherits from, in turn. The nearest variant that any of these has. A published rate of a
-        kernel that no row names. The roofline. The file answers for all families that it covers, such as the decoding
-        part of a mixed call. The others keep the device's defaults. A row that names nothing is the kernel that runs
-        where no program is meant: the device's own default, else what others lend it.
+        Its name is that of the nearest device that has it; a kernel that no file is of is of an unknown library. The
+        name holds for all families that its file covers, such as the decoding part of a mixed call. The others keep the
+        device's defaults. A row that names nothing is the kernel that runs where no program is meant.
         """
         key = (family, variant, kernel)
         if key not in self._choices:
@@ -141,22 +137,37 @@ class Chooser:
         default = self._of_no_program(family, variant) if kernel == UNNAMED else None
         if default is not None:
             return default
-        forward = (f"{GRADIENTS[family]}/{variant}",) if family in GRADIENTS else ()  # at a share of its rate
         requested = f"{family}/{variant}"
-        measured = [candidate for candidate in self._candidates if candidate.answers(kernel)]
+        forward = (f"{GRADIENTS[family]}/{variant}",) if family in GRADIENTS else ()  # at a share of its rate
         keys = (requested, *nearest_keys(family, variant), *forward)
-        for candidates, key in product((measured, self._candidates), keys):
-            covering = [candidate for candidate in candidates if candidate.covers(key)]
+        for files, key in product(self._steps(kernel), keys):
+            covering = [each for each in files if each.covers(key)]
             if covering:
-                best = min(covering, key=lambda candidate: candidate.order(kernel, key))
-                is_stand_in = best.distance > 0 and best.is_measured and best.is_of_other_library(kernel)
-                substitute = self._standing_in(kernel, requested) if is_stand_in else None
-                return substitute or self._choice(best, kernel, requested, key)
-        other = self._of_others(kernel, requested)
-        if other is not None:
-            return other
-        fits = FitLookup(self._store, self._device, {})
+                best = min(covering, key=lambda each: each.order(kernel))
+                return self._choice(best, kernel, requested, key)
+        fits = FitLookup(self._store, self._device, self._elementwise(kernel))
         return Choice(Calibration(self._device, fits), f"no fit of {requested} for {self._device}; roofline used")
+
+    def _steps(self, kernel: Kernel) -> Iterator[list[_Candidate]]:
+        """Yield files that a kernel may be of, the likeliest first.
+
+        Those of its library on the device and on those that it inherits from. The very kernel anywhere, of one name for
+        several libraries that of its framework on the nearest device. Other measured files of the device, then
+        published rates. Where it has no files, those of the library elsewhere, then any.
+        """
+        own, every = self._of_chain, self._files
+        yield [each for each in own if each.answers(kernel) and not each.is_of_other_library(kernel)]
+        very = [each for each in every if kernel.kernel and kernel.kernel in each.fits.file.kernels]
+        if len({each.fits.file.library for each in very}) > 1 and kernel.framework:
+            very = [each for each in very if not each.mismatch(kernel)[2]]
+            for distance in sorted({each.distance for each in very}):
+                yield [each for each in very if each.distance == distance]
+        yield very
+        yield [each for each in own if each.answers(kernel)]
+        yield own
+        if not own:
+            yield [each for each in every if each.answers(kernel) and not each.is_of_other_library(kernel)]
+            yield [each for each in every if each.answers(kernel)]
 
     def _of_no_program(self, family: str, variant: str) -> Choice | None:
         """Return the measured fits that a simulation takes where the framework names no kernel, null without any."""
@@ -172,94 +183,69 @@ class Chooser:
         across = self._store.source_agreement("other", family, variant)
         return Choice(Calibration(self._device, fits), why, across)
 
-    def _of_others(self, kernel: Kernel, requested: str) -> Choice | None:
-        """Return the fits of the kernel itself that other devices lend, those of the die first, null without any.
-
-        The kernel and its framework come first, then the nearest device, then the framework's version and the timing.
-        """
-        if self._candidates or not self._store.may_borrow(self._device):
-            return None
-        same_die, other_dies = self._store.same_die(self._device), self._store.of_other_dies(self._device)
-        for devices in (same_die, other_dies):
-            others = self._files_of([self._store.chain(device)[0] for device in devices])
-            covering = [each for each in others if each.covers(requested) and each.names_rows]
-            if covering:
-                best = min(covering, key=lambda each: (*each.mismatch(kernel)[:3], *each.order(kernel, requested)))
-                substitute = self._standing_in(kernel, requested) if best.is_of_other_library(kernel) else None
-                return substitute or self._choice(best, kernel, requested, requested)
-        return None
-
-    def _standing_in(self, kernel: Kernel, requested: str) -> Choice | None:
-        """Return the fits that stand in for a kernel of a library that no device so near has, null without any.
-
-        They are those that a simulation takes whose framework names the kernel: it on the nearest device that has it,
-        and what the die's devices run instead, each by its expected error.
-        """
-        scope: dict[str, tuple[str, ...]] = {requested: (self._name_elsewhere(kernel, requested),)}
-        fits = FitLookup(self._store, self._device, self._elementwise(kernel) | scope)
-        considered = fits.considered(requested)
-        best = considered[-1] if considered else None
-        if best is None or best.fit is None or best.fit.form is None or not best.device:
-            return None
-        said = f"kernel {kernel.kernel}" if kernel.kernel else f"framework {kernel.framework}"
-        instead = "" if best.key == requested else f", {best.key} substitutes for {requested}"
-        lender = "" if best.device == self._device else f" (fit of {best.device})"
-        why = f"{best.source.removeprefix(f'{CALIBRATIONS}/')}{lender} stands in for {said}{instead}"
-        return Choice(Calibration(self._device, fits), why, None)
-
-    def _name_elsewhere(self, kernel: Kernel, requested: str) -> str:
-        """Return how the nearest device of another die names a kernel's implementation, `unknown` where none has it.
-
-        A name that files of several libraries have is that of a framework's path: it means what the framework runs on
-        the nearest device.
-        """
-        others = self._files_of([self._store.chain(device)[0] for device in self._store.of_other_dies(self._device)])
-        covering = [each for each in others if each.covers(requested) and each.names_rows]
-        libraries = {each.fits.file.library for each in others if kernel.kernel in each.fits.file.kernels}
-        if len(libraries) > 1 and kernel.framework:
-            own = [each for each in covering if not each.mismatch(kernel)[2]]
-            nearest = min(own, key=lambda each: (each.distance, *each.mismatch(kernel)), default=None)
-        else:
-            own = [each for each in covering if not each.is_of_other_library(kernel)]
-            nearest = min(own, key=lambda each: (*each.mismatch(kernel)[:2], each.distance), default=None)
-        return UNKNOWN if nearest is None else nearest.implementation
-
     def _choice(self, best: _Candidate, kernel: Kernel, requested: str, key: str) -> Choice:
-        """Return the fits of a device with those of one file before its defaults. key: what the file is taken for."""
-        file = best.fits.file
+        """Return the fits of a device where a kernel is that of a file. key: what the file is taken for."""
+        file, is_other = best.fits.file, best.is_of_other_library(kernel)
         name = file.name if file.untuned and best.is_own else best.implementation
-        scopes: dict[str, tuple[str, ...]] = {_scope(key): (name,) for key in file.families}
-        calibration = Calibration(
-            self._device, FitLookup(self._store, self._device, self._elementwise(kernel) | scopes)
-        )  # fmt: skip
+        name = UNKNOWN if is_other and not best.is_own else name
+        scopes: dict[str, tuple[str, ...]] = {_scope(each): (name,) for each in file.families}
+        if is_other and not best.is_own:
+            scopes = {requested.partition("/")[0]: (UNKNOWN,)}
+        fits = FitLookup(self._store, self._device, self._elementwise(kernel) | scopes)
+        considered = fits.considered(requested)
+        taken = considered[-1] if considered else None
+        why = self._why(best, kernel, taken)
         instead = "" if key == requested else f", {key} substitutes for {requested}"
         relation = best.library_relation(kernel)
         family, _, variant = requested.partition("/")
         across = None if relation is None else self._store.source_agreement(relation, family, variant)
-        return Choice(calibration, _why(best, kernel) + instead, across)
+        return Choice(Calibration(self._device, fits), why + instead, across)
+
+    def _why(self, best: _Candidate, kernel: Kernel, taken: Candidate | None) -> str:
+        """Return which file answers, and for what if it is of another kernel or device."""
+        if taken is None or not taken.device:
+            return _why(best, kernel)
+        name = taken.source.removeprefix(f"{CALIBRATIONS}/")
+        lender = "" if taken.device == self._device else f" (fit of {taken.device})"
+        if name == best.fits.file.name and not lender:
+            return _why(best, kernel)
+        said = f"kernel {kernel.kernel}" if kernel.kernel else f"framework {kernel.framework}"
+        is_it = taken.is_of(best.implementation) and not best.is_of_other_library(kernel)
+        return f"{name}{lender}" if is_it else f"{name}{lender} stands in for {said}"
 
     def _elementwise(self, kernel: Kernel) -> dict[str, tuple[str, ...]]:
         """Return the implementations of the element-wise kernels that run in the same rows as others, kind by kind."""
         best: dict[str, _Candidate] = {}
-        for candidate in self._candidates:
+        for candidate in self._of_chain:
             for key in candidate.fits.file.families:
                 if key.startswith(f"{ELEMENTWISE}/"):
                     pair = (best.setdefault(key, candidate), candidate)
-                    best[key] = min(pair, key=lambda each: each.order(kernel, key))
+                    best[key] = min(pair, key=lambda each: (each.distance, *each.order(kernel)))
         return {key: (candidate.implementation,) for key, candidate in best.items()}
 
     @cached_property
-    def _candidates(self) -> list[_Candidate]:
-        return self._files_of(self._store.chain(self._device))
+    def _of_chain(self) -> list[_Candidate]:
+        """Return the files of the device and of those that it inherits from."""
+        return self._files_of([name for name, _ in self._store.chain(self._device)])
 
-    def _files_of(self, devices: Sequence[tuple[str, Mapping[str, str]]]) -> list[_Candidate]:
+    @cached_property
+    def _files(self) -> list[_Candidate]:
+        """Return the same, and those of its die and of other dies."""
+        own = [name for name, _ in self._store.chain(self._device)]
+        if not self._store.may_borrow(self._device):
+            return self._of_chain
+        others = (*self._store.same_die(self._device), *self._store.of_other_dies(self._device))
+        return self._files_of(list(dict.fromkeys((*own, *others))))
+
+    def _files_of(self, devices: Sequence[str]) -> list[_Candidate]:
         candidates = []
-        for distance, (device, defaults) in enumerate(devices):
+        for distance, device in enumerate(devices):
             for implementation in self._store.names(device):
                 fits = self._store.device_fits(device, implementation)
                 if fits is not None:
-                    is_own = device == self._device
-                    candidates.append(_Candidate(fits, implementation, distance, defaults, is_own))
+                    is_own, related = device == self._device, self._store.relation(self._device, device)
+                    is_near = related in (OWN, TWIN, DIE, REBALANCED)
+                    candidates.append(_Candidate(fits, implementation, distance, is_own, is_near))
         return candidates
 
 

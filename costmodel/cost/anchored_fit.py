@@ -164,7 +164,7 @@ class AnchoredFit(FamilyFit, kw_only=True):
     def of(cls, donor: FamilyFit, anchors: KernelAnchors) -> AnchoredFit:
         """Return a fit moved by rows."""
         stated = {name: getattr(donor, name) for name in fields(FamilyFit)}
-        return cls(**(stated | {"basis": ANCHORED, "competitors": None}), donor=donor, anchors=anchors)
+        return cls(**(stated | {"basis": ANCHORED, "others": None}), donor=donor, anchors=anchors)
 
     def at(self, operator: Any) -> FamilyFit:
         """Return the fit at the shape of an operator, its spread as narrow as the rows leave it there."""

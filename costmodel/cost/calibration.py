@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.cost.likeness import Likeness
 from costmodel.cost.machine import Machine
 from costmodel.cost.physical_bound import least_time
 from costmodel.cost.residual import Domain, Features, Nearness, Residual
-from costmodel.cost.spread import EXACT, Agreement, Spread, SpreadByShape, UnseenGroups, opened
+from costmodel.cost.spread import EXACT, EvenSpread, Spread, UnseenGroups, opened
 from costmodel.cost.terms import SHORTEST, Terms
 from costmodel.cost.time import Time
 from costmodel.equations import equation
 from costmodel.quantities import (
     Count,
-    Indices,
     Mask,
     Quantity,
     Seconds,
@@ -28,7 +26,7 @@ from costmodel.quantities import (
     is_single,
     log,
     maximum,
-    place_of_largest,
+    minimum,
     power,
     sum_of,
     where,
@@ -71,8 +69,7 @@ class Form(Protocol):
         """Return the hash of the object itself."""
 
 
-LEAST_ERROR = 1e-3  # half width: nothing is known better than this
-TIME_PARTS = ("seconds", "compute", "memory", "network", "fixed", "apart", "beyond")
+LEAST_WEIGHT = 0.1  # of a fit in a mean of several
 LATEST = 4  # features that are kept: those of an operator for each of a few joined fits; grids would fill the memory
 NEW_GROUP = 0.25  # octaves: a group this near to a measured one along every axis that names it is as good as measured
 
@@ -96,12 +93,7 @@ class FamilyFit(Record, kw_only=True):
     basis: where the numbers come from.
     source: the file that states them.
     error: expected inside the measured sizes, half of the 80 % interval of log(measured / predicted).
-    step: the part of it that the step from another device costs, which all fits of that `relation` share.
-    competitors: gives other fits that may answer for the same kernels, none where this one answers at any shape.
-    agreement: how the error of joined fits follows from the distance between they. None: the leading fit's is taken.
-    transfer_error: the part of it that steps to another die, build or library cost, zero for a fit of the very kernels.
-    likeness: in what this device equals the one of its die that lends the fit. None: in nothing, in all, or none does.
-    alike: what of the squares of both is dropped for layers with tuned tiles, which another build runs as well.
+    others: fits of other devices, builds and libraries that say something of the same kernels. None: there is none.
     companions: fits of streams in the same rows, made together with this one, by `family/variant`.
     in_place: its kernels leave rows where they are.
     """
@@ -121,73 +113,39 @@ class FamilyFit(Record, kw_only=True):
     basis: str = "roofline"
     source: str = ""
     error: float = 0.0
-    step: float = 0.0
-    relation: str = ""
-    competitors: Callable[[], Sequence[FamilyFit]] | None = None
-    agreement: Agreement | None = None
-    transfer_error: float = 0.0
-    likeness: Likeness | None = None
-    alike: float = 0.0
+    others: OtherFits | None = None
     companions: Mapping[str, FamilyFit] = field(default_factory=dict)
     in_place: bool = False
 
     def at(self, operator: Operator) -> FamilyFit:
-        """Return the fit at the shape of an operator: this one, joined by its competitors as far as they count.
+        """Return the fit at the shape of an operator: this one, or the mean of it and others where these say something.
 
-            log t = sum_i w_i * log t_i / sum_i w_i
-            w_0   = v_0,   w_i = far * v_i,   far = (beyond^2 + transfer_error^2) / (beyond^2 + error^2)
-            v_i   = 1/d_i * (1 - k_i + k_i / (1 + step^2 sum_j k_j/d_j)),   d_i = error_i^2 - (k_i * step)^2
-            k_0   = share of the roofline in which the lending device differs,   k_i = 1;   j: fits of the same relation
+            log t = sum_i w_i log t_i,   w = C^-1 1 / (1' C^-1 1),   C_ij = V_ij + [i = j] (b_i^2 - min_j b_j^2)
 
-        error_i: expected at the shape.
-        step: its part that fits of one relation share.
-        beyond: what the distance adds to this fit's own. Of such errors the mean with weights v has the least of all
-        (generalised least squares: row sums of the inverse covariance). `far` is the share of this fit's squared error
-        that is not its own: it lets competitors in as the shape leaves what was measured, or the fit its device. That
-        of the least error leads, of a competitor over sqrt(far).
+        V: covariance of the errors of the fits (`OtherFits`).
+        b: what the distance of the shape from what each was made from adds to its error. What all share moves no
+        weight. This is the best linear unbiased prediction of the kernel's log time [Cressie, Statistics for Spatial
+        Data, 1993, section 3.2, ordinary kriging]. A fit of the very kernels answers alone inside what it was made
+        from, and outside until the others together weigh more than it.
         """
-        joined = self.is_joined(operator)
-        if self.competitors is None or not (joined.any() if isinstance(joined, np.ndarray) else joined):
+        others = self.others
+        if others is None or not np.any(self.is_joined(operator)):
             return self
-        beyond = self._beyond(operator)
-        parts = (self, *self.competitors())
-        less, own = self._alike(operator), self._equal(operator)
-        far = (beyond * beyond + self.transfer_error**2 - less) / (beyond * beyond + self.error**2 - less - own)
-        admitted = (1.0, *(far,) * (len(parts) - 1))
-        errors = [maximum(part.expected_error(operator), LEAST_ERROR) for part in parts]
-        weights = [
-            share * weight
-            for share, weight in zip(admitted, _least_error_weights(parts, errors, operator), strict=True)
-        ]
-        total = sum_of(weights)
-        precisions = [share / (error * error) for share, error in zip(admitted, errors, strict=True)]
-        fit = JoinedFit.of(parts, tuple(weight / total for weight in weights), place_of_largest(precisions))
-        return fit if self.agreement is None else fit.agreeing(self.agreement, is_lent=self.transfer_error > 0.0)
+        parts = (self, *others.fits)
+        squares = [part.beyond(operator) ** 2 for part in parts]
+        least = functools.reduce(minimum, squares)
+        excess = [square - least for square in squares]
+        weights, variance = others.weights(excess, operator.tuned if isinstance(operator, Gemm) else 0.0)
+        own = (weights[0] * self.error) ** 2 if others.is_own else 0.0
+        return MeanFit.of(parts, weights, variance + own + least)
 
     def is_joined(self, operator: Operator) -> Mask:
-        """Tell where competitors have a part in the fit at the shape of an operator."""
-        if self.competitors is None:
+        """Tell where others may have a part in the fit at the shape of an operator."""
+        if self.others is None:
             return False
-        return self.transfer_error > 0.0 or self._beyond(operator) > 0.0
+        return not self.others.is_own or self.beyond(operator) > 0.0
 
-    def expected_error(self, operator: Operator) -> Quantity:
-        """Return the expected error at a shape: sqrt(error^2 - alike - equal + unseen_half_width^2)."""
-        left = self.error**2 - self._alike(operator) - self._equal(operator)
-        return hypot(left**0.5, self.unseen_half_width(operator))
-
-    def stepped(self, operator: Operator) -> Quantity:
-        """Return the share of `step` that a kernel meets: the part of it in which the fit's device differs."""
-        return 1.0 if self.likeness is None else self.likeness.differing(operator)
-
-    def _equal(self, operator: Operator) -> Quantity:
-        """Return what of the squared error is dropped where what bounds a kernel is equal on the fit's device."""
-        return 0.0 if self.likeness is None else self.step**2 * (1.0 - self.stepped(operator) ** 2)
-
-    def _alike(self, operator: Operator) -> Quantity:
-        """Return what of the squared error is dropped at a layer."""
-        return self.alike * operator.tuned if self.alike > 0.0 and isinstance(operator, Gemm) else 0.0
-
-    def _beyond(self, operator: Operator) -> Quantity:
+    def beyond(self, operator: Operator) -> Quantity:
         """Return what the distance of a shape from the measured sizes adds to the error."""
         if self.form is None or self.domain is None or self.unseen is None:
             return 0.0
@@ -222,7 +180,7 @@ class FamilyFit(Record, kw_only=True):
         return str(self.bases(operator, time).item())
 
     def ratio(self, time: Time, seconds: Seconds, low: Quantity, high: Quantity) -> Quantity:
-        """Return measured over predicted time, as `Spread.ratio` does, its ends as distant as joined fits are apart.
+        """Return measured over predicted time, as `Spread.ratio` does.
 
         time: of the operator.
         seconds: of one call.
@@ -315,13 +273,13 @@ class FamilyFit(Record, kw_only=True):
         )
 
 
-@lru_cache(maxsize=LATEST)
+@functools.lru_cache(maxsize=LATEST)
 def _features(form: Form, operator: Operator) -> Features:
     """Return the features of an operator's one call. Its fits ask several times each, one operator after the other."""
     return form.features(one_call(operator))
 
 
-@lru_cache(maxsize=LATEST)
+@functools.lru_cache(maxsize=LATEST)
 def one_call(operator: Operator) -> Operator:
     """Return one of the calls that share an attention kernel, each over its part of the keys, or one call of a GEMM.
 
@@ -346,67 +304,66 @@ def one_call(operator: Operator) -> Operator:
     )
 
 
-def _least_error_weights(
-    parts: Sequence[FamilyFit], errors: Sequence[Quantity], operator: Operator
-) -> list[Quantity]:  # fmt: skip
-    """Return the weights v of `FamilyFit.at` of some fits. errors: expected at the shape, of each."""
-    steps = [(part.relation, part.step, part.stepped(operator)) for part in parts]
-    own = [
-        1.0 / maximum(error * error - (met * step) ** 2, LEAST_ERROR**2)
-        for error, (_, step, met) in zip(errors, steps, strict=True)
-    ]
-    shared = {
-        (relation, step): sum_of(
-            met * each for each, (other, size, met) in zip(own, steps, strict=True) if (other, size) == (relation, step)
-        )
-        for relation, step, _ in steps
-    }
-    return [
-        (1.0 - met) * each + met * each / (1.0 + step**2 * shared[relation, step])
-        for each, (relation, step, met) in zip(own, steps, strict=True)
-    ]
+class OtherFits(Record):
+    """Fits that say something of the kernels that another one answers for.
+
+    covariance: of the errors of the fit and of these, in this order, squares of half widths of 80 % intervals [log].
+    tuned: the same at layers with tuned tiles, which other builds run as well. None: no other.
+    is_own: the fit is of the very kernels. Its covariance is without its error inside what it was made from.
+    """
+
+    fits: tuple[FamilyFit, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    tuned: tuple[tuple[float, ...], ...] | None = None
+    is_own: bool = False
+
+    def weights(self, excess: Sequence[Quantity], tuned: Quantity = 0.0) -> tuple[list[Quantity], Quantity]:
+        """Return what each fit weighs in the mean, and the variance of the mean.
+
+            w = C^-1 1 / (1' C^-1 1),   w' = max(w - LEAST_WEIGHT, 0) / sum
+            w'_0 = min(2 w'_0, 1) of a fit of the very kernels, the others in proportion
+
+        excess: what the shape adds to the variance of each.
+        tuned: one at layers with tuned tiles, else zero.
+        """
+        shape = np.broadcast_shapes(*map(np.shape, excess), () if self.tuned is None else np.shape(tuned))
+        diagonal = np.stack([np.broadcast_to(each, shape) for each in excess], axis=-1)
+        fixed = np.array(self.covariance)
+        if self.tuned is not None:
+            fixed = fixed + np.asarray(tuned)[..., None, None] * (np.array(self.tuned) - fixed)
+        covariance = fixed + diagonal[..., None] * np.eye(len(excess))
+        best = np.linalg.solve(covariance, np.ones((*shape, len(excess), 1)))[..., 0]
+        kept = np.maximum(best / best.sum(axis=-1, keepdims=True) - LEAST_WEIGHT, 0.0)
+        weights = kept / kept.sum(axis=-1, keepdims=True)
+        if self.is_own:
+            first, rest = weights[..., :1], weights[..., 1:]
+            own = np.minimum(2.0 * first, 1.0)
+            weights = np.concatenate((own, rest * (1.0 - own) / np.maximum(1.0 - first, LEAST_WEIGHT)), axis=-1)
+        variance = np.einsum("...i,...ij,...j->...", weights, covariance, weights)
+        return (list(np.moveaxis(weights, -1, 0)), variance) if shape else (weights.tolist(), float(variance))
 
 
-class JoinedFit(FamilyFit, kw_only=True):
-    """Several fits of the same kernels, joined shape by shape. Interval, bases and terms are those of the leading one,
-    the interval narrower where all agree and wider where they do not (`Agreement`).
+class MeanFit(FamilyFit, kw_only=True):
+    """Several fits of the same kernels: the mean of the logarithms of their times. Bases are those of the first.
 
     parts: each has a form.
     weights: of the parts, their sum one.
-    leading: the position of the part of the least expected error, by shape. One number where that is the same for all.
-    claimed: the share of its interval that the leading one keeps.
     """
 
     parts: tuple[FamilyFit, ...]
     weights: tuple[Quantity, ...]
-    leading: Indices | int
-    claimed: float = 1.0
 
     @classmethod
-    def of(cls, parts: Sequence[FamilyFit], weights: tuple[Quantity, ...], leading: Indices | int) -> JoinedFit:
-        """Return the fits joined."""
-        places = [leading] if isinstance(leading, int) else np.unique(leading).tolist()
-        led = [parts[index] for index in places]
-        spread = led[0].spread
-        if len(led) > 1:
-            spread = SpreadByShape(parts=tuple(part.spread for part in parts), which=leading)
-        bases = {part.basis for part in led}
+    def of(cls, parts: Sequence[FamilyFit], weights: Sequence[Quantity], variance: Quantity) -> FamilyFit:
+        """Return the mean of the parts that weigh anything: of one that part itself."""
+        used = [(part, weight) for part, weight in zip(parts, weights, strict=True) if np.any(weight > 0.0)]
+        if len(used) == 1:
+            return used[0][0]
+        first = used[0][0]
         return cls(
-            form=led[0].form, spread=spread, error=led[0].error,
-            basis=bases.pop() if len(bases) == 1 else "transferred",
-            source=", ".join(dict.fromkeys(part.source for part in led)), parts=tuple(parts), weights=weights,
-            leading=leading if len(led) > 1 else places[0],
+            form=first.form, spread=EvenSpread(half=power(variance, 0.5)), error=first.error, basis=first.basis,
+            source=first.source, parts=tuple(part for part, _ in used), weights=tuple(weight for _, weight in used),
         )  # fmt: skip
-
-    def agreeing(self, agreement: Agreement, *, is_lent: bool) -> JoinedFit:
-        """Return the fits with an interval that follows their agreement.
-
-        A fit that only the distance from its own rows lets competitors in keeps its interval, besides what they add.
-        """
-        if not is_lent:
-            return replace(self, agreement=agreement)
-        claimed = agreement.claimed
-        return replace(self, spread=self.spread.narrowed(claimed), claimed=claimed, agreement=agreement)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -415,52 +372,35 @@ class JoinedFit(FamilyFit, kw_only=True):
 
     def bases(self, operator: Operator, time: Time | None = None) -> npt.NDArray[np.str_]:
         """Return on what the time of an operator rests, size by size."""
-        return np.asarray(self._led(lambda part: part.bases(operator, time)))
+        return self.parts[0].bases(operator, time)
 
-    def width(self, operator: Operator) -> Quantity:
+    def width(self, operator: Operator) -> Quantity:  # noqa: ARG002  the spread is that of the shape
         """Return how wide the spread is at the shape of an operator, over what the family states."""
-        width: Quantity = self._led(lambda part: part.width(operator))
-        return width
+        return 1.0
 
-    def unseen_half_width(self, operator: Operator) -> Quantity:
+    def unseen_half_width(self, operator: Operator) -> Quantity:  # noqa: ARG002  a part of the spread
         """Return what an unmeasured group of shapes adds to half of the interval at the shape of an operator [log]."""
-        half: Quantity = self._led(lambda part: part.unseen_half_width(operator))
-        return self.claimed * half
-
-    def added_half_width(self, time: Time) -> Quantity:
-        """Return the same, and what fits that are apart add [log]."""
-        return time.beyond if self.agreement is None else hypot(time.beyond, self.agreement.apart * time.apart)
+        return 0.0
 
     @equation
     def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
-        """Return the time of the leading fit, as long as the weighted mean of the logarithms of all.
+        """Return the time of the first fit, as long as the weighted mean of the logarithms of all.
 
-            seconds = led.seconds * joined_factor
-            joined_factor = exp(mean)
-            mean := sum over fits of weight * log(time / led.seconds), no time shorter than the device allows
-
-        apart^2 = sum_i w_i (log(t_i / led) - mean)^2
+        seconds = first.seconds * mean_factor
+        mean_factor = exp(mean)
+        mean := sum over fits of weight * log(time / first.seconds), no time shorter than the device allows
         """
         times = [part.fitted_time(part.form or form, operator, machine) for part in self.parts]
-        led = Time(*(self._chosen([getattr(time, name) for time in times]) for name in TIME_PARTS))
-        least = maximum(least_time(operator, machine), SHORTEST)
-        own = maximum(led.seconds, SHORTEST)
+        first, least = times[0], maximum(least_time(operator, machine), SHORTEST)
+        own = maximum(first.seconds, SHORTEST)
         logs = [log(maximum(time.seconds, least) / own) for time in times]
         mean = sum_of(weight * each for weight, each in zip(self.weights, logs, strict=True))
-        spread = sum_of(weight * (each - mean) ** 2 for weight, each in zip(self.weights, logs, strict=True))
-        joined_factor = exp(mean)
-        return replace(led.scaled(joined_factor), apart=power(spread, 0.5))
+        mean_factor = exp(mean)
+        return first.scaled(mean_factor)
 
     def call_terms(self, operator: Operator, machine: Machine) -> Terms:
-        """Return the terms of one call by the leading fit of one size."""
-        assert isinstance(self.leading, int), "an operator of one size"
-        return self.parts[self.leading].call_terms(operator, machine)
-
-    def _led(self, of: Callable[[FamilyFit], Any]) -> Any:
-        return self._chosen([of(part) for part in self.parts])
-
-    def _chosen(self, values: Sequence[Any]) -> Any:
-        return values[self.leading] if isinstance(self.leading, int) else np.choose(self.leading, values)
+        """Return the terms of one call by the first fit of one size."""
+        return self.parts[0].call_terms(operator, machine)
 
 
 ROOFLINE = FamilyFit()
@@ -509,11 +449,11 @@ class Calibration(Record):
         return self._at_any_shape(operator).at(operator)
 
     def is_joined(self, operator: Operator) -> Mask:
-        """Tell where several fits give the time of an operator together."""
+        """Tell where several fits may give the time of an operator together."""
         return self._at_any_shape(operator).is_joined(operator)
 
     def _at_any_shape(self, operator: Operator) -> FamilyFit:
-        """Return the fit of an operator before competitors join it."""
+        """Return the fit of an operator before others join it."""
         fit = self.companion(operator) or self.families.get(f"{operator.family}/{operator.variant}")
         return self.family(operator.family) if fit is None else fit
 

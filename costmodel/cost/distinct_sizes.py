@@ -57,7 +57,7 @@ class DistinctSizes(Record):
 
     def over_grid(self, time: Time) -> Time:
         """Return a time of the distinct sizes at all points of the grid."""
-        parts = (time.seconds, time.compute, time.memory, time.network, time.fixed, time.apart, time.beyond)
+        parts = (time.seconds, time.compute, time.memory, time.network, time.fixed, time.beyond)
         return Time(*(self._spread(part) for part in parts))
 
     def _spread(self, value: Quantity) -> Quantity:

@@ -1,4 +1,4 @@
-"""How far measured times lie from predicted ones: by predicted time, and where fits are joined by their agreement."""
+"""How far measured times lie from predicted ones: by predicted time, and by the distance from what was measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from costmodel.cost.terms import SHORTEST
-from costmodel.quantities import Array, Indices, Quantity, Seconds, hypot
+from costmodel.quantities import Array, Quantity, Seconds, hypot
 from costmodel.records import Record, ValueRecord, replace
 
 
@@ -58,14 +58,6 @@ class Spread(Record):
 
         return replace(self, low=wide(self.low, -1.0), high=wide(self.high, 1.0))
 
-    def narrowed(self, share: float) -> Spread:
-        """Return the spread with ends that are `share` times as far from the median, as logarithms."""
-
-        def near(points: tuple[float, ...]) -> tuple[float, ...]:
-            return tuple(middle * (point / middle) ** share for point, middle in zip(points, self.median, strict=True))
-
-        return replace(self, low=near(self.low), high=near(self.high))
-
     @property
     def is_exact(self) -> bool:
         """Tell whether predicted times are taken as true."""
@@ -75,42 +67,23 @@ class Spread(Record):
 EXACT = Spread()
 
 
-class SpreadByShape(Spread):
-    """Spreads of which each shape has one. which: the position of a shape's in `parts`."""
+class EvenSpread(Spread, kw_only=True):
+    """A spread as wide at every predicted time. half: of its 80 % interval, by shape [log]."""
 
-    parts: tuple[Spread, ...] = ()
-    which: Indices | int = 0
+    half: Quantity
 
-    def ratio(self, seconds: Seconds, low: Quantity, high: Quantity) -> Quantity:
-        """Return measured over predicted time of kernels predicted at `seconds`."""
-        return np.choose(self.which, [part.ratio(seconds, low, high) for part in self.parts])
+    def ratio(self, seconds: Seconds, low: Quantity, high: Quantity) -> Quantity:  # noqa: ARG002  at any time
+        """Return measured over predicted time of kernels."""
+        return 1.0 + low * np.expm1(-self.half) + high * np.expm1(self.half)
 
     def widened(self, error: float) -> Spread:
-        """Return the spreads with a further, independent error."""
-        return replace(self, parts=tuple(part.widened(error) for part in self.parts))
-
-    def narrowed(self, share: float) -> Spread:
-        """Return the spreads with ends that are `share` times as far from their medians, as logarithms."""
-        return replace(self, parts=tuple(part.narrowed(share) for part in self.parts))
+        """Return the spread with a further, independent error."""
+        return replace(self, half=hypot(self.half, error))
 
     @property
     def is_exact(self) -> bool:
         """Tell whether predicted times are taken as true."""
-        return all(part.is_exact for part in self.parts)
-
-
-class Agreement(ValueRecord):
-    """How far measured times lie from what several fits give together, half of the 80 % interval h [log]:
-
-        h^2 = (claimed * h_leading)^2 + (apart * s)^2,   s^2 = sum_i w_i (log t_i - log t)^2
-
-    h_leading: what the leading fit expects of itself.
-    s: how far the fits that are joined lie from their mean. Where they agree, they are nearer than each expects to be.
-    Where they do not, not all can be right. From `calibrations/agreement`.
-    """
-
-    claimed: float
-    apart: float
+        return not np.any(self.half)
 
 
 class UnseenGroups(ValueRecord):
@@ -118,17 +91,14 @@ class UnseenGroups(ValueRecord):
 
     inside: of a family of few groups, whose own cross-validation held out single shapes, zero where it held out groups.
     beyond: for each octave outside the measured sizes.
-    most: that any distance adds.
     """
 
     inside: float
     beyond: float
-    most: float = math.inf
 
     def at_distance(self, octaves: Quantity) -> Quantity:
-        """Return what a distance outside the measured sizes adds: x / sqrt(1 + (x/most)^2), x = beyond * octaves."""
-        far = self.beyond * octaves
-        return far if math.isinf(self.most) else far / hypot(1.0, far / self.most)
+        """Return what a distance outside the measured sizes adds."""
+        return self.beyond * octaves
 
 
 def opened(spread: Spread, seconds: Seconds, ends: tuple[Quantity, Quantity], half: Quantity) -> Quantity:

@@ -14,9 +14,8 @@ class Time(Record):
 
     compute: the time that a kernel is busy, as long as `memory` where device memory is what keeps it busy.
     network: the wire.
-    fixed: launch or message latency, which adds to the slowest of the others. apart: of a time that several fits give
-    together, how far they lie from their mean, a standard deviation [log]. beyond: how far an exponent past its
-    measured range would move it, which is half of an 80 % interval [log].
+    fixed: launch or message latency, which adds to the slowest of the others.
+    beyond: how far an exponent past its measured range would move it, which is half of an 80 % interval [log].
     """
 
     seconds: Seconds
@@ -24,7 +23,6 @@ class Time(Record):
     memory: Seconds = 0.0
     network: Seconds = 0.0
     fixed: Seconds = 0.0
-    apart: Quantity = 0.0
     beyond: Quantity = 0.0
 
     def scaled(self, factor: Quantity) -> Time:
@@ -33,13 +31,13 @@ class Time(Record):
             return self
         return Time(
             self.seconds * factor, self.compute * factor, self.memory * factor, self.network * factor,
-            self.fixed * factor, self.apart, self.beyond,
+            self.fixed * factor, self.beyond,
         )  # fmt: skip
 
     def after(self, fixed: Seconds) -> Time:
         """Return the time that begins `fixed` seconds later."""
         return Time(
-            self.seconds + fixed, self.compute, self.memory, self.network, self.fixed + fixed, self.apart, self.beyond
+            self.seconds + fixed, self.compute, self.memory, self.network, self.fixed + fixed, self.beyond
         )  # fmt: skip
 
     @property
@@ -53,7 +51,7 @@ def time_where(mask: Mask, yes: Time, no: Time) -> Time:
     """Return one time where a mask holds, another elsewhere. Both of kernels."""
     return Time(
         where(mask, yes.seconds, no.seconds), where(mask, yes.compute, no.compute), where(mask, yes.memory, no.memory),
-        fixed=where(mask, yes.fixed, no.fixed), apart=where(mask, yes.apart, no.apart),
+        fixed=where(mask, yes.fixed, no.fixed),
     )  # fmt: skip
 
 

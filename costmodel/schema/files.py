@@ -20,6 +20,7 @@ from costmodel.schema.case import CaseFile, check_cases
 from costmodel.schema.cluster import ClusterFile, NodeFile, TopologyFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.document import model_document
+from costmodel.schema.effects import EffectsFile
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.hugging_face import import_config
@@ -50,7 +51,7 @@ FILES: dict[str, type[Strict]] = {
     "precision": PrecisionFile, "calibration": FitsFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
     "what_if": WhatIfFile, "fit_plan": FitPlanFile, "topology": TopologyFile, "validation": ValidationFile,
     "study": StudyFile, "anchor": AnchorFile, "site_scatter": SiteScatterFile,
-    "kernel_anchors": KernelAnchorsFile, "lever": LeversFile,
+    "kernel_anchors": KernelAnchorsFile, "effects": EffectsFile, "lever": LeversFile,
 }  # fmt: skip
 """Kind of file -> its model."""
 

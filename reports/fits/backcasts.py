@@ -4,7 +4,7 @@ python -m reports.fits.backcasts MEASUREMENTS --table reports/backcasts.md
 
 A device is hidden by itself (others of its die stay), or with all devices of its architecture. Everything else is what
 `predict` does for a device without rows. `--path` names a folder whose prior and step errors were made without the
-hidden architecture: `reports.fits.prior` and `reports.fits.transfer` take `--without`.
+hidden architecture: `reports.fits.prior` and `reports.fits.effects` take `--without`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from costmodel.quantities import Array
 from costmodel.records import Record
 from costmodel.schema.files import list_names
 from costmodel.schema.fit_plan import ImplementationFile
+from reports.fits.effects import OWN_KIND
 from reports.fits.measured import Measured, options, publish
 from reports.fits.prior import FAMILIES
-from reports.fits.transfer import OWN_KIND
 
 DIE = ("h100-sxm", "h200-sxm", "h800-sxm", "a800-sxm-80gb")
 BALANCE = ("h20",)

@@ -116,13 +116,13 @@ def options(name: str, main: Callable[..., object], output: str = "", **defaults
 
 
 _MEANINGS = {
-    "by_form": "each form of a family by itself",
     "each": "families of a device and operator",
     "every": "take every so many-th row of the tables",
     "most": "families in all",
     "only": "implementations or devices whose name contains one of these, by comma",
     "path": "folder to search first; repeatable",
     "plan": "fit plan, by name",
+    "shapes": "what unmeasured groups and sizes add, too",
     "table": "page to write",
     "without": "architecture whose devices are left out",
 }

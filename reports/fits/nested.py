@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from costmodel.calibration.fit_files import FitStore, unseen_groups
+from costmodel.calibration.fit_files import FitStore
 from costmodel.calibration.row_times import Choice, times_of
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.spread import Spread
@@ -144,7 +144,7 @@ def _stated(found: FamilyFitResult, seen: Samples, key: str) -> FamilyFit:
     knots = sorted(spread_knots(found.predictions, seen.seconds / found.predictions), key=lambda knot: knot.time)
     spread = Spread(*(tuple(getattr(knot, name) for knot in knots) for name in ("time", "low", "median", "high")))
     is_shape_wise = len(np.unique(seen.groups)) < FOLDS
-    unseen = unseen_groups(FitStore(Library(())).scatter_of_groups, key, found.recipe.form, is_shape_wise=is_shape_wise)
+    unseen = FitStore(Library(())).effects.unseen(key, is_shape_wise=is_shape_wise)
     return replace(found.fit(), spread=spread, unseen=unseen)
 
 

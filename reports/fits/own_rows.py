@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from costmodel.calibration.expected_error import held_out_error
+from costmodel.calibration.effects import held_out_error
 from costmodel.calibration.fit_files import FitStore, default_framework
 from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.calibration.row_times import times_of, variant_of

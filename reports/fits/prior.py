@@ -26,8 +26,8 @@ from costmodel.records import ValueRecord
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
+from reports.fits.effects import OWN_KIND, leave_out, some_rows
 from reports.fits.measured import Measured, Origin, calibration, device_of, options, publish
-from reports.fits.transfer import OWN_KIND, leave_out, some_rows
 
 FAMILIES = (
     "gemm", "bmm", "grouped_gemm", "grouped_gemm_weight_only", "attention_prefill", "attention_decode", "mla_prefill",

@@ -1,8 +1,4 @@
-r"""How far kernels of heads, widths or models that were not measured lie off: `calibrations/unseen_groups.yaml`.
-
-python -m reports.fits.unseen_groups MEASUREMENTS --output hardware/calibrations/unseen_groups.yaml
-python -m reports.fits.unseen_groups MEASUREMENTS --by-form --only=-moe,triton-vllm,triton-sglang,marlin \
-    --output hardware/calibrations/unseen_forms.yaml
+"""How far kernels of heads, widths or models that were not measured lie off: part of `calibrations/effects.yaml`.
 
 A family of few groups of shapes (heads of one model, widths of another) is cross-validated over single shapes, which
 says nothing of a further group. So families of many groups are fitted to one, two and three of theirs, and predict the
@@ -15,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.optimize import minimize
@@ -27,13 +23,13 @@ from costmodel.cost.parameter import parameters
 from costmodel.cost.residual import GROUP_AXES
 from costmodel.errors import CostModelError
 from costmodel.fitting.family_fit import FOLDS, Recipe, predict_groups
-from costmodel.fitting.run_plan import PLAN, recipe_of
+from costmodel.fitting.run_plan import recipe_of
 from costmodel.fitting.samples import RowMask, Samples
 from costmodel.quantities import Array
 from costmodel.records import Record, replace
 from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.references import Library
-from reports.fits.measured import Measured, Origin, calibration, device_of, options, publish, spread_lines
+from reports.fits.measured import Measured, device_of
 
 SEEN = (1, 2, 3)  # groups that a fit sees, one draw each
 SHARES = (0.25, 0.5)  # of the rows, the smallest or largest sizes of all groups, that a fit sees
@@ -42,22 +38,20 @@ FEWEST = 20  # rows of such groups below which nothing is fitted
 MOST = 300  # rows of other groups that are predicted
 SEED = 0
 COVERAGE = 0.8
-_KINDS = {
-    "unseen": "", "beyond": "; for each octave outside what was measured",
-    "most": "; the most that the distance adds",
+SHARED = {  # families that share a scatter
+    "mla_prefill": "mla", "mla_decode": "mla", "mla_backward": "mla", "send_recv": "collective",
+    "attention_mixed": "attention_prefill", "attention_backward": "attention_prefill",
 }  # fmt: skip
-SHARED = {"mla_prefill": "mla", "mla_decode": "mla", "send_recv": "collective"}  # families that share a scatter
 
 
 class Errors(Record):
     """Of one fit to some rows: log errors of other rows.
 
-    form: of the fit; beyond: octaves that each lies outside those seen; has_new_groups: the rows are of groups that the
-    fit did not see.
+    beyond: octaves that each lies outside those seen.
+    has_new_groups: the rows are of groups that the fit did not see.
     """
 
     family: str
-    form: str
     beyond: Array
     log_errors: Array
     has_new_groups: bool
@@ -80,7 +74,7 @@ def errors_of(file: ImplementationFile, measured: Measured) -> Iterator[Errors]:
         for seen, others, has_new_groups in draws:
             if seen.sum() >= FEWEST and others.any():
                 found = predict_groups(samples.take(seen), samples.take(others), recipe)
-                yield Errors(key.partition("/")[0], recipe.form, found.beyond, found.log_errors, has_new_groups)
+                yield Errors(key.partition("/")[0], found.beyond, found.log_errors, has_new_groups)
 
 
 def _drawn(samples: Samples, number: int) -> tuple[RowMask, RowMask]:
@@ -111,12 +105,6 @@ def _some(mask: RowMask, draws: np.random.Generator) -> RowMask:
     return chosen
 
 
-def _names(errors: Errors, *, by_form: bool) -> set[str]:
-    """Return what errors tell of: all families and their own, or their own of that form."""
-    own = SHARED.get(errors.family, errors.family)
-    return {f"{errors.family}/{errors.form}"} if by_form else {own, "any"}
-
-
 def scatter(errors: Sequence[Errors]) -> tuple[float, float]:
     """Return u and g of the half-width sqrt(u^2 + (g b)^2) of log errors, b octaves beyond what was measured.
 
@@ -136,31 +124,6 @@ def scatter(errors: Sequence[Errors]) -> tuple[float, float]:
     found = minimize(cost, np.log([0.1, 0.1, 0.05]), method="Nelder-Mead", options={"maxiter": 2000}).x
     factor = _covering(size / width(found), weight)
     return factor * float(np.exp(found[0 if is_new.any() else 2])), factor * float(np.exp(found[1]))
-
-
-def saturating_scatter(errors: Sequence[Errors]) -> tuple[float, float, float]:
-    """Return u, g and h of the half-width sqrt(u^2 + (g b)^2 / (1 + (g b/h)^2)): distance adds h at most.
-
-    As `scatter` does otherwise.
-    """
-    size, beyond, weight, is_new = _columns(errors)
-
-    def width(x: Array) -> Array:
-        far = np.exp(x[1]) * beyond
-        half: Array = np.hypot(np.exp(np.where(is_new, x[0], x[2])), far / np.hypot(1.0, far / np.exp(x[3])))
-        return half
-
-    def cost(x: Array) -> float:
-        return _cost(size, width(x), weight)
-
-    starts = (np.log([0.1, 0.1, 0.05, most]) for most in (0.2, 0.5, 1.5))
-    found = min(
-        (minimize(cost, start, method="Nelder-Mead", options={"maxiter": 4000}) for start in starts),
-        key=lambda one: float(one.fun),
-    ).x
-    factor = _covering(size / width(found), weight)
-    inside, beyond_one, most = (factor * float(np.exp(found[place])) for place in (0 if is_new.any() else 2, 1, 3))
-    return inside, beyond_one, most
 
 
 def _columns(errors: Sequence[Errors]) -> tuple[Array, Array, Array, RowMask]:
@@ -184,38 +147,20 @@ def _covering(scores: Array, weight: Array) -> float:
     return float(scores[order][np.searchsorted(reached, COVERAGE)])
 
 
-def render(name: str, by_family: Mapping[str, Sequence[Errors]], rests_on: Sequence[str], command: str) -> str:
-    """Return the text of a calibration file. command: that made it."""
-    lines: list[str] = []
-    for family, errors in by_family.items():
-        rows = sum(len(one.beyond) for one in errors)
-        note = f"{len(errors)} fits to one to three groups of shapes, or to the smaller sizes of all"
-        halves = saturating_scatter(errors) if "/" in family else scatter(errors)
-        for kind, half in zip(_KINDS, halves, strict=False):
-            lines += [*spread_lines(f"{kind}/{family}", half, rows), f'    note: "{note}{_KINDS[kind]}"']
-    comment = "measured over predicted, fits that saw part of the rows"
-    return calibration(name, lines, Origin((f"Made by `{command}`.",), "derived", rests_on), comment=comment)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Fit few groups of every family that has many; write how far the others lie off."""
-    asked = options("fits.unseen_groups", main, "calibration file", plan=PLAN, only="", by_form=False)
-    chosen = asked.parse_args(arguments)
-    measured = Measured.read(chosen.measurements, plan=chosen.plan)
-    found: dict[str, list[Errors]] = {}
+def effects_of_shapes(measured: Measured) -> dict[str, dict[str, float]]:
+    """Return `unseen` and `beyond` by family, from fits to few groups of each."""
+    by_family: dict[str, list[Errors]] = {}
     for file in measured.plan.implementations:
-        if not any(part in file.name for part in chosen.only.split(",")):
-            continue
         try:
             for one in errors_of(file, measured):
-                for name in _names(one, by_form=chosen.by_form):
-                    found.setdefault(name, []).append(one)
+                for name in {SHARED.get(one.family, one.family), "any"}:
+                    by_family.setdefault(name, []).append(one)
         except CostModelError as error:
             sys.stderr.write(f"{file.name}: {error}\n")
-    only = (" --by-form" if chosen.by_form else "") + (f" --only={chosen.only}" if chosen.only else "")
-    command = f"python -m reports.fits.unseen_groups MEASUREMENTS{only} --output {chosen.output.as_posix()}"
-    publish(chosen.output, render(chosen.output.stem, dict(sorted(found.items())), measured.rests_on, command))
-
-
-if __name__ == "__main__":
-    main()
+    effects: dict[str, dict[str, float]] = {}
+    for family, errors in by_family.items():
+        own = dict(zip(("unseen", "beyond"), scatter(errors), strict=True))
+        sharing = [name for name, shared in SHARED.items() if shared == family]
+        for name in sharing if family == "mla" else [family, *sharing]:
+            effects[name] = own
+    return effects

@@ -192,20 +192,6 @@ def test_layers_of_one_family_do_not_average_its_error_away() -> None:
     assert 0.8 < ratio < 1.25
 
 
-def test_of_the_interval_of_its_kernels_a_run_shows_a_share() -> None:
-    """Half of it where all kernels are fitted; all of it where they are on their roofline."""
-    kernels = spreads(0.8, 1.0, 1.25)
-    whole = FamilyFit(spread=Spread((1.0,), (1.0,), (1.0,), (1.0,)))
-    half = FamilyFit(spread=Spread((1.0,), (float(np.exp(-0.5)),), (1.0,), (float(np.exp(0.5)),)))
-    runs = {"composition_training": whole, "composition_kernels": half}
-    of = SCENARIOS["dense"]
-    fitted = {name: replace(fit, basis="fitted") for name, fit in kernels.families.items()}
-    rooflines = {name: replace(fit, basis="roofline") for name, fit in kernels.families.items()}
-    alone = width(span(of, kernels, "step_time"))
-    assert width(span(of, replace(kernels, families=fitted | runs), "step_time")) == pytest.approx(alone / 2)
-    assert width(span(of, replace(kernels, families=rooflines | runs), "step_time")) == pytest.approx(alone)
-
-
 def test_a_training_step_on_an_architecture_that_nobody_compared_is_wider() -> None:
     def run(factor: float) -> FamilyFit:
         return FamilyFit(spread=Spread((1.0,), (1 / factor,), (1.0,), (factor,)))

@@ -96,8 +96,7 @@ def test_what_unseen_groups_add_shrinks_too(lookup):
     assert isinstance(moved, AnchoredFit)
     left = float(moved.anchors.left(far))
     assert 0.0 < left < 1.0
-    assert float(lent.unseen_half_width(far)) > 0.0
-    assert float(moved.unseen_half_width(far)) == pytest.approx(left * float(lent.unseen_half_width(far)))
+    assert float(half_width(moved, far, Time(1.0))) == pytest.approx(left * float(half_width(lent, far, Time(1.0))))
 
 
 def test_one_row_moves_its_own_kernel_by_hand(lookup, tmp_path):

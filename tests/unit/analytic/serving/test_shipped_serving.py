@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 import costmodel
-from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import shares_of_conditions
 from costmodel.calibration.fit_lookup import load_calibration
@@ -138,8 +137,7 @@ def served(folder: Path, model: str, **changes: Any) -> costmodel.Workload:
 def test_engines_with_routed_experts_are_told_apart(tmp_path: Path, model: str, share: float) -> None:
     workload = served(tmp_path, model)
     scenario = workload.scenario("run")
-    operators = evaluate(scenario, workload.calibration(scenario)).operators()
-    assert shares_of_conditions(scenario, operators)["served_experts"] == share
+    assert shares_of_conditions(scenario)["served_experts"] == share
 
 
 @pytest.mark.parametrize(
@@ -151,8 +149,7 @@ def test_drafts_of_which_nobody_measured_what_is_accepted_are_told_apart(
 ) -> None:
     workload = served(tmp_path, "qwen3.5-9b", **({} if drafts is None else {"speculative": drafts}))
     scenario = workload.scenario("run")
-    operators = evaluate(scenario, workload.calibration(scenario)).operators()
-    assert shares_of_conditions(scenario, operators)["drafted"] == share
+    assert shares_of_conditions(scenario)["drafted"] == share
 
 
 @pytest.mark.parametrize(

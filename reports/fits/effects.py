@@ -1,6 +1,9 @@
-"""What a step from a fit's own rows to others costs: another device, library or version.
+"""What kernels of other devices, builds, libraries and shapes do not share: `hardware/calibrations/effects.yaml`.
 
-python -m reports.fits.transfer MEASUREMENTS --output hardware/calibrations/transfer.yaml
+python -m reports.fits.effects MEASUREMENTS --output hardware/calibrations/effects.yaml
+
+Without `--shapes` what unmeasured groups and sizes add stays as the file has it: these are fits to part of the rows of
+every family (`reports.fits.unseen_groups`), which take longer.
 """
 
 from __future__ import annotations
@@ -8,23 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import product
 
 import numpy as np
 
-from costmodel.calibration.expected_error import (
-    ARCHITECTURE,
-    DIE,
-    OTHER,
-    OWN,
-    REFRESH,
-    STAND_IN,
-    TUNED,
-    VERSION,
-    held_out_error,
-    pair_of,
-)
-from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framework
+from costmodel.calibration.device_relations import ARCHITECTURE, DIE, OTHER, OWN, REFRESH, RELATIONS, TWIN
+from costmodel.calibration.effects import held_out_error
+from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framework, read
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.row_times import Choice, times_of, variant_of
 from costmodel.cost.calibration import Calibration, FamilyFit
@@ -32,26 +24,30 @@ from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.fitting.samples import Samples
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array
+from costmodel.schema.effects import EffectsFile
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Gemm
-from reports.fits.measured import Measured, device_of, options, publish
-from reports.fits.source_agreement import Pair, pooled, render_file
+from reports.fits.measured import Measured, Origin, device_of, options, publish
+from reports.fits.source_agreement import Pair, pooled
+from reports.fits.unseen_groups import effects_of_shapes
 
 MOST = 100  # rows of one family of an implementation that are predicted
 FEWEST = 8
 SEED = 0
 OWN_KIND = "triton"  # library whose attention is far from all others' on large shapes, and no device's default
-COMMAND = "python -m reports.fits.transfer MEASUREMENTS --output hardware/calibrations/transfer.yaml"
+BUILD, LIBRARY, ANY = "build", "library", "any"
+_NAMES = (*RELATIONS, BUILD, "tuned", LIBRARY, "unseen", "beyond")
 NOTE = (
     "Roots of the 80 % points of log(measured over predicted time)^2, less the squares of what a fit misses on unseen",
-    "rows of its own and of what the distance from its sizes adds. `die`: fits of the same implementation on another",
-    "device, of other builds of its library where none is on two; `rebalanced` (the same die with another",
-    "balance of peak and bandwidth: H20, whose kernels were timed by one source each): of all builds of the library;",
-    "`architecture` and `other`: of the same implementation on the nearest device of another die that has it;",
-    "`refresh`: of the same implementation on a device whose die is another one of the same size, which only devices",
-    "of its architecture use; `version`: of another build on the same device, `_tuned` of layers of experts with tiles",
-    "that were tuned for it; `stand_in` and pairs of libraries: of another library there.",
+    "rows of its own and of what the distance from its sizes adds. `twin`, `die`: fits of one implementation on two",
+    "devices, of other builds of its library where none is on two; `rebalanced` (H20, whose kernels were timed by one",
+    "source each): of all builds of the library; `architecture`, `other`: of the same implementation on the nearest",
+    "device of another die that has it; `refresh`: on a device whose die is another one of the same size; `build`,",
+    "`tuned`, `library`: on the same device. Shapes: of fits to one to three groups of shapes, or to the smaller sizes",
+    "of all.",
+    "Made by `python -m reports.fits.effects MEASUREMENTS --output hardware/calibrations/effects.yaml`, shapes with",
+    "`--shapes`.",
 )
 
 
@@ -108,20 +104,21 @@ def errors(measured: Measured, store: FitStore) -> dict[str, dict[Pair, Array]]:
                     fits = store.device_fits(*other.name.split("/"))
                     assert fits is not None
                     forced = _Forced(fits, device, defaults[device], store)
-                    of_tiles = by_tiles(samples, kernels, forced) if step == (VERSION,) else {kernels: some}
-                    for (name, rows_of_step), one in product(of_tiles.items(), step):
-                        added = _added(rows_of_step, kernels, forced)
-                        found.setdefault(f"{one}/{name}", {})[file.name, other.name] = added
-    return {name: of_one_build(pairs) if name.startswith(f"{DIE}/") else pairs for name, pairs in found.items()}
+                    of_tiles = by_tiles(samples, forced[kernels]) if step == BUILD else {step: some}
+                    for name, rows in of_tiles.items():
+                        found.setdefault(f"{name}/{kernels}", {})[file.name, other.name] = _added(rows, kernels, forced)
+    return {
+        name: of_one_build(pairs) if name.startswith((f"{TWIN}/", f"{DIE}/")) else pairs
+        for name, pairs in found.items()
+    }
 
 
-def by_tiles(samples: Samples, key: str, fits: Mapping[str, FamilyFit]) -> dict[str, Samples]:
+def by_tiles(samples: Samples, fit: FamilyFit) -> dict[str, Samples]:
     """Return some rows of layers whose tiles were not tuned, and some of tuned ones where a fit has seen such."""
     tuned = np.concatenate([_is_tuned(part) for part in samples.parts])
-    found = {key: samples.take(~tuned), f"{key}_{TUNED}": samples.take(tuned)}
-    form = fits[key].form
-    if not isinstance(form, TwoTileForm) or form.tuned is None:
-        del found[f"{key}_{TUNED}"]
+    found = {BUILD: samples.take(~tuned), "tuned": samples.take(tuned)}
+    if not isinstance(fit.form, TwoTileForm) or fit.form.tuned is None:
+        del found["tuned"]
     return {name: some_rows(each) for name, each in found.items() if len(each) >= FEWEST}
 
 
@@ -163,8 +160,8 @@ def refreshes(measured: Measured, store: FitStore) -> dict[str, dict[Pair, Array
 
 def _step(
     file: ImplementationFile, other: ImplementationFile, key: str, known: tuple[FitPlanFile, FitStore]
-) -> tuple[str, ...] | None:
-    """Return by which names the step from an implementation's fit to another's rows is kept; none: it is not made."""
+) -> str | None:
+    """Return the effect that an implementation's rows and another's fit do not share. None: they differ in several."""
     plan, store = known
     if other.name == file.name or store.device_fits(*other.name.split("/")) is None or not _has(other, key, store):
         return None
@@ -175,11 +172,11 @@ def _step(
     if related in (ARCHITECTURE, OTHER):
         if is_written_anew:
             return None  # compiled anew for each device: no default, and nothing that another's fit tells
-        return (related,) if other.name == _nearest(file, key, plan, store) else None
+        return related if other.name == _nearest(file, key, plan, store) else None
     if other.library == file.library:
-        own = (STAND_IN,) if is_written_anew else (VERSION,)  # two engines' own kernels are no builds of one
-        return own if related == OWN else (related,)
-    return (STAND_IN, pair_of(file.library, other.library)) if related == OWN else None
+        own = LIBRARY if is_written_anew else BUILD  # two engines' own kernels are no builds of one
+        return own if related == OWN else related
+    return LIBRARY if related == OWN else None
 
 
 def _nearest(file: ImplementationFile, key: str, plan: FitPlanFile, store: FitStore) -> str | None:
@@ -243,23 +240,56 @@ def _known(part: OperatorRows, key: str, calibration: Calibration) -> Array:
     return known
 
 
-def steps(found: Mapping[str, Mapping[Pair, Array]]) -> Iterator[tuple[str, float, int, int]]:
-    """Yield (name, error of the step, rows, pairs): s^2 = max(80 % point of what it adds, 0)."""
-    for name, added, rows, pairs in pooled(found):
-        yield name, math.sqrt(max(added, 0.0)), rows, pairs
+Effects = dict[str, dict[str, float]]  # by family, then by name
+
+
+def effects_of_steps(found: Mapping[str, Mapping[Pair, Array]]) -> Effects:
+    """Return the effect of each step by family and of all: s^2 = max(80 % point of what it adds, 0)."""
+    effects: Effects = {}
+    for name, added, _, _ in pooled(found):
+        step, *kernels = name.split("/")
+        if len(kernels) < 2:
+            effects.setdefault(kernels[0] if kernels else ANY, {})[step] = math.sqrt(max(added, 0.0))
+    for own in effects.values():  # what differs in more is no nearer
+        for near, far in ((TWIN, DIE), (BUILD, LIBRARY)):
+            own |= {far: max(own[near], own[far])} if {near, far} <= set(own) else {}
+    return effects
+
+
+def known_effects(names: Sequence[str]) -> Effects:
+    """Return effects of these names as the file has them."""
+    families = read(Library(()), "calibrations", "effects", EffectsFile, "effects").families
+    known = {
+        family: {name: float(value) for name in names if (value := getattr(each, name)) is not None}
+        for family, each in families.items()
+    }
+    return {family: each for family, each in known.items() if each}
+
+
+def render(effects: Effects, rests_on: Sequence[str]) -> str:
+    """Return the text of the file; the same rows give the same bytes."""
+    comment = "halves of 80 % intervals of log(measured / predicted)"
+    lines = ["schema: costmodel/effects@1", "name: effects", f"families:  # {comment}"]
+    for family in sorted(effects, key=lambda name: (name != ANY, name)):
+        own = effects[family]
+        lines.append(f"  {family}: {{{', '.join(f'{name}: {own[name]:.3g}' for name in _NAMES if name in own)}}}")
+    return "\n".join([*lines, *Origin(NOTE, "derived", rests_on).lines("families")]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Predict every implementation's rows by the fits of others; write the calibration file."""
-    chosen = options("fits.transfer", main, "calibration file", without="", path=[]).parse_args(arguments)
+    asked = options("fits.effects", main, "calibration file", without="", path=[], shapes=False)
+    chosen = asked.parse_args(arguments)
     measured, store = Measured.read(chosen.measurements, path=chosen.path), FitStore(Library(chosen.path))
     whole = measured.plan
     leave_out(measured, chosen.without)
     found = errors(measured, store)
     measured.plan = whole
-    found |= refreshes(measured, store)
-    made = f"{COMMAND} --without {chosen.without}" if chosen.without else COMMAND
-    publish(chosen.output, render_file("transfer", steps(dict(sorted(found.items()))), (*NOTE, f"Made by `{made}`.")))
+    effects = effects_of_steps(found | refreshes(measured, store))
+    shapes = effects_of_shapes(measured) if chosen.shapes else known_effects(("unseen", "beyond"))
+    for family, own in shapes.items():
+        effects.setdefault(family, {}).update(own)
+    publish(chosen.output, render(effects, measured.rests_on))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,391 @@
+"""How whole runs scatter about predictions: `hardware/calibrations/composition.yaml` and `site_scatter.yaml`.
+
+python -m reports.fits.runs --output hardware
+
+The log of measured over predicted time of a run is a sum of normal effects, with y ~ N(0, V) over the runs of a class:
+
+    V_ij = [same site] (a^2 exp(-d_ij^2 / 2) + sum over b of e_b^2 x_bi x_bj) + [same run] r^2 + [i = j] k_i^2
+
+a: of the site, a publication's runs of one framework on one device, which decays with the distance d in log size.
+r: of the run.
+e_b: of a condition, of which each run meets a share x_b.
+k: of its kernels. These few parameters are those of the largest likelihood with priors a factor of e wide, publications
+independent [Searle, Casella, McCulloch, Variance Components, 1992, chapter 6]. Every publication is compared with
+predictions whose terms were fitted without it (`reports.fits.frameworks` first).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
+
+from costmodel import units
+from costmodel.analytic.anchors import separation
+from costmodel.analytic.evaluation import evaluate
+from costmodel.analytic.intervals import NORMAL_90, TIMES, TRIED, deviations, shares_of_conditions
+from costmodel.calibration.fit_files import CALIBRATIONS
+from costmodel.errors import CostModelError
+from costmodel.quantities import Array
+from costmodel.records import Record, fields, replace
+from costmodel.schema.case import Case
+from costmodel.schema.references import Library
+from costmodel.schema.whole_files import write_whole
+from costmodel.study.published.end_to_end import left_out
+from costmodel.study.published.predictions import predict, proportional_metric
+from costmodel.study.published.provenance import IN_SAMPLE, Dependence, dependences, state_of
+from costmodel.study.published.reproduce import load_cases
+from costmodel.workload.scenario import Scenario
+from costmodel.workload.site_scatter import Separation
+
+CLASSES = ("training", "inference", "serving")
+CONDITIONS = {
+    "training": ("unknown", "experts", "untried"), "inference": ("unknown",),
+    "serving": ("unknown", "served_experts", "drafted", "first_token"),
+}  # fmt: skip
+FAMILY = "composition_"
+MOST = 60  # figures of a publication and class
+COMPOSED = "vtrain_single"  # begins the ids of steps that their source composed of measured parts
+START = {"site": 0.1, "run": 0.05, "length": 2.5}  # prior medians
+CONDITION = 0.2  # prior median of what a condition adds
+REPEAT = 0.0021  # median of runs of one submission: MLPerf Training 5.1, result logs
+FEWEST, TRIALS = 4, 200  # runs of a site of which anchors are tried, and sets of them
+LEAST = 0.01  # of a figure that follows from others of its run, which round
+
+
+class RunError(Record):
+    """One published time or rate of a whole run and its prediction.
+
+    late: log of measured over predicted time.
+    kernels: standard deviation of the log by its kernels.
+    shares: by condition, the share of the run that meets it.
+    architecture: of its device.
+    """
+
+    publication: str
+    site: tuple[str, str, str]
+    late: float
+    kernels: float
+    shares: Mapping[str, float]
+    architecture: str
+    scenario: Scenario
+
+
+class Effects(Record):
+    """Standard deviations of the effects of a class [log], and the length of a site's, in factors of e."""
+
+    site: float
+    run: float
+    length: float
+    conditions: Mapping[str, float]
+
+    @classmethod
+    def of(cls, point: Array, conditions: Sequence[str]) -> Effects:
+        """Return the effects at logs of their values over the prior medians."""
+        site, run, length = (START[name] * math.exp(x) for name, x in zip(START, point, strict=False))
+        others = CONDITION * np.exp(point[len(START) :])
+        return cls(site, run, length, dict(zip(conditions, others.tolist(), strict=True)))
+
+    @property
+    def of_class(self) -> float:
+        """Return the standard deviation of a run that meets no condition."""
+        return math.hypot(self.site, self.run)
+
+
+class Runs(Record):
+    """The runs of a publication and class: their errors, and how far they are from one another."""
+
+    late: Array
+    kernels: Array
+    shares: Array  # (runs, conditions)
+    same_site: Array
+    sizes: Array
+    kinds: Array
+    same: Array
+
+    @classmethod
+    def of(cls, rows: Sequence[RunError], conditions: Sequence[str]) -> Runs:
+        """Return the runs of some rows."""
+        pairs = [[_separation(one.scenario, other.scenario) for other in rows] for one in rows]
+        names = fields(Separation)
+        grids = [np.array([[float(getattr(pair, name)) for pair in row] for row in pairs]) for name in names]
+        same_site = np.array([[float(one.site == other.site) for other in rows] for one in rows])
+        late, kernels = (np.array([getattr(row, name) for row in rows]) for name in ("late", "kernels"))
+        shares = np.array([[row.shares.get(name, 0.0) for name in conditions] for row in rows])
+        return cls(late, kernels, shares.reshape(len(rows), len(conditions)), same_site, *grids)
+
+    def covariance(self, effects: Effects) -> Array:
+        """Return V."""
+        near = np.exp(-0.5 * (self.sizes / effects.length**2 + self.kinds))
+        met = self.shares * np.array(list(effects.conditions.values()))
+        site = self.same_site * (effects.site**2 * near + met @ met.T)
+        own: Array = site + self.same_site * self.same * effects.run**2 + np.diag(self.kernels**2 + LEAST**2)
+        return own
+
+    def cost(self, effects: Effects) -> float:
+        """Return minus the log likelihood."""
+        factor = cho_factor(self.covariance(effects), lower=True)
+        return float(np.log(np.diag(factor[0])).sum() + 0.5 * self.late @ cho_solve(factor, self.late))
+
+
+def _separation(one: Scenario, other: Scenario) -> Separation:
+    """Return how far runs are apart: none but equal ones are alike where a plan has other sizes than training's."""
+    if one.plan.phase == other.plan.phase == "training":
+        return separation(one, other)
+    same = float(one.plan == other.plan and one.parallel == other.parallel and one.devices == other.devices)
+    alike = one.architecture.name == other.architecture.name and one.precision == other.precision
+    return Separation(0.0, 0.0 if alike else 1.0, same * alike)
+
+
+def fit(rows: Sequence[RunError], case_class: str) -> Effects:
+    """Return the effects of a class under which its errors are likeliest."""
+    conditions = [name for name in CONDITIONS[case_class] if any(row.shares.get(name, 0.0) > 0.0 for row in rows)]
+    names = dict.fromkeys(row.publication for row in rows)
+    parts = [Runs.of([row for row in rows if row.publication == name], conditions) for name in names]
+
+    def cost(point: Array) -> float:
+        effects = Effects.of(point, conditions)
+        return sum(part.cost(effects) for part in parts) + 0.5 * float(point @ point)
+
+    found: Any = minimize(cost, np.zeros(len(START) + len(conditions)), method="L-BFGS-B")
+    return Effects.of(found.x, conditions)
+
+
+def rows_of(cases: Sequence[Case], library: Library) -> Iterator[tuple[str, RunError]]:
+    """Yield (class, row) of each value of a whole run that no fit of whole runs rests on; nothing for what fails."""
+    used = chosen(cases)
+    without = left_out(used, [str(root) for root in library.roots[:-1]])
+    for case in used:
+        changed = replace(case, overrides={**case.overrides, **without.changes.get(case.id, {})})
+        try:
+            for row in _rows(changed, library, without.refitted.fields):
+                yield str(case.case_class), row
+        except CostModelError:  # `reproduce` says so
+            continue
+
+
+def chosen(cases: Sequence[Case], classes: Sequence[str] = CLASSES, most: int = MOST) -> list[Case]:
+    """Return the whole runs that were read at their source, at most so many of each class and publication, evenly."""
+    by_publication: dict[tuple[str | None, str], list[Case]] = {}
+    for case in cases:
+        is_run = case.scenario is not None and case.case_class in classes and not case.id.startswith(COMPOSED)
+        if is_run and case.skip is None and case.source.verified:
+            by_publication.setdefault((case.case_class, case.publication), []).append(case)
+    return [
+        of[at]
+        for of in by_publication.values()
+        for at in sorted({round(each) for each in np.linspace(0, len(of) - 1, min(most, len(of))).tolist()})
+    ]
+
+
+def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[RunError]:
+    prediction = predict(case, library.roots, library)
+    if prediction.workload is None or prediction.infeasible or not case.expect:
+        return
+    scenario = prediction.scenario
+    evaluation = evaluate(scenario, prediction.workload.calibration(scenario))
+    kernels = deviations(evaluation.metrics(None), evaluation.families(), evaluation.metrics)
+    shares = {name: float(share) for name, share in shares_of_conditions(scenario).items()}
+    found = [one for one in dependences(case, prediction, library) if not one.is_choice]
+    device = scenario.cluster.device
+    for expected in case.expect:
+        metric = proportional_metric(expected.metric)
+        value = prediction.value(expected.metric, case.conventions).value
+        if expected.check != "value" or not isinstance(expected.value, float) or not value or metric not in kernels:
+            continue
+        centre, down, up = kernels[metric]
+        if not is_evidence(case, expected.metric, found, refitted) or not math.isfinite(down + up):
+            continue
+        late = (math.log(expected.value / value) - centre) * (1.0 if metric in TIMES else -1.0)
+        first = {"first_token": float(metric == "ttft" and scenario.plan.phase == "serving")}
+        site = case.publication, scenario.framework.name, device.name
+        deviation = (down + up) / 2.0 / NORMAL_90
+        yield RunError(case.publication, site, late, deviation, shares | first, device.architecture, scenario)
+
+
+def is_evidence(case: Case, metric: str, found: Sequence[Dependence], refitted: frozenset[str]) -> bool:
+    """Tell whether a figure says how whole runs scatter besides their kernels.
+
+    One whose kernels were fitted to rows of its own repository does, if less than others; one that a whole-run term
+    rests on does not.
+    """
+    state = state_of(case, metric, found, refitted)
+    return state.name != IN_SAMPLE or all(place.startswith(CALIBRATIONS) for place in state.because)
+
+
+def marked(rows: Sequence[RunError]) -> list[RunError]:
+    """Return the rows with the condition `untried`: a training step on an architecture of one publication alone."""
+    known = tried(rows)
+    return [replace(row, shares={**row.shares, "untried": float(row.architecture not in known)}) for row in rows]
+
+
+def tried(rows: Sequence[RunError]) -> list[str]:
+    """Return the architectures of devices that several publications have."""
+    counts = Counter(architecture for architecture, _ in {(row.architecture, row.publication) for row in rows})
+    return sorted(name for name, publications in counts.items() if publications > 1)
+
+
+def half_widths(effects: Mapping[str, Effects]) -> dict[str, float]:
+    """Return the half-widths of 80 % intervals by family of the calibration file [log]."""
+    halves = {name: one.of_class for name, one in effects.items()}
+    for one in effects.values():
+        for name, value in one.conditions.items():
+            halves[name] = max(value, halves.get(name, 0.0))
+    return {f"{FAMILY}{name}": NORMAL_90 * value for name, value in halves.items()}
+
+
+def inside(rows: Sequence[RunError], effects: Effects) -> float:
+    """Return the share of rows inside their 80 % intervals, as their publication's mean."""
+    runs = Runs.of(rows, list(effects.conditions))
+    deviation = np.sqrt(np.diag(runs.covariance(effects)))
+    return float(np.mean(np.abs(runs.late) <= NORMAL_90 * deviation))
+
+
+class Anchored(Record):
+    """Errors of a site's runs of which some are known: mean of the absolute ones, share inside 80 % intervals."""
+
+    error: float
+    inside: float
+
+
+def anchored(rows: Sequence[RunError], effects: Effects, anchors: int) -> Anchored:
+    """Return the errors of a site's other runs over all sets of so many known ones, or `TRIALS` drawn among them.
+
+    mean = V_ok V_kk^-1 y_k,   variance = V_oo - V_ok V_kk^-1 V_ko        k: the known runs, o: the others
+    """
+    runs = Runs.of(rows, list(effects.conditions))
+    covariance, size, draws = runs.covariance(effects), len(rows), np.random.default_rng(0)
+    sets = list(itertools.islice(itertools.combinations(range(size), anchors), TRIALS + 1))
+    if len(sets) > TRIALS:
+        sets = [tuple(draws.choice(size, anchors, replace=False).tolist()) for _ in range(TRIALS)]
+    errors: list[Array] = []
+    held: list[Array] = []
+    for known in map(list, sets):
+        others = [row for row in range(size) if row not in known]
+        between = covariance[np.ix_(others, known)]
+        gain = between @ np.linalg.inv(covariance[np.ix_(known, known)])
+        off = runs.late[others] - gain @ runs.late[known]
+        variance = np.diag(covariance)[others] - (gain * between).sum(axis=1)
+        errors.append(np.abs(np.expm1(-off)))
+        held.append(np.abs(off) <= NORMAL_90 * np.sqrt(variance))
+    return Anchored(float(np.concatenate(errors).mean()), float(np.concatenate(held).mean()))
+
+
+def render(effects: Mapping[str, Effects], rows: Mapping[str, Sequence[RunError]]) -> str:
+    """Return the text of `calibrations/composition`."""
+    every = list(itertools.chain.from_iterable(rows.values()))
+    lines = [
+        "schema: costmodel/calibration@1", "name: composition", "device: null", "basis: fitted",
+        "families:                                        # measured over predicted times of whole runs",
+    ]  # fmt: skip
+    for name, half in half_widths(effects).items():
+        kind = name.removeprefix(FAMILY)
+        of = rows[kind] if kind in rows else [row for row in every if row.shares.get(kind, 0.0) > 0.0]
+        lines += _family(name, half, of, "" if kind in rows else ", at a share of one; what is added in quadrature")
+    for name in tried(rows["training"]):
+        of = [row for row in rows["training"] if row.architecture == name]
+        lines += _family(f"{TRIED}{name}", 0.0, of, ", whose training steps were compared")
+    note = "What a run of a publication that was never seen adds to the interval of its kernels."
+    return "\n".join([*lines, *_sources("families", every, note)]) + "\n"
+
+
+def _family(name: str, width: float, rows: Sequence[RunError], more: str) -> Iterator[str]:
+    low, high = (float(f"{math.exp(side * width):.4g}") for side in (-1.0, 1.0))
+    knot = f"{{time: {units.render(1.0, 'time')}, low: {low:g}, median: 1, high: {high:g}, rows: {len(rows)}}}"
+    publications = len({row.publication for row in rows})
+    yield from (f"  {name}:", f"    spread: [{knot}]", f"    rows: {len(rows)}")
+    yield f'    note: "{len(rows)} figures of {publications} publications{more}"'
+
+
+def render_site(effects: Effects, rows: Sequence[RunError]) -> str:
+    """Return the text of `calibrations/site_scatter`."""
+    values = {
+        "site": 0.0, "alike": effects.site**2 / effects.of_class**2, "repeat": REPEAT, "length": effects.length,
+        "kinds": 1.0,
+    }  # fmt: skip
+    stated = ", ".join(f"{name}: {float(f'{value:.3g}'):g}" for name, value in values.items())
+    publications = len({row.publication for row in rows})
+    lines = [
+        "schema: costmodel/site_scatter@1", "name: site_scatter",
+        f"training: {{{stated}, rows: {len(rows)}, publications: {publications}}}",
+        *_sources("training", rows, "Shares of the variance of whole runs, and distances at which runs are alike."),
+        "  - fields: [training.repeat]",
+        '    cite: "MLPerf Training 5.1, result logs: up to three runs of a submission, 0.21 % apart (median of 21)"',
+        "    kind: measurement",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _sources(name: str, rows: Sequence[RunError], note: str) -> list[str]:
+    return [
+        "sources:", f"  - fields: [{name}]", '    cite: "the published cases of the catalogue: workloads/published"',
+        "    kind: derived", f"    rests_on: [{', '.join(sorted({row.publication for row in rows}))}]", "    note: >-",
+        f"      {note}", "      Made by `python -m reports.fits.runs --output hardware`.",
+    ]  # fmt: skip
+
+
+def without_each(rows: Mapping[str, Sequence[RunError]], whole: Mapping[str, Effects]) -> dict[str, dict[str, Effects]]:
+    """Return, by publication, the effects of the classes that leave it out; a class that it has not is as it is."""
+    found: dict[str, dict[str, Effects]] = {}
+    for case_class, of in rows.items():
+        for name in sorted({row.publication for row in of}):
+            rest = [row for row in of if row.publication != name]
+            rest = marked(rest) if case_class == "training" else rest
+            found.setdefault(name, dict(whole))[case_class] = fit(rest, case_class) if rest else whole[case_class]
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare all published runs; write the calibration files, and beside the fit plan what leaves out each one."""
+    parser = argparse.ArgumentParser(prog="python -m reports.fits.runs", description=main.__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder `hardware` to write into")
+    folder = parser.parse_args(arguments).output
+    rows: dict[str, list[RunError]] = {name: [] for name in CLASSES}
+    for case_class, row in rows_of(load_cases([])[0], Library()):
+        rows[case_class].append(row)
+    rows["training"] = marked(rows["training"])
+    effects = {name: fit(of, name) for name, of in rows.items()}
+    others = without_each(rows, effects)
+    document = {
+        name: {key: float(f"{half:.4g}") for key, half in half_widths(each).items()} for name, each in others.items()
+    }
+    write_whole(folder / "calibrations/composition.yaml", [render(effects, rows).encode()])
+    of_sites = render_site(effects["training"], rows["training"])
+    write_whole(folder / "calibrations/site_scatter.yaml", [of_sites.encode()])
+    write_whole(folder / "fit_plans/composition.json", [(json.dumps(document, indent=1) + "\n").encode()])
+    for case_class, of in rows.items():
+        sys.stdout.write(f"{case_class}: {effects[case_class]}\n")
+        for name in sorted({row.publication for row in of}):
+            own = [row for row in of if row.publication == name]
+            share = inside(own, others[name][case_class])
+            sys.stdout.write(f"  {name}: {len(own)} figures, {share:.0%} inside without it\n")
+    sys.stdout.writelines(_worth(rows["training"], others))
+
+
+def _worth(rows: Sequence[RunError], others: Mapping[str, Mapping[str, Effects]]) -> Iterator[str]:
+    """Yield what anchors are worth, site by site and in the mean. others: effects without each publication."""
+    found: list[list[Anchored]] = []
+    for site in sorted({row.site for row in rows}):
+        own = [row for row in rows if row.site == site]
+        if len(own) >= FEWEST:
+            found.append([anchored(own, others[site[0]]["training"], number) for number in (0, 1, 3)])
+            cells = "  ".join(f"{100 * each.error:.1f} % ({each.inside:.0%})" for each in found[-1])
+            yield f"{'/'.join(site)}: {len(own)} runs, mean error and share inside with 0, 1, 3 anchors: {cells}\n"
+    for at, number in enumerate((0, 1, 3)):
+        error, held = (float(np.mean([getattr(each[at], name) for each in found])) for name in ("error", "inside"))
+        worse = np.mean([each[at].error > each[0].error for each in found])
+        yield f"{number} anchors: {100 * error:.1f} %, {held:.0%} inside, worse than without at {worse:.0%} of sites\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""How whole runs scatter about predictions: effects of sites, runs and conditions, and what anchors are worth."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import costmodel
+from costmodel.analytic.intervals import NORMAL_90
+from costmodel.records import replace
+from reports.fits.runs import (
+    Effects,
+    RunError,
+    Runs,
+    anchored,
+    fit,
+    half_widths,
+    inside,
+    marked,
+    render,
+    render_site,
+    tried,
+)
+
+SITES, RUNS = 30, 12
+
+
+@pytest.fixture(scope="module")
+def scenario():
+    workload = costmodel.load("gpt3_175b_a100")
+    return workload.scenario(next(iter(workload.resolved.scenarios)))
+
+
+def drawn(scenario, site: float, run: float, kernels: float, experts: float = 0.0) -> list[RunError]:
+    """Return runs of sites with errors of these deviations, near ones and far ones; every third site has experts."""
+    draws, rows = np.random.default_rng(3), []
+    for number in range(SITES):
+        share = float(number % 3 == 0) if experts else 0.0
+        common = draws.normal(0.0, site) + share * draws.normal(0.0, experts)
+        for at in range(RUNS):
+            plan = replace(scenario.plan, global_batch=scenario.plan.global_batch * (1.0 + 0.001 * at))
+            late = common + draws.normal(0.0, run) + draws.normal(0.0, kernels)
+            name = f"publication {number}"
+            rows.append(
+                RunError(name, (name, "f", "d"), late, kernels, {"experts": share}, "one", replace(scenario, plan=plan))
+            )
+    return rows
+
+
+def test_effects_of_sites_runs_and_conditions_are_told_from_one_another(scenario):
+    effects = fit(drawn(scenario, 0.1, 0.04, 0.03, experts=0.25), "training")
+    assert effects.site == pytest.approx(0.1, rel=0.35)
+    assert effects.run == pytest.approx(0.04, rel=0.25)
+    assert effects.conditions["experts"] == pytest.approx(0.25, rel=0.5)
+    assert set(effects.conditions) == {"experts"}
+
+
+def test_runs_of_a_site_are_no_independent_evidence(scenario):
+    rows = drawn(scenario, 0.1, 0.02, 0.01)
+    effects = fit(rows, "training")
+    strangers = [replace(row, late=row.late + 0.0) for row in drawn(scenario, 0.1, 0.02, 0.01)]
+    assert 0.6 < inside(strangers, effects) < 0.95
+    assert effects.of_class > 2.0 * effects.run
+
+
+def test_the_same_run_and_near_runs_share_what_a_site_has_and_other_sites_share_nothing(scenario):
+    effects = Effects(0.1, 0.05, 2.0, {"experts": 0.2})
+    one, near, other = (drawn(scenario, 0.1, 0.05, 0.02)[at] for at in (0, 1, RUNS))
+    met = {"experts": 1.0}
+    rows = [one, near, other, replace(one, shares=met), replace(near, shares=met)]
+    covariance = Runs.of(rows, ["experts"]).covariance(effects)
+    assert covariance[0, 0] == pytest.approx(0.1**2 + 0.05**2 + 0.02**2, rel=0.02)
+    assert covariance[0, 1] == pytest.approx(0.1**2, rel=1e-3)
+    assert covariance[0, 2] == 0.0
+    assert covariance[3, 4] == pytest.approx(0.1**2 + 0.2**2, rel=1e-3)
+    assert covariance[0, 4] == pytest.approx(0.1**2, rel=1e-3)
+
+
+def test_anchors_take_away_what_a_site_has_in_common(scenario):
+    effects, rows = Effects(0.1, 0.01, 3.0, {}), drawn(scenario, 0.1, 0.01, 0.005)
+    errors = [
+        np.mean([anchored(rows[at : at + RUNS], effects, number).error for at in range(0, len(rows), RUNS)])
+        for number in (0, 1, 3)
+    ]
+    assert errors[0] > 4.0 * errors[1] > 4.0 * errors[2] > 0.0
+
+
+def test_an_architecture_of_one_publication_alone_is_untried(scenario):
+    rows = drawn(scenario, 0.1, 0.04, 0.03)
+    rows[0] = replace(rows[0], architecture="two")
+    assert tried(rows) == ["one"]
+    assert [row.shares["untried"] for row in marked(rows)[:2]] == [1.0, 0.0]
+
+
+def test_files_state_halves_of_80_per_cent_intervals_and_shares_of_the_variance(scenario):
+    effects = {
+        "training": Effects(0.08, 0.06, 3.0, {"experts": 0.2}), "inference": Effects(0.1, 0.02, 2.0, {"unknown": 0.1}),
+        "serving": Effects(0.1, 0.02, 2.0, {"unknown": 0.3}),
+    }  # fmt: skip
+    halves = half_widths(effects)
+    assert halves["composition_training"] == pytest.approx(NORMAL_90 * 0.1)
+    assert halves["composition_unknown"] == pytest.approx(NORMAL_90 * 0.3)  # the wider of both classes
+    rows = drawn(scenario, 0.1, 0.04, 0.03)[:3]
+    text = render(effects, {"training": rows, "inference": [], "serving": []})
+    assert f"high: {math.exp(NORMAL_90 * 0.1):.4g}" in text
+    assert "alike: 0.64" in render_site(effects["training"], rows)
+    json.dumps(halves)
