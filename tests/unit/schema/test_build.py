@@ -12,7 +12,7 @@ from costmodel.schema.strict import Strict
 from costmodel.workload import architecture, neighbourhood, plans, scenario, simulation
 
 GROUP_SCALING = {f"{stored}_{part}" for stored in ("weight", "kv") for part in ("group", "scale", "zero")}
-PROVENANCE = {"sources", "aliases", "announced", "die", "calibration", "plausible"}
+PROVENANCE = {"sources", "aliases", "announced", "forecast", "die", "calibration", "plausible"}
 PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (device.DeviceFile, hardware.Device, set()),
     (device.MathUnitFile, hardware.MathUnit, {"peak"}),  # becomes a rate per processor and cycle
