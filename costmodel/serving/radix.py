@@ -11,10 +11,11 @@ Ints = npt.NDArray[np.int64]
 ROOT = -1
 
 
-def paths_of_blocks(blocks: Ints, number: Ints) -> Paths:
+def paths_of_blocks(blocks: Ints, number: Ints, sizes: Ints | None = None) -> Paths:
     """Return the paths of requests whose blocks have numbers, one request's after the other's.
 
-    A block is another one where its number is, or what comes before it. number: of blocks of each request.
+    A block is another one where its number is, or what comes before it. number: of blocks of each request. sizes: where
+    numbers stand for several blocks, how many each does.
     """
     count = len(number)
     opens = np.zeros(len(blocks), bool)
@@ -31,9 +32,12 @@ def paths_of_blocks(blocks: Ints, number: Ints) -> Paths:
     run[node] = run_of[node[last_head]]
     request = np.repeat(np.arange(count), number)
     first = np.concatenate([[0], np.cumsum(np.bincount(request[heads], minlength=count))])
-    sizes = np.bincount(run, minlength=int(begins.sum()))
+    weight = np.ones(len(run), np.int64)
+    if sizes is not None:
+        weight[node] = sizes[blocks]
+    of_run = np.bincount(run, weight, minlength=int(begins.sum()))
     return Paths(
-        first.astype(np.int64), run_of[node[heads]].astype(np.int32), number.astype(np.int32), sizes.astype(np.int32)
+        first.astype(np.int64), run_of[node[heads]].astype(np.int32), number.astype(np.int32), of_run.astype(np.int32)
     )
 
 

@@ -41,7 +41,7 @@ from costmodel.serving.state import (
 )  # fmt: skip
 from costmodel.serving.step_times import Sizes, StepPricer, StepTimes, make_tables
 from costmodel.serving.summary import Outcome, Tally
-from costmodel.serving.traces import read_trace
+from costmodel.serving.trace_requests import read_trace
 from costmodel.serving.windows import next_window, under_way
 from costmodel.workload.engine_memory import kv_pool, memory_of
 from costmodel.workload.plans import Serving, drafted_tokens, tokens_per_step
@@ -89,14 +89,20 @@ class Simulation:
 
     def _draw(self) -> RequestDraw:
         """Return a new draw of the requests."""
-        parallel, seed = self.scenario.parallel, self.scenario.simulation.seed
-        groups = int(parallel.dp * self.plan.replicas.count)
-        return RequestDraw(self.plan, self.stream, int(memory_of(self.scenario, self.plan).block), seed, groups)
+        block, seed = int(memory_of(self.scenario, self.plan).block), self.scenario.simulation.seed
+        return RequestDraw(self.plan, self.stream, block, seed, self._groups)
+
+    @property
+    def _groups(self) -> int:
+        """Return the engines, each of which has `concurrency` users in a closed loop."""
+        return int(self.scenario.parallel.dp * self.plan.replicas.count)
 
     def _requests(self) -> Requests:
         """Return all requests, or the first ones of a run that is streamed."""
         if self.stream.trace is not None:
-            return read_trace(self.stream, int(memory_of(self.scenario, self.plan).block))
+            users = 0 if self.stream.arrivals != "closed_loop" else self.plan.concurrency or 0
+            block, lanes = int(memory_of(self.scenario, self.plan).block), int(users) * self._groups
+            return read_trace(self.stream, block, lanes)
         draw = self._draw()
         return draw.draw(WINDOW if self.streams else draw.left)
 
@@ -260,7 +266,7 @@ def stream_of(scenario: Scenario, plan: Serving) -> RequestStream:
     loops = plan.concurrency is not None
     if stream is None:
         stream = RequestStream(arrivals="poisson" if plan.rate is not None else "closed_loop")
-    if stream.trace is None and stream.arrivals == "closed_loop" and not loops:
+    if stream.arrivals == "closed_loop" and not loops:
         raise InputError.single("a closed loop needs `concurrency`", field=field, hint="write `concurrency: 64`")
     open_loop = stream.trace is None and stream.arrivals not in ("closed_loop", "burst")
     if open_loop and stream.rate is None and plan.rate is None:

@@ -23,7 +23,9 @@ from costmodel.declared import (
 from costmodel.quantities import Count, Quantity, maximum
 from costmodel.records import Record
 
-TraceFormat: TypeAlias = Literal["requests", "azure", "mooncake", "burstgpt", "servegen", "bench"]
+TraceFormat: TypeAlias = Literal[
+    "requests", "azure", "mooncake", "burstgpt", "servegen", "bench", "weka", "dynamo", "agentic", "openai"
+]
 
 
 class Lengths(Record, kw_only=True):

@@ -10,7 +10,8 @@ import pytest
 from costmodel.errors import InputError
 from costmodel.serving import traces
 from costmodel.serving.trace_blocks import paths_of_trace, trace_block
-from costmodel.serving.traces import read_rows, read_trace
+from costmodel.serving.trace_requests import read_trace
+from costmodel.serving.traces import read_rows
 from costmodel.workload.requests import RequestStream
 
 HEAD = "arrival_s,input_tokens,output_tokens\n"

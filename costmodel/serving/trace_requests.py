@@ -1,0 +1,174 @@
+"""Rows of a trace as requests: who waits for whom, and which blocks prompts share."""
+
+from __future__ import annotations
+
+from array import array
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.quantities import Array
+from costmodel.schema.references import display_path
+from costmodel.serving.message_texts import Texts
+from costmodel.serving.radix import paths_of_blocks
+from costmodel.serving.state import NEXT, Calls, Paths, Requests
+from costmodel.serving.trace_blocks import check_sizes, paths_of_trace, trace_block
+from costmodel.serving.trace_rows import problem
+from costmodel.serving.traces import read_rows
+from costmodel.workload.requests import RequestStream
+
+Ints = npt.NDArray[np.int64]
+
+
+class Columns(NamedTuple):
+    """The rows of a trace as arrays. Of blocks, those of one row come after those of the one before it."""
+
+    arrival: Array
+    earliest: Array
+    length: Ints
+    blocks: Ints
+    number: Ints
+    size: Ints
+    priority: npt.NDArray[np.int32]
+    calls: Calls
+
+
+def read_trace(stream: RequestStream, block: int, lanes: int = 0) -> Requests:
+    """Return the requests of a trace, the first arriving at 0.
+
+    block: tokens of a block of the engine's cache.
+    lanes: sessions that are under way, each of which that ends is replaced by the next one; 0: as they arrived.
+    Raises InputError at the row that is wrong.
+    """
+    assert stream.trace is not None
+    texts, path = Texts(), Path(stream.trace)
+    columns = _columns(stream, path, texts)
+    paths, speed = _paths(columns, texts, block, display_path(path)), float(stream.speed)
+    begin = float(columns.arrival.min())
+    requests = Requests(
+        (columns.arrival - begin) / speed, columns.length, columns.calls, paths, columns.priority,
+        np.maximum(columns.earliest - begin, 0.0) / speed,
+    )  # fmt: skip
+    return in_lanes(requests, lanes) if lanes else requests
+
+
+def _columns(stream: RequestStream, path: Path, texts: Texts) -> Columns:
+    count = None if stream.count is None else int(stream.count)
+    times, length, blocks, number, size, priority = (
+        array("d"),
+        array("q"),
+        array("q"),
+        array("q"),
+        array("q"),
+        array("q"),
+    )
+    names, waits = dict[str, int](), list[tuple[int, int, str, float]]()
+    for index, row in enumerate(read_rows(path, stream.format, count, texts)):
+        times.extend((row.arrival, row.earliest))
+        length.extend((row.prompt, row.output))
+        blocks.extend(row.blocks)
+        number.append(len(row.blocks))
+        size.append(row.size)
+        if row.name:
+            names[row.name] = index
+        waits += [(index, row.line, *each) for each in row.after]
+        if row.priority is not None:  # of all rows, or of none
+            priority.append(row.priority)
+    arrival, earliest = np.asarray(times).reshape(-1, 2).T
+    calls = _calls(len(arrival), names, waits, None if count is not None else display_path(path))
+    arrival = np.where(np.isinf(arrival) & (calls.callers == 0), earliest, arrival)  # what it waits for was cut off
+    return Columns(
+        arrival, earliest, np.asarray(length, np.int64).reshape(-1, 2), np.asarray(blocks, np.int64),
+        np.asarray(number, np.int64), np.asarray(size, np.int64),
+        np.asarray(priority if len(priority) == len(arrival) else [], np.int32), calls,
+    )  # fmt: skip
+
+
+def _calls(count: int, names: dict[str, int], waits: list[tuple[int, int, str, float]], shown: str | None) -> Calls:
+    """Return who calls whom. shown: the file, null where it was cut, and what requests wait for may lack.
+
+    waits: number and line of a request, the name of one that it waits for, and how long from its end [s].
+    """
+    lines = {index: line for index, line, _, _ in waits}
+    for _, line, name, _ in waits if shown is not None else ():
+        if name not in names:
+            raise problem(shown or "", line, f"waits for {name[:40]!r}, which is no request", "complete the file")
+    known = [each for each in waits if each[2] in names]
+    calls = Calls.of(
+        count, np.array([names[each[2]] for each in known], np.int64), np.array([each[0] for each in known], np.int64),
+        np.array([each[3] for each in known]),
+    )  # fmt: skip
+    left, ready = calls.callers.tolist(), np.flatnonzero(calls.callers == 0).tolist()
+    while ready:
+        request = ready.pop()
+        for called in calls.called[calls.first[request] : calls.first[request + 1]].tolist():
+            left[called] -= 1
+            if left[called] == 0:
+                ready.append(called)
+    stuck = next((index for index, each in enumerate(left) if each > 0), None)
+    if stuck is not None:
+        raise problem(shown or "the trace", lines[stuck], "waits for itself, by others", "remove one of them")
+    return calls
+
+
+def _paths(columns: Columns, texts: Texts, block: int, shown: str) -> Paths:
+    """Return the runs of blocks of prompts, and of answers where the next prompt of a session or a message has them."""
+    prompt, output = columns.length.T
+    number = columns.number
+    if not number.any():
+        return Paths.none(len(number))
+    if texts:
+        of_message = texts.blocks(block)
+        paths = paths_of_blocks(columns.blocks, number, of_message)
+        reached = np.zeros(len(number), np.int64)
+        np.add.at(reached, np.repeat(np.arange(len(number)), number), of_message[columns.blocks])
+        return paths._replace(blocks=np.minimum(reached, (prompt + output) // block).astype(np.int32))
+    known = set(columns.size[number > 0].tolist())
+    if len(known) > 1:
+        raise problem(shown, None, f"has blocks of {' and '.join(map(str, sorted(known)))} tokens", "split the file")
+    size = known.pop() or trace_block(number, prompt, shown)
+    check_sizes(size, block, shown)
+    blocks, number, tokens = with_answers(columns, size)
+    return paths_of_trace(blocks, number, tokens, block, size)
+
+
+def with_answers(columns: Columns, size: int) -> tuple[Ints, Ints, Ints]:
+    """Return blocks, their number and tokens of each request: of its prompt, and of its answer where a request that it
+    calls goes on from both, so that its blocks name them.
+    """
+    prompt, output = columns.length.T
+    first = np.concatenate([[0], np.cumsum(columns.number)])
+    begin, number, tokens = first[:-1].copy(), columns.number.copy(), prompt.copy()
+    for request in range(len(prompt)):
+        own = columns.blocks[first[request] : first[request + 1]][: prompt[request] // size]
+        for called in columns.calls.called[columns.calls.first[request] : columns.calls.first[request + 1]]:
+            other = columns.blocks[first[called] : first[called + 1]]
+            if len(own) and len(other) > len(own) and np.array_equal(other[: len(own)], own):
+                begin[request], number[request] = first[called], len(other)
+                tokens[request] = min(prompt[request] + output[request], prompt[called])
+                break
+    place = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
+    return columns.blocks[np.repeat(begin, number) + place], number, tokens
+
+
+def in_lanes(requests: Requests, lanes: int) -> Requests:
+    """Return the requests with so many sessions at the start; each that ends calls the next one.
+
+    A session is a request that none calls, with all that it calls in turn. Its end is that of its last request.
+    """
+    count, calls = len(requests.arrival), requests.calls
+    openings = np.flatnonzero(calls.callers == 0)
+    session, caller = np.full(count, -1), np.repeat(np.arange(count), np.diff(calls.first))
+    session[openings] = np.arange(len(openings))
+    while (session < 0).any():
+        np.maximum.at(session, calls.called, session[caller])
+    ends = np.zeros(len(openings), np.int64)
+    np.maximum.at(ends, session, np.arange(count))
+    arrival = np.where(np.isfinite(requests.arrival) & (session < lanes), 0.0, np.inf)
+    recycled = Calls.of(
+        count, np.concatenate([caller, ends]), np.concatenate([calls.called, np.full(len(ends), NEXT)]),
+        np.concatenate([calls.delay, np.zeros(len(ends))]),
+    )  # fmt: skip
+    return requests._replace(arrival=arrival, calls=recycled, earliest=0.0)
