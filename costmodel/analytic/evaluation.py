@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
+
 from costmodel.analytic.anchors import Anchored
 from costmodel.analytic.bound import BoundTimes, bound_times
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
@@ -24,12 +26,15 @@ from costmodel.analytic.serving.continuous_batching import ServingEvaluation, ad
 from costmodel.analytic.serving.disaggregation import DisaggregatedEvaluation, pools_ledger
 from costmodel.analytic.serving.generation import GenerateEvaluation, generate_ledger
 from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
+from costmodel.analytic.serving.sessions import at_means, busy_sessions, rate_of_sessions, under_way
+from costmodel.analytic.serving.waiting import SEAT
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.analytic.training.step_model import step_schedule, training_context
 from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Clock
-from costmodel.quantities import Quantity
+from costmodel.quantities import Quantity, Seconds
+from costmodel.records import replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.layers import model_work
@@ -181,9 +186,10 @@ def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
     if isinstance(plan, Generate):
         return GenerateEvaluation(scenario, plan, calibration)
     if isinstance(plan, Serving) and plan.rate is not None:
-        return OpenLoopEvaluation(scenario, plan, calibration)
+        plan = at_means(scenario, plan)
+        return OpenLoopEvaluation(replace(scenario, plan=plan), plan, calibration)
     if isinstance(plan, Serving):
-        return ServingEvaluation(scenario, plan, calibration)
+        return _closed_loop(scenario, at_means(scenario, plan), calibration)
     if isinstance(plan, Disaggregated):
         return DisaggregatedEvaluation(scenario, plan, calibration)
     if isinstance(plan, PlanOfParts):
@@ -192,6 +198,42 @@ def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
         assert isinstance(plan, Reinforcement), "no other plan has parts"
         return ReinforcementEvaluation(scenario, plan, calibration)
     return PassEvaluation(scenario, plan, calibration)
+
+
+def _closed_loop(scenario: Scenario, plan: Serving, calibration: Calibration) -> Evaluation:
+    """Return a closed loop of requests, or of sessions, whose gaps make it an open loop at the rate that they send.
+
+    Any number of requests may wait there. Where most of their first token would be a wait for a seat, though there are
+    seats for all sessions, it is a closed loop of as many requests as are under way.
+    """
+
+    def closed(concurrency: Quantity | None) -> ServingEvaluation:
+        own = replace(plan, concurrency=concurrency)
+        return ServingEvaluation(replace(scenario, plan=own), own, calibration)
+
+    means, busy = plan.means, closed(busy_sessions(plan))
+    if means is None or plan.concurrency is None or not np.all((means.gap > 0.0) & (means.steps > 1.0)):
+        return busy
+    sessions = plan.concurrency * scenario.parallel.dp * plan.replicas.serving(scenario.parallel.all_devices)
+    any_rate = replace(plan, rate=sessions / means.gap, concurrency=None)
+    engines = OpenLoopEvaluation(replace(scenario, plan=any_rate), any_rate, calibration)
+    most = engines.metrics(None)["highest_stable_rate"]
+    assert most is not None
+    at_rate = engines.at_rate(rate_of_sessions(means, sessions, most, lambda rate: _latency(engines.at_rate(rate))))
+    waits = at_rate.solution().waits[SEAT] > 0.5 * at_rate.solution().first
+    if not np.all(waits & (_metric(busy, "concurrency") <= _metric(at_rate, "max_concurrency"))):
+        return at_rate
+    return closed(under_way(means, plan.concurrency, lambda requests: _latency(closed(requests))))
+
+
+def _latency(evaluation: Evaluation) -> Seconds:
+    return _metric(evaluation, "latency")
+
+
+def _metric(evaluation: Evaluation, name: str) -> Quantity:
+    """Return a metric, infinite where there is none."""
+    value = evaluation.metrics(None)[name]
+    return np.inf if value is None else value
 
 
 def ledger_of(scenario: Scenario) -> Ledger | None:
@@ -209,6 +251,7 @@ def ledger_of(scenario: Scenario) -> Ledger | None:
     if isinstance(plan, Generate):
         return generate_ledger(scenario, plan)
     if isinstance(plan, Serving):
+        plan = at_means(scenario, plan)
         return kv_pool(scenario, plan).ledger if plan.rate is not None else admission(scenario, plan).ledger
     if isinstance(plan, Disaggregated):
         return pools_ledger(scenario, plan)

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.serving.continuous_batching import only_requests
 from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
+from costmodel.analytic.serving.sessions import at_means
 from costmodel.cost.calibration import Calibration
+from costmodel.records import replace
 from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.serving.replay import ReplayedServer
 from costmodel.serving.simulation import unsupported
@@ -47,7 +49,8 @@ def with_tails(scenario: Scenario, calibration: Calibration) -> Evaluation:
     """Return the closed form of a scenario, at a rate with percentiles and goodput of a short run of its requests."""
     plan = scenario.plan
     if isinstance(plan, Serving) and plan.rate is not None:
-        return ReplayedServer(scenario, plan, calibration)
+        plan = at_means(scenario, plan)
+        return ReplayedServer(replace(scenario, plan=plan), plan, calibration)
     return evaluate(scenario, calibration)
 
 

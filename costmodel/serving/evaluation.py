@@ -127,6 +127,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             input_tokens=max(float(np.rint(tally.mean("input_tokens"))), 1.0),
             output_tokens=max(float(np.rint(tally.mean("output_tokens"))), 2.0),
         )
+        if plan.requests is not None and plan.requests.sessions is not None:
+            plan = replace(plan, prefix_hit_rate=tally.mean("cached_tokens") / tally.mean("input_tokens"))
         return ServingEvaluation(replace(self._scenario, plan=plan), plan, self._calibration)
 
     def metrics(self, perturbations: Perturbations) -> Metrics:

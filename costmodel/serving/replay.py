@@ -32,7 +32,7 @@ class ReplayedServer(OpenLoopEvaluation):
         if self.solution().load >= 1.0 or unsupported(scenario, plan) is not None:
             return None
         if only_requests(plan):
-            plan = replace(plan, requests=RequestStream(), scheduler=replace(plan.scheduler, policy="fcfs"))
+            plan = replace(plan, requests=RequestStream(), means=None, scheduler=replace(plan.scheduler, policy="fcfs"))
         stream, engines = stream_of(scenario, plan), plan.replicas.serving(scenario.parallel.all_devices)
         if plan.replicas.routing == "round_robin" and stream.arrivals == "poisson":
             stream = replace(stream, arrivals="gamma", cv=engines**-0.5)  # gaps between every n-th of them

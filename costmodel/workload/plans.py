@@ -23,7 +23,7 @@ from costmodel.quantities import Count, Quantity, where
 from costmodel.records import Record, ValueRecord, field
 from costmodel.workload.engine import EngineMemory, Scheduler
 from costmodel.workload.recompute import OPERATORS, SETS
-from costmodel.workload.requests import Replicas, RequestStream, Slo
+from costmodel.workload.requests import Replicas, RequestStream, SessionMeans, Slo
 
 StageNumber: TypeAlias = Annotated[int, Whole(-(2**16), single=True)]
 
@@ -356,6 +356,7 @@ class Serving(Record):
     arrival_scv: squared coefficient of variation of the times between arrivals, 1 of a Poisson process.
     memory: of the engine, null: requests are admitted until a device is full.
     blocks: of its KV cache, null: what fits.
+    means: of sessions, where the plan's request is their mean one.
     """
 
     phase: ClassVar[str] = "serving"
@@ -380,6 +381,7 @@ class Serving(Record):
     replicas: Annotated[Replicas, "equal engines and their router"] = field(default_factory=Replicas)
     slo: Annotated[Slo, "service-level objective"] = field(default_factory=Slo)
     images: PromptImages = None
+    means: SessionMeans | None = None
 
 
 class Diffusion(Record, kw_only=True):

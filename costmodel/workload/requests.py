@@ -80,6 +80,24 @@ class Lengths(Record, kw_only=True):
         return self.mean
 
     @property
+    def variance(self) -> Quantity:
+        """Return the variance of the lengths, those outside `low` to `high` not moved."""
+        if self.distribution == "values":
+            squares = [(value - float(self.average)) ** 2 for value in self.values]
+            return float(np.average(squares, weights=self.weights or None))
+        if self.distribution == "uniform":
+            assert self.high is not None, "the file has been checked"
+            return ((self.high - self.low + 1.0) ** 2 - 1.0) / 12.0
+        spread = {"constant": 0.0, "exponential": self.mean}.get(self.distribution, self.deviation)
+        return spread * spread
+
+    @property
+    def pairs(self) -> Quantity:
+        """Return the mean of n (n - 1) / 2 over the lengths n."""
+        mean = self.average_count
+        return (self.variance + mean * mean - mean) / 2.0
+
+    @property
     def average_count(self) -> Quantity:
         """Return the mean of whole numbers, at least one each."""
         return maximum(self.average, 1.0)
@@ -136,6 +154,29 @@ class Sessions(Record, kw_only=True):
         if agents is None:
             return own
         return own + self.later * agents.share * agents.count.average_count * agents.turns.average_count
+
+
+class SessionMeans(Record, kw_only=True):
+    """Means of sessions, for closed forms.
+
+    requests: of a session, those of its agents with it.
+    prompt, output: tokens of a request.
+    cached: of its prompt, where the cache loses nothing of a session that goes on.
+    shared: tokens with which all prompts begin, once in the cache.
+    context, final: tokens of a session on the mean of its requests, and at its end.
+    steps: requests that follow each other in a session, those of agents with it.
+    gap: between them [s].
+    """
+
+    requests: Quantity
+    prompt: Quantity
+    output: Quantity
+    cached: Quantity
+    shared: Quantity
+    context: Quantity
+    final: Quantity
+    steps: Quantity
+    gap: Quantity
 
 
 class Priorities(Record, kw_only=True):

@@ -19,6 +19,7 @@ from costmodel.analytic.inference import (
 from costmodel.analytic.metrics import serving_metrics
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
+from costmodel.analytic.serving.sessions import of_sessions
 from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, separate
 from costmodel.analytic.serving.waiting import front_end_wait
 from costmodel.analytic.stream_times import Perturbations
@@ -179,7 +180,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         requested, admitted = float(self._plan.concurrency), float(self._admission.admitted)
         ranks = ranks_wait(self._scenario, self._plan)
         left = (f"closed form: {WAITING_RANKS}; `--engine event` has them",) if ranks else ()
-        left = (*left, *left_to_requests(self._plan))
+        left = (*left, *of_sessions(self._scenario, self._plan, self.metrics(None)), *left_to_requests(self._plan))
         if admitted >= requested:
             return left
         return (f"only {admitted:g} of {requested:g} requests fit into the KV cache; the others wait", *left)
@@ -194,7 +195,8 @@ def only_requests(plan: Serving) -> tuple[str, ...]:
         files = [name for name in ("trace", "pairs") if getattr(stream, name) is not None]
         unmodelled += [f"the spread of `requests.{name}`, taken at the mean" for name in spread]
         unmodelled += [f"the lengths of `requests.{name}` one by one, taken at the scenario's mean" for name in files]
-        unmodelled += [f"`requests.{name}`" for name in ("prefix", "sessions") if getattr(stream, name) is not None]
+        unmodelled += ["`requests.prefix`"] if stream.prefix is not None and stream.sessions is None else []
+        unmodelled += ["`requests.sessions` one by one, taken at their means"] if stream.sessions is not None else []
         if stream.arrivals not in ("poisson", "closed_loop"):
             unmodelled.append(f"`requests.arrivals: {stream.arrivals}`")
     if plan.scheduler.policy != "fcfs":
@@ -346,16 +348,17 @@ def _engine_admission(scenario: Scenario, plan: Serving) -> Admission:
     most = most_running(scenario, plan, pool)
     running = minimum(wanted, maximum(most, unit))
     admitted = where(wanted > most, running, plan.concurrency)
-    used = running * pool.mean_blocks_of(keys) / maximum(pool.blocks, 1.0)
+    shared = shared_blocks(plan, pool)
+    used = (shared + running * (pool.mean_blocks_of(keys) - shared)) / maximum(pool.blocks, 1.0)
     return Admission(most, admitted, running, pool.ledger, pool.blocks, used)
 
 
 def most_running(scenario: Scenario, plan: Serving, pool: KvPool) -> Count:
     """Return the requests that an engine runs at most, in whole micro-batches.
 
-    most = min(blocks / blocks of a request, max_num_seqs, what fits in the host's memory)
+    most = min((blocks - shared) / blocks of a request, max_num_seqs, what fits in the host's memory)
 
-    with the blocks of its mean context, or where nothing is preempted of its last token.
+    with the blocks of its mean context, or where nothing is preempted of its last token, without those that all share.
     """
     unit, keys = plan.micro_batches * scenario.parallel.pp, mean_keys(plan)
     held_blocks = pool.mean_blocks_of(keys)
@@ -365,8 +368,14 @@ def most_running(scenario: Scenario, plan: Serving, pool: KvPool) -> Count:
     if scenario.offload.is_used:
         held = inference_ledger([pool.profiled], pool.layout, CachedSequences(unit, keys))
         hosted = host_batch_limit(held, scenario.cluster.node, scenario.parallel.devices, unit, unit)
-    most = minimum(pool.blocks / held_blocks, _seats(plan), hosted)
+    shared = shared_blocks(plan, pool)
+    most = minimum((pool.blocks - shared) / (held_blocks - shared), _seats(plan), hosted)
     return maximum(floor(most / unit) * unit, 0.0)
+
+
+def shared_blocks(plan: Serving, pool: KvPool) -> Count:
+    """Return the full blocks with which all prompts of sessions begin, once in the cache."""
+    return 0.0 if plan.means is None else floor(plan.means.shared / pool.tokens)
 
 
 def full_state(scenario: Scenario, plan: Serving) -> SteadyState:

@@ -6,6 +6,7 @@ Means only: percentiles, and what ends, aligns or starts ahead, are the request 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -25,9 +26,11 @@ from costmodel.analytic.serving.continuous_batching import (
     mean_keys,
     most_running,
     ranks_wait,
+    shared_blocks,
     steady_state,
 )
 from costmodel.analytic.serving.nodes import NodePlace, batch_nodes, last_node, with_nodes
+from costmodel.analytic.serving.sessions import of_sessions
 from costmodel.analytic.serving.solution import PromptSteps, Solution, Steps, StepTable
 from costmodel.analytic.serving.steady_state import SteadyState
 from costmodel.analytic.serving.waiting import (
@@ -48,6 +51,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.distinct_sizes import grid_shape
 from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, sum_of, where
+from costmodel.records import replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
@@ -116,6 +120,14 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         self._nodes = batch_nodes(self._most, self._dimensions)
         self._states = steady_state(scenario, plan, self._nodes * sets)
         self._models = self._priced(self._states)
+
+    def at_rate(self, rate: Quantity) -> OpenLoopEvaluation:
+        """Return the same engines at another rate, their steps timed once."""
+        other = copy(self)
+        other._plan = replace(self._plan, rate=rate, concurrency=None)
+        other._scenario = replace(self._scenario, plan=other._plan)
+        other.__dict__.pop("_kept", None)
+        return other
 
     def _priced(self, state: SteadyState) -> list[PassModel]:
         passes = engine_passes(self._scenario, self._plan, state)
@@ -289,7 +301,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         max_concurrency = most * parallel.pp
         kv_blocks = pool.blocks                           what memory leaves for the KV cache
         kv_use = held / max(pool.blocks, 1)
-        held = solution.in_system * parallel.pp * blocks_of_one
+        held = shared + solution.in_system * parallel.pp * (blocks_of_one - shared)
         prefix_hit_rate = plan.prefix_hit_rate            cached tokens are not computed (`computed_tokens`)
         """
         plan, parallel, solution = self._plan, self._scenario.parallel, self.solution(perturbations)
@@ -300,7 +312,8 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         work = busy * steps.joules / steps.mean
         pool, most = self._pool, self._most
         blocks_of_one = pool.mean_blocks_of(mean_keys(plan))
-        held = solution.in_system * parallel.pp * blocks_of_one
+        shared = shared_blocks(plan, pool)
+        held = shared + solution.in_system * parallel.pp * (blocks_of_one - shared)
         own: Metrics = {
             "highest_stable_rate": solution.capacity,
             "concurrency": solution.in_system * parallel.pp,
@@ -372,6 +385,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     def notes(self) -> tuple[str, ...]:
         """Return the load, that the engine cannot keep up, or nearly so, and what of the requests is left out."""
         solution, verdict, left = self.solution(), self.verdict(), left_to_requests(self._plan)
+        left = (*of_sessions(self._scenario, self._plan, self.metrics(None)), *left)
         load = f"{float(solution.load):.0%} of the highest stable rate"
         beyond = self.beyond()
         if beyond is not None:
