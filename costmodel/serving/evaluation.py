@@ -82,7 +82,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
     @cached_property
     def served(self) -> Served:
         """Return what became of each request, or of the first ones where not all are kept."""
-        return self._counted(self.simulation.run(checkpoint=self._options.checkpoint))
+        return self._counted(self.simulation.run(checkpoint=self._options.checkpoint, on_progress=self._of_run))
 
     @cached_property
     def outcome(self) -> Outcome:
@@ -104,14 +104,18 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def _slower(self, factor: float) -> Served:
         """Return what became of the same requests at other step times."""
-        return self._counted(self.simulation.run(factor))
+        return self._counted(self.simulation.run(factor, on_progress=self._of_run))
 
     def _counted(self, run: Run) -> Run:
         """Return what one run gave, and tell how many runs are done: that, the saturated one and the replays."""
         self._runs += 1
-        if self._options.on_progress is not None:
-            self._options.on_progress(min(self._runs / (1 + len(SLOWDOWNS) + self.simulation.streams), 1.0))
+        self._of_run(0.0)
         return run
+
+    def _of_run(self, share: float) -> None:
+        """Tell how many runs are done, and the share of the one that is under way."""
+        if self._options.on_progress is not None:
+            self._options.on_progress(min((self._runs + share) / (1 + len(SLOWDOWNS) + self.simulation.streams), 1.0))
 
     @cached_property
     def closed(self) -> ServingEvaluation:

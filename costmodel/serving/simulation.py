@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
@@ -122,16 +122,24 @@ class Simulation:
         events = int(length[:, OUTPUT].sum()) + CHUNK_EVENTS * (int(chunks.sum()) + runs)
         return events > FEW_EVENTS
 
-    def run(self, slowdown: float = 1.0, policy: Policy | None = None, checkpoint: Path | None = None) -> Served:
-        """Return what becomes of the requests. slowdown: factor on all step times; policy: instead of the scenario's
+    def run(
+        self, slowdown: float = 1.0, policy: Policy | None = None, checkpoint: Path | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Served:  # fmt: skip
+        """Return what becomes of the requests.
+
+        slowdown: factor on all step times.
+        policy: instead of the scenario's.
         checkpoint: file that keeps the state, from which a simulation that was stopped goes on.
+        on_progress: receives the share of the requests of a long run that are over.
 
         Raises InfeasibleError where a request can never start.
         """
         policy = self.policy if policy is None else policy
         service = new_service(self.scenario, self.plan, self.requests, policy, slower(self.times.tables, slowdown))
-        stuck = self._serve(service, self.plan, np.inf) if checkpoint is None else self._keep(service, checkpoint)
-        return self._served(service, stuck)
+        if checkpoint is None and (on_progress is None or not self.is_long):
+            return self._served(service, self._serve(service, self.plan, np.inf))
+        return self._served(service, self._in_parts(service, checkpoint, on_progress))
 
     def streamed(self, slo: Slo) -> Outcome:
         """Return what becomes of all requests, of which only those under way are kept.
@@ -157,10 +165,10 @@ class Simulation:
             dice.give(records)
             service = next_window(service, stays, records, more.paths, dealt=dealt)
 
-    def _keep(self, service: Service, path: Path) -> int:
+    def _in_parts(self, service: Service, path: Path | None, on_progress: Callable[[float], None] | None) -> int:
         """Run a deployment part by part, and write its state after parts. Return an engine that is stuck, -1: none."""
-        mark = identity(service)
-        if path.exists():
+        mark = "" if path is None else identity(service)
+        if path is not None and path.exists():
             restore(path, service, mark)
         arrival = service.requests["arrival"]
         part = max(float(np.max(arrival[np.isfinite(arrival)])), 1.0) / PARTS
@@ -169,7 +177,9 @@ class Simulation:
             until += part
             part *= GROWTH
             stuck = self._serve(service, self.plan, until)
-            if monotonic() - saved > EVERY or is_over(service):
+            if on_progress is not None:
+                on_progress(float(np.mean(~np.isnan(service.requests["finish"]))))
+            if path is not None and (monotonic() - saved > EVERY or is_over(service)):
                 save(path, service, mark)
                 saved = monotonic()
         return stuck

@@ -15,6 +15,7 @@ from costmodel.serving.state import NEXT, Requests
 from costmodel.serving.trace_requests import read_trace
 from costmodel.serving.traces import read_rows
 from costmodel.workload.requests import RequestStream
+from reports import agent_sessions
 
 BLOCK = 16
 
@@ -218,3 +219,14 @@ def test_a_trace_that_is_cut_keeps_what_waits_for_the_rest(tmp_path: Path) -> No
     requests = read(tmp_path, AGENTIC, count=2)
     assert len(requests.arrival) == 2
     assert calls(requests) == [(0, 1, 5.0)]
+
+
+def test_the_shipped_sessions_are_those_that_their_program_draws() -> None:
+    shipped = Path(__file__).parents[3] / "workloads" / "traces" / "coding_agents.jsonl"
+    if not shipped.is_file():
+        pytest.skip("the wheel has them elsewhere")
+    assert shipped.stat().st_size < 100_000
+    assert shipped.read_text(encoding="utf-8") == agent_sessions.trace()
+    requests = read_trace(RequestStream(trace=str(shipped)), BLOCK)
+    assert len(requests.arrival) == agent_sessions.COUNT
+    assert 0 < np.count_nonzero(requests.calls.callers == 0) < np.count_nonzero(requests.calls.callers == 1)
