@@ -190,7 +190,8 @@ class _Race(MutableRecord, eq=False):
             except InfeasibleError:
                 return False
             if not keeps(evaluation, one.alone, percentile):
-                beyond = max(value / limit for _, value, limit in _times(evaluation, one.alone, percentile))
+                times = _times(evaluation, one.alone, percentile)
+                beyond = max((value / limit for _, value, limit in times), default=np.inf)  # backlogged without limits
                 self._near(_SLOW_TAIL, replace(one, score=beyond))
                 return False
         engine = _engine(one)
