@@ -136,8 +136,7 @@ class ReinforcementEvaluation(PhaseEvaluation[PartTimes]):
     def _evaluate(self, perturbations: Perturbations) -> PartTimes:
         """Return the times of the parts.
 
-        rollout = engines.steady                       of engines that always have requests (`continuous`)
-        rollout = engines.seconds                      until the last answer ends
+        rollout = where(flows, engines.steady, engines.seconds)   `continuous`, or to the last answer
         log_probabilities = factor * sum(passes) + sum(swap)      of the policy and the reference
         train = optimizer_steps * step
         update = sum(moves)
@@ -152,9 +151,8 @@ class ReinforcementEvaluation(PhaseEvaluation[PartTimes]):
             [seconds_of(each, perturbations) for each in some] for some in (self._update, self._copies, self._swap)
         )
         flows = (plan.staleness >= 1) & plan.continuous
-        rollout, wait = engines.seconds, where(flows, 0.0, engines.seconds - engines.busy)
-        if plan.continuous:
-            rollout = engines.steady
+        rollout = where(flows, engines.steady, engines.seconds)
+        wait = where(flows, 0.0, engines.seconds - engines.busy)
         log_probabilities, train = factor * sum_of(passes) + sum_of(swap), optimizer_steps * step
         update, offload = sum_of(moves), sum_of(copies)
         return PartTimes(rollout, wait, plan.reward, log_probabilities, train, update, offload, engines)
@@ -163,13 +161,17 @@ class ReinforcementEvaluation(PhaseEvaluation[PartTimes]):
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics of a step.
 
-        step_time = generating + training + times.update + times.offload     one part after the other
-        step_time = max(generating, training) + times.update                 of two pools, from staleness 1 on
+        step_time = where(plan.staleness >= 1, overlapped, in_turn)
+        in_turn = generating + training + times.update + times.offload     one part after the other
+        overlapped = max(generating, training) + times.update              of two pools, from staleness 1 on
         generating = times.rollout + times.reward
         training = times.log_probabilities + times.train
         samples_per_second = answers / step
         tokens_per_second = tokens / step
+        tokens_per_second_per_device = tokens_per_second / devices
+        cost_per_step = sum(rents)             of the devices that generate alone and of those that train
         cost_per_sample = cost_per_step / answers
+        energy_per_sample = joules
         idle_share = 1 - working / (devices * step)
         working := device-seconds in which a device generates, trains, or moves weights
         rollout_time = times.rollout
@@ -183,7 +185,8 @@ class ReinforcementEvaluation(PhaseEvaluation[PartTimes]):
         answers, tokens = plan.answers, plan.tokens
         generating, training = times.rollout + times.reward, times.log_probabilities + times.train
         in_turn = generating + training + times.update + times.offload
-        step = where(plan.staleness >= 1, maximum(generating, training) + times.update, in_turn)
+        overlapped = maximum(generating, training) + times.update
+        step = where(plan.staleness >= 1, overlapped, in_turn)
         engines, trainers = plan.rollout.devices, plan.train.devices
         moving = (times.update + times.offload) * devices
         working = (times.rollout - times.wait) * engines + training * trainers + moving
@@ -192,6 +195,7 @@ class ReinforcementEvaluation(PhaseEvaluation[PartTimes]):
             for part, count in ((plan.rollout, devices - trainers), (plan.train, trainers))
         ]
         cost_per_step = None if rents[0] is None or rents[1] is None else rents[0] + rents[1]
+        joules = self._energy(times, step)
         return {
             "step_time": step,
             "rollout_time": times.rollout,
@@ -206,7 +210,7 @@ class ReinforcementEvaluation(PhaseEvaluation[PartTimes]):
             "idle_share": 1.0 - working / (devices * step),
             "cost_per_step": cost_per_step,
             "cost_per_sample": None if cost_per_step is None else cost_per_step / answers,
-            "energy_per_sample": self._energy(times, step),
+            "energy_per_sample": joules,
             **invested(self._scenario, devices),
         }
 
@@ -314,21 +318,24 @@ def _named(part: str, operators: list[TimedOperator] | tuple[TimedOperator, ...]
         yield replace(timed, operator=operator)
 
 
-def _summing_to(total: float, listed: list[Entry]) -> list[Entry]:
-    """Return lines that sum to `total` [s]: what is missing is a wait, what is too much is hidden."""
+@equation
+def _summing_to(total: Seconds, listed: list[Entry]) -> list[Entry]:
+    """Return lines that sum to the time of a part: what is missing is a wait, what is too much is hidden.
+
+    waits = total - whole            of what no kernel of the part takes
+    """
     whole = sum(each.time for each in listed)
-    if abs(total - whole) <= 1e-9 * max(total, whole):
+    waits = total - whole
+    if abs(float(waits)) <= 1e-9 * whole:
         return listed
-    if total > whole:
-        wait = Entry("waits", total - whole)
+    if waits > 0:
+        wait = Entry("waits", float(waits))
         wait.by_bound["latency"] = wait.by_basis[listed[0].basis if listed and listed[0].by_basis else "fitted"] = (
             wait.time
         )
         return [*listed, wait]
-    return [
-        replace(each, time=each.time * total / whole, hidden=each.hidden + each.time * (1 - total / whole))
-        for each in listed
-    ]
+    share = float(total / whole)
+    return [replace(each, time=each.time * share, hidden=each.hidden + each.time * (1 - share)) for each in listed]
 
 
 def _part_line(part: str, entry: Entry, *, is_hidden: bool) -> Entry:

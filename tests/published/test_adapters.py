@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import costmodel
 
 GIB = 2**30
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "fine_tune_and_rl.md"
 
 
 @pytest.mark.parametrize(("name", "memory", "tokens_per_second"), [("lora", 16.2, 3083), ("qlora", 7.4, 2413)])
@@ -20,3 +23,6 @@ def test_memory_and_rate_are_near_the_published_ones(name: str, memory: float, t
     interval = point.intervals["tokens_per_second"]
     assert interval is not None
     assert interval[0] < tokens_per_second < interval[1]
+    sizes = (point.on_device, point.memory["weights"])
+    row = " | ".join([*(f"{size / GIB:.1f} GiB" for size in sizes), f"{point.metrics['tokens_per_second']:,.0f}"])
+    assert row in PAGE.read_text(encoding="utf-8")

@@ -26,6 +26,10 @@ CASES = [
     ("gpt3_175b_a100", "selective"),
     ("deepseek_v3_serving", "online"),
     ("llama3_8b_rtx4090", "batch"),
+    ("llama3_8b_lora_rtx4090", "qlora"),
+    ("llama3_8b_lora_rtx4090", "dpo"),
+    ("llama3_8b_grpo_h100", "step"),
+    ("llama3_8b_grpo_h100", "async"),
 ]
 
 
