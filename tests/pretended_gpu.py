@@ -36,6 +36,7 @@ class Watch:
 
     clock: Clock
     random: random.Random
+    uncaptured: frozenset[float] = frozenset()  # times of kernels that no graph can hold
 
     def series(self, calls):
         seconds = [call() * self.random.uniform(0.99, 1.01) for call in calls]
@@ -43,6 +44,8 @@ class Watch:
         return Series(seconds, host=3e-6)
 
     def in_a_graph(self, calls):
+        if calls[0]() in self.uncaptured:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
         self.clock.seconds += 3 * sum(call() for call in calls)
         return min(call() for call in calls) - 1e-6
 
@@ -69,8 +72,8 @@ class PretendedKernel:
 class PretendedGpu:
     """The device.
 
-    faults: what building the kernel of some rows raises; ends: rows that end the process; ends_at: the kernel, counted
-    from one, in which it ends whatever that is.
+    faults: what building the kernel of some rows raises; passing: the same, for as many tries as there are errors.
+    ends: rows that end the process; ends_at: the kernel, counted from one, in which it ends whatever that is.
     """
 
     kind: str = "cuda"
@@ -82,11 +85,13 @@ class PretendedGpu:
     hopper: bool = True
     operands: Any = None
     faults: dict[str, Exception] = field(default_factory=dict)
+    passing: dict[str, list[Exception]] = field(default_factory=dict)
     ends: set[str] = field(default_factory=set)
     ends_at: int = 0
     board: BoardLog | None = None
     clock: Clock = field(default_factory=Clock)
     built: list[Shape] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)  # rows after which memory was given back
 
     def __post_init__(self):
         self.begun = 0
@@ -105,6 +110,8 @@ class PretendedGpu:
             raise Ended(shape.row_id)
         if shape.row_id in self.faults:
             raise self.faults[shape.row_id]
+        if self.passing.get(shape.row_id):
+            raise self.passing[shape.row_id].pop()
         self.built.append(shape)
         self.clock.seconds += HOST + (PLAN if "cudnn" in shape.backend else 0.0)
         peak = PEAKS.get(shape.dtype, 1e12)
@@ -114,7 +121,7 @@ class PretendedGpu:
         return {} if self.board is None else self.board.between(begin, end)
 
     def check(self, kernel):
-        pass
+        self.checked.append(kernel)
 
     def describe(self):
         return {"product": self.facts.product}

@@ -1,30 +1,73 @@
-"""Kernels that cannot run on this machine, written down at once, so that no later run tries them again."""
+"""Kernels that cannot run on this machine, written down at once. Later runs try only those whose failure passes."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from costmodel.errors import InputError, Location
+from costmodel.profiling.shapes import Shape
 
 ENDED = 3  # times that a kernel may have ended the process, or been running when something else did
+LATER = 20  # kernels between a failure that may pass and the second try
+# In the reasons of failures that pass: of memory that others may give back, and of a capture that others disturb.
+_PASSING = ("out of memory", "outofmemory", "memoryerror", "alloc_failed", "cannot allocate", "captur")
+
+
+def passes(reason: str) -> bool:
+    """Tell whether a kernel that failed for a reason may run later: it lacked memory, or its capture was disturbed."""
+    return any(words in reason.lower() for words in _PASSING)
+
+
+class SecondTries:
+    """Kernels that failed for what may pass: each is tried once more in a run.
+
+    tried: `row_id` of all of them.
+    """
+
+    def __init__(self) -> None:
+        self.tried: set[str] = set()
+        self._waiting: deque[tuple[int, Shape]] = deque()
+        self._count = 0  # kernels so far
+
+    def add(self, shape: Shape) -> None:
+        """Note a kernel that has failed. Nothing follows where that was its second try."""
+        if shape.row_id not in self.tried:
+            self.tried.add(shape.row_id)
+            self._waiting.append((self._count + LATER, shape))
+
+    def among(self, order: Iterable[Shape]) -> Iterator[Shape]:
+        """Yield kernels in their order, and each that has failed again, `LATER` later or after the last."""
+        for shape in order:
+            yield shape
+            self._count += 1
+            while self._waiting and self._waiting[0][0] <= self._count:
+                yield self._waiting.popleft()[1]
+        while self._waiting:
+            yield self._waiting.popleft()[1]
 
 
 class FailureLog:
     """A file of lines of JSON: `{"begun": ROW}` before a kernel runs, `{"failed": ROW, "reason": …}` where it cannot.
 
+    `{"uncaptured": ROW, "reason": …}` where it can, and no graph holds it.
+
     A kernel that was begun, and has neither a row nor a reason, was running when the process ended. That may have been
     a user's doing, so it is tried again. After `ENDED` times it counts as failed. Lines are only added: a kill loses
     none. Without a path nothing is written.
 
-    failed: reason by `row_id`.
+    failed: reason by `row_id`, of kernels that have no row yet.
+    uncaptured: reason by `row_id`, of rows without the time in a graph.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.failed: dict[str, str] = {}
+        self.uncaptured: dict[str, str] = {}
         self._file: BinaryIO | None = None
         self._begun: dict[str, int] = {}
         if path is None:
@@ -60,6 +103,21 @@ class FailureLog:
         self.failed[row_id] = reason
         self._write({"failed": row_id, "reason": reason}, durable=True)
 
+    def add_uncaptured(self, row_id: str, reason: str) -> None:
+        """Note why a row has no time in a graph."""
+        self.uncaptured[row_id] = reason
+        self._write({"uncaptured": row_id, "reason": reason}, durable=False)
+
+    def forget(self, measured: Iterable[str]) -> None:
+        """Take back the failures of kernels that have a row."""
+        for row_id in measured:
+            self.failed.pop(row_id, None)
+
+    @property
+    def settled(self) -> frozenset[str]:
+        """Return the kernels that are not tried again: those whose failure does not pass."""
+        return frozenset(row_id for row_id, reason in self.failed.items() if not passes(reason))
+
     def ended_by(self, measured: frozenset[str]) -> dict[str, str]:
         """Return the kernels that have ended the process too often to be tried again, with the reason.
 
@@ -81,6 +139,9 @@ class FailureLog:
             return
         if "failed" in entry:
             self.failed[str(entry["failed"])] = str(entry.get("reason", ""))
+            self._begun.pop(str(entry["failed"]), None)  # it has not ended the process
+        elif "uncaptured" in entry:
+            self.uncaptured[str(entry["uncaptured"])] = str(entry.get("reason", ""))
         elif "begun" in entry:
             row = str(entry["begun"])
             self._begun[row] = self._begun.get(row, 0) + 1

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from costmodel.errors import InputError
 from costmodel.profiling.device_file import Facts, Rates, file_of, rates_of, write_device
-from costmodel.profiling.failures import FailureLog
+from costmodel.profiling.failures import FailureLog, SecondTries, passes
 from costmodel.profiling.rows import RowTable
 from costmodel.profiling.shape_selection import most_informative
 from costmodel.profiling.shapes import BYTES, SUSTAINED_LOADS, ProfileLimits, Shape, copies, launches, shapes, sustained
@@ -98,6 +98,7 @@ class ProfileRun(MutableRecord):
     """The result of a run: new rows and all, kernels that failed with the reason, and the device file if it wrote one.
 
     failed: of all runs of this table.
+    uncaptured: rows without the time in a graph, with the reason.
     left: kernels that it had no time for.
     writes: this process is the one of its group that has written the table.
     timing: share of the run that the stopwatch was in use.
@@ -108,6 +109,7 @@ class ProfileRun(MutableRecord):
     rows: int = 0
     left: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    uncaptured: dict[str, str] = field(default_factory=dict)
     device_file: Path | None = None
     writes: bool = True
     timing: float = 0.0
@@ -223,6 +225,7 @@ class _Run:
         self._result = ProfileRun(device, writes=ranks.first)
         self._begin = bench.now()
         self._costs = _Costs()
+        self._tries = SecondTries()
 
     def go(self, on_progress: Progress) -> ProfileRun:
         """Time what there is time for."""
@@ -231,6 +234,7 @@ class _Run:
         with RowTable(path, self._result.device) as table, FailureLog(log) as failures:
             for row_id, reason in failures.ended_by(frozenset(table.measured)).items():
                 failures.add(row_id, reason)
+            failures.forget(table.measured)
             self._write_aside(table, failures)
             try:
                 if self._ranks.size == 1:
@@ -240,6 +244,7 @@ class _Run:
                 self._each(*self._chosen(table, failures), table, failures, on_progress)
             finally:
                 self._result.rows, self._result.failed = table.rows, failures.failed
+                self._result.uncaptured = failures.uncaptured
                 self._result.timing = self._costs.timed / max(self._bench.now() - self._begin, 1e-9)
                 self._write_device(table)
                 self._write_aside(table, failures)
@@ -257,7 +262,7 @@ class _Run:
         limits = self._limits(rates_of(table.measured.values(), self._bench.facts.cache))
         candidates = shapes(self._suites(), limits)
         rows = [shape.columns() | self._common_columns(shape) for shape in candidates]
-        done = frozenset(table.measured) | frozenset(failures.failed)
+        done = frozenset(table.measured) | failures.settled | self._tries.tried
         first = self._ranks.first
         order = most_informative(candidates, done, self._widths(rows), self._costs.by_family) if first else iter(())
         if self._ranks.size == 1:
@@ -303,57 +308,72 @@ class _Run:
     ) -> None:
         """Time some kernels until the time is over, and one at least, so that each run goes on. count: how many."""
         self._result.left = count
-        for index, shape in enumerate(order):
+        for index, shape in enumerate(self._tries.among(order)):
             spent = (self._bench.now() - self._begin) / self._request.seconds
             if self._ranks.agree(spent >= 1.0 and self._result.new > 0):
                 return
-            done = shape.row_id in table.measured or shape.row_id in failures.failed
+            done = shape.row_id in table.measured or shape.row_id in failures.settled
             if self._ranks.agree(done or self._costs.hopeless(shape.family)):
                 continue
             self._one(shape, table, failures)
-            self._result.left = count - index - 1
-            on_progress(max(spent, (index + 1) / count))
+            self._result.left = max(count - index - 1, 0)
+            on_progress(max(spent, min((index + 1) / count, 1.0)))
 
     def _one(self, shape: Shape, table: RowTable, failures: FailureLog) -> None:
         """Time a kernel and write its row. Where it cannot run, write why.
 
         Whatever a library raises counts: an assertion, a missing compiler, a key that it does not know. In a group
-        every rank says how it went, so that none waits for one that has failed.
+        every rank says how it went, so that none waits for one that has failed. Where the failure may pass, all memory
+        is given back, and the kernel is tried once more some kernels later.
         """
         failures.begin(shape.row_id)
         begin = self._bench.now()
         row: dict[str, str] = {}
         reason = ""
         try:
-            row = self._row(shape)
+            row = self._row(shape, failures)
         except KeyboardInterrupt:
             failures.end(shape.row_id)
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            reason = _said(error)
         reason = self._ranks.first_reason(reason)
         if reason:
             failures.add(shape.row_id, reason)
-            self._costs.failures[shape.family] = self._costs.failures.get(shape.family, 0) + 1
+            if passes(reason):
+                self._tries.add(shape)
+            else:
+                self._costs.failures[shape.family] = self._costs.failures.get(shape.family, 0) + 1
             self._bench.check(shape.row_id)
             return
         end = self._bench.now()
         self._costs.add(shape.family, end - begin)
         table.append(row | self._bench.state(begin, end))
+        failures.forget([shape.row_id])
         self._result.new += 1
+        if shape.row_id in failures.uncaptured:
+            self._bench.check(shape.row_id)  # after the row is written: the capture may have stopped the device
 
-    def _row(self, shape: Shape) -> dict[str, str]:
-        """Time a kernel. Return the cells of its row, but for the state of the board."""
+    def _row(self, shape: Shape, failures: FailureLog) -> dict[str, str]:
+        """Time a kernel. Return the cells of its row, but for the state of the board.
+
+        One that no graph can hold has a row without that time; why stands among the failures.
+        """
         if shape.suite == "collectives":
             kernel, timing = self._message(shape)
         else:
             kernel = self._bench.build(shape)
             timing = self._timing(kernel, shape)
+        in_a_graph = ""
+        try:
+            in_a_graph = self._graph_cell(kernel, timing)
+        except Exception as error:
+            failures.add_uncaptured(shape.row_id, _said(error))
         timing = replace(timing, seconds=timing.seconds / kernel.count, host=timing.host / kernel.count)
         return shape.columns() | self._common_columns(shape) | {
             "kernel": kernel.name, "time_us": f"{timing.seconds * 1e6:.6g}", "spread": f"{timing.spread:.3g}",
             "repeats": str(timing.repeats), "host_us": f"{timing.host * 1e6:.4g}", "queued": str(int(timing.queued)),
-            "graph_us": self._graph_cell(kernel, timing),
+            "graph_us": in_a_graph,
         }  # fmt: skip
 
     def _message(self, shape: Shape) -> tuple[Kernel, Timing]:
@@ -411,10 +431,15 @@ class _Run:
             return
         document: dict[str, Any] = {
             "schema": SCHEMA, "device": self._result.device, **self._bench.describe(), "rows": table.rows,
-            "failed": failures.failed,
+            "failed": failures.failed, "uncaptured": failures.uncaptured,
         }  # fmt: skip
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         write_whole(self._request.output.with_suffix(".json"), [text.encode("utf-8")])
+
+
+def _said(error: Exception) -> str:
+    """Return the kind of an error and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def probes(kind: str, formats: Sequence[str], facts: Facts) -> list[Shape]:

@@ -102,7 +102,8 @@ class EventWatch:
     def in_a_graph(self, calls: Sequence[Call]) -> float:
         """Return the time of a call inside a graph of all of them, with neither launch nor event between two [s]."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # The outer context gives the stream back where the end of a failed capture raises and does not.
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
             results = [call() for call in calls]
         replays = [min(self._series([graph.replay], cold=True).seconds) for _ in range(_CAPTURED)]
         del results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from costmodel.profiling.failures import passes
 from costmodel.profiling.running import ProfileRun
 from costmodel.report.page import show
 
@@ -18,9 +19,16 @@ def show_run(run: ProfileRun, output: Path) -> None:
         show(f"{100 * run.timing:.0f} % of the time was spent on timed series", "dim")
     for row, reason in list(run.failed.items())[:_SHOWN]:
         show(f"{row}: {reason}", "dim")
-    if len(run.failed) > _SHOWN:
+    if run.failed:
         listed = output.with_suffix(".failed.jsonl").name
-        show(f"{len(run.failed):,} kernels could not run on this machine; delete {listed} to try them again", "dim")
+        later = sum(map(passes, run.failed.values()))
+        show(
+            f"{len(run.failed):,} kernels could not run on this machine: the next run tries {later:,} of them again, "
+            f"which lacked memory or a capture; delete {listed} to try all", "dim",
+        )  # fmt: skip
+    if run.uncaptured:
+        row, reason = next(iter(run.uncaptured.items()))
+        show(f"{len(run.uncaptured):,} rows have no time in a graph, such as {row}: {reason}", "dim")
     folder = output.with_suffix("")
     path = "" if run.device_file is None else f" --path {folder}"
     calibration = f"{folder}/hardware/calibrations/{run.device}/torch.yaml"

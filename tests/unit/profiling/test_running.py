@@ -11,6 +11,7 @@ import pytest
 from pretended_gpu import Ended, OneRank, PretendedGpu
 
 from costmodel.profiling.board_log import BoardLog
+from costmodel.profiling.failures import LATER
 from costmodel.profiling.running import ProfileRequest, run_on
 from costmodel.profiling.shapes import ProfileLimits, shapes
 
@@ -65,7 +66,7 @@ def test_formats_are_those_that_models_use_or_those_asked_for(tmp_path):
 
 FAULTS = (
     AssertionError("rows are a multiple of 16"), KeyError("sm_90a"), ImportError("no compiler"), OSError("nvcc"),
-    RuntimeError("CUDA error"), NotImplementedError("format"), MemoryError(), ZeroDivisionError("x"),
+    RuntimeError("CUDA error"), NotImplementedError("format"), TypeError("scales"), ZeroDivisionError("x"),
 )  # fmt: skip
 
 
@@ -92,6 +93,59 @@ def test_failures_are_listed_skipped_and_lose_no_other_row(tmp_path):
     again = profile(tmp_path, gpu, minutes=0.05, suites=CHEAP)
     assert failed <= set(again.failed)
     assert not {shape.row_id for shape in gpu.built} & (measured | failed)
+
+
+OUT_OF_MEMORY = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_a_kernel_that_lacked_memory_is_tried_again_later_in_the_same_run(tmp_path):
+    every = order(tmp_path / "calm")
+    victims = every[80:83]  # behind the probes
+    gpu = PretendedGpu(passing={victim: [OUT_OF_MEMORY] for victim in victims})
+    run = profile(tmp_path, gpu, minutes=0.15, suites=CHEAP)
+    table = [row["row_id"] for row in rows(tmp_path)]
+    assert set(victims) <= set(table)
+    assert all(table.index(victim) >= 80 + LATER - 3 for victim in victims)
+    assert gpu.checked == victims  # memory was given back before anything else ran
+    assert run.failed == {}
+
+
+def test_what_fails_twice_for_want_of_memory_is_listed_and_tried_again_by_the_next_run(tmp_path):
+    victim = order(tmp_path / "calm")[25]
+    gpu = PretendedGpu(passing={victim: [OUT_OF_MEMORY] * 3})
+    first = profile(tmp_path, gpu, minutes=0.15, suites=CHEAP)
+    assert first.failed == {victim: "RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB"}
+    assert gpu.passing[victim] == [OUT_OF_MEMORY]  # twice a run, however long that is
+    second = profile(tmp_path, gpu, minutes=0.15, suites=CHEAP)
+    assert second.failed == {}
+    assert victim in {row["row_id"] for row in rows(tmp_path)}
+    assert profile(tmp_path, gpu, minutes=0.02, suites=CHEAP).failed == {}
+
+
+def test_kernels_that_lack_memory_do_not_end_their_family(tmp_path):
+    every = order(tmp_path / "calm")
+    family = [row for row in every if "/adamw/" in row]
+    gpu = PretendedGpu(passing={row: [OUT_OF_MEMORY] for row in family[:6]})
+    run = profile(tmp_path, gpu, minutes=0.3, suites=("optimizer",))
+    assert run.failed == {}
+    assert set(family) <= {row["row_id"] for row in rows(tmp_path)}
+
+
+def test_a_kernel_that_no_graph_holds_keeps_its_time(tmp_path):
+    calm = PretendedGpu()
+    profile(tmp_path / "calm", calm, minutes=0.1, suites=("elementwise",))
+    short = next(row for row in rows(tmp_path / "calm") if row["graph_us"] and row["op"] == "elementwise")
+    shape = next(shape for shape in calm.built if shape.row_id == short["row_id"])
+    gpu = PretendedGpu()
+    gpu.watch.uncaptured = frozenset({calm.build(shape).seconds})
+    run = profile(tmp_path, gpu, minutes=0.1, suites=("elementwise",))
+    row = next(row for row in rows(tmp_path) if row["row_id"] == short["row_id"])
+    assert float(row["time_us"]) == pytest.approx(float(short["time_us"]), rel=0.02)
+    assert row["graph_us"] == ""
+    assert "during capture" in run.uncaptured[short["row_id"]]
+    assert short["row_id"] in gpu.checked
+    assert run.failed == {}
+    assert json.loads((tmp_path / "mine.json").read_text())["uncaptured"] == run.uncaptured
 
 
 def test_ten_kills_lose_no_row_and_an_innocent_kernel_is_measured_later(tmp_path):
