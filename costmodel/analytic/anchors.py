@@ -1,4 +1,4 @@
-"""What measured steps of a site say of another step there: a factor on its time, and how sure it is."""
+"""What measured runs of a site say of another run there: a factor on its time, and how sure it is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from costmodel.records import Record
 from costmodel.result import Interval, Metrics
 from costmodel.units import render
 from costmodel.workload.counting import parameter_count
-from costmodel.workload.plans import Training
-from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario
+from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Training
+from costmodel.workload.scenario import Anchor, Disaggregated, MeasuredStep, Scenario
 from costmodel.workload.site_scatter import Separation
 
 UNUSUAL = 3.0  # robust standard deviations, beyond which the fit of the scatter cuts figures too
@@ -38,14 +38,17 @@ class Predicted(Record):
 
 
 class Anchored(Record):
-    """What a site's measured steps say of a step.
+    """What a site's measured runs say of a run.
 
-    factor: on its predicted time [-].
+    factor: on its predicted time, of inference that of its steps [-].
     left: share of its interval that they leave [-].
     deviation: standard deviation of log(measured / (factor * predicted)) [-].
-    steps: how many were measured.
+    steps: how many values were measured.
     ratios: measured over predicted time of each.
     off: their logs over the deviations that sites scatter by [-].
+    rests_on: each value, as results name it.
+    first, first_left: factor on the time to first token besides that of steps, and the share of its interval that is
+        left, null: as of all.
     """
 
     factor: Quantity
@@ -54,6 +57,9 @@ class Anchored(Record):
     steps: int
     ratios: tuple[float, ...]
     off: tuple[float, ...]
+    rests_on: tuple[str, ...] = ()
+    first: Quantity = 1.0
+    first_left: Quantity | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -65,21 +71,23 @@ class Anchored(Record):
             if abs(score) > UNUSUAL
         )
 
-    def interval(self, value: Quantity, unanchored: Interval) -> Interval:
-        """Return the 80 % interval of a metric in `POWERS`: as much of the one by kernels and whole runs as is left.
+    def interval(self, name: str, value: Quantity, unanchored: Interval) -> Interval:
+        """Return the 80 % interval of a time or rate: as much of the one by kernels and whole runs as is left.
 
         unanchored: that one, moved as the value is.
         """
         if unanchored is None:
             return None
         low, high = unanchored
-        return value * (low / value) ** self.left, value * (high / value) ** self.left
+        left = self.first_left if name == "ttft" and self.first_left is not None else self.left
+        return value * (low / value) ** left, value * (high / value) ** left
 
     def document(self) -> dict[str, object]:
         """Return it as the documented JSON object, of a single point."""
         return {
             "steps": self.steps, "ratios": list(self.ratios), "off": list(self.off), "factor": float(self.factor),
-            "deviation": float(self.deviation),
+            "deviation": float(self.deviation), "rests_on": list(self.rests_on),
+            **({"first_token_factor": float(self.first)} if self.first_left is not None else {}),
         }  # fmt: skip
 
 
@@ -115,9 +123,17 @@ def anchored(
     """
     known = standing(scenario, anchor, predict)
     factor, after = np.exp(deviation * known.mean), deviation * known.left
+    said = tuple(map(told, anchor.steps))
     if not np.ndim(factor):
-        return Anchored(float(factor), float(known.left), float(after), len(anchor.steps), known.ratios, known.off)
-    return Anchored(factor, known.left, after, len(anchor.steps), known.ratios, known.off)
+        return Anchored(float(factor), float(known.left), float(after), len(said), known.ratios, known.off, said)
+    return Anchored(factor, known.left, after, len(said), known.ratios, known.off, said)
+
+
+def told(step: MeasuredStep) -> str:
+    """Return a measured value as results name it: its metric, the run, and where it is written."""
+    listed = step.field.startswith("steps.")
+    name = step.field.removeprefix("steps.").removesuffix(".value") if listed else step.scenario.name
+    return f"{step.metric} of {name}" + (f" ({step.location.source})" if step.location else "")
 
 
 def _residual(step: MeasuredStep, one: Predicted) -> float:
@@ -149,18 +165,37 @@ def separation(one: Scenario, other: Scenario) -> Separation:
     return Separation(sizes, kinds, 1.0 * same)
 
 
-def _plan(scenario: Scenario) -> Training:
-    assert isinstance(scenario.plan, Training), "anchors are training steps"
-    return scenario.plan
-
-
 def _sizes(scenario: Scenario) -> tuple[Quantity, ...]:
-    """Return devices, parameters, tokens of a sequence and of a step on a device, the micro-batch and degrees."""
-    plan, parallel, devices = _plan(scenario), scenario.parallel, scenario.devices
-    parameters = parameter_count(scenario.architecture).total
-    tokens = plan.global_batch * plan.sequence / devices
-    degrees = parallel.tp, parallel.pp, parallel.cp, parallel.ep
-    return devices, parameters, plan.sequence, tokens, plan.micro_batch, *degrees
+    """Return devices, parameters, degrees, and the sizes of the work."""
+    parallel, parameters = scenario.parallel, parameter_count(scenario.architecture).total
+    return scenario.devices, parameters, parallel.tp, parallel.pp, parallel.cp, parallel.ep, *_work(scenario)
+
+
+def _work(scenario: Scenario) -> tuple[Quantity, ...]:
+    """Return tokens of a sequence and of a step on a device, and the micro-batch of a training step.
+
+    Of inference: requests a device, in flight or a second, the mean context, and tokens of prompts for each of outputs.
+    """
+    plan, devices = scenario.plan, scenario.devices
+    if isinstance(plan, Training):
+        return plan.sequence, plan.global_batch * plan.sequence / devices, plan.micro_batch
+    if isinstance(plan, Prefill):
+        return plan.tokens_per_device / plan.input_tokens, plan.input_tokens, 1.0
+    if isinstance(plan, Decode):
+        return plan.batch_per_device, plan.mean_kv_len, 1.0
+    if isinstance(plan, Generate):
+        return plan.batch / devices, plan.input_tokens + plan.output_tokens / 2.0, 1.0
+    assert isinstance(plan, Serving | Disaggregated), "a bound is not measured"
+    lengths = plan.input_tokens + plan.output_tokens / 2.0, plan.input_tokens / plan.output_tokens
+    if isinstance(plan, Disaggregated):
+        decode = plan.decode.plan
+        assert isinstance(decode, Decode), "what the pool does"
+        return decode.batch_per_device, *lengths
+    if plan.rate is not None:
+        return plan.rate / devices, *lengths
+    if plan.concurrency is None:  # a trace says when requests come
+        return 1.0, *lengths
+    return plan.concurrency / scenario.parallel.devices, *lengths
 
 
 def _degrees(scenario: Scenario) -> tuple[Quantity, ...]:
@@ -170,13 +205,20 @@ def _degrees(scenario: Scenario) -> tuple[Quantity, ...]:
 
 
 def _kinds(scenario: Scenario) -> tuple[object, ...]:
-    """Return the number format of most GEMMs, and what is recomputed."""
-    return scenario.precision.linear, _plan(scenario).recompute
+    """Return the number format of most GEMMs, and what is recomputed, or how requests come and whether it drafts."""
+    plan = scenario.plan
+    if isinstance(plan, Training):
+        return scenario.precision.linear, plan.recompute
+    drafts = plan.decode.plan if isinstance(plan, Disaggregated) else plan
+    is_open = isinstance(plan, Serving) and plan.concurrency is None
+    return scenario.precision.linear, is_open, getattr(drafts, "speculative", None) is not None
 
 
 def _structure(scenario: Scenario) -> tuple[object, ...]:
     """Return what makes runs of equal sizes different ones."""
-    plan, parallel = _plan(scenario), scenario.parallel
+    plan, parallel = scenario.plan, scenario.parallel
+    if not isinstance(plan, Training):
+        return plan.phase, type(plan), scenario.architecture.name
     return (
         plan.schedule, plan.zero, plan.overlaps_communication, plan.stages,
         parallel.sequence_parallel, parallel.context, scenario.architecture.name,

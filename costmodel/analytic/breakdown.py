@@ -45,13 +45,13 @@ class BreakdownLines:
         self.entries: dict[str, Entry] = {}
         self._bases: dict[int, tuple[TimedOperator, str]] = {}  # by time: equal sizes have one
 
-    def add(self, timed: TimedOperator, count: float, exposed: float = 1.0) -> None:
-        """Add `count` runs of an operator. exposed: share of its time that nothing hides."""
+    def add(self, timed: TimedOperator, count: float, exposed: float = 1.0, pace: float = 1.0) -> None:
+        """Add `count` runs of an operator. exposed: share of its time that nothing hides; pace: factor on it."""
         name = base_name(timed.operator.name)
         entry = self.entries.setdefault(name, Entry(name))
         if id(timed.time) not in self._bases:
             self._bases[id(timed.time)] = timed, timed.fit.basis_at(timed.operator, timed.time)
-        entry.add(float(timed.time.seconds) * count, exposed, timed.time.bound, self._bases[id(timed.time)][1])
+        entry.add(float(timed.time.seconds) * count * pace, exposed, timed.time.bound, self._bases[id(timed.time)][1])
         entry.add_work(count, *_work(timed.operator))
 
     def add_wait(self, name: str, seconds: float, bound: str) -> None:
@@ -319,19 +319,20 @@ def add_pass(lines: BreakdownLines, model: PassModel, times: PassTimes, count: f
         for segments, repeats in zip(model.segments, stage.repeats, strict=True)
         for segment in segments
     ]
-    elsewhere = sum(
+    pace = float(model.pace)
+    elsewhere = pace * sum(
         number * sum(float(timed.time.seconds) for timed in segment.operators)
         for segment, number in runs
         if segment.placement.stream != COMPUTE
     )
-    send = float(model.hops) * float(model.send.time.seconds)
+    send = pace * float(model.hops) * float(model.send.time.seconds)
     waiting = float(times.latency) - float(times.busy) - float(times.host) - send
     slower = max(waiting - elsewhere, 0.0)
     exposed = 0.0 if elsewhere == 0.0 else min(waiting / elsewhere, 1.0)
     for segment, number in runs:
         is_compute = segment.placement.stream == COMPUTE
         for timed, repeats, share in _exposed(segment.operators, number * count):
-            lines.add(timed, repeats, share if is_compute else exposed)
+            lines.add(timed, repeats, share if is_compute else exposed, pace)
     slowed_by_exchanges, waiting_for_kernel_starts = count * float(times.contention), count * float(times.host)
     shared_links = count * slower
     lines.add_wait(ALL_TO_ALL_CONTENTION, slowed_by_exchanges, "memory")
@@ -339,7 +340,7 @@ def add_pass(lines: BreakdownLines, model: PassModel, times: PassTimes, count: f
     if slower > ROUNDING * float(times.latency):
         lines.add_wait(SHARED_LINKS, shared_links, "network")
     if send:
-        lines.add(model.send, float(model.hops) * count)
+        lines.add(model.send, float(model.hops) * count, pace=pace)
 
 
 @equation
@@ -352,3 +353,18 @@ def add_pipeline_wait(lines: BreakdownLines, name: str, times: PassTimes, sets: 
     pipeline_wait = count * (step - float(times.latency))
     lines.add_wait(name, pipeline_wait, "latency")
     return pipeline_wait
+
+
+def summing_to(total: float, entries: list[Entry], missing: str) -> list[Entry]:
+    """Return entries that sum to `total` [s]: what is missing is a line of that name, what is too much is hidden."""
+    listed = sum(entry.time for entry in entries)
+    if abs(total - listed) <= 1e-9 * total:  # rounding
+        return entries
+    if total > listed:
+        line = Entry(missing, total - listed)
+        line.by_bound["latency"] = line.by_basis[entries[0].basis] = line.time
+        return [*entries, line]
+    for entry in entries:
+        hidden = entry.time * (1.0 - total / listed)
+        entry.time, entry.hidden = entry.time - hidden, entry.hidden + hidden
+    return entries

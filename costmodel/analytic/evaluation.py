@@ -21,6 +21,7 @@ from costmodel.analytic.inference import (
 )
 from costmodel.analytic.metrics import bound_metrics, pass_metrics
 from costmodel.analytic.operator_timing import TimedOperator, uncertain_families
+from costmodel.analytic.paces import Engines, paced
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import ServingEvaluation, admission
 from costmodel.analytic.serving.disaggregation import DisaggregatedEvaluation, pools_ledger
@@ -177,6 +178,8 @@ def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
     plan = scenario.plan
     if isinstance(plan, Training):
         return TrainingEvaluation(scenario, plan, calibration)
+    if scenario.anchor is not None:
+        return paced(scenario, calibration, Engines(evaluate, evaluate, evaluate))
     if isinstance(plan, ExpertBound):
         return BoundEvaluation(scenario, plan)
     if isinstance(plan, Diffusion):

@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from costmodel.analytic.anchors import POWERS
 from costmodel.analytic.blocks import Block, blocks, single
+from costmodel.analytic.breakdown import summing_to
 from costmodel.analytic.capital import missing, price_facts
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.expert_load import routing_facts, routing_grid
-from costmodel.analytic.intervals import intervals, run_scatter
+from costmodel.analytic.intervals import RATES, TIMES, intervals, run_scatter
 from costmodel.analytic.out_of_memory import largest_layout, too_much_for_a_device, too_much_for_the_host
 from costmodel.analytic.remedies import described, priced
 from costmodel.cost.calibration import Calibration
@@ -29,6 +30,7 @@ from costmodel.result import (
     NO_PATH,
     OVERLOADED,
     PHASES,
+    Entry,
     Interval,
     Metrics,
     Offer,
@@ -40,6 +42,7 @@ from costmodel.workload.memory import Ledger, fits_in_host
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
+FIRST_TOKENS = "first tokens, as measured"  # line of what these take longer than the engine has it
 KEPT = 4  # blocks of a grid whose evaluations are kept for its intervals
 Engine: TypeAlias = "Callable[[Scenario, Calibration], Evaluation]"
 
@@ -145,27 +148,60 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         headline=PHASES[scenario.result_kind][0],
         metrics=metrics,
         intervals=spans,
-        breakdown=[] if evaluation is None else evaluation.breakdown(),
+        breakdown=[] if evaluation is None else _breakdown(evaluation, metrics),
         memory=None if ledger is None else {name: float(size) for name, size in ledger.on_device.items()},
         capacity=float(scenario.cluster.device.device_memory.capacity),
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
-        notes=(*scenario.notes, *(() if evaluation is None else evaluation.notes()), *notes),
+        notes=(*scenario.notes, *(() if evaluation is None else _notes(evaluation)), *notes),
         reasons=_reasons(scenario, metrics, attempt.explanation),
         offer=_offer(scenario.cluster.device),
         routing=None if facts is None else {name: float(value) for name, value in facts.items()},
         host_memory=_host_memory(ledger),
         details={} if evaluation is None else evaluation.details(),
         verdict=None if evaluation is None else evaluation.verdict(),
-        percentiles=None if evaluation is None else evaluation.percentiles(),
+        percentiles=None if evaluation is None else _percentiles(evaluation, metrics),
         anchor=None if evaluation is None or evaluation.anchored is None else evaluation.anchored.document(),
     )
+
+
+def _notes(evaluation: Evaluation) -> tuple[str, ...]:
+    """Return the notes of an evaluation, and which measured runs deviate more than sites scatter."""
+    known, own = evaluation.anchored, evaluation.notes()
+    return own if known is None else tuple(dict.fromkeys((*own, *known.notes)))
+
+
+def _shift(evaluation: Evaluation, metrics: Mapping[str, float | None]) -> float:
+    """Return what a server's first token takes longer than its engine has it, by measured ones [s]."""
+    known, first = evaluation.anchored, metrics.get("ttft")
+    return 0.0 if known is None or first is None else float(first * (1.0 - 1.0 / known.first))
+
+
+def _breakdown(evaluation: Evaluation, metrics: Mapping[str, float | None]) -> list[Entry]:
+    """Return the parts of the headline, with what measured first tokens take longer, or less."""
+    entries, shift = evaluation.breakdown(), _shift(evaluation, metrics)
+    return summing_to(sum(entry.time for entry in entries) + shift, entries, FIRST_TOKENS) if shift else entries
+
+
+def _percentiles(
+    evaluation: Evaluation, metrics: Mapping[str, float | None]
+) -> Mapping[str, Mapping[str, float]] | None:
+    """Return the quantiles of a request's times, first tokens longer as measured ones are."""
+    known, shift, anchored = evaluation.percentiles(), _shift(evaluation, metrics), evaluation.anchored
+    if not known or not shift or anchored is None:
+        return known
+    first = float(anchored.first)
+    return {
+        **known,
+        "ttft": {name: value * first for name, value in known["ttft"].items()},
+        "e2e": {name: value + shift for name, value in known["e2e"].items()},
+    }
 
 
 def _spans(
     evaluation: Evaluation, calibration: Calibration, scenario: Scenario, metrics: Metrics, dimensions: int
 ) -> dict[str, Interval]:
-    """Return the intervals of metrics. Of an anchored step, what measured steps say of its time and rates."""
+    """Return the intervals of metrics. Of an anchored run, what measured ones say of its times and rates."""
     own = getattr(evaluation, "scatter", None)  # of a plan of several parts
     runs = run_scatter(scenario, calibration) if own is None else own(run_scatter)
     with np.errstate(divide="ignore"):  # of parts that take no time
@@ -173,10 +209,11 @@ def _spans(
     known = evaluation.anchored
     if known is None:
         return spans
+    moved = POWERS if scenario.plan.phase == "training" else TIMES | RATES
     return spans | {
-        name: known.interval(value, spans[name])
+        name: known.interval(name, value, spans[name])
         for name, value in metrics.items()
-        if name in POWERS and value is not None
+        if name in moved and value is not None
     }
 
 

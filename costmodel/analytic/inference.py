@@ -65,6 +65,7 @@ class PassModel(Record):
     joules: of the work of a device of each stage, all micro-batches [J]
     busy: what a board draws more while kernels run [W]
     pool_share: of the devices that hold experts only; joules and kernels are means over all
+    pace: factor on all times, by measured runs
     paths: longest paths of the stages' programs, as far as evaluations have met them
     """
 
@@ -77,6 +78,7 @@ class PassModel(Record):
     joules: Joules = 0.0
     busy: Watts = 0.0
     pool_share: Quantity = 0.0
+    pace: Quantity = 1.0
     paths: Paths = field(default_factory=dict)
 
     def operators(self) -> list[TimedOperator]:
@@ -113,6 +115,23 @@ class PassTimes(Record):
     contention: Seconds = 0.0
     joules: Joules = 0.0
     host: Seconds = 0.0
+
+    @equation
+    def scaled(self, factor: Quantity) -> PassTimes:
+        """Return the times, all longer by a factor that measured runs give. The work is the same.
+
+        latency = self.latency * factor
+        slowest = self.slowest * factor
+        """
+        return PassTimes(
+            latency=self.latency * factor,
+            slowest=self.slowest * factor,
+            busy=self.busy * factor,
+            kernels=self.kernels * factor,
+            contention=self.contention * factor,
+            joules=self.joules,
+            host=self.host * factor,
+        )
 
     @equation
     def work(self, seconds: Seconds, passes: Count = 1.0) -> Watts:
@@ -171,10 +190,11 @@ def pass_model(
 def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: OperatorTimer) -> PassModel:
     """Return a pass with every operator timed, at the clock that the limit of the boards leaves it."""
     model = _timed_pass(scenario, forward, work, timer)
-    device = timer.cluster.device
-    if is_as_timed(device.power):
-        return model
-    return _timed_pass(scenario, forward, work, timer.at_clock(pass_clock(model, device)))
+    device, pace = timer.cluster.device, scenario.pace
+    if not is_as_timed(device.power):
+        model = _timed_pass(scenario, forward, work, timer.at_clock(pass_clock(model, device)))
+    has_prompts = any(part.phase == "prefill" for part in forward.parts)
+    return replace(model, pace=pace.prompts if has_prompts else pace.decodes)
 
 
 def pass_clock(model: PassModel, device: Device) -> Clock:
@@ -321,6 +341,8 @@ def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
 
         latency = model.hops * send + sum(stages.count * (stages.span + stages.contention))
         slowest = largest(stages.span + stages.contention)
+
+    Where runs were measured, all of it is longer by the factor `model.pace`.
     """
     send, stages = seconds_of(model.send, perturbations), stage_times(model, perturbations)
     latency: Quantity = model.hops * send
@@ -338,7 +360,8 @@ def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
         busy = busy + stage.count * (stage.compute + extra)
         kernels = kernels + stage.count * (stage.kernels + extra)
     joules = model.joules + model.busy * kernels
-    return PassTimes(latency, slowest, busy, kernels, contention, joules, host)
+    times = PassTimes(latency, slowest, busy, kernels, contention, joules, host)
+    return times if is_single(model.pace) and model.pace == 1.0 else times.scaled(model.pace)
 
 
 def stage_times(model: PassModel, perturbations: Perturbations) -> list[StageTimes]:

@@ -208,7 +208,8 @@ def serving_metrics(
 ) -> Metrics:  # fmt: skip
     """Return the metrics of devices that serve requests at a rate.
 
-    request: seconds until its first token, `first`, and from then to its last, `later`.
+    request: seconds until its first token, `first`, without what measured ones take longer, and from then to its last,
+        `later`.
     work: power of the work of one device.
     own: metrics of this kind of serving alone.
 
@@ -222,6 +223,7 @@ def serving_metrics(
         tokens_per_second_per_user = (plan.output_tokens - 1) / later
     """
     plan, (first, later) = scenario.plan, request
+    first = first * scenario.pace.first
     assert isinstance(plan, Serving | Disaggregated), "others have no rate of requests"
     tokens = rate * plan.output_tokens
     metrics = {

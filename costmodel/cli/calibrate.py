@@ -13,7 +13,7 @@ from costmodel.errors import InputError
 @click.command("calibrate")
 @click.argument("measurements", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MEASUREMENTS...")
 @click.option("--device", metavar="NAME", help="Device name, as in hardware/devices; required without --run.")
-@click.option("--run", "of_runs", is_flag=True, help="MEASUREMENTS are training steps; write an anchor file of them.")
+@click.option("--run", "of_runs", is_flag=True, help="MEASUREMENTS are of whole runs; write an anchor file of them.")
 @output_option("FILE", "Calibration file to write (.yaml); missing folders are created.")
 @json_option
 @path_option
@@ -27,9 +27,10 @@ def command(
     .json. Put both files in hardware/calibrations/DEVICE on your search path and name them in the device file's
     `calibration: {default: …}`, or in a framework's `implementations`.
 
-    With --run, MEASUREMENTS are workloads whose training scenarios state a measured step (`anchor: {metric: step_time,
-    value: 12.3 s}`) or files of training cases. FILE then moves and narrows predictions of scenarios that name it as
-    their `anchor`.
+    With --run, MEASUREMENTS are workloads whose scenarios state a measured value (`anchor: {metric: step_time, value:
+    12.3 s}`), a workload and benchmarks of its server (`vllm bench serve --save-result`, SGLang's bench_serving,
+    genai-perf, AIPerf, /metrics as text), or files of training cases. FILE then moves and narrows predictions of
+    scenarios that name it as their `anchor`.
     """
     if of_runs:
         return _anchor(measurements, output, search_path, as_json=as_json)

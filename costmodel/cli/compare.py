@@ -21,8 +21,8 @@ from costmodel.cli.options import json_option, print_json
 def command(*, result: Path, other: Path, scenario: str | None, trace: Path | None, as_json: bool) -> int:
     """Compare RESULT (from `simulate --json`) with another result, metric by metric and operator by operator.
 
-    The second file may also be a serving benchmark: JSON from `vllm bench serve --save-result` or SGLang's
-    `bench_serving`.
+    The second file may also be a serving benchmark: JSON from `vllm bench serve --save-result`, SGLang's
+    `bench_serving`, genai-perf or AIPerf, or the text of a server's /metrics. `simulate --anchor` takes it too.
     """
     if trace is not None:
         return _compare_traces(result, other, trace, as_json=as_json)

@@ -19,6 +19,7 @@ from costmodel.records import ValueRecord, replace
 if TYPE_CHECKING:
     from costmodel.api import Workload
     from costmodel.schema.study import Study
+    from costmodel.schema.tree import Tree
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,13 +34,18 @@ path_option = click.option(
     "--path", "search_path", multiple=True, metavar="FOLDER", type=click.Path(file_okay=False),
     help="Folder with your own hardware/ and workloads/, searched first. Repeatable.",
 )  # fmt: skip
+anchor_option = click.option(
+    "--anchor", "anchors", multiple=True, metavar="FILE",
+    help="Measured values of your own runs: an anchor file, a benchmark of your server (`vllm bench serve`, SGLang's "
+    "bench_serving, genai-perf, AIPerf), or its /metrics as text. Repeatable.",
+)  # fmt: skip
 scenario_option = click.option(
     "--scenario", "scenarios", multiple=True, metavar="NAME", help="Run only this scenario. Repeatable."
 )
 
 
 class Asked(ValueRecord):
-    """The workload that a command's arguments name. changes: path -> text of `--set`."""
+    """The workload that a command's arguments name. changes: path -> text of `--set`; anchors: files."""
 
     workload: str
     scenarios: tuple[str, ...]
@@ -47,6 +53,7 @@ class Asked(ValueRecord):
     phases: tuple[str, ...]
     changes: Mapping[str, object]
     search_path: tuple[str, ...]
+    anchors: tuple[str, ...] = ()
 
     def of(self, study: Study) -> Asked:
         """Return the same of the workload of a study."""
@@ -65,12 +72,19 @@ class Asked(ValueRecord):
 
         chosen = self.phases or (phases if phases and is_model(self.workload, self.search_path) else ())
         loaded = load(
-            self.workload, set=self.changes, cluster=self.clusters, search_path=self.search_path,
-            scenarios=self.scenarios or None, phases=chosen,
+            self._document() if self.anchors else self.workload, set=self.changes, cluster=self.clusters,
+            search_path=self.search_path, scenarios=self.scenarios or None, phases=chosen,
         )  # fmt: skip
         for note in loaded.notes:
             click.echo(f"note: {note}", err=True)
         return loaded
+
+    def _document(self) -> Tree:
+        """Return the document of the workload, anchored by files."""
+        from costmodel.schema.references import Library
+        from costmodel.study.served_anchors import with_anchors
+
+        return with_anchors(self.workload, self.anchors, Library(self.search_path), self.scenarios)
 
     def load_one(self) -> tuple[Workload, str]:
         """Return the workload and the first of its scenarios. Raises InputError where several were asked for."""
@@ -85,7 +99,7 @@ class Asked(ValueRecord):
     @property
     def arguments(self) -> str:
         """Return the arguments that name the same workload again, as a shell reads them."""
-        options = {"--cluster": self.clusters, "--phase": self.phases}
+        options = {"--cluster": self.clusters, "--phase": self.phases, "--anchor": self.anchors}
         words = [word for option, values in options.items() for value in values for word in (option, value)]
         for path, value in self.changes.items():
             words += ["--set", f"{path}={value}"]
@@ -129,15 +143,17 @@ def workload_options(*hidden: str) -> Callable[[F], F]:
 
     def add(function: F) -> F:
         @wraps(function)
-        def resolved(
+        def resolved(  # noqa: PLR0913  an argument for each option
             *args: Any, workload: str | None, scenarios: tuple[str, ...], clusters: tuple[str, ...],
-            phases: tuple[str, ...], changes: tuple[str, ...], search_path: tuple[str, ...], **options: Any,
+            phases: tuple[str, ...], changes: tuple[str, ...], search_path: tuple[str, ...],
+            anchors: tuple[str, ...], **options: Any,
         ) -> Any:  # fmt: skip
-            asked = Asked(workload or "", scenarios, clusters, phases, read_changes(changes), search_path)
+            asked = Asked(workload or "", scenarios, clusters, phases, read_changes(changes), search_path, anchors)
             return function(*args, asked=asked, **options)
 
         with_phase = phase_option(cast(F, resolved), hidden="--phase" in hidden)
-        return scenario_option(cluster_option(set_option(path_option(with_phase)), hidden="--cluster" in hidden))
+        anchored = anchor_option(path_option(with_phase))
+        return scenario_option(cluster_option(set_option(anchored), hidden="--cluster" in hidden))
 
     return add
 

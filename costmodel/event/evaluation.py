@@ -11,11 +11,13 @@ from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 
+from costmodel.analytic.breakdown import summing_to
 from costmodel.analytic.evaluation import Evaluation, PassEvaluation, evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import PassModel, PassTimes
 from costmodel.analytic.metrics import pass_metrics, schedule_times, training_metrics
 from costmodel.analytic.operator_timing import TimedOperator
+from costmodel.analytic.paces import Engines, paced
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.analytic.training.step_model import StepModel, last_pass
 from costmodel.analytic.training.step_times import StepTimes
@@ -101,6 +103,9 @@ class EventEngine(MutableRecord):
         plan = scenario.plan
         if isinstance(plan, Training):
             return _SimulatedStep(scenario, plan, calibration, self)
+        if scenario.anchor is not None:
+            measured = replace(self, timelines={}, served={}).evaluate
+            return paced(scenario, calibration, Engines(self.evaluate, measured, evaluate))
         if isinstance(plan, Prefill | Decode):
             return _SimulatedPass(scenario, plan, calibration, self)
         if isinstance(plan, Serving) and self.requests is not None:
@@ -237,7 +242,7 @@ class _SimulatedStep(_Simulated[StepModel, StepTimes]):
     def breakdown(self) -> list[Entry]:
         """Return the operators of the step, which with the bubble sum to its time."""
         times = self._times
-        return summing_to(float(times.step) - float(times.bubble), self._closed.breakdown())
+        return summing_to(float(times.step) - float(times.bubble), self._closed.breakdown(), STREAM_STALLS)
 
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return the step's parts."""
@@ -258,7 +263,7 @@ class _SimulatedPass(_Simulated[PassModel, PassTimes]):
         replicas = engine.replicas(scenario)
         graph = pass_graph(scenario, model, replicas, full=engine.simulates_all(scenario))
         timeline = engine.run(scenario, graph.graph)
-        return pass_times_of(model, graph, timeline), timeline, replicas.note(graph.replicas)
+        return pass_times_of(model, graph, timeline).scaled(model.pace), timeline, replicas.note(graph.replicas)
 
     def _metrics(self, times: PassTimes) -> Metrics:
         assert self.ledger is not None, "a pass holds memory"
@@ -267,7 +272,7 @@ class _SimulatedPass(_Simulated[PassModel, PassTimes]):
     def breakdown(self) -> list[Entry]:
         """Return the operators of the pass, which sum to the headline."""
         entries, total = self._pass.breakdown_of(self._times)
-        return summing_to(total, entries)
+        return summing_to(total, entries, STREAM_STALLS)
 
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return nothing: only a training step has a schedule."""
@@ -303,18 +308,3 @@ def _positions(perturbations: Mapping[str, Perturbation]) -> int:
 def _without_contention(scenario: Scenario) -> Scenario:
     """Return the scenario that messages are timed in: if contention is simulated, on a fabric without any."""
     return replace(scenario, cluster=nominal_cluster(scenario.cluster)) if scenario.simulation.contention else scenario
-
-
-def summing_to(total: float, entries: list[Entry]) -> list[Entry]:
-    """Return entries that sum to `total` [s]: what is missing is a line of stalls, what is too much becomes hidden."""
-    listed = sum(entry.time for entry in entries)
-    if abs(total - listed) <= 1e-9 * total:  # rounding
-        return entries
-    if total > listed:
-        stalls = Entry(STREAM_STALLS, total - listed)
-        stalls.by_bound["latency"] = stalls.by_basis[entries[0].basis] = stalls.time
-        return [*entries, stalls]
-    for entry in entries:
-        hidden = entry.time * (1.0 - total / listed)
-        entry.time, entry.hidden = entry.time - hidden, entry.hidden + hidden
-    return entries

@@ -25,4 +25,4 @@ def show_site(site: AnchoredSite, output: Path) -> None:
     show(rows)
     logs = [math.log(ratio) for ratio in site.anchored.ratios]
     show(f"times of these runs are {math.exp(sum(logs) / len(logs)):.3f} times the predicted ones (geometric mean)")
-    show(f"wrote {output}; name it in a training scenario of this framework and device: anchor: ./{output.name}")
+    show(f"wrote {output}; name it in a scenario of this framework and device: anchor: ./{output.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from costmodel.api import Workload
 
 SHOWN_OPERATORS = 3  # in the overview
+SHOWN_ANCHORS = 6  # measured values
+SAME = 0.005  # of a factor that rounds to one
 LISTED_OPERATORS = 14  # in the detailed view
 TIMES_OF_REQUESTS = {
     "ttft": "time to first token", "tpot": "time per output token", "itl": "gap between tokens", "e2e": "whole request",
@@ -243,12 +246,16 @@ def _energy_line(workload: Workload, name: str, point: Point) -> str | None:
 
 
 def _anchor_line(anchor: Mapping[str, Any]) -> str:
-    """Return how far measured steps of the site lie from their predictions, and what they make of this one."""
-    ratios = ", ".join(f"{ratio:.3g}" for ratio in anchor["ratios"])
-    return (
-        f"anchor: {anchor['steps']} measured of the site, {ratios} times as long as predicted without it; this step is "
-        f"taken to be {anchor['factor']:.3g} times as long"
-    )
+    """Return which measured values a prediction rests on, how far each lies from its own, and what they make of it."""
+    named = zip(anchor["rests_on"], anchor["ratios"], strict=True)
+    shown = [
+        f"{name} took {ratio:.3g} times as long as predicted" for name, ratio in itertools.islice(named, SHOWN_ANCHORS)
+    ]
+    more = anchor["steps"] - len(shown)
+    rests_on = "; ".join([*shown, *([f"{more} more"] if more > 0 else [])])
+    first = anchor.get("first_token_factor", 1.0)
+    last = f", and first tokens {first:.3g} times as long besides" if abs(first - 1.0) > SAME else ""
+    return f"anchor: {rests_on}; this run is taken to be {anchor['factor']:.3g} times as long{last}"
 
 
 def _goodput_line(goodput: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Measured steps of one's own runs: stated in a scenario, or listed in an anchor file."""
+"""Measured values of one's own runs: stated in a scenario, or listed in an anchor file."""
 
 from __future__ import annotations
 
@@ -23,18 +23,38 @@ from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario
 from costmodel.workload.site_scatter import SiteScatter
 
 AnchorMetric = Literal[
-    "step_time", "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "mfu", "mfu_noncausal"
-]
+    "step_time", "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "mfu", "mfu_noncausal",
+    "ttft", "tpot", "latency", "tokens_per_second_per_user", "requests_per_second", "input_tokens_per_second",
+]  # fmt: skip
+_RATES = ("tokens_per_second_per_device", "tokens_per_second_per_user")
+MEASURED: dict[str, tuple[str, ...]] = {
+    "training": (
+        "step_time", "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "mfu", "mfu_noncausal",
+    ),
+    "prefill": ("ttft", "tokens_per_second_per_device"),
+    "decode": ("tpot", *_RATES),
+    "generate": ("ttft", "tpot", "latency", "tokens_per_second", *_RATES),
+    "serving": (
+        "ttft", "tpot", "latency", "tokens_per_second", *_RATES, "requests_per_second", "input_tokens_per_second",
+    ),
+}  # fmt: skip
+"""Phase -> the metrics that anchors of it may state."""
+CLASSES = {
+    "training": "training",
+    **dict.fromkeys(("prefill", "decode", "generate"), "inference"),
+    "serving": "serving",
+}
 File = TypeVar("File", bound=Strict)
+MOST = 1000  # values of a file: what they say of one another is a square of as many
 
 _INLINE = "run"  # name of a scenario inside a step itself
 _KIND, _SCATTER = "anchor", "site_scatter"
 
 
 class MeasuredStepFile(Strict):
-    """A measured step of the scenario that states it."""
+    """A measured value of the scenario that states it."""
 
-    metric: AnchorMetric = Field(description="what was measured, a mean over steps without the first ones")
+    metric: AnchorMetric = Field(description="what was measured, a mean over steps or requests without the first ones")
     value: Annotated[Any, Verbatim()] = Field(description="its value")
     set: dict[str, Annotated[Any, Verbatim()]] = Field(
         default={},
@@ -43,20 +63,22 @@ class MeasuredStepFile(Strict):
 
 
 class AnchorStepFile(MeasuredStepFile):
-    """A measured step with the scenario that was run."""
+    """A measured value with the scenario that was run."""
 
     name: str = Field(description="unique name of the run")
     scenario: Annotated[Any, Verbatim()] = Field(
-        description="a scenario of phase training with its `model`, or {workload: NAME, scenario: NAME}"
+        description="a scenario with its `model`, or {workload: NAME, scenario: NAME}"
     )
 
 
 class AnchorFile(Strict):
-    """Measured steps of one framework on one cluster. Predictions that name the file rest on them."""
+    """Measured values of one framework on one cluster. Predictions that name the file rest on them."""
 
     name: str = Field(description="name in references")
-    steps: list[AnchorStepFile] = Field(min_length=1, description="the measured steps")
-    sources: list[Source] = Field(default=[], description="where the steps come from")
+    steps: list[AnchorStepFile] = Field(
+        min_length=1, max_length=MOST, description="the measured values, of steps of training, passes, batches, servers"
+    )
+    sources: list[Source] = Field(default=[], description="where the values come from")
 
 
 class ReferenceFile(Strict):
@@ -93,11 +115,11 @@ class Anchors(MutableRecord, eq=False):
         return cls(workload, library, resolve, {}, {})
 
     def apply(self, scenario: Scenario, tree: Tree, written: str) -> Scenario:
-        """Return a scenario with the measured steps that say something of it.
+        """Return a scenario with the measured values that say something of it.
 
-        Those that any scenario of the workload states for the same framework on the same cluster, and those of the
-        files that it names. tree: the scenario's document; written: its name in the workload. Raises InputError where a
-        named file is of another site.
+        Those that any scenario of the workload states of the same class for the same framework on the same cluster, and
+        those of the files that it names. tree: the scenario's document; written: its name in the workload. Raises
+        InputError where a named file is of another site.
         """
         own = tree.child("anchor")
         stated = {**dict(self._others(written)), written: own}
@@ -105,14 +127,16 @@ class Anchors(MutableRecord, eq=False):
             step
             for name, anchor in stated.items()
             for step in self._of_scenario(name, anchor)
-            if _site(step.scenario) == _site(scenario)
+            if _site(step.scenario) == _site(scenario) and _class(step.scenario) == _class(scenario)
         ]
         for reference in _references(own):
             steps.extend(self._of_file(reference, scenario))
         if not steps and any(item.is_mapping for item in _items(own)):
             note = "anchor: not used, since its run had another framework, device or cluster"
             return replace(scenario, notes=(*scenario.notes, note))
-        return replace(scenario, anchor=Anchor(tuple(steps), read_scatter(self.library))) if steps else scenario
+        if not steps:
+            return scenario
+        return replace(scenario, anchor=Anchor(tuple(steps), read_scatter(self.library, scenario)))
 
     def _others(self, name: str) -> Iterator[tuple[str, Tree | None]]:
         """Yield the other scenarios of the workload, with the anchors that they state."""
@@ -139,7 +163,12 @@ class Anchors(MutableRecord, eq=False):
         if name not in self._files:
             document = self.library.document(reference, folder_of(_KIND), _KIND, f"scenarios.{scenario.name}.anchor")
             self._files[name] = tuple(read_steps(document, self.library, self.resolve))
-        steps = self._files[name]
+        steps = tuple(step for step in self._files[name] if _class(step.scenario) == _class(scenario))
+        if not steps:
+            raise InputError.single(
+                f"{name} holds nothing of {_class(scenario)}", hint="name a file with runs of this class",
+                field=f"scenarios.{scenario.name}.anchor", location=reference.location,
+            )  # fmt: skip
         for step in steps:
             if _site(step.scenario)[:2] != _site(scenario)[:2]:
                 (framework, device, _), (other, on, _) = _site(step.scenario), _site(scenario)
@@ -160,7 +189,7 @@ class RunReader(Record):
 
 
 def run_of(workload: Tree, name: str, changes: Mapping[str, object], reader: RunReader) -> Scenario:
-    """Return a scenario of a workload with changes. Raises InputError where it is not one of training."""
+    """Return a scenario of a workload with changes. Raises InputError where its phase is none of `MEASURED`."""
     overrides = {
         path
         if path == "model" or path.startswith(("model.", "hardware.", "scenarios."))
@@ -171,9 +200,9 @@ def run_of(workload: Tree, name: str, changes: Mapping[str, object], reader: Run
         scenario = reader.resolve(workload, name, reader.library, overrides=overrides, scenarios=[name])[name]
     except InputError as error:
         raise InputError([_at_anchor(problem, name, reader) for problem in error.problems]) from None
-    if scenario.plan.phase != "training":
+    if scenario.plan.phase not in MEASURED:
         raise InputError.single(
-            f"anchors are of phase training, not {scenario.plan.phase}", hint="remove it",
+            f"runs of phase {scenario.plan.phase} are no anchors", hint="remove it",
             field=f"scenarios.{name}.anchor", location=reader.location,
         )  # fmt: skip
     return scenario
@@ -203,10 +232,10 @@ def read_steps(document: Tree, library: Library, resolve: Resolve) -> Iterator[M
         yield _step(file, item, field, run_of(tree, name, file.set, RunReader(library, resolve, item.location)))
 
 
-def read_scatter(library: Library) -> SiteScatter:
-    """Return how training runs of a site scatter about predictions, from `calibrations/site_scatter`."""
+def read_scatter(library: Library, scenario: Scenario) -> SiteScatter:
+    """Return how runs such as a scenario's scatter about predictions at a site, from `calibrations/site_scatter`."""
     document = library.document(Tree(_SCATTER), "calibrations", _SCATTER, "")
-    file = _checked(SiteScatterFile, document, "").training
+    file = getattr(_checked(SiteScatterFile, document, ""), _class(scenario))
     return SiteScatter(**{name: float(getattr(file, name)) for name in fields(SiteScatter)})
 
 
@@ -226,7 +255,13 @@ def _workload(tree: Tree, library: Library, field: str) -> tuple[Tree, str]:
 
 
 def _step(file: MeasuredStepFile, tree: Tree, field: str, scenario: Scenario) -> MeasuredStep:
-    """Return a measured step, its value in SI."""
+    """Return a measured value in SI."""
+    allowed = MEASURED[scenario.plan.phase]
+    if file.metric not in allowed:
+        raise InputError.single(
+            f"{file.metric} is not measured in phase {scenario.plan.phase}", hint=f"write one of {', '.join(allowed)}",
+            field=f"{field}.metric", location=tree.value["metric"].location,
+        )  # fmt: skip
     measure = Measure(dimension_of(file.metric) or "ratio")
     value = tree.value["value"]
     try:
@@ -257,6 +292,11 @@ def _items(tree: Tree | None) -> list[Tree]:
 def _references(tree: Tree | None) -> list[Tree]:
     """Return the anchor files that a scenario names."""
     return [item for item in _items(tree) if isinstance(item.value, str)]
+
+
+def _class(scenario: Scenario) -> str:
+    """Return the class of runs that a scenario's errors are like, of a bound none."""
+    return CLASSES.get(scenario.plan.phase, "")
 
 
 def _site(scenario: Scenario) -> tuple[str, str, str]:

@@ -18,7 +18,11 @@ class ScatterFile(Strict):
     repeat: Ratio = Field(description="standard deviation of log time between repetitions of one run")
     length: Ratio = Field(description="distance in size at which runs are hardly alike, in factors of e")
     kinds: Annotated[Quantity, Measure("ratio", zero=True)] = Field(
-        description="distance between runs of other number formats or recomputation, in lengths"
+        description="distance between runs of other number formats or recomputation, or of servers whose requests come "
+        "by themselves and where others end, in lengths"
+    )
+    passes: Annotated[Quantity, Measure("ratio", zero=True)] = Field(
+        default=0.0, description="likewise between passes with prompts and those of decoding"
     )
     rows: NumberOrZero = Field(description="published figures behind it")
     publications: NumberOrZero = Field(description="publications behind it")
@@ -35,4 +39,6 @@ class SiteScatterFile(Strict):
 
     name: str = Field(description="name in references")
     training: ScatterFile = Field(description="of training steps")
+    inference: ScatterFile = Field(description="of passes and batches: prefill, decode, generate")
+    serving: ScatterFile = Field(description="of servers")
     sources: list[Source] = Field(default=[], description="where the values come from")

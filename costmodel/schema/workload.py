@@ -136,7 +136,17 @@ class ScenarioFile(Strict):
     simulation: SimulationFile = Field(default_factory=SimulationFile, description="settings of the event engine")
 
 
-class TrainingFile(ScenarioFile, Declared, of=plans.Training):
+class MeasurableFile(ScenarioFile):
+    """The keys of scenarios that can be measured."""
+
+    anchor: Annotated[Any, Verbatim()] = Field(
+        default=None,
+        description="measured values of the same framework and cluster, by which predictions are moved: {metric, "
+        "value, set} of this scenario as written, `anchors/NAME`, or a list of these",
+    )
+
+
+class TrainingFile(MeasurableFile, Declared, of=plans.Training):
     """A training step."""
 
     phase: Literal["training"] = Field(description="this phase")
@@ -145,11 +155,6 @@ class TrainingFile(ScenarioFile, Declared, of=plans.Training):
     optimizer: OptimizerFile = Field(default_factory=OptimizerFile, description="the optimizer")
     stages: list[Annotated[int, Whole(0, single=True)]] | None = Field(
         default=None, min_length=1, description="layers of each pipeline stage in order; null: as even as possible"
-    )
-    anchor: Annotated[Any, Verbatim()] = Field(
-        default=None,
-        description="measured steps of the same framework and cluster, by which predictions are moved: {metric, value, "
-        "set} of this scenario as written, `anchors/NAME`, or a list of these",
     )
 
 
@@ -189,19 +194,19 @@ class ImagesFile(Declared, of=plans.Images):
     count: Number = Field(default=1.0, description="images of a prompt")
 
 
-class PrefillFile(ScenarioFile, Declared, of=plans.Prefill):
+class PrefillFile(MeasurableFile, Declared, of=plans.Prefill):
     """Prefill: from the prompt to the first token."""
 
     phase: Literal["prefill"] = Field(description="this phase")
 
 
-class DecodeFile(ScenarioFile, Declared, of=plans.Decode):
+class DecodeFile(MeasurableFile, Declared, of=plans.Decode):
     """Decode: one step for every running request."""
 
     phase: Literal["decode"] = Field(description="this phase")
 
 
-class GenerateFile(ScenarioFile, Declared, of=plans.Generate):
+class GenerateFile(MeasurableFile, Declared, of=plans.Generate):
     """A static batch: all prompts at once, then all output tokens."""
 
     phase: Literal["generate"] = Field(description="this phase")
@@ -242,7 +247,7 @@ class EngineMemoryChoiceFile(Strict):
     )
 
 
-class ServingFile(ScenarioFile, Declared, of=plans.Serving):
+class ServingFile(MeasurableFile, Declared, of=plans.Serving):
     """Continuous batching in steady state, on one engine or on separate pools for prefill and decode."""
 
     phase: Literal["serving"] = Field(description="this phase")

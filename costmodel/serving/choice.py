@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.paces import Engines, paced
 from costmodel.analytic.serving.continuous_batching import only_requests
 from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
 from costmodel.analytic.serving.sessions import at_means
@@ -24,6 +26,9 @@ def answering(
 
     requests: evaluates them. Scenarios whose requests cannot be simulated stay with the closed form and its notes.
     """
+    if scenario.anchor is not None and isinstance(scenario.plan, Serving):
+        asked, measured = (partial(each, requests=requests) for each in (answering, _by_means))
+        return paced(scenario, calibration, Engines(asked, measured, evaluate))
     closed = with_tails(scenario, calibration)
     why, plan = why_requests(scenario, closed), scenario.plan
     if why is None or not isinstance(plan, Serving):
@@ -32,6 +37,15 @@ def answering(
     assert isinstance(served, RequestEvaluation), "the engine that simulates requests"
     served.why = why
     return served
+
+
+def _by_means(
+    scenario: Scenario, calibration: Calibration, requests: Callable[[Scenario, Serving, Calibration], Evaluation]
+) -> Evaluation:
+    """Return as `answering`, without percentiles."""
+    closed, plan = evaluate(scenario, calibration), scenario.plan
+    simulates = isinstance(plan, Serving) and why_requests(scenario, closed) is not None
+    return requests(scenario, plan, calibration) if simulates and isinstance(plan, Serving) else closed
 
 
 def why_requests(scenario: Scenario, closed: Evaluation) -> str | None:
@@ -48,6 +62,8 @@ def why_requests(scenario: Scenario, closed: Evaluation) -> str | None:
 def with_tails(scenario: Scenario, calibration: Calibration) -> Evaluation:
     """Return the closed form of a scenario, at a rate with percentiles and goodput of a short run of its requests."""
     plan = scenario.plan
+    if isinstance(plan, Serving) and scenario.anchor is not None:
+        return paced(scenario, calibration, Engines(with_tails, evaluate, evaluate))
     if isinstance(plan, Serving) and plan.rate is not None:
         plan = at_means(scenario, plan)
         return ReplayedServer(replace(scenario, plan=plan), plan, calibration)

@@ -168,7 +168,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
     def metrics_of(self, run: Outcome) -> Metrics:
         """Return the metrics of requests that were simulated one by one.
 
-        ttft := mean of requests, from arrival to the end of the step that gives the first token
+        ttft := mean of requests, from arrival to the end of the step that gives the first token, as measured ones are
         tpot := mean of requests, (latency - ttft) / (tokens - 1)
         latency := mean of requests, from arrival to the last token
         requests_per_second = total.requests / elapsed
@@ -181,10 +181,11 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         rate = total["requests"] / elapsed
         tokens = total["output_tokens"] / elapsed
         tpot = times["tpot"].mean if times["tpot"].count else None
+        first = times["ttft"].mean * self._scenario.pace.first
         return {
-            "ttft": times["ttft"].mean,
+            "ttft": first,
             "tpot": tpot,
-            "latency": times["e2e"].mean,
+            "latency": times["e2e"].mean + (first - times["ttft"].mean),
             "requests_per_second": rate,
             "input_tokens_per_second": total["input_tokens"] / elapsed,
             "tokens_per_second": tokens,
@@ -261,7 +262,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         entries = [entry for entry in self.closed.breakdown() if not entry.name.startswith("waiting for")]
         latency = self.times()["latency"]
         assert latency is not None
-        factor = (float(latency) - sum(entry.time for entry in own)) / sum(entry.time for entry in entries)
+        engine = float(latency) - self.outcome.tally.times["ttft"].mean * (float(self._scenario.pace.first) - 1.0)
+        factor = (engine - sum(entry.time for entry in own)) / sum(entry.time for entry in entries)
         for entry in entries:
             entry.time, entry.hidden, entry.count = entry.time * factor, entry.hidden * factor, entry.count * factor
         return sorted([*own, *entries], key=lambda entry: -entry.time)

@@ -142,7 +142,11 @@ class StepPricer:
                 row = places.get(segment.placement.stream)
                 if row is not None:
                     number = repeats * segment.runs(forward.micro_batches)
-                    seconds[row] += number * np.asarray(stream_times(segment.operators, perturbations).total)
+                    seconds[row] += (
+                        self._scenario.pace.decodes
+                        * number
+                        * np.asarray(stream_times(segment.operators, perturbations).total)
+                    )
                     runs += number if row == 0 else 0
         return seconds, runs
 
@@ -152,7 +156,8 @@ class StepPricer:
             return 0.0
         parts = (self.prompt(1.0, 1.0, 1.0),)
         model = pass_model_of(self._scenario, self._pass(parts), self._work(parts), self._timer)
-        return float(sum(stage.count * np.max(stage.host) for stage in model.stages))
+        host = sum(stage.count * np.max(stage.host) for stage in model.stages)
+        return float(self._scenario.pace.prompts * host)
 
     def by_contexts(self, _: LayerWork, operator: Operator) -> bool:
         """Tell whether an operator's time depends on the keys of the requests."""

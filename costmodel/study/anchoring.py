@@ -1,11 +1,11 @@
-"""Measured steps of runs to an anchor file, and what they say of a site."""
+"""Measured values of runs to an anchor file, and what they say of a site."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from costmodel import units
 from costmodel.analytic.anchors import Anchored
@@ -13,7 +13,7 @@ from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import InputError
 from costmodel.records import Record, replace
-from costmodel.schema.anchor import AnchorMetric, read_scatter
+from costmodel.schema.anchor import CLASSES, MEASURED, read_scatter
 from costmodel.schema.case import load_case_file
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.metrics import dimension_of
@@ -22,10 +22,11 @@ from costmodel.schema.resolve import measured_steps
 from costmodel.schema.tree import Tree, to_python
 from costmodel.schema.whole_files import write_whole
 from costmodel.schema.writing import yaml_text
+from costmodel.study.served_anchors import with_anchors
 from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario
 
 SCHEMA = "costmodel/anchor_report@1"
-METRICS = get_args(AnchorMetric)
+METRICS = MEASURED["training"]
 
 
 class AnchoredSite(Record):
@@ -57,21 +58,24 @@ class AnchoredSite(Record):
 
 
 def anchor_site(runs: Sequence[Path], output: Path, search_path: Sequence[str | Path] = ()) -> AnchoredSite:
-    """Write the anchor file of measured steps, and return what they say of their site.
+    """Write the anchor file of measured values, and return what they say of their site.
 
-    runs: workloads whose training scenarios state an `anchor`, or files of training cases. Raises InputError where they
-    hold no measured step, or steps of several frameworks or devices.
+    runs: workloads whose scenarios state an `anchor`, a workload with benchmarks of its server, or files of training
+    cases. Raises InputError where they hold no measured value, or some of several classes, frameworks or devices.
     """
     if output.suffix != ".yaml" or not is_name(output.stem):
         hint = "letters, digits, `.`, `_` and `-`, as in `site.yaml`"
         raise InputError.single(f"{output} cannot be an anchor file", hint=hint, field="--output")
     library = Library(search_path)
-    entries = [entry for path in runs for entry in _entries(path, library, output)]
+    benchmarks = [path for path in runs if path.suffix not in (".yaml", ".yml")]
+    entries = [
+        entry for path in runs if path not in benchmarks for entry in _entries(path, library, output, benchmarks)
+    ]
     if not entries:
         raise InputError.single(
-            "no measured training step in these files", field="MEASUREMENTS",
-            hint="state `anchor: {metric: step_time, value: 12.3 s}` in a scenario, or a case with one of "
-            + ", ".join(METRICS),
+            "no measured value of a run in these files", field="MEASUREMENTS",
+            hint="state `anchor: {metric: step_time, value: 12.3 s}` in a scenario, add a benchmark to the workload of "
+            "its server, or name a case with one of " + ", ".join(METRICS),
         )  # fmt: skip
     text = yaml_text({"name": output.stem, "steps": entries}, "anchor")
     steps = measured_steps(parse_tree(text, str(output)), library)
@@ -81,12 +85,14 @@ def anchor_site(runs: Sequence[Path], output: Path, search_path: Sequence[str | 
     return site
 
 
-def _entries(path: Path, library: Library, output: Path) -> Iterator[dict[str, Any]]:
-    """Yield the steps of a file as an anchor file has them."""
+def _entries(
+    path: Path, library: Library, output: Path, benchmarks: Sequence[Path]
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Yield the values of a file as an anchor file has them. benchmarks: of a workload's server."""
     if library.schema_of(path) == "case":
         yield from _of_cases(path, library, output)
         return
-    workload = library.read(path, "workload")
+    workload = with_anchors(path, benchmarks, library) if benchmarks else library.read(path, "workload")
     for name, tree in workload.value["scenarios"].value.items():
         anchor = tree.child("anchor") if tree.is_mapping else None
         items = [] if anchor is None else anchor.value if isinstance(anchor.value, list) else [anchor]
@@ -145,6 +151,12 @@ def _site(names: Sequence[str], steps: Sequence[MeasuredStep], library: Library)
                 f"{first.cluster.device.name}", hint="write one file for each framework and device", field=name,
             )  # fmt: skip
 
+        if CLASSES[one.plan.phase] != CLASSES[first.plan.phase]:
+            raise InputError.single(
+                f"{name} is of phase {one.plan.phase}, {names[0]} of {first.plan.phase}", field=name,
+                hint="write one file for training, one for prefill, decode and generate, one for serving",
+            )  # fmt: skip
+
     def evaluated(run: Scenario) -> Evaluation:
         return evaluate(run, load_calibration(run.cluster.device, run.framework, library.roots))
 
@@ -152,7 +164,7 @@ def _site(names: Sequence[str], steps: Sequence[MeasuredStep], library: Library)
         name: float(evaluated(step.scenario).metrics(None)[step.metric] or 0.0)
         for name, step in zip(names, steps, strict=True)
     }
-    anchored = evaluated(replace(first, anchor=Anchor(tuple(steps), read_scatter(library)))).anchored
+    anchored = evaluated(replace(first, anchor=Anchor(tuple(steps), read_scatter(library, first)))).anchored
     assert anchored is not None, "an anchored step"
     return AnchoredSite(
         first.framework.name, first.cluster.device.name, first.cluster.name,

@@ -9,13 +9,14 @@ from typing import Any
 from costmodel.analytic.capital import COST
 from costmodel.errors import InfeasibleError, InputError, Location, suggest
 from costmodel.measurements.importing.compressed import parse_json, read_bytes
-from costmodel.measurements.importing.serving import is_benchmark, read_benchmark
+from costmodel.measurements.importing.serving import is_benchmark, is_snapshot, read_benchmark
 from costmodel.records import ValueRecord, asdict, field
 from costmodel.result import stored_line
 from costmodel.schema.results import ResultFile, ScenarioResult, read_result
 from costmodel.study.prices import KINDS, Quoted, quotes, unlike
 
 SCHEMA = "costmodel/comparison@1"
+SAME = 0.005  # of a ratio that rounds to one
 
 
 class Pair(ValueRecord):
@@ -38,12 +39,14 @@ class Compared(ValueRecord):
 
     refused: scenario -> the file in which it cannot run and why, for those that have nothing to compare.
     prices: that the costs of both rest on.
+    benchmark: the file of a benchmark, if the second is one.
     """
 
     metrics: tuple[Pair, ...]
     operators: tuple[Pair, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
     prices: tuple[Quoted, ...] = ()
+    benchmark: str | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the comparison as JSON holds it."""
@@ -58,14 +61,28 @@ class Compared(ValueRecord):
 
     @property
     def notes(self) -> list[str]:
-        """Return what a reader has to know of the costs."""
-        return [line for of in KINDS for line in unlike(one for one in self.prices if one.of == of)]
+        """Return what a reader has to know of the costs, and what a benchmark says of the engine."""
+        costs = [line for of in KINDS for line in unlike(one for one in self.prices if one.of == of)]
+        return [*costs, *self._offer()]
+
+    def _offer(self) -> Iterator[str]:
+        """Yield how much slower an engine is than predicted, and that a benchmark anchors predictions of it."""
+        ratios = {pair.name: pair.ratio for pair in self.metrics}
+        ratio = ratios.get("tpot")
+        if self.benchmark is None or not ratio:
+            return
+        change = 1.0 / ratio - 1.0
+        speed = "as fast as" if abs(change) < SAME else f"{abs(change):.0%} {'slower' if change > 0 else 'faster'} than"
+        yield (
+            f"by its time per token this engine is {speed} predicted: `--anchor {self.benchmark}` with `simulate`, "
+            "`search` or `sweep` moves and narrows predictions of it"
+        )
 
 
 def compare(result: Path, other: Path, scenario: str | None = None) -> Compared:
     """Return the figures that a result and another file both state.
 
-    other: a result, or the JSON file of a serving benchmark of vLLM or SGLang. scenario: the only one to compare. A
+    other: a result, or the file of a serving benchmark. scenario: the only one to compare. A
     benchmark needs it where the result has several. Raises InputError where a file is wrong or nothing is in common,
     InfeasibleError where all that is cannot run.
     """
@@ -78,7 +95,7 @@ def compare(result: Path, other: Path, scenario: str | None = None) -> Compared:
         measured = read_benchmark(other, str(other)).metrics
         ((name, first),) = chosen.items()
         refused = _refused(name, {result: first})
-        comparison = Compared(tuple(_metrics(name, first, measured)), (), refused)
+        comparison = Compared(tuple(_metrics(name, first, measured)), (), refused, benchmark=str(other))
     else:
         theirs = read_result(other)
         both = {name: (first, theirs.scenarios[name]) for name, first in chosen.items() if name in theirs.scenarios}
@@ -134,6 +151,8 @@ def _is_benchmark_file(path: Path) -> bool:
     """Tell whether a file is a benchmark's: the figures of one run, or lines of them."""
     text = read_bytes(path, str(path)).decode("utf-8", errors="replace")
     first = next((line for line in text.splitlines() if line.strip()), "")
+    if not first.lstrip().startswith("{") and is_snapshot(text):
+        return True
     return any(is_benchmark(_document(part, path)) for part in (first, text))
 
 

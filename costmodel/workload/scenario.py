@@ -423,8 +423,21 @@ Plan: TypeAlias = (
 )
 
 
+class Pace(Record):
+    """Factors on times of inference by measured runs [-].
+
+    prompts: on passes with prompts.
+    decodes: on passes that only decode; an engine that mixes both has one for all its steps.
+    first: on what is left of a served request's time to its first token.
+    """
+
+    prompts: Quantity = 1.0
+    decodes: Quantity = 1.0
+    first: Quantity = 1.0
+
+
 class MeasuredStep(Record):
-    """A measured training step: the scenario that was run, without an anchor of its own, and a metric in SI.
+    """A measured metric: the scenario that was run, without an anchor of its own, and the value in SI.
 
     field, location: where the value is written.
     """
@@ -437,7 +450,7 @@ class MeasuredStep(Record):
 
 
 class Anchor(Record):
-    """Measured steps of one framework on one cluster. scatter: how runs of a site scatter about predictions."""
+    """Measured runs of one class, framework and cluster. scatter: how runs of a site scatter about predictions."""
 
     steps: tuple[MeasuredStep, ...]
     scatter: SiteScatter
@@ -447,7 +460,8 @@ class Scenario(Record):
     """A complete scenario: nothing below this reads a file.
 
     notes: substitutions made on the way, for people.
-    anchor: measured steps of the same framework on the same cluster, null: none.
+    anchor: measured runs of the same framework on the same cluster, null: none.
+    pace: what they make of the times of inference.
     """
 
     name: str
@@ -463,6 +477,7 @@ class Scenario(Record):
     routing: Routing = Routing()
     simulation: Simulation = field(default_factory=Simulation)
     anchor: Anchor | None = None
+    pace: Pace = Pace()
 
     @property
     def devices(self) -> Count:

@@ -1,4 +1,4 @@
-"""How errors of predicted training steps go together, and what measured steps of a site say of others."""
+"""How errors of predicted runs go together, and what measured runs of a site say of others."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ class Separation(Record):
     sizes: sum of squared logs of the ratios of their sizes.
     kinds: 1 where number formats of GEMMs or recomputation differ, else 0.
     same: 1 for one and the same run, else 0.
+    passes: 1 where one time is of passes with prompts and the other of decoding, else 0.
     """
 
     sizes: Quantity
     kinds: Quantity
     same: Quantity
+    passes: float = 0.0
 
 
 class SiteScatter(Record, kw_only=True):
-    """How the errors of runs correlate: r = log(measured / predicted step time), over the deviation of each.
+    """How the errors of runs correlate: r = log(measured / predicted time), over the deviation of each.
 
     site: share of the variance that all runs of one framework on one cluster have in common.
     alike: share that runs have in common the more, the more similar they are. The rest is a run's own.
     repeat: standard deviation of log time between repetitions of one run.
     length: distance in size at which runs are hardly similar, in factors of e.
     kinds: distance between runs of other number formats or recomputation, in lengths.
+    passes: likewise between passes with prompts and those of decoding, which have no own part in common.
     """
 
     site: float
@@ -38,6 +41,7 @@ class SiteScatter(Record, kw_only=True):
     repeat: float
     length: float
     kinds: float
+    passes: float = 0.0
 
     @property
     def own(self) -> float:
@@ -47,11 +51,15 @@ class SiteScatter(Record, kw_only=True):
     def correlation(self, separation: Separation) -> Array:
         """Return the correlation of r between runs.
 
-        c = site + alike * exp(-(sizes / length^2 + kinds^2 [other kinds]) / 2) + own [the same run]
+        c = site + alike * exp(-(sizes/length^2 + kinds^2 [other kinds] + passes^2 [other passes])/2) + own [the same]
         """
+        same = np.asarray(separation.same) * (1.0 - separation.passes)
+        return self.site + self.alike * self.similarity(separation) + self.own * same
+
+    def similarity(self, separation: Separation) -> Array:
+        """Return what of an effect of their site runs have in common, one of near ones."""
         distance = separation.sizes / self.length**2 + self.kinds**2 * separation.kinds
-        similarity: Array = np.exp(-0.5 * np.asarray(distance))
-        return self.site + self.alike * similarity + self.own * np.asarray(separation.same)
+        return np.asarray(np.exp(-0.5 * np.asarray(distance + self.passes**2 * separation.passes)))
 
     def posterior(
         self, residuals: Sequence[float], deviations: Sequence[float], among: Array, between: Sequence[Array]

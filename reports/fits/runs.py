@@ -4,10 +4,11 @@ python -m reports.fits.runs --output hardware
 
 The log of measured over predicted time of a run is a sum of normal effects, with y ~ N(0, V) over the runs of a class:
 
-    V_ij = [same site] (a^2 exp(-d_ij^2 / 2) + sum over b of e_b^2 x_bi x_bj) + [same run] r^2 + [i = j] k_i^2
+    V_ij = [same site] (a^2 + sum over b of e_b^2 x_bi x_bj) exp(-d_ij^2 / 2) + [same run] r^2 + [i = j] k_i^2
 
-a: of the site, a publication's runs of one framework on one device, which decays with the distance d in log size.
-r: of the run.
+a: of the site, a publication's runs of one framework on one device.
+d: distance in log size, and between passes with prompts and those of decoding.
+r: of the run, for each of these passes.
 e_b: of a condition, of which each run meets a share x_b.
 k: of its kernels. These few parameters are those of the largest likelihood with priors a factor of e wide, publications
 independent [Searle, Casella, McCulloch, Variance Components, 1992, chapter 6]. Every publication is compared with
@@ -34,6 +35,7 @@ from costmodel import units
 from costmodel.analytic.anchors import separation
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.intervals import NORMAL_90, TIMES, TRIED, deviations, shares_of_conditions
+from costmodel.analytic.paces import of_prompts
 from costmodel.calibration.fit_files import CALIBRATIONS
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
@@ -56,7 +58,7 @@ CONDITIONS = {
 FAMILY = "composition_"
 MOST = 60  # figures of a publication and class
 COMPOSED = "vtrain_single"  # begins the ids of steps that their source composed of measured parts
-START = {"site": 0.1, "run": 0.05, "length": 2.5}  # prior medians
+START = {"site": 0.1, "run": 0.05, "length": 2.5, "passes": 0.5}  # prior medians
 CONDITION = 0.2  # prior median of what a condition adds
 REPEAT = 0.0021  # median of runs of one submission: MLPerf Training 5.1, result logs
 FEWEST, TRIALS = 4, 200  # runs of a site of which anchors are tried, and sets of them
@@ -70,6 +72,7 @@ class RunError(Record):
     kernels: standard deviation of the log by its kernels.
     shares: by condition, the share of the run that meets it.
     architecture: of its device.
+    prompts: it is of passes with prompts alone.
     """
 
     publication: str
@@ -79,22 +82,27 @@ class RunError(Record):
     shares: Mapping[str, float]
     architecture: str
     scenario: Scenario
+    prompts: bool = False
 
 
 class Effects(Record):
-    """Standard deviations of the effects of a class [log], and the length of a site's, in factors of e."""
+    """Standard deviations of the effects of a class [log], and the length of a site's, in factors of e.
+
+    passes: distance between passes with prompts and those of decoding, in lengths.
+    """
 
     site: float
     run: float
     length: float
+    passes: float
     conditions: Mapping[str, float]
 
     @classmethod
     def of(cls, point: Array, conditions: Sequence[str]) -> Effects:
         """Return the effects at logs of their values over the prior medians."""
-        site, run, length = (START[name] * math.exp(x) for name, x in zip(START, point, strict=False))
+        site, run, length, passes = (START[name] * math.exp(x) for name, x in zip(START, point, strict=False))
         others = CONDITION * np.exp(point[len(START) :])
-        return cls(site, run, length, dict(zip(conditions, others.tolist(), strict=True)))
+        return cls(site, run, length, passes, dict(zip(conditions, others.tolist(), strict=True)))
 
     @property
     def of_class(self) -> float:
@@ -112,11 +120,12 @@ class Runs(Record):
     sizes: Array
     kinds: Array
     same: Array
+    passes: Array
 
     @classmethod
     def of(cls, rows: Sequence[RunError], conditions: Sequence[str]) -> Runs:
         """Return the runs of some rows."""
-        pairs = [[_separation(one.scenario, other.scenario) for other in rows] for one in rows]
+        pairs = [[_separation(one, other) for other in rows] for one in rows]
         names = fields(Separation)
         grids = [np.array([[float(getattr(pair, name)) for pair in row] for row in pairs]) for name in names]
         same_site = np.array([[float(one.site == other.site) for other in rows] for one in rows])
@@ -126,10 +135,14 @@ class Runs(Record):
 
     def covariance(self, effects: Effects) -> Array:
         """Return V."""
-        near = np.exp(-0.5 * (self.sizes / effects.length**2 + self.kinds))
+        near = np.exp(-0.5 * (self.sizes / effects.length**2 + self.kinds + effects.passes**2 * self.passes))
         met = self.shares * np.array(list(effects.conditions.values()))
-        site = self.same_site * (effects.site**2 * near + met @ met.T)
-        own: Array = site + self.same_site * self.same * effects.run**2 + np.diag(self.kernels**2 + LEAST**2)
+        site = self.same_site * near * (effects.site**2 + met @ met.T)
+        own: Array = (
+            site
+            + self.same_site * self.same * (1.0 - self.passes) * effects.run**2
+            + np.diag(self.kernels**2 + LEAST**2)
+        )
         return own
 
     def cost(self, effects: Effects) -> float:
@@ -138,13 +151,8 @@ class Runs(Record):
         return float(np.log(np.diag(factor[0])).sum() + 0.5 * self.late @ cho_solve(factor, self.late))
 
 
-def _separation(one: Scenario, other: Scenario) -> Separation:
-    """Return how far runs are apart: none but equal ones are alike where a plan has other sizes than training's."""
-    if one.plan.phase == other.plan.phase == "training":
-        return separation(one, other)
-    same = float(one.plan == other.plan and one.parallel == other.parallel and one.devices == other.devices)
-    alike = one.architecture.name == other.architecture.name and one.precision == other.precision
-    return Separation(0.0, 0.0 if alike else 1.0, same * alike)
+def _separation(one: RunError, other: RunError) -> Separation:
+    return replace(separation(one.scenario, other.scenario), passes=float(one.prompts != other.prompts))
 
 
 def fit(rows: Sequence[RunError], case_class: str) -> Effects:
@@ -210,7 +218,10 @@ def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[Ru
         first = {"first_token": float(metric == "ttft" and scenario.plan.phase == "serving")}
         site = case.publication, scenario.framework.name, device.name
         deviation = (down + up) / 2.0 / NORMAL_90
-        yield RunError(case.publication, site, late, deviation, shares | first, device.architecture, scenario)
+        yield RunError(
+            case.publication, site, late, deviation, shares | first, device.architecture, scenario,
+            of_prompts(scenario, metric),
+        )  # fmt: skip
 
 
 def is_evidence(case: Case, metric: str, found: Sequence[Dependence], refitted: frozenset[str]) -> bool:
@@ -258,10 +269,14 @@ class Anchored(Record):
     inside: float
 
 
-def anchored(rows: Sequence[RunError], effects: Effects, anchors: int) -> Anchored:
-    """Return the errors of a site's other runs over all sets of so many known ones, or `TRIALS` drawn among them.
+def anchored(rows: Sequence[RunError], effects: Effects, anchors: int) -> Anchored | None:
+    """Return the errors of a site's other runs over all sets of so many known values, or `TRIALS` drawn among them.
+
+    Other metrics of a known run are not among the others.
 
     mean = V_ok V_kk^-1 y_k,   variance = V_oo - V_ok V_kk^-1 V_ko        k: the known runs, o: the others
+
+    Null where no set leaves another run.
     """
     runs = Runs.of(rows, list(effects.conditions))
     covariance, size, draws = runs.covariance(effects), len(rows), np.random.default_rng(0)
@@ -270,15 +285,18 @@ def anchored(rows: Sequence[RunError], effects: Effects, anchors: int) -> Anchor
         sets = [tuple(draws.choice(size, anchors, replace=False).tolist()) for _ in range(TRIALS)]
     errors: list[Array] = []
     held: list[Array] = []
-    for known in map(list, sets):
-        others = [row for row in range(size) if row not in known]
+    for known in (np.array(each, dtype=np.intp) for each in sets):
+        others = np.flatnonzero(~(runs.same[:, known] > 0.0).any(axis=1))
+        others = np.setdiff1d(others, known)
+        if not len(others):
+            continue
         between = covariance[np.ix_(others, known)]
         gain = between @ np.linalg.inv(covariance[np.ix_(known, known)])
         off = runs.late[others] - gain @ runs.late[known]
         variance = np.diag(covariance)[others] - (gain * between).sum(axis=1)
         errors.append(np.abs(np.expm1(-off)))
         held.append(np.abs(off) <= NORMAL_90 * np.sqrt(variance))
-    return Anchored(float(np.concatenate(errors).mean()), float(np.concatenate(held).mean()))
+    return Anchored(float(np.concatenate(errors).mean()), float(np.concatenate(held).mean())) if errors else None
 
 
 def render(effects: Mapping[str, Effects], rows: Mapping[str, Sequence[RunError]]) -> str:
@@ -307,23 +325,28 @@ def _family(name: str, width: float, rows: Sequence[RunError], more: str) -> Ite
     yield f'    note: "{len(rows)} figures of {publications} publications{more}"'
 
 
-def render_site(effects: Effects, rows: Sequence[RunError]) -> str:
+def render_site(effects: Mapping[str, Effects], rows: Mapping[str, Sequence[RunError]]) -> str:
     """Return the text of `calibrations/site_scatter`."""
-    values = {
-        "site": 0.0, "alike": effects.site**2 / effects.of_class**2, "repeat": REPEAT, "length": effects.length,
-        "kinds": 1.0,
-    }  # fmt: skip
-    stated = ", ".join(f"{name}: {float(f'{value:.3g}'):g}" for name, value in values.items())
-    publications = len({row.publication for row in rows})
+    every = list(itertools.chain.from_iterable(rows.values()))
+    note = "Shares of the variance of whole runs, and distances at which runs are alike."
     lines = [
         "schema: costmodel/site_scatter@1", "name: site_scatter",
-        f"training: {{{stated}, rows: {len(rows)}, publications: {publications}}}",
-        *_sources("training", rows, "Shares of the variance of whole runs, and distances at which runs are alike."),
-        "  - fields: [training.repeat]",
+        *(f"{name}: {{{_scatter(one, rows[name], name)}}}" for name, one in effects.items()),
+        *_sources(", ".join(effects), every, note),
+        f"  - fields: [{', '.join(f'{name}.repeat' for name in effects)}]",
         '    cite: "MLPerf Training 5.1, result logs: up to three runs of a submission, 0.21 % apart (median of 21)"',
         "    kind: measurement",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _scatter(effects: Effects, rows: Sequence[RunError], case_class: str) -> str:
+    values = {
+        "site": 0.0, "alike": effects.site**2 / effects.of_class**2, "repeat": REPEAT, "length": effects.length,
+        "kinds": 1.0, **({"passes": effects.passes} if case_class == "inference" else {}),
+    }  # fmt: skip
+    stated = ", ".join(f"{name}: {float(f'{value:.3g}'):g}" for name, value in values.items())
+    return f"{stated}, rows: {len(rows)}, publications: {len({row.publication for row in rows})}"
 
 
 def _sources(name: str, rows: Sequence[RunError], note: str) -> list[str]:
@@ -360,8 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: {key: float(f"{half:.4g}") for key, half in half_widths(each).items()} for name, each in others.items()
     }
     write_whole(folder / "calibrations/composition.yaml", [render(effects, rows).encode()])
-    of_sites = render_site(effects["training"], rows["training"])
-    write_whole(folder / "calibrations/site_scatter.yaml", [of_sites.encode()])
+    write_whole(folder / "calibrations/site_scatter.yaml", [render_site(effects, rows).encode()])
     write_whole(folder / "fit_plans/composition.json", [(json.dumps(document, indent=1) + "\n").encode()])
     for case_class, of in rows.items():
         sys.stdout.write(f"{case_class}: {effects[case_class]}\n")
@@ -369,16 +391,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             own = [row for row in of if row.publication == name]
             share = inside(own, others[name][case_class])
             sys.stdout.write(f"  {name}: {len(own)} figures, {share:.0%} inside without it\n")
-    sys.stdout.writelines(_worth(rows["training"], others))
+    for case_class, of in rows.items():
+        sys.stdout.write(f"anchors in {case_class}:\n")
+        sys.stdout.writelines(_worth(of, case_class, others))
 
 
-def _worth(rows: Sequence[RunError], others: Mapping[str, Mapping[str, Effects]]) -> Iterator[str]:
+def _worth(rows: Sequence[RunError], case_class: str, others: Mapping[str, Mapping[str, Effects]]) -> Iterator[str]:
     """Yield what anchors are worth, site by site and in the mean. others: effects without each publication."""
     found: list[list[Anchored]] = []
     for site in sorted({row.site for row in rows}):
         own = [row for row in rows if row.site == site]
-        if len(own) >= FEWEST:
-            found.append([anchored(own, others[site[0]]["training"], number) for number in (0, 1, 3)])
+        tried = [anchored(own, others[site[0]][case_class], number) for number in (0, 1, 3)]
+        known = [one for one in tried if one is not None]
+        if len(own) >= FEWEST and len(known) == len(tried):
+            found.append(known)
             cells = "  ".join(f"{100 * each.error:.1f} % ({each.inside:.0%})" for each in found[-1])
             yield f"{'/'.join(site)}: {len(own)} runs, mean error and share inside with 0, 1, 3 anchors: {cells}\n"
     for at, number in enumerate((0, 1, 3)):

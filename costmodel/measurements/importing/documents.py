@@ -110,6 +110,17 @@ class ServingBenchmark(Document):
     input_throughput: Positive | None = None
     concurrency: Positive | None = None
     max_concurrency: Positive | None = None
+    request_rate: float | str | None = None
+    completed: Positive | None = None
+    total_input_tokens: Positive | None = None
+    total_output_tokens: Positive | None = None
+
+
+class Average(Document):
+    """A metric of genai-perf or AIPerf."""
+
+    unit: str
+    avg: Positive
 
 
 def checked(model: type[_Model], value: Any, shown: str, where: str = "") -> _Model:

@@ -9,6 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias, get_args
 
+import numpy as np
+
+from costmodel.analytic.anchors import separation, told
 from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.cost.calibration import FamilyFit
 from costmodel.errors import CostModelError, InputError, Problem, suggest
@@ -24,7 +27,7 @@ from costmodel.units import base_unit
 FOLDER = "published"
 Widening: TypeAlias = "Mapping[str, Mapping[str, tuple[float, float]]]"  # id of a case -> metric -> logs, down and up
 PASS, FAIL, SKIP, INFEASIBLE = "pass", "fail", "skip", "infeasible"
-IDENTITY, ASSUMED = "identity", "assumed"  # states of figures that are compared, but not scored
+IDENTITY, ASSUMED, ANCHORED = "identity", "assumed", "anchored"  # states of figures that are compared, but not scored
 
 
 class Refitted(Record):
@@ -171,8 +174,9 @@ def reproduce(
             with _noting(problems, case):
                 compared = _compare(case, expected, predictions)
                 comparison = _widened(compared, (widening or {}).get(case.id, {}))
-                if comparison.verdict in (PASS, FAIL) and (case.identity or case.assumed):
-                    comparisons.append(_unscored(comparison, case))
+                anchor = _own_anchor(predictions[case.id])
+                if comparison.verdict in (PASS, FAIL) and (case.identity or case.assumed or anchor):
+                    comparisons.append(_unscored(comparison, case, anchor))
                     continue
                 state = state_of(case, expected.metric, rest.get(case.id, ()), refitted.fields)
                 comparisons.append(_stated(comparison, case, state, changed.get(case.id, {})))
@@ -260,10 +264,22 @@ def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Predic
     )  # fmt: skip
 
 
-def _unscored(comparison: Comparison, case: Case) -> Comparison:
-    """Return the comparison of an identity, or of a case with assumed settings: shown and judged, never scored."""
-    state, reason = (IDENTITY, case.identity) if case.identity else (ASSUMED, case.assumed)
+def _unscored(comparison: Comparison, case: Case, anchor: str | None) -> Comparison:
+    """Return the comparison of an identity, of a case with assumed settings, or of a run that anchors its own
+    prediction: shown and judged, never scored.
+    """
+    reasons = {IDENTITY: case.identity, ASSUMED: case.assumed, ANCHORED: anchor}
+    state, reason = next((state, reason) for state, reason in reasons.items() if reason)
     return replace(comparison, error=None, state=state, reason=reason)
+
+
+def _own_anchor(prediction: Prediction) -> str | None:
+    """Return which measured value of the very run a prediction rests on, null where none is."""
+    scenario = None if prediction.workload is None else prediction.scenario
+    if scenario is None or scenario.anchor is None:
+        return None
+    own = [step for step in scenario.anchor.steps if np.all(separation(step.scenario, scenario).same == 1.0)]
+    return f"rests on the measured {told(own[0])}" if own else None
 
 
 def _widened(comparison: Comparison, more: Mapping[str, tuple[float, float]]) -> Comparison:

@@ -67,7 +67,7 @@ def test_runs_of_a_site_are_no_independent_evidence(scenario):
 
 
 def test_the_same_run_and_near_runs_share_what_a_site_has_and_other_sites_share_nothing(scenario):
-    effects = Effects(0.1, 0.05, 2.0, {"experts": 0.2})
+    effects = Effects(0.1, 0.05, 2.0, 0.5, {"experts": 0.2})
     one, near, other = (drawn(scenario, 0.1, 0.05, 0.02)[at] for at in (0, 1, RUNS))
     met = {"experts": 1.0}
     rows = [one, near, other, replace(one, shares=met), replace(near, shares=met)]
@@ -79,8 +79,26 @@ def test_the_same_run_and_near_runs_share_what_a_site_has_and_other_sites_share_
     assert covariance[0, 4] == pytest.approx(0.1**2, rel=1e-3)
 
 
+def test_passes_with_prompts_share_a_part_of_the_site_with_decoding_and_no_run(scenario):
+    effects = Effects(0.1, 0.05, 2.0, 1.0, {"unknown": 0.2})
+    one, near = drawn(scenario, 0.1, 0.05, 0.0)[:2]
+    far = replace(one, scenario=replace(scenario, plan=replace(scenario.plan, sequence=scenario.plan.sequence * 8.0)))
+    rows = [replace(each, shares={"unknown": 1.0}) for each in (one, replace(one, prompts=True), near, far)]
+    covariance = Runs.of(rows, ["unknown"]).covariance(effects)
+    common = 0.1**2 + 0.2**2
+    assert covariance[0, 1] == pytest.approx(math.exp(-0.5) * common, rel=1e-3)
+    assert covariance[0, 2] == pytest.approx(common, rel=1e-3)
+    assert covariance[0, 3] == pytest.approx(common * math.exp(-(math.log(8.0) ** 2) / 4.0), rel=1e-3)
+
+
+def test_other_metrics_of_a_known_run_do_not_count_as_its_neighbours(scenario):
+    effects, rows = Effects(0.1, 0.01, 3.0, 0.5, {}), drawn(scenario, 0.1, 0.01, 0.005)[:1]
+    assert anchored(rows * 3, effects, 1) is None
+    assert anchored(rows * 3, effects, 0) is not None
+
+
 def test_anchors_take_away_what_a_site_has_in_common(scenario):
-    effects, rows = Effects(0.1, 0.01, 3.0, {}), drawn(scenario, 0.1, 0.01, 0.005)
+    effects, rows = Effects(0.1, 0.01, 3.0, 0.5, {}), drawn(scenario, 0.1, 0.01, 0.005)
     errors = [
         np.mean([anchored(rows[at : at + RUNS], effects, number).error for at in range(0, len(rows), RUNS)])
         for number in (0, 1, 3)
@@ -97,8 +115,9 @@ def test_an_architecture_of_one_publication_alone_is_untried(scenario):
 
 def test_files_state_halves_of_80_per_cent_intervals_and_shares_of_the_variance(scenario):
     effects = {
-        "training": Effects(0.08, 0.06, 3.0, {"experts": 0.2}), "inference": Effects(0.1, 0.02, 2.0, {"unknown": 0.1}),
-        "serving": Effects(0.1, 0.02, 2.0, {"unknown": 0.3}),
+        "training": Effects(0.08, 0.06, 3.0, 0.5, {"experts": 0.2}),
+        "inference": Effects(0.1, 0.02, 2.0, 0.5, {"unknown": 0.1}),
+        "serving": Effects(0.1, 0.02, 2.0, 0.5, {"unknown": 0.3}),
     }  # fmt: skip
     halves = half_widths(effects)
     assert halves["composition_training"] == pytest.approx(NORMAL_90 * 0.1)
@@ -106,5 +125,8 @@ def test_files_state_halves_of_80_per_cent_intervals_and_shares_of_the_variance(
     rows = drawn(scenario, 0.1, 0.04, 0.03)[:3]
     text = render(effects, {"training": rows, "inference": [], "serving": []})
     assert f"high: {math.exp(NORMAL_90 * 0.1):.4g}" in text
-    assert "alike: 0.64" in render_site(effects["training"], rows)
+    text = render_site(effects, {"training": rows, "inference": rows, "serving": rows})
+    assert "alike: 0.64" in text
+    (inference,) = (line for line in text.splitlines() if line.startswith("inference:"))
+    assert "passes: 0.5" in inference
     json.dumps(halves)

@@ -22,11 +22,12 @@ from builders import (
 from slowdown_windows import device_failure, straggler
 
 import costmodel
+from costmodel.analytic.breakdown import summing_to
 from costmodel.analytic.grid import evaluate_point
 from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.event.conditions import Conditions
-from costmodel.event.evaluation import NOT_SIMULATED, EventEngine, summing_to
+from costmodel.event.evaluation import NOT_SIMULATED, STREAM_STALLS, EventEngine
 from costmodel.event.perturbation import scaled_as_closed_form
 from costmodel.records import replace
 from costmodel.result import Entry, Point
@@ -189,10 +190,10 @@ def test_the_breakdown_sums_to_the_headline(of: Scenario) -> None:
 
 def test_lines_that_exceed_a_simulated_step_are_hidden_in_part_and_a_shorter_sum_stalls() -> None:
     listed = [Entry("products", 3.0), Entry("messages", 1.0, hidden=2.0)]
-    assert [(line.time, line.hidden) for line in summing_to(2.0, listed)] == [(1.5, 1.5), (0.5, 2.5)]
+    assert [(line.time, line.hidden) for line in summing_to(2.0, listed, STREAM_STALLS)] == [(1.5, 1.5), (0.5, 2.5)]
     short = Entry("products")
     short.add(2.0, 1.0, "compute", "fitted")
-    assert [line.time for line in summing_to(3.0, [short])] == [2.0, 1.0]
+    assert [line.time for line in summing_to(3.0, [short], STREAM_STALLS)] == [2.0, 1.0]
 
 
 def test_intervals_hold_the_point() -> None:

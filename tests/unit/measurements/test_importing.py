@@ -14,7 +14,7 @@ from small_world import write
 from costmodel.errors import MeasurementError
 from costmodel.measurements.importing import read_foreign
 from costmodel.measurements.importing.compressed import read_bytes
-from costmodel.measurements.importing.serving import read_benchmark
+from costmodel.measurements.importing.serving import Load, is_benchmark, read_benchmark
 from costmodel.measurements.tables import read_tables
 
 
@@ -307,6 +307,72 @@ def test_benchmarks_are_read_in_si(tmp_path):
     assert sglang.metrics["concurrency"] == 30.5
 
 
+LOADED = VLLM | {"request_rate": "inf", "completed": 100, "total_input_tokens": 1e5, "total_output_tokens": 2.5e4}
+AVERAGES = {
+    "schema_version": "1.5", "request_throughput": {"unit": "requests/sec", "avg": 1.5},
+    "time_to_first_token": {"unit": "ms", "avg": 60.0, "p50": 50.0}, "inter_token_latency": {"unit": "us", "avg": 2e4},
+    "input_sequence_length": {"unit": "tokens", "avg": 1000.0}, "input_config": {"loadgen": {"concurrency": 32}},
+}  # fmt: skip
+SNAPSHOT = """# HELP vllm:time_to_first_token_seconds Histogram of time to first token in seconds.
+# TYPE vllm:time_to_first_token_seconds histogram
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.1"} 7.0
+vllm:time_to_first_token_seconds_sum{engine="0"} 6.0
+vllm:time_to_first_token_seconds_count{engine="0"} 100
+vllm:time_to_first_token_seconds_sum{engine="1"} 12.0
+vllm:time_to_first_token_seconds_count{engine="1"} 100
+vllm:inter_token_latency_seconds_sum 9.0
+vllm:inter_token_latency_seconds_count 300
+vllm:request_time_per_output_token_seconds_sum 4.0 1700000000000
+vllm:request_time_per_output_token_seconds_count 200
+vllm:request_prompt_tokens_sum 2e5
+vllm:request_prompt_tokens_count 200
+process_cpu_seconds_total 3.0
+"""
+
+
+def test_benchmarks_state_their_load(tmp_path):
+    vllm = read_benchmark(write(tmp_path, "v.json", json.dumps(LOADED)), "v.json")
+    assert vllm.load == Load(float("inf"), 32.0, 1000.0, 250.0)
+    traced = read_benchmark(write(tmp_path, "s.json", json.dumps(SGLANG | {"request_rate": "trace"})), "s.json")
+    assert traced.load == Load()
+    rated = read_benchmark(write(tmp_path, "r.json", json.dumps(SGLANG | {"request_rate": 4})), "r.json")
+    assert rated.load.rate == 4.0
+
+
+def test_averages_with_units_are_read(tmp_path):
+    assert is_benchmark(AVERAGES)
+    one = read_benchmark(write(tmp_path, "a.json", json.dumps(AVERAGES)), "a.json")
+    assert one.metrics == pytest.approx({"ttft": 0.06, "tpot": 0.02, "requests_per_second": 1.5})
+    assert one.load == Load(None, 32.0, 1000.0, None)
+    other = AVERAGES | {"input_config": {"perf_analyzer": {"stimulus": {"request_rate": 2.5}}}}
+    assert read_benchmark(write(tmp_path, "g.json", json.dumps(other)), "g.json").load.rate == 2.5
+
+
+def test_what_servers_say_to_prometheus_is_read_over_all_their_engines(tmp_path):
+    one = read_benchmark(write(tmp_path, "m.prom", SNAPSHOT), "m.prom")
+    assert one.metrics == pytest.approx({"ttft": 18.0 / 200.0, "tpot": 0.02})  # of requests before that of tokens
+    assert one.load == Load(None, None, 1000.0, None)
+    sglang = SNAPSHOT.replace("vllm:", "sglang:").replace("request_time_per", "other_time_per")
+    assert read_benchmark(write(tmp_path, "s.prom", sglang), "s.prom").metrics["tpot"] == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (json.dumps(SGLANG | {"request_rate": "fast"}), "request_rate: 'fast' is no rate"),
+        (json.dumps(SGLANG | {"request_rate": -1}), "is no rate"),
+        (json.dumps(AVERAGES | {"time_to_first_token": {"unit": "years", "avg": 1.0}}), "'years' is no unit of time"),
+        (json.dumps(AVERAGES | {"inter_token_latency": {"unit": "ms"}}), "inter_token_latency.avg: is missing"),
+        (SNAPSHOT.replace("6.0", "NaN"), "m:4: time_to_first_token_seconds_sum: 'NaN' is no sum or count"),
+        ("vllm:time_to_first_token_seconds_count 0\n", "no request has ended yet"),
+    ],
+)
+def test_a_load_or_snapshot_that_is_wrong_is_told(tmp_path, text, said):
+    with pytest.raises(MeasurementError) as caught:
+        read_benchmark(write(tmp_path, "m", text), "m")
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -336,7 +402,9 @@ def places(value, path=()):
         yield from places(item, (*path, key))
 
 
-@pytest.mark.parametrize("document", [TRACE, report(), VLLM], ids=["trace", "nccl-tests", "benchmark"])
+@pytest.mark.parametrize(
+    "document", [TRACE, report(), LOADED, AVERAGES], ids=["trace", "nccl-tests", "benchmark", "averages"]
+)
 def test_whatever_stands_in_one_place_is_read_or_told(tmp_path, document):
     for path in list(places(document)):
         for value in ODD:
@@ -347,4 +415,4 @@ def test_whatever_stands_in_one_place_is_read_or_told(tmp_path, document):
             inside[path[-1]] = value
             file = write(tmp_path, "t.json", json.dumps(changed))
             with suppress(MeasurementError):
-                read_benchmark(file, "t.json") if document is VLLM else read_foreign(file, "t.json")
+                read_benchmark(file, "t.json") if is_benchmark(document) else read_foreign(file, "t.json")
