@@ -175,6 +175,7 @@ def _work(scenario: Scenario) -> tuple[Quantity, ...]:
     """Return tokens of a sequence and of a step on a device, and the micro-batch of a training step.
 
     Of inference: requests a device, in flight or a second, the mean context, and tokens of prompts for each of outputs.
+    Of plans that are no anchors nothing, since only equal ones are known to be alike.
     """
     plan, devices = scenario.plan, scenario.devices
     if isinstance(plan, Training):
@@ -185,7 +186,8 @@ def _work(scenario: Scenario) -> tuple[Quantity, ...]:
         return plan.batch_per_device, plan.mean_kv_len, 1.0
     if isinstance(plan, Generate):
         return plan.batch / devices, plan.input_tokens + plan.output_tokens / 2.0, 1.0
-    assert isinstance(plan, Serving | Disaggregated), "a bound is not measured"
+    if not isinstance(plan, Serving | Disaggregated):
+        return 1.0, 1.0, 1.0
     lengths = plan.input_tokens + plan.output_tokens / 2.0, plan.input_tokens / plan.output_tokens
     if isinstance(plan, Disaggregated):
         decode = plan.decode.plan
@@ -218,7 +220,8 @@ def _structure(scenario: Scenario) -> tuple[object, ...]:
     """Return what makes runs of equal sizes different ones."""
     plan, parallel = scenario.plan, scenario.parallel
     if not isinstance(plan, Training):
-        return plan.phase, type(plan), scenario.architecture.name
+        known = isinstance(plan, Prefill | Decode | Generate | Serving | Disaggregated)
+        return plan.phase, type(plan), scenario.architecture.name, None if known else plan
     return (
         plan.schedule, plan.zero, plan.overlaps_communication, plan.stages,
         parallel.sequence_parallel, parallel.context, scenario.architecture.name,

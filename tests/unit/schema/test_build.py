@@ -62,10 +62,10 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
 ]
 PHASES: list[tuple[type[workload.ScenarioFile], type, set[str]]] = [
     (workload.TrainingFile, plans.Training, {"optimizer", "anchor"}),  # an anchor is of the scenario
-    (workload.PrefillFile, plans.Prefill, set()),
-    (workload.DecodeFile, plans.Decode, set()),
-    (workload.GenerateFile, plans.Generate, set()),
-    (workload.ServingFile, plans.Serving, {"prefill", "decode", "chunk_tokens"}),  # pools: another record
+    (workload.PrefillFile, plans.Prefill, {"anchor"}),
+    (workload.DecodeFile, plans.Decode, {"anchor"}),
+    (workload.GenerateFile, plans.Generate, {"anchor"}),
+    (workload.ServingFile, plans.Serving, {"prefill", "decode", "chunk_tokens", "anchor"}),  # pools: another record
     (workload.ExpertBoundFile, plans.ExpertBound, set()),
 ]
 
