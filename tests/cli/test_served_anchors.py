@@ -184,3 +184,43 @@ def test_a_search_is_anchored(run: Run) -> None:
             "scenarios.chat.anchor={metric: tpot, value: 40 ms}").out
     )  # fmt: skip
     assert json.dumps(plain) != json.dumps(moved)
+
+
+CASES = """
+schema: costmodel/case@1
+source: {cite: "own runs"}
+cases:
+  - id: own
+    class: serving
+    scenario:
+      model: models/llama-3-8b
+      phase: serving
+      cluster: nodes/h100-x1
+      framework: vllm
+      concurrency: 64
+      input_tokens: 1024
+      output_tokens: 256
+      anchor: {metric: tpot, value: 17 ms}
+    expect: [{metric: tpot, value: 17 ms, tolerance: 10 %}]
+  - id: other
+    class: serving
+    scenario:
+      model: models/llama-3-8b
+      phase: serving
+      cluster: nodes/h100-x1
+      framework: vllm
+      concurrency: 32
+      input_tokens: 1024
+      output_tokens: 256
+    expect: [{metric: tpot, value: 12 ms, tolerance: 50 %}]
+"""
+
+
+def test_a_run_that_anchors_its_own_prediction_is_shown_and_not_scored(run: Run, folder: Path) -> None:
+    write(folder, "own.yaml", CASES)
+    ran = run("reproduce", "own.yaml", "--json")
+    rows = {row["id"]: row for row in json.loads(ran.out)}
+    assert rows["own"]["state"] == "anchored"
+    assert rows["own"]["error"] is None
+    assert "rests on the measured tpot" in rows["own"]["reason"]
+    assert rows["other"]["error"] is not None
