@@ -40,6 +40,7 @@ from costmodel.calibration.fit_files import CALIBRATIONS
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
 from costmodel.records import Record, fields, replace
+from costmodel.schema.anchor import MEASURED
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
@@ -201,6 +202,8 @@ def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[Ru
     if prediction.workload is None or prediction.infeasible or not case.expect:
         return
     scenario = prediction.scenario
+    if scenario.plan.phase not in MEASURED:  # its intervals are not of this law
+        return
     evaluation = evaluate(scenario, prediction.workload.calibration(scenario))
     kernels = deviations(evaluation.metrics(None), evaluation.families(), evaluation.metrics)
     shares = {name: float(share) for name, share in shares_of_conditions(scenario).items()}
