@@ -18,16 +18,19 @@ _DIGITS = 4
 
 
 class Facts(ValueRecord):
-    """What the system says of a device. clock, clock_max [Hz]; memory, cache: capacities [B]; power: limit [W].
+    """What the system says of a device.
 
+    clock, clock_max: [Hz], null where nobody states them.
+    memory, cache: capacities [B].
+    power: limit [W].
     link: the name of what leads to other devices.
     """
 
     product: str
     architecture: str
     processors: int
-    clock: float
-    clock_max: float
+    clock: float | None
+    clock_max: float | None
     memory: int
     cache: int
     driver: str
@@ -124,6 +127,8 @@ def _device(name: str, facts: Facts, rates: Rates, table: str) -> Iterator[str]:
     if facts.link == "pcie":
         yield f'aliases: ["{_plain(facts.product)}"]'
     yield f"processors: {facts.processors}"
+    assert facts.clock is not None, "asked before"
+    assert facts.clock_max is not None, "asked before"
     yield f"clock: {{tensor_reference: {_in(facts.clock, 'frequency')}, max: {_in(facts.clock_max, 'frequency')}}}"
     yield "math:"
     for name, rate in sorted(rates.peaks.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import subprocess
@@ -15,7 +16,10 @@ from costmodel.profiling.device_file import Facts
 _CPU_INFO = Path("/proc/cpuinfo")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _QUERY = ("clocks.sm", "power.draw", "driver_version", "clocks.max.sm", "power.limit")
-_NOMINAL_CLOCK = 1e9  # where none can be read: cycles then count nanoseconds
+_NOMINAL_CLOCK = 1e9  # of a CPU where none can be read: cycles then count nanoseconds
+_CDNA = {"gfx90a": "cdna2", "gfx942": "cdna3", "gfx950": "cdna4"}  # LLVM's targets of AMD's, as device files call them
+_AMD_POWER = ("current_socket_power", "average_socket_power")  # boards state one of them
+_HIGHEST_LIMIT = 1e5  # W: a power limit of more is one in microwatts, as newer libraries of AMD's state it
 
 
 def kind_of(asked: str) -> str:
@@ -31,17 +35,31 @@ def capability_of_gpu() -> tuple[int, int]:
     return properties.major, properties.minor
 
 
+def architecture_of_gpu() -> str:
+    """Return the architecture of the current device as device files call it, AMD's newer ones by their target."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    if torch.version.hip is None:
+        return f"sm{properties.major}{properties.minor}"
+    target = str(properties.gcnArchName).partition(":")[0]
+    return _CDNA.get(target, target)
+
+
 def gpu_facts() -> Facts:
-    """Return what torch and nvidia-smi say of the current device."""
+    """Return what torch and nvidia-smi, or AMD's management library, say of the current device.
+
+    The clock is the highest that any of them states, since a device with nothing to do has a low one. Torch's is in
+    kHz, theirs are in MHz. Null where nobody states one.
+    """
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     clock, _, driver, highest, limit = smi()
-    highest_clock = max(_hertz(clock), _hertz(highest))  # a device with nothing to do states a low one
+    stated = (_number(clock) * 1e6, _number(highest) * 1e6, getattr(properties, "clock_rate", 0) * 1e3)
+    highest_clock = max(stated) or None
     return Facts(
-        product=properties.name, architecture=f"sm{properties.major}{properties.minor}",
+        product=properties.name, architecture=architecture_of_gpu(),
         processors=properties.multi_processor_count,
         clock=highest_clock, clock_max=highest_clock, memory=properties.total_memory,
         cache=getattr(properties, "L2_cache_size", 0),
-        driver=driver, link="pcie", power=float(limit) if _is_number(limit) else None,
+        driver=driver, link="pcie", power=_number(limit) or None,
     )  # fmt: skip
 
 
@@ -58,7 +76,12 @@ def cpu_facts() -> Facts:
 
 
 def smi() -> list[str]:
-    """Return what nvidia-smi says of the current device, blank where it does not run."""
+    """Return clock [MHz], power [W], driver, highest clock [MHz] and power limit [W] of the current device.
+
+    As nvidia-smi states them, or AMD's management library. Blank where it does not run.
+    """
+    if torch.version.hip is not None:
+        return _amd_smi()
     asked = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
     index = torch.cuda.current_device()
     try:
@@ -69,6 +92,23 @@ def smi() -> list[str]:
     except (OSError, subprocess.SubprocessError, IndexError):
         return [""] * len(_QUERY)
     return cells if len(cells) == len(_QUERY) else [""] * len(_QUERY)
+
+
+def _amd_smi() -> list[str]:
+    """Return the same of a device of AMD's. Its library raises what it likes where driver and version do not match."""
+    try:
+        library = importlib.import_module("amdsmi")
+        handle = torch.cuda._get_amdsmi_handler(torch.cuda.current_device())
+        clock = library.amdsmi_get_clock_info(handle, library.AmdSmiClkType.GFX)
+        power = library.amdsmi_get_power_info(handle)
+        limit = _number(str(library.amdsmi_get_power_cap_info(handle)["power_cap"]))
+        driver = str(library.amdsmi_get_gpu_driver_info(handle)["driver_version"])
+    except Exception:
+        return [""] * len(_QUERY)
+    drawn = next((power[name] for name in _AMD_POWER if _is_number(str(power.get(name, "")))), "")
+    watts = limit if limit < _HIGHEST_LIMIT else limit * 1e-6
+    now = clock.get("clk", clock.get("cur_clk", ""))
+    return [str(now), str(drawn), driver, str(clock["max_clk"]), f"{watts:g}"]
 
 
 def physical(index: int) -> str:
@@ -104,8 +144,9 @@ def _last_cache() -> int:
     return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=0)
 
 
-def _hertz(megahertz: str) -> float:
-    return float(megahertz) * 1e6 if _is_number(megahertz) and float(megahertz) > 0 else _NOMINAL_CLOCK
+def _number(text: str) -> float:
+    """Return a number, zero where a tool states none."""
+    return float(text) if _is_number(text) else 0.0
 
 
 def _is_number(text: str) -> bool:

@@ -14,7 +14,7 @@ from costmodel.profiling.device_file import Facts
 from costmodel.profiling.found_device import capability_of_gpu, cpu_clock, cpu_facts, gpu_facts, kind_of, physical, smi
 from costmodel.profiling.kernels import Kernel
 from costmodel.profiling.libraries import build, versions
-from costmodel.profiling.operands import Operands
+from costmodel.profiling.operands import Operands, fp8_type
 from costmodel.profiling.shapes import TORCH, Shape
 from costmodel.profiling.watches import EventWatch, HostWatch
 from costmodel.records import MutableRecord
@@ -81,7 +81,7 @@ class Machine(MutableRecord):
         """Return what ran the measurements, for the file next to the table."""
         return {
             "product": self.facts.product, "processors": self.facts.processors, "framework": self.framework,
-            "build": torch.__version__, "cuda": torch.version.cuda, "cudnn": self.cudnn,
+            "build": torch.__version__, "cuda": torch.version.cuda, "rocm": torch.version.hip, "cudnn": self.cudnn,
             "versions": dict(self.versions),
             "driver": self.facts.driver, "threads": torch.get_num_threads() if self.kind == "cpu" else None,
             "timing": self.timing, "board": "" if self.board is None else self.board.source,
@@ -102,15 +102,27 @@ def machine(asked: str, threads: int | None = None) -> Machine:
 
 
 def _gpu() -> Machine:
-    facts, capability = gpu_facts(), capability_of_gpu()
-    narrow = ("fp8_e4m3", "fp8_e4m3_blk128") if capability >= (8, 9) else ()
-    formats = ("bf16", *narrow, "fp16", "fp32") if capability >= (8, 0) else ("fp16", "fp32")
+    facts, nvidia = gpu_facts(), torch.version.hip is None
+    capability = capability_of_gpu() if nvidia else (0, 0)
+    formats = _formats(capability) if nvidia else _formats_of_amd(facts.architecture)
     board = start(physical(torch.cuda.current_device()), lambda: (smi()[0], smi()[1]))
     return Machine(
         kind="cuda", facts=facts, watch=EventWatch(facts.cache), timing="cuda_event_l2flush", formats=formats,
-        operands=Operands("cuda", facts.cache), versions=versions(gpu=True),
-        cudnn=_cudnn(), hopper=capability == (9, 0), board=board,
+        operands=Operands("cuda", facts.cache, fp8=fp8_type(facts.architecture)), versions=versions(gpu=True),
+        cudnn=_cudnn() if nvidia else "", hopper=capability == (9, 0), board=board,
     )  # fmt: skip
+
+
+def _formats(capability: tuple[int, int]) -> tuple[str, ...]:
+    """Return the number formats that a GPU of NVIDIA's multiplies."""
+    narrow = ("fp8_e4m3", "fp8_e4m3_blk128") if capability >= (8, 9) else ()
+    return ("bf16", *narrow, "fp16", "fp32") if capability >= (8, 0) else ("fp16", "fp32")
+
+
+def _formats_of_amd(architecture: str) -> tuple[str, ...]:
+    """Return the number formats that a GPU of AMD's multiplies. Torch has no scales of blocks for it."""
+    has_fp8 = architecture in ("cdna3", "cdna4") or architecture.startswith("gfx12")
+    return ("bf16", *(("fp8_e4m3",) if has_fp8 else ()), "fp16", "fp32")
 
 
 def _cudnn() -> str:

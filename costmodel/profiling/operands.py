@@ -17,11 +17,16 @@ _LEAST = 64 * 2**20  # bytes of a pool
 _SLACK = 1.25  # room over the bytes of one call, for what lies between aligned slices
 
 
+def fp8_type(architecture: str) -> torch.dtype:
+    """Return E4M3 as a device multiplies it: on CDNA3 without a negative zero (ROCm's precision support)."""
+    return torch.float8_e4m3fnuz if architecture == "cdna3" else torch.float8_e4m3fn
+
+
 class Operands:
     """Gives tensors of random numbers. Slices are handed out in turn, so that each was last touched long ago."""
 
-    def __init__(self, device: str, cache: int, seed: int = 0) -> None:
-        self.device = device
+    def __init__(self, device: str, cache: int, seed: int = 0, fp8: torch.dtype = torch.float8_e4m3fn) -> None:
+        self.device, self._fp8 = device, fp8
         self._usual = self._bytes = max(FLUSH * cache, _LEAST)
         self._pools: dict[str, Any] = {}
         self._next: dict[str, int] = {}
@@ -31,7 +36,7 @@ class Operands:
     def tensor(self, dtype: str, *sizes: int) -> Any:
         """Return a tensor of a format and size, contiguous, its elements between -1 and 1."""
         if dtype.startswith("fp8"):
-            return self.tensor("bf16", *sizes).to(TYPES[dtype])
+            return self.tensor("bf16", *sizes).to(self._fp8)
         count = math.prod(sizes)
         pool = self._pool(dtype, count)
         begin = self._next[dtype]
@@ -43,7 +48,8 @@ class Operands:
 
     def zeros(self, dtype: str, *sizes: int) -> Any:
         """Return a tensor of zeros, which toggle no bits and so take the least power."""
-        return torch.zeros(*sizes, dtype=TYPES[dtype], device=self.device)
+        kind = self._fp8 if dtype.startswith("fp8") else TYPES[dtype]
+        return torch.zeros(*sizes, dtype=kind, device=self.device)
 
     def like(self, dtype: str, other: Any) -> Any:
         """Return a tensor of a dense other one's sizes and strides: a gradient that nothing has to copy first."""

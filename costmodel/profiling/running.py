@@ -156,9 +156,15 @@ def run_on(
     on_progress: Progress,
     names: Names,
 ) -> ProfileRun:
-    """Time kernels on a device, as `run` does."""
-    make_folder(request.output.parent)
+    """Time kernels on a device, as `run` does. Raises InputError where it needs a file, and nobody states its clock."""
     name = file_of(bench.kind, bench.facts, names)
+    if name is None and bench.facts.clock is None:
+        product = bench.facts.product
+        raise InputError.single(
+            f"neither torch nor the driver's tools state the clock of {product}, which no device file describes",
+            hint=f"install nvidia-smi or amdsmi, or write a device file with the alias `{product}`", field="--device",
+        )  # fmt: skip
+    make_folder(request.output.parent)
     return _Run(request, bench, ranks, name or _name(bench), widths, named=name is not None).go(on_progress)
 
 

@@ -26,7 +26,7 @@ u.find_spec = lambda name, *rest: None if name in {names!r} else f(name, *rest)
 TORCH = """
 from types import SimpleNamespace as S
 __version__ = "2.9.1+cu130"
-version = S(cuda="13.0")
+version = S(cuda="13.0", hip=None)
 board = S(name={name!r}, major=9, minor=0, multi_processor_count=132, total_memory=80 * 2**30, L2_cache_size=50 * 2**20)
 cuda = S(is_available=lambda: {there}, current_device=lambda: 0, get_device_properties=lambda index: board)
 get_num_threads = lambda: 1
