@@ -13,7 +13,7 @@ from costmodel.cost.money import rental_cost
 from costmodel.cost.power import energy
 from costmodel.equations import equation
 from costmodel.hardware import Device, Node
-from costmodel.quantities import Count, FlopPerSecond, Quantity, Seconds, Watts, maximum, minimum
+from costmodel.quantities import Count, FlopPerSecond, Quantity, Seconds, Watts, is_single, maximum, minimum
 from costmodel.result import PHASES, Metrics
 from costmodel.workload.counting import adapter_parameters, parameter_count, training_flop_per_token
 from costmodel.workload.memory import Ledger, host_batch_limit
@@ -223,7 +223,6 @@ def serving_metrics(
         tokens_per_second_per_user = (plan.output_tokens - 1) / later
     """
     plan, (first, later) = scenario.plan, request
-    first = first * scenario.pace.first
     assert isinstance(plan, Serving | Disaggregated), "others have no rate of requests"
     tokens = rate * plan.output_tokens
     metrics = {
@@ -240,6 +239,26 @@ def serving_metrics(
         **own,
     }
     return {name: metrics[name] for name in PHASES[scenario.result_kind][1]}
+
+
+def served_metrics(
+    scenario: Scenario, rate: Quantity, devices: Count, request: tuple[Seconds, Seconds], work: Watts, own: Metrics
+) -> Metrics:  # fmt: skip
+    """Return as `serving_metrics`, with times to first token as measured ones are, where runs anchor the scenario."""
+    metrics, longer = serving_metrics(scenario, rate, devices, request, work, own), scenario.pace.first
+    if is_single(longer) and longer == 1.0:
+        return metrics
+    return {**metrics, **first_tokens_as_measured(*request, longer)}
+
+
+@equation
+def first_tokens_as_measured(first: Seconds, later: Seconds, longer: Quantity) -> Metrics:
+    """Return the times of a request whose first token takes longer than the engine has it, as measured ones do.
+
+    ttft = first * longer
+    latency = first * longer + later
+    """
+    return {"ttft": first * longer, "latency": first * longer + later}
 
 
 @equation

@@ -16,7 +16,7 @@ from costmodel.analytic.inference import (
     pass_model_of,
     pass_times,
 )
-from costmodel.analytic.metrics import serving_metrics
+from costmodel.analytic.metrics import served_metrics
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.sessions import of_sessions
@@ -114,7 +114,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
             "kv_use": admission.used,
             "prefix_hit_rate": plan.prefix_hit_rate,
         }
-        return serving_metrics(self._scenario, rate, devices, (first, later), self.work(perturbations), own)
+        return served_metrics(self._scenario, rate, devices, (first, later), self.work(perturbations), own)
 
     def work(self, perturbations: Perturbations = None) -> Watts:
         """Return the power of the work of a device in the steady state."""

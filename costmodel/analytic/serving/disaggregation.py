@@ -16,7 +16,7 @@ from costmodel.analytic.inference import (
     plan_pass,
     prefill_passes,
 )
-from costmodel.analytic.metrics import max_batch_per_device, serving_metrics
+from costmodel.analytic.metrics import max_batch_per_device, served_metrics
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import decode_steps
@@ -93,7 +93,7 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
             "prefill_nodes_per_decode_node": ratio,
             "max_batch_per_device": largest_batch,
         }
-        return serving_metrics(self._scenario, rate, devices, (first, later), self._work(times, ratio), own)
+        return served_metrics(self._scenario, rate, devices, (first, later), self._work(times, ratio), own)
 
     def _work(self, times: PoolTimes, ratio: Quantity) -> Watts:
         """Return the power of the work of a device of both pools, the mean. ratio: prefill devices of a decoding one.

@@ -13,7 +13,7 @@ import numpy as np
 
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
 from costmodel.analytic.inference import PassModel, PassTimes, operators_of, pass_model_of, pass_times
-from costmodel.analytic.metrics import serving_metrics
+from costmodel.analytic.metrics import served_metrics
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import (
@@ -322,7 +322,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             "kv_use": held / maximum(pool.blocks, 1.0),
             "prefix_hit_rate": plan.prefix_hit_rate,
         }
-        return serving_metrics(self._scenario, rate, devices, (solution.first, steps.later), work, own)
+        return served_metrics(self._scenario, rate, devices, (solution.first, steps.later), work, own)
 
     def verdict(self) -> str:
         """Return `overloaded` where the rate is more than the engine serves, `backlogged` where most requests wait."""
