@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,14 +14,16 @@ from costmodel.errors import InputError
 @click.command("calibrate")
 @click.argument("measurements", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MEASUREMENTS...")
 @click.option("--device", metavar="NAME", help="Device name, as in hardware/devices; required without --run.")
+@click.option(
+    "--framework",
+    metavar="NAME",
+    help="Fit times as under this framework: inside a graph where its engine replays graphs. Default: one by one.",
+)
 @click.option("--run", "of_runs", is_flag=True, help="MEASUREMENTS are of whole runs; write an anchor file of them.")
 @output_option("FILE", "Calibration file to write (.yaml); missing folders are created.")
 @json_option
 @path_option
-def command(
-    *, measurements: tuple[Path, ...], device: str | None, of_runs: bool, output: Path, as_json: bool,
-    search_path: tuple[str, ...],
-) -> int:  # fmt: skip
+def command(*, measurements: tuple[Path, ...], device: str | None, of_runs: bool, **options: Any) -> int:
     """Fit the kernel times of a device to MEASUREMENTS and print the errors on held-out rows.
 
     Each operator family and number format with enough rows gets its own fit. Residuals are written next to FILE as
@@ -32,13 +35,14 @@ def command(
     genai-perf, AIPerf, /metrics as text), or files of training cases. FILE then moves and narrows predictions of
     scenarios that name it as their `anchor`.
     """
+    output, search_path, as_json = options["output"], options["search_path"], options["as_json"]
     if of_runs:
         return _anchor(measurements, output, search_path, as_json=as_json)
     if device is None:
         raise InputError.single("is missing", hint="name the device that was measured", field="--device")
     from costmodel.fitting.calibrate import calibrate
 
-    run = calibrate(measurements, device.removeprefix("devices/"), output, search_path)
+    run = calibrate(measurements, device.removeprefix("devices/"), output, search_path, options["framework"])
     if as_json:
         print_json(run.document())
         return 0

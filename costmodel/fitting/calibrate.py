@@ -22,6 +22,7 @@ from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.screening import slowness
 from costmodel.measurements.table_text import text_of
 from costmodel.measurements.tables import Table, join, read_tables
+from costmodel.measurements.timings import timed_for
 from costmodel.quantities import Indices, Seconds
 from costmodel.records import Record, ValueRecord, field, replace
 from costmodel.schema.files import list_names, load_device, load_document
@@ -85,15 +86,20 @@ class CalibrationRun(Record):
 
 
 def calibrate(
-    measurements: Sequence[Path], device: str, output: Path, search_path: Sequence[str | Path] = ()
+    measurements: Sequence[Path],
+    device: str,
+    output: Path,
+    search_path: Sequence[str | Path] = (),
+    framework: str | None = None,
 ) -> CalibrationRun:
     """Fit every `family/variant` that a device's rows measure, by the default recipes, and write the calibration file.
 
     Where the rows of one `family/variant` are of several backends of a library, the file has the one with the most
     rows, and every other one a file of its own next to it, named `OUTPUT-BACKEND.yaml`: their times differ at equal
     sizes. Kernels that have too few rows for a fit stand in `OUTPUT.csv`: named as the device's anchor, they move and
-    narrow the fits transferred from other devices. Raises InputError where the device is unknown, no row is of it, or
-    no row is of use.
+    narrow the fits transferred from other devices. framework: whose engine replays graphs or does not, which says which
+    time of a row counts (`timings.timed_for`); none: one that does not. Raises InputError where device or framework is
+    unknown, no row is of the device, or no row is of use.
     """
     if output.suffix != ".yaml":
         raise InputError.single(f"{output} is no .yaml file", hint="name one, such as torch.yaml", field="--output")
@@ -104,11 +110,12 @@ def calibrate(
     chosen = load_device(device, search_path)
     plan = read(Library(search_path), "fit_plans", PLAN, FitPlanFile)
     table = join([read_tables(path, otherwise=chosen.name) for path in measurements])
-    rows = _rows_of(table, chosen.name, catalogue)
+    rows = timed_for(_rows_of(table, chosen.name, catalogue), graphs=_replays_graphs(framework, search_path))
     screened = screen(rows, catalogue)
     _check_units(screened, default_framework(search_path).launch)
     parts = by_backend(screened)
-    fitter = _Fitter(chosen, plan, [path.name for path in measurements], catalogue, rooflines_of(search_path))
+    tables = [path.name for path in measurements]
+    fitter = _Fitter(chosen, plan, tables, catalogue, rooflines_of(search_path), framework)
     first = screen(parts.pop(""), catalogue)
     run = fitter.fit(first, output)
     few, moved = _too_few(first, run.outcome.skipped)
@@ -130,6 +137,14 @@ def calibrate(
         run, left_out=screened.omissions, other_devices=len(table) - len(rows), backends=others,
         frameworks=frameworks_without(list(run.outcome.evidence.fitted), search_path), anchors=anchors, moved=moved,
     )  # fmt: skip
+
+
+def _replays_graphs(framework: str | None, search_path: Sequence[str | Path]) -> bool:
+    """Tell whether a framework's engine captures graphs: its file states for how many sequences."""
+    if framework is None:
+        return False
+    engine = load_document("frameworks", framework.removeprefix("frameworks/"), search_path)["engine"]
+    return bool(engine and engine["graph_sizes"])
 
 
 def _check_units(screened: Screened, launch: Seconds) -> None:
@@ -203,13 +218,18 @@ def by_backend(screened: Screened) -> dict[str, Table]:
 
 
 class _Fitter(ValueRecord):
-    """Fits tables of one device by the default recipes. tables: names of the measurement files."""
+    """Fits tables of one device by the default recipes.
+
+    tables: names of the measurement files.
+    framework: whose times they are, none where nobody asked for one.
+    """
 
     device: Device
     plan: FitPlanFile
     tables: Sequence[str]
     catalogue: Catalogue
     rooflines: Mapping[str, FamilyFit]
+    framework: str | None
 
     def fit(self, screened: Screened, output: Path) -> CalibrationRun:
         """Return the fits of a table for a file that is not written yet."""
@@ -228,6 +248,8 @@ class _Fitter(ValueRecord):
     def origin(self, output: Path) -> Origin:
         """Return what a file of fits says that it was made from."""
         command = f"costmodel calibrate {' '.join(self.tables)} --device {self.device.name} --output {output.name}"
+        if self.framework is not None:
+            command += f" --framework {self.framework}"
         return Origin(f"measurement tables of {self.device.name}", command, tuple(map(str, self.tables)))
 
 

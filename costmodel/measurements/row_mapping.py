@@ -15,6 +15,7 @@ from costmodel.measurements import mixer_rows as mixers
 from costmodel.measurements.row_group import BlankCells, Catalogue, ExcludedRows, OperatorRows, RowGroup, Unmapped
 from costmodel.measurements.screening import context, contradictory, impossible, repeated
 from costmodel.measurements.tables import Table
+from costmodel.measurements.timings import waited
 from costmodel.quantities import Indices
 from costmodel.records import ValueRecord, replace
 from costmodel.workload.operators import WEIGHT_ONLY, Operator
@@ -77,9 +78,9 @@ def map_rows(table: Table, catalogue: Catalogue) -> tuple[list[OperatorRows], li
     """Return the rows of a table with their operators, and the rows that are left out with the reason.
 
     Left out: rows without a time. Those whose time is the host's or a coarse timer's (such a flag in the secondary
-    tier, into which the tables put it where it dominates). Decoding of sequences that share one set of cached pages
-    beyond what such rows say about memory (flag shared_kv_pages, secondary). Rows that repeat another one. Rows that
-    their device cannot run as fast. Whatever `map_all` leaves out.
+    tier, into which the tables put it where it dominates). Kernels that waited for the host. Decoding of sequences that
+    share one set of cached pages beyond what such rows say about memory (flag shared_kv_pages, secondary). Rows that
+    repeat another one. Rows that their device cannot run as fast. Whatever `map_all` leaves out.
     """
     left_out: list[ExcludedRows] = []
     usable = np.ones(len(table), dtype=bool)
@@ -159,6 +160,8 @@ def _unusable(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     secondary = context(table)
     yield "no time was published, only a rate", np.isnan(table.seconds)
     yield "the time is the host's or a coarse timer's", table.marked(*_HOST_FLAGS) & secondary
+    messages = np.isin(table.text("op").astype(str), list(_COMMUNICATION))
+    yield "the device waited for the host, and no time in a graph is stated", waited(table) & ~messages
     yield "all sequences share one set of cached pages", table.marked("shared_kv_pages") & secondary
 
 

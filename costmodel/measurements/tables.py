@@ -29,12 +29,13 @@ NUMBERS = (
 """Columns of whole numbers above zero; blank (NaN) where an operation has none."""
 TEXTS = (
     "row_id", "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "distribution", "causal", "flag", "tier",
-    "includes", "gated", "score_mode", "meta_id", "framework", "kernel", "backend", "timing", "notes",
+    "includes", "gated", "score_mode", "meta_id", "framework", "kernel", "backend", "timing", "queued", "notes",
 )  # fmt: skip
 """Columns of text; blank where an operation has none."""
 REQUIRED = ("device", "op", "dtype_in", "time_us")
 
 _TOLD = (
+    "graph_us",
     "achieved_tflops", "achieved_gbps", "spread", "source_id", "predicted_us", "low_us", "high_us", "basis", "why",
 )  # fmt: skip
 """Columns of results, which are kept and say nothing of the work."""
@@ -44,7 +45,8 @@ _BLANK = {"device": "every row needs it, or --device stands in"}
 _SECONDS = 1e-6  # tables state microseconds
 _UNKNOWN_TIME = -1.0  # only a bandwidth or FLOP rate was published
 _ZERO_IS_NONE = ("window",)  # columns where zero says that an operation has none
-_CAUSAL = {"": "", "0": "0", "1": "1", "0.0": "0", "1.0": "1", "false": "0", "true": "1"}
+_OTHERS = ("seconds", "graph_seconds", "files", "lines")  # fields of a table that are single columns
+_MARKS = {"": "", "0": "0", "1": "1", "0.0": "0", "1.0": "1", "false": "0", "true": "1"}
 # The schema's column -> its unit, and how columns are called that hold the same in some other unit.
 _OTHER_UNITS = {
     "time_us": (
@@ -60,12 +62,14 @@ class Table(Record):
 
     texts, numbers: the columns of TEXTS and NUMBERS, blank or NaN where a row has none.
     seconds: measured time [s], NaN where the source states none.
+    graph_seconds: the same of a call inside a graph.
     files, lines: where each row is written.
     """
 
     texts: Mapping[str, Texts]
     numbers: Mapping[str, Array]
     seconds: Array
+    graph_seconds: Array
     files: Texts
     lines: Indices
 
@@ -89,7 +93,7 @@ class Table(Record):
         return Table(
             {name: column[rows] for name, column in self.texts.items()},
             {name: column[rows] for name, column in self.numbers.items()},
-            self.seconds[rows], self.files[rows], self.lines[rows],
+            self.seconds[rows], self.graph_seconds[rows], self.files[rows], self.lines[rows],
         )  # fmt: skip
 
     def filled(self, name: str, value: float) -> Table:
@@ -187,7 +191,7 @@ def join(tables: Sequence[Table]) -> Table:
     return Table(
         {name: np.concatenate([table.texts[name] for table in tables]) for name in TEXTS},
         {name: np.concatenate([table.numbers[name] for table in tables]) for name in NUMBERS},
-        *(np.concatenate([getattr(table, name) for table in tables]) for name in ("seconds", "files", "lines")),
+        *(np.concatenate([getattr(table, name) for table in tables]) for name in _OTHERS),
     )
 
 
@@ -233,10 +237,11 @@ def table_of(sheet: RawTable, meta: Mapping[str, Mapping[str, str]] | None = Non
         if "" in cells:
             raise sheet.error("is blank", row=cells.index(""), field=name, hint=_BLANK.get(name, "every row needs it"))
     numbers = {name: _numbers(sheet, name) for name in NUMBERS}
-    joined = {**_joined(sheet, meta or {}), "causal": _causal(sheet)}
+    joined = {**_joined(sheet, meta or {}), **{name: _marks(sheet, name) for name in ("causal", "queued")}}
     texts = {name: np.array(joined.get(name, sheet.column(name)), dtype=np.object_) for name in TEXTS}
     files = np.full(len(sheet), display_path(sheet.path), dtype=np.object_)
-    return Table(texts, numbers, _times(sheet), files, np.array(sheet.lines, dtype=np.intp))
+    times, in_graphs = _times(sheet, "time_us"), _times(sheet, "graph_us")
+    return Table(texts, numbers, times, in_graphs, files, np.array(sheet.lines, dtype=np.intp))
 
 
 def _numbers(sheet: RawTable, name: str) -> Array:
@@ -253,14 +258,14 @@ def _numbers(sheet: RawTable, name: str) -> Array:
     return numbers
 
 
-def _times(sheet: RawTable) -> Array:
-    """Return measured times [s], NaN where the table says -1."""
-    numbers = _floats(sheet, "time_us")
-    unknown = numbers == _UNKNOWN_TIME
+def _times(sheet: RawTable, name: str) -> Array:
+    """Return measured times [s], NaN where the table says -1. A time inside a graph may be blank as well."""
+    numbers = _floats(sheet, name)
+    unknown = (numbers == _UNKNOWN_TIME) | (np.isnan(numbers) & (name != REQUIRED[-1]))
     wrong = np.flatnonzero(~unknown & ~((numbers > 0) & np.isfinite(numbers)))
     if len(wrong):
         raise sheet.error(
-            f"{sheet.column('time_us')[wrong[0]]!r} is no time", row=wrong[0], field="time_us",
+            f"{sheet.column(name)[wrong[0]]!r} is no time", row=wrong[0], field=name,
             hint="write microseconds above zero, or -1 where only a rate is known",
         )  # fmt: skip
     return np.where(unknown, np.nan, numbers * _SECONDS)
@@ -290,13 +295,13 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def _causal(sheet: RawTable) -> list[str]:
-    """Return the column of causal masks as 0, 1 or blank."""
-    cells = sheet.column("causal")
-    known = {cell: _CAUSAL.get(cell.strip().lower()) for cell in set(cells)}
+def _marks(sheet: RawTable, name: str) -> list[str]:
+    """Return a column of yes and no, as that of causal masks, as 0, 1 or blank."""
+    cells = sheet.column(name)
+    known = {cell: _MARKS.get(cell.strip().lower()) for cell in set(cells)}
     for row, cell in enumerate(cells):
         if known[cell] is None:
-            raise sheet.error(f"{cell!r} is neither 0 nor 1", row=row, field="causal")
+            raise sheet.error(f"{cell!r} is neither 0 nor 1", row=row, field=name)
     return [known[cell] or "" for cell in cells]
 
 

@@ -49,7 +49,7 @@ def test_rows_are_read_by_the_strict_reader_with_every_column(tmp_path):
 def test_columns_are_those_of_the_schema_and_few_more():
     assert set(COLUMNS) - {*NUMBERS, *TEXTS} == {
         "time_us", "spread", "repeats", "clock_mhz", "power_w", "driver", "load", "graph_us",
-        "host_us", "queued", "temperature_c", "throttle",
+        "host_us", "temperature_c", "throttle",
     }  # fmt: skip
 
 
