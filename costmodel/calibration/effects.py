@@ -12,7 +12,8 @@ The errors of fits i, j for the kernels 0 that are asked for have the covariance
 
     V_ij = (g(i, 0) + g(j, 0) - g(i, j)) / 2 + [i = j] held_out_i^2
 
-What kernels of all devices share has the error of backcasts, held_out, which is the most that it shares with any fit.
+where two fits share nothing at least, and at most what either lacks of 0. What kernels of all devices share has the
+error of backcasts, held_out, which is the most that it shares with any fit.
 
 held_out: the error of a fit on rows that it had not seen [Cressie, Statistics for Spatial Data, 1993, section 3.2].
 """
@@ -85,7 +86,7 @@ class Effects(Record):
                 return away[i] + own[i]
             everywhere = [own[at] for at in (i, j) if not fits[at].device]
             between = self.apart(family, fits[i], fits[j], is_tuned=is_tuned)
-            return min((away[i] + away[j] - between) / 2.0, *everywhere, math.inf)
+            return min(max((away[i] + away[j] - between) / 2.0, 0.0), away[i], away[j], *everywhere)
 
         return tuple(tuple(of(i, j) for j in range(len(fits))) for i in range(len(fits)))
 

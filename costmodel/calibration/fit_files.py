@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from costmodel.cost.calibration import FamilyFit, Form
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.parameter import build, freeze
+from costmodel.cost.relative_fit import RelativeFit
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.cost.spread import Spread
 from costmodel.cost.two_tile_gemm import TwoTileForm
@@ -32,13 +34,14 @@ from costmodel.errors import InputError, Location, Problem
 from costmodel.records import Record, replace
 from costmodel.schema import build_framework
 from costmodel.schema.assemble import Assembly
-from costmodel.schema.calibration import FamilyFitFile, FitsFile
+from costmodel.schema.calibration import FamilyFitFile, FitsFile, SpreadFile
 from costmodel.schema.device import DeviceFile, WholeRunsFile
 from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.effects import EffectsFile
 from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.references import Library, display_path
+from costmodel.schema.relatives import RelativeFile, RelativeFitFile, RelativesFile
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
 from costmodel.workload.scenario import Framework
@@ -52,6 +55,7 @@ SOURCES = "sources"  # calibrations/sources: one source's times over another's
 BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
 SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation held out single shapes
 EFFECTS = "effects"  # calibrations/effects: what kernels of other devices, libraries and shapes do not share
+RELATIVES = "relatives"  # calibrations/relatives: fits of other devices, moved by rows of a device
 PRIOR = "prior"  # calibrations/prior: expected times of kernels on devices without rows
 _LABELS = {"schema", "extends", "name", "aliases", "announced", "price", "sources", "plausible"}  # change no time
 _HOST = "host_product"  # family of kernels of the host, which say nothing of the device's
@@ -83,6 +87,28 @@ class DeviceFits(Record):
         return replace(fit, in_place=self.file.library in IN_PLACE, unseen=unseen)
 
 
+class RelativeFits(DeviceFits, kw_only=True):
+    """A calibration file of a relative, as rows of a device move it.
+
+    factors: by `family/variant`.
+    lent: returns a fit of the relative as its terms go on the device.
+    """
+
+    factors: Mapping[str, RelativeFitFile]
+    lent: Callable[[FamilyFit], FamilyFit]
+
+    def fit(self, key: str, device: str) -> FamilyFit | None:
+        """Return the fit of a `family/variant` for a device, moved. None where no rows say anything of it."""
+        fit, own = super().fit(key, device), self.factors.get(key)
+        if fit is None or own is None:
+            return None
+        logs = math.log(float(own.launch)), math.log(float(own.compute)), math.log(float(own.memory))
+        half = float(own.half_width)
+        spread = Spread((1.0,), (math.exp(-half),), (1.0,), (math.exp(half),))
+        moved = replace(self.lent(fit), spread=spread, nearness=None)
+        return RelativeFit.of(moved, logs)
+
+
 class FitStore:
     """Reads calibration files, each once, and the chain of devices that a device inherits from.
 
@@ -111,7 +137,8 @@ class FitStore:
         if name not in self._files:
             owner = name.partition("/")[0]
             is_there = owner not in self._hidden and self._library.has(CALIBRATIONS, name)
-            self._files[name] = self._read(owner, name) if is_there else None
+            own = self._read(owner, name) if is_there else None
+            self._files[name] = own or self._of_relative(owner, name.partition("/")[2])
         return self._files[name]
 
     def names(self, device: str) -> list[str]:
@@ -126,7 +153,33 @@ class FitStore:
             device, _, implementation = name.partition("/")
             if implementation and "/" not in implementation:
                 names.setdefault(device, []).append(implementation)
+        for device, relative in self._relatives.items():
+            names[device] = sorted({*names.get(device, ()), *relative.fits})
         return names
+
+    @cached_property
+    def _relatives(self) -> Mapping[str, RelativeFile]:
+        """Return what rows of devices say of a relative's fits, nothing without a file."""
+        has = self._library.has(CALIBRATIONS, RELATIVES)
+        return read(self._library, CALIBRATIONS, RELATIVES, RelativesFile, RELATIVES).devices if has else {}
+
+    def _of_relative(self, device: str, implementation: str) -> DeviceFits | None:
+        """Return a relative's file as a device's rows move it. None where they say nothing of it."""
+        relative = self._relatives.get(device)
+        factors = {} if relative is None or device in self._hidden else relative.fits.get(implementation, {})
+        fits = self.device_fits(relative.of, implementation) if relative is not None and factors else None
+        if relative is None or fits is None:
+            return None
+        families = {
+            key: known.model_copy(update={"accuracy": None, "spread": _spread_of(own), "rows": own.rows})
+            for key, own in factors.items()
+            if (known := fits.file.families.get(key)) is not None
+        }
+        file = fits.file.model_copy(update={"name": f"{device}/{implementation}", "families": families})
+        lent = partial(self.on_device, device=device, lender=relative.of)
+        return RelativeFits(
+            file=file, residuals=fits.residuals, device=device, effects=fits.effects, factors=factors, lent=lent
+        )
 
     def roofline(self) -> FitsFile:
         """Return the spread of the bare cost functions."""
@@ -303,6 +356,12 @@ class FitStore:
         fits = DeviceFits(file, residuals, device, self.effects)
         _check_axes(path, fits)
         return fits
+
+
+def _spread_of(own: RelativeFitFile) -> list[SpreadFile]:
+    """Return the spread that a device's rows have about a relative's fit which they move."""
+    half = float(own.half_width)
+    return [SpreadFile.model_construct(time=1.0, low=math.exp(-half), median=1.0, high=math.exp(half), rows=own.rows)]
 
 
 def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:

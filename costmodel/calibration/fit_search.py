@@ -144,6 +144,9 @@ class FitSearch:
             defaults = self._store.chain(device)[0][1]
         yield from ((name, NAMED) for name in named if "/" in name or name in names or device == self._device)
         default = defaults.get(key, defaults.get(key.partition("/")[0]))
+        if default is None and device == self._device:  # what it inherits, where it has a fit of its own of that
+            inherited = (each.get(key, each.get(key.partition("/")[0])) for each in self._chain.values())
+            default = next((each for each in inherited if each in names), None)
         source = None if default is None else self._default(device, default)
         if source is not None:
             yield source, f"{DEFAULT} {device}"

@@ -19,8 +19,8 @@ EXAMPLES = {
     "what_if": ("what_ifs", "deepseek_v3_gap"), "study": ("studies", "deepseek_v3_decode"),
     "fit_plan": ("fit_plans", "public"), "topology": ("topologies", "mpft"), "validation": ("validations", "public"),
     "anchor": ("anchors", "selene-2022"), "site_scatter": ("calibrations", "site_scatter"),
-    "effects": ("calibrations", "effects"), "lever": ("levers", "insights_deepseek_v3"),
-    "kernel_anchors": ("calibrations", "kernel_anchors"),
+    "effects": ("calibrations", "effects"), "relatives": ("calibrations", "relatives"),
+    "kernel_anchors": ("calibrations", "kernel_anchors"), "lever": ("levers", "insights_deepseek_v3"),
 }  # fmt: skip
 
 _TABLES = "measurement tables are CSV files: docs/measurements.md lists their columns, `costmodel profile` writes one"

@@ -32,6 +32,7 @@ from costmodel.schema.model import ModelFile
 from costmodel.schema.model_names import is_config, model_reference
 from costmodel.schema.overrides import read_overrides
 from costmodel.schema.references import Library, as_reference, folder_of
+from costmodel.schema.relatives import RelativesFile
 from costmodel.schema.resolve import in_order, measured_steps, resolve_tree
 from costmodel.schema.site_scatter import SiteScatterFile
 from costmodel.schema.strict import Strict
@@ -51,7 +52,7 @@ FILES: dict[str, type[Strict]] = {
     "precision": PrecisionFile, "calibration": FitsFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
     "what_if": WhatIfFile, "fit_plan": FitPlanFile, "topology": TopologyFile, "validation": ValidationFile,
     "study": StudyFile, "anchor": AnchorFile, "site_scatter": SiteScatterFile,
-    "kernel_anchors": KernelAnchorsFile, "effects": EffectsFile, "lever": LeversFile,
+    "kernel_anchors": KernelAnchorsFile, "effects": EffectsFile, "relatives": RelativesFile, "lever": LeversFile,
 }  # fmt: skip
 """Kind of file -> its model."""
 

@@ -30,7 +30,7 @@ ALIASED = ("models",)  # kinds whose `aliases` can be referred to; those of devi
 _KINDS = (
     "device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if",
     "fit_plan", "topology", "validation", "study", "anchor", "site_scatter",
-    "kernel_anchors", "effects", "lever",
+    "kernel_anchors", "effects", "relatives", "lever",
 )  # fmt: skip
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _LONGEST = 200  # characters of a part of a name: file systems take 255 with what follows it

@@ -1,7 +1,7 @@
 """Products at the clock that a board sustains: the fit of cuBLASLt's FP8 rates on H100 after 10,000 iterations.
 
 python -m reports.fits.sustained ../shared/truth3/azure_sustained.csv \
-    --output hardware/calibrations/h100-sxm/cublaslt.yaml
+    --output hardware/calibrations/h100-sxm/cublas-lt.yaml
 
 Training programs multiply FP8 by cuBLASLt [Transformer Engine, common/gemm/cublaslt_gemm.cu]. No table of kernels has
 such rows of H100; these have random operands and hold the board at its power limit.
@@ -70,9 +70,9 @@ def render(rates: Rates, model: TwoParameters) -> str:
     error = 100 * model.held_out(rates, lambda each: (each.m, each.n, each.k))
     return f"""\
 schema: costmodel/calibration@1
-name: {DEVICE}/cublaslt
+name: {DEVICE}/cublas-lt
 device: devices/{DEVICE}
-library: cublaslt
+library: cublas
 basis: fitted
 frameworks: []                                   # no table of kernels has rows of it
 families:

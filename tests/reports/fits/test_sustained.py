@@ -59,6 +59,6 @@ def test_the_command_writes_the_shipped_file(tmp_path: Path) -> None:
     source = FOLDER.parent / "shared" / "truth3" / "azure_sustained.csv"
     if not source.is_file():
         pytest.skip("the table of sustained rates is not here")
-    main([str(source), "--output", str(tmp_path / "cublaslt.yaml")])
-    shipped = FOLDER / "hardware" / "calibrations" / "h100-sxm" / "cublaslt.yaml"
-    assert (tmp_path / "cublaslt.yaml").read_text() == shipped.read_text()
+    main([str(source), "--output", str(tmp_path / "cublas-lt.yaml")])
+    shipped = FOLDER / "hardware" / "calibrations" / "h100-sxm" / "cublas-lt.yaml"
+    assert (tmp_path / "cublas-lt.yaml").read_text() == shipped.read_text()
