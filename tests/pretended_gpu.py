@@ -15,7 +15,14 @@ H100 = Facts(
     product="Pretended H100", architecture="sm90", processors=132, clock=1.98e9, clock_max=1.98e9, memory=80 * 2**30,
     cache=50 * 2**20, driver="580.1", link="pcie", power=700.0,
 )  # fmt: skip
-PEAKS = {"bf16": 800e12, "fp16": 800e12, "fp32": 50e12, "fp8_e4m3": 1500e12, "fp8_e4m3_blk128": 1300e12}
+PEAKS = {
+    "bf16": 800e12,
+    "fp16": 800e12,
+    "fp32": 50e12,
+    "fp8_e4m3": 1500e12,
+    "fp8_e4m3_blk128": 1300e12,
+    "nvfp4": 3000e12,
+}
 BANDWIDTH = 3e12
 FLOOR = 2e-6
 PLAN = 0.5  # seconds that cuDNN needs to build a plan

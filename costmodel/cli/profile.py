@@ -23,8 +23,8 @@ from costmodel.cli.options import output_option, path_option
     "--dtype",
     "dtypes",
     multiple=True,
-    type=click.Choice(["bf16", "fp8", "fp16", "fp32"]),
-    help="Number format to time. Repeatable. Default: bf16 and fp8 on a GPU, fp32 and bf16 on a CPU.",
+    type=click.Choice(["bf16", "fp8", "fp4", "fp16", "fp32"]),
+    help="Number format to time. Repeatable. Default: bf16, fp8, fp4 as the GPU has them, fp32 and bf16 on a CPU.",
 )
 @click.option("--sustained", is_flag=True, help="First run loads of seconds: the clock held under the power limit.")
 @click.option(

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from costmodel import units
+from costmodel.profiling.shapes import FP4
 from costmodel.records import ValueRecord
 from costmodel.schema.whole_files import make_folder, write_whole
 
 _INSIDE = 4  # parts of a cache that a copy has to fit into to be one of the cache
 _KEPT = re.compile(r"^calibration:.*?(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+_SCALING = {"fp8": ", scaling: software", "fp4": ", scaling: native"}
 _PRODUCTS = ("gemm", "gemm_wgrad")
 _DIGITS = 4
 
@@ -58,6 +60,11 @@ def file_of(kind: str, facts: Facts, names: Callable[[str], str | None]) -> str 
     return names(facts.product) if kind == "cuda" else None
 
 
+def unit_of(dtype: str) -> str:
+    """Return the math unit of a number format as tables spell it."""
+    return "fp8" if dtype.startswith("fp8") else "fp4" if dtype == FP4 else dtype
+
+
 def rates_of(rows: Iterable[Mapping[str, str]], cache: int) -> Rates:
     """Return the highest rates among some rows.
 
@@ -77,7 +84,7 @@ def rates_of(rows: Iterable[Mapping[str, str]], cache: int) -> Rates:
         seconds = float(row["time_us"]) * 1e-6
         if row["op"] in _PRODUCTS:
             rate = 2.0 * float(row["m"]) * float(row["n"]) * float(row["k"]) / seconds
-            unit = "fp8" if row["dtype_in"].startswith("fp8") else row["dtype_in"]
+            unit = unit_of(row["dtype_in"])
             peaks[unit] = max(peaks.get(unit, 0.0), rate)
         elif row["op"] == "host_copy":
             host.append(float(row["bytes"]) / seconds)
@@ -132,7 +139,7 @@ def _device(name: str, facts: Facts, rates: Rates, table: str) -> Iterator[str]:
     yield f"clock: {{tensor_reference: {_in(facts.clock, 'frequency')}, max: {_in(facts.clock_max, 'frequency')}}}"
     yield "math:"
     for name, rate in sorted(rates.peaks.items()):
-        scaling = ", scaling: software" if name == "fp8" else ""
+        scaling = _SCALING.get(name, "")
         yield f"  {name}: {{peak: {_in(rate, 'flop_rate')}{scaling}}}"
     yield "memory:"
     if facts.cache:

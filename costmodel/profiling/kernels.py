@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from costmodel.profiling.operands import TYPES, Operands
-from costmodel.profiling.shapes import BYTES, Shape
+from costmodel.profiling.shapes import BYTES, FP4, Shape
 from costmodel.profiling.timing import Call, Maker
 from costmodel.records import ValueRecord
 
@@ -33,6 +33,7 @@ class Kernel(ValueRecord):
 
 
 _BLOCK = 128  # elements that share a scale
+_SIXTEEN, _FOUR = 16, 4  # elements that share a scale of NVFP4, and scales along k of a tile
 _LAUNCHES = 100  # of an empty kernel in one call: fewer than a stream queues
 
 Builder = Callable[[Shape, Operands], Kernel]
@@ -41,6 +42,8 @@ Builder = Callable[[Shape, Operands], Kernel]
 def _product(shape: Shape, operands: Operands) -> Kernel:
     """Return x W' for the forward pass, dy W (`dgrad`) or dy' x (`gemm_wgrad`), with the layouts of a linear layer."""
     m, n, k = (shape.size(name) for name in "mnk")
+    if shape.dtype == FP4:
+        return _scaled_by_16(shape, operands)
     if shape.dtype.startswith("fp8"):
         return _scaled(shape, operands)
     fill = operands.zeros if shape.load == "zeros" else operands.tensor
@@ -83,6 +86,22 @@ def _scaled(shape: Shape, operands: Operands) -> Kernel:
         )
 
     return Kernel(make, f"torch._scaled_mm {shape.backend}")
+
+
+def _scaled_by_16(shape: Shape, operands: Operands) -> Kernel:
+    """Return an NVFP4 product: an E4M3 scale for 16 elements along k, in cuBLAS' tiles of 128 rows and four scales.
+
+    Rows and scales are padded to whole tiles (NVIDIA, cuBLAS library, 1D block scaling factors layout).
+    """
+    m, n, k = (shape.size(name) for name in "mnk")
+    scales = _FOUR * math.ceil(math.ceil(k / _SIXTEEN) / _FOUR)
+
+    def make() -> Call:
+        left, right = operands.tensor(shape.dtype, m, k), operands.tensor(shape.dtype, n, k).t()
+        of_left, of_right = (operands.tensor("fp8_e4m3", _BLOCK * math.ceil(rows / _BLOCK) * scales) for rows in (m, n))
+        return lambda: torch._scaled_mm(left, right, scale_a=of_left, scale_b=of_right, out_dtype=torch.bfloat16)
+
+    return Kernel(make, f"torch._scaled_mm {shape.dtype} {shape.backend}")
 
 
 def _grouped(shape: Shape, operands: Operands) -> Kernel:

@@ -15,7 +15,7 @@ from costmodel.profiling.found_device import capability_of_gpu, cpu_clock, cpu_f
 from costmodel.profiling.kernels import Kernel
 from costmodel.profiling.libraries import build, versions
 from costmodel.profiling.operands import Operands, fp8_type
-from costmodel.profiling.shapes import TORCH, Shape
+from costmodel.profiling.shapes import FP4, TORCH, Shape
 from costmodel.profiling.watches import EventWatch, HostWatch
 from costmodel.records import MutableRecord
 
@@ -115,7 +115,9 @@ def _gpu() -> Machine:
 
 def _formats(capability: tuple[int, int]) -> tuple[str, ...]:
     """Return the number formats that a GPU of NVIDIA's multiplies."""
-    narrow = ("fp8_e4m3", "fp8_e4m3_blk128") if capability >= (8, 9) else ()
+    narrow: tuple[str, ...] = ("fp8_e4m3", "fp8_e4m3_blk128") if capability >= (8, 9) else ()
+    if capability >= (10, 0) and hasattr(torch, "float4_e2m1fn_x2"):
+        narrow = (*narrow, FP4)
     return ("bf16", *narrow, "fp16", "fp32") if capability >= (8, 0) else ("fp16", "fp32")
 
 

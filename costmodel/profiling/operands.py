@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from costmodel.profiling.shapes import FP4
+
 TYPES = {
     "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8_e4m3": torch.float8_e4m3fn,
-    "fp8_e4m3_blk128": torch.float8_e4m3fn,
+    "fp8_e4m3_blk128": torch.float8_e4m3fn, FP4: getattr(torch, "float4_e2m1fn_x2", torch.uint8),
 }  # fmt: skip
 FLUSH = 3  # times the last cache's capacity that lies between two uses of a slice, where memory allows
 _ALIGNED = 256  # bytes at which slices begin
@@ -35,6 +37,10 @@ class Operands:
 
     def tensor(self, dtype: str, *sizes: int) -> Any:
         """Return a tensor of a format and size, contiguous, its elements between -1 and 1."""
+        if dtype == FP4:  # two elements in a byte
+            halves = (*sizes[:-1], sizes[-1] // 2)
+            drawn = torch.randint(256, halves, dtype=torch.uint8, device=self.device, generator=self._random)
+            return drawn.view(TYPES[FP4])
         if dtype.startswith("fp8"):
             return self.tensor("bf16", *sizes).to(self._fp8)
         count = math.prod(sizes)

@@ -12,11 +12,22 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.errors import InputError
-from costmodel.profiling.device_file import Facts, Rates, file_of, rates_of, write_device
+from costmodel.profiling.device_file import Facts, Rates, file_of, rates_of, unit_of, write_device
 from costmodel.profiling.failures import FailureLog, SecondTries, passes
 from costmodel.profiling.rows import RowTable
 from costmodel.profiling.shape_selection import most_informative
-from costmodel.profiling.shapes import BYTES, SUSTAINED_LOADS, ProfileLimits, Shape, copies, launches, shapes, sustained
+from costmodel.profiling.shapes import (
+    BYTES,
+    FP4,
+    FP4_BACKEND,
+    SUSTAINED_LOADS,
+    ProfileLimits,
+    Shape,
+    copies,
+    launches,
+    shapes,
+    sustained,
+)
 from costmodel.profiling.timing import Call, Rule, Series, Timing, measure
 from costmodel.records import MutableRecord, ValueRecord, field, replace
 from costmodel.schema.whole_files import make_folder, write_whole
@@ -27,15 +38,17 @@ if TYPE_CHECKING:
 
 SCHEMA = "costmodel/profile@1"
 SECONDS = 60.0  # of a minute
-DTYPES = {"bf16": ("bf16",), "fp16": ("fp16",), "fp32": ("fp32",), "fp8": ("fp8_e4m3", "fp8_e4m3_blk128")}
-_USUAL = {"cpu": ("fp32", "bf16"), "cuda": ("bf16", "fp8")}  # number formats that models use
+DTYPES = {
+    "bf16": ("bf16",), "fp16": ("fp16",), "fp32": ("fp32",), "fp8": ("fp8_e4m3", "fp8_e4m3_blk128"), "fp4": (FP4,),
+}  # fmt: skip
+_USUAL = {"cpu": ("fp32", "bf16"), "cuda": ("bf16", "fp8", "fp4")}  # number formats that models use
 _LONGEST = {"cpu": 2e-3, "cuda": 20e-3}  # seconds that a kernel's roofline may take to be timed
 _MEMORY = {"cpu": 1 / 64, "cuda": 1 / 16}  # share of the memory that the operands of one call may take
 _PROBES = ((2048, 2048, 2048), (1024, 4096, 1024))  # products that show the peak of a number format …
 _LARGE_PROBES = ((8192, 8192, 8192), (4096, 16384, 4096))  # … and on a GPU
 _COPIES = 3  # the largest copies that show the bandwidth …
 _BEYOND = 1 / 8  # … and one that the last cache cannot hold, where it takes at most this share of the memory
-_FAST = {"fp8_e4m3": "tensor_fast"}  # the backends that reach the peak of a format
+_FAST = {"fp8_e4m3": "tensor_fast", FP4: FP4_BACKEND}  # the backends that reach the peak of a format
 _SHORT = 10e-6  # seconds of a kernel below which its time in a graph is taken, too
 _HOPELESS = 3  # kernels of a family without a row whose failure ends the family for this run
 _SUSTAINED = 5.0  # seconds of a sustained load
@@ -475,7 +488,7 @@ def probes(kind: str, formats: Sequence[str], facts: Facts) -> list[Shape]:
 
 def _rate(name: str, rates: Rates) -> float | None:
     """Return the peak of a number format as tables spell it."""
-    return rates.peaks.get("fp8" if name.startswith("fp8") else name)
+    return rates.peaks.get(unit_of(name))
 
 
 def _rule(shape: Shape, bench: Bench) -> Rule:

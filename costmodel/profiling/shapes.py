@@ -25,6 +25,10 @@ SUITES = (
     "collectives",
 )
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8_e4m3": 1, "fp8_e4m3_blk128": 1}
+FP4 = "nvfp4"
+FP4_BACKEND = "block16"  # a scale for 16 elements
+_FP4_BYTES = 9 / 16  # 16 elements of four bits and a scale of one byte
+_NARROW = ("fp8", FP4)  # how formats begin whose products have scales, and results in BF16
 TORCH = "torch"
 
 _ROWS = tuple(2**power for power in range(15))
@@ -115,7 +119,7 @@ class Shape(ValueRecord, dict=True):  # without slots: what is derived is kept
 
     def columns(self) -> dict[str, str]:
         """Return the cells that describe the kernel."""
-        out = "bf16" if self.dtype.startswith("fp8") else self.dtype
+        out = "bf16" if self.dtype.startswith(_NARROW) else self.dtype
         return {
             "row_id": self.row_id, "op": self.op, "sub_op": self.sub_op, "dtype_in": self.dtype, "dtype_out": out,
             "causal": self.causal, "tier": "secondary" if self.secondary else "primary",
@@ -142,7 +146,7 @@ class Shape(ValueRecord, dict=True):  # without slots: what is derived is kept
     @cached_property
     def traffic(self) -> float:
         """Return the bytes of all operands and results, about [B]."""
-        each = BYTES[self.dtype]
+        each = _FP4_BYTES if self.dtype == FP4 else BYTES[self.dtype]
         m, n, k = (self.size(name) for name in "mnk")
         if self.op in ("gemm", "gemm_wgrad", "grouped_gemm"):
             return each * float(m * k + self.size("num_groups") * n * k + m * n)
@@ -267,7 +271,7 @@ def sustained(limits: ProfileLimits) -> list[Shape]:
     Products by number format, of random numbers, of zeros, and of random numbers for half of the time; attention. A
     copy of the memory.
     """
-    narrow = {"fp8_e4m3": "tensor_fast", "fp8_e4m3_blk128": "block"}
+    narrow = {"fp8_e4m3": "tensor_fast", "fp8_e4m3_blk128": "block", FP4: FP4_BACKEND}
     loads = [
         Shape(
             "sustained", "gemm", dtype, (("m", m), ("n", n), ("k", k)), backend=narrow.get(dtype, ""), load=load,
@@ -350,6 +354,8 @@ def _gemm(dtype: str, *, gpu: bool) -> Iterator[Shape]:
                     yield replace(gradient, backend="block")
         elif dtype.startswith("fp8"):
             yield from (replace(forward, backend=backend) for backend in _SCALED)
+        elif dtype == FP4:
+            yield replace(forward, backend=FP4_BACKEND)
         else:
             yield forward
             if m > 1:
@@ -359,7 +365,7 @@ def _gemm(dtype: str, *, gpu: bool) -> Iterator[Shape]:
 
 def _grouped(dtype: str, *, gpu: bool) -> Iterator[Shape]:
     """Yield one product a group, of as many rows each, and the gradients of both operands."""
-    if dtype.endswith("blk128") or (dtype.startswith("fp8") and not gpu) or dtype == "fp32":
+    if dtype.endswith(("blk128", FP4)) or (dtype.startswith("fp8") and not gpu) or dtype == "fp32":
         return
     backend = "row_fast" if dtype.startswith("fp8") else ""
     for groups, rows, n, k in itertools.product((4, 8, 16, 32), _ROWS[:11:2], _WIDTHS[::2], _WIDTHS[::2]):
@@ -371,7 +377,7 @@ def _grouped(dtype: str, *, gpu: bool) -> Iterator[Shape]:
 
 def _attention(dtype: str, *, gpu: bool) -> Iterator[Shape]:
     """Yield causal attention over a prompt, its gradient, and one query over a cache, by every library and backend."""
-    if dtype.startswith("fp8") or (gpu and dtype == "fp32"):
+    if dtype.startswith(_NARROW) or (gpu and dtype == "fp32"):
         return
     for batch, (heads, shared), width, keys in itertools.product(_BATCHES, _HEADS, _HEAD_DIMS, _LENGTHS):
         prompt, query = (_core_sizes(batch, heads, shared, (width, width), new, keys) for new in (keys, 1))
@@ -413,7 +419,7 @@ def _core_sizes(
 
 def _moe(dtype: str, *, gpu: bool) -> Iterator[Shape]:
     """Yield one rank's experts, each with the same number of tokens: permute, products, activation, weighted sum."""
-    if dtype.startswith("fp8") or dtype == "fp32":
+    if dtype.startswith(_NARROW) or dtype == "fp32":
         return
     for tokens, (experts, chosen), hidden, inter in itertools.product(
         _ROWS[3::2] if gpu else _ROWS[3:11:2], _EXPERTS, _WIDTHS[2::3], _WIDTHS[1::3]
@@ -427,7 +433,7 @@ def _moe(dtype: str, *, gpu: bool) -> Iterator[Shape]:
 
 
 def _elementwise(dtype: str, *, gpu: bool) -> Iterator[Shape]:
-    if not dtype.startswith("fp8") and not (gpu and dtype == "fp32"):
+    if not dtype.startswith(_NARROW) and not (gpu and dtype == "fp32"):
         for kind, m, n in itertools.product(_STREAMS, _ROWS[::2], _WIDTHS):
             yield Shape("elementwise", "elementwise", dtype, (("m", m), ("n", n)), kind)
 

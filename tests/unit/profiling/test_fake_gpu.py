@@ -14,7 +14,7 @@ from costmodel.profiling.libraries import build  # noqa: E402
 from costmodel.profiling.operands import TYPES  # noqa: E402
 from costmodel.profiling.shapes import SUITES, ProfileLimits, Shape, shapes, sustained  # noqa: E402
 
-PEAKS = dict.fromkeys(("bf16", "fp8_e4m3", "fp8_e4m3_blk128"), 1e15)
+PEAKS = dict.fromkeys(("bf16", "fp8_e4m3", "fp8_e4m3_blk128", "nvfp4"), 1e15)
 H100 = ProfileLimits(PEAKS, 3e12, 5e9, 0.02, versions={"torch": "2.11.0"}, cudnn="9.10.2", hopper=True)
 
 
@@ -28,6 +28,8 @@ class FakeOperands:
     device = "cuda"
 
     def tensor(self, dtype, *sizes):
+        if dtype == "nvfp4":  # two elements in a byte
+            sizes = (*sizes[:-1], sizes[-1] // 2)
         return torch.empty(*sizes, dtype=TYPES[dtype], device="cuda")
 
     zeros = tensor
@@ -57,12 +59,12 @@ def test_a_kernel_of_every_family_takes_its_operands(shape):
     result = kernel.make()()
     assert kernel.name
     if shape.backend:
-        assert shape.backend in kernel.name or shape.op == "moe_layer" or shape.dtype.startswith("fp8")
+        assert shape.backend in kernel.name or shape.op == "moe_layer" or shape.dtype.startswith(("fp8", "nvfp4"))
     first = result[0] if isinstance(result, tuple) else result
     assert first.device.type == "cuda"
     if shape.op in ("gemm", "gemm_wgrad"):
         assert first.shape == (shape.size("m"), shape.size("n"))
-        assert first.dtype == (torch.bfloat16 if shape.dtype.startswith("fp8") else TYPES[shape.dtype])
+        assert first.dtype == (torch.bfloat16 if shape.dtype.startswith(("fp8", "nvfp4")) else TYPES[shape.dtype])
     if shape.op in ("attention_prefill", "attention_decode", "mla_prefill"):
         assert math.prod(first.shape) == math.prod(
             shape.size(name) for name in ("batch", "q_heads", "q_len", "v_head_dim")
@@ -74,7 +76,8 @@ def test_there_are_kernels_of_every_kind_that_engines_run():
     for kind in (
         ("gemm", "dgrad", "bf16", ""), ("gemm_wgrad", "", "bf16", ""), ("gemm", "", "fp8_e4m3", "tensor_full"),
         ("gemm", "", "fp8_e4m3", "row_fast"), ("gemm", "", "fp8_e4m3_blk128", "block"),
-        ("gemm_wgrad", "", "fp8_e4m3_blk128", "block"), ("grouped_gemm", "", "fp8_e4m3", "row_fast"),
+        ("gemm", "", "nvfp4", "block16"), ("gemm_wgrad", "", "fp8_e4m3_blk128", "block"),
+        ("grouped_gemm", "", "fp8_e4m3", "row_fast"),
         ("grouped_gemm", "bwd_grad_w", "bf16", ""), ("attention_decode", "", "bf16", "flash"),
         ("attention_prefill", "", "bf16", "cudnn"), ("elementwise", "cross_entropy", "bf16", ""),
     ):  # fmt: skip

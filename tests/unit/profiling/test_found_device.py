@@ -91,8 +91,14 @@ def test_fp8_is_the_format_that_the_device_multiplies():
     assert operands.tensor("fp8_e4m3", 4, 4).dtype == operands.zeros("fp8_e4m3", 4).dtype == torch.float8_e4m3fnuz
 
 
+def test_fp4_is_two_elements_in_a_byte():
+    drawn = Operands("cpu", 2**20).tensor("nvfp4", 3, 64)
+    assert (drawn.shape, drawn.dtype) == ((3, 32), torch.float4_e2m1fn_x2)
+
+
 def test_formats_follow_the_architecture_and_amds_have_no_scales_of_blocks():
     assert _formats_of_amd("cdna2") == ("bf16", "fp16", "fp32")
     assert _formats_of_amd("cdna3") == _formats_of_amd("gfx1201") == ("bf16", "fp8_e4m3", "fp16", "fp32")
     assert "fp8_e4m3" not in _formats((8, 0))
+    assert ["nvfp4" in _formats(each) for each in ((9, 0), (10, 0), (12, 0))] == [False, True, True]
     assert "fp8_e4m3_blk128" in _formats((9, 0))

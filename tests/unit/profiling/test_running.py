@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from pretended_gpu import Ended, OneRank, PretendedGpu
 
+from costmodel.measurements.row_group import Catalogue
+from costmodel.measurements.row_mapping import map_rows
+from costmodel.measurements.tables import read_tables
 from costmodel.profiling.board_log import BoardLog
 from costmodel.profiling.failures import LATER
 from costmodel.profiling.running import ProfileRequest, run_on
@@ -62,6 +65,22 @@ def test_formats_are_those_that_models_use_or_those_asked_for(tmp_path):
     assert {row["dtype_in"] for row in rows(tmp_path) if row["op"] == "elementwise" and row["sub_op"] != "copy"} <= {
         "fp16", "fp32"
     }  # fmt: skip
+
+
+def test_a_device_with_fp4_has_products_of_it_and_their_peak(tmp_path):
+    gpu = PretendedGpu(formats=("bf16", "fp8_e4m3", "fp8_e4m3_blk128", "nvfp4", "fp16", "fp32"))
+    run = profile(tmp_path, gpu, minutes=0.5, suites=("gemm", "attention", "elementwise"))
+    fp4 = [row for row in rows(tmp_path) if row["dtype_in"] == "nvfp4"]
+    assert len(fp4) >= 20
+    assert {(row["op"], row["dtype_out"], row["backend"]) for row in fp4} == {("gemm", "bf16", "block16")}
+    text = run.device_file.read_text()
+    assert "scaling: native" in text
+    table = read_tables(tmp_path / "mine.csv")
+    mapped, _ = map_rows(table, Catalogue([tmp_path / "mine"]))
+    assert {part.operators[0].variant for part in mapped if table.text("dtype_in")[part.rows[0]] == "nvfp4"} == {"fp4"}
+    (tmp_path / "mine.csv").unlink()
+    profile(tmp_path, PretendedGpu(), minutes=0.2, suites=("gemm",))
+    assert not [row for row in rows(tmp_path) if row["dtype_in"] == "nvfp4"]
 
 
 FAULTS = (
