@@ -1,4 +1,4 @@
-"""Kernels of other libraries, where they can be imported: flash-attn 2 and 3, FlashInfer, FlashMLA, DeepGEMM."""
+"""Kernels of other libraries, where they can be imported: flash-attn 2 and 3, FlashInfer, FlashMLA, DeepGEMM, vLLM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from costmodel.profiling.kernels import BUILDERS as TORCH_BUILDERS
 from costmodel.profiling.kernels import Builder, Kernel, core_operands
 from costmodel.profiling.operands import TYPES, Operands
-from costmodel.profiling.shapes import TORCH, Shape
+from costmodel.profiling.shapes import TORCH, VLLM, Shape
 from costmodel.profiling.timing import Call
 
 MODULES = {"flash_attn_3": "flash_attn_interface"}  # libraries whose module has another name
@@ -151,6 +151,23 @@ def _deep_gemm(shape: Shape, operands: Operands) -> Kernel:
     return Kernel(make, f"deep_gemm {shape.version}".strip())
 
 
+def _vllm(shape: Shape, operands: Operands) -> Kernel:
+    """Return a layer of experts by vLLM's Triton kernels, with experts chosen before, of equal shares of the tokens."""
+    layer = importlib.import_module("vllm.model_executor.layers.fused_moe").fused_experts
+    tokens, chosen = shape.size("num_tokens"), shape.size("topk")
+    experts, hidden, inter = (shape.size(name) for name in ("num_experts", "hidden", "inter"))
+    order = torch.arange(tokens * chosen, dtype=torch.int32, device=operands.device)
+
+    def make() -> Call:
+        x = operands.tensor(shape.dtype, tokens, hidden)
+        up = operands.tensor(shape.dtype, experts, 2 * inter, hidden)
+        down = operands.tensor(shape.dtype, experts, hidden, inter)
+        weights, ids = operands.tensor("fp32", tokens, chosen), (order % experts).view(tokens, chosen)
+        return lambda: layer(x, up, down, weights, ids)
+
+    return Kernel(make, f"vllm {shape.version} fused_experts_triton")
+
+
 def _by_token(shape: Shape, operands: Operands) -> tuple[Any, Any, Any]:
     """Return queries, keys and values, each [batch, tokens, heads, width]."""
     q, k, v = core_operands(shape, operands)
@@ -173,4 +190,5 @@ BUILDERS: dict[str, Builder] = {
     "flashinfer": _flashinfer,
     "flash_mla": _flash_mla,
     "deep_gemm": _deep_gemm,
+    VLLM: _vllm,
 }

@@ -21,6 +21,7 @@ from costmodel.profiling.shapes import (
     FP4,
     FP4_BACKEND,
     SUSTAINED_LOADS,
+    VLLM,
     ProfileLimits,
     Shape,
     copies,
@@ -433,7 +434,8 @@ class _Run:
         timing = self._bench.timing if shape.op != "launch" else "eager_loop_host"
         if shape.load:
             timing = f"sustained_{_SUSTAINED:.0f}s"
-        return {"device": self._result.device, "framework": self._bench.framework, "timing": timing}
+        engine = f"{VLLM} {shape.version}" if shape.library == VLLM else self._bench.framework
+        return {"device": self._result.device, "framework": engine, "timing": timing}
 
     def _write_device(self, table: RowTable) -> None:
         """Write the device's file where the search path has none, from all rows so far."""

@@ -29,7 +29,7 @@ FP4 = "nvfp4"
 FP4_BACKEND = "block16"  # a scale for 16 elements
 _FP4_BYTES = 9 / 16  # 16 elements of four bits and a scale of one byte
 _NARROW = ("fp8", FP4)  # how formats begin whose products have scales, and results in BF16
-TORCH = "torch"
+TORCH, VLLM = "torch", "vllm"
 
 _ROWS = tuple(2**power for power in range(15))
 _WIDTHS = tuple(sorted(size * step for size in (2**power for power in range(7, 14)) for step in (2, 3)))
@@ -429,7 +429,10 @@ def _moe(dtype: str, *, gpu: bool) -> Iterator[Shape]:
             ("inter", inter), ("ep_size", 1), ("tp_size", 1),
         )  # fmt: skip
         if tokens * chosen % experts == 0:
-            yield Shape("moe", "moe_layer", dtype, sizes, backend="grouped_mm_layer")
+            shape = Shape("moe", "moe_layer", dtype, sizes, backend="grouped_mm_layer")
+            yield shape
+            if gpu:
+                yield replace(shape, library=VLLM, backend="triton-vllm")
 
 
 def _elementwise(dtype: str, *, gpu: bool) -> Iterator[Shape]:

@@ -137,6 +137,22 @@ def test_flash_mla_takes_pages_of_latents(stand_in):
     call("flash_mla", "mla_decode", sizes)
 
 
+def test_vllms_experts_get_equal_shares_of_the_tokens_and_no_token_one_twice(stand_in):
+    def experts(x, up, down, weights, ids):
+        assert [each.shape for each in (x, up, down)] == [(8, 32), (4, 32, 32), (4, 32, 16)]
+        assert (weights.dtype, weights.shape, ids.dtype) == (torch.float32, (8, 2), torch.int32)
+        assert torch.bincount(ids.flatten()).tolist() == [4, 4, 4, 4]
+        assert all(len(set(row)) == 2 for row in ids.tolist())
+        return x
+
+    for name in ("vllm", "vllm.model_executor", "vllm.model_executor.layers"):
+        stand_in(name)
+    stand_in("vllm.model_executor.layers.fused_moe", fused_experts=experts)
+    sizes = {"num_tokens": 8, "num_experts": 4, "topk": 2, "hidden": 32, "inter": 16}
+    name, _ = call("vllm", "moe_layer", sizes, backend="triton-vllm")
+    assert name == "vllm 1.0 fused_experts_triton"
+
+
 @pytest.mark.parametrize("newer", [True, False])
 def test_deep_gemm_takes_a_scale_for_each_block(stand_in, newer):
     def multiply(left, right, out):

@@ -83,6 +83,14 @@ def test_a_device_with_fp4_has_products_of_it_and_their_peak(tmp_path):
     assert not [row for row in rows(tmp_path) if row["dtype_in"] == "nvfp4"]
 
 
+def test_vllms_experts_are_rows_of_vllm_where_it_is_installed(tmp_path):
+    versions = {"torch": "2.11.0", "vllm": "0.24.0"}
+    profile(tmp_path, PretendedGpu(versions=versions), minutes=0.3, suites=("moe",))
+    counts = Counter((row["framework"], row["backend"]) for row in rows(tmp_path) if row["op"] == "moe_layer")
+    assert set(counts) == {("torch 2.11.0", "grouped_mm_layer"), ("vllm 0.24.0", "triton-vllm")}
+    assert min(counts.values()) >= 20
+
+
 FAULTS = (
     AssertionError("rows are a multiple of 16"), KeyError("sm_90a"), ImportError("no compiler"), OSError("nvcc"),
     RuntimeError("CUDA error"), NotImplementedError("format"), TypeError("scales"), ZeroDivisionError("x"),
