@@ -160,8 +160,7 @@ class FitStore:
     @cached_property
     def _relatives(self) -> Mapping[str, RelativeFile]:
         """Return what rows of devices say of a relative's fits, nothing without a file."""
-        has = self._library.has(CALIBRATIONS, RELATIVES)
-        return read(self._library, CALIBRATIONS, RELATIVES, RelativesFile, RELATIVES).devices if has else {}
+        return _relatives(self._library)
 
     def _of_relative(self, device: str, implementation: str) -> DeviceFits | None:
         """Return a relative's file as a device's rows move it. None where they say nothing of it."""
@@ -364,14 +363,22 @@ def _spread_of(own: RelativeFitFile) -> list[SpreadFile]:
     return [SpreadFile.model_construct(time=1.0, low=math.exp(-half), median=1.0, high=math.exp(half), rows=own.rows)]
 
 
+def _relatives(library: Library) -> Mapping[str, RelativeFile]:
+    """Return what rows of devices say of a relative's fits, nothing without a file."""
+    has = library.has(CALIBRATIONS, RELATIVES)
+    return read(library, CALIBRATIONS, RELATIVES, RelativesFile, RELATIVES).devices if has else {}
+
+
 def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:
     """Return the best basis that a device's times can rest on.
 
     That of its own fits, `transferred` where a sibling has some that it inherits, `roofline` otherwise.
     """
     library = Library(search_path)
-    names = library.names(CALIBRATIONS)
+    names, relatives = library.names(CALIBRATIONS), _relatives(library)
     for owner, _ in _chain(library, device):
+        if owner in relatives:
+            return "fitted" if owner == device else "transferred"
         files = (read(library, CALIBRATIONS, name, FitsFile) for name in names if name.startswith(f"{owner}/"))
         own = next((file for file in files if set(file.families) != {_HOST}), None)
         if own is not None:

@@ -78,11 +78,13 @@ class FitSearch:
         """Return the one of some candidates that is of the very kernels. None: it has to be found among others.
 
         It is of this device and of the first named implementation, or of another named one of its library; of the
-        device's default where none is named. One that is named with its device is meant wherever it was measured. Of
-        messages, which run on links, it is any named one of this device.
+        device's default where none is named. One that is named with its device, and a default that the device's own
+        file states, is meant wherever it was measured. Of messages, which run on links, it is any named one of this
+        device.
         """
         for each in known:
-            is_meant = bool(named) and each.source == f"{CALIBRATIONS}/{named[0]}"
+            is_default = not named and each.role == f"{DEFAULT} {self._device}"
+            is_meant = is_default or (bool(named) and each.source == f"{CALIBRATIONS}/{named[0]}")
             if each.fit is not None and is_meant and each.device != self._device:
                 other = Kernels(self._device, each.implementation, each.library)
                 own = Kernels(each.device, each.implementation, each.library)

@@ -28,7 +28,7 @@ ENERGIES = {"power.tensor": "FLOP", "power.memory": "B", "power.link": "B"}  # f
 
 def show_hardware(documents: Documents, bases: Mapping[str, str]) -> None:
     """Print devices, nodes, clusters and frameworks. documents: by kind; bases: device -> basis of its kernel times."""
-    show("devices (memory in GiB and TB/s, dense TFLOP/s, power limit in W)", "bold")
+    show("devices (memory in GiB and TB/s, dense TFLOP/s, power limit in W; * forecast)", "bold")
     _show_devices(documents["devices"], bases)
     show("\nnodes (NIC in GB/s per device and direction; host memory and its bandwidth)", "bold")
     _show_nodes(documents["nodes"])
@@ -48,10 +48,10 @@ def _show_devices(devices: Sequence[Mapping[str, Any]], bases: Mapping[str, str]
         memory, math = device["memory"][-1], device["math"]
         rows.add(
             device["name"], device["architecture"], _in(memory["capacity"], "1 GiB", "size", 0),
-            _in(memory["bandwidth"], "1 TB/s", "bandwidth", 2),
+            _in(memory["bandwidth"], "1 TB/s", "bandwidth", 2 if memory["bandwidth"] < 1e13 else 1),
             *(_in(math.get(dtype, {}).get("peak"), "1 TFLOP/s", "flop_rate", 0) for dtype in ("bf16", "fp8")),
             _in(device["power"]["tdp"], "1 W", "power", 0), _price(device["price"]),
-            bases[device["name"]] + (", forecast" if device["forecast"] else ""),
+            bases[device["name"]] + ("*" if device["forecast"] else ""),
         )  # fmt: skip
     show(rows)
 
@@ -160,8 +160,6 @@ def _unit(unit: str, dimension: str) -> float:
 
 
 def _price(price: Mapping[str, float | None]) -> str:
-    """Return the rental price of a device, else its purchase price."""
-    rental, purchase = price["rental"], price["purchase"]
-    if rental is not None:
-        return f"{rental / _unit('1 $/h', 'money_rate'):.6g}"
-    return dollars(purchase).replace(",", "")  # as narrow as the table needs
+    """Return the rental price of a device."""
+    rental = price["rental"]
+    return NONE if rental is None else f"{rental / _unit('1 $/h', 'money_rate'):.6g}"
