@@ -9,7 +9,7 @@ import pytest
 import costmodel
 
 GIB = 2**30
-PAGE = Path(__file__).parents[2] / "docs" / "howto" / "fine_tune_and_rl.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "fine_tune.md"
 
 
 @pytest.mark.parametrize(("name", "memory", "tokens_per_second"), [("lora", 16.2, 3083), ("qlora", 7.4, 2413)])
