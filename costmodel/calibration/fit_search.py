@@ -129,16 +129,6 @@ class FitSearch:
                 looked_at[source] = self._read(source, key, role, is_meant=role == NAMED and name == source)
         return list(looked_at.values())
 
-    def _devices(self, key: str) -> list[str]:
-        """Return the devices whose fits may answer, the nearest first."""
-        own = list(self._chain)
-        if not self._store.may_borrow(self._device):
-            return own
-        others = self._store.same_die(self._device)
-        if not key.startswith(_LINKS) or not any(map(self._store.names, own)):
-            others = [*others, *self._store.of_other_dies(self._device)]
-        return list(dict.fromkeys((*own, *others)))
-
     def _files(self, device: str, key: str, named: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Yield the implementations of a device that are looked at, each with its role."""
         names, defaults = self._store.names(device), self._chain.get(device)

@@ -151,5 +151,5 @@ def test_links_of_a_chip_are_the_sum_of_its_ports() -> None:
         node = load_node("trn2-x1" if name == "trainium2" else f"{name}-x1")
         assert node.nic is not None
         assert node.nic.bandwidth * node.nic.per_device == pytest.approx(node.intra.bandwidth, rel=1e-3)
-    assert load_device("gaudi-3").links["ethernet"].bandwidth == 21 * 25e9
+    assert load_device("gaudi-3").links["roce"].bandwidth == 21 * 25e9
     assert load_device("ascend-910c").links["ub"].bandwidth == 392e9  # one direction; others are stated for both
