@@ -26,6 +26,7 @@ COMMANDS = {
     "topology": "Compare network topologies: parts, price, diameter, bisection bandwidth.",
     "collective": "Predict a single collective or expert exchange.",
     "sweep": "Evaluate a workload over a range of settings and write a table.",
+    "plan": "Say which deployment serves a load, what trains a model, or what runs on a machine.",
     "search": "Find the best parallel layout and batch size for an objective.",
     "sensitivity": "Rank the hardware parameters by their effect on a metric.",
     "what-if": "Rank hardware and software changes by what each would save, with its ceiling.",

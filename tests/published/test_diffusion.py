@@ -32,7 +32,7 @@ def test_six_times_on_four_devices_are_within_the_goal(compared: list[Comparison
 
 
 def test_nothing_is_fitted_to_them_and_those_of_eager_networks_were_in_sight(compared: list[Comparison]) -> None:
-    """The passes of an eager network were counted with these times in sight (hardware/frameworks/pytorch.yaml, seen)."""
+    """Passes of an eager network were counted with these times in sight (hardware/frameworks/pytorch.yaml, seen)."""
     states = {each.id: each.state for each in compared}
     assert set(states.values()) == {"unseen", "in-sample"}
     assert all(states[name] == "unseen" for name in states if name.endswith("compiled"))

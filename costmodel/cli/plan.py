@@ -1,0 +1,161 @@
+"""`costmodel plan`: requirements in, a deployment out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from costmodel.cli.completion import names
+from costmodel.cli.options import json_option, path_option, print_json
+from costmodel.errors import InfeasibleError, InputError
+
+if TYPE_CHECKING:
+    from costmodel.planning.request import PlanRequest
+
+F = TypeVar("F", bound=Callable[..., Any])
+OnProgress = Callable[[float], None]
+
+_SECTIONS = {
+    "Load": ("rate", "requests_per_day", "users", "isl", "osl", "trace"),
+    "Limits": ("ttft", "tpot", "budget", "confidence"),
+    "Training": ("train", "tokens", "days"),
+}
+_OPTIONS: tuple[tuple[str, str, str], ...] = (
+    ("--rate", "RATE", "Requests that come, e.g. 20/s."),
+    ("--requests-per-day", "N", "The same as requests a day, e.g. 10M."),
+    ("--users", "N", "Requests in flight instead: each user sends the next one when the last is answered."),
+    ("--isl", "TOKENS", "Tokens of a prompt; default: those of the trace."),
+    ("--osl", "TOKENS", "Tokens of an answer; default: those of the trace."),
+    ("--trace", "FILE", "Requests with their times and lengths, in any format that `requests.trace` reads."),
+    ("--ttft", "TIME@STAT", "Limit on the first token, e.g. 1s@p99; mean, p50, p90, p95 or p99 (default)."),
+    ("--tpot", "TIME@STAT", "Limit on each further token, e.g. 50ms@p99."),
+    ("--budget", "RATE", 'Ceiling of the cost rate, e.g. "300 $/h".'),
+    ("--confidence", "SHARE", "Probability that the limits hold, e.g. 90%, for which it is sized."),
+    ("--tokens", "N", "Tokens to train on, e.g. 15T."),
+    ("--days", "DAYS", "Days in which training has to end."),
+    ("--emit", "FORMAT", "Print what starts the plan: vllm, sglang, trt-llm, dynamo, megatron, torchtitan, k8s, ..."),
+)
+_NUMBERS = ("users", "isl", "osl", "tokens", "days")
+
+
+class _Sections(click.Command):
+    """A command whose help lists its options by what they are about."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, a section for each subject."""
+        of = {name: section for section, listed in _SECTIONS.items() for name in listed}
+        written: dict[str, list[tuple[str, str]]] = {section: [] for section in (*_SECTIONS, "Options")}
+        for each in self.get_params(ctx):
+            record = each.get_help_record(ctx)
+            if record is not None:
+                written[of.get(each.name or "", "Options")].append(record)
+        for section, rows in written.items():
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+
+def _text_options(function: F) -> F:
+    """Add the options that take a text."""
+    for flag, metavar, text in reversed(_OPTIONS):
+        function = click.option(flag, metavar=metavar, help=text)(function)
+    return function
+
+
+@click.command("plan", cls=_Sections)
+@click.argument("model", required=False, shell_complete=names("models", files=True))
+@click.option(
+    "--cluster", "clusters", multiple=True, metavar="NAME", shell_complete=names("clusters", "nodes", qualified=True),
+    help="Hardware to plan for: nodes/NAME or clusters/NAME. Repeatable: compares them.",
+)  # fmt: skip
+@_text_options
+@click.option("--train", is_flag=True, help="Plan a training run of MODEL.")
+@click.option(
+    "--anchor", "anchors", multiple=True, metavar="FILE",
+    help="Measured values of your own runs, as `simulate --anchor` takes them. Repeatable.",
+)  # fmt: skip
+@click.option("--from", "source", metavar="FILE", help="Read a launch script instead of planning.")
+@path_option
+@json_option
+def command(*, as_json: bool, **options: Any) -> int:
+    """Say which deployment of MODEL serves a load within its limits, at which cost, and play it request by request.
+
+    Each --cluster gets its best precision, engine, layout and number of replicas, e.g. `costmodel plan qwen3-32b
+    --cluster nodes/dgx-h100 --rate 20/s --isl 2000 --osl 500 --ttft 1s@p99 --tpot 30ms@p99`. Without MODEL: which
+    models run on one cluster, and how fast. With --train and --tokens: which layout trains MODEL on them.
+    """
+    from costmodel.cli.progress import progress
+
+    request = _request(options)
+    with progress("planning") as on_progress:
+        document, show = _planner(request)(request, on_progress)
+    if as_json:
+        print_json(document)
+    else:
+        show()
+    return 0 if any(document.get(each) for each in ("models", "plans", "text")) else InfeasibleError.exit_code
+
+
+Planned = tuple[Mapping[str, Any], Callable[[], None]]  # the document, and what prints it for people
+
+
+def _planner(request: PlanRequest) -> Callable[[PlanRequest, OnProgress], Planned]:
+    """Return what answers a request."""
+    if request.source is not None or request.emit is not None:
+        return _launch
+    if request.model is None:
+        return _machine
+    return _training if request.train else _servers
+
+
+def _servers(request: PlanRequest, on_progress: OnProgress) -> Planned:
+    """Plan servers of a model for a load: `costmodel.planning.servers`."""
+    raise _unknown(request, on_progress, "servers")
+
+
+def _machine(request: PlanRequest, on_progress: OnProgress) -> Planned:
+    """List what runs on one machine: `costmodel.planning.machine`."""
+    raise _unknown(request, on_progress, "what runs on a machine")
+
+
+def _training(request: PlanRequest, on_progress: OnProgress) -> Planned:
+    """Plan a training run: `costmodel.planning.training`."""
+    raise _unknown(request, on_progress, "training")
+
+
+def _launch(request: PlanRequest, on_progress: OnProgress) -> Planned:
+    """Write what starts a plan, or read it: `costmodel.planning.launch`."""
+    raise _unknown(request, on_progress, "launch scripts")
+
+
+def _unknown(request: PlanRequest, on_progress: OnProgress, what: str) -> InputError:  # noqa: ARG001
+    return InputError.single(f"knows no plan of {what}", field=request.model or "MODEL", hint="use `costmodel search`")
+
+
+def _request(options: Mapping[str, Any]) -> PlanRequest:
+    """Return what the options ask for. Raises InputError on one that says nothing, or two that contradict."""
+    from costmodel.planning import request as read
+
+    given = {name: value for name, value in options.items() if value is not None}
+    daily, rate = given.get("requests_per_day"), given.get("rate")
+    loads = [f"--{each.replace('_', '-')}" for each in ("rate", "requests_per_day", "users") if each in given]
+    if len(loads) > 1:
+        raise InputError.single(f"{' and '.join(loads)} contradict each other", hint="keep one of them", field=loads[1])
+    counts = {each: read.read_count(given[each], f"--{each}") for each in _NUMBERS if each in given}
+    limits = {each: read.read_limit(given[each], f"--{each}") for each in ("ttft", "tpot") if each in given}
+    per_second: float | None = None
+    if rate is not None:
+        per_second = read.read_quantity(rate, "rate", "--rate")
+    elif daily is not None:
+        per_second = read.read_count(daily, "--requests-per-day") / read.read_quantity("24 h", "time", "")
+    return read.PlanRequest(
+        model=given.get("model"), clusters=options["clusters"], rate=per_second,
+        users=int(counts["users"]) if "users" in counts else None, isl=counts.get("isl"), osl=counts.get("osl"),
+        trace=given.get("trace"), ttft=limits.get("ttft"), tpot=limits.get("tpot"),
+        budget=read.read_quantity(given["budget"], "money_rate", "--budget") if "budget" in given else None,
+        confidence=read.read_share(given["confidence"], "--confidence") if "confidence" in given else None,
+        tokens=counts.get("tokens"), days=counts.get("days"),
+        anchors=options["anchors"], train=options["train"], emit=given.get("emit"), source=given.get("source"),
+        search_path=options["search_path"],
+    )  # fmt: skip

@@ -1,0 +1,117 @@
+"""What is asked of a plan: a load or a number of tokens, limits, clusters."""
+
+from __future__ import annotations
+
+import re
+
+from costmodel.errors import InputError
+from costmodel.records import ValueRecord
+from costmodel.units import parse, render
+
+STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+USUAL = "p99"  # the statistic of a limit that names none
+_COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMBGT]?)")
+_COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+_LARGEST = 1e18  # tokens or requests that a plan may be asked for
+
+
+class Limit(ValueRecord):
+    """A limit on a time of requests. seconds: what it may take [s]; statistic: of which requests."""
+
+    seconds: float
+    statistic: str = USUAL
+
+    def __str__(self) -> str:
+        return f"{render(self.seconds, 'time')}@{self.statistic}"
+
+
+class PlanRequest(ValueRecord):
+    """What a plan has to do, and where.
+
+    model: name, file or folder, null where all of the catalogue are asked for.
+    clusters: `nodes/NAME` or `clusters/NAME`, each planned for itself.
+    rate: requests that come [1/s]; users: requests in flight, a closed loop. One of them, or those of the trace.
+    isl, osl: tokens of a prompt and of an answer, as the trace has them where not stated.
+    trace: file of requests, in any format that `requests.trace` reads.
+    ttft, tpot: limits on the first token and on the time of each further one.
+    budget: ceiling of the cost rate [$/s]; confidence: probability that the limits hold for which it is sized.
+    anchors: files of measured values of one's own runs.
+    train: a training run instead of servers, of `tokens` in `days` at most.
+    emit: engine or format of the launch script; source: launch script that is read.
+    """
+
+    model: str | None = None
+    clusters: tuple[str, ...] = ()
+    rate: float | None = None
+    users: int | None = None
+    isl: float | None = None
+    osl: float | None = None
+    trace: str | None = None
+    ttft: Limit | None = None
+    tpot: Limit | None = None
+    budget: float | None = None
+    confidence: float | None = None
+    anchors: tuple[str, ...] = ()
+    train: bool = False
+    tokens: float | None = None
+    days: float | None = None
+    emit: str | None = None
+    source: str | None = None
+    search_path: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, object]:
+        """Return the request as it stands in a plan, SI numbers, without what was not asked for."""
+        values: dict[str, object] = {
+            "model": self.model, "clusters": list(self.clusters), "rate": self.rate, "users": self.users,
+            "isl": self.isl, "osl": self.osl, "trace": self.trace, "ttft": _text(self.ttft), "tpot": _text(self.tpot),
+            "budget": self.budget, "confidence": self.confidence, "anchors": list(self.anchors) or None,
+            "train": self.train or None, "tokens": self.tokens, "days": self.days,
+        }  # fmt: skip
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _text(limit: Limit | None) -> str | None:
+    return None if limit is None else str(limit)
+
+
+def read_limit(text: str, field: str) -> Limit:
+    """Return a limit such as `1s@p99`, `50 ms@mean` or `200ms`, which is of the slowest 1 %. Raises InputError."""
+    value, at, statistic = text.partition("@")
+    statistic = statistic.strip().lower() if at else USUAL
+    if statistic not in STATISTICS:
+        raise InputError.single(
+            f"{text!r} limits no known statistic", hint=f"write one of {', '.join(STATISTICS)} after the @", field=field
+        )
+    seconds = read_quantity(value, "time", field)
+    return Limit(seconds, statistic)
+
+
+def read_quantity(text: str, dimension: str, field: str) -> float:
+    """Return a positive quantity with its unit in SI. Raises InputError."""
+    try:
+        value = parse(text, dimension)
+    except InputError as error:
+        problem = error.problems[0]
+        raise InputError.single(problem.message, hint=problem.hint, field=field) from None
+    if value <= 0.0:
+        raise InputError.single(f"{text!r} is not above zero", field=field)
+    return value
+
+
+def read_count(text: str, field: str) -> float:
+    """Return a number such as `20`, `10M` or `15T`. Raises InputError."""
+    match = _COUNT.fullmatch(text.strip().replace(",", "").replace("_", ""))
+    value = float(match[1]) * _COUNTS[match[2]] if match is not None else 0.0
+    if not 0.0 < value <= _LARGEST:
+        raise InputError.single(
+            f"{text!r} is no number above zero", hint="write a number such as 2000, 10M or 15T", field=field
+        )
+    return value
+
+
+def read_share(text: str, field: str) -> float:
+    """Return a probability such as `90 %` or `0.9`. Raises InputError."""
+    value = read_quantity(text, "ratio", field) if "%" in text else read_count(text, field)
+    if not 0.0 < value < 1.0:
+        raise InputError.single(f"{text!r} is no probability", hint="write one such as 90%", field=field)
+    return value
