@@ -212,14 +212,14 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     @cached_property
     def stable_rate(self) -> float | None:
-        """Return the rate that engines serve which always have work [1/s]. None of a closed loop, of conversations, and
-        where prompts share prefixes: all at once they would find fewer of them cached.
+        """Return the rate that engines serve which always have work [1/s]. None of a burst, of a closed loop, of
+        conversations, and where prompts share prefixes: all at once they would find fewer of them cached.
 
         Some of the requests arrive at one replica at once, the first in the midst of their lives. Between the end of a
         tenth and of four fifths of them it serves as many as it can.
         """
         requests = self.simulation.requests
-        is_open = bool(np.isfinite(requests.arrival).all())
+        is_open = bool(np.isfinite(requests.arrival).all() and requests.arrival.any())
         if not is_open or self._plan.replicas.prefill or self.outcome.tally.sums["cached_tokens"]:
             return None
         seats = int(most_running(self._scenario, self._plan, self._pool))

@@ -51,6 +51,7 @@ from costmodel.workload.scenario import Scenario
 FEW_EVENTS = 250_000  # with which Python alone is done in less time than compilation takes
 CHUNK_EVENTS = 8  # a chunk of a prompt, or a run of its blocks, takes Python as long as so many output tokens
 PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts; seconds between checkpoints
+SHORT = 0.5  # seconds: a part that takes less is followed by one of twice its length
 FEW_PLACES = 256  # that an engine keeps though fewer requests come: its highest stable rate needs them
 PARTS_OF_WORKER = 4  # in which replicas are run beside each other: some have more to do
 WINDOW, MOST_KEPT = 2**19, 2**21  # requests that are drawn at once in a run of more than are kept
@@ -175,8 +176,9 @@ class Simulation:
         until, stuck, saved = float(np.nanmin(np.append(service.engines.state["moment"], part))), -1, monotonic()
         while stuck < 0 and not is_over(service):
             until += part
-            part *= GROWTH
+            begin = monotonic()
             stuck = self._serve(service, self.plan, until)
+            part *= GROWTH if monotonic() - begin > SHORT else 2.0
             if on_progress is not None:
                 on_progress(float(np.mean(~np.isnan(service.requests["finish"]))))
             if path is not None and (monotonic() - saved > EVERY or is_over(service)):

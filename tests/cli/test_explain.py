@@ -276,10 +276,13 @@ def test_what_does_not_fit_is_explained_as_such(run):
 
 @pytest.mark.parametrize("name", ["deepep", "deepseek_v3_serving", "gpt3_175b_a100", "mixtral_8x7b_h100"])
 def test_every_operator_of_the_shipped_workloads_can_be_explained(name):
-    workload = costmodel.load(name)
+    workload, explained = costmodel.load(name), set()
     for scenario in workload.scenarios:
+        phase = workload.scenario(scenario).result_kind
         for line in explain.lines(workload, scenario):
-            assert not line.operators or explain.explain(workload, scenario, line.name)
+            if line.operators and (phase, line.name) not in explained:  # the same line is the same code
+                assert explain.explain(workload, scenario, line.name)
+                explained.add((phase, line.name))
 
 
 def test_both_tiles_of_a_form_with_two_are_explained(run):

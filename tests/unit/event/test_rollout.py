@@ -15,19 +15,19 @@ scenarios:
     cluster: nodes/dgx-h100
     framework: vllm
     replicas: {count: 8}
-    concurrency: 64
+    concurrency: 32
     input_tokens: 128
-    output_tokens: 256
+    output_tokens: 128
     memory: {utilization: 60 %}
   train:
     phase: training
     cluster: nodes/dgx-h100
     parallel: {tp: 2, pp: 2, dp: 2}
-    global_batch: 64
-    sequence: 384
-  step: {phase: rl, rollout: engines, train: train, prompts: 32, samples: 16, offload: all}
+    global_batch: 32
+    sequence: 256
+  step: {phase: rl, rollout: engines, train: train, prompts: 32, samples: 8, offload: all}
 """
-SPREAD = "{output: {distribution: lognormal, mean: 256, deviation: 200, high: 1024}}"
+SPREAD = "{output: {distribution: lognormal, mean: 128, deviation: 100, high: 512}}"
 
 
 @pytest.mark.parametrize("requests", ["null", SPREAD])

@@ -41,7 +41,7 @@ def fitted(world, table, framework=None):
 
 def test_a_fit_is_of_times_in_a_graph_where_the_engine_replays_graphs(world):
     table = with_graphs(world)
-    for framework, launch in ((None, LAUNCH), ("pytorch", LAUNCH), ("vllm", LAUNCH - SOONER)):
+    for framework, launch in (("pytorch", LAUNCH), ("vllm", LAUNCH - SOONER)):
         run, found = fitted(world, table, framework)
         assert found == pytest.approx(launch, rel=0.07), framework
         assert run.outcome.evidence.fitted[FAMILY].rows == 400
