@@ -94,7 +94,8 @@ def command(*, as_json: bool, **options: Any) -> int:
         print_json(document)
     else:
         show()
-    return 0 if any(document.get(each) for each in ("models", "plans", "text")) else InfeasibleError.exit_code
+    holds = any(plan["holds"] for plan in document.get("plans", ()))
+    return 0 if holds or document.get("models") or document.get("text") else InfeasibleError.exit_code
 
 
 Planned = tuple[Mapping[str, Any], Callable[[], None]]  # the document, and what prints it for people
@@ -111,7 +112,11 @@ def _planner(request: PlanRequest) -> Callable[[PlanRequest, OnProgress], Planne
 
 def _servers(request: PlanRequest, on_progress: OnProgress) -> Planned:
     """Plan servers of a model for a load: `costmodel.planning.servers`."""
-    raise _unknown(request, on_progress, "servers")
+    from costmodel.planning.servers import document, plan_servers
+    from costmodel.report.plan import show_plans
+
+    plans = plan_servers(request, on_progress)
+    return document(plans), lambda: show_plans(plans)
 
 
 def _machine(request: PlanRequest, on_progress: OnProgress) -> Planned:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from costmodel.errors import InputError
 from costmodel.records import replace
 from costmodel.serving.draw import file_lengths
 from costmodel.serving.traces import read_rows
@@ -47,7 +48,19 @@ def _means(stream: RequestStream) -> tuple[float, float, float | None]:
     """Return the mean lengths of a file, in whole tokens, and the rate of a trace [1/s], null of a single moment."""
     path = Path(stream.trace or stream.pairs or "")
     count = None if stream.count is None or stream.trace is None else int(stream.count)
-    return _read(path, path.stat().st_mtime_ns, stream.format, stream.tokenizer, count)
+    return _read(path, path.stat().st_mtime_ns, stream.format, stream.tokenizer, count)[:3]
+
+
+def trace_rate(path: str, count: int) -> tuple[float | None, int]:
+    """Return the rate of the first requests of a trace [1/s], null of a single moment, and how many there are.
+
+    count: at most so many of them.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError.single("no such file of requests", field=path, hint="check its path")
+    *_, rate, rows = _read(file, file.stat().st_mtime_ns, None, None, count)
+    return rate, rows
 
 
 @lru_cache(maxsize=64)
@@ -57,14 +70,14 @@ def _read(
     kind: str | None,
     tokenizer: str | None,
     count: int | None,
-) -> tuple[float, float, float | None]:
+) -> tuple[float, float, float | None, int]:
     if tokenizer is not None:
         prompt, output = file_lengths(path, tokenizer)
-        return float(np.rint(prompt.mean())), float(np.rint(output.mean())), None
+        return float(np.rint(prompt.mean())), float(np.rint(output.mean())), None, len(prompt)
     rows, tokens, first, last = 0, np.zeros(2), np.nan, np.nan
     for row in read_rows(path, kind, count):
         first, last = (row.arrival if rows == 0 else first), row.arrival
         tokens += row.prompt, row.output
         rows += 1
     prompt, output = np.rint(tokens / rows).tolist()
-    return prompt, output, (rows - 1) / (last - first) if last > first else None
+    return prompt, output, (rows - 1) / (last - first) if last > first else None, rows

@@ -10,12 +10,19 @@ from costmodel.analytic.serving.open_loop import QUANTILES, OpenLoopEvaluation
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.records import replace
 from costmodel.result import Metrics
+from costmodel.serving.served import Served
 from costmodel.serving.simulation import FEW_EVENTS, Simulation, stream_of, unsupported
 from costmodel.serving.summary import Outcome, Tally, percentiles
 from costmodel.workload.requests import Replicas, RequestStream
 
 REQUESTS = 1000  # of a run, ten of which are slower than the 99th percentile
 FEWEST = 250  # where outputs are long, of which more would take Python seconds
+
+
+def without_ramp(served: Served) -> Served:
+    """Return the requests that came after the first one ended: before, engines were still filling up."""
+    late = served.requests["arrival"] > served.requests["finish"].min()
+    return served.of(late) if late.any() else served
 
 
 class ReplayedServer(OpenLoopEvaluation):
@@ -42,9 +49,9 @@ class ReplayedServer(OpenLoopEvaluation):
         own = replace(
             plan, rate=plan.rate / engines, requests=replace(stream, count=count, rate=None), replicas=Replicas()
         )
-        served = Simulation(replace(scenario, plan=own), own, self._calibration, compiles=False).run().done
-        late = served.requests["arrival"] > served.requests["finish"].min()
-        served = served.of(late) if late.any() else served
+        served = without_ramp(
+            Simulation(replace(scenario, plan=own), own, self._calibration, compiles=False).run().done
+        )
         return Outcome.of(served, Tally.of(served, plan.slo))
 
     def metrics(self, perturbations: Perturbations) -> Metrics:

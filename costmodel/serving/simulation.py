@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -77,16 +78,37 @@ class Simulation:
         problem = unsupported(scenario, plan)
         if problem is not None:
             raise problem
-        self.scenario, self.plan, self.workers, self.compiles = scenario, plan, workers, compiles
+        self.workers, self.compiles, self.keeps = workers, compiles, keeps
+        self._take(scenario, plan)
+        self.pricer = StepPricer(scenario, plan, calibration)
+        self._time_steps()
+
+    def _take(self, scenario: Scenario, plan: Serving) -> None:
+        """Take the requests of a scenario."""
+        self.scenario, self.plan = scenario, plan
         self.stream = stream_of(scenario, plan)
-        self.streams = not keeps and comes_in_parts(self.stream) and self._draw().left > MOST_KEPT
+        self.streams = not self.keeps and comes_in_parts(self.stream) and self._draw().left > MOST_KEPT
         self.requests = in_order_of_arrival(self._requests())
         self.extent = Extent.of(self._parts() if self.streams else [self.requests])
         self.policy = policy_of(scenario, plan, self.requests, self.extent.longest)
         _check_lengths(scenario, self.policy, self.extent)
+
+    def _time_steps(self) -> None:
+        """Time steps of all sizes that the requests may have."""
         sizes = Sizes(self.policy.max_seqs, self.policy.budget, self.extent.longest)
-        self.pricer = StepPricer(scenario, plan, calibration)
         self.times = StepTimes(make_tables(self.pricer, sizes), sizes, self.pricer.drafts)
+
+    def of(self, scenario: Scenario, plan: Serving) -> Simulation:
+        """Return a simulation of the same engines with another load or number of replicas.
+
+        Steps are timed again only where requests are longer than those before, or more of them may run.
+        """
+        other = copy(self)
+        other._take(scenario, plan)
+        known, policy = self.times.sizes, other.policy
+        if policy.max_seqs > known.sequences or policy.budget > known.tokens or other.extent.longest > known.keys:
+            other._time_steps()
+        return other
 
     def _draw(self) -> RequestDraw:
         """Return a new draw of the requests."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+
 import pytest
+
+from costmodel.planning import structures
 
 
 @pytest.mark.parametrize(
@@ -20,3 +25,49 @@ def test_an_option_that_says_nothing_is_refused(run, arguments, message):
     refused = run("plan", "qwen3-32b", "--cluster", "nodes/dgx-h100", *arguments)
     assert refused.code == 2
     assert refused.err.startswith(message)
+
+
+KEYS = {
+    "cluster", "devices", "replicas", "engine", "framework", "precision", "parallel", "prefill", "decode", "scheduler",
+    "metrics", "intervals", "played", "holds", "probability", "binds", "cost_rate", "cost_per_million",
+    "energy_per_million", "why_not_less", "command",
+}  # fmt: skip
+LOAD = ("--rate", "24/s", "--isl", "1000", "--osl", "100", "--ttft", "1s@p99", "--tpot", "50ms@p99")
+
+
+@pytest.fixture(autouse=True)
+def one_framework(monkeypatch):
+    """Others are more of the same."""
+    monkeypatch.setattr(structures, "ENGINES", {"vllm": "vLLM"})
+
+
+def test_a_plan_holds_and_one_replica_fewer_fails(run):
+    """The document has the keys of the contract, and its command gives the same deployment."""
+    done = run("plan", "llama-3-8b", "--cluster", "nodes/rtx-4090-x1", *LOAD, "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert set(document) == {"request", "plans", "left_out", "reachable"}
+    best = document["plans"][0]
+    assert set(best) == KEYS
+    assert best["replicas"] > 1
+    assert best["holds"]
+    assert best["played"]["ttft_p99"] <= 1.0
+    assert best["played"]["tpot_p99"] <= 0.05
+    assert best["why_not_less"].startswith(f"{best['replicas'] - 1} replica")
+    assert " > " in best["why_not_less"]
+    assert 0.3 < best["probability"] < 1.0
+    output = 24.0 * 100.0
+    assert best["cost_per_million"]["output"] == pytest.approx(best["cost_rate"] / 3600.0 / output * 1e6, rel=0.05)
+    again = json.loads(run(*shlex.split(best["command"])[1:], "--json").out)
+    (scenario,) = again["scenarios"].values()
+    assert scenario["devices"] == best["devices"]
+    assert scenario["metrics"]["tpot"] == pytest.approx(best["metrics"]["tpot"], rel=1e-6)
+
+
+def test_where_nothing_holds_it_says_what_is_reachable(run):
+    done = run(
+        "plan", "llama-3-8b", "--cluster", "nodes/rtx-4090-x1", "--rate", "2/s", "--isl", "1000", "--osl", "100",
+        "--tpot", "1ms",
+    )  # fmt: skip
+    assert done.code == 3
+    assert done.out.startswith("nothing holds")

@@ -252,19 +252,24 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         with the sums. The number in flight has the variance 2/3*L, averaged over a life [M/G/infinity]. Prompts that
         come in a life are Poisson's. The request engine knows them.
         """
-        solution, tokens = self.solution(), self._plan.output_tokens - 1
-        if solution.load >= 1.0:
+        if self.solution().load >= 1.0:
             return {}
-        steps, variance = solution.steps, self._variance(solution)
-        random = sum_of(solution.waits[name] for name in (REST, SCHEDULED, SEAT, PROMPTS, CROWD))
         quantiles: dict[str, dict[str, float]] = {"ttft": {}, "tpot": {}, "e2e": {}}
         for name, normal in QUANTILES.items():
-            first = solution.first - random + upper_tail(random, variance, normal)
-            later = self._life(solution, normal)
-            quantiles["ttft"][name] = float(first)
-            quantiles["tpot"][name] = float(later / tokens)
-            quantiles["e2e"][name] = float(max(first + steps.later, solution.first + later))
+            for time, value in self.tails(normal).items():
+                quantiles[time][name] = float(value)
         return quantiles
+
+    def tails(self, normal: float) -> dict[str, Quantity]:
+        """Return the rough quantiles of `percentiles` at every point [s]. normal: that of the normal distribution."""
+        solution, tokens = self.solution(), self._plan.output_tokens - 1
+        steps, variance = solution.steps, self._variance(solution)
+        random = sum_of(solution.waits[name] for name in (REST, SCHEDULED, SEAT, PROMPTS, CROWD))
+        first = solution.first - random + upper_tail(random, variance, normal)
+        later = self._life(solution, normal)
+        return {
+            "ttft": first, "tpot": later / tokens, "e2e": maximum(first + steps.later, solution.first + later)
+        }  # fmt: skip
 
     def _life(self, solution: Solution, normal: float) -> Seconds:
         """Return the time after the first token where so many deviations more requests, and prompts, come meanwhile."""

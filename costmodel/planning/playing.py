@@ -1,0 +1,177 @@
+"""Plays a deployment request by request until the fewest replicas that hold are known, and one fewer that fails."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+from costmodel.errors import InfeasibleError, InputError, Notice
+from costmodel.planning.request import PlanRequest
+from costmodel.planning.sizing import Engine, limits, with_replicas
+from costmodel.planning.structures import is_compiled
+from costmodel.records import Record, field, replace
+from costmodel.serving.replay import without_ramp
+from costmodel.serving.simulation import Simulation, stream_of, unsupported
+from costmodel.serving.summary import Tally, verdict
+from costmodel.workload.plans import Serving
+from costmodel.workload.requests import Replicas
+from costmodel.workload.scenario import Scenario
+
+OUTPUT_TOKENS = {True: 1_500_000.0, False: 200_000.0}  # of the drawn requests of a run, compiled or not
+FEWEST, MOST = 250.0, 4000.0  # such requests
+_OF_USERS, _MOST_OF_USERS = 4.0, 1e6  # answers of each user in flight that are drawn, at most
+STATISTICS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+class Played(Record):
+    """What became of the requests of a deployment.
+
+    times: (name, statistic) -> seconds, of the limits and of every 99th percentile.
+    ratio: the largest of times over their limits, below 1 where all hold; binds: which.
+    rates: tokens of prompts, of those cached, and of answers a second in all replicas.
+    """
+
+    replicas: int
+    seed: int
+    requests: int
+    times: dict[tuple[str, str], float]
+    ratio: float
+    binds: str
+    keeps_up: bool
+    rates: dict[str, float]
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether requests keep to all limits, and the queue does not grow."""
+        return self.keeps_up and self.ratio <= 1.0
+
+
+class Player(Record):
+    """Plays one engine at numbers of replicas. Drawn requests are those of one replica: the router deals them out.
+
+    seed: of what is drawn. known: what was played, by replicas and factor on step times.
+    """
+
+    engine: Engine
+    request: PlanRequest
+    seed: int = 0
+    known: dict[tuple[int, float], Played] = field(default_factory=dict)
+    _simulations: list[Simulation] = field(default_factory=list)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Return why the requests of this engine cannot be played, null where they can."""
+        scenario, plan = self.engine.scenario, self.engine.scenario.plan
+        assert isinstance(plan, Serving)
+        problem = unsupported(scenario, plan)
+        return None if problem is None else problem.problems[0].message
+
+    def holds(self, replicas: int, slowdown: float = 1.0) -> bool:
+        """Tell whether so many replicas hold."""
+        return self.play(replicas, slowdown).holds
+
+    def play(self, replicas: int, slowdown: float = 1.0) -> Played:
+        """Return what becomes of the requests. slowdown: factor on step times."""
+        at = replicas, slowdown
+        if at not in self.known:
+            self.known[at] = self._play(replicas, slowdown)
+        return self.known[at]
+
+    def _play(self, replicas: int, slowdown: float) -> Played:
+        scenario = with_replicas(self.engine, self.request, replicas)
+        plan = scenario.plan
+        assert isinstance(plan, Serving)
+        own, share = (plan, 1) if self.request.trace is not None else (_of_one(scenario, plan, replicas), replicas)
+        seeded = replace(scenario, plan=own, simulation=replace(scenario.simulation, seed=self.seed))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Notice)  # how a run is done is no news of the plan
+            try:
+                served = self._simulation(seeded, own).run(slowdown).done
+            except InfeasibleError:
+                return Played(replicas, self.seed, 0, {}, float("inf"), "memory", keeps_up=False, rates={})
+        tally = Tally.of(without_ramp(served), own.slo)
+        return self._judged(replicas, tally, share)
+
+    def _simulation(self, scenario: Scenario, plan: Serving) -> Simulation:
+        """Return the simulation of some requests, whose steps are timed once for all of them."""
+        if self._simulations:
+            return self._simulations[0].of(scenario, plan)
+        calibration = self.engine.structure.workload.calibration(self.engine.scenario)
+        self._simulations.append(Simulation(scenario, plan, calibration))
+        return self._simulations[0]
+
+    def _judged(self, replicas: int, tally: Tally, share: int) -> Played:
+        """Return what a run says. share: replicas for each one that was played."""
+        samples, first = tally.times, float(np.max(self.engine.scenario.pace.first))
+        times = {(name, "p99"): samples[name].quantile(0.99) for name in ("ttft", "tpot") if samples[name].count}
+        ratio, binds = 0.0, "capacity"
+        for name, limit in limits(self.request):
+            sample = samples[name]
+            is_mean = limit.statistic == "mean"
+            value = sample.mean if is_mean else sample.quantile(STATISTICS[limit.statistic])
+            value *= first if name == "ttft" else 1.0
+            times[name, limit.statistic] = value
+            if value / limit.seconds > ratio:
+                ratio, binds = value / limit.seconds, name.upper()
+        state = verdict(tally)
+        keeps_up = state == "stable" or (state == "backlogged" and self.request.ttft is not None)
+        rates = {
+            name: share * tally.sums[f"{name}_tokens"] / max(tally.duration, 1e-9)
+            for name in ("input", "cached", "output")
+        }
+        binds = binds if keeps_up else "capacity"
+        return Played(replicas, self.seed, tally.served, times, ratio, binds, keeps_up, rates)
+
+
+def _of_one(scenario: Scenario, plan: Serving, replicas: int) -> Serving:
+    """Return the load of one of some replicas, to which a router deals drawn requests in turn.
+
+    Gaps between every n-th of random arrivals are sums of n exponential ones, with a coefficient of variation of
+    n^(-1/2).
+    """
+    stream = stream_of(scenario, plan)
+    number = min(max(OUTPUT_TOKENS[is_compiled()] // plan.output_tokens, FEWEST), MOST)
+    if plan.rate is None:
+        users = float(np.max(plan.concurrency or 1.0))
+        count = min(max(number, _OF_USERS * users), _MOST_OF_USERS)
+        return replace(plan, requests=replace(stream, count=count), replicas=Replicas())
+    own = replace(stream, arrivals="gamma", cv=replicas**-0.5, count=number, rate=None)
+    return replace(plan, rate=plan.rate / replicas, requests=own, replicas=Replicas())
+
+
+def fewest(holds: Callable[[int], bool], first: int, most: int) -> int | None:
+    """Return the least number that holds, where more than one that holds do as well, null where `most` does not.
+
+    first: where to begin: steps double from there, then halve.
+    """
+    count = min(max(first, 1), most)
+    step = max(count // 8, 1)
+    if holds(count):
+        high, low = count, max(count - step, 0)
+        while low > 0 and holds(low):
+            high, step = low, 2 * step
+            low = max(low - step, 0)
+    else:
+        low, high = count, min(count + step, most)
+        while high > low and not holds(high):
+            low, step = high, 2 * step
+            high = min(high + step, most)
+        if high == low:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def playable(player: Player) -> str | None:
+    """Return why an engine cannot be played: what the request engine lacks, or a request too long for its cache."""
+    if player.obstacle is not None:
+        return player.obstacle
+    try:
+        player.play(player.engine.likely)
+    except InputError as error:
+        return error.problems[0].message
+    return None

@@ -1,0 +1,248 @@
+"""How many replicas of each engine's layout a load takes, in closed form: at least, and about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
+from costmodel.errors import InfeasibleError
+from costmodel.planning.request import Limit, PlanRequest
+from costmodel.planning.structures import HEAD, SCENARIO, Structure, counts
+from costmodel.quantities import Array
+from costmodel.records import Record, field, replace
+from costmodel.result import Point
+from costmodel.study.layouts import DEGREES, REPLICAS, Space, divisors, server_space
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Scenario
+from costmodel.workload.validity import feasible_layout
+
+NORMAL = {"p50": 0.0, "p90": 1.2815515655446004, "p95": 1.6448536269514722, "p99": 2.3263478740408408}
+"""Statistic -> that quantile of the standard normal distribution."""
+BUDGETS = (2048.0, 8192.0, 16384.0)  # tokens of a step that are tried besides the engine's own
+_BUDGET = "scheduler.token_budget"
+_NODES = (2, 4, 8)  # whole nodes of an engine, where no smaller one holds the model or experts spread
+_MOST_DEVICES = 8192  # of all replicas, where the cluster names no number of its own
+NEVER = 10**9  # replicas, where no number holds
+_FLAT = 1.02  # times the shortest times, which more replicas hardly improve
+Mask = npt.NDArray[np.bool_]
+
+
+class Engine(Record, dict=True):
+    """An engine's layout. at: path below the scenario -> value.
+
+    devices: of one replica; rent: of one replica [$/s], null where it has no price.
+    least: replicas with fewer of which means are beyond the limits already.
+    likely: replicas with which the rough closed form is within them, or from which on more of them hardly help.
+    most: replicas that the cluster, or the budget, has.
+    beyond: largest ratio of the closed form's times to their limits at any number of replicas.
+    points: results in full by their number of replicas, as they are asked for.
+    """
+
+    structure: Structure
+    at: Mapping[str, float]
+    devices: int
+    rent: float | None
+    least: int
+    likely: int
+    most: int
+    beyond: float
+    points: dict[int, Point] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> float:
+        """Return what a replica costs: rent [$/s], or devices where rent is unknown."""
+        return float(self.devices) if self.rent is None else self.rent
+
+    @property
+    def key(self) -> tuple[float, float, int]:
+        """Return the order in which engines are played: the cheapest by the rough closed form first."""
+        return (np.inf if self.beyond > 1.0 else 0.0) + self.likely * self.unit, self.least * self.unit, self.devices
+
+    @property
+    def degrees(self) -> dict[str, int]:
+        """Return the degrees of parallelism."""
+        return {name: int(self.at[f"parallel.{name}"]) for name in DEGREES[:4]}
+
+    @cached_property
+    def changes(self) -> dict[str, float]:
+        """Return the paths of the workload that this layout sets, but for the number of replicas."""
+        return {f"{HEAD}{path}": value for path, value in self.at.items() if value}
+
+    @cached_property
+    def scenario(self) -> Scenario:
+        """Return the scenario of one replica of this layout."""
+        return self.structure.workload.changed(self.changes, [SCENARIO]).scenario(SCENARIO)
+
+    def __str__(self) -> str:
+        parts = [f"{name.upper()} {value}" for name, value in self.degrees.items() if value > 1]
+        return " ".join(parts) or "TP 1"
+
+
+def engines(structure: Structure, request: PlanRequest) -> list[Engine]:
+    """Return the layouts of an engine that fit in memory, pipelines only where no other layout does.
+
+    Means are no longer than quantiles of slower requests, so that fewer than `least` replicas never hold.
+    """
+    sizes = _sizes(structure.scenario)
+    found: list[Engine] = []
+    for pipelines in (False, True):
+        space = server_space(structure.scenario, sizes)
+        columns = {name: column for name, column in space.columns.items() if name != REPLICAS}
+        rows = np.flatnonzero((columns["parallel.pp"] > 1.0) == pipelines)
+        rows = rows[space.columns[REPLICAS][rows] == 1.0]
+        found = _of(structure, request, Space({name: column[rows] for name, column in columns.items()}))
+        if found:
+            break
+    return found
+
+
+def _sizes(scenario: Scenario) -> list[int]:
+    """Return the numbers of devices of an engine: divisors of a node, and whole nodes."""
+    node, cluster = int(scenario.cluster.node.count), scenario.cluster
+    has_network = cluster.network is not None or cluster.node.nic is not None
+    return [*divisors(node), *(node * nodes for nodes in _NODES if has_network)]
+
+
+def _of(structure: Structure, request: PlanRequest, layouts: Space) -> list[Engine]:
+    """Return the engines of some layouts at each budget of tokens."""
+    if not layouts.size:
+        return []
+    own = structure.plan.scheduler.token_budget
+    budgets = np.array(list(dict.fromkeys((*(() if own is None else (float(np.max(own)),)), *BUDGETS))))
+    columns = {name: np.repeat(column, len(budgets)) for name, column in layouts.columns.items()}
+    columns[_BUDGET] = np.tile(budgets, layouts.size)
+    devices = columns["parallel.tp"] * columns["parallel.pp"] * columns["parallel.dp"]
+    axis = counts(int(_MOST_DEVICES // devices.min()))
+    vary: dict[str | tuple[str, ...], tuple[Array, ...]] = {
+        tuple(HEAD + name for name in columns): tuple(columns.values()),
+        (HEAD + REPLICAS,): (axis,),
+    }
+    if request.users is not None:
+        return _closed_loop(structure, request, columns, devices, axis)
+    scenario, shape = structure.workload.varied(SCENARIO, vary)
+    return _collected(structure, request, columns, devices, _judged(structure, request, scenario, shape), axis)
+
+
+def _closed_loop(
+    structure: Structure, request: PlanRequest, columns: dict[str, Array], devices: Array, axis: Array
+) -> list[Engine]:
+    """Return the engines whose users are divided among them: pairs of a layout and a number of replicas."""
+    size, number = len(devices), len(axis)
+    assert request.users is not None
+    pairs = {name: np.repeat(column, number) for name, column in columns.items()}
+    replicas = np.tile(axis, size)
+    groups = replicas * pairs["parallel.dp"]
+    pairs |= {REPLICAS: replicas, "concurrency": np.ceil(request.users / groups)}
+    scenario, shape = structure.workload.varied(SCENARIO, {tuple(HEAD + name for name in pairs): tuple(pairs.values())})
+    judged = _judged(structure, request, scenario, shape)
+    return _collected(structure, request, columns, devices, judged.reshaped(size, number), axis)
+
+
+class _Judged(Record):
+    """Where a layout fits, and the largest ratio of its times to their limits: of means, and of rough quantiles.
+
+    Infinite where a queue grows.
+    """
+
+    fits: Mask
+    means: Array
+    rough: Array
+
+    def reshaped(self, *shape: int) -> _Judged:
+        """Return the same on another grid."""
+        return _Judged(self.fits.reshape(shape), self.means.reshape(shape), self.rough.reshape(shape))
+
+
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked
+def _judged(structure: Structure, request: PlanRequest, scenario: Scenario, shape: tuple[int, ...]) -> _Judged:
+    """Return how a grid of layouts and numbers of replicas compares with memory and limits."""
+    try:
+        evaluation = evaluate(scenario, structure.workload.calibration(scenario))
+    except InfeasibleError:
+        return _Judged(np.zeros(shape, dtype=bool), np.full(shape, np.inf), np.full(shape, np.inf))
+    ledger = evaluation.ledger
+    assert ledger is not None, "an engine holds a model"
+    metrics = evaluation.metrics(None)
+    fits = feasible_layout(scenario) & (ledger.total <= scenario.cluster.device.device_memory.capacity)
+    rate = None if not isinstance(scenario.plan, Serving) else scenario.plan.rate
+    keeps_up = np.True_ if rate is None else np.asarray(metrics["highest_stable_rate"]) > rate
+    means, rough = np.zeros(shape), np.zeros(shape)
+    for name, limit in limits(request):
+        mean = np.asarray(metrics[name], dtype=np.float64)
+        if limit.statistic != "p50":  # a median may be below the mean
+            means = np.maximum(means, mean / limit.seconds)
+        rough = np.maximum(rough, _statistic(evaluation, name, limit, mean) / limit.seconds)
+    means, rough = (np.where(keeps_up & fits & np.isfinite(each), each, np.inf) for each in (means, rough))
+    return _Judged(np.broadcast_to(np.asarray(fits, dtype=bool), shape), means, rough)
+
+
+def limits(request: PlanRequest) -> Iterator[tuple[str, Limit]]:
+    """Yield the times that a request limits, with their limits."""
+    if request.ttft is not None:
+        yield "ttft", request.ttft
+    if request.tpot is not None:
+        yield "tpot", request.tpot
+
+
+def _statistic(evaluation: Evaluation, name: str, limit: Limit, mean: Array) -> Array:
+    """Return a statistic of a time in closed form, its mean where it knows no other [s]."""
+    if limit.statistic == "mean" or not isinstance(evaluation, OpenLoopEvaluation):
+        return mean
+    return np.asarray(evaluation.tails(NORMAL[limit.statistic])[name], dtype=np.float64)
+
+
+def _collected(
+    structure: Structure, request: PlanRequest, columns: Mapping[str, Array], devices: Array, judged: _Judged,
+    axis: Array,
+) -> list[Engine]:  # fmt: skip
+    """Return the layouts that fit in memory, with the numbers of replicas that the closed form says."""
+    cluster = structure.scenario.cluster
+    rental = cluster.device.price.rental
+    has = _MOST_DEVICES if structure.cluster.startswith("nodes/") else int(np.max(cluster.devices))
+    found = []
+    for row in np.flatnonzero(judged.fits.any(axis=1)).tolist():
+        size = int(devices[row])
+        rent = None if rental is None else float(np.max(rental)) * size
+        most = has // size
+        if request.budget is not None and rent is not None:
+            most = min(most, int(request.budget / rent))
+        if most < 1:
+            continue
+        least, likely = _fewest(judged.means[row] <= 1.0, axis), _fewest(judged.rough[row] <= 1.0, axis)
+        beyond = float(judged.rough[row].min())
+        flat = int(np.argmax(judged.rough[row] <= beyond * _FLAT))
+        lower = NEVER if least is None else 1 + int(axis[least - 1]) if least else 1
+        about = int(axis[flat if likely is None else likely])
+        at = {name: float(column[row]) for name, column in columns.items()}
+        found.append(Engine(structure, at, size, rent, lower, min(about, most), most, beyond))
+    return found
+
+
+def _fewest(holds: Mask, axis: Array) -> int | None:
+    """Return the index of the fewest replicas that hold, null where none do."""
+    where = np.flatnonzero(holds[: len(axis)])
+    return int(where[0]) if len(where) else None
+
+
+def one_per_layout(some: Sequence[Engine]) -> list[Engine]:
+    """Return engines in the order of promise, of those that differ in their budget of tokens alone the best."""
+    best: dict[tuple[object, ...], Engine] = {}
+    for engine in sorted(some, key=lambda one: one.key):
+        best.setdefault((id(engine.structure), *engine.degrees.values()), engine)
+    return list(best.values())
+
+
+def with_replicas(engine: Engine, request: PlanRequest, count: int) -> Scenario:
+    """Return the scenario of so many replicas of an engine."""
+    scenario, plan = engine.scenario, engine.scenario.plan
+    assert isinstance(plan, Serving)
+    users: float | None = None
+    if request.users is not None:
+        users = float(np.ceil(request.users / (count * float(scenario.parallel.dp))))
+    own = replace(plan, replicas=replace(plan.replicas, count=float(count)), concurrency=users)
+    return replace(scenario, plan=own)

@@ -1,0 +1,207 @@
+"""What may serve a model on a cluster: engines, number formats and exchanges of experts, each as one workload."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from costmodel.analytic.model_layouts import head_lines, workload_tree
+from costmodel.api import Workload, load
+from costmodel.errors import InputError
+from costmodel.planning.request import PlanRequest
+from costmodel.records import Record
+from costmodel.schema.files import load_document
+from costmodel.schema.references import Library, as_reference
+from costmodel.serving.compiled import has_numba, is_kept
+from costmodel.serving.fleet import run_apart
+from costmodel.study.exchanges import exchange_axis
+from costmodel.study.sweep import plan_sweep
+from costmodel.units import render
+from costmodel.workload.dtypes import GGUF_FORMATS, element_bytes
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Scenario
+
+ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trt-llm": "TensorRT-LLM"}  # frameworks that serve -> their names
+SCENARIO = "serving"
+HEAD = f"scenarios.{SCENARIO}."
+MOST_OF_TRACE = {True: 20_000, False: 2_000}  # requests of a trace that are played, compiled or not
+
+
+class Structure(Record):
+    """An engine with a number format and an exchange of experts on a cluster: what is no number.
+
+    precision: null where it is the checkpoint's own.
+    choices: further paths of the workload -> their text.
+    """
+
+    cluster: str
+    framework: str
+    precision: str | None
+    workload: Workload
+    choices: Mapping[str, str]
+
+    @property
+    def scenario(self) -> Scenario:
+        """Return the scenario, its layout not chosen yet."""
+        return self.workload.scenario(SCENARIO)
+
+    @property
+    def plan(self) -> Serving:
+        """Return its load."""
+        plan = self.scenario.plan
+        assert isinstance(plan, Serving), "the workload that is written here"
+        return plan
+
+    @property
+    def format(self) -> str:
+        """Return the number format for people."""
+        return self.precision or self.scenario.precision.linear
+
+    def __str__(self) -> str:
+        return " ".join((ENGINES[self.framework], shown_format(self.format), *(["DeepEP"] if self.choices else [])))
+
+
+def shown_format(name: str) -> str:
+    """Return a number format for people: `fp8-tensor` is FP8, and so is `fp8-inference`, whose scales are of blocks."""
+    return name.removesuffix("-tensor").removesuffix("-inference").removesuffix("_block").upper()
+
+
+def structures(request: PlanRequest, cluster: str, left_out: list[str]) -> Iterator[Structure]:
+    """Yield what may serve the model on a cluster, engine by engine. left_out: receives what cannot, and why.
+
+    Number formats are the checkpoint's own and those of inference with fewer bytes a weight. Raises InputError where
+    the request itself cannot be met by any: an unknown model, cluster or trace.
+    """
+    first = _loaded(request, cluster, "vllm", None)
+    for framework in ENGINES:
+        try:
+            own = first if framework == "vllm" else _loaded(request, cluster, framework, None)
+        except InputError as error:
+            left_out.append(f"{cluster}: {ENGINES[framework]}: {error.problems[0].message}")
+            continue
+        yield from _exchanges(cluster, framework, None, own)
+        for precision in _narrower(own.scenario(SCENARIO), request.search_path):
+            try:
+                workload = _loaded(request, cluster, framework, precision)
+            except InputError as error:
+                line = f"{cluster}: {precision.upper()}: {error.problems[0].message}"
+                left_out += [] if line in left_out else [line]
+                continue
+            yield from _exchanges(cluster, framework, precision, workload)
+
+
+def _narrower(scenario: Scenario, search_path: tuple[str, ...]) -> Iterator[str]:
+    """Yield the number formats of inference whose weights are smaller than the scenario's."""
+    own = element_bytes(scenario.precision.weights)
+    for name in Library(search_path).names("precisions"):
+        document = load_document("precisions", name, search_path)
+        weights = document["weights"]
+        dominated = name == "int8" and "fp8" in scenario.cluster.device.math  # as fast as FP8, of a narrower range
+        if (
+            document["master"] is None
+            and weights not in GGUF_FORMATS
+            and element_bytes(weights) < own
+            and not dominated
+        ):
+            yield name
+
+
+def _exchanges(cluster: str, framework: str, precision: str | None, workload: Workload) -> Iterator[Structure]:
+    """Yield a workload with each exchange of experts that its framework may choose."""
+    axis = exchange_axis(workload, SCENARIO)
+    if axis is None:
+        yield Structure(cluster, framework, precision, workload, {})
+        return
+    for one in plan_sweep(workload, [axis], every=True).structures:
+        if one.workload is not None:
+            differs = {path: text for path, text in one.choices.items() if "gather" not in one.choices.values()}
+            yield Structure(cluster, framework, precision, one.workload, differs)
+
+
+def _loaded(request: PlanRequest, cluster: str, framework: str, precision: str | None) -> Workload:
+    """Return the workload of one engine of the model under the load that is asked for."""
+    assert request.model is not None, "the command has checked"
+    lines = [
+        *head_lines(request.model),
+        f"  {SCENARIO}:",
+        "    phase: serving",
+        f"    cluster: {json.dumps(as_reference(cluster))}",
+        f"    framework: {framework}",
+        "    parallel: {tp: 1}",
+        *([f"    precision: {precision}"] if precision else []),
+        *(f"    {key}: {value}" for key, value in load_settings(request).items()),
+    ]
+    return load(workload_tree(lines, request.model), search_path=request.search_path)
+
+
+def load_settings(request: PlanRequest) -> dict[str, str]:
+    """Return the load and its limits as keys of a scenario. Raises InputError where there is no load."""
+    settings: dict[str, str] = {}
+    if request.isl is not None:
+        settings["input_tokens"] = f"{request.isl:g}"
+    if request.osl is not None:
+        settings["output_tokens"] = f"{request.osl:g}"
+    if request.users is not None:
+        settings["concurrency"] = "1"  # of an engine; the plan divides users among engines
+    elif request.rate is not None:
+        settings["rate"] = render(request.rate, "rate")
+    if request.trace is not None:
+        settings["requests"] = _trace(request)
+    limits = {name: limit for name, limit in (("ttft", request.ttft), ("tpot", request.tpot)) if limit is not None}
+    if limits:
+        shown = ", ".join(f"{name}: {render(limit.seconds, 'duration')}" for name, limit in limits.items())
+        settings["slo"] = f"{{{shown}}}"
+    return settings
+
+
+def _trace(request: PlanRequest) -> str:
+    """Return the requests of a trace, at its own rate or sped up to the one that is asked for."""
+    assert request.trace is not None
+    trace, most = os.path.abspath(request.trace), MOST_OF_TRACE[is_compiled()]
+    keys = {"trace": json.dumps(trace)}
+    if request.users is not None:
+        return f"{{trace: {keys['trace']}, arrivals: closed_loop, count: {most}}}"
+    from costmodel.serving.lengths import trace_rate
+
+    rate, count = trace_rate(trace, most)
+    if count >= most:
+        keys["count"] = str(most)
+    if request.rate is not None:
+        if rate is None:
+            raise InputError.single(
+                "has no arrivals that a rate could speed up", field=request.trace, hint="remove --rate"
+            )
+        keys["speed"] = f"{request.rate / rate:.12g}"
+    return "{" + ", ".join(f"{key}: {value}" for key, value in keys.items()) + "}"
+
+
+def is_compiled() -> bool:
+    """Tell whether the loops over requests run compiled without a wait."""
+    return has_numba() and is_kept(run_apart)
+
+
+def check_load(request: PlanRequest) -> None:
+    """Raise InputError where a request says too little or contradicts itself."""
+    lengths = [f"--{name}" for name in ("isl", "osl") if getattr(request, name) is not None]
+    if request.trace is not None and lengths:
+        raise InputError.single("a trace has its own lengths", field=lengths[0], hint="remove it, or --trace")
+    if request.trace is None and len(lengths) < len(("isl", "osl")):
+        missing = next(flag for flag in ("--isl", "--osl") if flag not in lengths)
+        raise InputError.single("lengths of requests are not known", field=missing, hint="add it, or --trace FILE")
+    if request.trace is None and request.rate is None and request.users is None:
+        raise InputError.single(
+            "a plan needs a load", field="--rate", hint="add --rate 20/s, --requests-per-day 2M, --users 200 or --trace"
+        )
+    if not request.clusters:
+        raise InputError.single(
+            "a plan needs hardware", field="--cluster", hint="add --cluster nodes/dgx-h100 (`costmodel hardware list`)"
+        )
+
+
+def counts(most: int) -> np.ndarray:
+    """Return numbers of replicas: each up to 8, then a quarter more each time, up to `most`."""
+    steps = np.ceil(8.0 * 1.25 ** np.arange(1, 40))
+    return np.unique(np.minimum(np.concatenate((np.arange(1.0, 9.0), steps)), float(most)))

@@ -1,0 +1,102 @@
+"""A plan of servers as text: the answer first, then what it rests on."""
+
+from __future__ import annotations
+
+from costmodel.planning.request import PlanRequest
+from costmodel.planning.servers import (
+    Deployment,
+    Plans,
+    benchmark_line,
+    binds,
+    command_of,
+    costs,
+    shown,
+    why_not_less,
+)
+from costmodel.report.page import Table, show, table
+from costmodel.report.text import NONE, percent
+
+_HOUR = 3600.0
+_MOST_LINES = 4  # of what lost, and of what was left out
+
+
+def show_plans(plans: Plans) -> None:
+    """Print the best deployment in one line, a table of the best of each cluster, and why no other one is better."""
+    if not plans.best:
+        show("nothing fits in memory", "yellow")
+        _show_some(plans.left_out)
+        return
+    best = plans.best[0]
+    holds = best.holds is not False
+    show(headline(best) if holds else f"nothing holds; the nearest is {headline(best)}", "bold" if holds else "yellow")
+    show(_table(plans))
+    show(f"why not fewer: {why_not_less(best)}")
+    if best.probability is not None:
+        asked = plans.request.confidence
+        sized = "" if asked is None else f" (sized for {percent(asked, 0)})"
+        show(f"probability that the limits hold: {percent(best.probability, 0)}{sized}; more with --confidence 90%")
+    for engine, why in plans.lost[:_MOST_LINES]:
+        show(f"lost: {engine.structure} {engine}: {why}")
+    _show_some(plans.left_out)
+    if holds:
+        show(f"next: {command_of(best)}", "dim")
+        show(f"check: {benchmark_line(best)}", "dim")
+
+
+def headline(one: Deployment) -> str:
+    """Return a deployment in one line: how many devices, what they cost, what was played, and what binds."""
+    structure, output = one.engine.structure, costs(one)["output"]
+    device = structure.scenario.cluster.device.name.removesuffix("-sxm").replace("-", " ").upper()
+    number = "1 replica" if one.replicas == 1 else f"{one.replicas} replicas"
+    parts = [f"{number} x {one.engine} = {one.devices} {device}", *str(structure).split(" ", 1)]
+    parts += [] if one.rent is None else [f"{one.rent * _HOUR:,.4g} $/h"]
+    parts += [] if output is None else [f"{output:.2g} $/M output tokens"]
+    return f"{', '.join(parts)}; {_times(one)}; binds: {binds(one)}"
+
+
+def _times(one: Deployment) -> str:
+    """Return what the plan's times are, those that were played first."""
+    if one.played is None:
+        known = {name.upper(): one.point.metrics.get(name) for name in ("ttft", "tpot")}
+        return "mean " + ", ".join(f"{name} {shown(value)}" for name, value in known.items() if value) + " (not played)"
+    said, parts = "", []
+    for name, statistic in _statistics(one.player.request).items():
+        value = one.played.times.get((name.lower(), statistic))
+        if value is not None:
+            parts.append(f"{'' if statistic == said else f'{statistic} '}{name} {shown(value)}")
+            said = statistic
+    return ", ".join(parts)
+
+
+def _statistics(request: PlanRequest) -> dict[str, str]:
+    """Return the statistic of each time that is shown: the limit's, else the 99th percentile."""
+    limits = {"TTFT": request.ttft, "TPOT": request.tpot}
+    return {name: "p99" if limit is None else limit.statistic for name, limit in limits.items()}
+
+
+def _table(plans: Plans) -> Table:
+    """Return the deployments as a table."""
+    statistics = _statistics(plans.request)
+    rows = table(
+        "cluster", "devices", "replicas", "engine", "layout", "$/h", "$/M output",
+        *(f"{statistic} {name}" for name, statistic in statistics.items()), "holds", "note",
+    )  # fmt: skip
+    for one in plans.best:
+        output = costs(one)["output"]
+        times = {} if one.played is None else one.played.times
+        known = [times.get((name.lower(), statistic)) for name, statistic in statistics.items()]
+        rows.add(
+            one.engine.structure.cluster.rpartition("/")[2], f"{one.devices:,}", f"{one.replicas:,}",
+            str(one.engine.structure), str(one.engine), NONE if one.rent is None else f"{one.rent * _HOUR:,.4g}",
+            NONE if output is None else f"{output:.3g}", *(NONE if value is None else shown(value) for value in known),
+            {True: "yes", False: "no", None: "not played"}[one.holds], one.why,
+        )  # fmt: skip
+    return rows
+
+
+def _show_some(lines: list[str]) -> None:
+    """Print the first of some lines, and how many more there are."""
+    for line in lines[:_MOST_LINES]:
+        show(f"left out: {line}")
+    if len(lines) > _MOST_LINES:
+        show(f"left out: {len(lines) - _MOST_LINES} more, listed by --json")
