@@ -19,6 +19,7 @@ from costmodel.quantities import Array, Quantity
 from costmodel.records import Record, ValueRecord
 
 MOST = 10**12  # of anything counted, unless a field says less
+_CENTURIES = 1e10  # seconds: three of them, of anything that goes on
 _MAX = 1e30  # SI units of anything; its inverse is the least: beyond, arithmetic under- and overflows
 
 
@@ -407,8 +408,8 @@ def _range(value: Quantity) -> tuple[float, float]:
 
 Time: TypeAlias = Annotated[Quantity, Measure("time")]
 Latency: TypeAlias = Annotated[Quantity, Measure("time", zero=True)]
-Duration: TypeAlias = Annotated[Quantity, Measure("duration")]
-Moment: TypeAlias = Annotated[Quantity, Measure("duration", zero=True)]
+Duration: TypeAlias = Annotated[Quantity, Measure("duration", high=_CENTURIES)]
+Moment: TypeAlias = Annotated[Quantity, Measure("duration", high=_CENTURIES, zero=True)]
 Size: TypeAlias = Annotated[Quantity, Measure("size")]
 SizeOrZero: TypeAlias = Annotated[Quantity, Measure("size", zero=True)]
 Bandwidth: TypeAlias = Annotated[Quantity, Measure("bandwidth")]
@@ -416,7 +417,7 @@ LinkBandwidth: TypeAlias = Annotated[Quantity, Measure("bandwidth", two_way=True
 NicBandwidth: TypeAlias = Annotated[Quantity, Measure("bandwidth", unit="Gbit/s", two_way=True)]
 Peak: TypeAlias = Annotated[Quantity, Measure("flop_rate")]
 Frequency: TypeAlias = Annotated[Quantity, Measure("frequency")]
-EventRate: TypeAlias = Annotated[Quantity, Measure("rate")]
+EventRate: TypeAlias = Annotated[Quantity, Measure("rate", low=1.0 / _CENTURIES, high=MOST)]
 Watts: TypeAlias = Annotated[Quantity, Measure("power")]
 WattsOrZero: TypeAlias = Annotated[Quantity, Measure("power", zero=True)]
 Energy: TypeAlias = Annotated[Quantity, Measure("energy", zero=True)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from costmodel.records import ValueRecord
 
 _MAX_LISTED = 10  # names that a hint lists
+_MAX_LETTERS, _MAX_COMPARED = 80, 2000  # of a word that is compared with names, and of these: longer ones are no slips
 _HIDDEN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"} | {
     code: f"\\u{code:04x}"
     for code in (0x061C, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
@@ -115,6 +116,9 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Return a hint with the names nearest to `word`, empty if none is near."""
     import difflib  # few words are wrong
 
+    if len(word) > _MAX_LETTERS:
+        return ""
+    known = known[:_MAX_COMPARED]
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
     close = close or [name for name in known if word in re.split("[/_-]", name)][:3]
     return "did you mean " + " or ".join(f"`{name}`" for name in close) + "?" if close else ""

@@ -15,6 +15,7 @@ from costmodel.records import Record, replace
 from costmodel.schema.loader import MAX_TABLE_BYTES, read_data, read_text
 from costmodel.schema.references import display_path
 
+MOST_COLUMNS = 2000  # far above any real table; each is compared with those that are known
 SUFFIXES = (".csv", ".parquet")
 FOREIGN = (".json", ".gz", ".txt", ".log", ".out")  # of files that are no tables, distinguished by their content
 _BESIDE = ("meta.csv", "sources.csv")  # of a folder of tables, but no tables
@@ -108,6 +109,9 @@ def _csv(path: Path) -> RawTable:
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
+    if len(header) > MOST_COLUMNS:
+        hint = "name a table of the measurement schema"
+        raise table_error(path, f"has {len(header):,} columns, {MOST_COLUMNS:,} are the most", line=1, hint=hint)
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise table_error(
@@ -141,6 +145,7 @@ def _parquet(path: Path) -> RawTable:
         raise table_error(path, f"cannot be read: {error}") from None
     if frame.is_empty():
         raise table_error(path, "holds no row", hint="write at least one row")
+    _check_header(path, frame.columns)
     columns = {name: [_cell(value) for value in frame[name].to_list()] for name in frame.columns}
     return RawTable(path, columns, range(1, len(frame) + 1))
 

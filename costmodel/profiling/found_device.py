@@ -6,11 +6,12 @@ import importlib
 import os
 import platform
 import subprocess
+import warnings
 from pathlib import Path
 
 import torch
 
-from costmodel.errors import InputError
+from costmodel.errors import InputError, Notice
 from costmodel.profiling.device_file import Facts
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -95,20 +96,37 @@ def smi() -> list[str]:
 
 
 def _amd_smi() -> list[str]:
-    """Return the same of a device of AMD's. Its library raises what it likes where driver and version do not match."""
+    """Return the same of a device of AMD's. Blank where its library and driver do not match, which is said."""
     try:
         library = importlib.import_module("amdsmi")
+    except (ImportError, OSError, KeyError) as error:  # it loads the driver's, from a folder of the environment
+        return _not_stated(error)
+    try:
         handle = torch.cuda._get_amdsmi_handler(torch.cuda.current_device())
         clock = library.amdsmi_get_clock_info(handle, library.AmdSmiClkType.GFX)
         power = library.amdsmi_get_power_info(handle)
         limit = _number(str(library.amdsmi_get_power_cap_info(handle)["power_cap"]))
         driver = str(library.amdsmi_get_gpu_driver_info(handle)["driver_version"])
-    except Exception:
-        return [""] * len(_QUERY)
+    except (
+        getattr(library, "AmdSmiException", OSError),
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        return _not_stated(error)
     drawn = next((power[name] for name in _AMD_POWER if _is_number(str(power.get(name, "")))), "")
     watts = limit if limit < _HIGHEST_LIMIT else limit * 1e-6
     now = clock.get("clk", clock.get("cur_clk", ""))
     return [str(now), str(drawn), driver, str(clock["max_clk"]), f"{watts:g}"]
+
+
+def _not_stated(error: Exception) -> list[str]:
+    """Return blanks, and say why no clock, power and driver are stated."""
+    text = f"amdsmi does not state clock, power and driver: {type(error).__name__}: {error}"
+    warnings.warn(Notice(text), stacklevel=3)
+    return [""] * len(_QUERY)
 
 
 def physical(index: int) -> str:

@@ -25,6 +25,7 @@ MAX_TABLE_BYTES = 64 * 2**20  # of a table, which Python holds at ten times its 
 MAX_SWEEP_BYTES = 256 * 2**20  # of the table of a sweep: one of a million points must be readable
 _MAX_NODES = 100_000  # far above any real file; reached only by aliases that multiply
 _MAX_REPEATS = 10_000  # of these, values that aliases repeat
+_MAX_KEYS = 2000  # of one mapping: far above any real one, and each is compared with what is known
 _TAGS: dict[type[yaml.Node], str] = {
     yaml.ScalarNode: "tag:yaml.org,2002:str",
     yaml.SequenceNode: "tag:yaml.org,2002:seq",
@@ -173,6 +174,9 @@ class _Walk:
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Tree]:
         entries: dict[str, Tree] = {}
+        if len(node.value) > _MAX_KEYS:
+            hint, place = "split the file, or vary one of them by a study", self._locate(node.value[_MAX_KEYS][0])
+            raise InputError.single(f"a mapping has more than {_MAX_KEYS:,} keys", hint=hint, location=place)
         for key, value in node.value:
             location = self._locate(key)
             if not isinstance(key, yaml.ScalarNode):

@@ -214,10 +214,10 @@ def read_head(path: Path) -> StudyHead:
     return validate_output(path, read_json(path, SWEEP_HINT), StudyHead, SWEEP, SWEEP_HINT)
 
 
-def read_json(path: Path, hint: str) -> Any:
-    """Return a JSON document. Raises InputError if there is none or it is incomplete."""
+def read_json(path: Path, hint: str, limit: int = MAX_BYTES) -> Any:
+    """Return a JSON document of so many bytes at most. Raises InputError if there is none or it is incomplete."""
     try:
-        return json.loads(read_data(path, str(path), MAX_BYTES, missing_hint=hint))
+        return json.loads(read_data(path, str(path), limit, missing_hint=hint))
     except (ValueError, RecursionError) as error:
         problem = f"not a complete JSON document: {error}" if isinstance(error, ValueError) else "is nested too deeply"
         raise InputError.single(problem, hint=hint, location=Location(str(path))) from None

@@ -61,6 +61,8 @@ class LengthsFile(Declared, of=Lengths):
         elif kind == "uniform":
             if self.high is None:
                 raise Wrong("needs `high`", "write {distribution: uniform, low: 1, high: 1024}")
+            if np.any(self.low > self.high):
+                raise Wrong("has `low` above `high`", "write a `high` of at least `low`")
         elif self.mean is None:
             raise Wrong("needs `mean`", f"write {{distribution: {kind}, mean: 512}}")
         if kind in ("normal", "lognormal") and self.deviation is None:

@@ -19,6 +19,7 @@ from costmodel.schema.tree import PathPart, Tree, to_python
 Model = TypeVar("Model", bound="Strict")
 FieldPath: TypeAlias = "Sequence[PathPart]"
 
+_MAX_PROBLEMS = 200  # of a document: nobody reads more, and hints for a million keys take minutes
 _OUR_NAMES = {
     "tensor_parallel": "tp", "pipeline_parallel": "pp", "data_parallel": "dp", "expert_parallel": "ep",
     "context_parallel": "cp", "virtual_stages": "virtual", "d_model": "hidden", "hidden_size": "hidden",
@@ -73,13 +74,17 @@ def validate_tree(model: type[Model], tree: Tree, problems: list[Problem], prefi
         known[model] = document = model.model_validate(raw)
         return document
     except ValidationError as error:
-        findings = [dict(finding) for finding in error.errors(include_url=False)]
+        every = error.errors(include_url=False)
+        findings = [dict(finding) for finding in every[:_MAX_PROBLEMS]]
         misnamed = _misnamed(findings, model)
         problems.extend(
             _problem(finding, model, tree, prefix)
             for finding in findings
             if not (finding["type"] == "missing" and finding["loc"] in misnamed)
         )
+        if len(every) > len(findings):
+            more = f"and {len(every) - len(findings):,} more problems"
+            problems.append(Problem(tree.location, prefix, more, "mend these first"))
         return None
 
 

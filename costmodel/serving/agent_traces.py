@@ -49,6 +49,12 @@ class Reader:
             raise self.wrong(line, f"{name} is no object", f"write {name}: {{…}}")
         return value or {}
 
+    def items(self, value: Any, line: int, name: str) -> list[Any]:
+        """Return a list, an empty one where there is none."""
+        if value is not None and not isinstance(value, list):
+            raise self.wrong(line, f"{name} is no list", f"write {name}: […]")
+        return value or []
+
     def lengths(self, entry: Entry, line: int, names: tuple[tuple[str, ...], ...] = LENGTHS) -> tuple[int, int]:
         """Return the tokens of prompt and output."""
         known = [next((each for each in group if each in entry), group[0]) for group in names]
@@ -196,9 +202,9 @@ def _dependencies(
         yield other, "completion", delays[0] if delays else since
         return
     pause = sum(reader.seconds(entry, key, line, MILLI) for key in ("delay", "delay_ms", "tool_wait_ms"))
-    for other in entry.get("wait_for") or []:
+    for other in reader.items(entry.get("wait_for"), line, "wait_for"):
         yield str(other), "completion", pause
-    for each in entry.get("dependencies") or []:
+    for each in reader.items(entry.get("dependencies"), line, "dependencies"):
         one = reader.mapping(each, line, "dependencies")
         yield str(one.get("request_id")), str(one.get("trigger")), reader.seconds(one, "delay_ms", line, MILLI)
 

@@ -12,10 +12,13 @@ import numpy as np
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
+from costmodel.schema.loader import read_data
 from costmodel.schema.references import display_path
 from costmodel.schema.whole_files import write_whole
 from costmodel.serving.routing import Service
 
+DIGEST = 32  # bytes of a checkpoint, of all others
+_SPARE = 2**20  # bytes of a checkpoint for names and shapes
 IDENTITY = "identity"  # name of what distinguishes simulations
 
 
@@ -43,14 +46,22 @@ def save(path: Path, service: Service, mark: str) -> None:
     """Write the state of a service. The file is there whole or not at all. mark: its identity."""
     buffer = io.BytesIO()
     np.savez(buffer, **{IDENTITY: np.array(mark), **dict(changing(service))})  # type: ignore[arg-type]
-    write_whole(path, [buffer.getvalue()])
+    data = buffer.getvalue()
+    write_whole(path, [hashlib.sha256(data).digest(), data])
 
 
 def restore(path: Path, service: Service, mark: str) -> None:
-    """Give a service the state of a file. Raises InputError where it is damaged, or of another simulation."""
-    location = Location(display_path(path))
+    """Give a service the state of a file. Raises InputError where it is damaged, or of another simulation.
+
+    Compiled loops follow its numbers without a look at bounds, so that none counts unless all are as they were written.
+    """
+    shown, size = display_path(path), sum(array.nbytes for _, array in changing(service))
+    content, location = read_data(path, shown, 2 * size + _SPARE), Location(shown)
+    digest, data = content[:DIGEST], content[DIGEST:]
+    if hashlib.sha256(data).digest() != digest:
+        raise InputError.single("is no checkpoint, or was changed", location=location, hint="remove it")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
             if str(file[IDENTITY]) != mark:
                 raise InputError.single(
                     "is of another simulation", location=location, hint="remove it, or name another file"

@@ -190,7 +190,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             "input_tokens_per_second": total["input_tokens"] / elapsed,
             "tokens_per_second": tokens,
             "tokens_per_second_per_device": tokens / devices,
-            "tokens_per_second_per_user": None if tpot is None else 1.0 / tpot,
+            "tokens_per_second_per_user": 1.0 / tpot if tpot else None,
             "concurrency": total["running"] * total["busy_share"],
             "max_concurrency": float(most_running(self._scenario, self._plan, self._pool)),
             "kv_blocks": float(run.policy.blocks),

@@ -50,7 +50,7 @@ def draw_turns(sessions: Sessions, count: int, draw: np.random.Generator) -> Tur
     """Return the turns of sessions and agents, `count` rows in all. The last session is cut off there."""
     number = np.zeros(0, np.int64)
     while number.sum() < count:
-        number = np.concatenate([number, draw_lengths(sessions.turns, count, draw)])
+        number = np.concatenate([number, np.minimum(draw_lengths(sessions.turns, count, draw), count)])
         number = number[: int(np.searchsorted(np.cumsum(number), count)) + 1]
     session, turn = np.repeat(np.arange(len(number)), number), _counted(number)
     row, starts = np.arange(len(session)), np.zeros(0, np.int64)
@@ -58,8 +58,8 @@ def draw_turns(sessions: Sessions, count: int, draw: np.random.Generator) -> Tur
     if sessions.agents is not None:
         agents = sessions.agents
         begins = (draw.random(len(row)) < float(agents.share)) & (turn < number[session] - 1)
-        starts = np.repeat(row[begins], draw_lengths(agents.count, int(begins.sum()), draw))
-        own_number = draw_lengths(agents.turns, len(starts), draw)
+        starts = np.repeat(row[begins], _up_to(count, draw_lengths(agents.count, int(begins.sum()), draw)))
+        own_number = _up_to(count, draw_lengths(agents.turns, len(starts), draw))
     agent = np.repeat(np.arange(len(starts)), own_number)
     of_agents = starts[agent]
     chain = np.concatenate([session, len(number) + agent])
@@ -71,6 +71,11 @@ def draw_turns(sessions: Sessions, count: int, draw: np.random.Generator) -> Tur
         np.concatenate([turn, _counted(own_number)])[order],
         np.concatenate([np.full(len(number), -1), position[starts]]),
     )  # fmt: skip
+
+
+def _up_to(count: int, number: Ints) -> Ints:
+    """Return numbers as far as their sum is less than `count`, and 0 behind: those rows are cut off."""
+    return np.where(np.cumsum(number) - number < count, np.minimum(number, count), 0)
 
 
 def _counted(number: Ints) -> Ints:

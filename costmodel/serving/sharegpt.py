@@ -7,7 +7,7 @@ is_valid_sequence). The file says nothing about when requests arrive.
 
 from __future__ import annotations
 
-import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ import numpy.typing as npt
 
 from costmodel.errors import InputError, Location
 from costmodel.schema.references import display_path
+from costmodel.schema.results import read_json
 
+MAX_BYTES = 2**30  # of the file; the published one has 0.6 GB
 FEWEST, MOST_PROMPT, MOST = 4, 1024, 2048  # tokens
+_SURROGATE = re.compile("[\ud800-\udfff]")  # is no character: tokenizers refuse it
 Ints = npt.NDArray[np.int64]
 
 
@@ -33,14 +36,21 @@ def read_pairs(path: Path, tokenizer: Path) -> tuple[Ints, Ints]:
     if not texts:
         raise _problem(shown, None, "has no conversation of two messages", "write {conversations: [{value: …}, …]}")
     counter = _loaded(tokenizer)
-    prompt, answer = (
-        np.array([len(each.ids) for each in counter.encode_batch([pair[part] for pair in texts])], dtype=np.int64)
-        for part in (0, 1)
-    )
+    prompt, answer = (_counted(counter, [pair[part] for pair in texts], tokenizer) for part in (0, 1))
     kept = counts(prompt, answer)
     if not kept.any():
         raise _problem(shown, None, "has no conversation of a length that counts", f"{FEWEST} to {MOST:,} tokens do")
     return prompt[kept], answer[kept]
+
+
+def _counted(counter: Any, texts: list[str], tokenizer: Path) -> Ints:
+    """Return the tokens of texts. Raises InputError where the tokenizer fails: its panics are no `Exception`."""
+    try:
+        return np.array([len(each.ids) for each in counter.encode_batch(texts)], dtype=np.int64)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        raise _problem(display_path(tokenizer), None, f"cannot count a text: {error}", "name another one") from None
 
 
 def counts(prompt: Ints, answer: Ints) -> npt.NDArray[np.bool_]:
@@ -56,10 +66,7 @@ def is_sharegpt(document: Any) -> bool:
 
 
 def _entries(path: Path, shown: str) -> list[Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise _problem(shown, None, f"is no JSON: {error}", "name a ShareGPT file") from None
+    document = read_json(path, "name a ShareGPT file", MAX_BYTES)
     if not is_sharegpt(document):
         raise _problem(shown, None, "is no list of conversations", "name a ShareGPT file, or leave `tokenizer` out")
     return list(document)
@@ -71,8 +78,10 @@ def _messages(entry: Any, shown: str, number: int) -> tuple[str, str] | None:
     if not isinstance(messages, list):
         raise _problem(shown, number, "is no conversation", "write {conversations: [{value: …}, …]}")
     texts = [each.get("value") if isinstance(each, dict) else None for each in messages[:2]]
-    if any(not isinstance(text, str) for text in texts):
-        raise _problem(shown, number, "has a message without a text", "write {from: human, value: TEXT}")
+    if any(not isinstance(text, str) or _SURROGATE.search(text) for text in texts):
+        raise _problem(
+            shown, number, "has a message without a text, or with half a character", "write {from: human, value: TEXT}"
+        )
     return (texts[0], texts[1]) if len(texts) == 2 else None  # type: ignore[return-value]
 
 

@@ -16,6 +16,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Array
 from costmodel.records import Record, replace
+from costmodel.serving.bounds import check_requests, check_run
 from costmodel.serving.checkpoint import identity, is_over, restore, save
 from costmodel.serving.compiled import compiled, has_numba, is_kept
 from costmodel.serving.deployment import Dice, is_dealt_out, lockstep_of, new_service
@@ -87,6 +88,7 @@ class Simulation:
         """Take the requests of a scenario."""
         self.scenario, self.plan = scenario, plan
         self.stream = stream_of(scenario, plan)
+        check_requests(self.scenario, self.plan, self.stream, MOST_KEPT)
         self.streams = not self.keeps and comes_in_parts(self.stream) and self._draw().left > MOST_KEPT
         self.requests = in_order_of_arrival(self._requests())
         self.extent = Extent.of(self._parts() if self.streams else [self.requests])
@@ -97,6 +99,7 @@ class Simulation:
         """Time steps of all sizes that the requests may have."""
         sizes = Sizes(self.policy.max_seqs, self.policy.budget, self.extent.longest)
         self.times = StepTimes(make_tables(self.pricer, sizes), sizes, self.pricer.drafts)
+        check_run(self.scenario, self.plan, self.requests, self.policy, self.extent.sizes, self.extent.count)
 
     def of(self, scenario: Scenario, plan: Serving) -> Simulation:
         """Return a simulation of the same engines with another load or number of replicas.

@@ -301,14 +301,25 @@ def new_records(stream: Requests) -> Records:
     return requests
 
 
+def _entries(policy: Policy, sizes: Any, count: int | None) -> int:
+    """Return the runs of blocks that an engine keeps at most. Arguments as of `new_engines`."""
+    shared, kept = int(np.sum(sizes, dtype=np.int64)), sum(policy.tier_blocks)
+    entries = policy.blocks if count is None else min(policy.blocks, 3 * count + shared)
+    return int(entries + min(shared, kept) + 2)
+
+
+def engine_bytes(policy: Policy, sizes: Any, count: int | None) -> int:
+    """Return the size of what grows of an engine's arrays [B]. Arguments as of `new_engines`."""
+    places = 8 * (3 * policy.max_seqs + policy.block + GAP_BINS)
+    return places + Entry.dtype.itemsize * _entries(policy, sizes, count) + Run.dtype.itemsize * len(sizes)
+
+
 def new_engines(number: int, policy: Policy, sizes: Any, bins: int, count: int | None = None) -> Engines:
     """Return idle engines whose blocks are all free.
 
     sizes: blocks of each run; count: requests, null where these are only the first of a run.
     """
-    shared, kept = int(np.sum(sizes, dtype=np.int64)), sum(policy.tier_blocks)
-    entries = policy.blocks if count is None else min(policy.blocks, 3 * count + shared)
-    entries = int(entries + min(shared, kept) + 2)
+    entries = _entries(policy, sizes, count)
     decoders, enders, starters = np.zeros((3, number, policy.max_seqs), dtype=np.int64)
     engines = Engines(
         EngineState.zeros(number), Step.zeros(number), decoders, enders, starters,

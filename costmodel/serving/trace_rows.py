@@ -15,7 +15,7 @@ from costmodel.schema.serving import LARGEST
 MAX_TOKENS = 100_000_000  # of one request: more is a mistake
 LARGEST_BLOCK = 2**63 - 1
 MILLI = 1e-3
-LATEST = 1e12  # [s]: a moment after it is a mistake
+LATEST = 1e10  # [s]: a moment after it, in the year 2286, is a mistake
 PRIORITY = "priority"  # column of a table; the least is served first
 _FRACTION = re.compile(r"\.(\d+)")
 

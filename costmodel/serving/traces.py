@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import math
 import zlib
 from collections.abc import Iterator
@@ -27,12 +26,14 @@ from costmodel.errors import InputError
 from costmodel.reading import open_regular
 from costmodel.records import ValueRecord
 from costmodel.schema.references import display_path
+from costmodel.schema.results import read_json
 from costmodel.serving.agent_traces import READERS, Reader, kind_of, weka_session
 from costmodel.serving.message_texts import Texts
 from costmodel.serving.sharegpt import is_sharegpt
 from costmodel.serving.trace_rows import PRIORITY, Row, blocks_of, moment_of, parsed, priority_of, problem, tokens_of
 
 MAX_BYTES = 8 * 2**30  # of a file, decompressed
+MAX_DOCUMENT = 256 * 2**20  # of a JSON document, which Python holds at ten times its size
 MAX_EMPTY = 1_000_000  # lines without text, one after the other: a small archive may hold any number
 MAX_LINE = 64 * 2**20  # a line that is longer is no text
 
@@ -186,10 +187,7 @@ def _json_rows(lines: Iterator[tuple[int, str]], shown: str, kind: str | None, t
 
 def _document_rows(path: Path, shown: str, texts: Texts) -> Iterator[Row]:
     """Yield the requests of an agent's session, or of a benchmark's result: numbers of rows are places in it."""
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise problem(shown, None, f"is no JSON: {error}", "save the benchmark with its details") from None
+    document = read_json(path, "save the benchmark with its details", MAX_DOCUMENT)
     if isinstance(document, dict) and kind_of(document) == "weka":
         yield from weka_session(document, 1, Reader(shown, texts))
         return
@@ -202,10 +200,8 @@ def _document_rows(path: Path, shown: str, texts: Texts) -> Iterator[Row]:
         hint = "save it with `--save-detailed`, of a version that writes them"
         raise problem(shown, None, f"lacks {', '.join(keys)} of one length", hint)
     starts, prompts, outputs = (each or [] for each in lists)
-    order = sorted(range(len(starts)), key=lambda i: (isinstance(starts[i], int | float), starts[i]))
-    for i in order:
+    moments = [moment_of(each, shown, number, keys[0]) for number, each in enumerate(starts, 1)]
+    for i in sorted(range(len(starts)), key=moments.__getitem__):
         output = tokens_of(outputs[i], shown, i + 1, keys[2], least=0)
         if output:  # none: the request failed
-            yield Row(
-                i + 1, moment_of(starts[i], shown, i + 1, keys[0]), tokens_of(prompts[i], shown, i + 1, keys[1]), output
-            )
+            yield Row(i + 1, moments[i], tokens_of(prompts[i], shown, i + 1, keys[1]), output)

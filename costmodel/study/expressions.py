@@ -40,6 +40,7 @@ _QUANTITY = re.compile(r"(?<![\w.])(\d+\.?\d*(?:[eE][+-]?\d+)?)\s*(%|\$/h|[A-Za-
 _WORDS = ("and", "or", "not", "if", "else", "in", "is")  # may follow a number without being its unit
 _LONGEST = 1000  # characters of one expression
 _DEEPEST = 50  # parentheses within another
+_HIGHEST = 200  # operators within another: evaluation goes as deep
 
 
 class Expression(Record):
@@ -72,6 +73,8 @@ def read_expression(
         tree = ast.parse(_named(text, quantities, location).strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise _wrong(text, location, "is no formula", "write one such as `tpot <= 50 ms`") from None
+    if _depth(tree) > _HIGHEST:
+        raise _wrong(text[:40] + "…", location, "is nested too deeply", "write a shorter formula")
     names = tuple(dict.fromkeys(_names(tree, text, location, quantities)))
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     if not lists and called & _OF_LISTS.keys():
@@ -85,6 +88,14 @@ def read_expression(
         raise _wrong(text, location, "is no condition" if condition else "is a condition", hint)
     _check_dimensions(tree, text, location, quantities)
     return Expression(text, names, tree, {name: value for name, (value, _) in quantities.items()})
+
+
+def _depth(tree: ast.AST) -> int:
+    """Return how deep a formula is nested, level by level: one that is too deep cannot be walked."""
+    depth, level = 0, [tree]
+    while level:
+        depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
 
 
 def _named(text: str, quantities: dict[str, tuple[float, str | None]], location: Location) -> str:

@@ -38,7 +38,7 @@ def check_folder(folder: Path, document: Mapping[str, Any]) -> None:
         raise InputError.single("is not writable", hint="name another folder", location=location)
     with reporting_os_errors(folder):
         content = sorted(name for name in os.listdir(folder) if not name.endswith(".part"))
-    if not content:
+    if not content or (content == [POINTS] and not any((folder / POINTS).iterdir())):  # it had begun, no more
         return
     if STUDY not in content:
         others = f"{content[0]}, …" if len(content) > 1 else content[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from costmodel.records import Record
 from costmodel.schema.loader import MAX_SWEEP_BYTES, read_text
 from costmodel.schema.references import display_path
 
+LATEST = 1e10  # [s]: a time beyond it is a mistake
 NEEDED = ("start_time", "ttft", "tpot", "latency", "scheduled", "last_token")
 FIRST_COLUMN = b"request_id,"  # what such a table begins with
 
@@ -55,8 +57,10 @@ def read_requests(path: Path) -> ServedRequests:
     for row in reader:
         for name in NEEDED:
             columns[name].append(_number(row[name], shown, reader.line_num, name))
-    if not columns["start_time"]:
-        raise InputError.single("has no requests", location=Location(shown), hint="write one request a row")
+    if all(map(math.isnan, columns["start_time"])):
+        raise InputError.single(
+            "has no requests that came at a time", location=Location(shown), hint="write one request a row"
+        )
     return ServedRequests(*(np.array(columns[name]) for name in ("start_time", *NEEDED[1:])))
 
 
@@ -64,8 +68,11 @@ def _number(text: str | None, shown: str, line: int, name: str) -> float:
     if text == "":
         return float("nan")
     try:
-        return float(text or "missing")
+        number = float(text or "missing")
     except ValueError:
+        number = math.nan
+    if not abs(number) <= LATEST:
         raise InputError.single(
             f"{name} {str(text)[:40]!r} is no number", location=Location(shown, line), hint="write seconds, or nothing"
-        ) from None
+        )  # fmt: skip
+    return number

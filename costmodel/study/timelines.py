@@ -87,32 +87,41 @@ def read_slices(path: Path) -> list[Slice]:
 
 def _slices(events: Sequence[Any], path: Path) -> Iterator[Slice]:
     named = {
-        (event["name"], event.get("pid"), event.get("tid") if event["name"] == "thread_name" else None): event
+        (event["name"], str(event.get("pid")), str(event.get("tid")) if event["name"] == "thread_name" else ""): event
         for event in events
-        if isinstance(event, dict) and event.get("ph") == "M" and event.get("name") in ("process_name", "thread_name")
+        if isinstance(event, dict)
+        and event.get("ph") == "M"
+        and str(event.get("name")) in ("process_name", "thread_name")
     }
 
-    def name(kind: str, process: Any, thread: Any) -> str:
+    def name(kind: str, process: str, thread: str) -> str:
         args = named.get((kind, process, thread), {}).get("args")
         return str(args.get("name", "")) if isinstance(args, dict) else ""
 
     for number, event in enumerate(events):
-        if not isinstance(event, dict) or event.get("ph") != "X" or event.get("cat") not in (*DEVICE_WORK, ACTIONS):
+        if (
+            not isinstance(event, dict)
+            or event.get("ph") != "X"
+            or str(event.get("cat")) not in (*DEVICE_WORK, ACTIONS)
+        ):
             continue
         start, seconds = (_time(event.get(key, 0), f"traceEvents[{number}].{key}", path) for key in ("ts", "dur"))
-        process, thread = event.get("pid"), event.get("tid")
+        process, thread = str(event.get("pid")), str(event.get("tid"))
         args = event.get("args")
         arguments = args if isinstance(args, dict) else {}
         classes = arguments.get("classes")
         yield Slice(
-            name("process_name", process, None) or f"process {process}",
+            name("process_name", process, "") or f"process {process}",
             name("thread_name", process, thread) or f"stream {thread}",
             str(event["cat"]),
             str(event.get("name", "")),
             start,
             seconds,
             str(arguments.get("kind", "")),
-            {str(key): MICRO * float(value) for key, value in classes.items()} if isinstance(classes, dict) else {},
+            {
+                str(key): _time(value, f"traceEvents[{number}].args.classes", path)
+                for key, value in (classes.items() if isinstance(classes, dict) else ())
+            },
         )
 
 

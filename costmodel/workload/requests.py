@@ -13,12 +13,14 @@ from costmodel.declared import (
     EventRate,
     Exponent,
     Latency,
+    Measure,
     Moment,
     Number,
     NumberOrZero,
     PositiveNumber,
     Ratio,
     Weight,
+    Whole,
 )
 from costmodel.quantities import Count, Quantity, maximum
 from costmodel.records import Record
@@ -26,6 +28,12 @@ from costmodel.records import Record
 TraceFormat: TypeAlias = Literal[
     "requests", "azure", "mooncake", "burstgpt", "servegen", "bench", "weka", "dynamo", "agentic", "openai"
 ]
+
+
+Tokens: TypeAlias = Annotated[Quantity, Whole(1, high=10**8)]
+Million: TypeAlias = Annotated[Quantity, Whole(1, high=10**6)]
+Drawn: TypeAlias = Annotated[Quantity, Whole(1, high=10**7)]  # requests: two minutes of the processor, compiled
+Interval: TypeAlias = Annotated[Quantity, Measure("duration", low=0.1, zero=True)]
 
 
 class Lengths(Record, kw_only=True):
@@ -37,8 +45,8 @@ class Lengths(Record, kw_only=True):
     ] = "constant"
     mean: Count = 1.0
     deviation: Count = 0.0  # standard deviation
-    low: Annotated[Number, "least length"] = 1.0
-    high: Annotated[Number | None, "largest length; null: any"] = None
+    low: Annotated[Tokens, "least length"] = 1.0
+    high: Annotated[Tokens | None, "largest length; null: any"] = None
     values: tuple[float, ...] = ()
     weights: Annotated[tuple[Weight, ...], "how often each is drawn; empty: all as often"] = ()
 
@@ -106,8 +114,8 @@ class Lengths(Record, kw_only=True):
 class SharedPrefix(Record, kw_only=True):
     """Beginnings that prompts share."""
 
-    groups: Annotated[Number, "different beginnings"] = 1.0
-    tokens: Annotated[Number, "tokens of each, which prompts have in addition to `input`, before it"]
+    groups: Annotated[Million, "different beginnings"] = 1.0
+    tokens: Annotated[Tokens, "tokens of each, which prompts have in addition to `input`, before it"]
     exponent: Annotated[Exponent, "of Zipf's law of how often each is used; 0: all as often"] = 0.0
 
 
@@ -197,7 +205,7 @@ class RequestStream(Record, kw_only=True):
     )
     rate: Annotated[EventRate | None, "of the whole deployment; null: the scenario's `rate`"] = None
     cv: Annotated[PositiveNumber, "coefficient of variation of gaps; gamma only"] = 1.0
-    count: Annotated[Number | None, "requests; null: 10,000, or all of the trace"] = None
+    count: Annotated[Drawn | None, "requests; null: 10,000, or all of the trace"] = None
     input: Annotated[Lengths | None, "prompts; null: all of `input_tokens`"] = None
     output: Annotated[Lengths | None, "outputs; null: all of `output_tokens`"] = None
     pairs: Annotated[str | None, "file whose `input_tokens` and `output_tokens` are drawn together"] = None
@@ -232,10 +240,10 @@ class Breakdowns(Record, kw_only=True):
 class Autoscale(Record, kw_only=True):
     """Engines that are started and given back as requests come and go."""
 
-    most: Annotated[Number, "engines at most"]
-    least: Annotated[Number, "engines at least, and at first"] = 1.0
+    most: Annotated[Million, "engines at most"]
+    least: Annotated[Million, "engines at least, and at first"] = 1.0
     target: Annotated[PositiveNumber, "requests for each engine"]
-    interval: Annotated[Duration, "between two decisions"] = 10.0
+    interval: Annotated[Interval, "between two decisions"] = 10.0
     start_up: Annotated[Moment, "until a new engine serves; it is paid for meanwhile"] = 60.0
 
 
@@ -254,7 +262,7 @@ class Replicas(Record, kw_only=True):
     prefix: of the longest cached prefix, unless it has many more requests than the least loaded one.
     """
 
-    count: Annotated[Number, "engines, each of the scenario's layout"] = 1.0
+    count: Annotated[Million, "engines, each of the scenario's layout"] = 1.0
     routing: Annotated[
         Literal["round_robin", "random", "least_loaded", "power_of_two", "prefix"],
         "how the router chooses the engine of a request",

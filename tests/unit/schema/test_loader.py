@@ -129,3 +129,8 @@ def test_a_file_at_the_limit_is_read(tmp_path: Path) -> None:
     assert read_text(path, "full.yaml", 10) == "x" * 10
     with pytest.raises(InputError):
         read_text(path, "full.yaml", 9)
+
+
+def test_a_mapping_of_more_keys_than_any_real_one_is_refused_where_they_begin() -> None:
+    with pytest.raises(InputError, match=r"^big.yaml:2001:1: a mapping has more than 2,000 keys"):
+        parse_tree("".join(f"k{number}: 1\n" for number in range(50_000)), "big.yaml")

@@ -63,7 +63,7 @@ def test_what_the_benchmark_leaves_out_is_told_by_tokens_alone() -> None:
         ('[{"conversations": []}]', "has no conversation of two messages"),
         ('[{"conversations": [{"value": "a"}, {"value": "b"}]}, 7]', "2: requests.pairs: is no conversation"),
         ('{"a": 1}', "is no list of conversations"),
-        ("[", "is no JSON"),
+        ("[", "not a complete JSON document"),
     ],
 )
 def test_a_bad_file_is_an_error(tmp_path: Path, text: str, message: str) -> None:

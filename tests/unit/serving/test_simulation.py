@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,13 @@ from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.serving.first_run import run_as_python
 from costmodel.serving.fleet import run_apart
 from costmodel.serving.output import track_events
+from costmodel.serving.sessions import draw_turns
 from costmodel.serving.simulation import Simulation
 from costmodel.serving.state import FIRST_BIN_WIDTH
 from costmodel.serving.step_times import distinct_prompts
 from costmodel.serving.summary import request_times
 from costmodel.workload.plans import Serving
+from costmodel.workload.requests import Lengths, Sessions, SubAgents
 
 BASE = {
     "scenarios.serving.concurrency": None, "scenarios.serving.rate": "4 /s", "scenarios.serving.output_tokens": 24,
@@ -108,9 +111,37 @@ def test_a_checkpoint_of_another_simulation_or_a_damaged_one_is_refused(simulati
     half(simulation, path)
     with pytest.raises(InputError, match="is of another simulation"):
         simulation.run(slowdown=1.1, checkpoint=path)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(InputError, match="is no checkpoint"):
-        simulation.run(checkpoint=path)
+    whole = path.read_bytes()
+    for damaged in (whole[:1000], whole[:-900] + bytes([whole[-900] ^ 255]) + whole[-899:]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="is no checkpoint"):
+            simulation.run(checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("requests", {"count": 10**7, "arrivals": "burst"}, "requests.count: 10,000,000 requests that wait"),
+        ("requests", {"count": 10**8}, "requests.count: 100000000 is too large"),
+        ("requests", {"count": 100, "prefix": {"groups": 10**9, "tokens": 16}}, "groups: 1000000000 is too large"),
+        ("requests", {"count": 100, "input": {"distribution": "uniform", "low": 9, "high": 1}}, "has `low` above"),
+        ("replicas", {"count": 200_000}, "replicas: 200,000 engines"),
+        ("replicas", {"count": 60_000}, "replicas: 60,000 engines need"),
+        ("replicas", {"autoscale": {"most": 4, "target": 8, "interval": "1 ns"}}, "interval: '1 ns' is too small"),
+        ("replicas", {"breakdowns": {"device_mtbf": "1 us", "repair": "1 s"}}, "device_mtbf: fails"),
+        ("rate", "1e-9 /s", "requests: the requests come over"),
+    ],
+)
+def test_what_takes_too_much_is_refused_before_it_runs(key: str, value: Any, place: str) -> None:
+    with pytest.raises(InputError, match=re.escape(place)):
+        _ = evaluation({**BASE, f"scenarios.serving.{key}": value}).simulation
+
+
+def test_sessions_far_longer_than_the_run_are_cut_where_it_ends() -> None:
+    """A session of 10^8 requests, of which each starts a million agents, gives as many rows as asked for."""
+    agents = SubAgents(share=0.5, count=Lengths(mean=10**6), turns=Lengths(mean=10**6))
+    turns = draw_turns(Sessions(turns=Lengths(mean=10**8), agents=agents), 1000, np.random.default_rng(0))
+    assert len(turns.chain) == 1000
 
 
 def test_beyond_the_highest_stable_rate_a_queue_grows_and_below_it_does_not() -> None:

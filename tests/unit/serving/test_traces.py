@@ -46,6 +46,8 @@ def test_every_format_gives_the_same_requests(tmp_path, name):
 
 
 BAD = {
+    "a number for a list": ('{"timestamp": 0, "input_length": 9, "output_length": 4, "wait_for": 5}', 1, "no list"),
+    "numbers for objects": ('{"timestamp": 0, "input_length": 9, "output_length": 4, "dependencies": 5}', 1, "no list"),
     "negative time": (HEAD + "0,1,1\n-1,1,1\n", 3, "no time"),
     "unsorted": (HEAD + "2,1,1\n1,1,1\n", 3, "before the request above"),
     "NaN": (HEAD + "0,1,1\nnan,1,1\n", 3, "no time"),
@@ -78,6 +80,12 @@ def test_a_bad_trace_is_an_error_at_its_row(tmp_path, name):
     with pytest.raises(InputError, match=message) as caught:
         list(read_rows(written(tmp_path, text)))
     assert caught.value.problems[0].location.line == line
+
+
+def test_times_of_a_benchmark_may_be_of_any_kind_in_a_file_and_are_told(tmp_path):
+    text = '{"start_times": [0, "x", null], "input_lens": [5, 5, 5], "output_lens": [5, 5, 5]}'
+    with pytest.raises(InputError, match="start_times 'x' is no time"):
+        list(read_rows(written(tmp_path, text, "bench.json")))
 
 
 @pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])

@@ -231,6 +231,14 @@ def test_a_folder_with_other_files_is_left_alone(decode: costmodel.Workload, tmp
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
+def test_a_folder_whose_study_could_not_be_written_is_taken_by_the_next_run(
+    decode: costmodel.Workload, tmp_path: Path
+) -> None:
+    (tmp_path / "points").mkdir()
+    write(tmp_path, decode, *TWO)
+    assert (tmp_path / POINTS).exists()
+
+
 def test_a_file_where_the_folder_should_be_is_told(decode: costmodel.Workload, tmp_path: Path) -> None:
     file = tmp_path / "out"
     file.write_text("")
