@@ -88,18 +88,18 @@ class Simulation:
         """Take the requests of a scenario."""
         self.scenario, self.plan = scenario, plan
         self.stream = stream_of(scenario, plan)
-        check_requests(self.scenario, self.plan, self.stream, MOST_KEPT)
+        check_requests(scenario, plan, self.stream, MOST_KEPT)
         self.streams = not self.keeps and comes_in_parts(self.stream) and self._draw().left > MOST_KEPT
         self.requests = in_order_of_arrival(self._requests())
         self.extent = Extent.of(self._parts() if self.streams else [self.requests])
         self.policy = policy_of(scenario, plan, self.requests, self.extent.longest)
         _check_lengths(scenario, self.policy, self.extent)
+        check_run(scenario, plan, self.requests, self.policy, self.extent.sizes, self.extent.count)
 
     def _time_steps(self) -> None:
         """Time steps of all sizes that the requests may have."""
         sizes = Sizes(self.policy.max_seqs, self.policy.budget, self.extent.longest)
         self.times = StepTimes(make_tables(self.pricer, sizes), sizes, self.pricer.drafts)
-        check_run(self.scenario, self.plan, self.requests, self.policy, self.extent.sizes, self.extent.count)
 
     def of(self, scenario: Scenario, plan: Serving) -> Simulation:
         """Return a simulation of the same engines with another load or number of replicas.
