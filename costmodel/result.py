@@ -107,6 +107,7 @@ class Entry(MutableRecord):
     count: runs of its operators on a device.
     flop: work of all runs [FLOP].
     traffic: compulsory bytes of all runs to and from device memory [B], null for messages.
+    kernels: families of its operators, with their variants: `gemm/fp8`.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Entry(MutableRecord):
     by_bound: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     by_basis: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     by_dtype: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    kernels: set[str] = field(default_factory=set)
 
     def add(self, seconds: float, exposed: float, bound: str, basis: str) -> None:
         """Add an operator of which a share `exposed` is not hidden."""

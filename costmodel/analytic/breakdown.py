@@ -27,7 +27,7 @@ from costmodel.quantities import Count
 from costmodel.records import replace
 from costmodel.result import Entry
 from costmodel.workload.memory import stage_work
-from costmodel.workload.operators import Elementwise, ExpertAllToAll, HostGemm, Kernel, Operator, base_name
+from costmodel.workload.operators import Elementwise, ExpertAllToAll, HostGemm, Kernel, Operator, base_name, kernel_key
 from costmodel.workload.schedules import Kind
 
 ROUNDING = 1e-13  # of a pass: difference of floats that are equal but for rounding
@@ -53,6 +53,7 @@ class BreakdownLines:
             self._bases[id(timed.time)] = timed, timed.fit.basis_at(timed.operator, timed.time)
         entry.add(float(timed.time.seconds) * count * pace, exposed, timed.time.bound, self._bases[id(timed.time)][1])
         entry.add_work(count, *_work(timed.operator))
+        entry.kernels.add(kernel_key(timed.operator))
 
     def add_wait(self, name: str, seconds: float, bound: str) -> None:
         """Add time in which no operator runs. Its basis is that of the operators so far."""

@@ -159,25 +159,26 @@ def workload_options(*hidden: str) -> Callable[[F], F]:
 
 
 def json_option(function: F) -> F:
-    """Add `--format` and its short form `--json`. The function gets `as_json` and prints its tables in the format."""
+    """Add `--format`, its short form `--json`, and `--verbose`. The function gets `as_json`, and prints so."""
 
     @wraps(function)
-    def printed(*args: Any, form: str | None, as_json: bool, **options: Any) -> Any:
+    def printed(*args: Any, form: str | None, as_json: bool, verbose: bool, **options: Any) -> Any:
         if as_json and form not in (None, "json"):
             raise InputError.single(
                 f"--json and --format {form} contradict each other", hint="keep one of them", field="--format"
             )
         wants_json = as_json or form == "json"
-        if wants_json or form is None:
+        if wants_json or (form is None and not verbose):
             return function(*args, as_json=wants_json, **options)
         from costmodel.report.page import printing
 
-        with printing(form):
+        with printing(form or "text", verbose=verbose):
             return function(*args, as_json=False, **options)
 
     json_flag = click.option("--json", "as_json", is_flag=True, hidden=True, help="As --format json.")
     text = "Output format: json (also --json), md, or csv (tables only)."
-    return cast(F, click.option("--format", "form", type=click.Choice(FORMS), help=text)(json_flag(printed)))
+    all_flag = click.option("--verbose", is_flag=True, help="Show all that is known, not the answer alone.")
+    return cast(F, click.option("--format", "form", type=click.Choice(FORMS), help=text)(all_flag(json_flag(printed))))
 
 
 def read_changes(changes: tuple[str, ...]) -> dict[str, object]:

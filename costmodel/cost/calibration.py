@@ -39,6 +39,7 @@ from costmodel.workload.operators import (
     Gemm,
     Operator,
     clamp_sizes,
+    kernel_key,
 )
 
 ANCHORED = "anchored"  # of a whole run: by measured runs of the same site
@@ -425,7 +426,7 @@ class Calibration(Record):
         """
         notes: Iterable[str] = self.notes
         if self.notes_of is not None:
-            keys = dict.fromkeys("/".join(filter(None, (each.family, each.variant))) for each in operators)
+            keys = dict.fromkeys(map(kernel_key, operators))
             notes = dict.fromkeys(note for key in keys for note in self.notes_of(key))
         variants: dict[tuple[str, str], list[str]] = {}
         for note in notes:

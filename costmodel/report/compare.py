@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from costmodel.report.page import Number, show, table
+from costmodel.report.page import Number, is_verbose, show, show_hint, table
 from costmodel.report.text import metric, quantity, readable
 from costmodel.result import shown_line
 from costmodel.study.comparing import Compared, Pair
 from costmodel.study.timelines import TracesCompared
 
+FEW, FEW_OPERATORS = 8, 5  # metrics and operators in the short form
 _YES_NO = {None: "", True: "yes", False: "no"}
 
 
 def show_comparison(comparison: Compared) -> None:
-    """Print the metrics, then the operators that either side has."""
-    _show("metric", comparison.metrics, lambda pair, value: metric(pair.name, value))
-    if comparison.operators:
+    """Print the metrics, then the operators that either side has: in the short form those that differ most."""
+    for line in _answers(comparison.metrics):
+        show(line, "bold")
+    pairs: Sequence[Pair] = comparison.metrics
+    operators: Sequence[Pair] = comparison.operators
+    if not is_verbose():
+        pairs = pairs if len(pairs) <= FEW else [pair for pair in pairs if pair.ratio not in (None, 1.0)][:FEW]
+        operators = sorted(operators, key=_moved, reverse=True)[:FEW_OPERATORS]
+    if pairs:
+        _show("metric", pairs, lambda pair, value: metric(pair.name, value))
+    if operators:
         show()
-        _show("operator", comparison.operators, lambda _, value: quantity(value, "duration"))
-    for one in comparison.prices:
+        _show("operator", operators, lambda _, value: quantity(value, "duration"))
+    for one in comparison.prices if is_verbose() else ():
         show(f"{one.of} price: {one}")
     for line in comparison.notes:
         show(f"note: {line}", "yellow")
     for name, reason in comparison.refused.items():
         show(f"{name} skipped: {reason}", "yellow")
+    show_hint()
+
+
+def _answers(metrics: Sequence[Pair]) -> Iterator[str]:
+    """Yield for each scenario its first metric of both sides, the headline, and their ratio."""
+    first: dict[str, Pair] = {}
+    for pair in metrics:
+        first.setdefault(pair.scenario, pair)
+    for scenario, pair in first.items():
+        values = f"{metric(pair.name, pair.first)} and {metric(pair.name, pair.second)}"
+        ratio = "" if pair.ratio is None else f": the first is {pair.ratio:.3g} times the second"
+        yield f"{scenario}: {readable(pair.name)} {values}{ratio}"
+
+
+def _moved(pair: Pair) -> float:
+    """Return by how much an operator's time differs [s]."""
+    return abs((pair.first or 0.0) - (pair.second or 0.0))
 
 
 def show_classes(comparison: TracesCompared) -> None:

@@ -6,12 +6,31 @@ import math
 from collections.abc import Sequence
 
 from costmodel.report.equations import Block, Value
-from costmodel.report.page import show, table
-from costmodel.report.text import quantity
+from costmodel.report.page import is_verbose, show, table
+from costmodel.report.text import quantity, shortened
+
+MOST, LONGEST = 8, 60  # equations in the short form, and characters of one
 
 
 def show_blocks(blocks: Sequence[Block]) -> None:
-    """Print equations with their file and line.
+    """Print equations with their file and line: the first of each function, or on request all with their terms."""
+    if is_verbose():
+        _show_all(blocks)
+        return
+    rows = table("equation", ">value", "where")
+    for block in dict.fromkeys(blocks):
+        line = block.lines[0]
+        rows.add(shortened(str(line.equation), LONGEST), _value(line.value, line.dimension), block.place)
+        if len(rows.rows) == MOST:
+            break
+    if rows.rows:
+        show(rows)
+    if len(blocks) > MOST:
+        show(f"{len(blocks) - MOST} functions more", "dim")
+
+
+def _show_all(blocks: Sequence[Block]) -> None:
+    """Print all equations and their terms.
 
     Below an equation stand the terms that no other one states, and those that several state with different values.
     """

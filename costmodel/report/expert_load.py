@@ -33,10 +33,11 @@ def routing_line(facts: Mapping[str, float]) -> str:
     return f"{text}; {share(dropped)} of token copies are dropped" if dropped else text
 
 
-def drawn_line(workload: Workload, name: str, point: Point) -> str | None:
+def drawn_line(workload: Workload, name: str, point: Point, least: float = 0.0) -> str | None:
     """Return how much longer a pass takes whose experts are drawn at random, where even ranks are assumed.
 
-    Nothing where ranks do not share experts, or where the scenario states their load.
+    Nothing where ranks do not share experts, where the scenario states their load, or where it is less than a share
+    `least` longer.
     """
     scenario = workload.scenario(name)
     is_pass = isinstance(scenario.plan, Prefill | Decode | Generate) and scenario.parallel.ep > 1
@@ -47,7 +48,7 @@ def drawn_line(workload: Workload, name: str, point: Point) -> str | None:
     even, uneven = (
         each[point.headline] for each in (point.metrics, evaluate(drawn, workload.calibration(scenario)).metrics(None))
     )
-    if even is None or uneven is None:
+    if even is None or uneven is None or abs(float(uneven) - float(even)) < least * float(even):
         return None
     return (
         f"even ranks are assumed; experts drawn at random for each token give {readable(point.headline)} "
@@ -67,7 +68,9 @@ def load_phrase(facts: Mapping[str, float]) -> str:
 
 
 def _busiest(facts: Mapping[str, float]) -> str:
-    return f"the busiest rank gets {facts['expert_load']:.3g} times the average rows"
+    if facts["expert_load"] < _EVEN:
+        return "all ranks get the same number of tokens"
+    return f"the busiest rank gets {facts['expert_load']:.3g} times the average tokens"
 
 
 def _all_hit(facts: Mapping[str, float]) -> bool:

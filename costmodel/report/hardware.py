@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from costmodel.report.page import show, table
-from costmodel.report.text import NONE, count, dollars, percent, quantity
+from costmodel.report.text import NONE, count, dollars, percent, quantity, shown_basis
 from costmodel.units import parse, render
 
 Documents = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -51,7 +51,7 @@ def _show_devices(devices: Sequence[Mapping[str, Any]], bases: Mapping[str, str]
             _in(memory["bandwidth"], "1 TB/s", "bandwidth", 2 if memory["bandwidth"] < 1e13 else 1),
             *(_in(math.get(dtype, {}).get("peak"), "1 TFLOP/s", "flop_rate", 0) for dtype in ("bf16", "fp8")),
             _in(device["power"]["tdp"], "1 W", "power", 0), _price(device["price"]),
-            bases[device["name"]] + ("*" if device["forecast"] else ""),
+            shown_basis(bases[device["name"]]) + ("*" if device["forecast"] else ""),
         )  # fmt: skip
     show(rows)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from costmodel.report.equation_blocks import show_blocks
-from costmodel.report.page import Number, Table, show, table
-from costmodel.report.text import NONE, dollars, quantity, whole
+from costmodel.report.page import Number, Table, is_verbose, show, show_hint, table
+from costmodel.report.text import NONE, dollars, quantity, shown_basis, whole
 
 if TYPE_CHECKING:
     from costmodel.analytic.fabrics import FabricFacts
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 
 def show_topologies(topologies: Sequence[FabricFacts]) -> None:
-    """Print one row per topology."""
+    """Print which topology is the cheapest for an endpoint, then one row for each."""
+    priced = [each for each in topologies if each.document()["cost_per_endpoint"] is not None]
+    if len(topologies) > 1 and priced:
+        best = min(priced, key=lambda each: each.document()["cost_per_endpoint"]).document()
+        show(
+            f"{best['name']}: {dollars(best['cost_per_endpoint'])} per endpoint, the least of {len(priced)}; "
+            f"{whole(best['endpoints'])} endpoints, {quantity(best['bisection_bandwidth'], 'bandwidth')} bisection",
+            "bold",
+        )
     show(topologies_table([topology.document() for topology in topologies]))
     show("links and diameter count inter-switch links; all switch ports are assumed to be used", "dim")
 
@@ -41,7 +49,12 @@ def show_collective(answer: CollectiveTime, cluster: Cluster, blocks: Sequence[B
     """Print the time of a collective, its bandwidths, what limits it, and the equations that it follows from."""
     request, document = answer.request, answer.document()
     devices = "1 device" if request.ranks == 1 else f"{request.ranks:,} devices"
-    show(f"{request.kind} of {quantity(request.size, 'size')} on {devices} of {cluster.name}", "bold")
+    bound = "" if request.ranks == 1 else f", bound by {answer.bottleneck}, {shown_basis(answer.basis)}"
+    show(
+        f"{request.kind} of {quantity(request.size, 'size')} on {devices} of {cluster.name}: "
+        f"{quantity(answer.time, 'time')}, {quantity(document['busbw'], 'bandwidth')} bus bandwidth{bound}",
+        "bold",
+    )
     rows = table("quantity", ">value")
     rows.add("time", quantity(answer.time, "time"))
     rows.add("latency part", quantity(answer.latency, "time"))
@@ -54,9 +67,9 @@ def show_collective(answer: CollectiveTime, cluster: Cluster, blocks: Sequence[B
     engine = "closed form" if answer.engine == "analytic" else "flow simulation"
     own = bool(answer.fit) and answer.engine == "analytic" and request.algorithm is None and request.chunks is None
     algorithm = "the library's own" if own else answer.algorithm
-    show(f"bound: {answer.bottleneck}; algorithm: {algorithm}; engine: {engine}; basis: {answer.basis}")
+    show(f"bound: {answer.bottleneck}; algorithm: {algorithm}; engine: {engine}; basis: {shown_basis(answer.basis)}")
     show_blocks(blocks)
-    for equations in answer.equations:
+    for equations in answer.equations if is_verbose() else ():
         show(equations, "dim")
     network = cluster.network
     if network is not None and network.planes > 1 and request.ranks > cluster.node.count:
@@ -66,3 +79,4 @@ def show_collective(answer: CollectiveTime, cluster: Cluster, blocks: Sequence[B
         )
     if answer.fit:
         show(f"fit: {answer.fit}", "dim")
+    show_hint()

@@ -8,10 +8,11 @@ from costmodel.cost.parameter import Parameter
 from costmodel.report.equation_blocks import show_blocks
 from costmodel.report.expert_load import routing_line
 from costmodel.report.explain import Explanation, Line
-from costmodel.report.page import show, table
-from costmodel.report.text import quantity, readable, share
+from costmodel.report.page import is_verbose, show, show_hint, table
+from costmodel.report.text import quantity, readable, share, shown_basis
 from costmodel.result import shown_line
 
+FEW = 8  # operators in the short form
 MOST_EXPLAINED = 4  # operators in full; more are listed
 SYMBOLS = {  # inputs that equations and docs/method.md have a symbol for
     "bandwidth inside a node": "bandwidth inside a node (B_in)",
@@ -42,34 +43,55 @@ def show_lines(
     names: of all else that can be explained, by kind.
     routing: of its expert layers.
     """
-    show(f"scenario {scenario}", "bold")
-    rows = table("operator", ">time", ">share", "|", ">hidden", "bound", "basis")
+    if lines:
+        first = lines[0]
+        show(f"{scenario}: {shown_line(first.name)} takes most, {_part(first)}", "bold")
+    rows = table("operator", ">time", ">share", "|", "?>hidden", "bound", "basis")
     longest = max((line.time for line in lines), default=0.0) or 1.0
-    for line in lines:
+    for line in lines if is_verbose() else lines[:FEW]:
         hidden = quantity(line.hidden, "time") if line.hidden else ""
         rows.add(
             shown_line(line.name), quantity(line.time, "time"), share(line.share), line.time / longest, hidden,
-            line.bound, line.basis,
+            line.bound, shown_basis(line.basis),
         )  # fmt: skip
     show(rows)
     if routing is not None:
         show(routing_line(routing))
-    for kind, some in names.items():
-        if some:
-            show(f"{kind}: {', '.join(some)}")
+    for kind, some in {"operators": [line.name for line in lines[FEW:]], **names}.items():
+        if some and (is_verbose() or kind != "terms") and not (is_verbose() and kind == "operators"):
+            show(f"{kind}: {', '.join(map(shown_line, some))}")
     asked = [lines[0].name] if lines else []
+    show_hint()
     for word, name in zip(("next:", "     "), [*asked, *names["metrics"][:1]], strict=False):
         show(f'{word} costmodel explain {argument} --op "{name}"', "dim")
+
+
+def _part(line: Line) -> str:
+    """Return the time of a line, its share, what bounds it and what it rests on."""
+    return f"{quantity(line.time, 'time')}, {share(line.share)}, {line.bound}-bound, {shown_basis(line.basis)}"
 
 
 def show_explanations(
     explanations: Sequence[Explanation], line: Line | None, argument: str, scenario: str
 ) -> None:  # fmt: skip
     """Print operators explained one after the other, as a list where they are many, then their line of the list."""
-    show(f"scenario {scenario}", "bold")
+    first = explanations[0]
+    if line is not None and line.runs:
+        show(f"{scenario}: {shown_line(line.name)} takes {_part(line)}", "bold")
+    else:
+        bound = f", {first.bound}-bound" if first.bound and first.time is not None else ""
+        value = first.value[0] if isinstance(first.value, list) else first.value
+        show(f"{scenario}: {readable(first.name)} {quantity(value, first.dimension)}{bound}", "bold")
     if len(explanations) > MOST_EXPLAINED:
         _show_list(explanations, argument)
         _show_line(line)
+        return
+    if not is_verbose():
+        _show_short(explanations[0])
+        if len(explanations) > 1:
+            show(f"also: {', '.join(readable(each.name) for each in explanations[1:])}", "dim")
+        _show_line(line)
+        show_hint()
         return
     for position, explanation in enumerate(explanations):
         if position:
@@ -78,12 +100,26 @@ def show_explanations(
     _show_line(line)
 
 
+def _show_short(explanation: Explanation) -> None:
+    """Print the equations, what they sum to, and the fit that answers."""
+    show_blocks(explanation.blocks)
+    if explanation.parts:
+        parts = ", ".join(f"{name} {quantity(value, 'time')}" for name, value in explanation.parts.items())
+        show(f"one run takes {quantity(explanation.time, 'time')}: {parts}")
+    if explanation.considered:
+        show(f"fit: {explanation.considered[-1]}")
+    for note in explanation.notes:
+        show(f"note: {note}")
+
+
 def _show_list(explanations: Sequence[Explanation], argument: str) -> None:
     """Print operators with the time of one run each."""
     rows = table("operator", ">one run", "bound", "basis", "equation")
     longest, *_ = ordered = sorted(explanations, key=lambda each: -(each.time or 0.0))
     for each in ordered:
-        rows.add(each.name, quantity(each.time, "time"), each.bound, each.basis, f"{each.file}; {each.section}")
+        rows.add(
+            each.name, quantity(each.time, "time"), each.bound, shown_basis(each.basis), f"{each.file}; {each.section}"
+        )
     show(rows)
     show(f'next: costmodel explain {argument} --op "{longest.name}"', "dim")
 
@@ -124,7 +160,7 @@ def _show(explanation: Explanation) -> None:
     if explanation.parts:
         parts = ", ".join(f"{name} {quantity(value, 'time')}" for name, value in explanation.parts.items())
         show(f"one run takes {quantity(explanation.time, 'time')}: {parts}")
-    show(f"bound: {explanation.bound}; basis: {explanation.basis}")
+    show(f"bound: {explanation.bound}; basis: {shown_basis(explanation.basis)}")
     if explanation.considered:
         *passed_over, taken = explanation.considered
         show(f"fit: {taken}")

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -30,6 +31,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which spreadsheets begin one
 _format: ContextVar[str] = ContextVar("format", default="text")
+_verbose: ContextVar[bool] = ContextVar("verbose", default=False)
 
 
 class Number(str):
@@ -101,13 +103,28 @@ def table(*headings: str) -> Table:
 
 
 @contextmanager
-def printing(form: str) -> Iterator[None]:
-    """Print inside as `text`, as `md` (Markdown) or as `csv` (tables only, SI units, an empty line between tables)."""
-    token = _format.set(form)
+def printing(form: str, *, verbose: bool = False) -> Iterator[None]:
+    """Print inside as `text`, as `md` (Markdown) or as `csv` (tables only, SI units, an empty line between tables).
+
+    verbose: all that is known, not the answer and what decides it.
+    """
+    tokens = _format.set(form), _verbose.set(verbose)
     try:
         yield
     finally:
-        _format.reset(token)
+        _format.reset(tokens[0])
+        _verbose.reset(tokens[1])
+
+
+def is_verbose() -> bool:
+    """Tell whether all is printed that is known: on request, and in Markdown and CSV, which are made to be kept."""
+    return _verbose.get() or _format.get() != "text"
+
+
+def show_hint(shown: str = "") -> None:
+    """Print what the short form leaves out, its last line. shown: how to read what stands above."""
+    if not is_verbose():
+        show("; ".join(filter(None, (shown, "--verbose shows all"))), "dim")
 
 
 def show(content: str | Table = "", style: str = "") -> None:
@@ -133,9 +150,18 @@ def show(content: str | Table = "", style: str = "") -> None:
         if dropped:
             show(f"columns left out (terminal too narrow): {', '.join(dropped)}", "dim")
     elif _is_styled():
-        _show_styled(content, style)
+        _show_styled(_folded(content), style)
     else:
-        click.echo(visible(content))
+        click.echo(_folded(visible(content)))
+
+
+def _folded(line: str) -> str:
+    """Return a line folded between words to the width of a terminal, as far in as it begins. A pipe has no width."""
+    columns = shutil.get_terminal_size().columns
+    if not sys.stdout.isatty() or len(line) <= columns:
+        return line
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(line, columns, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _is_styled() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from costmodel.report.page import Table, show, table
+from costmodel.report.page import Table, is_verbose, show, show_hint, table
 from costmodel.report.text import interval, percent, published_value
 from costmodel.study.published.accuracy import HEADINGS
 
@@ -16,21 +16,66 @@ if TYPE_CHECKING:
 
 Compared: TypeAlias = "Comparison | ReproducedValue"
 
+FEW = 15  # results whose sums say nothing more
+WIDE = 3.0  # times an error
 STYLES = {"pass": "green", "fail": "red", "skip": "dim", "infeasible": "yellow"}
 
 
 def show_comparisons(comparisons: Sequence[Comparison], *summaries: Sequence[Summary]) -> None:
-    """Print the results, then for each group of each kind of summary the number of results, their errors and bias."""
-    show(results_table(comparisons))
+    """Print the results, then for each group of each kind of summary the number of results, their errors and bias.
+
+    What was left out for its reason is listed on request, as are summaries of many results.
+    """
+    show(_answer(comparisons), "bold")
+    compared = [result for result in comparisons if result.verdict != "skip"]
+    shown = comparisons if is_verbose() or not compared else compared
+    show(results_table(shown))
+    if any(map(_is_wide, comparisons)):
+        show(
+            "80 % interval: four of five measured runs of a kind fall in it; one that is predicted well narrows nothing"
+        )
     for result in comparisons:
-        if result.reason:
+        if result.reason and (shown is comparisons or result.verdict != "skip"):
             show(f"{result.id}: {result.verdict}: {result.reason}", "dim")
+    if len(shown) < len(comparisons):
+        show(f"{len(comparisons) - len(shown)} that nothing predicts left out", "dim")
+    if not is_verbose() and len(shown) <= FEW:
+        show_hint()
+        return
     for title, groups in zip(("class", "publication"), summaries, strict=False):
         totals = table(title, ">results", ">within tolerance", ">mean absolute error", "?>median", ">bias")
         for group in groups:
             errors = percent(group.error), percent(group.median), percent(group.bias, sign="+")
             totals.add(group.name, str(group.scored), str(group.passed), *errors)
         show(totals)
+
+
+def _answer(comparisons: Sequence[Comparison]) -> str:
+    """Return how near predictions are to published results, and how many of these are in their intervals."""
+    errors = sorted(abs(each.error) for each in comparisons if each.error is not None)
+    if not errors:
+        return f"{len(comparisons):,} published results, none compared"
+    known = [each for each in comparisons if each.error is not None and each.low is not None and each.low != each.high]
+    inside = sum(_is_inside(each) for each in known)
+    spans = f"; {inside:,} of {len(known):,} inside the 80 % interval" if known else ""
+    return (
+        f"{len(errors):,} published results: median error {percent(errors[len(errors) // 2])}, largest "
+        f"{percent(errors[-1])}{spans}"
+    )
+
+
+def _is_inside(result: Comparison) -> bool:
+    """Tell whether a published value lies in the interval of its prediction."""
+    ends = result.low, result.high, result.published
+    return all(each is not None for each in ends) and result.low <= result.published <= result.high  # type: ignore[operator]
+
+
+def _is_wide(result: Comparison) -> bool:
+    """Tell whether an interval is several times as wide as the error of its prediction."""
+    low, high, predicted, error = result.low, result.high, result.predicted, result.error
+    if low is None or high is None or not predicted or error is None or low == high:
+        return False
+    return (high - low) / 2.0 > WIDE * abs(error * predicted)
 
 
 def show_accuracy(classes: Sequence[Accuracy]) -> None:
@@ -45,7 +90,7 @@ def show_accuracy(classes: Sequence[Accuracy]) -> None:
 
 def results_table(results: Sequence[Compared]) -> Table:
     """Return one row per published result."""
-    rows = table("case", "metric", ">published", ">predicted", "?>80 % interval", ">error", "verdict", "?state")
+    rows = table("case", "metric", ">published", ">predicted", "?>80 % interval", ">error", "result", "?state")
     for result in results:
         name, low, high = result.metric or "", result.low, result.high
         values = (

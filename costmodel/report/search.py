@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from costmodel.report.page import Table, show, table
+from costmodel.report.answer import telling
+from costmodel.report.page import Table, is_verbose, show, show_hint, table
 from costmodel.report.sweep import show_rents
-from costmodel.report.text import NONE, gib, interval, metric, setting, short_paths
+from costmodel.report.text import NONE, gib, interval, metric, readable, setting, short_paths
 from costmodel.result import headline_of
 from costmodel.schema.answers import FoundScenario
 from costmodel.schema.overrides import ON
@@ -18,6 +19,8 @@ from costmodel.study.search_servers import PERCENTILE
 MOST_COUNTS = 4  # device counts that are listed
 _RATES = "tokens_per_second_per_device", "tokens_per_second_per_user", "mfu"
 _COSTS = "cost_per_million_tokens", "cost_per_trillion_tokens"
+_PER = {"cost_per_million_tokens": "per million tokens", "cost_per_trillion_tokens": "per trillion tokens"}
+FEW = 5  # layouts in the short form
 _METRIC_OF = {"e2e": "latency", "itl": "tpot"}  # percentile -> the metric whose it is
 
 
@@ -27,7 +30,12 @@ def show_search(result: SearchResult, first: str, scenario: str) -> None:
     first: the arguments that name the workload in the best layout.
     scenario: its name there.
     """
-    show(f"{result.scenario}: {considered(result, f' on {_device_counts(result.devices)} devices')}", "bold")
+    looked = considered(result, f" on {_device_counts(result.devices)} devices")
+    if result.best:
+        show(_answer(result), "bold")
+        show(looked)
+    else:
+        show(f"{result.scenario}: {looked}", "bold")
     if result.stages is not None:
         show(f"stages: {result.stages}")
     if not result.best:
@@ -40,25 +48,52 @@ def show_search(result: SearchResult, first: str, scenario: str) -> None:
             "as the scenario states, unless axes of a study name it: gradient format, overlap, `parallel.context`, "
             "`parallel.expert_tensor` (experts are whole where none is stated)"
         )
-    show(_layouts(result.best, result))
-    if any(layout.tied for layout in result.best):
-        show(
-            "~ this layout's 80 % interval overlaps that of the row above or below: "
-            "the model cannot tell which is better"
-        )
-    if result.front:
-        show("")
-        show("Pareto front: tokens/s per device against tokens/s per user", "bold")
-        show(_layouts(result.front, result, front=True))
-    show_rents(result.rents)
-    for note in result.all_notes:
+    _show_layouts(result)
+    if is_verbose():
+        show_rents(result.rents)
+    for note in telling(result.all_notes):
         show(f"note: {note}")
+    show_hint()
     show(f"next: costmodel simulate {first} --scenario {scenario}", "dim")
     if result.best[0].percentiles is not None:
         show(
             f"      costmodel simulate {first} --scenario {scenario} --engine event   # request by request",
             "dim",
         )
+
+
+def _show_layouts(result: SearchResult) -> None:
+    """Print the best layouts, and the front."""
+    best = result.best if is_verbose() else result.best[:FEW]
+    show(_layouts(best, result))
+    if any(layout.tied for layout in best):
+        show("~ the 80 % intervals of this row and of a row next to it overlap: either may be better")
+    if result.front:
+        show("")
+        show("Pareto front: tokens/s per device against tokens/s per user", "bold")
+        show(_layouts(_spread(result.front), result, front=True))
+
+
+def _answer(result: SearchResult) -> str:
+    """Return the best layout, its headline with the 80 % interval, and what its tokens cost."""
+    best = result.best[0]
+    headline = headline_of(best.metrics)
+    layout = ", ".join(
+        f"{name.rpartition('.')[2]} {_value(value, result.axes.get(name))}"
+        for name, value in best.at.items() if value not in (1, None)
+    )  # fmt: skip
+    span = "" if best.interval is None else f" ({interval(headline, *best.interval, digits=3)})"
+    known = [name for name in _COSTS if best.metrics.get(name) is not None]
+    costs = (f"{metric(name, best.metrics[name])} {_PER[name]}" for name in known)
+    text = f"{best.devices:,} devices, {layout}: {metric(headline, best.metrics[headline])} {readable(headline)}{span}"
+    return f"{result.scenario}: {', '.join((text, *costs))}"
+
+
+def _spread(front: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Return a Pareto front, in the short form a few of its layouts from one end to the other."""
+    if is_verbose() or len(front) <= FEW:
+        return front
+    return [front[round(i * (len(front) - 1) / (FEW - 1))] for i in range(FEW)]
 
 
 def show_clusters(results: Sequence[SearchResult]) -> None:

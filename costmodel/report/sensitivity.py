@@ -5,39 +5,68 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from costmodel.declared import Measure
-from costmodel.report.page import Number, show, table
-from costmodel.report.text import NONE, count, metric, setting
+from costmodel.report.page import Number, is_verbose, show, show_hint, table
+from costmodel.report.text import NONE, count, metric, readable, setting
 from costmodel.schema import ResolvedWorkload
-from costmodel.study.sensitivity import Sensitivity
+from costmodel.study.sensitivity import CARRY, Sensitivity
 
-MOST_ROWS = 20  # parameters that are shown; --json has them all
+MOST_ROWS, FEW = 20, 10  # parameters that are shown; --json has them all
+LEAST = 0.0005  # of the metric, that reads as 0.1 %
 
 
 def show_sensitivities(resolved: ResolvedWorkload, name: str, scenarios: Mapping[str, Sequence[Sensitivity]]) -> None:
     """Print the hardware parameters of each scenario that change a metric, those first whose better part does most."""
     for scenario, rows in scenarios.items():
-        show(f"{scenario}: change of {name} with 10 % more and 10 % less of each hardware parameter", "bold")
         if not rows:
-            show("no hardware parameter changes it", "yellow")
+            show(f"{scenario}: no hardware parameter changes {readable(name)}", "yellow")
             continue
+        show(_answer(scenario, name, rows), "bold")
+        all_rows = is_verbose()
+        wide = (f"?>{name} if 10 % better", "??>saves ($ per trillion tokens)") if all_rows else ()
         ranking = table(
-            "", "parameter", ">value", ">10 % more", ">10 % less", "|", "??>elasticity", f"?>{name} if 10 % better",
-            "??>saves ($ per trillion tokens)",
+            "", "parameter", ">value", ">10 % better", ">10 % worse", "|", *(("??>elasticity",) if all_rows else ()),
+            *wide,
         )  # fmt: skip
         strongest = max(row.gain for row in rows) or 1.0
-        for row in rows[:MOST_ROWS]:
+        shown = [row for row in rows if all_rows or max(row.gain, row.loss) >= LEAST][: MOST_ROWS if all_rows else FEW]
+        for row in shown:
             number = resolved.number(f"scenarios.{scenario}.{row.path}")
             dimension = number.dimension if isinstance(number, Measure) else "count"
-            ranking.add(
-                "~" if row.tied else "", row.path, setting(row.value, dimension), _change(row.more), _change(row.less),
-                row.gain / strongest, Number(f"{row.elasticity:+.3f}", row.elasticity), metric(name, row.better),
+            more = (
+                Number(f"{row.elasticity:+.3f}", row.elasticity), metric(name, row.better),
                 NONE if row.saved is None else count(row.saved),
             )  # fmt: skip
+            ranking.add(
+                f"{'~' if row.tied else ''}{'^' if row.is_kinked else ''}", row.path, setting(row.value, dimension),
+                _change(row.if_better), _change(row.if_worse), row.gain / strongest, *(more if all_rows else ()),
+            )  # fmt: skip
         show(ranking)
-        if len(rows) > MOST_ROWS:
-            show(f"{len(rows) - MOST_ROWS} weaker parameters not shown (use --json for all)", "dim")
-        if any(row.tied for row in rows[:MOST_ROWS]):
-            show("~ the order of this parameter and its neighbour is another one for a part that is 10 % worse")
+        _show_marks(shown)
+        if len(rows) > len(shown):
+            show(f"{len(rows) - len(shown)} weaker parameters not shown (use --json for all)", "dim")
+    show_hint()
+
+
+def _answer(scenario: str, name: str, rows: Sequence[Sensitivity]) -> str:
+    """Return the parameter of which 10 % better moves the metric most, and by how much."""
+    best = rows[0]
+    if best.better is None or best.if_better is None:
+        return f"{scenario}: change of {readable(name)} with each hardware parameter 10 % better and 10 % worse"
+    base = best.better / (1.0 + best.if_better)
+    return (
+        f"{scenario}: {readable(name)} {metric(name, base)}; 10 % better {best.path} "
+        f"moves it most, {_change(best.if_better)}"
+    )
+
+
+def _show_marks(rows: Sequence[Sensitivity]) -> None:
+    """Print what the marks mean that some rows have, and what processors and clocks bring with them."""
+    if any(row.tied for row in rows):
+        show("~ 10 % worse, this parameter and its neighbour come in the other order")
+    if any(row.is_kinked for row in rows):
+        show("^ a kink: better and worse move it by different amounts, as where another resource binds", "dim")
+    if any(row.path.endswith(CARRY) for row in rows):
+        show("processors and clocks carry the peaks and the rates per processor with them", "dim")
 
 
 def _change(value: float | None) -> str:

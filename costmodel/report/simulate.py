@@ -8,9 +8,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from costmodel.records import asdict
+from costmodel.report.answer import LEAST, answer_line, basis_line, devices, facts_line, show_notes
 from costmodel.report.expert_load import drawn_line, is_even, load_phrase, routing_line
-from costmodel.report.page import Table, show, table
-from costmodel.report.text import NONE, count, gib, interval, memory_use, metric, quantity, readable, share
+from costmodel.report.page import Table, is_verbose, show, show_hint, table
+from costmodel.report.text import (
+    NONE,
+    count,
+    gib,
+    interval,
+    memory_use,
+    metric,
+    quantity,
+    readable,
+    share,
+    shown_basis,
+)
 from costmodel.result import Point, shown_line
 from costmodel.study.prices import quotes, unlike
 from costmodel.units import parse
@@ -22,7 +34,8 @@ if TYPE_CHECKING:
 SHOWN_OPERATORS = 3  # in the overview
 SHOWN_ANCHORS = 6  # measured values
 SAME = 0.005  # of a factor that rounds to one
-LISTED_OPERATORS = 14  # in the detailed view
+LISTED_OPERATORS = 14  # of all that is known
+SHORT_LIST = 5  # of one scenario
 TIMES_OF_REQUESTS = {
     "ttft": "time to first token", "tpot": "time per output token", "itl": "gap between tokens", "e2e": "whole request",
 }  # fmt: skip
@@ -44,6 +57,23 @@ def show_simulation(
 
     arguments: the command's arguments that name the workload again, for the next steps.
     """
+    for name, point in points.items():
+        show(answer_line(name, point), "bold" if point.fits else "red")
+    if is_verbose():
+        _show_all(workload, points, detailed=detailed, engine=engine)
+    elif detailed:
+        for name, point in points.items():
+            _show_short(workload, name, point)
+    else:
+        _show_where(points)
+        show_notes(points)
+    show_hint("( .. ): 80 % interval")
+    for line in _next_steps(arguments, points, detailed=detailed):
+        show(line, "dim")
+
+
+def _show_all(workload: Workload, points: Mapping[str, Point], *, detailed: bool, engine: str) -> None:
+    """Print all that is known of the scenarios: as a table, or one by one."""
     facts = workload.model()
     show(_title(workload) + (", event simulation" if engine == "event" else ""), "bold")
     show(
@@ -59,8 +89,32 @@ def show_simulation(
             _show_detail(name, point, (replicas, slo, drawn, _energy_line(workload, name, point)))
     else:
         _show_overview(points)
-    for line in _next_steps(arguments, points, detailed=detailed):
-        show(line, "dim")
+
+
+def _show_short(workload: Workload, name: str, point: Point) -> None:
+    """Print what is asked next of one scenario: other metrics, where its time goes, its memory, what may move it."""
+    if point.fits:
+        show(f"  {facts_line(point)}")
+        _show_tails(point)
+        _show_operators(point, SHORT_LIST)
+        anchor = None if point.anchor is None else _anchor_line(point.anchor)
+        _show_lines([_slo_line(workload, name, point), drawn_line(workload, name, point, LEAST), anchor])
+    if point.memory is not None:
+        show(f"memory: {_ledger_line(point)}")
+    if basis := basis_line(point):
+        show(f"time from kernels: {basis}")
+    show_notes({name: point})
+
+
+def _show_where(points: Mapping[str, Point]) -> None:
+    """Print where the time of each scenario goes, a line each, and what a server's users see."""
+    for name, point in points.items():
+        if point.fits:
+            show(f"  {name} on {devices(point)}: {_largest_times(point)}")
+            if tails := _tails(point.percentiles or {}):
+                show(f"  {name}: {tails}")
+        elif point.memory is not None:
+            show(f"  {name}: {_ledger_line(point)}")
 
 
 def _title(workload: Workload) -> str:
@@ -75,7 +129,7 @@ def _show_overview(points: Mapping[str, Point]) -> None:
     rows = table("scenario", "?cluster", ">predicted", ">80 % interval", "?>tokens/s/device", "bound", ">memory")
     for name, point in points.items():
         rows.add(
-            name, f"{point.cluster}, {_devices(point)}", metric(point.headline, point.metrics[point.headline]),
+            name, f"{point.cluster}, {devices(point)}", metric(point.headline, point.metrics[point.headline]),
             interval_of(point.intervals, point.headline),
             metric("tokens_per_second", point.metrics.get("tokens_per_second_per_device")), point.bound, _memory(point),
         )  # fmt: skip
@@ -93,8 +147,7 @@ def _show_overview(points: Mapping[str, Point]) -> None:
     for name, point in points.items():
         if point.verdict is not None:
             show("; ".join(filter(None, (f"  {name}: {point.verdict}", _tails(point.percentiles or {})))))
-    for note in dict.fromkeys(note for point in points.values() for note in point.notes):
-        show(f"note: {note}")
+    show_notes(points)
 
 
 def _show_prices(points: Mapping[str, Point]) -> None:
@@ -154,7 +207,7 @@ def _show_bases(points: Mapping[str, Point]) -> None:
 
 def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
     """Print one scenario with its metrics, operators, schedule and memory. more: lines on its load and its limits."""
-    show(f"\n{name}: {point.phase} on {_devices(point)} of {point.cluster}{_verdict(point)}", "bold")
+    show(f"\n{name}: {point.phase} on {devices(point)} of {point.cluster}{_verdict(point)}", "bold")
     if point.fits:
         show(metrics_table(point.metrics, point.intervals, readable))
         for key, reason in point.reasons.items():
@@ -178,11 +231,10 @@ def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
         show(f"memory of the most-loaded device: {_ledger_line(point)}")
     basis = _basis(point)
     show(f"bound: {point.bound}; basis: {basis}{LOWER_BOUND if basis == 'roofline' else ''}")
-    met = [f"{name}, {BASES[name]}" for name, value in point.basis().items() if value > 0 and point.anchor is None]
+    met = [name for name, value in point.basis().items() if value > 0 and point.anchor is None]
     if met:
-        show(f"basis of a time: {'; '.join(met)}", "dim")
-    for note in point.notes:
-        show(f"note: {note}")
+        show(f"basis of a time: {'; '.join(f'{shown_basis(name)}, {BASES[name]}' for name in met)}", "dim")
+    show_notes({name: point})
 
 
 def _verdict(point: Point) -> str:
@@ -196,7 +248,7 @@ def _show_tails(point: Point) -> None:
     if not known:
         return
     keys = list(dict.fromkeys(key for each in known.values() for key in each))
-    rows = table("of requests", *(f">{key}" for key in keys))
+    rows = table("time", *(f">{key}" for key in keys))
     for name, each in known.items():
         rows.add(TIMES_OF_REQUESTS.get(name, name), *(quantity(each[key], "time") for key in keys))
     show(rows)
@@ -232,7 +284,7 @@ def _slo_line(workload: Workload, name: str, point: Point) -> str | None:
         if limit is None or not known:
             continue
         kept = [key for key, value in known.items() if value <= limit]
-        said = f"{kept[-1]} keeps it ({quantity(known[kept[-1]], 'time')})" if kept else "the median does not keep it"
+        said = f"met up to {kept[-1]} ({quantity(known[kept[-1]], 'time')})" if kept else "not met by the median"
         parts.append(f"{TIMES_OF_REQUESTS.get(metric_name, metric_name)} of {quantity(limit, 'time')}: {said}")
     return f"slo: {'; '.join(parts)}" if parts else None
 
@@ -267,26 +319,22 @@ def _goodput_line(goodput: Mapping[str, float]) -> str:
     )
 
 
-def _show_operators(point: Point) -> None:
+def _show_operators(point: Point, most: int = LISTED_OPERATORS) -> None:
     """Print the longest operators, the others as one line, and the bubble."""
     whole = point.whole or 1.0
-    shown, others = point.breakdown[:LISTED_OPERATORS], point.breakdown[LISTED_OPERATORS:]
+    shown, others = point.breakdown[:most], point.breakdown[most:]
     rest, bubble = sum(entry.time for entry in others), point.metrics.get("bubble_time") or 0.0
     longest = max(*(entry.time for entry in shown), rest, bubble, 0.0) or 1.0
-    rows = table("operator", ">time", ">share", "|", ">hidden", "bound", "basis")
+    rows = table("operator", ">time", ">share", "|", "?>hidden", "bound", "basis")
     for entry in shown:
         rows.add(
             shown_line(entry.name), quantity(entry.time, "time"), share(entry.time / whole), entry.time / longest,
-            quantity(entry.hidden, "time") if entry.hidden else "", entry.bound, entry.basis,
+            quantity(entry.hidden, "time") if entry.hidden else "", entry.bound, shown_basis(entry.basis),
         )  # fmt: skip
     for name, time in ((f"{len(others)} others", rest), ("bubble", bubble)):
         if time:
             rows.add(name, quantity(time, "time"), share(time / whole), time / longest, "", "", "")
-    show(rows)
-
-
-def _devices(point: Point) -> str:
-    return "1 device" if point.devices == 1 else f"{point.devices:,} devices"
+    show(rows if any(entry.hidden for entry in shown) else rows.without(4))
 
 
 def metrics_table(
@@ -308,7 +356,8 @@ def interval_of(intervals: Mapping[str, Sequence[float] | None], name: str) -> s
 def _basis(point: Point) -> str:
     """Return the share of the time by basis, the largest first."""
     shares = sorted(((value, name) for name, value in point.basis().items() if value > 0), reverse=True)
-    return ", ".join(name if value > 0.995 else f"{name} {value:.0%}" for value, name in shares) or NONE
+    words = ((value, shown_basis(name)) for value, name in shares)
+    return ", ".join(word if value > 0.995 else f"{word} {value:.0%}" for value, word in words) or NONE
 
 
 def _memory(point: Point) -> str:
@@ -321,6 +370,14 @@ def _ledger_line(point: Point) -> str:
     listed = ", ".join(f"{readable(name)} {gib(value)}" for value, name in parts)
     hosted = f"; {gib(point.on_host)} in host memory per device" if point.on_host else ""
     return f"{_memory(point)}: {listed}{hosted}"
+
+
+def _largest_times(point: Point) -> str:
+    """Return the longest operators and waits, with their shares of the headline."""
+    times = [(entry.time, shown_line(entry.name)) for entry in point.breakdown]
+    times.append((point.metrics.get("bubble_time") or 0.0, "bubble"))
+    longest = sorted(times, key=lambda pair: -pair[0])[:SHOWN_OPERATORS]
+    return ", ".join(f"{name} {share(time / (point.whole or 1.0))}" for time, name in longest)
 
 
 def _largest_parts(point: Point) -> str:

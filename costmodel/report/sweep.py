@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from costmodel.report.page import show, table
-from costmodel.report.text import NONE, interval, metric, setting, short_paths
+from costmodel.report.answer import telling
+from costmodel.report.page import is_verbose, show, show_hint, table
+from costmodel.report.text import NONE, interval, metric, readable, setting, short_paths
 from costmodel.result import OVERLOADED, reason_kind
 from costmodel.study.prices import Quoted, unlike
 
@@ -19,13 +20,33 @@ def show_sweep(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str,
     document: what `study.json` contains.
     output: the sweep's folder as a shell reads it.
     """
-    show(f"{document['workload']}: {document['points']:,} points", "bold")
-    dimensions = {axis["path"]: axis["dimension"] for axis in document["axes"]}
+    for name, summary in summaries.items():
+        show(_answer(name, summary, document), "bold" if summary["best"] else "yellow")
+    show(f"{document['workload']}: {document['points']:,} points")
     for axis in document["axes"]:
         values = axis["values"]
         number = f"{len(values):,} values, " if len(values) > 1 else ""
         listed = ", ".join(map(str, values)) if axis["dimension"] is None else _range(values, axis["dimension"])
         show(f"{axis['path']}: {number}{listed}")
+    if is_verbose():
+        _show_summaries(document, summaries)
+    for name, summary in summaries.items():
+        _show_reasons(name, summary, document.get("constraints", ()))
+    for name, reason in document["left_out"].items():
+        show(f"{name}: skipped: {reason}", "dim")
+    notes = dict.fromkeys(note for scenario in document["scenarios"].values() for note in scenario["notes"])
+    for note in telling(notes):
+        show(f"note: {note}")
+    if is_verbose():
+        show_rents([Quoted(**one) for one in document.get("prices", ())])
+    show_hint()
+    if all(axis["dimension"] is not None for axis in document["axes"]):
+        show(f"next: costmodel report {output}", "dim")
+
+
+def _show_summaries(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print one line per scenario, and where each is best."""
+    dimensions = {axis["path"]: axis["dimension"] for axis in document["axes"]}
     rows = table("scenario", "?>points", ">feasible", "metric", ">best", ">80 % interval", ">worst")
     positions = table("scenario", "axis", ">best value")
     names = short_paths(list(dimensions))
@@ -37,22 +58,36 @@ def show_sweep(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str,
             interval(headline, best["low"], best["high"]) if best else NONE,
             metric(headline, worst and worst["value"]),
         )  # fmt: skip
-        if best and (summary["fit"] == 1 or best["value"] != worst["value"]):
+        if _differs(summary):
             for path, value in best["at"].items():
                 positions.add(name, names[path], _value(value, dimensions[path]))
     show(rows)
     if positions.rows:
         show()
         show(positions)
-    for name, summary in summaries.items():
-        _show_reasons(name, summary, document.get("constraints", ()))
-    for name, reason in document["left_out"].items():
-        show(f"{name}: skipped: {reason}", "dim")
-    for note in dict.fromkeys(note for scenario in document["scenarios"].values() for note in scenario["notes"]):
-        show(f"note: {note}")
-    show_rents([Quoted(**one) for one in document.get("prices", ())])
-    if all(axis["dimension"] is not None for axis in document["axes"]):
-        show(f"next: costmodel report {output}", "dim")
+
+
+def _answer(name: str, summary: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    """Return the best value of a scenario with its interval and where it is, and how many points can run."""
+    best, worst, headline = summary["best"], summary["worst"], summary["headline"]
+    points = f"{summary['fit']:,} of {summary['points']:,} points run"
+    if not best:
+        return f"{name}: {points}"
+    dimensions = {axis["path"]: axis["dimension"] for axis in document["axes"]}
+    names = short_paths(list(dimensions))
+    at = ", ".join(f"{names[path]} {_value(value, dimensions[path])}" for path, value in best["at"].items())
+    span = interval(headline, best["low"], best["high"], digits=3)
+    where = f", {at}" if _differs(summary) else ", at every point"
+    return (
+        f"{name}: {readable(headline)} {metric(headline, best['value'])} ({span}) at best{where}; "
+        f"{metric(headline, worst['value'])} at worst; {points}"
+    )
+
+
+def _differs(summary: Mapping[str, Any]) -> bool:
+    """Tell whether a scenario is better at some points than at others."""
+    best, worst = summary["best"], summary["worst"]
+    return bool(best) and (summary["fit"] == 1 or best["value"] != worst["value"])
 
 
 def show_rents(rents: Sequence[Quoted]) -> None:

@@ -22,13 +22,14 @@ _READABLE = {
     "backward_input": "backward (input)",
     "backward_weight": "backward (weight)",
     "forward_backward": "overlapped forward/backward",
+    "mfu": "MFU",
+    "mfu_noncausal": "MFU (full attention)",
 }
+_BASES = {"transferred": "borrowed"}
 _TITLES = {
     "ttft": "time to first token",
     "tpot": "time per output token",
     "latency": "request latency",
-    "mfu": "MFU",
-    "mfu_noncausal": "MFU (non-causal)",
     "tokens_per_second": "tokens/s",
     "tokens_per_second_per_device": "tokens/s per device",
     "tokens_per_second_per_user": "tokens/s per user",
@@ -40,6 +41,11 @@ _TITLES = {
 def readable(key: str) -> str:
     """Return a key such as `kv_cache` in words."""
     return _READABLE.get(key, key.replace("_", " "))
+
+
+def shown_basis(basis: str) -> str:
+    """Return the word for what a time rests on: `transferred` is borrowed, from another device or kernel."""
+    return _BASES.get(basis, basis)
 
 
 def title_of(metric: str) -> str:
@@ -89,12 +95,12 @@ def _gib() -> float:
     return parse("1 GiB", "size")
 
 
-def interval(name: str, low: float, high: float) -> str:
+def interval(name: str, low: float, high: float, digits: int = SHOWN_DIGITS) -> str:
     """Return an interval of a metric. The unit is written once where both ends have the same."""
     unit = _unit_text(unit_of(name))
     if low == high:
         return Number("exact", low, unit, high)
-    first, last = metric(name, low), metric(name, high)
+    first, last = metric(name, low, digits), metric(name, high, digits)
     number, _, shown_unit = first.partition(" ")
     start = number if shown_unit and last.endswith(f" {shown_unit}") else first
     return Number(f"{start} .. {last}", low, unit, high)
@@ -123,6 +129,13 @@ def _metric(name: str, value: float, digits: int) -> str:
     if dimension in ("count", "money"):
         return count(value, digits) + (" $" if dimension == "money" else "")
     return quantity(value, "time" if dimension == "duration" else dimension, digits)
+
+
+def shortened(text: str, longest: int) -> str:
+    """Return a text with as many whole words as fit."""
+    if len(text) <= longest:
+        return text
+    return text[: longest - 1].rpartition(" ")[0].rstrip(",;:") + " …"
 
 
 def whole(value: float) -> str:

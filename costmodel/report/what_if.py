@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from costmodel.report.page import Number, show, table
-from costmodel.report.text import NONE, metric
+from costmodel.report.page import Number, is_verbose, show, show_hint, table
+from costmodel.report.text import NONE, metric, readable, shortened
 from costmodel.schema.lever import LeverFile, LeversFile
 from costmodel.study.what_if import Worth
 
@@ -16,32 +16,77 @@ _APART = (
 _CEILING = "if it took no time"  # what a change could save at most
 _DIFFERENCE, _WORTH = "?>saved, 80 % interval", "?>may cost a device"
 COMMAND = "costmodel what-if"
+MOST, FEW = 10, 5  # changes that are shown, and names on a line
+LONGEST = 40  # characters of a change in the short form
 
 
 def show_worths(scenarios: Mapping[str, Sequence[Worth]]) -> None:
-    """Print what each change saves of each scenario, the largest first. Apart, what is measured against another one.
+    """Print what each change saves of each scenario, the largest first: the best ones, or all on request.
 
-    What changes nothing, and what cannot be had and why, gets a line each.
+    What is measured against another start than the scenario is apart. What changes nothing, and what cannot be had and
+    why, gets a line each on request, or where few changes were asked for.
     """
     for scenario, rows in scenarios.items():
         own, *others = (
             sorted((row for row in rows if _shown(row) and row.base == base), key=lambda row: -(row.saved or 0.0))
             for base in ("scenario", "without", "another")
         )
-        _show_own(scenario, own)
-        for levers, heading in zip(others, _APART, strict=True):
-            if levers:
-                _show_apart(f"{scenario}: {heading}", levers)
-        if any(row.saved is not None and row.rent is None for row in own):
-            show("what a change may cost is not known: no source states a rent; set hardware.price.rental", "dim")
-        if any(row.saved is not None and row.ceiling is None for row in own):
-            show("no ceiling: shorter steps leave fewer requests at once on a server, which shortens them again", "dim")
-            if any(row.ratio is None for row in own):
-                show("no interval: within the error of its times the server may be overloaded", "dim")
-        if idle := [row.name or row.term for row in rows if row.changes_nothing]:
-            show(f"change nothing here, or less than 0.005 %: {', '.join(idle)}", "dim")
-        _show_reasons((row.name or row.term, row.refused) for row in rows)
-    _show_reasons((row.name or row.term, row.limit) for rows in scenarios.values() for row in rows if _shown(row))
+        show(_answer(scenario, own), "bold")
+        if is_verbose() or len(rows) <= FEW:
+            _show_all(scenario, rows, own, others)
+        else:
+            _show_best(rows, own, others)
+    if is_verbose() or sum(map(len, scenarios.values())) <= FEW:
+        _show_reasons((row.name or row.term, row.refused) for rows in scenarios.values() for row in rows)
+        _show_reasons((row.name or row.term, row.limit) for rows in scenarios.values() for row in rows if _shown(row))
+    show_hint("alone: of the headline, the largest first")
+
+
+def _answer(scenario: str, own: Sequence[Worth]) -> str:
+    """Return the change that saves most of a scenario, and how much."""
+    if not own:
+        return f"{scenario}: no change of the list saves anything of it as it is"
+    best, headline = own[0], own[0].metric
+    span = "" if best.ratio is None else f" ({_interval(best)})"
+    return (
+        f"{scenario}: {metric(headline, best.before)} {readable(headline)}; {best.name or best.term} saves most, "
+        f"{_share(best.saved)}{span}"
+    )
+
+
+def _show_best(rows: Sequence[Worth], own: Sequence[Worth], others: Iterable[Sequence[Worth]]) -> None:
+    """Print the best changes with their ceilings, and the names of the best that are measured against another start."""
+    named = _has_names(own)
+    view = table("lever", *(["?change"] if named else []), ">alone", ">80 % interval", ">at most")
+    for row in own[:MOST]:
+        words = tuple(shortened(word, LONGEST) for word in _named(row, named=named))
+        view.add(*words, _share(row.saved), _interval(row), _share(row.ceiling))
+    if view.rows:
+        show(view)
+    if len(own) > MOST:
+        show(f"{len(own) - MOST} more save less", "dim")
+    for levers, heading in zip(others, _APART, strict=True):
+        if levers:
+            listed = ", ".join(f"{row.name or row.term} {_share(row.saved)}" for row in levers[:FEW])
+            show(f"{heading}: {listed}{', …' if len(levers) > FEW else ''}", "dim")
+    if any(fault := _fault(row) for row in rows if _shown(row)):
+        show(fault, "red")
+
+
+def _show_all(scenario: str, rows: Sequence[Worth], own: Sequence[Worth], others: Iterable[Sequence[Worth]]) -> None:
+    """Print all that is known of the changes of a scenario."""
+    _show_own(scenario, own)
+    for levers, heading in zip(others, _APART, strict=True):
+        if levers:
+            _show_apart(f"{scenario}: {heading}", levers)
+    if any(row.saved is not None and row.rent is None for row in own):
+        show("what a change may cost is not known: no source states a rent; set hardware.price.rental", "dim")
+    if any(row.saved is not None and row.ceiling is None for row in own):
+        show("no ceiling: shorter steps leave fewer requests at once on a server, which shortens them again", "dim")
+        if any(row.ratio is None for row in own):
+            show("no interval: within the error of its times the server may be overloaded", "dim")
+    if idle := [row.name or row.term for row in rows if row.changes_nothing]:
+        show(f"change nothing here, or less than 0.005 %: {', '.join(idle)}", "dim")
 
 
 def _shown(row: Worth) -> bool:
@@ -51,7 +96,6 @@ def _shown(row: Worth) -> bool:
 def _show_own(scenario: str, rows: Sequence[Worth]) -> None:
     """Print what changes of the scenario as it is save of it."""
     if not rows:
-        show(f"{scenario}: no change of the list saves anything of it", "bold")
         return
     headline = rows[0].metric
     show(f"{scenario}: what each change saves of {metric(headline, rows[0].before)}", "bold")

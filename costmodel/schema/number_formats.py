@@ -11,6 +11,7 @@ from costmodel.hardware import Device
 from costmodel.schema.assemble import Assembly, DocumentPart
 from costmodel.schema.framework import PartFormatsFile, PrecisionFile, QuantizationFile
 from costmodel.schema.loader import parse_tree
+from costmodel.schema.resolved import AS_PUBLISHED
 from costmodel.schema.tree import Tree, merge
 from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
 
@@ -62,7 +63,7 @@ def shipped_formats(file: QuantizationFile, device: Device, *, mxfp8_experts: bo
     chosen = {"compute": wide} | own | ({"parts": parts} if parts else {})
     stored = [("weights", own), *parts.items()]
     start = ", ".join(f"{name} {formats['weights']}" for name, formats in stored if "weights" in formats)
-    note = f"number formats as published ({start}); write `precision` for others"
+    note = f"{AS_PUBLISHED} ({start}); write `precision` for others"
     if expanded:
         units = " and ".join(unit.upper() for unit in sorted(expanded))
         note += f"; {device.name} has no unit for {units}: GEMMs expand these weights to {wide}"

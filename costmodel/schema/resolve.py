@@ -43,7 +43,7 @@ from costmodel.schema.overrides import apply_overrides, is_of, read_overrides, r
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.reinforcement import Resolved as _Resolved
 from costmodel.schema.reinforcement import check_layout, step_of_parts
-from costmodel.schema.resolved import KnownDocuments, ResolvedWorkload
+from costmodel.schema.resolved import KNOWING, KnownDocuments, ResolvedWorkload
 from costmodel.schema.serving import locate_files
 from costmodel.schema.strict import validate_tree
 from costmodel.schema.tree import Tree, merge
@@ -162,8 +162,8 @@ def _in_sight(sources: Iterable[Source], scenario: str, overrides: Mapping[str, 
         ]
         if source.seen and fields:
             yield (
-                f"{', '.join(fields)}: chosen with published values in sight ({', '.join(source.seen)}); "
-                "that the result is close to these is no evidence"
+                f"{', '.join(fields)}: {KNOWING} ({', '.join(source.seen)}); that the prediction is close to these "
+                "proves nothing"
             )
 
 

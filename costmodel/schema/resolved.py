@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from costmodel.schema.fields import NumberType
     from costmodel.schema.overrides import OverrideTarget
 
+AS_PUBLISHED, KNOWING = "number formats as published", "chosen knowing published results"
+PROVENANCE = (AS_PUBLISHED, KNOWING)  # in notes that say where a value is from, and move nothing
 _DEFAULT = Location("default")
 
 

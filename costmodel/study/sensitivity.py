@@ -24,9 +24,10 @@ from costmodel.schema.fields import NumberType
 
 SCHEMA = "costmodel/sensitivity@1"
 STEP = 0.01  # of a parameter, each way: small against its kinks, large against rounding
+KINK = 0.25  # of a slope, by which the other one differs: what is smooth differs by a few times STEP
 BETTER = 0.1  # how much better a part is whose worth is asked, and how much more or less of it a chip could have
 _COST = {"cost_per_trillion_tokens": 1.0, "cost_per_million_tokens": 1e6}  # metric -> its unit in a trillion tokens
-_PACE = ("processors", "clock.tensor_reference", "clock.max")  # peaks and rates per processor follow these
+CARRY = ("processors", "clock.tensor_reference", "clock.max")  # peaks and rates per processor follow these
 _LESS_IS_BETTER = (
     "latency",
     "oversubscription",
@@ -68,14 +69,31 @@ class Sensitivity(Record):
     tied: bool = False
 
     @property
+    def if_better(self) -> float | None:
+        """Return the change with a part that is a tenth better, a share of the metric."""
+        return self.less if _is_less_better(self.path) else self.more
+
+    @property
+    def if_worse(self) -> float | None:
+        """Return the change with a part that is a tenth worse, a share of the metric."""
+        return self.more if _is_less_better(self.path) else self.less
+
+    @property
     def gain(self) -> float:
         """Return the size of the change with a better part, what parameters are ranked by."""
-        return abs((self.less if _is_less_better(self.path) else self.more) or 0.0)
+        return abs(self.if_better or 0.0)
 
     @property
     def loss(self) -> float:
         """Return the size of the change with a worse part."""
-        return abs((self.more if _is_less_better(self.path) else self.less) or 0.0)
+        return abs(self.if_worse or 0.0)
+
+    @property
+    def is_kinked(self) -> bool:
+        """Tell whether a step up and a step down have different slopes, as where another resource binds."""
+        if self.up is None or self.down is None:
+            return False
+        return abs(self.up - self.down) > KINK * max(abs(self.up), abs(self.down))
 
     def document(self) -> dict[str, Any]:
         """Return the row as JSON."""
@@ -98,8 +116,8 @@ def sensitivities(workload: Workload, scenario: str, metric: str) -> list[Sensit
     parameters = list(_parameters(workload, scenario))
     sensitivities: list[Sensitivity] = []
     for together in (
-        [one for one in parameters if not one[0].endswith(_PACE)],
-        [one for one in parameters if one[0].endswith(_PACE)],
+        [one for one in parameters if not one[0].endswith(CARRY)],
+        [one for one in parameters if one[0].endswith(CARRY)],
     ):
         sensitivities += _evaluated(workload, scenario, metric, together)
     moving = [
@@ -122,7 +140,7 @@ def _parameters(workload: Workload, scenario: str) -> Iterator[tuple[str, float,
             number = resolved.number(full)
         except InputError:
             continue
-        if number is not None and not (isinstance(number, Whole) and (number.single or not path.endswith(_PACE))):
+        if number is not None and not (isinstance(number, Whole) and (number.single or not path.endswith(CARRY))):
             yield full, value, number
 
 

@@ -462,6 +462,11 @@ _SUFFIXES = (
 )
 
 
+def kernel_key(operator: Operator) -> str:
+    """Return the family of an operator's kernels, with their variant where there is one: `gemm/fp8`."""
+    return "/".join(filter(None, (operator.family, operator.variant)))
+
+
 def base_name(name: str) -> str:
     """Return the operator that a name belongs to: all passes of an operator share a line, and so do all casts.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 import pytest
@@ -12,7 +13,8 @@ DECODE = (FLAGSHIP, "--scenario", "decode")
 def test_a_search_says_how_many_it_looked_at_and_shows_the_front(run):
     done = run("search", *DECODE, "--devices", "64,128", "--constraint", "tpot <= 60 ms")
     assert (done.code, done.err) == (0, "")
-    assert "decode: considered " in done.out
+    best = r"decode: 128 devices, dp 128, ep 128, batch_per_device 128: [\d.]+ ms tpot \([\d.]+ \.\. [\d.]+ ms\), "
+    assert re.match(best + r"[\d.]+ \$ per million tokens\nconsidered ", done.out)
     assert "Pareto front" in done.out
 
 
@@ -175,16 +177,17 @@ def test_no_two_layouts_of_a_ranking_are_the_same_step(run):
 
 def test_the_table_shows_cost_and_what_the_goal_reads(run):
     goal = ("--objective", "minimise cost_per_million_tokens", "--constraint", "energy_per_token <= 1 J")
-    heading = next(line for line in run("search", *DECODE, "--devices", "64", *goal).out.splitlines() if "tpot" in line)
+    lines = run("search", *DECODE, "--devices", "64", *goal).out.splitlines()
+    heading = next(line for line in lines if "tpot  " in line)
     assert {"cost/M", "energy_per_token"} <= set(heading.split())
     assert "energy_per_token" not in run("search", *DECODE, "--devices", "64").out
 
 
 def test_costs_name_their_prices_everywhere(run, tmp_path):
-    detail = run("simulate", *DECODE).out
+    detail = run("simulate", *DECODE, "--verbose").out
     assert "256 $/h" in detail
     assert "rental price: h800-sxm 2 $/h, an assumption of a publication (2024-12" in detail
-    assert "Rent: " in run("simulate", FLAGSHIP).out
+    assert "Rent: " in run("simulate", FLAGSHIP, "--verbose").out
     explained = run("explain", *DECODE, "--op", "cost").out
     assert "cost rate" in explained
     assert "an assumption of a publication" in explained

@@ -34,8 +34,10 @@ def sweep(*varied):
 
 
 def test_a_sweep_prints_its_axes_range_best_point_and_what_cannot_run(run, tmp_path):
-    done = run(*sweep(*SMALL), "--output", tmp_path / "out")
+    done = run(*sweep(*SMALL), "--output", tmp_path / "out", "--verbose")
     assert (done.code, done.err) == (0, "")
+    best = r"decode: tpot [\d.]+ ms \([\d. ]+ ms\) at best, decode.batch_per_device 64, hbm.capacity 80 GiB; "
+    assert re.match(best + r"[\d.]+ ms at worst; 2 of 4 points run\n", done.out)
     assert "deepseek_v3: 4 points" in done.out
     assert "scenarios.decode.batch_per_device: 2 values, 64 .. 128" in done.out
     assert re.search(r"decode +decode.batch_per_device +64\n", done.out)

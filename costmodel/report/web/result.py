@@ -8,7 +8,7 @@ from costmodel.report.page import Number, Table, table
 from costmodel.report.plots.memory import PARTS
 from costmodel.report.plotting import file_names
 from costmodel.report.simulate import interval_of, metrics_table
-from costmodel.report.text import gib, memory_use, metric, quantity, readable, share, title_of, whole
+from costmodel.report.text import gib, memory_use, metric, quantity, readable, share, shown_basis, title_of, whole
 from costmodel.report.web.document import Section
 from costmodel.report.web.inline import EmbeddedPlot, figure
 from costmodel.report.web.markup import html_table, items, text
@@ -84,7 +84,7 @@ def _basis(scenario: ScenarioResult) -> str:
     """Return the share of the time by basis."""
     rows = table("basis", ">share of the time")
     for value, name in sorted(((value, name) for name, value in scenario.basis.items() if value > 0), reverse=True):
-        rows.add(name, share(value))
+        rows.add(shown_basis(name), share(value))
     return html_table("Where the times come from", rows)
 
 
@@ -94,7 +94,8 @@ def _operators(breakdown: Sequence[BreakdownLine]) -> Table:
         rows.add(
             shown_line(line.name), quantity(line.time, "time"), share(line.share),
             quantity(line.hidden, "time") if line.hidden else "",
-            Number(f"{line.count:,.6g}", line.count) if line.count else "", line.bound, line.basis, line.dtype or "",
+            Number(f"{line.count:,.6g}", line.count) if line.count else "", line.bound, shown_basis(line.basis),
+            line.dtype or "",
             quantity(line.flop_rate, "flop_rate") if line.flop_rate else "",
         )  # fmt: skip
     return rows

@@ -103,12 +103,12 @@ def test_the_printed_terms_of_a_message_give_its_time(kind: str, engine: str) ->
 
 def test_a_message_between_nodes_says_where_planes_enter() -> None:
     asked = ("collective", "all_gather", "--cluster", "clusters/h800-2048-mpft", "--size", "64MiB")
-    shown = run_here(*asked, "--ranks", "64").out
+    shown = run_here(*asked, "--ranks", "64", "--verbose").out
     assert "inter = bandwidth * nic.per_device" in shown
     assert "planes: 8 fabrics side by side" in shown
     assert "topologies.py" not in shown
     assert "planes:" not in run_here(*asked, "--ranks", "8").out
-    assert "leaf_assignment" in run_here(*asked, "--ranks", "64", "--engine", "flow").out
+    assert "leaf_assignment" in run_here(*asked, "--ranks", "64", "--engine", "flow", "--verbose").out
 
 
 def test_a_fitted_message_is_explained_by_its_form_and_what_corrects_it() -> None:

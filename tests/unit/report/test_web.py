@@ -17,7 +17,7 @@ import pytest
 import costmodel
 from costmodel.report.page import Table
 from costmodel.report.plotting import draw
-from costmodel.report.text import quantity, title_of
+from costmodel.report.text import quantity, shown_basis, title_of
 from costmodel.report.web.document import page as page_of
 from costmodel.report.web.inline import EmbeddedPlot, read_plots
 from costmodel.report.web.markup import embedded, html_table
@@ -154,7 +154,7 @@ def test_tables_have_every_metric_operator_basis_and_part_of_the_memory(document
         assert title_of(name) in cells
     for line in training["breakdown"]:
         assert shown_line(line["name"]) in cells
-    assert {name for name, value in training["basis"].items() if value} <= set(cells)
+    assert {shown_basis(name) for name, value in training["basis"].items() if value} <= set(cells)
     assert captions.count("Operators, time per device") == 2
     assert f"{training['memory']['weights'] / 2**30:.2f}" in cells
     values = {float(value) for value in page.attributes("data-value")}
