@@ -123,10 +123,22 @@ class Workload(Record):
 
     def changed(self, changes: Mapping[str, object], scenarios: Iterable[str] | None = None) -> Workload:
         """Return some scenarios (default: all) with more fields changed. Takes and raises what `load` does."""
-        together = {**self._changes, **_in_si(changes)}
+        together = {**self._changes, **_in_si({**changes, **self._multiplied(changes)})}
         resolved = self._resolve(together, self.scenarios if scenarios is None else scenarios)
         _warn(resolved)
         return replace(self, resolved=resolved, _changes=together, _calibrations={})
+
+    def _multiplied(self, changes: Mapping[str, object]) -> dict[str, float]:
+        """Return the values of factors, `2x` or `+10%`, of what was changed before; others are of the files' values."""
+        again = {path: value for path, value in changes.items() if path in self._changes and isinstance(value, str)}
+        if not again:
+            return {}
+        from costmodel.schema.relative import factor_of  # loads every kind of file
+
+        factors = {path: factor_of(value) for path, value in again.items()}
+        return {
+            path: float(self.resolved.value(path)) * factor for path, factor in factors.items() if factor is not None
+        }
 
     def simulate(
         self,
@@ -257,15 +269,23 @@ class Workload(Record):
         values = list(values)
         if not any(isinstance(value, str) for value in values):
             return _as_numbers(path, values)
-        number = self.resolved.number(f"scenarios.{scenario}.{path}" if path.startswith("hardware.") else path)
+        full = f"scenarios.{scenario}.{path}" if path.startswith("hardware.") else path
+        number = self.resolved.number(full)
         if number is None:
             raise _no_axis(path)
         from costmodel.schema.fields import read_number
+        from costmodel.schema.relative import absolute_text
 
         label = Location(f"vary {path}")
+        own = partial(self.resolved.value, full)
         return _as_numbers(
-            path, [read_number(number, each, label, path) if isinstance(each, str) else each for each in values]
-        )
+            path,
+            [
+                read_number(number, absolute_text(each, number, own, (path, label)), label, path)
+                if isinstance(each, str) else each
+                for each in values
+            ],
+        )  # fmt: skip
 
 
 def _is_random(scenario: Scenario) -> bool:

@@ -67,7 +67,7 @@ def show_simulation(
     else:
         _show_where(points)
         show_notes(points)
-    show_hint("( .. ): 80 % interval")
+    show_hint(f"{'event simulation; ' * (engine == 'event')}( .. ): 80 % interval")
     for line in _next_steps(arguments, points, detailed=detailed):
         show(line, "dim")
 

@@ -11,6 +11,7 @@ from costmodel.records import Record
 from costmodel.schema.model_names import is_config
 from costmodel.schema.overrides import Override, apply_overrides
 from costmodel.schema.references import Library, folder_of, relative_path
+from costmodel.schema.relative import absolute
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge
 
@@ -94,7 +95,7 @@ class Assembly:
         self._used.update(overrides)
         key = (model, original, *overrides)
         if key not in self._parts:
-            tree = apply_overrides(original, overrides, field)
+            tree = apply_overrides(original, absolute(model, original, overrides, field), field)
             self._parts[key] = DocumentPart(tree, original, validate_tree(model, tree, self.problems, field))
         return self._parts[key]  # type: ignore[no-any-return]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from costmodel.errors import InputError, suggest
 from costmodel.quantities import Quantity
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
@@ -13,7 +12,7 @@ from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.installation import Installation
 from costmodel.schema.model import ModelFile
-from costmodel.schema.overrides import DocumentName, OverrideTarget
+from costmodel.schema.overrides import DocumentName, OverrideTarget, entry
 from costmodel.schema.strict import Strict
 from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile
 from costmodel.workload.scenario import Scenario
@@ -28,8 +27,8 @@ _PROVENANCE = {"sources", "aliases", "announced", "calibration", "plausible"}
 def model_document(file: ModelFile) -> dict[str, Any]:
     """Return the document of a model, with the defaults of its heads and FFNs filled in."""
     document = file.model_dump(exclude=_PROVENANCE)
-    for entry in document["layers"]:
-        for layer in entry.get("layers", [entry]):
+    for group in document["layers"]:
+        for layer in group.get("layers", [group]):
             _fill_defaults(layer, document["hidden"])
     return document
 
@@ -101,17 +100,6 @@ def find(document: Mapping[str, Any], target: OverrideTarget, scenario: str, pat
     return entry(document, _route(target, scenario), path)
 
 
-def entry(document: Mapping[str, Any], route: Sequence[str], path: str) -> Any:
-    """Return the value at the end of a route. Raises InputError, at `path`, that names the fields that exist."""
-    current: Any = document
-    for part in route:
-        entries = _entries(current)
-        if part not in entries:
-            raise InputError.single(f"unknown field {part!r}", hint=suggest(part, list(entries)), field=path)
-        current = entries[part]
-    return current
-
-
 def _route(target: OverrideTarget, scenario: str) -> Sequence[str]:
     """Return the path in the resolved document of what an override targets in the files."""
     base = ("scenarios", scenario)
@@ -130,13 +118,3 @@ def _route(target: OverrideTarget, scenario: str) -> Sequence[str]:
             return (*base, "hardware", *path)
         case name, path:
             return (*base, name, *path)
-
-
-def _entries(value: Any) -> dict[str, Any]:
-    """Return the entries of a mapping or list by the words that address them."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return {}
-    by_index = {str(i): item for i, item in enumerate(value)}
-    return by_index | {item["name"]: item for item in value if isinstance(item, Mapping) and "name" in item}

@@ -192,3 +192,24 @@ def _display(value: object) -> str:
     if isinstance(value, np.ndarray) or (isinstance(value, SI) and isinstance(value.value, np.ndarray)):
         return "array"
     return str(value.value if isinstance(value, SI) else value)
+
+
+def entry(document: Mapping[str, Any], route: Sequence[str], path: str) -> Any:
+    """Return the value at the end of a route. Raises InputError, at `path`, that names the fields that exist."""
+    current: Any = document
+    for part in route:
+        entries = _entries(current)
+        if part not in entries:
+            raise InputError.single(f"unknown field {part!r}", hint=suggest(part, list(entries)), field=path)
+        current = entries[part]
+    return current
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    """Return the entries of a mapping or list by the words that address them."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return {}
+    by_index = {str(i): item for i, item in enumerate(value)}
+    return by_index | {item["name"]: item for item in value if isinstance(item, Mapping) and "name" in item}

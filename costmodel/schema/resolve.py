@@ -39,10 +39,11 @@ from costmodel.schema.number_formats import (
     shipped_formats,
     wide_weights,
 )
-from costmodel.schema.overrides import apply_overrides, is_of, read_overrides, runs
+from costmodel.schema.overrides import Override, apply_overrides, is_of, read_overrides, runs
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.reinforcement import Resolved as _Resolved
 from costmodel.schema.reinforcement import check_layout, step_of_parts
+from costmodel.schema.relative import absolute
 from costmodel.schema.resolved import KNOWING, KnownDocuments, ResolvedWorkload
 from costmodel.schema.serving import locate_files
 from costmodel.schema.strict import validate_tree
@@ -387,8 +388,11 @@ def _plan(assembly: Assembly, name: str, original: Tree, cluster: str | None) ->
     field = f"scenarios.{name}"
     if not original.is_mapping:
         raise InputError.single("must be a mapping", hint="add `phase:`", field=field, location=original.location)
-    overrides = assembly.overrides_of("scenario", name)
-    tree = expand_set_name(apply_overrides(expand_set_name(original), overrides, field))
+    overrides: Sequence[Override] = assembly.overrides_of("scenario", name)
+    written = expand_set_name(original)
+    if (known := PHASES.get(str(written.text("phase")))) is not None:
+        overrides = absolute(known, written, overrides, field)
+    tree = expand_set_name(apply_overrides(written, overrides, field))
     if cluster is not None:
         label = Location(f"--cluster {cluster}")
         tree = tree.with_entries(cluster=Tree(as_reference(cluster), label, label))

@@ -23,6 +23,7 @@ from costmodel.schema import SI
 from costmodel.schema.fields import NumberType
 from costmodel.schema.metrics import unit_of
 from costmodel.schema.overrides import is_of, locate
+from costmodel.schema.relative import absolute_text
 from costmodel.study.axes import Axis, Request, is_structural, read_axis, read_requests
 from costmodel.study.expressions import Expression, read_expression
 from costmodel.study.prices import Quoted, quotes
@@ -288,6 +289,7 @@ def plan_sweep(
         raise InputError.single("no scenario has all of these paths", hint="sweep them one by one", field="--vary")
     _check_places(workload, requests, scenarios)
     reasons = {name: f"{error.problems[0].field}: {error.problems[0].message}" for name, error in left_out.items()}
+    requests = [_absolute(workload, scenarios, request, numbers[request.path]) for request in requests]
     sweep = Sweep(workload, _axes(requests, numbers), scenarios, reasons, wanted, engine)
     if sweep.points > MOST_POINTS:
         raise InputError.single(
@@ -303,6 +305,26 @@ def plan_sweep(
         )  # fmt: skip
     _ = sweep.constraints, sweep.structures  # what is wrong with them is stated before the work
     return sweep
+
+
+def _absolute(workload: Workload, scenarios: Sequence[str], request: Request, number: NumberType | None) -> Request:
+    """Return a request with values in place of factors, `2x` or `+10%`, of what all scenarios have."""
+    if number is None:
+        return request
+
+    is_hardware = request.path.startswith("hardware.")
+    paths = [f"scenarios.{name}.{request.path}" for name in scenarios] if is_hardware else [request.path]
+
+    def value() -> Any:
+        own = set(map(workload.resolved.value, paths))
+        if len(own) > 1:
+            raise InputError.single(
+                "differs among scenarios, so that a factor of it is several values", hint="name one --scenario",
+                field=request.path, location=request.label,
+            )  # fmt: skip
+        return own.pop()
+
+    return replace(request, values=absolute_text(request.values, number, value, (request.path, request.label)))
 
 
 def _axes(requests: Sequence[Request], numbers: Mapping[str, NumberType | None]) -> tuple[Axis, ...]:

@@ -26,7 +26,7 @@ from costmodel.measurements.tables import single_row
 from costmodel.records import Record, ValueRecord, replace
 from costmodel.result import Point
 from costmodel.schema.case import Case, resolve_case, resolve_device
-from costmodel.schema.document import entry
+from costmodel.schema.overrides import entry
 from costmodel.schema.references import Library
 from costmodel.workload.counting import attention_flop_per_token
 from costmodel.workload.operators import AttentionKernel, Gemm
