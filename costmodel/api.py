@@ -15,7 +15,7 @@ from costmodel.analytic.evaluation import Evaluation
 from costmodel.analytic.evaluation import evaluate as closed_form
 from costmodel.analytic.grid import Engine, evaluate_grid, evaluate_point, evaluate_single
 from costmodel.calibration.compiled_fits import load_calibration
-from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.calibration import Calibration, FamilyFit, PartCalibrations
 from costmodel.errors import ImplausibleInput, InputError, Location
 from costmodel.quantities import Array
 from costmodel.records import Record, field, replace
@@ -30,7 +30,6 @@ from costmodel.version import __version__
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
 from costmodel.workload.plans import Serving, Training
-from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -205,12 +204,8 @@ class Workload(Record):
 
     def calibration(self, scenario: Scenario) -> Calibration:
         """Return the calibration of the scenario's device and framework."""
-        if isinstance(scenario.plan, Reinforcement):
-            from costmodel.analytic.reinforcement import PartCalibrations  # loads where there is such a step
-
-            return PartCalibrations.of(
-                *(self.calibration(each) for each in (scenario.plan.train, scenario.plan.rollout))
-            )
+        if scenario.parts:
+            return PartCalibrations.of(*map(self.calibration, scenario.parts))
         key = _calibration_key(scenario)
         if key not in self._calibrations:
             self._calibrations[key] = load_calibration(
@@ -241,7 +236,7 @@ class Workload(Record):
     def _single_parts(self) -> Iterator[Scenario]:
         """Yield the scenarios that are no step of several parts, and the parts of those that are."""
         for each in self.resolved.scenarios.values():
-            yield from (each.plan.train, each.plan.rollout) if isinstance(each.plan, Reinforcement) else (each,)
+            yield from each.parts or (each,)
 
     def scenario(self, name: str) -> Scenario:
         """Return one scenario as the engines take it. Raises InputError on an unknown name."""
@@ -291,8 +286,8 @@ class Workload(Record):
 def _is_random(scenario: Scenario) -> bool:
     """Tell whether the event engine draws anything of a scenario at random."""
     simulation, plan = scenario.simulation, scenario.plan
-    if isinstance(plan, Reinforcement):
-        return _is_random(plan.rollout) or _is_random(plan.train)
+    if scenario.parts:
+        return any(map(_is_random, scenario.parts))
     return bool(simulation.jitter or simulation.checkpoints) or isinstance(plan, Serving)
 
 

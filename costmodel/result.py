@@ -51,6 +51,12 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "prefill_tokens_per_second_per_device", "decode_tokens_per_second_per_device", "prefill_nodes_per_decode_node",
         "max_batch_per_device", "cost_per_million_tokens", "energy_per_token", "cost_rate", "capital_cost",
     )),
+    "pools": ("latency", (
+        "ttft", "tpot", "latency", "kv_transfer_time", "requests_per_second", "highest_stable_rate",
+        "input_tokens_per_second", "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user",
+        "prefill_load", "concurrency", "max_concurrency", "cost_per_million_tokens", "energy_per_token", "cost_rate",
+        "capital_cost",
+    )),
     "diffusion": ("latency", (
         "latency", "text_encoder_time", "encoder_time", "denoising_step_time", "denoiser_time", "decoder_time",
         "images_per_second", "images_per_second_per_device", "max_batch", "cost_per_image", "energy_per_image",

@@ -239,8 +239,6 @@ def _simulated(row: Row, content: Mapping[str, Any], share: float | None, engine
         file.write_text(yaml.safe_dump(content), encoding="utf-8")
         changed = {} if share is None else {"scenarios.run.memory.utilization": share}
         try:
-            if "decode" in content["scenarios"]["run"]:
-                return _of_pools(serving_pools.figures(file, row))
             return _figures(costmodel.load(file, set=changed).simulate(engine=engine)["scenarios"]["run"])
         except InputError as error:
             return {"error": str(error)}
@@ -267,23 +265,6 @@ def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
     figures["total_tok_per_s"] = metrics["tokens_per_second"] + metrics["input_tokens_per_second"]
     figures["total_tok_s_gpu"] = figures["total_tok_per_s"] / found["devices"]
     return {**figures, "concurrency": metrics["concurrency"], "highest_stable_rate": metrics.get("highest_stable_rate")}
-
-
-def _of_pools(loop: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures of a closed loop on two pools; intervals as wide as those of both pools at its batch."""
-    found = loop["found"]
-    if not found["memory"]["fits"]:
-        return {"error": found["reason"]}
-    metrics, spans = found["metrics"], found["intervals"]
-    figures: dict[str, Any] = {"total_tok_s_gpu": loop["total_tok_s_gpu"], "request_per_s": loop["rate"]}
-    for name in ("tpot", "ttft"):
-        figures[name] = loop[name] * MILLISECONDS
-        low, high = spans.get(name) or (None, None)
-        if low is not None and high is not None:
-            figures[f"{name}_low"], figures[f"{name}_high"] = (
-                figures[name] * end / metrics[name] for end in (low, high)
-            )
-    return figures
 
 
 def rows(files: tuple[str, ...]) -> Iterator[Row]:

@@ -10,6 +10,7 @@ import numpy as np
 from costmodel.quantities import Array, Indices, Quantity, maximum, where
 from costmodel.records import Record, fields, is_record
 from costmodel.workload.plans import Diffusion, ExpertBound, PlanOfParts, Training, drafted_tokens
+from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Disaggregated, Scenario
 
@@ -67,7 +68,7 @@ def _same_order(scenario: Scenario, grid: tuple[Indices, ...]) -> Iterator[tuple
 def _order(scenario: Scenario) -> tuple[Quantity, ...]:
     """Return what determines the order of work: stages, micro-batches or drafts, and whether there are host copies."""
     plan, parallel, offload = scenario.plan, scenario.parallel, scenario.offload
-    if isinstance(plan, PlanOfParts) and not isinstance(plan, Disaggregated):
+    if isinstance(plan, PlanOfParts) and not isinstance(plan, Disaggregated | Pools):
         assert isinstance(plan, Reinforcement), "no other plan has parts"
         return *_order(plan.train), *_order(plan.rollout), where(plan.staleness >= 1, 1.0, 0.0)
     if isinstance(plan, Training):
@@ -79,6 +80,9 @@ def _order(scenario: Scenario) -> tuple[Quantity, ...]:
     copies = (where(share > 0, 1.0, 0.0) for share in (offload.weights, offload.kv_cache))
     if isinstance(plan, Disaggregated):
         drafted = drafted_tokens(plan.decode.plan.speculative)
+        return plan.prefill.parallel.pp, plan.decode.parallel.pp, drafted, *copies
+    if isinstance(plan, Pools):
+        drafted = drafted_tokens(plan.engines[1].speculative)
         return plan.prefill.parallel.pp, plan.decode.parallel.pp, drafted, *copies
     return parallel.pp, 0.0 if isinstance(plan, Diffusion) else drafted_tokens(plan.speculative), *copies
 

@@ -52,6 +52,7 @@ from costmodel.workload.plans import (
     Training,
     tokens_per_step,
 )
+from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Disaggregated, Scenario
 
@@ -182,6 +183,8 @@ def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
         return paced(scenario, calibration, Engines(evaluate, evaluate, evaluate))
     if isinstance(plan, ExpertBound):
         return BoundEvaluation(scenario, plan)
+    if isinstance(plan, PlanOfParts):
+        return _of_parts(scenario, plan, calibration)
     if isinstance(plan, Diffusion):
         from costmodel.analytic.diffusion import DiffusionEvaluation  # loads when it is used
 
@@ -193,14 +196,21 @@ def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
         return OpenLoopEvaluation(replace(scenario, plan=plan), plan, calibration)
     if isinstance(plan, Serving):
         return _closed_loop(scenario, at_means(scenario, plan), calibration)
+    return PassEvaluation(scenario, plan, calibration)
+
+
+def _of_parts(scenario: Scenario, plan: PlanOfParts, calibration: Calibration) -> Evaluation:
+    """Return the evaluation of a scenario of several parts."""
     if isinstance(plan, Disaggregated):
         return DisaggregatedEvaluation(scenario, plan, calibration)
-    if isinstance(plan, PlanOfParts):
-        from costmodel.analytic.reinforcement import ReinforcementEvaluation  # loads where there is such a step
+    if isinstance(plan, Pools):
+        from costmodel.analytic.serving.pools import PoolsEvaluation  # loads where there are pools under a load
 
-        assert isinstance(plan, Reinforcement), "no other plan has parts"
-        return ReinforcementEvaluation(scenario, plan, calibration)
-    return PassEvaluation(scenario, plan, calibration)
+        return PoolsEvaluation(scenario, plan, calibration)
+    from costmodel.analytic.reinforcement import ReinforcementEvaluation  # loads where there is such a step
+
+    assert isinstance(plan, Reinforcement), "no other plan has parts"
+    return ReinforcementEvaluation(scenario, plan, calibration)
 
 
 def _closed_loop(scenario: Scenario, plan: Serving, calibration: Calibration) -> Evaluation:
@@ -258,6 +268,10 @@ def ledger_of(scenario: Scenario) -> Ledger | None:
         return kv_pool(scenario, plan).ledger if plan.rate is not None else admission(scenario, plan).ledger
     if isinstance(plan, Disaggregated):
         return pools_ledger(scenario, plan)
+    if isinstance(plan, Pools):
+        from costmodel.analytic.serving.pools import fuller_ledger
+
+        return fuller_ledger(plan)
     if isinstance(plan, PlanOfParts):
         assert isinstance(plan, Reinforcement), "no other plan has parts"
         engines = plan.rollout.plan

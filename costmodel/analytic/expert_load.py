@@ -17,6 +17,7 @@ from costmodel.workload.context import Context
 from costmodel.workload.expert_load import expert_load
 from costmodel.workload.passes import co_batched
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training
+from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Disaggregated, Scenario
 
@@ -67,6 +68,8 @@ def _contexts(scenario: Scenario) -> list[tuple[Quantity, Context]]:
         return [(state.prompt_steps, mixed), (state.decode_only_steps, decode_only.parts[0])]
     if isinstance(plan, Disaggregated):
         return _contexts(scenario.of_pool(plan.decode))
+    if isinstance(plan, Pools):
+        return _contexts(plan.decode)
     if isinstance(plan, Reinforcement):
         return _contexts(plan.train)
     assert isinstance(plan, Prefill | Decode)

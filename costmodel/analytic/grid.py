@@ -69,7 +69,7 @@ def _attempt(scenario: Scenario, calibration: Calibration, engine: Engine) -> _A
         ledger = evaluation.ledger
     except InfeasibleError as error:
         unreachable, ledger = str(error), ledger_of(scenario)
-    if ledger is not None and not ledger.total <= scenario.cluster.device.device_memory.capacity:
+    if ledger is not None and not ledger.total <= ledger.room(scenario.cluster):
         return _Attempt(ledger, None, NO_MEMORY, _too_much(scenario, ledger, calibration))
     if ledger is not None and not fits_in_host(ledger, scenario.cluster.node, largest_layout(scenario)):
         return _Attempt(ledger, None, NO_HOST_MEMORY, too_much_for_the_host(scenario, ledger))
@@ -150,7 +150,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         intervals=spans,
         breakdown=[] if evaluation is None else _breakdown(evaluation, metrics),
         memory=None if ledger is None else {name: float(size) for name, size in ledger.on_device.items()},
-        capacity=float(scenario.cluster.device.device_memory.capacity),
+        capacity=float((ledger or Ledger()).room(scenario.cluster)),
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
         notes=(*scenario.notes, *(() if evaluation is None else _notes(evaluation)), *notes),
@@ -320,7 +320,7 @@ def _reason(evaluation: Evaluation, scenario: Scenario, headline: Quantity | Non
     reachable = ~np.isnan(np.asarray(headline, dtype=np.float64))
     if evaluation.ledger is None:
         return np.where(reachable, float(FITS), float(NO_PATH))
-    fits: Mask = evaluation.ledger.total <= scenario.cluster.device.device_memory.capacity
+    fits: Mask = evaluation.ledger.total <= evaluation.ledger.room(scenario.cluster)
     hosted = fits_in_host(evaluation.ledger, scenario.cluster.node, largest_layout(scenario))
     runs = np.where(hosted, np.where(reachable, float(FITS), float(NO_PATH)), float(NO_HOST_MEMORY))
     return np.where(fits, runs, float(NO_MEMORY))

@@ -19,6 +19,7 @@ from costmodel.quantities import Array, Quantity, maximum, minimum, sum_of
 from costmodel.records import Record
 from costmodel.result import Interval, Metrics
 from costmodel.workload.architecture import MoeFfn
+from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Disaggregated, Plan, Scenario
 
 # These can be zero, so their deviations are added as they are; those of all other metrics as ratios.
@@ -243,7 +244,7 @@ def shares_of_conditions(scenario: Scenario) -> dict[str, float]:
 
 def _drafts_by_assumption(plan: Plan) -> bool:
     """Tell whether a server drafts tokens of which nobody measured how many are accepted."""
-    drafts = plan.decode.plan if isinstance(plan, Disaggregated) else plan
+    drafts = plan.decode.plan if isinstance(plan, Disaggregated | Pools) else plan
     speculative = getattr(drafts, "speculative", None)
     return speculative is not None and speculative.assumed
 

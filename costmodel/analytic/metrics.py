@@ -18,6 +18,7 @@ from costmodel.result import PHASES, Metrics
 from costmodel.workload.counting import adapter_parameters, parameter_count, training_flop_per_token
 from costmodel.workload.memory import Ledger, host_batch_limit
 from costmodel.workload.plans import Decode, Prefill, Serving, Training, tokens_per_step
+from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Disaggregated, Scenario
 
 SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600.0, 86400.0
@@ -223,7 +224,7 @@ def serving_metrics(
         tokens_per_second_per_user = (plan.output_tokens - 1) / later
     """
     plan, (first, later) = scenario.plan, request
-    assert isinstance(plan, Serving | Disaggregated), "others have no rate of requests"
+    assert isinstance(plan, Serving | Disaggregated | Pools), "others have no rate of requests"
     tokens = rate * plan.output_tokens
     metrics = {
         "ttft": first,

@@ -7,8 +7,10 @@ from costmodel.analytic.serving.generation import prompt_passes_of
 from costmodel.quantities import Bytes, Count, maximum, minimum
 from costmodel.result import NO_HOST_MEMORY, NO_MEMORY, REASONS
 from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Decode, Diffusion, Generate, Prefill, Serving, Training
+from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Disaggregated, Plan, Scenario
 
@@ -22,7 +24,11 @@ def too_much_for_a_device(scenario: Scenario, ledger: Ledger) -> str:
     if isinstance(plan, Disaggregated):
         pool = _fuller_pool(scenario, plan)
         plan, scenario = getattr(plan, pool).plan, scenario.of_pool(getattr(plan, pool))
-    capacity = scenario.cluster.device.device_memory.capacity
+    elif isinstance(plan, Pools):
+        pool = _fuller_engine(plan)
+        scenario = getattr(plan, pool)
+        plan = scenario.plan
+    capacity = ledger.room(scenario.cluster)
     parts = {name: float(size) for name, size in ledger.on_device.items()}
     largest = max(parts, key=lambda name: parts[name])
     name, relief = "KV cache" if largest == "kv_cache" else largest, _relief(scenario, plan, largest)
@@ -49,7 +55,7 @@ def largest_layout(scenario: Scenario) -> Count:
     plan = scenario.plan
     if isinstance(plan, Reinforcement):
         return maximum(largest_layout(plan.rollout), largest_layout(plan.train))
-    if isinstance(plan, Disaggregated):
+    if isinstance(plan, Disaggregated | Pools):
         return maximum(plan.prefill.parallel.devices, plan.decode.parallel.devices)
     return scenario.parallel.devices
 
@@ -61,6 +67,15 @@ def _fuller_pool(scenario: Scenario, plan: Disaggregated) -> str:
         for name, pool in (("prefill", plan.prefill), ("decode", plan.decode))
     }
     return max(totals, key=lambda name: float(totals[name]))
+
+
+def _fuller_engine(plan: Pools) -> str:
+    """Return the name of the pool whose engines take the largest share of their devices' memory."""
+    shares = {
+        name: float(kv_pool(part, engine).ledger.total / part.cluster.device.device_memory.capacity)
+        for name, part, engine in zip(("prefill", "decode"), (plan.prefill, plan.decode), plan.engines, strict=True)
+    }
+    return max(shares, key=lambda name: shares[name])
 
 
 def gib(size: Bytes) -> str:

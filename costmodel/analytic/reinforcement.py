@@ -15,7 +15,7 @@ from costmodel.analytic.serving.burst import Rollout, RolloutTimes, rollout_of, 
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.analytic.training.forward import ForwardPasses, forward_model
 from costmodel.analytic.training_evaluation import TrainingEvaluation
-from costmodel.cost.calibration import Calibration
+from costmodel.cost.calibration import Calibration, other_of
 from costmodel.cost.money import rental_cost
 from costmodel.cost.power import energy
 from costmodel.equations import equation
@@ -45,17 +45,6 @@ class TrainingStep(Protocol):
         """Return the parts that the step and its bubble consist of [s]."""
 
 
-class PartCalibrations(Calibration):
-    """The calibration of a training scenario, and that of the engines of the same step."""
-
-    rollout: Calibration = Calibration()
-
-    @classmethod
-    def of(cls, train: Calibration, rollout: Calibration) -> PartCalibrations:
-        """Return both."""
-        return cls(train.name, train.families, train.notes, train.notes_of, rollout=rollout)
-
-
 class PartTimes(Record):
     """Seconds of the parts of a step.
 
@@ -83,7 +72,7 @@ class ReinforcementEvaluation(PhaseEvaluation[PartTimes]):
         rollout: Rollouts = rollout_of,
     ) -> None:  # fmt: skip
         """Start with the parts in closed form, unless other engines are given for them."""
-        engines = calibration.rollout if isinstance(calibration, PartCalibrations) else calibration
+        engines = other_of(calibration)
         self._scenario, self._plan, self._calibrations = scenario, plan, (engines, calibration)
         self.rollout = rollout(plan.rollout, engines, plan.answers)
         self.step = TrainingEvaluation(plan.train, plan.training, calibration)

@@ -476,3 +476,19 @@ class Calibration(Record):
             return None
         fit = self.families.get(operator.product)
         return self.family(operator.product.partition("/")[0]) if fit is None else fit
+
+
+class PartCalibrations(Calibration):
+    """The calibration of the main part of a scenario of two, and that of the other part."""
+
+    other: Calibration = Calibration()
+
+    @classmethod
+    def of(cls, main: Calibration, other: Calibration) -> PartCalibrations:
+        """Return both."""
+        return cls(main.name, main.families, main.notes, main.notes_of, other=other)
+
+
+def other_of(calibration: Calibration) -> Calibration:
+    """Return the calibration of the other part of a scenario, the same where both have one."""
+    return calibration.other if isinstance(calibration, PartCalibrations) else calibration

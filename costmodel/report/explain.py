@@ -31,8 +31,9 @@ from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.study.prices import quotes
 from costmodel.workload.operators import KINDS, Elementwise, Operator, base_name
 from costmodel.workload.plans import Decode, Diffusion, ExpertBound, Prefill, Training
+from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement
-from costmodel.workload.scenario import Disaggregated, Pool, Scenario
+from costmodel.workload.scenario import Disaggregated, Scenario
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -312,7 +313,7 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
         return replace(_explained(workload, replace(part, cluster=cluster), plain), name=timed.operator.name)
     operator, time, fit = timed.operator, timed.time, timed.fit
     pool = _pool(scenario, operator.name)
-    scenario = scenario if pool is None else scenario.of_pool(pool)
+    scenario = scenario if pool is None else pool
     calibration = workload.calibration(scenario)
     timer = replace(operator_timer(scenario, calibration), kernels={}, messages={})
     terms, blocks = _time_of(timed, replace(timer, cluster=timed.sized.machine.cluster or timer.cluster))
@@ -370,12 +371,14 @@ def _parameters(form: Form) -> dict[str, tuple[float, Parameter]]:
     return fitted
 
 
-def _pool(scenario: Scenario, operator: str) -> Pool | None:
+def _pool(scenario: Scenario, operator: str) -> Scenario | None:
     """Return the pool that an operator runs in, of two. Null where there is one engine, or between the pools."""
-    plan = scenario.plan
-    if not isinstance(plan, Disaggregated):
+    plan, part = scenario.plan, _part(operator)
+    if part not in ("prefill", "decode"):
         return None
-    return {"prefill": plan.prefill, "decode": plan.decode}.get(_part(operator))
+    if isinstance(plan, Pools):
+        return plan.prefill if part == "prefill" else plan.decode
+    return scenario.of_pool(getattr(plan, part)) if isinstance(plan, Disaggregated) else None
 
 
 def _part(operator: str) -> str:

@@ -260,11 +260,12 @@ def _serving(
     """Return serving on one engine, or from two pools."""
     drawn = file.requests
     if file.prefill is None or file.decode is None:
+        inputs, outputs = mean_lengths(file)
         return record(
             plans.Serving,
             file,
-            input_tokens=_mean(None if drawn is None else drawn.input, file.input_tokens, 1.0),
-            output_tokens=_mean(None if drawn is None else drawn.output, file.output_tokens, 2.0),
+            input_tokens=inputs,
+            output_tokens=outputs,
             speculative=drafts,
             rate=_first(file.rate, None if drawn is None else _first(drawn.rate, _rate_of_sessions(drawn))),
             arrival_scv=_arrival_scv(drawn),
@@ -275,6 +276,8 @@ def _serving(
         )
     assert file.input_tokens is not None, "pools have no `requests`"
     assert file.output_tokens is not None, "pools have no `requests`"
+    assert file.prefill.tokens_per_device is not None, "the file was checked"
+    assert file.decode.batch_per_device is not None, "the file was checked"
     prompts = plans.Prefill(
         file.input_tokens, file.prefill.tokens_per_device, file.prefill.micro_batches, file.prefix_hit_rate, drafts,
         chunk_tokens=_chunk(file.prefill.chunk_tokens, kernels, device, file.prefill.parallel.tp),
@@ -288,6 +291,15 @@ def _serving(
         file.output_tokens,
         scenario.Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication, kernels), prompts),
         scenario.Pool(parallelism(file.decode.parallel), communication(file.decode.communication, kernels), requests),
+    )
+
+
+def mean_lengths(file: workload.ServingFile) -> tuple[Count, Count]:
+    """Return the mean tokens of prompts and outputs."""
+    drawn = file.requests
+    return (
+        _mean(None if drawn is None else drawn.input, file.input_tokens, 1.0),
+        _mean(None if drawn is None else drawn.output, file.output_tokens, 2.0),
     )
 
 

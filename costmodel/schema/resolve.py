@@ -40,6 +40,7 @@ from costmodel.schema.number_formats import (
     wide_weights,
 )
 from costmodel.schema.overrides import Override, apply_overrides, is_of, read_overrides, runs
+from costmodel.schema.pools import pools_of
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.reinforcement import Resolved as _Resolved
 from costmodel.schema.reinforcement import check_layout, step_of_parts
@@ -59,6 +60,7 @@ from costmodel.schema.workload import (
     phases_with,
 )
 from costmodel.workload.architecture import Architecture, MoeFfn
+from costmodel.workload.pools import Pools
 from costmodel.workload.popularity import DRAWN, LEARNED
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import MeasuredStep, Parallelism, Scenario
@@ -122,6 +124,8 @@ def resolve_tree(
             return step_of_parts(assembly, scenario, original, list(known), read)
         part = _scenario(assembly, scenario, original, (architecture, model), where)
         parts_read[scenario] = part
+        if isinstance(part.scenario.plan, Pools):
+            return part
         return replace(part, scenario=anchors.apply(part.scenario, part.trees["scenario"], written))
 
     for scenario in _selected(list(known), scenarios):
@@ -271,9 +275,18 @@ def _formats(
 
 
 def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster: str | None) -> _Resolved:
+    tree, plan = _plan(assembly, name, original, cluster)
+    if isinstance(plan, ServingFile) and plan.has_loaded_pools:
+        return pools_of(assembly, name, tree, plan, lambda part, file: _of_plan(assembly, name, part, file, of))
+    resolved = _of_plan(assembly, name, tree, plan, of)
+    check_layout(assembly, resolved.scenario, tree)
+    return resolved
+
+
+def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Model) -> _Resolved:
+    """Return a scenario of one plan, from its own document with all overrides and its checked form."""
     architecture, model = of
     field = f"scenarios.{name}"
-    tree, plan = _plan(assembly, name, original, cluster)
     hardware = install(assembly, tree.value["cluster"], name, build.ranks(plan), plan.devices)
     reference = tree.child("framework") or Tree(plan.framework)
     framework_tree, framework_field = assembly.inline_or_named(reference, "framework", f"{field}.framework")
@@ -320,7 +333,6 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
         "scenario": tree.with_entries(precision=merge(formats.tree, chosen)), "cluster": hardware.cluster_part.tree,
         "node": hardware.node_part.tree, "device": hardware.device_part.tree, "framework": framework.tree,
     }  # fmt: skip
-    check_layout(assembly, scenario, tree)
     return _Resolved(scenario, scenario_document(plan, scenario, hardware, formats.file, framework.file), trees)
 
 

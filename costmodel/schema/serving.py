@@ -136,8 +136,6 @@ class ReplicasFile(Declared, of=Replicas):
             raise Wrong("`autoscale` is not allowed with `prefill`", "remove one of both")
         if self.autoscale is not None and np.any(self.autoscale.least > self.autoscale.most):
             raise Wrong("has `least` above `most`", "write least: 1")
-        if self.transfer is not None and not np.any(self.prefill > 0):
-            raise Wrong("`transfer` needs engines that only compute prompts", "write `prefill: 1`")
         engines = self.count if self.autoscale is None else self.autoscale.most
         missing = [failure.replica for failure in self.failures if np.any(failure.replica >= engines)]
         if missing:

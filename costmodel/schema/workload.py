@@ -58,8 +58,8 @@ class RoutingFile(Declared, of=Routing):
     load: Literal["balanced", "uniform", "zipf", "lognormal", "counts"] | None = Field(
         default=None,
         description="balanced: all ranks equal; uniform / zipf / lognormal: random routing; counts: from a file; null: "
-        "uniform in training, on one engine of phase `serving` lognormal with the framework's `expert_spread`, else "
-        "balanced",
+        "uniform in training, on engines of phase `serving` under a load lognormal with the framework's "
+        "`expert_spread`, else balanced",
     )
     exponent: Exponent | None = Field(default=None, description="of Zipf's law, popularity = rank^-exponent; zipf only")
     spread: Exponent | None = Field(
@@ -212,29 +212,6 @@ class GenerateFile(MeasurableFile, Declared, of=plans.Generate):
     phase: Literal["generate"] = Field(description="this phase")
 
 
-class PoolFile(Strict):
-    """The keys of both pools of disaggregated serving."""
-
-    parallel: ParallelFile = Field(default_factory=ParallelFile, description="degrees of parallelism of one instance")
-    communication: CommunicationFile = Field(default_factory=CommunicationFile, description="communication settings")
-    micro_batches: Integer = Field(default=1, description="overlapping micro-batches")
-
-
-class PrefillPoolFile(PoolFile):
-    """The devices that prefill."""
-
-    tokens_per_device: PositiveNumber = Field(
-        description="prompt tokens in flight per device, cached ones included; whole prompts per tp * cp group"
-    )
-    chunk_tokens: Number | None = Field(default=None, description=plans.CHUNK)
-
-
-class DecodePoolFile(PoolFile):
-    """The devices that decode."""
-
-    batch_per_device: PositiveNumber = Field(description="requests per device; whole requests per tp * cp group")
-
-
 class EngineMemoryChoiceFile(Strict):
     """Device memory of a serving engine. What is null is as in the framework's `engine`."""
 
@@ -245,6 +222,50 @@ class EngineMemoryChoiceFile(Strict):
         default=[],
         description="that keep prefix blocks which the device loses, the nearest first (`--engine event`)",
     )
+
+
+class PoolFile(Strict):
+    """The keys of both pools of disaggregated serving. Under a load (`rate` or `concurrency`) a pool is of engines."""
+
+    cluster: Annotated[Any, Named("clusters")] = Field(
+        default=None, description="that holds the pool's engines; null: the scenario's; under a load"
+    )
+    instances: Number = Field(default=1.0, description="engines of the pool; under a load")
+    scheduler: SchedulerFile = Field(
+        default_factory=SchedulerFile, description="changes to the scenario's `scheduler`; under a load"
+    )
+    memory: EngineMemoryChoiceFile = Field(
+        default_factory=EngineMemoryChoiceFile, description="changes to the scenario's `memory`; under a load"
+    )
+
+    parallel: ParallelFile = Field(default_factory=ParallelFile, description="degrees of parallelism of one instance")
+    communication: CommunicationFile = Field(default_factory=CommunicationFile, description="communication settings")
+    micro_batches: Integer = Field(default=1, description="overlapping micro-batches")
+
+
+class PrefillPoolFile(PoolFile):
+    """The devices that prefill."""
+
+    tokens_per_device: PositiveNumber | None = Field(
+        default=None,
+        description="prompt tokens in flight per device, cached ones included; whole prompts per tp * cp group; "
+        "follows from a load",
+    )
+    chunk_tokens: Number | None = Field(default=None, description=plans.CHUNK)
+
+
+class DecodePoolFile(PoolFile):
+    """The devices that decode."""
+
+    batch_per_device: PositiveNumber | None = Field(
+        default=None, description="requests per device; whole requests per tp * cp group; follows from a load"
+    )
+
+
+_OF_POOLS = frozenset({"arrivals", "cv", "count", "input", "output"})
+"""What requests of two pools may state."""
+_BETWEEN_POOLS = frozenset({"routing", "signal_delay", "transfer"})
+"""What their router may state."""
 
 
 class ServingFile(MeasurableFile, Declared, of=plans.Serving):
@@ -278,6 +299,8 @@ class ServingFile(MeasurableFile, Declared, of=plans.Serving):
         for name, own in (("input", given and given.input), ("output", given and given.output)):
             if getattr(self, f"{name}_tokens") is None and not drawn and own is None:
                 raise Wrong(f"needs `{name}_tokens`", f"write `{name}_tokens: 512`, or lengths of `requests`")
+        if not pools and self.replicas.transfer is not None and not np.any(self.replicas.prefill > 0):
+            raise Wrong("`replicas.transfer` needs engines that only compute prompts", "write `replicas.prefill: 1`")
         if not pools and self.concurrency is None and self.rate is None and self.requests is None:
             message = "needs `rate`, `concurrency`, or the pools `prefill` and `decode`"
             raise Wrong(message, "write `rate: 8 /s` or `concurrency: 64`")
@@ -289,14 +312,40 @@ class ServingFile(MeasurableFile, Declared, of=plans.Serving):
             raise Wrong("`requests.sessions.rate` excludes `rate` and `concurrency`", hint)
         if self.chunk_tokens is not None and self.scheduler.token_budget is not None:
             raise Wrong("`chunk_tokens` is the older name of `scheduler.token_budget`", "keep `scheduler.token_budget`")
-        one_engine = (
-            "rate", "concurrency", "requests", "replicas", "slo", "chunk_tokens", "micro_batches", "parallel",
-            "communication", "devices",
-        )  # fmt: skip
-        stray = [key for key in one_engine if key in self.model_fields_set and getattr(self, key) is not None]
-        if pools and stray:
-            raise Wrong(f"`{stray[0]}` is not allowed with pools", f"remove `{stray[0]}`, or `prefill` and `decode`")
+        if self.prefill is not None and self.decode is not None:
+            self._check_keys(self.prefill, self.decode)
         return self
+
+    @property
+    def has_loaded_pools(self) -> bool:
+        """Tell whether requests arrive at two pools of engines."""
+        return self.prefill is not None and (self.rate is not None or self.concurrency is not None)
+
+    def _check_keys(self, prefill: PrefillPoolFile, decode: DecodePoolFile) -> None:
+        """Raise Wrong on a key that pools do not have, or that they have with a load only, or without one."""
+        one_engine = {"chunk_tokens", "micro_batches", "parallel", "communication", "devices"}
+        if not self.has_loaded_pools:
+            one_engine |= {"requests", "replicas", "slo"}
+        stray = [key for key in one_engine & self.model_fields_set if getattr(self, key) is not None]
+        if stray:
+            key = min(stray)
+            raise Wrong(f"`{key}` is not allowed with pools", f"remove `{key}`, or `prefill` and `decode`")
+        for name, pool, size in (("prefill", prefill, "tokens_per_device"), ("decode", decode, "batch_per_device")):
+            stated = getattr(pool, size) is not None
+            if stated and self.has_loaded_pools:
+                raise Wrong(f"`{name}.{size}` follows from the load", "remove it, or `rate` and `concurrency`")
+            if not stated and not self.has_loaded_pools:
+                raise Wrong(f"`{name}` needs `{size}`", f"write `{size}`, or a load: `rate: 8 /s` or `concurrency: 64`")
+            loaded = {"cluster", "instances", "scheduler", "memory"} & pool.model_fields_set
+            if loaded and not self.has_loaded_pools:
+                raise Wrong(f"`{name}.{min(loaded)}` needs a load", "write `rate: 8 /s` or `concurrency: 64`")
+        for key, known in (("requests", _OF_POOLS), ("replicas", _BETWEEN_POOLS)):
+            given = getattr(self, key)
+            others = set() if given is None else given.model_fields_set - known
+            if others:
+                raise Wrong(
+                    f"`{key}.{min(others)}` is of one pool of engines", f"with two keep {', '.join(sorted(known))}"
+                )
 
 
 class DiffusionFile(ScenarioFile, Declared, of=plans.Diffusion):

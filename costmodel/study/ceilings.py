@@ -33,7 +33,7 @@ _KEYS = "dispatch", "combine", "in_network", "multicast", "reduction", "codec", 
 OF_EXCHANGE = tuple(f"communication.{key}" for key in _KEYS)
 SENDING = "communication.processors"
 _SLOWED = (ALL_TO_ALL_CONTENTION,)  # lines that grow with what runs during kernels
-_SERVERS = ("serving", "disaggregated")
+_SERVERS = ("serving", "disaggregated", "pools")
 _WAITS = ("wait", "bubble")
 _MATH = "hardware.math."
 

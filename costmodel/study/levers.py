@@ -20,6 +20,7 @@ from costmodel.schema.references import FOLDERS, Library
 from costmodel.schema.what_if import AlternativeFile, load_what_if
 from costmodel.study import what_if
 from costmodel.study.what_if import Worth, changes_of, reason_of, same, worths
+from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Disaggregated, Scenario
 
 _FOLDER = "levers"
@@ -145,7 +146,7 @@ def _beside(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverF
 def _spans_nodes(scenario: Scenario) -> bool:
     """Tell whether a group of devices that exchanges messages is larger than a node."""
     plan = scenario.plan
-    pools = (plan.prefill, plan.decode) if isinstance(plan, Disaggregated) else (scenario,)
+    pools = (plan.prefill, plan.decode) if isinstance(plan, Disaggregated | Pools) else (scenario,)
     return any(bool(pool.parallel.all_devices > scenario.cluster.node.count) for pool in pools)
 
 

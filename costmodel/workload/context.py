@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, where
+from costmodel.quantities import Bytes, Count, Mask, Quantity, is_single, maximum, where
 from costmodel.records import Record, field, replace
 from costmodel.workload.architecture import Architecture, Pattern
 from costmodel.workload.dtypes import BITS_PER_BYTE, ELEMENT_BYTES, GroupScaling, element_bytes
@@ -31,6 +31,7 @@ class Context(Record, kw_only=True):
     recompute: operator names (training).
     node_devices: devices of a node, which balanced placement of experts respects.
     co_batched_tokens: tokens of other work on this rank that passes the expert layers together with these.
+    peers: tokens of the mean rank that shares its experts, over this one's.
     micro_batches: of a training step.
     images, patches: those that come with the new tokens, over all context-parallel ranks, and the patches of each.
     adapters: that alone are trained (training), null: all weights are.
@@ -54,6 +55,7 @@ class Context(Record, kw_only=True):
     routing: Routing = field(default_factory=Routing)
     node_devices: Count = math.inf
     co_batched_tokens: Count = 0.0
+    peers: Quantity = 1.0
     micro_batches: Count = 1.0
     images: Count = 0.0
     patches: Count | None = None
@@ -114,6 +116,14 @@ class Context(Record, kw_only=True):
     def gathered_share(self) -> Quantity:
         """Return the share of a gathered activation that one rank saves: 1/tp under sequence parallelism, else all."""
         return 1.0 / self.parallel.tp if self.parallel.sequence_parallel else 1.0
+
+    @property
+    def of_mean_rank(self) -> Context:
+        """Return the context of the mean rank that shares the experts, which all of them together load."""
+        if is_single(self.peers) and self.peers == 1.0:
+            return self
+        sequences, co_batched = self.sequences * self.peers, self.co_batched_tokens * self.peers
+        return replace(self, sequences=sequences, co_batched_tokens=co_batched, peers=1.0)
 
     @property
     def residual(self) -> Bytes:

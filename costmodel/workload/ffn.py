@@ -257,8 +257,9 @@ def _add_routed_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> 
 
     Rows on the most loaded rank: T*k*etp/tp * load, over those of its experts, of width f/etp each, that get any. A
     rank sends its own T/tp tokens. Ranks with slices of one expert gather what arrived at each, and scatter the sums of
-    their results.
+    their results. Ranks with fewer tokens than this one load them less (`peers`).
     """
+    context = context.of_mean_rank
     load = expert_load(context, ffn)
     add = _add_fused_experts if _is_fused(context) else _add_expert_kernels
     add(builder, context, ffn, load, exchange_messages(context, ffn, load))

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from costmodel.equations import equation
-from costmodel.hardware import Node
+from costmodel.hardware import Cluster, Node
 from costmodel.quantities import Bytes, Count, Mask, maximum, minimum, sum_of, where
 from costmodel.records import Record, fields, replace
 from costmodel.workload.architecture import Layer
@@ -40,6 +40,7 @@ class Ledger(Record, kw_only=True):
         are not yet scattered.
     reserve: context and libraries, and the tensors that the backward pass of one layer rebuilds or makes.
     host, host_cache: what the device keeps in its host's memory, the KV cache apart. No parts of the total.
+    capacity: of the device; null: that of the scenario's.
     """
 
     weights: Bytes = 0.0
@@ -51,6 +52,7 @@ class Ledger(Record, kw_only=True):
     reserve: Bytes = 0.0
     host: Bytes = 0.0
     host_cache: Bytes = 0.0
+    capacity: Bytes | None = None
 
     @property
     @equation
@@ -64,7 +66,11 @@ class Ledger(Record, kw_only=True):
     @property
     def on_device(self) -> dict[str, Bytes]:
         """Return the parts on the device by name."""
-        return {name: getattr(self, name) for name in fields(self) if name not in ON_HOST}
+        return {name: getattr(self, name) for name in fields(self) if name not in (*ON_HOST, "capacity")}
+
+    def room(self, cluster: Cluster) -> Bytes:
+        """Return the memory of the device. cluster: the scenario's."""
+        return cluster.device.device_memory.capacity if self.capacity is None else self.capacity
 
     @property
     def on_host(self) -> Bytes:
@@ -413,11 +419,15 @@ def _received_bytes(exchange: ExpertAllToAll) -> Bytes:
 
 
 def most_loaded(ledgers: Sequence[Ledger]) -> Ledger:
-    """Return, point by point, the ledger with the largest total, and the most that any keeps on its host."""
+    """Return, point by point, the ledger with the largest total, and the most that any keeps on its host.
+
+    Of devices whose capacities are stated that with the largest share of its own.
+    """
     most = ledgers[0]
     for ledger in ledgers[1:]:
-        larger = ledger.total > most.total
-        parts = {name: where(larger, getattr(ledger, name), getattr(most, name)) for name in fields(Ledger)}
+        larger = ledger.total / (ledger.capacity or 1.0) > most.total / (most.capacity or 1.0)
+        names = [name for name in fields(Ledger) if name != "capacity" or ledger.capacity is not None]
+        parts = {name: where(larger, getattr(ledger, name), getattr(most, name)) for name in names}
         on_host = {name: maximum(getattr(ledger, name), getattr(most, name)) for name in ON_HOST}
         most = Ledger(**parts | on_host)
     return most

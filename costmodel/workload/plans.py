@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -29,9 +29,13 @@ StageNumber: TypeAlias = Annotated[int, Whole(-(2**16), single=True)]
 
 
 class PlanOfParts(Record):
-    """A plan of several parts, each with a layout of its own."""
+    """A plan of several parts, each with a layout of its own.
+
+    kind: name of its set of metrics.
+    """
 
     phase: ClassVar[str]
+    kind: ClassVar[str]
 
     @property
     def devices(self) -> Count:
@@ -41,6 +45,11 @@ class PlanOfParts(Record):
     @property
     def part_names(self) -> tuple[str, ...]:
         """Return the names of scenarios that are its parts."""
+        return ()
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """Return the scenarios that it consists of, the main one first. None where its parts are no scenarios."""
         return ()
 
 

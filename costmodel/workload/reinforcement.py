@@ -29,6 +29,7 @@ class Reinforcement(PlanOfParts):
     """
 
     phase: ClassVar[str] = "rl"
+    kind: ClassVar[str] = "rl"
     rollout: Scenario
     train: Scenario
     prompts: Annotated[Number, "prompts of a step"]
@@ -80,6 +81,11 @@ class Reinforcement(PlanOfParts):
     def part_names(self) -> tuple[str, ...]:
         """Return the names of both scenarios."""
         return self.rollout.name, self.train.name
+
+    @property
+    def parts(self) -> tuple[Scenario, ...]:
+        """Return the scenarios of training and rollout."""
+        return self.train, self.rollout
 
     @property
     def answers(self) -> Count:

@@ -407,6 +407,7 @@ class Disaggregated(PlanOfParts):
     """Serving from two pools: one prefills, sends the KV cache over the network, and the other decodes."""
 
     phase: ClassVar[str] = "serving"
+    kind: ClassVar[str] = "disaggregated"
     input_tokens: Count
     output_tokens: Count
     prefill: Pool
@@ -494,14 +495,19 @@ class Scenario(Record):
         return self.plan.part_names if isinstance(self.plan, PlanOfParts) else ()
 
     @property
+    def parts(self) -> tuple[Scenario, ...]:
+        """Return the scenarios that it consists of, the main one first, none of one that stands by itself."""
+        return self.plan.parts if isinstance(self.plan, PlanOfParts) else ()
+
+    @property
     def eager_layer(self) -> Seconds:
         """Return the host time of a layer in passes with prompts, zero where a CUDA graph holds them."""
         return self.framework.eager_prompts.layer_time(has_experts=self.architecture.has_experts)
 
     @property
     def result_kind(self) -> str:
-        """Return the name of the scenario's set of metrics: its phase, or `disaggregated`."""
-        return "disaggregated" if isinstance(self.plan, Disaggregated) else self.plan.phase
+        """Return the name of the scenario's set of metrics: its phase, or the kind of a plan of several parts."""
+        return self.plan.kind if isinstance(self.plan, PlanOfParts) else self.plan.phase
 
     def of_pool(self, pool: Pool) -> Scenario:
         """Return the part of the scenario that one pool runs."""

@@ -13,6 +13,7 @@ from costmodel.workload.architecture import Attention, DenseFfn, MoeFfn, NoFfn, 
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.mixers import Mixer
 from costmodel.workload.plans import Decode, ExpertBound, Serving, Training
+from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.reinforcement_rules import reinforcement_rules
 from costmodel.workload.rule import Rule, divides_rule, shown
@@ -34,6 +35,9 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
         return
     if isinstance(plan, Disaggregated):
         yield from _pool_rules(scenario, plan)
+        return
+    if isinstance(plan, Pools):
+        yield from _engine_rules(scenario, plan)
         return
     if isinstance(plan, Reinforcement):
         yield from reinforcement_rules(scenario, plan)
@@ -372,6 +376,23 @@ def _pool_rules(scenario: Scenario, plan: Disaggregated) -> Iterator[Rule]:
         taken <= cluster,
         f"one prefill and one decode instance take {shown(taken)} devices, the cluster has {shown(cluster)}",
         "lower a degree of `prefill` or `decode`, or name a larger cluster",
+    )
+
+
+def _engine_rules(scenario: Scenario, plan: Pools) -> Iterator[Rule]:
+    """Yield what the engines of each of two pools have to meet, and that all of them find room in a shared cluster."""
+    for name, part in (("prefill", plan.prefill), ("decode", plan.decode)):
+        for rule in rules(part):
+            own = "" if rule.field.startswith(("speculative", "routing", "precision", "framework")) else f"{name}."
+            yield replace(rule, field=f"{own}{rule.field}")
+        reason = "pools of prompts and of decoding hold their experts themselves"
+        yield Rule(f"{name}.parallel.expert_pool", part.parallel.expert_pool is None, reason, "remove it")
+    taken, cluster = plan.devices, scenario.cluster.devices
+    yield Rule(
+        "cluster",
+        (taken <= cluster) | (not plan.shared),
+        f"the engines of both pools take {shown(taken)} devices, the cluster has {shown(cluster)}",
+        "lower `instances` or a degree of `prefill` or `decode`, or name a larger cluster",
     )
 
 

@@ -41,33 +41,6 @@ def test_a_closed_loop_keeps_its_number_in_flight(in_flight: int) -> None:
     assert found["tpot_low"] <= found["tpot"] <= found["tpot_high"]
 
 
-@pytest.mark.parametrize("instances", [1, 3])
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.95])
-def test_prompts_that_came_during_a_pass_share_the_next_one(instances: int, share: float) -> None:
-    """As simulated: passes of 0.1 s and 0.03 s for each of up to eight prompts."""
-    prompts = np.array([1.0, 2.0, 4.0, 8.0])
-    pool = serving_pools.Prefilling(instances, 1, prompts, 0.1 + 0.03 * prompts, 0.1 + 0.03 * prompts)
-    assert pool.most == pytest.approx(instances * 8 / 0.34)
-    rate, served, waited, free = share * pool.most, 0, 0.0, np.zeros(instances)
-    arrival = np.cumsum(np.random.default_rng(0).exponential(1 / rate, 20_000))
-    while served < len(arrival):
-        idle = int(np.argmin(free))
-        begin = max(free[idle], arrival[served])
-        number = min(max(int(np.searchsorted(arrival, begin, side="right")) - served, 1), 8)
-        free[idle] = begin + 0.1 + 0.03 * number
-        waited += float(np.sum(free[idle] - arrival[served : served + number]))
-        served += number
-    assert pool.wait(rate) == pytest.approx(waited / served, rel=0.15)
-
-
-def test_a_cache_waits_for_a_step_of_decoding_and_a_client_for_its_text(tmp_path: Path) -> None:
-    alone, content = serving.prediction({**ROW, "concurrency": "1"}), serving.document(ROW)
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    prefilled = costmodel.load(tmp_path / "run.yaml").simulate()["scenarios"]["run"]["metrics"]["ttft"] * 1e3
-    front = 6.1 + 1.8e-3 * 900
-    assert alone["ttft"] == pytest.approx(prefilled + front + 1.5 * alone["tpot"], rel=0.02)
-
-
 def test_more_users_wait_longer_and_gain_throughput() -> None:
     few, many = (serving.prediction({**ROW, "concurrency": str(count)}) for count in (4, 400))
     assert many["tpot"] > few["tpot"]

@@ -91,7 +91,7 @@ def test_every_number_of_a_pool_can_be_an_axis(world: Path) -> None:
             SERVING.replace("concurrency: 8", "prefill: {tokens_per_device: 16}"),
             "`prefill` and `decode` must be set together; set both pools",
         ),
-        (POOLS.replace("prefix", "concurrency: 3, prefix"), "`concurrency` is not allowed with pools"),
+        (POOLS.replace("prefix", "concurrency: 3, prefix"), "`prefill.tokens_per_device` follows from the load"),
         (POOLS.replace("prefix", "parallel: {tp: 2}, prefix"), "`parallel` is not allowed with pools"),
         (POOLS.replace("tp: 2", "tp: 3"), "one.prefill.parallel.tp: 3 does not divide the attention heads (8)"),
         (POOLS.replace("0.25", "0.1"), "one.decode.batch_per_device: 0.1 requests a device are 0.4"),

@@ -1,0 +1,151 @@
+"""Two pools of engines under a load: conservation, limits, and the files that state them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import costmodel
+from costmodel.analytic.serving.prefill_pool import PromptPasses
+from costmodel.api import Workload
+from costmodel.errors import InputError
+
+RUN: dict[str, Any] = {
+    "phase": "serving", "cluster": "nodes/dgx-h100", "framework": "vllm", "input_tokens": 2000, "output_tokens": 200,
+    "prefill": {"parallel": {"tp": 2}, "instances": 2}, "decode": {"parallel": {"tp": 2}, "instances": 2},
+}  # fmt: skip
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Any:
+    def loaded(**changes: Any) -> Workload:
+        run = {**RUN, **changes}
+        content = {"schema": "costmodel/workload@1", "model": "models/llama-3-8b", "scenarios": {"run": run}}
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        return costmodel.load(tmp_path / "run.yaml")
+
+    return loaded
+
+
+def metrics(workload: Workload) -> dict[str, float]:
+    return dict(workload.evaluate("run").metrics)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("instances", [1, 3])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.95])
+def test_prompts_that_came_during_a_pass_share_the_next_one(instances: int, share: float) -> None:
+    """As simulated: passes of 0.1 s and 0.03 s for each of up to eight prompts."""
+    prompts = np.array([1.0, 2.0, 4.0, 8.0])
+    pool = PromptPasses(float(instances), prompts, 0.1 + 0.03 * prompts, 0.1 + 0.03 * prompts, -1)
+    assert pool.highest_rate == pytest.approx(instances * 8 / 0.34)
+    rate, served, waited, free = share * float(pool.highest_rate), 0, 0.0, np.zeros(instances)
+    arrival = np.cumsum(np.random.default_rng(0).exponential(1 / rate, 20_000))
+    while served < len(arrival):
+        idle = int(np.argmin(free))
+        begin = max(free[idle], arrival[served])
+        number = min(max(int(np.searchsorted(arrival, begin, side="right")) - served, 1), 8)
+        free[idle] = begin + 0.1 + 0.03 * number
+        waited += float(np.sum(free[idle] - arrival[served : served + number]))
+        served += number
+    own = pool.read(pool.latency, pool.together(rate))
+    assert pool.wait(rate) + own == pytest.approx(waited / served, rel=0.15)
+
+
+@pytest.mark.parametrize("in_flight", [2, 300])
+def test_a_closed_loop_keeps_its_number_in_flight(load: Any, in_flight: int) -> None:
+    found = metrics(load(concurrency=in_flight))
+    assert found["requests_per_second"] * found["latency"] == pytest.approx(in_flight, rel=1e-6)
+    decoding = found["requests_per_second"] * 199 * found["tpot"]
+    assert found["concurrency"] == pytest.approx(decoding)
+
+
+def test_a_rate_and_the_closed_loop_that_brings_it_have_the_same_times(load: Any) -> None:
+    loop = metrics(load(concurrency=64))
+    found = metrics(load(rate=f"{loop['requests_per_second']} /s"))
+    for name in ("ttft", "tpot", "concurrency", "energy_per_token"):
+        assert found[name] == pytest.approx(loop[name], rel=0.02)
+
+
+def test_times_rise_with_the_rate_up_to_what_the_slower_pool_serves(load: Any) -> None:
+    workload = load(rate="1 /s")
+    highest = metrics(workload)["highest_stable_rate"]
+    rates = highest * np.array([0.1, 0.4, 0.7, 0.95, 1.1])
+    grid = workload.evaluate("run", vary={"scenarios.run.rate": rates}).metrics
+    for name in ("ttft", "tpot"):
+        assert (np.diff(grid[name][:4]) > 0.0).all()
+    assert np.isinf(grid["ttft"][-1])
+    assert grid["requests_per_second"][-1] == pytest.approx(highest)
+    alone = metrics(load(rate=f"{rates[2]} /s"))
+    assert alone["ttft"] == pytest.approx(grid["ttft"][2])
+
+
+def test_engines_of_the_slower_pool_alone_raise_the_highest_rate(load: Any) -> None:
+    base, prompts, outputs = (
+        metrics(load(rate="1 /s", **changes))["highest_stable_rate"]
+        for changes in (
+            {}, {"prefill": {**RUN["prefill"], "instances": 4}}, {"decode": {**RUN["decode"], "instances": 4}},
+        )
+    )  # fmt: skip
+    assert prompts == pytest.approx(2 * base)  # prompts of 2,000 tokens for 200 of the output
+    assert outputs == base
+
+
+def test_one_request_decodes_as_on_one_engine(load: Any) -> None:
+    pools = metrics(load(concurrency=1, replicas={"transfer": {"bandwidth": "1e9 GB/s"}}))
+    one = {key: value for key, value in RUN.items() if key not in ("prefill", "decode")}
+    content = {**one, "concurrency": 1, "parallel": {"tp": 2}}
+    alone = load(**dict.fromkeys(("prefill", "decode")), **{k: v for k, v in content.items() if k not in RUN})
+    engine = metrics(alone)
+    assert pools["kv_transfer_time"] == pytest.approx(0.0, abs=1e-6)
+    assert pools["tpot"] == pytest.approx(engine["tpot"], rel=1e-3)
+    assert pools["ttft"] == pytest.approx(engine["ttft"], rel=1e-3)
+
+
+def test_the_breakdown_sums_to_the_latency(load: Any) -> None:
+    found = load(concurrency=300).simulate()["scenarios"]["run"]
+    assert sum(line["time"] for line in found["breakdown"]) == pytest.approx(found["metrics"]["latency"])
+    assert any("prefill pool bounds" in note for note in found["notes"])
+
+
+def test_pools_have_devices_of_their_own(load: Any) -> None:
+    same = metrics(load(rate="4 /s"))
+    other = load(rate="4 /s", prefill={**RUN["prefill"], "cluster": "nodes/hgx-b200"})
+    found = metrics(other)
+    assert found["ttft"] < same["ttft"]
+    assert found["tpot"] == pytest.approx(same["tpot"], rel=1e-9)
+    price = other.evaluate("run").metrics["cost_rate"]
+    assert price == pytest.approx(4 * other.scenario("run").plan.prefill.cluster.device.price.rental + 4 * (
+        other.scenario("run").cluster.device.price.rental
+    ))  # fmt: skip
+
+
+def test_a_slow_link_bounds_the_rate(load: Any) -> None:
+    workload = load(concurrency=400, replicas={"transfer": {"bandwidth": "1 GB/s"}})
+    cache = 131072 * 2000  # bytes of a prompt
+    assert metrics(workload)["highest_stable_rate"] == pytest.approx(2 * 1e9 / cache)
+    assert any("links bound" in note for note in workload.simulate()["scenarios"]["run"]["notes"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({}, "scenarios.run", "`prefill` needs `tokens_per_device`"),
+        ({"rate": "1 /s", "parallel": {"tp": 2}}, "scenarios.run", "`parallel` is not allowed with pools"),
+        ({"rate": "1 /s", "replicas": {"count": 2}}, "scenarios.run", "`replicas.count` is of one pool"),
+        (
+            {"prefill": {"tokens_per_device": 1000, "cluster": "dgx-h100"}, "decode": {"batch_per_device": 1}},
+            "scenarios.run", "`prefill.cluster` needs a load",
+        ),
+        ({"rate": "1 /s", "decode": {"batch_per_device": 4}}, "scenarios.run", "`decode.batch_per_device` follows"),
+        ({"rate": "1 /s", "decode": {"parallel": {"tp": 3}}}, "scenarios.run.decode.parallel.tp", ""),
+    ],
+)  # fmt: skip
+def test_keys_that_pools_cannot_have_are_named(load: Any, changes: dict[str, Any], field: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        load(**changes)
+    assert error.value.problems[0].field == field
+    assert message in error.value.problems[0].message
