@@ -14,6 +14,7 @@ GIVES = {
     "profile": "`profile`: times the kernels of this machine",
     "sweep": "tables as Parquet, sweeps over a Dask cluster",
     "fast": "compiled serving and flows: large simulations in seconds",
+    "app": "`app`: a page on this machine",
     "docs": "the documentation as a site",
     "dev": "tests, linters, types: to change costmodel",
 }

@@ -9,6 +9,8 @@ import csv
 import errno
 import os
 import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,14 +19,34 @@ _KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }  # fmt: skip
+_folders: list[str] = []  # the only ones that are read, where a process answers others: blank for all
+
+
+def confine(folders: Iterable[str | Path]) -> None:
+    """Let this process read files in some folders alone, from now on."""
+    _folders[:] = [os.path.join(os.path.realpath(folder), "") for folder in folders]
+
+
+@contextmanager
+def confined_to(folder: str | Path) -> Iterator[None]:
+    """Read files in one more folder inside, where the process is confined."""
+    before = _folders[:]
+    if before:
+        confine([*before, folder])
+    try:
+        yield
+    finally:
+        _folders[:] = before
 
 
 def open_regular(path: Path) -> BinaryIO:
     """Return a regular file, opened for reading. Links to one are followed.
 
     Raises OSError whose `strerror` says why not: it does not exist, is a folder, a pipe, a device or a socket, has too
-    long a name, is a link that leads to itself, or may not be read.
+    long a name, is a link that leads to itself, may not be read, or is outside the folders that `confine` names.
     """
+    if _folders and not os.path.realpath(path).startswith(tuple(_folders)):
+        raise PermissionError(errno.EACCES, "it is outside the catalogue", str(path))
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait
     except ValueError as error:  # a null character in the name

@@ -34,14 +34,30 @@ class Browser:
         for domain in ("Page", "Log", "Runtime", "Network"):
             self.ask(f"{domain}.enable")
 
-    def open(self, path: Path, width: int, scheme: str) -> None:
-        """Open a file in a window of that width, with `light` or `dark` as the user's wish."""
+    def open(self, page: Path | str, width: int, scheme: str) -> None:
+        """Open a file or an address in a window of that width, with `light` or `dark` as the user's wish."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
         self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.events = []
-        self.ask("Page.navigate", url=path.as_uri())
+        self.ask("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._receive()
+
+    def wait(self, expression: str) -> None:
+        """Wait until an expression is true on the page."""
+        end = time.monotonic() + PATIENCE
+        while not self.value(expression):
+            assert time.monotonic() < end, f"never: {expression}"
+            time.sleep(0.02)
+
+    def press(self, *keys: str) -> None:
+        """Press keys one after the other: names such as `Tab`, or letters."""
+        for key in keys:
+            text = {"Enter": "\r", "Space": " "}.get(key, key if len(key) == 1 else "")
+            code = {"Tab": 9, "Enter": 13, "Space": 32, "ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40}.get(key)
+            named = {"key": " " if key == "Space" else key, "code": key, "windowsVirtualKeyCode": code or ord(key[0])}
+            self.ask("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **named)
+            self.ask("Input.dispatchKeyEvent", type="keyUp", **named)
 
     def value(self, expression: str) -> Any:
         """Return what an expression is on the page."""

@@ -37,6 +37,7 @@ COMMANDS = {
     "calibrate": "Fit a device's kernel times to measurement tables.",
     "reproduce": "Compare predictions with published results.",
     "compare": "Compare two results, or a result and a serving benchmark.",
+    "app": "Serve a page on this machine: scenarios as controls, side by side.",
     "report": "Draw figures and an HTML page from results, sweeps and traces.",
     "hardware": "List devices, nodes, clusters and frameworks, or show one with its sources.",
     "model": "List models, or show the parameters, KV cache and FLOPs of one.",

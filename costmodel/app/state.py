@@ -1,0 +1,149 @@
+"""What a page asks: up to three scenarios, each as fields of a form and as keys of an address that can be shared."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from urllib.parse import urlencode
+
+from costmodel.app.controls import PATHS
+from costmodel.errors import InputError, Location, Problem
+from costmodel.records import ValueRecord
+from costmodel.schema.loader import parse_tree
+from costmodel.schema.references import Library
+from costmodel.schema.tree import Tree
+
+PREFIXES = ("", "b.", "c.")  # of the keys of each scenario
+LONGEST, LONGEST_TEXT = 200, 4000  # characters of a field, and of one of several lines
+MOST_LINES = 40  # of further settings
+_TEXTS = ("set", "anchor.at")
+_KEYS = ("of", "on", "run", "anchor.metric", "anchor.value", *_TEXTS, *PATHS)
+_FILE = re.compile(
+    r"^(\.{1,2}/|/|~)|\.\.|\\|\.(ya?ml|json|jsonl|csv|txt|gz|parquet)$", re.IGNORECASE
+)  # what leads to a file
+
+
+class State(ValueRecord):
+    """One scenario of a page.
+
+    of: model or workload, on: cluster, blank for the workload's own, run: phase of a model or scenario of a workload.
+    values: path of a control -> text.
+    levers: names of switches of the paper's levers that are on.
+    anchor: metric, value and settings of a measured run, blank without one.
+    more: further settings, `PATH=VALUE` on each line.
+    """
+
+    of: str = "llama-3-70b"
+    on: str = "nodes/dgx-h100"
+    run: str = "decode"
+    values: tuple[tuple[str, str], ...] = ()
+    levers: tuple[str, ...] = ()
+    anchor: tuple[str, str, str] = ("", "", "")
+    more: str = ""
+
+    def pairs(self, prefix: str = "") -> list[tuple[str, str]]:
+        """Return keys and values of an address that asks for it."""
+        metric, value, at = self.anchor
+        own = [("of", self.of), ("on", self.on), ("run", self.run), *self.values, *(("lever", n) for n in self.levers)]
+        anchor = [("anchor.metric", metric), ("anchor.value", value), ("anchor.at", at)] if value else []
+        named = {"of", "on", "run"}
+        return [(prefix + key, text) for key, text in [*own, *anchor, ("set", self.more)] if text or key in named]
+
+    def changes(self) -> dict[str, object]:
+        """Return the settings as `--set` takes them, path -> text. Raises InputError on one that names a file."""
+        changes: dict[str, object] = {f"scenarios.{self.run}.{path}": text for path, text in self.values}
+        changes |= dict(_lines(self.more, "set"))
+        metric, value, at = self.anchor
+        if value:
+            settings = ", ".join(f"{path}: {text}" for path, text in _lines(at, "anchor.at"))
+            changes[f"scenarios.{self.run}.anchor"] = f"{{metric: {metric}, value: {value}, set: {{{settings}}}}}"
+        for path, text in changes.items():
+            _check(str(text), path)
+        return changes
+
+    def command(self, changes: Mapping[str, object], *, is_model: bool) -> str:
+        """Return the command that gives the same answer."""
+        words = [self.of, *(["--cluster", self.on] if self.on else [])]
+        words += ["--phase" if is_model else "--scenario", self.run]
+        for path, value in changes.items():
+            words += ["--set", f"{path}={value}"]
+        return f"costmodel simulate {shlex.join(words)}"
+
+
+def _lines(text: str, key: str) -> Iterator[tuple[str, str]]:
+    """Yield path and value of each line of further settings."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > MOST_LINES:
+        raise InputError.single(f"has {len(lines)} lines", hint=f"write at most {MOST_LINES}", field=key)
+    for line in lines:
+        path, separator, value = (part.strip() for part in line.partition("="))
+        if not path or not separator:
+            raise InputError.single(f"{line!r} is no setting", hint="write PATH=VALUE on each line", field=key)
+        yield path, value
+
+
+def _check(text: str, path: str) -> None:
+    """Raise InputError where a setting names a file: pages read none but the catalogue's."""
+    tree = parse_tree(text, path, label=Location(f"--set {path}={text}"))
+    if any(_FILE.search(word) for word in _words(tree)):
+        raise InputError(
+            [Problem(tree.location, path, "names a file, which a page does not read", "choose from the catalogue")]
+        )
+
+
+def _words(tree: Tree) -> Iterator[str]:
+    """Yield all text of a document. The key of a file of Hugging Face counts as one."""
+    if isinstance(tree.value, dict):
+        for key, item in tree.value.items():
+            yield "./" if key == "hf" else str(key)
+            yield from _words(item)
+    elif isinstance(tree.value, list):
+        for item in tree.value:
+            yield from _words(item)
+    elif isinstance(tree.value, str):
+        yield tree.value.strip()
+
+
+def read_states(pairs: Iterable[tuple[str, str]]) -> list[State]:
+    """Return the scenarios that an address asks for, at least one. Raises InputError on an unknown key."""
+    fields: dict[str, dict[str, list[str]]] = {}
+    for key, text in pairs:
+        prefix = next((each for each in PREFIXES[1:] if key.startswith(each)), "")
+        name = key.removeprefix(prefix)
+        if name not in _KEYS and name != "lever":
+            raise InputError.single(f"no field is named {key!r}", hint="open the page anew", field=key)
+        if len(text) > (LONGEST_TEXT if name in _TEXTS else LONGEST):
+            raise InputError.single(f"has {len(text)} characters", hint="write fewer", field=key)
+        fields.setdefault(prefix, {}).setdefault(name, []).append(text.strip())
+    return [_state(fields[prefix]) for prefix in PREFIXES if prefix in fields] or [State()]
+
+
+def _state(fields: Mapping[str, Sequence[str]]) -> State:
+    first = {key: texts[0] for key, texts in fields.items()}
+    usual = State()
+    return State(
+        of=first.get("of", usual.of), on=first.get("on", "" if "of" in first else usual.on),
+        run=first.get("run", usual.run), values=tuple((path, first[path]) for path in PATHS if first.get(path)),
+        levers=tuple(dict.fromkeys(fields.get("lever", ()))),
+        anchor=(first.get("anchor.metric", ""), first.get("anchor.value", ""), first.get("anchor.at", "")),
+        more=first.get("set", ""),
+    )  # fmt: skip
+
+
+def address(states: Sequence[State]) -> str:
+    """Return the query of an address that asks for the same scenarios."""
+    return urlencode([pair for prefix, one in zip(PREFIXES, states, strict=False) for pair in one.pairs(prefix)])
+
+
+def check_names(state: State, library: Library) -> bool:
+    """Tell whether a scenario is of a model, not a workload. Raises InputError on a name that the catalogue lacks."""
+    is_model = state.of in library.names("models")
+    if not is_model and state.of not in library.names("workloads"):
+        raise InputError.single(f"no model or workload is named {state.of!r}", hint="choose one", field="of")
+    kind, _, name = state.on.partition("/")
+    if state.on and (kind not in ("nodes", "clusters") or name not in library.names(kind)):
+        raise InputError.single(f"no cluster is named {state.on!r}", hint="choose one", field="on")
+    if is_model and not state.on:
+        raise InputError.single("a model runs on a cluster", hint="choose one", field="on")
+    return is_model
