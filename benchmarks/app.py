@@ -22,7 +22,7 @@ import numpy as np
 
 MODELS = ("llama-3-8b", "llama-3-70b", "qwen3-32b", "mixtral-8x7b", "gpt-oss-120b", "deepseek-v3")
 CLUSTERS = ("nodes/dgx-h100", "nodes/hgx-h200", "nodes/hgx-b200", "nodes/dgx-a100", "clusters/h100-superpod")
-VALUES = {
+VALUES: dict[str, dict[str, tuple[str, ...]]] = {
     "decode": {"batch_per_device": ("1", "4", "8", "32"), "input_tokens": ("128", "1024", "8192")},
     "prefill": {"input_tokens": ("512", "4096"), "parallel.tp": ("4", "8")},
     "serving": {"concurrency": ("1", "16", "64"), "output_tokens": ("128", "1024"), "parallel.tp": ("4", "8")},

@@ -93,8 +93,8 @@ class Workers:
         self.jobs: dict[str, Job] = {}
         given = (folders, self._progress)
         number = count or max(os.cpu_count() or 1, 2)
-        self._answers = ProcessPool(number, initializer=_prepare, initargs=given, context=context)  # type: ignore[arg-type]
-        self._runs = ProcessPool(RUNNING_JOBS, initializer=_prepare, initargs=given, context=context)  # type: ignore[arg-type]
+        self._answers = ProcessPool(number, initializer=_prepare, initargs=given, context=context)
+        self._runs = ProcessPool(RUNNING_JOBS, initializer=_prepare, initargs=given, context=context)
 
     async def answer(self, function: Callable[..., T], *given: Any) -> T:
         """Return what a function says in a worker. Raises Busy, and InputError where it takes too long."""
