@@ -440,8 +440,8 @@ Integer: TypeAlias = Annotated[int, Whole(1, single=True)]
 DType = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "e5m6", "fp8", "fp8_fp16", "fp4", "int8", "int4"]
 """Number formats. `X_Y` is a math unit for format X that accumulates in Y, where a device has several."""
 
-LinearType = Literal[DType, "mxfp4", "nvfp4"]
-"""Number formats of linear layers: block-scaled FP4 formats run on the math unit `fp4`."""
+LinearType = Literal[DType, "mxfp4", "mxfp8", "nvfp4"]
+"""Number formats of linear layers: block-scaled formats run on the math units `fp4` and `fp8`."""
 
 StoredType = Literal[LinearType, "nf4", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
 """Number formats of stored tensors, including the blocks of GGUF files."""

@@ -88,6 +88,10 @@ class Assembly:
             and (override.target.is_in(scenario) or (whole is not None and override.target.is_in(whole)))
         ]  # fmt: skip
 
+    def use(self, overrides: Sequence[Override]) -> None:
+        """Note overrides that had an effect elsewhere than in a document."""
+        self._used.update(overrides)
+
     def part(
         self, model: type[File], original: Tree, overrides: Sequence[Override] = (), field: str = ""
     ) -> DocumentPart[File]:

@@ -87,6 +87,11 @@ class FrameworkFile(Declared, of=Framework):
     """Kernel libraries and host software, as opposed to the device."""
 
     description: str | None = Field(default=None, description="what it is, in one line")
+    release: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)*$")] | None = Field(
+        default=None,
+        description="last release that the file describes, from the one behind the file before it: a scenario may name "
+        'one as `{name: NAME, release: "26.04"}`; null: the newest',
+    )
     training: TrainingDefaultsFile = Field(default_factory=TrainingDefaultsFile, description="defaults in training")
     gemm_tiles: list[TileFile] = Field(min_length=1, description="candidate tiles; the fastest is used")
     attention_tiles: list[TileFile] = Field(

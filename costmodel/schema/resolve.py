@@ -45,6 +45,7 @@ from costmodel.schema.references import Library, as_reference
 from costmodel.schema.reinforcement import Resolved as _Resolved
 from costmodel.schema.reinforcement import check_layout, step_of_parts
 from costmodel.schema.relative import absolute
+from costmodel.schema.releases import of_release
 from costmodel.schema.resolved import KNOWING, KnownDocuments, ResolvedWorkload
 from costmodel.schema.serving import locate_files
 from costmodel.schema.strict import validate_tree
@@ -289,8 +290,10 @@ def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Mod
     field = f"scenarios.{name}"
     hardware = install(assembly, tree.value["cluster"], name, build.ranks(plan), plan.devices)
     reference = tree.child("framework") or Tree(plan.framework)
-    framework_tree, framework_field = assembly.inline_or_named(reference, "framework", f"{field}.framework")
     overrides = assembly.overrides_of("framework", name)
+    reference, overrides, asked = of_release(assembly.library, reference, overrides, f"{field}.framework")
+    assembly.use(asked)
+    framework_tree, framework_field = assembly.inline_or_named(reference, "framework", f"{field}.framework")
     framework = assembly.part(FrameworkFile, framework_tree, overrides, framework_field)
     assembly.problems.extend(unknown_names(assembly.library, framework.tree))
     device = hardware.cluster.device

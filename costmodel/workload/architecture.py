@@ -59,6 +59,7 @@ class MoeFfn(Record, kw_only=True):
     group_top_k: Annotated[Integer | None, "groups that a token is limited to"] = None
     gated: Annotated[bool, "experts have a gate, like `glu`"] = True
     bias: Annotated[bool, "the experts' matrices have biases"] = False
+    clamped: Annotated[bool, "what the experts' activation takes is clamped first"] = False
     router_bias: Annotated[bool, "the router has a bias"] = False
     shared_gate: Annotated[bool, "a separate gate scales the shared experts"] = False
     masked: Annotated[ShareOrZero, "share of the routed experts that are switched off"] = 0.0

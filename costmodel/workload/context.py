@@ -6,8 +6,8 @@ import math
 
 from costmodel.quantities import Bytes, Count, Mask, Quantity, is_single, maximum, where
 from costmodel.records import Record, field, replace
-from costmodel.workload.architecture import Architecture, Pattern
-from costmodel.workload.dtypes import BITS_PER_BYTE, ELEMENT_BYTES, GroupScaling, element_bytes
+from costmodel.workload.architecture import Architecture, MoeFfn, Pattern
+from costmodel.workload.dtypes import BITS_PER_BYTE, COPIED_FORMATS, ELEMENT_BYTES, GroupScaling, element_bytes
 from costmodel.workload.operators import Group
 from costmodel.workload.plans import Adapters
 from costmodel.workload.scenario import (
@@ -92,10 +92,24 @@ class Context(Record, kw_only=True):
             return 1.0 - 1.0 / self.micro_batches
         return 0.0 if self.framework.training.accumulation == "product" else 1.0
 
-    @property
-    def expert_streams(self) -> Count | None:
+    def fuses(self, ffn: MoeFfn) -> bool:
+        """Tell whether grouped kernels of training compute casts, biases and the gated activation as well."""
+        return ffn.gated and self.phase == "training" and self.precision.linear in self.framework.training.fused_experts
+
+    def streams(self, ffn: MoeFfn) -> Count | None:
         """Return the streams over which a framework deals experts in training; null: one grouped GEMM."""
-        return self.framework.training.expert_streams if self.phase == "training" else None
+        has_streams = self.phase == "training" and not self.fuses(ffn)
+        return self.framework.training.expert_streams if has_streams else None
+
+    @property
+    def casts_rows(self) -> bool:
+        """Tell whether tokens travel to experts as they are, where products cast the rows that arrive."""
+        return self.phase == "training" and self.framework.training.casts_rows
+
+    @property
+    def copies_operands(self) -> bool:
+        """Tell whether casts of training make both copies of an operand: one is read by each of its two products."""
+        return self.phase == "training" and self.precision.linear in COPIED_FORMATS
 
     @property
     def q_len(self) -> Count:

@@ -21,6 +21,7 @@ ELEMENT_BYTES = {
     "fp4": 0.5,
     # Block formats: a block of (bytes / elements) holds its scales, by definition.
     "mxfp4": 17 / 32,  # 32 E2M1 and one E8M0 scale (OCP Microscaling Formats specification v1.0, section 5.3.3)
+    "mxfp8": 33 / 32,  # 32 E4M3 or E5M2 and one E8M0 scale (the same, section 5.3.1)
     "nf4": (33 + 1 / 64) / 64,  # 64 NormalFloat4 and an 8-bit scale; 256 scales have one FP32 (arXiv 2305.14314)
     "nvfp4": 9 / 16,  # 16 E2M1 and one E4M3 scale; the one FP32 scale of a tensor does not count
     "q4_0": 18 / 32,  # GGUF: block_q4_0 … block_q6_K of llama.cpp, ggml/src/ggml-common.h
@@ -31,18 +32,21 @@ ELEMENT_BYTES = {
 }
 DOUBLE_SCALED = {"nf4": 64}  # elements per scale, where scales are quantised too
 GGUF_FORMATS = frozenset(("q4_0", "q8_0", "q4_k", "q5_k", "q6_k"))
-BLOCK_FORMATS = frozenset(("mxfp4", "nvfp4", "nf4")) | GGUF_FORMATS
+BLOCK_FORMATS = frozenset(("mxfp4", "mxfp8", "nvfp4", "nf4")) | GGUF_FORMATS
+# Blocks lie along the dimension that a product adds up, so that training has two copies of an operand, which one kernel
+# makes [NVIDIA/TransformerEngine, user guide, MXFP8 and NVFP4: row-wise and column-wise quantised tensors].
+COPIED_FORMATS = frozenset(("mxfp8", "nvfp4"))
 SCALE_BYTES = 4.0  # a block scale is one FP32
 # LogFMT-nBit of arXiv 2505.09343, section 3.2: a sign and n - 1 bits that count equal steps between the least and the
 # greatest logarithm of a tile of 1 x 128 values. Only messages use these formats.
 LOGARITHMIC = {"logfmt8": 8, "logfmt10": 10}
 LOGFMT_TILE = 128.0  # elements per pair of LogFMT bounds, or per FP8 scale, in a message (arXiv 2412.19437, 3.3.2)
 BITS_PER_BYTE = 8.0
-_UNITS = {"mxfp4": "fp4", "nvfp4": "fp4"}
+_UNITS = {"mxfp4": "fp4", "mxfp8": "fp8", "nvfp4": "fp4"}
 
 
 def math_unit(dtype: str) -> str:
-    """Return the math unit that multiplies a format: one for FP4, whatever the scales of its blocks."""
+    """Return the math unit that multiplies a format, whatever the scales of its blocks."""
     return _UNITS.get(dtype, dtype)
 
 

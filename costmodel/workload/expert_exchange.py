@@ -29,8 +29,9 @@ def own_rows(context: Context, load: ExpertLoad) -> Count:
 
 
 def travelling_element(context: Context) -> Bytes:
-    """Return the bytes of an element on the way to the experts, which is cast before."""
-    return context.gemm_element if context.casts_inputs else context.residual
+    """Return the bytes of an element on the way to the experts: cast before, or by their products."""
+    cast_before = context.casts_inputs and not context.casts_rows
+    return context.gemm_element if cast_before else context.residual
 
 
 def gathered_tokens(context: Context) -> Count:
@@ -62,7 +63,7 @@ def exchange_messages(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[
         return ([gather], []), ([Collective("combine", "reduce_scatter", tokens * wide, ranks)], [])
     dispatch, combine, combine_gradient, dispatch_gradient = _expert_all_to_alls(context, ffn, load)
     backward: list[Operator] = [combine_gradient]
-    if context.casts_inputs:
+    if context.casts_inputs and not context.casts_rows:
         # The gradient is cast before it is dispatched, and arrives in the format of the GEMMs.
         size = sent_tokens(context) * hidden * (wide + narrow)
         backward.insert(0, Elementwise("combine gradient cast", size, kind="cast"))

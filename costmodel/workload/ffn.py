@@ -126,7 +126,7 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: 
         _add_score_smoothing(builder, context, ffn)
     routed, is_fused = context.part("experts"), _is_fused(context)
     has_shared = _may_exist(ffn.shared)
-    if routed.casts_inputs and owns_input and (has_shared or not is_fused):
+    if routed.casts_inputs and owns_input and (has_shared or not (is_fused or routed.casts_rows)):
         # One cast serves the dispatched tokens and the shared expert.
         size = tokens * hidden * (routed.residual + routed.gemm_element)
         builder.step("norm", [Elementwise("expert input cast", size, kind="cast", rows=tokens)])
@@ -316,12 +316,49 @@ def _add_expert_kernels(
         builder.step("permute", *_sort("expert permute", elements, 2 * narrow, 2 * wide))
     add_linear(builder, context, up)
     width = ffn.intermediate / context.parallel.etp
+    has_passes = context.casts_rows and not context.fuses(ffn)
+    if has_passes and ffn.clamped:
+        _add_clamps(builder, context, rows * width)
     _add_activation(builder, context, "expert activation", rows, width, gated=ffn.gated)
     add_linear(builder, context, down)
+    if has_passes and ffn.bias:
+        _add_expert_bias(builder, context, load, elements)
     if not is_packed:
         builder.step("permute", *_sort("expert unpermute", elements, 2 * wide, 2 * narrow))
     builder.step("combine", scatter[:1], gather[1:])
     builder.step("combine", *last)
+
+
+def _add_clamps(builder: WorkBuilder, context: Context, elements: Count) -> None:
+    """Add the clamps of the two halves of an activation's inputs, and the copy that joins them: `elements` each.
+
+        forward    2*e a clamp, 2*e joined            bytes an element
+        backward   3*e a clamp, 2*e joined
+
+    [NVIDIA/Megatron-LM, core/fusions/fused_bias_geglu.py, weighted_bias_quick_geglu_impl]
+    """
+    both = 2.0 * elements * context.residual
+    builder.step(
+        "activation",
+        [Elementwise("expert clamps", 4 * both, kind="add", calls=3.0)],
+        [Elementwise("expert clamps gradient", 5 * both, kind="add", calls=3.0)],
+    )
+
+
+def _add_expert_bias(builder: WorkBuilder, context: Context, load: ExpertLoad, elements: Count) -> None:
+    """Add the biases of the down projections times the router's weights, in FP32 as these are, expert by expert.
+
+        forward    product 4, sum e + 2*4, joined 2*4, cast 4 + e                     bytes an element
+        backward   two casts, joined 2*e, gradients of biases 3*4 and of weights 3*4
+
+    [NVIDIA/Megatron-LM, core/transformer/moe/experts.py, TEGroupedMLP._apply_bias; token_dispatcher.py: DeepEP and
+    HybridEP take FP32 weights; PyTorch, promotion of formats]
+    """
+    wide, element, experts = ELEMENT_BYTES["fp32"], context.residual, load.active_experts
+    forward = Elementwise("expert bias", elements * (6 * wide + 2 * element), kind="add", calls=2 * experts + 1)
+    size = elements * (8 * wide + 4 * element)
+    backward = Elementwise("expert bias gradient", size, kind="add", calls=4 * experts + 1)
+    builder.step("ffn_down", [forward], [backward])
 
 
 def _add_host_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
@@ -349,16 +386,18 @@ def _expert_gemms(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[Line
     experts = ExpertGroups(
         active=load.active_experts, local=load.local_experts, rows_std=load.rows_std, load=load.imbalance,
         masked=context.communication.mode == "low_latency", experts=ffn.experts + context.routing.redundant,
-        tokens=routed_tokens(context) * context.parallel.ep, width=width, streams=context.expert_streams,
+        tokens=routed_tokens(context) * context.parallel.ep, width=width, streams=context.streams(ffn),
     )  # fmt: skip
     up = Linear(
         "expert up", operator="ffn_up", producer="dispatch", rows=own_rows(context, load) / load.active_experts,
         inputs=hidden, outputs=matrices * width, total=matrices * matrix, active=(matrices * matrix + up_bias) * active,
-        cast_input=False, bias=up_bias, experts=experts, parts=_halves(gated=ffn.gated),
+        cast_input=context.casts_rows, cast_gradient=not context.fuses(ffn), bias=up_bias, experts=experts,
+        parts=_halves(gated=ffn.gated),
     )  # fmt: skip
     down = replace(
         up, name="expert down", operator="ffn_down", producer="activation", inputs=width, outputs=hidden, total=matrix,
-        active=(matrix + down_bias) * active, cast_input=True, cast_gradient=False, bias=down_bias,
+        active=(matrix + down_bias) * active, cast_input=not context.fuses(ffn), cast_gradient=context.casts_rows,
+        bias=down_bias,
     )  # fmt: skip
     return up, down
 

@@ -312,8 +312,9 @@ class _LocalLinear:
             self.weight = ELEMENT_BYTES[linear.dtype] if linear.weight_bytes is None else linear.weight_bytes
 
     def cast_bytes(self, elements: Count) -> Bytes:
-        """Return the traffic of the cast of x or dy."""
-        return elements * (self.context.residual + self.operand)
+        """Return the traffic of the cast of x or dy, to both of its copies where blocks of scales need two."""
+        copies = 2.0 if self.context.copies_operands else 1.0
+        return elements * (self.context.residual + copies * self.operand)
 
     def _turned_bytes(self) -> Bytes:
         """Return the traffic that x and dy take to be quantised along the other dimension as well."""
@@ -364,7 +365,7 @@ class _LocalLinear:
         operators: list[Operator] = []
         if context.framework.training.is_unfused and not (is_single(linear.bias) and linear.bias == 0):
             operators.append(Elementwise(f"{linear.name} bias gradient", self.dy_elements * residual, calls=2.0))
-        if self.narrow:
+        if self.narrow and not context.copies_operands:
             operators.append(Elementwise(f"{linear.name} transposed casts", self._turned_bytes()))
         separate = context.framework.training.accumulation != "product"
         element = self.operand, self.operand, residual if separate else 2.0 * gradient

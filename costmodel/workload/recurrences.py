@@ -148,8 +148,9 @@ def _add_scan(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None
 
         serial = ceil(B*H*ceil(v/columns) / (processors*blocks)) * ceil(S/C) * chunk_cycles / clock
 
-    Bytes: q, k, v and the result once. A decoding step reads and writes the visited states. Backward: chunks again and
-    two gradients of each GEMM, in two scans, unless the kernels' own cycles of a chunk were measured.
+    Bytes: q, k, v and the result once, and what Mamba-2's kernels leave between them. A decoding step reads and writes
+    the visited states. Backward: chunks again and two gradients of each GEMM, in two scans, unless the kernels' own
+    cycles of a chunk were measured.
     """
     heads, q, v = mixer.heads / context.parallel.tp, mixer.key_dim, mixer.value_dim
     keys, decodes, visited = mixer.key_width / context.parallel.tp, context.phase == "decode", mixer.visited_states
@@ -158,21 +159,43 @@ def _add_scan(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None
     state = context.sequences * heads * visited * q * v * mixer.state_element(context.precision.kv_element)
     chunks = 0.0 if decodes else ceil(context.new_tokens / mixer.chunk)
 
+    is_chunked = mixer.decay == "gated" and not decodes
+    between = _between_kernels(context, mixer) if is_chunked else (0.0, 0.0)
     cycles = mixer.chunk_cycles
     gradient_cycles = 2.0 * cycles if mixer.gradient_cycles is None else mixer.gradient_cycles
 
-    def scan(name: str, times: float, chunk_cycles: Count) -> AttentionKernel:
+    def scan(name: str, times: float, chunk_cycles: Count, extra: Bytes) -> AttentionKernel:
         return AttentionKernel(
             name, sequences=context.sequences, heads=heads * visited, q_len=q_len, qk_pairs=q_len,
             macs_per_pair=times * macs, dtype=context.precision.attention,
-            traffic=times * row_bytes + (2 * state if decodes else state),
+            traffic=times * row_bytes + (2 * state if decodes else state) + extra,
             family=f"linear_attention_{'decode' if decodes else 'prefill'}", kind=mixer.decay, kv_heads=heads,
             kv_len=q_len,
             serial_cycles=chunks * chunk_cycles, blocks=mixer.blocks / mixer.programs,
         )  # fmt: skip
 
-    gradient = scan("attention core gradient", 3.0, gradient_cycles)
-    builder.step("fused_core", [scan("attention core", 1.0, cycles)], [gradient])
+    gradient = scan("attention core gradient", 3.0, gradient_cycles, between[1])
+    builder.step("fused_core", [scan("attention core", 1.0, cycles, between[0])], [gradient])
+
+
+def _between_kernels(context: Context, mixer: Recurrence) -> tuple[Bytes, Bytes]:
+    """Return what Mamba-2's kernels move beyond q, k, v and the result of a scan, forward and backward [B].
+
+    A token has x = H*v numbers, b = G*q of B or C, s = H*q*v/C of the states of its chunk, g = G*C of its products:
+
+        forward     e*(x + 2*b) + (8 + 2*e)*s + 8*g               states in FP32, passed on in e; products in FP32
+        backward    e*(5*x + 4*b) + 16*b + (24 + 5*e)*s + 24*g    states again, their gradients, those of B, C in FP32
+
+    beyond e*(2*x + 2*b) forward, and three times that backward. [Dao and Gu, arXiv 2405.21060; state-spaces/mamba,
+    mamba_ssm/ops/triton/ssd_combined.py, _mamba_chunk_scan_combined_fwd and _bwd]
+    """
+    tp, e, fp32 = context.parallel.tp, context.residual, ELEMENT_BYTES["fp32"]
+    x, b = mixer.heads * mixer.value_dim, mixer.key_width
+    s, g = x * mixer.key_dim / mixer.chunk, b / mixer.key_dim * mixer.chunk
+    forward = e * (x + 2 * b) + (2 * fp32 + 2 * e) * s + 2 * fp32 * g
+    backward = e * (5 * x + 4 * b) + 4 * fp32 * b + (6 * fp32 + 5 * e) * s + 6 * fp32 * g
+    tokens = context.sequences * context.q_len * mixer.visited_states / tp
+    return tokens * forward, tokens * backward
 
 
 def add_selective_scan(builder: WorkBuilder, context: Context, mixer: SelectiveScan) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from costmodel.declared import Whole
+from costmodel.declared import LinearType, Whole
 from costmodel.records import Record, field
 
 
@@ -42,6 +42,16 @@ class TrainingProgram(Record, kw_only=True):
         Annotated[int, Whole(1, single=True)] | None,
         "streams over which the products of experts are dealt, each one of the library's; null: a grouped kernel",
     ] = None
+    casts_rows: Annotated[
+        bool,
+        "tokens travel to experts in the residual's format, whose products cast the rows that arrive; clamps of "
+        "activations and biases of the down projection are passes of their own",
+    ] = False
+    fused_experts: Annotated[
+        tuple[LinearType, ...],
+        "formats of linear layers in which gated experts are grouped kernels that also cast, clamp, add biases and "
+        "compute the activation",
+    ] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
     @property

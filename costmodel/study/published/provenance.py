@@ -26,11 +26,11 @@ ENERGY = ("energy", "power")
 """What metrics begin with that a device's power moves."""
 COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 """What metrics begin with that no calibration and no time of a framework moves."""
+_OF_EXPERTS = ("expert_streams", "casts_rows", "fused_experts", "slices_experts")
 OF_TRAINING = frozenset({
     "sustained_slowdown", "host.operator",
     *(f"training.{name}" for name in (
-        "eager", "tensor_overlap", "accumulation", "reduction", "weight_exchange", "expert_streams", "context",
-        "slices_experts",
+        "eager", "tensor_overlap", "accumulation", "reduction", "weight_exchange", "context", *_OF_EXPERTS,
     )),
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""
@@ -120,7 +120,7 @@ def _unused(scenario: Scenario) -> frozenset[str]:
     """Return the fields of a framework that a scenario takes no notice of."""
     unused = frozenset[str]() if isinstance(scenario.plan, Training) else OF_TRAINING
     if not any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.layers):
-        unused |= {"training.expert_streams", "training.slices_experts"}
+        unused |= {f"training.{name}" for name in _OF_EXPERTS}
     if not scenario.architecture.has_recurrences:
         unused |= {"host.recurrence", "engine.scheduler.recurrent_async"}
     parallel = scenario.parallel

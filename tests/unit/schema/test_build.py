@@ -44,7 +44,15 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (
         framework.FrameworkFile,
         scenario.Framework,
-        {"description", "training", "low_latency_experts", "mxfp8_experts", "eager_prompts", "expert_spread"},
+        {
+            "description",
+            "release",
+            "training",
+            "low_latency_experts",
+            "mxfp8_experts",
+            "eager_prompts",
+            "expert_spread",
+        },
     ),
     (framework.TileFile, scenario.Tile, set()),
     (framework.PrecisionFile, scenario.Precision, {"name", *GROUP_SCALING}),

@@ -57,6 +57,33 @@ def test_chunked_linear_attention() -> None:
     assert scan(LINEAR).traffic == moved
 
 
+def test_mamba_2_s_kernels_pass_states_and_products_through_memory() -> None:
+    """Adds up kernel by kernel what a chunk reads and writes: of 64 tokens, one head in a group of its own."""
+    chunk, q, v = 64.0, 8.0, 16.0
+    mixer = Recurrence(heads=1.0, key_dim=q, value_dim=v, chunk=chunk, decay="gated")
+    x, b, s, g = (
+        2 * chunk * v,
+        2 * chunk * q,
+        q * v,
+        chunk * chunk,
+    )  # bytes of x, of B or C; numbers of states, products
+    forward = [
+        2 * b + 4 * g,  # products of C and B
+        x + b + 4 * s,  # states of a chunk
+        4 * s + 2 * s,  # states of those before
+        4 * g + x + b + 2 * s + x,  # result
+    ]
+    work = model_work(context(model(mixer), new_tokens=chunk)).layers[0]
+    one, gradient = (
+        next(each for each in half if isinstance(each, AttentionKernel)) for half in (work.forward, work.input_gradient)
+    )
+    assert float(one.traffic) == pytest.approx(sum(forward) + 2 * q * v)
+    assert float(gradient.traffic) > 3 * float(one.traffic)
+    short = replace(mixer, chunk=16.0)  # four times the states, a fourth of the products
+    extra = scan(short).traffic - scan(mixer).traffic
+    assert float(extra) == pytest.approx(3 * s * 12 - 0.75 * g * 8)
+
+
 def test_a_decoding_step_reads_and_writes_its_states() -> None:
     step = scan(LINEAR, "decode", 1.0)
     assert step.flop == 4 * 4 * 8 * 16  # 4*H*q*v
