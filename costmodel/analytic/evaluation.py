@@ -20,7 +20,7 @@ from costmodel.analytic.inference import (
     prefill_passes,
 )
 from costmodel.analytic.metrics import bound_metrics, pass_metrics
-from costmodel.analytic.operator_timing import TimedOperator, uncertain_families
+from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, uncertain_families
 from costmodel.analytic.paces import Engines, paced
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import ServingEvaluation, admission
@@ -40,7 +40,7 @@ from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger, most_loaded, training_ledger
-from costmodel.workload.passes import pass_work
+from costmodel.workload.passes import PassWork, pass_work
 from costmodel.workload.plans import (
     Decode,
     Diffusion,
@@ -100,12 +100,19 @@ class Evaluation(Protocol):
 
 
 class PassEvaluation(PhaseEvaluation[PassTimes]):
-    """A prefill or a decoding step."""
+    """A prefill or a decoding step. work, timer: as of `pass_model`."""
 
-    def __init__(self, scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        plan: Prefill | Decode,
+        calibration: Calibration,
+        work: PassWork | None = None,
+        timer: OperatorTimer | None = None,
+    ) -> None:
         self._scenario, self._plan = scenario, plan
-        work = pass_work(plan_pass(scenario, plan))
-        self.model = pass_model(scenario, plan, calibration, work)
+        work = work or pass_work(plan_pass(scenario, plan))
+        self.model = pass_model(scenario, plan, calibration, work, timer)
         self.ledger: Ledger | None = pass_ledger(scenario, plan, work)
         self.headline = "ttft" if isinstance(plan, Prefill) else "tpot"
 

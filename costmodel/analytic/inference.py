@@ -180,11 +180,20 @@ class StageTimes(Record):
 
 
 def pass_model(
-    scenario: Scenario, plan: Prefill | Decode, calibration: Calibration, work: PassWork | None = None
+    scenario: Scenario,
+    plan: Prefill | Decode,
+    calibration: Calibration,
+    work: PassWork | None = None,
+    timer: OperatorTimer | None = None,
 ) -> PassModel:
-    """Return one pass of a prefill or decode scenario with every operator timed. work: its own, null: not known yet."""
+    """Return one pass of a prefill or decode scenario with every operator timed.
+
+    work: its own, null: not known yet.
+    timer: that of several passes on the same machine, null: one of its own.
+    """
     forward = plan_pass(scenario, plan)
-    return pass_model_of(scenario, forward, work or pass_work(forward), operator_timer(scenario, calibration))
+    timer = timer or operator_timer(scenario, calibration)
+    return pass_model_of(scenario, forward, work or pass_work(forward), timer)
 
 
 def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: OperatorTimer) -> PassModel:

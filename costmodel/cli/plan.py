@@ -94,8 +94,9 @@ def command(*, as_json: bool, **options: Any) -> int:
         print_json(document)
     else:
         show()
-    holds = any(plan["holds"] for plan in document.get("plans", ()))
-    return 0 if holds or document.get("models") or document.get("text") else InfeasibleError.exit_code
+    holds = [plan["holds"] for plan in document.get("plans", ())]
+    holds += [each["fits"] for each in document.get("models", ())]
+    return 0 if any(holds) or document.get("text") else InfeasibleError.exit_code
 
 
 Planned = tuple[Mapping[str, Any], Callable[[], None]]  # the document, and what prints it for people
@@ -121,7 +122,16 @@ def _servers(request: PlanRequest, on_progress: OnProgress) -> Planned:
 
 def _machine(request: PlanRequest, on_progress: OnProgress) -> Planned:
     """List what runs on one machine: `costmodel.planning.machine`."""
-    raise _unknown(request, on_progress, "what runs on a machine")
+    from costmodel.planning.machine import what_runs
+
+    machine = what_runs(request, on_progress)
+
+    def show() -> None:
+        from costmodel.report.machine import show_machine
+
+        show_machine(machine)
+
+    return machine.document(request), show
 
 
 def _training(request: PlanRequest, on_progress: OnProgress) -> Planned:

@@ -71,3 +71,9 @@ def test_where_nothing_holds_it_says_what_is_reachable(run):
     )  # fmt: skip
     assert done.code == 3
     assert done.out.startswith("nothing holds")
+
+
+def test_the_exit_code_says_that_no_model_runs(run):
+    none = run("plan", "--cluster", "nodes/rtx-4090-x1", "--isl", "2M", "--osl", "1")
+    assert none.code == 3
+    assert "runs none of the models" in none.out

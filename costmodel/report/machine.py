@@ -1,0 +1,67 @@
+"""The terminal view of what runs on a machine."""
+
+from __future__ import annotations
+
+from costmodel.planning.machine import FORMATS, Machine, Row
+from costmodel.report.page import Table, is_verbose, show, show_hint, table
+from costmodel.report.text import count, gib, whole
+
+FEW = 10  # models that are listed
+
+
+def show_machine(machine: Machine) -> None:
+    """Print which models run on a machine: the largest ones, each in its widest format."""
+    fitting, every = [row for row in machine.rows if row.fits], is_verbose()
+    show(_answer(machine, fitting), "bold")
+    if not fitting:
+        return
+    isl, osl = machine.context
+    widest = list({row.model: row for row in reversed(fitting)}.values())[::-1]
+    listed = fitting if every else widest[:FEW]
+    show(_rows(listed))
+    show("tok/s: of one user, with its 80 % interval")
+    show(f"users, in all: the most at once, and their tok/s, with {isl:,} tokens in and {osl:,} out each")
+    show("context: the longest of one user that memory holds, whatever the model was trained on")
+    if every:
+        for name, reason in machine.left_out:
+            show(f"left out: {name}: {reason}")
+    elif machine.left_out:
+        show(f"left out: {', '.join(name for name, _ in machine.left_out)}")
+    show(f"next: {listed[0].command}", "dim")
+    show(f"      formats and frameworks: workloads/{FORMATS}.yaml", "dim")
+    show_hint(
+        f"the largest models, each in the widest format that fits, of {len(widest)} ({len(fitting)} with formats)"
+    )
+
+
+def _answer(machine: Machine, fitting: list[Row]) -> str:
+    """Return how many models run, and the largest of them."""
+    models = len({row.model for row in machine.rows})
+    devices = f"{machine.devices} devices of {gib(machine.capacity, 0)} GiB" if machine.devices > 1 else ""
+    here = f"{machine.cluster} ({devices or f'{gib(machine.capacity, 0)} GiB'})"
+    if not machine.rows:
+        return f"{here} runs none of the models: {machine.left_out[0][0]} {machine.left_out[0][1]}"
+    if not fitting:
+        least = min(machine.rows, key=lambda row: row.memory)
+        return f"{here} runs none of {models} models: {least.model} in {least.format} needs {gib(least.memory)} GiB"
+    first = fitting[0]
+    rate = count(first.tokens_per_second_per_user or 0.0, 3)
+    return (
+        f"{here} runs {len({row.model for row in fitting})} of {models} models, up to {first.model} in {first.format}: "
+        f"{rate} tokens/s, {first.longest_context:,} tokens of context"
+    )
+
+
+def _rows(rows: list[Row]) -> Table:
+    """Return models as a table."""
+    several = any(row.devices > 1 for row in rows)
+    gpus = (">GPUs",) if several else ()
+    content = table("model", "format", *gpus, ">GiB", ">context", ">tok/s", ">80 %", ">users", ">in all")
+    for row in rows:
+        low, high = row.interval or (0.0, 0.0)
+        content.add(
+            row.model, row.format, *((whole(row.devices),) if several else ()), gib(row.memory),
+            whole(row.longest_context or 0), count(row.tokens_per_second_per_user or 0.0, 3),
+            f"{low:.0f}-{high:.0f}", whole(row.most_users or 0), whole(row.tokens_per_second or 0.0),
+        )  # fmt: skip
+    return content
