@@ -140,8 +140,38 @@ def _training(request: PlanRequest, on_progress: OnProgress) -> Planned:
 
 
 def _launch(request: PlanRequest, on_progress: OnProgress) -> Planned:
-    """Write what starts a plan, or read it: `costmodel.planning.launch`."""
-    raise _unknown(request, on_progress, "launch scripts")
+    """Write what starts a plan, or predict what a launch script starts."""
+    if request.source is not None:
+        return _from_script(request, request.source)
+    from costmodel.planning.launch import check_form, emit
+
+    check_form(request.emit or "", trains=request.train)
+    planner = _training if request.train else _servers
+    planned, _ = planner(request, on_progress)
+    if not planned["plans"]:
+        return planned, lambda: click.echo("nothing holds: there is nothing to start", err=True)
+    text = emit(request.emit or "", planned["request"], planned["plans"][0], request.search_path)
+    return {**planned, "text": text}, lambda: click.echo(text, nl=False)
+
+
+def _from_script(request: PlanRequest, source: str) -> Planned:
+    """Predict what a launch script starts."""
+    from costmodel.planning.launch.answers import answer
+    from costmodel.planning.launch.reading import read_launch
+
+    if request.emit is not None:
+        raise InputError.single("--emit and --from contradict each other", hint="keep one of them", field="--emit")
+    predicted = answer(read_launch(source), request)
+
+    def show() -> None:
+        from costmodel.report.simulate import show_simulation
+
+        points = {predicted.phase: predicted.point}
+        show_simulation(predicted.arguments, predicted.workload, points, detailed=True, engine="analytic")
+
+    for note in predicted.notes:
+        click.echo(f"note: {note}", err=True)
+    return predicted.document(), show
 
 
 def _unknown(request: PlanRequest, on_progress: OnProgress, what: str) -> InputError:  # noqa: ARG001

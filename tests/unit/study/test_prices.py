@@ -55,7 +55,7 @@ def test_costs_of_unlike_prices_are_marked_and_of_one_kind_are_not() -> None:
     h800, h100, h200 = (hardware(cluster=name) for name in (None, "nodes/dgx-h100", "nodes/hgx-h200"))
     (line,) = unlike(quotes([h800, h100], "rental"))
     assert "h800-sxm's an assumption" in line
-    assert "h100-sxm's on-demand offers" in line
+    assert "h100-sxm's the price of one cloud" in line
     assert not list(unlike(quotes([h100, h200], "rental")))
     assert not list(unlike(quotes([h800, h800], "rental")))
     h20 = hardware(cluster="nodes/hgx-h20")

@@ -1,0 +1,161 @@
+"""A plan's entry as what a launch has to state: one pool of engines or two, settings, machines, load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from costmodel.errors import InputError
+from costmodel.hardware import Cluster
+from costmodel.planning.launch.layouts import devices
+from costmodel.planning.launch.options import MTP, Settings
+from costmodel.records import Record
+from costmodel.schema.files import load_cluster, load_document, read_model
+
+BOTH = "serve"  # role of engines that compute prompts and decode
+POOLS = ("prefill", "decode")
+_SETTINGS = ("scheduler", "memory", "speculative", "optimizer")  # parts of an entry whose keys are settings
+_LOAD = ("isl", "osl", "rate", "users", "tokens")
+_TRAINING = ("micro_batch", "global_batch", "sequence", "recompute", "schedule")
+
+
+class Pool(Record):
+    """Equal engines. role: `serve`, `prefill`, `decode` or `train`; cluster: where they run, and its name."""
+
+    role: str
+    settings: Settings
+    engines: int
+    cluster: Cluster
+    cluster_name: str
+
+    @property
+    def devices(self) -> int:
+        """Return the devices of one engine."""
+        return devices(self.settings)
+
+    @property
+    def in_node(self) -> int:
+        """Return the devices of a node."""
+        return int(self.cluster.node.count)
+
+    @property
+    def nodes(self) -> int:
+        """Return the nodes of one engine."""
+        return -(-self.devices // self.in_node)
+
+    @property
+    def share_node(self) -> int:
+        """Return the engines of a full node, one where an engine has one or more nodes."""
+        return max(self.in_node // self.devices, 1)
+
+    @property
+    def all_nodes(self) -> int:
+        """Return the nodes of all engines."""
+        return self.nodes * self.engines if self.nodes > 1 else -(-self.engines // self.share_node)
+
+    @property
+    def is_amd(self) -> bool:
+        """Tell whether its devices are AMD's."""
+        return self.cluster.device.architecture.startswith(("cdna", "rdna"))
+
+
+class Deployment(Record):
+    """What starts. model: its name; checkpoint: what engines load; framework: name and release, as a plan states it.
+
+    drafts: kind that the model has itself; load: `isl`, `osl`, `rate`, `users`, `tokens`, where stated.
+    """
+
+    model: str
+    checkpoint: str
+    framework: str
+    pools: tuple[Pool, ...]
+    drafts: str | None
+    load: Mapping[str, float]
+    trains: bool = False
+
+    @property
+    def devices(self) -> int:
+        """Return the devices of all engines."""
+        return sum(pool.devices * pool.engines for pool in self.pools)
+
+
+def deployment(request: Mapping[str, Any], entry: Mapping[str, Any], search_path: tuple[str, ...] = ()) -> Deployment:
+    """Return what a plan's entry has to start. request, entry: as `plan --json` has them."""
+    model = str(request["model"])
+    trains = bool(request.get("train"))
+    own = settings_of(entry)
+    pools = []
+    for role in POOLS if entry.get("prefill") and entry.get("decode") else ("train" if trains else BOTH,):
+        part = entry.get(role) or {}
+        name = part.get("cluster", entry["cluster"])
+        settings = _with_cache(own | settings_of(part), search_path)
+        count = part.get("replicas", part.get("instances", entry.get("replicas") or 1))
+        pools.append(Pool(role, settings, int(count), load_cluster(name, search_path), name))
+    document = read_model(model, search_path)
+    named = {each: request[each] for each in _LOAD if request.get(each)}
+    return Deployment(
+        model=model,
+        checkpoint=checkpoint_of(model, document.document.get("aliases", ())), framework=framework_of(entry),
+        pools=tuple(pools),
+        drafts=MTP if document.architecture.mtp is not None else None, load=named, trains=trains,
+    )  # fmt: skip
+
+
+def _with_cache(settings: Settings, search_path: tuple[str, ...]) -> Settings:
+    """Return settings with the format of the KV cache that their precision implies, where it is not 16 bits."""
+    name = settings.get("precision.compute")
+    if name is None or "precision.kv_cache" in settings:
+        return settings
+    cache = load_document("precisions", f"precisions/{name}", search_path)["kv_cache"]
+    return settings if cache in ("bf16", "fp16") else {**settings, "precision.kv_cache": cache}
+
+
+def settings_of(entry: Mapping[str, Any]) -> Settings:
+    """Return the settings that a plan's entry or a pool of it states."""
+    settings = {f"parallel.{name}": value for name, value in (entry.get("parallel") or {}).items()}
+    precision = entry.get("precision")
+    named = precision if isinstance(precision, Mapping) else {"compute": precision}
+    settings |= {f"precision.{name}": value for name, value in named.items()}
+    for part in _SETTINGS:
+        settings |= {f"{part}.{name}": value for name, value in (entry.get(part) or {}).items()}
+    settings |= {name: entry.get(name) for name in _TRAINING}
+    return {path: _whole(value) for path, value in settings.items() if value is not None}
+
+
+def checkpoint_of(model: str, aliases: Iterable[str]) -> str:
+    """Return the id on Hugging Face that a catalogue's model has as an alias, the one of its name first."""
+    ids = [alias for alias in aliases if "/" in alias]
+    name = model.rpartition("/")[2].lower()
+    if "/" in model and not model.startswith("models/"):
+        return model
+    return next((each for each in ids if name in each.lower()), ids[0] if ids else model)
+
+
+def framework_of(entry: Mapping[str, Any]) -> str:
+    """Return the name of an entry's framework."""
+    framework = entry.get("framework")
+    named = framework.get("name") if isinstance(framework, Mapping) else framework
+    if not named:
+        raise InputError.single("the plan names no framework", hint="plan with one, such as vllm", field="--emit")
+    return str(named)
+
+
+def described(deployment: Deployment) -> Iterator[str]:
+    """Yield a line for each pool: what runs where."""
+    for pool in deployment.pools:
+        layout = " x ".join(
+            f"{name.upper()} {pool.settings[f'parallel.{name}']}"
+            for name in ("tp", "pp", "dp", "ep", "cp")
+            if pool.settings.get(f"parallel.{name}", 1) != 1 or (name == "tp" and f"parallel.{name}" in pool.settings)
+        )
+        nodes = f"{pool.all_nodes} node{'s' if pool.all_nodes != 1 else ''}"
+        kind = "" if pool.role == BOTH else f"{pool.role}: "
+        yield (
+            f"{kind}{pool.engines} x {layout or 'one device'} = {pool.engines * pool.devices} "
+            f"{pool.cluster.device.name} on {nodes} of {pool.cluster_name}"
+        )
+
+
+def _whole(value: Any) -> Any:
+    """Return a whole number as one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,232 @@
+"""Shell scripts that start serving engines, with the benchmark that checks a plan and what no option states."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from costmodel.planning.launch.deployment import BOTH, Deployment, Pool, described
+from costmodel.planning.launch.layouts import degrees, ours, theirs
+from costmodel.planning.launch.options import Engine, Settings, engine
+from costmodel.records import replace
+from costmodel.units import render
+
+PORT = 8000
+_FRONT_END = ("python3", "-m", "dynamo.frontend", "--router-mode", "kv", "--http-port", str(PORT))
+_CONFIG = "trt-llm.yaml"
+_FILE = {"trt-llm": "--extra_llm_api_options", "dynamo-trt-llm": "--extra-engine-args"}
+_REQUESTS = 1000  # of a benchmark
+_CONTEXTS = 256  # tokens of which the longest context is a multiple: templates of chats add some
+_LOADS = {"isl": "input_tokens", "osl": "output_tokens", "rate": "rate", "users": "users", "tokens": "tokens"}
+HEADLINE = "No option states:"
+_PLACED = ': "${HEAD:?address of the first node of the engine}" "${NODE_RANK:?number of this node in it, from 0 on}"'
+_KV_ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
+_TRT_LLM_ROLES = {"prefill": "CONTEXT", "decode": "GENERATION"}
+
+
+def _worker(key: str) -> Engine:
+    """Return an engine's command line as a worker of Dynamo."""
+    if key == "trt-llm":
+        return engine(f"dynamo-{key}")
+    made = engine(key)
+    return replace(made, program=("python3", "-m", f"dynamo.{key}"), model=("--model",))
+
+
+class Variable(str):
+    """A word that the shell replaces: it stands between double quotes."""
+
+    __slots__ = ()
+
+
+def script(key: str, deployed: Deployment, *, routed: bool = False) -> str:
+    """Return the script. key: the engine of engines.yaml; each node runs it with its role, or `bench`.
+
+    routed: workers of Dynamo, behind its front end.
+    """
+    made = _worker(key) if routed else engine(key)
+    lines = ["#!/usr/bin/env bash", *comments(deployed, made), "set -euo pipefail", ""]
+    if made.key != "trt-llm" and any(pool.nodes > 1 for pool in deployed.pools):
+        lines += [_PLACED, ""]
+    first = deployed.pools[0].role
+    lines.append(f'case "${{1:-{first}}}" in')
+    if routed:
+        lines += ["frontend)", *shell(_FRONT_END), "  ;;"]
+    for pool in deployed.pools:
+        lines += [f"{pool.role})", *config_lines(made, deployed, pool), *_engines(made, deployed, pool), "  ;;"]
+    return "\n".join([*lines, "bench)", *_bench(made, deployed), "  ;;", "esac", ""])
+
+
+def comments(deployed: Deployment, made: Engine) -> Iterator[str]:
+    """Yield the comments: what starts, of which release, and the settings that no option states, as `--from` reads."""
+    yield f"# {deployed.model}: {'; '.join(described(deployed))}"
+    yield f"# {made.name} {made.release}, options of {made.source}"
+    if deployed.framework != made.key.removeprefix("dynamo-"):
+        yield f"# The plan assumed {deployed.framework}."
+    for pool in deployed.pools:
+        if pool.role != "train":
+            share = min(pool.share_node, pool.engines)
+            shared = f"{pool.nodes} nodes are one engine" if pool.nodes > 1 else f"{share} of {pool.engines} engines"
+            yield f"# Each node of {pool.role}: {shared}"
+    yield f"# {HEADLINE}"
+    for name, value in stated_by_none(made, deployed).items():
+        yield f"#   {name} = {value}"
+    if deployed.drafts is None and any(pool.settings.get("speculative.depth") for pool in deployed.pools):
+        yield "#   (the model has no drafts of its own: name the draft model that the plan's acceptance is of)"
+
+
+def stated_by_none(made: Engine, deployed: Deployment) -> dict[str, Any]:
+    """Return the settings that the engine's options do not give back when they are read."""
+    left: dict[str, Any] = {"model": deployed.model}
+    for pool in deployed.pools:
+        prefix = "" if pool.role in (BOTH, "train") else f"{pool.role}."
+        left[f"{prefix}cluster"] = pool.cluster_name
+        if not deployed.trains:
+            left[f"{prefix}replicas.count"] = pool.engines
+        read = again(made, pool.settings, deployed.drafts)
+        for path, value in pool.settings.items():
+            if read.get(path) != value and not (path.startswith("parallel.") and value == 1 and path not in read):
+                left[f"{prefix}{path}"] = value
+    for name, value in deployed.load.items():
+        left[_LOADS[name]] = render(value, "rate") if name == "rate" else int(value)
+    return left
+
+
+def again(made: Engine, settings: Settings, drafts: str | None) -> Settings:
+    """Return what is read of the options that settings are written as."""
+    words, document = made.written(theirs(made.key, settings), drafts)
+    return ours(made.key, made.stated([(word, 0) for word in words], document)[0])
+
+
+def command(made: Engine, deployed: Deployment, pool: Pool, port: int = PORT) -> list[str]:
+    """Return the words that start one engine of a pool, the node's own included."""
+    settings = theirs(made.key, pool.settings | {"context": _context(deployed)})
+    words, document = made.written({name: value for name, value in settings.items() if value}, deployed.drafts)
+    placed = _PLACES[made.key](pool) if pool.nodes > 1 and made.key in _PLACES else []
+    words = [*words, *_off(made, settings), *placed, *_roles(made, pool)]
+    ranks = ["srun", "--mpi=pmix", f"--nodes={pool.nodes}", f"--ntasks-per-node={pool.in_node}", "trtllm-llmapi-launch"]
+    program = ranks if made.key == "trt-llm" and pool.nodes > 1 else []
+    program = [*program, *(deployed.checkpoint if word == "MODEL" else word for word in made.program)]
+    named = [made.model[0], deployed.checkpoint] if "MODEL" not in made.program else []
+    config = [_FILE[made.key], _CONFIG] if document else []
+    served = [] if _is_routed(made) else ["--port", str(port)]
+    return [*program, *named, *words, *config, *served]
+
+
+def _is_routed(made: Engine) -> bool:
+    return any(word.startswith("dynamo.") for word in made.program)
+
+
+def _off(made: Engine, settings: Settings) -> list[str]:
+    """Return the words of settings that are false."""
+    return made.written({name: value for name, value in settings.items() if value is False})[0]
+
+
+def shell(words: Sequence[str], indent: str = "  ") -> list[str]:
+    """Return a command as lines of a script: an option and its value on each."""
+    lines = [""]
+    for word in words:
+        quoted = f'"{word}"' if isinstance(word, Variable) else shlex.quote(word)
+        if lines[-1] and (word.startswith(("--", "${")) or word.endswith(".py")):
+            lines.append(quoted)
+        else:
+            lines[-1] = f"{lines[-1]} {quoted}".strip()
+    return [f"{indent}{'  ' if number else ''}{line}" for number, line in enumerate(" \\\n".join(lines).split("\n"))]
+
+
+def _context(deployed: Deployment) -> int | None:
+    """Return the tokens of a request, null where lengths are a trace's."""
+    known = [deployed.load.get(name) for name in ("isl", "osl")]
+    return None if None in known else int(-(-sum(value for value in known if value) // _CONTEXTS) * _CONTEXTS)
+
+
+def _engines(made: Engine, deployed: Deployment, pool: Pool) -> Iterator[str]:
+    """Yield the lines that start the engines of one node."""
+    visible = "HIP_VISIBLE_DEVICES" if pool.is_amd else "CUDA_VISIBLE_DEVICES"
+    several = pool.nodes == 1 and (pool.share_node > 1 or pool.devices < pool.in_node)
+    count = min(pool.share_node, pool.engines)
+    if made.key == "vllm" and pool.nodes > 1:
+        yield '  headless=(); [[ "$NODE_RANK" == 0 ]] || headless=(--headless)'
+    for number in range(count):
+        words = command(made, deployed, pool, PORT + number)
+        lines = shell(words)
+        if several:
+            of = range(number * pool.devices, (number + 1) * pool.devices)
+            lines[0] = f"  {visible}={','.join(map(str, of))} {lines[0].strip()}"
+        if made.key == "vllm" and pool.nodes > 1:
+            lines[-1] += ' "${headless[@]}"'
+        lines[-1] += " &" if count > 1 else ""
+        yield from lines
+    if count > 1:
+        yield "  wait"
+
+
+def config_lines(made: Engine, deployed: Deployment, pool: Pool) -> Iterator[str]:
+    """Yield the lines that write the engine's YAML file, none where it needs none."""
+    document = made.written(theirs(made.key, pool.settings), deployed.drafts)[1]
+    if document:
+        yield f"cat > {_CONFIG} <<'EOF'"
+        yield yaml.safe_dump(document, sort_keys=False).rstrip()
+        yield "EOF"
+
+
+def _bench(made: Engine, deployed: Deployment) -> list[str]:
+    """Return the benchmark of one engine at its share of the load."""
+    engines = max(sum(pool.engines for pool in deployed.pools if pool.role in (BOTH, "decode")), 1)
+    load = deployed.load
+    if made.key == "sglang":
+        words = ["python3", "-m", "sglang.bench_serving", "--backend", "sglang", "--dataset-name", "random"]
+        words += ["--random-range-ratio", "1.0"]
+    else:
+        words = ["vllm", "bench", "serve", "--dataset-name", "random", "--percentile-metrics", "ttft,tpot,itl,e2el"]
+        words += ["--metric-percentiles", "50,90,99", "--ignore-eos"]
+    words += ["--model", deployed.checkpoint, "--port", str(PORT), "--num-prompts", str(_REQUESTS)]
+    for name, option in (("isl", "--random-input-len"), ("osl", "--random-output-len")):
+        words += [option, str(int(load[name]))] if name in load else []
+    if "rate" in load:
+        words += ["--request-rate", f"{load['rate'] / engines:.4g}"]
+    if "users" in load:
+        words += ["--max-concurrency", str(max(round(load["users"] / engines), 1))]
+    return shell(words)
+
+
+def _roles(made: Engine, pool: Pool) -> list[str]:
+    """Return the words that make an engine one of a pool."""
+    if pool.role == BOTH:
+        return []
+    if _is_routed(made):
+        return ["--disaggregation-mode", pool.role]
+    of: Mapping[str, list[str]] = {
+        "vllm": ["--kv-transfer-config", _nixl(pool.role)],
+        "sglang": ["--disaggregation-mode", pool.role],
+        "trt-llm": ["--server_role", _TRT_LLM_ROLES[pool.role]],
+    }
+    return of[made.key]
+
+
+def _nixl(role: str) -> str:
+    """Return the configuration by which vLLM's engines send and take caches of prompts."""
+    return json.dumps({"kv_connector": "NixlConnector", "kv_role": _KV_ROLES[role]})
+
+
+def _vllm_nodes(pool: Pool) -> list[str]:
+    of = degrees(pool.settings)
+    local = pool.in_node // (pool.devices // of["dp"])
+    if of["dp"] == 1 or local == 0:
+        return ["--nnodes", str(pool.nodes), "--node-rank", Variable("$NODE_RANK"), "--master-addr", Variable("$HEAD")]
+    return [
+        "--data-parallel-size-local", str(local), "--data-parallel-start-rank", Variable(f"$((NODE_RANK * {local}))"),
+        "--data-parallel-address", Variable("$HEAD"), "--data-parallel-rpc-port", "13345",
+    ]  # fmt: skip
+
+
+def _sglang_nodes(pool: Pool) -> list[str]:
+    return [
+        "--nnodes", str(pool.nodes), "--node-rank", Variable("$NODE_RANK"), "--dist-init-addr", Variable("$HEAD:20000"),
+    ]  # fmt: skip
+
+
+_PLACES: Mapping[str, Callable[[Pool], list[str]]] = {"vllm": _vllm_nodes, "sglang": _sglang_nodes}

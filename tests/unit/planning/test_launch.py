@@ -1,0 +1,291 @@
+"""Commands and manifests that start a plan: engines know their options, and reading them gives the plan back."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costmodel.api import load
+from costmodel.errors import InputError
+from costmodel.planning.launch import FORMATS, TRAINERS, emit
+from costmodel.planning.launch.answers import answer
+from costmodel.planning.launch.deployment import Deployment, Pool
+from costmodel.planning.launch.layouts import devices
+from costmodel.planning.launch.manifests import kubernetes
+from costmodel.planning.launch.reading import Launched, read_launch
+from costmodel.planning.launch.scripts import script
+from costmodel.planning.request import PlanRequest
+from costmodel.schema.files import load_cluster
+
+DATA = Path(__file__).resolve().parents[2] / "data" / "launch_options.yaml"
+REQUEST = {"model": "deepseek-v3", "isl": 2000, "osl": 500, "rate": 20.0}
+WIDE = {  # engines of two nodes
+    "cluster": "nodes/dgx-h100", "replicas": 4, "framework": "sglang", "precision": "fp8-inference",
+    "parallel": {"tp": 1, "dp": 16, "ep": 16}, "prefill": None, "decode": None, "memory": {"utilization": 0.9},
+    "scheduler": {"max_num_seqs": 256, "token_budget": 8192, "async": False},
+    "speculative": {"depth": 3, "acceptance": 0.8},
+}  # fmt: skip
+POOLS = {  # prompts on other engines than answers, two or more to a node
+    "cluster": "nodes/dgx-h100", "framework": "vllm", "precision": "fp8-tensor", "parallel": {"tp": 2},
+    "prefill": {"replicas": 2, "parallel": {"tp": 4}}, "decode": {"replicas": 6, "cluster": "nodes/mi300x-x8"},
+}  # fmt: skip
+TRAINED = {"model": "llama-3-70b", "train": True, "tokens": 15e12}
+RUN = {
+    "cluster": "nodes/dgx-h100", "devices": 512, "framework": "megatron", "precision": "bf16", "micro_batch": 1,
+    "parallel": {"tp": 8, "pp": 4, "dp": 16}, "global_batch": 1024, "sequence": 8192, "recompute": "full",
+    "optimizer": {"zero": 1, "overlap": True},
+}  # fmt: skip
+SERVED = [form for form in FORMATS if form not in TRAINERS]
+SHELL = [form for form in FORMATS if form not in ("k8s", "compose")]
+
+
+@cache
+def emitted(form: str, entry: str) -> str:
+    request = TRAINED if entry == "RUN" else REQUEST
+    return emit(form, request, {"WIDE": WIDE, "POOLS": POOLS, "RUN": RUN}[entry])
+
+
+def entries(form: str) -> list[str]:
+    return ["RUN"] if form in TRAINERS else ["WIDE", "POOLS"]
+
+
+CASES = [(form, entry) for form in FORMATS for entry in entries(form)]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the commands of a script or of the scripts inside a manifest, without what a shell replaces."""
+    joined = re.sub(r"\\\n\s*", " ", text).replace('"${headless[@]}"', "")
+    plain = [re.sub(r'"\$[^"]*"', "0", line).rstrip(" &") for line in joined.splitlines()]
+    return [
+        shlex.split(line) for line in plain if "--" in line and not line.lstrip().startswith(("#", "headless", "["))
+    ]
+
+
+@pytest.mark.parametrize(("form", "entry"), CASES)
+def test_every_option_is_one_that_the_program_knows(form: str, entry: str) -> None:
+    table = {name: set(row["options"].split()) for name, row in yaml.safe_load(DATA.read_text("utf-8")).items()}
+    table["dynamo.vllm"] |= table["vllm serve"]
+    table["dynamo.sglang"] = table["sglang.launch_server"]
+    checked = 0
+    for words in commands(emitted(form, entry)):
+        line = " ".join(words)
+        name = next((name for name in sorted(table, key=len, reverse=True) if name in line), None)
+        if name is None:
+            continue
+        behind = words[words.index(name.split()[-1]) :]
+        options = {word.partition("=")[0] for word in behind if word.startswith("--")}
+        unknown = {
+            word for word in options if word not in table[name] and word.replace("--no-", "--", 1) not in table[name]
+        }
+        assert not unknown, f"{name} does not know {unknown}"
+        checked += 1
+    assert checked
+
+
+@pytest.mark.parametrize("form", SHELL)
+def test_a_script_is_one_that_bash_reads(form: str) -> None:
+    for entry in entries(form):
+        subprocess.run(["bash", "-n"], input=emitted(form, entry), text=True, check=True, timeout=20)
+
+
+def settings(read: Launched, role: str) -> dict[str, Any]:
+    found = read.of(role)
+    return {path: value for path, value in found.items() if path != "context"}
+
+
+@pytest.mark.parametrize(("form", "entry"), [case for case in CASES if case[0] in SHELL])
+def test_reading_a_script_gives_the_plan_back(form: str, entry: str, tmp_path: Path) -> None:
+    plan = {"WIDE": WIDE, "POOLS": POOLS, "RUN": RUN}[entry]
+    path = tmp_path / "launch.sh"
+    path.write_text(emitted(form, entry), "utf-8")
+    read = read_launch(str(path))
+    assert not read.notes
+    for role in read.settings:
+        part = {**plan, **(plan.get(role) or {})}
+        found = settings(read, role)
+        assert found["cluster"] == part["cluster"]
+        assert found["precision.compute"] == plan["precision"]
+        for name in ("parallel", "scheduler", "speculative", "memory", "optimizer"):
+            for key, value in (part.get(name) or {}).items():
+                assert found[f"{name}.{key}"] == value
+        if entry != "RUN":
+            assert (found["input_tokens"], found["output_tokens"], found["rate"]) == (2000, 500, "20 /s")
+            assert found["replicas.count"] == part["replicas"]
+    assert set(read.settings) == (
+        {"train"} if entry == "RUN" else {"prefill", "decode"} if entry == "POOLS" else {"serve"}
+    )
+
+
+@given(
+    form=st.sampled_from(["vllm", "sglang", "trt-llm"]),
+    degrees=st.fixed_dictionaries({name: st.sampled_from([1, 2, 4]) for name in ("tp", "pp", "dp", "ep", "cp")}),
+    precision=st.sampled_from(["bf16", "fp16", "fp8-tensor", "nvfp4", "w4a16", "int8", "fp8-kv", None]),
+    others=st.fixed_dictionaries(
+        {}, optional={
+            "scheduler.max_num_seqs": st.integers(1, 4096), "scheduler.async": st.booleans(),
+            "memory.utilization": st.sampled_from([0.5, 0.9]), "memory.block": st.sampled_from([16, 32]),
+            "scheduler.policy": st.sampled_from(["fcfs", "priority", "lpm"]), "memory.blocks": st.integers(1, 9999),
+            "precision.kv_cache": st.just("fp8"), "speculative.depth": st.integers(1, 5),
+        },
+    ),
+)  # fmt: skip
+def test_settings_survive_writing_and_reading(
+    tmp_path_factory: pytest.TempPathFactory,
+    form: str,
+    degrees: dict[str, int],
+    precision: str | None,
+    others: dict[str, Any],
+) -> None:
+    stated = {f"parallel.{name}": value for name, value in degrees.items()} | others
+    if precision is not None:
+        stated["precision.compute"] = precision
+    deployed = Deployment(
+        model="m", checkpoint="some/M", framework=form, drafts="mtp", load={},
+        pools=(Pool("serve", stated, 3, load_cluster("nodes/dgx-h100"), "nodes/dgx-h100"),),
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("launch") / "launch.sh"
+    path.write_text(script(form, deployed), "utf-8")
+    read = read_launch(str(path)).of("serve")
+    assert {name: read.get(name, 1 if name.startswith("parallel.") else None) for name in stated} == stated
+    assert devices(read) == devices(stated)
+
+
+def test_what_is_not_understood_is_said_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "launch.sh"
+    path.write_text(
+        "TP=4\nexport MODEL=Qwen/Qwen3-32B\n# a comment\nexec /opt/bin/vllm serve $MODEL -tp=${TP} \\\n"
+        "  --max-num-seqs 128 --dtype bfloat16 \\\n  --frobnicate 3 --port ${PORT:-8000} &\nwait\n", "utf-8",
+    )  # fmt: skip
+    read = read_launch(str(path))
+    assert (read.model, read.count) == ("Qwen/Qwen3-32B", {"serve": 1})
+    assert read.notes == ["line 6: --frobnicate 3 is not understood"]
+    assert read.of("serve") == {"parallel.tp": 4, "scheduler.max_num_seqs": 128, "precision.compute": "bf16"}
+    path.write_text("echo --tp 4\n", "utf-8")
+    with pytest.raises(InputError, match="starts no engine"):
+        read_launch(str(path))
+
+
+def test_a_script_is_predicted_as_simulate_predicts_its_settings(tmp_path: Path) -> None:
+    path = tmp_path / "launch.sh"
+    path.write_text(
+        "python -m sglang.launch_server --model-path Qwen/Qwen3-32B --tp 4 --max-running-requests 64\n", "utf-8"
+    )
+    request = PlanRequest(clusters=("nodes/dgx-h100",), users=8, isl=256.0, osl=32.0)
+    plan = answer(read_launch(str(path)), request).document()["plans"][0]
+    changes = {
+        "framework": "sglang", "parallel.tp": 4, "scheduler.max_num_seqs": 64, "concurrency": 8, "input_tokens": 256,
+        "output_tokens": 32,
+    }  # fmt: skip
+    own = load(
+        "Qwen/Qwen3-32B", cluster="nodes/dgx-h100", phases=("serving",),
+        set={f"scenarios.serving.{name}": value for name, value in changes.items()},
+    ).points()["serving"]  # fmt: skip
+    assert plan["metrics"] == own.document()["metrics"]
+    assert (plan["devices"], plan["framework"], plan["parallel"]) == (4, "sglang", {"tp": 4})
+    with pytest.raises(InputError, match="--cluster"):
+        answer(read_launch(str(path)), PlanRequest())
+
+
+POD = "spec.template.spec.containers"
+WANTED = {  # kind -> fields that it must have, dotted
+    "Deployment": ("spec.replicas", "spec.selector.matchLabels", "spec.template.metadata.labels", POD),
+    "LeaderWorkerSet": ("spec.replicas", "spec.leaderWorkerTemplate.size", "spec.leaderWorkerTemplate.workerTemplate"),
+    "Service": ("spec.selector", "spec.ports"),
+}
+VERSIONS = {"Deployment": "apps/v1", "LeaderWorkerSet": "leaderworkerset.x-k8s.io/v1", "Service": "v1"}
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123, as Kubernetes takes names
+
+
+@pytest.mark.parametrize(("entry", "kinds"), [("WIDE", ["LeaderWorkerSet"]), ("POOLS", ["Deployment", "Deployment"])])
+def test_manifests_have_what_kubernetes_asks_for(entry: str, kinds: list[str]) -> None:
+    objects = list(yaml.safe_load_all(emitted("k8s", entry)))
+    assert [each["kind"] for each in objects if each["kind"] != "Service"] == kinds
+    pods = {}
+    for each in objects:
+        assert each["apiVersion"] == VERSIONS[each["kind"]]
+        assert NAME.fullmatch(each["metadata"]["name"])
+        for field in WANTED[each["kind"]]:
+            value: Any = each
+            for name in field.split("."):
+                value = value[name]
+            assert value
+        if each["kind"] == "Service":
+            assert any(each["spec"]["selector"].items() <= labels.items() for labels in pods.values())
+            continue
+        group = each["spec"].get("leaderWorkerTemplate")
+        template = group["leaderTemplate"] if group else each["spec"]["template"]
+        pods[each["metadata"]["name"]] = template["metadata"]["labels"]
+        container = template["spec"]["containers"][0]
+        gpus = next(iter(container["resources"]["limits"].values()))
+        plan = {"WIDE": WIDE, "POOLS": POOLS}[entry]
+        role = each["metadata"]["name"].rpartition("-")[2]
+        degrees = {**plan, **(plan.get(role) or {})}["parallel"]  # type: ignore[dict-item]
+        wide = degrees.get("tp", 1) * degrees.get("dp", 1)
+        assert gpus * (group["size"] if group else 1) == wide
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+
+
+def test_a_compose_file_gives_each_engine_its_own_devices_and_port() -> None:
+    document = yaml.safe_load(
+        emit("compose", {**REQUEST, "model": "qwen3-32b"}, {**POOLS, "prefill": None, "decode": None, "replicas": 9})
+    )
+    services = document["services"].values()
+    taken = [each["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] for each in services]
+    assert sorted(int(number) for numbers in taken for number in numbers) == list(range(8))
+    ports = [re.search(r"--port (\d+)", each["command"][0]) for each in services]
+    assert len({port[1] for port in ports if port}) == 4
+
+
+def test_a_form_that_does_not_start_such_a_run_is_refused() -> None:
+    with pytest.raises(InputError, match="does not start servers"):
+        emit("megatron", REQUEST, WIDE)
+    with pytest.raises(InputError, match="does not start a training run"):
+        emit("vllm", TRAINED, RUN)
+    with pytest.raises(InputError, match=r"no configuration of deepseek-v3\.2"):
+        emit("torchtitan", {**TRAINED, "model": "deepseek-v3.2"}, RUN)
+
+
+def parser(form: str) -> Any:
+    """Return an engine's own argument parser, where it is installed: a GPU is not needed."""
+    if form == "vllm":
+        platforms = pytest.importorskip("vllm.platforms", reason="vLLM is not installed")
+        from vllm.platforms.cpu import CpuPlatform  # type: ignore[import-not-found,unused-ignore]
+
+        platforms.current_platform = platforms._current_platform = CpuPlatform()
+        arguments = pytest.importorskip("vllm.entrypoints.openai.cli_args")
+        return arguments.make_arg_parser(pytest.importorskip("vllm.utils.argparse_utils").FlexibleArgumentParser())
+    import argparse
+
+    made = argparse.ArgumentParser()
+    pytest.importorskip("sglang.srt.server_args", reason="SGLang is not installed").ServerArgs.add_cli_args(made)
+    return made
+
+
+@pytest.mark.parametrize(("form", "program"), [("vllm", "serve"), ("sglang", "sglang.launch_server")])
+def test_the_engines_own_parser_accepts_the_commands(form: str, program: str) -> None:
+    made = parser(form)
+    seen = 0
+    for entry in ("WIDE", "POOLS"):
+        for words in commands(emitted(form, entry)):
+            if program in words and "bench" not in words:
+                made.parse_args(words[words.index(program) + 1 :])
+                seen += 1
+    assert seen == 7
+
+
+def test_kubernetes_names_are_short() -> None:
+    pool = Pool("serve", {"parallel.tp": 1}, 1, load_cluster("nodes/rtx-4090-x1"), "nodes/rtx-4090-x1")
+    deployed = Deployment(
+        model=f"some/{'Long_name.' * 20}", checkpoint="x", framework="vllm", pools=(pool,), drafts=None, load={}
+    )
+    first = next(yaml.safe_load_all(kubernetes("vllm", deployed)))
+    assert NAME.fullmatch(first["metadata"]["name"])
