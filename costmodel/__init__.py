@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from costmodel.version import __version__
 
 if TYPE_CHECKING:
-    from costmodel.api import Workload, load
+    from costmodel.facade import Result, Workload, load
 
-__all__ = ["Workload", "__version__", "load"]
+__all__ = ["Result", "Workload", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the facade when it is first used: `costmodel --help` must not wait for numpy."""
-    if name in {"Workload", "load"}:
-        from costmodel import api
+    if name in {"Result", "Workload", "load"}:
+        from costmodel import facade
 
-        return getattr(api, name)
+        return getattr(facade, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,7 @@ GIVES = {
     "sweep": "tables as Parquet, sweeps over a Dask cluster",
     "fast": "compiled serving and flows: large simulations in seconds",
     "app": "`app`: a page on this machine",
+    "tables": "results as pandas, polars and xarray tables",
     "docs": "the documentation as a site",
     "dev": "tests, linters, types: to change costmodel",
 }
