@@ -23,22 +23,25 @@ from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Disaggregated, Plan, Scenario
 
 # These can be zero, so their deviations are added as they are; those of all other metrics as ratios.
-LINEAR = frozenset({"bubble_time", "exposed_communication_time", "goodput", "preemptions", "prefix_hit_rate"})
+LINEAR = frozenset({
+    "bubble_time", "exposed_communication_time", "goodput", "preemptions", "prefix_hit_rate", "idle_share",
+})  # fmt: skip
 TIMES = frozenset({
     "step_time", "ttft", "tpot", "latency", "device_hours_per_trillion_tokens", "cost_per_trillion_tokens",
-    "cost_per_million_tokens",
+    "cost_per_million_tokens", "rollout_time", "log_probability_time", "train_time", "update_time", "offload_time",
+    "cost_per_step", "cost_per_sample",
 })  # fmt: skip
 """Metrics that grow with the time of a whole run, and `RATES`, which fall with it."""
 RATES = frozenset({
     "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "tokens_per_second_per_user",
-    "requests_per_second", "input_tokens_per_second", "prefill_tokens_per_second_per_device",
+    "requests_per_second", "samples_per_second", "input_tokens_per_second", "prefill_tokens_per_second_per_device",
     "decode_tokens_per_second_per_device", "mfu", "mfu_noncausal", "hfu", "flop_rate_per_device",
 })  # fmt: skip
 _OFFERED = frozenset({
     "requests_per_second", "input_tokens_per_second", "tokens_per_second", "tokens_per_second_per_device",
     "cost_per_million_tokens",
 })  # fmt: skip  # that follow the requests which come while an engine keeps up
-ENERGIES = frozenset({"energy_per_token", "energy_per_trillion_tokens"})
+ENERGIES = frozenset({"energy_per_token", "energy_per_trillion_tokens", "energy_per_sample"})
 _ROUNDING = 1e-9
 NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
 TRIED = "composition_tried/"  # what names of families begin with that stand for architectures of devices
@@ -127,7 +130,7 @@ def deviations(
     perturbed, count = evaluate(perturbations) if perturbations else {}, 1 + 2 * len(perturbations)
     spans = {}
     for name, value in point.items():
-        if value is None or name not in TIMES | RATES:
+        if value is None or name not in TIMES | RATES or not np.any(value):  # a part that a run does not have
             continue
         with np.errstate(divide="ignore", invalid="ignore"):  # of a wait that vanishes under some of them
             logs = np.log(np.broadcast_to(np.asarray(perturbed.get(name, value), dtype=np.float64), count) / value)

@@ -27,6 +27,7 @@ from costmodel.workload.plans import Adapters
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Scenario
 
+_SAME_LENGTH = 1.001  # mean lengths up to this ratio are the stated one: draws and cut tails move a mean by as much
 Update: TypeAlias = "Callable[[Scenario, Calibration], TrainingStep]"
 Scatter: TypeAlias = "Callable[[Scenario, Calibration], RunScatter | None]"
 Rollouts: TypeAlias = "Callable[[Scenario, Calibration, Count], Rollout]"
@@ -292,7 +293,7 @@ class ReinforcementEvaluation(PhaseEvaluation[PartTimes]):
         """Return what answers do not fit into the sequences that are trained."""
         plan = self._plan
         length = plan.engine_plan.input_tokens + plan.engine_plan.output_tokens
-        if bool(length > plan.training.sequence * 1.001):
+        if bool(length > plan.training.sequence * _SAME_LENGTH):
             return (
                 f"prompt and answer have {float(length):,.0f} tokens on average, sequences of training "
                 f"{float(plan.training.sequence):,.0f}: the update is of shorter ones",

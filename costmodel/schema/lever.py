@@ -13,8 +13,8 @@ from costmodel.schema.references import Library
 from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict
 
-Phase = Literal["training", "prefill", "decode", "generate", "serving", "diffusion"]
-PHASES: tuple[Phase, ...] = ("training", "prefill", "decode", "generate", "serving", "diffusion")
+Phase = Literal["training", "prefill", "decode", "generate", "serving", "diffusion", "rl"]
+PHASES: tuple[Phase, ...] = ("training", "prefill", "decode", "generate", "serving", "diffusion", "rl")
 
 
 class SwitchFile(Strict):

@@ -8,8 +8,10 @@ from builders import BF16, CLUSTER, DEVICE, GENERATE, SERVING, STEP, scenario, w
 
 from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
+from costmodel.analytic.intervals import RunScatter, intervals
 from costmodel.analytic.reinforcement import ReinforcementEvaluation
 from costmodel.analytic.serving.burst_profile import burst_profile
+from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.quantities import Quantity
@@ -319,6 +321,39 @@ def test_the_ledger_of_what_cannot_be_timed_is_that_of_the_fuller_part() -> None
 )
 def test_parts_that_do_not_go_together_are_refused(of: Scenario, field: str) -> None:
     assert field in [rule.field for rule in rules(of) if not rule.holds]
+
+
+def test_runs_scatter_in_every_time_rate_and_cost_of_a_step_and_a_share_of_idle_time_may_be_none() -> None:
+    """Kernels known to 10 % and runs to 30 %, of a step of 8 s that idles for none of it at the median."""
+    times = dict.fromkeys(("rollout_time", "log_probability_time", "train_time", "update_time"), 2.0)
+    exact = {"step_time": 8.0, **times, "offload_time": 0.0, "samples_per_second": 16.0, "cost_per_step": 3.0}
+    exact |= {"cost_per_sample": 0.02, "energy_per_sample": 900.0, "idle_share": 0.0}
+    falling = {"samples_per_second": -1.0, "idle_share": 0.0}
+
+    def perturbed(by: Perturbations) -> dict[str, Quantity | None]:
+        assert by is not None
+        slower = 1.0 + 0.1 * (np.asarray(by["gemm"].high, dtype=float) - np.asarray(by["gemm"].low, dtype=float))
+        moved: dict[str, Quantity | None] = {
+            name: each * slower ** falling.get(name, 1.0) for name, each in exact.items()
+        }
+        return moved | {"idle_share": np.maximum(slower - 1.0, 0.0), "offload_time": 0.0}
+
+    found = intervals(exact, ["gemm"], 0, perturbed, RunScatter(0.0, 0.3, 0.3, power=0.3))
+    step = found["step_time"]
+    assert step is not None
+    ratios = step[0] / 8.0, step[1] / 8.0
+    assert ratios[1] > 1.3
+    for name in (*times, "cost_per_step", "cost_per_sample"):
+        span, value = found[name], exact[name]
+        assert span is not None
+        assert (span[0] / value, span[1] / value) == (pytest.approx(ratios[0]), pytest.approx(ratios[1]))
+    rate, energy = found["samples_per_second"], found["energy_per_sample"]
+    assert rate is not None
+    assert energy is not None
+    assert rate == (pytest.approx(16.0 / ratios[1]), pytest.approx(16.0 / ratios[0]))
+    assert energy[1] > 900.0 * 1.3
+    assert found["idle_share"] == (0.0, pytest.approx(0.1))
+    assert found["offload_time"] == (0.0, 0.0)
 
 
 def test_costs_and_rates_are_of_all_devices() -> None:
