@@ -118,9 +118,10 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
     if len(word) > _MAX_LETTERS:
         return ""
-    known = known[:_MAX_COMPARED]
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    close = close or [name for name in known if word in re.split("[/_-]", name)][:3]
+    lower = {name.lower(): name for name in known[:_MAX_COMPARED]}
+    word = word.lower()
+    close = [lower[word]] if word in lower else [lower[each] for each in difflib.get_close_matches(word, lower, 3, 0.6)]
+    close = close or [name for each, name in lower.items() if word in re.split("[/_-]", each)][:3]
     return "did you mean " + " or ".join(f"`{name}`" for name in close) + "?" if close else ""
 
 

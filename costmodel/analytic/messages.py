@@ -9,7 +9,7 @@ from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.time import Time
 from costmodel.equations import equation
-from costmodel.errors import InputError
+from costmodel.errors import InputError, did_you_mean
 from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import KINDS
 from costmodel.network.collective_flows import ALGORITHMS, bandwidth, bus_factor
@@ -140,8 +140,9 @@ def answer(
     if engine not in ENGINES:
         raise InputError.single(f"no engine is named {engine!r}", hint=f"write one of {', '.join(ENGINES)}")
     if request.kind not in COLLECTIVES:
-        known = ", ".join(COLLECTIVES)
-        raise InputError.single(f"no collective is named {request.kind!r}", hint=f"write one of {known}")
+        near = did_you_mean(request.kind, COLLECTIVES)
+        hint = near or f"write one of {', '.join(COLLECTIVES)}"
+        raise InputError.single(f"no collective is named {request.kind!r}", hint=hint)
     _check_engine(request, engine)
     rank_layout = layout(cluster, request.ranks, stride=request.stride, groups=request.groups)
     operator = _operator(request)

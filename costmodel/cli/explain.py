@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from costmodel.cli.completion import names
+from costmodel.cli.completion import names, operators
 from costmodel.cli.options import Asked, json_option, print_json, workload_options
 from costmodel.errors import InfeasibleError
 from costmodel.records import asdict
@@ -16,6 +16,7 @@ from costmodel.records import asdict
     "--op",
     "operator",
     metavar="NAME",
+    shell_complete=operators,
     help="An operator or a line of the list, a metric, a part of memory or a term; without it all are listed.",
 )
 @workload_options()

@@ -64,7 +64,9 @@ def command(
         return _init_workload(kind, model, clusters, phases, search_path)
     if source is None:
         folder, name = EXAMPLES[kind]
-        click.echo(f"# To start from: the shipped {folder}/{name}. All keys: `costmodel schema {kind}`.")
+        click.echo(f"# yaml-language-server: $schema=./{kind}.schema.json")
+        click.echo(f"# To start from: the shipped {folder}/{name}. All keys, for editors as well: "
+                   f"`costmodel schema {kind} > {kind}.schema.json`.")  # fmt: skip
         click.echo(Library().find(name, folder).read_text(encoding="utf-8"), nl=False)
         return 0
     if kind != "model":

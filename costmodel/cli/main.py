@@ -41,6 +41,7 @@ COMMANDS = {
     "report": "Draw figures and an HTML page from results, sweeps and traces.",
     "hardware": "List devices, nodes, clusters and frameworks, or show one with its sources.",
     "model": "List models, or show the parameters, KV cache and FLOPs of one.",
+    "precision": "List the sets of number formats, or show one with its sources.",
     "schema": "Print the JSON Schema for one kind of file.",
     "init": "Print a commented example file to start from.",
     "doctor": "Show what is installed and found: versions, extras, data folders, accelerator.",

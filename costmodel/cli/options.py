@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from costmodel.cli.completion import names
+from costmodel.cli.completion import names, paths
+from costmodel.cli.completion import scenarios as scenario_names
 from costmodel.errors import InputError, Location, Problem, visible_json
 from costmodel.records import ValueRecord, replace
 
@@ -27,8 +28,8 @@ FORMS = ("md", "csv", "json")
 ENGINES = ("analytic", "event")
 
 set_option = click.option(
-    "--set", "changes", multiple=True, metavar="PATH=VALUE",
-    help='Set any field of the workload, e.g. hardware.memory.hbm.bandwidth="3 TB/s". Repeatable.',
+    "--set", "changes", multiple=True, metavar="PATH=VALUE", shell_complete=paths,
+    help='Set any field of the workload, e.g. hardware.memory.hbm.bandwidth="3 TB/s", or 2x, +10%. Repeatable.',
 )  # fmt: skip
 path_option = click.option(
     "--path", "search_path", multiple=True, metavar="FOLDER", type=click.Path(file_okay=False),
@@ -40,7 +41,12 @@ anchor_option = click.option(
     "bench_serving, genai-perf, AIPerf), or its /metrics as text. Repeatable.",
 )  # fmt: skip
 scenario_option = click.option(
-    "--scenario", "scenarios", multiple=True, metavar="NAME", help="Run only this scenario. Repeatable."
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=scenario_names,
+    help="Run only this scenario. Repeatable.",
 )
 
 

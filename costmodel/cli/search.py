@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from costmodel.cli.completion import names
 from costmodel.cli.options import Asked, json_option, print_json, workload_options
 from costmodel.errors import InfeasibleError, InputError, LayoutError
 from costmodel.records import replace
@@ -24,7 +25,9 @@ _SEARCHED = (
 
 
 @click.command("search")
-@click.argument("workload", metavar="WORKLOAD|STUDY.yaml")
+@click.argument(
+    "workload", metavar="WORKLOAD|STUDY.yaml", shell_complete=names("workloads", "models", "studies", files=True)
+)
 @click.option(
     "--objective",
     metavar="TEXT",

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import click
 
+from costmodel.cli.completion import metrics, names
 from costmodel.cli.options import Asked, json_option, print_json, workload_options
 from costmodel.errors import InputError
 
 
 @click.command("sensitivity")
-@click.argument("workload")
-@click.option("--metric", required=True, metavar="NAME", help="Metric to examine, such as step_time or tpot.")
+@click.argument("workload", shell_complete=names("workloads", "models", files=True))
+@click.option(
+    "--metric",
+    required=True,
+    metavar="NAME",
+    shell_complete=metrics,
+    help="Metric to examine, such as step_time or tpot.",
+)
 @workload_options()
 @json_option
 def command(*, asked: Asked, metric: str, as_json: bool) -> int:

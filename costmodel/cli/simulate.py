@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("simulate")
-@click.argument("workload", shell_complete=names("workloads", files=True))
+@click.argument("workload", shell_complete=names("workloads", "models", files=True))
 @click.option(
     "--engine", type=click.Choice(ENGINES),
     help="analytic: closed form; event: discrete-event simulation. Default: the closed form, and requests one by one "

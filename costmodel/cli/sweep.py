@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from costmodel.cli.completion import names, paths
 from costmodel.cli.options import Asked, json_option, output_option, print_json, workload_options
 from costmodel.errors import InfeasibleError, InputError, visible
 
@@ -15,9 +16,11 @@ ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the variable in which Dask's own tools loo
 
 
 @click.command("sweep")
-@click.argument("workload", metavar="WORKLOAD|STUDY.yaml")
+@click.argument(
+    "workload", metavar="WORKLOAD|STUDY.yaml", shell_complete=names("workloads", "models", "studies", files=True)
+)
 @click.option(
-    "--vary", "--axis", "varied", multiple=True, metavar="PATH=VALUES",
+    "--vary", "--axis", "varied", multiple=True, metavar="PATH=VALUES", shell_complete=paths,
     help="Axis to vary: a comma-separated list of values or LOW..HIGH:COUNT[:log]; join paths with `;` to vary them "
          "together. Repeatable.",
 )  # fmt: skip

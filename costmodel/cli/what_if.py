@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from costmodel.cli import completion
 from costmodel.cli.options import Asked, json_option, print_json, workload_options
 from costmodel.errors import InputError
 
 
 @click.command("what-if")
-@click.argument("workload", required=False)
+@click.argument("workload", required=False, shell_complete=completion.names("workloads", "models", files=True))
 @click.option(
     "--levers", "source", default="insights_deepseek_v3", metavar="FILE|NAME", show_default=True,
     help="The changes: a name under workloads/levers or workloads/what_ifs, or a file of your own.",

@@ -56,6 +56,16 @@ def _show_devices(devices: Sequence[Mapping[str, Any]], bases: Mapping[str, str]
     show(rows)
 
 
+def show_precisions(documents: Sequence[Mapping[str, Any]]) -> None:
+    """Print the number formats of products, weights and the KV cache of each set."""
+    rows = table("precision", "linear", "attention", "weights", "KV cache", "activations", "?optimizer moments")
+    for document in documents:
+        keys = ("linear", "attention", "weights", "kv_cache", "activations", "moments")
+        rows.add(document["name"], *(str(document.get(key) or NONE) for key in keys))
+    show(rows)
+    show("next: costmodel precision show NAME; in a scenario: `precision: NAME`", "dim")
+
+
 def _show_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
     rows = table("node", "devices", "link", ">NIC", ">host memory")
     for node in nodes:

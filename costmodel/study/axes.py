@@ -24,6 +24,7 @@ from costmodel.units import base_unit, render
 MOST_VALUES = 100_000  # of one axis: study.json holds them all
 DIGITS = 12  # of the values inside a range: 1e-06, not 1.0000000000000002e-06
 _RANGE = re.compile(r"(?P<low>.*?\S)\s*\.\.\s*(?P<high>[^:]*[^:\s])\s*(?::(?P<count>[^:]*))?(?::(?P<scale>.*))?")
+_DASH = re.compile(r"(?P<low>\d[\d.]*\s*[A-Za-z/]*)\s*-\s*(?P<high>\d[\d.]*\s*[A-Za-z/]*)")  # a range elsewhere
 _SPACINGS: dict[str, Callable[[float, float, int], Array]] = {"linear": np.linspace, "log": np.geomspace}
 _EXAMPLE = "--vary hardware.links.nvlink.bandwidth=200GB/s..900GB/s:8"
 
@@ -140,6 +141,8 @@ def _item(request: Request, number: NumberType, item: str) -> list[float]:
     match = _RANGE.fullmatch(item)
     if match is None and ".." in item:
         raise _wrong(request, f"{item} is no range", "write LOW..HIGH:COUNT, as in 200GB/s..900GB/s:8")
+    if match is None and (ends := _DASH.fullmatch(item)) is not None:
+        raise _wrong(request, f"{item} is no number", f"a range is {ends['low']}..{ends['high']}:8, both ends included")
     if match is None:
         return [read_number(number, item, request.label, request.path)]
     count, spacing = _count(request, item, match["count"]), _spacing(request, match["scale"])

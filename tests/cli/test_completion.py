@@ -55,6 +55,13 @@ def test_a_shell_that_starts_the_command_is_offered_the_same(process, complete):
         (("model", "show", "llama"), "llama-3-8b"),
         (("init", "dev"), "device"),
         (("schema", "wor"), "workload"),
+        (("simulate", "llama-3-8"), "llama-3-8b"),
+        (("simulate", "deepseek_v3", "--scenario", "pre"), "prefill"),
+        (("explain", "deepseek_v3", "--op", "expert"), "expert up"),
+        (("sensitivity", "deepseek_v3", "--metric", "step"), "step_time"),
+        (("simulate", "deepseek_v3", "--set", "hardware.memory.h"), "hardware.memory.hbm"),
+        (("simulate", "deepseek_v3", "--set", "scenarios.decode.parallel.e"), "scenarios.decode.parallel.ep"),
+        (("precision", "show", "w4"), "w4a16"),
     ],
 )
 def test_commands_options_and_names_are_completed(complete, words, among) -> None:

@@ -76,8 +76,8 @@ def test_help_lists_the_commands_and_each_has_its_own(run):
     commands = [line.split()[0] for line in listed.out.partition("Commands:")[2].splitlines() if line[2:3].strip()]
     assert commands == [
         "simulate", "explain", "validate", "topology", "collective", "sweep", "plan", "search", "sensitivity",
-        "what-if", "step-times", "predict", "evaluate", "profile", "calibrate", "reproduce", "compare", "report",
-        "hardware", "model", "schema", "init", "doctor",
+        "what-if", "step-times", "predict", "evaluate", "profile", "calibrate", "reproduce", "compare", "app", "report",
+        "hardware", "model", "precision", "schema", "init", "doctor",
     ]  # fmt: skip
     for name in commands:
         shown = run(name, "--help")
