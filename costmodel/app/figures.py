@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from costmodel.app.prediction import Predicted
@@ -17,7 +18,7 @@ PARTS = {
     "weights": "#0072B2", "gradients": "#56B4E9", "optimizer": "#009E73", "activations": "#E69F00",
     "kv_cache": "#CC79A7", "communication": "#F0E442", "reserve": "#7F7F7F",
 }  # fmt: skip
-SCENARIOS = ("#0072B2", "#D55E00", "#009E73")
+COLOURS = {"A": "#0072B2", "B": "#D55E00", "C": "#009E73"}  # of scenarios
 GREY = "#7F7F7F"
 LISTED = 12  # lines of a breakdown, the rest is one
 LEAST, MOST = 7.0, 34.0  # diameter of an operator's mark [px]
@@ -40,39 +41,32 @@ def _figure(data: Sequence[Figure], x: str, y: str = "", **layout: Any) -> Figur
 
 
 def _time(shown: Sequence[tuple[str, Predicted]]) -> Figure:
-    """Return where the time goes: a bar for each line of the breakdown, by what bounds it."""
-    longest = max((one.document["breakdown"][0]["time"] for _, one in shown if one.document["breakdown"]), default=0.0)
-    scale, unit = (1e3, "ms") if longest < 1.0 else (1.0, "s")
-    data: list[Figure] = []
-    for name, one in shown:
-        lines = sorted((each for each in one.document["breakdown"] if each["time"] > 0), key=lambda each: -each["time"])
-        rest = sum(each["time"] for each in lines[LISTED:])
-        bars = [(_labelled(name, shown_line(each["name"]), shown), each) for each in lines[:LISTED]]
-        for bound in dict.fromkeys(each["bound"] for _, each in bars):
-            own = [(label, each) for label, each in bars if each["bound"] == bound]
-            data.append({
-                "type": "bar", "orientation": "h", "name": bound, "legendgroup": bound,
-                "showlegend": not any(trace["name"] == bound for trace in data),
-                "y": [label for label, _ in own], "x": [each["time"] * scale for _, each in own],
-                "marker": {"color": BOUNDS.get(bound, GREY)},
-                "text": [share(each["share"]) for _, each in own], "textposition": "outside", "cliponaxis": False,
-                "hovertemplate": f"%{{y}}: %{{x:.4g}} {unit}, %{{text}}<extra>{bound}</extra>",
-            })  # fmt: skip
-        if rest:
-            data.append({
-                "type": "bar", "orientation": "h", "name": "the rest", "showlegend": False,
-                "y": [_labelled(name, "the rest", shown)], "x": [rest * scale], "marker": {"color": GREY},
-                "hovertemplate": f"%{{y}}: %{{x:.4g}} {unit}<extra></extra>",
-            })  # fmt: skip
-    order = [label for trace in data for label in trace["y"]]
-    times = {label: value for trace in data for label, value in zip(trace["y"], trace["x"], strict=True)}
-    order.sort(key=lambda label: (label.endswith("the rest"), -times[label]))
-    own_axis = {"categoryorder": "array", "categoryarray": order[::-1]}
-    return _figure(data, f"time ({unit})", yaxis=own_axis, height=90 + 22 * len(order), barmode="stack")
-
-
-def _labelled(name: str, text: str, shown: Sequence[tuple[str, Predicted]]) -> str:
-    return f"{name} {text}" if len(shown) > 1 else text
+    """Return where the time goes: a bar for each line of the breakdown, of one scenario by what bounds it."""
+    tables = [{shown_line(each["name"]): each for each in one.document["breakdown"]} for _, one in shown]
+    longest = {name: max(lines[name]["time"] for lines in tables if name in lines) for name in chain(*tables)}
+    names = sorted((name for name in longest if longest[name] > 0), key=lambda name: -longest[name])[:LISTED]
+    scale, unit = (1e3, "ms") if max(longest.values(), default=0.0) < 1.0 else (1.0, "s")
+    if len(shown) == 1:
+        bounds = dict.fromkeys(tables[0][name]["bound"] for name in names)
+        own = {bound: [name for name in names if tables[0][name]["bound"] == bound] for bound in bounds}
+        series = [(bound, BOUNDS.get(bound, GREY), tables[0], listed) for bound, listed in own.items()]
+    else:
+        series = [
+            (letter, COLOURS[letter], lines, [name for name in names if name in lines])
+            for (letter, _), lines in zip(shown, tables, strict=True)
+        ]
+    data = [
+        {
+            "type": "bar", "orientation": "h", "name": label, "y": listed, "marker": {"color": colour},
+            "x": [lines[name]["time"] * scale for name in listed],
+            "text": [share(lines[name]["share"]) for name in listed], "textposition": "outside", "cliponaxis": False,
+            "hovertemplate": f"%{{y}}: %{{x:.4g}} {unit}, %{{text}}<extra>{label}</extra>",
+        }
+        for label, colour, lines, listed in series
+    ]  # fmt: skip
+    axis = {"categoryorder": "array", "categoryarray": names[::-1]}
+    mode = "stack" if len(shown) == 1 else "group"
+    return _figure(data, f"time ({unit})", yaxis=axis, barmode=mode, height=90 + 22 * len(names) * len(shown))
 
 
 def _memory(shown: Sequence[tuple[str, Predicted]]) -> Figure:
@@ -100,19 +94,19 @@ def _memory(shown: Sequence[tuple[str, Predicted]]) -> Figure:
 def _roofline(shown: Sequence[tuple[str, Predicted]]) -> Figure:
     """Return rooflines [Williams, Waterman, Patterson, CACM 52(4), 2009]: operators below the roofs of their device."""
     data: list[Figure] = []
-    for number, (name, one) in enumerate(shown):
+    for name, one in shown:
         lines = [each for each in one.document["breakdown"] if each["arithmetic_intensity"] and each["flop_rate"]]
         device = one.document.get("hardware")
         if not lines or device is None:
             continue
-        data += _roofs(device, lines, SCENARIOS[number], f"{name} " if len(shown) > 1 else "")
+        data += _roofs(device, lines, COLOURS[name], f"{name} " if len(shown) > 1 else "")
         data.append({
             "type": "scatter", "mode": "markers", "name": f"{name} operators" if len(shown) > 1 else "operators",
             "x": [each["arithmetic_intensity"] for each in lines], "y": [each["flop_rate"] / 1e12 for each in lines],
             "text": [f"{shown_line(each['name'])}, {share(each['share'])} of the time" for each in lines],
             "marker": {
                 "size": [min(max(LEAST, MOST * each["share"] ** 0.5), MOST) for each in lines], "opacity": 0.75,
-                "color": SCENARIOS[number],
+                "color": COLOURS[name],
             },
             "hovertemplate": "%{text}<br>%{y:.4g} TFLOP/s at %{x:.4g} FLOP/B<extra></extra>",
         })  # fmt: skip
@@ -143,11 +137,11 @@ def _curve(shown: Sequence[tuple[str, Predicted]]) -> Figure:
     _, rate, time = first.names
     scale, unit = (1e3, "ms") if max(first.latency) < 1.0 else (1.0, "s")
     data: list[Figure] = []
-    for number, (name, one) in enumerate(shown):
+    for name, one in shown:
         curve = one.curve
         if curve is None or curve.names[1:] != (rate, time):
             continue
-        colour, label = SCENARIOS[number], f"{name} " if len(shown) > 1 else ""
+        colour, label = COLOURS[name], f"{name} " if len(shown) > 1 else ""
         texts = [f"{readable(curve.names[0])} {value:g}" for value in curve.load]
         data.append({
             "type": "scatter", "mode": "lines+markers", "name": f"{label}{readable(curve.names[0])} varied",
@@ -177,3 +171,46 @@ def _own_point(one: Predicted, names: tuple[str, str], scale: float, look: tuple
         "marker": {"size": 12, "symbol": "diamond", "color": colour}, **error,
         "hovertemplate": f"{label}: {metric(rate, metrics[rate])}, %{{y:.4g}} {unit}<extra></extra>",
     }  # fmt: skip
+
+
+def front(plans: Sequence[Figure]) -> Figure:
+    """Return the cost of deployments against their time per token, and the front of those that none beats in both."""
+    priced = all(one["cost_rate"] is not None for one in plans)
+    cost, title = ("cost_rate", "$ per hour") if priced else ("devices", "devices")
+    times = [(one, _per_token(one)) for one in plans]
+    known = [(one[cost], time, one) for one, time in times if time is not None]
+    data: list[Figure] = []
+    for colour, cluster in zip(COLOURS.values(), dict.fromkeys(one["cluster"] for _, _, one in known), strict=False):
+        own = [each for each in known if each[2]["cluster"] == cluster]
+        ends = [one["intervals"].get("tpot_p99") or [time, time] for _, time, one in own]
+        data.append({
+            "type": "scatter", "mode": "markers", "name": cluster.rpartition("/")[2], "x": [each[0] for each in own],
+            "y": [1e3 * time for _, time, _ in own], "marker": {"size": 11, "color": colour},
+            "text": [f"{one['replicas']} x {one['engine']} {one['precision'] or ''}" for _, _, one in own],
+            "error_y": {
+                "type": "data", "symmetric": False,
+                "array": [1e3 * (high - time) for (_, high), (_, time, _) in zip(ends, own, strict=True)],
+                "arrayminus": [1e3 * (time - low) for (low, _), (_, time, _) in zip(ends, own, strict=True)],
+            },
+            "hovertemplate": f"%{{text}}: %{{x:,.4g}} {title}, %{{y:.4g}} ms<extra>%{{fullData.name}}</extra>",
+        })  # fmt: skip
+    known.sort(key=lambda each: each[:2])
+    best = [each for each in known if not any(_beats(other, each) for other in known)]
+    data.append({
+        "type": "scatter", "mode": "lines", "name": "front", "line": {"dash": "dot", "color": GREY},
+        "x": [cost for cost, _, _ in best], "y": [1e3 * time for _, time, _ in best], "hoverinfo": "skip",
+    })  # fmt: skip
+    zero = {"rangemode": "tozero"}
+    return _figure(data, title, "time per output token (ms)", xaxis=zero, yaxis=zero, height=340)
+
+
+def _per_token(one: Figure) -> float | None:
+    """Return the time per token of a plan [s]: of the slowest 1 %, as played, else its mean."""
+    metrics: dict[str, float | None] = one["metrics"]
+    played = metrics.get("tpot_p99")
+    return metrics.get("tpot") if played is None else played
+
+
+def _beats(other: tuple[float, float, Figure], one: tuple[float, float, Figure]) -> bool:
+    """Tell whether a deployment is as good as another one in cost and time, and better in one of them."""
+    return other[0] <= one[0] and other[1] <= one[1] and other[:2] != one[:2]

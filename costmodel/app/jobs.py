@@ -1,16 +1,24 @@
-"""Long runs of a page: events one by one, and what each lever is worth."""
+"""Long runs of a page: events one by one, what each lever is worth, plans of a deployment, what runs on a machine."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from costmodel.api import event_engine, request_engine
 from costmodel.app.prediction import LEVERS, Predicted, Wrong, asked
 from costmodel.app.state import State
 from costmodel.app.workers import report
 from costmodel.errors import CostModelError, InputError
-from costmodel.records import replace
+from costmodel.planning.machine import what_runs
+from costmodel.planning.request import PlanRequest
+from costmodel.planning.servers import command_of, document, plan_servers
+from costmodel.records import ValueRecord, replace
+from costmodel.report.machine import answer as machine_answer
+from costmodel.report.machine import rows_table
+from costmodel.report.plan import headline, plans_table
+from costmodel.report.web.markup import html_table
 from costmodel.schema.lever import load_levers
 from costmodel.study.levers import hypothetical, worths_of
 from costmodel.study.what_if import Worth
@@ -40,6 +48,38 @@ RUNS: dict[str, tuple[str, Callable[..., object]]] = {
     "events": ("Events simulated one by one", events),
     "levers": ("What each lever is worth", levers),
 }
+
+
+class Planned(ValueRecord):
+    """A plan, or what runs on a machine, for people. rows: as markup; plans: as in `costmodel plan --json`."""
+
+    answer: str
+    rows: str
+    command: str = ""
+    left_out: tuple[str, ...] = ()
+    plans: tuple[dict[str, Any], ...] = ()
+
+
+def plan(request: PlanRequest, slot: int) -> Planned:
+    """Return deployments that serve a load, as `costmodel plan` has them. Without a model, what runs on a machine."""
+    if request.model is None:
+        machine = what_runs(request, report(slot))
+        fitting = [row for row in machine.rows if row.fits]
+        isl, osl = machine.context
+        caption = f"Models that run; users with {isl:,} tokens in and {osl:,} out"
+        left_out = tuple(f"{name}: {reason}" for name, reason in machine.left_out)
+        command = (fitting[0].command if fitting else None) or ""
+        return Planned(machine_answer(machine, fitting), html_table(caption, rows_table(fitting)), command, left_out)
+    plans = plan_servers(request, report(slot))
+    known = document(plans)
+    best = plans.best[0] if plans.best else None
+    said = "nothing fits in memory" if best is None else headline(best)
+    if best is not None and best.holds is False:
+        said = f"nothing holds; the nearest is {said}"
+    return Planned(
+        said, html_table("Deployments, the best first", plans_table(plans)), "" if best is None else command_of(best),
+        tuple(known["left_out"]), tuple(known["plans"]),
+    )  # fmt: skip
 
 
 def run_named(name: str) -> tuple[str, Callable[..., object]]:

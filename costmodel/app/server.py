@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from costmodel.app import jobs, view
 from costmodel.app.guard import LARGEST_BODY, Guard
+from costmodel.app.plans import asked, plan_request
 from costmodel.app.prediction import Predicted, predicted
 from costmodel.app.state import PREFIXES, State, read_states
 from costmodel.app.uploads import MOST_UPLOADS, import_model
@@ -114,6 +115,10 @@ class Page:
             states.pop()
         return HTMLResponse(view.page(states, self.catalogue))
 
+    async def plan(self, request: Request) -> Response:
+        """Answer with the form of plans."""
+        return HTMLResponse(view.plan_page(asked(request.query_params.multi_items()), self.catalogue))
+
     async def answer(self, request: Request) -> Response:
         """Answer a change of the controls."""
         return JSONResponse(view.answer(await self.predictions(request)))
@@ -151,7 +156,12 @@ class Page:
         return JSONResponse({"name": name, "notes": notes})
 
     async def start(self, request: Request) -> Response:
-        """Start a long run of one scenario."""
+        """Start a long run of one scenario, or a plan."""
+        pairs = request.query_params.multi_items()
+        if ("kind", "plan") in pairs:
+            wanted = plan_request([pair for pair in pairs if pair[0] != "kind"], self.search_path)
+            job = self.workers.start(f"Plan of {wanted.model or wanted.clusters[0]}", jobs.plan, wanted)
+            return JSONResponse({"key": job.key, "title": job.title}, status_code=201)
         title, function = jobs.run_named(request.query_params.get("kind", ""))
         job = self.workers.start(title, function, self.state(request), self.search_path)
         return JSONResponse({"key": job.key, "title": job.title}, status_code=201)
@@ -164,7 +174,8 @@ class Page:
         job, share = known
         wrong = f'<p class="refused">{view.escaped(job.error)}</p>' if job.error else ""
         html = wrong or (view.run_markup(job.value) if job.done else "")
-        return JSONResponse({"title": job.title, "share": share, "done": job.done, "html": html})
+        drawn = view.run_figures(job.value) if job.done and not job.error else {}
+        return JSONResponse({"title": job.title, "share": share, "done": job.done, "html": html, "figures": drawn})
 
     async def cancel(self, request: Request) -> Response:
         """End a long run."""
@@ -183,10 +194,11 @@ def _answering(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except InputError as error:
-            return JSONResponse({"error": "; ".join(map(str, error.problems))}, status_code=400)
+            said = {"error": "; ".join(map(str, error.problems)), "field": error.problems[0].field.lstrip("-")}
+            return JSONResponse(said, status_code=400)
         except Busy:
-            said = f"{MOST_WAITING} answers are awaited already: ask again in a second"
-            return JSONResponse({"error": said}, status_code=503, headers={"retry-after": "1"})
+            busy = f"{MOST_WAITING} answers are awaited already: ask again in a second"
+            return JSONResponse({"error": busy}, status_code=503, headers={"retry-after": "1"})
         except ClientDisconnect:
             return JSONResponse({"error": f"sends more than {LARGEST_BODY // 2**10} KiB"}, status_code=413)
 
@@ -223,7 +235,8 @@ def create(settings: Settings) -> Starlette:
 
     script = files("costmodel.app").joinpath("static/app.js")
     routes: Sequence[tuple[str, str, Handler]] = [
-        ("/", "GET", page.shell), ("/answer", "GET", page.answer), ("/result.json", "GET", page.result),
+        ("/", "GET", page.shell), ("/plan", "GET", page.plan), ("/answer", "GET", page.answer),
+        ("/result.json", "GET", page.result),
         ("/workload.yaml", "GET", page.workload), ("/models", "POST", page.upload), ("/runs", "POST", page.start),
         ("/runs/{key}", "GET", page.run), ("/runs/{key}", "DELETE", page.cancel),
         ("/app.css", "GET", _static(view.stylesheet, "text/css")),

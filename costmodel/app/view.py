@@ -11,12 +11,14 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from costmodel.app.controls import GROUPS, Control
-from costmodel.app.figures import figures
+from costmodel.app.figures import figures, front
+from costmodel.app.jobs import Planned
+from costmodel.app.plans import FIELDS
 from costmodel.app.prediction import LEVERS, Predicted
 from costmodel.app.state import PREFIXES, State, address
 from costmodel.report.page import Table, table
 from costmodel.report.simulate import interval_of, metrics_table
-from costmodel.report.text import NONE, gib, metric, quantity, readable, share, title_of
+from costmodel.report.text import NONE, gib, metric, quantity, share, title_of
 from costmodel.report.web.markup import html_table
 from costmodel.result import shown_line
 from costmodel.schema.anchor import MEASURED
@@ -38,7 +40,7 @@ def _environment() -> Environment:
         loader=PackageLoader("costmodel.app"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals.update(
-        title_of=title_of, metric=metric, readable=readable, groups=GROUPS, measured=MEASURED, letters=LETTERS,
+        title_of=title_of, groups=GROUPS, measured=MEASURED, letters=LETTERS, plan_fields=FIELDS,
         version=__version__,
     )  # fmt: skip
     return environment
@@ -64,6 +66,11 @@ def page(states: Sequence[State], catalogue: Catalogue) -> str:
     return _environment().get_template("page.html").render(
         scenarios=offered, catalogue=catalogue, phases=PHASES, most=len(PREFIXES), query=address(states),
     )  # fmt: skip
+
+
+def plan_page(texts: Mapping[str, Any], catalogue: Catalogue) -> str:
+    """Return the form of plans with what it asks for."""
+    return _environment().get_template("plan.html").render(asked=texts, catalogue=catalogue)
 
 
 def answer(scenarios: Sequence[Predicted]) -> dict[str, Any]:
@@ -135,7 +142,7 @@ def _compared(named: Sequence[tuple[str, Predicted]]) -> Markup:
     if len(shown) < 2:
         return Markup()
     first = shown[0][1].document["metrics"]
-    rows = table("metric", *(f">{name}" for name, _ in shown), *(f">{name} / A" for name, _ in shown[1:]))
+    rows = table("metric", *(f">{name}" for name, _ in shown), *(f">{name} / {shown[0][0]}" for name, _ in shown[1:]))
     for key in first:
         values = [one.document["metrics"].get(key) for _, one in shown]
         if any(value is not None for value in values):
@@ -145,7 +152,9 @@ def _compared(named: Sequence[tuple[str, Predicted]]) -> Markup:
 
 
 def run_markup(value: object) -> str:
-    """Return the result of a job: a scenario by its events, or what levers are worth."""
+    """Return the result of a job: a scenario by its events, a plan, what runs, or what levers are worth."""
+    if isinstance(value, Planned):
+        return _environment().get_template("planned.html").render(planned=value)
     if isinstance(value, Predicted):
         return _environment().get_template("events.html").render(shown=_shown("", value), tails=_tails(value))
     assert isinstance(value, list), "worths"
@@ -153,6 +162,11 @@ def run_markup(value: object) -> str:
     for worth in value:
         rows.add(worth.term, _percent(worth.saved), _saved(worth), worth.base, worth.refused or worth.limit or "")
     return html_table("What each lever saves of the time, alone", rows)
+
+
+def run_figures(value: object) -> dict[str, Any]:
+    """Return the figures of a job's result."""
+    return {"front": front(value.plans)} if isinstance(value, Planned) and value.plans else {}
 
 
 def escaped(text: str) -> str:

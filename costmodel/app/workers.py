@@ -32,6 +32,7 @@ ANSWER_LIMIT, JOB_LIMIT = 20.0, 900.0  # seconds
 MOST_WAITING = 32  # answers asked for at once, before more are refused
 MOST_JOBS = 16  # that are kept, finished ones among them
 RUNNING_JOBS = 2
+ANSWERS, RUNS = "answers", "runs"
 WARM = "costmodel.app.warm"  # what every worker has imported and computed before it begins
 
 _progress: list[Any] = []  # shared with the server: the share of each job that is done
@@ -86,15 +87,21 @@ class Workers:
     """Both pools. count: processes that answer."""
 
     def __init__(self, search_path: Sequence[str | Path] = (), count: int | None = None) -> None:
-        context, folders = preload(), tuple(map(str, search_path))
         self._progress = RawArray("d", MOST_JOBS)
         self._free = list(range(MOST_JOBS))
         self._waiting = 0
         self.jobs: dict[str, Job] = {}
-        given = (folders, self._progress)
-        number = count or max(os.cpu_count() or 1, 2)
-        self._answers = ProcessPool(number, initializer=_prepare, initargs=given, context=context)
-        self._runs = ProcessPool(RUNNING_JOBS, initializer=_prepare, initargs=given, context=context)
+        self._context, self._given = preload(), (tuple(map(str, search_path)), self._progress)
+        self._counts = {ANSWERS: count or max(os.cpu_count() or 1, 2), RUNS: RUNNING_JOBS}
+        self._pools: dict[str, ProcessPool] = {}
+
+    def _pool(self, name: str) -> ProcessPool:
+        """Return the pool of that name, another one where it broke."""
+        pool = self._pools.get(name)
+        if pool is None or not pool.active:
+            pool = ProcessPool(self._counts[name], initializer=_prepare, initargs=self._given, context=self._context)
+            self._pools[name] = pool
+        return pool
 
     async def answer(self, function: Callable[..., T], *given: Any) -> T:
         """Return what a function says in a worker. Raises Busy, and InputError where it takes too long."""
@@ -102,7 +109,7 @@ class Workers:
             raise Busy
         self._waiting += 1
         try:
-            return await asyncio.wrap_future(self._answers.schedule(function, given, timeout=ANSWER_LIMIT))
+            return await asyncio.wrap_future(self._pool(ANSWERS).schedule(function, given, timeout=ANSWER_LIMIT))
         except TimeoutError:
             hint = "fix a layout, or ask on the command line"
             raise InputError.single(f"takes more than {ANSWER_LIMIT:g} s", hint=hint) from None
@@ -119,7 +126,7 @@ class Workers:
         slot = self._free.pop()
         self._progress[slot] = 0.0
         key = secrets.token_urlsafe(9)
-        future = self._runs.schedule(function, (*given, slot), timeout=JOB_LIMIT)
+        future = self._pool(RUNS).schedule(function, (*given, slot), timeout=JOB_LIMIT)
         self.jobs[key] = job = Job(key, title, slot, future)
         return job
 
@@ -149,9 +156,8 @@ class Workers:
 
     def close(self) -> None:
         """End all processes."""
-        for pool in (self._answers, self._runs):
+        for pool in self._pools.values():
             pool.stop()  # type: ignore[no-untyped-call]
-        for pool in (self._answers, self._runs):
             pool.join()
 
     def __enter__(self) -> Self:

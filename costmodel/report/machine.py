@@ -12,13 +12,13 @@ FEW = 10  # models that are listed
 def show_machine(machine: Machine) -> None:
     """Print which models run on a machine: the largest ones, each in its widest format."""
     fitting, every = [row for row in machine.rows if row.fits], is_verbose()
-    show(_answer(machine, fitting), "bold")
+    show(answer(machine, fitting), "bold")
     if not fitting:
         return
     isl, osl = machine.context
     widest = list({row.model: row for row in reversed(fitting)}.values())[::-1]
     listed = fitting if every else widest[:FEW]
-    show(_rows(listed))
+    show(rows_table(listed))
     show("tok/s: of one user, with its 80 % interval")
     show(f"users, in all: the most at once, and their tok/s, with {isl:,} tokens in and {osl:,} out each")
     show("context: the longest of one user that memory holds, whatever the model was trained on")
@@ -34,7 +34,7 @@ def show_machine(machine: Machine) -> None:
     )
 
 
-def _answer(machine: Machine, fitting: list[Row]) -> str:
+def answer(machine: Machine, fitting: list[Row]) -> str:
     """Return how many models run, and the largest of them."""
     models = len({row.model for row in machine.rows})
     devices = f"{machine.devices} devices of {gib(machine.capacity, 0)} GiB" if machine.devices > 1 else ""
@@ -52,7 +52,7 @@ def _answer(machine: Machine, fitting: list[Row]) -> str:
     )
 
 
-def _rows(rows: list[Row]) -> Table:
+def rows_table(rows: list[Row]) -> Table:
     """Return models as a table."""
     several = any(row.devices > 1 for row in rows)
     gpus = (">GPUs",) if several else ()

@@ -29,7 +29,7 @@ def show_plans(plans: Plans) -> None:
     best = plans.best[0]
     holds = best.holds is not False
     show(headline(best) if holds else f"nothing holds; the nearest is {headline(best)}", "bold" if holds else "yellow")
-    show(_table(plans))
+    show(plans_table(plans))
     show(f"why not fewer: {why_not_less(best)}")
     if best.probability is not None:
         asked = plans.request.confidence
@@ -74,7 +74,7 @@ def _statistics(request: PlanRequest) -> dict[str, str]:
     return {name: "p99" if limit is None else limit.statistic for name, limit in limits.items()}
 
 
-def _table(plans: Plans) -> Table:
+def plans_table(plans: Plans) -> Table:
     """Return the deployments as a table."""
     statistics = _statistics(plans.request)
     rows = table(

@@ -119,6 +119,13 @@ def test_a_run_has_progress_and_a_result_or_is_cancelled(address):
     assert "time per output token" in state["html"]
 
 
+def test_a_plan_refuses_what_it_cannot_know_at_its_field(address):
+    path = "runs?kind=plan&cluster=nodes/h100-x1&model=qwen3-8b"
+    for more, field in (("", "rate"), ("&rate=4/s", "isl"), ("&rate=fast", "rate"), ("&cluster=/etc/x", "cluster")):
+        status, body = asked(address, path + more, method="POST")
+        assert (status, json.loads(body)["field"]) == (400, field)
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """Yield a browser, one for all tests."""
@@ -189,6 +196,19 @@ def test_an_error_stands_at_its_field_and_goes_with_it(browser, address):
     assert "divide" in browser.value(f"document.getElementById({field}.getAttribute('aria-describedby')).textContent")
     assert changed(browser, "parallel.tp", "2") == ""
     assert browser.value(f"{field}.getAttribute('aria-invalid')") == "false"
+
+
+@in_a_browser
+def test_a_plan_has_its_front_and_what_runs_its_models(browser, address):
+    load = "rate=1/s&isl=128&osl=16&ttft=1s@p99&tpot=50ms@p99"
+    browser.open(f"{address}plan?model=qwen3-8b&cluster=nodes/h100-x1&{load}", 1440, "light")
+    browser.wait("document.querySelector('#plot-front .main-svg') !== null")
+    assert "replica" in browser.value("document.querySelector('.said').textContent")
+    browser.open(f"{address}plan?cluster=nodes/rtx-4090-x1", 375, "dark")
+    browser.wait("document.querySelector('.said') !== null")
+    assert browser.value("document.querySelectorAll('.run tbody tr').length") > 10
+    assert browser.value("document.documentElement.scrollWidth") <= 375
+    assert browser.errors() == []
 
 
 @in_a_browser

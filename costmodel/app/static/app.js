@@ -108,7 +108,7 @@ const ask = async () => {
 
 let typing;
 form.addEventListener("input", (event) => {
-  if (!event.target.name) return;
+  if (!event.target.name || form.matches(".plan")) return;
   clearTimeout(typing);
   if (/(^|\.)run$/.test(event.target.name)) {
     const panel = event.target.closest(".scenario");
@@ -123,12 +123,12 @@ form.addEventListener("input", (event) => {
   typing = setTimeout(ask, event.target.matches("select, [type=checkbox]") ? 0 : 250);
 });
 form.addEventListener("submit", (event) => {
-  if (event.submitter) return;
+  if (event.submitter || form.matches(".plan")) return;
   event.preventDefault();
   ask();
 });
 form.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && event.target.tagName === "INPUT") {
+  if (event.key === "Enter" && event.target.tagName === "INPUT" && !form.matches(".plan")) {
     event.preventDefault();
     clearTimeout(typing);
     ask();
@@ -166,7 +166,7 @@ const runs = document.getElementById("runs");
 const post = (address, method, body) =>
   fetch(address, { method, body, headers: { Accept: "application/json" } }).then(async (reply) => {
     const content = await reply.json();
-    if (!reply.ok) throw new Error(content.error);
+    if (!reply.ok) throw Object.assign(new Error(content.error), { field: content.field });
     return content;
   });
 
@@ -180,31 +180,49 @@ const follow = async (box, key) => {
       bar.remove();
       cancel.textContent = "Close";
       result.innerHTML = state.html;
+      Object.assign(figures, state.figures);
+      draw();
       return;
     }
     await new Promise((resolve) => setTimeout(resolve, 300));
   }
 };
 
-document.addEventListener("click", async (event) => {
-  const name = event.target.dataset?.run;
-  if (!name) return;
+const begin = async (asked) => {
   const box = document.createElement("section");
   box.className = "run";
   box.innerHTML = '<h3></h3><progress max="1" value="0"></progress> <button type="button">Cancel</button><div></div>';
   box.querySelector("progress").setAttribute("aria-label", "Progress");
   runs.prepend(box);
   try {
-    const panel = shown();
-    const run = await post(`/runs?of_scenario=${panel.id.replace("scenario-", "")}&kind=${name}&${query()}`, "POST");
+    const run = await post(`/runs?${asked}`, "POST");
     box.querySelector("h3").textContent = run.title;
     box.scrollIntoView({ block: "nearest" });
     await follow(box, run.key);
   } catch (error) {
-    box.querySelector("div").textContent = error.message;
-    box.querySelector("progress")?.remove();
+    const note = document.querySelector(`[data-wrong="${error.field}"]`);
+    if (note) {
+      note.textContent = error.message;
+      box.remove();
+    } else {
+      box.querySelector("div").textContent = error.message;
+      box.querySelector("progress")?.remove();
+    }
   }
+};
+
+document.addEventListener("click", (event) => {
+  const name = event.target.dataset?.run;
+  if (name) begin(`of_scenario=${shown().id.replace("scenario-", "")}&kind=${name}&${query()}`);
 });
+
+const plan = () => {
+  for (const note of form.querySelectorAll("[data-wrong]")) note.textContent = "";
+  for (const other of runs.querySelectorAll("button")) other.click();
+  const asked = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
+  history.replaceState(null, "", `/plan?${asked}`);
+  return begin(`kind=plan&${asked}`);
+};
 
 document.getElementById("upload")?.addEventListener("change", async (event) => {
   const said = document.getElementById("uploaded");
@@ -224,5 +242,10 @@ document.getElementById("upload")?.addEventListener("change", async (event) => {
 });
 
 dark.addEventListener("change", draw);
-for (const panel of panels) showPhase(panel, panel.dataset.phase);
-ask();
+if (form.matches(".plan")) {
+  form.addEventListener("submit", (event) => { event.preventDefault(); plan(); });
+  if (location.search) plan();
+} else {
+  for (const panel of panels) showPhase(panel, panel.dataset.phase);
+  ask();
+}
