@@ -232,21 +232,14 @@ def _lines(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _split(joined: str) -> Iterator[tuple[str, int]]:
-    """Yield the words of joined lines, and how many lines each is behind the first."""
-    reader = shlex.shlex(joined, posix=True, punctuation_chars="&;|()")
-    reader.whitespace_split, reader.commenters = True, "#"
-    try:
-        for word in reader:
-            yield word, reader.lineno - 1 - ("\n" in joined and reader.instream.tell() > 0 and _at_end(reader))
-    except ValueError:  # a quote that is open: no command of ours
-        return
-
-
-def _at_end(reader: shlex.shlex) -> bool:
-    """Tell whether the reader has read the end of the line behind a word."""
-    position = reader.instream.tell()
-    text = reader.instream.getvalue()  # type: ignore[attr-defined]
-    return bool(text[position - 1 : position] == "\n")
+    """Yield the words of joined lines, and how many lines each is after the first."""
+    for number, line in enumerate(joined.split("\n")):
+        reader = shlex.shlex(line, posix=True, punctuation_chars="&;|()")
+        reader.whitespace_split, reader.commenters = True, "#"
+        try:
+            yield from ((word, number) for word in reader)
+        except ValueError:  # a quote that is open: no command of ours
+            return
 
 
 def _expanded(word: str, variables: Mapping[str, str]) -> str:

@@ -64,7 +64,8 @@ def _megatron(made: Engine, deployed: Deployment, model: Architecture) -> list[s
 def _steps(deployed: Deployment) -> int:
     """Return the steps of a run: tokens / (global_batch * sequence)."""
     settings = deployed.pools[0].settings
-    return max(round(deployed.load.get("tokens", 0.0) / (settings["global_batch"] * settings["sequence"])), int(_STEPS))
+    step = float(settings["global_batch"] * settings["sequence"])
+    return max(round(deployed.load.get("tokens", 0.0) / step), int(_STEPS))
 
 
 def _network(model: Architecture) -> Iterator[str]:
