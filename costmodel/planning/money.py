@@ -1,0 +1,166 @@
+"""Money of a plan: one's own prices, servers that are bought, a stated API price, and when the choice turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from costmodel.analytic.capital import capital, lacking
+from costmodel.equations import equation
+from costmodel.errors import InputError, Location
+from costmodel.hardware import Cluster, Device
+from costmodel.quantities import Dollars, Seconds
+from costmodel.records import ValueRecord, field
+from costmodel.schema.loader import MAX_BYTES, read_text
+from costmodel.units import parse
+
+HOUR, YEAR, MILLION = 3600.0, 365.25 * 86400.0, 1e6
+KILOWATT_HOUR = 3.6e6  # joules
+_KEYS = {"rent": "money_rate", "purchase": "money", "host": "money"}
+_UNITS = {"electricity": "$/kWh", "amortisation": "years"}
+
+
+class Prices(ValueRecord):
+    """A price file. rent [$/s] and purchase [$] by device, host [$] by node: a node without its devices.
+
+    electricity: [$/J]; amortisation: life of bought servers [s]; api: $ a million tokens, `input`, `cached`, `output`.
+    """
+
+    rent: Mapping[str, float] = field(default_factory=dict)
+    purchase: Mapping[str, float] = field(default_factory=dict)
+    host: Mapping[str, float] = field(default_factory=dict)
+    electricity: float | None = None
+    amortisation: float | None = None
+    api: Mapping[str, float] = field(default_factory=dict)
+
+    def rental(self, device: Device) -> float | None:
+        """Return the rent of a device [$/s]: the file's, else the device's own, null where neither states one."""
+        own = device.price.rental
+        return self.rent.get(device.name, None if own is None else float(own))
+
+
+def read_prices(path: str) -> Prices:
+    """Return a price file. Raises InputError with its place on a key, unit or number that is none."""
+    text = read_text(Path(path), path, MAX_BYTES)
+    try:
+        document = yaml.load(text, Loader=yaml.CSafeLoader)
+    except yaml.YAMLError as error:
+        raise InputError.single(f"is no YAML: {error}", location=Location(path)) from None
+    known = (*_KEYS, *_UNITS, "api")
+    if not isinstance(document, dict) or set(document) - set(known):
+        raise InputError.single("is no price file", hint=f"its keys are {', '.join(known)}", location=Location(path))
+    values: dict[str, Any] = {
+        key: {name: _parsed(value, dimension, path, f"{key}.{name}") for name, value in document[key].items()}
+        for key, dimension in _KEYS.items()
+        if document.get(key)
+    }
+    for key, unit in _UNITS.items():
+        if key in document:
+            number, _, written = str(document[key]).partition(" ")
+            if written.strip() not in (unit, unit.rstrip("s")) or not _is_positive(number):
+                raise InputError.single(
+                    f"{document[key]!r} is no price", hint=f"write it in {unit}", field=f"{path}: {key}"
+                )
+            values[key] = float(number) / KILOWATT_HOUR if key == "electricity" else float(number) * YEAR
+    if "api" in document:
+        values["api"] = {name: _parsed(value, "money", path, f"api.{name}") for name, value in document["api"].items()}
+    return Prices(**values)
+
+
+def _parsed(value: object, dimension: str, path: str, key: str) -> float:
+    try:
+        return parse(str(value), dimension)
+    except InputError as error:
+        problem = error.problems[0]
+        raise InputError.single(problem.message, hint=problem.hint, field=f"{path}: {key}") from None
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return float(text) > 0.0
+    except ValueError:
+        return False
+
+
+def purchase_of(cluster: Cluster, devices: float, prices: Prices) -> Dollars | None:
+    """Return what devices cost with their share of nodes and fabric [$], null where a price is missing."""
+    parts = capital(cluster, devices)
+    own, host = prices.purchase.get(cluster.device.name), prices.host.get(cluster.node.name)
+    bought = parts.devices if own is None else own * devices
+    hosts = parts.hosts if host is None else host * devices / cluster.node.count
+    if bought is None or hosts is None or parts.network is None:
+        return None
+    return float(bought + hosts + parts.network)
+
+
+@equation
+def owning_rate(capital: Dollars, amortisation: Seconds, power: float, electricity: float) -> float:
+    """Return what bought servers cost a second [$/s]; power of the whole facility [W], electricity [$/J].
+
+    rate = capital / amortisation + power * electricity
+    """
+    return capital / amortisation + power * electricity
+
+
+@equation
+def break_even(capital: Dollars, rent: float, power: float, electricity: float) -> Seconds | None:
+    """Return after which time bought servers have cost less than rented ones [s], null where they never do.
+
+    t = capital / (rent - power * electricity)
+    """
+    saved = rent - power * electricity
+    return capital / saved if saved > 0.0 else None
+
+
+def api_rate(prices: Prices, rates: Mapping[str, float]) -> float | None:
+    """Return what an API would take for the same tokens [$/s]: price * rate of each kind; rates in tokens/s."""
+    if "input" not in prices.api or "output" not in prices.api:
+        return None
+    cached = rates.get("cached", 0.0)
+    at = prices.api.get("cached", prices.api["input"])
+    fresh = rates["input"] - cached
+    return (prices.api["input"] * fresh + at * cached + prices.api["output"] * rates["output"]) / MILLION
+
+
+def owned(cluster: Cluster, entry: Mapping[str, Any], prices: Prices) -> dict[str, Any]:
+    """Return a plan's entry with money beyond its rent; null where a price is missing, and `lacks` says which.
+
+    capital [$], owning_rate and api_rate [$/h], break_even [days]; entry: of `plan --json`.
+    """
+    spent = purchase_of(cluster, entry["devices"], prices)
+    rent = entry["cost_rate"]
+    costs, energy = entry["cost_per_million"], entry.get("energy_per_million")
+    rates = {name: rent / HOUR / cost * MILLION for name, cost in costs.items() if rent and cost}
+    power = energy / MILLION * rates["output"] if energy is not None and "output" in rates else None
+    lacks = list(lacking(cluster, entry["devices"])) if spent is None else []
+    lacks += [f"no {name}: add it to --prices" for name in _UNITS if getattr(prices, name) is None]
+    answers: dict[str, Any] = {"capital": spent, "owning_rate": None, "break_even": None, "api_rate": None}
+    if spent is not None and power is not None and prices.electricity is not None:
+        if prices.amortisation is not None:
+            answers["owning_rate"] = owning_rate(spent, prices.amortisation, power, prices.electricity) * HOUR
+        after = break_even(spent, rent / HOUR, power, prices.electricity)
+        answers["break_even"] = None if after is None else after / 86400.0
+    asked = api_rate(prices, {"cached": 0.0, **rates}) if {"input", "output"} <= set(rates) else None
+    answers["api_rate"] = None if asked is None else asked * HOUR
+    return answers | {"lacks": lacks}
+
+
+def turning_points(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return how far rents can move before another cluster is the cheapest: its rent a device and hour at equality.
+
+    rent of the first device at which the other costs as much = cost rate of the other / devices of the first.
+    """
+    priced = [entry for entry in entries if entry["cost_rate"] is not None and entry["holds"]]
+    first = priced[0] if priced else None
+    others = {entry["cluster"]: entry for entry in reversed(priced) if first and entry["cluster"] != first["cluster"]}
+    return [
+        {
+            "cluster": first["cluster"], "rent": first["cost_rate"] / first["devices"], "other": name,
+            "turns_at": other["cost_rate"] / first["devices"],
+        }
+        for name, other in others.items()
+        if first is not None
+    ]  # fmt: skip

@@ -1,0 +1,98 @@
+"""Money of a plan: totals are their parts, what is linear in a price stays so, and break-even by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from costmodel.errors import InputError
+from costmodel.planning.money import (
+    HOUR,
+    KILOWATT_HOUR,
+    YEAR,
+    Prices,
+    api_rate,
+    break_even,
+    owned,
+    owning_rate,
+    purchase_of,
+    read_prices,
+    turning_points,
+)
+from costmodel.schema.files import load_cluster, load_device
+
+CLUSTER = load_cluster("nodes/dgx-h100")
+ENTRY: dict[str, Any] = {
+    "cluster": "nodes/dgx-h100", "devices": 8, "holds": True, "cost_rate": 20.0, "energy_per_million": 0.36 * 3.6e6,
+    "cost_per_million": {"input": 1.0, "cached": None, "output": 4.0, "all": 0.8},
+}  # fmt: skip
+
+
+def test_bought_servers_break_even_as_by_hand() -> None:
+    # 272,010 $; 20 $/h of rent less 10 kW at 0.1 $/kWh = 19 $/h saved
+    after = break_even(272_010.0, 20.0 / HOUR, 10e3, 0.1 / KILOWATT_HOUR)
+    assert after is not None
+    assert after / HOUR == pytest.approx(272_010 / 19)
+    assert break_even(1.0, 1.0 / HOUR, 20e3, 0.1 / KILOWATT_HOUR) is None  # power alone costs more than the rent
+    rate = owning_rate(272_010.0, 4 * YEAR, 10e3, 0.1 / KILOWATT_HOUR)
+    assert rate * HOUR == pytest.approx(272_010 / (4 * 8766) + 1.0)
+
+
+def test_a_purchase_is_the_sum_of_its_parts_and_linear_in_each() -> None:
+    device, host = CLUSTER.device.price.purchase, CLUSTER.node.host.price
+    assert device is not None
+    assert host is not None
+    assert purchase_of(CLUSTER, 4, Prices()) == pytest.approx(4 * device + host / 2)
+    double = Prices(purchase={"h100-sxm": 2.0 * device}, host={"dgx-h100": 2.0 * host})
+    assert purchase_of(CLUSTER, 4, double) == pytest.approx(2.0 * (4 * device + host / 2))
+    assert purchase_of(load_cluster("nodes/gh200-x1"), 1, Prices()) is None  # nobody states what one costs
+
+
+def test_the_money_of_an_entry_follows_from_its_rates() -> None:
+    prices = Prices(electricity=0.1 / KILOWATT_HOUR, amortisation=4 * YEAR, api={"input": 1.0, "output": 3.0})
+    answers = owned(CLUSTER, ENTRY, prices)
+    # 20 $/h at 4 $/M is 5 M output tokens an hour, of 0.36 kWh a million: 1.8 kW; 20 M input tokens an hour
+    assert answers["owning_rate"] == pytest.approx(answers["capital"] / (4 * 8766) + 0.18)
+    assert answers["break_even"] == pytest.approx(answers["capital"] / (20 - 0.18) / 24)
+    assert answers["api_rate"] == pytest.approx(20 * 1.0 + 5 * 3.0)
+    assert api_rate(prices, {"input": 2e6, "output": 1e6, "cached": 1e6}) == pytest.approx(5.0)
+    assert owned(CLUSTER, ENTRY, Prices())["lacks"] == [
+        "no electricity: add it to --prices", "no amortisation: add it to --prices",
+    ]  # fmt: skip
+
+
+def test_a_choice_turns_where_both_cost_as_much() -> None:
+    other = {**ENTRY, "cluster": "nodes/hgx-b200", "devices": 4, "cost_rate": 24.0}
+    (turn,) = turning_points([ENTRY, other])
+    assert (turn["rent"], turn["turns_at"], turn["other"]) == (2.5, 3.0, "nodes/hgx-b200")
+    assert 8 * turn["turns_at"] == other["cost_rate"]
+    assert turning_points([ENTRY]) == []
+
+
+def test_a_price_file_is_read_with_its_units_and_its_errors_say_where(tmp_path: Path) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_text(
+        "rent: {h100-sxm: 2 $/h}\npurchase: {h100-sxm: 25000 $}\nelectricity: 0.08 $/kWh\namortisation: 5 years\n"
+        "api: {input: 0.5 $, output: 1.5 $}\n", "utf-8",
+    )  # fmt: skip
+    prices = read_prices(str(path))
+    assert prices.rental(CLUSTER.device) == pytest.approx(2.0 / HOUR)
+    assert prices.rental(load_device("devices/b200-sxm")) == pytest.approx(6.79 / HOUR)
+    assert (prices.electricity, prices.amortisation) == (pytest.approx(0.08 / 3.6e6), 5 * YEAR)
+    for text, told in (
+        ("rents: {}", "is no price file"),
+        ("rent: {h100-sxm: 2}", "has no unit"),
+        ("electricity: 3 $/h", "kWh"),
+    ):
+        path.write_text(text, "utf-8")
+        with pytest.raises(InputError, match=told):
+            read_prices(str(path))
+
+
+def test_a_grace_blackwell_costs_more_than_a_blackwell() -> None:
+    """GB200 and B200 are the same die; the former comes with a CPU and a rack: no list has it cheaper."""
+    gb200, b200 = (load_device(f"devices/{name}").price for name in ("gb200", "b200-sxm"))
+    assert gb200.rental > b200.rental
+    assert gb200.purchase > b200.purchase
