@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -75,6 +76,11 @@ def _text_options(function: F) -> F:
     "--anchor", "anchors", multiple=True, metavar="FILE",
     help="Measured values of your own runs, as `simulate --anchor` takes them. Repeatable.",
 )  # fmt: skip
+@click.option("--prices", metavar="FILE", help="Your own prices: rent, purchase, host, electricity, api, ...")
+@click.option(
+    "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the plan to FILE: .json, .csv, .md, or .html with the front of its deployments.",
+)  # fmt: skip
 @click.option("--from", "source", metavar="FILE", help="Read a launch script instead of planning.")
 @path_option
 @json_option
@@ -87,9 +93,18 @@ def command(*, as_json: bool, **options: Any) -> int:
     """
     from costmodel.cli.progress import progress
 
+    output: Path | None = options.pop("output")
+    if output is not None:
+        from costmodel.report.plan_file import form_of
+
+        form_of(output)
     request = _request(options)
     with progress("planning") as on_progress:
         document, show = _planner(request)(request, on_progress)
+    if output is not None and "plans" in document:
+        from costmodel.report.plan_file import write_plan
+
+        write_plan(output, document)
     if as_json:
         print_json(document)
     else:
@@ -117,7 +132,28 @@ def _servers(request: PlanRequest, on_progress: OnProgress) -> Planned:
     from costmodel.report.plan import show_plans
 
     plans = plan_servers(request, on_progress)
-    return document(plans), lambda: show_plans(plans)
+    answer = {**document(plans), **_money(request, document(plans)["plans"])}
+
+    def show() -> None:
+        from costmodel.report.plan_money import show_money
+
+        show_plans(plans)
+        show_money(answer)
+
+    return answer, show
+
+
+def _money(request: PlanRequest, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return at which rents the choice turns and, with a price file, what owning the servers or an API would cost."""
+    from costmodel.planning.money import owned, turning_points
+    from costmodel.schema.files import load_cluster
+
+    turns = {"turns": turning_points(entries)}
+    if request.prices is None:
+        return turns
+    clusters = {entry["cluster"]: load_cluster(entry["cluster"], request.search_path) for entry in entries}
+    money = [owned(clusters[entry["cluster"]], entry, request.prices) for entry in entries]
+    return {"plans": [{**entry, "money": each} for entry, each in zip(entries, money, strict=True)], **turns}
 
 
 def _machine(request: PlanRequest, on_progress: OnProgress) -> Planned:
@@ -181,6 +217,7 @@ def _unknown(request: PlanRequest, on_progress: OnProgress, what: str) -> InputE
 def _request(options: Mapping[str, Any]) -> PlanRequest:
     """Return what the options ask for. Raises InputError on one that says nothing, or two that contradict."""
     from costmodel.planning import request as read
+    from costmodel.planning.money import read_prices
 
     given = {name: value for name, value in options.items() if value is not None}
     daily, rate = given.get("requests_per_day"), given.get("rate")
@@ -202,5 +239,5 @@ def _request(options: Mapping[str, Any]) -> PlanRequest:
         confidence=read.read_share(given["confidence"], "--confidence") if "confidence" in given else None,
         tokens=counts.get("tokens"), days=counts.get("days"),
         anchors=options["anchors"], train=options["train"], emit=given.get("emit"), source=given.get("source"),
-        search_path=options["search_path"],
+        search_path=options["search_path"], prices=read_prices(given["prices"]) if "prices" in given else None,
     )  # fmt: skip

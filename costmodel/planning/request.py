@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from costmodel.errors import InputError
+from costmodel.planning.money import Prices
 from costmodel.records import ValueRecord
 from costmodel.units import parse, render
 
@@ -37,6 +38,7 @@ class PlanRequest(ValueRecord):
     budget: ceiling of the cost rate [$/s]; confidence: probability that the limits hold for which it is sized.
     anchors: files of measured values of one's own runs.
     train: a training run instead of servers, of `tokens` in `days` at most.
+    prices: one's own prices, which replace those of the files.
     emit: engine or format of the launch script; source: launch script that is read.
     """
 
@@ -56,6 +58,7 @@ class PlanRequest(ValueRecord):
     tokens: float | None = None
     days: float | None = None
     emit: str | None = None
+    prices: Prices | None = None
     source: str | None = None
     search_path: tuple[str, ...] = ()
 

@@ -202,7 +202,7 @@ def _collected(
 ) -> list[Engine]:  # fmt: skip
     """Return the layouts that fit in memory, with the numbers of replicas that the closed form says."""
     cluster = structure.scenario.cluster
-    rental = cluster.device.price.rental
+    rental = cluster.device.price.rental if request.prices is None else request.prices.rental(cluster.device)
     has = _MOST_DEVICES if structure.cluster.startswith("nodes/") else int(np.max(cluster.devices))
     found = []
     for row in np.flatnonzero(judged.fits.any(axis=1)).tolist():

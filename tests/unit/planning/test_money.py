@@ -21,6 +21,8 @@ from costmodel.planning.money import (
     read_prices,
     turning_points,
 )
+from costmodel.report.plan_file import marks, write_plan
+from costmodel.report.web.scatter import front
 from costmodel.schema.files import load_cluster, load_device
 
 CLUSTER = load_cluster("nodes/dgx-h100")
@@ -96,3 +98,25 @@ def test_a_grace_blackwell_costs_more_than_a_blackwell() -> None:
     gb200, b200 = (load_device(f"devices/{name}").price for name in ("gb200", "b200-sxm"))
     assert gb200.rental > b200.rental
     assert gb200.purchase > b200.purchase
+
+
+def test_a_page_holds_every_deployment_and_the_front_only_what_nothing_beats(tmp_path: Path) -> None:
+    entries = [
+        {
+            **ENTRY, "replicas": 1, "framework": "vllm", "precision": "bf16", "parallel": {"tp": tp}, "binds": "TPOT",
+            "metrics": {"ttft": ttft, "tpot": tpot, "ttft_p99": ttft}, "devices": tp,
+        }
+        for tp, ttft, tpot in ((1, 0.3, 0.03), (2, 0.2, 0.02), (4, 0.4, 0.04))
+    ]  # fmt: skip
+    throughput, _ = marks(entries)
+    best = front(throughput, lower_x=False, lower_y=False)
+    assert [round(mark.x) for mark in best] == [33, 50]  # the third is slower for its user and wider
+    document = {"request": {"model": "m"}, "plans": entries, "left_out": ["<b>"]}
+    for suffix in (".json", ".csv", ".md", ".html"):
+        write_plan(tmp_path / f"plan{suffix}", document)
+    text = (tmp_path / "plan.html").read_text("utf-8")
+    assert text.count("<circle") == 6
+    assert "<b>" not in text
+    assert (tmp_path / "plan.csv").read_text("utf-8").count("nodes/dgx-h100") == 3
+    with pytest.raises(InputError, match="says no format"):
+        write_plan(tmp_path / "plan.txt", document)
