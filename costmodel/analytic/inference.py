@@ -252,11 +252,15 @@ def _timed_pass(scenario: Scenario, forward: Pass, work: PassWork, timer: Operat
 
 
 def _eager_time(scenario: Scenario, forward: Pass, layers: Count, starts: Count) -> Seconds:
-    """Return the host time of a stage: layer * L * micro-batches + operator * starts, if no graph holds prompts [s]."""
+    """Return the host time of a stage: layer * L * micro-batches + operator * starts, if no graph holds prompts [s].
+
+    starts / kernels in place of L * micro-batches where it is known how many a layer of that time starts.
+    """
     eager, has_prompts = scenario.framework.eager_prompts, any(part.phase == "prefill" for part in forward.parts)
     if not has_prompts or (eager.experts_only and not scenario.architecture.has_experts):
         return 0.0
-    return eager.layer * layers * forward.micro_batches + eager.operator * starts
+    alike = layers * forward.micro_batches if eager.kernels is None else starts / eager.kernels
+    return eager.layer * alike + eager.operator * starts
 
 
 def _starts(

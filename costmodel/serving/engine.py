@@ -354,11 +354,17 @@ def schedule(engine: Engine, now: float) -> bool:
 
 
 @inner
-def price(engine: Engine, tables: Tables) -> float:
-    """Return the time of the step that was decided on, without waiting for a host that begins ahead [s]."""
-    step = engine.step
-    rows = step.decodes * (1 + engine.policy.drafts) + step.rows
+def step_rows(engine: Engine, tables: Tables) -> float:
+    """Return the tokens of the step that was decided on, and note where tables do not hold so many."""
+    rows = engine.step.decodes * (1 + engine.policy.drafts) + engine.step.rows
     if rows > tables.axes[tables.ends[ROWS + 1] - 1]:
         engine.state.outside = 1
+    return float(rows)
+
+
+@inner
+def price(engine: Engine, tables: Tables) -> float:
+    """Return the time of the step that was decided on, without waiting for a host that begins ahead [s]."""
+    step, rows = engine.step, step_rows(engine, tables)
     seconds = device_time(tables, step, rows) if tables.ahead else step_time(tables, step, rows)
     return seconds + float(step.copies)

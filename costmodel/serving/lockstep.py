@@ -1,6 +1,7 @@
 """Data-parallel engines that share experts: none of them steps without the others.
 
-A step ends when the engine with most to do ends. An engine without requests takes part with none of its own [vLLM,
+A step ends when the engine with most to do ends: each computes what is its own, and all of them the experts, which
+serve the tokens of all together. An engine without requests takes part with none of its own [vLLM,
 docs/serving/data_parallel_deployment.md; DPEngineCoreProc runs a dummy batch].
 """
 
@@ -10,9 +11,9 @@ import numpy as np
 
 from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import release
-from costmodel.serving.engine import has_place, price, schedule, schedule_alone
+from costmodel.serving.engine import has_place, schedule, schedule_alone, step_rows
 from costmodel.serving.loop import idle, run_step, with_starts
-from costmodel.serving.prices import host_time
+from costmodel.serving.prices import device_time, host_time, shared_time
 from costmodel.serving.queue import first_waiting, look, see_arrivals
 from costmodel.serving.routing import Service, engine_of
 
@@ -52,13 +53,18 @@ def decide_together(service: Service, first: int, number: int) -> bool:
         release(engine, now)
         see_arrivals(engine, look(engine, now))
     waits = policy.align_steps > 0 and prompts_wait(service, first, number, now)
-    longest, working, host = 0.0, 0, 0.0
+    tables, longest, working, host = service.tables, 0.0, 0, 0.0
+    tokens, most, floor = 0.0, 0.0, 0.0
     for replica in range(first, first + number):
         engine = engine_of(service, replica)
         runs = schedule_alone(engine) if waits else schedule(engine, look(engine, now))
         if runs:
-            longest = max(longest, price(engine, service.tables))
-            host = max(host, host_time(service.tables, engine.step))
+            rows = step_rows(engine, tables)
+            own = device_time(tables, engine.step, rows) - shared_time(tables, rows) + engine.step.copies
+            longest, tokens, most = max(longest, own), tokens + rows, max(most, rows)
+            if engine.step.chunks > 0 and not tables.ahead:
+                floor = tables.prompt_floor
+            host = max(host, host_time(tables, engine.step))
             working += 1
     if working == 0:
         stuck = True
@@ -66,6 +72,7 @@ def decide_together(service: Service, first: int, number: int) -> bool:
             stuck = idle(engine_of(service, replica), now) and stuck
         return stuck
     start = max(now, behind)
+    longest = max(longest + shared_time(tables, most if tables.padded else tokens / number), floor)
     longest = with_starts(engine_of(service, first), now, start, longest, host)
     end = start + longest
     for replica in range(first, first + number):

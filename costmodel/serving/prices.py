@@ -43,6 +43,8 @@ class Tables(NamedTuple):
     ahead: bool = False  # the host needs it, and begins while the step before runs
     pool: Any = np.zeros((3, 1))  # of devices with experts only: kernels, messages there and back, over a step's tokens
     batches: int = 1  # micro-batches
+    shared: Any = np.zeros(1)  # of `by_rows`, what ranks that step together compute and send for all of them
+    padded: bool = False  # as if each had as many tokens as the one with most
     pooled: int = 0  # these times layers with experts, 0: the experts are no devices of their own
 
 
@@ -104,6 +106,13 @@ def device_time(tables: Tables, step: Step, rows: float) -> float:
     """Return the time of a step whose kernels do not wait for the host. step: as of `Engine`; rows: its tokens."""
     own = rows_time(tables, rows, int(step.decodes + step.chunks)) + attention_time(tables, step)
     return with_expert_pool(tables, own, rows)
+
+
+@inner
+def shared_time(tables: Tables, rows: float) -> float:
+    """Return the time of what ranks that step together share, where each has so many tokens."""
+    index, share = locate(tables, ROWS, rows)
+    return between(tables.shared, index, share)
 
 
 @inner

@@ -88,6 +88,7 @@ class StepPricer:
         self._timer = operator_timer(scenario, calibration)
         self.drafts, self.batches = float(drafted_tokens(plan.speculative)), plan.micro_batches
         self.ahead = starts_ahead(scenario, plan)
+        self.lockstep, self.padded = bool(scenario.parallel.lockstep > 1.0), scenario.framework.padded_ranks
         self.has_pool = scenario.parallel.expert_pool is not None
         decode, prompt = (self._work((part,)) for part in (self.decoding(1.0, 64.0), self.prompt(1.0, 64.0, 64.0)))
         names = [{operator.name for operator in work.operators()} for work in (decode, prompt)]
@@ -172,6 +173,13 @@ class StepPricer:
         """Tell whether an operator's time depends on the tokens of a step."""
         return not self.by_contexts(layer, operator) and not self.by_sequences(layer, operator)
 
+    def shared(self, layer: LayerWork, operator: Operator) -> bool:
+        """Tell whether an operator serves the tokens of all ranks that step together: from dispatch to combine."""
+        names = [each.name for each in layer.forward]
+        if "dispatch" not in names or "combine" not in names:
+            return False
+        return operator.name in names[names.index("dispatch") : names.index("combine") + 1]
+
     def uneven(self, decodes: Array, keys: Array) -> tuple[Any, float, float]:
         """Return the time of decoding kernels that wait for the longest context [s], and how: `filling` and `p` of
         `uneven_factor`. Windows and recurrences bound a context, so that theirs are as good as equal.
@@ -247,6 +255,7 @@ def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations =
         return np.asarray(pricer.time(*parts, keep=keep, perturbations=perturbations))
 
     by_rows = time(pricer.decoding(rows / drafts, 1.0), keep=pricer.by_rows)
+    shared = time(pricer.decoding(rows / drafts, 1.0), keep=pricer.shared) if pricer.lockstep else np.zeros(1)
     by_sequences = time(pricer.decoding(sequences, 1.0), keep=pricer.by_sequences)
     decode = time(pricer.decoding(decodes[:, None], keys), keep=pricer.by_contexts)
     uneven, filling, p = pricer.uneven(decodes[:, None], keys)
@@ -282,6 +291,8 @@ def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations =
         ahead=pricer.ahead,
         pool=pool,
         batches=pricer.batches,
+        shared=np.broadcast_to(shared, rows.shape if pricer.lockstep else (1,)).copy(),
+        padded=pricer.padded,
         pooled=pooled,
     )
 

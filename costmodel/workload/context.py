@@ -30,7 +30,7 @@ class Context(Record, kw_only=True):
     kv_len: tokens that the last new token attends to, itself included.
     recompute: operator names (training).
     node_devices: devices of a node, which balanced placement of experts respects.
-    co_batched_tokens: tokens of other work on this rank that passes the expert layers together with these.
+    co_batched_tokens: tokens of other work that passes the expert layers together with these, of the mean rank.
     peers: tokens of the mean rank that shares its experts, over this one's.
     micro_batches: of a training step.
     images, patches: those that come with the new tokens, over all context-parallel ranks, and the patches of each.
@@ -136,8 +136,7 @@ class Context(Record, kw_only=True):
         """Return the context of the mean rank that shares the experts, which all of them together load."""
         if is_single(self.peers) and self.peers == 1.0:
             return self
-        sequences, co_batched = self.sequences * self.peers, self.co_batched_tokens * self.peers
-        return replace(self, sequences=sequences, co_batched_tokens=co_batched, peers=1.0)
+        return replace(self, sequences=self.sequences * self.peers, peers=1.0)
 
     @property
     def residual(self) -> Bytes:

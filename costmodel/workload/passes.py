@@ -119,7 +119,8 @@ def co_batched(parts: Sequence[Context]) -> list[Context]:
     if len(parts) == 1:
         return list(parts)
     return [
-        replace(part, co_batched_tokens=sum_of(other.tokens for other in parts if other is not part)) for part in parts
+        replace(part, co_batched_tokens=sum_of(other.tokens * other.peers for other in parts if other is not part))
+        for part in parts
     ]
 
 

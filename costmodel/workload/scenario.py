@@ -272,6 +272,11 @@ class EagerPrompts(Record, kw_only=True):
     """Passes with prompts that no CUDA graph holds: the host starts their kernels one by one."""
 
     layer: Annotated[Time, "host time of a layer; a pass takes no less than that of its layers"] = 0.0
+    kernels: Annotated[
+        PositiveNumber | None,
+        "kernels and messages of the layer whose time `layer` is, as the model's passes have them; others take it in "
+        "proportion to theirs; null: all take the same",
+    ] = None
     operator: Annotated[Time, "host time of each kernel and message of such a pass, in addition"] = 0.0
     within: Annotated[
         tuple[str, ...], "operators that one call starts together with another one: their names in a breakdown"

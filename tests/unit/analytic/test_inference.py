@@ -66,6 +66,16 @@ def test_prompts_take_no_less_than_the_host_that_starts_their_kernels(name: str)
     assert sum(line.time for line in found.breakdown) == pytest.approx(found.metrics["ttft"])
 
 
+@pytest.mark.parametrize("name", ["prefill", "dense prefill"])
+def test_a_layer_takes_the_host_in_proportion_to_the_kernels_that_it_starts(name: str) -> None:
+    layer, operator = EagerPrompts(layer=2.0, kernels=20.0), EagerPrompts(operator=0.1)
+    times = [
+        headline(replace(CASES[name], framework=replace(CASES[name].framework, eager_prompts=each)))
+        for each in (layer, operator)
+    ]
+    assert times[0] == pytest.approx(times[1])
+
+
 @pytest.mark.parametrize("name", ["prefill", "dense prefill", "pipeline"])
 def test_prompts_take_no_less_than_the_starts_of_their_kernels_and_messages(name: str) -> None:
     """What takes no time, such as an exchange with nobody, is not started."""

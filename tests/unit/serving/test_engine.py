@@ -43,7 +43,7 @@ def tables():
         axes=np.concatenate(axes), ends=np.cumsum([0, *map(len, axes)]), by_rows=1.0 + 0.01 * axis,
         by_sequences=0.01 * np.arange(40.0), decode=0.001 * decodes * axis,
         prompt=np.stack([1e-6 * rows * keys] * 2), mixed=np.zeros((1,) * 5), fused=False,
-        uneven=0.0005 * decodes * axis, filling=3.0, p=1.5, norms=p_norms(1.5),
+        uneven=0.0005 * decodes * axis, filling=3.0, p=1.5, norms=p_norms(1.5), shared=0.0 * axis,
     )  # fmt: skip
 
 
@@ -454,6 +454,21 @@ def test_engines_that_share_experts_wait_for_the_one_with_most_to_do():
     apart, locked = (together(requests, fleet(2, lockstep=number), policy, ROUND_ROBIN) for number in (1, 2))
     assert locked.requests["finish"][0] > apart.requests["finish"][0] + 1.0
     assert apart.requests["finish"][1] <= locked.requests["finish"][1]
+
+
+def test_a_prompt_on_one_rank_is_not_a_prompt_on_all():
+    """Half of what follows a step's tokens serves those of both ranks: the one without a prompt has one of 41."""
+    policy, ends = POLICY._replace(overlapped=False), []
+    for share, padded in ((0.0, False), (0.5, False), (0.5, True)):
+        service = new(stream([0.0, 1.5], [(1, 9), (40, 1)]), policy, fleet(2, lockstep=2), ROUND_ROBIN)
+        half = service.tables._replace(shared=share * service.tables.by_rows, padded=padded)
+        service = service._replace(tables=half)
+        assert run_as_python(run_together, service, np.inf) == -1
+        ends.append(service.requests["finish"][1])
+    alone, shared, padded = ends
+    fewer_rows = 0.5 * 0.01 * (40 - 41 / 2)  # 10 ms a token of a step
+    assert alone - shared == pytest.approx(fewer_rows)
+    assert padded == pytest.approx(alone)
 
 
 def test_engines_that_share_experts_conserve_requests_and_blocks():
