@@ -200,3 +200,18 @@ def _fixes(number: float, unit: str, dimension: str) -> Iterator[str]:
     known = [name for name in spellings(dimension) if name]
     yield from (f"{number:g} {name}" for name in known if name.casefold() == unit.casefold())
     yield from (f"{number:g} {name}" for name in difflib.get_close_matches(unit, known, n=1, cutoff=0.75))
+
+
+SLIPS = {60.0: "minutes for seconds", 3600.0: "hours for seconds", 8.0: "bits for bytes", 1e3: "a wrong prefix",
+         1e6: "a wrong prefix", 100.0: "cents for dollars"}  # fmt: skip
+FAR = 5.0  # a number so many times another, or that part of it, is a slip where one explains it
+
+
+def slip(ratio: float) -> str:
+    """Return which slip of units explains that a number is `ratio` times what was expected: ` (WORDS?)`, or nothing.
+
+    One does where it leads nearer than any other, and within a factor of two.
+    """
+    off = max(ratio, 1.0 / ratio)
+    near = min(SLIPS, key=lambda each: abs(math.log(off / each)))
+    return f" ({SLIPS[near]}?)" if off > FAR and 0.5 < off / near < 2.0 else ""

@@ -11,7 +11,7 @@ from costmodel.errors import InputError
 from costmodel.quantities import Array, Quantity, Seconds, sum_of
 from costmodel.records import Record
 from costmodel.result import Interval, Metrics
-from costmodel.units import render
+from costmodel.units import render, slip
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Training
 from costmodel.workload.scenario import Anchor, Disaggregated, MeasuredStep, Scenario
@@ -66,7 +66,7 @@ class Anchored(Record):
         """Return which measured steps deviate more than sites scatter."""
         return tuple(
             f"anchor: a measured step takes {ratio:.3g} times its predicted time, {abs(score):.1f} standard deviations "
-            "of how sites scatter: check its value, and that the scenario is what ran"
+            f"of how sites scatter: check its value{slip(ratio)}, and that the scenario is what ran"
             for ratio, score in zip(self.ratios, self.off, strict=True)
             if abs(score) > UNUSUAL
         )

@@ -17,6 +17,7 @@ from costmodel.analytic.expert_load import routing_facts, routing_grid
 from costmodel.analytic.intervals import RATES, TIMES, intervals, run_scatter
 from costmodel.analytic.out_of_memory import largest_layout, too_much_for_a_device, too_much_for_the_host
 from costmodel.analytic.remedies import described, priced
+from costmodel.analytic.slo import notes_of_slo
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device
@@ -153,7 +154,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         capacity=float((ledger or Ledger()).room(scenario.cluster)),
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
-        notes=(*scenario.notes, *(() if evaluation is None else _notes(evaluation)), *notes),
+        notes=(*scenario.notes, *(() if evaluation is None else _notes(scenario, evaluation, metrics)), *notes),
         reasons=_reasons(scenario, metrics, attempt.explanation),
         offer=_offer(scenario.cluster.device),
         routing=None if facts is None else {name: float(value) for name, value in facts.items()},
@@ -165,9 +166,9 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
     )
 
 
-def _notes(evaluation: Evaluation) -> tuple[str, ...]:
-    """Return the notes of an evaluation, and which measured runs deviate more than sites scatter."""
-    known, own = evaluation.anchored, evaluation.notes()
+def _notes(scenario: Scenario, evaluation: Evaluation, metrics: Mapping[str, float | None]) -> tuple[str, ...]:
+    """Return the notes of an evaluation, which limits are not near it, and which measured runs are off."""
+    known, own = evaluation.anchored, (*evaluation.notes(), *notes_of_slo(scenario, metrics))
     return own if known is None else tuple(dict.fromkeys((*own, *known.notes)))
 
 

@@ -18,6 +18,7 @@ from costmodel.errors import InputError
 from costmodel.quantities import Array, Quantity
 from costmodel.records import Record, replace
 from costmodel.result import Metrics
+from costmodel.units import slip
 from costmodel.workload.scenario import Anchor, MeasuredStep, Pace, Scenario
 from costmodel.workload.site_scatter import Separation
 
@@ -259,8 +260,9 @@ class _Search(Record):
         goal, z, known = math.log(self.step.value), 0.0, self.log_at(0.0)
         following = self.power * (goal - known)
         if abs(following) > LIMIT:
+            ratio = math.exp(following)
             raise self._error(
-                f"the measured value is {math.exp(following):.3g} times as long as predicted",
+                f"the measured value is {ratio:.3g} times as long as predicted{slip(ratio)}",
                 "check the unit, and that the scenario is what ran",
             )
         for _ in range(MOST_STEPS):

@@ -24,7 +24,7 @@ from costmodel.schema.effects import EffectsFile
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.hugging_face import import_config
-from costmodel.schema.installation import install, install_device, install_node
+from costmodel.schema.installation import install, install_device, install_node, unlike_others
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.lever import LeversFile
 from costmodel.schema.loader import parse_tree
@@ -87,9 +87,12 @@ def _check(assembly: Assembly, path: Path) -> None:
     elif schema == "device":
         install_device(assembly, tree)
     else:
-        assembly.part(FILES[schema], tree)
-        assembly.problems.extend(unknown_names(library, tree) if schema == "framework" else ())
+        part = assembly.part(FILES[schema], tree)
         assembly.problems.extend(library.clashes(path, folder_of(schema)))
+        if schema == "framework":
+            assembly.problems.extend(unknown_names(library, tree))
+            part.require()
+            assembly.warnings.extend(unlike_others(library, FrameworkFile, part.tree))
 
 
 def list_names(kind: str, search_path: Sequence[str | Path] = ()) -> list[str]:

@@ -13,7 +13,7 @@ from costmodel.declared import (
     StoredType,
     Whole,
 )
-from costmodel.schema.device import Source
+from costmodel.schema.device import PLAUSIBLE, Source
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
 from costmodel.workload.engine import Engine, SchedulerRule
@@ -128,6 +128,7 @@ class FrameworkFile(Declared, of=Framework):
     eager_prompts: EagerPromptsFile | None = Field(
         default=None, description="passes with prompts that the host limits; null: none"
     )
+    plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")
 
 

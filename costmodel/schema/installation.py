@@ -16,6 +16,7 @@ from costmodel.schema import build
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
+from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.inputs import note_folder
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.overrides import apply_overrides
@@ -24,7 +25,9 @@ from costmodel.schema.references import Library
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import KEPT, Tree
 
-_KINDS: dict[type[Strict], str] = {DeviceFile: "device", NodeFile: "node", ClusterFile: "cluster"}
+_KINDS: dict[type[Strict], str] = {
+    DeviceFile: "device", NodeFile: "node", ClusterFile: "cluster", FrameworkFile: "framework"
+}  # fmt: skip
 
 
 class NodeInstallation(Record):
@@ -78,7 +81,7 @@ def install(
     if inner is None:
         raise Stop
     part.require()
-    assembly.warnings.extend(_implausible(assembly.library, ClusterFile, part.tree))
+    assembly.warnings.extend(unlike_others(assembly.library, ClusterFile, part.tree))
     cluster = build.cluster(part.file, inner.node)
     used = build.share_of_node(ranks, cluster.node.count, cluster.count)
     cluster = replace(cluster, node=replace(cluster.node, count=used))
@@ -131,7 +134,7 @@ def install_node(assembly: Assembly, document: Tree, scenario: str | None = None
                 f"{device.name} has no link {link.value!r}", hint=suggest(link.value, list(device.links)),
                 field=field, location=link.location,
             )  # fmt: skip
-    assembly.warnings.extend(_implausible(assembly.library, NodeFile, part.tree))
+    assembly.warnings.extend(unlike_others(assembly.library, NodeFile, part.tree))
     return NodeInstallation(device_part, part, build.node(part.file, device))
 
 
@@ -162,7 +165,7 @@ def install_device(
     part = assembly.part(DeviceFile, document, assembly.overrides_of("device", scenario))
     original = assembly.part(DeviceFile, document)
     part.require()
-    assembly.warnings.extend(_implausible(assembly.library, DeviceFile, part.tree, document))
+    assembly.warnings.extend(unlike_others(assembly.library, DeviceFile, part.tree, document))
     assembly.problems.extend(unknown_names(assembly.library, part.tree))
     restated = frozenset(
         name for name in part.file.math
@@ -176,7 +179,7 @@ def install_device(
 
 
 @lru_cache(maxsize=KEPT)
-def _implausible(
+def unlike_others(
     library: Library,  # noqa: ARG001  the same answer for as long as its files are not read again
     model: type[Strict],
     tree: Tree,

@@ -20,11 +20,14 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+from costmodel.declared import Measure
 from costmodel.errors import InputError, Location, Problem, suggest
 from costmodel.quantities import is_single
 from costmodel.records import ValueRecord
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
+from costmodel.schema.fields import number_at
+from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.loader import MAX_BYTES, read_text
 from costmodel.schema.references import package_root
 from costmodel.schema.strict import Strict
@@ -33,9 +36,12 @@ from costmodel.units import parse, render
 
 BANDS = "plausible.json"  # in `hardware/` of the package's data
 FORM = "costmodel/plausible@2"
+FRAMEWORK = "framework."  # begins the name of a band of frameworks
 A_DEVICE = " a device"  # ends the name of a band of what grows with the devices of a node
 BALANCE = "flop_per_byte"  # the band of 16-bit peaks over the bandwidth of device memory
 _STEPS = (1e3, 1e-3, 8.0, 1 / 8, 1e6, 1e-6, 1e9, 1e-9)  # what a wrong prefix, or bits for bytes, is off by
+_CENTS = (0.01, 100.0, 1e-3, 1e3)  # cents for dollars
+_STEPS_OF = {"time": (*_STEPS, 60.0, 1 / 60), "money": _CENTS, "money_rate": _CENTS}
 _WHOLE = (1.0, 3.0)  # FLOP a cycle of a processor are a power of two times one of these
 
 
@@ -68,7 +74,8 @@ class Band(ValueRecord):
         return self.excess(value, year) <= self.reach
 
     def __str__(self) -> str:
-        return f"{_shown(self.low, self.dimension)} to {_shown(self.high, self.dimension)}"
+        low, high = _shown(self.low, self.dimension), _shown(self.high, self.dimension)
+        return low if low == high else f"{low} to {high}"
 
 
 class Bands(ValueRecord):
@@ -115,6 +122,8 @@ def values_of(file: Strict) -> Iterator[tuple[str, str, float]]:
             value = getattr(file.host, name)
             yield from _numbers(f"host.{name}", f"host.{name}{A_DEVICE}", None if value is None else value / file.count)
         yield from _numbers("host.interconnect", "host.interconnect", file.host.interconnect)
+    elif isinstance(file, FrameworkFile):
+        yield from _quantities(file, "", FRAMEWORK, ())
     elif isinstance(file, ClusterFile) and file.network is not None:
         yield from _numbers("network.bandwidth", "nic.bandwidth", file.network.bandwidth)
         for name in ("same_leaf", "cross_leaf"):
@@ -136,14 +145,27 @@ def _device_values(file: DeviceFile) -> Iterator[tuple[str, str, float]]:
             )
     for link_name, link in file.links.items():
         for name in ("bandwidth", "latency"):
-            band = "latency" if name == "latency" else f"links.*.{name}"
-            yield from _numbers(f"links.{link_name}.{name}", band, getattr(link, name))
+            for band in ("latency",) if name == "latency" else (f"links.*.{name}", f"links.{link_name}.{name}"):
+                yield from _numbers(f"links.{link_name}.{name}", band, getattr(link, name))
+    yield from _quantities(file.price, "price", "price.", ())
     for name in ("tdp", "idle"):
         yield from _numbers(f"power.{name}", f"power.{name}", getattr(file.power, name))
     runs = None if file.calibration is None else file.calibration.whole_runs
     if runs is not None:
         yield from _numbers("calibration.whole_runs.launch", "latency", runs.launch)
     yield from balances(file)
+
+
+def _quantities(file: Strict, path: str, prefix: str, inside: tuple[str, ...]) -> Iterator[tuple[str, str, float]]:
+    """Yield every quantity with a unit of a mapping of a file. Its band has the name of its path after `prefix`."""
+    for name, field in type(file).model_fields.items():
+        value, own = getattr(file, name), (*inside, field.alias or name)
+        if isinstance(value, Strict):
+            yield from _quantities(value, path, prefix, own)
+        elif isinstance(value, float):
+            number = number_at(type(file), own[-1:])
+            if isinstance(number, Measure) and number.dimension not in ("count", "ratio"):
+                yield from _numbers(".".join(filter(None, (path, *own))), prefix + ".".join(own), value)
 
 
 def balances(file: DeviceFile) -> Iterator[tuple[str, str, float]]:
@@ -163,7 +185,7 @@ def _numbers(path: str, band: str, value: Any) -> Iterator[tuple[str, str, float
 def implausible(kind: str, file: Strict, tree: Tree, *, original: Tree | None = None) -> list[Problem]:
     """Return what is unlike all hardware that is known, but for the fields that the file says are meant.
 
-    kind: `device`, `node` or `cluster`.
+    kind: `device`, `node`, `cluster` or `framework`.
     original: the document before overrides, whose arithmetic a cycle is judged. Raises InputError where `plausible`
     names a field that the file does not have.
     """
@@ -193,10 +215,11 @@ def _outside(kind: str, file: Strict, known: Bands) -> Iterator[tuple[str, tuple
         band = known.fields.get(name)
         if name == BALANCE or band is None or band.holds(value, year):
             continue
-        near = [step for step in _STEPS if band.holds(value * step, year)]
+        near = [step for step in _STEPS_OF.get(band.dimension, _STEPS) if band.holds(value * step, year)]
         meant = min(near, key=lambda step: band.excess(value * step, year), default=None)
         hint = "check the unit; " if meant is None else f"did you mean {_meant_value(value, meant, band.dimension)}? "
-        trend = f", and {_shown(band.trend(year), band.dimension)} by their trend" if value > band.high else ""
+        grown = band.trend(year)
+        trend = f", and {_shown(grown, band.dimension)} by their trend" if value > band.high < grown else ""
         shown = _shown(value, band.dimension) + (A_DEVICE if name.endswith(A_DEVICE) else "")
         yield path, (f"{shown} is implausible: shipped {kind}s have {band}{trend}", hint)
 
@@ -305,5 +328,6 @@ def _place(tree: Tree, path: str) -> Location | None:
 def _shown(value: float, dimension: str) -> str:
     if dimension == "count":
         return f"{value:.4g}"
-    text = render(float(f"{value:.4g}"), dimension)
+    number, unit = render(value, dimension).split(" ", 1)
+    text = f"{float(number):.4g} {unit}"
     return text if parse(text, dimension) else f"{value:g}"

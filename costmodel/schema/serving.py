@@ -13,6 +13,7 @@ from costmodel.declared import (
     PositiveNumber,
     RatioOrZero,
     Wrong,
+    exceeds,
 )
 from costmodel.errors import InputError
 from costmodel.schema.inputs import is_file, note_folder
@@ -63,6 +64,8 @@ class LengthsFile(Declared, of=Lengths):
                 raise Wrong("needs `high`", "write {distribution: uniform, low: 1, high: 1024}")
             if np.any(self.low > self.high):
                 raise Wrong("has `low` above `high`", "write a `high` of at least `low`")
+        elif self.mean is not None and self.high is not None and exceeds(self.mean, self.high):
+            raise Wrong(f"has a mean beyond its `high` of {self.high}", "write a `high` above the mean")
         elif self.mean is None:
             raise Wrong("needs `mean`", f"write {{distribution: {kind}, mean: 512}}")
         if kind in ("normal", "lognormal") and self.deviation is None:

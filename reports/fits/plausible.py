@@ -4,8 +4,12 @@ python -m reports.fits.plausible --output hardware
 
 A field's reach is how far outside the others the least or the largest of them lies, so that a band which is learnt
 without any one of its values still holds it; no less than the median of all fields' reaches rounded up, since the next
-device differs by as much. Fields that fewer than five files state, or with fewer than three values, have no band.
+device differs by as much. Fields of hardware that fewer than five files
+state, or with fewer than three values, have no band.
 Devices that are a forecast, nodes of them, and fields that a file calls plausible are judged and not learnt from.
+
+A framework's field reaches as far as the one that spreads most over the shipped frameworks: many state the value of
+`default`.
 
 The trend is that of the largest values: of each year in which a shipped device has a larger value of a field than all
 before. Their logarithms grow by one slope a dimension (all rates of arithmetic, all bandwidths …), which least squares
@@ -31,12 +35,16 @@ from costmodel.schema.assemble import Assembly
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.fields import number_at
-from costmodel.schema.plausible import BANDS, FORM, distance_from_whole, values_of
+from costmodel.schema.framework import FrameworkFile
+from costmodel.schema.plausible import BANDS, FORM, FRAMEWORK, distance_from_whole, values_of
 from costmodel.schema.references import Library, folder_of
 from costmodel.schema.strict import Strict
 from costmodel.schema.whole_files import write_whole
 
-KINDS: Mapping[str, type[Strict]] = {"device": DeviceFile, "node": NodeFile, "cluster": ClusterFile}
+KINDS: Mapping[str, type[Strict]] = {
+    "device": DeviceFile, "node": NodeFile, "cluster": ClusterFile,
+    "framework": FrameworkFile,
+}  # fmt: skip
 LEAST_FILES, LEAST_VALUES = 5, 3  # of fewer, a band would say what these few are, not what is plausible
 
 
@@ -74,10 +82,15 @@ def learn() -> dict[str, Any]:
                 whole = max(whole, _distance(file))
     kept = {
         name: sorted(each) for name, each in values.items()
-        if len(each) >= LEAST_FILES and len({value for value, _ in each}) >= LEAST_VALUES
+        if name.startswith(FRAMEWORK)
+        or (len(each) >= LEAST_FILES and len({value for value, _ in each}) >= LEAST_VALUES)
     }  # fmt: skip
     reaches = {name: _own_reach(name, [value for value, _ in each]) for name, each in kept.items()}
     least = float(math.ceil(sorted(reaches.values())[len(reaches) // 2]))
+    spreads = [
+        each[-1][0] / each[0][0] for name, each in kept.items() if name.startswith(FRAMEWORK) and each[-1] > each[0]
+    ]  # fmt: skip
+    reaches |= {name: max(reaches[name], max(spreads)) for name in kept if name.startswith(FRAMEWORK)}
     records = {name: _records(each) for name, each in kept.items()}
     growth = {
         dimension: _growth([each for name, each in records.items() if dimensions[name] == dimension])
@@ -103,6 +116,8 @@ def _year(file: Any, years: Mapping[str, int | None]) -> int | None:
 
     years: of the files that it may name.
     """
+    if isinstance(file, FrameworkFile):
+        return max(year for year in years.values() if year is not None)
     if isinstance(file, DeviceFile) and file.forecast:
         return None
     if isinstance(file, DeviceFile):
@@ -166,7 +181,7 @@ def _own_reach(name: str, values: Sequence[float]) -> float:
     distinct = sorted(set(values))
     if name == "latency":
         return distinct[-1] / distinct[0]
-    return max(distinct[-1] / distinct[-2], distinct[1] / distinct[0])
+    return max(distinct[-1] / distinct[-2], distinct[1] / distinct[0]) if len(distinct) > 1 else 1.0
 
 
 if __name__ == "__main__":

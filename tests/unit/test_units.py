@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.errors import InputError
-from costmodel.units import DIMENSIONS, parse, render
+from costmodel.units import DIMENSIONS, parse, render, slip
 
 
 @pytest.mark.parametrize(
@@ -126,3 +126,12 @@ def test_nothing_is_rendered_that_could_not_be_read_again(value: float) -> None:
 def test_a_decimal_prefix_is_the_power_of_ten_that_the_number_is_read_with(number, prefixed):
     prefix, power = prefixed
     assert parse(f"{number:f} {prefix}B", "size") == float(f"{number:f}e{power}")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(60.0, "minutes for seconds"), (1 / 61.0, "minutes for seconds"), (8.2, "bits for bytes"),
+     (2e3 / 1.9, "a wrong prefix"), (1e-6, "a wrong prefix"), (2.0, ""), (1 / 3.0, ""), (2.4e4, "")],
+)  # fmt: skip
+def test_a_slip_of_units_is_told_by_its_factor_and_nothing_else(ratio: float, words: str) -> None:
+    assert slip(ratio) == (f" ({words}?)" if words else "")

@@ -17,6 +17,7 @@ from costmodel.schema.kernel_names import FAMILIES, VARIANTS
 from costmodel.schema.references import Library, package_root
 
 H800 = "schema: costmodel/device@1\nextends: devices/h800-sxm\nname: mine\n"
+VLLM = "schema: costmodel/framework@1\nextends: frameworks/vllm\nname: mine\n"
 HGX = "schema: costmodel/node@1\nextends: nodes/hgx-h800\nname: mine\n"
 
 
@@ -33,6 +34,10 @@ def problems(tmp_path: Path, text: str) -> list[str]:
         (H800 + "power: {tdp: 700 kW}", "power.tdp", "700 W"),
         (H800 + "math: {bf16: {peak: 989.4 GFLOP/s}}", "math.bf16.peak", "989.4 TFLOP/s"),
         (H800 + "processors: 132000", "processors", "132"),
+        (H800 + "price: {rental: 200 $/h}", "price.rental", "2 $/h"),
+        (VLLM + "engine: {request: 6.1 s}", "engine.request", "6.1 ms"),
+        (VLLM + "launch: 1.7 ms", "launch", "1.7 us"),
+        (VLLM + "host: {recurrence: 590 ns}", "host.recurrence", "590 us"),
         (HGX + "nic: {bandwidth: 400 GB/s}", "nic.bandwidth", "400 Gbit/s (50 GB/s)"),
         (HGX + "nic: {latency: 2.8 ms}", "nic.latency", "2.8 us"),
     ],
