@@ -1,4 +1,4 @@
-"""Run mutations of every shipped file and list what becomes of them.
+"""Run mutations of every shipped file, or of other inputs and flags, and list what becomes of them.
 
 PYTHONPATH=tests python -m fuzz --count 2000 --first 0 --output FILE.json
 """
@@ -6,6 +6,7 @@ PYTHONPATH=tests python -m fuzz --count 2000 --first 0 --output FILE.json
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -14,8 +15,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from fuzz.accepted import reason
+from fuzz.inputs import inputs, mutate_input
 from fuzz.mutations import files, mutate
-from fuzz.outcomes import ACCEPTED, BAD, WARNED, Outcome, judge, record, warm
+from fuzz.outcomes import ACCEPTED, BAD, WARNED, Outcome, good_files, judge, judge_input, record, warm
 
 
 def main() -> int:
@@ -25,17 +27,22 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="seed of the first round over the files")
     parser.add_argument("--minutes", type=float, default=10.0, help="no more than these")
     parser.add_argument("--only", default="", help="files whose path has this part")
+    parser.add_argument("--inputs", action="store_true", help="traces, tables, results and flags instead of YAML files")
     parser.add_argument("--output", type=Path, help="JSON file with every outcome")
     parser.add_argument("--accepted", action="store_true", help="list what is accepted by reason, with examples")
     chosen = parser.parse_args()
-    names = [name for name in files() if chosen.only in name]
+    names = [name for name in (inputs() if chosen.inputs else files()) if chosen.only in name]
     warm()
     outcomes, ends = [], time.monotonic() + 60.0 * chosen.minutes
     for number in range(chosen.count):
         if time.monotonic() > ends:
             break
-        mutation = mutate(names[number % len(names)], chosen.first + number // len(names))
-        outcome = judge(mutation, Path(tempfile.mkdtemp(prefix="fuzz-")))
+        name, seed = names[number % len(names)], chosen.first + number // len(names)
+        folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+        if chosen.inputs:
+            outcome = judge_input(mutate_input(name, seed, good_files()), folder)
+        else:
+            outcome = judge(mutate(name, seed), folder)
         outcomes.append(outcome)
         if outcome.kind in BAD:
             sys.stdout.write(
@@ -46,7 +53,11 @@ def main() -> int:
     sys.stdout.write(
         f"{len(outcomes)} mutations: " + ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) + "\n"
     )
-    if chosen.accepted:
+    if chosen.inputs:
+        for name, of_class in itertools.groupby(sorted(outcomes, key=lambda each: each.file), lambda each: each.file):
+            count = Counter(each.kind for each in of_class)
+            sys.stdout.write(f"{name:12} " + ", ".join(f"{number} {kind}" for kind, number in count.items()) + "\n")
+    elif chosen.accepted:
         sys.stdout.write(accepted_lines(outcomes))
     if chosen.output is not None:
         chosen.output.write_text(json.dumps([record(outcome) for outcome in outcomes], indent=1), encoding="utf-8")

@@ -12,19 +12,23 @@ import resource
 import select
 import shutil
 import signal
+import sys
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from fuzz.inputs import DECODE, KINDS, WORKLOAD, Input
 from fuzz.mutations import Mutation
 
 import costmodel
 from costmodel.analytic.model_start import start_workload
+from costmodel.cli.main import main
 from costmodel.errors import CostModelError, InputError
 from costmodel.records import asdict
 from costmodel.schema.files import load_topology
@@ -33,6 +37,7 @@ from costmodel.study.checking import check_file
 from costmodel.study.levers import levers_of, switches
 
 SECONDS, BYTES = 10.0, 2 * 2**30
+LONGEST = 20.0  # seconds of the processor of a command
 SLOW = 60.0  # seconds by the clock for each of work: the machine may be shared, and only a wait takes so long
 CLEAR, REFUSED, ACCEPTED, WARNED = "clear error", "refused", "accepted", "accepted with a warning"
 TRACEBACK, HANG, MEMORY, IMPOSSIBLE, SILENT = "traceback", "hang", "memory", "impossible", "absurd in silence"
@@ -70,18 +75,31 @@ def warm() -> None:
 
 def judge(mutation: Mutation, folder: Path) -> Outcome:
     """Return what becomes of a mutation in a process of its own. folder: an empty one, which is left empty."""
-    read, write = os.pipe()
     started = time.monotonic()
-    process = os.fork()
-    if not process:
-        os.close(read)
-        _child(mutation, folder, write)
-    os.close(write)
-    kind, told = _answer(read, process)
+    kind, told = limited(lambda: attempt(mutation, folder), SECONDS)
     shutil.rmtree(folder, ignore_errors=True)
     return Outcome(
         mutation.file, mutation.seed, mutation.kind, mutation.place, kind, told[:300], time.monotonic() - started
     )
+
+
+def judge_input(mutation: Input, folder: Path) -> Outcome:
+    """Return what becomes of a mutated input or flag. folder: an empty one, which is left empty."""
+    started = time.monotonic()
+    kind, told = limited(lambda: attempt_input(mutation, folder), LONGEST)
+    shutil.rmtree(folder, ignore_errors=True)
+    return Outcome(mutation.kind, mutation.seed, mutation.change, "", kind, told[:600], time.monotonic() - started)
+
+
+def limited(action: Callable[[], tuple[str, str]], seconds: float) -> tuple[str, str]:
+    """Return what an action does in a process of its own, under limits of memory and of the processor's time."""
+    read, write = os.pipe()
+    process = os.fork()
+    if not process:
+        os.close(read)
+        _child(action, write, seconds)
+    os.close(write)
+    return _answer(read, process)
 
 
 def _answer(read: int, process: int) -> tuple[str, str]:
@@ -105,15 +123,15 @@ def _answer(read: int, process: int) -> tuple[str, str]:
     return (HANG, "") if os.WIFSIGNALED(status) else (TRACEBACK, f"ended with {status}")
 
 
-def _child(mutation: Mutation, folder: Path, write: int) -> None:
-    """Try a mutation, write what came of it, and end the process."""
+def _child(action: Callable[[], tuple[str, str]], write: int, seconds: float) -> None:
+    """Try an action, write what came of it, and end the process."""
     resource.setrlimit(resource.RLIMIT_AS, (BYTES + 2**30, BYTES + 2**30))  # a gigabyte of it is code and reserve
-    resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS), int(SECONDS) + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 1))
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)
     try:
-        kind, told = attempt(mutation, folder)
+        kind, told = action()
     except MemoryError:
         kind, told = MEMORY, "MemoryError"
     except BaseException as error:  # whatever it is, it is what the suite is for
@@ -150,6 +168,63 @@ def attempt(mutation: Mutation, folder: Path) -> tuple[str, str]:
     if hardware and factor is not None and not 1 / ABSURD < abs(factor) < ABSURD and "price" not in mutation.place:
         return SILENT, f"{mutation.place} x {factor:g}"
     return ACCEPTED, ""
+
+
+def attempt_input(mutation: Input, folder: Path) -> tuple[str, str]:
+    """Return the kind of outcome of a command that reads a mutated input, and what was said first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "workload.yaml").write_text(WORKLOAD)
+    file = folder / (mutation.name or "none")
+    file.parent.mkdir(exist_ok=True)
+    if mutation.name:
+        file.write_bytes(mutation.data)
+    if "{folder}/good.json" in mutation.words:
+        (folder / "good.json").write_bytes(good_files()["result"])
+    words = [word.replace("{folder}", str(folder)).replace("{file}", str(file)) for word in mutation.words]
+    output = folder / "output"
+    for number, path in ((1, output), (2, folder / "errors")):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    code = run_command(words)
+    said = (folder / "errors").read_text(errors="replace").replace(str(folder), "…").splitlines()
+    if code == 2:
+        return _clear(said or ["exit 2 without a word"])
+    if code in (3, 4):
+        return REFUSED, (said or [""])[0]
+    if code:
+        return TRACEBACK, "\n".join([*said[-2:], f"exit {code}"])
+    text = output.read_bytes()
+    document = json.loads(text) if text[:1] == b"{" and mutation.words[-1] == "--json" else {}
+    for broken in impossible(document) if "scenarios" in document else ():
+        return IMPOSSIBLE, broken
+    warned = [line for line in said if line.startswith("warning")]
+    return (WARNED, warned[0]) if warned else (ACCEPTED, "")
+
+
+def run_command(words: list[str]) -> int:
+    """Return the exit code of the command line with some words, in this process."""
+    sys.argv = ["costmodel", *words]
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return code if isinstance(code, int) else 0
+
+
+@cache
+def good_files() -> dict[str, bytes]:
+    """Return files that only a run can write, by the kind of input: a result, a study, a checkpoint."""
+    files = {"result": ("r.json", DECODE), "study": ("out/study.json", KINDS["study"].words),
+             "checkpoint": ("state.npz", KINDS["checkpoint"].words)}  # fmt: skip
+    made = {}
+    for kind, (name, words) in files.items():
+        with tempfile.TemporaryDirectory() as folder:
+            written = Input(kind, 0, "", "", b"", tuple(word.replace("{file}", f"{{folder}}/{name}") for word in words))
+            limited(partial(attempt_input, written, Path(folder)), LONGEST)
+            made[kind] = Path(folder, "output" if kind == "result" else name).read_bytes()
+    return made
 
 
 def _clear(told: list[str]) -> tuple[str, str]:

@@ -1,12 +1,16 @@
-"""Compiled functions where numba finds no folder that it can write."""
+"""Compiled functions where numba finds no folder that it can write, or one that others can write."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from costmodel.errors import Notice
 from costmodel.network import routing_numba
-from costmodel.network.numba_cache import compiled
+from costmodel.network.numba_cache import compiled, is_ours
 from costmodel.serving.compiled import kept_in
 
 caching = pytest.importorskip("numba.core.caching")
@@ -25,3 +29,17 @@ def test_without_a_folder_for_it_compiled_code_runs_and_is_not_kept(monkeypatch:
     paths = (np.array([[0], [1]]), np.array([0]), np.array([2]))
     kernel = routing_numba.kernel.__wrapped__()
     assert kernel(paths, np.array([0, 0]), np.array([1.0, 1.0]), 2).tolist() == [0, 1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights of files are those of POSIX")
+def test_a_folder_that_others_can_write_keeps_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytest.importorskip("numba").config, "CACHE_DIR", str(tmp_path))
+    folder = Path(compiled(twice).stats.cache_path)
+    assert tmp_path in folder.parents
+    assert is_ours(folder)
+    folder.chmod(0o777)
+    with pytest.warns(Notice, match="can be written by others"):
+        anew = compiled(twice)
+    assert anew.stats.cache_path is None
+    folder.chmod(0o755)
+    assert compiled(twice).stats.cache_path == str(folder)
