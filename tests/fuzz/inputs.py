@@ -97,7 +97,7 @@ OPENAI = [
 ]  # fmt: skip
 VLLM = {
     "model_id": "meta-llama/Meta-Llama-3-8B", "mean_ttft_ms": 60, "mean_tpot_ms": 18.5, "completed": 20,
-    "num_prompts": 20, "total_input_tokens": 1280, "total_output_tokens": 320, "request_rate": 4.0, "max_concurrency": None,
+    "num_prompts": 20, "total_input_tokens": 1280, "total_output_tokens": 320, "request_rate": 4.0,
     "request_throughput": 3.9,
 }  # fmt: skip
 PERF = {
