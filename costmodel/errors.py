@@ -72,6 +72,9 @@ class InputError(CostModelError):
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[tuple[Problem, ...]]]:
+        return type(self), (self.problems,)  # as a process tells another one
+
     @classmethod
     def single(cls, message: str, *, field: str = "", hint: str = "", location: Location | None = None) -> InputError:
         """Return an error with one problem."""
