@@ -12,7 +12,6 @@ from costmodel.analytic.capital import capital, lacking
 from costmodel.equations import equation
 from costmodel.errors import InputError, Location
 from costmodel.hardware import Cluster, Device
-from costmodel.quantities import Dollars, Seconds
 from costmodel.records import ValueRecord, field
 from costmodel.schema.loader import MAX_BYTES, read_text
 from costmodel.units import parse
@@ -85,7 +84,7 @@ def _is_positive(text: str) -> bool:
         return False
 
 
-def purchase_of(cluster: Cluster, devices: float, prices: Prices) -> Dollars | None:
+def purchase_of(cluster: Cluster, devices: float, prices: Prices) -> float | None:
     """Return what devices cost with their share of nodes and fabric [$], null where a price is missing."""
     parts = capital(cluster, devices)
     own, host = prices.purchase.get(cluster.device.name), prices.host.get(cluster.node.name)
@@ -97,8 +96,8 @@ def purchase_of(cluster: Cluster, devices: float, prices: Prices) -> Dollars | N
 
 
 @equation
-def owning_rate(capital: Dollars, amortisation: Seconds, power: float, electricity: float) -> float:
-    """Return what bought servers cost a second [$/s]; power of the whole facility [W], electricity [$/J].
+def owning_rate(capital: float, amortisation: float, power: float, electricity: float) -> float:
+    """Return what bought servers cost a second [$/s]: capital [$], amortisation [s], power [W], electricity [$/J].
 
     rate = capital / amortisation + power * electricity
     """
@@ -106,7 +105,7 @@ def owning_rate(capital: Dollars, amortisation: Seconds, power: float, electrici
 
 
 @equation
-def break_even(capital: Dollars, rent: float, power: float, electricity: float) -> Seconds | None:
+def break_even(capital: float, rent: float, power: float, electricity: float) -> float | None:
     """Return after which time bought servers have cost less than rented ones [s], null where they never do.
 
     t = capital / (rent - power * electricity)
