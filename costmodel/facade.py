@@ -61,8 +61,7 @@ class Result(result.Result, dict=True):
 
         Raises InputError where pandas is not installed.
         """
-        pandas = _package("pandas")
-        frame = pandas.DataFrame(self.columns())
+        frame: pandas.DataFrame = _package("pandas").DataFrame(self.columns())
         frame.attrs = {"scenario": self.scenario, "units": self.units}
         return frame
 
@@ -180,7 +179,9 @@ class Workload(api.Workload):
         from costmodel.study.levers import hypothetical, levers_of, worths_of
 
         with hypothetical(self, levers):
-            return worths_of(self, scenario, levers_of(levers, self._library.search_path), (), lambda _: None)
+            return worths_of(
+                self, scenario, levers_of(levers, tuple(map(str, self._library.search_path))), (), lambda _: None
+            )
 
     def explain(self, scenario: str, name: str) -> list[Explanation]:
         """Return an operator, a metric, a wait or a part of memory with the equations of the code and their values.
