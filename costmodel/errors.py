@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from costmodel.records import ValueRecord
 
+_LONGEST = 2000  # characters of a problem: more is a value that it quotes
 _MAX_LISTED = 10  # names that a hint lists
 _MAX_LETTERS, _MAX_COMPARED = 80, 2000  # of a word that is compared with names, and of these: longer ones are no slips
 _HIDDEN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"} | {
@@ -62,7 +63,8 @@ class Problem(ValueRecord):
         if self.field:
             head.append(self.field)
         text = ": ".join([*head, self.message])
-        return visible(f"{text}; {self.hint}" if self.hint else text)
+        whole = f"{text}; {self.hint}" if self.hint else text
+        return visible(whole if len(whole) <= _LONGEST else f"{whole[: _LONGEST // 2]} … {whole[-_LONGEST // 2 :]}")
 
 
 class InputError(CostModelError):

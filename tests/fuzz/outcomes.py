@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import resource
 import select
 import shutil
@@ -230,9 +231,11 @@ def good_files() -> dict[str, bytes]:
 def _clear(told: list[str]) -> tuple[str, str]:
     """Return a clear error, or what is unclear about it."""
     for line in told:
-        for word in ("pydantic", "Traceback", "Error:", "<class", "object at 0x"):
+        for word in ("pydantic", "Traceback", "<class", "object at 0x"):
             if word in line:
                 return TRACEBACK, f"unclear: {line}"
+        if re.search(r"[a-z]Error:", line):  # of Python, not click's word
+            return TRACEBACK, f"unclear: {line}"
         if "\x1b" in line or "\x00" in line:
             return TRACEBACK, f"control characters: {line!r}"
         if len(line) > 4000:

@@ -134,3 +134,10 @@ def test_a_file_at_the_limit_is_read(tmp_path: Path) -> None:
 def test_a_mapping_of_more_keys_than_any_real_one_is_refused_where_they_begin() -> None:
     with pytest.raises(InputError, match=r"^big.yaml:2001:1: a mapping has more than 2,000 keys"):
         parse_tree("".join(f"k{number}: 1\n" for number in range(50_000)), "big.yaml")
+
+
+def test_a_message_that_quotes_a_long_value_shows_its_ends() -> None:
+    text = str(InputError.single(f"unknown name {'x' * 200_000}", hint="write another"))
+    assert len(text) < 2100
+    assert text.startswith("unknown name xxx")
+    assert text.endswith("xxx; write another")
