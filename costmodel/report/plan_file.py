@@ -11,7 +11,7 @@ from typing import Any
 
 from costmodel.errors import InputError
 from costmodel.report.page import Number, Table, printing, show, table
-from costmodel.report.text import NONE, count
+from costmodel.report.text import NONE, count, quantity
 from costmodel.report.web.document import Section, page
 from costmodel.report.web.markup import html_table, items
 from costmodel.report.web.scatter import Mark, front, scatter
@@ -48,15 +48,15 @@ def write_plan(path: Path, document: Mapping[str, Any]) -> None:
 def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each deployment: what it is, its times, rent and costs of a million tokens."""
     rows = table(
-        "cluster", ">devices", ">replicas", "engine", "precision", "layout", ">TTFT p99", ">TPOT p99", ">$/h",
+        ">row", "cluster", ">devices", ">replicas", "engine", "precision", "layout", ">TTFT p99", ">TPOT p99", ">$/h",
         *(f">$/M {name}" for name in _COSTS), "holds", "binds",
     )  # fmt: skip
-    for entry in plans:
+    for row, entry in enumerate(plans, 1):
         layout = " ".join(f"{name.upper()} {value}" for name, value in entry["parallel"].items() if value != 1)
-        times = (_number(entry["metrics"].get(name), "s") for name in ("ttft_p99", "tpot_p99"))
+        times = (_time(entry["metrics"].get(name)) for name in ("ttft_p99", "tpot_p99"))
         costs = entry.get("cost_per_million") or {}
         rows.add(
-            entry["cluster"], str(entry["devices"]), str(entry["replicas"]), str(entry["framework"]),
+            str(row), entry["cluster"], str(entry["devices"]), str(entry["replicas"]), str(entry["framework"]),
             str(entry["precision"]), layout or "one device", *times, _number(entry["cost_rate"], "$/h"),
             *(_number(costs.get(name), "$") for name in _COSTS), "yes" if entry["holds"] else "no", str(entry["binds"]),
         )  # fmt: skip
@@ -67,18 +67,32 @@ def _number(value: float | None, unit: str) -> str:
     return NONE if value is None else Number(count(value), value, unit)
 
 
+def _time(value: float | None) -> str:
+    return NONE if value is None else Number(quantity(value, "time"), value, "s")
+
+
 def marks(plans: Sequence[Mapping[str, Any]]) -> tuple[list[Mark], list[Mark]]:
-    """Return the points of both plots: tokens/s a device over tokens/s a user; $/M output tokens over TTFT."""
+    """Return the points of both plots: tokens/s a device over tokens/s a user; $/M output tokens over TTFT.
+
+    Their labels are rows of the table.
+    """
     throughput, cost = [], []
-    for entry in plans:
+    for row, entry in enumerate(plans, 1):
         metrics, output = entry["metrics"], (entry.get("cost_per_million") or {}).get("output")
-        label = f"{entry['devices']} x {entry['cluster'].rpartition('/')[2]} {entry['framework']} {entry['precision']}"
+        label = str(row)
         if metrics.get("tpot") and output and entry["cost_rate"]:
             rate = entry["cost_rate"] / _HOUR / output * _MILLION / entry["devices"]
             throughput.append(Mark(1.0 / metrics["tpot"], rate, label))
         if metrics.get("ttft") and output:
             cost.append(Mark(metrics["ttft"], output, label))
     return throughput, cost
+
+
+def _text(value: object) -> str:
+    """Return a value of a request: names of a list, whole numbers without a point."""
+    if isinstance(value, list):
+        return " and ".join(map(str, value))
+    return count(value) if isinstance(value, float) else str(value)
 
 
 def _page(document: Mapping[str, Any]) -> bytes:
@@ -97,5 +111,5 @@ def _page(document: Mapping[str, Any]) -> bytes:
         ),
         Section("Not chosen", [items(map(str, document.get("left_out", [])))]),
     ]
-    request = ", ".join(f"{name} {value}" for name, value in document["request"].items())
+    request = ", ".join(f"{name} {_text(value)}" for name, value in document["request"].items())
     return page("Plan", f"Asked for: {request}.", sections, document)
