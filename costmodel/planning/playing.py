@@ -58,7 +58,7 @@ class Player(Record):
     request: PlanRequest
     seed: int = 0
     known: dict[tuple[int, float], Played] = field(default_factory=dict)
-    _simulations: list[Simulation] = field(default_factory=list)
+    simulations: list[Simulation] = field(default_factory=list)
 
     @property
     def obstacle(self) -> str | None:
@@ -96,11 +96,11 @@ class Player(Record):
 
     def _simulation(self, scenario: Scenario, plan: Serving) -> Simulation:
         """Return the simulation of some requests, whose steps are timed once for all of them."""
-        if self._simulations:
-            return self._simulations[0].of(scenario, plan)
+        if self.simulations:
+            return self.simulations[0].of(scenario, plan)
         calibration = self.engine.structure.workload.calibration(self.engine.scenario)
-        self._simulations.append(Simulation(scenario, plan, calibration))
-        return self._simulations[0]
+        self.simulations.append(Simulation(scenario, plan, calibration))
+        return self.simulations[0]
 
     def _judged(self, replicas: int, tally: Tally, share: int) -> Played:
         """Return what a run says. share: replicas for each one that was played."""

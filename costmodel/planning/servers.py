@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Any
 
@@ -14,9 +15,10 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.planning.playing import Played, Player, fewest, playable
 from costmodel.planning.request import PlanRequest
 from costmodel.planning.sizing import NEVER, Engine, engines, limits, one_per_layout, with_replicas
-from costmodel.planning.structures import HEAD, check_load, load_settings, structures
+from costmodel.planning.structures import ENGINES, HEAD, check_load, load_settings, structures
 from costmodel.records import MutableRecord, Record, field, replace
 from costmodel.result import Point
+from costmodel.schema.receipts import receipts
 from costmodel.study.goals import OnProgress
 from costmodel.units import render
 
@@ -24,8 +26,9 @@ MOST_PLAYED = 6  # engines of a cluster that are played
 _ROUGH = 1.5  # times the best cost, from which on an engine is not played by what the rough closed form says of it
 SHOWN = 3  # plans of a cluster, the best and its runners-up
 _EIGHTY = 1.2815515655446004  # standard normal quantile of the ends of an 80 % interval
-_FURTHEST = 3.0  # standard deviations of step times up to which a probability is looked for
-_HALVINGS = 4  # of that range
+_DEVIATIONS = (0.0, 0.75, 1.5, 3.0)  # standard deviations of step times at which requests are played
+_HALVINGS = 6  # of the rate that is asked for, until the highest one that holds is known
+_LEAST = 1e-9  # ratio of a time to its limit
 _MILLION, _HOUR = 1e6, 3600.0
 
 
@@ -137,7 +140,8 @@ class _Race(Record):
         if not kept and candidates:
             kept = self._nearest(candidates)
         holding = sorted((one for one in kept if one.holds is not False), key=lambda one: one.cost)
-        self.plans.best += (holding or sorted(kept, key=_beyond)[:1])[:SHOWN]
+        chosen = (holding or sorted(kept, key=_beyond)[:1])[:SHOWN]
+        self.plans.best += [*chosen[:1], *(replace(one, why=_dearer(one, chosen[0])) for one in chosen[1:])]
 
     def _candidates(self) -> list[Engine]:
         """Return the engines in the order of promise."""
@@ -205,7 +209,7 @@ class _Race(Record):
             spread,
             _probability(player, count, spread),
         )
-        return [one, *(replace(each, why=_dearer(each, one)) for each in kept)]
+        return [one, *kept]
 
     def _failed(
         self, player: Player, cap: int, slowdown: float, spread: float, kept: list[Deployment]
@@ -213,10 +217,11 @@ class _Race(Record):
         """Note an engine that fails at as many replicas as would be cheaper. Keep it where nothing else holds."""
         nearest = player.play(cap, slowdown)
         if kept and kept[0].holds is not False:
-            self.plans.lost.append((player.engine, f"{cap} {_replicas(cap)} fail: {_failing(nearest, self.request)}"))
+            fails = "1 replica fails" if cap == 1 else f"{cap} replicas fail"
+            self.plans.lost.append((player.engine, f"{fails}: {_failing(nearest, self.request)}"))
             return kept
         one = Deployment(player, nearest, cap, None, _point(player.engine, self.request, cap), spread, None)
-        return [min([one, *kept], key=_beyond)]
+        return [min([*kept, one], key=lambda each: _beyond(each)[0])]  # the first of equals promised most
 
     def _unplayed(self, player: Player, obstacle: str, cap: int, kept: list[Deployment]) -> list[Deployment]:
         """Keep an engine that cannot be played, at what the closed form says, where nothing else is there."""
@@ -256,15 +261,20 @@ def _probability(player: Player, replicas: int, spread: float) -> float:
     """Return the probability that the limits hold, of step times that are exp(sigma z) as long, z normal.
 
     P = Phi(z*),    z*: the largest z at which the requests hold when they are played
+
+    Between two that are played the logarithm of the ratio of times to limits is linear.
     """
-    if spread == 0.0:
-        return 1.0 if player.holds(replicas) else 0.0
-    low, high = -_FURTHEST, _FURTHEST
-    for _ in range(_HALVINGS):
-        middle = 0.5 * (low + high)
-        holds = player.holds(replicas, float(np.exp(spread * middle)))
-        low, high = (middle, high) if holds else (low, middle)
-    return NormalDist().cdf(0.5 * (low + high))
+    before = np.log(max(player.play(replicas).ratio, _LEAST))
+    if spread == 0.0 or not player.holds(replicas):
+        return float(player.holds(replicas))
+    for low, high in pairwise(_DEVIATIONS):
+        slower = player.play(replicas, float(np.exp(spread * high)))
+        after = np.log(max(slower.ratio, _LEAST)) if slower.keeps_up else np.inf
+        if after > 0.0:
+            share = -before / (after - before) if np.isfinite(after) else 0.5
+            return NormalDist().cdf(low + share * (high - low))
+        before = after
+    return NormalDist().cdf(_DEVIATIONS[-1])
 
 
 def _fewer_than(cost: float, unit: float) -> int:
@@ -283,7 +293,7 @@ def _replicas(count: int) -> str:
 
 def _dearer(one: Deployment, best: Deployment) -> str:
     """Return why a deployment lost to the best one."""
-    return one.why or f"costs {one.cost / best.cost - 1.0:.0%} more"
+    return f"costs {one.cost / best.cost - 1.0:.0%} more"
 
 
 def _failing(played: Played, request: PlanRequest) -> str:
@@ -309,18 +319,37 @@ def reachable(some: Sequence[Deployment]) -> dict[str, Any] | None:
         return None
     nearest = min(played, key=_beyond)
     assert nearest.played is not None
+    rate = highest_rate(nearest)
     times = {f"{name}_{statistic}": value for (name, statistic), value in nearest.played.times.items()}
     return {
         "cluster": nearest.engine.structure.cluster, "engine": str(nearest.engine.structure),
-        "replicas": nearest.replicas, "devices": nearest.devices, **times,
+        "replicas": nearest.replicas, "devices": nearest.devices, "rate": rate, **times,
         "why": _failing(nearest.played, nearest.player.request),
     }  # fmt: skip
+
+
+def highest_rate(one: Deployment) -> float | None:
+    """Return the highest rate at which as many replicas hold when they are played [1/s], null where none is looked for.
+
+    None is of a trace, whose bursts are its own, nor of users. Zero where the limits hold at no rate.
+    """
+    request = one.player.request
+    if request.rate is None or request.trace is not None:
+        return None
+    if one.engine.beyond > 1.0:
+        return 0.0
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        share = 0.5 * (low + high)
+        slower = Player(one.engine, replace(request, rate=request.rate * share), simulations=one.player.simulations)
+        low, high = (share, high) if slower.holds(one.replicas) else (low, share)
+    return request.rate * low
 
 
 def why_not_less(one: Deployment) -> str:
     """Return what one replica fewer does."""
     if one.fewer is None:
-        return "one replica is the least" if one.holds is not False else "no number of replicas holds"
+        return "one replica is the least" if one.holds is not False else "more replicas do not help, or are not there"
     return f"{one.replicas - 1} {_replicas(one.replicas - 1)}: {_failing(one.fewer, one.player.request)}"
 
 
@@ -419,6 +448,20 @@ def costs(one: Deployment) -> dict[str, float | None]:
 
 def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
+
+
+def receipt_line(one: Deployment) -> str:
+    """Return the errors of published runs of the device, engine and kind of model."""
+    structure = one.engine.structure
+    device = structure.scenario.cluster.device.name
+    kind = "experts" if structure.scenario.architecture.has_experts else "dense"
+    models = "models with experts" if kind == "experts" else "dense models"
+    on = f"{ENGINES[structure.framework]} on {device}, {models}"
+    known = [
+        f"{row.metric.upper() if row.metric != 'rate' else 'rate'} {row.median:.0%} (median of {row.runs}, {row.state})"
+        for row in receipts(device, structure.framework, kind)
+    ]
+    return f"errors of published runs of {on}: {', '.join(known)}" if known else f"no published run of {on} is known"
 
 
 def benchmark_line(one: Deployment) -> str:

@@ -9,7 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.paces import Engines as Paces
+from costmodel.analytic.paces import paced
 from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
+from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.structures import HEAD, SCENARIO, Structure, counts
@@ -24,6 +27,7 @@ from costmodel.workload.validity import feasible_layout
 NORMAL = {"p50": 0.0, "p90": 1.2815515655446004, "p95": 1.6448536269514722, "p99": 2.3263478740408408}
 """Statistic -> that quantile of the standard normal distribution."""
 BUDGETS = (2048.0, 8192.0, 16384.0)  # tokens of a step that are tried besides the engine's own
+_FEW_LAYOUTS = 24  # which are tried at every budget
 _BUDGET = "scheduler.token_budget"
 _NODES = (2, 4, 8)  # whole nodes of an engine, where no smaller one holds the model or experts spread
 _MOST_DEVICES = 8192  # of all replicas, where the cluster names no number of its own
@@ -76,11 +80,26 @@ class Engine(Record, dict=True):
     @cached_property
     def scenario(self) -> Scenario:
         """Return the scenario of one replica of this layout."""
-        return self.structure.workload.changed(self.changes, [SCENARIO]).scenario(SCENARIO)
+        scenario = self.structure.workload.changed(self.changes, [SCENARIO]).scenario(SCENARIO)
+        return _at_measured_pace(scenario, self.structure.workload.calibration(scenario))
 
     def __str__(self) -> str:
         parts = [f"{name.upper()} {value}" for name, value in self.degrees.items() if value > 1]
         return " ".join(parts) or "TP 1"
+
+
+def _at_measured_pace(scenario: Scenario, calibration: Calibration) -> Scenario:
+    """Return a scenario whose steps take the times that measured runs of its site make likely."""
+    if scenario.anchor is None:
+        return scenario
+    kept: list[Scenario] = []
+
+    def asked(paced_one: Scenario, its: Calibration) -> Evaluation:
+        kept.append(paced_one)
+        return evaluate(paced_one, its)
+
+    paced(scenario, calibration, Paces(asked, evaluate, evaluate))
+    return kept[-1]
 
 
 def engines(structure: Structure, request: PlanRequest) -> list[Engine]:
@@ -89,16 +108,32 @@ def engines(structure: Structure, request: PlanRequest) -> list[Engine]:
     Means are no longer than quantiles of slower requests, so that fewer than `least` replicas never hold.
     """
     sizes = _sizes(structure.scenario)
-    found: list[Engine] = []
+    fitting: list[Engine] = []
     for pipelines in (False, True):
         space = server_space(structure.scenario, sizes)
         columns = {name: column for name, column in space.columns.items() if name != REPLICAS}
-        rows = np.flatnonzero((columns["parallel.pp"] > 1.0) == pipelines)
-        rows = rows[space.columns[REPLICAS][rows] == 1.0]
-        found = _of(structure, request, Space({name: column[rows] for name, column in columns.items()}))
-        if found:
+        alone = space.columns[REPLICAS] == 1.0
+        rows = np.flatnonzero(((columns["parallel.pp"] > 1.0) == pipelines) & alone)
+        fitting = _at_budgets(structure, request, Space({name: column[rows] for name, column in columns.items()}))
+        if fitting:
             break
-    return found
+    return fitting
+
+
+def _at_budgets(structure: Structure, request: PlanRequest, layouts: Space) -> list[Engine]:
+    """Return the engines of some layouts at each budget of tokens.
+
+    Of many layouts those that promise most at their own budget: another one hardly moves a layout among others.
+    """
+    own = structure.plan.scheduler.token_budget
+    usual = () if own is None else (float(np.max(own)),)
+    budgets = tuple(dict.fromkeys((*usual, *BUDGETS)))
+    if layouts.size <= _FEW_LAYOUTS:
+        return _of(structure, request, layouts, budgets)
+    some = sorted(_of(structure, request, layouts, budgets[:1]), key=lambda one: one.key)
+    names = tuple(layouts.columns)
+    best = Space({name: np.array([one.at[name] for one in some[:_FEW_LAYOUTS]]) for name in names})
+    return [*some, *(_of(structure, request, best, budgets[1:]) if some else ())]
 
 
 def _sizes(scenario: Scenario) -> list[int]:
@@ -108,12 +143,10 @@ def _sizes(scenario: Scenario) -> list[int]:
     return [*divisors(node), *(node * nodes for nodes in _NODES if has_network)]
 
 
-def _of(structure: Structure, request: PlanRequest, layouts: Space) -> list[Engine]:
-    """Return the engines of some layouts at each budget of tokens."""
+def _of(structure: Structure, request: PlanRequest, layouts: Space, budgets: Sequence[float]) -> list[Engine]:
+    """Return the engines of some layouts at some budgets of tokens."""
     if not layouts.size:
         return []
-    own = structure.plan.scheduler.token_budget
-    budgets = np.array(list(dict.fromkeys((*(() if own is None else (float(np.max(own)),)), *BUDGETS))))
     columns = {name: np.repeat(column, len(budgets)) for name, column in layouts.columns.items()}
     columns[_BUDGET] = np.tile(budgets, layouts.size)
     devices = columns["parallel.tp"] * columns["parallel.pp"] * columns["parallel.dp"]
@@ -204,7 +237,7 @@ def _collected(
     cluster = structure.scenario.cluster
     rental = cluster.device.price.rental if request.prices is None else request.prices.rental(cluster.device)
     has = _MOST_DEVICES if structure.cluster.startswith("nodes/") else int(np.max(cluster.devices))
-    found = []
+    fitting = []
     for row in np.flatnonzero(judged.fits.any(axis=1)).tolist():
         size = int(devices[row])
         rent = None if rental is None else float(np.max(rental)) * size
@@ -219,8 +252,8 @@ def _collected(
         lower = NEVER if least is None else 1 + int(axis[least - 1]) if least else 1
         about = int(axis[flat if likely is None else likely])
         at = {name: float(column[row]) for name, column in columns.items()}
-        found.append(Engine(structure, at, size, rent, lower, min(about, most), most, beyond))
-    return found
+        fitting.append(Engine(structure, at, size, rent, lower, min(about, most), most, beyond))
+    return fitting
 
 
 def _fewest(holds: Mask, axis: Array) -> int | None:
@@ -244,5 +277,6 @@ def with_replicas(engine: Engine, request: PlanRequest, count: int) -> Scenario:
     users: float | None = None
     if request.users is not None:
         users = float(np.ceil(request.users / (count * float(scenario.parallel.dp))))
-    own = replace(plan, replicas=replace(plan.replicas, count=float(count)), concurrency=users)
+    rate = plan.rate if request.trace is not None else request.rate
+    own = replace(plan, replicas=replace(plan.replicas, count=float(count)), concurrency=users, rate=rate)
     return replace(scenario, plan=own)

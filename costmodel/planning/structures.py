@@ -132,9 +132,22 @@ def _loaded(request: PlanRequest, cluster: str, framework: str, precision: str |
         f"    framework: {framework}",
         "    parallel: {tp: 1}",
         *([f"    precision: {precision}"] if precision else []),
+        *_anchor_lines(request),
         *(f"    {key}: {value}" for key, value in load_settings(request).items()),
     ]
     return load(workload_tree(lines, request.model), search_path=request.search_path)
+
+
+def _anchor_lines(request: PlanRequest) -> list[str]:
+    """Return the anchors of a scenario. Raises InputError on a benchmark, which does not say what ran."""
+    for file in request.anchors:
+        if not file.endswith((".yaml", ".yml")):
+            raise InputError.single(
+                "does not say which engine and layout ran", field=file,
+                hint="keep it as a file: `costmodel calibrate --run WORKLOAD.yaml BENCH.json --output server.yaml`",
+            )  # fmt: skip
+    listed = ", ".join(json.dumps(as_reference(file)) for file in request.anchors)
+    return [f"    anchor: [{listed}]"] if listed else []
 
 
 def load_settings(request: PlanRequest) -> dict[str, str]:

@@ -10,6 +10,7 @@ from costmodel.planning.servers import (
     binds,
     command_of,
     costs,
+    receipt_line,
     shown,
     why_not_less,
 )
@@ -33,8 +34,9 @@ def show_plans(plans: Plans) -> None:
     show(f"why not fewer: {why_not_less(best)}")
     if best.probability is not None:
         asked = plans.request.confidence
-        sized = "" if asked is None else f" (sized for {percent(asked, 0)})"
-        show(f"probability that the limits hold: {percent(best.probability, 0)}{sized}; more with --confidence 90%")
+        sized = "; more with --confidence 90%" if asked is None else f", sized for {percent(asked, 0)}"
+        show(f"probability that the limits hold: {percent(best.probability, 0)}{sized}")
+    show(receipt_line(best))
     for engine, why in plans.lost[:_MOST_LINES]:
         show(f"lost: {engine.structure} {engine}: {why}")
     _show_some(plans.left_out)

@@ -252,6 +252,7 @@ def read_goal(
         )
     text = objective or _DEFAULTS[phase]
     sense, _, formula = text.strip().partition(" ")
+    sense = sense.replace("mize", "mise")
     if sense not in SENSES or not formula.strip():
         raise InputError.single(
             f"{text!r} is no objective", hint="write one such as `minimise step_time`", field="--objective"

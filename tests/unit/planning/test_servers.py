@@ -1,0 +1,65 @@
+"""Plans of servers: the union of clusters, the bounds, and what a looser request costs."""
+
+from __future__ import annotations
+
+import pytest
+
+from costmodel.planning import playing, servers, sizing, structures
+from costmodel.planning.request import Limit, PlanRequest
+from costmodel.planning.servers import Plans, plan_servers
+from costmodel.records import replace
+
+REQUEST = PlanRequest(
+    model="llama-3-8b", clusters=("nodes/rtx-4090-x8",), rate=8.0, isl=800.0, osl=60.0, ttft=Limit(0.8),
+    tpot=Limit(0.04),
+)  # fmt: skip
+
+
+def planned(request: PlanRequest) -> Plans:
+    return plan_servers(request, lambda _: None)
+
+
+@pytest.fixture(autouse=True)
+def small(one_framework: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  a fixture's effect
+    monkeypatch.setattr(sizing, "BUDGETS", ())
+    monkeypatch.setattr(playing, "MOST", 300.0)
+    monkeypatch.setattr(structures, "_narrower", lambda *_: iter(["fp8-tensor"]))
+
+
+def test_bounds_change_no_winner_and_a_looser_request_costs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Played are those that bounds leave, then every layout: the same deployment is the cheapest."""
+    best = planned(REQUEST).best[0]
+    assert best.holds
+    assert best.fewer is None or not best.fewer.holds
+    looser = replace(REQUEST, rate=4.0, tpot=Limit(0.06))
+    assert planned(looser).best[0].cost <= best.cost
+    monkeypatch.setattr(servers, "MOST_PLAYED", 100)
+    monkeypatch.setattr(servers, "_ROUGH", 1e9)
+    monkeypatch.setattr(sizing.Engine, "key", property(lambda one: (one.devices, 0.0, 0)))  # the order says nothing
+    every = planned(REQUEST)
+    assert every.best[0].cost == best.cost
+
+
+def test_a_union_of_clusters_is_no_worse_than_each() -> None:
+    both = planned(replace(REQUEST, clusters=("nodes/rtx-4090-x1", "nodes/rtx-4090-x8")))
+    alone = planned(REQUEST)
+    assert both.best[0].cost <= alone.best[0].cost
+    assert {one.engine.structure.cluster for one in both.best} == {"nodes/rtx-4090-x1", "nodes/rtx-4090-x8"}
+
+
+def test_confidence_costs_more_and_is_kept() -> None:
+    usual, sure = planned(REQUEST).best[0], planned(replace(REQUEST, confidence=0.95)).best[0]
+    assert sure.cost >= usual.cost
+    assert sure.probability is not None
+    assert sure.probability > 0.9
+
+
+def test_a_budget_is_a_ceiling_and_says_which_rate_it_reaches() -> None:
+    best = planned(REQUEST).best[0]
+    assert best.rent is not None
+    tight = planned(replace(REQUEST, rate=200.0, budget=best.rent))
+    assert tight.best[0].rent is not None
+    assert tight.best[0].rent <= best.rent
+    assert not tight.holding
+    assert tight.reachable is not None
+    assert 0.5 * 8.0 < tight.reachable["rate"] < 200.0
