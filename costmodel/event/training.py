@@ -10,7 +10,7 @@ from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.stream_times import BLOCKING, seconds_of, stream_times
 from costmodel.analytic.training.step_model import OptimizerStep, StepModel
-from costmodel.analytic.training.step_times import StepTimes, jitter, once_per_step, step_streams
+from costmodel.analytic.training.step_times import ROUNDING, StepTimes, jitter, once_per_step, step_streams
 from costmodel.event.action_tasks import ActionTasks
 from costmodel.event.engine import Timeline
 from costmodel.event.expert_draws import ExpertDraws, expert_draws
@@ -352,11 +352,12 @@ def step_times_of(step: StepGraph, timeline: Timeline) -> StepTimes:
     host = float(stream_times(end.optimizer.on_host, None).kernels)
     optimizer = float(finish[slowest, end.last]) - span
     waiting = optimizer - float(running[slowest, end.first : end.last].sum()) - host
+    exposed = busy - kernels + waiting
     return StepTimes(
         step=span + optimizer,
         by_kind=by_kind,
         bubble=span - busy,
         optimizer=optimizer,
-        exposed_communication=busy - kernels + waiting,
+        exposed_communication=exposed if abs(exposed) > ROUNDING * span else 0.0,
         host=host,
     )

@@ -218,7 +218,8 @@ def _combined(program: Program[Slot], pipeline: PipelineTimes, ends: Sequence[Op
     optimizer = pipeline.reduce_tail + slowest       of the rank that ends the step last
     bubble = where(idle > ROUNDING * span, idle, 0)
     idle = span - sum(counts * pipeline.durations)   of a rank on average, which has `counts` actions of each kind
-    exposed_communication = sum(by_kind) - kernels + waiting
+    exposed_communication = where(abs(exposed) > ROUNDING * span, exposed, 0)
+    exposed = sum(by_kind) - kernels + waiting
     """
     counts, slots, span = program.mean_counts, program.slots, pipeline.span
     share = np.array(
@@ -237,12 +238,13 @@ def _combined(program: Program[Slot], pipeline: PipelineTimes, ends: Sequence[Op
     optimizer, waiting = pipeline.reduce_tail + slowest, pipeline.reduce_tail + waiting
     idle = span - busy.reshape(span.shape)
     kernels = counts @ pipeline.kernels
+    exposed = (busy - kernels).reshape(span.shape) + waiting
     return StepTimes(
         step=span + optimizer,
         by_kind={kind.value: row.reshape(span.shape) for kind, row in zip(KINDS, by_kind, strict=True)},
         bubble=np.where(idle > ROUNDING * span, idle, 0.0),
         optimizer=optimizer,
-        exposed_communication=(busy - kernels).reshape(span.shape) + waiting,
+        exposed_communication=np.where(np.abs(exposed) > ROUNDING * span, exposed, 0.0),
         host=host,
     )
 
