@@ -202,6 +202,17 @@ def read_changes(changes: tuple[str, ...]) -> dict[str, object]:
     return values
 
 
+def device_counts(text: str | None) -> list[int]:
+    """Return the device counts that `--devices` lists."""
+    parts = [part.strip() for part in text.split(",")] if text is not None else []
+    for part in parts:
+        if not part.isdigit() or not 0 < int(part) <= 10**7:
+            raise InputError.single(
+                f"{part!r} is not a device count", hint="write whole numbers such as 64,128", field="--devices"
+            )
+    return [int(part) for part in parts]
+
+
 def print_json(document: object) -> None:
     """Print a document as JSON: the same document gives the same bytes, in ASCII where the output takes no more."""
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")

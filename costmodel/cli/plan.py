@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from costmodel.cli.completion import names
-from costmodel.cli.options import json_option, path_option, print_json
+from costmodel.cli.options import device_counts, json_option, path_option, print_json, read_changes, set_option
 from costmodel.errors import InfeasibleError, InputError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ OnProgress = Callable[[float], None]
 _SECTIONS = {
     "Load": ("rate", "requests_per_day", "users", "isl", "osl", "trace"),
     "Limits": ("ttft", "tpot", "budget", "confidence"),
-    "Training": ("train", "tokens", "days"),
+    "Training": ("train", "tokens", "days", "devices", "changes"),
 }
 _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--rate", "RATE", "Requests that come, e.g. 20/s."),
@@ -35,7 +35,8 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--budget", "RATE", 'Ceiling of the cost rate, e.g. "300 $/h".'),
     ("--confidence", "SHARE", "Probability that the limits hold, e.g. 90%, for which it is sized."),
     ("--tokens", "N", "Tokens to train on, e.g. 15T."),
-    ("--days", "DAYS", "Days in which training has to end."),
+    ("--days", "DAYS", "Days in which training has to end; default: the fastest and the cheapest runs."),
+    ("--devices", "N,N,...", "Numbers of devices that may train; default: powers of two of nodes, and thrice these."),
     ("--emit", "FORMAT", "Print what starts the plan: vllm, sglang, trt-llm, dynamo, megatron, torchtitan, k8s, ..."),
 )
 _NUMBERS = ("users", "isl", "osl", "tokens", "days")
@@ -82,6 +83,7 @@ def _text_options(function: F) -> F:
     help="Write the plan to FILE: .json, .csv, .md, or .html with the front of its deployments.",
 )  # fmt: skip
 @click.option("--from", "source", metavar="FILE", help="Read a launch script instead of planning.")
+@set_option
 @path_option
 @json_option
 def command(*, as_json: bool, **options: Any) -> int:
@@ -172,7 +174,16 @@ def _machine(request: PlanRequest, on_progress: OnProgress) -> Planned:
 
 def _training(request: PlanRequest, on_progress: OnProgress) -> Planned:
     """Plan a training run: `costmodel.planning.training`."""
-    raise _unknown(request, on_progress, "training")
+    from costmodel.planning.training import document, plan_training
+
+    plans = plan_training(request, on_progress)
+
+    def show() -> None:
+        from costmodel.report.training_plans import show_training
+
+        show_training(plans)
+
+    return document(plans), show
 
 
 def _launch(request: PlanRequest, on_progress: OnProgress) -> Planned:
@@ -240,4 +251,6 @@ def _request(options: Mapping[str, Any]) -> PlanRequest:
         tokens=counts.get("tokens"), days=counts.get("days"),
         anchors=options["anchors"], train=options["train"], emit=given.get("emit"), source=given.get("source"),
         search_path=options["search_path"], prices=read_prices(given["prices"]) if "prices" in given else None,
+        devices=tuple(device_counts(given.get("devices"))),
+        changes=tuple((path, str(value)) for path, value in read_changes(options["changes"]).items()),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from costmodel.cli.completion import names
-from costmodel.cli.options import Asked, json_option, print_json, workload_options
+from costmodel.cli.options import Asked, device_counts, json_option, print_json, workload_options
 from costmodel.errors import InfeasibleError, InputError, LayoutError
 from costmodel.records import replace
 
@@ -71,7 +71,7 @@ def command(
     with suppress(LayoutError):  # the workload's own layout need not be valid: others may be
         loaded.changed(pins)
     chosen = _chosen(loaded, asked, has_goal=bool(objective or wanted.constraints))
-    counts = _device_counts(devices)
+    counts = device_counts(devices)
     results: list[SearchResult] = []
     with progress("search") as on_progress:
         for number, name in enumerate(chosen):
@@ -161,14 +161,3 @@ def _chosen(loaded: Workload, asked: Asked, *, has_goal: bool) -> tuple[str, ...
             field="--scenario",
         )
     return chosen
-
-
-def _device_counts(text: str | None) -> list[int]:
-    """Return the device counts that `--devices` lists."""
-    parts = [part.strip() for part in text.split(",")] if text is not None else []
-    for part in parts:
-        if not part.isdigit() or not 0 < int(part) <= 10**7:
-            raise InputError.single(
-                f"{part!r} is not a device count", hint="write whole numbers such as 64,128", field="--devices"
-            )
-    return [int(part) for part in parts]

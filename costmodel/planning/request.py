@@ -40,6 +40,7 @@ class PlanRequest(ValueRecord):
     train: a training run instead of servers, of `tokens` in `days` at most.
     prices: one's own prices, which replace those of the files.
     emit: engine or format of the launch script; source: launch script that is read.
+    devices: numbers of them that a training run may take; changes: path of its workload -> value, as `--set` has them.
     """
 
     model: str | None = None
@@ -61,6 +62,13 @@ class PlanRequest(ValueRecord):
     prices: Prices | None = None
     source: str | None = None
     search_path: tuple[str, ...] = ()
+    devices: tuple[int, ...] = ()
+    changes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return the changes of its workload."""
+        return dict(self.changes)
 
     def document(self) -> dict[str, object]:
         """Return the request as it stands in a plan, SI numbers, without what was not asked for."""

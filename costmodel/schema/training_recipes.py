@@ -1,18 +1,21 @@
-"""Published training recipes: how many tokens a step models of a size were trained on."""
+"""Published training: how many tokens a step models of a size were trained on, and how well runs used their devices."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+from collections.abc import Iterator
 
 from costmodel.records import ValueRecord
 from costmodel.schema.loader import MAX_TABLE_BYTES, read_text
 from costmodel.schema.references import display_path, package_root
+from costmodel.units import parse
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import parameter_count
 
 RECIPES = "training_recipes.csv"  # in `workloads/` of the package's data
+RUNS = "training_runs.csv"
 
 
 class TrainingRecipe(ValueRecord):
@@ -31,17 +34,50 @@ class TrainingRecipe(ValueRecord):
         return self.sequence * self.global_batch
 
 
+class PublishedRun(ValueRecord):
+    """A published training run. parameters: of one token; mfu: model FLOP over the peak of 16 bits.
+
+    device_mtbf: mean time between failures of one device [s]; restart: from a failure until training goes on [s].
+    """
+
+    name: str
+    parameters: float
+    devices: float
+    mfu: float
+    device_mtbf: float | None
+    restart: float | None
+    cite: str
+
+
 def training_recipes() -> list[TrainingRecipe]:
     """Return the shipped recipes."""
-    path = package_root() / "workloads" / RECIPES
-    rows = csv.DictReader(io.StringIO(read_text(path, display_path(path), MAX_TABLE_BYTES), newline=""))
     return [
         TrainingRecipe(
             row["model"], float(row["parameters"]), float(row["active_parameters"]), int(row["sequence"]),
             int(row["global_batch"]), row["cite"],
         )
-        for row in rows
+        for row in _rows(RECIPES)
     ]  # fmt: skip
+
+
+def published_runs() -> list[PublishedRun]:
+    """Return the shipped published runs."""
+
+    def seconds(text: str, unit: str) -> float | None:
+        return parse(f"{text} {unit}", "duration") if text else None
+
+    return [
+        PublishedRun(
+            row["run"], float(row["parameters"]), float(row["devices"]), float(row["mfu"]),
+            seconds(row["device_mtbf_hours"], "h"), seconds(row["restart_minutes"], "min"), row["cite"],
+        )
+        for row in _rows(RUNS)
+    ]  # fmt: skip
+
+
+def _rows(name: str) -> Iterator[dict[str, str]]:
+    path = package_root() / "workloads" / name
+    return iter(csv.DictReader(io.StringIO(read_text(path, display_path(path), MAX_TABLE_BYTES), newline="")))
 
 
 def nearest_recipe(architecture: Architecture) -> TrainingRecipe:

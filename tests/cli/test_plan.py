@@ -79,3 +79,16 @@ def test_the_exit_code_says_that_no_model_runs(run):
     none = run("plan", "--cluster", "nodes/rtx-4090-x1", "--isl", "2M", "--osl", "1")
     assert none.code == 3
     assert "runs none of the models" in none.out
+
+
+def test_a_training_run_is_planned_in_one_line(run):
+    done = run("plan", "mpt-125m", "--train", "--tokens", "2B", "--devices", "1", "--cluster", "nodes/a100-x1")
+    assert done.code == 0, done.err
+    assert done.out.startswith("1 A100 SXM 80GB: ")
+    assert "MFU" in done.out.splitlines()[0]
+    assert "sequences of 2,048 tokens a step" in done.out
+    late = run(
+        "plan", "mpt-125m", "--train", "--tokens", "2T", "--days", "1", "--devices", "1", "--cluster", "nodes/a100-x1"
+    )
+    assert late.code == 3
+    assert late.out.startswith("nothing ends in time; the nearest is 1 A100")

@@ -1,0 +1,406 @@
+"""A training run: the fewest devices of each cluster that train a model on its tokens in time, and what they cost.
+
+A ladder of numbers of devices is climbed. On each the search of training steps finds the best layout, and goodput says
+what failures and checkpoints add to the days of its steps.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from costmodel.api import Workload, load
+from costmodel.equations import equation
+from costmodel.errors import InfeasibleError, InputError
+from costmodel.network.host import host_link
+from costmodel.planning.request import PlanRequest
+from costmodel.quantities import Seconds
+from costmodel.records import Record, ValueRecord, replace
+from costmodel.result import Point
+from costmodel.schema.files import load_cluster
+from costmodel.schema.model_names import is_model
+from costmodel.schema.overrides import ON
+from costmodel.schema.training_recipes import PublishedRun, published_runs
+from costmodel.study.goals import Candidate
+from costmodel.study.layouts import OWN, VARIED
+from costmodel.study.search import Space, searched, settings
+from costmodel.study.sweep import Wanted
+from costmodel.workload.counting import parameter_count
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Scenario
+from costmodel.workload.simulation import Checkpoints
+
+MOST = 16_384  # devices of a node that is named instead of a cluster: those of the largest published run
+DAY, HOUR = 86_400.0, 3_600.0
+SIDE = 4  # steps of the ladder between two numbers of devices of a run without a limit of days
+_THIRD = 1.0 / 3.0  # of a published run's MFU, below which a plan says why
+_NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
+OnProgress = Callable[[float], None]
+
+
+class Goodput(ValueRecord):
+    """What failures leave of a run. share: of its time that is progress.
+
+    interval: training between two checkpoints; between: time between two failures [s].
+    """
+
+    interval: float
+    share: float
+    between: float
+
+
+@equation
+def best_goodput(mean: Seconds, write: Seconds, restart: Seconds) -> Goodput:
+    """Return the interval of checkpoints with the largest goodput, and that.
+
+        share = interval / (mean * e^(restart / mean) * (e^((interval + write) / mean) - 1))
+        interval = mean * (1 + W(-e^(-1 - write / mean)))
+
+    mean: time between failures of the run; write: training time that a checkpoint takes; restart: from a failure until
+    training goes on [s]. W: Lambert's. The share is Daly's [Future Generation Computer Systems 22, 2006, equation 13];
+    its derivative is zero where (1 - interval/mean) e^(interval/mean) = e^(-write/mean).
+    """
+    from scipy.special import lambertw  # loads when it is used
+
+    interval = float(mean * (1.0 + lambertw(-np.exp(-1.0 - write / mean)).real))
+    share = interval / (mean * np.exp(restart / mean) * np.expm1((interval + write) / mean))
+    return Goodput(interval, float(share), float(mean))
+
+
+class TrainingRun(Record):
+    """A layout that trains on all tokens.
+
+    point: its step in full.
+    cluster: as it was asked for.
+    at: its layout, path below the scenario -> value.
+    command: that simulates its step.
+    fewer: what the next smaller number of devices does, null where it was not looked at.
+    """
+
+    cluster: str
+    scenario: Scenario
+    point: Point
+    at: Mapping[str, Any]
+    tokens: float
+    goodput: Goodput
+    command: str
+    notes: tuple[str, ...]
+    fewer: str | None = None
+
+    @property
+    def devices(self) -> int:
+        """Return how many devices it takes."""
+        return self.point.devices
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the run takes: tokens / tokens_per_second / goodput [s]."""
+        return self.tokens / float(self.point.metrics["tokens_per_second"] or 0.0) / self.goodput.share
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 80 % interval of the time [s]."""
+        known = self.point.intervals.get("tokens_per_second")
+        rate = self.point.metrics["tokens_per_second"]
+        return (
+            None if known is None or rate is None else (self.seconds * rate / known[1], self.seconds * rate / known[0])
+        )
+
+    @property
+    def dollars(self) -> float | None:
+        """Return the rent of the devices, null where none is known [$]."""
+        rent = self.point.metrics["cost_rate"]
+        return None if rent is None else rent * self.seconds
+
+    @property
+    def joules(self) -> float | None:
+        """Return the energy: lost training takes as much as kept one [J]."""
+        known = self.point.metrics.get("energy_per_token")
+        return None if known is None else known * self.tokens / self.goodput.share
+
+    @property
+    def memory(self) -> float:
+        """Return what the fullest device holds [B]."""
+        return math.fsum((self.point.memory or {}).values())
+
+    def probability(self, seconds: float | None) -> float | None:
+        """Return how probably the run ends in time: times are lognormal about the middle of their interval."""
+        if seconds is None or self.interval is None:
+            return None
+        low, high = (math.log(end) for end in self.interval)
+        spread = (high - low) / (2.0 * _NORMAL_90)
+        return 0.5 * (1.0 + math.erf((math.log(seconds) - 0.5 * (low + high)) / (spread * math.sqrt(2.0))))
+
+
+class TrainingPlans(Record):
+    """The answer: the cheapest run of each cluster first; without a limit of days, each cluster's Pareto front.
+
+    holds: whether they keep to the days.
+    """
+
+    request: PlanRequest
+    runs: tuple[TrainingRun, ...]
+    left_out: tuple[str, ...]
+    holds: bool
+
+    @property
+    def limit(self) -> float | None:
+        """Return the time that a run may take [s]."""
+        return None if self.request.days is None else self.request.days * DAY
+
+
+def plan_training(request: PlanRequest, on_progress: OnProgress = lambda _: None) -> TrainingPlans:
+    """Return the training runs of a model. Raises InputError on a bad request."""
+    if request.tokens is None or request.model is None:
+        raise InputError.single("a training run has a number of tokens", hint="add --tokens 15T", field="--tokens")
+    if not request.clusters:
+        raise InputError.single(
+            "a training run needs a cluster", hint="add --cluster nodes/dgx-h100", field="--cluster"
+        )
+    holding: list[TrainingRun] = []
+    nearest: list[TrainingRun] = []
+    left_out: list[str] = []
+    for number, cluster in enumerate(request.clusters):
+        ladder = Ladder.of(request, cluster)
+        runs = ladder.fewest() if request.days is not None else ladder.front()
+        on_progress((1 + number) / len(request.clusters))
+        holding += runs
+        if not runs:
+            known = [run for run in ladder.tried.values() if run is not None]
+            nearest += [min(known, key=lambda run: run.seconds)] if known else []
+            left_out.append(f"{cluster}: {_why_none(known, request)}")
+    best = sorted(holding or nearest, key=_order)
+    return TrainingPlans(request, tuple(best), tuple(left_out), bool(holding))
+
+
+def _why_none(runs: Sequence[TrainingRun], request: PlanRequest) -> str:
+    if not runs:
+        return "no layout fits in memory on the numbers of devices that were looked at"
+    fastest = min(runs, key=lambda run: run.seconds)
+    return f"{fastest.devices:,} devices take {fastest.seconds / DAY:,.1f} days, more than {request.days:g}"
+
+
+def _order(run: TrainingRun) -> tuple[float, float]:
+    """Return the position of a run: the cheapest first, those without a price by their devices."""
+    return (math.inf if run.dollars is None else run.dollars), run.devices * run.seconds
+
+
+class Ladder(Record):
+    """Numbers of devices of one cluster, and the best run on each that was looked at, null where none fits."""
+
+    request: PlanRequest
+    cluster: str
+    workload: Workload
+    name: str
+    numbers: tuple[int, ...]
+    tried: dict[int, TrainingRun | None]
+
+    @classmethod
+    def of(cls, request: PlanRequest, cluster: str) -> Ladder:
+        """Return the ladder of a cluster."""
+        workload, name = _loaded(request, cluster)
+        hardware = load_cluster(cluster, request.search_path, devices=MOST)
+        node = int(np.max(hardware.node.count))
+        most = int(np.max(hardware.devices)) if hardware.node.nic is not None else node
+        return cls(request, cluster, workload, name, request.devices or tuple(_numbers(node, most)), {})
+
+    def run(self, devices: int) -> TrainingRun | None:
+        """Return the fastest run on some devices, null where no layout fits."""
+        if devices not in self.tried:
+            self.tried[devices] = self._searched(devices)
+        return self.tried[devices]
+
+    def holds(self, devices: int) -> bool:
+        """Tell whether the fastest run on some devices ends in time."""
+        run, days = self.run(devices), self.request.days
+        return run is not None and (days is None or run.seconds <= days * DAY)
+
+    def fewest(self) -> list[TrainingRun]:
+        """Return the run on the fewest devices that end in time, none where no number of them does.
+
+        The first number that is looked at is the one that would do with published MFU; from there it goes step by step.
+        """
+        at = self._guess()
+        while at + 1 < len(self.numbers) and not self.holds(self.numbers[at]):
+            at += 1
+        while at > 0 and self.holds(self.numbers[at]) and self.holds(self.numbers[at - 1]):
+            at -= 1
+        run = self.run(self.numbers[at])
+        if run is None or not self.holds(self.numbers[at]):
+            return []
+        return [_with_fewer(run, self.numbers[at - 1], self.tried) if at else run]
+
+    def front(self) -> list[TrainingRun]:
+        """Return runs of which none is both faster and cheaper than another: the fastest first."""
+        start = next((n for n, each in enumerate(self.numbers) if each >= int(self._own.devices)), 0)
+        chosen = self.numbers if self.request.devices else self.numbers[start::SIDE]
+        runs = [run for run in map(self.run, chosen) if run is not None]
+        runs.sort(key=lambda run: run.seconds)
+        kept: list[TrainingRun] = []
+        for run in runs:
+            if not kept or _order(run) < min(map(_order, kept)):
+                kept.append(run)
+        return kept
+
+    @property
+    def _own(self) -> Scenario:
+        return self.workload.scenario(self.name)
+
+    def _guess(self) -> int:
+        """Return the position of the least number of devices that would end in time with the MFU of a published run."""
+        assert self.request.tokens is not None, "`plan_training` has checked it"
+        assert self.request.days is not None, "`fewest` has a limit"
+        step = self.workload.points([self.name])[self.name]
+        rate, mfu = step.metrics["tokens_per_second_per_device"], step.metrics.get("mfu")
+        if rate is None or not mfu:
+            return 0
+        needed = self.request.tokens / (rate / mfu * nearest_run(self._own).mfu) / (self.request.days * DAY)
+        return next((n for n, each in enumerate(self.numbers) if each >= needed), len(self.numbers) - 1)
+
+    def _searched(self, devices: int) -> TrainingRun | None:
+        """Return the fastest run on some devices, as `costmodel search` finds its layout."""
+        fixed = [f"{path}={value}" for path, value in self.request.settings.items() if _is_of_layout(path)]
+        result = searched(self.workload, self.name, "minimise step_time", Wanted({}, ()), Space((devices,), (), fixed))
+        return None if not result.best else self._as_run(result.best[0], settings(self.workload, result))
+
+    def _as_run(self, best: Candidate, layout: Mapping[str, str]) -> TrainingRun:
+        """Return a layout as a run, its step evaluated as `costmodel simulate` does."""
+        changes = {**self.request.settings, **layout}
+        chosen = load_one(self.request, self.cluster, changes, self.name)
+        scenario, point = chosen.scenario(self.name), chosen.points([self.name])[self.name]
+        assert self.request.tokens is not None, "`plan_training` has checked it"
+        phase = " --phase training" if self.workload.start is not None else ""
+        sets = " ".join(f"--set {shlex.quote(f'{path}={value}')}" for path, value in changes.items())
+        command = (
+            f"costmodel simulate {self.request.model} --cluster {self.cluster}{phase} --scenario {self.name} {sets}"
+        )
+        return TrainingRun(
+            cluster=self.cluster, scenario=scenario, point=point, at=best.at, tokens=self.request.tokens,
+            goodput=_goodput(scenario, point), command=command.strip(), notes=tuple(_notes(scenario, point, best)),
+        )  # fmt: skip
+
+
+def _with_fewer(run: TrainingRun, devices: int, tried: Mapping[int, TrainingRun | None]) -> TrainingRun:
+    """Return a run with what fewer devices do."""
+    fewer = tried.get(devices)
+    said = "fit in no layout" if fewer is None else f"take {fewer.seconds / DAY:,.1f} days"
+    return (
+        replace(run, fewer=f"{devices:,} {'device' if devices == 1 else 'devices'} {said}") if devices in tried else run
+    )
+
+
+def load_one(request: PlanRequest, cluster: str, changes: Mapping[str, object], name: str | None = None) -> Workload:
+    """Return the workload of a request on one cluster with some changes."""
+    assert request.model is not None, "`plan_training` has checked it"
+    phases = ("training",) if is_model(request.model, request.search_path) else ()
+    scenarios = None if phases or name is None else [name]
+    return load(
+        request.model, changes, cluster=cluster, search_path=request.search_path, phases=phases, scenarios=scenarios
+    )
+
+
+def _loaded(request: PlanRequest, cluster: str) -> tuple[Workload, str]:
+    """Return the workload on a cluster, without its own layout, and its first scenario that trains."""
+    changes = {path: value for path, value in request.settings.items() if not _is_of_layout(path)}
+    workload = load_one(request, cluster, changes)
+    for name in workload.scenarios:
+        if isinstance(workload.scenario(name).plan, Training) or workload.scenario(name).plan.phase == "rl":
+            return workload, name.partition(ON)[0]
+    raise InputError.single(f"{request.model} has no scenario that trains", field="--train", hint="name a model")
+
+
+def _is_of_layout(path: str) -> bool:
+    """Tell whether a change fixes a part of the layouts that are searched."""
+    below = path.split(".", 2)[-1]
+    return path.startswith("scenarios.") and below in (*OWN, *VARIED) and below != "global_batch"
+
+
+def _numbers(node: int, most: int) -> Iterator[int]:
+    """Yield the numbers of devices of a ladder: divisors of a node, then 1, 2, 3, 4, 6, 8, 12 … whole nodes."""
+    yield from (each for each in (2**n for n in range(node.bit_length())) if each < node and node % each == 0)
+    nodes = sorted({factor * 2**n for n in range(32) for factor in (2, 3)} | {1})
+    yield from (node * each for each in nodes if node * each <= most)
+
+
+def nearest_run(scenario: Scenario) -> PublishedRun:
+    """Return the published run that is nearest in the logarithm of the parameters of one token."""
+    active = float(parameter_count(scenario.architecture).active_with_embedding)
+    return min(published_runs(), key=lambda run: abs(math.log(run.parameters / active)))
+
+
+def _goodput(scenario: Scenario, point: Point) -> Goodput:
+    """Return the goodput with the best interval of checkpoints: what the scenario states of failures, else published.
+
+    A checkpoint stops training while each device copies its weights and optimizer to its host.
+    """
+    stated: Checkpoints | None = scenario.simulation.checkpoints
+    known = published_runs()
+    mtbf = next(run.device_mtbf for run in known if run.device_mtbf) if stated is None else float(stated.device_mtbf)
+    restart = next(run.restart for run in known if run.restart) if stated is None else float(stated.restart)
+    parts = point.memory or {}
+    state = parts.get("weights", 0.0) + parts.get("optimizer", 0.0)
+    try:
+        copied = state / float(np.max(host_link(scenario.cluster).bandwidth))
+    except InfeasibleError:  # no file states the device's link to a host
+        copied = 0.0
+    return best_goodput(mtbf / point.devices, copied if stated is None else float(stated.write), restart)
+
+
+def _notes(scenario: Scenario, point: Point, best: Candidate) -> Iterator[str]:
+    """Yield what is assumed, and that the MFU is below a third of a published run's, with its cause."""
+    mfu, run = point.metrics.get("mfu"), nearest_run(scenario)
+    if isinstance(scenario.plan, Training):
+        batch, sequence = float(np.max(scenario.plan.global_batch)), float(np.max(scenario.plan.sequence))
+        yield f"{batch:,.0f} sequences of {sequence:,.0f} tokens a step: --set scenarios.{scenario.name}.global_batch=N"
+        if mfu is not None and mfu < _THIRD * run.mfu and scenario.plan.adapters is None:
+            shares = {entry.name: entry.time for entry in point.breakdown}
+            largest = max(shares, key=lambda name: shares[name]) if shares else "nothing"
+            yield (
+                f"mfu {mfu:.0%} is below a third of the {run.mfu:.0%} of {run.name}: bound by {point.bound}, "
+                f"most of it {largest}"
+            )
+            yield from (note for note in best.notes if note.startswith("mfu is"))
+
+
+# ---- document -------------------------------------------------------------------------------------------------------
+
+
+def document(plans: TrainingPlans) -> dict[str, Any]:
+    """Return the answer by the keys of `costmodel plan --json`."""
+    reachable = None
+    if plans.runs and not plans.holds:
+        fastest = min(plans.runs, key=lambda run: run.seconds)
+        reachable = {"cluster": fastest.cluster, "devices": fastest.devices, "days": fastest.seconds / DAY}
+    return {
+        "request": plans.request.document(),
+        "plans": [_run_document(run, plans) for run in plans.runs],
+        "left_out": list(plans.left_out),
+        "reachable": reachable,
+    }
+
+
+def _run_document(run: TrainingRun, plans: TrainingPlans) -> dict[str, Any]:
+    """Return a run by its keys: days, dollars, joules, bytes; rent in $/h."""
+    million, tokens, rent = 1e6, run.tokens, run.point.metrics["cost_rate"]
+    costs = None if run.dollars is None else {"all": run.dollars / tokens * million}
+    days = None if run.interval is None else tuple(end / DAY for end in run.interval)
+    return {
+        "cluster": run.cluster, "devices": run.devices, "replicas": 1, "engine": run.scenario.framework.name,
+        "framework": run.scenario.framework.name, "precision": run.scenario.precision.linear,
+        "parallel": {key.removeprefix("parallel."): at for key, at in run.at.items() if key.startswith("parallel.")},
+        "micro_batch": run.at.get("micro_batch"), "recompute": run.at.get("recompute"),
+        "schedule": run.at.get("schedule"), "zero": run.at.get("optimizer.zero"),
+        "prefill": None, "decode": None, "scheduler": None,
+        "metrics": {**run.point.metrics, "days": run.seconds / DAY, "dollars": run.dollars, "energy": run.joules,
+                    "goodput": run.goodput.share, "checkpoint_interval": run.goodput.interval, "memory": run.memory,
+                    "capacity": run.point.capacity},
+        "intervals": {**run.point.intervals, "days": days},
+        "played": None, "holds": plans.holds, "probability": run.probability(plans.limit), "binds": run.point.bound,
+        "cost_rate": None if rent is None else rent * HOUR, "cost_per_million": costs,
+        "energy_per_million": None if run.joules is None else run.joules / tokens * million,
+        "why_not_less": run.fewer, "notes": list(run.notes), "command": run.command,
+    }  # fmt: skip

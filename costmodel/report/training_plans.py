@@ -1,0 +1,82 @@
+"""A plan of a training run as text: the answer first, then each cluster's best and what is assumed."""
+
+from __future__ import annotations
+
+from costmodel.planning.training import DAY, HOUR, TrainingPlans, TrainingRun
+from costmodel.report.page import Table, show, table
+from costmodel.report.text import NONE, count, gib, percent, quantity, whole
+
+_MILLION = 1e6
+
+
+def show_training(plans: TrainingPlans) -> None:
+    """Print the cheapest run in one line, a table of all, why not fewer devices, and what is assumed."""
+    if not plans.runs:
+        show("nothing fits in memory", "yellow")
+    else:
+        best = plans.runs[0]
+        show(headline(best) if plans.holds else f"nothing ends in time; the nearest is {headline(best)}", "bold")
+        show(_table(plans))
+        if best.fewer is not None:
+            show(f"why not fewer: {best.fewer}")
+        interval, hours = best.interval, best.devices * best.seconds / HOUR
+        if interval is not None:
+            chance = best.probability(plans.limit)
+            in_time = "" if chance is None else f"; in time with a probability of {percent(chance, 0)}"
+            show(f"80 % interval {_span(interval[0])} .. {_span(interval[1])}{in_time}")
+        show(
+            f"goodput {percent(best.goodput.share)}: a failure every {_span(best.goodput.between)}, a checkpoint every "
+            f"{_span(best.goodput.interval)}; {count(hours)} device-hours"
+        )
+        for note in best.notes:
+            show(f"note: {note}")
+    for reason in plans.left_out:
+        show(f"left out: {reason}")
+    if plans.runs:
+        show(f"next: {plans.runs[0].command}", "dim")
+
+
+def _span(seconds: float) -> str:
+    """Return a length of time in days, hours or minutes, whichever is the largest that it has one of."""
+    unit = next((each for each in (DAY, HOUR) if seconds >= each), DAY / 1440.0)
+    return f"{count(seconds / unit, 3)} {'days' if unit == DAY else 'h' if unit == HOUR else 'min'}"
+
+
+def headline(run: TrainingRun) -> str:
+    """Return a run in one line."""
+    device = run.scenario.cluster.device.name.removesuffix("-sxm").replace("-", " ").upper()
+    dollars = [] if run.dollars is None else [_money(run.dollars)]
+    mfu = run.point.metrics.get("mfu")
+    parts = [
+        _span(run.seconds), *dollars, *([] if mfu is None else [f"MFU {mfu:.0%}"]),
+        f"{gib(run.memory, 0)} of {gib(run.point.capacity, 0)} GiB",
+    ]  # fmt: skip
+    return f"{run.devices:,} {device}: {', '.join(parts)}; {layout(run)}; limited by {run.point.bound}"
+
+
+def layout(run: TrainingRun) -> str:
+    """Return a layout in words: its degrees above one, micro-batch and recomputation."""
+    names = {"tp": "TP", "cp": "CP", "pp": "PP", "virtual": "VP", "dp": "DP", "ep": "EP"}
+    values = {short: run.at.get(f"parallel.{short}", 1) for short in names}
+    degrees = " x ".join(f"{names[short]} {value:g}" for short, value in values.items() if value > 1) or "one device"
+    micro, recompute = run.at.get("micro_batch"), run.at.get("recompute")
+    parts = [degrees]
+    parts += [] if micro is None else [f"micro-batch {micro:g}"]
+    parts += [] if recompute is None else [f"{'no' if recompute == 'none' else recompute} recomputation"]
+    return ", ".join(parts)
+
+
+def _money(dollars: float) -> str:
+    return f"{dollars / _MILLION:,.3g} M$" if dollars >= _MILLION else f"{count(dollars)} $"
+
+
+def _table(plans: TrainingPlans) -> Table:
+    content = table("cluster", ">devices", ">time", ">cost", ">energy", ">MFU", ">GiB", "layout")
+    for run in plans.runs:
+        mfu = run.point.metrics.get("mfu")
+        content.add(
+            run.cluster.partition("/")[2] or run.cluster, whole(run.devices), _span(run.seconds),
+            NONE if run.dollars is None else _money(run.dollars), quantity(run.joules, "energy", 3),
+            NONE if mfu is None else percent(mfu, 0), gib(run.memory, 0), layout(run).partition(",")[0],
+        )  # fmt: skip
+    return content

@@ -1,0 +1,119 @@
+"""A training run: the fewest devices in time, as `search` finds and `simulate` evaluates them, and its goodput."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from itertools import pairwise
+
+import pytest
+
+import costmodel
+from costmodel.errors import InputError
+from costmodel.event.goodput import simulate_goodput
+from costmodel.planning.request import PlanRequest
+from costmodel.planning.training import DAY, TrainingPlans, TrainingRun, best_goodput, document, plan_training
+from costmodel.study.search import Space, searched
+from costmodel.study.sweep import Wanted
+from costmodel.workload.simulation import Checkpoints
+
+EIGHT, ONE = "nodes/rtx-4090-x8", "nodes/a100-x1"
+SHORT = ("scenarios.training.sequence", "256")
+FIXED = (("scenarios.training.recompute", "none"), ("scenarios.training.optimizer.zero", "1"))
+
+
+def planned(*clusters: str, **asked: object) -> TrainingPlans:
+    request = {"tokens": 2e9, "changes": FIXED, **asked}
+    return plan_training(PlanRequest("mpt-125m", clusters or (EIGHT,), train=True, **request))
+
+
+@pytest.fixture(scope="module")
+def front() -> TrainingPlans:
+    """Return the runs on one and on eight devices."""
+    return planned(devices=(1, 8))
+
+
+def of_eight(front: TrainingPlans) -> TrainingRun:
+    return next(run for run in front.runs if run.devices == 8)
+
+
+def test_a_run_is_the_layout_of_a_search_and_its_step_that_of_a_simulation(front: TrainingPlans) -> None:
+    run = of_eight(front)
+    words = shlex.split(run.command)
+    sets = dict(after.split("=", 1) for flag, after in pairwise(words) if flag == "--set")
+    point = costmodel.load("mpt-125m", sets, cluster=EIGHT, phases=["training"]).points()["training"]
+    assert point.reason is None
+    assert sum(point.memory.values()) == pytest.approx(run.memory)
+    assert point.metrics == run.point.metrics
+    workload = costmodel.load("mpt-125m", cluster=EIGHT, phases=["training"])
+    space = Space((8,), (), tuple(f"{path}={value}" for path, value in FIXED))
+    best = searched(workload, "training", "minimise step_time", Wanted({}, ()), space).best[0]
+    assert best.metrics["step_time"] == point.metrics["step_time"]
+
+
+def test_days_dollars_and_energy_are_those_of_the_tokens_at_the_goodput(front: TrainingPlans) -> None:
+    run = of_eight(front)
+    rate, share = run.point.metrics["tokens_per_second"], run.goodput.share
+    assert run.seconds == pytest.approx(2e9 / rate / share)
+    assert run.dollars == pytest.approx(8 * 0.34 / 3600.0 * run.seconds)
+    assert run.joules == pytest.approx(run.point.metrics["energy_per_token"] * 2e9 / share)
+    written = next(each for each in document(front)["plans"] if each["devices"] == 8)
+    assert written["metrics"]["days"] == pytest.approx(run.seconds / DAY)
+    assert written["cost_per_million"]["all"] == pytest.approx(run.dollars / 2e3)
+
+
+def test_no_run_of_a_front_is_faster_and_cheaper_than_another(front: TrainingPlans) -> None:
+    runs = sorted(front.runs, key=lambda run: run.seconds)
+    costs = [run.dollars for run in runs]
+    assert costs == sorted(costs, reverse=True)
+    assert [run.devices for run in front.runs] == [run.devices for run in sorted(runs, key=lambda run: run.dollars)]
+
+
+def test_more_days_never_cost_more_devices_and_two_clusters_are_no_worse_than_one(front: TrainingPlans) -> None:
+    eight = of_eight(front).seconds / DAY
+    limits = [1.2 * eight, 12 * eight]
+    plans = [planned(EIGHT, ONE, days=days) for days in limits]
+    for plan, days in zip(plans, limits, strict=True):
+        assert plan.holds
+        assert all(run.seconds <= days * DAY for run in plan.runs)
+        assert [run.dollars for run in plan.runs] == sorted(run.dollars for run in plan.runs)
+    devices = [next(run.devices for run in plan.runs if run.cluster == EIGHT) for plan in plans]
+    assert devices[0] == 8
+    assert devices[1] == 1
+    alone = next(run for run in plans[1].runs if run.cluster == ONE)
+    assert plans[1].runs[0].dollars <= alone.dollars
+
+
+def test_where_nothing_ends_in_time_the_nearest_is_said(front: TrainingPlans) -> None:
+    late = planned(days=0.5 * of_eight(front).seconds / DAY)
+    assert not late.holds
+    assert document(late)["reachable"]["devices"] == late.runs[0].devices
+    assert not document(late)["plans"][0]["holds"]
+    assert "days, more than" in late.left_out[0]
+
+
+def test_a_low_mfu_is_said_with_its_cause() -> None:
+    low = planned(devices=(8,), changes=(*FIXED, ("scenarios.training.global_batch", "8"), SHORT)).runs[0]
+    assert low.point.metrics["mfu"] < 0.415 / 3
+    assert any("below a third of the 42% of Megatron 22B: bound by" in note for note in low.notes)
+
+
+def test_goodput_is_largest_at_its_interval_and_that_of_young_where_failures_are_rare() -> None:
+    mean, write, restart = 45_000.0, 8.0, 900.0
+    best = best_goodput(mean, write, restart)
+
+    def share(interval: float) -> float:
+        return interval / (mean * math.exp(restart / mean) * math.expm1((interval + write) / mean))
+
+    assert best.share == pytest.approx(share(best.interval))
+    assert best.share > max(share(0.9 * best.interval), share(1.1 * best.interval))
+    assert best_goodput(1e9, 1.0, 0.0).interval == pytest.approx(math.sqrt(2.0 * 1e9), rel=1e-3)
+    simulated = simulate_goodput(1.0, 1, Checkpoints(best.interval, write, restart, mean), seed=0)
+    assert simulated.goodput == pytest.approx(best.share, abs=0.01)
+
+
+def test_a_request_without_tokens_or_a_cluster_is_refused() -> None:
+    with pytest.raises(InputError, match="--tokens: a training run has a number of tokens"):
+        planned(tokens=None)
+    with pytest.raises(InputError, match="--cluster: a training run needs a cluster"):
+        plan_training(PlanRequest("mpt-125m", (), tokens=1e9))
