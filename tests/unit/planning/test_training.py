@@ -55,7 +55,7 @@ def test_days_dollars_and_energy_are_those_of_the_tokens_at_the_goodput(front: T
     run = of_eight(front)
     rate, share = run.point.metrics["tokens_per_second"], run.goodput.share
     assert run.seconds == pytest.approx(2e9 / rate / share)
-    assert run.dollars == pytest.approx(8 * 0.34 / 3600.0 * run.seconds)
+    assert run.dollars == pytest.approx(8 * run.scenario.cluster.device.price.rental * run.seconds)
     assert run.joules == pytest.approx(run.point.metrics["energy_per_token"] * 2e9 / share)
     written = next(each for each in document(front)["plans"] if each["devices"] == 8)
     assert written["metrics"]["days"] == pytest.approx(run.seconds / DAY)
