@@ -25,21 +25,21 @@ def factor_of(text: object) -> float | None:
     return float(match["times"]) if match["times"] else 1.0 + float(match["percent"].replace(" ", "")) / 100.0
 
 
-def multiplied(number: NumberType, value: object, factor: float, place: tuple[str, Location | None]) -> float:
+def multiplied(number: NumberType, value: object, factor: float, source: tuple[str, Location | None]) -> float:
     """Return a value times a factor in SI, a whole number where the field takes these alone.
 
-    place: field and location for the error of a value that is not known.
+    source: field and location for the error of a value that is not known.
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise InputError.single(
-            "is relative to a value that is not known", hint="write the value itself", field=place[0], location=place[1]
+            "is relative to a value that is not known", hint="write the value itself", field=source[0], location=source[1]
         )
     product = float(value) * factor
     return float(round(product)) if isinstance(number, Whole) else product
 
 
 def absolute(model: type[Strict], tree: Tree, overrides: Sequence[Override], field: str = "") -> Sequence[Override]:
-    """Return overrides of a document with values in place of factors.
+    """Return overrides of a document with values instead of factors.
 
     A factor is of what the document, checked as `model` and with the other overrides, has: its defaults are values too.
     Raises InputError where it has none. A document with problems is left to whoever checks it.
@@ -68,8 +68,8 @@ def _multiplied(model: type[Strict], document: dict[str, object], override: Over
     return replace(override, value=replace(override.value, value=SI(value)))
 
 
-def absolute_text(text: str, number: NumberType, value: Callable[[], object], place: tuple[str, Location]) -> str:
-    """Return values and ranges of an axis, `0.5x..2x:8`, with a number and its unit in place of each factor.
+def absolute_text(text: str, number: NumberType, value: Callable[[], object], source: tuple[str, Location]) -> str:
+    """Return values and ranges of an axis, `0.5x..2x:8`, with a number and its unit instead of each factor.
 
     value: returns what the factors multiply.
     """
@@ -79,7 +79,7 @@ def absolute_text(text: str, number: NumberType, value: Callable[[], object], pl
         if factor is None:
             return part
         unit = base_unit(number.dimension) if isinstance(number, Measure) else "1"
-        return f"{multiplied(number, value(), factor, place)!r}{'' if unit == '1' else f' {unit}'}"
+        return f"{multiplied(number, value(), factor, source)!r}{'' if unit == '1' else f' {unit}'}"
 
     items = []
     for item in text.split(","):

@@ -308,7 +308,7 @@ def plan_sweep(
 
 
 def _absolute(workload: Workload, scenarios: Sequence[str], request: Request, number: NumberType | None) -> Request:
-    """Return a request with values in place of factors, `2x` or `+10%`, of what all scenarios have."""
+    """Return a request with values instead of factors, `2x` or `+10%`, of what all scenarios have."""
     if number is None:
         return request
 
