@@ -23,8 +23,8 @@ LONGEST = 40  # characters of a change in the short form
 def show_worths(scenarios: Mapping[str, Sequence[Worth]]) -> None:
     """Print what each change saves of each scenario, the largest first: the best ones, or all on request.
 
-    What is measured against another start than the scenario comes last. What changes nothing, and what cannot be had and
-    why, gets a line each on request, or where few changes were asked for.
+    What is measured against another start than the scenario comes last. What changes nothing, and what cannot be had
+    and why, gets a line each on request, or where few changes were asked for.
     """
     for scenario, rows in scenarios.items():
         own, *others = (

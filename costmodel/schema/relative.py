@@ -32,8 +32,9 @@ def multiplied(number: NumberType, value: object, factor: float, source: tuple[s
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise InputError.single(
-            "is relative to a value that is not known", hint="write the value itself", field=source[0], location=source[1]
-        )
+            "is relative to a value that is not known", hint="write the value itself", field=source[0],
+            location=source[1],
+        )  # fmt: skip
     product = float(value) * factor
     return float(round(product)) if isinstance(number, Whole) else product
 
