@@ -58,7 +58,7 @@ class Structure(Record):
     @property
     def format(self) -> str:
         """Return the number format for people."""
-        return self.precision or self.scenario.precision.linear
+        return self.precision or self.scenario.precision.weights
 
     def __str__(self) -> str:
         return " ".join((ENGINES[self.framework], shown_format(self.format), *(["DeepEP"] if self.choices else [])))
