@@ -96,14 +96,14 @@ def write_plots(
             if plot is None:
                 continue
             images: dict[str, bytes] = {}
+            tables = {f"{prefix}{name}{suffix}.csv": data for suffix, data in plot.data.items()}
             for form in sorted(forms, reverse=True, key=FORMS.index):  # PNG first: its texts are wider
-                images[form] = figure_bytes(plot.figure, form)
+                images[form] = figure_bytes(plot.figure, form, tables)
                 plot.figure.set_layout_engine(None)  # keeps the layout, and draws the next form once only
-            content = {f"{name}.{form}": images[form] for form in forms}
-            content |= {f"{name}{suffix}.csv": data for suffix, data in plot.data.items()}
+            content = {f"{prefix}{name}.{form}": images[form] for form in forms} | tables
             for file, data in content.items():
-                write_whole(folder / f"{prefix}{file}", [data])
-                written.append(folder / f"{prefix}{file}")
+                write_whole(folder / file, [data])
+                written.append(folder / file)
     return written
 
 

@@ -9,9 +9,10 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from hashlib import sha256
 from typing import Any, Literal, cast
 
 import matplotlib as mpl
@@ -80,13 +81,20 @@ def canvas(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def figure_bytes(figure: Figure, form: Literal["svg", "png"]) -> bytes:
-    """Return a figure as a file without date and versions: the same figure gives the same bytes."""
-    metadata: dict[str, Any] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[form]
+def figure_bytes(figure: Figure, form: Literal["svg", "png"], data: Mapping[str, bytes] | None = None) -> bytes:
+    """Return a figure as a file without date and versions: the same figure gives the same bytes.
+
+    data: tables that it shows, by file name. The file carries a digest of each, `data:NAME=DIGEST`.
+    """
+    shown = " ".join(f"data:{name}={sha256(table).hexdigest()[:12]}" for name, table in (data or {}).items())
+    metadata: dict[str, Any] = {
+        "svg": {"Date": None, "Creator": None, "Identifier": shown or None},
+        "png": {"Software": None, **({"Comment": shown} if shown else {})},
+    }[form]
     file = io.BytesIO()
     figure.savefig(file, format=form, metadata=metadata)
-    data = file.getvalue()
-    return _TOOLTIP_GROUP.sub(rb"<g><title>\1</title>", data) if form == "svg" else data
+    content = file.getvalue()
+    return _TOOLTIP_GROUP.sub(rb"<g><title>\1</title>", content) if form == "svg" else content
 
 
 def add_tooltip(artists: Iterable[Artist], text: str) -> None:

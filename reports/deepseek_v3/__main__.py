@@ -48,11 +48,11 @@ WHAT_IFS = (
         "What a larger batch costs each user, and where memory ends it",
     ),
 )
-SHOWN = ("roofline-training", "time-training", "sweep-training", "sweep-decode")  # as PNG, too: the README's
+SHOWN = ("roofline-training", "time-training", "sweep-training", "sweep-decode")  # as PNG, too, for slides
 
 
 def publish(folder: Path) -> list[Path]:
-    """Write every figure as SVG, those of the README as PNG as well, the data beside each, and the page."""
+    """Write every figure as SVG, some as PNG as well, the data beside each, and the page."""
     made: list[Path] = []
     with tempfile.TemporaryDirectory() as place:
         aside = Path(place)

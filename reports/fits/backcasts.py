@@ -1,6 +1,6 @@
 """How far the rows of a device are predicted without its own fits: medians, and what their intervals hold.
 
-python -m reports.fits.backcasts MEASUREMENTS --table reports/backcasts.md
+python -m reports.fits.backcasts MEASUREMENTS --table PAGE
 
 A device is hidden by itself (others of its die stay), or with all devices of its architecture. Everything else is what
 `predict` does for a device without rows. `--path` names a folder whose prior and step errors were made without the
@@ -31,7 +31,7 @@ from reports.fits.prior import FAMILIES
 DIE = ("h100-sxm", "h200-sxm", "h800-sxm", "a800-sxm-80gb")
 BALANCE = ("h20",)
 NEW = "blackwell"
-COMMAND = "python -m reports.fits.backcasts MEASUREMENTS --path WITHOUT --table reports/backcasts.md"
+COMMAND = "python -m reports.fits.backcasts MEASUREMENTS --path WITHOUT --table PAGE"
 
 
 class Found(Record):
@@ -113,7 +113,7 @@ def lines_of(title: str, cases: Sequence[Found]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Predict the rows of devices whose fits are hidden; write the page."""
-    asked = options("fits.backcasts", main, table=Path("reports/backcasts.md"), every=16, path=[])
+    asked = options("fits.backcasts", main, table=Path("backcasts.md"), every=16, path=[])
     chosen = asked.parse_args(arguments)
     known = Backcasts.read(chosen.measurements, chosen.every)
     apart = Backcasts(known.table, known.plan, chosen.path)

@@ -1,12 +1,11 @@
 """Expected times where nothing was measured: what all fitted devices share, and backcasts that leave devices out.
 
-python -m reports.fits.prior MEASUREMENTS --output hardware/calibrations/prior.yaml --table reports/transfer.md
+python -m reports.fits.prior MEASUREMENTS --output hardware/calibrations/prior.yaml
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,7 @@ from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from reports.fits.effects import OWN_KIND, leave_out, some_rows
-from reports.fits.measured import Measured, Origin, calibration, device_of, options, publish
+from reports.fits.measured import Measured, Origin, calibration, device_of, options
 
 FAMILIES = (
     "gemm", "bmm", "grouped_gemm", "grouped_gemm_weight_only", "attention_prefill", "attention_decode", "mla_prefill",
@@ -39,9 +38,7 @@ LEAST_READ = 1e-6  # share of the bytes that a warm kernel reads at least: it te
 FEWEST = 8  # rows of a group
 SLOWED = 0.75  # share of a die's FLOP in a cycle: devices have all, a half or a quarter
 LEAST = 0.05  # half width of an interval that backcasts do not narrow further
-COMMAND = (
-    "python -m reports.fits.prior MEASUREMENTS --output hardware/calibrations/prior.yaml --table reports/transfer.md"
-)
+COMMAND = "python -m reports.fits.prior MEASUREMENTS --output hardware/calibrations/prior.yaml"
 
 
 def groups(measured: Measured, store: FitStore) -> dict[str, list[GroupEffect]]:
@@ -90,13 +87,10 @@ def _rows(samples: Samples, implementation: str, rate: float) -> GroupRows:
 
 
 class Backcast(ValueRecord):
-    """How a family's rows of a device are predicted without it, or without its architecture: medians of |log|."""
+    """How a family's rows of a device are predicted without its architecture: log(measured / predicted)."""
 
     key: str
     device: str
-    rows: int
-    without_device: float | None
-    without_architecture: float | None
     errors: Array
     seconds: Array
 
@@ -106,20 +100,11 @@ def backcasts(found: Mapping[str, Sequence[GroupEffect]]) -> Iterator[Backcast]:
     for key, effects in sorted(found.items()):
         for device in sorted({each.rows.device for each in effects}):
             own = [each for each in effects if each.rows.device == device]
-            others = [each for each in effects if each.rows.device != device]
-            far = [each for each in others if each.rows.architecture != own[0].rows.architecture]
-            near_errors, far_errors = (
-                None if not rest else np.concatenate([each.rows.errors(pooled_effect(rest)) for each in own])
-                for rest in (others, far)
-            )
-            last = far_errors if far_errors is not None else near_errors
-            if last is not None:
-                predicted = np.concatenate([each.rows.seconds for each in own]) / np.exp(last)
-                yield Backcast(key, device, len(last), _median(near_errors), _median(far_errors), last, predicted)
-
-
-def _median(errors: Array | None) -> float | None:
-    return None if errors is None else float(np.median(np.abs(errors)))
+            far = [each for each in effects if each.rows.architecture != own[0].rows.architecture]
+            if far:
+                errors = np.concatenate([each.rows.errors(pooled_effect(far)) for each in own])
+                predicted = np.concatenate([each.rows.seconds for each in own]) / np.exp(errors)
+                yield Backcast(key, device, errors, predicted)
 
 
 def render(found: Mapping[str, Sequence[GroupEffect]], cases: Sequence[Backcast]) -> str:
@@ -150,7 +135,7 @@ def render(found: Mapping[str, Sequence[GroupEffect]], cases: Sequence[Backcast]
 def _points(key: str, cases: Sequence[Backcast]) -> str:
     """Return 10 % and 90 % points of backcasts of a key, else its family, else all; devices weigh the same."""
     family = key.partition("/")[0]
-    chosen = [one for one in cases if one.key == key and one.without_architecture is not None]
+    chosen = [one for one in cases if one.key == key]
     chosen = chosen or [one for one in cases if one.key.partition("/")[0] == family] or list(cases)
     errors = np.concatenate([one.errors for one in chosen])
     weights = np.concatenate([np.full(len(one.errors), 1.0 / len(one.errors)) for one in chosen])
@@ -161,40 +146,9 @@ def _points(key: str, cases: Sequence[Backcast]) -> str:
     return f"low: {low:.3g}, median: 1, high: {high:.3g}"
 
 
-def table_of(cases: Sequence[Backcast]) -> str:
-    """Return the page of backcasts."""
-    lines = [
-        "# Predicting kernels of devices without rows", "",
-        f"Made by `{COMMAND}`.", "",
-        "Medians of |log(measured / predicted)| with what the other devices share: without the device itself, and",
-        "without all devices of its architecture. No row of a device is in the prediction of its own. Of devices whose",
-        "processors have less than their die's FLOP in a cycle (H20, RTX 3090, RTX 4090) all rows are taken.", "",
-        "| kernels | device | rows | without the device | without its architecture |", "|---|---|---|---|---|",
-    ]  # fmt: skip
-    for one in cases:
-        near, far = map(_percent, (one.without_device, one.without_architecture))
-        lines.append(f"| {one.key} | {one.device} | {one.rows} | {near} | {far} |")
-    lines += [
-        "",
-        "| kernels | devices | without the device | without its architecture |",
-        "|---|---|---|---|",
-    ]
-    for key in dict.fromkeys(one.key for one in cases):
-        own = [one for one in cases if one.key == key]
-        sides = ([one.without_device for one in own], [one.without_architecture for one in own])
-        known = ([each for each in side if each is not None] for side in sides)
-        shown = (_percent(float(np.median(side)) if side else None) for side in known)
-        lines.append(f"| {key} | {len(own)} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _percent(error: float | None) -> str:
-    return "" if error is None else f"{100 * error:.0f} %"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Pool what kernels share over devices; write the calibration file and the page of backcasts."""
-    asked = options("fits.prior", main, "calibration file", table=Path("reports/transfer.md"), without="", every=16)
+    """Pool what kernels share over devices; write the calibration file."""
+    asked = options("fits.prior", main, "calibration file", without="", every=16)
     chosen = asked.parse_args(arguments)
     measured, store = Measured.read(chosen.measurements), FitStore(Library(()))
     of_all = np.arange(len(measured.table)) % chosen.every == 0
@@ -203,7 +157,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = groups(measured, store)
     cases = list(backcasts(found))
     write_whole(chosen.output, [render(found, cases).encode("utf-8")])
-    publish(chosen.table, table_of(cases))
 
 
 if __name__ == "__main__":

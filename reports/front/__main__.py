@@ -1,14 +1,17 @@
-"""What the README shows that is made, not written: how far predictions lie off, and what hardware and models there are.
+"""What the README shows that is made, not written: its picture, the first answer, how far predictions lie off.
 
 python -m reports.front README.md --validation reports/validation --output reports/front
 
-Draws every compared figure of `reports/validation`, and writes the README's tables between their marks.
+Writes the README's tables and the list of hardware and models, `docs/catalogue.md`, between their marks.
 """
 
 from __future__ import annotations
 
 import csv
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,21 +21,43 @@ from costmodel.calibration.fit_files import basis_of
 from costmodel.errors import InputError
 from costmodel.report.models import attention
 from costmodel.report.plotting import write_plots
-from costmodel.report.style import styled
-from costmodel.report.text import gib, quantity
+from costmodel.report.text import gib, quantity, shown_basis
 from costmodel.schema.files import list_names, load_document, read_models
 from costmodel.schema.hugging_face.tables import families
 from costmodel.schema.whole_files import write_whole
-from costmodel.study.published.accuracy import HEADINGS, by_class, is_unseen
-from costmodel.study.published.provenance import IN_SAMPLE, UNSEEN
+from costmodel.study.published.accuracy import by_class
+from costmodel.study.published.provenance import UNSEEN
 from costmodel.study.published.reproduce import Comparison
 from costmodel.workload.counting import parameter_count
-from reports.front.plot import Row, accuracy_figure
+from reports.front.hero import hero_figure, steps
 from reports.validation.__main__ import PAGES
 
 BLIND = Path(__file__).with_name("blind.txt")  # what the scorer of blind figures prints, as it is
+CATALOGUE = Path("docs/catalogue.md")
+COMMAND = "costmodel simulate workloads/deepseek_v3.yaml"  # whose answer the README shows
+ANSWERS = 3  # lines of it
+ERRANDS = (  # questions, each with the command that answers it
+    (
+        "What do I need to serve this?",
+        "costmodel plan qwen3-32b --cluster nodes/dgx-h100 --cluster nodes/hgx-h200 "
+        "--rate 20/s --isl 2000 --osl 500 --ttft 1s@p99 --tpot 30ms@p99",
+    ),
+    ("What runs on my GPU?", "costmodel plan --cluster nodes/rtx-4090-x1"),
+    (
+        "What if NVLink were twice as fast?",
+        "costmodel simulate deepseek_v3 --scenario training --set hardware.links.nvlink.bandwidth=2x",
+    ),
+    (
+        "Which part of the hardware matters?",
+        "costmodel sensitivity deepseek_v3 --scenario training --metric step_time",
+    ),
+    (
+        "How many GPUs for 15 trillion tokens in 90 days?",
+        "costmodel plan llama-3-70b --train --tokens 15T --days 90 --cluster nodes/dgx-h100",
+    ),
+    ("Why is this operator slow?", 'costmodel explain deepseek_v3 --scenario decode --op "attention core"'),
+)
 _CLASS_WIDTH = 34  # characters of a class there
-FEWEST = 8  # figures of a publication from which it has a row of its own in the figure
 Figures = Sequence[Comparison]
 
 
@@ -81,22 +106,51 @@ def _rows(path: Path, needed: str) -> list[dict[str, str]]:
 
 def tables(figures: Figures) -> dict[str, str]:
     """Return the README's tables by their marks."""
-    return {
-        "blind": "\n".join(_blind()),
-        "accuracy": "\n".join(_accuracy(figures)),
-        "hardware": "\n".join(_hardware()),
-        "models": "\n".join(_models()),
-    }
+    return {"accuracy": "\n".join(_accuracy(figures)), "shipped": _shipped()}
 
 
-def _blind() -> Iterator[str]:
-    """Yield the table of figures that nobody who writes this has seen, from what their scorer prints."""
-    yield "| class | figures | mean error | median error | bias | inside 80 % interval | half-width | refused |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
+def catalogue() -> dict[str, str]:
+    """Return the tables of hardware and models by their marks."""
+    return {"hardware": "\n".join(_hardware()), "models": "\n".join(_models())}
+
+
+def answers() -> dict[str, str]:
+    """Return what the README's first command prints, and each of its errands with the first line of its answer."""
+    errands = (f"**{question}**\n\n```sh\n{command}\n```\n\n{_printed(command, 1)}" for question, command in ERRANDS)
+    return {"answer": _printed(COMMAND, ANSWERS), "errands": "\n\n".join(errands)}
+
+
+def _printed(command: str, most: int) -> str:
+    """Return the first lines that a command prints, as a block of Markdown."""
+    words = shlex.split(command.replace("costmodel", f"{shlex.quote(sys.executable)} -m costmodel", 1))
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return "\n".join(f"    {line}".rstrip() for line in done.stdout.splitlines()[:most])
+
+
+def _accuracy(figures: Figures) -> Iterator[str]:
+    """Yield the table of errors: figures that nobody who writes this has seen first, then published ones."""
+    yield "| | results | median error | mean error | inside the 80 % interval |"
+    yield "|---|---:|---:|---:|---:|"
+    yield "| ***blind**: nobody who writes this has seen them* | | | | |"
     for line in BLIND.read_text(encoding="utf-8").splitlines()[1:]:
         name, rest = line[:_CLASS_WIDTH].strip(), line[_CLASS_WIDTH:].replace(" %", "%").split()
-        figures, mean, middle, bias, inside, width, refused = rest
-        yield f"| {name} | {figures} | {mean}% | {middle}% | {bias}% | {inside} | {width} | {refused} |"
+        results, mean, middle, _, inside, _, _ = rest
+        yield f"| {name} | {results} | {middle}% | {mean}% | {'' if inside == '-' else inside} |"
+    yield "| *in the tables here, predicted without what rests on them* | | | | |"
+    for one in by_class(figures):
+        errors = one.errors
+        held = "" if errors.inside is None else f"{errors.inside:.0%}"
+        yield f"| {one.name} | {errors.groups:,} | {errors.median:.1%} | {errors.mean:.1%} | {held} |"
+
+
+def _shipped() -> str:
+    """Return how much hardware and how many models there are."""
+    models, _ = read_models(())
+    return (
+        f"Shipped: {len(list_names('devices'))} devices, {len(list_names('nodes')) + len(list_names('clusters'))} "
+        f"nodes and clusters, {len(models)} models ([catalogue](docs/catalogue.md)), and the `config.json` of "
+        f"{len(families())} architectures as it is."
+    )
 
 
 def with_tables(readme: str, made: Mapping[str, str]) -> str:
@@ -109,38 +163,6 @@ def with_tables(readme: str, made: Mapping[str, str]) -> str:
     return readme
 
 
-def rows_of(figures: Figures) -> list[Row]:
-    """Return the rows of the figure: publications with many figures, the others of each class, and in-sample ones."""
-    rows = []
-    for kind in PAGES:
-        of = [one for one in figures if one.case_class == kind and is_unseen(one)]
-        by_publication: dict[str, list[float]] = {}
-        for one in of:
-            by_publication.setdefault(one.publication, []).append(one.error or 0.0)
-        large = {name: errors for name, errors in by_publication.items() if len(errors) >= FEWEST}
-        others = [error for name, errors in by_publication.items() if name not in large for error in errors]
-        rows += [Row(f"{kind}: {name}", kind, errors) for name, errors in sorted(large.items(), key=_by_size)]
-        if others:
-            rows.append(Row(f"{kind}: {'others' if large else 'all'}", kind, others))
-    apart = [one.error or 0.0 for one in figures if not is_unseen(one)]
-    return [*rows, Row(IN_SAMPLE, IN_SAMPLE, apart)] if apart else rows
-
-
-def _by_size(item: tuple[str, list[float]]) -> tuple[int, str]:
-    return -len(item[1]), item[0]
-
-
-def _accuracy(figures: Figures) -> Iterator[str]:
-    yield f"| {' | '.join(HEADINGS)} |"
-    yield f"|---|{'---:|' * (len(HEADINGS) - 1)}"
-    classes = list(by_class(figures))
-    for one in classes:
-        yield f"| {' | '.join(one.cells())} |"
-    apart = sum(one.state == IN_SAMPLE for one in figures)
-    yield ""
-    yield f"{apart:,} figures that a value on their own path rests on are in-sample and in no row."
-
-
 def _hardware() -> Iterator[str]:
     yield "| device | architecture | memory | bandwidth | BF16 | FP8 | kernel times |"
     yield "|---|---|---:|---:|---:|---:|---|"
@@ -151,7 +173,7 @@ def _hardware() -> Iterator[str]:
         yield (
             f"| `{name}` | {one['architecture']} | {gib(memory['capacity'], 0)} GiB | "
             f"{quantity(memory['bandwidth'], 'bandwidth', 3)} | "
-            f"{' | '.join(quantity(peak, 'flop_rate') for peak in peaks)} | {basis_of(name)} |"
+            f"{' | '.join(quantity(peak, 'flop_rate') for peak in peaks)} | {shown_basis(basis_of(name))} |"
         )
 
 
@@ -180,15 +202,15 @@ def _models() -> Iterator[str]:
 @click.command()
 @click.argument("readme", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--validation", type=click.Path(path_type=Path), required=True, help="Folder of the validation report.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the figure.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the picture.")
 def main(readme: Path, validation: Path, output: Path) -> None:
-    """Draw how far predictions lie off, and write the tables of README."""
-    classes = read_validation(validation)
-    with styled():
-        drawn = accuracy_figure(rows_of(classes))
-    made = write_plots(iter([("accuracy", drawn)]), output)
-    write_whole(readme, [with_tables(readme.read_text(encoding="utf-8"), tables(classes)).encode()])
-    for path in (*made, readme):
+    """Draw the picture of README, and write its tables and the catalogue."""
+    made = write_plots(iter([("hero", hero_figure(steps()))]), output, ("png",))
+    found = tables(read_validation(validation))
+    pages = {readme: {**found, **answers()}, readme.parent / CATALOGUE: catalogue()}
+    for page, parts in pages.items():
+        write_whole(page, [with_tables(page.read_text(encoding="utf-8"), parts).encode()])
+    for path in (*made, *pages):
         click.echo(path)
 
 

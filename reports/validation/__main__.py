@@ -82,7 +82,8 @@ def publish(
 def _files(page: str, drawn: Plot | None) -> dict[str, bytes]:
     if drawn is None:
         return {}
-    return {f"{page}.svg": figure_bytes(drawn.figure, "svg")} | {f"{page}.csv": data for data in drawn.data.values()}
+    tables = {f"{page}.csv": data for data in drawn.data.values()}
+    return {f"{page}.svg": figure_bytes(drawn.figure, "svg", tables), **tables}
 
 
 # ---- the page that sums up ------------------------------------------------------------------------------------------

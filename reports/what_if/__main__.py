@@ -20,7 +20,7 @@ from reports.what_if.recommendations import of_recommendations
 
 COMMAND = "python -m reports.what_if --output reports/what_if"
 QUESTIONS = (of_h100, of_nvlink, of_formats, of_experts, of_planes, of_dollars, of_cache, of_recommendations)
-SHOWN = ("h800_h100", "nvlink", "insights_deepseek_v3", "rtx4090_a100")  # as PNG, too: the README's
+SHOWN = ("h800_h100", "nvlink", "insights_deepseek_v3", "rtx4090_a100")  # as PNG, too, for slides
 
 
 def publish(folder: Path) -> list[Path]:

@@ -108,7 +108,7 @@ def of_dollars() -> Asked:
             f"long as the A100 costs more than {rates[1] / rates[0]:.2f} times its rent."
         )
     says += [
-        f"Rents, from the device files: {device}: {_price_note(device)}" for device in ("rtx-4090", "a100-sxm-80gb")
+        f"Rents, from the device files: {device}: {_price_source(device)}" for device in ("rtx-4090", "a100-sxm-80gb")
     ]
     prices = [{"device": device, "price": price_facts(load_device(device))} for device in ("rtx-4090", "a100-sxm-80gb")]
     says += [f"{line[0].upper()}{line[1:]}." for line in unlike(quotes(prices, "rental"))]
@@ -121,8 +121,8 @@ def of_dollars() -> Asked:
     )  # fmt: skip
 
 
-def _price_note(device: str) -> str:
-    """Return what a device file says of its rent."""
+def _price_source(device: str) -> str:
+    """Return where a device file has its rent from."""
     found: Mapping[str, Any] = load_document("devices", device)
-    notes = [one.get("note") for one in found["sources"] if {"price", "price.rental"} & set(one["fields"])]
-    return " ".join(str(note).strip() for note in notes if note)
+    cites = [str(one["cite"]) for one in found["sources"] if {"price", "price.rental"} & set(one["fields"])]
+    return "; ".join(cites)

@@ -1,16 +1,15 @@
-"""The figures of DeepSeek-V3, four of which the README shows, are those of today's predictions."""
+"""The figures of DeepSeek-V3 are those of today's predictions."""
 
 from __future__ import annotations
 
 import csv
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import costmodel
-from reports.deepseek_v3.__main__ import SHOWN, WHAT_IFS, WORKLOAD
+from reports.deepseek_v3.__main__ import WHAT_IFS, WORKLOAD
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "reports" / "deepseek_v3"
@@ -20,11 +19,6 @@ SEEN = 0.005  # relative: a smaller difference shows in no figure
 
 def rows(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader((FOLDER / f"{name}.csv").read_text(encoding="utf-8").splitlines()))
-
-
-def test_the_readme_shows_the_figures_that_the_program_makes() -> None:
-    shown = re.findall(r"\(reports/deepseek_v3/([\w-]+)\.png\)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert sorted(shown) == sorted(SHOWN)
 
 
 def test_figures_of_the_workload_are_today_s() -> None:

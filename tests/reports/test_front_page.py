@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.study.published.accuracy import by_class
-from costmodel.study.published.provenance import IN_SAMPLE
-from reports.front.__main__ import read_validation, rows_of, tables, with_tables
+from reports.front.__main__ import CATALOGUE, catalogue, read_validation, tables, with_tables
+from reports.front.hero import COLOURS, Step, finding
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,20 +17,23 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_tables_of_the_readme_are_those_of_the_data() -> None:
     made = tables(read_validation(ROOT / "reports" / "validation"))
-    assert with_tables(README, made) == README, "run `python -m reports.front` as the README's end says"
+    assert with_tables(README, made) == README, "run `python -m reports front`"
 
 
-def test_every_compared_figure_is_in_the_figure() -> None:
-    figures = read_validation(ROOT / "reports" / "validation")
-    assert sum(len(row.errors) for row in rows_of(figures)) == len(figures)
+def test_the_catalogue_is_that_of_the_data() -> None:
+    page = (ROOT / CATALOGUE).read_text(encoding="utf-8")
+    assert with_tables(page, catalogue()) == page, "run `python -m reports front`"
 
 
-def test_in_sample_values_stand_apart_from_the_accuracy_of_their_class() -> None:
-    figures = read_validation(ROOT / "reports" / "validation")
-    apart = {one.publication for one in figures if one.state == IN_SAMPLE}
-    assert {"deepep", "insights_deepseek_v3"} <= apart
-    counted = sum(one.errors.figures for one in by_class(figures))
-    assert counted == sum(one.state != IN_SAMPLE for one in figures)
+def test_the_picture_says_what_its_bars_show() -> None:
+    bars = list(csv.DictReader((ROOT / "reports" / "front" / "hero.csv").read_text(encoding="utf-8").splitlines()))
+    for bar in bars:
+        parts = [float(bar[name]) for name in COLOURS]
+        assert min(parts) >= 0.0
+        assert sum(parts) == pytest.approx(float(bar["step_time"]), rel=0.01)
+        assert float(bar["low"]) < float(bar["step_time"]) < float(bar["high"])
+    found = [Step(bar["device"], *(float(bar[name]) for name in ("step_time", "low", "high")), {}) for bar in bars]
+    assert f"{found[0].seconds / found[2].seconds:.1f} times as fast on B200 as on H800" in finding(found)
 
 
 def test_a_folder_without_the_report_is_an_error(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_token_costs_its_share_of_the_rent() -> None:
         round(float(row["value"]) / float(row["rent, $ an hour"]), 9) for row in own if "batch" in row["metric"]
     }
     assert len(per_rent) == 1
-    assert any("rtx-4090: The lower of its two columns" in line for line in asked.says)
+    assert any("rtx-4090: RunPod, Secure Cloud on demand" in line for line in asked.says)
 
 
 def test_recommendations_are_ranked_and_what_gains_nothing_is_named() -> None:
