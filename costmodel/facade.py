@@ -67,7 +67,8 @@ class Result(result.Result, dict=True):
 
     def to_polars(self) -> polars.DataFrame:
         """Return the columns as a polars frame. Units are in `units`. Raises InputError where polars is missing."""
-        return _package("polars").DataFrame(self.columns())
+        frame: polars.DataFrame = _package("polars").DataFrame(self.columns())
+        return frame
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the metrics as xarray arrays over the axes, each with its `units`.
@@ -182,6 +183,23 @@ class Workload(api.Workload):
             return worths_of(
                 self, scenario, levers_of(levers, tuple(map(str, self._library.search_path))), (), lambda _: None
             )
+
+    def plan(self, clusters: Sequence[str], **asked: Any) -> dict[str, Any]:
+        """Return the cheapest servers of this model on each cluster, as `costmodel plan --json` prints them.
+
+        clusters: `nodes/NAME` or `clusters/NAME`. asked: the options of the command as people write them, such as
+        `rate="20/s", isl=2000, osl=500, ttft="1s@p99"`; with `train=True, tokens="15T"` a training run.
+        Raises InputError on bad text, on options that contradict and on a model that the catalogue does not have.
+        """
+        from costmodel.planning import servers, training
+        from costmodel.planning.request import read_request
+
+        model = self.scenario(self.scenarios[0]).architecture.name
+        known = {"model": model, "clusters": clusters, "search_path": self._library.search_path}
+        request = read_request({**asked, **known})
+        if request.train:
+            return training.document(training.plan_training(request, lambda _: None))
+        return servers.document(servers.plan_servers(request, lambda _: None))
 
     def explain(self, scenario: str, name: str) -> list[Explanation]:
         """Return an operator, a metric, a wait or a part of memory with the equations of the code and their values.

@@ -11,6 +11,7 @@ import click
 from costmodel.cli.completion import names
 from costmodel.cli.options import device_counts, json_option, path_option, print_json, read_changes, set_option
 from costmodel.errors import InfeasibleError, InputError
+from costmodel.records import replace
 
 if TYPE_CHECKING:
     from costmodel.planning.request import PlanRequest
@@ -39,7 +40,6 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--devices", "N,N,...", "Numbers of devices that may train; default: powers of two of nodes, and thrice these."),
     ("--emit", "FORMAT", "Print what starts the plan: vllm, sglang, trt-llm, dynamo, megatron, torchtitan, k8s, ..."),
 )
-_NUMBERS = ("users", "isl", "osl", "tokens", "days")
 
 
 class _Sections(click.Command):
@@ -134,7 +134,8 @@ def _servers(request: PlanRequest, on_progress: OnProgress) -> Planned:
     from costmodel.report.plan import show_plans
 
     plans = plan_servers(request, on_progress)
-    answer = {**document(plans), **_money(request, document(plans)["plans"])}
+    planned = document(plans)
+    answer = {**planned, **_money(request, planned["plans"])}
 
     def show() -> None:
         from costmodel.report.plan_money import show_money
@@ -142,7 +143,7 @@ def _servers(request: PlanRequest, on_progress: OnProgress) -> Planned:
         show_plans(plans)
         show_money(answer)
 
-    return answer, show
+    return planned if request.prices is None else answer, show
 
 
 def _money(request: PlanRequest, entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -221,36 +222,12 @@ def _from_script(request: PlanRequest, source: str) -> Planned:
     return predicted.document(), show
 
 
-def _unknown(request: PlanRequest, on_progress: OnProgress, what: str) -> InputError:  # noqa: ARG001
-    return InputError.single(f"knows no plan of {what}", field=request.model or "MODEL", hint="use `costmodel search`")
-
-
 def _request(options: Mapping[str, Any]) -> PlanRequest:
     """Return what the options ask for. Raises InputError on one that says nothing, or two that contradict."""
-    from costmodel.planning import request as read
-    from costmodel.planning.money import read_prices
+    from costmodel.planning.request import read_request
 
-    given = {name: value for name, value in options.items() if value is not None}
-    daily, rate = given.get("requests_per_day"), given.get("rate")
-    loads = [f"--{each.replace('_', '-')}" for each in ("rate", "requests_per_day", "users") if each in given]
-    if len(loads) > 1:
-        raise InputError.single(f"{' and '.join(loads)} contradict each other", hint="keep one of them", field=loads[1])
-    counts = {each: read.read_count(given[each], f"--{each}") for each in _NUMBERS if each in given}
-    limits = {each: read.read_limit(given[each], f"--{each}") for each in ("ttft", "tpot") if each in given}
-    per_second: float | None = None
-    if rate is not None:
-        per_second = read.read_quantity(rate, "rate", "--rate")
-    elif daily is not None:
-        per_second = read.read_count(daily, "--requests-per-day") / read.read_quantity("24 h", "time", "")
-    return read.PlanRequest(
-        model=given.get("model"), clusters=options["clusters"], rate=per_second,
-        users=int(counts["users"]) if "users" in counts else None, isl=counts.get("isl"), osl=counts.get("osl"),
-        trace=given.get("trace"), ttft=limits.get("ttft"), tpot=limits.get("tpot"),
-        budget=read.read_quantity(given["budget"], "money_rate", "--budget") if "budget" in given else None,
-        confidence=read.read_share(given["confidence"], "--confidence") if "confidence" in given else None,
-        tokens=counts.get("tokens"), days=counts.get("days"),
-        anchors=options["anchors"], train=options["train"], emit=given.get("emit"), source=given.get("source"),
-        search_path=options["search_path"], prices=read_prices(given["prices"]) if "prices" in given else None,
-        devices=tuple(device_counts(given.get("devices"))),
+    given = {name: value for name, value in options.items() if value is not None and name not in ("devices", "changes")}
+    return replace(
+        read_request(given), devices=tuple(device_counts(options["devices"])),
         changes=tuple((path, str(value)) for path, value in read_changes(options["changes"]).items()),
     )  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from costmodel.errors import InputError
-from costmodel.planning.money import Prices
+from costmodel.planning.money import Prices, read_prices
 from costmodel.records import ValueRecord
 from costmodel.units import parse, render
 
@@ -13,6 +15,7 @@ STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 USUAL = "p99"  # the statistic of a limit that names none
 _COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMBGT]?)")
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+_NUMBERS = ("users", "isl", "osl", "tokens", "days")
 _LARGEST = 1e18  # tokens or requests that a plan may be asked for
 
 
@@ -83,6 +86,35 @@ class PlanRequest(ValueRecord):
 
 def _text(limit: Limit | None) -> str | None:
     return None if limit is None else str(limit)
+
+
+def read_request(given: Mapping[str, Any]) -> PlanRequest:
+    """Return the request of options as people write them: `rate: "20/s"`, `ttft: "1s@p99"`, files by their names.
+
+    Raises InputError on one that says nothing, or two that contradict.
+    """
+    daily, rate = given.get("requests_per_day"), given.get("rate")
+    loads = [f"--{each.replace('_', '-')}" for each in ("rate", "requests_per_day", "users") if each in given]
+    if len(loads) > 1:
+        raise InputError.single(f"{' and '.join(loads)} contradict each other", hint="keep one of them", field=loads[1])
+    counts = {each: read_count(str(given[each]), f"--{each}") for each in _NUMBERS if each in given}
+    limits = {each: read_limit(given[each], f"--{each}") for each in ("ttft", "tpot") if each in given}
+    per_second: float | None = None
+    if rate is not None:
+        per_second = read_quantity(rate, "rate", "--rate")
+    elif daily is not None:
+        per_second = read_count(str(daily), "--requests-per-day") / read_quantity("24 h", "time", "")
+    return PlanRequest(
+        model=given.get("model"), clusters=tuple(given.get("clusters", ())), rate=per_second,
+        users=int(counts["users"]) if "users" in counts else None, isl=counts.get("isl"), osl=counts.get("osl"),
+        trace=given.get("trace"), ttft=limits.get("ttft"), tpot=limits.get("tpot"),
+        budget=read_quantity(given["budget"], "money_rate", "--budget") if "budget" in given else None,
+        confidence=read_share(given["confidence"], "--confidence") if "confidence" in given else None,
+        tokens=counts.get("tokens"), days=counts.get("days"), anchors=tuple(given.get("anchors", ())),
+        train=bool(given.get("train")), emit=given.get("emit"), source=given.get("source"),
+        search_path=tuple(map(str, given.get("search_path", ()))),
+        prices=read_prices(given["prices"]) if "prices" in given else None,
+    )  # fmt: skip
 
 
 def read_limit(text: str, field: str) -> Limit:

@@ -255,7 +255,9 @@ def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations =
         return np.asarray(pricer.time(*parts, keep=keep, perturbations=perturbations))
 
     by_rows = time(pricer.decoding(rows / drafts, 1.0), keep=pricer.by_rows)
-    shared = time(pricer.decoding(rows / drafts, 1.0), keep=pricer.shared) if pricer.lockstep else np.zeros(1)
+    shared = np.zeros(1)  # experts of a pool are no part of a rank's own step
+    if pricer.lockstep and not pricer.has_pool:
+        shared = time(pricer.decoding(rows / drafts, 1.0), keep=pricer.shared)
     by_sequences = time(pricer.decoding(sequences, 1.0), keep=pricer.by_sequences)
     decode = time(pricer.decoding(decodes[:, None], keys), keep=pricer.by_contexts)
     uneven, filling, p = pricer.uneven(decodes[:, None], keys)

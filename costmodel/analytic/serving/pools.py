@@ -235,12 +235,12 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
         highest = minimum(minimum(tables.prompts.highest_rate, full), tables.transfer.highest_rate)
         if self._plan.rate is not None:
             rate = minimum(self._plan.rate, highest)
-            place = NodePlace.at(served, rate, axis)
-            below = minimum(rate / place.read(served), 1.0)  # fewer than at the first node
-            found = self._at(tables, place.read(self._batches) * below, rate)
+            node = NodePlace.at(served, rate, axis)
+            below = minimum(rate / node.read(served), 1.0)  # fewer than at the first node
+            solved = self._at(tables, node.read(self._batches) * below, rate)
             endless = where(self._plan.rate < highest, 0.0, np.inf)
-            waits = {**found.waits, PREFILL_WAIT: found.waits[PREFILL_WAIT] + endless}
-            return replace(found, highest=highest, waits=waits)
+            waits = {**solved.waits, PREFILL_WAIT: solved.waits[PREFILL_WAIT] + endless}
+            return replace(solved, highest=highest, waits=waits)
         return self._closed_loop(tables, highest)
 
     def _closed_loop(self, tables: PoolTables, highest: PerSecond) -> PoolSolution:
@@ -251,13 +251,13 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
         high: Quantity = minimum(self._most, wanted / self._sets)
         for _ in range(HALVINGS):
             batch = (low + high) / 2.0
-            found = self._loaded(tables, batch)
-            more = self._sets * batch + found.rate * found.first < wanted
+            solved = self._loaded(tables, batch)
+            more = self._sets * batch + solved.rate * solved.first < wanted
             low, high = where(more, batch, low), where(more, high, batch)
-        found = self._loaded(tables, (low + high) / 2.0)
-        left = maximum(wanted - self._sets * found.batch - found.rate * found.first, 0.0) / found.rate
-        full = found.batch > self._most * (1.0 - 1e-6)
-        return replace(found, highest=highest, waits={**found.waits, MEMORY: where(full, left, 0.0)})
+        solved = self._loaded(tables, (low + high) / 2.0)
+        left = maximum(wanted - self._sets * solved.batch - solved.rate * solved.first, 0.0) / solved.rate
+        full = solved.batch > self._most * (1.0 - 1e-6)
+        return replace(solved, highest=highest, waits={**solved.waits, MEMORY: where(full, left, 0.0)})
 
     def _loaded(self, tables: PoolTables, batch: Count) -> PoolSolution:
         """Return both pools with a decoding batch."""
@@ -300,31 +300,31 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
         concurrency = sets * batch                 that decode
         max_concurrency = sets * most
         """
-        plan, found, tables = self._plan, self.solution(perturbations), self.times(perturbations)
-        rate, sets = found.rate, self._sets
+        plan, solved, tables = self._plan, self.solution(perturbations), self.times(perturbations)
+        rate, sets = solved.rate, self._sets
         own: Metrics = {
-            "kv_transfer_time": found.moved,
-            "highest_stable_rate": found.highest,
+            "kv_transfer_time": solved.moved,
+            "highest_stable_rate": solved.highest,
             "prefill_load": rate / tables.prompts.highest_rate,
-            "concurrency": sets * found.batch,
+            "concurrency": sets * solved.batch,
             "max_concurrency": sets * self._most,
-            **self._spent(found, tables),
+            **self._spent(solved, tables),
         }
-        first, later = found.first, self._steps * found.step
+        first, later = solved.first, self._steps * solved.step
         return served_metrics(self._scenario, rate, plan.devices, (first, later), 0.0, own)
 
-    def _spent(self, found: PoolSolution, tables: PoolTables) -> Metrics:
+    def _spent(self, solved: PoolSolution, tables: PoolTables) -> Metrics:
         """Return money and energy of both pools: of each what its devices draw for the passes of its requests."""
-        axis, tokens = -1 - self._dimensions, found.rate * self._plan.output_tokens
+        axis, tokens = -1 - self._dimensions, solved.rate * self._plan.output_tokens
         prompts, batches = (NodePlace.at(nodes, size, axis) for nodes, size in (
-            (self._prompts, found.prompts), (self._batches, found.batch),
+            (self._prompts, solved.prompts), (self._batches, solved.batch),
         ))  # fmt: skip
-        per_prompt = prompts.read(tables.prompt_joules) / found.prompts * self._plan.prefill.parallel.lockstep
-        per_output = self._steps * batches.read(tables.step_joules) / found.batch
+        per_prompt = prompts.read(tables.prompt_joules) / solved.prompts * self._plan.prefill.parallel.lockstep
+        per_output = self._steps * batches.read(tables.step_joules) / solved.batch
         metrics: list[Metrics] = []
         for part, joules in zip(self._parts, (per_prompt, per_output), strict=True):
             group = part.parallel.tp * part.parallel.cp
-            work = found.rate * joules * group / part.devices
+            work = solved.rate * joules * group / part.devices
             bought = {} if self._plan.shared else invested(part, part.devices)
             metrics.append({**spent(part.cluster.node, part.devices, tokens, work), **bought})
         prefill, decode = metrics
@@ -332,16 +332,16 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
 
     def verdict(self) -> str:
         """Return whether both pools keep up with the rate, or whether requests of a closed loop wait for memory."""
-        found = self.solution()
+        solved = self.solution()
         if self._plan.rate is not None:
-            return OVERLOADED if bool(self._plan.rate >= found.highest) else STABLE
-        return BACKLOGGED if float(found.waits[MEMORY]) > 0.0 else STABLE
+            return OVERLOADED if bool(self._plan.rate >= solved.highest) else STABLE
+        return BACKLOGGED if float(solved.waits[MEMORY]) > 0.0 else STABLE
 
     @cached_property
     def _exact(self) -> tuple[PassModel, PassModel]:
         """Return a pass of either pool, priced at a single point's sizes."""
-        found = self.solution()
-        return self._prompt_model(found.prompts)[0], self._decode_model(found.batch)
+        solved = self.solution()
+        return self._prompt_model(solved.prompts)[0], self._decode_model(solved.batch)
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of a single point's passes: of prompts, the caches' message, of decoding."""
@@ -356,16 +356,16 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
 
     def breakdown(self) -> list[Entry]:
         """Return what a request's latency consists of. Passes at its sizes are scaled to the tables of the metrics."""
-        found, lines = self.solution(), BreakdownLines()
+        solved, lines = self.solution(), BreakdownLines()
         sets = float(self._plan.decode.parallel.pp)
         prompts, decode = self._exact
         prefill, step = pass_times(prompts, None), pass_times(decode, None)
-        add_pass(lines, prompts, prefill, float(found.own) / float(prefill.latency))
-        count = float(self._steps * found.step) / float(step.round(sets))
+        add_pass(lines, prompts, prefill, float(solved.own) / float(prefill.latency))
+        count = float(self._steps * solved.step) / float(step.round(sets))
         add_pass(lines, decode, step, count)
         add_pipeline_wait(lines, "decode: pipeline wait", step, sets, count)
         bounds = {PREFILL_WAIT: "compute", MEMORY: "capacity"}
-        for cause, wait in (*found.waits.items(), ("kv transfer", found.moved)):
+        for cause, wait in (*solved.waits.items(), ("kv transfer", solved.moved)):
             if np.isfinite(wait):
                 lines.add_wait(
                     cause, float(wait), "network" if cause == "kv transfer" else bounds.get(cause, "latency")
@@ -374,7 +374,7 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
 
     def notes(self) -> tuple[str, ...]:
         """Return which pool bounds the rate, how busy the other one is, and what of the requests is left out."""
-        found, tables = self.solution(), self.times()
+        solved, tables = self.solution(), self.times()
         highest = {
             "prefill": float(tables.prompts.highest_rate), "links": float(tables.transfer.highest_rate),
             "decode": float(self._sets * self._most / (self._steps * last_node(tables.step, -1 - self._dimensions))),
@@ -382,7 +382,7 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
         least = min(highest, key=lambda name: highest[name])
         bounded = "their links bound" if least == "links" else f"the {least} pool bounds"
         rates = ", ".join(f"{name} {rate:.3g}" for name, rate in highest.items())
-        load = float(found.rate) / highest[least]
+        load = float(solved.rate) / highest[least]
         notes = [f"load: {load:.0%} of the highest stable rate, which {bounded} (requests/s: {rates})"]
         if self.verdict() == OVERLOADED:
             notes.insert(

@@ -45,7 +45,7 @@ def held(of: Scenario) -> Ledger:
 
 
 def parts(ledger: Ledger) -> dict[str, float]:
-    return {name: float(getattr(ledger, name)) for name in fields(ledger)}
+    return {name: float(getattr(ledger, name)) for name in fields(ledger) if name != "capacity"}
 
 
 # ---- the flagship ---------------------------------------------------------------------------------------------------

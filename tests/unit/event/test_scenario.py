@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_document() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("jitter", "-1 %"),
+        ("jitter", "-0.01"),
         ("seed", "0.5"),
         ("slowdowns", "[{rank: 0, slows: compute, speed: 2}]"),
         ("slowdowns", "[{rank: 0, slows: disk, speed: 0.5}]"),

@@ -58,7 +58,7 @@ def test_the_fewest_engines_that_keep_the_objective_are_found(tmp_path: Path) ->
     assert engines > 16, "a number between those that the search tries by itself"
     assert keeps(workload, engines)
     assert not keeps(workload, engines - 1)
-    assert alone.objective == pytest.approx(engines * 3.0 / 3600)
+    assert alone.objective == pytest.approx(engines * workload.scenario("chat").cluster.device.price.rental)
     assert [one.objective for one in result.best] == sorted(one.objective for one in result.best)
 
 

@@ -149,7 +149,7 @@ def test_two_neighbouring_layers_pass_through_the_device() -> None:
 
 def test_the_total_is_that_of_the_device() -> None:
     kept = held(training(Offload(optimizer=1.0)))
-    parts = {name: float(getattr(kept, name)) for name in fields(Ledger)}
+    parts = {name: float(getattr(kept, name)) for name in fields(Ledger) if name != "capacity"}
     assert kept.total == pytest.approx(sum(parts.values()) - parts["host"])
 
 
