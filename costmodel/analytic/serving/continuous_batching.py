@@ -20,21 +20,13 @@ from costmodel.analytic.metrics import served_metrics
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.sessions import of_sessions
-from costmodel.analytic.serving.steady_state import (
-    Arrival,
-    Demand,
-    SteadyState,
-    budgeted,
-    in_lockstep,
-    separate,
-    until_all_have_one,
-)
+from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, separate
 from costmodel.analytic.serving.waiting import front_end_wait
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation
 from costmodel.errors import InputError
-from costmodel.quantities import Count, Quantity, Seconds, Watts, floor, is_single, maximum, minimum, where
+from costmodel.quantities import Count, Quantity, Seconds, Watts, floor, maximum, minimum, where
 from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import KvPool, kv_pool
@@ -256,26 +248,7 @@ def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> Stead
     waits = 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
     random = minimum(plan.arrival_scv, 1.0)
     unseen = 0.5 * (looks - 1.0) * minimum(waits, 1.0)
-    state = _steady_state(plan, share, Arrival(waits, unseen, looks, random))
-    ranks, mixes = scenario.parallel.lockstep, plan.scheduler.mixes
-    if plan.rate is not None or (is_single(ranks) and ranks == 1.0):
-        return state  # at a rate each rank is by itself: those beside it have other requests than the one that counts
-    if not np.any(plan.scheduler.align_steps > 0.0):
-        return in_lockstep(state, ranks, mixes=mixes)
-    together = _between_starts(plan, state, ranks)
-    state = _steady_state(plan, share, Arrival(waits + 0.5 * (together - 1.0), unseen, looks, random))
-    return in_lockstep(state, ranks, _between_starts(plan, state, ranks), mixes=mixes)
-
-
-def _between_starts(plan: Serving, state: SteadyState, ranks: Count) -> Count:
-    """Return the steps between two in which prompts start, where they wait for each other for so many at most.
-
-    No more than those whose prompts fill a step.
-    """
-    starts = maximum(state.rate, 1e-12)
-    steps = maximum(minimum(until_all_have_one(starts, ranks), plan.scheduler.align_steps), 1.0)
-    budget = plan.scheduler.token_budget
-    return steps if budget is None else maximum(minimum(steps, budget / (starts * demand(plan).computed)), 1.0)
+    return _steady_state(plan, share, Arrival(waits, unseen, looks, random))
 
 
 def _steady_state(plan: Serving, share: Count, arrival: Arrival) -> SteadyState:
@@ -320,7 +293,6 @@ def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tupl
     keys = plan.input_tokens + plan.output_tokens / 2
     middle = plan.input_tokens - (demand(plan).computed - state.prompt_tokens) / 2
     chunk = prompt_context(scenario, state.prompts / split, state.prompt_tokens, middle)
-    chunk = chunk if scenario.framework.padded_ranks else replace(chunk, peers=state.peers)
     passes = draft_passes(plan.speculative)
     decode_only = Pass((request_context(scenario, state.active / split, keys, drafts),), split, passes, "decode")
     if not plan.scheduler.mixes:

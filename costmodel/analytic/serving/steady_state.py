@@ -8,11 +8,9 @@ arXiv 2309.06180]. Chunks of prompts in steps of decoding: Sarathi-Serve [Agrawa
 
 from __future__ import annotations
 
-import numpy as np
-
 from costmodel.equations import equation
-from costmodel.quantities import Count, Quantity, Seconds, floor, log, maximum, minimum, where
-from costmodel.records import Record, replace
+from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
+from costmodel.records import Record
 
 _ROUNDING = 1e-9  # of prompts that fill a step to the last token, and of a request that starts alone
 _CHUNK_ITERATIONS = 4  # each shrinks the error by the share of a step that decoding takes, times that of a chunk
@@ -65,7 +63,6 @@ class SteadyState(Record, kw_only=True):
     arrival_steps, unseen_steps: from a request's arrival to the step that takes it, and those of them that only decode
     first_token_steps: steps with prompts until a request has its first token
     later_prompt_steps, later_decode_only_steps: steps from then to its last token
-    peers: prompts of the mean rank in a step with prompts, of those that step together, over the busiest one's.
     """
 
     rate: Quantity
@@ -81,7 +78,6 @@ class SteadyState(Record, kw_only=True):
     first_token_steps: Count
     later_prompt_steps: Count
     later_decode_only_steps: Count
-    peers: Quantity = 1.0
 
     @equation
     def period(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
@@ -249,42 +245,3 @@ def separate(
         later_prompt_steps=maximum(steps * prompt_steps - residence, 0.0),
         later_decode_only_steps=steps,
     )
-
-
-def until_all_have_one(starts: Quantity, ranks: Count) -> Count:
-    """Return the steps until each of R ranks has a prompt, of x that come to one in a step: H_R / x.
-
-    The largest of R exponential times; H_R, the harmonic number, as log(R) + gamma + 1/(2R).
-    """
-    return (log(ranks) + np.euler_gamma + 0.5 / ranks) / starts
-
-
-def in_lockstep(state: SteadyState, ranks: Count, together: Count | None = None, *, mixes: bool = True) -> SteadyState:
-    """Return the steady state of a rank of several that step together: a step has prompts where any rank has one.
-
-    With R ranks, each of which has prompts in a share f of its steps, x requests that start in a step, r steps of a
-    prompt and q prompts in a step with any,
-
-        F = 1 - (1 - f)^R                     share of steps with prompts on any rank
-          = min(1/together, 1)                where prompts wait for those of other ranks, `together` steps apart
-        m = x*r/F                             prompts of the mean rank in such a step; the busiest has max(q, m)
-
-    Where prompts run alone, f and F are steps per decoding step.
-
-    together: steps between two starts; null: none waits.
-    mixes: a step carries prompts and decoding requests.
-    """
-    own, started = state.prompt_steps, state.prompt_steps * state.prompts
-    any_has = 1.0 - maximum(1.0 - own, 0.0) ** ranks if together is None else minimum(1.0 / together, 1.0)
-    share = where(own > 1.0, own, maximum(any_has, started / maximum(state.active, started)))
-    mean = started / share
-    prompts = maximum(state.prompts, mean)
-    if not mixes:
-        later = maximum(state.later_decode_only_steps * share - state.first_token_steps, 0.0)
-        return replace(state, prompt_steps=share, prompts=prompts, later_prompt_steps=later, peers=mean / prompts)
-    co_batched = maximum(state.active - mean, 0.0)
-    return replace(
-        state, prompt_steps=share, decode_only_steps=1.0 - share, prompts=prompts, co_batched=co_batched,
-        later_prompt_steps=share * co_batched / state.rate,
-        later_decode_only_steps=(1.0 - share) * state.active / state.rate, peers=mean / prompts,
-    )  # fmt: skip

@@ -7,15 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.analytic.serving.steady_state import (
-    Arrival,
-    Demand,
-    SteadyState,
-    budgeted,
-    chunked,
-    in_lockstep,
-    separate,
-)
+from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, chunked, separate
 from costmodel.records import fields
 
 COUNTS = st.integers(1, 3000).map(float)
@@ -23,9 +15,7 @@ SECONDS = st.sampled_from([1e-3, 0.02, 0.5])
 
 
 def states(requests: float, demand: Demand, chunk: float) -> list[SteadyState]:
-    mixed, alone = chunked(requests, demand, chunk), separate(requests, demand)
-    locked = [in_lockstep(mixed, 4.0), in_lockstep(mixed, 4.0, 9.0), in_lockstep(alone, 4.0, mixes=False)]
-    return [mixed, alone, *locked]
+    return [chunked(requests, demand, chunk), separate(requests, demand)]
 
 
 @given(requests=COUNTS, computed=COUNTS, steps=COUNTS, chunk=COUNTS, carrying=SECONDS, plain=SECONDS)
@@ -42,26 +32,12 @@ def test_requests_in_flight_are_their_rate_times_their_latency(
 def test_tokens_are_conserved(requests: float, computed: float, steps: float, chunk: float) -> None:
     """Prompt tokens that steps carry are those that requests bring, and so are tokens that are decoded."""
     for state in states(requests, Demand(computed, steps), chunk):
-        prompts = state.prompts * state.peers
-        assert state.prompt_steps * prompts * state.prompt_tokens * state.first_token_steps == pytest.approx(
+        assert state.prompt_steps * state.prompts * state.prompt_tokens * state.first_token_steps == pytest.approx(
             state.rate * computed * state.first_token_steps, rel=1e-9
         )
         decoded = state.prompt_steps * state.co_batched + state.decode_only_steps * state.active
         assert decoded == pytest.approx(state.rate * steps, rel=1e-9, abs=1e-9)
         assert state.active + state.waiting == pytest.approx(requests, rel=1e-9)
-
-
-def test_a_step_has_prompts_where_any_rank_has_one() -> None:
-    """Of 64 requests, each one step of a prompt and 99 of decoding, 0.64 start in a step of one rank."""
-    alone = chunked(64.0, Demand(100.0, 99.0), 1000.0, Arrival(random=1.0))
-    both = in_lockstep(alone, 2.0)
-    assert both.prompt_steps == pytest.approx(1.0 - (1.0 - alone.prompt_steps) ** 2)
-    assert both.prompt_steps * both.prompts * both.peers == pytest.approx(0.64)
-    assert both.prompts == alone.prompts
-    aligned = in_lockstep(alone, 2.0, 10.0)
-    assert (aligned.prompt_steps, aligned.prompts, aligned.peers) == (0.1, pytest.approx(6.4), 1.0)
-    for name in fields(SteadyState):
-        assert getattr(in_lockstep(alone, 1.0), name) == pytest.approx(getattr(alone, name))
 
 
 @given(requests=COUNTS, computed=COUNTS, steps=COUNTS, chunk=COUNTS)
