@@ -283,7 +283,7 @@ def holds_all(scenario: Scenario) -> bool:
 def head_lines(model: str) -> list[str]:
     """Return the first lines of a workload."""
     reference = model_reference(model)
-    named = reference if reference.startswith("./") else f"models/{model.removeprefix('models/')}"
+    named = reference if reference.startswith("./") else f"models/{reference.removeprefix('models/')}"
     return [
         "# The smallest workload of this model: every other key has its default (docs/formats.md).",
         "schema: costmodel/workload@1",

@@ -10,8 +10,8 @@ import numpy as np
 from costmodel.errors import InfeasibleError, InputError, Notice
 from costmodel.planning.request import PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
-from costmodel.planning.structures import is_compiled
 from costmodel.records import Record, field, replace
+from costmodel.serving.compiled import has_numba
 from costmodel.serving.replay import without_ramp
 from costmodel.serving.simulation import Simulation, stream_of, unsupported
 from costmodel.serving.summary import Tally, verdict
@@ -91,8 +91,11 @@ class Player(Record):
                 served = self._simulation(seeded, own).run(slowdown).done
             except InfeasibleError:
                 return Played(replicas, self.seed, 0, {}, float("inf"), "memory", keeps_up=False, rates={})
+        arrival = served.requests["arrival"]
+        span = float(np.max(arrival) - np.min(arrival)) if np.isfinite(arrival).all() else 0.0
+        offered = self.request.rate or ((len(arrival) - 1) / span if span > 0.0 else None)
         tally = Tally.of(without_ramp(served), own.slo)
-        return self._judged(replicas, tally, share)
+        return self._judged(replicas, tally, share, None if self.request.users else offered)
 
     def _simulation(self, scenario: Scenario, plan: Serving) -> Simulation:
         """Return the simulation of some requests, whose steps are timed once for all of them."""
@@ -102,8 +105,12 @@ class Player(Record):
         self.simulations.append(Simulation(scenario, plan, calibration))
         return self.simulations[0]
 
-    def _judged(self, replicas: int, tally: Tally, share: int) -> Played:
-        """Return what a run says. share: replicas for each one that was played."""
+    def _judged(self, replicas: int, tally: Tally, share: int, offered: float | None) -> Played:
+        """Return what a run says.
+
+        share: replicas for each one that was played. offered: requests that come [1/s], null in a closed loop: those
+        that keep up are served at this rate, whatever the ends of a run of few take besides.
+        """
         samples, first = tally.times, float(np.max(self.engine.scenario.pace.first))
         times = {(name, "p99"): samples[name].quantile(0.99) for name in ("ttft", "tpot") if samples[name].count}
         ratio, binds = 0.0, "capacity"
@@ -115,10 +122,12 @@ class Player(Record):
             times[name, limit.statistic] = value
             if value / limit.seconds > ratio:
                 ratio, binds = value / limit.seconds, name.upper()
-        state = verdict(tally)
+        state = "stable" if offered is None else verdict(tally)  # users wait for their answers: no queue grows
         keeps_up = state == "stable" or (state == "backlogged" and self.request.ttft is not None)
+        per_second = share * tally.served / max(tally.duration, 1e-9)
+        per_second = per_second if offered is None or not keeps_up else offered
         rates = {
-            name: share * tally.sums[f"{name}_tokens"] / max(tally.duration, 1e-9)
+            name: per_second * tally.sums[f"{name}_tokens"] / max(tally.served, 1)
             for name in ("input", "cached", "output")
         }
         binds = binds if keeps_up else "capacity"
@@ -132,7 +141,7 @@ def _of_one(scenario: Scenario, plan: Serving, replicas: int) -> Serving:
     n^(-1/2).
     """
     stream = stream_of(scenario, plan)
-    number = min(max(OUTPUT_TOKENS[is_compiled()] // plan.output_tokens, FEWEST), MOST)
+    number = min(max(OUTPUT_TOKENS[has_numba()] // plan.output_tokens, FEWEST), MOST)
     if plan.rate is None:
         users = float(np.max(plan.concurrency or 1.0))
         count = min(max(number, _OF_USERS * users), _MOST_OF_USERS)

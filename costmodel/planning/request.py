@@ -16,6 +16,7 @@ USUAL = "p99"  # the statistic of a limit that names none
 _COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMBGT]?)")
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 _NUMBERS = ("users", "isl", "osl", "tokens", "days")
+_DAY = 86_400.0  # seconds
 _LARGEST = 1e18  # tokens or requests that a plan may be asked for
 
 
@@ -103,7 +104,7 @@ def read_request(given: Mapping[str, Any]) -> PlanRequest:
     if rate is not None:
         per_second = read_quantity(rate, "rate", "--rate")
     elif daily is not None:
-        per_second = read_count(str(daily), "--requests-per-day") / read_quantity("24 h", "time", "")
+        per_second = read_count(str(daily), "--requests-per-day") / _DAY
     return PlanRequest(
         model=given.get("model"), clusters=tuple(given.get("clusters", ())), rate=per_second,
         users=int(counts["users"]) if "users" in counts else None, isl=counts.get("isl"), osl=counts.get("osl"),

@@ -15,7 +15,7 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.planning.playing import Played, Player, fewest, playable
 from costmodel.planning.request import PlanRequest
 from costmodel.planning.sizing import NEVER, Engine, engines, limits, one_per_layout, with_replicas
-from costmodel.planning.structures import ENGINES, HEAD, check_load, load_settings, structures
+from costmodel.planning.structures import ENGINES, HEAD, check_load, load_settings, structures, unplayed
 from costmodel.records import MutableRecord, Record, field, replace
 from costmodel.result import Point
 from costmodel.schema.receipts import receipts
@@ -100,7 +100,9 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
     """
     check_load(request)
     load_settings(request)
-    plans, share = Plans(request), 1.0 / len(request.clusters)
+    plans, share, cut = Plans(request), 1.0 / len(request.clusters), unplayed(request)
+    if cut is not None:
+        plans.left_out.append(cut)
     for number, cluster in enumerate(request.clusters):
         of_cluster = _Race(request, cluster, plans)
         of_cluster.run(lambda done, at=number: on_progress((at + done) * share))  # type: ignore[misc]

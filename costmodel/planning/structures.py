@@ -15,8 +15,7 @@ from costmodel.planning.request import PlanRequest
 from costmodel.records import Record
 from costmodel.schema.files import load_document
 from costmodel.schema.references import Library, as_reference
-from costmodel.serving.compiled import has_numba, is_kept
-from costmodel.serving.fleet import run_apart
+from costmodel.serving.compiled import has_numba
 from costmodel.study.exchanges import exchange_axis
 from costmodel.study.sweep import plan_sweep
 from costmodel.units import render
@@ -173,7 +172,7 @@ def load_settings(request: PlanRequest) -> dict[str, str]:
 def _trace(request: PlanRequest) -> str:
     """Return the requests of a trace, at its own rate or sped up to the one that is asked for."""
     assert request.trace is not None
-    trace, most = os.path.abspath(request.trace), MOST_OF_TRACE[is_compiled()]
+    trace, most = os.path.abspath(request.trace), MOST_OF_TRACE[has_numba()]
     keys = {"trace": json.dumps(trace)}
     if request.users is not None:
         return f"{{trace: {keys['trace']}, arrivals: closed_loop, count: {most}}}"
@@ -191,9 +190,17 @@ def _trace(request: PlanRequest) -> str:
     return "{" + ", ".join(f"{key}: {value}" for key, value in keys.items()) + "}"
 
 
-def is_compiled() -> bool:
-    """Tell whether the loops over requests run compiled without a wait."""
-    return has_numba() and is_kept(run_apart)
+def unplayed(request: PlanRequest) -> str | None:
+    """Return that a trace has more requests than are played, null where it has not."""
+    if request.trace is None:
+        return None
+    from costmodel.serving.lengths import trace_rate
+
+    most = MOST_OF_TRACE[has_numba()]
+    if trace_rate(os.path.abspath(request.trace), most + 1)[1] <= most:
+        return None
+    why = "" if has_numba() else ": without Numba, of `pip install 'costmodel[fast]'`, no more are played"
+    return f"{request.trace}: requests after the first {most:,}{why}"
 
 
 def check_load(request: PlanRequest) -> None:

@@ -388,11 +388,14 @@ def _run_document(run: TrainingRun, plans: TrainingPlans) -> dict[str, Any]:
     million, tokens, rent = 1e6, run.tokens, run.point.metrics["cost_rate"]
     costs = None if run.dollars is None else {"all": run.dollars / tokens * million}
     days = None if run.interval is None else tuple(end / DAY for end in run.interval)
+    plan = run.scenario.plan
+    assert isinstance(plan, Training)
     return {
         "cluster": run.cluster, "devices": run.devices, "replicas": 1, "engine": run.scenario.framework.name,
         "framework": run.scenario.framework.name, "precision": run.scenario.precision.linear,
         "parallel": {key.removeprefix("parallel."): at for key, at in run.at.items() if key.startswith("parallel.")},
-        "micro_batch": run.at.get("micro_batch"), "recompute": run.at.get("recompute"),
+        "micro_batch": run.at.get("micro_batch"), "global_batch": int(np.max(plan.global_batch)),
+        "sequence": int(np.max(plan.sequence)), "recompute": run.at.get("recompute"),
         "schedule": run.at.get("schedule"), "zero": run.at.get("optimizer.zero"),
         "prefill": None, "decode": None, "scheduler": None,
         "metrics": {**run.point.metrics, "days": run.seconds / DAY, "dollars": run.dollars, "energy": run.joules,

@@ -43,6 +43,8 @@ def model_reference(argument: str) -> str:
     library = Library()
     if argument in library.names("models") or argument in library.aliases("models"):
         return argument
+    if argument.lower() in library.names("models"):  # as its publisher spells it
+        return argument.lower()
     cached = _cached_config(argument)
     if cached is not None:
         return f"./{os.path.relpath(cached)}"
