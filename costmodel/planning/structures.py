@@ -17,6 +17,7 @@ from costmodel.schema.files import load_document
 from costmodel.schema.references import Library, as_reference
 from costmodel.serving.compiled import has_numba
 from costmodel.study.exchanges import exchange_axis
+from costmodel.study.search_servers import engine_counts
 from costmodel.study.sweep import plan_sweep
 from costmodel.units import render
 from costmodel.workload.dtypes import GGUF_FORMATS, element_bytes
@@ -222,6 +223,5 @@ def check_load(request: PlanRequest) -> None:
 
 
 def counts(most: int) -> np.ndarray:
-    """Return numbers of replicas: each up to 8, then a quarter more each time, up to `most`."""
-    steps = np.ceil(8.0 * 1.25 ** np.arange(1, 40))
-    return np.unique(np.minimum(np.concatenate((np.arange(1.0, 9.0), steps)), float(most)))
+    """Return numbers of replicas that are tried, up to `most`."""
+    return np.unique(np.minimum(engine_counts(), float(most)))

@@ -75,16 +75,20 @@ class _Layout(Record, dict=True):
 def most_servers(scenario: Scenario) -> tuple[int, ...]:
     """Return the numbers of devices of servers where none is asked for.
 
-    Engines on each divisor of a node, or on up to `_ENGINE_NODES` whole nodes. Of them 1 to 16, then an eighth more
-    each time, up to 512 devices, or as many as the cluster has.
+    Engines on each divisor of a node, or on up to `_ENGINE_NODES` whole nodes. Of them `engine_counts`,
+    up to 512 devices, or as many as the cluster has.
     """
     node, cluster = int(scenario.cluster.node.count), scenario.cluster
     has_network = cluster.network is not None or cluster.node.nic is not None
     nodes = [node * 2**power for power in range(1, 4) if has_network and 2**power <= _ENGINE_NODES]
     engines = [*divisors(node), *nodes]
-    counts = np.unique(np.concatenate((np.arange(1.0, _DENSE + 1.0), np.ceil(_DENSE * _GROWTH ** np.arange(1, 30)))))
-    numbers = {int(engine * count) for engine in engines for count in counts}
+    numbers = {int(engine * count) for engine in engines for count in engine_counts()}
     return tuple(sorted(number for number in numbers if number <= _MOST_DEVICES))
+
+
+def engine_counts() -> Array:
+    """Return numbers of engines that are tried: each up to 8, then a quarter more each time, up to some 48,000."""
+    return np.concatenate((np.arange(1.0, _DENSE + 1.0), np.ceil(_DENSE * _GROWTH ** np.arange(1, 40))))
 
 
 def search_servers(request: SearchRequest, result: SearchResult, on_progress: OnProgress) -> None:
