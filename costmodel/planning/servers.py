@@ -12,6 +12,7 @@ import numpy as np
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.intervals import NORMAL_90
 from costmodel.planning.playing import Played, Player, fewest, playable
 from costmodel.planning.request import PlanRequest
 from costmodel.planning.sizing import NEVER, Engine, engines, limits, one_per_layout, with_replicas
@@ -25,7 +26,6 @@ from costmodel.units import render
 MOST_PLAYED = 6  # engines of a cluster that are played
 _ROUGH = 1.5  # times the best cost, from which on an engine is not played by what the rough closed form says of it
 SHOWN = 3  # plans of a cluster, the best and its runners-up
-_EIGHTY = 1.2815515655446004  # standard normal quantile of the ends of an 80 % interval
 _DEVIATIONS = (0.0, 0.75, 1.5, 3.0)  # standard deviations of step times at which requests are played
 _HALVINGS = 6  # of the rate that is asked for, until the highest one that holds is known
 _LEAST = 1e-9  # ratio of a time to its limit
@@ -255,7 +255,7 @@ def _spread(point: Point) -> float:
     for name in ("tpot", "latency"):
         value, ends = point.metrics.get(name), point.intervals.get(name)
         if value and ends is not None and ends[1] > value:
-            return float(np.log(ends[1] / value)) / _EIGHTY
+            return float(np.log(ends[1] / value)) / NORMAL_90
     return 0.0
 
 
@@ -426,7 +426,7 @@ def metrics(one: Deployment) -> dict[str, float | None]:
 def intervals(one: Deployment) -> dict[str, list[float]]:
     """Return 80 % intervals, of what was played as wide as those of the engine's steps: value * exp(+-1.28 sigma)."""
     known = {name: list(ends) for name, ends in one.point.intervals.items() if ends is not None}
-    wide = float(np.exp(_EIGHTY * one.spread))
+    wide = float(np.exp(NORMAL_90 * one.spread))
     times = {} if one.played is None else one.played.times
     return {name: known[name] for name in metrics(one) if name in known} | {
         f"{name}_{statistic}": [value / wide, value * wide] for (name, statistic), value in times.items()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from costmodel.analytic.intervals import NORMAL_90
 from costmodel.api import Workload, load
 from costmodel.equations import equation
 from costmodel.errors import InfeasibleError, InputError
@@ -38,7 +39,6 @@ MOST = 16_384  # devices of a node that is named instead of a cluster: those of 
 DAY, HOUR = 86_400.0, 3_600.0
 SIDE = 4  # steps of the ladder between two numbers of devices of a run without a limit of days
 _THIRD = 1.0 / 3.0  # of a published run's MFU, below which a plan says why
-_NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
 OnProgress = Callable[[float], None]
 
 
@@ -132,7 +132,7 @@ class TrainingRun(Record):
         if seconds is None or self.interval is None:
             return None
         low, high = (math.log(end) for end in self.interval)
-        spread = (high - low) / (2.0 * _NORMAL_90)
+        spread = (high - low) / (2.0 * NORMAL_90)
         return 0.5 * (1.0 + math.erf((math.log(seconds) - 0.5 * (low + high)) / (spread * math.sqrt(2.0))))
 
 
