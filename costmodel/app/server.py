@@ -30,7 +30,7 @@ from costmodel.app.state import PREFIXES, State, read_states
 from costmodel.app.uploads import MOST_UPLOADS, import_model
 from costmodel.app.workers import MOST_WAITING, Busy, Workers
 from costmodel.errors import InputError
-from costmodel.records import ValueRecord
+from costmodel.records import ValueRecord, replace
 from costmodel.result import SCHEMA
 from costmodel.version import __version__
 
@@ -41,7 +41,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Settings(ValueRecord):
-    """How the page is served. token: null where only this machine can ask; names: further ones of the host."""
+    """How the page is served.
+
+    token: null where only this machine can ask; names: further ones of the host; query: of the scenarios to begin with.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8421
@@ -49,12 +52,14 @@ class Settings(ValueRecord):
     names: tuple[str, ...] = ()
     search_path: tuple[str, ...] = ()
     workers: int | None = None
+    query: str = ""
 
     @property
     def address(self) -> str:
         """Return the address to open."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/" + (f"?token={self.token}" if self.token else "")
+        asked = "&".join(filter(None, (self.query, f"token={self.token}" if self.token else "")))
+        return f"http://{host}:{self.port}/" + (f"?{asked}" if asked else "")
 
 
 def is_loopback(host: str) -> bool:
@@ -67,8 +72,7 @@ def is_loopback(host: str) -> bool:
 
 def with_token(settings: Settings) -> Settings:
     """Return the same with a fresh token unless only this machine can ask."""
-    token = None if is_loopback(settings.host) else secrets.token_urlsafe(24)
-    return Settings(settings.host, settings.port, token, settings.names, settings.search_path, settings.workers)
+    return replace(settings, token=None if is_loopback(settings.host) else secrets.token_urlsafe(24))
 
 
 class Page:
@@ -275,6 +279,4 @@ def listen(settings: Settings) -> tuple[Settings, socket.socket]:
         listening.close()
         message = f"cannot listen at {settings.host}:{settings.port}: {error.strerror}"
         raise InputError.single(message, hint="choose another --port, 0 for any", field="--port") from None
-    port = listening.getsockname()[1]
-    known = Settings(settings.host, port, settings.token, settings.names, settings.search_path, settings.workers)
-    return known, listening
+    return replace(settings, port=listening.getsockname()[1]), listening

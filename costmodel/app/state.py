@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import urlencode
 
+from costmodel.api import load
 from costmodel.app.controls import PATHS
 from costmodel.errors import InputError, Location, Problem
 from costmodel.records import ValueRecord
@@ -134,6 +135,20 @@ def _state(fields: Mapping[str, Sequence[str]]) -> State:
 def address(states: Sequence[State]) -> str:
     """Return the query of an address that asks for the same scenarios."""
     return urlencode([pair for prefix, one in zip(PREFIXES, states, strict=False) for pair in one.pairs(prefix)])
+
+
+def of_names(names: Sequence[str], library: Library) -> list[State]:
+    """Return the scenarios to begin with: models as usual, the first scenario of workloads. Raises InputError."""
+    if len(names) > len(PREFIXES):
+        raise InputError.single(f"shows {len(PREFIXES)} scenarios at most", hint="name fewer", field=names[-1])
+    states = []
+    for name in names:
+        if name in library.names("workloads"):
+            states.append(State(of=name, on="", run=load(name, search_path=library.search_path).scenarios[0]))
+        else:
+            states.append(State(of=name))
+        check_names(states[-1], library)
+    return states
 
 
 def check_names(state: State, library: Library) -> bool:

@@ -13,9 +13,10 @@ pytest.importorskip("starlette", reason="the extra [app] is not installed")
 
 from costmodel.app.controls import CONTROLS
 from costmodel.app.prediction import predicted
-from costmodel.app.state import LONGEST, State, address, read_states
+from costmodel.app.state import LONGEST, State, address, of_names, read_states
 from costmodel.app.uploads import import_model
 from costmodel.errors import InputError
+from costmodel.schema.references import Library
 
 FULL = State(
     of="qwen3-8b", on="nodes/h100-x1", run="decode", values=(("batch_per_device", "8"), ("parallel.tp", "1")),
@@ -116,3 +117,14 @@ def test_a_model_that_is_sent_has_a_name_of_its_own_and_predicts(tmp_path):
 def test_what_is_no_model_or_rests_on_a_file_is_refused(data):
     with pytest.raises(InputError):
         import_model(data)
+
+
+def test_names_are_the_scenarios_to_begin_with() -> None:
+    library = Library(())
+    first, second = of_names(["llama-3-8b", "deepseek_v3"], library)
+    assert (first.of, first.run) == ("llama-3-8b", "decode")
+    assert (second.of, second.on, second.run) == ("deepseek_v3", "", "training")
+    with pytest.raises(InputError, match="no model or workload is named 'nothing'"):
+        of_names(["nothing"], library)
+    with pytest.raises(InputError, match="3 scenarios at most"):
+        of_names(["llama-3-8b"] * 4, library)
