@@ -13,6 +13,7 @@ import numpy as np
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.intervals import NORMAL_90
+from costmodel.planning.launch.deployment import checkpoint
 from costmodel.planning.playing import Played, Player, fewest, playable
 from costmodel.planning.request import PlanRequest
 from costmodel.planning.sizing import NEVER, Engine, engines, limits, one_per_layout, with_replicas
@@ -471,8 +472,9 @@ def benchmark_line(one: Deployment) -> str:
     request, plan = one.player.request, one.engine.structure.plan
     rate = "" if request.users is not None or plan.rate is None else f" --request-rate {float(plan.rate):g}"
     users = "" if request.users is None else f" --max-concurrency {request.users}"
+    model = checkpoint(str(request.model), request.search_path)
     lengths = f"--random-input-len {float(plan.input_tokens):g} --random-output-len {float(plan.output_tokens):g}"
     return (
-        f"vllm bench serve --model {request.model} --dataset-name random {lengths}{rate}{users} "
+        f"vllm bench serve --model {model} --dataset-name random {lengths}{rate}{users} "
         "--percentile-metrics ttft,tpot --metric-percentiles 99 --ignore-eos"
     )

@@ -19,6 +19,7 @@ from costmodel.report.text import NONE, percent
 
 _HOUR = 3600.0
 _MOST_LINES = 4  # of what lost, and of what was left out
+SURE = 0.9  # a probability that the hint to ask for more names
 
 
 def show_plans(plans: Plans) -> None:
@@ -34,11 +35,13 @@ def show_plans(plans: Plans) -> None:
     show(f"why not fewer: {why_not_less(best)}")
     if best.probability is not None:
         asked = plans.request.confidence
-        sized = "; more with --confidence 90%" if asked is None else f", sized for {percent(asked, 0)}"
+        more = "; more with --confidence 90%" if best.probability < SURE else ""
+        sized = more if asked is None else f", sized for {percent(asked, 0)}"
         show(f"probability that the limits hold: {percent(best.probability, 0)}{sized}")
     show(receipt_line(best))
-    for engine, why in plans.lost[:_MOST_LINES]:
-        show(f"lost: {engine.structure} {engine}: {why}")
+    lost = dict.fromkeys(f"lost: {engine.structure} {engine}: {why}" for engine, why in plans.lost)
+    for line in list(lost)[:_MOST_LINES]:
+        show(line)
     _show_some(plans.left_out)
     if holds:
         show(f"next: {command_of(best)}", "dim")
@@ -96,8 +99,9 @@ def plans_table(plans: Plans) -> Table:
     return rows
 
 
-def _show_some(lines: list[str]) -> None:
+def _show_some(some: list[str]) -> None:
     """Print the first of some lines, and how many more there are."""
+    lines = list(dict.fromkeys(some))
     for line in lines[:_MOST_LINES]:
         show(f"left out: {line}")
     if len(lines) > _MOST_LINES:

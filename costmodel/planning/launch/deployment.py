@@ -122,6 +122,11 @@ def settings_of(entry: Mapping[str, Any]) -> Settings:
     return {path: _whole(value) for path, value in settings.items() if value is not None}
 
 
+def checkpoint(model: str, search_path: tuple[str, ...] = ()) -> str:
+    """Return the id on Hugging Face of a model by its name, file or folder."""
+    return checkpoint_of(model, read_model(model, search_path).document.get("aliases", ()))
+
+
 def checkpoint_of(model: str, aliases: Iterable[str]) -> str:
     """Return the id on Hugging Face that a catalogue's model has as an alias, the one of its name first."""
     ids = [alias for alias in aliases if "/" in alias]
