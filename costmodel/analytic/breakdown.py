@@ -312,7 +312,7 @@ def add_pass(lines: BreakdownLines, model: PassModel, times: PassTimes, count: f
         waiting_for_kernel_starts = count * times.host
         shared_links = count * slower
         slower = max(waiting - elsewhere, 0)        than any of it takes alone, in a simulation
-        waiting = times.latency - times.busy - times.host - send
+        waiting = max(times.latency - times.busy - times.host - send, 0)
     """
     runs = [
         (segment, repeats * stage.count * segment.runs(model.micro_batches))
@@ -327,7 +327,7 @@ def add_pass(lines: BreakdownLines, model: PassModel, times: PassTimes, count: f
         if segment.placement.stream != COMPUTE
     )
     send = pace * float(model.hops) * float(model.send.time.seconds)
-    waiting = float(times.latency) - float(times.busy) - float(times.host) - send
+    waiting = max(float(times.latency) - float(times.busy) - float(times.host) - send, 0.0)
     slower = max(waiting - elsewhere, 0.0)
     exposed = 0.0 if elsewhere == 0.0 else min(waiting / elsewhere, 1.0)
     for segment, number in runs:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "costmodel/explanation@2"
 _WITH_UNITS = ("inputs", "parameters")  # name -> (value, what says its unit)
+QUEUES = ("rest_of_the_running_step", "waiting_for_a_seat", "behind_other_prompts")  # waits of a request
 COSTS = (
     "cost_per_million_tokens", "cost_per_trillion_tokens", "cost_per_image", "cost_per_step", "cost_per_sample",
     "cost_rate",
@@ -209,8 +210,10 @@ def _asked(scenario: Scenario, name: str) -> tuple[str, ...]:
         "cost": COSTS,
         "memory": ("total",),
         "all-to-all": ("tpot",) if isinstance(plan, ExpertBound) else (),
+        "prefix": ("prefix_hit_rate",),
+        **dict.fromkeys(("queue", "queueing", "queuing"), QUEUES),
     }
-    return others.get(name) or (name,)
+    return others.get(name.lower()) or (name,)
 
 
 def _without_cost(workload: Workload, scenario: str) -> InputError:
