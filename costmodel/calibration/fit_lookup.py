@@ -302,7 +302,8 @@ class FitLookup(Mapping[str, FamilyFit]):
 
     def _tell(self, key: str, named: Sequence[str], best: Candidate | None) -> None:
         """Note what substitutes for kernels that the framework names and the device has no fit of."""
-        family, names = key.partition("/")[0], " or ".join(named)
+        family = key.partition("/")[0]
+        names = " or ".join([name for name in named if "/" not in name] or named)  # else they name their device
         if best is not None and best.role == NAMED:
             self._note(
                 f"{key}: {self._device} has no fit of {names}; using {best.implementation}, measured on {best.device}"

@@ -434,7 +434,7 @@ class Calibration(Record):
             family, _, variant = key.partition("/")
             variants.setdefault((family, text), []).append(variant)
         return tuple(
-            f"{family}{'/' if any(names) else ''}{', '.join(filter(None, names))}: {text}"
+            f"{family}{'/' if any(names) else ''}{', '.join(sorted(filter(None, names)))}: {text}"
             for (family, text), names in variants.items()
         )
 
