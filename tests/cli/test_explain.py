@@ -236,7 +236,8 @@ def test_a_wait_of_serving_is_explained_by_its_equation(run, tmp_path):
     shown = run("explain", str(path), "--op", "rest of the running step", "--verbose")
     assert (shown.code, "costmodel/analytic/serving/waiting.py:" in shown.out) == (0, True)
     asked = run("explain", str(path), "--op", "Queueing").out
-    assert "rest of the running step" in asked and "also: waiting for a seat, behind other prompts" in asked
+    assert asked.startswith("serving: rest of the running step")
+    assert "also: waiting for a seat, behind other prompts" in asked
 
 
 def test_a_wait_in_the_pipeline_is_explained_by_its_equation(run):
