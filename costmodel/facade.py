@@ -191,7 +191,7 @@ class Workload(api.Workload):
         `rate="20/s", isl=2000, osl=500, ttft="1s@p99"`; with `train=True, tokens="15T"` a training run.
         Raises InputError on bad text, on options that contradict and on a model that the catalogue does not have.
         """
-        from costmodel.planning import servers, training
+        from costmodel.planning import deployments, servers, training
         from costmodel.planning.request import read_request
 
         model = self.scenario(self.scenarios[0]).architecture.name
@@ -199,7 +199,7 @@ class Workload(api.Workload):
         request = read_request({**asked, **known})
         if request.train:
             return training.document(training.plan_training(request, lambda _: None))
-        return servers.document(servers.plan_servers(request, lambda _: None))
+        return deployments.document(servers.plan_servers(request, lambda _: None))
 
     def explain(self, scenario: str, name: str) -> list[Explanation]:
         """Return an operator, a metric, a wait or a part of memory with the equations of the code and their values.

@@ -11,9 +11,10 @@ from costmodel.app.prediction import LEVERS, Predicted, Wrong, asked
 from costmodel.app.state import State
 from costmodel.app.workers import report
 from costmodel.errors import CostModelError, InputError
+from costmodel.planning.deployments import command_of, document
 from costmodel.planning.machine import what_runs
 from costmodel.planning.request import PlanRequest
-from costmodel.planning.servers import command_of, document, plan_servers
+from costmodel.planning.servers import plan_servers
 from costmodel.records import ValueRecord, replace
 from costmodel.report.machine import answer as machine_answer
 from costmodel.report.machine import rows_table

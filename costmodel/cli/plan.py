@@ -130,7 +130,8 @@ def _planner(request: PlanRequest) -> Callable[[PlanRequest, OnProgress], Planne
 
 def _servers(request: PlanRequest, on_progress: OnProgress) -> Planned:
     """Plan servers of a model for a load: `costmodel.planning.servers`."""
-    from costmodel.planning.servers import document, plan_servers
+    from costmodel.planning.deployments import document
+    from costmodel.planning.servers import plan_servers
     from costmodel.report.plan import show_plans
 
     plans = plan_servers(request, on_progress)

@@ -129,12 +129,13 @@ def owned(cluster: Cluster, entry: Mapping[str, Any], prices: Prices) -> dict[st
 
     capital [$], owning_rate and api_rate [$/h], break_even [days]; entry: of `plan --json`.
     """
-    spent = purchase_of(cluster, entry["devices"], prices)
+    bought = _in_whole_nodes(entry)
+    spent = purchase_of(cluster, bought, prices)
     rent = entry["cost_rate"]
     costs, energy = entry["cost_per_million"], entry.get("energy_per_million")
     rates = {name: rent / HOUR / cost * MILLION for name, cost in costs.items() if rent and cost}
     power = energy / MILLION * rates["output"] if energy is not None and "output" in rates else None
-    lacks = list(lacking(cluster, entry["devices"])) if spent is None else []
+    lacks = list(lacking(cluster, bought)) if spent is None else []
     lacks += [f"no {name}: add it to --prices" for name in _UNITS if getattr(prices, name) is None]
     answers: dict[str, Any] = {"capital": spent, "owning_rate": None, "break_even": None, "api_rate": None}
     if spent is not None and power is not None and prices.electricity is not None:
@@ -147,18 +148,23 @@ def owned(cluster: Cluster, entry: Mapping[str, Any], prices: Prices) -> dict[st
     return answers | {"lacks": lacks}
 
 
+def _in_whole_nodes(entry: Mapping[str, Any]) -> int:
+    """Return the devices of an entry's nodes, those that stay empty as well."""
+    return int(entry["devices"] + entry.get("empty", 0))
+
+
 def turning_points(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return how far rents can move before another cluster is the cheapest: its rent a device and hour at equality.
 
-    rent of the first device at which the other costs as much = cost rate of the other / devices of the first.
+    rent of the first device at which the other costs as much = cost rate of the other / devices of the first's nodes.
     """
     priced = [entry for entry in entries if entry["cost_rate"] is not None and entry["holds"]]
     first = priced[0] if priced else None
     others = {entry["cluster"]: entry for entry in reversed(priced) if first and entry["cluster"] != first["cluster"]}
     return [
         {
-            "cluster": first["cluster"], "rent": first["cost_rate"] / first["devices"], "other": name,
-            "turns_at": other["cost_rate"] / first["devices"],
+            "cluster": first["cluster"], "rent": first["cost_rate"] / _in_whole_nodes(first), "other": name,
+            "turns_at": other["cost_rate"] / _in_whole_nodes(first),
         }
         for name, other in others.items()
         if first is not None

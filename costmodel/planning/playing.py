@@ -28,7 +28,7 @@ STATISTICS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 class Played(Record):
     """What became of the requests of a deployment.
 
-    times: (name, statistic) -> seconds, of the limits and of every 99th percentile.
+    times: (name, statistic) -> seconds, of the limits, every mean and every 99th percentile.
     ratio: the largest of times over their limits, below 1 where all hold; binds: which.
     rates: tokens of prompts, of those cached, and of answers a second in all replicas.
     """
@@ -111,17 +111,17 @@ class Player(Record):
         share: replicas for each one that was played. offered: requests that come [1/s], null in a closed loop: those
         that keep up are served at this rate, whatever the ends of a run of few take besides.
         """
-        samples, first = tally.times, float(np.max(self.engine.scenario.pace.first))
-        times = {(name, "p99"): samples[name].quantile(0.99) for name in ("ttft", "tpot") if samples[name].count}
+        limited, pace = dict(limits(self.request)), float(np.max(self.engine.scenario.pace.first))
+        times: dict[tuple[str, str], float] = {}
+        for name, factor in (("ttft", pace), ("tpot", 1.0)):
+            sample, own = tally.times[name], (limited[name].statistic,) if name in limited else ()
+            for each in ("mean", "p99", *own) if sample.count else ():
+                times[name, each] = factor * (sample.mean if each == "mean" else sample.quantile(STATISTICS[each]))
         ratio, binds = 0.0, "capacity"
-        for name, limit in limits(self.request):
-            sample = samples[name]
-            is_mean = limit.statistic == "mean"
-            value = sample.mean if is_mean else sample.quantile(STATISTICS[limit.statistic])
-            value *= first if name == "ttft" else 1.0
-            times[name, limit.statistic] = value
-            if value / limit.seconds > ratio:
-                ratio, binds = value / limit.seconds, name.upper()
+        for name, limit in limited.items():
+            beyond = times.get((name, limit.statistic), 0.0) / limit.seconds
+            if beyond > ratio:
+                ratio, binds = beyond, name.upper()
         state = "stable" if offered is None else verdict(tally)  # users wait for their answers: no queue grows
         keeps_up = state == "stable" or (state == "backlogged" and self.request.ttft is not None)
         per_second = share * tally.served / max(tally.duration, 1e-9)

@@ -32,40 +32,43 @@ _BUDGET = "scheduler.token_budget"
 _NODES = (2, 4, 8)  # whole nodes of an engine, where no smaller one holds the model or experts spread
 _MOST_DEVICES = 8192  # of all replicas, where the cluster names no number of its own
 NEVER = 10**9  # replicas, where no number holds
-_FLAT = 1.02  # times the shortest times, which more replicas hardly improve
+_FLAT, _NEAR = 1.02, 1.1  # times the shortest times, which more replicas hardly improve; of one time by itself
 Mask = npt.NDArray[np.bool_]
 
 
 class Engine(Record, dict=True):
     """An engine's layout. at: path below the scenario -> value.
 
-    devices: of one replica; rent: of one replica [$/s], null where it has no price.
+    devices: of one replica; rental: rent of a device [$/s], null where it has no price.
     least: replicas with fewer of which means are beyond the limits already.
     likely: replicas with which the rough closed form is within them, or from which on more of them hardly help.
     most: replicas that the cluster, or the budget, has.
-    beyond: largest ratio of the closed form's times to their limits at any number of replicas.
+    beyond: least of the largest ratio of the closed form's times to their limits, over numbers of replicas.
+    nearest: time -> the least ratio to its own limit, and with how many replicas.
     points: results in full by their number of replicas, as they are asked for.
     """
 
     structure: Structure
     at: Mapping[str, float]
     devices: int
-    rent: float | None
+    rental: float | None
     least: int
     likely: int
     most: int
     beyond: float
+    nearest: Mapping[str, tuple[float, int]]
     points: dict[int, Point] = field(default_factory=dict)
 
     @property
-    def unit(self) -> float:
-        """Return what a replica costs: rent [$/s], or devices where rent is unknown."""
-        return float(self.devices) if self.rent is None else self.rent
+    def key(self) -> tuple[float, int, int]:
+        """Return the order in which engines are played: the fewest devices by the rough closed form first."""
+        rough = np.inf if self.beyond > 1.0 else float(self.likely * self.devices)
+        return rough, self.least * self.devices, self.devices
 
     @property
-    def key(self) -> tuple[float, float, int]:
-        """Return the order in which engines are played: the cheapest by the rough closed form first."""
-        return (np.inf if self.beyond > 1.0 else 0.0) + self.likely * self.unit, self.least * self.unit, self.devices
+    def node(self) -> int:
+        """Return the devices of a node."""
+        return int(np.max(self.structure.scenario.cluster.node.count))
 
     @property
     def degrees(self) -> dict[str, int]:
@@ -177,18 +180,24 @@ def _closed_loop(
 
 
 class _Judged(Record):
-    """Where a layout fits, and the largest ratio of its times to their limits: of means, and of rough quantiles.
+    """Where a layout fits, and ratios of its times to their limits: the largest of means, rough quantiles by name.
 
     Infinite where a queue grows.
     """
 
     fits: Mask
     means: Array
-    rough: Array
+    each: dict[str, Array]
+
+    @property
+    def rough(self) -> Array:
+        """Return the largest ratio of rough quantiles."""
+        return np.asarray(np.maximum.reduce(list(self.each.values())))
 
     def reshaped(self, *shape: int) -> _Judged:
         """Return the same on another grid."""
-        return _Judged(self.fits.reshape(shape), self.means.reshape(shape), self.rough.reshape(shape))
+        each = {name: ratio.reshape(shape) for name, ratio in self.each.items()}
+        return _Judged(self.fits.reshape(shape), self.means.reshape(shape), each)
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked
@@ -197,21 +206,21 @@ def _judged(structure: Structure, request: PlanRequest, scenario: Scenario, shap
     try:
         evaluation = evaluate(scenario, structure.workload.calibration(scenario))
     except InfeasibleError:
-        return _Judged(np.zeros(shape, dtype=bool), np.full(shape, np.inf), np.full(shape, np.inf))
+        return _Judged(np.zeros(shape, dtype=bool), np.full(shape, np.inf), {"": np.full(shape, np.inf)})
     ledger = evaluation.ledger
     assert ledger is not None, "an engine holds a model"
     metrics = evaluation.metrics(None)
     fits = feasible_layout(scenario) & (ledger.total <= scenario.cluster.device.device_memory.capacity)
     rate = None if not isinstance(scenario.plan, Serving) else scenario.plan.rate
     keeps_up = np.True_ if rate is None else np.asarray(metrics["highest_stable_rate"]) > rate
-    means, rough = np.zeros(shape), np.zeros(shape)
+    ratios = {"means": np.zeros(shape), "": np.zeros(shape)}
     for name, limit in limits(request):
         mean = np.asarray(metrics[name], dtype=np.float64)
         if limit.statistic != "p50":  # a median may be below the mean
-            means = np.maximum(means, mean / limit.seconds)
-        rough = np.maximum(rough, _statistic(evaluation, name, limit, mean) / limit.seconds)
-    means, rough = (np.where(keeps_up & fits & np.isfinite(each), each, np.inf) for each in (means, rough))
-    return _Judged(np.broadcast_to(np.asarray(fits, dtype=bool), shape), means, rough)
+            ratios["means"] = np.maximum(ratios["means"], mean / limit.seconds)
+        ratios[name] = _statistic(evaluation, name, limit, mean) / limit.seconds
+    ratios = {name: np.where(keeps_up & fits & np.isfinite(each), each, np.inf) for name, each in ratios.items()}
+    return _Judged(np.broadcast_to(np.asarray(fits, dtype=bool), shape), ratios.pop("means"), ratios)
 
 
 def limits(request: PlanRequest) -> Iterator[tuple[str, Limit]]:
@@ -235,25 +244,33 @@ def _collected(
 ) -> list[Engine]:  # fmt: skip
     """Return the layouts that fit in memory, with the numbers of replicas that the closed form says."""
     cluster = structure.scenario.cluster
-    rental = cluster.device.price.rental if request.prices is None else request.prices.rental(cluster.device)
+    rent = cluster.device.price.rental if request.prices is None else request.prices.rental(cluster.device)
+    rental = None if rent is None else float(np.max(rent))
     has = _MOST_DEVICES if structure.cluster.startswith("nodes/") else int(np.max(cluster.devices))
-    fitting = []
+    node, limited = int(np.max(cluster.node.count)), [name for name, _ in limits(request)]
+    fitting, rough = [], judged.rough
     for row in np.flatnonzero(judged.fits.any(axis=1)).tolist():
         size = int(devices[row])
-        rent = None if rental is None else float(np.max(rental)) * size
         most = has // size
-        if request.budget is not None and rent is not None:
-            most = min(most, int(request.budget / rent))
+        if request.budget is not None and rental is not None:
+            most = min(most, int(request.budget / (node * rental)) * node // size)
         if most < 1:
             continue
-        least, likely = _fewest(judged.means[row] <= 1.0, axis), _fewest(judged.rough[row] <= 1.0, axis)
-        beyond = float(judged.rough[row].min())
-        flat = int(np.argmax(judged.rough[row] <= beyond * _FLAT))
+        least, likely = _fewest(judged.means[row] <= 1.0, axis), _fewest(rough[row] <= 1.0, axis)
+        flat, beyond = _flat(rough[row])
         lower = NEVER if least is None else 1 + int(axis[least - 1]) if least else 1
         about = int(axis[flat if likely is None else likely])
         at = {name: float(column[row]) for name, column in columns.items()}
-        fitting.append(Engine(structure, at, size, rent, lower, min(about, most), most, beyond))
+        flats = {name: _flat(judged.each[name][row], _NEAR) for name in limited if name in judged.each}
+        nearest = {name: (ratio, min(int(axis[number]), most)) for name, (number, ratio) in flats.items()}
+        fitting.append(Engine(structure, at, size, rental, lower, min(about, most), most, beyond, nearest))
     return fitting
+
+
+def _flat(ratios: Array, most: float = _FLAT) -> tuple[int, float]:
+    """Return the index of the fewest replicas from which on more hardly help, and the least ratio."""
+    least = float(ratios.min())
+    return int(np.argmax(ratios <= least * most)), least
 
 
 def _fewest(holds: Mask, axis: Array) -> int | None:

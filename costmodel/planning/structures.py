@@ -10,10 +10,10 @@ import numpy as np
 
 from costmodel.analytic.model_layouts import head_lines, workload_tree
 from costmodel.api import Workload, load
-from costmodel.errors import InputError
+from costmodel.errors import InputError, Problem
 from costmodel.planning.request import PlanRequest
-from costmodel.records import Record
-from costmodel.schema.files import load_document
+from costmodel.records import Record, replace
+from costmodel.schema.files import load_cluster, load_document
 from costmodel.schema.references import Library, as_reference
 from costmodel.serving.compiled import has_numba
 from costmodel.study.exchanges import exchange_axis
@@ -205,21 +205,33 @@ def unplayed(request: PlanRequest) -> str | None:
 
 
 def check_load(request: PlanRequest) -> None:
-    """Raise InputError where a request says too little or contradicts itself."""
-    lengths = [f"--{name}" for name in ("isl", "osl") if getattr(request, name) is not None]
-    if request.trace is not None and lengths:
-        raise InputError.single("a trace has its own lengths", field=lengths[0], hint="remove it, or --trace")
-    if request.trace is None and len(lengths) < len(("isl", "osl")):
-        missing = next(flag for flag in ("--isl", "--osl") if flag not in lengths)
-        raise InputError.single("lengths of requests are not known", field=missing, hint="add it, or --trace FILE")
+    """Raise InputError with all that a request lacks, that contradicts itself, or that nobody has a file of."""
+    problems = [Problem(None, *each) for each in _lacking(request)]
+    for cluster in dict.fromkeys(request.clusters):
+        try:
+            load_cluster(cluster, request.search_path)
+        except InputError as error:
+            problems += [replace(each, field="--cluster") for each in error.problems]
+    if problems:
+        raise InputError(problems)
+
+
+def _lacking(request: PlanRequest) -> Iterator[tuple[str, str, str]]:
+    """Yield option, message and hint of what a request lacks, or has too much of."""
+    lengths = {f"--{name}": getattr(request, name) is not None for name in ("isl", "osl")}
+    if request.trace is not None and any(lengths.values()):
+        yield (
+            next(flag for flag, given in lengths.items() if given),
+            "a trace has its own lengths",
+            "remove it, or --trace",
+        )
+    if request.trace is None and not all(lengths.values()):
+        missing = " and ".join(flag for flag, given in lengths.items() if not given)
+        yield missing, "lengths of requests are not known", "add --isl 2000 --osl 500 (tokens), or --trace FILE"
     if request.trace is None and request.rate is None and request.users is None:
-        raise InputError.single(
-            "a plan needs a load", field="--rate", hint="add --rate 20/s, --requests-per-day 2M, --users 200 or --trace"
-        )
+        yield "--rate", "a plan needs a load", "add --rate 20/s, --requests-per-day 2M, --users 200 or --trace FILE"
     if not request.clusters:
-        raise InputError.single(
-            "a plan needs hardware", field="--cluster", hint="add --cluster nodes/dgx-h100 (`costmodel hardware list`)"
-        )
+        yield "--cluster", "a plan needs hardware", "add --cluster nodes/dgx-h100 (`costmodel hardware list`)"
 
 
 def counts(most: int) -> np.ndarray:

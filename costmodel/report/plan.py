@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from costmodel.planning.request import PlanRequest
-from costmodel.planning.servers import (
+from collections.abc import Iterator, Sequence
+
+from costmodel.planning.deployments import (
     Deployment,
     Plans,
     benchmark_line,
@@ -14,7 +15,8 @@ from costmodel.planning.servers import (
     shown,
     why_not_less,
 )
-from costmodel.report.page import Table, show, table
+from costmodel.planning.request import PlanRequest
+from costmodel.report.page import Table, is_verbose, show, table
 from costmodel.report.text import NONE, percent
 
 _HOUR = 3600.0
@@ -26,7 +28,7 @@ def show_plans(plans: Plans) -> None:
     """Print the best deployment in one line, a table of the best of each cluster, and why no other one is better."""
     if not plans.best:
         show("nothing fits in memory", "yellow")
-        _show_some(plans.left_out)
+        _show_some("left out", plans.left_out)
         return
     best = plans.best[0]
     holds = best.holds is not False
@@ -39,13 +41,14 @@ def show_plans(plans: Plans) -> None:
         sized = more if asked is None else f", sized for {percent(asked, 0)}"
         show(f"probability that the limits hold: {percent(best.probability, 0)}{sized}")
     show(receipt_line(best))
-    lost = dict.fromkeys(f"lost: {engine.structure} {engine}: {why}" for engine, why in plans.lost)
-    for line in list(lost)[:_MOST_LINES]:
+    for line in reachable_lines(plans):
         show(line)
-    _show_some(plans.left_out)
+    _show_some("lost", [f"{engine.structure} {engine}: {why}" for engine, why in plans.lost])
+    _show_some("left out", plans.left_out)
     if holds:
         show(f"next: {command_of(best)}", "dim")
-        show(f"check: {benchmark_line(best)}", "dim")
+        of = "" if best.replicas == 1 else f" of one replica, with 1/{best.replicas} of the load"
+        show(f"check{of}: {benchmark_line(best)}", "dim")
 
 
 def headline(one: Deployment) -> str:
@@ -53,10 +56,38 @@ def headline(one: Deployment) -> str:
     structure, output = one.engine.structure, costs(one)["output"]
     device = structure.scenario.cluster.device.name.removesuffix("-sxm").replace("-", " ").upper()
     number = "1 replica" if one.replicas == 1 else f"{one.replicas} replicas"
-    parts = [f"{number} x {one.engine} = {one.devices} {device}", *str(structure).split(" ", 1)]
+    parts = [f"{number} x {one.engine} = {one.devices} {device}{_in_nodes(one)}", *str(structure).split(" ", 1)]
     parts += [] if one.rent is None else [f"{one.rent * _HOUR:,.4g} $/h"]
     parts += [] if output is None else [f"{output:.2g} $/M output tokens"]
     return f"{', '.join(parts)}; {_times(one)}; binds: {binds(one)}"
+
+
+def _in_nodes(one: Deployment) -> str:
+    """Return how many nodes are rented, where some of their devices stay empty."""
+    if not one.empty:
+        return ""
+    whole = "a node" if one.nodes == 1 else f"{one.nodes} nodes"
+    return f" of {whole} with {one.devices + one.empty}, {one.empty} stay empty"
+
+
+def reachable_lines(plans: Plans) -> Iterator[str]:
+    """Yield what is reachable where nothing holds: the highest rate, and the best value of each limit by itself."""
+    known = plans.reachable
+    if known is None:
+        return
+    if known["rate"]:
+        yield f"reachable: {known['rate']:.3g} requests/s within the limits on the {known['devices']} devices above"
+    for each in known["limits"]:
+        name, _, statistic = each["limit"].partition("_")
+        if each["best"] is None:
+            yield f"reachable: {name.upper()} at no load that comes close to this one"
+            continue
+        layout = " ".join(f"{degree.upper()} {value}" for degree, value in each["parallel"].items() if value > 1)
+        rent = "" if each["cost_rate"] is None else f", {each['cost_rate']:,.4g} $/h"
+        yield (
+            f"reachable: {statistic} {name.upper()} {shown(each['best'])} at best (asked: {shown(each['asked'])}), by "
+            f"{each['replicas']} x {each['engine']} {layout or 'TP 1'} on {each['cluster']}{rent}"
+        )
 
 
 def _times(one: Deployment) -> str:
@@ -99,10 +130,11 @@ def plans_table(plans: Plans) -> Table:
     return rows
 
 
-def _show_some(some: list[str]) -> None:
+def _show_some(what: str, some: Sequence[str]) -> None:
     """Print the first of some lines, and how many more there are."""
     lines = list(dict.fromkeys(some))
-    for line in lines[:_MOST_LINES]:
-        show(f"left out: {line}")
-    if len(lines) > _MOST_LINES:
-        show(f"left out: {len(lines) - _MOST_LINES} more, listed by --json")
+    most = len(lines) if is_verbose() else _MOST_LINES
+    for line in lines[:most]:
+        show(f"{what}: {line}")
+    if len(lines) > most:
+        show(f"{what}: {len(lines) - most} more, listed by --verbose")

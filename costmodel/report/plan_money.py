@@ -5,27 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from costmodel.report.page import show
+from costmodel.report.page import show, table
+from costmodel.report.text import NONE
 
 
 def show_money(document: Mapping[str, Any]) -> None:
-    """Print the rents at which another cluster is the cheapest, and what owning the first plan's servers would cost."""
+    """Print the rents at which another cluster is the cheapest, and what owning the best servers of each
+    cluster would cost."""
     for turn in document["turns"]:
         way = "above" if turn["turns_at"] > turn["rent"] else "below"
         show(
             f"price: {turn['other']} is cheaper where a device of {turn['cluster']} rents for {way} "
             f"{turn['turns_at']:.3g} $/h (now {turn['rent']:.3g})"
         )
-    money = document["plans"][0].get("money") if document["plans"] else None
-    if money is None:
+    of_each = {plan["cluster"]: plan for plan in reversed(document["plans"]) if plan.get("money")}
+    if not of_each:
         return
-    if money["break_even"] is not None:
-        after = f"{money['break_even']:,.0f} days"
-        show(f"buy or rent: {money['capital']:,.0f} $ of servers cost less than their rent after {after}")
-    if money["owning_rate"] is not None:
-        show(f"bought: {money['owning_rate']:.4g} $/h with electricity, over their life")
-    if money["api_rate"] is not None:
-        rent = document["plans"][0]["cost_rate"]
-        show(f"API: the same tokens cost {money['api_rate']:.4g} $/h, {money['api_rate'] / rent:.2f} times the rent")
-    for lack in money["lacks"]:
+    rows = table(
+        "buy or rent", ">rent, $/h", ">servers, $", ">bought, $/h", ">break-even, days", ">API, $/h", ">API / rent"
+    )
+    for plan in list(of_each.values())[::-1]:
+        money, rent = plan["money"], plan["cost_rate"]
+        ratio = money["api_rate"] / rent if money["api_rate"] and rent else None
+        rows.add(
+            plan["cluster"].rpartition("/")[2], _number(rent), _number(money["capital"], ",.0f"),
+            _number(money["owning_rate"]), _number(money["break_even"], ",.0f"), _number(money["api_rate"]),
+            _number(ratio, ".2f"),
+        )  # fmt: skip
+    show(rows)
+    show("bought: with electricity, over the life of the servers; break-even: of what they cost, against their rent")
+    for lack in dict.fromkeys(lack for plan in of_each.values() for lack in plan["money"]["lacks"]):
         show(f"not known: {lack}", "dim")
+
+
+def _number(value: float | None, form: str = ",.4g") -> str:
+    return NONE if value is None else f"{value:{form}}"

@@ -29,9 +29,9 @@ def test_an_option_that_says_nothing_is_refused(run, arguments, message):
 
 
 KEYS = {
-    "cluster", "devices", "replicas", "engine", "framework", "precision", "parallel", "prefill", "decode", "scheduler",
-    "metrics", "intervals", "played", "holds", "probability", "binds", "cost_rate", "cost_per_million",
-    "energy_per_million", "why_not_less", "command",
+    "cluster", "devices", "nodes", "empty", "replicas", "engine", "framework", "precision", "parallel", "prefill",
+    "decode", "scheduler", "metrics", "statistics", "intervals", "played", "holds", "probability", "binds", "cost_rate",
+    "cost_per_million", "energy_per_million", "why_not_less", "command",
 }  # fmt: skip
 LOAD = ("--rate", "24/s", "--isl", "1000", "--osl", "100", "--ttft", "1s@p99", "--tpot", "50ms@p99")
 
@@ -77,6 +77,15 @@ def test_where_nothing_holds_it_says_what_is_reachable(run):
     )  # fmt: skip
     assert done.code == 3
     assert done.out.startswith("nothing holds")
+    assert "reachable: p99 TPOT " in done.out
+    assert "at best (asked: 1 ms)" in done.out
+
+
+def test_all_that_a_plan_lacks_is_said_at_once_before_any_work(run):
+    bare = run("plan", "llama-3-8b", "--cluster", "nodes/rtx-4090-x1", "--cluster", "nodes/rtx-4090-y1")
+    assert bare.code == 2
+    assert [line.partition(": ")[0] for line in bare.err.splitlines()] == ["--isl and --osl", "--rate", "--cluster"]
+    assert "nodes/rtx-4090-x1" in bare.err
 
 
 def test_the_exit_code_says_that_no_model_runs(run):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from costmodel.planning import playing, servers, sizing, structures
+from costmodel.planning.deployments import Plans, benchmark_line
 from costmodel.planning.request import Limit, PlanRequest
-from costmodel.planning.servers import Plans, plan_servers
+from costmodel.planning.servers import plan_servers
 from costmodel.records import replace
 
 REQUEST = PlanRequest(
@@ -52,6 +53,15 @@ def test_confidence_costs_more_and_is_kept() -> None:
     assert sure.cost >= usual.cost
     assert sure.probability is not None
     assert sure.probability > 0.9
+
+
+def test_rent_is_of_whole_nodes_and_the_command_that_checks_is_of_one_replica() -> None:
+    one = planned(REQUEST).best[0]
+    assert one.devices + one.empty == 8 * one.nodes
+    assert one.empty < 8
+    assert one.engine.rental is not None
+    assert one.cost == pytest.approx(8 * one.nodes * one.engine.rental)
+    assert f"--request-rate {8.0 / one.replicas:.4g} " in benchmark_line(one)
 
 
 def test_a_budget_is_a_ceiling_and_says_which_rate_it_reaches() -> None:

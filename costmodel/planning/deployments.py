@@ -1,0 +1,260 @@
+"""Deployments that a plan consists of, and what is said of them: costs, times, commands, the document of JSON."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import numpy as np
+
+from costmodel.analytic.intervals import NORMAL_90
+from costmodel.planning.launch.deployment import checkpoint
+from costmodel.planning.playing import Played, Player
+from costmodel.planning.request import PlanRequest
+from costmodel.planning.sizing import Engine, limits, with_replicas
+from costmodel.planning.structures import ENGINES, HEAD, load_settings
+from costmodel.records import MutableRecord, Record, field
+from costmodel.result import Point
+from costmodel.schema.receipts import receipts
+from costmodel.units import render
+
+_MILLION, _HOUR = 1e6, 3600.0
+
+
+class Deployment(Record):
+    """Replicas of an engine that hold, or the most that there may be where none do.
+
+    spread: standard deviation of the logarithm of its times.
+    fewer: what one replica fewer does, null where one is the least.
+    """
+
+    player: Player
+    played: Played | None
+    replicas: int
+    fewer: Played | None
+    point: Point
+    spread: float
+    probability: float | None
+    why: str = ""
+
+    @property
+    def engine(self) -> Engine:
+        """Return what it consists of."""
+        return self.player.engine
+
+    @property
+    def devices(self) -> int:
+        """Return the devices of all replicas."""
+        return self.replicas * self.engine.devices
+
+    @property
+    def nodes(self) -> int:
+        """Return the nodes that are rented for it: replicas stand on a part of one that divides it, or on whole ones.
+
+        nodes = ceil(devices / devices of a node)
+        """
+        return -(-self.devices // self.engine.node)
+
+    @property
+    def empty(self) -> int:
+        """Return the devices of its nodes that nothing runs on."""
+        return self.nodes * self.engine.node - self.devices
+
+    @property
+    def cost(self) -> float:
+        """Return what it costs: rent [$/s], or devices of its nodes where rent is unknown."""
+        return float(self.devices + self.empty) if self.rent is None else self.rent
+
+    @property
+    def rent(self) -> float | None:
+        """Return the rent of its nodes [$/s], null where the device has no price."""
+        rental = self.engine.rental
+        return None if rental is None else (self.devices + self.empty) * rental
+
+    @property
+    def holds(self) -> bool | None:
+        """Tell whether it holds when it is played, null where its requests cannot be."""
+        return None if self.played is None else self.played.holds
+
+
+class Plans(MutableRecord, eq=False):
+    """The answer. best: deployments, the cheapest first, of each cluster the best one and some that lost.
+
+    engines: that were looked at in closed form.
+    reachable: where nothing holds, what would.
+    """
+
+    request: PlanRequest
+    best: list[Deployment] = field(default_factory=list)
+    lost: list[tuple[Engine, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    engines: list[Engine] = field(default_factory=list)
+    reachable: dict[str, Any] | None = None
+
+    @property
+    def holding(self) -> list[Deployment]:
+        """Return the deployments that hold, or that cannot be played and hold in closed form."""
+        return [one for one in self.best if one.holds is not False]
+
+
+def replicas_word(count: int) -> str:
+    """Return the word behind a number of replicas."""
+    return "replica" if count == 1 else "replicas"
+
+
+def failing(played: Played, request: PlanRequest) -> str:
+    """Return which limit a run broke, and by how much."""
+    if not played.keeps_up:
+        return "requests queue longer and longer"
+    for name, limit in limits(request):
+        value = played.times.get((name, limit.statistic))
+        if name.upper() == played.binds and value is not None:
+            return f"{limit.statistic} {name.upper()} {shown(value)} > {shown(limit.seconds)}"
+    return "a request never starts" if played.binds == "memory" else "within its limits"
+
+
+def shown(seconds: float) -> str:
+    """Return a time with three digits."""
+    return render(float(f"{seconds:.3g}"), "duration")
+
+
+def why_not_less(one: Deployment) -> str:
+    """Return what one replica fewer does."""
+    if one.fewer is None:
+        return "one replica is the least" if one.holds is not False else "more replicas do not help, or are not there"
+    return f"{one.replicas - 1} {replicas_word(one.replicas - 1)}: {failing(one.fewer, one.player.request)}"
+
+
+def command_of(one: Deployment) -> str:
+    """Return the command that evaluates a deployment again, in closed form."""
+    request, structure = one.player.request, one.engine.structure
+    settings = {key: text for key, text in load_settings(request).items() if key != "concurrency"}
+    settings |= {"framework": structure.framework}
+    settings |= {} if structure.precision is None else {"precision": structure.precision}
+    settings |= {path: f"{value:g}" for path, value in one.engine.at.items() if value}
+    settings |= {"replicas.count": str(one.replicas)}
+    plan = with_replicas(one.engine, request, one.replicas).plan
+    users = getattr(plan, "concurrency", None)
+    settings |= {} if users is None else {"concurrency": f"{users:g}"}
+    words = ["costmodel", "simulate", str(request.model), "--cluster", structure.cluster, "--phase", "serving"]
+    paths = {HEAD + key: text for key, text in settings.items()} | dict(structure.choices)
+    for path, text in paths.items():
+        words += ["--set", f"{path}={text}"]
+    return shlex.join(words)
+
+
+def document(plans: Plans) -> dict[str, Any]:
+    """Return the answer by the keys of `costmodel plan --json`."""
+    return {
+        "request": plans.request.document(),
+        "plans": [plan_document(one) for one in plans.best],
+        "left_out": [*plans.left_out, *(f"{each.structure} {each}: {why}" for each, why in plans.lost)],
+        "reachable": plans.reachable,
+    }
+
+
+def plan_document(one: Deployment) -> dict[str, Any]:
+    """Return a deployment by its keys. Times in seconds, rent in $/h, energy in joules for a million tokens."""
+    structure, played = one.engine.structure, one.played
+    scheduler = with_replicas(one.engine, one.player.request, one.replicas).plan.scheduler  # type: ignore[union-attr]
+    sequences = scheduler.max_num_seqs
+    return {
+        "cluster": structure.cluster, "devices": one.devices, "replicas": one.replicas,
+        "nodes": one.nodes, "empty": one.empty, "engine": structure.framework,
+        "framework": structure.scenario.framework.name, "precision": structure.format,
+        "parallel": one.engine.degrees, "prefill": None, "decode": None,
+        "scheduler": {
+            "token_budget": int(np.max(scheduler.token_budget or 0)) or None,
+            "max_num_seqs": None if sequences is None else int(np.max(sequences)),
+        },
+        "metrics": metrics(one), "statistics": statistics(one), "intervals": intervals(one),
+        "played": None if played is None else {
+            "ttft_p99": played.times.get(("ttft", "p99")), "tpot_p99": played.times.get(("tpot", "p99")),
+            "requests": played.requests, "seed": played.seed,
+        },
+        "holds": one.holds is not False, "probability": one.probability, "binds": binds(one),
+        "cost_rate": None if one.rent is None else one.rent * _HOUR, "cost_per_million": costs(one),
+        "energy_per_million": _times(one.point.metrics.get("energy_per_token"), _MILLION),
+        "why_not_less": why_not_less(one), "command": command_of(one),
+    }  # fmt: skip
+
+
+def binds(one: Deployment) -> str:
+    """Return what keeps a deployment from being smaller: the limit that one replica fewer breaks, else the nearest."""
+    if one.fewer is not None:
+        return one.fewer.binds
+    return "memory" if one.played is None else one.played.binds
+
+
+def metrics(one: Deployment) -> dict[str, float | None]:
+    """Return the closed form's means, and what was played."""
+    names = ("ttft", "tpot", "latency", "requests_per_second", "highest_stable_rate", "concurrency", "kv_use")
+    values = {name: one.point.metrics.get(name) for name in names}
+    times = {} if one.played is None else one.played.times
+    return values | {f"{name}_{statistic}": value for (name, statistic), value in times.items()}
+
+
+def statistics(one: Deployment) -> dict[str, str]:
+    """Return what of requests each time of the metrics is: a mean in closed form, or a statistic of those played."""
+    times = {} if one.played is None else one.played.times
+    closed = dict.fromkeys(("ttft", "tpot", "latency"), "mean in closed form")
+    return closed | {f"{name}_{statistic}": f"{statistic} of requests played" for name, statistic in times}
+
+
+def intervals(one: Deployment) -> dict[str, list[float]]:
+    """Return 80 % intervals, of what was played as wide as those of the engine's steps: value * exp(+-1.28 sigma)."""
+    known = {name: list(ends) for name, ends in one.point.intervals.items() if ends is not None}
+    wide = float(np.exp(NORMAL_90 * one.spread))
+    times = {} if one.played is None else one.played.times
+    return {name: known[name] for name in metrics(one) if name in known} | {
+        f"{name}_{statistic}": [value / wide, value * wide] for (name, statistic), value in times.items()
+    }
+
+
+def costs(one: Deployment) -> dict[str, float | None]:
+    """Return dollars for a million tokens, the whole rent over tokens of each kind: rent / rate * 10^6."""
+    if one.rent is None:
+        return dict.fromkeys(("input", "cached", "output", "all"))
+    if one.played is not None:
+        rates = one.played.rates
+    else:
+        rates = {
+            "input": one.point.metrics.get("input_tokens_per_second") or 0.0, "cached": 0.0,
+            "output": one.point.metrics.get("tokens_per_second") or 0.0,
+        }  # fmt: skip
+    whole = {**rates, "all": rates["input"] + rates["output"]}
+    return {name: one.rent / rate * _MILLION if rate > 0.0 else None for name, rate in whole.items()}
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def receipt_line(one: Deployment) -> str:
+    """Return the errors of published runs of the device, engine and kind of model."""
+    structure = one.engine.structure
+    device = structure.scenario.cluster.device.name
+    kind = "experts" if structure.scenario.architecture.has_experts else "dense"
+    models = "models with experts" if kind == "experts" else "dense models"
+    on = f"{ENGINES[structure.framework]} on {device}, {models}"
+    known = [
+        f"{row.metric.upper() if row.metric != 'rate' else 'rate'} {row.median:.0%} (median of {row.runs}, {row.state})"
+        for row in receipts(device, structure.framework, kind)
+    ]
+    return f"errors of published runs of {on}: {', '.join(known)}" if known else f"no published run of {on} is known"
+
+
+def benchmark_line(one: Deployment) -> str:
+    """Return the `vllm bench serve` command that would measure what a plan promises, of one replica at its share."""
+    request, plan = one.player.request, one.engine.structure.plan
+    rate, users, share = "", "", one.replicas
+    if request.users is not None:
+        users = f" --max-concurrency {-(-request.users // share)}"
+    elif plan.rate is not None:
+        rate = f" --request-rate {float(plan.rate) / share:.4g}"
+    model = checkpoint(str(request.model), request.search_path)
+    lengths = f"--random-input-len {float(plan.input_tokens):g} --random-output-len {float(plan.output_tokens):g}"
+    return (
+        f"vllm bench serve --model {model} --dataset-name random {lengths}{rate}{users} "
+        "--percentile-metrics ttft,tpot --metric-percentiles 99 --ignore-eos"
+    )
