@@ -117,7 +117,7 @@ def test_requests_a_day_are_those_of_a_second_and_users_never_queue_without_end(
     assert daily[0]["devices"] == second[0]["devices"]
     per_million = second[0]["cost_rate"] / 3600.0 / (1.0 * 20.0) * 1e6
     assert second[0]["cost_per_million"]["output"] == pytest.approx(per_million, rel=1e-6)
-    loop = json.loads(run("plan", "llama-3-8b", *size, "--users", "64").out)["plans"][0]
+    loop = json.loads(run("plan", "llama-3-8b", *size, "--users", "600").out)["plans"][0]
     assert (loop["replicas"], loop["holds"]) == (1, True)
 
 
