@@ -134,20 +134,21 @@ class OperatorTimer(MutableRecord):
     def _time(self, operators: Sequence[Operator]) -> None:
         """Time operators that are new here, and the GEMMs that they overlap."""
         gemms = [each.overlapped_gemm for each in operators if isinstance(each, Collective) and each.overlapped_gemm]
-        if gemms:
-            self.time_all(gemms)
-        run = [self.calibration.as_run(operator) for operator in operators]
-        sizes = [operator_key(each) for each in run]
-        own, kept = self._by_size, [self.kernels if isinstance(each, Kernel) else self.messages for each in run]
-        unknown = zip(sizes, run, kept, strict=True)
-        new = {size: each for size, each, known in unknown if size not in known and size not in own}
+        overlapped = {id(gemm): timed for gemm, timed in zip(gemms, self.time_all(gemms), strict=True)} if gemms else {}
+        sizes, new = [], dict[Hashable, Operator]()
+        for operator in operators:
+            run = self.calibration.as_run(operator)
+            size, known = operator_key(run), self.kernels if isinstance(run, Kernel) else self.messages
+            kept = known.get(size) or self._by_size.get(size)
+            if kept is None:
+                new[size] = run
+            sizes.append((operator, run, size, known, kept))
         if new:
             self._evaluate(new)
-        for operator, each, size, known in zip(operators, run, sizes, kept, strict=True):
-            gemm = each.overlapped_gemm if isinstance(each, Collective) else None
-            overlapped = None if gemm is None else self.time_operator(gemm)
-            time, sized = known.get(size) or own[size]
-            self._by_identity[id(operator)] = operator, TimedOperator(each, time, sized, overlapped)
+        for operator, run, size, known, kept in sizes:
+            gemm = run.overlapped_gemm if isinstance(run, Collective) else None
+            time, sized = kept or known.get(size) or self._by_size[size]
+            self._by_identity[id(operator)] = operator, TimedOperator(run, time, sized, overlapped.get(id(gemm)))
 
     def _evaluate(self, sizes: Mapping[Hashable, Operator]) -> None:
         """Evaluate operators of sizes that are new here, those that differ in numbers only together."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.equations import equation
@@ -142,7 +142,8 @@ def stream_times(operators: Iterable[TimedOperator], perturbations: Perturbation
     for timed, seconds in exposed_seconds(operators, perturbations):
         operator = timed.operator
         calls = operator.calls if isinstance(operator, Elementwise) else 1.0
-        launches = launches + where(timed.time.seconds > 0, calls, 0.0)
+        runs: Any = timed.time.seconds > 0
+        launches = launches + calls * runs
         if isinstance(operator, ExpertAllToAll):
             all_to_alls = all_to_alls + seconds
         elif isinstance(operator, BLOCKING):

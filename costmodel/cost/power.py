@@ -7,6 +7,7 @@ an operation goes with the square of the clock. Device memory and links have sup
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import repeat
 
 import numpy as np
 
@@ -82,7 +83,7 @@ def work_joules(operators: Iterable[Operator], power: Power) -> Joules:
 
     Energy of a multiply-add goes by the bits that it moves and multiplies. [Horowitz, ISSCC 2014, figure 1.1.9]
     """
-    return sum_of(switched + moved for switched, moved in [_joules(operator, power) for operator in operators])
+    return sum_of([switched + moved for switched, moved in map(_joules, operators, repeat(power))])
 
 
 def _joules(operator: Operator, power: Power) -> tuple[Joules, Joules]:

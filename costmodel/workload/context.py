@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 from costmodel.quantities import Bytes, Count, Mask, Quantity, is_single, maximum, where
 from costmodel.records import Record, field, replace
@@ -21,7 +22,7 @@ from costmodel.workload.scenario import (
 )
 
 
-class Context(Record, kw_only=True):
+class Context(Record, kw_only=True, dict=True):
     """One rank's view of one micro-batch.
 
     phase: `training`, `prefill` or `decode`.
@@ -106,22 +107,22 @@ class Context(Record, kw_only=True):
         """Tell whether tokens travel to experts as they are, where products cast the rows that arrive."""
         return self.phase == "training" and self.framework.training.casts_rows
 
-    @property
+    @cached_property
     def copies_operands(self) -> bool:
         """Tell whether casts of training make both copies of an operand: one is read by each of its two products."""
         return self.phase == "training" and self.precision.linear in COPIED_FORMATS
 
-    @property
+    @cached_property
     def q_len(self) -> Count:
         """Return the new tokens of one sequence on this rank: new_tokens / cp."""
         return self.new_tokens / self.parallel.cp
 
-    @property
+    @cached_property
     def tokens(self) -> Count:
         """Return the new tokens of this rank: sequences * new_tokens / cp."""
         return self.sequences * self.q_len
 
-    @property
+    @cached_property
     def residual_tokens(self) -> Count:
         """Return this rank's tokens of the residual stream: split over tp under sequence parallelism."""
         return self.tokens / self.parallel.tp if self.parallel.sequence_parallel else self.tokens
@@ -138,12 +139,12 @@ class Context(Record, kw_only=True):
             return self
         return replace(self, sequences=self.sequences * self.peers, peers=1.0)
 
-    @property
+    @cached_property
     def residual(self) -> Bytes:
         """Return the bytes of one element of the residual stream."""
         return ELEMENT_BYTES[self.precision.residual]
 
-    @property
+    @cached_property
     def in_branch(self) -> Context:
         """Return the context between a norm and the following sum, which may have a format of its own."""
         dtype = self.precision.branches
@@ -153,12 +154,12 @@ class Context(Record, kw_only=True):
         """Return the context of one part of the model, whose linear layers may have formats of their own."""
         return replace(self, precision=self.precision.part(name)) if self.precision.parts else self
 
-    @property
+    @cached_property
     def gemm_element(self) -> Bytes:
         """Return the bytes of one activation as a linear layer's GEMM reads it, block scale included."""
         return element_bytes(self.precision.linear, self.precision.scale_block)
 
-    @property
+    @cached_property
     def gemm_weight(self) -> Bytes:
         """Return the bytes of one weight as a linear layer's GEMM reads it.
 
@@ -169,7 +170,7 @@ class Context(Record, kw_only=True):
             return self.stored_weight
         return element_bytes(precision.linear, self.weight_block)
 
-    @property
+    @cached_property
     def stored_weight(self) -> Bytes:
         """Return the bytes of one weight of a linear layer as stored, scales and zero points included."""
         precision = self.precision
@@ -191,12 +192,12 @@ class Context(Record, kw_only=True):
         block = self.precision.scale_block
         return None if block is None else block * block
 
-    @property
+    @cached_property
     def saved_element(self) -> Bytes:
         """Return the bytes of one saved element of a GEMM's input."""
         return element_bytes(self.precision.activations, self.precision.scale_block)
 
-    @property
+    @cached_property
     def casts_inputs(self) -> bool:
         """Tell whether inputs of linear layers are cast: their format is narrower than the residual stream's."""
         return ELEMENT_BYTES[self.precision.linear] < ELEMENT_BYTES[self.precision.residual]

@@ -285,11 +285,13 @@ class _LocalLinear:
     operand, weight: bytes of an element of x or dy, and of W, as the GEMMs read them [B].
     narrow: x and dy have to be cast.
     dequantised: a kernel expands the frozen weights before each product.
+    expands: the GEMMs expand weights from a narrower format than they multiply in.
+    expanded: where narrow weights are expanded before the product: beyond the rows that its own kernel takes.
     """
 
     __slots__ = (
-        "context", "dequantised", "dtype", "dy_elements", "groups", "inputs", "linear", "narrow", "operand", "outputs",
-        "rows", "weight", "x_elements",
+        "context", "dequantised", "dtype", "dy_elements", "expanded", "expands", "groups", "inputs", "linear", "narrow",
+        "operand", "outputs", "rows", "weight", "x_elements",
     )  # fmt: skip
 
     def __init__(self, context: Context, linear: Linear) -> None:
@@ -310,6 +312,12 @@ class _LocalLinear:
             self.weight = context.gemm_weight
         else:
             self.weight = ELEMENT_BYTES[linear.dtype] if linear.weight_bytes is None else linear.weight_bytes
+        if linear.dtype is None:
+            self.expands = context.precision.weight_only and not self.dequantised
+        else:
+            self.expands = linear.weight_bytes is not None and linear.weight_bytes < ELEMENT_BYTES[linear.dtype]
+        limit, has_own_kernel = context.framework.expands_above, self.expands and not linear.host_computed
+        self.expanded: Mask = self.dequantised or (has_own_kernel and limit is not None and linear.rows > limit)
 
     def cast_bytes(self, elements: Count) -> Bytes:
         """Return the traffic of the cast of x or dy, to both of its copies where blocks of scales need two."""
@@ -323,8 +331,8 @@ class _LocalLinear:
 
     def expansion(self) -> list[Operator]:
         """Return the kernel that expands narrow weights before the product where a framework does so for its rows."""
-        expanded = self._expanded
-        if not np.any(expanded):
+        expanded = self.expanded
+        if expanded is False or not np.any(expanded):
             return []
         elements = self.groups * self.inputs * self.outputs
         blocks: Count = 0.0
@@ -338,7 +346,7 @@ class _LocalLinear:
     def forward(self) -> Operator:
         """Return y = x W."""
         shape = self.linear.rows, self.outputs, self.inputs
-        weight = where(self._expanded, ELEMENT_BYTES[self.dtype], self.weight)
+        weight = where(self.expanded, ELEMENT_BYTES[self.dtype], self.weight)
         gemm = self._gemm("", shape, (self.operand, weight, self.context.residual))
         return HostGemm(gemm.name, gemm, self.context.parallel.devices) if self.linear.host_computed else gemm
 
@@ -385,12 +393,13 @@ class _LocalLinear:
         linear, experts = self.linear, self.linear.experts
         (m, n, k), (a_bytes, b_bytes, out_bytes) = shape, element
         is_grouped = experts is not None and experts.streams is None
-        family = gemm_family("grouped_gemm" if is_grouped else "gemm", weight_only=self._expands_weights)
+        family = gemm_family("grouped_gemm" if is_grouped else "gemm", weight_only=self.expands)
+        stored = self.context.precision.weights if linear.dtype is None and not self.narrow else ""
         gemm = Gemm(
             f"{linear.name}{suffix}", m=m, n=n, k=k, dtype=math_unit(self.dtype), a_bytes=a_bytes, b_bytes=b_bytes,
             out_bytes=out_bytes, groups=self.groups, replicas=linear.replicas, family=family,
             block_scaled=self.narrow and self.context.precision.scale_block is not None, is_wgrad=is_wgrad,
-            microscaled=self._expands_microscaled,
+            microscaled=self.expands and stored == "mxfp4",
         )  # fmt: skip
         if experts is None:
             return gemm
@@ -402,29 +411,6 @@ class _LocalLinear:
             local_experts=experts.local, experts=experts.experts, tokens=experts.tokens,
             tuned=self.context.framework.tuned_tiles.of(experts.local, experts.width, gemm.variant),
         )  # fmt: skip
-
-    @property
-    def _expanded(self) -> Mask:
-        """Tell where narrow weights are expanded before the product: beyond the rows that its own kernel takes."""
-        if self.dequantised:
-            return True
-        limit = self.context.framework.expands_above
-        if limit is None or self.linear.host_computed or not self._expands_weights:
-            return False
-        return self.linear.rows > limit
-
-    @property
-    def _expands_weights(self) -> bool:
-        """Tell whether the GEMMs expand weights from a narrower format than they multiply in."""
-        if self.linear.dtype is None:
-            return self.context.precision.weight_only and not self.dequantised
-        return self.linear.weight_bytes is not None and self.linear.weight_bytes < ELEMENT_BYTES[self.linear.dtype]
-
-    @property
-    def _expands_microscaled(self) -> bool:
-        """Tell whether 16-bit GEMMs expand weights from MXFP4."""
-        stored = self.context.precision.weights if self.linear.dtype is None and not self.narrow else ""
-        return stored == "mxfp4" and self._expands_weights
 
     def _own_element(self) -> Bytes | None:
         """Return the bytes of a stored weight where it has a format of its own, null where it is the model's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -15,7 +15,7 @@ from costmodel.records import Record, fields, replace
 from costmodel.workload.architecture import Layer
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.host_offload import LayerCounts, cache_by_memory, weight_bytes, weights_by_memory
+from costmodel.workload.host_offload import LayerCounts, cache_by_memory, weights_by_memory
 from costmodel.workload.kv_cache import cached_bytes, host_cached_bytes, state_bytes
 from costmodel.workload.layers import ModelWork, mtp_layers
 from costmodel.workload.operators import AttentionKernel, Elementwise, ExpertAllToAll, Gemm, MixedAttention, Operator
@@ -24,7 +24,7 @@ from costmodel.workload.passes import Pass, PassWork
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Precision
 from costmodel.workload.schedules import ORDERS, Schedule
-from costmodel.workload.sharding import StateSharding, gradient_format, saved_bytes
+from costmodel.workload.sharding import StateSharding, gradient_format, parameters_by_kind, saved_bytes
 from costmodel.workload.stages import Stage
 from costmodel.workload.work import EXPERTS, LayerWork, Parameters
 
@@ -213,23 +213,19 @@ def _resident_ledger(
     rank_gradients := trained parameters of the rank times bytes of a gradient, over its group from ZeRO-2
     states := trained parameters of the rank times (master + 2 moments), over its group from ZeRO-1
     """
-    offload = context.offload
-
-    def rank_bytes(bytes_of: Callable[[Parameters], Bytes], *, sharded: bool) -> Bytes:
-        return sharding.rank_bytes(owned, bytes_of, sharded=sharded)
-
-    weights = rank_bytes(lambda item: weight_bytes(context, item), sharded=plan.zero == 3)
-    states = rank_bytes(lambda item: item.trains * _state_bytes(context.precision), sharded=plan.zero >= 1)
+    offload, kinds = context.offload, parameters_by_kind(context, owned)
     gradient, sent_gradient = (
         ELEMENT_BYTES[dtype] for dtype in (context.precision.gradients, gradient_format(context, plan))
     )
-    sent = rank_bytes(lambda item: item.trains * sent_gradient, sharded=plan.zero >= 1)
-    rank_gradients = rank_bytes(lambda item: item.trains * gradient, sharded=plan.shards_gradients)
+    trained = {expert: kind.trained for expert, kind in kinds.items()}
+    stored = {expert: kind.weights for expert, kind in kinds.items()}
+    whole, all_trained = sum_of(stored.values()), sum_of(trained.values())
+    weights = sharding.over_ranks(stored) if plan.zero == 3 else whole
+    updated = sharding.over_ranks(trained) if plan.zero >= 1 else all_trained
+    states, sent = updated * _state_bytes(context.precision), updated * sent_gradient
+    rank_gradients = (sharding.over_ranks(trained) if plan.shards_gradients else all_trained) * gradient
     gradient_share = 1 - offload.optimizer if plan.reduces_each_micro_batch else 1.0
-    if plan.zero == 3 and plan.sharding.keep_gathered:
-        resident = rank_bytes(lambda item: weight_bytes(context, item), sharded=False)
-    else:
-        resident = (1 - offload.weights) * weights
+    resident = whole if plan.zero == 3 and plan.sharding.keep_gathered else (1 - offload.weights) * weights
     return Ledger(
         weights=resident,
         gradients=gradient_share * rank_gradients,

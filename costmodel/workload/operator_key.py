@@ -13,9 +13,17 @@ from costmodel.records import Struct, fields
 from costmodel.workload import operators as ops
 
 
-def operator_key(operator: ops.Operator) -> Hashable:
-    """Return all that an operator's time depends on: every field but its name."""
-    return _key(operator)
+def operator_key(whole: Any) -> Hashable:
+    """Return all that the time of an operator, or of a field of one, depends on: every field but its name."""
+    kind = type(whole)
+    if kind in _READERS:
+        parts = _READERS[kind](whole)
+        if _PLAIN.issuperset(map(type, parts)):
+            return kind, *parts
+        return kind, *[part if type(part) in _PLAIN else operator_key(part) for part in parts]
+    if kind is tuple:
+        return tuple(map(operator_key, whole))
+    return ArrayKey(whole) if kind is np.ndarray else whole
 
 
 def form_key(operator: ops.Operator) -> Hashable:
@@ -35,23 +43,13 @@ def _shape(part: Any) -> Hashable:
     """Return the shape of an array, any other thing as a key."""
     if type(part) in _PLAIN:
         return part  # type: ignore[no-any-return]
-    return part.shape if type(part) is np.ndarray else _key(part)
+    return part.shape if type(part) is np.ndarray else operator_key(part)
 
 
 def numbers(operator: ops.Operator) -> dict[str, Quantity]:
     """Return the fields of an operator that hold numbers or arrays."""
     values = {name: getattr(operator, name) for name in fields(operator)}
     return {name: value for name, value in values.items() if type(value) in (float, np.ndarray)}
-
-
-def _key(whole: Any) -> Hashable:
-    """Return an operator, or a field of one, as a key."""
-    kind = type(whole)
-    if kind in _READERS:
-        return kind, *[part if type(part) in _PLAIN else _key(part) for part in _READERS[kind](whole)]
-    if kind is tuple:
-        return tuple(map(_key, whole))
-    return ArrayKey(whole) if kind is np.ndarray else whole
 
 
 def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum, minimum, sum_of, where
 from costmodel.records import Record
@@ -118,7 +118,7 @@ class RankParameters(Record):
     weights: Bytes
 
 
-def parameters_by_kind(context: Context, owned: Sequence[tuple[int, Parameters]]) -> dict[bool, RankParameters]:
+def parameters_by_kind(context: Context, owned: Sequence[tuple[Count, Parameters]]) -> dict[bool, RankParameters]:
     """Return the parameters of a rank that belong to routed experts (True) and the rest (False), where there are any.
 
     owned: (how many, parameters) of each kind of layer on it.
@@ -206,14 +206,9 @@ class StateSharding:
             expert: shard_groups(context, plan, stage_replicas, expert=expert).shard.size for expert in (False, True)
         }
 
-    def rank_bytes(
-        self, owned: Iterable[tuple[Count, Parameters]], bytes_of: Callable[[Parameters], Bytes], *, sharded: bool
-    ) -> Bytes:
-        """Return the bytes of the rank's parameters, whole or sharded over the ranks that share one copy."""
-        return sum_of(
-            count * item.local * bytes_of(item) / (self._ranks[item.expert] if sharded else 1.0)
-            for count, item in owned
-        )
+    def over_ranks(self, sizes: Mapping[bool, Bytes]) -> Bytes:
+        """Return a rank's part of what routed experts (true) and the rest have, over the ranks that share one copy."""
+        return sum_of(size / self._ranks[expert] for expert, size in sizes.items())
 
     def transient_bytes(self, stages: Sequence[Sequence[tuple[int, LayerWork]]]) -> Bytes:
         """Return the most that layers hold only while they are worked on.
@@ -222,6 +217,8 @@ class StateSharding:
         of two neighbours where one is fetched while the other computes. stages: (how many, work) along each stage.
         """
         most: Bytes = 0.0
+        if not (self._plan.regathers_weights or self._plan.shards_gradients or self._context.offload.is_used):
+            return most
         for bytes_of, overlaps in (
             (self._gathered_bytes, self._plan.overlaps_communication),
             (self._offloaded_bytes, self._context.offload.overlap),

@@ -62,10 +62,10 @@ def _own_span(program: Program[K], durations: Array, transfer: Array, chunk: int
     points = durations.shape[1]
     if not points:
         return np.empty(0)
-    if program.waves is not None and points <= FEW:
-        return makespan_by_waves(program.waves, program.slot, durations, transfer)
     if points == 1 and np.isfinite(durations).all():
         return np.array([makespan_at(program, [*durations[:, 0].tolist(), transfer.item()])])
+    if program.waves is not None and points <= FEW:
+        return makespan_by_waves(program.waves, program.slot, durations, transfer)
     result = makespan_by_paths(program, durations, transfer, {} if known is None else known)
     left = np.flatnonzero(np.isnan(result))
     if len(left):

@@ -31,8 +31,13 @@ _HALF = 1 << (_BITS - 1)
 def makespan_at(program: Program[K], times: Sequence[float]) -> float:
     """Return when the last event is done at one point [s]. times: durations of `program.slots`, then the transfer."""
     finish: list[float] = []
+    transfer = times[-1]
     for needed, slot in zip(_waits(program), program.slot.tolist(), strict=True):
-        start = max([finish[event] + times[-1] if sent else finish[event] for event, sent in needed], default=0.0)
+        start = 0.0
+        for event, sent in needed:
+            done = finish[event] + transfer if sent else finish[event]
+            if done > start:
+                start = done
         finish.append(start + times[slot])
     return max(finish)
 
