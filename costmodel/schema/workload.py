@@ -355,6 +355,21 @@ class DiffusionFile(ScenarioFile, Declared, of=plans.Diffusion):
     framework: Annotated[Any, Named("frameworks")] = Field(
         default="torch-compile", description="kernels and host times"
     )
+    resolution: str | int | None = Field(
+        default=None, description="`WIDTHxHEIGHT` in pixels, or the side of a square; instead of `width` and `height`"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_resolution(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("resolution") is None:
+            return given
+        if not {"width", "height"}.isdisjoint(given):
+            raise Wrong("has both `resolution` and `width` or `height`", "keep one")
+        sides = str(given["resolution"]).lower().replace("*", "x").split("x")
+        if not (1 <= len(sides) <= 2 and all(side.strip().isdigit() for side in sides)):
+            raise Wrong(f"has a `resolution` that is not understood: {given['resolution']}", "write 1280x720, or 1024")
+        return given | {"width": int(sides[0]), "height": int(sides[-1])}
 
 
 class ExpertBoundFile(ScenarioFile, Declared, of=plans.ExpertBound):

@@ -19,7 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ import costmodel
 from costmodel.analytic.model_start import start_workload
 from costmodel.cli.main import main
 from costmodel.errors import CostModelError, InputError
-from costmodel.records import asdict
 from costmodel.schema.files import load_topology
 from costmodel.schema.references import Library
 from costmodel.study.checking import check_file

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from small_world import edit, problems_of, write
 
 from costmodel.schema.aliases import ALIASES
@@ -17,6 +18,7 @@ from costmodel.schema.resolve import resolve
 from costmodel.schema.strict import Strict
 from costmodel.schema.workload import (
     CommunicationFile,
+    DiffusionFile,
     OptimizerFile,
     ParallelFile,
     RoutingFile,
@@ -26,6 +28,7 @@ from costmodel.schema.workload import (
 
 SMALL = "workloads/small.yaml"
 CHIP = "hardware/devices/chip.yaml"
+VIDEO = {"phase": "diffusion", "cluster": "nodes/h100-x1", "steps": 50}
 OWNERS: dict[str, type[Strict]] = {
     "parallel": ParallelFile, "communication": CommunicationFile, "optimizer": OptimizerFile, "routing": RoutingFile,
     "simulation": SimulationFile, "ffn": MoeFile, "device": DeviceFile,
@@ -115,3 +118,17 @@ def test_the_json_schema_accepts_aliases_where_they_are_accepted() -> None:
     assert device["properties"]["sms"] == device["properties"]["processors"]
     assert "topk_group" in json_schema("model")["$defs"]["MoeFile"]["properties"]
     assert "sms" not in json_schema("node")["properties"]
+
+
+@pytest.mark.parametrize(
+    ("resolution", "sides"), [("1280x704", (1280, 704)), ("640", (640, 640)), ("832*480", (832, 480))]
+)
+def test_a_resolution_is_width_by_height(resolution: str, sides: tuple[int, int]) -> None:
+    file = DiffusionFile.model_validate(VIDEO | {"resolution": resolution})
+    assert (file.width, file.height) == sides  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("wrong", [{"resolution": "720p"}, {"resolution": "1x2x3"}, {"resolution": 512, "width": 512}])
+def test_a_resolution_that_is_no_size_or_is_stated_twice_is_an_error(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="resolution"):
+        DiffusionFile.model_validate(VIDEO | wrong)

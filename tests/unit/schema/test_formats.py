@@ -138,13 +138,13 @@ def test_only_sets_with_master_weights_train(name: str) -> None:
         changes = {"scenarios.training.precision": precision, "scenarios.training.cluster": "nodes/gb300-nvl72"}
         return resolve("deepseek_v3", overrides=changes, scenarios=["training"]).scenarios["training"].precision
 
-    if name in ("bf16", "fp16", "fp8", "fp8-te", "mxfp8", "nvfp4-training"):
+    if name in ("bf16", "fp16", "fp8", "fp8-te", "mxfp4", "mxfp8", "nvfp4-train"):
         assert training(name).master == "fp32"
         return
     (problem,) = problems_of(lambda: training(name))
     assert problem.field == "scenarios.training.precision.compute"
     assert f"`precision: {name}` is for inference" in problem.message
-    sets = "bf16, fp16, fp8, fp8-te, mxfp8, nvfp4-training"
+    sets = "bf16, fp16, fp8, fp8-te, mxfp4, mxfp8, nvfp4-train"
     assert problem.hint == f"train with one of {sets}, or state `master` beside `compute`"
     if name not in (
         "q4_k_m",
