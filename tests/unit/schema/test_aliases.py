@@ -125,7 +125,7 @@ def test_the_json_schema_accepts_aliases_where_they_are_accepted() -> None:
 )
 def test_a_resolution_is_width_by_height(resolution: str, sides: tuple[int, int]) -> None:
     file = DiffusionFile.model_validate(VIDEO | {"resolution": resolution})
-    assert (file.width, file.height) == sides  # type: ignore[attr-defined]
+    assert (file.width, file.height) == sides
 
 
 @pytest.mark.parametrize("wrong", [{"resolution": "720p"}, {"resolution": "1x2x3"}, {"resolution": 512, "width": 512}])
