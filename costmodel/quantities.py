@@ -128,16 +128,6 @@ def where(condition: Mask, yes: Quantity, no: Quantity) -> Quantity:
     return yes if condition else no
 
 
-def place_of_largest(values: Sequence[Quantity]) -> Indices | int:
-    """Return the position of the largest of some values, point by point. The first of equal ones."""
-    largest: Quantity = values[0]
-    inverse: Any = 0
-    for i, value in enumerate(values[1:], 1):
-        inverse = where(value > largest, i, inverse)
-        largest = maximum(largest, value)
-    return inverse  # type: ignore[no-any-return]
-
-
 def distinct_rows(columns: Sequence[Array]) -> tuple[Indices, Indices]:
     """Return the first position of each distinct row of equally long columns, and of each position the row's number.
 

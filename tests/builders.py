@@ -21,7 +21,7 @@ from costmodel.hardware import (
     Price,
 )
 from costmodel.network.group_links import GroupLinks
-from costmodel.quantities import Quantity
+from costmodel.quantities import Bytes, Count, Quantity, sum_of
 from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.architecture import (
@@ -35,6 +35,7 @@ from costmodel.workload.architecture import (
 )
 from costmodel.workload.context import Context
 from costmodel.workload.engine import Scheduler
+from costmodel.workload.kv_cache import cached_bytes
 from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Speculative, Training
 from costmodel.workload.scenario import (
     Communication,
@@ -255,3 +256,11 @@ def assert_adds_up(point: Point) -> None:
     total = sum(line.time for line in point.breakdown) + (point.metrics["bubble_time"] or 0.0)
     assert total == pytest.approx(whole, rel=1e-12)
     assert min(line.time for line in point.breakdown) >= 0
+
+
+def kv_bytes_per_sequence(architecture: Architecture, tokens: Count, element: Bytes, tp: Count) -> Bytes:
+    """Return the KV cache of a sequence of `tokens` on one tensor-parallel rank, within windows [B].
+
+    element: bytes of one cached element, scales included.
+    """
+    return sum_of(layer.repeat * cached_bytes(layer.mixer, tokens, element, tp) for layer in architecture.layers)

@@ -256,8 +256,8 @@ def _eager_time(scenario: Scenario, forward: Pass, layers: Count, starts: Count)
 
     starts / kernels in place of L * micro-batches where it is known how many a layer of that time starts.
     """
-    eager, has_prompts = scenario.framework.eager_prompts, any(part.phase == "prefill" for part in forward.parts)
-    if not has_prompts or (eager.experts_only and not scenario.architecture.has_experts):
+    eager = scenario.eager_prompts
+    if all(part.phase != "prefill" for part in forward.parts):
         return 0.0
     alike = layers * forward.micro_batches if eager.kernels is None else starts / eager.kernels
     return eager.layer * alike + eager.operator * starts

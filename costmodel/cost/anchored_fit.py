@@ -32,7 +32,6 @@ from costmodel.records import Record, ValueRecord, fields, replace
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention, Operator
 
 KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # whose rows may anchor: messages are none of a device
-_FACTOR = "anchor_factor"
 _TAIL = 4.0  # chosen: degrees of freedom of a row's own error
 _ROUNDS = 30  # of the weights of rows, which settle in about ten
 

@@ -172,12 +172,6 @@ def _padding(attention: AttentionKernel, tile: Tile, processors: Count) -> Quant
     return tiles / filled * ceil(ctas / processors) * processors / ctas
 
 
-def elementwise_time(operator: Elementwise, machine: Machine, fit: FamilyFit) -> Time:
-    """Return the time of a kernel that only streams."""
-    terms = elementwise_terms(operator, machine, fit)
-    return kernel(0.0, terms["hbm_time"], terms["launch"])
-
-
 @equation
 def elementwise_terms(operator: Elementwise, machine: Machine, fit: FamilyFit) -> Terms:
     """Return the terms of a kernel that only streams.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from costmodel.report.page import Number, is_verbose, show, show_hint, table
 from costmodel.report.text import NONE, metric, readable, shortened
-from costmodel.schema.lever import LeverFile, LeversFile
+from costmodel.schema.lever import LeversFile
 from costmodel.study.what_if import Worth
 
 _APART = (
@@ -15,7 +15,6 @@ _APART = (
 )
 _CEILING = "if it took no time"  # what a change could save at most
 _DIFFERENCE, _WORTH = "?>saved, 80 % interval", "?>may cost a device"
-COMMAND = "costmodel what-if"
 MOST, FEW = 10, 5  # changes that are shown, and names on a line
 LONGEST = 40  # characters of a change in the short form
 
@@ -193,29 +192,3 @@ def show_levers(file: LeversFile) -> None:
         names = ", ".join(switch.name for switch in lever.switches)
         shown.add(lever.section, lever.kind, lever.term, names or NONE, lever.path or "", lever.why or "")
     show(shown)
-
-
-def levers_markdown(file: LeversFile) -> str:
-    """Return the page that lists every mechanism and recommendation of a publication."""
-    return "\n".join(_page(file)) + "\n"
-
-
-def _page(file: LeversFile) -> Iterator[str]:
-    switches = [switch for lever in file.levers for switch in lever.switches]
-    yield f'# The mechanisms and recommendations of "{file.title}"'
-    yield ""
-    yield (
-        f"{len(file.levers)} in all [{file.cite}]; {len(switches)} switches. `{COMMAND} WORKLOAD` runs every switch "
-        "that applies to a workload, alone and after those above it, `--lever NAME` one of them; "
-        f"`{COMMAND}` alone prints this list. A switch that a workload has nothing for says so. Generated from "
-        "`workloads/levers/insights_deepseek_v3.yaml`."
-    )
-    for kind, title in (("mechanism", "Mechanisms"), ("recommendation", "Recommendations")):
-        yield from ("", f"## {title}", "", "| section | what | switches | path | reason |", "|---|---|---|---|---|")
-        yield from (_row(lever) for lever in file.levers if lever.kind == kind)
-
-
-def _row(lever: LeverFile) -> str:
-    names = ", ".join(f"`{switch.name}`" for switch in lever.switches)
-    cells = [cell.replace("|", "\\|") for cell in (lever.term, lever.path or "", lever.why or "")]
-    return f"| {lever.section} | {cells[0]} | {names} | {cells[1]} | {cells[2]} |"

@@ -43,9 +43,8 @@ def _eager_prompts(file: EagerPromptsFile | None, device: DeviceFile | None) -> 
         return scenario.EagerPrompts()
     of_all = file.architectures is None or (device is not None and device.architecture in file.architectures)
     of_experts = device is not None and device.die in file.expert_dies
-    if not (of_all or of_experts):
-        return scenario.EagerPrompts(within=tuple(file.within))
-    return record(scenario.EagerPrompts, file, experts_only=not of_all)
+    only = (*file.features, *(("experts",) if of_experts else ()))
+    return record(scenario.EagerPrompts, file, only=None if of_all else only)
 
 
 def _engine(file: EngineFile) -> engine.Engine:

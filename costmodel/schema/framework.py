@@ -43,6 +43,11 @@ class EagerPromptsFile(Declared, of=EagerPrompts):
         default=None, description="architectures of the devices on which it is so; null: all"
     )
     expert_dies: list[str] = Field(default=[], description="dies on which it is so for models with experts")
+    features: list[Literal["drafts", "data_parallel", "pipeline", "all_to_all", "pools"]] = Field(
+        default=[],
+        description="what a deployment has at least one of where it is so on every device: drafts, ranks that share "
+        "experts and step together, pipeline stages, an all-to-all of experts, a pool of prefilling engines",
+    )
 
 
 class SchedulerRuleFile(Declared, of=SchedulerRule):

@@ -64,7 +64,10 @@ def pools_of(assembly: Assembly, name: str, tree: Tree, file: ServingFile, read:
 def _engines(part: Scenario) -> Scenario:
     """Return the engines of a pool, whose load is not theirs alone."""
     assert isinstance(part.plan, Serving), "the file was checked"
-    return replace(part, plan=replace(part.plan, concurrency=None))
+    framework, eager = part.framework, part.framework.eager_prompts
+    if "pools" in (eager.only or ()):
+        framework = replace(framework, eager_prompts=replace(eager, only=None))
+    return replace(part, plan=replace(part.plan, concurrency=None), framework=framework)
 
 
 def _cluster(tree: Tree, key: str) -> Tree:

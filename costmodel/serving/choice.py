@@ -7,7 +7,7 @@ from functools import partial
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.paces import Engines, paced
-from costmodel.analytic.serving.continuous_batching import only_requests
+from costmodel.analytic.serving.continuous_batching import ServingEvaluation, only_requests
 from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
 from costmodel.analytic.serving.sessions import at_means
 from costmodel.cost.calibration import Calibration
@@ -56,7 +56,7 @@ def why_requests(scenario: Scenario, closed: Evaluation) -> str | None:
     keys = only_requests(plan)
     if keys:
         return f"the closed form takes no notice of {', '.join(keys)}"
-    return closed.beyond() if isinstance(closed, OpenLoopEvaluation) else None
+    return closed.beyond() if isinstance(closed, OpenLoopEvaluation | ServingEvaluation) else None
 
 
 def with_tails(scenario: Scenario, calibration: Calibration) -> Evaluation:

@@ -26,7 +26,6 @@ from costmodel.serving.first_run import Loop, run_as_python, try_python
 from costmodel.serving.fleet import run_apart, run_together
 from costmodel.serving.prices import Tables
 from costmodel.serving.routing import Service
-from costmodel.serving.rows import Records
 from costmodel.serving.served import Served
 from costmodel.serving.state import (
     FCFS,
@@ -124,13 +123,22 @@ class Simulation:
         return int(self.scenario.parallel.dp * self.plan.replicas.count)
 
     def _requests(self) -> Requests:
-        """Return all requests, or the first ones of a run that is streamed."""
+        """Return all requests, or the first ones of a run that is streamed.
+
+        In a closed loop the next request reaches the engine as long after an end as client and front end take.
+        """
+        loops = self.stream.arrivals == "closed_loop"
         if self.stream.trace is not None:
-            users = 0 if self.stream.arrivals != "closed_loop" else self.plan.concurrency or 0
-            block, lanes = int(memory_of(self.scenario, self.plan).block), int(users) * self._groups
-            return read_trace(self.stream, block, lanes)
-        draw = self._draw()
-        return draw.draw(WINDOW if self.streams else draw.left)
+            block = int(memory_of(self.scenario, self.plan).block)
+            lanes = int(self.plan.concurrency or 0) * self._groups if loops else 0
+            requests = read_trace(self.stream, block, lanes)
+        else:
+            draw = self._draw()
+            requests = draw.draw(WINDOW if self.streams else draw.left)
+        if not loops:
+            return requests
+        between = np.repeat(self._front_end(requests.length[:, PROMPT]), np.diff(requests.calls.first))
+        return requests._replace(calls=requests.calls._replace(delay=requests.calls.delay + between))
 
     def _parts(self) -> Iterator[Requests]:
         """Yield all requests, some at a time."""
@@ -218,14 +226,14 @@ class Simulation:
         assert not service.engines.state["outside"].any(), "no step is larger than the policy allows"
         return Served(
             requests=service.requests, engines=service.engines, policy=service.policy,
-            times=replace(self.times, tables=service.tables), front_end=self._front_end(service.requests),
+            times=replace(self.times, tables=service.tables), front_end=self._front_end(service.requests["prompt"]),
             fleet=service.fleet, has_priorities=len(self.requests.priority) > 0,
         )  # fmt: skip
 
-    def _front_end(self, requests: Records) -> Array:
-        """Return what client and front end add to the first token of each request [s]."""
-        engine, prompt = self.scenario.framework.engine, requests["prompt"]
-        return np.zeros(len(prompt)) if engine is None else np.asarray(engine.front_end(prompt.astype(np.float64)))
+    def _front_end(self, prompts: Any) -> Array:
+        """Return what client and front end add to the first token of requests with such prompts [s]."""
+        engine = self.scenario.framework.engine
+        return np.zeros(len(prompts)) if engine is None else np.asarray(engine.front_end(prompts.astype(np.float64)))
 
     def saturated(self, least: int, seats: int) -> Served:
         """Return what becomes of requests that come to one replica at once: all of them, again and again.

@@ -64,7 +64,7 @@ class Steps(Record):
 def _without_floor(scenario: Scenario) -> Framework:
     """Return the framework of a scenario without the least time of a step with prompts."""
     framework = scenario.framework
-    if np.any(scenario.eager_layer):  # no graph that a recurrence could end
+    if np.any(scenario.eager_prompts.layer):  # no graph that a recurrence could end
         framework = replace(framework, host=replace(framework.host, recurrence=0.0))
     return replace(framework, eager_prompts=EagerPrompts())
 
@@ -75,8 +75,8 @@ def starts_ahead(scenario: Scenario, plan: Serving) -> bool:
     One loop of the host launches step i and then waits for step i - 1 [TensorRT-LLM documentation, Overlap Scheduler].
     Not where a time of a `layer` bounds the step: it was fitted to whole runs, so that what was hidden is not in it.
     """
-    starts_each = scenario.framework.eager_prompts.operator > 0.0 and not scenario.eager_layer > 0.0
-    return bool(plan.scheduler.overlapped and scenario.parallel.pp == 1 and starts_each)
+    eager = scenario.eager_prompts
+    return bool(plan.scheduler.overlapped and scenario.parallel.pp == 1 and eager.operator > 0.0 and not eager.layer)
 
 
 class StepPricer:
@@ -153,7 +153,8 @@ class StepPricer:
 
     def prompt_floor(self) -> float:
         """Return the least time of a step with prompts, which the host sets [s]."""
-        if not np.any(self._scenario.eager_layer) and not np.any(self._scenario.framework.eager_prompts.operator):
+        eager = self._scenario.eager_prompts
+        if not np.any(eager.layer) and not np.any(eager.operator):
             return 0.0
         parts = (self.prompt(1.0, 1.0, 1.0),)
         model = pass_model_of(self._scenario, self._pass(parts), self._work(parts), self._timer)

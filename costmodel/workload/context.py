@@ -255,7 +255,7 @@ def rank_context(scenario: Scenario, phase: str, sequences: Count, new_tokens: C
         parallel=scenario.parallel,
         precision=scenario.precision,
         communication=scenario.communication,
-        framework=scenario.framework,
+        framework=replace(scenario.framework, eager_prompts=scenario.eager_prompts),
         phase=phase,
         sequences=sequences,
         new_tokens=new_tokens,

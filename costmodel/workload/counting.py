@@ -13,7 +13,7 @@ from costmodel.records import Record, replace
 from costmodel.workload import architecture as arch
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.kv_cache import cached_bytes, written_bytes
+from costmodel.workload.kv_cache import written_bytes
 from costmodel.workload.layers import encoder_parameters, model_work
 from costmodel.workload.patterns import Pattern, Selected
 from costmodel.workload.plans import Adapters
@@ -101,14 +101,6 @@ def kv_bytes_per_token(architecture: arch.Architecture, dtype: str = "bf16", tp:
     """
     element = ELEMENT_BYTES[dtype]
     return sum_of(layer.repeat * written_bytes(layer.mixer, element, tp) for layer in architecture.layers)
-
-
-def kv_bytes_per_sequence(architecture: arch.Architecture, tokens: Count, element: Bytes, tp: Count) -> Bytes:
-    """Return the KV cache of a sequence of `tokens` on one tensor-parallel rank, within windows [B].
-
-    element: bytes of one cached element, scales included.
-    """
-    return sum_of(layer.repeat * cached_bytes(layer.mixer, tokens, element, tp) for layer in architecture.layers)
 
 
 def kv_breakpoints(architecture: arch.Architecture) -> list[Count]:

@@ -15,8 +15,7 @@ def add_host_time(builder: WorkBuilder, context: Context, layer: Layer | None = 
     """Add what the host's program adds to a layer of an inference step, or to the step itself."""
     if context.phase == "training":
         return
-    host, eager = context.framework.host, context.framework.eager_prompts
-    floor = eager.layer_time(has_experts=context.architecture.has_experts)
+    host, floor = context.framework.host, context.framework.eager_prompts.layer
     is_recurrent = layer is not None and isinstance(layer.mixer, Recurrence | SelectiveScan)
     if context.phase == "prefill" and is_recurrent:  # a CUDA graph ends, where one holds the pass
         _add(builder, "graph break", where(np.asarray(floor) == 0.0, host.recurrence, 0.0))

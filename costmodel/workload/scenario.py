@@ -26,7 +26,7 @@ from costmodel.declared import (
 )
 from costmodel.errors import Location
 from costmodel.hardware import Cluster
-from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
+from costmodel.quantities import Bytes, Count, Quantity, minimum, sum_of, where
 from costmodel.records import Record, field, replace
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, GroupScaling
@@ -269,7 +269,10 @@ class HostTimes(Record):
 
 
 class EagerPrompts(Record, kw_only=True):
-    """Passes with prompts that no CUDA graph holds: the host starts their kernels one by one."""
+    """Passes with prompts that no CUDA graph holds: the host starts their kernels one by one.
+
+    only: what a deployment has at least one of where it is so (`Scenario.eager_prompts`); null: everywhere.
+    """
 
     layer: Annotated[Time, "host time of a layer; a pass takes no less than that of its layers"] = 0.0
     kernels: Annotated[
@@ -281,11 +284,7 @@ class EagerPrompts(Record, kw_only=True):
     within: Annotated[
         tuple[str, ...], "operators that one call starts together with another one: their names in a breakdown"
     ] = ()
-    experts_only: bool = False
-
-    def layer_time(self, *, has_experts: bool) -> Seconds:
-        """Return the host time of a layer of a model; zero where CUDA graphs hold its prompts."""
-        return 0.0 if self.experts_only and not has_experts else self.layer
+    only: tuple[str, ...] | None = None
 
 
 class Unsupported(Record, kw_only=True):
@@ -505,9 +504,18 @@ class Scenario(Record):
         return self.plan.parts if isinstance(self.plan, PlanOfParts) else ()
 
     @property
-    def eager_layer(self) -> Seconds:
-        """Return the host time of a layer in passes with prompts, zero where a CUDA graph holds them."""
-        return self.framework.eager_prompts.layer_time(has_experts=self.architecture.has_experts)
+    def eager_prompts(self) -> EagerPrompts:
+        """Return the host's times of passes with prompts, zero where CUDA graphs hold them."""
+        eager, parallel = self.framework.eager_prompts, self.parallel
+        if eager.only is None:
+            return eager
+        has = {
+            "experts": self.architecture.has_experts, "drafts": getattr(self.plan, "speculative", None) is not None,
+            "data_parallel": parallel.lockstep > 1.0, "pipeline": parallel.pp > 1.0,
+            "all_to_all": (parallel.ep > 1.0) & (self.communication.exchange == "all_to_all"), "pools": False,
+        }  # fmt: skip
+        share = minimum(sum_of(where(np.asarray(has[each]), 1.0, 0.0) for each in eager.only), 1.0)
+        return replace(eager, layer=share * eager.layer, operator=share * eager.operator)
 
     @property
     def result_kind(self) -> str:

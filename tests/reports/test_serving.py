@@ -143,15 +143,19 @@ def test_versions_of_sglang_have_files_of_their_own() -> None:
     assert serving.framework({**row, "version": "v0.5.9-rocm700-mi30x", "gpu": "mi300x"}) == "sglang-rocm-0.5.9"
 
 
-@pytest.mark.parametrize(("gpu", "has_graphs"), [("h200", True), ("b200", False)])
-def test_prompts_of_experts_on_sm100_had_no_graphs(tmp_path: Path, gpu: str, has_graphs: bool) -> None:
+@pytest.mark.parametrize(
+    ("gpu", "more", "has_graphs"),
+    [("h200", {}, True), ("b200", {}, False), ("h200", {"speculative": {"depth": 1, "acceptances": [0.8]}}, False),
+     ("h200", {"parallel": {"dp": 8, "ep": 8}}, False), ("h200", {"parallel": {"tp": 4, "pp": 2}}, False)],
+)  # fmt: skip
+def test_which_prompts_of_sglang_have_graphs(tmp_path: Path, gpu: str, more: dict[str, Any], has_graphs: bool) -> None:
     cluster = {"h200": "hgx-h200", "b200": "hgx-b200"}[gpu]
     run = {"phase": "serving", "cluster": f"nodes/{cluster}", "framework": "sglang-0.5.12", "parallel": {"tp": 8},
-           "input_tokens": 512, "output_tokens": 64, "concurrency": 1}  # fmt: skip
+           "input_tokens": 512, "output_tokens": 64, "concurrency": 2, **more}  # fmt: skip
     file = tmp_path / "run.yaml"
     content = {"schema": "costmodel/workload@1", "model": "models/deepseek-v3", "scenarios": {"run": run}}
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    assert (costmodel.load(file).scenario("run").eager_layer == 0.0) == has_graphs
+    assert (costmodel.load(file).scenario("run").eager_prompts.layer == 0.0) == has_graphs
 
 
 @pytest.mark.parametrize(

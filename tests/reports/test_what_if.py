@@ -11,11 +11,13 @@ import pytest
 
 from costmodel.report.style import styled
 from costmodel.schema.files import load_model
+from costmodel.schema.lever import load_levers
 from costmodel.schema.what_if import load_what_if
 from costmodel.study.messages import answered, read_message
 from costmodel.study.what_if import Worth
 from costmodel.workload.counting import kv_bytes_per_token
 from reports.what_if.hardware import of_dollars
+from reports.what_if.levers_page import levers_markdown
 from reports.what_if.model import MODELS, of_cache
 from reports.what_if.recommendations import ranked
 
@@ -86,3 +88,8 @@ def test_a_change_of_a_fabric_is_worth_what_flows_take() -> None:
     derived = next(one for one in changes if "23.85 GB/s" in one.term)
     assert derived.against == {"hardware.node.nic.bandwidth": "23.85 GB/s"}
     assert 50 * after / before == pytest.approx(23.85, rel=2e-3)
+
+
+def test_the_page_of_recommendations_is_the_one_that_their_file_generates() -> None:
+    page = FOLDER.parents[1] / "docs" / "recommendations.md"
+    assert page.read_text(encoding="utf-8") == levers_markdown(load_levers("insights_deepseek_v3"))

@@ -13,7 +13,6 @@ from costmodel.quantities import (
     is_single,
     maximum,
     minimum,
-    place_of_largest,
     power,
     where,
 )
@@ -71,11 +70,6 @@ def test_distinct_rows_are_those_of_numpy_and_lead_back_to_each() -> None:
 def test_a_power_of_an_array_is_that_of_its_numbers(exponent: float) -> None:
     values = np.array([0.0, 1e-9, 0.3, 1.0, 7.0])
     assert np.asarray(power(values, exponent)).tolist() == pytest.approx([value**exponent for value in values.tolist()])
-
-
-def test_the_place_of_the_largest_is_the_first_of_equal_ones() -> None:
-    assert place_of_largest([1.0, 3.0, 3.0]) == 1
-    np.testing.assert_array_equal(place_of_largest([2.0, RIGHT, LEFT]), [[0, 1, 1], [2, 2, 2]])
 
 
 def test_a_hypotenuse_of_numbers_and_arrays() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
-from costmodel.analytic.serving.waiting import queue_wait
+from costmodel.analytic.serving.waiting import NEARLY, queue_wait
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation
@@ -18,8 +18,6 @@ from costmodel.workload.passes import Pass, request_context
 from costmodel.workload.plans import drafted_tokens
 from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Scenario
-
-NEARLY = 1.0 - 1e-9  # of the highest rate, near which a wait has no end
 
 
 class CacheTransfer(Record):

@@ -40,6 +40,7 @@ from costmodel.analytic.serving.waiting import (
     REST,
     SCHEDULED,
     SEAT,
+    TINY,
     WAITS,
     busy_share,
     equivalent_load,
@@ -59,7 +60,6 @@ from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 
-_TINY = 1e-12  # where nothing ever comes
 _MANY = 1e6  # prompts in a step of an engine without a budget of tokens
 NEAR, OVER = 0.75, 1.1  # chosen by the grid of method 12.4: of the highest stable rate, between them means err
 FEW_STEPS = 7.0  # chosen by the same grid: of decoding, with fewer of which it matters which step a request meets
@@ -293,7 +293,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         scheduled = maximum(prompts.square - steps.mean * steps.mean, 0.0) * terms[SCHEDULED]["busy"]
         variance = maximum(variance, 0.0) + scheduled + prompts.started * prompts.each * prompts.each
         for name in (SEAT, PROMPTS):
-            variance = variance + solution.waits[name] ** 2 * (2.0 / maximum(terms[name]["share_waiting"], _TINY) - 1.0)
+            variance = variance + solution.waits[name] ** 2 * (2.0 / maximum(terms[name]["share_waiting"], TINY) - 1.0)
         return variance
 
     @equation

@@ -134,7 +134,7 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
             for part, fits in ((plan.prefill, other_of(calibration)), (plan.decode, calibration))
         )
         self._caches = tuple(kv_pool(part, each) for part, each in zip(self._parts, plan.engines, strict=True))
-        self.ledger: Ledger | None = self._fuller()
+        self.ledger: Ledger | None = fuller_ledger(plan)
         self._most = self._seats(1)
         self._sets = plan.decode.parallel.pp * plan.decode.parallel.dp * self._decode.replicas.count
         self._batches = self._nodes(1.0 / plan.decode.parallel.lockstep, self._most)
@@ -146,10 +146,6 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
     @property
     def _parts(self) -> tuple[Scenario, Scenario]:
         return self._plan.prefill, self._plan.decode
-
-    def _fuller(self) -> Ledger:
-        """Return the ledger of the pool with less room on its devices."""
-        return fuller_ledger(self._plan)
 
     def _seats(self, pool: int) -> Count:
         """Return the requests that a pipeline set of a pool's group has memory and seats for, at least one."""

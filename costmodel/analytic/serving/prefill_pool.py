@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from costmodel.analytic.serving.nodes import NodePlace, last_node
-from costmodel.analytic.serving.waiting import queue_wait, waiting_share
+from costmodel.analytic.serving.waiting import NEARLY, queue_wait, waiting_share
 from costmodel.equations import equation
 from costmodel.quantities import Array, Count, PerSecond, Quantity, Seconds, exp, minimum
 from costmodel.records import Record
 
 MANY = 50.0  # prompts that come during a pass, from which on it is never the last
-NEARLY = 1.0 - 1e-9  # of the highest rate, near which a wait has no end
 
 
 class PromptPasses(Record):

@@ -14,6 +14,7 @@ from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, Seconds, exp, maximum, minimum, where
 
 TINY = 1e-12  # where nothing ever comes
+NEARLY = 1.0 - 1e-9  # of the highest rate, near which a wait has no end
 
 
 @equation

@@ -100,7 +100,7 @@ def test_only_models_with_experts_have_no_graphs_of_prompts_where_a_framework_sa
     name: str, seconds: float
 ) -> None:
     chosen = eager(CASES[name], 1.0)
-    of_experts = EagerPrompts(layer=1.0, experts_only=True)
+    of_experts = EagerPrompts(layer=1.0, only=("experts",))
     with_experts = replace(chosen, framework=replace(chosen.framework, eager_prompts=of_experts))
     assert headline(with_experts) == headline(eager(chosen, seconds))
 

@@ -8,9 +8,10 @@ from builders import DEVICE, FRAMEWORK, MACHINE, with_level, with_math
 
 from costmodel.cost.calibration import ROOFLINE, FamilyFit
 from costmodel.cost.expected_roofline import bare_times
-from costmodel.cost.kernels import attention_time, elementwise_time, gemm_time, tile_terms
+from costmodel.cost.kernels import attention_time, elementwise_terms, gemm_time, tile_terms
 from costmodel.cost.machine import Machine
 from costmodel.cost.promotion import expected_loop, shortest_loop
+from costmodel.cost.time import Time, kernel
 from costmodel.hardware import MathUnit
 from costmodel.quantities import Quantity
 from costmodel.records import replace
@@ -220,6 +221,11 @@ def test_decoding_streams_its_cache_and_has_no_waves() -> None:
     assert reading.bound == "memory"
     busy = attention_time(core(1, 1, 4096, 0.0, "attention_decode"), MACHINE, ROOFLINE)
     assert busy.seconds == pytest.approx(LAUNCH + 2 * 4096 * 128 / PEAK)
+
+
+def elementwise_time(operator: Elementwise, machine: Machine, fit: FamilyFit) -> Time:
+    terms = elementwise_terms(operator, machine, fit)
+    return kernel(0.0, terms["hbm_time"], terms["launch"])
 
 
 def test_streaming_takes_its_bytes_over_the_bandwidth() -> None:

@@ -50,6 +50,18 @@ def simulation() -> Simulation:
     return evaluation().simulation
 
 
+def test_a_closed_loop_that_ends_is_simulated_unasked_and_none_of_its_users_rests() -> None:
+    """A request is sent when the one before has ended, and meets the engine later by client and front end."""
+    loop = {"scenarios.serving.framework": "vllm", "scenarios.serving.concurrency": 1,
+            "scenarios.serving.requests": {"arrivals": "closed_loop", "count": 3}}  # fmt: skip
+    workload = costmodel.load("llama3_8b_rtx4090", set=loop, scenarios=["serving"])
+    assert workload.simulate()["engine"] == "event"
+    served = evaluation(loop).served
+    times, arrival = request_times(served), served.requests["arrival"]
+    assert np.diff(arrival) == pytest.approx(times.e2e[:-1])
+    assert times.ttft == pytest.approx(times.ttft[0])
+
+
 def test_the_front_end_takes_its_time_and_more_for_longer_prompts() -> None:
     spread = {"distribution": "uniform", "low": 100, "high": 900}
     changed = {"scenarios.serving.framework": "vllm", "scenarios.serving.requests": {"count": 20, "input": spread}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from builders import DENSE_MODEL, GPT_22B, GQA, MOE_MODEL, context
+from builders import DENSE_MODEL, GPT_22B, GQA, MOE_MODEL, context, kv_bytes_per_sequence
 
 import costmodel
 from costmodel.records import replace
@@ -11,7 +11,6 @@ from costmodel.schema.resolve import resolve
 from costmodel.workload.architecture import Architecture, DenseFfn, HeadGroup, Layer, Pattern
 from costmodel.workload.counting import (
     attention_flop_per_token,
-    kv_bytes_per_sequence,
     kv_bytes_per_token,
     parameter_count,
     training_flop_per_token,

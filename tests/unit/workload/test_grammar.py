@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from builders import DECODE, DENSE_MODEL, FP8, GQA, MOE, STEP, context, scenario, spreads
+from builders import DECODE, DENSE_MODEL, FP8, GQA, MOE, STEP, context, kv_bytes_per_sequence, scenario, spreads
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.records import replace
@@ -18,7 +18,7 @@ from costmodel.workload.architecture import (
     MoeFfn,
     Pattern,
 )
-from costmodel.workload.counting import attention_flop_per_token, kv_bytes_per_sequence, parameter_count
+from costmodel.workload.counting import attention_flop_per_token, parameter_count
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.operators import Collective, Elementwise, Gemm, Operator
 from costmodel.workload.scenario import Parallelism

@@ -14,6 +14,7 @@ from builders import (
     GQA,
     MOE_MODEL,
     NODE,
+    kv_bytes_per_sequence,
     scenario,
     with_device,
     with_level,
@@ -28,7 +29,6 @@ from costmodel.hardware import Cluster, Nic
 from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture, HeadGroup, Pattern
-from costmodel.workload.counting import kv_bytes_per_sequence
 from costmodel.workload.passes import pass_work, pipeline_batches
 from costmodel.workload.plans import Decode, Generate, Prefill
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
