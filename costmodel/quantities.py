@@ -128,6 +128,11 @@ def where(condition: Mask, yes: Quantity, no: Quantity) -> Quantity:
     return yes if condition else no
 
 
+def anywhere(condition: Mask | Quantity) -> bool:
+    """Tell whether a condition holds, or a number is not zero, at any point."""
+    return bool(condition.any() if isinstance(condition, np.ndarray) else condition)
+
+
 def distinct_rows(columns: Sequence[Array]) -> tuple[Indices, Indices]:
     """Return the first position of each distinct row of equally long columns, and of each position the row's number.
 

@@ -35,10 +35,12 @@ class Stack(Record):
         Single sizes are: what is kept of them must not depend, to the last digit, on what else a pass times.
         hardware: axes of the grid that their machine spans. A number that all share stays a number.
         """
+        if len(operators) < 2:
+            return None
         first = numbers(operators[0])
-        shape = np.broadcast_shapes(*map(np.shape, first.values()))
+        shape = np.broadcast_shapes(*(value.shape for value in first.values() if isinstance(value, np.ndarray)))
         axes, points = max(len(shape), hardware), math.prod(shape) * len(operators)
-        if not axes or len(operators) < 2 or points > LARGEST:
+        if not axes or points > LARGEST:
             return None
         changed: dict[str, Any] = {}
         for name, one in first.items():

@@ -19,7 +19,7 @@ from costmodel.cost.power import Clock, at_clock
 from costmodel.cost.time import Time
 from costmodel.equations import equation
 from costmodel.hardware import Cluster
-from costmodel.quantities import Count, Seconds, as_key, is_single
+from costmodel.quantities import Count, Seconds, anywhere, as_key, is_single
 from costmodel.records import MutableRecord, Record, content, field
 from costmodel.workload.operator_key import form_key, operator_key
 from costmodel.workload.operators import Collective, Kernel, Operator
@@ -85,7 +85,7 @@ class TimedWork(Record):
 _Times: TypeAlias = "dict[Hashable, tuple[Time, Sized]]"
 
 
-class OperatorTimer(MutableRecord):
+class OperatorTimer(MutableRecord, dict=True):
     """Times the operators of one scenario. Operators of equal sizes are evaluated once, whatever their names.
 
     processors: available to compute kernels.
@@ -103,7 +103,7 @@ class OperatorTimer(MutableRecord):
     _by_identity: dict[int, tuple[Operator, TimedOperator]] = field(default_factory=dict)
     _by_size: _Times = field(default_factory=dict)
 
-    @property
+    @cached_property
     def grid(self) -> tuple[int, ...]:
         """Return the shape of the grid that the machine's numbers span."""
         return np.broadcast_shapes(_grid_of(self.cluster, self.framework), np.shape(self.processors))
@@ -166,7 +166,7 @@ class OperatorTimer(MutableRecord):
         if stack is None:
             times = [self._one(operator, machine) for operator in group.values()]
         else:
-            joined = [bool(np.any(each)) for each in stack.each(self.calibration.is_joined(stack.whole))]
+            joined = [anywhere(each) for each in stack.each(self.calibration.is_joined(stack.whole))]
             if any(joined) and not all(joined):
                 for which in (True, False):
                     part = zip(group.items(), joined, strict=True)

@@ -21,6 +21,7 @@ from costmodel.quantities import (
     Mask,
     Quantity,
     Seconds,
+    anywhere,
     exp,
     hypot,
     is_single,
@@ -130,7 +131,7 @@ class FamilyFit(Record, kw_only=True):
         from, and outside until the others together weigh more than it.
         """
         others = self.others
-        if others is None or not np.any(self.is_joined(operator)):
+        if others is None or not anywhere(self.is_joined(operator)):
             return self
         parts = (self, *others.fits)
         squares = [part.beyond(operator) ** 2 for part in parts]
@@ -327,8 +328,9 @@ class OtherFits(Record):
         excess: what the shape adds to the variance of each.
         tuned: one at layers with tuned tiles, else zero.
         """
-        shape = np.broadcast_shapes(*map(np.shape, excess), () if self.tuned is None else np.shape(tuned))
-        diagonal = np.stack([np.broadcast_to(each, shape) for each in excess], axis=-1)
+        sizes = excess if self.tuned is None else (*excess, tuned)
+        shape = () if all(map(is_single, sizes)) else np.broadcast_shapes(*map(np.shape, sizes))
+        diagonal = np.stack([np.broadcast_to(each, shape) for each in excess], axis=-1) if shape else np.array(excess)
         fixed = np.array(self.covariance)
         if self.tuned is not None:
             fixed = fixed + np.asarray(tuned)[..., None, None] * (np.array(self.tuned) - fixed)
@@ -357,7 +359,7 @@ class MeanFit(FamilyFit, kw_only=True):
     @classmethod
     def of(cls, parts: Sequence[FamilyFit], weights: Sequence[Quantity], variance: Quantity) -> FamilyFit:
         """Return the mean of the parts that weigh anything: of one that part itself."""
-        used = [(part, weight) for part, weight in zip(parts, weights, strict=True) if np.any(weight > 0.0)]
+        used = [(part, weight) for part, weight in zip(parts, weights, strict=True) if anywhere(weight > 0.0)]
         if len(used) == 1:
             return used[0][0]
         first = used[0][0]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-import numpy as np
-
 from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import DeclaredRecord, constant, fitted, mechanism
 from costmodel.cost.residual import Features
@@ -15,7 +13,7 @@ from costmodel.cost.time import Time, message
 from costmodel.equations import equation
 from costmodel.network.collectives import doublings, nccl_time, ring_transfer
 from costmodel.network.group_links import GroupLinks, require_group_links
-from costmodel.quantities import Bytes, Count, Mask, Quantity, Seconds, log2, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Mask, Quantity, Seconds, anywhere, log2, maximum, minimum, where
 from costmodel.records import replace
 from costmodel.workload.operators import Collective
 
@@ -153,7 +151,7 @@ class CollectiveForm(DeclaredRecord, kw_only=True):
     def _unlimited(self, operator: Collective, machine: Machine, links: GroupLinks) -> Seconds | None:
         """Return the time if bridges were shared ever more past the ranks that were measured, null up to these."""
         bridge = self.host_bridge
-        if bridge is None or not np.any((links.ranks_per_node > bridge.bridge_max_ranks) & (links.size > 1)):
+        if bridge is None or not anywhere((links.ranks_per_node > bridge.bridge_max_ranks) & (links.size > 1)):
             return None
         wider = replace(self, host_bridge=replace(bridge, bridge_max_ranks=math.inf))
         return wider.terms(operator, machine)["t"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-import numpy as np
-
 from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like
 from costmodel.cost.residual import Features
@@ -15,7 +13,7 @@ from costmodel.cost.time import Time, message
 from costmodel.equations import equation
 from costmodel.network.expert_all_to_all import TokenCopies, token_copies
 from costmodel.network.group_links import GroupLinks, require_group_links
-from costmodel.quantities import Count, Mask, Quantity, Seconds, ceil, log2, maximum, minimum, where
+from costmodel.quantities import Count, Mask, Quantity, Seconds, anywhere, ceil, log2, maximum, minimum, where
 from costmodel.records import replace
 from costmodel.workload.operators import ExpertAllToAll
 
@@ -108,7 +106,7 @@ class NormalForm(DeclaredRecord, kw_only=True):
     def time(self, operator: ExpertAllToAll, machine: Machine) -> Time:
         """Return the time of one direction, zero in a group of one."""
         links = _links(operator, machine)
-        is_wider = np.any(links.nodes > self.fabric_max_nodes)
+        is_wider = anywhere(links.nodes > self.fabric_max_nodes)
         unlimited = replace(self, fabric_max_nodes=math.inf).terms(operator, machine) if is_wider else None
         return _message(self.terms(operator, machine), links, unlimited)
 

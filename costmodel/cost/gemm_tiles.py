@@ -14,6 +14,7 @@ from costmodel.quantities import (
     ArrayKey,
     Count,
     Quantity,
+    anywhere,
     as_key,
     ceil,
     from_key,
@@ -52,7 +53,7 @@ class CtaTile(Record):
     def leaves_any_idle(self, gemm: Gemm, processors: Count) -> bool:
         """Tell whether there are fewer tiles than processors at any size. Else K is never split."""
         tiles_m, tiles_n = self.grid(gemm)
-        return bool(np.any(gemm.groups * tiles_m * tiles_n < processors))
+        return anywhere(gemm.groups * tiles_m * tiles_n < processors)
 
     def splits(self, tiles: Any, processors: Count, k: Count) -> Any:
         """Return how many parts K is split into."""

@@ -14,7 +14,7 @@ from costmodel.cost.parameter import DeclaredRecord, like, mechanism, record
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, time_where
-from costmodel.quantities import Mask, log2, maximum, where
+from costmodel.quantities import Mask, anywhere, log2, maximum, where
 from costmodel.records import fields, replace
 from costmodel.workload.operators import Gemm
 
@@ -56,7 +56,7 @@ class TwoTileForm(DeclaredRecord, kw_only=True):
 
     def time(self, gemm: Gemm, machine: Machine) -> Time:
         """Return the GEMM's time."""
-        if self.tuned is None or not np.any(gemm.tuned):
+        if self.tuned is None or not anywhere(gemm.tuned):
             return self._default_time(gemm, machine)
         tuned = self.with_rates(self.tuned).time(gemm, machine)
         return tuned if np.all(gemm.tuned) else time_where(gemm.tuned > 0.0, tuned, self._default_time(gemm, machine))

@@ -83,9 +83,8 @@ def file_of(made: type[Struct]) -> type[Declared]:
 
 def _keys(made: type[Struct], *, optional: bool) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, type and field of every key that a record declares."""
-    hints = typing.get_type_hints(made, include_extras=True)
     for field in struct_fields(made):
-        hint = hints[field.name]
+        hint = field.type
         notes = hint.__metadata__ if typing.get_origin(hint) is Annotated else ()
         meaning = next((note for note in notes if isinstance(note, str)), None)
         if meaning is None:

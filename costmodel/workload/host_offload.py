@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-import numpy as np
-
 from costmodel.equations import equation
-from costmodel.quantities import Bytes, Count, Quantity, maximum, minimum, sum_of, where
+from costmodel.quantities import Bytes, Count, Quantity, anywhere, maximum, minimum, sum_of, where
 from costmodel.workload.architecture import Layer
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -102,4 +100,4 @@ def _split(layers: Sequence[tuple[Quantity, Bytes]], share: Quantity) -> tuple[B
 
 def _is_offloaded(share: Quantity) -> bool:
     """Tell whether the host holds a share of something, at any point of a grid."""
-    return bool(np.any(np.greater(share, 0)))
+    return anywhere(share > 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from costmodel.quantities import Seconds, where
+from costmodel.quantities import Seconds, anywhere, where
 from costmodel.workload.architecture import Layer, Recurrence, SelectiveScan
 from costmodel.workload.context import Context
 from costmodel.workload.operators import HostTime
@@ -23,5 +23,5 @@ def add_host_time(builder: WorkBuilder, context: Context, layer: Layer | None = 
 
 
 def _add(builder: WorkBuilder, name: str, seconds: Seconds) -> None:
-    if np.any(np.asarray(seconds)):
+    if anywhere(seconds):
         builder.step("host", [HostTime(name, seconds)])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from costmodel.quantities import Bytes, Count, Mask, Quantity, is_single, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Mask, Quantity, anywhere, is_single, maximum, minimum, where
 from costmodel.records import Record, replace
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import DOUBLE_SCALED, ELEMENT_BYTES, math_unit
@@ -332,7 +330,7 @@ class _LocalLinear:
     def expansion(self) -> list[Operator]:
         """Return the kernel that expands narrow weights before the product where a framework does so for its rows."""
         expanded = self.expanded
-        if expanded is False or not np.any(expanded):
+        if not anywhere(expanded):
             return []
         elements = self.groups * self.inputs * self.outputs
         blocks: Count = 0.0

@@ -10,7 +10,7 @@ import numpy as np
 
 from costmodel.equations import equation
 from costmodel.hardware import Cluster, Node
-from costmodel.quantities import Bytes, Count, Mask, maximum, minimum, sum_of, where
+from costmodel.quantities import Bytes, Count, Mask, anywhere, maximum, minimum, sum_of, where
 from costmodel.records import Record, fields, replace
 from costmodel.workload.architecture import Layer
 from costmodel.workload.context import Context
@@ -102,7 +102,7 @@ def host_batch_limit(ledger: Ledger, node: Node, devices: Count, batch: Count, u
         return np.inf
     free = maximum(memory / minimum(node.count, devices) - ledger.host, 0.0)
     caches = ledger.host_cache > 0
-    if not np.any(caches):
+    if not anywhere(caches):
         return np.inf
     per_request = where(caches, ledger.host_cache, 1.0) / batch
     return where(caches, free // (per_request * unit) * unit, np.inf)

@@ -19,7 +19,7 @@ from costmodel.declared import (
     StoredType,
     Whole,
 )
-from costmodel.quantities import Count, Quantity, where
+from costmodel.quantities import Count, Quantity, anywhere, where
 from costmodel.records import Record, ValueRecord, field
 from costmodel.workload.engine import EngineMemory, Scheduler
 from costmodel.workload.recompute import OPERATORS, SETS
@@ -102,7 +102,7 @@ class Adapters(Record):
     @property
     def are_any(self) -> bool:
         """Tell whether there are adapters: their rank is not zero."""
-        return bool(np.any(np.greater(self.rank, 0)))
+        return anywhere(self.rank > 0)
 
 
 class Preference(Record):

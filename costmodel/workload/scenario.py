@@ -26,7 +26,7 @@ from costmodel.declared import (
 )
 from costmodel.errors import Location
 from costmodel.hardware import Cluster
-from costmodel.quantities import Bytes, Count, Quantity, minimum, sum_of, where
+from costmodel.quantities import Bytes, Count, Quantity, anywhere, minimum, sum_of, where
 from costmodel.records import Record, field, replace
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, GroupScaling
@@ -244,7 +244,7 @@ class Offload(Record):
     def is_used(self) -> bool:
         """Tell whether the host holds anything, at any point of a grid."""
         shares = (self.optimizer, self.weights, self.activations, self.kv_cache)
-        return self.hosts_experts or any(bool(np.any(np.asarray(share) > 0)) for share in shares)
+        return self.hosts_experts or any(anywhere(share > 0) for share in shares)
 
 
 class Tile(Record):

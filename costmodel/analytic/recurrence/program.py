@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import cached_property
 from itertools import zip_longest
 from typing import Generic, NamedTuple, TypeVar
 
@@ -28,7 +29,7 @@ class Event(NamedTuple, Generic[K]):
     receives: tuple[int, ...] = ()
 
 
-class Program(Record, Generic[K]):
+class Program(Record, Generic[K], dict=True):
     """Events in an order in which they can run, as arrays with a column for each event.
 
     stream, slot: of each event, `slot` a position in `slots`, the names of the rows of a duration array; after,
@@ -46,7 +47,7 @@ class Program(Record, Generic[K]):
     waves: Waves | None = None
     steady: tuple[Program[K], Program[K], float] | None = None
 
-    @property
+    @cached_property
     def counts(self) -> Array:
         """Return the events of each slot (column) on each stream (row): busy time is `counts @ durations`."""
         own = self._own_counts
@@ -58,7 +59,7 @@ class Program(Record, Generic[K]):
         flat = np.bincount(self.stream * width + self.slot, minlength=streams * width)
         return flat.reshape(streams, width).astype(np.float64)
 
-    @property
+    @cached_property
     def mean_counts(self) -> Array:
         """Return the events of each slot, averaged over streams: mean idle = makespan - mean_counts @ durations."""
         return np.asarray(self.counts.mean(axis=0))

@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-import numpy as np
-
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, TimedWork, operator_timer
 from costmodel.analytic.recurrence import Paths, Program, Slot, compile_schedule
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.analytic.training.overlapped_comm import OverlappedComm, overlapped_comm
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import NO_WORK, Work, work_joules, work_of
-from costmodel.quantities import Count, Flop, Joules, Quantity, Seconds, Watts, sum_of, uniform_int
+from costmodel.quantities import Count, Flop, Joules, Quantity, Seconds, Watts, anywhere, sum_of, uniform_int
 from costmodel.records import Record, field, replace
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.layers import ModelWork, model_work
@@ -220,7 +218,7 @@ def _optimizer_step(
     """Return how a kind of rank ends the step."""
     serial, on_host, copies = map(timer.time_all, (operators.serial, operators.on_host, operators.host_transfers))
     step = timer.framework.host.step
-    if np.any(np.asarray(step)):
+    if anywhere(step):
         serial = (*serial, timer.time_operator(HostTime("host", step)))
     return OptimizerStep(serial, on_host, copies, stages, last)
 
