@@ -23,7 +23,8 @@ BLOCK = re.compile(
 NAMED = re.compile(r"# (\S+\.(?:yaml|csv|json))\n")
 EXITS = re.compile(r"\s# exits with (\d+)\b")
 OPERATORS, PUNCTUATION = ("&&", ">", ">>"), "&|;<>()"
-ANSWERS, FILES = ("simulate", "search", "explain", "sensitivity", "collective"), ("--path", "--trace", "--output")
+ANSWERS = ("simulate", "search", "explain", "sensitivity", "collective", "plan", "what-if")
+FILES = ("--path", "--trace", "--output")
 NOT_READ = re.compile(r"[$`*]|<<")  # what a shell would replace, and documents inside a script
 
 

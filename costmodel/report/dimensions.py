@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -91,21 +92,22 @@ def inferred(
     return {name: each for name, each in found.items() if not holds(known | found | {name: f"{each}/FLOP"})}
 
 
+@cache  # operators of a step have few equations
 def is_even(
-    formula: Callable[[Mapping[str, Any]], Any], stated: str, units: Mapping[str, Units], sizes: Mapping[str, int]
-) -> bool:  # fmt: skip
+    formula: Callable[..., Any], stated: str, units: tuple[tuple[str, Units], ...], sizes: tuple[tuple[str, int], ...]
+) -> bool:
     """Tell whether an equation holds in any system of units.
 
     formula: gives what the equation states from what it reads.
     stated: the name of that.
     sizes: how many numbers a name that is read stands for.
     """
-    draw = np.random.default_rng(1)
-    scales = {name: _scale(each) for name, each in units.items()}
+    draw, known = np.random.default_rng(1), dict(units)
+    scales = {name: _scale(each) for name, each in units}
     for _ in range(_POINTS):
         point = {
-            name: np.exp(draw.uniform(0.5, 4.0, size)) * (draw.random() > _ZEROS or units[name] != "1")
-            for name, size in sizes.items()
+            name: np.exp(draw.uniform(0.5, 4.0, size)) * (draw.random() > _ZEROS or known[name] != "1")
+            for name, size in sizes
         }
         scaled = formula({name: scales[name] * value for name, value in point.items()})
         if not np.allclose(scaled, scales[stated] * np.asarray(formula(point)), rtol=1e-9, atol=0.0, equal_nan=True):
@@ -115,7 +117,4 @@ def is_even(
 
 def _scale(units: Units) -> float:
     over, *under = units.split("/")
-    scale = _SCALES.get(over, 1.0)
-    for unit in under:
-        scale /= _SCALES[unit]
-    return scale
+    return _SCALES.get(over, 1.0) / float(np.prod([_SCALES[unit] for unit in under]))

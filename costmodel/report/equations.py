@@ -45,9 +45,11 @@ class Call(Record, dict=True):
     frames: tuple[int, ...] = ()
     candidate: tuple[int, int] | None = None
 
+    @cached_property
     def equations(self) -> list[Equation]:
         """Return the equations of the function that hold in this call: those of which it has all values."""
-        return [each for each in equations_of(self.function) if self._holds(each)]
+        stated = [each for each in equations_of(self.function) if self.stated(each) is not None]
+        return [each for each in stated if len(self.terms(each)) == len(_names(each))]
 
     def stated(self, equation: Equation) -> Value | None:
         """Return the value of what an equation states: by its name, else what the function returns or the equation."""
@@ -103,9 +105,6 @@ class Call(Record, dict=True):
         common = len(set(self.frames) & set(other.frames))
         return len(self.frames) + len(other.frames) - 2 * common, other.frames > self.frames, -other.frames[-1]
 
-    def _holds(self, equation: Equation) -> bool:
-        return self.stated(equation) is not None and len(self.terms(equation)) == len(_names(equation))
-
     @cached_property
     def further(self) -> Mapping[str, Any]:
         """Return what its equations read and a run does not compute: counts."""
@@ -136,8 +135,8 @@ class Line(Record):
 
     def holds_in(self, units: Mapping[str, Units]) -> bool:
         """Tell whether the equation holds in any system of units where its names have some."""
-        sizes = {name: np.size(each) for name, each in self.terms.items()}
-        return is_even(_read(self.equation.expression).value, self.equation.name, units, sizes)
+        sizes = tuple((name, np.size(each)) for name, each in self.terms.items())
+        return is_even(_read(self.equation.expression).value, self.equation.name, tuple(units.items()), sizes)
 
     @property
     def dimension(self) -> str:
@@ -209,7 +208,7 @@ class Chain:
         self._calls, self._candidates = calls, dict[tuple[int, Any], Call]()
         self._stated: dict[str, list[tuple[Call, Equation]]] = {}
         for call in reversed(calls):
-            for each in call.equations():
+            for each in call.equations:
                 self._stated.setdefault(each.name, []).append((call, each))
 
     @property
@@ -240,7 +239,7 @@ class Chain:
         read = (
             call.value(path)
             for call in reversed(self._calls)
-            for path in dict.fromkeys(path for each in call.equations() for path in _names(each))
+            for path in dict.fromkeys(path for each in call.equations for path in _names(each))
             if path.rpartition(".")[2] == name
         )
         return next((value for value in read if isinstance(value, float)), None)
@@ -281,12 +280,12 @@ class Chain:
         for mentioned in _MENTIONED.findall(equation.note):
             named = [each for each in self._calls if each.function.__name__ == mentioned]
             nearest = min(named, key=call.distance, default=None)
-            for each in [] if nearest is None else nearest.equations():
+            for each in [] if nearest is None else nearest.equations:
                 self._follow(chosen, nearest or call, each)
 
     def _look_up(self, chosen: _Chosen, name: str, value: Value, reader: Call, equation: Equation) -> None:
         """Add the equation of a name with this value: the reader's own before others', of zero its own alone."""
-        own = [(reader, each) for each in reader.equations() if each.name == name and reader.at(each, value) is reader]
+        own = [(reader, each) for each in reader.equations if each.name == name and reader.at(each, value) is reader]
         others = [pair for pair in self._where(name, value) if pair[0].names is not reader.names] if value else []
         for call, each in (*own, *sorted(others, key=lambda pair: reader.distance(pair[0]))):
             if each != equation:

@@ -9,8 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from command_line import run_on_a_terminal
+from command_line import run_here, run_on_a_terminal
 from small_world import FILES, write
+
+from costmodel.report.doctor import show_doctor
 
 KEYS = ["versions", "extras", "data_roots", "accelerator", "numba", "catalogue", "problems"]
 HIDE = """
@@ -52,6 +54,11 @@ def quick(tmp_path: Path) -> dict[str, str]:
     return before(tmp_path / "packages")
 
 
+def shown(document: dict[str, object]) -> str:
+    """Return what people see of a document."""
+    return run_here(program=lambda: show_doctor(document)).out
+
+
 def stated(folder: Path, *lines: str, version: str | None = None) -> None:
     """Write metadata of the package with those lines."""
     from costmodel.version import __version__
@@ -77,6 +84,9 @@ def test_an_installation_that_works_has_no_problem(run):
         assert extra["installed"] == (not extra["missing"])
     assert document["extras"]["fast"]["installed"] == (find_spec("numba") is not None)
     assert (document["numba"] is None) == (find_spec("numba") is None)
+    if document["numba"] is not None:
+        assert document["numba"]["writable"]
+        assert Path(document["numba"]["folder"]).is_relative_to(os.environ["NUMBA_CACHE_DIR"])
 
 
 @pytest.mark.core
@@ -101,8 +111,8 @@ def test_folders_are_listed_in_the_order_of_the_search_with_what_they_hide(run, 
     assert "devices/chip" in first["shadows"]  # of the second one
     assert "devices/chip" not in second["shadows"]
     assert first["counts"]["devices"] == second["counts"]["devices"] + 1
-    shown = run("doctor", "--path", tmp_path / "one").out
-    assert f"{tmp_path / 'one'} hides files of the same name in later folders: devices/chip, devices/h800-sxm" in shown
+    told = run("doctor", "--path", tmp_path / "one").out
+    assert f"{tmp_path / 'one'} hides files of the same name in later folders: devices/chip, devices/h800-sxm" in told
 
 
 def test_the_same_folder_twice_hides_nothing(run, tmp_path, monkeypatch):
@@ -145,10 +155,10 @@ def test_extras_are_those_of_the_metadata_and_one_without_its_packages_has_its_c
     assert document["extras"]["fast"]["installed"]
     own = document["extras"]["own"]
     assert (own["installed"], own["missing"]) == (False, ["no-such-package>=2.0", "click>=9999"])
-    shown = run("doctor")
-    assert shown.code == 0  # an extra is a choice
-    assert "to add it: pip install 'costmodel[own]'" in shown.out
-    assert "costmodel[fast]'" not in shown.out.partition("extras")[2].partition("data folders")[0]
+    told = run("doctor")
+    assert told.code == 0  # an extra is a choice
+    assert "to add it: pip install 'costmodel[own]'" in told.out
+    assert "costmodel[fast]'" not in told.out.partition("extras")[2].partition("data folders")[0]
 
 
 def test_what_an_extra_of_another_package_requires_is_required_too(run, tmp_path, monkeypatch):
@@ -221,20 +231,21 @@ def test_a_gpu_is_the_device_whose_file_profile_would_take(process, tmp_path, pr
     write(tmp_path, "bin/nvidia-smi", SMI)
     (tmp_path / "bin/nvidia-smi").chmod(0o755)
     environment = {**before(tmp_path), "PATH": os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])}
-    found = json.loads(process("doctor", "--json", **environment).out)["accelerator"]
-    assert found == {
+    document = json.loads(process("doctor", "--json", **environment).out)
+    assert document["accelerator"] == {
         "kind": "cuda", "name": product, "memory": 80 * 2**30, "driver": "580.65.06", "device_file": file,
         "torch": "2.9.1+cu130", "cuda": "13.0",
     }  # fmt: skip
-    assert said in process("doctor", **environment).out
+    assert said in shown(document)
 
 
 def test_a_machine_without_gpu_is_its_cpu(process, tmp_path):
     write(tmp_path, "torch/__init__.py", TORCH.format(name="", there=False))
-    found = json.loads(process("doctor", "--json", **before(tmp_path)).out)["accelerator"]
+    document = json.loads(process("doctor", "--json", **before(tmp_path)).out)
+    found = document["accelerator"]
     assert (found["kind"], found["device_file"]) == ("cpu", None)
     assert found["memory"] > 2**30
-    assert "`costmodel profile` times this CPU" in process("doctor", **before(tmp_path)).out
+    assert "`costmodel profile` times this CPU" in shown(document)
 
 
 def test_a_torch_that_cannot_be_imported_is_a_problem(process, tmp_path):
@@ -247,9 +258,6 @@ def test_a_torch_that_cannot_be_imported_is_a_problem(process, tmp_path):
 
 @pytest.mark.skipif(find_spec("numba") is None, reason="needs numba: pip install 'costmodel[fast]'")
 def test_compiled_code_is_kept_where_numba_finds_room(process, quick, tmp_path):
-    found = json.loads(process("doctor", "--json", NUMBA_CACHE_DIR=str(tmp_path / "kept"), **quick).out)["numba"]
-    assert (found["writable"], found["compiled"]) == (True, 0)
-    assert Path(found["folder"]).is_relative_to(tmp_path / "kept")
     write(tmp_path, "file", "")
     done = process("doctor", "--json", NUMBA_CACHE_DIR=str(tmp_path / "file/kept"), **quick)
     assert done.code == 2
@@ -267,18 +275,20 @@ def test_a_terminal_is_styled_and_a_pipe_and_no_color_are_plain(run, monkeypatch
     assert "| extra |" in run("doctor", "--format", "md").out
 
 
-def test_where_the_compiled_catalogue_is_kept(process, quick, tmp_path):
-    kept = {"COSTMODEL_CACHE": str(tmp_path / "kept"), **quick}
+def test_where_the_compiled_catalogue_is_kept(run, process, tmp_path, monkeypatch):
+    monkeypatch.setenv("COSTMODEL_CACHE", str(tmp_path / "kept"))
     for _ in range(2):
-        process("simulate", "deepseek_v3", "--scenario", "decode", **kept)
-    found = json.loads(process("doctor", "--json", **kept).out)
-    assert found["catalogue"] == {"folder": str(tmp_path / "kept"), "writable": True, "entries": 2}
-    assert "2 entries" in process("doctor", **kept).out
+        process("simulate", "deepseek_v3", "--scenario", "decode")
+    document = json.loads(run("doctor", "--json").out)
+    assert document["catalogue"] == {"folder": str(tmp_path / "kept"), "writable": True, "entries": 2}
+    assert "2 entries" in shown(document)
 
 
-def test_a_compiled_catalogue_that_cannot_be_written_is_a_problem(process, quick, tmp_path):
+def test_a_compiled_catalogue_that_cannot_be_written_is_a_problem(run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    done = process("doctor", "--json", COSTMODEL_CACHE=str(tmp_path / "file/kept"), **quick)
+    monkeypatch.setenv("COSTMODEL_CACHE", str(tmp_path / "file/kept"))
+    done = run("doctor", "--json")
     assert (done.code, json.loads(done.out)["catalogue"]["writable"]) == (2, False)
     assert "COSTMODEL_CACHE" in done.err
-    assert json.loads(process("doctor", "--json", COSTMODEL_CACHE="", **quick).out)["catalogue"]["folder"] is None
+    monkeypatch.setenv("COSTMODEL_CACHE", "")
+    assert json.loads(run("doctor", "--json").out)["catalogue"]["folder"] is None

@@ -43,7 +43,7 @@ BAR = 0.15  # the same of this machine, beyond what two runs of the same kernels
 OF_A_FIT = ("measured", "fitted", "extrapolated")
 KINDS = ("gemm", "attention_prefill")
 ENOUGH = 30  # products for a fit, which needs 20 of those that are not held out
-SUITES = ("--suite", "gemm", "--suite", "attention", "--dtype", "fp32")
+SUITES = ("--suite", "gemm", "--dtype", "fp32")
 MODEL = """
 schema: costmodel/model@1
 name: small
@@ -75,9 +75,9 @@ def count(table: Path, kind: str) -> int:
     return sum(row["op"].startswith(kind) and row["dtype_in"] == "fp32" for row in rows_of(table))
 
 
-def started(table: Path, kind: str, enough: int) -> subprocess.Popen[str]:
-    """Start a run without an end and wait until its table has enough rows of a kind."""
-    arguments = command("profile", "--device", "cpu", *SUITES, "--minutes", "1000", "--output", table)
+def started(table: Path, kind: str, enough: int, *more: str) -> subprocess.Popen[str]:
+    """Start a run without an end and wait until its table has enough rows of a kind. more: options."""
+    arguments = command("profile", "--device", "cpu", *SUITES, *more, "--minutes", "1000", "--output", table)
     run = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     ends = time.monotonic() + PATIENCE
     while run.poll() is None and count(table, kind) < enough:
@@ -201,7 +201,7 @@ def test_kernels_that_no_fit_has_seen_are_met_within_what_two_runs_differ_by(run
     tables = [tmp_path / name / "mine.csv" for name in ("one", "other")]
     for table in tables:
         table.parent.mkdir()
-        measuring = started(table, KINDS[1], ENOUGH)
+        measuring = started(table, KINDS[1], ENOUGH, "--suite", "attention")
         measuring.send_signal(signal.SIGINT)
         measuring.communicate(timeout=PATIENCE)
     _, ratios = calibrated(run, tables[0], "this-cpu")

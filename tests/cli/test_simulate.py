@@ -300,7 +300,7 @@ schema: costmodel/workload@1
 model: models/llama-3-8b
 scenarios:
   chat: {{phase: serving, cluster: nodes/h100-x1, framework: vllm, input_tokens: 1000, output_tokens: 25, rate: {} /s,
-    requests: {{count: 1000}}}}
+    requests: {{count: 300}}}}
 """
     spans = {}
     for rate in (8, 39.5, 100):

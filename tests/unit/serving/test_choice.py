@@ -120,7 +120,7 @@ def test_the_tails_of_the_closed_form_are_those_of_some_requests_of_one_replica(
     """Four replicas at four times the rate get requests in turn, so that fewer come together. All else is means."""
     _, one = answer(rate="4 /s", requests=None)
     _, four = answer(rate="16 /s", requests=None, replicas={"count": 4}, cluster="nodes/rtx-4090-x8")
-    all_four = loaded(rate="16 /s", requests={"count": 4000}, replicas={"count": 4}, cluster="nodes/rtx-4090-x8")
+    all_four = loaded(rate="16 /s", requests={"count": 2000}, replicas={"count": 4}, cluster="nodes/rtx-4090-x8")
     scenario = all_four.scenario("serving")
     assert isinstance(scenario.plan, Serving)
     asked = request_engine()(scenario, scenario.plan, all_four.calibration(scenario)).percentiles()
