@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from costmodel.analytic.intervals import NORMAL_90
+from costmodel.equations import equation
 from costmodel.planning.launch.deployment import checkpoint
 from costmodel.planning.playing import Played, Player
 from costmodel.planning.request import PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
-from costmodel.planning.structures import ENGINES, HEAD, load_settings
+from costmodel.planning.structures import DRAFTS, ENGINES, HEAD, Structure, load_settings, workload_lines
+from costmodel.quantities import Array
 from costmodel.records import MutableRecord, Record, field
 from costmodel.result import Point
 from costmodel.schema.receipts import receipts
@@ -21,8 +23,35 @@ from costmodel.units import render
 _MILLION, _HOUR = 1e6, 3600.0
 
 
+class Pool(Record):
+    """Engines that compute prompts for those of a deployment."""
+
+    engine: Engine
+    replicas: int
+
+    @property
+    def devices(self) -> int:
+        """Return the devices of all of them."""
+        return self.replicas * self.engine.devices
+
+
+@equation
+def whole_nodes(*parts: tuple[Engine, Array]) -> tuple[Array, ...]:
+    """Return the nodes that some devices of engines are rented in, pool by pool. Those of one cluster share nodes.
+
+    nodes = ceil(devices / node)     replicas stand on a part of a node that divides it, or on whole ones
+    """
+    (first, prompts), *others = parts
+    if others and others[0][0].structure.cluster == first.structure.cluster:
+        together = np.ceil((prompts + others[0][1]) / first.node)
+        return np.zeros_like(together), together
+    return tuple(np.ceil(devices / engine.node) for engine, devices in parts)
+
+
 class Deployment(Record):
     """Replicas of an engine that hold, or the most that there may be where none do.
+
+    prefill: engines that compute the prompts, null where the replicas do.
 
     spread: standard deviation of the logarithm of its times.
     fewer: what one replica fewer does, null where one is the least.
@@ -36,6 +65,7 @@ class Deployment(Record):
     spread: float
     probability: float | None
     why: str = ""
+    prefill: Pool | None = None
 
     @property
     def engine(self) -> Engine:
@@ -44,21 +74,30 @@ class Deployment(Record):
 
     @property
     def devices(self) -> int:
-        """Return the devices of all replicas."""
-        return self.replicas * self.engine.devices
+        """Return the devices of all replicas, and of the pool for prompts."""
+        return sum(number for _, number in self._parts)
+
+    @property
+    def _parts(self) -> list[tuple[Engine, int]]:
+        """Return the engines of each pool, the one for prompts first, and the devices of all of them."""
+        own = self.engine, self.replicas * self.engine.devices
+        return [own] if self.prefill is None else [(self.prefill.engine, self.prefill.devices), own]
+
+    @property
+    def _nodes(self) -> list[tuple[Engine, int]]:
+        """Return the engines of each pool, and the nodes that are rented for it."""
+        nodes = whole_nodes(*((engine, np.asarray(float(number))) for engine, number in self._parts))
+        return [(engine, int(number)) for (engine, _), number in zip(self._parts, nodes, strict=True)]
 
     @property
     def nodes(self) -> int:
-        """Return the nodes that are rented for it: replicas stand on a part of one that divides it, or on whole ones.
-
-        nodes = ceil(devices / devices of a node)
-        """
-        return -(-self.devices // self.engine.node)
+        """Return the nodes that are rented for it."""
+        return sum(number for _, number in self._nodes)
 
     @property
     def empty(self) -> int:
         """Return the devices of its nodes that nothing runs on."""
-        return self.nodes * self.engine.node - self.devices
+        return sum(number * engine.node for engine, number in self._nodes) - self.devices
 
     @property
     def cost(self) -> float:
@@ -67,9 +106,9 @@ class Deployment(Record):
 
     @property
     def rent(self) -> float | None:
-        """Return the rent of its nodes [$/s], null where the device has no price."""
-        rental = self.engine.rental
-        return None if rental is None else (self.devices + self.empty) * rental
+        """Return the rent of its nodes [$/s], null where a device has no price."""
+        rents = [None if each.rental is None else number * each.node * each.rental for each, number in self._nodes]
+        return None if None in rents else float(sum(rent or 0.0 for rent in rents))
 
     @property
     def holds(self) -> bool | None:
@@ -120,6 +159,8 @@ def shown(seconds: float) -> str:
 
 def why_not_less(one: Deployment) -> str:
     """Return what one replica fewer does."""
+    if one.prefill is not None:
+        return "two pools are sized in closed form: one engine fewer is beyond the limits, or beyond their margin"
     if one.fewer is None:
         return "one replica is the least" if one.holds is not False else "more replicas do not help, or are not there"
     return f"{one.replicas - 1} {replicas_word(one.replicas - 1)}: {failing(one.fewer, one.player.request)}"
@@ -128,6 +169,8 @@ def why_not_less(one: Deployment) -> str:
 def command_of(one: Deployment) -> str:
     """Return the command that evaluates a deployment again, in closed form."""
     request, structure = one.player.request, one.engine.structure
+    if one.prefill is not None:
+        return _simulate_pools(one)
     settings = {key: text for key, text in load_settings(request).items() if key != "concurrency"}
     settings |= {"framework": structure.framework}
     settings |= {} if structure.precision is None else {"precision": structure.precision}
@@ -143,6 +186,44 @@ def command_of(one: Deployment) -> str:
     return shlex.join(words)
 
 
+def load_of_pools(structure: Structure, request: PlanRequest) -> dict[str, str]:
+    """Return the load of two pools as keys of a scenario: mean lengths, and the rate or all users."""
+    plan = structure.plan
+    lengths = {"input_tokens": f"{float(plan.input_tokens):g}", "output_tokens": f"{float(plan.output_tokens):g}"}
+    if request.users is not None or plan.rate is None:
+        lengths["concurrency"] = str(request.users)
+    else:
+        lengths["rate"] = f"{float(plan.rate):.12g} /s"
+    return lengths | ({"speculative": structure.choices[DRAFTS]} if DRAFTS in structure.choices else {})
+
+
+def _simulate_pools(one: Deployment) -> str:
+    """Return the command that writes the workload of two pools, which is no change of a model's, and simulates it."""
+    request, structure = one.player.request, one.engine.structure
+    settings = load_of_pools(structure, request)
+    for role, entry in zip(("prefill", "decode"), pools(one), strict=True):
+        assert entry is not None, "there are two"
+        degrees = ", ".join(f"{name}: {value}" for name, value in entry["parallel"].items())
+        settings[role] = f"{{cluster: {entry['cluster']}, instances: {entry['instances']}, parallel: {{{degrees}}}}}"
+    own = [f"    {key}: {text}" for key, text in settings.items()]
+    lines = workload_lines(request, structure.cluster, structure.framework, structure.precision, own)
+    return f"printf '%s\\n' {shlex.join(lines)} > two_pools.yaml && costmodel simulate two_pools.yaml"
+
+
+def pools(one: Deployment) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return both pools by the keys of JSON, nulls where there is one."""
+    if one.prefill is None:
+        return None, None
+    prompts, decode = (
+        {
+            "cluster": part.engine.structure.cluster, "instances": part.replicas, "devices": part.devices,
+            "parallel": part.engine.degrees,
+        }
+        for part in (one.prefill, Pool(one.engine, one.replicas))
+    )  # fmt: skip
+    return prompts, decode
+
+
 def document(plans: Plans) -> dict[str, Any]:
     """Return the answer by the keys of `costmodel plan --json`."""
     return {
@@ -156,18 +237,20 @@ def document(plans: Plans) -> dict[str, Any]:
 def plan_document(one: Deployment) -> dict[str, Any]:
     """Return a deployment by its keys. Times in seconds, rent in $/h, energy in joules for a million tokens."""
     structure, played = one.engine.structure, one.played
+    drafts = structure.drafts
     scheduler = with_replicas(one.engine, one.player.request, one.replicas).plan.scheduler  # type: ignore[union-attr]
     sequences = scheduler.max_num_seqs
     return {
         "cluster": structure.cluster, "devices": one.devices, "replicas": one.replicas,
         "nodes": one.nodes, "empty": one.empty, "engine": structure.framework,
         "framework": structure.scenario.framework.name, "precision": structure.format,
-        "parallel": one.engine.degrees, "prefill": None, "decode": None,
+        "parallel": one.engine.degrees, "prefill": pools(one)[0], "decode": pools(one)[1],
         "scheduler": {
             "token_budget": int(np.max(scheduler.token_budget or 0)) or None,
             "max_num_seqs": None if sequences is None else int(np.max(sequences)),
         },
-        "metrics": metrics(one), "statistics": statistics(one), "intervals": intervals(one),
+        **({} if drafts is None else {"speculative": drafts}), "metrics": metrics(one),
+        "statistics": statistics(one), "intervals": intervals(one),
         "played": None if played is None else {
             "ttft_p99": played.times.get(("ttft", "p99")), "tpot_p99": played.times.get(("tpot", "p99")),
             "requests": played.requests, "seed": played.seed,
@@ -183,6 +266,12 @@ def binds(one: Deployment) -> str:
     """Return what keeps a deployment from being smaller: the limit that one replica fewer breaks, else the nearest."""
     if one.fewer is not None:
         return one.fewer.binds
+    if one.prefill is not None:
+        known = one.point.metrics
+        rate, highest, load = (
+            known[name] or 0.0 for name in ("requests_per_second", "highest_stable_rate", "prefill_load")
+        )
+        return "prefill" if load * highest >= rate * (1.0 - 1e-6) else "decode"
     return "memory" if one.played is None else one.played.binds
 
 
@@ -247,7 +336,7 @@ def receipt_line(one: Deployment) -> str:
 def benchmark_line(one: Deployment) -> str:
     """Return the `vllm bench serve` command that would measure what a plan promises, of one replica at its share."""
     request, plan = one.player.request, one.engine.structure.plan
-    rate, users, share = "", "", one.replicas
+    rate, users, share = "", "", one.replicas if one.prefill is None else 1
     if request.users is not None:
         users = f" --max-concurrency {-(-request.users // share)}"
     elif plan.rate is not None:

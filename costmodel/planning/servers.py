@@ -14,9 +14,10 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.planning.deployments import Deployment, Plans, failing, replicas_word
 from costmodel.planning.playing import Player, fewest, playable
+from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.sizing import NEVER, Engine, engines, limits, one_per_layout, with_replicas
-from costmodel.planning.structures import check_load, load_settings, structures, unplayed
+from costmodel.planning.structures import check_load, drafted, load_settings, structures, unplayed
 from costmodel.records import Record, field, replace
 from costmodel.result import Point
 from costmodel.study.goals import OnProgress
@@ -24,6 +25,7 @@ from costmodel.study.goals import OnProgress
 MOST_PLAYED = 6  # engines of a cluster that are played
 _ROUGH = 1.5  # times the best cost, from which on an engine is not played by what the rough closed form says of it
 SHOWN = 3  # plans of a cluster, the best and its runners-up
+_DRAFTED = 2  # engines and formats of a cluster, those that promise most, that are tried with drafts
 _DEVIATIONS = (0.0, 0.75, 1.5, 3.0)  # standard deviations of step times at which requests are played
 _HALVINGS = 6  # of the rate that is asked for, until the highest one that holds is known
 _LEAST = 1e-9  # ratio of a time to its limit
@@ -44,8 +46,11 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
     for number, cluster in enumerate(request.clusters):
         of_cluster = _Race(request, cluster, plans)
         of_cluster.run(lambda done, at=number: on_progress((at + done) * share))  # type: ignore[misc]
-    by_rent = all(one.rent is not None for one in plans.best)
-    plans.best.sort(key=lambda one: (one.holds is False, one.cost if by_rent else one.devices, one.devices))
+    if plans.best:
+        first = min((one for one in plans.best if one.played is not None), key=_order, default=plans.best[0])
+        two = pooled(request, plans.engines, first, plans.left_out)
+        plans.best += [] if two is None else [two]
+    plans.best.sort(key=_order if all(one.rent is not None for one in plans.best) else lambda one: one.devices)
     if not plans.holding:
         plans.reachable = reachable(plans)
     return plans
@@ -86,13 +91,19 @@ class _Race(Record):
     def _candidates(self) -> list[Engine]:
         """Return the engines in the order of promise."""
         some: list[Engine] = []
+        by_structure: list[list[Engine]] = []
         for structure in structures(self.request, self.cluster, self.plans.left_out):
             own = engines(structure, self.request)
             some += own
+            by_structure.append(own)
             within = [one for one in own if one.least <= one.most]
             if not within:
                 why = "no layout keeps to the limits" if own else "no layout fits in memory"
                 self.plans.left_out.append(f"{self.cluster}: {structure}: {why}")
+        promising = sorted((own for own in by_structure if own), key=lambda own: min(one.key for one in own))
+        for own in promising[:_DRAFTED]:
+            with_drafts = drafted(own[0].structure)
+            some += [] if with_drafts is None else engines(with_drafts, self.request)
         self.plans.engines += some
         return one_per_layout(some)
 
@@ -221,6 +232,11 @@ def _probability(player: Player, replicas: int, spread: float) -> float:
 def _fewer_than(devices: int, engine: Engine) -> int:
     """Return the most replicas of an engine that take fewer devices."""
     return (devices - 1) // engine.devices
+
+
+def _order(one: Deployment) -> tuple[bool, float, bool, int]:
+    """Return the order of deployments: those that hold, the cheapest, those that were played, the fewest devices."""
+    return one.holds is False, one.cost, one.played is None, one.devices
 
 
 def _beyond(one: Deployment) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from costmodel.workload.validity import feasible_layout
 NORMAL = {"p50": 0.0, "p90": 1.2815515655446004, "p95": 1.6448536269514722, "p99": 2.3263478740408408}
 """Statistic -> that quantile of the standard normal distribution."""
 BUDGETS = (2048.0, 8192.0, 16384.0)  # tokens of a step that are tried besides the engine's own
-_FEW_LAYOUTS = 24  # which are tried at every budget
+_FEW_LAYOUTS = 8  # which are tried at every budget
 _BUDGET = "scheduler.token_budget"
 _NODES = (2, 4, 8)  # whole nodes of an engine, where no smaller one holds the model or experts spread
 _MOST_DEVICES = 8192  # of all replicas, where the cluster names no number of its own

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from costmodel.analytic.model_layouts import head_lines, workload_tree
 from costmodel.api import Workload, load
@@ -28,6 +30,9 @@ ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trt-llm": "TensorRT-LLM"}  # fra
 SCENARIO = "serving"
 HEAD = f"scenarios.{SCENARIO}."
 MOST_OF_TRACE = {True: 20_000, False: 2_000}  # requests of a trace that are played, compiled or not
+
+
+DRAFTS = f"{HEAD}speculative"
 
 
 class Structure(Record):
@@ -60,8 +65,20 @@ class Structure(Record):
         """Return the number format for people."""
         return self.precision or self.scenario.precision.weights
 
+    @property
+    def drafts(self) -> dict[str, float] | None:
+        """Return how many tokens are drafted, and how likely one is accepted, null without drafts."""
+        drafts = self.plan.speculative
+        if drafts is None:
+            return None
+        return {"depth": int(np.max(drafts.depth)), "acceptance": float(np.max(drafts.acceptance))}
+
     def __str__(self) -> str:
-        return " ".join((ENGINES[self.framework], shown_format(self.format), *(["DeepEP"] if self.choices else [])))
+        drafts = self.drafts
+        parts = [ENGINES[self.framework], shown_format(self.format)]
+        parts += ["DeepEP"] if any(path != DRAFTS for path in self.choices) else []
+        parts += [] if drafts is None else [f"{drafts['depth']} draft, {drafts['acceptance']:.3g} accepted"]
+        return " ".join(parts)
 
 
 def shown_format(name: str) -> str:
@@ -75,22 +92,31 @@ def structures(request: PlanRequest, cluster: str, left_out: list[str]) -> Itera
     Number formats are the checkpoint's own and those of inference with fewer bytes a weight. Raises InputError where
     the request itself cannot be met by any: an unknown model, cluster or trace.
     """
-    first = _loaded(request, cluster, "vllm", None)
+    first = loaded(request, cluster, "vllm", None)
     for framework in ENGINES:
         try:
-            own = first if framework == "vllm" else _loaded(request, cluster, framework, None)
+            own = first if framework == "vllm" else loaded(request, cluster, framework, None)
         except InputError as error:
             left_out.append(f"{cluster}: {ENGINES[framework]}: {error.problems[0].message}")
             continue
         yield from _exchanges(cluster, framework, None, own)
         for precision in _narrower(own.scenario(SCENARIO), request.search_path):
             try:
-                workload = _loaded(request, cluster, framework, precision)
+                workload = loaded(request, cluster, framework, precision)
             except InputError as error:
                 line = f"{cluster}: {precision.upper()}: {error.problems[0].message}"
                 left_out += [] if line in left_out else [line]
                 continue
             yield from _exchanges(cluster, framework, precision, workload)
+
+
+def drafted(structure: Structure) -> Structure | None:
+    """Return a structure in which the model's MTP module drafts tokens, null where it has none."""
+    if structure.scenario.architecture.mtp is None:
+        return None
+    text = yaml.load(Path(__file__).with_name("drafts.yaml").read_text("utf-8"), Loader=yaml.CSafeLoader)["speculative"]
+    workload = structure.workload.changed({DRAFTS: text}, [SCENARIO])
+    return replace(structure, workload=workload, choices={**structure.choices, DRAFTS: text})
 
 
 def _narrower(scenario: Scenario, search_path: tuple[str, ...]) -> Iterator[str]:
@@ -121,21 +147,31 @@ def _exchanges(cluster: str, framework: str, precision: str | None, workload: Wo
             yield Structure(cluster, framework, precision, one.workload, differs)
 
 
-def _loaded(request: PlanRequest, cluster: str, framework: str, precision: str | None) -> Workload:
-    """Return the workload of one engine of the model under the load that is asked for."""
+def loaded(
+    request: PlanRequest, cluster: str, framework: str, precision: str | None, own: Sequence[str] | None = None
+) -> Workload:  # fmt: skip
+    """Return the workload of one engine of the model under the load that is asked for, or of `own` further lines."""
+    if own is None:
+        own = ["    parallel: {tp: 1}", *(f"    {key}: {value}" for key, value in load_settings(request).items())]
+    lines = workload_lines(request, cluster, framework, precision, own)
+    return load(workload_tree(lines, str(request.model)), search_path=request.search_path)
+
+
+def workload_lines(
+    request: PlanRequest, cluster: str, framework: str, precision: str | None, own: Sequence[str]
+) -> list[str]:  # fmt: skip
+    """Return the lines of a workload. own: those of its scenario that state layout and load."""
     assert request.model is not None, "the command has checked"
-    lines = [
+    return [
         *head_lines(request.model),
         f"  {SCENARIO}:",
         "    phase: serving",
         f"    cluster: {json.dumps(as_reference(cluster))}",
         f"    framework: {framework}",
-        "    parallel: {tp: 1}",
         *([f"    precision: {precision}"] if precision else []),
         *_anchor_lines(request),
-        *(f"    {key}: {value}" for key, value in load_settings(request).items()),
+        *own,
     ]
-    return load(workload_tree(lines, request.model), search_path=request.search_path)
 
 
 def _anchor_lines(request: PlanRequest) -> list[str]:

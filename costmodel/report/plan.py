@@ -47,7 +47,8 @@ def show_plans(plans: Plans) -> None:
     _show_some("left out", plans.left_out)
     if holds:
         show(f"next: {command_of(best)}", "dim")
-        of = "" if best.replicas == 1 else f" of one replica, with 1/{best.replicas} of the load"
+        whole = best.replicas == 1 or best.prefill is not None
+        of = "" if whole else f" of one replica, with 1/{best.replicas} of the load"
         show(f"check{of}: {benchmark_line(best)}", "dim")
 
 
@@ -55,8 +56,15 @@ def headline(one: Deployment) -> str:
     """Return a deployment in one line: how many devices, what they cost, what was played, and what binds."""
     structure, output = one.engine.structure, costs(one)["output"]
     device = structure.scenario.cluster.device.name.removesuffix("-sxm").replace("-", " ").upper()
+    decoding = one.devices
     number = "1 replica" if one.replicas == 1 else f"{one.replicas} replicas"
-    parts = [f"{number} x {one.engine} = {one.devices} {device}{_in_nodes(one)}", *str(structure).split(" ", 1)]
+    if one.prefill is not None:
+        prompts = one.prefill
+        kind = prompts.engine.structure.scenario.cluster.device.name.removesuffix("-sxm").replace("-", " ").upper()
+        number = f"two pools: {prompts.replicas} x {prompts.engine} = {prompts.devices} {kind} and {one.replicas}"
+        device = f"{device} that decode, {one.devices} in all"
+        decoding = one.devices - prompts.devices
+    parts = [f"{number} x {one.engine} = {decoding} {device}{_in_nodes(one)}", *str(structure).split(" ", 1)]
     parts += [] if one.rent is None else [f"{one.rent * _HOUR:,.4g} $/h"]
     parts += [] if output is None else [f"{output:.2g} $/M output tokens"]
     return f"{', '.join(parts)}; {_times(one)}; binds: {binds(one)}"
@@ -121,9 +129,13 @@ def plans_table(plans: Plans) -> Table:
         output = costs(one)["output"]
         times = {} if one.played is None else one.played.times
         known = [times.get((name.lower(), statistic)) for name, statistic in statistics.items()]
+        parts = [] if one.prefill is None else [(one.prefill.engine, one.prefill.replicas)]
+        parts += [(one.engine, one.replicas)]
+        clusters = dict.fromkeys(engine.structure.cluster.rpartition("/")[2] for engine, _ in parts)
         rows.add(
-            one.engine.structure.cluster.rpartition("/")[2], f"{one.devices:,}", f"{one.replicas:,}",
-            str(one.engine.structure), str(one.engine), NONE if one.rent is None else f"{one.rent * _HOUR:,.4g}",
+            " + ".join(clusters), f"{one.devices:,}", " + ".join(f"{number:,}" for _, number in parts),
+            str(one.engine.structure), " + ".join(str(engine) for engine, _ in parts),
+            NONE if one.rent is None else f"{one.rent * _HOUR:,.4g}",
             NONE if output is None else f"{output:.3g}", *(NONE if value is None else shown(value) for value in known),
             {True: "yes", False: "no", None: "not played"}[one.holds], one.why,
         )  # fmt: skip

@@ -1,0 +1,135 @@
+"""Plans against what they leave out: `python -m benchmarks.plans spaces 100`, `... matrix TRACES`.
+
+spaces: on random small spaces the plan's cost is that of playing every layout at every number of replicas, a union of
+clusters costs no more than each, and neither the order of clusters nor the bounds change what it costs.
+matrix: on each trace and device the plan keeps to its limits with three other seeds, which deal out the lengths of the
+trace's requests anew among its arrivals, and one replica fewer fails. TRACES: a folder with the files of `TRACES`.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pandas as pd
+
+from costmodel.errors import InputError
+from costmodel.planning import playing, servers, sizing, structures
+from costmodel.planning.deployments import Deployment
+from costmodel.planning.playing import Player
+from costmodel.planning.request import Limit, PlanRequest
+from costmodel.planning.servers import plan_servers
+from costmodel.records import replace
+
+MODELS = ("llama-3-8b", "mistral-7b", "gpt2-xl")
+CLUSTERS = ("nodes/rtx-4090-x8", "nodes/h100-x1", "nodes/l4-x1")
+TRACES = {"chat": "azure2023_conversation.csv", "code": "azure2023_code.csv", "agents": "mooncake_conversation.csv.gz",
+          "batch": "servegen_deepseek_r1.csv"}  # fmt: skip
+DEVICES = ("nodes/dgx-h100", "nodes/hgx-h200", "nodes/dgx-a100", "nodes/hgx-b200")
+SEEDS = (1, 2, 3)
+LIMITS = {"chat": (1.0, 0.05), "code": (2.0, 0.05), "agents": (5.0, 0.05), "batch": (10.0, 0.1)}  # p99 TTFT, TPOT [s]
+
+
+def cost(request: PlanRequest, *, bounded: bool = True) -> float | None:
+    """Return what the best plan costs, null where none holds. bounded: without, every layout is played."""
+    changes = {} if bounded else {"MOST_PLAYED": 1000, "_ROUGH": 1e9}
+    with mock.patch.multiple(servers, **changes):
+        played = [one for one in plan_servers(request, lambda _: None).best if one.played is not None]
+    holding = [one.cost for one in played if one.holds]
+    return min(holding, default=None)
+
+
+def random_request(draw: random.Random) -> PlanRequest:
+    """Return a request of few requests a second, on one to three clusters."""
+    clusters = tuple(draw.sample(CLUSTERS, draw.choice((1, 2, 2))))
+    return PlanRequest(
+        model=draw.choice(MODELS[:2]), clusters=clusters, rate=draw.choice((1.0, 3.0, 8.0, 15.0)),
+        isl=float(draw.choice((200, 800, 2000))), osl=float(draw.choice((20, 60, 150))),
+        ttft=Limit(draw.choice((0.3, 0.8, 2.0)), draw.choice(("p99", "p90", "mean"))),
+        tpot=Limit(draw.choice((0.02, 0.04, 0.08))),
+    )  # fmt: skip
+
+
+def spaces(number: int) -> Iterator[str]:
+    """Yield a line for each random space in which a property does not hold."""
+    small = {"ENGINES": {"vllm": "vLLM"}, "_narrower": lambda *_: iter(["fp8-tensor"])}
+    with (
+        mock.patch.multiple(structures, **small),
+        mock.patch.object(sizing, "BUDGETS", ()),
+        mock.patch.object(playing, "MOST", 300.0),
+    ):
+        for seed in range(number):
+            request = random_request(random.Random(seed))
+            best, every = cost(request), cost(request, bounded=False)
+            each = [cost(replace(request, clusters=(one,))) for one in request.clusters]
+            turned = cost(replace(request, clusters=request.clusters[::-1]))
+            alone = min((one for one in each if one is not None), default=None)
+            named = {"every layout": every, "each cluster": alone, "turned around": turned}
+            for name, other in named.items():
+                if other != best:
+                    yield f"{seed}: {request}: {best} $/s, {name}: {other} $/s"
+            print(f"{seed + 1} of {number}", file=sys.stderr)
+
+
+def dealt(trace: str, seed: int, folder: Path) -> str:
+    """Return a file of the requests of a trace whose lengths and prefixes are dealt out anew among its arrivals."""
+    rows = pd.read_csv(trace)
+    lengths = rows.drop(columns="arrival_s").sample(frac=1.0, random_state=seed).reset_index(drop=True)
+    path = folder / f"{seed}.csv"
+    pd.concat([rows["arrival_s"], lengths], axis=1).to_csv(path, index=False)
+    return str(path)
+
+
+def replayed(one: Deployment, seed: int) -> bool:
+    """Tell whether a deployment holds with another seed."""
+    structure, request = one.engine.structure, one.player.request
+    with tempfile.TemporaryDirectory() as folder:
+        other = replace(request, trace=dealt(str(request.trace), seed, Path(folder)))
+        workload = structures.loaded(other, structure.cluster, structure.framework, structure.precision)
+        engine = replace(one.engine, structure=replace(structure, workload=workload))
+        return Player(engine, other, seed=seed).holds(one.replicas)
+
+
+def matrix(folder: Path) -> None:
+    """Print a row for each trace and device: the plan, seconds of the processor, and what its replays say."""
+    held = fails = rows = runs = 0
+    for name, file in TRACES.items():
+        ttft, tpot = LIMITS[name]
+        for cluster in DEVICES:
+            request = PlanRequest(
+                model="qwen3-32b", clusters=(cluster,), trace=str(folder / file), ttft=Limit(ttft), tpot=Limit(tpot)
+            )
+            start = time.process_time()
+            try:
+                best = plan_servers(request, lambda _: None).best
+            except InputError as error:
+                print(f"{name:7} {cluster:16} {error}", flush=True)
+                continue
+            spent = time.process_time() - start
+            one = next((each for each in best if each.played is not None), None)
+            if one is None or not one.holds:
+                print(f"{name:7} {cluster:16} nothing holds, {spent:.1f} s", flush=True)
+                continue
+            again = [replayed(one, seed) for seed in SEEDS]
+            fewer = one.fewer is None or not one.fewer.holds
+            held, runs, fails, rows = held + sum(again), runs + len(again), fails + fewer, rows + 1
+            print(
+                f"{name:7} {cluster:16} {one.replicas:3} x {one.engine} {one.engine.structure}: {sum(again)} of "
+                f"{len(again)} seeds hold, one fewer {'fails' if fewer else 'holds'}, {spent:.1f} s",
+                flush=True,
+            )
+    print(f"{held} of {runs} replays hold, one fewer fails in {fails} of {rows}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["spaces"]:
+        print("\n".join(spaces(int(sys.argv[2]))) or "every property holds")
+    elif sys.argv[1:2] == ["matrix"]:
+        matrix(Path(sys.argv[2]))
+    else:
+        sys.exit(__doc__)

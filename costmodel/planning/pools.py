@@ -1,0 +1,217 @@
+"""Two pools of engines under a load, each on its own cluster of those named, their sizes chosen in closed form.
+
+No engine plays two pools request by request. Their means have to be as far below the limits as the closed form of the
+deployment that was played says that percentiles need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.analytic.evaluation import evaluate
+from costmodel.analytic.grid import evaluate_grid, evaluate_point
+from costmodel.api import Workload
+from costmodel.equations import equation
+from costmodel.errors import InputError
+from costmodel.planning.deployments import Deployment, Pool, load_of_pools, whole_nodes
+from costmodel.planning.playing import Player
+from costmodel.planning.request import Limit, PlanRequest
+from costmodel.planning.sizing import Engine, limits
+from costmodel.planning.structures import DRAFTS, HEAD, SCENARIO, loaded
+from costmodel.quantities import Array
+from costmodel.records import Record
+from costmodel.result import FITS
+
+_LAYOUTS = 6  # of a pool, those that promise most as servers by themselves
+_COUNTS = 10  # numbers of engines of a pool that are tried, before each one around the best
+_SHARE = 1.25  # times the devices of the deployment that was played, the most that a pool takes
+ROLES = ("prefill", "decode")
+
+
+class _Pair(Record):
+    """Clusters for prompts and for decoding. engines: of either pool; margins: limited time -> its longest mean."""
+
+    request: PlanRequest
+    engines: tuple[list[Engine], list[Engine]]
+    margins: dict[str, float]
+    played: Deployment
+
+    def best(self) -> Deployment | None:
+        """Return the cheapest two pools of the pair, null where none keeps to the margins."""
+        columns = [self._columns(pool, _numbers(self._most(pool))) for pool in range(2)]
+        rows = self._cheapest(columns)
+        if rows is None:
+            return None
+        columns = [_near(columns[pool], rows[pool]) for pool in range(2)]
+        rows = self._cheapest(columns)
+        assert rows is not None, "that of the first round is among them"
+        return self._deployment(columns, rows)
+
+    def _most(self, pool: int) -> float:
+        """Return the devices that a pool has at most: as many of its cluster as cost what was played, and some more."""
+        rental, engine = self.played.engine.rental, self.engines[pool][0]
+        same = rental is None or engine.rental is None
+        ratio = 1.0 if same else max(rental / engine.rental, 1.0)  # type: ignore[operator]
+        return max(self.played.devices * _SHARE * ratio, max(each.devices for each in self.engines[pool]))
+
+    @property
+    def _load(self) -> float:
+        """Return the share of the highest stable rate that the deployment that was played takes, one of users."""
+        known = self.played.point.metrics
+        rate, highest = known["requests_per_second"], known["highest_stable_rate"]
+        return 1.0 if self.request.users is not None or not rate or not highest else rate / highest
+
+    def _columns(self, pool: int, numbers: Sequence[int]) -> dict[str, Array]:
+        """Return layouts and numbers of engines of a pool as columns. devices: of one engine; row: its layout's."""
+        rows = [
+            (row, number)
+            for row, each in enumerate(self.engines[pool])
+            for number in sorted({max(1, round(devices / each.devices)) for devices in numbers})
+        ]
+        chosen = [self.engines[pool][row] for row, _ in rows]
+        layout = {name: [each.at[name] for each in chosen] for name in chosen[0].at if name.startswith("parallel.")}
+        known = {**layout, "instances": [number for _, number in rows], "row": [row for row, _ in rows]}
+        return {name: np.array(values, dtype=np.float64) for name, values in known.items()}
+
+    def _cheapest(self, columns: Sequence[dict[str, Array]]) -> tuple[int, int] | None:
+        """Return the rows of the cheapest two pools that keep to the margins, null where there are none."""
+        workload = self._workload()
+        vary: dict[str | tuple[str, ...], tuple[Array, ...]] = {
+            tuple(f"{HEAD}{role}.{name}" for name in own if name != "row"): tuple(
+                column for name, column in own.items() if name != "row"
+            )
+            for role, own in zip(ROLES, columns, strict=True)
+        }
+        scenario, shape = workload.varied(SCENARIO, vary)
+        result = evaluate_grid(scenario, workload.calibration(scenario), shape)
+        holds: npt.NDArray[np.bool_] = np.broadcast_to(np.asarray(result.reason) == FITS, shape)
+        for name, most in self.margins.items():
+            values = np.asarray(result.metrics[name], dtype=np.float64)
+            holds = holds & np.isfinite(values) & (values <= most)
+        highest = np.asarray(result.metrics["highest_stable_rate"], dtype=np.float64)
+        holds = holds & (np.asarray(result.metrics["requests_per_second"]) <= highest * self._load)
+        if not holds.any():
+            return None
+        devices = [self._devices(pool, own) for pool, own in enumerate(columns)]
+        cost = np.where(holds, self._cost(devices[0][:, None], devices[1][None, :]), np.inf)
+        used = devices[0][:, None] + devices[1][None, :]
+        best = np.lexsort((used.ravel(), cost.ravel()))[0]
+        return int(best) // shape[1], int(best) % shape[1]
+
+    def _devices(self, pool: int, own: dict[str, Array]) -> Array:
+        """Return the devices of a pool in each row."""
+        return np.array([self.engines[pool][int(row)].devices for row in own["row"]]) * own["instances"]
+
+    def _cost(self, prompts: Array, decode: Array) -> Array:
+        """Return what devices of both pools cost in whole nodes [$/s], or their number where a rent is unknown."""
+        own = [some[0] for some in self.engines]
+        nodes = whole_nodes((own[0], prompts), (own[1], decode))
+        rents = [1.0 if None in (own[0].rental, own[1].rental) else each.rental or 0.0 for each in own]
+        return np.asarray(sum(n * each.node * rent for n, each, rent in zip(nodes, own, rents, strict=True)))
+
+    def _workload(self) -> Workload:
+        """Return the workload of both pools, their layouts not chosen yet."""
+        prompts, decode = (some[0].structure for some in self.engines)
+        lines = [
+            f"    {role}: {{parallel: {{tp: 1}}, cluster: {one.cluster}}}"
+            for role, one in zip(ROLES, (prompts, decode), strict=True)
+        ]
+        lines += [f"    {key}: {text}" for key, text in load_of_pools(decode, self.request).items()]
+        return loaded(self.request, decode.cluster, decode.framework, decode.precision, lines)
+
+    def _deployment(self, columns: Sequence[dict[str, Array]], rows: Sequence[int]) -> Deployment:
+        """Return two pools in full."""
+        chosen = [
+            Pool(self.engines[pool][int(own["row"][row])], int(own["instances"][row]))
+            for pool, (own, row) in enumerate(zip(columns, rows, strict=True))
+        ]
+        changes = {
+            f"{HEAD}{role}.{name}": float(own[name][row])
+            for role, own, row in zip(ROLES, columns, rows, strict=True)
+            for name in own
+            if name != "row"
+        }
+        workload = self._workload().changed(changes, [SCENARIO])
+        scenario = workload.scenario(SCENARIO)
+        point = evaluate_point(scenario, workload.calibration(scenario), evaluate)
+        player = Player(chosen[1].engine, self.request)
+        return Deployment(player, None, chosen[1].replicas, None, point, 0.0, None, prefill=chosen[0])
+
+
+def _numbers(most: float) -> list[int]:
+    """Return numbers of devices from one to the most, each about the same factor above the one before."""
+    return sorted({round(number) for number in np.geomspace(1.0, max(most, 1.0), _COUNTS)})
+
+
+def _near(own: dict[str, Array], row: int) -> dict[str, Array]:
+    """Return the layout of a row with each number of engines above the one that was tried before, up to its own."""
+    same = own["instances"][own["row"] == own["row"][row]]
+    most = own["instances"][row]
+    below = same[same < most]
+    least = float(below.max()) + 1.0 if below.size else 1.0
+    numbers = np.unique(np.rint(np.linspace(least, most, min(int(most - least) + 1, _COUNTS))))
+    layout = {name: np.full(len(numbers), column[row]) for name, column in own.items() if name != "instances"}
+    return layout | {"instances": numbers}
+
+
+@equation
+def longest_mean(limit: Limit, played: float, mean: float) -> float:
+    """Return how long the mean in closed form of a limited time may be for its statistic to hold [s].
+
+    longest = limit.seconds * min(mean / played, 1)
+
+    mean: in closed form; played: its statistic, both of the deployment that was played [s].
+    """
+    return limit.seconds * min(mean / played, 1.0)
+
+
+def pooled(
+    request: PlanRequest, engines: Sequence[Engine], played: Deployment, left_out: list[str]
+) -> Deployment | None:  # fmt: skip
+    """Return the cheapest two pools for a load, of the engine and format that were played, null where none holds.
+
+    engines: of all clusters. left_out: receives why there are none.
+    """
+    run = played.played
+    limited = list(limits(request))
+    if run is None or not limited or any(not run.times.get((name, limit.statistic)) for name, limit in limited):
+        return None
+    margins = {
+        name: longest_mean(limit, run.times[name, limit.statistic], played.point.metrics[name] or np.inf)
+        for name, limit in limited
+    }
+    pairs = list(_pairs(request, engines, played))
+    some: list[Deployment] = []
+    for pair in pairs:
+        try:
+            one = _Pair(request, pair, margins, played).best()
+        except InputError as error:
+            line = f"two pools: {error.problems[0].message}"
+            left_out += [] if line in left_out else [line]
+            continue
+        some += [] if one is None else [one]
+    if not some:
+        left_out.append("two pools: none is within the limits by the margin of what was played")
+        return None
+    return min(some, key=lambda one: (one.cost, one.devices))
+
+
+def _pairs(
+    request: PlanRequest, engines: Sequence[Engine], played: Deployment
+) -> Iterator[tuple[list[Engine], list[Engine]]]:
+    """Yield the engines of a cluster for prompts and of one for decoding, of the format that was played."""
+    own = played.engine.structure
+    drafts = {path: text for path, text in own.choices.items() if path == DRAFTS}
+    of_cluster: dict[str, dict[tuple[int, ...], Engine]] = {}
+    for each in sorted(engines, key=lambda one: one.key):
+        structure = each.structure
+        same = (structure.framework, structure.precision, structure.choices) == (own.framework, own.precision, drafts)
+        if same and each.degrees["pp"] == 1:
+            of_cluster.setdefault(structure.cluster, {}).setdefault(tuple(each.degrees.values()), each)
+    for prompts, decode in product(request.clusters, repeat=2):
+        if prompts in of_cluster and decode in of_cluster:
+            yield tuple(list(of_cluster[each].values())[:_LAYOUTS] for each in (prompts, decode))  # type: ignore[misc]
