@@ -34,6 +34,11 @@ def exchange(row: Mapping[str, str], engine: str, degrees: Mapping[str, int]) ->
     return _settings("exchange", {**row, "engine": engine, "dp": degrees.get("dp", 1)})
 
 
+def pools(row: Mapping[str, str], engine: str) -> dict[str, Any]:
+    """Return keys of the scenario of a row on two pools, of both of them."""
+    return _settings("pools", {**row, "engine": engine})
+
+
 @cache
 def _rules() -> dict[str, Any]:
     return dict(yaml.safe_load(FILE.read_text(encoding="utf-8")))

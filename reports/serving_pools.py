@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reports.serving_deployments import exchange
+from reports.serving_deployments import exchange, pools
 
 Row = Mapping[str, str]
 
@@ -40,6 +40,7 @@ def scenario(row: Row, head: Mapping[str, Any]) -> dict[str, Any]:
         engines[name] = {**settings, "parallel": degrees, "instances": count}
     return {
         **head,
+        **pools(row, head["framework"]),
         **({"routing": routing} if routing else {}),
         "input_tokens": inputs,
         "output_tokens": outputs,

@@ -104,6 +104,9 @@ def test_many_ranks_of_tensorrt_llm_in_a_rack_exchange_tokens_by_an_all_to_all(
     run = content["scenarios"]["run"]
     assert ("communication" in run["decode"]) == stated
     assert "communication" not in run["prefill"]
+    assert (run.get("precision") == {"compute": "nvfp4", "kv_cache": "fp8"}) == (
+        changes.get("model") != "gptoss" and "framework" not in changes
+    )
 
 
 @pytest.mark.parametrize(("ranks", "depth"), [("0", 3), ("1", 1)])

@@ -385,6 +385,9 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
                 0,
                 f"overloaded: {float(self._plan.rate or 0.0):g} requests/s arrive, {highest[least]:.3g} can be served",
             )
+        if self.verdict() == BACKLOGGED:
+            most, users = float(self._sets * self._most), float(self._plan.concurrency or 0.0)
+            notes.insert(0, f"only {most:g} of {users:g} requests fit into the decoding pool; the others wait")
         return (*notes, *_left(self._plan))
 
 

@@ -63,6 +63,14 @@ def test_a_closed_loop_keeps_its_number_in_flight(load: Any, in_flight: int) -> 
     assert found["concurrency"] == pytest.approx(decoding)
 
 
+def test_a_decoding_pool_without_room_says_how_many_wait(load: Any) -> None:
+    found = load(concurrency=40, decode={**RUN["decode"], "scheduler": {"max_num_seqs": 8}}).simulate()["scenarios"][
+        "run"
+    ]
+    assert found["verdict"] == "backlogged"
+    assert found["notes"][0] == "only 16 of 40 requests fit into the decoding pool; the others wait"
+
+
 def test_a_rate_and_the_closed_loop_that_brings_it_have_the_same_times(load: Any) -> None:
     loop = metrics(load(concurrency=64))
     found = metrics(load(rate=f"{loop['requests_per_second']} /s"))
