@@ -5,7 +5,6 @@ python -m reports.fits.roofline MEASUREMENTS --output hardware/calibrations/roof
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,9 +20,8 @@ from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Array, Indices
 from costmodel.records import Record
-from costmodel.schema.whole_files import write_whole
 from costmodel.workload.scenario import Framework
-from reports.fits.measured import CITE, Measured, options
+from reports.fits.measured import CITE, Measured, options, publish
 
 _METHOD = (
     "10, 50 and 90 % points of measured over predicted time, each row with the same weight, both tiers, in groups by "
@@ -116,34 +114,11 @@ def _left_out_sentence(left_out: Sequence[ExcludedRows]) -> str:
     return "Rows left out: " + "; ".join(f"{rows}, {reason}" for reason, rows in sorted(total.items())) + "."
 
 
-def report(ratios: Sequence[Ratios], left_out: Sequence[ExcludedRows]) -> str:
-    """Return the table of points per family and device, and what was left out, as plain text."""
-    lines = [f"{'family':20} {'device':18} {'rows':>7} {'10 %':>9} {'50 %':>9} {'90 %':>9}"]
-    for family, parts in by_family(ratios).items():
-        lines.append(_line(family, "all", parts))
-        for device in sorted({part.device for part in parts}):
-            lines.append(_line("", device, [part for part in parts if part.device == device]))
-    lines += ["", f"{'left out':>8}  {'operation':24} reason"]
-    total: Counter[tuple[str, str]] = Counter()
-    for one in left_out:
-        total[one.op, one.reason] += len(one.rows)
-    lines += [f"{rows:8}  {operation:24} {reason}" for (operation, reason), rows in sorted(total.items())]
-    return "\n".join(lines)
-
-
-def _line(family: str, device: str, parts: Sequence[Ratios]) -> str:
-    values = np.concatenate([part.values for part in parts])
-    low, median, high = spread(values)
-    return f"{family:20} {device:18} {len(values):7} {low:9.3g} {median:9.3g} {high:9.3g}"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare all rows of a folder of tables with the roofline; print the points, write the calibration file."""
+    """Compare all rows of a folder of tables with the roofline; write the calibration file."""
     chosen = options("fits.roofline", main, "calibration file").parse_args(arguments)
     table = Measured.read(chosen.measurements).table
-    ratios, left_out = measured_over_roofline(table, default_framework(), Catalogue())
-    sys.stdout.write(report(ratios, left_out) + "\n")
-    write_whole(chosen.output, [render(ratios, left_out).encode()])
+    publish(chosen.output, render(*measured_over_roofline(table, default_framework(), Catalogue())))
 
 
 if __name__ == "__main__":

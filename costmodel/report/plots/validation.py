@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -104,16 +104,13 @@ def _draw(axes: Axes, kind: str, shown: Sequence[Compared], marks: Mapping[str, 
         positions, lows, highs = np.array(wide, dtype=float).reshape(-1, 3).T
         axes.vlines(positions, lows, highs, color=colour, linewidth=0.5, alpha=0.35, zorder=2)
         axes.scatter(x, y, 11.0, colour, marker=shape, alpha=0.8, linewidths=0, zorder=3)
-    compare_axes(axes, ends, lambda axis, what: _label(axis, "published" if what == "measured" else what, kind, ends))
+    _compare_axes(axes, kind, ends)
     sampled = "" if drawn == len(shown) else f", {drawn} shown"
     axes.set_title(f"{readable(kind)}: {len(shown):,}{sampled}", loc="left", fontsize=8)
 
 
-def compare_axes(axes: Axes, ends: tuple[float, float], label: Callable[[Axis, str], None]) -> None:
-    """Give predicted against measured values logarithmic axes, a diagonal, and the lines of `BAND` on its sides.
-
-    label: names an axis, which is that of `measured` or of `predicted` values.
-    """
+def _compare_axes(axes: Axes, kind: str, ends: tuple[float, float]) -> None:
+    """Give predicted against published values logarithmic axes, a diagonal, and the lines of `BAND` on its sides."""
     line = np.array(ends)
     axes.plot(line, line, color=GREY, linewidth=0.8, zorder=1)
     for factor in (BAND, 1.0 / BAND):
@@ -121,8 +118,8 @@ def compare_axes(axes: Axes, ends: tuple[float, float], label: Callable[[Axis, s
     axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
     span = ends[1] / ends[0]
     steps = (1.0, 2.0, 5.0) if span < 15.0 else (1.0, 3.0) if span < 60.0 else (1.0,)
-    for axis, what in ((axes.xaxis, "measured"), (axes.yaxis, "predicted")):
-        label(axis, what)
+    for axis, what in ((axes.xaxis, "published"), (axes.yaxis, "predicted")):
+        _label(axis, what, kind, ends)
         axis.set_major_locator(LogLocator(10, subs=steps, numticks=TICKS))
     axes.tick_params(labelsize=7)
 
