@@ -29,9 +29,10 @@ from costmodel.schema.references import Library, package_root
 from costmodel.schema.resolved import ResolvedWorkload
 from costmodel.schema.tree import to_python
 from costmodel.schema.whole_files import write_whole
-from costmodel.study.published.end_to_end import leave_out, read_terms, refit
 from costmodel.study.published.provenance import identities
+from costmodel.study.published.refits import leave_out
 from costmodel.study.published.reproduce import FAIL, PASS, Comparison, load_cases, reproduce
+from costmodel.study.published.term_fits import read_terms, refit
 from reports.fits.runs import chosen as whole_runs
 
 Measured: TypeAlias = "tuple[Mechanism, list[Effect]]"

@@ -204,16 +204,11 @@ class FitStore:
                 return family_fit(fits.file.families[family], "transferred")
         return family_fit(read(self._library, CALIBRATIONS, BACKWARD, FitsFile).families[family], "transferred")
 
-    def same_die(self, device: str, implementation: str = "") -> list[str]:
-        """Return the other devices of the same die that have a fit of the implementation, or any, the nearest first.
+    def same_die(self, device: str) -> list[str]:
+        """Return the other devices of the same die that have a fit, the nearest first.
 
         Distance: the logarithms of processors and device memory bandwidth, which is what products of one die differ in.
         """
-        siblings = self._siblings(device)
-        return [name for name in siblings if not implementation or implementation in self._implementations[name]]
-
-    def _siblings(self, device: str) -> list[str]:
-        """Return the other devices of the same die that have a fit, the nearest first."""
         if device not in self._siblings_of:
             own = self._device_file(device)
             others = sorted(self._implementations.keys() - {device} - self._hidden) if own and own.die else ()

@@ -62,21 +62,17 @@ def predict_mapped(
     mapped: Sequence[OperatorRows],
     left_out: Sequence[ExcludedRows],
     search_path: Sequence[str | Path] = (),
-    lenders: Mapping[str, str] | None = None,
     *,
     is_own: bool = False,
 ) -> Predictions:
-    """Return the predictions for rows whose operators are known. Those left out stay empty, with the reason.
-
-    lenders: device -> the one whose fits stand in for its own, on its own hardware.
-    """
+    """Return the predictions for rows whose operators are known. Those left out stay empty, with the reason."""
     count = len(table)
     seconds, low, high = (np.full(count, np.nan) for _ in range(3))
     basis, why, fits = (np.full(count, "", dtype=np.object_) for _ in range(3))
     framework = default_framework(search_path)
     choosers: dict[str, Chooser] = {}
     for part in mapped:
-        device = (lenders or {}).get(part.device.name, part.device.name)
+        device = part.device.name
         chooser = choosers.setdefault(device, Chooser(device, search_path))
         choice = chooser.choose(part.family, variant_of(part), _kernel(table, part.rows))
         choice = replace(choice, across=None) if is_own else choice

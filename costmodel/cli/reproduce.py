@@ -32,10 +32,10 @@ def command(
     chosen, unread = load_cases(cases, search_path, classes)
     unseen = None
     if leave_out or summary:
-        from costmodel.study.published.end_to_end import left_out
+        from costmodel.study.published.term_fits import left_out
 
         unseen = left_out(chosen, search_path)
-    again = () if unseen is None else (unseen.changes, unseen.widening, unseen.refitted)
+    again = () if unseen is None else (unseen.changes, unseen.refitted)
     with progress("comparing", len(chosen)) as on_progress:
         comparisons, problems = reproduce(chosen, search_path, *again, on_progress=on_progress)
     if summary:

@@ -16,10 +16,9 @@ from pathlib import Path
 from costmodel.schema.fit_plan import FRAMEWORK
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
-from costmodel.study.published.end_to_end import PLAN, read_terms, refit
-from costmodel.study.published.refits import FittedTerms, write_refits
+from costmodel.study.published.refits import PLAN, FittedTerms, Terms
 from costmodel.study.published.reproduce import load_cases
-from costmodel.study.published.term_sensitivity import Terms
+from costmodel.study.published.term_fits import read_terms, refit, write_refits
 from reports.fits.provenance import sourced_fields, stated
 
 
@@ -58,8 +57,8 @@ def _covers(fields: Sequence[str], path: str) -> bool:
 
 def _show(title: str, fitted: FittedTerms, terms: Terms) -> None:
     lines = [f"{title}: {fitted.figures} figures, mean |log error| {fitted.before:.3f}, fitted {fitted.after:.3f}"]
-    for term, value, ends in zip(terms, fitted.values, fitted.ends, strict=True):
-        shown = "as stated" if ends is None else f"{value:.6g}  ({ends[0]:.3g} to {ends[1]:.3g})"
+    for term, value in zip(terms, fitted.values, strict=True):
+        shown = "as stated" if value is None else f"{value:.6g}"
         lines.append(f"  {term.path:40} {', '.join(term.frameworks):30} {shown}")
     sys.stdout.write("\n".join(lines) + "\n")
 

@@ -14,8 +14,8 @@ from costmodel.schema.case import Case
 from costmodel.schema.tree import to_python
 from costmodel.schema.validation import AccuracyTargetFile, ValueSelectionFile
 from costmodel.study.published.accuracy import errors_of, is_unseen
-from costmodel.study.published.end_to_end import left_out
 from costmodel.study.published.reproduce import Comparison, reproduce
+from costmodel.study.published.term_fits import left_out
 
 
 class ScoredValue(Record):
@@ -40,7 +40,7 @@ def figures_of(cases: Sequence[Case], search_path: Sequence[str] = ()) -> tuple[
     """Return every compared figure of the cases, and the problems of those that cannot be predicted."""
     stated, problems = reproduce(cases, search_path)
     without = left_out(cases, search_path)
-    unseen, _ = reproduce(cases, search_path, without.changes, without.widening, without.refitted)
+    unseen, _ = reproduce(cases, search_path, without.changes, without.refitted)
     by_id = {case.id: case for case in cases}
     again = {(one.id, one.metric): one for one in unseen}
     return [

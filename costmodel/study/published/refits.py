@@ -1,4 +1,4 @@
-"""The terms of a fit plan fitted without each publication, kept next to the plan so that nobody fits them anew."""
+"""The terms of a fit plan as fitted without each publication, kept beside the plan, and what they change in cases."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.spread import Spread
 from costmodel.errors import InputError
 from costmodel.records import Record
-from costmodel.schema.references import display_path
-from costmodel.schema.whole_files import write_whole
-from costmodel.study.published.term_sensitivity import Ends, Terms, Values
+from costmodel.schema import SI
+from costmodel.schema.case import Case, resolve_case
+from costmodel.schema.fit_plan import FRAMEWORK, TermFile
+from costmodel.schema.references import Library
+from costmodel.study.published.reproduce import NOTHING_REFITTED, Refitted
 
-EIGHTY = 1.2816  # standard normal deviations from the median to either end of an 80 % interval
-DIGITS = 6
+PLAN = "end_to_end"
+
+Terms: TypeAlias = Sequence[TermFile]
+Values: TypeAlias = "tuple[float | None, ...]"  # of the terms in order; null: as the framework's file says
 
 
 class FittedTerms(Record):
-    """Fitted values. before, after: mean absolute log error of the figures with the files' values and with these.
-
-    ends: of the 80 % intervals of the values, null where a term is not fitted.
-    """
+    """Fitted values. before, after: mean absolute log error of the figures with the files' values and with these."""
 
     values: Values
-    ends: Ends
     figures: int
     before: float
     after: float
@@ -44,50 +44,52 @@ class Refits(Record):
         return self.without.get(publication, self.everything)
 
 
-def unfitted(terms: Terms, at: int) -> tuple[float, tuple[float, float]]:
-    """Return the value of a term of which no run says anything, and the ends of its 80 % interval.
+class Unseen(Record):
+    """By the id of a case, what the terms change in it when they are fitted without its publication.
 
-    That of its prior, within the factor that the prior states. Else no effect, its lower bound, up to the upper one.
+    refitted: what else is stated anew.
     """
-    known, (low, high) = terms[at].known, terms[at].span
-    if known is None:
-        return low, (low, high)
-    value, factor = known
-    spread = math.exp(EIGHTY * math.log(factor))
-    return value, (max(low, value / spread), min(high, value * spread))
+
+    changes: Mapping[str, Mapping[str, object]]
+    refitted: Refitted = NOTHING_REFITTED
 
 
-def without_data(fitted: FittedTerms, terms: Terms, publication: str) -> FittedTerms:
-    """Return a fit without a publication in which terms that it alone determines are as without any run."""
-    values, ends = list(fitted.values), list(fitted.ends)
-    for at, term in enumerate(terms):
-        if values[at] is None and publication in term.publications:
-            values[at], ends[at] = unfitted(terms, at)
-    return FittedTerms(tuple(values), tuple(ends), fitted.figures, fitted.before, fitted.after)
+def path_of(case: Case, term: TermFile) -> str:
+    """Return the path of a term in the scenario of a case, as `--set` takes it."""
+    return f"scenarios.{case.scenario_name}.{term.path}"
 
 
-def write_refits(path: Path, terms: Terms, refits: Refits) -> None:
-    """Write fits as JSON next to the plan."""
-    document = {
-        "terms": _named(terms), "everything": _written(refits.everything),
-        "without": {name: _written(each) for name, each in sorted(refits.without.items())},
-    }  # fmt: skip
-    write_whole(path, [(json.dumps(document, indent=1) + "\n").encode()])
-
-
-def is_current(path: Path, terms: Terms) -> bool:
-    """Tell whether a file keeps fits of the very terms of a plan."""
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("terms") == _named(terms)
-
-
-def read_refits(path: Path, terms: Terms) -> Refits:
-    """Return the fits of a file. Raises InputError where they are of other terms than the plan's."""
+def moving(case: Case, terms: Terms, library: Library) -> tuple[int, ...]:
+    """Return the terms, by position, of the framework of a case, none where its scenario is wrong."""
+    if not terms or case.skip is not None or case.scenario is None:
+        return ()
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _stale(path, str(error)) from None
-    if document["terms"] != _named(terms):
-        raise _stale(path, "is of other terms than the plan next to it")
+        scenarios = resolve_case(case, library=library).scenarios
+    except InputError:
+        return ()
+    names = {scenario.framework.name for scenario in scenarios.values()}
+    return tuple(at for at, term in enumerate(terms) if names & set(term.frameworks))
+
+
+def changes(case: Case, terms: Terms, values: Values, library: Library) -> dict[str, object]:
+    """Return what fitted values change in the scenario of a case, as `--set` takes it."""
+    return {
+        path_of(case, terms[at]): SI(value) for at in moving(case, terms, library) if (value := values[at]) is not None
+    }
+
+
+def leave_out(cases: Sequence[Case], refits: Refits, terms: Terms, library: Library) -> Unseen:
+    """Return what becomes of cases when terms are fitted without the publication of each."""
+    changed = {case.id: changes(case, terms, refits.of(case.publication).values, library) for case in cases}
+    changed = {name: each for name, each in changed.items() if each}
+    return Unseen(changed, Refitted(frozenset(term.path.removeprefix(FRAMEWORK) for term in terms)))
+
+
+def read_refits(path: Path, terms: Terms) -> Refits | None:
+    """Return the fits of a file. Null where there is none, or one of other terms than the plan's."""
+    document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if document.get("terms") != named(terms):
+        return None
     return Refits(_read(document["everything"]), {name: _read(each) for name, each in document["without"].items()})
 
 
@@ -103,12 +105,7 @@ def read_scatter(path: Path) -> dict[str, dict[str, FamilyFit]]:
     }  # fmt: skip
 
 
-def _stale(path: Path, what: str) -> InputError:
-    hint = "make it with `python -m reports.fits.frameworks`, or remove `refits` from the plan"
-    return InputError.single(f"{display_path(path)} {what}", hint=hint, field="refits")
-
-
-def _named(terms: Terms) -> list[dict[str, Any]]:
+def named(terms: Terms) -> list[dict[str, Any]]:
     """Return what tells the terms of a plan from those of another one."""
     return [
         {"path": term.path, "bounds": list(term.span), "frameworks": term.frameworks, "publications": term.publications}
@@ -116,21 +113,5 @@ def _named(terms: Terms) -> list[dict[str, Any]]:
     ]
 
 
-def _written(fitted: FittedTerms) -> dict[str, Any]:
-    return {
-        "values": [None if each is None else _rounded(each) for each in fitted.values],
-        "ends": [None if pair is None else [_rounded(end) for end in pair] for pair in fitted.ends],
-        "figures": fitted.figures, "before": _rounded(fitted.before), "after": _rounded(fitted.after),
-    }  # fmt: skip
-
-
 def _read(document: Mapping[str, Any]) -> FittedTerms:
-    ends: Sequence[Any] = document["ends"]
-    return FittedTerms(
-        tuple(document["values"]), tuple(None if pair is None else (pair[0], pair[1]) for pair in ends),
-        document["figures"], document["before"], document["after"],
-    )  # fmt: skip
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+    return FittedTerms(tuple(document["values"]), document["figures"], document["before"], document["after"])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from costmodel.study.published.provenance import Dependence, State, dependences,
 from costmodel.units import base_unit
 
 FOLDER = "published"
-Widening: TypeAlias = "Mapping[str, Mapping[str, tuple[float, float]]]"  # id of a case -> metric -> logs, down and up
 PASS, FAIL, SKIP, INFEASIBLE = "pass", "fail", "skip", "infeasible"
 IDENTITY, ASSUMED, ANCHORED = "identity", "assumed", "anchored"  # states of figures that are compared, but not scored
 
@@ -150,7 +149,6 @@ def reproduce(
     cases: Iterable[Case],
     search_path: Sequence[str] = (),
     changes: Mapping[str, Mapping[str, object]] | None = None,
-    widening: Widening | None = None,
     refitted: Refitted = NOTHING_REFITTED,
     *,
     on_progress: Callable[[float], None] = lambda _: None,
@@ -159,7 +157,6 @@ def reproduce(
 
     A problem of one case does not stop the others. Scenarios that several cases share are evaluated once.
     changes: id of a case -> what changes in its scenario besides what the case says: path -> value, as `--set`
-    widening: by how much more the ends of an interval lie below and above the prediction, in quadrature.
     refitted: what else is stated anew without the publication of each case. on_progress: receives how many are done.
     """
     changed = changes or {}
@@ -172,8 +169,7 @@ def reproduce(
             comparisons.append(_uncompared(case, None, SKIP, case.skip))
         for expected in case.expect if case.id in predictions else ():
             with _noting(problems, case):
-                compared = _compare(case, expected, predictions)
-                comparison = _widened(compared, (widening or {}).get(case.id, {}))
+                comparison = _compare(case, expected, predictions)
                 anchor = _own_anchor(predictions[case.id])
                 if comparison.verdict in (PASS, FAIL) and (case.identity or case.assumed or anchor):
                     comparisons.append(_unscored(comparison, case, anchor))
@@ -280,19 +276,6 @@ def _own_anchor(prediction: Prediction) -> str | None:
         return None
     own = [step for step in scenario.anchor.steps if np.all(separation(step.scenario, scenario).same == 1.0)]
     return f"rests on the measured {told(own[0])}" if own else None
-
-
-def _widened(comparison: Comparison, more: Mapping[str, tuple[float, float]]) -> Comparison:
-    """Return a comparison whose interval has another independent term: log distances add up in quadrature."""
-    moved = more.get(proportional_metric(comparison.metric or ""))
-    if moved is None or not comparison.predicted or not comparison.low or not comparison.high:
-        return comparison
-    down, up = math.log(comparison.predicted / comparison.low), math.log(comparison.high / comparison.predicted)
-    return replace(
-        comparison,
-        low=comparison.predicted * math.exp(-math.hypot(down, moved[0])),
-        high=comparison.predicted * math.exp(math.hypot(up, moved[1])),
-    )
 
 
 def _relative(predicted: Value, case: Case, expected: Expectation, predictions: Mapping[str, Prediction]) -> Value:

@@ -2,38 +2,152 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.interpolate import RegularGridInterpolator
 
+from costmodel.analytic.grid import evaluate_grid
+from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.calibration.fit_files import COMPOSITION, read
-from costmodel.errors import CostModelError, InputError
+from costmodel.calibration.fit_lookup import load_calibration
+from costmodel.errors import CostModelError
 from costmodel.quantities import Array
-from costmodel.records import Record, replace
+from costmodel.records import MutableRecord, Record, field, replace
 from costmodel.result import PHASES
 from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
-from costmodel.schema.fit_plan import FRAMEWORK, FitPlanFile, TermFile
+from costmodel.schema.fit_plan import FitPlanFile, TermFile
 from costmodel.schema.references import Library
+from costmodel.schema.whole_files import write_whole
 from costmodel.study.published.predictions import predict, proportional_metric
-from costmodel.study.published.refits import FittedTerms, Refits, is_current, read_refits, read_scatter, without_data
-from costmodel.study.published.reproduce import NOTHING_REFITTED, Refitted, Widening, load_cases
-from costmodel.study.published.term_intervals import SOFT, ends_of
-from costmodel.study.published.term_sensitivity import PublishedValue, Responses, Terms, Values, moves, path_of, weigh
+from costmodel.study.published.refits import (
+    PLAN,
+    FittedTerms,
+    Refits,
+    Terms,
+    Unseen,
+    Values,
+    leave_out,
+    moving,
+    named,
+    path_of,
+    read_refits,
+    read_scatter,
+)  # fmt: skip
+from costmodel.study.published.reproduce import Refitted, load_cases
+from costmodel.study.published.weights import weights_of
 
-PLAN = "end_to_end"
 MOST = 40  # figures of a publication that a fit looks at, evenly chosen: one table shall not outweigh all others
 STEP = 1e-3  # of a term's range, for derivatives
 PULL = 0.02  # of a figure's log error at full range: what draws a term to no effect where figures do not determine it
+SOFT = 0.1  # log error of a publication that counts as one standard deviation; beyond it errors count less than squared
+NODES = 17  # of each term's range
+DIGITS = 6
 
 
-def read_terms(library: Library, plan: str = PLAN) -> Terms:
-    """Return the terms of a fit plan."""
-    return read(library, "fit_plans", plan, FitPlanFile).terms
+def read_terms(library: Library) -> Terms:
+    """Return the terms of the plan of whole runs."""
+    return read(library, "fit_plans", PLAN, FitPlanFile).terms
+
+
+class PublishedValue(Record):
+    """A published figure that terms can move.
+
+    of: the terms, by position.
+    gap: log(predicted / published) at the values of the files.
+    metric: of the result, which moves as the published one does.
+    """
+
+    case: Case
+    of: tuple[int, ...]
+    gap: float
+    metric: str
+
+    @property
+    def late(self) -> float:
+        """Return the log of predicted over published time."""
+        return -self.gap if self.metric in RATES else self.gap
+
+
+def weigh(figures: Sequence[PublishedValue]) -> Array:
+    """Return the weights of figures, by the errors that the files' values leave (`weights_of`)."""
+    return weights_of([one.case.publication for one in figures], [one.late for one in figures])
+
+
+def moved(case: Case, of: Sequence[int], terms: Terms, points: Array, library: Library) -> dict[str, Array]:
+    """Return a case's metrics: first with the files' values, then with those of each column of `points`.
+
+    of: the terms whose values the rows of `points` are. A value that the files leave out counts as zero.
+    """
+    resolved = resolve_case(case, library=library)
+    paths = [path_of(case, terms[at]) for at in of]
+    stated = np.array([[_number(resolved.value(path))] for path in paths])
+    values = np.hstack([stated, points])
+    changed = dict(case.overrides) | {path: SI(row) for path, row in zip(paths, values, strict=True)}
+    (scenario,) = resolve_case(replace(case, overrides=changed), library=library).scenarios.values()
+    calibration = load_calibration(scenario.cluster.device, scenario.framework, library.roots)
+    metrics = evaluate_grid(scenario, calibration, (values.shape[1],)).metrics
+    return {name: grid for name, grid in metrics.items() if isinstance(grid, np.ndarray)}
+
+
+class Response(Record):
+    """By how much the terms of a case move one of its metrics from where the files have it.
+
+    nodes: values of each term in turn, ascending.
+    times: over those of the files, at every combination of them, between which they are multilinear, as sums of parts
+    are of which each term slows some.
+    is_rate: the metric falls with them.
+    """
+
+    nodes: tuple[Array, ...]
+    times: Array
+    is_rate: bool
+
+    def at(self, points: Array) -> Array:
+        """Return the moves of the metric's log at the columns of `points`, whose rows are the terms' values."""
+        ratio: Array = RegularGridInterpolator(self.nodes, self.times, bounds_error=False, fill_value=None)(points.T)
+        return -np.log(ratio) if self.is_rate else np.log(ratio)
+
+
+class Responses(MutableRecord, eq=False):
+    """The responses of cases to the terms of a plan: each case is evaluated once, over a grid of all its terms."""
+
+    terms: Terms
+    library: Library
+    _known: dict[tuple[str, tuple[int, ...]], dict[str, Response]] = field(default_factory=dict)
+
+    def of(self, one: PublishedValue, of: tuple[int, ...]) -> Response:
+        """Return the response of a figure to some of its terms. The others stay as the files have them."""
+        key = one.case.id, of
+        if key not in self._known:
+            nodes = tuple(np.linspace(*self.terms[at].span, NODES) for at in of)
+            points = np.array([each.ravel() for each in np.meshgrid(*nodes, indexing="ij")])
+            grids = moved(one.case, of, self.terms, points, self.library)
+            shape = tuple(map(len, nodes))
+            self._known[key] = {
+                name: Response(nodes, np.exp(sign * (grid_logs[1:] - grid_logs[0])).reshape(shape), sign < 0.0)
+                for name, grid in grids.items()
+                if name in TIMES | RATES
+                for grid_logs, sign in ((logs(grid), -1.0 if name in RATES else 1.0),)
+            }
+        return self._known[key][one.metric]
+
+
+def logs(metric: Array) -> Array:
+    """Return the logs of a metric. Where a point does not fit, it has not moved."""
+    with np.errstate(all="ignore"):
+        return np.log(np.where(np.isnan(metric), metric[0], metric))
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def figures_of(cases: Iterable[Case], terms: Terms, library: Library) -> list[PublishedValue]:
@@ -61,18 +175,6 @@ def _is_fitted_to(term: TermFile, case: Case) -> bool:
 def _evenly(count: int) -> list[int]:
     """Return at most `MOST` of the first `count` numbers, as evenly as they go."""
     return sorted({round(each) for each in np.linspace(0, count - 1, min(MOST, count)).tolist()})
-
-
-def moving(case: Case, terms: Terms, library: Library) -> tuple[int, ...]:
-    """Return the terms, by position, of the framework of a case, none where its scenario is wrong."""
-    if not terms or case.skip is not None or case.scenario is None:
-        return ()
-    try:
-        scenarios = resolve_case(case, library=library).scenarios
-    except InputError:
-        return ()
-    names = {scenario.framework.name for scenario in scenarios.values()}
-    return tuple(at for at, term in enumerate(terms) if names & set(term.frameworks))
 
 
 def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[PublishedValue]:
@@ -112,8 +214,7 @@ def fit_terms(
     used = [replace(one, of=tuple(at for at in one.of if at in free)) for one in figures]
     used = [one for one in used if one.of]
     if not used:
-        nothing = (None,) * len(terms)
-        return FittedTerms(nothing, nothing, 0, 0.0, 0.0)
+        return FittedTerms((None,) * len(terms), 0, 0.0, 0.0)
     spans = np.array([term.span for term in terms])
     origin = np.array([_begin(used, terms, at, library, start) for at in free])
     lows, highs = spans[free].T
@@ -135,11 +236,10 @@ def fit_terms(
         jac=lambda units: np.vstack([at_point(units.tobytes())[1], np.diag(_held(terms, free, units)[1])]),
         bounds=(0.0, 1.0), loss=soft, f_scale=SOFT, xtol=1e-3, ftol=1e-4, max_nfev=12,
     )  # fmt: skip
-    ends = ends_of(used, terms, free, solution.x, lambda units: _held(terms, free, units)[0], known)
     after = float(np.mean(np.abs(at_point(np.asarray(solution.x).tobytes())[0])))
-    by_term = dict(zip(free, zip((lows + solution.x * (highs - lows)).tolist(), ends, strict=True), strict=True))
-    values, reached = zip(*(by_term.get(at, (None, None)) for at in range(len(terms))), strict=True)
-    return FittedTerms(values, reached, len(used), float(np.mean([abs(one.gap) for one in used])), after)
+    by_term = dict(zip(free, (lows + solution.x * (highs - lows)).tolist(), strict=True))
+    values = tuple(map(by_term.get, range(len(terms))))
+    return FittedTerms(values, len(used), float(np.mean([abs(one.gap) for one in used])), after)
 
 
 def _held(terms: Terms, free: Sequence[int], units: Array) -> tuple[Array, Array]:
@@ -190,22 +290,6 @@ def _errors(
     return errors, slopes
 
 
-def changes(case: Case, terms: Terms, values: Values, library: Library) -> dict[str, object]:
-    """Return what fitted values change in the scenario of a case, as `--set` takes it."""
-    return {
-        path_of(case, terms[at]): SI(value) for at in moving(case, terms, library) if (value := values[at]) is not None
-    }
-
-
-class Unseen(Record):
-    """By the id of a case: what the terms change in it when they are fitted without its publication, and by how much
-    their uncertainty moves the log of each of its metrics, down and up. refitted: what else is stated anew."""
-
-    changes: Mapping[str, Mapping[str, object]]
-    widening: Widening
-    refitted: Refitted = NOTHING_REFITTED
-
-
 def refit(fitted_to: Iterable[Case], terms: Terms, library: Library) -> Refits:
     """Return the fit of the terms to all cases, and one without each publication that has a part in it."""
     figures = figures_of(fitted_to, terms, library)
@@ -222,17 +306,18 @@ def refit(fitted_to: Iterable[Case], terms: Terms, library: Library) -> Refits:
     return Refits(everything, without)
 
 
-def leave_out(cases: Sequence[Case], refits: Refits, terms: Terms, library: Library) -> Unseen:
-    """Return what becomes of cases when terms are fitted without the publication of each."""
-    changed, widening = {}, {}
-    for case in cases:
-        of = moving(case, terms, library)
-        if of:
-            fitted = refits.of(case.publication)
-            changed[case.id] = changes(case, terms, fitted.values, library)
-            widening[case.id] = moves(case, of, terms, fitted.values, fitted.ends, library)
-    fields = frozenset(term.path.removeprefix(FRAMEWORK) for term in terms)
-    return Unseen(changed, widening, Refitted(fields))
+def without_data(fitted: FittedTerms, terms: Terms, publication: str) -> FittedTerms:
+    """Return a fit without a publication in which terms that it alone determines are as without any run.
+
+    That is the value of its prior, else no effect, its lower bound.
+    """
+    values = [
+        (term.span[0] if term.known is None else term.known[0])
+        if value is None and publication in term.publications
+        else value
+        for term, value in zip(terms, fitted.values, strict=True)
+    ]
+    return replace(fitted, values=tuple(values))
 
 
 def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
@@ -243,12 +328,31 @@ def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
     library = Library(search_path)
     plan = read(library, "fit_plans", PLAN, FitPlanFile)
     if not plan.terms:
-        return Unseen({}, {})
+        return Unseen({})
     folder = library.find(PLAN, "fit_plans").parent
-    if plan.refits is None or not is_current(folder / plan.refits, plan.terms):
-        return leave_out(cases, refit(load_cases([], search_path)[0], plan.terms, library), plan.terms, library)
-    without = leave_out(cases, read_refits(folder / plan.refits, plan.terms), plan.terms, library)
-    if plan.run_refits is None or not (folder / plan.run_refits).is_file():
+    kept = None if plan.refits is None else read_refits(folder / plan.refits, plan.terms)
+    without = leave_out(cases, kept or refit(load_cases([], search_path)[0], plan.terms, library), plan.terms, library)
+    if kept is None or plan.run_refits is None or not (folder / plan.run_refits).is_file():
         return without
-    refitted = Refitted(without.refitted.fields | {COMPOSITION}, read_scatter(folder / plan.run_refits))
-    return replace(without, widening={}, refitted=refitted)  # the scatter holds what refitted terms miss as well
+    fields = without.refitted.fields | {COMPOSITION}
+    return replace(without, refitted=Refitted(fields, read_scatter(folder / plan.run_refits)))
+
+
+def write_refits(path: Path, terms: Terms, refits: Refits) -> None:
+    """Write fits as JSON next to the plan."""
+    document = {
+        "terms": named(terms), "everything": _written(refits.everything),
+        "without": {name: _written(each) for name, each in sorted(refits.without.items())},
+    }  # fmt: skip
+    write_whole(path, [(json.dumps(document, indent=1) + "\n").encode()])
+
+
+def _written(fitted: FittedTerms) -> dict[str, Any]:
+    return {
+        "values": [None if each is None else _rounded(each) for each in fitted.values],
+        "figures": fitted.figures, "before": _rounded(fitted.before), "after": _rounded(fitted.after),
+    }  # fmt: skip
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from costmodel.schema.case import Case, load_case_file
 from costmodel.schema.files import validate
 from costmodel.schema.fit_plan import TermFile
 from costmodel.schema.references import Library
-from costmodel.study.published.end_to_end import MOST, figures_of, fit_terms, leave_out, read_terms, refit
 from costmodel.study.published.predictions import predict
+from costmodel.study.published.refits import leave_out
 from costmodel.study.published.reproduce import load_cases, reproduce
+from costmodel.study.published.term_fits import MOST, figures_of, fit_terms, left_out, read_terms, refit
 
 LAUNCH = 5e-6
 PLAN = """
@@ -119,45 +119,11 @@ def test_what_is_known_beside_runs_holds_a_term_as_firmly_as_it_says(
     assert least < value <= most
 
 
-def test_fewer_publications_leave_a_term_less_certain(published: Path) -> None:
-    terms, library = _terms(published), Library([published])
-    figures = figures_of(_cases(published), terms, library)
-    two = [one for one in figures if one.case.publication != "c"]
-    (all_three,), (without,) = (fit_terms(some, terms, library).ends for some in (figures, two))
-    assert all_three is not None
-    assert without is not None
-    assert terms[0].span[0] <= without[0] < all_three[0] < LAUNCH < all_three[1] < without[1] <= terms[0].span[1]
-
-
-def test_an_interval_of_what_is_left_out_has_the_uncertainty_of_the_terms(published: Path) -> None:
-    terms, library = _terms(published), Library([published])
-    cases = _cases(published)
-    unseen = leave_out(cases, refit(cases, terms, library), terms, library)
-    down, up = unseen.widening["a0"]["step_time"]
-    assert down > 0
-    assert up > 0
-    plain, _ = reproduce(cases, [str(published)], unseen.changes)
-    wider, _ = reproduce(cases, [str(published)], unseen.changes, unseen.widening)
-    for before, after in zip(plain, wider, strict=True):
-        assert after.predicted == before.predicted
-        assert before.low is not None
-        assert before.high is not None
-        assert before.predicted is not None
-        assert after.low is not None
-        assert after.high is not None
-        assert after.low < before.low <= before.high < after.high
-    first, second = plain[0], wider[0]
-    assert math.log(second.predicted / second.low) == pytest.approx(  # type: ignore[operator]
-        math.hypot(math.log(first.predicted / first.low), down)  # type: ignore[operator]
-    )
-
-
 def test_without_a_declared_term_nothing_changes(published: Path) -> None:
     write(
         published, "hardware/fit_plans/end_to_end.yaml", "schema: costmodel/fit_plan@1\nname: end_to_end\nterms: []\n"
     )
-    cases = _cases(published)
-    assert leave_out(cases, cases, _terms(published), Library([published])).changes == {}
+    assert left_out(_cases(published), [str(published)]).changes == {}
 
 
 def test_a_term_of_one_publication_stays_as_it_is(published: Path) -> None:
