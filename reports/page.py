@@ -10,27 +10,25 @@ from pathlib import Path
 from costmodel.schema.whole_files import make_folder, write_whole
 
 
-def write_page(name: str, page: Callable[[], str], arguments: Sequence[str] | None = None) -> None:
+def write_page(name: str, page: Callable[[], str]) -> None:
     """Write the page of a report beside its module, or where `--output` says, and print it."""
-    chosen = _output(name, page, Path(f"reports/{name}.md"), arguments)
+    chosen = _output(name, page, Path(f"reports/{name}.md"))
     text = page()
     write_whole(chosen, [text.encode()])
     sys.stdout.write(text)
 
 
-def write_folder(
-    name: str, publish: Callable[[Path], Iterable[Path]], arguments: Sequence[str] | None = None
-) -> None:  # fmt: skip
+def write_folder(name: str, publish: Callable[[Path], Iterable[Path]]) -> None:
     """Write the page of a report and its files into its folder, or where `--output` says, and print their paths."""
-    folder = _output(name, publish, Path(f"reports/{name}"), arguments)
+    folder = _output(name, publish, Path(f"reports/{name}"))
     make_folder(folder)
     sys.stdout.writelines(f"{path}\n" for path in publish(folder))
 
 
-def _output(name: str, makes: Callable[..., object], default: Path, arguments: Sequence[str] | None) -> Path:
+def _output(name: str, makes: Callable[..., object], default: Path) -> Path:
     parser = argparse.ArgumentParser(prog=f"python -m reports.{name}", description=makes.__doc__)
     parser.add_argument("--output", type=Path, default=default, help="what to write")
-    output: Path = parser.parse_args(arguments).output
+    output: Path = parser.parse_args().output
     return output
 
 

@@ -21,13 +21,13 @@ from costmodel.fitting.run_plan import (
     rows_of,
 )
 from costmodel.fitting.writing import PUBLIC, write_calibration
-from costmodel.measurements.origins import origins
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table
 from costmodel.records import replace
 from costmodel.schema.fit_plan import ImplementationFile
 from reports.fits.measured import Measured, device_of, options
+from reports.fits.origins import origins
 
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

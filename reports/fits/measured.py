@@ -15,7 +15,6 @@ from costmodel.calibration.fit_files import read
 from costmodel.cost.calibration import Calibration
 from costmodel.fitting.run_plan import KIND, PLAN, rows_of, samples_of
 from costmodel.fitting.samples import RowMask, Samples
-from costmodel.measurements.origins import origins, repositories
 from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, join, read_tables
@@ -23,6 +22,7 @@ from costmodel.records import ValueRecord
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
+from reports.fits.origins import origins, repositories
 
 CITE = "measured kernel times of public repositories, as listed in sources.csv beside the tables"
 
@@ -165,12 +165,3 @@ def calibration(
     head = f"families:{' ' * 40}# {comment}" if comment else "families:"
     lines = ["schema: costmodel/calibration@1", f"name: {name}", "device: null", f"basis: {basis}", head, *families]
     return "\n".join([*lines, *origin.lines("families")]) + "\n"
-
-
-def spread_lines(name: str, reach: float, rows: int, digits: int = 4) -> list[str]:
-    """Return a family whose spread goes from exp(-reach) to exp(reach). reach: half of an 80 % interval [log]."""
-    low, high = (float(f"{np.exp(side * reach):.{digits}g}") for side in (-1.0, 1.0))
-    return [
-        f"  {name}:", f"    spread: [{{time: 1 s, low: {low:g}, median: 1, high: {high:g}, rows: {rows}}}]",
-        f"    rows: {rows}",
-    ]  # fmt: skip

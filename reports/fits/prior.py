@@ -16,7 +16,6 @@ from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.cost.attention import l2_miss_bytes
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.expected_roofline import bare_times
-from costmodel.fitting.pooled_effects import GroupEffect, GroupRows, group_effect, pooled_effect
 from costmodel.fitting.samples import Samples
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import Table
@@ -27,6 +26,7 @@ from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from reports.fits.effects import OWN_KIND, leave_out, some_rows
 from reports.fits.measured import Measured, Origin, calibration, device_of, options
+from reports.fits.pooled_effects import GroupEffect, GroupRows, group_effect, pooled_effect
 
 FAMILIES = (
     "gemm", "bmm", "grouped_gemm", "grouped_gemm_weight_only", "attention_prefill", "attention_decode", "mla_prefill",

@@ -17,9 +17,9 @@ from costmodel.calibration.fit_files import BACKWARD, EFFECTS, PRIOR, ROOFLINE, 
 from costmodel.calibration.kernel_anchors import SHARED
 from costmodel.errors import InputError
 from costmodel.fitting.run_plan import PLAN
-from costmodel.measurements.origins import origins
 from costmodel.schema.whole_files import write_whole
 from reports.fits.measured import Measured, options
+from reports.fits.origins import origins
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.tables import NUMBERS, Table, Texts
 from costmodel.quantities import Array, Indices
 from costmodel.schema.fit_plan import FitPlanFile
-from reports.fits.measured import Measured, Origin, calibration, options, publish, spread_lines
+from reports.fits.measured import Measured, Origin, calibration, options, publish
 
 SAME, OTHER = "same", "other"  # whether both sources run kernels of one library
 POINT = 0.8  # of the absolute logarithms of the ratios, each pair of sources with the same weight
@@ -100,22 +100,22 @@ def pooled(found: Mapping[str, Mapping[Pair, Array]]) -> Iterator[tuple[str, flo
 
 def render(found: Mapping[str, Mapping[Pair, Array]]) -> str:
     """Return the text of the calibration file; the same rows give the same bytes."""
+    lines: list[str] = []
+    for key, reach, rows, pairs in pooled(found):
+        low, high = (float(f"{np.exp(side * reach):.3g}") for side in (-1.0, 1.0))
+        weight = ", each with the same weight" if pairs > 1 else ""
+        lines += [
+            f"  {key}:", f"    spread: [{{time: 1 s, low: {low:g}, median: 1, high: {high:g}, rows: {rows}}}]",
+            f"    rows: {rows}",
+            f'    note: "{"One pair" if pairs == 1 else f"{pairs} pairs"} of sources{weight}."',
+        ]  # fmt: skip
     note = (
         "80 % points of the absolute logarithm of the ratio; `same`: kernels of one library, `other`: of two.",
         f"Made by `{_COMMAND}`.",
     )  # fmt: skip
-    return render_file("sources", pooled(found), note)
-
-
-def render_file(name: str, points: Iterable[tuple[str, float, int, int]], note: Sequence[str]) -> str:
-    """Return a calibration file of how far times of pairs differ. points: as `pooled` yields them; note: its lines."""
-    lines: list[str] = []
-    for key, reach, rows, pairs in points:
-        weight = ", each with the same weight" if pairs > 1 else ""
-        of = f'    note: "{"One pair" if pairs == 1 else f"{pairs} pairs"} of sources{weight}."'
-        lines += [*spread_lines(key, reach, rows, digits=3), of]
-    comment = "one source's times over another's, same shapes and device" if name == "sources" else ""
-    return calibration(name, lines, Origin(note), comment=comment)
+    return calibration(
+        "sources", lines, Origin(note), comment="one source's times over another's, same shapes and device"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

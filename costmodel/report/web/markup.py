@@ -54,9 +54,9 @@ def items(lines: Iterable[str]) -> str:
     return f"<ul>{listed}</ul>" if listed else ""
 
 
-def download(name: str, data: bytes, kind: str = "text/csv") -> str:
-    """Return a link that saves data embedded in the page."""
-    return f'<a download="{text(name)}" href="data:{kind};base64,{base64.b64encode(data).decode()}">{text(name)}</a>'
+def download(name: str, data: bytes) -> str:
+    """Return a link that saves a CSV table embedded in the page."""
+    return f'<a download="{text(name)}" href="data:text/csv;base64,{base64.b64encode(data).decode()}">{text(name)}</a>'
 
 
 def embedded(document: Any) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.optimize import least_squares
 
 from costmodel.cost.expected_roofline import OVERLAP_P, share_on_die
 from costmodel.cost.terms import p_norm
@@ -67,8 +68,6 @@ class GroupEffect(Record):
 
 def group_effect(rows: GroupRows) -> GroupEffect:
     """Return the parameters of a group by its rows alone."""
-    from scipy.optimize import least_squares
-
     weight = 1.0 / (SCATTER * np.sqrt(max(len(rows.seconds) / 30.0, 1.0)))  # rows of a group are no independent draws
 
     def misfit(theta: Array) -> Array:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodel.fitting.pooled_effects import GroupRows, group_effect, pooled_effect
 from costmodel.records import replace
+from reports.fits.pooled_effects import GroupRows, group_effect, pooled_effect
 
 RNG = np.random.default_rng(0)
 
