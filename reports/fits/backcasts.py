@@ -96,18 +96,25 @@ class Backcasts(Measured):
                 yield key, part, rows, chooser.choose(part.family, variant_of(part), Kernel(*said))
 
 
+def together_of(key: str, cases: Sequence[Found]) -> Found:
+    """Return the errors of several devices as one."""
+    sides = zip(*((one.logs, one.low, one.high) for one in cases), strict=True)
+    return Found(key, "all", *(np.concatenate(side) for side in sides))
+
+
 def lines_of(title: str, cases: Sequence[Found]) -> list[str]:
     """Return a table of the page: rows by `family/variant`, all devices together, then by device."""
     lines = [
         "", f"## {title}", "", "| kernels | device | rows | median of abs(log) | inside 80 % | half as wide as |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
+    rows = [together_of("all kernels", cases)]
     for key in dict.fromkeys(one.key for one in sorted(cases, key=lambda one: one.key)):
         own = [one for one in cases if one.key == key]
-        sides = (np.concatenate(side) for side in zip(*((one.logs, one.low, one.high) for one in own), strict=True))
-        for one in [*own, *([Found(key, "all", *sides)] if len(own) > 1 else [])]:
-            shown = f"{100 * one.median:.0f} % | {100 * one.inside:.0f} % | {one.factor:.2f}"
-            lines.append(f"| {one.key} | {one.device} | {len(one.logs)} | {shown} |")
+        rows += [*own, *([together_of(key, own)] if len(own) > 1 else [])]
+    for one in rows:
+        shown = f"{100 * one.median:.0f} % | {100 * one.inside:.0f} % | {one.factor:.2f}"
+        lines.append(f"| {one.key} | {one.device} | {len(one.logs)} | {shown} |")
     return lines
 
 
