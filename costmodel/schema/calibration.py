@@ -1,8 +1,8 @@
 """The calibration file: what measurements say about the kernels of one implementation on one device."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from costmodel.declared import Measure, NumberOrZero, Ratio, Share, Time, Wrong
 from costmodel.quantities import Quantity
@@ -40,12 +40,10 @@ class SpreadFile(Strict):
     high: Ratio = Field(description="90 % of the rows lie below")
     rows: NumberOrZero = Field(description="measured rows behind the points")
 
-    @model_validator(mode="after")
-    def _points_are_in_order(self) -> Self:
+    def _check_order(self) -> None:
         points = (self.low, self.median, self.high)
         if all(isinstance(point, float) for point in points) and not self.low <= self.median <= self.high:
             raise Wrong(f"{self.low:g}, {self.median:g}, {self.high:g} are not in order", "write low <= median <= high")
-        return self
 
 
 UNTUNED = "families that ran in the configuration which their library falls back to where nothing tuned it"
@@ -83,11 +81,9 @@ class NearnessFile(Strict):
     far: RatioOrZero = Field(description="distance from which on it is the spread as stated, in lengths")
     share: Ratio = Field(description="width of the spread at `near`, over that at `far`")
 
-    @model_validator(mode="after")
-    def _near_is_nearer(self) -> Self:
+    def _check_distances(self) -> None:
         if isinstance(self.near, float) and isinstance(self.far, float) and not self.near < self.far:
             raise Wrong(f"near {self.near:g} is not below far {self.far:g}", "write near < far")
-        return self
 
 
 class FamilyFitFile(Strict):

@@ -1,9 +1,9 @@
 """The node, cluster and topology files."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from costmodel.declared import (
     DType,
@@ -88,14 +88,13 @@ class NetworkFile(Declared, of=Network):
     )
     latency: FabricLatencyFile = Field(default_factory=FabricLatencyFile, description="latencies")
 
-    @model_validator(mode="after")
-    def _check_grid(self) -> Self:
+    def _check_grid(self) -> None:
         if self.topology != "ocs" and self.reconfiguration is not None:
             raise Wrong(f"a {self.topology} has no circuits", "take reconfiguration out, or write topology: ocs")
         if self.topology not in GRIDS:
             if self.shape:
                 raise Wrong(f"a {self.topology} has no shape", f"take shape out, or write {' or '.join(GRIDS)}")
-            return self
+            return
         if not 1 <= len(self.shape) <= 3:
             raise Wrong(f"a {self.topology} needs one to three sides", "write shape: [8, 8]")
         if np.any(np.not_equal(self.planes, 1.0)):
@@ -103,7 +102,6 @@ class NetworkFile(Declared, of=Network):
         if np.any(np.less_equal(self.radix, 2 * len(self.shape))):
             least = 2 * len(self.shape) + 1
             raise Wrong("no port of a router is left for an endpoint", f"write radix: {least} or more")
-        return self
 
 
 class ClusterFile(Strict):

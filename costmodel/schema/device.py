@@ -101,15 +101,13 @@ class PowerFile(Declared, of=Power):
     )
     link: Energy | None = Field(default=None, description="per byte sent to other devices; null: not counted")
 
-    @model_validator(mode="after")
-    def _check_idle(self) -> Self:
+    def _check_idle(self) -> None:
         for name in ("tdp", "limit"):
             limit = getattr(self, name)
             if limit is not None and self.idle is not None and not np.all(np.less_equal(self.idle, limit)):
                 raise Wrong(
                     f"idle must not exceed {name}", f"write the power limit as {name} and the idle power as idle"
                 )
-        return self
 
 
 class PriceFile(Declared, of=Price):
@@ -189,19 +187,15 @@ class DeviceFile(Strict):
     plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")
 
-    @model_validator(mode="after")
-    def _check_device_memory(self) -> Self:
+    def _check_device_memory(self) -> None:
         if self.memory[-1].bandwidth is None:
             name = self.memory[-1].name
             hint, at = f"write `memory.{name}.bandwidth`", ("memory", len(self.memory) - 1, "bandwidth")
             raise Wrong(f"{name}, the device memory, lacks a bandwidth", hint, at)
-        return self
 
-    @model_validator(mode="after")
-    def _check_vector_unit(self) -> Self:
+    def _check_vector_unit(self) -> None:
         if "fp32" not in self.math:
             raise Wrong("math lacks fp32, the rate of the CUDA cores", "add `fp32: {peak: …}`")
-        return self
 
 
 def forecast_notes(device: DeviceFile) -> Iterator[str]:

@@ -4,9 +4,9 @@ which terms of frameworks are fitted to published figures of whole runs.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.parameter import Parameter, declarations
@@ -38,8 +38,7 @@ class RecipeFile(Strict):
     fewest: Integer | None = Field(default=None, description="rows below which nothing is fitted; null: 20")
     held_out: list[str] = Field(min_length=1, description="columns whose values cross-validation holds out together")
 
-    @model_validator(mode="after")
-    def _form_has_what_is_named(self) -> Self:
+    def _check_form(self) -> None:
         if self.form not in FORMS:
             today = FORM_KINDS.get(self.form)
             message = f"`{self.form}` is now `{today}`" if today else f"unknown form {self.form!r}"
@@ -54,7 +53,6 @@ class RecipeFile(Strict):
         for term in self.terms:
             if term not in terms:
                 raise Wrong(f"`{self.form}` has no term `{term}`", f"available: {', '.join(sorted(terms)) or 'none'}")
-        return self
 
 
 class ImplementationFile(Strict):
@@ -129,8 +127,7 @@ class TermFile(Strict):
         low, high = (self._in_si(bound) for bound in self.bounds)
         return low, high
 
-    @model_validator(mode="after")
-    def _is_a_number_of_frameworks(self) -> Self:
+    def _check_number(self) -> None:
         stated = self.path.startswith(FRAMEWORK)
         if not stated or number_at(FrameworkFile, self.path.removeprefix(FRAMEWORK).split(".")) is None:
             raise Wrong(f"{self.path!r} is no number of a framework", "write one like `framework.launch`")
@@ -142,7 +139,6 @@ class TermFile(Strict):
         if self.known is not None and not (0.0 < low <= self.known[0] <= high and self.known[1] > 1.0):
             hint = "write a value between bounds above zero, and a factor above 1"
             raise Wrong("the prior is outside the bounds or has no spread", hint)
-        return self
 
 
 class FitPlanFile(Strict):
@@ -167,12 +163,10 @@ class FitPlanFile(Strict):
     )
     sources: list[Source] = Field(default=[], description="where choices come from")
 
-    @model_validator(mode="after")
-    def _terms_are_told_apart(self) -> Self:
+    def _check_terms(self) -> None:
         message: set[tuple[str, str]] = set()
         for term in self.terms:
             pairs = {(term.path, framework) for framework in term.frameworks}
             if message & pairs:
                 raise Wrong(f"{term.path} of {min(message & pairs)[1]} is fitted twice", "write one term of it")
             message |= pairs
-        return self

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import operator
 import typing
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model
 
 from costmodel import quantities
 from costmodel.cost.form_registry import FORMS
@@ -27,8 +27,7 @@ class _FormFile(Strict):
 
     form: ClassVar[type]
 
-    @model_validator(mode="after")
-    def _mechanisms_are_whole(self) -> Self:
+    def _check_mechanisms(self) -> None:
         """Raise what is wrong where some keys of a mechanism are stated, but not all that it needs."""
         needed: dict[str, dict[str, bool]] = {}
         for each in declarations(self.form).values():
@@ -39,7 +38,6 @@ class _FormFile(Strict):
             if missing and len(missing) < len(stated):
                 names = ", ".join(stated)
                 raise Wrong(f"{names} are stated together: {', '.join(missing)} is missing", "state all, or none")
-        return self
 
 
 def _model(kind: str, form: type) -> type[Strict]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from costmodel.declared import PositiveNumber, Verbatim, Wrong
 from costmodel.errors import InputError
@@ -37,11 +37,9 @@ class SwitchFile(Strict):
     across_nodes: bool = Field(default=False, description="only where the scenario spans nodes")
     limit: str | None = Field(default=None, description="what the number does not include, what is assumed")
 
-    @model_validator(mode="after")
-    def _changes_something(self) -> Self:
+    def _check_changes(self) -> None:
         if not self.set and not self.times and not self.against_times:
             raise Wrong("a switch changes nothing", "write `set`, `times` or `against_times`")
-        return self
 
 
 class LeverFile(Strict):
@@ -54,11 +52,9 @@ class LeverFile(Strict):
     path: str | None = Field(default=None, description="paths, files or commands that state it")
     why: str | None = Field(default=None, description="why nothing states it, or why no switch does")
 
-    @model_validator(mode="after")
-    def _is_answered(self) -> Self:
+    def _check_answer(self) -> None:
         if not self.switches and self.path is None and self.why is None:
             raise Wrong("a lever needs a switch, a path or a reason", "write `switches`, `path` or `why`")
-        return self
 
 
 class LeversFile(Strict):
@@ -68,13 +64,11 @@ class LeversFile(Strict):
     cite: str = Field(description="where it was published")
     levers: list[LeverFile] = Field(min_length=1, description="in the order of its sections")
 
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
+    def _check_names(self) -> None:
         names = [switch.name for lever in self.levers for switch in lever.switches]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise Wrong(f"two switches are named {twice[0]}", "rename one")
-        return self
 
     @classmethod
     def of_changes(cls, title: str, cite: str, levers: list[LeverFile]) -> Self:

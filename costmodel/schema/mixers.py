@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Self, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from costmodel.declared import Number, Wrong, exceeds
 from costmodel.quantities import Quantity
@@ -18,35 +18,29 @@ from costmodel.workload import mixers as workload_mixers
 class KernelTraitsFile(Declared, of=workload_mixers.KernelTraits):
     """How a system's own code computes attention."""
 
-    @model_validator(mode="after")
-    def _check_permuted(self) -> Self:
+    def _check_permuted(self) -> None:
         if self.permuted and self.materialised:
             raise Wrong("permuted has no effect if scores are materialised", "remove `permuted`, or `materialised`")
-        return self
 
 
 class HeadRouteFile(Declared, of=workload_mixers.HeadRoute):
     """Routed heads: active for some tokens only."""
 
-    @model_validator(mode="after")
-    def _check_choices(self) -> Self:
+    def _check_choices(self) -> None:
         if (self.top_k is None) == (self.tokens is None):
             raise Wrong("needs either `top_k` or `tokens`", "write one of the two")
         if self.top_k is not None and exceeds(self.top_k, self.routed):
             raise Wrong("top_k must not exceed routed", "write at most the routed heads")
-        return self
 
 
 class KvSourceFile(Declared, of=workload_mixers.KvSource):
     """Where keys and values come from, if not from each of the layer's own tokens."""
 
-    @model_validator(mode="after")
-    def _check_source(self) -> Self:
+    def _check_source(self) -> None:
         if self.tokens is None and self.width is not None:
             raise Wrong("`width` is that of another sequence", "write its `tokens`, or remove `width`")
         if self.tokens is not None and np.any(np.asarray(self.share) != 1.0):
             raise Wrong("`share` is of the layer's own tokens", "remove it, or `tokens`")
-        return self
 
 
 def _one_full_group() -> list[HeadGroupFile]:
@@ -80,53 +74,40 @@ class AttentionFile(Declared, of=workload_mixers.Attention, mixer="attention"):
         description="groups of heads with their patterns; together all heads",
     )
 
-    @model_validator(mode="after")
-    def _check_shares(self) -> Self:
+    def _check_shares(self) -> None:
         _check_groups(self.head_groups, self.q_heads, "q_heads")
-        return self
 
-    @model_validator(mode="after")
-    def _check_route(self) -> Self:
+    def _check_route(self) -> None:
         if self.route is not None and np.any(self.route.shared + self.route.routed != self.q_heads):
             raise Wrong("shared and routed heads of `route` do not sum to q_heads", "correct one of them")
-        return self
 
-    @model_validator(mode="after")
-    def _check_positions(self) -> Self:
+    def _check_positions(self) -> None:
         if self.rotary and self.alibi:
             raise Wrong("rotary and alibi exclude each other", "write `rotary: false` with `alibi: true`")
         if self.rotary_dim is not None and not self.rotary:
             raise Wrong("rotary_dim has no effect without rotary", "remove it, or write `rotary: true`")
         if self.rotary_dim is not None and self.head_dim is not None and exceeds(self.rotary_dim, self.head_dim):
             raise Wrong("rotary_dim must not exceed head_dim", "write at most head_dim")
-        return self
 
-    @model_validator(mode="after")
-    def _check_shared(self) -> Self:
+    def _check_shared(self) -> None:
         if self.shared_values and self.v_head_dim is not None and np.any(self.v_head_dim != self.head_dim):
             raise Wrong("shared_values needs values as wide as keys", "remove v_head_dim, or shared_values")
         if self.indexer is not None and any(group.pattern.kind != "full" for group in self.head_groups):
             raise Wrong("an indexer and a pattern of head_groups both select keys", "remove one of them")
-        return self
 
-    @model_validator(mode="after")
-    def _check_source(self) -> Self:
+    def _check_source(self) -> None:
         if self.kv_source is None:
-            return self
+            return
         if self.causal:
             raise Wrong("keys of `kv_source` have no causal order with the queries", "write `causal: false`")
         if self.shared_values or self.borrowed_kv or self.indexer is not None or self.partial is not None:
             raise Wrong("kv_source excludes shared_values, borrowed_kv, indexer and partial", "remove one of them")
-        return self
 
-    @model_validator(mode="after")
-    def _check_scores(self) -> Self:
+    def _check_scores(self) -> None:
         if self.score != "dot" and not self.kernel.materialised:
             raise Wrong(f"no fused kernel has score: {self.score}", "write `kernel: {materialised: true}`")
-        return self
 
-    @model_validator(mode="after")
-    def _check_kv_heads(self) -> Self:
+    def _check_kv_heads(self) -> None:
         if self.kv_heads is not None and exceeds(self.kv_heads, self.q_heads):
             raise Wrong("kv_heads must not exceed q_heads", "write at most q_heads: query heads share key-value heads")
         if self.kv_heads is not None and np.all(np.mod(self.q_heads, self.kv_heads)):
@@ -134,7 +115,6 @@ class AttentionFile(Declared, of=workload_mixers.Attention, mixer="attention"):
                 f"{self.q_heads:g} query heads do not group over {self.kv_heads:g} key-value heads",
                 "write a divisor of q_heads as kv_heads",
             )
-        return self
 
 
 # Patterns that follow from positions alone.
@@ -148,32 +128,26 @@ class MlaFile(Declared, of=workload_mixers.Mla, mixer="mla"):
         "computation are the indexer's",
     )
 
-    @model_validator(mode="after")
-    def _check_patterns(self) -> Self:
+    def _check_patterns(self) -> None:
         _check_groups(self.head_groups, self.heads, "heads")
         if self.indexer is not None and any(group.pattern.kind != "full" for group in self.head_groups):
             raise Wrong("an indexer and a pattern of head_groups both select keys", "remove one of them")
-        return self
 
 
 class CompressedFile(Declared, of=workload_mixers.CompressedAttention, mixer="compressed"):
     """Attention on a window of near keys and pooled far ones, with one key, also its value, for all heads."""
 
-    @model_validator(mode="after")
-    def _check_entries(self) -> Self:
+    def _check_entries(self) -> None:
         if self.ratio is None and (self.overlap or self.indexer is not None):
             raise Wrong("overlap and indexer need `ratio`", "add it, or remove them")
-        return self
 
 
 class MemoriesFile(Declared, of=workload_mixers.Memories):
     """Several states of a head, of which a token visits some (mixture of memories)."""
 
-    @model_validator(mode="after")
-    def _check_choices(self) -> Self:
+    def _check_choices(self) -> None:
         if exceeds(self.top_k, self.number):
             raise Wrong("top_k must not exceed number", "write at most the number of states")
-        return self
 
 
 class RecurrenceFile(Declared, of=workload_mixers.Recurrence, mixer="linear"):

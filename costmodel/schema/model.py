@@ -1,10 +1,10 @@
 """The model file: a list of layers, each a mixer and a feed-forward network (FFN)."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
 from costmodel.declared import (
     Integer,
@@ -43,11 +43,9 @@ class DenseFile(Declared, of=DenseFfn):
     type: Literal["glu", "mlp"] = Field(description="this FFN")
     intermediate: Number | None = Field(default=None, description="inner width; null: 4 * hidden, for mlp only")
 
-    @model_validator(mode="after")
-    def _check_gated_width(self) -> Self:
+    def _check_gated_width(self) -> None:
         if self.intermediate is None and self.type == "glu":
             raise Wrong("`intermediate` is missing", "add it: only an mlp has a default, 4 * hidden")
-        return self
 
 
 class MoeFile(Declared, of=MoeFfn):
@@ -55,14 +53,11 @@ class MoeFile(Declared, of=MoeFfn):
 
     type: Literal["moe"] = Field(description="this FFN")
 
-    @model_validator(mode="after")
-    def _check_groups(self) -> Self:
+    def _check_groups(self) -> None:
         if (self.groups is None) != (self.group_top_k is None):
             raise Wrong("groups and group_top_k must be set together", "write both or neither")
-        return self
 
-    @model_validator(mode="after")
-    def _check_choices(self) -> Self:
+    def _check_choices(self) -> None:
         if exceeds(self.top_k, self.experts):
             raise Wrong("top_k must not exceed experts", "write at most the number of experts")
         if self.groups is not None and self.group_top_k is not None and exceeds(self.group_top_k, self.groups):
@@ -82,7 +77,6 @@ class MoeFile(Declared, of=MoeFfn):
             raise Wrong("top_k exceeds the number of active experts", "lower `masked`")
         if self.shared_gate and isinstance(self.shared, float) and self.shared == 0:
             raise Wrong("shared_gate has no effect without shared experts", "remove it, or write `shared`")
-        return self
 
 
 class LayerFile(Declared, of=Layer):
@@ -92,10 +86,9 @@ class LayerFile(Declared, of=Layer):
     mixer: Annotated[AnyMixer, Field(discriminator="type")] = Field(description="attention, recurrence or vision mixer")
     ffn: Annotated[DenseFile | MoeFile | NoFfnFile, Field(discriminator="type")] = Field(description="the FFN")
 
-    @model_validator(mode="after")
-    def _check_streams(self) -> Self:
+    def _check_streams(self) -> None:
         if self.text not in ("own", "read"):
-            return self
+            return
         if not isinstance(self.mixer, AttentionFile) or self.block == "parallel" or self.plain or self.norm == "none":
             raise Wrong(f"text: {self.text} needs attention in a sequential block with norms", "write `text: joined`")
         mixer = self.mixer
@@ -105,10 +98,8 @@ class LayerFile(Declared, of=Layer):
         for key, value in special.items():
             if value is not None:
                 raise Wrong(f"streams of their own meet in plain attention, without `{key}`", f"remove `{key}`")
-        return self
 
-    @model_validator(mode="after")
-    def _check_block(self) -> Self:
+    def _check_block(self) -> None:
         if isinstance(self.mixer, ResidualBlockFile) and (self.norm != "none" or self.plain):
             raise Wrong("a residual block has norms and a sum of its own", "write `norm: none`, and no `plain`")
         if self.norm == "none" and (self.block == "parallel" or self.norm_position != "before"):
@@ -127,7 +118,6 @@ class LayerFile(Declared, of=Layer):
             raise Wrong("a parallel block needs an FFN", "remove `block`, or write an FFN")
         if self.block == "parallel" and self.norm_position != "before":
             raise Wrong("a parallel block needs norm_position: before", "remove norm_position, or `block`")
-        return self
 
 
 class LayerGroupFile(Strict):
@@ -209,8 +199,7 @@ class ModelFile(Declared, of=Architecture):
             else:
                 yield entry.repeat, entry
 
-    @model_validator(mode="after")
-    def _check_head_dim(self) -> Self:
+    def _check_head_dim(self) -> None:
         for _, layer in self.kinds():
             mixer = layer.mixer
             width = self.hidden if layer.width is None else layer.width
@@ -219,10 +208,8 @@ class ModelFile(Declared, of=Architecture):
                     f"hidden = {width:g} is not a multiple of q_heads = {mixer.q_heads:g}",
                     "write `head_dim`, or correct one of them",
                 )
-        return self
 
-    @model_validator(mode="after")
-    def _check_norms(self) -> Self:
+    def _check_norms(self) -> None:
         bare = any(layer.norm == "none" and not layer.plain for _, layer in self.kinds())
         if bare and (np.any(np.asarray(self.streams) != 1.0) or self.residual_block is not None):
             raise Wrong(
@@ -230,36 +217,27 @@ class ModelFile(Declared, of=Architecture):
             )
         if bare and self.mtp is not None:
             raise Wrong("modules of multi-token prediction need norms", "remove `mtp`, or write a norm")
-        return self
 
-    @model_validator(mode="after")
-    def _check_streams(self) -> Self:
+    def _check_streams(self) -> None:
         several = np.any(np.asarray(self.streams) != 1.0)
         if several and any(layer.block == "parallel" or layer.norm_position != "before" for _, layer in self.kinds()):
             raise Wrong("streams need sequential blocks with norms before", "remove `block` and `norm_position`")
         if several and self.residual_block is not None:
             raise Wrong("streams and residual_block both replace the residual sum", "remove one of them")
-        return self
 
-    @model_validator(mode="after")
-    def _check_features(self) -> Self:
+    def _check_features(self) -> None:
         if self.features and (self.tied_embeddings or self.positions is not None or self.embedding_norm is not None):
             hint = "remove tied_embeddings, positions and embedding_norm, or `features`"
             raise Wrong("a model with `features` has no embedding", hint)
-        return self
 
-    @model_validator(mode="after")
-    def _check_denoiser(self) -> Self:
+    def _check_denoiser(self) -> None:
         if self.denoiser is not None and not self.features:
             raise Wrong("a network that denoises sees latents, not tokens of a vocabulary", "write `features: true`")
         of_text = any(layer.text != "none" or layer.modulation != "none" for _, layer in self.kinds())
         if self.denoiser is None and of_text:
             raise Wrong("`text` and `modulation` of layers are a denoising network's", "add `denoiser`, or remove them")
-        return self
 
-    @model_validator(mode="after")
-    def _check_depth(self) -> Self:
+    def _check_depth(self) -> None:
         depth = sum(count for count, _ in self.kinds())
         if depth > MAX_LAYERS:
             raise Wrong(f"{depth:,} layers exceed the limit of {MAX_LAYERS:,}", "check `repeat`")
-        return self

@@ -1,8 +1,8 @@
 """The attention patterns of a model file: which keys a query attends to."""
 
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from costmodel.declared import Integer, Number, NumberOrZero, Share, Wrong, exceeds
 from costmodel.quantities import Quantity
@@ -18,12 +18,10 @@ class PatternFile(Strict):
     kind: Literal["full", "window"] = Field(description="all keys, or the last `window` keys")
     window: Number | None = Field(default=None, description="keys per query, for kind window")
 
-    @model_validator(mode="after")
-    def _check_window(self) -> Self:
+    def _check_window(self) -> None:
         if (self.kind == "window") != (self.window is not None):
             message = "`window` is required for kind: window and not allowed otherwise"
             raise Wrong(message, "write {kind: window, window: 4096}")
-        return self
 
 
 class SinkRecentFile(Declared, of=workload_patterns.SinkRecent, pattern="sink_recent"):
@@ -35,11 +33,9 @@ class SinkRecentFile(Declared, of=workload_patterns.SinkRecent, pattern="sink_re
 class ChunkedFile(Declared, of=workload_patterns.Chunked, pattern="chunked"):
     """The earlier keys of a query's own chunk."""
 
-    @model_validator(mode="after")
-    def _check_prefix(self) -> Self:
+    def _check_prefix(self) -> None:
         if exceeds(self.prefix + 1.0, self.chunk):
             raise Wrong("prefix must be smaller than chunk", "lower it, or raise `chunk`: it counts the prefix too")
-        return self
 
 
 class ElasticWindowFile(Declared, of=workload_patterns.ElasticWindow, pattern="elastic_window"):
@@ -56,13 +52,11 @@ class AxisFile(Declared, of=Axis):
     dilation: Integer = Field(default=1, description="distance between attended positions")
     stride: Integer = Field(default=1, description="consecutive queries with the same window")
 
-    @model_validator(mode="after")
-    def _check_window(self) -> Self:
+    def _check_window(self) -> None:
         if self.window * self.dilation > self.size:
             raise Wrong("window * dilation exceeds the axis", "write at most `size`")
         if (self.query_tile is None) != (self.key_tile is None):
             raise Wrong("query_tile and key_tile must be set together", "write both or neither")
-        return self
 
 
 class NeighbourhoodFile(Strict):
@@ -79,11 +73,9 @@ class ChunkTopKFile(Declared, of=workload_patterns.ChunkTopK, pattern="chunk_top
 class KvBudgetFile(Declared, of=workload_patterns.KvBudget, pattern="kv_budget"):
     """KV-cache eviction: full attention over the prompt, of which a share of the keys is kept."""
 
-    @model_validator(mode="after")
-    def _check_budget(self) -> Self:
+    def _check_budget(self) -> None:
         if exceeds(self.full_share, self.budget):
             raise Wrong("full_share must not exceed budget", "lower full_share, or raise budget")
-        return self
 
 
 class PredictedSparseFile(Declared, of=workload_patterns.PredictedSparse, pattern="predicted_sparse"):
@@ -95,11 +87,9 @@ class SpansFile(Declared, of=workload_patterns.Spans, pattern="spans"):
 
     scheme: Literal["fixed", "axial", "logsparse"] = Field(description="how tokens are grouped")
 
-    @model_validator(mode="after")
-    def _check_span(self) -> Self:
+    def _check_span(self) -> None:
         if self.span is not None and self.scheme != "fixed":
             raise Wrong("`span` needs scheme: fixed", "remove it, or write `scheme: fixed`")
-        return self
 
 
 class QuerySetFile(Strict):
@@ -145,11 +135,9 @@ class HeadsFile(Strict):
     share: Share | None = Field(default=None, description="share of the heads, 0 to 1; null: see `heads`")
     heads: Number | None = Field(default=None, description="query heads; null: see `share`")
 
-    @model_validator(mode="after")
-    def _check_size(self) -> Self:
+    def _check_size(self) -> None:
         if (self.share is None) == (self.heads is None):
             raise Wrong("needs either `share` or `heads`", "write one of the two")
-        return self
 
     def share_of(self, heads: Quantity) -> Quantity:
         """Return the share of all `heads` query heads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -53,8 +53,7 @@ class LengthsFile(Declared, of=Lengths):
     def _from_number(cls, given: Any) -> Any:
         return given if isinstance(given, dict) else {"mean": given}
 
-    @model_validator(mode="after")
-    def _check_kind(self) -> Self:
+    def _check_kind(self) -> None:
         kind = self.distribution
         if kind == "values":
             if not self.values or (self.weights and len(self.weights) != len(self.values)):
@@ -70,7 +69,6 @@ class LengthsFile(Declared, of=Lengths):
             raise Wrong("needs `mean`", f"write {{distribution: {kind}, mean: 512}}")
         if kind in ("normal", "lognormal") and self.deviation is None:
             raise Wrong("needs `deviation`", f"write {{distribution: {kind}, mean: 512, deviation: 256}}")
-        return self
 
 
 class GapsFile(Declared, of=Gaps):
@@ -81,11 +79,9 @@ class GapsFile(Declared, of=Gaps):
     def _from_time(cls, given: Any) -> Any:
         return given if isinstance(given, dict) else {"mean": given}
 
-    @model_validator(mode="after")
-    def _check_kind(self) -> Self:
+    def _check_kind(self) -> None:
         if (self.distribution == "lognormal") != bool(np.all(self.deviation > 0)):
             raise Wrong("`lognormal` needs a `deviation`, and nothing else has one", "write deviation: 3 s")
-        return self
 
 
 class PrioritiesFile(Declared, of=Priorities):
@@ -99,18 +95,15 @@ class PrioritiesFile(Declared, of=Priorities):
         """Return the priorities."""
         return Priorities(values=tuple(self.values), weights=tuple(map(float, self.weights)))
 
-    @model_validator(mode="after")
-    def _check_weights(self) -> Self:
+    def _check_weights(self) -> None:
         if self.weights and (len(self.weights) != len(self.values) or not sum(map(float, self.weights))):
             raise Wrong("needs a weight for each value, one of them above zero", "write weights: [0.1, 0.9]")
-        return self
 
 
 class RequestsFile(Declared, of=RequestStream):
     """The requests: a trace, or drawn at random."""
 
-    @model_validator(mode="after")
-    def _check_source(self) -> Self:
+    def _check_source(self) -> None:
         drawn = ("rate", "cv", "input", "output", "pairs", "tokenizer", "prefix", "sessions", "priority")
         stray = [key for key in drawn if key in self.model_fields_set]
         if self.trace is not None and stray:
@@ -125,14 +118,12 @@ class RequestsFile(Declared, of=RequestStream):
             raise Wrong(f"`{self.arrivals}` has no `sessions.rate`", "remove `rate` or `arrivals`")
         if self.tokenizer is not None and self.pairs is None:
             raise Wrong("`tokenizer` counts the texts of `pairs`", "add `pairs: FILE`, or remove `tokenizer`")
-        return self
 
 
 class ReplicasFile(Declared, of=Replicas):
     """Equal engines behind a router."""
 
-    @model_validator(mode="after")
-    def _check_engines(self) -> Self:
+    def _check_engines(self) -> None:
         if np.any(self.prefill >= self.count) and np.any(self.prefill > 0):
             raise Wrong("leaves no engine that decodes", "write a `count` above `prefill`")
         if self.autoscale is not None and np.any(self.prefill > 0):
@@ -143,7 +134,6 @@ class ReplicasFile(Declared, of=Replicas):
         missing = [failure.replica for failure in self.failures if np.any(failure.replica >= engines)]
         if missing:
             raise Wrong(f"engine {missing[0]:g} does not exist", f"number the {engines:g} engines from 0 on")
-        return self
 
 
 class SloFile(Declared, of=Slo):

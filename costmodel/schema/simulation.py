@@ -1,9 +1,9 @@
 """Settings of the event engine in a scenario: noise, disturbances, contention, checkpoints."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from costmodel.declared import ShareOrZero, Whole, Wrong
 from costmodel.schema.records import Declared, record
@@ -22,11 +22,9 @@ class SlowdownFile(Declared, of=Slowdown):
         """Return the slowdown."""
         return record(Slowdown, self, speed=float(self.speed))
 
-    @model_validator(mode="after")
-    def _check_times(self) -> Self:
+    def _check_times(self) -> None:
         if self.end is not None and np.any(np.less_equal(self.end, self.begin)):
             raise Wrong("end must come after begin", "write a later end, or leave it out")
-        return self
 
 
 class SimulationFile(Declared, of=Simulation):

@@ -1,8 +1,8 @@
 """The file of how runs of a site scatter about predictions: `calibrations/site_scatter`."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from costmodel.declared import Measure, NumberOrZero, Ratio, ShareOrZero, Wrong
 from costmodel.quantities import Quantity
@@ -27,11 +27,9 @@ class ScatterFile(Strict):
     rows: NumberOrZero = Field(description="published figures behind it")
     publications: NumberOrZero = Field(description="publications behind it")
 
-    @model_validator(mode="after")
-    def _shares_are_of_a_whole(self) -> Self:
+    def _check_shares(self) -> None:
         if isinstance(self.site, float) and isinstance(self.alike, float) and self.site + self.alike > 1.0:
             raise Wrong(f"site {self.site:g} and alike {self.alike:g} are more than a whole", "write site + alike <= 1")
-        return self
 
 
 class SiteScatterFile(Strict):

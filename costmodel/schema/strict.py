@@ -48,11 +48,25 @@ _EXPECTED = {
 class Strict(BaseModel):
     """A mapping of a file: unknown keys are errors. Built on first use, which keeps start-up short.
 
+    What keys ask of one another stands in methods `_check_…`, each of which raises `Wrong`. They run in their order
+    once every key is valid by itself, those of a base first.
     earlier: keys that it had before, each with the one of today.
     """
 
     earlier: ClassVar[dict[str, str]] = {}
+    checks: ClassVar[tuple[str, ...]] = ()
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, protected_namespaces=())
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Note the checks of a mapping."""
+        super().__init_subclass__(**options)
+        names = (name for base in reversed(cls.__mro__) for name in vars(base))
+        cls.checks = tuple(dict.fromkeys(name for name in names if name.startswith("_check_")))
+
+    def model_post_init(self, _: Any, /) -> None:
+        """Run the checks: pydantic calls this with a valid mapping."""
+        for name in self.checks:
+            getattr(self, name)()
 
 
 _VALID: WeakKeyDictionary[Tree, dict[type[Strict], Strict]] = WeakKeyDictionary()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from costmodel.declared import Verbatim, Whole, Wrong
 from costmodel.errors import InputError
@@ -59,11 +59,9 @@ class AlternativeFile(Strict):
     why: str | None = Field(default=None, description="without `set`: why no path expresses it, or which would")
     cite: str | None = Field(default=None, description="source of the proposal and of its values")
 
-    @model_validator(mode="after")
-    def _is_one_or_the_other(self) -> Self:
+    def _check_kind(self) -> None:
         if bool(self.set or self.scale) == bool(self.why):
             raise Wrong("an alternative has either `set` or `why`", "write the changes, or why there are none")
-        return self
 
 
 class AssumptionFile(Strict):

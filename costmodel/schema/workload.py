@@ -1,9 +1,9 @@
 """The workload file: one model, and named scenarios of it."""
 
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from costmodel.declared import (
     DType,
@@ -66,8 +66,7 @@ class RoutingFile(Declared, of=Routing):
         default=None, description="standard deviation of the logarithm of popularity; lognormal only"
     )
 
-    @model_validator(mode="after")
-    def _check_load(self) -> Self:
+    def _check_load(self) -> None:
         for load, key, example in (
             ("zipf", "exponent", "1"),
             ("lognormal", "spread", "1.2"),
@@ -76,7 +75,6 @@ class RoutingFile(Declared, of=Routing):
             if (self.load == load) != (getattr(self, key) is not None):
                 message = f"`{key}` is required for load: {load} and not allowed otherwise"
                 raise Wrong(message, f"write {{load: {load}, {key}: {example}}}")
-        return self
 
 
 class OffloadFile(Declared, of=Offload):
@@ -174,14 +172,12 @@ class SpeculativeFile(Declared, of=plans.Speculative):
         description="probability that a drafted token is accepted, given that all earlier ones were; null: by level",
     )
 
-    @model_validator(mode="after")
-    def _check_levels(self) -> Self:
+    def _check_levels(self) -> None:
         if (self.acceptance is None) == (self.acceptances is None):
             raise Wrong("needs either `acceptance` or `acceptances`", "write one of the two")
         for name, levels in (("acceptances", self.acceptances), ("branches", self.branches)):
             if levels is not None and np.any(np.asarray(self.depth) != len(levels)):
                 raise Wrong(f"{name} has {len(levels)} levels, depth differs", "write one entry for each level")
-        return self
 
 
 class DenoisingFile(Declared, of=plans.Denoising):
@@ -289,8 +285,7 @@ class ServingFile(MeasurableFile, Declared, of=plans.Serving):
     prefill: PrefillPoolFile | None = Field(default=None, description="pool for prefill; null: one engine")
     decode: DecodePoolFile | None = Field(default=None, description="pool for decode; null: one engine")
 
-    @model_validator(mode="after")
-    def _check_pools(self) -> Self:
+    def _check_pools(self) -> None:
         pools = self.prefill is not None or self.decode is not None
         if pools and (self.prefill is None or self.decode is None):
             raise Wrong("`prefill` and `decode` must be set together", "set both pools, or neither and `concurrency`")
@@ -313,15 +308,14 @@ class ServingFile(MeasurableFile, Declared, of=plans.Serving):
         if self.chunk_tokens is not None and self.scheduler.token_budget is not None:
             raise Wrong("`chunk_tokens` is the older name of `scheduler.token_budget`", "keep `scheduler.token_budget`")
         if self.prefill is not None and self.decode is not None:
-            self._check_keys(self.prefill, self.decode)
-        return self
+            self._keys_of_pools(self.prefill, self.decode)
 
     @property
     def has_loaded_pools(self) -> bool:
         """Tell whether requests arrive at two pools of engines."""
         return self.prefill is not None and (self.rate is not None or self.concurrency is not None)
 
-    def _check_keys(self, prefill: PrefillPoolFile, decode: DecodePoolFile) -> None:
+    def _keys_of_pools(self, prefill: PrefillPoolFile, decode: DecodePoolFile) -> None:
         """Raise Wrong on a key that pools do not have, or that they have with a load only, or without one."""
         one_engine = {"chunk_tokens", "micro_batches", "parallel", "communication", "devices"}
         if not self.has_loaded_pools:
