@@ -36,7 +36,6 @@ from costmodel.schema import build_framework
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.calibration import FamilyFitFile, FitsFile, SpreadFile
 from costmodel.schema.device import DeviceFile, WholeRunsFile
-from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.effects import EffectsFile
 from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
@@ -433,7 +432,7 @@ def _defaults(own: Tree) -> dict[str, str]:
     default = None if calibration is None else calibration.child("default")
     if default is None:
         return {}
-    return {name_of_today(key): name_of_today(str(named.value)) for key, named in default.value.items()}
+    return {key: str(named.value) for key, named in default.value.items()}
 
 
 def _donor(own: Tree, library: Library) -> str | None:

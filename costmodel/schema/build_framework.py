@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from costmodel.schema.device import DeviceFile
-from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile
 from costmodel.schema.records import record
 from costmodel.workload import engine, scenario
@@ -22,7 +21,7 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
     return record(
         scenario.Framework,
         file,
-        implementations={name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()},
+        implementations={key: tuple(names) for key, names in named.items()},
         engine=None if file.engine is None else _engine(file.engine),
         eager_prompts=_eager_prompts(file.eager_prompts, device),
         tuned_tiles=tuned_tiles(file, None if device is None else device.name),

@@ -1,23 +1,15 @@
 """The calibration file: what measurements say about the kernels of one implementation on one device."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from costmodel.declared import Measure, NumberOrZero, Ratio, Share, Time, Wrong
 from costmodel.quantities import Quantity
 from costmodel.schema.device import Source
-from costmodel.schema.earlier_names import ACCURACY_KEYS, FAMILY_FIT_KEYS, name_of_today
 from costmodel.schema.forms import FormFile
 from costmodel.schema.references import is_name
 from costmodel.schema.strict import Strict
-
-
-def _of_today(key: str) -> str:
-    today = name_of_today(key)
-    if today != key:
-        raise Wrong(f"is now `{today}`", f"write `{today}`")
-    return key
 
 
 def _a_name(name: str) -> str:
@@ -26,7 +18,7 @@ def _a_name(name: str) -> str:
     return name
 
 
-FamilyKey = Annotated[str, AfterValidator(_of_today)]  # `family` or `family/variant`
+FamilyKey = str  # `family` or `family/variant`
 Signed = Annotated[Quantity, Measure("ratio", low=-1.0)]
 RatioOrZero = Annotated[Quantity, Measure("ratio", zero=True)]
 
@@ -52,7 +44,6 @@ UNTUNED = "families that ran in the configuration which their library falls back
 class AccuracyFile(Strict):
     """Mean absolute relative errors on rows that the fit had not seen: whole groups of rows are held out together."""
 
-    earlier: ClassVar[dict[str, str]] = ACCURACY_KEYS
     held_out: str = Field(description="what the rows of a group share")
     groups: NumberOrZero = Field(description="how many groups there are")
     roofline: RatioOrZero = Field(description="of the bare roofline")
@@ -92,7 +83,6 @@ class FamilyFitFile(Strict):
     Either a `form` with its evidence, or shares of the roofline's peaks.
     """
 
-    earlier: ClassVar[dict[str, str]] = FAMILY_FIT_KEYS
     form: FormFile | None = Field(default=None, description="the fitted form; null: shares of the roofline's peaks")
     errors: dict[str, RatioOrZero | None] = Field(
         default={}, description="relative standard errors of the form's parameters; null: the rows do not determine it"

@@ -4,7 +4,7 @@ which terms of frameworks are fitted to published figures of whole runs.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -15,7 +15,6 @@ from costmodel.errors import suggest
 from costmodel.schema.calibration import UNTUNED, FamilyKey
 from costmodel.schema.case import CaseClass
 from costmodel.schema.device import Source
-from costmodel.schema.earlier_names import FORM_KEYS, FORM_KINDS, RECIPE_KEYS
 from costmodel.schema.fields import number_at
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.strict import Strict
@@ -26,7 +25,6 @@ FRAMEWORK = "framework."  # what the path of a term begins with
 class RecipeFile(Strict):
     """How a family is fitted."""
 
-    earlier: ClassVar[dict[str, str]] = RECIPE_KEYS
     form: str = Field(description="the physical form")
     constants: dict[str, Annotated[Any, Verbatim()]] = Field(
         default={}, description="what of the form is stated rather than fitted, such as candidate tiles"
@@ -40,15 +38,11 @@ class RecipeFile(Strict):
 
     def _check_form(self) -> None:
         if self.form not in FORMS:
-            today = FORM_KINDS.get(self.form)
-            message = f"`{self.form}` is now `{today}`" if today else f"unknown form {self.form!r}"
-            raise Wrong(message, suggest(today or self.form, list(FORMS)))
-        known, earlier = declarations(FORMS[self.form]), FORM_KEYS.get(self.form, {})
+            raise Wrong(f"unknown form {self.form!r}", suggest(self.form, list(FORMS)))
+        known = declarations(FORMS[self.form])
         for name in self.constants:
             if name not in known:
-                today = earlier.get(name)
-                message = f"`{name}` is now `{today}`" if today else f"`{self.form}` has no constant `{name}`"
-                raise Wrong(message, suggest(today or name, list(known)))
+                raise Wrong(f"`{self.form}` has no constant `{name}`", suggest(name, list(known)))
         terms = {each.term for each in known.values() if each.term and isinstance(each.kind, Parameter)}
         for term in self.terms:
             if term not in terms:

@@ -15,7 +15,6 @@ from costmodel.cost.form_registry import FORMS
 from costmodel.cost.parameter import Constant, Declaration, declarations
 from costmodel.declared import Integer, Measure, Wrong
 from costmodel.quantities import Quantity
-from costmodel.schema.earlier_names import FORM_KEYS
 from costmodel.schema.strict import Strict
 
 _PLAIN_UNITS = ("1", "count", "s", "B", "B/s")  # no number that stands bare has to name these
@@ -47,7 +46,6 @@ def _model(kind: str, form: type) -> type[Strict]:
     tag: Any = (Literal[kind], Field(description="this form"))
     model = create_model(f"{form.__name__}File", __base__=_FormFile, __doc__=summary, kind=tag, **fields)
     model.form = form
-    model.earlier = FORM_KEYS.get(kind, {})
     return model
 
 

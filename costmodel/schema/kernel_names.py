@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from costmodel.errors import Problem, suggest
-from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.references import Library, package_root
 from costmodel.schema.tree import KEPT, Tree
 from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
@@ -65,13 +64,13 @@ def _unknown_kernels(library: Library, names: Tree, field: str) -> tuple[Problem
 def _each_unknown_kernel(library: Library, names: Tree, field: str) -> Iterator[Problem]:
     measured = library.implementations()
     for key, named in names.value.items() if names.is_mapping else ():
-        family = name_of_today(key).partition("/")[0]
+        family, _, variant = key.partition("/")
         if family not in FAMILIES:
             hint = suggest(family, FAMILIES)
             yield Problem(named.key, f"{field}.{key}", f"unknown operator family {family!r}", hint)
-        yield from _unknown_variant(named, family, name_of_today(key).partition("/")[2], f"{field}.{key}")
+        yield from _unknown_variant(named, family, variant, f"{field}.{key}")
         for item in named.value if isinstance(named.value, list) else [named]:
-            name = name_of_today(str(item.value))
+            name = str(item.value)
             if name in measured or name.rpartition("/")[2] in measured or name in UNFUSED or _is_shipped(item):
                 continue
             known = {*measured, *UNFUSED, *_of_frameworks(library)}

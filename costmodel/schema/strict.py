@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from costmodel.declared import Wrong
 from costmodel.errors import Location, Problem, kind_of, suggest
-from costmodel.schema.earlier_names import FORM_KINDS
 from costmodel.schema.tree import PathPart, Tree, to_python
 
 Model = TypeVar("Model", bound="Strict")
@@ -50,10 +49,8 @@ class Strict(BaseModel):
 
     What keys ask of one another stands in methods `_check_…`, each of which raises `Wrong`. They run in their order
     once every key is valid by itself, those of a base first.
-    earlier: keys that it had before, each with the one of today.
     """
 
-    earlier: ClassVar[dict[str, str]] = {}
     checks: ClassVar[tuple[str, ...]] = ()
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, protected_namespaces=())
 
@@ -90,7 +87,7 @@ def validate_tree(model: type[Model], tree: Tree, problems: list[Problem], prefi
     except ValidationError as error:
         every = error.errors(include_url=False)
         findings = [dict(finding) for finding in every[:_MAX_PROBLEMS]]
-        misnamed = _misnamed(findings, model)
+        misnamed = _misnamed(findings)
         problems.extend(
             _problem(finding, model, tree, prefix)
             for finding in findings
@@ -102,14 +99,14 @@ def validate_tree(model: type[Model], tree: Tree, problems: list[Problem], prefi
         return None
 
 
-def _misnamed(findings: list[dict[str, Any]], model: type[Strict]) -> set[tuple[PathPart, ...]]:
+def _misnamed(findings: list[dict[str, Any]]) -> set[tuple[PathPart, ...]]:
     """Return the paths of missing keys that are present under another name: the unknown key is problem enough."""
     missing = [finding["loc"] for finding in findings if finding["type"] == "missing"]
     misnamed: set[tuple[PathPart, ...]] = set()
     for path in (finding["loc"] for finding in findings if finding["type"] == "extra_forbidden"):
         siblings = [str(other[-1]) for other in missing if other[:-1] == path[:-1]]
         key = str(path[-1])
-        ours = _earlier(model, path) or _OUR_NAMES.get(key)
+        ours = _OUR_NAMES.get(key)
         meant = [ours] if ours in siblings else difflib.get_close_matches(key, siblings, n=1)
         misnamed.update((*path[:-1], str(name)) for name in meant)
     return misnamed
@@ -123,10 +120,9 @@ def _problem(finding: dict[str, Any], model: type[Strict], tree: Tree, prefix: s
     path = (*path, *(stated.at if isinstance(stated, Wrong) else ()))
     if kind == "extra_forbidden":
         known = keys_at(model, path[:-1])
-        today = _earlier(model, path)
-        ours = today or _OUR_NAMES.get(str(path[-1]))
+        ours = _OUR_NAMES.get(str(path[-1]))
         hint = f"write `{ours}`" if ours and ours.partition(".")[0] in known else suggest(str(path[-1]), known)
-        message = f"is now `{today}`" if today else "unknown key"
+        message = "unknown key"
     elif kind == "missing":
         message, hint = "is missing", "add it" + _what_to_add(model, path)
     else:
@@ -143,11 +139,7 @@ def _message_and_hint(kind: str, finding: dict[str, Any]) -> tuple[str, str]:
     if kind == "literal_error":
         return f"unknown value {given}", suggest(str(value), _listed(context["expected"].replace(" or ", ", ")))
     if kind == "union_tag_invalid":
-        known = _listed(context["expected_tags"])
-        today = FORM_KINDS.get(context["tag"])
-        if today in known:
-            return f"`{context['tag']}` is now `{today}`", f"write `{today}`"
-        return f"unknown {_key(context)} {context['tag']!r}", suggest(context["tag"], known)
+        return f"unknown {_key(context)} {context['tag']!r}", suggest(context["tag"], _listed(context["expected_tags"]))
     if kind == "union_tag_not_found":
         return f"{_key(context)} is missing", "add it to select the kind"
     if kind in _EXPECTED:
@@ -181,12 +173,6 @@ def _what_to_add(model: type[Strict], path: FieldPath) -> str:
 def keys_at(model: type[Strict], path: FieldPath) -> list[str]:
     """Return the keys that the mapping at `path` may have."""
     return [field.alias or name for owner in _owners(model, path) for name, field in owner.model_fields.items()]
-
-
-def _earlier(model: type[Strict], path: FieldPath) -> str | None:
-    """Return the key of today where the one at `path` is what it was called before."""
-    key = str(path[-1])
-    return next((owner.earlier[key] for owner in _owners(model, path[:-1]) if key in owner.earlier), None)
 
 
 def _owners(model: type[Strict], path: FieldPath) -> list[type[Strict]]:
