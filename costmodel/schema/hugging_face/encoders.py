@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from costmodel.schema.hugging_face.config import Config
-from costmodel.schema.hugging_face.mixer_trees import entries
+from costmodel.schema.hugging_face.trees import mapping
 from costmodel.schema.tree import Tree
 
 _Matrices: TypeAlias = "list[tuple[int, int]]"
@@ -18,23 +18,12 @@ def encoder_tree(config: Config, text_hidden: int) -> Tree:
     patch, frames = config.size("patch"), config.count("frames") or 1
     merge = side * side
     matrices, bias, norms = _projectors(config, hidden * merge, text_hidden)
-    final = config.value("final_norm")
     projectors = [Tree({"inputs": Tree(inputs), "outputs": Tree(outputs)}) for inputs, outputs in matrices]
-    values = entries(
-        config,
-        {
-            "hidden": (hidden, "hidden"),
-            "inputs": (config.size("channels") * patch * patch * frames, "patch"),
-            "bias": (config.flag("patch_bias") or None, "patch"),
-            "positions": (_position_rows(config, patch), "positions"),
-            "layers": ([Tree(_layer(config, hidden))], "depth"),
-            "final_norm": (final, "hidden"),
-            "merge": (merge, "merge_side"),
-            "projectors": (projectors, "outputs"),
-            "projector_bias": (bias or None, "outputs"),
-            "projector_norms": (norms, "outputs"),
-        },
-    )
+    values = mapping(
+        config, "encoder", inputs=config.size("channels") * patch * patch * frames,
+        positions=_position_rows(config, patch), layers=[Tree(_layer(config, hidden))], merge=merge,
+        projectors=projectors, projector_bias=bias or None, projector_norms=norms,
+    )  # fmt: skip
     return config.leaf(values, "hidden")
 
 
@@ -54,38 +43,13 @@ def _layer(config: Config, hidden: int) -> dict[str, Tree]:
     norm = {"rms_norm": "rms", "layer_norm": "layer"}.get(config.value("norm"), config.value("norm"))
     bias = config.flag("bias")
     width = config.count("intermediate") or (config.count("expansion") or 4) * hidden
-    mixer = entries(
-        config,
-        {
-            "type": ("attention", "heads"),
-            "q_heads": (config.size("heads"), "heads"),
-            "kv_heads": (config.count("kv_heads"), "kv_heads"),
-            "head_dim": (_head_dim(config), "heads"),
-            "causal": (False, "heads"),
-            "rotary": (None if config.flag("rotary") else False, "heads"),
-            "bias": (bias or None, "bias"),
-            "output_bias": (config.value("output_bias") if bias else None, "bias"),
-            "qk_norm": (config.value("qk_norm"), "heads"),
-        },
-    )
-    ffn = entries(
-        config,
-        {
-            "type": ("glu" if config.flag("gated") else "mlp", "intermediate"),
-            "intermediate": (width, "intermediate"),
-            "bias": (config.flag("ffn_bias", default=bias) or None, "bias"),
-        },
-    )
-    return entries(
-        config,
-        {
-            "repeat": (config.size("depth"), "depth"),
-            "norm": (None if norm == "rms" else norm, "norm"),
-            "norm_position": (config.value("norm_position"), "norm"),
-            "mixer": (mixer, "heads"),
-            "ffn": (ffn, "intermediate"),
-        },
-    )
+    mixer = mapping(
+        config, "encoder_attention", head_dim=_head_dim(config), causal=False, bias=bias or None,
+        output_bias=config.value("output_bias") if bias else None,
+    )  # fmt: skip
+    has_bias = config.leaf(value=True, fact="bias") if config.flag("ffn_bias", default=bias) else None
+    ffn = mapping(config, "dense", type="glu" if config.flag("gated") else "mlp", intermediate=width, bias=has_bias)
+    return mapping(config, "encoder_layer", norm=None if norm == "rms" else norm, mixer=mixer, ffn=ffn)
 
 
 def _head_dim(config: Config) -> int | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from costmodel.schema.hugging_face.config import Config
 from costmodel.schema.hugging_face.layer_kinds import EXPERTS, NONE, LayerKind
-from costmodel.schema.hugging_face.mixer_trees import entries, is_biased
+from costmodel.schema.hugging_face.mixer_trees import is_biased
+from costmodel.schema.hugging_face.trees import mapping
 from costmodel.schema.tree import Tree
 
 
 def ffn_tree(config: Config, kind: LayerKind) -> dict[str, Tree]:
     """Return the FFN of a kind of layer. config: the facts of the model."""
     if kind.ffn == NONE:
-        return entries(config, {"type": ("none", "depth")})
+        return mapping(config, "none")
     if kind.ffn == EXPERTS and not _has_none(config):
         return _moe(config)
     return _dense(config, doubled=kind.doubled)
@@ -26,14 +27,10 @@ def _dense(config: Config, *, doubled: bool = False) -> dict[str, Tree]:
     """Return a dense FFN, by default four times as wide as the residual stream."""
     fact = config.value("no_experts") if _has_none(config) else "intermediate"
     width = config.count(fact) or (config.count("expansion") or 4) * config.size("hidden")
-    return entries(
-        config,
-        {
-            "type": ("glu" if config.flag("gated") else "mlp", "intermediate"),
-            "intermediate": (2 * width if doubled else width, fact),
-            "bias": (is_biased(config, "ffn_bias") or None, "ffn_bias"),
-        },
-    )
+    return mapping(
+        config, "dense", type="glu" if config.flag("gated") else "mlp", bias=is_biased(config, "ffn_bias") or None,
+        intermediate=config.leaf(2 * width if doubled else width, fact),
+    )  # fmt: skip
 
 
 def _moe(config: Config) -> dict[str, Tree]:
@@ -47,22 +44,8 @@ def _moe(config: Config) -> dict[str, Tree]:
         raise config.error("groups", message, "correct one of them")
     is_free = groups is None or groups == 1
     shared = config.count("shared", 0)
-    return entries(
-        config,
-        {
-            "type": ("moe", "experts"),
-            "experts": (experts, "experts"),
-            "intermediate": (config.size("expert_intermediate"), "expert_intermediate"),
-            "top_k": (top_k, "top_k"),
-            "shared": (shared or None, "shared"),
-            "shared_intermediate": (config.count("shared_intermediate") if shared else None, "shared_intermediate"),
-            "shared_gate": (config.flag("shared_gate") or None, "shared_gate"),
-            "groups": (None if is_free else groups, "groups"),
-            "group_top_k": (None if is_free else config.count("group_top_k"), "group_top_k"),
-            "gated": (None if config.flag("gated") else False, "gated"),
-            "bias": (config.flag("expert_bias") or None, "expert_bias"),
-            "router_bias": (config.flag("router_bias") or None, "router_bias"),
-            "latent": (config.count("latent"), "latent"),
-            "latent_norm": (config.flag("latent_norm") or None, "latent_norm"),
-        },
-    )
+    return mapping(
+        config, "experts", shared=shared or None, groups=None if is_free else groups,
+        shared_intermediate=config.count("shared_intermediate") if shared else None,
+        group_top_k=None if is_free else config.count("group_top_k"),
+    )  # fmt: skip

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from costmodel.schema.hugging_face.config import Config
 from costmodel.schema.hugging_face.layer_kinds import LayerKind
+from costmodel.schema.hugging_face.trees import mapping
 from costmodel.schema.tree import Tree
 
 _FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -15,19 +14,14 @@ def mixer_tree(config: Config, kind: LayerKind) -> dict[str, Tree]:
     """Return the mixer of a kind of layer. config: the facts of that kind."""
     name = config.value("mixer")
     if name == "none":
-        return entries(config, {"type": ("none", "depth")})
+        return mapping(config, "none")
     if name == "recurrence":
         return _recurrence(config)
     if name == "selective_scan":
         return _selective_scan(config)
     if name == "compressed":
-        return _compressed(config)
+        return mapping(config, "compressed", indexer=_indexer(config))  # near keys and pooled far ones
     return _latent(config) if config.has("kv_lora") else _attention(config, kind)
-
-
-def entries(config: Config, values: dict[str, tuple[Any, str]]) -> dict[str, Tree]:
-    """Return the entries with a value, each at the location of its fact. values: key -> (value, fact)."""
-    return {key: config.leaf(value, fact) for key, (value, fact) in values.items() if value is not None}
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------
@@ -37,30 +31,13 @@ def _attention(config: Config, kind: LayerKind) -> dict[str, Tree]:
     """Return grouped-query attention."""
     heads = config.size("heads")
     head_dim, alibi = _head_dim(config, heads), config.flag("alibi")
-    rotary = config.flag("rotary") and not alibi
-    indexer = _indexer(config)
-    return entries(
-        config,
-        {
-            "type": ("attention", "heads"),
-            "q_heads": (heads, "heads"),
-            "kv_heads": (_kv_heads(config, heads), "kv_heads"),
-            "head_dim": (head_dim, "head_dim"),
-            "v_head_dim": (config.count("v_head_dim"), "v_head_dim"),
-            "rotary": (None if rotary else False, "rotary"),
-            "rotary_dim": (_rotary_dim(config, head_dim) if rotary else None, "rotary_share"),
-            "alibi": (alibi or None, "alibi"),
-            "bias": (is_biased(config, "bias") or None, "bias"),
-            "output_bias": (config.value("output_bias") if is_biased(config, "bias") else None, "output_bias"),
-            "qk_norm": (config.value("qk_norm"), "qk_norm"),
-            "output_gate": (config.value("output_gate"), "output_gate"),
-            "sinks": (config.flag("sinks") or None, "sinks"),
-            "shared_values": (config.flag("shared_values") or None, "shared_values"),
-            "borrowed_kv": (kind.borrowed or None, "borrowed"),
-            "head_groups": (_head_groups(config, kind), "window"),
-            "indexer": (indexer, "index_top_k"),
-        },
-    )
+    rotary, biased = config.flag("rotary") and not alibi, is_biased(config, "bias")
+    return mapping(
+        config, "attention", kv_heads=_kv_heads(config, heads), head_dim=head_dim, rotary=None if rotary else False,
+        rotary_dim=_rotary_dim(config, head_dim) if rotary else None, bias=biased or None,
+        output_bias=config.value("output_bias") if biased else None, borrowed_kv=kind.borrowed or None,
+        head_groups=_head_groups(config, kind), indexer=_indexer(config),
+    )  # fmt: skip
 
 
 def _head_groups(config: Config, kind: LayerKind) -> list[Tree] | None:
@@ -86,18 +63,7 @@ def _indexer(config: Config) -> dict[str, Tree] | None:
     block, blocks = config.count("index_block"), config.count("index_blocks")
     top_k = config.count("index_top_k") if blocks is None or block is None else blocks * block
     fact = "index_top_k" if blocks is None else "index_blocks"
-    return entries(
-        config,
-        {
-            "heads": (config.size("index_heads"), "index_heads"),
-            "head_dim": (config.size("index_dim"), "index_dim"),
-            "top_k": (top_k, fact),
-            "block": (block, "index_block"),
-            "weighted": (config.value("index_weighted"), "index_heads"),
-            "cache": (config.value("index_cache"), "index_dim"),
-            "reused": (config.flag("index_reused") or None, "types"),
-        },
-    )
+    return mapping(config, "indexer", top_k=None if top_k is None else config.leaf(top_k, fact))
 
 
 def _head_dim(config: Config, heads: int) -> int:
@@ -134,39 +100,8 @@ def is_biased(config: Config, fact: str) -> bool:
 
 def _latent(config: Config) -> dict[str, Tree]:
     """Return multi-head latent attention."""
-    sizes = ("kv_lora", "nope_dim", "rope_dim", "v_head_dim")
-    indexer = _indexer(config)
     rotary = config.flag("rotary", default=True)
-    return {
-        "type": config.leaf("mla", "heads"),
-        "heads": config.leaf(config.size("heads"), "heads"),
-        "q_lora": config.leaf(config.count("q_lora"), "q_lora"),
-        **{size: config.leaf(config.size(size), size) for size in sizes},
-        **entries(
-            config,
-            {
-                "rotary": (None if rotary else False, "rotary"),
-                "output_gate": (config.flag("output_gate") or None, "output_gate"),
-                "indexer": (indexer, "index_top_k"),
-            },
-        ),
-    }
-
-
-def _compressed(config: Config) -> dict[str, Tree]:
-    """Return attention on near keys and pooled far ones."""
-    indexer = _indexer(config)
-    sizes = ("heads", "head_dim", "rotary_dim", "q_lora", "output_groups", "output_rank", "window")
-    return entries(
-        config,
-        {
-            "type": ("compressed", "heads"),
-            **{size: (config.size(size), size) for size in sizes},
-            "ratio": (config.count("ratio"), "ratio"),
-            "overlap": (config.flag("overlap") or None, "types"),
-            "indexer": (indexer, "index_top_k"),
-        },
-    )
+    return mapping(config, "latent", rotary=None if rotary else False, indexer=_indexer(config))
 
 
 # ---- recurrences -----------------------------------------------------------------------------------------------------
@@ -180,26 +115,10 @@ def _recurrence(config: Config) -> dict[str, Tree]:
     own = config.count("head_parameters", 0)
     if config.flag("channel_parameters"):
         own = 1 + key_dim
-    return entries(
-        config,
-        {
-            "type": ("linear", "heads"),
-            "heads": (heads, "heads"),
-            "key_heads": (config.count("key_heads"), "key_heads"),
-            "key_dim": (key_dim, "key_dim"),
-            "value_dim": (config.count("value_dim") or width, "value_dim"),
-            "chunk": (config.size("chunk"), "chunk"),
-            "decay": (config.value("decay"), "heads"),
-            "short_conv": (config.count("short_conv"), "short_conv"),
-            "conv_bias": (config.flag("conv_bias") or None, "conv_bias"),
-            "output_gate": (config.flag("output_gate") or None, "heads"),
-            "gate_rank": (config.count("gate_rank"), "gate_rank"),
-            "decay_rank": (config.count("decay_rank"), "decay_rank"),
-            "output_norm": (config.value("output_norm"), "heads"),
-            "head_parameters": (own or None, "heads"),
-            "state": (_state_format(config), "state"),
-        },
-    )
+    return mapping(
+        config, "recurrence", key_dim=key_dim, value_dim=config.count("value_dim") or width,
+        head_parameters=own or None, state=_state_format(config),
+    )  # fmt: skip
 
 
 def _state_format(config: Config) -> str | None:
@@ -217,15 +136,4 @@ def _selective_scan(config: Config) -> dict[str, Tree]:
     hidden = config.size("hidden")
     stated = config.value("rank")
     rank = -(-hidden // 16) if stated == "auto" else config.size("rank")
-    return entries(
-        config,
-        {
-            "type": ("selective_scan", "expansion"),
-            "inner": (config.size("expansion") * hidden, "expansion"),
-            "state": (config.size("state_size"), "state_size"),
-            "rank": (rank, "rank"),
-            "short_conv": (config.size("short_conv"), "short_conv"),
-            "conv_bias": (None if config.flag("conv_bias") else False, "conv_bias"),
-            "normed": (config.flag("normed") or None, "expansion"),
-        },
-    )
+    return mapping(config, "selective_scan", inner=config.size("expansion") * hidden, rank=rank)

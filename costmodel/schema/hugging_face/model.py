@@ -9,7 +9,8 @@ from costmodel.schema.hugging_face.block_wise import block_layers
 from costmodel.schema.hugging_face.config import Config
 from costmodel.schema.hugging_face.ffn_trees import ffn_tree
 from costmodel.schema.hugging_face.layer_kinds import NONE, LayerKind, layer_kinds, mtp_kinds
-from costmodel.schema.hugging_face.mixer_trees import entries, mixer_tree
+from costmodel.schema.hugging_face.mixer_trees import mixer_tree
+from costmodel.schema.hugging_face.trees import mapping
 from costmodel.schema.model import MAX_LAYERS
 from costmodel.schema.tree import Tree
 
@@ -19,19 +20,7 @@ _MOST_BEFORE_GROUP, _LONGEST_PERIOD = 8, 64  # layers before a repeated group, a
 def model_tree(config: Config, name: Tree) -> Tree:
     """Return the model document of a config.json. Raises InputError where its fields contradict each other."""
     depth = _depth(config)
-    ends = entries(
-        config,
-        {
-            "hidden": (config.size("hidden"), "hidden"),
-            "vocabulary": (config.size("vocabulary"), "vocabulary"),
-            "positions": (_positions(config), "positions"),
-            "tied_embeddings": (config.flag("tied"), "tied"),
-            "head_bias": (config.flag("head_bias") or None, "head_bias"),
-            "embedding_norm": (config.value("embedding_norm"), "embedding_norm"),
-            "streams": (config.count("streams"), "streams"),
-            "residual_block": (config.count("residual_block"), "residual_block"),
-        },
-    )
+    ends = mapping(config, "ends", positions=_positions(config), tied_embeddings=config.flag("tied"))
     chosen = config.has("blocks")
     runs = block_layers(config, depth) if chosen else list(_layers(config, layer_kinds(config, depth)))
     layers = Tree(runs, config.leaf(None, "depth").location)
@@ -127,15 +116,8 @@ def _layer(config: Config, kind: LayerKind) -> dict[str, Tree]:
     parallel = (config.flag("parallel") or grouped) and NONE not in (kind.mixer, kind.ffn)
     shared = not (grouped and config.count("norms") != 1) if config.has("norms") else config.flag("shared_norm")
     norm = "layer_no_bias" if config.flag("no_bias") else config.value("norm")
-    return entries(
-        config,
-        {
-            "norm": (None if norm == "rms" else norm, "norm"),
-            "norm_position": (config.value("norm_position"), "norm_position"),
-            "block": ("parallel" if parallel else None, "parallel"),
-            "shared_norm": ((parallel and shared) or None, "norms"),
-            "dropout": (config.drops_out() or None, "dropout"),
-            "mixer": (mixer_tree(config.of_kind(kind.mixer), kind), "heads"),
-            "ffn": (ffn_tree(config, kind), "intermediate"),
-        },
-    )
+    return mapping(
+        config, "layer", norm=None if norm == "rms" else norm, block="parallel" if parallel else None,
+        shared_norm=(parallel and shared) or None, dropout=config.drops_out() or None,
+        mixer=mixer_tree(config.of_kind(kind.mixer), kind), ffn=ffn_tree(config, kind),
+    )  # fmt: skip
